@@ -1,0 +1,189 @@
+//! The log as bytes: entries that go in, event records that come out, and their digests.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::command::Command;
+use crate::event::Event;
+use crate::name::Actor;
+
+/// Milliseconds since the Unix epoch, as stamped by the leader. Never goes back along the log.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// This time plus `ms` milliseconds, saturating.
+    #[must_use]
+    pub fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0)
+    }
+}
+
+/// Position of an event: dense, one per event, starting at 1. 0 is before the first event.
+pub type Revision = u64;
+
+/// Position of an entry in the Raft log.
+pub type Index = u64;
+
+/// A Raft term.
+pub type Term = u64;
+
+/// One command and who asked for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Who asked.
+    pub actor: Actor,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// What one Raft log entry carries: the commands that were waiting when the leader proposed it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The leader's clock when it proposed the entry. Apply takes the maximum with what it had.
+    pub at: Millis,
+    /// Commands in order of arrival. Each is decided on its own: one refusal leaves the others.
+    pub proposals: Vec<Proposal>,
+}
+
+/// Where an entry stands in the Raft log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Raft term of the entry. Commands of leader tasks from an earlier term are refused.
+    pub term: Term,
+    /// Raft index of the entry.
+    pub index: Index,
+}
+
+/// One event of the history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Position in the history: the previous record's plus one.
+    pub revision: Revision,
+    /// Raft index of the entry that caused it.
+    pub index: Index,
+    /// Entry time, never before that of the previous record.
+    pub at: Millis,
+    /// Who asked.
+    pub actor: Actor,
+    /// What happened.
+    pub event: Event,
+    /// Digest of the chain up to and including this record.
+    pub digest: Digest,
+}
+
+impl Record {
+    /// The digest of the record whose body is given, after a record with digest `previous`:
+    /// BLAKE3 over `previous` and the wire form of (revision, index, at, actor, event).
+    #[must_use]
+    pub fn chain(
+        previous: &Digest,
+        revision: Revision,
+        index: Index,
+        at: Millis,
+        actor: &Actor,
+        event: &Event,
+    ) -> Digest {
+        let body = wire(&(revision, index, at, actor, event));
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&previous.0);
+        hasher.update(&body);
+        Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// Whether this record's digest is right after a record with digest `previous`.
+    #[must_use]
+    pub fn follows(&self, previous: &Digest) -> bool {
+        let Self { revision, index, at, actor, event, digest } = self;
+        Self::chain(previous, *revision, *index, *at, actor, event) == *digest
+    }
+}
+
+/// The wire form (postcard) of anything serialisable.
+///
+/// # Panics
+/// Never for the types of this crate: they have known lengths and no `flatten`.
+#[must_use]
+pub fn wire<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    #[expect(clippy::expect_used, reason = "postcard fails only on unknown lengths")]
+    postcard::to_allocvec(value).expect("types of the vocabulary have a wire form")
+}
+
+/// Reads a wire form back. All bytes must be used.
+///
+/// # Errors
+/// What postcard says: truncated, unknown variant, or trailing bytes.
+pub fn unwire<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    let (value, rest) = postcard::take_from_bytes(bytes)?;
+    if rest.is_empty() { Ok(value) } else { Err(postcard::Error::DeserializeBadEncoding) }
+}
+
+/// A BLAKE3 digest. Lower-case hexadecimal in JSON and on screen.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Reads 64 hexadecimal digits.
+    #[must_use]
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let mut digest = [0; 32];
+        if hex.len() != 64 || !hex.is_ascii() {
+            return None;
+        }
+        for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
+        }
+        Some(Self(digest))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let hex = String::deserialize(deserializer)?;
+            Self::from_hex(&hex).ok_or_else(|| de::Error::custom("a digest has 64 hex digits"))
+        } else {
+            <[u8; 32]>::deserialize(deserializer).map(Self)
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! What happened: the only thing that changes the state, the content of the history and the feed.
+//!
+//! Frozen like [`crate::command`]: append variants, never edit one.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Endpoint, HostSource, Labels, VipSpec};
+use crate::entry::{Millis, Revision};
+use crate::name::{
+    AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
+};
+use crate::policy::Policy;
+use crate::settings::Settings;
+use crate::topology::TopologySpec;
+
+/// The unit of subscription to the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    /// Topology, blackouts, settings, version.
+    Topology,
+    /// Hosts and their states.
+    Hosts,
+    /// Blocks.
+    Blocks,
+    /// Addresses.
+    Addresses,
+    /// Tenants and segments.
+    Tenants,
+    /// Policies.
+    Policies,
+    /// Endpoints.
+    Endpoints,
+    /// Virtual IPs.
+    Vips,
+    /// VPC routers.
+    Routers,
+}
+
+impl Topic {
+    /// All topics.
+    pub const ALL: [Self; 9] = [
+        Self::Topology,
+        Self::Hosts,
+        Self::Blocks,
+        Self::Addresses,
+        Self::Tenants,
+        Self::Policies,
+        Self::Endpoints,
+        Self::Vips,
+        Self::Routers,
+    ];
+
+    /// Its name, as in `?topics=`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Topology => "topology",
+            Self::Hosts => "hosts",
+            Self::Blocks => "blocks",
+            Self::Addresses => "addresses",
+            Self::Tenants => "tenants",
+            Self::Policies => "policies",
+            Self::Endpoints => "endpoints",
+            Self::Vips => "vips",
+            Self::Routers => "routers",
+        }
+    }
+
+    /// The topic of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.as_str() == name)
+    }
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// The topology is now this one.
+    TopologySet(TopologySet),
+    /// A range is excluded from allocation.
+    BlackoutAdded(BlackoutAdded),
+    /// A range is allocated from again.
+    BlackoutRemoved(BlackoutRemoved),
+    /// Behaviour of this version is on.
+    VersionRaised(VersionRaised),
+    /// Settings are now these.
+    SettingsChanged(Settings),
+    /// A host was added.
+    HostAdded(HostAdded),
+    /// A host's facts or places changed.
+    HostUpdated(HostUpdated),
+    /// A host does not answer.
+    HostDown(HostRef),
+    /// A host is in service.
+    HostUp(HostRef),
+    /// A host is being emptied.
+    HostDraining(HostRef),
+    /// A host is gone.
+    HostRemoved(HostRemoved),
+    /// A block belongs to a host and an owner now.
+    BlockAssigned(BlockAssigned),
+    /// A block is free again.
+    BlockReleased(BlockReleased),
+    /// An address belongs to a name now.
+    AddressAllocated(AddressAllocated),
+    /// An address belongs to nobody now.
+    AddressReleased(AddressReleased),
+    /// Addresses released until then may be given out again.
+    CooldownsEnded(CooldownsEnded),
+    /// A tenant exists with these labels.
+    TenantCreated(TenantCreated),
+    /// A tenant is gone.
+    TenantDeleted(TenantDeleted),
+    /// A segment exists with these labels.
+    SegmentCreated(SegmentCreated),
+    /// A segment is gone.
+    SegmentDeleted(SegmentDeleted),
+    /// A policy is in force.
+    PolicySet(Policy),
+    /// A policy is gone.
+    PolicyRemoved(PolicyRemoved),
+    /// An endpoint exists like this.
+    EndpointSet(Endpoint),
+    /// An endpoint is gone.
+    EndpointRemoved(EndpointRemoved),
+    /// A VIP is wanted.
+    VipRequested(VipSpec),
+    /// A VIP is on a host, or its lease was renewed.
+    VipAssigned(VipAssigned),
+    /// A VIP is on no host.
+    VipUnassigned(VipUnassigned),
+    /// A VIP is no longer wanted.
+    VipRemoved(VipRemoved),
+    /// A host forwards for a prefix.
+    RouterAssigned(RouterAssigned),
+    /// No host forwards for a prefix.
+    RouterUnassigned(RouterUnassigned),
+}
+
+impl Event {
+    /// Its topic.
+    #[must_use]
+    pub fn topic(&self) -> Topic {
+        match self {
+            Self::TopologySet(_)
+            | Self::BlackoutAdded(_)
+            | Self::BlackoutRemoved(_)
+            | Self::VersionRaised(_)
+            | Self::SettingsChanged(_) => Topic::Topology,
+            Self::HostAdded(_)
+            | Self::HostUpdated(_)
+            | Self::HostDown(_)
+            | Self::HostUp(_)
+            | Self::HostDraining(_)
+            | Self::HostRemoved(_) => Topic::Hosts,
+            Self::BlockAssigned(_) | Self::BlockReleased(_) => Topic::Blocks,
+            Self::AddressAllocated(_) | Self::AddressReleased(_) | Self::CooldownsEnded(_) => {
+                Topic::Addresses
+            }
+            Self::TenantCreated(_)
+            | Self::TenantDeleted(_)
+            | Self::SegmentCreated(_)
+            | Self::SegmentDeleted(_) => Topic::Tenants,
+            Self::PolicySet(_) | Self::PolicyRemoved(_) => Topic::Policies,
+            Self::EndpointSet(_) | Self::EndpointRemoved(_) => Topic::Endpoints,
+            Self::VipRequested(_)
+            | Self::VipAssigned(_)
+            | Self::VipUnassigned(_)
+            | Self::VipRemoved(_) => Topic::Vips,
+            Self::RouterAssigned(_) | Self::RouterUnassigned(_) => Topic::Routers,
+        }
+    }
+
+    /// The one host this event concerns, if it is of interest to no other: what the feed's host
+    /// filter goes by. Blocks, hosts, policies and endpoints concern everybody (routes and sets).
+    #[must_use]
+    pub fn only_host(&self) -> Option<&HostName> {
+        match self {
+            Self::AddressAllocated(event) => Some(&event.host),
+            Self::AddressReleased(event) => Some(&event.host),
+            _ => None,
+        }
+    }
+}
+
+/// Where a host gets addresses of a network from: the leaf prefix group, named by its CIDR.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The network.
+    pub network: NetworkName,
+    /// CIDR of the leaf group.
+    pub group: IpNet,
+}
+
+/// The topology is now this one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopologySet {
+    /// The document, without hosts and computed CIDRs.
+    pub topology: TopologySpec,
+    /// Places of all hosts that were there before.
+    pub hosts: Vec<HostPlaces>,
+}
+
+/// Places of one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPlaces {
+    /// The host.
+    pub host: HostName,
+    /// Its places, one per network.
+    pub places: Vec<Place>,
+}
+
+/// A range is excluded from allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlackoutAdded {
+    /// The range.
+    pub cidr: IpNet,
+}
+
+/// A range is allocated from again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlackoutRemoved {
+    /// The range.
+    pub cidr: IpNet,
+}
+
+/// Behaviour of this version is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRaised {
+    /// The version.
+    pub version: u16,
+}
+
+/// A host was added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAdded {
+    /// Its name.
+    pub name: HostName,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Further addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Free-form facts.
+    pub info: Labels,
+    /// Who manages it.
+    pub source: HostSource,
+    /// Its places, one per network.
+    pub places: Vec<Place>,
+}
+
+/// A host's facts or places changed: all of them, as they are now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostUpdated {
+    /// Its name.
+    pub name: HostName,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Further addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Free-form facts.
+    pub info: Labels,
+    /// Its places, one per network.
+    pub places: Vec<Place>,
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRef {
+    /// Its name.
+    pub name: HostName,
+}
+
+/// A host is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRemoved {
+    /// Its name.
+    pub name: HostName,
+    /// Whether live addresses were taken from it (`force`).
+    pub evicted: bool,
+}
+
+/// A block belongs to a host and an owner now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockAssigned {
+    /// The block.
+    pub cidr: IpNet,
+    /// Its network.
+    pub network: NetworkName,
+    /// CIDR of the leaf group it lies in.
+    pub group: IpNet,
+    /// Its host.
+    pub host: HostName,
+    /// Its owner: the tenant …
+    pub tenant: TenantId,
+    /// … and the segment.
+    pub segment: SegmentId,
+}
+
+/// A block is free again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockReleased {
+    /// The block.
+    pub cidr: IpNet,
+    /// The host that had it.
+    pub host: HostName,
+    /// Not to be assigned before this time (later than the event only after an eviction).
+    pub reusable_at: Millis,
+}
+
+/// An address belongs to a name now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressAllocated {
+    /// The name.
+    pub name: AddressName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Its block.
+    pub block: IpNet,
+    /// Its host.
+    pub host: HostName,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its segment.
+    pub segment: SegmentId,
+}
+
+/// Why an address was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReleaseReason {
+    /// Somebody asked.
+    Requested,
+    /// Its host was removed by force.
+    Evicted,
+    /// Its host's report, based on this revision, does not have it.
+    Reported(Revision),
+}
+
+/// An address belongs to nobody now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressReleased {
+    /// The name it had.
+    pub name: AddressName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Its block.
+    pub block: IpNet,
+    /// Its host.
+    pub host: HostName,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its segment.
+    pub segment: SegmentId,
+    /// Why.
+    pub reason: ReleaseReason,
+}
+
+/// Addresses released until then may be given out again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CooldownsEnded {
+    /// Those released at or before this time.
+    pub released_until: Millis,
+}
+
+/// A tenant exists with these labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantCreated {
+    /// Its id.
+    pub id: TenantId,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A tenant is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantDeleted {
+    /// Its id.
+    pub id: TenantId,
+}
+
+/// A segment exists with these labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentCreated {
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its id.
+    pub id: SegmentId,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A segment is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentDeleted {
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its id.
+    pub id: SegmentId,
+}
+
+/// A policy is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRemoved {
+    /// Its name.
+    pub name: PolicyName,
+}
+
+/// An endpoint is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRemoved {
+    /// Its address.
+    pub ip: IpAddr,
+    /// The host it was on.
+    pub host: HostName,
+}
+
+/// A VIP is on a host, or its lease was renewed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipAssigned {
+    /// Its name.
+    pub name: VipName,
+    /// The address.
+    pub ip: IpAddr,
+    /// The host.
+    pub host: HostName,
+    /// Length of the lease from the time of this event, milliseconds.
+    pub lease_ms: u64,
+}
+
+/// A VIP is on no host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipUnassigned {
+    /// Its name.
+    pub name: VipName,
+    /// The address.
+    pub ip: IpAddr,
+    /// The host that had it.
+    pub host: HostName,
+}
+
+/// A VIP is no longer wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipRemoved {
+    /// Its name.
+    pub name: VipName,
+}
+
+/// A host forwards for a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterAssigned {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// The route table or zone.
+    pub table: TableId,
+    /// The host.
+    pub host: HostName,
+}
+
+/// No host forwards for a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterUnassigned {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// The route table or zone.
+    pub table: TableId,
+    /// The host that forwarded.
+    pub host: HostName,
+}

@@ -1,0 +1,39 @@
+//! Every bound of the vocabulary, its unit in its name.
+
+/// Longest name, bytes (a DNS name's limit, RFC 1035 §2.3.4).
+pub const NAME_BYTES_MAX: usize = 253;
+/// Labels on one object.
+pub const LABELS_MAX: usize = 128;
+/// Longest label key or value, bytes (a Kubernetes key is at most 317).
+pub const LABEL_BYTES_MAX: usize = 1024;
+/// Longest description of a policy, bytes.
+pub const DESCRIPTION_BYTES_MAX: usize = 4096;
+/// Addresses of one host.
+pub const HOST_ADDRESSES_MAX: usize = 16;
+/// Networks of one topology document.
+pub const NETWORKS_MAX: usize = 1024;
+/// Prefix groups of one network, padding included.
+pub const GROUPS_MAX: usize = 65_536;
+/// Depth of nested groups.
+pub const GROUP_DEPTH_MAX: usize = 20;
+/// Tenants that one network names.
+pub const NETWORK_TENANTS_MAX: usize = 4096;
+/// Conflicts listed when a topology change is refused; the rest are counted.
+pub const CONFLICTS_LISTED_MAX: usize = 100;
+/// Rules, peers, targets or ports in one list of a policy.
+pub const POLICY_LIST_MAX: usize = 4096;
+/// Named ports of one endpoint.
+pub const NAMED_PORTS_MAX: usize = 256;
+/// Names in one attachment report (addresses that run on one host).
+pub const REPORT_NAMES_MAX: usize = 65_536;
+/// Longest reuse delay: one day, in milliseconds.
+pub const REUSE_DELAY_MS_MAX: u64 = 86_400_000;
+/// Longest VIP lease: one hour, in milliseconds.
+pub const VIP_LEASE_MS_MAX: u64 = 3_600_000;
+/// Emptied blocks that one `EndCooldowns` returns; the rest wait for the next one.
+pub const BLOCKS_RETURNED_MAX: usize = 512;
+/// Commands in one log entry.
+pub const ENTRY_COMMANDS_MAX: usize = 4096;
+
+const _: () = assert!(BLOCKS_RETURNED_MAX < ENTRY_COMMANDS_MAX);
+const _: () = assert!(GROUP_DEPTH_MAX < 64);

@@ -1,0 +1,109 @@
+//! Names: what operators and orchestrators call things. One newtype per kind, so that two kinds
+//! cannot be swapped; all share one rule ([`check`]).
+//!
+//! A name is kept as it came (deserialising never fails): `decide` refuses bad ones, so that an old
+//! log stays readable when a rule is tightened.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::NAME_BYTES_MAX;
+use crate::refusal::Refusal;
+
+/// The rule for all names: 1 to [`NAME_BYTES_MAX`] bytes of ASCII letters, digits and `. _ - : @`,
+/// starting with a letter or a digit. No slash (names are URL path segments), no space, no control
+/// character.
+///
+/// # Errors
+/// [`Refusal::InvalidName`] naming the field and what is wrong.
+pub fn check(field: &'static str, name: &str) -> Result<(), Refusal> {
+    let refuse = |why: &str| {
+        let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
+        Err(Refusal::InvalidName { field: field.into(), name: shown, why: why.into() })
+    };
+    if name.is_empty() {
+        return refuse("it is empty");
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return refuse("it is longer than 253 bytes");
+    }
+    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return refuse("it does not start with a letter or a digit");
+    }
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:@".contains(&b)) {
+        return refuse("it has a character other than letters, digits and . _ - : @");
+    }
+    Ok(())
+}
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $kind:ident, $field:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $kind(Arc<str>);
+
+        impl $kind {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// Whether the name follows the rule of [`check`].
+            ///
+            /// # Errors
+            /// [`Refusal::InvalidName`].
+            pub fn check(&self) -> Result<(), Refusal> {
+                check($field, &self.0)
+            }
+        }
+
+        impl From<&str> for $kind {
+            fn from(name: &str) -> Self {
+                Self(name.into())
+            }
+        }
+
+        impl From<String> for $kind {
+            fn from(name: String) -> Self {
+                Self(name.into())
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A host (Kubernetes node, hypervisor, server).
+    HostName, "host";
+    /// A network: one address range that endpoints get addresses from.
+    NetworkName, "network";
+    /// A tenant (Kubernetes namespace, OpenStack project).
+    TenantId, "tenant";
+    /// A segment: a part of a tenant.
+    SegmentId, "segment";
+    /// The name of an address: the idempotency key of its allocation.
+    AddressName, "address name";
+    /// A policy.
+    PolicyName, "policy";
+    /// A virtual IP.
+    VipName, "VIP";
+    /// Who asked for a command: a user, an agent (`agent:host`), a leader task (`task:reaper`).
+    Actor, "actor";
+    /// A VPC route table or zone that a router serves.
+    TableId, "route table";
+}

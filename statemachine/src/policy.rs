@@ -1,0 +1,206 @@
+//! Policies: one model, a superset of the seeds' schema, Romana 2.0's and Kubernetes NetworkPolicy.
+//!
+//! A policy selects endpoints (`applied_to`), says in which directions it isolates them, and opens
+//! traffic by rules. Rules of all policies add up; there is no order and no deny rule. An endpoint
+//! that a policy isolates in a direction accepts in that direction only what some rule allows.
+//! JSON documents in the seeds' and in 2.0's form come next.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::name::{PolicyName, SegmentId, TenantId};
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Its name: what it is set, shown and removed by.
+    pub name: PolicyName,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// Whom it applies to. At least one.
+    pub applied_to: Vec<Target>,
+    /// Whether targets accept only what rules allow, inbound.
+    pub isolates_ingress: bool,
+    /// Whether targets send only what rules allow, outbound.
+    pub isolates_egress: bool,
+    /// What may come in. Used only with `isolates_ingress`.
+    #[serde(default)]
+    pub ingress: Vec<Rule>,
+    /// What may go out. Used only with `isolates_egress`.
+    #[serde(default)]
+    pub egress: Vec<Rule>,
+}
+
+/// Traffic of any of `traffic` with any of `peers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The other side. Empty: nobody (NetworkPolicy's empty `from` is [`Peer::Any`]).
+    pub peers: Vec<Peer>,
+    /// What kind of traffic. Empty: none (NetworkPolicy's empty `ports` is [`Protocol::Any`]).
+    pub traffic: Vec<Traffic>,
+}
+
+/// Whom a policy applies to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Target {
+    /// All endpoints of a tenant.
+    Tenant(TenantId),
+    /// All endpoints of a segment.
+    Segment(TenantId, SegmentId),
+    /// Endpoints of a tenant with matching labels.
+    Endpoints(TenantId, Selector),
+    /// Whatever has an address in the range: bare metal, VMs.
+    Cidr(IpNet),
+    /// The hosts themselves.
+    Host,
+    /// All endpoints of the host a rule is rendered on.
+    Local,
+}
+
+/// The other side of the traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Peer {
+    /// Anybody.
+    Any,
+    /// All endpoints of a tenant.
+    Tenant(TenantId),
+    /// All endpoints of a segment.
+    Segment(TenantId, SegmentId),
+    /// Endpoints with matching labels, in tenants with matching labels.
+    Endpoints {
+        /// Which tenants.
+        tenants: TenantSelector,
+        /// Which of their endpoints.
+        endpoints: Selector,
+    },
+    /// An address range, without some parts of it. Matches endpoints' addresses too.
+    Cidr {
+        /// The range.
+        cidr: IpNet,
+        /// Parts of it that do not match.
+        except: Vec<IpNet>,
+    },
+    /// The host of the endpoint.
+    Host,
+    /// All endpoints of the same host.
+    Local,
+}
+
+/// Which tenants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum TenantSelector {
+    /// One, by id.
+    Id(TenantId),
+    /// Those whose labels match.
+    Labels(Selector),
+}
+
+/// A label selector with the semantics of Kubernetes' `LabelSelector`: everything must match; empty
+/// matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selector {
+    /// Labels that must have these values.
+    pub labels: BTreeMap<String, String>,
+    /// Further conditions.
+    pub expressions: Vec<Expression>,
+}
+
+/// One condition on a label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Expression {
+    /// The label has one of the values.
+    In(String, Vec<String>),
+    /// The label is absent or has none of the values.
+    NotIn(String, Vec<String>),
+    /// The label is there.
+    Exists(String),
+    /// The label is absent.
+    DoesNotExist(String),
+}
+
+impl Selector {
+    /// Whether labels match.
+    #[must_use]
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let wanted = self.labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+        wanted
+            && self.expressions.iter().all(|expression| match expression {
+                Expression::In(key, values) => {
+                    labels.get(key).is_some_and(|value| values.contains(value))
+                }
+                Expression::NotIn(key, values) => {
+                    labels.get(key).is_none_or(|value| !values.contains(value))
+                }
+                Expression::Exists(key) => labels.contains_key(key),
+                Expression::DoesNotExist(key) => !labels.contains_key(key),
+            })
+    }
+}
+
+/// A transport protocol.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// All traffic.
+    #[default]
+    Any,
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+    /// ICMP for IPv4, ICMPv6 for IPv6.
+    Icmp,
+}
+
+/// A kind of traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traffic {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Destination ports; empty = all. Only with TCP, UDP and SCTP.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// ICMP type and code; absent = all. Only with ICMP.
+    #[serde(default)]
+    pub icmp: Option<Icmp>,
+}
+
+/// A destination port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Port {
+    /// One number, 1 to 65535.
+    Number(u16),
+    /// First and last number.
+    Range(u16, u16),
+    /// The name of a port of the destination endpoint.
+    Named(String),
+}
+
+/// ICMP type and code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Icmp {
+    /// The type.
+    pub kind: u8,
+    /// The code; absent = all codes of the type.
+    #[serde(default)]
+    pub code: Option<u8>,
+}

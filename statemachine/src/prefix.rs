@@ -1,0 +1,86 @@
+//! Arithmetic on prefixes and addresses, the same for IPv4 and IPv6.
+
+use alloc::string::{String, ToString};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::refusal::Refusal;
+
+/// An address as a number.
+pub(crate) fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    }
+}
+
+/// The address with that number, of the family of `like`.
+pub(crate) fn address(like: IpAddr, number: u128) -> IpAddr {
+    match like {
+        // IPv4 numbers come from IPv4 prefixes: they fit.
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX))),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(number)),
+    }
+}
+
+/// Number of addresses in a prefix, minus one (a /0 of IPv6 has 2^128 of them).
+pub(crate) fn last_offset(net: IpNet) -> u128 {
+    match net.max_prefix_len() - net.prefix_len() {
+        128 => u128::MAX,
+        bits => (1u128 << bits) - 1,
+    }
+}
+
+/// The address at an offset of a prefix.
+pub(crate) fn nth(net: IpNet, offset: u128) -> IpAddr {
+    address(net.network(), number(net.network()).saturating_add(offset))
+}
+
+/// Offset of an address in a prefix that contains it.
+pub(crate) fn offset(net: IpNet, ip: IpAddr) -> u128 {
+    number(ip).saturating_sub(number(net.network()))
+}
+
+/// The sub-prefix of length `len` at position `n` of a prefix (`len` not shorter than its own).
+pub(crate) fn subnet(net: IpNet, len: u8, n: u128) -> IpNet {
+    let bits = u32::from(net.max_prefix_len() - len);
+    let start = nth(net, n.checked_shl(bits).unwrap_or(0));
+    IpNet::new(start, len).unwrap_or(net)
+}
+
+/// Position of a sub-prefix of length `len` of a prefix, by an address inside it.
+pub(crate) fn position(net: IpNet, len: u8, ip: IpAddr) -> u128 {
+    let bits = u32::from(net.max_prefix_len() - len);
+    offset(net, ip).checked_shr(bits).unwrap_or(0)
+}
+
+/// The prefix of length `len` that contains an address.
+pub(crate) fn enclosing(ip: IpAddr, len: u8) -> IpNet {
+    IpNet::new(ip, len).map_or_else(|_| IpNet::from(ip), |net| net.trunc())
+}
+
+/// Whether two prefixes share an address.
+pub(crate) fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// Reads a CIDR without host bits.
+///
+/// # Errors
+/// [`Refusal::InvalidCidr`], [`Refusal::HostBitsSet`].
+pub fn parse(cidr: &str) -> Result<IpNet, Refusal> {
+    let refuse = |why: &str| {
+        let shown: String = cidr.chars().take(64).flat_map(char::escape_default).collect();
+        Refusal::InvalidCidr { cidr: shown, why: why.to_string() }
+    };
+    if !cidr.contains('/') {
+        return Err(refuse("it has no prefix length"));
+    }
+    let net: IpNet = cidr.parse().map_err(|_| refuse("it is no address/length"))?;
+    let network = net.trunc();
+    if net != network {
+        return Err(Refusal::HostBitsSet { cidr: net, network });
+    }
+    Ok(net)
+}

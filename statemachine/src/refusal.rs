@@ -1,0 +1,425 @@
+//! Refusals: why a command was not carried out. A refusal is an answer, not an event: nothing
+//! happened. Each has a stable code (the variant's name), a [`Kind`] (hence one HTTP status), a
+//! message that says what was asked and why not, and a hint that says what to do.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Millis, Term};
+use crate::name::{
+    AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
+};
+
+/// The class of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request makes no sense whatever the state (HTTP 400).
+    Malformed,
+    /// Something named does not exist (404).
+    NotFound,
+    /// It conflicts with what exists (409).
+    Conflict,
+    /// A rule forbids it (422).
+    Forbidden,
+    /// Capacity is used up (507).
+    Exhausted,
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $code:ident $(($inner:ty))? $({ $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })?
+        => $kind:ident, $message:literal $(, $arg:expr)*; $hint:literal;)*) => {
+        /// Why a command was refused. The wire form is frozen: append variants, never edit one.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+        pub enum Refusal {
+            $($(#[$doc])* #[error($message $(, $arg)*)]
+            $code $(($inner))? $({ $($(#[$fdoc])* $field: $type,)* })?,)*
+        }
+
+        impl Refusal {
+            /// The stable code.
+            #[must_use]
+            pub fn code(&self) -> &'static str {
+                match self { $(Self::$code { .. } => stringify!($code),)* }
+            }
+
+            /// The class.
+            #[must_use]
+            pub fn kind(&self) -> Kind {
+                match self { $(Self::$code { .. } => Kind::$kind,)* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub fn hint(&self) -> &'static str {
+                match self { $(Self::$code { .. } => $hint,)* }
+            }
+
+            /// All codes with their class and hint, for documentation and tests.
+            pub const TABLE: &[(&'static str, Kind, &'static str)] =
+                &[$((stringify!($code), Kind::$kind, $hint),)*];
+        }
+    };
+}
+
+/// One reason why a topology cannot be adopted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// What is in the way: a host, a block, a blackout.
+    pub subject: String,
+    /// Why it cannot be kept.
+    pub reason: String,
+}
+
+refusals! {
+    /// A name breaks the rule for names.
+    InvalidName { /// What kind of name.
+        field: String, /// The name, escaped and cut.
+        name: String, /// What is wrong.
+        why: String, }
+        => Malformed, "the {field} {name:?} is not valid: {why}";
+        "Use 1 to 253 ASCII letters, digits and . _ - : @, starting with a letter or a digit.";
+    /// A label key or value is too long, or there are too many.
+    InvalidLabels { /// What is wrong.
+        why: String, }
+        => Malformed, "the labels are not valid: {why}";
+        "At most 128 labels, keys of 1 to 1024 bytes and values of at most 1024 bytes.";
+    /// A list or text exceeds its bound.
+    TooLarge { /// What is too large.
+        field: String, /// Its size.
+        size: u64, /// The bound.
+        max: u64, }
+        => Malformed, "{field} has size {size}, the most is {max}";
+        "Split the request.";
+    /// A CIDR is not one.
+    InvalidCidr { /// The text, cut.
+        cidr: String, /// What is wrong.
+        why: String, }
+        => Malformed, "{cidr:?} is not a CIDR: {why}";
+        "Write an IPv4 or IPv6 prefix such as 10.111.0.0/16 or fd00:10::/64.";
+    /// A CIDR has bits set after its prefix.
+    HostBitsSet { /// The CIDR as given.
+        cidr: IpNet, /// What was probably meant.
+        network: IpNet, }
+        => Malformed, "{cidr} has bits set after its prefix length";
+        "Write the network address, as given in details.network.";
+    /// An address is not one that a host or endpoint can have.
+    InvalidAddress { /// The address.
+        ip: IpAddr, /// What is wrong.
+        why: String, }
+        => Malformed, "the address {ip} cannot be used: {why}";
+        "Use a unicast address.";
+    /// A block mask is shorter than allowed or too long.
+    BlockMaskOutOfRange { /// The network.
+        network: NetworkName, /// As given.
+        block_mask: u32, /// Smallest value.
+        min: u32, /// Largest value.
+        max: u32, }
+        => Malformed, "block_mask {block_mask} of network {network} is not between {min} and {max}";
+        "Choose a block_mask longer than the CIDR's prefix; 29 (IPv6: 122) is a good one.";
+    /// The same network name twice.
+    DuplicateNetwork { /// The network.
+        network: NetworkName, }
+        => Malformed, "network {network} is defined twice";
+        "Give each network its own name.";
+    /// Two networks overlap.
+    NetworksOverlap { /// One network.
+        a: NetworkName, /// Its CIDR.
+        a_cidr: IpNet, /// The other network.
+        b: NetworkName, /// Its CIDR.
+        b_cidr: IpNet, }
+        => Malformed, "network {a} ({a_cidr}) and network {b} ({b_cidr}) overlap";
+        "Give networks disjoint CIDRs.";
+    /// A network is in more than one map, or twice in one.
+    NetworkRepeated { /// The network.
+        network: NetworkName, }
+        => Malformed, "network {network} appears more than once in topologies";
+        "List each network in one topology, once.";
+    /// A map names a network that is not defined.
+    NetworkNotDefined { /// The network.
+        network: NetworkName, }
+        => Malformed, "topologies names network {network}, which networks does not define";
+        "Add it to networks, or remove it from topologies.";
+    /// A network is in no map: no host could ever get an address from it.
+    NetworkWithoutTopology { /// The network.
+        network: NetworkName, }
+        => Malformed, "network {network} is in no topology";
+        "Add it to the networks of one topology.";
+    /// A map has no group.
+    EmptyMap { /// The networks of the map.
+        networks: Vec<NetworkName>, }
+        => Malformed, "the map for {networks:?} has no group";
+        "Use \"map\": [{\"groups\": []}] for one group that holds all hosts.";
+    /// More groups than the network has room for.
+    TooManyGroups { /// The network.
+        network: NetworkName, /// Groups at the level that does not fit, padded.
+        groups: u64, /// What they must share.
+        cidr: IpNet, /// Prefix length of a block.
+        block_mask: u8, }
+        => Malformed, "{groups} groups do not fit into {cidr} of network {network} with blocks of /{block_mask}";
+        "Use fewer groups, a larger CIDR or smaller blocks (a longer block_mask).";
+    /// Groups nested too deeply.
+    GroupsTooDeep { /// The bound.
+        max: u64, }
+        => Malformed, "groups are nested deeper than {max} levels";
+        "Flatten the map.";
+    /// A group is contradictory.
+    InvalidGroup { /// Its name or position.
+        group: String, /// What is wrong.
+        why: String, }
+        => Malformed, "group {group} is not valid: {why}";
+        "See the topology examples: a group has either groups or hosts; a host has a name and an ip.";
+    /// Declared twice in the document.
+    DuplicateHost { /// The host.
+        host: HostName, }
+        => Malformed, "host {host} is declared twice, or with two addresses";
+        "Declare a host once per map, with the same ip.";
+    /// A topology change would lose something.
+    TopologyConflicts { /// The first hundred.
+        conflicts: Vec<Conflict>, /// How many there are.
+        total: u64, }
+        => Conflict, "the topology would not keep everything that lives: {total} conflicts, first: {}", conflicts.first().map_or("", |c| c.reason.as_str());
+        "Resolve what details.conflicts lists, or keep the present groups; `romana topology plan` shows the outcome.";
+    /// No topology yet.
+    NoTopology => Conflict, "there is no topology yet";
+        "Set one: romana topology update FILE.";
+    /// No such network.
+    NetworkNotFound { /// The network.
+        network: NetworkName, }
+        => NotFound, "network {network} does not exist";
+        "romana network list shows the networks.";
+    /// Not inside any network.
+    OutsideNetworks { /// The range.
+        cidr: IpNet, }
+        => Forbidden, "{cidr} is not inside any network";
+        "romana network list shows the networks and their CIDRs.";
+    /// Would cover a network.
+    BlackoutTooLarge { /// The range.
+        cidr: IpNet, /// The network.
+        network: NetworkName, }
+        => Forbidden, "{cidr} would black out the whole of network {network}";
+        "Black out a part of it, or remove the network from the topology.";
+    /// Live addresses inside.
+    BlackoutInUse { /// The range.
+        cidr: IpNet, /// One live address in it.
+        ip: IpAddr, /// Its name.
+        name: AddressName, }
+        => Conflict, "{cidr} holds live addresses, such as {ip} ({name})";
+        "Release them first; romana address list shows them.";
+    /// No such blackout.
+    BlackoutNotFound { /// The range.
+        cidr: IpNet, }
+        => NotFound, "{cidr} is not blacked out";
+        "The CIDR must be exactly one that was added: romana blackout list.";
+    /// A setting is out of its range.
+    SettingOutOfRange { /// The setting.
+        setting: String, /// As given.
+        value: u64, /// Smallest.
+        min: u64, /// Largest.
+        max: u64, }
+        => Malformed, "{setting} = {value} is not between {min} and {max}";
+        "Choose a value in the range.";
+    /// Not the next version.
+    VersionNotNext { /// As asked.
+        version: u16, /// The present one.
+        current: u16, /// The highest that this program knows.
+        supported: u16, }
+        => Conflict, "version {version} cannot follow {current} (this program knows up to {supported})";
+        "Raise by one, when every replica runs a program that knows the version.";
+    /// No such host.
+    HostNotFound { /// The host.
+        host: HostName, }
+        => NotFound, "host {host} does not exist";
+        "romana host list shows the hosts; add it with romana host add.";
+    /// Another host has the name.
+    HostExists { /// The host.
+        host: HostName, /// Its address.
+        ip: IpAddr, }
+        => Conflict, "host {host} exists with other facts (ip {ip})";
+        "Change it with PATCH /v1/hosts/{name}, or remove it first.";
+    /// Another host has the address.
+    HostAddressInUse { /// The address.
+        ip: IpAddr, /// Who has it.
+        host: HostName, }
+        => Conflict, "the address {ip} belongs to host {host}";
+        "Give each host its own address, or remove the other host first.";
+    /// No group takes the host.
+    NoGroupForHost { /// The host.
+        host: HostName, }
+        => Forbidden, "no prefix group of any network takes host {host}: its labels match none";
+        "Give it the labels that a group's assignment asks for: romana topology show.";
+    /// New labels do not fit the group in which the host has blocks.
+    LabelsLeaveGroup { /// The host.
+        host: HostName, /// The group.
+        group: IpNet, }
+        => Conflict, "with these labels host {host} would have to leave group {group}, in which it has blocks";
+        "Empty the host first, or keep the labels that the group asks for.";
+    /// Live addresses on a host.
+    HostInUse { /// The host.
+        host: HostName, /// How many.
+        addresses: u64, }
+        => Conflict, "host {host} has {addresses} live addresses";
+        "Move what runs there, or evict with force (romana host remove --force).";
+    /// A report from the future.
+    ReportAhead { /// Revision of the report.
+        revision: u64, /// Present revision.
+        current: u64, }
+        => Malformed, "the report is based on revision {revision}, the log is at {current}";
+        "Report the revision that the agent has followed to.";
+    /// The name is taken by somebody else.
+    AddressNameInUse { /// The name.
+        name: AddressName, /// Its address.
+        ip: IpAddr, /// Its host.
+        host: HostName, /// Its tenant.
+        tenant: TenantId, /// Its segment.
+        segment: SegmentId, }
+        => Conflict, "the name {name} has {ip} on host {host} for {tenant}/{segment}";
+        "Release it first, or use another name. Same name, host, tenant and segment is a safe retry.";
+    /// No such address.
+    AddressNotFound { /// As given.
+        address: AddressName, }
+        => NotFound, "no address is named or is {address}";
+        "romana address list shows the addresses.";
+    /// No network for this tenant on this host.
+    NoNetworkForTenant { /// The tenant.
+        tenant: TenantId, /// The host.
+        host: HostName, }
+        => Forbidden, "no network gives addresses to tenant {tenant} on host {host}";
+        "Add the tenant to a network's tenants, or define a network without tenants.";
+    /// The network asked for is not for this tenant or host.
+    NetworkNotForTenant { /// The network.
+        network: NetworkName, /// The tenant.
+        tenant: TenantId, /// The host.
+        host: HostName, }
+        => Forbidden, "network {network} gives no addresses to tenant {tenant} on host {host}";
+        "Leave out the network, or add the tenant to its tenants, or label the host for one of its groups.";
+    /// No address left.
+    NetworkExhausted { /// The host.
+        host: HostName, /// Groups that were tried.
+        groups: Vec<IpNet>, /// Addresses there that are cooling down.
+        cooling: u64, }
+        => Exhausted, "no address is left for host {host} in {groups:?} ({cooling} are cooling down)";
+        "Wait for the reuse delay if addresses are cooling down; else release some, or enlarge the network.";
+    /// The address asked for is taken.
+    AddressInUse { /// The address.
+        ip: IpAddr, /// Its name.
+        name: AddressName, }
+        => Conflict, "{ip} belongs to {name}";
+        "Ask for another address, or none in particular.";
+    /// The address asked for is blacked out.
+    AddressBlackedOut { /// The address.
+        ip: IpAddr, /// By which blackout.
+        cidr: IpNet, }
+        => Forbidden, "{ip} is blacked out by {cidr}";
+        "Ask for another address, or end the blackout.";
+    /// The address asked for was released too recently.
+    AddressCoolingDown { /// The address.
+        ip: IpAddr, /// When it was released.
+        released_at: Millis, /// The delay.
+        reuse_delay_ms: u64, }
+        => Conflict, "{ip} was released at {released_at} and is kept back for {reuse_delay_ms} ms";
+        "Wait, or ask for another address.";
+    /// The address asked for is not one this host can have.
+    AddressOutsideGroup { /// The address.
+        ip: IpAddr, /// The host.
+        host: HostName, /// Groups of the host for this tenant.
+        groups: Vec<IpNet>, }
+        => Forbidden, "{ip} is outside the prefix groups of host {host} for this tenant: {groups:?}";
+        "Ask for an address inside one of details.groups.";
+    /// The address asked for is left out by the network's `skip_first_last`.
+    AddressSkipped { /// The address.
+        ip: IpAddr, /// Its block.
+        block: IpNet, }
+        => Forbidden, "{ip} is the first or last address of block {block}, which the network leaves out";
+        "Ask for another address.";
+    /// The block of the address asked for belongs to another.
+    BlockInUse { /// The block.
+        block: IpNet, /// Its host.
+        host: HostName, /// Its tenant.
+        tenant: TenantId, /// Its segment.
+        segment: SegmentId, }
+        => Conflict, "block {block} belongs to {tenant}/{segment} on host {host}";
+        "Ask for an address of another block.";
+    /// No such tenant.
+    TenantNotFound { /// The tenant.
+        tenant: TenantId, }
+        => NotFound, "tenant {tenant} does not exist";
+        "romana tenant list shows the tenants.";
+    /// The tenant owns something.
+    TenantInUse { /// The tenant.
+        tenant: TenantId, /// What is left.
+        what: String, }
+        => Conflict, "tenant {tenant} still has {what}";
+        "Remove that first.";
+    /// No such segment.
+    SegmentNotFound { /// The tenant.
+        tenant: TenantId, /// The segment.
+        segment: SegmentId, }
+        => NotFound, "tenant {tenant} has no segment {segment}";
+        "romana segment list TENANT shows the segments.";
+    /// The segment owns something.
+    SegmentInUse { /// The tenant.
+        tenant: TenantId, /// The segment.
+        segment: SegmentId, /// What is left.
+        what: String, }
+        => Conflict, "segment {tenant}/{segment} still has {what}";
+        "Remove that first.";
+    /// A policy cannot be enforced as written.
+    InvalidPolicy { /// The policy.
+        policy: String, /// Which field.
+        field: String, /// What is wrong.
+        why: String, }
+        => Malformed, "policy {policy}, {field}: {why}";
+        "Correct the field; romana policy check FILE explains a policy without applying it.";
+    /// No such policy.
+    PolicyNotFound { /// The policy.
+        policy: PolicyName, }
+        => NotFound, "policy {policy} does not exist";
+        "romana policy list shows the policies.";
+    /// An endpoint is not valid.
+    InvalidEndpoint { /// Its address.
+        ip: IpAddr, /// What is wrong.
+        why: String, }
+        => Malformed, "endpoint {ip} is not valid: {why}";
+        "Correct the field.";
+    /// No such VIP.
+    VipNotFound { /// The VIP.
+        vip: VipName, }
+        => NotFound, "VIP {vip} does not exist";
+        "romana vip list shows the VIPs.";
+    /// Another VIP has the address.
+    VipAddressInUse { /// The address.
+        ip: IpAddr, /// Who has it.
+        by: String, }
+        => Conflict, "{ip} is used by {by}";
+        "Choose an address that no VIP, endpoint or host has.";
+    /// The host may not have the VIP.
+    HostNotCandidate { /// The VIP.
+        vip: VipName, /// The host.
+        host: HostName, /// Why not.
+        why: String, }
+        => Forbidden, "host {host} may not answer for VIP {vip}: {why}";
+        "Choose a candidate that is up.";
+    /// Another host holds an unexpired lease.
+    VipLeaseHeld { /// The VIP.
+        vip: VipName, /// Who holds it.
+        host: HostName, /// Until when.
+        until: Millis, }
+        => Conflict, "host {host} holds VIP {vip} until {until}";
+        "Unassign it first, or wait until the lease is over.";
+    /// No such router assignment.
+    RouterNotFound { /// The prefix.
+        prefix: IpNet, /// The route table.
+        table: TableId, }
+        => NotFound, "no host forwards for {prefix} in {table}";
+        "GET /v1/routes?for=router shows the routers.";
+    /// A leader task's command from an earlier term.
+    StaleTerm { /// Term of the command.
+        term: Term, /// Term of the entry.
+        current: Term, }
+        => Conflict, "the command was decided in term {term}, the log is in term {current}";
+        "Nothing: the new leader's task decides anew.";
+}

@@ -1,0 +1,430 @@
+//! The state, and the two functions that everything goes through: [`State::decide`] (may refuse,
+//! changes nothing) and [`State::evolve`] (changes, cannot fail). Both only dispatch; the rules are
+//! in the module of each topic.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use imbl::OrdMap;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Command, Endpoint};
+use crate::entry::{Digest, Entry, Index, Millis, Position, Record, Revision, Term};
+use crate::event::Event;
+use crate::host::{self, Host};
+use crate::ipam::{self, Allocation, Ipam};
+use crate::name::{Actor, HostName, PolicyName, TenantId, VipName};
+use crate::policy::Policy;
+use crate::refusal::Refusal;
+use crate::settings::Settings;
+use crate::tenant::{self, Tenant};
+use crate::topology::{self, Topology};
+use crate::vip::{self, RouterKey, Vip};
+
+/// The highest version of behaviour that this program knows ([`Command::RaiseVersion`]).
+pub const VERSION_MAX: u16 = 1;
+
+/// Everything that was decided, as of one revision. A clone is O(1): the maps are persistent.
+///
+/// Invariants, checked by [`State::validate`]:
+/// - a name has one address and an address one name; both directions agree;
+/// - every live address lies in a block, is not free there, not cooling and not blacked out;
+/// - every block is as long as its network's block mask says and lies in a leaf group of it that is
+///   not padding; its host exists and has its place in that group; no two blocks overlap;
+/// - a block's free, cooling, live and skipped addresses are disjoint and make up the block;
+/// - the pool of a group holds exactly the blocks of the group that nobody has;
+/// - each host has one place per network at most, a leaf group that its labels allow; names and
+///   addresses of hosts are unique; host counts of groups are right;
+/// - blackouts are disjoint, each inside one network;
+/// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub(crate) version: u16,
+    pub(crate) revision: Revision,
+    pub(crate) index: Index,
+    pub(crate) term: Term,
+    pub(crate) at: Millis,
+    pub(crate) digest: Digest,
+    pub(crate) settings: Settings,
+    pub(crate) topology: Option<Arc<Topology>>,
+    pub(crate) hosts: OrdMap<HostName, Arc<Host>>,
+    pub(crate) host_addresses: OrdMap<IpAddr, HostName>,
+    pub(crate) ipam: Ipam,
+    pub(crate) tenants: OrdMap<TenantId, Arc<Tenant>>,
+    pub(crate) policies: OrdMap<PolicyName, Arc<Policy>>,
+    pub(crate) endpoints: OrdMap<IpAddr, Arc<Endpoint>>,
+    pub(crate) vips: OrdMap<VipName, Arc<Vip>>,
+    pub(crate) routers: OrdMap<RouterKey, HostName>,
+}
+
+/// When and under which leader a command is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Entry time.
+    pub at: Millis,
+    /// Term of the entry.
+    pub term: Term,
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Revision after the command: that of its last event, or the state's if it caused none.
+    pub revision: Revision,
+    /// The answer.
+    pub result: Result<Answer, Refusal>,
+}
+
+/// The answer to a command that was not refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Done {
+        /// Whether anything changed (`false`: it was so already).
+        changed: bool,
+    },
+    /// An address.
+    Address {
+        /// It.
+        allocation: Allocation,
+        /// Whether this command allocated it (`false`: the name had it already).
+        fresh: bool,
+    },
+}
+
+/// Why a record does not continue a state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FollowError {
+    /// Revisions are missing or repeated.
+    #[error("record {got} cannot follow revision {have}")]
+    Gap {
+        /// Revision of the state.
+        have: Revision,
+        /// Revision of the record.
+        got: Revision,
+    },
+    /// The chain of digests is broken: another history, or damage.
+    #[error("the digest of record {revision} does not continue the chain")]
+    Chain {
+        /// Revision of the record.
+        revision: Revision,
+    },
+}
+
+impl State {
+    /// The state before the first entry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { version: 1, ..Self::default() }
+    }
+
+    /// Applies one log entry: decides each command on its own, in order, and evolves by what it
+    /// causes. Returns one outcome per command, and the records of all events.
+    pub fn apply(&mut self, position: Position, entry: &Entry) -> (Vec<Outcome>, Vec<Record>) {
+        self.index = position.index;
+        self.term = position.term;
+        self.at = self.at.max(entry.at);
+        let now = Now { at: self.at, term: position.term };
+        let mut outcomes = Vec::with_capacity(entry.proposals.len());
+        let mut records = Vec::with_capacity(entry.proposals.len());
+        for proposal in &entry.proposals {
+            let result = match self.decide(&proposal.command, now) {
+                Err(refusal) => Err(refusal),
+                Ok(events) => {
+                    let changed = !events.is_empty();
+                    for event in events {
+                        records.push(self.record(proposal.actor.clone(), event));
+                    }
+                    Ok(self.answer(&proposal.command, changed))
+                }
+            };
+            outcomes.push(Outcome { revision: self.revision, result });
+        }
+        (outcomes, records)
+    }
+
+    /// Follows a history: evolves by a record that somebody else's `apply` made.
+    ///
+    /// # Errors
+    /// [`FollowError`], and the state is as it was, when the record does not come next.
+    pub fn follow(&mut self, record: &Record) -> Result<(), FollowError> {
+        if record.revision != self.revision + 1 {
+            return Err(FollowError::Gap { have: self.revision, got: record.revision });
+        }
+        if !record.follows(&self.digest) {
+            return Err(FollowError::Chain { revision: record.revision });
+        }
+        self.index = record.index;
+        self.at = record.at;
+        self.revision = record.revision;
+        self.digest = record.digest;
+        self.evolve(&record.event);
+        Ok(())
+    }
+
+    /// Evolves by an event and gives it its place in the history.
+    fn record(&mut self, actor: Actor, event: Event) -> Record {
+        let (revision, index, at) = (self.revision + 1, self.index, self.at);
+        let digest = Record::chain(&self.digest, revision, index, at, &actor, &event);
+        self.revision = revision;
+        self.digest = digest;
+        self.evolve(&event);
+        Record { revision, index, at, actor, event, digest }
+    }
+
+    fn answer(&self, command: &Command, changed: bool) -> Answer {
+        match command {
+            Command::AllocateAddress(ask) => match self.ipam.by_name(&ask.name) {
+                Some(allocation) => Answer::Address { allocation, fresh: changed },
+                None => Answer::Done { changed },
+            },
+            _ => Answer::Done { changed },
+        }
+    }
+
+    /// Decides what a command causes, without changing anything.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn decide(&self, command: &Command, now: Now) -> Result<Vec<Event>, Refusal> {
+        match command {
+            Command::SetTopology(spec) => topology::decide_set(self, spec, now),
+            Command::AddBlackout(blackout) => ipam::decide_blackout(self, blackout),
+            Command::RemoveBlackout(blackout) => ipam::decide_unblackout(self, blackout),
+            Command::ChangeSettings(change) => self.settings.decide(change),
+            Command::RaiseVersion(raise) => self.decide_version(raise.version),
+            Command::AddHost(spec) => host::decide_add(self, spec),
+            Command::UpdateHost(change) => host::decide_update(self, change),
+            Command::SetHostState(change) => host::decide_state(self, change, now),
+            Command::RemoveHost(remove) => host::decide_remove(self, remove, now),
+            Command::ReportHost(report) => host::decide_report(self, report, now),
+            Command::AllocateAddress(ask) => ipam::decide_allocate(self, ask, now),
+            Command::ReleaseAddress(ask) => ipam::decide_release(self, ask, now),
+            Command::CreateTenant(spec) => tenant::decide_create(self, spec),
+            Command::DeleteTenant(tenant) => tenant::decide_delete(self, tenant),
+            Command::CreateSegment(spec) => tenant::decide_create_segment(self, spec),
+            Command::DeleteSegment(segment) => tenant::decide_delete_segment(self, segment),
+            Command::SetPolicy(policy) => crate::policy::decide_set(self, policy),
+            Command::RemovePolicy(policy) => crate::policy::decide_remove(self, policy),
+            Command::SetEndpoint(endpoint) => tenant::decide_endpoint(self, endpoint),
+            Command::RemoveEndpoint(endpoint) => tenant::decide_remove_endpoint(self, endpoint),
+            Command::RequestVip(spec) => vip::decide_request(self, spec),
+            Command::AssignVip(assign) => vip::decide_assign(self, assign, now),
+            Command::UnassignVip(unassign) => vip::decide_unassign(self, unassign, now),
+            Command::RemoveVip(vip) => vip::decide_remove(self, vip),
+            Command::AssignRouter(assign) => vip::decide_assign_router(self, assign, now),
+            Command::UnassignRouter(unassign) => vip::decide_unassign_router(self, unassign, now),
+            Command::EndCooldowns(end) => {
+                fence(Some(end.term), now)?;
+                Ok(ipam::end_cooldowns(self, now.at))
+            }
+        }
+    }
+
+    fn decide_version(&self, version: u16) -> Result<Vec<Event>, Refusal> {
+        if version == self.version {
+            return Ok(Vec::new());
+        }
+        if version != self.version + 1 || version > VERSION_MAX {
+            let (current, supported) = (self.version, VERSION_MAX);
+            return Err(Refusal::VersionNotNext { version, current, supported });
+        }
+        Ok(alloc::vec![Event::VersionRaised(crate::event::VersionRaised { version })])
+    }
+
+    /// Changes the state as an event says. Revision, time and digest are the caller's business.
+    pub(crate) fn evolve(&mut self, event: &Event) {
+        match event {
+            Event::TopologySet(set) => topology::evolve_set(self, set),
+            Event::BlackoutAdded(added) => self.ipam.add_blackout(added.cidr),
+            Event::BlackoutRemoved(removed) => self.ipam.remove_blackout(removed.cidr),
+            Event::VersionRaised(raised) => self.version = raised.version,
+            Event::SettingsChanged(settings) => self.settings = settings.clone(),
+            Event::HostAdded(added) => host::evolve_added(self, added),
+            Event::HostUpdated(updated) => host::evolve_updated(self, updated),
+            Event::HostDown(host) => host::evolve_state(self, &host.name, host::DOWN),
+            Event::HostUp(host) => host::evolve_state(self, &host.name, host::UP),
+            Event::HostDraining(host) => host::evolve_state(self, &host.name, host::DRAINING),
+            Event::HostRemoved(removed) => host::evolve_removed(self, &removed.name),
+            Event::BlockAssigned(assigned) => ipam::evolve_assigned(self, assigned),
+            Event::BlockReleased(released) => self.ipam.evolve_released(released, self.revision),
+            Event::AddressAllocated(allocated) => {
+                self.ipam.evolve_allocated(allocated, self.revision);
+            }
+            Event::AddressReleased(released) => ipam::evolve_released(self, released),
+            Event::CooldownsEnded(ended) => self.ipam.evolve_cooled(ended.released_until),
+            Event::TenantCreated(created) => tenant::evolve_created(self, created),
+            Event::TenantDeleted(deleted) => _ = self.tenants.remove(&deleted.id),
+            Event::SegmentCreated(created) => tenant::evolve_segment(self, created),
+            Event::SegmentDeleted(deleted) => tenant::evolve_segment_deleted(self, deleted),
+            Event::PolicySet(policy) => {
+                _ = self.policies.insert(policy.name.clone(), Arc::new(policy.clone()));
+            }
+            Event::PolicyRemoved(removed) => _ = self.policies.remove(&removed.name),
+            Event::EndpointSet(endpoint) => {
+                _ = self.endpoints.insert(endpoint.ip, Arc::new(endpoint.clone()));
+            }
+            Event::EndpointRemoved(removed) => _ = self.endpoints.remove(&removed.ip),
+            Event::VipRequested(spec) => vip::evolve_requested(self, spec),
+            Event::VipAssigned(assigned) => vip::evolve_assigned(self, assigned),
+            Event::VipUnassigned(unassigned) => vip::evolve_unassigned(self, &unassigned.name),
+            Event::VipRemoved(removed) => _ = self.vips.remove(&removed.name),
+            Event::RouterAssigned(assigned) => vip::evolve_router(self, assigned),
+            Event::RouterUnassigned(gone) => vip::evolve_router_gone(self, gone),
+        }
+    }
+}
+
+/// Reading.
+impl State {
+    /// Version of behaviour that is on.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Revision of the last event; 0 before the first.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Raft index of the last entry applied.
+    #[must_use]
+    pub fn index(&self) -> Index {
+        self.index
+    }
+
+    /// Time of the last entry applied.
+    #[must_use]
+    pub fn at(&self) -> Millis {
+        self.at
+    }
+
+    /// Digest of the history up to [`Self::revision`].
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Cluster settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The topology, if one was set.
+    #[must_use]
+    pub fn topology(&self) -> Option<&Topology> {
+        self.topology.as_deref()
+    }
+
+    /// A host.
+    #[must_use]
+    pub fn host(&self, name: &HostName) -> Option<&Host> {
+        self.hosts.get(name).map(|host| &**host)
+    }
+
+    /// All hosts, by name.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values().map(|host| &**host)
+    }
+
+    /// The host that has this physical address.
+    #[must_use]
+    pub fn host_at(&self, ip: IpAddr) -> Option<&Host> {
+        self.host_addresses.get(&ip).and_then(|name| self.host(name))
+    }
+
+    /// Blocks, addresses and blackouts.
+    #[must_use]
+    pub fn ipam(&self) -> &Ipam {
+        &self.ipam
+    }
+
+    /// A tenant.
+    #[must_use]
+    pub fn tenant(&self, id: &TenantId) -> Option<&Tenant> {
+        self.tenants.get(id).map(|tenant| &**tenant)
+    }
+
+    /// All tenants that were created, by id.
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, &Tenant)> {
+        self.tenants.iter().map(|(id, tenant)| (id, &**tenant))
+    }
+
+    /// A policy.
+    #[must_use]
+    pub fn policy(&self, name: &PolicyName) -> Option<&Policy> {
+        self.policies.get(name).map(|policy| &**policy)
+    }
+
+    /// All policies, by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.values().map(|policy| &**policy)
+    }
+
+    /// An endpoint.
+    #[must_use]
+    pub fn endpoint(&self, ip: IpAddr) -> Option<&Endpoint> {
+        self.endpoints.get(&ip).map(|endpoint| &**endpoint)
+    }
+
+    /// All endpoints, by address.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().map(|endpoint| &**endpoint)
+    }
+
+    /// A VIP.
+    #[must_use]
+    pub fn vip(&self, name: &VipName) -> Option<&Vip> {
+        self.vips.get(name).map(|vip| &**vip)
+    }
+
+    /// All VIPs, by name.
+    pub fn vips(&self) -> impl Iterator<Item = &Vip> {
+        self.vips.values().map(|vip| &**vip)
+    }
+
+    /// Which host forwards for which prefix in which route table.
+    pub fn routers(&self) -> impl Iterator<Item = (&RouterKey, &HostName)> {
+        self.routers.iter()
+    }
+}
+
+/// Refuses a leader task's command that was decided in an earlier term.
+pub(crate) fn fence(term: Option<Term>, now: Now) -> Result<(), Refusal> {
+    match term {
+        Some(term) if term != now.term => Err(Refusal::StaleTerm { term, current: now.term }),
+        _ => Ok(()),
+    }
+}
+
+/// Checks labels against their bounds.
+pub(crate) fn check_labels(labels: &crate::Labels) -> Result<(), Refusal> {
+    use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
+    let refuse = |why: &str| Err(Refusal::InvalidLabels { why: String::from(why) });
+    if labels.len() > LABELS_MAX {
+        return refuse("there are more than 128");
+    }
+    for (key, value) in labels {
+        if key.is_empty() {
+            return refuse("a key is empty");
+        }
+        if key.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX {
+            return refuse("a key or value is longer than 1024 bytes");
+        }
+        if key.chars().chain(value.chars()).any(char::is_control) {
+            return refuse("a key or value has a control character");
+        }
+    }
+    Ok(())
+}
+
+/// The leaf group of a network in which a block lies, for callers that know there is one.
+pub(crate) fn net_of(ip: IpAddr) -> IpNet {
+    IpNet::from(ip)
+}

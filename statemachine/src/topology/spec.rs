@@ -1,0 +1,95 @@
+//! The topology document: the seeds' JSON (Romana 2.0 reference §1.1).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Labels;
+use crate::name::{HostName, NetworkName, TenantId};
+
+/// The document. What `GET /v1/topology` prints is accepted by `PUT /v1/topology`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopologySpec {
+    /// Address ranges.
+    pub networks: Vec<NetworkSpec>,
+    /// Which networks are carved how.
+    pub topologies: Vec<MapSpec>,
+}
+
+/// An address range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its name. Unique.
+    pub name: NetworkName,
+    /// The range, as text. No host bits, no overlap with another network.
+    pub cidr: String,
+    /// Prefix length of blocks. Absent or 0: 29, or 122 for IPv6, or the CIDR's own if longer.
+    #[serde(default)]
+    pub block_mask: Option<u32>,
+    /// Tenants that get addresses here, and nobody else; empty = everybody.
+    #[serde(default)]
+    pub tenants: Vec<TenantId>,
+    /// Leave out the first and the last address of each block.
+    #[serde(default)]
+    pub skip_first_last: bool,
+    /// Ignored on input (Romana 2.0 prints it).
+    #[serde(default)]
+    pub revision: Option<u64>,
+}
+
+/// How networks are carved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapSpec {
+    /// Names of the networks. A network is in one map only.
+    pub networks: Vec<NetworkName>,
+    /// The groups: one = it owns the whole CIDR; several = they share it evenly.
+    pub map: Vec<GroupSpec>,
+}
+
+/// A group, or (with `ip`) a host: 2.0 lists hosts under `groups`, the seeds under `hosts`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GroupSpec {
+    /// Its name; required for a host.
+    pub name: Option<String>,
+    /// Makes it a host.
+    pub ip: Option<IpAddr>,
+    /// Further addresses of a host.
+    pub addresses: Vec<IpAddr>,
+    /// Labels of a host; absent = those its groups ask for.
+    pub labels: Option<Labels>,
+    /// Nested groups, or hosts. Empty = lowest level.
+    pub groups: Option<Vec<GroupSpec>>,
+    /// Hosts. Only one of `groups` and `hosts`.
+    pub hosts: Option<Vec<GroupSpec>>,
+    /// Labels that a host must have to be placed here.
+    pub assignment: Labels,
+    /// How routes to it are announced; kept and shown.
+    pub routing: Option<String>,
+    /// Output only: its CIDR. Ignored on input.
+    pub cidr: Option<String>,
+    /// Output only: padding. Such an element is left out on input.
+    pub dummy: Option<bool>,
+}
+
+/// A host that a document declares, and in which group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeclaredHost {
+    pub(crate) name: HostName,
+    pub(crate) ip: IpAddr,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) labels: Option<Labels>,
+}
+
+impl GroupSpec {
+    /// Whether the element is a host.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.ip.is_some()
+    }
+}

@@ -103,7 +103,7 @@ fn left_of(state: &State, tenant: &TenantId, segment: Option<&SegmentId>) -> Opt
     let block = blocks.find(|block| is_of(&block.owner().tenant, &block.owner().segment));
     let mut endpoints = state.endpoints();
     block
-        .map(|block| format!("block {}", block.cidr()))
+        .map(|block| format!("block {}", block.cidr))
         .or_else(|| {
             let endpoint = endpoints.find(|endpoint| is_of(&endpoint.tenant, &endpoint.segment));
             endpoint.map(|endpoint| format!("endpoint {}", endpoint.ip))

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ApiError;
 
 /// A page of a list.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
@@ -21,7 +21,7 @@ pub struct Page<T> {
     #[serde(default)]
     pub revision: Revision,
     /// Where to go on; absent on the last page.
-    #[serde(default, rename = "continue")]
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 

@@ -8,8 +8,10 @@ use serde::Deserialize;
 /// Manage a Romana cluster: hosts, addresses, topology, policies.
 #[derive(Debug, Parser)]
 #[command(name = "romana", version, propagate_version = false, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 refused, 2 usage, 3 unavailable, 4 unknown outcome.\n\
-    Settings: flag > environment > file (~/.romana.yaml, /etc/romana/cli.yaml) > default.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused, 2 usage, 3 unavailable, 4 unknown outcome.\n\
+    Settings: flag > environment > file (~/.romana.yaml, /etc/romana/cli.yaml) > default."
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) global: Global,

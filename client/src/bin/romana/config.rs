@@ -126,7 +126,8 @@ fn parse(path: &Path, text: &str) -> Result<File, Failure> {
         Value::String(key) => (Value::String(key.to_lowercase()), value),
         other => (other, value),
     });
-    serde_yaml_ng::from_value(Value::Mapping(lower.collect())).map_err(|error| bad(error.to_string()))
+    serde_yaml_ng::from_value(Value::Mapping(lower.collect()))
+        .map_err(|error| bad(error.to_string()))
 }
 
 /// Reads `500ms`, `10s`, `2m` or a number of seconds.
@@ -203,9 +204,16 @@ mod tests {
 
     #[test]
     fn bad_files_are_refused() {
-        for file in ["RootPort: 0x", "RootPort: 70000", "Format: xml", "Colour: red", "[1]", ": :",
-            "RootURL: https://a", "RootURL: ''"]
-        {
+        for file in [
+            "RootPort: 0x",
+            "RootPort: 70000",
+            "Format: xml",
+            "Colour: red",
+            "[1]",
+            ": :",
+            "RootURL: https://a",
+            "RootURL: ''",
+        ] {
             assert!(decide(&Global::default(), file).is_err(), "{file}");
         }
     }

@@ -42,7 +42,6 @@ use crate::args::{Args, Noun};
 use crate::config::Config;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::Output;
 
 fn main() -> ExitCode {
     let args = Args::parse();

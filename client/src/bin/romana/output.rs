@@ -42,7 +42,11 @@ impl Output {
     }
 
     /// Prints one element of a stream: a line of text, a line of JSON, a YAML document.
-    pub(crate) fn element(&self, value: &Value, line: impl FnOnce() -> String) -> Result<(), Failure> {
+    pub(crate) fn element(
+        &self,
+        value: &Value,
+        line: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
         match self.format {
             Format::Table => write(&format!("{}\n", line())),
             Format::Json => write(&format!("{value}\n")),

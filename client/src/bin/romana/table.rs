@@ -27,20 +27,6 @@ impl Table {
         Self { columns: columns.into(), rows: Vec::new(), empty, notes: Vec::new() }
     }
 
-    /// A table of a list's items; `row` makes the cells.
-    pub(crate) fn of_items(
-        columns: &[&'static str],
-        empty: &'static str,
-        list: &Value,
-        row: impl Fn(&Value) -> Vec<String>,
-    ) -> Self {
-        let mut table = Self::new(columns, empty);
-        for item in items(list) {
-            table.row(row(item));
-        }
-        table
-    }
-
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.toned(Tone::Plain, cells);
     }
@@ -83,9 +69,11 @@ impl Table {
         }
         for (at, column) in layout.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
-            let numbers = self.rows.iter().filter_map(|(_, cells)| cells.get(at)).all(|cell| {
-                cell == "-" || cell.trim_end_matches('%').parse::<f64>().is_ok()
-            });
+            let numbers = self
+                .rows
+                .iter()
+                .filter_map(|(_, cells)| cells.get(at))
+                .all(|cell| cell == "-" || cell.trim_end_matches('%').parse::<f64>().is_ok());
             if numbers && header {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -115,11 +103,13 @@ fn colours(tone: Option<Tone>) -> (&'static str, &'static str) {
 
 fn clean(text: &str) -> String {
     if text.chars().any(char::is_control) {
-        text.chars().flat_map(|c| {
-            let escaped = c.is_control().then(|| c.escape_default());
-            let plain = escaped.is_none().then_some(c);
-            escaped.into_iter().flatten().chain(plain)
-        }).collect()
+        text.chars()
+            .flat_map(|c| {
+                let escaped = c.is_control().then(|| c.escape_default());
+                let plain = escaped.is_none().then_some(c);
+                escaped.into_iter().flatten().chain(plain)
+            })
+            .collect()
     } else {
         text.to_owned()
     }

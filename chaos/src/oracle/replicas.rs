@@ -90,10 +90,16 @@ fn replay(witness: &Testimony, timeline: &Timeline, verdict: &mut Verdict) {
             return;
         }
     }
-    let folded: Vec<_> = state.ipam().addresses().collect();
+    let folded: Vec<_> = state.ipam().addresses_after(None).collect();
     let listed: BTreeMap<&AddressName, IpAddr> =
         folded.iter().map(|allocation| (&allocation.name, allocation.ip)).collect();
     let right: BTreeMap<&AddressName, IpAddr> =
         timeline.live_at(timeline.last).map(|span| (&span.name, span.ip)).collect();
     compare("the replay has", &listed, &right, "replay", verdict);
+    let bytes = state.snapshot();
+    match State::from_snapshot(&bytes) {
+        Ok(again) if again.digest() == state.digest() && again.snapshot() == bytes => {}
+        Ok(_) => verdict.broken("replay", "the snapshot of the replay is another state"),
+        Err(error) => verdict.broken("replay", format!("the snapshot cannot be read: {error}")),
+    }
 }

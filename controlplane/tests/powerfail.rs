@@ -1,6 +1,8 @@
 //! The log and the history on a disk that loses power, breaks or fills up (`powerfail/powerfail.c`).
 //! This program starts itself as the process that is hit: [`writer_process`], [`historian_process`].
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
 //! Under construction.
 
+pub mod history;
 pub mod wal;

@@ -286,7 +286,7 @@ fn a_damaged_entry_is_not_read() {
     append(&wal, 1..4, 300);
     let file = &segments(dir.path())[0];
     let mut bytes = fs::read(file).unwrap();
-    let at = bytes.len() - bytes.iter().rev().position(|byte| *byte == 2).unwrap() - 1;
+    let at = bytes.windows(32).position(|window| window == [2; 32]).unwrap();
     bytes[at] = 9;
     fs::write(file, bytes).unwrap();
     assert!(matches!(wal.read(1, 4, usize::MAX), Err(WalError::Damaged { .. })));
@@ -303,8 +303,8 @@ fn a_torn_tail_is_cut_for_good() {
     let file = segments(dir.path()).remove(0);
     // As if the power had failed in the last write: no mark after it, one entry's bytes missing.
     let mut bytes = fs::read(&file).unwrap();
-    let marks: Vec<_> = bytes.chunks(8).enumerate().filter(|(_, c)| c == &[0, 0, 0, 0, 2, 0, 0, 0]);
-    let mark = marks.last().unwrap().0 * 8;
+    let is_mark = |word: &&[u8]| **word == [0, 0, 0, 0, 2, 0, 0, 0];
+    let mark = 8 * bytes.chunks(8).collect::<Vec<_>>().iter().rposition(is_mark).unwrap();
     bytes[mark..].fill(0);
     let hole = bytes.windows(8).position(|w| w == 5_u64.to_le_bytes()).unwrap();
     bytes[hole..hole + 40].fill(0);

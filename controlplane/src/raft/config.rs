@@ -112,7 +112,7 @@ impl Tuning {
             max_payload_entries: 1024,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
             max_in_snapshot_log_to_keep: self.keep_entries,
-            purge_batch_size: 1024,
+            purge_batch_size: (self.snapshot_entries / 8).clamp(1, 1024),
             // The transfer has its own limits on stalling.
             install_snapshot_timeout: 300_000,
             enable_pre_vote: Some(true),

@@ -143,11 +143,6 @@ refusals! {
         network: NetworkName, }
         => Malformed, "topologies names network {network}, which networks does not define";
         "Add it to networks, or remove it from topologies.";
-    /// A network is in no map: no host could ever get an address from it.
-    NetworkWithoutTopology { /// The network.
-        network: NetworkName, }
-        => Malformed, "network {network} is in no topology";
-        "Add it to the networks of one topology.";
     /// A map has no group.
     EmptyMap { /// The networks of the map.
         networks: Vec<NetworkName>, }

@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use imbl::OrdMap;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Endpoint};
@@ -22,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::tenant::{self, Tenant};
 use crate::topology::{self, Topology};
-use crate::vip::{self, RouterKey, Vip};
+use crate::vip::{self, RouterKey, Vip, VipHolder};
 
 /// The highest version of behaviour that this program knows ([`Command::RaiseVersion`]).
 pub const VERSION_MAX: u16 = 1;
@@ -58,6 +57,8 @@ pub struct State {
     pub(crate) endpoints: OrdMap<IpAddr, Arc<Endpoint>>,
     pub(crate) vips: OrdMap<VipName, Arc<Vip>>,
     pub(crate) routers: OrdMap<RouterKey, HostName>,
+    /// Leases that outlive their assignment: nobody else may answer for the address before.
+    pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
 }
 
 /// When and under which leader a command is decided.
@@ -422,9 +423,4 @@ pub(crate) fn check_labels(labels: &crate::Labels) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// The leaf group of a network in which a block lies, for callers that know there is one.
-pub(crate) fn net_of(ip: IpAddr) -> IpNet {
-    IpNet::from(ip)
 }

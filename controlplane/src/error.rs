@@ -65,6 +65,8 @@ codes! {
     PathNotFound => NOT_FOUND, None, "/v1/openapi.json lists all routes.";
     /// The endpoint does not exist.
     EndpointNotFound => NOT_FOUND, None, "GET /v1/endpoints shows the endpoints.";
+    /// There is no topology yet.
+    TopologyNotFound => NOT_FOUND, None, "Set one: romana topology update FILE.";
     /// The group does not exist.
     GroupNotFound => NOT_FOUND, None, "GET /v1/topology shows the groups with their CIDRs.";
     /// The route exists, not with this method.

@@ -60,8 +60,6 @@ pub struct Reading {
     pub feed_lag: u64,
     /// Live addresses.
     pub addresses: u64,
-    /// Assigned blocks.
-    pub blocks: u64,
     /// Hosts.
     pub hosts: u64,
 }
@@ -94,7 +92,6 @@ struct ReadingGauges {
     followers: Level,
     feed_lag: Level,
     addresses: Level,
-    blocks: Level,
     hosts: Level,
 }
 
@@ -112,7 +109,6 @@ impl ReadingGauges {
         add("feed_followers", "Followers of the feed", &self.followers);
         add("feed_lag_records", "Records the slowest follower is behind", &self.feed_lag);
         add("state_addresses", "Live addresses", &self.addresses);
-        add("state_blocks", "Assigned blocks", &self.blocks);
         add("state_hosts", "Hosts", &self.hosts);
     }
 
@@ -126,7 +122,6 @@ impl ReadingGauges {
         self.followers.set(reading.followers);
         self.feed_lag.set(reading.feed_lag);
         self.addresses.set(reading.addresses);
-        self.blocks.set(reading.blocks);
         self.hosts.set(reading.hosts);
     }
 }

@@ -16,6 +16,7 @@ mod call;
 mod cluster;
 mod endpoints;
 mod events;
+mod explain;
 mod health;
 mod hosts;
 mod networks;
@@ -55,7 +56,7 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Route> {
-    let nouns: [&'static [Route]; 20] = [
+    let nouns: [&'static [Route]; 19] = [
         addresses::ROUTES, // first: the hot path finds its row at once
         batch::ROUTES,
         topology::ROUTES,
@@ -75,7 +76,6 @@ fn table() -> impl Iterator<Item = &'static Route> {
         openapi::ROUTES,
         health::ROUTES,
         romana2::ROUTES,
-        &[],
     ];
     nouns.into_iter().flatten()
 }
@@ -148,6 +148,11 @@ impl Api {
     #[must_use]
     pub fn active(&self) -> usize {
         self.0.active.load(Ordering::SeqCst)
+    }
+
+    /// Ends the feed: followers get what is left, a bookmark, and the end of their streams.
+    pub fn close_feed(&self) {
+        self.0.replica.feed().close();
     }
 
     /// The router for all routes.

@@ -15,6 +15,7 @@ mod blackout;
 mod block;
 mod release;
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use imbl::{OrdMap, OrdSet};
@@ -183,6 +184,17 @@ impl Ipam {
         self.names.get(&NameKey::from(name)).and_then(|ip| self.by_ip(*ip))
     }
 
+    /// The allocation that an event made.
+    pub(crate) fn allocated(
+        &self,
+        event: &AddressAllocated,
+        revision: Revision,
+    ) -> Option<Allocation> {
+        let Owner { network, host, tenant, segment } = self.block(event.block)?.owner().clone();
+        let (name, ip, block) = (event.name.clone(), event.ip, event.block);
+        Some(Allocation { name, ip, block, network, host, tenant, segment, revision })
+    }
+
     /// The address that is named so or, failing that, is so written.
     #[must_use]
     pub fn by_name_or_ip(&self, text: &AddressName) -> Option<Allocation> {
@@ -260,10 +272,14 @@ impl Ipam {
         if cools {
             self.cooling.insert(event.ip, at);
             self.cooling_queue.insert((at, event.ip));
-        } else {
-            self.set_free(event.ip);
         }
         let Some(block) = self.blocks.get_mut(&event.block) else { return };
+        if !cools {
+            if block.free.is_empty() {
+                self.open.insert((block.owner.clone(), event.block));
+            }
+            block.free.insert(prefix::offset(event.block, event.ip));
+        }
         block.live = block.live.saturating_sub(1);
         if block.live == 0 {
             block.empty_since = Some(at);
@@ -353,7 +369,7 @@ impl Ipam {
                 self.pools.insert(leaf.cidr, Pool::new(leaf.cidr, network.block_mask));
             }
         }
-        let blocks: alloc::vec::Vec<_> = self.blocks.values().cloned().collect();
+        let blocks: Vec<_> = self.blocks.values().cloned().collect();
         self.open = OrdSet::new();
         for mut block in blocks {
             if let Some(network) = topology.network_around(block.cidr) {
@@ -384,10 +400,18 @@ impl Ipam {
         self.blocks.insert(cidr, block);
     }
 
-    /// Puts a live address in, without its block's books: for reading a snapshot.
-    pub(crate) fn restore_address(&mut self, ip: IpAddr, name: AddressName, revision: Revision) {
-        self.names.insert(NameKey::from(&name), ip);
-        self.addresses.insert(ip, Address { name, revision });
+    /// Puts live addresses in, without their blocks' books: for reading a snapshot. Keys are inserted
+    /// in their own order, which keeps the path to them in the processor's cache.
+    pub(crate) fn restore_addresses(&mut self, live: Vec<(IpAddr, AddressName, Revision)>) {
+        let mut names: Vec<_> =
+            live.iter().map(|(ip, name, _)| (NameKey::from(name), *ip)).collect();
+        names.sort_unstable();
+        for (name, ip) in names {
+            self.names.insert(name, ip);
+        }
+        for (ip, name, revision) in live {
+            self.addresses.insert(ip, Address { name, revision });
+        }
     }
 
     /// Puts a cooling address in: for reading a snapshot.

@@ -18,6 +18,7 @@ use crate::host::{self, Host};
 use crate::ipam::{Block, Ipam};
 use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 use crate::policy::Policy;
+use crate::prefix::{nth, offset};
 use crate::settings::Settings;
 use crate::state::State;
 use crate::tenant::Tenant;
@@ -81,6 +82,8 @@ struct Block1 {
     tenant: TenantId,
     segment: SegmentId,
     empty_since: Option<Millis>,
+    /// How many there are.
+    live: u64,
     /// Offset in the block, name, revision.
     addresses: Vec<(u128, AddressName, Revision)>,
 }
@@ -156,7 +159,7 @@ impl State {
         }
         snapshot.blackouts.into_iter().for_each(|cidr| state.ipam.add_blackout(cidr));
         snapshot.cooling.into_iter().for_each(|(ip, at)| state.ipam.restore_cooling(ip, at));
-        snapshot.blocks.into_iter().for_each(|block| restore_block(&mut state, block));
+        restore_blocks(&mut state, snapshot.blocks);
         snapshot.returned.into_iter().for_each(|entry| restore_returned(&mut state, entry));
         snapshot.hosts.into_iter().for_each(|host| host::insert(&mut state, host));
         for (id, labels, segments) in snapshot.tenants {
@@ -179,7 +182,7 @@ fn block1(ipam: &Ipam, block: &Block) -> Block1 {
     let owner = block.owner().clone();
     let range = block.cidr.network()..=block.cidr.broadcast();
     let address = |(ip, address): (&IpAddr, &crate::ipam::Address)| {
-        (crate::prefix::offset(block.cidr, *ip), address.name.clone(), address.revision)
+        (offset(block.cidr, *ip), address.name.clone(), address.revision)
     };
     Block1 {
         cidr: block.cidr,
@@ -189,16 +192,25 @@ fn block1(ipam: &Ipam, block: &Block) -> Block1 {
         tenant: owner.tenant,
         segment: owner.segment,
         empty_since: block.empty_since,
+        live: block.live,
         addresses: ipam.addresses.range(range).map(address).collect(),
     }
 }
 
-fn restore_block(state: &mut State, snapshot: Block1) {
-    let Block1 { cidr, group, network, host, tenant, segment, empty_since, addresses } = snapshot;
-    let live = addresses.len() as u64;
-    for (offset, name, revision) in addresses {
-        state.ipam.restore_address(crate::prefix::nth(cidr, offset), name, revision);
+fn restore_blocks(state: &mut State, mut blocks: Vec<Block1>) {
+    let live = blocks.iter_mut().flat_map(|block| {
+        let (cidr, addresses) = (block.cidr, core::mem::take(&mut block.addresses));
+        addresses.into_iter().map(move |(at, name, revision)| (nth(cidr, at), name, revision))
+    });
+    let live = live.collect();
+    state.ipam.restore_addresses(live);
+    for block in blocks {
+        restore_block(state, block);
     }
+}
+
+fn restore_block(state: &mut State, snapshot: Block1) {
+    let Block1 { cidr, group, network, host, tenant, segment, empty_since, live, .. } = snapshot;
     let skip_ends = state
         .topology()
         .and_then(|topology| topology.network(&network))

@@ -132,16 +132,13 @@ impl State {
         let mut outcomes = Vec::with_capacity(entry.proposals.len());
         let mut records = Vec::with_capacity(entry.proposals.len());
         for proposal in &entry.proposals {
-            let result = match self.decide(&proposal.command, now) {
-                Err(refusal) => Err(refusal),
-                Ok(events) => {
-                    let changed = !events.is_empty();
-                    for event in events {
-                        records.push(self.record(proposal.actor.clone(), event));
-                    }
-                    Ok(self.answer(&proposal.command, changed))
+            let result = self.decide(&proposal.command, now).map(|events| {
+                let first = records.len();
+                for event in events {
+                    records.push(self.record(proposal.actor.clone(), event));
                 }
-            };
+                self.answer(&proposal.command, records.get(first..).unwrap_or_default())
+            });
             outcomes.push(Outcome { revision: self.revision, result });
         }
         (outcomes, records)
@@ -176,13 +173,19 @@ impl State {
         Record { revision, index, at, actor, event, digest }
     }
 
-    fn answer(&self, command: &Command, changed: bool) -> Answer {
-        match command {
-            Command::AllocateAddress(ask) => match self.ipam.by_name(&ask.name) {
-                Some(allocation) => Answer::Address { allocation, fresh: changed },
-                None => Answer::Done { changed },
-            },
-            _ => Answer::Done { changed },
+    /// The answer to a command that caused these records.
+    fn answer(&self, command: &Command, records: &[Record]) -> Answer {
+        let changed = !records.is_empty();
+        let allocation = match (records.last(), command) {
+            (Some(Record { event: Event::AddressAllocated(event), revision, .. }), _) => {
+                self.ipam.allocated(event, *revision)
+            }
+            (None, Command::AllocateAddress(ask)) => self.ipam.by_name(&ask.name),
+            _ => None,
+        };
+        match allocation {
+            Some(allocation) => Answer::Address { allocation, fresh: changed },
+            None => Answer::Done { changed },
         }
     }
 

@@ -1,6 +1,24 @@
-//! Under construction.
+//! # The control plane
+//!
+//! `romanad`: a replica that keeps the log, decides, and serves everybody else.
+//!
+//! ```text
+//!   api ──propose──► raft ──► wal                 what was asked, durable
+//!    ▲                │ apply (romana-statemachine)
+//!    │                ├──► history                what happened, for good
+//!    └──── feed ◄─────┘                           what happened, now
+//! ```
+//!
+//! Reading order: [`server`] (wiring), `api::mod` and `api::addresses` (a request), then `raft`.
 
+pub mod api;
+pub mod bootstrap;
+pub mod config;
+pub mod error;
 pub mod feed;
 pub mod history;
+pub mod metrics;
 pub mod raft;
+pub mod server;
+pub mod telemetry;
 pub mod wal;

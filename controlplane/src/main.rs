@@ -1,2 +1,47 @@
-//! Under construction.
-fn main() {}
+//! `romanad`: arguments, configuration, run, exit code. 0: stopped as told or checked; 1: it failed;
+//! 2: usage or configuration.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use romana_controlplane::config::{Args, Config};
+use romana_controlplane::{bootstrap, server, telemetry};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let check = args.check;
+    let kubernetes_host = std::env::var("KUBERNETES_SERVICE_HOST").ok();
+    let config = match Config::load(args, kubernetes_host.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, 2),
+    };
+    if let Err(error) = telemetry::init(config.log_format, &config.log) {
+        return fail(&error, 2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, 1),
+    };
+    let (result, code) = if check {
+        let checked = runtime.block_on(bootstrap::initial_proposals(&config));
+        (checked.map(|_| ()).map_err(server::ServerError::from), 2)
+    } else {
+        (runtime.block_on(server::run(config)), 1)
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, code),
+    }
+}
+
+/// Says why on standard error, causes included.
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprint!("romanad: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+    ExitCode::from(code)
+}

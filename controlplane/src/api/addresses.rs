@@ -1,0 +1,142 @@
+//! `/v1/addresses`: allocation, the hot path, and lists.
+
+use std::net::IpAddr;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use ipnet::IpNet;
+use romana_statemachine::command::ReleaseAddress;
+use romana_statemachine::name::{AddressName, HostName};
+use romana_statemachine::{Allocation, Answer, Command, Refusal};
+
+use super::call::{Call, bad_query, parse};
+use super::reply;
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use crate::error::{Code, Failure};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Post,
+        "/v1/addresses",
+        "addresses",
+        "Allocates an address. Idempotent by name: 200 if it stood already.",
+        &[(201, "Allocation"), (200, "Allocation")],
+        handler!(allocate),
+    )
+    .body("AllocateAddress", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Get,
+        "/v1/addresses",
+        "addresses",
+        "Live addresses, in order.",
+        &[(200, "AllocationList")],
+        handler!(list),
+    )
+    .query(&[
+        Param::optional("network", "Only of this network"),
+        Param::optional("host", "Only on this host"),
+        Param::optional("tenant", "Only of this tenant"),
+        Param::optional("segment", "Only of this segment"),
+        Param::optional("block", "Only in this block or other CIDR"),
+        LIMIT,
+        CONTINUE,
+        CONSISTENCY,
+    ]),
+    Route::new(
+        Verb::Get,
+        "/v1/addresses/{address}",
+        "addresses",
+        "A live address, by its name or itself.",
+        &[(200, "Allocation")],
+        handler!(get),
+    )
+    .query(&[CONSISTENCY]),
+    Route::new(
+        Verb::Delete,
+        "/v1/addresses/{address}",
+        "addresses",
+        "Releases an address, by its name or itself. Idempotent: `changed` is false if it was not live.",
+        &[(200, "Changed")],
+        handler!(release),
+    ),
+];
+
+async fn allocate(call: Call) -> reply::Result {
+    let command = Command::AllocateAddress(parse(&call.body)?);
+    let (revision, answer) = call.propose(command).await?;
+    let Answer::Address { allocation, fresh } = answer else {
+        return Err(Failure::new(Code::Internal, "an allocation was not answered by an address"));
+    };
+    let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
+    let body = Body::from(reply::bytes(&allocation)?);
+    Ok(reply::raw(status, revision, "application/json", body))
+}
+
+/// What a list is narrowed to.
+struct Filter<'a> {
+    network: Option<&'a str>,
+    host: Option<&'a str>,
+    tenant: Option<&'a str>,
+    segment: Option<&'a str>,
+    cidr: Option<IpNet>,
+}
+
+impl Filter<'_> {
+    fn wants(&self, address: &Allocation) -> bool {
+        let same = |wanted: Option<&str>, has: &str| wanted.is_none_or(|wanted| wanted == has);
+        same(self.network, address.network.as_str())
+            && same(self.host, address.host.as_str())
+            && same(self.tenant, address.tenant.as_str())
+            && same(self.segment, address.segment.as_str())
+            && self.cidr.is_none_or(|cidr| cidr.contains(&address.ip))
+    }
+}
+
+async fn list(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let filter = Filter {
+        network: call.query("network"),
+        host: call.query("host"),
+        tenant: call.query("tenant"),
+        segment: call.query("segment"),
+        cidr: call.query_as("block")?,
+    };
+    let after = call.query_as::<IpAddr>("continue")?;
+    let key = |address: &Allocation| address.ip;
+    // The narrowest index there is: a block, a host, or everything from where the last page ended.
+    match (filter.cidr, filter.host) {
+        (Some(cidr), _) => {
+            let found = state.ipam().addresses_in(cidr).filter(|address| filter.wants(address));
+            reply::page(&call, &state, found, key, |address| address)
+        }
+        (None, Some(host)) => {
+            let host = HostName::from(host);
+            let found = state.ipam().host_addresses(&host).filter(|address| filter.wants(address));
+            reply::page(&call, &state, found, key, |address| address)
+        }
+        (None, None) => {
+            let found = state.ipam().addresses_after(after).filter(|address| filter.wants(address));
+            reply::page(&call, &state, found, key, |address| address)
+        }
+    }
+}
+
+async fn get(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let address = AddressName::from(call.path("address"));
+    match state.ipam().by_name_or_ip(&address) {
+        Some(allocation) => reply::ok(state.revision(), &allocation),
+        None => Err(Refusal::AddressNotFound { address }.into()),
+    }
+}
+
+async fn release(call: Call) -> reply::Result {
+    let address = AddressName::from(call.path("address"));
+    let change = call.change(Command::ReleaseAddress(ReleaseAddress { address })).await?;
+    reply::ok(change.revision, &change)
+}
+
+/// A required query parameter.
+pub(super) fn required<'a>(call: &'a Call, name: &str) -> Result<&'a str, Failure> {
+    call.query(name).filter(|value| !value.is_empty()).ok_or_else(|| bad_query(name, "", "it is missing"))
+}

@@ -1,0 +1,59 @@
+//! `POST /v1/batch`: many independent commands in one round of consensus.
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
+use romana_statemachine::{Answer, Command, Outcome, Refusal, Revision};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::call::{Call, parse};
+use super::reply;
+use super::route::{BATCH_BYTES_MAX, Route, Verb, handler};
+use crate::error::Failure;
+
+pub(super) const ROUTES: &[Route] = &[Route::new(
+    Verb::Post,
+    "/v1/batch",
+    "batch",
+    "Carries out commands in order, each on its own: a refusal leaves the others. One result each. \
+     Any other failure is one of the whole batch.",
+    &[(200, "BatchResults")],
+    handler!(batch),
+)
+.body("BatchCommands", BATCH_BYTES_MAX)];
+
+/// The result of one command.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Done<'a> {
+    Answered { revision: Revision, answer: &'a Answer },
+    Refused { revision: Revision, error: Value },
+}
+
+async fn batch(call: Call) -> reply::Result {
+    let commands: Vec<Command> = parse(&call.body)?;
+    if commands.len() > ENTRY_COMMANDS_MAX {
+        let (size, max) = (commands.len() as u64, ENTRY_COMMANDS_MAX as u64);
+        return Err(Refusal::TooLarge { field: "the batch".into(), size, max }.into());
+    }
+    if commands.is_empty() {
+        let revision = call.api.replica().with_state(romana_statemachine::State::revision);
+        return reply::ok(revision, &[(); 0]);
+    }
+    let outcomes = call.propose_all(commands).await?;
+    let revision = outcomes.last().map_or(0, |outcome| outcome.revision);
+    let results: Vec<Done<'_>> = outcomes.iter().map(done).collect();
+    let body = Body::from(reply::bytes(&results)?);
+    Ok(reply::raw(StatusCode::OK, revision, "application/json", body))
+}
+
+fn done(outcome: &Outcome) -> Done<'_> {
+    let revision = outcome.revision;
+    match &outcome.result {
+        Ok(answer) => Done::Answered { revision, answer },
+        Err(refusal) => {
+            Done::Refused { revision, error: Failure::from(refusal.clone()).to_json() }
+        }
+    }
+}

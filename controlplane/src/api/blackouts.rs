@@ -1,0 +1,68 @@
+//! `/v1/blackouts`: ranges that nothing is allocated from.
+
+use ipnet::IpNet;
+use romana_statemachine::command::Blackout;
+use romana_statemachine::{Command, State};
+use serde::Serialize;
+
+use super::addresses::required;
+use super::call::Call;
+use super::reply;
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/v1/blackouts",
+        "blackouts",
+        "Blacked-out ranges, in order.",
+        &[(200, "BlackoutList")],
+        handler!(list),
+    )
+    .query(&[LIMIT, CONTINUE, CONSISTENCY]),
+    Route::new(
+        Verb::Post,
+        "/v1/blackouts",
+        "blackouts",
+        "Excludes a range from allocation. It must hold no live address.",
+        &[(201, "Changed"), (200, "Changed")],
+        handler!(add),
+    )
+    .body("Blackout", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Delete,
+        "/v1/blackouts",
+        "blackouts",
+        "Ends a blackout.",
+        &[(200, "Changed")],
+        handler!(remove),
+    )
+    .query(&[Param::required("cidr", "The range, exactly as it was added")]),
+];
+
+/// A blackout as shown.
+#[derive(Serialize)]
+pub(super) struct Shown {
+    pub(super) cidr: IpNet,
+}
+
+/// All blackouts, in order.
+pub(super) fn all(state: &State) -> impl Iterator<Item = Shown> {
+    state.ipam().blackouts().map(|cidr| Shown { cidr })
+}
+
+async fn list(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    reply::page(&call, &state, all(&state), |blackout| blackout.cidr, |blackout| blackout)
+}
+
+async fn add(call: Call) -> reply::Result {
+    let change = call.change(Command::AddBlackout(call.json()?)).await?;
+    reply::json(change.created(), change.revision, &change)
+}
+
+async fn remove(call: Call) -> reply::Result {
+    let cidr = required(&call, "cidr")?.to_owned();
+    let change = call.change(Command::RemoveBlackout(Blackout { cidr })).await?;
+    reply::ok(change.revision, &change)
+}

@@ -1,0 +1,80 @@
+//! `/v1/blocks`: the blocks that hosts have.
+
+use ipnet::IpNet;
+use romana_statemachine::Block;
+use romana_statemachine::name::{HostName, NetworkName, SegmentId, TenantId};
+use serde::Serialize;
+
+use super::call::Call;
+use super::reply;
+use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+
+pub(super) const ROUTES: &[Route] = &[Route::new(
+    Verb::Get,
+    "/v1/blocks",
+    "blocks",
+    "Assigned blocks, in order.",
+    &[(200, "BlockList")],
+    handler!(list),
+)
+.query(&[
+    Param::optional("network", "Only of this network"),
+    Param::optional("host", "Only of this host"),
+    Param::optional("tenant", "Only of this tenant"),
+    Param::optional("segment", "Only of this segment"),
+    LIMIT,
+    CONTINUE,
+    CONSISTENCY,
+])];
+
+/// A block as shown, in lists and snapshots.
+#[derive(Serialize)]
+pub(super) struct Shown<'a> {
+    pub(super) cidr: IpNet,
+    network: &'a NetworkName,
+    group: IpNet,
+    host: &'a HostName,
+    tenant: &'a TenantId,
+    segment: &'a SegmentId,
+    /// Live addresses.
+    live: u64,
+}
+
+impl<'a> From<&'a Block> for Shown<'a> {
+    fn from(block: &'a Block) -> Self {
+        let owner = block.owner();
+        Self {
+            cidr: block.cidr,
+            network: &owner.network,
+            group: block.group,
+            host: &owner.host,
+            tenant: &owner.tenant,
+            segment: &owner.segment,
+            live: block.live,
+        }
+    }
+}
+
+async fn list(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let [network, host, tenant, segment] =
+        ["network", "host", "tenant", "segment"].map(|name| call.query(name));
+    let same = |wanted: Option<&str>, has: &str| wanted.is_none_or(|wanted| wanted == has);
+    let wanted = |block: &&Block| {
+        let owner = block.owner();
+        same(network, owner.network.as_str())
+            && same(host, owner.host.as_str())
+            && same(tenant, owner.tenant.as_str())
+            && same(segment, owner.segment.as_str())
+    };
+    let ipam = state.ipam();
+    let (key, view) = (|block: &&Block| block.cidr, |block| Shown::from(block));
+    match host {
+        Some(host) => {
+            let cidrs = ipam.host_blocks(&HostName::from(host)).collect::<Vec<_>>();
+            let blocks = cidrs.into_iter().filter_map(|cidr| ipam.block(cidr)).filter(wanted);
+            reply::page(&call, &state, blocks, key, view)
+        }
+        None => reply::page(&call, &state, ipam.blocks().filter(wanted), key, view),
+    }
+}

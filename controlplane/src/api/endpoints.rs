@@ -1,0 +1,112 @@
+//! `/v1/endpoints`: what has an address and is subject to policy. On Kubernetes a leader task keeps
+//! them; elsewhere the orchestrator sets them here.
+
+use std::net::IpAddr;
+
+use romana_statemachine::command::{Endpoint, EndpointRef, Labels, NamedPort};
+use romana_statemachine::name::{HostName, SegmentId, TenantId};
+use romana_statemachine::{Command, State};
+use serde::Deserialize;
+
+use super::call::Call;
+use super::reply;
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use crate::error::{Code, Failure};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/v1/endpoints",
+        "endpoints",
+        "Endpoints, by address.",
+        &[(200, "EndpointList")],
+        handler!(list),
+    )
+    .query(&[
+        Param::optional("host", "Only on this host"),
+        Param::optional("tenant", "Only of this tenant"),
+        Param::optional("segment", "Only of this segment"),
+        LIMIT,
+        CONTINUE,
+        CONSISTENCY,
+    ]),
+    Route::new(
+        Verb::Get,
+        "/v1/endpoints/{ip}",
+        "endpoints",
+        "An endpoint.",
+        &[(200, "Endpoint")],
+        handler!(get),
+    )
+    .query(&[CONSISTENCY]),
+    Route::new(
+        Verb::Put,
+        "/v1/endpoints/{ip}",
+        "endpoints",
+        "Creates or replaces an endpoint.",
+        &[(201, "Endpoint"), (200, "Endpoint")],
+        handler!(put),
+    )
+    .body("EndpointBody", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Delete,
+        "/v1/endpoints/{ip}",
+        "endpoints",
+        "Removes an endpoint. Idempotent.",
+        &[(200, "Changed")],
+        handler!(delete),
+    ),
+];
+
+/// An endpoint without its address, which is in the path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    tenant: TenantId,
+    segment: SegmentId,
+    host: HostName,
+    #[serde(default)]
+    labels: Labels,
+    #[serde(default)]
+    ports: Vec<NamedPort>,
+}
+
+fn ip(call: &Call) -> Result<IpAddr, Failure> {
+    let text = call.path("ip");
+    text.parse().map_err(|why| Failure::new(Code::MalformedPath, format!("{text:?}: {why}")))
+}
+
+async fn list(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let [host, tenant, segment] = ["host", "tenant", "segment"].map(|name| call.query(name));
+    let same = |wanted: Option<&str>, has: &str| wanted.is_none_or(|wanted| wanted == has);
+    let wanted = |endpoint: &&Endpoint| {
+        same(host, endpoint.host.as_str())
+            && same(tenant, endpoint.tenant.as_str())
+            && same(segment, endpoint.segment.as_str())
+    };
+    reply::page(&call, &state, state.endpoints().filter(wanted), |e| e.ip, |endpoint| endpoint)
+}
+
+async fn get(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let ip = ip(&call)?;
+    match state.endpoint(ip) {
+        Some(endpoint) => reply::ok(state.revision(), endpoint),
+        None => Err(Failure::new(Code::EndpointNotFound, format!("there is no endpoint {ip}"))
+            .with("ip", ip.to_string())),
+    }
+}
+
+async fn put(call: Call) -> reply::Result {
+    let ip = ip(&call)?;
+    let Body { tenant, segment, host, labels, ports } = call.json()?;
+    let endpoint = Endpoint { ip, tenant, segment, host, labels, ports };
+    let change = call.change(Command::SetEndpoint(endpoint)).await?;
+    call.show(change.created(), change, |state: &State| state.endpoint(ip).cloned()).await
+}
+
+async fn delete(call: Call) -> reply::Result {
+    let change = call.change(Command::RemoveEndpoint(EndpointRef { ip: ip(&call)? })).await?;
+    reply::ok(change.revision, &change)
+}

@@ -1,0 +1,91 @@
+//! `/healthz`, `/readyz`, `/metrics`.
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use romana_statemachine::Revision;
+use serde::Serialize;
+
+use super::call::Call;
+use super::reply;
+use super::route::{Accepts, Route, Verb, handler};
+use crate::error::{Code, Failure};
+use crate::metrics::Reading;
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/healthz",
+        "health",
+        "Whether this replica works. 500 when it stopped itself for good: restart it.",
+        &[(200, "Health")],
+        handler!(healthy),
+    ),
+    Route::new(
+        Verb::Get,
+        "/readyz",
+        "health",
+        "Whether this replica can serve: its data is recovered and a leader is known. 503 if not.",
+        &[(200, "Health")],
+        handler!(ready),
+    ),
+    Route::new(
+        Verb::Get,
+        "/metrics",
+        "health",
+        "Metrics in the OpenMetrics text format.",
+        &[(200, "Metrics")],
+        handler!(metrics),
+    )
+    .accepts(Accepts::Text),
+];
+
+#[derive(Serialize)]
+struct Shown {
+    status: &'static str,
+    revision: Revision,
+}
+
+fn revision(call: &Call) -> Revision {
+    call.api.replica().with_state(romana_statemachine::State::revision)
+}
+
+async fn healthy(call: Call) -> reply::Result {
+    if let Some(fault) = call.api.replica().fault() {
+        return Err(Failure::new(Code::Internal, format!("this replica has stopped: {fault}")));
+    }
+    let revision = revision(&call);
+    reply::ok(revision, &Shown { status: "healthy", revision })
+}
+
+async fn ready(call: Call) -> reply::Result {
+    if let Some(fault) = call.api.replica().fault() {
+        return Err(Failure::new(Code::Unavailable, format!("this replica has stopped: {fault}")));
+    }
+    if !call.api.replica().is_ready() {
+        let why = "this replica is recovering or knows no leader";
+        return Err(Failure::new(Code::Unavailable, why));
+    }
+    let revision = revision(&call);
+    reply::ok(revision, &Shown { status: "ready", revision })
+}
+
+async fn metrics(call: Call) -> reply::Result {
+    let replica = call.api.replica();
+    let (status, state, feed) = (replica.status(), replica.state(), replica.feed());
+    let reading = Reading {
+        revision: state.revision(),
+        index: state.index(),
+        term: status.term,
+        is_leader: status.leader == Some(replica.id()),
+        has_leader: status.leader.is_some(),
+        members: status.members.len() as u64,
+        followers: feed.followers() as u64,
+        feed_lag: feed.lag(),
+        addresses: state.ipam().address_count() as u64,
+        hosts: state.hosts().count() as u64,
+    };
+    let text = call.api.metrics().render(&reading);
+    let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(reply::raw(StatusCode::OK, state.revision(), kind, Body::from(text)))
+}

@@ -1,0 +1,259 @@
+//! The HTTP API: one table of [`Route`](route::Route)s, one file per noun.
+//!
+//! ```text
+//!   connection (server) ─► Api::serve ──────────────► POST /v1/addresses, /v1/batch (no router)
+//!                              └─► axum router ─► answer: read head and body ─► handler ─► response
+//! ```
+//!
+//! A write is a command for the log, a read looks at a state. Errors come from one table
+//! ([`crate::error`]), the OpenAPI document from the same rows as the router.
+
+mod addresses;
+mod batch;
+mod blackouts;
+mod blocks;
+mod call;
+mod cluster;
+mod endpoints;
+mod events;
+mod explain;
+mod health;
+mod hosts;
+mod networks;
+mod openapi;
+mod policies;
+mod reply;
+mod romana2;
+mod route;
+mod routes;
+mod settings;
+mod snapshot;
+mod tenants;
+mod topology;
+mod vips;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{RawPathParams, Request};
+use axum::http::{HeaderValue, Method, Response};
+use axum::routing::{MethodFilter, on};
+use bytes::Bytes;
+use hyper::body::Body as HttpBody;
+use romana_statemachine::name::Actor;
+
+use crate::error::{Code, Failure, REVISION_HEADER};
+use crate::metrics::Metrics;
+use crate::raft::Replica;
+use call::Call;
+use route::{Route, Verb};
+
+/// Followers of the feed at the same time.
+const FOLLOWERS_MAX: usize = 16_384;
+
+/// All routes.
+fn table() -> impl Iterator<Item = &'static Route> {
+    let nouns: [&'static [Route]; 19] = [
+        addresses::ROUTES, // first: the hot path finds its row at once
+        batch::ROUTES,
+        topology::ROUTES,
+        networks::ROUTES,
+        hosts::ROUTES,
+        blocks::ROUTES,
+        blackouts::ROUTES,
+        cluster::ROUTES,
+        settings::ROUTES,
+        tenants::ROUTES,
+        policies::ROUTES,
+        endpoints::ROUTES,
+        vips::ROUTES,
+        routes::ROUTES,
+        events::ROUTES,
+        snapshot::ROUTES,
+        openapi::ROUTES,
+        health::ROUTES,
+        romana2::ROUTES,
+    ];
+    nouns.into_iter().flatten()
+}
+
+/// The API of one replica. Clones are handles of the same.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+struct Inner {
+    replica: Replica,
+    metrics: Metrics,
+    request_timeout: Duration,
+    actor: Actor,
+    active: AtomicUsize,
+    allocate: (usize, &'static Route),
+    batch: (usize, &'static Route),
+}
+
+/// Counts a request as active until it is dropped.
+struct Active<'a>(&'a AtomicUsize);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Api {
+    /// The API of a replica. Requests that name no deadline get `request_timeout`.
+    #[must_use]
+    pub fn new(replica: Replica, request_timeout: Duration) -> Self {
+        let find = |path: &str| {
+            let mut rows = table().enumerate();
+            rows.find(|(_, row)| row.verb == Verb::Post && row.path == path)
+        };
+        let (Some(allocate), Some(batch)) = (find("/v1/addresses"), find("/v1/batch")) else {
+            unreachable!("the table has both rows")
+        };
+        Self(Arc::new(Inner {
+            replica,
+            metrics: Metrics::new(table().map(|row| (row.verb.as_str(), row.path))),
+            request_timeout,
+            actor: Actor::from("api"),
+            active: AtomicUsize::new(0),
+            allocate,
+            batch,
+        }))
+    }
+
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.0.replica
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
+    }
+
+    /// The actor of requests that name none.
+    fn actor(&self) -> Actor {
+        self.0.actor.clone()
+    }
+
+    /// Requests that are being worked on; followers of the feed do not count.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.0.active.load(Ordering::SeqCst)
+    }
+
+    /// Ends the feed: followers get what is left, a bookmark, and the end of their streams.
+    pub fn close_feed(&self) {
+        self.0.replica.feed().close();
+    }
+
+    /// The router for all routes.
+    pub fn router(&self) -> Router {
+        let mut router = Router::new();
+        for (at, row) in table().enumerate() {
+            let api = self.clone();
+            let filter = match row.verb {
+                Verb::Get => MethodFilter::GET,
+                Verb::Post => MethodFilter::POST,
+                Verb::Put => MethodFilter::PUT,
+                Verb::Patch => MethodFilter::PATCH,
+                Verb::Delete => MethodFilter::DELETE,
+            };
+            let handler = move |params: Result<RawPathParams, _>, request: Request| async move {
+                let path = match params {
+                    Ok(params) => {
+                        params.iter().map(|(key, value)| (Arc::from(key), value.into())).collect()
+                    }
+                    Err(_) => {
+                        let failure = Failure::new(Code::MalformedPath, "the path is not UTF-8");
+                        return api.failed(None, Instant::now(), row, failure);
+                    }
+                };
+                api.answer(at, row, path, request).await
+            };
+            router = router.route(row.path, on(filter, handler));
+        }
+        let (unknown, wrong) = (self.clone(), self.clone());
+        router
+            .fallback(move |request: Request| async move {
+                let message = format!("there is no route {}", request.uri().path());
+                unknown.rejected(Failure::new(Code::PathNotFound, message))
+            })
+            .method_not_allowed_fallback(move |request: Request| async move {
+                let message = format!("{} has no {}", request.uri().path(), request.method());
+                wrong.rejected(Failure::new(Code::MethodNotAllowed, message))
+            })
+    }
+
+    /// The row of a request that need not go through the router.
+    pub(crate) fn hot<B>(&self, request: &Request<B>) -> Option<(usize, &'static Route)> {
+        if *request.method() != Method::POST {
+            return None;
+        }
+        match request.uri().path() {
+            "/v1/addresses" => Some(self.0.allocate),
+            "/v1/batch" => Some(self.0.batch),
+            _ => None,
+        }
+    }
+
+    /// Answers a request on a route.
+    pub(crate) async fn answer<B>(
+        &self,
+        at: usize,
+        route: &'static Route,
+        path: Vec<(Arc<str>, String)>,
+        request: Request<B>,
+    ) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let started = Instant::now();
+        self.0.active.fetch_add(1, Ordering::SeqCst);
+        let _active = Active(&self.0.active);
+        let (parts, body) = request.into_parts();
+        let answer = match Call::read(self.clone(), route, path, parts, body).await {
+            Ok(call) => (route.handler)(call).await,
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            Ok(response) => {
+                self.0.metrics.answered(Some(at), response.status(), started.elapsed());
+                response
+            }
+            Err(failure) => self.failed(Some(at), started, route, failure),
+        }
+    }
+
+    fn failed(
+        &self,
+        at: Option<usize>,
+        started: Instant,
+        route: &Route,
+        failure: Failure,
+    ) -> Response<Body> {
+        self.0.metrics.answered(at, failure.problem().status, started.elapsed());
+        let old = route.accepts == route::Accepts::Romana2;
+        self.stamp(if old { romana2::error(&failure) } else { failure.into_response() })
+    }
+
+    /// Answers a request that is on no route.
+    fn rejected(&self, failure: Failure) -> Response<Body> {
+        self.0.metrics.answered(None, failure.problem().status, Duration::ZERO);
+        self.stamp(failure.into_response())
+    }
+
+    fn stamp(&self, mut response: Response<Body>) -> Response<Body> {
+        let revision = self.0.replica.with_state(romana_statemachine::State::revision);
+        response.headers_mut().insert(REVISION_HEADER, HeaderValue::from(revision));
+        response
+    }
+}

@@ -1,0 +1,104 @@
+//! `/v1/networks`: networks, and how full their groups are.
+
+use ipnet::IpNet;
+use romana_statemachine::name::{NetworkName, TenantId};
+use romana_statemachine::topology::Network;
+use romana_statemachine::{Block, GroupUsage, Labels, Refusal, Revision, State};
+use serde::Serialize;
+
+use super::call::Call;
+use super::reply;
+use super::route::{CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/v1/networks",
+        "networks",
+        "Networks in order of their names, with the utilisation of each group.",
+        &[(200, "NetworkList")],
+        handler!(list),
+    )
+    .query(&[LIMIT, CONTINUE, CONSISTENCY]),
+    Route::new(
+        Verb::Get,
+        "/v1/networks/{name}",
+        "networks",
+        "A network, with the utilisation of each group.",
+        &[(200, "Network")],
+        handler!(get),
+    )
+    .query(&[CONSISTENCY]),
+];
+
+/// A network as shown.
+#[derive(Serialize)]
+pub(super) struct Shown<'a> {
+    name: &'a NetworkName,
+    cidr: IpNet,
+    block_mask: u8,
+    tenants: Vec<&'a TenantId>,
+    skip_first_last: bool,
+    groups: Vec<Group<'a>>,
+}
+
+/// A leaf group as shown.
+#[derive(Serialize)]
+struct Group<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    assignment: &'a Labels,
+    #[serde(flatten)]
+    usage: GroupUsage,
+}
+
+/// A network and the utilisation of its leaf groups.
+pub(super) fn view<'a>(state: &'a State, network: &'a Network) -> Shown<'a> {
+    let groups = network.leaves().map(|group| Group {
+        name: group.name.as_deref(),
+        assignment: &group.requires,
+        usage: state.ipam().usage(group.cidr),
+    });
+    Shown {
+        name: &network.name,
+        cidr: network.cidr,
+        block_mask: network.block_mask,
+        tenants: network.tenants.iter().collect(),
+        skip_first_last: network.skip_first_last,
+        groups: groups.collect(),
+    }
+}
+
+/// Blocks of a network, in order.
+pub(super) fn blocks<'a>(state: &'a State, network: &'a Network) -> impl Iterator<Item = &'a Block> {
+    let from = state.ipam().blocks_from(network.cidr);
+    from.take_while(|block| network.cidr.contains(&block.cidr))
+}
+
+/// Network of that name, or the refusal to say so.
+pub(super) fn find<'a>(state: &'a State, name: &str) -> Result<&'a Network, Refusal> {
+    let network = NetworkName::from(name);
+    let found = state.topology().and_then(|topology| topology.network(&network));
+    found.ok_or(Refusal::NetworkNotFound { network })
+}
+
+/// Revision of the youngest thing in a state: what Romana 2.0 called a network's revision.
+pub(super) fn revision(state: &State) -> Revision {
+    state.revision()
+}
+
+async fn list(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let mut networks: Vec<&Network> =
+        state.topology().into_iter().flat_map(|topology| topology.networks()).collect();
+    networks.sort_by(|a, b| a.name.cmp(&b.name));
+    let key = |network: &&Network| network.name.clone();
+    reply::page(&call, &state, networks.into_iter(), key, |network| view(&state, network))
+}
+
+async fn get(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let network = find(&state, call.path("name"))?;
+    reply::ok(state.revision(), &view(&state, network))
+}

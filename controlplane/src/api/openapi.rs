@@ -1,0 +1,206 @@
+//! `/v1/openapi.json`: made from the table of routes, the table of errors and the schemas beside this
+//! file, so that it cannot miss a route.
+
+use std::sync::OnceLock;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::call::Call;
+use super::route::{Accepts, Route, Verb, handler};
+use super::{reply, table};
+use crate::error::{Code, Failure, status_of};
+
+pub(super) const ROUTES: &[Route] = &[Route::new(
+    Verb::Get,
+    "/v1/openapi.json",
+    "meta",
+    "This document.",
+    &[(200, "Any")],
+    handler!(get),
+)];
+
+/// Schemas by name (JSON Schema, as of OpenAPI 3.1).
+const SCHEMAS: &str = include_str!("schemas.json");
+
+async fn get(call: Call) -> reply::Result {
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    let bytes = match DOCUMENT.get() {
+        Some(bytes) => bytes.clone(),
+        None => {
+            let bytes = reply::bytes(&document()?)?;
+            DOCUMENT.get_or_init(|| bytes).clone()
+        }
+    };
+    let revision = call.api.replica().with_state(romana_statemachine::State::revision);
+    Ok(reply::raw(StatusCode::OK, revision, "application/json", Body::from(bytes)))
+}
+
+/// The whole document.
+pub(super) fn document() -> Result<Value, Failure> {
+    let schemas: Value = serde_json::from_str(SCHEMAS)
+        .map_err(|why| Failure::new(Code::Internal, format!("schemas.json: {why}")))?;
+    let mut paths = Map::new();
+    for route in table() {
+        let methods = paths.entry(route.path).or_insert_with(|| json!({}));
+        if let Value::Object(methods) = methods {
+            methods.insert(route.verb.as_str().to_lowercase(), operation(route));
+        }
+    }
+    Ok(json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "romanad",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "The Romana control plane. Any replica serves everything: writes are \
+                forwarded to the leader, reads are linearizable unless `consistency=local`. Every \
+                answer carries `X-Romana-Revision`. Unknown members and parameters are refused. \
+                Request headers: `X-Romana-Actor` says who asks (for the audit log), \
+                `X-Romana-Timeout-Ms` sets the deadline (at most 60000).",
+        },
+        "paths": paths,
+        "components": {"schemas": schemas, "responses": errors()},
+    }))
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+fn operation(route: &Route) -> Value {
+    let mut parameters: Vec<Value> = route
+        .path_params()
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .collect();
+    parameters.extend(route.query.iter().map(|param| {
+        json!({
+            "name": param.name,
+            "in": "query",
+            "required": param.required,
+            "description": param.about,
+            "schema": {"type": "string"},
+        })
+    }));
+    let mut responses = Map::new();
+    for (status, schema) in route.answers {
+        let types = route.accepts.types().iter();
+        let content: Map<String, Value> =
+            types.map(|kind| ((*kind).into(), json!({"schema": reference(schema)}))).collect();
+        let headers = json!({"X-Romana-Revision": {"schema": {"type": "integer"}}});
+        let description = if *status == 201 { "Created." } else { "Done." };
+        responses.insert(
+            status.to_string(),
+            json!({"description": description, "headers": headers, "content": content}),
+        );
+    }
+    let failed = if route.accepts == Accepts::Romana2 { "Romana2Error" } else { "Error" };
+    responses.insert(
+        "default".into(),
+        json!({"$ref": format!("#/components/responses/{failed}")}),
+    );
+    let mut operation = json!({
+        "operationId": operation_id(route),
+        "tags": [route.tag],
+        "summary": route.about,
+        "parameters": parameters,
+        "responses": responses,
+    });
+    if let Some(schema) = route.body {
+        let types = route.content_types.iter();
+        let content: Map<String, Value> =
+            types.map(|kind| ((*kind).into(), json!({"schema": reference(schema)}))).collect();
+        operation["requestBody"] = json!({"content": content});
+    }
+    operation
+}
+
+/// `GET /v1/hosts/{name}` → `getHostsName`.
+fn operation_id(route: &Route) -> String {
+    let mut id = route.verb.as_str().to_lowercase();
+    if route.accepts == Accepts::Romana2 {
+        id.push_str("Romana2");
+    }
+    let words = route.path.split(['/', '{', '}', '.', '_']).filter(|word| !word.is_empty());
+    for word in words.filter(|word| *word != "v1") {
+        let (first, rest) = word.split_at(1);
+        id.push_str(&first.to_uppercase());
+        id.push_str(rest);
+    }
+    id
+}
+
+/// The error answers, with the table of all codes.
+fn errors() -> Value {
+    use std::fmt::Write;
+    let mut table = String::from("Codes:\n\n| code | status | what to do |\n|---|---|---|\n");
+    for code in Code::ALL {
+        // Writing to a string does not fail.
+        _ = writeln!(table, "| {} | {} | {} |", code.as_str(), code.status().as_u16(), code.hint());
+    }
+    for (code, kind, hint) in romana_statemachine::Refusal::TABLE {
+        _ = writeln!(table, "| {code} | {} | {hint} |", status_of(*kind).as_u16());
+    }
+    let answer = |about: &str, schema: &str| {
+        json!({"description": about, "content": {"application/json": {"schema": reference(schema)}}})
+    };
+    json!({
+        "Error": answer(&table, "Error"),
+        "Romana2Error": answer("As Error, in Romana 2.0's form.", "Romana2Error"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_there_once_and_nothing_else() {
+        let document = document().unwrap();
+        let mut documented = BTreeSet::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().keys() {
+                documented.insert((method.to_uppercase(), path.clone()));
+            }
+        }
+        let routed: Vec<_> =
+            table().map(|row| (row.verb.as_str().to_owned(), row.path.to_owned())).collect();
+        assert_eq!(routed.len(), documented.len());
+        assert_eq!(routed.into_iter().collect::<BTreeSet<_>>(), documented);
+    }
+
+    #[test]
+    fn references_resolve_and_operation_ids_are_distinct() {
+        fn walk(value: &Value, references: &mut BTreeSet<String>, ids: &mut Vec<String>) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(Value::String(to)) = members.get("$ref") {
+                        references.insert(to.clone());
+                    }
+                    if let Some(Value::String(id)) = members.get("operationId") {
+                        ids.push(id.clone());
+                    }
+                    members.values().for_each(|value| walk(value, references, ids));
+                }
+                Value::Array(items) => items.iter().for_each(|item| walk(item, references, ids)),
+                _ => {}
+            }
+        }
+        let document = document().unwrap();
+        let (mut references, mut ids) = (BTreeSet::new(), Vec::new());
+        walk(&document, &mut references, &mut ids);
+        for reference in &references {
+            assert!(document.pointer(&reference[1..]).is_some(), "{reference} leads nowhere");
+        }
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        for name in schemas.keys() {
+            let to = format!("#/components/schemas/{name}");
+            assert!(references.contains(&to), "schema {name} is not used");
+        }
+        let count = ids.len();
+        assert_eq!(ids.into_iter().collect::<BTreeSet<_>>().len(), count);
+    }
+}

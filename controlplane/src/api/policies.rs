@@ -1,0 +1,194 @@
+//! `/v1/policies`: documents in the seeds' form or in Romana 2.0's, answered in the seeds' form.
+
+use axum::http::StatusCode;
+use romana_statemachine::command::PolicyRef;
+use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
+use romana_statemachine::name::PolicyName;
+use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
+use romana_statemachine::policy::Policy;
+use romana_statemachine::{Command, Refusal, Revision, State};
+use serde::Serialize;
+
+use super::call::{Call, Changed};
+use super::reply;
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
+use crate::error::{Code, Failure};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/v1/policies",
+        "policies",
+        "Policies, by name.",
+        &[(200, "PolicyList")],
+        handler!(list),
+    )
+    .query(&[LIMIT, CONTINUE, CONSISTENCY]),
+    Route::new(
+        Verb::Post,
+        "/v1/policies",
+        "policies",
+        "Creates or replaces policies: all of the document, or none if one of them is not valid.",
+        &[(201, "PoliciesSet"), (200, "PoliciesSet")],
+        handler!(post),
+    )
+    .body("PolicyDocuments", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Post,
+        "/v1/policies/check",
+        "policies",
+        "Validates policies and explains what they would do. Commits nothing.",
+        &[(200, "PoliciesExplained")],
+        handler!(check),
+    )
+    .body("PolicyDocuments", BODY_BYTES_MAX)
+    .query(&[CONSISTENCY]),
+    Route::new(
+        Verb::Get,
+        "/v1/policies/{name}",
+        "policies",
+        "A policy.",
+        &[(200, "PolicyDocument")],
+        handler!(get),
+    )
+    .query(&[CONSISTENCY]),
+    Route::new(
+        Verb::Put,
+        "/v1/policies/{name}",
+        "policies",
+        "Creates or replaces a policy. A name in the body must be that in the path.",
+        &[(201, "PolicyDocument"), (200, "PolicyDocument")],
+        handler!(put),
+    )
+    .body("PolicyDocument", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Delete,
+        "/v1/policies/{name}",
+        "policies",
+        "Removes a policy.",
+        &[(200, "Changed")],
+        handler!(delete),
+    ),
+];
+
+/// What became of a document.
+#[derive(Serialize)]
+struct PoliciesSet {
+    changed: bool,
+    revision: Revision,
+    policies: Vec<PolicyName>,
+}
+
+/// Which endpoints a policy is about now, and what it means.
+#[derive(Serialize)]
+struct Explained {
+    name: PolicyName,
+    /// Whether a policy of that name exists, and is the same.
+    exists: bool,
+    unchanged: bool,
+    /// Endpoints that it applies to now.
+    endpoints: usize,
+    /// Sentences.
+    explanation: Vec<String>,
+    policy: PolicyDocument,
+}
+
+#[derive(Serialize)]
+struct PoliciesExplained {
+    policies: Vec<Explained>,
+    revision: Revision,
+}
+
+/// Reads a document and checks every policy in it.
+pub(super) fn read(call: &Call) -> Result<Vec<Policy>, Failure> {
+    let document: Document = call.json()?;
+    let policies = document::parse(&document)?;
+    if policies.len() > ENTRY_COMMANDS_MAX {
+        let (size, max) = (policies.len() as u64, ENTRY_COMMANDS_MAX as u64);
+        return Err(Refusal::TooLarge { field: "securitypolicies".into(), size, max }.into());
+    }
+    policies.iter().try_for_each(Policy::check)?;
+    Ok(policies)
+}
+
+/// Sets policies that were checked; the change they make together.
+pub(super) async fn set(call: &Call, policies: Vec<Policy>) -> Result<Changed, Failure> {
+    let mut changed = Changed { changed: false, revision: 0 };
+    if policies.is_empty() {
+        changed.revision = call.api.replica().with_state(State::revision);
+        return Ok(changed);
+    }
+    let commands = policies.into_iter().map(Command::SetPolicy).collect();
+    for outcome in call.propose_all(commands).await? {
+        changed.revision = outcome.revision;
+        let answer = outcome.result?;
+        let same = matches!(answer, romana_statemachine::Answer::Done { changed: false });
+        changed.changed |= !same;
+    }
+    Ok(changed)
+}
+
+async fn list(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    reply::page(&call, &state, state.policies(), |policy| policy.name.clone(), to_document)
+}
+
+async fn post(call: Call) -> reply::Result {
+    let policies = read(&call)?;
+    let names = policies.iter().map(|policy| policy.name.clone()).collect();
+    let change = set(&call, policies).await?;
+    let Changed { changed, revision } = change;
+    reply::json(change.created(), revision, &PoliciesSet { changed, revision, policies: names })
+}
+
+async fn check(call: Call) -> reply::Result {
+    let policies = read(&call)?;
+    let state = call.state().await?;
+    let policies = policies.iter().map(|policy| explain(&state, policy)).collect();
+    let revision = state.revision();
+    reply::ok(revision, &PoliciesExplained { policies, revision })
+}
+
+fn explain(state: &State, policy: &Policy) -> Explained {
+    let present = state.policy(&policy.name);
+    Explained {
+        name: policy.name.clone(),
+        exists: present.is_some(),
+        unchanged: present == Some(policy),
+        endpoints: super::explain::endpoints(state, policy),
+        explanation: super::explain::sentences(policy),
+        policy: to_document(policy),
+    }
+}
+
+async fn get(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let policy = PolicyName::from(call.path("name"));
+    match state.policy(&policy) {
+        Some(policy) => reply::ok(state.revision(), &to_document(policy)),
+        None => Err(Refusal::PolicyNotFound { policy }.into()),
+    }
+}
+
+async fn put(call: Call) -> reply::Result {
+    let name = call.path("name").to_owned();
+    let mut one: PolicyDocument = call.json()?;
+    for (field, given) in [("name", &one.name), ("id", &one.id)] {
+        if given.as_deref().is_some_and(|given| given != name) {
+            let message = format!("{field} in the body is not {name:?}, the name in the path");
+            return Err(Failure::new(Code::MalformedBody, message).with("field", field));
+        }
+    }
+    one.name = Some(name.clone());
+    let policies = document::parse(&Document { securitypolicies: vec![one] })?;
+    policies.iter().try_for_each(Policy::check)?;
+    let change = set(&call, policies).await?;
+    let name = PolicyName::from(name);
+    call.show(change.created(), change, |state: &State| state.policy(&name).map(to_document)).await
+}
+
+async fn delete(call: Call) -> reply::Result {
+    let name = PolicyName::from(call.path("name"));
+    let change = call.change(Command::RemovePolicy(PolicyRef { name })).await?;
+    reply::json(StatusCode::OK, change.revision, &change)
+}

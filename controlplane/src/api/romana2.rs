@@ -1,0 +1,330 @@
+//! Romana 2.0's own paths and shapes, so that the OpenStack driver and old scripts keep working.
+//! Everything of 2.0 that the API still knows is in this file; the rules behind it are today's.
+//!
+//! Better than 2.0: errors carry their text and the right status, retries are harmless (the same
+//! allocation gives the same address, a second release or removal is no error), `GET /policies/{id}`
+//! and both forms of DELETE work, nothing waits longer than the deadline or answers `null` for what
+//! does not exist.
+
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use romana_statemachine::command::{
+    AllocateAddress, HostSource, HostSpec, Labels, PolicyRef, ReleaseAddress,
+};
+use romana_statemachine::name::{AddressName, HostName, PolicyName, SegmentId, TenantId};
+use romana_statemachine::policy::Policy;
+use romana_statemachine::policy::document::to_document;
+use romana_statemachine::topology::{Network, TopologySpec};
+use romana_statemachine::{Answer, Block, Command, Refusal, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+use super::addresses::required;
+use super::call::{Call, parse};
+use super::route::{Accepts, BODY_BYTES_MAX, Param, ROMANA2_TYPES, Route, Verb, handler};
+use super::{networks, policies, reply, topology};
+use crate::error::{Code, Failure};
+
+const fn row(
+    verb: Verb,
+    path: &'static str,
+    about: &'static str,
+    answers: &'static [(u16, &'static str)],
+    handler: super::route::Handler,
+) -> Route {
+    Route::new(verb, path, "romana-2.0", about, answers, handler).accepts(Accepts::Romana2)
+}
+
+const fn with_body(route: Route, schema: &'static str) -> Route {
+    route.body(schema, BODY_BYTES_MAX).content_types(&ROMANA2_TYPES)
+}
+
+pub(super) const ROUTES: &[Route] = &[
+    with_body(
+        row(Verb::Post, "/address", "Allocates an address.", &[(200, "Text")], handler!(allocate)),
+        "Romana2Address",
+    ),
+    row(Verb::Delete, "/address", "Releases an address.", &[(200, "Null")], handler!(release))
+        .query(&[Param::required("addressName", "Name of the address, or itself")]),
+    row(Verb::Get, "/networks", "Networks.", &[(200, "Romana2Networks")], handler!(list_networks)),
+    row(
+        Verb::Get,
+        "/networks/{network}/blocks",
+        "Blocks of a network.",
+        &[(200, "Romana2Blocks")],
+        handler!(network_blocks),
+    ),
+    row(Verb::Get, "/blocks", "All blocks.", &[(200, "Romana2Blocks")], handler!(all_blocks)),
+    row(Verb::Get, "/topology", "The topology.", &[(200, "Topology")], handler!(get_topology)),
+    with_body(
+        row(Verb::Post, "/topology", "Sets it.", &[(200, "Null")], handler!(set_topology)),
+        "Topology",
+    ),
+    row(Verb::Get, "/hosts", "Hosts.", &[(200, "Romana2Hosts")], handler!(list_hosts)),
+    with_body(
+        row(Verb::Post, "/hosts", "Adds a host.", &[(200, "Null")], handler!(add_host)),
+        "Romana2Host",
+    ),
+    row(Verb::Get, "/policies", "Policies.", &[(200, "Romana2Policies")], handler!(list_policies)),
+    with_body(
+        row(Verb::Post, "/policies", "Sets a policy.", &[(200, "Null")], handler!(set_policies)),
+        "PolicyDocuments",
+    ),
+    with_body(
+        row(Verb::Delete, "/policies", "Removes a policy.", &[(200, "Null")], handler!(remove_policy)),
+        "Romana2PolicyRef",
+    ),
+    row(
+        Verb::Get,
+        "/policies/{id}",
+        "A policy.",
+        &[(200, "Romana2Policy")],
+        handler!(get_policy),
+    ),
+    row(
+        Verb::Delete,
+        "/policies/{id}",
+        "Removes a policy.",
+        &[(200, "Null")],
+        handler!(remove_policy),
+    ),
+];
+
+/// 2.0's error body, with the text that 2.0 lost.
+pub(super) fn error(failure: &Failure) -> Response<Body> {
+    let problem = failure.problem();
+    let text = |key: &str| problem.details.get(key).and_then(Value::as_str);
+    let resource = ["address", "network", "host", "tenant", "segment", "policy"]
+        .into_iter()
+        .find_map(|kind| text(kind).map(|id| (kind, id)));
+    let (kind, id) = resource.unwrap_or(("", ""));
+    let body = json!({
+        "status_code": problem.status.as_u16(),
+        "details": problem.message,
+        "code": problem.code,
+        "hint": problem.hint,
+        "resource_type": kind,
+        "resource_id": id,
+        "see_also": "",
+    });
+    failure.respond_with(body.to_string().into(), "application/json")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Address {
+    name: AddressName,
+    host: HostName,
+    #[serde(default)]
+    tenant: String,
+    #[serde(default)]
+    segment: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewHost {
+    name: HostName,
+    ip: IpAddr,
+    #[serde(default)]
+    tags: Option<Labels>,
+    /// Kept by 2.0, of no use.
+    #[serde(default, rename = "agent_port")]
+    _agent_port: u16,
+    #[serde(default, rename = "k8s_info")]
+    _k8s_info: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyId {
+    #[serde(default)]
+    id: String,
+}
+
+/// 2.0 took an empty tenant or segment; names here are not empty.
+fn or_default(name: &str) -> &str {
+    if name.is_empty() { "default" } else { name }
+}
+
+async fn allocate(call: Call) -> reply::Result {
+    let Address { name, host, tenant, segment } = parse(&call.body)?;
+    let ask = AllocateAddress {
+        name,
+        host,
+        tenant: TenantId::from(or_default(&tenant)),
+        segment: SegmentId::from(or_default(&segment)),
+        network: None,
+        ip: None,
+    };
+    let (revision, answer) = call.propose(Command::AllocateAddress(ask)).await?;
+    match answer {
+        Answer::Address { allocation, .. } => reply::ok(revision, &allocation.ip),
+        Answer::Done { .. } => Err(Failure::new(Code::Internal, "no address was answered")),
+    }
+}
+
+async fn release(call: Call) -> reply::Result {
+    let address = AddressName::from(required(&call, "addressName")?);
+    let change = call.change(Command::ReleaseAddress(ReleaseAddress { address })).await?;
+    reply::ok(change.revision, &())
+}
+
+fn all_networks(state: &State) -> &[Network] {
+    state.topology().map_or(&[], |topology| topology.networks())
+}
+
+async fn list_networks(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let revision = state.revision();
+    let shown = |network: &Network| json!({"revision": revision, "id": network.name, "cidr": network.cidr});
+    let networks: Vec<Value> = all_networks(&state).iter().map(shown).collect();
+    reply::ok(revision, &networks)
+}
+
+fn show_blocks<'a>(state: &'a State, blocks: impl Iterator<Item = &'a Block>) -> reply::Result {
+    let revision = state.revision();
+    let blocks: Vec<Value> = blocks
+        .map(|block| {
+            let owner = block.owner();
+            json!({
+                "revision": revision,
+                "cidr": block.cidr,
+                "tenant": owner.tenant,
+                "segment": owner.segment,
+                "host": owner.host,
+                "allocated_ip_count": block.live,
+            })
+        })
+        .collect();
+    reply::ok(revision, &json!({"revision": revision, "blocks": blocks}))
+}
+
+async fn network_blocks(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let network = networks::find(&state, call.path("network"))?;
+    show_blocks(&state, networks::blocks(&state, network))
+}
+
+async fn all_blocks(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    show_blocks(&state, state.ipam().blocks())
+}
+
+async fn get_topology(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    match topology::view(&state)? {
+        Some(document) => reply::ok(state.revision(), &document),
+        None => Err(topology::not_set()),
+    }
+}
+
+async fn set_topology(call: Call) -> reply::Result {
+    let spec: TopologySpec = call.json()?;
+    let change = call.change(Command::SetTopology(spec)).await?;
+    reply::ok(change.revision, &())
+}
+
+async fn list_hosts(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let hosts: Vec<Value> = state
+        .hosts()
+        .map(|host| {
+            let (ip, name, tags, info) = (host.ip, &host.name, &host.labels, &host.info);
+            json!({"ip": ip, "name": name, "agent_port": 0, "tags": tags, "k8s_info": info})
+        })
+        .collect();
+    let revision = state.revision();
+    reply::ok(revision, &json!({"hosts": hosts, "revision": revision}))
+}
+
+async fn add_host(call: Call) -> reply::Result {
+    let NewHost { name, ip, tags, .. } = call.json()?;
+    let spec = HostSpec {
+        name,
+        ip,
+        addresses: Vec::new(),
+        labels: tags.unwrap_or_default(),
+        info: Labels::new(),
+        source: HostSource::Operator,
+    };
+    let change = call.change(Command::AddHost(spec)).await?;
+    reply::ok(change.revision, &())
+}
+
+/// A policy in 2.0's schema: `id` for `name`, one list of peers and rules, `tenant_id`.
+fn policy(policy: &Policy) -> Result<Value, Failure> {
+    let document = serde_json::to_value(to_document(policy));
+    let mut document =
+        document.map_err(|why| Failure::new(Code::Internal, format!("the policy: {why}")))?;
+    rename(&mut document);
+    if let Value::Object(members) = &mut document {
+        if let Some(name) = members.remove("name") {
+            members.insert("id".into(), name);
+        }
+        if let (Some(peers), Some(rules)) = (members.remove("peers"), members.remove("rules")) {
+            let list = if policy.isolates_ingress { "ingress" } else { "egress" };
+            members.insert(list.into(), json!([{"peers": peers, "rules": rules}]));
+        }
+    }
+    Ok(document)
+}
+
+fn rename(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(rename),
+        Value::Object(members) => {
+            for (new, old) in [("tenant", "tenant_id"), ("segment", "segment_id")] {
+                if let Some(value) = members.remove(new) {
+                    members.insert(old.into(), value);
+                }
+            }
+            let lists = ["applied_to", "peers", "ingress", "egress"];
+            members
+                .iter_mut()
+                .filter(|(name, _)| lists.contains(&name.as_str()))
+                .for_each(|(_, value)| rename(value));
+        }
+        _ => {}
+    }
+}
+
+async fn list_policies(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let policies: Vec<Value> = state.policies().map(policy).collect::<Result<_, _>>()?;
+    reply::ok(state.revision(), &policies)
+}
+
+async fn set_policies(call: Call) -> reply::Result {
+    let policies = policies::read(&call)?;
+    let change = policies::set(&call, policies).await?;
+    reply::ok(change.revision, &())
+}
+
+async fn get_policy(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let id = PolicyName::from(call.path("id"));
+    match state.policy(&id) {
+        Some(found) => reply::ok(state.revision(), &policy(found)?),
+        None => Err(Refusal::PolicyNotFound { policy: id }.into()),
+    }
+}
+
+async fn remove_policy(call: Call) -> reply::Result {
+    let mut id = call.path("id").to_owned();
+    if id.is_empty() && call.body.is_empty() {
+        let why = "Request must either be to /policies/{policyID} or have a body.";
+        return Err(Failure::new(Code::MalformedBody, why).with("field", "."));
+    }
+    if id.is_empty() {
+        id = call.json::<PolicyId>()?.id;
+    }
+    if id.is_empty() {
+        let why = "Policy ID not found in input";
+        return Err(Failure::new(Code::MalformedBody, why).with("field", "id"));
+    }
+    let name = PolicyName::from(id);
+    let change = call.change(Command::RemovePolicy(PolicyRef { name })).await?;
+    reply::json(StatusCode::OK, change.revision, &())
+}

@@ -1,0 +1,56 @@
+//! `/v1/routes`: the aggregated routes from one point of view, and why each exception exists.
+
+use ipnet::IpNet;
+use romana_statemachine::name::HostName;
+use romana_statemachine::routes::{Routes, for_group, for_host, for_router};
+use romana_statemachine::{Refusal, Revision};
+use serde::Serialize;
+
+use super::addresses::required;
+use super::call::{Call, bad_query};
+use super::reply;
+use super::route::{CONSISTENCY, Param, Route, Verb, handler};
+use crate::error::{Code, Failure};
+
+pub(super) const ROUTES: &[Route] = &[Route::new(
+    Verb::Get,
+    "/v1/routes",
+    "routes",
+    "Routes from one point of view, aggregated along the topology.",
+    &[(200, "Routes")],
+    handler!(get),
+)
+.query(&[
+    Param::required(
+        "for",
+        "`host:NAME`, `group:CIDR` (the router of a group) or `router` (those above the groups)",
+    ),
+    CONSISTENCY,
+])];
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    routes: Routes,
+    revision: Revision,
+}
+
+async fn get(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let view = required(&call, "for")?;
+    let routes = if view == "router" {
+        for_router(&state)
+    } else if let Some(name) = view.strip_prefix("host:") {
+        let host = HostName::from(name);
+        for_host(&state, &host).ok_or(Refusal::HostNotFound { host })?
+    } else if let Some(cidr) = view.strip_prefix("group:") {
+        let group: IpNet = romana_statemachine::parse_cidr(cidr)?;
+        for_group(&state, group).ok_or_else(|| {
+            Failure::new(Code::GroupNotFound, format!("{group} is not a leaf group"))
+                .with("group", group.to_string())
+        })?
+    } else {
+        return Err(bad_query("for", view, "it is not host:NAME, group:CIDR or router"));
+    };
+    reply::ok(state.revision(), &Shown { routes, revision: state.revision() })
+}

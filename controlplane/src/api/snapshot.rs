@@ -1,0 +1,172 @@
+//! `/v1/snapshot`: the state at one revision, to start following from. Written piece by piece as the
+//! client takes it: the state is a cheap copy, and nothing is serialised ahead.
+
+use std::net::IpAddr;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream;
+use romana_statemachine::{State, Topic};
+use serde::Serialize;
+use serde_json::json;
+
+use super::call::Call;
+use super::route::{CONSISTENCY, Param, Route, Verb, handler};
+use super::{blackouts, blocks, events, reply, tenants, topology};
+use crate::feed::Topics;
+
+pub(super) const ROUTES: &[Route] = &[Route::new(
+    Verb::Get,
+    "/v1/snapshot",
+    "events",
+    "State and revision to start following from: GET /v1/events?from=<revision>. Members are those \
+     of the topics asked for.",
+    &[(200, "Snapshot")],
+    handler!(get),
+)
+.query(&[
+    Param::optional("topics", "Only these topics, separated by commas (default: all)"),
+    CONSISTENCY,
+])];
+
+/// Items written at once.
+const PIECE_ITEMS: usize = 500;
+
+/// How far a section has been written.
+#[derive(Default)]
+struct Place {
+    items: usize,
+    last_ip: Option<IpAddr>,
+}
+
+/// Writes the next items of a section, each with a comma before it except the section's first;
+/// returns how many.
+type Section = fn(&State, &mut Place, &mut BytesMut) -> Result<usize, serde_json::Error>;
+
+/// The list sections: topic, member, content.
+const SECTIONS: [(Topic, &str, Section); 9] = [
+    (Topic::Topology, "blackouts", |state, place, out| write(blackouts::all(state), place, out)),
+    (Topic::Hosts, "hosts", |state, place, out| write(state.hosts(), place, out)),
+    (Topic::Blocks, "blocks", |state, place, out| {
+        write(state.ipam().blocks().map(blocks::Shown::from), place, out)
+    }),
+    (Topic::Addresses, "addresses", write_addresses),
+    (Topic::Tenants, "tenants", |state, place, out| write(tenants::all(state), place, out)),
+    (Topic::Policies, "policies", |state, place, out| write(state.policies(), place, out)),
+    (Topic::Endpoints, "endpoints", |state, place, out| write(state.endpoints(), place, out)),
+    (Topic::Vips, "vips", |state, place, out| write(state.vips(), place, out)),
+    (Topic::Routers, "routers", |state, place, out| {
+        let routers = state.routers();
+        let shown = |(key, host): (&romana_statemachine::RouterKey, _)| {
+            json!({"prefix": key.prefix, "table": key.table, "host": host})
+        };
+        write(routers.map(shown), place, out)
+    }),
+];
+
+fn write<T: Serialize>(
+    items: impl Iterator<Item = T>,
+    place: &mut Place,
+    out: &mut BytesMut,
+) -> Result<usize, serde_json::Error> {
+    let mut written = 0;
+    for item in items.skip(place.items).take(PIECE_ITEMS) {
+        if place.items + written > 0 {
+            out.put_u8(b',');
+        }
+        serde_json::to_writer(out.writer(), &item)?;
+        written += 1;
+    }
+    place.items += written;
+    Ok(written)
+}
+
+/// Addresses can be many: continue by key, not by counting.
+fn write_addresses(
+    state: &State,
+    place: &mut Place,
+    out: &mut BytesMut,
+) -> Result<usize, serde_json::Error> {
+    let mut written = 0;
+    for address in state.ipam().addresses_after(place.last_ip).take(PIECE_ITEMS) {
+        if place.items + written > 0 {
+            out.put_u8(b',');
+        }
+        serde_json::to_writer(out.writer(), &address)?;
+        place.last_ip = Some(address.ip);
+        written += 1;
+    }
+    place.items += written;
+    Ok(written)
+}
+
+/// A snapshot that is being written.
+struct Writer {
+    state: State,
+    sections: std::vec::IntoIter<(&'static str, Section)>,
+    open: Option<(Section, Place)>,
+    done: bool,
+}
+
+impl Writer {
+    fn next(&mut self) -> Result<Option<Bytes>, serde_json::Error> {
+        if self.done {
+            return Ok(None);
+        }
+        let mut out = BytesMut::with_capacity(64 << 10);
+        while out.len() < 32 << 10 {
+            let Some((section, place)) = &mut self.open else {
+                let Some((member, section)) = self.sections.next() else {
+                    out.put_u8(b'}');
+                    self.done = true;
+                    break;
+                };
+                out.put_slice(format!(",\"{member}\":[").as_bytes());
+                self.open = Some((section, Place::default()));
+                continue;
+            };
+            if section(&self.state, place, &mut out)? < PIECE_ITEMS {
+                out.put_u8(b']');
+                self.open = None;
+            }
+        }
+        Ok(Some(out.freeze()))
+    }
+}
+
+/// What comes before the lists, without the closing brace.
+fn head(state: &State, topics: Topics) -> Result<Bytes, crate::error::Failure> {
+    let mut head = serde_json::Map::new();
+    head.insert("revision".into(), state.revision().into());
+    head.insert("digest".into(), state.digest().to_string().into());
+    head.insert("at".into(), state.at().0.into());
+    if topics.has(Topic::Topology) {
+        head.insert("topology".into(), topology::view(state)?.into());
+        head.insert("settings".into(), json!(state.settings()));
+        head.insert("version".into(), state.version().into());
+    }
+    let mut text = serde_json::Value::Object(head).to_string();
+    text.pop();
+    Ok(Bytes::from(text))
+}
+
+async fn get(call: Call) -> reply::Result {
+    let topics = events::topics(&call)?;
+    let state = call.state().await?;
+    let revision = state.revision();
+    let head = head(&state, topics)?;
+    let sections: Vec<_> = SECTIONS
+        .into_iter()
+        .filter(|(topic, ..)| topics.has(*topic))
+        .map(|(_, member, section)| (member, section))
+        .collect();
+    let writer = Writer { state, sections: sections.into_iter(), open: None, done: false };
+    let pieces = stream::unfold((Some(head), writer), |(head, mut writer)| async move {
+        match head {
+            Some(head) => Some((Ok(head), (None, writer))),
+            None => writer.next().transpose().map(|piece| (piece, (None, writer))),
+        }
+    });
+    Ok(reply::raw(StatusCode::OK, revision, "application/json", Body::from_stream(pieces)))
+}

@@ -1,0 +1,80 @@
+//! `/v1/vips`: virtual IPs that somebody wants answered, and who answers.
+
+use std::net::IpAddr;
+
+use romana_statemachine::command::{VipRef, VipSpec};
+use romana_statemachine::name::{HostName, VipName};
+use romana_statemachine::{Command, Refusal, State, Vip};
+use serde::Deserialize;
+
+use super::call::Call;
+use super::reply;
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/v1/vips",
+        "vips",
+        "VIPs, by name.",
+        &[(200, "VipList")],
+        handler!(list),
+    )
+    .query(&[LIMIT, CONTINUE, CONSISTENCY]),
+    Route::new(Verb::Get, "/v1/vips/{name}", "vips", "A VIP.", &[(200, "Vip")], handler!(get))
+        .query(&[CONSISTENCY]),
+    Route::new(
+        Verb::Put,
+        "/v1/vips/{name}",
+        "vips",
+        "Creates or replaces the request for a VIP.",
+        &[(201, "Vip"), (200, "Vip")],
+        handler!(put),
+    )
+    .body("VipBody", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Delete,
+        "/v1/vips/{name}",
+        "vips",
+        "Removes a VIP.",
+        &[(200, "Changed")],
+        handler!(delete),
+    ),
+];
+
+/// A VIP without its name, which is in the path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    ip: IpAddr,
+    #[serde(default)]
+    candidates: Vec<HostName>,
+}
+
+async fn list(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    reply::page(&call, &state, state.vips(), |vip: &&Vip| vip.name.clone(), |vip| vip)
+}
+
+async fn get(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let vip = VipName::from(call.path("name"));
+    match state.vip(&vip) {
+        Some(vip) => reply::ok(state.revision(), vip),
+        None => Err(Refusal::VipNotFound { vip }.into()),
+    }
+}
+
+async fn put(call: Call) -> reply::Result {
+    let name = VipName::from(call.path("name"));
+    let Body { ip, candidates } = call.json()?;
+    let spec = VipSpec { name: name.clone(), ip, candidates };
+    let change = call.change(Command::RequestVip(spec)).await?;
+    call.show(change.created(), change, |state: &State| state.vip(&name).cloned()).await
+}
+
+async fn delete(call: Call) -> reply::Result {
+    let name = VipName::from(call.path("name"));
+    let change = call.change(Command::RemoveVip(VipRef { name })).await?;
+    reply::ok(change.revision, &change)
+}

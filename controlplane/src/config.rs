@@ -1,0 +1,533 @@
+//! Configuration of `romanad`: flags, environment, file, defaults, in this order of precedence.
+//!
+//! Everything that must agree across replicas is a command in the log (settings, topology), not a key
+//! here. [`Args`] and [`File`] are what came in; [`Config`] is checked and complete.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
+use romana_statemachine::name::NetworkName;
+use serde::Deserialize;
+
+/// Port of the API.
+pub const API_PORT: u16 = 9600;
+/// Port for peers.
+pub const PEER_PORT: u16 = 9601;
+/// Bounds of the request deadline, milliseconds.
+const REQUEST_TIMEOUT_MS: (u64, u64) = (1, 60_000);
+/// Bounds of the number of connections.
+const CONNECTIONS: (usize, usize) = (16, 1_000_000);
+/// Bounds of the feed's memory, bytes.
+const FEED_BYTES: (usize, usize) = (1 << 20, 16 << 30);
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Clouds for which there are built-in topologies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Cloud {
+    /// Amazon Web Services.
+    Aws,
+}
+
+/// A replica of the Romana control plane.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "romanad", version, about, max_term_width = 100)]
+pub struct Args {
+    /// Configuration file (TOML). Flags and environment go before it.
+    #[arg(long, env = "ROMANAD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One replica on loopback with data in ./romana-data: to try things out.
+    #[arg(long, env = "ROMANAD_DEV", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub dev: Option<bool>,
+    /// Id of this replica: 1 or more, never used again after it was removed.
+    #[arg(long, env = "ROMANAD_ID", value_name = "N")]
+    pub id: Option<u64>,
+    /// Directory for the log, snapshots and the history.
+    #[arg(long, env = "ROMANAD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address to serve the API on [default: 0.0.0.0:9600].
+    #[arg(long, env = "ROMANAD_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Address to serve peers on [default: 0.0.0.0:9601].
+    #[arg(long, env = "ROMANAD_PEER_LISTEN", value_name = "ADDR:PORT")]
+    pub peer_listen: Option<SocketAddr>,
+    /// Where clients reach this replica's API [default: host of the peer address, port of --listen].
+    #[arg(long, env = "ROMANAD_ADVERTISE_API", value_name = "HOST:PORT")]
+    pub advertise_api: Option<String>,
+    /// Where peers reach this replica [default: its address in --initial-cluster].
+    #[arg(long, env = "ROMANAD_ADVERTISE_PEER", value_name = "HOST:PORT")]
+    pub advertise_peer: Option<String>,
+    /// The replicas that found the cluster, this one included. Leave it out to join an existing
+    /// cluster: this replica then waits to be added.
+    #[arg(long, env = "ROMANAD_INITIAL_CLUSTER", value_name = "1=HOST:PORT,2=…")]
+    pub initial_cluster: Option<String>,
+    /// Topology document for a new cluster.
+    #[arg(long, env = "ROMANAD_INITIAL_NETWORK", value_name = "FILE")]
+    pub initial_network: Option<PathBuf>,
+    /// Replaces CIDRs of networks in the initial topology.
+    #[arg(long, env = "ROMANAD_NETWORK_CIDR_OVERRIDES", value_name = "NAME=CIDR,…")]
+    pub network_cidr_overrides: Option<String>,
+    /// Use the built-in topology of a cloud for a new cluster.
+    #[arg(long, env = "ROMANAD_CLOUD", value_name = "CLOUD")]
+    pub cloud: Option<Cloud>,
+    /// Region of the cloud; without it, the instance metadata is asked.
+    #[arg(long, env = "ROMANAD_REGION", value_name = "REGION")]
+    pub region: Option<String>,
+    /// Follow a Kubernetes API server and write it into the log.
+    #[arg(long, env = "ROMANAD_KUBERNETES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub kubernetes: Option<bool>,
+    /// Range of service addresses: no initial network may overlap it.
+    #[arg(long, env = "ROMANAD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR")]
+    pub service_cluster_ip_range: Option<IpNet>,
+    /// Deadline of requests that name none, milliseconds [default: 5000].
+    #[arg(long, env = "ROMANAD_REQUEST_TIMEOUT_MS", value_name = "MS")]
+    pub request_timeout_ms: Option<u64>,
+    /// Connections to the API at the same time [default: 16384].
+    #[arg(long, env = "ROMANAD_CONNECTIONS_MAX", value_name = "N")]
+    pub connections_max: Option<usize>,
+    /// Memory for recent records of the feed, bytes [default: 67108864].
+    #[arg(long, env = "ROMANAD_FEED_MEMORY_BYTES", value_name = "BYTES")]
+    pub feed_memory_bytes: Option<usize>,
+    /// Log lines for people or for programs [default: text].
+    #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What to log: a level or target=level,… [default: info].
+    #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Validate the configuration and the initial topology, then exit.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// The configuration file. Keys are the flags' names with underscores.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "each key is documented at the flag of the same name")]
+pub struct File {
+    pub dev: Option<bool>,
+    pub id: Option<u64>,
+    pub data_dir: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+    pub peer_listen: Option<SocketAddr>,
+    pub advertise_api: Option<String>,
+    pub advertise_peer: Option<String>,
+    pub initial_cluster: Option<BTreeMap<String, String>>,
+    pub initial_network: Option<PathBuf>,
+    pub network_cidr_overrides: Option<BTreeMap<String, String>>,
+    pub cloud: Option<Cloud>,
+    pub region: Option<String>,
+    pub kubernetes: Option<bool>,
+    pub service_cluster_ip_range: Option<IpNet>,
+    pub request_timeout_ms: Option<u64>,
+    pub connections_max: Option<usize>,
+    pub feed_memory_bytes: Option<usize>,
+    pub log_format: Option<LogFormat>,
+    pub log: Option<String>,
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{} is not a valid configuration", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is missing.
+    #[error("{key} is missing: give --{flag}, or --dev to try things out")]
+    Missing {
+        /// Key in the file.
+        key: &'static str,
+        /// Flag.
+        flag: &'static str,
+    },
+    /// A value is wrong.
+    #[error("{key} = {value:?} is not valid: {why}")]
+    Invalid {
+        /// Key in the file; the flag is the same with hyphens.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Where the topology of a new cluster comes from, in the order of preference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InitialTopology {
+    /// A document.
+    File(PathBuf),
+    /// The built-in one of an AWS region; `None`: the region is looked up.
+    Aws(Option<String>),
+    /// The built-in one of this name.
+    Builtin(&'static str),
+    /// None: somebody sets it later.
+    Later,
+}
+
+/// A complete configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Id of this replica.
+    pub id: u64,
+    /// Where its data is.
+    pub data_dir: PathBuf,
+    /// Where the API is served.
+    pub listen: SocketAddr,
+    /// Where peers are served.
+    pub peer_listen: SocketAddr,
+    /// Where clients reach the API; `None`: where it is served.
+    pub advertise_api: Option<String>,
+    /// Where peers reach this replica.
+    pub advertise_peer: String,
+    /// The founders, by id.
+    pub initial_cluster: BTreeMap<u64, String>,
+    /// Where the topology of a new cluster comes from.
+    pub initial_topology: InitialTopology,
+    /// CIDRs to replace in it.
+    pub network_cidr_overrides: BTreeMap<NetworkName, IpNet>,
+    /// Range that it must not overlap.
+    pub service_cluster_ip_range: Option<IpNet>,
+    /// Whether to follow Kubernetes.
+    pub kubernetes: bool,
+    /// Deadline of requests that name none.
+    pub request_timeout: Duration,
+    /// Connections at the same time.
+    pub connections_max: usize,
+    /// Memory for recent records of the feed, bytes.
+    pub feed_memory_bytes: usize,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What to log.
+    pub log: String,
+}
+
+impl Config {
+    /// Reads the file that the arguments name, if any, and completes the configuration.
+    /// `kubernetes_host` is the value of `KUBERNETES_SERVICE_HOST`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key.
+    pub fn load(args: Args, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None => File::default(),
+        };
+        Self::merge(args, file, kubernetes_host)
+    }
+
+    fn merge(
+        args: Args,
+        file: File,
+        kubernetes_host: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        let dev = args.dev.or(file.dev).unwrap_or(false);
+        let interface = IpAddr::V4(if dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
+        let listen = args.listen.or(file.listen);
+        let listen = listen.unwrap_or_else(|| SocketAddr::new(interface, API_PORT));
+        let peer_listen = args.peer_listen.or(file.peer_listen);
+        let peer_listen = peer_listen.unwrap_or_else(|| SocketAddr::new(interface, PEER_PORT));
+        let id = required(args.id.or(file.id), dev.then_some(1), "id", "id")?;
+        if id == 0 {
+            return Err(invalid("id", "0", "ids start at 1"));
+        }
+        let dev_dir = dev.then(|| PathBuf::from("romana-data"));
+        let data_dir = args.data_dir.or(file.data_dir);
+        let data_dir = required(data_dir, dev_dir, "data_dir", "data-dir")?;
+        let founders = match (args.initial_cluster, file.initial_cluster) {
+            (Some(text), _) => founders(pairs("initial_cluster", &text)?)?,
+            (None, Some(table)) => founders(table.into_iter().collect())?,
+            (None, None) if dev => BTreeMap::from([(id, peer_listen.to_string())]),
+            (None, None) => BTreeMap::new(),
+        };
+        let overrides = match (args.network_cidr_overrides, file.network_cidr_overrides) {
+            (Some(text), _) => cidrs(pairs("network_cidr_overrides", &text)?)?,
+            (None, Some(table)) => cidrs(table.into_iter().collect())?,
+            (None, None) => BTreeMap::new(),
+        };
+        let advertise_peer = args.advertise_peer.or(file.advertise_peer);
+        let advertise_peer = own_address(id, &founders, advertise_peer, peer_listen)?;
+        let advertise_api = args.advertise_api.or(file.advertise_api);
+        let initial_topology = initial_topology(
+            args.initial_network.or(file.initial_network),
+            args.cloud.or(file.cloud),
+            args.region.or(file.region),
+            kubernetes_host,
+        );
+        let timeout_ms = args.request_timeout_ms.or(file.request_timeout_ms).unwrap_or(5_000);
+        within("request_timeout_ms", timeout_ms, REQUEST_TIMEOUT_MS)?;
+        let connections = args.connections_max.or(file.connections_max).unwrap_or(16_384);
+        within("connections_max", connections, CONNECTIONS)?;
+        let feed_bytes = args.feed_memory_bytes.or(file.feed_memory_bytes).unwrap_or(64 << 20);
+        within("feed_memory_bytes", feed_bytes, FEED_BYTES)?;
+        Ok(Self {
+            id,
+            data_dir,
+            listen,
+            peer_listen,
+            advertise_api: advertise_api.or_else(|| api_beside(&advertise_peer, listen)),
+            advertise_peer,
+            initial_cluster: founders,
+            initial_topology,
+            network_cidr_overrides: overrides,
+            service_cluster_ip_range: args
+                .service_cluster_ip_range
+                .or(file.service_cluster_ip_range),
+            kubernetes: args.kubernetes.or(file.kubernetes).unwrap_or(false),
+            request_timeout: Duration::from_millis(timeout_ms),
+            connections_max: connections,
+            feed_memory_bytes: feed_bytes,
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
+            log: args.log.or(file.log).unwrap_or_else(|| "info".into()),
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    toml::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+}
+
+fn invalid(key: &'static str, value: impl Into<String>, why: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { key, value: value.into(), why: why.into() }
+}
+
+fn required<T>(
+    given: Option<T>,
+    dev: Option<T>,
+    key: &'static str,
+    flag: &'static str,
+) -> Result<T, ConfigError> {
+    given.or(dev).ok_or(ConfigError::Missing { key, flag })
+}
+
+fn within<T: PartialOrd + ToString>(
+    key: &'static str,
+    value: T,
+    (min, max): (T, T),
+) -> Result<(), ConfigError> {
+    if value < min || value > max {
+        let why = format!("it is not between {} and {}", min.to_string(), max.to_string());
+        return Err(invalid(key, value.to_string(), why));
+    }
+    Ok(())
+}
+
+/// Splits `a=b,c=d`.
+fn pairs(key: &'static str, text: &str) -> Result<Vec<(String, String)>, ConfigError> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| match part.split_once('=') {
+            Some((left, right)) => Ok((left.trim().into(), right.trim().into())),
+            None => Err(invalid(key, part, "write it as left=right,left=right")),
+        })
+        .collect()
+}
+
+fn founders(pairs: Vec<(String, String)>) -> Result<BTreeMap<u64, String>, ConfigError> {
+    let key = "initial_cluster";
+    let mut founders = BTreeMap::new();
+    for (id, address) in pairs {
+        let number = id.parse().ok().filter(|id| *id > 0);
+        let number = number.ok_or_else(|| invalid(key, &id, "an id is a number from 1"))?;
+        check_address(key, &address)?;
+        if founders.values().any(|other| *other == address) {
+            return Err(invalid(key, address, "two replicas have this address"));
+        }
+        if founders.insert(number, address).is_some() {
+            return Err(invalid(key, id, "the id is there twice"));
+        }
+    }
+    Ok(founders)
+}
+
+fn check_address(key: &'static str, address: &str) -> Result<(), ConfigError> {
+    let (host, port) = address
+        .rsplit_once(':')
+        .ok_or_else(|| invalid(key, address, "write it as HOST:PORT"))?;
+    let port: u16 = port.parse().map_err(|_| invalid(key, address, "the port is not a number"))?;
+    let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    if host.is_empty() || bare_v6 || host.contains(char::is_whitespace) || port == 0 {
+        return Err(invalid(key, address, "write it as HOST:PORT or [IPV6]:PORT"));
+    }
+    Ok(())
+}
+
+fn cidrs(pairs: Vec<(String, String)>) -> Result<BTreeMap<NetworkName, IpNet>, ConfigError> {
+    let key = "network_cidr_overrides";
+    let mut overrides = BTreeMap::new();
+    for (name, cidr) in pairs {
+        let network = NetworkName::from(name);
+        network.check().map_err(|why| invalid(key, network.as_str(), why.to_string()))?;
+        let cidr = romana_statemachine::parse_cidr(&cidr)
+            .map_err(|why| invalid(key, &cidr, why.to_string()))?;
+        if overrides.insert(network.clone(), cidr).is_some() {
+            return Err(invalid(key, network.as_str(), "the network is there twice"));
+        }
+    }
+    Ok(overrides)
+}
+
+/// Where peers reach this replica: as told, else as in the list of founders, else where it listens.
+fn own_address(
+    id: u64,
+    founders: &BTreeMap<u64, String>,
+    told: Option<String>,
+    listen: SocketAddr,
+) -> Result<String, ConfigError> {
+    if !founders.is_empty() && !founders.contains_key(&id) {
+        let why = format!("this replica's id, {id}, is not in it");
+        return Err(invalid("initial_cluster", format!("{founders:?}"), why));
+    }
+    if let Some(address) = told {
+        check_address("advertise_peer", &address)?;
+        return Ok(address);
+    }
+    if let Some(address) = founders.get(&id) {
+        return Ok(address.clone());
+    }
+    if listen.ip().is_unspecified() {
+        return Err(ConfigError::Missing { key: "advertise_peer", flag: "advertise-peer" });
+    }
+    Ok(listen.to_string())
+}
+
+/// The API's address when it is served on all interfaces: the host that peers use.
+fn api_beside(peer: &str, listen: SocketAddr) -> Option<String> {
+    if !listen.ip().is_unspecified() {
+        return None; // where it is served, which is known when it is
+    }
+    let (host, _) = peer.rsplit_once(':')?;
+    Some(format!("{host}:{}", listen.port()))
+}
+
+fn initial_topology(
+    file: Option<PathBuf>,
+    cloud: Option<Cloud>,
+    region: Option<String>,
+    kubernetes_host: Option<&str>,
+) -> InitialTopology {
+    match (file, cloud, kubernetes_host) {
+        (Some(file), ..) => InitialTopology::File(file),
+        // 100.64.0.1 is what kops gives the API server, 10.96.0.1 what kubeadm does.
+        (None, Some(Cloud::Aws), _) | (None, None, Some("100.64.0.1")) => {
+            InitialTopology::Aws(region)
+        }
+        (None, None, Some("10.96.0.1")) => InitialTopology::Builtin("kubeadm"),
+        _ => InitialTopology::Later,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &str) -> Args {
+        Args::parse_from(std::iter::once("romanad").chain(line.split_whitespace()))
+    }
+
+    fn merged(line: &str, toml: &str) -> Result<Config, ConfigError> {
+        Config::merge(args(line), toml::from_str(toml).unwrap(), None)
+    }
+
+    #[test]
+    fn dev_needs_nothing() {
+        let config = merged("--dev", "").unwrap();
+        assert_eq!(config.listen, "127.0.0.1:9600".parse().unwrap());
+        assert_eq!(config.initial_cluster[&1], "127.0.0.1:9601");
+        assert_eq!(config.advertise_api, None);
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_defaults() {
+        let file = "id = 2\ndata_dir = '/a'\nlisten = '10.0.0.2:1'\n\
+                    initial_cluster = { 1 = 'a:9601', 2 = 'b:9601', 3 = 'c:9601' }";
+        let config = merged("--data-dir /b", file).unwrap();
+        assert_eq!(config.data_dir, Path::new("/b"));
+        assert_eq!(config.listen, "10.0.0.2:1".parse().unwrap());
+        assert_eq!(config.peer_listen, "0.0.0.0:9601".parse().unwrap());
+        assert_eq!(config.advertise_peer, "b:9601");
+        let config = merged("--listen 0.0.0.0:7", file).unwrap();
+        assert_eq!(config.advertise_api.as_deref(), Some("b:7"));
+    }
+
+    #[test]
+    fn mistakes_name_the_key() {
+        for (line, key) in [
+            ("", "id"),
+            ("--id 1", "data_dir"),
+            ("--id 0 --data-dir d", "id"),
+            ("--id 1 --data-dir d", "advertise_peer"),
+            ("--id 4 --data-dir d --initial-cluster 1=a:1", "initial_cluster"),
+            ("--id 1 --data-dir d --initial-cluster 1=a", "initial_cluster"),
+            ("--id 1 --data-dir d --initial-cluster 1=a:1,1=b:1", "initial_cluster"),
+            ("--id 1 --data-dir d --initial-cluster 1=a:1,2=a:1", "initial_cluster"),
+            ("--id 1 --data-dir d --initial-cluster x=a:1", "initial_cluster"),
+            ("--dev --network-cidr-overrides net=10.0.0.1/8", "network_cidr_overrides"),
+            ("--dev --request-timeout-ms 0", "request_timeout_ms"),
+            ("--dev --connections-max 1", "connections_max"),
+        ] {
+            let error = merged(line, "").unwrap_err().to_string();
+            assert!(error.starts_with(key), "{line}: {error}");
+        }
+        assert!(toml::from_str::<File>("colour = 1").is_err());
+    }
+
+    #[test]
+    fn the_annotated_file_is_valid_and_complete() {
+        let text = include_str!("../../deploy/config/romanad.toml");
+        let file: File = toml::from_str(text).unwrap();
+        assert!(Config::merge(Args::default(), file, None).is_ok());
+        let everything: String = text
+            .lines()
+            .map(|line| line.strip_prefix("#> ").unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let keys: toml::Table = toml::from_str(&everything).unwrap();
+        use clap::CommandFactory;
+        for flag in Args::command().get_arguments().map(|arg| arg.get_id().as_str()) {
+            let only_flags = ["config", "check", "help", "version"].contains(&flag);
+            assert!(only_flags || keys.contains_key(flag), "{flag} is not in romanad.toml");
+        }
+        let _: File = toml::from_str(&everything).unwrap();
+    }
+
+    #[test]
+    fn the_initial_topology_is_chosen_in_order() {
+        let file = Some(PathBuf::from("f"));
+        let aws = Some(Cloud::Aws);
+        let kubeadm = InitialTopology::Builtin("kubeadm");
+        assert_eq!(initial_topology(file, aws, None, None), InitialTopology::File("f".into()));
+        assert_eq!(initial_topology(None, aws, None, Some("10.96.0.1")), InitialTopology::Aws(None));
+        assert_eq!(initial_topology(None, None, None, Some("10.96.0.1")), kubeadm);
+        assert_eq!(initial_topology(None, None, None, Some("10.0.0.1")), InitialTopology::Later);
+    }
+}

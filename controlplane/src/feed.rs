@@ -1,0 +1,406 @@
+//! The feed: what was decided, to whoever follows, in order and without gaps.
+//!
+//! ```text
+//!   apply ──publish──► ring (recent records, bounded in bytes) ◄──cursor── follower ──► socket
+//!                        │ evicts                                  │ too far behind
+//!                        ▼                                         ▼
+//!                      history (everything, on disk) ──────────► read in chunks
+//! ```
+//!
+//! Laws:
+//! - a follower is a cursor: it owns no queue, so a slow one costs nothing and delays nobody;
+//! - `publish` takes a short lock, pushes and signals: it never waits for a follower;
+//! - each record becomes JSON once, when the first follower wants it, and the bytes are shared;
+//! - a follower of one host is woken only by what concerns that host, and is not sent to the history
+//!   for records it would have skipped anyway (`Evicted` remembers what left the ring).
+//!
+//! Left out: HTTP (that is `api::events`), and cutting off sockets that take nothing (`server`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Event, Record, Revision, Topic};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use crate::history::{History, HistoryError};
+
+mod ring;
+pub use ring::Topics;
+use ring::{Interest, Item, Ring};
+
+/// A bookmark is sent at least this often.
+pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes that one read of the feed returns, at most (one record may exceed it).
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Records that one look into the ring returns, at most.
+const CHUNK_RECORDS_MAX: usize = 256;
+/// Records and bytes that one read of the history returns, at most.
+const HISTORY_RECORDS_MAX: usize = 1024;
+const HISTORY_BYTES_MAX: usize = 1 << 20;
+/// Followers that read the history at the same time.
+const HISTORY_READERS_MAX: usize = 4;
+
+/// Why a feed ends before its follower does.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// What the follower wants next is no longer kept.
+    #[error("revision {wanted} is no longer kept, the oldest is {oldest}")]
+    Compacted {
+        /// What was wanted.
+        wanted: Revision,
+        /// Oldest revision that is kept.
+        oldest: Revision,
+    },
+    /// The history cannot be read.
+    #[error("the history cannot be read")]
+    History(#[source] HistoryError),
+    /// A record cannot be written as JSON.
+    #[error("a record cannot be written as JSON")]
+    Json(#[source] serde_json::Error),
+    /// The reading task was cancelled or panicked.
+    #[error("the task that reads the history ended")]
+    Task(#[source] tokio::task::JoinError),
+}
+
+/// How a follower wants records written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Server-Sent Events.
+    Sse,
+    /// One JSON document per line.
+    Ndjson,
+}
+
+/// What a follower follows.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Topics of interest.
+    pub topics: Topics,
+    /// Leave out events that concern only another host.
+    pub host: Option<HostName>,
+}
+
+impl Filter {
+    fn wants(&self, event: &Event) -> bool {
+        self.topics.has(event.topic())
+            && match (&self.host, event.only_host()) {
+                (Some(mine), Some(only)) => mine == only,
+                _ => true,
+            }
+    }
+}
+
+/// The feed of one replica. Clones are handles of the same feed.
+#[derive(Clone)]
+pub struct Feed(Arc<Shared>);
+
+struct Shared {
+    history: History,
+    ring: Mutex<Ring>,
+    followers: Mutex<Followers>,
+    published: Arc<Notify>,
+    dispatching: AtomicBool,
+    closed: AtomicBool,
+    readers: Semaphore,
+}
+
+/// Who waits, arranged so that waking looks only at those concerned.
+#[derive(Default)]
+struct Followers {
+    next: u64,
+    everywhere: HashMap<u64, Arc<Slot>>,
+    by_host: HashMap<HostName, HashMap<u64, Arc<Slot>>>,
+}
+
+struct Slot {
+    topics: Topics,
+    cursor: AtomicU64,
+    wake: Notify,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.published.notify_one(); // the dispatcher sees that nobody is left
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Feed {
+    /// A feed that continues a history and keeps about `capacity_bytes` of recent records in memory.
+    #[must_use]
+    pub fn new(history: History, capacity_bytes: usize) -> Self {
+        let (last, _) = history.last();
+        Self(Arc::new(Shared {
+            history,
+            ring: Mutex::new(Ring::new(last, capacity_bytes)),
+            followers: Mutex::default(),
+            published: Arc::new(Notify::new()),
+            dispatching: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            readers: Semaphore::new(HISTORY_READERS_MAX),
+        }))
+    }
+
+    /// Hands over records that were just applied, in order, after they went to the history. Records
+    /// that the feed had already are skipped. Never waits for a follower.
+    pub fn publish(&self, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        lock(&self.0.ring).extend(records);
+        self.0.published.notify_one();
+    }
+
+    /// Revision of the last record published.
+    #[must_use]
+    pub fn last(&self) -> Revision {
+        lock(&self.0.ring).last()
+    }
+
+    /// Ends the feed: followers get what is left and a bookmark, then their streams end.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.published.notify_one();
+        lock(&self.0.followers).wake_all();
+    }
+
+    /// Number of followers.
+    #[must_use]
+    pub fn followers(&self) -> usize {
+        lock(&self.0.followers).slots().count()
+    }
+
+    /// Records between the last one and the slowest follower's last look.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        let last = self.last();
+        let followers = lock(&self.0.followers);
+        let slowest = followers.slots().map(|slot| slot.cursor.load(Ordering::Relaxed)).min();
+        slowest.map_or(0, |cursor| last.saturating_sub(cursor))
+    }
+
+    /// Starts following after revision `after`. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// [`FeedError::Compacted`] when the record after `after` is no longer kept.
+    pub fn follow(&self, after: Revision, filter: Filter, form: Form) -> Result<Follower, FeedError> {
+        let oldest = self.0.history.oldest();
+        if after + 1 < oldest && after < lock(&self.0.ring).base() {
+            return Err(FeedError::Compacted { wanted: after + 1, oldest });
+        }
+        self.dispatch();
+        let slot = Arc::new(Slot {
+            topics: filter.topics,
+            cursor: AtomicU64::new(after),
+            wake: Notify::new(),
+        });
+        let id = lock(&self.0.followers).add(filter.host.clone(), Arc::clone(&slot));
+        Ok(Follower {
+            feed: self.clone(),
+            id,
+            slot,
+            cursor: after,
+            filter,
+            form,
+            bookmark_at: Instant::now() + BOOKMARK_INTERVAL,
+            greeted: false,
+            ended: false,
+        })
+    }
+
+    /// Starts the task that wakes followers, once.
+    fn dispatch(&self) {
+        if self.0.dispatching.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (shared, published) = (Arc::downgrade(&self.0), Arc::clone(&self.0.published));
+        let mut seen = self.last();
+        tokio::spawn(async move {
+            loop {
+                published.notified().await;
+                let Some(shared) = shared.upgrade() else { return };
+                let interest = lock(&shared.ring).interest_since(&mut seen);
+                lock(&shared.followers).wake(&interest);
+            }
+        });
+    }
+}
+
+impl Followers {
+    fn add(&mut self, host: Option<HostName>, slot: Arc<Slot>) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        match host {
+            Some(host) => self.by_host.entry(host).or_default().insert(id, slot),
+            None => self.everywhere.insert(id, slot),
+        };
+        id
+    }
+
+    fn remove(&mut self, host: Option<&HostName>, id: u64) {
+        let Some(host) = host else {
+            self.everywhere.remove(&id);
+            return;
+        };
+        if let Some(slots) = self.by_host.get_mut(host) {
+            slots.remove(&id);
+            if slots.is_empty() {
+                self.by_host.remove(host);
+            }
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.everywhere.values().chain(self.by_host.values().flat_map(HashMap::values))
+    }
+
+    fn wake_all(&self) {
+        self.slots().for_each(|slot| slot.wake.notify_one());
+    }
+
+    fn wake(&self, interest: &Interest) {
+        let Interest::Some { any, shared, hosts } = interest else {
+            return self.wake_all();
+        };
+        let wake = |slots: &HashMap<u64, Arc<Slot>>, topics: Topics| {
+            let concerned = slots.values().filter(|slot| slot.topics.meets(topics));
+            concerned.for_each(|slot| slot.wake.notify_one());
+        };
+        wake(&self.everywhere, *any);
+        if !shared.is_empty() {
+            self.by_host.values().for_each(|slots| wake(slots, *shared));
+        }
+        for (host, topics) in hosts {
+            if let Some(slots) = self.by_host.get(host) {
+                wake(slots, *topics);
+            }
+        }
+    }
+}
+
+/// One follower's place in the feed.
+pub struct Follower {
+    feed: Feed,
+    id: u64,
+    slot: Arc<Slot>,
+    cursor: Revision,
+    filter: Filter,
+    form: Form,
+    bookmark_at: Instant,
+    greeted: bool,
+    ended: bool,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        lock(&self.feed.0.followers).remove(self.filter.host.as_ref(), self.id);
+    }
+}
+
+impl Follower {
+    /// The next bytes for the follower; waits for them. `None` when the feed was closed.
+    ///
+    /// # Errors
+    /// [`FeedError`]; the stream should end then.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FeedError> {
+        loop {
+            if self.ended {
+                return Ok(None);
+            }
+            let closing = self.feed.0.closed.load(Ordering::SeqCst);
+            let look = lock(&self.feed.0.ring).look(self.cursor, &self.filter, CHUNK_RECORDS_MAX);
+            match look {
+                ring::Look::Behind => {
+                    if let Some(bytes) = self.read_history().await? {
+                        return Ok(Some(bytes));
+                    }
+                }
+                ring::Look::Items { items, upto } => {
+                    self.advance(upto);
+                    if !items.is_empty() {
+                        return self.render(&items).map(Some);
+                    }
+                    self.ended = closing;
+                    if closing || !self.greeted {
+                        self.greeted = true;
+                        return Ok(Some(self.bookmark()));
+                    }
+                    let wait = tokio::time::timeout_at(self.bookmark_at, self.slot.wake.notified());
+                    if wait.await.is_ok() {
+                        continue;
+                    }
+                    // Look once more before the bookmark, so that it is not behind what is known.
+                    self.greeted = false;
+                    continue;
+                }
+            }
+            if Instant::now() >= self.bookmark_at {
+                return Ok(Some(self.bookmark()));
+            }
+        }
+    }
+
+    fn advance(&mut self, cursor: Revision) {
+        self.cursor = self.cursor.max(cursor);
+        self.slot.cursor.store(self.cursor, Ordering::Relaxed);
+    }
+
+    fn bookmark(&mut self) -> Bytes {
+        self.bookmark_at = Instant::now() + BOOKMARK_INTERVAL;
+        let revision = self.cursor;
+        Bytes::from(match self.form {
+            Form::Sse => format!(
+                "id: {revision}\nevent: bookmark\ndata: {{\"bookmark\":{{\"revision\":{revision}}}}}\n\n"
+            ),
+            Form::Ndjson => format!("{{\"bookmark\":{{\"revision\":{revision}}}}}\n"),
+        })
+    }
+
+    /// Writes records down: a single one is shared with the other followers, several are joined.
+    fn render(&self, items: &[Arc<Item>]) -> Result<Bytes, FeedError> {
+        if let [only] = items {
+            return only.bytes(self.form).map_err(FeedError::Json);
+        }
+        let mut joined = BytesMut::with_capacity(CHUNK_BYTES_MAX.min(items.len() * 512));
+        for item in items {
+            joined.put(item.bytes(self.form).map_err(FeedError::Json)?);
+        }
+        Ok(joined.freeze())
+    }
+
+    /// Reads on from the history. `None` when nothing in the chunk was of interest.
+    async fn read_history(&mut self) -> Result<Option<Bytes>, FeedError> {
+        let permit = self.feed.0.readers.acquire().await;
+        let (history, from) = (self.feed.0.history.clone(), self.cursor + 1);
+        let read = tokio::task::spawn_blocking(move || {
+            history.read(from, HISTORY_RECORDS_MAX, HISTORY_BYTES_MAX)
+        });
+        let records = match read.await.map_err(FeedError::Task)? {
+            Ok(records) => records,
+            Err(HistoryError::Compacted { oldest, .. }) => {
+                return Err(FeedError::Compacted { wanted: from, oldest });
+            }
+            Err(error) => return Err(FeedError::History(error)),
+        };
+        drop(permit);
+        let Some(upto) = records.last().map(|record| record.revision) else {
+            // The ring jumped (a snapshot came) and the history has not followed yet.
+            _ = tokio::time::timeout_at(self.bookmark_at, self.slot.wake.notified()).await;
+            return Ok(None);
+        };
+        let mut joined = BytesMut::new();
+        for record in records.into_iter().filter(|record| self.filter.wants(&record.event)) {
+            joined.put(ring::render(&record, self.form).map_err(FeedError::Json)?);
+        }
+        self.advance(upto);
+        Ok((!joined.is_empty()).then(|| joined.freeze()))
+    }
+}

@@ -1,0 +1,356 @@
+//! The recent part of the history in memory, with what is needed to skip through it quickly.
+
+use super::{
+    Bytes, Event, Filter, Form, HashMap, HostName, OnceLock, Record, Revision, Topic, VecDeque,
+};
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use romana_statemachine::entry::wire;
+
+/// Bytes that a record of ordinary size takes, both JSON forms included.
+const ORDINARY_BYTES: usize = 1536;
+
+/// A set of topics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Topics(u16);
+
+impl Topics {
+    /// All topics.
+    #[must_use]
+    pub fn all() -> Self {
+        Topic::ALL.into_iter().fold(Self::default(), Self::with)
+    }
+
+    /// The set and one more.
+    #[must_use]
+    pub fn with(self, topic: Topic) -> Self {
+        Self(self.0 | 1 << topic as u16)
+    }
+
+    /// Whether the topic is in the set.
+    #[must_use]
+    pub fn has(self, topic: Topic) -> bool {
+        self.0 & 1 << topic as u16 != 0
+    }
+
+    /// Whether the sets have a topic in common.
+    #[must_use]
+    pub fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether it has no topic.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A record in the ring and, once somebody wanted them, its JSON forms.
+pub(super) struct Item {
+    record: Record,
+    weight: usize,
+    sse: OnceLock<Bytes>,
+    ndjson: OnceLock<Bytes>,
+}
+
+impl Item {
+    /// The record in a form; written once, then shared.
+    pub(super) fn bytes(&self, form: Form) -> Result<Bytes, serde_json::Error> {
+        let cache = match form {
+            Form::Sse => &self.sse,
+            Form::Ndjson => &self.ndjson,
+        };
+        if let Some(bytes) = cache.get() {
+            return Ok(bytes.clone());
+        }
+        let bytes = render(&self.record, form)?;
+        Ok(cache.get_or_init(|| bytes).clone())
+    }
+}
+
+/// Writes a record in a form.
+pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::Error> {
+    let mut bytes = BytesMut::with_capacity(512);
+    if form == Form::Sse {
+        bytes.put_slice(b"id: ");
+        bytes.put_slice(record.revision.to_string().as_bytes());
+        bytes.put_slice(b"\nevent: ");
+        bytes.put_slice(event_name(&record.event).as_bytes());
+        bytes.put_slice(b"\ndata: ");
+    }
+    serde_json::to_writer((&mut bytes).writer(), record)?;
+    bytes.put_slice(if form == Form::Sse { b"\n\n" } else { b"\n" });
+    Ok(bytes.freeze())
+}
+
+/// The name of an event: its variant's.
+fn event_name(event: &Event) -> &'static str {
+    match event {
+        Event::TopologySet(_) => "TopologySet",
+        Event::BlackoutAdded(_) => "BlackoutAdded",
+        Event::BlackoutRemoved(_) => "BlackoutRemoved",
+        Event::VersionRaised(_) => "VersionRaised",
+        Event::SettingsChanged(_) => "SettingsChanged",
+        Event::HostAdded(_) => "HostAdded",
+        Event::HostUpdated(_) => "HostUpdated",
+        Event::HostDown(_) => "HostDown",
+        Event::HostUp(_) => "HostUp",
+        Event::HostDraining(_) => "HostDraining",
+        Event::HostRemoved(_) => "HostRemoved",
+        Event::BlockAssigned(_) => "BlockAssigned",
+        Event::BlockReleased(_) => "BlockReleased",
+        Event::AddressAllocated(_) => "AddressAllocated",
+        Event::AddressReleased(_) => "AddressReleased",
+        Event::CooldownsEnded(_) => "CooldownsEnded",
+        Event::TenantCreated(_) => "TenantCreated",
+        Event::TenantDeleted(_) => "TenantDeleted",
+        Event::SegmentCreated(_) => "SegmentCreated",
+        Event::SegmentDeleted(_) => "SegmentDeleted",
+        Event::PolicySet(_) => "PolicySet",
+        Event::PolicyRemoved(_) => "PolicyRemoved",
+        Event::EndpointSet(_) => "EndpointSet",
+        Event::EndpointRemoved(_) => "EndpointRemoved",
+        Event::VipRequested(_) => "VipRequested",
+        Event::VipAssigned(_) => "VipAssigned",
+        Event::VipUnassigned(_) => "VipUnassigned",
+        Event::VipRemoved(_) => "VipRemoved",
+        Event::RouterAssigned(_) => "RouterAssigned",
+        Event::RouterUnassigned(_) => "RouterUnassigned",
+    }
+}
+
+/// An estimate of what a record takes in memory, its JSON forms included.
+fn weigh(event: &Event) -> usize {
+    match event {
+        Event::TopologySet(_)
+        | Event::HostAdded(_)
+        | Event::HostUpdated(_)
+        | Event::TenantCreated(_)
+        | Event::SegmentCreated(_)
+        | Event::PolicySet(_)
+        | Event::EndpointSet(_)
+        | Event::VipRequested(_) => ORDINARY_BYTES + 8 * wire(event).len(),
+        _ => ORDINARY_BYTES,
+    }
+}
+
+/// What left the ring last, by whom it could concern: a follower behind the ring that missed nothing
+/// of interest need not read the history.
+struct Evicted {
+    any: [Revision; Topic::ALL.len()],
+    shared: [Revision; Topic::ALL.len()],
+    hosts: HashMap<HostName, Revision>,
+}
+
+/// Who could be interested in new records.
+pub(super) enum Interest {
+    /// Unknown: wake everybody.
+    Everybody,
+    /// Topics of all records, of those that concern every host, and of those of one host.
+    Some {
+        /// Of all records.
+        any: Topics,
+        /// Of those that concern every host.
+        shared: Topics,
+        /// Of those that concern one host only.
+        hosts: HashMap<HostName, Topics>,
+    },
+}
+
+/// What a follower finds in the ring.
+pub(super) enum Look {
+    /// Its next record may have left the ring.
+    Behind,
+    /// Records of interest, and the revision up to which there are no others.
+    Items {
+        /// The records.
+        items: Vec<Arc<Item>>,
+        /// Nothing of interest is missing up to here.
+        upto: Revision,
+    },
+}
+
+/// Records `base + 1 ..= base + items.len()`, without gaps.
+///
+/// Invariants: `shared` and `hosts` hold exactly the revisions of the items that concern every host,
+/// or that host only, in ascending order; `bytes` is the sum of the weights.
+pub(super) struct Ring {
+    capacity_bytes: usize,
+    bytes: usize,
+    base: Revision,
+    items: VecDeque<Arc<Item>>,
+    shared: VecDeque<Revision>,
+    hosts: HashMap<HostName, VecDeque<Revision>>,
+    evicted: Evicted,
+}
+
+impl Ring {
+    pub(super) fn new(base: Revision, capacity_bytes: usize) -> Self {
+        Self {
+            capacity_bytes,
+            bytes: 0,
+            base,
+            items: VecDeque::new(),
+            shared: VecDeque::new(),
+            hosts: HashMap::new(),
+            evicted: Evicted {
+                any: [base; Topic::ALL.len()],
+                shared: [base; Topic::ALL.len()],
+                hosts: HashMap::new(),
+            },
+        }
+    }
+
+    /// Revision before the first record in the ring.
+    pub(super) fn base(&self) -> Revision {
+        self.base
+    }
+
+    /// Revision of the last record.
+    pub(super) fn last(&self) -> Revision {
+        self.base + self.items.len() as u64
+    }
+
+    pub(super) fn extend(&mut self, records: Vec<Record>) {
+        for record in records {
+            if record.revision <= self.last() {
+                continue; // replayed from the log after a restart
+            }
+            if record.revision > self.last() + 1 {
+                *self = Self::new(record.revision - 1, self.capacity_bytes); // a snapshot came
+            }
+            match record.event.only_host() {
+                Some(host) => match self.hosts.get_mut(host) {
+                    Some(revisions) => revisions.push_back(record.revision),
+                    None => _ = self.hosts.insert(host.clone(), [record.revision].into()),
+                },
+                None => self.shared.push_back(record.revision),
+            }
+            let weight = weigh(&record.event);
+            self.bytes += weight;
+            let (sse, ndjson) = (OnceLock::new(), OnceLock::new());
+            self.items.push_back(Arc::new(Item { record, weight, sse, ndjson }));
+        }
+        while self.bytes > self.capacity_bytes && self.items.len() > 1 {
+            self.evict();
+        }
+    }
+
+    fn evict(&mut self) {
+        let Some(item) = self.items.pop_front() else { return };
+        self.bytes -= item.weight;
+        self.base += 1;
+        let topic = item.record.event.topic() as usize;
+        self.evicted.any[topic] = self.base;
+        let Some(host) = item.record.event.only_host() else {
+            self.shared.pop_front();
+            self.evicted.shared[topic] = self.base;
+            return;
+        };
+        if let Some(revisions) = self.hosts.get_mut(host) {
+            revisions.pop_front();
+            if revisions.is_empty() {
+                self.hosts.remove(host);
+            }
+        }
+        match self.evicted.hosts.get_mut(host) {
+            Some(last) => *last = self.base,
+            None => _ = self.evicted.hosts.insert(host.clone(), self.base),
+        }
+    }
+
+    /// Whether a record of interest after `cursor` may have left the ring.
+    fn missed(&self, cursor: Revision, filter: &Filter) -> bool {
+        let last = |by_topic: &[Revision; Topic::ALL.len()]| {
+            let wanted = Topic::ALL.into_iter().filter(|topic| filter.topics.has(*topic));
+            wanted.map(|topic| by_topic[topic as usize]).max().unwrap_or(0)
+        };
+        let last = match &filter.host {
+            None => last(&self.evicted.any),
+            Some(host) => {
+                let mine = self.evicted.hosts.get(host).copied().unwrap_or(0);
+                last(&self.evicted.shared).max(mine)
+            }
+        };
+        last > cursor
+    }
+
+    /// The next records of interest after `cursor`, at most `max` looked at.
+    pub(super) fn look(&self, cursor: Revision, filter: &Filter, max: usize) -> Look {
+        if cursor < self.base && self.missed(cursor, filter) {
+            return Look::Behind;
+        }
+        let after = cursor.max(self.base);
+        let Some(host) = &filter.host else {
+            let upto = self.last().min(after.saturating_add(max as u64));
+            return self.pick(after + 1..=upto, upto.max(cursor), filter);
+        };
+        let none = VecDeque::new();
+        let mine = self.hosts.get(host).unwrap_or(&none);
+        let (mut a, mut b) = (later(&self.shared, after), later(mine, after));
+        let (mut next_a, mut next_b) = (a.next(), b.next());
+        let mut revisions = Vec::new();
+        while revisions.len() < max {
+            match (next_a, next_b) {
+                (Some(x), y) if y.is_none_or(|y| x < y) => {
+                    revisions.push(*x);
+                    next_a = a.next();
+                }
+                (_, Some(y)) => {
+                    revisions.push(*y);
+                    next_b = b.next();
+                }
+                _ => break,
+            }
+        }
+        let upto = if revisions.len() < max { Some(self.last()) } else { revisions.last().copied() };
+        self.pick(revisions.into_iter(), upto.unwrap_or(cursor).max(cursor), filter)
+    }
+
+    fn pick(
+        &self,
+        revisions: impl Iterator<Item = Revision>,
+        upto: Revision,
+        filter: &Filter,
+    ) -> Look {
+        let mut items = Vec::new();
+        for revision in revisions {
+            let Ok(at) = usize::try_from(revision - self.base - 1) else { break };
+            match self.items.get(at) {
+                Some(item) if filter.wants(&item.record.event) => items.push(Arc::clone(item)),
+                _ => {}
+            }
+        }
+        Look::Items { items, upto }
+    }
+
+    /// Who could be interested in what came after `seen`, which moves to the end.
+    pub(super) fn interest_since(&self, seen: &mut Revision) -> Interest {
+        let from = std::mem::replace(seen, self.last());
+        if from < self.base {
+            return Interest::Everybody;
+        }
+        let (mut any, mut shared, mut hosts) = (Topics::default(), Topics::default(), HashMap::new());
+        let skip = usize::try_from(from - self.base).unwrap_or(usize::MAX);
+        for item in self.items.iter().skip(skip) {
+            let topic = item.record.event.topic();
+            any = any.with(topic);
+            match item.record.event.only_host() {
+                None => shared = shared.with(topic),
+                Some(host) => match hosts.get_mut(host) {
+                    Some(topics) => *topics = Topics::with(*topics, topic),
+                    None => _ = hosts.insert(host.clone(), Topics::default().with(topic)),
+                },
+            }
+        }
+        Interest::Some { any, shared, hosts }
+    }
+}
+
+/// The revisions after `after`, ascending.
+fn later(revisions: &VecDeque<Revision>, after: Revision) -> impl Iterator<Item = &Revision> {
+    let start = revisions.partition_point(|revision| *revision <= after);
+    revisions.range(start..)
+}

@@ -1,0 +1,248 @@
+//! Metrics in the OpenMetrics text format, served at `/metrics`. One struct, built by the server and
+//! passed down; no globals. Figures that the replica knows anyway are read when scraped.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds of the buckets for request durations, seconds.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    method: &'static str,
+    path: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+/// Figures that are read when somebody scrapes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// Revision of the local state.
+    pub revision: u64,
+    /// Raft index of the local state.
+    pub index: u64,
+    /// Raft term.
+    pub term: u64,
+    /// Whether this replica leads.
+    pub is_leader: bool,
+    /// Whether a leader is known.
+    pub has_leader: bool,
+    /// Members of the cluster.
+    pub members: u64,
+    /// Followers of the feed.
+    pub followers: u64,
+    /// Records between the end of the feed and its slowest follower.
+    pub feed_lag: u64,
+    /// Live addresses.
+    pub addresses: u64,
+    /// Hosts.
+    pub hosts: u64,
+}
+
+/// The metrics of one replica.
+pub struct Metrics {
+    registry: Registry,
+    routes: Vec<Histogram>,
+    responses: [Counter; 5],
+    connections: Gauge,
+    refused_connections: Counter,
+    committed: Counter,
+    refused: Counter,
+    failed: Family<OutcomeLabels, Counter>,
+    refusals: Family<CodeLabels, Counter>,
+    reading: ReadingGauges,
+}
+
+type Level = Gauge<u64, AtomicU64>;
+
+/// The gauges behind [`Reading`].
+#[derive(Default)]
+struct ReadingGauges {
+    revision: Level,
+    index: Level,
+    term: Level,
+    is_leader: Level,
+    has_leader: Level,
+    members: Level,
+    followers: Level,
+    feed_lag: Level,
+    addresses: Level,
+    hosts: Level,
+}
+
+impl ReadingGauges {
+    fn register(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, gauge: &Level| {
+            registry.register(name, help, gauge.clone());
+        };
+        add("state_revision", "Revision of the local state", &self.revision);
+        add("raft_index", "Raft index of the local state", &self.index);
+        add("raft_term", "Raft term", &self.term);
+        add("raft_is_leader", "Whether this replica leads (1) or not (0)", &self.is_leader);
+        add("raft_has_leader", "Whether a leader is known (1) or not (0)", &self.has_leader);
+        add("raft_members", "Members of the cluster", &self.members);
+        add("feed_followers", "Followers of the feed", &self.followers);
+        add("feed_lag_records", "Records the slowest follower is behind", &self.feed_lag);
+        add("state_addresses", "Live addresses", &self.addresses);
+        add("state_hosts", "Hosts", &self.hosts);
+    }
+
+    fn set(&self, reading: &Reading) {
+        self.revision.set(reading.revision);
+        self.index.set(reading.index);
+        self.term.set(reading.term);
+        self.is_leader.set(u64::from(reading.is_leader));
+        self.has_leader.set(u64::from(reading.has_leader));
+        self.members.set(reading.members);
+        self.followers.set(reading.followers);
+        self.feed_lag.set(reading.feed_lag);
+        self.addresses.set(reading.addresses);
+        self.hosts.set(reading.hosts);
+    }
+}
+
+/// How a proposal ended, apart from refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProposalFailure {
+    /// Nothing happened.
+    Unavailable,
+    /// Nothing happened: too much was waiting.
+    Busy,
+    /// It may have happened.
+    Unknown,
+    /// Nothing happened: more than fits into one entry.
+    TooLarge,
+}
+
+impl ProposalFailure {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
+            Self::Unknown => "unknown",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+impl Metrics {
+    /// Metrics for routes given as (method, path), by whose position durations are observed.
+    #[must_use]
+    pub fn new(routes: impl Iterator<Item = (&'static str, &'static str)>) -> Self {
+        let mut registry = Registry::with_prefix("romanad");
+        let durations = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
+            Histogram::new(DURATION_BUCKETS)
+        });
+        let help = "Time from a request's head to its answer's, by route";
+        registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
+        let routes = routes
+            .map(|(method, path)| durations.get_or_create(&RouteLabels { method, path }).clone())
+            .collect();
+        let responses = Family::<StatusLabels, Counter>::default();
+        registry.register("http_responses", "Answers, by class of status", responses.clone());
+        let responses = ["1xx", "2xx", "3xx", "4xx", "5xx"]
+            .map(|class| responses.get_or_create(&StatusLabels { class }).clone());
+        let connections = Gauge::default();
+        registry.register("http_connections", "Open connections", connections.clone());
+        let refused_connections = Counter::default();
+        let help = "Connections closed at once because there were too many";
+        registry.register("http_connections_refused", help, refused_connections.clone());
+        let proposals = Family::<OutcomeLabels, Counter>::default();
+        registry.register("proposals", "Commands proposed, by outcome", proposals.clone());
+        let counter = |outcome| proposals.get_or_create(&OutcomeLabels { outcome }).clone();
+        let (committed, refused) = (counter("committed"), counter("refused"));
+        let refusals = Family::<CodeLabels, Counter>::default();
+        registry.register("refusals", "Commands refused, by code", refusals.clone());
+        let reading = ReadingGauges::default();
+        reading.register(&mut registry);
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program", build);
+        Self {
+            registry,
+            routes,
+            responses,
+            connections,
+            refused_connections,
+            committed,
+            refused,
+            failed: proposals,
+            refusals,
+            reading,
+        }
+    }
+
+    /// A request on the route at `route` (if it was one) was answered.
+    pub fn answered(&self, route: Option<usize>, status: StatusCode, took: Duration) {
+        if let Some(duration) = route.and_then(|route| self.routes.get(route)) {
+            duration.observe(took.as_secs_f64());
+        }
+        let class = usize::from(status.as_u16() / 100).saturating_sub(1);
+        if let Some(counter) = self.responses.get(class) {
+            counter.inc();
+        }
+    }
+
+    /// A command was committed and not refused.
+    pub fn committed(&self) {
+        self.committed.inc();
+    }
+
+    /// A command was committed and refused.
+    pub fn refused(&self, code: &'static str) {
+        self.refused.inc();
+        self.refusals.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Commands were not committed, as far as is known.
+    pub fn failed(&self, failure: ProposalFailure, commands: usize) {
+        let labels = OutcomeLabels { outcome: failure.as_str() };
+        self.failed.get_or_create(&labels).inc_by(commands as u64);
+    }
+
+    /// Open connections.
+    #[must_use]
+    pub fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// A connection was closed at once because there were too many.
+    pub fn connection_refused(&self) {
+        self.refused_connections.inc();
+    }
+
+    /// All metrics as text.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn render(&self, reading: &Reading) -> Result<String, std::fmt::Error> {
+        self.reading.set(reading);
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

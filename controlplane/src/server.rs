@@ -1,0 +1,339 @@
+//! `romanad` from top to bottom: replica, API, connections, and a clean end.
+//!
+//! ```text
+//!   run: bootstrap ─► bind ─► Replica::start ─► accept connections … until SIGTERM or a fault
+//!   end: stop accepting ─► drain requests ─► close the feed (last bookmarks) ─► Replica::shutdown
+//! ```
+//!
+//! A connection is HTTP/1.1 with bounds on everything a peer can make us wait for or keep: heads
+//! (time, size), bodies (the request's deadline), answers (a socket that takes no bytes is cut off).
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::api::Api;
+use crate::bootstrap::{self, BootstrapError};
+use crate::config::Config;
+use crate::raft::{Replica, ReplicaConfig, StartError};
+
+/// Time for a request's head, and for a connection without a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A peer that takes no bytes for so long is cut off.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that a connection buffers, at most, each way.
+const CONNECTION_BYTES_MAX: usize = 128 << 10;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+/// Time for the requests in progress when we stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the connections to end after the feed was closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the end of a drain and the health of the replica are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Why the daemon ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// No initial topology.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The API's address cannot be had.
+    #[error("cannot listen on {address} for the API")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The replica does not start.
+    #[error("the replica does not start")]
+    Start(#[source] Box<StartError>),
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+    /// The replica stopped itself.
+    #[error("the replica has stopped: {0}")]
+    Fault(String),
+}
+
+/// Runs a replica and its API until SIGTERM or SIGINT, then stops cleanly.
+///
+/// # Errors
+/// [`ServerError`]: it did not start, or the replica stopped itself.
+pub async fn run(config: Config) -> Result<(), ServerError> {
+    let stop = stop_signal().map_err(ServerError::Signals)?;
+    let initial = bootstrap::initial_proposals(&config).await?;
+    let listen_error = |source| ServerError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    let replica = ReplicaConfig {
+        id: config.id,
+        data_dir: config.data_dir.clone(),
+        peer_listen: config.peer_listen,
+        advertise_peer: config.advertise_peer.clone(),
+        advertise_api: config.advertise_api.clone().unwrap_or_else(|| address.to_string()),
+        initial_cluster: config.initial_cluster.clone(),
+        initial,
+        feed_memory_bytes: config.feed_memory_bytes,
+    };
+    let replica = tokio::select! {
+        started = Replica::start(replica) => {
+            started.map_err(|error| ServerError::Start(Box::new(error)))?
+        }
+        () = stop.cancelled() => return Ok(()),
+    };
+    let api = Api::new(replica.clone(), config.request_timeout);
+    info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
+    let server = Server::new(api, config.connections_max);
+    let accepting = tokio::spawn(server.clone().accept(listener));
+    let fault = tokio::select! {
+        () = stop.cancelled() => None,
+        fault = fault(&replica) => Some(fault),
+    };
+    match &fault {
+        None => info!("stopping"),
+        Some(fault) => error!(fault, "replica stopped, ending"),
+    }
+    accepting.abort();
+    server.drain().await;
+    replica.shutdown().await;
+    match fault {
+        None => Ok(()),
+        Some(fault) => Err(ServerError::Fault(fault)),
+    }
+}
+
+/// A token that is cancelled by the first SIGTERM or SIGINT.
+fn stop_signal() -> io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        cancel.cancel();
+    });
+    Ok(stop)
+}
+
+/// Waits until the replica has stopped itself.
+async fn fault(replica: &Replica) -> String {
+    loop {
+        if let Some(fault) = replica.fault() {
+            return fault;
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// The connections of an API.
+#[derive(Clone)]
+pub struct Server {
+    api: Api,
+    router: Router,
+    permits: Arc<Semaphore>,
+    connections_max: usize,
+    stopping: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Server {
+    /// A server for an API that takes so many connections at the same time.
+    #[must_use]
+    pub fn new(api: Api, connections_max: usize) -> Self {
+        Self {
+            router: api.router(),
+            api,
+            permits: Arc::new(Semaphore::new(connections_max)),
+            connections_max,
+            stopping: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Accepts connections until it is dropped or aborted.
+    pub async fn accept(self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) => {
+                    // Of the connection, or no descriptor left: neither is ours to end for.
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(WATCH_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            self.api.metrics().connection_refused();
+            debug!(%peer, "too many connections, closing this one");
+            return;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%peer, %error, "connection is gone already");
+            return;
+        }
+        tokio::spawn(self.clone().serve(stream, peer, permit));
+    }
+
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
+        self.api.metrics().connections().inc();
+        let api = self.api.clone();
+        let routed = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (api, routed) = (api.clone(), routed.clone());
+            async move {
+                match api.hot(&request) {
+                    Some((at, row)) => Ok(api.answer(at, row, Vec::new(), request).await),
+                    None => routed.call(request.map(Body::new)).await,
+                }
+            }
+        });
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(CONNECTION_BYTES_MAX)
+            .pipeline_flush(true);
+        let io = TokioIo::new(Unstalled::new(stream));
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = connection.as_mut() => served,
+                    () = self.cut.cancelled() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = served {
+            debug!(%peer, %error, "connection ended");
+        }
+        self.api.metrics().connections().dec();
+    }
+
+    /// Lets requests in progress end, then the feed, then the connections; bounded in time.
+    pub async fn drain(&self) {
+        self.stopping.cancel();
+        let drained = until(DRAIN_TIMEOUT, || self.api.active() == 0).await;
+        self.api.close_feed();
+        let closed = until(CLOSE_TIMEOUT, || self.open() == 0).await;
+        if !drained || !closed {
+            warn!(requests = self.api.active(), connections = self.open(), "cutting connections");
+        }
+        self.cut.cancel();
+    }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.connections_max - self.permits.available_permits()
+    }
+}
+
+/// Waits until something is so; whether it became so in time.
+async fn until(timeout: Duration, so: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + timeout;
+    while !so() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+    true
+}
+
+/// A stream whose writes fail when the peer takes no bytes for [`STALL_TIMEOUT`].
+struct Unstalled {
+    stream: TcpStream,
+    stalled: Option<Pin<Box<Sleep>>>,
+    timeout: Duration,
+}
+
+impl Unstalled {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, stalled: None, timeout: STALL_TIMEOUT }
+    }
+
+    /// Passes the result of a write on; starts the clock when it is pending, stops it when not.
+    fn watch(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let timeout = self.timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
+    }
+}
+
+impl AsyncRead for Unstalled {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Unstalled {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

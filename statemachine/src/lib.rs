@@ -33,18 +33,36 @@
 extern crate alloc;
 
 pub mod command;
+mod display;
 pub mod entry;
 pub mod event;
+mod host;
+mod ipam;
 pub mod limits;
 pub mod name;
 pub mod policy;
+mod prefix;
+mod ranges;
 pub mod refusal;
+pub mod routes;
 mod settings;
+mod snapshot;
+mod state;
+mod tenant;
 pub mod topology;
+mod validate;
+mod vip;
 
 pub use command::{Command, Labels};
 pub use entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 pub use event::{Event, Topic};
+pub use host::Host;
+pub use ipam::{Allocation, Block, GroupUsage, Owner};
 pub use name::Actor;
+pub use prefix::parse as parse_cidr;
 pub use refusal::Refusal;
 pub use settings::Settings;
+pub use snapshot::SnapshotError;
+pub use state::{Answer, FollowError, Now, Outcome, State, VERSION_MAX};
+pub use tenant::Tenant;
+pub use vip::{RouterKey, Vip, VipHolder};

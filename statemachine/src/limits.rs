@@ -24,6 +24,8 @@ pub const CONFLICTS_LISTED_MAX: usize = 100;
 pub const POLICY_LIST_MAX: usize = 4096;
 /// Named ports of one endpoint.
 pub const NAMED_PORTS_MAX: usize = 256;
+/// Candidates of one VIP.
+pub const VIP_CANDIDATES_MAX: usize = 4096;
 /// Names in one attachment report (addresses that run on one host).
 pub const REPORT_NAMES_MAX: usize = 65_536;
 /// Longest reuse delay: one day, in milliseconds.

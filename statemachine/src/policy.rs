@@ -3,7 +3,10 @@
 //! A policy selects endpoints (`applied_to`), says in which directions it isolates them, and opens
 //! traffic by rules. Rules of all policies add up; there is no order and no deny rule. An endpoint
 //! that a policy isolates in a direction accepts in that direction only what some rule allows.
-//! JSON documents in the seeds' and in 2.0's form come next.
+//! JSON documents in the seeds' and in 2.0's form are read by [`document`].
+
+pub mod document;
+mod validate;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -12,7 +15,13 @@ use alloc::vec::Vec;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::command::PolicyRef;
+use crate::event::{Event, PolicyRemoved};
 use crate::name::{PolicyName, SegmentId, TenantId};
+use crate::refusal::Refusal;
+use crate::state::State;
+
+pub(crate) use validate::check_port_name;
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +177,20 @@ pub enum Protocol {
     Icmp,
 }
 
+impl Protocol {
+    /// Its name, as in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
 /// A kind of traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -203,4 +226,51 @@ pub struct Icmp {
     /// The code; absent = all codes of the type.
     #[serde(default)]
     pub code: Option<u8>,
+}
+
+pub(crate) fn decide_set(state: &State, policy: &Policy) -> Result<Vec<Event>, Refusal> {
+    policy.check()?;
+    if state.policy(&policy.name) == Some(policy) {
+        return Ok(Vec::new());
+    }
+    Ok(alloc::vec![Event::PolicySet(policy.clone())])
+}
+
+pub(crate) fn decide_remove(state: &State, policy: &PolicyRef) -> Result<Vec<Event>, Refusal> {
+    let name = policy.name.clone();
+    if state.policy(&name).is_none() {
+        return Err(Refusal::PolicyNotFound { policy: name });
+    }
+    Ok(alloc::vec![Event::PolicyRemoved(PolicyRemoved { name })])
+}
+
+/// Which tenants and segments a policy names.
+impl Policy {
+    /// Whether it names the tenant, or a segment of it.
+    pub(crate) fn names_tenant(&self, tenant: &TenantId) -> bool {
+        let target = self.applied_to.iter().any(|target| match target {
+            Target::Tenant(id) | Target::Segment(id, _) | Target::Endpoints(id, _) => id == tenant,
+            Target::Cidr(_) | Target::Host | Target::Local => false,
+        });
+        target
+            || self.peers().any(|peer| match peer {
+                Peer::Tenant(id)
+                | Peer::Segment(id, _)
+                | Peer::Endpoints { tenants: TenantSelector::Id(id), .. } => id == tenant,
+                Peer::Endpoints { .. } | Peer::Any | Peer::Cidr { .. } => false,
+                Peer::Host | Peer::Local => false,
+            })
+    }
+
+    /// Whether it names the segment.
+    pub(crate) fn names_segment(&self, tenant: &TenantId, segment: &SegmentId) -> bool {
+        let is = |t: &TenantId, s: &SegmentId| t == tenant && s == segment;
+        let target = |target: &Target| matches!(target, Target::Segment(t, s) if is(t, s));
+        let peer = |peer: &Peer| matches!(peer, Peer::Segment(t, s) if is(t, s));
+        self.applied_to.iter().any(target) || self.peers().any(peer)
+    }
+
+    fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.ingress.iter().chain(&self.egress).flat_map(|rule| &rule.peers)
+    }
 }

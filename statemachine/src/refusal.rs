@@ -80,7 +80,7 @@ refusals! {
         field: String, /// The name, escaped and cut.
         name: String, /// What is wrong.
         why: String, }
-        => Malformed, "the {field} {name:?} is not valid: {why}";
+        => Malformed, "the {field} \"{name}\" is not valid: {why}";
         "Use 1 to 253 ASCII letters, digits and . _ - : @, starting with a letter or a digit.";
     /// A label key or value is too long, or there are too many.
     InvalidLabels { /// What is wrong.
@@ -98,7 +98,7 @@ refusals! {
     InvalidCidr { /// The text, cut.
         cidr: String, /// What is wrong.
         why: String, }
-        => Malformed, "{cidr:?} is not a CIDR: {why}";
+        => Malformed, "\"{cidr}\" is not a CIDR: {why}";
         "Write an IPv4 or IPv6 prefix such as 10.111.0.0/16 or fd00:10::/64.";
     /// A CIDR has bits set after its prefix.
     HostBitsSet { /// The CIDR as given.
@@ -143,11 +143,6 @@ refusals! {
         network: NetworkName, }
         => Malformed, "topologies names network {network}, which networks does not define";
         "Add it to networks, or remove it from topologies.";
-    /// A network is in no map: no host could ever get an address from it.
-    NetworkWithoutTopology { /// The network.
-        network: NetworkName, }
-        => Malformed, "network {network} is in no topology";
-        "Add it to the networks of one topology.";
     /// A map has no group.
     EmptyMap { /// The networks of the map.
         networks: Vec<NetworkName>, }

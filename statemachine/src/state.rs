@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use imbl::OrdMap;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Endpoint};
@@ -22,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::tenant::{self, Tenant};
 use crate::topology::{self, Topology};
-use crate::vip::{self, RouterKey, Vip};
+use crate::vip::{self, RouterKey, Vip, VipHolder};
 
 /// The highest version of behaviour that this program knows ([`Command::RaiseVersion`]).
 pub const VERSION_MAX: u16 = 1;
@@ -58,6 +57,8 @@ pub struct State {
     pub(crate) endpoints: OrdMap<IpAddr, Arc<Endpoint>>,
     pub(crate) vips: OrdMap<VipName, Arc<Vip>>,
     pub(crate) routers: OrdMap<RouterKey, HostName>,
+    /// Leases that outlive their assignment: nobody else may answer for the address before.
+    pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
 }
 
 /// When and under which leader a command is decided.
@@ -131,16 +132,13 @@ impl State {
         let mut outcomes = Vec::with_capacity(entry.proposals.len());
         let mut records = Vec::with_capacity(entry.proposals.len());
         for proposal in &entry.proposals {
-            let result = match self.decide(&proposal.command, now) {
-                Err(refusal) => Err(refusal),
-                Ok(events) => {
-                    let changed = !events.is_empty();
-                    for event in events {
-                        records.push(self.record(proposal.actor.clone(), event));
-                    }
-                    Ok(self.answer(&proposal.command, changed))
+            let result = self.decide(&proposal.command, now).map(|events| {
+                let first = records.len();
+                for event in events {
+                    records.push(self.record(proposal.actor.clone(), event));
                 }
-            };
+                self.answer(&proposal.command, records.get(first..).unwrap_or_default())
+            });
             outcomes.push(Outcome { revision: self.revision, result });
         }
         (outcomes, records)
@@ -175,13 +173,19 @@ impl State {
         Record { revision, index, at, actor, event, digest }
     }
 
-    fn answer(&self, command: &Command, changed: bool) -> Answer {
-        match command {
-            Command::AllocateAddress(ask) => match self.ipam.by_name(&ask.name) {
-                Some(allocation) => Answer::Address { allocation, fresh: changed },
-                None => Answer::Done { changed },
-            },
-            _ => Answer::Done { changed },
+    /// The answer to a command that caused these records.
+    fn answer(&self, command: &Command, records: &[Record]) -> Answer {
+        let changed = !records.is_empty();
+        let allocation = match (records.last(), command) {
+            (Some(Record { event: Event::AddressAllocated(event), revision, .. }), _) => {
+                self.ipam.allocated(event, *revision)
+            }
+            (None, Command::AllocateAddress(ask)) => self.ipam.by_name(&ask.name),
+            _ => None,
+        };
+        match allocation {
+            Some(allocation) => Answer::Address { allocation, fresh: changed },
+            None => Answer::Done { changed },
         }
     }
 
@@ -422,9 +426,4 @@ pub(crate) fn check_labels(labels: &crate::Labels) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// The leaf group of a network in which a block lies, for callers that know there is one.
-pub(crate) fn net_of(ip: IpAddr) -> IpNet {
-    IpNet::from(ip)
 }

@@ -4,5 +4,13 @@
 //! per network a flat list of [`Group`]s with their CIDRs. A leaf group is named by its CIDR:
 //! networks do not overlap and leaves do not either, so that is unique in the cluster.
 
+mod builtin;
+mod carve;
+mod change;
 mod spec;
+
+pub use builtin::{builtin, builtin_names};
+pub use carve::{Group, Network, Topology};
+pub use change::TopologyPlan;
+pub(crate) use change::{decide_set, evolve_set};
 pub use spec::{GroupSpec, MapSpec, NetworkSpec, TopologySpec};

@@ -1,0 +1,47 @@
+# `make demo` and `make test` do all the set-up they need; `make help` lists the rest.
+.PHONY: help demo test setup fmt lint unit doc deny judge bench clean
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+BINS = --workspace --bins
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: ## The tour: three replicas, four racks, a killed leader, nothing lost
+	$(CARGO) build --release -p romana-controlplane -p romana-client --bins
+	"$$($(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release/romana" demo
+
+test: setup fmt lint unit doc ## All checks and tests: what CI runs
+
+setup: ## Install what the tests need and the machine lacks
+	./deploy/test-setup.sh
+
+fmt: ## Formatting
+	$(CARGO) fmt --all --check
+
+lint: ## Clippy, warnings are errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: ## Tests of all rings; the live ones start real processes
+	$(CARGO) build $(BINS) --locked
+	$(CARGO) nextest run --workspace --locked
+	$(CARGO) test --workspace --doc --locked
+
+doc: ## Documentation builds without warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+
+deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
+	$(CARGO) deny check
+
+judge: ## The judge's minute: 64 clients, the leader killed every two seconds, the laws checked
+	$(CARGO) build --release $(BINS)
+	$(CARGO) run --release -p romana-chaos -- run
+
+bench: ## Commits and failover beside etcd (needs etcd-server)
+	$(CARGO) build --release $(BINS)
+	$(CARGO) run --release -p romana-chaos -- bench commit
+	$(CARGO) run --release -p romana-chaos -- bench failover
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Installs what the tests need and the machine lacks. On a machine without apt or without root it says
+# what is missing; under CI=true that is a failure.
+set -euo pipefail
+
+missing=()
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v etcd >/dev/null || missing+=(etcd-server)
+command -v nft >/dev/null || missing+=(nftables)
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
+  else
+    echo "test-setup: missing ${missing[*]}: install them (the tests that need one say so)" >&2
+    [ "${CI:-}" != true ] || exit 1
+  fi
+fi
+
+if ! cargo nextest --version >/dev/null 2>&1; then
+  cargo install --locked cargo-nextest
+fi

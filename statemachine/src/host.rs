@@ -1,0 +1,316 @@
+//! Hosts: what they are, and in which prefix group of each network they have their place.
+
+use alloc::collections::BTreeMap;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{
+    HostChange, HostReport, HostSource, HostSpec, HostState, Labels, RemoveHost, SetHostState,
+};
+use crate::entry::Revision;
+use crate::event::{EndpointRemoved, Event, HostAdded, HostRef, HostRemoved, HostUpdated, Place};
+use crate::ipam;
+use crate::limits::HOST_ADDRESSES_MAX;
+use crate::name::{HostName, NetworkName};
+use crate::refusal::Refusal;
+use crate::state::{Now, State, check_labels, fence};
+use crate::topology::{Network, Topology};
+use crate::vip;
+
+pub(crate) const UP: HostState = HostState::Up;
+pub(crate) const DOWN: HostState = HostState::Down;
+pub(crate) const DRAINING: HostState = HostState::Draining;
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name.
+    pub name: HostName,
+    /// Its address in the physical network.
+    pub ip: IpAddr,
+    /// Further addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Free-form facts.
+    pub info: Labels,
+    /// Who manages it.
+    pub source: HostSource,
+    /// Whether it may be given VIPs and routes.
+    pub state: HostState,
+    /// Its leaf group in each network that has one for it.
+    pub places: Vec<Place>,
+    /// Revision at which it was added.
+    pub added: Revision,
+}
+
+impl Host {
+    /// Its leaf group in a network.
+    #[must_use]
+    pub fn place(&self, network: &NetworkName) -> Option<IpNet> {
+        self.places.iter().find(|place| place.network == *network).map(|place| place.group)
+    }
+
+    /// All its addresses in the physical network.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        core::iter::once(self.ip).chain(self.addresses.iter().copied())
+    }
+}
+
+pub(crate) fn decide_add(state: &State, spec: &HostSpec) -> Result<Vec<Event>, Refusal> {
+    spec.name.check()?;
+    check_labels(&spec.labels)?;
+    check_labels(&spec.info)?;
+    check_addresses(state, &spec.name, spec.ip, &spec.addresses)?;
+    if let Some(host) = state.host(&spec.name) {
+        let same = host.ip == spec.ip
+            && host.addresses == spec.addresses
+            && host.labels == spec.labels
+            && host.info == spec.info
+            && host.source == spec.source;
+        let exists = Refusal::HostExists { host: host.name.clone(), ip: host.ip };
+        return if same { Ok(Vec::new()) } else { Err(exists) };
+    }
+    let topology = state.topology().ok_or(Refusal::NoTopology)?;
+    let places = Placement::of(state).place(topology, &spec.labels);
+    if places.is_empty() {
+        return Err(Refusal::NoGroupForHost { host: spec.name.clone() });
+    }
+    Ok(vec![added(spec, places)])
+}
+
+/// The event that adds a host with these places.
+pub(crate) fn added(spec: &HostSpec, places: Vec<Place>) -> Event {
+    let HostSpec { name, ip, addresses, labels, info, source } = spec.clone();
+    Event::HostAdded(HostAdded { name, ip, addresses, labels, info, source, places })
+}
+
+pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Event>, Refusal> {
+    let host = find(state, &change.name)?;
+    let mut next = host.clone();
+    next.ip = change.ip.unwrap_or(host.ip);
+    next.addresses.clone_from(change.addresses.as_ref().unwrap_or(&host.addresses));
+    next.info.clone_from(change.info.as_ref().unwrap_or(&host.info));
+    check_labels(&next.info)?;
+    check_addresses(state, &host.name, next.ip, &next.addresses)?;
+    if let Some(labels) = &change.labels {
+        check_labels(labels)?;
+        next.labels.clone_from(labels);
+        next.places = places_with(state, host, labels)?;
+    }
+    if next == *host {
+        return Ok(Vec::new());
+    }
+    let Host { name, ip, addresses, labels, info, places, .. } = next;
+    Ok(vec![Event::HostUpdated(HostUpdated { name, ip, addresses, labels, info, places })])
+}
+
+/// A host's places with other labels: it stays where it may, and moves only where it has no block.
+fn places_with(state: &State, host: &Host, labels: &Labels) -> Result<Vec<Place>, Refusal> {
+    let topology = state.topology().ok_or(Refusal::NoTopology)?;
+    let placement = Placement::of(state);
+    let mut places = Vec::new();
+    for network in topology.networks() {
+        let old = host.place(&network.name);
+        let stays = old.filter(|cidr| network.leaf(*cidr).is_some_and(|leaf| leaf.takes(labels)));
+        let group = match (stays, old) {
+            (Some(group), _) => Some(group),
+            (None, Some(group)) if has_blocks(state, &host.name, group) => {
+                return Err(Refusal::LabelsLeaveGroup { host: host.name.clone(), group });
+            }
+            (None, _) => placement.choose(network, labels),
+        };
+        places.extend(group.map(|group| Place { network: network.name.clone(), group }));
+    }
+    if places.is_empty() {
+        return Err(Refusal::NoGroupForHost { host: host.name.clone() });
+    }
+    Ok(places)
+}
+
+fn has_blocks(state: &State, host: &HostName, group: IpNet) -> bool {
+    state.ipam.host_blocks(host).any(|cidr| group.contains(&cidr))
+}
+
+pub(crate) fn decide_state(
+    state: &State,
+    change: &SetHostState,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    fence(change.term, now)?;
+    let host = find(state, &change.name)?;
+    if host.state == change.state {
+        return Ok(Vec::new());
+    }
+    let host = HostRef { name: host.name.clone() };
+    Ok(vec![match change.state {
+        HostState::Up => Event::HostUp(host),
+        HostState::Down => Event::HostDown(host),
+        HostState::Draining => Event::HostDraining(host),
+    }])
+}
+
+pub(crate) fn decide_remove(
+    state: &State,
+    remove: &RemoveHost,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    let host = find(state, &remove.name)?;
+    let addresses = state.ipam.host_addresses(&host.name).count() as u64;
+    if addresses > 0 && !remove.force {
+        return Err(Refusal::HostInUse { host: host.name.clone(), addresses });
+    }
+    let mut events = vip::release_host(state, &host.name);
+    let endpoints = state.endpoints().filter(|endpoint| endpoint.host == host.name);
+    events.extend(endpoints.map(|endpoint| {
+        let (ip, host) = (endpoint.ip, endpoint.host.clone());
+        Event::EndpointRemoved(EndpointRemoved { ip, host })
+    }));
+    events.extend(ipam::evict(state, &host.name, now));
+    let (name, evicted) = (host.name.clone(), addresses > 0);
+    events.push(Event::HostRemoved(HostRemoved { name, evicted }));
+    Ok(events)
+}
+
+pub(crate) fn decide_report(
+    state: &State,
+    report: &HostReport,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    report.host.check()?;
+    ipam::decide_report(state, report, now)
+}
+
+fn find<'a>(state: &'a State, name: &HostName) -> Result<&'a Host, Refusal> {
+    name.check()?;
+    state.host(name).ok_or_else(|| Refusal::HostNotFound { host: name.clone() })
+}
+
+/// Checks that addresses can be a host's and that no other host has them.
+pub(crate) fn check_addresses(
+    state: &State,
+    host: &HostName,
+    ip: IpAddr,
+    addresses: &[IpAddr],
+) -> Result<(), Refusal> {
+    if addresses.len() >= HOST_ADDRESSES_MAX {
+        let (size, max) = (addresses.len() as u64 + 1, HOST_ADDRESSES_MAX as u64);
+        return Err(Refusal::TooLarge { field: "addresses".to_string(), size, max });
+    }
+    for (position, ip) in core::iter::once(&ip).chain(addresses).enumerate() {
+        check_unicast(*ip)?;
+        if addresses.iter().skip(position).any(|other| other == ip) {
+            let why = "it is given twice".to_string();
+            return Err(Refusal::InvalidAddress { ip: *ip, why });
+        }
+        if let Some(other) = state.host_addresses.get(ip).filter(|other| *other != host) {
+            return Err(Refusal::HostAddressInUse { ip: *ip, host: other.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses addresses that no host or endpoint can have.
+pub(crate) fn check_unicast(ip: IpAddr) -> Result<(), Refusal> {
+    let broadcast = IpAddr::from([255, 255, 255, 255]);
+    if ip.is_unspecified() || ip.is_multicast() || ip == broadcast {
+        let why = "it is unspecified, multicast or broadcast".to_string();
+        return Err(Refusal::InvalidAddress { ip, why });
+    }
+    Ok(())
+}
+
+/// Chooses groups by the number of hosts that they have: fewest first, then first in order.
+pub(crate) struct Placement {
+    hosts: BTreeMap<IpNet, u64>,
+}
+
+impl Placement {
+    /// With the hosts that have their places now.
+    pub(crate) fn of(state: &State) -> Self {
+        let pools = state.ipam.pools.iter();
+        Self { hosts: pools.map(|(group, pool)| (*group, pool.hosts)).collect() }
+    }
+
+    /// With no host yet.
+    pub(crate) fn empty() -> Self {
+        Self { hosts: BTreeMap::new() }
+    }
+
+    /// Counts a host in.
+    pub(crate) fn add(&mut self, group: IpNet) {
+        *self.hosts.entry(group).or_default() += 1;
+    }
+
+    /// The group of a network for a host with these labels.
+    pub(crate) fn choose(&self, network: &Network, labels: &Labels) -> Option<IpNet> {
+        let eligible = network.leaves().filter(|leaf| leaf.takes(labels));
+        eligible.map(|leaf| leaf.cidr).min_by_key(|cidr| self.hosts.get(cidr).unwrap_or(&0))
+    }
+
+    /// Places in every network that has a group for these labels.
+    pub(crate) fn place(&self, topology: &Topology, labels: &Labels) -> Vec<Place> {
+        let place = |network: &Network| {
+            let group = self.choose(network, labels)?;
+            Some(Place { network: network.name.clone(), group })
+        };
+        topology.networks().iter().filter_map(place).collect()
+    }
+}
+
+pub(crate) fn evolve_added(state: &mut State, event: &HostAdded) {
+    let HostAdded { name, ip, addresses, labels, info, source, places } = event.clone();
+    let added = state.revision;
+    let host =
+        Host { name, ip, addresses, labels, info, source, state: HostState::Up, places, added };
+    insert(state, host);
+}
+
+pub(crate) fn evolve_updated(state: &mut State, event: &HostUpdated) {
+    let Some(old) = take(state, &event.name) else { return };
+    let HostUpdated { name, ip, addresses, labels, info, places } = event.clone();
+    let Host { source, state: in_state, added, .. } = old;
+    insert(
+        state,
+        Host { name, ip, addresses, labels, info, source, state: in_state, places, added },
+    );
+}
+
+pub(crate) fn evolve_state(state: &mut State, name: &HostName, new: HostState) {
+    if let Some(host) = state.hosts.get_mut(name) {
+        Arc::make_mut(host).state = new;
+    }
+}
+
+pub(crate) fn evolve_removed(state: &mut State, name: &HostName) {
+    take(state, name);
+}
+
+/// Puts a host into all indexes.
+pub(crate) fn insert(state: &mut State, host: Host) {
+    for ip in host.ips() {
+        state.host_addresses.insert(ip, host.name.clone());
+    }
+    for place in &host.places {
+        state.ipam.count_host(place.group, true);
+    }
+    state.hosts.insert(host.name.clone(), Arc::new(host));
+}
+
+/// Takes a host out of all indexes.
+pub(crate) fn take(state: &mut State, name: &HostName) -> Option<Host> {
+    let host = state.hosts.remove(name)?;
+    for ip in host.ips() {
+        state.host_addresses.remove(&ip);
+    }
+    for place in &host.places {
+        state.ipam.count_host(place.group, false);
+    }
+    Some(Arc::unwrap_or_clone(host))
+}

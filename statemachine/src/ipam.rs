@@ -1,0 +1,487 @@
+//! IPAM: which address belongs to whom.
+//!
+//! A block of the network's `block_mask` belongs to (network, leaf group, host, tenant, segment). An
+//! allocation takes, first that works, network by network: the lowest free address of the host's own
+//! blocks of that owner, in order; a block that came back to the host's group, oldest first; a block
+//! never used, lowest first. A released address cools down before it is free again; an emptied block
+//! comes back to its group after the same delay ([`crate::Command::EndCooldowns`]).
+//!
+//! Every index is a persistent B-tree, so that allocate and release are O(log n) and a copy of the
+//! whole is O(1). [`Ipam`] holds them and changes them (`evolve_…`); deciding is in `allocate` and
+//! `release`.
+
+mod allocate;
+mod blackout;
+mod block;
+mod release;
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Millis, Revision};
+use crate::event::{AddressAllocated, AddressReleased, BlockAssigned, BlockReleased};
+use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+use crate::prefix;
+use crate::ranges::FreeSet;
+use crate::state::State;
+use crate::topology::Topology;
+
+pub(crate) use allocate::decide_allocate;
+pub(crate) use blackout::{decide_blackout, decide_unblackout};
+pub use block::{Block, Owner};
+use block::{OwnerKey, Pool};
+pub(crate) use release::{decide_release, decide_report, end_cooldowns, evict};
+
+/// Blocks, addresses, blackouts, and all indexes over them.
+#[derive(Clone, Debug, Default)]
+pub struct Ipam {
+    pub(crate) blocks: OrdMap<IpNet, Block>,
+    /// Blocks with a free address, by owner: where an allocation looks first.
+    open: OrdSet<(OwnerKey, IpNet)>,
+    pub(crate) host_blocks: OrdSet<(HostName, IpNet)>,
+    /// What nobody has, by leaf group.
+    pub(crate) pools: OrdMap<IpNet, Pool>,
+    pub(crate) addresses: OrdMap<IpAddr, Address>,
+    names: OrdMap<NameKey, IpAddr>,
+    /// When each address that is cooling down was released.
+    pub(crate) cooling: OrdMap<IpAddr, Millis>,
+    cooling_queue: OrdSet<(Millis, IpAddr)>,
+    /// Blocks without a live address, by when they became so.
+    empty: OrdSet<(Millis, IpNet)>,
+    pub(crate) blackouts: OrdSet<IpNet>,
+}
+
+/// A live address. Everything else about it follows from its block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) name: AddressName,
+    pub(crate) revision: Revision,
+}
+
+/// A name with its hash in front, so that most comparisons touch no other memory. The hash is FNV-1a:
+/// the same everywhere; a collision costs a comparison, no more.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct NameKey {
+    hash: u64,
+    name: AddressName,
+}
+
+impl From<&AddressName> for NameKey {
+    fn from(name: &AddressName) -> Self {
+        Self { hash: fnv(FNV_START, name.as_str().as_bytes()), name: name.clone() }
+    }
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// A live address and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// Its name.
+    pub name: AddressName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Its block.
+    pub block: IpNet,
+    /// Its network.
+    pub network: NetworkName,
+    /// Its host.
+    pub host: HostName,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its segment.
+    pub segment: SegmentId,
+    /// The revision at which it was allocated.
+    pub revision: Revision,
+}
+
+/// How full a leaf group is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupUsage {
+    /// Its range.
+    pub cidr: IpNet,
+    /// Hosts that have their place there.
+    pub hosts: u64,
+    /// Blocks assigned.
+    pub blocks: u64,
+    /// Live addresses.
+    pub addresses: u64,
+    /// Addresses cooling down.
+    pub cooling: u64,
+    /// Addresses in all (2^64 − 1 when there are more).
+    pub capacity: u64,
+}
+
+/// Reading.
+impl Ipam {
+    /// All blocks, by CIDR.
+    pub fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.values()
+    }
+
+    /// Blocks from a CIDR on, that one included.
+    pub fn blocks_from(&self, from: IpNet) -> impl Iterator<Item = &Block> {
+        self.blocks.range(from..).map(|(_, block)| block)
+    }
+
+    /// The block of that CIDR.
+    #[must_use]
+    pub fn block(&self, cidr: IpNet) -> Option<&Block> {
+        self.blocks.get(&cidr)
+    }
+
+    /// The assigned block around an address.
+    #[must_use]
+    pub fn block_of(&self, ip: IpAddr) -> Option<&Block> {
+        let (cidr, block) = self.blocks.get_prev(&IpNet::from(ip))?;
+        cidr.contains(&ip).then_some(block)
+    }
+
+    /// CIDRs of a host's blocks, in order.
+    pub fn host_blocks(&self, host: &HostName) -> impl Iterator<Item = IpNet> {
+        let from = (host.clone(), lowest());
+        let host = host.clone();
+        self.host_blocks.range(from..).map_while(move |(h, cidr)| (*h == host).then_some(*cidr))
+    }
+
+    /// Number of live addresses.
+    #[must_use]
+    pub fn address_count(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Live addresses after `after` (from the first one when absent), in order.
+    pub fn addresses_after(&self, after: Option<IpAddr>) -> impl Iterator<Item = Allocation> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let range = self.addresses.range((from, Unbounded));
+        range.filter_map(|(ip, address)| self.allocation(*ip, address))
+    }
+
+    /// Live addresses of a block, in order.
+    pub fn addresses_in(&self, cidr: IpNet) -> impl Iterator<Item = Allocation> {
+        let range = self.addresses.range(cidr.network()..=cidr.broadcast());
+        range.filter_map(|(ip, address)| self.allocation(*ip, address))
+    }
+
+    /// The live address.
+    #[must_use]
+    pub fn by_ip(&self, ip: IpAddr) -> Option<Allocation> {
+        self.addresses.get(&ip).and_then(|address| self.allocation(ip, address))
+    }
+
+    /// The address of that name.
+    #[must_use]
+    pub fn by_name(&self, name: &AddressName) -> Option<Allocation> {
+        self.names.get(&NameKey::from(name)).and_then(|ip| self.by_ip(*ip))
+    }
+
+    /// The allocation that an event made.
+    pub(crate) fn allocated(
+        &self,
+        event: &AddressAllocated,
+        revision: Revision,
+    ) -> Option<Allocation> {
+        let Owner { network, host, tenant, segment } = self.block(event.block)?.owner().clone();
+        let (name, ip, block) = (event.name.clone(), event.ip, event.block);
+        Some(Allocation { name, ip, block, network, host, tenant, segment, revision })
+    }
+
+    /// The address that is named so or, failing that, is so written.
+    #[must_use]
+    pub fn by_name_or_ip(&self, text: &AddressName) -> Option<Allocation> {
+        self.by_name(text).or_else(|| self.by_ip(text.as_str().parse().ok()?))
+    }
+
+    /// Blackouts, in order.
+    pub fn blackouts(&self) -> impl Iterator<Item = IpNet> {
+        self.blackouts.iter().copied()
+    }
+
+    /// How full a leaf group is.
+    #[must_use]
+    pub fn usage(&self, group: IpNet) -> GroupUsage {
+        let mut usage = GroupUsage {
+            cidr: group,
+            hosts: self.pools.get(&group).map_or(0, |pool| pool.hosts),
+            blocks: 0,
+            addresses: 0,
+            cooling: self.cooling.range(group.network()..=group.broadcast()).count() as u64,
+            capacity: u64::try_from(prefix::last_offset(group)).unwrap_or(u64::MAX),
+        };
+        usage.capacity = usage.capacity.saturating_add(1);
+        for block in self.blocks_from(group).take_while(|block| group.contains(&block.cidr)) {
+            usage.blocks += 1;
+            usage.addresses += block.live;
+        }
+        usage
+    }
+
+    fn allocation(&self, ip: IpAddr, address: &Address) -> Option<Allocation> {
+        let block = self.block_of(ip)?;
+        let Owner { network, host, tenant, segment } = block.owner().clone();
+        let (name, revision) = (address.name.clone(), address.revision);
+        Some(Allocation { name, ip, block: block.cidr, network, host, tenant, segment, revision })
+    }
+
+    /// The blackout that covers an address.
+    pub(crate) fn blackout_of(&self, ip: IpAddr) -> Option<IpNet> {
+        self.blackouts.get_prev(&IpNet::from(ip)).copied().filter(|cidr| cidr.contains(&ip))
+    }
+
+    /// Whether an end of cool-downs would do something: leader tasks ask before they propose.
+    fn due(&self, limit: Millis) -> bool {
+        let cooled = self.cooling_queue.get_min().is_some_and(|(at, _)| *at <= limit);
+        cooled || self.empty.get_min().is_some_and(|(since, _)| *since <= limit)
+    }
+}
+
+/// The smallest CIDR there is.
+fn lowest() -> IpNet {
+    IpNet::V4(ipnet::Ipv4Net::default())
+}
+
+/// Changing.
+impl Ipam {
+    pub(crate) fn evolve_allocated(&mut self, event: &AddressAllocated, revision: Revision) {
+        let name = event.name.clone();
+        self.names.insert(NameKey::from(&name), event.ip);
+        self.addresses.insert(event.ip, Address { name, revision });
+        let Some(block) = self.blocks.get_mut(&event.block) else { return };
+        block.free.remove(prefix::offset(event.block, event.ip));
+        block.live += 1;
+        if let Some(since) = block.empty_since.take() {
+            self.empty.remove(&(since, event.block));
+        }
+        if block.free.is_empty() {
+            self.open.remove(&(block.owner.clone(), event.block));
+        }
+    }
+
+    fn evolve_address_released(&mut self, event: &AddressReleased, at: Millis, cools: bool) {
+        self.names.remove(&NameKey::from(&event.name));
+        self.addresses.remove(&event.ip);
+        if cools {
+            self.cooling.insert(event.ip, at);
+            self.cooling_queue.insert((at, event.ip));
+        }
+        let Some(block) = self.blocks.get_mut(&event.block) else { return };
+        if !cools {
+            if block.free.is_empty() {
+                self.open.insert((block.owner.clone(), event.block));
+            }
+            block.free.insert(prefix::offset(event.block, event.ip));
+        }
+        block.live = block.live.saturating_sub(1);
+        if block.live == 0 {
+            block.empty_since = Some(at);
+            self.empty.insert((at, event.block));
+        }
+    }
+
+    /// Ends the cool-down of everything released at or before a time.
+    pub(crate) fn evolve_cooled(&mut self, released_until: Millis) {
+        while let Some((at, ip)) = self.cooling_queue.get_min().copied() {
+            if at > released_until {
+                break;
+            }
+            self.cooling_queue.remove(&(at, ip));
+            self.cooling.remove(&ip);
+            self.set_free(ip);
+        }
+    }
+
+    /// The free addresses of a block that has no live one: all but those left out at the ends and
+    /// those that cool down since an earlier owner had them.
+    fn fresh_free(&self, cidr: IpNet, skip_ends: bool) -> FreeSet {
+        let mut free = block::free_set(cidr, skip_ends);
+        for (ip, _) in self.cooling.range(cidr.network()..=cidr.broadcast()) {
+            free.remove(prefix::offset(cidr, *ip));
+        }
+        free
+    }
+
+    /// Makes an address free if its block is assigned.
+    fn set_free(&mut self, ip: IpAddr) {
+        let Some(cidr) = self.block_of(ip).map(|block| block.cidr) else { return };
+        let Some(block) = self.blocks.get_mut(&cidr) else { return };
+        if block.free.is_empty() {
+            self.open.insert((block.owner.clone(), cidr));
+        }
+        block.free.insert(prefix::offset(cidr, ip));
+    }
+
+    fn assign(&mut self, event: &BlockAssigned, at: Millis, skip_ends: bool) {
+        if let Some(pool) = self.pools.get_mut(&event.group) {
+            pool.take(event.group, event.cidr);
+        }
+        let free = self.fresh_free(event.cidr, skip_ends);
+        let block = Block::assigned(event, at, skip_ends, free);
+        if !block.free.is_empty() {
+            self.open.insert((block.owner.clone(), event.cidr));
+        }
+        self.host_blocks.insert((event.host.clone(), event.cidr));
+        self.empty.insert((at, event.cidr));
+        self.blocks.insert(event.cidr, block);
+    }
+
+    pub(crate) fn evolve_released(&mut self, event: &BlockReleased, revision: Revision) {
+        let Some(block) = self.blocks.remove(&event.cidr) else { return };
+        self.open.remove(&(block.owner.clone(), event.cidr));
+        self.host_blocks.remove(&(event.host.clone(), event.cidr));
+        if let Some(since) = block.empty_since {
+            self.empty.remove(&(since, event.cidr));
+        }
+        if let Some(pool) = self.pools.get_mut(&block.group) {
+            pool.put_back(event.cidr, event.reusable_at, revision);
+        }
+    }
+
+    pub(crate) fn add_blackout(&mut self, cidr: IpNet) {
+        self.blackouts.insert(cidr);
+    }
+
+    pub(crate) fn remove_blackout(&mut self, cidr: IpNet) {
+        self.blackouts.remove(&cidr);
+    }
+
+    /// Counts a host in or out of a leaf group.
+    pub(crate) fn count_host(&mut self, group: IpNet, added: bool) {
+        if let Some(pool) = self.pools.get_mut(&group) {
+            pool.hosts = if added { pool.hosts + 1 } else { pool.hosts.saturating_sub(1) };
+        }
+    }
+
+    /// Puts everything that lives into the groups of a new topology: blocks find their network and
+    /// group by their range; what nobody has is never used again. Hosts are counted by the caller.
+    pub(crate) fn adopt(&mut self, topology: &Topology) {
+        self.pools = OrdMap::new();
+        for network in topology.networks() {
+            for leaf in network.leaves() {
+                self.pools.insert(leaf.cidr, Pool::new(leaf.cidr, network.block_mask));
+            }
+        }
+        let blocks: Vec<_> = self.blocks.values().cloned().collect();
+        self.open = OrdSet::new();
+        for mut block in blocks {
+            if let Some(network) = topology.network_around(block.cidr) {
+                let leaf = network.leaf_around(block.cidr);
+                block.rehome(network, leaf.map_or(block.group, |leaf| leaf.cidr));
+            }
+            self.refresh(block);
+        }
+    }
+
+    /// Puts a block in, its free addresses counted anew from what is live and what cools.
+    pub(crate) fn refresh(&mut self, mut block: Block) {
+        let cidr = block.cidr;
+        block.free = self.fresh_free(cidr, block.skip_ends);
+        for (ip, _) in self.addresses.range(cidr.network()..=cidr.broadcast()) {
+            block.free.remove(prefix::offset(cidr, *ip));
+        }
+        if let Some(pool) = self.pools.get_mut(&block.group) {
+            pool.take(block.group, cidr);
+        }
+        if !block.free.is_empty() {
+            self.open.insert((block.owner.clone(), cidr));
+        }
+        if let Some(since) = block.empty_since {
+            self.empty.insert((since, cidr));
+        }
+        self.host_blocks.insert((block.owner().host.clone(), cidr));
+        self.blocks.insert(cidr, block);
+    }
+
+    /// Puts live addresses in, without their blocks' books: for reading a snapshot. Keys are inserted
+    /// in their own order, which keeps the path to them in the processor's cache.
+    pub(crate) fn restore_addresses(&mut self, live: Vec<(IpAddr, AddressName, Revision)>) {
+        let mut names: Vec<_> =
+            live.iter().map(|(ip, name, _)| (NameKey::from(name), *ip)).collect();
+        names.sort_unstable();
+        for (name, ip) in names {
+            self.names.insert(name, ip);
+        }
+        for (ip, name, revision) in live {
+            self.addresses.insert(ip, Address { name, revision });
+        }
+    }
+
+    /// Puts a cooling address in: for reading a snapshot.
+    pub(crate) fn restore_cooling(&mut self, ip: IpAddr, at: Millis) {
+        self.cooling.insert(ip, at);
+        self.cooling_queue.insert((at, ip));
+    }
+}
+
+pub(crate) fn evolve_assigned(state: &mut State, event: &BlockAssigned) {
+    let skips = |topology: &Topology| {
+        topology.network(&event.network).is_some_and(|network| network.skip_first_last)
+    };
+    let skip_ends = state.topology().is_some_and(skips);
+    state.ipam.assign(event, state.at, skip_ends);
+}
+
+pub(crate) fn evolve_released(state: &mut State, event: &AddressReleased) {
+    let cools = state.settings.address_reuse_delay_ms > 0;
+    state.ipam.evolve_address_released(event, state.at, cools);
+}
+
+impl State {
+    /// Whether `EndCooldowns` would do something at a time.
+    #[must_use]
+    pub fn cooldowns_due(&self, at: Millis) -> bool {
+        release::limit(self, at).is_some_and(|limit| self.ipam.due(limit))
+    }
+}
+
+/// Cross-checks of the indexes that only this module sees: see [`State::validate`].
+impl Ipam {
+    pub(crate) fn check_indexes(&self, mut wrong: impl FnMut(alloc::string::String)) {
+        use alloc::format;
+        if self.names.len() != self.addresses.len() {
+            wrong(format!("{} names, {} addresses", self.names.len(), self.addresses.len()));
+        }
+        for (key, ip) in &self.names {
+            if self.addresses.get(ip).is_none_or(|address| address.name != key.name) {
+                wrong(format!("name {} points to {ip}, which is not its address", key.name));
+            }
+        }
+        let queued = self.cooling_queue.iter().all(|(at, ip)| self.cooling.get(ip) == Some(at));
+        if !queued || self.cooling_queue.len() != self.cooling.len() {
+            wrong(format!("{} cooling, {} queued", self.cooling.len(), self.cooling_queue.len()));
+        }
+        for block in self.blocks() {
+            let open = self.open.contains(&(block.owner.clone(), block.cidr));
+            if open == block.free.is_empty() {
+                wrong(format!("block {} open: {open}, against its free set", block.cidr));
+            }
+            let listed = block.empty_since.is_some_and(|at| self.empty.contains(&(at, block.cidr)));
+            if listed != (block.live == 0) {
+                wrong(format!(
+                    "block {} with {} live listed empty: {listed}",
+                    block.cidr, block.live
+                ));
+            }
+            if !self.host_blocks.contains(&(block.owner().host.clone(), block.cidr)) {
+                wrong(format!("block {} is not listed for its host", block.cidr));
+            }
+        }
+        let counts = (self.blocks.len(), self.host_blocks.len());
+        if counts.0 != counts.1 {
+            wrong(format!("{} blocks, {} listed for hosts", counts.0, counts.1));
+        }
+        let empty = self.blocks().filter(|block| block.live == 0).count();
+        let open = self.blocks().filter(|block| !block.free.is_empty()).count();
+        if (empty, open) != (self.empty.len(), self.open.len()) {
+            wrong(format!("empty or open blocks miscounted: {empty} {open}"));
+        }
+    }
+}

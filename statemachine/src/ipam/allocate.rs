@@ -1,0 +1,256 @@
+//! Deciding an allocation.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::block::{Block, Owner, OwnerKey, Pool};
+use super::{Ipam, lowest};
+use crate::command::AllocateAddress;
+use crate::entry::Millis;
+use crate::event::{AddressAllocated, BlockAssigned, Event};
+use crate::prefix;
+use crate::ranges::FreeSet;
+use crate::refusal::Refusal;
+use crate::state::{Now, State};
+use crate::topology::Network;
+
+/// A network that may serve the request, and the host's leaf group in it.
+struct Candidate<'a> {
+    network: &'a Network,
+    group: IpNet,
+    owner: OwnerKey,
+}
+
+/// Where an address was found.
+enum Found {
+    InOwnBlock(IpAddr, IpNet),
+    InNewBlock(IpAddr, IpNet),
+}
+
+pub(crate) fn decide_allocate(
+    state: &State,
+    ask: &AllocateAddress,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    ask.name.check()?;
+    ask.host.check()?;
+    ask.tenant.check()?;
+    ask.segment.check()?;
+    if let Some(existing) = state.ipam.by_name(&ask.name) {
+        let same = existing.host == ask.host
+            && existing.tenant == ask.tenant
+            && existing.segment == ask.segment
+            && ask.ip.is_none_or(|ip| ip == existing.ip)
+            && ask.network.as_ref().is_none_or(|network| *network == existing.network);
+        let in_use = || Refusal::AddressNameInUse {
+            name: existing.name.clone(),
+            ip: existing.ip,
+            host: existing.host.clone(),
+            tenant: existing.tenant.clone(),
+            segment: existing.segment.clone(),
+        };
+        return if same { Ok(Vec::new()) } else { Err(in_use()) };
+    }
+    let first = find(state, ask, now.at);
+    let Err(Refusal::NetworkExhausted { .. } | Refusal::AddressCoolingDown { .. }) = first else {
+        return first;
+    };
+    // Cool-downs that are over but that no task has ended yet must not stand in the way.
+    let mut events = super::end_cooldowns(state, now.at);
+    if events.is_empty() {
+        return first;
+    }
+    let mut later = state.clone();
+    later.at = now.at;
+    for event in &events {
+        later.revision += 1;
+        later.evolve(event);
+    }
+    events.extend(find(&later, ask, now.at)?);
+    Ok(events)
+}
+
+/// Finds an address in the state as it is.
+fn find(state: &State, ask: &AllocateAddress, at: Millis) -> Result<Vec<Event>, Refusal> {
+    let candidates = candidates(state, ask)?;
+    let found = match ask.ip {
+        Some(ip) => Some(find_exact(state, ask, &candidates, ip)?),
+        None => candidates.iter().find_map(|c| find_any(&state.ipam, c, at).map(|f| (f, c))),
+    };
+    match found {
+        Some((found, candidate)) => Ok(events(ask, found, candidate)),
+        None => Err(exhausted(&state.ipam, ask, &candidates)),
+    }
+}
+
+/// Networks that name the tenant, then the open ones, in definition order; only where the host has
+/// its place.
+fn candidates<'a>(state: &'a State, ask: &AllocateAddress) -> Result<Vec<Candidate<'a>>, Refusal> {
+    let host = state.host(&ask.host);
+    let host = host.ok_or_else(|| Refusal::HostNotFound { host: ask.host.clone() })?;
+    let topology = state.topology().ok_or(Refusal::NoTopology)?;
+    let networks = topology.networks();
+    let named = networks.iter().filter(|network| network.tenants.contains(&ask.tenant));
+    let open = networks.iter().filter(|network| network.tenants.is_empty());
+    let candidates: Vec<_> = named
+        .chain(open)
+        .filter(|network| ask.network.as_ref().is_none_or(|name| *name == network.name))
+        .filter_map(|network| {
+            let group = host.place(&network.name)?;
+            let owner = OwnerKey::new(Owner {
+                host: ask.host.clone(),
+                network: network.name.clone(),
+                tenant: ask.tenant.clone(),
+                segment: ask.segment.clone(),
+            });
+            Some(Candidate { network, group, owner })
+        })
+        .collect();
+    if !candidates.is_empty() {
+        return Ok(candidates);
+    }
+    let (tenant, host) = (ask.tenant.clone(), ask.host.clone());
+    Err(match &ask.network {
+        None => Refusal::NoNetworkForTenant { tenant, host },
+        Some(network) if topology.network(network).is_none() => {
+            Refusal::NetworkNotFound { network: network.clone() }
+        }
+        Some(network) => Refusal::NetworkNotForTenant { network: network.clone(), tenant, host },
+    })
+}
+
+fn find_any(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Found> {
+    in_own_block(ipam, &candidate.owner).or_else(|| in_new_block(ipam, candidate, at))
+}
+
+/// The lowest free address of the owner's own blocks, in order.
+fn in_own_block(ipam: &Ipam, owner: &OwnerKey) -> Option<Found> {
+    let open = ipam.open.range((owner.clone(), lowest())..);
+    open.take_while(|(key, _)| key == owner).find_map(|(_, cidr)| {
+        let ip = ipam.first_free(*cidr, &ipam.blocks.get(cidr)?.free)?;
+        Some(Found::InOwnBlock(ip, *cidr))
+    })
+}
+
+/// The first address of a block that nobody has: one that came back, oldest first; else one never
+/// used, lowest first.
+fn in_new_block(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Found> {
+    let pool = ipam.pools.get(&candidate.group)?;
+    let skip = candidate.network.skip_first_last;
+    let first_of = |cidr| Some((ipam.first_free(cidr, &ipam.fresh_free(cidr, skip))?, cidr));
+    let returned = pool.returned.iter().take_while(|((reusable_at, _), _)| *reusable_at <= at);
+    let (ip, cidr) = returned
+        .map(|(_, cidr)| *cidr)
+        .find_map(first_of)
+        .or_else(|| untouched(ipam, pool, candidate.group).find_map(first_of))?;
+    Some(Found::InNewBlock(ip, cidr))
+}
+
+/// Blocks of a group never used, lowest first, without those that one blackout covers.
+fn untouched<'a>(ipam: &'a Ipam, pool: &'a Pool, group: IpNet) -> impl Iterator<Item = IpNet> + 'a {
+    let mut from = Some(0);
+    core::iter::from_fn(move || {
+        loop {
+            let position = pool.untouched.first_from(from?)?;
+            let cidr = prefix::subnet(group, pool.block_mask, position);
+            let blackout = ipam.blackout_of(cidr.network()).filter(|b| b.contains(&cidr));
+            let last = blackout.map_or(position, |blackout| {
+                let end = blackout.broadcast().min(group.broadcast());
+                prefix::position(group, pool.block_mask, end)
+            });
+            from = last.checked_add(1);
+            if blackout.is_none() {
+                return Some(cidr);
+            }
+        }
+    })
+}
+
+impl Ipam {
+    /// The lowest free address of a block that is not blacked out.
+    fn first_free(&self, cidr: IpNet, free: &FreeSet) -> Option<IpAddr> {
+        let mut from = 0;
+        loop {
+            let ip = prefix::nth(cidr, free.first_from(from)?);
+            let Some(blackout) = self.blackout_of(ip) else { return Some(ip) };
+            if blackout.broadcast() >= cidr.broadcast() {
+                return None;
+            }
+            from = prefix::offset(cidr, blackout.broadcast()) + 1;
+        }
+    }
+}
+
+/// Exactly the address that was asked for.
+fn find_exact<'a, 'b>(
+    state: &State,
+    ask: &AllocateAddress,
+    candidates: &'b [Candidate<'a>],
+    ip: IpAddr,
+) -> Result<(Found, &'b Candidate<'a>), Refusal> {
+    let ipam = &state.ipam;
+    let groups = || candidates.iter().map(|candidate| candidate.group).collect();
+    let outside = || Refusal::AddressOutsideGroup { ip, host: ask.host.clone(), groups: groups() };
+    let candidate = candidates.iter().find(|c| c.group.contains(&ip)).ok_or_else(outside)?;
+    if let Some(holder) = ipam.addresses.get(&ip) {
+        return Err(Refusal::AddressInUse { ip, name: holder.name.clone() });
+    }
+    if let Some(cidr) = ipam.blackout_of(ip) {
+        return Err(Refusal::AddressBlackedOut { ip, cidr });
+    }
+    let cidr = prefix::enclosing(ip, candidate.network.block_mask);
+    let skip = candidate.network.skip_first_last;
+    if Block::skips(cidr, skip, prefix::offset(cidr, ip)) {
+        return Err(Refusal::AddressSkipped { ip, block: cidr });
+    }
+    if let Some(released_at) = ipam.cooling.get(&ip).copied() {
+        let reuse_delay_ms = state.settings.address_reuse_delay_ms;
+        return Err(Refusal::AddressCoolingDown { ip, released_at, reuse_delay_ms });
+    }
+    match ipam.block(cidr) {
+        Some(block) if block.owner == candidate.owner => {
+            Ok((Found::InOwnBlock(ip, cidr), candidate))
+        }
+        Some(block) => {
+            let Owner { host, tenant, segment, .. } = block.owner().clone();
+            Err(Refusal::BlockInUse { block: cidr, host, tenant, segment })
+        }
+        None => Ok((Found::InNewBlock(ip, cidr), candidate)),
+    }
+}
+
+fn events(ask: &AllocateAddress, found: Found, candidate: &Candidate<'_>) -> Vec<Event> {
+    let (ip, block, new) = match found {
+        Found::InOwnBlock(ip, block) => (ip, block, false),
+        Found::InNewBlock(ip, block) => (ip, block, true),
+    };
+    let assigned = new.then(|| {
+        Event::BlockAssigned(BlockAssigned {
+            cidr: block,
+            network: candidate.network.name.clone(),
+            group: candidate.group,
+            host: ask.host.clone(),
+            tenant: ask.tenant.clone(),
+            segment: ask.segment.clone(),
+        })
+    });
+    let allocated = Event::AddressAllocated(AddressAllocated {
+        name: ask.name.clone(),
+        ip,
+        block,
+        host: ask.host.clone(),
+        tenant: ask.tenant.clone(),
+        segment: ask.segment.clone(),
+    });
+    assigned.into_iter().chain([allocated]).collect()
+}
+
+fn exhausted(ipam: &Ipam, ask: &AllocateAddress, candidates: &[Candidate<'_>]) -> Refusal {
+    let groups: Vec<_> = candidates.iter().map(|candidate| candidate.group).collect();
+    let cooling_in =
+        |group: &IpNet| ipam.cooling.range(group.network()..=group.broadcast()).count() as u64;
+    let cooling = groups.iter().map(cooling_in).sum();
+    Refusal::NetworkExhausted { host: ask.host.clone(), groups, cooling }
+}

@@ -1,0 +1,132 @@
+//! Deciding what is given back: releases, reports, evictions, the end of cool-downs.
+
+use alloc::collections::BTreeSet;
+
+use alloc::vec::Vec;
+
+use super::{Allocation, Ipam};
+use crate::command::{HostReport, ReleaseAddress};
+use crate::entry::Millis;
+use crate::event::{AddressReleased, BlockReleased, CooldownsEnded, Event, ReleaseReason};
+use crate::limits::{BLOCKS_RETURNED_MAX, REPORT_NAMES_MAX};
+use crate::name::HostName;
+use crate::refusal::Refusal;
+use crate::state::{Now, State};
+
+/// Idempotent: releasing what nobody has causes nothing.
+pub(crate) fn decide_release(
+    state: &State,
+    ask: &ReleaseAddress,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    // An IPv6 address may start with a colon, which no name does.
+    if ask.address.as_str().parse::<core::net::IpAddr>().is_err() {
+        ask.address.check()?;
+    }
+    let Some(allocation) = state.ipam.by_name_or_ip(&ask.address) else {
+        return Ok(Vec::new());
+    };
+    Ok(release(state, [allocation], ReleaseReason::Requested, now))
+}
+
+/// Releases what was allocated on the host up to the report's revision and does not run there.
+pub(crate) fn decide_report(
+    state: &State,
+    report: &HostReport,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    if state.host(&report.host).is_none() {
+        return Err(Refusal::HostNotFound { host: report.host.clone() });
+    }
+    if report.revision > state.revision() {
+        let (revision, current) = (report.revision, state.revision());
+        return Err(Refusal::ReportAhead { revision, current });
+    }
+    if report.running.len() > REPORT_NAMES_MAX {
+        let (size, max) = (report.running.len() as u64, REPORT_NAMES_MAX as u64);
+        return Err(Refusal::TooLarge { field: "running".into(), size, max });
+    }
+    let running: BTreeSet<_> = report.running.iter().collect();
+    let leaked = state
+        .ipam
+        .host_addresses(&report.host)
+        .filter(|live| live.revision <= report.revision && !running.contains(&live.name));
+    Ok(release(state, leaked, ReleaseReason::Reported(report.revision), now))
+}
+
+/// Releases everything on a host. Its blocks may be assigned again when their addresses have cooled.
+pub(crate) fn evict(state: &State, host: &HostName, now: Now) -> Vec<Event> {
+    let delay = state.settings.address_reuse_delay_ms;
+    let live = state.ipam.host_addresses(host);
+    let mut events: Vec<_> = live.map(|live| released(live, ReleaseReason::Evicted)).collect();
+    let blocks = state.ipam.host_blocks(host).filter_map(|cidr| state.ipam.block(cidr));
+    events.extend(blocks.map(|block| {
+        let emptied = block.empty_since.unwrap_or(now.at);
+        let reusable_at = emptied.plus(delay).max(now.at);
+        let (cidr, host) = (block.cidr, host.clone());
+        Event::BlockReleased(BlockReleased { cidr, host, reusable_at })
+    }));
+    events
+}
+
+/// Frees addresses whose cool-down is over, and blocks that have been empty for as long.
+pub(crate) fn end_cooldowns(state: &State, at: Millis) -> Vec<Event> {
+    let Some(limit) = limit(state, at) else { return Vec::new() };
+    let ipam = &state.ipam;
+    let mut events = Vec::new();
+    if ipam.cooling_queue.get_min().is_some_and(|(released_at, _)| *released_at <= limit) {
+        events.push(Event::CooldownsEnded(CooldownsEnded { released_until: limit }));
+    }
+    let empty = ipam.empty.iter().take_while(|(since, _)| *since <= limit);
+    let blocks = empty.filter_map(|(_, cidr)| ipam.block(*cidr)).take(BLOCKS_RETURNED_MAX);
+    events.extend(blocks.map(|block| {
+        let (cidr, host) = (block.cidr, block.owner().host.clone());
+        Event::BlockReleased(BlockReleased { cidr, host, reusable_at: at })
+    }));
+    events
+}
+
+/// What was released at or before this has cooled down at a time.
+pub(super) fn limit(state: &State, at: Millis) -> Option<Millis> {
+    at.0.checked_sub(state.settings.address_reuse_delay_ms).map(Millis)
+}
+
+/// Releases addresses; without a reuse delay, blocks that this empties as well.
+fn release(
+    state: &State,
+    allocations: impl IntoIterator<Item = Allocation>,
+    reason: ReleaseReason,
+    now: Now,
+) -> Vec<Event> {
+    let at_once = state.settings.address_reuse_delay_ms == 0;
+    let mut events = Vec::new();
+    let mut left: Option<(ipnet::IpNet, u64)> = None;
+    for allocation in allocations {
+        let (cidr, host) = (allocation.block, allocation.host.clone());
+        events.push(released(allocation, reason));
+        // Allocations come in order of address: those of one block follow each other.
+        let before = match left {
+            Some((block, live)) if block == cidr => live,
+            _ => state.ipam.block(cidr).map_or(0, |block| block.live),
+        };
+        left = Some((cidr, before.saturating_sub(1)));
+        if at_once && before == 1 {
+            let event = BlockReleased { cidr, host, reusable_at: now.at };
+            events.push(Event::BlockReleased(event));
+        }
+    }
+    events
+}
+
+fn released(allocation: Allocation, reason: ReleaseReason) -> Event {
+    let Allocation { name, ip, block, host, tenant, segment, .. } = allocation;
+    Event::AddressReleased(AddressReleased { name, ip, block, host, tenant, segment, reason })
+}
+
+impl Ipam {
+    /// Live addresses of a host, in order.
+    pub fn host_addresses(&self, host: &HostName) -> impl Iterator<Item = Allocation> {
+        let blocks: Vec<_> = self.host_blocks(host).collect();
+        blocks.into_iter().flat_map(|cidr| self.addresses_in(cidr).collect::<Vec<_>>())
+    }
+}

@@ -1,0 +1,288 @@
+//! Policy documents: the JSON that people write. The seeds' form, Romana 2.0's, and additions for
+//! what neither can say; [`to_document`] answers in the seeds' form.
+//!
+//! ```text
+//! {"securitypolicies": [P, …]}, [P, …] or P, where P has
+//!   name (2.0: id), description
+//!   applied_to   [{tenant, segment}, {tenant}, {tenant, selector}, {cidr}, {dest: host|local}]
+//!   direction    ingress | egress; absent with peers and rules: ingress
+//!   peers, rules or else lists ingress and egress of {peers, rules}; both directions: both lists
+//! peer  {peer: any|host|local}, {cidr, except}, {tenant}, {tenant, segment}, {tenant, selector},
+//!       {tenants: selector, selector}         2.0's tenant_id and segment_id are read, too
+//! rule  {protocol, ports: [80, "8000-8080", "http"], port_ranges: [[1, 9]], icmp_type, icmp_code}
+//! ```
+//!
+//! Every rule allows, in both directions: `direction: egress` isolates the targets outbound and
+//! opens what the rules say. Romana 2.0's egress policies were block lists; they are refused rather
+//! than turned into their opposite. They are known by the list `ingress` beside `direction: egress`.
+
+mod read;
+mod write;
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess};
+use serde::{Deserialize, Serialize};
+
+pub use write::to_document;
+
+use super::Policy;
+use crate::refusal::Refusal;
+
+/// What can be posted: any number of policies, in any of the three wrappings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Document {
+    /// The policies.
+    pub securitypolicies: Vec<PolicyDocument>,
+}
+
+/// One policy as a document.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyDocument {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Romana 2.0's word for the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// For people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Which direction is isolated; absent when both lists are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    /// Whom it applies to.
+    pub applied_to: Vec<Party>,
+    /// The other side, for the one rule of the seeds' form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<Party>>,
+    /// The traffic, for the one rule of the seeds' form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<Kind>>,
+    /// What may come in; its presence isolates inbound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Vec<Opening>>,
+    /// What may go out; its presence isolates outbound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<Opening>>,
+}
+
+/// A direction of traffic, as seen from the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// To the target.
+    Ingress,
+    /// From the target.
+    Egress,
+}
+
+/// Traffic of any of `rules` with any of `peers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Opening {
+    /// The other side.
+    pub peers: Vec<Party>,
+    /// The traffic.
+    pub rules: Vec<Kind>,
+}
+
+/// A target or a peer. Which fields go together: see the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Party {
+    /// `any`, `host` or `local`; peers only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// `host` or `local`; targets only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dest: Option<String>,
+    /// An address range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// Parts of it that do not match; peers only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// A tenant by id.
+    #[serde(alias = "tenant_id", skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// A segment of it.
+    #[serde(alias = "segment_id", skip_serializing_if = "Option::is_none")]
+    pub segment: Option<String>,
+    /// Tenants by labels; peers only, together with `selector`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<Labelled>,
+    /// Endpoints of the tenants by labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Labelled>,
+}
+
+/// A label selector; Kubernetes' field names are read, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Labelled {
+    /// Labels that must have these values.
+    #[serde(alias = "matchLabels", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Further conditions.
+    #[serde(alias = "matchExpressions", skip_serializing_if = "Vec::is_empty")]
+    pub expressions: Vec<Condition>,
+}
+
+/// One condition on a label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// The label's key.
+    pub key: String,
+    /// What must hold.
+    pub operator: Operator,
+    /// For `In` and `NotIn`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+}
+
+/// What must hold for a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operator {
+    /// It has one of the values.
+    In,
+    /// It is absent or has none of the values.
+    NotIn,
+    /// It is there.
+    Exists,
+    /// It is absent.
+    DoesNotExist,
+}
+
+/// A kind of traffic: the seeds' rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kind {
+    /// `any`, `tcp`, `udp`, `sctp` or `icmp`, in any case.
+    pub protocol: String,
+    /// Numbers, ranges `"8000-8080"` and names; absent = all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortDocument>,
+    /// Romana 2.0's ranges: first and last number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_ranges: Vec<(u64, u64)>,
+    /// ICMP type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_type: Option<u64>,
+    /// ICMP code; only with a type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_code: Option<u64>,
+    /// Accepted when `true`: answers to allowed traffic are always allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_stateful: Option<bool>,
+}
+
+/// A port in a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a port is a number, a range \"8000-8080\" or a name")]
+pub enum PortDocument {
+    /// A number.
+    Number(u64),
+    /// A range `low-high`, or a name.
+    Text(String),
+}
+
+/// Turns a document into policies. What they say is checked when they are set
+/// ([`Policy::check`]); this refuses what the model cannot say.
+///
+/// # Errors
+/// [`Refusal::InvalidPolicy`] with the path of the field in the document, such as `peers[1].cidr`.
+pub fn parse(document: &Document) -> Result<Vec<Policy>, Refusal> {
+    let mut policies: Vec<Policy> = Vec::with_capacity(document.securitypolicies.len());
+    let mut names = alloc::collections::BTreeSet::new();
+    for (i, one) in document.securitypolicies.iter().enumerate() {
+        let named = one.name.as_deref().or(one.id.as_deref()).filter(|name| !name.is_empty());
+        let policy = named.map_or_else(|| format!("#{}", i + 1), printable);
+        let refuse = |(field, why)| Refusal::InvalidPolicy { policy: policy.clone(), field, why };
+        let read = read::policy(one).map_err(refuse)?;
+        if !names.insert(read.name.clone()) {
+            return Err(refuse(("name".into(), "another policy of the document has it".into())));
+        }
+        policies.push(read);
+    }
+    Ok(policies)
+}
+
+/// Foreign text as it may appear in a message: cut, and without control characters.
+fn printable(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_default).collect()
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Wrapping)
+    }
+}
+
+/// Tells the three wrappings apart without losing the place of an error, as an untagged enum would.
+struct Wrapping;
+
+impl<'de> serde::de::Visitor<'de> for Wrapping {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{\"securitypolicies\": [...]}, a policy, or a list of policies")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Document, A::Error> {
+        let mut securitypolicies = Vec::new();
+        while let Some(policy) = seq.next_element()? {
+            securitypolicies.push(policy);
+        }
+        Ok(Document { securitypolicies })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+        let first: Option<String> = map.next_key()?;
+        if first.as_deref() != Some("securitypolicies") {
+            let one =
+                PolicyDocument::deserialize(MapAccessDeserializer::new(Resumed { first, map }))?;
+            return Ok(Document { securitypolicies: vec![one] });
+        }
+        let securitypolicies = map.next_value()?;
+        match map.next_key::<String>()? {
+            None => Ok(Document { securitypolicies }),
+            Some(key) => {
+                let key = printable(&key);
+                Err(A::Error::custom(format!("\"{key}\" cannot stand beside securitypolicies")))
+            }
+        }
+    }
+}
+
+/// A map whose first key was read already.
+struct Resumed<A> {
+    first: Option<String>,
+    map: A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Resumed<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        match self.first.take() {
+            Some(key) => seed.deserialize(key.into_deserializer()).map(Some),
+            None => self.map.next_key_seed(seed),
+        }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}

@@ -1,0 +1,228 @@
+//! The snapshot: the whole state as bytes, with a version in front.
+//!
+//! Only what cannot be derived is in it; indexes are rebuilt on reading. Equal states give equal
+//! bytes: everything is in the order of its key.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Endpoint, Labels};
+use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
+use crate::event::BlockAssigned;
+use crate::host::{self, Host};
+use crate::ipam::{Block, Ipam};
+use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+use crate::policy::Policy;
+use crate::prefix::{nth, offset};
+use crate::settings::Settings;
+use crate::state::State;
+use crate::tenant::Tenant;
+use crate::topology::{Topology, TopologySpec};
+use crate::vip::{RouterKey, Vip, VipHolder};
+
+/// The form that this program writes.
+const FORMAT: u16 = 1;
+
+/// Why a snapshot cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Written by a newer program.
+    #[error("the snapshot has format {format}, this program reads {FORMAT}")]
+    Format {
+        /// As found.
+        format: u16,
+    },
+    /// Not a snapshot, or damaged.
+    #[error("the snapshot cannot be decoded: {0}")]
+    Damaged(postcard::Error),
+    /// It decodes, but its topology is none.
+    #[error("the snapshot is inconsistent: {0}")]
+    Inconsistent(String),
+}
+
+/// Format 1. Frozen.
+#[derive(Serialize, Deserialize)]
+struct Snapshot1 {
+    version: u16,
+    revision: Revision,
+    index: Index,
+    term: Term,
+    at: Millis,
+    digest: Digest,
+    settings: Settings,
+    topology: Option<TopologySpec>,
+    hosts: Vec<Host>,
+    blocks: Vec<Block1>,
+    returned: Vec<(IpNet, Millis, Revision)>,
+    cooling: Vec<(IpAddr, Millis)>,
+    blackouts: Vec<IpNet>,
+    tenants: Vec<Tenant1>,
+    policies: Vec<Policy>,
+    endpoints: Vec<Endpoint>,
+    vips: Vec<Vip>,
+    routers: Vec<(RouterKey, HostName)>,
+    vip_fences: Vec<(IpAddr, VipHolder)>,
+}
+
+/// A tenant, its labels and its segments.
+type Tenant1 = (TenantId, Labels, Vec<(SegmentId, Labels)>);
+
+/// A block and its live addresses.
+#[derive(Serialize, Deserialize)]
+struct Block1 {
+    cidr: IpNet,
+    group: IpNet,
+    network: NetworkName,
+    host: HostName,
+    tenant: TenantId,
+    segment: SegmentId,
+    empty_since: Option<Millis>,
+    /// How many there are.
+    live: u64,
+    /// Offset in the block, name, revision.
+    addresses: Vec<(u128, AddressName, Revision)>,
+}
+
+impl State {
+    /// The state as bytes.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        wire(&(FORMAT, self.to_snapshot()))
+    }
+
+    /// Reads a state back.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; never a state that differs from the one that was written.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let (format, rest): (u16, _) =
+            postcard::take_from_bytes(bytes).map_err(SnapshotError::Damaged)?;
+        if format != FORMAT {
+            return Err(SnapshotError::Format { format });
+        }
+        Self::from_snapshot1(unwire(rest).map_err(SnapshotError::Damaged)?)
+    }
+
+    fn to_snapshot(&self) -> Snapshot1 {
+        let ipam = &self.ipam;
+        let returned = ipam.pools.values().flat_map(|pool| &pool.returned);
+        let tenant = |(id, tenant): (&TenantId, &Tenant)| {
+            let segments = tenant.segments.iter().map(|(id, labels)| (id.clone(), labels.clone()));
+            (id.clone(), tenant.labels.clone(), segments.collect())
+        };
+        Snapshot1 {
+            version: self.version,
+            revision: self.revision,
+            index: self.index,
+            term: self.term,
+            at: self.at,
+            digest: self.digest,
+            settings: self.settings.clone(),
+            topology: self.topology().map(|topology| topology.spec().clone()),
+            hosts: self.hosts().cloned().collect(),
+            blocks: ipam.blocks().map(|block| block1(ipam, block)).collect(),
+            returned: returned.map(|((at, rev), cidr)| (*cidr, *at, *rev)).collect(),
+            cooling: ipam.cooling.iter().map(|(ip, at)| (*ip, *at)).collect(),
+            blackouts: ipam.blackouts().collect(),
+            tenants: self.tenants().map(tenant).collect(),
+            policies: self.policies().cloned().collect(),
+            endpoints: self.endpoints().cloned().collect(),
+            vips: self.vips().cloned().collect(),
+            routers: self.routers().map(|(key, host)| (key.clone(), host.clone())).collect(),
+            vip_fences: self.vip_fences.iter().map(|(ip, held)| (*ip, held.clone())).collect(),
+        }
+    }
+
+    fn from_snapshot1(snapshot: Snapshot1) -> Result<Self, SnapshotError> {
+        let built = snapshot.topology.as_ref().map(Topology::build).transpose();
+        let built = built.map_err(|refusal| {
+            SnapshotError::Inconsistent(alloc::format!("its topology is refused: {refusal}"))
+        })?;
+        let mut state = Self {
+            version: snapshot.version,
+            revision: snapshot.revision,
+            index: snapshot.index,
+            term: snapshot.term,
+            at: snapshot.at,
+            digest: snapshot.digest,
+            settings: snapshot.settings,
+            ..Self::default()
+        };
+        if let Some(built) = built {
+            state.ipam.adopt(&built.topology);
+            state.topology = Some(Arc::new(built.topology));
+        }
+        snapshot.blackouts.into_iter().for_each(|cidr| state.ipam.add_blackout(cidr));
+        snapshot.cooling.into_iter().for_each(|(ip, at)| state.ipam.restore_cooling(ip, at));
+        restore_blocks(&mut state, snapshot.blocks);
+        snapshot.returned.into_iter().for_each(|entry| restore_returned(&mut state, entry));
+        snapshot.hosts.into_iter().for_each(|host| host::insert(&mut state, host));
+        for (id, labels, segments) in snapshot.tenants {
+            let segments = segments.into_iter().collect();
+            state.tenants.insert(id, Arc::new(Tenant { labels, segments }));
+        }
+        let policies = snapshot.policies.into_iter();
+        state.policies = policies.map(|p| (p.name.clone(), Arc::new(p))).collect();
+        let endpoints = snapshot.endpoints.into_iter();
+        state.endpoints = endpoints.map(|e| (e.ip, Arc::new(e))).collect();
+        state.vips =
+            snapshot.vips.into_iter().map(|vip| (vip.name.clone(), Arc::new(vip))).collect();
+        state.routers = snapshot.routers.into_iter().collect();
+        state.vip_fences = snapshot.vip_fences.into_iter().collect();
+        Ok(state)
+    }
+}
+
+fn block1(ipam: &Ipam, block: &Block) -> Block1 {
+    let owner = block.owner().clone();
+    let range = block.cidr.network()..=block.cidr.broadcast();
+    let address = |(ip, address): (&IpAddr, &crate::ipam::Address)| {
+        (offset(block.cidr, *ip), address.name.clone(), address.revision)
+    };
+    Block1 {
+        cidr: block.cidr,
+        group: block.group,
+        network: owner.network,
+        host: owner.host,
+        tenant: owner.tenant,
+        segment: owner.segment,
+        empty_since: block.empty_since,
+        live: block.live,
+        addresses: ipam.addresses.range(range).map(address).collect(),
+    }
+}
+
+fn restore_blocks(state: &mut State, mut blocks: Vec<Block1>) {
+    let live = blocks.iter_mut().flat_map(|block| {
+        let (cidr, addresses) = (block.cidr, core::mem::take(&mut block.addresses));
+        addresses.into_iter().map(move |(at, name, revision)| (nth(cidr, at), name, revision))
+    });
+    let live = live.collect();
+    state.ipam.restore_addresses(live);
+    for block in blocks {
+        restore_block(state, block);
+    }
+}
+
+fn restore_block(state: &mut State, snapshot: Block1) {
+    let Block1 { cidr, group, network, host, tenant, segment, empty_since, live, .. } = snapshot;
+    let skip_ends = state
+        .topology()
+        .and_then(|topology| topology.network(&network))
+        .is_some_and(|network| network.skip_first_last);
+    let event = BlockAssigned { cidr, network, group, host, tenant, segment };
+    state.ipam.refresh(Block::restored(&event, live, empty_since, skip_ends));
+}
+
+fn restore_returned(state: &mut State, (cidr, at, revision): (IpNet, Millis, Revision)) {
+    let leaf = state.topology().and_then(|topology| {
+        topology.network_around(cidr)?.leaf_around(cidr).map(|leaf| leaf.cidr)
+    });
+    let Some(pool) = leaf.and_then(|leaf| state.ipam.pools.get_mut(&leaf)) else { return };
+    pool.restore_returned(leaf.unwrap_or(cidr), cidr, at, revision);
+}

@@ -1,0 +1,468 @@
+//! Carving: from the document to groups with CIDRs (Romana 2.0 reference §1.3).
+//!
+//! The groups of one level share their parent's range evenly: their number is padded to the next
+//! power of two and child `i` gets the `i`-th part. A single group gets the whole. Padding is kept
+//! in the list, so that it can be shown, but never takes a host.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use ipnet::IpNet;
+
+use super::spec::{DeclaredHost, GroupSpec, MapSpec, NetworkSpec, TopologySpec};
+use crate::command::Labels;
+use crate::limits::{GROUP_DEPTH_MAX, GROUPS_MAX, NETWORK_TENANTS_MAX, NETWORKS_MAX};
+use crate::name::{HostName, NetworkName, TenantId};
+use crate::prefix;
+use crate::refusal::Refusal;
+
+/// A topology in force: the document and what it is carved into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    pub(crate) spec: TopologySpec,
+    pub(crate) networks: Vec<Network>,
+}
+
+/// A network and its groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its name.
+    pub name: NetworkName,
+    /// Its range.
+    pub cidr: IpNet,
+    /// Prefix length of its blocks.
+    pub block_mask: u8,
+    /// Tenants that get addresses here, and nobody else; empty = everybody.
+    pub tenants: BTreeSet<TenantId>,
+    /// Whether the first and last address of each block are left out.
+    pub skip_first_last: bool,
+    /// All groups, parents before children, padding included.
+    pub groups: Vec<Group>,
+    /// Positions in `groups` of the leaves that take hosts, by CIDR.
+    leaves: BTreeMap<IpNet, usize>,
+}
+
+/// A prefix group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// Its range.
+    pub cidr: IpNet,
+    /// Position of its parent in the network's list.
+    pub parent: Option<usize>,
+    /// Labels that a host must have: its own assignment and those of all groups above.
+    pub requires: Labels,
+    /// Whether it has no groups inside: such a group takes hosts.
+    pub leaf: bool,
+    /// Whether it only fills up its level to a power of two.
+    pub padding: bool,
+}
+
+/// A topology and the hosts that its document declares.
+pub(crate) struct Built {
+    pub(crate) topology: Topology,
+    pub(crate) declared: BTreeMap<HostName, Declared>,
+}
+
+/// A declared host and the leaf of each network that it is declared in.
+pub(crate) struct Declared {
+    pub(crate) host: DeclaredHost,
+    pub(crate) leaves: Vec<(NetworkName, IpNet)>,
+    /// What those leaves ask for: the labels of a host declared without any.
+    pub(crate) requires: Labels,
+}
+
+impl Topology {
+    /// Checks a document and carves its networks.
+    pub(crate) fn build(spec: &TopologySpec) -> Result<Built, Refusal> {
+        let mut networks = networks(&spec.networks)?;
+        let map_of = maps(spec)?;
+        let mut declared = BTreeMap::new();
+        for network in &mut networks {
+            let Some(map) = map_of.get(&network.name) else { continue };
+            let mut carver = Carver { network, hosts: Vec::new() };
+            carver.map(&map.map)?;
+            let hosts = carver.hosts;
+            network.index_leaves();
+            declare(&mut declared, network, hosts)?;
+        }
+        let spec = normalise(spec, &networks);
+        Ok(Built { topology: Self { spec, networks }, declared })
+    }
+
+    /// The document, without hosts and computed CIDRs.
+    #[must_use]
+    pub fn spec(&self) -> &TopologySpec {
+        &self.spec
+    }
+
+    /// The networks, in definition order.
+    #[must_use]
+    pub fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    /// The network of that name.
+    #[must_use]
+    pub fn network(&self, name: &NetworkName) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == *name)
+    }
+
+    /// The network that holds all of a range.
+    #[must_use]
+    pub fn network_around(&self, cidr: IpNet) -> Option<&Network> {
+        self.networks.iter().find(|network| network.cidr.contains(&cidr))
+    }
+}
+
+impl Network {
+    /// Whether a tenant may get addresses here.
+    #[must_use]
+    pub fn admits(&self, tenant: &TenantId) -> bool {
+        self.tenants.is_empty() || self.tenants.contains(tenant)
+    }
+
+    /// The leaf groups that take hosts, in order of their ranges.
+    pub fn leaves(&self) -> impl Iterator<Item = &Group> {
+        self.leaves.values().filter_map(|at| self.groups.get(*at))
+    }
+
+    /// The leaf group with exactly that range.
+    #[must_use]
+    pub fn leaf(&self, cidr: IpNet) -> Option<&Group> {
+        self.leaves.get(&cidr).and_then(|at| self.groups.get(*at))
+    }
+
+    /// The leaf group that holds all of a range.
+    #[must_use]
+    pub fn leaf_around(&self, cidr: IpNet) -> Option<&Group> {
+        let (range, at) = self.leaves.range(..=cidr).next_back()?;
+        self.groups.get(*at).filter(|_| range.contains(&cidr))
+    }
+
+    fn index_leaves(&mut self) {
+        let leaves = self.groups.iter().enumerate();
+        self.leaves = leaves
+            .filter(|(_, group)| group.leaf && !group.padding)
+            .map(|(at, group)| (group.cidr, at))
+            .collect();
+    }
+}
+
+impl Group {
+    /// Whether a host with these labels may have its place here.
+    #[must_use]
+    pub fn takes(&self, labels: &Labels) -> bool {
+        let matches = |(key, value)| labels.get(key) == Some(value);
+        self.leaf && !self.padding && self.requires.iter().all(matches)
+    }
+}
+
+/// Checks the networks one by one and against each other.
+fn networks(specs: &[NetworkSpec]) -> Result<Vec<Network>, Refusal> {
+    bound("networks", specs.len(), NETWORKS_MAX)?;
+    let mut names = BTreeSet::new();
+    let mut networks: Vec<Network> = Vec::with_capacity(specs.len());
+    for spec in specs {
+        spec.name.check()?;
+        if !names.insert(&spec.name) {
+            return Err(Refusal::DuplicateNetwork { network: spec.name.clone() });
+        }
+        let network = network(spec)?;
+        if let Some(other) = networks.iter().find(|o| prefix::overlap(o.cidr, network.cidr)) {
+            return Err(Refusal::NetworksOverlap {
+                a: other.name.clone(),
+                a_cidr: other.cidr,
+                b: network.name,
+                b_cidr: network.cidr,
+            });
+        }
+        networks.push(network);
+    }
+    Ok(networks)
+}
+
+fn network(spec: &NetworkSpec) -> Result<Network, Refusal> {
+    let cidr = prefix::parse(&spec.cidr)?;
+    bound("tenants of a network", spec.tenants.len(), NETWORK_TENANTS_MAX)?;
+    spec.tenants.iter().try_for_each(TenantId::check)?;
+    Ok(Network {
+        name: spec.name.clone(),
+        cidr,
+        block_mask: block_mask(spec, cidr)?,
+        tenants: spec.tenants.iter().cloned().collect(),
+        skip_first_last: spec.skip_first_last,
+        groups: Vec::new(),
+        leaves: BTreeMap::new(),
+    })
+}
+
+/// The prefix length of blocks: as given, if it is longer than the CIDR's (a network of one address
+/// has one block of one address); else 29 (IPv6: 122), or the CIDR's own length if that is longer.
+fn block_mask(spec: &NetworkSpec, cidr: IpNet) -> Result<u8, Refusal> {
+    let (own, longest) = (cidr.prefix_len(), cidr.max_prefix_len());
+    let usual = if longest == 32 { 29 } else { 122 };
+    let min = u32::from(if own == longest { own } else { own + 1 });
+    let max = u32::from(if spec.skip_first_last { longest.saturating_sub(2) } else { longest });
+    let given = spec.block_mask.filter(|mask| *mask != 0);
+    let mask = given.unwrap_or_else(|| u32::from(usual.max(own)));
+    let in_range = (given.is_none() || mask >= min) && mask <= max;
+    match u8::try_from(mask) {
+        Ok(mask) if in_range => Ok(mask),
+        _ => {
+            let network = spec.name.clone();
+            Err(Refusal::BlockMaskOutOfRange { network, block_mask: mask, min, max })
+        }
+    }
+}
+
+/// The map of each network, checked: every network is in one map at most and every map has groups.
+fn maps(spec: &TopologySpec) -> Result<BTreeMap<NetworkName, &MapSpec>, Refusal> {
+    let defined: BTreeSet<_> = spec.networks.iter().map(|network| &network.name).collect();
+    let mut map_of = BTreeMap::new();
+    for map in &spec.topologies {
+        if map.map.is_empty() {
+            return Err(Refusal::EmptyMap { networks: map.networks.clone() });
+        }
+        for name in &map.networks {
+            name.check()?;
+            if !defined.contains(name) {
+                return Err(Refusal::NetworkNotDefined { network: name.clone() });
+            }
+            if map_of.insert(name.clone(), map).is_some() {
+                return Err(Refusal::NetworkRepeated { network: name.clone() });
+            }
+        }
+    }
+    Ok(map_of)
+}
+
+/// Walks one map for one network.
+struct Carver<'a> {
+    network: &'a mut Network,
+    /// Hosts met on the way and the position of their group.
+    hosts: Vec<(DeclaredHost, usize)>,
+}
+
+/// The group whose inside is being carved.
+#[derive(Clone)]
+struct Level {
+    cidr: IpNet,
+    parent: Option<usize>,
+    depth: usize,
+    requires: Labels,
+    /// For messages: names or positions down to here.
+    path: String,
+}
+
+impl Carver<'_> {
+    fn map(&mut self, map: &[GroupSpec]) -> Result<(), Refusal> {
+        let level = Level {
+            cidr: self.network.cidr,
+            parent: None,
+            depth: 0,
+            requires: Labels::new(),
+            path: String::from("map"),
+        };
+        if all_hosts(map, &level.path)? {
+            // A map that lists hosts is one group that holds them.
+            let group = GroupSpec { hosts: Some(map.to_vec()), ..GroupSpec::default() };
+            return self.groups(core::slice::from_ref(&group), &level);
+        }
+        self.groups(map, &level)
+    }
+
+    /// Carves a level of groups, padded to a power of two.
+    fn groups(&mut self, groups: &[GroupSpec], level: &Level) -> Result<(), Refusal> {
+        let groups: Vec<_> = groups.iter().filter(|group| group.dummy != Some(true)).collect();
+        let padded = groups.len().next_power_of_two();
+        let bits = padded.trailing_zeros();
+        let len = u32::from(level.cidr.prefix_len()) + bits;
+        let fits = len <= u32::from(self.network.block_mask);
+        let Some(len) = u8::try_from(len).ok().filter(|_| fits) else {
+            return Err(Refusal::TooManyGroups {
+                network: self.network.name.clone(),
+                groups: padded as u64,
+                cidr: level.cidr,
+                block_mask: self.network.block_mask,
+            });
+        };
+        if level.depth >= GROUP_DEPTH_MAX {
+            return Err(Refusal::GroupsTooDeep { max: GROUP_DEPTH_MAX as u64 });
+        }
+        bound("groups of a network", self.network.groups.len() + padded, GROUPS_MAX)?;
+        for position in 0..padded {
+            let cidr = prefix::subnet(level.cidr, len, position as u128);
+            match groups.get(position) {
+                Some(group) => self.group(group, position, cidr, level)?,
+                None => self.network.groups.push(Group {
+                    name: None,
+                    cidr,
+                    parent: level.parent,
+                    requires: level.requires.clone(),
+                    leaf: true,
+                    padding: true,
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    fn group(
+        &mut self,
+        spec: &GroupSpec,
+        position: usize,
+        cidr: IpNet,
+        above: &Level,
+    ) -> Result<(), Refusal> {
+        let shown = spec.name.clone().unwrap_or_else(|| position.to_string());
+        let path = format!("{}/{}", above.path, shown.chars().take(64).collect::<String>());
+        let content = content(spec, &path)?;
+        let mut requires = above.requires.clone();
+        requires.extend(spec.assignment.iter().map(|(key, value)| (key.clone(), value.clone())));
+        crate::state::check_labels(&requires)?;
+        let at = self.network.groups.len();
+        let leaf = !matches!(content, Content::Groups(_));
+        self.network.groups.push(Group {
+            name: spec.name.clone(),
+            cidr,
+            parent: above.parent,
+            requires: requires.clone(),
+            leaf,
+            padding: false,
+        });
+        match content {
+            Content::Empty => Ok(()),
+            Content::Hosts(hosts) => hosts.iter().try_for_each(|host| {
+                self.hosts.push((declared_host(host, &path)?, at));
+                Ok(())
+            }),
+            Content::Groups(groups) => {
+                let depth = above.depth + 1;
+                self.groups(groups, &Level { cidr, parent: Some(at), depth, requires, path })
+            }
+        }
+    }
+}
+
+/// What a group holds.
+enum Content<'a> {
+    Empty,
+    Hosts(&'a [GroupSpec]),
+    Groups(&'a [GroupSpec]),
+}
+
+fn content<'a>(spec: &'a GroupSpec, path: &str) -> Result<Content<'a>, Refusal> {
+    let refuse = |why: &str| Err(invalid(path, why));
+    if spec.name.as_ref().is_some_and(|name| name.len() > 253 || name.chars().any(char::is_control))
+    {
+        return refuse("its name is longer than 253 bytes or has control characters");
+    }
+    if spec.routing.as_ref().is_some_and(|routing| routing.len() > 1024) {
+        return refuse("its routing is longer than 1024 bytes");
+    }
+    if spec.labels.is_some() || !spec.addresses.is_empty() {
+        return refuse("it has labels or addresses, which only a host has (one with an ip)");
+    }
+    let groups = spec.groups.as_deref().unwrap_or_default();
+    let hosts = spec.hosts.as_deref().unwrap_or_default();
+    match (groups, hosts) {
+        ([], []) => Ok(Content::Empty),
+        (groups, []) if all_hosts(groups, path)? => Ok(Content::Hosts(groups)),
+        (groups, []) => Ok(Content::Groups(groups)),
+        ([], hosts) if all_hosts(hosts, path)? => Ok(Content::Hosts(hosts)),
+        ([], _) => refuse("hosts has an element without an ip"),
+        _ => refuse("it has both groups and hosts"),
+    }
+}
+
+/// Whether a list is one of hosts. A mix is refused: 2.0 guessed from the first element.
+fn all_hosts(list: &[GroupSpec], path: &str) -> Result<bool, Refusal> {
+    let hosts = list.iter().filter(|element| element.is_host()).count();
+    if hosts != 0 && hosts != list.len() {
+        return Err(invalid(path, "it mixes hosts (with an ip) and groups"));
+    }
+    Ok(hosts != 0)
+}
+
+fn declared_host(spec: &GroupSpec, path: &str) -> Result<DeclaredHost, Refusal> {
+    let (Some(name), Some(ip)) = (&spec.name, spec.ip) else {
+        return Err(invalid(path, "a host has both a name and an ip"));
+    };
+    if spec.groups.as_ref().is_some_and(|groups| !groups.is_empty())
+        || spec.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())
+    {
+        return Err(invalid(path, "a host has groups or hosts inside"));
+    }
+    let name = HostName::from(name.as_str());
+    name.check()?;
+    // Romana 2.0 prints a host's labels as its assignment.
+    let assignment = (!spec.assignment.is_empty()).then(|| spec.assignment.clone());
+    let labels = spec.labels.clone().or(assignment);
+    Ok(DeclaredHost { name, ip, addresses: spec.addresses.clone(), labels })
+}
+
+/// Notes the hosts that a map declares for one of its networks.
+fn declare(
+    declared: &mut BTreeMap<HostName, Declared>,
+    network: &Network,
+    hosts: Vec<(DeclaredHost, usize)>,
+) -> Result<(), Refusal> {
+    for (host, at) in hosts {
+        let Some(group) = network.groups.get(at) else { continue };
+        let place = (network.name.clone(), group.cidr);
+        let known = declared.entry(host.name.clone()).or_insert_with(|| Declared {
+            host: host.clone(),
+            leaves: Vec::new(),
+            requires: Labels::new(),
+        });
+        let twice = known.leaves.iter().any(|(name, _)| *name == network.name);
+        if twice || known.host != host {
+            return Err(Refusal::DuplicateHost { host: host.name });
+        }
+        known.leaves.push(place);
+        known.requires.extend(group.requires.clone());
+    }
+    Ok(())
+}
+
+/// The document as it is kept: block masks filled in; no hosts, no computed values, no padding.
+fn normalise(spec: &TopologySpec, networks: &[Network]) -> TopologySpec {
+    let mut spec = spec.clone();
+    for (spec, network) in spec.networks.iter_mut().zip(networks) {
+        spec.cidr = network.cidr.to_string();
+        spec.block_mask = Some(u32::from(network.block_mask));
+        spec.revision = None;
+    }
+    for map in &mut spec.topologies {
+        if map.map.iter().any(GroupSpec::is_host) {
+            map.map = alloc::vec![GroupSpec::default()];
+        }
+        map.map.retain(|group| group.dummy != Some(true));
+        map.map.iter_mut().for_each(normalise_group);
+    }
+    spec
+}
+
+fn normalise_group(group: &mut GroupSpec) {
+    group.cidr = None;
+    group.dummy = None;
+    group.hosts = None;
+    let inside = group.groups.get_or_insert_default();
+    inside.retain(|inner| !inner.is_host() && inner.dummy != Some(true));
+    inside.iter_mut().for_each(normalise_group);
+}
+
+fn invalid(group: &str, why: &str) -> Refusal {
+    Refusal::InvalidGroup { group: group.to_string(), why: why.to_string() }
+}
+
+fn bound(field: &str, size: usize, max: usize) -> Result<(), Refusal> {
+    if size <= max {
+        return Ok(());
+    }
+    Err(Refusal::TooLarge { field: field.to_string(), size: size as u64, max: max as u64 })
+}

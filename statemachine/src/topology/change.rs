@@ -1,0 +1,444 @@
+//! Setting a topology over one that lives: everything is kept, or the whole is refused with the
+//! list of what is in the way.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::carve::{Built, Declared, Network, Topology};
+use super::spec::{GroupSpec, TopologySpec};
+use crate::command::{HostSource, HostSpec};
+use crate::event::{BlockReleased, Event, HostPlaces, Place, TopologySet};
+use crate::host::{self, Host, Placement};
+use crate::ipam::Block;
+use crate::limits::CONFLICTS_LISTED_MAX;
+use crate::name::{HostName, NetworkName};
+use crate::prefix;
+use crate::refusal::{Conflict, Refusal};
+use crate::state::{Now, State};
+
+/// What setting a topology would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TopologyPlan {
+    /// Whether anything would change.
+    pub changed: bool,
+    /// Why it would be refused; empty = it would be accepted.
+    pub conflicts: Vec<Conflict>,
+    /// The groups that would take hosts.
+    pub groups: Vec<PlannedGroup>,
+    /// Hosts that would have another group.
+    pub hosts_moved: Vec<PlannedMove>,
+    /// Hosts that the document declares and that would be added.
+    pub hosts_added: Vec<HostName>,
+    /// Empty blocks that would be released, because the topology has no place for them.
+    pub blocks_released: Vec<IpNet>,
+    /// Blocks that would be kept.
+    pub blocks_kept: u64,
+    /// Live addresses that would be kept.
+    pub addresses_kept: u64,
+}
+
+/// A group that would take hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedGroup {
+    /// Its network.
+    pub network: NetworkName,
+    /// Its range.
+    pub cidr: IpNet,
+    /// Its name.
+    pub name: Option<String>,
+    /// How many hosts it would have.
+    pub hosts: u64,
+}
+
+/// A host that would have another group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedMove {
+    /// The host.
+    pub host: HostName,
+    /// The network.
+    pub network: NetworkName,
+    /// Its present group.
+    pub from: Option<IpNet>,
+    /// Its group afterwards.
+    pub to: Option<IpNet>,
+}
+
+pub(crate) fn decide_set(
+    state: &State,
+    spec: &TopologySpec,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    let change = Change::work_out(state, spec, now)?;
+    if change.conflicts.is_empty() {
+        return Ok(change.events(state));
+    }
+    let total = change.conflicts.len() as u64;
+    let mut conflicts = change.conflicts;
+    conflicts.truncate(CONFLICTS_LISTED_MAX);
+    Err(Refusal::TopologyConflicts { conflicts, total })
+}
+
+pub(crate) fn evolve_set(state: &mut State, event: &TopologySet) {
+    // The document was carved when it was decided; carving is the same for ever.
+    let Ok(Built { topology, .. }) = Topology::build(&event.topology) else { return };
+    let placed = |HostPlaces { host, places }: &HostPlaces| {
+        let host = host::take(state, host)?;
+        Some(Host { places: places.clone(), ..host })
+    };
+    let hosts: Vec<_> = event.hosts.iter().filter_map(placed).collect();
+    state.ipam.adopt(&topology);
+    state.topology = Some(Arc::new(topology));
+    hosts.into_iter().for_each(|host| host::insert(state, host));
+}
+
+impl State {
+    /// What setting a topology would do, without doing it.
+    ///
+    /// # Errors
+    /// When the document itself is refused. Conflicts with what lives are part of the plan.
+    pub fn plan_topology(&self, spec: &TopologySpec) -> Result<TopologyPlan, Refusal> {
+        let now = Now { at: self.at, term: self.term };
+        Ok(Change::work_out(self, spec, now)?.plan(self))
+    }
+
+    /// The topology as a document: what was set, with the CIDRs of its groups and with their hosts.
+    #[must_use]
+    pub fn topology_document(&self) -> Option<TopologySpec> {
+        let topology = self.topology()?;
+        let mut spec = topology.spec.clone();
+        for map in &mut spec.topologies {
+            let first = map.networks.first().and_then(|name| topology.network(name));
+            let Some(network) = first else { continue };
+            let mut groups = network.groups.iter().filter(|group| !group.padding);
+            let mut fill = Fill { state: self, network };
+            for spec in &mut map.map {
+                fill.group(spec, &mut groups);
+            }
+        }
+        Some(spec)
+    }
+}
+
+/// Fills the groups of a document in; they come in the order in which they were carved.
+struct Fill<'a> {
+    state: &'a State,
+    network: &'a Network,
+}
+
+impl<'a> Fill<'a> {
+    fn group(&mut self, spec: &mut GroupSpec, groups: &mut impl Iterator<Item = &'a super::Group>) {
+        let Some(group) = groups.next() else { return };
+        spec.cidr = Some(format!("{}", group.cidr));
+        for inner in spec.groups.iter_mut().flatten() {
+            self.group(inner, groups);
+        }
+        if group.leaf {
+            let name = &self.network.name;
+            let hosts = self.state.hosts().filter(|host| host.place(name) == Some(group.cidr));
+            let hosts: Vec<_> = hosts.map(host_element).collect();
+            if !hosts.is_empty() {
+                spec.groups = None;
+                spec.hosts = Some(hosts);
+            }
+        }
+    }
+}
+
+fn host_element(host: &Host) -> GroupSpec {
+    GroupSpec {
+        name: Some(String::from(host.name.as_str())),
+        ip: Some(host.ip),
+        addresses: host.addresses.clone(),
+        labels: Some(host.labels.clone()),
+        ..GroupSpec::default()
+    }
+}
+
+/// A change that is being worked out.
+struct Change {
+    topology: Topology,
+    conflicts: Vec<Conflict>,
+    places: Vec<HostPlaces>,
+    added: Vec<(HostSpec, Vec<Place>)>,
+    released: Vec<BlockReleased>,
+    kept: (u64, u64),
+}
+
+type Pins = BTreeMap<(HostName, NetworkName), IpNet>;
+
+impl Change {
+    fn work_out(state: &State, spec: &TopologySpec, now: Now) -> Result<Self, Refusal> {
+        let Built { topology, declared } = Topology::build(spec)?;
+        let mut change = Self {
+            topology,
+            conflicts: Vec::new(),
+            places: Vec::new(),
+            added: Vec::new(),
+            released: Vec::new(),
+            kept: (0, 0),
+        };
+        change.check_blackouts(state);
+        let mut pins = change.pin_blocks(state, now);
+        change.pin_declared(state, &declared, &mut pins)?;
+        change.place_hosts(state, &declared, &pins);
+        Ok(change)
+    }
+
+    fn conflict(&mut self, subject: String, reason: String) {
+        self.conflicts.push(Conflict { subject, reason });
+    }
+
+    fn check_blackouts(&mut self, state: &State) {
+        for cidr in state.ipam.blackouts() {
+            let network = self.topology.network_around(cidr);
+            if network.is_none_or(|network| cidr.contains(&network.cidr)) {
+                let reason = format!("blackout {cidr} would not lie inside one network");
+                self.conflict(format!("blackout {cidr}"), reason);
+            }
+        }
+    }
+
+    /// Finds the group of each block, which pins its host there. Blocks without a live address give
+    /// way where the new topology has no place for them.
+    fn pin_blocks(&mut self, state: &State, now: Now) -> Pins {
+        let mut pins = Pins::new();
+        for block in state.ipam.blocks() {
+            match self.home(state, block, &pins) {
+                Ok((network, group)) => {
+                    pins.insert((block.owner().host.clone(), network), group);
+                    self.kept = (self.kept.0 + 1, self.kept.1 + block.live);
+                }
+                Err(_) if block.live == 0 => {
+                    let delay = state.settings.address_reuse_delay_ms;
+                    let emptied = block.empty_since.unwrap_or(now.at);
+                    self.released.push(BlockReleased {
+                        cidr: block.cidr,
+                        host: block.owner().host.clone(),
+                        reusable_at: emptied.plus(delay).max(now.at),
+                    });
+                }
+                Err(why) => {
+                    let (cidr, live) = (block.cidr, block.live);
+                    let host = &block.owner().host;
+                    let reason = format!("block {cidr} of host {host} ({live} live): {why}");
+                    self.conflict(format!("block {cidr}"), reason);
+                }
+            }
+        }
+        pins
+    }
+
+    /// The network and group in which a block would lie, or why it cannot be kept.
+    fn home(
+        &self,
+        state: &State,
+        block: &Block,
+        pins: &Pins,
+    ) -> Result<(NetworkName, IpNet), String> {
+        let owner = block.owner();
+        let network = self.topology.network_around(block.cidr);
+        let network = network.ok_or_else(|| String::from("it is in no network"))?;
+        let name = &network.name;
+        if network.block_mask != block.cidr.prefix_len() {
+            return Err(format!("blocks of network {name} are /{}", network.block_mask));
+        }
+        if !network.admits(&owner.tenant) {
+            return Err(format!("network {name} is not for tenant {}", owner.tenant));
+        }
+        let leaf = network.leaf_around(block.cidr);
+        let leaf = leaf.ok_or_else(|| format!("no group of network {name} has hosts there"))?;
+        let host = state.host(&owner.host);
+        if !host.is_some_and(|host| leaf.takes(&host.labels)) {
+            return Err(format!("group {} asks for labels that the host has not", leaf.cidr));
+        }
+        let pinned = pins.get(&(owner.host.clone(), name.clone()));
+        if let Some(other) = pinned.filter(|other| **other != leaf.cidr) {
+            return Err(format!("the host has blocks in group {other} as well as {}", leaf.cidr));
+        }
+        let skipped = |offset| Block::skips(block.cidr, network.skip_first_last, offset);
+        let mut live = state.ipam.addresses_in(block.cidr);
+        if live.any(|address| skipped(prefix::offset(block.cidr, address.ip))) {
+            return Err(format!("network {name} leaves out addresses that are live"));
+        }
+        Ok((name.clone(), leaf.cidr))
+    }
+
+    /// Pins declared hosts to the groups they are declared in, and notes which are new.
+    fn pin_declared(
+        &mut self,
+        state: &State,
+        declared: &BTreeMap<HostName, Declared>,
+        pins: &mut Pins,
+    ) -> Result<(), Refusal> {
+        let mut seen = BTreeMap::new();
+        for (name, declared) in declared {
+            let host = &declared.host;
+            let labels = host.labels.as_ref().unwrap_or(&declared.requires);
+            crate::state::check_labels(labels)?;
+            host::check_addresses(state, name, host.ip, &host.addresses)?;
+            for ip in core::iter::once(&host.ip).chain(&host.addresses) {
+                if let Some(other) = seen.insert(*ip, name) {
+                    return Err(Refusal::HostAddressInUse { ip: *ip, host: other.clone() });
+                }
+            }
+            if let Some(known) = state.host(name) {
+                let other_labels = host.labels.as_ref().is_some_and(|l| *l != known.labels);
+                if known.ip != host.ip || known.addresses != host.addresses || other_labels {
+                    let reason = format!(
+                        "host {name} exists with other addresses or labels: change it first"
+                    );
+                    self.conflict(format!("host {name}"), reason);
+                }
+            }
+            let labels = state.host(name).map_or(labels, |known| &known.labels);
+            for (network, group) in &declared.leaves {
+                let takes = self.topology.network(network).and_then(|n| n.leaf(*group));
+                if !takes.is_some_and(|leaf| leaf.takes(labels)) {
+                    let reason = format!("host {name} lacks labels that group {group} asks for");
+                    self.conflict(format!("host {name}"), reason);
+                }
+                let key = (name.clone(), network.clone());
+                let pinned = pins.insert(key, *group);
+                if let Some(other) = pinned.filter(|other| other != group) {
+                    let reason =
+                        format!("host {name} is declared in {group} but has blocks in {other}");
+                    self.conflict(format!("host {name}"), reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every host its places: where it is pinned; else where it was; else where fewest are.
+    fn place_hosts(&mut self, state: &State, declared: &BTreeMap<HostName, Declared>, pins: &Pins) {
+        let mut placement = Placement::empty();
+        let mut settled: BTreeMap<HostName, BTreeMap<NetworkName, IpNet>> = BTreeMap::new();
+        for ((host, network), group) in pins {
+            settled.entry(host.clone()).or_default().insert(network.clone(), *group);
+        }
+        for host in state.hosts() {
+            let places = settled.entry(host.name.clone()).or_default();
+            for network in self.topology.networks() {
+                let group = host.place(&network.name).and_then(|group| network.leaf(group));
+                if let Some(leaf) = group.filter(|leaf| leaf.takes(&host.labels)) {
+                    places.entry(network.name.clone()).or_insert(leaf.cidr);
+                }
+            }
+        }
+        settled.values().flat_map(BTreeMap::values).for_each(|group| placement.add(*group));
+        for host in state.hosts() {
+            let places = settled.remove(&host.name).unwrap_or_default();
+            let places = self.complete(places, &host.labels, &mut placement);
+            if places.is_empty() {
+                let reason = format!("no group of any network would take host {}", host.name);
+                self.conflict(format!("host {}", host.name), reason);
+            }
+            self.places.push(HostPlaces { host: host.name.clone(), places });
+        }
+        for (name, declared) in declared.iter().filter(|(name, _)| state.host(name).is_none()) {
+            let spec = new_host(declared);
+            let places = settled.remove(name).unwrap_or_default();
+            let places = self.complete(places, &spec.labels, &mut placement);
+            self.added.push((spec, places));
+        }
+    }
+
+    /// Adds places in the networks that a host has none in yet.
+    fn complete(
+        &self,
+        mut settled: BTreeMap<NetworkName, IpNet>,
+        labels: &crate::Labels,
+        placement: &mut Placement,
+    ) -> Vec<Place> {
+        let mut places = Vec::new();
+        for network in self.topology.networks() {
+            let known = settled.remove(&network.name);
+            let group = known.or_else(|| {
+                let group = placement.choose(network, labels)?;
+                placement.add(group);
+                Some(group)
+            });
+            places.extend(group.map(|group| Place { network: network.name.clone(), group }));
+        }
+        places
+    }
+
+    fn changed(&self, state: &State) -> bool {
+        let moved = |places: &HostPlaces| {
+            state.host(&places.host).is_some_and(|host| host.places != places.places)
+        };
+        state.topology().is_none_or(|now| now.spec != self.topology.spec)
+            || self.places.iter().any(moved)
+    }
+
+    fn events(self, state: &State) -> Vec<Event> {
+        let changed = self.changed(state);
+        let mut events: Vec<_> = self.released.into_iter().map(Event::BlockReleased).collect();
+        if changed {
+            let (topology, hosts) = (self.topology.spec, self.places);
+            events.push(Event::TopologySet(TopologySet { topology, hosts }));
+        }
+        events.extend(self.added.into_iter().map(|(spec, places)| host::added(&spec, places)));
+        events
+    }
+
+    fn plan(self, state: &State) -> TopologyPlan {
+        let changed = self.changed(state) || !self.added.is_empty() || !self.released.is_empty();
+        let mut hosts: BTreeMap<IpNet, u64> = BTreeMap::new();
+        let after = self.places.iter().map(|p| &p.places).chain(self.added.iter().map(|(_, p)| p));
+        after.flatten().for_each(|place| *hosts.entry(place.group).or_default() += 1);
+        let group = |network: &Network, leaf: &super::Group| PlannedGroup {
+            network: network.name.clone(),
+            cidr: leaf.cidr,
+            name: leaf.name.clone(),
+            hosts: hosts.get(&leaf.cidr).copied().unwrap_or(0),
+        };
+        let groups = |network| Network::leaves(network).map(move |leaf| (network, leaf));
+        let networks = self.topology.networks().iter();
+        TopologyPlan {
+            changed,
+            groups: networks.flat_map(groups).map(|(n, leaf)| group(n, leaf)).collect(),
+            hosts_moved: self.places.iter().flat_map(|places| moves(state, places)).collect(),
+            hosts_added: self.added.into_iter().map(|(spec, _)| spec.name).collect(),
+            blocks_released: self.released.iter().map(|released| released.cidr).collect(),
+            blocks_kept: self.kept.0,
+            addresses_kept: self.kept.1,
+            conflicts: self.conflicts,
+        }
+    }
+}
+
+fn new_host(declared: &Declared) -> HostSpec {
+    let host = &declared.host;
+    HostSpec {
+        name: host.name.clone(),
+        ip: host.ip,
+        addresses: host.addresses.clone(),
+        labels: host.labels.clone().unwrap_or_else(|| declared.requires.clone()),
+        info: crate::Labels::new(),
+        source: HostSource::Topology,
+    }
+}
+
+/// The networks in which a host's group differs.
+fn moves(state: &State, after: &HostPlaces) -> Vec<PlannedMove> {
+    let Some(host) = state.host(&after.host) else { return Vec::new() };
+    let names = host.places.iter().chain(&after.places).map(|place| &place.network);
+    let names: BTreeSet<_> = names.collect();
+    let to = |name: &NetworkName| {
+        after.places.iter().find(|place| place.network == *name).map(|place| place.group)
+    };
+    let moved = names.into_iter().map(|name| PlannedMove {
+        host: host.name.clone(),
+        network: name.clone(),
+        from: host.place(name),
+        to: to(name),
+    });
+    moved.filter(|moved| moved.from != moved.to).collect()
+}

@@ -1,0 +1,259 @@
+//! Virtual IPs and routers: duties that one host at a time has for the others.
+//!
+//! A VIP is held under a lease that the holder keeps by its own clock: it stops answering when the
+//! lease runs out, whatever it hears. Hence no other host gets the VIP's address before that, even
+//! when the VIP was unassigned, removed or given another address meanwhile: the holder may be cut
+//! off and not know yet ([`State::vip_fences`](crate::State)). A planned move is smoothest without
+//! an unassignment: stop renewing, and assign when the lease is over.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{
+    AssignRouter, AssignVip, HostState, UnassignRouter, UnassignVip, VipRef, VipSpec,
+};
+use crate::entry::Millis;
+use crate::event::{
+    Event, RouterAssigned, RouterUnassigned, VipAssigned, VipRemoved, VipUnassigned,
+};
+use crate::limits::VIP_CANDIDATES_MAX;
+use crate::name::{HostName, TableId, VipName};
+use crate::refusal::Refusal;
+use crate::state::{Now, State, fence};
+use crate::tenant::check_routable;
+
+/// A VIP that somebody wants answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// Its name.
+    pub name: VipName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Hosts that may answer; empty = any host that is up.
+    pub candidates: Vec<HostName>,
+    /// Who answers, if anybody.
+    pub holder: Option<VipHolder>,
+}
+
+/// The host that holds a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipHolder {
+    /// The host.
+    pub host: HostName,
+    /// When its lease is over, unless renewed.
+    pub until: Millis,
+}
+
+/// What a router is assigned for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RouterKey {
+    /// The prefix that is routed.
+    pub prefix: IpNet,
+    /// The route table or zone the route is in.
+    pub table: TableId,
+}
+
+impl Vip {
+    /// Whether a host may answer as far as the request goes.
+    #[must_use]
+    pub fn is_candidate(&self, host: &HostName) -> bool {
+        self.candidates.is_empty() || self.candidates.contains(host)
+    }
+
+    /// The event that takes it off its host, if it is on one.
+    fn unassigned(&self) -> Option<Event> {
+        self.holder.as_ref().map(|holder| {
+            let (name, host) = (self.name.clone(), holder.host.clone());
+            Event::VipUnassigned(VipUnassigned { name, ip: self.ip, host })
+        })
+    }
+}
+
+pub(crate) fn decide_request(state: &State, spec: &VipSpec) -> Result<Vec<Event>, Refusal> {
+    spec.name.check()?;
+    check_routable(spec.ip)?;
+    if spec.candidates.len() > VIP_CANDIDATES_MAX {
+        let (size, max) = (spec.candidates.len() as u64, VIP_CANDIDATES_MAX as u64);
+        return Err(Refusal::TooLarge { field: "candidates".into(), size, max });
+    }
+    let mut seen = BTreeSet::new();
+    let mut candidates = Vec::new();
+    for host in &spec.candidates {
+        host.check()?;
+        if seen.insert(host) {
+            candidates.push(host.clone());
+        }
+    }
+    if let Some(by) = user_of(state, spec) {
+        return Err(Refusal::VipAddressInUse { ip: spec.ip, by });
+    }
+    let (name, ip) = (spec.name.clone(), spec.ip);
+    let wanted = Event::VipRequested(VipSpec { name, ip, candidates: candidates.clone() });
+    let Some(vip) = state.vip(&spec.name) else { return Ok(vec![wanted]) };
+    if vip.ip == ip {
+        return Ok(if vip.candidates == candidates { Vec::new() } else { vec![wanted] });
+    }
+    Ok(vip.unassigned().into_iter().chain([wanted]).collect())
+}
+
+/// Who else uses the address that a VIP wants.
+fn user_of(state: &State, spec: &VipSpec) -> Option<String> {
+    let other = state.vips().find(|vip| vip.ip == spec.ip && vip.name != spec.name);
+    other
+        .map(|vip| format!("VIP {}", vip.name))
+        .or_else(|| state.host_at(spec.ip).map(|host| format!("host {}", host.name)))
+        .or_else(|| {
+            let endpoint = state.endpoint(spec.ip)?;
+            Some(format!("an endpoint of {}/{}", endpoint.tenant, endpoint.segment))
+        })
+        .or_else(|| state.ipam().by_ip(spec.ip).map(|found| format!("address {}", found.name)))
+}
+
+pub(crate) fn decide_assign(
+    state: &State,
+    assign: &AssignVip,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    fence(Some(assign.term), now)?;
+    let vip = find(state, &assign.name)?;
+    let Some(host) = state.host(&assign.host) else {
+        return Err(Refusal::HostNotFound { host: assign.host.clone() });
+    };
+    let holds = vip.holder.as_ref().is_some_and(|holder| holder.host == assign.host);
+    let refuse = |why: &str| {
+        let (vip, host) = (assign.name.clone(), assign.host.clone());
+        Err(Refusal::HostNotCandidate { vip, host, why: why.into() })
+    };
+    if !vip.is_candidate(&assign.host) {
+        return refuse("it is not one of its candidates");
+    }
+    match host.state {
+        HostState::Up => {}
+        // Who holds it goes on answering until somebody else can.
+        HostState::Draining if holds => {}
+        HostState::Draining => return refuse("it is draining"),
+        HostState::Down => return refuse("it is down"),
+    }
+    let leases = [vip.holder.as_ref(), state.vip_fences.get(&vip.ip)];
+    for lease in leases.into_iter().flatten() {
+        if lease.host != assign.host && lease.until > now.at {
+            let (vip, host, until) = (assign.name.clone(), lease.host.clone(), lease.until);
+            return Err(Refusal::VipLeaseHeld { vip, host, until });
+        }
+    }
+    let (name, host) = (assign.name.clone(), assign.host.clone());
+    let lease_ms = state.settings().vip_lease_ms;
+    Ok(vec![Event::VipAssigned(VipAssigned { name, ip: vip.ip, host, lease_ms })])
+}
+
+pub(crate) fn decide_unassign(
+    state: &State,
+    unassign: &UnassignVip,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    fence(Some(unassign.term), now)?;
+    Ok(find(state, &unassign.name)?.unassigned().into_iter().collect())
+}
+
+pub(crate) fn decide_remove(state: &State, vip: &VipRef) -> Result<Vec<Event>, Refusal> {
+    let found = find(state, &vip.name)?;
+    let removed = Event::VipRemoved(VipRemoved { name: vip.name.clone() });
+    Ok(found.unassigned().into_iter().chain([removed]).collect())
+}
+
+fn find<'a>(state: &'a State, name: &VipName) -> Result<&'a Vip, Refusal> {
+    state.vip(name).ok_or_else(|| Refusal::VipNotFound { vip: name.clone() })
+}
+
+/// What takes every VIP and router duty off a host that is being removed.
+pub(crate) fn release_host(state: &State, host: &HostName) -> Vec<Event> {
+    let held = |vip: &&Vip| vip.holder.as_ref().is_some_and(|holder| holder.host == *host);
+    let vips = state.vips().filter(held).filter_map(Vip::unassigned);
+    let routers = state.routers().filter(|(_, router)| *router == host);
+    vips.chain(routers.map(|(key, host)| router_gone(key, host))).collect()
+}
+
+pub(crate) fn decide_assign_router(
+    state: &State,
+    assign: &AssignRouter,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    fence(Some(assign.term), now)?;
+    assign.table.check()?;
+    let AssignRouter { prefix, table, host, .. } = assign.clone();
+    let network = prefix.trunc();
+    if prefix != network {
+        return Err(Refusal::HostBitsSet { cidr: prefix, network });
+    }
+    if state.host(&host).is_none() {
+        return Err(Refusal::HostNotFound { host });
+    }
+    let key = RouterKey { prefix, table };
+    if state.routers.get(&key) == Some(&host) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::RouterAssigned(RouterAssigned { prefix, table: key.table, host })])
+}
+
+pub(crate) fn decide_unassign_router(
+    state: &State,
+    unassign: &UnassignRouter,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    fence(Some(unassign.term), now)?;
+    let key = RouterKey { prefix: unassign.prefix, table: unassign.table.clone() };
+    match state.routers.get(&key) {
+        Some(host) => Ok(vec![router_gone(&key, host)]),
+        None => Err(Refusal::RouterNotFound { prefix: key.prefix, table: key.table }),
+    }
+}
+
+fn router_gone(key: &RouterKey, host: &HostName) -> Event {
+    let (table, host) = (key.table.clone(), host.clone());
+    Event::RouterUnassigned(RouterUnassigned { prefix: key.prefix, table, host })
+}
+
+pub(crate) fn evolve_requested(state: &mut State, spec: &VipSpec) {
+    let VipSpec { name, ip, candidates } = spec.clone();
+    let holder = state.vip(&name).and_then(|vip| vip.holder.clone());
+    state.vips.insert(name.clone(), Arc::new(Vip { name, ip, candidates, holder }));
+}
+
+pub(crate) fn evolve_assigned(state: &mut State, assigned: &VipAssigned) {
+    state.vip_fences.remove(&assigned.ip);
+    let Some(mut vip) = state.vip(&assigned.name).cloned() else { return };
+    let until = state.at().plus(assigned.lease_ms);
+    vip.holder = Some(VipHolder { host: assigned.host.clone(), until });
+    state.vips.insert(assigned.name.clone(), Arc::new(vip));
+}
+
+pub(crate) fn evolve_unassigned(state: &mut State, name: &VipName) {
+    let now = state.at();
+    let over = state.vip_fences.iter().filter(|(_, fence)| fence.until <= now);
+    for ip in over.map(|(ip, _)| *ip).collect::<Vec<_>>() {
+        state.vip_fences.remove(&ip);
+    }
+    let Some(mut vip) = state.vip(name).cloned() else { return };
+    if let Some(holder) = vip.holder.take().filter(|holder| holder.until > now) {
+        state.vip_fences.insert(vip.ip, holder);
+    }
+    state.vips.insert(name.clone(), Arc::new(vip));
+}
+
+pub(crate) fn evolve_router(state: &mut State, assigned: &RouterAssigned) {
+    let RouterAssigned { prefix, table, host } = assigned.clone();
+    state.routers.insert(RouterKey { prefix, table }, host);
+}
+
+pub(crate) fn evolve_router_gone(state: &mut State, gone: &RouterUnassigned) {
+    let RouterUnassigned { prefix, table, .. } = gone.clone();
+    state.routers.remove(&RouterKey { prefix, table });
+}

@@ -233,7 +233,7 @@ fn flip(at: usize, bit: u8) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 160, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_flipped_bit_never_loses_an_acknowledged_entry(at in any::<usize>(), bit in 0..8_u8) {

@@ -150,10 +150,15 @@ impl Worker {
     }
 
     /// Sends a call and whatever else waits.
-    async fn send(&mut self, conn: &mut Conn, first: Call, pending: &mut Pending) -> io::Result<()> {
-        let mut next = Some(first);
-        for _ in 0..WRITES_MAX {
-            let Some(Call { ask, reply }) = next else { break };
+    async fn send(
+        &mut self,
+        conn: &mut Conn,
+        first: Call,
+        pending: &mut Pending,
+    ) -> io::Result<()> {
+        let (mut next, mut calls) = (Some(first), 0);
+        while let Some(Call { ask, reply }) = next {
+            calls += 1;
             if !reply.is_closed() {
                 self.next_id += 1;
                 let question = pack(&(self.next_id, &ask));
@@ -162,14 +167,7 @@ impl Worker {
                     Err(error) => _ = reply.send(Err(CallError::NotSent(error.to_string()))),
                 }
             }
-            next = self.queue.try_recv().ok();
-        }
-        if let Some(Call { ask, reply }) = next {
-            // One more than fits: it was taken off the queue, so it goes along.
-            self.next_id += 1;
-            let question = pack(&(self.next_id, &ask));
-            conn.writer.push(|out| out.extend_from_slice(&question))?;
-            pending.insert(self.next_id, reply);
+            next = if calls < WRITES_MAX { self.queue.try_recv().ok() } else { None };
         }
         flush(conn).await
     }

@@ -280,7 +280,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
         };
         let items: Vec<LeaderBoundedStreamResult<TypeConfig>> = match read {
             _ if !leads(&before) || before != after => {
-                vec![Err(LeaderBoundedStreamError::LeaderChanged(LeaderChanged::new(leader, after)))]
+                vec![Err(LeaderBoundedStreamError::LeaderChanged(LeaderChanged::new(
+                    leader, after,
+                )))]
             }
             Ok(entries) => entries.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(LeaderBoundedStreamError::IoError(error))],

@@ -229,8 +229,7 @@ async fn data_of_somebody_else_is_refused() {
     assert!(matches!(error, StartError::Identity(IdentityError::OtherPeers { .. })), "{error}");
 
     let advertise_peer = "x:1".to_string();
-    let other =
-        ReplicaConfig { id: 2, initial_cluster: peers, advertise_peer, ..config.clone() };
+    let other = ReplicaConfig { id: 2, initial_cluster: peers, advertise_peer, ..config.clone() };
     let error = refused(other).await.err().unwrap();
     assert!(matches!(error, StartError::Identity(IdentityError::OtherId { .. })), "{error}");
 

@@ -20,7 +20,7 @@ pub(crate) enum Command {
         /// The address
         ip: IpAddr,
         /// Host that may answer; may be repeated; none = any host that is up
-        #[arg(short = 'c', long = "candidate", value_name = "HOST")]
+        #[arg(long = "candidate", value_name = "HOST")]
         candidates: Vec<String>,
     },
     /// Remove a virtual IP
@@ -57,14 +57,10 @@ impl Command {
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { names } => {
-                let list = ctx.client.list::<Value>(path).await?;
-                let named = |vip: &Value| names.contains(&cell(vip, "/name"));
-                let found: Vec<Value> = list.items.into_iter().filter(named).collect();
-                let missing = names.iter().find(|n| !found.iter().any(|v| cell(v, "/name") == **n));
-                if let Some(missing) = missing {
-                    return Err(Failure::usage(format!("VIP {missing} does not exist")));
-                }
-                ctx.out.show(&found.clone().into(), || table(&found))
+                let found = ctx.get_each("/v1/vips", &names).await?;
+                let value =
+                    if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
+                ctx.out.show(&value, || table(&found))
             }
         }
     }

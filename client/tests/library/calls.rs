@@ -1,16 +1,14 @@
 //! The library against a server that misbehaves: what is tried again, and what is said.
 
-mod support;
-
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::{Act, Fake, client};
 use futures_util::future::join_all;
 use romana_client::{Client, ClientConfig, Error, Server};
 use romana_statemachine::command::AllocateAddress;
 use serde_json::Value;
-use support::{Act, Fake, client};
 
 const ALLOCATED: &str = r#"{"revision":7,"answer":{"Address":{"allocation":{"name":"a",
     "ip":"10.0.0.1","block":"10.0.0.0/29","network":"n","host":"h","tenant":"t","segment":"s",

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What the server does with a request.
-pub enum Act {
+pub(crate) enum Act {
     /// Status, further header lines, body.
     Reply(u16, &'static str, String),
     /// Closes the connection without a word.
@@ -22,35 +22,35 @@ pub enum Act {
 }
 
 impl Act {
-    pub fn ok(body: impl Into<String>) -> Self {
+    pub(crate) fn ok(body: impl Into<String>) -> Self {
         Self::Reply(200, "", body.into())
     }
 
-    pub fn status(status: u16, body: &str) -> Self {
+    pub(crate) fn status(status: u16, body: &str) -> Self {
         Self::Reply(status, "", body.into())
     }
 }
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub line: String,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Seen {
+    pub(crate) line: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 type Handler = dyn Fn(usize, &Seen) -> Act + Send + Sync;
 
 /// The server. Stops with its runtime.
-pub struct Fake {
-    pub port: u16,
+pub(crate) struct Fake {
+    pub(crate) port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Fake {
     /// The handler gets the number of the request (0, 1, …) and the request. Questions about the
     /// cluster are not counted and answered by `cluster`, if any.
-    pub async fn start(
+    pub(crate) async fn start(
         cluster: Option<String>,
         handler: impl Fn(usize, &Seen) -> Act + Send + Sync + 'static,
     ) -> Self {
@@ -72,21 +72,21 @@ impl Fake {
         Self { port, seen }
     }
 
-    pub fn server(&self) -> Server {
+    pub(crate) fn server(&self) -> Server {
         Server::parse("127.0.0.1", self.port).unwrap()
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         client(vec![self.server()])
     }
 }
 
 /// A client with short timeouts.
-pub fn client(servers: Vec<Server>) -> Client {
+pub(crate) fn client(servers: Vec<Server>) -> Client {
     Client::new(ClientConfig {
         timeout: Duration::from_secs(5),
         attempt_timeout: Duration::from_millis(300),

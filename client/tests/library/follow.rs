@@ -1,11 +1,9 @@
 //! The follower against a feed that ends, repeats, skips and lies.
 
-mod support;
-
+use crate::support::{Act, Fake};
 use romana_client::{Client, Error, FollowOptions, Item};
 use romana_statemachine::event::{HostRef, VersionRaised};
 use romana_statemachine::{Actor, Digest, Event, Millis, Record, Topic};
-use support::{Act, Fake};
 
 /// A history of `count` records.
 fn history(count: u64) -> Vec<Record> {

@@ -59,8 +59,9 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
         "addresses": seen.addresses.len(), "blocks": seen.blocks.len(),
         "hosts": seen.hosts.len(), "endpoints": seen.endpoints.len(),
     });
+    let list = problems.iter().map(|(subject, what)| json!({"subject": subject, "what": what}));
     let value = json!({
-        "problems": problems.iter().map(|(subject, what)| json!({"subject": subject, "what": what})).collect::<Vec<_>>(),
+        "problems": list.collect::<Vec<_>>(),
         "checked": counts, "revisions": seen.revisions, "settled": settled,
     });
     ctx.out.show(&value, || {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::input;
-use crate::table::{Table, Tone, cell, items, text};
+use crate::table::{Table, Tone, cell, items, one_or_list, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -77,9 +77,7 @@ impl Command {
             }
             Self::Show { names } => {
                 let found = ctx.get_each(PATH, &names).await?;
-                let value =
-                    if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
-                ctx.out.show(&value, || details(&found))
+                ctx.out.show(&one_or_list(found.clone()), || details(&found))
             }
             Self::Check { file } => {
                 let document = input::document(file).await?;

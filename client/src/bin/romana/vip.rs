@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::table::{Table, Tone, cell, items};
+use crate::table::{Table, Tone, cell, items, one_or_list};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -58,9 +58,7 @@ impl Command {
             }
             Self::Show { names } => {
                 let found = ctx.get_each("/v1/vips", &names).await?;
-                let value =
-                    if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
-                ctx.out.show(&value, || table(&found))
+                ctx.out.show(&one_or_list(found.clone()), || table(&found))
             }
         }
     }

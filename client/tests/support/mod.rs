@@ -1,5 +1,7 @@
 //! A small HTTP server that misbehaves as told.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

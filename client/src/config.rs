@@ -57,6 +57,16 @@ impl Server {
             .map_err(|_| Error::config(format!("{path:?} is not a request path")))
     }
 
+    /// The same host at another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
+        let host = self.authority.host();
+        match Authority::from_str(&format!("{host}:{port}")) {
+            Ok(authority) => Self { scheme: self.scheme.clone(), authority },
+            Err(_) => self.clone(), // A host and a port make an authority.
+        }
+    }
+
     /// Reads a list separated by commas, such as `http://10.0.0.1,http://10.0.0.2:9600`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Follows the feed: every record from a revision on, across lost connections and replicas.
 //!
-//! The feed is NDJSON: a line is a record, or a bookmark (`{"bookmark": REVISION}`) that says that
-//! there is nothing else up to there. A follower resumes after the last revision it has seen,
+//! The feed is NDJSON: a line is a record, or a bookmark (`{"bookmark":{"revision":N}}`) that says
+//! that there is nothing else up to there. A follower resumes after the last revision it has seen,
 //! from any replica. When the history has been compacted past that point it starts again from a
 //! snapshot and says so ([`Item::Reset`]): its consumer replaces what it holds.
 //!
@@ -192,7 +192,7 @@ impl Follower {
             .with("topics", topics)
             .with("host", self.options.host.as_ref());
         let mut ask = Ask::get(path.build());
-        ask.accept = "application/x-ndjson";
+        (ask.accept, ask.endless) = ("application/x-ndjson", true);
         let response = self.client.core().open(&ask).await?;
         self.feed = Some(Feed { body: response.into_body(), lines: Lines::default() });
         Ok(())
@@ -262,10 +262,15 @@ impl Follower {
 fn parse_line(line: &Bytes) -> Result<Line, serde_json::Error> {
     #[derive(Deserialize)]
     struct Bookmark {
-        bookmark: Revision,
+        bookmark: At,
+    }
+    #[derive(Deserialize)]
+    struct At {
+        revision: Revision,
     }
     if line.starts_with(b"{\"bookmark\"") {
-        return serde_json::from_slice(line).map(|Bookmark { bookmark }| Line::Bookmark(bookmark));
+        let Bookmark { bookmark } = serde_json::from_slice(line)?;
+        return Ok(Line::Bookmark(bookmark.revision));
     }
     serde_json::from_slice(line).map(|record| Line::Record(Box::new(record)))
 }

@@ -1,19 +1,16 @@
 //! What replicas answer, as far as the client reads it. Unknown fields are ignored and missing ones
 //! get defaults: a client may be older or newer than the cluster.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
-use romana_statemachine::command::HostState;
-use romana_statemachine::event::Place;
-use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
-use romana_statemachine::{Digest, Labels, Revision};
+use romana_statemachine::name::{HostName, NetworkName, SegmentId, TenantId};
+pub use romana_statemachine::{Allocation, Host};
+use romana_statemachine::{Digest, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
 
 /// A page of a list.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
@@ -21,30 +18,8 @@ pub struct Page<T> {
     #[serde(default)]
     pub revision: Revision,
     /// Where to go on; absent on the last page.
-    #[serde(default, rename = "continue")]
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-}
-
-/// A live address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Allocation {
-    /// Its name: the idempotency key.
-    pub name: AddressName,
-    /// The address.
-    pub ip: IpAddr,
-    /// Its block, a CIDR.
-    pub block: IpNet,
-    /// Its network.
-    pub network: NetworkName,
-    /// Its host.
-    pub host: HostName,
-    /// Its tenant.
-    pub tenant: TenantId,
-    /// Its segment.
-    pub segment: SegmentId,
-    /// Revision of its allocation.
-    #[serde(default)]
-    pub revision: Revision,
 }
 
 /// `GET /v1/cluster`.
@@ -132,30 +107,6 @@ impl BatchItem {
             }
         }))
     }
-}
-
-/// A host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
-    /// Its name.
-    pub name: HostName,
-    /// Its address.
-    pub ip: IpAddr,
-    /// Further addresses.
-    #[serde(default)]
-    pub addresses: Vec<IpAddr>,
-    /// Its labels.
-    #[serde(default)]
-    pub labels: Labels,
-    /// Free-form facts.
-    #[serde(default)]
-    pub info: Labels,
-    /// Whether it is in service.
-    #[serde(default)]
-    pub state: HostState,
-    /// Where it gets addresses from, one place per network.
-    #[serde(default)]
-    pub places: Vec<Place>,
 }
 
 /// A block that a host has.

@@ -100,6 +100,8 @@ pub(crate) fn is_idempotent(command: &Command) -> bool {
         Command::SetTopology(_)
         | Command::ChangeSettings(_)
         | Command::RaiseVersion(_)
+        | Command::AddBlackout(_)
+        | Command::AddHost(_)
         | Command::UpdateHost(_)
         | Command::SetHostState(_)
         | Command::ReportHost(_)
@@ -115,9 +117,7 @@ pub(crate) fn is_idempotent(command: &Command) -> bool {
         | Command::AssignRouter(_)
         | Command::EndCooldowns(_) => true,
         // The second time they are refused, which would hide that the first was done.
-        Command::AddBlackout(_)
-        | Command::RemoveBlackout(_)
-        | Command::AddHost(_)
+        Command::RemoveBlackout(_)
         | Command::RemoveHost(_)
         | Command::DeleteTenant(_)
         | Command::DeleteSegment(_)

@@ -18,6 +18,8 @@ use crate::error::{Cause, Error};
 
 /// Header that names the actor of a command.
 pub const ACTOR_HEADER: &str = "x-romana-actor";
+/// Header that says for how long the caller waits, so that the server answers before that.
+const TIMEOUT_HEADER: &str = "x-romana-timeout-ms";
 /// Longest answer that is read, bytes (a snapshot of a million addresses is about 300 MB).
 const REPLY_BYTES_MAX: usize = 1 << 30;
 /// Idle connections are dropped after this.
@@ -32,11 +34,13 @@ pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) body: Option<Bytes>,
     pub(crate) accept: &'static str,
+    /// The answer has no end: its head has a deadline, its body has not.
+    pub(crate) endless: bool,
 }
 
 impl Ask {
     pub(crate) fn new(method: Method, path: impl Into<String>, body: Option<Bytes>) -> Self {
-        Self { method, path: path.into(), body, accept: "application/json" }
+        Self { method, path: path.into(), body, accept: "application/json", endless: false }
     }
 
     pub(crate) fn get(path: impl Into<String>) -> Self {
@@ -94,7 +98,7 @@ impl Transport {
         ask: &Ask,
         deadline: Instant,
     ) -> Result<Response<Incoming>, Fault> {
-        let request = self.request(server, ask).map_err(Fault::Unfit)?;
+        let request = self.request(server, ask, deadline).map_err(Fault::Unfit)?;
         match timeout_at(deadline, self.http.request(request)).await {
             Err(_) => Err(Fault::TimedOut),
             Ok(Ok(response)) => Ok(response),
@@ -114,12 +118,23 @@ impl Transport {
         read_reply(response, deadline).await
     }
 
-    fn request(&self, server: &Server, ask: &Ask) -> Result<Request<Full<Bytes>>, Error> {
+    fn request(
+        &self,
+        server: &Server,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        // The server gives up a little earlier than we do: then it says what it knows.
+        let left = deadline.saturating_duration_since(Instant::now()).mul_f64(0.9);
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut request = Request::builder()
             .method(ask.method.clone())
             .uri(server.uri(&ask.path)?)
             .header(ACCEPT, ask.accept)
             .header(ACTOR_HEADER, self.actor.clone());
+        if !ask.endless {
+            request = request.header(TIMEOUT_HEADER, left_ms);
+        }
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

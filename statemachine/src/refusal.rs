@@ -80,7 +80,7 @@ refusals! {
         field: String, /// The name, escaped and cut.
         name: String, /// What is wrong.
         why: String, }
-        => Malformed, "the {field} {name:?} is not valid: {why}";
+        => Malformed, "the {field} \"{name}\" is not valid: {why}";
         "Use 1 to 253 ASCII letters, digits and . _ - : @, starting with a letter or a digit.";
     /// A label key or value is too long, or there are too many.
     InvalidLabels { /// What is wrong.
@@ -98,7 +98,7 @@ refusals! {
     InvalidCidr { /// The text, cut.
         cidr: String, /// What is wrong.
         why: String, }
-        => Malformed, "{cidr:?} is not a CIDR: {why}";
+        => Malformed, "\"{cidr}\" is not a CIDR: {why}";
         "Write an IPv4 or IPv6 prefix such as 10.111.0.0/16 or fd00:10::/64.";
     /// A CIDR has bits set after its prefix.
     HostBitsSet { /// The CIDR as given.

@@ -130,7 +130,7 @@ pub(crate) fn evolve_segment_deleted(state: &mut State, deleted: &SegmentDeleted
 }
 
 pub(crate) fn decide_endpoint(state: &State, endpoint: &Endpoint) -> Result<Vec<Event>, Refusal> {
-    check_unicast(endpoint.ip)?;
+    check_routable(endpoint.ip)?;
     endpoint.tenant.check()?;
     endpoint.segment.check()?;
     endpoint.host.check()?;
@@ -187,8 +187,8 @@ pub(crate) fn decide_remove_endpoint(
     Ok(vec![Event::EndpointRemoved(removed)])
 }
 
-/// Refuses addresses that no host, endpoint or VIP can have.
-pub(crate) fn check_unicast(ip: IpAddr) -> Result<(), Refusal> {
+/// Refuses addresses at which others cannot reach an endpoint or a VIP.
+pub(crate) fn check_routable(ip: IpAddr) -> Result<(), Refusal> {
     let why = match ip {
         _ if ip.is_unspecified() => "it is the unspecified address",
         _ if ip.is_loopback() => "it is a loopback address",

@@ -28,7 +28,7 @@ use crate::limits::VIP_CANDIDATES_MAX;
 use crate::name::{HostName, TableId, VipName};
 use crate::refusal::Refusal;
 use crate::state::{Now, State, fence};
-use crate::tenant::check_unicast;
+use crate::tenant::check_routable;
 
 /// A VIP that somebody wants answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ impl Vip {
 
 pub(crate) fn decide_request(state: &State, spec: &VipSpec) -> Result<Vec<Event>, Refusal> {
     spec.name.check()?;
-    check_unicast(spec.ip)?;
+    check_routable(spec.ip)?;
     if spec.candidates.len() > VIP_CANDIDATES_MAX {
         let (size, max) = (spec.candidates.len() as u64, VIP_CANDIDATES_MAX as u64);
         return Err(Refusal::TooLarge { field: "candidates".into(), size, max });

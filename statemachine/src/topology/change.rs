@@ -276,15 +276,15 @@ impl Change {
         declared: &BTreeMap<HostName, Declared>,
         pins: &mut Pins,
     ) -> Result<(), Refusal> {
-        let mut seen = BTreeSet::new();
+        let mut seen = BTreeMap::new();
         for (name, declared) in declared {
             let host = &declared.host;
             let labels = host.labels.as_ref().unwrap_or(&declared.requires);
             crate::state::check_labels(labels)?;
             host::check_addresses(state, name, host.ip, &host.addresses)?;
             for ip in core::iter::once(&host.ip).chain(&host.addresses) {
-                if !seen.insert(*ip) {
-                    return Err(Refusal::HostAddressInUse { ip: *ip, host: name.clone() });
+                if let Some(other) = seen.insert(*ip, name) {
+                    return Err(Refusal::HostAddressInUse { ip: *ip, host: other.clone() });
                 }
             }
             if let Some(known) = state.host(name) {

@@ -1,0 +1,306 @@
+//! Golden scripts: what the rules do, written down. A case is a file under `scripts/`: blocks of
+//! commands, `---`, and what they cause, one line per effect; a blank line ends a block. The language
+//! is that of [`lang`]. `UPDATE=1 cargo test` rewrites what differs: read the diff before keeping it.
+//!
+//! After every command the harness also checks that the invariants hold, that a refusal changed
+//! nothing, that following the records gives the same state, and that the snapshot reads back.
+
+mod lang;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lang::Step;
+use romana_statemachine::topology::Network;
+use romana_statemachine::{
+    Answer, Command, Entry, Millis, Outcome, Position, Proposal, Refusal, State, routes,
+};
+
+/// Runs one script.
+struct Script {
+    state: State,
+    /// Built from the records alone.
+    follower: State,
+    at: u64,
+    term: u64,
+    index: u64,
+}
+
+impl Script {
+    fn new() -> Self {
+        Self { state: State::new(), follower: State::new(), at: 0, term: 1, index: 0 }
+    }
+
+    fn block(&mut self, commands: &str) -> Result<String, String> {
+        let mut out = String::new();
+        for step in lang::parse(commands, self.term)? {
+            match step {
+                Step::At(at) => self.at = at,
+                Step::After(ms) => self.at += ms,
+                Step::Term(term) => self.term = term,
+                Step::Refused(refusal) => refused(&mut out, &refusal),
+                Step::AsShown => {
+                    let shown = self.state.topology_document().ok_or("no topology")?;
+                    self.apply(Command::SetTopology(shown), &mut out);
+                }
+                Step::Show(what) => out += &show(&self.state, &what)?,
+                Step::Plan(spec) => match self.state.plan_topology(&spec) {
+                    Ok(plan) => out += &(pretty(&plan) + "\n"),
+                    Err(refusal) => refused(&mut out, &refusal),
+                },
+                Step::Apply(commands) => {
+                    commands.into_iter().for_each(|command| self.apply(command, &mut out));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn apply(&mut self, command: Command, out: &mut String) {
+        self.index += 1;
+        let before = (self.state.revision(), self.state.digest());
+        let position = Position { term: self.term, index: self.index };
+        let proposal = Proposal { actor: "test".into(), command: command.clone() };
+        let entry = Entry { at: Millis(self.at), proposals: vec![proposal] };
+        let (outcomes, records) = self.state.apply(position, &entry);
+        let [Outcome { revision, result }] = outcomes.as_slice() else {
+            panic!("{command}: {} outcomes", outcomes.len());
+        };
+        for record in &records {
+            writeln!(out, "{}", record.event).unwrap();
+            self.follower.follow(record).unwrap();
+        }
+        match result {
+            Err(refusal) => refused(out, refusal),
+            Ok(Answer::Address { allocation, fresh: false }) => {
+                writeln!(out, "stands: {} {}", allocation.name, allocation.ip).unwrap();
+            }
+            Ok(_) if records.is_empty() => writeln!(out, "nothing to do").unwrap(),
+            Ok(_) => {}
+        }
+        assert_eq!(*revision, self.state.revision(), "{command}: revision of the outcome");
+        if records.is_empty() {
+            assert_eq!(before, (self.state.revision(), self.state.digest()), "{command}");
+        }
+        self.check(&command);
+    }
+
+    fn check(&self, command: &Command) {
+        if let Err(wrong) = self.state.validate() {
+            panic!("after {command}:\n{}", wrong.join("\n"));
+        }
+        let bytes = self.state.snapshot();
+        let read = State::from_snapshot(&bytes).unwrap();
+        assert_eq!(read.snapshot(), bytes, "after {command}: the snapshot reads back differently");
+        read.validate().unwrap();
+        assert_eq!(self.follower.digest(), self.state.digest(), "after {command}");
+        self.follower.validate().unwrap();
+    }
+}
+
+fn refused(out: &mut String, refusal: &Refusal) {
+    writeln!(out, "refused {}: {refusal}", refusal.code()).unwrap();
+}
+
+fn pretty(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap()
+}
+
+fn show(state: &State, what: &[String]) -> Result<String, String> {
+    let mut out = String::new();
+    let word = |at: usize| what.get(at).map_or("", String::as_str);
+    match word(0) {
+        "groups" => {
+            for network in state.topology().into_iter().flat_map(|topology| topology.networks()) {
+                show_groups(state, network, &mut out);
+            }
+        }
+        "hosts" => {
+            for host in state.hosts() {
+                let places: Vec<_> =
+                    host.places.iter().map(|p| format!(" {}:{}", p.network, p.group)).collect();
+                let state = format!("{:?}", host.state).to_lowercase();
+                writeln!(out, "{} {} {state}{}", host.name, host.ip, places.concat()).unwrap();
+            }
+        }
+        "blocks" => {
+            for block in state.ipam().blocks() {
+                let owner = block.owner();
+                write!(out, "{} host {} ", block.cidr, owner.host).unwrap();
+                writeln!(out, "owner {}/{} live {}", owner.tenant, owner.segment, block.live)
+                    .unwrap();
+            }
+        }
+        "addresses" => {
+            for live in state.ipam().addresses_after(None) {
+                writeln!(out, "{} {} host {} r{}", live.ip, live.name, live.host, live.revision)
+                    .unwrap();
+            }
+        }
+        "usage" => {
+            let cidr = word(1).parse().map_err(|_| "no CIDR")?;
+            writeln!(out, "{}", pretty(&state.ipam().usage(cidr))).unwrap();
+        }
+        "topology" => writeln!(out, "{}", pretty(&state.topology_document())).unwrap(),
+        "policy" => {
+            let policy = state.policy(&word(1).into()).ok_or("no such policy")?;
+            let document = romana_statemachine::policy::document::to_document(policy);
+            writeln!(out, "{}", pretty(&document)).unwrap();
+        }
+        "tenants" => {
+            for (id, tenant) in state.tenants() {
+                let segments: Vec<_> = tenant.segments.keys().map(|s| s.as_str()).collect();
+                writeln!(out, "{id} {:?} segments {segments:?}", tenant.labels).unwrap();
+            }
+        }
+        "vips" => {
+            for vip in state.vips() {
+                let holder =
+                    vip.holder.as_ref().map(|h| format!(" on {} until {}", h.host, h.until));
+                writeln!(out, "{} {}{}", vip.name, vip.ip, holder.unwrap_or_default()).unwrap();
+            }
+        }
+        "routes" => show_routes(state, word(1), word(2), &mut out)?,
+        other => return Err(format!("show {other}?")),
+    }
+    Ok(out)
+}
+
+fn show_groups(state: &State, network: &Network, out: &mut String) {
+    for group in &network.groups {
+        let mut depth = 0;
+        let mut above = group.parent;
+        while let Some(at) = above {
+            depth += 1;
+            above = network.groups[at].parent;
+        }
+        let indent = "  ".repeat(depth);
+        write!(out, "{} {indent}{}", network.name, group.cidr).unwrap();
+        if let Some(name) = &group.name {
+            write!(out, " {name}").unwrap();
+        }
+        if group.padding {
+            out.push_str(" padding");
+        }
+        let here = state.hosts().filter(|host| host.place(&network.name) == Some(group.cidr));
+        let hosts: Vec<_> = here.map(|host| host.name.as_str()).collect();
+        if !hosts.is_empty() && group.leaf {
+            write!(out, " hosts {}", hosts.join(",")).unwrap();
+        }
+        out.push('\n');
+    }
+}
+
+fn show_routes(state: &State, of: &str, name: &str, out: &mut String) -> Result<(), String> {
+    let routes = match of {
+        "host" => routes::for_host(state, &name.into()).ok_or("no such host")?,
+        "group" => {
+            let group = name.parse().map_err(|_| "no CIDR")?;
+            routes::for_group(state, group).ok_or("no such group")?
+        }
+        _ => routes::for_router(state),
+    };
+    for route in &routes.routes {
+        writeln!(out, "{} {} via {}", route.prefix, route.network, pretty(&route.via)).unwrap();
+    }
+    for exception in &routes.exceptions {
+        writeln!(out, "{} exception: {}", exception.prefix, exception.reason).unwrap();
+    }
+    writeln!(out, "groups: {}", routes.groups).unwrap();
+    Ok(())
+}
+
+/// The commands of each block of a script.
+fn blocks(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split("\n\n").map(|part| part.trim_matches('\n'));
+    let commands = |part: &'_ str| part.split_once("\n---").map_or(part.len(), |(c, _)| c.len());
+    parts.filter(|part| !part.is_empty()).map(move |part| &part[..commands(part)])
+}
+
+fn run(file: &Path) -> Result<(String, String), String> {
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let mut script = Script::new();
+    let mut fresh = String::new();
+    for (n, commands) in blocks(&text).enumerate() {
+        let effects = script.block(commands)?;
+        let comment = commands.lines().all(|line| line.starts_with('#'));
+        if n > 0 {
+            fresh.push('\n');
+        }
+        fresh += commands;
+        fresh.push('\n');
+        if !comment {
+            fresh += "---\n";
+            fresh += &effects;
+        }
+    }
+    Ok((text, fresh))
+}
+
+fn files() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut files = Vec::new();
+    for topic in fs::read_dir(root).unwrap() {
+        for file in fs::read_dir(topic.unwrap().path()).unwrap() {
+            files.push(file.unwrap().path());
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn scripts() {
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut wrong = Vec::new();
+    for file in files() {
+        let name = file.display().to_string();
+        let ran = std::panic::catch_unwind(|| run(&file));
+        match ran {
+            Ok(Ok((text, fresh))) if text == fresh => {}
+            Ok(Ok((_, fresh))) if update => fs::write(&file, fresh).unwrap(),
+            Ok(Ok((text, fresh))) => wrong.push(format!("{name}\n{}", difference(&text, &fresh))),
+            Ok(Err(why)) => wrong.push(format!("{name}: {why}")),
+            Err(_) => wrong.push(format!("{name}: panicked, see above")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// The first lines that differ.
+fn difference(text: &str, fresh: &str) -> String {
+    let (mut old, mut new) = (text.lines(), fresh.lines());
+    for line in 1.. {
+        match (old.next(), new.next()) {
+            (None, None) => break,
+            (old, new) if old == new => {}
+            (old, new) => {
+                let shown = |side: Option<&str>| side.unwrap_or("(end)").to_string();
+                return format!("line {line}\n- {}\n+ {}", shown(old), shown(new));
+            }
+        }
+    }
+    String::from("they differ in the last newline")
+}
+
+/// Answers of the API about what is read; no command is refused with them.
+const OF_READING: [&str; 1] = ["AddressNotFound"];
+
+/// No refusal without a script that shows it.
+#[test]
+fn every_refusal_has_a_script() {
+    let mut text = String::new();
+    for file in files() {
+        text += &fs::read_to_string(file).unwrap();
+    }
+    let shown: BTreeSet<_> =
+        text.lines().filter_map(|line| line.strip_prefix("refused ")?.split(':').next()).collect();
+    let missing: Vec<_> = Refusal::TABLE
+        .iter()
+        .map(|(code, ..)| *code)
+        .filter(|code| !shown.contains(code) && !OF_READING.contains(code))
+        .collect();
+    assert!(missing.is_empty(), "no script shows {missing:?}");
+}

@@ -53,7 +53,8 @@ impl Follower {
             Ok(followed) => followed.context("the follower"),
             Err(elapsed) => {
                 abort.abort();
-                Err(elapsed).with_context(|| format!("a follower never came to revision {revision}"))
+                Err(elapsed)
+                    .with_context(|| format!("a follower never came to revision {revision}"))
             }
         }
     }

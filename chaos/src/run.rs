@@ -152,11 +152,8 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
 
 /// After the last fault: the cluster becomes whole again, and nobody had crashed by himself.
 async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
-    let mut violations: Vec<Violation> = damage
-        .crashes
-        .iter()
-        .map(|what| Violation { law: "crash", what: what.clone() })
-        .collect();
+    let mut violations: Vec<Violation> =
+        damage.crashes.iter().map(|what| Violation { law: "crash", what: what.clone() }).collect();
     if let Err(error) = cluster.heal() {
         violations.push(Violation { law: "heal", what: format!("{error:#}") });
     }

@@ -11,8 +11,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use romana_statemachine::Command;
 use romana_statemachine::command::{
-    AllocateAddress, Blackout, HostChange, HostSource, HostSpec, Labels, ReleaseAddress, RemoveHost,
-    SettingsChange, TenantSpec,
+    AllocateAddress, Blackout, HostChange, HostSource, HostSpec, Labels, ReleaseAddress,
+    RemoveHost, SettingsChange, TenantSpec,
 };
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::topology::TopologySpec;
@@ -37,7 +37,9 @@ const REUSE_DELAY_MS: u64 = 250;
 #[must_use]
 pub fn topology(wide: bool) -> TopologySpec {
     let racks: Vec<_> = (0..RACKS)
-        .map(|rack| json!({"name": format!("rack{rack}"), "assignment": {"rack": rack.to_string()}}))
+        .map(
+            |rack| json!({"name": format!("rack{rack}"), "assignment": {"rack": rack.to_string()}}),
+        )
         .collect();
     let mut document = json!({
         "networks": [{"name": "pods", "cidr": "10.0.0.0/19", "block_mask": 29}],
@@ -158,7 +160,8 @@ impl Workload {
                 _ => Caller::Bare { apis: apis.to_vec(), connection: None },
             };
             let rng = SmallRng::seed_from_u64(options.seed.wrapping_mul(1_000_003) + number as u64);
-            let client = Person { number, rng, held: Vec::new(), made: 0, own_host: false, wide: false };
+            let client =
+                Person { number, rng, held: Vec::new(), made: 0, own_host: false, wide: false };
             let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
             clients.spawn(client.live(caller, stop, served, clock));
         }
@@ -316,7 +319,8 @@ impl Person {
     fn blackout(&mut self) -> Command {
         // Few ranges, so that adding and removing meet.
         let third = self.rng.random_range(0..4_u8) * 8;
-        let blackout = Blackout { cidr: format!("10.0.{third}.{}/31", self.rng.random_range(0..4_u8) * 2) };
+        let blackout =
+            Blackout { cidr: format!("10.0.{third}.{}/31", self.rng.random_range(0..4_u8) * 2) };
         if self.rng.random_bool(0.5) {
             Command::AddBlackout(blackout)
         } else {

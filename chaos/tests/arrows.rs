@@ -22,8 +22,17 @@ const PURE: &[&str] = &["blake3", "imbl", "ipnet", "postcard", "serde", "thiserr
 
 /// Words that have no place in the pure room: clocks, threads, files, hash order, floats.
 const IMPURE: &[&str] = &[
-    "std::", "HashMap", "HashSet", "RandomState", "SystemTime", "Instant", "thread::", "f32", "f64",
-    "async ", "static mut",
+    "std::",
+    "HashMap",
+    "HashSet",
+    "RandomState",
+    "SystemTime",
+    "Instant",
+    "thread::",
+    "f32",
+    "f64",
+    "async ",
+    "static mut",
 ];
 
 /// Longest file, lines without inline tests; longest function, lines.
@@ -44,7 +53,10 @@ fn ours(metadata: &Metadata) -> Vec<&Package> {
     metadata.workspace_packages()
 }
 
-fn allowed(table: &[(&'static str, &'static [&'static str])], name: &str) -> BTreeSet<&'static str> {
+fn allowed(
+    table: &[(&'static str, &'static [&'static str])],
+    name: &str,
+) -> BTreeSet<&'static str> {
     table.iter().filter(|(from, _)| *from == name).flat_map(|(_, to)| to.iter().copied()).collect()
 }
 
@@ -116,7 +128,8 @@ fn all_sources(metadata: &Metadata) -> BTreeMap<String, PathBuf> {
 #[test]
 fn arrows_between_rooms() {
     let metadata = metadata();
-    let names: BTreeSet<&str> = ours(&metadata).iter().map(|package| package.name.as_str()).collect();
+    let names: BTreeSet<&str> =
+        ours(&metadata).iter().map(|package| package.name.as_str()).collect();
     for package in ours(&metadata) {
         for dependency in &package.dependencies {
             if !names.contains(dependency.name.as_str()) {
@@ -136,8 +149,13 @@ fn arrows_between_rooms() {
 fn openraft_is_known_in_one_folder() {
     let metadata = metadata();
     for package in ours(&metadata) {
-        let knows = package.dependencies.iter().any(|dependency| dependency.name.starts_with("openraft"));
-        assert!(!knows || *package.name == "romana-controlplane", "{} knows openraft", package.name);
+        let knows =
+            package.dependencies.iter().any(|dependency| dependency.name.starts_with("openraft"));
+        assert!(
+            !knows || *package.name == "romana-controlplane",
+            "{} knows openraft",
+            package.name
+        );
     }
     for (shown, path) in all_sources(&metadata) {
         let home = shown.starts_with("controlplane/src/raft");
@@ -218,7 +236,10 @@ fn files_are_not_too_long() {
             lines <= FILE_LINES_MAX || excused,
             "{shown} has {lines} lines, the most is {FILE_LINES_MAX}: split it"
         );
-        assert!(lines > FILE_LINES_MAX || !excused, "{shown} is short again: strike it off the list");
+        assert!(
+            lines > FILE_LINES_MAX || !excused,
+            "{shown} is short again: strike it off the list"
+        );
     }
 }
 
@@ -287,7 +308,23 @@ fn tools_are_there_in_ci() {
         return;
     }
     for (tool, argument) in [("cc", "--version"), ("etcd", "--version")] {
-        let works = std::process::Command::new(tool).arg(argument).output().is_ok_and(|out| out.status.success());
+        let works = std::process::Command::new(tool)
+            .arg(argument)
+            .output()
+            .is_ok_and(|out| out.status.success());
         assert!(works, "{tool} is missing: deploy/test-setup.sh installs it");
     }
+}
+
+#[test]
+fn the_inspector_is_not_blind() {
+    let text = "let a = \"unsafe // \\\" f64\"; // unsafe\nlet b: f64 = 'x';\n";
+    assert_eq!(code(text), "let a = ; \nlet b: f64 = 'x';\n");
+    assert!(has_word("let b: f64 = 1", "f64") && !has_word("let bf64 = 1", "f64"));
+    assert!(has_word("use std::io", "std::") && !has_word("mystd::io", "std::"));
+    let text = "impl A {\n    pub async fn one(\n        self,\n    ) {\n        x();\n    }\n\n    fn two() {}\n}\n\
+                trait B {\n    fn three(\n        self,\n    ) -> u8;\n}\n";
+    let found = functions(text);
+    let expected = [("one", 5), ("two", 1), ("three", 3)];
+    assert_eq!(found, expected.map(|(name, lines)| (name.to_owned(), lines)));
 }

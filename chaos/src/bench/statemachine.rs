@@ -42,7 +42,13 @@ pub(super) fn run(live: &[usize]) -> Result<Value> {
     machine.print();
     println!(
         "{:>9} {:>14} {:>14} {:>12} {:>14} {:>11} {:>9}",
-        "live", "alloc+rel/s", "bytes/address", "snapshot ms", "snapshot bytes", "restore ms", "clone µs"
+        "live",
+        "alloc+rel/s",
+        "bytes/address",
+        "snapshot ms",
+        "snapshot bytes",
+        "restore ms",
+        "clone µs"
     );
     let mut sizes = Vec::new();
     for count in live {
@@ -85,8 +91,7 @@ impl Machinery {
         let proposals =
             commands.map(|command| Proposal { actor: actor.clone(), command }).collect();
         let entry = Entry { at: Millis(self.index), proposals };
-        let (outcomes, records) =
-            self.state.apply(Position { term: 1, index: self.index }, &entry);
+        let (outcomes, records) = self.state.apply(Position { term: 1, index: self.index }, &entry);
         std::hint::black_box(records);
         for outcome in outcomes {
             outcome.result.context("the state machine refused")?;

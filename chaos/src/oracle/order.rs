@@ -63,7 +63,8 @@ pub(super) fn check(calls: &[Call], timeline: &Timeline, verdict: &mut Verdict) 
         if let Some(span) = timeline.of_name(name).next()
             && span.from <= least
         {
-            let what = format!("{span:?} is older than revision {least}, answered before anybody asked");
+            let what =
+                format!("{span:?} is older than revision {least}, answered before anybody asked");
             verdict.broken("real-time", what);
         }
     }

@@ -114,8 +114,10 @@ impl Reader {
                     }
                     _ => verdict.broken(
                         "address-once",
-                        format!("revision {revision} releases {} from {}, which does not hold it",
-                            event.ip, event.name),
+                        format!(
+                            "revision {revision} releases {} from {}, which does not hold it",
+                            event.ip, event.name
+                        ),
                     ),
                 }
             }
@@ -171,7 +173,8 @@ impl Reader {
             let what = format!("{ip} is not in a block of host {} ({})", event.host, event.block);
             verdict.broken("blocks", what);
         }
-        let span = Span { name: name.clone(), ip, host: event.host.clone(), from: revision, to: None };
+        let span =
+            Span { name: name.clone(), ip, host: event.host.clone(), from: revision, to: None };
         let at = self.timeline.spans.len();
         self.timeline.spans.push(span);
         self.timeline.by_name.entry(name.clone()).or_default().push(at);
@@ -179,9 +182,8 @@ impl Reader {
     }
 
     fn block(&mut self, cidr: IpNet, host: HostName, verdict: &mut Verdict) {
-        let overlaps = |other: &IpNet| {
-            other.contains(&cidr.network()) || cidr.contains(&other.network())
-        };
+        let overlaps =
+            |other: &IpNet| other.contains(&cidr.network()) || cidr.contains(&other.network());
         let before = self.blocks.range(..=cidr.network()).next_back();
         let after = self.blocks.range(cidr.network()..).next();
         for (_, (other, _)) in before.into_iter().chain(after) {

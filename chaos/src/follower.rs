@@ -116,7 +116,9 @@ async fn one_life(
 }
 
 fn take_line(line: &[u8], state: &mut State) -> Result<(), String> {
-    if line.is_empty() || line.starts_with(b"{\"bookmark\"") {
+    // An error is the feed's last line: whether it may end is seen at the next connection.
+    let other: [&[u8]; 2] = [b"{\"bookmark\"", b"{\"error\""];
+    if line.is_empty() || other.iter().any(|start| line.starts_with(start)) {
         return Ok(());
     }
     let record: Record =

@@ -64,6 +64,16 @@ impl Timeline {
         self.of_name(name).rev().find(|span| span.holds_at(revision))
     }
 
+    /// What a name held without interruption from one revision to another.
+    pub(super) fn held_through(
+        &self,
+        name: &AddressName,
+        first: Revision,
+        last: Revision,
+    ) -> Option<&Span> {
+        self.of_name(name).find(|span| span.holds_at(first) && span.holds_at(last))
+    }
+
     /// What is live at a revision.
     pub(super) fn live_at(&self, revision: Revision) -> impl Iterator<Item = &Span> {
         self.spans.iter().filter(move |span| span.holds_at(revision))

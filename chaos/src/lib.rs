@@ -1,1 +1,30 @@
-//! Under construction.
+//! # The judge
+//!
+//! Runs real `romanad` processes, breaks them, and checks that the laws held; and measures them
+//! side by side with etcd. Nothing here is linked into what it judges, and nothing is mocked.
+//!
+//! ```text
+//!   cluster (processes) ◄── nemesis (kill, pause, power cut, partition)
+//!        ▲   ▲
+//!        │   └── followers, samplers ──┐
+//!        └────── workload (clients) ───┴──► history::Evidence ──► oracle (pure) ──► violations
+//! ```
+//!
+//! ## Reading order
+//! [`history`] (what is recorded), [`oracle`] (what it must obey), [`run`] (one run), [`nemesis`],
+//! [`cluster`]; [`bench`] stands alone.
+//!
+//! Left out: simulated time and networks (runs are real, so a seed fixes the dice, not the timing).
+
+pub mod bench;
+pub mod caller;
+pub mod cluster;
+pub mod follower;
+pub mod history;
+pub mod http;
+pub mod nemesis;
+pub mod oracle;
+pub mod partition;
+pub mod run;
+pub mod testimony;
+pub mod workload;

@@ -1,2 +1,142 @@
-//! Under construction.
-fn main() {}
+//! `chaos`: break a cluster and judge it, or measure it beside etcd.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use romana_chaos::bench::{self, BenchOptions};
+use romana_chaos::cluster::find_romanad;
+use romana_chaos::nemesis::Fault;
+use romana_chaos::run::{RunOptions, run};
+
+/// The judge: faults on real processes, laws, benchmarks beside etcd.
+#[derive(Debug, Parser)]
+#[command(name = "chaos", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Break a cluster under load and check every law. Exit code 1 if one was broken.
+    Run(RunArgs),
+    /// Measure. Prints a table; asserts nothing.
+    Bench(BenchArgs),
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// Seed of all dice; a random one if absent.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long to inject faults, seconds.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Clients.
+    #[arg(long, default_value_t = 64)]
+    clients: usize,
+    /// Replicas.
+    #[arg(long, default_value_t = 3)]
+    replicas: usize,
+    /// Faults, separated by commas: kill-leader, kill, kill-all, pause, restart, power, power-all,
+    /// partition; or none.
+    #[arg(long, default_value = "kill-leader")]
+    nemesis: String,
+    /// From one fault to the next, milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    interval_ms: u64,
+    /// The romanad program; found beside this one if absent.
+    #[arg(long)]
+    romanad: Option<PathBuf>,
+    /// Directory for data and logs; the system's temporary directory if absent.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Keep data and logs even when all is well.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Args, Debug)]
+struct BenchArgs {
+    #[command(subcommand)]
+    what: bench::What,
+    /// The romanad program; found beside this one if absent.
+    #[arg(long, global = true)]
+    romanad: Option<PathBuf>,
+    /// Directory for the data of both; the system's temporary directory if absent.
+    #[arg(long, global = true)]
+    dir: Option<PathBuf>,
+    /// Also write the figures to this file, as JSON.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+}
+
+fn options(args: RunArgs) -> Result<RunOptions> {
+    let faults = args
+        .nemesis
+        .split(',')
+        .filter(|name| !name.is_empty() && *name != "none")
+        .map(|name| name.parse::<Fault>().map_err(anyhow::Error::msg))
+        .collect::<Result<_>>()?;
+    Ok(RunOptions {
+        seed: args.seed.unwrap_or_else(rand::random),
+        seconds: args.seconds,
+        clients: args.clients,
+        replicas: args.replicas,
+        faults,
+        interval: Duration::from_millis(args.interval_ms),
+        romanad: find_romanad(args.romanad.as_deref())?,
+        parent: args.dir,
+        keep: args.keep,
+    })
+}
+
+async fn judge(args: RunArgs) -> Result<ExitCode> {
+    let options = options(args)?;
+    println!("{}", options.reproduce());
+    let report = run(&options).await?;
+    print!("{}", report.summary);
+    if let Some(kept) = &report.kept {
+        println!("data and logs: {}", kept.display());
+    }
+    if report.violations.is_empty() {
+        println!("verdict:   every law held");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for violation in &report.violations {
+        println!("BROKEN {violation}");
+    }
+    println!("verdict:   {} violations; again with\n{}", report.violations.len(), options.reproduce());
+    Ok(ExitCode::FAILURE)
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => judge(args).await,
+        Command::Bench(args) => {
+            let BenchArgs { what, romanad, dir, json } = args;
+            bench::run(what, BenchOptions { romanad, dir, json }).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    // On Ctrl-C the future is dropped, and with it every process and directory that is ours.
+    let result = tokio::select! {
+        result = dispatch(Cli::parse()) => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("chaos: {error:#}");
+        ExitCode::from(3)
+    })
+}

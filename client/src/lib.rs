@@ -1,1 +1,42 @@
-//! Under construction.
+//! # The client
+//!
+//! The way to a Romana cluster for everybody else: CLI, agents, publisher, judge.
+//!
+//! ```text
+//!   Client::allocate(…) ──► gather ──► POST /v1/batch ─┐
+//!   Client::hosts() …  ──────────────────────────────► call ──► transport ──► a replica
+//!   Follower::next()   ──► GET /v1/events, resumed ────┘  │
+//!                                       servers (whom to ask) · retry (whether to ask again)
+//! ```
+//!
+//! ## Laws
+//! 1. [`Error::Unavailable`] and [`Error::Refused`] mean that nothing happened; [`Error::Unknown`]
+//!    means that it may have.
+//! 2. A command that must not happen twice is never sent again after it may have happened.
+//! 3. Every call ends by its deadline.
+//! 4. Nothing that a server sends makes the client panic.
+//! 5. An unfiltered [`Follower`] notices a gap, a duplicate or a forged record.
+//!
+//! ## Reading order
+//! [`client`], then [`retry`](self) and `gather`, then [`follow`]. Left out: TLS (its place is
+//! `transport.rs`), caching of reads.
+
+mod api;
+pub mod client;
+mod config;
+mod error;
+pub mod follow;
+mod gather;
+pub mod model;
+mod ndjson;
+mod query;
+mod retry;
+mod servers;
+mod transport;
+
+pub use client::Client;
+pub use config::{API_PORT, ClientConfig, Server};
+pub use error::{ApiError, Cause, Error};
+pub use follow::{FollowOptions, Follower, Item};
+pub use query::Query;
+pub use transport::ACTOR_HEADER;

@@ -1,1 +1,4 @@
 //! Under construction.
+
+pub mod history;
+pub mod wal;

@@ -1,2 +1,94 @@
-//! Under construction.
-fn main() {}
+//! `romana`: the command line of a Romana cluster.
+//!
+//! One file per noun; each talks to the cluster through `romana_client` and prints through
+//! [`output`]. What the server said is printed unchanged with `-f json`; tables are for people.
+//!
+//! Exit codes: 0 done, 1 refused (nothing happened), 2 wrong usage, 3 no replica could answer
+//! (nothing happened), 4 unknown outcome (it may have happened).
+
+mod address;
+mod args;
+mod blackout;
+mod block;
+mod cluster;
+mod completion;
+mod config;
+mod context;
+mod demo;
+mod doctor;
+mod events;
+mod failure;
+mod host;
+mod input;
+mod ipam;
+mod labels;
+mod log;
+mod network;
+mod output;
+mod policy;
+mod route;
+mod segment;
+mod settings;
+mod table;
+mod tenant;
+mod topology;
+mod vip;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Noun};
+use crate::config::Config;
+use crate::context::Context;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime does not start: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let format = args.global.format.unwrap_or_default();
+    let result = runtime.block_on(run(args));
+    // A blocked read of stdin must not keep the program.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(format),
+    }
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    // These need no cluster and no configuration.
+    match args.noun {
+        Noun::Completion(command) => return command.run(),
+        Noun::Demo(command) => return command.run().await,
+        _ => {}
+    }
+    let config = Config::load(&args.global)?;
+    log::start(&config);
+    let ctx = Context::new(&config)?;
+    match args.noun {
+        Noun::Host(command) => command.run(&ctx).await,
+        Noun::Tenant(command) => command.run(&ctx).await,
+        Noun::Segment(command) => command.run(&ctx).await,
+        Noun::Policy(command) => command.run(&ctx).await,
+        Noun::Topology(command) => command.run(&ctx).await,
+        Noun::Network(command) => command.run(&ctx).await,
+        Noun::Block(command) => command.run(&ctx).await,
+        Noun::Address(command) => command.run(&ctx).await,
+        Noun::Blackout(command) => command.run(&ctx).await,
+        Noun::Vip(command) => command.run(&ctx).await,
+        Noun::Route(command) => command.run(&ctx).await,
+        Noun::Events(command) => command.run(&ctx).await,
+        Noun::Settings(command) => command.run(&ctx).await,
+        Noun::Cluster(command) => command.run(&ctx).await,
+        Noun::Ipam(command) => command.run(&ctx).await,
+        Noun::Doctor(command) => command.run(&ctx).await,
+        Noun::Completion(_) | Noun::Demo(_) => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! Measurements, side by side with etcd in the same run, on the same disk, one after the other.
+//! Nothing is asserted: machines differ. The report says what was compared with what.
+
+mod commit;
+mod etcd;
+mod failover;
+mod lean;
+mod load;
+mod ours;
+mod reads;
+mod report;
+mod statemachine;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+
+/// What to measure.
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// Durable commits: allocations beside etcd's puts.
+    Commit {
+        /// Seconds per figure, after one second of warm-up.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Rounds; the table shows medians.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Numbers of concurrent callers, separated by commas.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512])]
+        callers: Vec<usize>,
+    },
+    /// kill -9 of the leader: longest time between two acknowledged commits.
+    Failover {
+        /// Kills of each.
+        #[arg(long, default_value_t = 10)]
+        kills: usize,
+    },
+    /// Linearizable reads beside etcd's.
+    Reads {
+        /// Seconds per figure, after one second of warm-up.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Rounds; the table shows medians.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Concurrent callers.
+        #[arg(long, default_value_t = 64)]
+        callers: usize,
+    },
+    /// The state machine alone: speed, memory, snapshots.
+    Statemachine {
+        /// Numbers of live addresses, separated by commas.
+        #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000, 1_000_000])]
+        live: Vec<usize>,
+        /// Measure one size in this process and print it as JSON (what the sizes are run by).
+        #[arg(long, hide = true)]
+        one: Option<usize>,
+    },
+}
+
+/// How to measure.
+#[derive(Clone, Debug, Default)]
+pub struct BenchOptions {
+    /// The `romanad` program, where it is not beside this one.
+    pub romanad: Option<PathBuf>,
+    /// Where data directories are made, of both.
+    pub dir: Option<PathBuf>,
+    /// Where to write the figures as JSON.
+    pub json: Option<PathBuf>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A program is missing, a cluster does not start, or a request fails.
+pub async fn run(what: What, options: BenchOptions) -> Result<()> {
+    let figures = match what {
+        What::Commit { seconds, rounds, callers } => {
+            commit::run(&options, seconds, rounds, &callers).await?
+        }
+        What::Failover { kills } => failover::run(&options, kills).await?,
+        What::Reads { seconds, rounds, callers } => {
+            reads::run(&options, seconds, rounds, callers).await?
+        }
+        What::Statemachine { one: Some(live), .. } => return statemachine::one(live),
+        What::Statemachine { live, one: None } => statemachine::run(&live)?,
+    };
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&figures)?;
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! How the judge's clients speak to the cluster: through the client library, which retries, or
+//! with one bare HTTP request, so that what a single request promises is judged as well.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hyper::Method;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use romana_client::{Client, ClientConfig, Error, Server};
+use romana_statemachine::name::AddressName;
+use romana_statemachine::{Command, Revision};
+use serde_json::{Value, json};
+
+use crate::history::{Ask, Held, Outcome};
+use crate::http::{Answer, Connection, HttpError};
+
+/// How long a bare request waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A client library handle for these replicas.
+///
+/// # Errors
+/// None in practice: the addresses are ours.
+pub fn library(apis: &[SocketAddr], actor: &str) -> Result<Client> {
+    let servers = apis
+        .iter()
+        .map(|api| Server::parse(&api.to_string(), api.port()))
+        .collect::<Result<Vec<_>, _>>()
+        .context("addresses of the replicas")?;
+    let mut config = ClientConfig::new(servers);
+    config.actor = actor.to_owned();
+    Client::new(config).context("make a client")
+}
+
+/// A way to speak.
+#[derive(Debug)]
+pub enum Caller {
+    /// Through the client library.
+    Library(Client),
+    /// One request at a time on a kept-alive connection, to a replica picked at random, no retries.
+    Bare {
+        /// All replicas.
+        apis: Vec<SocketAddr>,
+        /// The connection in use.
+        connection: Option<Connection>,
+    },
+}
+
+impl Caller {
+    /// Asks once and says how it ended.
+    pub async fn call(&mut self, ask: &Ask, rng: &mut SmallRng) -> Outcome {
+        match (self, ask) {
+            // Reads are always bare: the library hides at which revision it read.
+            (Self::Library(client), Ask::Command(command)) => {
+                judge_library(client.submit(command).await)
+            }
+            (Self::Library(client), Ask::Read(name)) => {
+                let servers = client.servers();
+                let server = &servers[rng.random_range(0..servers.len())];
+                let Ok(api) = server.to_string().trim_start_matches("http://").parse() else {
+                    return Outcome::Unavailable;
+                };
+                let mut fresh = Self::Bare { apis: vec![api], connection: None };
+                fresh.bare(&Ask::Read(name.clone()), rng).await
+            }
+            (caller @ Self::Bare { .. }, ask) => caller.bare(ask, rng).await,
+        }
+    }
+
+    async fn bare(&mut self, ask: &Ask, rng: &mut SmallRng) -> Outcome {
+        let Self::Bare { apis, connection } = self else { return Outcome::Unavailable };
+        let held = match connection.take() {
+            Some(held) if held.is_open() && rng.random_bool(0.9) => Ok(held),
+            _ => Connection::open(apis[rng.random_range(0..apis.len())], PATIENCE).await,
+        };
+        let mut open = match held {
+            Ok(open) => open,
+            Err(_) => return Outcome::Unavailable,
+        };
+        let (method, path, body) = request(ask);
+        let answer = open.call(method, &path, body.as_ref(), PATIENCE).await;
+        if answer.is_ok() {
+            *connection = Some(open);
+        }
+        judge_bare(ask, answer)
+    }
+}
+
+/// The request for what is asked: resources where there are some, else a batch of one.
+fn request(ask: &Ask) -> (Method, String, Option<Value>) {
+    let address = |name: &AddressName| format!("/v1/addresses/{name}");
+    match ask {
+        Ask::Read(name) => (Method::GET, address(name), None),
+        Ask::Command(command) => match &**command {
+            Command::AllocateAddress(ask) => {
+                (Method::POST, String::from("/v1/addresses"), serde_json::to_value(ask).ok())
+            }
+            Command::ReleaseAddress(ask) => (Method::DELETE, address(&ask.address), None),
+            command => (Method::POST, String::from("/v1/batch"), Some(json!([command]))),
+        },
+    }
+}
+
+fn judge_library(result: Result<romana_client::model::Done, Error>) -> Outcome {
+    match result {
+        Ok(done) => Outcome::Acked {
+            revision: done.revision,
+            changed: Some(done.changed),
+            held: done.allocation.map(|allocation| Held {
+                name: allocation.name,
+                ip: allocation.ip,
+                host: allocation.host,
+                revision: allocation.revision,
+            }),
+        },
+        Err(Error::Refused(error)) => Outcome::Refused { code: error.code },
+        Err(Error::Unavailable { .. } | Error::Config { .. }) => Outcome::Unavailable,
+        Err(Error::Unknown { .. } | Error::Protocol { .. }) => Outcome::Unknown,
+    }
+}
+
+fn judge_bare(ask: &Ask, answer: Result<Answer, HttpError>) -> Outcome {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(HttpError::Unsent(..)) => return Outcome::Unavailable,
+        Err(HttpError::Lost(_)) => return Outcome::Unknown,
+    };
+    let item = answer.body.get(0);
+    let revision = item
+        .and_then(|item| item.get("revision"))
+        .and_then(Value::as_u64)
+        .or(answer.revision)
+        .unwrap_or_default();
+    match (answer.status, answer.code()) {
+        (404, "AddressNotFound") if matches!(ask, Ask::Read(_)) => {
+            Outcome::Acked { revision, changed: None, held: None }
+        }
+        (200..=299, _) => match item.and_then(|item| item.pointer("/error/code")) {
+            Some(code) => refused(code.as_str().unwrap_or_default()),
+            None => acked(ask, revision, &answer),
+        },
+        (_, code @ ("Unavailable" | "Busy" | "OutcomeUnknown" | "Internal")) => refused(code),
+        (400..=499 | 507, code) if !code.is_empty() => refused(code),
+        _ => Outcome::Unknown,
+    }
+}
+
+fn refused(code: &str) -> Outcome {
+    match code {
+        "Unavailable" | "Busy" => Outcome::Unavailable,
+        "OutcomeUnknown" | "Internal" | "" => Outcome::Unknown,
+        code => Outcome::Refused { code: code.to_owned() },
+    }
+}
+
+fn acked(ask: &Ask, revision: Revision, answer: &Answer) -> Outcome {
+    let wants_address = match ask {
+        Ask::Read(_) => true,
+        Ask::Command(command) => matches!(&**command, Command::AllocateAddress(_)),
+    };
+    let changed = match ask {
+        Ask::Read(_) => None,
+        Ask::Command(_) => (wants_address).then_some(answer.status == 201),
+    };
+    let held = if wants_address { held(&answer.body) } else { None };
+    if wants_address && held.is_none() {
+        // It was accepted, and what came back is no address: the oracle has to see that.
+        return Outcome::Acked { revision, changed, held: None };
+    }
+    Outcome::Acked { revision, changed, held }
+}
+
+/// Reads an address out of an answer.
+#[must_use]
+pub fn held(body: &Value) -> Option<Held> {
+    let text = |key: &str| body.get(key).and_then(Value::as_str);
+    Some(Held {
+        name: text("name")?.into(),
+        ip: text("ip")?.parse().ok()?,
+        host: text("host")?.into(),
+        revision: body.get("revision")?.as_u64()?,
+    })
+}

@@ -1,0 +1,156 @@
+//! What the clients saw: every call with its times and its outcome. The oracle reads nothing else
+//! about them.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use romana_statemachine::name::{AddressName, HostName};
+use romana_statemachine::{Command, Digest, Record, Revision};
+
+/// Nanoseconds since the run began, on the one clock of the judge.
+pub type Nanos = u64;
+
+/// The clock of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Starts at zero.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time now.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
+    }
+}
+
+/// What a client asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// A command.
+    Command(Box<Command>),
+    /// A linearizable read of an address by its name.
+    Read(AddressName),
+}
+
+/// An address as an answer shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its name.
+    pub name: AddressName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Its host.
+    pub host: HostName,
+    /// Revision of its allocation.
+    pub revision: Revision,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done, or read.
+    Acked {
+        /// Revision of the answer.
+        revision: Revision,
+        /// Whether anything changed, where the answer says so.
+        changed: Option<bool>,
+        /// The address: allocated by the command, or found by the read.
+        held: Option<Held>,
+    },
+    /// It was refused: nothing happened.
+    Refused {
+        /// Code of the refusal.
+        code: String,
+    },
+    /// Nobody took it: nothing happened.
+    Unavailable,
+    /// It may have happened.
+    Unknown,
+}
+
+/// A call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Which client.
+    pub client: usize,
+    /// When it was invoked.
+    pub invoked: Nanos,
+    /// When the answer was there, or hope was given up.
+    pub returned: Nanos,
+    /// What was asked.
+    pub ask: Ask,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Call {
+    /// Whether it happened or may have happened.
+    #[must_use]
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self.outcome, Outcome::Acked { .. } | Outcome::Unknown)
+    }
+
+    /// The command, unless it is a read.
+    #[must_use]
+    pub fn command(&self) -> Option<&Command> {
+        match &self.ask {
+            Ask::Command(command) => Some(command),
+            Ask::Read(_) => None,
+        }
+    }
+}
+
+/// A replica's word about its own history at some moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Which replica.
+    pub replica: u64,
+    /// Its revision.
+    pub revision: Revision,
+    /// Its digest there.
+    pub digest: Digest,
+}
+
+/// What one replica says at the end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Testimony {
+    /// Which replica.
+    pub replica: u64,
+    /// Its whole history.
+    pub records: Vec<Record>,
+    /// Its live addresses …
+    pub live: Vec<Held>,
+    /// … and the revision at which it listed them.
+    pub live_at: Revision,
+}
+
+/// What the follower that reconnects all the time saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// How often it connected.
+    pub connections: u64,
+    /// Last revision it followed to.
+    pub revision: Revision,
+    /// Digest of the state it folded.
+    pub digest: Digest,
+    /// What was wrong: gaps, duplicates, broken chains.
+    pub faults: Vec<String>,
+}
+
+/// Everything the oracle judges by.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// Calls of all clients, in any order.
+    pub calls: Vec<Call>,
+    /// Digests sampled while it ran.
+    pub samples: Vec<Sample>,
+    /// The replicas' words at the end.
+    pub testimonies: Vec<Testimony>,
+    /// What the followers saw.
+    pub followed: Vec<Followed>,
+}

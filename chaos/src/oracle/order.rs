@@ -1,0 +1,82 @@
+//! Real time: whatever was acknowledged before a call began comes before it in the history.
+
+use std::collections::HashMap;
+
+use romana_statemachine::name::AddressName;
+use romana_statemachine::{Command, Revision};
+
+use super::Verdict;
+use super::timeline::Timeline;
+use crate::history::{Call, Nanos, Outcome};
+
+/// The highest revision that was acknowledged by some time.
+struct Floor {
+    /// Times of answers, ascending, each with the highest revision answered until then.
+    steps: Vec<(Nanos, Revision)>,
+}
+
+impl Floor {
+    fn new(calls: &[Call]) -> Self {
+        let mut steps: Vec<(Nanos, Revision)> = calls
+            .iter()
+            .filter_map(|call| match call.outcome {
+                Outcome::Acked { revision, .. } => Some((call.returned, revision)),
+                _ => None,
+            })
+            .collect();
+        steps.sort_unstable();
+        let mut highest = 0;
+        for (_, revision) in &mut steps {
+            highest = highest.max(*revision);
+            *revision = highest;
+        }
+        Self { steps }
+    }
+
+    /// The highest revision acknowledged strictly before `time`.
+    fn before(&self, time: Nanos) -> Revision {
+        let count = self.steps.partition_point(|(returned, _)| *returned < time);
+        count.checked_sub(1).map_or(0, |last| self.steps[last].1)
+    }
+}
+
+/// Checks acknowledged calls, and events of calls whose outcome is unknown.
+pub(super) fn check(calls: &[Call], timeline: &Timeline, verdict: &mut Verdict) {
+    let floor = Floor::new(calls);
+    for call in calls {
+        let Outcome::Acked { revision, changed, .. } = &call.outcome else { continue };
+        let least = floor.before(call.invoked) + u64::from(*changed == Some(true));
+        if *revision < least {
+            let what = format!(
+                "client {} at {} ms, {:?}: answered at revision {revision}, but revision {} had \
+                 been answered before it began",
+                call.client,
+                call.invoked / 1_000_000,
+                call.ask,
+                floor.before(call.invoked),
+            );
+            verdict.broken("real-time", what);
+        }
+    }
+    for (name, invoked) in first_asked(calls) {
+        let least = floor.before(invoked);
+        if let Some(span) = timeline.of_name(name).next()
+            && span.from <= least
+        {
+            let what = format!("{span:?} is older than revision {least}, answered before anybody asked");
+            verdict.broken("real-time", what);
+        }
+    }
+}
+
+/// When a name was first asked for.
+fn first_asked(calls: &[Call]) -> HashMap<&AddressName, Nanos> {
+    let mut first = HashMap::new();
+    for call in calls {
+        if let Some(Command::AllocateAddress(ask)) = call.command() {
+            let time = first.entry(&ask.name).or_insert(call.invoked);
+            *time = call.invoked.min(*time);
+        }
+    }
+    first
+}

@@ -1,0 +1,266 @@
+//! One run: a fresh cluster, clients, a nemesis, a heal, a verdict.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hyper::Method;
+use romana_statemachine::Digest;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::follower::Follower;
+use crate::history::{Call, Clock, Evidence, Outcome, Sample};
+use crate::nemesis::{Damage, Fault, NemesisOptions, torment};
+use crate::oracle::{Violation, judge};
+use crate::testimony;
+use crate::workload::{Workload, WorkloadOptions, set_up};
+use crate::{http, partition::Partition};
+
+/// Clients go on this long after the heal: all of it must serve again.
+const HEALED: Duration = Duration::from_secs(3);
+/// How long the cluster may take to be whole again after the last fault.
+const HEAL_PATIENCE: Duration = Duration::from_secs(30);
+/// How often replicas are asked for their digest.
+const SAMPLE_EVERY: Duration = Duration::from_millis(300);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The seed of all dice.
+    pub seed: u64,
+    /// How long faults are injected.
+    pub seconds: u64,
+    /// Clients.
+    pub clients: usize,
+    /// Replicas.
+    pub replicas: usize,
+    /// Faults.
+    pub faults: Vec<Fault>,
+    /// From one fault to the next.
+    pub interval: Duration,
+    /// The `romanad` program.
+    pub romanad: PathBuf,
+    /// Where the cluster's directory is made.
+    pub parent: Option<PathBuf>,
+    /// Keep data and logs even when all is well.
+    pub keep: bool,
+}
+
+impl RunOptions {
+    /// The command that runs the same again (the dice are the same; timing is the machine's).
+    #[must_use]
+    pub fn reproduce(&self) -> String {
+        let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
+        format!(
+            "chaos run --seed {} --seconds {} --clients {} --replicas {} --interval-ms {} \
+             --nemesis {} --romanad {}",
+            self.seed,
+            self.seconds,
+            self.clients,
+            self.replicas,
+            self.interval.as_millis(),
+            if faults.is_empty() { String::from("none") } else { faults.join(",") },
+            self.romanad.display(),
+        )
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Report {
+    /// Broken laws; empty = it passed.
+    pub violations: Vec<Violation>,
+    /// Counts, for people.
+    pub summary: String,
+    /// Where data and logs were kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// Runs.
+///
+/// # Errors
+/// The run could not be carried out; broken laws are no error.
+pub async fn run(options: &RunOptions) -> Result<Report> {
+    let mut cluster = Cluster::start(ClusterOptions {
+        replicas: options.replicas,
+        romanad: options.romanad.clone(),
+        parent: options.parent.clone(),
+        power: options.faults.iter().any(|fault| fault.needs_power()).then_some(options.seed),
+        users: options.faults.contains(&Fault::Partition) && Partition::possible(),
+    })
+    .await?;
+    let result = carry_out(options, &mut cluster).await;
+    let broken = !matches!(&result, Ok(report) if report.violations.is_empty());
+    let kept = (broken || options.keep).then(|| cluster.keep());
+    if broken {
+        eprintln!("{}", cluster.log_tails(30));
+    }
+    if let (Some(kept), Err(_)) = (&kept, &result) {
+        eprintln!("data and logs: {}", kept.display());
+    }
+    result.map(|report| Report { kept, ..report })
+}
+
+async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report> {
+    let apis = cluster.apis();
+    let clock = Clock::start();
+    let mut evidence = Evidence { calls: set_up(&apis, clock).await?, ..Evidence::default() };
+    let sampler = Sampler::start(cluster);
+    let followers: Vec<Follower> =
+        (0..2).map(|at| Follower::start(apis.clone(), options.seed ^ (0xf0 + at))).collect();
+    let workload = WorkloadOptions { clients: options.clients, seed: options.seed };
+    let workload = Workload::start(&apis, &workload, clock)?;
+
+    let nemesis = NemesisOptions {
+        faults: options.faults.clone(),
+        interval: options.interval,
+        seed: options.seed,
+    };
+    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let damage = torment(cluster, &nemesis, end).await?;
+    let mut violations = healed(cluster, &damage).await;
+    let healed_at = clock.now();
+    sleep(HEALED).await;
+    evidence.calls.extend(workload.finish().await?);
+    evidence.samples = sampler.finish().await?;
+    violations.extend(cluster.crashes().into_iter().map(|what| Violation { law: "crash", what }));
+    violations.extend(lively(&evidence.calls, healed_at, options.clients));
+
+    match testimony::collect(cluster).await {
+        Ok(testimonies) => evidence.testimonies = testimonies,
+        Err(error) => violations.push(Violation { law: "converge", what: format!("{error:#}") }),
+    }
+    let last = evidence.testimonies.first().map_or(0, |said| said.records.len() as u64);
+    for follower in followers {
+        match follower.finish(last, HEAL_PATIENCE).await {
+            Ok(followed) => evidence.followed.push(followed),
+            Err(error) => violations.push(Violation { law: "feed", what: format!("{error:#}") }),
+        }
+    }
+    violations.extend(judge(&evidence));
+    let summary = summarise(&evidence, &damage);
+    Ok(Report { violations, summary, kept: None })
+}
+
+/// After the last fault: the cluster becomes whole again, and nobody had crashed by himself.
+async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
+    let mut violations: Vec<Violation> = damage
+        .crashes
+        .iter()
+        .map(|what| Violation { law: "crash", what: what.clone() })
+        .collect();
+    if let Err(error) = cluster.heal() {
+        violations.push(Violation { law: "heal", what: format!("{error:#}") });
+    }
+    if let Err(error) = cluster.wait_ready(HEAL_PATIENCE).await {
+        violations.push(Violation { law: "heal", what: format!("{error:#}") });
+    }
+    violations
+}
+
+/// Whether all clients were served after the heal.
+fn lively(calls: &[Call], healed_at: u64, clients: usize) -> Option<Violation> {
+    let served: std::collections::BTreeSet<usize> = calls
+        .iter()
+        .filter(|call| call.invoked >= healed_at)
+        .filter(|call| matches!(call.outcome, Outcome::Acked { .. }))
+        .map(|call| call.client)
+        .collect();
+    let missing: Vec<usize> = (1..=clients).filter(|client| !served.contains(client)).collect();
+    (!missing.is_empty()).then(|| Violation {
+        law: "liveness",
+        what: format!("clients {missing:?} were not served after the heal"),
+    })
+}
+
+/// Asks all replicas for their digest while everything else goes on.
+struct Sampler {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Vec<Sample>>,
+}
+
+impl Sampler {
+    fn start(cluster: &Cluster) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let targets: Vec<(u64, SocketAddr)> =
+            cluster.replicas().iter().map(|replica| (replica.id, replica.api)).collect();
+        let flag = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut samples = Vec::new();
+            while !flag.load(Ordering::Relaxed) {
+                for &(replica, api) in &targets {
+                    samples.extend(sample(replica, api).await);
+                }
+                sleep(SAMPLE_EVERY).await;
+            }
+            samples
+        });
+        Self { stop, task }
+    }
+
+    async fn finish(self) -> Result<Vec<Sample>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.context("the sampler")
+    }
+}
+
+/// A replica's own revision and digest; `None` when it does not answer.
+pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
+    let path = "/v1/digest?consistency=local";
+    let answer = http::once(api, Method::GET, path, None, SAMPLE_EVERY).await.ok()?;
+    let revision = answer.body.get("revision").and_then(Value::as_u64)?;
+    let digest = answer.body.get("digest").and_then(Value::as_str).and_then(Digest::from_hex)?;
+    Some(Sample { replica, revision, digest })
+}
+
+fn summarise(evidence: &Evidence, damage: &Damage) -> String {
+    let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut refusals: BTreeMap<&str, usize> = BTreeMap::new();
+    for call in &evidence.calls {
+        let kind = match &call.outcome {
+            Outcome::Acked { .. } => "acked",
+            Outcome::Refused { code } => {
+                *refusals.entry(code).or_default() += 1;
+                "refused"
+            }
+            Outcome::Unavailable => "unavailable",
+            Outcome::Unknown => "unknown",
+        };
+        *outcomes.entry(kind).or_default() += 1;
+    }
+    let mut faults: BTreeMap<String, usize> = BTreeMap::new();
+    for (fault, _) in &damage.faults {
+        *faults.entry(fault.to_string()).or_default() += 1;
+    }
+    let mut text = String::new();
+    let records = evidence.testimonies.first().map_or(0, |said| said.records.len());
+    let connections: u64 = evidence.followed.iter().map(|followed| followed.connections).sum();
+    // Writing to a String cannot fail.
+    _ = writeln!(text, "calls:     {} {outcomes:?}", evidence.calls.len());
+    _ = writeln!(text, "refusals:  {refusals:?}");
+    _ = writeln!(text, "faults:    {faults:?}");
+    _ = writeln!(text, "history:   {records} records, {} digests sampled", evidence.samples.len());
+    _ = writeln!(text, "followers: {connections} connections");
+    _ = writeln!(text, "longest time without an acknowledged write: {} ms", longest_gap(evidence));
+    text
+}
+
+/// Longest time between two acknowledged writes, milliseconds.
+fn longest_gap(evidence: &Evidence) -> u64 {
+    let mut times: Vec<u64> = evidence
+        .calls
+        .iter()
+        .filter(|call| call.command().is_some() && matches!(call.outcome, Outcome::Acked { .. }))
+        .map(|call| call.returned)
+        .collect();
+    times.sort_unstable();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default() / 1_000_000
+}

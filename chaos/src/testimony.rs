@@ -1,0 +1,118 @@
+//! What every replica says when all is quiet again: its whole history and its live addresses.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Buf, BytesMut};
+use http_body_util::BodyExt;
+use hyper::Method;
+use romana_statemachine::{Record, Revision};
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::caller::held;
+use crate::cluster::Cluster;
+use crate::history::{Held, Testimony};
+use crate::http::{self, Connection};
+use crate::run::sample;
+
+/// How long replicas may take to be at one revision.
+const CONVERGE: Duration = Duration::from_secs(15);
+/// How long one answer may take; a whole history is long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until all replicas have come to one revision, then hears them.
+///
+/// # Errors
+/// They do not converge, or one does not answer.
+pub async fn collect(cluster: &Cluster) -> Result<Vec<Testimony>> {
+    let target = converge(cluster).await?;
+    let mut testimonies = Vec::new();
+    for replica in cluster.replicas() {
+        let records = history(replica.api, target)
+            .await
+            .with_context(|| format!("the history of replica {}", replica.id))?;
+        let (live, live_at) = live(replica.api)
+            .await
+            .with_context(|| format!("the addresses of replica {}", replica.id))?;
+        testimonies.push(Testimony { replica: replica.id, records, live, live_at });
+    }
+    Ok(testimonies)
+}
+
+/// The first revision that everybody has, among those that somebody has now.
+async fn converge(cluster: &Cluster) -> Result<Revision> {
+    let start = Instant::now();
+    let mut target = 0;
+    loop {
+        let mut least = Revision::MAX;
+        let mut seen = Vec::new();
+        for replica in cluster.replicas() {
+            let revision = sample(replica.id, replica.api).await.map_or(0, |said| said.revision);
+            seen.push(revision);
+            least = least.min(revision);
+        }
+        if target == 0 && least > 0 {
+            target = seen.iter().copied().max().unwrap_or_default();
+        }
+        if target > 0 && least >= target {
+            return Ok(target);
+        }
+        ensure!(start.elapsed() < CONVERGE, "replicas stay at revisions {seen:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A replica's records from the first to `target`.
+async fn history(api: SocketAddr, target: Revision) -> Result<Vec<Record>> {
+    let mut connection = Connection::open(api, PATIENCE).await?;
+    let answer = connection.send(Method::GET, "/v1/events?from=0", "application/x-ndjson", None);
+    let response = timeout(PATIENCE, answer).await??;
+    ensure!(response.status().is_success(), "status {}", response.status());
+    let mut body = response.into_body();
+    let mut records: Vec<Record> = Vec::new();
+    let mut buffer = BytesMut::new();
+    loop {
+        while let Some(at) = buffer.iter().position(|byte| *byte == b'\n') {
+            let line = buffer.split_to(at);
+            buffer.advance(1);
+            if line.is_empty() || line.starts_with(b"{\"bookmark\"") {
+                continue;
+            }
+            records.push(serde_json::from_slice(&line).context("a line is no record")?);
+            if records.last().is_some_and(|record| record.revision >= target) {
+                return Ok(records);
+            }
+        }
+        let frame = timeout(PATIENCE, body.frame()).await.context("the feed is silent")?;
+        let frame = frame.context("the feed ended early")??;
+        if let Some(data) = frame.data_ref() {
+            buffer.extend_from_slice(data);
+        }
+    }
+}
+
+/// A replica's live addresses, and the revision at which it listed the first page.
+async fn live(api: SocketAddr) -> Result<(Vec<Held>, Revision)> {
+    let (mut all, mut revision, mut next) = (Vec::new(), None, None::<String>);
+    loop {
+        let mut path = String::from("/v1/addresses?consistency=local&limit=1000");
+        if let Some(next) = next {
+            path.push_str("&continue=");
+            path.push_str(&next);
+        }
+        let answer = http::once(api, Method::GET, &path, None, PATIENCE).await?;
+        ensure!(answer.status == 200, "status {}: {}", answer.status, answer.body);
+        let items = answer.body.get("items").and_then(Value::as_array).context("no items")?;
+        for item in items {
+            all.push(held(item).with_context(|| format!("{item} is no address"))?);
+        }
+        let at = answer.body.get("revision").and_then(Value::as_u64).context("no revision")?;
+        revision.get_or_insert(at);
+        next = answer.body.get("continue").and_then(Value::as_str).map(str::to_owned);
+        if next.is_none() {
+            return Ok((all, revision.unwrap_or_default()));
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What the clients do, from a seed: addresses come and go, hosts too, the topology changes under
+//! them. Each client has names of its own, so that what it expects is known to it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use romana_statemachine::Command;
+use romana_statemachine::command::{
+    AllocateAddress, Blackout, HostChange, HostSource, HostSpec, Labels, ReleaseAddress, RemoveHost,
+    SettingsChange, TenantSpec,
+};
+use romana_statemachine::name::{AddressName, HostName};
+use romana_statemachine::topology::TopologySpec;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::caller::{Caller, library};
+use crate::history::{Ask, Call, Clock, Outcome};
+
+/// Prefix groups, and hosts in each.
+const RACKS: u8 = 4;
+const HOSTS_PER_RACK: u8 = 4;
+const TENANTS: u8 = 4;
+/// Addresses that a client holds before it rather releases.
+const HELD_MAX: usize = 16;
+/// Longest pause of a client between two calls: clients are many, and the judged share the machine.
+const PAUSE_MS_MAX: u64 = 30;
+/// Short, so that addresses are given out again while the run lasts.
+const REUSE_DELAY_MS: u64 = 250;
+
+/// The topology: one network carved among racks; `wide` adds a second one.
+#[must_use]
+pub fn topology(wide: bool) -> TopologySpec {
+    let racks: Vec<_> = (0..RACKS)
+        .map(|rack| json!({"name": format!("rack{rack}"), "assignment": {"rack": rack.to_string()}}))
+        .collect();
+    let mut document = json!({
+        "networks": [{"name": "pods", "cidr": "10.0.0.0/19", "block_mask": 29}],
+        "topologies": [{"networks": ["pods"], "map": racks}],
+    });
+    if wide {
+        let more = json!({"name": "spare", "cidr": "172.20.0.0/20", "block_mask": 29,
+                          "tenants": ["spare"]});
+        document["networks"].as_array_mut().into_iter().for_each(|all| all.push(more.clone()));
+        document["topologies"][0]["networks"] = json!(["pods", "spare"]);
+    }
+    // The document is a constant of this file.
+    serde_json::from_value(document).unwrap_or_default()
+}
+
+fn labels(rack: u8) -> Labels {
+    Labels::from([(String::from("rack"), rack.to_string())])
+}
+
+fn host(name: String, number: u16, rack: u8) -> HostSpec {
+    let [high, low] = number.to_be_bytes();
+    HostSpec {
+        name: name.into(),
+        ip: IpAddr::V4(Ipv4Addr::new(192, 168, high, low)),
+        addresses: Vec::new(),
+        labels: labels(rack),
+        info: Labels::new(),
+        source: HostSource::Operator,
+    }
+}
+
+/// The commands that make the world in which the clients live.
+#[must_use]
+pub fn world() -> Vec<Command> {
+    let mut commands = vec![
+        Command::SetTopology(topology(false)),
+        Command::ChangeSettings(SettingsChange {
+            address_reuse_delay_ms: Some(REUSE_DELAY_MS),
+            ..SettingsChange::default()
+        }),
+    ];
+    commands.extend((0..RACKS * HOSTS_PER_RACK).map(|number| {
+        Command::AddHost(host(format!("h{number}"), u16::from(number) + 1, number % RACKS))
+    }));
+    commands.extend((0..TENANTS).map(|tenant| {
+        let id = format!("t{tenant}").into();
+        Command::CreateTenant(TenantSpec { id, labels: Labels::new() })
+    }));
+    commands
+}
+
+/// Makes the world. Records its calls like any others.
+///
+/// # Errors
+/// The cluster does not take a command within a minute.
+pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
+    let mut caller = Caller::Library(library(apis, "chaos:setup")?);
+    let mut rng = SmallRng::seed_from_u64(0);
+    let mut calls = Vec::new();
+    for command in world() {
+        let ask = Ask::Command(Box::new(command));
+        let start = calls.len();
+        loop {
+            let invoked = clock.now();
+            let outcome = caller.call(&ask, &mut rng).await;
+            let done = matches!(outcome, Outcome::Acked { .. });
+            if let (Outcome::Refused { code }, true) = (&outcome, calls.len() == start) {
+                bail!("the cluster refused {ask:?}: {code}");
+            }
+            // A refusal after an unknown outcome says that it has happened.
+            let settled = done || matches!(outcome, Outcome::Refused { .. });
+            let returned = clock.now();
+            calls.push(Call { client: 0, invoked, returned, ask: ask.clone(), outcome });
+            if settled {
+                break;
+            }
+            if calls.len() - start > 20 {
+                bail!("the cluster does not answer {ask:?}");
+            }
+        }
+    }
+    Ok(calls)
+}
+
+/// How to run the clients.
+#[derive(Clone, Debug)]
+pub struct WorkloadOptions {
+    /// How many clients.
+    pub clients: usize,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// Clients at work.
+#[derive(Debug)]
+pub struct Workload {
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<Vec<Call>>,
+}
+
+impl Workload {
+    /// Starts the clients. Half of them speak through one shared client library each, half bare.
+    ///
+    /// # Errors
+    /// A client cannot be made.
+    pub fn start(apis: &[SocketAddr], options: &WorkloadOptions, clock: Clock) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut clients = JoinSet::new();
+        // Some share a library handle, so that its gatherer has something to gather.
+        let shared = library(apis, "chaos:shared")?;
+        for number in 1..=options.clients {
+            let caller = match number % 4 {
+                0 => Caller::Library(shared.clone()),
+                1 => Caller::Library(library(apis, &format!("chaos:{number}"))?),
+                _ => Caller::Bare { apis: apis.to_vec(), connection: None },
+            };
+            let rng = SmallRng::seed_from_u64(options.seed.wrapping_mul(1_000_003) + number as u64);
+            let client = Person { number, rng, held: Vec::new(), made: 0, own_host: false, wide: false };
+            clients.spawn(client.live(caller, Arc::clone(&stop), clock));
+        }
+        Ok(Self { stop, clients })
+    }
+
+    /// Lets every client finish its present call, and returns all calls.
+    ///
+    /// # Errors
+    /// A client panicked.
+    pub async fn finish(mut self) -> Result<Vec<Call>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut calls = Vec::new();
+        while let Some(done) = self.clients.join_next().await {
+            calls.extend(done.context("a client of the workload")?);
+        }
+        Ok(calls)
+    }
+}
+
+/// One client: what it holds, and its dice.
+struct Person {
+    number: usize,
+    rng: SmallRng,
+    /// Names that it allocated, or may have.
+    held: Vec<(AddressName, HostName, u8)>,
+    made: u64,
+    own_host: bool,
+    wide: bool,
+}
+
+impl Person {
+    async fn live(mut self, mut caller: Caller, stop: Arc<AtomicBool>, clock: Clock) -> Vec<Call> {
+        let mut calls = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let ask = self.next();
+            let invoked = clock.now();
+            let outcome = caller.call(&ask, &mut self.rng).await;
+            let returned = clock.now();
+            self.learn(&ask, &outcome);
+            calls.push(Call { client: self.number, invoked, returned, ask, outcome });
+            let pause = self.rng.random_range(0..=PAUSE_MS_MAX);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        calls
+    }
+
+    fn next(&mut self) -> Ask {
+        let full = self.held.len() >= HELD_MAX;
+        let command = match self.rng.random_range(0..100_u8) {
+            0..50 if !full => self.allocate(),
+            0..70 if !self.held.is_empty() => self.release(),
+            70..80 if !self.held.is_empty() => self.allocate_again(),
+            80..95 => return Ask::Read(self.some_name()),
+            95..98 => self.host_change(),
+            98 => self.blackout(),
+            99 if self.number % 8 == 1 => {
+                self.wide = !self.wide;
+                Command::SetTopology(topology(self.wide))
+            }
+            _ => self.allocate(),
+        };
+        Ask::Command(Box::new(command))
+    }
+
+    fn pick(&mut self) -> usize {
+        self.rng.random_range(0..self.held.len())
+    }
+
+    fn allocate(&mut self) -> Command {
+        let name = AddressName::from(format!("c{}-{}", self.number, self.made));
+        self.made += 1;
+        let host = if self.own_host && self.rng.random_bool(0.3) {
+            self.own_host_name()
+        } else {
+            format!("h{}", self.rng.random_range(0..RACKS * HOSTS_PER_RACK)).into()
+        };
+        let tenant = self.rng.random_range(0..TENANTS);
+        self.held.push((name.clone(), host.clone(), tenant));
+        allocation(name, host, tenant)
+    }
+
+    fn allocate_again(&mut self) -> Command {
+        let at = self.pick();
+        let (name, host, tenant) = self.held[at].clone();
+        allocation(name, host, tenant)
+    }
+
+    fn release(&mut self) -> Command {
+        let at = self.pick();
+        let (address, ..) = self.held[at].clone();
+        Command::ReleaseAddress(ReleaseAddress { address })
+    }
+
+    /// A name to read: one of ours, or one that somebody else may be changing now.
+    fn some_name(&mut self) -> AddressName {
+        if !self.held.is_empty() && self.rng.random_bool(0.5) {
+            let at = self.pick();
+            return self.held[at].0.clone();
+        }
+        let other = self.rng.random_range(1..=self.number);
+        let made = self.rng.random_range(0..=self.made);
+        format!("c{other}-{made}").into()
+    }
+
+    fn own_host_name(&self) -> HostName {
+        format!("x{}", self.number).into()
+    }
+
+    fn host_change(&mut self) -> Command {
+        let name = self.own_host_name();
+        let number = u16::try_from(self.number).unwrap_or(u16::MAX);
+        let rack = self.rng.random_range(0..RACKS);
+        match self.rng.random_range(0..4_u8) {
+            0 | 1 => Command::AddHost(host(name.to_string(), number.saturating_add(256), rack)),
+            2 => {
+                let mut labels = labels(rack);
+                labels.insert(String::from("note"), self.made.to_string());
+                let labels = Some(labels);
+                let (ip, addresses, info) = (None, None, None);
+                Command::UpdateHost(HostChange { name, ip, addresses, labels, info })
+            }
+            _ => Command::RemoveHost(RemoveHost { name, force: self.rng.random_bool(0.5) }),
+        }
+    }
+
+    fn blackout(&mut self) -> Command {
+        // Few ranges, so that adding and removing meet.
+        let third = self.rng.random_range(0..4_u8) * 8;
+        let blackout = Blackout { cidr: format!("10.0.{third}.{}/31", self.rng.random_range(0..4_u8) * 2) };
+        if self.rng.random_bool(0.5) {
+            Command::AddBlackout(blackout)
+        } else {
+            Command::RemoveBlackout(blackout)
+        }
+    }
+
+    /// Forgets a name once it certainly holds nothing, keeps it otherwise.
+    fn learn(&mut self, ask: &Ask, outcome: &Outcome) {
+        let Ask::Command(command) = ask else { return };
+        let acked = matches!(outcome, Outcome::Acked { .. });
+        match &**command {
+            Command::ReleaseAddress(ask) if acked => {
+                self.held.retain(|(name, ..)| *name != ask.address);
+            }
+            Command::AllocateAddress(ask) if matches!(outcome, Outcome::Refused { .. }) => {
+                self.held.retain(|(name, ..)| *name != ask.name);
+            }
+            Command::AddHost(spec) if spec.name == self.own_host_name() => self.own_host |= acked,
+            Command::RemoveHost(_) if acked => self.own_host = false,
+            _ => {}
+        }
+    }
+}
+
+fn allocation(name: AddressName, host: HostName, tenant: u8) -> Command {
+    Command::AllocateAddress(AllocateAddress {
+        name,
+        host,
+        tenant: format!("t{tenant}").into(),
+        segment: "default".into(),
+        network: None,
+        ip: None,
+    })
+}

@@ -1,0 +1,360 @@
+//! The calls of the API, typed. Changes go through the gatherer; reads go to any replica and are
+//! linearizable.
+
+use hyper::Method;
+use romana_statemachine::command::{
+    AllocateAddress, Blackout, Endpoint, EndpointRef, HostChange, HostReport, HostSpec, PolicyRef,
+    ReleaseAddress, RemoveHost, SegmentRef, SegmentSpec, SetHostState, SettingsChange, TenantRef,
+    TenantSpec, VipRef, VipSpec,
+};
+use romana_statemachine::name::{AddressName, HostName, NetworkName, TenantId, VipName};
+use romana_statemachine::policy::Policy;
+use romana_statemachine::topology::TopologySpec;
+use romana_statemachine::{Command, Settings, Topic};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::config::Server;
+use crate::error::Error;
+use crate::follow::{FollowOptions, Follower, Snapshot};
+use crate::model::{Allocation, Block, Cluster, DigestAt, Done, Host, Page};
+use crate::query::Query;
+
+/// Pages that one list may have.
+const PAGES_MAX: usize = 100_000;
+
+/// Which blocks to list; absent = all.
+#[derive(Clone, Debug, Default)]
+pub struct BlockFilter {
+    /// Of this network.
+    pub network: Option<NetworkName>,
+    /// Of this host.
+    pub host: Option<HostName>,
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+}
+
+/// Which addresses to list; absent = all.
+#[derive(Clone, Debug, Default)]
+pub struct AddressFilter {
+    /// Of this network.
+    pub network: Option<NetworkName>,
+    /// On this host.
+    pub host: Option<HostName>,
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+}
+
+/// Changes. Errors: [`Error`]; after [`Error::Unknown`] it may have happened.
+impl Client {
+    /// Allocates an address. The same request again gets the same address.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn allocate(&self, ask: AllocateAddress) -> Result<Allocation, Error> {
+        let done = self.submit(&Command::AllocateAddress(ask)).await?;
+        done.allocation.ok_or_else(|| Error::Unknown {
+            why: String::from("the answer to an allocation has no address"),
+            source: None,
+        })
+    }
+
+    /// Releases an address, by its name or by itself. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn release(&self, address: AddressName) -> Result<Done, Error> {
+        self.submit(&Command::ReleaseAddress(ReleaseAddress { address })).await
+    }
+
+    /// Sets or replaces the topology, given as the vocabulary's document.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_topology(&self, topology: TopologySpec) -> Result<Done, Error> {
+        self.submit(&Command::SetTopology(topology)).await
+    }
+
+    /// Adds a host.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn add_host(&self, host: HostSpec) -> Result<Done, Error> {
+        self.submit(&Command::AddHost(host)).await
+    }
+
+    /// Changes a host.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn update_host(&self, change: HostChange) -> Result<Done, Error> {
+        self.submit(&Command::UpdateHost(change)).await
+    }
+
+    /// Marks a host up, down or draining.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_host_state(&self, change: SetHostState) -> Result<Done, Error> {
+        self.submit(&Command::SetHostState(change)).await
+    }
+
+    /// Removes a host; with `force`, evicts what lives on it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn remove_host(&self, name: HostName, force: bool) -> Result<Done, Error> {
+        self.submit(&Command::RemoveHost(RemoveHost { name, force })).await
+    }
+
+    /// Reports what really runs on a host.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn report_host(&self, report: HostReport) -> Result<Done, Error> {
+        self.submit(&Command::ReportHost(report)).await
+    }
+
+    /// Excludes a range from allocation.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn add_blackout(&self, cidr: String) -> Result<Done, Error> {
+        self.submit(&Command::AddBlackout(Blackout { cidr })).await
+    }
+
+    /// Ends a blackout.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn remove_blackout(&self, cidr: String) -> Result<Done, Error> {
+        self.submit(&Command::RemoveBlackout(Blackout { cidr })).await
+    }
+
+    /// Changes cluster settings.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn change_settings(&self, change: SettingsChange) -> Result<Done, Error> {
+        self.submit(&Command::ChangeSettings(change)).await
+    }
+
+    /// Creates a tenant or replaces its labels.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_tenant(&self, tenant: TenantSpec) -> Result<Done, Error> {
+        self.submit(&Command::CreateTenant(tenant)).await
+    }
+
+    /// Deletes a tenant that owns nothing.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete_tenant(&self, tenant: TenantRef) -> Result<Done, Error> {
+        self.submit(&Command::DeleteTenant(tenant)).await
+    }
+
+    /// Creates a segment or replaces its labels.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_segment(&self, segment: SegmentSpec) -> Result<Done, Error> {
+        self.submit(&Command::CreateSegment(segment)).await
+    }
+
+    /// Deletes a segment that owns nothing.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete_segment(&self, segment: SegmentRef) -> Result<Done, Error> {
+        self.submit(&Command::DeleteSegment(segment)).await
+    }
+
+    /// Creates or replaces a policy.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_policy(&self, policy: Policy) -> Result<Done, Error> {
+        self.submit(&Command::SetPolicy(policy)).await
+    }
+
+    /// Removes a policy.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn remove_policy(&self, policy: PolicyRef) -> Result<Done, Error> {
+        self.submit(&Command::RemovePolicy(policy)).await
+    }
+
+    /// Creates or replaces an endpoint.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_endpoint(&self, endpoint: Endpoint) -> Result<Done, Error> {
+        self.submit(&Command::SetEndpoint(endpoint)).await
+    }
+
+    /// Removes an endpoint. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn remove_endpoint(&self, endpoint: EndpointRef) -> Result<Done, Error> {
+        self.submit(&Command::RemoveEndpoint(endpoint)).await
+    }
+
+    /// Creates or replaces the request for a VIP.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn request_vip(&self, vip: VipSpec) -> Result<Done, Error> {
+        self.submit(&Command::RequestVip(vip)).await
+    }
+
+    /// Removes a VIP.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn remove_vip(&self, name: VipName) -> Result<Done, Error> {
+        self.submit(&Command::RemoveVip(VipRef { name })).await
+    }
+
+    /// Sends the seeds' topology document. The answer is the server's.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn put_topology(&self, document: &Value) -> Result<Value, Error> {
+        self.send(Method::PUT, "/v1/topology", Some(document), true).await
+    }
+
+    /// What a topology document would change. Commits nothing.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn plan_topology(&self, document: &Value) -> Result<Value, Error> {
+        self.send(Method::POST, "/v1/topology/plan", Some(document), true).await
+    }
+
+    /// Validates and explains policies in the seeds' or 2.0's form. Commits nothing.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn check_policies(&self, document: &Value) -> Result<Value, Error> {
+        self.send(Method::POST, "/v1/policies/check", Some(document), true).await
+    }
+}
+
+/// Reads.
+impl Client {
+    /// A whole list: all its pages.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn list<T: DeserializeOwned>(&self, query: Query) -> Result<Page<T>, Error> {
+        let mut page: Page<T> = self.get(query.clone().build()).await?;
+        for _ in 0..PAGES_MAX {
+            let Some(next) = page.next.take() else { return Ok(page) };
+            let more: Page<T> =
+                self.get(query.clone().with("continue", Some(next)).build()).await?;
+            if more.items.is_empty() && more.next.is_some() {
+                break;
+            }
+            page.items.extend(more.items);
+            page.next = more.next;
+        }
+        Err(Error::protocol("the list does not end"))
+    }
+
+    /// The hosts.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn hosts(&self) -> Result<Page<Host>, Error> {
+        self.list(Query::new("/v1/hosts")).await
+    }
+
+    /// A host.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn host(&self, name: &HostName) -> Result<Host, Error> {
+        self.get(Query::new("/v1/hosts").segment(name).build()).await
+    }
+
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn blocks(&self, filter: &BlockFilter) -> Result<Page<Block>, Error> {
+        let query = Query::new("/v1/blocks").with("network", filter.network.as_ref());
+        let query = query.with("host", filter.host.as_ref());
+        self.list(query.with("tenant", filter.tenant.as_ref())).await
+    }
+
+    /// Live addresses.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn addresses(&self, filter: &AddressFilter) -> Result<Page<Allocation>, Error> {
+        let query = Query::new("/v1/addresses").with("network", filter.network.as_ref());
+        let query = query.with("host", filter.host.as_ref());
+        self.list(query.with("tenant", filter.tenant.as_ref())).await
+    }
+
+    /// A live address, by its name or by itself.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn address(&self, address: &AddressName) -> Result<Allocation, Error> {
+        self.get(Query::new("/v1/addresses").segment(address).build()).await
+    }
+
+    /// The topology document, with CIDRs of groups and with hosts.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn topology(&self) -> Result<Value, Error> {
+        self.get("/v1/topology").await
+    }
+
+    /// The cluster settings.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn settings(&self) -> Result<Settings, Error> {
+        self.get("/v1/settings").await
+    }
+
+    /// The cluster, as some replica sees it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn cluster(&self) -> Result<Cluster, Error> {
+        self.get("/v1/cluster").await
+    }
+
+    /// Revision and digest of one replica, as it is now.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn digest_of(&self, server: &Server) -> Result<DigestAt, Error> {
+        self.get_from(server, "/v1/digest?consistency=local").await
+    }
+
+    /// The whole state (or some topics of it) and the revision to follow from.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn snapshot(&self, topics: &[Topic]) -> Result<Snapshot, Error> {
+        let names: Vec<&str> = topics.iter().map(|topic| topic.as_str()).collect();
+        let names = (!names.is_empty()).then(|| names.join(","));
+        self.get(Query::new("/v1/snapshot").with("topics", names).build()).await
+    }
+
+    /// Follows the feed. Connects when the first item is asked for.
+    #[must_use]
+    pub fn follow(&self, options: FollowOptions) -> Follower {
+        Follower::new(self.clone(), options)
+    }
+}

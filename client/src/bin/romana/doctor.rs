@@ -1,0 +1,284 @@
+//! `romana doctor`: is the cluster healthy? Every check is printed; one that fails fails the command.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use romana_client::Server;
+use romana_client::model::{Cluster, DigestAt};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::table::{Table, Tone, cell};
+use crate::{ipam, network};
+
+/// Checks replicas, leader, lag, digests, hosts and free addresses.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Command {}
+
+/// Rounds of asking for digests: a busy cluster may need some until two replicas are at one revision.
+const DIGEST_ROUNDS_MAX: usize = 40;
+/// Between two rounds.
+const DIGEST_PAUSE: Duration = Duration::from_millis(25);
+/// Entries a replica may be behind without a warning.
+const LAG_MAX: u64 = 1_000;
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    tone: Tone,
+    check: &'static str,
+    what: String,
+}
+
+impl Command {
+    pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
+        let cluster = ctx.client.cluster().await?;
+        let mut findings = check_cluster(&cluster);
+        let servers: Vec<Server> =
+            cluster.members.iter().filter_map(|member| member.api.parse().ok()).collect();
+        let seen = Digests::gather(ctx, &servers).await;
+        findings.extend(seen.findings());
+        match hosts_and_groups(ctx).await {
+            Ok((hosts, networks)) => {
+                findings.extend(check_hosts(&hosts));
+                findings.extend(check_groups(&networks));
+            }
+            Err(error) => {
+                findings
+                    .push(bad("reads", format!("hosts and networks cannot be read: {error:?}")));
+            }
+        }
+        report(ctx, &findings)
+    }
+}
+
+fn good(check: &'static str, what: String) -> Finding {
+    Finding { tone: Tone::Good, check, what }
+}
+
+fn warning(check: &'static str, what: String) -> Finding {
+    Finding { tone: Tone::Warning, check, what }
+}
+
+fn bad(check: &'static str, what: String) -> Finding {
+    Finding { tone: Tone::Bad, check, what }
+}
+
+fn report(ctx: &Context, findings: &[Finding]) -> Result<(), Failure> {
+    let word = |tone| match tone {
+        Tone::Plain | Tone::Good => "ok",
+        Tone::Warning => "warning",
+        Tone::Bad => "bad",
+    };
+    let list: Vec<Value> = findings
+        .iter()
+        .map(|f| json!({"result": word(f.tone), "check": f.check, "what": f.what}))
+        .collect();
+    ctx.out.show(&json!({ "items": list }), || {
+        let mut table = Table::new(&["RESULT", "CHECK", ""], "nothing was checked");
+        for finding in findings {
+            let cells = vec![word(finding.tone).into(), finding.check.into(), finding.what.clone()];
+            table.toned(finding.tone, cells);
+        }
+        table
+    })?;
+    let failed = findings.iter().any(|finding| finding.tone == Tone::Bad);
+    if failed { Err(Failure::Found) } else { Ok(()) }
+}
+
+fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let count = cluster.members.len();
+    match cluster.leader {
+        Some(id) => findings.push(good("leader", format!("replica {id}, term {}", cluster.term))),
+        None => findings.push(bad("leader", String::from("there is none: no change is possible"))),
+    }
+    let healthy = cluster.members.iter().filter(|member| member.healthy).count();
+    let ids: Vec<String> =
+        cluster.members.iter().filter(|m| !m.healthy).map(|m| m.id.to_string()).collect();
+    if healthy == count {
+        findings.push(good("members", format!("all {count} are healthy")));
+    } else {
+        let left = healthy.saturating_sub(count / 2 + 1);
+        let what = format!("not healthy: {}; {left} more may fail", ids.join(", "));
+        findings.push(bad("members", what));
+    }
+    if count < 3 || count.is_multiple_of(2) {
+        findings
+            .push(warning("members", format!("there are {count}; 3 or 5 survive failures best")));
+    }
+    for member in
+        cluster.members.iter().filter(|member| member.lag.is_some_and(|lag| lag > LAG_MAX))
+    {
+        let lag = member.lag.unwrap_or(0);
+        findings.push(warning("lag", format!("replica {} is {lag} entries behind", member.id)));
+    }
+    findings
+}
+
+/// Which replica said which digest at which revision.
+#[derive(Debug, Default)]
+struct Digests {
+    said: BTreeMap<u64, Vec<(String, DigestAt)>>,
+    silent: BTreeMap<String, String>,
+    asked: usize,
+}
+
+impl Digests {
+    /// Asks all replicas until all that answer were seen at one common revision.
+    async fn gather(ctx: &Context, servers: &[Server]) -> Self {
+        let mut digests = Self { asked: servers.len(), ..Self::default() };
+        for _ in 0..DIGEST_ROUNDS_MAX {
+            digests.silent.clear();
+            let asked = servers.iter().map(|server| ctx.client.digest_of(server));
+            let answers = futures_util::future::join_all(asked).await;
+            for (server, answer) in servers.iter().zip(answers) {
+                match answer {
+                    Ok(digest) => digests.add(server.to_string(), digest),
+                    Err(error) => _ = digests.silent.insert(server.to_string(), error.to_string()),
+                }
+            }
+            if digests.compared() + digests.silent.len() >= digests.asked {
+                break;
+            }
+            sleep(DIGEST_PAUSE).await;
+        }
+        digests
+    }
+
+    fn add(&mut self, server: String, digest: DigestAt) {
+        let at = self.said.entry(digest.revision).or_default();
+        if !at.iter().any(|(other, _)| *other == server) {
+            at.push((server, digest));
+        }
+    }
+
+    /// Replicas in the largest group that was seen at one revision.
+    fn compared(&self) -> usize {
+        self.said.values().map(Vec::len).max().unwrap_or(0)
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (server, why) in &self.silent {
+            findings.push(bad("replica", format!("{server} does not answer: {why}")));
+        }
+        let mut differ = false;
+        for (revision, said) in &self.said {
+            let Some((first, digest)) = said.first() else { continue };
+            for (other, _) in said.iter().filter(|(_, other)| other.digest != digest.digest) {
+                differ = true;
+                let what = format!(
+                    "at revision {revision}, {first} and {other} differ: replicas have forked"
+                );
+                findings.push(bad("digest", what));
+            }
+        }
+        let revision = self.said.iter().rev().find(|(_, said)| said.len() == self.compared());
+        match revision {
+            Some((revision, said)) if !differ && said.len() >= 2 => {
+                let what = format!("{} replicas agree at revision {revision}", said.len());
+                findings.push(good("digest", what));
+            }
+            Some(_) if !differ && self.asked > 1 => {
+                let what = "never two replicas at one revision: the cluster is busy, try again";
+                findings.push(warning("digest", what.into()));
+            }
+            _ => {}
+        }
+        findings
+    }
+}
+
+async fn hosts_and_groups(ctx: &Context) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+    let hosts = ctx.client.list::<Value>(romana_client::Query::new("/v1/hosts")).await?.items;
+    Ok((hosts, ipam::networks(ctx).await?))
+}
+
+fn check_hosts(hosts: &[Value]) -> Vec<Finding> {
+    let with = |state: &str| -> Vec<String> {
+        let those = hosts.iter().filter(|host| cell(host, "/state") == state);
+        those.map(|host| cell(host, "/name")).collect()
+    };
+    let down = with("down");
+    let mut findings = Vec::new();
+    if down.is_empty() {
+        findings.push(good("hosts", format!("{} known, none is down", hosts.len())));
+    } else {
+        findings.push(warning("hosts", format!("down: {}", down.join(", "))));
+    }
+    let draining = with("draining");
+    if !draining.is_empty() {
+        findings.push(warning("hosts", format!("draining: {}", draining.join(", "))));
+    }
+    findings
+}
+
+fn check_groups(networks: &[Value]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut count = 0;
+    for network in networks {
+        for group in network::groups(network) {
+            count += 1;
+            let used = network::percent_used(group);
+            let what = || {
+                format!(
+                    "group {} of {} is {used}% full",
+                    cell(group, "/cidr"),
+                    cell(network, "/name")
+                )
+            };
+            match used {
+                0..80 => {}
+                80..95 => findings.push(warning("groups", what())),
+                _ => findings.push(bad("groups", what())),
+            }
+        }
+    }
+    if findings.is_empty() {
+        findings.push(good("groups", format!("all {count} have addresses left")));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_statemachine::Digest;
+
+    use super::*;
+
+    fn digests(said: &[(&str, u64, u8)]) -> Digests {
+        let mut digests = Digests { asked: 3, ..Digests::default() };
+        for (server, revision, digest) in said {
+            let at = DigestAt { revision: *revision, digest: Digest([*digest; 32]) };
+            digests.add((*server).into(), at);
+        }
+        digests
+    }
+
+    fn tones(findings: &[Finding]) -> Vec<Tone> {
+        findings.iter().map(|finding| finding.tone).collect()
+    }
+
+    #[test]
+    fn a_fork_is_found_and_a_busy_cluster_is_none() {
+        let agree = digests(&[("a", 5, 1), ("b", 5, 1), ("c", 5, 1)]);
+        assert_eq!(tones(&agree.findings()), [Tone::Good]);
+        let fork = digests(&[("a", 5, 1), ("b", 5, 2), ("c", 6, 1)]);
+        assert_eq!(tones(&fork.findings()), [Tone::Bad]);
+        let busy = digests(&[("a", 5, 1), ("b", 6, 2), ("c", 7, 1)]);
+        assert_eq!(tones(&busy.findings()), [Tone::Warning]);
+    }
+
+    #[test]
+    fn full_groups_are_found() {
+        let group = |used: u64| json!({"cidr": "10.0.0.0/18", "addresses": used, "capacity": 100});
+        let network = |used| json!({"name": "n", "groups": [group(used)]});
+        assert_eq!(tones(&check_groups(&[network(10)])), [Tone::Good]);
+        assert_eq!(tones(&check_groups(&[network(80)])), [Tone::Warning]);
+        assert_eq!(tones(&check_groups(&[network(96)])), [Tone::Bad]);
+    }
+}

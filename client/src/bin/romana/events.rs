@@ -1,0 +1,84 @@
+//! `romana events`.
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use romana_client::{FollowOptions, Item};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Record, Topic};
+use serde_json::json;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print events as they happen; reconnects and resumes by itself
+    Follow {
+        /// Start after this revision; 0 = from the first event [default: now]
+        #[arg(long, value_name = "REVISION")]
+        from: Option<u64>,
+        /// Only these topics, separated by commas
+        #[arg(short, long, value_delimiter = ',', value_parser = topic)]
+        topics: Vec<Topic>,
+        /// Leave out what concerns only other hosts
+        #[arg(short = 'H', long)]
+        host: Option<String>,
+        /// Stop after so many events
+        #[arg(short = 'n', long, value_name = "COUNT")]
+        count: Option<u64>,
+        /// Stop when everything up to this revision was printed
+        #[arg(long, value_name = "REVISION")]
+        until: Option<u64>,
+        /// Print bookmarks, too
+        #[arg(long)]
+        bookmarks: bool,
+    },
+}
+
+fn topic(text: &str) -> Result<Topic, String> {
+    Topic::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Topic::ALL.iter().map(|topic| topic.as_str()).collect();
+        format!("{text:?} is not one of {}", names.join(", "))
+    })
+}
+
+impl Command {
+    pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
+        let Self::Follow { from, topics, host, count, until, bookmarks } = self;
+        let after = match from {
+            Some(revision) => revision,
+            None => ctx.client.cluster().await?.revision,
+        };
+        let host = host.map(HostName::from);
+        let options =
+            FollowOptions { after: Some(after), topics, host, ..FollowOptions::default() };
+        let mut follower = ctx.client.follow(options);
+        let mut left = count.unwrap_or(u64::MAX);
+        while left > 0 && until.is_none_or(|until| follower.revision().is_none_or(|at| at < until))
+        {
+            match follower.next().await? {
+                Item::Record(record) => {
+                    left -= 1;
+                    let value = serde_json::to_value(&*record).unwrap_or_default();
+                    ctx.out.element(&value, || line(&record))?;
+                }
+                Item::Bookmark(revision) if bookmarks => {
+                    let value = json!({"bookmark": {"revision": revision}});
+                    ctx.out.element(&value, || format!("{revision:>8}  (nothing else so far)"))?;
+                }
+                Item::Bookmark(_) => {}
+                Item::Reset(snapshot) => anstream::eprintln!(
+                    "note: older events are no longer kept; going on after revision {}",
+                    snapshot.revision
+                ),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(record: &Record) -> String {
+    let at = i64::try_from(record.at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let at = at.map_or_else(|| record.at.to_string(), |at| format!("{at:.3}"));
+    format!("{:>8}  {at}  {}  {}", record.revision, record.actor, record.event)
+}

@@ -1,0 +1,85 @@
+//! Documents from a file or from stdin, bounded.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Longest document, bytes.
+const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
+
+/// Reads a JSON (or YAML) document; without a file, or from `-`, from stdin.
+pub(crate) async fn document(file: Option<PathBuf>) -> Result<Value, Failure> {
+    let read = tokio::task::spawn_blocking(move || {
+        let (name, text) = match file.filter(|path| path != Path::new("-")) {
+            Some(path) => {
+                let file = File::open(&path);
+                let name = path.display().to_string();
+                let file = file.map_err(|error| Failure::io(&*name, error))?;
+                let text = bounded(&name, file)?;
+                (name, text)
+            }
+            None => {
+                if io::stdin().is_terminal() {
+                    eprintln!("reading the document from the terminal, end it with Ctrl-D");
+                }
+                (String::from("stdin"), bounded("stdin", io::stdin().lock())?)
+            }
+        };
+        parse(&text).map_err(|why| Failure::usage(format!("{name}: {why}")))
+    });
+    read.await.map_err(|error| Failure::io("reading", io::Error::other(error)))?
+}
+
+fn bounded(name: &str, reader: impl Read) -> Result<String, Failure> {
+    let mut text = String::new();
+    let mut reader = reader.take(DOCUMENT_BYTES_MAX + 1);
+    reader.read_to_string(&mut text).map_err(|error| Failure::io(name, error))?;
+    if text.len() as u64 > DOCUMENT_BYTES_MAX {
+        return Err(Failure::usage(format!("{name} is longer than 16 MiB")));
+    }
+    Ok(text)
+}
+
+/// JSON by its first character, else YAML.
+fn parse(text: &str) -> Result<Value, String> {
+    match text.trim_start().chars().next() {
+        None => Err(String::from("it is empty")),
+        Some('{' | '[' | '"') => serde_json::from_str(text).map_err(|error| error.to_string()),
+        Some(_) => serde_yaml_ng::from_str(text).map_err(|error| error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn json_and_yaml_are_read() {
+        let wanted = serde_json::json!({"networks": [{"name": "a", "block_mask": 29}]});
+        assert_eq!(parse(" {\"networks\":[{\"name\":\"a\",\"block_mask\":29}]}").unwrap(), wanted);
+        assert_eq!(parse("networks:\n- name: a\n  block_mask: 29\n").unwrap(), wanted);
+        for bad in ["", "  \n", "{", "[1,]", "a: b: c"] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn length_is_bounded() {
+        assert!(bounded("test", io::repeat(b' ')).is_err());
+        assert!(bounded("test", &b"\xff"[..]).is_err());
+        assert_eq!(bounded("test", &b"{}"[..]).unwrap(), "{}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_panics(text in ".*") {
+            _ = parse(&text);
+        }
+    }
+}

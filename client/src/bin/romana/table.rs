@@ -1,0 +1,172 @@
+//! Tables for people: aligned columns without borders, rows of JSON objects.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Layout, presets};
+use serde_json::Value;
+
+/// How a row is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+}
+
+/// Columns and rows. Control characters are shown escaped: names come from others.
+#[derive(Debug)]
+pub(crate) struct Table {
+    columns: Vec<&'static str>,
+    rows: Vec<(Tone, Vec<String>)>,
+    empty: &'static str,
+    notes: Vec<String>,
+}
+
+impl Table {
+    /// `empty` is said instead of a table without rows.
+    pub(crate) fn new(columns: &[&'static str], empty: &'static str) -> Self {
+        Self { columns: columns.into(), rows: Vec::new(), empty, notes: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.toned(Tone::Plain, cells);
+    }
+
+    pub(crate) fn toned(&mut self, tone: Tone, cells: Vec<String>) {
+        let cells = cells.iter().map(|cell| clean(cell)).collect();
+        self.rows.push((tone, cells));
+    }
+
+    /// A sentence below the table.
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// The text, with colours. A column whose cells are all numbers is aligned to the right.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        if self.rows.is_empty() {
+            text.push_str(self.empty);
+            text.push('\n');
+        } else {
+            self.render_rows(&mut text);
+        }
+        for note in &self.notes {
+            text.push_str(note);
+            text.push('\n');
+        }
+        text
+    }
+
+    fn render_rows(&self, text: &mut String) {
+        let mut layout = Layout::new();
+        layout.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        let header = !self.columns.iter().all(|column| column.is_empty());
+        if header {
+            layout.set_header(self.columns.iter().map(Cell::new));
+        }
+        for (_, cells) in &self.rows {
+            layout.add_row(cells.iter().map(Cell::new));
+        }
+        for (at, column) in layout.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            let numbers = self
+                .rows
+                .iter()
+                .filter_map(|(_, cells)| cells.get(at))
+                .all(|cell| cell == "-" || cell.trim_end_matches('%').parse::<f64>().is_ok());
+            if numbers && header {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let tones = header.then_some(None).into_iter();
+        let tones = tones.chain(self.rows.iter().map(|(tone, _)| Some(*tone)));
+        for (line, tone) in layout.lines().zip(tones) {
+            let (on, off) = colours(tone);
+            text.push_str(on);
+            text.push_str(line.trim_end());
+            text.push_str(off);
+            text.push('\n');
+        }
+    }
+}
+
+fn colours(tone: Option<Tone>) -> (&'static str, &'static str) {
+    const OFF: &str = "\u{1b}[0m";
+    match tone {
+        None => ("\u{1b}[1m", OFF),
+        Some(Tone::Plain) => ("", ""),
+        Some(Tone::Good) => ("\u{1b}[32m", OFF),
+        Some(Tone::Warning) => ("\u{1b}[33m", OFF),
+        Some(Tone::Bad) => ("\u{1b}[31m", OFF),
+    }
+}
+
+fn clean(text: &str) -> String {
+    if text.chars().any(char::is_control) {
+        text.chars()
+            .flat_map(|c| {
+                let escaped = c.is_control().then(|| c.escape_default());
+                let plain = escaped.is_none().then_some(c);
+                escaped.into_iter().flatten().chain(plain)
+            })
+            .collect()
+    } else {
+        text.to_owned()
+    }
+}
+
+/// The items of a list; of something else, itself.
+pub(crate) fn items(list: &Value) -> &[Value] {
+    match list.get("items").or(Some(list)) {
+        Some(Value::Array(items)) => items,
+        _ => std::slice::from_ref(list),
+    }
+}
+
+/// A member of an object for a cell: nested members are named with slashes (`/usage/free`).
+/// Missing, null and empty are `-`.
+pub(crate) fn cell(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).map_or_else(|| String::from("-"), text)
+}
+
+/// A value as the text of a cell.
+pub(crate) fn text(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(key, value)| format!("{key}={}", text(value)));
+            pairs.collect::<Vec<_>>().join(",")
+        }
+    };
+    if text.is_empty() { String::from("-") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn cells_are_read_leniently() {
+        let value = json!({"a": {"b": 1}, "c": [1, "x"], "d": {"k": "v"}, "e": "", "f": null});
+        for (pointer, expected) in
+            [("/a/b", "1"), ("/c", "1,x"), ("/d", "k=v"), ("/e", "-"), ("/f", "-"), ("/g", "-")]
+        {
+            assert_eq!(cell(&value, pointer), expected, "{pointer}");
+        }
+        assert_eq!(items(&json!({"items": [1, 2]})).len(), 2);
+        assert_eq!(items(&json!([1])).len(), 1);
+        assert_eq!(items(&json!({"name": "x"})).len(), 1);
+    }
+
+    #[test]
+    fn hostile_names_do_not_reach_the_terminal() {
+        let mut table = Table::new(&["NAME"], "none");
+        table.row(vec![String::from("a\u{1b}[2Jb\nc")]);
+        assert!(table.render().contains("a\\u{1b}[2Jb\\nc"));
+    }
+}

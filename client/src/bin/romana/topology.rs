@@ -1,0 +1,145 @@
+//! `romana topology`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use romana_client::Query;
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::input;
+use crate::table::{Table, Tone, cell, items};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the topology: networks, prefix groups and their hosts
+    #[command(visible_alias = "list")]
+    Show,
+    /// Set or replace the topology; what lives is kept, or the whole is refused
+    Update {
+        /// Document, JSON or YAML [default: stdin]
+        file: Option<PathBuf>,
+    },
+    /// Show what an update would change; nothing is changed
+    Plan {
+        /// Document, JSON or YAML [default: stdin]
+        file: Option<PathBuf>,
+    },
+}
+
+impl Command {
+    pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Show => {
+                let document = ctx.get(Query::new("/v1/topology")).await?;
+                ctx.out.show(&document, || tree(&document))
+            }
+            Self::Update { file } => {
+                let document = input::document(file).await?;
+                let answer = ctx.client.put_topology(&document).await?;
+                ctx.out.done(&answer, "Topology updated successfully.")
+            }
+            Self::Plan { file } => {
+                let document = input::document(file).await?;
+                let plan = ctx.client.plan_topology(&document).await?;
+                ctx.out.show(&plan, || planned(&plan))
+            }
+        }
+    }
+}
+
+/// The groups of every map as an indented tree.
+fn tree(document: &Value) -> Table {
+    let mut table = Table::new(
+        &["GROUP", "CIDR", "ASSIGNMENT", "HOSTS"],
+        "no topology yet: romana topology update FILE",
+    );
+    for map in document.get("topologies").map(items).unwrap_or_default() {
+        table.toned(
+            Tone::Good,
+            vec![
+                format!("networks {}", cell(map, "/networks")),
+                cidrs(document, map),
+                String::new(),
+                String::new(),
+            ],
+        );
+        for group in map.get("map").map(items).unwrap_or_default() {
+            branch(&mut table, group, 1);
+        }
+    }
+    table
+}
+
+/// CIDRs of the networks of a map.
+fn cidrs(document: &Value, map: &Value) -> String {
+    let networks = document.get("networks").map(items).unwrap_or_default();
+    let named = map.get("networks").map(items).unwrap_or_default();
+    let of = |name: &Value| networks.iter().find(|network| network.get("name") == Some(name));
+    let cidrs: Vec<String> = named.iter().filter_map(of).map(|n| cell(n, "/cidr")).collect();
+    cidrs.join(",")
+}
+
+/// Deepest group that is shown: the server allows 20 levels.
+const DEPTH_MAX: usize = 32;
+
+fn branch(table: &mut Table, group: &Value, depth: usize) {
+    if group.get("dummy").and_then(Value::as_bool) == Some(true) || depth > DEPTH_MAX {
+        return; // Padding takes no host.
+    }
+    let below = |key: &str| group.get(key).map(items).unwrap_or_default();
+    let is_host = |element: &&Value| element.get("ip").is_some_and(|ip| !ip.is_null());
+    let all = || below("groups").iter().chain(below("hosts"));
+    let hosts: Vec<String> = all().filter(is_host).map(|host| cell(host, "/name")).collect();
+    let name = match cell(group, "/name") {
+        none if none == "-" => String::from("(unnamed)"),
+        name => name,
+    };
+    let hosts = if hosts.is_empty() { String::from("-") } else { hosts.join(",") };
+    let name = format!("{}{name}", "  ".repeat(depth));
+    table.row(vec![name, cell(group, "/cidr"), cell(group, "/assignment"), hosts]);
+    for inner in all().filter(|element| !is_host(element)) {
+        branch(table, inner, depth + 1);
+    }
+}
+
+fn planned(plan: &Value) -> Table {
+    let mut table = Table::new(&["NETWORK", "GROUP", "NAME", "HOSTS"], "no group would take hosts");
+    for group in plan.get("groups").map(items).unwrap_or_default() {
+        table.row(["/network", "/cidr", "/name", "/hosts"].map(|key| cell(group, key)).into());
+    }
+    table.note("");
+    for one in plan.get("hosts_moved").map(items).unwrap_or_default() {
+        let (host, network) = (cell(one, "/host"), cell(one, "/network"));
+        table.note(format!(
+            "move {host} in {network}: {} → {}",
+            cell(one, "/from"),
+            cell(one, "/to")
+        ));
+    }
+    for host in plan.get("hosts_added").map(items).unwrap_or_default() {
+        table.note(format!("add host {}", crate::table::text(host)));
+    }
+    for block in plan.get("blocks_released").map(items).unwrap_or_default() {
+        table.note(format!("release empty block {}", crate::table::text(block)));
+    }
+    for conflict in plan.get("conflicts").map(items).unwrap_or_default() {
+        table.note(format!(
+            "conflict: {}: {}",
+            cell(conflict, "/subject"),
+            cell(conflict, "/reason")
+        ));
+    }
+    let refused = plan.get("conflicts").is_some_and(|list| !items(list).is_empty());
+    let changed = plan.get("changed").and_then(Value::as_bool).unwrap_or(true);
+    let (blocks, addresses) = (cell(plan, "/blocks_kept"), cell(plan, "/addresses_kept"));
+    table.note(match (refused, changed) {
+        (true, _) => String::from("it would be refused"),
+        (false, false) => String::from("nothing would change"),
+        (false, true) => {
+            format!("it would be accepted; {blocks} blocks and {addresses} addresses are kept")
+        }
+    });
+    table
+}

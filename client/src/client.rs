@@ -1,0 +1,264 @@
+//! The client: finds a replica that answers, tries again where that is safe, within a deadline.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::{Method, Response};
+use romana_statemachine::Command;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{ClientConfig, Server};
+use crate::error::{Cause, Error};
+use crate::gather::Gatherer;
+use crate::model::{Cluster, Done};
+use crate::retry::{Backoff, Nature, Verdict, judge};
+use crate::servers::Servers;
+use crate::transport::{Ask, Fault, Reply, Transport, read_reply};
+
+/// A way to the cluster. Cheap to clone; clones share connections and what is known of the cluster.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    core: Core,
+    gatherer: Gatherer,
+}
+
+/// Everything but the gatherer, which itself needs it.
+#[derive(Clone, Debug)]
+pub(crate) struct Core {
+    transport: Transport,
+    servers: Arc<Mutex<Servers>>,
+    config: Arc<ClientConfig>,
+}
+
+impl Client {
+    /// A client. Connects when first used. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Config`] without a server or with an actor that no header can hold.
+    pub fn new(config: ClientConfig) -> Result<Self, Error> {
+        if config.servers.is_empty() {
+            return Err(Error::config("no server is given; write http://HOST:9600"));
+        }
+        let servers = Servers::new(config.servers.clone(), rand::random::<u16>().into());
+        let core = Core {
+            transport: Transport::new(&config.actor)?,
+            servers: Arc::new(Mutex::new(servers)),
+            config: Arc::new(config),
+        };
+        let gatherer = Gatherer::start(core.clone());
+        Ok(Self { inner: Arc::new(Inner { core, gatherer }) })
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
+    /// Carries out a command, together with those of other callers in one request. A command that
+    /// may be repeated is repeated until the deadline when its outcome is unknown.
+    ///
+    /// # Errors
+    /// [`Error`]; after [`Error::Unknown`] it may have happened.
+    pub async fn submit(&self, command: &Command) -> Result<Done, Error> {
+        self.inner.gatherer.submit(command, self.core().deadline()).await
+    }
+
+    /// The replicas this client knows, configured ones first.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Server> {
+        self.core().servers().all()
+    }
+
+    /// Asks one replica, once: for questions about that replica itself. `path` starts with `/v1/`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn get_from<T: DeserializeOwned>(
+        &self,
+        server: &Server,
+        path: &str,
+    ) -> Result<T, Error> {
+        let core = self.core();
+        let deadline = Instant::now() + core.config.attempt_timeout;
+        let attempt = core.transport.exchange(server, &Ask::get(path), deadline).await;
+        match judge(attempt, Nature::Read) {
+            Verdict::Answer(reply) => parse(&reply.body),
+            Verdict::Fail(error) => Err(error),
+            Verdict::Again { why, source, .. } => {
+                Err(Error::Unavailable { why: format!("{server}: {why}"), source })
+            }
+        }
+    }
+
+    /// Reads from any replica. `path` starts with `/v1/` and is percent-encoded.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn get<T: DeserializeOwned>(&self, path: impl Into<String>) -> Result<T, Error> {
+        let reply = self.core().call(Ask::get(path), Nature::Read).await?;
+        parse(&reply.body)
+    }
+
+    /// Sends a change. `idempotent` says that it may be sent again after an unknown outcome.
+    /// An empty answer reads as `null`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: impl Into<String>,
+        body: Option<&(impl Serialize + Sync + ?Sized)>,
+        idempotent: bool,
+    ) -> Result<T, Error> {
+        let body = body.map(serde_json::to_vec).transpose();
+        let body =
+            body.map_err(|error| Error::config(format!("not expressible as JSON: {error}")))?;
+        let nature = if idempotent { Nature::Idempotent } else { Nature::Once };
+        let ask = Ask::new(method, path, body.map(Bytes::from));
+        let reply = self.core().call(ask, nature).await?;
+        let text: &[u8] = if reply.body.is_empty() { b"null" } else { &reply.body };
+        // It was accepted; what it came to cannot be read.
+        parse(text).map_err(|error| Error::Unknown { why: error.to_string(), source: None })
+    }
+}
+
+impl Core {
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.config.timeout
+    }
+
+    pub(crate) fn servers(&self) -> MutexGuard<'_, Servers> {
+        // Every critical section leaves the book in order.
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn call(&self, ask: Ask, nature: Nature) -> Result<Reply, Error> {
+        self.call_until(&ask, nature, self.deadline()).await
+    }
+
+    /// Tries until there is an answer, trying again is not safe, or time is up.
+    pub(crate) async fn call_until(
+        &self,
+        ask: &Ask,
+        nature: Nature,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let mut trouble = Trouble::default();
+        let mut backoff = Backoff::new();
+        loop {
+            let now = Instant::now();
+            self.refresh_if_due(now);
+            let server = self.servers().choose(nature != Nature::Read, now);
+            let attempt_deadline = match nature {
+                Nature::Once => deadline,
+                Nature::Read | Nature::Idempotent => {
+                    deadline.min(now + self.config.attempt_timeout)
+                }
+            };
+            let attempt = self.transport.exchange(&server, ask, attempt_deadline).await;
+            let wait = match judge(attempt, nature) {
+                Verdict::Answer(reply) => {
+                    self.servers().worked(&server);
+                    return Ok(reply);
+                }
+                Verdict::Fail(error) => return Err(error),
+                Verdict::Again { why, source, maybe, wait } => {
+                    tracing::debug!(%server, why, maybe, "attempt failed");
+                    trouble.add(format!("{server}: {why}"), source, maybe);
+                    wait
+                }
+            };
+            self.servers().failed(&server, Instant::now());
+            let next = Instant::now() + backoff.next(wait, rand::random());
+            if next >= deadline {
+                return Err(trouble.into_error());
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    /// Opens a stream from any replica: the head is awaited, the body is the caller's.
+    pub(crate) async fn open(&self, ask: &Ask) -> Result<Response<Incoming>, Error> {
+        let now = Instant::now();
+        self.refresh_if_due(now);
+        let server = self.servers().choose(false, now);
+        let deadline = now + self.config.attempt_timeout;
+        let attempt = match self.transport.open(&server, ask, deadline).await {
+            Ok(response) if response.status().is_success() => {
+                self.servers().worked(&server);
+                return Ok(response);
+            }
+            Ok(response) => read_reply(response, deadline).await,
+            Err(fault) => Err(fault),
+        };
+        match judge(attempt, Nature::Read) {
+            Verdict::Fail(error) => Err(error),
+            Verdict::Answer(_) => Err(Error::protocol("the status changed")),
+            Verdict::Again { why, source, .. } => {
+                self.servers().failed(&server, Instant::now());
+                Err(Error::Unavailable { why: format!("{server}: {why}"), source })
+            }
+        }
+    }
+
+    /// Asks the cluster about itself, in the background, when what we know is old or failed us.
+    fn refresh_if_due(&self, now: Instant) {
+        if !self.servers().claim_refresh(now) {
+            return;
+        }
+        let core = self.clone();
+        tokio::spawn(async move {
+            let server = core.servers().choose(false, Instant::now());
+            if let Err(error) = core.refresh(&server).await {
+                tracing::debug!(%server, ?error, "cluster not refreshed");
+            }
+        });
+    }
+
+    async fn refresh(&self, server: &Server) -> Result<(), Fault> {
+        let deadline = Instant::now() + self.config.attempt_timeout;
+        let reply = self.transport.exchange(server, &Ask::get("/v1/cluster"), deadline).await?;
+        if let Ok(cluster) = serde_json::from_slice::<Cluster>(&reply.body)
+            && (200..300).contains(&reply.status)
+        {
+            self.servers().learned(&cluster, Instant::now());
+        }
+        Ok(())
+    }
+}
+
+/// What the attempts of one call met.
+#[derive(Default)]
+struct Trouble {
+    why: String,
+    source: Option<Cause>,
+    maybe: bool,
+}
+
+impl Trouble {
+    fn add(&mut self, why: String, source: Option<Cause>, maybe: bool) {
+        // The attempt that may have happened is the one to tell about.
+        if !self.maybe || maybe {
+            (self.why, self.source) = (why, source);
+        }
+        self.maybe |= maybe;
+    }
+
+    fn into_error(self) -> Error {
+        let Self { why, source, maybe } = self;
+        if maybe { Error::Unknown { why, source } } else { Error::Unavailable { why, source } }
+    }
+}
+
+/// Reads JSON.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| Error::protocol(error.to_string()))
+}

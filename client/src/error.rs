@@ -1,0 +1,124 @@
+//! What can go wrong, told apart by the one question that matters after a write: did it happen?
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use romana_statemachine::Refusal;
+use romana_statemachine::refusal::Kind;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A cause, shared: one failed batch fails many callers.
+pub type Cause = Arc<dyn StdError + Send + Sync>;
+
+/// Why a call did not give an answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster refused: nothing happened, and trying again gives the same.
+    #[error("{0}")]
+    Refused(Box<ApiError>),
+    /// No replica could take the request: nothing happened.
+    #[error("no replica could answer: {why}")]
+    Unavailable {
+        /// What the last attempts met.
+        why: String,
+        /// The cause of the last attempt.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The request was sent, the answer was lost: it may have happened.
+    #[error("the outcome is unknown (it may have happened): {why}")]
+    Unknown {
+        /// What the last attempts met.
+        why: String,
+        /// The cause of the last attempt.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// What came back is not what a Romana replica answers.
+    #[error("not an answer of a Romana replica: {why}")]
+    Protocol {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The client cannot be used as configured, or the request cannot be expressed.
+    #[error("{why}")]
+    Config {
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Protocol`].
+    pub(crate) fn protocol(why: impl Into<String>) -> Self {
+        Self::Protocol { why: why.into() }
+    }
+
+    /// An [`Error::Config`].
+    pub(crate) fn config(why: impl Into<String>) -> Self {
+        Self::Config { why: why.into() }
+    }
+
+    /// Whether the request may have been carried out.
+    #[must_use]
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+
+    /// The stable code of a refusal.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused(error) => Some(&error.code),
+            _ => None,
+        }
+    }
+}
+
+/// An error as a replica reports it: `{"error": {"code", "message", "hint", "details"}}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+#[serde(default)]
+pub struct ApiError {
+    /// Stable code, such as `NetworkExhausted`.
+    pub code: String,
+    /// What was asked and why not.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+    /// Fields of the refusal.
+    pub details: Value,
+    /// HTTP status. Not part of the JSON.
+    #[serde(skip)]
+    pub status: u16,
+}
+
+/// The envelope of an error.
+#[derive(Deserialize)]
+struct Envelope {
+    error: ApiError,
+}
+
+impl ApiError {
+    /// Reads an error body. `None` if it is not one.
+    #[must_use]
+    pub fn from_body(status: u16, body: &[u8]) -> Option<Self> {
+        let Envelope { mut error } = serde_json::from_slice(body).ok()?;
+        error.status = status;
+        (!error.code.is_empty()).then_some(error)
+    }
+
+    /// Fills in the status of an error that came inside a batch, from the table of refusals.
+    pub(crate) fn with_status_of_code(mut self) -> Self {
+        let kind = Refusal::TABLE.iter().find(|(code, ..)| *code == self.code).map(|row| row.1);
+        self.status = match kind {
+            Some(Kind::Malformed) => 400,
+            Some(Kind::NotFound) => 404,
+            Some(Kind::Conflict) => 409,
+            Some(Kind::Exhausted) => 507,
+            Some(Kind::Forbidden) | None => 422,
+        };
+        self
+    }
+}

@@ -1,0 +1,276 @@
+//! Follows the feed: every record from a revision on, across lost connections and replicas.
+//!
+//! The feed is NDJSON: a line is a record, or a bookmark (`{"bookmark":{"revision":N}}`) that says
+//! that there is nothing else up to there. A follower resumes after the last revision it has seen,
+//! from any replica. When the history has been compacted past that point it starts again from a
+//! snapshot and says so ([`Item::Reset`]): its consumer replaces what it holds.
+//!
+//! Without filters every revision must arrive once, and each record's digest must continue the
+//! chain: a gap, a duplicate or another history is an error, not an item.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Digest, Record, Revision, Topic};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::Client;
+use crate::error::Error;
+use crate::ndjson::Lines;
+use crate::query::Query;
+use crate::retry::Backoff;
+use crate::transport::Ask;
+
+/// A feed that is silent for longer is dead: three bookmarks are missing.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// What to follow.
+#[derive(Clone, Debug, Default)]
+pub struct FollowOptions {
+    /// Follow records after this revision; 0 = from the first. `None` = from a snapshot.
+    pub after: Option<Revision>,
+    /// Digest of the history at `after`, if known: then the first record is checked too.
+    pub digest: Option<Digest>,
+    /// Only these topics; empty = all.
+    pub topics: Vec<Topic>,
+    /// Leave out what concerns only other hosts.
+    pub host: Option<HostName>,
+}
+
+/// What a follower yields.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// The next record.
+    Record(Box<Record>),
+    /// Everything (that passes the filter) up to this revision has been yielded.
+    Bookmark(Revision),
+    /// Replace everything by this snapshot; records after its revision follow.
+    Reset(Box<Snapshot>),
+}
+
+/// `GET /v1/snapshot`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Snapshot {
+    /// Revision of the state.
+    pub revision: Revision,
+    /// Digest of the history up to there.
+    #[serde(default)]
+    pub digest: Option<Digest>,
+    /// The state, one member per topic.
+    #[serde(flatten)]
+    pub state: serde_json::Map<String, Value>,
+}
+
+/// A position in the feed, and the connection it is read from.
+///
+/// Invariant: everything that passes the filter up to `last` was yielded, once.
+#[derive(Debug)]
+pub struct Follower {
+    client: Client,
+    options: FollowOptions,
+    last: Option<Revision>,
+    digest: Option<Digest>,
+    feed: Option<Feed>,
+    heard: Option<Instant>,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct Feed {
+    body: Incoming,
+    lines: Lines,
+}
+
+/// A line of the feed.
+#[derive(Debug)]
+enum Line {
+    Record(Box<Record>),
+    Bookmark(Revision),
+}
+
+impl Follower {
+    pub(crate) fn new(client: Client, options: FollowOptions) -> Self {
+        let digest = options.digest.or_else(|| (options.after == Some(0)).then(Digest::default));
+        let last = options.after;
+        let backoff = Backoff::new();
+        Self { client, options, last, digest, feed: None, heard: None, backoff }
+    }
+
+    /// The revision up to which everything was yielded.
+    #[must_use]
+    pub fn revision(&self) -> Option<Revision> {
+        self.last
+    }
+
+    /// How long ago a replica was last heard. `None` before the first time.
+    #[must_use]
+    pub fn staleness(&self) -> Option<Duration> {
+        self.heard.map(|heard| heard.elapsed())
+    }
+
+    /// The next item. Waits, and reconnects for as long as it takes. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the cluster refuses the request; [`Error::Protocol`] if records are
+    /// missing, repeated or do not continue the chain (the next call starts from a snapshot).
+    pub async fn next(&mut self) -> Result<Item, Error> {
+        loop {
+            let Some(last) = self.last else {
+                match self.client.snapshot(&self.options.topics).await {
+                    Ok(snapshot) => return Ok(self.reset(snapshot)),
+                    Err(error) => self.pause(error).await?,
+                }
+                continue;
+            };
+            if self.feed.is_none() {
+                match self.connect(last).await {
+                    Ok(()) => {}
+                    Err(Error::Refused(error)) if error.status == 410 => self.last = None,
+                    Err(error) => self.pause(error).await?,
+                }
+                continue;
+            }
+            match self.read().await {
+                Ok(line) => match self.accept(line, last) {
+                    Ok(Some(item)) => return Ok(item),
+                    Ok(None) => {}
+                    Err(error) => {
+                        (self.last, self.digest, self.feed) = (None, None, None);
+                        return Err(error);
+                    }
+                },
+                Err(why) => {
+                    tracing::debug!(last, why, "feed ended");
+                    self.feed = None;
+                }
+            }
+        }
+    }
+
+    /// The items as a stream. It ends after the first error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Item, Error>> + Send {
+        futures_util::stream::unfold(Some(self), |follower| async {
+            let mut follower = follower?;
+            let item = follower.next().await;
+            let rest = item.is_ok().then_some(follower);
+            Some((item, rest))
+        })
+    }
+
+    /// Waits before the next attempt, if another may help.
+    async fn pause(&mut self, error: Error) -> Result<(), Error> {
+        match error {
+            Error::Unavailable { .. } | Error::Unknown { .. } => {
+                tracing::debug!(%error, "feed not available");
+                sleep(self.backoff.next(None, rand::random())).await;
+                Ok(())
+            }
+            Error::Refused(_) | Error::Protocol { .. } | Error::Config { .. } => Err(error),
+        }
+    }
+
+    fn reset(&mut self, snapshot: Snapshot) -> Item {
+        self.last = Some(snapshot.revision);
+        self.digest = snapshot.digest;
+        self.feed = None;
+        self.heard = Some(Instant::now());
+        self.backoff = Backoff::new();
+        Item::Reset(Box::new(snapshot))
+    }
+
+    async fn connect(&mut self, last: Revision) -> Result<(), Error> {
+        let topics: Vec<&str> = self.options.topics.iter().map(|topic| topic.as_str()).collect();
+        let topics = (!topics.is_empty()).then(|| topics.join(","));
+        let path = Query::new("/v1/events")
+            .with("from", Some(last))
+            .with("topics", topics)
+            .with("host", self.options.host.as_ref());
+        let mut ask = Ask::get(path.build());
+        (ask.accept, ask.endless) = ("application/x-ndjson", true);
+        let response = self.client.core().open(&ask).await?;
+        self.feed = Some(Feed { body: response.into_body(), lines: Lines::default() });
+        Ok(())
+    }
+
+    /// The next line, or why the feed is over.
+    async fn read(&mut self) -> Result<Line, String> {
+        let Some(feed) = &mut self.feed else { return Err(String::from("not connected")) };
+        loop {
+            if let Some(line) = feed.lines.next() {
+                self.heard = Some(Instant::now());
+                self.backoff = Backoff::new();
+                return parse_line(&line).map_err(|error| error.to_string());
+            }
+            let frame = match timeout(SILENCE_MAX, feed.body.frame()).await {
+                Err(_) => return Err(String::from("it was silent for too long")),
+                Ok(None) => return Err(String::from("the replica closed it")),
+                Ok(Some(Err(error))) => return Err(error.to_string()),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if frame.data_ref().is_some_and(|piece| !feed.lines.push(piece)) {
+                return Err(String::from("a line is too long"));
+            }
+        }
+    }
+
+    /// Checks that a line comes next. `None`: it says nothing new.
+    fn accept(&mut self, line: Line, last: Revision) -> Result<Option<Item>, Error> {
+        let filtered = !self.options.topics.is_empty() || self.options.host.is_some();
+        match line {
+            Line::Bookmark(revision) if revision < last => Ok(None),
+            Line::Bookmark(revision) if revision > last && !filtered => {
+                Err(Error::protocol(format!("records {last} to {revision} are missing")))
+            }
+            Line::Bookmark(revision) => {
+                self.last = Some(revision);
+                Ok(Some(Item::Bookmark(revision)))
+            }
+            Line::Record(record) => {
+                let got = record.revision;
+                if got <= last {
+                    return Err(Error::protocol(format!("record {got} came after {last}")));
+                }
+                if !filtered {
+                    self.check_chain(&record, last)?;
+                }
+                self.last = Some(got);
+                Ok(Some(Item::Record(record)))
+            }
+        }
+    }
+
+    fn check_chain(&mut self, record: &Record, last: Revision) -> Result<(), Error> {
+        let got = record.revision;
+        if got != last + 1 {
+            return Err(Error::protocol(format!("record {got} came after {last}: a gap")));
+        }
+        if self.digest.is_some_and(|previous| !record.follows(&previous)) {
+            return Err(Error::protocol(format!("record {got} does not continue the chain")));
+        }
+        self.digest = Some(record.digest);
+        Ok(())
+    }
+}
+
+/// Reads a line: a record, or a bookmark.
+fn parse_line(line: &Bytes) -> Result<Line, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Bookmark {
+        bookmark: At,
+    }
+    #[derive(Deserialize)]
+    struct At {
+        revision: Revision,
+    }
+    if line.starts_with(b"{\"bookmark\"") {
+        let Bookmark { bookmark } = serde_json::from_slice(line)?;
+        return Ok(Line::Bookmark(bookmark.revision));
+    }
+    serde_json::from_slice(line).map(|record| Line::Record(Box::new(record)))
+}

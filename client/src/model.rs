@@ -1,0 +1,128 @@
+//! What replicas answer, as far as the client reads it. Unknown fields are ignored and missing ones
+//! get defaults: a client may be older or newer than the cluster.
+
+use ipnet::IpNet;
+use romana_statemachine::name::{HostName, NetworkName, SegmentId, TenantId};
+pub use romana_statemachine::{Allocation, Host};
+use romana_statemachine::{Digest, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ApiError;
+
+/// A page of a list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Revision that the list was read at.
+    #[serde(default)]
+    pub revision: Revision,
+    /// Where to go on; absent on the last page.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `GET /v1/cluster`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cluster {
+    /// Identity of the cluster.
+    pub cluster_id: String,
+    /// Id of the leader, if the replica knows one.
+    pub leader: Option<u64>,
+    /// Raft term.
+    pub term: u64,
+    /// Revision of the replica that answered.
+    pub revision: Revision,
+    /// The replicas.
+    pub members: Vec<Member>,
+}
+
+/// A replica, as its cluster sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Member {
+    /// Its id, never used again for another.
+    pub id: u64,
+    /// Address of its API, `host:port` or a URL.
+    pub api: String,
+    /// Address for its peers.
+    pub peer: String,
+    /// `leader`, `follower`, `candidate`, `learner`.
+    pub role: String,
+    /// Whether it answers, as far as known.
+    pub healthy: bool,
+    /// Log entries it is behind the leader, where known.
+    pub lag: Option<u64>,
+}
+
+/// `GET /v1/digest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestAt {
+    /// Revision of the replica.
+    pub revision: Revision,
+    /// Digest of its history up to there.
+    pub digest: Digest,
+}
+
+/// What a command that was not refused came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Revision after the command; 0 if the replica did not say.
+    pub revision: Revision,
+    /// Whether it changed anything (`false`: it was so already).
+    pub changed: bool,
+    /// The address, if the command allocates one.
+    pub allocation: Option<Allocation>,
+}
+
+/// One element of the answer to `POST /v1/batch`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct BatchItem {
+    #[serde(default)]
+    revision: Revision,
+    #[serde(default)]
+    result: Option<BatchResult>,
+    #[serde(default)]
+    error: Option<ApiError>,
+}
+
+#[derive(Debug, Deserialize)]
+enum BatchResult {
+    Done { changed: bool },
+    Address { allocation: Allocation, fresh: bool },
+}
+
+impl BatchItem {
+    /// The outcome of one command. `None` if the element has neither a result nor an error.
+    pub(crate) fn outcome(self) -> Option<Result<Done, ApiError>> {
+        if let Some(error) = self.error {
+            return Some(Err(error.with_status_of_code()));
+        }
+        let revision = self.revision;
+        Some(Ok(match self.result? {
+            BatchResult::Done { changed } => Done { revision, changed, allocation: None },
+            BatchResult::Address { allocation, fresh } => {
+                Done { revision, changed: fresh, allocation: Some(allocation) }
+            }
+        }))
+    }
+}
+
+/// A block that a host has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// The block.
+    pub cidr: IpNet,
+    /// Its network.
+    pub network: NetworkName,
+    /// CIDR of the leaf group it lies in.
+    #[serde(default)]
+    pub group: Option<IpNet>,
+    /// Its host.
+    pub host: HostName,
+    /// Its owner: the tenant …
+    pub tenant: TenantId,
+    /// … and the segment.
+    pub segment: SegmentId,
+}

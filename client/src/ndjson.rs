@@ -1,0 +1,66 @@
+//! Lines of a stream whose pieces end anywhere, each bounded.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Longest line, bytes: a record with the largest topology there may be.
+pub(crate) const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// Cuts pieces into lines.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    buffer: BytesMut,
+    /// Bytes of the buffer that are known to hold no line feed.
+    searched: usize,
+}
+
+impl Lines {
+    /// Adds a piece. `false` if the line would be longer than is accepted.
+    #[must_use]
+    pub(crate) fn push(&mut self, piece: &[u8]) -> bool {
+        self.buffer.extend_from_slice(piece);
+        self.buffer.len() <= LINE_BYTES_MAX
+    }
+
+    /// The next whole line that is not blank, without its end.
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let unsearched = self.buffer.get(self.searched..)?;
+            let Some(at) = unsearched.iter().position(|&byte| byte == b'\n') else {
+                self.searched = self.buffer.len();
+                return None;
+            };
+            let line = self.buffer.split_to(self.searched + at);
+            self.buffer.advance(1);
+            self.searched = 0;
+            if !line.iter().all(u8::is_ascii_whitespace) {
+                return Some(line.freeze());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_the_pieces(text in "[ab\n ]{0,40}", cut in 0usize..40) {
+            let bytes = text.as_bytes();
+            let (head, tail) = bytes.split_at(cut.min(bytes.len()));
+            let mut lines = Lines::default();
+            let mut read = Vec::new();
+            for piece in [head, tail] {
+                prop_assert!(lines.push(piece));
+                while let Some(line) = lines.next() {
+                    read.push(String::from_utf8(line.to_vec()).unwrap());
+                }
+            }
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let wanted: Vec<&str> = whole.split('\n').filter(|l| !l.trim().is_empty()).collect();
+            prop_assert_eq!(read, wanted);
+        }
+    }
+}

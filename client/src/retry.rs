@@ -1,0 +1,227 @@
+//! Whether to try again: pure decisions about one attempt, and the table of what may be repeated.
+
+use std::time::Duration;
+
+use romana_statemachine::Command;
+
+use crate::error::{ApiError, Cause, Error};
+use crate::transport::{Fault, Reply};
+
+/// What repeating a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nature {
+    /// It changes nothing.
+    Read,
+    /// Twice is the same as once.
+    Idempotent,
+    /// It must not be sent again once it may have happened.
+    Once,
+}
+
+/// What one attempt came to.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The answer.
+    Answer(Reply),
+    /// An error that another attempt would not change.
+    Fail(Error),
+    /// Try again, on another replica if there is one.
+    Again {
+        /// What was met.
+        why: String,
+        /// Its cause.
+        source: Option<Cause>,
+        /// Whether this attempt may have taken effect.
+        maybe: bool,
+        /// How long the server asked us to wait.
+        wait: Option<Duration>,
+    },
+}
+
+/// Judges one attempt.
+pub(crate) fn judge(attempt: Result<Reply, Fault>, nature: Nature) -> Verdict {
+    let verdict = match attempt {
+        Err(fault) => judge_fault(fault),
+        Ok(reply) => judge_reply(reply),
+    };
+    match verdict {
+        Verdict::Again { why, source, maybe: true, .. } if nature == Nature::Once => {
+            Verdict::Fail(Error::Unknown { why, source })
+        }
+        Verdict::Again { why, source, wait, .. } if nature == Nature::Read => {
+            Verdict::Again { why, source, wait, maybe: false }
+        }
+        other => other,
+    }
+}
+
+fn judge_fault(fault: Fault) -> Verdict {
+    let again = |why: &str, source, maybe| Verdict::Again {
+        why: String::from(why),
+        source,
+        maybe,
+        wait: None,
+    };
+    match fault {
+        Fault::NotSent(cause) => again("it does not accept connections", Some(cause), false),
+        Fault::Lost(cause) => again("the connection was lost", Some(cause), true),
+        Fault::TimedOut => again("it did not answer in time", None, true),
+        Fault::Unfit(error) => Verdict::Fail(error),
+    }
+}
+
+fn judge_reply(reply: Reply) -> Verdict {
+    let status = reply.status;
+    if (200..300).contains(&status) {
+        return Verdict::Answer(reply);
+    }
+    let wait = reply.retry_after;
+    let Some(error) = ApiError::from_body(status, &reply.body) else {
+        let why = format!("status {status} without an error of ours");
+        return match status {
+            408 | 429 | 503 => Verdict::Again { why, source: None, maybe: false, wait },
+            500..600 => Verdict::Again { why, source: None, maybe: true, wait },
+            _ => Verdict::Fail(Error::protocol(why)),
+        };
+    };
+    let why = error.message.clone();
+    let unknown = error.code.contains("Unknown");
+    match status {
+        408 | 429 | 503 => Verdict::Again { why, source: None, maybe: unknown, wait },
+        500 | 502 | 504 => Verdict::Again { why, source: None, maybe: true, wait },
+        _ => Verdict::Fail(Error::Refused(Box::new(error))),
+    }
+}
+
+/// Whether a command may be sent again after an unknown outcome: twice is the same as once.
+pub(crate) fn is_idempotent(command: &Command) -> bool {
+    match command {
+        // They say how things are to be, or are keyed by a name.
+        Command::SetTopology(_)
+        | Command::ChangeSettings(_)
+        | Command::RaiseVersion(_)
+        | Command::AddBlackout(_)
+        | Command::AddHost(_)
+        | Command::UpdateHost(_)
+        | Command::SetHostState(_)
+        | Command::ReportHost(_)
+        | Command::AllocateAddress(_)
+        | Command::ReleaseAddress(_)
+        | Command::CreateTenant(_)
+        | Command::CreateSegment(_)
+        | Command::SetPolicy(_)
+        | Command::SetEndpoint(_)
+        | Command::RemoveEndpoint(_)
+        | Command::RequestVip(_)
+        | Command::AssignVip(_)
+        | Command::AssignRouter(_)
+        | Command::EndCooldowns(_) => true,
+        // The second time they are refused, which would hide that the first was done.
+        Command::RemoveBlackout(_)
+        | Command::RemoveHost(_)
+        | Command::DeleteTenant(_)
+        | Command::DeleteSegment(_)
+        | Command::RemovePolicy(_)
+        | Command::UnassignVip(_)
+        | Command::RemoveVip(_)
+        | Command::UnassignRouter(_) => false,
+    }
+}
+
+/// Growing pauses with jitter.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    const FIRST_MS: u64 = 10;
+    const LAST_MS: u64 = 500;
+
+    pub(crate) fn new() -> Self {
+        Self { tries: 0 }
+    }
+
+    /// The next pause. `asked` is the server's `Retry-After`. Its unit, a second, is longer than an
+    /// election takes: one second or less means "soon" and is left to us; more is kept to.
+    /// `roll` is a random number in 0..1.
+    pub(crate) fn next(&mut self, asked: Option<Duration>, roll: f64) -> Duration {
+        let ceiling = Self::LAST_MS.min(Self::FIRST_MS << self.tries.min(10));
+        self.tries += 1;
+        let jittered = Duration::from_millis(ceiling).mul_f64(0.5 + roll.clamp(0.0, 1.0) / 2.0);
+        match asked {
+            Some(asked) if asked > Duration::from_secs(1) => asked + jittered,
+            _ => jittered,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn reply(status: u16, body: &'static str) -> Result<Reply, Fault> {
+        Ok(Reply { status, retry_after: None, body: Bytes::from_static(body.as_bytes()) })
+    }
+
+    fn lost() -> Result<Reply, Fault> {
+        Err(Fault::Lost(std::sync::Arc::new(std::io::Error::other("cut"))))
+    }
+
+    fn shown(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Answer(_) => "answer",
+            Verdict::Fail(Error::Refused(_)) => "refused",
+            Verdict::Fail(Error::Unknown { .. }) => "unknown",
+            Verdict::Fail(Error::Protocol { .. }) => "protocol",
+            Verdict::Fail(_) => "other",
+            Verdict::Again { maybe: true, .. } => "again, maybe",
+            Verdict::Again { maybe: false, .. } => "again",
+        }
+    }
+
+    #[test]
+    fn every_attempt_is_judged() {
+        use Nature::{Idempotent, Once, Read};
+        let refusal = r#"{"error":{"code":"HostNotFound","message":"no"}}"#;
+        let unknown = r#"{"error":{"code":"OutcomeUnknown","message":"lost the leader"}}"#;
+        let busy = r#"{"error":{"code":"Busy","message":"queue full"}}"#;
+        let not_sent = || {
+            Err::<Reply, _>(Fault::NotSent(std::sync::Arc::new(std::io::Error::other("refused"))))
+        };
+        for (attempt, nature, expected) in [
+            (reply(200, "{}"), Once, "answer"),
+            (reply(201, "garbage"), Once, "answer"),
+            (reply(404, refusal), Once, "refused"),
+            (reply(507, refusal), Idempotent, "refused"),
+            (reply(404, "<html>"), Read, "protocol"),
+            (reply(503, "<html>"), Once, "again"),
+            (reply(503, busy), Once, "again"),
+            (reply(429, busy), Once, "again"),
+            (reply(503, unknown), Once, "unknown"),
+            (reply(504, unknown), Idempotent, "again, maybe"),
+            (reply(504, unknown), Read, "again"),
+            (reply(500, "oops"), Once, "unknown"),
+            (reply(500, "oops"), Idempotent, "again, maybe"),
+            (lost(), Once, "unknown"),
+            (lost(), Idempotent, "again, maybe"),
+            (lost(), Read, "again"),
+            (Err(Fault::TimedOut), Once, "unknown"),
+            (not_sent(), Once, "again"),
+        ] {
+            let case = format!("{attempt:?} {nature:?}");
+            assert_eq!(shown(&judge(attempt, nature)), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_keep_to_what_is_asked() {
+        let mut backoff = Backoff::new();
+        let pauses: Vec<_> = (0..12).map(|_| backoff.next(None, 1.0).as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 500, 500, 500, 500, 500, 500]);
+        assert!(Backoff::new().next(Some(Duration::from_secs(1)), 0.0).as_millis() == 5);
+        assert!(Backoff::new().next(Some(Duration::from_secs(3)), 0.0).as_secs() == 3);
+    }
+}

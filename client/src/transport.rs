@@ -1,0 +1,166 @@
+//! One HTTP/1.1 exchange with one replica. The only file that knows the connector: TLS goes here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response};
+use hyper_util::client::legacy::Client as Http;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Server;
+use crate::error::{Cause, Error};
+
+/// Header that names the actor of a command.
+pub const ACTOR_HEADER: &str = "x-romana-actor";
+/// Header that says for how long the caller waits, so that the server answers before that.
+const TIMEOUT_HEADER: &str = "x-romana-timeout-ms";
+/// Longest answer that is read, bytes (a snapshot of a million addresses is about 300 MB).
+const REPLY_BYTES_MAX: usize = 1 << 30;
+/// Idle connections are dropped after this.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How long connecting may take.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// A request, the same for every replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) body: Option<Bytes>,
+    pub(crate) accept: &'static str,
+    /// The answer has no end: its head has a deadline, its body has not.
+    pub(crate) endless: bool,
+}
+
+impl Ask {
+    pub(crate) fn new(method: Method, path: impl Into<String>, body: Option<Bytes>) -> Self {
+        Self { method, path: path.into(), body, accept: "application/json", endless: false }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path, None)
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// The request did not leave: nothing happened.
+    NotSent(Cause),
+    /// The request left, no whole answer came back.
+    Lost(Cause),
+    /// The request may have left; time ran out.
+    TimedOut,
+    /// The request cannot be expressed.
+    Unfit(Error),
+}
+
+/// Connections to all replicas.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    http: Http<HttpConnector, Full<Bytes>>,
+    actor: HeaderValue,
+}
+
+impl Transport {
+    pub(crate) fn new(actor: &str) -> Result<Self, Error> {
+        let actor = HeaderValue::from_str(actor)
+            .map_err(|_| Error::config("the actor has a character other than visible ASCII"))?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_MAX));
+        connector.set_keepalive(Some(Duration::from_secs(15)));
+        let http = Http::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .build(connector);
+        Ok(Self { http, actor })
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    pub(crate) async fn open(
+        &self,
+        server: &Server,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Result<Response<Incoming>, Fault> {
+        let request = self.request(server, ask, deadline).map_err(Fault::Unfit)?;
+        match timeout_at(deadline, self.http.request(request)).await {
+            Err(_) => Err(Fault::TimedOut),
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_connect() => Err(Fault::NotSent(Arc::new(error))),
+            Ok(Err(error)) => Err(Fault::Lost(Arc::new(error))),
+        }
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(crate) async fn exchange(
+        &self,
+        server: &Server,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Result<Reply, Fault> {
+        let response = self.open(server, ask, deadline).await?;
+        read_reply(response, deadline).await
+    }
+
+    fn request(
+        &self,
+        server: &Server,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        // The server gives up a little earlier than we do: then it says what it knows.
+        let left = deadline.saturating_duration_since(Instant::now()).mul_f64(0.9);
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        let mut request = Request::builder()
+            .method(ask.method.clone())
+            .uri(server.uri(&ask.path)?)
+            .header(ACCEPT, ask.accept)
+            .header(ACTOR_HEADER, self.actor.clone());
+        if !ask.endless {
+            request = request.header(TIMEOUT_HEADER, left_ms);
+        }
+        if ask.body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request
+            .body(Full::new(ask.body.clone().unwrap_or_default()))
+            .map_err(|error| Error::config(format!("the request cannot be sent: {error}")))
+    }
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn read_reply(
+    response: Response<Incoming>,
+    deadline: Instant,
+) -> Result<Reply, Fault> {
+    let status = response.status().as_u16();
+    let retry_after = retry_after(response.headers());
+    let body = Limited::new(response.into_body(), REPLY_BYTES_MAX).collect();
+    match timeout_at(deadline, body).await {
+        Err(_) => Err(Fault::TimedOut),
+        Ok(Err(error)) => Err(Fault::Lost(Arc::from(error))),
+        Ok(Ok(body)) => Ok(Reply { status, retry_after, body: body.to_bytes() }),
+    }
+}
+
+/// `Retry-After` in seconds; a date is not used by our servers.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
+    Some(Duration::from_secs(u64::from(seconds)))
+}

@@ -1,0 +1,522 @@
+//! # The history
+//!
+//! Every record of every event since genesis, in segments that are only appended to. It is the audit
+//! trail, what followers of the feed catch up from, and the past of any address.
+//!
+//! ```text
+//!   append ─► open segment (page cache) ─► full ─► packer thread ─► closed segment (compressed)
+//!   sync   ─► fdatasync, then a mark               read ◄── sparse index ◄── both
+//! ```
+//!
+//! ## Laws
+//! 1. After `sync` returned, everything appended before it is there after any power cut. What was not
+//!    synced may be lost from the end (and is derived again from the Raft log), never from the middle.
+//! 2. Records are dense and chained by their digests; what does not continue the chain is refused.
+//! 3. Damage is an error with file and offset, at open or at the read that meets it. [`verify`]
+//!    looks at everything.
+//! 4. After a failed write or sync nothing is written any more.
+//!
+//! Left out: retention (nothing is purged), and indexes by anything but the revision.
+//!
+//! Reading order: `frame` (bytes), `raw`, `packed`, `recover`.
+//!
+//! [`verify`]: History::verify
+
+mod error;
+mod frame;
+mod packed;
+mod packer;
+mod raw;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+
+use romana_statemachine::{Digest, Record, Revision};
+
+pub use error::HistoryError;
+use frame::Start;
+use packed::{Full, Packed};
+use packer::Packer;
+use raw::Raw;
+
+/// How to keep the history.
+#[derive(Clone, Debug)]
+pub struct HistoryOptions {
+    /// Size at which a segment is closed and compressed, bytes.
+    pub segment_bytes: u64,
+}
+
+impl Default for HistoryOptions {
+    /// Segments of 16 MiB: about 100 000 records, a tenth of a second to check at open.
+    fn default() -> Self {
+        Self { segment_bytes: 16 << 20 }
+    }
+}
+
+/// The history. Clones are handles to the same one. Appending and reading go on at the same time.
+#[derive(Clone)]
+pub struct History {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    options: HistoryOptions,
+    shared: Arc<Shared>,
+    writer: Mutex<Writer>,
+    /// One sync at a time.
+    syncing: Mutex<()>,
+    packer: Option<Packer>,
+}
+
+#[derive(Clone, Debug)]
+enum Segment {
+    Raw(Arc<Raw>),
+    Packed(Arc<Packed>),
+}
+
+/// What readers, writer and packer have in common.
+struct Shared {
+    state: Mutex<State>,
+    cache: Mutex<Cache>,
+    failure: OnceLock<Arc<HistoryError>>,
+}
+
+struct State {
+    /// By first revision; never empty.
+    segments: BTreeMap<Revision, Segment>,
+    last: (Revision, Digest),
+}
+
+/// The writer's side of the open segment.
+struct Writer {
+    active: Arc<Raw>,
+    /// End of what was written; readers may go so far.
+    end: u64,
+    /// Segments with content that is not known to be durable.
+    unsynced: Vec<Arc<Raw>>,
+    /// Whether files were created since the directory was synced.
+    new_files: bool,
+    buffer: Vec<u8>,
+}
+
+/// Unpacked blocks, newest first: (segment, offset) and content.
+type Cache = VecDeque<((Revision, u64), Arc<Vec<u8>>)>;
+
+/// How many unpacked blocks are kept.
+const CACHE_BLOCKS: usize = 16;
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> Result<(), HistoryError> {
+        self.failure.get().map_or(Ok(()), |cause| Err(HistoryError::Stopped(Arc::clone(cause))))
+    }
+
+    /// Stops writing for good.
+    fn fail(&self, error: HistoryError) -> HistoryError {
+        let cause = self.failure.get_or_init(|| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the history stops");
+            Arc::new(error)
+        });
+        HistoryError::Stopped(Arc::clone(cause))
+    }
+}
+
+impl History {
+    /// Opens the history in `dir`, which is made if it is missing. A torn tail is cut.
+    ///
+    /// # Errors
+    /// [`HistoryError::Damaged`] (nothing was changed then), [`HistoryError::Io`].
+    pub fn open(dir: &Path, options: HistoryOptions) -> Result<Self, HistoryError> {
+        let recover::Opened { segments, active, last } = recover::open(dir)?;
+        let full = full_segments(&segments);
+        let state = Mutex::new(State { segments, last });
+        let shared = Arc::new(Shared { state, cache: Mutex::default(), failure: OnceLock::new() });
+        let packer = Packer::start(Arc::clone(&shared))
+            .map_err(HistoryError::io("start the threads of", dir))?;
+        for segment in full {
+            // It has just been started.
+            let _ = packer.full.send(segment);
+        }
+        let mut writer = Writer::new(active);
+        // All of it was made durable just now.
+        writer.mark(writer.end)?;
+        let inner = Inner {
+            dir: dir.to_owned(),
+            options,
+            shared,
+            writer: Mutex::new(writer),
+            syncing: Mutex::default(),
+            packer: Some(packer),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Appends records, in order. They can be read at once, but are durable only after
+    /// [`History::sync`]. Records that are there already are compared and skipped.
+    ///
+    /// # Errors
+    /// [`HistoryError::Gap`], [`HistoryError::Diverged`]: nothing was appended.
+    /// [`HistoryError::Stopped`]: writing failed, now or before.
+    pub fn append(&self, records: &[Record]) -> Result<(), HistoryError> {
+        let shared = &self.inner.shared;
+        shared.check()?;
+        let mut writer = self.writer();
+        let (last, _) = shared.state().last;
+        let old = records.partition_point(|record| record.revision <= last);
+        let (old, new) = records.split_at(old);
+        self.compare(old)?;
+        let mut have = last;
+        for record in new {
+            if record.revision != have + 1 {
+                return Err(HistoryError::Gap { have, got: record.revision });
+            }
+            have = record.revision;
+        }
+        let Some(end) = new.last() else { return Ok(()) };
+        writer.write(new).map_err(|error| shared.fail(error))?;
+        shared.state().last = (end.revision, end.digest);
+        if writer.end >= self.inner.options.segment_bytes {
+            self.rotate(&mut writer).map_err(|error| shared.fail(error))?;
+        }
+        Ok(())
+    }
+
+    /// Records that we have must be the ones that come again.
+    fn compare(&self, records: &[Record]) -> Result<(), HistoryError> {
+        let oldest = self.oldest();
+        let mut rest = &records[records.partition_point(|record| record.revision < oldest)..];
+        while let Some(first) = rest.first() {
+            let ours = self.read(first.revision, rest.len(), 1 << 20)?;
+            let differs = ours.iter().zip(rest).find(|(ours, record)| {
+                ours.revision != record.revision || ours.digest != record.digest
+            });
+            if let Some((ours, _)) = differs {
+                return Err(HistoryError::Diverged { revision: ours.revision });
+            }
+            if ours.is_empty() {
+                break;
+            }
+            rest = &rest[ours.len()..];
+        }
+        Ok(())
+    }
+
+    /// Closes the open segment and begins the next one.
+    fn rotate(&self, writer: &mut Writer) -> Result<(), HistoryError> {
+        let mut state = self.inner.shared.state();
+        let start = Start { first: state.last.0 + 1, previous: state.last.1 };
+        let raw = Arc::new(Raw::create(&self.inner.dir, start)?);
+        state.segments.insert(start.first, Segment::Raw(Arc::clone(&raw)));
+        let last = state.last;
+        drop(state);
+        let full = Full { raw: std::mem::replace(&mut writer.active, Arc::clone(&raw)), last };
+        writer.end = frame::HEADER as u64;
+        writer.unsynced.push(raw);
+        writer.new_files = true;
+        if let Some(packer) = &self.inner.packer {
+            // Without a packer it stays as it is.
+            let _ = packer.full.send(full);
+        }
+        Ok(())
+    }
+
+    /// Makes everything appended so far durable. Blocks on the disk; appending goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`HistoryError::Stopped`]: the disk failed, now or before. It is never asked again: after a
+    /// failed sync nobody knows what is on it.
+    pub fn sync(&self) -> Result<(), HistoryError> {
+        let shared = &self.inner.shared;
+        shared.check()?;
+        let _one = self.inner.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (segments, new_files, active, end) = {
+            let mut writer = self.writer();
+            let segments = std::mem::take(&mut writer.unsynced);
+            let new_files = std::mem::take(&mut writer.new_files);
+            (segments, new_files, Arc::clone(&writer.active), writer.end)
+        };
+        if segments.is_empty() {
+            return shared.check();
+        }
+        for segment in &segments {
+            segment.sync().map_err(|error| shared.fail(error))?;
+        }
+        if new_files {
+            sync_dir(&active.path).map_err(|error| shared.fail(error))?;
+        }
+        let mut writer = self.writer();
+        if Arc::ptr_eq(&writer.active, &active) {
+            writer.mark(end).map_err(|error| shared.fail(error))?;
+        }
+        Ok(())
+    }
+
+    /// The last record's revision and digest; `(0, default)` when there is none.
+    #[must_use]
+    pub fn last(&self) -> (Revision, Digest) {
+        self.inner.shared.state().last
+    }
+
+    /// The first revision that can be read (or will be: 1 in an empty history).
+    #[must_use]
+    pub fn oldest(&self) -> Revision {
+        self.inner.shared.state().segments.keys().next().copied().unwrap_or(1)
+    }
+
+    /// Reads records from `from` on: at most `max_records` with `max_bytes` of wire form together,
+    /// but one at least if there is one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`HistoryError::Compacted`] when `from` is before the oldest; [`HistoryError::Damaged`];
+    /// [`HistoryError::Io`].
+    pub fn read(
+        &self,
+        from: Revision,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Record>, HistoryError> {
+        let shared = &self.inner.shared;
+        let mut collector = Collector::all(from.max(1));
+        collector.records_left = max_records;
+        collector.bytes_left = max_bytes;
+        collector.shared = Some(Arc::clone(shared));
+        while !collector.is_full() {
+            let wanted = collector.next;
+            let segment = {
+                let state = shared.state();
+                if wanted > state.last.0 {
+                    break;
+                }
+                let Some((_, segment)) = state.segments.range(..=wanted).next_back() else {
+                    let oldest = state.segments.keys().next().copied().unwrap_or(1);
+                    return Err(HistoryError::Compacted { oldest });
+                };
+                segment.clone()
+            };
+            match &segment {
+                Segment::Raw(raw) => raw.read(&mut collector)?,
+                Segment::Packed(packed) => packed.read(&mut collector)?,
+            }
+            if collector.next == wanted && !collector.is_full() {
+                let path = segment.path();
+                return Err(HistoryError::damaged(path, 0, format!("record {wanted} is missing")));
+            }
+        }
+        Ok(collector.records)
+    }
+
+    /// Reads everything and checks the whole chain of digests. Returns the last revision and digest.
+    ///
+    /// # Errors
+    /// [`HistoryError::Damaged`], [`HistoryError::Diverged`] (a digest does not follow),
+    /// [`HistoryError::Io`].
+    pub fn verify(&self) -> Result<(Revision, Digest), HistoryError> {
+        let (mut revision, mut digest) = {
+            let state = self.inner.shared.state();
+            let start = state.segments.values().next().map(Segment::start);
+            start.map(|start| (start.first - 1, start.previous)).unwrap_or_default()
+        };
+        loop {
+            let records = self.read(revision + 1, 4096, 1 << 20)?;
+            if records.is_empty() {
+                return Ok((revision, digest));
+            }
+            for record in records {
+                if !record.follows(&digest) {
+                    return Err(HistoryError::Diverged { revision: record.revision });
+                }
+                (revision, digest) = (record.revision, record.digest);
+            }
+        }
+    }
+
+    /// Throws everything away and begins after `revision`, whose digest is `digest`: for a replica
+    /// that got a snapshot from which its own history is too far away, and cannot fetch the records
+    /// between. Durable on return.
+    ///
+    /// # Errors
+    /// [`HistoryError::Stopped`]: the disk failed, now or before.
+    pub fn reset(&self, revision: Revision, digest: Digest) -> Result<(), HistoryError> {
+        let shared = &self.inner.shared;
+        shared.check()?;
+        let _one = self.inner.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer();
+        let mut state = shared.state();
+        let begin = || {
+            // The newest first: what a crash leaves is a history, only shorter.
+            for segment in state.segments.values().rev() {
+                let path = segment.path();
+                fs::remove_file(path).map_err(HistoryError::io("remove", path))?;
+            }
+            let start = Start { first: revision + 1, previous: digest };
+            let raw = Raw::create(&self.inner.dir, start)?;
+            raw.sync()?;
+            sync_dir(&raw.path)?;
+            Ok(Arc::new(raw))
+        };
+        let raw = begin().map_err(|error| shared.fail(error))?;
+        state.segments = BTreeMap::from([(revision + 1, Segment::Raw(Arc::clone(&raw)))]);
+        state.last = (revision, digest);
+        shared.cache().clear();
+        *writer = Writer::new(raw);
+        Ok(())
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Open segments with others after them: compressing was interrupted. Where one ends, the next starts.
+fn full_segments(segments: &BTreeMap<Revision, Segment>) -> Vec<Full> {
+    let pairs = segments.values().zip(segments.values().skip(1));
+    let full = pairs.filter_map(|(segment, next)| match segment {
+        Segment::Raw(raw) => {
+            let last = (next.start().first - 1, next.start().previous);
+            Some(Full { raw: Arc::clone(raw), last })
+        }
+        Segment::Packed(_) => None,
+    });
+    full.collect()
+}
+
+impl Segment {
+    fn start(&self) -> Start {
+        match self {
+            Self::Raw(raw) => raw.start,
+            Self::Packed(packed) => packed.start,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Raw(raw) => &raw.path,
+            Self::Packed(packed) => &packed.path,
+        }
+    }
+}
+
+impl Writer {
+    fn new(active: Arc<Raw>) -> Self {
+        let end = active.index().end;
+        Self { active, end, unsynced: Vec::new(), new_files: false, buffer: Vec::new() }
+    }
+
+    /// Writes records with one call and lets readers see them.
+    fn write(&mut self, records: &[Record]) -> Result<(), HistoryError> {
+        self.buffer.clear();
+        let mut places = Vec::with_capacity(records.len());
+        for record in records {
+            places.push((record.revision, self.end + self.buffer.len() as u64));
+            frame::push(&mut self.buffer, record);
+        }
+        self.put(|index| places.iter().for_each(|(revision, at)| index.note(*revision, *at)))?;
+        if !self.unsynced.iter().any(|raw| Arc::ptr_eq(raw, &self.active)) {
+            self.unsynced.push(Arc::clone(&self.active));
+        }
+        Ok(())
+    }
+
+    /// Notes that everything before `end` is durable.
+    fn mark(&mut self, end: u64) -> Result<(), HistoryError> {
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&frame::mark(end));
+        self.put(|_| ())
+    }
+
+    fn put(&mut self, note: impl FnOnce(&mut raw::Index)) -> Result<(), HistoryError> {
+        let Raw { file, path, .. } = &*self.active;
+        file.write_all_at(&self.buffer, self.end).map_err(HistoryError::io("write", path))?;
+        self.end += self.buffer.len() as u64;
+        let mut index = self.active.index();
+        note(&mut index);
+        index.end = self.end;
+        Ok(())
+    }
+}
+
+/// Gathers the records of one read.
+struct Collector {
+    /// The record wanted next.
+    next: Revision,
+    records: Vec<Record>,
+    records_left: usize,
+    bytes_left: usize,
+    /// For its cache.
+    shared: Option<Arc<Shared>>,
+}
+
+impl Collector {
+    /// Wants everything from `next` on.
+    fn all(next: Revision) -> Self {
+        let (records_left, bytes_left) = (usize::MAX, usize::MAX);
+        Self { next, records: Vec::new(), records_left, bytes_left, shared: None }
+    }
+
+    fn is_full(&self) -> bool {
+        self.records_left == 0
+    }
+
+    /// Takes a record whose wire form has `size` bytes, or is full. `false`: it is not the right one.
+    fn take(&mut self, record: Record, size: usize) -> bool {
+        if record.revision != self.next {
+            return false;
+        }
+        if size > self.bytes_left && !self.records.is_empty() {
+            self.records_left = 0;
+            return true;
+        }
+        self.bytes_left = self.bytes_left.saturating_sub(size);
+        self.records_left -= 1;
+        self.next += 1;
+        self.records.push(record);
+        true
+    }
+
+    fn cached(&self, segment: Revision, offset: u64) -> Option<Arc<Vec<u8>>> {
+        let cache = self.shared.as_ref()?.cache();
+        let found = cache.iter().find(|(key, _)| *key == (segment, offset));
+        found.map(|(_, bytes)| Arc::clone(bytes))
+    }
+
+    fn cache(&self, segment: Revision, offset: u64, bytes: &Arc<Vec<u8>>) {
+        let Some(shared) = &self.shared else { return };
+        let mut cache = shared.cache();
+        cache.push_front(((segment, offset), Arc::clone(bytes)));
+        cache.truncate(CACHE_BLOCKS);
+    }
+}
+
+/// Makes creations, renames and removals in the directory of `path` durable.
+fn sync_dir(path: &Path) -> Result<(), HistoryError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let dir = parent.unwrap_or_else(|| Path::new("."));
+    let open = File::open(dir).map_err(HistoryError::io("open", dir))?;
+    open.sync_all().map_err(HistoryError::io("sync", dir))
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some(Packer { full, thread }) = self.packer.take() else { return };
+        drop(full);
+        if thread.thread().id() != thread::current().id() {
+            // Whatever happened to it: the files are in order at any moment.
+            let _ = thread.join();
+        }
+    }
+}

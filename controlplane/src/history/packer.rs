@@ -1,0 +1,59 @@
+//! The thread that compresses full segments.
+
+use std::fs;
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use super::error::HistoryError;
+use super::packed::{self, Full, Packed};
+use super::{Segment, Shared, sync_dir};
+
+/// The thread, and the way to it.
+pub(super) struct Packer {
+    pub(super) full: Sender<Full>,
+    pub(super) thread: JoinHandle<()>,
+}
+
+impl Packer {
+    pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
+        let (full, inbox) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("history-packer".to_owned())
+            .spawn(move || run(&shared, &inbox))?;
+        Ok(Self { full, thread })
+    }
+}
+
+fn run(shared: &Shared, inbox: &Receiver<Full>) {
+    while let Ok(full) = inbox.recv() {
+        if let Err(error) = replace(shared, &full) {
+            // The open form stays and is as good. The next start tries again.
+            tracing::warn!(
+                file = %full.raw.path.display(),
+                error = &error as &dyn std::error::Error,
+                "cannot compress a segment of the history"
+            );
+        }
+    }
+}
+
+/// Compresses a segment and puts the result in its place.
+fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
+    let partial = packed::pack(full)?;
+    let raw = &full.raw;
+    let path = packed::packed_path(raw);
+    {
+        let mut state = shared.state();
+        let current = state.segments.get(&raw.start.first);
+        if !matches!(current, Some(Segment::Raw(current)) if Arc::ptr_eq(current, raw)) {
+            // The history was reset meanwhile.
+            return fs::remove_file(&partial).map_err(HistoryError::io("remove", &partial));
+        }
+        fs::rename(&partial, &path).map_err(HistoryError::io("rename", &partial))?;
+        let packed = Arc::new(Packed::open(path)?);
+        state.segments.insert(raw.start.first, Segment::Packed(packed));
+    }
+    sync_dir(&raw.path)?;
+    fs::remove_file(&raw.path).map_err(HistoryError::io("remove", &raw.path))
+}

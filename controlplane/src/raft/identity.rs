@@ -1,0 +1,200 @@
+//! Who a data directory belongs to: one replica of one cluster, for ever.
+//!
+//! A Raft replica that comes back under another id, or among other peers than those it voted with,
+//! can undo what was agreed. So the first start writes down who it is, and later starts that say
+//! something else are refused.
+//!
+//! The cluster's id is derived from the initial peers and an optional token, so that replicas agree
+//! on it in any order of starting, without talking. Set a new token to make a new cluster at the
+//! addresses of an old one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use romana_statemachine::Digest;
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "identity.json";
+
+/// Who a replica is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity {
+    pub(super) cluster_id: String,
+    pub(super) id: u64,
+    pub(super) initial_cluster: BTreeMap<u64, String>,
+}
+
+/// Why a data directory is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file cannot be read or written.
+    #[error("{}", .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is there and is not ours.
+    #[error("{} does not parse: it is damaged, or of a later version; restore it from a backup", .path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// `--id` and the data differ.
+    #[error(
+        "{} holds the data of replica {theirs}, and this is replica {ours}: start it with \
+         --id {theirs}, or give replica {ours} a data directory of its own", .dir.display()
+    )]
+    OtherId {
+        /// The data directory.
+        dir: PathBuf,
+        /// Id in the data.
+        theirs: u64,
+        /// Id asked for.
+        ours: u64,
+    },
+    /// `--initial-cluster` and the data differ.
+    #[error(
+        "{} holds the data of a cluster that began with {theirs}, and --initial-cluster says \
+         {ours}: put the old list back (members that came later are in the data)", .dir.display()
+    )]
+    OtherPeers {
+        /// The data directory.
+        dir: PathBuf,
+        /// List in the data.
+        theirs: String,
+        /// List asked for.
+        ours: String,
+    },
+    /// The cluster token and the data differ.
+    #[error(
+        "{} holds the data of cluster {theirs}, and this is cluster {ours}: put the old \
+         --cluster-token back, or start the new cluster with empty data directories", .dir.display()
+    )]
+    OtherCluster {
+        /// The data directory.
+        dir: PathBuf,
+        /// Cluster in the data.
+        theirs: String,
+        /// Cluster asked for.
+        ours: String,
+    },
+    /// The replica is not in its own list.
+    #[error("replica {id} is not in --initial-cluster {peers}: add it, with its peer address")]
+    NotInitial {
+        /// Id asked for.
+        id: u64,
+        /// List asked for.
+        peers: String,
+    },
+    /// There is data without a name.
+    #[error(
+        "{} has a log or snapshots, and no {FILE}: restore that file, or empty the directory \
+         if this replica is new", .dir.display()
+    )]
+    Nameless {
+        /// The data directory.
+        dir: PathBuf,
+    },
+}
+
+/// A peer list as it is written on a command line.
+pub(super) fn list(peers: &BTreeMap<u64, String>) -> String {
+    let peers: Vec<String> = peers.iter().map(|(id, peer)| format!("{id}={peer}")).collect();
+    peers.join(",")
+}
+
+impl Identity {
+    pub(super) fn new(id: u64, initial_cluster: BTreeMap<u64, String>, token: &str) -> Self {
+        let seed = format!("romana cluster\n{token}\n{}", list(&initial_cluster));
+        let mut cluster_id = Digest::of(seed.as_bytes()).to_string();
+        cluster_id.truncate(16);
+        Self { cluster_id, id, initial_cluster }
+    }
+
+    /// Compares with what the data directory says, or writes it there on the first start.
+    /// `has_data` says whether there is a log or a snapshot.
+    pub(super) fn claim(&self, dir: &Path, has_data: bool) -> Result<(), IdentityError> {
+        if !self.initial_cluster.contains_key(&self.id) {
+            let (id, peers) = (self.id, list(&self.initial_cluster));
+            return Err(IdentityError::NotInitial { id, peers });
+        }
+        let path = dir.join(FILE);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let stored: Self = serde_json::from_slice(&bytes)
+                    .map_err(|source| IdentityError::Damaged { path, source })?;
+                self.compare(&stored, dir)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && has_data => {
+                Err(IdentityError::Nameless { dir: dir.into() })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.write(dir).map_err(|source| IdentityError::Io { path, source })
+            }
+            Err(source) => Err(IdentityError::Io { path, source }),
+        }
+    }
+
+    fn compare(&self, stored: &Self, dir: &Path) -> Result<(), IdentityError> {
+        let dir = dir.to_path_buf();
+        if stored.id != self.id {
+            return Err(IdentityError::OtherId { dir, theirs: stored.id, ours: self.id });
+        }
+        if stored.initial_cluster != self.initial_cluster {
+            let (theirs, ours) = (list(&stored.initial_cluster), list(&self.initial_cluster));
+            return Err(IdentityError::OtherPeers { dir, theirs, ours });
+        }
+        if stored.cluster_id != self.cluster_id {
+            let (theirs, ours) = (stored.cluster_id.clone(), self.cluster_id.clone());
+            return Err(IdentityError::OtherCluster { dir, theirs, ours });
+        }
+        Ok(())
+    }
+
+    fn write(&self, dir: &Path) -> io::Result<()> {
+        let beside = dir.join(format!("{FILE}.tmp"));
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        fs::rename(&beside, dir.join(FILE))?;
+        File::open(dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(text: &[&str]) -> BTreeMap<u64, String> {
+        (1..).zip(text.iter().map(ToString::to_string)).collect()
+    }
+
+    #[test]
+    fn data_belongs_to_one_replica_of_one_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = |id, list: &[&str], token| {
+            Identity::new(id, peers(list), token).claim(dir.path(), false)
+        };
+        claim(1, &["a:1", "b:1"], "").unwrap();
+        claim(1, &["a:1", "b:1"], "").unwrap();
+        assert!(matches!(claim(2, &["a:1", "b:1"], ""), Err(IdentityError::OtherId { .. })));
+        assert!(matches!(claim(1, &["a:1", "c:1"], ""), Err(IdentityError::OtherPeers { .. })));
+        let other = claim(1, &["a:1", "b:1"], "new").unwrap_err();
+        assert!(matches!(other, IdentityError::OtherCluster { .. }));
+        assert!(matches!(claim(3, &["a:1", "b:1"], ""), Err(IdentityError::NotInitial { .. })));
+    }
+
+    #[test]
+    fn data_without_a_name_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let claimed = Identity::new(1, peers(&["a:1"]), "").claim(dir.path(), true);
+        assert!(matches!(claimed, Err(IdentityError::Nameless { .. })));
+    }
+}

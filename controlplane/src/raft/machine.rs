@@ -1,0 +1,307 @@
+//! The state machine under Raft: applies the log to the state, the history and the feed.
+//!
+//! Whatever cannot be applied (an entry that does not parse, a history that says otherwise, a
+//! failed write) stops this replica: going on would mean computing another state than the others.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use romana_statemachine::{Entry, Position, Record, Revision, State};
+use tokio::sync::watch;
+
+use super::codec::unpack;
+use super::fault::Fault;
+use super::snapshot::{SnapshotFile, SnapshotStore};
+use super::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
+use crate::feed::Feed;
+use crate::history::History;
+
+/// Entries applied under one write lock. Readers wait for that long.
+const BATCH_ENTRIES_MAX: usize = 64;
+/// Records read from the history at a time, to tell the feed about them.
+const RECORDS_MAX: usize = 4096;
+const RECORD_BYTES_MAX: usize = 4 << 20;
+
+/// What an entry made: its responder and its answers are sent when history and feed have it.
+type Applied = (Option<openraft::storage::ApplyResponder<TypeConfig>>, Answers);
+
+/// The state of one replica. Clones share it.
+#[derive(Clone)]
+pub(super) struct Machine(Arc<Inner>);
+
+struct Inner {
+    live: RwLock<Live>,
+    history: History,
+    feed: Feed,
+    snapshots: SnapshotStore,
+    newest: Mutex<Option<SnapshotFile>>,
+    /// Index after the last one applied.
+    next: watch::Sender<u64>,
+    fault: Fault,
+}
+
+/// Everything that changes together.
+#[derive(Clone)]
+struct Live {
+    state: State,
+    last: Option<LogId>,
+    membership: Membership,
+}
+
+/// Why the stored state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error("the snapshot of revision {snapshot} cannot be used: the history ends at {history}")]
+    HistoryBehind { snapshot: Revision, history: Revision },
+    #[error("the snapshot and the history disagree about revision {revision}")]
+    Disagree { revision: Revision },
+    #[error("snapshot")]
+    Snapshot(#[from] super::snapshot::SnapshotError),
+    #[error("history")]
+    History(#[from] crate::history::HistoryError),
+}
+
+impl Machine {
+    /// Loads the newest snapshot. The log after it is applied by Raft. Blocks.
+    pub(super) fn open(
+        snapshots: SnapshotStore,
+        history: History,
+        feed: Feed,
+        fault: Fault,
+    ) -> Result<Self, LoadError> {
+        let (newest, live) = match snapshots.newest()? {
+            Some((file, state)) => {
+                agree(&history, &state)?;
+                let (last, membership) = (file.head().last, file.head().membership.clone());
+                (Some(file), Live { state, last, membership })
+            }
+            None => {
+                let (state, membership) = (State::new(), Membership::default());
+                (None, Live { state, last: None, membership })
+            }
+        };
+        let next = watch::Sender::new(live.last.map_or(0, |id| id.index + 1));
+        let (live, newest) = (RwLock::new(live), Mutex::new(newest));
+        Ok(Self(Arc::new(Inner { live, history, feed, snapshots, newest, next, fault })))
+    }
+
+    pub(super) fn with_state<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        read(&self.live().state)
+    }
+
+    pub(super) fn last_applied(&self) -> Option<LogId> {
+        self.live().last
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.0.history
+    }
+
+    pub(super) fn feed(&self) -> &Feed {
+        &self.0.feed
+    }
+
+    pub(super) fn snapshots(&self) -> &SnapshotStore {
+        &self.0.snapshots
+    }
+
+    /// Returns when the entry of this index is applied, and in history and feed.
+    pub(super) async fn wait_applied(&self, index: u64) {
+        // The sender lives as long as self: waiting cannot fail.
+        _ = self.0.next.subscribe().wait_for(|next| *next > index).await;
+    }
+
+    fn live(&self) -> RwLockReadGuard<'_, Live> {
+        self.0.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn newest(&self) -> Option<SnapshotFile> {
+        self.0.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn stop<E: std::error::Error + Send + Sync + 'static>(&self, what: &str, error: E) -> io::Error {
+        self.0.fault.set(format!("{what}: {}", chain(&error)));
+        io::Error::other(error)
+    }
+
+    fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut decoded = Vec::with_capacity(batch.len());
+        for (entry, responder) in batch {
+            let commands: Option<Entry> = match &entry.payload {
+                EntryPayload::Normal(payload) => Some(
+                    unpack("log entry", &payload.0)
+                        .map_err(|error| self.stop(&format!("entry {}", entry.log_id), error))?,
+                ),
+                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            };
+            decoded.push((entry, commands, responder));
+        }
+        let mut records: Vec<Record> = Vec::new();
+        let mut applied: Vec<Applied> = Vec::with_capacity(decoded.len());
+        let mut next = 0;
+        {
+            let mut live = self.0.live.write().unwrap_or_else(PoisonError::into_inner);
+            for (entry, commands, responder) in decoded {
+                let id = entry.log_id;
+                let mut answers = Answers::default();
+                if let Some(commands) = commands {
+                    let position = Position { term: id.leader_id.term, index: id.index };
+                    let (outcomes, caused) = live.state.apply(position, &commands);
+                    answers = Answers(outcomes);
+                    records.extend(caused);
+                }
+                if let EntryPayload::Membership(membership) = entry.payload {
+                    live.membership = Membership::new(Some(id), membership);
+                }
+                live.last = Some(id);
+                next = id.index + 1;
+                applied.push((responder, answers));
+            }
+        }
+        if !records.is_empty() {
+            let appended = self.0.history.append(&records);
+            appended.map_err(|error| self.stop("history", error))?;
+            self.0.feed.publish(records);
+        }
+        for (responder, answers) in applied {
+            if let Some(responder) = responder {
+                responder.send(answers);
+            }
+        }
+        self.0.next.send_replace(next);
+        Ok(())
+    }
+
+    /// Takes over a received snapshot, which the history must already reach.
+    fn install(&self, snapshot: &SnapshotFile) -> Result<Revision, LoadError> {
+        let state = snapshot.read_state()?;
+        agree(&self.0.history, &state)?;
+        self.0.history.sync()?;
+        let snapshot = self.0.snapshots.adopt(snapshot.clone())?;
+        let (last, membership) = (snapshot.head().last, snapshot.head().membership.clone());
+        *self.0.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        let mut live = self.0.live.write().unwrap_or_else(PoisonError::into_inner);
+        let before = live.state.revision();
+        *live = Live { state, last, membership };
+        Ok(before)
+    }
+
+    /// Tells the feed about the records that a snapshot jumped over.
+    fn publish_since(&self, before: Revision) -> Result<(), LoadError> {
+        let end = self.live().state.revision();
+        let mut next = before + 1;
+        while next <= end {
+            let mut records = self.0.history.read(next, RECORDS_MAX, RECORD_BYTES_MAX)?;
+            records.retain(|record| record.revision <= end);
+            let Some(last) = records.last() else { return Ok(()) };
+            next = last.revision + 1;
+            self.0.feed.publish(records);
+        }
+        Ok(())
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut text: Vec<String> = causes.map(ToString::to_string).collect();
+    text.dedup();
+    text.join(": ")
+}
+
+/// Checks that the history reaches the state and knows the same digest for its revision.
+fn agree(history: &History, state: &State) -> Result<(), LoadError> {
+    let (last, last_digest) = history.last();
+    let revision = state.revision();
+    if last < revision {
+        return Err(LoadError::HistoryBehind { snapshot: revision, history: last });
+    }
+    let digest = if last == revision {
+        Some(last_digest)
+    } else if revision == 0 || revision < history.oldest() {
+        return Ok(());
+    } else {
+        history.read(revision, 1, RECORD_BYTES_MAX)?.first().map(|record| record.digest)
+    };
+    if digest == Some(state.digest()) { Ok(()) } else { Err(LoadError::Disagree { revision }) }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, Membership)> {
+        let live = self.live();
+        Ok((live.last, live.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some(first) = entries.try_next().await? {
+            let mut batch = vec![first];
+            while batch.len() < BATCH_ENTRIES_MAX
+                && let Some(Some(entry)) = entries.next().now_or_never()
+            {
+                batch.push(entry?);
+            }
+            self.apply_batch(batch)?;
+            // A long replay must not keep the thread from elections and heartbeats.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { machine: self.clone(), live: self.live().clone() }
+    }
+
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
+        let machine = self.clone();
+        let install = move || {
+            let before = machine.install(&snapshot)?;
+            machine.publish_since(before)?;
+            Ok::<_, LoadError>(snapshot.head().last.map_or(0, |id| id.index + 1))
+        };
+        let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?;
+        let next = installed.map_err(|error| self.stop("snapshot", error))?;
+        self.0.next.send_replace(next);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf>> {
+        Ok(self.newest().map(|file| SnapshotOf { meta: file.meta(), snapshot: file }))
+    }
+}
+
+/// Writes a snapshot from a copy of the state, while the state goes on.
+pub(super) struct Builder {
+    machine: Machine,
+    live: Live,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf> {
+        let (machine, live) = (self.machine.clone(), self.live.clone());
+        let build = move || {
+            // The log may be purged once the snapshot exists: the history must not need it then.
+            machine.0.history.sync()?;
+            let file = machine.0.snapshots.write(&live.state, live.last, live.membership)?;
+            *machine.0.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
+            Ok::<_, LoadError>(file)
+        };
+        let started = std::time::Instant::now();
+        let built = tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?;
+        let file = built.map_err(|error| self.machine.stop("snapshot", error))?;
+        let (index, revision) = (file.head().last.map(|id| id.index), file.head().revision);
+        let (bytes, took) = (file.bytes(), started.elapsed());
+        tracing::info!(index, revision, bytes, ?took, "snapshot written");
+        Ok(SnapshotOf { meta: file.meta(), snapshot: file })
+    }
+}

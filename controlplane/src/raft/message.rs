@@ -1,0 +1,201 @@
+//! What replicas say to each other, append requests aside ([`super::codec`]). Postcard: frozen by
+//! [`PROTOCOL`], add variants at the end.
+
+use bytes::Bytes;
+use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
+use romana_statemachine::{Digest, Outcome, Record, Revision, Term};
+use serde::{Deserialize, Serialize};
+
+use super::types::{SnapshotMeta, TypeConfig, Vote};
+
+/// Version of everything between replicas.
+pub(super) const PROTOCOL: u16 = 1;
+const MAGIC: [u8; 4] = *b"ROMP";
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Purpose {
+    /// Append requests one way, results the other, both in order.
+    Append,
+    /// [`Ask`]s and [`Reply`]s, numbered, in any order.
+    Call,
+    /// One snapshot.
+    Snapshot,
+}
+
+/// The first frame of a connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    magic: [u8; 4],
+    pub(super) protocol: u16,
+    pub(super) cluster: String,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) api: String,
+    pub(super) purpose: Purpose,
+}
+
+impl Hello {
+    pub(super) fn new(cluster: String, from: u64, to: u64, api: String, purpose: Purpose) -> Self {
+        Self { magic: MAGIC, protocol: PROTOCOL, cluster, from, to, api, purpose }
+    }
+
+    /// Why a replica that is `id` of `cluster`, among members for which `member` holds, does not
+    /// talk to the sender.
+    pub(super) fn refuse(
+        &self,
+        cluster: &str,
+        id: u64,
+        member: impl FnOnce(u64) -> bool,
+    ) -> Option<String> {
+        let from = self.from;
+        if self.magic != MAGIC {
+            return Some("it does not speak the protocol of Romana's replicas".into());
+        }
+        if self.protocol != PROTOCOL {
+            let theirs = self.protocol;
+            return Some(format!("it speaks protocol {theirs}, this replica speaks {PROTOCOL}"));
+        }
+        if self.cluster != cluster {
+            let theirs = &self.cluster;
+            return Some(format!(
+                "it belongs to cluster {theirs}, this is cluster {cluster}: compare \
+                 --initial-cluster and --cluster-token of both"
+            ));
+        }
+        if self.to != id {
+            let to = self.to;
+            return Some(format!(
+                "it expects replica {to} at this address, and this is replica {id}: compare \
+                 --id and --initial-cluster of both"
+            ));
+        }
+        if from == id {
+            return Some(format!("it says it is replica {id}, which is this one"));
+        }
+        (!member(from)).then(|| format!("replica {from} is not a member of this cluster"))
+    }
+}
+
+/// The answer to a [`Hello`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Welcome {
+    /// Go on. Where this replica's API is.
+    Accept { api: String },
+    /// The connection is closed, and why.
+    Refuse { why: String },
+}
+
+/// Result of one append request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Appended {
+    Upto(Option<super::types::LogId>),
+    Conflict(super::types::LogId),
+    HigherVote(Vote),
+}
+
+/// A question to another replica.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// Are you there?
+    Ping,
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+    Transfer(TransferLeaderRequest<TypeConfig>),
+    /// To the leader: commit these, within so many milliseconds.
+    Propose { batch: Batch, within_ms: u64 },
+    /// To the leader: up to where must I have applied to know everything acknowledged until now?
+    ReadIndex,
+    Status,
+    /// The digest of the history at this revision.
+    DigestAt(Revision),
+}
+
+/// An answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Pong,
+    Vote(VoteResponse<TypeConfig>),
+    Transferred(openraft::raft::TransferLeaderResponse<TypeConfig>),
+    Proposed(Result<Vec<Outcome>, Declined>),
+    /// Index, or why not.
+    ReadIndex(Result<u64, String>),
+    Status(PeerStatus),
+    DigestAt(Option<Digest>),
+    /// The question could not be answered.
+    Failed(String),
+}
+
+/// Encoded proposals: `count` wire forms after each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Batch {
+    pub(super) count: u32,
+    pub(super) bytes: Bytes,
+}
+
+/// Why proposals were not committed, or are not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Declined {
+    /// Nothing happened: somebody else leads, or nobody.
+    NotLeader,
+    /// Nothing happened, and why.
+    Unavailable(String),
+    /// Nothing happened: the queue is full.
+    Busy,
+    /// They may be committed, and why that is not known.
+    Unknown(String),
+}
+
+/// What a replica says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PeerStatus {
+    pub(super) api: String,
+    pub(super) term: Term,
+    pub(super) leader: Option<u64>,
+    pub(super) revision: Revision,
+    pub(super) applied: u64,
+    pub(super) digest: Digest,
+    pub(super) ready: bool,
+    pub(super) fault: Option<String>,
+}
+
+/// Leader to follower, on a snapshot connection, in this order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum SnapshotPart {
+    Begin { vote: Vote, meta: SnapshotMeta, revision: Revision, bytes: u64 },
+    /// The next records that the follower's history lacks.
+    Records(Vec<Record>),
+    /// The next bytes of the file.
+    Chunk(Bytes),
+    End,
+}
+
+/// Follower to leader, on a snapshot connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum SnapshotReply {
+    /// To `Begin`: where the follower's history ends.
+    History { revision: Revision, digest: Digest },
+    /// To `End`: the follower's vote.
+    Installed { vote: Vote },
+    Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_refused_with_a_reason() {
+        let hello = |cluster: &str, from, to| {
+            Hello::new(cluster.into(), from, to, "http://a".into(), Purpose::Call)
+        };
+        let why = |hello: Hello| hello.refuse("c1", 1, |id| id <= 3);
+        assert_eq!(why(hello("c1", 2, 1)), None);
+        assert!(why(hello("c2", 2, 1)).unwrap().contains("cluster c2"));
+        assert!(why(hello("c1", 2, 3)).unwrap().contains("expects replica 3"));
+        assert!(why(hello("c1", 1, 1)).unwrap().contains("which is this one"));
+        assert!(why(hello("c1", 4, 1)).unwrap().contains("not a member"));
+        let old = Hello { protocol: 0, ..hello("c1", 2, 1) };
+        assert!(why(old).unwrap().contains("protocol 0"));
+    }
+}

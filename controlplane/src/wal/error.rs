@@ -1,0 +1,69 @@
+//! What can go wrong with the log.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why the log does not open, does not answer or has stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// Another process (or another handle of this one) has the directory.
+    #[error("{} is locked: another process uses this log", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// Bytes that were durable are not what was written. Nothing was changed; restore the file, or
+    /// remove this replica and add it again under a new id.
+    #[error("{}: damaged at offset {offset}: {why}", file.display())]
+    Damaged {
+        /// The segment.
+        file: PathBuf,
+        /// Where in it, bytes from its start.
+        offset: u64,
+        /// What is wrong there.
+        why: String,
+    },
+    /// The operating system refused something.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// These entries are gone.
+    #[error("log entries before index {first} were purged")]
+    Purged {
+        /// The first entry that is still there.
+        first: u64,
+    },
+    /// The log stopped earlier, for good.
+    #[error("the log has stopped after a failure")]
+    Stopped(#[source] Arc<WalError>),
+}
+
+impl WalError {
+    /// For `map_err`: an I/O error of `action` on `path`.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The error that a caller of a stopped log gets: `cause`, which stays its source.
+    pub(super) fn answer(cause: &Arc<Self>) -> io::Error {
+        io::Error::new(cause.kind(), Self::Stopped(Arc::clone(cause)))
+    }
+
+    fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Locked { .. } => io::ErrorKind::WouldBlock,
+            Self::Damaged { .. } => io::ErrorKind::InvalidData,
+            Self::Io { source, .. } => source.kind(),
+            Self::Purged { .. } => io::ErrorKind::NotFound,
+            Self::Stopped(cause) => cause.kind(),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The one thread that writes: takes everything that queued during the last fdatasync, writes it
+//! with one call, makes it durable with one call, then tells everybody in order.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use bytes::Bytes;
+
+use super::error::WalError;
+use super::frame::{self, Kind, PAYLOAD_BYTES_MAX};
+use super::keeper::Keeper;
+use super::ledger::{Ledger, Place, Step};
+use super::recover::Opened;
+use super::segment::Segment;
+use super::{Done, Shared};
+
+/// A group is closed when it has this many bytes: bounds the buffer and the time to the next answer.
+const GROUP_BYTES: usize = 4 << 20;
+
+/// What can be asked of the writer.
+pub(super) enum Change {
+    Append(Vec<(u64, Bytes)>),
+    Vote(Bytes),
+    TruncateAfter(Option<u64>),
+    Purge(u64, Bytes),
+}
+
+/// A change, and whom to tell.
+pub(super) struct Job {
+    pub(super) change: Change,
+    pub(super) done: Done,
+}
+
+impl Change {
+    /// Bytes that its records take.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append(entries) => entries.iter().map(|(_, e)| frame::record_len(e.len())).sum(),
+            Self::Vote(payload) | Self::Purge(_, payload) => frame::record_len(payload.len()),
+            Self::TruncateAfter(_) => frame::record_len(0),
+        }
+    }
+
+    fn is_too_long(&self) -> bool {
+        match self {
+            Self::Append(entries) => entries.iter().any(|(_, e)| e.len() > PAYLOAD_BYTES_MAX),
+            Self::Vote(payload) | Self::Purge(_, payload) => payload.len() > PAYLOAD_BYTES_MAX,
+            Self::TruncateAfter(_) => false,
+        }
+    }
+}
+
+/// State of the thread.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    keeper: Keeper,
+    ledger: Ledger,
+    active: Arc<Segment>,
+    /// Where the next group goes. Everything before is durable.
+    offset: u64,
+    segment_bytes: u64,
+    buffer: Vec<u8>,
+    /// What readers learn when the group is durable.
+    steps: Vec<Step>,
+    purged: bool,
+    /// Held until the thread ends.
+    _lock: std::fs::File,
+}
+
+impl Writer {
+    pub(super) fn new(
+        dir: PathBuf,
+        shared: Arc<Shared>,
+        opened: Opened,
+        segment_bytes: u64,
+    ) -> io::Result<Self> {
+        let Opened { ledger, mut catalog, active, offset, lock } = opened;
+        let unused = catalog.take_unused(active.preamble.sequence);
+        *shared.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
+        let keeper = Keeper::start(dir, Arc::clone(&shared), segment_bytes)?;
+        keeper.retire(unused);
+        Ok(Self {
+            shared,
+            keeper,
+            ledger,
+            active,
+            offset,
+            segment_bytes,
+            buffer: Vec::new(),
+            steps: Vec::new(),
+            purged: false,
+            _lock: lock,
+        })
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(super) fn run(mut self, queue: &Receiver<Job>) {
+        self.mark();
+        while let Ok(first) = queue.recv() {
+            let mut next = Some(first);
+            while let Some(job) = next.take() {
+                let jobs = gather(job, queue);
+                self.serve(jobs);
+                match queue.try_recv() {
+                    Ok(job) => next = Some(job),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => self.mark(),
+                }
+            }
+        }
+        if self.shared.failed().is_none()
+            && let Err(error) = self.active.sync()
+        {
+            self.shared.fail(error);
+        }
+        self.keeper.stop();
+    }
+
+    /// Writes a group and answers it.
+    fn serve(&mut self, jobs: Vec<Job>) {
+        let outcome = match self.shared.failed() {
+            Some(cause) => Err(cause),
+            None => self.commit(&jobs).map_err(|error| self.shared.fail(error)),
+        };
+        match outcome {
+            Ok(refusals) => {
+                for (job, refusal) in jobs.into_iter().zip(refusals) {
+                    let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+                    (job.done)(refusal.map_or(Ok(()), refuse));
+                }
+            }
+            Err(cause) => {
+                for job in jobs {
+                    (job.done)(Err(WalError::answer(&cause)));
+                }
+            }
+        }
+    }
+
+    /// Makes a group durable and readable. `Ok`: for each job, why it was refused, if it was.
+    fn commit(&mut self, jobs: &[Job]) -> Result<Vec<Option<String>>, WalError> {
+        let bytes = frame::record_len(0) + jobs.iter().map(|job| job.change.bytes()).sum::<usize>();
+        self.rotate_for(bytes)?;
+        self.buffer.clear();
+        self.push(Kind::Mark, self.offset, &[]);
+        let empty = self.buffer.len();
+        let refusals = jobs.iter().map(|job| self.encode(&job.change).err()).collect();
+        if self.buffer.len() == empty {
+            return Ok(refusals);
+        }
+        self.active.write_at(&self.buffer, self.offset)?;
+        self.active.sync()?;
+        self.offset += self.buffer.len() as u64;
+        self.publish();
+        Ok(refusals)
+    }
+
+    /// Puts one change into the group, or says why it cannot be.
+    fn encode(&mut self, change: &Change) -> Result<(), String> {
+        if change.is_too_long() {
+            return Err(format!("a payload is longer than {PAYLOAD_BYTES_MAX} bytes"));
+        }
+        match change {
+            Change::Append(entries) => {
+                for (index, payload) in entries {
+                    self.ledger.append(*index)?;
+                    let offset = self.push(Kind::Entry, *index, payload);
+                    let segment = self.active.preamble.sequence;
+                    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                    let place = Place { segment, offset, length };
+                    self.steps.push(Step::Entry(*index, place));
+                }
+            }
+            Change::Vote(vote) => {
+                self.ledger.0.vote = Some(vote.clone());
+                self.push(Kind::Vote, 0, vote);
+            }
+            Change::TruncateAfter(last) => {
+                let next = last.map_or(0, |last| last.saturating_add(1));
+                if self.ledger.truncate_from(next) {
+                    self.push(Kind::Truncate, next, &[]);
+                    self.steps.push(self.ledger.range());
+                }
+            }
+            Change::Purge(upto, marker) => {
+                if self.ledger.purge(*upto, marker) {
+                    self.push(Kind::Purge, *upto, marker);
+                    self.steps.push(self.ledger.range());
+                    self.purged = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, kind: Kind, index: u64, payload: &[u8]) -> u64 {
+        let salt = self.active.preamble.salt;
+        frame::push(&mut self.buffer, self.offset, salt, (kind, index), payload)
+    }
+
+    /// Lets readers see the group, and gives segments away that a purge made useless.
+    fn publish(&mut self) {
+        let mut catalog = self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        for step in self.steps.drain(..) {
+            catalog.apply(step);
+        }
+        if std::mem::take(&mut self.purged) {
+            let unused = catalog.take_unused(self.active.preamble.sequence);
+            drop(catalog);
+            self.keeper.retire(unused);
+        }
+    }
+
+    /// Goes on in a new segment when `bytes` do not fit any more. A group is never split; a segment
+    /// with one group may be longer than usual.
+    fn rotate_for(&mut self, bytes: usize) -> Result<(), WalError> {
+        let checkpoint = 2 * frame::PREAMBLE as u64;
+        if self.offset + bytes as u64 <= self.segment_bytes || self.offset <= checkpoint {
+            return Ok(());
+        }
+        let spare = self.keeper.take(self.segment_bytes)?;
+        let sequence = self.active.preamble.sequence + 1;
+        let (segment, offset) = spare.start(sequence, self.offset, &self.ledger.0)?;
+        self.active = Arc::new(segment);
+        self.offset = offset;
+        let mut catalog = self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        catalog.add_segment(Arc::clone(&self.active));
+        Ok(())
+    }
+
+    /// Nothing to do: notes that all of it is durable, so that damage to the last group is told from
+    /// a torn write. Not synced; the next group begins with the same bytes in the same place.
+    fn mark(&mut self) {
+        if self.shared.failed().is_some() {
+            return;
+        }
+        self.buffer.clear();
+        self.push(Kind::Mark, self.offset, &[]);
+        if let Err(error) = self.active.write_at(&self.buffer, self.offset) {
+            self.shared.fail(error);
+        }
+    }
+}
+
+/// `first` and what else is waiting, up to the size of a group.
+fn gather(first: Job, queue: &Receiver<Job>) -> Vec<Job> {
+    let mut bytes = first.change.bytes();
+    let mut jobs = vec![first];
+    while bytes < GROUP_BYTES {
+        let Ok(job) = queue.try_recv() else { break };
+        bytes += job.change.bytes();
+        jobs.push(job);
+    }
+    jobs
+}

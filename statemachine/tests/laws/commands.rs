@@ -79,7 +79,7 @@ fn host() -> impl Strategy<Value = Command> {
     let update = (0..4, 0..6, labels()).prop_map(|(host, ip, labels)| {
         json(format!(r#"{{"UpdateHost":{{"name":"h{host}","ip":"192.168.0.{}","addresses":["2001:db8::{}"],"labels":{labels}}}}}"#, ip + 1, ip + 1))
     });
-    let state = (0..4, select(vec!["up", "down", "draining"])).prop_map(|(host, state)| {
+    let state = (0..4, select(vec!["up", "up", "down", "draining"])).prop_map(|(host, state)| {
         json(format!(r#"{{"SetHostState":{{"name":"h{host}","state":"{state}"}}}}"#))
     });
     let remove = (0..4, any::<bool>()).prop_map(|(host, force)| {
@@ -94,7 +94,7 @@ fn host() -> impl Strategy<Value = Command> {
             ))
         },
     );
-    prop_oneof![4 => add, 1 => update, 1 => state, 1 => remove, 1 => report]
+    prop_oneof![4 => add, 1 => update, 2 => state, 1 => remove, 1 => report]
 }
 
 fn owners() -> impl Strategy<Value = Command> {

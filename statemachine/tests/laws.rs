@@ -1,6 +1,8 @@
 //! The laws of the state machine, on arbitrary histories: whatever is asked in whatever order, with
 //! topologies that change, hosts that are evicted and clocks that jump.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "laws/commands.rs"]
 mod commands;
 

@@ -1,6 +1,8 @@
 //! What reads outside text: names, CIDRs, digests, policy documents, commands, wire forms and
 //! snapshots. Nothing panics on any input; what is valid survives being printed and read back.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;

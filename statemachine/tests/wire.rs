@@ -2,6 +2,8 @@
 //! written and read alike for ever. A new command or event gets a new file; no file is edited.
 //! `UPDATE=1 cargo test` writes missing files and never touches one that exists.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -62,7 +62,7 @@ fn allocate() -> impl Strategy<Value = Command> {
     let asked = prop_oneof![4 => Just(None), 1 => ip().prop_map(Some)];
     let network = prop_oneof![6 => Just("null"), 1 => Just("\"n\""), 1 => Just("\"six\"")];
     (0..14, 0..4, 0..2, 0..2, network, asked).prop_map(|(name, host, tenant, segment, network, ip)| {
-        let ip = ip.map_or(String::from("null"), |ip| format!("\"{ip}\""));
+        let ip = ip.map_or_else(|| String::from("null"), |ip| format!("\"{ip}\""));
         json(format!(
             r#"{{"AllocateAddress":{{"name":"n{name}","host":"h{host}","tenant":"t{tenant}","segment":"s{segment}","network":{network},"ip":{ip}}}}}"#
         ))

@@ -53,6 +53,8 @@ pub struct Ipam {
     /// Blocks without a live address, by when they became so.
     empty: OrdSet<(Millis, IpNet)>,
     pub(crate) blackouts: OrdSet<IpNet>,
+    /// Addresses of VIPs: never given out.
+    pub(crate) reserved: OrdSet<IpAddr>,
 }
 
 /// A live address. Everything else about it follows from its block.

@@ -124,7 +124,7 @@ fn owners() -> impl Strategy<Value = Command> {
 
 fn duties(term: u64) -> impl Strategy<Value = Command> {
     let request = (0..3, 0..3).prop_map(|(v, ip)| {
-        json(format!(r#"{{"RequestVip":{{"name":"v{v}","ip":"192.168.1.{ip}","candidates":[]}}}}"#))
+        json(format!(r#"{{"RequestVip":{{"name":"v{v}","ip":"10.0.0.{ip}","candidates":[]}}}}"#))
     });
     let assign = (0..3, 0..4, 0..2u64).prop_map(move |(v, host, stale)| {
         json(format!(

@@ -1,4 +1,6 @@
 //! Under construction.
 
+pub mod feed;
 pub mod history;
+pub mod raft;
 pub mod wal;

@@ -82,10 +82,6 @@ impl Dialer {
         Self(Arc::new(Inner { cluster, id, api, directory, complaints }))
     }
 
-    pub(super) fn id(&self) -> u64 {
-        self.0.id
-    }
-
     /// Connects to replica `to` at `peer` and introduces this one.
     pub(super) async fn dial(
         &self,

@@ -109,6 +109,8 @@ pub(super) enum Ask {
     Status,
     /// The digest of the history at this revision.
     DigestAt(Revision),
+    /// To the leader: let this voter lead.
+    HandOver(u64),
 }
 
 /// An answer.
@@ -124,6 +126,8 @@ pub(super) enum Reply {
     DigestAt(Option<Digest>),
     /// The question could not be answered.
     Failed(String),
+    /// Asked for, or why not.
+    HandedOver(Result<(), String>),
 }
 
 /// Encoded proposals: `count` wire forms after each other.

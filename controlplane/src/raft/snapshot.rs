@@ -60,7 +60,7 @@ pub(super) struct Head {
 
 /// A snapshot on disk. Stays readable after the file's name is gone.
 #[derive(Clone, Debug)]
-pub struct SnapshotFile {
+pub(crate) struct SnapshotFile {
     path: PathBuf,
     file: Arc<File>,
     bytes: u64,
@@ -270,8 +270,9 @@ impl SnapshotStore {
     }
 
     fn list(&self) -> Result<Vec<PathBuf>, SnapshotError> {
-        let list = || fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.path())).collect();
-        list().map_err(|source| self.io(source))
+        let list = fs::read_dir(&self.dir)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+        list.map_err(|source| self.io(source))
     }
 
     fn io(&self, source: io::Error) -> SnapshotError {

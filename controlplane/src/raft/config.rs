@@ -1,0 +1,185 @@
+//! How a replica is configured, and why it may not start.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use openraft::SnapshotPolicy;
+use romana_statemachine::Proposal;
+
+pub use super::identity::IdentityError;
+
+/// What a replica must be told.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// Its id, from 1. Never given to another replica, or to this one after its data is lost.
+    pub id: u64,
+    /// Where its data is: `identity.json`, `wal/`, `history/`, `snapshots/`. Made if missing.
+    pub data_dir: PathBuf,
+    /// Where it listens for other replicas.
+    pub peer_listen: SocketAddr,
+    /// `host:port` under which others reach `peer_listen`: what `initial_cluster` says for `id`.
+    pub advertise_peer: String,
+    /// URL of its API, for others to tell clients.
+    pub advertise_api: String,
+    /// The replicas with which the cluster begins: id → peer address. The same for all of them.
+    pub initial_cluster: BTreeMap<u64, String>,
+    /// Tells apart clusters that begin with the same `initial_cluster`. The same for all replicas.
+    pub cluster_token: String,
+    /// Proposed once, by the first leader, while the state is empty.
+    pub initial: Vec<Proposal>,
+    /// The rest.
+    pub tuning: Tuning,
+}
+
+impl ReplicaConfig {
+    /// A configuration with the usual tunables. `advertise_peer` is taken from `initial_cluster`.
+    #[must_use]
+    pub fn new(
+        id: u64,
+        data_dir: PathBuf,
+        peer_listen: SocketAddr,
+        initial_cluster: BTreeMap<u64, String>,
+    ) -> Self {
+        let own = initial_cluster.get(&id).cloned();
+        Self {
+            id,
+            data_dir,
+            peer_listen,
+            advertise_peer: own.unwrap_or_else(|| peer_listen.to_string()),
+            advertise_api: String::new(),
+            initial_cluster,
+            cluster_token: String::new(),
+            initial: Vec::new(),
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+/// What can be tuned. The defaults are for a local network.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How often a leader shows that it leads.
+    pub heartbeat: Duration,
+    /// A follower that hears no leader campaigns after between one and two of …
+    pub election_min: Duration,
+    /// … these. At least twice `heartbeat`.
+    pub election_max: Duration,
+    /// A snapshot is written after this many log entries,
+    pub snapshot_entries: u64,
+    /// or this many bytes of them.
+    pub snapshot_bytes: u64,
+    /// Entries kept behind a snapshot, for followers that are a little behind.
+    pub keep_entries: u64,
+    /// Memory for the tail of the log, bytes.
+    pub log_tail_bytes: usize,
+    /// Size of a segment of the write-ahead log, bytes.
+    pub wal_segment_bytes: u64,
+    /// Memory for recent records of the feed, bytes.
+    pub feed_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(150),
+            election_max: Duration::from_millis(300),
+            snapshot_entries: 50_000,
+            snapshot_bytes: 128 << 20,
+            keep_entries: 10_000,
+            log_tail_bytes: 64 << 20,
+            wal_segment_bytes: 64 << 20,
+            feed_bytes: 64 << 20,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Tuning {
+    /// What openraft is told.
+    pub(super) fn raft(&self) -> Result<openraft::Config, openraft::ConfigError> {
+        let config = openraft::Config {
+            cluster_name: "romana".into(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            max_payload_entries: 1024,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            purge_batch_size: (self.snapshot_entries / 8).clamp(1, 1024),
+            // The transfer has its own limits on stalling.
+            install_snapshot_timeout: 300_000,
+            enable_pre_vote: Some(true),
+            // Two leases: a leader that hears no quorum for so long asks who is there.
+            quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
+            backoff: "100ms".into(),
+            ..openraft::Config::default()
+        };
+        config.validate()
+    }
+}
+
+/// Why a replica does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data belongs to somebody else.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A directory or the peer listener.
+    #[error("{what}")]
+    Io {
+        /// What failed.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The write-ahead log does not open.
+    #[error("the write-ahead log does not open")]
+    Wal(#[from] crate::wal::WalError),
+    /// The history does not open.
+    #[error("the history does not open")]
+    History(#[from] crate::history::HistoryError),
+    /// State and history cannot be used together.
+    #[error(
+        "the stored state cannot be used; give this replica an empty data directory and a new id"
+    )]
+    State(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The log begins after the newest usable snapshot.
+    #[error(
+        "the log begins at entry {first}, and the newest whole snapshot ends at {snapshot}: give \
+         this replica an empty data directory and a new id"
+    )]
+    Gap {
+        /// First entry of the log.
+        first: u64,
+        /// Last entry in the snapshot.
+        snapshot: u64,
+    },
+    /// Tunables that do not fit together.
+    #[error("the tunables of Raft do not fit together")]
+    Tuning(#[source] Box<openraft::ConfigError>),
+    /// `advertise_peer` and `initial_cluster` differ.
+    #[error(
+        "the peer address is {advertised}, and --initial-cluster says {listed} for replica {id}"
+    )]
+    Advertise {
+        /// Id of the replica.
+        id: u64,
+        /// Advertised address.
+        advertised: String,
+        /// Address in the list.
+        listed: String,
+    },
+    /// Raft itself.
+    #[error("Raft does not start: {why}")]
+    Raft {
+        /// Why.
+        why: String,
+    },
+}

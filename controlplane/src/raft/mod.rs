@@ -1,0 +1,372 @@
+//! # Consensus
+//!
+//! Everything that knows openraft. To the rest of the program a [`Replica`] commits proposals,
+//! makes reads linearizable, and has the state, the history and the feed.
+//!
+//! ```text
+//!   propose ─► proposer ─► Raft ─► log (WAL) ─► quorum ─► machine: state, history, feed ─► outcomes
+//!      │ (a follower forwards to the leader)  ▲
+//!      ▼                                      │ append, vote, snapshot
+//!   link ── call ──► server of the leader     network ◄──► server of the followers
+//! ```
+//!
+//! ## Laws
+//! 1. An acknowledged proposal is on the disks of a quorum and applied here.
+//! 2. An error says whether anything can have happened. What may have been sent is never sent again.
+//! 3. Equal logs give equal states; a replica that finds its own differs stops, and says so.
+//! 4. The log is purged only behind a durable snapshot and a durable history.
+//! 5. A replica's data belongs to one id in one cluster, for ever ([`config::IdentityError`]).
+//! 6. Nothing here blocks the runtime: disks are waited for on other threads.
+//!
+//! Left out: HTTP, who may ask for what, and TLS between replicas.
+//!
+//! ## Reading order
+//! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
+//! `message`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
+//! `reads` (how callers share rounds) · `view`, `peers` (what is known) · `start`, and this file.
+
+mod codec;
+pub mod config;
+mod dial;
+mod fault;
+mod frame;
+mod identity;
+mod link;
+mod log;
+mod machine;
+mod message;
+mod network;
+mod peers;
+mod proposer;
+mod reads;
+mod server;
+mod snapshot;
+mod start;
+mod status;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod types;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
+use romana_statemachine::{Outcome, Proposal, State, Term};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
+pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, TransferError};
+
+use crate::feed::Feed;
+use crate::history::History;
+use fault::Fault;
+use link::CallError;
+use log::LogStore;
+use message::{Ask, Batch, Declined, PeerStatus, Reply};
+use network::Links;
+use peers::Peers;
+use reads::Reads;
+use server::Host;
+use view::View;
+
+/// Pause before trying again, unless news of the leadership come first.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Longest wait for tasks at the end.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// One replica of the control plane. Clones are handles of the same replica.
+#[derive(Clone)]
+pub struct Replica(Arc<Shared>);
+
+struct Shared {
+    host: Arc<Host>,
+    log: LogStore,
+    links: Links,
+    reads: Reads,
+    peers: Peers,
+    view: View,
+    fault: Fault,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Replica {
+    /// Commits proposals: all of them in one log entry, or none. Each is decided on its own; the
+    /// outcomes are in the order of the proposals. On return they are applied on the leader, and
+    /// on this replica only if it leads.
+    ///
+    /// While nothing was sent, a missing or changing leader is waited for until `deadline`.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; only [`ProposeError::Unknown`] can mean that something happened.
+    pub async fn propose(
+        &self,
+        proposals: Vec<Proposal>,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, ProposeError> {
+        let commands = proposals.len();
+        if commands == 0 {
+            return Ok(Vec::new());
+        }
+        let (commands_max, bytes_max) = (ENTRY_COMMANDS_MAX, proposer::BATCH_BYTES_MAX);
+        let too_large = ProposeError::TooLarge { commands, commands_max, bytes_max };
+        let batch = Batch::new(&proposals).ok_or(too_large)?;
+        let mut news = self.0.view.watch();
+        loop {
+            let why = match self.propose_once(&batch, deadline).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(Declined::Busy) => return Err(ProposeError::Busy),
+                Err(Declined::Unknown(why)) => return Err(ProposeError::Unknown { why }),
+                Err(Declined::NotLeader) => "no leader is known".into(),
+                Err(Declined::Unavailable(why)) => why,
+            };
+            if let Some(why) = self.fault() {
+                return Err(ProposeError::Unavailable { why });
+            }
+            if !pause(&mut news, deadline).await {
+                return Err(ProposeError::Unavailable { why });
+            }
+        }
+    }
+
+    async fn propose_once(
+        &self,
+        batch: &Batch,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, Declined> {
+        let Some(leader) = self.0.view.leader() else { return Err(Declined::NotLeader) };
+        if leader == self.id() {
+            return self.0.host.proposer.propose(batch.clone(), deadline).await;
+        }
+        let Some(peer) = self.0.view.peer(leader) else { return Err(Declined::NotLeader) };
+        // The leader gives up a little earlier, so that its answer still arrives.
+        let within = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let ask = Ask::Propose { batch: batch.clone(), within_ms };
+        match self.0.links.to(leader, &peer).call(ask, deadline).await {
+            Ok(Reply::Proposed(result)) => result,
+            Ok(Reply::Failed(why)) => Err(Declined::Unknown(why)),
+            Ok(other) => Err(Declined::Unknown(format!("the leader answered {other:?}"))),
+            Err(CallError::NotSent(why)) => Err(Declined::Unavailable(why)),
+            Err(CallError::Lost(why)) => Err(Declined::Unknown(why)),
+        }
+    }
+
+    /// Makes a read linearizable: after `Ok`, the local state includes every write that was
+    /// acknowledged, by any replica, before the call.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when that is not confirmed by `deadline`.
+    pub async fn linearize(&self, deadline: Instant) -> Result<(), ReadError> {
+        let mut news = self.0.view.watch();
+        loop {
+            let asked = timeout_at(deadline, self.0.reads.index()).await;
+            let why = match asked.unwrap_or_else(|_| Err("no answer in time".into())) {
+                Ok(index) => {
+                    let applied = timeout_at(deadline, self.0.host.machine.wait_applied(index));
+                    let behind = || ReadError::Unavailable { why: "this replica is behind".into() };
+                    return applied.await.map_err(|_| behind());
+                }
+                Err(why) => why,
+            };
+            if let Some(why) = self.fault() {
+                return Err(ReadError::Unavailable { why });
+            }
+            if !pause(&mut news, deadline).await {
+                return Err(ReadError::Unavailable { why });
+            }
+        }
+    }
+
+    /// Reads the local state under its lock. Keep it short: applying waits. For longer reads take
+    /// [`Self::state`].
+    pub fn with_state<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        self.0.host.machine.with_state(read)
+    }
+
+    /// A copy of the local state, in O(1).
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.with_state(State::clone)
+    }
+
+    /// The feed of this replica.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        self.0.host.machine.feed()
+    }
+
+    /// The history of this replica.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        self.0.host.machine.history()
+    }
+
+    /// This replica's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.host.identity.id
+    }
+
+    /// The cluster as this replica sees it.
+    #[must_use]
+    pub fn status(&self) -> ClusterStatus {
+        let seen = self.0.view.get();
+        let own = self.0.host.status();
+        let said = |id| match id == self.id() {
+            true => Some((own.clone(), true)),
+            false => self.0.peers.get(id),
+        };
+        let known: Vec<(u64, String, Option<(PeerStatus, bool)>)> =
+            seen.members.iter().map(|(id, peer)| (*id, peer.clone(), said(*id))).collect();
+        let applied = |said: &Option<(PeerStatus, bool)>| said.as_ref().map_or(0, |it| it.0.applied);
+        let furthest = known.iter().map(|(.., said)| applied(said)).max().unwrap_or(0);
+        let members = known.into_iter().map(|(id, peer, said)| MemberStatus {
+            id,
+            api: match &said {
+                Some((status, _)) => status.api.clone(),
+                None => self.0.host.directory.get(id).unwrap_or_default(),
+            },
+            peer,
+            role: match () {
+                () if seen.leader == Some(id) => Role::Leader,
+                () if seen.voters.is_empty() || seen.voters.contains(&id) => Role::Follower,
+                () => Role::Learner,
+            },
+            healthy: said
+                .as_ref()
+                .is_some_and(|(status, recent)| *recent && status.ready && status.fault.is_none()),
+            lag: furthest.saturating_sub(applied(&said)),
+        });
+        ClusterStatus {
+            cluster_id: self.0.host.identity.cluster_id.clone(),
+            leader: seen.leader,
+            term: seen.term,
+            revision: own.revision,
+            members: members.collect(),
+        }
+    }
+
+    /// Whether this replica can serve: it has caught up with its own log, knows a leader and has no
+    /// fault.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.view.recovered() && self.0.view.leader().is_some() && self.fault().is_none()
+    }
+
+    /// Returns when [`Self::is_ready`] holds, or with the fault when there is one.
+    ///
+    /// # Errors
+    /// The fault.
+    pub async fn wait_ready(&self) -> Result<(), String> {
+        let mut news = self.0.view.watch();
+        loop {
+            if self.is_ready() {
+                return Ok(());
+            }
+            tokio::select! {
+                why = self.0.fault.wait() => return Err(why),
+                _ = news.changed() => {}
+            }
+        }
+    }
+
+    /// Why this replica has stopped, if it has. It does not start again by itself.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.0.fault.get().or_else(|| {
+            self.0.log.wal().failed().map(|error| machine::chain(&*error))
+        })
+    }
+
+    /// Returns when this replica has stopped, with the reason.
+    pub async fn wait_fault(&self) -> String {
+        self.0.fault.wait().await
+    }
+
+    /// The term in which this replica leads; `None` while it does not. A channel to watch.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Option<Term>> {
+        let (send, receive) = watch::channel(self.0.view.get().leads);
+        let (mut news, stop) = (self.0.view.watch(), self.0.stop.clone());
+        self.0.tasks.spawn(async move {
+            loop {
+                let leads = news.borrow_and_update().leads;
+                send.send_if_modified(|now| std::mem::replace(now, leads) != leads);
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = send.closed() => return,
+                    changed = news.changed() => if changed.is_err() { break },
+                }
+            }
+            send.send_replace(None);
+        });
+        receive
+    }
+
+    /// Hands leadership to another voter, from any replica. Returns when it was asked for; watch
+    /// [`Self::status`] for the effect.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn transfer(&self, to: u64, deadline: Instant) -> Result<(), TransferError> {
+        let seen = self.0.view.get();
+        if !seen.voters.contains(&to) {
+            return Err(TransferError::NotVoter { to });
+        }
+        let unavailable = |why: String| TransferError::Unavailable { why };
+        let leader = seen.leader.ok_or_else(|| unavailable("no leader is known".into()))?;
+        if leader == self.id() {
+            return self.0.host.hand_over(to).await.map_err(unavailable);
+        }
+        let peer = seen.members.get(&leader);
+        let peer = peer.ok_or_else(|| unavailable("the leader's address is not known".into()))?;
+        let answer = self.0.links.to(leader, peer).call(Ask::HandOver(to), deadline).await;
+        match answer.map_err(|error| unavailable(error.to_string()))? {
+            Reply::HandedOver(result) => result.map_err(unavailable),
+            other => Err(unavailable(format!("the leader answered {other:?}"))),
+        }
+    }
+
+    /// Writes a snapshot soon, and purges the log behind it.
+    ///
+    /// # Errors
+    /// Why Raft cannot.
+    pub async fn snapshot(&self) -> Result<(), String> {
+        self.0.host.raft.trigger().snapshot().await.map_err(|error| error.to_string())
+    }
+
+    /// Stops: leaves the cluster as a crash would, but with everything on disk. Callers that wait
+    /// get errors. Idempotent.
+    pub async fn shutdown(self) {
+        self.0.stop.cancel();
+        self.0.links.clear();
+        if let Err(error) = self.0.host.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop cleanly");
+        }
+        self.0.tasks.close();
+        if timeout(SHUTDOWN_MAX, self.0.tasks.wait()).await.is_err() {
+            tracing::warn!("tasks of the replica are still running");
+        }
+        let history = self.history().clone();
+        let synced = tokio::task::spawn_blocking(move || history.sync()).await;
+        if let Ok(Err(error)) = synced {
+            tracing::error!(error = %machine::chain(&error), "the history is not durable");
+        }
+    }
+}
+
+/// Waits a moment, or for news of the leadership. `false` when the deadline has passed.
+async fn pause(news: &mut watch::Receiver<view::Seen>, deadline: Instant) -> bool {
+    if Instant::now() + RETRY_PAUSE >= deadline {
+        return false;
+    }
+    // Neither outcome matters: in both cases it is time to try again.
+    _ = timeout(RETRY_PAUSE, news.changed()).await;
+    true
+}

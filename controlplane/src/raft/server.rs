@@ -1,0 +1,274 @@
+//! The peer listener: what other replicas ask of this one.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use openraft::ReadPolicy;
+use openraft::raft::StreamAppendError;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::codec::{pack, read_append, unpack};
+use super::dial::{Complaints, Conn, Directory};
+use super::fault::Fault;
+use super::frame::FrameWriter;
+use super::identity::Identity;
+use super::machine::Machine;
+use super::message::{Appended, Ask, Declined, Hello, PeerStatus, Purpose, Reply, Welcome};
+use super::proposer::Proposer;
+use super::reads::ROUND_MAX;
+use super::transfer;
+use super::types::Raft;
+use super::view::View;
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 256;
+/// Questions of one connection being answered at once.
+const ASKS_MAX: usize = 4096;
+/// Time to introduce oneself.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Append requests read and not yet with Raft.
+const APPENDS_QUEUED: usize = 64;
+/// Longest a forwarded proposal may ask to wait.
+const WITHIN_MAX: Duration = Duration::from_secs(60);
+
+/// What answering needs.
+pub(super) struct Host {
+    pub(super) identity: Identity,
+    pub(super) api: String,
+    pub(super) raft: Raft,
+    pub(super) machine: Machine,
+    pub(super) proposer: Proposer,
+    pub(super) view: View,
+    pub(super) fault: Fault,
+    pub(super) directory: Directory,
+    pub(super) complaints: Complaints,
+}
+
+/// Accepts connections until `stop`.
+pub(super) async fn serve(
+    host: Arc<Host>,
+    listener: TcpListener,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = async {
+                let slot = Arc::clone(&slots).acquire_owned().await;
+                (listener.accept().await, slot)
+            } => accepted,
+        };
+        let (Ok((stream, from)), Ok(slot)) = accepted else {
+            // Out of file descriptors, for example: breathe, rather than spin.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        let peer = from.ip().to_string();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                served = host.connection(stream, &peer) => {
+                    if let Err(error) = served {
+                        tracing::debug!(%from, %error, "peer connection ended");
+                    }
+                }
+            }
+            drop(slot);
+        });
+    }
+}
+
+impl Host {
+    async fn connection(self: &Arc<Self>, stream: TcpStream, from: &str) -> io::Result<()> {
+        let mut conn = Conn::new(stream)?;
+        let hello = timeout(HELLO_TIMEOUT, conn.reader.expect()).await??;
+        let hello: Hello = unpack("hello", &hello)?;
+        let Identity { cluster_id, id, initial_cluster } = &self.identity;
+        // Members that came later are in the membership; before there is one, in the initial list.
+        let member = |peer| initial_cluster.contains_key(&peer) || self.view.is_member(peer);
+        if let Some(why) = hello.refuse(cluster_id, *id, member) {
+            if self.complaints.news(from, &why) {
+                tracing::warn!(from, replica = hello.from, %why, "peer connection refused");
+            }
+            return conn.writer.send(&pack(&Welcome::Refuse { why })).await;
+        }
+        self.directory.set(hello.from, hello.api);
+        conn.writer.send(&pack(&Welcome::Accept { api: self.api.clone() })).await?;
+        match hello.purpose {
+            Purpose::Append => self.appends(conn).await,
+            Purpose::Call => self.calls(conn).await,
+            Purpose::Snapshot => transfer::receive(conn, &self.raft, &self.machine).await,
+        }
+    }
+
+    /// Append requests in, results out, both in order.
+    async fn appends(&self, conn: Conn) -> io::Result<()> {
+        let Conn { reader, mut writer } = conn;
+        let (requests, queue) = mpsc::channel(APPENDS_QUEUED);
+        let read = async move {
+            let mut reader = reader;
+            while let Some(frame) = reader.next().await? {
+                if requests.send(read_append(frame)?).await.is_err() {
+                    break;
+                }
+            }
+            Ok::<(), io::Error>(())
+        };
+        let answer = async move {
+            let queue = stream::unfold(queue, |mut queue| async move {
+                queue.recv().await.map(|request| (request, queue))
+            });
+            let mut results = Box::pin(self.raft.stream_append(queue));
+            while let Some(result) = results.next().await {
+                let (appended, last) = match result.map_err(io::Error::other)? {
+                    Ok(upto) => (Appended::Upto(upto), false),
+                    Err(StreamAppendError::Conflict(id)) => (Appended::Conflict(id), true),
+                    Err(StreamAppendError::HigherVote(vote)) => (Appended::HigherVote(vote), true),
+                };
+                writer.send(&pack(&appended)).await?;
+                if last {
+                    // What follows in the stream rests on what was refused.
+                    break;
+                }
+            }
+            Ok::<(), io::Error>(())
+        };
+        tokio::pin!(read, answer);
+        tokio::select! {
+            read = &mut read => {
+                read?;
+                answer.await
+            }
+            answered = &mut answer => answered,
+        }
+    }
+
+    /// Numbered questions, answered in any order.
+    async fn calls(self: &Arc<Self>, conn: Conn) -> io::Result<()> {
+        let Conn { mut reader, writer } = conn;
+        let (replies, queue) = mpsc::channel(ASKS_MAX);
+        let write = write_replies(writer, queue);
+        let host = Arc::clone(self);
+        let read = async move {
+            let slots = Arc::new(Semaphore::new(ASKS_MAX));
+            while let Some(frame) = reader.next().await? {
+                let (id, ask): (u64, Ask) = unpack("question", &frame)?;
+                let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
+                let (host, replies) = (Arc::clone(&host), replies.clone());
+                tokio::spawn(async move {
+                    let reply = pack(&(id, host.answer(ask).await));
+                    _ = replies.send(Bytes::from(reply)).await;
+                    drop(slot);
+                });
+            }
+            Ok::<(), io::Error>(())
+        };
+        tokio::select! {
+            read = read => read,
+            written = write => written,
+        }
+    }
+
+    async fn answer(&self, ask: Ask) -> Reply {
+        match ask {
+            Ask::Ping => Reply::Pong,
+            Ask::Vote(request) => match self.raft.vote(request).await {
+                Ok(response) => Reply::Vote(response),
+                Err(error) => Reply::Failed(error.to_string()),
+            },
+            Ask::PreVote(request) => match self.raft.pre_vote(request).await {
+                Ok(response) => Reply::Vote(response),
+                Err(error) => Reply::Failed(error.to_string()),
+            },
+            Ask::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
+                Ok(response) => Reply::Transferred(response),
+                Err(error) => Reply::Failed(error.to_string()),
+            },
+            Ask::Propose { batch, within_ms } => {
+                if !batch.check() {
+                    let why = "the leader cannot read the commands: it may be of another version";
+                    return Reply::Proposed(Err(Declined::Unavailable(why.into())));
+                }
+                let within = Duration::from_millis(within_ms).min(WITHIN_MAX);
+                Reply::Proposed(self.proposer.propose(batch, Instant::now() + within).await)
+            }
+            Ask::ReadIndex => Reply::ReadIndex(self.read_index().await),
+            Ask::Status => Reply::Status(self.status()),
+            Ask::HandOver(to) => Reply::HandedOver(self.hand_over(to).await),
+            Ask::DigestAt(revision) => {
+                let machine = self.machine.clone();
+                let read = move || super::peers::digest_at(&machine, revision);
+                Reply::DigestAt(tokio::task::spawn_blocking(read).await.ok().flatten())
+            }
+        }
+    }
+
+    /// Starts handing leadership to `to`, if this replica leads.
+    pub(super) async fn hand_over(&self, to: u64) -> Result<(), String> {
+        if self.view.get().leads.is_none() {
+            return Err("this replica does not lead any more".into());
+        }
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())
+    }
+
+    /// The read index, if this replica leads.
+    pub(super) async fn read_index(&self) -> Result<u64, String> {
+        // Right after a restart a leader may know less than it acknowledged before.
+        if !self.view.recovered() {
+            return Err("this replica has not yet caught up with its own log".into());
+        }
+        let asked = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match timeout(ROUND_MAX, asked).await {
+            Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no quorum answers".into()),
+        }
+    }
+
+    pub(super) fn status(&self) -> PeerStatus {
+        let seen = self.view.get();
+        let (revision, digest) =
+            self.machine.with_state(|state| (state.revision(), state.digest()));
+        PeerStatus {
+            api: self.api.clone(),
+            term: seen.term,
+            leader: seen.leader,
+            revision,
+            applied: self.machine.last_applied().map_or(0, |id| id.index),
+            digest,
+            ready: self.view.recovered() && self.fault.get().is_none(),
+            fault: self.fault.get(),
+        }
+    }
+}
+
+/// Writes replies as they come, all that wait before one flush.
+async fn write_replies<W>(
+    mut writer: FrameWriter<W>,
+    mut queue: mpsc::Receiver<Bytes>,
+) -> io::Result<()>
+where
+    W: tokio::io::AsyncWrite + Unpin,
+{
+    while let Some(first) = queue.recv().await {
+        let mut next = Some(first);
+        let mut bytes = 0;
+        while let Some(reply) = next {
+            writer.push(|out| out.extend_from_slice(&reply))?;
+            bytes += reply.len();
+            next = if bytes < 1 << 20 { queue.try_recv().ok() } else { None };
+        }
+        writer.flush().await?;
+    }
+    Ok(())
+}

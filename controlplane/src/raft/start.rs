@@ -1,0 +1,300 @@
+//! Starting a replica: open what is on disk, join the others, and found the cluster if it is new.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::{ReplicaConfig, StartError, Tuning};
+use super::dial::{Complaints, Dialer, Directory};
+use super::fault::Fault;
+use super::identity::Identity;
+use super::log::LogStore;
+use super::machine::Machine;
+use super::message::{Ask, Reply};
+use super::network::{Links, Network};
+use super::peers::{Peers, Poll};
+use super::proposer::Proposer;
+use super::reads::{ROUND_MAX, Reads};
+use super::server::{self, Host};
+use super::snapshot::SnapshotStore;
+use super::types::{Member, Raft};
+use super::view::{self, View};
+use super::{Replica, Shared};
+use crate::feed::Feed;
+use crate::history::{History, HistoryOptions};
+use crate::wal::{Wal, WalOptions};
+
+/// How much longer each next replica waits before it founds the cluster: whoever is first is
+/// elected without a contest, and if it is missing, the next one goes ahead.
+const FOUND_STAGGER: Duration = Duration::from_millis(400);
+/// How often the size of the log is looked at.
+const SIZE_EVERY: Duration = Duration::from_secs(1);
+const INITIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is on disk.
+struct Stores {
+    log: LogStore,
+    machine: Machine,
+}
+
+impl Replica {
+    /// Starts a replica: opens its data, listens for the others, and takes part in elections.
+    /// Returns before there is a leader; [`Replica::wait_ready`] waits for one. Must be called
+    /// inside a runtime.
+    ///
+    /// # Errors
+    /// [`StartError`], in sentences for operators.
+    pub async fn start(config: ReplicaConfig) -> Result<Self, StartError> {
+        let listener = TcpListener::bind(config.peer_listen).await.map_err(|source| {
+            let what = format!("cannot listen for other replicas on {}", config.peer_listen);
+            StartError::Io { what, source }
+        })?;
+        Self::start_on(config, listener).await
+    }
+
+    /// [`Self::start`] with a listener that is open already, in place of `peer_listen`.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_on(config: ReplicaConfig, listener: TcpListener) -> Result<Self, StartError> {
+        let ReplicaConfig { id, initial_cluster, cluster_token, .. } = &config;
+        let identity = Identity::new(*id, initial_cluster.clone(), cluster_token);
+        check_advertised(&config)?;
+        let fault = Fault::none();
+        let (to_open, opened_fault) = ((config.clone(), identity.clone()), fault.clone());
+        let open = move || open(&to_open.0, &to_open.1, opened_fault);
+        let Stores { log, machine } = tokio::task::spawn_blocking(open)
+            .await
+            .map_err(|error| StartError::Raft { why: error.to_string() })??;
+
+        let directory = Directory::default();
+        let cluster = identity.cluster_id.clone();
+        let dialer = Dialer::new(cluster, *id, config.advertise_api.clone(), directory.clone());
+        let links = Links::new(dialer.clone());
+        let history = machine.history().clone();
+        let network = Network { dialer, links: links.clone(), history };
+        let raft_config =
+            config.tuning.raft().map_err(|error| StartError::Tuning(Box::new(error)))?;
+        let raft =
+            Raft::new(*id, Arc::new(raft_config), network, log.clone(), machine.clone()).await;
+        let raft = raft.map_err(|error| StartError::Raft { why: error.to_string() })?;
+
+        let view = View::new(initial_cluster);
+        let proposer = Proposer::start(raft.clone());
+        let host = Arc::new(Host {
+            identity,
+            api: config.advertise_api.clone(),
+            raft,
+            machine,
+            proposer,
+            view: view.clone(),
+            fault: fault.clone(),
+            directory,
+            complaints: Complaints::default(),
+        });
+        let reads = reads(&host, &links);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let peers = Peers::default();
+        let replica =
+            Self(Arc::new(Shared { host, log, links, reads, peers, view, fault, stop, tasks }));
+        replica.spawn_tasks(config, listener);
+        Ok(replica)
+    }
+
+    fn spawn_tasks(&self, config: ReplicaConfig, listener: TcpListener) {
+        let Shared { host, log, links, peers, view, fault, stop, tasks, .. } = &*self.0;
+        let spawn = |task| _ = tasks.spawn(until_stopped(stop.clone(), task));
+        tasks.spawn(server::serve(Arc::clone(host), listener, stop.clone(), tasks.clone()));
+        tasks.spawn(view::observe(host.raft.clone(), view.clone(), fault.clone(), stop.clone()));
+        let poll = Poll {
+            id: config.id,
+            machine: host.machine.clone(),
+            links: links.clone(),
+            view: view.clone(),
+            peers: peers.clone(),
+            fault: fault.clone(),
+        };
+        tasks.spawn(poll.run(stop.clone()));
+        spawn(Box::pin(recover(host.raft.clone(), view.clone())));
+        spawn(Box::pin(found(host.raft.clone(), config.id, config.initial_cluster.clone())));
+        spawn(Box::pin(bound_log(host.raft.clone(), log.clone(), config.tuning.clone())));
+        if !config.initial.is_empty() {
+            // A weak handle: this task must not keep the replica alive.
+            let (replica, proposals) = (Arc::downgrade(&self.0), config.initial);
+            let leadership = self.leadership();
+            spawn(Box::pin(async move {
+                propose_initial(leadership, || replica.upgrade().map(Replica), proposals).await;
+            }));
+        }
+    }
+}
+
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn until_stopped(stop: CancellationToken, task: Task) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
+}
+
+fn check_advertised(config: &ReplicaConfig) -> Result<(), StartError> {
+    let (id, advertised) = (config.id, config.advertise_peer.clone());
+    match config.initial_cluster.get(&id) {
+        Some(listed) if *listed != advertised => {
+            Err(StartError::Advertise { id, advertised, listed: listed.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens everything on disk, after checking whose it is. Blocks.
+fn open(config: &ReplicaConfig, identity: &Identity, fault: Fault) -> Result<Stores, StartError> {
+    let dir = &config.data_dir;
+    std::fs::create_dir_all(dir).map_err(|source| {
+        let what = format!("cannot make the data directory {}", dir.display());
+        StartError::Io { what, source }
+    })?;
+    let (wal, snapshots) = (dir.join("wal"), dir.join("snapshots"));
+    identity.claim(dir, has_files(&wal) || has_files(&snapshots))?;
+    let Tuning { wal_segment_bytes, log_tail_bytes, feed_bytes, .. } = config.tuning;
+    let (wal, recovered) = Wal::open(&wal, WalOptions { segment_bytes: wal_segment_bytes })?;
+    let history = History::open(&dir.join("history"), HistoryOptions::default())?;
+    let feed = Feed::new(history.clone(), feed_bytes);
+    let snapshots = SnapshotStore::open(snapshots, identity.cluster_id.clone())
+        .map_err(|error| StartError::State(Box::new(error)))?;
+    let machine = Machine::open(snapshots, history, feed, fault)
+        .map_err(|error| StartError::State(Box::new(error)))?;
+    let log = LogStore::open(wal, &recovered, log_tail_bytes)
+        .map_err(|source| StartError::Io { what: "the log does not parse".into(), source })?;
+    let applied = machine.last_applied().map_or(0, |id| id.index);
+    match &recovered.purged {
+        Some((purged, _)) if *purged > applied => {
+            Err(StartError::Gap { first: purged + 1, snapshot: applied })
+        }
+        _ => Ok(Stores { log, machine }),
+    }
+}
+
+fn has_files(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// The gate for reads: asks itself when this replica leads, else the leader.
+fn reads(host: &Arc<Host>, links: &Links) -> Reads {
+    let (host, links) = (Arc::downgrade(host), links.clone());
+    Reads::start(move || {
+        let (host, links) = (host.upgrade(), links.clone());
+        Box::pin(async move {
+            let host = host.ok_or("this replica is stopping")?;
+            let leader = host.view.leader().ok_or("no leader is known")?;
+            if leader == host.identity.id {
+                return host.read_index().await;
+            }
+            let peer = host.view.peer(leader).ok_or("the leader's address is not known")?;
+            drop(host);
+            let link = links.to(leader, &peer);
+            match link.call(Ask::ReadIndex, Instant::now() + ROUND_MAX).await {
+                Ok(Reply::ReadIndex(answer)) => answer,
+                Ok(other) => Err(format!("the leader answered {other:?}")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    })
+}
+
+/// Waits until everything that this replica had acknowledged before it was restarted is applied.
+async fn recover(raft: Raft, view: View) {
+    match raft.wait_for_recovery(None).await {
+        Ok(_) => view.set_recovered(),
+        Err(error) => tracing::debug!(%error, "stopped while recovering"),
+    }
+}
+
+/// Founds the cluster, if this replica has no log: all begin with the same first entry.
+async fn found(raft: Raft, id: u64, initial: std::collections::BTreeMap<u64, String>) {
+    let rank = u32::try_from(initial.keys().filter(|other| **other < id).count()).unwrap_or(0);
+    let mut metrics = raft.metrics();
+    let heard = async {
+        loop {
+            if metrics.borrow_watched().last_log_index.is_some() || metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = heard => return,
+        () = sleep(FOUND_STAGGER * rank) => {}
+    }
+    let members: std::collections::BTreeMap<u64, Member> =
+        initial.into_iter().map(|(id, peer)| (id, Member { peer })).collect();
+    match raft.is_initialized().await {
+        Ok(false) => match raft.initialize(members).await {
+            Ok(()) => tracing::info!(id, "founding the cluster"),
+            // Somebody else was faster.
+            Err(error) => tracing::debug!(%error, "not founding the cluster"),
+        },
+        Ok(true) => {}
+        Err(error) => tracing::debug!(%error, "stopped before founding the cluster"),
+    }
+}
+
+/// Asks for a snapshot when the log has grown by too many bytes since the last one.
+async fn bound_log(raft: Raft, log: LogStore, tuning: Tuning) {
+    let mut clock = interval(SIZE_EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut bytes, mut last) = (0, None);
+    loop {
+        clock.tick().await;
+        bytes += log.take_appended();
+        let snapshot = raft.metrics().borrow_watched().snapshot;
+        if snapshot != last {
+            (bytes, last) = (0, snapshot);
+        }
+        if bytes >= tuning.snapshot_bytes && log.last_index() > last.map_or(0, |id| id.index) {
+            bytes = 0;
+            if raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Proposes what a new cluster begins with, when this replica leads and the state is empty.
+async fn propose_initial(
+    mut leadership: tokio::sync::watch::Receiver<Option<u64>>,
+    replica: impl Fn() -> Option<Replica>,
+    proposals: Vec<romana_statemachine::Proposal>,
+) {
+    loop {
+        if leadership.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let Some(replica) = replica() else { return };
+        let deadline = Instant::now() + INITIAL_TIMEOUT;
+        if replica.linearize(deadline).await.is_err() {
+            continue;
+        }
+        if replica.with_state(|state| state.revision()) > 0 {
+            return;
+        }
+        match replica.propose(proposals.clone(), deadline).await {
+            Ok(outcomes) => {
+                for (proposal, outcome) in proposals.iter().zip(outcomes) {
+                    if let Err(refusal) = outcome.result {
+                        let command = &proposal.command;
+                        tracing::error!(?command, %refusal, "initial command refused");
+                    }
+                }
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "initial commands not proposed yet"),
+        }
+    }
+}

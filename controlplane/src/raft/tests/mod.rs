@@ -1,0 +1,177 @@
+//! Replicas in one process, on loopback and real disks; and openraft's own suite for storage.
+
+mod cluster;
+mod storage;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use romana_statemachine::command::TenantSpec;
+use romana_statemachine::{Actor, Command, Labels, Outcome, Proposal};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use super::{Replica, ReplicaConfig, StartError, Tuning};
+
+/// Longest any condition is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// Waits until `condition` gives something.
+async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = soon();
+    let mut clock = tokio::time::interval(Duration::from_millis(5));
+    loop {
+        clock.tick().await;
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not in time: {what}");
+    }
+}
+
+fn tenant(name: &str) -> Proposal {
+    let spec = TenantSpec { id: name.into(), labels: Labels::new() };
+    Proposal { actor: Actor::from("test"), command: Command::CreateTenant(spec) }
+}
+
+async fn create(replica: &Replica, name: &str) -> Outcome {
+    let outcomes = replica.propose(vec![tenant(name)], soon()).await.unwrap();
+    outcomes.into_iter().next().unwrap()
+}
+
+fn has(replica: &Replica, name: &str) -> bool {
+    replica.with_state(|state| state.tenant(&name.into()).is_some())
+}
+
+/// Three places for replicas: directories and addresses that stay the same over restarts.
+struct Cluster {
+    dir: TempDir,
+    addresses: BTreeMap<u64, SocketAddr>,
+    listeners: BTreeMap<u64, TcpListener>,
+    running: BTreeMap<u64, Replica>,
+    tuning: Tuning,
+}
+
+impl Cluster {
+    async fn new(size: u64) -> Self {
+        let (mut addresses, mut listeners) = (BTreeMap::new(), BTreeMap::new());
+        for id in 1..=size {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.insert(id, listener.local_addr().unwrap());
+            listeners.insert(id, listener);
+        }
+        let tuning = Tuning {
+            // Debug builds on a busy machine: elections only when somebody is really gone.
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1000),
+            wal_segment_bytes: 1 << 20,
+            ..Tuning::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, addresses, listeners, running: BTreeMap::new(), tuning }
+    }
+
+    fn peers(&self) -> BTreeMap<u64, String> {
+        self.addresses.iter().map(|(id, address)| (*id, address.to_string())).collect()
+    }
+
+    fn data(&self, id: u64) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    fn config(&self, id: u64) -> ReplicaConfig {
+        ReplicaConfig {
+            advertise_api: format!("http://replica-{id}"),
+            tuning: self.tuning.clone(),
+            ..ReplicaConfig::new(id, self.data(id), self.addresses[&id], self.peers())
+        }
+    }
+
+    async fn start(&mut self, id: u64) {
+        let replica = self.try_start(self.config(id)).await.unwrap();
+        self.running.insert(id, replica);
+    }
+
+    /// Starts a replica, waiting for a stopped one to let go of its files and its port.
+    async fn try_start(&mut self, config: ReplicaConfig) -> Result<Replica, StartError> {
+        let deadline = soon();
+        let mut clock = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            clock.tick().await;
+            let started = match self.listeners.remove(&config.id) {
+                Some(listener) => Replica::start_on(config.clone(), listener).await,
+                None => Replica::start(config.clone()).await,
+            };
+            match started {
+                Err(StartError::Io { .. } | StartError::Wal(_)) if Instant::now() < deadline => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn started(size: u64) -> Self {
+        let mut cluster = Self::new(size).await;
+        for id in 1..=size {
+            cluster.start(id).await;
+        }
+        cluster.ready().await;
+        cluster
+    }
+
+    async fn ready(&self) {
+        for replica in self.running.values() {
+            tokio::time::timeout(PATIENCE, replica.wait_ready()).await.unwrap().unwrap();
+        }
+    }
+
+    async fn stop(&mut self, id: u64) {
+        self.running.remove(&id).unwrap().shutdown().await;
+    }
+
+    fn on(&self, id: u64) -> &Replica {
+        &self.running[&id]
+    }
+
+    /// The leader, when all who run agree on it.
+    async fn leader(&self) -> u64 {
+        eventually("a leader", || {
+            let mut leaders = self.running.values().map(|replica| replica.status().leader);
+            let leader = leaders.next()??;
+            let agreed = leaders.all(|other| other == Some(leader));
+            (agreed && self.running.contains_key(&leader)).then_some(leader)
+        })
+        .await
+    }
+
+    async fn follower(&self) -> u64 {
+        let leader = self.leader().await;
+        self.running.keys().copied().find(|id| *id != leader).unwrap()
+    }
+
+    /// Waits until all who run have the same revision and digest.
+    async fn converge(&self) {
+        eventually("equal digests", || {
+            let mut ends = self
+                .running
+                .values()
+                .map(|replica| replica.with_state(|state| (state.revision(), state.digest())));
+            let first = ends.next()?;
+            ends.all(|other| other == first).then_some(())
+        })
+        .await;
+    }
+
+    async fn end(mut self) {
+        for id in self.running.keys().copied().collect::<Vec<_>>() {
+            self.stop(id).await;
+        }
+    }
+}

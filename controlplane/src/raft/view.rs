@@ -1,0 +1,119 @@
+//! What this replica knows about the cluster, as Raft's metrics say, in a form for others to watch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use romana_statemachine::Term;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::Fault;
+use super::types::{Metrics, Raft};
+
+/// One look at the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) term: Term,
+    pub(super) leader: Option<u64>,
+    /// The term in which this replica leads.
+    pub(super) leads: Option<Term>,
+    /// Peer addresses of all members.
+    pub(super) members: BTreeMap<u64, String>,
+    pub(super) voters: BTreeSet<u64>,
+}
+
+/// The current look, to read and to watch. Clones share it.
+#[derive(Clone)]
+pub(super) struct View {
+    seen: Arc<watch::Sender<Seen>>,
+    recovered: Arc<AtomicBool>,
+}
+
+impl View {
+    /// Before anything is known: the members are those of the command line.
+    pub(super) fn new(initial: &BTreeMap<u64, String>) -> Self {
+        let seen = Seen { members: initial.clone(), ..Seen::default() };
+        Self { seen: Arc::new(watch::Sender::new(seen)), recovered: Arc::default() }
+    }
+
+    pub(super) fn get(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    pub(super) fn is_member(&self, id: u64) -> bool {
+        self.seen.borrow().members.contains_key(&id)
+    }
+
+    pub(super) fn leader(&self) -> Option<u64> {
+        self.seen.borrow().leader
+    }
+
+    pub(super) fn peer(&self, id: u64) -> Option<String> {
+        self.seen.borrow().members.get(&id).cloned()
+    }
+
+    /// Whether this replica has applied everything it had acknowledged before it was restarted.
+    pub(super) fn recovered(&self) -> bool {
+        self.recovered.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_recovered(&self) {
+        self.recovered.store(true, Ordering::Release);
+        self.seen.send_modify(|_| ());
+    }
+
+    fn update(&self, metrics: &Metrics) {
+        let membership = &metrics.membership_config;
+        self.seen.send_if_modified(|seen| {
+            let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(metrics.id);
+            let members: BTreeMap<u64, String> =
+                membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect();
+            let now = Seen {
+                term: metrics.current_term,
+                leader: metrics.current_leader,
+                leads: leads.then_some(metrics.current_term),
+                members: if members.is_empty() { seen.members.clone() } else { members },
+                voters: membership.voter_ids().collect(),
+            };
+            let changed = now != *seen;
+            if changed {
+                if now.leader != seen.leader || now.term != seen.term {
+                    tracing::info!(term = now.term, leader = now.leader, "leadership");
+                }
+                *seen = now;
+            }
+            changed
+        });
+    }
+}
+
+/// Follows Raft's metrics until `stop`; tells `fault` when Raft stops by itself.
+pub(super) async fn observe(raft: Raft, view: View, fault: Fault, stop: CancellationToken) {
+    let mut metrics = raft.metrics();
+    loop {
+        let failed = {
+            let metrics = metrics.borrow_watched();
+            view.update(&metrics);
+            metrics.running_state.as_ref().err().map(ToString::to_string)
+        };
+        if let Some(why) = failed {
+            if !stop.is_cancelled() {
+                fault.set(format!("Raft has stopped: {why}"));
+            }
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = metrics.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}

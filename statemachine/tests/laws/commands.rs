@@ -26,6 +26,9 @@ const TOPOLOGIES: &[&str] = &[
         "topologies": [{"networks": ["six"], "map": [{}]}]}"#,
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}, {"name": "six", "cidr": "fd00::/122", "block_mask": 125}],
         "topologies": [{"networks": ["n"], "map": [{"hosts": [{"name": "h0", "ip": "192.168.0.1"}]}, {}]}, {"networks": ["six"], "map": [{}]}]}"#,
+    // Blocks large enough to keep their free addresses as ranges.
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 25}, {"name": "six", "cidr": "fd00::/118", "block_mask": 120, "skip_first_last": true}],
+        "topologies": [{"networks": ["n", "six"], "map": [{}]}]}"#,
 ];
 
 fn json(text: String) -> Command {

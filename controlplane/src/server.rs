@@ -86,16 +86,17 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
-    let replica = ReplicaConfig {
-        id: config.id,
-        data_dir: config.data_dir.clone(),
-        peer_listen: config.peer_listen,
-        advertise_peer: config.advertise_peer.clone(),
-        advertise_api: config.advertise_api.clone().unwrap_or_else(|| address.to_string()),
-        initial_cluster: config.initial_cluster.clone(),
-        initial,
-        feed_memory_bytes: config.feed_memory_bytes,
-    };
+    let advertised = config.advertise_api.clone().unwrap_or_else(|| address.to_string());
+    let mut replica = ReplicaConfig::new(
+        config.id,
+        config.data_dir.clone(),
+        config.peer_listen,
+        config.initial_cluster.clone(),
+    );
+    replica.advertise_peer.clone_from(&config.advertise_peer);
+    replica.advertise_api = format!("http://{advertised}");
+    replica.initial = initial;
+    replica.tuning.feed_bytes = config.feed_memory_bytes;
     let replica = tokio::select! {
         started = Replica::start(replica) => {
             started.map_err(|error| ServerError::Start(Box::new(error)))?
@@ -108,7 +109,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let accepting = tokio::spawn(server.clone().accept(listener));
     let fault = tokio::select! {
         () = stop.cancelled() => None,
-        fault = fault(&replica) => Some(fault),
+        fault = replica.wait_fault() => Some(fault),
     };
     match &fault {
         None => info!("stopping"),
@@ -134,16 +135,6 @@ fn stop_signal() -> io::Result<CancellationToken> {
         cancel.cancel();
     });
     Ok(stop)
-}
-
-/// Waits until the replica has stopped itself.
-async fn fault(replica: &Replica) -> String {
-    loop {
-        if let Some(fault) = replica.fault() {
-            return fault;
-        }
-        tokio::time::sleep(WATCH_INTERVAL).await;
-    }
 }
 
 /// The connections of an API.

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use romana_statemachine::name::{NetworkName, TenantId};
 use romana_statemachine::topology::Network;
-use romana_statemachine::{Block, GroupUsage, Labels, Refusal, Revision, State};
+use romana_statemachine::{Block, GroupUsage, Labels, Refusal, State};
 use serde::Serialize;
 
 use super::call::Call;
@@ -81,11 +81,6 @@ pub(super) fn find<'a>(state: &'a State, name: &str) -> Result<&'a Network, Refu
     let network = NetworkName::from(name);
     let found = state.topology().and_then(|topology| topology.network(&network));
     found.ok_or(Refusal::NetworkNotFound { network })
-}
-
-/// Revision of the youngest thing in a state: what Romana 2.0 called a network's revision.
-pub(super) fn revision(state: &State) -> Revision {
-    state.revision()
 }
 
 async fn list(call: Call) -> reply::Result {

@@ -19,8 +19,7 @@ pub(crate) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = reply::Result>
 
 /// A method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "HTTP's own words")]
-pub enum Verb {
+pub(crate) enum Verb {
     Get,
     Post,
     Put,
@@ -30,8 +29,7 @@ pub enum Verb {
 
 impl Verb {
     /// As HTTP writes it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",

@@ -39,6 +39,8 @@ pub struct ClusterOptions {
     pub parent: Option<PathBuf>,
     /// Preload the power-cut shim, with this seed for torn writes.
     pub power: Option<u64>,
+    /// With `power`: a disk whose fsync lies. Acknowledged data is lost, and the judge must see it.
+    pub lying_disk: bool,
     /// Run each replica as a user of its own (needs root; for partitions).
     pub users: bool,
 }
@@ -200,6 +202,9 @@ impl Cluster {
             // Another seed each time, or every life would lose the same pages.
             let seed = seed.wrapping_add(replica.id * 1_000).wrapping_add(replica.starts);
             command.env("LD_PRELOAD", shim).env("PF_DIR", &data).env("PF_RAND", seed.to_string());
+            if self.options.lying_disk {
+                command.env("PF_LIE", "1");
+            }
             command.env("PF_LOG", self.dir.path().join(format!("power-{}.log", replica.id)));
         }
         if self.options.users {

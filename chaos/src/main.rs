@@ -48,6 +48,9 @@ struct RunArgs {
     /// From one fault to the next, milliseconds.
     #[arg(long, default_value_t = 2000)]
     interval_ms: u64,
+    /// A disk whose fsync lies (with power faults): the run must fail. Shows that the judge sees.
+    #[arg(long)]
+    lying_disk: bool,
     /// The romanad program; found beside this one if absent.
     #[arg(long)]
     romanad: Option<PathBuf>,
@@ -88,6 +91,7 @@ fn options(args: RunArgs) -> Result<RunOptions> {
         replicas: args.replicas,
         faults,
         interval: Duration::from_millis(args.interval_ms),
+        lying_disk: args.lying_disk,
         romanad: find_romanad(args.romanad.as_deref())?,
         parent: args.dir,
         keep: args.keep,

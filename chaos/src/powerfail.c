@@ -8,6 +8,7 @@
 //   PF_RAND=seed    each 4 KiB page of an un-synced write is kept or lost by coin flip (torn
 //                   writes, in any order); without it all are lost
 //   PF_CUTSYNC=n    cut at the entry of the n-th fsync or fdatasync: there always is something to lose
+//   PF_LIE=1        fsync says yes and keeps nothing: a lying disk, to see that losses are noticed
 //   PF_LOG=file     one line per cut: what was undone
 //   SIGUSR2         cut at the entry of the next fsync, or after 200 ms, whichever is first
 //
@@ -57,7 +58,7 @@ static sem_t pulled;
 static volatile int cut;
 static char dir[4096];
 static size_t dir_len;
-static int random_pages;
+static int random_pages, lying;
 static unsigned seed;
 static long cut_at_sync = -1, syncs;
 
@@ -102,6 +103,7 @@ __attribute__((constructor)) static void start(void) {
     random_pages = 1;
     seed = (unsigned)atol(getenv("PF_RAND"));
   }
+  lying = getenv("PF_LIE") != NULL;
   if (getenv("PF_CUTSYNC")) cut_at_sync = atol(getenv("PF_CUTSYNC"));
   sem_init(&pulled, 0, 0);
   pthread_t thread;
@@ -251,7 +253,7 @@ static int sync_with(int fd, int (*real)(int)) {
   int file = file_of(fd, &st);
   if (file >= 0 && (++syncs == cut_at_sync || cut)) power_off();
   int result = real(fd);
-  if (file >= 0 && result == 0) synced(file);
+  if (file >= 0 && result == 0 && !lying) synced(file);
   pthread_mutex_unlock(&lock);
   return result;
 }

@@ -26,6 +26,8 @@ use crate::{http, partition::Partition};
 
 /// How long the cluster may take to be whole again after the last fault.
 const HEAL_PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything is waited for when the heal has failed.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// How often replicas are asked for their digest.
 const SAMPLE_EVERY: Duration = Duration::from_millis(300);
 
@@ -44,6 +46,8 @@ pub struct RunOptions {
     pub faults: Vec<Fault>,
     /// From one fault to the next.
     pub interval: Duration,
+    /// A disk whose fsync lies, to see that power cuts are noticed when they cost something.
+    pub lying_disk: bool,
     /// The `romanad` program.
     pub romanad: PathBuf,
     /// Where the cluster's directory is made.
@@ -59,13 +63,14 @@ impl RunOptions {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         format!(
             "chaos run --seed {} --seconds {} --clients {} --replicas {} --interval-ms {} \
-             --nemesis {} --romanad {}",
+             --nemesis {}{} --romanad {}",
             self.seed,
             self.seconds,
             self.clients,
             self.replicas,
             self.interval.as_millis(),
             if faults.is_empty() { String::from("none") } else { faults.join(",") },
+            if self.lying_disk { " --lying-disk" } else { "" },
             self.romanad.display(),
         )
     }
@@ -92,6 +97,7 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
         romanad: options.romanad.clone(),
         parent: options.parent.clone(),
         power: options.faults.iter().any(|fault| fault.needs_power()).then_some(options.seed),
+        lying_disk: options.lying_disk,
         users: options.faults.contains(&Fault::Partition) && Partition::possible(),
     })
     .await?;
@@ -125,7 +131,9 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let damage = torment(cluster, &nemesis, end).await?;
     let mut violations = healed(cluster, &damage).await;
-    let unserved = workload.all_served(HEAL_PATIENCE).await;
+    // What did not heal by now is known to be broken: the rest of the evidence is worth a moment.
+    let patience = if violations.is_empty() { HEAL_PATIENCE } else { LAST_MOMENT };
+    let unserved = workload.all_served(patience).await;
     if !unserved.is_empty() {
         let what = format!("clients {unserved:?} were not served after the heal");
         violations.push(Violation { law: "liveness", what });
@@ -134,13 +142,13 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     evidence.samples = sampler.finish().await?;
     violations.extend(cluster.crashes().into_iter().map(|what| Violation { law: "crash", what }));
 
-    match testimony::collect(cluster).await {
+    match testimony::collect(cluster, patience).await {
         Ok(testimonies) => evidence.testimonies = testimonies,
         Err(error) => violations.push(Violation { law: "converge", what: format!("{error:#}") }),
     }
     let last = evidence.testimonies.first().map_or(0, |said| said.records.len() as u64);
     for follower in followers {
-        match follower.finish(last, HEAL_PATIENCE).await {
+        match follower.finish(last, patience).await {
             Ok(followed) => evidence.followed.push(followed),
             Err(error) => violations.push(Violation { law: "feed", what: format!("{error:#}") }),
         }

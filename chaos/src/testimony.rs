@@ -17,17 +17,15 @@ use crate::history::{Held, Testimony};
 use crate::http::{self, Connection};
 use crate::run::sample;
 
-/// How long replicas may take to be at one revision.
-const CONVERGE: Duration = Duration::from_secs(15);
 /// How long one answer may take; a whole history is long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until all replicas have come to one revision, then hears them.
+/// Waits until all replicas have come to one revision, `patience` at most, then hears them.
 ///
 /// # Errors
 /// They do not converge, or one does not answer.
-pub async fn collect(cluster: &Cluster) -> Result<Vec<Testimony>> {
-    let target = converge(cluster).await?;
+pub async fn collect(cluster: &Cluster, patience: Duration) -> Result<Vec<Testimony>> {
+    let target = converge(cluster, patience).await?;
     let mut testimonies = Vec::new();
     for replica in cluster.replicas() {
         let records = history(replica.api, target)
@@ -42,7 +40,7 @@ pub async fn collect(cluster: &Cluster) -> Result<Vec<Testimony>> {
 }
 
 /// The first revision that everybody has, among those that somebody has now.
-async fn converge(cluster: &Cluster) -> Result<Revision> {
+async fn converge(cluster: &Cluster, patience: Duration) -> Result<Revision> {
     let start = Instant::now();
     let mut target = 0;
     loop {
@@ -59,7 +57,7 @@ async fn converge(cluster: &Cluster) -> Result<Revision> {
         if target > 0 && least >= target {
             return Ok(target);
         }
-        ensure!(start.elapsed() < CONVERGE, "replicas stay at revisions {seen:?}");
+        ensure!(start.elapsed() < patience, "replicas stay at revisions {seen:?}");
         sleep(Duration::from_millis(50)).await;
     }
 }

@@ -68,6 +68,7 @@ pub(super) async fn start(options: &BenchOptions) -> Result<Cluster> {
         romanad: find_romanad(options.romanad.as_deref())?,
         parent: options.dir.clone(),
         power: None,
+        lying_disk: false,
         users: false,
     })
     .await?;

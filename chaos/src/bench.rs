@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
+use crate::cluster::find_romanad;
+
 /// What to measure.
 #[derive(Clone, Debug, Subcommand)]
 pub enum What {
@@ -76,6 +78,10 @@ pub struct BenchOptions {
 /// # Errors
 /// A program is missing, a cluster does not start, or a request fails.
 pub async fn run(what: What, options: BenchOptions) -> Result<()> {
+    if !matches!(what, What::Statemachine { .. }) {
+        // Before anything is started.
+        find_romanad(options.romanad.as_deref())?;
+    }
     let figures = match what {
         What::Commit { seconds, rounds, callers } => {
             commit::run(&options, seconds, rounds, &callers).await?

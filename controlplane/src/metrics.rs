@@ -160,7 +160,12 @@ impl Metrics {
         let constructor: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
         let durations = Family::new_with_constructor(constructor);
         let help = "Time from a request's head to its answer's, by route";
-        registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
+        registry.register_with_unit(
+            "http_request_duration",
+            help,
+            Unit::Seconds,
+            durations.clone(),
+        );
         let routes =
             routes.map(|(method, path)| (RouteLabels { method, path }, OnceLock::new())).collect();
         let responses = Family::<StatusLabels, Counter>::default();

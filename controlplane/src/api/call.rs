@@ -26,6 +26,11 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Items of a list, by default and at most.
 pub(crate) const LIST_ITEMS_MAX: usize = 10_000;
 
+/// What is read of a body that is refused, before the answer: bytes …
+const DRAIN_BYTES_MAX: usize = 32 << 20;
+/// … and time.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A request whose head and body have been read and checked against its route.
 pub(crate) struct Call {
     pub(crate) api: Api,
@@ -37,13 +42,31 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Checks a request's head and reads its body.
+    /// Checks a request's head and reads its body. If that fails, what is left of the body is read
+    /// and dropped, within bounds: a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
         route: &Route,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
-        body: B,
+        mut body: B,
+    ) -> Result<Self, Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let read = Self::read_whole(api, route, path, parts, &mut body).await;
+        if read.is_err() && !body.is_end_stream() {
+            _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(&mut body)).await;
+        }
+        read
+    }
+
+    async fn read_whole<B>(
+        api: Api,
+        route: &Route,
+        path: Vec<(Arc<str>, String)>,
+        parts: Parts,
+        body: &mut B,
     ) -> Result<Self, Failure>
     where
         B: HttpBody<Data = Bytes> + Unpin,
@@ -58,7 +81,8 @@ impl Call {
         if has_body && route.body_max > 0 {
             check_content_type(&parts.headers, route.content_types)?;
         }
-        let body = if has_body { collect(body, route.body_max, deadline).await? } else { Bytes::new() };
+        let body =
+            if has_body { collect(body, route.body_max, deadline).await? } else { Bytes::new() };
         Ok(Self { api, path, query, headers: parts.headers, body, deadline })
     }
 
@@ -74,7 +98,10 @@ impl Call {
     }
 
     /// A query parameter as a value.
-    pub(crate) fn query_as<T: std::str::FromStr>(&self, name: &'static str) -> Result<Option<T>, Failure>
+    pub(crate) fn query_as<T: std::str::FromStr>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, Failure>
     where
         T::Err: std::fmt::Display,
     {
@@ -106,7 +133,10 @@ impl Call {
     }
 
     /// Proposes commands; one outcome each.
-    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Failure> {
+    pub(crate) async fn propose_all(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Outcome>, Failure> {
         let actor = self.actor()?;
         let count = commands.len();
         let proposals =
@@ -166,7 +196,11 @@ impl Call {
             None | Some("linearizable") => self.linearize().await?,
             Some("local") => {}
             Some(other) => {
-                return Err(bad_query("consistency", other, "it is neither linearizable nor local"));
+                return Err(bad_query(
+                    "consistency",
+                    other,
+                    "it is neither linearizable nor local",
+                ));
             }
         }
         Ok(self.api.replica().state())
@@ -248,7 +282,8 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 }
 
 fn malformed(field: &str, error: &serde_json::Error) -> Failure {
-    let at = if field == "." { Cow::Borrowed("the body") } else { Cow::Owned(format!("field {field}")) };
+    let at =
+        if field == "." { Cow::Borrowed("the body") } else { Cow::Owned(format!("field {field}")) };
     Failure::new(Code::MalformedBody, format!("{at} is not valid: {error}"))
         .with("field", field)
         .with("line", error.line())
@@ -279,7 +314,9 @@ fn query(parts: &Parts, known: &[Param]) -> Result<Vec<(String, String)>, Failur
         }
         if pairs[..at].iter().any(|(other, _)| other == name) {
             let message = format!("the parameter {name} is there twice");
-            return Err(Failure::new(Code::MalformedQuery, message).with("parameter", name.as_str()));
+            return Err(
+                Failure::new(Code::MalformedQuery, message).with("parameter", name.as_str())
+            );
         }
     }
     Ok(pairs)
@@ -301,8 +338,19 @@ fn too_large(max: usize) -> Failure {
         .with("max_bytes", max)
 }
 
+/// Reads and drops what is left of a body.
+async fn drain<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
+    let mut read = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > DRAIN_BYTES_MAX {
+            return;
+        }
+    }
+}
+
 /// Reads a body, at most `max` bytes, until the deadline.
-async fn collect<B>(mut body: B, max: usize, deadline: Instant) -> Result<Bytes, Failure>
+async fn collect<B>(body: &mut B, max: usize, deadline: Instant) -> Result<Bytes, Failure>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {

@@ -20,10 +20,24 @@ async fn errors_have_their_status_and_code() {
         ("POST", "/v1/addresses", &[JSON], &deep, 400, "MalformedBody"),
         ("POST", "/v1/addresses", &[JSON], "{\"name\":1}", 400, "MalformedBody"),
         ("POST", "/v1/addresses", &[JSON], &large, 413, "BodyTooLarge"),
-        ("POST", "/v1/addresses", &[("content-type", "text/plain")], &ask, 415, "UnsupportedMediaType"),
+        (
+            "POST",
+            "/v1/addresses",
+            &[("content-type", "text/plain")],
+            &ask,
+            415,
+            "UnsupportedMediaType",
+        ),
         ("POST", "/v1/addresses", &[JSON, ("accept", "text/html")], &ask, 406, "NotAcceptable"),
         ("POST", "/v1/addresses", &[JSON, ("x-romana-actor", "a b")], &ask, 400, "MalformedHeader"),
-        ("POST", "/v1/addresses", &[JSON, ("x-romana-timeout-ms", "x")], &ask, 400, "MalformedHeader"),
+        (
+            "POST",
+            "/v1/addresses",
+            &[JSON, ("x-romana-timeout-ms", "x")],
+            &ask,
+            400,
+            "MalformedHeader",
+        ),
         ("POST", "/v1/batch", &[JSON], "[{\"Nothing\":{}}]", 400, "MalformedBody"),
         ("GET", "/v1/none", &[], "", 404, "PathNotFound"),
         ("PUT", "/v1/addresses", &[JSON], "{}", 405, "MethodNotAllowed"),
@@ -45,12 +59,30 @@ async fn errors_have_their_status_and_code() {
         ("GET", "/v1/networks/none", &[], "", 404, "NetworkNotFound"),
         ("DELETE", "/v1/hosts/none", &[], "", 404, "HostNotFound"),
         ("DELETE", "/v1/blackouts", &[], "", 400, "MalformedQuery"),
-        ("PATCH", "/v1/hosts/h1", &[JSON], "{\"state\":\"up\",\"ip\":\"1.2.3.4\"}", 400, "MalformedBody"),
-        ("PUT", "/v1/policies/p", &[JSON], "{\"name\":\"q\",\"applied_to\":[]}", 400, "MalformedBody"),
+        (
+            "PATCH",
+            "/v1/hosts/h1",
+            &[JSON],
+            "{\"state\":\"up\",\"ip\":\"1.2.3.4\"}",
+            400,
+            "MalformedBody",
+        ),
+        (
+            "PUT",
+            "/v1/policies/p",
+            &[JSON],
+            "{\"name\":\"q\",\"applied_to\":[]}",
+            400,
+            "MalformedBody",
+        ),
     ];
     for (method, target, headers, body, status, code) in cases {
         let answer = world.ask(method, target, headers, body.to_string()).await;
-        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (*status, *code), "{method} {target}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (*status, *code),
+            "{method} {target}"
+        );
         assert!(answer.headers.contains_key("x-romana-revision"), "{method} {target}");
         let error = &answer.json()["error"];
         assert!(!error["message"].as_str().unwrap().is_empty());
@@ -60,7 +92,8 @@ async fn errors_have_their_status_and_code() {
     assert_eq!(world.replica.state().revision(), before);
     let answer = world.ask("PUT", "/v1/addresses", &[JSON], "{}").await;
     assert_eq!(answer.headers["allow"], "POST,GET,HEAD");
-    let nested = json!({"networks": [{"name": "n", "cidr": "10.0.0.0/8", "colour": 1}], "topologies": []});
+    let nested =
+        json!({"networks": [{"name": "n", "cidr": "10.0.0.0/8", "colour": 1}], "topologies": []});
     let answer = world.put("/v1/topology", &nested).await;
     assert_eq!(answer.json()["error"]["details"]["field"], "networks[0].colour");
     world.end().await;
@@ -79,9 +112,7 @@ async fn refusals_have_the_status_of_their_kind() {
     assert_eq!((outside.status.as_u16(), outside.code().as_str()), (422, "OutsideNetworks"));
     let malformed = world.post("/v1/blackouts", &json!({"cidr": "10.111.0.0"})).await;
     assert_eq!((malformed.status.as_u16(), malformed.code().as_str()), (400, "InvalidCidr"));
-    let small = |n: usize| {
-        json!({"name": format!("s{n}"), "host": "h1", "tenant": "small", "segment": "s", "network": "tiny"})
-    };
+    let small = |n: usize| json!({"name": format!("s{n}"), "host": "h1", "tenant": "small", "segment": "s", "network": "tiny"});
     for n in 0..4 {
         assert_eq!(world.post("/v1/addresses", &small(n)).await.status, 201);
     }

@@ -25,16 +25,47 @@ const TARGETS: [(&str, &str); 14] = [
 /// JSON that looks a little like ours.
 fn jsonish() -> impl Strategy<Value = String> {
     let key = prop::sample::select(vec![
-        "name", "ip", "host", "tenant", "segment", "cidr", "networks", "topologies", "map", "groups",
-        "hosts", "labels", "applied_to", "peers", "rules", "ports", "protocol", "securitypolicies",
-        "AllocateAddress", "SetTopology", "SetPolicy", "block_mask", "state", "candidates", "id",
+        "name",
+        "ip",
+        "host",
+        "tenant",
+        "segment",
+        "cidr",
+        "networks",
+        "topologies",
+        "map",
+        "groups",
+        "hosts",
+        "labels",
+        "applied_to",
+        "peers",
+        "rules",
+        "ports",
+        "protocol",
+        "securitypolicies",
+        "AllocateAddress",
+        "SetTopology",
+        "SetPolicy",
+        "block_mask",
+        "state",
+        "candidates",
+        "id",
     ]);
     let leaf = prop_oneof![
         Just("null".to_owned()),
         any::<bool>().prop_map(|b| b.to_string()),
         any::<i64>().prop_map(|n| n.to_string()),
-        prop::sample::select(vec!["h1", "10.0.0.0/8", "::1", "10.111.0.9", "", "tcp", "any", "\u{0}é"])
-            .prop_map(|s| serde_json::to_string(s).unwrap()),
+        prop::sample::select(vec![
+            "h1",
+            "10.0.0.0/8",
+            "::1",
+            "10.111.0.9",
+            "",
+            "tcp",
+            "any",
+            "\u{0}é"
+        ])
+        .prop_map(|s| serde_json::to_string(s).unwrap()),
     ];
     leaf.prop_recursive(5, 48, 5, move |inner| {
         prop_oneof![
@@ -55,9 +86,11 @@ fn no_body_or_query_breaks_the_server() {
         4 => jsonish().prop_map(String::into_bytes),
         1 => prop::collection::vec(any::<u8>(), 0..200),
     ];
-    let query = "[a-z]{0,8}(=[a-z0-9%:/.,-]{0,12})?(&(limit|continue|for|topics|from)=[0-9a-z%:.]{0,8})?";
+    let query =
+        "[a-z]{0,8}(=[a-z0-9%:/.,-]{0,12})?(&(limit|continue|for|topics|from)=[0-9a-z%:.]{0,8})?";
     let case = (prop::sample::select(TARGETS.to_vec()), body, query);
-    let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let result = runner.run(&case, |((method, target), body, query)| {
         let answer = runtime.block_on(async {
             let headers = [("content-type", "application/json")];

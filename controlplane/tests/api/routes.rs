@@ -132,7 +132,10 @@ async fn topology_and_hosts(tour: &mut Tour<'_>) {
     assert_eq!(host["info"]["kernel"], "6.1");
     let host = tour.ask("PATCH", "/v1/hosts/h2", Some(json!({"state": "draining"})), 200).await;
     assert_eq!(host["state"], "draining");
-    assert_eq!(tour.ask("GET", "/v1/hosts?state=draining", None, 200).await["items"][0]["name"], "h2");
+    assert_eq!(
+        tour.ask("GET", "/v1/hosts?state=draining", None, 200).await["items"][0]["name"],
+        "h2"
+    );
     // Pages neither repeat nor leave out.
     let (mut names, mut target) = (Vec::new(), "/v1/hosts?limit=2".to_owned());
     loop {
@@ -208,7 +211,8 @@ async fn tenants_and_endpoints(tour: &mut Tour<'_>) {
     tour.ask("GET", "/v1/tenants", None, 200).await;
     tour.ask("DELETE", "/v1/tenants/t1/segments/web", None, 200).await;
     tour.ask("DELETE", "/v1/tenants/t2", None, 200).await;
-    let ip = tour.ask("GET", "/v1/addresses/a1", None, 200).await["ip"].as_str().unwrap().to_owned();
+    let ip =
+        tour.ask("GET", "/v1/addresses/a1", None, 200).await["ip"].as_str().unwrap().to_owned();
     let endpoint = json!({"tenant": "t1", "segment": "s1", "host": "h1", "labels": {"app": "web"}});
     let path = format!("/v1/endpoints/{ip}");
     tour.ask("PUT", &path, Some(endpoint), 201).await;
@@ -276,7 +280,10 @@ async fn romana2(tour: &mut Tour<'_>) {
     assert_eq!(networks[0]["id"], "net1");
     assert!(tour.ask("GET", "/networks/net1/blocks", None, 200).await["blocks"].is_array());
     let error = tour.ask("GET", "/networks/none/blocks", None, 404).await;
-    assert_eq!((&error["resource_type"], &error["resource_id"]), (&json!("network"), &json!("none")));
+    assert_eq!(
+        (&error["resource_type"], &error["resource_id"]),
+        (&json!("network"), &json!("none"))
+    );
     tour.ask("GET", "/blocks", None, 200).await;
     let topology = tour.ask("GET", "/topology", None, 200).await;
     assert_eq!(tour.ask("POST", "/topology", Some(topology), 200).await, Value::Null);

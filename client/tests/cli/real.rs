@@ -19,6 +19,12 @@ fn romanad() -> PathBuf {
     romanad
 }
 
+/// A free port below those that the system gives out by itself to tests that run beside this one.
+fn free_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(20_000..32_000)).find(free).unwrap()
+}
+
 /// A replica in development mode. Killed when dropped.
 struct Dev {
     api: u16,
@@ -28,9 +34,7 @@ struct Dev {
 
 impl Dev {
     fn start() -> Self {
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let (api, peer) = (free(), free());
-        let (api, peer) = (api.local_addr().unwrap().port(), peer.local_addr().unwrap().port());
+        let (api, peer) = (free_port(), free_port());
         let dir = tempfile::tempdir().unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
         let child = Command::new(romanad())

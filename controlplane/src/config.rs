@@ -242,11 +242,7 @@ impl Config {
         Self::merge(args, file, kubernetes_host)
     }
 
-    fn merge(
-        args: Args,
-        file: File,
-        kubernetes_host: Option<&str>,
-    ) -> Result<Self, ConfigError> {
+    fn merge(args: Args, file: File, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
         let dev = args.dev.or(file.dev).unwrap_or(false);
         let interface = IpAddr::V4(if dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
         let listen = args.listen.or(file.listen);
@@ -370,9 +366,8 @@ fn founders(pairs: Vec<(String, String)>) -> Result<BTreeMap<u64, String>, Confi
 }
 
 fn check_address(key: &'static str, address: &str) -> Result<(), ConfigError> {
-    let (host, port) = address
-        .rsplit_once(':')
-        .ok_or_else(|| invalid(key, address, "write it as HOST:PORT"))?;
+    let (host, port) =
+        address.rsplit_once(':').ok_or_else(|| invalid(key, address, "write it as HOST:PORT"))?;
     let port: u16 = port.parse().map_err(|_| invalid(key, address, "the port is not a number"))?;
     let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
     if host.is_empty() || bare_v6 || host.contains(char::is_whitespace) || port == 0 {
@@ -526,7 +521,10 @@ mod tests {
         let aws = Some(Cloud::Aws);
         let kubeadm = InitialTopology::Builtin("kubeadm");
         assert_eq!(initial_topology(file, aws, None, None), InitialTopology::File("f".into()));
-        assert_eq!(initial_topology(None, aws, None, Some("10.96.0.1")), InitialTopology::Aws(None));
+        assert_eq!(
+            initial_topology(None, aws, None, Some("10.96.0.1")),
+            InitialTopology::Aws(None)
+        );
         assert_eq!(initial_topology(None, None, None, Some("10.96.0.1")), kubeadm);
         assert_eq!(initial_topology(None, None, None, Some("10.0.0.1")), InitialTopology::Later);
     }

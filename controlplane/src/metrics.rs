@@ -159,7 +159,12 @@ impl Metrics {
             Histogram::new(DURATION_BUCKETS)
         });
         let help = "Time from a request's head to its answer's, by route";
-        registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
+        registry.register_with_unit(
+            "http_request_duration",
+            help,
+            Unit::Seconds,
+            durations.clone(),
+        );
         let routes = routes
             .map(|(method, path)| durations.get_or_create(&RouteLabels { method, path }).clone())
             .collect();

@@ -138,5 +138,7 @@ async fn release(call: Call) -> reply::Result {
 
 /// A required query parameter.
 pub(super) fn required<'a>(call: &'a Call, name: &str) -> Result<&'a str, Failure> {
-    call.query(name).filter(|value| !value.is_empty()).ok_or_else(|| bad_query(name, "", "it is missing"))
+    call.query(name)
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| bad_query(name, "", "it is missing"))
 }

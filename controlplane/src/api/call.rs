@@ -58,7 +58,8 @@ impl Call {
         if has_body && route.body_max > 0 {
             check_content_type(&parts.headers, route.content_types)?;
         }
-        let body = if has_body { collect(body, route.body_max, deadline).await? } else { Bytes::new() };
+        let body =
+            if has_body { collect(body, route.body_max, deadline).await? } else { Bytes::new() };
         Ok(Self { api, path, query, headers: parts.headers, body, deadline })
     }
 
@@ -74,7 +75,10 @@ impl Call {
     }
 
     /// A query parameter as a value.
-    pub(crate) fn query_as<T: std::str::FromStr>(&self, name: &'static str) -> Result<Option<T>, Failure>
+    pub(crate) fn query_as<T: std::str::FromStr>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, Failure>
     where
         T::Err: std::fmt::Display,
     {
@@ -106,7 +110,10 @@ impl Call {
     }
 
     /// Proposes commands; one outcome each.
-    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Failure> {
+    pub(crate) async fn propose_all(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Outcome>, Failure> {
         let actor = self.actor()?;
         let count = commands.len();
         let proposals =
@@ -166,7 +173,11 @@ impl Call {
             None | Some("linearizable") => self.linearize().await?,
             Some("local") => {}
             Some(other) => {
-                return Err(bad_query("consistency", other, "it is neither linearizable nor local"));
+                return Err(bad_query(
+                    "consistency",
+                    other,
+                    "it is neither linearizable nor local",
+                ));
             }
         }
         Ok(self.api.replica().state())
@@ -248,7 +259,8 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 }
 
 fn malformed(field: &str, error: &serde_json::Error) -> Failure {
-    let at = if field == "." { Cow::Borrowed("the body") } else { Cow::Owned(format!("field {field}")) };
+    let at =
+        if field == "." { Cow::Borrowed("the body") } else { Cow::Owned(format!("field {field}")) };
     Failure::new(Code::MalformedBody, format!("{at} is not valid: {error}"))
         .with("field", field)
         .with("line", error.line())
@@ -279,7 +291,9 @@ fn query(parts: &Parts, known: &[Param]) -> Result<Vec<(String, String)>, Failur
         }
         if pairs[..at].iter().any(|(other, _)| other == name) {
             let message = format!("the parameter {name} is there twice");
-            return Err(Failure::new(Code::MalformedQuery, message).with("parameter", name.as_str()));
+            return Err(
+                Failure::new(Code::MalformedQuery, message).with("parameter", name.as_str())
+            );
         }
     }
     Ok(pairs)

@@ -24,6 +24,9 @@ const CONNECTIONS: (usize, usize) = (16, 1_000_000);
 /// Bounds of the feed's memory, bytes.
 const FEED_BYTES: (usize, usize) = (1 << 20, 16 << 30);
 
+/// What is logged by default: openraft speaks up only when something is wrong.
+const LOG_DEFAULT: &str = "info,openraft=warn";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -105,7 +108,7 @@ pub struct Args {
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// What to log: a level or target=level,… [default: info].
+    /// What to log: a level or target=level,… [default: info,openraft=warn].
     #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// Validate the configuration and the initial topology, then exit.
@@ -300,7 +303,7 @@ impl Config {
             connections_max: connections,
             feed_memory_bytes: feed_bytes,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
-            log: args.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log: args.log.or(file.log).unwrap_or_else(|| LOG_DEFAULT.into()),
         })
     }
 }

@@ -30,6 +30,9 @@ use tokio::time::Instant;
 use crate::history::{History, HistoryError};
 
 mod ring;
+#[cfg(test)]
+mod tests;
+
 pub use ring::Topics;
 use ring::{Interest, Item, Ring};
 

@@ -335,3 +335,26 @@ impl AsyncWrite for Unstalled {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_peer, stream) = (peer.unwrap(), accepted.unwrap().0);
+        let mut io = Unstalled { timeout: Duration::from_millis(50), ..Unstalled::new(stream) };
+        let piece = vec![0; 1 << 20];
+        let error = loop {
+            if let Err(error) = io.write_all(&piece).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -26,6 +26,11 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Items of a list, by default and at most.
 pub(crate) const LIST_ITEMS_MAX: usize = 10_000;
 
+/// What is read of a body that is refused, before the answer: bytes …
+const DRAIN_BYTES_MAX: usize = 32 << 20;
+/// … and time.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A request whose head and body have been read and checked against its route.
 pub(crate) struct Call {
     pub(crate) api: Api,
@@ -37,13 +42,31 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Checks a request's head and reads its body.
+    /// Checks a request's head and reads its body. If that fails, what is left of the body is read
+    /// and dropped, within bounds: a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
         route: &Route,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
-        body: B,
+        mut body: B,
+    ) -> Result<Self, Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let read = Self::read_whole(api, route, path, parts, &mut body).await;
+        if read.is_err() && !body.is_end_stream() {
+            _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(&mut body)).await;
+        }
+        read
+    }
+
+    async fn read_whole<B>(
+        api: Api,
+        route: &Route,
+        path: Vec<(Arc<str>, String)>,
+        parts: Parts,
+        body: &mut B,
     ) -> Result<Self, Failure>
     where
         B: HttpBody<Data = Bytes> + Unpin,
@@ -315,8 +338,19 @@ fn too_large(max: usize) -> Failure {
         .with("max_bytes", max)
 }
 
+/// Reads and drops what is left of a body.
+async fn drain<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
+    let mut read = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > DRAIN_BYTES_MAX {
+            return;
+        }
+    }
+}
+
 /// Reads a body, at most `max` bytes, until the deadline.
-async fn collect<B>(mut body: B, max: usize, deadline: Instant) -> Result<Bytes, Failure>
+async fn collect<B>(body: &mut B, max: usize, deadline: Instant) -> Result<Bytes, Failure>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {

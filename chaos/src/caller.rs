@@ -162,13 +162,10 @@ fn acked(ask: &Ask, revision: Revision, answer: &Answer) -> Outcome {
     };
     let changed = match ask {
         Ask::Read(_) => None,
-        Ask::Command(_) => (wants_address).then_some(answer.status == 201),
+        Ask::Command(_) => wants_address.then_some(answer.status == 201),
     };
-    let held = if wants_address { held(&answer.body) } else { None };
-    if wants_address && held.is_none() {
-        // It was accepted, and what came back is no address: the oracle has to see that.
-        return Outcome::Acked { revision, changed, held: None };
-    }
+    // An accepted allocation without an address in its answer is for the oracle to see.
+    let held = wants_address.then(|| held(&answer.body)).flatten();
     Outcome::Acked { revision, changed, held }
 }
 

@@ -348,8 +348,7 @@ impl Cluster {
     /// The leader's place, as the first replica that answers sees it.
     pub async fn leader(&self) -> Option<usize> {
         for replica in self.replicas.iter().filter(|replica| replica.is_up() && !replica.paused) {
-            let Ok(answer) =
-                http::once(replica.api, Method::GET, "/v1/cluster", None, ASK).await
+            let Ok(answer) = http::once(replica.api, Method::GET, "/v1/cluster", None, ASK).await
             else {
                 continue;
             };

@@ -53,7 +53,8 @@ impl Follower {
             Ok(followed) => followed.context("the follower"),
             Err(elapsed) => {
                 abort.abort();
-                Err(elapsed).with_context(|| format!("a follower never came to revision {revision}"))
+                Err(elapsed)
+                    .with_context(|| format!("a follower never came to revision {revision}"))
             }
         }
     }
@@ -115,7 +116,9 @@ async fn one_life(
 }
 
 fn take_line(line: &[u8], state: &mut State) -> Result<(), String> {
-    if line.is_empty() || line.starts_with(b"{\"bookmark\"") {
+    // An error is the feed's last line: whether it may end is seen at the next connection.
+    let other: [&[u8]; 2] = [b"{\"bookmark\"", b"{\"error\""];
+    if line.is_empty() || other.iter().any(|start| line.starts_with(start)) {
         return Ok(());
     }
     let record: Record =

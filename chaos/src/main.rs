@@ -109,7 +109,11 @@ async fn judge(args: RunArgs) -> Result<ExitCode> {
     for violation in &report.violations {
         println!("BROKEN {violation}");
     }
-    println!("verdict:   {} violations; again with\n{}", report.violations.len(), options.reproduce());
+    println!(
+        "verdict:   {} violations; again with\n{}",
+        report.violations.len(),
+        options.reproduce()
+    );
     Ok(ExitCode::FAILURE)
 }
 

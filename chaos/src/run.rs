@@ -17,15 +17,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::follower::Follower;
-use crate::history::{Call, Clock, Evidence, Outcome, Sample};
+use crate::history::{Clock, Evidence, Outcome, Sample};
 use crate::nemesis::{Damage, Fault, NemesisOptions, torment};
 use crate::oracle::{Violation, judge};
 use crate::testimony;
 use crate::workload::{Workload, WorkloadOptions, set_up};
 use crate::{http, partition::Partition};
 
-/// Clients go on this long after the heal: all of it must serve again.
-const HEALED: Duration = Duration::from_secs(3);
 /// How long the cluster may take to be whole again after the last fault.
 const HEAL_PATIENCE: Duration = Duration::from_secs(30);
 /// How often replicas are asked for their digest.
@@ -127,12 +125,14 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let damage = torment(cluster, &nemesis, end).await?;
     let mut violations = healed(cluster, &damage).await;
-    let healed_at = clock.now();
-    sleep(HEALED).await;
+    let unserved = workload.all_served(HEAL_PATIENCE).await;
+    if !unserved.is_empty() {
+        let what = format!("clients {unserved:?} were not served after the heal");
+        violations.push(Violation { law: "liveness", what });
+    }
     evidence.calls.extend(workload.finish().await?);
     evidence.samples = sampler.finish().await?;
     violations.extend(cluster.crashes().into_iter().map(|what| Violation { law: "crash", what }));
-    violations.extend(lively(&evidence.calls, healed_at, options.clients));
 
     match testimony::collect(cluster).await {
         Ok(testimonies) => evidence.testimonies = testimonies,
@@ -152,11 +152,8 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
 
 /// After the last fault: the cluster becomes whole again, and nobody had crashed by himself.
 async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
-    let mut violations: Vec<Violation> = damage
-        .crashes
-        .iter()
-        .map(|what| Violation { law: "crash", what: what.clone() })
-        .collect();
+    let mut violations: Vec<Violation> =
+        damage.crashes.iter().map(|what| Violation { law: "crash", what: what.clone() }).collect();
     if let Err(error) = cluster.heal() {
         violations.push(Violation { law: "heal", what: format!("{error:#}") });
     }
@@ -164,21 +161,6 @@ async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
         violations.push(Violation { law: "heal", what: format!("{error:#}") });
     }
     violations
-}
-
-/// Whether all clients were served after the heal.
-fn lively(calls: &[Call], healed_at: u64, clients: usize) -> Option<Violation> {
-    let served: std::collections::BTreeSet<usize> = calls
-        .iter()
-        .filter(|call| call.invoked >= healed_at)
-        .filter(|call| matches!(call.outcome, Outcome::Acked { .. }))
-        .map(|call| call.client)
-        .collect();
-    let missing: Vec<usize> = (1..=clients).filter(|client| !served.contains(client)).collect();
-    (!missing.is_empty()).then(|| Violation {
-        law: "liveness",
-        what: format!("clients {missing:?} were not served after the heal"),
-    })
 }
 
 /// Asks all replicas for their digest while everything else goes on.

@@ -3,16 +3,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use romana_statemachine::Command;
 use romana_statemachine::command::{
-    AllocateAddress, Blackout, HostChange, HostSource, HostSpec, Labels, ReleaseAddress, RemoveHost,
-    SettingsChange, TenantSpec,
+    AllocateAddress, Blackout, HostChange, HostSource, HostSpec, Labels, ReleaseAddress,
+    RemoveHost, SettingsChange, TenantSpec,
 };
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::topology::TopologySpec;
@@ -37,7 +37,9 @@ const REUSE_DELAY_MS: u64 = 250;
 #[must_use]
 pub fn topology(wide: bool) -> TopologySpec {
     let racks: Vec<_> = (0..RACKS)
-        .map(|rack| json!({"name": format!("rack{rack}"), "assignment": {"rack": rack.to_string()}}))
+        .map(
+            |rack| json!({"name": format!("rack{rack}"), "assignment": {"rack": rack.to_string()}}),
+        )
         .collect();
     let mut document = json!({
         "networks": [{"name": "pods", "cidr": "10.0.0.0/19", "block_mask": 29}],
@@ -135,16 +137,19 @@ pub struct WorkloadOptions {
 #[derive(Debug)]
 pub struct Workload {
     stop: Arc<AtomicBool>,
+    /// Acknowledged calls of each client.
+    served: Arc<[AtomicU64]>,
     clients: JoinSet<Vec<Call>>,
 }
 
 impl Workload {
-    /// Starts the clients. Half of them speak through one shared client library each, half bare.
+    /// Starts the clients. Half of them speak through the client library, half bare.
     ///
     /// # Errors
     /// A client cannot be made.
     pub fn start(apis: &[SocketAddr], options: &WorkloadOptions, clock: Clock) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let served: Arc<[AtomicU64]> = (0..options.clients).map(|_| AtomicU64::new(0)).collect();
         let mut clients = JoinSet::new();
         // Some share a library handle, so that its gatherer has something to gather.
         let shared = library(apis, "chaos:shared")?;
@@ -155,10 +160,31 @@ impl Workload {
                 _ => Caller::Bare { apis: apis.to_vec(), connection: None },
             };
             let rng = SmallRng::seed_from_u64(options.seed.wrapping_mul(1_000_003) + number as u64);
-            let client = Person { number, rng, held: Vec::new(), made: 0, own_host: false, wide: false };
-            clients.spawn(client.live(caller, Arc::clone(&stop), clock));
+            let client =
+                Person { number, rng, held: Vec::new(), made: 0, own_host: false, wide: false };
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            clients.spawn(client.live(caller, stop, served, clock));
         }
-        Ok(Self { stop, clients })
+        Ok(Self { stop, served, clients })
+    }
+
+    /// Waits until every client was served again, twice. Returns those who were not.
+    pub async fn all_served(&self, patience: Duration) -> Vec<usize> {
+        let counts = || self.served.iter().map(|count| count.load(Ordering::Relaxed));
+        let before: Vec<u64> = counts().collect();
+        let end = Instant::now() + patience;
+        loop {
+            let waiting: Vec<usize> = counts()
+                .zip(&before)
+                .zip(1..)
+                .filter(|((now, before), _)| *now < *before + 2)
+                .map(|(_, client)| client)
+                .collect();
+            if waiting.is_empty() || Instant::now() > end {
+                return waiting;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Lets every client finish its present call, and returns all calls.
@@ -187,7 +213,13 @@ struct Person {
 }
 
 impl Person {
-    async fn live(mut self, mut caller: Caller, stop: Arc<AtomicBool>, clock: Clock) -> Vec<Call> {
+    async fn live(
+        mut self,
+        mut caller: Caller,
+        stop: Arc<AtomicBool>,
+        served: Arc<[AtomicU64]>,
+        clock: Clock,
+    ) -> Vec<Call> {
         let mut calls = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let ask = self.next();
@@ -195,6 +227,9 @@ impl Person {
             let outcome = caller.call(&ask, &mut self.rng).await;
             let returned = clock.now();
             self.learn(&ask, &outcome);
+            if matches!(outcome, Outcome::Acked { .. }) {
+                served[self.number - 1].fetch_add(1, Ordering::Relaxed);
+            }
             calls.push(Call { client: self.number, invoked, returned, ask, outcome });
             let pause = self.rng.random_range(0..=PAUSE_MS_MAX);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -284,7 +319,8 @@ impl Person {
     fn blackout(&mut self) -> Command {
         // Few ranges, so that adding and removing meet.
         let third = self.rng.random_range(0..4_u8) * 8;
-        let blackout = Blackout { cidr: format!("10.0.{third}.{}/31", self.rng.random_range(0..4_u8) * 2) };
+        let blackout =
+            Blackout { cidr: format!("10.0.{third}.{}/31", self.rng.random_range(0..4_u8) * 2) };
         if self.rng.random_bool(0.5) {
             Command::AddBlackout(blackout)
         } else {

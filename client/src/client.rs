@@ -186,7 +186,7 @@ impl Core {
     }
 
     /// Opens a stream from any replica: the head is awaited, the body is the caller's.
-    pub(crate) async fn open(&self, ask: &Ask) -> Result<Response<Incoming>, Error> {
+    pub(crate) async fn open(&self, ask: &Ask) -> Result<(Server, Response<Incoming>), Error> {
         let now = Instant::now();
         self.refresh_if_due(now);
         let server = self.servers().choose(false, now);
@@ -194,7 +194,7 @@ impl Core {
         let attempt = match self.transport.open(&server, ask, deadline).await {
             Ok(response) if response.status().is_success() => {
                 self.servers().worked(&server);
-                return Ok(response);
+                return Ok((server, response));
             }
             Ok(response) => read_reply(response, deadline).await,
             Err(fault) => Err(fault),

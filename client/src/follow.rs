@@ -21,6 +21,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::Client;
+use crate::config::Server;
 use crate::error::Error;
 use crate::ndjson::Lines;
 use crate::query::Query;
@@ -83,6 +84,7 @@ pub struct Follower {
 
 #[derive(Debug)]
 struct Feed {
+    server: Server,
     body: Incoming,
     lines: Lines,
 }
@@ -106,6 +108,12 @@ impl Follower {
     #[must_use]
     pub fn revision(&self) -> Option<Revision> {
         self.last
+    }
+
+    /// Digest of the history at [`Self::revision`], when following without filters.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
     }
 
     /// How long ago a replica was last heard. `None` before the first time.
@@ -147,7 +155,10 @@ impl Follower {
                 },
                 Err(why) => {
                     tracing::debug!(last, why, "feed ended");
-                    self.feed = None;
+                    if let Some(feed) = self.feed.take() {
+                        self.client.core().servers().failed(&feed.server, Instant::now());
+                    }
+                    sleep(self.backoff.next(None, rand::random())).await;
                 }
             }
         }
@@ -193,8 +204,8 @@ impl Follower {
             .with("host", self.options.host.as_ref());
         let mut ask = Ask::get(path.build());
         (ask.accept, ask.endless) = ("application/x-ndjson", true);
-        let response = self.client.core().open(&ask).await?;
-        self.feed = Some(Feed { body: response.into_body(), lines: Lines::default() });
+        let (server, response) = self.client.core().open(&ask).await?;
+        self.feed = Some(Feed { server, body: response.into_body(), lines: Lines::default() });
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 use romana_statemachine::name::{HostName, NetworkName, SegmentId, TenantId};
 pub use romana_statemachine::{Allocation, Host};
-use romana_statemachine::{Digest, Revision};
+use romana_statemachine::{Answer, Digest, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
@@ -82,27 +82,21 @@ pub(crate) struct BatchItem {
     #[serde(default)]
     revision: Revision,
     #[serde(default)]
-    result: Option<BatchResult>,
+    answer: Option<Answer>,
     #[serde(default)]
     error: Option<ApiError>,
 }
 
-#[derive(Debug, Deserialize)]
-enum BatchResult {
-    Done { changed: bool },
-    Address { allocation: Allocation, fresh: bool },
-}
-
 impl BatchItem {
-    /// The outcome of one command. `None` if the element has neither a result nor an error.
+    /// The outcome of one command. `None` if the element has neither an answer nor an error.
     pub(crate) fn outcome(self) -> Option<Result<Done, ApiError>> {
         if let Some(error) = self.error {
             return Some(Err(error.with_status_of_code()));
         }
         let revision = self.revision;
-        Some(Ok(match self.result? {
-            BatchResult::Done { changed } => Done { revision, changed, allocation: None },
-            BatchResult::Address { allocation, fresh } => {
+        Some(Ok(match self.answer? {
+            Answer::Done { changed } => Done { revision, changed, allocation: None },
+            Answer::Address { allocation, fresh } => {
                 Done { revision, changed: fresh, allocation: Some(allocation) }
             }
         }))
@@ -125,4 +119,7 @@ pub struct Block {
     pub tenant: TenantId,
     /// … and the segment.
     pub segment: SegmentId,
+    /// Number of live addresses in it.
+    #[serde(default)]
+    pub live: u64,
 }

@@ -16,12 +16,14 @@
 //!    looks at everything.
 //! 4. After a failed write or sync nothing is written any more.
 //!
-//! Left out: retention (nothing is purged), and indexes by anything but the revision.
+//! Left out: retention (nothing is purged), indexes by anything but the revision, and a lock: the
+//! replica that owns the directory has locked its log.
 //!
 //! Reading order: `frame` (bytes), `raw`, `packed`, `recover`.
 //!
 //! [`verify`]: History::verify
 
+mod collector;
 mod error;
 mod frame;
 mod packed;
@@ -30,21 +32,23 @@ mod raw;
 mod recover;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use romana_statemachine::{Digest, Record, Revision};
 
+use collector::{Cache, Collector};
 pub use error::HistoryError;
 use frame::Start;
 use packed::{Full, Packed};
 use packer::Packer;
 use raw::Raw;
+use writer::Writer;
 
 /// How to keep the history.
 #[derive(Clone, Debug)]
@@ -94,24 +98,6 @@ struct State {
     segments: BTreeMap<Revision, Segment>,
     last: (Revision, Digest),
 }
-
-/// The writer's side of the open segment.
-struct Writer {
-    active: Arc<Raw>,
-    /// End of what was written; readers may go so far.
-    end: u64,
-    /// Segments with content that is not known to be durable.
-    unsynced: Vec<Arc<Raw>>,
-    /// Whether files were created since the directory was synced.
-    new_files: bool,
-    buffer: Vec<u8>,
-}
-
-/// Unpacked blocks, newest first: (segment, offset) and content.
-type Cache = VecDeque<((Revision, u64), Arc<Vec<u8>>)>;
-
-/// How many unpacked blocks are kept.
-const CACHE_BLOCKS: usize = 16;
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -408,97 +394,6 @@ impl Segment {
             Self::Raw(raw) => &raw.path,
             Self::Packed(packed) => &packed.path,
         }
-    }
-}
-
-impl Writer {
-    fn new(active: Arc<Raw>) -> Self {
-        let end = active.index().end;
-        Self { active, end, unsynced: Vec::new(), new_files: false, buffer: Vec::new() }
-    }
-
-    /// Writes records with one call and lets readers see them.
-    fn write(&mut self, records: &[Record]) -> Result<(), HistoryError> {
-        self.buffer.clear();
-        let mut places = Vec::with_capacity(records.len());
-        for record in records {
-            places.push((record.revision, self.end + self.buffer.len() as u64));
-            frame::push(&mut self.buffer, record);
-        }
-        self.put(|index| places.iter().for_each(|(revision, at)| index.note(*revision, *at)))?;
-        if !self.unsynced.iter().any(|raw| Arc::ptr_eq(raw, &self.active)) {
-            self.unsynced.push(Arc::clone(&self.active));
-        }
-        Ok(())
-    }
-
-    /// Notes that everything before `end` is durable.
-    fn mark(&mut self, end: u64) -> Result<(), HistoryError> {
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&frame::mark(end));
-        self.put(|_| ())
-    }
-
-    fn put(&mut self, note: impl FnOnce(&mut raw::Index)) -> Result<(), HistoryError> {
-        let Raw { file, path, .. } = &*self.active;
-        file.write_all_at(&self.buffer, self.end).map_err(HistoryError::io("write", path))?;
-        self.end += self.buffer.len() as u64;
-        let mut index = self.active.index();
-        note(&mut index);
-        index.end = self.end;
-        Ok(())
-    }
-}
-
-/// Gathers the records of one read.
-struct Collector {
-    /// The record wanted next.
-    next: Revision,
-    records: Vec<Record>,
-    records_left: usize,
-    bytes_left: usize,
-    /// For its cache.
-    shared: Option<Arc<Shared>>,
-}
-
-impl Collector {
-    /// Wants everything from `next` on.
-    fn all(next: Revision) -> Self {
-        let (records_left, bytes_left) = (usize::MAX, usize::MAX);
-        Self { next, records: Vec::new(), records_left, bytes_left, shared: None }
-    }
-
-    fn is_full(&self) -> bool {
-        self.records_left == 0
-    }
-
-    /// Takes a record whose wire form has `size` bytes, or is full. `false`: it is not the right one.
-    fn take(&mut self, record: Record, size: usize) -> bool {
-        if record.revision != self.next {
-            return false;
-        }
-        if size > self.bytes_left && !self.records.is_empty() {
-            self.records_left = 0;
-            return true;
-        }
-        self.bytes_left = self.bytes_left.saturating_sub(size);
-        self.records_left -= 1;
-        self.next += 1;
-        self.records.push(record);
-        true
-    }
-
-    fn cached(&self, segment: Revision, offset: u64) -> Option<Arc<Vec<u8>>> {
-        let cache = self.shared.as_ref()?.cache();
-        let found = cache.iter().find(|(key, _)| *key == (segment, offset));
-        found.map(|(_, bytes)| Arc::clone(bytes))
-    }
-
-    fn cache(&self, segment: Revision, offset: u64, bytes: &Arc<Vec<u8>>) {
-        let Some(shared) = &self.shared else { return };
-        let mut cache = shared.cache();
-        cache.push_front(((segment, offset), Arc::clone(bytes)));
-        cache.truncate(CACHE_BLOCKS);
     }
 }
 

@@ -20,5 +20,6 @@ pub mod history;
 pub mod metrics;
 pub mod raft;
 pub mod server;
+pub mod tasks;
 pub mod telemetry;
 pub mod wal;

@@ -35,6 +35,7 @@ use crate::api::Api;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
 use crate::raft::{Replica, ReplicaConfig, StartError};
+use crate::tasks;
 
 /// Time for a request's head, and for a connection without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -107,6 +108,8 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
     let server = Server::new(api, config.connections_max);
     let accepting = tokio::spawn(server.clone().accept(listener));
+    let leading = CancellationToken::new();
+    let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
     let fault = tokio::select! {
         () = stop.cancelled() => None,
         fault = replica.wait_fault() => Some(fault),
@@ -116,7 +119,11 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
         Some(fault) => error!(fault, "replica stopped, ending"),
     }
     accepting.abort();
+    leading.cancel();
     server.drain().await;
+    if let Err(error) = tasks.await {
+        error!(%error, "leader tasks ended badly");
+    }
     replica.shutdown().await;
     match fault {
         None => Ok(()),

@@ -1,6 +1,7 @@
 //! Hosts: what they are, and in which prefix group of each network they have their place.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -211,6 +212,9 @@ pub(crate) fn check_addresses(
         }
         if let Some(other) = state.host_addresses.get(ip).filter(|other| *other != host) {
             return Err(Refusal::HostAddressInUse { ip: *ip, host: other.clone() });
+        }
+        if let Some(vip) = vip::at(state, *ip) {
+            return Err(Refusal::VipAddressInUse { ip: *ip, by: format!("VIP {}", vip.name) });
         }
     }
     Ok(())

@@ -53,6 +53,8 @@ pub struct Ipam {
     /// Blocks without a live address, by when they became so.
     empty: OrdSet<(Millis, IpNet)>,
     pub(crate) blackouts: OrdSet<IpNet>,
+    /// Addresses of VIPs: never given out.
+    pub(crate) reserved: OrdSet<IpAddr>,
 }
 
 /// A live address. Everything else about it follows from its block.
@@ -309,14 +311,19 @@ impl Ipam {
         free
     }
 
-    /// Makes an address free if its block is assigned.
+    /// Makes an address free if its block is assigned and does not leave it out.
     fn set_free(&mut self, ip: IpAddr) {
         let Some(cidr) = self.block_of(ip).map(|block| block.cidr) else { return };
         let Some(block) = self.blocks.get_mut(&cidr) else { return };
+        let offset = prefix::offset(cidr, ip);
+        // A topology that leaves the ends out may have come while this one was cooling down.
+        if Block::skips(cidr, block.skip_ends, offset) {
+            return;
+        }
         if block.free.is_empty() {
             self.open.insert((block.owner.clone(), cidr));
         }
-        block.free.insert(prefix::offset(cidr, ip));
+        block.free.insert(offset);
     }
 
     fn assign(&mut self, event: &BlockAssigned, at: Millis, skip_ends: bool) {

@@ -274,3 +274,37 @@ impl Policy {
         self.ingress.iter().chain(&self.egress).flat_map(|rule| &rule.peers)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    }
+
+    /// Kubernetes' semantics, the surprising one included: `NotIn` matches where the label is absent.
+    #[test]
+    fn selectors_match_as_in_kubernetes() {
+        let values = || alloc::vec![String::from("a"), String::from("b")];
+        let key = || String::from("k");
+        let cases = [
+            (Expression::In(key(), values()), [false, true, false]),
+            (Expression::NotIn(key(), values()), [true, false, true]),
+            (Expression::Exists(key()), [false, true, true]),
+            (Expression::DoesNotExist(key()), [true, false, false]),
+        ];
+        for (expression, expected) in cases {
+            let selector = Selector { expressions: alloc::vec![expression], ..Selector::default() };
+            let of = [labels(&[("x", "a")]), labels(&[("k", "a")]), labels(&[("k", "c")])];
+            assert_eq!(of.map(|labels| selector.matches(&labels)), expected, "{selector:?}");
+        }
+        assert!(Selector::default().matches(&labels(&[])));
+        let both = Selector {
+            labels: labels(&[("k", "a")]),
+            expressions: alloc::vec![Expression::Exists("x".into())],
+        };
+        assert!(both.matches(&labels(&[("k", "a"), ("x", "")])));
+        assert!(!both.matches(&labels(&[("k", "a")])));
+    }
+}

@@ -170,6 +170,7 @@ impl State {
         state.policies = policies.map(|p| (p.name.clone(), Arc::new(p))).collect();
         let endpoints = snapshot.endpoints.into_iter();
         state.endpoints = endpoints.map(|e| (e.ip, Arc::new(e))).collect();
+        state.ipam.reserved = snapshot.vips.iter().map(|vip| vip.ip).collect();
         state.vips =
             snapshot.vips.into_iter().map(|vip| (vip.name.clone(), Arc::new(vip))).collect();
         state.routers = snapshot.routers.into_iter().collect();

@@ -275,7 +275,7 @@ impl State {
             Event::VipRequested(spec) => vip::evolve_requested(self, spec),
             Event::VipAssigned(assigned) => vip::evolve_assigned(self, assigned),
             Event::VipUnassigned(unassigned) => vip::evolve_unassigned(self, &unassigned.name),
-            Event::VipRemoved(removed) => _ = self.vips.remove(&removed.name),
+            Event::VipRemoved(removed) => vip::evolve_removed(self, &removed.name),
             Event::RouterAssigned(assigned) => vip::evolve_router(self, assigned),
             Event::RouterUnassigned(gone) => vip::evolve_router_gone(self, gone),
         }

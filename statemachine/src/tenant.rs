@@ -24,6 +24,7 @@ use crate::name::{SegmentId, TenantId};
 use crate::policy::{Policy, Protocol, check_port_name};
 use crate::refusal::Refusal;
 use crate::state::{State, check_labels};
+use crate::vip;
 
 /// A tenant that was created.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -140,7 +141,7 @@ pub(crate) fn decide_endpoint(state: &State, endpoint: &Endpoint) -> Result<Vec<
         return Err(Refusal::HostNotFound { host: endpoint.host.clone() });
     }
     let refuse = |why| Err(Refusal::InvalidEndpoint { ip: endpoint.ip, why });
-    if let Some(vip) = state.vips().find(|vip| vip.ip == endpoint.ip) {
+    if let Some(vip) = vip::at(state, endpoint.ip) {
         return refuse(format!("VIP {} has its address", vip.name));
     }
     if let Some(host) = state.host_at(endpoint.ip) {

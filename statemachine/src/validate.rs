@@ -168,9 +168,15 @@ impl State {
             if let Some(other) = ips.insert(vip.ip, &vip.name) {
                 wrong.push(format!("VIPs {} and {other} share {}", vip.name, vip.ip));
             }
+            if !self.ipam.reserved.contains(&vip.ip) || self.ipam.by_ip(vip.ip).is_some() {
+                wrong.push(format!("the address of VIP {} is not kept for it", vip.name));
+            }
             if vip.holder.as_ref().is_some_and(|holder| self.host(&holder.host).is_none()) {
                 wrong.push(format!("VIP {}: its holder does not exist", vip.name));
             }
+        }
+        if ips.len() != self.ipam.reserved.len() {
+            wrong.push(format!("{} VIPs, {} reserved", ips.len(), self.ipam.reserved.len()));
         }
         for (key, host) in self.routers().filter(|(_, host)| self.host(host).is_none()) {
             wrong.push(format!("router of {}: no host {host}", key.prefix));

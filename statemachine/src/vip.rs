@@ -3,7 +3,7 @@
 //! A VIP is held under a lease that the holder keeps by its own clock: it stops answering when the
 //! lease runs out, whatever it hears. Hence no other host gets the VIP's address before that, even
 //! when the VIP was unassigned, removed or given another address meanwhile: the holder may be cut
-//! off and not know yet ([`State::vip_fences`](crate::State)). A planned move is smoothest without
+//! off and not know yet (`State::vip_fences`). A planned move is smoothest without
 //! an unassignment: stop renewing, and assign when the lease is over.
 
 use alloc::collections::BTreeSet;
@@ -104,10 +104,18 @@ pub(crate) fn decide_request(state: &State, spec: &VipSpec) -> Result<Vec<Event>
     Ok(vip.unassigned().into_iter().chain([wanted]).collect())
 }
 
+/// The VIP that has an address.
+pub(crate) fn at(state: &State, ip: IpAddr) -> Option<&Vip> {
+    if !state.ipam.reserved.contains(&ip) {
+        return None;
+    }
+    state.vips().find(|vip| vip.ip == ip)
+}
+
 /// Who else uses the address that a VIP wants.
 fn user_of(state: &State, spec: &VipSpec) -> Option<String> {
-    let other = state.vips().find(|vip| vip.ip == spec.ip && vip.name != spec.name);
-    other
+    at(state, spec.ip)
+        .filter(|vip| vip.name != spec.name)
         .map(|vip| format!("VIP {}", vip.name))
         .or_else(|| state.host_at(spec.ip).map(|host| format!("host {}", host.name)))
         .or_else(|| {
@@ -223,8 +231,19 @@ fn router_gone(key: &RouterKey, host: &HostName) -> Event {
 
 pub(crate) fn evolve_requested(state: &mut State, spec: &VipSpec) {
     let VipSpec { name, ip, candidates } = spec.clone();
-    let holder = state.vip(&name).and_then(|vip| vip.holder.clone());
+    let old = state.vip(&name).cloned();
+    if let Some(old) = &old {
+        state.ipam.reserved.remove(&old.ip);
+    }
+    state.ipam.reserved.insert(ip);
+    let holder = old.and_then(|old| old.holder);
     state.vips.insert(name.clone(), Arc::new(Vip { name, ip, candidates, holder }));
+}
+
+pub(crate) fn evolve_removed(state: &mut State, name: &VipName) {
+    if let Some(vip) = state.vips.remove(name) {
+        state.ipam.reserved.remove(&vip.ip);
+    }
 }
 
 pub(crate) fn evolve_assigned(state: &mut State, assigned: &VipAssigned) {

@@ -5,6 +5,8 @@
 //! After every command the harness also checks that the invariants hold, that a refusal changed
 //! nothing, that following the records gives the same state, and that the snapshot reads back.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod lang;
 
 use std::collections::BTreeSet;

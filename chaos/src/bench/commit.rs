@@ -44,8 +44,12 @@ pub(super) async fn run(
             rows.push(Row::new(what, count, figures, theirs));
         }
     }
-    println!("Durable commits, 3 replicas on one machine, fsync on, {rounds} rounds of {seconds} s, median by rate.");
-    println!("{version}: 256-byte values, requests to the leader, 1 gRPC connection for 1 caller, else 8.");
+    println!(
+        "Durable commits, 3 replicas on one machine, fsync on, {rounds} rounds of {seconds} s, median by rate."
+    );
+    println!(
+        "{version}: 256-byte values, requests to the leader, 1 gRPC connection for 1 caller, else 8."
+    );
     println!(
         "ours: new addresses, {} hosts, {} tenants, blocks of /29; requests to the leader; one HTTP/1.1 \
          connection per caller; the library gathers on its own connections.",
@@ -56,9 +60,13 @@ pub(super) async fn run(
     print_rows(&rows);
     let all: Vec<Value> = measured
         .iter()
-        .map(|((what, callers), rounds)| json!({"what": what, "callers": callers, "rounds": rounds}))
+        .map(
+            |((what, callers), rounds)| json!({"what": what, "callers": callers, "rounds": rounds}),
+        )
         .collect();
-    Ok(json!({"bench": "commit", "machine": machine, "etcd": version, "medians": rows, "rounds": all}))
+    Ok(
+        json!({"bench": "commit", "machine": machine, "etcd": version, "medians": rows, "rounds": all}),
+    )
 }
 
 async fn one_of_etcd(

@@ -116,7 +116,8 @@ impl Etcd {
         let state = if data.exists() { "existing" } else { "new" };
         let log = log_file(self.dir.path(), &format!("m{at}.log"))?;
         let member = &mut self.members[at];
-        let (client, peer) = (format!("http://{}", member.client), format!("http://{}", member.peer));
+        let (client, peer) =
+            (format!("http://{}", member.client), format!("http://{}", member.peer));
         let child = Command::new("etcd")
             .args(["--name", &format!("m{at}"), "--data-dir"])
             .arg(data)
@@ -257,8 +258,9 @@ impl load::Caller for Putter {
 /// Callers on the leader: one connection for one caller, else eight shared ones.
 pub(super) async fn callers(etcd: &Etcd, count: usize, deed: Deed) -> Result<Vec<Putter>> {
     let leader = etcd.clients()[etcd.leader().await?];
-    let connections =
-        (0..if count == 1 { 1 } else { 8 }).map(|_| Kv::open(leader)).collect::<Result<Vec<_>>>()?;
+    let connections = (0..if count == 1 { 1 } else { 8 })
+        .map(|_| Kv::open(leader))
+        .collect::<Result<Vec<_>>>()?;
     Ok((0..count)
         .map(|number| Putter {
             kv: connections[number % connections.len()].clone(),

@@ -134,7 +134,9 @@ pub(super) async fn run(options: &BenchOptions, kills: usize) -> Result<Value> {
         let (a, b) = (mine[kill - 1], theirs[kill - 1]);
         eprintln!("kill {kill} of {kills}: ours {a:.0} ms, etcd {b:.0} ms");
     }
-    println!("kill -9 of the leader, longest time between two acknowledged commits, {kills} kills each. {version}.");
+    println!(
+        "kill -9 of the leader, longest time between two acknowledged commits, {kills} kills each. {version}."
+    );
     machine.print();
     for (name, gaps) in [("etcd", &theirs), ("ours", &mine)] {
         let (median, max) = (middle(gaps), gaps.iter().copied().fold(0.0, f64::max));
@@ -154,7 +156,10 @@ async fn one_of_ours(cluster: &mut Cluster, client: &mut Client<OurCommitter>) -
     Ok(longest)
 }
 
-async fn one_of_etcd(etcd: &mut etcd::Etcd, client: &mut Client<EtcdCommitter>) -> Result<Duration> {
+async fn one_of_etcd(
+    etcd: &mut etcd::Etcd,
+    client: &mut Client<EtcdCommitter>,
+) -> Result<Duration> {
     let leader = etcd.leader().await?;
     client.at = leader;
     let longest = across(client, || etcd.kill(leader)).await?;

@@ -25,7 +25,9 @@ pub(super) const TENANTS: u64 = 8;
 /// A /8 with blocks of /29, carved among the racks: two million blocks.
 pub(super) fn topology() -> TopologySpec {
     let racks: Vec<_> = (0..RACKS)
-        .map(|rack| json!({"name": format!("rack{rack}"), "assignment": {"rack": rack.to_string()}}))
+        .map(
+            |rack| json!({"name": format!("rack{rack}"), "assignment": {"rack": rack.to_string()}}),
+        )
         .collect();
     // The document is a constant of this file.
     serde_json::from_value(json!({

@@ -39,7 +39,9 @@ pub(super) async fn run(
         Row::new("etcd range (gRPC)", callers, theirs, theirs),
         Row::new("GET /v1/addresses/NAME", callers, mine, theirs),
     ];
-    println!("Linearizable reads at the leader, {OBJECTS} objects, {rounds} rounds of {seconds} s. {version}.");
+    println!(
+        "Linearizable reads at the leader, {OBJECTS} objects, {rounds} rounds of {seconds} s. {version}."
+    );
     machine.print();
     print_rows(&rows);
     Ok(json!({"bench": "reads", "machine": machine, "etcd": version, "medians": rows}))

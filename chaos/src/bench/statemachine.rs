@@ -1,8 +1,9 @@
 //! The state machine alone: allocate and release per second, bytes per live address, snapshots.
-//! Each size runs in a process of its own, so that memory figures do not mix.
+//! Each size runs in a process of its own, so that memory figures do not mix. Times are processor
+//! time of the one thread that works, so that other programs on the machine do not count.
 
 use std::process::Command as Process;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use romana_statemachine::command::{ReleaseAddress, SettingsChange};
@@ -41,8 +42,14 @@ pub(super) fn run(live: &[usize]) -> Result<Value> {
     );
     machine.print();
     println!(
-        "{:>9} {:>14} {:>14} {:>12} {:>14} {:>11} {:>9}",
-        "live", "alloc+rel/s", "bytes/address", "snapshot ms", "snapshot bytes", "restore ms", "clone µs"
+        "{:>9} {:>15} {:>14} {:>12} {:>14} {:>11} {:>9}",
+        "live",
+        "alloc+rel/cpu s",
+        "bytes/address",
+        "snapshot ms",
+        "snapshot bytes",
+        "restore ms",
+        "clone µs"
     );
     let mut sizes = Vec::new();
     for count in live {
@@ -53,7 +60,7 @@ pub(super) fn run(live: &[usize]) -> Result<Value> {
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let size: Size = serde_json::from_slice(&output.stdout).context("figures of one size")?;
         println!(
-            "{:>9} {:>14.0} {:>14.0} {:>12.1} {:>14} {:>11.1} {:>9.2}",
+            "{:>9} {:>15.0} {:>14.0} {:>12.1} {:>14} {:>11.1} {:>9.2}",
             size.live,
             size.pairs_per_second,
             size.bytes_per_address,
@@ -85,8 +92,7 @@ impl Machinery {
         let proposals =
             commands.map(|command| Proposal { actor: actor.clone(), command }).collect();
         let entry = Entry { at: Millis(self.index), proposals };
-        let (outcomes, records) =
-            self.state.apply(Position { term: 1, index: self.index }, &entry);
+        let (outcomes, records) = self.state.apply(Position { term: 1, index: self.index }, &entry);
         std::hint::black_box(records);
         for outcome in outcomes {
             outcome.result.context("the state machine refused")?;
@@ -116,24 +122,24 @@ fn measure(live: u64) -> Result<Size> {
     let bytes_per_address = resident_bytes().saturating_sub(before) as f64 / live as f64;
 
     // The oldest is released for each new one: the number of live addresses stays.
-    let start = Instant::now();
+    let start = Processor::now()?;
     let mut next = live;
     while next < live + PAIRS {
         let batch = next..next + BATCH / 2;
         next = batch.end;
         machine.apply(batch.flat_map(|number| [release(number - live), allocate(number)]))?;
     }
-    let pairs_per_second = (next - live) as f64 / start.elapsed().as_secs_f64();
+    let pairs_per_second = (next - live) as f64 / start.elapsed()?.as_secs_f64();
 
-    let start = Instant::now();
+    let start = Processor::now()?;
     let copy = machine.state.clone();
-    let clone_us = start.elapsed().as_secs_f64() * 1e6;
-    let start = Instant::now();
+    let clone_us = start.elapsed()?.as_secs_f64() * 1e6;
+    let start = Processor::now()?;
     let bytes = copy.snapshot();
-    let snapshot_ms = start.elapsed().as_secs_f64() * 1e3;
-    let start = Instant::now();
+    let snapshot_ms = start.elapsed()?.as_secs_f64() * 1e3;
+    let start = Processor::now()?;
     let again = State::from_snapshot(&bytes).context("read the snapshot back")?;
-    let restore_ms = start.elapsed().as_secs_f64() * 1e3;
+    let restore_ms = start.elapsed()?.as_secs_f64() * 1e3;
     ensure!(again.digest() == machine.state.digest(), "the snapshot is another state");
     Ok(Size {
         live,
@@ -144,6 +150,22 @@ fn measure(live: u64) -> Result<Size> {
         restore_ms,
         clone_us,
     })
+}
+
+/// Processor time of this thread.
+struct Processor(Duration);
+
+impl Processor {
+    fn now() -> Result<Self> {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat")
+            .context("read this thread's processor time")?;
+        let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
+        Ok(Self(Duration::from_nanos(nanos.context("processor time is a number")?)))
+    }
+
+    fn elapsed(&self) -> Result<Duration> {
+        Ok(Self::now()?.0.saturating_sub(self.0))
+    }
 }
 
 /// Resident memory of this process, bytes.

@@ -15,18 +15,22 @@ pub(super) fn check(calls: &[Call], timeline: &Timeline, verdict: &mut Verdict) 
         let Outcome::Acked { revision, held, .. } = &call.outcome else { continue };
         if *revision > timeline.last {
             let last = timeline.last;
-            let what = format!("{}: answered at {revision}, the history ends at {last}", told(call));
+            let what =
+                format!("{}: answered at {revision}, the history ends at {last}", told(call));
             verdict.broken("acked", what);
             continue;
         }
         match &call.ask {
+            // Not found: `order` knows since when, which the answer does not say.
+            Ask::Read(_) if held.is_none() => {}
             Ask::Read(name) => {
                 agree(call, held.as_ref(), timeline.held_at(name, *revision), verdict);
             }
             Ask::Command(command) => match &**command {
                 Command::AllocateAddress(ask) => {
                     if held.as_ref().is_some_and(|held| held.host != ask.host) {
-                        verdict.broken("acked", format!("{}: another host was answered", told(call)));
+                        verdict
+                            .broken("acked", format!("{}: another host was answered", told(call)));
                     }
                     agree(call, held.as_ref(), timeline.held_at(&ask.name, *revision), verdict);
                 }
@@ -76,7 +80,9 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn new(calls: &'a [Call]) -> Self {
         let mut asked = Self::default();
-        for command in calls.iter().filter(|call| call.may_have_happened()).filter_map(Call::command) {
+        for command in
+            calls.iter().filter(|call| call.may_have_happened()).filter_map(Call::command)
+        {
             match command {
                 Command::AllocateAddress(ask) => {
                     asked.allocated.insert((&ask.name, &ask.host));

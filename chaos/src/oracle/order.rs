@@ -7,7 +7,7 @@ use romana_statemachine::{Command, Revision};
 
 use super::Verdict;
 use super::timeline::Timeline;
-use crate::history::{Call, Nanos, Outcome};
+use crate::history::{Ask, Call, Nanos, Outcome};
 
 /// The highest revision that was acknowledged by some time.
 struct Floor {
@@ -57,15 +57,31 @@ pub(super) fn check(calls: &[Call], timeline: &Timeline, verdict: &mut Verdict) 
             );
             verdict.broken("real-time", what);
         }
+        not_found(call, &floor, timeline, verdict);
     }
     for (name, invoked) in first_asked(calls) {
         let least = floor.before(invoked);
         if let Some(span) = timeline.of_name(name).next()
             && span.from <= least
         {
-            let what = format!("{span:?} is older than revision {least}, answered before anybody asked");
+            let what =
+                format!("{span:?} is older than revision {least}, answered before anybody asked");
             verdict.broken("real-time", what);
         }
+    }
+}
+
+/// A read that found nothing looked at some moment between its call and its answer; the revision
+/// it shows may be later than that moment.
+fn not_found(call: &Call, floor: &Floor, timeline: &Timeline, verdict: &mut Verdict) {
+    let (Ask::Read(name), Outcome::Acked { revision, held: None, .. }) = (&call.ask, &call.outcome)
+    else {
+        return;
+    };
+    if let Some(span) = timeline.held_through(name, floor.before(call.invoked), *revision) {
+        let (client, at) = (call.client, call.invoked / 1_000_000);
+        let what = format!("client {client} at {at} ms did not find {name}, but {span:?}");
+        verdict.broken("acked", what);
     }
 }
 

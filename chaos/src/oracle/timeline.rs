@@ -64,6 +64,16 @@ impl Timeline {
         self.of_name(name).rev().find(|span| span.holds_at(revision))
     }
 
+    /// What a name held without interruption from one revision to another.
+    pub(super) fn held_through(
+        &self,
+        name: &AddressName,
+        first: Revision,
+        last: Revision,
+    ) -> Option<&Span> {
+        self.of_name(name).find(|span| span.holds_at(first) && span.holds_at(last))
+    }
+
     /// What is live at a revision.
     pub(super) fn live_at(&self, revision: Revision) -> impl Iterator<Item = &Span> {
         self.spans.iter().filter(move |span| span.holds_at(revision))
@@ -114,8 +124,10 @@ impl Reader {
                     }
                     _ => verdict.broken(
                         "address-once",
-                        format!("revision {revision} releases {} from {}, which does not hold it",
-                            event.ip, event.name),
+                        format!(
+                            "revision {revision} releases {} from {}, which does not hold it",
+                            event.ip, event.name
+                        ),
                     ),
                 }
             }
@@ -171,7 +183,8 @@ impl Reader {
             let what = format!("{ip} is not in a block of host {} ({})", event.host, event.block);
             verdict.broken("blocks", what);
         }
-        let span = Span { name: name.clone(), ip, host: event.host.clone(), from: revision, to: None };
+        let span =
+            Span { name: name.clone(), ip, host: event.host.clone(), from: revision, to: None };
         let at = self.timeline.spans.len();
         self.timeline.spans.push(span);
         self.timeline.by_name.entry(name.clone()).or_default().push(at);
@@ -179,9 +192,8 @@ impl Reader {
     }
 
     fn block(&mut self, cidr: IpNet, host: HostName, verdict: &mut Verdict) {
-        let overlaps = |other: &IpNet| {
-            other.contains(&cidr.network()) || cidr.contains(&other.network())
-        };
+        let overlaps =
+            |other: &IpNet| other.contains(&cidr.network()) || cidr.contains(&other.network());
         let before = self.blocks.range(..=cidr.network()).next_back();
         let after = self.blocks.range(cidr.network()..).next();
         for (_, (other, _)) in before.into_iter().chain(after) {

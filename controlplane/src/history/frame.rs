@@ -67,8 +67,8 @@ impl Start {
 pub(super) enum Item {
     /// A record: its body is here.
     Record(Range<usize>),
-    /// A mark.
-    Mark,
+    /// A mark: what is before this offset was durable.
+    Mark(u64),
 }
 
 /// Appends the frame of a record.
@@ -108,7 +108,8 @@ pub(super) fn item(bytes: &[u8], at: usize) -> Result<(Item, usize), &'static st
         return Err("the checksum of a record is wrong");
     }
     let end = body + size;
-    Ok((if length == MARK_LENGTH { Item::Mark } else { Item::Record(body..end) }, end))
+    let durable = u64_at(content, 8);
+    Ok((if length == MARK_LENGTH { Item::Mark(durable) } else { Item::Record(body..end) }, end))
 }
 
 /// Bytes that the item at `at` takes, when its header is there. May be wrong if it is damaged.

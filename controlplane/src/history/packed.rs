@@ -176,7 +176,7 @@ fn encode(
     let mut at = HEADER;
     while at < content.len() {
         let (item, end) = frame::item(content, at).map_err(|why| (at, why.to_owned()))?;
-        if item != Item::Mark {
+        if matches!(item, Item::Record(_)) {
             raw.extend_from_slice(&content[at..end]);
             next += 1;
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -184,13 +185,18 @@ fn scan(
             return Ok(Scan::Cut(None));
         }
     };
-    let Chain { index, last, broken } = follow(start, &bytes);
+    let Chain { index, last, durable, broken } = follow(start, &bytes);
     let cut = index.end;
     if let Some(why) = &broken {
         check_not_durable(path, &bytes, usize::try_from(cut).unwrap_or(0), later, why)?;
         tracing::warn!(file = %path.display(), offset = cut, why, "cutting a torn tail of the history");
         file.set_len(cut).map_err(HistoryError::io("truncate", path))?;
     }
+    // It is synced soon. If the last run ended because a sync failed, the kernel may take pages for
+    // clean that are not on the disk: write them again.
+    let end = bytes.len().min(usize::try_from(cut).unwrap_or(usize::MAX));
+    let unsure = bytes.get(durable..end).unwrap_or_default();
+    file.write_all_at(unsure, durable as u64).map_err(HistoryError::io("write", path))?;
     let raw = Arc::new(Raw::new(start, path.to_owned(), file, index));
     Ok(if broken.is_some() { Scan::Cut(Some((raw, last))) } else { Scan::Good(raw, last) })
 }
@@ -199,6 +205,8 @@ fn scan(
 struct Chain {
     index: Index,
     last: (Revision, Digest),
+    /// What is before was certainly durable.
+    durable: usize,
     /// What is wrong with what comes after it, if anything comes.
     broken: Option<String>,
 }
@@ -206,13 +214,14 @@ struct Chain {
 fn follow(start: Start, bytes: &[u8]) -> Chain {
     let mut index = Index::new(start);
     let mut last = (start.first - 1, start.previous);
-    let mut broken = None;
+    let (mut durable, mut broken) = (0, None);
     let mut at = frame::HEADER;
     while at < bytes.len() {
         match step(bytes, at, &mut last) {
-            Ok((is_record, end)) => {
-                if is_record {
-                    index.note(last.0, at as u64);
+            Ok((item, end)) => {
+                match item {
+                    Item::Record(_) => index.note(last.0, at as u64),
+                    Item::Mark(upto) => durable = usize::try_from(upto).unwrap_or(0),
                 }
                 at = end;
             }
@@ -223,14 +232,14 @@ fn follow(start: Start, bytes: &[u8]) -> Chain {
         }
     }
     index.end = at as u64;
-    Chain { index, last, broken }
+    Chain { index, last, durable, broken }
 }
 
 /// Reads one item; a record must follow `last`, and becomes it.
-fn step(bytes: &[u8], at: usize, last: &mut (Revision, Digest)) -> Result<(bool, usize), String> {
+fn step(bytes: &[u8], at: usize, last: &mut (Revision, Digest)) -> Result<(Item, usize), String> {
     let (item, end) = frame::item(bytes, at).map_err(str::to_owned)?;
-    let Item::Record(body) = item else { return Ok((false, end)) };
-    let record: Record = entry::unwire(&bytes[body])
+    let Item::Record(body) = &item else { return Ok((item, end)) };
+    let record: Record = entry::unwire(&bytes[body.clone()])
         .map_err(|error| format!("a record is not readable: {error}"))?;
     if record.revision != last.0 + 1 {
         return Err(format!("revision {} comes after {}", record.revision, last.0));
@@ -239,7 +248,7 @@ fn step(bytes: &[u8], at: usize, last: &mut (Revision, Digest)) -> Result<(bool,
         return Err(format!("the digest of revision {} does not follow", record.revision));
     }
     *last = (record.revision, record.digest);
-    Ok((true, end))
+    Ok((item, end))
 }
 
 /// An error, if something proves that what is at `offset` was durable: a mark behind it, here or in

@@ -137,7 +137,7 @@ fn end_of(bytes: &[u8], revision: u64) -> usize {
     let mut seen = 0;
     while seen < revision {
         let (item, end) = super::frame::item(bytes, at).unwrap();
-        seen += u64::from(item != super::frame::Item::Mark);
+        seen += u64::from(matches!(item, super::frame::Item::Record(_)));
         at = end;
     }
     at
@@ -159,11 +159,7 @@ fn damage_to_what_was_synced_is_refused() {
         bytes[at] ^= 0x10;
         fs::write(&file, &bytes).unwrap();
         match History::open(dir.path(), LARGE) {
-            Ok(history) => assert!(
-                (12..16).contains(&at) || (56..60).contains(&at),
-                "{at} {:?}",
-                history.last()
-            ),
+            Ok(history) => panic!("byte {at}: {:?}", history.last()),
             Err(HistoryError::Damaged { file: named, offset, .. }) => {
                 assert_eq!(named, file);
                 assert!(offset <= at as u64);
@@ -183,7 +179,7 @@ fn damage_to_a_closed_segment_is_refused_at_open_or_at_the_read() {
     drop(history);
     let file = files(dir.path(), "lz4").remove(1);
     let whole = fs::read(&file).unwrap();
-    for at in (0..whole.len()).step_by(13) {
+    for at in (0..whole.len()).step_by(29) {
         let mut bytes = whole.clone();
         bytes[at] ^= 4;
         fs::write(&file, &bytes).unwrap();

@@ -113,7 +113,9 @@ pub(super) fn put_append(request: &AppendEntriesRequest<TypeConfig>, out: &mut B
 }
 
 /// Reads what [`put_append`] wrote. The entries share `bytes`.
-pub(super) fn read_append(mut bytes: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
+pub(super) fn read_append(
+    mut bytes: Bytes,
+) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
     let head = take_sized(&mut bytes)?;
     let (vote, prev_log_id, leader_commit): (Vote, Option<LogId>, Option<LogId>) =
         unpack("head of an append request", &head)?;

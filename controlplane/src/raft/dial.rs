@@ -56,7 +56,8 @@ impl Complaints {
         if said.len() > 256 {
             said.clear();
         }
-        let old = said.get(who).is_some_and(|(last, at)| last == what && at.elapsed() < COMPLAIN_EVERY);
+        let old =
+            said.get(who).is_some_and(|(last, at)| last == what && at.elapsed() < COMPLAIN_EVERY);
         if !old {
             said.insert(who.into(), (what.into(), Instant::now()));
         }

@@ -32,9 +32,8 @@ impl Fault {
     /// Returns when there is a fault.
     pub(super) async fn wait(&self) -> String {
         let mut watch = self.0.subscribe();
-        match watch.wait_for(Option::is_some).await {
-            Ok(fault) => fault.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
-        }
+        // The sender lives as long as self: waiting cannot fail.
+        let fault = watch.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
+        fault.unwrap_or_default()
     }
 }

@@ -120,15 +120,8 @@ impl Worker {
         self.send(&mut conn, first, pending).await?;
         loop {
             tokio::select! {
-                call = self.queue.recv() => match call {
-                    Some(call) => {
-                        if pending.is_empty() {
-                            heard = Instant::now();
-                        }
-                        self.send(&mut conn, call, pending).await?;
-                    }
-                    None => return Ok(()),
-                },
+                // First of all look whether the peer has gone: what is not sent is not unknown.
+                biased;
                 frame = conn.reader.next() => {
                     let Some(frame) = frame? else { return Ok(()) };
                     heard = Instant::now();
@@ -145,15 +138,29 @@ impl Worker {
                     conn.writer.push(|out| out.extend_from_slice(&pack(&(0u64, &Ask::Ping))))?;
                     flush(&mut conn).await?;
                 }
+                call = self.queue.recv() => match call {
+                    Some(call) => {
+                        if pending.is_empty() {
+                            heard = Instant::now();
+                        }
+                        self.send(&mut conn, call, pending).await?;
+                    }
+                    None => return Ok(()),
+                },
             }
         }
     }
 
     /// Sends a call and whatever else waits.
-    async fn send(&mut self, conn: &mut Conn, first: Call, pending: &mut Pending) -> io::Result<()> {
-        let mut next = Some(first);
-        for _ in 0..WRITES_MAX {
-            let Some(Call { ask, reply }) = next else { break };
+    async fn send(
+        &mut self,
+        conn: &mut Conn,
+        first: Call,
+        pending: &mut Pending,
+    ) -> io::Result<()> {
+        let (mut next, mut calls) = (Some(first), 0);
+        while let Some(Call { ask, reply }) = next {
+            calls += 1;
             if !reply.is_closed() {
                 self.next_id += 1;
                 let question = pack(&(self.next_id, &ask));
@@ -162,14 +169,7 @@ impl Worker {
                     Err(error) => _ = reply.send(Err(CallError::NotSent(error.to_string()))),
                 }
             }
-            next = self.queue.try_recv().ok();
-        }
-        if let Some(Call { ask, reply }) = next {
-            // One more than fits: it was taken off the queue, so it goes along.
-            self.next_id += 1;
-            let question = pack(&(self.next_id, &ask));
-            conn.writer.push(|out| out.extend_from_slice(&question))?;
-            pending.insert(self.next_id, reply);
+            next = if calls < WRITES_MAX { self.queue.try_recv().ok() } else { None };
         }
         flush(conn).await
     }

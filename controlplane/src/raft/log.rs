@@ -44,6 +44,8 @@ pub(super) struct LogStore {
 struct Tail {
     vote: Option<Vote>,
     purged: Option<LogId>,
+    /// Index of the first entry, in memory or on disk; or where it would be.
+    first: u64,
     last: Option<LogId>,
     entries: VecDeque<LogEntry>,
     bytes: usize,
@@ -63,6 +65,9 @@ impl Tail {
         let size = entry_size(&entry) + ENTRY_OVERHEAD;
         self.bytes += size;
         self.appended += size as u64;
+        if self.last.is_none() {
+            self.first = entry.log_id.index;
+        }
         self.last = Some(entry.log_id);
         self.entries.push_back(entry);
     }
@@ -93,6 +98,7 @@ impl Tail {
             }
         }
         self.purged = Some(upto);
+        self.first = self.first.max(upto.index + 1);
         self.last = self.last.max(Some(upto));
         self.on_disk = self.on_disk.max(Some(upto.index));
     }
@@ -133,6 +139,7 @@ impl LogStore {
         let tail = Tail {
             vote,
             purged,
+            first: recovered.first,
             last: last.max(purged),
             entries: VecDeque::new(),
             bytes: 0,
@@ -166,9 +173,8 @@ impl LogStore {
     async fn read(&self, from: u64, to: u64) -> io::Result<Vec<LogEntry>> {
         let (from, to) = {
             let tail = self.tail();
-            let first = tail.purged.map_or(0, |id| id.index + 1);
             let end = tail.last.map_or(0, |id| id.index + 1);
-            let (from, to) = (from.max(first), to.min(end));
+            let (from, to) = (from.max(tail.first), to.min(end));
             if from >= to {
                 return Ok(Vec::new());
             }
@@ -274,7 +280,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
         };
         let items: Vec<LeaderBoundedStreamResult<TypeConfig>> = match read {
             _ if !leads(&before) || before != after => {
-                vec![Err(LeaderBoundedStreamError::LeaderChanged(LeaderChanged::new(leader, after)))]
+                vec![Err(LeaderBoundedStreamError::LeaderChanged(LeaderChanged::new(
+                    leader, after,
+                )))]
             }
             Ok(entries) => entries.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(LeaderBoundedStreamError::IoError(error))],

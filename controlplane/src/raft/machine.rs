@@ -114,6 +114,11 @@ impl Machine {
         _ = self.0.next.subscribe().wait_for(|next| *next > index).await;
     }
 
+    /// The index after the last one applied, to watch.
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.0.next.subscribe()
+    }
+
     fn live(&self) -> RwLockReadGuard<'_, Live> {
         self.0.live.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +127,19 @@ impl Machine {
         self.0.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn stop<E: std::error::Error + Send + Sync + 'static>(&self, what: &str, error: E) -> io::Error {
+    /// Remembers a snapshot, unless a newer one was installed while it was written.
+    fn set_newest(&self, file: &SnapshotFile) {
+        let mut newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.as_ref().is_none_or(|known| known.head().last <= file.head().last) {
+            *newest = Some(file.clone());
+        }
+    }
+
+    fn stop<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        what: &str,
+        error: E,
+    ) -> io::Error {
         self.0.fault.set(format!("{what}: {}", chain(&error)));
         io::Error::other(error)
     }
@@ -182,7 +199,7 @@ impl Machine {
         self.0.history.sync()?;
         let snapshot = self.0.snapshots.adopt(snapshot.clone())?;
         let (last, membership) = (snapshot.head().last, snapshot.head().membership.clone());
-        *self.0.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        self.set_newest(&snapshot);
         let mut live = self.0.live.write().unwrap_or_else(PoisonError::into_inner);
         let before = live.state.revision();
         *live = Live { state, last, membership };
@@ -260,7 +277,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Builder { machine: self.clone(), live: self.live().clone() }
     }
 
-    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        _: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> io::Result<()> {
         let machine = self.clone();
         let install = move || {
             let before = machine.install(&snapshot)?;
@@ -293,7 +314,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             // The log may be purged once the snapshot exists: the history must not need it then.
             machine.0.history.sync()?;
             let file = machine.0.snapshots.write(&live.state, live.last, live.membership)?;
-            *machine.0.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
+            machine.set_newest(&file);
             Ok::<_, LoadError>(file)
         };
         let started = std::time::Instant::now();

@@ -103,7 +103,10 @@ pub(super) enum Ask {
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
     /// To the leader: commit these, within so many milliseconds.
-    Propose { batch: Batch, within_ms: u64 },
+    Propose {
+        batch: Batch,
+        within_ms: u64,
+    },
     /// To the leader: up to where must I have applied to know everything acknowledged until now?
     ReadIndex,
     Status,
@@ -166,7 +169,12 @@ pub(super) struct PeerStatus {
 /// Leader to follower, on a snapshot connection, in this order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum SnapshotPart {
-    Begin { vote: Vote, meta: SnapshotMeta, revision: Revision, bytes: u64 },
+    Begin {
+        vote: Vote,
+        meta: SnapshotMeta,
+        revision: Revision,
+        bytes: u64,
+    },
     /// The next records that the follower's history lacks.
     Records(Vec<Record>),
     /// The next bytes of the file.
@@ -178,9 +186,14 @@ pub(super) enum SnapshotPart {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum SnapshotReply {
     /// To `Begin`: where the follower's history ends.
-    History { revision: Revision, digest: Digest },
+    History {
+        revision: Revision,
+        digest: Digest,
+    },
     /// To `End`: the follower's vote.
-    Installed { vote: Vote },
+    Installed {
+        vote: Vote,
+    },
     Failed(String),
 }
 

@@ -44,7 +44,7 @@ mod snapshot;
 mod start;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 mod types;
 mod view;
@@ -67,9 +67,9 @@ use crate::history::History;
 use fault::Fault;
 use link::CallError;
 use log::LogStore;
-use message::{Ask, Batch, Declined, PeerStatus, Reply};
+use message::{Ask, Batch, Declined, Reply};
 use network::Links;
-use peers::Peers;
+use peers::{Peers, Said};
 use reads::Reads;
 use server::Host;
 use view::View;
@@ -93,6 +93,12 @@ struct Shared {
     fault: Fault,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 impl Replica {
@@ -195,6 +201,12 @@ impl Replica {
         self.with_state(State::clone)
     }
 
+    /// Changes each time the local state may have changed: the index after the last entry applied.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.0.host.machine.applied()
+    }
+
     /// The feed of this replica.
     #[must_use]
     pub fn feed(&self) -> &Feed {
@@ -218,20 +230,14 @@ impl Replica {
     pub fn status(&self) -> ClusterStatus {
         let seen = self.0.view.get();
         let own = self.0.host.status();
-        let said = |id| match id == self.id() {
-            true => Some((own.clone(), true)),
-            false => self.0.peers.get(id),
-        };
-        let known: Vec<(u64, String, Option<(PeerStatus, bool)>)> =
+        let said =
+            |id| if id == self.id() { Some((own.clone(), true)) } else { self.0.peers.get(id) };
+        let known: Vec<(u64, String, Option<Said>)> =
             seen.members.iter().map(|(id, peer)| (*id, peer.clone(), said(*id))).collect();
-        let applied = |said: &Option<(PeerStatus, bool)>| said.as_ref().map_or(0, |it| it.0.applied);
+        let applied = |said: &Option<Said>| said.as_ref().map_or(0, |(status, _)| status.applied);
         let furthest = known.iter().map(|(.., said)| applied(said)).max().unwrap_or(0);
         let members = known.into_iter().map(|(id, peer, said)| MemberStatus {
             id,
-            api: match &said {
-                Some((status, _)) => status.api.clone(),
-                None => self.0.host.directory.get(id).unwrap_or_default(),
-            },
             peer,
             role: match () {
                 () if seen.leader == Some(id) => Role::Leader,
@@ -242,6 +248,10 @@ impl Replica {
                 .as_ref()
                 .is_some_and(|(status, recent)| *recent && status.ready && status.fault.is_none()),
             lag: furthest.saturating_sub(applied(&said)),
+            api: match said {
+                Some((status, _)) => status.api,
+                None => self.0.host.directory.get(id).unwrap_or_default(),
+            },
         });
         ClusterStatus {
             cluster_id: self.0.host.identity.cluster_id.clone(),
@@ -279,9 +289,10 @@ impl Replica {
     /// Why this replica has stopped, if it has. It does not start again by itself.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        self.0.fault.get().or_else(|| {
-            self.0.log.wal().failed().map(|error| machine::chain(&*error))
-        })
+        self.0
+            .fault
+            .get()
+            .or_else(|| self.0.log.wal().failed().map(|error| machine::chain(&*error)))
     }
 
     /// Returns when this replica has stopped, with the reason.

@@ -24,13 +24,16 @@ const COMPARE_EACH: u32 = 10;
 const HEALTHY_FOR: Duration = Duration::from_millis(1500);
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
+/// What a replica said last, and whether that is recent.
+pub(super) type Said = (PeerStatus, bool);
+
 /// The latest answers. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Peers(Arc<Mutex<BTreeMap<u64, (PeerStatus, Instant)>>>);
 
 impl Peers {
-    /// What a replica said last, and whether that is recent.
-    pub(super) fn get(&self, id: u64) -> Option<(PeerStatus, bool)> {
+    /// What a replica said last.
+    pub(super) fn get(&self, id: u64) -> Option<Said> {
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         peers.get(&id).map(|(status, at)| (status.clone(), at.elapsed() < HEALTHY_FOR))
     }

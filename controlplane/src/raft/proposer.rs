@@ -165,8 +165,7 @@ fn gather(
             return (jobs, Some(job));
         }
         queued_bytes.fetch_sub(length, Ordering::Relaxed);
-        let taken =
-            job.claim.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        let taken = job.claim.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire);
         if taken.is_ok() {
             commands += count;
             bytes += length;

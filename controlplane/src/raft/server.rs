@@ -35,6 +35,8 @@ const ASKS_MAX: usize = 4096;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Append requests read and not yet with Raft.
 const APPENDS_QUEUED: usize = 64;
+/// Time for the peer to close a connection that is at its end.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Longest a forwarded proposal may ask to wait.
 const WITHIN_MAX: Duration = Duration::from_secs(60);
 
@@ -118,9 +120,9 @@ impl Host {
         let read = async move {
             let mut reader = reader;
             while let Some(frame) = reader.next().await? {
-                if requests.send(read_append(frame)?).await.is_err() {
-                    break;
-                }
+                // After the last result, requests are still read: closing a connection that has
+                // unread bytes could take that result with it.
+                _ = requests.send(read_append(frame)?).await;
             }
             Ok::<(), io::Error>(())
         };
@@ -149,7 +151,10 @@ impl Host {
                 read?;
                 answer.await
             }
-            answered = &mut answer => answered,
+            answered = &mut answer => {
+                answered?;
+                timeout(FAREWELL_MAX, read).await.unwrap_or(Ok(()))
+            }
         }
     }
 

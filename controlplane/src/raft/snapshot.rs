@@ -215,13 +215,9 @@ impl SnapshotStore {
         let head = pack(&head);
         let mut incoming = self.incoming()?;
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
-        for part in [
-            &MAGIC[..],
-            &length.to_le_bytes(),
-            &crc32fast::hash(&head).to_le_bytes(),
-            &head,
-            &body,
-        ] {
+        for part in
+            [&MAGIC[..], &length.to_le_bytes(), &crc32fast::hash(&head).to_le_bytes(), &head, &body]
+        {
             incoming.write(part)?;
         }
         self.adopt(incoming.finish()?)
@@ -240,7 +236,8 @@ impl SnapshotStore {
     pub(super) fn adopt(&self, snapshot: SnapshotFile) -> Result<SnapshotFile, SnapshotError> {
         let (index, term) = snapshot.head.last.map_or((0, 0), |id| (id.index, id.leader_id.term));
         let path = self.dir.join(format!("{index:020}-{term:010}.{SUFFIX}"));
-        let renamed = fs::rename(&snapshot.path, &path).and_then(|()| File::open(&self.dir)?.sync_all());
+        let renamed =
+            fs::rename(&snapshot.path, &path).and_then(|()| File::open(&self.dir)?.sync_all());
         renamed.map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
         for old in self.snapshots()? {
             if old < path

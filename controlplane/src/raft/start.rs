@@ -62,7 +62,10 @@ impl Replica {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start_on(config: ReplicaConfig, listener: TcpListener) -> Result<Self, StartError> {
+    pub async fn start_on(
+        config: ReplicaConfig,
+        listener: TcpListener,
+    ) -> Result<Self, StartError> {
         let ReplicaConfig { id, initial_cluster, cluster_token, .. } = &config;
         let identity = Identity::new(*id, initial_cluster.clone(), cluster_token);
         check_advertised(&config)?;
@@ -223,7 +226,8 @@ async fn found(raft: Raft, id: u64, initial: std::collections::BTreeMap<u64, Str
     let mut metrics = raft.metrics();
     let heard = async {
         loop {
-            if metrics.borrow_watched().last_log_index.is_some() || metrics.changed().await.is_err() {
+            if metrics.borrow_watched().last_log_index.is_some() || metrics.changed().await.is_err()
+            {
                 return;
             }
         }

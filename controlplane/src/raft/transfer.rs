@@ -27,7 +27,10 @@ async fn put(conn: &mut Conn, part: &SnapshotPart) -> io::Result<()> {
     timeout(STALL_MAX, conn.writer.send(&pack(part))).await.map_err(|_| stalled())?
 }
 
-async fn get<T: for<'a> serde::Deserialize<'a>>(conn: &mut Conn, within: Duration) -> io::Result<T> {
+async fn get<T: for<'a> serde::Deserialize<'a>>(
+    conn: &mut Conn,
+    within: Duration,
+) -> io::Result<T> {
     let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the snapshot transfer stalled");
     let frame = timeout(within, conn.reader.expect()).await.map_err(|_| stalled())??;
     Ok(unpack("part of a snapshot transfer", &frame)?)
@@ -81,7 +84,8 @@ pub(super) async fn send(
 
 /// Receives a snapshot on the follower's side, and hands it to Raft.
 pub(super) async fn receive(mut conn: Conn, raft: &Raft, machine: &Machine) -> io::Result<()> {
-    let SnapshotPart::Begin { vote, meta, revision, bytes } = get(&mut conn, STALL_MAX).await? else {
+    let SnapshotPart::Begin { vote, meta, revision, bytes } = get(&mut conn, STALL_MAX).await?
+    else {
         return Err(io::Error::other("a snapshot transfer begins with its end"));
     };
     tracing::info!(revision, bytes, "a snapshot is coming");

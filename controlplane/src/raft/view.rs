@@ -72,7 +72,8 @@ impl View {
     fn update(&self, metrics: &Metrics) {
         let membership = &metrics.membership_config;
         self.seen.send_if_modified(|seen| {
-            let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(metrics.id);
+            let leads =
+                metrics.state == ServerState::Leader && metrics.current_leader == Some(metrics.id);
             let members: BTreeMap<u64, String> =
                 membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect();
             let now = Seen {
@@ -94,7 +95,8 @@ impl View {
     }
 }
 
-/// Follows Raft's metrics until `stop`; tells `fault` when Raft stops by itself.
+/// Follows Raft's metrics until `stop`. Tells `fault` when Raft stops by itself, and stops Raft when
+/// there is a fault: a replica that is not to be trusted must not vote.
 pub(super) async fn observe(raft: Raft, view: View, fault: Fault, stop: CancellationToken) {
     let mut metrics = raft.metrics();
     loop {
@@ -111,6 +113,12 @@ pub(super) async fn observe(raft: Raft, view: View, fault: Fault, stop: Cancella
         }
         tokio::select! {
             () = stop.cancelled() => return,
+            _ = fault.wait() => {
+                if let Err(error) = raft.shutdown().await {
+                    tracing::warn!(%error, "Raft did not stop cleanly");
+                }
+                return;
+            }
             changed = metrics.changed() => if changed.is_err() {
                 return;
             },

@@ -187,12 +187,19 @@ pub(super) struct Leftovers {
     pub(super) until: Option<usize>,
 }
 
+/// A stretch without headers.
+const ZEROS: [u8; 4096] = [0; 4096];
+
 /// Looks for headers at or after `from`, which is where good records end.
 pub(super) fn leftovers(bytes: &[u8], salt: u32, from: usize) -> Leftovers {
     let mut found = Leftovers::default();
     let mut at = from.next_multiple_of(ALIGN);
     while let Some(header) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER>()) {
-        // The cheap comparison first: this may walk over a whole segment.
+        // The cheap comparisons first: this walks over the rest of a segment, mostly zeros.
+        if bytes.get(at..at + ZEROS.len()) == Some(&ZEROS) {
+            at += ZEROS.len();
+            continue;
+        }
         if let Some(kind) = Kind::from_byte(header[4])
             && header_crc(salt, at as u64, header) == u32_at(header, 20)
         {

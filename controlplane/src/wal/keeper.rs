@@ -107,10 +107,8 @@ impl Worker {
                     let _ = self.outbox.send(spare);
                 }
                 Chore::Retire(segments) => {
-                    for segment in segments {
-                        if let Err(error) = self.retire(segment) {
-                            self.shared.fail(error);
-                        }
+                    if let Err(error) = self.retire(segments) {
+                        self.shared.fail(error);
                     }
                 }
             }
@@ -126,24 +124,25 @@ impl Worker {
         self.dir.join(format!("{}.{SPARE}", self.made))
     }
 
-    /// Recycles or unlinks. The directory is synced before the file gets new content: otherwise a
+    /// Recycles or unlinks. The directory is synced before a file gets new content: otherwise a
     /// power cut could bring its old name back, with bytes that do not belong to it.
-    fn retire(&mut self, segment: Arc<Segment>) -> Result<(), WalError> {
-        let path = segment.path.clone();
-        match Arc::try_unwrap(segment) {
-            // Nobody reads it any more, and nobody can come: the catalog has let go of it.
-            Ok(segment) if self.pool.len() < POOL_MAX => {
-                let spare = self.next_path();
-                fs::rename(&path, &spare).map_err(WalError::io("rename", &path))?;
-                sync_dir(&path)?;
-                let size = segment.preamble.size;
-                self.pool.push(Spare { path: spare, file: segment.file, size });
-                Ok(())
-            }
-            _ => {
-                fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
-                sync_dir(&path)
+    fn retire(&mut self, segments: Vec<Arc<Segment>>) -> Result<(), WalError> {
+        let mut recycled = Vec::new();
+        for segment in segments {
+            let path = segment.path.clone();
+            match Arc::try_unwrap(segment) {
+                // Nobody reads it any more, and nobody can come: the catalog has let go of it.
+                Ok(segment) if self.pool.len() + recycled.len() < POOL_MAX => {
+                    let spare = self.next_path();
+                    fs::rename(&path, &spare).map_err(WalError::io("rename", &path))?;
+                    let size = segment.preamble.size;
+                    recycled.push(Spare { path: spare, file: segment.file, size });
+                }
+                _ => fs::remove_file(&path).map_err(WalError::io("remove", &path))?,
             }
         }
+        sync_dir(&self.dir)?;
+        self.pool.append(&mut recycled);
+        Ok(())
     }
 }

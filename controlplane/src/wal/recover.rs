@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, PREAMBLE, Preamble, Record};
 use super::ledger::{Catalog, Ledger, Place, Step};
-use super::segment::{SEGMENT, SPARE, Segment, Spare, sync_dir};
+use super::segment::{SEGMENT, SPARE, Segment, Spare, parent, sync_dir};
 
 /// The log as found, ready to be written to.
 pub(super) struct Opened {
@@ -55,7 +55,7 @@ pub(super) fn open(dir: &Path, segment_bytes: u64) -> Result<Opened, WalError> {
     let Replay { ledger, catalog, last_group, .. } = replay;
     active.write_at(&last_group, end - last_group.len() as u64)?;
     active.sync()?;
-    sync_dir(&active.path)?;
+    sync_dir(dir)?;
     for &stale in &sequences[..start.unwrap_or(0)] {
         let path = segment_path(dir, stale);
         fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
@@ -64,7 +64,7 @@ pub(super) fn open(dir: &Path, segment_bytes: u64) -> Result<Opened, WalError> {
 }
 
 fn create(dir: &Path, segment_bytes: u64, lock: File) -> Result<Opened, WalError> {
-    sync_dir(dir)?;
+    sync_dir(parent(dir))?;
     let spare = Spare::create(dir.join(format!("first.{SPARE}")), segment_bytes)?;
     let (active, offset) = spare.start(1, 0, &Checkpoint::default())?;
     let active = Arc::new(active);
@@ -116,8 +116,8 @@ struct Replay {
     catalog: Catalog,
     /// The last group of the last segment.
     last_group: Vec<u8>,
-    /// The segment before, and where its records end as far as they are good.
-    previous: Option<(Arc<Segment>, Vec<u8>, u64)>,
+    /// The segment before, where its good records end, and what is wrong there.
+    previous: Option<(Arc<Segment>, u64, &'static str)>,
 }
 
 /// A segment, where its records end, and up to where the bytes after that must be zeroed.
@@ -138,21 +138,19 @@ impl Replay {
             let dirty = tail(&segment, &bytes, end)?;
             return Ok((segment, end as u64, dirty));
         }
-        self.previous = Some((Arc::clone(&segment), bytes, end as u64));
+        let why = frame::record(&bytes, 0, segment.preamble.salt, end).err();
+        self.previous = Some((Arc::clone(&segment), end as u64, why.unwrap_or_default()));
         Ok((segment, end as u64, None))
     }
 
     /// The segment before must be good to where its successor says it ends.
     fn close_previous(&mut self, successor: &Segment) -> Result<(), WalError> {
-        let Some((segment, bytes, end)) = self.previous.take() else { return Ok(()) };
+        let Some((segment, end, why)) = self.previous.take() else { return Ok(()) };
         let want = successor.preamble.previous_end;
         // A mark written while nothing was to do may follow, as the successor starts with that state.
         if end == want || end == want + frame::record_len(0) as u64 {
             return Ok(());
         }
-        let at = usize::try_from(end).unwrap_or(usize::MAX);
-        let why = frame::record(&bytes, 0, segment.preamble.salt, at).err();
-        let why = why.unwrap_or("there are records after the end");
         Err(segment.damaged(end, format!("{why}; good records went up to {want}")))
     }
 

@@ -75,7 +75,7 @@ impl Spare {
         self.file.sync_all().map_err(WalError::io("sync", &self.path))?;
         let path = self.path.with_file_name(format!("{sequence:016}.{SEGMENT}"));
         fs::rename(&self.path, &path).map_err(WalError::io("rename", &self.path))?;
-        sync_dir(&path)?;
+        sync_dir(parent(&path))?;
         Ok((Segment { preamble, path, file: self.file }, bytes.len() as u64))
     }
 }
@@ -118,10 +118,14 @@ impl Segment {
     }
 }
 
-/// Makes creations, renames and removals in the directory of `path` durable.
-pub(super) fn sync_dir(path: &Path) -> Result<(), WalError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let dir = parent.unwrap_or_else(|| Path::new("."));
+/// Makes creations, renames and removals in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), WalError> {
     let open = File::open(dir).map_err(WalError::io("open", dir))?;
     open.sync_all().map_err(WalError::io("sync", dir))
+}
+
+/// The directory of a file or directory.
+pub(super) fn parent(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or_else(|| Path::new("."))
 }

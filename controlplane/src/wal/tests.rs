@@ -233,7 +233,7 @@ fn flip(at: usize, bit: u8) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 160, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_flipped_bit_never_loses_an_acknowledged_entry(at in any::<usize>(), bit in 0..8_u8) {
@@ -311,7 +311,8 @@ fn a_torn_tail_is_cut_for_good() {
     fs::write(&file, bytes).unwrap();
     let (wal, found) = Wal::open(dir.path(), TINY).unwrap();
     assert_eq!(found.last, Some(4));
-    append(&wal, 5..6, 100);
+    // With the marks around it this takes exactly the room that entry 5 had: 6 would be next.
+    append(&wal, 5..6, 56);
     drop(wal);
     // The entries behind the hole do not come back.
     let (_, found) = Wal::open(dir.path(), TINY).unwrap();

@@ -1,5 +1,6 @@
 //! Deciding an allocation.
 
+use alloc::format;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -15,6 +16,7 @@ use crate::ranges::FreeSet;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
 use crate::topology::Network;
+use crate::vip;
 
 /// A network that may serve the request, and the host's leaf group in it.
 struct Candidate<'a> {
@@ -169,16 +171,20 @@ fn untouched<'a>(ipam: &'a Ipam, pool: &'a Pool, group: IpNet) -> impl Iterator<
 }
 
 impl Ipam {
-    /// The lowest free address of a block that is not blacked out.
+    /// The lowest free address of a block that is neither blacked out nor a VIP's.
     fn first_free(&self, cidr: IpNet, free: &FreeSet) -> Option<IpAddr> {
         let mut from = 0;
         loop {
             let ip = prefix::nth(cidr, free.first_from(from)?);
-            let Some(blackout) = self.blackout_of(ip) else { return Some(ip) };
-            if blackout.broadcast() >= cidr.broadcast() {
+            let last = match self.blackout_of(ip) {
+                Some(blackout) => blackout.broadcast(),
+                None if self.reserved.contains(&ip) => ip,
+                None => return Some(ip),
+            };
+            if last >= cidr.broadcast() {
                 return None;
             }
-            from = prefix::offset(cidr, blackout.broadcast()) + 1;
+            from = prefix::offset(cidr, last) + 1;
         }
     }
 }
@@ -196,6 +202,9 @@ fn find_exact<'a, 'b>(
     let candidate = candidates.iter().find(|c| c.group.contains(&ip)).ok_or_else(outside)?;
     if let Some(holder) = ipam.addresses.get(&ip) {
         return Err(Refusal::AddressInUse { ip, name: holder.name.clone() });
+    }
+    if let Some(vip) = vip::at(state, ip) {
+        return Err(Refusal::VipAddressInUse { ip, by: format!("VIP {}", vip.name) });
     }
     if let Some(cidr) = ipam.blackout_of(ip) {
         return Err(Refusal::AddressBlackedOut { ip, cidr });

@@ -195,11 +195,11 @@ pub enum PortDocument {
     Text(String),
 }
 
-/// Turns a document into policies. What they say is checked when they are set
-/// ([`Policy::check`]); this refuses what the model cannot say.
+/// Turns a document into policies, which are valid ([`Policy::check`]).
 ///
 /// # Errors
 /// [`Refusal::InvalidPolicy`] with the path of the field in the document, such as `peers[1].cidr`.
+/// [`Refusal::InvalidName`] for the name of a policy.
 pub fn parse(document: &Document) -> Result<Vec<Policy>, Refusal> {
     let mut policies: Vec<Policy> = Vec::with_capacity(document.securitypolicies.len());
     let mut names = alloc::collections::BTreeSet::new();
@@ -211,9 +211,23 @@ pub fn parse(document: &Document) -> Result<Vec<Policy>, Refusal> {
         if !names.insert(read.name.clone()) {
             return Err(refuse(("name".into(), "another policy of the document has it".into())));
         }
+        read.check().map_err(|refusal| located(one, refusal))?;
         policies.push(read);
     }
     Ok(policies)
+}
+
+/// A refusal of the model, its field as the document names it.
+fn located(document: &PolicyDocument, refusal: Refusal) -> Refusal {
+    let Refusal::InvalidPolicy { policy, field, why } = refusal else { return refusal };
+    let mut field = field.replace(".traffic", ".rules").replace(".icmp.code", ".icmp_code");
+    if field.ends_with(".icmp") {
+        field += "_type";
+    }
+    if document.peers.is_some() || document.rules.is_some() {
+        field = field.replace("ingress[0].", "").replace("egress[0].", "");
+    }
+    Refusal::InvalidPolicy { policy, field, why }
 }
 
 /// Foreign text as it may appear in a message: cut, and without control characters.

@@ -107,11 +107,12 @@ impl State {
         Ok(Change::work_out(self, spec, now)?.plan(self))
     }
 
-    /// The topology as a document: what was set, with the CIDRs of its groups and with their hosts.
+    /// The topology as a document: what was set, one map per network, with the CIDRs of its groups
+    /// and with their hosts.
     #[must_use]
     pub fn topology_document(&self) -> Option<TopologySpec> {
         let topology = self.topology()?;
-        let mut spec = topology.spec.clone();
+        let mut spec = topology.spec.per_network();
         for map in &mut spec.topologies {
             let first = map.networks.first().and_then(|name| topology.network(name));
             let Some(network) = first else { continue };
@@ -373,7 +374,9 @@ impl Change {
         let moved = |places: &HostPlaces| {
             state.host(&places.host).is_some_and(|host| host.places != places.places)
         };
-        state.topology().is_none_or(|now| now.spec != self.topology.spec)
+        state
+            .topology()
+            .is_none_or(|now| now.spec.per_network() != self.topology.spec.per_network())
             || self.places.iter().any(moved)
     }
 

@@ -86,6 +86,20 @@ pub(crate) struct DeclaredHost {
     pub(crate) labels: Option<Labels>,
 }
 
+impl TopologySpec {
+    /// The same with a map of its own for each network: groups of two networks have different CIDRs,
+    /// and a host need not be in the same place of both.
+    pub(crate) fn per_network(&self) -> Self {
+        let alone = |map: &MapSpec, network: &NetworkName| MapSpec {
+            networks: alloc::vec![network.clone()],
+            map: map.map.clone(),
+        };
+        let maps = self.topologies.iter();
+        let maps = maps.flat_map(|map| map.networks.iter().map(move |name| alone(map, name)));
+        Self { networks: self.networks.clone(), topologies: maps.collect() }
+    }
+}
+
 impl GroupSpec {
     /// Whether the element is a host.
     #[must_use]

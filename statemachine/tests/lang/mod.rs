@@ -61,7 +61,7 @@ pub(crate) fn parse(text: &str, mut term: u64) -> Result<Vec<Step>, String> {
         }
         if line.contains('{') {
             while open_brackets(&line) > 0 {
-                let next = lines.next().ok_or(format!("unfinished JSON: {line}"))?;
+                let next = lines.next().ok_or_else(|| format!("unfinished JSON: {line}"))?;
                 line.push_str(next.trim());
             }
         }
@@ -368,6 +368,6 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 fn slash(text: &str) -> Result<(String, String), String> {
-    let (a, b) = text.split_once('/').ok_or(format!("{text} has no slash"))?;
+    let (a, b) = text.split_once('/').ok_or_else(|| format!("{text} has no slash"))?;
     Ok((a.to_string(), b.to_string()))
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::table::{Table, cell, items};
+use crate::table::{Table, cell, items, one_or_list};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -81,12 +81,17 @@ impl Command {
                 ctx.out.show(&answer, || table(std::slice::from_ref(&answer)))
             }
             Self::Release { addresses } => {
+                let mut answers = Vec::with_capacity(addresses.len());
+                let mut lines = Vec::with_capacity(addresses.len());
                 for address in addresses {
                     let query = Query::new("/v1/addresses").segment(&address);
                     let answer = ctx.delete(query, true).await?;
-                    ctx.out.done(&answer, format!("address {address} released"))?;
+                    let idle = answer.get("changed") == Some(&Value::Bool(false));
+                    let what = if idle { "was not live" } else { "released" };
+                    lines.push(format!("address {address} {what}"));
+                    answers.push(answer);
                 }
-                Ok(())
+                ctx.out.done(&one_or_list(answers), lines.join("\n"))
             }
             Self::List { network, host, tenant, segment } => {
                 let query = Query::new("/v1/addresses").with("network", network).with("host", host);
@@ -96,9 +101,7 @@ impl Command {
             }
             Self::Show { addresses } => {
                 let found = ctx.get_each("/v1/addresses", &addresses).await?;
-                let value =
-                    if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
-                ctx.out.show(&value, || table(&found))
+                ctx.out.show(&one_or_list(found.clone()), || table(&found))
             }
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct Global {
     #[arg(short = 'p', long = "rootPort", alias = "root-port", global = true, value_name = "PORT")]
     #[arg(env = "ROMANA_ROOT_PORT", hide_env = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) root_port: Option<u16>,
-    /// Platform of the cluster [default: kubernetes]
+    /// Platform of the cluster
     #[arg(short = 'P', long, global = true, env = "ROMANA_PLATFORM", hide_env = true)]
     pub(crate) platform: Option<Platform>,
     /// Log what is tried, to stderr
@@ -63,12 +63,11 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// What the cluster serves. It decides nothing in the CLI but how it names things.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+/// What the cluster serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Platform {
     /// Pods; tenants are namespaces
-    #[default]
     Kubernetes,
     /// VMs; tenants are projects
     Openstack,

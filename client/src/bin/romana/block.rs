@@ -55,11 +55,8 @@ async fn show(ctx: &Context, wanted: &str) -> Result<(), Failure> {
     });
     let none = || Failure::usage(format!("no host has a block with {ip}; see romana block list"));
     let block = found.ok_or_else(none)?;
-    let host = cell(&block, "/host");
-    let addresses = ctx.client.list::<Value>(Query::new("/v1/addresses").with("host", Some(host)));
-    let addresses =
-        addresses.await?.items.into_iter().filter(|a| a.get("block") == block.get("cidr"));
-    let addresses: Vec<Value> = addresses.collect();
+    let query = Query::new("/v1/addresses").with("block", Some(cell(&block, "/cidr")));
+    let addresses = ctx.client.list::<Value>(query).await?.items;
     let value = json!({"block": block, "addresses": addresses});
     ctx.out.show(&value, || {
         let mut table = crate::address::table(&addresses);

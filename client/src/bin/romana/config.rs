@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub(crate) servers: Vec<Server>,
     pub(crate) log_file: Option<PathBuf>,
     pub(crate) format: Format,
-    pub(crate) platform: Platform,
+    pub(crate) platform: Option<Platform>,
     pub(crate) verbose: bool,
     pub(crate) timeout: Duration,
 }
@@ -93,7 +93,7 @@ impl Config {
             servers,
             log_file: file.logfile,
             format: global.format.or(file.format).unwrap_or_default(),
-            platform: global.platform.or(file.platform).unwrap_or_default(),
+            platform: global.platform.or(file.platform),
             verbose: global.verbose || file.verbose.unwrap_or(false),
             timeout: global.timeout.unwrap_or(Duration::from_secs(10)),
         })
@@ -168,7 +168,7 @@ mod tests {
         let config = decide(&Global::default(), sample).unwrap();
         assert_eq!(config.servers[0].to_string(), "http://192.168.99.10:9600");
         assert_eq!(config.log_file, Some(PathBuf::from("/var/tmp/romana.log")));
-        assert_eq!((config.format, config.platform), (Format::Table, Platform::Openstack));
+        assert_eq!((config.format, config.platform), (Format::Table, Some(Platform::Openstack)));
         assert!(!config.verbose);
     }
 

@@ -7,6 +7,7 @@ use romana_client::{Client, ClientConfig, Query};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::args::Platform;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -15,6 +16,7 @@ use crate::output::Output;
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) out: Output,
+    platform: Option<Platform>,
 }
 
 impl Context {
@@ -24,7 +26,14 @@ impl Context {
             actor: actor(),
             ..ClientConfig::new(config.servers.clone())
         })?;
-        Ok(Self { client, out: Output::new(config.format) })
+        Ok(Self { client, out: Output::new(config.format), platform: config.platform })
+    }
+
+    /// Says that Kubernetes does this by itself, if that is the platform.
+    pub(crate) fn note_kubernetes(&self, what: &str) {
+        if self.platform == Some(Platform::Kubernetes) {
+            anstream::eprintln!("note: on Kubernetes, {what} by themselves");
+        }
     }
 
     pub(crate) async fn get(&self, query: Query) -> Result<Value, Failure> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels::{self, Change};
-use crate::table::{Table, Tone, cell, items};
+use crate::table::{Table, Tone, cell, items, one_or_list};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -158,8 +158,7 @@ async fn show(ctx: &Context, hosts: Vec<String>) -> Result<(), Failure> {
         names.push(resolve(ctx, host).await?);
     }
     let found = ctx.get_each("/v1/hosts", &names).await?;
-    let value = if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
-    ctx.out.show(&value, || details(&found))
+    ctx.out.show(&one_or_list(found.clone()), || details(&found))
 }
 
 fn state_tone(state: &str) -> Tone {

@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Args, Noun};
+use crate::args::{Args, Format, Noun};
 use crate::config::Config;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -52,8 +52,8 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let format = args.global.format.unwrap_or_default();
-    let result = runtime.block_on(run(args));
+    let mut format = args.global.format.unwrap_or_default();
+    let result = runtime.block_on(run(args, &mut format));
     // A blocked read of stdin must not keep the program.
     runtime.shutdown_background();
     match result {
@@ -62,7 +62,8 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Result<(), Failure> {
+/// Runs the command. `format` is corrected when the configuration says another.
+async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
     // These need no cluster and no configuration.
     match args.noun {
         Noun::Completion(command) => return command.run(),
@@ -70,6 +71,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         _ => {}
     }
     let config = Config::load(&args.global)?;
+    *format = config.format;
     log::start(&config);
     let ctx = Context::new(&config)?;
     match args.noun {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::table::{Table, Tone, cell, items, text};
+use crate::table::{Table, Tone, cell, items, one_or_list, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -30,9 +30,7 @@ impl Command {
             }
             Self::Show { names } => {
                 let found = ctx.get_each("/v1/networks", &names).await?;
-                let value =
-                    if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
-                ctx.out.show(&value, || usage(&found))
+                ctx.out.show(&one_or_list(found.clone()), || usage(&found))
             }
         }
     }

@@ -19,11 +19,6 @@ impl Output {
         Self { format }
     }
 
-    /// Whether people read it.
-    pub(crate) fn for_people(&self) -> bool {
-        self.format == Format::Table
-    }
-
     /// Prints what the server said: as a table, or as it is.
     pub(crate) fn show(&self, value: &Value, table: impl FnOnce() -> Table) -> Result<(), Failure> {
         let text = match self.format {

@@ -10,8 +10,7 @@ use serde_json::Value;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::input;
-use crate::output::write;
-use crate::table::{Table, Tone, cell, items, text};
+use crate::table::{Table, Tone, cell, items, one_or_list, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -78,9 +77,7 @@ impl Command {
             }
             Self::Show { names } => {
                 let found = ctx.get_each(PATH, &names).await?;
-                let value =
-                    if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
-                ctx.out.show(&value, || details(&found))
+                ctx.out.show(&one_or_list(found.clone()), || details(&found))
             }
             Self::Check { file } => {
                 let document = input::document(file).await?;
@@ -94,42 +91,28 @@ impl Command {
     }
 }
 
-/// Asks the server to explain a document, and prints that. A document with faults is a failure.
+/// Asks the server to explain a document, and prints that.
 async fn check(ctx: &Context, document: &Value) -> Result<(), Failure> {
     let answer = ctx.client.check_policies(document).await?;
-    if ctx.out.for_people() {
-        write(&explanation(&answer))?;
-    } else {
-        ctx.out.done(&answer, "")?;
-    }
-    let faulty = items(&answer).iter().any(|item| item.get("error").is_some_and(|e| !e.is_null()));
-    if faulty { Err(Failure::Found) } else { Ok(()) }
+    ctx.out.done(&answer, explanation(&answer))
 }
 
 /// What the server explained, as lines.
 fn explanation(answer: &Value) -> String {
-    let mut lines = String::new();
-    for item in items(answer) {
-        let name = match cell(item, "/name") {
-            none if none == "-" => cell(item, "/policy/name"),
-            name => name,
+    let mut lines = Vec::new();
+    for policy in answer.get("policies").map(items).unwrap_or_default() {
+        let is = |key: &str| policy.get(key).and_then(Value::as_bool) == Some(true);
+        let change = match (is("exists"), is("unchanged")) {
+            (_, true) => "in force as it is",
+            (true, false) => "would replace the one in force",
+            (false, false) => "new",
         };
-        if let Some(error) = item.get("error").filter(|error| !error.is_null()) {
-            lines.push_str(&format!("{name}: not valid: {}\n", cell(error, "/message")));
-            continue;
-        }
-        lines.push_str(&format!("{name}:\n"));
-        match item.get("explanation").or_else(|| item.get("explain")) {
-            Some(Value::Array(sentences)) => {
-                sentences.iter().for_each(|line| lines.push_str(&format!("  {}\n", text(line))));
-            }
-            Some(Value::String(sentences)) => {
-                sentences.lines().for_each(|line| lines.push_str(&format!("  {line}\n")));
-            }
-            _ => lines.push_str("  valid\n"),
-        }
+        lines.push(format!("{} (valid, {change})", cell(policy, "/name")));
+        let sentences = policy.get("explanation").map(items).unwrap_or_default();
+        lines.extend(sentences.iter().map(|sentence| format!("  {}", text(sentence))));
+        lines.push(format!("  Endpoints it applies to now: {}.", cell(policy, "/endpoints")));
     }
-    lines
+    lines.join("\n")
 }
 
 /// Names (or 2.0's ids) of the policies of a document.

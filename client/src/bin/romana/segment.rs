@@ -51,6 +51,7 @@ impl Command {
             Self::Add { tenant, segment, labels } => {
                 let labels: BTreeMap<_, _> = labels.into_iter().collect();
                 let answer = ctx.put(path(&tenant, &segment), &json!({ "labels": labels })).await?;
+                ctx.note_kubernetes("labels of pods become segments");
                 ctx.out.done(&answer, format!("segment {tenant}/{segment} added"))
             }
             Self::Remove { tenant, segment } => {

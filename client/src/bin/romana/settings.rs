@@ -32,11 +32,8 @@ impl Command {
                 ctx.out.show(&settings, || table(&settings))
             }
             Self::Set { changes } => {
-                let answer = ctx.patch(path.clone(), &Value::Object(body(changes)?)).await?;
-                let settings = ctx.get(path).await?;
-                ctx.out.show(if ctx.out.for_people() { &settings } else { &answer }, || {
-                    table(&settings)
-                })
+                let answer = ctx.patch(path, &Value::Object(body(changes)?)).await?;
+                ctx.out.show(&answer, || table(&answer))
             }
         }
     }

@@ -69,11 +69,10 @@ impl Table {
         }
         for (at, column) in layout.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
-            let numbers = self
-                .rows
-                .iter()
-                .filter_map(|(_, cells)| cells.get(at))
-                .all(|cell| cell == "-" || cell.trim_end_matches('%').parse::<f64>().is_ok());
+            let cells = || self.rows.iter().filter_map(|(_, cells)| cells.get(at));
+            let is_number = |cell: &str| cell.trim_end_matches('%').parse::<f64>().is_ok();
+            let numbers = cells().any(|cell| is_number(cell))
+                && cells().all(|cell| cell == "-" || is_number(cell));
             if numbers && header {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -120,6 +119,17 @@ pub(crate) fn items(list: &Value) -> &[Value] {
     match list.get("items").or(Some(list)) {
         Some(Value::Array(items)) => items,
         _ => std::slice::from_ref(list),
+    }
+}
+
+/// What is printed for several things that were asked for by name: the one, or a list.
+pub(crate) fn one_or_list(mut found: Vec<Value>) -> Value {
+    match found.pop() {
+        Some(only) if found.is_empty() => only,
+        last => {
+            found.extend(last);
+            Value::Array(found)
+        }
     }
 }
 

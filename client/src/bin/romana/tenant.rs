@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
-use crate::table::{Table, cell, items, text};
+use crate::table::{Table, cell, items, one_or_list, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -46,6 +46,7 @@ impl Command {
                 let labels: BTreeMap<_, _> = labels.into_iter().collect();
                 let query = Query::new("/v1/tenants").segment(&name);
                 let answer = ctx.put(query, &json!({ "labels": labels })).await?;
+                ctx.note_kubernetes("namespaces become tenants");
                 ctx.out.done(&answer, format!("tenant {name} created"))
             }
             Self::Delete { name } => {
@@ -59,9 +60,7 @@ impl Command {
             }
             Self::Show { names } => {
                 let found = ctx.get_each("/v1/tenants", &names).await?;
-                let value =
-                    if let [only] = &*found { only.clone() } else { Value::from(found.clone()) };
-                ctx.out.show(&value, || table(&found))
+                ctx.out.show(&one_or_list(found.clone()), || table(&found))
             }
         }
     }

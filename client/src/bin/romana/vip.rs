@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::table::{Table, Tone, cell, items};
+use crate::table::{Table, Tone, cell, items, one_or_list};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -20,7 +20,7 @@ pub(crate) enum Command {
         /// The address
         ip: IpAddr,
         /// Host that may answer; may be repeated; none = any host that is up
-        #[arg(short = 'c', long = "candidate", value_name = "HOST")]
+        #[arg(long = "candidate", value_name = "HOST")]
         candidates: Vec<String>,
     },
     /// Remove a virtual IP
@@ -57,14 +57,8 @@ impl Command {
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { names } => {
-                let list = ctx.client.list::<Value>(path).await?;
-                let named = |vip: &Value| names.contains(&cell(vip, "/name"));
-                let found: Vec<Value> = list.items.into_iter().filter(named).collect();
-                let missing = names.iter().find(|n| !found.iter().any(|v| cell(v, "/name") == **n));
-                if let Some(missing) = missing {
-                    return Err(Failure::usage(format!("VIP {missing} does not exist")));
-                }
-                ctx.out.show(&found.clone().into(), || table(&found))
+                let found = ctx.get_each("/v1/vips", &names).await?;
+                ctx.out.show(&one_or_list(found.clone()), || table(&found))
             }
         }
     }

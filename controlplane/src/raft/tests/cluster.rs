@@ -4,7 +4,7 @@ use romana_statemachine::Refusal;
 use romana_statemachine::command::{SegmentSpec, TenantRef};
 use romana_statemachine::{Actor, Command, Labels, Proposal};
 
-use super::super::{IdentityError, ProposeError, Role};
+use super::super::{IdentityError, Role};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,8 +229,7 @@ async fn data_of_somebody_else_is_refused() {
     assert!(matches!(error, StartError::Identity(IdentityError::OtherPeers { .. })), "{error}");
 
     let advertise_peer = "x:1".to_string();
-    let other =
-        ReplicaConfig { id: 2, initial_cluster: peers, advertise_peer, ..config.clone() };
+    let other = ReplicaConfig { id: 2, initial_cluster: peers, advertise_peer, ..config.clone() };
     let error = refused(other).await.err().unwrap();
     assert!(matches!(error, StartError::Identity(IdentityError::OtherId { .. })), "{error}");
 

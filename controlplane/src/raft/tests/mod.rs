@@ -14,17 +14,17 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::{Replica, ReplicaConfig, StartError, Tuning};
+use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning};
 
 /// Longest any condition is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-fn soon() -> Instant {
+pub(crate) fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
 /// Waits until `condition` gives something.
-async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = soon();
     let mut clock = tokio::time::interval(Duration::from_millis(5));
     loop {
@@ -41,9 +41,15 @@ fn tenant(name: &str) -> Proposal {
     Proposal { actor: Actor::from("test"), command: Command::CreateTenant(spec) }
 }
 
+/// Creates a tenant; again where the outcome is unknown, as it is idempotent.
 async fn create(replica: &Replica, name: &str) -> Outcome {
-    let outcomes = replica.propose(vec![tenant(name)], soon()).await.unwrap();
-    outcomes.into_iter().next().unwrap()
+    loop {
+        match replica.propose(vec![tenant(name)], soon()).await {
+            Ok(outcomes) => return outcomes.into_iter().next().unwrap(),
+            Err(ProposeError::Unknown { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 fn has(replica: &Replica, name: &str) -> bool {
@@ -51,11 +57,11 @@ fn has(replica: &Replica, name: &str) -> bool {
 }
 
 /// Three places for replicas: directories and addresses that stay the same over restarts.
-struct Cluster {
+pub(crate) struct Cluster {
     dir: TempDir,
     addresses: BTreeMap<u64, SocketAddr>,
     listeners: BTreeMap<u64, TcpListener>,
-    running: BTreeMap<u64, Replica>,
+    pub(crate) running: BTreeMap<u64, Replica>,
     tuning: Tuning,
 }
 
@@ -117,7 +123,7 @@ impl Cluster {
         }
     }
 
-    async fn started(size: u64) -> Self {
+    pub(crate) async fn started(size: u64) -> Self {
         let mut cluster = Self::new(size).await;
         for id in 1..=size {
             cluster.start(id).await;
@@ -136,12 +142,12 @@ impl Cluster {
         self.running.remove(&id).unwrap().shutdown().await;
     }
 
-    fn on(&self, id: u64) -> &Replica {
+    pub(crate) fn on(&self, id: u64) -> &Replica {
         &self.running[&id]
     }
 
     /// The leader, when all who run agree on it.
-    async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> u64 {
         eventually("a leader", || {
             let mut leaders = self.running.values().map(|replica| replica.status().leader);
             let leader = leaders.next()??;
@@ -151,7 +157,7 @@ impl Cluster {
         .await
     }
 
-    async fn follower(&self) -> u64 {
+    pub(crate) async fn follower(&self) -> u64 {
         let leader = self.leader().await;
         self.running.keys().copied().find(|id| *id != leader).unwrap()
     }
@@ -169,7 +175,7 @@ impl Cluster {
         .await;
     }
 
-    async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         for id in self.running.keys().copied().collect::<Vec<_>>() {
             self.stop(id).await;
         }

@@ -1,0 +1,59 @@
+//! Short runs against real `romanad` processes. The long ones are `chaos run`.
+
+use std::time::Duration;
+
+use romana_chaos::cluster::find_romanad;
+use romana_chaos::nemesis::Fault;
+use romana_chaos::run::{RunOptions, run};
+
+fn options(seed: u64, seconds: u64, clients: usize, nemesis: &str) -> RunOptions {
+    let faults = nemesis.split(',').map(|name| name.parse::<Fault>().expect("a fault")).collect();
+    RunOptions {
+        seed,
+        seconds,
+        clients,
+        replicas: 3,
+        faults,
+        interval: Duration::from_secs(2),
+        romanad: find_romanad(None).expect("cargo build --workspace --bins comes first"),
+        parent: None,
+        keep: false,
+    }
+}
+
+async fn all_laws_hold(options: &RunOptions) {
+    let report = run(options).await.expect("the run can be carried out");
+    assert!(
+        report.violations.is_empty(),
+        "{:#?}\n{}\ndata and logs: {:?}\nagain with: {}",
+        report.violations,
+        report.summary,
+        report.kept,
+        options.reproduce(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_are_killed_and_replicas_paused() {
+    all_laws_hold(&options(1, 10, 16, "kill-leader,pause")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_power_is_cut() {
+    all_laws_hold(&options(2, 10, 16, "power,power-all")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeds_that_once_failed() {
+    let seeds = include_str!("../seeds.txt");
+    for line in seeds.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+        let mut words = line.split_whitespace();
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+        let (Some(seed), Some(seconds), Some(clients)) = (number(), number(), number()) else {
+            panic!("{line:?} is not `seed seconds clients nemesis`");
+        };
+        let clients = usize::try_from(clients).expect("few clients");
+        let nemesis = words.next().expect("a nemesis");
+        all_laws_hold(&options(seed, seconds, clients, nemesis)).await;
+    }
+}

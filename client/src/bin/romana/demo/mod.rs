@@ -1,0 +1,66 @@
+//! `romana demo`: the tour in one command, on real processes. Every claim that is printed with a
+//! tick was checked against the cluster; if one does not hold, the demo fails.
+
+mod replicas;
+mod stream;
+mod tour;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+use replicas::Replicas;
+
+/// Longest time that the whole tour may take.
+const TOUR_MAX: Duration = Duration::from_secs(60);
+
+/// Starts three replicas on this machine, kills the leader, and shows that nothing is lost.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Command {
+    /// The romanad to run [default: the one beside this program, then $PATH]
+    #[arg(long, value_name = "PATH", env = "ROMANA_ROMANAD")]
+    romanad: Option<PathBuf>,
+    /// Keep the directory with data and logs, and say where it is
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Command {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let romanad = replicas::find(self.romanad)?;
+        let mut replicas = Replicas::prepare(romanad, self.keep)?;
+        // Whatever ends the tour, the replicas are stopped and their directory removed.
+        let (result, interrupted) = tokio::select! {
+            result = timeout(TOUR_MAX, tour::run(&mut replicas)) => {
+                let late = || Failure::Broken(String::from("the demo did not end in a minute"));
+                (result.unwrap_or_else(|_| Err(late())), false)
+            }
+            name = interrupted() => (Err(Failure::Broken(format!("stopped by {name}"))), true),
+        };
+        if result.is_err() && !interrupted {
+            replicas.show_logs();
+        }
+        replicas.stop().await;
+        result
+    }
+}
+
+/// Waits for a signal that asks us to stop.
+async fn interrupted() -> &'static str {
+    let wait = async |kind, name| match signal(kind) {
+        Ok(mut signal) => {
+            signal.recv().await;
+            name
+        }
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        name = wait(SignalKind::interrupt(), "Ctrl-C") => name,
+        name = wait(SignalKind::terminate(), "SIGTERM") => name,
+        name = wait(SignalKind::hangup(), "SIGHUP") => name,
+    }
+}

@@ -1,0 +1,85 @@
+//! Precedence of flag, environment, file and default, through the program itself.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use crate::support::{Act, Fake};
+
+/// Runs `romana` with a home that has this configuration, in an otherwise empty environment.
+fn romana(file: &str, env: &[(&str, &str)], args: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    if !file.is_empty() {
+        fs::write(home.path().join(".romana.yaml"), file).unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_romana"));
+    command.env_clear().env("HOME", home.path()).env("ROMANA_TIMEOUT", "1s");
+    command.envs(env.iter().copied()).args(args).output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flag_then_environment_then_file() {
+    let fake = |name: &'static str| async move {
+        Fake::start(None, move |_, _| Act::ok(format!(r#"{{"address_reuse_delay_ms":"{name}"}}"#)))
+            .await
+    };
+    let (flag, env, file) = (fake("flag").await, fake("env").await, fake("file").await);
+    let text = format!("RootURL: {}\nFormat: yaml\n", file.server());
+    let (flag, env) = (flag.server().to_string(), env.server().to_string());
+    for (variables, args, expected) in [
+        (vec![], vec!["settings", "show"], "address_reuse_delay_ms: file\n"),
+        (
+            vec![("ROMANA_ROOT_URL", &*env)],
+            vec!["settings", "show"],
+            "address_reuse_delay_ms: env\n",
+        ),
+        (
+            vec![("ROMANA_ROOT_URL", &*env), ("ROMANA_FORMAT", "table")],
+            vec!["settings", "show", "-r", &*flag, "-f", "json"],
+            "{\n  \"address_reuse_delay_ms\": \"flag\"\n}\n",
+        ),
+    ] {
+        let output = romana(&text, &variables, &args);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_a_usage_error() {
+    for (file, args) in [
+        ("RootPort: many", vec!["host", "list"]),
+        ("Colour: red", vec!["host", "list"]),
+        ("", vec!["host", "list", "-c", "/nonexistent/romana.yaml"]),
+        ("", vec!["host", "list", "-r", "ftp://x"]),
+        ("", vec!["host", "list", "-p", "0"]),
+        ("", vec!["host", "list", "-f", "xml"]),
+        ("", vec!["host"]),
+        ("", vec!["nonsense"]),
+        ("", vec!["host", "add", "h", "not-an-ip"]),
+        ("", vec!["policy", "add", "/nonexistent/policy.json", "-f", "json"]),
+    ] {
+        let output = romana(file, &[], &args);
+        let code = output.status.code();
+        let is_io = args.contains(&"/nonexistent/policy.json");
+        assert_eq!(code, Some(if is_io { 1 } else { 2 }), "{args:?} {output:?}");
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn nobody_there_is_unavailable() {
+    let output = romana("", &[], &["host", "list", "-r", "127.0.0.1:1", "-f", "json"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "Unavailable");
+}
+
+#[test]
+fn completion_and_version_need_no_cluster() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = romana("", &[], &["completion", shell]);
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && script.contains("romana"), "{shell}");
+    }
+    let output = romana("", &[], &["--version"]);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("romana "));
+}

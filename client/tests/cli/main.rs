@@ -1,0 +1,9 @@
+//! `romana` as its users meet it: arguments, output and exit codes, one file per case.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod config;
+mod goldens;
+mod real;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,148 @@
+//! The follower against a feed that ends, repeats, skips and lies.
+
+use crate::support::{Act, Fake};
+use romana_client::{Client, Error, FollowOptions, Item};
+use romana_statemachine::event::{HostRef, VersionRaised};
+use romana_statemachine::{Actor, Digest, Event, Millis, Record, Topic};
+
+/// A history of `count` records.
+fn history(count: u64) -> Vec<Record> {
+    let mut digest = Digest::default();
+    let record = |revision| {
+        let event = match revision % 2 {
+            0 => Event::HostUp(HostRef { name: "h".into() }),
+            _ => Event::VersionRaised(VersionRaised { version: 1 }),
+        };
+        let (actor, at) = (Actor::from("a"), Millis(revision));
+        digest = Record::chain(&digest, revision, revision, at, &actor, &event);
+        Record { revision, index: revision, at, actor, event, digest }
+    };
+    (1..=count).map(record).collect()
+}
+
+fn line(record: &Record) -> String {
+    format!("{}\n", serde_json::to_string(record).unwrap())
+}
+
+fn bookmark(revision: u64) -> String {
+    format!("{{\"bookmark\":{{\"revision\":{revision}}}}}\n")
+}
+
+fn from_start() -> FollowOptions {
+    FollowOptions { after: Some(0), ..FollowOptions::default() }
+}
+
+/// Follows for so many items, or to an error; each in a word.
+async fn items(client: &Client, options: FollowOptions, count: usize) -> Vec<String> {
+    let mut follower = client.follow(options);
+    let mut words = Vec::new();
+    for _ in 0..count {
+        match follower.next().await {
+            Ok(Item::Record(record)) => words.push(format!("r{}", record.revision)),
+            Ok(Item::Bookmark(revision)) => words.push(format!("b{revision}")),
+            Ok(Item::Reset(snapshot)) => words.push(format!("reset {}", snapshot.revision)),
+            Err(Error::Protocol { .. }) => words.push("wrong".into()),
+            Err(error) => words.push(error.to_string()),
+        }
+    }
+    words
+}
+
+#[tokio::test]
+async fn it_resumes_where_the_feed_ended() {
+    let records = history(4);
+    let fake = Fake::start(None, move |number, seen| {
+        assert!(seen.head.contains("accept: application/x-ndjson"));
+        match number {
+            0 => {
+                // Cut in the middle of a line.
+                let second = line(&records[1]);
+                Act::Pieces(vec![format!("{}{}", line(&records[0]), &second[..20])], true)
+            }
+            1 => Act::status(503, "{}"),
+            2 => Act::Pieces(vec!["garbage\n".into()], false),
+            _ => {
+                assert!(seen.line.contains("/v1/events?from=1 "), "{}", seen.line);
+                let rest: String = records[1..].iter().map(line).collect();
+                let (head, tail) = rest.split_at(100);
+                Act::Pieces(vec![head.into(), tail.into(), bookmark(4)], false)
+            }
+        }
+    })
+    .await;
+    let client = fake.client();
+    assert_eq!(items(&client, from_start(), 5).await, ["r1", "r2", "r3", "r4", "b4"]);
+}
+
+#[tokio::test]
+async fn gaps_duplicates_and_forgeries_are_noticed() {
+    let records = history(4);
+    let mut forged = records[1].clone();
+    forged.actor = Actor::from("somebody else");
+    let feeds = [
+        line(&records[0]) + &line(&records[2]),
+        line(&records[0]) + &line(&records[0]),
+        line(&records[0]) + &line(&forged),
+        line(&records[0]) + &bookmark(2),
+    ];
+    for feed in feeds {
+        let fake = Fake::start(None, move |_, _| Act::Pieces(vec![feed.clone()], false)).await;
+        assert_eq!(items(&fake.client(), from_start(), 2).await, ["r1", "wrong"]);
+    }
+}
+
+#[tokio::test]
+async fn a_filtered_feed_may_skip() {
+    let records = history(4);
+    let feed = line(&records[1]) + &bookmark(3) + &line(&records[3]);
+    let fake = Fake::start(None, move |_, seen| {
+        assert!(seen.line.contains("from=0&topics=hosts,vips&host=h1"), "{}", seen.line);
+        Act::Pieces(vec![feed.clone()], false)
+    })
+    .await;
+    let options = FollowOptions {
+        topics: vec![Topic::Hosts, Topic::Vips],
+        host: Some("h1".into()),
+        ..from_start()
+    };
+    assert_eq!(items(&fake.client(), options, 3).await, ["r2", "b3", "r4"]);
+}
+
+#[tokio::test]
+async fn what_is_compacted_starts_over_from_a_snapshot() {
+    let records = history(6);
+    let digest = records[4].digest;
+    let fake = Fake::start(None, move |_, seen| {
+        if seen.line.contains("/v1/snapshot") {
+            let body = format!(r#"{{"revision":5,"digest":"{digest}","hosts":[{{"name":"h"}}]}}"#);
+            return Act::ok(body);
+        }
+        match seen.line.contains("from=5") {
+            true => Act::Pieces(vec![bookmark(5), line(&records[5])], false),
+            false => {
+                let error = r#"{"error":{"code":"RevisionCompacted","message":"gone"}}"#;
+                Act::status(410, error)
+            }
+        }
+    })
+    .await;
+    let client = fake.client();
+    assert_eq!(items(&client, from_start(), 3).await, ["reset 5", "b5", "r6"]);
+    // Without a revision it starts from a snapshot at once.
+    assert_eq!(items(&client, FollowOptions::default(), 2).await, ["reset 5", "b5"]);
+    let mut follower = client.follow(FollowOptions::default());
+    assert_eq!(follower.staleness(), None);
+    let Ok(Item::Reset(snapshot)) = follower.next().await else { panic!("no snapshot") };
+    assert_eq!(snapshot.state["hosts"][0]["name"], "h");
+    assert!(follower.staleness().is_some());
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_stream() {
+    use futures_util::StreamExt;
+    let refusal = r#"{"error":{"code":"MalformedQuery","message":"bad"}}"#;
+    let fake = Fake::start(None, move |_, _| Act::status(400, refusal)).await;
+    let stream = fake.client().follow(from_start()).into_stream();
+    let items: Vec<_> = stream.collect().await;
+    assert!(matches!(items[..], [Err(Error::Refused(_))]), "{items:?}");
+}

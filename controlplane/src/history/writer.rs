@@ -1,0 +1,61 @@
+//! The writer's side of the open segment.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use romana_statemachine::Record;
+
+use super::error::HistoryError;
+use super::frame;
+use super::raw::{Index, Raw};
+
+/// What is appended to, and what of it is not durable.
+pub(super) struct Writer {
+    pub(super) active: Arc<Raw>,
+    /// End of what was written; readers may go so far.
+    pub(super) end: u64,
+    /// Segments with content that is not known to be durable.
+    pub(super) unsynced: Vec<Arc<Raw>>,
+    /// Whether files were created since the directory was synced.
+    pub(super) new_files: bool,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn new(active: Arc<Raw>) -> Self {
+        let end = active.index().end;
+        Self { active, end, unsynced: Vec::new(), new_files: false, buffer: Vec::new() }
+    }
+
+    /// Writes records with one call and lets readers see them.
+    pub(super) fn write(&mut self, records: &[Record]) -> Result<(), HistoryError> {
+        self.buffer.clear();
+        let mut places = Vec::with_capacity(records.len());
+        for record in records {
+            places.push((record.revision, self.end + self.buffer.len() as u64));
+            frame::push(&mut self.buffer, record);
+        }
+        self.put(|index| places.iter().for_each(|(revision, at)| index.note(*revision, *at)))?;
+        if !self.unsynced.iter().any(|raw| Arc::ptr_eq(raw, &self.active)) {
+            self.unsynced.push(Arc::clone(&self.active));
+        }
+        Ok(())
+    }
+
+    /// Notes that everything before `end` is durable.
+    pub(super) fn mark(&mut self, end: u64) -> Result<(), HistoryError> {
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&frame::mark(end));
+        self.put(|_| ())
+    }
+
+    fn put(&mut self, note: impl FnOnce(&mut Index)) -> Result<(), HistoryError> {
+        let Raw { file, path, .. } = &*self.active;
+        file.write_all_at(&self.buffer, self.end).map_err(HistoryError::io("write", path))?;
+        self.end += self.buffer.len() as u64;
+        let mut index = self.active.index();
+        note(&mut index);
+        index.end = self.end;
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Ends cool-downs: gives released addresses free, and empty blocks back to their groups.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use romana_statemachine::command::EndCooldowns;
+use romana_statemachine::{Actor, Command, Proposal, Refusal};
+
+use super::{Task, Turn};
+use crate::raft::ProposeError;
+
+/// How often it looks: how late a cool-down may end.
+const PERIOD: Duration = Duration::from_millis(250);
+/// Commands of one pass: each gives back a bounded number of blocks.
+const COMMANDS_MAX: usize = 64;
+
+/// The task that ends cool-downs.
+#[derive(Debug)]
+pub struct Reaper;
+
+impl Task for Reaper {
+    fn name(&self) -> &'static str {
+        "reaper"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    fn follows_state(&self) -> bool {
+        false
+    }
+
+    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+        Box::pin(async move {
+            for _ in 0..COMMANDS_MAX {
+                let now = turn.now();
+                if !turn.replica.with_state(|state| state.cooldowns_due(now)) {
+                    return Ok(());
+                }
+                let command = Command::EndCooldowns(EndCooldowns { term: turn.term });
+                let proposal = Proposal { actor: Actor::from("task:reaper"), command };
+                let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
+                match outcomes.into_iter().next().map(|outcome| outcome.result) {
+                    // Somebody else leads by now, and does the rest.
+                    Some(Err(Refusal::StaleTerm { .. })) => return Ok(()),
+                    Some(Err(refusal)) => {
+                        tracing::error!(%refusal, "ending cool-downs was refused");
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! The laws of the state machine, on arbitrary histories: whatever is asked in whatever order, with
+//! topologies that change, hosts that are evicted and clocks that jump.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "laws/commands.rs"]
+mod commands;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use romana_statemachine::entry::{unwire, wire};
+use romana_statemachine::routes::{self, Via};
+use romana_statemachine::{
+    Command, Entry, Event, Millis, Now, Outcome, Position, Proposal, Record, State,
+};
+
+/// One log entry to be: how the leader's clock moves, what is proposed, and whether a replica is
+/// restarted from a snapshot before it.
+#[derive(Clone)]
+struct Step {
+    clock: i64,
+    commands: Vec<Command>,
+    restart: bool,
+}
+
+/// As a script would say it: a failing history is to be read.
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "@{:+}{}", self.clock, if self.restart { " restart" } else { "" })?;
+        self.commands.iter().try_for_each(|command| match command {
+            Command::SetTopology(spec) => write!(f, "; {}", serde_json::to_string(spec).unwrap()),
+            other => write!(f, "; {other}"),
+        })
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let clock = prop_oneof![Just(0i64), 1..2_000i64, Just(30_000), Just(-500)];
+    let commands = prop::collection::vec(commands::command(), 1..5);
+    let step = (clock, commands, prop::bool::weighted(0.2))
+        .prop_map(|(clock, commands, restart)| Step { clock, commands, restart });
+    prop::collection::vec(step, 1..60)
+}
+
+/// What the history says, kept apart from the state machine: names, addresses, cool-downs, leases.
+#[derive(Default)]
+struct Judge {
+    holder_of: BTreeMap<IpAddr, String>,
+    address_of: BTreeMap<String, IpAddr>,
+    /// Released addresses whose delay is not over yet, and since when.
+    cooling: BTreeMap<IpAddr, u64>,
+    /// Who may answer for the address of a VIP, and until when.
+    leases: BTreeMap<IpAddr, (String, u64)>,
+    delay: u64,
+}
+
+impl Judge {
+    fn new() -> Self {
+        Self { delay: 30_000, ..Self::default() }
+    }
+
+    /// Lets go of cool-downs that are over at a time.
+    fn clock(&mut self, at: u64) {
+        let delay = self.delay;
+        self.cooling.retain(|_, released| at.saturating_sub(*released) < delay);
+    }
+
+    fn judge(&mut self, record: &Record) {
+        let at = record.at.0;
+        self.clock(at);
+        match &record.event {
+            Event::AddressAllocated(event) => {
+                let name = event.name.to_string();
+                let other = self.holder_of.insert(event.ip, name.clone());
+                assert_eq!(other, None, "{record}: the address has a holder");
+                let other = self.address_of.insert(name, event.ip);
+                assert_eq!(other, None, "{record}: the name has an address");
+                assert!(!self.cooling.contains_key(&event.ip), "{record}: it was still cooling");
+                assert!(event.block.contains(&event.ip), "{record}: outside of its block");
+            }
+            Event::AddressReleased(event) => {
+                let name = self.holder_of.remove(&event.ip);
+                assert_eq!(name.as_deref(), Some(event.name.as_str()), "{record}: not the holder");
+                assert_eq!(self.address_of.remove(event.name.as_str()), Some(event.ip), "{record}");
+                self.cooling.insert(event.ip, at);
+            }
+            Event::SettingsChanged(settings) => self.delay = settings.address_reuse_delay_ms,
+            Event::VipAssigned(event) => {
+                let host = event.host.to_string();
+                let until = at + event.lease_ms;
+                if let Some((other, over)) = self.leases.insert(event.ip, (host.clone(), until)) {
+                    assert!(other == host || over <= at, "{record}: {other} answers until {over}");
+                }
+            }
+            _ => {}
+        }
+        self.clock(at);
+    }
+}
+
+/// A replica that applies, one that is restarted from snapshots now and then, and one that follows.
+struct World {
+    state: State,
+    restarted: State,
+    follower: State,
+    judge: Judge,
+    clock: i64,
+    index: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let new = State::new;
+        let (state, restarted, follower) = (new(), new(), new());
+        Self { state, restarted, follower, judge: Judge::new(), clock: 0, index: 0 }
+    }
+
+    fn step(&mut self, step: &Step) -> Vec<Record> {
+        self.clock = (self.clock + step.clock).max(0);
+        self.index += 1;
+        if step.restart {
+            self.restarted = State::from_snapshot(&self.state.snapshot()).unwrap();
+        }
+        self.decide_alone(step);
+        let position = Position { term: 1, index: self.index };
+        let proposal =
+            |command: &Command| Proposal { actor: "law".into(), command: command.clone() };
+        let proposals = step.commands.iter().map(proposal).collect();
+        let entry = Entry { at: Millis(u64::try_from(self.clock).unwrap()), proposals };
+        let before = self.state.revision();
+        let (outcomes, records) = self.state.apply(position, &entry);
+        assert_eq!((outcomes.clone(), records.clone()), self.restarted.apply(position, &entry));
+        check_outcomes(before, &outcomes, &records, &self.state);
+        for record in &records {
+            self.follower.follow(record).unwrap();
+            self.judge.judge(record);
+        }
+        self.judge.clock(self.state.at().0);
+        // An entry without commands tells the follower time, term and index.
+        self.follower.apply(position, &Entry { at: entry.at, proposals: Vec::new() });
+        self.check(&entry);
+        records
+    }
+
+    /// Decides the first command without applying it: nothing may change, and what is decided is
+    /// what applying causes.
+    fn decide_alone(&self, step: &Step) {
+        let before = self.state.snapshot();
+        let at = Millis(u64::try_from(self.clock).unwrap()).max(self.state.at());
+        let mut copy = self.state.clone();
+        let position = Position { term: 1, index: self.index };
+        copy.apply(position, &Entry { at, proposals: Vec::new() });
+        let decided = copy.decide(&step.commands[0], Now { at, term: 1 });
+        if let Command::SetTopology(spec) = &step.commands[0] {
+            match copy.plan_topology(spec) {
+                Err(refusal) => assert_eq!(decided, Err(refusal)),
+                Ok(plan) if decided.is_ok() => {
+                    assert!(plan.conflicts.is_empty());
+                    assert_eq!(plan.changed, decided != Ok(Vec::new()));
+                }
+                Ok(plan) => assert!(!plan.conflicts.is_empty(), "nothing stands in the way"),
+            }
+        }
+        let proposals = vec![Proposal { actor: "law".into(), command: step.commands[0].clone() }];
+        let (outcomes, records) = copy.apply(position, &Entry { at, proposals });
+        match decided {
+            Ok(events) => assert!(events.iter().eq(records.iter().map(|record| &record.event))),
+            Err(refusal) => assert_eq!(outcomes[0].result, Err(refusal)),
+        }
+        assert_eq!(self.state.snapshot(), before, "a copy changed the original");
+    }
+
+    fn check(&self, entry: &Entry) {
+        if let Err(wrong) = self.state.validate() {
+            panic!("after {entry:?}:\n{}", wrong.join("\n"));
+        }
+        let bytes = self.state.snapshot();
+        assert_eq!(self.restarted.snapshot(), bytes, "a restarted replica differs");
+        assert_eq!(self.follower.snapshot(), bytes, "a follower differs");
+        assert_eq!(State::from_snapshot(&bytes).unwrap().snapshot(), bytes);
+        assert_eq!(self.judge.holder_of.len(), self.state.ipam().address_count());
+        for host in self.state.hosts() {
+            let routes = routes::for_host(&self.state, &host.name).unwrap();
+            let outside =
+                routes.routes.iter().filter(|route| matches!(route.via, Via::Group { .. }));
+            assert!(outside.count() as u64 <= routes.groups, "law 3 at {}", host.name);
+        }
+        if let Some(shown) = self.state.topology_document() {
+            let now = Now { at: self.state.at(), term: 1 };
+            let again = self.state.decide(&Command::SetTopology(shown), now);
+            assert_eq!(again, Ok(Vec::new()), "what is shown cannot be set again");
+        }
+    }
+}
+
+fn check_outcomes(before: u64, outcomes: &[Outcome], records: &[Record], state: &State) {
+    let mut last = before;
+    for outcome in outcomes {
+        assert!(outcome.revision >= last);
+        if outcome.result.is_err() {
+            assert_eq!(outcome.revision, last, "a refusal changed something");
+        }
+        last = outcome.revision;
+    }
+    assert_eq!(last, state.revision());
+    assert_eq!(last - before, records.len() as u64, "one revision per event");
+    for record in records {
+        assert_round_trip(record);
+        assert_round_trip(&record.event);
+        assert!(!record.to_string().contains('\n'));
+    }
+}
+
+/// A value survives the wire and JSON.
+fn assert_round_trip<T>(value: &T)
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    assert_eq!(unwire::<T>(&wire(value)).as_ref(), Ok(value));
+    let json = serde_json::to_string(value).unwrap();
+    assert_eq!(&serde_json::from_str::<T>(&json).unwrap(), value, "{json}");
+}
+
+proptest! {
+    /// Names, addresses, cool-downs, leases, invariants, replay, restart: after every entry.
+    #[test]
+    fn laws_hold(steps in steps()) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+    }
+
+    /// Equal logs give equal digests, however the entries are cut.
+    #[test]
+    fn digests_are_a_function_of_the_log(commands in prop::collection::vec(commands::command(), 1..80)) {
+        let run = |size: usize| {
+            let mut state = State::new();
+            for (n, part) in commands.chunks(size).enumerate() {
+                let proposal = |c: &Command| Proposal { actor: "law".into(), command: c.clone() };
+                let proposals = part.iter().map(proposal).collect();
+                let position = Position { term: 1, index: 1 + n as u64 / 1000 };
+                state.apply(position, &Entry { at: Millis(7), proposals });
+            }
+            (state.revision(), state.digest(), state.snapshot())
+        };
+        prop_assert_eq!(run(1), run(7));
+    }
+
+    /// Commands survive the wire and JSON, and print as one line.
+    #[test]
+    fn commands_round_trip(command in commands::command()) {
+        assert_round_trip(&command);
+        prop_assert!(!command.to_string().contains('\n'));
+    }
+}
+
+/// The histories above are worth something: everything that can happen happens in some of them.
+#[test]
+fn histories_reach_every_event() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeSet::new();
+    for _ in 0..150 {
+        let mut world = World::new();
+        for step in steps().new_tree(&mut runner).unwrap().current() {
+            seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
+        }
+    }
+    assert_eq!(seen.len(), 29, "{seen:?}");
+}
+
+/// The first word of its line.
+fn kind(event: &Event) -> String {
+    event.to_string().split(' ').next().unwrap_or_default().to_string()
+}
+
+/// A record that does not come next is not followed, and changes nothing.
+#[test]
+fn broken_histories_are_not_followed() {
+    let mut state = State::new();
+    let command = serde_json::from_str(r#"{"CreateTenant":{"id":"t"}}"#).unwrap();
+    let proposals = vec![Proposal { actor: "law".into(), command }];
+    let (_, records) =
+        state.apply(Position { term: 1, index: 1 }, &Entry { at: Millis(1), proposals });
+    let [record] = records.as_slice() else { panic!("{records:?}") };
+    let mut follower = State::new();
+    let empty = follower.snapshot();
+    follower.follow(&Record { revision: 2, ..record.clone() }).unwrap_err();
+    follower.follow(&Record { actor: "other".into(), ..record.clone() }).unwrap_err();
+    follower.follow(&Record { at: Millis(2), ..record.clone() }).unwrap_err();
+    assert_eq!(follower.snapshot(), empty);
+    follower.follow(record).unwrap();
+    assert_eq!(follower.digest(), state.digest());
+    follower.follow(record).unwrap_err();
+}

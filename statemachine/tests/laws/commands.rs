@@ -1,0 +1,167 @@
+//! Arbitrary commands over a small world, so that they meet: four hosts, a dozen names, two tenants,
+//! networks of 64 addresses in both families.
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use romana_statemachine::Command;
+use romana_statemachine::topology::TopologySpec;
+
+/// Topologies that keep, move or refuse what lives under the others.
+const TOPOLOGIES: &[&str] = &[
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}],
+        "topologies": [{"networks": ["n"], "map": [{}]}]}"#,
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}],
+        "topologies": [{"networks": ["n"], "map": [{}, {}]}]}"#,
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 30}],
+        "topologies": [{"networks": ["n"], "map": [{}, {}, {}]}]}"#,
+    r#"{"networks": [{"name": "m", "cidr": "10.0.0.0/25", "block_mask": 29}],
+        "topologies": [{"networks": ["m"], "map": [{"assignment": {"rack": "1"}}, {}, {"groups": [{}, {"assignment": {"rack": "2"}}]}]}]}"#,
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29, "tenants": ["t0"]},
+                     {"name": "six", "cidr": "fd00::/122", "block_mask": 125}],
+        "topologies": [{"networks": ["n", "six"], "map": [{}, {}]}]}"#,
+    r#"{"networks": [{"name": "six", "cidr": "fd00::/122", "block_mask": 125, "skip_first_last": true}],
+        "topologies": [{"networks": ["six"], "map": [{}]}]}"#,
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}, {"name": "six", "cidr": "fd00::/122", "block_mask": 125}],
+        "topologies": [{"networks": ["n"], "map": [{"hosts": [{"name": "h0", "ip": "192.168.0.1"}]}, {}]}, {"networks": ["six"], "map": [{}]}]}"#,
+    // Blocks large enough to keep their free addresses as ranges.
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 25}, {"name": "six", "cidr": "fd00::/118", "block_mask": 120, "skip_first_last": true}],
+        "topologies": [{"networks": ["n", "six"], "map": [{}]}]}"#,
+];
+
+fn json(text: String) -> Command {
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn topology() -> impl Strategy<Value = Command> {
+    select(TOPOLOGIES)
+        .prop_map(|text| Command::SetTopology(serde_json::from_str::<TopologySpec>(text).unwrap()))
+}
+
+fn ip() -> impl Strategy<Value = IpAddr> {
+    (any::<bool>(), 0..64u8).prop_map(|(six, n)| {
+        if six {
+            IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(n)])
+        } else {
+            IpAddr::from([10, 0, 0, n])
+        }
+    })
+}
+
+fn cidr() -> impl Strategy<Value = String> {
+    (ip(), 0..6u8).prop_map(|(ip, bits)| {
+        let len = if ip.is_ipv4() { 32 } else { 128 } - bits;
+        ipnet::IpNet::new(ip, len).unwrap().trunc().to_string()
+    })
+}
+
+fn labels() -> impl Strategy<Value = &'static str> {
+    select(vec!["{}", r#"{"rack":"1"}"#, r#"{"rack":"2"}"#])
+}
+
+fn allocate() -> impl Strategy<Value = Command> {
+    let asked = prop_oneof![4 => Just(None), 1 => ip().prop_map(Some)];
+    let network = prop_oneof![6 => Just("null"), 1 => Just("\"n\""), 1 => Just("\"six\"")];
+    (0..14, 0..4, 0..2, 0..2, network, asked).prop_map(|(name, host, tenant, segment, network, ip)| {
+        let ip = ip.map_or_else(|| String::from("null"), |ip| format!("\"{ip}\""));
+        json(format!(
+            r#"{{"AllocateAddress":{{"name":"n{name}","host":"h{host}","tenant":"t{tenant}","segment":"s{segment}","network":{network},"ip":{ip}}}}}"#
+        ))
+    })
+}
+
+fn host() -> impl Strategy<Value = Command> {
+    let add = (0..4, 0..6, labels()).prop_map(|(host, ip, labels)| {
+        json(format!(
+            r#"{{"AddHost":{{"name":"h{host}","ip":"192.168.0.{}","labels":{labels}}}}}"#,
+            ip + 1
+        ))
+    });
+    let update = (0..4, 0..6, labels()).prop_map(|(host, ip, labels)| {
+        json(format!(r#"{{"UpdateHost":{{"name":"h{host}","ip":"192.168.0.{}","addresses":["2001:db8::{}"],"labels":{labels}}}}}"#, ip + 1, ip + 1))
+    });
+    let state = (0..4, select(vec!["up", "up", "down", "draining"])).prop_map(|(host, state)| {
+        json(format!(r#"{{"SetHostState":{{"name":"h{host}","state":"{state}"}}}}"#))
+    });
+    let remove = (0..4, any::<bool>()).prop_map(|(host, force)| {
+        json(format!(r#"{{"RemoveHost":{{"name":"h{host}","force":{force}}}}}"#))
+    });
+    let report = (0..4, 0..60u64, proptest::collection::vec(0..14, 0..14)).prop_map(
+        |(host, revision, names)| {
+            let names: Vec<_> = names.iter().map(|n| format!("\"n{n}\"")).collect();
+            json(format!(
+                r#"{{"ReportHost":{{"host":"h{host}","revision":{revision},"running":[{}]}}}}"#,
+                names.join(",")
+            ))
+        },
+    );
+    prop_oneof![4 => add, 1 => update, 2 => state, 1 => remove, 1 => report]
+}
+
+fn owners() -> impl Strategy<Value = Command> {
+    let tenant = (0..2, any::<bool>(), labels()).prop_map(|(t, create, labels)| match create {
+        true => json(format!(r#"{{"CreateTenant":{{"id":"t{t}","labels":{labels}}}}}"#)),
+        false => json(format!(r#"{{"DeleteTenant":{{"id":"t{t}"}}}}"#)),
+    });
+    let segment = (0..2, 0..2, any::<bool>()).prop_map(|(t, s, create)| match create {
+        true => json(format!(r#"{{"CreateSegment":{{"tenant":"t{t}","id":"s{s}"}}}}"#)),
+        false => json(format!(r#"{{"DeleteSegment":{{"tenant":"t{t}","id":"s{s}"}}}}"#)),
+    });
+    let endpoint = (ip(), 0..4, 0..2, any::<bool>()).prop_map(|(ip, host, t, set)| match set {
+        true => json(format!(
+            r#"{{"SetEndpoint":{{"ip":"{ip}","host":"h{host}","tenant":"t{t}","segment":"s0","ports":[{{"name":"http","protocol":"tcp","port":80}}]}}}}"#
+        )),
+        false => json(format!(r#"{{"RemoveEndpoint":{{"ip":"{ip}"}}}}"#)),
+    });
+    let policy = (0..2, 0..2, any::<bool>()).prop_map(|(p, t, set)| match set {
+        true => json(format!(
+            r#"{{"SetPolicy":{{"name":"p{p}","applied_to":[{{"Tenant":"t{t}"}}],"isolates_ingress":true,"isolates_egress":false,
+                 "ingress":[{{"peers":["Any"],"traffic":[{{"protocol":"tcp","ports":[{{"Number":80}}]}}]}}]}}}}"#
+        )),
+        false => json(format!(r#"{{"RemovePolicy":{{"name":"p{p}"}}}}"#)),
+    });
+    prop_oneof![1 => tenant, 3 => segment, 1 => endpoint, 1 => policy]
+}
+
+fn duties(term: u64) -> impl Strategy<Value = Command> {
+    let request = (0..3, 0..3).prop_map(|(v, ip)| {
+        json(format!(r#"{{"RequestVip":{{"name":"v{v}","ip":"10.0.0.{ip}","candidates":[]}}}}"#))
+    });
+    let assign = (0..3, 0..4, 0..2u64).prop_map(move |(v, host, stale)| {
+        json(format!(
+            r#"{{"AssignVip":{{"name":"v{v}","host":"h{host}","term":{}}}}}"#,
+            term + stale / 7
+        ))
+    });
+    let unassign = (0..3)
+        .prop_map(move |v| json(format!(r#"{{"UnassignVip":{{"name":"v{v}","term":{term}}}}}"#)));
+    let remove = (0..3).prop_map(|v| json(format!(r#"{{"RemoveVip":{{"name":"v{v}"}}}}"#)));
+    let router = (0..2, 0..4, any::<bool>()).prop_map(move |(table, host, assign)| match assign {
+        true => json(format!(r#"{{"AssignRouter":{{"prefix":"10.0.0.0/26","table":"r{table}","host":"h{host}","term":{term}}}}}"#)),
+        false => json(format!(r#"{{"UnassignRouter":{{"prefix":"10.0.0.0/26","table":"r{table}","term":{term}}}}}"#)),
+    });
+    prop_oneof![2 => request, 6 => assign, 1 => unassign, 1 => remove, 1 => router]
+}
+
+/// Any command; those of leader tasks in term 1.
+pub(crate) fn command() -> impl Strategy<Value = Command> {
+    let release = prop_oneof![
+        4 => (0..14).prop_map(|n| format!("n{n}")),
+        1 => ip().prop_map(|ip| ip.to_string())
+    ];
+    let release =
+        release.prop_map(|a| json(format!(r#"{{"ReleaseAddress":{{"address":"{a}"}}}}"#)));
+    let blackout = (cidr(), any::<bool>()).prop_map(|(cidr, add)| match add {
+        true => json(format!(r#"{{"AddBlackout":{{"cidr":"{cidr}"}}}}"#)),
+        false => json(format!(r#"{{"RemoveBlackout":{{"cidr":"{cidr}"}}}}"#)),
+    });
+    let settings = select(vec![0, 1000, 30_000])
+        .prop_map(|ms| json(format!(r#"{{"ChangeSettings":{{"address_reuse_delay_ms":{ms}}}}}"#)));
+    let cooldowns = Just(json(String::from(r#"{"EndCooldowns":{"term":1}}"#)));
+    prop_oneof![
+        3 => topology(), 6 => host(), 16 => allocate(), 8 => release, 2 => blackout,
+        1 => settings, 3 => cooldowns, 6 => owners(), 6 => duties(1),
+    ]
+}

@@ -31,6 +31,9 @@ const DRAIN_BYTES_MAX: usize = 32 << 20;
 /// … and time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What `curl -d` calls any body, also one of JSON. Read as JSON everywhere; a form is refused as such.
+const CURL_TYPE: &str = "application/x-www-form-urlencoded";
+
 /// A request whose head and body have been read and checked against its route.
 pub(crate) struct Call {
     pub(crate) api: Api,
@@ -326,7 +329,8 @@ fn check_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Fail
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let given = value.to_str().unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim();
-    if accepted.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
+    let known = accepted.iter().chain([&CURL_TYPE]);
+    if known.into_iter().any(|known| known.eq_ignore_ascii_case(essence)) {
         return Ok(());
     }
     let message = format!("the body is {essence:?}, not JSON");

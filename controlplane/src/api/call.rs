@@ -195,18 +195,25 @@ impl Call {
 
     /// The state to answer from: linearizable unless `?consistency=local`.
     pub(crate) async fn state(&self) -> Result<State, Failure> {
+        self.await_consistency().await?;
+        Ok(self.api.replica().state())
+    }
+
+    /// What a short look at the state gives, under its lock: cheaper than a copy where it is enough.
+    pub(crate) async fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Failure> {
+        self.await_consistency().await?;
+        Ok(self.api.replica().with_state(look))
+    }
+
+    /// Waits until the state is as new as `?consistency=` asks for.
+    async fn await_consistency(&self) -> Result<(), Failure> {
         match self.query("consistency") {
-            None | Some("linearizable") => self.linearize().await?,
-            Some("local") => {}
+            None | Some("linearizable") => self.linearize().await,
+            Some("local") => Ok(()),
             Some(other) => {
-                return Err(bad_query(
-                    "consistency",
-                    other,
-                    "it is neither linearizable nor local",
-                ));
+                Err(bad_query("consistency", other, "it is neither linearizable nor local"))
             }
         }
-        Ok(self.api.replica().state())
     }
 
     /// Waits until the local state includes everything acknowledged before.

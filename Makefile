@@ -10,7 +10,7 @@ help: ## List the targets
 
 demo: ## The tour: three replicas, four racks, a killed leader, nothing lost
 	$(CARGO) build --release -p romana-controlplane -p romana-client --bins
-	"$$($(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release/romana" demo
+	$(CARGO) run --release -q -p romana-client --bin romana -- demo
 
 test: setup fmt lint unit doc ## All checks and tests: what CI runs
 

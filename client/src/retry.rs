@@ -136,7 +136,10 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     const FIRST_MS: u64 = 10;
-    const LAST_MS: u64 = 500;
+    /// An election takes some hundred milliseconds: until then, ask often enough to notice its end.
+    const ELECTION_MS: u64 = 100;
+    const ELECTION_TRIES: u32 = 20;
+    const LAST_MS: u64 = 1_000;
 
     pub(crate) fn new() -> Self {
         Self { tries: 0 }
@@ -146,7 +149,9 @@ impl Backoff {
     /// election takes: one second or less means "soon" and is left to us; more is kept to.
     /// `roll` is a random number in 0..1.
     pub(crate) fn next(&mut self, asked: Option<Duration>, roll: f64) -> Duration {
-        let ceiling = Self::LAST_MS.min(Self::FIRST_MS << self.tries.min(10));
+        let early = Self::ELECTION_MS.min(Self::FIRST_MS << self.tries.min(10));
+        let late = self.tries.saturating_sub(Self::ELECTION_TRIES);
+        let ceiling = Self::LAST_MS.min(early << late.min(10));
         self.tries += 1;
         let jittered = Duration::from_millis(ceiling).mul_f64(0.5 + roll.clamp(0.0, 1.0) / 2.0);
         match asked {
@@ -219,8 +224,9 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_and_keep_to_what_is_asked() {
         let mut backoff = Backoff::new();
-        let pauses: Vec<_> = (0..12).map(|_| backoff.next(None, 1.0).as_millis()).collect();
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 500, 500, 500, 500, 500, 500]);
+        let pauses: Vec<_> = (0..26).map(|_| backoff.next(None, 1.0).as_millis()).collect();
+        assert_eq!(pauses[..6], [10, 20, 40, 80, 100, 100]);
+        assert_eq!(pauses[19..], [100, 100, 200, 400, 800, 1000, 1000]);
         assert!(Backoff::new().next(Some(Duration::from_secs(1)), 0.0).as_millis() == 5);
         assert!(Backoff::new().next(Some(Duration::from_secs(3)), 0.0).as_secs() == 3);
     }

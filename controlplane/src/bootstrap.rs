@@ -134,8 +134,8 @@ fn built_in(name: &str) -> Result<TopologySpec, BootstrapError> {
 fn adapt(mut spec: TopologySpec, config: &Config) -> Result<TopologySpec, BootstrapError> {
     for (name, cidr) in &config.network_cidr_overrides {
         let network = spec.networks.iter_mut().find(|network| network.name == *name);
-        let network = network
-            .ok_or_else(|| BootstrapError::UnknownNetwork { network: name.to_string() })?;
+        let network =
+            network.ok_or_else(|| BootstrapError::UnknownNetwork { network: name.to_string() })?;
         network.cidr = cidr.to_string();
     }
     let Some(range) = config.service_cluster_ip_range else { return Ok(spec) };
@@ -246,20 +246,23 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let service = service_fn(move |request: Request<hyper::body::Incoming>| async move {
-                    let token = request.headers().get("x-aws-ec2-metadata-token");
-                    let (status, body) = match (request.method(), request.uri().path()) {
-                        (&Method::PUT, "/latest/api/token") if tokens => (200, "secret"),
-                        (&Method::GET, _) if !tokens || token.is_some_and(|t| t == "secret") => {
-                            (200, zone)
-                        }
-                        _ => (401, ""),
-                    };
-                    let body = Full::new(Bytes::from_static(body.as_bytes()));
-                    let mut response = Response::new(body);
-                    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
-                    Ok::<_, Infallible>(response)
-                });
+                let service =
+                    service_fn(move |request: Request<hyper::body::Incoming>| async move {
+                        let token = request.headers().get("x-aws-ec2-metadata-token");
+                        let (status, body) = match (request.method(), request.uri().path()) {
+                            (&Method::PUT, "/latest/api/token") if tokens => (200, "secret"),
+                            (&Method::GET, _)
+                                if !tokens || token.is_some_and(|t| t == "secret") =>
+                            {
+                                (200, zone)
+                            }
+                            _ => (401, ""),
+                        };
+                        let body = Full::new(Bytes::from_static(body.as_bytes()));
+                        let mut response = Response::new(body);
+                        *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
+                        Ok::<_, Infallible>(response)
+                    });
                 let server = hyper::server::conn::http1::Builder::new();
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
             }
@@ -310,7 +313,8 @@ mod tests {
     async fn a_document_with_a_mistake_names_the_field() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("topology.json");
-        let text = r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/8", "colour": 1}], "topologies": []}"#;
+        let text =
+            r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/8", "colour": 1}], "topologies": []}"#;
         std::fs::write(&file, text).unwrap();
         let line = format!("--initial-network {}", file.display());
         let error = initial_proposals(&config(&line)).await.unwrap_err().to_string();

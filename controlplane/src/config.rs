@@ -24,6 +24,9 @@ const CONNECTIONS: (usize, usize) = (16, 1_000_000);
 /// Bounds of the feed's memory, bytes.
 const FEED_BYTES: (usize, usize) = (1 << 20, 16 << 30);
 
+/// What is logged by default: openraft speaks up only when something is wrong.
+const LOG_DEFAULT: &str = "info,openraft=warn";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -105,7 +108,7 @@ pub struct Args {
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// What to log: a level or target=level,… [default: info].
+    /// What to log: a level or target=level,… [default: info,openraft=warn].
     #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// Validate the configuration and the initial topology, then exit.
@@ -242,11 +245,7 @@ impl Config {
         Self::merge(args, file, kubernetes_host)
     }
 
-    fn merge(
-        args: Args,
-        file: File,
-        kubernetes_host: Option<&str>,
-    ) -> Result<Self, ConfigError> {
+    fn merge(args: Args, file: File, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
         let dev = args.dev.or(file.dev).unwrap_or(false);
         let interface = IpAddr::V4(if dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
         let listen = args.listen.or(file.listen);
@@ -304,7 +303,7 @@ impl Config {
             connections_max: connections,
             feed_memory_bytes: feed_bytes,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
-            log: args.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log: args.log.or(file.log).unwrap_or_else(|| LOG_DEFAULT.into()),
         })
     }
 }
@@ -370,9 +369,8 @@ fn founders(pairs: Vec<(String, String)>) -> Result<BTreeMap<u64, String>, Confi
 }
 
 fn check_address(key: &'static str, address: &str) -> Result<(), ConfigError> {
-    let (host, port) = address
-        .rsplit_once(':')
-        .ok_or_else(|| invalid(key, address, "write it as HOST:PORT"))?;
+    let (host, port) =
+        address.rsplit_once(':').ok_or_else(|| invalid(key, address, "write it as HOST:PORT"))?;
     let port: u16 = port.parse().map_err(|_| invalid(key, address, "the port is not a number"))?;
     let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
     if host.is_empty() || bare_v6 || host.contains(char::is_whitespace) || port == 0 {
@@ -526,7 +524,10 @@ mod tests {
         let aws = Some(Cloud::Aws);
         let kubeadm = InitialTopology::Builtin("kubeadm");
         assert_eq!(initial_topology(file, aws, None, None), InitialTopology::File("f".into()));
-        assert_eq!(initial_topology(None, aws, None, Some("10.96.0.1")), InitialTopology::Aws(None));
+        assert_eq!(
+            initial_topology(None, aws, None, Some("10.96.0.1")),
+            InitialTopology::Aws(None)
+        );
         assert_eq!(initial_topology(None, None, None, Some("10.96.0.1")), kubeadm);
         assert_eq!(initial_topology(None, None, None, Some("10.0.0.1")), InitialTopology::Later);
     }

@@ -30,6 +30,9 @@ use tokio::time::Instant;
 use crate::history::{History, HistoryError};
 
 mod ring;
+#[cfg(test)]
+mod tests;
+
 pub use ring::Topics;
 use ring::{Interest, Item, Ring};
 
@@ -191,7 +194,12 @@ impl Feed {
     ///
     /// # Errors
     /// [`FeedError::Compacted`] when the record after `after` is no longer kept.
-    pub fn follow(&self, after: Revision, filter: Filter, form: Form) -> Result<Follower, FeedError> {
+    pub fn follow(
+        &self,
+        after: Revision,
+        filter: Filter,
+        form: Form,
+    ) -> Result<Follower, FeedError> {
         let oldest = self.0.history.oldest();
         if after + 1 < oldest && after < lock(&self.0.ring).base() {
             return Err(FeedError::Compacted { wanted: after + 1, oldest });

@@ -1,6 +1,7 @@
 //! Metrics in the OpenMetrics text format, served at `/metrics`. One struct, built by the server and
 //! passed down; no globals. Figures that the replica knows anyway are read when scraped.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ pub struct Reading {
 /// The metrics of one replica.
 pub struct Metrics {
     registry: Registry,
-    routes: Vec<Histogram>,
+    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    routes: Vec<(RouteLabels, OnceLock<Histogram>)>,
     responses: [Counter; 5],
     connections: Gauge,
     refused_connections: Counter,
@@ -155,14 +157,17 @@ impl Metrics {
     #[must_use]
     pub fn new(routes: impl Iterator<Item = (&'static str, &'static str)>) -> Self {
         let mut registry = Registry::with_prefix("romanad");
-        let durations = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
-            Histogram::new(DURATION_BUCKETS)
-        });
+        let constructor: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
+        let durations = Family::new_with_constructor(constructor);
         let help = "Time from a request's head to its answer's, by route";
-        registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
-        let routes = routes
-            .map(|(method, path)| durations.get_or_create(&RouteLabels { method, path }).clone())
-            .collect();
+        registry.register_with_unit(
+            "http_request_duration",
+            help,
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let routes =
+            routes.map(|(method, path)| (RouteLabels { method, path }, OnceLock::new())).collect();
         let responses = Family::<StatusLabels, Counter>::default();
         registry.register("http_responses", "Answers, by class of status", responses.clone());
         let responses = ["1xx", "2xx", "3xx", "4xx", "5xx"]
@@ -184,6 +189,7 @@ impl Metrics {
         registry.register("build", "The program", build);
         Self {
             registry,
+            durations,
             routes,
             responses,
             connections,
@@ -198,7 +204,9 @@ impl Metrics {
 
     /// A request on the route at `route` (if it was one) was answered.
     pub fn answered(&self, route: Option<usize>, status: StatusCode, took: Duration) {
-        if let Some(duration) = route.and_then(|route| self.routes.get(route)) {
+        if let Some((labels, duration)) = route.and_then(|route| self.routes.get(route)) {
+            // A route appears when it is used first; afterwards its histogram is not looked up.
+            let duration = duration.get_or_init(|| self.durations.get_or_create(labels).clone());
             duration.observe(took.as_secs_f64());
         }
         let class = usize::from(status.as_u16() / 100).saturating_sub(1);

@@ -35,6 +35,7 @@ use crate::api::Api;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
 use crate::raft::{Replica, ReplicaConfig, StartError};
+use crate::tasks;
 
 /// Time for a request's head, and for a connection without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -107,6 +108,8 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
     let server = Server::new(api, config.connections_max);
     let accepting = tokio::spawn(server.clone().accept(listener));
+    let leading = CancellationToken::new();
+    let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
     let fault = tokio::select! {
         () = stop.cancelled() => None,
         fault = replica.wait_fault() => Some(fault),
@@ -116,7 +119,11 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
         Some(fault) => error!(fault, "replica stopped, ending"),
     }
     accepting.abort();
+    leading.cancel();
     server.drain().await;
+    if let Err(error) = tasks.await {
+        error!(%error, "leader tasks ended badly");
+    }
     replica.shutdown().await;
     match fault {
         None => Ok(()),
@@ -326,5 +333,28 @@ impl AsyncWrite for Unstalled {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_peer, stream) = (peer.unwrap(), accepted.unwrap().0);
+        let mut io = Unstalled { timeout: Duration::from_millis(50), ..Unstalled::new(stream) };
+        let piece = vec![0; 1 << 20];
+        let error = loop {
+            if let Err(error) = io.write_all(&piece).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

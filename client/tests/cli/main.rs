@@ -4,5 +4,6 @@
 
 mod config;
 mod goldens;
+mod real;
 #[path = "../support/mod.rs"]
 mod support;

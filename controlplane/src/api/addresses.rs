@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use ipnet::IpNet;
 use romana_statemachine::command::ReleaseAddress;
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::{Allocation, Answer, Command, Refusal};
+use romana_statemachine::{Allocation, Answer, Command, Refusal, State};
 
 use super::call::{Call, bad_query, parse};
 use super::reply;
@@ -122,10 +122,11 @@ async fn list(call: Call) -> reply::Result {
 }
 
 async fn get(call: Call) -> reply::Result {
-    let state = call.state().await?;
     let address = AddressName::from(call.path("address"));
-    match state.ipam().by_name_or_ip(&address) {
-        Some(allocation) => reply::ok(state.revision(), &allocation),
+    let look = |state: &State| (state.revision(), state.ipam().by_name_or_ip(&address));
+    let (revision, found) = call.look(look).await?;
+    match found {
+        Some(allocation) => reply::ok(revision, &allocation),
         None => Err(Refusal::AddressNotFound { address }.into()),
     }
 }
@@ -138,5 +139,7 @@ async fn release(call: Call) -> reply::Result {
 
 /// A required query parameter.
 pub(super) fn required<'a>(call: &'a Call, name: &str) -> Result<&'a str, Failure> {
-    call.query(name).filter(|value| !value.is_empty()).ok_or_else(|| bad_query(name, "", "it is missing"))
+    call.query(name)
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| bad_query(name, "", "it is missing"))
 }

@@ -52,8 +52,6 @@ fn done(outcome: &Outcome) -> Done<'_> {
     let revision = outcome.revision;
     match &outcome.result {
         Ok(answer) => Done::Answered { revision, answer },
-        Err(refusal) => {
-            Done::Refused { revision, error: Failure::from(refusal.clone()).to_json() }
-        }
+        Err(refusal) => Done::Refused { revision, error: Failure::from(refusal.clone()).to_json() },
     }
 }

@@ -26,6 +26,14 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Items of a list, by default and at most.
 pub(crate) const LIST_ITEMS_MAX: usize = 10_000;
 
+/// What is read of a body that is refused, before the answer: bytes …
+const DRAIN_BYTES_MAX: usize = 32 << 20;
+/// … and time.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What `curl -d` calls any body, also one of JSON. Read as JSON everywhere; a form is refused as such.
+const CURL_TYPE: &str = "application/x-www-form-urlencoded";
+
 /// A request whose head and body have been read and checked against its route.
 pub(crate) struct Call {
     pub(crate) api: Api,
@@ -37,13 +45,31 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Checks a request's head and reads its body.
+    /// Checks a request's head and reads its body. If that fails, what is left of the body is read
+    /// and dropped, within bounds: a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
         route: &Route,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
-        body: B,
+        mut body: B,
+    ) -> Result<Self, Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let read = Self::read_whole(api, route, path, parts, &mut body).await;
+        if read.is_err() && !body.is_end_stream() {
+            _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(&mut body)).await;
+        }
+        read
+    }
+
+    async fn read_whole<B>(
+        api: Api,
+        route: &Route,
+        path: Vec<(Arc<str>, String)>,
+        parts: Parts,
+        body: &mut B,
     ) -> Result<Self, Failure>
     where
         B: HttpBody<Data = Bytes> + Unpin,
@@ -58,7 +84,8 @@ impl Call {
         if has_body && route.body_max > 0 {
             check_content_type(&parts.headers, route.content_types)?;
         }
-        let body = if has_body { collect(body, route.body_max, deadline).await? } else { Bytes::new() };
+        let body =
+            if has_body { collect(body, route.body_max, deadline).await? } else { Bytes::new() };
         Ok(Self { api, path, query, headers: parts.headers, body, deadline })
     }
 
@@ -74,7 +101,10 @@ impl Call {
     }
 
     /// A query parameter as a value.
-    pub(crate) fn query_as<T: std::str::FromStr>(&self, name: &'static str) -> Result<Option<T>, Failure>
+    pub(crate) fn query_as<T: std::str::FromStr>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, Failure>
     where
         T::Err: std::fmt::Display,
     {
@@ -106,7 +136,10 @@ impl Call {
     }
 
     /// Proposes commands; one outcome each.
-    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Failure> {
+    pub(crate) async fn propose_all(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Outcome>, Failure> {
         let actor = self.actor()?;
         let count = commands.len();
         let proposals =
@@ -162,14 +195,25 @@ impl Call {
 
     /// The state to answer from: linearizable unless `?consistency=local`.
     pub(crate) async fn state(&self) -> Result<State, Failure> {
+        self.await_consistency().await?;
+        Ok(self.api.replica().state())
+    }
+
+    /// What a short look at the state gives, under its lock: cheaper than a copy where it is enough.
+    pub(crate) async fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Failure> {
+        self.await_consistency().await?;
+        Ok(self.api.replica().with_state(look))
+    }
+
+    /// Waits until the state is as new as `?consistency=` asks for.
+    async fn await_consistency(&self) -> Result<(), Failure> {
         match self.query("consistency") {
-            None | Some("linearizable") => self.linearize().await?,
-            Some("local") => {}
+            None | Some("linearizable") => self.linearize().await,
+            Some("local") => Ok(()),
             Some(other) => {
-                return Err(bad_query("consistency", other, "it is neither linearizable nor local"));
+                Err(bad_query("consistency", other, "it is neither linearizable nor local"))
             }
         }
-        Ok(self.api.replica().state())
     }
 
     /// Waits until the local state includes everything acknowledged before.
@@ -248,7 +292,8 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 }
 
 fn malformed(field: &str, error: &serde_json::Error) -> Failure {
-    let at = if field == "." { Cow::Borrowed("the body") } else { Cow::Owned(format!("field {field}")) };
+    let at =
+        if field == "." { Cow::Borrowed("the body") } else { Cow::Owned(format!("field {field}")) };
     Failure::new(Code::MalformedBody, format!("{at} is not valid: {error}"))
         .with("field", field)
         .with("line", error.line())
@@ -279,7 +324,9 @@ fn query(parts: &Parts, known: &[Param]) -> Result<Vec<(String, String)>, Failur
         }
         if pairs[..at].iter().any(|(other, _)| other == name) {
             let message = format!("the parameter {name} is there twice");
-            return Err(Failure::new(Code::MalformedQuery, message).with("parameter", name.as_str()));
+            return Err(
+                Failure::new(Code::MalformedQuery, message).with("parameter", name.as_str())
+            );
         }
     }
     Ok(pairs)
@@ -289,7 +336,8 @@ fn check_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Fail
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let given = value.to_str().unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim();
-    if accepted.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
+    let known = accepted.iter().chain([&CURL_TYPE]);
+    if known.into_iter().any(|known| known.eq_ignore_ascii_case(essence)) {
         return Ok(());
     }
     let message = format!("the body is {essence:?}, not JSON");
@@ -301,8 +349,19 @@ fn too_large(max: usize) -> Failure {
         .with("max_bytes", max)
 }
 
+/// Reads and drops what is left of a body.
+async fn drain<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
+    let mut read = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > DRAIN_BYTES_MAX {
+            return;
+        }
+    }
+}
+
 /// Reads a body, at most `max` bytes, until the deadline.
-async fn collect<B>(mut body: B, max: usize, deadline: Instant) -> Result<Bytes, Failure>
+async fn collect<B>(body: &mut B, max: usize, deadline: Instant) -> Result<Bytes, Failure>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {

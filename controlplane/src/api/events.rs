@@ -8,10 +8,10 @@ use romana_statemachine::name::HostName;
 use romana_statemachine::{Revision, Topic};
 use serde_json::json;
 
+use super::FOLLOWERS_MAX;
 use super::call::{Call, bad_query};
 use super::reply;
 use super::route::{Accepts, Param, Route, Verb, handler};
-use super::FOLLOWERS_MAX;
 use crate::error::{Code, Failure};
 use crate::feed::{FeedError, Filter, Follower, Form, Topics};
 

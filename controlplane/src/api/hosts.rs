@@ -23,7 +23,12 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, "HostList")],
         handler!(list),
     )
-    .query(&[Param::optional("state", "Only in this state: up, down, draining"), LIMIT, CONTINUE, CONSISTENCY]),
+    .query(&[
+        Param::optional("state", "Only in this state: up, down, draining"),
+        LIMIT,
+        CONTINUE,
+        CONSISTENCY,
+    ]),
     Route::new(
         Verb::Post,
         "/v1/hosts",
@@ -33,15 +38,8 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(add),
     )
     .body("HostSpec", BODY_BYTES_MAX),
-    Route::new(
-        Verb::Get,
-        "/v1/hosts/{name}",
-        "hosts",
-        "A host.",
-        &[(200, "Host")],
-        handler!(get),
-    )
-    .query(&[CONSISTENCY]),
+    Route::new(Verb::Get, "/v1/hosts/{name}", "hosts", "A host.", &[(200, "Host")], handler!(get))
+        .query(&[CONSISTENCY]),
     Route::new(
         Verb::Patch,
         "/v1/hosts/{name}",
@@ -136,10 +134,10 @@ async fn patch(call: Call) -> reply::Result {
             let why = "state cannot be changed together with other members: send two requests";
             return Err(Failure::new(Code::MalformedBody, why).with("field", "state"));
         }
-        Some(state) => Command::SetHostState(SetHostState { name: name.clone(), state, term: None }),
-        None => {
-            Command::UpdateHost(HostChange { name: name.clone(), ip, addresses, labels, info })
+        Some(state) => {
+            Command::SetHostState(SetHostState { name: name.clone(), state, term: None })
         }
+        None => Command::UpdateHost(HostChange { name: name.clone(), ip, addresses, labels, info }),
     };
     let change = call.change(command).await?;
     call.show(axum::http::StatusCode::OK, change, |state: &State| state.host(&name).cloned()).await

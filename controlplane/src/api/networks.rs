@@ -71,7 +71,10 @@ pub(super) fn view<'a>(state: &'a State, network: &'a Network) -> Shown<'a> {
 }
 
 /// Blocks of a network, in order.
-pub(super) fn blocks<'a>(state: &'a State, network: &'a Network) -> impl Iterator<Item = &'a Block> {
+pub(super) fn blocks<'a>(
+    state: &'a State,
+    network: &'a Network,
+) -> impl Iterator<Item = &'a Block> {
     let from = state.ipam().blocks_from(network.cidr);
     from.take_while(|block| network.cidr.contains(&block.cidr))
 }

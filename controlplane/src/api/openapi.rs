@@ -96,10 +96,7 @@ fn operation(route: &Route) -> Value {
         );
     }
     let failed = if route.accepts == Accepts::Romana2 { "Romana2Error" } else { "Error" };
-    responses.insert(
-        "default".into(),
-        json!({"$ref": format!("#/components/responses/{failed}")}),
-    );
+    responses.insert("default".into(), json!({"$ref": format!("#/components/responses/{failed}")}));
     let mut operation = json!({
         "operationId": operation_id(route),
         "tags": [route.tag],
@@ -142,9 +139,7 @@ fn errors() -> Value {
     for (code, kind, hint) in romana_statemachine::Refusal::TABLE {
         _ = writeln!(table, "| {code} | {} | {hint} |", status_of(*kind).as_u16());
     }
-    let answer = |about: &str, schema: &str| {
-        json!({"description": about, "content": {"application/json": {"schema": reference(schema)}}})
-    };
+    let answer = |about: &str, schema: &str| json!({"description": about, "content": {"application/json": {"schema": reference(schema)}}});
     json!({
         "Error": answer(&table, "Error"),
         "Romana2Error": answer("As Error, in Romana 2.0's form.", "Romana2Error"),

@@ -4,8 +4,8 @@ use axum::http::StatusCode;
 use romana_statemachine::command::PolicyRef;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::PolicyName;
-use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
 use romana_statemachine::policy::Policy;
+use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
 use romana_statemachine::{Command, Refusal, Revision, State};
 use serde::Serialize;
 

@@ -25,8 +25,9 @@ struct Page<T> {
 /// A value as JSON bytes.
 pub(crate) fn bytes<T: Serialize + ?Sized>(value: &T) -> std::result::Result<Bytes, Failure> {
     let mut body = BytesMut::with_capacity(256);
-    serde_json::to_writer((&mut body).writer(), value)
-        .map_err(|why| Failure::new(Code::Internal, format!("the answer has no JSON form: {why}")))?;
+    serde_json::to_writer((&mut body).writer(), value).map_err(|why| {
+        Failure::new(Code::Internal, format!("the answer has no JSON form: {why}"))
+    })?;
     Ok(body.freeze())
 }
 

@@ -72,16 +72,16 @@ pub(super) const ROUTES: &[Route] = &[
         "PolicyDocuments",
     ),
     with_body(
-        row(Verb::Delete, "/policies", "Removes a policy.", &[(200, "Null")], handler!(remove_policy)),
+        row(
+            Verb::Delete,
+            "/policies",
+            "Removes a policy.",
+            &[(200, "Null")],
+            handler!(remove_policy),
+        ),
         "Romana2PolicyRef",
     ),
-    row(
-        Verb::Get,
-        "/policies/{id}",
-        "A policy.",
-        &[(200, "Romana2Policy")],
-        handler!(get_policy),
-    ),
+    row(Verb::Get, "/policies/{id}", "A policy.", &[(200, "Romana2Policy")], handler!(get_policy)),
     row(
         Verb::Delete,
         "/policies/{id}",
@@ -178,7 +178,8 @@ fn all_networks(state: &State) -> &[Network] {
 async fn list_networks(call: Call) -> reply::Result {
     let state = call.state().await?;
     let revision = state.revision();
-    let shown = |network: &Network| json!({"revision": revision, "id": network.name, "cidr": network.cidr});
+    let shown =
+        |network: &Network| json!({"revision": revision, "id": network.name, "cidr": network.cidr});
     let networks: Vec<Value> = all_networks(&state).iter().map(shown).collect();
     reply::ok(revision, &networks)
 }

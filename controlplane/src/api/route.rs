@@ -63,7 +63,8 @@ pub(crate) const CONSISTENCY: Param = Param::optional(
     "consistency",
     "`linearizable` (default): includes everything acknowledged before; `local`: what this replica has",
 );
-pub(crate) const LIMIT: Param = Param::optional("limit", "Items at most, 1 to 10000 (default 10000)");
+pub(crate) const LIMIT: Param =
+    Param::optional("limit", "Items at most, 1 to 10000 (default 10000)");
 pub(crate) const CONTINUE: Param =
     Param::optional("continue", "The `continue` of the page before: the next page");
 

@@ -58,9 +58,7 @@ const SECTIONS: [(Topic, &str, Section); 9] = [
     (Topic::Vips, "vips", |state, place, out| write(state.vips(), place, out)),
     (Topic::Routers, "routers", |state, place, out| {
         let routers = state.routers();
-        let shown = |(key, host): (&romana_statemachine::RouterKey, _)| {
-            json!({"prefix": key.prefix, "table": key.table, "host": host})
-        };
+        let shown = |(key, host): (&romana_statemachine::RouterKey, _)| json!({"prefix": key.prefix, "table": key.table, "host": host});
         write(routers.map(shown), place, out)
     }),
 ];

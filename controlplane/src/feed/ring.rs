@@ -305,7 +305,8 @@ impl Ring {
                 _ => break,
             }
         }
-        let upto = if revisions.len() < max { Some(self.last()) } else { revisions.last().copied() };
+        let upto =
+            if revisions.len() < max { Some(self.last()) } else { revisions.last().copied() };
         self.pick(revisions.into_iter(), upto.unwrap_or(cursor).max(cursor), filter)
     }
 
@@ -332,7 +333,8 @@ impl Ring {
         if from < self.base {
             return Interest::Everybody;
         }
-        let (mut any, mut shared, mut hosts) = (Topics::default(), Topics::default(), HashMap::new());
+        let (mut any, mut shared, mut hosts) =
+            (Topics::default(), Topics::default(), HashMap::new());
         let skip = usize::try_from(from - self.base).unwrap_or(usize::MAX);
         for item in self.items.iter().skip(skip) {
             let topic = item.record.event.topic();

@@ -120,15 +120,8 @@ impl Worker {
         self.send(&mut conn, first, pending).await?;
         loop {
             tokio::select! {
-                call = self.queue.recv() => match call {
-                    Some(call) => {
-                        if pending.is_empty() {
-                            heard = Instant::now();
-                        }
-                        self.send(&mut conn, call, pending).await?;
-                    }
-                    None => return Ok(()),
-                },
+                // First of all look whether the peer has gone: what is not sent is not unknown.
+                biased;
                 frame = conn.reader.next() => {
                     let Some(frame) = frame? else { return Ok(()) };
                     heard = Instant::now();
@@ -145,6 +138,15 @@ impl Worker {
                     conn.writer.push(|out| out.extend_from_slice(&pack(&(0u64, &Ask::Ping))))?;
                     flush(&mut conn).await?;
                 }
+                call = self.queue.recv() => match call {
+                    Some(call) => {
+                        if pending.is_empty() {
+                            heard = Instant::now();
+                        }
+                        self.send(&mut conn, call, pending).await?;
+                    }
+                    None => return Ok(()),
+                },
             }
         }
     }

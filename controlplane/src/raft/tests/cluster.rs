@@ -4,7 +4,7 @@ use romana_statemachine::Refusal;
 use romana_statemachine::command::{SegmentSpec, TenantRef};
 use romana_statemachine::{Actor, Command, Labels, Proposal};
 
-use super::super::{IdentityError, ProposeError, Role};
+use super::super::{IdentityError, Role};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::{Replica, ReplicaConfig, StartError, Tuning};
+use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning};
 
 /// Longest any condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,9 +41,15 @@ fn tenant(name: &str) -> Proposal {
     Proposal { actor: Actor::from("test"), command: Command::CreateTenant(spec) }
 }
 
+/// Creates a tenant; again where the outcome is unknown, as it is idempotent.
 async fn create(replica: &Replica, name: &str) -> Outcome {
-    let outcomes = replica.propose(vec![tenant(name)], soon()).await.unwrap();
-    outcomes.into_iter().next().unwrap()
+    loop {
+        match replica.propose(vec![tenant(name)], soon()).await {
+            Ok(outcomes) => return outcomes.into_iter().next().unwrap(),
+            Err(ProposeError::Unknown { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 fn has(replica: &Replica, name: &str) -> bool {

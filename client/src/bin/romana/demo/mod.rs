@@ -34,13 +34,14 @@ impl Command {
         let romanad = replicas::find(self.romanad)?;
         let mut replicas = Replicas::prepare(romanad, self.keep)?;
         // Whatever ends the tour, the replicas are stopped and their directory removed.
-        let result = tokio::select! {
-            result = timeout(TOUR_MAX, tour::run(&mut replicas)) => result.unwrap_or_else(|_| {
-                Err(Failure::Broken(String::from("the demo did not come to its end in a minute")))
-            }),
-            name = interrupted() => Err(Failure::Broken(format!("stopped by {name}"))),
+        let (result, interrupted) = tokio::select! {
+            result = timeout(TOUR_MAX, tour::run(&mut replicas)) => {
+                let late = || Failure::Broken(String::from("the demo did not end in a minute"));
+                (result.unwrap_or_else(|_| Err(late())), false)
+            }
+            name = interrupted() => (Err(Failure::Broken(format!("stopped by {name}"))), true),
         };
-        if result.is_err() {
+        if result.is_err() && !interrupted {
             replicas.show_logs();
         }
         replicas.stop().await;

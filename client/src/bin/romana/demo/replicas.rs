@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -14,6 +15,9 @@ use crate::failure::Failure;
 
 /// Lines of a log that are shown after a failure.
 const LOG_LINES_MAX: usize = 12;
+/// Where ports are looked for, and how often.
+const PORTS: Range<u16> = 20_000..32_000;
+const PORT_TRIES_MAX: usize = 1_000;
 
 /// The replicas.
 ///
@@ -54,11 +58,24 @@ pub(super) fn find(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Free ports of the loopback interface. Another program may take one before we use it; then a
-/// replica does not start and the demo says so.
+/// Free ports of the loopback interface, below those that systems give out by themselves: nobody
+/// takes one by chance before we use it.
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let listeners = (0..count).map(bind).collect::<io::Result<Vec<_>>>()?;
+    let mut listeners = Vec::with_capacity(count);
+    let mut last = io::Error::other("no port was tried");
+    for _ in 0..PORT_TRIES_MAX {
+        if listeners.len() == count {
+            break;
+        }
+        let port = rand::random_range(PORTS);
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => last = error,
+        }
+    }
+    if listeners.len() < count {
+        return Err(last);
+    }
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 

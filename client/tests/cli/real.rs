@@ -1,0 +1,178 @@
+//! Against real `romanad` processes: one replica for the nouns, three for the demo.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// `romanad` of this build; built if only this package was.
+fn romanad() -> PathBuf {
+    let romanad = PathBuf::from(env!("CARGO_BIN_EXE_romana")).with_file_name("romanad");
+    if !romanad.is_file() {
+        let built =
+            Command::new(env!("CARGO")).args(["build", "-p", "romana-controlplane"]).status();
+        assert!(built.unwrap().success() && romanad.is_file(), "romanad cannot be built");
+    }
+    romanad
+}
+
+/// A free port below those that the system gives out by itself to tests that run beside this one.
+fn free_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(20_000..32_000)).find(free).unwrap()
+}
+
+/// A replica in development mode. Killed when dropped.
+struct Dev {
+    api: u16,
+    dir: TempDir,
+    child: Child,
+}
+
+impl Dev {
+    fn start() -> Self {
+        let (api, peer) = (free_port(), free_port());
+        let dir = tempfile::tempdir().unwrap();
+        let log = File::create(dir.path().join("log")).unwrap();
+        let child = Command::new(romanad())
+            .args(["--dev", "--listen", &format!("127.0.0.1:{api}")])
+            .args(["--peer-listen", &format!("127.0.0.1:{peer}"), "--data-dir"])
+            .arg(dir.path().join("data"))
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let dev = Self { api, dir, child };
+        // The client waits until the replica serves.
+        dev.ok("host list --timeout 30s");
+        dev
+    }
+
+    fn run(&self, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_romana"))
+            .args(line.split_whitespace())
+            .env_clear()
+            .env("HOME", self.dir.path())
+            .env("ROMANA_ROOT_PORT", self.api.to_string())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a command that succeeds; what it prints.
+    fn ok(&self, line: &str) -> String {
+        let output = self.run(line);
+        let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        assert!(output.status.success(), "{line}: {output:?}\n{log}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ok(&format!("-f json {line}"))).unwrap()
+    }
+
+    /// Runs a command that is refused; the code of the refusal.
+    fn refused(&self, line: &str) -> String {
+        let output = self.run(&format!("-f json {line}"));
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        error["error"]["code"].as_str().unwrap().to_owned()
+    }
+
+    fn file(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.path().join(name), text).unwrap();
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+#[test]
+fn every_noun_works_against_a_real_replica() {
+    let dev = Dev::start();
+    assert_eq!(dev.refused("host add h1 192.168.0.1"), "NoTopology");
+    dev.file("topology.json", include_str!("../../src/bin/romana/demo/topology.json"));
+    assert_eq!(dev.json("topology plan topology.json")["changed"], true);
+    assert_eq!(dev.ok("topology update topology.json"), "Topology updated successfully.\n");
+    // What is shown is accepted again.
+    dev.file("again.json", &dev.ok("-f json topology show"));
+    dev.ok("topology update again.json");
+
+    dev.ok("host add h1 192.168.0.1 --label rack=rack-1");
+    dev.ok("host add h2 192.168.0.2 10.111.64.0/18 9604 --label rack=rack-2");
+    assert_eq!(dev.refused("host add h3 192.168.0.3 --label rack=rack-9"), "NoGroupForHost");
+    assert_eq!(dev.refused("host add h9 192.168.0.1 --label rack=rack-1"), "HostAddressInUse");
+    dev.ok("host drain h2");
+    assert_eq!(dev.json("host show 192.168.0.2")["state"], "draining");
+    dev.ok("host up h2");
+    dev.ok("host label h1 zone=a");
+    assert_eq!(dev.json("host show h1")["labels"]["zone"], "a");
+
+    let first = dev.json("address allocate a1 --host h1 -t shop -s web");
+    assert_eq!(first["ip"], "10.111.0.0");
+    assert_eq!(dev.json("address allocate a1 --host h1 -t shop -s web"), first);
+    assert_eq!(dev.refused("address allocate a1 --host h2 -t shop -s web"), "AddressNameInUse");
+    assert_eq!(dev.json("address allocate a2 --host h2 -t shop -s web")["ip"], "10.111.64.0");
+    assert_eq!(dev.json("address list --host h2")["items"][0]["name"], "a2");
+    assert!(dev.ok("block show 10.111.0.3").contains("10.111.0.0/29 on h1 for shop/web"));
+    assert_eq!(dev.refused("host remove h1"), "HostInUse");
+    assert!(dev.ok("address release a1").contains("released"));
+    assert!(dev.ok("address release a1").contains("was not live"));
+    dev.ok("host remove h1 --force");
+
+    dev.ok("blackout add 10.111.0.0/24");
+    assert_eq!(dev.json("blackout list")["items"][0]["cidr"], "10.111.0.0/24");
+    dev.ok("blackout remove 10.111.0.0/24");
+    dev.ok("tenant create shop -l team=a");
+    dev.ok("segment add shop web");
+    assert!(dev.ok("segment list shop").contains("web"));
+    dev.file(
+        "policy.json",
+        r#"{"securitypolicies":[{"name":"p1","direction":"ingress","applied_to":[{"tenant":"shop",
+            "segment":"web"}],"peers":[{"peer":"any"}],"rules":[{"protocol":"tcp","ports":[22]}]}]}"#,
+    );
+    assert!(dev.ok("policy check policy.json").starts_with("p1 (valid, new)"));
+    dev.ok("policy add policy.json");
+    assert!(dev.ok("policy list").contains("shop/web"));
+    assert!(dev.ok("policy explain p1").contains("in force as it is"));
+    dev.ok("policy remove p1");
+    assert_eq!(dev.refused("policy show p1"), "PolicyNotFound");
+    dev.ok("vip add v1 192.168.99.1 --candidate h2");
+    assert_eq!(dev.json("vip show v1")["ip"], "192.168.99.1");
+    dev.ok("vip remove v1");
+    assert_eq!(dev.json("settings set address_reuse_delay=5s")["address_reuse_delay_ms"], 5000);
+    assert!(dev.ok("route explain 10.111.64.0").contains("10.111.64.0/18"));
+    assert!(dev.ok("network list").contains("my-network"));
+    assert!(dev.ok("ipam show").contains("10.111.64.0/18"));
+    assert!(dev.ok("ipam check").starts_with("no inconsistency found"));
+    assert!(dev.ok("doctor").contains("leader"));
+
+    let revision = dev.json("cluster status")["revision"].as_u64().unwrap();
+    let events = dev.ok(&format!("-f json events follow --from 0 --until {revision}"));
+    assert!(events.lines().count() as u64 >= revision, "{events}");
+    assert!(events.contains("AddressReleased") && events.contains("PolicyRemoved"));
+}
+
+#[test]
+fn the_demo_holds_what_it_claims() {
+    let output = Command::new(env!("CARGO_BIN_EXE_romana"))
+        .args(["demo", "--romanad"])
+        .arg(romanad())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().filter(|line| line.starts_with("  ✓ ")).count(), 13, "{text}");
+    assert!(!text.contains('\u{1b}'), "colours without a terminal");
+}

@@ -1,0 +1,125 @@
+//! The feed over HTTP: catching up, following, resuming, bookmarks, filters, and its end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Incoming;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::world::{World, allocation};
+
+/// Reads lines of a feed as they come.
+struct Lines {
+    body: Incoming,
+    text: String,
+}
+
+impl Lines {
+    async fn open(world: &World, target: &str, headers: &[(&str, &str)]) -> Self {
+        let mut request = Request::builder().uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = world.send(request.body(Full::new(Bytes::new())).unwrap()).await;
+        assert_eq!(response.status(), 200);
+        Self { body: response.into_body(), text: String::new() }
+    }
+
+    /// The next line that is not empty; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some((line, rest)) = self.text.split_once('\n') {
+                let (line, rest) = (line.to_owned(), rest.to_owned());
+                self.text = rest;
+                if line.is_empty() {
+                    continue;
+                }
+                return Some(line);
+            }
+            let frame = timeout(Duration::from_secs(20), self.body.frame()).await.unwrap()?;
+            let data = frame.unwrap().into_data().unwrap();
+            self.text.push_str(std::str::from_utf8(&data).unwrap());
+        }
+    }
+
+    async fn record(&mut self) -> Value {
+        serde_json::from_str(&self.next().await.unwrap()).unwrap()
+    }
+}
+
+const NDJSON: (&str, &str) = ("accept", "application/x-ndjson");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_catches_up_and_goes_on() {
+    let world = World::furnished().await;
+    let mut lines = Lines::open(&world, "/v1/events?from=0", &[NDJSON]).await;
+    for revision in 1..=3 {
+        assert_eq!(lines.record().await["revision"], revision);
+    }
+    assert_eq!(lines.record().await["bookmark"]["revision"], 3);
+    world.post("/v1/addresses", &allocation("a", "h1")).await;
+    assert!(lines.record().await["event"]["BlockAssigned"].is_object());
+    assert_eq!(lines.record().await["event"]["AddressAllocated"]["name"], "a");
+    // Quiet again: a bookmark within the interval.
+    let bookmark = loop {
+        let line = lines.record().await;
+        if let Some(bookmark) = line.get("bookmark") {
+            break bookmark["revision"].clone();
+        }
+    };
+    assert_eq!(bookmark, 5);
+    drop(lines);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_sent_events_resume_where_they_were() {
+    let world = World::furnished().await;
+    let mut lines = Lines::open(&world, "/v1/events?from=0", &[("last-event-id", "2")]).await;
+    assert_eq!(lines.next().await.unwrap(), "id: 3");
+    assert_eq!(lines.next().await.unwrap(), "event: HostAdded");
+    assert!(lines.next().await.unwrap().starts_with("data: {\"revision\":3,"));
+    assert_eq!(lines.next().await.unwrap(), "id: 3");
+    assert_eq!(lines.next().await.unwrap(), "event: bookmark");
+    drop(lines);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_leave_out_what_does_not_concern() {
+    let world = World::furnished().await;
+    let target = "/v1/events?from=3&topics=addresses,hosts&host=h2";
+    let mut lines = Lines::open(&world, target, &[NDJSON]).await;
+    assert_eq!(lines.record().await["bookmark"]["revision"], 3);
+    for (name, host) in [("a", "h1"), ("b", "h2"), ("c", "h1")] {
+        world.post("/v1/addresses", &allocation(name, host)).await;
+    }
+    world.delete("/v1/hosts/h1?force=true").await;
+    assert_eq!(lines.record().await["event"]["AddressAllocated"]["name"], "b");
+    let removed = loop {
+        let line = lines.record().await;
+        if line.get("bookmark").is_none() {
+            break line;
+        }
+    };
+    assert_eq!(removed["event"]["HostRemoved"]["name"], "h1");
+    drop(lines);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_server_ends_feeds_with_a_bookmark() {
+    let world = World::furnished().await;
+    let mut lines = Lines::open(&world, "/v1/events?from=3", &[NDJSON]).await;
+    assert_eq!(lines.record().await["bookmark"]["revision"], 3);
+    let server = world.server.clone();
+    let drain = tokio::spawn(async move { server.drain().await });
+    assert_eq!(lines.record().await["bookmark"]["revision"], 3);
+    assert_eq!(lines.next().await, None);
+    drain.await.unwrap();
+    assert_eq!(world.server.open(), 0);
+    world.end().await;
+}

@@ -1,0 +1,10 @@
+//! The API end to end: a real replica, a real server, real sockets on loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod errors;
+mod feed;
+mod fuzz;
+mod routes;
+mod schema;
+mod world;

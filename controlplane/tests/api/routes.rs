@@ -1,0 +1,311 @@
+//! Every route once and more, each answer checked against the OpenAPI document.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::schema;
+use super::world::{Answer, World, allocation, topology};
+
+/// Asks, checks the status and the answer's shape, and notes which route that was.
+struct Tour<'a> {
+    world: &'a World,
+    document: Value,
+    seen: BTreeSet<(String, String)>,
+}
+
+/// Whether a path is one of a template's.
+fn fits(template: &str, path: &str) -> bool {
+    let (mut a, mut b) = (template.split('/'), path.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a == b || a.starts_with('{') => {}
+            _ => return false,
+        }
+    }
+}
+
+impl Tour<'_> {
+    async fn ask(&mut self, method: &str, target: &str, body: Option<Value>, status: u16) -> Value {
+        let answer: Answer = match &body {
+            Some(body) => self.world.json(method, target, body).await,
+            None => self.world.ask(method, target, &[], "").await,
+        };
+        let shown = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status.as_u16(), status, "{method} {target}: {shown}");
+        assert!(answer.headers.contains_key("x-romana-revision"), "{method} {target}");
+        let path = target.split('?').next().unwrap();
+        let paths = self.document["paths"].as_object().unwrap();
+        // A literal segment goes before a parameter, as in the router.
+        let template = paths.keys().filter(|template| fits(template, path));
+        let template = template.min_by_key(|template| template.matches('{').count()).unwrap();
+        let operation = &paths[template][method.to_lowercase()];
+        self.seen.insert((method.into(), template.clone()));
+        if shown.starts_with('#') {
+            return Value::Null;
+        }
+        let documented = &operation["responses"][status.to_string()];
+        let documented = match documented.is_null() {
+            true => {
+                let to = operation["responses"]["default"]["$ref"].as_str().unwrap();
+                self.document.pointer(&to[1..]).unwrap()
+            }
+            false => documented,
+        };
+        let value = answer.json();
+        let schema = &documented["content"]["application/json"]["schema"];
+        assert!(!schema.is_null(), "{method} {target} → {status} is not documented");
+        if let Err(why) = schema::check(&self.document, schema, &value) {
+            panic!("{method} {target}: {why}");
+        }
+        if let Some(body) = &body {
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            if status < 300 {
+                schema::check(&self.document, schema, body).unwrap();
+            }
+        }
+        value
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_answers_as_documented() {
+    let world = World::new().await;
+    let document = world.get("/v1/openapi.json").await.json();
+    let mut tour = Tour { world: &world, document, seen: BTreeSet::new() };
+    meta(&mut tour).await;
+    topology_and_hosts(&mut tour).await;
+    addresses(&mut tour).await;
+    tenants_and_endpoints(&mut tour).await;
+    policies(&mut tour).await;
+    vips_and_views(&mut tour).await;
+    romana2(&mut tour).await;
+    let mut missing = Vec::new();
+    for (path, methods) in tour.document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            // The feed does not end by itself: it has tests of its own.
+            let seen = tour.seen.contains(&(method.to_uppercase(), path.clone()));
+            if !seen && path != "/v1/events" {
+                missing.push(format!("{method} {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not visited: {missing:?}");
+    world.end().await;
+}
+
+async fn meta(tour: &mut Tour<'_>) {
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/openapi.json", "/v1/cluster"] {
+        tour.ask("GET", path, None, 200).await;
+    }
+    tour.ask("GET", "/v1/topology", None, 404).await;
+    tour.ask("GET", "/v1/digest?consistency=local", None, 200).await;
+    let settings = tour.ask("GET", "/v1/settings", None, 200).await;
+    assert_eq!(settings["address_reuse_delay_ms"], 30_000);
+    let change = json!({"address_reuse_delay_ms": 0});
+    let settings = tour.ask("PATCH", "/v1/settings", Some(change), 200).await;
+    assert_eq!(settings["address_reuse_delay_ms"], 0);
+}
+
+async fn topology_and_hosts(tour: &mut Tour<'_>) {
+    let plan = tour.ask("POST", "/v1/topology/plan", Some(topology()), 200).await;
+    assert_eq!(plan["changed"], true);
+    tour.ask("PUT", "/v1/topology", Some(topology()), 200).await;
+    let host = json!({"name": "h1", "ip": "192.168.0.1", "labels": {"rack": "1"}});
+    tour.ask("POST", "/v1/hosts", Some(host.clone()), 201).await;
+    tour.ask("POST", "/v1/hosts", Some(host), 200).await;
+    for (name, ip) in [("h2", "192.168.0.2"), ("h3", "fd00::3")] {
+        tour.ask("POST", "/v1/hosts", Some(json!({"name": name, "ip": ip})), 201).await;
+    }
+    // What GET prints, PUT takes, and it changes nothing.
+    let printed = tour.ask("GET", "/v1/topology", None, 200).await;
+    assert_eq!(printed["topologies"][0]["map"][0]["cidr"], "10.111.0.0/16");
+    assert_eq!(printed["topologies"][0]["map"][0]["hosts"].as_array().unwrap().len(), 3);
+    tour.ask("PUT", "/v1/topology", Some(printed.clone()), 200).await;
+    assert_eq!(tour.ask("GET", "/v1/topology", None, 200).await, printed);
+    let networks = tour.ask("GET", "/v1/networks", None, 200).await;
+    assert_eq!(networks["items"][0]["groups"][0]["hosts"], 3);
+    tour.ask("GET", "/v1/networks/tiny", None, 200).await;
+    let patch = json!({"info": {"kernel": "6.1"}});
+    let host = tour.ask("PATCH", "/v1/hosts/h2", Some(patch), 200).await;
+    assert_eq!(host["info"]["kernel"], "6.1");
+    let host = tour.ask("PATCH", "/v1/hosts/h2", Some(json!({"state": "draining"})), 200).await;
+    assert_eq!(host["state"], "draining");
+    assert_eq!(
+        tour.ask("GET", "/v1/hosts?state=draining", None, 200).await["items"][0]["name"],
+        "h2"
+    );
+    // Pages neither repeat nor leave out.
+    let (mut names, mut target) = (Vec::new(), "/v1/hosts?limit=2".to_owned());
+    loop {
+        let page = tour.ask("GET", &target, None, 200).await;
+        let items = page["items"].as_array().unwrap();
+        names.extend(items.iter().map(|host| host["name"].as_str().unwrap().to_owned()));
+        let Some(next) = page["continue"].as_str() else { break };
+        target = format!("/v1/hosts?limit=2&continue={next}");
+    }
+    assert_eq!(names, ["h1", "h2", "h3"]);
+    assert_eq!(tour.ask("DELETE", "/v1/hosts/h3", None, 200).await["changed"], true);
+    tour.ask("GET", "/v1/hosts/h1", None, 200).await;
+}
+
+async fn addresses(tour: &mut Tour<'_>) {
+    let first = tour.ask("POST", "/v1/addresses", Some(allocation("a1", "h1")), 201).await;
+    let again = tour.ask("POST", "/v1/addresses", Some(allocation("a1", "h1")), 200).await;
+    assert_eq!(first, again);
+    tour.ask("POST", "/v1/addresses", Some(allocation("a2", "h2")), 201).await;
+    let ip = first["ip"].as_str().unwrap();
+    assert_eq!(tour.ask("GET", &format!("/v1/addresses/{ip}"), None, 200).await, first);
+    assert_eq!(tour.ask("GET", "/v1/addresses/a1", None, 200).await, first);
+    let count = |list: Value| list["items"].as_array().unwrap().len();
+    assert_eq!(count(tour.ask("GET", "/v1/addresses", None, 200).await), 2);
+    for (filter, found) in [
+        ("host=h1", 1),
+        ("tenant=t1", 2),
+        ("tenant=other", 0),
+        ("host=h1&segment=s1", 1),
+        ("block=10.111.0.0/16", 2),
+        ("block=10.200.0.0/30", 0),
+        ("network=net1", 2),
+        ("host=none", 0),
+        ("limit=1", 1),
+    ] {
+        let list = tour.ask("GET", &format!("/v1/addresses?{filter}"), None, 200).await;
+        assert_eq!(count(list), found, "{filter}");
+    }
+    let page = tour.ask("GET", "/v1/addresses?limit=1", None, 200).await;
+    let next = page["continue"].as_str().unwrap();
+    let page = tour.ask("GET", &format!("/v1/addresses?continue={next}"), None, 200).await;
+    assert_eq!((page["items"][0]["name"].as_str(), page.get("continue")), (Some("a2"), None));
+    assert_eq!(count(tour.ask("GET", "/v1/blocks", None, 200).await), 2);
+    assert_eq!(count(tour.ask("GET", "/v1/blocks?host=h2", None, 200).await), 1);
+    assert_eq!(tour.ask("DELETE", "/v1/addresses/a2", None, 200).await["changed"], true);
+    assert_eq!(tour.ask("DELETE", "/v1/addresses/a2", None, 200).await["changed"], false);
+    let report = json!({"revision": 0, "running": ["a1"]});
+    tour.ask("POST", "/v1/hosts/h1/report", Some(report), 200).await;
+    let blackout = json!({"cidr": "10.111.128.0/24"});
+    tour.ask("POST", "/v1/blackouts", Some(blackout.clone()), 201).await;
+    assert_eq!(tour.ask("GET", "/v1/blackouts", None, 200).await["items"][0], blackout);
+    tour.ask("DELETE", "/v1/blackouts?cidr=10.111.128.0/24", None, 200).await;
+    let batch = json!([
+        {"AllocateAddress": allocation("b1", "h1")},
+        {"ReleaseAddress": {"address": "b1"}},
+        {"RemoveVip": {"name": "none"}},
+    ]);
+    let results = tour.ask("POST", "/v1/batch", Some(batch), 200).await;
+    assert_eq!(results[0]["answer"]["Address"]["fresh"], true);
+    assert_eq!(results[1]["answer"]["Done"]["changed"], true);
+    assert_eq!(results[2]["error"]["code"], "VipNotFound");
+    tour.ask("POST", "/v1/batch", Some(json!([])), 200).await;
+}
+
+async fn tenants_and_endpoints(tour: &mut Tour<'_>) {
+    tour.ask("PUT", "/v1/tenants/t1", Some(json!({"labels": {"env": "prod"}})), 201).await;
+    tour.ask("PUT", "/v1/tenants/t2", None, 201).await;
+    tour.ask("PUT", "/v1/tenants/t1/segments/web", Some(json!({})), 201).await;
+    tour.ask("GET", "/v1/tenants/t1/segments/web", None, 200).await;
+    tour.ask("GET", "/v1/tenants/t1/segments", None, 200).await;
+    let tenant = tour.ask("GET", "/v1/tenants/t1", None, 200).await;
+    assert_eq!(tenant["segments"][0]["id"], "web");
+    tour.ask("GET", "/v1/tenants", None, 200).await;
+    tour.ask("DELETE", "/v1/tenants/t1/segments/web", None, 200).await;
+    tour.ask("DELETE", "/v1/tenants/t2", None, 200).await;
+    let ip =
+        tour.ask("GET", "/v1/addresses/a1", None, 200).await["ip"].as_str().unwrap().to_owned();
+    let endpoint = json!({"tenant": "t1", "segment": "s1", "host": "h1", "labels": {"app": "web"}});
+    let path = format!("/v1/endpoints/{ip}");
+    tour.ask("PUT", &path, Some(endpoint), 201).await;
+    assert_eq!(tour.ask("GET", &path, None, 200).await["labels"]["app"], "web");
+    assert_eq!(tour.ask("GET", "/v1/endpoints?tenant=t1", None, 200).await["items"][0]["ip"], ip);
+}
+
+async fn policies(tour: &mut Tour<'_>) {
+    let policy = json!({
+        "name": "policy1",
+        "description": "web",
+        "direction": "ingress",
+        "applied_to": [{"tenant": "t1", "segment": "s1"}],
+        "peers": [{"peer": "any"}],
+        "rules": [{"protocol": "tcp", "ports": [22, 80, 443]}, {"protocol": "icmp"}],
+    });
+    let document = json!({"securitypolicies": [policy]});
+    let explained = tour.ask("POST", "/v1/policies/check", Some(document.clone()), 200).await;
+    assert_eq!(explained["policies"][0]["endpoints"], 1);
+    assert_eq!(
+        explained["policies"][0]["explanation"][1],
+        "Inbound: opens TCP ports 22, 80, 443 and ICMP from anybody."
+    );
+    tour.ask("POST", "/v1/policies", Some(document), 201).await;
+    assert_eq!(tour.ask("POST", "/v1/policies", Some(policy.clone()), 200).await["changed"], false);
+    assert_eq!(tour.ask("GET", "/v1/policies/policy1", None, 200).await, policy);
+    tour.ask("GET", "/v1/policies", None, 200).await;
+    let mut second = policy;
+    second.as_object_mut().unwrap().remove("name");
+    tour.ask("PUT", "/v1/policies/policy2", Some(second), 201).await;
+    tour.ask("DELETE", "/v1/policies/policy2", None, 200).await;
+}
+
+async fn vips_and_views(tour: &mut Tour<'_>) {
+    let vip = json!({"ip": "192.168.99.101", "candidates": ["h1"]});
+    tour.ask("PUT", "/v1/vips/web.default", Some(vip), 201).await;
+    tour.ask("GET", "/v1/vips/web.default", None, 200).await;
+    tour.ask("GET", "/v1/vips", None, 200).await;
+    for view in ["host:h1", "router", "group:10.111.0.0/16"] {
+        tour.ask("GET", &format!("/v1/routes?for={view}"), None, 200).await;
+    }
+    let snapshot = tour.ask("GET", "/v1/snapshot", None, 200).await;
+    assert_eq!(snapshot["addresses"][0]["name"], "a1");
+    assert_eq!(snapshot["vips"][0]["name"], "web.default");
+    let snapshot = tour.ask("GET", "/v1/snapshot?topics=hosts,vips", None, 200).await;
+    let members: Vec<&String> = snapshot.as_object().unwrap().keys().collect();
+    assert_eq!(members, ["at", "digest", "hosts", "revision", "vips"]);
+    let digest = tour.ask("GET", "/v1/digest", None, 200).await;
+    assert_eq!(digest["digest"], snapshot["digest"]);
+    tour.ask("DELETE", "/v1/vips/web.default", None, 200).await;
+    let endpoint = tour.ask("GET", "/v1/endpoints", None, 200).await["items"][0]["ip"].clone();
+    let endpoint = format!("/v1/endpoints/{}", endpoint.as_str().unwrap());
+    tour.ask("DELETE", &endpoint, None, 200).await;
+}
+
+async fn romana2(tour: &mut Tour<'_>) {
+    let ask = json!({"name": "port-1", "host": "h1", "tenant": "project", "segment": "default"});
+    let ip = tour.ask("POST", "/address", Some(ask.clone()), 200).await;
+    assert_eq!(tour.ask("POST", "/address", Some(ask), 200).await, ip);
+    let target = format!("/address?addressName={}", ip.as_str().unwrap());
+    for _ in 0..2 {
+        assert_eq!(tour.ask("DELETE", &target, None, 200).await, Value::Null);
+    }
+    let networks = tour.ask("GET", "/networks", None, 200).await;
+    assert_eq!(networks[0]["id"], "net1");
+    assert!(tour.ask("GET", "/networks/net1/blocks", None, 200).await["blocks"].is_array());
+    let error = tour.ask("GET", "/networks/none/blocks", None, 404).await;
+    assert_eq!(
+        (&error["resource_type"], &error["resource_id"]),
+        (&json!("network"), &json!("none"))
+    );
+    tour.ask("GET", "/blocks", None, 200).await;
+    let topology = tour.ask("GET", "/topology", None, 200).await;
+    assert_eq!(tour.ask("POST", "/topology", Some(topology), 200).await, Value::Null);
+    let host = json!({"name": "h4", "ip": "192.168.0.4", "tags": {"rack": "9"}});
+    for _ in 0..2 {
+        tour.ask("POST", "/hosts", Some(host.clone()), 200).await;
+    }
+    let hosts = tour.ask("GET", "/hosts", None, 200).await;
+    assert_eq!(hosts["hosts"][2]["tags"]["rack"], "9");
+    let policy = json!({
+        "id": "p2",
+        "direction": "ingress",
+        "applied_to": [{"tenant_id": "t1", "segment_id": "s1"}],
+        "ingress": [{"peers": [{"peer": "any"}], "rules": [{"protocol": "TCP", "ports": [80]}]}],
+    });
+    tour.ask("POST", "/policies", Some(policy), 200).await;
+    let shown = tour.ask("GET", "/policies/p2", None, 200).await;
+    assert_eq!((&shown["id"], &shown["applied_to"][0]["tenant_id"]), (&json!("p2"), &json!("t1")));
+    assert_eq!(shown["ingress"][0]["rules"][0]["ports"], json!([80]));
+    tour.ask("GET", "/policies", None, 200).await;
+    tour.ask("DELETE", "/policies", Some(json!({"id": "p2"})), 200).await;
+    tour.ask("DELETE", "/policies/p2", None, 404).await;
+    tour.ask("DELETE", "/policies/policy1", None, 200).await;
+    tour.ask("DELETE", "/policies", None, 400).await;
+}

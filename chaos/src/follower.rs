@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use romana_statemachine::{Record, State};
+use romana_statemachine::{Digest, Record, State};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -67,13 +67,11 @@ async fn follow(apis: Vec<SocketAddr>, mut rng: SmallRng, until: Arc<AtomicU64>)
         let api = apis[rng.random_range(0..apis.len())];
         let life = Duration::from_millis(rng.random_range(1..=LIFE_MS_MAX));
         if let Err(fault) = one_life(api, life, &mut state, &mut followed, &until).await {
-            followed.faults.push(fault);
+            followed.faults.push(format!("{fault} (replica {api})"));
         }
         // So that replicas which are down are not asked in a hot loop.
         sleep(Duration::from_millis(10)).await;
     }
-    followed.revision = state.revision();
-    followed.digest = state.digest();
     followed
 }
 
@@ -109,13 +107,13 @@ async fn one_life(
             }
             let line = buffer.split_to(at);
             buffer.advance(1);
-            take_line(&line, state)?;
+            take_line(&line, state, &mut followed.digests)?;
         }
     }
     Ok(())
 }
 
-fn take_line(line: &[u8], state: &mut State) -> Result<(), String> {
+fn take_line(line: &[u8], state: &mut State, digests: &mut Vec<Digest>) -> Result<(), String> {
     // An error is the feed's last line: whether it may end is seen at the next connection.
     let other: [&[u8]; 2] = [b"{\"bookmark\"", b"{\"error\""];
     if line.is_empty() || other.iter().any(|start| line.starts_with(start)) {
@@ -123,5 +121,7 @@ fn take_line(line: &[u8], state: &mut State) -> Result<(), String> {
     }
     let record: Record =
         serde_json::from_slice(line).map_err(|error| format!("a line is no record: {error}"))?;
-    state.follow(&record).map_err(|error| error.to_string())
+    state.follow(&record).map_err(|error| error.to_string())?;
+    digests.push(state.digest());
+    Ok(())
 }

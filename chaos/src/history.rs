@@ -134,10 +134,8 @@ pub struct Testimony {
 pub struct Followed {
     /// How often it connected.
     pub connections: u64,
-    /// Last revision it followed to.
-    pub revision: Revision,
-    /// Digest of the state it folded.
-    pub digest: Digest,
+    /// Digests of the state that it folded, one per revision from 1 on.
+    pub digests: Vec<Digest>,
     /// What was wrong: gaps, duplicates, broken chains.
     pub faults: Vec<String>,
 }

@@ -143,7 +143,10 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     violations.extend(cluster.crashes().into_iter().map(|what| Violation { law: "crash", what }));
 
     match testimony::collect(cluster, patience).await {
-        Ok(testimonies) => evidence.testimonies = testimonies,
+        Ok((testimonies, complaint)) => {
+            evidence.testimonies = testimonies;
+            violations.extend(complaint.map(|what| Violation { law: "converge", what }));
+        }
         Err(error) => violations.push(Violation { law: "converge", what: format!("{error:#}") }),
     }
     let last = evidence.testimonies.first().map_or(0, |said| said.records.len() as u64);

@@ -20,14 +20,18 @@ use crate::run::sample;
 /// How long one answer may take; a whole history is long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until all replicas have come to one revision, `patience` at most, then hears them.
+/// Waits until all replicas have come to one revision, `patience` at most, then hears them. If they
+/// do not, each is heard up to where it is, and what they stay at is the second part.
 ///
 /// # Errors
-/// They do not converge, or one does not answer.
-pub async fn collect(cluster: &Cluster, patience: Duration) -> Result<Vec<Testimony>> {
-    let target = converge(cluster, patience).await?;
+/// A replica does not answer.
+pub async fn collect(
+    cluster: &Cluster,
+    patience: Duration,
+) -> Result<(Vec<Testimony>, Option<String>)> {
+    let (targets, complaint) = converge(cluster, patience).await;
     let mut testimonies = Vec::new();
-    for replica in cluster.replicas() {
+    for (replica, target) in cluster.replicas().iter().zip(targets) {
         let records = history(replica.api, target)
             .await
             .with_context(|| format!("the history of replica {}", replica.id))?;
@@ -36,34 +40,39 @@ pub async fn collect(cluster: &Cluster, patience: Duration) -> Result<Vec<Testim
             .with_context(|| format!("the addresses of replica {}", replica.id))?;
         testimonies.push(Testimony { replica: replica.id, records, live, live_at });
     }
-    Ok(testimonies)
+    Ok((testimonies, complaint))
 }
 
-/// The first revision that everybody has, among those that somebody has now.
-async fn converge(cluster: &Cluster, patience: Duration) -> Result<Revision> {
+/// Up to which revision each replica is heard: the highest that somebody had when all could be
+/// asked; or, in the end, what each has.
+async fn converge(cluster: &Cluster, patience: Duration) -> (Vec<Revision>, Option<String>) {
     let start = Instant::now();
     let mut target = 0;
     loop {
-        let mut least = Revision::MAX;
         let mut seen = Vec::new();
         for replica in cluster.replicas() {
-            let revision = sample(replica.id, replica.api).await.map_or(0, |said| said.revision);
-            seen.push(revision);
-            least = least.min(revision);
+            seen.push(sample(replica.id, replica.api).await.map_or(0, |said| said.revision));
         }
+        let least = seen.iter().copied().min().unwrap_or_default();
         if target == 0 && least > 0 {
             target = seen.iter().copied().max().unwrap_or_default();
         }
         if target > 0 && least >= target {
-            return Ok(target);
+            return (vec![target; seen.len()], None);
         }
-        ensure!(start.elapsed() < patience, "replicas stay at revisions {seen:?}");
+        if start.elapsed() > patience {
+            let complaint = format!("replicas stay at revisions {seen:?}");
+            return (seen, Some(complaint));
+        }
         sleep(Duration::from_millis(50)).await;
     }
 }
 
 /// A replica's records from the first to `target`.
 async fn history(api: SocketAddr, target: Revision) -> Result<Vec<Record>> {
+    if target == 0 {
+        return Ok(Vec::new());
+    }
     let mut connection = Connection::open(api, PATIENCE).await?;
     let answer = connection.send(Method::GET, "/v1/events?from=0", "application/x-ndjson", None);
     let response = timeout(PATIENCE, answer).await??;

@@ -63,11 +63,15 @@ async fn seeds_that_once_failed() {
     for line in seeds.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         let mut words = line.split_whitespace();
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
-        let (Some(seed), Some(seconds), Some(clients)) = (number(), number(), number()) else {
-            panic!("{line:?} is not `seed seconds clients nemesis`");
+        let (Some(seed), Some(seconds), Some(clients), Some(interval_ms)) =
+            (number(), number(), number(), number())
+        else {
+            panic!("{line:?} is not `seed seconds clients interval-ms nemesis`");
         };
         let clients = usize::try_from(clients).expect("few clients");
         let nemesis = words.next().expect("a nemesis");
-        all_laws_hold(&options(seed, seconds, clients, nemesis)).await;
+        let interval = Duration::from_millis(interval_ms);
+        let options = RunOptions { interval, ..options(seed, seconds, clients, nemesis) };
+        all_laws_hold(&options).await;
     }
 }

@@ -123,7 +123,12 @@ impl LogStore {
     /// # Errors
     /// When what the WAL holds does not parse or cannot be read.
     pub(super) fn open(wal: Wal, recovered: &Recovered, bytes_max: usize) -> io::Result<Self> {
-        let vote = recovered.vote.as_ref().map(|bytes| unpack("vote", bytes)).transpose()?;
+        let vote: Option<Vote> =
+            recovered.vote.as_ref().map(|bytes| unpack("vote", bytes)).transpose()?;
+        // Never lead again in the term of an earlier life. Openraft would, on a committed vote for
+        // itself; but followers may hold entries of that term that we sent and had not yet written,
+        // and we would give their indexes to other entries (found by chaos, seed 21).
+        let vote = vote.map(|vote| Vote { committed: false, ..vote });
         let purged: Option<LogId> = match &recovered.purged {
             Some((_, marker)) => Some(unpack("purge marker", marker)?),
             None => None,

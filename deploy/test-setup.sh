@@ -6,7 +6,7 @@ set -euo pipefail
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v etcd >/dev/null || missing+=(etcd-server)
-command -v nft >/dev/null || missing+=(nftables)
+command -v nft >/dev/null || missing+=(nftables) # partitions of chaos run
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -7,10 +7,6 @@ use clap::Parser;
 use romana_controlplane::config::{Args, Config};
 use romana_controlplane::{bootstrap, server, telemetry};
 
-/// The state is many small allocations: with the C library's allocator a fifth of the time goes there.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let check = args.check;

@@ -13,6 +13,7 @@
 mod allocate;
 mod blackout;
 mod block;
+mod open;
 mod release;
 
 use alloc::vec::Vec;
@@ -32,8 +33,9 @@ use crate::topology::Topology;
 
 pub(crate) use allocate::decide_allocate;
 pub(crate) use blackout::{decide_blackout, decide_unblackout};
+use block::Pool;
 pub use block::{Block, Owner};
-use block::{OwnerKey, Pool};
+use open::OpenBlocks;
 pub(crate) use release::{decide_release, decide_report, end_cooldowns, evict};
 
 /// Blocks, addresses, blackouts, and all indexes over them.
@@ -41,7 +43,7 @@ pub(crate) use release::{decide_release, decide_report, end_cooldowns, evict};
 pub struct Ipam {
     pub(crate) blocks: OrdMap<IpNet, Block>,
     /// Blocks with a free address, by owner: where an allocation looks first.
-    open: OrdSet<(OwnerKey, IpNet)>,
+    open: OpenBlocks,
     pub(crate) host_blocks: OrdSet<(HostName, IpNet)>,
     /// What nobody has, by leaf group.
     pub(crate) pools: OrdMap<IpNet, Pool>,
@@ -62,6 +64,8 @@ pub struct Ipam {
 pub(crate) struct Address {
     pub(crate) name: AddressName,
     pub(crate) revision: Revision,
+    /// Prefix length of its block: with it the block is one look-up away.
+    pub(crate) block_len: u8,
 }
 
 /// A name with its hash in front, so that most comparisons touch no other memory. The hash is FNV-1a:
@@ -228,7 +232,7 @@ impl Ipam {
     }
 
     fn allocation(&self, ip: IpAddr, address: &Address) -> Option<Allocation> {
-        let block = self.block_of(ip)?;
+        let block = self.block(prefix::enclosing(ip, address.block_len))?;
         let Owner { network, host, tenant, segment } = block.owner().clone();
         let (name, revision) = (address.name.clone(), address.revision);
         Some(Allocation { name, ip, block: block.cidr, network, host, tenant, segment, revision })
@@ -254,9 +258,9 @@ fn lowest() -> IpNet {
 /// Changing.
 impl Ipam {
     pub(crate) fn evolve_allocated(&mut self, event: &AddressAllocated, revision: Revision) {
-        let name = event.name.clone();
+        let (name, block_len) = (event.name.clone(), event.block.prefix_len());
         self.names.insert(NameKey::from(&name), event.ip);
-        self.addresses.insert(event.ip, Address { name, revision });
+        self.addresses.insert(event.ip, Address { name, revision, block_len });
         let Some(block) = self.blocks.get_mut(&event.block) else { return };
         block.free.remove(prefix::offset(event.block, event.ip));
         block.live += 1;
@@ -264,7 +268,7 @@ impl Ipam {
             self.empty.remove(&(since, event.block));
         }
         if block.free.is_empty() {
-            self.open.remove(&(block.owner.clone(), event.block));
+            self.open.remove(&block.owner, event.block);
         }
     }
 
@@ -278,7 +282,7 @@ impl Ipam {
         let Some(block) = self.blocks.get_mut(&event.block) else { return };
         if !cools {
             if block.free.is_empty() {
-                self.open.insert((block.owner.clone(), event.block));
+                self.open.insert(&block.owner, event.block);
             }
             block.free.insert(prefix::offset(event.block, event.ip));
         }
@@ -321,7 +325,7 @@ impl Ipam {
             return;
         }
         if block.free.is_empty() {
-            self.open.insert((block.owner.clone(), cidr));
+            self.open.insert(&block.owner, cidr);
         }
         block.free.insert(offset);
     }
@@ -333,7 +337,7 @@ impl Ipam {
         let free = self.fresh_free(event.cidr, skip_ends);
         let block = Block::assigned(event, at, skip_ends, free);
         if !block.free.is_empty() {
-            self.open.insert((block.owner.clone(), event.cidr));
+            self.open.insert(&block.owner, event.cidr);
         }
         self.host_blocks.insert((event.host.clone(), event.cidr));
         self.empty.insert((at, event.cidr));
@@ -342,7 +346,7 @@ impl Ipam {
 
     pub(crate) fn evolve_released(&mut self, event: &BlockReleased, revision: Revision) {
         let Some(block) = self.blocks.remove(&event.cidr) else { return };
-        self.open.remove(&(block.owner.clone(), event.cidr));
+        self.open.remove(&block.owner, event.cidr);
         self.host_blocks.remove(&(event.host.clone(), event.cidr));
         if let Some(since) = block.empty_since {
             self.empty.remove(&(since, event.cidr));
@@ -377,7 +381,7 @@ impl Ipam {
             }
         }
         let blocks: Vec<_> = self.blocks.values().cloned().collect();
-        self.open = OrdSet::new();
+        self.open = OpenBlocks::default();
         for mut block in blocks {
             if let Some(network) = topology.network_around(block.cidr) {
                 let leaf = network.leaf_around(block.cidr);
@@ -398,7 +402,7 @@ impl Ipam {
             pool.take(block.group, cidr);
         }
         if !block.free.is_empty() {
-            self.open.insert((block.owner.clone(), cidr));
+            self.open.insert(&block.owner, cidr);
         }
         if let Some(since) = block.empty_since {
             self.empty.insert((since, cidr));
@@ -409,15 +413,15 @@ impl Ipam {
 
     /// Puts live addresses in, without their blocks' books: for reading a snapshot. Keys are inserted
     /// in their own order, which keeps the path to them in the processor's cache.
-    pub(crate) fn restore_addresses(&mut self, live: Vec<(IpAddr, AddressName, Revision)>) {
+    pub(crate) fn restore_addresses(&mut self, live: Vec<(IpAddr, Address)>) {
         let mut names: Vec<_> =
-            live.iter().map(|(ip, name, _)| (NameKey::from(name), *ip)).collect();
+            live.iter().map(|(ip, address)| (NameKey::from(&address.name), *ip)).collect();
         names.sort_unstable();
         for (name, ip) in names {
             self.names.insert(name, ip);
         }
-        for (ip, name, revision) in live {
-            self.addresses.insert(ip, Address { name, revision });
+        for (ip, address) in live {
+            self.addresses.insert(ip, address);
         }
     }
 
@@ -466,7 +470,7 @@ impl Ipam {
             wrong(format!("{} cooling, {} queued", self.cooling.len(), self.cooling_queue.len()));
         }
         for block in self.blocks() {
-            let open = self.open.contains(&(block.owner.clone(), block.cidr));
+            let open = self.open.contains(&block.owner, block.cidr);
             if open == block.free.is_empty() {
                 wrong(format!("block {} open: {open}, against its free set", block.cidr));
             }

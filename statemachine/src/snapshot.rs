@@ -15,7 +15,7 @@ use crate::command::{Endpoint, Labels};
 use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
 use crate::event::BlockAssigned;
 use crate::host::{self, Host};
-use crate::ipam::{Block, Ipam};
+use crate::ipam::{Address, Block, Ipam};
 use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 use crate::policy::Policy;
 use crate::prefix::{nth, offset};
@@ -182,7 +182,7 @@ impl State {
 fn block1(ipam: &Ipam, block: &Block) -> Block1 {
     let owner = block.owner().clone();
     let range = block.cidr.network()..=block.cidr.broadcast();
-    let address = |(ip, address): (&IpAddr, &crate::ipam::Address)| {
+    let address = |(ip, address): (&IpAddr, &Address)| {
         (offset(block.cidr, *ip), address.name.clone(), address.revision)
     };
     Block1 {
@@ -201,7 +201,10 @@ fn block1(ipam: &Ipam, block: &Block) -> Block1 {
 fn restore_blocks(state: &mut State, mut blocks: Vec<Block1>) {
     let live = blocks.iter_mut().flat_map(|block| {
         let (cidr, addresses) = (block.cidr, core::mem::take(&mut block.addresses));
-        addresses.into_iter().map(move |(at, name, revision)| (nth(cidr, at), name, revision))
+        let block_len = cidr.prefix_len();
+        addresses
+            .into_iter()
+            .map(move |(at, name, revision)| (nth(cidr, at), Address { name, revision, block_len }))
     });
     let live = live.collect();
     state.ipam.restore_addresses(live);

@@ -6,8 +6,8 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Ipam;
 use super::block::{Block, Owner, OwnerKey, Pool};
-use super::{Ipam, lowest};
 use crate::command::AllocateAddress;
 use crate::entry::Millis;
 use crate::event::{AddressAllocated, BlockAssigned, Event};
@@ -129,10 +129,9 @@ fn find_any(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Found>
 
 /// The lowest free address of the owner's own blocks, in order.
 fn in_own_block(ipam: &Ipam, owner: &OwnerKey) -> Option<Found> {
-    let open = ipam.open.range((owner.clone(), lowest())..);
-    open.take_while(|(key, _)| key == owner).find_map(|(_, cidr)| {
-        let ip = ipam.first_free(*cidr, &ipam.blocks.get(cidr)?.free)?;
-        Some(Found::InOwnBlock(ip, *cidr))
+    ipam.open.of(owner).find_map(|cidr| {
+        let ip = ipam.first_free(cidr, &ipam.blocks.get(&cidr)?.free)?;
+        Some(Found::InOwnBlock(ip, cidr))
     })
 }
 

@@ -29,7 +29,7 @@ unit: ## Tests of all rings; the live ones start real processes
 	$(CARGO) test --workspace --doc --locked
 
 doc: ## Documentation builds without warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 
 deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
 	$(CARGO) deny check

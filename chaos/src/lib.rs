@@ -12,7 +12,7 @@
 //!
 //! ## Reading order
 //! [`history`] (what is recorded), [`oracle`] (what it must obey), [`run`] (one run), [`nemesis`],
-//! [`cluster`]; [`bench`] stands alone.
+//! [`cluster`]; [`mod@bench`] stands alone.
 //!
 //! Left out: simulated time and networks (runs are real, so a seed fixes the dice, not the timing).
 

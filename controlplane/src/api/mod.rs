@@ -1,4 +1,4 @@
-//! The HTTP API: one table of [`Route`](route::Route)s, one file per noun.
+//! The HTTP API: one table of [`Route`]s, one file per noun.
 //!
 //! ```text
 //!   connection (server) ─► Api::serve ──────────────► POST /v1/addresses, /v1/batch (no router)

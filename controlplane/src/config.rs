@@ -74,10 +74,12 @@ pub struct Args {
     /// Where peers reach this replica [default: its address in --initial-cluster].
     #[arg(long, env = "ROMANAD_ADVERTISE_PEER", value_name = "HOST:PORT")]
     pub advertise_peer: Option<String>,
-    /// The replicas that found the cluster, this one included. Leave it out to join an existing
-    /// cluster: this replica then waits to be added.
+    /// The replicas that found the cluster, this one included. The same on all of them.
     #[arg(long, env = "ROMANAD_INITIAL_CLUSTER", value_name = "1=HOST:PORT,2=…")]
     pub initial_cluster: Option<String>,
+    /// Tells clusters with the same founders apart: part of the cluster's id. Not a secret.
+    #[arg(long, env = "ROMANAD_CLUSTER_TOKEN", value_name = "TEXT")]
+    pub cluster_token: Option<String>,
     /// Topology document for a new cluster.
     #[arg(long, env = "ROMANAD_INITIAL_NETWORK", value_name = "FILE")]
     pub initial_network: Option<PathBuf>,
@@ -129,6 +131,7 @@ pub struct File {
     pub advertise_api: Option<String>,
     pub advertise_peer: Option<String>,
     pub initial_cluster: Option<BTreeMap<String, String>>,
+    pub cluster_token: Option<String>,
     pub initial_network: Option<PathBuf>,
     pub network_cidr_overrides: Option<BTreeMap<String, String>>,
     pub cloud: Option<Cloud>,
@@ -211,6 +214,8 @@ pub struct Config {
     pub advertise_peer: String,
     /// The founders, by id.
     pub initial_cluster: BTreeMap<u64, String>,
+    /// Tells clusters with the same founders apart.
+    pub cluster_token: String,
     /// Where the topology of a new cluster comes from.
     pub initial_topology: InitialTopology,
     /// CIDRs to replace in it.
@@ -293,6 +298,7 @@ impl Config {
             advertise_api: advertise_api.or_else(|| api_beside(&advertise_peer, listen)),
             advertise_peer,
             initial_cluster: founders,
+            cluster_token: args.cluster_token.or(file.cluster_token).unwrap_or_default(),
             initial_topology,
             network_cidr_overrides: overrides,
             service_cluster_ip_range: args

@@ -96,6 +96,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     );
     replica.advertise_peer.clone_from(&config.advertise_peer);
     replica.advertise_api = format!("http://{advertised}");
+    replica.cluster_token.clone_from(&config.cluster_token);
     replica.initial = initial;
     replica.tuning.feed_bytes = config.feed_memory_bytes;
     let replica = tokio::select! {

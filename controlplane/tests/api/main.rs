@@ -7,4 +7,5 @@ mod feed;
 mod fuzz;
 mod routes;
 mod schema;
+mod topologies;
 mod world;

@@ -10,7 +10,7 @@ help: ## List the targets
 
 demo: ## The tour: three replicas, four racks, a killed leader, nothing lost
 	$(CARGO) build --release -p romana-controlplane -p romana-client --bins
-	$(CARGO) run --release -q -p romana-client --bin romana -- demo
+	"$${CARGO_TARGET_DIR:-target}/release/romana" demo
 
 test: setup fmt lint unit doc ## All checks and tests: what CI runs
 
@@ -36,12 +36,12 @@ deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
 
 judge: ## The judge's minute: 64 clients, the leader killed every two seconds, the laws checked
 	$(CARGO) build --release $(BINS)
-	$(CARGO) run --release -p romana-chaos -- run
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" run
 
 bench: ## Commits and failover beside etcd (needs etcd-server)
 	$(CARGO) build --release $(BINS)
-	$(CARGO) run --release -p romana-chaos -- bench commit
-	$(CARGO) run --release -p romana-chaos -- bench failover
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench commit
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench failover
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{
-    HostChange, HostReport, HostSource, HostSpec, HostState, Labels, RemoveHost, SetHostState,
+    HostChange, HostSource, HostSpec, HostState, Labels, RemoveHost, SetHostState,
 };
 use crate::entry::Revision;
 use crate::event::{EndpointRemoved, Event, HostAdded, HostRef, HostRemoved, HostUpdated, Place};
@@ -23,10 +23,6 @@ use crate::refusal::Refusal;
 use crate::state::{Now, State, check_labels, fence};
 use crate::topology::{Network, Topology};
 use crate::vip;
-
-pub(crate) const UP: HostState = HostState::Up;
-pub(crate) const DOWN: HostState = HostState::Down;
-pub(crate) const DRAINING: HostState = HostState::Draining;
 
 /// A host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,15 +173,6 @@ pub(crate) fn decide_remove(
     let (name, evicted) = (host.name.clone(), addresses > 0);
     events.push(Event::HostRemoved(HostRemoved { name, evicted }));
     Ok(events)
-}
-
-pub(crate) fn decide_report(
-    state: &State,
-    report: &HostReport,
-    now: Now,
-) -> Result<Vec<Event>, Refusal> {
-    report.host.check()?;
-    ipam::decide_report(state, report, now)
 }
 
 fn find<'a>(state: &'a State, name: &HostName) -> Result<&'a Host, Refusal> {

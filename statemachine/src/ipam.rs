@@ -220,7 +220,7 @@ impl Ipam {
             hosts: self.pools.get(&group).map_or(0, |pool| pool.hosts),
             blocks: 0,
             addresses: 0,
-            cooling: self.cooling.range(group.network()..=group.broadcast()).count() as u64,
+            cooling: self.cooling_in(group),
             capacity: u64::try_from(prefix::last_offset(group)).unwrap_or(u64::MAX),
         };
         usage.capacity = usage.capacity.saturating_add(1);
@@ -236,6 +236,11 @@ impl Ipam {
         let Owner { network, host, tenant, segment } = block.owner().clone();
         let (name, revision) = (address.name.clone(), address.revision);
         Some(Allocation { name, ip, block: block.cidr, network, host, tenant, segment, revision })
+    }
+
+    /// Number of addresses of a range that are cooling down.
+    fn cooling_in(&self, cidr: IpNet) -> u64 {
+        self.cooling.range(cidr.network()..=cidr.broadcast()).count() as u64
     }
 
     /// The blackout that covers an address.

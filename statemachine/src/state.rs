@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Endpoint};
+use crate::command::{Command, Endpoint, HostState};
 use crate::entry::{Digest, Entry, Index, Millis, Position, Record, Revision, Term};
 use crate::event::Event;
 use crate::host::{self, Host};
@@ -204,7 +204,7 @@ impl State {
             Command::UpdateHost(change) => host::decide_update(self, change),
             Command::SetHostState(change) => host::decide_state(self, change, now),
             Command::RemoveHost(remove) => host::decide_remove(self, remove, now),
-            Command::ReportHost(report) => host::decide_report(self, report, now),
+            Command::ReportHost(report) => ipam::decide_report(self, report, now),
             Command::AllocateAddress(ask) => ipam::decide_allocate(self, ask, now),
             Command::ReleaseAddress(ask) => ipam::decide_release(self, ask, now),
             Command::CreateTenant(spec) => tenant::decide_create(self, spec),
@@ -249,9 +249,9 @@ impl State {
             Event::SettingsChanged(settings) => self.settings = settings.clone(),
             Event::HostAdded(added) => host::evolve_added(self, added),
             Event::HostUpdated(updated) => host::evolve_updated(self, updated),
-            Event::HostDown(host) => host::evolve_state(self, &host.name, host::DOWN),
-            Event::HostUp(host) => host::evolve_state(self, &host.name, host::UP),
-            Event::HostDraining(host) => host::evolve_state(self, &host.name, host::DRAINING),
+            Event::HostDown(host) => host::evolve_state(self, &host.name, HostState::Down),
+            Event::HostUp(host) => host::evolve_state(self, &host.name, HostState::Up),
+            Event::HostDraining(host) => host::evolve_state(self, &host.name, HostState::Draining),
             Event::HostRemoved(removed) => host::evolve_removed(self, &removed.name),
             Event::BlockAssigned(assigned) => ipam::evolve_assigned(self, assigned),
             Event::BlockReleased(released) => self.ipam.evolve_released(released, self.revision),

@@ -257,8 +257,6 @@ fn events(ask: &AllocateAddress, found: Found, candidate: &Candidate<'_>) -> Vec
 
 fn exhausted(ipam: &Ipam, ask: &AllocateAddress, candidates: &[Candidate<'_>]) -> Refusal {
     let groups: Vec<_> = candidates.iter().map(|candidate| candidate.group).collect();
-    let cooling_in =
-        |group: &IpNet| ipam.cooling.range(group.network()..=group.broadcast()).count() as u64;
-    let cooling = groups.iter().map(cooling_in).sum();
+    let cooling = groups.iter().map(|group| ipam.cooling_in(*group)).sum();
     Refusal::NetworkExhausted { host: ask.host.clone(), groups, cooling }
 }

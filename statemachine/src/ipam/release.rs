@@ -35,6 +35,7 @@ pub(crate) fn decide_report(
     report: &HostReport,
     now: Now,
 ) -> Result<Vec<Event>, Refusal> {
+    report.host.check()?;
     if state.host(&report.host).is_none() {
         return Err(Refusal::HostNotFound { host: report.host.clone() });
     }

@@ -115,7 +115,12 @@ pub(crate) fn is_idempotent(command: &Command) -> bool {
         | Command::RequestVip(_)
         | Command::AssignVip(_)
         | Command::AssignRouter(_)
-        | Command::EndCooldowns(_) => true,
+        | Command::EndCooldowns(_)
+        | Command::SetRetention(_)
+        | Command::AddMember(_)
+        | Command::ClaimMember(_)
+        | Command::RemoveMember(_)
+        | Command::ResumeAllocation(_) => true,
         // The second time they are refused, which would hide that the first was done.
         Command::RemoveBlackout(_)
         | Command::RemoveHost(_)
@@ -124,7 +129,8 @@ pub(crate) fn is_idempotent(command: &Command) -> bool {
         | Command::RemovePolicy(_)
         | Command::UnassignVip(_)
         | Command::RemoveVip(_)
-        | Command::UnassignRouter(_) => false,
+        | Command::UnassignRouter(_)
+        | Command::SignCheckpoint(_) => false,
     }
 }
 

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::topology::{TopologySpec, builtin, builtin_names};
-use romana_statemachine::{Actor, Command, Proposal, State};
+use romana_statemachine::{Actor, Command, Proposal, State, VERSION_MAX};
 use tokio::net::TcpStream;
 
 use crate::config::{Config, InitialTopology};
@@ -78,13 +79,14 @@ pub enum BootstrapError {
     },
 }
 
-/// What the first leader of a new cluster proposes.
+/// What the first leader of a new cluster proposes: today's behaviour from the first entry on, and
+/// the initial topology, if there is one.
 ///
 /// # Errors
 /// [`BootstrapError`].
 pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, BootstrapError> {
     let (name, spec) = match &config.initial_topology {
-        InitialTopology::Later => return Ok(Vec::new()),
+        InitialTopology::Later => return Ok(vec![newest()]),
         InitialTopology::File(path) => (path.display().to_string(), read(path)?),
         InitialTopology::Builtin(name) => ((*name).to_owned(), built_in(name)?),
         InitialTopology::Aws(region) => {
@@ -102,7 +104,13 @@ pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, Bootstr
     let plan = State::new().plan_topology(&spec);
     plan.map_err(|why| BootstrapError::Document { path: name, why: why.to_string() })?;
     let actor = Actor::from("bootstrap");
-    Ok(vec![Proposal { actor, command: Command::SetTopology(spec) }])
+    Ok(vec![newest(), Proposal { actor, command: Command::SetTopology(spec) }])
+}
+
+/// A new cluster has no member of an older release.
+fn newest() -> Proposal {
+    let command = Command::RaiseVersion(RaiseVersion { version: VERSION_MAX });
+    Proposal { actor: Actor::from("bootstrap"), command }
 }
 
 fn read(path: &Path) -> Result<TopologySpec, BootstrapError> {
@@ -287,11 +295,11 @@ mod tests {
                 Some(region) => format!("--cloud aws --region {region}"),
                 None => continue,
             };
-            assert_eq!(initial_proposals(&config(&line)).await.unwrap().len(), 1, "{name}");
+            assert_eq!(initial_proposals(&config(&line)).await.unwrap().len(), 2, "{name}");
         }
         let error = initial_proposals(&config("--cloud aws --region moon")).await.unwrap_err();
         assert!(error.to_string().contains("aws-eu-west-1"));
-        assert!(initial_proposals(&config("")).await.unwrap().is_empty());
+        assert_eq!(initial_proposals(&config("")).await.unwrap(), [newest()]);
     }
 
     #[tokio::test]
@@ -299,7 +307,7 @@ mod tests {
         let aws = "--cloud aws --region eu-west-1";
         let line = format!("{aws} --network-cidr-overrides romana-network=10.96.0.0/11");
         let proposals = initial_proposals(&config(&line)).await.unwrap();
-        let Command::SetTopology(spec) = &proposals[0].command else { panic!() };
+        let Command::SetTopology(spec) = &proposals[1].command else { panic!() };
         assert_eq!(spec.networks[0].cidr, "10.96.0.0/11");
         let line = format!("{line} --service-cluster-ip-range 10.96.0.0/12");
         let error = initial_proposals(&config(&line)).await.unwrap_err();

@@ -12,7 +12,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Revision, Term};
+use crate::entry::{Digest, Revision, Term};
 use crate::name::{
     AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
 };
@@ -80,6 +80,18 @@ pub enum Command {
     UnassignRouter(UnassignRouter),
     /// Ends cool-downs that are over and returns emptied blocks to their groups (leader task).
     EndCooldowns(EndCooldowns),
+    /// Says how long the history is kept (version 2).
+    SetRetention(Retention),
+    /// Agrees on a checkpoint, before which the history may be purged (leader task; version 2).
+    SignCheckpoint(SignCheckpoint),
+    /// Gives a new member its id (version 2). Raft's membership changes apart from it.
+    AddMember(AddMember),
+    /// Says which data directory a member's id belongs to, for ever (version 2).
+    ClaimMember(ClaimMember),
+    /// Retires a member's id (version 2). Idempotent.
+    RemoveMember(MemberRef),
+    /// Ends the hold on allocation after a restore without waiting for more hosts (version 2).
+    ResumeAllocation(ResumeAllocation),
 }
 
 /// A range excluded from allocation.
@@ -406,3 +418,66 @@ pub struct EndCooldowns {
     /// The term the task decided in.
     pub term: Term,
 }
+
+/// How long the history is kept; `None`: for ever. What exceeds either bound may be purged, up to the
+/// last signed checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Longest age of a record, milliseconds.
+    pub age_ms: Option<u64>,
+    /// Largest size of the history on a replica's disk, bytes.
+    pub bytes: Option<u64>,
+}
+
+/// A checkpoint on which the replicas agree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignCheckpoint {
+    /// Term in which the task decided.
+    pub term: Term,
+    /// Revision of the checkpoint.
+    pub revision: Revision,
+    /// Digest of the history there.
+    pub digest: Digest,
+    /// Digest of the state there.
+    pub state_digest: Digest,
+}
+
+/// A member to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddMember {
+    /// `host:port` of its peer listener.
+    pub peer: String,
+    /// The highest id among Raft's present members: the new one is higher.
+    pub floor: u64,
+    /// The member in whose place it comes.
+    #[serde(default)]
+    pub replaces: Option<u64>,
+}
+
+/// A data directory's claim to a member's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimMember {
+    /// The id.
+    pub id: u64,
+    /// What the data directory calls itself.
+    pub nonce: String,
+    /// `host:port` of its peer listener.
+    pub peer: String,
+}
+
+/// A member by id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberRef {
+    /// The id.
+    pub id: u64,
+}
+
+/// Go on allocating.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeAllocation {}

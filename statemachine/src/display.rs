@@ -5,12 +5,13 @@
 use core::fmt::{self, Display, Formatter, Write};
 
 use crate::command::{
-    AllocateAddress, Command, Endpoint, HostChange, HostSpec, HostState, SettingsChange, VipSpec,
+    AllocateAddress, Command, Endpoint, HostChange, HostSpec, HostState, Retention, SettingsChange,
+    VipSpec,
 };
 use crate::entry::Record;
 use crate::event::{
     AddressAllocated, AddressReleased, BlockAssigned, BlockReleased, Event, HostAdded, HostUpdated,
-    Place, ReleaseReason, TopologySet,
+    Place, ReleaseReason, Restored, ResumedBy, TopologySet,
 };
 use crate::policy::Policy;
 use crate::topology::TopologySpec;
@@ -87,7 +88,7 @@ impl Display for Command {
     }
 }
 
-/// Commands about tenants, policies, endpoints, VIPs and routers.
+/// Commands about tenants, policies, endpoints, VIPs, routers and the cluster.
 struct Rest<'a>(&'a Command);
 
 impl Display for Rest<'_> {
@@ -123,7 +124,7 @@ impl Display for Rest<'_> {
                 write!(f, "UnassignRouter {} table {} term {}", gone.prefix, gone.table, gone.term)
             }
             Command::EndCooldowns(end) => write!(f, "EndCooldowns term {}", end.term),
-            _ => Ok(()),
+            other => cluster_command(other, f),
         }
     }
 }
@@ -160,7 +161,7 @@ impl Display for Event {
     }
 }
 
-/// Events about tenants, policies, endpoints, VIPs and routers.
+/// Events about tenants, policies, endpoints, VIPs, routers and the cluster.
 struct RestOf<'a>(&'a Event);
 
 impl Display for RestOf<'_> {
@@ -200,8 +201,56 @@ impl Display for RestOf<'_> {
                 let (prefix, table) = (gone.prefix, &gone.table);
                 write!(f, "RouterUnassigned {prefix} table {table} host {}", gone.host)
             }
-            _ => Ok(()),
+            other => cluster_event(other, f),
         }
+    }
+}
+
+/// Commands about the cluster itself.
+fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
+    match command {
+        Command::SetRetention(wanted) => write!(f, "SetRetention{}", Kept(wanted)),
+        Command::SignCheckpoint(sign) => {
+            write!(f, "SignCheckpoint r{} term {}", sign.revision, sign.term)
+        }
+        Command::AddMember(add) => {
+            write!(f, "AddMember {}", add.peer)?;
+            add.replaces.map_or(Ok(()), |id| write!(f, " replaces {id}"))
+        }
+        Command::ClaimMember(claim) => write!(f, "ClaimMember {} {}", claim.id, claim.peer),
+        Command::RemoveMember(member) => write!(f, "RemoveMember {}", member.id),
+        Command::ResumeAllocation(_) => f.write_str("ResumeAllocation"),
+        _ => Ok(()),
+    }
+}
+
+/// Events about the cluster itself.
+fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
+    match event {
+        Event::RetentionSet(retention) => write!(f, "RetentionSet{}", Kept(retention)),
+        Event::CheckpointSigned(signed) => {
+            write!(f, "CheckpointSigned r{} state {}", signed.revision, signed.state_digest)
+        }
+        Event::MemberAdded(added) => {
+            write!(f, "MemberAdded {} {}", added.id, added.peer)?;
+            added.replaces.map_or(Ok(()), |id| write!(f, " replaces {id}"))
+        }
+        Event::MemberClaimed(claimed) => {
+            write!(f, "MemberClaimed {} {}", claimed.id, claimed.peer)
+        }
+        Event::MemberRemoved(removed) => write!(f, "MemberRemoved {}", removed.id),
+        Event::Restored(restored) => {
+            let Restored { source, cluster, revision, .. } = restored;
+            write!(f, "Restored {cluster} from {source} r{revision}")
+        }
+        Event::HostReported(reported) => {
+            write!(f, "HostReported {} r{}", reported.host, reported.revision)
+        }
+        Event::AllocationResumed(resumed) => match resumed.by {
+            ResumedBy::Reports => f.write_str("AllocationResumed by reports"),
+            ResumedBy::Operator => f.write_str("AllocationResumed by operator"),
+        },
+        _ => Ok(()),
     }
 }
 
@@ -297,6 +346,12 @@ shown! {
         write!(f, "{} {}{}", host.name, host.ip, List(",", host.addresses.iter(), ""))?;
         write!(f, "{}{}", labels(&host.labels, " {"), labels(&host.info, " info {"))?;
         write!(f, "{}", places(&host.places))
+    }
+    Kept(Retention): |retention, f| {
+        if let Some(age) = retention.age_ms {
+            write!(f, " age_ms={age}")?;
+        }
+        retention.bytes.map_or(Ok(()), |bytes| write!(f, " bytes={bytes}"))
     }
     At(Place): |place, f| {
         write!(f, "{}:{}", place.network, place.group)

@@ -2,14 +2,15 @@
 //!
 //! Frozen like [`crate::command`]: append variants, never edit one.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Endpoint, HostSource, Labels, VipSpec};
-use crate::entry::{Millis, Revision};
+use crate::command::{Endpoint, HostSource, Labels, Retention, VipSpec};
+use crate::entry::{Digest, Millis, Revision};
 use crate::name::{
     AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
 };
@@ -39,11 +40,13 @@ pub enum Topic {
     Vips,
     /// VPC routers.
     Routers,
+    /// Members, retention, restores.
+    Cluster,
 }
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Topology,
         Self::Hosts,
         Self::Blocks,
@@ -53,6 +56,7 @@ impl Topic {
         Self::Endpoints,
         Self::Vips,
         Self::Routers,
+        Self::Cluster,
     ];
 
     /// Its name, as in `?topics=`.
@@ -68,6 +72,7 @@ impl Topic {
             Self::Endpoints => "endpoints",
             Self::Vips => "vips",
             Self::Routers => "routers",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -141,6 +146,22 @@ pub enum Event {
     RouterAssigned(RouterAssigned),
     /// No host forwards for a prefix.
     RouterUnassigned(RouterUnassigned),
+    /// The history is kept for so long.
+    RetentionSet(Retention),
+    /// The replicas agree on a checkpoint.
+    CheckpointSigned(CheckpointSigned),
+    /// A member got its id.
+    MemberAdded(MemberAdded),
+    /// A member's id belongs to a data directory.
+    MemberClaimed(MemberClaimed),
+    /// A member is gone, and its id with it.
+    MemberRemoved(MemberRemoved),
+    /// The cluster begins with a backup of another.
+    Restored(Restored),
+    /// A host has reported after a restore.
+    HostReported(HostReported),
+    /// Allocation goes on after a restore.
+    AllocationResumed(AllocationResumed),
 }
 
 impl Event {
@@ -158,7 +179,8 @@ impl Event {
             | Self::HostDown(_)
             | Self::HostUp(_)
             | Self::HostDraining(_)
-            | Self::HostRemoved(_) => Topic::Hosts,
+            | Self::HostRemoved(_)
+            | Self::HostReported(_) => Topic::Hosts,
             Self::BlockAssigned(_) | Self::BlockReleased(_) => Topic::Blocks,
             Self::AddressAllocated(_) | Self::AddressReleased(_) | Self::CooldownsEnded(_) => {
                 Topic::Addresses
@@ -174,6 +196,58 @@ impl Event {
             | Self::VipUnassigned(_)
             | Self::VipRemoved(_) => Topic::Vips,
             Self::RouterAssigned(_) | Self::RouterUnassigned(_) => Topic::Routers,
+            Self::RetentionSet(_)
+            | Self::CheckpointSigned(_)
+            | Self::MemberAdded(_)
+            | Self::MemberClaimed(_)
+            | Self::MemberRemoved(_)
+            | Self::Restored(_)
+            | Self::AllocationResumed(_) => Topic::Cluster,
+        }
+    }
+
+    /// Its name, as in the feed and in `?type=`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TopologySet(_) => "TopologySet",
+            Self::BlackoutAdded(_) => "BlackoutAdded",
+            Self::BlackoutRemoved(_) => "BlackoutRemoved",
+            Self::VersionRaised(_) => "VersionRaised",
+            Self::SettingsChanged(_) => "SettingsChanged",
+            Self::HostAdded(_) => "HostAdded",
+            Self::HostUpdated(_) => "HostUpdated",
+            Self::HostDown(_) => "HostDown",
+            Self::HostUp(_) => "HostUp",
+            Self::HostDraining(_) => "HostDraining",
+            Self::HostRemoved(_) => "HostRemoved",
+            Self::BlockAssigned(_) => "BlockAssigned",
+            Self::BlockReleased(_) => "BlockReleased",
+            Self::AddressAllocated(_) => "AddressAllocated",
+            Self::AddressReleased(_) => "AddressReleased",
+            Self::CooldownsEnded(_) => "CooldownsEnded",
+            Self::TenantCreated(_) => "TenantCreated",
+            Self::TenantDeleted(_) => "TenantDeleted",
+            Self::SegmentCreated(_) => "SegmentCreated",
+            Self::SegmentDeleted(_) => "SegmentDeleted",
+            Self::PolicySet(_) => "PolicySet",
+            Self::PolicyRemoved(_) => "PolicyRemoved",
+            Self::EndpointSet(_) => "EndpointSet",
+            Self::EndpointRemoved(_) => "EndpointRemoved",
+            Self::VipRequested(_) => "VipRequested",
+            Self::VipAssigned(_) => "VipAssigned",
+            Self::VipUnassigned(_) => "VipUnassigned",
+            Self::VipRemoved(_) => "VipRemoved",
+            Self::RouterAssigned(_) => "RouterAssigned",
+            Self::RouterUnassigned(_) => "RouterUnassigned",
+            Self::RetentionSet(_) => "RetentionSet",
+            Self::CheckpointSigned(_) => "CheckpointSigned",
+            Self::MemberAdded(_) => "MemberAdded",
+            Self::MemberClaimed(_) => "MemberClaimed",
+            Self::MemberRemoved(_) => "MemberRemoved",
+            Self::Restored(_) => "Restored",
+            Self::HostReported(_) => "HostReported",
+            Self::AllocationResumed(_) => "AllocationResumed",
         }
     }
 
@@ -475,4 +549,86 @@ pub struct RouterUnassigned {
     pub table: TableId,
     /// The host that forwarded.
     pub host: HostName,
+}
+
+/// The replicas agree on a checkpoint: the chain of the history vouches for it, so that a history
+/// which begins there still verifies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointSigned {
+    /// Revision of the checkpoint.
+    pub revision: Revision,
+    /// Digest of the history there.
+    pub digest: Digest,
+    /// Digest of the state there.
+    pub state_digest: Digest,
+}
+
+/// A member got its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberAdded {
+    /// The id.
+    pub id: u64,
+    /// `host:port` of its peer listener.
+    pub peer: String,
+    /// The member in whose place it comes.
+    pub replaces: Option<u64>,
+}
+
+/// A member's id belongs to a data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberClaimed {
+    /// The id.
+    pub id: u64,
+    /// What the data directory calls itself.
+    pub nonce: String,
+    /// `host:port` of its peer listener.
+    pub peer: String,
+}
+
+/// A member is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRemoved {
+    /// The id, which is never given again.
+    pub id: u64,
+}
+
+/// The cluster begins with a backup of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Id of the cluster that the backup is of.
+    pub source: String,
+    /// Id of this cluster.
+    pub cluster: String,
+    /// Revision of the backup.
+    pub revision: Revision,
+    /// Digest of the history there.
+    pub digest: Digest,
+    /// Digest of the backup file.
+    pub backup: Digest,
+}
+
+/// A host has reported after a restore, and all that it runs is allocated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReported {
+    /// The host.
+    pub host: HostName,
+    /// Revision that the report is based on.
+    pub revision: Revision,
+}
+
+/// Why allocation goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResumedBy {
+    /// All hosts have reported.
+    Reports,
+    /// An operator said so.
+    Operator,
+}
+
+/// Allocation goes on after a restore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocationResumed {
+    /// Why.
+    pub by: ResumedBy,
 }

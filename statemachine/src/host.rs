@@ -11,6 +11,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster;
 use crate::command::{
     HostChange, HostSource, HostSpec, HostState, Labels, RemoveHost, SetHostState,
 };
@@ -172,6 +173,7 @@ pub(crate) fn decide_remove(
     events.extend(ipam::evict(state, &host.name, now));
     let (name, evicted) = (host.name.clone(), addresses > 0);
     events.push(Event::HostRemoved(HostRemoved { name, evicted }));
+    events.extend(cluster::resumed_without(state, &remove.name));
     Ok(events)
 }
 
@@ -280,6 +282,7 @@ pub(crate) fn evolve_state(state: &mut State, name: &HostName, new: HostState) {
 }
 
 pub(crate) fn evolve_removed(state: &mut State, name: &HostName) {
+    state.cluster.evolve_reported(name);
     take(state, name);
 }
 

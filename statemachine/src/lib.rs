@@ -32,6 +32,7 @@
 
 extern crate alloc;
 
+mod cluster;
 pub mod command;
 mod display;
 pub mod entry;
@@ -53,7 +54,8 @@ pub mod topology;
 mod validate;
 mod vip;
 
-pub use command::{Command, Labels};
+pub use cluster::{Held, Member};
+pub use command::{Command, Labels, Retention};
 pub use entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 pub use event::{Event, Topic};
 pub use host::Host;

@@ -34,6 +34,16 @@ pub const REUSE_DELAY_MS_MAX: u64 = 86_400_000;
 pub const VIP_LEASE_MS_MAX: u64 = 3_600_000;
 /// Emptied blocks that one `EndCooldowns` returns; the rest wait for the next one.
 pub const BLOCKS_RETURNED_MAX: usize = 512;
+/// Members of the control plane, learners included.
+pub const MEMBERS_MAX: usize = 15;
+/// Longest peer address or nonce of a member, bytes.
+pub const MEMBER_TEXT_BYTES_MAX: usize = 300;
+/// Names listed in a refusal; the rest are counted.
+pub const NAMES_LISTED_MAX: usize = 10;
+/// Shortest and longest age for which the history is kept: a minute to a hundred years, milliseconds.
+pub const RETENTION_AGE_MS: (u64, u64) = (60_000, 3_155_760_000_000);
+/// Smallest and largest size of the history: 1 MiB to 1 EiB, bytes.
+pub const RETENTION_BYTES: (u64, u64) = (1 << 20, 1 << 60);
 /// Commands in one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 

@@ -417,4 +417,53 @@ refusals! {
         current: Term, }
         => Conflict, "the command was decided in term {term}, the log is in term {current}";
         "Nothing: the new leader's task decides anew.";
+    /// The cluster runs at a version that does not know this yet.
+    VersionTooLow { /// Version that it needs.
+        needed: u16, /// The present one.
+        current: u16, }
+        => Conflict, "this needs version {needed} of the cluster, which is at {current}";
+        "Upgrade every replica: the leader raises the version when all of them know it. romana cluster status shows them.";
+    /// A checkpoint is not after the last one, or not yet reached.
+    CheckpointNotNext { /// Revision of the checkpoint.
+        revision: u64, /// Revision of the last signed one.
+        signed: u64, /// Present revision.
+        current: u64, }
+        => Conflict, "a checkpoint at revision {revision} cannot be signed: the last one is at {signed}, the log is at {current}";
+        "Nothing: the leader's task signs a later one.";
+    /// Not an address of a peer listener.
+    InvalidPeer { /// As given, escaped.
+        peer: String, /// What is wrong.
+        why: String, }
+        => Malformed, "\"{peer}\" is not a peer address: {why}";
+        "Write it as HOST:PORT or [IPV6]:PORT, such as 10.0.0.4:9601.";
+    /// Another member has the peer address.
+    MemberExists { /// Its id.
+        id: u64, /// The address.
+        peer: String, }
+        => Conflict, "member {id} has the peer address {peer}";
+        "If its disk is gone: romana cluster replace ID. If it is no longer wanted: romana cluster remove ID.";
+    /// The id is retired.
+    MemberIsRemoved { /// The id.
+        id: u64, }
+        => Conflict, "member {id} was removed, and its id is never used again";
+        "Add a new member: romana cluster add HOST:PORT, and start it with an empty data directory and --join.";
+    /// The id belongs to another data directory.
+    MemberIsClaimed { /// The id.
+        id: u64, }
+        => Conflict, "member {id} has another data directory than this one: its disk was lost or swapped";
+        "Put the old data directory back, or: romana cluster replace ID, and start with an empty one and --join.";
+    /// After a restore, hosts must report first.
+    AllocationHeld { /// Revision of the restore.
+        since: u64, /// Some that have not reported.
+        hosts: Vec<HostName>, /// How many have not.
+        waiting: u64, }
+        => Conflict, "the cluster was restored from a backup at revision {since}, and {waiting} hosts have not reported what runs on them";
+        "Wait for the agents, or go on without them: romana cluster resume. An address that is known can be asked for by its ip.";
+    /// A report after a restore has attachments that the log does not know.
+    ReportIncomplete { /// The host.
+        host: HostName, /// Some of them.
+        names: Vec<AddressName>, /// How many there are.
+        total: u64, }
+        => Conflict, "host {host} runs {total} attachments that are not allocated there, such as {}", names.first().map_or("", AddressName::as_str);
+        "Allocate each by its name and ip first, then report again.";
 }

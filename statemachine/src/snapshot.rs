@@ -11,9 +11,10 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Endpoint, Labels};
+use crate::cluster::Member;
+use crate::command::{Endpoint, Labels, Retention};
 use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
-use crate::event::BlockAssigned;
+use crate::event::{BlockAssigned, CheckpointSigned};
 use crate::host::{self, Host};
 use crate::ipam::{Address, Block, Ipam};
 use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
@@ -25,14 +26,15 @@ use crate::tenant::Tenant;
 use crate::topology::{Topology, TopologySpec};
 use crate::vip::{RouterKey, Vip, VipHolder};
 
-/// The form that this program writes.
-const FORMAT: u16 = 1;
+/// The forms that this program reads and writes: 1 while the cluster is at version 1, so that a replica
+/// of the first release can take it, and 2 from version 2 on.
+const FORMATS: core::ops::RangeInclusive<u16> = 1..=2;
 
 /// Why a snapshot cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a newer program.
-    #[error("the snapshot has format {format}, this program reads {FORMAT}")]
+    #[error("the snapshot has format {format}, this program reads 1 and 2")]
     Format {
         /// As found.
         format: u16,
@@ -69,6 +71,16 @@ struct Snapshot1 {
     vip_fences: Vec<(IpAddr, VipHolder)>,
 }
 
+/// What format 2 adds. Frozen.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Snapshot2 {
+    pub(crate) members: Vec<Member>,
+    pub(crate) removed: Vec<u64>,
+    pub(crate) retention: Retention,
+    pub(crate) signed: Option<CheckpointSigned>,
+    pub(crate) held: Option<(Revision, Vec<HostName>)>,
+}
+
 /// A tenant, its labels and its segments.
 type Tenant1 = (TenantId, Labels, Vec<(SegmentId, Labels)>);
 
@@ -92,7 +104,14 @@ impl State {
     /// The state as bytes.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        wire(&(FORMAT, self.to_snapshot()))
+        if self.version < 2 {
+            return wire(&(1u16, self.to_snapshot()));
+        }
+        self.snapshot2()
+    }
+
+    pub(crate) fn snapshot2(&self) -> Vec<u8> {
+        wire(&(2u16, self.to_snapshot(), Snapshot2::of(&self.cluster)))
     }
 
     /// Reads a state back.
@@ -102,10 +121,17 @@ impl State {
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let (format, rest): (u16, _) =
             postcard::take_from_bytes(bytes).map_err(SnapshotError::Damaged)?;
-        if format != FORMAT {
+        if !FORMATS.contains(&format) {
             return Err(SnapshotError::Format { format });
         }
-        Self::from_snapshot1(unwire(rest).map_err(SnapshotError::Damaged)?)
+        if format == 1 {
+            return Self::from_snapshot1(unwire(rest).map_err(SnapshotError::Damaged)?);
+        }
+        let (first, second): (Snapshot1, Snapshot2) =
+            unwire(rest).map_err(SnapshotError::Damaged)?;
+        let mut state = Self::from_snapshot1(first)?;
+        state.cluster = second.into_cluster();
+        Ok(state)
     }
 
     fn to_snapshot(&self) -> Snapshot1 {

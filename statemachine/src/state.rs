@@ -10,6 +10,7 @@ use core::net::IpAddr;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::{self, Cluster};
 use crate::command::{Command, Endpoint, HostState};
 use crate::entry::{Digest, Entry, Index, Millis, Position, Record, Revision, Term};
 use crate::event::Event;
@@ -24,7 +25,7 @@ use crate::topology::{self, Topology};
 use crate::vip::{self, RouterKey, Vip, VipHolder};
 
 /// The highest version of behaviour that this program knows ([`Command::RaiseVersion`]).
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
 
 /// Everything that was decided, as of one revision. A clone is O(1): the maps are persistent.
 ///
@@ -38,6 +39,7 @@ pub const VERSION_MAX: u16 = 1;
 /// - each host has one place per network at most, a leaf group that its labels allow; names and
 ///   addresses of hosts are unique; host counts of groups are right;
 /// - blackouts are disjoint, each inside one network;
+/// - hosts that a restore waits for exist; no member has an id that was retired;
 /// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -59,6 +61,7 @@ pub struct State {
     pub(crate) routers: OrdMap<RouterKey, HostName>,
     /// Leases that outlive their assignment: nobody else may answer for the address before.
     pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
+    pub(crate) cluster: Cluster,
 }
 
 /// When and under which leader a command is decided.
@@ -164,7 +167,7 @@ impl State {
     }
 
     /// Evolves by an event and gives it its place in the history.
-    fn record(&mut self, actor: Actor, event: Event) -> Record {
+    pub(crate) fn record(&mut self, actor: Actor, event: Event) -> Record {
         let (revision, index, at) = (self.revision + 1, self.index, self.at);
         let digest = Record::chain(&self.digest, revision, index, at, &actor, &event);
         self.revision = revision;
@@ -225,6 +228,12 @@ impl State {
                 fence(Some(end.term), now)?;
                 Ok(ipam::end_cooldowns(self, now.at))
             }
+            Command::SetRetention(wanted) => cluster::decide_retention(self, wanted),
+            Command::SignCheckpoint(sign) => cluster::decide_sign(self, sign, now),
+            Command::AddMember(add) => cluster::decide_add(self, add),
+            Command::ClaimMember(claim) => cluster::decide_claim(self, claim),
+            Command::RemoveMember(member) => cluster::decide_remove(self, member),
+            Command::ResumeAllocation(_) => cluster::decide_resume(self),
         }
     }
 
@@ -278,6 +287,14 @@ impl State {
             Event::VipRemoved(removed) => vip::evolve_removed(self, &removed.name),
             Event::RouterAssigned(assigned) => vip::evolve_router(self, assigned),
             Event::RouterUnassigned(gone) => vip::evolve_router_gone(self, gone),
+            Event::RetentionSet(retention) => self.cluster.retention = retention.clone(),
+            Event::CheckpointSigned(signed) => self.cluster.signed = Some(signed.clone()),
+            Event::MemberAdded(added) => self.cluster.evolve_added(added),
+            Event::MemberClaimed(claimed) => self.cluster.evolve_claimed(claimed),
+            Event::MemberRemoved(removed) => self.cluster.evolve_removed(removed.id),
+            Event::Restored(_) => cluster::evolve_restored(self),
+            Event::HostReported(reported) => self.cluster.evolve_reported(&reported.host),
+            Event::AllocationResumed(_) => self.cluster.held = None,
         }
     }
 }

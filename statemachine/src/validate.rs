@@ -178,6 +178,16 @@ impl State {
         if ips.len() != self.ipam.reserved.len() {
             wrong.push(format!("{} VIPs, {} reserved", ips.len(), self.ipam.reserved.len()));
         }
+        let waiting = self.held().map(|held| &held.waiting);
+        if waiting.is_some_and(|hosts| hosts.is_empty()) {
+            wrong.push(String::from("allocation is held for no host"));
+        }
+        for host in waiting.into_iter().flatten().filter(|host| self.host(host).is_none()) {
+            wrong.push(format!("allocation waits for {host}, which does not exist"));
+        }
+        for member in self.members().filter(|member| self.member_is_removed(member.id)) {
+            wrong.push(format!("member {} was removed", member.id));
+        }
         for (key, host) in self.routers().filter(|(_, host)| self.host(host).is_none()) {
             wrong.push(format!("router of {}: no host {host}", key.prefix));
         }

@@ -15,18 +15,20 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use romana_statemachine::entry::{unwire, wire};
+use romana_statemachine::event::Restored;
 use romana_statemachine::routes::{self, Via};
 use romana_statemachine::{
-    Command, Entry, Event, Millis, Now, Outcome, Position, Proposal, Record, State,
+    Command, Digest, Entry, Event, Millis, Now, Outcome, Position, Proposal, Record, State,
 };
 
 /// One log entry to be: how the leader's clock moves, what is proposed, and whether a replica is
-/// restarted from a snapshot before it.
+/// restarted from a snapshot before it, or the whole cluster is restored from a backup.
 #[derive(Clone)]
 struct Step {
     clock: i64,
     commands: Vec<Command>,
     restart: bool,
+    restore: bool,
 }
 
 /// As a script would say it: a failing history is to be read.
@@ -43,8 +45,9 @@ impl fmt::Debug for Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let clock = prop_oneof![Just(0i64), 1..2_000i64, Just(30_000), Just(-500)];
     let commands = prop::collection::vec(commands::command(), 1..5);
-    let step = (clock, commands, prop::bool::weighted(0.2))
-        .prop_map(|(clock, commands, restart)| Step { clock, commands, restart });
+    let (restart, restore) = (prop::bool::weighted(0.2), prop::bool::weighted(0.02));
+    let step = (clock, commands, restart, restore)
+        .prop_map(|(clock, commands, restart, restore)| Step { clock, commands, restart, restore });
     prop::collection::vec(step, 1..60)
 }
 
@@ -127,6 +130,9 @@ impl World {
         if step.restart {
             self.restarted = State::from_snapshot(&self.state.snapshot()).unwrap();
         }
+        if step.restore {
+            self.restore();
+        }
         self.decide_alone(step);
         let position = Position { term: 1, index: self.index };
         let proposal =
@@ -146,6 +152,17 @@ impl World {
         self.follower.apply(position, &Entry { at: entry.at, proposals: Vec::new() });
         self.check(&entry);
         records
+    }
+
+    /// Every replica begins the new cluster alike.
+    fn restore(&mut self) {
+        let (revision, digest) = (self.state.revision(), self.state.digest());
+        let (source, cluster) = (String::from("old"), String::from("new"));
+        let restored = Restored { source, cluster, revision, digest, backup: Digest::of(b"") };
+        let (state, record) = self.state.clone().restored(restored.clone());
+        assert_eq!(self.restarted.clone().restored(restored).1, record);
+        self.follower.follow(&record).unwrap();
+        (self.restarted, self.state) = (state.clone(), state);
     }
 
     /// Decides the first command without applying it: nothing may change, and what is decided is
@@ -184,6 +201,7 @@ impl World {
         assert_eq!(self.restarted.snapshot(), bytes, "a restarted replica differs");
         assert_eq!(self.follower.snapshot(), bytes, "a follower differs");
         assert_eq!(State::from_snapshot(&bytes).unwrap().snapshot(), bytes);
+        assert_eq!(self.follower.state_digest(), self.state.state_digest());
         assert_eq!(self.judge.holder_of.len(), self.state.ipam().address_count());
         for host in self.state.hosts() {
             let routes = routes::for_host(&self.state, &host.name).unwrap();
@@ -272,7 +290,7 @@ fn histories_reach_every_event() {
             seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
         }
     }
-    assert_eq!(seen.len(), 29, "{seen:?}");
+    assert_eq!(seen.len(), 37, "{seen:?}");
 }
 
 /// The first word of its line.

@@ -15,9 +15,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lang::Step;
+use romana_statemachine::command::ResumeAllocation;
+use romana_statemachine::event::Restored;
 use romana_statemachine::topology::Network;
 use romana_statemachine::{
-    Answer, Command, Entry, Millis, Outcome, Position, Proposal, Refusal, State, routes,
+    Answer, Command, Digest, Entry, Millis, Outcome, Position, Proposal, Refusal, State, routes,
 };
 
 /// Runs one script.
@@ -47,6 +49,7 @@ impl Script {
                     let shown = self.state.topology_document().ok_or("no topology")?;
                     self.apply(Command::SetTopology(shown), &mut out);
                 }
+                Step::Restore { cluster, source } => self.restore(cluster, source, &mut out),
                 Step::Show(what) => out += &show(&self.state, &what)?,
                 Step::Plan(spec) => match self.state.plan_topology(&spec) {
                     Ok(plan) => out += &(pretty(&plan) + "\n"),
@@ -89,6 +92,17 @@ impl Script {
         self.check(&command);
     }
 
+    fn restore(&mut self, cluster: String, source: String, out: &mut String) {
+        let (revision, digest) = (self.state.revision(), self.state.digest());
+        let restored = Restored { source, cluster, revision, digest, backup: Digest::of(b"") };
+        let (state, record) = self.state.clone().restored(restored);
+        writeln!(out, "{}", record.event).unwrap();
+        self.follower.follow(&record).unwrap();
+        self.state = state;
+        (self.index, self.term) = (0, 1);
+        self.check(&Command::ResumeAllocation(ResumeAllocation {}));
+    }
+
     fn check(&self, command: &Command) {
         if let Err(wrong) = self.state.validate() {
             panic!("after {command}:\n{}", wrong.join("\n"));
@@ -98,6 +112,7 @@ impl Script {
         assert_eq!(read.snapshot(), bytes, "after {command}: the snapshot reads back differently");
         read.validate().unwrap();
         assert_eq!(self.follower.digest(), self.state.digest(), "after {command}");
+        assert_eq!(self.follower.state_digest(), self.state.state_digest(), "after {command}");
         self.follower.validate().unwrap();
     }
 }
@@ -164,10 +179,22 @@ fn show(state: &State, what: &[String]) -> Result<String, String> {
                 writeln!(out, "{} {}{}", vip.name, vip.ip, holder.unwrap_or_default()).unwrap();
             }
         }
+        "cluster" => show_cluster(state, &mut out),
         "routes" => show_routes(state, word(1), word(2), &mut out)?,
         other => return Err(format!("show {other}?")),
     }
     Ok(out)
+}
+
+fn show_cluster(state: &State, out: &mut String) {
+    for member in state.members() {
+        let nonce = member.nonce.as_deref().unwrap_or("not started");
+        writeln!(out, "member {} {} {nonce}", member.id, member.peer).unwrap();
+    }
+    writeln!(out, "last id {}, version {}", state.last_member_id(), state.version()).unwrap();
+    if let Some(held) = state.held() {
+        writeln!(out, "held since r{} for {:?}", held.since, held.waiting).unwrap();
+    }
 }
 
 fn show_groups(state: &State, network: &Network, out: &mut String) {

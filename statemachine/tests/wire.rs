@@ -96,6 +96,12 @@ fn commands() -> Vec<Command> {
         r#"{"AssignRouter": {"prefix": "10.0.0.0/16", "table": "rtb-1", "host": "h1", "term": 7}}"#,
         r#"{"UnassignRouter": {"prefix": "10.0.0.0/16", "table": "rtb-1", "term": 7}}"#,
         r#"{"EndCooldowns": {"term": 7}}"#,
+        r#"{"SetRetention": {"age_ms": 86400000, "bytes": null}}"#,
+        r#"{"SignCheckpoint": {"term": 7, "revision": 300, "digest": "DIGEST", "state_digest": "DIGEST"}}"#,
+        r#"{"AddMember": {"peer": "10.0.0.4:9601", "floor": 3, "replaces": 2}}"#,
+        r#"{"ClaimMember": {"id": 4, "nonce": "c0ffee", "peer": "10.0.0.4:9601"}}"#,
+        r#"{"RemoveMember": {"id": 2}}"#,
+        r#"{"ResumeAllocation": {}}"#,
     ];
     lines.map(read).into()
 }
@@ -133,12 +139,21 @@ fn events() -> Vec<Event> {
         r#"{"VipRemoved": {"name": "v"}}"#,
         r#"{"RouterAssigned": {"prefix": "10.0.0.0/16", "table": "rtb-1", "host": "h1"}}"#,
         r#"{"RouterUnassigned": {"prefix": "10.0.0.0/16", "table": "rtb-1", "host": "h1"}}"#,
+        r#"{"RetentionSet": {"age_ms": null, "bytes": 1073741824}}"#,
+        r#"{"CheckpointSigned": {"revision": 300, "digest": "DIGEST", "state_digest": "DIGEST"}}"#,
+        r#"{"MemberAdded": {"id": 4, "peer": "10.0.0.4:9601", "replaces": 2}}"#,
+        r#"{"MemberClaimed": {"id": 4, "nonce": "c0ffee", "peer": "10.0.0.4:9601"}}"#,
+        r#"{"MemberRemoved": {"id": 2}}"#,
+        r#"{"Restored": {"source": "c1", "cluster": "c2", "revision": 300, "digest": "DIGEST", "backup": "DIGEST"}}"#,
+        r#"{"HostReported": {"host": "h1", "revision": 301}}"#,
+        r#"{"AllocationResumed": {"by": "operator"}}"#,
     ];
     lines.map(read).into()
 }
 
 fn read<T: DeserializeOwned>(line: &str) -> T {
     let text = line.replace("TOPOLOGY", TOPOLOGY).replace("POLICY", POLICY);
+    let text = text.replace("DIGEST", &"5a".repeat(32));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
@@ -152,7 +167,8 @@ const FIELDS: &str = r#"{
     "prefix": "10.0.0.0/16", "released_at": 1000, "reuse_delay_ms": 30000, "revision": 9,
     "segment": "s", "setting": "vip_lease_ms", "size": 300, "supported": 1, "table": "rtb-1",
     "tenant": "t", "term": 7, "total": 1, "until": 2000, "value": 99, "version": 3, "vip": "v",
-    "what": "segment s", "why": "because"}"#;
+    "what": "segment s", "why": "because", "needed": 2, "signed": 7, "peer": "10.0.0.4:9601", "id": 4,
+    "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"]}"#;
 
 /// The refusal with that code. Fields of one name have one sample value, bar one.
 fn refusal(code: &str) -> Refusal {
@@ -194,8 +210,8 @@ fn refusals_are_frozen() {
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..27));
-    assert!(events().iter().map(|e| first(wire(e))).eq(0..30));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..33));
+    assert!(events().iter().map(|e| first(wire(e))).eq(0..38));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }
@@ -265,6 +281,41 @@ fn snapshots_are_frozen() {
     assert_eq!(read.digest(), state.digest());
     let empty = frozen("snapshot", "empty", &State::new().snapshot());
     assert_eq!(State::from_snapshot(&empty).unwrap().digest(), Digest::default());
+}
+
+/// Format 2: live addresses, members, retention, a signed checkpoint, and allocation held.
+#[test]
+fn snapshots_of_version_two_are_frozen() {
+    let first = [
+        r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 29}], "topologies": [{"networks": ["n"], "map": [{}]}]}}"#,
+        r#"{"AddHost": {"name": "h1", "ip": "192.168.0.1", "labels": {"rack": "1"}}}"#,
+        r#"{"AllocateAddress": {"name": "a", "host": "h1", "tenant": "t", "segment": "s"}}"#,
+        r#"{"AllocateAddress": {"name": "b", "host": "h1", "tenant": "t", "segment": "s"}}"#,
+        r#"{"ReleaseAddress": {"address": "b"}}"#,
+        r#"{"RaiseVersion": {"version": 2}}"#,
+        r#"{"SignCheckpoint": {"term": 7, "revision": 3, "digest": "DIGEST", "state_digest": "DIGEST"}}"#,
+        r#"{"RemoveMember": {"id": 2}}"#,
+    ];
+    let commands = first.map(read).into_iter().chain(commands().into_iter().skip(27));
+    let proposals = commands.map(|command| Proposal { actor: "op".into(), command });
+    let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.collect() };
+    let mut state = State::new();
+    state.apply(Position { term: 7, index: 40 }, &entry);
+    let restored = r#"{"source": "c1", "cluster": "c2", "revision": 9, "digest": "DIGEST", "backup": "DIGEST"}"#;
+    let (mut state, _) = state.restored(read(restored));
+    let claim = r#"{"ClaimMember": {"id": 1, "nonce": "aa", "peer": "10.0.0.1:9601"}}"#;
+    let remove = r#"{"RemoveMember": {"id": 3}}"#;
+    let proposals =
+        [claim, remove].map(|line| Proposal { actor: "op".into(), command: read(line) });
+    let entry = Entry { at: Millis(1_700_000_001_000), proposals: proposals.into() };
+    state.apply(Position { term: 1, index: 2 }, &entry);
+    let bytes = frozen("snapshot", "version_two", &state.snapshot());
+    let again = State::from_snapshot(&bytes).unwrap();
+    again.validate().unwrap();
+    assert!(again.held().is_some() && again.signed().is_some());
+    assert_eq!((again.members().count(), again.last_member_id()), (1, 3));
+    assert_eq!(again.ipam().address_count(), 1);
+    assert_eq!(again.snapshot(), bytes);
 }
 
 /// Cut or changed snapshots are refused or read as something valid; they never panic.

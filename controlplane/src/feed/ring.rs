@@ -77,48 +77,12 @@ pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::E
         bytes.put_slice(b"id: ");
         bytes.put_slice(record.revision.to_string().as_bytes());
         bytes.put_slice(b"\nevent: ");
-        bytes.put_slice(event_name(&record.event).as_bytes());
+        bytes.put_slice(record.event.name().as_bytes());
         bytes.put_slice(b"\ndata: ");
     }
     serde_json::to_writer((&mut bytes).writer(), record)?;
     bytes.put_slice(if form == Form::Sse { b"\n\n" } else { b"\n" });
     Ok(bytes.freeze())
-}
-
-/// The name of an event: its variant's.
-fn event_name(event: &Event) -> &'static str {
-    match event {
-        Event::TopologySet(_) => "TopologySet",
-        Event::BlackoutAdded(_) => "BlackoutAdded",
-        Event::BlackoutRemoved(_) => "BlackoutRemoved",
-        Event::VersionRaised(_) => "VersionRaised",
-        Event::SettingsChanged(_) => "SettingsChanged",
-        Event::HostAdded(_) => "HostAdded",
-        Event::HostUpdated(_) => "HostUpdated",
-        Event::HostDown(_) => "HostDown",
-        Event::HostUp(_) => "HostUp",
-        Event::HostDraining(_) => "HostDraining",
-        Event::HostRemoved(_) => "HostRemoved",
-        Event::BlockAssigned(_) => "BlockAssigned",
-        Event::BlockReleased(_) => "BlockReleased",
-        Event::AddressAllocated(_) => "AddressAllocated",
-        Event::AddressReleased(_) => "AddressReleased",
-        Event::CooldownsEnded(_) => "CooldownsEnded",
-        Event::TenantCreated(_) => "TenantCreated",
-        Event::TenantDeleted(_) => "TenantDeleted",
-        Event::SegmentCreated(_) => "SegmentCreated",
-        Event::SegmentDeleted(_) => "SegmentDeleted",
-        Event::PolicySet(_) => "PolicySet",
-        Event::PolicyRemoved(_) => "PolicyRemoved",
-        Event::EndpointSet(_) => "EndpointSet",
-        Event::EndpointRemoved(_) => "EndpointRemoved",
-        Event::VipRequested(_) => "VipRequested",
-        Event::VipAssigned(_) => "VipAssigned",
-        Event::VipUnassigned(_) => "VipUnassigned",
-        Event::VipRemoved(_) => "VipRemoved",
-        Event::RouterAssigned(_) => "RouterAssigned",
-        Event::RouterUnassigned(_) => "RouterUnassigned",
-    }
 }
 
 /// An estimate of what a record takes in memory, its JSON forms included.

@@ -21,6 +21,8 @@ pub(super) enum Purpose {
     Call,
     /// One snapshot.
     Snapshot,
+    /// One answer: [`super::facts::Facts`]. Not known to the first release.
+    Facts,
 }
 
 /// The first frame of a connection.

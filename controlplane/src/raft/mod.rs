@@ -28,6 +28,7 @@
 mod codec;
 pub mod config;
 mod dial;
+mod facts;
 mod fault;
 mod frame;
 mod identity;
@@ -49,9 +50,12 @@ mod transfer;
 mod types;
 mod view;
 
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::{Outcome, Proposal, State, Term};
 use tokio::sync::watch;
@@ -60,6 +64,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
+pub use facts::Facts;
 pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, TransferError};
 
 use crate::feed::Feed;
@@ -342,6 +347,19 @@ impl Replica {
             Reply::HandedOver(result) => result.map_err(unavailable),
             other => Err(unavailable(format!("the leader answered {other:?}"))),
         }
+    }
+
+    /// What the programs of all members are: this replica's own, and what the others say.
+    pub async fn facts(&self, within: Duration) -> BTreeMap<u64, io::Result<Facts>> {
+        let members = self.0.view.get().members;
+        let dialer = self.0.links.dialer();
+        let asked = members.iter().map(async |(id, peer)| {
+            let own = *id == self.id();
+            let facts =
+                if own { Ok(Facts::own()) } else { facts::ask(dialer, *id, peer, within).await };
+            (*id, facts)
+        });
+        join_all(asked).await.into_iter().collect()
     }
 
     /// Writes a snapshot soon, and purges the log behind it.

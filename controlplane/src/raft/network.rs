@@ -72,6 +72,11 @@ impl Links {
         }
     }
 
+    /// What opens connections.
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
     /// Drops all links.
     pub(super) fn clear(&self) {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).clear();

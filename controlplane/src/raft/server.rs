@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::codec::{pack, read_append, unpack};
 use super::dial::{Complaints, Conn, Directory};
+use super::facts;
 use super::fault::Fault;
 use super::frame::FrameWriter;
 use super::identity::Identity;
@@ -110,6 +111,7 @@ impl Host {
             Purpose::Append => self.appends(conn).await,
             Purpose::Call => self.calls(conn).await,
             Purpose::Snapshot => transfer::receive(conn, &self.raft, &self.machine).await,
+            Purpose::Facts => facts::answer(conn).await,
         }
     }
 

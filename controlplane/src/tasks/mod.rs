@@ -12,6 +12,7 @@
 //! decided, and the state machine refuses those of an earlier one.
 
 pub mod reaper;
+pub mod versions;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -71,7 +72,7 @@ pub trait Task: Send + Sync + 'static {
 /// All tasks of every cluster.
 #[must_use]
 pub fn standard() -> Vec<Arc<dyn Task>> {
-    vec![Arc::new(reaper::Reaper)]
+    vec![Arc::new(reaper::Reaper), Arc::new(versions::Versions)]
 }
 
 /// Runs tasks while `replica` leads, until `stop`. Returns when all of them have ended.

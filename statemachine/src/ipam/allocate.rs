@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::Ipam;
 use super::block::{Block, Owner, OwnerKey, Pool};
+use crate::cluster;
 use crate::command::AllocateAddress;
 use crate::entry::Millis;
 use crate::event::{AddressAllocated, BlockAssigned, Event};
@@ -55,6 +56,7 @@ pub(crate) fn decide_allocate(
         };
         return if same { Ok(Vec::new()) } else { Err(in_use()) };
     }
+    cluster::decide_hold(state, ask)?;
     let first = find(state, ask, now.at);
     let Err(Refusal::NetworkExhausted { .. } | Refusal::AddressCoolingDown { .. }) = first else {
         return first;

@@ -5,6 +5,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::{Allocation, Ipam};
+use crate::cluster;
 use crate::command::{HostReport, ReleaseAddress};
 use crate::entry::Millis;
 use crate::event::{AddressReleased, BlockReleased, CooldownsEnded, Event, ReleaseReason};
@@ -52,7 +53,9 @@ pub(crate) fn decide_report(
         .ipam
         .host_addresses(&report.host)
         .filter(|live| live.revision <= report.revision && !running.contains(&live.name));
-    Ok(release(state, leaked, ReleaseReason::Reported(report.revision), now))
+    let mut events = release(state, leaked, ReleaseReason::Reported(report.revision), now);
+    events.extend(cluster::decide_reported(state, report)?);
+    Ok(events)
 }
 
 /// Releases everything on a host. Its blocks may be assigned again when their addresses have cooled.

@@ -12,7 +12,8 @@
 //! endpoint set IP on HOST for TENANT/SEGMENT [port:NAME=tcp/80 …] [label=value …]   endpoint remove IP
 //! vip request NAME IP [HOST …] | assign NAME HOST [term=N] | unassign NAME [term=N] | remove NAME
 //! router assign PREFIX TABLE HOST [term=N]      router unassign PREFIX TABLE [term=N]
-//! version N
+//! version N                                     do JSON (any command, as in POST /v1/batch)
+//! restore CLUSTER from SOURCE                   (goes on as a new cluster)
 //! @MILLIS | @+MILLIS   entry time      term N   term of the entries      show WHAT [ARGUMENTS]
 //! # comment
 //! ```
@@ -46,6 +47,8 @@ pub(crate) enum Step {
     Term(u64),
     /// Show a part of the state.
     Show(Vec<String>),
+    /// Go on as a new cluster that was restored from a backup of this one.
+    Restore { cluster: String, source: String },
     /// Plan a topology.
     Plan(TopologySpec),
 }
@@ -92,6 +95,10 @@ fn step(line: &str, term: u64) -> Result<Step, String> {
         "topology" if rest == "as shown" => Ok(Step::AsShown),
         "show" => Ok(Step::Show(rest.split(' ').map(String::from).collect())),
         "plan" => json(rest).map(Step::Plan),
+        "restore" => {
+            let (cluster, source) = rest.split_once(" from ").ok_or("restore X from Y")?;
+            Ok(Step::Restore { cluster: cluster.into(), source: source.into() })
+        }
         "document" => Ok(match document::parse(&json(rest)?) {
             Ok(policies) => Step::Apply(policies.into_iter().map(Command::SetPolicy).collect()),
             Err(refusal) => Step::Refused(refusal),
@@ -106,6 +113,7 @@ fn command(word: &str, rest: &str, term: u64) -> Result<Command, String> {
         return Ok(match word {
             "topology" => Command::SetTopology(json(rest)?),
             "policy" => Command::SetPolicy(json(rest)?),
+            "do" => json(rest)?,
             _ => return Err(String::from("takes no JSON")),
         });
     }

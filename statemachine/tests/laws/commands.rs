@@ -145,6 +145,31 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
     prop_oneof![2 => request, 6 => assign, 1 => unassign, 1 => remove, 1 => router]
 }
 
+/// The cluster itself: most of it is refused until the version is raised.
+fn cluster() -> impl Strategy<Value = Command> {
+    let raise = Just(json(String::from(r#"{"RaiseVersion":{"version":2}}"#)));
+    let retention =
+        Just(json(String::from(r#"{"SetRetention":{"age_ms":60000,"bytes":1048576}}"#)));
+    let sign = (0..90u64).prop_map(|revision| {
+        let digest = "0".repeat(64);
+        json(format!(
+            r#"{{"SignCheckpoint":{{"term":1,"revision":{revision},"digest":"{digest}","state_digest":"{digest}"}}}}"#
+        ))
+    });
+    let add = (0..4u16, 0..4u64, prop::option::of(1..4u64)).prop_map(|(port, floor, replaces)| {
+        let replaces = replaces.map_or_else(|| String::from("null"), |id| id.to_string());
+        json(format!(
+            r#"{{"AddMember":{{"peer":"m:{port}","floor":{floor},"replaces":{replaces}}}}}"#
+        ))
+    });
+    let claim = (1..6u64, 0..2, 1..4u16).prop_map(|(id, nonce, port)| {
+        json(format!(r#"{{"ClaimMember":{{"id":{id},"nonce":"x{nonce}","peer":"m:{port}"}}}}"#))
+    });
+    let remove = (1..6u64).prop_map(|id| json(format!(r#"{{"RemoveMember":{{"id":{id}}}}}"#)));
+    let resume = Just(json(String::from(r#"{"ResumeAllocation":{}}"#)));
+    prop_oneof![2 => raise, 1 => retention, 1 => sign, 2 => add, 2 => claim, 1 => remove, 1 => resume]
+}
+
 /// Any command; those of leader tasks in term 1.
 pub(crate) fn command() -> impl Strategy<Value = Command> {
     let release = prop_oneof![
@@ -162,6 +187,6 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
     let cooldowns = Just(json(String::from(r#"{"EndCooldowns":{"term":1}}"#)));
     prop_oneof![
         3 => topology(), 6 => host(), 16 => allocate(), 8 => release, 2 => blackout,
-        1 => settings, 3 => cooldowns, 6 => owners(), 6 => duties(1),
+        1 => settings, 3 => cooldowns, 6 => owners(), 6 => duties(1), 3 => cluster(),
     ]
 }

@@ -35,6 +35,8 @@ pub struct ClusterOptions {
     pub replicas: usize,
     /// The `romanad` program.
     pub romanad: PathBuf,
+    /// An older one, which all replicas begin with: [`Cluster::upgrade`] ends that.
+    pub previous: Option<PathBuf>,
     /// Where the cluster's directory is made; the system's temporary directory if absent.
     pub parent: Option<PathBuf>,
     /// Preload the power-cut shim, with this seed for torn writes.
@@ -57,6 +59,8 @@ pub struct Replica {
     child: Option<Child>,
     paused: bool,
     starts: u64,
+    /// Whether it runs [`ClusterOptions::previous`].
+    old: bool,
 }
 
 impl Replica {
@@ -113,6 +117,7 @@ impl Cluster {
                 child: None,
                 paused: false,
                 starts: 0,
+                old: options.previous.is_some(),
             })
             .collect();
         let mut cluster = Self { options, dir, shim, replicas, ended: Vec::new() };
@@ -188,7 +193,9 @@ impl Cluster {
         let (data, user) = (self.data_dir(at), self.user_of(at));
         let replica = &mut self.replicas[at];
         ensure!(replica.child.is_none(), "replica {} is up already", replica.id);
-        let mut command = Command::new(&self.options.romanad);
+        let program = self.options.previous.as_ref().filter(|_| replica.old);
+        let program = program.unwrap_or(&self.options.romanad);
+        let mut command = Command::new(program);
         command
             .args(["--id", &replica.id.to_string()])
             .arg("--data-dir")
@@ -212,11 +219,22 @@ impl Cluster {
         if self.options.users {
             command.uid(user).gid(user);
         }
-        let program = self.options.romanad.display();
-        replica.child = Some(command.spawn().with_context(|| format!("start {program}"))?);
+        let spawned = command.spawn();
+        replica.child = Some(spawned.with_context(|| format!("start {}", program.display()))?);
         replica.starts += 1;
         replica.paused = false;
         Ok(())
+    }
+
+    /// Gives a replica that is down the present program, or the previous one.
+    pub fn set_old(&mut self, at: usize, old: bool) {
+        self.replicas[at].old = old;
+    }
+
+    /// A replica that still runs the previous program.
+    #[must_use]
+    pub fn outdated(&self) -> Option<usize> {
+        self.replicas.iter().position(|replica| replica.old)
     }
 
     /// kill -9.

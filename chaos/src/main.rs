@@ -42,7 +42,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 3)]
     replicas: usize,
     /// Faults, separated by commas: kill-leader, kill, kill-all, pause, restart, power, power-all,
-    /// partition; or none.
+    /// partition, upgrade (with --previous); or none.
     #[arg(long, default_value = "kill-leader")]
     nemesis: String,
     /// From one fault to the next, milliseconds.
@@ -54,6 +54,9 @@ struct RunArgs {
     /// The romanad program; found beside this one if absent.
     #[arg(long)]
     romanad: Option<PathBuf>,
+    /// An older romanad, with which all replicas begin: the fault `upgrade` replaces it.
+    #[arg(long)]
+    previous: Option<PathBuf>,
     /// Directory for data and logs; the system's temporary directory if absent.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -93,6 +96,7 @@ fn options(args: RunArgs) -> Result<RunOptions> {
         interval: Duration::from_millis(args.interval_ms),
         lying_disk: args.lying_disk,
         romanad: find_romanad(args.romanad.as_deref())?,
+        previous: args.previous,
         parent: args.dir,
         keep: args.keep,
     })

@@ -32,11 +32,13 @@ pub enum Fault {
     PowerAll,
     /// A random replica, often the leader, is cut off from its peers.
     Partition,
+    /// The next replica that runs the previous program is stopped, and goes on with the present one.
+    Upgrade,
 }
 
 impl Fault {
     /// All kinds, with the names by which options and reports call them.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("kill-leader", Self::KillLeader),
         ("kill", Self::Kill),
         ("kill-all", Self::KillAll),
@@ -45,6 +47,7 @@ impl Fault {
         ("power", Self::Power),
         ("power-all", Self::PowerAll),
         ("partition", Self::Partition),
+        ("upgrade", Self::Upgrade),
     ];
 
     /// Whether it needs the power-cut shim.
@@ -163,6 +166,11 @@ async fn inject(
         Fault::KillAll => all.iter().try_for_each(|&at| cluster.kill(at))?,
         Fault::Pause => cluster.pause(at)?,
         Fault::Restart => cluster.stop(at).await?,
+        Fault::Upgrade => {
+            at = cluster.outdated().unwrap_or(at);
+            cluster.stop(at).await?;
+            cluster.set_old(at, false);
+        }
         Fault::Power => cluster.cut_power(&[at]).await?,
         Fault::PowerAll => cluster.cut_power(&all).await?,
         Fault::Partition => {

@@ -50,6 +50,8 @@ pub struct RunOptions {
     pub lying_disk: bool,
     /// The `romanad` program.
     pub romanad: PathBuf,
+    /// An older one to begin with, for the fault `upgrade`.
+    pub previous: Option<PathBuf>,
     /// Where the cluster's directory is made.
     pub parent: Option<PathBuf>,
     /// Keep data and logs even when all is well.
@@ -63,7 +65,7 @@ impl RunOptions {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         format!(
             "chaos run --seed {} --seconds {} --clients {} --replicas {} --interval-ms {} \
-             --nemesis {}{} --romanad {}",
+             --nemesis {}{}{} --romanad {}",
             self.seed,
             self.seconds,
             self.clients,
@@ -71,6 +73,10 @@ impl RunOptions {
             self.interval.as_millis(),
             if faults.is_empty() { String::from("none") } else { faults.join(",") },
             if self.lying_disk { " --lying-disk" } else { "" },
+            self.previous
+                .as_ref()
+                .map(|path| format!(" --previous {}", path.display()))
+                .unwrap_or_default(),
             self.romanad.display(),
         )
     }
@@ -95,6 +101,7 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
     let mut cluster = Cluster::start(ClusterOptions {
         replicas: options.replicas,
         romanad: options.romanad.clone(),
+        previous: options.previous.clone(),
         parent: options.parent.clone(),
         power: options.faults.iter().any(|fault| fault.needs_power()).then_some(options.seed),
         lying_disk: options.lying_disk,
@@ -149,6 +156,9 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         }
         Err(error) => violations.push(Violation { law: "converge", what: format!("{error:#}") }),
     }
+    if options.previous.is_some() {
+        violations.extend(upgraded(cluster).await);
+    }
     let last = evidence.testimonies.first().map_or(0, |said| said.records.len() as u64);
     for follower in followers {
         match follower.finish(last, patience).await {
@@ -172,6 +182,27 @@ async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
         violations.push(Violation { law: "heal", what: format!("{error:#}") });
     }
     violations
+}
+
+/// After a rolling upgrade all replicas run the new program, and its version is on.
+async fn upgraded(cluster: &Cluster) -> Option<Violation> {
+    let violation = |what: String| Some(Violation { law: "upgrade", what });
+    if let Some(at) = cluster.outdated() {
+        return violation(format!("replica {} was not upgraded", cluster.replicas()[at].id));
+    }
+    let deadline = Instant::now() + HEAL_PATIENCE;
+    let path = "/v1/snapshot?topics=topology";
+    loop {
+        let asked = http::once(cluster.apis()[0], Method::GET, path, None, HEAL_PATIENCE).await;
+        let version = asked.ok().and_then(|answer| answer.body.get("version")?.as_u64());
+        if version == Some(romana_statemachine::VERSION_MAX.into()) {
+            return None;
+        }
+        if Instant::now() > deadline {
+            return violation(format!("the version is {version:?}"));
+        }
+        sleep(SAMPLE_EVERY).await;
+    }
 }
 
 /// Asks all replicas for their digest while everything else goes on.

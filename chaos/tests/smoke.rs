@@ -17,6 +17,7 @@ fn options(seed: u64, seconds: u64, clients: usize, nemesis: &str) -> RunOptions
         interval: Duration::from_secs(2),
         lying_disk: false,
         romanad: find_romanad(None).expect("cargo build --workspace --bins comes first"),
+        previous: None,
         parent: None,
         keep: false,
     }

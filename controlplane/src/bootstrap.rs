@@ -86,7 +86,7 @@ pub enum BootstrapError {
 /// [`BootstrapError`].
 pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, BootstrapError> {
     let (name, spec) = match &config.initial_topology {
-        InitialTopology::Later => return Ok(vec![newest()]),
+        InitialTopology::Later => return Ok(newest()),
         InitialTopology::File(path) => (path.display().to_string(), read(path)?),
         InitialTopology::Builtin(name) => ((*name).to_owned(), built_in(name)?),
         InitialTopology::Aws(region) => {
@@ -104,13 +104,16 @@ pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, Bootstr
     let plan = State::new().plan_topology(&spec);
     plan.map_err(|why| BootstrapError::Document { path: name, why: why.to_string() })?;
     let actor = Actor::from("bootstrap");
-    Ok(vec![newest(), Proposal { actor, command: Command::SetTopology(spec) }])
+    let mut proposals = newest();
+    proposals.push(Proposal { actor, command: Command::SetTopology(spec) });
+    Ok(proposals)
 }
 
 /// A new cluster has no member of an older release.
-fn newest() -> Proposal {
-    let command = Command::RaiseVersion(RaiseVersion { version: VERSION_MAX });
-    Proposal { actor: Actor::from("bootstrap"), command }
+fn newest() -> Vec<Proposal> {
+    let raise = |version| Command::RaiseVersion(RaiseVersion { version });
+    let commands = (2..=VERSION_MAX).map(raise);
+    commands.map(|command| Proposal { actor: Actor::from("bootstrap"), command }).collect()
 }
 
 fn read(path: &Path) -> Result<TopologySpec, BootstrapError> {
@@ -299,7 +302,7 @@ mod tests {
         }
         let error = initial_proposals(&config("--cloud aws --region moon")).await.unwrap_err();
         assert!(error.to_string().contains("aws-eu-west-1"));
-        assert_eq!(initial_proposals(&config("")).await.unwrap(), [newest()]);
+        assert_eq!(initial_proposals(&config("")).await.unwrap(), newest());
     }
 
     #[tokio::test]

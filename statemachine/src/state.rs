@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{self, Cluster};
 use crate::command::{Command, Endpoint, HostState};
-use crate::entry::{Digest, Entry, Index, Millis, Position, Record, Revision, Term};
+use crate::entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 use crate::event::Event;
 use crate::host::{self, Host};
 use crate::ipam::{self, Allocation, Ipam};
@@ -123,6 +123,18 @@ impl State {
     #[must_use]
     pub fn new() -> Self {
         Self { version: 1, ..Self::default() }
+    }
+
+    /// Whether this program may apply an entry: not one that goes on at a version of behaviour which
+    /// it does not know. To refuse it as a command would be to decide differently than the others.
+    ///
+    /// # Errors
+    /// The version.
+    pub fn understands(&self, entry: &Entry) -> Result<(), u16> {
+        let next = self.version + 1;
+        let raises = |proposal: &Proposal| matches!(&proposal.command, Command::RaiseVersion(raise) if raise.version == next);
+        let beyond = next > VERSION_MAX && entry.proposals.iter().any(raises);
+        if beyond { Err(next) } else { Ok(()) }
     }
 
     /// Applies one log entry: decides each command on its own, in order, and evolves by what it

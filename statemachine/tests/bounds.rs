@@ -10,7 +10,9 @@ use romana_statemachine::limits::{
     LABELS_MAX, NAME_BYTES_MAX, NAMED_PORTS_MAX, NETWORK_TENANTS_MAX, NETWORKS_MAX,
     POLICY_LIST_MAX, REPORT_NAMES_MAX, VIP_CANDIDATES_MAX,
 };
-use romana_statemachine::{Command, Entry, Millis, Now, Position, Proposal, Refusal, State};
+use romana_statemachine::{
+    Command, Entry, Millis, Now, Position, Proposal, Refusal, State, VERSION_MAX,
+};
 use serde_json::{Value, json};
 
 const NOW: Now = Now { at: Millis(0), term: 1 };
@@ -194,4 +196,21 @@ fn conflicts_are_listed_up_to_a_bound() {
         panic!("accepted");
     };
     assert_eq!((conflicts.len(), total), (CONFLICTS_LISTED_MAX, all as u64));
+}
+
+/// An entry that switches on what this program does not know is not for it to apply.
+#[test]
+fn versions_beyond_this_program() {
+    let raise = |version| {
+        let command = command(json!({"RaiseVersion": {"version": version}}));
+        Entry { at: Millis(0), proposals: vec![Proposal { actor: "test".into(), command }] }
+    };
+    let mut state = state();
+    for version in 2..=VERSION_MAX {
+        assert_eq!(state.understands(&raise(version)), Ok(()));
+        apply(&mut state, 0, [json!({"RaiseVersion": {"version": version}})]);
+    }
+    assert_eq!(state.understands(&raise(VERSION_MAX + 1)), Err(VERSION_MAX + 1));
+    // Not next: refused alike by all programs.
+    assert_eq!(state.understands(&raise(VERSION_MAX + 2)), Ok(()));
 }

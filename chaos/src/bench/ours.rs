@@ -65,6 +65,7 @@ pub(super) fn allocation(number: u64) -> AllocateAddress {
 pub(super) async fn start(options: &BenchOptions) -> Result<Cluster> {
     let cluster = Cluster::start(ClusterOptions {
         replicas: 3,
+        previous: None,
         romanad: find_romanad(options.romanad.as_deref())?,
         parent: options.dir.clone(),
         power: None,

@@ -64,6 +64,16 @@ pub(super) enum LoadError {
     History(#[from] crate::history::HistoryError),
 }
 
+/// The log goes on at a version that this program does not know.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the cluster goes on at version {version}, which this program does not know: start this \
+     replica with the program that the others have"
+)]
+struct TooNew {
+    version: u16,
+}
+
 impl Machine {
     /// Loads the newest snapshot. The log after it is applied by Raft. Blocks.
     pub(super) fn open(
@@ -165,6 +175,9 @@ impl Machine {
                 let id = entry.log_id;
                 let mut answers = Answers::default();
                 if let Some(commands) = commands {
+                    live.state
+                        .understands(&commands)
+                        .map_err(|version| self.stop("upgrade needed", TooNew { version }))?;
                     let position = Position { term: id.leader_id.term, index: id.index };
                     let (outcomes, caused) = live.state.apply(position, &commands);
                     answers = Answers(outcomes);

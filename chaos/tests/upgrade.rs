@@ -1,0 +1,106 @@
+//! A rolling upgrade from the release before this one (`deploy/previous`), which `make test` builds.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
+use romana_chaos::http::once;
+use romana_chaos::nemesis::Fault;
+use romana_chaos::run::{RunOptions, run};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The previous program: built when it is not there.
+fn previous() -> PathBuf {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/previous.sh");
+    let output = Command::new(script).output().expect("run deploy/previous.sh");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(text.trim())
+}
+
+fn present() -> PathBuf {
+    find_romanad(None).expect("cargo build --workspace --bins comes first")
+}
+
+/// Replicas are replaced one by one under load; every law holds, and the new version is switched on.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_upgraded_one_by_one() {
+    let options = RunOptions {
+        seed: 7,
+        seconds: 9,
+        clients: 16,
+        replicas: 3,
+        faults: vec![Fault::Upgrade],
+        interval: Duration::from_secs(2),
+        lying_disk: false,
+        romanad: present(),
+        previous: Some(previous()),
+        parent: None,
+        keep: false,
+    };
+    let report = run(&options).await.expect("the run can be carried out");
+    assert!(report.violations.is_empty(), "{:#?}\n{}", report.violations, report.summary);
+}
+
+/// A replica of the previous release does not guess at what it does not know: it stops, and the
+/// others go on. With the present program it takes part again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_replica_stops_at_what_it_does_not_know() {
+    let mut cluster = Cluster::start(ClusterOptions {
+        replicas: 3,
+        romanad: present(),
+        previous: Some(previous()),
+        parent: None,
+        power: None,
+        lying_disk: false,
+        users: false,
+    })
+    .await
+    .expect("three replicas of the previous release");
+    for at in 0..3 {
+        cluster.stop(at).await.expect("it stops");
+        cluster.set_old(at, false);
+        cluster.start_replica(at).expect("it starts");
+        cluster.wait_ready(PATIENCE).await.expect("ready with the present program");
+    }
+    wait_version(&cluster, 2).await;
+
+    let at = (cluster.wait_leader(PATIENCE).await.expect("a leader") + 1) % 3;
+    cluster.stop(at).await.expect("it stops");
+    cluster.set_old(at, true);
+    cluster.start_replica(at).expect("it starts");
+    // It takes the first record after the one that it does not know for another history.
+    let tenant = serde_json::json!({"labels": {}});
+    let api = cluster.apis()[(at + 1) % 3];
+    let put = once(api, Method::PUT, "/v1/tenants/t", Some(&tenant), PATIENCE).await;
+    assert_eq!(put.expect("an answer").status, 201);
+    wait_end(&mut cluster).await;
+    cluster.set_old(at, false);
+    cluster.start_replica(at).expect("it starts");
+    cluster.wait_ready(PATIENCE).await.expect("it takes part again");
+}
+
+async fn wait_end(cluster: &mut Cluster) {
+    let start = Instant::now();
+    while cluster.crashes().is_empty() {
+        assert!(start.elapsed() < PATIENCE, "the old replica goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn wait_version(cluster: &Cluster, version: u64) {
+    let start = Instant::now();
+    loop {
+        let path = "/v1/snapshot?topics=topology";
+        let answer = once(cluster.apis()[0], Method::GET, path, None, PATIENCE).await;
+        let now = answer.ok().and_then(|answer| answer.body.get("version")?.as_u64());
+        if now == Some(version) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "the version is {now:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Builds romanad of the release before this one, for the test of a rolling upgrade, and prints where it
+# is. The commit is named in deploy/previous; a build is kept in the target directory and used again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+commit=$(cat deploy/previous)
+target=${CARGO_TARGET_DIR:-$PWD/target}
+program=$target/previous/romanad-${commit:0:12}
+if [ ! -x "$program" ]; then
+  if ! git cat-file -e "$commit^{commit}" 2>/dev/null; then
+    echo "previous: commit $commit is not in this clone: git fetch --unshallow" >&2
+    exit 1
+  fi
+  source=$(mktemp -d)
+  trap 'rm -rf "$source"' EXIT
+  git archive "$commit" | tar -x -C "$source"
+  # Dependencies unoptimised: it is built once and runs for seconds.
+  cargo build --quiet --locked --manifest-path "$source/Cargo.toml" -p romana-controlplane --bin romanad \
+    --target-dir "$target/previous" --config 'profile.dev.package."*".opt-level=0' \
+    --config 'profile.dev.debug=false' >&2
+  cp "$target/previous/debug/romanad" "$program"
+fi
+echo "$program"

@@ -25,6 +25,7 @@ lint: ## Clippy, warnings are errors
 
 unit: ## Tests of all rings; the live ones start real processes
 	$(CARGO) build $(BINS) --locked
+	./deploy/previous.sh >/dev/null || [ $$? = 3 ]
 	$(CARGO) nextest run --workspace --locked
 	$(CARGO) test --workspace --doc --locked
 

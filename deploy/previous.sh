@@ -10,7 +10,8 @@ program=$target/previous/romanad-${commit:0:12}
 if [ ! -x "$program" ]; then
   if ! git cat-file -e "$commit^{commit}" 2>/dev/null; then
     echo "previous: commit $commit is not in this clone: git fetch --unshallow" >&2
-    exit 1
+    # A clone without history cannot have it; any other is broken.
+    [ "$(git rev-parse --is-shallow-repository 2>/dev/null)" = false ] && exit 1 || exit 3
   fi
   source=$(mktemp -d)
   trap 'rm -rf "$source"' EXIT

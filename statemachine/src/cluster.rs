@@ -258,7 +258,7 @@ impl Cluster {
 
 /// A restored cluster begins with new members and waits for all its hosts.
 pub(crate) fn evolve_restored(state: &mut State) {
-    let waiting: OrdSet<HostName> = state.hosts.keys().cloned().collect();
+    let waiting: OrdSet<HostName> = state.hosts.values().map(|host| host.name.clone()).collect();
     let since = state.revision;
     state.version = state.version.max(VERSION);
     state.cluster.members.clear();

@@ -8,6 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use crate::command::{
 };
 use crate::entry::Revision;
 use crate::event::{EndpointRemoved, Event, HostAdded, HostRef, HostRemoved, HostUpdated, Place};
+use crate::hash::Hash;
 use crate::ipam;
 use crate::limits::HOST_ADDRESSES_MAX;
 use crate::name::{HostName, NetworkName};
@@ -58,6 +60,39 @@ impl Host {
     /// All its addresses in the physical network.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
         core::iter::once(self.ip).chain(self.addresses.iter().copied())
+    }
+}
+
+/// All hosts, in order of their names, and found by the hash of it: an allocation asks for its host, and
+/// comparing texts down a tree costs several times as much.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hosts {
+    by_name: OrdMap<HostName, Arc<Host>>,
+    /// The last one that was put in with each hash.
+    by_hash: OrdMap<u64, Arc<Host>>,
+}
+
+impl Hosts {
+    pub(crate) fn get(&self, name: &HostName) -> Option<&Arc<Host>> {
+        let found = self.by_hash.get(&Hash::of(name.as_str()));
+        found.filter(|host| host.name == *name).or_else(|| self.by_name.get(name))
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.by_name.values()
+    }
+
+    fn insert(&mut self, host: Arc<Host>) {
+        self.by_hash.insert(Hash::of(host.name.as_str()), Arc::clone(&host));
+        self.by_name.insert(host.name.clone(), host);
+    }
+
+    fn remove(&mut self, name: &HostName) -> Option<Arc<Host>> {
+        let hash = Hash::of(name.as_str());
+        if self.by_hash.get(&hash).is_some_and(|host| host.name == *name) {
+            self.by_hash.remove(&hash);
+        }
+        self.by_name.remove(name)
     }
 }
 
@@ -276,8 +311,8 @@ pub(crate) fn evolve_updated(state: &mut State, event: &HostUpdated) {
 }
 
 pub(crate) fn evolve_state(state: &mut State, name: &HostName, new: HostState) {
-    if let Some(host) = state.hosts.get_mut(name) {
-        Arc::make_mut(host).state = new;
+    if let Some(host) = state.hosts.get(name) {
+        state.hosts.insert(Arc::new(Host { state: new, ..Host::clone(host) }));
     }
 }
 
@@ -294,7 +329,7 @@ pub(crate) fn insert(state: &mut State, host: Host) {
     for place in &host.places {
         state.ipam.count_host(place.group, true);
     }
-    state.hosts.insert(host.name.clone(), Arc::new(host));
+    state.hosts.insert(Arc::new(host));
 }
 
 /// Takes a host out of all indexes.

@@ -13,11 +13,16 @@
 mod allocate;
 mod blackout;
 mod block;
+mod check;
+mod live;
+mod names;
 mod open;
 mod release;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
+use core::ops::Bound;
 
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
@@ -26,29 +31,32 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Millis, Revision};
 use crate::event::{AddressAllocated, AddressReleased, BlockAssigned, BlockReleased};
 use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
-use crate::prefix;
+use crate::prefix::{self, Start};
 use crate::ranges::FreeSet;
 use crate::state::State;
 use crate::topology::Topology;
 
 pub(crate) use allocate::decide_allocate;
 pub(crate) use blackout::{decide_blackout, decide_unblackout};
-use block::Pool;
 pub use block::{Block, Owner};
+use block::{OwnerKey, Pool};
+pub(crate) use live::Address;
+use names::{Names, Place};
 use open::OpenBlocks;
 pub(crate) use release::{decide_release, decide_report, end_cooldowns, evict};
 
 /// Blocks, addresses, blackouts, and all indexes over them.
 #[derive(Clone, Debug, Default)]
 pub struct Ipam {
-    pub(crate) blocks: OrdMap<IpNet, Block>,
+    /// By where they begin: they do not overlap. Shared one by one, so that a change under a copy of the
+    /// state copies one block and a row of pointers.
+    blocks: OrdMap<Start, Arc<Block>>,
     /// Blocks with a free address, by owner: where an allocation looks first.
     open: OpenBlocks,
     pub(crate) host_blocks: OrdSet<(HostName, IpNet)>,
     /// What nobody has, by leaf group.
     pub(crate) pools: OrdMap<IpNet, Pool>,
-    pub(crate) addresses: OrdMap<IpAddr, Address>,
-    names: OrdMap<NameKey, IpAddr>,
+    names: Names,
     /// When each address that is cooling down was released.
     pub(crate) cooling: OrdMap<IpAddr, Millis>,
     cooling_queue: OrdSet<(Millis, IpAddr)>,
@@ -57,35 +65,6 @@ pub struct Ipam {
     pub(crate) blackouts: OrdSet<IpNet>,
     /// Addresses of VIPs: never given out.
     pub(crate) reserved: OrdSet<IpAddr>,
-}
-
-/// A live address. Everything else about it follows from its block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub(crate) name: AddressName,
-    pub(crate) revision: Revision,
-    /// Prefix length of its block: with it the block is one look-up away.
-    pub(crate) block_len: u8,
-}
-
-/// A name with its hash in front, so that most comparisons touch no other memory. The hash is FNV-1a:
-/// the same everywhere; a collision costs a comparison, no more.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct NameKey {
-    hash: u64,
-    name: AddressName,
-}
-
-impl From<&AddressName> for NameKey {
-    fn from(name: &AddressName) -> Self {
-        Self { hash: fnv(FNV_START, name.as_str().as_bytes()), name: name.clone() }
-    }
-}
-
-const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-fn fnv(start: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// A live address and whose it is.
@@ -130,25 +109,25 @@ pub struct GroupUsage {
 impl Ipam {
     /// All blocks, by CIDR.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
-        self.blocks.values()
+        self.blocks.values().map(|block| &**block)
     }
 
-    /// Blocks from a CIDR on, that one included.
+    /// Blocks from where a CIDR begins on, in order.
     pub fn blocks_from(&self, from: IpNet) -> impl Iterator<Item = &Block> {
-        self.blocks.range(from..).map(|(_, block)| block)
+        self.blocks.range(Start::of(from)..).map(|(_, block)| &**block)
     }
 
     /// The block of that CIDR.
     #[must_use]
     pub fn block(&self, cidr: IpNet) -> Option<&Block> {
-        self.blocks.get(&cidr)
+        self.blocks.get(&Start::of(cidr)).map(|block| &**block).filter(|block| block.cidr == cidr)
     }
 
     /// The assigned block around an address.
     #[must_use]
     pub fn block_of(&self, ip: IpAddr) -> Option<&Block> {
-        let (cidr, block) = self.blocks.get_prev(&IpNet::from(ip))?;
-        cidr.contains(&ip).then_some(block)
+        let (_, block) = self.blocks.get_prev(&Start::of(ip.into()))?;
+        block.cidr.contains(&ip).then_some(&**block)
     }
 
     /// CIDRs of a host's blocks, in order.
@@ -161,33 +140,57 @@ impl Ipam {
     /// Number of live addresses.
     #[must_use]
     pub fn address_count(&self) -> usize {
-        self.addresses.len()
+        self.names.len()
     }
 
     /// Live addresses after `after` (from the first one when absent), in order.
     pub fn addresses_after(&self, after: Option<IpAddr>) -> impl Iterator<Item = Allocation> {
-        use core::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        let range = self.addresses.range((from, Unbounded));
-        range.filter_map(|(ip, address)| self.allocation(*ip, address))
+        let around = after.and_then(|ip| self.block_of(ip));
+        let rest = around.zip(after).into_iter().flat_map(|(block, after)| {
+            let next = prefix::offset(block.cidr, after).saturating_add(1);
+            let rest = block.addresses.from(next);
+            // The offset after the last one of all there are is not past `after`.
+            rest.map(|(offset, address)| block.allocation(offset, address))
+                .filter(move |allocation| allocation.ip > after)
+        });
+        let from = match (around, after) {
+            (Some(block), _) => Bound::Excluded(Start::of(block.cidr)),
+            (None, Some(ip)) => Bound::Excluded(Start::of(ip.into())),
+            (None, None) => Bound::Unbounded,
+        };
+        let blocks = self.blocks.range((from, Bound::Unbounded));
+        rest.chain(blocks.flat_map(|(_, block)| block.allocations()))
     }
 
-    /// Live addresses of a block, in order.
+    /// Live addresses of a range, in order.
     pub fn addresses_in(&self, cidr: IpNet) -> impl Iterator<Item = Allocation> {
-        let range = self.addresses.range(cidr.network()..=cidr.broadcast());
-        range.filter_map(|(ip, address)| self.allocation(*ip, address))
+        let around = self.block_of(cidr.network()).map_or(cidr, |block| block.cidr);
+        let blocks =
+            self.blocks_from(around).take_while(move |block| prefix::overlap(block.cidr, cidr));
+        blocks.flat_map(Block::allocations).filter(move |allocation| cidr.contains(&allocation.ip))
     }
 
     /// The live address.
     #[must_use]
     pub fn by_ip(&self, ip: IpAddr) -> Option<Allocation> {
-        self.addresses.get(&ip).and_then(|address| self.allocation(ip, address))
+        let block = self.block_of(ip)?;
+        let offset = prefix::offset(block.cidr, ip);
+        block.addresses.get(offset).map(|address| block.allocation(offset, address))
     }
 
     /// The address of that name.
     #[must_use]
     pub fn by_name(&self, name: &AddressName) -> Option<Allocation> {
-        self.names.get(&NameKey::from(name)).and_then(|ip| self.by_ip(*ip))
+        self.names.find(name, |place| {
+            let block = self.block_at(place)?;
+            let offset = prefix::offset(block.cidr, place.ip);
+            let address = block.addresses.get(offset).filter(|address| address.name == *name)?;
+            Some(block.allocation(offset, address))
+        })
+    }
+
+    fn block_at(&self, place: Place) -> Option<&Block> {
+        self.block(prefix::enclosing(place.ip, place.block_len))
     }
 
     /// The allocation that an event made.
@@ -231,13 +234,6 @@ impl Ipam {
         usage
     }
 
-    fn allocation(&self, ip: IpAddr, address: &Address) -> Option<Allocation> {
-        let block = self.block(prefix::enclosing(ip, address.block_len))?;
-        let Owner { network, host, tenant, segment } = block.owner().clone();
-        let (name, revision) = (address.name.clone(), address.revision);
-        Some(Allocation { name, ip, block: block.cidr, network, host, tenant, segment, revision })
-    }
-
     /// Number of addresses of a range that are cooling down.
     fn cooling_in(&self, cidr: IpNet) -> u64 {
         self.cooling.range(cidr.network()..=cidr.broadcast()).count() as u64
@@ -245,6 +241,9 @@ impl Ipam {
 
     /// The blackout that covers an address.
     pub(crate) fn blackout_of(&self, ip: IpAddr) -> Option<IpNet> {
+        if self.blackouts.is_empty() {
+            return None;
+        }
         self.blackouts.get_prev(&IpNet::from(ip)).copied().filter(|cidr| cidr.contains(&ip))
     }
 
@@ -263,11 +262,12 @@ fn lowest() -> IpNet {
 /// Changing.
 impl Ipam {
     pub(crate) fn evolve_allocated(&mut self, event: &AddressAllocated, revision: Revision) {
-        let (name, block_len) = (event.name.clone(), event.block.prefix_len());
-        self.names.insert(NameKey::from(&name), event.ip);
-        self.addresses.insert(event.ip, Address { name, revision, block_len });
-        let Some(block) = self.blocks.get_mut(&event.block) else { return };
-        block.free.remove(prefix::offset(event.block, event.ip));
+        let Some(block) = block_mut(&mut self.blocks, event.block) else { return };
+        let place = Place { ip: event.ip, block_len: event.block.prefix_len() };
+        self.names.insert(&event.name, place);
+        let offset = prefix::offset(event.block, event.ip);
+        block.addresses.insert(offset, Address { name: event.name.clone(), revision });
+        block.free.remove(offset);
         block.live += 1;
         if let Some(since) = block.empty_since.take() {
             self.empty.remove(&(since, event.block));
@@ -278,18 +278,19 @@ impl Ipam {
     }
 
     fn evolve_address_released(&mut self, event: &AddressReleased, at: Millis, cools: bool) {
-        self.names.remove(&NameKey::from(&event.name));
-        self.addresses.remove(&event.ip);
+        self.names.remove(&event.name, event.ip);
         if cools {
             self.cooling.insert(event.ip, at);
             self.cooling_queue.insert((at, event.ip));
         }
-        let Some(block) = self.blocks.get_mut(&event.block) else { return };
+        let Some(block) = block_mut(&mut self.blocks, event.block) else { return };
+        let offset = prefix::offset(event.block, event.ip);
+        block.addresses.remove(offset);
         if !cools {
             if block.free.is_empty() {
                 self.open.insert(&block.owner, event.block);
             }
-            block.free.insert(prefix::offset(event.block, event.ip));
+            block.free.insert(offset);
         }
         block.live = block.live.saturating_sub(1);
         if block.live == 0 {
@@ -323,7 +324,7 @@ impl Ipam {
     /// Makes an address free if its block is assigned and does not leave it out.
     fn set_free(&mut self, ip: IpAddr) {
         let Some(cidr) = self.block_of(ip).map(|block| block.cidr) else { return };
-        let Some(block) = self.blocks.get_mut(&cidr) else { return };
+        let Some(block) = block_mut(&mut self.blocks, cidr) else { return };
         let offset = prefix::offset(cidr, ip);
         // A topology that leaves the ends out may have come while this one was cooling down.
         if Block::skips(cidr, block.skip_ends, offset) {
@@ -335,22 +336,22 @@ impl Ipam {
         block.free.insert(offset);
     }
 
-    fn assign(&mut self, event: &BlockAssigned, at: Millis, skip_ends: bool) {
+    fn assign(&mut self, event: &BlockAssigned, owner: Owner, at: Millis, skip_ends: bool) {
         if let Some(pool) = self.pools.get_mut(&event.group) {
             pool.take(event.group, event.cidr);
         }
         let free = self.fresh_free(event.cidr, skip_ends);
-        let block = Block::assigned(event, at, skip_ends, free);
+        let block = Block::assigned(event, OwnerKey::new(owner), at, skip_ends, free);
         if !block.free.is_empty() {
             self.open.insert(&block.owner, event.cidr);
         }
-        self.host_blocks.insert((event.host.clone(), event.cidr));
+        self.host_blocks.insert((block.owner().host.clone(), event.cidr));
         self.empty.insert((at, event.cidr));
-        self.blocks.insert(event.cidr, block);
+        self.blocks.insert(Start::of(event.cidr), Arc::new(block));
     }
 
     pub(crate) fn evolve_released(&mut self, event: &BlockReleased, revision: Revision) {
-        let Some(block) = self.blocks.remove(&event.cidr) else { return };
+        let Some(block) = self.blocks.remove(&Start::of(event.cidr)) else { return };
         self.open.remove(&block.owner, event.cidr);
         self.host_blocks.remove(&(event.host.clone(), event.cidr));
         if let Some(since) = block.empty_since {
@@ -385,7 +386,7 @@ impl Ipam {
                 self.pools.insert(leaf.cidr, Pool::new(leaf.cidr, network.block_mask));
             }
         }
-        let blocks: Vec<_> = self.blocks.values().cloned().collect();
+        let blocks: Vec<_> = self.blocks().cloned().collect();
         self.open = OpenBlocks::default();
         for mut block in blocks {
             if let Some(network) = topology.network_around(block.cidr) {
@@ -400,8 +401,8 @@ impl Ipam {
     pub(crate) fn refresh(&mut self, mut block: Block) {
         let cidr = block.cidr;
         block.free = self.fresh_free(cidr, block.skip_ends);
-        for (ip, _) in self.addresses.range(cidr.network()..=cidr.broadcast()) {
-            block.free.remove(prefix::offset(cidr, *ip));
+        for (offset, _) in block.addresses.from(0) {
+            block.free.remove(offset);
         }
         if let Some(pool) = self.pools.get_mut(&block.group) {
             pool.take(block.group, cidr);
@@ -413,21 +414,20 @@ impl Ipam {
             self.empty.insert((since, cidr));
         }
         self.host_blocks.insert((block.owner().host.clone(), cidr));
-        self.blocks.insert(cidr, block);
+        self.blocks.insert(Start::of(cidr), Arc::new(block));
     }
 
-    /// Puts live addresses in, without their blocks' books: for reading a snapshot. Keys are inserted
-    /// in their own order, which keeps the path to them in the processor's cache.
-    pub(crate) fn restore_addresses(&mut self, live: Vec<(IpAddr, Address)>) {
-        let mut names: Vec<_> =
-            live.iter().map(|(ip, address)| (NameKey::from(&address.name), *ip)).collect();
-        names.sort_unstable();
-        for (name, ip) in names {
-            self.names.insert(name, ip);
-        }
-        for (ip, address) in live {
-            self.addresses.insert(ip, address);
-        }
+    /// Finds every live address by its name: for reading a snapshot, when all blocks are in.
+    pub(crate) fn restore_names(&mut self) {
+        let mut names = Names::default();
+        names.extend(self.blocks().flat_map(|block| {
+            let place = |offset| Place {
+                ip: prefix::nth(block.cidr, offset),
+                block_len: block.cidr.prefix_len(),
+            };
+            block.addresses.from(0).map(move |(offset, address)| (&address.name, place(offset)))
+        }));
+        self.names = names;
     }
 
     /// Puts a cooling address in: for reading a snapshot.
@@ -437,12 +437,33 @@ impl Ipam {
     }
 }
 
+/// The block with this CIDR, to change; copied first if a copy of the state has it as well.
+fn block_mut(blocks: &mut OrdMap<Start, Arc<Block>>, cidr: IpNet) -> Option<&mut Block> {
+    blocks.get_mut(&Start::of(cidr)).map(Arc::make_mut).filter(|block| block.cidr == cidr)
+}
+
 pub(crate) fn evolve_assigned(state: &mut State, event: &BlockAssigned) {
     let skips = |topology: &Topology| {
         topology.network(&event.network).is_some_and(|network| network.skip_first_last)
     };
     let skip_ends = state.topology().is_some_and(skips);
-    state.ipam.assign(event, state.at, skip_ends);
+    let owner = owner_of(state, event);
+    state.ipam.assign(event, owner, state.at, skip_ends);
+}
+
+/// Whose the block is, in the names that the host and the tenant are kept under where they are known:
+/// blocks share them, instead of each keeping the text that came with its own command.
+pub(crate) fn owner_of(state: &State, event: &BlockAssigned) -> Owner {
+    let BlockAssigned { network, host, tenant, segment, .. } = event;
+    let known = state.tenants.get_key_value(tenant);
+    let known_segment = known.and_then(|(_, tenant)| tenant.segments.get_key_value(segment));
+    let known_network = state.topology().and_then(|topology| topology.network(network));
+    Owner {
+        host: state.host(host).map_or(host, |host| &host.name).clone(),
+        network: known_network.map_or(network, |network| &network.name).clone(),
+        tenant: known.map_or(tenant, |(id, _)| id).clone(),
+        segment: known_segment.map_or(segment, |(id, _)| id).clone(),
+    }
 }
 
 pub(crate) fn evolve_released(state: &mut State, event: &AddressReleased) {
@@ -455,49 +476,5 @@ impl State {
     #[must_use]
     pub fn cooldowns_due(&self, at: Millis) -> bool {
         release::limit(self, at).is_some_and(|limit| self.ipam.due(limit))
-    }
-}
-
-/// Cross-checks of the indexes that only this module sees: see [`State::validate`].
-impl Ipam {
-    pub(crate) fn check_indexes(&self, mut wrong: impl FnMut(alloc::string::String)) {
-        use alloc::format;
-        if self.names.len() != self.addresses.len() {
-            wrong(format!("{} names, {} addresses", self.names.len(), self.addresses.len()));
-        }
-        for (key, ip) in &self.names {
-            if self.addresses.get(ip).is_none_or(|address| address.name != key.name) {
-                wrong(format!("name {} points to {ip}, which is not its address", key.name));
-            }
-        }
-        let queued = self.cooling_queue.iter().all(|(at, ip)| self.cooling.get(ip) == Some(at));
-        if !queued || self.cooling_queue.len() != self.cooling.len() {
-            wrong(format!("{} cooling, {} queued", self.cooling.len(), self.cooling_queue.len()));
-        }
-        for block in self.blocks() {
-            let open = self.open.contains(&block.owner, block.cidr);
-            if open == block.free.is_empty() {
-                wrong(format!("block {} open: {open}, against its free set", block.cidr));
-            }
-            let listed = block.empty_since.is_some_and(|at| self.empty.contains(&(at, block.cidr)));
-            if listed != (block.live == 0) {
-                wrong(format!(
-                    "block {} with {} live listed empty: {listed}",
-                    block.cidr, block.live
-                ));
-            }
-            if !self.host_blocks.contains(&(block.owner().host.clone(), block.cidr)) {
-                wrong(format!("block {} is not listed for its host", block.cidr));
-            }
-        }
-        let counts = (self.blocks.len(), self.host_blocks.len());
-        if counts.0 != counts.1 {
-            wrong(format!("{} blocks, {} listed for hosts", counts.0, counts.1));
-        }
-        let empty = self.blocks().filter(|block| block.live == 0).count();
-        let open = self.blocks().filter(|block| !block.free.is_empty()).count();
-        if (empty, open) != (self.empty.len(), self.open.len()) {
-            wrong(format!("empty or open blocks miscounted: {empty} {open}"));
-        }
     }
 }

@@ -37,6 +37,7 @@ pub mod command;
 mod display;
 pub mod entry;
 pub mod event;
+mod hash;
 mod host;
 mod ipam;
 pub mod limits;

@@ -7,6 +7,27 @@ use ipnet::IpNet;
 
 use crate::refusal::Refusal;
 
+/// Where a prefix begins, as a key that is cheap to compare: IPv4 before IPv6, then by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Start {
+    v6: bool,
+    high: u64,
+    low: u64,
+}
+
+impl Start {
+    pub(crate) fn of(net: IpNet) -> Self {
+        match net {
+            IpNet::V4(net) => Self { v6: false, high: u32::from(net.network()).into(), low: 0 },
+            IpNet::V6(net) => {
+                let bits = net.network().to_bits();
+                #[expect(clippy::cast_possible_truncation, reason = "both halves are kept")]
+                Self { v6: true, high: (bits >> 64) as u64, low: bits as u64 }
+            }
+        }
+    }
+}
+
 /// An address as a number.
 pub(crate) fn number(ip: IpAddr) -> u128 {
     match ip {

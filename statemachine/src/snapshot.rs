@@ -16,10 +16,9 @@ use crate::command::{Endpoint, Labels, Retention};
 use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
 use crate::event::{BlockAssigned, CheckpointSigned};
 use crate::host::{self, Host};
-use crate::ipam::{Address, Block, Ipam};
+use crate::ipam::{self, Address, Block};
 use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 use crate::policy::Policy;
-use crate::prefix::{nth, offset};
 use crate::settings::Settings;
 use crate::state::State;
 use crate::tenant::Tenant;
@@ -151,7 +150,7 @@ impl State {
             settings: self.settings.clone(),
             topology: self.topology().map(|topology| topology.spec().clone()),
             hosts: self.hosts().cloned().collect(),
-            blocks: ipam.blocks().map(|block| block1(ipam, block)).collect(),
+            blocks: ipam.blocks().map(block1).collect(),
             returned: returned.map(|((at, rev), cidr)| (*cidr, *at, *rev)).collect(),
             cooling: ipam.cooling.iter().map(|(ip, at)| (*ip, *at)).collect(),
             blackouts: ipam.blackouts().collect(),
@@ -185,13 +184,14 @@ impl State {
         }
         snapshot.blackouts.into_iter().for_each(|cidr| state.ipam.add_blackout(cidr));
         snapshot.cooling.into_iter().for_each(|(ip, at)| state.ipam.restore_cooling(ip, at));
-        restore_blocks(&mut state, snapshot.blocks);
-        snapshot.returned.into_iter().for_each(|entry| restore_returned(&mut state, entry));
         snapshot.hosts.into_iter().for_each(|host| host::insert(&mut state, host));
         for (id, labels, segments) in snapshot.tenants {
             let segments = segments.into_iter().collect();
             state.tenants.insert(id, Arc::new(Tenant { labels, segments }));
         }
+        snapshot.blocks.into_iter().for_each(|block| restore_block(&mut state, block));
+        state.ipam.restore_names();
+        snapshot.returned.into_iter().for_each(|entry| restore_returned(&mut state, entry));
         let policies = snapshot.policies.into_iter();
         state.policies = policies.map(|p| (p.name.clone(), Arc::new(p))).collect();
         let endpoints = snapshot.endpoints.into_iter();
@@ -205,12 +205,10 @@ impl State {
     }
 }
 
-fn block1(ipam: &Ipam, block: &Block) -> Block1 {
+fn block1(block: &Block) -> Block1 {
     let owner = block.owner().clone();
-    let range = block.cidr.network()..=block.cidr.broadcast();
-    let address = |(ip, address): (&IpAddr, &Address)| {
-        (offset(block.cidr, *ip), address.name.clone(), address.revision)
-    };
+    let addresses = block.addresses.from(0);
+    let addresses = addresses.map(|(at, address)| (at, address.name.clone(), address.revision));
     Block1 {
         cidr: block.cidr,
         group: block.group,
@@ -220,33 +218,24 @@ fn block1(ipam: &Ipam, block: &Block) -> Block1 {
         segment: owner.segment,
         empty_since: block.empty_since,
         live: block.live,
-        addresses: ipam.addresses.range(range).map(address).collect(),
-    }
-}
-
-fn restore_blocks(state: &mut State, mut blocks: Vec<Block1>) {
-    let live = blocks.iter_mut().flat_map(|block| {
-        let (cidr, addresses) = (block.cidr, core::mem::take(&mut block.addresses));
-        let block_len = cidr.prefix_len();
-        addresses
-            .into_iter()
-            .map(move |(at, name, revision)| (nth(cidr, at), Address { name, revision, block_len }))
-    });
-    let live = live.collect();
-    state.ipam.restore_addresses(live);
-    for block in blocks {
-        restore_block(state, block);
+        addresses: addresses.collect(),
     }
 }
 
 fn restore_block(state: &mut State, snapshot: Block1) {
-    let Block1 { cidr, group, network, host, tenant, segment, empty_since, live, .. } = snapshot;
+    let Block1 { cidr, group, network, host, tenant, segment, empty_since, live, addresses } =
+        snapshot;
     let skip_ends = state
         .topology()
         .and_then(|topology| topology.network(&network))
         .is_some_and(|network| network.skip_first_last);
     let event = BlockAssigned { cidr, network, group, host, tenant, segment };
-    state.ipam.refresh(Block::restored(&event, live, empty_since, skip_ends));
+    let owner = ipam::owner_of(state, &event);
+    let mut block = Block::restored(&event, owner, live, empty_since, skip_ends);
+    for (at, name, revision) in addresses {
+        block.addresses.insert(at, Address { name, revision });
+    }
+    state.ipam.refresh(block);
 }
 
 fn restore_returned(state: &mut State, (cidr, at, revision): (IpNet, Millis, Revision)) {

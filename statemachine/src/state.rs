@@ -14,7 +14,7 @@ use crate::cluster::{self, Cluster};
 use crate::command::{Command, Endpoint, HostState};
 use crate::entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 use crate::event::Event;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Hosts};
 use crate::ipam::{self, Allocation, Ipam};
 use crate::name::{Actor, HostName, PolicyName, TenantId, VipName};
 use crate::policy::Policy;
@@ -51,7 +51,7 @@ pub struct State {
     pub(crate) digest: Digest,
     pub(crate) settings: Settings,
     pub(crate) topology: Option<Arc<Topology>>,
-    pub(crate) hosts: OrdMap<HostName, Arc<Host>>,
+    pub(crate) hosts: Hosts,
     pub(crate) host_addresses: OrdMap<IpAddr, HostName>,
     pub(crate) ipam: Ipam,
     pub(crate) tenants: OrdMap<TenantId, Arc<Tenant>>,

@@ -31,9 +31,10 @@ impl State {
 
     fn check_addresses(&self, wrong: &mut Vec<String>) {
         let ipam = &self.ipam;
-        for (ip, address) in &ipam.addresses {
+        for live in ipam.addresses_after(None) {
+            let ip = &live.ip;
             let Some(block) = ipam.block_of(*ip) else {
-                wrong.push(format!("{ip} ({}) lies in no block", address.name));
+                wrong.push(format!("{ip} ({}) lies in no block", live.name));
                 continue;
             };
             let offset = prefix::offset(block.cidr, *ip);
@@ -78,14 +79,14 @@ impl State {
     /// live and cooling ones.
     fn check_books(&self, block: &Block, wrong: &mut Vec<String>) {
         let (cidr, ipam) = (block.cidr, &self.ipam);
-        let live = ipam.addresses.range(cidr.network()..=cidr.broadcast()).count() as u64;
+        let live = block.addresses.len();
         if live != block.live {
             wrong.push(format!("block {cidr} counts {} live, has {live}", block.live));
         }
         let last = prefix::last_offset(cidr);
         for offset in 0..=last.min(4095) {
             let ip = prefix::nth(cidr, offset);
-            let taken = ipam.addresses.contains_key(&ip)
+            let taken = block.addresses.get(offset).is_some()
                 || ipam.cooling.contains_key(&ip)
                 || Block::skips(cidr, block.skip_ends, offset);
             if taken == block.free.contains(offset) {

@@ -7,7 +7,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Ipam;
-use super::block::{Block, Owner, OwnerKey, Pool};
+use super::block::{Block, Owner, OwnerNames, Pool};
 use crate::cluster;
 use crate::command::AllocateAddress;
 use crate::entry::Millis;
@@ -23,7 +23,7 @@ use crate::vip;
 struct Candidate<'a> {
     network: &'a Network,
     group: IpNet,
-    owner: OwnerKey,
+    owner: OwnerNames<'a>,
 }
 
 /// Where an address was found.
@@ -91,7 +91,10 @@ fn find(state: &State, ask: &AllocateAddress, at: Millis) -> Result<Vec<Event>, 
 
 /// Networks that name the tenant, then the open ones, in definition order; only where the host has
 /// its place.
-fn candidates<'a>(state: &'a State, ask: &AllocateAddress) -> Result<Vec<Candidate<'a>>, Refusal> {
+fn candidates<'a>(
+    state: &'a State,
+    ask: &'a AllocateAddress,
+) -> Result<Vec<Candidate<'a>>, Refusal> {
     let host = state.host(&ask.host);
     let host = host.ok_or_else(|| Refusal::HostNotFound { host: ask.host.clone() })?;
     let topology = state.topology().ok_or(Refusal::NoTopology)?;
@@ -103,12 +106,7 @@ fn candidates<'a>(state: &'a State, ask: &AllocateAddress) -> Result<Vec<Candida
         .filter(|network| ask.network.as_ref().is_none_or(|name| *name == network.name))
         .filter_map(|network| {
             let group = host.place(&network.name)?;
-            let owner = OwnerKey::new(Owner {
-                host: ask.host.clone(),
-                network: network.name.clone(),
-                tenant: ask.tenant.clone(),
-                segment: ask.segment.clone(),
-            });
+            let owner = OwnerNames::new(&ask.host, &network.name, &ask.tenant, &ask.segment);
             Some(Candidate { network, group, owner })
         })
         .collect();
@@ -130,9 +128,9 @@ fn find_any(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Found>
 }
 
 /// The lowest free address of the owner's own blocks, in order.
-fn in_own_block(ipam: &Ipam, owner: &OwnerKey) -> Option<Found> {
+fn in_own_block(ipam: &Ipam, owner: &OwnerNames<'_>) -> Option<Found> {
     ipam.open.of(owner).find_map(|cidr| {
-        let ip = ipam.first_free(cidr, &ipam.blocks.get(&cidr)?.free)?;
+        let ip = ipam.first_free(cidr, &ipam.block(cidr)?.free)?;
         Some(Found::InOwnBlock(ip, cidr))
     })
 }
@@ -201,8 +199,8 @@ fn find_exact<'a, 'b>(
     let groups = || candidates.iter().map(|candidate| candidate.group).collect();
     let outside = || Refusal::AddressOutsideGroup { ip, host: ask.host.clone(), groups: groups() };
     let candidate = candidates.iter().find(|c| c.group.contains(&ip)).ok_or_else(outside)?;
-    if let Some(holder) = ipam.addresses.get(&ip) {
-        return Err(Refusal::AddressInUse { ip, name: holder.name.clone() });
+    if let Some(holder) = ipam.by_ip(ip) {
+        return Err(Refusal::AddressInUse { ip, name: holder.name });
     }
     if let Some(vip) = vip::at(state, ip) {
         return Err(Refusal::VipAddressInUse { ip, by: format!("VIP {}", vip.name) });
@@ -220,7 +218,7 @@ fn find_exact<'a, 'b>(
         return Err(Refusal::AddressCoolingDown { ip, released_at, reuse_delay_ms });
     }
     match ipam.block(cidr) {
-        Some(block) if block.owner == candidate.owner => {
+        Some(block) if candidate.owner.are(&block.owner) => {
             Ok((Found::InOwnBlock(ip, cidr), candidate))
         }
         Some(block) => {
@@ -236,7 +234,7 @@ fn events(ask: &AllocateAddress, found: Found, candidate: &Candidate<'_>) -> Vec
         Found::InOwnBlock(ip, block) => (ip, block, false),
         Found::InNewBlock(ip, block) => (ip, block, true),
     };
-    let assigned = new.then(|| {
+    let assigned = || {
         Event::BlockAssigned(BlockAssigned {
             cidr: block,
             network: candidate.network.name.clone(),
@@ -245,7 +243,7 @@ fn events(ask: &AllocateAddress, found: Found, candidate: &Candidate<'_>) -> Vec
             tenant: ask.tenant.clone(),
             segment: ask.segment.clone(),
         })
-    });
+    };
     let allocated = Event::AddressAllocated(AddressAllocated {
         name: ask.name.clone(),
         ip,
@@ -254,7 +252,7 @@ fn events(ask: &AllocateAddress, found: Found, candidate: &Candidate<'_>) -> Vec
         tenant: ask.tenant.clone(),
         segment: ask.segment.clone(),
     });
-    assigned.into_iter().chain([allocated]).collect()
+    if new { alloc::vec![assigned(), allocated] } else { alloc::vec![allocated] }
 }
 
 fn exhausted(ipam: &Ipam, ask: &AllocateAddress, candidates: &[Candidate<'_>]) -> Refusal {

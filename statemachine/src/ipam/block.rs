@@ -1,14 +1,17 @@
 //! Blocks, and the pools of blocks that nobody has.
 
 use alloc::sync::Arc;
+use core::borrow::Borrow;
 use core::cmp::Ordering;
 
 use imbl::OrdMap;
 use ipnet::IpNet;
 
-use super::{FNV_START, fnv};
+use super::Allocation;
+use super::live::{Address, Live};
 use crate::entry::{Millis, Revision};
 use crate::event::BlockAssigned;
+use crate::hash::Hash;
 use crate::name::{HostName, NetworkName, SegmentId, TenantId};
 use crate::prefix;
 use crate::ranges::{FreeSet, RangeSet};
@@ -34,28 +37,97 @@ pub(crate) struct OwnerKey {
     owner: Arc<Owner>,
 }
 
+/// An owner by its names, to look one up without making one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnerNames<'a> {
+    hash: u64,
+    host: &'a HostName,
+    network: &'a NetworkName,
+    tenant: &'a TenantId,
+    segment: &'a SegmentId,
+}
+
+/// What [`OwnerKey`] and [`OwnerNames`] have in common, so that a map of the one finds the other.
+pub(crate) trait Owns {
+    fn names(&self) -> OwnerNames<'_>;
+}
+
+impl<'a> OwnerNames<'a> {
+    pub(crate) fn new(
+        host: &'a HostName,
+        network: &'a NetworkName,
+        tenant: &'a TenantId,
+        segment: &'a SegmentId,
+    ) -> Self {
+        let names = [host.as_str(), network.as_str(), tenant.as_str(), segment.as_str()];
+        Self { hash: Hash::of_all(names), host, network, tenant, segment }
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn are(&self, key: &OwnerKey) -> bool {
+        self.hash == key.hash && self.texts() == key.names().texts()
+    }
+
+    fn texts(&self) -> (&str, &str, &str, &str) {
+        let Self { host, network, tenant, segment, .. } = self;
+        (host.as_str(), network.as_str(), tenant.as_str(), segment.as_str())
+    }
+}
+
 impl OwnerKey {
     pub(crate) fn new(owner: Owner) -> Self {
-        let parts = [
-            owner.host.as_str(),
-            owner.network.as_str(),
-            owner.tenant.as_str(),
-            owner.segment.as_str(),
-        ];
-        let hash = parts.iter().fold(FNV_START, |hash, part| fnv(hash, part.as_bytes()));
+        let Owner { host, network, tenant, segment } = &owner;
+        let hash = OwnerNames::new(host, network, tenant, segment).hash;
         Self { hash, owner: Arc::new(owner) }
     }
 }
 
+impl Owns for OwnerKey {
+    fn names(&self) -> OwnerNames<'_> {
+        let Owner { host, network, tenant, segment } = &*self.owner;
+        OwnerNames { hash: self.hash, host, network, tenant, segment }
+    }
+}
+
+impl Owns for OwnerNames<'_> {
+    fn names(&self) -> OwnerNames<'_> {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn Owns + 'a> for OwnerKey {
+    fn borrow(&self) -> &(dyn Owns + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn Owns + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.names(), other.names());
+        a.hash.cmp(&b.hash).then_with(|| a.texts().cmp(&b.texts()))
+    }
+}
+
+impl PartialOrd for dyn Owns + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn Owns + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for dyn Owns + '_ {}
+
 impl Ord for OwnerKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.hash.cmp(&other.hash).then_with(|| {
-            if Arc::ptr_eq(&self.owner, &other.owner) {
-                Ordering::Equal
-            } else {
-                self.owner.cmp(&other.owner)
-            }
-        })
+        if Arc::ptr_eq(&self.owner, &other.owner) {
+            return Ordering::Equal;
+        }
+        self.hash.cmp(&other.hash).then_with(|| self.names().texts().cmp(&other.names().texts()))
     }
 }
 
@@ -83,6 +155,7 @@ pub struct Block {
     /// Number of live addresses in it.
     pub live: u64,
     pub(crate) owner: OwnerKey,
+    pub(crate) addresses: Live,
     /// Addresses that can be given out: neither live, nor cooling, nor left out at the ends.
     /// Blackouts are not in the books: an allocation steps over them.
     pub(crate) free: FreeSet,
@@ -107,29 +180,39 @@ impl Block {
 
     pub(super) fn assigned(
         event: &BlockAssigned,
+        owner: OwnerKey,
         at: Millis,
         skip_ends: bool,
         free: FreeSet,
     ) -> Self {
-        let owner = OwnerKey::new(Owner {
-            host: event.host.clone(),
-            network: event.network.clone(),
-            tenant: event.tenant.clone(),
-            segment: event.segment.clone(),
-        });
         let (cidr, group) = (event.cidr, event.group);
-        Self { cidr, group, live: 0, owner, free, empty_since: Some(at), skip_ends }
+        let addresses = Live::none(prefix::last_offset(cidr));
+        Self { cidr, group, live: 0, owner, addresses, free, empty_since: Some(at), skip_ends }
     }
 
     /// A block of a snapshot; its free addresses are counted by [`super::Ipam::refresh`].
     pub(crate) fn restored(
         event: &BlockAssigned,
+        owner: Owner,
         live: u64,
         empty_since: Option<Millis>,
         skip_ends: bool,
     ) -> Self {
-        let free = free_set(event.cidr, skip_ends);
-        Self { live, empty_since, ..Self::assigned(event, Millis(0), skip_ends, free) }
+        let (owner, free) = (OwnerKey::new(owner), free_set(event.cidr, skip_ends));
+        Self { live, empty_since, ..Self::assigned(event, owner, Millis(0), skip_ends, free) }
+    }
+
+    /// The live address at an offset, and whose it is.
+    pub(super) fn allocation(&self, offset: u128, address: &Address) -> Allocation {
+        let Owner { network, host, tenant, segment } = self.owner().clone();
+        let Address { name, revision } = address.clone();
+        let (ip, block) = (prefix::nth(self.cidr, offset), self.cidr);
+        Allocation { name, ip, block, network, host, tenant, segment, revision }
+    }
+
+    /// Its live addresses, in order.
+    pub(super) fn allocations(&self) -> impl Iterator<Item = Allocation> {
+        self.addresses.from(0).map(|(offset, address)| self.allocation(offset, address))
     }
 
     /// Moves the block to the network and group that its range lies in now.

@@ -3,7 +3,7 @@
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
-use super::block::OwnerKey;
+use super::block::{OwnerKey, Owns};
 
 /// Blocks with a free address, by owner. Nearly always an owner has one: finding it is one look-up,
 /// several times cheaper than opening a range of (owner, block).
@@ -18,7 +18,7 @@ enum Few {
 
 impl OpenBlocks {
     /// The open blocks of an owner, in order.
-    pub(super) fn of(&self, owner: &OwnerKey) -> impl Iterator<Item = IpNet> {
+    pub(super) fn of(&self, owner: &dyn Owns) -> impl Iterator<Item = IpNet> + use<'_> {
         let (one, many) = match self.0.get(owner) {
             None => (None, None),
             Some(Few::One(cidr)) => (Some(*cidr), None),

@@ -103,7 +103,8 @@ fn release(
     now: Now,
 ) -> Vec<Event> {
     let at_once = state.settings.address_reuse_delay_ms == 0;
-    let mut events = Vec::new();
+    let allocations = allocations.into_iter();
+    let mut events = Vec::with_capacity(allocations.size_hint().0);
     let mut left: Option<(ipnet::IpNet, u64)> = None;
     for allocation in allocations {
         let (cidr, host) = (allocation.block, allocation.host.clone());

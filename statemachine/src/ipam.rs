@@ -419,15 +419,13 @@ impl Ipam {
 
     /// Finds every live address by its name: for reading a snapshot, when all blocks are in.
     pub(crate) fn restore_names(&mut self) {
-        let mut names = Names::default();
-        names.extend(self.blocks().flat_map(|block| {
+        self.names = Names::of(self.blocks().flat_map(|block| {
             let place = |offset| Place {
                 ip: prefix::nth(block.cidr, offset),
                 block_len: block.cidr.prefix_len(),
             };
             block.addresses.from(0).map(move |(offset, address)| (&address.name, place(offset)))
         }));
-        self.names = names;
     }
 
     /// Puts a cooling address in: for reading a snapshot.

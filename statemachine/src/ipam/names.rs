@@ -1,8 +1,9 @@
 //! Which address a name has.
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use imbl::OrdMap;
+use imbl::Vector;
 
 use crate::hash::Hash;
 use crate::name::AddressName;
@@ -15,25 +16,40 @@ pub(crate) struct Place {
     pub(crate) block_len: u8,
 }
 
-/// Name → place, by the hash of the name: small entries without pointers. What was taken for a name and
-/// is another's is told by looking at the place; a name whose hash another one has is in `rest`.
-/// `BITS` of the hash are used: all, but in tests.
-#[derive(Clone, Debug)]
-pub(crate) struct Names<const BITS: u32 = 64> {
-    first: OrdMap<u64, Place>,
-    rest: OrdMap<AddressName, Place>,
+/// A name's hash and place.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u32,
+    place: Place,
 }
+
+/// Name → place: a hash table that grows and shrinks by one bucket at a time (linear hashing), so that no
+/// single operation is long, in a persistent vector, so that a copy is O(1). A look-up touches two or
+/// three cache lines however many names there are; down a tree it was five times as many.
+///
+/// Entries hold no name: what was found by its hash is told from another name's by looking at its place.
+/// `BITS` of the hash are used: 32, but in tests.
+#[derive(Clone, Debug)]
+pub(crate) struct Names<const BITS: u32 = 32> {
+    buckets: Vector<Vec<Entry>>,
+    len: usize,
+}
+
+/// Names per bucket, on average.
+const LOAD: usize = 6;
+/// Room that a full bucket is given.
+const SPARE: usize = 2;
 
 impl<const BITS: u32> Default for Names<BITS> {
     fn default() -> Self {
-        Self { first: OrdMap::new(), rest: OrdMap::new() }
+        Self { buckets: Vector::unit(Vec::new()), len: 0 }
     }
 }
 
 impl<const BITS: u32> Names<BITS> {
     /// Number of names.
     pub(super) fn len(&self) -> usize {
-        self.first.len() + self.rest.len()
+        self.len
     }
 
     /// The place that has the name, as `has` finds when it looks there.
@@ -42,47 +58,93 @@ impl<const BITS: u32> Names<BITS> {
         name: &AddressName,
         has: impl Fn(Place) -> Option<T>,
     ) -> Option<T> {
-        let first = self.first.get(&hash::<BITS>(name)).and_then(|place| has(*place));
-        if first.is_some() || self.rest.is_empty() {
-            return first;
-        }
-        self.rest.get(name).and_then(|place| has(*place))
+        let hash = hash::<BITS>(name);
+        let bucket = self.buckets.get(slot(hash, self.buckets.len()))?;
+        let like = bucket.iter().filter(|entry| entry.hash == hash);
+        like.map(|entry| entry.place).find_map(has)
     }
 
     /// Puts in a name that was not there.
     pub(super) fn insert(&mut self, name: &AddressName, place: Place) {
         let hash = hash::<BITS>(name);
-        if let Some(other) = self.first.insert(hash, place) {
-            self.first.insert(hash, other);
-            self.rest.insert(name.clone(), place);
+        if let Some(bucket) = self.buckets.get_mut(slot(hash, self.buckets.len())) {
+            // Little by little: there are very many buckets.
+            if bucket.len() == bucket.capacity() {
+                bucket.reserve_exact(SPARE);
+            }
+            bucket.push(Entry { hash, place });
+        }
+        self.len += 1;
+        if self.len > self.buckets.len() * LOAD {
+            self.grow();
         }
     }
 
     /// Takes out a name that has this address.
     pub(super) fn remove(&mut self, name: &AddressName, ip: IpAddr) {
         let hash = hash::<BITS>(name);
-        match self.first.remove(&hash) {
-            Some(place) if place.ip == ip => return,
-            Some(other) => _ = self.first.insert(hash, other),
-            None => {}
+        let Some(bucket) = self.buckets.get_mut(slot(hash, self.buckets.len())) else { return };
+        let is = |entry: &Entry| entry.hash == hash && entry.place.ip == ip;
+        let Some(found) = bucket.iter().position(is) else { return };
+        bucket.swap_remove(found);
+        self.len -= 1;
+        if self.buckets.len() > 1 && self.len < self.buckets.len() * (LOAD / 2) {
+            self.shrink();
         }
-        self.rest.remove(name);
     }
 
-    /// Puts in names that were not there: in the order of their hashes, which keeps the path to them
-    /// in the processor's cache.
-    pub(super) fn extend<'a>(&mut self, names: impl Iterator<Item = (&'a AddressName, Place)>) {
-        let mut sorted: alloc::vec::Vec<_> =
-            names.map(|(name, place)| (hash::<BITS>(name), name, place)).collect();
-        sorted.sort_unstable_by_key(|(hash, _, place)| (*hash, place.ip));
-        for (_, name, place) in sorted {
-            self.insert(name, place);
+    /// Names that are all new, and none before.
+    pub(super) fn of<'a>(names: impl Iterator<Item = (&'a AddressName, Place)>) -> Self {
+        let entry = |(name, place)| Entry { hash: hash::<BITS>(name), place };
+        let mut entries: Vec<_> = names.map(entry).collect();
+        let (len, count) = (entries.len(), entries.len().div_ceil(LOAD).max(1));
+        entries.sort_unstable_by_key(|entry| (slot(entry.hash, count), entry.hash, entry.place.ip));
+        let mut left = entries.as_slice();
+        let buckets = (0..count).map(|at| {
+            let end = left.partition_point(|entry| slot(entry.hash, count) <= at);
+            let (bucket, rest) = left.split_at(end);
+            left = rest;
+            bucket.to_vec()
+        });
+        Self { buckets: buckets.collect(), len }
+    }
+
+    /// One bucket more: it takes its part of the one whose names it shared.
+    fn grow(&mut self) {
+        let new = self.buckets.len();
+        let Some(bucket) = self.buckets.get_mut(parent(new)) else { return };
+        let moves = |entry: &Entry| slot(entry.hash, new + 1) == new;
+        let moved = bucket.iter().filter(|entry| moves(entry)).copied().collect();
+        bucket.retain(|entry| !moves(entry));
+        self.buckets.push_back(moved);
+    }
+
+    /// One bucket less: what it had goes back to where it came from.
+    fn shrink(&mut self) {
+        let Some(last) = self.buckets.pop_back() else { return };
+        if let Some(bucket) = self.buckets.get_mut(parent(self.buckets.len())) {
+            bucket.extend(last);
         }
     }
 }
 
-fn hash<const BITS: u32>(name: &AddressName) -> u64 {
-    Hash::of(name.as_str()) >> (64 - BITS)
+/// The bucket for a hash among `count`: by as many low bits as there are buckets for, one less where that
+/// bucket is still to come.
+fn slot(hash: u32, count: usize) -> usize {
+    let wide = count.next_power_of_two() - 1;
+    let at = hash as usize & wide;
+    if at < count { at } else { at & (wide >> 1) }
+}
+
+/// The bucket that has the names of bucket `at` until there is one: the same without its highest bit.
+fn parent(at: usize) -> usize {
+    at & !(1 << at.checked_ilog2().unwrap_or(0))
+}
+
+fn hash<const BITS: u32>(name: &AddressName) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half is as good as the whole")]
+    let hash = (Hash::of(name.as_str()) >> 32) as u32;
+    hash >> (32 - BITS)
 }
 
 #[cfg(test)]
@@ -99,10 +161,10 @@ mod tests {
     }
 
     proptest! {
-        /// With two bits of hash nearly all names collide.
+        /// With three bits of hash nearly all names collide.
         #[test]
         fn collisions_change_nothing(deeds in prop::collection::vec((any::<bool>(), 0u8..24), 1..200)) {
-            let (mut names, mut model) = (Names::<2>::default(), BTreeMap::new());
+            let (mut names, mut model) = (Names::<3>::default(), BTreeMap::new());
             for (puts, number) in deeds {
                 let name = AddressName::from(format!("pod-{number}"));
                 if puts && !model.contains_key(&name) {
@@ -119,6 +181,31 @@ mod tests {
                     prop_assert_eq!(names.find(&name, has), model.get(&name).copied());
                 }
             }
+            let again = Names::<3>::of(model.iter().map(|(name, place)| (name, *place)));
+            prop_assert_eq!(again.len(), model.len());
+            for (name, place) in &model {
+                prop_assert_eq!(again.find(name, |at| (at == *place).then_some(at)), Some(*place));
+            }
         }
+    }
+
+    #[test]
+    fn buckets_come_and_go() {
+        let mut names: Names = Names::default();
+        let name = |n: u32| AddressName::from(format!("pod-{n}"));
+        let place = |n: u32| Place { ip: IpAddr::from(n.to_be_bytes()), block_len: 29 };
+        for n in 0..10_000 {
+            names.insert(&name(n), place(n));
+        }
+        assert_eq!(names.buckets.len(), 10_000usize.div_ceil(LOAD));
+        for n in 0..10_000 {
+            let has = |at: Place| (at == place(n)).then_some(at);
+            assert_eq!(names.find(&name(n), has), Some(place(n)));
+        }
+        assert!(names.buckets.iter().all(|bucket| bucket.len() < 10 * LOAD));
+        for n in 0..10_000 {
+            names.remove(&name(n), place(n).ip);
+        }
+        assert_eq!((names.len(), names.buckets.len()), (0, 1));
     }
 }

@@ -4,6 +4,7 @@
 mod commit;
 mod etcd;
 mod failover;
+mod large;
 mod lean;
 mod load;
 mod ours;
@@ -51,8 +52,11 @@ pub enum What {
         #[arg(long, default_value_t = 64)]
         callers: usize,
     },
-    /// The state machine alone: speed, memory, snapshots.
+    /// The state machine alone: speed, memory, snapshots, digests, plans.
     Statemachine {
+        /// Rounds; the table shows medians.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
         /// Numbers of live addresses, separated by commas.
         #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000, 1_000_000])]
         live: Vec<usize>,
@@ -91,7 +95,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
             reads::run(&options, seconds, rounds, callers).await?
         }
         What::Statemachine { one: Some(live), .. } => return statemachine::one(live),
-        What::Statemachine { live, one: None } => statemachine::run(&live)?,
+        What::Statemachine { live, rounds, one: None } => statemachine::run(&live, rounds)?,
     };
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&figures)?;

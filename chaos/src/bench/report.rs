@@ -97,3 +97,92 @@ pub(super) fn print_rows(rows: &[Row]) {
         );
     }
 }
+
+/// A figure beside what design §6 allows for it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Budget {
+    what: String,
+    measured: f64,
+    /// What is allowed, and whether more is better.
+    allowed: Option<(f64, bool)>,
+}
+
+impl Budget {
+    /// More is better.
+    pub(super) fn at_least(what: &str, measured: f64, allowed: f64) -> Self {
+        Self { what: what.to_owned(), measured, allowed: Some((allowed, true)) }
+    }
+
+    /// Less is better.
+    pub(super) fn at_most(what: &str, measured: f64, allowed: f64) -> Self {
+        Self { what: what.to_owned(), measured, allowed: Some((allowed, false)) }
+    }
+
+    /// A figure without a budget.
+    pub(super) fn note(what: &str, measured: f64) -> Self {
+        Self { what: what.to_owned(), measured, allowed: None }
+    }
+
+    fn line(&self) -> String {
+        let digits = if self.measured.abs() < 10.0 { 2 } else { 0 };
+        let measured = format!("{:.digits$}", self.measured);
+        let allowed = match self.allowed {
+            None => String::new(),
+            Some((allowed, more)) => {
+                let met = if more { self.measured >= allowed } else { self.measured <= allowed };
+                let (sign, verdict) =
+                    (if more { "≥" } else { "≤" }, if met { "met" } else { "missed" });
+                format!("{sign} {allowed:.0}, {:.2} of it: {verdict}", self.measured / allowed)
+            }
+        };
+        format!("{:<58} {measured:>10}  {allowed}", self.what)
+    }
+}
+
+/// Figures beside their budgets. Nothing is asserted: machines differ.
+pub(super) fn print_budgets(budgets: &[Budget]) {
+    println!("{:<58} {:>10}  budget (design §6)", "", "measured");
+    for budget in budgets {
+        println!("{}", budget.line().trim_end());
+    }
+}
+
+/// The median by some figure (of an even number, the lower one).
+pub(super) fn median_by<T>(mut all: Vec<T>, figure: impl Fn(&T) -> f64) -> Option<T> {
+    all.sort_by(|a, b| figure(a).total_cmp(&figure(b)));
+    let middle = all.len().saturating_sub(1) / 2;
+    all.into_iter().nth(middle)
+}
+
+/// Resident memory of a process (of this one, when none is named), bytes.
+pub(super) fn resident_bytes(process: Option<u32>) -> u64 {
+    let process = process.map_or_else(|| "self".to_owned(), |id| id.to_string());
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let kilobytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok());
+    kilobytes.unwrap_or_default() * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_say_whether_they_are_met() {
+        let met = Budget::at_least("speed", 600.0, 500.0).line();
+        assert!(met.ends_with("600  ≥ 500, 1.20 of it: met"), "{met}");
+        let missed = Budget::at_most("stall, ms", 75.4, 50.0).line();
+        assert!(missed.ends_with("75  ≤ 50, 1.51 of it: missed"), "{missed}");
+        assert_eq!(Budget::note("flat", 0.914).line().split_whitespace().last(), Some("0.91"));
+    }
+
+    #[test]
+    fn the_lower_of_two_is_the_median() {
+        assert_eq!(median_by(vec![3, 1], |n| f64::from(*n)), Some(1));
+        assert_eq!(median_by(vec![3, 1, 2], |n| f64::from(*n)), Some(2));
+        assert_eq!(median_by(Vec::<i32>::new(), |n| f64::from(*n)), None);
+    }
+}

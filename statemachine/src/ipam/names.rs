@@ -142,7 +142,6 @@ fn parent(at: usize) -> usize {
 }
 
 fn hash<const BITS: u32>(name: &AddressName) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half is as good as the whole")]
     let hash = (Hash::of(name.as_str()) >> 32) as u32;
     hash >> (32 - BITS)
 }

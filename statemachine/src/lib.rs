@@ -32,6 +32,7 @@
 
 extern crate alloc;
 
+pub mod audit;
 mod cluster;
 pub mod command;
 mod display;

@@ -1,0 +1,346 @@
+//! Questions to a history: which records concern a thing, and who had an address when.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Millis, Record, Revision};
+use crate::event::{
+    AddressAllocated, AddressReleased, Event, HostAdded, HostUpdated, ReleaseReason, Topic,
+    VipAssigned, VipUnassigned,
+};
+use crate::name::{Actor, AddressName, HostName, SegmentId, TenantId};
+
+/// Something that a record concerns: what an index of a history goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject<'a> {
+    /// An address.
+    Ip(IpAddr),
+    /// A name of an address, a policy or a VIP.
+    Name(&'a str),
+    /// A host.
+    Host(&'a str),
+    /// A tenant.
+    Tenant(&'a str),
+}
+
+impl Event {
+    /// Tells what the event concerns. A topology concerns everything, and names none.
+    pub fn subjects<'a>(&'a self, mut tell: impl FnMut(Subject<'a>)) {
+        use Subject::{Host, Ip, Name, Tenant};
+        match self {
+            Self::HostAdded(HostAdded { name, ip, addresses, .. })
+            | Self::HostUpdated(HostUpdated { name, ip, addresses, .. }) => {
+                tell(Host(name.as_str()));
+                tell(Ip(*ip));
+                addresses.iter().for_each(|ip| tell(Ip(*ip)));
+            }
+            Self::HostDown(host) | Self::HostUp(host) | Self::HostDraining(host) => {
+                tell(Host(host.name.as_str()));
+            }
+            Self::HostRemoved(host) => tell(Host(host.name.as_str())),
+            Self::HostReported(reported) => tell(Host(reported.host.as_str())),
+            Self::BlockAssigned(block) => {
+                tell(Host(block.host.as_str()));
+                tell(Tenant(block.tenant.as_str()));
+            }
+            Self::BlockReleased(block) => tell(Host(block.host.as_str())),
+            Self::AddressAllocated(AddressAllocated { name, ip, host, tenant, .. })
+            | Self::AddressReleased(AddressReleased { name, ip, host, tenant, .. }) => {
+                tell(Ip(*ip));
+                tell(Name(name.as_str()));
+                tell(Host(host.as_str()));
+                tell(Tenant(tenant.as_str()));
+            }
+            Self::TenantCreated(tenant) => tell(Tenant(tenant.id.as_str())),
+            Self::TenantDeleted(tenant) => tell(Tenant(tenant.id.as_str())),
+            Self::SegmentCreated(segment) => tell(Tenant(segment.tenant.as_str())),
+            Self::SegmentDeleted(segment) => tell(Tenant(segment.tenant.as_str())),
+            Self::PolicySet(policy) => tell(Name(policy.name.as_str())),
+            Self::PolicyRemoved(policy) => tell(Name(policy.name.as_str())),
+            Self::EndpointSet(endpoint) => {
+                tell(Ip(endpoint.ip));
+                tell(Host(endpoint.host.as_str()));
+                tell(Tenant(endpoint.tenant.as_str()));
+            }
+            Self::EndpointRemoved(endpoint) => {
+                tell(Ip(endpoint.ip));
+                tell(Host(endpoint.host.as_str()));
+            }
+            Self::VipRequested(vip) => {
+                tell(Name(vip.name.as_str()));
+                tell(Ip(vip.ip));
+            }
+            Self::VipAssigned(VipAssigned { name, ip, host, .. })
+            | Self::VipUnassigned(VipUnassigned { name, ip, host }) => {
+                tell(Name(name.as_str()));
+                tell(Ip(*ip));
+                tell(Host(host.as_str()));
+            }
+            Self::VipRemoved(vip) => tell(Name(vip.name.as_str())),
+            Self::RouterAssigned(router) => tell(Host(router.host.as_str())),
+            Self::RouterUnassigned(router) => tell(Host(router.host.as_str())),
+            Self::TopologySet(_)
+            | Self::BlackoutAdded(_)
+            | Self::BlackoutRemoved(_)
+            | Self::VersionRaised(_)
+            | Self::SettingsChanged(_)
+            | Self::CooldownsEnded(_)
+            | Self::RetentionSet(_)
+            | Self::CheckpointSigned(_)
+            | Self::MemberAdded(_)
+            | Self::MemberClaimed(_)
+            | Self::MemberRemoved(_)
+            | Self::Restored(_)
+            | Self::AllocationResumed(_) => {}
+        }
+    }
+
+    /// The range of addresses that the event changes as a whole: an address in it is concerned.
+    #[must_use]
+    pub fn range(&self) -> Option<IpNet> {
+        match self {
+            Self::BlackoutAdded(blackout) => Some(blackout.cidr),
+            Self::BlackoutRemoved(blackout) => Some(blackout.cidr),
+            Self::BlockAssigned(block) => Some(block.cidr),
+            Self::BlockReleased(block) => Some(block.cidr),
+            _ => None,
+        }
+    }
+}
+
+/// What kind of event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All of a topic.
+    Topic(Topic),
+    /// Those of a name, such as `AddressAllocated`.
+    Name(String),
+}
+
+impl Kind {
+    /// The kind of that name: a topic's or an event's. Whether there is such an event is not looked at.
+    #[must_use]
+    pub fn from_name(name: &str) -> Self {
+        Topic::from_name(name).map_or_else(|| Self::Name(name.into()), Self::Topic)
+    }
+
+    fn is(&self, event: &Event) -> bool {
+        match self {
+            Self::Topic(topic) => event.topic() == *topic,
+            Self::Name(name) => event.name() == name,
+        }
+    }
+}
+
+/// Which records are wanted: those that fit everything that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// What kind of event.
+    pub kind: Option<Kind>,
+    /// Events that concern this address.
+    pub ip: Option<IpAddr>,
+    /// Events that concern the address, policy or VIP of this name.
+    pub name: Option<String>,
+    /// Events that concern this host.
+    pub host: Option<HostName>,
+    /// Events that concern this tenant.
+    pub tenant: Option<TenantId>,
+    /// Who asked.
+    pub actor: Option<Actor>,
+}
+
+impl Filter {
+    /// Whether a record is wanted.
+    #[must_use]
+    pub fn wants(&self, record: &Record) -> bool {
+        let event = &record.event;
+        if self.kind.as_ref().is_some_and(|kind| !kind.is(event))
+            || self.actor.as_ref().is_some_and(|actor| *actor != record.actor)
+        {
+            return false;
+        }
+        let (mut ip, mut name) = (self.ip.is_none(), self.name.is_none());
+        let (mut host, mut tenant) = (self.host.is_none(), self.tenant.is_none());
+        event.subjects(|subject| match subject {
+            Subject::Ip(other) => ip |= self.ip == Some(other),
+            Subject::Name(other) => name |= self.name.as_deref() == Some(other),
+            Subject::Host(other) => host |= self.host.as_ref().is_some_and(|h| h.as_str() == other),
+            Subject::Tenant(other) => {
+                tenant |= self.tenant.as_ref().is_some_and(|t| t.as_str() == other);
+            }
+        });
+        ip |= self.ip.zip(event.range()).is_some_and(|(ip, range)| range.contains(&ip));
+        ip && name && host && tenant
+    }
+}
+
+/// When something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Moment {
+    /// The revision.
+    pub revision: Revision,
+    /// Its time.
+    pub at: Millis,
+}
+
+/// One holder of an address, from the allocation to the release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenure {
+    /// The address.
+    pub ip: IpAddr,
+    /// The name it had.
+    pub name: AddressName,
+    /// Its host.
+    pub host: HostName,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its segment.
+    pub segment: SegmentId,
+    /// Who asked for it.
+    pub actor: Actor,
+    /// Since when.
+    pub from: Moment,
+    /// Until when; `None`: it lasts.
+    pub to: Option<Moment>,
+    /// Why it ended; `None`: it lasts.
+    pub reason: Option<ReleaseReason>,
+}
+
+impl Tenure {
+    /// The tenure that a record begins, if it begins one.
+    #[must_use]
+    pub fn begun(record: &Record) -> Option<Self> {
+        let Event::AddressAllocated(event) = &record.event else { return None };
+        let AddressAllocated { name, ip, host, tenant, segment, .. } = event.clone();
+        let (actor, from) = (record.actor.clone(), Moment::of(record));
+        Some(Self { ip, name, host, tenant, segment, actor, from, to: None, reason: None })
+    }
+
+    /// Ends it, if the record does.
+    pub fn end(&mut self, record: &Record) {
+        if let Event::AddressReleased(event) = &record.event
+            && event.ip == self.ip
+        {
+            (self.to, self.reason) = (Some(Moment::of(record)), Some(event.reason));
+        }
+    }
+
+    /// Whether it held at a revision: after its first event and before its last.
+    #[must_use]
+    pub fn held_at(&self, revision: Revision) -> bool {
+        self.from.revision <= revision && self.to.is_none_or(|to| to.revision > revision)
+    }
+}
+
+impl Moment {
+    /// The moment of a record.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        Self { revision: record.revision, at: record.at }
+    }
+}
+
+/// The holders of an address, oldest first, by the records of a history (others are passed over). Of a
+/// history that begins late, a tenure whose beginning is not kept is left out.
+#[must_use]
+pub fn tenures<'a>(ip: IpAddr, records: impl IntoIterator<Item = &'a Record>) -> Vec<Tenure> {
+    let mut tenures: Vec<Tenure> = Vec::new();
+    for record in records {
+        if let Some(tenure) = Tenure::begun(record).filter(|tenure| tenure.ip == ip) {
+            tenures.push(tenure);
+        } else if let Some(last) = tenures.last_mut().filter(|last| last.to.is_none()) {
+            last.end(record);
+        }
+    }
+    tenures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::entry::{Entry, Position, Proposal};
+    use crate::state::State;
+
+    extern crate std;
+    use std::{format, vec};
+
+    /// Two names take the same address after each other; another host does something else.
+    fn history() -> Vec<Record> {
+        let lines = [
+            r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 30}], "topologies": [{"networks": ["n"], "map": [{}]}]}}"#,
+            r#"{"ChangeSettings": {"address_reuse_delay_ms": 0}}"#,
+            r#"{"AddHost": {"name": "h1", "ip": "192.168.0.1", "addresses": ["2001:db8::1"]}}"#,
+            r#"{"AddHost": {"name": "h2", "ip": "192.168.0.2"}}"#,
+            r#"{"AllocateAddress": {"name": "a", "host": "h1", "tenant": "t", "segment": "s"}}"#,
+            r#"{"AllocateAddress": {"name": "x", "host": "h2", "tenant": "u", "segment": "s"}}"#,
+            r#"{"ReleaseAddress": {"address": "a"}}"#,
+            r#"{"AllocateAddress": {"name": "b", "host": "h1", "tenant": "t", "segment": "s"}}"#,
+            r#"{"RemoveHost": {"name": "h1", "force": true}}"#,
+            r#"{"AllocateAddress": {"name": "c", "host": "h2", "tenant": "t", "segment": "s", "ip": "10.0.0.0"}}"#,
+            r#"{"AddBlackout": {"cidr": "10.0.0.128/25"}}"#,
+        ];
+        let mut state = State::new();
+        let mut records = Vec::new();
+        for (n, line) in lines.into_iter().enumerate() {
+            let command: Command = serde_json::from_str(line).unwrap();
+            let actor = Actor::from(format!("op:{}", n % 2));
+            let position = Position { term: 1, index: n as u64 };
+            let entry =
+                Entry { at: Millis(1000 * n as u64), proposals: vec![Proposal { actor, command }] };
+            records.extend(state.apply(position, &entry).1);
+        }
+        records
+    }
+
+    #[test]
+    fn holders_of_an_address_in_order() {
+        let records = history();
+        let tenures = tenures("10.0.0.0".parse().unwrap(), &records);
+        let said: Vec<_> = tenures
+            .iter()
+            .map(|t| (t.name.as_str(), t.from.at.0, t.to.map(|to| to.at.0), t.reason))
+            .collect();
+        let requested = Some(ReleaseReason::Requested);
+        assert_eq!(
+            said,
+            [
+                ("a", 4000, Some(6000), requested),
+                ("b", 7000, Some(8000), Some(ReleaseReason::Evicted)),
+                ("c", 9000, None, None)
+            ]
+        );
+        let (first, second) = (&tenures[0], &tenures[1]);
+        assert!(first.held_at(first.from.revision) && !first.held_at(first.from.revision - 1));
+        assert!(!first.held_at(second.from.revision) && second.held_at(second.from.revision));
+        // From the middle of the history the first one is not known.
+        let late = records.iter().filter(|record| record.revision > first.from.revision);
+        assert_eq!(super::tenures(first.ip, late), tenures[1..]);
+    }
+
+    #[test]
+    fn filters_fit_what_a_record_concerns() {
+        let records = history();
+        let count = |filter: Filter| records.iter().filter(|record| filter.wants(record)).count();
+        let none = Filter::default;
+        assert_eq!(count(none()), records.len());
+        let kind = |name| Some(Kind::from_name(name));
+        assert_eq!(count(Filter { kind: kind("AddressAllocated"), ..none() }), 4);
+        assert_eq!(count(Filter { kind: kind("hosts"), ..none() }), 3);
+        assert_eq!(count(Filter { name: Some("a".into()), ..none() }), 2);
+        let host = Filter { host: Some("h2".into()), ..none() };
+        assert_eq!(count(Filter { kind: kind("addresses"), ..host.clone() }), 2);
+        assert_eq!(count(Filter { kind: kind("addresses"), tenant: Some("u".into()), ..host }), 1);
+        let ip = |ip: &str| Filter { ip: Some(ip.parse().unwrap()), ..none() };
+        assert_eq!(count(Filter { kind: kind("addresses"), ..ip("10.0.0.0") }), 5);
+        assert_eq!(count(ip("2001:db8::1")), 1);
+        assert_eq!(count(Filter { kind: kind("topology"), ..ip("10.0.0.130") }), 1);
+        assert!(count(ip("10.0.0.1")) > 0, "its block was assigned");
+        let actor = Filter { actor: Some("op:0".into()), ..none() };
+        assert!(records.iter().all(|r| actor.wants(r) == (r.actor.as_str() == "op:0")));
+    }
+}

@@ -30,6 +30,7 @@ mod gather;
 pub mod model;
 mod ndjson;
 mod query;
+pub mod replay;
 mod retry;
 mod servers;
 mod transport;

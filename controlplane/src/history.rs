@@ -1,7 +1,8 @@
 //! # The history
 //!
-//! Every record of every event since genesis, in segments that are only appended to. It is the audit
-//! trail, what followers of the feed catch up from, and the past of any address.
+//! Every record of every event, in segments that are only appended to: since genesis, or, where a
+//! retention is set, since some checkpoint on which the cluster agreed. It is the audit trail, what
+//! followers of the feed catch up from, and the past of any address.
 //!
 //! ```text
 //!   append ─► open segment (page cache) ─► full ─► packer thread ─► closed segment (compressed)
@@ -15,11 +16,12 @@
 //! 3. Damage is an error with file and offset, at open or at the read that meets it. [`verify`]
 //!    looks at everything.
 //! 4. After a failed write or sync nothing is written any more.
+//! 5. Only whole closed segments go, oldest first; what is left verifies from its own start.
 //!
-//! Left out: retention (nothing is purged), indexes by anything but the revision, and a lock: the
-//! replica that owns the directory has locked its log.
+//! Left out: indexes by anything but the revision, and a lock: the replica that owns the directory
+//! has locked its log.
 //!
-//! Reading order: `frame` (bytes), `raw`, `packed`, `recover`.
+//! Reading order: `frame` (bytes), `raw`, `packed`, `recover`, `retention`.
 //!
 //! [`verify`]: History::verify
 
@@ -30,17 +32,18 @@ mod packed;
 mod packer;
 mod raw;
 mod recover;
+mod retention;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use romana_statemachine::{Digest, Record, Revision};
+use romana_statemachine::{Digest, Millis, Record, Revision};
 
 use collector::{Cache, Collector};
 pub use error::HistoryError;
@@ -48,6 +51,7 @@ use frame::Start;
 use packed::{Full, Packed};
 use packer::Packer;
 use raw::Raw;
+pub use retention::SegmentInfo;
 use writer::Writer;
 
 /// How to keep the history.
@@ -78,6 +82,8 @@ struct Inner {
     /// One sync at a time.
     syncing: Mutex<()>,
     packer: Option<Packer>,
+    /// When segments began, as far as that was looked up.
+    times: Mutex<BTreeMap<Revision, Millis>>,
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +154,7 @@ impl History {
             writer: Mutex::new(writer),
             syncing: Mutex::default(),
             packer: Some(packer),
+            times: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -294,16 +301,29 @@ impl History {
                 };
                 segment.clone()
             };
-            match &segment {
-                Segment::Raw(raw) => raw.read(&mut collector)?,
-                Segment::Packed(packed) => packed.read(&mut collector)?,
+            let read = match &segment {
+                Segment::Raw(raw) => raw.read(&mut collector),
+                Segment::Packed(packed) => packed.read(&mut collector),
+            };
+            if let Err(error) = read {
+                let oldest = self.oldest();
+                if collector.next >= oldest {
+                    return Err(error);
+                }
+                // Purged while it was read.
+                break;
             }
             if collector.next == wanted && !collector.is_full() {
                 let path = segment.path();
                 return Err(HistoryError::damaged(path, 0, format!("record {wanted} is missing")));
             }
         }
-        Ok(collector.records)
+        match self.oldest() {
+            oldest if collector.records.is_empty() && collector.next < oldest => {
+                Err(HistoryError::Compacted { oldest })
+            }
+            _ => Ok(collector.records),
+        }
     }
 
     /// Reads everything and checks the whole chain of digests. Returns the last revision and digest.
@@ -312,13 +332,16 @@ impl History {
     /// [`HistoryError::Damaged`], [`HistoryError::Diverged`] (a digest does not follow),
     /// [`HistoryError::Io`].
     pub fn verify(&self) -> Result<(Revision, Digest), HistoryError> {
-        let (mut revision, mut digest) = {
-            let state = self.inner.shared.state();
-            let start = state.segments.values().next().map(Segment::start);
-            start.map(|start| (start.first - 1, start.previous)).unwrap_or_default()
-        };
+        let (mut revision, mut digest) = self.start();
         loop {
-            let records = self.read(revision + 1, 4096, 1 << 20)?;
+            let records = match self.read(revision + 1, 4096, 1 << 20) {
+                Err(HistoryError::Compacted { .. }) => {
+                    // Purged meanwhile: what is left has a start of its own.
+                    (revision, digest) = self.start();
+                    continue;
+                }
+                read => read?,
+            };
             if records.is_empty() {
                 return Ok((revision, digest));
             }
@@ -329,38 +352,6 @@ impl History {
                 (revision, digest) = (record.revision, record.digest);
             }
         }
-    }
-
-    /// Throws everything away and begins after `revision`, whose digest is `digest`: for a replica
-    /// that got a snapshot from which its own history is too far away, and cannot fetch the records
-    /// between. Durable on return.
-    ///
-    /// # Errors
-    /// [`HistoryError::Stopped`]: the disk failed, now or before.
-    pub fn reset(&self, revision: Revision, digest: Digest) -> Result<(), HistoryError> {
-        let shared = &self.inner.shared;
-        shared.check()?;
-        let _one = self.inner.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut writer = self.writer();
-        let mut state = shared.state();
-        let begin = || {
-            // The newest first: what a crash leaves is a history, only shorter.
-            for segment in state.segments.values().rev() {
-                let path = segment.path();
-                fs::remove_file(path).map_err(HistoryError::io("remove", path))?;
-            }
-            let start = Start { first: revision + 1, previous: digest };
-            let raw = Raw::create(&self.inner.dir, start)?;
-            raw.sync()?;
-            sync_dir(&raw.path)?;
-            Ok(Arc::new(raw))
-        };
-        let raw = begin().map_err(|error| shared.fail(error))?;
-        state.segments = BTreeMap::from([(revision + 1, Segment::Raw(Arc::clone(&raw)))]);
-        state.last = (revision, digest);
-        shared.cache().clear();
-        *writer = Writer::new(raw);
-        Ok(())
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -393,6 +384,14 @@ impl Segment {
         match self {
             Self::Raw(raw) => &raw.path,
             Self::Packed(packed) => &packed.path,
+        }
+    }
+
+    /// Its size on the disk.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Raw(raw) => raw.index().end,
+            Self::Packed(packed) => packed.bytes(),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod feed;
 pub mod history;
 pub mod metrics;
 pub mod raft;
+pub mod retention;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;

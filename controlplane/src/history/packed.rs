@@ -132,6 +132,11 @@ impl Packed {
             .map_err(|error| self.damaged(block.offset, format!("cannot unpack: {error}")))
     }
 
+    /// Size of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.index_offset + (self.index_len + FOOTER) as u64
+    }
+
     fn damaged(&self, offset: u64, why: impl Into<String>) -> HistoryError {
         HistoryError::damaged(&self.path, offset, why)
     }

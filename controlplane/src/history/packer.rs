@@ -47,7 +47,7 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
         let mut state = shared.state();
         let current = state.segments.get(&raw.start.first);
         if !matches!(current, Some(Segment::Raw(current)) if Arc::ptr_eq(current, raw)) {
-            // The history was reset meanwhile.
+            // Reset or purged meanwhile.
             return fs::remove_file(&partial).map_err(HistoryError::io("remove", &partial));
         }
         fs::rename(&partial, &path).map_err(HistoryError::io("rename", &partial))?;
@@ -55,5 +55,9 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
         state.segments.insert(raw.start.first, Segment::Packed(packed));
     }
     sync_dir(&raw.path)?;
-    fs::remove_file(&raw.path).map_err(HistoryError::io("remove", &raw.path))
+    match fs::remove_file(&raw.path) {
+        // Purged meanwhile, in both its forms.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(HistoryError::io("remove", &raw.path)),
+    }
 }

@@ -14,7 +14,7 @@ use super::error::HistoryError;
 use super::frame::{self, Item, Start};
 use super::packed::{PACKED, PARTIAL, Packed};
 use super::raw::{Index, RAW, Raw};
-use super::{Segment, sync_dir};
+use super::{Segment, retention, sync_dir};
 
 /// The history as found, ready to be appended to.
 pub(super) struct Opened {
@@ -29,6 +29,7 @@ pub(super) struct Opened {
 pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     fs::create_dir_all(dir).map_err(HistoryError::io("create", dir))?;
     sync_dir(dir)?;
+    retention::finish(dir)?;
     let files = list(dir)?;
     let mut segments = BTreeMap::new();
     let mut last: Option<(Revision, Digest)> = None;

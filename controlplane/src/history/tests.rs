@@ -8,11 +8,11 @@ use romana_statemachine::{Actor, Digest, Event, Millis, Record, event};
 
 use super::{History, HistoryError, HistoryOptions};
 
-const SMALL: HistoryOptions = HistoryOptions { segment_bytes: 4096 };
+pub(super) const SMALL: HistoryOptions = HistoryOptions { segment_bytes: 4096 };
 const LARGE: HistoryOptions = HistoryOptions { segment_bytes: 1 << 30 };
 
 /// `count` records that follow `last`.
-fn records(mut last: (u64, Digest), count: u64) -> Vec<Record> {
+pub(super) fn records(mut last: (u64, Digest), count: u64) -> Vec<Record> {
     let mut make = || {
         let revision = last.0 + 1;
         let event = Event::TenantCreated(event::TenantCreated {
@@ -27,11 +27,11 @@ fn records(mut last: (u64, Digest), count: u64) -> Vec<Record> {
     (0..count).map(|_| make()).collect()
 }
 
-fn start() -> (u64, Digest) {
+pub(super) fn start() -> (u64, Digest) {
     (0, Digest::default())
 }
 
-fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+pub(super) fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> =
         paths.filter(|path| path.extension().is_some_and(|e| e == ending)).collect();
@@ -39,7 +39,7 @@ fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     paths
 }
 
-fn all(history: &History) -> Vec<Record> {
+pub(super) fn all(history: &History) -> Vec<Record> {
     history.read(history.oldest(), usize::MAX, usize::MAX).unwrap()
 }
 

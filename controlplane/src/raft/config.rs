@@ -77,6 +77,8 @@ pub struct Tuning {
     pub log_tail_bytes: usize,
     /// Size of a segment of the write-ahead log, bytes.
     pub wal_segment_bytes: u64,
+    /// Size of a segment of the history, bytes.
+    pub history_segment_bytes: u64,
     /// Memory for recent records of the feed, bytes.
     pub feed_bytes: usize,
 }
@@ -92,6 +94,7 @@ impl Default for Tuning {
             keep_entries: 10_000,
             log_tail_bytes: 64 << 20,
             wal_segment_bytes: 64 << 20,
+            history_segment_bytes: 16 << 20,
             feed_bytes: 64 << 20,
         }
     }

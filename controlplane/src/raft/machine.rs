@@ -137,6 +137,11 @@ impl Machine {
         self.0.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Revision of the newest snapshot; 0 when there is none.
+    pub(super) fn snapshot_revision(&self) -> Revision {
+        self.newest().map_or(0, |file| file.head().revision)
+    }
+
     /// Remembers a snapshot, unless a newer one was installed while it was written.
     fn set_newest(&self, file: &SnapshotFile) {
         let mut newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,7 +227,8 @@ impl Machine {
     /// Tells the feed about the records that a snapshot jumped over.
     fn publish_since(&self, before: Revision) -> Result<(), LoadError> {
         let end = self.live().state.revision();
-        let mut next = before + 1;
+        // A history that began anew has not all of them: followers are told at the gap.
+        let mut next = (before + 1).max(self.0.history.oldest());
         while next <= end {
             let mut records = self.0.history.read(next, RECORDS_MAX, RECORD_BYTES_MAX)?;
             records.retain(|record| record.revision <= end);

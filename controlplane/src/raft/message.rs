@@ -7,6 +7,7 @@ use romana_statemachine::{Digest, Outcome, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
 use super::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::retention::Standing;
 
 /// Version of everything between replicas.
 pub(super) const PROTOCOL: u16 = 1;
@@ -116,6 +117,8 @@ pub(super) enum Ask {
     DigestAt(Revision),
     /// To the leader: let this voter lead.
     HandOver(u64),
+    /// The checkpoint at this revision. Since version 2.
+    CheckpointAt(Revision),
 }
 
 /// An answer.
@@ -133,6 +136,8 @@ pub(super) enum Reply {
     Failed(String),
     /// Asked for, or why not.
     HandedOver(Result<(), String>),
+    /// Its digests, or why there is none.
+    CheckpointAt(Result<Standing, String>),
 }
 
 /// Encoded proposals: `count` wire forms after each other.
@@ -182,6 +187,12 @@ pub(super) enum SnapshotPart {
     /// The next bytes of the file.
     Chunk(Bytes),
     End,
+    /// The follower's history ends before the leader's begins: begin anew after this record. Comes
+    /// before all records, and only where a retention was set, which means version 2.
+    Restart {
+        revision: Revision,
+        digest: Digest,
+    },
 }
 
 /// Follower to leader, on a snapshot connection.

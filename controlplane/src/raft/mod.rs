@@ -57,7 +57,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
-use romana_statemachine::{Outcome, Proposal, State, Term};
+use romana_statemachine::{Outcome, Proposal, Revision, State, Term};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,7 @@ pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, Tra
 
 use crate::feed::Feed;
 use crate::history::History;
+use crate::retention::{Checkpoints, Standing};
 use fault::Fault;
 use link::CallError;
 use log::LogStore;
@@ -360,6 +361,40 @@ impl Replica {
             (*id, facts)
         });
         join_all(asked).await.into_iter().collect()
+    }
+
+    /// Says who keeps states of the past on this replica. Only the first call counts.
+    pub fn keep_checkpoints(&self, checkpoints: Arc<dyn Checkpoints>) {
+        _ = self.0.host.checkpoints.set(checkpoints);
+    }
+
+    /// What the voters say about their checkpoints at a revision, each making it if it can: this
+    /// replica's own word included. To be asked from version 2 on.
+    pub async fn checkpoints_at(
+        &self,
+        revision: Revision,
+        deadline: Instant,
+    ) -> BTreeMap<u64, Result<Standing, String>> {
+        let view::Seen { members, voters, .. } = self.0.view.get();
+        let asked = members.iter().filter(|(id, _)| voters.contains(id)).map(async |(id, peer)| {
+            if *id == self.id() {
+                return (*id, self.0.host.checkpoint_at(revision).await);
+            }
+            let ask = Ask::CheckpointAt(revision);
+            let said = match self.0.links.to(*id, peer).call(ask, deadline).await {
+                Ok(Reply::CheckpointAt(said)) => said,
+                Ok(other) => Err(format!("it answered {other:?}")),
+                Err(error) => Err(error.to_string()),
+            };
+            (*id, said)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Revision of this replica's newest snapshot; 0 when there is none.
+    #[must_use]
+    pub fn snapshot_revision(&self) -> Revision {
+        self.0.host.machine.snapshot_revision()
     }
 
     /// Writes a snapshot soon, and purges the log behind it.

@@ -1,13 +1,14 @@
 //! The peer listener: what other replicas ask of this one.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use openraft::ReadPolicy;
 use openraft::raft::StreamAppendError;
+use romana_statemachine::Revision;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
@@ -27,6 +28,7 @@ use super::reads::ROUND_MAX;
 use super::transfer;
 use super::types::Raft;
 use super::view::View;
+use crate::retention::{Checkpoints, Standing};
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 256;
@@ -52,6 +54,8 @@ pub(super) struct Host {
     pub(super) fault: Fault,
     pub(super) directory: Directory,
     pub(super) complaints: Complaints,
+    /// Who keeps states of the past, once there is somebody.
+    pub(super) checkpoints: OnceLock<Arc<dyn Checkpoints>>,
 }
 
 /// Accepts connections until `stop`.
@@ -217,7 +221,16 @@ impl Host {
                 let read = move || super::peers::digest_at(&machine, revision);
                 Reply::DigestAt(tokio::task::spawn_blocking(read).await.ok().flatten())
             }
+            Ask::CheckpointAt(revision) => Reply::CheckpointAt(self.checkpoint_at(revision).await),
         }
+    }
+
+    /// The digests of this replica's checkpoint at a revision, which it makes if it can; or why not.
+    pub(super) async fn checkpoint_at(&self, revision: Revision) -> Result<Standing, String> {
+        let checkpoints = self.checkpoints.get().ok_or("this replica keeps no checkpoints")?;
+        let checkpoints = Arc::clone(checkpoints);
+        let hold = move || checkpoints.hold(revision);
+        tokio::task::spawn_blocking(hold).await.map_err(|error| error.to_string())?
     }
 
     /// Starts handing leadership to `to`, if this replica leads.

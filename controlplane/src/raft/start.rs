@@ -1,7 +1,7 @@
 //! Starting a replica: open what is on disk, join the others, and found the cluster if it is new.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -100,6 +100,7 @@ impl Replica {
             fault: fault.clone(),
             directory,
             complaints: Complaints::default(),
+            checkpoints: OnceLock::new(),
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -166,9 +167,11 @@ fn open(config: &ReplicaConfig, identity: &Identity, fault: Fault) -> Result<Sto
     })?;
     let (wal, snapshots) = (dir.join("wal"), dir.join("snapshots"));
     identity.claim(dir, has_files(&wal) || has_files(&snapshots))?;
-    let Tuning { wal_segment_bytes, log_tail_bytes, feed_bytes, .. } = config.tuning;
+    let Tuning { wal_segment_bytes, history_segment_bytes, log_tail_bytes, feed_bytes, .. } =
+        config.tuning;
     let (wal, recovered) = Wal::open(&wal, WalOptions { segment_bytes: wal_segment_bytes })?;
-    let history = History::open(&dir.join("history"), HistoryOptions::default())?;
+    let options = HistoryOptions { segment_bytes: history_segment_bytes };
+    let history = History::open(&dir.join("history"), options)?;
     let feed = Feed::new(history.clone(), feed_bytes);
     let snapshots = SnapshotStore::open(snapshots, identity.cluster_id.clone())
         .map_err(|error| StartError::State(Box::new(error)))?;

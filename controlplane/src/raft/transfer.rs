@@ -1,5 +1,6 @@
 //! Bringing a replica that is too far behind up to date: first the records that its history lacks,
 //! then the snapshot. Records come before, because a state without its history is not accepted.
+//! Where the leader's history was purged past the end of the follower's, the follower's begins anew.
 
 use std::io;
 use std::time::Duration;
@@ -52,7 +53,7 @@ pub(super) async fn send(
         SnapshotReply::Installed { vote } => return Ok(vote),
         SnapshotReply::Failed(why) => return Err(io::Error::other(why)),
     };
-    let mut next = has + 1;
+    let mut next = restart(&mut conn, history, has, revision).await?.unwrap_or(has) + 1;
     while next <= revision {
         let history = history.clone();
         let read = move || history.read(next, RECORDS_MAX, CHUNK_BYTES);
@@ -80,6 +81,26 @@ pub(super) async fn send(
         SnapshotReply::Failed(why) => Err(io::Error::other(why)),
         SnapshotReply::History { .. } => Err(io::Error::other("the follower is out of step")),
     }
+}
+
+/// When the follower's history ends before what is kept here: tells it to begin anew after the record
+/// before ours, whose revision is returned.
+async fn restart(
+    conn: &mut Conn,
+    history: &History,
+    has: Revision,
+    snapshot: Revision,
+) -> io::Result<Option<Revision>> {
+    let (revision, digest) = history.start();
+    if has >= revision {
+        return Ok(None);
+    }
+    if revision > snapshot {
+        let why = format!("the history after the snapshot of revision {snapshot} was purged");
+        return Err(io::Error::other(why));
+    }
+    put(conn, &SnapshotPart::Restart { revision, digest }).await?;
+    Ok(Some(revision))
 }
 
 /// Receives a snapshot on the follower's side, and hands it to Raft.
@@ -119,6 +140,9 @@ async fn install(
                 let history = machine.history().clone();
                 blocking(move || history.append(&records).map_err(io::Error::other)).await?;
             }
+            SnapshotPart::Restart { revision, digest } => {
+                end = begin_anew(machine, end.0, (revision, digest)).await?;
+            }
             SnapshotPart::Chunk(chunk) => {
                 incoming = blocking(move || write(incoming, &chunk)).await?;
             }
@@ -133,6 +157,23 @@ async fn install(
     let snapshot = SnapshotOf { meta: meta.clone(), snapshot: file };
     let installed = raft.install_full_snapshot(vote, snapshot).await;
     installed.map(|response| response.vote).map_err(io::Error::other)
+}
+
+/// Gives up a history that ends before what the leader keeps begins. What comes must lead from
+/// `start` to the snapshot's digest, or the snapshot is not installed.
+async fn begin_anew(
+    machine: &Machine,
+    has: Revision,
+    start: (Revision, Digest),
+) -> io::Result<(Revision, Digest)> {
+    if start.0 <= has {
+        let why = format!("told to begin after {}, but the history here ends at {has}", start.0);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    tracing::warn!(has, oldest = start.0 + 1, "the leader keeps no history so old: beginning anew");
+    let history = machine.history().clone();
+    blocking(move || history.reset(start.0, start.1).map_err(io::Error::other)).await?;
+    Ok(start)
 }
 
 fn write(mut incoming: Incoming, chunk: &[u8]) -> io::Result<Incoming> {

@@ -12,6 +12,7 @@
 //! decided, and the state machine refuses those of an earlier one.
 
 pub mod reaper;
+pub mod retention;
 pub mod versions;
 
 use std::sync::Arc;

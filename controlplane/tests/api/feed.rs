@@ -123,3 +123,23 @@ async fn a_stopping_server_ends_feeds_with_a_bookmark() {
     assert_eq!(world.server.open(), 0);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_kept_is_gone_and_said_so() {
+    let world = World::tuned(|tuning| tuning.feed_bytes = 1).await;
+    for name in ["a", "b", "c"] {
+        let tenant = serde_json::json!({"labels": {}});
+        assert_eq!(world.put(&format!("/v1/tenants/{name}"), &tenant).await.status, 201);
+        world.replica.history().close_segment().unwrap();
+    }
+    assert_eq!(world.replica.history().purge_before(2).unwrap(), 3);
+    for headers in [&[NDJSON][..], &[][..], &[("last-event-id", "1")][..]] {
+        let gone = world.ask("GET", "/v1/events?from=1", headers, "").await;
+        assert_eq!((gone.status.as_u16(), gone.code().as_str()), (410, "RevisionCompacted"));
+        assert_eq!(gone.json()["error"]["details"]["oldest"], 3);
+    }
+    let mut lines = Lines::open(&world, "/v1/events?from=2", &[NDJSON]).await;
+    assert_eq!(lines.record().await["revision"], 3);
+    drop(lines);
+    world.end().await;
+}

@@ -7,5 +7,6 @@ mod feed;
 mod fuzz;
 mod routes;
 mod schema;
+mod settings;
 mod topologies;
 mod world;

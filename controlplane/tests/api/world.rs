@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use romana_controlplane::api::Api;
-use romana_controlplane::raft::{Replica, ReplicaConfig};
+use romana_controlplane::raft::{Replica, ReplicaConfig, Tuning};
 use romana_controlplane::server::Server;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +43,11 @@ impl Answer {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::tuned(|_| {}).await
+    }
+
+    /// One with other tunables.
+    pub(crate) async fn tuned(tune: impl FnOnce(&mut Tuning)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let peers = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -52,6 +57,7 @@ impl World {
         let mut config = ReplicaConfig::new(1, dir.path().into(), peer, cluster);
         config.advertise_api = format!("http://{address}");
         config.tuning.wal_segment_bytes = 4 << 20;
+        tune(&mut config.tuning);
         let replica = Replica::start_on(config, peers).await.unwrap();
         replica.wait_ready().await.unwrap();
         let api = Api::new(replica.clone(), Duration::from_secs(5));

@@ -1,0 +1,386 @@
+//! Replaying an exported history: from what `GET /v1/audit/export` sent to the state that it leads
+//! to, without a server and without trust.
+//!
+//! ```text
+//!   {"romana_history":1,"cluster_id":…,"first":…,"previous":…,"state":…,"last":…,"digest":…}
+//!   record, one per line, as in the feed
+//!   {"end":{"revision":…,"digest":…,"state_digest":…}}
+//! ```
+//!
+//! Every record must continue the chain of digests, and the state folded from them must be the one
+//! that the end names. So a file that is cut, reordered or edited is refused, with the line. A file
+//! that begins later than revision 1 carries the state before its first record; when a record further
+//! on signs just that checkpoint, the state is held against the signature.
+//!
+//! What cannot be checked: `cluster_id`, which nothing signs, and whether the whole is a forgery made
+//! from one end to the other. For that, compare the digest at some revision with another source.
+
+use std::io::{self, BufRead};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use romana_statemachine::event::CheckpointSigned;
+use romana_statemachine::{Digest, Event, Millis, Record, Revision, State};
+use serde::Deserialize;
+
+/// Longest line of a record, bytes: one with the largest topology there may be.
+pub const RECORD_BYTES_MAX: usize = 64 << 20;
+/// Longest first line, bytes: one with the state of a large cluster in it.
+pub const HEADER_BYTES_MAX: usize = 2 << 30;
+/// Format of the file.
+const FORMAT: u64 = 1;
+
+/// Why a file is not a true export.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A line is wrong.
+    #[error("line {line}: {why}")]
+    Line {
+        /// Which, from 1.
+        line: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file cannot be read.
+    #[error("the file cannot be read after line {line}")]
+    Io {
+        /// The last line that was read.
+        line: u64,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// How far to replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Until {
+    /// To the end, which is checked.
+    #[default]
+    End,
+    /// To this revision. What comes after it is not looked at.
+    Revision(Revision),
+    /// Up to the last record that is not after this time.
+    Time(Millis),
+}
+
+/// First line of an export.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Header {
+    romana_history: u64,
+    /// The cluster it comes from, as the file says: nothing signs this.
+    pub cluster_id: String,
+    /// Revision of the first record.
+    pub first: Revision,
+    /// Digest of the record before.
+    pub previous: Digest,
+    /// The state before the first record, unless that is the first of all.
+    #[serde(default)]
+    state: Option<String>,
+    /// Revision of the last record.
+    pub last: Revision,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+#[derive(Deserialize)]
+struct Last {
+    end: End,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct End {
+    revision: Revision,
+    digest: Digest,
+    state_digest: Digest,
+}
+
+/// What a replay came to.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// First line of the file.
+    pub header: Header,
+    /// The state at the end, or where it was told to stop.
+    pub state: State,
+    /// Digest of that state.
+    pub state_digest: Digest,
+    /// Records that were folded.
+    pub records: u64,
+    /// Whether the file's end was reached and is right.
+    pub complete: bool,
+    /// The record that signs the state with which the file begins, if it passed.
+    pub vouched_by: Option<Revision>,
+}
+
+/// A replay in progress: takes lines. Bounded by the state's size.
+#[derive(Debug)]
+pub struct Replay {
+    until: Until,
+    line: u64,
+    header: Option<Header>,
+    state: State,
+    /// Digest of the state that came with the header.
+    base: Option<Digest>,
+    vouched_by: Option<Revision>,
+    records: u64,
+    ended: Option<Digest>,
+    stopped: bool,
+}
+
+impl Replay {
+    /// One that has seen nothing.
+    #[must_use]
+    pub fn new(until: Until) -> Self {
+        Self {
+            until,
+            line: 0,
+            header: None,
+            state: State::new(),
+            base: None,
+            vouched_by: None,
+            records: 0,
+            ended: None,
+            stopped: false,
+        }
+    }
+
+    /// Revision that was reached.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.state.revision()
+    }
+
+    /// The first line, once it was read.
+    #[must_use]
+    pub fn header(&self) -> Option<&Header> {
+        self.header.as_ref()
+    }
+
+    /// Whether it has come to where it was told to stop: further lines are not needed.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stopped
+    }
+
+    /// Takes the next line, with or without its end.
+    ///
+    /// # Errors
+    /// [`ReplayError::Line`]; the replay is worth nothing after it.
+    pub fn line(&mut self, line: &[u8]) -> Result<(), ReplayError> {
+        self.line += 1;
+        if self.stopped {
+            return Ok(());
+        }
+        self.take(line).map_err(|why| ReplayError::Line { line: self.line, why })
+    }
+
+    fn take(&mut self, line: &[u8]) -> Result<(), String> {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return match self.ended {
+                Some(_) => Ok(()),
+                None => Err("the line is empty".into()),
+            };
+        }
+        if self.ended.is_some() {
+            return Err("there is more after the end".into());
+        }
+        let Some(header) = &self.header else { return self.begin(line) };
+        let last = header.last;
+        if line.starts_with(b"{\"end\"") {
+            let Last { end } = parse(line, "the end of an export")?;
+            return self.end(&end);
+        }
+        if line.starts_with(b"{\"error\"") {
+            let said = String::from_utf8_lossy(&line[..line.len().min(500)]).into_owned();
+            return Err(format!("the server could not go on when it was exported: {said}"));
+        }
+        let record: Record = parse(line, "a record")?;
+        if record.revision > last {
+            return Err(format!("record {} is after the last one, {last}", record.revision));
+        }
+        self.stopped = match self.until {
+            Until::End => false,
+            Until::Revision(revision) => record.revision > revision,
+            Until::Time(at) => record.at > at,
+        };
+        if self.stopped {
+            return Ok(());
+        }
+        self.record(&record)?;
+        self.stopped = self.until == Until::Revision(record.revision);
+        Ok(())
+    }
+
+    fn begin(&mut self, line: &[u8]) -> Result<(), String> {
+        let mut header: Header = parse(line, "the first line of an exported history")?;
+        let Header { romana_history: format, first, previous, last, .. } = header;
+        if format != FORMAT {
+            return Err(format!("format {format} is not known to this program, only {FORMAT}"));
+        }
+        if first == 0 || last < first - 1 {
+            return Err(format!("records {first} to {last} cannot be"));
+        }
+        match header.state.take() {
+            None if first == 1 => {}
+            None => return Err(format!("it begins with revision {first} but has no state before")),
+            Some(_) if first == 1 => return Err("there is a state before the first record".into()),
+            Some(text) => self.state = decode(&text)?,
+        }
+        let (revision, digest) = (self.state.revision(), self.state.digest());
+        if revision != first - 1 || digest != previous {
+            return Err(format!(
+                "the state before the first record is of revision {revision} with digest {digest}, \
+                 not of {} with {previous}",
+                first - 1
+            ));
+        }
+        if let Until::Revision(wanted) = self.until
+            && !(revision..=last).contains(&wanted)
+        {
+            return Err(format!("the file leads from revision {revision} to {last}, not {wanted}"));
+        }
+        self.stopped = self.until == Until::Revision(revision);
+        self.base = (first > 1).then(|| self.state.state_digest());
+        self.header = Some(header);
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record) -> Result<(), String> {
+        self.state.follow(record).map_err(|error| error.to_string())?;
+        self.records += 1;
+        if let (Event::CheckpointSigned(signed), Some(base), Some(header)) =
+            (&record.event, self.base, &self.header)
+            && signed.revision + 1 == header.first
+        {
+            let CheckpointSigned { digest, state_digest, .. } = *signed;
+            if digest != header.previous || state_digest != base {
+                return Err(format!(
+                    "it signs state {state_digest} for revision {}, and the file begins with {base}",
+                    signed.revision
+                ));
+            }
+            self.vouched_by = Some(record.revision);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, end: &End) -> Result<(), String> {
+        let Some(header) = &self.header else { return Err("it ends before it begins".into()) };
+        let state_digest = self.state.state_digest();
+        let (revision, digest) = (self.state.revision(), self.state.digest());
+        if revision != header.last || digest != header.digest {
+            return Err(format!(
+                "it ends at revision {revision} with digest {digest}, the first line says {} with {}",
+                header.last, header.digest
+            ));
+        }
+        let found = End { revision, digest, state_digest };
+        if *end != found {
+            return Err(format!("it says {end:?}, and the replay has {found:?}"));
+        }
+        self.ended = Some(state_digest);
+        Ok(())
+    }
+
+    /// What it came to.
+    ///
+    /// # Errors
+    /// [`ReplayError::Line`]: the lines ended too early.
+    pub fn finish(self) -> Result<Replayed, ReplayError> {
+        let early = |why: String| Err(ReplayError::Line { line: self.line + 1, why });
+        let Some(header) = self.header else { return early("the file is empty".into()) };
+        let revision = self.state.revision();
+        let reached = match self.until {
+            Until::End => false,
+            Until::Revision(wanted) => revision == wanted,
+            Until::Time(_) => self.stopped,
+        };
+        if self.ended.is_none() && !reached {
+            let last = header.last;
+            return early(format!(
+                "the file was cut: it ends after revision {revision}, the last one is {last}, and \
+                 there is no end line"
+            ));
+        }
+        let state_digest = self.ended.unwrap_or_else(|| self.state.state_digest());
+        Ok(Replayed {
+            header,
+            state: self.state,
+            state_digest,
+            records: self.records,
+            complete: self.ended.is_some(),
+            vouched_by: self.vouched_by,
+        })
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(line: &'a [u8], what: &str) -> Result<T, String> {
+    serde_json::from_slice(line).map_err(|error| format!("it is not {what}: {error}"))
+}
+
+/// The state before the first record.
+fn decode(text: &str) -> Result<State, String> {
+    let bytes = BASE64.decode(text).map_err(|error| format!("the state is not base64: {error}"))?;
+    let state = State::from_snapshot(&bytes).map_err(|error| error.to_string())?;
+    match state.validate() {
+        Ok(()) => Ok(state),
+        Err(wrong) => {
+            Err(format!("the state before the first record cannot be: {}", wrong.join("; ")))
+        }
+    }
+}
+
+/// Replays a whole file; `progress` is told how many bytes were used, and by whom.
+///
+/// # Errors
+/// [`ReplayError`].
+pub fn replay(
+    mut reader: impl BufRead,
+    until: Until,
+    mut progress: impl FnMut(&Replay, usize),
+) -> Result<Replayed, ReplayError> {
+    let mut replay = Replay::new(until);
+    let mut line = Vec::new();
+    while !replay.is_done() {
+        let max = if replay.line == 0 { HEADER_BYTES_MAX } else { RECORD_BYTES_MAX };
+        line.clear();
+        let read = read_line(&mut reader, &mut line, max);
+        let whole = read.map_err(|source| ReplayError::Io { line: replay.line, source })?;
+        if !whole {
+            let why = format!("the line is longer than {max} bytes");
+            return Err(ReplayError::Line { line: replay.line + 1, why });
+        }
+        if line.is_empty() {
+            break;
+        }
+        replay.line(&line)?;
+        progress(&replay, line.len());
+    }
+    replay.finish()
+}
+
+/// Reads a line with its end; nothing at the end of the file. `false`: it is longer than `max`.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, max: usize) -> io::Result<bool> {
+    loop {
+        let piece = match reader.fill_buf() {
+            Ok(piece) => piece,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if piece.is_empty() {
+            return Ok(true);
+        }
+        let end = piece.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+        let used = end.unwrap_or(piece.len());
+        if line.len() + used > max {
+            return Ok(false);
+        }
+        line.extend_from_slice(&piece[..used]);
+        reader.consume(used);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Retention: what is signed goes everywhere, and who lags behind it begins anew.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use romana_statemachine::command::{RaiseVersion, Retention};
+use romana_statemachine::{Revision, State};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::history::History;
+use crate::retention::{self, Checkpoints, Standing};
+use crate::tasks::{self, Task};
+
+/// States of the past, made by replay. Kept in memory.
+struct Replayed {
+    history: History,
+    states: Mutex<BTreeMap<Revision, State>>,
+}
+
+/// A checkpoint each so many records.
+const EVERY: u64 = 100;
+
+impl Replayed {
+    fn new(history: History) -> Self {
+        Self { history, states: Mutex::new(BTreeMap::from([(0, State::new())])) }
+    }
+}
+
+fn standing(state: &State) -> Standing {
+    let (revision, digest) = (state.revision(), state.digest());
+    Standing { revision, digest, state_digest: state.state_digest() }
+}
+
+impl Checkpoints for Replayed {
+    fn list(&self) -> Vec<Standing> {
+        for revision in (EVERY..=self.history.last().0).step_by(100) {
+            self.hold(revision).unwrap();
+        }
+        self.states.lock().unwrap().values().map(standing).collect()
+    }
+
+    fn hold(&self, revision: Revision) -> Result<Standing, String> {
+        let mut states = self.states.lock().unwrap();
+        let (_, base) = states.range(..=revision).next_back().ok_or("no base")?;
+        let mut state = base.clone();
+        while state.revision() < revision {
+            let read = self.history.read(state.revision() + 1, 1000, 1 << 20);
+            let records = read.map_err(|error| error.to_string())?;
+            if records.is_empty() {
+                return Err("not there yet".into());
+            }
+            for record in records.iter().take_while(|record| record.revision <= revision) {
+                state.follow(record).unwrap();
+            }
+        }
+        Ok(standing(states.entry(revision).or_insert(state)))
+    }
+}
+
+fn propose(command: Command) -> Vec<Proposal> {
+    vec![Proposal { actor: Actor::from("test"), command }]
+}
+
+/// Tenants with much to say.
+async fn fill(replica: &Replica, from: u64, to: u64) {
+    for batch in (from..to).collect::<Vec<_>>().chunks(100) {
+        let tenants = batch.iter().map(|number| {
+            let noise = |at| format!("{:x}", rand::random::<u128>() ^ at);
+            let labels: Labels = (0..16).map(|at| (format!("l{at}"), noise(at))).collect();
+            let spec = TenantSpec { id: format!("tenant-{number}").into(), labels };
+            Proposal { actor: Actor::from("test"), command: Command::CreateTenant(spec) }
+        });
+        replica.propose(tenants.collect(), soon()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
+    let mut cluster = Cluster::new(3).await;
+    cluster.tuning.history_segment_bytes = 200 << 10;
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    cluster.ready().await;
+    let leader = cluster.on(1);
+    leader
+        .propose(propose(Command::RaiseVersion(RaiseVersion { version: 2 })), soon())
+        .await
+        .unwrap();
+    fill(leader, 0, 3500).await;
+    let stop = CancellationToken::new();
+    let mut running = Vec::new();
+    for replica in cluster.running.values() {
+        let keeper: Arc<dyn Checkpoints> = Arc::new(Replayed::new(replica.history().clone()));
+        replica.keep_checkpoints(Arc::clone(&keeper));
+        let task: Vec<Arc<dyn Task>> =
+            vec![Arc::new(tasks::retention::Retention { checkpoints: Arc::clone(&keeper) })];
+        running.push(tokio::spawn(tasks::run(replica.clone(), task, stop.clone())));
+        running.push(tokio::spawn(retention::run(replica.clone(), keeper, stop.clone())));
+    }
+    let size = |replica: &Replica| {
+        replica.history().segments().unwrap().iter().map(|it| it.bytes).sum::<u64>()
+    };
+    assert!(size(leader) > 2 << 20, "{}", size(leader));
+    assert_eq!(leader.history().oldest(), 1, "nothing goes while nothing is set");
+    let keep = Retention { age_ms: None, bytes: Some(1 << 20) };
+    leader.propose(propose(Command::SetRetention(keep)), soon()).await.unwrap();
+    for replica in cluster.running.values() {
+        eventually("a purged history", || (size(replica) <= 13 << 17).then_some(())).await;
+        let signed = replica.with_state(|state| state.signed().cloned()).unwrap();
+        let history = replica.history();
+        let (before, _) = history.start();
+        assert!(before > 0 && before <= signed.revision, "{before} {signed:?}");
+        // The chain leads from what is kept to the record that vouches for it.
+        assert_eq!(history.verify().unwrap(), history.last());
+        let record = history.read(signed.revision, 1, 1).unwrap().remove(0);
+        assert_eq!(record.digest, signed.digest);
+        assert!(replica.snapshot_revision() >= signed.revision);
+    }
+    stop.cancel();
+    for task in running {
+        tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+    }
+    // It starts again with what it has.
+    let oldest = cluster.on(1).history().oldest();
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    cluster.ready().await;
+    assert_eq!(cluster.on(1).history().oldest(), oldest);
+    cluster.converge().await;
+    cluster.end().await;
+}
+
+/// Writes more, waits until the log is purged, and purges the histories of 2 and 3 up to their
+/// newest snapshots.
+async fn move_on(cluster: &Cluster, from: u64) {
+    for number in from..from + 60 {
+        create(cluster.on(2), &format!("tenant-{number}")).await;
+    }
+    cluster.on(2).linearize(soon()).await.unwrap();
+    for id in [2, 3] {
+        let replica = cluster.on(id);
+        let snapshot = eventually("a snapshot", || {
+            let snapshot = replica.snapshot_revision();
+            (snapshot >= from + 30).then_some(snapshot)
+        })
+        .await;
+        eventually("a purged log", || {
+            let metrics = replica.0.host.raft.metrics();
+            let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
+            metrics.purged.filter(|id| id.index > from + 20)
+        })
+        .await;
+        assert!(replica.history().purge_before(snapshot).unwrap() > from + 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_behind_what_is_kept_begins_anew() {
+    let mut cluster = Cluster::new(3).await;
+    cluster.tuning.keep_entries = 0;
+    cluster.tuning.snapshot_entries = 10;
+    cluster.tuning.log_tail_bytes = 1 << 10;
+    cluster.tuning.history_segment_bytes = 512;
+    cluster.start(2).await;
+    cluster.start(3).await;
+    cluster.ready().await;
+    // 1 is new at first, and has the history of the first round in the second.
+    for round in 0..2 {
+        move_on(&cluster, round * 60).await;
+        let kept = [2, 3].map(|id| cluster.on(id).history().start());
+        cluster.start(1).await;
+        cluster.ready().await;
+        cluster.on(1).linearize(soon()).await.unwrap();
+        cluster.converge().await;
+        let history = cluster.on(1).history();
+        assert!(kept.contains(&history.start()), "{:?} {kept:?}", history.start());
+        assert_eq!(history.verify().unwrap(), cluster.on(2).history().last());
+        assert!(has(cluster.on(1), "tenant-0"));
+        // The feed goes on from what is kept, and says so to whoever wants more.
+        let everything = || crate::feed::Filter { topics: crate::feed::Topics::all(), host: None };
+        let feed = cluster.on(1).feed();
+        let follow = |after| feed.follow(after, everything(), crate::feed::Form::Ndjson);
+        assert_eq!(feed.last(), history.last().0);
+        assert!(follow(history.start().0).is_ok());
+        assert!(follow(0).is_err());
+        cluster.stop(1).await;
+        cluster.start(1).await;
+        cluster.ready().await;
+        create(cluster.on(1), &format!("after-{round}")).await;
+        cluster.converge().await;
+        cluster.stop(1).await;
+    }
+    cluster.end().await;
+}

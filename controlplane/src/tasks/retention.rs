@@ -1,0 +1,163 @@
+//! Has a checkpoint signed when more of the history is kept than the retention allows, so that every
+//! replica may purge what is before it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use romana_statemachine::command::{Retention as Wanted, SignCheckpoint};
+use romana_statemachine::{Actor, Command, Proposal, Revision};
+use tokio::time::Instant;
+
+use super::{Task, Turn};
+use crate::raft::ProposeError;
+use crate::retention::{Checkpoints, Standing, excess};
+
+/// How often it looks.
+const PERIOD: Duration = Duration::from_secs(2);
+/// A replica may have to replay to make its checkpoint; the next pass finds it made.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The task that has checkpoints signed.
+pub struct Retention {
+    /// This replica's checkpoints.
+    pub checkpoints: Arc<dyn Checkpoints>,
+}
+
+/// What the replicas' words about one checkpoint come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// More than half say this, and nobody says otherwise.
+    Sign(Standing),
+    /// Too few have it.
+    Wait,
+    /// Somebody has another state.
+    Differ,
+}
+
+/// Judges what the voters said.
+fn judge(said: &BTreeMap<u64, Result<Standing, String>>) -> Verdict {
+    let mut words = said.values().filter_map(|said| said.as_ref().ok());
+    let Some(first) = words.next() else { return Verdict::Wait };
+    if words.any(|other| other != first) {
+        return Verdict::Differ;
+    }
+    let agree = said.values().filter(|said| said.is_ok()).count();
+    if agree * 2 > said.len() { Verdict::Sign(*first) } else { Verdict::Wait }
+}
+
+/// The checkpoint to have signed: the newest one that still lets everything kept for too long go.
+fn candidate(list: &[Standing], excess: Revision, signed: Revision) -> Option<Revision> {
+    let revisions = list.iter().map(|standing| standing.revision);
+    revisions.filter(|revision| *revision <= excess && *revision > signed).max()
+}
+
+impl Retention {
+    /// The checkpoint to have signed now, if any.
+    async fn wanted(&self, turn: &Turn) -> Option<Revision> {
+        let (wanted, signed) = turn.replica.with_state(|state| {
+            (state.retention().clone(), state.signed().map_or(0, |signed| signed.revision))
+        });
+        if wanted == Wanted::default() {
+            return None;
+        }
+        let (history, checkpoints) =
+            (turn.replica.history().clone(), Arc::clone(&self.checkpoints));
+        let now = turn.now();
+        let look = move || {
+            let excess = excess(&history.segments()?, &wanted, now);
+            Ok::<_, crate::history::HistoryError>(match excess {
+                0 => None,
+                _ => candidate(&checkpoints.list(), excess, signed),
+            })
+        };
+        match tokio::task::spawn_blocking(look).await.ok()? {
+            Ok(candidate) => candidate,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see how much history is kept");
+                None
+            }
+        }
+    }
+}
+
+impl Task for Retention {
+    fn name(&self) -> &'static str {
+        "retention"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    fn follows_state(&self) -> bool {
+        false
+    }
+
+    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+        Box::pin(async move {
+            let Some(revision) = self.wanted(turn).await else { return Ok(()) };
+            let said = turn.replica.checkpoints_at(revision, Instant::now() + ASK_TIMEOUT).await;
+            let Standing { revision, digest, state_digest } = match judge(&said) {
+                Verdict::Sign(standing) if standing.revision == revision => standing,
+                Verdict::Sign(_) | Verdict::Wait => {
+                    tracing::debug!(revision, ?said, "checkpoint not signed yet");
+                    return Ok(());
+                }
+                Verdict::Differ => {
+                    tracing::error!(revision, ?said, "replicas have different states: not signed");
+                    return Ok(());
+                }
+            };
+            let sign = SignCheckpoint { term: turn.term, revision, digest, state_digest };
+            let command = Command::SignCheckpoint(sign);
+            let proposal = Proposal { actor: Actor::from("task:retention"), command };
+            let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
+            match outcomes.into_iter().next().map(|outcome| outcome.result) {
+                Some(Err(refusal)) => tracing::warn!(%refusal, "the checkpoint was not signed"),
+                _ => tracing::info!(revision, "checkpoint signed"),
+            }
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_statemachine::Digest;
+
+    use super::*;
+
+    fn standing(revision: Revision, state: &[u8]) -> Standing {
+        Standing { revision, digest: Digest::of(b"d"), state_digest: Digest::of(state) }
+    }
+
+    #[test]
+    fn a_majority_signs_if_nobody_differs() {
+        let said = |words: &[Option<&str>]| {
+            let word = |word: &Option<&str>| {
+                word.map(|word| standing(7, word.as_bytes())).ok_or_else(|| "none".to_owned())
+            };
+            judge(&(1..).zip(words.iter().map(word)).collect())
+        };
+        let sign = Verdict::Sign(standing(7, b"a"));
+        assert_eq!(said(&[Some("a"), Some("a"), Some("a")]), sign);
+        assert_eq!(said(&[Some("a"), None, Some("a")]), sign);
+        assert_eq!(said(&[None, Some("a"), None]), Verdict::Wait);
+        assert_eq!(said(&[Some("a"), Some("a"), Some("b")]), Verdict::Differ);
+        assert_eq!(said(&[Some("a")]), sign);
+        assert_eq!(said(&[Some("a"), None]), Verdict::Wait);
+        assert_eq!(said(&[]), Verdict::Wait);
+    }
+
+    #[test]
+    fn the_newest_checkpoint_before_what_should_go_is_signed() {
+        let list: Vec<Standing> = [10, 20, 30].map(|revision| standing(revision, b"a")).into();
+        assert_eq!(candidate(&list, 29, 0), Some(20));
+        assert_eq!(candidate(&list, 30, 20), Some(30));
+        assert_eq!(candidate(&list, 29, 20), None);
+        assert_eq!(candidate(&list, 9, 0), None);
+        assert_eq!(candidate(&[], 100, 0), None);
+    }
+}

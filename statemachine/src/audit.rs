@@ -200,10 +200,10 @@ pub struct Tenure {
     pub tenant: TenantId,
     /// Its segment.
     pub segment: SegmentId,
-    /// Who asked for it.
-    pub actor: Actor,
-    /// Since when.
-    pub from: Moment,
+    /// Who asked for it; `None`: that is no longer kept.
+    pub actor: Option<Actor>,
+    /// Since when; `None`: that is no longer kept.
+    pub from: Option<Moment>,
     /// Until when; `None`: it lasts.
     pub to: Option<Moment>,
     /// Why it ended; `None`: it lasts.
@@ -216,23 +216,24 @@ impl Tenure {
     pub fn begun(record: &Record) -> Option<Self> {
         let Event::AddressAllocated(event) = &record.event else { return None };
         let AddressAllocated { name, ip, host, tenant, segment, .. } = event.clone();
-        let (actor, from) = (record.actor.clone(), Moment::of(record));
+        let (actor, from) = (Some(record.actor.clone()), Some(Moment::of(record)));
         Some(Self { ip, name, host, tenant, segment, actor, from, to: None, reason: None })
     }
 
-    /// Ends it, if the record does.
-    pub fn end(&mut self, record: &Record) {
-        if let Event::AddressReleased(event) = &record.event
-            && event.ip == self.ip
-        {
-            (self.to, self.reason) = (Some(Moment::of(record)), Some(event.reason));
-        }
+    /// The tenure that a record ends, if it ends one; its beginning is not in it.
+    #[must_use]
+    pub fn ended(record: &Record) -> Option<Self> {
+        let Event::AddressReleased(event) = &record.event else { return None };
+        let AddressReleased { name, ip, host, tenant, segment, reason, .. } = event.clone();
+        let (to, reason) = (Some(Moment::of(record)), Some(reason));
+        Some(Self { ip, name, host, tenant, segment, actor: None, from: None, to, reason })
     }
 
-    /// Whether it held at a revision: after its first event and before its last.
+    /// Whether it held at a revision: from its first event on, and before its last.
     #[must_use]
     pub fn held_at(&self, revision: Revision) -> bool {
-        self.from.revision <= revision && self.to.is_none_or(|to| to.revision > revision)
+        self.from.is_none_or(|from| from.revision <= revision)
+            && self.to.is_none_or(|to| to.revision > revision)
     }
 }
 
@@ -245,15 +246,18 @@ impl Moment {
 }
 
 /// The holders of an address, oldest first, by the records of a history (others are passed over). Of a
-/// history that begins late, a tenure whose beginning is not kept is left out.
+/// history that begins late, the first tenure may lack its beginning.
 #[must_use]
 pub fn tenures<'a>(ip: IpAddr, records: impl IntoIterator<Item = &'a Record>) -> Vec<Tenure> {
     let mut tenures: Vec<Tenure> = Vec::new();
     for record in records {
-        if let Some(tenure) = Tenure::begun(record).filter(|tenure| tenure.ip == ip) {
-            tenures.push(tenure);
-        } else if let Some(last) = tenures.last_mut().filter(|last| last.to.is_none()) {
-            last.end(record);
+        if let Some(begun) = Tenure::begun(record).filter(|tenure| tenure.ip == ip) {
+            tenures.push(begun);
+        } else if let Some(ended) = Tenure::ended(record).filter(|tenure| tenure.ip == ip) {
+            match tenures.last_mut().filter(|last| last.to.is_none()) {
+                Some(last) => (last.to, last.reason) = (ended.to, ended.reason),
+                None => tenures.push(ended),
+            }
         }
     }
     tenures
@@ -303,7 +307,7 @@ mod tests {
         let tenures = tenures("10.0.0.0".parse().unwrap(), &records);
         let said: Vec<_> = tenures
             .iter()
-            .map(|t| (t.name.as_str(), t.from.at.0, t.to.map(|to| to.at.0), t.reason))
+            .map(|t| (t.name.as_str(), t.from.unwrap().at.0, t.to.map(|to| to.at.0), t.reason))
             .collect();
         let requested = Some(ReleaseReason::Requested);
         assert_eq!(
@@ -315,11 +319,14 @@ mod tests {
             ]
         );
         let (first, second) = (&tenures[0], &tenures[1]);
-        assert!(first.held_at(first.from.revision) && !first.held_at(first.from.revision - 1));
-        assert!(!first.held_at(second.from.revision) && second.held_at(second.from.revision));
-        // From the middle of the history the first one is not known.
-        let late = records.iter().filter(|record| record.revision > first.from.revision);
-        assert_eq!(super::tenures(first.ip, late), tenures[1..]);
+        let [began, next] = [first, second].map(|tenure| tenure.from.unwrap().revision);
+        assert!(first.held_at(began) && !first.held_at(began - 1));
+        assert!(!first.held_at(next) && second.held_at(next));
+        // From the middle of the history the beginning of the first one is not known.
+        let late = records.iter().filter(|record| record.revision > began);
+        let late = super::tenures(first.ip, late);
+        assert_eq!(late[0], Tenure { actor: None, from: None, ..first.clone() });
+        assert_eq!(late[1..], tenures[1..]);
     }
 
     #[test]

@@ -48,6 +48,14 @@ impl History {
         start.map(|start| (start.first - 1, start.previous)).unwrap_or_default()
     }
 
+    /// The first revision of the segment after the one that `revision` lies in; `None`: that is the
+    /// open one.
+    #[must_use]
+    pub fn segment_after(&self, revision: Revision) -> Option<Revision> {
+        let state = self.inner.shared.state();
+        state.segments.range(revision + 1..).next().map(|(first, _)| *first)
+    }
+
     /// The segments, oldest first; the last one is the open one. Reads one record of each segment
     /// that it has not seen before.
     ///

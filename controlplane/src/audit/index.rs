@@ -1,0 +1,223 @@
+//! The index of the closed segments: the one file that knows sled.
+//!
+//! ```text
+//!   key (16) · first revision of the segment (8, big-endian)  →  revisions of the segment, as distances
+//!   "mark"                                                    →  up to where, of which history
+//! ```
+//! sled 0.34 may not open after a crash, may panic, and its `flush` is no barrier
+//! (reference/raft-storage.md §2). So nothing here is the truth: every failure, a panic included, is an
+//! [`IndexError`], at which the caller throws the index away and builds it again. It is asked to flush
+//! once per segment and its files are fsynced afterwards; it has no flusher thread of its own.
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use romana_statemachine::entry::{unwire, wire};
+use romana_statemachine::{Digest, Revision};
+use serde::{Deserialize, Serialize};
+
+use super::keys::{KEY_BYTES, Key};
+
+const MARK: &[u8] = b"mark";
+/// Changes with the form of what is stored: another one is built anew.
+const FORMAT: u16 = 1;
+/// Entries given to sled at once.
+const BATCH_ENTRIES: usize = 4096;
+/// Memory for sled's pages, bytes.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// The index cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IndexError {
+    #[error("the index fails")]
+    Sled(#[from] sled::Error),
+    #[error("the index fails: {0}")]
+    Panic(String),
+    #[error("the files of the index cannot be made durable")]
+    Io(#[from] std::io::Error),
+    #[error("the index holds what it should not: {0}")]
+    Damaged(&'static str),
+}
+
+/// Up to where the index goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    format: u16,
+    /// First revision that it knows.
+    pub(super) first: Revision,
+    /// Last revision that it knows.
+    pub(super) last: Revision,
+    /// Digest of the history there.
+    pub(super) digest: Digest,
+}
+
+impl Mark {
+    pub(super) fn new(first: Revision, last: Revision, digest: Digest) -> Self {
+        Self { format: FORMAT, first, last, digest }
+    }
+}
+
+/// The index. Clones are handles of the same.
+#[derive(Clone)]
+pub(super) struct Index {
+    db: sled::Db,
+    dir: PathBuf,
+}
+
+/// Runs something of sled's, which may panic.
+fn guarded<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(IndexError::Panic(text.unwrap_or("a panic").to_owned()))
+    })
+}
+
+impl Index {
+    /// Opens the index in `dir`, or makes an empty one. Returns how far it goes.
+    pub(super) fn open(dir: &Path) -> Result<(Self, Option<Mark>), IndexError> {
+        guarded(|| {
+            let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
+            let db = config.flush_every_ms(None).open()?;
+            let index = Self { db, dir: dir.to_owned() };
+            let mark = index.db.get(MARK)?;
+            let mark = mark.map(|bytes| unwire::<Mark>(&bytes)).transpose();
+            let mark = mark.map_err(|_| IndexError::Damaged("the mark does not parse"))?;
+            if mark.is_some_and(|mark| mark.format != FORMAT) {
+                return Err(IndexError::Damaged("it has another format"));
+            }
+            Ok((index, mark))
+        })
+    }
+
+    /// Adds what a segment holds, and says how far the index goes now. `postings` are in order of
+    /// their keys. Durable on return.
+    pub(super) fn add<'a>(
+        &self,
+        first: Revision,
+        postings: impl Iterator<Item = (&'a Key, &'a [u32])>,
+        mark: Mark,
+    ) -> Result<(), IndexError> {
+        guarded(|| {
+            let mut batch = sled::Batch::default();
+            let mut entries = 0;
+            for (key, offsets) in postings {
+                batch.insert(entry_key(key, first).as_slice(), encode(offsets));
+                entries += 1;
+                if entries == BATCH_ENTRIES {
+                    self.db.apply_batch(std::mem::take(&mut batch))?;
+                    entries = 0;
+                }
+            }
+            batch.insert(MARK, wire(&mark));
+            self.db.apply_batch(batch)?;
+            self.db.flush()?;
+            sync_files(&self.dir)
+        })
+    }
+
+    /// Revisions at which a key occurs, from `from` on, before `before`, in order.
+    pub(super) fn find(
+        &self,
+        key: &Key,
+        from: Revision,
+        before: Revision,
+    ) -> Result<Vec<Revision>, IndexError> {
+        guarded(|| {
+            let mut found = Vec::new();
+            // The segment that `from` lies in begins before it.
+            let start = self.db.get_lt(entry_key(key, from.saturating_add(1)))?;
+            let start = start.map(|(entry, _)| entry).filter(|entry| entry.starts_with(key));
+            let start = start.map_or_else(|| entry_key(key, from).to_vec(), |entry| entry.to_vec());
+            for entry in self.db.range(start..entry_key(key, before).to_vec()) {
+                let (entry, offsets) = entry?;
+                let first = entry.get(KEY_BYTES..).and_then(|bytes| bytes.try_into().ok());
+                let first = first.map(Revision::from_be_bytes);
+                let first = first.ok_or(IndexError::Damaged("a key has another length"))?;
+                let revisions = decode(&offsets)?.into_iter().map(|at| first + Revision::from(at));
+                found.extend(revisions.filter(|revision| (from..before).contains(revision)));
+            }
+            Ok(found)
+        })
+    }
+
+    /// Bytes on the disk.
+    pub(super) fn size(&self) -> u64 {
+        guarded(|| Ok(self.db.size_on_disk()?)).unwrap_or(0)
+    }
+}
+
+fn entry_key(key: &Key, first: Revision) -> [u8; KEY_BYTES + 8] {
+    let mut entry = [0; KEY_BYTES + 8];
+    let (front, back) = entry.split_at_mut(KEY_BYTES);
+    front.copy_from_slice(key);
+    back.copy_from_slice(&first.to_be_bytes());
+    entry
+}
+
+/// Rising offsets as distances, which are mostly one or two bytes.
+fn encode(offsets: &[u32]) -> Vec<u8> {
+    let mut last = 0;
+    let distances = offsets.iter().map(|offset| {
+        let distance = offset - last;
+        last = *offset;
+        distance
+    });
+    wire(&distances.collect::<Vec<u32>>())
+}
+
+fn decode(bytes: &[u8]) -> Result<Vec<u32>, IndexError> {
+    let mut offsets: Vec<u32> =
+        unwire(bytes).map_err(|_| IndexError::Damaged("a list of revisions does not parse"))?;
+    let mut last = 0u32;
+    for offset in &mut offsets {
+        last = last.checked_add(*offset).ok_or(IndexError::Damaged("a revision is too large"))?;
+        *offset = last;
+    }
+    Ok(offsets)
+}
+
+fn sync_files(dir: &Path) -> Result<(), IndexError> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() { sync_files(&path)? } else { File::open(&path)?.sync_all()? }
+    }
+    Ok(File::open(dir)?.sync_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_revisions_read_back() {
+        for offsets in [&[][..], &[0], &[5, 6, 300, 100_000], &[u32::MAX]] {
+            assert_eq!(decode(&encode(offsets)).unwrap(), offsets);
+        }
+        assert!(decode(&wire(&vec![u32::MAX, 1])).is_err());
+        assert!(decode(b"\xff").is_err());
+    }
+
+    #[test]
+    fn what_is_added_is_found_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = ([1; KEY_BYTES], [2; KEY_BYTES]);
+        let mark = Mark::new(1, 200, Digest::default());
+        {
+            let (index, none) = Index::open(dir.path()).unwrap();
+            assert_eq!(none, None);
+            let first = [(&a, &[0, 7][..]), (&b, &[3][..])];
+            index.add(1, first.into_iter(), Mark::new(1, 100, Digest::default())).unwrap();
+            index.add(101, [(&a, &[9][..])].into_iter(), mark).unwrap();
+        }
+        let (index, found) = Index::open(dir.path()).unwrap();
+        assert_eq!(found, Some(mark));
+        let find = |key, from, before| index.find(key, from, before).unwrap();
+        assert_eq!(find(&a, 1, 1000), [1, 8, 110]);
+        assert_eq!(find(&a, 2, 110), [8]);
+        assert_eq!(find(&a, 9, 1000), [110]);
+        assert_eq!(find(&b, 1, 1000), [4]);
+        assert_eq!(find(&[3; KEY_BYTES], 1, 1000), [0; 0]);
+    }
+}

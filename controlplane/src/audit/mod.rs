@@ -1,0 +1,168 @@
+//! # Audit
+//!
+//! Questions to the history: who had an address, what happened to a thing.
+//!
+//! ```text
+//!   history ──► indexer (a thread) ──► tail (open segment, in memory)
+//!                                └───► index (closed segments, sled)      query ──► both ──► history
+//! ```
+//!
+//! ## Laws
+//! 1. The history is the truth. The index says where to look in it; what is answered was read there.
+//! 2. An index that fails in any way, or that is of another history, is thrown away and built again;
+//!    questions that need it are refused meanwhile, and nothing else is affected.
+//! 3. Applying waits for nothing here. An index that is behind is waited for by the question.
+//!
+//! An index entry costs a record nothing on the way of a commit: the indexer reads the history after the
+//! fact, with low priority, and writes each segment at once when it is closed, so that sled sees one
+//! entry per thing and segment instead of one per record and thing.
+//!
+//! Time needs no index: entry times never go back, so the history is searched by halving.
+//!
+//! Reading order: `keys`, `tail`, `index`, `indexer`, `query`.
+
+mod index;
+mod indexer;
+mod keys;
+mod query;
+mod tail;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::{self, JoinHandle};
+
+use romana_statemachine::Revision;
+use tokio::sync::watch;
+
+pub use query::{AuditError, Page, lasting};
+
+use crate::history::History;
+use index::Index;
+use tail::Tail;
+
+/// The audit of one replica. Clones are handles of the same.
+#[derive(Clone)]
+pub struct Audit(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What questions and the indexer have in common.
+struct Shared {
+    history: History,
+    dir: PathBuf,
+    view: RwLock<View>,
+    /// Last revision that is indexed.
+    reached: watch::Sender<Revision>,
+    rebuilds: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// What questions look at.
+struct View {
+    /// `None` while it is built again from the start.
+    index: Option<Index>,
+    /// What comes after the index.
+    tail: Tail,
+}
+
+impl Shared {
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+impl Audit {
+    /// Starts indexing a history, with the index in `dir`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// The thread cannot be started. (A bad index is no error: it is built again.)
+    pub fn start(history: History, dir: PathBuf) -> std::io::Result<Self> {
+        let (start, digest) = history.start();
+        let view = RwLock::new(View { index: None, tail: Tail::after(start, digest) });
+        let shared = Arc::new(Shared {
+            history,
+            dir,
+            view,
+            reached: watch::Sender::new(start),
+            rebuilds: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let indexer = Arc::clone(&shared);
+        let thread =
+            thread::Builder::new().name("audit-indexer".into()).spawn(move || indexer.run())?;
+        Ok(Self(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
+    }
+
+    /// How many records the index is behind the history.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        let reached = *self.0.shared.reached.borrow();
+        self.0.shared.history.last().0.saturating_sub(reached)
+    }
+
+    /// How often the index was thrown away and built again since the start.
+    #[must_use]
+    pub fn rebuilds(&self) -> u64 {
+        self.0.shared.rebuilds.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the index on the disk.
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        self.0.shared.view().index.as_ref().map_or(0, Index::size)
+    }
+
+    /// Returns when everything up to a revision is indexed. May wait for ever: give it a deadline.
+    pub async fn reached(&self, revision: Revision) {
+        let mut reached = self.0.shared.reached.subscribe();
+        self.0.wake();
+        // The sender lives as long as self: waiting cannot fail.
+        _ = reached.wait_for(|reached| *reached >= revision).await;
+    }
+
+    /// Stops indexing. Blocks until the thread has ended.
+    pub fn stop(&self) {
+        self.0.end();
+    }
+}
+
+impl Handle {
+    fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &*self.thread() {
+            thread.thread().unpark();
+        }
+    }
+
+    fn end(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        let Some(thread) = self.thread().take() else { return };
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            tracing::warn!("the indexer ended badly");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

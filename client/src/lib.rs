@@ -22,6 +22,7 @@
 //! `transport.rs`), caching of reads.
 
 mod api;
+pub mod audit;
 pub mod client;
 mod config;
 mod error;

@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use romana_statemachine::name::{AddressName, HostName, SegmentId, TenantId};
-use romana_statemachine::{Digest, Millis, Revision};
+pub use romana_statemachine::audit::{Moment, Tenure};
+use romana_statemachine::{Digest, Revision};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Client;
@@ -17,39 +16,6 @@ use crate::model::Page;
 use crate::query::Query;
 use crate::retry::Backoff;
 use crate::transport::Ask;
-
-/// Where in the history: a revision and its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Point {
-    /// The revision.
-    pub revision: Revision,
-    /// Entry time.
-    pub at: Millis,
-}
-
-/// One holding of an address.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tenure {
-    /// The address.
-    pub ip: IpAddr,
-    /// Who held it.
-    pub name: AddressName,
-    /// On which host,
-    pub host: HostName,
-    /// for which tenant
-    pub tenant: TenantId,
-    /// and segment.
-    pub segment: SegmentId,
-    /// Who asked for it.
-    pub actor: String,
-    /// Since when.
-    pub from: Point,
-    /// Until when; `None` while it lasts.
-    pub to: Option<Point>,
-    /// Why it ended, as in the event.
-    #[serde(default)]
-    pub reason: Value,
-}
 
 /// What one replica says about its own history, all of which it has read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

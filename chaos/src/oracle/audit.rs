@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use romana_client::audit::{Point, Tenure};
+use romana_client::audit::{Moment, Tenure};
 use romana_statemachine::{Event, Record, State};
 
 use super::Verdict;
@@ -23,11 +23,11 @@ pub(super) fn check(evidence: &Evidence, witness: &Testimony, verdict: &mut Verd
     }
 }
 
-/// Who held which address when, by the history.
+/// Who held which address when, by the history: folded here, as the judge trusts nobody's index.
 pub(super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
     let mut held: BTreeMap<IpAddr, Vec<Tenure>> = BTreeMap::new();
     for record in records {
-        let point = Point { revision: record.revision, at: record.at };
+        let moment = Moment { revision: record.revision, at: record.at };
         match &record.event {
             Event::AddressAllocated(event) => held.entry(event.ip).or_default().push(Tenure {
                 ip: event.ip,
@@ -35,15 +35,15 @@ pub(super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
                 host: event.host.clone(),
                 tenant: event.tenant.clone(),
                 segment: event.segment.clone(),
-                actor: record.actor.to_string(),
-                from: point,
+                actor: record.actor.clone(),
+                from: moment,
                 to: None,
-                reason: serde_json::Value::Null,
+                reason: None,
             }),
             Event::AddressReleased(event) => {
                 if let Some(last) = held.get_mut(&event.ip).and_then(|tenures| tenures.last_mut()) {
-                    last.to = Some(point);
-                    last.reason = serde_json::to_value(event.reason).unwrap_or_default();
+                    last.to = Some(moment);
+                    last.reason = Some(event.reason);
                 }
             }
             _ => {}

@@ -1,6 +1,7 @@
 //! What the replicas say about the past.
 
 use romana_client::audit::{Verification, Verified};
+use romana_statemachine::event::ReleaseReason;
 
 use super::super::audit::{fold, tenures};
 use super::*;
@@ -51,7 +52,7 @@ fn the_past_is_what_the_history_says() {
         |tenures| tenures[0].actor = "nobody".into(),
         |tenures| tenures[0].from.revision += 1,
         |tenures| tenures[0].to = Some(tenures[0].from),
-        |tenures| tenures[0].reason = "Evicted".into(),
+        |tenures| tenures[0].reason = Some(ReleaseReason::Evicted),
         |tenures| tenures.push(tenures[0].clone()),
     ];
     for (number, change) in changes.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! `romana audit`: the past. One file per verb.
 
 mod diff;
+mod document;
 mod export;
 mod log;
 pub(crate) mod moment;

@@ -6,6 +6,7 @@ use clap::Args;
 use romana_client::model::Page;
 use romana_client::{FollowOptions, Item, Query};
 use romana_statemachine::Record;
+use romana_statemachine::audit::{Filter, Kind};
 use serde_json::Value;
 
 use super::moment::{Moment, moment};
@@ -86,17 +87,25 @@ impl Log {
             .with("actor", self.actor.as_ref())
     }
 
-    fn wants(&self, _: &Record) -> bool {
-        true // SWAP
+    /// The same as the server's.
+    fn filter(&self) -> Filter {
+        Filter {
+            kind: self.kind.as_deref().map(Kind::from_name),
+            ip: self.ip,
+            name: self.name.clone(),
+            host: self.host.as_deref().map(Into::into),
+            tenant: self.tenant.as_deref().map(Into::into),
+            actor: self.actor.as_deref().map(Into::into),
+        }
     }
 
     /// What happens after `revision`, by the same rules as the server's.
     async fn follow(&self, ctx: &Context, revision: u64, mut left: u64) -> Result<(), Failure> {
         let options = FollowOptions { after: Some(revision), ..FollowOptions::default() };
-        let mut follower = ctx.client.follow(options);
+        let (filter, mut follower) = (self.filter(), ctx.client.follow(options));
         while left > 0 {
             match follower.next().await? {
-                Item::Record(record) if self.wants(&record) => {
+                Item::Record(record) if filter.wants(&record) => {
                     print(ctx, &serde_json::to_value(&*record).unwrap_or_default())?;
                     left -= 1;
                 }

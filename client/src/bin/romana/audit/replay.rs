@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use romana_client::replay::{self, ReplayError, Replayed, Until};
-use romana_statemachine::State;
 use serde_json::{Value, json};
 
+use super::document::document;
 use super::moment::{Moment, moment};
 use super::show::{bytes_bar, time};
 use crate::failure::Failure;
@@ -112,42 +112,4 @@ fn table(summary: &Value) -> Table {
         )),
     }
     table
-}
-
-/// The state in the form of `GET /v1/snapshot`.
-fn document(state: &State) -> Result<Value, Failure> {
-    let ipam = state.ipam();
-    let blocks = ipam.blocks().map(|block| {
-        let owner = block.owner();
-        json!({
-            "cidr": block.cidr, "network": owner.network, "group": block.group,
-            "host": owner.host, "tenant": owner.tenant, "segment": owner.segment,
-            "live": block.live,
-        })
-    });
-    let tenants = state.tenants().map(|(id, tenant)| {
-        let segments =
-            tenant.segments.iter().map(|(id, labels)| json!({"id": id, "labels": labels}));
-        json!({"id": id, "labels": tenant.labels, "segments": segments.collect::<Vec<_>>()})
-    });
-    let routers = state
-        .routers()
-        .map(|(key, host)| json!({"prefix": key.prefix, "table": key.table, "host": host}));
-    let value = |value: serde_json::Result<Value>| {
-        value.map_err(|error| Failure::io("JSON", io::Error::other(error)))
-    };
-    Ok(json!({
-        "revision": state.revision(), "digest": state.digest(), "at": state.at().0,
-        "topology": value(serde_json::to_value(state.topology_document()))?,
-        "settings": state.settings(), "version": state.version(),
-        "blackouts": ipam.blackouts().map(|cidr| json!({"cidr": cidr})).collect::<Vec<_>>(),
-        "hosts": value(serde_json::to_value(state.hosts().collect::<Vec<_>>()))?,
-        "blocks": blocks.collect::<Vec<_>>(),
-        "addresses": value(serde_json::to_value(ipam.addresses_after(None).collect::<Vec<_>>()))?,
-        "tenants": tenants.collect::<Vec<_>>(),
-        "policies": value(serde_json::to_value(state.policies().collect::<Vec<_>>()))?,
-        "endpoints": value(serde_json::to_value(state.endpoints().collect::<Vec<_>>()))?,
-        "vips": value(serde_json::to_value(state.vips().collect::<Vec<_>>()))?,
-        "routers": routers.collect::<Vec<_>>(),
-    }))
 }

@@ -8,7 +8,7 @@ use romana_statemachine::{Revision, State};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::history::History;
+use crate::history::{History, HistoryOptions};
 use crate::retention::{self, Checkpoints, Standing};
 use crate::tasks::{self, Task};
 
@@ -158,6 +158,15 @@ async fn move_on(cluster: &Cluster, from: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_behind_what_is_kept_begins_anew() {
+    begins_anew(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_interrupted_while_it_began_anew_goes_on() {
+    begins_anew(true).await;
+}
+
+async fn begins_anew(interrupted: bool) {
     let mut cluster = Cluster::new(3).await;
     cluster.tuning.keep_entries = 0;
     cluster.tuning.snapshot_entries = 10;
@@ -170,6 +179,13 @@ async fn one_behind_what_is_kept_begins_anew() {
     for round in 0..2 {
         move_on(&cluster, round * 60).await;
         let kept = [2, 3].map(|id| cluster.on(id).history().start());
+        if interrupted && round == 1 {
+            // It had been told, and lost its power before the snapshot came.
+            let history =
+                History::open(&cluster.data(1).join("history"), HistoryOptions::default());
+            let (revision, digest) = kept[0];
+            history.unwrap().reset(revision, digest).unwrap();
+        }
         cluster.start(1).await;
         cluster.ready().await;
         cluster.on(1).linearize(soon()).await.unwrap();

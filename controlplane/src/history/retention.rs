@@ -48,6 +48,12 @@ impl History {
         start.map(|start| (start.first - 1, start.previous)).unwrap_or_default()
     }
 
+    /// Size of all segments on the disk, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.inner.shared.state().segments.values().map(Segment::bytes).sum()
+    }
+
     /// The segments, oldest first; the last one is the open one. Reads one record of each segment
     /// that it has not seen before.
     ///

@@ -99,9 +99,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
         running.push(tokio::spawn(tasks::run(replica.clone(), task, stop.clone())));
         running.push(tokio::spawn(retention::run(replica.clone(), keeper, stop.clone())));
     }
-    let size = |replica: &Replica| {
-        replica.history().segments().unwrap().iter().map(|it| it.bytes).sum::<u64>()
-    };
+    let size = |replica: &Replica| replica.history().bytes();
     assert!(size(leader) > 2 << 20, "{}", size(leader));
     assert_eq!(leader.history().oldest(), 1, "nothing goes while nothing is set");
     let keep = Retention { age_ms: None, bytes: Some(1 << 20) };

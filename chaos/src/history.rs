@@ -1,9 +1,11 @@
 //! What the clients saw: every call with its times and its outcome. The oracle reads nothing else
 //! about them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use romana_client::audit::{Tenure, Verification};
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Command, Digest, Record, Revision};
 
@@ -140,6 +142,32 @@ pub struct Followed {
     pub faults: Vec<String>,
 }
 
+/// What a replica's exported history leads to, replayed offline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Its first record.
+    pub first: Revision,
+    /// Its last record.
+    pub revision: Revision,
+    /// Digest of the history there.
+    pub digest: Digest,
+    /// Digest of the state there.
+    pub state_digest: Digest,
+}
+
+/// What one replica says about the past.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audited {
+    /// Which replica.
+    pub replica: u64,
+    /// Who held the addresses that were asked for.
+    pub held: BTreeMap<IpAddr, Vec<Tenure>>,
+    /// Its export up to where the histories were heard, or why it does not replay.
+    pub exported: Result<Exported, String>,
+    /// What all replicas say about their histories, asked of this one.
+    pub verified: Verification,
+}
+
 /// Everything the oracle judges by.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
@@ -151,4 +179,6 @@ pub struct Evidence {
     pub testimonies: Vec<Testimony>,
     /// What the followers saw.
     pub followed: Vec<Followed>,
+    /// What the replicas say about the past.
+    pub audited: Vec<Audited>,
 }

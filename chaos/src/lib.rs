@@ -12,10 +12,11 @@
 //!
 //! ## Reading order
 //! [`history`] (what is recorded), [`oracle`] (what it must obey), [`run`] (one run), [`nemesis`],
-//! [`cluster`]; [`mod@bench`] stands alone.
+//! [`cluster`], [`audit`] (questions at the end); [`mod@bench`] stands alone.
 //!
 //! Left out: simulated time and networks (runs are real, so a seed fixes the dice, not the timing).
 
+pub mod audit;
 pub mod bench;
 pub mod caller;
 pub mod cluster;

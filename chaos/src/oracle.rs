@@ -19,10 +19,12 @@
 //! | `live` | what replicas list as live is what the history leaves |
 //! | `feed` | followers saw every record once and folded the same digest |
 //! | `replay` | the state folded from the events has the cluster's digest and addresses |
+//! | `audit` | who held what when, exports replayed offline and `verify` tell the recorded history |
 //!
 //! Left out: whether a refusal was justified (the state machine's own tests know), performance.
 
 mod answers;
+mod audit;
 mod order;
 mod replicas;
 mod timeline;
@@ -90,5 +92,6 @@ pub fn judge(evidence: &Evidence) -> Vec<Violation> {
     replicas::check(evidence, witness, &timeline, &mut verdict);
     answers::check(&evidence.calls, &timeline, &mut verdict);
     order::check(&evidence.calls, &timeline, &mut verdict);
+    audit::check(evidence, witness, &mut verdict);
     verdict.finish()
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::audit;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::follower::Follower;
 use crate::history::{Clock, Evidence, Outcome, Sample};
@@ -160,6 +161,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         violations.extend(upgraded(cluster).await);
     }
     let last = evidence.testimonies.first().map_or(0, |said| said.records.len() as u64);
+    let asked = audit(cluster, options.seed, &mut evidence, &mut violations).await;
     for follower in followers {
         match follower.finish(last, patience).await {
             Ok(followed) => evidence.followed.push(followed),
@@ -167,8 +169,24 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         }
     }
     violations.extend(judge(&evidence));
-    let summary = summarise(&evidence, &damage);
+    let summary = summarise(&evidence, &damage, asked);
     Ok(Report { violations, summary, kept: None })
+}
+
+/// Asks every replica about the past. Returns how many addresses were asked for, of how many.
+async fn audit(
+    cluster: &Cluster,
+    seed: u64,
+    evidence: &mut Evidence,
+    violations: &mut Vec<Violation>,
+) -> (usize, usize) {
+    let Some(witness) = evidence.testimonies.first() else { return (0, 0) };
+    let (addresses, given) = audit::addresses(&witness.records, seed);
+    match audit::collect(cluster, &addresses, witness.records.len() as u64).await {
+        Ok(audited) => evidence.audited = audited,
+        Err(error) => violations.push(Violation { law: "audit", what: format!("{error:#}") }),
+    }
+    (addresses.len(), given)
 }
 
 /// After the last fault: the cluster becomes whole again, and nobody had crashed by himself.
@@ -245,7 +263,7 @@ pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
     Some(Sample { replica, revision, digest })
 }
 
-fn summarise(evidence: &Evidence, damage: &Damage) -> String {
+fn summarise(evidence: &Evidence, damage: &Damage, (asked, given): (usize, usize)) -> String {
     let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
     let mut refusals: BTreeMap<&str, usize> = BTreeMap::new();
     for call in &evidence.calls {
@@ -272,6 +290,7 @@ fn summarise(evidence: &Evidence, damage: &Damage) -> String {
     _ = writeln!(text, "refusals:  {refusals:?}");
     _ = writeln!(text, "faults:    {faults:?}");
     _ = writeln!(text, "history:   {records} records, {} digests sampled", evidence.samples.len());
+    _ = writeln!(text, "audit:     {asked} of {given} addresses asked for on each replica");
     _ = writeln!(text, "followers: {connections} connections");
     _ = writeln!(text, "longest time without an acknowledged write: {} ms", longest_gap(evidence));
     text

@@ -18,10 +18,11 @@
 //! 5. An unfiltered [`Follower`] notices a gap, a duplicate or a forged record.
 //!
 //! ## Reading order
-//! [`client`], then [`retry`](self) and `gather`, then [`follow`]. Left out: TLS (its place is
+//! [`client`], then [`retry`](self) and `gather`, then [`follow`]; [`replay`] needs no cluster. Left out: TLS (its place is
 //! `transport.rs`), caching of reads.
 
 mod api;
+pub mod audit;
 pub mod client;
 mod config;
 mod error;

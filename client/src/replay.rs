@@ -314,7 +314,11 @@ impl Replay {
 }
 
 fn parse<'a, T: Deserialize<'a>>(line: &'a [u8], what: &str) -> Result<T, String> {
-    serde_json::from_slice(line).map_err(|error| format!("it is not {what}: {error}"))
+    serde_json::from_slice(line).map_err(|error| {
+        // A line of its own has no lines.
+        let why = error.to_string().replace(" at line 1 column ", " at column ");
+        format!("it is not {what}: {why}")
+    })
 }
 
 /// The state before the first record.

@@ -63,6 +63,12 @@ pub struct Reading {
     pub addresses: u64,
     /// Hosts.
     pub hosts: u64,
+    /// The oldest revision in the history.
+    pub history_oldest: u64,
+    /// Size of the history on the disk, bytes.
+    pub history_bytes: u64,
+    /// Revision of the last checkpoint that the cluster signed; 0 when there is none.
+    pub signed: u64,
 }
 
 /// The metrics of one replica.
@@ -95,6 +101,9 @@ struct ReadingGauges {
     feed_lag: Level,
     addresses: Level,
     hosts: Level,
+    history_oldest: Level,
+    history_bytes: Level,
+    signed: Level,
 }
 
 impl ReadingGauges {
@@ -112,6 +121,9 @@ impl ReadingGauges {
         add("feed_lag_records", "Records the slowest follower is behind", &self.feed_lag);
         add("state_addresses", "Live addresses", &self.addresses);
         add("state_hosts", "Hosts", &self.hosts);
+        add("history_oldest_revision", "Oldest revision that is kept", &self.history_oldest);
+        add("history_bytes", "Size of the history on the disk", &self.history_bytes);
+        add("history_signed_revision", "Last checkpoint that the replicas signed", &self.signed);
     }
 
     fn set(&self, reading: &Reading) {
@@ -125,6 +137,9 @@ impl ReadingGauges {
         self.feed_lag.set(reading.feed_lag);
         self.addresses.set(reading.addresses);
         self.hosts.set(reading.hosts);
+        self.history_oldest.set(reading.history_oldest);
+        self.history_bytes.set(reading.history_bytes);
+        self.signed.set(reading.signed);
     }
 }
 

@@ -106,14 +106,17 @@ pub fn now() -> Millis {
 pub async fn run(replica: Replica, checkpoints: Arc<dyn Checkpoints>, stop: CancellationToken) {
     let mut clock = interval(EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut trouble = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = clock.tick() => {}
         }
-        if let Err(why) = pass(&replica, &checkpoints).await {
+        let why = pass(&replica, &checkpoints).await.err();
+        if let Some(why) = why.as_ref().filter(|_| why != trouble) {
             tracing::warn!(why, "the history is not purged");
         }
+        trouble = why;
     }
 }
 

@@ -246,3 +246,52 @@ fn power_cuts_lose_nothing_of_the_synced_history() {
         assert_eq!(history.verify().unwrap(), history.last(), "round {round}");
     }
 }
+
+/// In the child: as [`historian_process`], and purges what is old and now and then begins anew.
+#[test]
+fn purger_process() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let history = History::open(Path::new(&dir), HISTORY).unwrap();
+    let mut last = history.last();
+    for round in 1..20_000 {
+        history.append(&records(&mut last, 1 + round % 41)).unwrap();
+        if round % 7 == 0 {
+            history.sync().unwrap();
+            say(&format!("synced {}", last.0));
+        }
+        if round % 11 == 0 {
+            history.close_segment().unwrap();
+            let oldest = history.purge_before(last.0.saturating_sub(500)).unwrap();
+            say(&format!("oldest {oldest}"));
+        }
+        if round % 29 == 0 {
+            last = (last.0 + 100, romana_statemachine::Digest::of(&round.to_le_bytes()));
+            history.reset(last.0, last.1).unwrap();
+            say(&format!("synced {}", last.0));
+            say(&format!("oldest {}", last.0 + 1));
+        }
+    }
+}
+
+#[test]
+fn power_cuts_leave_a_purged_history_whole() {
+    let tools = tempfile::tempdir().unwrap();
+    let shim = shim(tools.path());
+    for round in 0..40 {
+        let dir = tools.path().join(format!("purged-{}", round / 8));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut settings = vec![("PF_CUTSYNC", (1 + dice(round, 120)).to_string())];
+        if round % 5 != 0 {
+            settings.push(("PF_RAND", round.to_string()));
+        }
+        let output = run("purger_process", &shim, &dir, &settings);
+        assert_eq!(output.status.code(), Some(9), "{output:?}");
+        let said = said(&output);
+        let at_least = |word: &str| said.get(word).copied().unwrap_or(0);
+        let history =
+            History::open(&dir, HISTORY).unwrap_or_else(|error| panic!("{round}: {error}"));
+        assert!(history.last().0 >= at_least("synced"), "round {round}");
+        assert!(history.oldest() >= at_least("oldest"), "round {round}");
+        assert_eq!(history.verify().unwrap(), history.last(), "round {round}");
+    }
+}

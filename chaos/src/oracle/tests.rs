@@ -1,6 +1,8 @@
 //! Every law has a history that keeps it and one that breaks it: an oracle that cannot fail
 //! proves nothing.
 
+mod audit;
+
 use romana_statemachine::command::{AllocateAddress, HostSpec, ReleaseAddress};
 use romana_statemachine::name::AddressName;
 use romana_statemachine::{
@@ -107,6 +109,7 @@ impl Truth {
                 digests: self.records.iter().map(|record| record.digest).collect(),
                 faults: Vec::new(),
             }],
+            audited: Vec::new(),
         }
     }
 }

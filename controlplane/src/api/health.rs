@@ -83,6 +83,9 @@ async fn metrics(call: Call) -> reply::Result {
         feed_lag: feed.lag(),
         addresses: state.ipam().address_count() as u64,
         hosts: state.hosts().count() as u64,
+        history_oldest: replica.history().oldest(),
+        history_bytes: replica.history().bytes(),
+        signed: state.signed().map_or(0, |signed| signed.revision),
     };
     let text = call.api.metrics().render(&reading);
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;

@@ -56,6 +56,12 @@ impl History {
         state.segments.range(revision + 1..).next().map(|(first, _)| *first)
     }
 
+    /// Size of all segments on the disk, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.inner.shared.state().segments.values().map(Segment::bytes).sum()
+    }
+
     /// The segments, oldest first; the last one is the open one. Reads one record of each segment
     /// that it has not seen before.
     ///

@@ -257,7 +257,9 @@ fn agree(history: &History, state: &State) -> Result<(), LoadError> {
     }
     let digest = if last == revision {
         Some(last_digest)
-    } else if revision == 0 || revision < history.oldest() {
+    } else if history.start().0 == revision {
+        Some(history.start().1)
+    } else if revision < history.oldest() {
         return Ok(());
     } else {
         history.read(revision, 1, RECORD_BYTES_MAX)?.first().map(|record| record.digest)

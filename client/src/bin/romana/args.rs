@@ -112,6 +112,9 @@ pub(crate) enum Noun {
     /// Follow what happens
     #[command(subcommand)]
     Events(crate::events::Command),
+    /// Ask about the past: who held an address, what changed, is the history whole
+    #[command(subcommand)]
+    Audit(crate::audit::Command),
     /// Show and change cluster settings
     #[command(subcommand)]
     Settings(crate::settings::Command),

@@ -1,6 +1,7 @@
 //! What every command gets: the client and the way to print.
 
 use std::env;
+use std::time::Duration;
 
 use hyper::Method;
 use romana_client::{Client, ClientConfig, Query};
@@ -17,16 +18,27 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) out: Output,
     platform: Option<Platform>,
+    config: ClientConfig,
 }
 
 impl Context {
     pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
-        let client = Client::new(ClientConfig {
+        let client_config = ClientConfig {
             timeout: config.timeout,
             actor: actor(),
             ..ClientConfig::new(config.servers.clone())
-        })?;
-        Ok(Self { client, out: Output::new(config.format), platform: config.platform })
+        };
+        let client = Client::new(client_config.clone())?;
+        let (out, platform) = (Output::new(config.format), config.platform);
+        Ok(Self { client, out, platform, config: client_config })
+    }
+
+    /// A client for questions that take long, for which an attempt may take all the time there is:
+    /// `patience`, unless the user said another.
+    pub(crate) fn patient(&self, patience: Duration) -> Result<Client, Failure> {
+        let said = self.config.timeout != ClientConfig::new(Vec::new()).timeout;
+        let timeout = if said { self.config.timeout } else { patience };
+        Ok(Client::new(ClientConfig { timeout, attempt_timeout: timeout, ..self.config.clone() })?)
     }
 
     /// Says that Kubernetes does this by itself, if that is the platform.

@@ -77,7 +77,8 @@ impl Command {
     }
 }
 
-fn line(record: &Record) -> String {
+/// A record for people, in one line.
+pub(crate) fn line(record: &Record) -> String {
     let at = i64::try_from(record.at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let at = at.map_or_else(|| record.at.to_string(), |at| format!("{at:.3}"));
     format!("{:>8}  {at}  {}  {}", record.revision, record.actor, record.event)

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Found,
     /// Reading or writing here.
     Io(String, io::Error),
+    /// A file is not what it should be.
+    Damaged(String),
     /// Something that was claimed did not hold (demo).
     Broken(String),
 }
@@ -46,7 +48,7 @@ impl Failure {
             Self::Client(Error::Unavailable { .. }) => 3,
             Self::Client(Error::Unknown { .. }) => 4,
             Self::Usage(_) => 2,
-            Self::Client(_) | Self::Found | Self::Io(..) | Self::Broken(_) => 1,
+            Self::Client(_) | Self::Found | Self::Io(..) | Self::Damaged(_) | Self::Broken(_) => 1,
         }
     }
 
@@ -74,6 +76,9 @@ impl Failure {
             Self::Usage(why) => own("Usage", why.clone(), "romana help shows the commands."),
             Self::Found => own("Found", String::from("something is wrong, see above"), ""),
             Self::Io(what, error) => own("Io", format!("{what}: {error}"), ""),
+            Self::Damaged(what) => {
+                own("Damaged", what.clone(), "Nothing of it was used. Get the file again.")
+            }
             Self::Broken(what) => own("Broken", what.clone(), ""),
         }
     }

@@ -8,6 +8,7 @@
 
 mod address;
 mod args;
+mod audit;
 mod blackout;
 mod block;
 mod cluster;
@@ -87,6 +88,7 @@ async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
         Noun::Vip(command) => command.run(&ctx).await,
         Noun::Route(command) => command.run(&ctx).await,
         Noun::Events(command) => command.run(&ctx).await,
+        Noun::Audit(command) => command.run(&ctx).await,
         Noun::Settings(command) => command.run(&ctx).await,
         Noun::Cluster(command) => command.run(&ctx).await,
         Noun::Ipam(command) => command.run(&ctx).await,

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use romana_client::Query;
 use serde_json::{Map, Value};
 
+use crate::audit::moment::span;
 use crate::config::duration;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -17,7 +18,8 @@ pub(crate) enum Command {
     Show,
     /// Change cluster settings
     Set {
-        /// Settings, such as address_reuse_delay_ms=30000 or address_reuse_delay=30s
+        /// Settings, such as address_reuse_delay=30s, history_retention=30d (or off) or
+        /// history_retention_size=10GiB (or off)
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = labels::pair)]
         changes: Vec<(String, String)>,
     },
@@ -39,9 +41,54 @@ impl Command {
     }
 }
 
+/// How long the history is kept: `30d`, milliseconds, or `off` for ever.
+fn age(value: &str) -> Result<Value, Failure> {
+    if value == "off" {
+        return Ok(Value::Null);
+    }
+    let ms = value.parse::<u64>().ok().or_else(|| u64::try_from(span(value)?.as_millis()).ok());
+    ms.map(Value::from).ok_or_else(|| {
+        Failure::usage(format!("{value:?} is not how long to keep: 30d, 12h or off"))
+    })
+}
+
+/// How much of the history is kept: `10GiB`, bytes, or `off` for all of it.
+fn size(value: &str) -> Result<Value, Failure> {
+    if value == "off" {
+        return Ok(Value::Null);
+    }
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let (number, unit) = value.split_at(digits);
+    let unit: Option<u64> = match unit {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1 << 40),
+        "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "TB" => Some(1_000_000_000_000),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.map(Value::from).ok_or_else(|| {
+        Failure::usage(format!("{value:?} is not how much to keep: 10GiB, 500MB or off"))
+    })
+}
+
 /// The change as the server takes it. `X=30s` is short for `X_ms=30000`.
 fn body(changes: Vec<(String, String)>) -> Result<Map<String, Value>, Failure> {
     let read = changes.into_iter().map(|(name, value)| {
+        match name.as_str() {
+            "history_retention" | "history_retention_ms" => {
+                return Ok(("history_retention_ms".into(), age(&value)?));
+            }
+            "history_retention_size" | "history_retention_bytes" => {
+                return Ok(("history_retention_bytes".into(), size(&value)?));
+            }
+            _ => {}
+        }
         if let Ok(number) = value.parse::<u64>() {
             return Ok((name, Value::from(number)));
         }
@@ -56,7 +103,9 @@ fn table(settings: &Value) -> Table {
     let mut table = Table::new(&["SETTING", "VALUE"], "no settings");
     if let Value::Object(map) = settings {
         for (name, value) in map {
-            table.row(vec![name.clone(), text(value)]);
+            let for_ever = name.starts_with("history_retention") && value.is_null();
+            let shown = if for_ever { "for ever".into() } else { text(value) };
+            table.row(vec![name.clone(), shown]);
         }
     }
     table
@@ -74,5 +123,24 @@ mod tests {
         let wanted = r#"{"address_reuse_delay_ms":30000,"vip_lease_ms":500,"x_ms":120000}"#;
         assert_eq!(body.to_string(), wanted);
         assert!(super::body(vec![("a".into(), "soon".into())]).is_err());
+    }
+
+    #[test]
+    fn the_history_is_kept_for_a_time_or_a_size_or_for_ever() {
+        for (name, value, wanted) in [
+            ("history_retention", "30d", r#"{"history_retention_ms":2592000000}"#),
+            ("history_retention", "off", r#"{"history_retention_ms":null}"#),
+            ("history_retention_ms", "60000", r#"{"history_retention_ms":60000}"#),
+            ("history_retention_size", "10GiB", r#"{"history_retention_bytes":10737418240}"#),
+            ("history_retention_size", "500MB", r#"{"history_retention_bytes":500000000}"#),
+            ("history_retention_bytes", "off", r#"{"history_retention_bytes":null}"#),
+        ] {
+            let body = Value::from(body(vec![(name.into(), value.into())]).unwrap());
+            assert_eq!(body.to_string(), wanted);
+        }
+        for value in ["", "soon", "-1d", "10XB", "99999999TiB"] {
+            assert!(body(vec![("history_retention".into(), value.into())]).is_err());
+            assert!(body(vec![("history_retention_size".into(), value.into())]).is_err());
+        }
     }
 }

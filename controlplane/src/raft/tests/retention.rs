@@ -8,7 +8,7 @@ use romana_statemachine::{Revision, State};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::history::History;
+use crate::history::{History, HistoryOptions};
 use crate::retention::{self, Checkpoints, Standing};
 use crate::tasks::{self, Task};
 
@@ -99,9 +99,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
         running.push(tokio::spawn(tasks::run(replica.clone(), task, stop.clone())));
         running.push(tokio::spawn(retention::run(replica.clone(), keeper, stop.clone())));
     }
-    let size = |replica: &Replica| {
-        replica.history().segments().unwrap().iter().map(|it| it.bytes).sum::<u64>()
-    };
+    let size = |replica: &Replica| replica.history().bytes();
     assert!(size(leader) > 2 << 20, "{}", size(leader));
     assert_eq!(leader.history().oldest(), 1, "nothing goes while nothing is set");
     let keep = Retention { age_ms: None, bytes: Some(1 << 20) };
@@ -158,6 +156,15 @@ async fn move_on(cluster: &Cluster, from: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_behind_what_is_kept_begins_anew() {
+    begins_anew(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_interrupted_while_it_began_anew_goes_on() {
+    begins_anew(true).await;
+}
+
+async fn begins_anew(interrupted: bool) {
     let mut cluster = Cluster::new(3).await;
     cluster.tuning.keep_entries = 0;
     cluster.tuning.snapshot_entries = 10;
@@ -170,6 +177,13 @@ async fn one_behind_what_is_kept_begins_anew() {
     for round in 0..2 {
         move_on(&cluster, round * 60).await;
         let kept = [2, 3].map(|id| cluster.on(id).history().start());
+        if interrupted && round == 1 {
+            // It had been told, and lost its power before the snapshot came.
+            let history =
+                History::open(&cluster.data(1).join("history"), HistoryOptions::default());
+            let (revision, digest) = kept[0];
+            history.unwrap().reset(revision, digest).unwrap();
+        }
         cluster.start(1).await;
         cluster.ready().await;
         cluster.on(1).linearize(soon()).await.unwrap();

@@ -1,0 +1,103 @@
+//! The past as the replicas tell it when asked, held against the recorded history.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use romana_client::audit::{Moment, Tenure};
+use romana_statemachine::{Event, Record, State};
+
+use super::Verdict;
+use crate::history::{Audited, Evidence, Exported, Testimony};
+
+/// Checks what every replica says about the past against the witness.
+pub(super) fn check(evidence: &Evidence, witness: &Testimony, verdict: &mut Verdict) {
+    if evidence.audited.is_empty() {
+        return;
+    }
+    let held = tenures(&witness.records);
+    let end = fold(&witness.records);
+    for said in &evidence.audited {
+        who(said, &held, verdict);
+        export(said, end.as_ref(), verdict);
+        verify(said, witness, verdict);
+    }
+}
+
+/// Who held which address when, by the history: folded here, as the judge trusts nobody's index.
+pub(super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
+    let mut held: BTreeMap<IpAddr, Vec<Tenure>> = BTreeMap::new();
+    for record in records {
+        let moment = Moment { revision: record.revision, at: record.at };
+        match &record.event {
+            Event::AddressAllocated(event) => held.entry(event.ip).or_default().push(Tenure {
+                ip: event.ip,
+                name: event.name.clone(),
+                host: event.host.clone(),
+                tenant: event.tenant.clone(),
+                segment: event.segment.clone(),
+                actor: Some(record.actor.clone()),
+                from: Some(moment),
+                to: None,
+                reason: None,
+            }),
+            Event::AddressReleased(event) => {
+                if let Some(last) = held.get_mut(&event.ip).and_then(|tenures| tenures.last_mut()) {
+                    last.to = Some(moment);
+                    last.reason = Some(event.reason);
+                }
+            }
+            _ => {}
+        }
+    }
+    held
+}
+
+/// What an export of the whole history leads to; `None` if the history is broken, which others say.
+pub(super) fn fold(records: &[Record]) -> Option<Exported> {
+    let mut state = State::new();
+    records.iter().try_for_each(|record| state.follow(record)).ok()?;
+    let (revision, digest) = (state.revision(), state.digest());
+    Some(Exported { first: 1, revision, digest, state_digest: state.state_digest() })
+}
+
+fn who(said: &Audited, held: &BTreeMap<IpAddr, Vec<Tenure>>, verdict: &mut Verdict) {
+    for (ip, tenures) in &said.held {
+        let right = held.get(ip).map(Vec::as_slice).unwrap_or_default();
+        if tenures != right {
+            let (id, differs) = (said.replica, tenures.iter().zip(right).find(|(a, b)| a != b));
+            let what = match differs {
+                Some((said, right)) => format!("{said:?}, and the history has {right:?}"),
+                None => format!("{} holders, the history has {}", tenures.len(), right.len()),
+            };
+            verdict.broken("audit", format!("replica {id} says of {ip}: {what}"));
+        }
+    }
+}
+
+fn export(said: &Audited, end: Option<&Exported>, verdict: &mut Verdict) {
+    let id = said.replica;
+    match (&said.exported, end) {
+        (Err(why), _) => verdict.broken("audit", format!("the export of replica {id}: {why}")),
+        (Ok(exported), Some(end)) if exported != end => {
+            let what = format!("replica {id} exports {exported:?}, the history leads to {end:?}");
+            verdict.broken("audit", what);
+        }
+        _ => {}
+    }
+}
+
+fn verify(said: &Audited, witness: &Testimony, verdict: &mut Verdict) {
+    let id = said.replica;
+    if !said.verified.agreed {
+        verdict.broken("audit", format!("asked of replica {id}: {:?}", said.verified));
+    }
+    for word in &said.verified.replicas {
+        let at = usize::try_from(word.revision).ok().and_then(|revision| revision.checked_sub(1));
+        // What came after the witness was heard, nobody can judge.
+        let Some(record) = at.and_then(|at| witness.records.get(at)) else { continue };
+        if word.ok && word.digest != Some(record.digest) {
+            let what = format!("asked of replica {id}: {word:?}, the history has another digest");
+            verdict.broken("audit", what);
+        }
+    }
+}

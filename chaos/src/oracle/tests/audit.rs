@@ -1,0 +1,102 @@
+//! What the replicas say about the past.
+
+use romana_client::audit::{Verification, Verified};
+use romana_statemachine::event::ReleaseReason;
+
+use super::super::audit::{fold, tenures};
+use super::*;
+use crate::history::Audited;
+
+/// A run in which an address went from hand to hand, and what true replicas say about it.
+fn told() -> Evidence {
+    let mut truth = good();
+    truth.release("a");
+    truth.allocate("e");
+    let mut evidence = truth.evidence();
+    let end = fold(&truth.records).expect("a true history");
+    let word = |id| Verified {
+        id,
+        ok: true,
+        oldest: 1,
+        revision: end.revision,
+        digest: Some(end.digest),
+        state_digest: Some(end.state_digest),
+        error: None,
+        took_ms: 1,
+    };
+    let verified = Verification { agreed: true, replicas: (1..=3).map(word).collect() };
+    let said = |replica| Audited {
+        replica,
+        held: tenures(&truth.records),
+        exported: Ok(end),
+        verified: verified.clone(),
+    };
+    evidence.audited = (1..=3).map(said).collect();
+    evidence
+}
+
+#[test]
+fn the_past_is_what_the_history_says() {
+    let evidence = told();
+    assert_eq!(judge(&evidence), []);
+    let held = &evidence.audited[0].held;
+    assert!(held.values().any(|tenures| tenures[0].to.is_some()));
+    assert!(held.values().any(|tenures| tenures[0].to.is_none()));
+
+    // Any difference of any tenure is seen.
+    let changes: [fn(&mut Vec<romana_client::audit::Tenure>); 9] = [
+        Vec::clear,
+        |tenures| tenures[0].name = "somebody".into(),
+        |tenures| tenures[0].host = "elsewhere".into(),
+        |tenures| tenures[0].tenant = "other".into(),
+        |tenures| tenures[0].actor = "nobody".into(),
+        |tenures| tenures[0].from.revision += 1,
+        |tenures| tenures[0].to = Some(tenures[0].from),
+        |tenures| tenures[0].reason = Some(ReleaseReason::Evicted),
+        |tenures| tenures.push(tenures[0].clone()),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        for ip in evidence.audited[1].held.keys() {
+            let mut lied = evidence.clone();
+            change(lied.audited[1].held.get_mut(ip).expect("it was held"));
+            assert_eq!(laws(&judge(&lied)), ["audit"], "change {number} of {ip}");
+        }
+    }
+    let mut lied = evidence.clone();
+    let never = "10.99.99.99".parse().expect("an address");
+    lied.audited[2].held.insert(never, evidence.audited[0].held.values().next().unwrap().clone());
+    breaks("audit", &lied);
+}
+
+#[test]
+fn exports_lead_to_where_the_history_leads() {
+    let evidence = told();
+    let other = Digest::of(b"another");
+    let changes: [fn(&mut Audited, Digest); 5] = [
+        |said, _| said.exported = Err("line 7: the file was cut".into()),
+        |said, other| said.exported.as_mut().expect("right before").digest = other,
+        |said, other| said.exported.as_mut().expect("right before").state_digest = other,
+        |said, _| said.exported.as_mut().expect("right before").revision -= 1,
+        |said, _| said.exported.as_mut().expect("right before").first = 2,
+    ];
+    for change in changes {
+        let mut lied = evidence.clone();
+        change(&mut lied.audited[0], other);
+        assert_eq!(laws(&judge(&lied)), ["audit"]);
+    }
+}
+
+#[test]
+fn all_say_that_all_is_whole() {
+    let evidence = told();
+    let mut lied = evidence.clone();
+    lied.audited[1].verified.agreed = false;
+    assert_eq!(laws(&judge(&lied)), ["audit"]);
+    let mut lied = evidence.clone();
+    lied.audited[1].verified.replicas[0].digest = Some(Digest::of(b"another"));
+    assert_eq!(laws(&judge(&lied)), ["audit"]);
+    // What came later cannot be judged.
+    let mut later = evidence;
+    later.audited[1].verified.replicas[0].revision += 1000;
+    assert_eq!(judge(&later), []);
+}

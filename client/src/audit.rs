@@ -1,0 +1,132 @@
+//! Questions about the past: who held an address, what was decided, what the state was.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+pub use romana_statemachine::audit::{Moment, Tenure};
+use romana_statemachine::{Digest, Revision};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::model::Page;
+use crate::query::Query;
+use crate::retry::Backoff;
+use crate::transport::Ask;
+
+/// What one replica says about its own history, all of which it has read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Which replica.
+    pub id: u64,
+    /// Whether its chain and its checkpoints are whole.
+    pub ok: bool,
+    /// The oldest revision that it keeps.
+    #[serde(default)]
+    pub oldest: Revision,
+    /// The revision up to which it looked.
+    #[serde(default)]
+    pub revision: Revision,
+    /// Digest of the history there.
+    #[serde(default)]
+    pub digest: Option<Digest>,
+    /// Digest of the state there, if it says.
+    #[serde(default)]
+    pub state_digest: Option<Digest>,
+    /// What is wrong, or why it does not answer.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// How long it took, milliseconds.
+    #[serde(default)]
+    pub took_ms: u64,
+}
+
+/// What all replicas say about their histories.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Whether all are whole and the same.
+    pub agreed: bool,
+    /// One word each.
+    pub replicas: Vec<Verified>,
+}
+
+/// An exported history that is arriving: pieces of the file, cut anywhere.
+#[derive(Debug)]
+pub struct Export {
+    body: Incoming,
+    /// How long a piece may take.
+    patience: std::time::Duration,
+}
+
+impl Export {
+    /// The next piece; `None` at the end. Whether the file is whole, its last line says.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`]: the replica has gone.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let frame = match timeout(self.patience, self.body.frame()).await {
+                Err(_) => return Err(Error::protocol("the export does not go on")),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(Error::protocol(error.to_string())),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+}
+
+/// Questions about the past. `at`, `from` and `to` are revisions or RFC 3339 times.
+impl Client {
+    /// Who held an address, oldest first; with `at`, who held it then.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn audit_who(&self, ip: IpAddr, at: Option<&str>) -> Result<Page<Tenure>, Error> {
+        self.list(Query::new("/v1/audit/who").with("ip", Some(ip)).with("at", at)).await
+    }
+
+    /// Has every replica read its whole history. Takes as long as the slowest.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn audit_verify(&self) -> Result<Verification, Error> {
+        self.get("/v1/audit/verify").await
+    }
+
+    /// The history as a file: see [`crate::replay`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn audit_export(
+        &self,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<Export, Error> {
+        let path = Query::new("/v1/audit/export").with("from", from).with("to", to).build();
+        let mut ask = Ask::get(path);
+        (ask.accept, ask.endless) = ("application/x-ndjson", true);
+        let (core, mut backoff) = (self.core(), Backoff::new());
+        let deadline = core.deadline();
+        loop {
+            let error = match core.open(&ask).await {
+                Ok((_, response)) => {
+                    let patience = deadline.saturating_duration_since(Instant::now());
+                    return Ok(Export { body: response.into_body(), patience });
+                }
+                Err(error @ Error::Unavailable { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            let pause = backoff.next(None, rand::random());
+            if Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            sleep(pause).await;
+        }
+    }
+}

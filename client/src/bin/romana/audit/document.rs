@@ -1,0 +1,73 @@
+//! A state as JSON, as the servers show it.
+
+use std::io;
+
+use romana_statemachine::State;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+
+/// Members of the topology that are left out when they say nothing.
+const OPTIONAL: [&str; 4] = ["tenants", "addresses", "assignment", "skip_first_last"];
+
+/// The state in the form of `GET /v1/snapshot`.
+pub(super) fn document(state: &State) -> Result<Value, Failure> {
+    let ipam = state.ipam();
+    let blocks = ipam.blocks().map(|block| {
+        let owner = block.owner();
+        json!({
+            "cidr": block.cidr, "network": owner.network, "group": block.group,
+            "host": owner.host, "tenant": owner.tenant, "segment": owner.segment,
+            "live": block.live,
+        })
+    });
+    let tenants = state.tenants().map(|(id, tenant)| {
+        let segments =
+            tenant.segments.iter().map(|(id, labels)| json!({"id": id, "labels": labels}));
+        json!({"id": id, "labels": tenant.labels, "segments": segments.collect::<Vec<_>>()})
+    });
+    let routers = state
+        .routers()
+        .map(|(key, host)| json!({"prefix": key.prefix, "table": key.table, "host": host}));
+    let value = |value: serde_json::Result<Value>| {
+        value.map_err(|error| Failure::io("JSON", io::Error::other(error)))
+    };
+    let mut topology = value(serde_json::to_value(state.topology_document()))?;
+    prune(&mut topology);
+    Ok(json!({
+        "revision": state.revision(), "digest": state.digest(), "at": state.at().0,
+        "topology": topology,
+        "settings": state.settings(), "version": state.version(),
+        "blackouts": ipam.blackouts().map(|cidr| json!({"cidr": cidr})).collect::<Vec<_>>(),
+        "hosts": value(serde_json::to_value(state.hosts().collect::<Vec<_>>()))?,
+        "blocks": blocks.collect::<Vec<_>>(),
+        "addresses": value(serde_json::to_value(ipam.addresses_after(None).collect::<Vec<_>>()))?,
+        "tenants": tenants.collect::<Vec<_>>(),
+        "policies": value(serde_json::to_value(state.policies().collect::<Vec<_>>()))?,
+        "endpoints": value(serde_json::to_value(state.endpoints().collect::<Vec<_>>()))?,
+        "vips": value(serde_json::to_value(state.vips().collect::<Vec<_>>()))?,
+        "routers": routers.collect::<Vec<_>>(),
+    }))
+}
+
+/// Leaves out what says nothing, as people would who write a topology.
+fn prune(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|name, value| {
+                let says_nothing = match value {
+                    Value::Array(items) => items.is_empty(),
+                    Value::Object(members) => members.is_empty(),
+                    Value::Bool(on) => !*on,
+                    _ => false,
+                };
+                !(value.is_null() || says_nothing && OPTIONAL.contains(&name.as_str()))
+            });
+            // Keys of label maps are the users', not ours.
+            let ours = |name: &str| !matches!(name, "labels" | "assignment");
+            members.iter_mut().filter(|(name, _)| ours(name)).for_each(|(_, value)| prune(value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(prune),
+        _ => {}
+    }
+}

@@ -1,0 +1,161 @@
+//! `romana audit export`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use romana_client::Error;
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use super::moment::{Moment, moment};
+use super::show::bytes_bar;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Writes the history to a file.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// From this revision or time [default: the oldest that is kept]
+    #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
+    from: Option<Moment>,
+    /// To this revision or time [default: now]
+    #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
+    to: Option<Moment>,
+    /// Where to write it; complete or not at all [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Export {
+    pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
+        let [from, to] = [self.from, self.to].map(|moment| moment.map(Moment::text));
+        let client = ctx.patient(super::PATIENCE)?;
+        let mut export = client.audit_export(from.as_deref(), to.as_deref()).await?;
+        let mut sink = Sink::open(self.output)?;
+        let bar = bytes_bar(None);
+        let mut tail = Tail::default();
+        while let Some(piece) = export.next().await? {
+            tail.add(&piece);
+            bar.inc(piece.len() as u64);
+            // A disk is waited for on a thread of its own.
+            sink = tokio::task::spawn_blocking(move || sink.write(&piece))
+                .await
+                .map_err(|error| Failure::io("writing", io::Error::other(error)))??;
+        }
+        bar.finish_and_clear();
+        if !tail.is_end() {
+            let why = String::from_utf8_lossy(&tail.line).into_owned();
+            let what = format!("the export was cut: it ends with {:?}", &*why);
+            return Err(Failure::Client(Error::Protocol { why: what }));
+        }
+        let bytes = tail.bytes;
+        match sink.finish()? {
+            None => Ok(()),
+            Some(path) => {
+                let path = path.display().to_string();
+                let said = format!(
+                    "{bytes} bytes written to {path}; check it with: romana audit replay {path}"
+                );
+                ctx.out.done(&json!({"file": path, "bytes": bytes}), said)
+            }
+        }
+    }
+}
+
+/// Where the file goes: a temporary one beside the target, or stdout.
+enum Sink {
+    File(NamedTempFile, PathBuf),
+    Stdout,
+}
+
+impl Sink {
+    fn open(target: Option<PathBuf>) -> Result<Self, Failure> {
+        let Some(target) = target.filter(|path| path != Path::new("-")) else {
+            return Ok(Self::Stdout);
+        };
+        let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let file = NamedTempFile::new_in(dir.unwrap_or_else(|| Path::new(".")));
+        let file = file.map_err(|error| Failure::io(target.display().to_string(), error))?;
+        Ok(Self::File(file, target))
+    }
+
+    fn write(mut self, piece: &[u8]) -> Result<Self, Failure> {
+        match &mut self {
+            Self::File(file, target) => file
+                .write_all(piece)
+                .map_err(|error| Failure::io(target.display().to_string(), error))?,
+            Self::Stdout => io::stdout()
+                .lock()
+                .write_all(piece)
+                .map_err(|error| Failure::io("stdout", error))?,
+        }
+        Ok(self)
+    }
+
+    /// Makes it durable and gives it its name.
+    fn finish(self) -> Result<Option<PathBuf>, Failure> {
+        match self {
+            Self::Stdout => {
+                io::stdout().flush().map_err(|error| Failure::io("stdout", error))?;
+                Ok(None)
+            }
+            Self::File(file, target) => {
+                let named = file
+                    .as_file()
+                    .sync_all()
+                    .and_then(|()| file.persist(&target).map(|_| ()).map_err(|error| error.error));
+                named.map_err(|error| Failure::io(target.display().to_string(), error))?;
+                Ok(Some(target))
+            }
+        }
+    }
+}
+
+/// The beginning of the last line that is not blank, and how many bytes there were.
+#[derive(Default)]
+struct Tail {
+    line: Vec<u8>,
+    ended: bool,
+    bytes: u64,
+}
+
+/// What is kept of a line.
+const KEPT: usize = 200;
+
+impl Tail {
+    fn add(&mut self, piece: &[u8]) {
+        self.bytes += piece.len() as u64;
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            if self.ended {
+                self.line.clear();
+            }
+            let room = KEPT.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            self.ended = part.ends_with(b"\n");
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        self.ended && self.line.starts_with(b"{\"end\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_known_however_it_comes() {
+        let text = b"{\"romana_history\":1}\n{\"revision\":1}\n{\"end\":{\"revision\":1}}\n";
+        for size in 1..text.len() {
+            let mut tail = Tail::default();
+            text.chunks(size).for_each(|piece| tail.add(piece));
+            assert!(tail.is_end(), "{size}");
+            assert_eq!(tail.bytes, text.len() as u64);
+            let mut cut = Tail::default();
+            text[..text.len() - size].chunks(7).for_each(|piece| cut.add(piece));
+            assert!(!cut.is_end(), "{size}");
+        }
+    }
+}

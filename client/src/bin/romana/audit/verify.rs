@@ -1,0 +1,54 @@
+//! `romana audit verify`.
+
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use serde_json::Value;
+
+use super::show::short;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::table::{Table, Tone, cell};
+
+pub(super) async fn run(ctx: &Context) -> Result<(), Failure> {
+    let client = ctx.patient(super::PATIENCE)?;
+    let bar = ProgressBar::new_spinner().with_message("every replica reads its whole history");
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let asked = client.get::<Value>("/v1/audit/verify").await;
+    bar.finish_and_clear();
+    let answer = asked?;
+    ctx.out.show(&answer, || table(&answer))?;
+    if is_agreed(&answer) { Ok(()) } else { Err(Failure::Found) }
+}
+
+fn is_agreed(answer: &Value) -> bool {
+    answer.get("agreed") == Some(&Value::Bool(true))
+}
+
+const COLUMNS: [&str; 8] =
+    ["REPLICA", "RESULT", "OLDEST", "REVISION", "DIGEST", "STATE", "TOOK", "ERROR"];
+
+fn table(answer: &Value) -> Table {
+    let mut table = Table::new(&COLUMNS, "no replica answers");
+    for replica in answer.get("replicas").and_then(Value::as_array).into_iter().flatten() {
+        let ok = replica.get("ok") == Some(&Value::Bool(true));
+        let took = replica.get("took_ms").map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
+        let row = vec![
+            cell(replica, "/id"),
+            if ok { "ok".into() } else { "BAD".into() },
+            cell(replica, "/oldest"),
+            cell(replica, "/revision"),
+            short(replica.get("digest")),
+            short(replica.get("state_digest")),
+            took,
+            cell(replica, "/error"),
+        ];
+        table.toned(if ok { Tone::Good } else { Tone::Bad }, row);
+    }
+    table.note(if is_agreed(answer) {
+        "all replicas have the same history, and it is whole"
+    } else {
+        "the replicas do not all have the same whole history"
+    });
+    table
+}

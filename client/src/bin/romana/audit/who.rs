@@ -1,0 +1,49 @@
+//! `romana audit who`.
+
+use std::net::IpAddr;
+
+use clap::Args;
+use romana_client::Query;
+use serde_json::Value;
+
+use super::moment::{Moment, moment};
+use super::show::{time, why};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::table::{Table, Tone, cell, items};
+
+/// Who held an address.
+#[derive(Debug, Args)]
+pub(crate) struct Who {
+    /// The address
+    ip: IpAddr,
+    /// Only who held it at this revision or time, such as 12345, 2026-11-23T10:00:00Z or -2h
+    #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
+    at: Option<Moment>,
+}
+
+impl Who {
+    pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
+        let query = Query::new("/v1/audit/who").with("ip", Some(self.ip));
+        let list = ctx.list(query.with("at", self.at.map(Moment::text))).await?;
+        ctx.out.show(&list, || table(&list))
+    }
+}
+
+const COLUMNS: [&str; 8] =
+    ["FROM", "UNTIL", "NAME", "HOST", "TENANT", "SEGMENT", "ASKED BY", "ENDED"];
+
+fn table(list: &Value) -> Table {
+    let mut table = Table::new(&COLUMNS, "nobody held it");
+    for tenure in items(list) {
+        let lasts = tenure.get("to").is_none_or(Value::is_null);
+        let until = if lasts { "now".into() } else { time(tenure.pointer("/to/at")) };
+        let ended = tenure.get("reason").filter(|reason| !reason.is_null());
+        let ended = if lasts { "-".into() } else { ended.map_or_else(|| "-".into(), why) };
+        let mut row = vec![time(tenure.pointer("/from/at")), until];
+        row.extend(["/name", "/host", "/tenant", "/segment", "/actor"].map(|it| cell(tenure, it)));
+        row.push(ended);
+        table.toned(if lasts { Tone::Good } else { Tone::Plain }, row);
+    }
+    table
+}

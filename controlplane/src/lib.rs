@@ -12,6 +12,7 @@
 //! Reading order: [`server`] (wiring), `api::mod` and `api::addresses` (a request), then `raft`.
 
 pub mod api;
+pub mod backup;
 pub mod bootstrap;
 pub mod config;
 pub mod error;

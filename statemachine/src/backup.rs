@@ -29,7 +29,7 @@ use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Check, Checked};
-pub use read::{Part, Reader};
+pub use read::{Part, Reader, end_of};
 pub use write::Writer;
 
 use crate::entry::{Digest, Index, Millis, Revision, Term};

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use romana_statemachine::backup::{
-    BackupError, Check, Checked, End, FRAME_BYTES_MAX, Header, Origin, Part, Reader, Writer,
+    BackupError, Check, Checked, End, FRAME_BYTES_MAX, Header, Origin, Part, Reader, Writer, end_of,
 };
 use romana_statemachine::command::{RaiseVersion, TenantSpec};
 use romana_statemachine::{
@@ -96,6 +96,10 @@ fn what_is_written_is_read() {
     assert_eq!(read(&bytes, 64).unwrap().header.records(), 0);
     let (bytes, _) = backup(&state(0), 0, 1 << 20, 1);
     assert_eq!(read(&bytes, 64).unwrap().state.revision(), 1);
+    let tail = |length: usize| &bytes[bytes.len() - length..];
+    assert_eq!(end_of(tail(128), bytes.len() as u64), Some(read(&bytes, 64).unwrap().end));
+    assert_eq!(end_of(tail(128), bytes.len() as u64 + 1), None);
+    assert_eq!(end_of(tail(20), bytes.len() as u64), None);
 }
 
 #[test]

@@ -239,6 +239,22 @@ impl Reader {
     }
 }
 
+/// The end of a backup of `length` bytes, found in its last bytes (128 are enough) without reading the
+/// rest: its name. Says nothing about whether the rest is whole.
+#[must_use]
+pub fn end_of(tail: &[u8], length: u64) -> Option<End> {
+    (0..tail.len()).find_map(|at| {
+        let frame = tail.get(at..)?;
+        let (size, kind, check) = prefix(frame)?;
+        let payload = frame.get(PREFIX_BYTES..)?;
+        let offset = length.checked_sub(frame.len() as u64)?;
+        let is_end = kind == kind::END
+            && size as usize == payload.len()
+            && check_of(offset, size, kind, payload) == check;
+        is_end.then(|| unwire(payload).ok()).flatten()
+    })
+}
+
 /// Length, kind and check, when they are there.
 fn prefix(bytes: &[u8]) -> Option<(u32, u8, [u8; 8])> {
     let length = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);

@@ -18,10 +18,11 @@
 //! 5. An unfiltered [`Follower`] notices a gap, a duplicate or a forged record.
 //!
 //! ## Reading order
-//! [`client`], then [`retry`](self) and `gather`, then [`follow`]. Left out: TLS (its place is
+//! [`client`], then [`retry`](self) and `gather`, then [`follow`] and `backup`. Left out: TLS (its place is
 //! `transport.rs`), caching of reads.
 
 mod api;
+mod backup;
 pub mod client;
 mod config;
 mod error;
@@ -35,9 +36,10 @@ mod retry;
 mod servers;
 mod transport;
 
+pub use backup::{Download, Restoration};
 pub use client::Client;
 pub use config::{API_PORT, ClientConfig, Server};
 pub use error::{ApiError, Cause, Error};
 pub use follow::{FollowOptions, Follower, Item};
 pub use query::Query;
-pub use transport::ACTOR_HEADER;
+pub use transport::{ACTOR_HEADER, CLUSTER_HEADER};

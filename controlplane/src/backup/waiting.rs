@@ -129,7 +129,9 @@ impl Waiting {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let answer = match (request.method(), request.uri().path()) {
-            (&Method::GET, "/healthz") => Ok(json!({"status": "healthy", "revision": 0})),
+            (&Method::GET, "/healthz") => {
+                Ok(json!({"status": "healthy", "revision": 0, "waiting": true}))
+            }
             (&Method::POST, "/v1/restore") => self.take(request.into_body()).await,
             (_, path) => {
                 let why = format!("this replica waits for a backup and does not serve {path} yet");

@@ -247,7 +247,8 @@ async fn check_restored(new: &Three, checked: &Checked) {
     assert_eq!(taken.ip, ip);
     let revision = client.cluster().await.unwrap().revision;
     for (host, ..) in HOSTS {
-        let running = checked.state.ipam().host_addresses(&host.into()).map(|live| live.name);
+        let name = host.into();
+        let running = checked.state.ipam().host_addresses(&name).map(|live| live.name);
         let running = running.chain((host == "h1").then(|| "later".into())).collect();
         client.report_host(HostReport { host: host.into(), revision, running }).await.unwrap();
     }
@@ -294,8 +295,13 @@ async fn a_backup_under_load_begins_a_new_cluster() {
     let saved = tokio::task::spawn_blocking(|| saving.wait_with_output()).await.unwrap().unwrap();
     assert!(saved.status.success(), "{saved:?}");
     enough(&acked, before.len() + 50).await;
-    assert_eq!(old.refused(&format!("backup restore {}", file.display())), "Usage");
     callers.shutdown().await;
+    // Sent to nobody while one of them is away, nor to a cluster.
+    let restore = format!("backup restore {}", file.display());
+    assert_eq!(old.refused(&restore), "Unavailable");
+    old.start(leader, &[]);
+    old.ready().await;
+    assert_eq!(old.refused(&restore), "Usage");
     let source = client.cluster().await.unwrap().cluster_id;
     (0..3).for_each(|at| old.kill(at));
 

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const TEST_ARROWS: &[(&str, &[&str])] = &[("romana-controlplane", &["romana-client"])];
 
 /// What the pure room may depend on.
-const PURE: &[&str] = &["blake3", "imbl", "ipnet", "postcard", "serde", "thiserror"];
+const PURE: &[&str] = &["blake3", "imbl", "ipnet", "lz4_flex", "postcard", "serde", "thiserror"];
 
 /// Words that have no place in the pure room: clocks, threads, files, hash order, floats.
 const IMPURE: &[&str] = &[

@@ -1,6 +1,7 @@
 //! The client: finds a replica that answers, tries again where that is safe, within a deadline.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -131,6 +132,10 @@ impl Client {
 }
 
 impl Core {
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.config.timeout
     }
@@ -187,10 +192,19 @@ impl Core {
 
     /// Opens a stream from any replica: the head is awaited, the body is the caller's.
     pub(crate) async fn open(&self, ask: &Ask) -> Result<(Server, Response<Incoming>), Error> {
+        self.open_within(ask, self.config.attempt_timeout).await
+    }
+
+    /// [`Self::open`], when the replica has to prepare something first.
+    pub(crate) async fn open_within(
+        &self,
+        ask: &Ask,
+        within: Duration,
+    ) -> Result<(Server, Response<Incoming>), Error> {
         let now = Instant::now();
         self.refresh_if_due(now);
         let server = self.servers().choose(false, now);
-        let deadline = now + self.config.attempt_timeout;
+        let deadline = now + within;
         let attempt = match self.transport.open(&server, ask, deadline).await {
             Ok(response) if response.status().is_success() => {
                 self.servers().worked(&server);

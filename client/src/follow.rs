@@ -6,7 +6,9 @@
 //! snapshot and says so ([`Item::Reset`]): its consumer replaces what it holds.
 //!
 //! Without filters every revision must arrive once, and each record's digest must continue the
-//! chain: a gap, a duplicate or another history is an error, not an item.
+//! chain: a gap, a duplicate or another history is an error, not an item. With filters the chain cannot
+//! be checked; but every answer names its cluster, and a cluster that was restored from a backup is
+//! another one, even where it goes on at the same revisions.
 
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Digest, Record, Revision, Topic};
 use serde::Deserialize;
@@ -26,7 +29,7 @@ use crate::error::Error;
 use crate::ndjson::Lines;
 use crate::query::Query;
 use crate::retry::Backoff;
-use crate::transport::Ask;
+use crate::transport::{Ask, CLUSTER_HEADER};
 
 /// A feed that is silent for longer is dead: three bookmarks are missing.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -77,6 +80,8 @@ pub struct Follower {
     options: FollowOptions,
     last: Option<Revision>,
     digest: Option<Digest>,
+    /// The cluster whose records were yielded.
+    cluster: Option<HeaderValue>,
     feed: Option<Feed>,
     heard: Option<Instant>,
     backoff: Backoff,
@@ -101,7 +106,7 @@ impl Follower {
         let digest = options.digest.or_else(|| (options.after == Some(0)).then(Digest::default));
         let last = options.after;
         let backoff = Backoff::new();
-        Self { client, options, last, digest, feed: None, heard: None, backoff }
+        Self { client, options, last, digest, cluster: None, feed: None, heard: None, backoff }
     }
 
     /// The revision up to which everything was yielded.
@@ -125,8 +130,10 @@ impl Follower {
     /// The next item. Waits, and reconnects for as long as it takes. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the cluster refuses the request; [`Error::Protocol`] if records are
-    /// missing, repeated or do not continue the chain (the next call starts from a snapshot).
+    /// [`Error::Refused`] if the cluster refuses the request, also because it has not come so far as
+    /// this follower (`RevisionAhead`: it was restored); [`Error::Protocol`] if records are missing,
+    /// repeated or do not continue the chain, or if this is another cluster. After an error about the
+    /// history, the next call starts from a snapshot.
     pub async fn next(&mut self) -> Result<Item, Error> {
         loop {
             let Some(last) = self.last else {
@@ -140,6 +147,10 @@ impl Follower {
                 match self.connect(last).await {
                     Ok(()) => {}
                     Err(Error::Refused(error)) if error.status == 410 => self.last = None,
+                    Err(error) if error.code() == Some("RevisionAhead") => {
+                        self.forget();
+                        return Err(error);
+                    }
                     Err(error) => self.pause(error).await?,
                 }
                 continue;
@@ -149,7 +160,7 @@ impl Follower {
                     Ok(Some(item)) => return Ok(item),
                     Ok(None) => {}
                     Err(error) => {
-                        (self.last, self.digest, self.feed) = (None, None, None);
+                        self.forget();
                         return Err(error);
                     }
                 },
@@ -172,6 +183,11 @@ impl Follower {
             let rest = item.is_ok().then_some(follower);
             Some((item, rest))
         })
+    }
+
+    /// Starts anew: what was yielded is not the past of what comes.
+    fn forget(&mut self) {
+        (self.last, self.digest, self.cluster, self.feed) = (None, None, None, None);
     }
 
     /// Waits before the next attempt, if another may help.
@@ -205,6 +221,15 @@ impl Follower {
         let mut ask = Ask::get(path.build());
         (ask.accept, ask.endless) = ("application/x-ndjson", true);
         let (server, response) = self.client.core().open(&ask).await?;
+        let cluster = response.headers().get(CLUSTER_HEADER).cloned();
+        if let (Some(theirs), Some(ours)) = (&cluster, &self.cluster)
+            && theirs != ours
+        {
+            let why = format!("{server} is of cluster {theirs:?}, what was followed is {ours:?}");
+            self.forget();
+            return Err(Error::protocol(why));
+        }
+        self.cluster = self.cluster.take().or(cluster);
         self.feed = Some(Feed { server, body: response.into_body(), lines: Lines::default() });
         Ok(())
     }

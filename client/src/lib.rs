@@ -18,11 +18,12 @@
 //! 5. An unfiltered [`Follower`] notices a gap, a duplicate or a forged record.
 //!
 //! ## Reading order
-//! [`client`], then [`retry`](self) and `gather`, then [`follow`]; [`replay`] needs no cluster. Left out: TLS (its place is
-//! `transport.rs`), caching of reads.
+//! [`client`], then [`retry`](self) and `gather`, then [`follow`] and `backup`; [`replay`] needs no
+//! cluster. Left out: TLS (its place is `transport.rs`), caching of reads.
 
 mod api;
 pub mod audit;
+mod backup;
 pub mod client;
 mod config;
 mod error;
@@ -36,9 +37,10 @@ mod retry;
 mod servers;
 mod transport;
 
+pub use backup::{Download, Restoration};
 pub use client::Client;
 pub use config::{API_PORT, ClientConfig, Server};
 pub use error::{ApiError, Cause, Error};
 pub use follow::{FollowOptions, Follower, Item};
 pub use query::Query;
-pub use transport::ACTOR_HEADER;
+pub use transport::{ACTOR_HEADER, CLUSTER_HEADER};

@@ -36,6 +36,21 @@ pub struct Cluster {
     pub revision: Revision,
     /// The replicas.
     pub members: Vec<Member>,
+    /// Why nothing fresh is allocated, if that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// The cluster was restored from a backup, and waits for its hosts to say what runs there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Held {
+    /// Revision of the restore.
+    pub since: Revision,
+    /// How many hosts have not reported since.
+    pub waiting: u64,
+    /// Some of them.
+    pub hosts: Vec<HostName>,
 }
 
 /// A replica, as its cluster sees it.

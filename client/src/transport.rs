@@ -1,12 +1,14 @@
 //! One HTTP/1.1 exchange with one replica. The only file that knows the connector: TLS goes here.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use futures_util::{Stream, StreamExt};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,6 +20,8 @@ use crate::error::{Cause, Error};
 
 /// Header that names the actor of a command.
 pub const ACTOR_HEADER: &str = "x-romana-actor";
+/// Header of every answer: id of the cluster that gave it.
+pub const CLUSTER_HEADER: &str = "x-romana-cluster";
 /// Header that says for how long the caller waits, so that the server answers before that.
 const TIMEOUT_HEADER: &str = "x-romana-timeout-ms";
 /// Longest answer that is read, bytes (a snapshot of a million addresses is about 300 MB).
@@ -80,14 +84,10 @@ impl Transport {
     pub(crate) fn new(actor: &str) -> Result<Self, Error> {
         let actor = HeaderValue::from_str(actor)
             .map_err(|_| Error::config("the actor has a character other than visible ASCII"))?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_MAX));
-        connector.set_keepalive(Some(Duration::from_secs(15)));
         let http = Http::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
-            .build(connector);
+            .build(connector());
         Ok(Self { http, actor })
     }
 
@@ -118,6 +118,37 @@ impl Transport {
         read_reply(response, deadline).await
     }
 
+    /// Sends a request whose body comes piece by piece, and reads the whole answer.
+    pub(crate) async fn upload(
+        &self,
+        server: &Server,
+        path: &str,
+        length: u64,
+        pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+        deadline: Instant,
+    ) -> Result<Reply, Fault> {
+        let body = StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed_unsync();
+        let unfit = |error: hyper::http::Error| {
+            Fault::Unfit(Error::config(format!("the request cannot be sent: {error}")))
+        };
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(server.uri(path).map_err(Fault::Unfit)?)
+            .header(ACCEPT, "application/json")
+            .header(ACTOR_HEADER, self.actor.clone())
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, length)
+            .body(body)
+            .map_err(unfit)?;
+        let http = Http::builder(TokioExecutor::new()).build(connector());
+        match timeout_at(deadline, http.request(request)).await {
+            Err(_) => Err(Fault::TimedOut),
+            Ok(Ok(response)) => read_reply(response, deadline).await,
+            Ok(Err(error)) if error.is_connect() => Err(Fault::NotSent(Arc::new(error))),
+            Ok(Err(error)) => Err(Fault::Lost(Arc::new(error))),
+        }
+    }
+
     fn request(
         &self,
         server: &Server,
@@ -142,6 +173,14 @@ impl Transport {
             .body(Full::new(ask.body.clone().unwrap_or_default()))
             .map_err(|error| Error::config(format!("the request cannot be sent: {error}")))
     }
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_MAX));
+    connector.set_keepalive(Some(Duration::from_secs(15)));
+    connector
 }
 
 /// Reads an answer to its end.

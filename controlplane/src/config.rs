@@ -8,10 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
+
+use crate::backup::recover::RecoverArgs;
 
 /// Port of the API.
 pub const API_PORT: u16 = 9600;
@@ -107,6 +109,12 @@ pub struct Args {
     /// Memory for recent records of the feed, bytes [default: 67108864].
     #[arg(long, env = "ROMANAD_FEED_MEMORY_BYTES", value_name = "BYTES")]
     pub feed_memory_bytes: Option<usize>,
+    /// Begin a new cluster with this backup, in an empty data directory. The same on all founders.
+    #[arg(long, env = "ROMANAD_RESTORE", value_name = "FILE")]
+    pub restore: Option<PathBuf>,
+    /// With an empty data directory: wait until somebody sends a backup, and begin with it.
+    #[arg(long, env = "ROMANAD_AWAIT_RESTORE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub await_restore: Option<bool>,
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -116,6 +124,16 @@ pub struct Args {
     /// Validate the configuration and the initial topology, then exit.
     #[arg(long)]
     pub check: bool,
+    /// Something else than running a replica.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `romanad` can do while no replica runs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Make a backup from what a majority that is lost for good has left behind.
+    Recover(RecoverArgs),
 }
 
 /// The configuration file. Keys are the flags' names with underscores.
@@ -141,6 +159,8 @@ pub struct File {
     pub request_timeout_ms: Option<u64>,
     pub connections_max: Option<usize>,
     pub feed_memory_bytes: Option<usize>,
+    pub restore: Option<PathBuf>,
+    pub await_restore: Option<bool>,
     pub log_format: Option<LogFormat>,
     pub log: Option<String>,
 }
@@ -230,6 +250,10 @@ pub struct Config {
     pub connections_max: usize,
     /// Memory for recent records of the feed, bytes.
     pub feed_memory_bytes: usize,
+    /// The backup to begin a new cluster with.
+    pub restore: Option<PathBuf>,
+    /// Whether to wait for one.
+    pub await_restore: bool,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What to log.
@@ -308,6 +332,8 @@ impl Config {
             request_timeout: Duration::from_millis(timeout_ms),
             connections_max: connections,
             feed_memory_bytes: feed_bytes,
+            restore: args.restore.or(file.restore),
+            await_restore: args.await_restore.or(file.await_restore).unwrap_or(false),
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log: args.log.or(file.log).unwrap_or_else(|| LOG_DEFAULT.into()),
         })

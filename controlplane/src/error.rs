@@ -82,6 +82,15 @@ codes! {
     /// The follower has seen more than this cluster decided.
     RevisionAhead => CONFLICT, None,
         "This is another cluster or a restored one: take GET /v1/snapshot and follow from its revision.";
+    /// A backup was sent to a cluster that exists.
+    ClusterNotEmpty => CONFLICT, None,
+        "A backup begins a new cluster: start romanad with --await-restore (or --restore FILE) on empty data directories.";
+    /// What was sent is no backup, or a damaged one.
+    BackupUnusable => UNPROCESSABLE_ENTITY, None,
+        "Nothing was restored. `romana backup verify FILE` says what is wrong; take another backup.";
+    /// This replica has no data yet: it waits for a backup.
+    AwaitingRestore => SERVICE_UNAVAILABLE, Some(5),
+        "Send it one: romana backup restore FILE -r URL,URL,URL (all founders).";
     /// The body is larger than the route takes.
     BodyTooLarge => PAYLOAD_TOO_LARGE, None, "Split the request; details.max_bytes is the bound.";
     /// The body is not JSON.
@@ -228,6 +237,9 @@ impl From<Refusal> for Failure {
 
 /// The header that carries the revision an answer is based on.
 pub const REVISION_HEADER: HeaderName = HeaderName::from_static("x-romana-revision");
+
+/// The header that carries the id of the cluster.
+pub const CLUSTER_HEADER: HeaderName = HeaderName::from_static("x-romana-cluster");
 
 #[cfg(test)]
 mod tests {

@@ -271,6 +271,14 @@ impl History {
         self.inner.shared.state().segments.keys().next().copied().unwrap_or(1)
     }
 
+    /// The first revision that can be read (or will be), and the digest of the history before it.
+    #[must_use]
+    pub fn begin(&self) -> (Revision, Digest) {
+        let state = self.inner.shared.state();
+        let first = state.segments.values().next().map(Segment::start);
+        first.map_or((1, Digest::default()), |start| (start.first, start.previous))
+    }
+
     /// Reads records from `from` on: at most `max_records` with `max_bytes` of wire form together,
     /// but one at least if there is one. Blocks on the disk.
     ///

@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod backup;
 pub mod bootstrap;
 pub mod config;
 pub mod error;

@@ -4,11 +4,21 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use romana_controlplane::config::{Args, Config};
+use romana_controlplane::backup::recover::recover;
+use romana_controlplane::config::{Args, Command, Config};
 use romana_controlplane::{bootstrap, server, telemetry};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Recover(args)) = &args.command {
+        return match recover(args) {
+            Ok(said) => {
+                print!("{said}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, 1),
+        };
+    }
     let check = args.check;
     let kubernetes_host = std::env::var("KUBERNETES_SERVICE_HOST").ok();
     let config = match Config::load(args, kubernetes_host.as_deref()) {

@@ -32,9 +32,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::api::Api;
+use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
-use crate::raft::{Replica, ReplicaConfig, StartError};
+use crate::raft::{Replica, ReplicaConfig, RestoreError, StartError};
 use crate::tasks;
 
 /// Time for a request's head, and for a connection without a request.
@@ -66,6 +67,9 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
+    /// The data directory was not filled from a backup.
+    #[error("nothing was restored")]
+    Restore(#[source] Box<RestoreError>),
     /// The replica does not start.
     #[error("the replica does not start")]
     Start(#[source] Box<StartError>),
@@ -99,6 +103,12 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     replica.cluster_token.clone_from(&config.cluster_token);
     replica.initial = initial;
     replica.tuning.feed_bytes = config.feed_memory_bytes;
+    let (restore, wait) = (config.restore.as_deref(), config.await_restore);
+    let filled = before_start(&replica, restore, wait, &listener, &stop).await;
+    filled.map_err(|error| ServerError::Restore(Box::new(error)))?;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
     let replica = tokio::select! {
         started = Replica::start(replica) => {
             started.map_err(|error| ServerError::Start(Box::new(error)))?

@@ -33,6 +33,7 @@
 extern crate alloc;
 
 pub mod audit;
+pub mod backup;
 mod cluster;
 pub mod command;
 mod display;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// `romanad` of this build; built if only this package was.
-fn romanad() -> PathBuf {
+pub(crate) fn romanad() -> PathBuf {
     let romanad = PathBuf::from(env!("CARGO_BIN_EXE_romana")).with_file_name("romanad");
     if !romanad.is_file() {
         let built =
@@ -22,7 +22,7 @@ fn romanad() -> PathBuf {
 }
 
 /// A free port below those that the system gives out by itself to tests that run beside this one.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     std::iter::repeat_with(|| rand::random_range(20_000..32_000)).find(free).unwrap()
 }

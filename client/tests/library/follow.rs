@@ -146,3 +146,42 @@ async fn a_refusal_ends_the_stream() {
     let items: Vec<_> = stream.collect().await;
     assert!(matches!(items[..], [Err(Error::Refused(_))]), "{items:?}");
 }
+
+/// A feed of a cluster, which ends.
+fn feed_of(cluster: &str, lines: &str) -> Act {
+    Act::Raw(format!("HTTP/1.1 200 OK\r\nX-Romana-Cluster: {cluster}\r\n\r\n{lines}"))
+}
+
+#[tokio::test]
+async fn a_restored_cluster_is_not_mistaken_for_the_old_one() {
+    let records = history(4);
+    let fake = Fake::start(None, move |number, seen| match number {
+        0 => feed_of("old", &line(&records[0])),
+        1 => feed_of("old", &line(&records[1])),
+        // Restored meanwhile; a filtered follower cannot see it from the records.
+        2 => feed_of("new", &line(&records[2])),
+        _ if seen.line.contains("/v1/snapshot") => Act::ok(r#"{"revision":3}"#),
+        _ => feed_of("new", &line(&records[3])),
+    })
+    .await;
+    let options = FollowOptions { topics: vec![Topic::Hosts, Topic::Topology], ..from_start() };
+    let words = items(&fake.client(), options, 5).await;
+    assert_eq!(words, ["r1", "r2", "wrong", "reset 3", "r4"]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_has_not_come_so_far_is_another_one() {
+    let records = history(3);
+    let fake = Fake::start(None, move |_, seen| {
+        if seen.line.contains("/v1/snapshot") {
+            return Act::ok(r#"{"revision":2}"#);
+        }
+        match seen.line.contains("from=9") {
+            true => Act::status(409, r#"{"error":{"code":"RevisionAhead","message":"ahead"}}"#),
+            false => Act::Pieces(vec![line(&records[2])], false),
+        }
+    })
+    .await;
+    let options = FollowOptions { after: Some(9), ..FollowOptions::default() };
+    assert_eq!(items(&fake.client(), options, 3).await, ["ahead", "reset 2", "r3"]);
+}

@@ -58,7 +58,7 @@ impl Call {
         B: HttpBody<Data = Bytes> + Unpin,
     {
         let read = Self::read_whole(api, route, path, parts, &mut body).await;
-        if read.is_err() && !body.is_end_stream() {
+        if (read.is_err() || route.ignores_body) && !body.is_end_stream() {
             _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(&mut body)).await;
         }
         read
@@ -80,7 +80,7 @@ impl Call {
             None | Some("") => Vec::new(),
             Some(_) => query(&parts, route.query)?,
         };
-        let has_body = !body.is_end_stream();
+        let has_body = !body.is_end_stream() && !route.ignores_body;
         if has_body && route.body_max > 0 {
             check_content_type(&parts.headers, route.content_types)?;
         }

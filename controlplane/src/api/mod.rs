@@ -9,6 +9,7 @@
 //! ([`crate::error`]), the OpenAPI document from the same rows as the router.
 
 mod addresses;
+mod backup;
 mod batch;
 mod blackouts;
 mod blocks;
@@ -44,8 +45,9 @@ use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use hyper::body::Body as HttpBody;
 use romana_statemachine::name::Actor;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use crate::error::{Code, Failure, REVISION_HEADER};
+use crate::error::{CLUSTER_HEADER, Code, Failure, REVISION_HEADER};
 use crate::metrics::Metrics;
 use crate::raft::Replica;
 use call::Call;
@@ -56,7 +58,7 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Route> {
-    let nouns: [&'static [Route]; 19] = [
+    let nouns: [&'static [Route]; 20] = [
         addresses::ROUTES, // first: the hot path finds its row at once
         batch::ROUTES,
         topology::ROUTES,
@@ -73,6 +75,7 @@ fn table() -> impl Iterator<Item = &'static Route> {
         routes::ROUTES,
         events::ROUTES,
         snapshot::ROUTES,
+        backup::ROUTES,
         openapi::ROUTES,
         health::ROUTES,
         romana2::ROUTES,
@@ -90,6 +93,8 @@ struct Inner {
     request_timeout: Duration,
     actor: Actor,
     active: AtomicUsize,
+    backups: Arc<Semaphore>,
+    cluster: HeaderValue,
     allocate: (usize, &'static Route),
     batch: (usize, &'static Route),
 }
@@ -115,13 +120,15 @@ impl Api {
             unreachable!("the table has both rows")
         };
         Self(Arc::new(Inner {
-            replica,
             metrics: Metrics::new(table().map(|row| (row.verb.as_str(), row.path))),
             request_timeout,
             actor: Actor::from("api"),
             active: AtomicUsize::new(0),
+            backups: Arc::new(Semaphore::new(backup::BACKUPS_MAX)),
+            cluster: cluster_header(&replica),
             allocate,
             batch,
+            replica,
         }))
     }
 
@@ -133,6 +140,11 @@ impl Api {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// Leave to give one more backup.
+    fn backup_permit(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+        Arc::clone(&self.0.backups).try_acquire_owned()
     }
 
     fn request_timeout(&self) -> Duration {
@@ -225,8 +237,9 @@ impl Api {
             Err(failure) => Err(failure),
         };
         match answer {
-            Ok(response) => {
+            Ok(mut response) => {
                 self.0.metrics.answered(Some(at), response.status(), started.elapsed());
+                response.headers_mut().insert(CLUSTER_HEADER, self.0.cluster.clone());
                 response
             }
             Err(failure) => self.failed(Some(at), started, route, failure),
@@ -254,6 +267,12 @@ impl Api {
     fn stamp(&self, mut response: Response<Body>) -> Response<Body> {
         let revision = self.0.replica.with_state(romana_statemachine::State::revision);
         response.headers_mut().insert(REVISION_HEADER, HeaderValue::from(revision));
+        response.headers_mut().insert(CLUSTER_HEADER, self.0.cluster.clone());
         response
     }
+}
+
+/// The cluster's id, for every answer. It is made of hexadecimal digits.
+fn cluster_header(replica: &Replica) -> HeaderValue {
+    HeaderValue::from_str(&replica.cluster_id()).unwrap_or(HeaderValue::from_static("-"))
 }

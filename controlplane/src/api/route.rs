@@ -73,6 +73,7 @@ pub(crate) const CONTINUE: Param =
 pub(crate) enum Accepts {
     Json,
     Text,
+    Bytes,
     Feed,
     Romana2,
 }
@@ -87,6 +88,7 @@ impl Accepts {
         match self {
             Self::Json => &["application/json"],
             Self::Text => &["application/openmetrics-text", "text/plain"],
+            Self::Bytes => &["application/octet-stream"],
             Self::Feed => &["text/event-stream", "application/x-ndjson"],
             Self::Romana2 => &ROMANA2_TYPES,
         }
@@ -139,6 +141,8 @@ pub(crate) struct Route {
     pub(crate) body: Option<&'static str>,
     pub(crate) content_types: &'static [&'static str],
     pub(crate) accepts: Accepts,
+    /// Its answer does not depend on the body, which is not read.
+    pub(crate) ignores_body: bool,
     /// Statuses of success, each with the name of the answer's schema.
     pub(crate) answers: &'static [(u16, &'static str)],
     pub(crate) handler: Handler,
@@ -164,6 +168,7 @@ impl Route {
             body: None,
             content_types: &["application/json"],
             accepts: Accepts::Json,
+            ignores_body: false,
             answers,
             handler,
         }
@@ -182,6 +187,11 @@ impl Route {
 
     pub(crate) const fn accepts(mut self, accepts: Accepts) -> Self {
         self.accepts = accepts;
+        self
+    }
+
+    pub(crate) const fn ignores_body(mut self) -> Self {
+        self.ignores_body = true;
         self
     }
 

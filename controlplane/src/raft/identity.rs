@@ -6,7 +6,8 @@
 //!
 //! The cluster's id is derived from the initial peers and an optional token, so that replicas agree
 //! on it in any order of starting, without talking. Set a new token to make a new cluster at the
-//! addresses of an old one.
+//! addresses of an old one. A cluster that is restored from a backup has the backup's digest in its id
+//! besides, so that replicas that were restored from different files, or not at all, refuse each other.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,7 +26,13 @@ pub(super) struct Identity {
     pub(super) cluster_id: String,
     pub(super) id: u64,
     pub(super) initial_cluster: BTreeMap<u64, String>,
+    /// Digest of the backup that the cluster was restored from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) restored: Option<Digest>,
 }
+
+/// The file that is there while a directory is being filled from a backup.
+pub(super) const RESTORING: &str = "restoring";
 
 /// Why a data directory is refused.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +100,15 @@ pub enum IdentityError {
         /// List asked for.
         peers: String,
     },
+    /// A restore was interrupted.
+    #[error(
+        "{} is half filled from a backup: start again with --restore FILE, which begins anew, or \
+         empty the directory", .dir.display()
+    )]
+    HalfRestored {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// There is data without a name.
     #[error(
         "{} has a log or snapshots, and no {FILE}: restore that file, or empty the directory \
@@ -113,36 +129,62 @@ pub(super) fn list(peers: &BTreeMap<u64, String>) -> String {
 impl Identity {
     pub(super) fn new(id: u64, initial_cluster: BTreeMap<u64, String>, token: &str) -> Self {
         let seed = format!("romana cluster\n{token}\n{}", list(&initial_cluster));
-        let mut cluster_id = Digest::of(seed.as_bytes()).to_string();
-        cluster_id.truncate(16);
-        Self { cluster_id, id, initial_cluster }
+        Self { cluster_id: short(&seed), id, initial_cluster, restored: None }
     }
 
-    /// Compares with what the data directory says, or writes it there on the first start.
-    /// `has_data` says whether there is a log or a snapshot.
-    pub(super) fn claim(&self, dir: &Path, has_data: bool) -> Result<(), IdentityError> {
-        if !self.initial_cluster.contains_key(&self.id) {
-            let (id, peers) = (self.id, list(&self.initial_cluster));
-            return Err(IdentityError::NotInitial { id, peers });
-        }
+    /// The same replica, of the cluster that is restored from a backup.
+    pub(super) fn restored_from(mut self, backup: Digest) -> Self {
+        self.cluster_id = short(&format!("romana restore\n{}\n{backup}", self.cluster_id));
+        self.restored = Some(backup);
+        self
+    }
+
+    /// Who the data directory belongs to, if anybody.
+    pub(super) fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = dir.join(FILE);
         match fs::read(&path) {
-            Ok(bytes) => {
-                let stored: Self = serde_json::from_slice(&bytes)
-                    .map_err(|source| IdentityError::Damaged { path, source })?;
-                self.compare(&stored, dir)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && has_data => {
-                Err(IdentityError::Nameless { dir: dir.into() })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.write(dir).map_err(|source| IdentityError::Io { path, source })
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| IdentityError::Damaged { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(IdentityError::Io { path, source }),
         }
     }
 
-    fn compare(&self, stored: &Self, dir: &Path) -> Result<(), IdentityError> {
+    pub(super) fn check_initial(&self) -> Result<(), IdentityError> {
+        if self.initial_cluster.contains_key(&self.id) {
+            return Ok(());
+        }
+        Err(IdentityError::NotInitial { id: self.id, peers: list(&self.initial_cluster) })
+    }
+
+    /// Compares with what the data directory says, or writes it there on the first start.
+    /// `has_data` says whether there is a log or a snapshot. Returns the whole identity: that a
+    /// cluster was restored is known to its data alone.
+    pub(super) fn claim(self, dir: &Path, has_data: bool) -> Result<Self, IdentityError> {
+        self.check_initial()?;
+        match Self::load(dir)? {
+            Some(stored) => {
+                let own = match stored.restored {
+                    Some(backup) => self.restored_from(backup),
+                    None => self,
+                };
+                own.compare(&stored, dir)?;
+                Ok(own)
+            }
+            None if dir.join(RESTORING).exists() => {
+                Err(IdentityError::HalfRestored { dir: dir.into() })
+            }
+            None if has_data => Err(IdentityError::Nameless { dir: dir.into() }),
+            None => {
+                let path = dir.join(FILE);
+                self.write(dir).map_err(|source| IdentityError::Io { path, source })?;
+                Ok(self)
+            }
+        }
+    }
+
+    pub(super) fn compare(&self, stored: &Self, dir: &Path) -> Result<(), IdentityError> {
         let dir = dir.to_path_buf();
         if stored.id != self.id {
             return Err(IdentityError::OtherId { dir, theirs: stored.id, ours: self.id });
@@ -158,7 +200,7 @@ impl Identity {
         Ok(())
     }
 
-    fn write(&self, dir: &Path) -> io::Result<()> {
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let beside = dir.join(format!("{FILE}.tmp"));
         let mut file = File::create(&beside)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
@@ -166,6 +208,13 @@ impl Identity {
         fs::rename(&beside, dir.join(FILE))?;
         File::open(dir)?.sync_all()
     }
+}
+
+/// The first 16 digits of the digest of a text.
+fn short(seed: &str) -> String {
+    let mut id = Digest::of(seed.as_bytes()).to_string();
+    id.truncate(16);
+    id
 }
 
 #[cfg(test)]
@@ -189,6 +238,19 @@ mod tests {
         let other = claim(1, &["a:1", "b:1"], "new").unwrap_err();
         assert!(matches!(other, IdentityError::OtherCluster { .. }));
         assert!(matches!(claim(3, &["a:1", "b:1"], ""), Err(IdentityError::NotInitial { .. })));
+    }
+
+    #[test]
+    fn a_restored_replica_is_known_by_its_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = || Identity::new(1, peers(&["a:1"]), "t");
+        let restored = new().restored_from(Digest::of(b"backup"));
+        assert_ne!(restored.cluster_id, new().cluster_id);
+        assert_ne!(restored.cluster_id, new().restored_from(Digest::of(b"other")).cluster_id);
+        restored.write(dir.path()).unwrap();
+        assert_eq!(new().claim(dir.path(), true).unwrap(), restored);
+        let other = Identity::new(1, peers(&["a:1"]), "u").claim(dir.path(), true).unwrap_err();
+        assert!(matches!(other, IdentityError::OtherCluster { .. }));
     }
 
     #[test]

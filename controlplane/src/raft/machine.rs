@@ -241,7 +241,7 @@ impl Machine {
 }
 
 /// An error and its causes in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut text: Vec<String> = causes.map(ToString::to_string).collect();
     text.dedup();

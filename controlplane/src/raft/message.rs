@@ -63,7 +63,8 @@ impl Hello {
             let theirs = &self.cluster;
             return Some(format!(
                 "it belongs to cluster {theirs}, this is cluster {cluster}: compare \
-                 --initial-cluster and --cluster-token of both"
+                 --initial-cluster and --cluster-token of both, and whether both were restored \
+                 from the same backup"
             ));
         }
         if self.to != id {

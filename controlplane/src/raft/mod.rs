@@ -23,7 +23,8 @@
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
 //! `message`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
-//! `reads` (how callers share rounds) · `view`, `peers` (what is known) · `start`, and this file.
+//! `reads` (how callers share rounds) · `view`, `peers` (what is known) · `start`, and this file ·
+//! `restore`, `salvage` (data directories while nothing runs).
 
 mod codec;
 pub mod config;
@@ -40,6 +41,8 @@ mod network;
 mod peers;
 mod proposer;
 mod reads;
+mod restore;
+mod salvage;
 mod server;
 mod snapshot;
 mod start;
@@ -65,6 +68,10 @@ use tokio_util::task::TaskTracker;
 
 pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
 pub use facts::Facts;
+pub(crate) use machine::chain;
+pub(crate) use restore::UPLOAD;
+pub use restore::{Restoration, RestoreError, is_claimed, restore};
+pub use salvage::{Salvage, SalvageError};
 pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, TransferError};
 
 use crate::feed::Feed;
@@ -229,6 +236,12 @@ impl Replica {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.0.host.identity.id
+    }
+
+    /// Id of the cluster.
+    #[must_use]
+    pub fn cluster_id(&self) -> String {
+        self.0.host.identity.cluster_id.clone()
     }
 
     /// The cluster as this replica sees it.

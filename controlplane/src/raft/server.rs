@@ -100,7 +100,7 @@ impl Host {
         let mut conn = Conn::new(stream)?;
         let hello = timeout(HELLO_TIMEOUT, conn.reader.expect()).await??;
         let hello: Hello = unpack("hello", &hello)?;
-        let Identity { cluster_id, id, initial_cluster } = &self.identity;
+        let Identity { cluster_id, id, initial_cluster, .. } = &self.identity;
         // Members that came later are in the membership; before there is one, in the initial list.
         let member = |peer| initial_cluster.contains_key(&peer) || self.view.is_member(peer);
         if let Some(why) = hello.refuse(cluster_id, *id, member) {

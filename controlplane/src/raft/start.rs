@@ -39,6 +39,7 @@ const INITIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is on disk.
 struct Stores {
+    identity: Identity,
     log: LogStore,
     machine: Machine,
 }
@@ -70,9 +71,9 @@ impl Replica {
         let identity = Identity::new(*id, initial_cluster.clone(), cluster_token);
         check_advertised(&config)?;
         let fault = Fault::none();
-        let (to_open, opened_fault) = ((config.clone(), identity.clone()), fault.clone());
-        let open = move || open(&to_open.0, &to_open.1, opened_fault);
-        let Stores { log, machine } = tokio::task::spawn_blocking(open)
+        let (to_open, opened_fault) = (config.clone(), fault.clone());
+        let open = move || open(&to_open, identity, opened_fault);
+        let Stores { identity, log, machine } = tokio::task::spawn_blocking(open)
             .await
             .map_err(|error| StartError::Raft { why: error.to_string() })??;
 
@@ -159,14 +160,14 @@ fn check_advertised(config: &ReplicaConfig) -> Result<(), StartError> {
 }
 
 /// Opens everything on disk, after checking whose it is. Blocks.
-fn open(config: &ReplicaConfig, identity: &Identity, fault: Fault) -> Result<Stores, StartError> {
+fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stores, StartError> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).map_err(|source| {
         let what = format!("cannot make the data directory {}", dir.display());
         StartError::Io { what, source }
     })?;
     let (wal, snapshots) = (dir.join("wal"), dir.join("snapshots"));
-    identity.claim(dir, has_files(&wal) || has_files(&snapshots))?;
+    let identity = identity.claim(dir, has_files(&wal) || has_files(&snapshots))?;
     let Tuning { wal_segment_bytes, history_segment_bytes, log_tail_bytes, feed_bytes, .. } =
         config.tuning;
     let (wal, recovered) = Wal::open(&wal, WalOptions { segment_bytes: wal_segment_bytes })?;
@@ -184,7 +185,7 @@ fn open(config: &ReplicaConfig, identity: &Identity, fault: Fault) -> Result<Sto
         Some((purged, _)) if *purged > applied => {
             Err(StartError::Gap { first: purged + 1, snapshot: applied })
         }
-        _ => Ok(Stores { log, machine }),
+        _ => Ok(Stores { identity, log, machine }),
     }
 }
 

@@ -49,9 +49,9 @@ fn the_past_is_what_the_history_says() {
         |tenures| tenures[0].name = "somebody".into(),
         |tenures| tenures[0].host = "elsewhere".into(),
         |tenures| tenures[0].tenant = "other".into(),
-        |tenures| tenures[0].actor = "nobody".into(),
-        |tenures| tenures[0].from.revision += 1,
-        |tenures| tenures[0].to = Some(tenures[0].from),
+        |tenures| tenures[0].actor = Some("nobody".into()),
+        |tenures| tenures[0].from = None,
+        |tenures| tenures[0].to = tenures[0].from,
         |tenures| tenures[0].reason = Some(ReleaseReason::Evicted),
         |tenures| tenures.push(tenures[0].clone()),
     ];

@@ -121,6 +121,9 @@ pub(crate) enum Noun {
     /// Show the replicas
     #[command(subcommand)]
     Cluster(crate::cluster::Command),
+    /// Save, verify, show and restore backups
+    #[command(subcommand)]
+    Backup(crate::backup::Command),
     /// Check addresses for inconsistencies, and show how full the groups are
     #[command(subcommand)]
     Ipam(crate::ipam::Command),

@@ -96,6 +96,16 @@ fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
         Some(id) => findings.push(good("leader", format!("replica {id}, term {}", cluster.term))),
         None => findings.push(bad("leader", String::from("there is none: no change is possible"))),
     }
+    if let Some(held) = &cluster.held {
+        let hosts: Vec<&str> = held.hosts.iter().map(|host| host.as_str()).collect();
+        let what = format!(
+            "allocation is held since the restore: {} hosts have not reported ({}); romana cluster resume \
+             goes on without them",
+            held.waiting,
+            hosts.join(", ")
+        );
+        findings.push(warning("restore", what));
+    }
     let healthy = cluster.members.iter().filter(|member| member.healthy).count();
     let ids: Vec<String> =
         cluster.members.iter().filter(|m| !m.healthy).map(|m| m.id.to_string()).collect();

@@ -9,6 +9,7 @@
 mod address;
 mod args;
 mod audit;
+mod backup;
 mod blackout;
 mod block;
 mod cluster;
@@ -91,6 +92,7 @@ async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
         Noun::Audit(command) => command.run(&ctx).await,
         Noun::Settings(command) => command.run(&ctx).await,
         Noun::Cluster(command) => command.run(&ctx).await,
+        Noun::Backup(command) => command.run(&ctx).await,
         Noun::Ipam(command) => command.run(&ctx).await,
         Noun::Doctor(command) => command.run(&ctx).await,
         Noun::Completion(_) | Noun::Demo(_) => Ok(()),

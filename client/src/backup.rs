@@ -1,0 +1,135 @@
+//! Backups over the wire: a stream of bytes from any replica, and to replicas that wait for one.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use romana_statemachine::{Digest, Revision};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout};
+
+use crate::Client;
+use crate::client::parse;
+use crate::config::Server;
+use crate::error::{ApiError, Error};
+use crate::query::Query;
+use crate::transport::{Ask, Fault};
+
+/// A backup that is silent for longer is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Time for a replica to take, verify and restore a backup.
+const RESTORE_MAX: Duration = Duration::from_secs(3600);
+/// Time for a replica to begin a backup: it copies the state first.
+const BEGIN_MAX: Duration = Duration::from_secs(120);
+
+/// A backup that is being received. What it is worth, `romana_statemachine::backup` says.
+#[derive(Debug)]
+pub struct Download {
+    body: Incoming,
+    server: Server,
+}
+
+impl Download {
+    /// The replica that it comes from.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The next bytes; `None`: the stream has ended.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: it broke off.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let broken = |why: String| {
+                let why = format!("{}: the backup broke off: {why}", self.server);
+                Error::Unavailable { why, source: None }
+            };
+            let frame = timeout(SILENCE_MAX, self.body.frame()).await;
+            let frame = frame.map_err(|_| broken("it was silent for too long".into()))?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|error| broken(error.to_string()))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+}
+
+/// What a replica made of a backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Restoration {
+    /// Id of the new cluster.
+    pub cluster_id: String,
+    /// Id of the cluster that the backup is of.
+    pub source: String,
+    /// Revision of the backup.
+    pub from_revision: Revision,
+    /// Revision of the new cluster.
+    pub revision: Revision,
+    /// Digest of the history there.
+    pub digest: Digest,
+    /// Digest of the backup.
+    pub backup: Digest,
+    /// Live addresses.
+    pub addresses: u64,
+    /// Hosts that allocation waits for.
+    pub waiting: u64,
+}
+
+impl Client {
+    /// Takes a backup from any replica: of everything acknowledged before, or with `local` of what
+    /// that replica has; with `history` or of the state alone.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn backup(&self, history: bool, local: bool) -> Result<Download, Error> {
+        let path = Query::new("/v1/backup")
+            .with("history", (!history).then_some("false"))
+            .with("consistency", local.then_some("local"));
+        let mut ask = Ask::get(path.build());
+        (ask.accept, ask.endless) = ("application/octet-stream", true);
+        let (server, response) = self.core().open_within(&ask, BEGIN_MAX).await?;
+        Ok(Download { body: response.into_body(), server })
+    }
+
+    /// Sends a backup of `length` bytes to one replica that waits for one, once.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::Refused`] with the code `ClusterNotEmpty` when the replica serves a cluster.
+    pub async fn restore(
+        &self,
+        server: &Server,
+        length: u64,
+        pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Restoration, Error> {
+        let deadline = Instant::now() + RESTORE_MAX;
+        let transport = self.core().transport();
+        let sent = transport.upload(server, "/v1/restore", length, pieces, deadline).await;
+        let reply = sent.map_err(|fault| match fault {
+            Fault::NotSent(source) => {
+                let why = format!("{server}: {source}");
+                Error::Unavailable { why, source: Some(source) }
+            }
+            Fault::Lost(source) => {
+                Error::Unknown { why: format!("{server}: {source}"), source: Some(source) }
+            }
+            Fault::TimedOut => {
+                Error::Unknown { why: format!("{server}: no answer in time"), source: None }
+            }
+            Fault::Unfit(error) => error,
+        })?;
+        if (200..300).contains(&reply.status) {
+            return parse(&reply.body);
+        }
+        match ApiError::from_body(reply.status, &reply.body) {
+            Some(error) => Err(Error::Refused(Box::new(error))),
+            None => Err(Error::protocol(format!("status {} without an error", reply.status))),
+        }
+    }
+}

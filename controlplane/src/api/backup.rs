@@ -1,0 +1,107 @@
+//! `/v1/backup`: the state and its history as a stream; `/v1/restore`, which is for clusters that do
+//! not exist yet.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout_at;
+
+use super::call::{Call, bad_query};
+use super::reply;
+use super::route::{Accepts, CONSISTENCY, Param, Route, Verb, handler};
+use crate::backup::take::{Take, TakeError, origin};
+use crate::error::{Code, Failure};
+use crate::raft::chain;
+
+/// Backups that one replica gives at the same time: each holds the bytes of a state.
+pub(super) const BACKUPS_MAX: usize = 2;
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/v1/backup",
+        "backup",
+        "A backup: the state and the history up to it, as one stream that ends with a digest of the \
+         whole. `romana backup save` writes it to a file and verifies it.",
+        &[(200, "Bytes")],
+        handler!(take),
+    )
+    .query(&[
+        CONSISTENCY,
+        Param::optional("history", "`false`: the state alone, without the history (default true)"),
+    ])
+    .accepts(Accepts::Bytes),
+    Route::new(
+        Verb::Post,
+        "/v1/restore",
+        "backup",
+        "Takes a backup and begins a new cluster with it. Only a replica that was started with \
+         --await-restore and an empty data directory does that; this one serves a cluster and refuses.",
+        &[(200, "Restoration")],
+        handler!(restore),
+    )
+    .body("Bytes", 0)
+    .content_types(&["application/octet-stream"])
+    .ignores_body(),
+];
+
+async fn take(call: Call) -> reply::Result {
+    let records = match call.query("history") {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(other) => return Err(bad_query("history", other, "it is neither true nor false")),
+    };
+    let permit = call.api.backup_permit().map_err(|_| {
+        let why = format!("this replica gives {BACKUPS_MAX} backups already");
+        Failure::new(Code::Busy, why)
+    })?;
+    let state = call.state().await?;
+    let replica = call.api.replica();
+    // The history gets an entry's records after the state has them.
+    let (mut applied, index) = (replica.applied(), state.index());
+    let reached = timeout_at(call.deadline, applied.wait_for(|next| index == 0 || *next > index));
+    if !matches!(reached.await, Ok(Ok(_))) {
+        return Err(Failure::new(Code::Unavailable, "the history does not reach the state yet"));
+    }
+    let origin = origin(replica.cluster_id(), replica.id(), false);
+    let history = replica.history().clone();
+    let revision = state.revision();
+    let begun = tokio::task::spawn_blocking(move || Take::begin(&state, history, origin, records));
+    let take = begun
+        .await
+        .map_err(|error| Failure::new(Code::Internal, error.to_string()))?
+        .map_err(|error| Failure::new(Code::Internal, chain(&error)))?;
+    let name =
+        format!("attachment; filename=\"romana-{}-{revision}.backup\"", replica.cluster_id());
+    let body = Body::from_stream(stream::try_unfold((take, permit), piece));
+    let kind = Accepts::Bytes.types()[0];
+    let mut response = reply::raw(StatusCode::OK, revision, kind, body);
+    if let Ok(name) = HeaderValue::from_str(&name) {
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, name);
+    }
+    Ok(response)
+}
+
+/// What a stream of a backup keeps: the permit goes with it.
+type Stream = (Take, OwnedSemaphorePermit);
+
+/// The next piece, made when the client has taken the one before.
+async fn piece((mut take, permit): Stream) -> Result<Option<(Bytes, Stream)>, axum::BoxError> {
+    let made = tokio::task::spawn_blocking(move || {
+        let piece = take.piece();
+        (take, piece)
+    });
+    let (take, piece) = made.await?;
+    let piece = piece.inspect_err(|error: &TakeError| {
+        tracing::error!(error = chain(error), "backup broken off");
+    })?;
+    Ok(piece.map(|bytes| (Bytes::from(bytes), (take, permit))))
+}
+
+async fn restore(call: Call) -> reply::Result {
+    let replica = call.api.replica();
+    let why = format!("this replica serves cluster {}", replica.cluster_id());
+    Err(Failure::new(Code::ClusterNotEmpty, why).with("cluster_id", replica.cluster_id()))
+}

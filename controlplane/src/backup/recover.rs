@@ -1,0 +1,153 @@
+//! `romanad recover`: a backup from what a majority that is lost for good has left behind.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use jiff::Timestamp;
+use romana_statemachine::Millis;
+
+use super::file::{self, FileError};
+use super::take::{Take, TakeError, origin};
+use crate::raft::{Salvage, SalvageError};
+
+/// Makes a backup from the data directories of replicas that are down, when the others are lost for
+/// good. Restore it into a new cluster.
+///
+/// A cluster whose majority is gone cannot go on: nobody can know what the lost replicas had
+/// acknowledged. This command reads what the survivors have on their disks, applies all of it, and
+/// writes a backup. It changes nothing in the directories. It prints what may be lost, and what may
+/// appear that was never acknowledged.
+///
+/// Then start a new cluster from it: `romanad --restore FILE …` on each of its replicas, with empty
+/// data directories. Never start the old replicas again.
+#[derive(Clone, Debug, Args)]
+pub struct RecoverArgs {
+    /// Data directory of a survivor that is stopped; several times for several of them.
+    #[arg(long, value_name = "DIR", required = true)]
+    pub data_dir: Vec<PathBuf>,
+    /// The backup to write. It must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// No survivor can be read.
+    #[error("no survivor can be read")]
+    Salvage(#[from] SalvageError),
+    /// The survivors are of different clusters.
+    #[error("{} and {} are of different clusters: {ours} and {theirs}", .dirs.0.display(), .dirs.1.display())]
+    Mixed {
+        /// Two directories.
+        dirs: (PathBuf, PathBuf),
+        /// Cluster of the first.
+        ours: String,
+        /// Cluster of the second.
+        theirs: String,
+    },
+    /// The backup cannot be taken.
+    #[error("the backup cannot be taken")]
+    Take(#[from] TakeError),
+    /// The backup cannot be written.
+    #[error("the backup cannot be written")]
+    File(#[from] FileError),
+}
+
+/// Reads the survivors, writes the backup of the one that has most, and says what that means. Blocks.
+///
+/// # Errors
+/// [`RecoverError`].
+pub fn recover(args: &RecoverArgs) -> Result<String, RecoverError> {
+    let scratch = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let scratch = scratch.unwrap_or_else(|| Path::new("."));
+    let mut text = String::new();
+    let (mut found, mut failure): (Vec<Salvage>, Option<SalvageError>) = (Vec::new(), None);
+    for dir in &args.data_dir {
+        match Salvage::read(dir, scratch) {
+            Ok(salvage) => found.push(salvage),
+            Err(error) => {
+                text += &format!("not used: {}\n", crate::raft::chain(&error));
+                failure = Some(error);
+            }
+        }
+    }
+    if let [first, rest @ ..] = found.as_slice()
+        && let Some(other) = rest.iter().find(|other| other.cluster != first.cluster)
+    {
+        return Err(RecoverError::Mixed {
+            dirs: (first.dir.clone(), other.dir.clone()),
+            ours: first.cluster.clone(),
+            theirs: other.cluster.clone(),
+        });
+    }
+    for salvage in &found {
+        text += &summary(salvage);
+    }
+    let count = found.len();
+    let best = found.into_iter().max_by_key(|salvage| salvage.last);
+    let Some(best) = best else {
+        // There is one argument at least: without a survivor there is a failure.
+        let dir = args.data_dir.first().cloned().unwrap_or_default();
+        return Err(failure.unwrap_or(SalvageError::Nobody { dir }).into());
+    };
+    let origin = origin(best.cluster.clone(), best.id, true);
+    let take = Take::begin(&best.state, best.history.clone(), origin, true)?;
+    file::write(&args.out, take)?;
+    text += &outcome(&best, count, &args.out);
+    Ok(text)
+}
+
+fn time(at: Millis) -> String {
+    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).map_or_else(|_| at.to_string(), |time| time.to_string())
+}
+
+fn summary(salvage: &Salvage) -> String {
+    let Salvage { dir, id, cluster, state, last: (term, index), .. } = salvage;
+    format!(
+        "{}: replica {id} of cluster {cluster}, to entry {index} of term {term}, revision {}, {}\n",
+        dir.display(),
+        state.revision(),
+        time(salvage.at()),
+    )
+}
+
+/// What the operator must know before going on.
+fn outcome(best: &Salvage, survivors: usize, out: &Path) -> String {
+    let Salvage { id, state, last, agreed, agreed_revision, unsure, voted, .. } = best;
+    let members = best.initial_cluster.len().max(state.members().count());
+    let mut text = format!(
+        "\nwritten: {} from replica {id}: revision {}, {} addresses, {} hosts\n\n",
+        out.display(),
+        state.revision(),
+        state.ipam().address_count(),
+        state.hosts().count(),
+    );
+    text += &format!(
+        "May be lost: whatever was acknowledged after entry {} ({}) by others. With {survivors} of about \
+         {members} members\n  read, this program cannot know whether there was anything.\n",
+        last.1,
+        time(best.at()),
+    );
+    if *voted > last.0 {
+        text += &format!(
+            "  Replica {id} had voted in term {voted}, after its last entry: there probably was a later \
+             leader.\n"
+        );
+    }
+    text += &if *unsure == 0 {
+        String::from("May appear that was never acknowledged: nothing.\n")
+    } else {
+        format!(
+            "May appear that was never acknowledged: {unsure} log entries after entry {agreed} (revisions \
+             after {agreed_revision}).\n  They were on this disk; whether a majority had them is not \
+             known.\n"
+        )
+    };
+    text += "\nNext: start a NEW cluster from it, with empty data directories on all replicas:\n  romanad \
+             --restore FILE --initial-cluster … --data-dir EMPTY …\nNever start the old replicas again. \
+             Nothing fresh is allocated until every host has reported\nwhat runs there, or you say `romana \
+             cluster resume`.\n";
+    text
+}

@@ -58,7 +58,7 @@ pub enum What {
     Feed {
         /// Followers.
         #[arg(long, default_value_t = 5_000)]
-        followers: usize,
+        followers: u64,
         /// Events that concern all of them.
         #[arg(long, default_value_t = 200)]
         events: usize,

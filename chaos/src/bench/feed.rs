@@ -27,7 +27,7 @@ use crate::caller::library;
 use crate::cluster::Cluster;
 
 /// Every so many-th follower follows everything.
-const EVERYTHING: usize = 50;
+const EVERYTHING: u64 = 50;
 /// Hosts that addresses are allocated on.
 const TOUCHED: u64 = 100;
 /// Longest wait for an event to be at all followers.
@@ -46,13 +46,13 @@ struct Sent {
 #[derive(Debug, Default)]
 struct Board {
     /// By revision: how many have it, and when the last of them got it.
-    arrivals: Mutex<HashMap<u64, (usize, Instant)>>,
+    arrivals: Mutex<HashMap<u64, (u64, Instant)>>,
     /// Followers that had their first bookmark.
     following: AtomicU64,
 }
 
 impl Board {
-    fn arrivals(&self) -> MutexGuard<'_, HashMap<u64, (usize, Instant)>> {
+    fn arrivals(&self) -> MutexGuard<'_, HashMap<u64, (u64, Instant)>> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,7 +64,7 @@ impl Board {
     }
 
     /// When the last of so many followers had it.
-    async fn at_all(&self, revision: u64, all: usize) -> Result<Instant> {
+    async fn at_all(&self, revision: u64, all: u64) -> Result<Instant> {
         let start = Instant::now();
         loop {
             let found = self.arrivals().get(&revision).copied();
@@ -84,18 +84,18 @@ impl Board {
 
 /// A follower: one connection, read until the end.
 struct Follower {
-    number: usize,
+    number: u64,
     stream: TcpStream,
     board: Arc<Board>,
     sent: Arc<Sent>,
 }
 
 impl Follower {
-    async fn open(to: SocketAddr, number: usize, board: Arc<Board>) -> Result<Self> {
+    async fn open(to: SocketAddr, number: u64, board: Arc<Board>) -> Result<Self> {
         let mut stream = TcpStream::connect(to).await.context("connect a follower")?;
         let filter = match number % EVERYTHING {
             0 => String::new(),
-            _ => format!("?host={}", host_name(number as u64)),
+            _ => format!("?host={}", host_name(number)),
         };
         let ask = format!(
             "GET /v1/events{filter} HTTP/1.1\r\nHost: {to}\r\nAccept: application/x-ndjson\r\n\r\n"
@@ -144,18 +144,17 @@ struct Crowd {
 }
 
 impl Crowd {
-    async fn open(apis: &[SocketAddr], count: usize) -> Result<Self> {
+    async fn open(apis: &[SocketAddr], count: u64) -> Result<Self> {
         let board = Arc::new(Board::default());
         let (mut sent, mut tasks) = (Vec::new(), JoinSet::new());
-        for number in 0..count {
-            let to = apis[number % apis.len()];
+        for (number, to) in (0..count).zip(apis.iter().copied().cycle()) {
             let follower = Follower::open(to, number, Arc::clone(&board)).await?;
             sent.push(Arc::clone(&follower.sent));
             tasks.spawn(follower.follow());
         }
         let mut crowd = Self { board, sent, tasks };
         let start = Instant::now();
-        while crowd.board.following.load(Ordering::Relaxed) < count as u64 {
+        while crowd.board.following.load(Ordering::Relaxed) < count {
             crowd.check()?;
             ensure!(start.elapsed() < PATIENCE, "not all followers got their first bookmark");
             sleep(Duration::from_millis(10)).await;
@@ -182,14 +181,14 @@ impl Crowd {
 
 pub(super) async fn run(
     options: &BenchOptions,
-    followers: usize,
+    followers: u64,
     events: usize,
     at_leader: bool,
 ) -> Result<Value> {
     let machine = Machine::look();
-    let open = raise_open_files(followers as u64 + 1024)?;
+    let open = raise_open_files(followers + 1024)?;
     let cluster = ours::three(options).await?;
-    let site = Site::for_addresses(followers as u64 * PER_HOST);
+    let site = Site::for_addresses(followers * PER_HOST);
     let client = library(&cluster.apis(), "chaos:bench")?;
     set_up(&client, site).await?;
     let apis = match at_leader {
@@ -241,7 +240,7 @@ async fn leader(cluster: &Cluster) -> Result<SocketAddr> {
 /// Lets this process, and those it starts, have so many open files.
 fn raise_open_files(wanted: u64) -> Result<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = maximum.map_or(wanted.max(current.unwrap_or(0)), |maximum| maximum);
+    let raised = maximum.unwrap_or_else(|| wanted.max(current.unwrap_or(wanted)));
     setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum })?;
     ensure!(
         raised >= wanted,
@@ -288,7 +287,7 @@ fn on_host(host: u64, nth: u64) -> AllocateAddress {
 async fn for_all(
     client: &Client,
     crowd: &mut Crowd,
-    followers: usize,
+    followers: u64,
     events: usize,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
     let (mut from_ask, mut from_ack) = (Vec::new(), Vec::new());
@@ -320,7 +319,7 @@ async fn for_all(
 
 /// Who gets an event that concerns one host, on average.
 struct Narrow {
-    events: usize,
+    events: u64,
     of_host: f64,
     of_everything: f64,
     /// Records that a follower of another host got: must be none.
@@ -340,19 +339,19 @@ async fn for_one(client: &Client, crowd: &mut Crowd, site: Site) -> Result<Narro
             last = client.submit(&ask).await.context("allocate")?.revision;
         }
     }
-    let of_everything = crowd.sent.len().div_ceil(EVERYTHING);
+    let of_everything = (crowd.sent.len() as u64).div_ceil(EVERYTHING);
     crowd.board.at_all(last, of_everything).await?;
     // What should not come has had time to.
     sleep(Duration::from_millis(500)).await;
     crowd.check()?;
-    let events = usize::try_from(per_host * touched)?;
+    let events = per_host * touched;
     let got = crowd.records();
     let mut narrow = Narrow { events, of_host: 0.0, of_everything: 0.0, strays: 0, bytes: 0.0 };
-    for (number, (before, after)) in before.iter().zip(&got).enumerate() {
+    for (number, (before, after)) in (0u64..).zip(before.iter().zip(&got)) {
         let records = after - before;
-        if number % EVERYTHING == 0 {
+        if number.is_multiple_of(EVERYTHING) {
             narrow.of_everything += records as f64 / events as f64;
-        } else if number as u64 <= touched {
+        } else if number <= touched {
             narrow.strays += records.saturating_sub(per_host);
             narrow.of_host += records as f64;
         } else {
@@ -360,7 +359,7 @@ async fn for_one(client: &Client, crowd: &mut Crowd, site: Site) -> Result<Narro
         }
     }
     // Hosts whose number is a multiple have no follower of their own.
-    let followed = (1..=touched).filter(|host| *host as usize % EVERYTHING != 0).count();
+    let followed = (1..=touched).filter(|host| !host.is_multiple_of(EVERYTHING)).count();
     narrow.of_host /= followed as f64 * per_host as f64;
     narrow.bytes = (crowd.bytes() - bytes_before) as f64 / events as f64;
     Ok(narrow)

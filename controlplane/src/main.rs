@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use romana_controlplane::config::{Args, Config};
 use romana_controlplane::{bootstrap, server, telemetry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::init(config.log_format, &config.log) {
         return fail(&error, 2);
     }
+    allow_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
@@ -31,6 +33,15 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, code),
+    }
+}
+
+/// Each follower of the feed is an open file, and service managers allow few unless they are asked.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, allowed = limit.current, "cannot allow more open files");
     }
 }
 

@@ -39,10 +39,14 @@ judge: ## The judge's minute: 64 clients, the leader killed every two seconds, t
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" run
 
-bench: ## Commits and failover beside etcd (needs etcd-server)
+bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench commit
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench failover
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench reads
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench statemachine
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench restart
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench feed
 
 clean: ## Remove what was built
 	$(CARGO) clean

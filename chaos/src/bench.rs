@@ -4,12 +4,14 @@
 mod commit;
 mod etcd;
 mod failover;
+mod feed;
 mod large;
 mod lean;
 mod load;
 mod ours;
 mod reads;
 mod report;
+mod restart;
 mod statemachine;
 
 use std::path::PathBuf;
@@ -51,6 +53,27 @@ pub enum What {
         /// Concurrent callers.
         #[arg(long, default_value_t = 64)]
         callers: usize,
+    },
+    /// The feed: thousands of followers, most of one host each.
+    Feed {
+        /// Followers.
+        #[arg(long, default_value_t = 5_000)]
+        followers: u64,
+        /// Events that concern all of them.
+        #[arg(long, default_value_t = 200)]
+        events: usize,
+        /// All at the leader, instead of spread over the replicas.
+        #[arg(long)]
+        at_leader: bool,
+    },
+    /// kill -9 with a million addresses: time until reads, memory, stalls while snapshots are written.
+    Restart {
+        /// Live addresses.
+        #[arg(long, default_value_t = 1_000_000)]
+        live: u64,
+        /// Rounds; the report has medians.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
     },
     /// The state machine alone: speed, memory, snapshots, digests, plans.
     Statemachine {
@@ -94,6 +117,10 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         What::Reads { seconds, rounds, callers } => {
             reads::run(&options, seconds, rounds, callers).await?
         }
+        What::Feed { followers, events, at_leader } => {
+            feed::run(&options, followers, events, at_leader).await?
+        }
+        What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,
         What::Statemachine { one: Some(live), .. } => return statemachine::one(live),
         What::Statemachine { live, rounds, one: None } => statemachine::run(&live, rounds)?,
     };

@@ -70,6 +70,12 @@ impl Replica {
         self.child.is_some()
     }
 
+    /// Its process, when it is up.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the replica is down")?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a bad pid")?;

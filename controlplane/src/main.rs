@@ -7,6 +7,7 @@ use clap::Parser;
 use romana_controlplane::backup::recover::recover;
 use romana_controlplane::config::{Args, Command, Config};
 use romana_controlplane::{bootstrap, server, telemetry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::init(config.log_format, &config.log) {
         return fail(&error, 2);
     }
+    allow_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
@@ -41,6 +43,15 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, code),
+    }
+}
+
+/// Each follower of the feed is an open file, and service managers allow few unless they are asked.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, allowed = limit.current, "cannot allow more open files");
     }
 }
 

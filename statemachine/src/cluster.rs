@@ -327,7 +327,7 @@ impl State {
         content.index = 0;
         content.term = 0;
         content.at = crate::entry::Millis::default();
-        Digest::of(&content.snapshot2())
+        content.snapshot2_digest()
     }
 }
 

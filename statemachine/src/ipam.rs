@@ -117,6 +117,12 @@ impl Ipam {
         self.blocks.range(Start::of(from)..).map(|(_, block)| &**block)
     }
 
+    /// Blocks that begin after an address (all when absent), in order.
+    pub fn blocks_after(&self, after: Option<IpAddr>) -> impl Iterator<Item = &Block> {
+        let from = after.map_or(Bound::Unbounded, |ip| Bound::Excluded(Start::of(ip.into())));
+        self.blocks.range((from, Bound::Unbounded)).map(|(_, block)| &**block)
+    }
+
     /// The block of that CIDR.
     #[must_use]
     pub fn block(&self, cidr: IpNet) -> Option<&Block> {
@@ -145,8 +151,18 @@ impl Ipam {
 
     /// Live addresses after `after` (from the first one when absent), in order.
     pub fn addresses_after(&self, after: Option<IpAddr>) -> impl Iterator<Item = Allocation> {
+        self.addresses_of(after, |_| true)
+    }
+
+    /// The same, of some owners only: the blocks of others are passed over whole.
+    pub fn addresses_of(
+        &self,
+        after: Option<IpAddr>,
+        wanted: impl Fn(&Owner) -> bool,
+    ) -> impl Iterator<Item = Allocation> {
         let around = after.and_then(|ip| self.block_of(ip));
-        let rest = around.zip(after).into_iter().flat_map(|(block, after)| {
+        let begun = around.filter(|block| wanted(block.owner()));
+        let rest = begun.zip(after).into_iter().flat_map(|(block, after)| {
             let next = prefix::offset(block.cidr, after).saturating_add(1);
             let rest = block.addresses.from(next);
             // The offset after the last one of all there are is not past `after`.
@@ -159,6 +175,7 @@ impl Ipam {
             (None, None) => Bound::Unbounded,
         };
         let blocks = self.blocks.range((from, Bound::Unbounded));
+        let blocks = blocks.filter(move |(_, block)| wanted(block.owner()));
         rest.chain(blocks.flat_map(|(_, block)| block.allocations()))
     }
 

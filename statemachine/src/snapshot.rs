@@ -3,6 +3,8 @@
 //! Only what cannot be derived is in it; indexes are rebuilt on reading. Equal states give equal
 //! bytes: everything is in the order of its key.
 
+mod write;
+
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -24,6 +26,7 @@ use crate::state::State;
 use crate::tenant::Tenant;
 use crate::topology::{Topology, TopologySpec};
 use crate::vip::{RouterKey, Vip, VipHolder};
+use write::Content;
 
 /// The forms that this program reads and writes: 1 while the cluster is at version 1, so that a replica
 /// of the first release can take it, and 2 from version 2 on.
@@ -46,8 +49,8 @@ pub enum SnapshotError {
     Inconsistent(String),
 }
 
-/// Format 1. Frozen.
-#[derive(Serialize, Deserialize)]
+/// Format 1, as it is read; `write` writes it. Frozen.
+#[derive(Deserialize)]
 struct Snapshot1 {
     version: u16,
     revision: Revision,
@@ -84,7 +87,7 @@ pub(crate) struct Snapshot2 {
 type Tenant1 = (TenantId, Labels, Vec<(SegmentId, Labels)>);
 
 /// A block and its live addresses.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Block1 {
     cidr: IpNet,
     group: IpNet,
@@ -104,13 +107,9 @@ impl State {
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
         if self.version < 2 {
-            return wire(&(1u16, self.to_snapshot()));
+            return wire(&(1u16, Content(self)));
         }
-        self.snapshot2()
-    }
-
-    pub(crate) fn snapshot2(&self) -> Vec<u8> {
-        wire(&(2u16, self.to_snapshot(), Snapshot2::of(&self.cluster)))
+        wire(&(2u16, Content(self), Snapshot2::of(&self.cluster)))
     }
 
     /// Reads a state back.
@@ -131,36 +130,6 @@ impl State {
         let mut state = Self::from_snapshot1(first)?;
         state.cluster = second.into_cluster();
         Ok(state)
-    }
-
-    fn to_snapshot(&self) -> Snapshot1 {
-        let ipam = &self.ipam;
-        let returned = ipam.pools.values().flat_map(|pool| &pool.returned);
-        let tenant = |(id, tenant): (&TenantId, &Tenant)| {
-            let segments = tenant.segments.iter().map(|(id, labels)| (id.clone(), labels.clone()));
-            (id.clone(), tenant.labels.clone(), segments.collect())
-        };
-        Snapshot1 {
-            version: self.version,
-            revision: self.revision,
-            index: self.index,
-            term: self.term,
-            at: self.at,
-            digest: self.digest,
-            settings: self.settings.clone(),
-            topology: self.topology().map(|topology| topology.spec().clone()),
-            hosts: self.hosts().cloned().collect(),
-            blocks: ipam.blocks().map(block1).collect(),
-            returned: returned.map(|((at, rev), cidr)| (*cidr, *at, *rev)).collect(),
-            cooling: ipam.cooling.iter().map(|(ip, at)| (*ip, *at)).collect(),
-            blackouts: ipam.blackouts().collect(),
-            tenants: self.tenants().map(tenant).collect(),
-            policies: self.policies().cloned().collect(),
-            endpoints: self.endpoints().cloned().collect(),
-            vips: self.vips().cloned().collect(),
-            routers: self.routers().map(|(key, host)| (key.clone(), host.clone())).collect(),
-            vip_fences: self.vip_fences.iter().map(|(ip, held)| (*ip, held.clone())).collect(),
-        }
     }
 
     fn from_snapshot1(snapshot: Snapshot1) -> Result<Self, SnapshotError> {
@@ -202,23 +171,6 @@ impl State {
         state.routers = snapshot.routers.into_iter().collect();
         state.vip_fences = snapshot.vip_fences.into_iter().collect();
         Ok(state)
-    }
-}
-
-fn block1(block: &Block) -> Block1 {
-    let owner = block.owner().clone();
-    let addresses = block.addresses.from(0);
-    let addresses = addresses.map(|(at, address)| (at, address.name.clone(), address.revision));
-    Block1 {
-        cidr: block.cidr,
-        group: block.group,
-        network: owner.network,
-        host: owner.host,
-        tenant: owner.tenant,
-        segment: owner.segment,
-        empty_since: block.empty_since,
-        live: block.live,
-        addresses: addresses.collect(),
     }
 }
 

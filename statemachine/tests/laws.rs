@@ -203,6 +203,7 @@ impl World {
         assert_eq!(State::from_snapshot(&bytes).unwrap().snapshot(), bytes);
         assert_eq!(self.follower.state_digest(), self.state.state_digest());
         assert_eq!(self.judge.holder_of.len(), self.state.ipam().address_count());
+        check_lists(&self.state);
         for host in self.state.hosts() {
             let routes = routes::for_host(&self.state, &host.name).unwrap();
             let outside =
@@ -214,6 +215,26 @@ impl World {
             let again = self.state.decide(&Command::SetTopology(shown), now);
             assert_eq!(again, Ok(Vec::new()), "what is shown cannot be set again");
         }
+    }
+}
+
+/// Lists go on where they ended, and filters leave out nothing else.
+fn check_lists(state: &State) {
+    let ipam = state.ipam();
+    let all: Vec<_> = ipam.addresses_after(None).collect();
+    for (at, live) in all.iter().enumerate() {
+        assert!(ipam.addresses_after(Some(live.ip)).eq(all[at + 1..].iter().cloned()));
+        let mine = ipam.addresses_of(Some(live.ip), |owner| owner.tenant == live.tenant);
+        let others = all[at + 1..].iter().filter(|other| other.tenant == live.tenant);
+        assert!(mine.eq(others.cloned()));
+        assert!(ipam.addresses_in(live.block).any(|other| other == *live));
+        assert_eq!(ipam.by_name(&live.name).as_ref(), Some(live));
+        assert_eq!(ipam.by_ip(live.ip).as_ref(), Some(live));
+    }
+    let blocks: Vec<_> = ipam.blocks().map(|block| block.cidr).collect();
+    for (at, cidr) in blocks.iter().enumerate() {
+        let rest = ipam.blocks_after(Some(cidr.network())).map(|block| block.cidr);
+        assert!(rest.eq(blocks[at + 1..].iter().copied()));
     }
 }
 

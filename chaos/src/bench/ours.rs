@@ -61,9 +61,9 @@ pub(super) fn allocation(number: u64) -> AllocateAddress {
     }
 }
 
-/// A cluster with topology and hosts.
-pub(super) async fn start(options: &BenchOptions) -> Result<Cluster> {
-    let cluster = Cluster::start(ClusterOptions {
+/// Three replicas with nothing in them.
+pub(super) async fn three(options: &BenchOptions) -> Result<Cluster> {
+    Cluster::start(ClusterOptions {
         replicas: 3,
         previous: None,
         romanad: find_romanad(options.romanad.as_deref())?,
@@ -72,7 +72,12 @@ pub(super) async fn start(options: &BenchOptions) -> Result<Cluster> {
         lying_disk: false,
         users: false,
     })
-    .await?;
+    .await
+}
+
+/// A cluster with topology and hosts.
+pub(super) async fn start(options: &BenchOptions) -> Result<Cluster> {
+    let cluster = three(options).await?;
     let client = library(&cluster.apis(), "chaos:bench")?;
     client.submit(&Command::SetTopology(topology())).await.context("set the topology")?;
     for number in 0..HOSTS {

@@ -132,7 +132,11 @@ impl Budget {
                 let met = if more { self.measured >= allowed } else { self.measured <= allowed };
                 let (sign, verdict) =
                     (if more { "≥" } else { "≤" }, if met { "met" } else { "missed" });
-                format!("{sign} {allowed:.0}, {:.2} of it: {verdict}", self.measured / allowed)
+                let part = match allowed {
+                    0.0 => String::new(),
+                    _ => format!(", {:.2} of it", self.measured / allowed),
+                };
+                format!("{sign} {allowed:.0}{part}: {verdict}")
             }
         };
         format!("{:<58} {measured:>10}  {allowed}", self.what)

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use ipnet::IpNet;
 use romana_statemachine::command::ReleaseAddress;
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::{Allocation, Answer, Command, Refusal, State};
+use romana_statemachine::{Allocation, Answer, Command, Owner, Refusal, State};
 
 use super::call::{Call, bad_query, parse};
 use super::reply;
@@ -83,12 +83,15 @@ struct Filter<'a> {
 
 impl Filter<'_> {
     fn wants(&self, address: &Allocation) -> bool {
-        let same = |wanted: Option<&str>, has: &str| wanted.is_none_or(|wanted| wanted == has);
-        same(self.network, address.network.as_str())
-            && same(self.host, address.host.as_str())
-            && same(self.tenant, address.tenant.as_str())
-            && same(self.segment, address.segment.as_str())
-            && self.cidr.is_none_or(|cidr| cidr.contains(&address.ip))
+        let Allocation { network, host, tenant, segment, ip, .. } = address;
+        self.owner([network.as_str(), host.as_str(), tenant.as_str(), segment.as_str()])
+            && self.cidr.is_none_or(|cidr| cidr.contains(ip))
+    }
+
+    /// Whether addresses of this network, host, tenant and segment are wanted.
+    fn owner(&self, has: [&str; 4]) -> bool {
+        let wanted = [self.network, self.host, self.tenant, self.segment];
+        wanted.into_iter().zip(has).all(|(wanted, has)| wanted.is_none_or(|wanted| wanted == has))
     }
 }
 
@@ -115,7 +118,11 @@ async fn list(call: Call) -> reply::Result {
             reply::page(&call, &state, found, key, |address| address)
         }
         (None, None) => {
-            let found = state.ipam().addresses_after(after).filter(|address| filter.wants(address));
+            let owner = |owner: &Owner| {
+                let Owner { network, host, tenant, segment } = owner;
+                filter.owner([network.as_str(), host.as_str(), tenant.as_str(), segment.as_str()])
+            };
+            let found = state.ipam().addresses_of(after, owner);
             reply::page(&call, &state, found, key, |address| address)
         }
     }

@@ -75,6 +75,9 @@ async fn list(call: Call) -> reply::Result {
             let blocks = cidrs.into_iter().filter_map(|cidr| ipam.block(cidr)).filter(wanted);
             reply::page(&call, &state, blocks, key, view)
         }
-        None => reply::page(&call, &state, ipam.blocks().filter(wanted), key, view),
+        None => {
+            let after = call.query_as::<IpNet>("continue")?.map(|cidr| cidr.network());
+            reply::page(&call, &state, ipam.blocks_after(after).filter(wanted), key, view)
+        }
     }
 }

@@ -48,9 +48,7 @@ type Section = fn(&State, &mut Place, &mut BytesMut) -> Result<usize, serde_json
 const SECTIONS: [(Topic, &str, Section); 9] = [
     (Topic::Topology, "blackouts", |state, place, out| write(blackouts::all(state), place, out)),
     (Topic::Hosts, "hosts", |state, place, out| write(state.hosts(), place, out)),
-    (Topic::Blocks, "blocks", |state, place, out| {
-        write(state.ipam().blocks().map(blocks::Shown::from), place, out)
-    }),
+    (Topic::Blocks, "blocks", write_blocks),
     (Topic::Addresses, "addresses", write_addresses),
     (Topic::Tenants, "tenants", |state, place, out| write(tenants::all(state), place, out)),
     (Topic::Policies, "policies", |state, place, out| write(state.policies(), place, out)),
@@ -80,7 +78,27 @@ fn write<T: Serialize>(
     Ok(written)
 }
 
-/// Addresses can be many: continue by key, not by counting.
+/// Blocks can be many: continue by key, not by counting.
+fn write_blocks(
+    state: &State,
+    place: &mut Place,
+    out: &mut BytesMut,
+) -> Result<usize, serde_json::Error> {
+    let before = place.items;
+    // Blocks do not overlap: the next one begins after the last address of the one before.
+    let blocks = state.ipam().blocks_after(place.last_ip).take(PIECE_ITEMS);
+    for block in blocks {
+        if place.items > 0 {
+            out.put_u8(b',');
+        }
+        serde_json::to_writer(out.writer(), &blocks::Shown::from(block))?;
+        place.last_ip = Some(block.cidr.broadcast());
+        place.items += 1;
+    }
+    Ok(place.items - before)
+}
+
+/// The same for addresses.
 fn write_addresses(
     state: &State,
     place: &mut Place,

@@ -99,5 +99,9 @@ async fn put(call: Call) -> reply::Result {
 async fn plan(call: Call) -> reply::Result {
     let spec: TopologySpec = call.json()?;
     let state = call.state().await?;
-    reply::ok(state.revision(), &state.plan_topology(&spec)?)
+    let revision = state.revision();
+    // Looks at every block: tens of milliseconds when there are very many.
+    let plan = tokio::task::spawn_blocking(move || state.plan_topology(&spec)).await;
+    let plan = plan.map_err(|why| Failure::new(Code::Internal, format!("the plan: {why}")))?;
+    reply::ok(revision, &plan?)
 }

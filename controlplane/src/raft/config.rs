@@ -69,10 +69,13 @@ pub struct Tuning {
     pub election_max: Duration,
     /// A snapshot is written after this many log entries,
     pub snapshot_entries: u64,
-    /// or this many bytes of them.
+    /// or this many bytes of them, or as many as the snapshot before has, whichever is more: what a
+    /// replica reads again when it starts is about what it reads of the snapshot.
     pub snapshot_bytes: u64,
     /// Entries kept behind a snapshot, for followers that are a little behind.
     pub keep_entries: u64,
+    /// But not more bytes of them than this.
+    pub keep_bytes: usize,
     /// Memory for the tail of the log, bytes.
     pub log_tail_bytes: usize,
     /// Size of a segment of the write-ahead log, bytes.
@@ -90,8 +93,9 @@ impl Default for Tuning {
             election_min: Duration::from_millis(150),
             election_max: Duration::from_millis(300),
             snapshot_entries: 200_000,
-            snapshot_bytes: 96 << 20,
+            snapshot_bytes: 12 << 20,
             keep_entries: 10_000,
+            keep_bytes: 16 << 20,
             log_tail_bytes: 64 << 20,
             wal_segment_bytes: 64 << 20,
             history_segment_bytes: 16 << 20,

@@ -52,8 +52,6 @@ struct Tail {
     bytes_max: usize,
     /// Index up to which entries are durable.
     on_disk: Option<u64>,
-    /// Bytes appended since this was last asked for ([`LogStore::take_appended`]).
-    appended: u64,
 }
 
 impl Tail {
@@ -64,7 +62,6 @@ impl Tail {
     fn push(&mut self, entry: LogEntry) {
         let size = entry_size(&entry) + ENTRY_OVERHEAD;
         self.bytes += size;
-        self.appended += size as u64;
         if self.last.is_none() {
             self.first = entry.log_id.index;
         }
@@ -150,7 +147,6 @@ impl LogStore {
             bytes: 0,
             bytes_max,
             on_disk: last.max(purged).map(|id| id.index),
-            appended: 0,
         };
         Ok(Self { wal, tail: Arc::new(Mutex::new(tail)) })
     }
@@ -160,9 +156,18 @@ impl LogStore {
         &self.wal
     }
 
-    /// Bytes appended since the last call.
-    pub(super) fn take_appended(&self) -> u64 {
-        std::mem::take(&mut self.tail().appended)
+    /// Index of the first of the last entries that make up so many bytes; `None` when there are not as
+    /// many in memory.
+    pub(super) fn first_within(&self, bytes: usize) -> Option<u64> {
+        let tail = self.tail();
+        let mut left = bytes;
+        let too_many = tail.entries.iter().rev().find(|entry| {
+            let size = entry_size(entry) + ENTRY_OVERHEAD;
+            let fits = size <= left;
+            left = left.saturating_sub(size);
+            !fits
+        });
+        too_many.map(|entry| entry.log_id.index + 1)
     }
 
     /// Index of the last entry; 0 when there is none.

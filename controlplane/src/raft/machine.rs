@@ -4,6 +4,7 @@
 //! failed write) stops this replica: going on would mean computing another state than the others.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
@@ -12,7 +13,7 @@ use openraft::{EntryPayload, OptionalSend};
 use romana_statemachine::{Entry, Position, Record, Revision, State};
 use tokio::sync::watch;
 
-use super::codec::unpack;
+use super::codec::{entry_size, unpack};
 use super::fault::Fault;
 use super::snapshot::{SnapshotFile, SnapshotStore};
 use super::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
@@ -21,6 +22,8 @@ use crate::history::History;
 
 /// Entries applied under one write lock. Readers wait for that long.
 const BATCH_ENTRIES_MAX: usize = 64;
+/// Bytes of entries applied under one write lock, about: more than one entry is only taken below it.
+const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Records read from the history at a time, to tell the feed about them.
 const RECORDS_MAX: usize = 4096;
 const RECORD_BYTES_MAX: usize = 4 << 20;
@@ -40,6 +43,8 @@ struct Inner {
     newest: Mutex<Option<SnapshotFile>>,
     /// Index after the last one applied.
     next: watch::Sender<u64>,
+    /// Bytes of entries applied since this was last asked for.
+    applied_bytes: AtomicU64,
     fault: Fault,
 }
 
@@ -95,7 +100,16 @@ impl Machine {
         };
         let next = watch::Sender::new(live.last.map_or(0, |id| id.index + 1));
         let (live, newest) = (RwLock::new(live), Mutex::new(newest));
-        Ok(Self(Arc::new(Inner { live, history, feed, snapshots, newest, next, fault })))
+        Ok(Self(Arc::new(Inner {
+            live,
+            history,
+            feed,
+            snapshots,
+            newest,
+            next,
+            applied_bytes: AtomicU64::new(0),
+            fault,
+        })))
     }
 
     pub(super) fn with_state<R>(&self, read: impl FnOnce(&State) -> R) -> R {
@@ -131,6 +145,16 @@ impl Machine {
 
     fn live(&self) -> RwLockReadGuard<'_, Live> {
         self.0.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of entries applied since the last call.
+    pub(super) fn take_applied_bytes(&self) -> u64 {
+        self.0.applied_bytes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Length of the newest snapshot; 0 when there is none.
+    pub(super) fn snapshot_bytes(&self) -> u64 {
+        self.newest().map_or(0, |file| file.bytes())
     }
 
     fn newest(&self) -> Option<SnapshotFile> {
@@ -281,13 +305,18 @@ impl RaftStateMachine<TypeConfig> for Machine {
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
         while let Some(first) = entries.try_next().await? {
+            let mut bytes = entry_size(&first.0);
             let mut batch = vec![first];
             while batch.len() < BATCH_ENTRIES_MAX
+                && bytes < BATCH_BYTES_MAX
                 && let Some(Some(entry)) = entries.next().now_or_never()
             {
-                batch.push(entry?);
+                let entry = entry?;
+                bytes += entry_size(&entry.0);
+                batch.push(entry);
             }
             self.apply_batch(batch)?;
+            self.0.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             // A long replay must not keep the thread from elections and heartbeats.
             tokio::task::yield_now().await;
         }

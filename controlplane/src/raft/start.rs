@@ -34,7 +34,7 @@ use crate::wal::{Wal, WalOptions};
 /// elected without a contest, and if it is missing, the next one goes ahead.
 const FOUND_STAGGER: Duration = Duration::from_millis(400);
 /// How often the size of the log is looked at.
-const SIZE_EVERY: Duration = Duration::from_secs(1);
+const SIZE_EVERY: Duration = Duration::from_millis(250);
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is on disk.
@@ -128,7 +128,12 @@ impl Replica {
         tasks.spawn(poll.run(stop.clone()));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));
         spawn(Box::pin(found(host.raft.clone(), config.id, config.initial_cluster.clone())));
-        spawn(Box::pin(bound_log(host.raft.clone(), log.clone(), config.tuning.clone())));
+        spawn(Box::pin(bound_log(
+            host.raft.clone(),
+            log.clone(),
+            host.machine.clone(),
+            config.tuning.clone(),
+        )));
         if !config.initial.is_empty() {
             // A weak handle: this task must not keep the replica alive.
             let (replica, proposals) = (Arc::downgrade(&self.0), config.initial);
@@ -253,19 +258,27 @@ async fn found(raft: Raft, id: u64, initial: std::collections::BTreeMap<u64, Str
     }
 }
 
-/// Asks for a snapshot when the log has grown by too many bytes since the last one.
-async fn bound_log(raft: Raft, log: LogStore, tuning: Tuning) {
+/// Asks for a snapshot when too many bytes of log were applied since the last one, and drops what is
+/// kept of the log before it and is too much.
+async fn bound_log(raft: Raft, log: LogStore, machine: Machine, tuning: Tuning) {
     let mut clock = interval(SIZE_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut bytes, mut last) = (0, None);
     loop {
         clock.tick().await;
-        bytes += log.take_appended();
+        bytes += machine.take_applied_bytes();
         let snapshot = raft.metrics().borrow_watched().snapshot;
         if snapshot != last {
             (bytes, last) = (0, snapshot);
+            let covered = last.map_or(0, |id| id.index);
+            if let Some(keep) = log.first_within(tuning.keep_bytes)
+                && raft.trigger().purge_log(covered.min(keep.saturating_sub(1))).await.is_err()
+            {
+                return;
+            }
         }
-        if bytes >= tuning.snapshot_bytes && log.last_index() > last.map_or(0, |id| id.index) {
+        let enough = tuning.snapshot_bytes.max(machine.snapshot_bytes());
+        if bytes >= enough && log.last_index() > last.map_or(0, |id| id.index) {
             bytes = 0;
             if raft.trigger().snapshot().await.is_err() {
                 return;

@@ -178,7 +178,15 @@ async fn addresses(tour: &mut Tour<'_>) {
     let next = page["continue"].as_str().unwrap();
     let page = tour.ask("GET", &format!("/v1/addresses?continue={next}"), None, 200).await;
     assert_eq!((page["items"][0]["name"].as_str(), page.get("continue")), (Some("a2"), None));
+    let page = tour.ask("GET", "/v1/addresses?limit=1&tenant=t1", None, 200).await;
+    let next = format!("/v1/addresses?tenant=t1&continue={}", page["continue"].as_str().unwrap());
+    assert_eq!(tour.ask("GET", &next, None, 200).await["items"][0]["name"], "a2");
     assert_eq!(count(tour.ask("GET", "/v1/blocks", None, 200).await), 2);
+    let page = tour.ask("GET", "/v1/blocks?limit=1", None, 200).await;
+    let next = format!("/v1/blocks?continue={}", page["continue"].as_str().unwrap());
+    let rest = tour.ask("GET", &next, None, 200).await;
+    assert_ne!(rest["items"][0]["cidr"], page["items"][0]["cidr"]);
+    assert_eq!((count(page), count(rest)), (1, 1));
     assert_eq!(count(tour.ask("GET", "/v1/blocks?host=h2", None, 200).await), 1);
     assert_eq!(tour.ask("DELETE", "/v1/addresses/a2", None, 200).await["changed"], true);
     assert_eq!(tour.ask("DELETE", "/v1/addresses/a2", None, 200).await["changed"], false);

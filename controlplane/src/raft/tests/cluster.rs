@@ -146,6 +146,31 @@ async fn a_late_one_gets_snapshot_and_history() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_bounded_in_bytes() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.tuning.snapshot_bytes = 4 << 10;
+    cluster.tuning.keep_bytes = 1 << 10;
+    cluster.start(1).await;
+    cluster.ready().await;
+    for number in 0..100 {
+        create(cluster.on(1), &format!("tenant-{number}")).await;
+    }
+    // By entries, all would be kept.
+    eventually("a purged log", || {
+        let purged = cluster.on(1).0.host.raft.metrics();
+        let purged = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&purged).purged;
+        purged.filter(|id| id.index > 20)
+    })
+    .await;
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    cluster.ready().await;
+    cluster.on(1).linearize(soon()).await.unwrap();
+    assert_eq!(cluster.on(1).with_state(|state| state.tenants().count()), 100);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_quorum_nothing_happens_and_is_said() {
     let mut cluster = Cluster::started(3).await;
     create(cluster.on(1), "before").await;

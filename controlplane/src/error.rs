@@ -102,6 +102,9 @@ codes! {
     /// No leader, no quorum, or this replica is stopping.
     Unavailable => SERVICE_UNAVAILABLE, Some(1),
         "Nothing happened. Retry, at another replica if there is one; `romana cluster status` shows them.";
+    /// The index that the question needs is being built.
+    IndexRebuilding => SERVICE_UNAVAILABLE, Some(1),
+        "Ask another replica, or retry: details.reached says how far the index is.";
     /// The command was handed over and its fate is not known.
     OutcomeUnknown => SERVICE_UNAVAILABLE, Some(1),
         "It may have happened. A retry with the same name is safe, or read the state first.";

@@ -206,6 +206,48 @@ impl Event {
         }
     }
 
+    /// The names of all events, in order.
+    pub const NAMES: [&str; 38] = [
+        "TopologySet",
+        "BlackoutAdded",
+        "BlackoutRemoved",
+        "VersionRaised",
+        "SettingsChanged",
+        "HostAdded",
+        "HostUpdated",
+        "HostDown",
+        "HostUp",
+        "HostDraining",
+        "HostRemoved",
+        "BlockAssigned",
+        "BlockReleased",
+        "AddressAllocated",
+        "AddressReleased",
+        "CooldownsEnded",
+        "TenantCreated",
+        "TenantDeleted",
+        "SegmentCreated",
+        "SegmentDeleted",
+        "PolicySet",
+        "PolicyRemoved",
+        "EndpointSet",
+        "EndpointRemoved",
+        "VipRequested",
+        "VipAssigned",
+        "VipUnassigned",
+        "VipRemoved",
+        "RouterAssigned",
+        "RouterUnassigned",
+        "RetentionSet",
+        "CheckpointSigned",
+        "MemberAdded",
+        "MemberClaimed",
+        "MemberRemoved",
+        "Restored",
+        "HostReported",
+        "AllocationResumed",
+    ];
+
     /// Its name, as in the feed and in `?type=`.
     #[must_use]
     pub fn name(&self) -> &'static str {

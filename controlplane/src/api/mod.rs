@@ -9,6 +9,7 @@
 //! ([`crate::error`]), the OpenAPI document from the same rows as the router.
 
 mod addresses;
+mod audit;
 mod backup;
 mod batch;
 mod blackouts;
@@ -58,7 +59,7 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Route> {
-    let nouns: [&'static [Route]; 20] = [
+    let nouns: [&'static [Route]; 21] = [
         addresses::ROUTES, // first: the hot path finds its row at once
         batch::ROUTES,
         topology::ROUTES,
@@ -76,6 +77,7 @@ fn table() -> impl Iterator<Item = &'static Route> {
         events::ROUTES,
         snapshot::ROUTES,
         backup::ROUTES,
+        audit::ROUTES,
         openapi::ROUTES,
         health::ROUTES,
         romana2::ROUTES,

@@ -69,6 +69,11 @@ impl World {
         self.dir.path().join("index")
     }
 
+    /// A segment is closed at the end of an append.
+    fn append(&self, records: &[Record]) {
+        records.chunks(20).for_each(|some| self.history.append(some).unwrap());
+    }
+
     async fn audit(&self) -> Audit {
         let audit = Audit::start(self.history.clone(), self.index_dir()).unwrap();
         settled(&audit, self.history.last().0).await;
@@ -131,10 +136,10 @@ async fn answers_are_those_of_the_records() {
     let world = World::new();
     let records = records(900, 7);
     let (early, late) = records.split_at(500);
-    world.history.append(early).unwrap();
+    world.append(early);
     let audit = world.audit().await;
     check(&audit, early);
-    world.history.append(late).unwrap();
+    world.append(late);
     settled(&audit, 900).await;
     check(&audit, &records);
     assert_eq!(audit.rebuilds(), 0);
@@ -150,11 +155,11 @@ async fn answers_are_those_of_the_records() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_another_history_is_built_again() {
     let world = World::new();
-    world.history.append(&records(600, 1)).unwrap();
+    world.append(&records(600, 1));
     drop(world.audit().await);
     let other = World::new();
     let records = records(600, 2);
-    other.history.append(&records).unwrap();
+    other.append(&records);
     fs::rename(world.index_dir(), other.index_dir()).unwrap();
     let audit = other.audit().await;
     assert_eq!(audit.rebuilds(), 1);
@@ -165,7 +170,7 @@ async fn an_index_of_another_history_is_built_again() {
 async fn a_purged_history_answers_for_what_it_has() {
     let world = World::new();
     let records = records(900, 3);
-    world.history.append(&records).unwrap();
+    world.append(&records);
     let audit = world.audit().await;
     let oldest = world.history.purge_before(300).unwrap();
     assert!(oldest > 1);
@@ -237,7 +242,7 @@ proptest! {
         runtime.block_on(async {
             let world = World::new();
             let records = records(700, 5);
-            world.history.append(&records).unwrap();
+            world.append(&records);
             drop(world.audit().await);
             let files = files(&world.index_dir());
             inflict(&files[which % files.len()], &damage);

@@ -74,6 +74,7 @@ pub use restore::{Restoration, RestoreError, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};
 pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, TransferError};
 
+use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::History;
 use crate::retention::{Checkpoints, Standing};
@@ -106,6 +107,7 @@ struct Shared {
     fault: Fault,
     stop: CancellationToken,
     tasks: TaskTracker,
+    audit: Audit,
 }
 
 impl Drop for Shared {
@@ -230,6 +232,12 @@ impl Replica {
     #[must_use]
     pub fn history(&self) -> &History {
         self.0.host.machine.history()
+    }
+
+    /// Questions to the history of this replica.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     /// This replica's id.
@@ -430,8 +438,12 @@ impl Replica {
         if timeout(SHUTDOWN_MAX, self.0.tasks.wait()).await.is_err() {
             tracing::warn!("tasks of the replica are still running");
         }
-        let history = self.history().clone();
-        let synced = tokio::task::spawn_blocking(move || history.sync()).await;
+        let (history, audit) = (self.history().clone(), self.audit().clone());
+        let end = move || {
+            audit.stop();
+            history.sync()
+        };
+        let synced = tokio::task::spawn_blocking(end).await;
         if let Ok(Err(error)) = synced {
             tracing::error!(error = %machine::chain(&error), "the history is not durable");
         }

@@ -26,6 +26,7 @@ use super::snapshot::SnapshotStore;
 use super::types::{Member, Raft};
 use super::view::{self, View};
 use super::{Replica, Shared};
+use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::{History, HistoryOptions};
 use crate::wal::{Wal, WalOptions};
@@ -82,7 +83,10 @@ impl Replica {
         let dialer = Dialer::new(cluster, *id, config.advertise_api.clone(), directory.clone());
         let links = Links::new(dialer.clone());
         let history = machine.history().clone();
-        let network = Network { dialer, links: links.clone(), history };
+        let network = Network { dialer, links: links.clone(), history: history.clone() };
+        let audit = Audit::start(history.clone(), config.data_dir.join("index"));
+        let audit = audit
+            .map_err(|source| StartError::Io { what: "cannot start the indexer".into(), source })?;
         let raft_config =
             config.tuning.raft().map_err(|error| StartError::Tuning(Box::new(error)))?;
         let raft =
@@ -106,8 +110,18 @@ impl Replica {
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let peers = Peers::default();
-        let replica =
-            Self(Arc::new(Shared { host, log, links, reads, peers, view, fault, stop, tasks }));
+        let replica = Self(Arc::new(Shared {
+            host,
+            log,
+            links,
+            reads,
+            peers,
+            view,
+            fault,
+            stop,
+            tasks,
+            audit,
+        }));
         replica.spawn_tasks(config, listener);
         Ok(replica)
     }

@@ -81,6 +81,7 @@ async fn every_route_answers_as_documented() {
     policies(&mut tour).await;
     vips_and_views(&mut tour).await;
     romana2(&mut tour).await;
+    audit(&mut tour).await;
     let mut missing = Vec::new();
     for (path, methods) in tour.document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
@@ -206,6 +207,45 @@ async fn addresses(tour: &mut Tour<'_>) {
     assert_eq!(results[1]["answer"]["Done"]["changed"], true);
     assert_eq!(results[2]["error"]["code"], "VipNotFound");
     tour.ask("POST", "/v1/batch", Some(json!([])), 200).await;
+}
+
+/// Whoever had the address of `a1`, and what happened.
+async fn audit(tour: &mut Tour<'_>) {
+    let log = "/v1/audit/log?type=AddressAllocated&name=a1";
+    let log = tour.ask("GET", log, None, 200).await;
+    let record = &log["items"][0];
+    let given = &record["event"]["AddressAllocated"];
+    let ip = given["ip"].as_str().unwrap();
+    let who = tour.ask("GET", &format!("/v1/audit/who?ip={ip}"), None, 200).await;
+    let held = &who["items"][0];
+    assert_eq!((&held["name"], &held["host"]), (&given["name"], &given["host"]));
+    assert_eq!(held["from"]["revision"], record["revision"]);
+    let revision = record["revision"].as_u64().unwrap();
+    for (at, holders) in [(revision - 1, 0), (revision, 1)] {
+        let who = format!("/v1/audit/who?ip={ip}&at={at}");
+        let who = tour.ask("GET", &who, None, 200).await;
+        assert_eq!(who["items"].as_array().unwrap().len(), holders, "at {at}");
+    }
+    for (query, code) in [
+        ("who?ip=x", "MalformedQuery"),
+        ("who?ip=10.0.0.1&at=yesterday", "MalformedQuery"),
+        ("log?type=Nothing", "MalformedQuery"),
+        ("log?from=2001-01-01T00:00:00Z&to=x", "MalformedQuery"),
+    ] {
+        let refused = tour.ask("GET", &format!("/v1/audit/{query}"), None, 400).await;
+        assert_eq!(refused["error"]["code"], code, "{query}");
+    }
+    let ahead = tour.ask("GET", &format!("/v1/audit/who?ip={ip}&at=999999"), None, 409).await;
+    assert_eq!(ahead["error"]["code"], "RevisionAhead");
+    let (mut from, mut seen) = (String::from("0"), 0);
+    loop {
+        let page = format!("/v1/audit/log?limit=3&to={revision}&continue={from}");
+        let page = tour.ask("GET", &page, None, 200).await;
+        seen += page["items"].as_array().unwrap().len() as u64;
+        let Some(next) = page["continue"].as_str() else { break };
+        from = next.into();
+    }
+    assert_eq!(seen, revision);
 }
 
 async fn tenants_and_endpoints(tour: &mut Tour<'_>) {

@@ -1,0 +1,205 @@
+//! `/v1/audit/who` and `/v1/audit/log`: who had an address, and what happened to a thing.
+
+use std::net::IpAddr;
+
+use romana_statemachine::audit::{Filter, Kind};
+use romana_statemachine::name::{Actor, HostName, TenantId};
+use romana_statemachine::{Event, Revision, Topic};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
+
+use super::call::{Call, bad_query};
+use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use super::{addresses, reply};
+use crate::audit::{Audit, AuditError, Page, lasting};
+use crate::error::{Code, Failure};
+use crate::history::HistoryError;
+
+/// Questions that read the disk at the same time.
+static READERS: Semaphore = Semaphore::const_new(8);
+
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        Verb::Get,
+        "/v1/audit/who",
+        "audit",
+        "Every holder of an address, oldest first: from when to when, where, for whom, who asked, and \
+         why it ended.",
+        &[(200, "Tenures")],
+        handler!(who),
+    )
+    .query(&[
+        Param::required("ip", "The address"),
+        Param::optional("at", "Only the holder at this revision or RFC 3339 time"),
+        LIMIT,
+        CONTINUE,
+        CONSISTENCY,
+    ]),
+    Route::new(
+        Verb::Get,
+        "/v1/audit/log",
+        "audit",
+        "Records of the history, oldest first: those that fit everything that is asked for. A page may \
+         have fewer than `limit` items, even none, and a `continue`.",
+        &[(200, "Records")],
+        handler!(log),
+    )
+    .query(&[
+        Param::optional("from", "Not before this revision or RFC 3339 time"),
+        Param::optional("to", "Not after this revision or RFC 3339 time"),
+        Param::optional("type", "Events of this name (`AddressAllocated`) or topic (`addresses`)"),
+        Param::optional("ip", "Events that concern this address, or a range around it"),
+        Param::optional("name", "Events that concern the address, policy or VIP of this name"),
+        Param::optional("host", "Events that concern this host"),
+        Param::optional("tenant", "Events that concern this tenant"),
+        Param::optional("actor", "What this actor asked for"),
+        LIMIT,
+        CONTINUE,
+        CONSISTENCY,
+    ]),
+];
+
+#[derive(Serialize)]
+struct Shown<T> {
+    items: Vec<T>,
+    revision: Revision,
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+impl<T> Shown<T> {
+    fn of(page: Page<T>, revision: Revision) -> Self {
+        let next = page.next.map(|next| next.to_string());
+        Self { items: page.items, revision, next }
+    }
+}
+
+async fn who(call: Call) -> reply::Result {
+    let text = addresses::required(&call, "ip")?;
+    let ip: IpAddr = text.parse().map_err(|_| bad_query("ip", text, "it is not an address"))?;
+    let (revision, live) = call.look(|state| (state.revision(), lasting(state, ip))).await?;
+    let (at, limit) = (moment(&call, "at", revision).await?, call.limit()?);
+    let after = call.query_as::<Revision>("continue")?.unwrap_or(0);
+    let ask = move |audit: &Audit| match at {
+        Some(at) => audit
+            .who_at(ip, at, revision)
+            .map(|held| Page { items: held.into_iter().collect(), next: None }),
+        None => audit.who(ip, revision, after, limit),
+    };
+    let mut page = ask_audit(&call, revision, ask).await?;
+    if page.items.is_empty() && after == 0 && at.is_none_or(|at| at == revision) {
+        // Allocated before the oldest record that is kept.
+        page.items.extend(live);
+    }
+    reply::ok(revision, &Shown::of(page, revision))
+}
+
+async fn log(call: Call) -> reply::Result {
+    let revision = call.look(romana_statemachine::State::revision).await?;
+    let filter = filter(&call)?;
+    let from = moment(&call, "from", revision).await?;
+    let from = if call.query("from").is_some_and(|text| text.parse::<Revision>().is_err()) {
+        // Of a time: the first record after it, or at it.
+        from.map(|last| last.saturating_add(1))
+    } else {
+        from
+    };
+    let upto = moment(&call, "to", revision).await?.unwrap_or(revision);
+    let next = call.query_as::<Revision>("continue")?;
+    let start = next.or(from).unwrap_or(0);
+    let limit = call.limit()?;
+    let page = ask_audit(&call, upto, move |audit| audit.log(&filter, start, upto, limit)).await?;
+    reply::ok(revision, &Shown::of(page, revision))
+}
+
+fn filter(call: &Call) -> Result<Filter, Failure> {
+    let checked = |key, check: Result<(), romana_statemachine::Refusal>, text: &str| {
+        check.map_err(|why| bad_query(key, text, &why.to_string()))
+    };
+    let kind = call.query("type").map(|name| (name, Kind::from_name(name)));
+    if let Some((name, Kind::Name(_))) = &kind
+        && !Event::NAMES.contains(name)
+    {
+        let topics = Topic::ALL.map(Topic::as_str).join(", ");
+        let why = format!("it is no event, nor one of the topics {topics}");
+        return Err(bad_query("type", name, &why));
+    }
+    let host = call.query("host").map(HostName::from);
+    if let Some(host) = &host {
+        checked("host", host.check(), host.as_str())?;
+    }
+    let tenant = call.query("tenant").map(TenantId::from);
+    if let Some(tenant) = &tenant {
+        checked("tenant", tenant.check(), tenant.as_str())?;
+    }
+    Ok(Filter {
+        kind: kind.map(|(_, kind)| kind),
+        ip: call.query_as("ip")?,
+        name: call.query("name").map(Into::into),
+        host,
+        tenant,
+        actor: call.query("actor").map(Actor::from),
+    })
+}
+
+/// A revision, or the last one that was not after a time.
+pub(super) async fn moment(
+    call: &Call,
+    name: &'static str,
+    last: Revision,
+) -> Result<Option<Revision>, Failure> {
+    let Some(text) = call.query(name) else { return Ok(None) };
+    if let Ok(revision) = text.parse::<Revision>() {
+        if revision > last {
+            let message = format!("revision {revision} is after the last one, {last}");
+            return Err(Failure::new(Code::RevisionAhead, message).with("revision", last));
+        }
+        return Ok(Some(revision));
+    }
+    let time: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| bad_query(name, text, "it is no revision and no RFC 3339 time"))?;
+    let at = romana_statemachine::Millis(u64::try_from(time.as_millisecond()).unwrap_or(0));
+    let revision = ask_audit(call, 0, move |audit| audit.revision_at(at)).await?;
+    Ok(Some(revision.min(last)))
+}
+
+/// Asks this replica's audit, when it has got as far as `upto`.
+pub(super) async fn ask_audit<T: Send + 'static>(
+    call: &Call,
+    upto: Revision,
+    ask: impl FnOnce(&Audit) -> Result<T, AuditError> + Send + 'static,
+) -> Result<T, Failure> {
+    let audit = call.api.replica().audit().clone();
+    // If it is not reached in time, asking says how far it is.
+    _ = timeout_at(call.deadline, audit.reached(upto)).await;
+    let slot = READERS.acquire().await;
+    let asked = tokio::task::spawn_blocking(move || ask(&audit)).await;
+    drop(slot);
+    match asked {
+        Ok(answer) => answer.map_err(failure),
+        Err(error) => Err(Failure::new(Code::Internal, error.to_string())),
+    }
+}
+
+fn failure(error: AuditError) -> Failure {
+    let message = error.to_string();
+    match error {
+        AuditError::Rebuilding { reached } => {
+            Failure::new(Code::IndexRebuilding, message).with("reached", reached)
+        }
+        AuditError::History(error) => history_failure(&error),
+    }
+}
+
+/// What is said when the history cannot be read.
+pub(super) fn history_failure(error: &HistoryError) -> Failure {
+    match error {
+        HistoryError::Compacted { oldest } => {
+            let message = format!("that is no longer kept: the oldest revision is {oldest}");
+            Failure::new(Code::RevisionCompacted, message).with("oldest", *oldest)
+        }
+        error => Failure::new(Code::Internal, format!("the history cannot be read: {error}")),
+    }
+}

@@ -168,6 +168,21 @@ pub struct Audited {
     pub verified: Verification,
 }
 
+/// A backup that was taken while it ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backed {
+    /// From which replica.
+    pub replica: u64,
+    /// Its revision.
+    pub revision: Revision,
+    /// Digest of its history.
+    pub digest: Digest,
+    /// Live addresses in its state.
+    pub live: Vec<(AddressName, IpAddr)>,
+    /// What was wrong with it in itself.
+    pub fault: Option<String>,
+}
+
 /// Everything the oracle judges by.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
@@ -181,4 +196,6 @@ pub struct Evidence {
     pub followed: Vec<Followed>,
     /// What the replicas say about the past.
     pub audited: Vec<Audited>,
+    /// Backups, each whole or wrong.
+    pub backups: Vec<Backed>,
 }

@@ -17,6 +17,7 @@
 //! Left out: simulated time and networks (runs are real, so a seed fixes the dice, not the timing).
 
 pub mod audit;
+mod backup;
 pub mod bench;
 pub mod caller;
 pub mod cluster;

@@ -18,6 +18,7 @@
 //! | `real-time` | what was answered before a call began is before it in the history |
 //! | `live` | what replicas list as live is what the history leaves |
 //! | `feed` | followers saw every record once and folded the same digest |
+//! | `backup` | a backup that came whole checks out, and is the history and the addresses at its revision |
 //! | `replay` | the state folded from the events has the cluster's digest and addresses |
 //! | `audit` | who held what when, exports replayed offline and `verify` tell the recorded history |
 //!

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::audit;
+use crate::backup::Keeper;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::follower::Follower;
 use crate::history::{Clock, Evidence, Outcome, Sample};
@@ -126,6 +127,9 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let clock = Clock::start();
     let mut evidence = Evidence { calls: set_up(&apis, clock).await?, ..Evidence::default() };
     let sampler = Sampler::start(cluster);
+    let targets = cluster.replicas().iter().map(|replica| (replica.id, replica.api));
+    // The previous program gives none.
+    let keeper = options.previous.is_none().then(|| Keeper::start(targets.collect()));
     let followers: Vec<Follower> =
         (0..2).map(|at| Follower::start(apis.clone(), options.seed ^ (0xf0 + at))).collect();
     let workload = WorkloadOptions { clients: options.clients, seed: options.seed };
@@ -148,6 +152,9 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     }
     evidence.calls.extend(workload.finish().await?);
     evidence.samples = sampler.finish().await?;
+    if let Some(keeper) = keeper {
+        evidence.backups = keeper.finish().await?;
+    }
     violations.extend(cluster.crashes().into_iter().map(|what| Violation { law: "crash", what }));
 
     match testimony::collect(cluster, patience).await {
@@ -291,6 +298,7 @@ fn summarise(evidence: &Evidence, damage: &Damage, (asked, given): (usize, usize
     _ = writeln!(text, "faults:    {faults:?}");
     _ = writeln!(text, "history:   {records} records, {} digests sampled", evidence.samples.len());
     _ = writeln!(text, "audit:     {asked} of {given} addresses asked for on each replica");
+    _ = writeln!(text, "backups:   {} whole", evidence.backups.len());
     _ = writeln!(text, "followers: {connections} connections");
     _ = writeln!(text, "longest time without an acknowledged write: {} ms", longest_gap(evidence));
     text

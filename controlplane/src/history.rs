@@ -284,7 +284,7 @@ impl History {
     pub fn begin(&self) -> (Revision, Digest) {
         let state = self.inner.shared.state();
         let first = state.segments.values().next().map(Segment::start);
-        first.map_or((1, Digest::default()), |start| (start.first, start.previous))
+        first.map_or_else(|| (1, Digest::default()), |start| (start.first, start.previous))
     }
 
     /// Reads records from `from` on: at most `max_records` with `max_bytes` of wire form together,

@@ -8,7 +8,7 @@ use romana_statemachine::name::AddressName;
 
 use super::Verdict;
 use super::timeline::Timeline;
-use crate::history::{Evidence, Testimony};
+use crate::history::{Backed, Evidence, Testimony};
 
 /// Checks everything the replicas said against the witness, the longest history.
 pub(super) fn check(
@@ -30,6 +30,20 @@ pub(super) fn check(
             let what = format!("{sample:?}, which is not in the history");
             verdict.broken("one-history", what);
         }
+    }
+    for backed in &evidence.backups {
+        let Backed { replica, revision, digest, live, fault } = backed;
+        let who = format!("the backup of replica {replica} at revision {revision}");
+        if let Some(fault) = fault {
+            verdict.broken("backup", format!("{who}: {fault}"));
+            continue;
+        }
+        if *revision > 0 && digest_at(*revision) != Some(*digest) {
+            verdict.broken("backup", format!("{who} is not of this history"));
+        }
+        let listed = live.iter().map(|(name, ip)| (name, *ip)).collect();
+        let right = timeline.live_at(*revision).map(|span| (&span.name, span.ip)).collect();
+        compare(&format!("{who} has"), &listed, &right, "backup", verdict);
     }
     for (at, followed) in evidence.followed.iter().enumerate() {
         for fault in &followed.faults {

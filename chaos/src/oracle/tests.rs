@@ -10,7 +10,7 @@ use romana_statemachine::{
 };
 
 use super::{Violation, judge};
-use crate::history::{Ask, Call, Evidence, Followed, Held, Outcome, Sample, Testimony};
+use crate::history::{Ask, Backed, Call, Evidence, Followed, Held, Outcome, Sample, Testimony};
 use crate::workload::world;
 
 const MS: u64 = 1_000_000;
@@ -110,6 +110,13 @@ impl Truth {
                 faults: Vec::new(),
             }],
             audited: Vec::new(),
+            backups: vec![Backed {
+                replica: 3,
+                revision,
+                digest: self.state.digest(),
+                live: live.iter().map(|held| (held.name.clone(), held.ip)).collect(),
+                fault: None,
+            }],
         }
     }
 }
@@ -157,6 +164,7 @@ fn forge(evidence: &mut Evidence, change: impl Fn(&mut Vec<Record>)) {
         rechain(&mut said.records);
     }
     evidence.samples.clear();
+    evidence.backups.clear();
     let records = &evidence.testimonies[0].records;
     evidence.followed[0].digests = records.iter().map(|record| record.digest).collect();
 }
@@ -371,6 +379,19 @@ fn a_digest_that_was_once_another() {
     let mut evidence = good().evidence();
     evidence.samples.push(Sample { replica: 1, revision: 3, digest: Digest::of(b"fork") });
     breaks("one-history", &evidence);
+}
+
+#[test]
+fn a_backup_of_something_else() {
+    let mut evidence = good().evidence();
+    evidence.backups[0].live.pop();
+    breaks("backup", &evidence);
+    let mut evidence = good().evidence();
+    evidence.backups[0].digest = Digest::of(b"fork");
+    breaks("backup", &evidence);
+    let mut evidence = good().evidence();
+    evidence.backups[0].fault = Some("the digest of the whole is wrong".into());
+    breaks("backup", &evidence);
 }
 
 #[test]

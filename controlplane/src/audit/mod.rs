@@ -1,10 +1,11 @@
 //! # Audit
 //!
-//! Questions to the history: who had an address, what happened to a thing.
+//! Questions to the history: who had an address, what happened to a thing, what the state was.
 //!
 //! ```text
 //!   history ──► indexer (a thread) ──► tail (open segment, in memory)
 //!                                └───► index (closed segments, sled)      query ──► both ──► history
+//!   apply ──► checkpoints (states, on disk) ──► past ──► history
 //! ```
 //!
 //! ## Laws
@@ -19,17 +20,19 @@
 //!
 //! Time needs no index: entry times never go back, so the history is searched by halving.
 //!
-//! Reading order: `keys`, `tail`, `index`, `indexer`, `query`.
+//! Reading order: `keys`, `tail`, `index`, `indexer`, `query`; `checkpoint`, `past`.
 
+mod checkpoint;
 mod index;
 mod indexer;
 mod keys;
+mod past;
 mod query;
 mod tail;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
@@ -37,6 +40,8 @@ use std::thread::{self, JoinHandle};
 use romana_statemachine::Revision;
 use tokio::sync::watch;
 
+pub use checkpoint::{CheckpointError, Keeper};
+pub use past::{PastError, Proof};
 pub use query::{AuditError, Page, lasting};
 
 use crate::history::History;
@@ -49,6 +54,7 @@ pub struct Audit(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
+    keeper: Keeper,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,11 +92,16 @@ impl Shared {
 }
 
 impl Audit {
-    /// Starts indexing a history, with the index in `dir`, which is made if it is missing.
+    /// Starts indexing a history and keeping checkpoints, in `index/` and `checkpoints/` of a replica's
+    /// data directory. A checkpoint is due each `every` records, or as many as there are live addresses
+    /// when those are more: the work for it stays in proportion.
     ///
     /// # Errors
-    /// The thread cannot be started. (A bad index is no error: it is built again.)
-    pub fn start(history: History, dir: PathBuf) -> std::io::Result<Self> {
+    /// A thread cannot be started, or a directory not be made. (Bad files are no error: they are set
+    /// aside, or built again.)
+    pub fn start(history: History, data_dir: &Path, every: u64) -> std::io::Result<Self> {
+        let keeper = Keeper::open(&data_dir.join("checkpoints"), history.clone(), every)?;
+        let dir = data_dir.join("index");
         let (start, digest) = history.start();
         let view = RwLock::new(View { index: None, tail: Tail::after(start, digest) });
         let shared = Arc::new(Shared {
@@ -104,7 +115,7 @@ impl Audit {
         let indexer = Arc::clone(&shared);
         let thread =
             thread::Builder::new().name("audit-indexer".into()).spawn(move || indexer.run())?;
-        Ok(Self(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
+        Ok(Self(Arc::new(Handle { shared, keeper, thread: Mutex::new(Some(thread)) })))
     }
 
     /// How many records the index is behind the history.

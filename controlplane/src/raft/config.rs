@@ -84,6 +84,9 @@ pub struct Tuning {
     pub history_segment_bytes: u64,
     /// Memory for recent records of the feed, bytes.
     pub feed_bytes: usize,
+    /// A checkpoint of the state is kept each so many records, or more ([`crate::audit::Audit::start`]).
+    /// The same for all replicas, or they cannot compare.
+    pub checkpoint_records: u64,
 }
 
 impl Default for Tuning {
@@ -100,6 +103,7 @@ impl Default for Tuning {
             wal_segment_bytes: 64 << 20,
             history_segment_bytes: 16 << 20,
             feed_bytes: 64 << 20,
+            checkpoint_records: 65_536,
         }
     }
 }

@@ -17,6 +17,7 @@ use super::codec::{entry_size, unpack};
 use super::fault::Fault;
 use super::snapshot::{SnapshotFile, SnapshotStore};
 use super::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
+use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::History;
 
@@ -39,6 +40,7 @@ struct Inner {
     live: RwLock<Live>,
     history: History,
     feed: Feed,
+    audit: Audit,
     snapshots: SnapshotStore,
     newest: Mutex<Option<SnapshotFile>>,
     /// Index after the last one applied.
@@ -85,6 +87,7 @@ impl Machine {
         snapshots: SnapshotStore,
         history: History,
         feed: Feed,
+        audit: Audit,
         fault: Fault,
     ) -> Result<Self, LoadError> {
         let (newest, live) = match snapshots.newest()? {
@@ -104,6 +107,7 @@ impl Machine {
             live,
             history,
             feed,
+            audit,
             snapshots,
             newest,
             next,
@@ -126,6 +130,10 @@ impl Machine {
 
     pub(super) fn feed(&self) -> &Feed {
         &self.0.feed
+    }
+
+    pub(super) fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     pub(super) fn snapshots(&self) -> &SnapshotStore {
@@ -197,7 +205,7 @@ impl Machine {
         }
         let mut records: Vec<Record> = Vec::new();
         let mut applied: Vec<Applied> = Vec::with_capacity(decoded.len());
-        let mut next = 0;
+        let (mut next, mut checkpoint) = (0, None);
         {
             let mut live = self.0.live.write().unwrap_or_else(PoisonError::into_inner);
             for (entry, commands, responder) in decoded {
@@ -208,7 +216,11 @@ impl Machine {
                         .understands(&commands)
                         .map_err(|version| self.stop("upgrade needed", TooNew { version }))?;
                     let position = Position { term: id.leader_id.term, index: id.index };
+                    let before = live.state.revision();
                     let (outcomes, caused) = live.state.apply(position, &commands);
+                    if self.0.audit.checkpoints().is_due(before, &live.state) {
+                        checkpoint = Some(live.state.clone());
+                    }
                     answers = Answers(outcomes);
                     records.extend(caused);
                 }
@@ -224,6 +236,9 @@ impl Machine {
             let appended = self.0.history.append(&records);
             appended.map_err(|error| self.stop("history", error))?;
             self.0.feed.publish(records);
+        }
+        if let Some(state) = checkpoint {
+            self.0.audit.checkpoints().offer(state);
         }
         for (responder, answers) in applied {
             if let Some(responder) = responder {

@@ -83,10 +83,8 @@ impl Replica {
         let dialer = Dialer::new(cluster, *id, config.advertise_api.clone(), directory.clone());
         let links = Links::new(dialer.clone());
         let history = machine.history().clone();
-        let network = Network { dialer, links: links.clone(), history: history.clone() };
-        let audit = Audit::start(history.clone(), config.data_dir.join("index"));
-        let audit = audit
-            .map_err(|source| StartError::Io { what: "cannot start the indexer".into(), source })?;
+        let network = Network { dialer, links: links.clone(), history };
+        let audit = machine.audit().clone();
         let raft_config =
             config.tuning.raft().map_err(|error| StartError::Tuning(Box::new(error)))?;
         let raft =
@@ -195,7 +193,12 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
     let feed = Feed::new(history.clone(), feed_bytes);
     let snapshots = SnapshotStore::open(snapshots, identity.cluster_id.clone())
         .map_err(|error| StartError::State(Box::new(error)))?;
-    let machine = Machine::open(snapshots, history, feed, fault)
+    let audit = Audit::start(history.clone(), dir, config.tuning.checkpoint_records);
+    let audit = audit.map_err(|source| {
+        let what = format!("cannot use {} for the audit", dir.display());
+        StartError::Io { what, source }
+    })?;
+    let machine = Machine::open(snapshots, history, feed, audit, fault)
         .map_err(|error| StartError::State(Box::new(error)))?;
     let log = LogStore::open(wal, &recovered, log_tail_bytes)
         .map_err(|source| StartError::Io { what: "the log does not parse".into(), source })?;

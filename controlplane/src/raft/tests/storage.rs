@@ -9,6 +9,7 @@ use super::super::log::LogStore;
 use super::super::machine::Machine;
 use super::super::snapshot::SnapshotStore;
 use super::super::types::TypeConfig;
+use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::{History, HistoryOptions};
 use crate::wal::{Wal, WalOptions};
@@ -28,7 +29,8 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
         let history = History::open(&path.join("history"), HistoryOptions::default()).unwrap();
         let feed = Feed::new(history.clone(), 1 << 20);
         let snapshots = SnapshotStore::open(path.join("snapshots"), "test".into()).unwrap();
-        let machine = Machine::open(snapshots, history, feed, Fault::none()).unwrap();
+        let audit = Audit::start(history.clone(), path, 100).unwrap();
+        let machine = Machine::open(snapshots, history, feed, audit, Fault::none()).unwrap();
         Ok((dir, log, machine))
     }
 }

@@ -1,0 +1,188 @@
+//! The state as it was, and the proof that the history leads to the state that is.
+
+use std::time::Instant;
+
+use romana_statemachine::{Digest, FollowError, Revision, State};
+use serde::{Deserialize, Serialize};
+
+use super::Audit;
+use super::checkpoint::{CheckpointError, Keeper};
+use crate::history::{History, HistoryError};
+use crate::retention::Checkpoints;
+
+const CHUNK_RECORDS: usize = 4096;
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Why the past cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum PastError {
+    /// It is before what is kept.
+    #[error("revision {wanted} is no longer kept: the oldest state is that of revision {oldest}")]
+    Gone {
+        /// What was wanted.
+        wanted: Revision,
+        /// The oldest revision whose state can be told.
+        oldest: Revision,
+    },
+    /// The history cannot be read.
+    #[error("the history cannot be read")]
+    History(#[from] HistoryError),
+    /// The history does not lead on from a state.
+    #[error("the history is broken")]
+    Broken(#[from] FollowError),
+    /// A checkpoint is not what the history leads to.
+    #[error("the checkpoint of revision {revision} is not what the history leads to")]
+    OtherCheckpoint {
+        /// Its revision.
+        revision: Revision,
+    },
+    /// A checkpoint is damaged.
+    #[error("a checkpoint is damaged")]
+    Checkpoint(#[from] CheckpointError),
+    /// The state in memory is not what the history leads to.
+    #[error("the state in memory is not what the history leads to at revision {revision}")]
+    OtherState {
+        /// The revision.
+        revision: Revision,
+    },
+}
+
+/// What reading all of a history showed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The oldest revision that is kept.
+    pub oldest: Revision,
+    /// The revision up to which it was read.
+    pub revision: Revision,
+    /// Digest of the history there.
+    pub digest: Digest,
+    /// Digest of the state that the history leads to.
+    pub state_digest: Digest,
+    /// Checkpoints that were compared.
+    pub checkpoints: u64,
+    /// How long it took, milliseconds.
+    pub took_ms: u64,
+}
+
+/// The state from which the history leads to a revision: a checkpoint, or the beginning.
+fn base(keeper: &Keeper, history: &History, revision: Revision) -> Result<State, PastError> {
+    if let Some(state) = keeper.before(revision) {
+        return Ok(state);
+    }
+    let (start, _) = history.start();
+    if start > 0 {
+        let oldest = keeper.list().first().map_or_else(|| history.last().0, |first| first.revision);
+        return Err(PastError::Gone { wanted: revision, oldest });
+    }
+    Ok(State::new())
+}
+
+/// The state at a revision, by replay. Blocks.
+pub(super) fn replay(
+    keeper: &Keeper,
+    history: &History,
+    revision: Revision,
+) -> Result<State, PastError> {
+    let mut state = base(keeper, history, revision)?;
+    follow(&mut state, history, revision, |_| Ok(()))?;
+    Ok(state)
+}
+
+/// Follows a history up to a revision; `look` sees the state after every record.
+fn follow(
+    state: &mut State,
+    history: &History,
+    revision: Revision,
+    mut look: impl FnMut(&State) -> Result<(), PastError>,
+) -> Result<(), PastError> {
+    while state.revision() < revision {
+        let next = state.revision() + 1;
+        let records = history.read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
+        if records.is_empty() {
+            return Err(FollowError::Gap { have: state.revision(), got: revision }.into());
+        }
+        for record in records.iter().take_while(|record| record.revision <= revision) {
+            state.follow(record)?;
+            look(state)?;
+        }
+    }
+    Ok(())
+}
+
+impl Audit {
+    /// The checkpoints.
+    #[must_use]
+    pub fn checkpoints(&self) -> &Keeper {
+        &self.0.keeper
+    }
+
+    /// The state at a revision that the history has reached. Blocks, for the length of a replay.
+    ///
+    /// # Errors
+    /// [`PastError`].
+    pub fn state_at(&self, revision: Revision) -> Result<State, PastError> {
+        replay(self.checkpoints(), &self.0.shared.history, revision)
+    }
+
+    /// Reads the whole history up to a state and folds it: every digest of the chain, every checkpoint
+    /// on the way and the state itself must be what it leads to. Blocks, for long.
+    ///
+    /// # Errors
+    /// [`PastError`]: what is wrong.
+    pub fn prove(&self, live: &State) -> Result<Proof, PastError> {
+        let started = Instant::now();
+        let (keeper, history) = (self.checkpoints(), &self.0.shared.history);
+        let (start, digest) = history.start();
+        let revision = live.revision();
+        let mut expected: Vec<Revision> =
+            keeper.list().into_iter().map(|standing| standing.revision).collect();
+        expected.retain(|at| *at <= revision && *at >= start);
+        let mut state = State::new();
+        if start > 0 {
+            // What is before the first checkpoint is a chain of digests, and no more.
+            let first = expected.first().copied();
+            let first = first.ok_or(PastError::Gone { wanted: start, oldest: revision })?;
+            state = keeper.read(first)?;
+            chain(history, (start, digest), (first, state.digest()))?;
+        }
+        let checkpoints = expected.len() as u64;
+        follow(&mut state, history, revision, |state| {
+            if expected.binary_search(&state.revision()).is_err() {
+                return Ok(());
+            }
+            let other = keeper.read(state.revision())?;
+            let same =
+                other.digest() == state.digest() && other.state_digest() == state.state_digest();
+            let revision = state.revision();
+            if same { Ok(()) } else { Err(PastError::OtherCheckpoint { revision }) }
+        })?;
+        let state_digest = state.state_digest();
+        if (state.digest(), state_digest) != (live.digest(), live.state_digest()) {
+            return Err(PastError::OtherState { revision });
+        }
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (oldest, digest) = (history.oldest(), live.digest());
+        Ok(Proof { oldest, revision, digest, state_digest, checkpoints, took_ms })
+    }
+}
+
+/// Checks the chain of digests from one record to another.
+fn chain(
+    history: &History,
+    from: (Revision, Digest),
+    to: (Revision, Digest),
+) -> Result<(), PastError> {
+    let (mut revision, mut digest) = from;
+    while revision < to.0 {
+        for record in history.read(revision + 1, CHUNK_RECORDS, CHUNK_BYTES)? {
+            if revision == to.0 {
+                break;
+            }
+            if !record.follows(&digest) {
+                return Err(FollowError::Chain { revision: record.revision }.into());
+            }
+            (revision, digest) = (record.revision, record.digest);
+        }
+    }
+    if digest == to.1 { Ok(()) } else { Err(PastError::OtherCheckpoint { revision }) }
+}

@@ -132,7 +132,15 @@ pub struct Args {
 /// What `romanad` can do while no replica runs.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Make a backup from what a majority that is lost for good has left behind.
+    /// Make a backup from what is left when a majority is lost for good.
+    ///
+    /// A cluster whose majority is gone cannot go on: nobody can know what the lost replicas had
+    /// acknowledged. This command reads what the survivors have on their disks, applies all of it, and
+    /// writes a backup. It changes nothing in their directories. It prints what may be lost, and what may
+    /// appear that was never acknowledged.
+    ///
+    /// Then start a new cluster from it: `romanad --restore FILE …` on each of its replicas, with empty
+    /// data directories. Never start the old replicas again.
     Recover(RecoverArgs),
 }
 

@@ -10,16 +10,7 @@ use super::file::{self, FileError};
 use super::take::{Take, TakeError, origin};
 use crate::raft::{Salvage, SalvageError};
 
-/// Makes a backup from the data directories of replicas that are down, when the others are lost for
-/// good. Restore it into a new cluster.
-///
-/// A cluster whose majority is gone cannot go on: nobody can know what the lost replicas had
-/// acknowledged. This command reads what the survivors have on their disks, applies all of it, and
-/// writes a backup. It changes nothing in the directories. It prints what may be lost, and what may
-/// appear that was never acknowledged.
-///
-/// Then start a new cluster from it: `romanad --restore FILE …` on each of its replicas, with empty
-/// data directories. Never start the old replicas again.
+/// What to read, and what to write.
 #[derive(Clone, Debug, Args)]
 pub struct RecoverArgs {
     /// Data directory of a survivor that is stopped; several times for several of them.
@@ -124,12 +115,18 @@ fn outcome(best: &Salvage, survivors: usize, out: &Path) -> String {
         state.ipam().address_count(),
         state.hosts().count(),
     );
-    text += &format!(
-        "May be lost: whatever was acknowledged after entry {} ({}) by others. With {survivors} of about \
-         {members} members\n  read, this program cannot know whether there was anything.\n",
-        last.1,
-        time(best.at()),
-    );
+    text += &if survivors * 2 > members {
+        format!(
+            "May be lost: nothing that was acknowledged, as {survivors} of {members} members were read.\n"
+        )
+    } else {
+        format!(
+            "May be lost: whatever others acknowledged after entry {} ({}). With {survivors} of {members} \
+             members read,\n  this program cannot know whether there was anything.\n",
+            last.1,
+            time(best.at()),
+        )
+    };
     if *voted > last.0 {
         text += &format!(
             "  Replica {id} had voted in term {voted}, after its last entry: there probably was a later \

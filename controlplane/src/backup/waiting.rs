@@ -133,6 +133,9 @@ impl Waiting {
                 Ok(json!({"status": "healthy", "revision": 0, "waiting": true}))
             }
             (&Method::POST, "/v1/restore") => self.take(request.into_body()).await,
+            (&Method::GET, "/readyz") => {
+                Err(Failure::new(Code::AwaitingRestore, "this replica waits for a backup"))
+            }
             (_, path) => {
                 let why = format!("this replica waits for a backup and does not serve {path} yet");
                 Err(Failure::new(Code::AwaitingRestore, why))

@@ -255,7 +255,8 @@ impl Marker {
 /// Fills a directory that is empty.
 fn fill(config: &ReplicaConfig, own: Identity, file: &Path) -> Result<Restoration, RestoreError> {
     let dir = &config.data_dir;
-    let history = History::open(&dir.join("history"), HistoryOptions::default())?;
+    let options = HistoryOptions { segment_bytes: config.tuning.history_segment_bytes };
+    let history = History::open(&dir.join("history"), options)?;
     let checked = file::read(file, |part| {
         match part {
             Part::Header(header) if header.oldest > 1 => {

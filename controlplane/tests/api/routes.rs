@@ -85,9 +85,9 @@ async fn every_route_answers_as_documented() {
     let mut missing = Vec::new();
     for (path, methods) in tour.document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            // The feed does not end by itself: it has tests of its own.
+            // The feed does not end by itself, a backup is no JSON: they have tests of their own.
             let seen = tour.seen.contains(&(method.to_uppercase(), path.clone()));
-            if !seen && path != "/v1/events" {
+            if !seen && !["/v1/events", "/v1/backup"].contains(&path.as_str()) {
                 missing.push(format!("{method} {path}"));
             }
         }
@@ -101,6 +101,7 @@ async fn meta(tour: &mut Tour<'_>) {
         tour.ask("GET", path, None, 200).await;
     }
     tour.ask("GET", "/v1/topology", None, 404).await;
+    tour.ask("POST", "/v1/restore", None, 409).await;
     tour.ask("GET", "/v1/digest?consistency=local", None, 200).await;
     let settings = tour.ask("GET", "/v1/settings", None, 200).await;
     assert_eq!(settings["address_reuse_delay_ms"], 30_000);

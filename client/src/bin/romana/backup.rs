@@ -195,7 +195,7 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
 fn bad(what: &str, error: &BackupError) -> Failure {
     let (offset, hint) = match error {
         BackupError::Damaged { offset, .. } => (json!(offset), "Use another backup."),
-        BackupError::Truncated { whole, .. } => (json!(whole), "Take or copy it again."),
+        BackupError::Truncated { whole, .. } => (json!(whole), ""),
         _ => (Value::Null, ""),
     };
     Failure::Client(Error::Refused(Box::new(ApiError {

@@ -197,12 +197,15 @@ fn every_noun_works_against_a_real_replica() {
     // The past: who had the address, and what was done about him.
     let held = dev.json("audit who 10.111.0.0");
     assert_eq!(held["items"][0]["name"], "a1");
-    assert_eq!(held["items"][0]["reason"], "Requested");
+    assert_eq!(held["items"][0]["reason"], "requested");
     let [from, to] = ["from", "to"].map(|it| held["items"][0][it]["revision"].as_u64().unwrap());
     assert_eq!(dev.json(&format!("audit who 10.111.0.0 --at {from}"))["items"], held["items"]);
     assert_eq!(dev.json(&format!("audit who 10.111.0.0 --at {to}"))["items"], json!([]));
     assert_eq!(dev.ok("audit log --name a1 -T addresses").lines().count(), 2);
-    assert_eq!(dev.ok(&format!("audit log -T AddressReleased --from {to} -n 1")).lines().count(), 1);
+    assert_eq!(
+        dev.ok(&format!("audit log -T AddressReleased --from {to} -n 1")).lines().count(),
+        1
+    );
     let last = dev.ok("audit log --from 1 --host h2 --follow -n 1");
     assert!(last.contains("HostAdded h2"), "{last}");
 }

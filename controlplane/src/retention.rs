@@ -14,8 +14,11 @@
 //! 2. A replica purges only what its own newest snapshot and its own durable checkpoint cover.
 //! 3. Without a retention nothing is ever purged.
 //!
-//! Left out: the agreement itself (`tasks::retention`), and keeping checkpoints.
+//! Left out: the agreement itself (`tasks::retention`).
 
+mod kept;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +28,8 @@ use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+
+pub use kept::Kept;
 
 use crate::history::{History, HistoryError, SegmentInfo};
 use crate::raft::Replica;
@@ -100,6 +105,24 @@ pub fn is_full(open: &SegmentInfo, retention: &Retention, now: Millis) -> bool {
 pub fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Keeps checkpoints in `dir`, and purges this replica's history as the state says, until `stop`.
+/// Without checkpoints nothing is purged, and the replica does everything else.
+pub async fn keep(replica: Replica, dir: PathBuf, stop: CancellationToken) {
+    let history = replica.history().clone();
+    let opened = match blocking(move || Kept::open(dir, history)).await {
+        Ok(Ok(kept)) => Ok(Arc::new(kept)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(why) => Err(why),
+    };
+    match opened {
+        Ok(kept) => {
+            replica.keep_checkpoints(Arc::<Kept>::clone(&kept));
+            run(replica, kept, stop).await;
+        }
+        Err(why) => tracing::error!(why, "checkpoints cannot be kept: nothing will be purged"),
+    }
 }
 
 /// Purges this replica's history, as the state says, until `stop`.

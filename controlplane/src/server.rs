@@ -36,7 +36,7 @@ use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
 use crate::raft::{Replica, ReplicaConfig, RestoreError, StartError};
-use crate::tasks;
+use crate::{retention, tasks};
 
 /// Time for a request's head, and for a connection without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -120,6 +120,8 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let server = Server::new(api, config.connections_max);
     let accepting = tokio::spawn(server.clone().accept(listener));
     let leading = CancellationToken::new();
+    let checkpoints = config.data_dir.join("checkpoints");
+    let keeping = tokio::spawn(retention::keep(replica.clone(), checkpoints, leading.clone()));
     let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
     let fault = tokio::select! {
         () = stop.cancelled() => None,
@@ -132,8 +134,10 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     accepting.abort();
     leading.cancel();
     server.drain().await;
-    if let Err(error) = tasks.await {
-        error!(%error, "leader tasks ended badly");
+    for (what, running) in [("leader tasks", tasks), ("retention", keeping)] {
+        if let Err(error) = running.await {
+            error!(%error, "{what} ended badly");
+        }
     }
     replica.shutdown().await;
     match fault {

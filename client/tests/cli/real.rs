@@ -4,8 +4,10 @@ use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use romana_client::{Client, ClientConfig, Server};
+use romana_client::{Client, ClientConfig, FollowOptions, Item, Server};
+use romana_statemachine::command::TenantSpec;
 use romana_statemachine::{Digest, Record, State};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -30,6 +32,7 @@ pub(crate) fn free_port() -> u16 {
 /// A replica in development mode. Killed when dropped.
 struct Dev {
     api: u16,
+    peer: u16,
     dir: TempDir,
     child: Child,
 }
@@ -38,8 +41,16 @@ impl Dev {
     fn start() -> Self {
         let (api, peer) = (free_port(), free_port());
         let dir = tempfile::tempdir().unwrap();
-        let log = File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(romanad())
+        let child = Self::spawn(&dir, api, peer);
+        let dev = Self { api, peer, dir, child };
+        // The client waits until the replica serves.
+        dev.ok("host list --timeout 30s");
+        dev
+    }
+
+    fn spawn(dir: &TempDir, api: u16, peer: u16) -> Child {
+        let log = File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
+        Command::new(romanad())
             .args(["--dev", "--listen", &format!("127.0.0.1:{api}")])
             .args(["--peer-listen", &format!("127.0.0.1:{peer}"), "--data-dir"])
             .arg(dir.path().join("data"))
@@ -48,11 +59,15 @@ impl Dev {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap();
-        let dev = Self { api, dir, child };
-        // The client waits until the replica serves.
-        dev.ok("host list --timeout 30s");
-        dev
+            .unwrap()
+    }
+
+    /// Kills it, as a power cut would, and starts it again.
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(&self.dir, self.api, self.peer);
+        self.ok("host list --timeout 30s");
     }
 
     fn run(&self, line: &str) -> Output {
@@ -178,6 +193,21 @@ fn every_noun_works_against_a_real_replica() {
     assert!(events.lines().count() as u64 >= revision, "{events}");
     assert!(events.contains("AddressReleased") && events.contains("PolicyRemoved"));
     replays_to_the_live_state(&dev, &events);
+
+    // The past: who had the address, and what was done about him.
+    let held = dev.json("audit who 10.111.0.0");
+    assert_eq!(held["items"][0]["name"], "a1");
+    assert_eq!(held["items"][0]["reason"], "requested");
+    let [from, to] = ["from", "to"].map(|it| held["items"][0][it]["revision"].as_u64().unwrap());
+    assert_eq!(dev.json(&format!("audit who 10.111.0.0 --at {from}"))["items"], held["items"]);
+    assert_eq!(dev.json(&format!("audit who 10.111.0.0 --at {to}"))["items"], json!([]));
+    assert_eq!(dev.ok("audit log --name a1 -T addresses").lines().count(), 2);
+    assert_eq!(
+        dev.ok(&format!("audit log -T AddressReleased --from {to} -n 1")).lines().count(),
+        1
+    );
+    let last = dev.ok("audit log --from 1 --host h2 --follow -n 1");
+    assert!(last.contains("HostAdded h2"), "{last}");
 }
 
 /// The records of the feed, put into the form of an export, lead to what the replica shows.
@@ -214,6 +244,51 @@ fn replays_to_the_live_state(dev: &Dev, events: &str) {
     if live["revision"] == shown["revision"] {
         assert_eq!(shown, live);
     }
+}
+
+/// Tenants whose labels take much room and cannot be compressed.
+async fn fill(client: &Client, tenants: std::ops::Range<u64>) {
+    for number in tenants {
+        let noise = |_| (0..64).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
+        let labels = (0..100).map(|at| (format!("l{at}"), noise(at))).collect();
+        let spec = TenantSpec { id: format!("tenant-{number}").into(), labels };
+        client.set_tenant(spec).await.unwrap();
+    }
+}
+
+/// The least revision in the history's directory: where it begins.
+fn oldest_kept(dev: &Dev) -> u64 {
+    let files = std::fs::read_dir(dev.dir.path().join("data/history")).unwrap();
+    let stem = |path: PathBuf| path.file_stem()?.to_str()?.parse().ok();
+    files.filter_map(|file| stem(file.unwrap().path())).min().unwrap()
+}
+
+#[test]
+fn a_history_that_is_too_large_is_purged_and_goes_on() {
+    let mut dev = Dev::start();
+    dev.ok("settings set history_retention_size=1MiB");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = Server::parse("127.0.0.1", dev.api).unwrap();
+    let client = runtime.block_on(async { Client::new(ClientConfig::new(vec![server])).unwrap() });
+    runtime.block_on(fill(&client, 0..30));
+    assert!(dev.json("events follow --from 0 -n 1")["revision"] == 1);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while oldest_kept(&dev) == 1 {
+        assert!(Instant::now() < deadline, "nothing was purged");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let signed = dev.ok("-f json events follow --from 0 -t cluster -n 2");
+    assert!(signed.contains("CheckpointSigned"), "{signed}");
+    dev.restart();
+    // What the memory of the feed had is gone: a follower of everything is told so and starts anew.
+    assert!(oldest_kept(&dev) > 1);
+    let everything = FollowOptions { after: Some(0), ..FollowOptions::default() };
+    let first = runtime.block_on(async { client.follow(everything).next().await.unwrap() });
+    assert!(matches!(first, Item::Reset(snapshot) if snapshot.revision > 30));
+    // All of the state is there, and more may come.
+    runtime.block_on(fill(&client, 30..31));
+    assert_eq!(dev.json("tenant list")["items"].as_array().unwrap().len(), 31);
+    assert!(dev.ok("doctor").contains("leader"));
 }
 
 #[test]

@@ -389,6 +389,12 @@ impl Replica {
         _ = self.0.host.checkpoints.set(checkpoints);
     }
 
+    /// Who keeps states of the past on this replica, once there is somebody.
+    #[must_use]
+    pub fn checkpoints(&self) -> Option<Arc<dyn Checkpoints>> {
+        self.0.host.checkpoints.get().cloned()
+    }
+
     /// What the voters say about their checkpoints at a revision, each making it if it can: this
     /// replica's own word included. To be asked from version 2 on.
     pub async fn checkpoints_at(

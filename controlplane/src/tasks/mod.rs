@@ -73,7 +73,7 @@ pub trait Task: Send + Sync + 'static {
 /// All tasks of every cluster.
 #[must_use]
 pub fn standard() -> Vec<Arc<dyn Task>> {
-    vec![Arc::new(reaper::Reaper), Arc::new(versions::Versions)]
+    vec![Arc::new(reaper::Reaper), Arc::new(retention::Retention), Arc::new(versions::Versions)]
 }
 
 /// Runs tasks while `replica` leads, until `stop`. Returns when all of them have ended.

@@ -2,7 +2,6 @@
 //! replica may purge what is before it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Task, Turn};
 use crate::raft::ProposeError;
-use crate::retention::{Checkpoints, Standing, excess};
+use crate::retention::{Standing, excess};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -20,10 +19,8 @@ const PERIOD: Duration = Duration::from_secs(2);
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The task that has checkpoints signed.
-pub struct Retention {
-    /// This replica's checkpoints.
-    pub checkpoints: Arc<dyn Checkpoints>,
-}
+#[derive(Debug)]
+pub struct Retention;
 
 /// What the replicas' words about one checkpoint come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +44,12 @@ fn judge(said: &BTreeMap<u64, Result<Standing, String>>) -> Verdict {
     if agree * 2 > said.len() { Verdict::Sign(*first) } else { Verdict::Wait }
 }
 
-/// The checkpoint to have signed: the newest one that still lets everything kept for too long go.
+/// The checkpoint to have signed: the newest one before the end of what is kept for too long; if there
+/// is none, one is to be made just there.
 fn candidate(list: &[Standing], excess: Revision, signed: Revision) -> Option<Revision> {
     let revisions = list.iter().map(|standing| standing.revision);
-    revisions.filter(|revision| *revision <= excess && *revision > signed).max()
+    let newest = revisions.filter(|revision| *revision <= excess && *revision > signed).max();
+    newest.or_else(|| (excess > signed).then_some(excess))
 }
 
 impl Retention {
@@ -62,15 +61,12 @@ impl Retention {
         if wanted == Wanted::default() {
             return None;
         }
-        let (history, checkpoints) =
-            (turn.replica.history().clone(), Arc::clone(&self.checkpoints));
+        let (history, checkpoints) = (turn.replica.history().clone(), turn.replica.checkpoints()?);
         let now = turn.now();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
-            Ok::<_, crate::history::HistoryError>(match excess {
-                0 => None,
-                _ => candidate(&checkpoints.list(), excess, signed),
-            })
+            let candidate = candidate(&checkpoints.list(), excess, signed);
+            Ok::<_, crate::history::HistoryError>(candidate)
         };
         match tokio::task::spawn_blocking(look).await.ok()? {
             Ok(candidate) => candidate,
@@ -156,8 +152,10 @@ mod tests {
         let list: Vec<Standing> = [10, 20, 30].map(|revision| standing(revision, b"a")).into();
         assert_eq!(candidate(&list, 29, 0), Some(20));
         assert_eq!(candidate(&list, 30, 20), Some(30));
-        assert_eq!(candidate(&list, 29, 20), None);
-        assert_eq!(candidate(&list, 9, 0), None);
-        assert_eq!(candidate(&[], 100, 0), None);
+        assert_eq!(candidate(&list, 29, 20), Some(29), "made where it is needed");
+        assert_eq!(candidate(&list, 9, 0), Some(9));
+        assert_eq!(candidate(&[], 100, 0), Some(100));
+        assert_eq!(candidate(&list, 20, 20), None);
+        assert_eq!(candidate(&list, 0, 0), None);
     }
 }

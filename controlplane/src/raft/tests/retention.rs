@@ -1,62 +1,14 @@
 //! Retention: what is signed goes everywhere, and who lags behind it begins anew.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use romana_statemachine::command::{RaiseVersion, Retention};
-use romana_statemachine::{Revision, State};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::history::{History, HistoryOptions};
-use crate::retention::{self, Checkpoints, Standing};
+use crate::retention;
 use crate::tasks::{self, Task};
-
-/// States of the past, made by replay. Kept in memory.
-struct Replayed {
-    history: History,
-    states: Mutex<BTreeMap<Revision, State>>,
-}
-
-/// A checkpoint each so many records.
-const EVERY: u64 = 100;
-
-impl Replayed {
-    fn new(history: History) -> Self {
-        Self { history, states: Mutex::new(BTreeMap::from([(0, State::new())])) }
-    }
-}
-
-fn standing(state: &State) -> Standing {
-    let (revision, digest) = (state.revision(), state.digest());
-    Standing { revision, digest, state_digest: state.state_digest() }
-}
-
-impl Checkpoints for Replayed {
-    fn list(&self) -> Vec<Standing> {
-        for revision in (EVERY..=self.history.last().0).step_by(100) {
-            self.hold(revision).unwrap();
-        }
-        self.states.lock().unwrap().values().map(standing).collect()
-    }
-
-    fn hold(&self, revision: Revision) -> Result<Standing, String> {
-        let mut states = self.states.lock().unwrap();
-        let (_, base) = states.range(..=revision).next_back().ok_or("no base")?;
-        let mut state = base.clone();
-        while state.revision() < revision {
-            let read = self.history.read(state.revision() + 1, 1000, 1 << 20);
-            let records = read.map_err(|error| error.to_string())?;
-            if records.is_empty() {
-                return Err("not there yet".into());
-            }
-            for record in records.iter().take_while(|record| record.revision <= revision) {
-                state.follow(record).unwrap();
-            }
-        }
-        Ok(standing(states.entry(revision).or_insert(state)))
-    }
-}
 
 fn propose(command: Command) -> Vec<Proposal> {
     vec![Proposal { actor: Actor::from("test"), command }]
@@ -92,12 +44,10 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     let stop = CancellationToken::new();
     let mut running = Vec::new();
     for replica in cluster.running.values() {
-        let keeper: Arc<dyn Checkpoints> = Arc::new(Replayed::new(replica.history().clone()));
-        replica.keep_checkpoints(Arc::clone(&keeper));
-        let task: Vec<Arc<dyn Task>> =
-            vec![Arc::new(tasks::retention::Retention { checkpoints: Arc::clone(&keeper) })];
+        let task: Vec<Arc<dyn Task>> = vec![Arc::new(tasks::retention::Retention)];
         running.push(tokio::spawn(tasks::run(replica.clone(), task, stop.clone())));
-        running.push(tokio::spawn(retention::run(replica.clone(), keeper, stop.clone())));
+        let dir = cluster.data(replica.id()).join("checkpoints");
+        running.push(tokio::spawn(retention::keep(replica.clone(), dir, stop.clone())));
     }
     let size = |replica: &Replica| replica.history().bytes();
     assert!(size(leader) > 2 << 20, "{}", size(leader));
@@ -112,9 +62,14 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
         assert!(before > 0 && before <= signed.revision, "{before} {signed:?}");
         // The chain leads from what is kept to the record that vouches for it.
         assert_eq!(history.verify().unwrap(), history.last());
-        let record = history.read(signed.revision, 1, 1).unwrap().remove(0);
-        assert_eq!(record.digest, signed.digest);
+        let digest = match history.start() {
+            (revision, digest) if revision == signed.revision => digest,
+            _ => history.read(signed.revision, 1, 1).unwrap().remove(0).digest,
+        };
+        assert_eq!(digest, signed.digest);
         assert!(replica.snapshot_revision() >= signed.revision);
+        let kept = replica.checkpoints().unwrap().list();
+        assert!(kept.iter().any(|standing| standing.is(&signed)), "{kept:?}");
     }
     stop.cancel();
     for task in running {

@@ -40,7 +40,10 @@ fn table(list: &Value) -> Table {
         let until = if lasts { "now".into() } else { time(tenure.pointer("/to/at")) };
         let ended = tenure.get("reason").filter(|reason| !reason.is_null());
         let ended = if lasts { "-".into() } else { ended.map_or_else(|| "-".into(), why) };
-        let mut row = vec![time(tenure.pointer("/from/at")), until];
+        // A beginning that was purged is not known.
+        let from =
+            tenure.pointer("/from/at").map_or_else(|| "(earlier)".into(), |at| time(Some(at)));
+        let mut row = vec![from, until];
         row.extend(["/name", "/host", "/tenant", "/segment", "/actor"].map(|it| cell(tenure, it)));
         row.push(ended);
         table.toned(if lasts { Tone::Good } else { Tone::Plain }, row);

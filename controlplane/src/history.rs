@@ -14,7 +14,7 @@
 //!    synced may be lost from the end (and is derived again from the Raft log), never from the middle.
 //! 2. Records are dense and chained by their digests; what does not continue the chain is refused.
 //! 3. Damage is an error with file and offset, at open or at the read that meets it. [`verify`]
-//!    looks at everything.
+//!    looks at everything. A missing segment is damage; where the history begins is noted (`origin`).
 //! 4. After a failed write or sync nothing is written any more.
 //! 5. Only whole closed segments go, oldest first; what is left verifies from its own start.
 //!
@@ -28,6 +28,7 @@
 mod collector;
 mod error;
 mod frame;
+mod origin;
 mod packed;
 mod packer;
 mod raw;
@@ -265,6 +266,12 @@ impl History {
             writer.mark(end).map_err(|error| shared.fail(error))?;
         }
         Ok(())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
     }
 
     /// The last record's revision and digest; `(0, default)` when there is none.

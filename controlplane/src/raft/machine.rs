@@ -4,6 +4,7 @@
 //! failed write) stops this replica: going on would mean computing another state than the others.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -59,10 +60,13 @@ struct Live {
 /// Why the stored state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
-    #[error("the snapshot of revision {snapshot} cannot be used: the history ends at {history}")]
-    HistoryBehind { snapshot: Revision, history: Revision },
-    #[error("the snapshot and the history disagree about revision {revision}")]
-    Disagree { revision: Revision },
+    #[error(
+        "{}: the history ends at revision {history}, before the snapshot of revision {snapshot}",
+        dir.display()
+    )]
+    HistoryBehind { dir: PathBuf, snapshot: Revision, history: Revision },
+    #[error("{}: snapshot and history disagree about revision {revision}", dir.display())]
+    Disagree { dir: PathBuf, revision: Revision },
     #[error("snapshot")]
     Snapshot(#[from] super::snapshot::SnapshotError),
     #[error("history")]
@@ -80,14 +84,15 @@ struct TooNew {
 }
 
 impl Machine {
-    /// Loads the newest snapshot. The log after it is applied by Raft. Blocks.
+    /// Begins with a snapshot. The log after it is applied by Raft. Blocks.
     pub(super) fn open(
         snapshots: SnapshotStore,
+        newest: Option<(SnapshotFile, State)>,
         history: History,
         feed: Feed,
         fault: Fault,
     ) -> Result<Self, LoadError> {
-        let (newest, live) = match snapshots.newest()? {
+        let (newest, live) = match newest {
             Some((file, state)) => {
                 agree(&history, &state)?;
                 let (last, membership) = (file.head().last, file.head().membership.clone());
@@ -277,7 +282,8 @@ fn agree(history: &History, state: &State) -> Result<(), LoadError> {
     let (last, last_digest) = history.last();
     let revision = state.revision();
     if last < revision {
-        return Err(LoadError::HistoryBehind { snapshot: revision, history: last });
+        let dir = history.dir().to_owned();
+        return Err(LoadError::HistoryBehind { dir, snapshot: revision, history: last });
     }
     let digest = if last == revision {
         Some(last_digest)
@@ -288,7 +294,10 @@ fn agree(history: &History, state: &State) -> Result<(), LoadError> {
     } else {
         history.read(revision, 1, RECORD_BYTES_MAX)?.first().map(|record| record.digest)
     };
-    if digest == Some(state.digest()) { Ok(()) } else { Err(LoadError::Disagree { revision }) }
+    if digest == Some(state.digest()) {
+        return Ok(());
+    }
+    Err(LoadError::Disagree { dir: history.dir().to_owned(), revision })
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {

@@ -325,7 +325,8 @@ fn begin_raft(
     snapshots
         .and_then(|snapshots| snapshots.write(state, Some(begin), membership))
         .map_err(|error| io("write the first snapshot")(error.into()))?;
-    let options = WalOptions { segment_bytes: config.tuning.wal_segment_bytes };
+    let segment_bytes = config.tuning.wal_segment_bytes;
+    let options = WalOptions { segment_bytes, mark: Some(dir.join("wal.mark")) };
     let (wal, _) = Wal::open(&dir.join("wal"), options)?;
     let vote = Bytes::from(pack(&Vote::new(TERM, first)));
     durable(|done| wal.save_vote(vote, done))?;

@@ -22,7 +22,7 @@ use super::peers::{Peers, Poll};
 use super::proposer::Proposer;
 use super::reads::{ROUND_MAX, Reads};
 use super::server::{self, Host};
-use super::snapshot::SnapshotStore;
+use super::snapshot::{Found, SnapshotError, SnapshotStore};
 use super::types::{Member, Raft};
 use super::view::{self, View};
 use super::{Replica, Shared};
@@ -185,27 +185,35 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
         let what = format!("cannot make the data directory {}", dir.display());
         StartError::Io { what, source }
     })?;
-    let (wal, snapshots) = (dir.join("wal"), dir.join("snapshots"));
-    let identity = identity.claim(dir, has_files(&wal) || has_files(&snapshots))?;
+    let has_data = ["wal", "snapshots", "history"].iter().any(|part| has_files(&dir.join(part)));
+    let identity = identity.claim(dir, has_data)?;
     let Tuning { wal_segment_bytes, history_segment_bytes, log_tail_bytes, feed_bytes, .. } =
         config.tuning;
-    let (wal, recovered) = Wal::open(&wal, WalOptions { segment_bytes: wal_segment_bytes })?;
+    // The mark is beside the log: a log that is gone as a whole is missed.
+    let options = WalOptions { segment_bytes: wal_segment_bytes, mark: Some(dir.join("wal.mark")) };
+    let (wal, recovered) = Wal::open(&dir.join("wal"), options)?;
     let options = HistoryOptions { segment_bytes: history_segment_bytes };
     let history = History::open(&dir.join("history"), options)?;
     let feed = Feed::new(history.clone(), feed_bytes);
-    let snapshots = SnapshotStore::open(snapshots, identity.cluster_id.clone())
-        .map_err(|error| StartError::State(Box::new(error)))?;
-    let machine = Machine::open(snapshots, history, feed, fault)
+    let unusable = |error: SnapshotError| StartError::State(Box::new(error));
+    let snapshots = dir.join("snapshots");
+    let store = SnapshotStore::open(snapshots.clone(), identity.cluster_id.clone());
+    let store = store.map_err(unusable)?;
+    let Found { newest, damaged } = store.newest().map_err(unusable)?;
+    let applied = newest.as_ref().and_then(|(file, _)| file.head().last).map_or(0, |id| id.index);
+    if let Some((purged, _)) = &recovered.purged
+        && *purged > applied
+    {
+        let damaged = damaged.iter().map(|(_, error)| format!("; {error}")).collect();
+        let (dir, first, snapshot) = (snapshots, purged + 1, applied);
+        return Err(StartError::Gap { dir, first, snapshot, damaged });
+    }
+    let machine = Machine::open(store.clone(), newest, history, feed, fault)
         .map_err(|error| StartError::State(Box::new(error)))?;
     let log = LogStore::open(wal, &recovered, log_tail_bytes)
         .map_err(|source| StartError::Io { what: "the log does not parse".into(), source })?;
-    let applied = machine.last_applied().map_or(0, |id| id.index);
-    match &recovered.purged {
-        Some((purged, _)) if *purged > applied => {
-            Err(StartError::Gap { first: purged + 1, snapshot: applied })
-        }
-        _ => Ok(Stores { identity, log, machine }),
-    }
+    store.set_aside(&damaged).map_err(unusable)?;
+    Ok(Stores { identity, log, machine })
 }
 
 fn has_files(dir: &Path) -> bool {

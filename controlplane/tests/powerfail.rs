@@ -1,4 +1,4 @@
-//! The log and the history on a disk that loses power, breaks or fills up (`powerfail/powerfail.c`).
+//! The log and the history on a disk that loses power, breaks or fills up (`chaos/src/powerfail.c`).
 //! This program starts itself as the process that is hit: [`writer_process`], [`historian_process`].
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
@@ -23,7 +23,7 @@ const HISTORY: HistoryOptions = HistoryOptions { segment_bytes: 16 << 10 };
 /// Compiles the shim into `dir`.
 fn shim(dir: &Path) -> PathBuf {
     let library = dir.join("powerfail.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/powerfail/powerfail.c");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../chaos/src/powerfail.c");
     let compiler = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-o"])
         .args([library.as_os_str(), source.as_ref()])

@@ -20,6 +20,7 @@ use super::snapshot::{SnapshotFile, SnapshotStore};
 use super::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
 use crate::feed::Feed;
 use crate::history::History;
+use crate::metrics::DiskTimes;
 
 /// Entries applied under one write lock. Readers wait for that long.
 const BATCH_ENTRIES_MAX: usize = 64;
@@ -47,6 +48,7 @@ struct Inner {
     /// Bytes of entries applied since this was last asked for.
     applied_bytes: AtomicU64,
     fault: Fault,
+    times: DiskTimes,
 }
 
 /// Everything that changes together.
@@ -114,6 +116,7 @@ impl Machine {
             next,
             applied_bytes: AtomicU64::new(0),
             fault,
+            times: DiskTimes::default(),
         })))
     }
 
@@ -131,6 +134,11 @@ impl Machine {
 
     pub(super) fn feed(&self) -> &Feed {
         &self.0.feed
+    }
+
+    /// What the disk takes.
+    pub(super) fn times(&self) -> &DiskTimes {
+        &self.0.times
     }
 
     pub(super) fn snapshots(&self) -> &SnapshotStore {
@@ -184,7 +192,7 @@ impl Machine {
         what: &str,
         error: E,
     ) -> io::Error {
-        self.0.fault.set(format!("{what}: {}", chain(&error)));
+        self.0.fault.set_error(format!("{what}: {}", chain(&error)), &error);
         io::Error::other(error)
     }
 
@@ -381,6 +389,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let file = built.map_err(|error| self.machine.stop("snapshot", error))?;
         let (index, revision) = (file.head().last.map(|id| id.index), file.head().revision);
         let (bytes, took) = (file.bytes(), started.elapsed());
+        self.machine.0.times.snapshot.observe(took.as_secs_f64());
         tracing::info!(index, revision, bytes, ?took, "snapshot written");
         Ok(SnapshotOf { meta: file.meta(), snapshot: file })
     }

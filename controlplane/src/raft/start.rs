@@ -22,6 +22,7 @@ use super::peers::{Peers, Poll};
 use super::proposer::Proposer;
 use super::reads::{ROUND_MAX, Reads};
 use super::server::{self, Host};
+use super::slow::{self, Slowness};
 use super::snapshot::{Found, SnapshotError, SnapshotStore};
 use super::types::{Member, Raft};
 use super::view::{self, View};
@@ -130,7 +131,8 @@ impl Replica {
         let Shared { host, log, links, peers, view, fault, stop, tasks, .. } = &*self.0;
         let spawn = |task| _ = tasks.spawn(until_stopped(stop.clone(), task));
         tasks.spawn(server::serve(Arc::clone(host), listener, stop.clone(), tasks.clone()));
-        tasks.spawn(view::observe(host.raft.clone(), view.clone(), fault.clone(), stop.clone()));
+        let faults = (log.wal().clone(), fault.clone());
+        tasks.spawn(view::observe(host.raft.clone(), view.clone(), faults, stop.clone()));
         let poll = Poll {
             id: config.id,
             machine: host.machine.clone(),
@@ -148,6 +150,14 @@ impl Replica {
             host.machine.clone(),
             config.tuning.clone(),
         )));
+        let (slowness, times) = (Slowness::default(), host.machine.times().clone());
+        let noted = slowness.clone();
+        log.wal().on_sync(Box::new(move |took| {
+            times.wal_sync.observe(took.as_secs_f64());
+            noted.note(took, Instant::now());
+        }));
+        let replica = Arc::downgrade(&self.0);
+        spawn(Box::pin(slow::watch(move || replica.upgrade().map(Replica), slowness)));
         if !config.initial.is_empty() {
             // A weak handle: this task must not keep the replica alive.
             let (replica, proposals) = (Arc::downgrade(&self.0), config.initial);

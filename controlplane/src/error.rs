@@ -110,7 +110,7 @@ codes! {
         "Nothing happened. Retry at another replica; make room on this one's disk, and it comes back by itself.";
     /// A file of this replica's history is not what was written.
     HistoryDamaged => INTERNAL_SERVER_ERROR, None,
-        "Ask another replica. Stop this one and run `romanad repair`, which fetches the damaged part from another.";
+        "Ask another replica, and seed this one anew from the others: `romana cluster replace ID`.";
     /// The command was handed over and its fate is not known.
     OutcomeUnknown => SERVICE_UNAVAILABLE, Some(1),
         "It may have happened. A retry with the same name is safe, or read the state first.";

@@ -151,15 +151,12 @@ impl StartError {
 
         match self {
             Self::Wal(WalError::Damaged { .. })
+            | Self::History(HistoryError::Damaged { .. })
             | Self::State(_)
             | Self::Gap { .. }
             | Self::Identity(IdentityError::Damaged { .. } | IdentityError::Nameless { .. }) => {
                 Some(reseed(id))
             }
-            Self::History(HistoryError::Damaged { .. }) => Some(format!(
-                "fetch the damaged part from another replica with `romanad repair`, or {}",
-                reseed(id)
-            )),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! A cluster of real `romanad` processes on loopback, in a directory of its own, and what can be
 //! done to them: kill, pause, restart, cut the power. Everything is ended and removed on drop.
 
+mod disks;
 mod programs;
 
 use std::fs::{File, OpenOptions};
@@ -16,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use disks::Disk;
 pub use programs::{find_romanad, power_shim};
 
 use crate::http;
@@ -87,6 +89,8 @@ impl Replica {
 #[derive(Debug)]
 pub struct Cluster {
     options: ClusterOptions,
+    /// Before `dir`: unmounted before it is removed.
+    small: Option<disks::SmallDisks>,
     dir: TempDir,
     shim: Option<PathBuf>,
     replicas: Vec<Replica>,
@@ -100,6 +104,10 @@ impl Cluster {
     /// # Errors
     /// A program or port is missing, or the cluster is not ready within 30 s.
     pub async fn start(options: ClusterOptions) -> Result<Self> {
+        Self::build(options, None).await
+    }
+
+    async fn build(options: ClusterOptions, small: Option<disks::SmallDisks>) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("romana-chaos-");
         let dir = match &options.parent {
@@ -126,7 +134,7 @@ impl Cluster {
                 old: options.previous.is_some(),
             })
             .collect();
-        let mut cluster = Self { options, dir, shim, replicas, ended: Vec::new() };
+        let mut cluster = Self { options, small, dir, shim, replicas, ended: Vec::new() };
         cluster.open_to_users()?;
         for at in 0..cluster.replicas.len() {
             cluster.start_replica(at)?;
@@ -174,10 +182,13 @@ impl Cluster {
         self.dir.path().join(format!("replica-{}.log", self.replicas[at].id))
     }
 
-    fn open_to_users(&self) -> Result<()> {
+    fn open_to_users(&mut self) -> Result<()> {
         for at in 0..self.replicas.len() {
             let dir = self.data_dir(at);
             std::fs::create_dir(&dir).context("make a data directory")?;
+            if let Some(small) = &mut self.small {
+                small.mount(&dir)?;
+            }
             if self.options.users {
                 let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
                 std::fs::set_permissions(self.dir.path(), mode).context("open the directory")?;
@@ -196,7 +207,7 @@ impl Cluster {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path(at))?;
         let peers: Vec<String> =
             self.replicas.iter().map(|other| format!("{}={}", other.id, other.peer)).collect();
-        let (data, user) = (self.data_dir(at), self.user_of(at));
+        let (data, user, control) = (self.data_dir(at), self.user_of(at), self.disk_control(at));
         let replica = &mut self.replicas[at];
         ensure!(replica.child.is_none(), "replica {} is up already", replica.id);
         let program = self.options.previous.as_ref().filter(|_| replica.old);
@@ -213,6 +224,9 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        if let Some(small) = &self.small {
+            command.args(["--disk-reserve-bytes", &small.reserve.to_string()]);
+        }
         if let (Some(shim), Some(seed)) = (&self.shim, self.options.power) {
             // Another seed each time, or every life would lose the same pages.
             let seed = seed.wrapping_add(replica.id * 1_000).wrapping_add(replica.starts);
@@ -220,6 +234,7 @@ impl Cluster {
             if self.options.lying_disk {
                 command.env("PF_LIE", "1");
             }
+            command.env("PF_CTL", control);
             command.env("PF_LOG", self.dir.path().join(format!("power-{}.log", replica.id)));
         }
         if self.options.users {
@@ -309,7 +324,11 @@ impl Cluster {
         Ok(())
     }
 
-    async fn wait_exit(&mut self, at: usize, patience: Duration) -> Result<Option<i32>> {
+    /// Waits until a replica has ended by itself. Returns its exit code.
+    ///
+    /// # Errors
+    /// It is down, or does not end within `patience`.
+    pub async fn wait_exit(&mut self, at: usize, patience: Duration) -> Result<Option<i32>> {
         let start = Instant::now();
         loop {
             let replica = &mut self.replicas[at];

@@ -1,4 +1,4 @@
-// A power cut for one process, preloaded into it (LD_PRELOAD).
+// A disk that loses power, breaks, is slow or is full, for one process: preloaded into it (LD_PRELOAD).
 //
 // Every write to a regular file under PF_DIR is remembered with what was there before, until the
 // file is fsynced. When the power is cut, the remembered writes are undone, newest first, and the
@@ -9,6 +9,10 @@
 //                   writes, in any order); without it all are lost
 //   PF_CUTSYNC=n    cut at the entry of the n-th fsync or fdatasync: there always is something to lose
 //   PF_LIE=1        fsync says yes and keeps nothing: a lying disk, to see that losses are noticed
+//   PF_EIO=n        the n-th sync of a file or directory fails with EIO, once, as the kernel reports it
+//   PF_ROOM=n       the disk is full after n bytes were written: a half write, then ENOSPC
+//   PF_CTL=file     looked at on each sync: "eio" = this and all later ones fail, "slow MS" = it takes
+//                   so many milliseconds more; anything else or no file = nothing
 //   PF_LOG=file     one line per cut: what was undone
 //   SIGUSR2         cut at the entry of the next fsync, or after 200 ms, whichever is first
 //
@@ -17,6 +21,7 @@
 // Not seen: mmap, O_DIRECT, io_uring, copy_file_range and raw system calls that avoid libc.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -60,7 +65,8 @@ static char dir[4096];
 static size_t dir_len;
 static int random_pages, lying;
 static unsigned seed;
-static long cut_at_sync = -1, syncs;
+static long cut_at_sync = -1, eio_at = -1, room = -1, syncs;
+static const char *control;
 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_pread)(int, void *, size_t, off_t);
@@ -105,6 +111,9 @@ __attribute__((constructor)) static void start(void) {
   }
   lying = getenv("PF_LIE") != NULL;
   if (getenv("PF_CUTSYNC")) cut_at_sync = atol(getenv("PF_CUTSYNC"));
+  if (getenv("PF_EIO")) eio_at = atol(getenv("PF_EIO"));
+  if (getenv("PF_ROOM")) room = atol(getenv("PF_ROOM"));
+  control = getenv("PF_CTL");
   sem_init(&pulled, 0, 0);
   pthread_t thread;
   pthread_create(&thread, NULL, watcher, NULL);
@@ -224,14 +233,29 @@ static void power_off(void) {
   syscall(SYS_exit_group, 9);
 }
 
+// How much of a write fits; -1 with ENOSPC when nothing does.
+static ssize_t fits(size_t len) {
+  if (room < 0 || len == 0) return (ssize_t)len;
+  if (room == 0) {
+    errno = ENOSPC;
+    return -1;
+  }
+  return (long)len > room ? room : (ssize_t)len;
+}
+
 // Positioned writes.
 static ssize_t at_offset(int fd, const void *data, size_t len, off_t off) {
   if (!dir_len) return real_pwrite(fd, data, len, off);
   struct stat st;
   pthread_mutex_lock(&lock);
   int file = file_of(fd, &st);
-  if (file >= 0) remember(file, &st, off, len);
-  ssize_t done = real_pwrite(fd, data, len, off);
+  ssize_t done = file >= 0 ? fits(len) : (ssize_t)len;
+  if (done >= 0) {
+    len = (size_t)done;
+    if (file >= 0) remember(file, &st, off, len);
+    done = real_pwrite(fd, data, len, off);
+    if (file >= 0 && room > 0 && done > 0) room -= done;
+  }
   pthread_mutex_unlock(&lock);
   return done;
 }
@@ -246,12 +270,51 @@ static size_t total(const struct iovec *parts, int count) {
   return len;
 }
 
+// Whether the descriptor is of a directory that takes part.
+static int is_our_dir(int fd) {
+  struct stat st;
+  char link[64], path[4096];
+  if (fstat(fd, &st) || !S_ISDIR(st.st_mode)) return 0;
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t n = readlink(link, path, sizeof path - 1);
+  if (n < 0) return 0;
+  path[n] = 0;
+  return !strncmp(path, dir, dir_len) && (path[dir_len] == '/' || !path[dir_len]);
+}
+
+// What the control file says: sleeps if it says slow, returns 1 if it says eio.
+static int controlled(void) {
+  char text[64];
+  int fd = control ? open(control, O_RDONLY | O_CLOEXEC) : -1;
+  if (fd < 0) return 0;
+  ssize_t n = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  if (!strncmp(text, "slow ", 5)) {
+    long ms = atol(text + 5);
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+  }
+  return !strncmp(text, "eio", 3);
+}
+
 static int sync_with(int fd, int (*real)(int)) {
   if (!dir_len) return real(fd);
   struct stat st;
   pthread_mutex_lock(&lock);
-  int file = file_of(fd, &st);
-  if (file >= 0 && (++syncs == cut_at_sync || cut)) power_off();
+  int file = file_of(fd, &st), ours = file >= 0 || is_our_dir(fd), failed = 0;
+  if (ours && control) {
+    // Not under the lock: whoever writes to a socket takes it, too.
+    pthread_mutex_unlock(&lock);
+    failed = controlled();
+    pthread_mutex_lock(&lock);
+  }
+  if (ours && (++syncs == cut_at_sync || cut)) power_off();
+  if (failed || (ours && syncs == eio_at)) {
+    pthread_mutex_unlock(&lock);
+    errno = EIO;
+    return -1;
+  }
   int result = real(fd);
   if (file >= 0 && result == 0 && !lying) synced(file);
   pthread_mutex_unlock(&lock);
@@ -271,7 +334,16 @@ ssize_t write(int fd, const void *data, size_t len) {
   struct stat st;
   pthread_mutex_lock(&lock);
   int file = file_of(fd, &st);
-  if (file >= 0) remember(file, &st, position(fd, &st), len);
+  if (file >= 0) {
+    ssize_t some = fits(len);
+    if (some < 0) {
+      pthread_mutex_unlock(&lock);
+      return -1;
+    }
+    len = (size_t)some;
+    remember(file, &st, position(fd, &st), len);
+    if (room > 0) room -= some;
+  }
   // Not under the lock for pipes and sockets: they may block for good.
   if (file < 0) pthread_mutex_unlock(&lock);
   ssize_t done = real_write(fd, data, len);

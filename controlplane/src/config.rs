@@ -25,6 +25,8 @@ const REQUEST_TIMEOUT_MS: (u64, u64) = (1, 60_000);
 const CONNECTIONS: (usize, usize) = (16, 1_000_000);
 /// Bounds of the feed's memory, bytes.
 const FEED_BYTES: (usize, usize) = (1 << 20, 16 << 30);
+/// Bounds of the room kept free on the disk, bytes.
+const DISK_RESERVE: (u64, u64) = (0, 1 << 40);
 
 /// What is logged by default: openraft speaks up only when something is wrong.
 const LOG_DEFAULT: &str = "info,openraft=warn";
@@ -115,6 +117,9 @@ pub struct Args {
     /// With an empty data directory: wait until somebody sends a backup, and begin with it.
     #[arg(long, env = "ROMANAD_AWAIT_RESTORE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub await_restore: Option<bool>,
+    /// Room to keep free on the disk of the data, bytes [default: 268435456; 0: none].
+    #[arg(long, env = "ROMANAD_DISK_RESERVE_BYTES", value_name = "BYTES")]
+    pub disk_reserve_bytes: Option<u64>,
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -169,6 +174,7 @@ pub struct File {
     pub feed_memory_bytes: Option<usize>,
     pub restore: Option<PathBuf>,
     pub await_restore: Option<bool>,
+    pub disk_reserve_bytes: Option<u64>,
     pub log_format: Option<LogFormat>,
     pub log: Option<String>,
 }
@@ -262,6 +268,8 @@ pub struct Config {
     pub restore: Option<PathBuf>,
     /// Whether to wait for one.
     pub await_restore: bool,
+    /// Room to keep free on the disk of the data, bytes.
+    pub disk_reserve_bytes: u64,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What to log.
@@ -322,6 +330,8 @@ impl Config {
         within("connections_max", connections, CONNECTIONS)?;
         let feed_bytes = args.feed_memory_bytes.or(file.feed_memory_bytes).unwrap_or(64 << 20);
         within("feed_memory_bytes", feed_bytes, FEED_BYTES)?;
+        let reserve = args.disk_reserve_bytes.or(file.disk_reserve_bytes).unwrap_or(256 << 20);
+        within("disk_reserve_bytes", reserve, DISK_RESERVE)?;
         Ok(Self {
             id,
             data_dir,
@@ -342,6 +352,7 @@ impl Config {
             feed_memory_bytes: feed_bytes,
             restore: args.restore.or(file.restore),
             await_restore: args.await_restore.or(file.await_restore).unwrap_or(false),
+            disk_reserve_bytes: reserve,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log: args.log.or(file.log).unwrap_or_else(|| LOG_DEFAULT.into()),
         })

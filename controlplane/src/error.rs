@@ -105,6 +105,12 @@ codes! {
     /// The index that the question needs is being built.
     IndexRebuilding => SERVICE_UNAVAILABLE, Some(1),
         "Ask another replica, or retry: details.reached says how far the index is.";
+    /// The disk of this replica is full.
+    DiskFull => SERVICE_UNAVAILABLE, Some(5),
+        "Nothing happened. Retry at another replica; make room on this one's disk, and it comes back by itself.";
+    /// A file of this replica's history is not what was written.
+    HistoryDamaged => INTERNAL_SERVER_ERROR, None,
+        "Ask another replica, and seed this one anew from the others: `romana cluster replace ID`.";
     /// The command was handed over and its fate is not known.
     OutcomeUnknown => SERVICE_UNAVAILABLE, Some(1),
         "It may have happened. A retry with the same name is safe, or read the state first.";

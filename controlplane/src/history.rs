@@ -14,7 +14,7 @@
 //!    synced may be lost from the end (and is derived again from the Raft log), never from the middle.
 //! 2. Records are dense and chained by their digests; what does not continue the chain is refused.
 //! 3. Damage is an error with file and offset, at open or at the read that meets it. [`verify`]
-//!    looks at everything.
+//!    looks at everything. A missing segment is damage; where the history begins is noted (`origin`).
 //! 4. After a failed write or sync nothing is written any more.
 //! 5. Only whole closed segments go, oldest first; what is left verifies from its own start.
 //!
@@ -28,6 +28,7 @@
 mod collector;
 mod error;
 mod frame;
+mod origin;
 mod packed;
 mod packer;
 mod raw;
@@ -40,6 +41,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
@@ -97,6 +99,8 @@ struct Shared {
     state: Mutex<State>,
     cache: Mutex<Cache>,
     failure: OnceLock<Arc<HistoryError>>,
+    /// Reads that met damage.
+    damaged: AtomicU64,
 }
 
 struct State {
@@ -137,7 +141,12 @@ impl History {
         let recover::Opened { segments, active, last } = recover::open(dir)?;
         let full = full_segments(&segments);
         let state = Mutex::new(State { segments, last });
-        let shared = Arc::new(Shared { state, cache: Mutex::default(), failure: OnceLock::new() });
+        let shared = Arc::new(Shared {
+            state,
+            cache: Mutex::default(),
+            failure: OnceLock::new(),
+            damaged: AtomicU64::new(0),
+        });
         let packer = Packer::start(Arc::clone(&shared))
             .map_err(HistoryError::io("start the threads of", dir))?;
         for segment in full {
@@ -267,6 +276,12 @@ impl History {
         Ok(())
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
     /// The last record's revision and digest; `(0, default)` when there is none.
     #[must_use]
     pub fn last(&self) -> (Revision, Digest) {
@@ -294,6 +309,26 @@ impl History {
     /// [`HistoryError::Compacted`] when `from` is before the oldest; [`HistoryError::Damaged`];
     /// [`HistoryError::Io`].
     pub fn read(
+        &self,
+        from: Revision,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Record>, HistoryError> {
+        let read = self.collect(from, max_records, max_bytes);
+        if let Err(error @ HistoryError::Damaged { .. }) = &read {
+            self.inner.shared.damaged.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%error, "a read of the history met damage");
+        }
+        read
+    }
+
+    /// How many reads met damage.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.inner.shared.damaged.load(Ordering::Relaxed)
+    }
+
+    fn collect(
         &self,
         from: Revision,
         max_records: usize,

@@ -16,6 +16,7 @@ pub mod audit;
 pub mod backup;
 pub mod bootstrap;
 pub mod config;
+pub mod disk;
 pub mod error;
 pub mod feed;
 pub mod history;

@@ -42,7 +42,14 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, code),
+        Err(error) => {
+            let advice = error.advice();
+            let code = fail(&error, code);
+            if let Some(advice) = advice {
+                eprintln!("romanad: {advice}");
+            }
+            code
+        }
     }
 }
 

@@ -19,6 +19,25 @@ use prometheus_client::registry::{Registry, Unit};
 const DURATION_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+/// Upper bounds of the buckets for what the disk takes, seconds.
+const DISK_BUCKETS: [f64; 14] =
+    [0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// What the replica's disk takes. Clones share it.
+#[derive(Clone, Debug)]
+pub struct DiskTimes {
+    /// Making a group of the log durable.
+    pub wal_sync: Histogram,
+    /// Writing a snapshot.
+    pub snapshot: Histogram,
+}
+
+impl Default for DiskTimes {
+    fn default() -> Self {
+        Self { wal_sync: Histogram::new(DISK_BUCKETS), snapshot: Histogram::new(DURATION_BUCKETS) }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
     method: &'static str,
@@ -69,6 +88,10 @@ pub struct Reading {
     pub history_bytes: u64,
     /// Revision of the last checkpoint that the cluster signed; 0 when there is none.
     pub signed: u64,
+    /// Bytes free on the disk.
+    pub disk_free: u64,
+    /// Reads of the history that met damage.
+    pub history_damaged: u64,
 }
 
 /// The metrics of one replica.
@@ -104,6 +127,8 @@ struct ReadingGauges {
     history_oldest: Level,
     history_bytes: Level,
     signed: Level,
+    disk_free: Level,
+    history_damaged: Level,
 }
 
 impl ReadingGauges {
@@ -124,6 +149,9 @@ impl ReadingGauges {
         add("history_oldest_revision", "Oldest revision that is kept", &self.history_oldest);
         add("history_bytes", "Size of the history on the disk", &self.history_bytes);
         add("history_signed_revision", "Last checkpoint that the replicas signed", &self.signed);
+        add("disk_free_bytes", "Bytes free on the disk of the data", &self.disk_free);
+        let help = "Reads of the history since the start that met damage";
+        add("history_damaged_reads", help, &self.history_damaged);
     }
 
     fn set(&self, reading: &Reading) {
@@ -140,6 +168,8 @@ impl ReadingGauges {
         self.history_oldest.set(reading.history_oldest);
         self.history_bytes.set(reading.history_bytes);
         self.signed.set(reading.signed);
+        self.disk_free.set(reading.disk_free);
+        self.history_damaged.set(reading.history_damaged);
     }
 }
 
@@ -168,10 +198,19 @@ impl ProposalFailure {
 }
 
 impl Metrics {
-    /// Metrics for routes given as (method, path), by whose position durations are observed.
+    /// Metrics for routes given as (method, path), by whose position durations are observed, and of
+    /// a disk.
     #[must_use]
-    pub fn new(routes: impl Iterator<Item = (&'static str, &'static str)>) -> Self {
+    pub fn new(
+        routes: impl Iterator<Item = (&'static str, &'static str)>,
+        disk: &DiskTimes,
+    ) -> Self {
         let mut registry = Registry::with_prefix("romanad");
+        let mut time = |name: &str, help: &str, times: &Histogram| {
+            registry.register_with_unit(name, help, Unit::Seconds, times.clone());
+        };
+        time("wal_sync", "Time to make a group of the log durable", &disk.wal_sync);
+        time("snapshot_write", "Time to write a snapshot", &disk.snapshot);
         let constructor: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
         let durations = Family::new_with_constructor(constructor);
         let help = "Time from a request's head to its answer's, by route";

@@ -1,7 +1,8 @@
 //! `romanad` from top to bottom: replica, API, connections, and a clean end.
 //!
 //! ```text
-//!   run: bootstrap ─► bind ─► Replica::start ─► accept connections … until SIGTERM or a fault
+//!   run: bootstrap ─► bind ─► room on the disk ─► Replica::start ─► accept connections … until SIGTERM
+//!        or a fault (a full disk: from "room on the disk" again)
 //!   end: stop accepting ─► drain requests ─► close the feed (last bookmarks) ─► Replica::shutdown
 //! ```
 //!
@@ -35,7 +36,9 @@ use crate::api::Api;
 use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
-use crate::raft::{Replica, ReplicaConfig, RestoreError, StartError};
+use crate::disk::{self, Room};
+use crate::raft::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
+use crate::wal::WalError;
 use crate::{retention, tasks};
 
 /// Time for a request's head, and for a connection without a request.
@@ -50,6 +53,12 @@ const HEADERS_MAX: usize = 64;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the connections to end after the feed was closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for leadership to go over before a replica with a full disk leaves.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// Time for a replica that was stopped in this process to let go of its files and its port.
+const LET_GO: Duration = Duration::from_secs(10);
+/// Connections while there is no replica.
+const PLAIN_CONNECTIONS_MAX: usize = 1024;
 /// How often the end of a drain and the health of the replica are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -72,7 +81,12 @@ pub enum ServerError {
     Restore(#[source] Box<RestoreError>),
     /// The replica does not start.
     #[error("the replica does not start")]
-    Start(#[source] Box<StartError>),
+    Start {
+        /// Its id.
+        id: u64,
+        /// Why.
+        source: Box<StartError>,
+    },
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -81,7 +95,27 @@ pub enum ServerError {
     Fault(String),
 }
 
-/// Runs a replica and its API until SIGTERM or SIGINT, then stops cleanly.
+impl ServerError {
+    /// What to do about it, where the error does not say so itself.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Start { id, source } => source.advice(*id),
+            _ => None,
+        }
+    }
+}
+
+/// How a replica ended that could be started.
+enum End {
+    /// It was told to.
+    Stopped,
+    /// There is no room on the disk, for this reason.
+    Full(String),
+}
+
+/// Runs a replica and its API until SIGTERM or SIGINT, then stops cleanly. While there is no room on
+/// the disk there is no replica, and everybody is told so.
 ///
 /// # Errors
 /// [`ServerError`]: it did not start, or the replica stopped itself.
@@ -90,6 +124,31 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let initial = bootstrap::initial_proposals(&config).await?;
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let listener = listener.into_std().map_err(listen_error)?;
+    let mut room = Room::new(config.data_dir.clone(), config.disk_reserve_bytes);
+    let mut lives = 0;
+    while room.wait(&listener, &stop).await {
+        let again = listener.try_clone().and_then(TcpListener::from_std).map_err(listen_error)?;
+        let patience = if lives == 0 { Duration::ZERO } else { LET_GO };
+        lives += 1;
+        match serve(&config, initial.clone(), again, &room, patience, &stop).await? {
+            End::Stopped => break,
+            End::Full(why) => room.ran_out(why),
+        }
+    }
+    Ok(())
+}
+
+/// One life of the replica.
+async fn serve(
+    config: &Config,
+    initial: Vec<romana_statemachine::Proposal>,
+    listener: TcpListener,
+    room: &Room,
+    patience: Duration,
+    stop: &CancellationToken,
+) -> Result<End, ServerError> {
+    let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let address = listener.local_addr().map_err(listen_error)?;
     let advertised = config.advertise_api.clone().unwrap_or_else(|| address.to_string());
     let mut replica = ReplicaConfig::new(
@@ -104,16 +163,21 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     replica.initial = initial;
     replica.tuning.feed_bytes = config.feed_memory_bytes;
     let (restore, wait) = (config.restore.as_deref(), config.await_restore);
-    let filled = before_start(&replica, restore, wait, &listener, &stop).await;
+    let filled = before_start(&replica, restore, wait, &listener, stop).await;
     filled.map_err(|error| ServerError::Restore(Box::new(error)))?;
     if stop.is_cancelled() {
-        return Ok(());
+        return Ok(End::Stopped);
     }
-    let replica = tokio::select! {
-        started = Replica::start(replica) => {
-            started.map_err(|error| ServerError::Start(Box::new(error)))?
+    let started = tokio::select! {
+        started = start(replica, patience) => started,
+        () = stop.cancelled() => return Ok(End::Stopped),
+    };
+    let replica = match started {
+        Ok(replica) => replica,
+        Err(error) if disk::is_full(&error) => return Ok(End::Full(told(&error))),
+        Err(error) => {
+            return Err(ServerError::Start { id: config.id, source: Box::new(error) });
         }
-        () = stop.cancelled() => return Ok(()),
     };
     let api = Api::new(replica.clone(), config.request_timeout);
     info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
@@ -123,13 +187,23 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let checkpoints = config.data_dir.join("checkpoints");
     let keeping = tokio::spawn(retention::keep(replica.clone(), checkpoints, leading.clone()));
     let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
-    let fault = tokio::select! {
-        () = stop.cancelled() => None,
-        fault = replica.wait_fault() => Some(fault),
+    let end = tokio::select! {
+        () = stop.cancelled() => Ok(End::Stopped),
+        (kind, why) = replica.wait_fault() => match kind {
+            FaultKind::DiskFull => Ok(End::Full(why)),
+            FaultKind::Other => Err(ServerError::Fault(why)),
+        },
+        short = room.low() => {
+            error!(%short, "leaving before the disk is full");
+            if let Err(error) = replica.hand_over(Instant::now() + HAND_OVER).await {
+                warn!(%error, "leadership was not handed over");
+            }
+            Ok(End::Full("it left before the disk was full".into()))
+        }
     };
-    match &fault {
-        None => info!("stopping"),
-        Some(fault) => error!(fault, "replica stopped, ending"),
+    match &end {
+        Ok(_) => info!("stopping"),
+        Err(fault) => error!(%fault, "ending"),
     }
     accepting.abort();
     leading.cancel();
@@ -140,10 +214,70 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
         }
     }
     replica.shutdown().await;
-    match fault {
-        None => Ok(()),
-        Some(fault) => Err(ServerError::Fault(fault)),
+    end
+}
+
+/// Starts a replica; within `patience` again while one that was stopped is still in the way.
+async fn start(config: ReplicaConfig, patience: Duration) -> Result<Replica, StartError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match Replica::start(config.clone()).await {
+            Err(StartError::Wal(WalError::Locked { .. }) | StartError::Io { .. })
+                if Instant::now() < deadline =>
+            {
+                tokio::time::sleep(WATCH_INTERVAL).await;
+            }
+            started => return started,
+        }
     }
+}
+
+/// An error and its causes.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Answers everybody by `router`, with the bounds of a connection, until `done`.
+pub(crate) async fn serve_plainly(listener: TcpListener, router: Router, done: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(PLAIN_CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = done.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+        let (routed, done) = (TowerToHyperService::new(router.clone()), done.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let service =
+                service_fn(move |request: Request<Incoming>| routed.call(request.map(Body::new)));
+            let io = TokioIo::new(Unstalled::new(stream));
+            let connection = connections().serve_connection(io, service);
+            tokio::select! {
+                () = done.cancelled() => {}
+                served = connection => if let Err(error) = served {
+                    debug!(%peer, %error, "connection ended");
+                },
+            }
+        });
+    }
+}
+
+/// HTTP/1.1 with bounds on what a peer can make us wait for or keep.
+fn connections() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(CONNECTION_BYTES_MAX)
+        .pipeline_flush(true);
+    builder
 }
 
 /// A token that is cancelled by the first SIGTERM or SIGINT.
@@ -224,15 +358,8 @@ impl Server {
                 }
             }
         });
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_headers(HEADERS_MAX)
-            .max_buf_size(CONNECTION_BYTES_MAX)
-            .pipeline_flush(true);
         let io = TokioIo::new(Unstalled::new(stream));
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let mut connection = std::pin::pin!(connections().serve_connection(io, service));
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = self.stopping.cancelled() => {

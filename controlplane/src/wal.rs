@@ -22,13 +22,18 @@
 //!    the log for good: after a failed fsync nobody knows what is on the disk, and asking again would
 //!    hide it. Restart to find out.
 //! 4. One process at a time (`LOCK`).
+//! 5. A log that lost its end (a file removed, cut, zeroed or put back from an older copy) does not
+//!    open: how far it was acknowledged is noted in a file of its own. What cannot be noticed from
+//!    here is that file and the log put back together.
 //!
 //! Left out: a cache of the last entries (its owner has one), and compression.
 //!
-//! Reading order: `frame` (bytes), `ledger` (meaning), `recover` (open), `writer`, `keeper`.
+//! Reading order: `frame` (bytes), `ledger` (meaning), `recover` (open), `highwater`, `writer`,
+//! `keeper`.
 
 mod error;
 mod frame;
+mod highwater;
 mod keeper;
 mod ledger;
 mod recover;
@@ -38,10 +43,11 @@ mod tests;
 mod writer;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -57,12 +63,15 @@ pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 pub struct WalOptions {
     /// Size of a segment, bytes. At least 4096; smaller values are raised.
     pub segment_bytes: u64,
+    /// The file of the high-water mark; `None`: `MARK`, in the log's directory. Elsewhere it outlives
+    /// that directory, so that its loss is noticed.
+    pub mark: Option<PathBuf>,
 }
 
 impl Default for WalOptions {
     /// Segments of 64 MiB.
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20 }
+        Self { segment_bytes: 64 << 20, mark: None }
     }
 }
 
@@ -98,11 +107,21 @@ struct Inner {
 struct Shared {
     catalog: Mutex<Catalog>,
     failure: OnceLock<Arc<WalError>>,
+    on_sync: OnceLock<OnSync>,
 }
+
+/// Told how long each sync of a group took. Called on the writer's thread; must not block.
+pub type OnSync = Box<dyn Fn(Duration) + Send + Sync>;
 
 impl Shared {
     fn failed(&self) -> Option<Arc<WalError>> {
         self.failure.get().cloned()
+    }
+
+    fn synced(&self, took: Duration) {
+        if let Some(observe) = self.on_sync.get() {
+            observe(took);
+        }
     }
 
     /// Stops the log. Returns the error that stopped it first.
@@ -123,7 +142,8 @@ impl Wal {
     /// [`WalError::Locked`], [`WalError::Damaged`] (nothing was changed then), [`WalError::Io`].
     pub fn open(dir: &Path, options: WalOptions) -> Result<(Self, Recovered), WalError> {
         let segment_bytes = options.segment_bytes.max(4096);
-        let opened = recover::open(dir, segment_bytes)?;
+        let mark = options.mark.unwrap_or_else(|| dir.join("MARK"));
+        let opened = recover::open(dir, &mark, segment_bytes)?;
         let log = opened.ledger.0.clone();
         let shared = Arc::new(Shared::default());
         let (queue, inbox) = mpsc::channel();
@@ -171,7 +191,7 @@ impl Wal {
         if let Some(job) = lost {
             // Only after a panic of the writer, in a `Done` for instance.
             let source = io::Error::other("the writer of the log has ended");
-            let path = std::path::PathBuf::new();
+            let path = PathBuf::new();
             let error = WalError::Io { action: "write the log", path, source };
             (job.done)(Err(WalError::answer(&self.inner.shared.fail(error))));
         }
@@ -197,6 +217,12 @@ impl Wal {
             read_run(&run, &mut entries)?;
         }
         Ok(entries)
+    }
+
+    /// Has somebody told how long syncs take, from now on. The first one that asks is told.
+    pub fn on_sync(&self, observe: OnSync) {
+        // A second observer would be a mistake of the caller without consequence.
+        _ = self.inner.shared.on_sync.set(observe);
     }
 
     /// Why the log has stopped, if it has. It never starts again; every later [`Done`] gets this.

@@ -14,6 +14,7 @@ use super::reply;
 use super::route::{Accepts, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
 use crate::feed::{FeedError, Filter, Follower, Form, Topics};
+use crate::history::HistoryError;
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Get,
@@ -93,6 +94,9 @@ fn failure(error: FeedError) -> Failure {
     match error {
         FeedError::Compacted { oldest, .. } => {
             Failure::new(Code::RevisionCompacted, message).with("oldest", oldest)
+        }
+        FeedError::History(error @ HistoryError::Damaged { .. }) => {
+            Failure::new(Code::HistoryDamaged, format!("{message}: {error}"))
         }
         _ => Failure::new(Code::Internal, message),
     }

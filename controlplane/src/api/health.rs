@@ -86,6 +86,8 @@ async fn metrics(call: Call) -> reply::Result {
         history_oldest: replica.history().oldest(),
         history_bytes: replica.history().bytes(),
         signed: state.signed().map_or(0, |signed| signed.revision),
+        disk_free: crate::disk::free(replica.history().dir()).unwrap_or_default(),
+        history_damaged: replica.history().damaged(),
     };
     let text = call.api.metrics().render(&reading);
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;

@@ -121,8 +121,9 @@ impl Api {
         let (Some(allocate), Some(batch)) = (find("/v1/addresses"), find("/v1/batch")) else {
             unreachable!("the table has both rows")
         };
+        let routes = table().map(|row| (row.verb.as_str(), row.path));
         Self(Arc::new(Inner {
-            metrics: Metrics::new(table().map(|row| (row.verb.as_str(), row.path))),
+            metrics: Metrics::new(routes, replica.disk_times()),
             request_timeout,
             actor: Actor::from("api"),
             active: AtomicUsize::new(0),

@@ -9,8 +9,8 @@ use romana_statemachine::Revision;
 /// Why the history does not open, take records or answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// Bytes that were durable are not what was written. Restore the file, or copy the history of
-    /// another replica.
+    /// Bytes that were durable are not what was written. Seed the replica anew from the
+    /// others.
     #[error("{}: damaged at offset {offset}: {why}", file.display())]
     Damaged {
         /// The segment.

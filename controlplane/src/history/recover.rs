@@ -12,6 +12,7 @@ use romana_statemachine::{Digest, Record, Revision, entry};
 
 use super::error::HistoryError;
 use super::frame::{self, Item, Start};
+use super::origin;
 use super::packed::{PACKED, PARTIAL, Packed};
 use super::raw::{Index, RAW, Raw};
 use super::{Segment, retention, sync_dir};
@@ -31,6 +32,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     sync_dir(dir)?;
     retention::finish(dir)?;
     let files = list(dir)?;
+    check_origin(dir, &files)?;
     let mut segments = BTreeMap::new();
     let mut last: Option<(Revision, Digest)> = None;
     let mut active = None;
@@ -68,6 +70,18 @@ pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     finish(dir, segments, active, last.unwrap_or_default())
 }
 
+/// Nothing is missing at the start. Segments that are there say so themselves; what is wrong with one
+/// is found when it is opened.
+fn check_origin(dir: &Path, files: &[(Revision, PathBuf)]) -> Result<(), HistoryError> {
+    let Some((first, path)) = files.first() else { return origin::check(dir, None) };
+    let mut head = [0; frame::HEADER];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    match (read, Start::decode(&head)) {
+        (Ok(()), Ok(start)) if start.first == *first => origin::check(dir, Some(start)),
+        _ => Ok(()),
+    }
+}
+
 fn finish(
     dir: &Path,
     mut segments: BTreeMap<Revision, Segment>,
@@ -79,6 +93,10 @@ fn finish(
     } else {
         let start = Start { first: last.0 + 1, previous: last.1 };
         let raw = Arc::new(Raw::create(dir, start)?);
+        if segments.is_empty() {
+            raw.sync()?;
+            origin::note(dir, start)?;
+        }
         segments.insert(start.first, Segment::Raw(Arc::clone(&raw)));
         raw
     };

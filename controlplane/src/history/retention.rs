@@ -15,6 +15,7 @@ use romana_statemachine::{Digest, Millis, Revision};
 
 use super::error::HistoryError;
 use super::frame::{HEADER, Start};
+use super::origin;
 use super::packed::{PACKED, PARTIAL};
 use super::raw::{RAW, Raw};
 use super::writer::Writer;
@@ -126,7 +127,8 @@ impl History {
         // What stays must be there before that on which its chain rests goes.
         self.sync()?;
         let _one = self.inner.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((first, segment)) = self.purgeable(revision) {
+        while let Some((first, segment, next)) = self.purgeable(revision) {
+            origin::note(&self.inner.dir, next)?;
             shared.state().segments.remove(&first);
             shared.cache().retain(|((of, _), _)| *of != first);
             let path = segment.path().to_owned();
@@ -141,13 +143,13 @@ impl History {
         Ok(self.oldest())
     }
 
-    /// The oldest segment, if it is closed and ends at or before `revision`.
-    fn purgeable(&self, revision: Revision) -> Option<(Revision, Segment)> {
+    /// The oldest segment, if it is closed and ends at or before `revision`; and what begins after it.
+    fn purgeable(&self, revision: Revision) -> Option<(Revision, Segment, Start)> {
         let state = self.inner.shared.state();
         let mut segments = state.segments.iter();
         let (first, segment) = segments.next()?;
-        let (next, _) = segments.next()?;
-        (next - 1 <= revision).then(|| (*first, segment.clone()))
+        let (next, after) = segments.next()?;
+        (next - 1 <= revision).then(|| (*first, segment.clone(), after.start()))
     }
 
     /// Throws everything away and begins after `revision`, whose digest is `digest`: for a replica
@@ -214,7 +216,7 @@ fn carry_out(dir: &Path, start: Start, marker: &Path) -> Result<Arc<Raw>, Histor
     }
     let raw = Raw::create(dir, start)?;
     raw.sync()?;
-    sync_dir(&raw.path)?;
+    origin::note(dir, start)?;
     fs::remove_file(marker).map_err(HistoryError::io("remove", marker))?;
     sync_dir(&raw.path)?;
     Ok(Arc::new(raw))

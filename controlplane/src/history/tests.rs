@@ -238,6 +238,27 @@ fn a_reset_begins_after_a_snapshot() {
     assert_eq!(history.verify().unwrap(), (300, want[299].digest));
 }
 
+/// The first segment may start anywhere, so where the history begins is noted beside.
+#[test]
+fn a_missing_first_segment_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = History::open(dir.path(), SMALL).unwrap();
+    for part in records(start(), 300).chunks(30) {
+        history.append(part).unwrap();
+    }
+    drop(history);
+    let mut all: Vec<_> = files(dir.path(), "log");
+    all.extend(files(dir.path(), "lz4"));
+    all.sort();
+    assert!(all.len() > 2);
+    fs::remove_file(&all[0]).unwrap();
+    let error = History::open(dir.path(), SMALL).err().unwrap();
+    assert!(matches!(error, HistoryError::Damaged { .. }), "{error}");
+    all.iter().skip(1).for_each(|file| fs::remove_file(file).unwrap());
+    let error = History::open(dir.path(), SMALL).err().unwrap();
+    assert!(matches!(error, HistoryError::Damaged { .. }), "{error}");
+}
+
 #[test]
 fn readers_do_not_wait_for_the_writer() {
     let dir = tempfile::tempdir().unwrap();

@@ -136,6 +136,36 @@ impl Tuning {
     }
 }
 
+/// What to do about a replica whose data is damaged: the one sentence about it.
+#[must_use]
+pub fn reseed(id: u64) -> String {
+    format!(
+        "nothing was changed; what this replica had acknowledged is on the others: seed it anew \
+         from them with `romana cluster replace {id}`, which says how to start it with an empty \
+         data directory"
+    )
+}
+
+impl StartError {
+    /// What to do about it, where the error does not say so itself: for replica `id`.
+    #[must_use]
+    pub fn advice(&self, id: u64) -> Option<String> {
+        use crate::history::HistoryError;
+        use crate::wal::WalError;
+
+        match self {
+            Self::Wal(WalError::Damaged { .. })
+            | Self::History(HistoryError::Damaged { .. })
+            | Self::State(_)
+            | Self::Gap { .. }
+            | Self::Identity(IdentityError::Damaged { .. } | IdentityError::Nameless { .. }) => {
+                Some(reseed(id))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Why a replica does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -157,20 +187,22 @@ pub enum StartError {
     #[error("the history does not open")]
     History(#[from] crate::history::HistoryError),
     /// State and history cannot be used together.
-    #[error(
-        "the stored state cannot be used; give this replica an empty data directory and a new id"
-    )]
+    #[error("the stored state cannot be used")]
     State(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The log begins after the newest usable snapshot.
     #[error(
-        "the log begins at entry {first}, and the newest whole snapshot ends at {snapshot}: give \
-         this replica an empty data directory and a new id"
+        "a snapshot is missing in {}: the log begins at entry {first}, and the newest whole \
+         snapshot ends at {snapshot}{damaged}", dir.display()
     )]
     Gap {
+        /// Directory of the snapshots.
+        dir: PathBuf,
         /// First entry of the log.
         first: u64,
         /// Last entry in the snapshot.
         snapshot: u64,
+        /// What is wrong with newer snapshots.
+        damaged: String,
     },
     /// Tunables that do not fit together.
     #[error("the tunables of Raft do not fit together")]

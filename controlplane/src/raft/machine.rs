@@ -4,6 +4,7 @@
 //! failed write) stops this replica: going on would mean computing another state than the others.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -20,6 +21,7 @@ use super::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeCon
 use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::History;
+use crate::metrics::DiskTimes;
 
 /// Entries applied under one write lock. Readers wait for that long.
 const BATCH_ENTRIES_MAX: usize = 64;
@@ -48,6 +50,7 @@ struct Inner {
     /// Bytes of entries applied since this was last asked for.
     applied_bytes: AtomicU64,
     fault: Fault,
+    times: DiskTimes,
 }
 
 /// Everything that changes together.
@@ -61,10 +64,13 @@ struct Live {
 /// Why the stored state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
-    #[error("the snapshot of revision {snapshot} cannot be used: the history ends at {history}")]
-    HistoryBehind { snapshot: Revision, history: Revision },
-    #[error("the snapshot and the history disagree about revision {revision}")]
-    Disagree { revision: Revision },
+    #[error(
+        "{}: the history ends at revision {history}, before the snapshot of revision {snapshot}",
+        dir.display()
+    )]
+    HistoryBehind { dir: PathBuf, snapshot: Revision, history: Revision },
+    #[error("{}: snapshot and history disagree about revision {revision}", dir.display())]
+    Disagree { dir: PathBuf, revision: Revision },
     #[error("snapshot")]
     Snapshot(#[from] super::snapshot::SnapshotError),
     #[error("history")]
@@ -82,15 +88,16 @@ struct TooNew {
 }
 
 impl Machine {
-    /// Loads the newest snapshot. The log after it is applied by Raft. Blocks.
+    /// Begins with a snapshot. The log after it is applied by Raft. Blocks.
     pub(super) fn open(
         snapshots: SnapshotStore,
+        newest: Option<(SnapshotFile, State)>,
         history: History,
         feed: Feed,
         audit: Audit,
         fault: Fault,
     ) -> Result<Self, LoadError> {
-        let (newest, live) = match snapshots.newest()? {
+        let (newest, live) = match newest {
             Some((file, state)) => {
                 agree(&history, &state)?;
                 let (last, membership) = (file.head().last, file.head().membership.clone());
@@ -113,6 +120,7 @@ impl Machine {
             next,
             applied_bytes: AtomicU64::new(0),
             fault,
+            times: DiskTimes::default(),
         })))
     }
 
@@ -134,6 +142,11 @@ impl Machine {
 
     pub(super) fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    /// What the disk takes.
+    pub(super) fn times(&self) -> &DiskTimes {
+        &self.0.times
     }
 
     pub(super) fn snapshots(&self) -> &SnapshotStore {
@@ -187,7 +200,7 @@ impl Machine {
         what: &str,
         error: E,
     ) -> io::Error {
-        self.0.fault.set(format!("{what}: {}", chain(&error)));
+        self.0.fault.set_error(format!("{what}: {}", chain(&error)), &error);
         io::Error::other(error)
     }
 
@@ -292,7 +305,8 @@ fn agree(history: &History, state: &State) -> Result<(), LoadError> {
     let (last, last_digest) = history.last();
     let revision = state.revision();
     if last < revision {
-        return Err(LoadError::HistoryBehind { snapshot: revision, history: last });
+        let dir = history.dir().to_owned();
+        return Err(LoadError::HistoryBehind { dir, snapshot: revision, history: last });
     }
     let digest = if last == revision {
         Some(last_digest)
@@ -303,7 +317,10 @@ fn agree(history: &History, state: &State) -> Result<(), LoadError> {
     } else {
         history.read(revision, 1, RECORD_BYTES_MAX)?.first().map(|record| record.digest)
     };
-    if digest == Some(state.digest()) { Ok(()) } else { Err(LoadError::Disagree { revision }) }
+    if digest == Some(state.digest()) {
+        return Ok(());
+    }
+    Err(LoadError::Disagree { dir: history.dir().to_owned(), revision })
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
@@ -387,6 +404,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let file = built.map_err(|error| self.machine.stop("snapshot", error))?;
         let (index, revision) = (file.head().last.map(|id| id.index), file.head().revision);
         let (bytes, took) = (file.bytes(), started.elapsed());
+        self.machine.0.times.snapshot.observe(took.as_secs_f64());
         tracing::info!(index, revision, bytes, ?took, "snapshot written");
         Ok(SnapshotOf { meta: file.meta(), snapshot: file })
     }

@@ -23,8 +23,8 @@
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
 //! `message`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
-//! `reads` (how callers share rounds) · `view`, `peers` (what is known) · `start`, and this file ·
-//! `restore`, `salvage` (data directories while nothing runs).
+//! `reads` (how callers share rounds) · `view`, `peers` (what is known), `slow` · `start`, and this
+//! file · `restore`, `salvage` (data directories while nothing runs).
 
 mod codec;
 pub mod config;
@@ -44,6 +44,7 @@ mod reads;
 mod restore;
 mod salvage;
 mod server;
+mod slow;
 mod snapshot;
 mod start;
 mod status;
@@ -68,6 +69,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
 pub use facts::Facts;
+pub use fault::FaultKind;
 pub(crate) use machine::chain;
 pub(crate) use restore::UPLOAD;
 pub use restore::{Restoration, RestoreError, is_claimed, restore};
@@ -77,6 +79,7 @@ pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, Tra
 use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::History;
+use crate::metrics::DiskTimes;
 use crate::retention::{Checkpoints, Standing};
 use fault::Fault;
 use link::CallError;
@@ -323,8 +326,8 @@ impl Replica {
     }
 
     /// Returns when this replica has stopped, with the reason.
-    pub async fn wait_fault(&self) -> String {
-        self.0.fault.wait().await
+    pub async fn wait_fault(&self) -> (FaultKind, String) {
+        self.0.fault.wait_kind().await
     }
 
     /// The term in which this replica leads; `None` while it does not. A channel to watch.
@@ -422,6 +425,34 @@ impl Replica {
     #[must_use]
     pub fn snapshot_revision(&self) -> Revision {
         self.0.host.machine.snapshot_revision()
+    }
+
+    /// Hands leadership, if it is here, to the healthy voter that is furthest, and waits until it is
+    /// there.
+    ///
+    /// # Errors
+    /// [`TransferError::Unavailable`] when there is none, or it did not take over by `deadline`.
+    pub async fn hand_over(&self, deadline: Instant) -> Result<(), TransferError> {
+        let status = self.status();
+        if status.leader != Some(self.id()) {
+            return Ok(());
+        }
+        let unavailable = |why: &str| TransferError::Unavailable { why: why.into() };
+        let heirs = status.members.iter().filter(|member| {
+            member.id != self.id() && member.healthy && member.role == Role::Follower
+        });
+        let heir = heirs.min_by_key(|member| member.lag);
+        let heir = heir.ok_or_else(|| unavailable("no other voter is healthy"))?.id;
+        self.transfer(heir, deadline).await?;
+        let mut news = self.0.view.watch();
+        let gone = timeout_at(deadline, news.wait_for(|seen| seen.leads.is_none())).await;
+        gone.map(|_| ()).map_err(|_| unavailable("nobody took over in time"))
+    }
+
+    /// What the disk takes, for metrics.
+    #[must_use]
+    pub fn disk_times(&self) -> &DiskTimes {
+        self.0.host.machine.times()
     }
 
     /// Writes a snapshot soon, and purges the log behind it.

@@ -195,7 +195,7 @@ impl Survivor<'_> {
         let history = History::open(&self.at.join("history"), HistoryOptions::default())
             .map_err(|e| self.history(e))?;
         let snapshots = SnapshotStore::open(self.at.join("snapshots"), cluster.into())
-            .and_then(|snapshots| snapshots.newest())
+            .and_then(|snapshots| Ok(snapshots.newest()?.newest))
             .map_err(|error| self.unfit(super::machine::chain(&error)))?;
         let (state, applied) = match snapshots {
             Some((file, state)) => (state, file.head().last),

@@ -4,8 +4,9 @@
 //!   magic 8 · head length u32 · head crc32 u32 · head (postcard) · body (lz4 frame of the state)
 //! ```
 //! Written beside, fsynced, renamed, directory fsynced; older ones go afterwards. The head says what
-//! is inside and carries the digest of the body. A file that is not whole is set aside and the
-//! next older one is tried; half-written ones are removed at start.
+//! is inside and carries the digest of the body. A file that is not whole is passed over and the next
+//! older one is tried; it is set aside when the replica can start without it. Half-written ones are
+//! removed at start.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -56,6 +57,14 @@ pub(super) struct Head {
     state_bytes: u64,
     body_bytes: u64,
     body_digest: Digest,
+}
+
+/// What [`SnapshotStore::newest`] found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) newest: Option<(SnapshotFile, State)>,
+    /// Newer ones that are not whole.
+    pub(super) damaged: Vec<(PathBuf, SnapshotError)>,
 }
 
 /// A snapshot on disk. Stays readable after the file's name is gone.
@@ -171,23 +180,36 @@ impl SnapshotStore {
         Ok(store)
     }
 
-    /// The newest snapshot that is whole, with its state. Damaged ones are set aside.
-    pub(super) fn newest(&self) -> Result<Option<(SnapshotFile, State)>, SnapshotError> {
+    /// The newest snapshot that is whole, with its state; and what is wrong with newer ones.
+    pub(super) fn newest(&self) -> Result<Found, SnapshotError> {
+        let mut found = Found::default();
         let mut paths = self.snapshots()?;
         while let Some(path) = paths.pop() {
-            let read = self.check(&path).and_then(|file| Ok((file.read_state()?, file)));
+            let read = self.check_named(&path).and_then(|file| Ok((file.read_state()?, file)));
             match read {
-                Ok((state, file)) => return Ok(Some((file, state))),
-                Err(error @ SnapshotError::Damaged { .. }) => {
-                    let aside = path.with_extension("damaged");
-                    tracing::error!(%error, aside = %aside.display(), "snapshot set aside");
-                    fs::rename(&path, &aside)
-                        .map_err(|source| SnapshotError::Io { path, source })?;
+                Ok((state, file)) => {
+                    found.newest = Some((file, state));
+                    break;
                 }
+                Err(error @ SnapshotError::Damaged { .. }) => found.damaged.push((path, error)),
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        Ok(found)
+    }
+
+    /// Takes damaged snapshots out of the way, for somebody to look at.
+    pub(super) fn set_aside(
+        &self,
+        damaged: &[(PathBuf, SnapshotError)],
+    ) -> Result<(), SnapshotError> {
+        for (path, error) in damaged {
+            let aside = path.with_extension("damaged");
+            tracing::error!(%error, aside = %aside.display(), "snapshot set aside");
+            fs::rename(path, &aside)
+                .map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Writes a snapshot and makes it the only one.
@@ -234,8 +256,7 @@ impl SnapshotStore {
 
     /// Gives a finished file its name, durably, and removes the older ones.
     pub(super) fn adopt(&self, snapshot: SnapshotFile) -> Result<SnapshotFile, SnapshotError> {
-        let (index, term) = snapshot.head.last.map_or((0, 0), |id| (id.index, id.leader_id.term));
-        let path = self.dir.join(format!("{index:020}-{term:010}.{SUFFIX}"));
+        let path = self.path_of(&snapshot);
         let renamed =
             fs::rename(&snapshot.path, &path).and_then(|()| File::open(&self.dir)?.sync_all());
         renamed.map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
@@ -247,6 +268,22 @@ impl SnapshotStore {
             }
         }
         Ok(SnapshotFile { path, ..snapshot })
+    }
+
+    fn path_of(&self, snapshot: &SnapshotFile) -> PathBuf {
+        let (index, term) = snapshot.head.last.map_or((0, 0), |id| (id.index, id.leader_id.term));
+        self.dir.join(format!("{index:020}-{term:010}.{SUFFIX}"))
+    }
+
+    /// [`Self::check`], and that the file is what its name says: not the copy of another.
+    fn check_named(&self, path: &Path) -> Result<SnapshotFile, SnapshotError> {
+        let snapshot = self.check(path)?;
+        let own = self.path_of(&snapshot);
+        if own != path {
+            let why = format!("it holds what belongs into {}", own.display());
+            return Err(SnapshotError::Damaged { path: path.into(), why });
+        }
+        Ok(snapshot)
     }
 
     fn check(&self, path: &Path) -> Result<SnapshotFile, SnapshotError> {
@@ -322,12 +359,12 @@ mod tests {
     fn written_is_read_and_older_ones_go() {
         let dir = tempfile::tempdir().unwrap();
         let snapshots = store(dir.path());
-        assert!(snapshots.newest().unwrap().is_none());
+        assert!(snapshots.newest().unwrap().newest.is_none());
         for index in [7, 8] {
             let last = Some(LogId::new_term_index(2, index));
             snapshots.write(&State::new(), last, Membership::default()).unwrap();
         }
-        let (file, state) = snapshots.newest().unwrap().unwrap();
+        let (file, state) = snapshots.newest().unwrap().newest.unwrap();
         assert_eq!(file.head().last, Some(LogId::new_term_index(2, 8)));
         assert_eq!(state.revision(), 0);
         assert_eq!(snapshots.list().unwrap().len(), 1);
@@ -344,13 +381,18 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
             fs::write(&file.path, bytes).unwrap();
-            match snapshots.newest() {
-                Ok(found) => assert!(found.is_none(), "damage at {at} was not found"),
-                Err(error) => panic!("{error}"),
-            }
+            let found = snapshots.newest().unwrap();
+            assert!(found.newest.is_none(), "damage at {at} was not found");
+            assert_eq!(found.damaged.len(), 1);
+            snapshots.set_aside(&found.damaged).unwrap();
+            assert!(!file.path.exists());
         }
         fs::write(&file.path, &whole).unwrap();
-        assert!(snapshots.newest().unwrap().is_some());
+        assert!(snapshots.newest().unwrap().newest.is_some());
+        // The same under the name of a later one.
+        let later = file.path.with_file_name("00000000000000000009-0000000001.snap");
+        fs::rename(&file.path, later).unwrap();
+        assert_eq!(snapshots.newest().unwrap().damaged.len(), 1);
     }
 
     #[test]

@@ -22,7 +22,8 @@ use super::peers::{Peers, Poll};
 use super::proposer::Proposer;
 use super::reads::{ROUND_MAX, Reads};
 use super::server::{self, Host};
-use super::snapshot::SnapshotStore;
+use super::slow::{self, Slowness};
+use super::snapshot::{Found, SnapshotError, SnapshotStore};
 use super::types::{Member, Raft};
 use super::view::{self, View};
 use super::{Replica, Shared};
@@ -128,7 +129,8 @@ impl Replica {
         let Shared { host, log, links, peers, view, fault, stop, tasks, .. } = &*self.0;
         let spawn = |task| _ = tasks.spawn(until_stopped(stop.clone(), task));
         tasks.spawn(server::serve(Arc::clone(host), listener, stop.clone(), tasks.clone()));
-        tasks.spawn(view::observe(host.raft.clone(), view.clone(), fault.clone(), stop.clone()));
+        let faults = (log.wal().clone(), fault.clone());
+        tasks.spawn(view::observe(host.raft.clone(), view.clone(), faults, stop.clone()));
         let poll = Poll {
             id: config.id,
             machine: host.machine.clone(),
@@ -146,6 +148,14 @@ impl Replica {
             host.machine.clone(),
             config.tuning.clone(),
         )));
+        let (slowness, times) = (Slowness::default(), host.machine.times().clone());
+        let noted = slowness.clone();
+        log.wal().on_sync(Box::new(move |took| {
+            times.wal_sync.observe(took.as_secs_f64());
+            noted.note(took, Instant::now());
+        }));
+        let replica = Arc::downgrade(&self.0);
+        spawn(Box::pin(slow::watch(move || replica.upgrade().map(Replica), slowness)));
         if !config.initial.is_empty() {
             // A weak handle: this task must not keep the replica alive.
             let (replica, proposals) = (Arc::downgrade(&self.0), config.initial);
@@ -183,32 +193,40 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
         let what = format!("cannot make the data directory {}", dir.display());
         StartError::Io { what, source }
     })?;
-    let (wal, snapshots) = (dir.join("wal"), dir.join("snapshots"));
-    let identity = identity.claim(dir, has_files(&wal) || has_files(&snapshots))?;
+    let has_data = ["wal", "snapshots", "history"].iter().any(|part| has_files(&dir.join(part)));
+    let identity = identity.claim(dir, has_data)?;
     let Tuning { wal_segment_bytes, history_segment_bytes, log_tail_bytes, feed_bytes, .. } =
         config.tuning;
-    let (wal, recovered) = Wal::open(&wal, WalOptions { segment_bytes: wal_segment_bytes })?;
+    // The mark is beside the log: a log that is gone as a whole is missed.
+    let options = WalOptions { segment_bytes: wal_segment_bytes, mark: Some(dir.join("wal.mark")) };
+    let (wal, recovered) = Wal::open(&dir.join("wal"), options)?;
     let options = HistoryOptions { segment_bytes: history_segment_bytes };
     let history = History::open(&dir.join("history"), options)?;
     let feed = Feed::new(history.clone(), feed_bytes);
-    let snapshots = SnapshotStore::open(snapshots, identity.cluster_id.clone())
-        .map_err(|error| StartError::State(Box::new(error)))?;
+    let unusable = |error: SnapshotError| StartError::State(Box::new(error));
+    let snapshots = dir.join("snapshots");
+    let store = SnapshotStore::open(snapshots.clone(), identity.cluster_id.clone());
+    let store = store.map_err(unusable)?;
+    let Found { newest, damaged } = store.newest().map_err(unusable)?;
+    let applied = newest.as_ref().and_then(|(file, _)| file.head().last).map_or(0, |id| id.index);
+    if let Some((purged, _)) = &recovered.purged
+        && *purged > applied
+    {
+        let damaged = damaged.iter().map(|(_, error)| format!("; {error}")).collect();
+        let (dir, first, snapshot) = (snapshots, purged + 1, applied);
+        return Err(StartError::Gap { dir, first, snapshot, damaged });
+    }
     let audit = Audit::start(history.clone(), dir, config.tuning.checkpoint_records);
     let audit = audit.map_err(|source| {
         let what = format!("cannot use {} for the audit", dir.display());
         StartError::Io { what, source }
     })?;
-    let machine = Machine::open(snapshots, history, feed, audit, fault)
+    let machine = Machine::open(store.clone(), newest, history, feed, audit, fault)
         .map_err(|error| StartError::State(Box::new(error)))?;
     let log = LogStore::open(wal, &recovered, log_tail_bytes)
         .map_err(|source| StartError::Io { what: "the log does not parse".into(), source })?;
-    let applied = machine.last_applied().map_or(0, |id| id.index);
-    match &recovered.purged {
-        Some((purged, _)) if *purged > applied => {
-            Err(StartError::Gap { first: purged + 1, snapshot: applied })
-        }
-        _ => Ok(Stores { identity, log, machine }),
-    }
+    store.set_aside(&damaged).map_err(unusable)?;
+    Ok(Stores { identity, log, machine })
 }
 
 fn has_files(dir: &Path) -> bool {

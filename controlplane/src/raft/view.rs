@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
+use super::machine::chain;
 use super::types::{Metrics, Raft};
+use crate::wal::Wal;
 
 /// One look at the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,7 +99,12 @@ impl View {
 
 /// Follows Raft's metrics until `stop`. Tells `fault` when Raft stops by itself, and stops Raft when
 /// there is a fault: a replica that is not to be trusted must not vote.
-pub(super) async fn observe(raft: Raft, view: View, fault: Fault, stop: CancellationToken) {
+pub(super) async fn observe(
+    raft: Raft,
+    view: View,
+    (wal, fault): (Wal, Fault),
+    stop: CancellationToken,
+) {
     let mut metrics = raft.metrics();
     loop {
         let failed = {
@@ -106,7 +113,9 @@ pub(super) async fn observe(raft: Raft, view: View, fault: Fault, stop: Cancella
             metrics.running_state.as_ref().err().map(ToString::to_string)
         };
         if let Some(why) = failed {
-            if !stop.is_cancelled() {
+            if let Some(error) = wal.failed() {
+                fault.set_error(format!("the log has stopped: {}", chain(&*error)), &*error);
+            } else if !stop.is_cancelled() {
                 fault.set(format!("Raft has stopped: {why}"));
             }
             return;

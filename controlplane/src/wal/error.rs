@@ -13,8 +13,8 @@ pub enum WalError {
         /// The lock file.
         path: PathBuf,
     },
-    /// Bytes that were durable are not what was written. Nothing was changed; restore the file, or
-    /// remove this replica and add it again under a new id.
+    /// Bytes that were durable are not what was written. Nothing was changed; seed the
+    /// replica anew from the others.
     #[error("{}: damaged at offset {offset}: {why}", file.display())]
     Damaged {
         /// The segment.

@@ -4,7 +4,8 @@
 //! group was never acknowledged and is cut at its first bad record. It cannot be confused with
 //! damage: each group starts with a mark, written only after everything before it was durable. So a
 //! mark after a bad record is the proof that the record was good once. Segments before the last were
-//! durable before the next one got its name, and the next one says where they end.
+//! durable before the next one got its name, and the next one says where they end. And where the log
+//! ended when it was last acknowledged is noted beside it (`highwater`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,6 +18,7 @@ use rustix::io::Errno;
 
 use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, PREAMBLE, Preamble, Record};
+use super::highwater::{self, HighWater, Point};
 use super::ledger::{Catalog, Ledger, Place, Step};
 use super::segment::{SEGMENT, SPARE, Segment, Spare, parent, sync_dir};
 
@@ -27,15 +29,25 @@ pub(super) struct Opened {
     pub(super) active: Arc<Segment>,
     /// Where the next group goes.
     pub(super) offset: u64,
+    pub(super) highwater: HighWater,
     pub(super) lock: File,
 }
 
-/// Opens the log in `dir`, or makes an empty one.
-pub(super) fn open(dir: &Path, segment_bytes: u64) -> Result<Opened, WalError> {
+/// Opens the log in `dir`, or makes an empty one. `mark` is the file of its high-water mark.
+pub(super) fn open(dir: &Path, mark: &Path, segment_bytes: u64) -> Result<Opened, WalError> {
     fs::create_dir_all(dir).map_err(WalError::io("create", dir))?;
     let lock = lock(dir)?;
+    let acknowledged = highwater::read(mark)?;
     let sequences = list(dir)?;
-    let Some(last) = sequences.last().copied() else { return create(dir, segment_bytes, lock) };
+    if let Some((segment, offset)) = acknowledged
+        && sequences.last().is_none_or(|last| *last < segment)
+    {
+        let why = format!("the segment is missing: it was acknowledged up to offset {offset}");
+        return Err(WalError::Damaged { file: segment_path(dir, segment), offset: 0, why });
+    }
+    let Some(last) = sequences.last().copied() else {
+        return create(dir, mark, segment_bytes, lock);
+    };
     // Removing used segments may have been interrupted: what counts is the run up to the last one.
     let start = (1..sequences.len()).rev().find(|&i| sequences[i - 1] + 1 != sequences[i]);
     let run = &sequences[start.unwrap_or(0)..];
@@ -44,8 +56,11 @@ pub(super) fn open(dir: &Path, segment_bytes: u64) -> Result<Opened, WalError> {
     for &sequence in run {
         tail = Some(replay.segment(dir, sequence, sequence == last)?);
     }
-    let Some((active, end, dirty)) = tail else { return create(dir, segment_bytes, lock) };
+    let Some((active, end, dirty)) = tail else {
+        return create(dir, mark, segment_bytes, lock);
+    };
     replay.check_complete(dir, run[0])?;
+    check_end(&active, end, acknowledged)?;
     if let Some(until) = dirty {
         tracing::warn!(file = %active.path.display(), offset = end, "cutting a torn tail of the log");
         active.zero(end, until)?;
@@ -60,17 +75,29 @@ pub(super) fn open(dir: &Path, segment_bytes: u64) -> Result<Opened, WalError> {
         let path = segment_path(dir, stale);
         fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
     }
-    Ok(Opened { ledger, catalog, active, offset: end, lock })
+    let highwater = HighWater::open(mark, (last, end))?;
+    Ok(Opened { ledger, catalog, active, offset: end, highwater, lock })
 }
 
-fn create(dir: &Path, segment_bytes: u64, lock: File) -> Result<Opened, WalError> {
+/// The last segment must be good to where it was acknowledged.
+fn check_end(active: &Segment, end: u64, acknowledged: Option<Point>) -> Result<(), WalError> {
+    match acknowledged {
+        Some((segment, upto)) if segment == active.preamble.sequence && end < upto => {
+            Err(active.damaged(end, format!("good records end here; they went up to {upto}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn create(dir: &Path, mark: &Path, segment_bytes: u64, lock: File) -> Result<Opened, WalError> {
     sync_dir(parent(dir))?;
     let spare = Spare::create(dir.join(format!("first.{SPARE}")), segment_bytes)?;
     let (active, offset) = spare.start(1, 0, &Checkpoint::default())?;
     let active = Arc::new(active);
     let mut catalog = Catalog::default();
     catalog.add_segment(Arc::clone(&active));
-    Ok(Opened { ledger: Ledger::default(), catalog, active, offset, lock })
+    let highwater = HighWater::open(mark, (1, offset))?;
+    Ok(Opened { ledger: Ledger::default(), catalog, active, offset, highwater, lock })
 }
 
 fn lock(dir: &Path) -> Result<File, WalError> {

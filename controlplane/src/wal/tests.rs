@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::{Recovered, Wal, WalError, WalOptions};
 
-const TINY: WalOptions = WalOptions { segment_bytes: 4096 };
+const TINY: WalOptions = WalOptions { segment_bytes: 4096, mark: None };
 
 /// Runs `ask` with a `Done` and waits for it.
 fn wait(ask: impl FnOnce(super::Done)) -> std::io::Result<()> {
@@ -263,7 +263,7 @@ fn a_file_that_lost_its_end_is_refused() {
 
 #[test]
 fn a_missing_segment_is_refused_and_nothing_is_removed() {
-    for which in [0, 1] {
+    for which in [0, 1, 2] {
         let dir = tempfile::tempdir().unwrap();
         let (wal, _) = Wal::open(dir.path(), TINY).unwrap();
         for start in [1, 13, 25] {
@@ -275,6 +275,68 @@ fn a_missing_segment_is_refused_and_nothing_is_removed() {
         let error = Wal::open(dir.path(), TINY).err().unwrap().to_string();
         assert!(error.contains(files[which].to_str().unwrap()), "{error}");
         assert_eq!(segments(dir.path()).len(), 2);
+    }
+}
+
+/// What the segments cannot tell by themselves: the end is gone, and looks as if it had never been.
+#[test]
+fn a_log_that_lost_its_end_is_refused() {
+    let make = || {
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, _) = Wal::open(dir.path(), TINY).unwrap();
+        append(&wal, 1..5, 100);
+        (dir, wal)
+    };
+    let refused = |dir: &Path, file: &Path| {
+        let error = Wal::open(dir, TINY).err().unwrap();
+        assert!(matches!(error, WalError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+    };
+    // An older copy of the file.
+    let (dir, wal) = make();
+    let file = segments(dir.path()).remove(0);
+    let older = fs::read(&file).unwrap();
+    append(&wal, 5..9, 100);
+    drop(wal);
+    fs::write(&file, older).unwrap();
+    refused(dir.path(), &file);
+    // Zeros from the first group on, a clean end.
+    let (dir, wal) = make();
+    drop(wal);
+    let file = segments(dir.path()).remove(0);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[200..].fill(0);
+    fs::write(&file, bytes).unwrap();
+    refused(dir.path(), &file);
+    // Every segment; and the whole directory, where the mark is elsewhere.
+    let (dir, wal) = make();
+    drop(wal);
+    let file = segments(dir.path()).remove(0);
+    fs::remove_file(&file).unwrap();
+    refused(dir.path(), &file);
+    let dir = tempfile::tempdir().unwrap();
+    let (log, mark) = (dir.path().join("log"), dir.path().join("mark"));
+    let options = || WalOptions { mark: Some(mark.clone()), ..TINY };
+    drop(Wal::open(&log, options()).unwrap());
+    fs::remove_dir_all(&log).unwrap();
+    assert!(matches!(Wal::open(&log, options()), Err(WalError::Damaged { .. })));
+}
+
+/// The mark only says more: without it, or with a damaged one, the log is what it is.
+#[test]
+fn a_damaged_mark_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("MARK");
+    let (wal, _) = Wal::open(dir.path(), TINY).unwrap();
+    append(&wal, 1..5, 100);
+    append(&wal, 5..9, 100);
+    drop(wal);
+    let whole = fs::read(&mark).unwrap();
+    for damage in [vec![], vec![0; whole.len()], whole[..100].to_vec(), whole.repeat(2)] {
+        fs::write(&mark, damage).unwrap();
+        let (_, found) = Wal::open(dir.path(), TINY).unwrap();
+        assert_eq!(found.last, Some(8));
+        assert!(super::highwater::read(&mark).unwrap().is_some());
     }
 }
 
@@ -309,6 +371,9 @@ fn a_torn_tail_is_cut_for_good() {
     let hole = bytes.windows(8).position(|w| w == 5_u64.to_le_bytes()).unwrap();
     bytes[hole..hole + 40].fill(0);
     fs::write(&file, bytes).unwrap();
+    // Acknowledged, it would be damage; a power cut in the write leaves an older note.
+    assert!(matches!(Wal::open(dir.path(), TINY), Err(WalError::Damaged { .. })));
+    fs::remove_file(dir.path().join("MARK")).unwrap();
     let (wal, found) = Wal::open(dir.path(), TINY).unwrap();
     assert_eq!(found.last, Some(4));
     // With the marks around it this takes exactly the room that entry 5 had: 6 would be next.

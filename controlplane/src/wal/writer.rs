@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::error::WalError;
 use super::frame::{self, Kind, PAYLOAD_BYTES_MAX};
+use super::highwater::HighWater;
 use super::keeper::Keeper;
 use super::ledger::{Ledger, Place, Step};
 use super::recover::Opened;
@@ -66,6 +68,7 @@ pub(super) struct Writer {
     /// What readers learn when the group is durable.
     steps: Vec<Step>,
     purged: bool,
+    highwater: HighWater,
     /// Held until the thread ends.
     _lock: std::fs::File,
 }
@@ -77,7 +80,7 @@ impl Writer {
         opened: Opened,
         segment_bytes: u64,
     ) -> io::Result<Self> {
-        let Opened { ledger, mut catalog, active, offset, lock } = opened;
+        let Opened { ledger, mut catalog, active, offset, highwater, lock } = opened;
         let unused = catalog.take_unused(active.preamble.sequence);
         *shared.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
         let keeper = Keeper::start(dir, Arc::clone(&shared), segment_bytes)?;
@@ -92,6 +95,7 @@ impl Writer {
             buffer: Vec::new(),
             steps: Vec::new(),
             purged: false,
+            highwater,
             _lock: lock,
         })
     }
@@ -111,7 +115,7 @@ impl Writer {
             }
         }
         if self.shared.failed().is_none()
-            && let Err(error) = self.active.sync()
+            && let Err(error) = self.active.sync().and_then(|()| self.highwater.sync())
         {
             self.shared.fail(error);
         }
@@ -151,8 +155,11 @@ impl Writer {
             return Ok(refusals);
         }
         self.active.write_at(&self.buffer, self.offset)?;
+        let started = Instant::now();
         self.active.sync()?;
+        self.shared.synced(started.elapsed());
         self.offset += self.buffer.len() as u64;
+        self.highwater.note((self.active.preamble.sequence, self.offset))?;
         self.publish();
         Ok(refusals)
     }
@@ -225,6 +232,8 @@ impl Writer {
         let (segment, offset) = spare.start(sequence, self.offset, &self.ledger.0)?;
         self.active = Arc::new(segment);
         self.offset = offset;
+        self.highwater.note((sequence, offset))?;
+        self.highwater.sync()?;
         let mut catalog = self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner);
         catalog.add_segment(Arc::clone(&self.active));
         Ok(())

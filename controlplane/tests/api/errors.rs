@@ -123,6 +123,8 @@ async fn refusals_have_the_status_of_their_kind() {
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
     assert!(text.contains("romanad_refusals_total{code=\"NetworkExhausted\"} 1"), "{text}");
     assert!(text.contains("romanad_raft_is_leader 1"), "{text}");
+    assert!(text.contains("romanad_wal_sync_seconds_bucket"), "{text}");
+    assert!(text.contains("romanad_history_damaged_reads 0"), "{text}");
     world.end().await;
 }
 

@@ -1,6 +1,7 @@
 //! Replicas in one process, on loopback and real disks; and openraft's own suite for storage.
 
 mod cluster;
+mod damage;
 mod restore;
 mod retention;
 mod storage;

@@ -23,14 +23,14 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
-        let options = WalOptions { segment_bytes: 64 << 10 };
+        let options = WalOptions { segment_bytes: 64 << 10, mark: None };
         let (wal, recovered) = Wal::open(&path.join("wal"), options).unwrap();
         let log = LogStore::open(wal, &recovered, self.tail_bytes).unwrap();
         let history = History::open(&path.join("history"), HistoryOptions::default()).unwrap();
         let feed = Feed::new(history.clone(), 1 << 20);
         let snapshots = SnapshotStore::open(path.join("snapshots"), "test".into()).unwrap();
         let audit = Audit::start(history.clone(), path, 100).unwrap();
-        let machine = Machine::open(snapshots, history, feed, audit, Fault::none()).unwrap();
+        let machine = Machine::open(snapshots, None, history, feed, audit, Fault::none()).unwrap();
         Ok((dir, log, machine))
     }
 }

@@ -1,0 +1,112 @@
+//! What can be done to the disks of replicas: made small, filled, slowed down, broken.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use super::{Cluster, ClusterOptions};
+
+/// A file that takes the room away.
+const BALLAST: &str = "ballast";
+
+/// Disks in memory, one for each replica. Unmounted on drop.
+#[derive(Debug)]
+pub(super) struct SmallDisks {
+    /// Room that the replicas are told to keep free.
+    pub(super) reserve: u64,
+    bytes: u64,
+    mounted: Vec<PathBuf>,
+}
+
+impl SmallDisks {
+    /// Puts a disk where a directory is.
+    pub(super) fn mount(&mut self, dir: &Path) -> Result<()> {
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={},mode=755", self.bytes), "tmpfs"])
+            .arg(dir)
+            .output()
+            .context("run mount (small disks need root)")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "cannot mount {}: {said}", dir.display());
+        self.mounted.push(dir.to_owned());
+        Ok(())
+    }
+}
+
+impl Drop for SmallDisks {
+    fn drop(&mut self) {
+        for dir in &self.mounted {
+            // What cannot be unmounted now is found by whoever looks at the directory.
+            _ = Command::new("umount").arg("-l").arg(dir).status();
+        }
+    }
+}
+
+/// What a disk does from now on, where the cluster was started with the power-cut shim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// What it should.
+    Good,
+    /// Every sync fails.
+    Broken,
+    /// Every sync takes so much longer.
+    Slow(Duration),
+}
+
+impl Cluster {
+    /// [`Cluster::start`], with disks of so many bytes for the replicas, who keep `reserve` free.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::start`]; no disk can be mounted.
+    pub async fn start_on_small_disks(
+        options: ClusterOptions,
+        bytes: u64,
+        reserve: u64,
+    ) -> Result<Self> {
+        let disks = SmallDisks { reserve, bytes, mounted: Vec::new() };
+        Self::build(options, Some(disks)).await
+    }
+
+    /// Tells the disk of a replica what to do.
+    ///
+    /// # Errors
+    /// The cluster was started without the shim.
+    pub fn set_disk(&self, at: usize, disk: Disk) -> Result<()> {
+        ensure!(self.shim.is_some(), "the cluster was started without the power-cut shim");
+        let text = match disk {
+            Disk::Good => String::new(),
+            Disk::Broken => "eio".to_owned(),
+            Disk::Slow(more) => format!("slow {}", more.as_millis()),
+        };
+        fs::write(self.disk_control(at), text).context("tell a disk what to do")
+    }
+
+    pub(super) fn disk_control(&self, at: usize) -> PathBuf {
+        self.dir().join(format!("disk-{}", self.replicas[at].id))
+    }
+
+    /// Takes room away on the disk of a replica, until so many bytes are free.
+    ///
+    /// # Errors
+    /// The room cannot be taken.
+    pub fn fill_disk(&self, at: usize, left: u64) -> Result<()> {
+        let dir = self.data_dir(at);
+        let stat = statvfs(&dir).context("look at a disk")?;
+        let free = stat.f_bavail * stat.f_frsize;
+        ensure!(free > left, "{free} bytes are free, and {left} should be left");
+        let file = File::create(dir.join(BALLAST)).context("make a ballast file")?;
+        fallocate(&file, FallocateFlags::empty(), 0, free - left).context("fill a disk")
+    }
+
+    /// Gives back what [`Cluster::fill_disk`] took.
+    ///
+    /// # Errors
+    /// Nothing was taken.
+    pub fn empty_disk(&self, at: usize) -> Result<()> {
+        fs::remove_file(self.data_dir(at).join(BALLAST)).context("remove the ballast file")
+    }
+}

@@ -13,7 +13,7 @@ use hyper::Method;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
-use romana_client::audit::{Tenure, Verification};
+use romana_client::audit::Tenure;
 use romana_client::model::Page;
 use romana_client::replay::{Replay, Until};
 use romana_statemachine::{Event, Record, Revision};
@@ -67,12 +67,17 @@ async fn ask(
 ) -> Result<Audited> {
     let parts = addresses.chunks(addresses.len().div_ceil(CONNECTIONS).max(1));
     let held: Vec<_> = try_join_all(parts.map(|part| who(api, part))).await?;
-    let exported = export(api, last).await.map_err(|error| format!("{error:#}"));
+    let exported = export(api, last).await.map_err(|error| format!("{error:#}")).transpose();
     let mut connection = Connection::open(api, PATIENCE).await?;
     let answer = connection.call(Method::GET, "/v1/audit/verify", None, PATIENCE).await?;
-    ensure!(answer.status == 200, "verify: status {}: {}", answer.status, answer.body);
-    let verified: Verification =
-        serde_json::from_value(answer.body).context("the answer to verify")?;
+    let verified = match answer.code() {
+        // A release that does not serve it yet.
+        "PathNotFound" => None,
+        _ => {
+            ensure!(answer.status == 200, "verify: status {}: {}", answer.status, answer.body);
+            Some(serde_json::from_value(answer.body).context("the answer to verify")?)
+        }
+    };
     let held: BTreeMap<IpAddr, Vec<Tenure>> = held.into_iter().flatten().collect();
     Ok(Audited { replica, held, exported, verified })
 }
@@ -101,8 +106,8 @@ async fn who(api: SocketAddr, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Vec<T
     Ok(held)
 }
 
-/// Replays the replica's export as it comes.
-async fn export(api: SocketAddr, last: Revision) -> Result<Exported> {
+/// Replays the replica's export as it comes. `None`: it does not serve exports yet.
+async fn export(api: SocketAddr, last: Revision) -> Result<Option<Exported>> {
     let mut connection = Connection::open(api, PATIENCE).await?;
     let path = format!("/v1/audit/export?to={last}");
     let answer = connection.send(Method::GET, &path, "application/x-ndjson", None);
@@ -110,6 +115,9 @@ async fn export(api: SocketAddr, last: Revision) -> Result<Exported> {
     if !response.status().is_success() {
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
+        if String::from_utf8_lossy(&body).contains("\"PathNotFound\"") {
+            return Ok(None);
+        }
         bail!("export: status {status}: {}", String::from_utf8_lossy(&body));
     }
     let mut body = response.into_body();
@@ -125,10 +133,10 @@ async fn export(api: SocketAddr, last: Revision) -> Result<Exported> {
     }
     ensure!(buffer.is_empty(), "the export ends within a line");
     let replayed = replay.finish()?;
-    Ok(Exported {
+    Ok(Some(Exported {
         first: replayed.header.first,
         revision: replayed.state.revision(),
         digest: replayed.state.digest(),
         state_digest: replayed.state_digest,
-    })
+    }))
 }

@@ -162,10 +162,11 @@ pub struct Audited {
     pub replica: u64,
     /// Who held the addresses that were asked for.
     pub held: BTreeMap<IpAddr, Vec<Tenure>>,
-    /// Its export up to where the histories were heard, or why it does not replay.
-    pub exported: Result<Exported, String>,
-    /// What all replicas say about their histories, asked of this one.
-    pub verified: Verification,
+    /// Its export up to where the histories were heard, or why it does not replay; `None`: it serves
+    /// none.
+    pub exported: Option<Result<Exported, String>>,
+    /// What all replicas say about their histories, asked of this one; `None`: it does not serve that.
+    pub verified: Option<Verification>,
 }
 
 /// A backup that was taken while it ran.

@@ -111,7 +111,10 @@ impl Connection {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(bytes))
             .map_err(|error| HttpError::Lost(error.to_string()))?;
-        self.sender.send_request(request).await.map_err(|error| HttpError::Lost(error.to_string()))
+        let lost = |error: hyper::Error| HttpError::Lost(error.to_string());
+        // The driver may not yet have seen the end of the answer before.
+        self.sender.ready().await.map_err(lost)?;
+        self.sender.send_request(request).await.map_err(lost)
     }
 
     /// Sends a request and reads the whole answer, both within `patience`.

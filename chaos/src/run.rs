@@ -297,7 +297,11 @@ fn summarise(evidence: &Evidence, damage: &Damage, (asked, given): (usize, usize
     _ = writeln!(text, "refusals:  {refusals:?}");
     _ = writeln!(text, "faults:    {faults:?}");
     _ = writeln!(text, "history:   {records} records, {} digests sampled", evidence.samples.len());
-    _ = writeln!(text, "audit:     {asked} of {given} addresses asked for on each replica");
+    let exports = evidence.audited.iter().filter(|said| said.exported.is_some()).count();
+    _ = writeln!(
+        text,
+        "audit:     {asked} of {given} addresses asked for on each replica, {exports} exports replayed"
+    );
     _ = writeln!(text, "backups:   {} whole", evidence.backups.len());
     _ = writeln!(text, "followers: {connections} connections");
     _ = writeln!(text, "longest time without an acknowledged write: {} ms", longest_gap(evidence));

@@ -76,7 +76,8 @@ fn who(said: &Audited, held: &BTreeMap<IpAddr, Vec<Tenure>>, verdict: &mut Verdi
 
 fn export(said: &Audited, end: Option<&Exported>, verdict: &mut Verdict) {
     let id = said.replica;
-    match (&said.exported, end) {
+    let Some(exported) = &said.exported else { return };
+    match (exported, end) {
         (Err(why), _) => verdict.broken("audit", format!("the export of replica {id}: {why}")),
         (Ok(exported), Some(end)) if exported != end => {
             let what = format!("replica {id} exports {exported:?}, the history leads to {end:?}");
@@ -87,11 +88,11 @@ fn export(said: &Audited, end: Option<&Exported>, verdict: &mut Verdict) {
 }
 
 fn verify(said: &Audited, witness: &Testimony, verdict: &mut Verdict) {
-    let id = said.replica;
-    if !said.verified.agreed {
-        verdict.broken("audit", format!("asked of replica {id}: {:?}", said.verified));
+    let (id, Some(verified)) = (said.replica, &said.verified) else { return };
+    if !verified.agreed {
+        verdict.broken("audit", format!("asked of replica {id}: {verified:?}"));
     }
-    for word in &said.verified.replicas {
+    for word in &verified.replicas {
         let at = usize::try_from(word.revision).ok().and_then(|revision| revision.checked_sub(1));
         // What came after the witness was heard, nobody can judge.
         let Some(record) = at.and_then(|at| witness.records.get(at)) else { continue };

@@ -193,8 +193,11 @@ fn every_noun_works_against_a_real_replica() {
     assert!(events.lines().count() as u64 >= revision, "{events}");
     assert!(events.contains("AddressReleased") && events.contains("PolicyRemoved"));
     replays_to_the_live_state(&dev, &events);
+    the_past_is_told(&dev);
+}
 
-    // The past: who had the address, and what was done about him.
+/// Who had the address that was released, and what was done about it.
+fn the_past_is_told(dev: &Dev) {
     let held = dev.json("audit who 10.111.0.0");
     assert_eq!(held["items"][0]["name"], "a1");
     assert_eq!(held["items"][0]["reason"], "requested");

@@ -28,8 +28,8 @@ fn told() -> Evidence {
     let said = |replica| Audited {
         replica,
         held: tenures(&truth.records),
-        exported: Ok(end),
-        verified: verified.clone(),
+        exported: Some(Ok(end)),
+        verified: Some(verified.clone()),
     };
     evidence.audited = (1..=3).map(said).collect();
     evidence
@@ -68,16 +68,24 @@ fn the_past_is_what_the_history_says() {
     breaks("audit", &lied);
 }
 
+fn export_of(said: &mut Audited) -> &mut crate::history::Exported {
+    said.exported.as_mut().and_then(|it| it.as_mut().ok()).expect("right before")
+}
+
+fn verified_of(evidence: &mut Evidence) -> &mut Verification {
+    evidence.audited[1].verified.as_mut().expect("it was asked")
+}
+
 #[test]
 fn exports_lead_to_where_the_history_leads() {
     let evidence = told();
     let other = Digest::of(b"another");
     let changes: [fn(&mut Audited, Digest); 5] = [
-        |said, _| said.exported = Err("line 7: the file was cut".into()),
-        |said, other| said.exported.as_mut().expect("right before").digest = other,
-        |said, other| said.exported.as_mut().expect("right before").state_digest = other,
-        |said, _| said.exported.as_mut().expect("right before").revision -= 1,
-        |said, _| said.exported.as_mut().expect("right before").first = 2,
+        |said, _| said.exported = Some(Err("line 7: the file was cut".into())),
+        |said, other| export_of(said).digest = other,
+        |said, other| export_of(said).state_digest = other,
+        |said, _| export_of(said).revision -= 1,
+        |said, _| export_of(said).first = 2,
     ];
     for change in changes {
         let mut lied = evidence.clone();
@@ -90,13 +98,13 @@ fn exports_lead_to_where_the_history_leads() {
 fn all_say_that_all_is_whole() {
     let evidence = told();
     let mut lied = evidence.clone();
-    lied.audited[1].verified.agreed = false;
+    verified_of(&mut lied).agreed = false;
     assert_eq!(laws(&judge(&lied)), ["audit"]);
     let mut lied = evidence.clone();
-    lied.audited[1].verified.replicas[0].digest = Some(Digest::of(b"another"));
+    verified_of(&mut lied).replicas[0].digest = Some(Digest::of(b"another"));
     assert_eq!(laws(&judge(&lied)), ["audit"]);
     // What came later cannot be judged.
     let mut later = evidence;
-    later.audited[1].verified.replicas[0].revision += 1000;
+    verified_of(&mut later).replicas[0].revision += 1000;
     assert_eq!(judge(&later), []);
 }

@@ -70,14 +70,8 @@ async fn ask(
     let exported = export(api, last).await.map_err(|error| format!("{error:#}")).transpose();
     let mut connection = Connection::open(api, PATIENCE).await?;
     let answer = connection.call(Method::GET, "/v1/audit/verify", None, PATIENCE).await?;
-    let verified = match answer.code() {
-        // A release that does not serve it yet.
-        "PathNotFound" => None,
-        _ => {
-            ensure!(answer.status == 200, "verify: status {}: {}", answer.status, answer.body);
-            Some(serde_json::from_value(answer.body).context("the answer to verify")?)
-        }
-    };
+    ensure!(answer.status == 200, "verify: status {}: {}", answer.status, answer.body);
+    let verified = Some(serde_json::from_value(answer.body).context("the answer to verify")?);
     let held: BTreeMap<IpAddr, Vec<Tenure>> = held.into_iter().flatten().collect();
     Ok(Audited { replica, held, exported, verified })
 }
@@ -115,9 +109,6 @@ async fn export(api: SocketAddr, last: Revision) -> Result<Option<Exported>> {
     if !response.status().is_success() {
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        if String::from_utf8_lossy(&body).contains("\"PathNotFound\"") {
-            return Ok(None);
-        }
         bail!("export: status {status}: {}", String::from_utf8_lossy(&body));
     }
     let mut body = response.into_body();

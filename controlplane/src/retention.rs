@@ -16,9 +16,6 @@
 //!
 //! Left out: the agreement itself (`tasks::retention`).
 
-mod kept;
-
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,8 +25,6 @@ use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-
-pub use kept::Kept;
 
 use crate::history::{History, HistoryError, SegmentInfo};
 use crate::raft::Replica;
@@ -107,22 +102,11 @@ pub fn now() -> Millis {
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Keeps checkpoints in `dir`, and purges this replica's history as the state says, until `stop`.
-/// Without checkpoints nothing is purged, and the replica does everything else.
-pub async fn keep(replica: Replica, dir: PathBuf, stop: CancellationToken) {
-    let history = replica.history().clone();
-    let opened = match blocking(move || Kept::open(dir, history)).await {
-        Ok(Ok(kept)) => Ok(Arc::new(kept)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(why) => Err(why),
-    };
-    match opened {
-        Ok(kept) => {
-            replica.keep_checkpoints(Arc::<Kept>::clone(&kept));
-            run(replica, kept, stop).await;
-        }
-        Err(why) => tracing::error!(why, "checkpoints cannot be kept: nothing will be purged"),
-    }
+/// Purges this replica's history by its own checkpoints, as the state says, until `stop`.
+pub async fn keep(replica: Replica, stop: CancellationToken) {
+    let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
+    replica.keep_checkpoints(Arc::clone(&keeper));
+    run(replica, keeper, stop).await;
 }
 
 /// Purges this replica's history, as the state says, until `stop`.

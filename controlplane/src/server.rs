@@ -184,8 +184,7 @@ async fn serve(
     let server = Server::new(api, config.connections_max);
     let accepting = tokio::spawn(server.clone().accept(listener));
     let leading = CancellationToken::new();
-    let checkpoints = config.data_dir.join("checkpoints");
-    let keeping = tokio::spawn(retention::keep(replica.clone(), checkpoints, leading.clone()));
+    let keeping = tokio::spawn(retention::keep(replica.clone(), leading.clone()));
     let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
     let end = tokio::select! {
         () = stop.cancelled() => Ok(End::Stopped),

@@ -16,6 +16,7 @@ mod blackouts;
 mod blocks;
 mod call;
 mod cluster;
+mod diff;
 mod endpoints;
 mod events;
 mod explain;
@@ -23,6 +24,7 @@ mod health;
 mod hosts;
 mod networks;
 mod openapi;
+mod past;
 mod policies;
 mod reply;
 mod romana2;
@@ -59,7 +61,7 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Route> {
-    let nouns: [&'static [Route]; 21] = [
+    let nouns: [&'static [Route]; 22] = [
         addresses::ROUTES, // first: the hot path finds its row at once
         batch::ROUTES,
         topology::ROUTES,
@@ -78,6 +80,7 @@ fn table() -> impl Iterator<Item = &'static Route> {
         snapshot::ROUTES,
         backup::ROUTES,
         audit::ROUTES,
+        past::ROUTES,
         openapi::ROUTES,
         health::ROUTES,
         romana2::ROUTES,

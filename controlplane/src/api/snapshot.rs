@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
-use romana_statemachine::{State, Topic};
+use romana_statemachine::{Digest, State, Topic};
 use serde::Serialize;
 use serde_json::json;
 
@@ -152,15 +152,31 @@ impl Writer {
 }
 
 /// What comes before the lists, without the closing brace.
-fn head(state: &State, topics: Topics) -> Result<Bytes, crate::error::Failure> {
+fn head(
+    state: &State,
+    topics: Topics,
+    state_digest: Option<Digest>,
+) -> Result<Bytes, crate::error::Failure> {
     let mut head = serde_json::Map::new();
     head.insert("revision".into(), state.revision().into());
     head.insert("digest".into(), state.digest().to_string().into());
+    if let Some(digest) = state_digest {
+        head.insert("state_digest".into(), digest.to_string().into());
+    }
     head.insert("at".into(), state.at().0.into());
     if topics.has(Topic::Topology) {
         head.insert("topology".into(), topology::view(state)?.into());
         head.insert("settings".into(), json!(state.settings()));
         head.insert("version".into(), state.version().into());
+    }
+    if topics.has(Topic::Cluster) {
+        let held = state.held().map(
+            |held| json!({"since": held.since, "waiting": held.waiting.iter().collect::<Vec<_>>()}),
+        );
+        head.insert("retention".into(), json!(state.retention()));
+        head.insert("signed".into(), json!(state.signed()));
+        head.insert("held".into(), json!(held));
+        head.insert("members".into(), state.members().map(|member| json!(member)).collect());
     }
     let mut text = serde_json::Value::Object(head).to_string();
     text.pop();
@@ -169,9 +185,13 @@ fn head(state: &State, topics: Topics) -> Result<Bytes, crate::error::Failure> {
 
 async fn get(call: Call) -> reply::Result {
     let topics = events::topics(&call)?;
-    let state = call.state().await?;
+    respond(call.state().await?, topics, None)
+}
+
+/// A state as a document, written as the client takes it.
+pub(super) fn respond(state: State, topics: Topics, state_digest: Option<Digest>) -> reply::Result {
     let revision = state.revision();
-    let head = head(&state, topics)?;
+    let head = head(&state, topics, state_digest)?;
     let sections: Vec<_> = SECTIONS
         .into_iter()
         .filter(|(topic, ..)| topics.has(*topic))

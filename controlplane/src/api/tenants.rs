@@ -97,6 +97,13 @@ pub(super) struct Shown {
     segments: Vec<Segment>,
 }
 
+impl Shown {
+    /// Which tenant.
+    pub(super) fn key(&self) -> String {
+        self.id.to_string()
+    }
+}
+
 /// A segment as shown.
 #[derive(Serialize)]
 pub(super) struct Segment {

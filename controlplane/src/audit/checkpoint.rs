@@ -153,6 +153,18 @@ impl Keeper {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the checkpoint at a revision is, if there is one.
+    #[must_use]
+    pub fn standing(&self, revision: Revision) -> Option<Standing> {
+        self.kept().get(&revision).map(|kept| kept.standing)
+    }
+
+    /// What the newest checkpoint is.
+    #[must_use]
+    pub fn newest(&self) -> Option<Standing> {
+        self.kept().values().next_back().map(|kept| kept.standing)
+    }
+
     fn path(&self, revision: Revision) -> PathBuf {
         self.0.dir.join(format!("{revision:020}.{SUFFIX}"))
     }

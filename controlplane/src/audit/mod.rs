@@ -41,7 +41,7 @@ use romana_statemachine::Revision;
 use tokio::sync::watch;
 
 pub use checkpoint::{CheckpointError, Keeper};
-pub use past::{PastError, Proof};
+pub use past::{Base, PastError, Proof};
 pub use query::{AuditError, Page, lasting};
 
 use crate::history::History;

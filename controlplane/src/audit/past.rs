@@ -52,7 +52,7 @@ pub enum PastError {
 pub struct Proof {
     /// The oldest revision that is kept.
     pub oldest: Revision,
-    /// The revision up to which it was read.
+    /// The revision whose digests these are.
     pub revision: Revision,
     /// Digest of the history there.
     pub digest: Digest,
@@ -109,7 +109,36 @@ fn follow(
     Ok(())
 }
 
+/// The first record of an export, and the state before it: the beginning, or the first checkpoint from
+/// `from` on that is not before it.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Revision of the first record.
+    pub first: Revision,
+    /// The state before it.
+    pub state: State,
+}
+
 impl Audit {
+    /// Where an export may begin: at `from`, or as early as can be when that is not given. Blocks.
+    ///
+    /// # Errors
+    /// [`PastError`].
+    pub fn base(&self, from: Option<Revision>) -> Result<Base, PastError> {
+        let (start, _) = self.0.shared.history.start();
+        let earliest = match start {
+            0 => 0,
+            start => {
+                let first = self.checkpoints().list().into_iter().map(|at| at.revision);
+                let first = first.filter(|at| *at >= start).min();
+                let last = self.0.shared.history.last().0;
+                first.ok_or(PastError::Gone { wanted: start, oldest: last })?
+            }
+        };
+        let before = from.map_or(earliest, |from| from.saturating_sub(1));
+        Ok(Base { first: before + 1, state: self.state_at(before)? })
+    }
+
     /// The checkpoints.
     #[must_use]
     pub fn checkpoints(&self) -> &Keeper {
@@ -125,11 +154,12 @@ impl Audit {
     }
 
     /// Reads the whole history up to a state and folds it: every digest of the chain, every checkpoint
-    /// on the way and the state itself must be what it leads to. Blocks, for long.
+    /// on the way and the state itself must be what it leads to. The digests that are told are those at
+    /// `at`, which the state has reached. Blocks, for long.
     ///
     /// # Errors
     /// [`PastError`]: what is wrong.
-    pub fn prove(&self, live: &State) -> Result<Proof, PastError> {
+    pub fn prove(&self, live: &State, at: Revision) -> Result<Proof, PastError> {
         let started = Instant::now();
         let (keeper, history) = (self.checkpoints(), &self.0.shared.history);
         let (start, digest) = history.start();
@@ -146,7 +176,11 @@ impl Audit {
             chain(history, (start, digest), (first, state.digest()))?;
         }
         let checkpoints = expected.len() as u64;
+        let mut told = (at == state.revision()).then(|| (state.digest(), state.state_digest()));
         follow(&mut state, history, revision, |state| {
+            if state.revision() == at {
+                told = Some((state.digest(), state.state_digest()));
+            }
             if expected.binary_search(&state.revision()).is_err() {
                 return Ok(());
             }
@@ -156,13 +190,14 @@ impl Audit {
             let revision = state.revision();
             if same { Ok(()) } else { Err(PastError::OtherCheckpoint { revision }) }
         })?;
-        let state_digest = state.state_digest();
-        if (state.digest(), state_digest) != (live.digest(), live.state_digest()) {
+        if (state.digest(), state.state_digest()) != (live.digest(), live.state_digest()) {
             return Err(PastError::OtherState { revision });
         }
+        let gone = || PastError::Gone { wanted: at, oldest: history.oldest() };
+        let (digest, state_digest) = told.ok_or_else(gone)?;
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (oldest, digest) = (history.oldest(), live.digest());
-        Ok(Proof { oldest, revision, digest, state_digest, checkpoints, took_ms })
+        let oldest = history.oldest();
+        Ok(Proof { oldest, revision: at, digest, state_digest, checkpoints, took_ms })
     }
 }
 

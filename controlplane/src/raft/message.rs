@@ -7,6 +7,7 @@ use romana_statemachine::{Digest, Outcome, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
 use super::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::audit::Proof;
 use crate::retention::Standing;
 
 /// Version of everything between replicas.
@@ -120,6 +121,10 @@ pub(super) enum Ask {
     HandOver(u64),
     /// The checkpoint at this revision. Since version 2.
     CheckpointAt(Revision),
+    /// Read and fold the whole history, up to this revision at least. From version 2 on.
+    Prove(Revision),
+    /// The checkpoint at this revision, if there is one. From version 2 on.
+    StandingAt(Revision),
 }
 
 /// An answer.
@@ -139,6 +144,8 @@ pub(super) enum Reply {
     HandedOver(Result<(), String>),
     /// Its digests, or why there is none.
     CheckpointAt(Result<Standing, String>),
+    Proved(Result<Proof, String>),
+    StandingAt(Option<Standing>),
 }
 
 /// Encoded proposals: `count` wire forms after each other.

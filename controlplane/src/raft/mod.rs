@@ -76,7 +76,7 @@ pub use restore::{Restoration, RestoreError, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};
 pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, TransferError};
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Proof};
 use crate::feed::Feed;
 use crate::history::History;
 use crate::metrics::DiskTimes;
@@ -417,6 +417,36 @@ impl Replica {
                 Err(error) => Err(error.to_string()),
             };
             (*id, said)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Has every member read and fold its whole history: what each finds at a revision, or why it finds
+    /// nothing. Takes as long as the slowest.
+    pub async fn prove(
+        &self,
+        at: Revision,
+        deadline: Instant,
+    ) -> BTreeMap<u64, Result<Proof, String>> {
+        let members = self.0.view.get().members;
+        // A replica of the first release would not know the question.
+        let all = self.with_state(State::version) >= 2;
+        let asked = members.iter().map(async |(id, peer)| {
+            let proof = async {
+                if *id == self.id() {
+                    return self.0.host.prove(at).await;
+                }
+                if !all {
+                    return Err("it may be of an older release".into());
+                }
+                match self.0.links.to(*id, peer).call(Ask::Prove(at), deadline).await {
+                    Ok(Reply::Proved(proof)) => proof,
+                    Ok(other) => Err(format!("it answered {other:?}")),
+                    Err(error) => Err(error.to_string()),
+                }
+            };
+            let late = || Err("it has not answered in time".into());
+            (*id, timeout_at(deadline, proof).await.unwrap_or_else(|_| late()))
         });
         join_all(asked).await.into_iter().collect()
     }

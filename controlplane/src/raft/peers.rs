@@ -9,6 +9,7 @@ use romana_statemachine::{Digest, Revision};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::config::reseed;
 use super::fault::Fault;
 use super::machine::Machine;
 use super::message::{Ask, PeerStatus, Reply};
@@ -107,6 +108,7 @@ impl Poll {
             }
             if round % COMPARE_EACH == COMPARE_EACH - 1 {
                 self.compare(&statuses).await;
+                self.compare_states().await;
             }
         }
     }
@@ -141,15 +143,38 @@ impl Poll {
                 _ => None,
             })
             .collect();
-        match judge(own, &digests, self.view.get().voters.len()) {
+        self.act_on(judge(own, &digests, self.view.get().voters.len()), "history", revision);
+    }
+
+    /// Compares the states at this replica's newest checkpoint.
+    async fn compare_states(&self) {
+        // A replica of the first release would not know the question.
+        if self.machine.with_state(romana_statemachine::State::version) < 2 {
+            return;
+        }
+        let Some(own) = self.machine.audit().checkpoints().newest() else { return };
+        let answers = self.ask_all(|_| Ask::StandingAt(own.revision)).await;
+        let digests: Vec<Digest> = answers
+            .iter()
+            .filter_map(|(_, reply)| match reply {
+                Reply::StandingAt(standing) => standing.map(|standing| standing.state_digest),
+                _ => None,
+            })
+            .collect();
+        let verdict = judge(own.state_digest, &digests, self.view.get().voters.len());
+        self.act_on(verdict, "state", own.revision);
+    }
+
+    fn act_on(&self, verdict: Verdict, what: &str, revision: Revision) {
+        match verdict {
             Verdict::Agreed => {}
             Verdict::Disputed => {
-                tracing::error!(revision, ?own, others = ?answers, "replicas computed different states");
+                tracing::error!(what, revision, "the replicas' digests differ");
             }
             Verdict::Outvoted => self.fault.set(format!(
-                "the other replicas agree on another history at revision {revision} than this \
-                 one: its memory, its disk or its program is damaged; replace it by an empty \
-                 replica with a new id"
+                "the other replicas agree on another {what} at revision {revision} than this one: \
+                 its memory, its disk or its program is damaged: {}",
+                reseed(self.id)
             )),
         }
     }

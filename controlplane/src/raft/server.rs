@@ -21,13 +21,14 @@ use super::facts;
 use super::fault::Fault;
 use super::frame::FrameWriter;
 use super::identity::Identity;
-use super::machine::Machine;
+use super::machine::{Machine, chain};
 use super::message::{Appended, Ask, Declined, Hello, PeerStatus, Purpose, Reply, Welcome};
 use super::proposer::Proposer;
 use super::reads::ROUND_MAX;
 use super::transfer;
 use super::types::Raft;
 use super::view::View;
+use crate::audit::Proof;
 use crate::retention::{Checkpoints, Standing};
 
 /// Connections at once; more wait to be accepted.
@@ -42,6 +43,9 @@ const APPENDS_QUEUED: usize = 64;
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Longest a forwarded proposal may ask to wait.
 const WITHIN_MAX: Duration = Duration::from_secs(60);
+
+/// One reading of a whole history at a time.
+static PROVING: Semaphore = Semaphore::const_new(1);
 
 /// What answering needs.
 pub(super) struct Host {
@@ -222,7 +226,27 @@ impl Host {
                 Reply::DigestAt(tokio::task::spawn_blocking(read).await.ok().flatten())
             }
             Ask::CheckpointAt(revision) => Reply::CheckpointAt(self.checkpoint_at(revision).await),
+            Ask::Prove(revision) => Reply::Proved(self.prove(revision).await),
+            Ask::StandingAt(revision) => {
+                Reply::StandingAt(self.machine.audit().checkpoints().standing(revision))
+            }
         }
+    }
+
+    /// Reads and folds this replica's whole history; the digests told are those at a revision. Whoever
+    /// asks meanwhile waits his turn.
+    pub(super) async fn prove(&self, at: Revision) -> Result<Proof, String> {
+        let _turn = PROVING.acquire().await.map_err(|error| error.to_string())?;
+        let mut applied = self.machine.applied();
+        while self.machine.with_state(|state| state.revision()) < at {
+            applied.changed().await.map_err(|error| error.to_string())?;
+        }
+        let machine = self.machine.clone();
+        let prove = move || {
+            let live = machine.with_state(romana_statemachine::State::clone);
+            machine.audit().prove(&live, at).map_err(|error| chain(&error))
+        };
+        tokio::task::spawn_blocking(prove).await.map_err(|error| error.to_string())?
     }
 
     /// The digests of this replica's checkpoint at a revision, which it makes if it can; or why not.

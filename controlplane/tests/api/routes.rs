@@ -247,6 +247,49 @@ async fn audit(tour: &mut Tour<'_>) {
         from = next.into();
     }
     assert_eq!(seen, revision);
+    past(tour, revision).await;
+}
+
+/// The state before and after the record of that revision, and all of it as a file.
+async fn past(tour: &mut Tour<'_>, revision: u64) {
+    let state = async |tour: &mut Tour<'_>, at: u64| {
+        tour.ask("GET", &format!("/v1/audit/state?at={at}"), None, 200).await
+    };
+    let before = state(tour, revision - 1).await;
+    let after = state(tour, revision).await;
+    let names = |state: &Value| -> Vec<String> {
+        let all = state["addresses"].as_array().unwrap().iter();
+        all.map(|address| address["name"].as_str().unwrap().into()).collect()
+    };
+    assert!(!names(&before).contains(&"a1".into()) && names(&after).contains(&"a1".into()));
+    let diff = format!("/v1/audit/diff?from={}&to={revision}", revision - 1);
+    let diff = tour.ask("GET", &diff, None, 200).await;
+    assert_eq!(diff["changes"][0]["kind"], "block");
+    assert_eq!(diff["changes"][0]["after"]["live"], 1);
+    let address = diff["changes"].as_array().unwrap().last().unwrap();
+    assert_eq!((&address["kind"], &address["before"]), (&json!("address"), &Value::Null));
+    let verified = tour.ask("GET", "/v1/audit/verify", None, 200).await;
+    assert_eq!(verified["agreed"], true, "{verified}");
+    let live = tour.ask("GET", "/v1/digest", None, 200).await;
+    assert_eq!(verified["replicas"][0]["digest"], live["digest"]);
+
+    let export = tour.world.ask("GET", "/v1/audit/export", &[], "").await;
+    tour.seen.insert(("GET".into(), "/v1/audit/export".into()));
+    let text = String::from_utf8(export.body.to_vec()).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [head, records @ .., end] = &lines[..] else { panic!("{text}") };
+    assert_eq!((head["romana_history"].as_u64(), head["first"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(head["last"], records.len());
+    let mut replayed = romana_statemachine::State::new();
+    for record in records {
+        replayed.follow(&serde_json::from_value(record.clone()).unwrap()).unwrap();
+    }
+    assert_eq!(end["end"]["digest"], json!(replayed.digest()));
+    assert_eq!(end["end"]["state_digest"], json!(replayed.state_digest()));
+    let late = tour.world.ask("GET", &format!("/v1/audit/export?from={revision}"), &[], "").await;
+    let text = String::from_utf8(late.body.to_vec()).unwrap();
+    let head: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert!(head["state"].is_string() && head["first"] == revision, "{head}");
 }
 
 async fn tenants_and_endpoints(tour: &mut Tour<'_>) {

@@ -46,8 +46,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     for replica in cluster.running.values() {
         let task: Vec<Arc<dyn Task>> = vec![Arc::new(tasks::retention::Retention)];
         running.push(tokio::spawn(tasks::run(replica.clone(), task, stop.clone())));
-        let dir = cluster.data(replica.id()).join("checkpoints");
-        running.push(tokio::spawn(retention::keep(replica.clone(), dir, stop.clone())));
+        running.push(tokio::spawn(retention::keep(replica.clone(), stop.clone())));
     }
     let size = |replica: &Replica| replica.history().bytes();
     assert!(size(leader) > 2 << 20, "{}", size(leader));

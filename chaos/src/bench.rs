@@ -1,6 +1,7 @@
 //! Measurements, side by side with etcd in the same run, on the same disk, one after the other.
 //! Nothing is asserted: machines differ. The report says what was compared with what.
 
+mod audit;
 mod commit;
 mod etcd;
 mod failover;
@@ -53,6 +54,15 @@ pub enum What {
         /// Concurrent callers.
         #[arg(long, default_value_t = 64)]
         callers: usize,
+    },
+    /// The audit: who had an address, over millions of records.
+    Audit {
+        /// Records of releases and allocations.
+        #[arg(long, default_value_t = 10_000_000)]
+        records: u64,
+        /// Questions.
+        #[arg(long, default_value_t = 5_000)]
+        questions: usize,
     },
     /// The feed: thousands of followers, most of one host each.
     Feed {
@@ -120,6 +130,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         What::Feed { followers, events, at_leader } => {
             feed::run(&options, followers, events, at_leader).await?
         }
+        What::Audit { records, questions } => audit::run(&options, records, questions).await?,
         What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,
         What::Statemachine { one: Some(live), .. } => return statemachine::one(live),
         What::Statemachine { live, rounds, one: None } => statemachine::run(&live, rounds)?,

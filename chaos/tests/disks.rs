@@ -102,7 +102,7 @@ async fn a_failed_sync_ends_the_replica_and_nothing_else() {
         assert_eq!(code, Some(1), "{}", log(&cluster, at));
         let text = log(&cluster, at);
         let last = text.lines().last().expect("a last line");
-        assert!(last.contains("cannot sync") && last.contains(".wal"), "{last}");
+        assert!(last.contains("cannot sync") && last.contains(".wal"), "{text}");
         assert!(last.contains("Input/output error"), "{last}");
         acknowledged.extend(create_all(&cluster, other, &format!("without-{at}"), 10).await);
         cluster.set_disk(at, Disk::Good).expect("a new disk");

@@ -150,18 +150,7 @@ async fn serve(
 ) -> Result<End, ServerError> {
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let address = listener.local_addr().map_err(listen_error)?;
-    let advertised = config.advertise_api.clone().unwrap_or_else(|| address.to_string());
-    let mut replica = ReplicaConfig::new(
-        config.id,
-        config.data_dir.clone(),
-        config.peer_listen,
-        config.initial_cluster.clone(),
-    );
-    replica.advertise_peer.clone_from(&config.advertise_peer);
-    replica.advertise_api = format!("http://{advertised}");
-    replica.cluster_token.clone_from(&config.cluster_token);
-    replica.initial = initial;
-    replica.tuning.feed_bytes = config.feed_memory_bytes;
+    let replica = replica_config(config, initial, address);
     let (restore, wait) = (config.restore.as_deref(), config.await_restore);
     let filled = before_start(&replica, restore, wait, &listener, stop).await;
     filled.map_err(|error| ServerError::Restore(Box::new(error)))?;
@@ -214,6 +203,26 @@ async fn serve(
     }
     replica.shutdown().await;
     end
+}
+
+fn replica_config(
+    config: &Config,
+    initial: Vec<romana_statemachine::Proposal>,
+    address: SocketAddr,
+) -> ReplicaConfig {
+    let advertised = config.advertise_api.clone().unwrap_or_else(|| address.to_string());
+    let mut replica = ReplicaConfig::new(
+        config.id,
+        config.data_dir.clone(),
+        config.peer_listen,
+        config.initial_cluster.clone(),
+    );
+    replica.advertise_peer.clone_from(&config.advertise_peer);
+    replica.advertise_api = format!("http://{advertised}");
+    replica.cluster_token.clone_from(&config.cluster_token);
+    replica.initial = initial;
+    replica.tuning.feed_bytes = config.feed_memory_bytes;
+    replica
 }
 
 /// Starts a replica; within `patience` again while one that was stopped is still in the way.

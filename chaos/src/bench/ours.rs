@@ -63,8 +63,13 @@ pub(super) fn allocation(number: u64) -> AllocateAddress {
 
 /// Three replicas with nothing in them.
 pub(super) async fn three(options: &BenchOptions) -> Result<Cluster> {
+    replicas(options, 3).await
+}
+
+/// So many replicas with nothing in them.
+pub(super) async fn replicas(options: &BenchOptions, count: usize) -> Result<Cluster> {
     Cluster::start(ClusterOptions {
-        replicas: 3,
+        replicas: count,
         previous: None,
         romanad: find_romanad(options.romanad.as_deref())?,
         parent: options.dir.clone(),

@@ -121,7 +121,7 @@ fn resident(cluster: &Cluster) -> f64 {
 }
 
 /// Sets the cluster up and allocates all addresses.
-async fn fill(cluster: &Cluster, site: Site, live: u64) -> Result<Duration> {
+pub(super) async fn fill(cluster: &Cluster, site: Site, live: u64) -> Result<Duration> {
     let client = library(&cluster.apis(), "chaos:bench")?;
     let start = Instant::now();
     client.submit(&Command::SetTopology(site.topology(1))).await.context("set the topology")?;
@@ -153,7 +153,7 @@ async fn fill(cluster: &Cluster, site: Site, live: u64) -> Result<Duration> {
 }
 
 /// Carries out commands; none may be refused.
-async fn batch(lean: &mut Lean, commands: &[Command]) -> Result<()> {
+pub(super) async fn batch(lean: &mut Lean, commands: &[Command]) -> Result<()> {
     let status = lean.call("POST", "/v1/batch", &serde_json::to_string(commands)?).await?;
     let text = String::from_utf8_lossy(lean.body());
     ensure!(status == 200 && !text.contains("\"error\""), "status {status}: {text:.300}");

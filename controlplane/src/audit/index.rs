@@ -12,6 +12,7 @@
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use romana_statemachine::entry::{unwire, wire};
 use romana_statemachine::{Digest, Revision};
@@ -61,8 +62,23 @@ impl Mark {
 /// The index. Clones are handles of the same.
 #[derive(Clone)]
 pub(super) struct Index {
-    db: sled::Db,
+    db: Arc<Guarded>,
     dir: PathBuf,
+}
+
+/// The database. sled writes when the last handle goes, and panics if it cannot.
+struct Guarded(Option<sled::Db>);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if let Err(error) = guarded(|| {
+            drop(db);
+            Ok(())
+        }) {
+            tracing::warn!(%error, "audit: the index was not closed cleanly");
+        }
+    }
 }
 
 /// Runs something of sled's, which may panic.
@@ -80,8 +96,8 @@ impl Index {
         guarded(|| {
             let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
             let db = config.flush_every_ms(None).open()?;
-            let index = Self { db, dir: dir.to_owned() };
-            let mark = index.db.get(MARK)?;
+            let mark = db.get(MARK)?;
+            let index = Self { db: Arc::new(Guarded(Some(db))), dir: dir.to_owned() };
             let mark = mark.map(|bytes| unwire::<Mark>(&bytes)).transpose();
             let mark = mark.map_err(|_| IndexError::Damaged("the mark does not parse"))?;
             if mark.is_some_and(|mark| mark.format != FORMAT) {
@@ -106,13 +122,13 @@ impl Index {
                 batch.insert(entry_key(key, first).as_slice(), encode(offsets));
                 entries += 1;
                 if entries == BATCH_ENTRIES {
-                    self.db.apply_batch(std::mem::take(&mut batch))?;
+                    self.db()?.apply_batch(std::mem::take(&mut batch))?;
                     entries = 0;
                 }
             }
             batch.insert(MARK, wire(&mark));
-            self.db.apply_batch(batch)?;
-            self.db.flush()?;
+            self.db()?.apply_batch(batch)?;
+            self.db()?.flush()?;
             sync_files(&self.dir)
         })
     }
@@ -127,10 +143,11 @@ impl Index {
         guarded(|| {
             let mut found = Vec::new();
             // The segment that `from` lies in begins before it.
-            let start = self.db.get_lt(entry_key(key, from.saturating_add(1)))?;
+            let db = self.db()?;
+            let start = db.get_lt(entry_key(key, from.saturating_add(1)))?;
             let start = start.map(|(entry, _)| entry).filter(|entry| entry.starts_with(key));
             let start = start.map_or_else(|| entry_key(key, from).to_vec(), |entry| entry.to_vec());
-            for entry in self.db.range(start..entry_key(key, before).to_vec()) {
+            for entry in db.range(start..entry_key(key, before).to_vec()) {
                 let (entry, offsets) = entry?;
                 let first = entry.get(KEY_BYTES..).and_then(|bytes| bytes.try_into().ok());
                 let first = first.map(Revision::from_be_bytes);
@@ -142,9 +159,13 @@ impl Index {
         })
     }
 
+    fn db(&self) -> Result<&sled::Db, IndexError> {
+        self.db.0.as_ref().ok_or(IndexError::Damaged("it is closed"))
+    }
+
     /// Bytes on the disk.
     pub(super) fn size(&self) -> u64 {
-        guarded(|| Ok(self.db.size_on_disk()?)).unwrap_or(0)
+        guarded(|| Ok(self.db()?.size_on_disk()?)).unwrap_or(0)
     }
 }
 

@@ -29,6 +29,9 @@ pub(super) fn document(state: &State) -> Result<Value, Failure> {
     let routers = state
         .routers()
         .map(|(key, host)| json!({"prefix": key.prefix, "table": key.table, "host": host}));
+    let held = state.held().map(
+        |held| json!({"since": held.since, "waiting": held.waiting.iter().collect::<Vec<_>>()}),
+    );
     let value = |value: serde_json::Result<Value>| {
         value.map_err(|error| Failure::io("JSON", io::Error::other(error)))
     };
@@ -38,6 +41,8 @@ pub(super) fn document(state: &State) -> Result<Value, Failure> {
         "revision": state.revision(), "digest": state.digest(), "at": state.at().0,
         "topology": topology,
         "settings": state.settings(), "version": state.version(),
+        "retention": state.retention(), "signed": state.signed(), "held": held,
+        "members": state.members().collect::<Vec<_>>(),
         "blackouts": ipam.blackouts().map(|cidr| json!({"cidr": cidr})).collect::<Vec<_>>(),
         "hosts": value(serde_json::to_value(state.hosts().collect::<Vec<_>>()))?,
         "blocks": blocks.collect::<Vec<_>>(),

@@ -19,6 +19,7 @@ pub mod config;
 pub mod error;
 pub mod feed;
 pub mod history;
+pub mod join;
 pub mod metrics;
 pub mod raft;
 pub mod retention;

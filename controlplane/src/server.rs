@@ -35,6 +35,7 @@ use crate::api::Api;
 use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
+use crate::join::{self, JoinError};
 use crate::raft::{Replica, ReplicaConfig, RestoreError, StartError};
 use crate::{retention, tasks};
 
@@ -67,6 +68,9 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
+    /// The cluster did not take this replica in.
+    #[error("this replica does not join")]
+    Join(#[source] Box<JoinError>),
     /// The data directory was not filled from a backup.
     #[error("nothing was restored")]
     Restore(#[source] Box<RestoreError>),
@@ -85,24 +89,17 @@ pub enum ServerError {
 ///
 /// # Errors
 /// [`ServerError`]: it did not start, or the replica stopped itself.
-pub async fn run(config: Config) -> Result<(), ServerError> {
+pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let stop = stop_signal().map_err(ServerError::Signals)?;
-    let initial = bootstrap::initial_proposals(&config).await?;
+    let joined = tokio::select! {
+        joined = join::prepare(&mut config) => joined,
+        () = stop.cancelled() => return Ok(()),
+    };
+    joined.map_err(|error| ServerError::Join(Box::new(error)))?;
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
-    let advertised = config.advertise_api.clone().unwrap_or_else(|| address.to_string());
-    let mut replica = ReplicaConfig::new(
-        config.id,
-        config.data_dir.clone(),
-        config.peer_listen,
-        config.initial_cluster.clone(),
-    );
-    replica.advertise_peer.clone_from(&config.advertise_peer);
-    replica.advertise_api = format!("http://{advertised}");
-    replica.cluster_token.clone_from(&config.cluster_token);
-    replica.initial = initial;
-    replica.tuning.feed_bytes = config.feed_memory_bytes;
+    let replica = replica_config(&config, address).await?;
     let (restore, wait) = (config.restore.as_deref(), config.await_restore);
     let filled = before_start(&replica, restore, wait, &listener, &stop).await;
     filled.map_err(|error| ServerError::Restore(Box::new(error)))?;
@@ -123,6 +120,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     let checkpoints = config.data_dir.join("checkpoints");
     let keeping = tokio::spawn(retention::keep(replica.clone(), checkpoints, leading.clone()));
     let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
+    let claim = tokio::spawn(replica.clone().keep_claim(leading.clone()));
     let fault = tokio::select! {
         () = stop.cancelled() => None,
         fault = replica.wait_fault() => Some(fault),
@@ -134,7 +132,7 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
     accepting.abort();
     leading.cancel();
     server.drain().await;
-    for (what, running) in [("leader tasks", tasks), ("retention", keeping)] {
+    for (what, running) in [("leader tasks", tasks), ("retention", keeping), ("claim", claim)] {
         if let Err(error) = running.await {
             error!(%error, "{what} ended badly");
         }
@@ -144,6 +142,29 @@ pub async fn run(config: Config) -> Result<(), ServerError> {
         None => Ok(()),
         Some(fault) => Err(ServerError::Fault(fault)),
     }
+}
+
+/// What the replica is told; `address` is where the API is served.
+async fn replica_config(
+    config: &Config,
+    address: SocketAddr,
+) -> Result<ReplicaConfig, BootstrapError> {
+    let advertised = config.advertise_api.clone().unwrap_or_else(|| address.to_string());
+    let mut replica = ReplicaConfig::new(
+        config.id,
+        config.data_dir.clone(),
+        config.peer_listen,
+        config.initial_cluster.clone(),
+    );
+    replica.advertise_peer.clone_from(&config.advertise_peer);
+    replica.advertise_api = format!("http://{advertised}");
+    replica.cluster_token.clone_from(&config.cluster_token);
+    replica.joined = !config.join.is_empty();
+    if !replica.joined {
+        replica.initial = bootstrap::initial_proposals(config).await?;
+    }
+    replica.tuning.feed_bytes = config.feed_memory_bytes;
+    Ok(replica)
 }
 
 /// A token that is cancelled by the first SIGTERM or SIGINT.

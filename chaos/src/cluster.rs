@@ -63,6 +63,8 @@ pub struct Replica {
     starts: u64,
     /// Whether it runs [`ClusterOptions::previous`].
     old: bool,
+    /// Came later: it is started with `--join`.
+    joins: bool,
 }
 
 impl Replica {
@@ -94,6 +96,8 @@ pub struct Cluster {
     dir: TempDir,
     shim: Option<PathBuf>,
     replicas: Vec<Replica>,
+    /// What `--initial-cluster` says, for ever.
+    founders: String,
     /// Ends that were seen in passing and that `crashes` has still to report.
     ended: Vec<String>,
 }
@@ -132,9 +136,13 @@ impl Cluster {
                 paused: false,
                 starts: 0,
                 old: options.previous.is_some(),
+                joins: false,
             })
-            .collect();
-        let mut cluster = Self { options, small, dir, shim, replicas, ended: Vec::new() };
+            .collect::<Vec<Replica>>();
+        let founders: Vec<String> =
+            replicas.iter().map(|replica| format!("{}={}", replica.id, replica.peer)).collect();
+        let founders = founders.join(",");
+        let mut cluster = Self { options, small, dir, shim, replicas, founders, ended: Vec::new() };
         cluster.open_to_users()?;
         for at in 0..cluster.replicas.len() {
             cluster.start_replica(at)?;
@@ -205,8 +213,8 @@ impl Cluster {
     /// The program does not start.
     pub fn start_replica(&mut self, at: usize) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path(at))?;
-        let peers: Vec<String> =
-            self.replicas.iter().map(|other| format!("{}={}", other.id, other.peer)).collect();
+        let others = self.replicas.iter().filter(|other| other.is_up());
+        let apis: Vec<String> = others.map(|other| format!("http://{}", other.api)).collect();
         let (data, user, control) = (self.data_dir(at), self.user_of(at), self.disk_control(at));
         let replica = &mut self.replicas[at];
         ensure!(replica.child.is_none(), "replica {} is up already", replica.id);
@@ -214,16 +222,19 @@ impl Cluster {
         let program = program.unwrap_or(&self.options.romanad);
         let mut command = Command::new(program);
         command
-            .args(["--id", &replica.id.to_string()])
             .arg("--data-dir")
             .arg(&data)
             .args(["--listen", &replica.api.to_string()])
             .args(["--peer-listen", &replica.peer.to_string()])
-            .args(["--initial-cluster", &peers.join(",")])
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        if replica.joins {
+            command.args(["--join", &apis.join(",")]);
+        } else {
+            command.args(["--id", &replica.id.to_string(), "--initial-cluster", &self.founders]);
+        }
         if let Some(small) = &self.small {
             command.args(["--disk-reserve-bytes", &small.reserve.to_string()]);
         }
@@ -244,6 +255,45 @@ impl Cluster {
         replica.child = Some(spawned.with_context(|| format!("start {}", program.display()))?);
         replica.starts += 1;
         replica.paused = false;
+        Ok(())
+    }
+
+    /// A place for a replica that comes later. It has ports, and no id: see [`Cluster::join_as`].
+    ///
+    /// # Errors
+    /// There are no free ports.
+    pub fn add_place(&mut self) -> Result<usize> {
+        // The ports of those that are down look free.
+        let ports = free_ports(2 + 2 * self.replicas.len())?;
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let used = |at: &SocketAddr| self.replicas.iter().any(|r| r.api == *at || r.peer == *at);
+        let mut free = ports.into_iter().map(local).filter(|at| !used(at));
+        let (api, peer) = free.next().zip(free.next()).context("two free ports")?;
+        let new = Replica {
+            id: 0,
+            api,
+            peer,
+            child: None,
+            paused: false,
+            starts: 0,
+            old: false,
+            joins: true,
+        };
+        self.replicas.push(new);
+        Ok(self.replicas.len() - 1)
+    }
+
+    /// Gives the place of a replica that is down to a new one, which joins under this id when it is
+    /// started. The data that was there is removed.
+    ///
+    /// # Errors
+    /// The data cannot be removed.
+    pub fn join_as(&mut self, at: usize, id: u64) -> Result<()> {
+        let old = self.data_dir(at);
+        if self.replicas[at].id != 0 && old.exists() {
+            std::fs::remove_dir_all(&old).context("remove a data directory")?;
+        }
+        (self.replicas[at].id, self.replicas[at].joins) = (id, true);
         Ok(())
     }
 

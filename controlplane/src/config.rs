@@ -81,6 +81,9 @@ pub struct Args {
     /// The replicas that found the cluster, this one included. The same on all of them.
     #[arg(long, env = "ROMANAD_INITIAL_CLUSTER", value_name = "1=HOST:PORT,2=…")]
     pub initial_cluster: Option<String>,
+    /// Join the cluster whose API is at one of these, after `romana cluster add`: in place of --id and --initial-cluster.
+    #[arg(long, env = "ROMANAD_JOIN", value_delimiter = ',', value_name = "URL,…")]
+    pub join: Option<Vec<String>>,
     /// Tells clusters with the same founders apart: part of the cluster's id. Not a secret.
     #[arg(long, env = "ROMANAD_CLUSTER_TOKEN", value_name = "TEXT")]
     pub cluster_token: Option<String>,
@@ -162,6 +165,7 @@ pub struct File {
     pub advertise_api: Option<String>,
     pub advertise_peer: Option<String>,
     pub initial_cluster: Option<BTreeMap<String, String>>,
+    pub join: Option<Vec<String>>,
     pub cluster_token: Option<String>,
     pub initial_network: Option<PathBuf>,
     pub network_cidr_overrides: Option<BTreeMap<String, String>>,
@@ -248,6 +252,8 @@ pub struct Config {
     pub advertise_peer: String,
     /// The founders, by id.
     pub initial_cluster: BTreeMap<u64, String>,
+    /// `host:port` of APIs of the cluster to join. Then `id` is 0 until [`crate::join::prepare`].
+    pub join: Vec<String>,
     /// Tells clusters with the same founders apart.
     pub cluster_token: String,
     /// Where the topology of a new cluster comes from.
@@ -297,17 +303,17 @@ impl Config {
         let listen = listen.unwrap_or_else(|| SocketAddr::new(interface, API_PORT));
         let peer_listen = args.peer_listen.or(file.peer_listen);
         let peer_listen = peer_listen.unwrap_or_else(|| SocketAddr::new(interface, PEER_PORT));
-        let id = required(args.id.or(file.id), dev.then_some(1), "id", "id")?;
-        if id == 0 {
-            return Err(invalid("id", "0", "ids start at 1"));
-        }
+        let join = servers(args.join.or(file.join).unwrap_or_default())?;
+        let id = own_id(&join, args.id.or(file.id), dev)?;
         let dev_dir = dev.then(|| PathBuf::from("romana-data"));
         let data_dir = args.data_dir.or(file.data_dir);
         let data_dir = required(data_dir, dev_dir, "data_dir", "data-dir")?;
         let founders = match (args.initial_cluster, file.initial_cluster) {
             (Some(text), _) => founders(pairs("initial_cluster", &text)?)?,
             (None, Some(table)) => founders(table.into_iter().collect())?,
-            (None, None) if dev => BTreeMap::from([(id, peer_listen.to_string())]),
+            (None, None) if dev && join.is_empty() => {
+                BTreeMap::from([(id, peer_listen.to_string())])
+            }
             (None, None) => BTreeMap::new(),
         };
         let overrides = match (args.network_cidr_overrides, file.network_cidr_overrides) {
@@ -340,6 +346,7 @@ impl Config {
             advertise_api: advertise_api.or_else(|| api_beside(&advertise_peer, listen)),
             advertise_peer,
             initial_cluster: founders,
+            join,
             cluster_token: args.cluster_token.or(file.cluster_token).unwrap_or_default(),
             initial_topology,
             network_cidr_overrides: overrides,
@@ -445,6 +452,28 @@ fn cidrs(pairs: Vec<(String, String)>) -> Result<BTreeMap<NetworkName, IpNet>, C
     Ok(overrides)
 }
 
+/// This replica's id, unless it joins: then the cluster knows it.
+fn own_id(join: &[String], given: Option<u64>, dev: bool) -> Result<u64, ConfigError> {
+    match given {
+        Some(0) => Err(invalid("id", "0", "ids start at 1")),
+        Some(id) if !join.is_empty() => {
+            let why = "a replica that joins is told its id by the cluster: leave it out";
+            Err(invalid("id", id.to_string(), why))
+        }
+        None if !join.is_empty() => Ok(0),
+        given => required(given, dev.then_some(1), "id", "id"),
+    }
+}
+
+/// `host:port` of each URL.
+fn servers(urls: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let server = |url: String| {
+        let server = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+        check_address("join", &server).map(|()| server)
+    };
+    urls.into_iter().map(server).collect()
+}
+
 /// Where peers reach this replica: as told, else as in the list of founders, else where it listens.
 fn own_address(
     id: u64,
@@ -452,6 +481,10 @@ fn own_address(
     told: Option<String>,
     listen: SocketAddr,
 ) -> Result<String, ConfigError> {
+    if id == 0 && !founders.is_empty() {
+        let why = "a replica that joins is no founder: leave it out";
+        return Err(invalid("initial_cluster", format!("{founders:?}"), why));
+    }
     if !founders.is_empty() && !founders.contains_key(&id) {
         let why = format!("this replica's id, {id}, is not in it");
         return Err(invalid("initial_cluster", format!("{founders:?}"), why));
@@ -540,6 +573,10 @@ mod tests {
             ("--id 1 --data-dir d --initial-cluster 1=a:1,1=b:1", "initial_cluster"),
             ("--id 1 --data-dir d --initial-cluster 1=a:1,2=a:1", "initial_cluster"),
             ("--id 1 --data-dir d --initial-cluster x=a:1", "initial_cluster"),
+            ("--join h:1 --id 4 --data-dir d --advertise-peer a:1", "id"),
+            ("--join h:1 --data-dir d --initial-cluster 1=a:1", "initial_cluster"),
+            ("--join https://h:1 --data-dir d --advertise-peer a:1", "join"),
+            ("--join h:1 --data-dir d", "advertise_peer"),
             ("--dev --network-cidr-overrides net=10.0.0.1/8", "network_cidr_overrides"),
             ("--dev --request-timeout-ms 0", "request_timeout_ms"),
             ("--dev --connections-max 1", "connections_max"),
@@ -548,6 +585,14 @@ mod tests {
             assert!(error.starts_with(key), "{line}: {error}");
         }
         assert!(toml::from_str::<File>("colour = 1").is_err());
+    }
+
+    #[test]
+    fn who_joins_has_no_id_yet() {
+        let line = "--join http://h:1/,g:2 --data-dir d --advertise-peer a:1";
+        let config = merged(line, "").unwrap();
+        assert_eq!((config.id, config.join), (0, vec![String::from("h:1"), "g:2".into()]));
+        assert!(config.initial_cluster.is_empty());
     }
 
     #[test]

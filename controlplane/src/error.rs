@@ -82,6 +82,17 @@ codes! {
     /// The follower has seen more than this cluster decided.
     RevisionAhead => CONFLICT, None,
         "This is another cluster or a restored one: take GET /v1/snapshot and follow from its revision.";
+    /// No member of the cluster has this id.
+    MemberNotFound => NOT_FOUND, None, "`romana cluster status` shows the members.";
+    /// Without this member the cluster could not go on.
+    MemberNeeded => CONFLICT, None,
+        "Add a replica or bring the others back first; ?force=true removes it all the same (not the last voter).";
+    /// Leadership goes to a member that votes only.
+    MemberNotVoter => CONFLICT, None,
+        "`romana cluster status` shows the members; a learner votes when it has caught up.";
+    /// The command has checks of its own, which a batch would go around.
+    NotInBatch => UNPROCESSABLE_ENTITY, None,
+        "Nothing happened. Take the route or the task of its own: members are changed under /v1/cluster/members.";
     /// A backup was sent to a cluster that exists.
     ClusterNotEmpty => CONFLICT, None,
         "A backup begins a new cluster: start romanad with --await-restore (or --restore FILE) on empty data directories.";

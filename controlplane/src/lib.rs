@@ -20,6 +20,7 @@ pub mod disk;
 pub mod error;
 pub mod feed;
 pub mod history;
+pub mod join;
 pub mod metrics;
 pub mod raft;
 pub mod retention;

@@ -37,6 +37,7 @@ use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
 use crate::disk::{self, Room};
+use crate::join::{self, JoinError};
 use crate::raft::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
 use crate::wal::WalError;
 use crate::{retention, tasks};
@@ -76,6 +77,9 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
+    /// The cluster did not take this replica in.
+    #[error("this replica does not join")]
+    Join(#[source] Box<JoinError>),
     /// The data directory was not filled from a backup.
     #[error("nothing was restored")]
     Restore(#[source] Box<RestoreError>),
@@ -119,9 +123,15 @@ enum End {
 ///
 /// # Errors
 /// [`ServerError`]: it did not start, or the replica stopped itself.
-pub async fn run(config: Config) -> Result<(), ServerError> {
+pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let stop = stop_signal().map_err(ServerError::Signals)?;
-    let initial = bootstrap::initial_proposals(&config).await?;
+    let joined = tokio::select! {
+        joined = join::prepare(&mut config) => joined,
+        () = stop.cancelled() => return Ok(()),
+    };
+    joined.map_err(|error| ServerError::Join(Box::new(error)))?;
+    let founds = config.join.is_empty();
+    let initial = if founds { bootstrap::initial_proposals(&config).await? } else { Vec::new() };
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let listener = listener.into_std().map_err(listen_error)?;
@@ -173,6 +183,7 @@ async fn serve(
     let server = Server::new(api, config.connections_max);
     let accepting = tokio::spawn(server.clone().accept(listener));
     let leading = CancellationToken::new();
+    let claim = tokio::spawn(replica.clone().keep_claim(leading.clone()));
     let keeping = tokio::spawn(retention::keep(replica.clone(), leading.clone()));
     let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
     let end = tokio::select! {
@@ -196,7 +207,7 @@ async fn serve(
     accepting.abort();
     leading.cancel();
     server.drain().await;
-    for (what, running) in [("leader tasks", tasks), ("retention", keeping)] {
+    for (what, running) in [("leader tasks", tasks), ("retention", keeping), ("claim", claim)] {
         if let Err(error) = running.await {
             error!(%error, "{what} ended badly");
         }
@@ -220,6 +231,7 @@ fn replica_config(
     replica.advertise_peer.clone_from(&config.advertise_peer);
     replica.advertise_api = format!("http://{advertised}");
     replica.cluster_token.clone_from(&config.cluster_token);
+    replica.joined = !config.join.is_empty();
     replica.initial = initial;
     replica.tuning.feed_bytes = config.feed_memory_bytes;
     replica

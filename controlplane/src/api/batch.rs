@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::call::{Call, parse};
 use super::reply;
 use super::route::{BATCH_BYTES_MAX, Route, Verb, handler};
-use crate::error::Failure;
+use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Post,
@@ -41,11 +41,27 @@ async fn batch(call: Call) -> reply::Result {
         let revision = call.api.replica().with_state(romana_statemachine::State::revision);
         return reply::ok(revision, &[(); 0]);
     }
+    if let Some((at, name)) = commands.iter().enumerate().find_map(|(at, c)| Some((at, own(c)?))) {
+        let message = format!("{name}, command {at}, is not for batches");
+        return Err(Failure::new(Code::NotInBatch, message).with("command", at));
+    }
     let outcomes = call.propose_all(commands).await?;
     let revision = outcomes.last().map_or(0, |outcome| outcome.revision);
     let results: Vec<Done<'_>> = outcomes.iter().map(done).collect();
     let body = Body::from(reply::bytes(&results)?);
     Ok(reply::raw(StatusCode::OK, revision, "application/json", body))
+}
+
+/// The name of a command that has checks of its own, or is a task's.
+fn own(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::AddMember(_) => Some("AddMember"),
+        Command::ClaimMember(_) => Some("ClaimMember"),
+        Command::RemoveMember(_) => Some("RemoveMember"),
+        Command::SignCheckpoint(_) => Some("SignCheckpoint"),
+        Command::RaiseVersion(_) => Some("RaiseVersion"),
+        _ => None,
+    }
 }
 
 fn done(outcome: &Outcome) -> Done<'_> {

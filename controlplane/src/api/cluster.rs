@@ -1,14 +1,23 @@
-//! `/v1/cluster` and `/v1/digest`: the replicas, and the proof that they agree.
+//! `/v1/cluster` and `/v1/digest`: the replicas, their coming and going, and the proof that they agree.
 
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use romana_statemachine::command::{AddMember, MemberRef, ResumeAllocation};
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Digest, Revision};
-use serde::Serialize;
+use romana_statemachine::{Command, Digest, Revision, State};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use super::call::Call;
 use super::reply;
-use super::route::{CONSISTENCY, Route, Verb, handler};
-use crate::raft::ClusterStatus;
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
+use crate::error::{Code, Failure};
+use crate::raft::{ClusterStatus, MemberStatus, Role, TransferError};
+
+/// How often it is looked whether the leader has changed.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -18,6 +27,41 @@ pub(super) const ROUTES: &[Route] = &[
         "Replicas, leader and term as this replica knows them.",
         &[(200, "Cluster")],
         handler!(status),
+    ),
+    Route::new(
+        Verb::Post,
+        "/v1/cluster/members",
+        "cluster",
+        "Adds a member: a learner, until it has started and caught up; then it votes. The id is new.",
+        &[(201, "NewMember"), (200, "NewMember")],
+        handler!(add),
+    )
+    .body("AddMemberBody", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Delete,
+        "/v1/cluster/members/{id}",
+        "cluster",
+        "Removes a member; its id is never used again.",
+        &[(200, "Changed")],
+        handler!(remove),
+    )
+    .query(&[Param::optional("force", "`true`: even if too few healthy members would be left")]),
+    Route::new(
+        Verb::Post,
+        "/v1/cluster/transfer",
+        "cluster",
+        "Hands leadership over, to a member or to the best one, and waits until it leads.",
+        &[(200, "Leader")],
+        handler!(transfer),
+    )
+    .body("TransferBody", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Post,
+        "/v1/cluster/resume",
+        "cluster",
+        "After a restore: goes on allocating without waiting for more hosts.",
+        &[(200, "Changed")],
+        handler!(resume),
     ),
     Route::new(
         Verb::Get,
@@ -67,6 +111,143 @@ async fn status(call: Call) -> reply::Result {
         (state.revision(), held)
     });
     reply::ok(revision, &Status { cluster: replica.status(), held })
+}
+
+/// A member to be.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Add {
+    peer: String,
+    replaces: Option<u64>,
+}
+
+/// A new member, and how to start it.
+#[derive(Serialize)]
+struct Added {
+    id: u64,
+    peer: String,
+    replaces: Option<u64>,
+    start: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Transfer {
+    to: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Leader {
+    leader: u64,
+    term: u64,
+}
+
+fn no_member(id: u64) -> Failure {
+    let message = format!("the cluster has no member {id}");
+    Failure::new(Code::MemberNotFound, message).with("id", id)
+}
+
+async fn add(call: Call) -> reply::Result {
+    let Add { peer, replaces } = call.json()?;
+    call.linearize().await?;
+    let replica = call.api.replica();
+    let status = replica.status();
+    let member = |id: u64| status.members.iter().any(|member| member.id == id);
+    if let Some(id) = replaces.filter(|id| !member(*id)) {
+        return Err(no_member(id));
+    }
+    let floor = status.members.iter().map(|member| member.id).max().unwrap_or(0);
+    let command = Command::AddMember(AddMember { peer: peer.clone(), floor, replaces });
+    let change = call.change(command).await?;
+    let apis = status.members.iter().filter(|member| member.healthy && !member.api.is_empty());
+    let apis = apis.map(|member| member.api.as_str()).collect::<Vec<_>>().join(",");
+    let start = format!("romanad --join {apis} --data-dir DIR --advertise-peer {peer}");
+    let view = |state: &State| {
+        let fits =
+            |id: &u64| state.member(*id).is_some_and(|m| m.peer == peer && m.replaces == replaces);
+        let id = state.members().map(|member| member.id).filter(fits).max()?;
+        Some(Added { id, peer: peer.clone(), replaces, start: start.clone() })
+    };
+    call.show(change.created(), change, view).await
+}
+
+async fn remove(call: Call) -> reply::Result {
+    let id: u64 = call.path("id").parse().map_err(|why| {
+        let message = format!("{:?} is not the id of a member: {why}", call.path("id"));
+        Failure::new(Code::MalformedPath, message)
+    })?;
+    let force = call.query_as::<bool>("force")?.unwrap_or(false);
+    call.linearize().await?;
+    let replica = call.api.replica();
+    let status = replica.status();
+    let gone = |id| replica.with_state(|state| state.member_is_removed(id));
+    let known = replica.with_state(|state| state.member(id).is_some());
+    if !known && !gone(id) && !status.members.iter().any(|member| member.id == id) {
+        return Err(no_member(id));
+    }
+    let mut voters = status.members;
+    voters.retain(|member| member.role != Role::Learner && !gone(member.id));
+    if voters.iter().any(|member| member.id == id) {
+        voters.retain(|member| member.id != id);
+        needed(id, &voters, force)?;
+    }
+    let change = call.change(Command::RemoveMember(MemberRef { id })).await?;
+    reply::json(StatusCode::OK, change.revision, &change)
+}
+
+/// Refuses to remove a voter when the others could not go on.
+fn needed(id: u64, others: &[MemberStatus], force: bool) -> Result<(), Failure> {
+    let healthy = others.iter().filter(|member| member.healthy).count();
+    if !others.is_empty() && (force || healthy * 2 > others.len()) {
+        return Ok(());
+    }
+    let message = format!(
+        "without member {id} there are {healthy} healthy voters of {}, which is no majority",
+        others.len()
+    );
+    let failure = Failure::new(Code::MemberNeeded, message).with("id", id);
+    Err(failure.with("voters", others.len()).with("healthy", healthy))
+}
+
+/// The healthy voter that is furthest, the leader aside; the leader if there is no other.
+fn best(status: &ClusterStatus) -> Option<u64> {
+    let others = status.members.iter().filter(|member| member.role == Role::Follower);
+    let best = others.filter(|member| member.healthy).min_by_key(|member| (member.lag, member.id));
+    best.map(|member| member.id).or(status.leader)
+}
+
+async fn transfer(call: Call) -> reply::Result {
+    let Transfer { to } = call.json_or_default()?;
+    let replica = call.api.replica();
+    let status = replica.status();
+    let nobody = || Failure::new(Code::Unavailable, "no leader is known");
+    let to = to.or_else(|| best(&status)).ok_or_else(nobody)?;
+    if !status.members.iter().any(|member| member.id == to) {
+        return Err(no_member(to));
+    }
+    if status.leader != Some(to) {
+        let asked = replica.transfer(to, call.deadline).await;
+        asked.map_err(|error| match &error {
+            TransferError::NotVoter { .. } => Failure::new(Code::MemberNotVoter, error.to_string()),
+            TransferError::Unavailable { .. } => Failure::new(Code::Unavailable, error.to_string()),
+        })?;
+    }
+    loop {
+        let ClusterStatus { leader, term, revision, .. } = replica.status();
+        if leader == Some(to) {
+            return reply::ok(revision, &Leader { leader: to, term });
+        }
+        if Instant::now() + LOOK_EVERY >= call.deadline {
+            let message = format!("member {to} was asked to lead, and does not yet");
+            return Err(Failure::new(Code::OutcomeUnknown, message));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn resume(call: Call) -> reply::Result {
+    let change = call.change(Command::ResumeAllocation(ResumeAllocation {})).await?;
+    reply::json(StatusCode::OK, change.revision, &change)
 }
 
 async fn digest(call: Call) -> reply::Result {

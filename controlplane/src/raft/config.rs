@@ -26,6 +26,8 @@ pub struct ReplicaConfig {
     pub advertise_api: String,
     /// The replicas with which the cluster begins: id → peer address. The same for all of them.
     pub initial_cluster: BTreeMap<u64, String>,
+    /// Whether it joined a cluster: who it is was written into the data directory before.
+    pub joined: bool,
     /// Tells apart clusters that begin with the same `initial_cluster`. The same for all replicas.
     pub cluster_token: String,
     /// Proposed once, by the first leader, while the state is empty.
@@ -51,6 +53,7 @@ impl ReplicaConfig {
             advertise_peer: own.unwrap_or_else(|| peer_listen.to_string()),
             advertise_api: String::new(),
             initial_cluster,
+            joined: false,
             cluster_token: String::new(),
             initial: Vec::new(),
             tuning: Tuning::default(),

@@ -29,6 +29,10 @@ pub(super) struct Identity {
     /// Digest of the backup that the cluster was restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) restored: Option<Digest>,
+    /// What this data directory calls itself: made at random when it is new, so that a replica that
+    /// lost its data is told from the one that had the id before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) nonce: Option<String>,
 }
 
 /// The file that is there while a directory is being filled from a backup.
@@ -129,7 +133,24 @@ pub(super) fn list(peers: &BTreeMap<u64, String>) -> String {
 impl Identity {
     pub(super) fn new(id: u64, initial_cluster: BTreeMap<u64, String>, token: &str) -> Self {
         let seed = format!("romana cluster\n{token}\n{}", list(&initial_cluster));
-        Self { cluster_id: short(&seed), id, initial_cluster, restored: None }
+        let cluster_id = short(&seed);
+        Self { cluster_id, id, initial_cluster, restored: None, nonce: None }
+    }
+
+    /// A replica that joins a cluster, under the id that it was given there.
+    pub(super) fn joining(cluster_id: String, id: u64) -> Self {
+        let initial_cluster = BTreeMap::new();
+        Self { cluster_id, id, initial_cluster, restored: None, nonce: None }
+    }
+
+    /// With a name of its own for the data directory, if there was none; written there then.
+    pub(super) fn named(mut self, dir: &Path) -> Result<Self, IdentityError> {
+        if self.nonce.is_none() {
+            self.nonce = Some(format!("{:032x}", rand::random::<u128>()));
+            let path = dir.join(FILE);
+            self.write(dir).map_err(|source| IdentityError::Io { path, source })?;
+        }
+        Ok(self)
     }
 
     /// The same replica, of the cluster that is restored from a backup.
@@ -170,17 +191,13 @@ impl Identity {
                     None => self,
                 };
                 own.compare(&stored, dir)?;
-                Ok(own)
+                stored.named(dir)
             }
             None if dir.join(RESTORING).exists() => {
                 Err(IdentityError::HalfRestored { dir: dir.into() })
             }
             None if has_data => Err(IdentityError::Nameless { dir: dir.into() }),
-            None => {
-                let path = dir.join(FILE);
-                self.write(dir).map_err(|source| IdentityError::Io { path, source })?;
-                Ok(self)
-            }
+            None => self.named(dir),
         }
     }
 
@@ -248,7 +265,10 @@ mod tests {
         assert_ne!(restored.cluster_id, new().cluster_id);
         assert_ne!(restored.cluster_id, new().restored_from(Digest::of(b"other")).cluster_id);
         restored.write(dir.path()).unwrap();
-        assert_eq!(new().claim(dir.path(), true).unwrap(), restored);
+        let claimed = new().claim(dir.path(), true).unwrap();
+        assert_eq!(new().claim(dir.path(), true).unwrap(), claimed);
+        assert!(claimed.nonce.is_some());
+        assert_eq!(Identity { nonce: None, ..claimed }, restored);
         let other = Identity::new(1, peers(&["a:1"]), "u").claim(dir.path(), true).unwrap_err();
         assert!(matches!(other, IdentityError::OtherCluster { .. }));
     }

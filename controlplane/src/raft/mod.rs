@@ -23,8 +23,8 @@
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
 //! `message`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
-//! `reads` (how callers share rounds) · `view`, `peers` (what is known), `slow` · `start`, and this
-//! file · `restore`, `salvage` (data directories while nothing runs).
+//! `reads` (how callers share rounds) · `view`, `peers` (what is known), `slow` · `members`, `join` (who
+//! belongs) · `start`, and this file · `restore`, `salvage` (data directories while nothing runs).
 
 mod codec;
 pub mod config;
@@ -33,9 +33,11 @@ mod facts;
 mod fault;
 mod frame;
 mod identity;
+mod join;
 mod link;
 mod log;
 mod machine;
+mod members;
 mod message;
 mod network;
 mod peers;
@@ -70,7 +72,9 @@ use tokio_util::task::TaskTracker;
 pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
 pub use facts::Facts;
 pub use fault::FaultKind;
+pub use join::{Owner, join, owner};
 pub(crate) use machine::chain;
+pub(crate) use members::next_change;
 pub(crate) use restore::UPLOAD;
 pub use restore::{Restoration, RestoreError, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};
@@ -266,8 +270,10 @@ impl Replica {
             seen.members.iter().map(|(id, peer)| (*id, peer.clone(), said(*id))).collect();
         let applied = |said: &Option<Said>| said.as_ref().map_or(0, |(status, _)| status.applied);
         let furthest = known.iter().map(|(.., said)| applied(said)).max().unwrap_or(0);
+        let claims = self.claims();
         let members = known.into_iter().map(|(id, peer, said)| MemberStatus {
             id,
+            claimed: claims.get(&id).copied().unwrap_or(false),
             peer,
             role: match () {
                 () if seen.leader == Some(id) => Role::Leader,

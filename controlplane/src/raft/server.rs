@@ -106,7 +106,10 @@ impl Host {
         let hello: Hello = unpack("hello", &hello)?;
         let Identity { cluster_id, id, initial_cluster, .. } = &self.identity;
         // Members that came later are in the membership; before there is one, in the initial list.
-        let member = |peer| initial_cluster.contains_key(&peer) || self.view.is_member(peer);
+        // A replica that joins knows nobody yet: who is of its cluster may talk to it.
+        let joining = initial_cluster.is_empty() && self.view.knows_nobody();
+        let member =
+            |peer| joining || initial_cluster.contains_key(&peer) || self.view.is_member(peer);
         if let Some(why) = hello.refuse(cluster_id, *id, member) {
             if self.complaints.news(from, &why) {
                 tracing::warn!(from, replica = hello.from, %why, "peer connection refused");

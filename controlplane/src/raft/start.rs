@@ -194,7 +194,10 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
         StartError::Io { what, source }
     })?;
     let has_data = ["wal", "snapshots", "history"].iter().any(|part| has_files(&dir.join(part)));
-    let identity = identity.claim(dir, has_data)?;
+    let identity = match Identity::load(dir)?.filter(|_| config.joined) {
+        Some(stored) => stored.named(dir)?,
+        None => identity.claim(dir, has_data)?,
+    };
     let Tuning { wal_segment_bytes, history_segment_bytes, log_tail_bytes, feed_bytes, .. } =
         config.tuning;
     // The mark is beside the log: a log that is gone as a whole is missed.
@@ -266,6 +269,10 @@ async fn recover(raft: Raft, view: View) {
 
 /// Founds the cluster, if this replica has no log: all begin with the same first entry.
 async fn found(raft: Raft, id: u64, initial: std::collections::BTreeMap<u64, String>) {
+    if initial.is_empty() {
+        // It joins a cluster that exists.
+        return;
+    }
     let rank = u32::try_from(initial.keys().filter(|other| **other < id).count()).unwrap_or(0);
     let mut metrics = raft.metrics();
     let heard = async {

@@ -33,6 +33,8 @@ pub struct MemberStatus {
     pub healthy: bool,
     /// Log entries that it is behind the one that is furthest.
     pub lag: u64,
+    /// Whether its data directory has claimed the id: `false` until it has started once.
+    pub claimed: bool,
 }
 
 /// What a member does.

@@ -53,6 +53,10 @@ impl View {
         self.seen.borrow().members.contains_key(&id)
     }
 
+    pub(super) fn knows_nobody(&self) -> bool {
+        self.seen.borrow().members.is_empty()
+    }
+
     pub(super) fn leader(&self) -> Option<u64> {
         self.seen.borrow().leader
     }

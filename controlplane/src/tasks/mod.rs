@@ -11,6 +11,7 @@
 //! Two leaders may overlap for a moment. So commands of tasks carry the term in which they were
 //! decided, and the state machine refuses those of an earlier one.
 
+pub mod members;
 pub mod reaper;
 pub mod retention;
 pub mod versions;
@@ -73,7 +74,12 @@ pub trait Task: Send + Sync + 'static {
 /// All tasks of every cluster.
 #[must_use]
 pub fn standard() -> Vec<Arc<dyn Task>> {
-    vec![Arc::new(reaper::Reaper), Arc::new(retention::Retention), Arc::new(versions::Versions)]
+    vec![
+        Arc::new(members::Members),
+        Arc::new(reaper::Reaper),
+        Arc::new(retention::Retention),
+        Arc::new(versions::Versions),
+    ]
 }
 
 /// Runs tasks while `replica` leads, until `stop`. Returns when all of them have ended.

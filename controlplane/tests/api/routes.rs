@@ -82,6 +82,7 @@ async fn every_route_answers_as_documented() {
     vips_and_views(&mut tour).await;
     romana2(&mut tour).await;
     audit(&mut tour).await;
+    members(&mut tour).await;
     let mut missing = Vec::new();
     for (path, methods) in tour.document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
@@ -208,6 +209,31 @@ async fn addresses(tour: &mut Tour<'_>) {
     assert_eq!(results[1]["answer"]["Done"]["changed"], true);
     assert_eq!(results[2]["error"]["code"], "VipNotFound");
     tour.ask("POST", "/v1/batch", Some(json!([])), 200).await;
+}
+
+/// A member that never starts comes and goes.
+async fn members(tour: &mut Tour<'_>) {
+    let raise = json!([{"RaiseVersion": {"version": 2}}]);
+    let refused = tour.ask("POST", "/v1/batch", Some(raise), 422).await;
+    assert_eq!(refused["error"]["code"], "NotInBatch");
+    tour.world.raise(2).await;
+    let path = "/v1/cluster/members";
+    let body = json!({"peer": "h4:9601"});
+    let added = tour.ask("POST", path, Some(body.clone()), 201).await;
+    assert_eq!((&added["id"], &added["peer"]), (&json!(2), &body["peer"]));
+    assert!(added["start"].as_str().unwrap().contains("--advertise-peer h4:9601"), "{added}");
+    tour.ask("POST", path, Some(body), 200).await;
+    let strange = json!({"peer": "h5:9601", "replaces": 9});
+    tour.ask("POST", path, Some(strange), 404).await;
+    assert_eq!(tour.ask("DELETE", &format!("{path}/2"), None, 200).await["changed"], true);
+    assert_eq!(tour.ask("DELETE", &format!("{path}/2"), None, 200).await["changed"], false);
+    tour.ask("DELETE", &format!("{path}/9"), None, 404).await;
+    let refused = tour.ask("DELETE", &format!("{path}/1?force=true"), None, 409).await;
+    assert_eq!(refused["error"]["code"], "MemberNeeded");
+    assert_eq!(tour.ask("POST", "/v1/cluster/transfer", None, 200).await["leader"], 1);
+    let strange = json!({"to": 9});
+    tour.ask("POST", "/v1/cluster/transfer", Some(strange), 404).await;
+    assert_eq!(tour.ask("POST", "/v1/cluster/resume", None, 200).await["changed"], false);
 }
 
 /// Whoever had the address of `a1`, and what happened.

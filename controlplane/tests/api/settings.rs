@@ -11,8 +11,7 @@ async fn retention_is_a_setting_from_version_two_on() {
     let month = json!({"history_retention_ms": 2_592_000_000_u64});
     let early = patch(month.clone()).await;
     assert_eq!((early.status.as_u16(), early.code().as_str()), (409, "VersionTooLow"));
-    let raise = json!([{"RaiseVersion": {"version": 2}}]);
-    assert_eq!(world.post("/v1/batch", &raise).await.status, 200);
+    world.raise(2).await;
 
     let before = world.get("/v1/settings").await.json();
     assert_eq!(before["history_retention_ms"], Value::Null);

@@ -12,6 +12,8 @@ use hyper_util::rt::TokioIo;
 use romana_controlplane::api::Api;
 use romana_controlplane::raft::{Replica, ReplicaConfig, Tuning};
 use romana_controlplane::server::Server;
+use romana_statemachine::command::RaiseVersion;
+use romana_statemachine::{Actor, Command, Proposal};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -75,6 +77,15 @@ impl World {
             assert_eq!(world.post("/v1/hosts", &host).await.status, 201);
         }
         world
+    }
+
+    /// Switches a version on, as the task of the leader does.
+    pub(crate) async fn raise(&self, version: u16) {
+        let command = Command::RaiseVersion(RaiseVersion { version });
+        let proposals = vec![Proposal { actor: Actor::from("task:versions"), command }];
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        let outcomes = self.replica.propose(proposals, deadline).await.unwrap();
+        outcomes[0].result.as_ref().unwrap();
     }
 
     pub(crate) async fn end(self) {

@@ -2,25 +2,101 @@
 
 use clap::Subcommand;
 use romana_client::Query;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::{Table, Tone, cell, items};
+
+const PATH: &str = "/v1/cluster";
+const MEMBERS: &str = "/v1/cluster/members";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the replicas, the leader and how far each is
     #[command(visible_alias = "show")]
     Status,
+    /// Add a replica; it votes when it has started and caught up
+    Add {
+        /// Where the others will reach it
+        #[arg(value_name = "HOST:PORT")]
+        peer: String,
+    },
+    /// Remove a replica; its id is never used again
+    #[command(visible_alias = "delete")]
+    Remove {
+        /// Its id
+        id: u64,
+        /// Even if too few healthy replicas are left
+        #[arg(long)]
+        force: bool,
+    },
+    /// Put a new replica in the place of one that lost its data
+    Replace {
+        /// Id of the old one
+        id: u64,
+        /// Where the others will reach the new one [default: where the old one was]
+        #[arg(value_name = "HOST:PORT")]
+        peer: Option<String>,
+    },
+    /// Hand leadership over
+    Transfer {
+        /// Who is to lead [default: the healthy replica that is furthest]
+        id: Option<u64>,
+    },
+    /// After a restore: allocate without waiting for more hosts
+    Resume,
 }
 
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
-        let Self::Status = self;
-        let status = ctx.get(Query::new("/v1/cluster")).await?;
-        ctx.out.show(&status, || table(&status))
+        match self {
+            Self::Status => {
+                let status = ctx.get(Query::new(PATH)).await?;
+                ctx.out.show(&status, || table(&status))
+            }
+            Self::Add { peer } => add(ctx, &peer, None).await,
+            Self::Remove { id, force } => {
+                let query = Query::new(MEMBERS).segment(id);
+                let query = query.with("force", force.then_some(true));
+                let answer = ctx.delete(query, true).await?;
+                ctx.out.done(&answer, format!("replica {id} removed"))
+            }
+            Self::Replace { id, peer: Some(peer) } => add(ctx, &peer, Some(id)).await,
+            Self::Replace { id, peer: None } => {
+                let peer = peer_of(ctx, id).await?;
+                add(ctx, &peer, Some(id)).await
+            }
+            Self::Transfer { id } => {
+                let body = json!({ "to": id });
+                let answer = ctx.post(Query::new("/v1/cluster/transfer"), &body, false).await?;
+                let leader = cell(&answer, "/leader");
+                ctx.out.done(&answer, format!("replica {leader} leads"))
+            }
+            Self::Resume => {
+                let answer = ctx.post(Query::new("/v1/cluster/resume"), &json!({}), true).await?;
+                ctx.out.done(&answer, "allocation goes on")
+            }
+        }
     }
+}
+
+/// Adds a member, in the place of another or not; says how it is started.
+async fn add(ctx: &Context, peer: &str, replaces: Option<u64>) -> Result<(), Failure> {
+    let body = json!({ "peer": peer, "replaces": replaces });
+    let answer = ctx.post(Query::new(MEMBERS), &body, true).await?;
+    let (id, start) = (cell(&answer, "/id"), cell(&answer, "/start"));
+    ctx.out.done(&answer, format!("replica {id} added at {peer}; start it there:\n  {start}"))
+}
+
+/// Where a member is: nobody is replaced by a guess.
+async fn peer_of(ctx: &Context, id: u64) -> Result<String, Failure> {
+    let status = ctx.get(Query::new(PATH)).await?;
+    let members = status.get("members").map(items).unwrap_or_default();
+    let member = members.iter().find(|member| member.get("id") == Some(&json!(id)));
+    let peer = member.and_then(|member| member.get("peer")).and_then(Value::as_str);
+    let unknown = || Failure::usage(format!("the cluster has no replica {id}"));
+    peer.map(Into::into).ok_or_else(unknown)
 }
 
 fn table(status: &Value) -> Table {

@@ -98,6 +98,7 @@ impl Cluster {
 
     fn config(&self, id: u64) -> ReplicaConfig {
         ReplicaConfig {
+            joined: false,
             advertise_api: format!("http://replica-{id}"),
             tuning: self.tuning.clone(),
             ..ReplicaConfig::new(id, self.data(id), self.addresses[&id], self.peers())

@@ -210,6 +210,18 @@ pub enum StartError {
     /// Tunables that do not fit together.
     #[error("the tunables of Raft do not fit together")]
     Tuning(#[source] Box<openraft::ConfigError>),
+    /// The directory is empty, and the others know another one of this id.
+    #[error(
+        "{} is empty, and replica {id} has had another data directory: its disk was lost, or this is \
+         the wrong one. Put the old one back, or run `romana cluster replace {id}` and start with an \
+         empty directory and --join", .dir.display()
+    )]
+    Wiped {
+        /// Id of the replica.
+        id: u64,
+        /// The directory.
+        dir: PathBuf,
+    },
     /// `advertise_peer` and `initial_cluster` differ.
     #[error(
         "the peer address is {advertised}, and --initial-cluster says {listed} for replica {id}"

@@ -386,8 +386,11 @@ impl Replica {
         let dialer = self.0.links.dialer();
         let asked = members.iter().map(async |(id, peer)| {
             let own = *id == self.id();
-            let facts =
-                if own { Ok(Facts::own()) } else { facts::ask(dialer, *id, peer, within).await };
+            let facts = if own {
+                Ok(self.with_state(Facts::own))
+            } else {
+                facts::ask(dialer, *id, peer, within).await
+            };
             (*id, facts)
         });
         join_all(asked).await.into_iter().collect()

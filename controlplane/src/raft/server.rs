@@ -122,7 +122,7 @@ impl Host {
             Purpose::Append => self.appends(conn).await,
             Purpose::Call => self.calls(conn).await,
             Purpose::Snapshot => transfer::receive(conn, &self.raft, &self.machine).await,
-            Purpose::Facts => facts::answer(conn).await,
+            Purpose::Facts => facts::answer(conn, self.machine.with_state(facts::Facts::own)).await,
         }
     }
 

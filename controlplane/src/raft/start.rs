@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::config::{ReplicaConfig, StartError, Tuning};
 use super::dial::{Complaints, Dialer, Directory};
+use super::facts;
 use super::fault::Fault;
 use super::identity::Identity;
 use super::log::LogStore;
@@ -72,6 +73,7 @@ impl Replica {
         let ReplicaConfig { id, initial_cluster, cluster_token, .. } = &config;
         let identity = Identity::new(*id, initial_cluster.clone(), cluster_token);
         check_advertised(&config)?;
+        check_wiped(&config, &identity).await?;
         let fault = Fault::none();
         let (to_open, opened_fault) = (config.clone(), fault.clone());
         let open = move || open(&to_open, identity, opened_fault);
@@ -174,6 +176,23 @@ async fn until_stopped(stop: CancellationToken, task: Task) {
         () = stop.cancelled() => {}
         () = task => {}
     }
+}
+
+/// A founder whose disk was lost must not come back under its id: it has forgotten its vote. One that
+/// starts with nothing asks the others whether they know a directory of its id. If nobody answers, it is
+/// taken for a first start.
+async fn check_wiped(config: &ReplicaConfig, identity: &Identity) -> Result<(), StartError> {
+    if config.joined || Identity::load(&config.data_dir)?.is_some() {
+        return Ok(());
+    }
+    let cluster = identity.cluster_id.clone();
+    let (api, directory) = (config.advertise_api.clone(), Directory::default());
+    let dialer = Dialer::new(cluster, config.id, api, directory);
+    if facts::is_taken(&dialer, config.id, &config.initial_cluster).await {
+        let (id, dir) = (config.id, config.data_dir.clone());
+        return Err(StartError::Wiped { id, dir });
+    }
+    Ok(())
 }
 
 fn check_advertised(config: &ReplicaConfig) -> Result<(), StartError> {

@@ -51,6 +51,8 @@ const HEADERS_MAX: usize = 64;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the connections to end after the feed was closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for another replica to lead when we stop.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the end of a drain and the health of the replica are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -131,6 +133,9 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     }
     accepting.abort();
     leading.cancel();
+    if fault.is_none() {
+        hand_over(&replica).await;
+    }
     server.drain().await;
     for (what, running) in [("leader tasks", tasks), ("retention", keeping), ("claim", claim)] {
         if let Err(error) = running.await {
@@ -165,6 +170,24 @@ async fn replica_config(
     }
     replica.tuning.feed_bytes = config.feed_memory_bytes;
     Ok(replica)
+}
+
+/// Lets another replica lead before this one stops, so that nobody waits for an election.
+async fn hand_over(replica: &Replica) {
+    let status = replica.status();
+    let Some(to) = status.successor().filter(|_| status.leader == Some(replica.id())) else {
+        return;
+    };
+    let deadline = Instant::now() + HAND_OVER_TIMEOUT;
+    match replica.transfer(to, deadline).await {
+        Ok(()) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let another = || replica.status().leader.is_some_and(|id| id != replica.id());
+            let led = until(left, another).await;
+            info!(to, led, "leadership handed over");
+        }
+        Err(error) => warn!(%error, "leadership not handed over"),
+    }
 }
 
 /// A token that is cancelled by the first SIGTERM or SIGINT.

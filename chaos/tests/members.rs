@@ -162,3 +162,43 @@ async fn members_come_and_go_under_load() {
     assert_eq!(digests.len(), 1, "{digests:?}");
     assert!(cluster.crashes().is_empty());
 }
+
+/// A founder whose data directory was emptied is another one under the same id: it is told so, and
+/// stops, rather than deny what the one before it had promised.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_without_its_data_is_refused() {
+    let options = ClusterOptions {
+        replicas: 3,
+        romanad: find_romanad(None).expect("cargo build --workspace --bins comes first"),
+        previous: None,
+        parent: None,
+        power: None,
+        lying_disk: false,
+        users: false,
+    };
+    let mut cluster = Cluster::start(options).await.expect("three replicas");
+    let start = Instant::now();
+    loop {
+        let status = ask(&cluster, Method::GET, "/v1/cluster", None).await;
+        let members = status["members"].as_array().expect("members");
+        if members.iter().all(|m| m["claimed"] == true && m["healthy"] == true) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "not claimed: {status:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The leader hands over before it stops.
+    let leader = cluster.wait_leader(PATIENCE).await.expect("a leader");
+    cluster.stop(leader).await.expect("it stops");
+    let tails = cluster.log_tails(100);
+    assert!(tails.contains("leadership handed over"), "{tails}");
+    std::fs::remove_dir_all(cluster.data_dir(leader)).expect("it had data");
+    cluster.start_replica(leader).expect("it starts");
+    let start = Instant::now();
+    while cluster.crashes().is_empty() {
+        assert!(start.elapsed() < PATIENCE, "it goes on\n{}", cluster.log_tails(30));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let hint = format!("romana cluster replace {}", cluster.replicas()[leader].id);
+    assert!(cluster.log_tails(100).contains(&hint), "{}", cluster.log_tails(30));
+}

@@ -12,13 +12,13 @@ use romana_statemachine::policy::Policy;
 use romana_statemachine::topology::TopologySpec;
 use romana_statemachine::{Command, Settings, Topic};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::config::Server;
 use crate::error::Error;
 use crate::follow::{FollowOptions, Follower, Snapshot};
-use crate::model::{Allocation, Block, Cluster, DigestAt, Done, Host, Page};
+use crate::model::{Allocation, Block, Cluster, DigestAt, Done, Host, NewMember, Page};
 use crate::query::Query;
 
 /// Pages that one list may have.
@@ -332,6 +332,35 @@ impl Client {
     /// [`Error`].
     pub async fn cluster(&self) -> Result<Cluster, Error> {
         self.get("/v1/cluster").await
+    }
+
+    /// Adds a replica, or puts it in the place of another. It votes when it was started with `--join`
+    /// and has caught up.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn add_member(&self, peer: &str, replaces: Option<u64>) -> Result<NewMember, Error> {
+        let body = json!({ "peer": peer, "replaces": replaces });
+        self.send(Method::POST, "/v1/cluster/members", Some(&body), true).await
+    }
+
+    /// Removes a replica; its id is never used again. `force`: even if too few healthy ones are left.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn remove_member(&self, id: u64, force: bool) -> Result<(), Error> {
+        let query = Query::new("/v1/cluster/members").segment(id);
+        let path = query.with("force", force.then_some(true)).build();
+        self.send::<Value>(Method::DELETE, path, None::<&()>, true).await.map(|_| ())
+    }
+
+    /// Hands leadership to a member, or to the best one, and waits until it leads.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), Error> {
+        let (path, body) = ("/v1/cluster/transfer", json!({ "to": to }));
+        self.send::<Value>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
     /// Revision and digest of one replica, as it is now.

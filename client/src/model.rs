@@ -69,6 +69,22 @@ pub struct Member {
     pub healthy: bool,
     /// Log entries it is behind the leader, where known.
     pub lag: Option<u64>,
+    /// Whether it has started once, as far as its cluster knows that.
+    pub claimed: bool,
+}
+
+/// A member that was added: `POST /v1/cluster/members`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NewMember {
+    /// Its id.
+    pub id: u64,
+    /// Address for its peers.
+    pub peer: String,
+    /// The member in whose place it comes.
+    pub replaces: Option<u64>,
+    /// How to start it.
+    pub start: String,
 }
 
 /// `GET /v1/digest`.

@@ -54,7 +54,7 @@ const HEADERS_MAX: usize = 64;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the connections to end after the feed was closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for leadership to go over before a replica with a full disk leaves.
+/// Time for leadership to go over before a replica leaves.
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// Time for a replica that was stopped in this process to let go of its files and its port.
 const LET_GO: Duration = Duration::from_secs(10);
@@ -187,16 +187,17 @@ async fn serve(
     let keeping = tokio::spawn(retention::keep(replica.clone(), leading.clone()));
     let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
     let end = tokio::select! {
-        () = stop.cancelled() => Ok(End::Stopped),
+        () = stop.cancelled() => {
+            hand_over(&replica).await;
+            Ok(End::Stopped)
+        }
         (kind, why) = replica.wait_fault() => match kind {
             FaultKind::DiskFull => Ok(End::Full(why)),
             FaultKind::Other => Err(ServerError::Fault(why)),
         },
         short = room.low() => {
             error!(%short, "leaving before the disk is full");
-            if let Err(error) = replica.hand_over(Instant::now() + HAND_OVER).await {
-                warn!(%error, "leadership was not handed over");
-            }
+            hand_over(&replica).await;
             Ok(End::Full("it left before the disk was full".into()))
         }
     };
@@ -298,6 +299,13 @@ fn connections() -> http1::Builder {
         .max_buf_size(CONNECTION_BYTES_MAX)
         .pipeline_flush(true);
     builder
+}
+
+/// Lets another replica lead before this one leaves, so that nobody waits for an election.
+async fn hand_over(replica: &Replica) {
+    if let Err(error) = replica.hand_over(Instant::now() + HAND_OVER).await {
+        info!(%error, "leadership was not handed over");
+    }
 }
 
 /// A token that is cancelled by the first SIGTERM or SIGINT.

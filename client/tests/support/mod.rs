@@ -107,7 +107,7 @@ async fn serve(
     let mut buffer = Vec::new();
     loop {
         let seen = read(&mut stream, &mut buffer).await?;
-        let act = if seen.line.contains("/v1/cluster") {
+        let act = if seen.line.starts_with("GET /v1/cluster ") {
             let none = || Act::status(404, "{}");
             cluster.clone().map_or_else(none, Act::ok)
         } else {

@@ -209,19 +209,12 @@ fn needed(id: u64, others: &[MemberStatus], force: bool) -> Result<(), Failure> 
     Err(failure.with("voters", others.len()).with("healthy", healthy))
 }
 
-/// The healthy voter that is furthest, the leader aside; the leader if there is no other.
-fn best(status: &ClusterStatus) -> Option<u64> {
-    let others = status.members.iter().filter(|member| member.role == Role::Follower);
-    let best = others.filter(|member| member.healthy).min_by_key(|member| (member.lag, member.id));
-    best.map(|member| member.id).or(status.leader)
-}
-
 async fn transfer(call: Call) -> reply::Result {
     let Transfer { to } = call.json_or_default()?;
     let replica = call.api.replica();
     let status = replica.status();
     let nobody = || Failure::new(Code::Unavailable, "no leader is known");
-    let to = to.or_else(|| best(&status)).ok_or_else(nobody)?;
+    let to = to.or_else(|| status.successor().or(status.leader)).ok_or_else(nobody)?;
     if !status.members.iter().any(|member| member.id == to) {
         return Err(no_member(to));
     }

@@ -16,7 +16,7 @@ pub use super::identity::IdentityError;
 pub struct ReplicaConfig {
     /// Its id, from 1. Never given to another replica, or to this one after its data is lost.
     pub id: u64,
-    /// Where its data is: `identity.json`, `wal/`, `history/`, `snapshots/`. Made if missing.
+    /// Where its data is: `identity.json`, `nonce`, `wal/`, `history/`, `snapshots/`. Made if missing.
     pub data_dir: PathBuf,
     /// Where it listens for other replicas.
     pub peer_listen: SocketAddr,

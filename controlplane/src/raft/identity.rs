@@ -18,6 +18,7 @@ use romana_statemachine::Digest;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "identity.json";
+const NONCE: &str = "nonce";
 
 /// Who a replica is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +31,9 @@ pub(super) struct Identity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) restored: Option<Digest>,
     /// What this data directory calls itself: made at random when it is new, so that a replica that
-    /// lost its data is told from the one that had the id before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// lost its data is told from the one that had the id before. In a file of its own, which
+    /// programs before version 2 leave alone.
+    #[serde(skip)]
     pub(super) nonce: Option<String>,
 }
 
@@ -143,13 +145,20 @@ impl Identity {
         Self { cluster_id, id, initial_cluster, restored: None, nonce: None }
     }
 
-    /// With a name of its own for the data directory, if there was none; written there then.
+    /// With the name that the data directory has for itself, which is made if there is none.
     pub(super) fn named(mut self, dir: &Path) -> Result<Self, IdentityError> {
-        if self.nonce.is_none() {
-            self.nonce = Some(format!("{:032x}", rand::random::<u128>()));
-            let path = dir.join(FILE);
-            self.write(dir).map_err(|source| IdentityError::Io { path, source })?;
-        }
+        let path = dir.join(NONCE);
+        let nonce = match fs::read_to_string(&path) {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let nonce = format!("{:032x}", rand::random::<u128>());
+                let written = write_file(dir, NONCE, nonce.as_bytes());
+                written.map_err(|source| IdentityError::Io { path, source })?;
+                nonce
+            }
+            Err(source) => return Err(IdentityError::Io { path, source }),
+        };
+        self.nonce = Some(nonce);
         Ok(self)
     }
 
@@ -197,7 +206,11 @@ impl Identity {
                 Err(IdentityError::HalfRestored { dir: dir.into() })
             }
             None if has_data => Err(IdentityError::Nameless { dir: dir.into() }),
-            None => self.named(dir),
+            None => {
+                let path = dir.join(FILE);
+                self.write(dir).map_err(|source| IdentityError::Io { path, source })?;
+                self.named(dir)
+            }
         }
     }
 
@@ -218,13 +231,18 @@ impl Identity {
     }
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        let beside = dir.join(format!("{FILE}.tmp"));
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_all()?;
-        fs::rename(&beside, dir.join(FILE))?;
-        File::open(dir)?.sync_all()
+        write_file(dir, FILE, &serde_json::to_vec_pretty(self)?)
     }
+}
+
+/// Writes a file whole, or not at all.
+fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let beside = dir.join(format!("{name}.tmp"));
+    let mut file = File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, dir.join(name))?;
+    File::open(dir)?.sync_all()
 }
 
 /// The first 16 digits of the digest of a text.

@@ -41,7 +41,7 @@ pub fn join(dir: &Path, cluster_id: String, id: u64) -> Result<(), IdentityError
     if has("wal") || has("snapshots") {
         return Err(IdentityError::Nameless { dir: dir.into() });
     }
-    own.named(dir).map(|_| ())
+    own.write(dir).map_err(io)
 }
 
 #[cfg(test)]

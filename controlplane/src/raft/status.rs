@@ -18,6 +18,16 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
 }
 
+impl ClusterStatus {
+    /// The healthy follower that is furthest: who should lead next.
+    #[must_use]
+    pub fn successor(&self) -> Option<u64> {
+        let followers = self.members.iter().filter(|member| member.role == Role::Follower);
+        let healthy = followers.filter(|member| member.healthy);
+        healthy.min_by_key(|member| (member.lag, member.id)).map(|member| member.id)
+    }
+}
+
 /// One member, as it said itself not long ago.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {

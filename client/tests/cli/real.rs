@@ -280,7 +280,8 @@ fn a_history_that_is_too_large_is_purged_and_goes_on() {
         assert!(Instant::now() < deadline, "nothing was purged");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let signed = dev.ok("-f json events follow --from 0 -t cluster -n 2");
+    // The setting and the claim of the replica come before it.
+    let signed = dev.ok("-f json events follow --from 0 -t cluster -n 3");
     assert!(signed.contains("CheckpointSigned"), "{signed}");
     dev.restart();
     // What the memory of the feed had is gone: a follower of everything is told so and starts anew.

@@ -37,7 +37,7 @@ pub struct ClusterOptions {
     pub replicas: usize,
     /// The `romanad` program.
     pub romanad: PathBuf,
-    /// An older one, which all replicas begin with: [`Cluster::upgrade`] ends that.
+    /// An older one, which all replicas begin with: [`Cluster::set_old`] ends that.
     pub previous: Option<PathBuf>,
     /// Where the cluster's directory is made; the system's temporary directory if absent.
     pub parent: Option<PathBuf>,

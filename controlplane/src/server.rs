@@ -303,8 +303,12 @@ fn connections() -> http1::Builder {
 
 /// Lets another replica lead before this one leaves, so that nobody waits for an election.
 async fn hand_over(replica: &Replica) {
-    if let Err(error) = replica.hand_over(Instant::now() + HAND_OVER).await {
-        info!(%error, "leadership was not handed over");
+    if replica.leadership().borrow().is_none() {
+        return;
+    }
+    match replica.hand_over(Instant::now() + HAND_OVER).await {
+        Ok(()) => info!("leadership handed over"),
+        Err(error) => info!(%error, "leadership was not handed over"),
     }
 }
 

@@ -9,9 +9,8 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 program=$target/previous/romanad-${commit:0:12}
 if [ ! -x "$program" ]; then
   if ! git cat-file -e "$commit^{commit}" 2>/dev/null; then
-    echo "previous: commit $commit is not in this clone: git fetch --unshallow" >&2
-    # A clone without history cannot have it; any other is broken.
-    [ "$(git rev-parse --is-shallow-repository 2>/dev/null)" = false ] && exit 1 || exit 3
+    echo "previous: commit $commit is not in this clone (a copy without history?): not built" >&2
+    exit 3
   fi
   source=$(mktemp -d)
   trap 'rm -rf "$source"' EXIT

@@ -332,6 +332,9 @@ fn set_aside(path: &Path, error: &CheckpointError) {
 }
 
 fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
+    if let Err(error) = rustix::process::nice(super::indexer::NICE) {
+        tracing::debug!(%error, "checkpoints are written with ordinary priority");
+    }
     while let Ok(state) = queue.recv() {
         let Some(keeper) = keeper() else { return };
         if keeper.kept().contains_key(&state.revision()) {

@@ -20,8 +20,8 @@ const RECORD_BYTES_MAX: usize = 1 << 20;
 const IDLE: Duration = Duration::from_millis(100);
 /// Pause before an index that failed is built again, or a history that cannot be read is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Lower priority than whatever commits.
-const NICE: i32 = 10;
+/// The lowest priority: what commits goes before, and a question waits for the rest.
+pub(super) const NICE: i32 = 19;
 
 /// Why indexing begins anew.
 #[derive(Debug, thiserror::Error)]

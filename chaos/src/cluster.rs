@@ -444,7 +444,7 @@ impl Cluster {
                     bail!("replica {id} is not ready after {patience:?}");
                 }
                 if let [crash, ..] = &self.crashes()[..] {
-                    bail!("while waiting for replica {id}: {crash}");
+                    bail!("while waiting for replica {id}: {crash}\n{}", self.log_tails(40));
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
+use romana_statemachine::{Command, Proposal, VERSION_MAX};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::config::{ReplicaConfig, StartError, Tuning};
 use super::dial::{Complaints, Dialer, Directory};
-use super::facts;
+use super::facts::{self, Facts};
 use super::fault::Fault;
 use super::identity::Identity;
 use super::log::LogStore;
@@ -39,6 +40,11 @@ const FOUND_STAGGER: Duration = Duration::from_millis(400);
 /// How often the size of the log is looked at.
 const SIZE_EVERY: Duration = Duration::from_millis(250);
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a new cluster waits for members that have not started before it begins with the oldest
+/// behaviour.
+const STARTERS_PATIENCE: Duration = Duration::from_secs(2);
+const FACTS_TIMEOUT: Duration = Duration::from_millis(500);
+const FACTS_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is on disk.
 struct Stores {
@@ -352,20 +358,23 @@ async fn bound_log(raft: Raft, log: LogStore, machine: Machine, tuning: Tuning) 
 async fn propose_initial(
     mut leadership: tokio::sync::watch::Receiver<Option<u64>>,
     replica: impl Fn() -> Option<Replica>,
-    proposals: Vec<romana_statemachine::Proposal>,
+    mut proposals: Vec<Proposal>,
 ) {
     loop {
         if leadership.wait_for(Option::is_some).await.is_err() {
             return;
         }
         let Some(replica) = replica() else { return };
-        let deadline = Instant::now() + INITIAL_TIMEOUT;
-        if replica.linearize(deadline).await.is_err() {
+        if replica.linearize(Instant::now() + INITIAL_TIMEOUT).await.is_err() {
             continue;
         }
         if replica.with_state(|state| state.revision()) > 0 {
             return;
         }
+        if !all_know_newest(&replica, Instant::now() + STARTERS_PATIENCE).await {
+            proposals.retain(|proposal| !matches!(proposal.command, Command::RaiseVersion(_)));
+        }
+        let deadline = Instant::now() + INITIAL_TIMEOUT;
         match replica.propose(proposals.clone(), deadline).await {
             Ok(outcomes) => {
                 for (proposal, outcome) in proposals.iter().zip(outcomes) {
@@ -378,5 +387,25 @@ async fn propose_initial(
             }
             Err(error) => tracing::warn!(%error, "initial commands not proposed yet"),
         }
+    }
+}
+
+/// Whether every member's program knows the newest version: a cluster that is upgraded before anything
+/// was stored in it looks like a new one. Where one does not, or does not answer in time, the version is
+/// raised later, by a leader task.
+async fn all_know_newest(replica: &Replica, deadline: Instant) -> bool {
+    loop {
+        let facts = replica.facts(FACTS_TIMEOUT).await;
+        let newest = |facts: &Facts| facts.version_max >= VERSION_MAX;
+        if facts.values().flatten().any(|facts| !newest(facts)) {
+            return false;
+        }
+        if facts.values().all(Result::is_ok) {
+            return true;
+        }
+        if Instant::now() + FACTS_TIMEOUT > deadline {
+            return false;
+        }
+        sleep(FACTS_PAUSE).await;
     }
 }

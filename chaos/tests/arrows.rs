@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-statemachine", &[]),
     ("romana-client", &["romana-statemachine"]),
     ("romana-controlplane", &["romana-statemachine"]),
+    ("romana-agent", &["romana-client", "romana-statemachine"]),
     ("romana-chaos", &["romana-client", "romana-controlplane", "romana-statemachine"]),
 ];
 

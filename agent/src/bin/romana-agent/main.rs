@@ -1,0 +1,3 @@
+//! `romana-agent`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `romana-cni`, the CNI plugin.
+
+fn main() {}

@@ -200,6 +200,10 @@ pub(super) fn history_failure(error: &HistoryError) -> Failure {
             let message = format!("that is no longer kept: the oldest revision is {oldest}");
             Failure::new(Code::RevisionCompacted, message).with("oldest", *oldest)
         }
-        error => Failure::new(Code::Internal, format!("the history cannot be read: {error}")),
+        error => {
+            let damaged = matches!(error, HistoryError::Damaged { .. });
+            let code = if damaged { Code::HistoryDamaged } else { Code::Internal };
+            Failure::new(code, format!("the history cannot be read: {error}"))
+        }
     }
 }

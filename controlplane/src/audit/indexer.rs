@@ -103,20 +103,24 @@ impl Shared {
         Ok(records)
     }
 
-    /// Adds records to the tail, and the tail to the index wherever a segment ends.
+    /// Adds records to the tail, and a tail that is long enough to the index where a segment ends.
     fn take(&self, index: &Index, first: Revision, records: &[Record]) -> Result<(), Trouble> {
         let mut records = records;
-        while let (Some(head), Some(end)) = (records.first(), records.last()) {
-            let begun = self.view().tail.first;
-            let next = self.history.segment_after(begun).unwrap_or(Revision::MAX);
+        while let Some(head) = records.first() {
+            let (last, keys) = {
+                let view = self.view();
+                (view.tail.last, view.tail.keys())
+            };
+            let ended = self.history.segment_after(last) == Some(head.revision);
+            if ended && keys >= self.tail_keys {
+                self.close(index, first)?;
+            }
+            let next = self.history.segment_after(head.revision).unwrap_or(Revision::MAX);
             let here = records.partition_point(|record| record.revision < next);
             let (now, later) = records.split_at(here);
             {
                 let mut view = self.view_mut();
                 now.iter().for_each(|record| view.tail.add(record));
-            }
-            if next <= end.revision || next == head.revision {
-                self.close(index, first)?;
             }
             records = later;
         }

@@ -48,6 +48,10 @@ use crate::history::History;
 use index::Index;
 use tail::Tail;
 
+/// Keys in the tail, some 30 MB of them. The more at once, the fewer updates of each page in the index on
+/// disk, which cost most.
+const TAIL_KEYS: usize = 256 << 10;
+
 /// The audit of one replica. Clones are handles of the same.
 #[derive(Clone)]
 pub struct Audit(Arc<Handle>);
@@ -62,6 +66,8 @@ struct Handle {
 struct Shared {
     history: History,
     dir: PathBuf,
+    /// A tail with so many keys goes to the disk when its segment ends.
+    tail_keys: usize,
     view: RwLock<View>,
     /// Last revision that is indexed.
     reached: watch::Sender<Revision>,
@@ -100,6 +106,16 @@ impl Audit {
     /// A thread cannot be started, or a directory not be made. (Bad files are no error: they are set
     /// aside, or built again.)
     pub fn start(history: History, data_dir: &Path, every: u64) -> std::io::Result<Self> {
+        Self::with_tail(history, data_dir, every, TAIL_KEYS)
+    }
+
+    /// The same, with another length of the tail.
+    fn with_tail(
+        history: History,
+        data_dir: &Path,
+        every: u64,
+        tail_keys: usize,
+    ) -> std::io::Result<Self> {
         let keeper = Keeper::open(&data_dir.join("checkpoints"), history.clone(), every)?;
         let dir = data_dir.join("index");
         let (start, digest) = history.start();
@@ -107,6 +123,7 @@ impl Audit {
         let shared = Arc::new(Shared {
             history,
             dir,
+            tail_keys,
             view,
             reached: watch::Sender::new(start),
             rebuilds: AtomicU64::new(0),

@@ -6,10 +6,10 @@ use romana_statemachine::{Digest, Record, Revision};
 
 use super::keys::{self, Key};
 
-/// One segment's keys, in memory.
+/// The keys of some segments, in memory.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// First revision of the segment.
+    /// First revision of the first of them.
     pub(super) first: Revision,
     /// Last revision that is in.
     pub(super) last: Revision,
@@ -22,6 +22,11 @@ impl Tail {
     /// Begins after a record.
     pub(super) fn after(revision: Revision, digest: Digest) -> Self {
         Self { first: revision + 1, last: revision, digest, postings: HashMap::new() }
+    }
+
+    /// How many keys it has.
+    pub(super) fn keys(&self) -> usize {
+        self.postings.len()
     }
 
     /// Adds the next record.

@@ -75,7 +75,7 @@ impl World {
     }
 
     async fn audit(&self) -> Audit {
-        let audit = Audit::start(self.history.clone(), self.dir.path(), 100).unwrap();
+        let audit = Audit::with_tail(self.history.clone(), self.dir.path(), 100, 80).unwrap();
         settled(&audit, self.history.last().0).await;
         audit
     }

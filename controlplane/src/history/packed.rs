@@ -26,7 +26,7 @@ pub(super) const PARTIAL: &str = "tmp";
 const FOOTER: usize = 80;
 const FOOTER_MAGIC: [u8; 8] = *b"ROMANAFT";
 /// Bytes of records in a block, before compression: what is unpacked to read one record.
-const BLOCK_BYTES: usize = 128 << 10;
+const BLOCK_BYTES: usize = 32 << 10;
 
 /// A block.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

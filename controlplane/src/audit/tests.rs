@@ -75,7 +75,7 @@ impl World {
     }
 
     async fn audit(&self) -> Audit {
-        let audit = Audit::with_tail(self.history.clone(), self.dir.path(), 100, 80).unwrap();
+        let audit = Audit::with_tail(self.history.clone(), self.dir.path(), 100, 20).unwrap();
         settled(&audit, self.history.last().0).await;
         audit
     }

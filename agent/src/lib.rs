@@ -9,6 +9,17 @@
 //!                                                                                   └──► log
 //! ```
 
+pub mod config;
+pub mod copy;
+pub mod daemon;
+pub mod follow;
+pub mod http;
+pub mod kernel;
 pub mod ours;
+pub mod register;
+pub mod router;
+pub mod routes;
+pub mod status;
+pub mod sysctl;
 pub mod view;
 pub mod wire;

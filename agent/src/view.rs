@@ -5,16 +5,31 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use romana_statemachine::Revision;
+use romana_client::follow::Snapshot;
 use romana_statemachine::command::HostState;
+use romana_statemachine::event::HostUpdated;
 use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+use romana_statemachine::topology::TopologySpec;
+use romana_statemachine::{Event, Record, Revision, Topic};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// What an agent follows.
+pub const TOPICS: [Topic; 4] = [Topic::Topology, Topic::Hosts, Topic::Blocks, Topic::Addresses];
+
+/// A snapshot is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("member {member} of the snapshot: {why}")]
+pub struct SnapshotError {
+    member: &'static str,
+    why: String,
+}
+
 /// A host's view of the cluster at a revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// The cluster that this is of, as its answers say. Another one's records are never mixed in.
-    pub cluster: String,
+    /// The host whose view it is.
+    pub host: HostName,
     /// Up to where it is true.
     pub revision: Revision,
     /// All hosts.
@@ -72,10 +87,179 @@ pub struct Address {
 }
 
 impl View {
+    /// Of a cluster in which nothing is known to be.
+    #[must_use]
+    pub fn new(host: HostName) -> Self {
+        Self {
+            host,
+            revision: 0,
+            hosts: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            networks: Vec::new(),
+            addresses: BTreeMap::new(),
+            reserve_per_owner: 0,
+        }
+    }
+
+    /// What a snapshot says to a host.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: a member is of another form than this program knows.
+    pub fn from_snapshot(host: &HostName, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        let mut view = Self::new(host.clone());
+        view.revision = snapshot.revision;
+        for shown in list::<ShownHost>(snapshot, "hosts")? {
+            view.hosts.insert(shown.name.clone(), Host::from(shown));
+        }
+        for shown in list::<ShownBlock>(snapshot, "blocks")? {
+            let ShownBlock { cidr, host, tenant, segment } = shown;
+            view.blocks.insert(cidr, Block { host, tenant, segment });
+        }
+        for shown in list::<ShownAddress>(snapshot, "addresses")? {
+            if shown.host == *host {
+                let ShownAddress { name, ip, tenant, segment, .. } = shown;
+                view.addresses.insert(name, Address { ip, tenant, segment });
+            }
+        }
+        if let Some(topology) = member::<Option<TopologySpec>>(snapshot, "topology")?.flatten() {
+            view.networks = networks(&topology);
+        }
+        if let Some(settings) = member::<AgentSettings>(snapshot, "settings")? {
+            view.reserve_per_owner = settings.reserve_per_owner;
+        }
+        Ok(view)
+    }
+
+    /// Takes the next record. What this program does not know, or does not concern this host, only
+    /// moves the revision.
+    pub fn apply(&mut self, record: &Record) {
+        self.revision = self.revision.max(record.revision);
+        match &record.event {
+            Event::TopologySet(event) => self.networks = networks(&event.topology),
+            Event::HostAdded(event) => {
+                let host = Host::up(event.ip, &event.addresses);
+                self.hosts.insert(event.name.clone(), host);
+            }
+            Event::HostUpdated(event) => self.update_host(event),
+            Event::HostDown(event) => self.set_state(&event.name, HostState::Down),
+            Event::HostUp(event) => self.set_state(&event.name, HostState::Up),
+            Event::HostDraining(event) => self.set_state(&event.name, HostState::Draining),
+            Event::HostRemoved(event) => _ = self.hosts.remove(&event.name),
+            Event::BlockAssigned(event) => {
+                let (host, tenant) = (event.host.clone(), event.tenant.clone());
+                let block = Block { host, tenant, segment: event.segment.clone() };
+                self.blocks.insert(event.cidr, block);
+            }
+            Event::BlockReleased(event) => _ = self.blocks.remove(&event.cidr),
+            Event::AddressAllocated(event) if event.host == self.host => {
+                let (ip, tenant) = (event.ip, event.tenant.clone());
+                let address = Address { ip, tenant, segment: event.segment.clone() };
+                self.addresses.insert(event.name.clone(), address);
+            }
+            Event::AddressReleased(event) => _ = self.addresses.remove(&event.name),
+            _ => {}
+        }
+    }
+
+    fn update_host(&mut self, event: &HostUpdated) {
+        let state = self.hosts.get(&event.name).map_or(HostState::Up, |host| host.state);
+        let host = Host { state, ..Host::up(event.ip, &event.addresses) };
+        self.hosts.insert(event.name.clone(), host);
+    }
+
+    fn set_state(&mut self, name: &HostName, state: HostState) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.state = state;
+        }
+    }
+
     /// Networks a tenant may get addresses from, in the order of design §3: those that name it, then
     /// the open ones.
     pub fn networks_for(&self, tenant: &TenantId) -> impl Iterator<Item = &Network> {
         let named = self.networks.iter().filter(|network| network.tenants.contains(tenant));
         named.chain(self.networks.iter().filter(|network| network.tenants.is_empty()))
     }
+
+    /// Addresses of an attachment, by the end of their names.
+    pub fn addresses_of<'a>(
+        &'a self,
+        suffix: &'a str,
+    ) -> impl Iterator<Item = (&'a AddressName, &'a Address)> {
+        self.addresses.iter().filter(move |(name, _)| {
+            let name = name.as_str();
+            name.strip_suffix(".6").unwrap_or(name).ends_with(suffix)
+        })
+    }
+}
+
+impl Host {
+    fn up(ip: IpAddr, further: &[IpAddr]) -> Self {
+        let ips = std::iter::once(ip).chain(further.iter().copied()).collect();
+        Self { ips, state: HostState::Up }
+    }
+}
+
+impl From<ShownHost> for Host {
+    fn from(shown: ShownHost) -> Self {
+        Self { state: shown.state, ..Self::up(shown.ip, &shown.addresses) }
+    }
+}
+
+/// A host in a snapshot; what else is there is not ours to know.
+#[derive(Deserialize)]
+struct ShownHost {
+    name: HostName,
+    ip: IpAddr,
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
+    #[serde(default)]
+    state: HostState,
+}
+
+#[derive(Deserialize)]
+struct ShownBlock {
+    cidr: IpNet,
+    host: HostName,
+    tenant: TenantId,
+    segment: SegmentId,
+}
+
+#[derive(Deserialize)]
+struct ShownAddress {
+    name: AddressName,
+    ip: IpAddr,
+    host: HostName,
+    tenant: TenantId,
+    segment: SegmentId,
+}
+
+#[derive(Deserialize)]
+struct AgentSettings {
+    #[serde(default)]
+    reserve_per_owner: u32,
+}
+
+/// Networks of a document; a CIDR that does not parse was refused by the cluster.
+fn networks(topology: &TopologySpec) -> Vec<Network> {
+    let known = topology.networks.iter().filter_map(|spec| {
+        let cidr = spec.cidr.parse().ok()?;
+        Some(Network { name: spec.name.clone(), cidr, tenants: spec.tenants.clone() })
+    });
+    known.collect()
+}
+
+fn member<T: DeserializeOwned>(
+    snapshot: &Snapshot,
+    member: &'static str,
+) -> Result<Option<T>, SnapshotError> {
+    let Some(value) = snapshot.state.get(member) else { return Ok(None) };
+    let parsed = T::deserialize(value).map_err(|error| error.to_string());
+    parsed.map(Some).map_err(|why| SnapshotError { member, why })
+}
+
+fn list<T: DeserializeOwned>(
+    snapshot: &Snapshot,
+    name: &'static str,
+) -> Result<Vec<T>, SnapshotError> {
+    Ok(member::<Vec<T>>(snapshot, name)?.unwrap_or_default())
 }

@@ -1,3 +1,88 @@
-//! `romana-agent`.
+//! `romana-agent`: arguments, configuration, run, exit code. 0: stopped as told, or checked; 1: it
+//! failed; 2: usage or configuration.
 
-fn main() {}
+use std::io::{IsTerminal, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use romana_agent::config::{Args, Command, Config, LogFormat, metrics_address};
+use romana_agent::daemon;
+use romana_agent::status::Status;
+use tracing_subscriber::EnvFilter;
+
+/// How long the agent may take to say how it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer, bytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(Command::Status { json }) = args.command {
+        let shown = metrics_address(&args).map_err(anyhow::Error::from);
+        return end(shown.and_then(|address| status(address, json)), 1);
+    }
+    let check = args.check;
+    let config = match Config::load(args) {
+        Ok(config) => config,
+        Err(error) => return end(Err(error.into()), 2),
+    };
+    if check {
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = log(config.log_format, &config.log) {
+        return end(Err(error), 2);
+    }
+    end(run(config), 1)
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(daemon::run(config))?)
+}
+
+fn log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().parse(filter).context("the log filter is not valid")?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let set = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    set.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
+}
+
+/// Asks the agent of this host how it is, and prints it.
+fn status(address: SocketAddr, json: bool) -> anyhow::Result<()> {
+    let no_agent = || format!("no agent answers at {address}: is it running?");
+    let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT).with_context(no_agent)?;
+    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+    // HTTP/1.0: the answer is whole when the connection ends.
+    let ask = format!("GET /status HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(ask.as_bytes()).with_context(no_agent)?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).with_context(no_agent)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("it does not answer in HTTP")?;
+    anyhow::ensure!(head.contains(" 200 "), "it answers {}", head.lines().next().unwrap_or(""));
+    if json {
+        println!("{body}");
+    } else {
+        let status: Status = serde_json::from_str(body).context("its answer does not parse")?;
+        print!("{}", status.text());
+    }
+    Ok(())
+}
+
+fn end(result: anyhow::Result<()>, code: u8) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("romana-agent: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}

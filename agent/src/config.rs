@@ -1,0 +1,330 @@
+//! Configuration of `romana-agent`: flags, environment, file, defaults, in this order of precedence.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use romana_client::{API_PORT, Server};
+use romana_statemachine::name::HostName;
+use serde::Deserialize;
+
+use crate::kernel::routes::MAIN_TABLE;
+use crate::ours;
+
+/// Port of the metrics.
+pub const METRICS_PORT: u16 = 9607;
+/// Route tables that the kernel fills itself: default, local.
+const RESERVED_TABLES: [u32; 3] = [0, 253, 255];
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Romana on a host: routes to the blocks of the other hosts.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "romana-agent", version, about, max_term_width = 100)]
+pub struct Args {
+    /// Configuration file (TOML). Flags and environment go before it.
+    #[arg(long, env = "ROMANA_AGENT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
+    /// Validate the configuration, then exit.
+    #[arg(long)]
+    pub check: bool,
+    /// Something else than running the agent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `romana-agent` can do besides.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// What the agent on this host sees and has done
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What a flag, a variable or a key of the file can say.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Given {
+    /// Replicas of the control plane; any of them will do.
+    #[arg(long, env = "ROMANA_AGENT_SERVER", value_delimiter = ',', value_name = "URL,…")]
+    server: Option<Vec<String>>,
+    /// Name of this host in Romana [default: the kernel's].
+    #[arg(long, env = "ROMANA_AGENT_HOSTNAME", value_name = "NAME")]
+    hostname: Option<String>,
+    /// Directory for what must outlive the agent [default: /var/lib/romana].
+    #[arg(long, env = "ROMANA_AGENT_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Program routes to the blocks of the other hosts [default: true].
+    #[arg(long, env = "ROMANA_AGENT_ROUTES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    routes: Option<bool>,
+    /// Number of the route table [default: 254, the main one]. Another one needs a rule of yours.
+    #[arg(long, env = "ROMANA_AGENT_ROUTE_TABLE", value_name = "N")]
+    route_table: Option<u32>,
+    /// Also route to hosts behind a gateway, through it.
+    #[arg(long, env = "ROMANA_AGENT_MULTIHOP_BLOCKS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    multihop_blocks: Option<bool>,
+    /// Use all addresses of a host that are on a link here, not only the first.
+    #[arg(long, env = "ROMANA_AGENT_ECMP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    ecmp: Option<bool>,
+    /// Add this host to the cluster, and follow its addresses.
+    #[arg(long, env = "ROMANA_AGENT_REGISTER", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    register: Option<bool>,
+    /// Addresses of this host in the physical network, the main one first: for --register.
+    #[arg(long, env = "ROMANA_AGENT_HOST_IP", value_delimiter = ',', value_name = "IP,…")]
+    host_ip: Option<Vec<IpAddr>>,
+    /// Labels of this host: for --register.
+    #[arg(
+        long,
+        env = "ROMANA_AGENT_HOST_LABELS",
+        value_delimiter = ',',
+        value_name = "KEY=VALUE,…"
+    )]
+    host_labels: Option<Vec<String>>,
+    /// Set the sysctls that forwarding needs, not only check them.
+    #[arg(long, env = "ROMANA_AGENT_SET_SYSCTLS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    set_sysctls: Option<bool>,
+    /// Address of /healthz, /readyz, /status and /metrics [default: 127.0.0.1:9607].
+    #[arg(long, env = "ROMANA_AGENT_METRICS", value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Log lines for people or for programs [default: text].
+    #[arg(long, env = "ROMANA_AGENT_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What to log: a level or target=level,… [default: info].
+    #[arg(long, env = "ROMANA_AGENT_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// A checked, complete configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Replicas.
+    pub servers: Vec<Server>,
+    /// This host.
+    pub host: HostName,
+    /// Directory for what must outlive the agent.
+    pub state_dir: PathBuf,
+    /// Program routes.
+    pub routes: bool,
+    /// Route table.
+    pub route_table: u32,
+    /// Also route through gateways.
+    pub multihop: bool,
+    /// Use all addresses of a host.
+    pub ecmp: bool,
+    /// How to add this host to the cluster, if it is to be added.
+    pub register: Option<Registration>,
+    /// Set sysctls.
+    pub set_sysctls: bool,
+    /// Where to answer.
+    pub metrics: SocketAddr,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What to log.
+    pub log: String,
+}
+
+/// What a host is registered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Its addresses, the main one first; empty: those with a global scope on the default route's link.
+    pub ips: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: romana_statemachine::command::Labels,
+}
+
+/// The configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {why}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A value cannot be.
+    #[error("{key}: {why}")]
+    Value {
+        /// Which.
+        key: &'static str,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Puts flags, environment (both in `args`) and the file together, and checks the result.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(args: Args) -> Result<Self, ConfigError> {
+        let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        Self::check(args.given.or(file))
+    }
+
+    fn check(given: Given) -> Result<Self, ConfigError> {
+        let wrong = |key, why: String| ConfigError::Value { key, why };
+        let servers = given.server.unwrap_or_default();
+        let servers = Server::list(&servers.join(","), API_PORT);
+        let servers = servers.map_err(|error| wrong("server", error.to_string()))?;
+        if servers.is_empty() {
+            return Err(wrong("server", "none is given; write http://HOST:9600".into()));
+        }
+        let host = HostName::from(given.hostname.map_or_else(kernel_name, Ok)?);
+        host.check().map_err(|refusal| wrong("hostname", refusal.to_string()))?;
+        let route_table = given.route_table.unwrap_or(MAIN_TABLE);
+        if RESERVED_TABLES.contains(&route_table) {
+            let why = format!("table {route_table} is the kernel's own: choose 1 to 252, or 254");
+            return Err(wrong("route_table", why));
+        }
+        let labels = labels(given.host_labels.unwrap_or_default());
+        let labels = labels.map_err(|why| wrong("host_labels", why))?;
+        let registration = Registration { ips: given.host_ip.unwrap_or_default(), labels };
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
+        Ok(Self {
+            servers,
+            host,
+            state_dir: given.state_dir.unwrap_or_else(|| PathBuf::from(ours::STATE_DIR)),
+            routes: given.routes.unwrap_or(true),
+            route_table,
+            multihop: given.multihop_blocks.unwrap_or(false),
+            ecmp: given.ecmp.unwrap_or(false),
+            register: given.register.unwrap_or(false).then_some(registration),
+            set_sysctls: given.set_sysctls.unwrap_or(false),
+            metrics: given.metrics.unwrap_or(loopback),
+            log_format: given.log_format.unwrap_or_default(),
+            log: given.log.unwrap_or_else(|| "info".into()),
+        })
+    }
+
+    /// How long a registration may take, and a heartbeat.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+/// Where `romana-agent status` asks: it reads the same flags, variables and file as the agent.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn metrics_address(args: &Args) -> Result<SocketAddr, ConfigError> {
+    let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+    let given = args.given.metrics.or(file.metrics);
+    Ok(given.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))))
+}
+
+impl Given {
+    fn or(self, file: Self) -> Self {
+        Self {
+            server: self.server.or(file.server),
+            hostname: self.hostname.or(file.hostname),
+            state_dir: self.state_dir.or(file.state_dir),
+            routes: self.routes.or(file.routes),
+            route_table: self.route_table.or(file.route_table),
+            multihop_blocks: self.multihop_blocks.or(file.multihop_blocks),
+            ecmp: self.ecmp.or(file.ecmp),
+            register: self.register.or(file.register),
+            host_ip: self.host_ip.or(file.host_ip),
+            host_labels: self.host_labels.or(file.host_labels),
+            set_sysctls: self.set_sysctls.or(file.set_sysctls),
+            metrics: self.metrics.or(file.metrics),
+            log_format: self.log_format.or(file.log_format),
+            log: self.log.or(file.log),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Given, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|error| ConfigError::File { path: path.to_owned(), why: error.to_string() })
+}
+
+fn kernel_name() -> Result<String, ConfigError> {
+    let name = rustix::system::uname().nodename().to_str().map(str::to_owned);
+    name.map_err(|_| ConfigError::Value {
+        key: "hostname",
+        why: "the kernel's name of this host is no text: give one".into(),
+    })
+}
+
+fn labels(given: Vec<String>) -> Result<romana_statemachine::command::Labels, String> {
+    let pair = |text: String| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no KEY=VALUE")),
+    };
+    given.into_iter().map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, ConfigError> {
+        let mut all = vec!["romana-agent"];
+        for (flag, value) in [("--server", "http://10.0.0.1:9600"), ("--hostname", "h1")] {
+            if !args.contains(&flag) {
+                all.extend([flag, value]);
+            }
+        }
+        all.extend(args);
+        Config::load(Args::parse_from(all))
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, "hostname = \"other\"\nroute_table = 10\necmp = true\n").unwrap();
+        let config = parse(&["--config", file.to_str().unwrap(), "--route-table", "11"]).unwrap();
+        assert_eq!((config.host.as_str(), config.route_table), ("h1", 11));
+        assert!(config.ecmp && config.routes && config.register.is_none());
+    }
+
+    #[test]
+    fn bad_values_say_which_and_why() {
+        for (args, wanted) in [
+            (["--route-table", "255"], "route_table"),
+            (["--hostname", "a b"], "hostname"),
+            (["--host-labels", "rack"], "host_labels"),
+            (["--server", "ftp://x"], "server"),
+        ] {
+            let error = parse(&args).unwrap_err();
+            let ConfigError::Value { key, .. } = error else { panic!("{args:?}: {error}") };
+            assert_eq!(key, wanted);
+        }
+        assert!(Config::load(Args::parse_from(["romana-agent"])).is_err(), "no server");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, "sever = \"http://x\"\n").unwrap();
+        let error = parse(&["--config", file.to_str().unwrap()]).unwrap_err();
+        assert!(matches!(error, ConfigError::File { .. }), "{error}");
+    }
+}

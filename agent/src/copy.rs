@@ -1,0 +1,156 @@
+//! Files that must be whole: written beside, made durable, renamed; with a checksum over all of it.
+//!
+//! ```text
+//!   "ROMANA1\n" · CRC-32 of the rest, 8 hex digits · "\n" · JSON
+//! ```
+//! A newer form gets another first line: an older program then says that it does not know it, instead
+//! of guessing.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const MAGIC: &[u8] = b"ROMANA1\n";
+/// Bytes before the JSON.
+const HEAD: usize = MAGIC.len() + 9;
+
+/// A file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The file system says no.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error("{} is damaged: {why}", .path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How it shows.
+        why: String,
+    },
+}
+
+/// Writes a file so that after a crash there is the old one or the new one, whole.
+///
+/// # Errors
+/// [`CopyError::Io`].
+pub fn save(path: &Path, content: &impl Serialize) -> Result<(), CopyError> {
+    let io = |action| {
+        let path = path.to_owned();
+        move |source| CopyError::Io { action, path, source }
+    };
+    let body = serde_json::to_vec(content).map_err(io::Error::from).map_err(io("express"))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("write"))?;
+    let sum = format!("{:08x}\n", crc32fast::hash(&body));
+    for part in [MAGIC, sum.as_bytes(), &body] {
+        file.write_all(part).map_err(io("write"))?;
+    }
+    file.as_file().sync_all().map_err(io("sync"))?;
+    file.persist(path).map_err(|error| error.error).map_err(io("rename"))?;
+    sync_dir(dir)
+}
+
+/// Removes a file durably. One that is not there is removed already.
+///
+/// # Errors
+/// [`CopyError::Io`].
+pub fn remove(path: &Path) -> Result<(), CopyError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(CopyError::Io { action: "remove", path: path.to_owned(), source })
+        }
+        _ => sync_dir(path.parent().unwrap_or(Path::new("."))),
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), CopyError> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| CopyError::Io { action: "sync", path: dir.to_owned(), source })
+}
+
+/// Reads a file back; `None` if there is none.
+///
+/// # Errors
+/// [`CopyError`].
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CopyError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(CopyError::Io { action: "read", path: path.to_owned(), source });
+        }
+    };
+    let content = parse(&bytes);
+    content.map(Some).map_err(|why| CopyError::Damaged { path: path.to_owned(), why })
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let Some((head, body)) = bytes.split_at_checked(HEAD) else {
+        return Err("it is too short".into());
+    };
+    let Some(sum) = head.strip_prefix(MAGIC) else {
+        return Err("it does not begin as this program's files do".into());
+    };
+    if sum != format!("{:08x}\n", crc32fast::hash(body)).as_bytes() {
+        return Err("the checksum is wrong".into());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+/// Puts a damaged file out of the way, for somebody to look at. Returns where it is.
+pub fn set_aside(path: &Path) -> PathBuf {
+    let aside = path.with_extension("damaged");
+    if let Err(error) = fs::rename(path, &aside) {
+        tracing::warn!(path = %path.display(), %error, "a damaged file cannot be set aside");
+    }
+    aside
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert_eq!(load::<Vec<u32>>(&path).unwrap(), None);
+        save(&path, &vec![1, 2]).unwrap();
+        save(&path, &vec![3]).unwrap();
+        assert_eq!(load(&path).unwrap(), Some(vec![3]));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert_eq!(load::<Vec<u32>>(&path).unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_noticed(at in 0..60usize, bit in 0..8u32, cut in 0..60usize) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a");
+            save(&path, &"something of some length, so that there is room").unwrap();
+            let whole = fs::read(&path).unwrap();
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(&path, &bytes).unwrap();
+            prop_assert!(load::<String>(&path).is_err());
+            fs::write(&path, &whole[..cut]).unwrap();
+            prop_assert!(load::<String>(&path).is_err());
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The agent's life: everything is started here, and stopped.
+//!
+//! ```text
+//!   Following ──► seen ─┐
+//!   netlink news ───────┼──► Router::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
+//!   timer ──────────────┘
+//! ```
+//! One code path for the first start, normal work, restart and repair. On SIGTERM everything stays in
+//! the kernel.
+
+use std::io;
+use std::sync::Arc;
+
+use romana_client::{Client, ClientConfig};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::copy::CopyError;
+use crate::follow::Following;
+use crate::kernel::{KernelError, facts};
+use crate::router::Router;
+use crate::{http, register, sysctl};
+
+/// The agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The state directory cannot be used.
+    #[error("cannot use {path}")]
+    StateDir {
+        /// Which.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The copy of the view cannot be read.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// There is nobody to ask.
+    #[error("the control plane cannot be reached as configured")]
+    Client(#[from] romana_client::Error),
+    /// The kernel does not talk to us.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The address for metrics is taken, or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// SIGTERM cannot be waited for.
+    #[error("signals cannot be received")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`DaemonError`]: it did not start.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let stop = stop_signal().map_err(DaemonError::Signals)?;
+    let path = || config.state_dir.display().to_string();
+    std::fs::create_dir_all(&config.state_dir)
+        .map_err(|source| DaemonError::StateDir { path: path(), source })?;
+    let following = Following::open(config.host.clone(), &config.state_dir)?;
+    let seen = following.seen();
+    let client = Client::new(ClientConfig {
+        actor: format!("agent:{}", config.host),
+        ..ClientConfig::new(config.servers.clone())
+    })?;
+    let listen_error = |source| DaemonError::Listen { address: config.metrics, source };
+    let listener = TcpListener::bind(config.metrics).await.map_err(listen_error)?;
+
+    let (connection, handle, _) =
+        rtnetlink::new_connection_with_strict_check().map_err(KernelError::from)?;
+    tokio::spawn(connection);
+    let wake = Arc::new(Notify::new());
+    let news = tokio::spawn(watch_kernel(Arc::clone(&wake), stop.clone()));
+    let (status, shown) = watch::channel(crate::status::Status::default());
+    let problems = sysctl::provide(config.set_sysctls);
+    problems.iter().for_each(|problem| tracing::warn!(problem, "this host does not forward"));
+
+    let router = Router::new(&config, handle.clone(), seen.clone(), status, problems);
+    let tasks = [
+        tokio::spawn(following.run(client.clone(), stop.clone())),
+        tokio::spawn(router.run(wake, stop.clone())),
+        tokio::spawn(register::keep(config.clone(), client, handle, stop.clone())),
+        tokio::spawn(http::serve(listener, shown, seen, stop.clone())),
+    ];
+    tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");
+    stop.cancelled().await;
+    tracing::info!("stopping; everything stays in the kernel");
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task ended badly");
+        }
+    }
+    news.abort();
+    Ok(())
+}
+
+/// Without news the timer is left.
+async fn watch_kernel(wake: Arc<Notify>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        watched = facts::watch(&wake) => {
+            if let Err(error) = watched {
+                tracing::warn!(%error, "no news from the kernel: looking on a timer only");
+            }
+        }
+    }
+}
+
+fn stop_signal() -> io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        cancel.cancel();
+    });
+    Ok(stop)
+}

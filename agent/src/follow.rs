@@ -1,0 +1,148 @@
+//! Keeps a view up to date, and a copy of it on disk: an agent that starts while no replica answers
+//! works with what it knew last (law 4).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use romana_client::{Client, Error, FollowOptions, Follower, Item};
+use romana_statemachine::name::HostName;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::copy::{self, CopyError};
+use crate::view::{TOPICS, View};
+
+/// The copy, in the state directory.
+const FILE: &str = "view";
+/// The copy is at most so old.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Pause after an error of the feed that says nothing about when to come back.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A view, and how old it may be.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The view; `None` before the first one.
+    pub view: Option<Arc<View>>,
+    /// When a replica was last heard; `None`: not since the start.
+    pub heard: Option<Instant>,
+}
+
+/// Follows the log for a host.
+#[derive(Debug)]
+pub struct Following {
+    host: HostName,
+    file: PathBuf,
+    seen: watch::Sender<Seen>,
+    /// Whether the copy is older than the view, and since when.
+    unsaved: Option<Instant>,
+}
+
+impl Following {
+    /// Reads the copy in the state directory. A damaged one is set aside: the snapshot of a replica
+    /// takes its place.
+    ///
+    /// # Errors
+    /// [`CopyError::Io`].
+    pub fn open(host: HostName, state_dir: &Path) -> Result<Self, CopyError> {
+        let file = state_dir.join(FILE);
+        let view = match copy::load::<View>(&file) {
+            Ok(view) => view.filter(|view| view.host == host),
+            Err(error @ CopyError::Damaged { .. }) => {
+                let aside = copy::set_aside(&file);
+                tracing::error!(%error, aside = %aside.display(), "starting without a view");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let seen = watch::Sender::new(Seen { view: view.map(Arc::new), heard: None });
+        Ok(Self { host, file, seen, unsaved: None })
+    }
+
+    /// What is seen, as it changes.
+    #[must_use]
+    pub fn seen(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    /// Follows until `stop`.
+    pub async fn run(mut self, client: Client, stop: CancellationToken) {
+        let mut follower = self.follower(&client);
+        loop {
+            let save = self.unsaved.map(|since| since + SAVE_EVERY);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = until(save) => self.save(),
+                item = follower.next() => match item {
+                    Ok(item) => self.take(item),
+                    Err(error) => {
+                        self.complain(&error);
+                        let pause = Instant::now() + PAUSE;
+                        tokio::select! {
+                            () = stop.cancelled() => break,
+                            () = sleep_until(pause) => {}
+                        }
+                    }
+                },
+            }
+        }
+        self.save();
+    }
+
+    /// Goes on where the copy ends. The digest there is not known, so a filtered feed is all there is.
+    fn follower(&self, client: &Client) -> Follower {
+        let after = self.seen.borrow().view.as_ref().map(|view| view.revision);
+        let host = Some(self.host.clone());
+        client.follow(FollowOptions { after, digest: None, topics: TOPICS.to_vec(), host })
+    }
+
+    fn complain(&self, error: &Error) {
+        tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
+    }
+
+    fn take(&mut self, item: Item) {
+        let now = Instant::now();
+        let before = self.seen.borrow().view.clone();
+        let after = match item {
+            Item::Record(record) => before.map(|mut view| {
+                Arc::make_mut(&mut view).apply(&record);
+                view
+            }),
+            Item::Bookmark(revision) => before.map(|mut view| {
+                if view.revision < revision {
+                    Arc::make_mut(&mut view).revision = revision;
+                }
+                view
+            }),
+            Item::Reset(snapshot) => match View::from_snapshot(&self.host, &snapshot) {
+                Ok(view) => Some(Arc::new(view)),
+                Err(error) => {
+                    tracing::error!(%error, "the snapshot is not understood: keeping the old view");
+                    before
+                }
+            },
+        };
+        self.unsaved = self.unsaved.or(Some(now));
+        self.seen.send_replace(Seen { view: after, heard: Some(now) });
+    }
+
+    fn save(&mut self) {
+        self.unsaved = None;
+        let Some(view) = self.seen.borrow().view.clone() else { return };
+        if let Err(error) = copy::save(&self.file, &*view) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the view is not saved: a restart without a replica would know less"
+            );
+        }
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

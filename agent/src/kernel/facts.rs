@@ -1,0 +1,248 @@
+//! Reads what the host is connected to, and says when that changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
+use tokio::sync::Notify;
+
+use super::{KernelError, address, network};
+use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
+use crate::routes::{Facts, Gateway, Link};
+
+/// What was read of the links.
+#[derive(Clone, Debug, Default)]
+pub struct Links {
+    /// Links that are up and not ours.
+    pub foreign: Vec<Link>,
+    /// Indexes of the host ends of pods' pairs.
+    pub pods: BTreeSet<u32>,
+    /// MTU of each link, by name.
+    pub mtu: BTreeMap<String, u32>,
+}
+
+/// Reads the links and their networks.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn links(handle: &Handle) -> Result<Links, KernelError> {
+    let all: Vec<LinkMessage> =
+        handle.link().get().execute().try_collect().await.map_err(KernelError::asked("links"))?;
+    let addresses: Vec<AddressMessage> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(KernelError::asked("addresses"))?;
+    let mut links = Links::default();
+    for link in &all {
+        let Some(name) = name_of(link) else { continue };
+        let index = link.header.index;
+        if name.starts_with(LINK_PREFIX) {
+            links.pods.insert(index);
+            continue;
+        }
+        links.mtu.extend(mtu_of(link).map(|mtu| (name.clone(), mtu)));
+        let flags = link.header.flags;
+        if flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) {
+            let here = addresses.iter().filter(|address| address.header.index == index);
+            let prefixes = here.filter_map(prefix_of).collect();
+            links.foreign.push(Link { index, name, prefixes });
+        }
+    }
+    Ok(links)
+}
+
+fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+fn mtu_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}
+
+/// The network of an address. Link-local ones say nothing about hosts.
+fn prefix_of(message: &AddressMessage) -> Option<ipnet::IpNet> {
+    let ip = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    })?;
+    let local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    if local { None } else { network(ip, message.header.prefix_len) }
+}
+
+/// The gateway by which the kernel reaches an address, if it does not have it on a link.
+pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
+    let length = if ip.is_ipv4() { 32 } else { 128 };
+    let mut ask = RouteMessageBuilder::<IpAddr>::new().destination_prefix(ip, length).ok()?.build();
+    ask.header.protocol = RouteProtocol::Unspec;
+    let answer = handle.route().get(ask).execute().next().await?.ok()?;
+    let (mut via, mut link) = (None, None);
+    for attribute in &answer.attributes {
+        match attribute {
+            RouteAttribute::Gateway(ip) => via = address(ip),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            _ => {}
+        }
+    }
+    Some(Gateway { via: via?, link: link? })
+}
+
+/// The addresses of this host on the link of its default route, IPv4 first; further ones of a family
+/// are left out.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn own_addresses(handle: &Handle) -> Result<Vec<IpAddr>, KernelError> {
+    let mut own = Vec::new();
+    let addresses: Vec<AddressMessage> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(KernelError::asked("addresses"))?;
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut ask = RouteMessage::default();
+        (ask.header.address_family, ask.header.table) = (family, RouteHeader::RT_TABLE_MAIN);
+        let routes: Vec<RouteMessage> = handle
+            .route()
+            .get(ask)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(KernelError::asked("routes"))?;
+        let default = routes.iter().find(|route| route.header.destination_prefix_length == 0);
+        let link = default.and_then(|route| {
+            route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })
+        });
+        let on_it = addresses.iter().find(|address| {
+            let header = &address.header;
+            Some(header.index) == link
+                && header.family == family
+                && header.scope == AddressScope::Universe
+        });
+        own.extend(on_it.and_then(own_ip));
+    }
+    Ok(own)
+}
+
+/// The host's own end of an address.
+fn own_ip(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })
+}
+
+/// Which of these addresses do not answer on their link; the kernel is told to ask them (again).
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn silent(
+    handle: &Handle,
+    asked: &BTreeMap<IpAddr, u32>,
+) -> Result<BTreeSet<IpAddr>, KernelError> {
+    if asked.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let all: Vec<NeighbourMessage> = handle
+        .neighbours()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(KernelError::asked("neighbours"))?;
+    let failed = all.iter().filter(|entry| entry.header.state == NeighbourState::Failed);
+    let silent = failed.filter_map(neighbour_ip).filter(|ip| asked.contains_key(ip)).collect();
+    for (ip, link) in asked {
+        let mut probe = handle.neighbours().add(*link, *ip).replace();
+        let header = &mut probe.message_mut().header;
+        (header.state, header.flags) = (NeighbourState::None, NeighbourFlags::Use);
+        if let Err(error) = probe.execute().await {
+            tracing::debug!(%ip, %error, "a neighbour cannot be asked");
+        }
+    }
+    Ok(silent)
+}
+
+fn neighbour_ip(entry: &NeighbourMessage) -> Option<IpAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })
+}
+
+/// Wakes somebody whenever links, addresses, or routes of ours change. Runs until it is dropped.
+///
+/// # Errors
+/// No socket.
+pub async fn watch(wake: &Notify) -> Result<(), KernelError> {
+    let (connection, _handle, mut messages) = new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ])?;
+    let listen = async {
+        while let Some((message, _)) = messages.next().await {
+            if let NetlinkPayload::InnerMessage(message) = message.payload
+                && concerns(&message)
+            {
+                wake.notify_one();
+            }
+        }
+    };
+    tokio::select! {
+        () = connection => {}
+        () = listen => {}
+    }
+    Ok(())
+}
+
+/// Routes of others come and go without end; when one takes ours away, ours is in the message.
+fn concerns(message: &RouteNetlinkMessage) -> bool {
+    match message {
+        RouteNetlinkMessage::DelRoute(route) => u8::from(route.header.protocol) == ROUTE_PROTOCOL,
+        RouteNetlinkMessage::NewRoute(_) => false,
+        _ => true,
+    }
+}
+
+/// Puts together what a plan needs to know.
+#[must_use]
+pub fn facts(
+    links: &Links,
+    gateways: BTreeMap<IpAddr, Gateway>,
+    silent: BTreeSet<IpAddr>,
+) -> Facts {
+    Facts { links: links.foreign.clone(), gateways, silent }
+}

@@ -1,0 +1,205 @@
+//! Reads and writes our routes: those of [`ROUTE_PROTOCOL`] in one table that do not lead to a pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::{Handle, RouteMessageBuilder, RouteNextHopBuilder};
+
+use super::{KernelError, address, network};
+use crate::ours::ROUTE_PROTOCOL;
+use crate::routes::{Change, Hop, Target};
+
+/// Requests that may be on their way to the kernel at once.
+const IN_FLIGHT: usize = 512;
+/// The main table (rt_tables).
+pub const MAIN_TABLE: u32 = 254;
+
+/// A route table, of which we own the routes of our protocol.
+#[derive(Clone)]
+pub struct RouteTable {
+    handle: Handle,
+    table: u32,
+    writes: Arc<AtomicU64>,
+}
+
+impl RouteTable {
+    /// The table with this number. `handle` needs strict checks, so that the kernel filters dumps.
+    #[must_use]
+    pub fn new(handle: Handle, table: u32) -> Self {
+        Self { handle, table, writes: Arc::default() }
+    }
+
+    /// Changes asked of the kernel since the start.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// Our routes, except those through links of pods.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub async fn read(&self, pods: &BTreeSet<u32>) -> Result<BTreeMap<IpNet, Target>, KernelError> {
+        let mut found = BTreeMap::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = family;
+            ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+            ask.attributes.push(RouteAttribute::Table(self.table));
+            let routes = self.handle.route().get(ask).execute();
+            let routes: Vec<RouteMessage> =
+                routes.try_collect().await.map_err(KernelError::asked("a dump of our routes"))?;
+            let ours = routes.iter().filter(|route| self.is_ours(route));
+            found.extend(ours.filter_map(|route| understand(route, pods)));
+        }
+        Ok(found)
+    }
+
+    /// A kernel without strict checks gives everything.
+    fn is_ours(&self, route: &RouteMessage) -> bool {
+        let table = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+        u8::from(route.header.protocol) == ROUTE_PROTOCOL
+            && table.unwrap_or(u32::from(route.header.table)) == self.table
+    }
+
+    /// Makes changes, in their order as far as sets come before removals. Returns what failed.
+    pub async fn apply(&self, changes: Vec<Change>) -> Vec<(Change, KernelError)> {
+        let (sets, removals): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| matches!(change, Change::Set(..)));
+        let mut failed = self.apply_all(sets).await;
+        failed.extend(self.apply_all(removals).await);
+        failed
+    }
+
+    async fn apply_all(&self, changes: Vec<Change>) -> Vec<(Change, KernelError)> {
+        let done = stream::iter(changes).map(async |change| {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            let done = match &change {
+                Change::Set(prefix, target) => {
+                    let ask = self.message(*prefix, Some(target));
+                    self.handle.route().add(ask).replace().execute().await
+                }
+                Change::Remove(prefix) => {
+                    self.handle.route().del(self.message(*prefix, None)).execute().await
+                }
+            };
+            let failed = done.err().filter(|error| !is_gone(&change, error))?;
+            let what = format!("{change:?}");
+            Some((change, KernelError::Netlink { what, source: failed }))
+        });
+        done.buffer_unordered(IN_FLIGHT).filter_map(async |failed| failed).collect().await
+    }
+
+    /// `None`: whatever ours leads there.
+    fn message(&self, prefix: IpNet, target: Option<&Target>) -> RouteMessage {
+        let length = prefix.prefix_len();
+        let message = match prefix.network() {
+            IpAddr::V4(ip) => self
+                .start(RouteMessageBuilder::<Ipv4Addr>::new(), target)
+                .destination_prefix(ip, length)
+                .build(),
+            IpAddr::V6(ip) => self
+                .start(RouteMessageBuilder::<Ipv6Addr>::new(), target)
+                .destination_prefix(ip, length)
+                .build(),
+        };
+        with_hops(message, target)
+    }
+
+    fn start<T>(
+        &self,
+        message: RouteMessageBuilder<T>,
+        target: Option<&Target>,
+    ) -> RouteMessageBuilder<T> {
+        let message = message.table_id(self.table).protocol(RouteProtocol::from(ROUTE_PROTOCOL));
+        match target {
+            Some(Target::Via(_)) => message,
+            Some(Target::Unreachable) => message.kind(RouteType::Unreachable),
+            None => message.kind(RouteType::Unspec).scope(RouteScope::NoWhere),
+        }
+    }
+}
+
+/// Somebody else removed what was to be removed.
+fn is_gone(change: &Change, error: &rtnetlink::Error) -> bool {
+    let rtnetlink::Error::NetlinkError(message) = error else { return false };
+    let no_such_process = message.raw_code() == -rustix::io::Errno::SRCH.raw_os_error();
+    matches!(change, Change::Remove(_)) && no_such_process
+}
+
+fn with_hops(mut message: RouteMessage, target: Option<&Target>) -> RouteMessage {
+    match target {
+        Some(Target::Via(hops)) if hops.len() > 1 => {
+            let hops = hops.iter().filter_map(next_hop).collect();
+            message.attributes.push(RouteAttribute::MultiPath(hops));
+        }
+        Some(Target::Via(hops)) => {
+            for Hop { via, link } in hops {
+                message.attributes.push(RouteAttribute::Gateway((*via).into()));
+                message.attributes.push(RouteAttribute::Oif(*link));
+            }
+        }
+        Some(Target::Unreachable) | None => {}
+    }
+    message
+}
+
+fn next_hop(hop: &Hop) -> Option<RouteNextHop> {
+    let builder = match hop.via {
+        IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
+        IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
+    };
+    Some(builder.interface(hop.link).via(hop.via).ok()?.build())
+}
+
+/// What a route of ours says. One that says something else leads through no hop, which nobody wants:
+/// it will be put right.
+fn understand(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<(IpNet, Target)> {
+    let (mut prefix, mut via, mut link, mut hops) = (None, None, None, Vec::new());
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(ip) => prefix = address(ip),
+            RouteAttribute::Gateway(ip) => via = address(ip),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::MultiPath(parts) => hops.extend(parts.iter().filter_map(hop)),
+            _ => {}
+        }
+    }
+    if link.is_some_and(|link| pods.contains(&link)) {
+        return None;
+    }
+    let any = || match route.header.address_family {
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let prefix = network(prefix.unwrap_or_else(any), route.header.destination_prefix_length)?;
+    let target = match route.header.kind {
+        RouteType::Unreachable => Target::Unreachable,
+        RouteType::Unicast => {
+            hops.extend(via.zip(link).map(|(via, link)| Hop { via, link }));
+            hops.sort_unstable();
+            Target::Via(hops)
+        }
+        _ => Target::Via(Vec::new()),
+    };
+    Some((prefix, target))
+}
+
+fn hop(part: &RouteNextHop) -> Option<Hop> {
+    let via = part.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(ip) => address(ip),
+        _ => None,
+    });
+    Some(Hop { via: via?, link: part.interface_index })
+}

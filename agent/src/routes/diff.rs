@@ -1,0 +1,26 @@
+//! What to change in the kernel.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::Target;
+
+/// A change to a route table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Put a route in, in place of ours of that prefix if there is one.
+    Set(IpNet, Target),
+    /// Take a route out.
+    Remove(IpNet),
+}
+
+/// Changes that turn what is there into what is wanted: nothing where it is right already. Routes come
+/// before others go, so that a prefix which is split or merged stays reachable.
+#[must_use]
+pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
+    let wrong = wanted.iter().filter(|(prefix, target)| actual.get(*prefix) != Some(*target));
+    let gone = actual.keys().filter(|prefix| !wanted.contains_key(*prefix));
+    let sets = wrong.map(|(prefix, target)| Change::Set(*prefix, target.clone()));
+    sets.chain(gone.map(|prefix| Change::Remove(*prefix))).collect()
+}

@@ -1,0 +1,215 @@
+//! What should be in the kernel, from what the cluster says and what the host is connected to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use romana_statemachine::command::HostState;
+use romana_statemachine::name::HostName;
+use serde::Serialize;
+
+use crate::view::{Host, View};
+
+/// What the host is connected to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Links that are up, except our own.
+    pub links: Vec<Link>,
+    /// Gateways towards hosts that are not on a link here. Looked up for [`Options::multihop`] only.
+    pub gateways: BTreeMap<IpAddr, Gateway>,
+    /// Addresses that do not answer on their link (the neighbour entry failed).
+    pub silent: BTreeSet<IpAddr>,
+}
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Networks that are on it, without host bits.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// The way to a host that is not on a link here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// The router's address.
+    pub via: IpAddr,
+    /// Index of the link it is on.
+    pub link: u32,
+}
+
+/// How routes are planned.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Also route to hosts behind a gateway, through it.
+    pub multihop: bool,
+    /// Use all addresses of a host that are on a link here, not only the first.
+    pub ecmp: bool,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// Nowhere: packets to addresses that nobody has are answered, not sent in circles.
+    Unreachable,
+    /// Through one of these.
+    Via(Vec<Hop>),
+}
+
+/// A next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Hop {
+    /// Its address.
+    pub via: IpAddr,
+    /// Index of the link it is on.
+    pub link: u32,
+}
+
+/// The plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The routes.
+    pub routes: BTreeMap<IpNet, Target>,
+    /// Blocks without a route, and why.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A block without a route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Skipped {
+    /// The block.
+    pub block: IpNet,
+    /// Its host.
+    pub host: HostName,
+    /// Why.
+    pub why: String,
+    /// Whether somebody has to do something about it.
+    pub problem: bool,
+}
+
+/// Plans the routes of the host whose view it is.
+///
+/// Adjacent blocks with the same target are one route, where their union is exact: a route never
+/// covers what belongs to somebody else, or to nobody.
+#[must_use]
+pub fn plan(view: &View, facts: &Facts, options: Options) -> Plan {
+    let mut plan = Plan::default();
+    let mut prefixes: BTreeMap<Target, Vec<IpNet>> = BTreeMap::new();
+    for (cidr, block) in &view.blocks {
+        match target(*cidr, &block.host, view, facts, options) {
+            Ok(target) => prefixes.entry(target).or_default().push(*cidr),
+            Err(Reason { why, problem }) => {
+                let host = block.host.clone();
+                plan.skipped.push(Skipped { block: *cidr, host, why, problem });
+            }
+        }
+    }
+    for (target, prefixes) in prefixes {
+        for prefix in IpNet::aggregate(&prefixes) {
+            plan.routes.insert(prefix, target.clone());
+        }
+    }
+    plan
+}
+
+/// Why there is no route.
+struct Reason {
+    why: String,
+    problem: bool,
+}
+
+impl Reason {
+    fn problem(why: String) -> Self {
+        Self { why, problem: true }
+    }
+}
+
+fn target(
+    block: IpNet,
+    name: &HostName,
+    view: &View,
+    facts: &Facts,
+    options: Options,
+) -> Result<Target, Reason> {
+    if *name == view.host {
+        return Ok(Target::Unreachable);
+    }
+    let overlap = facts.links.iter().find_map(|link| {
+        let prefix = link.prefixes.iter().find(|prefix| overlap(**prefix, block))?;
+        Some((prefix, &link.name))
+    });
+    if let Some((prefix, link)) = overlap {
+        let why =
+            format!("it overlaps {prefix} on link {link}: choose another CIDR for the network");
+        return Err(Reason::problem(why));
+    }
+    let Some(host) = view.hosts.get(name) else {
+        return Err(Reason::problem(format!("host {name} is not known")));
+    };
+    let hops = hops(block, name, host, facts, options)?;
+    let silent = |hop: &Hop| facts.silent.contains(&hop.via);
+    if host.state == HostState::Down && hops.iter().all(silent) {
+        return Err(Reason {
+            why: format!("host {name} is down and does not answer"),
+            problem: false,
+        });
+    }
+    Ok(Target::Via(hops))
+}
+
+fn hops(
+    block: IpNet,
+    name: &HostName,
+    host: &Host,
+    facts: &Facts,
+    options: Options,
+) -> Result<Vec<Hop>, Reason> {
+    let v4 = block.addr().is_ipv4();
+    let family: Vec<IpAddr> = host.ips.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect();
+    if family.is_empty() {
+        let version = if v4 { 4 } else { 6 };
+        let why = format!(
+            "host {name} has no IPv{version} address: add one with `romana host add` or the agent's \
+             --host-ip"
+        );
+        return Err(Reason::problem(why));
+    }
+    let mut hops: Vec<Hop> = family.iter().filter_map(|ip| on_link(*ip, facts)).collect();
+    if hops.is_empty() && options.multihop {
+        let gateway = |ip: &IpAddr| facts.gateways.get(ip);
+        hops.extend(family.iter().filter_map(gateway).map(|gateway| Hop::from(*gateway)));
+    }
+    if hops.is_empty() {
+        return Err(Reason {
+            why: format!("host {name} is behind a gateway: the default route carries it"),
+            problem: false,
+        });
+    }
+    if !options.ecmp {
+        hops.truncate(1);
+    }
+    hops.sort_unstable();
+    hops.dedup();
+    Ok(hops)
+}
+
+fn on_link(ip: IpAddr, facts: &Facts) -> Option<Hop> {
+    let link = facts.links.iter().find(|link| {
+        link.prefixes.iter().any(|prefix| prefix.prefix_len() > 0 && prefix.contains(&ip))
+    })?;
+    Some(Hop { via: ip, link: link.index })
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+impl From<Gateway> for Hop {
+    fn from(Gateway { via, link }: Gateway) -> Self {
+        Self { via, link }
+    }
+}

@@ -1,0 +1,33 @@
+//! The sysctls that forwarding needs (seeds: agent flag `-provision-sysctls`). They are the host's: the
+//! agent sets them only if it is told to, and never sets them back.
+
+use std::path::Path;
+
+/// What must be 1.
+const NEEDED: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+const ROOT: &str = "/proc/sys";
+
+/// Sets what is needed, or only looks. Returns what is not as it should be, for people.
+#[must_use]
+pub fn provide(set: bool) -> Vec<String> {
+    NEEDED.iter().filter_map(|name| provide_one(name, set)).collect()
+}
+
+fn provide_one(name: &str, set: bool) -> Option<String> {
+    let path = Path::new(ROOT).join(name);
+    let shown = name.replace('/', ".");
+    match std::fs::read_to_string(&path) {
+        Ok(value) if value.trim() == "1" => None,
+        // Without IPv6 there is nothing to forward.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => Some(format!("{shown} cannot be read: {error}")),
+        Ok(_) if set => {
+            let written = std::fs::write(&path, "1");
+            written.err().map(|error| format!("{shown} cannot be set to 1: {error}"))
+        }
+        Ok(value) => {
+            let value = value.trim();
+            Some(format!("{shown} is {value}: set it to 1, or start the agent with --set-sysctls"))
+        }
+    }
+}

@@ -28,6 +28,9 @@ pub struct Seen {
     pub view: Option<Arc<View>>,
     /// When a replica was last heard; `None`: not since the start.
     pub heard: Option<Instant>,
+    /// Whether the view has been as new as a replica's since the start. Before, the kernel may know
+    /// better: the copy is older than the last change.
+    pub caught_up: bool,
 }
 
 /// Follows the log for a host.
@@ -57,7 +60,8 @@ impl Following {
             }
             Err(error) => return Err(error),
         };
-        let seen = watch::Sender::new(Seen { view: view.map(Arc::new), heard: None });
+        let seen =
+            watch::Sender::new(Seen { view: view.map(Arc::new), heard: None, caught_up: false });
         Ok(Self { host, file, seen, unsaved: None })
     }
 
@@ -104,7 +108,10 @@ impl Following {
 
     fn take(&mut self, item: Item) {
         let now = Instant::now();
-        let before = self.seen.borrow().view.clone();
+        let Seen { view: before, caught_up, .. } = self.seen.borrow().clone();
+        // A bookmark follows when everything that there was has come.
+        let caught_up = caught_up || !matches!(item, Item::Record(_));
+        let first = before.is_none();
         let after = match item {
             Item::Record(record) => before.map(|mut view| {
                 Arc::make_mut(&mut view).apply(&record);
@@ -125,7 +132,10 @@ impl Following {
             },
         };
         self.unsaved = self.unsaved.or(Some(now));
-        self.seen.send_replace(Seen { view: after, heard: Some(now) });
+        self.seen.send_replace(Seen { view: after, heard: Some(now), caught_up });
+        if first {
+            self.save();
+        }
     }
 
     fn save(&mut self) {

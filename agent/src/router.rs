@@ -16,7 +16,7 @@ use crate::follow::Seen;
 use crate::kernel::KernelError;
 use crate::kernel::facts::{self, Links};
 use crate::kernel::routes::RouteTable;
-use crate::routes::{Gateway, Options, Plan, diff, plan};
+use crate::routes::{Gateway, Options, Plan, diff, missing, plan};
 use crate::status::Status;
 use crate::view::View;
 
@@ -64,14 +64,14 @@ impl Router {
     /// Runs until `stop`.
     pub async fn run(mut self, wake: Arc<Notify>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let view = self.seen.borrow_and_update().view.clone();
+            let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
             let soon = match view {
                 // Nothing is known: what is in the kernel stays.
                 None => {
                     self.say(Status::default(), Some("nothing is known of the cluster yet"));
                     false
                 }
-                Some(view) => match self.pass(&view).await {
+                Some(view) => match self.pass(&view, caught_up).await {
                     Ok(pass) => {
                         self.say(pass.status, None);
                         pass.soon
@@ -96,7 +96,7 @@ impl Router {
         }
     }
 
-    async fn pass(&self, view: &View) -> Result<Pass, KernelError> {
+    async fn pass(&self, view: &View, caught_up: bool) -> Result<Pass, KernelError> {
         let revision = Some(view.revision);
         if !self.enabled {
             let status = Status { revision, applied: revision, ..Status::default() };
@@ -109,7 +109,8 @@ impl Router {
         let Plan { routes, skipped } =
             plan(view, &facts::facts(&links, gateways, silent), self.options);
         let actual = self.table.read(&links.pods).await?;
-        let failed = self.table.apply(diff(&actual, &routes)).await;
+        let changes = if caught_up { diff(&actual, &routes) } else { missing(&actual, &routes) };
+        let failed = self.table.apply(changes).await;
         let mut status = Status { revision, routes: routes.len(), ..Status::default() };
         for (_, error) in &failed {
             tracing::warn!(error = error as &dyn std::error::Error, "a route is not as wanted");

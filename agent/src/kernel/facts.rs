@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::Notify;
 
@@ -92,7 +92,12 @@ fn prefix_of(message: &AddressMessage) -> Option<ipnet::IpNet> {
 pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
     let length = if ip.is_ipv4() { 32 } else { 128 };
     let mut ask = RouteMessageBuilder::<IpAddr>::new().destination_prefix(ip, length).ok()?.build();
-    ask.header.protocol = RouteProtocol::Unspec;
+    // With strict checks the kernel refuses a question that says more.
+    ask.header = RouteHeader {
+        address_family: ask.header.address_family,
+        destination_prefix_length: length,
+        ..RouteHeader::default()
+    };
     let answer = handle.route().get(ask).execute().next().await?.ok()?;
     let (mut via, mut link) = (None, None);
     for attribute in &answer.attributes {

@@ -83,22 +83,25 @@ impl RouteTable {
     }
 
     async fn apply_all(&self, changes: Vec<Change>) -> Vec<(Change, KernelError)> {
-        let done = stream::iter(changes).map(async |change| {
-            self.writes.fetch_add(1, Ordering::Relaxed);
-            let done = match &change {
-                Change::Set(prefix, target) => {
-                    let ask = self.message(*prefix, Some(target));
-                    self.handle.route().add(ask).replace().execute().await
-                }
-                Change::Remove(prefix) => {
-                    self.handle.route().del(self.message(*prefix, None)).execute().await
-                }
-            };
-            let failed = done.err().filter(|error| !is_gone(&change, error))?;
-            let what = format!("{change:?}");
-            Some((change, KernelError::Netlink { what, source: failed }))
-        });
-        done.buffer_unordered(IN_FLIGHT).filter_map(async |failed| failed).collect().await
+        let done = stream::iter(changes).map(|change| self.apply_one(change));
+        done.buffer_unordered(IN_FLIGHT).filter_map(std::future::ready).collect().await
+    }
+
+    /// `None`: done.
+    async fn apply_one(&self, change: Change) -> Option<(Change, KernelError)> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let done = match &change {
+            Change::Set(prefix, target) => {
+                let ask = self.message(*prefix, Some(target));
+                self.handle.route().add(ask).replace().execute().await
+            }
+            Change::Remove(prefix) => {
+                self.handle.route().del(self.message(*prefix, None)).execute().await
+            }
+        };
+        let source = done.err().filter(|error| !is_gone(&change, error))?;
+        let what = format!("{change:?}");
+        Some((change, KernelError::Netlink { what, source }))
     }
 
     /// `None`: whatever ours leads there.

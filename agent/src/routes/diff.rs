@@ -24,3 +24,11 @@ pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) 
     let sets = wrong.map(|(prefix, target)| Change::Set(*prefix, target.clone()));
     sets.chain(gone.map(|prefix| Change::Remove(*prefix))).collect()
 }
+
+/// The same while the kernel may know better than we do, because what is wanted may be old: only what is
+/// missing is put in (law 4).
+#[must_use]
+pub fn missing(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
+    let missing = wanted.iter().filter(|(prefix, _)| !actual.contains_key(*prefix));
+    missing.map(|(prefix, target)| Change::Set(*prefix, target.clone())).collect()
+}

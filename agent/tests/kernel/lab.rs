@@ -1,0 +1,388 @@
+//! A laboratory: hosts, racks, routers and a control plane, each in a network namespace of its own.
+//! Everything is removed when it goes, also after a panic.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use romana_agent::status::Status;
+use serde_json::Value;
+
+/// How long anything may take to come true.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Where the replicas answer: the control plane is one more machine on the first rack's link.
+const CONTROL: &str = "10.77.0.250";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// The laboratory.
+pub(crate) struct Lab {
+    name: String,
+    dir: tempfile::TempDir,
+    namespaces: Vec<String>,
+    replicas: Vec<Child>,
+    agents: Vec<(String, Child)>,
+}
+
+impl Lab {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        assert!(rustix::process::getuid().is_root(), "network namespaces need root");
+        let name = format!("rt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::tempdir().expect("a directory");
+        Self { name, dir, namespaces: vec![], replicas: vec![], agents: vec![] }
+    }
+
+    /// Three hosts `h1` to `h3` on one link, 10.77.0.N and fd77::N, and the control plane.
+    pub(crate) fn one_link() -> Self {
+        let mut lab = Self::new();
+        lab.link("sw");
+        for n in 1..=3 {
+            lab.host(
+                &format!("h{n}"),
+                "sw",
+                &[&format!("10.77.0.{n}/24"), &format!("fd77::{n}/64")],
+            );
+        }
+        lab.control("sw");
+        lab
+    }
+
+    /// Two racks with two hosts each, 10.77.0.N and 10.78.0.N, a router `rt` in between, and the control
+    /// plane in the first.
+    pub(crate) fn two_racks() -> Self {
+        let mut lab = Self::new();
+        for (rack, subnet) in [("sw1", 77), ("sw2", 78)] {
+            lab.link(rack);
+            for n in 1..=2 {
+                let name = format!("h{}", n + if subnet == 77 { 0 } else { 2 });
+                lab.host(&name, rack, &[&format!("10.{subnet}.0.{n}/24")]);
+                let via = format!("10.{subnet}.0.254");
+                lab.ip(&name, &["route", "add", "default", "via", &via]);
+            }
+        }
+        lab.host("rt", "sw1", &["10.77.0.254/24"]);
+        lab.plug("rt", "eth1", "sw2", &["10.78.0.254/24"]);
+        lab.control("sw1");
+        lab.ip("ctl", &["route", "add", "default", "via", "10.77.0.254"]);
+        lab
+    }
+
+    /// The full name of a namespace.
+    pub(crate) fn ns(&self, host: &str) -> String {
+        format!("{}-{host}", self.name)
+    }
+
+    fn namespace(&mut self, host: &str) {
+        let name = self.ns(host);
+        run("ip", &["netns", "add", &name]);
+        self.namespaces.push(name);
+        self.ip(host, &["link", "set", "lo", "up"]);
+    }
+
+    fn link(&mut self, switch: &str) {
+        self.namespace(switch);
+        self.ip(switch, &["link", "add", "br0", "type", "bridge"]);
+        self.ip(switch, &["link", "set", "br0", "up"]);
+    }
+
+    /// A machine on a link.
+    fn host(&mut self, host: &str, switch: &str, addresses: &[&str]) {
+        self.namespace(host);
+        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            self.exec(host, &["tee", &format!("/proc/sys/{key}")], Some("1"));
+        }
+        self.plug(host, "eth0", switch, addresses);
+    }
+
+    fn plug(&self, host: &str, link: &str, switch: &str, addresses: &[&str]) {
+        let (ns, port) = (self.ns(host), format!("{host}-{link}"));
+        let peer = ["peer", "name", link, "netns", &ns];
+        self.ip(switch, &[&["link", "add", &port, "type", "veth"][..], &peer].concat());
+        self.ip(switch, &["link", "set", &port, "master", "br0", "up"]);
+        self.ip(host, &["link", "set", link, "up"]);
+        for address in addresses {
+            let nodad = if address.contains(':') { &["nodad"][..] } else { &[] };
+            self.ip(host, &[&["addr", "add", address, "dev", link], nodad].concat());
+        }
+    }
+
+    fn control(&mut self, switch: &str) {
+        self.host("ctl", switch, &[&format!("{CONTROL}/24")]);
+        self.start_replicas();
+    }
+
+    /// Starts the three replicas, on new data or that of before, and waits until they answer.
+    pub(crate) fn start_replicas(&mut self) {
+        let peers: Vec<String> = (1..=3).map(|n| format!("{n}={CONTROL}:97{n}0")).collect();
+        let (ns, peers) = (self.ns("ctl"), peers.join(","));
+        for n in 1..=3 {
+            let data = self.dir.path().join(format!("data-{n}"));
+            let mut command = in_namespace(&ns, &beside("romanad"));
+            command.arg("--data-dir").arg(data).args(["--id", &n.to_string()]);
+            command.args(["--listen", &format!("{CONTROL}:96{n}0")]);
+            command.args([
+                "--peer-listen",
+                &format!("{CONTROL}:97{n}0"),
+                "--initial-cluster",
+                &peers,
+            ]);
+            command.args(["--disk-reserve-bytes", "0"]);
+            self.replicas.push(spawn(command, &self.dir.path().join(format!("romanad-{n}.log"))));
+        }
+        until("the replicas answer", || self.try_romana(&["cluster", "status"]).is_some());
+    }
+
+    /// Kills all replicas with SIGKILL.
+    pub(crate) fn kill_replicas(&mut self) {
+        self.replicas.drain(..).for_each(end);
+    }
+
+    /// Starts the agent of a host and waits until the kernel agrees with it.
+    pub(crate) fn start_agent(&mut self, host: &str, more: &[&str]) {
+        let mut command =
+            in_namespace(&self.ns(host), Path::new(env!("CARGO_BIN_EXE_romana-agent")));
+        let servers: Vec<String> = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0")).collect();
+        command.args(["--server", &servers.join(","), "--hostname", host]);
+        command.arg("--state-dir").arg(self.dir.path().join(host)).args(more);
+        let child = spawn(command, &self.dir.path().join(format!("agent-{host}.log")));
+        self.agents.push((host.into(), child));
+        until("the agent is ready", || self.status(host).is_some_and(|status| status.is_ready()));
+    }
+
+    /// Kills the agent of a host with SIGKILL.
+    pub(crate) fn kill_agent(&mut self, host: &str) {
+        let at = self.agents.iter().position(|(name, _)| name == host).expect("it runs");
+        end(self.agents.swap_remove(at).1);
+    }
+
+    /// What the agent of a host says of itself.
+    pub(crate) fn status(&self, host: &str) -> Option<Status> {
+        let mut command =
+            in_namespace(&self.ns(host), Path::new(env!("CARGO_BIN_EXE_romana-agent")));
+        let output = command.args(["status", "--json"]).output().expect("it can be run");
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    /// Runs the CLI. `None`: it failed.
+    pub(crate) fn try_romana(&self, args: &[&str]) -> Option<Value> {
+        let servers: Vec<String> = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0")).collect();
+        let mut command = in_namespace(&self.ns("ctl"), &beside("romana"));
+        command.args(["-f", "json", "-r", &servers.join(",")]).args(args);
+        let output = command.output().expect("it can be run");
+        let text = String::from_utf8_lossy(&output.stdout);
+        output.status.success().then(|| serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// Runs the CLI.
+    pub(crate) fn romana(&self, args: &[&str]) -> Value {
+        self.try_romana(args).unwrap_or_else(|| panic!("romana {args:?} failed"))
+    }
+
+    /// Sets the topology.
+    pub(crate) fn topology(&self, document: &Value) {
+        let file = self.dir.path().join("topology.json");
+        fs::write(&file, document.to_string()).expect("written");
+        self.romana(&["topology", "update", file.to_str().expect("a path")]);
+    }
+
+    /// Allocates an address and makes a pod for it by hand, as the CNI plugin would.
+    pub(crate) fn pod(&mut self, name: &str, host: &str, network: &str) -> IpAddr {
+        let args = ["address", "allocate", "--host", host, "--network", network, name];
+        let ip = self.romana(&args)["ip"].as_str().expect("an address").to_owned();
+        let address: IpAddr = ip.parse().expect("an address");
+        let (length, any) = if address.is_ipv4() { (32, "0.0.0.0/0") } else { (128, "::/0") };
+        self.namespace(name);
+        let (ns, link) = (self.ns(name), format!("romana-{name}"));
+        let peer = ["peer", "name", "eth0", "netns", &ns];
+        self.ip(host, &[&["link", "add", &link, "type", "veth"][..], &peer].concat());
+        self.ip(host, &["link", "set", &link, "up"]);
+        self.ip(name, &["link", "set", "eth0", "up"]);
+        let nodad = if address.is_ipv6() { &["nodad"][..] } else { &[] };
+        let whole = format!("{ip}/{length}");
+        self.ip(name, &[&["addr", "add", &whole, "dev", "eth0"], nodad].concat());
+        // The other end of the pair takes whatever comes.
+        let mac = self.ip_json(host, &["link", "show", "dev", &link])[0]["address"].clone();
+        let mac = mac.as_str().expect("a MAC address").to_owned();
+        let (gateway, local) =
+            if address.is_ipv4() { ("169.254.1.1", "32") } else { ("fe80::1", "128") };
+        let dev = ["dev", "eth0"];
+        if address.is_ipv4() {
+            let to = format!("{gateway}/{local}");
+            self.ip(name, &[&["route", "add", &to][..], &dev, &["scope", "link"]].concat());
+        }
+        self.ip(name, &[&["neigh", "add", gateway, "lladdr", &mac][..], &dev].concat());
+        self.ip(name, &[&["route", "add", any, "via", gateway][..], &dev].concat());
+        self.ip(host, &["route", "add", &whole, "dev", &link, "proto", "57"]);
+        address
+    }
+
+    /// Pings between pods until it works.
+    pub(crate) fn reaches(&self, from: &str, to: IpAddr) {
+        let to = to.to_string();
+        until(&format!("{from} reaches {to}"), || {
+            self.try_exec(from, &["ping", "-n", "-c", "1", "-W", "1", &to]).is_some()
+        });
+    }
+
+    /// Begins to ping, 50 times a second.
+    pub(crate) fn start_ping(&self, from: &str, to: IpAddr) -> Ping {
+        let mut command = in_namespace(&self.ns(from), Path::new("ping"));
+        command.args(["-n", "-i", "0.02", &to.to_string()]);
+        Ping(command.stdout(Stdio::piped()).spawn().expect("ping runs"))
+    }
+
+    /// Routes of a host with our protocol that do not lead to a pod: destination and way, sorted.
+    pub(crate) fn routes(&self, host: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for family in ["-4", "-6"] {
+            let all = self.ip_json(host, &[family, "route", "show", "proto", "57"]);
+            for route in all.as_array().expect("a list") {
+                let text = |key: &str| route[key].as_str().map(str::to_owned);
+                if text("dev").is_some_and(|dev| dev.starts_with("romana-")) {
+                    continue;
+                }
+                let via = text("gateway").or_else(|| text("type")).unwrap_or_default();
+                found.push(format!("{} {via}", route["dst"].as_str().expect("a destination")));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Waits until the routes of a host are these.
+    pub(crate) fn expect_routes(&self, host: &str, wanted: &[String]) {
+        let mut wanted = wanted.to_vec();
+        wanted.sort();
+        let start = Instant::now();
+        while self.routes(host) != wanted {
+            let (found, said) = (self.routes(host), self.status(host));
+            assert!(start.elapsed() < PATIENCE, "{host}: {found:?}, not {wanted:?}\n{said:#?}");
+            sleep(LOOK);
+        }
+    }
+
+    /// `ip` in the namespace of a host.
+    pub(crate) fn ip(&self, host: &str, args: &[&str]) {
+        run("ip", &[&["-n", &self.ns(host)], args].concat());
+    }
+
+    /// The same, with its answer.
+    pub(crate) fn ip_json(&self, host: &str, args: &[&str]) -> Value {
+        let output = run("ip", &[&["-j", "-n", &self.ns(host)], args].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Array(vec![]))
+    }
+
+    /// Runs a program on a host, with this input.
+    fn exec(&self, host: &str, args: &[&str], input: Option<&str>) {
+        use std::io::Write;
+        let mut command = in_namespace(&self.ns(host), Path::new(args[0]));
+        command.args(&args[1..]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().expect("it runs");
+        let mut stdin = child.stdin.take().expect("its input");
+        stdin.write_all(input.unwrap_or_default().as_bytes()).expect("it reads");
+        drop(stdin);
+        assert!(child.wait().expect("it ends").success(), "{host}: {args:?}");
+    }
+
+    /// Runs a program on a host. `None`: it failed.
+    fn try_exec(&self, host: &str, args: &[&str]) -> Option<Output> {
+        let output = in_namespace(&self.ns(host), Path::new(args[0])).args(&args[1..]).output();
+        Some(output.expect("it runs")).filter(|output| output.status.success())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
+        self.kill_replicas();
+        self.agents.drain(..).for_each(|(_, agent)| end(agent));
+        for name in &self.namespaces {
+            // What is left in it (pings) goes first.
+            if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).output() {
+                for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace() {
+                    _ = Command::new("kill").args(["-9", pid]).status();
+                }
+            }
+            _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+impl Lab {
+    fn print_logs(&self) {
+        let Ok(entries) = fs::read_dir(self.dir.path()) else { return };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                let from = lines.len().saturating_sub(25);
+                eprintln!("--- {}\n{}", path.display(), lines[from..].join("\n"));
+            }
+        }
+    }
+}
+
+/// A ping that runs.
+pub(crate) struct Ping(Child);
+
+impl Ping {
+    /// Ends it. Returns packets sent and received.
+    pub(crate) fn end(self) -> (u64, u64) {
+        let pid = self.0.id().to_string();
+        run("kill", &["-INT", &pid]);
+        let output = self.0.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|line| line.contains("packets transmitted"));
+        let line = line.unwrap_or_else(|| panic!("no summary in {text}"));
+        let mut numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
+        (numbers.next().expect("sent"), numbers.next().expect("received"))
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        sleep(LOOK);
+    }
+}
+
+fn beside(program: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_romana-agent")).with_file_name(program);
+    assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
+    path
+}
+
+fn in_namespace(ns: &str, program: &Path) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", ns]).arg(program);
+    command
+}
+
+fn spawn(mut command: Command, log: &Path) -> Child {
+    let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs")
+}
+
+fn end(mut child: Child) {
+    _ = child.kill();
+    _ = child.wait();
+}
+
+fn run(program: &str, args: &[&str]) -> Output {
+    let output = Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {said}");
+    output
+}

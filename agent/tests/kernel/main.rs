@@ -1,0 +1,5 @@
+//! The agent on a real kernel: hosts, racks and a control plane in network namespaces. Needs root, `ip`
+//! and `ping`.
+
+mod lab;
+mod routes;

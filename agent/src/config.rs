@@ -28,7 +28,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Romana on a host: routes to the blocks of the other hosts.
+/// Romana on a host: routes to the blocks of the other hosts, and containers' links.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "romana-agent", version, about, max_term_width = 100)]
 pub struct Args {
@@ -95,6 +95,12 @@ struct Given {
         value_name = "KEY=VALUE,…"
     )]
     host_labels: Option<Vec<String>>,
+    /// Socket for the CNI plugin [default: /run/romana/agent.sock].
+    #[arg(long, env = "ROMANA_AGENT_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// MTU of containers' links [default: the smallest of the host's links].
+    #[arg(long, env = "ROMANA_AGENT_MTU", value_name = "BYTES")]
+    mtu: Option<u32>,
     /// Set the sysctls that forwarding needs, not only check them.
     #[arg(long, env = "ROMANA_AGENT_SET_SYSCTLS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     set_sysctls: Option<bool>,
@@ -128,6 +134,10 @@ pub struct Config {
     pub ecmp: bool,
     /// How to add this host to the cluster, if it is to be added.
     pub register: Option<Registration>,
+    /// Socket for the plugin.
+    pub socket: PathBuf,
+    /// MTU of containers' links.
+    pub mtu: Option<u32>,
     /// Set sysctls.
     pub set_sysctls: bool,
     /// Where to answer.
@@ -215,6 +225,8 @@ impl Config {
             multihop: given.multihop_blocks.unwrap_or(false),
             ecmp: given.ecmp.unwrap_or(false),
             register: given.register.unwrap_or(false).then_some(registration),
+            socket: given.socket.unwrap_or_else(|| PathBuf::from(ours::SOCKET)),
+            mtu: given.mtu,
             set_sysctls: given.set_sysctls.unwrap_or(false),
             metrics: given.metrics.unwrap_or(loopback),
             log_format: given.log_format.unwrap_or_default(),
@@ -252,6 +264,8 @@ impl Given {
             register: self.register.or(file.register),
             host_ip: self.host_ip.or(file.host_ip),
             host_labels: self.host_labels.or(file.host_labels),
+            socket: self.socket.or(file.socket),
+            mtu: self.mtu.or(file.mtu),
             set_sysctls: self.set_sysctls.or(file.set_sysctls),
             metrics: self.metrics.or(file.metrics),
             log_format: self.log_format.or(file.log_format),

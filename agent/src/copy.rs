@@ -51,7 +51,7 @@ pub fn save(path: &Path, content: &impl Serialize) -> Result<(), CopyError> {
         move |source| CopyError::Io { action, path, source }
     };
     let body = serde_json::to_vec(content).map_err(io::Error::from).map_err(io("express"))?;
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = dir_of(path);
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("write"))?;
     let sum = format!("{:08x}\n", crc32fast::hash(&body));
     for part in [MAGIC, sum.as_bytes(), &body] {
@@ -71,8 +71,12 @@ pub fn remove(path: &Path) -> Result<(), CopyError> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(CopyError::Io { action: "remove", path: path.to_owned(), source })
         }
-        _ => sync_dir(path.parent().unwrap_or(Path::new("."))),
+        _ => sync_dir(dir_of(path)),
     }
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new("."))
 }
 
 fn sync_dir(dir: &Path) -> Result<(), CopyError> {

@@ -4,6 +4,7 @@
 //!   Following ──► seen ─┐
 //!   netlink news ───────┼──► Router::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
 //!   timer ──────────────┘
+//!   romana-cni ──► socket ──► attach ──► ledger, log, kernel
 //! ```
 //! One code path for the first start, normal work, restart and repair. On SIGTERM everything stays in
 //! the kernel.
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::attach::{self, AttachConfig};
 use crate::config::Config;
 use crate::copy::CopyError;
 use crate::follow::Following;
@@ -53,6 +55,9 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The plugin cannot be served.
+    #[error(transparent)]
+    Attach(#[from] attach::ServeError),
     /// SIGTERM cannot be waited for.
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
@@ -86,6 +91,16 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     problems.iter().for_each(|problem| tracing::warn!(problem, "this host does not forward"));
 
     let router = Router::new(&config, handle.clone(), seen.clone(), status, problems);
+    let attaching = AttachConfig {
+        host: config.host.clone(),
+        socket: config.socket.clone(),
+        state_dir: config.state_dir.clone(),
+        mtu: config.mtu,
+        route_table: config.route_table,
+    };
+    let attaching =
+        attach::serve(attaching, client.clone(), seen.clone(), handle.clone(), stop.clone());
+    let mut attaching = tokio::spawn(attaching);
     let tasks = [
         tokio::spawn(following.run(client.clone(), stop.clone())),
         tokio::spawn(router.run(wake, stop.clone())),
@@ -93,7 +108,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         tokio::spawn(http::serve(listener, shown, seen, stop.clone())),
     ];
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");
-    stop.cancelled().await;
+    let ended = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = &mut attaching => Some(ended),
+    };
+    stop.cancel();
     tracing::info!("stopping; everything stays in the kernel");
     for task in tasks {
         if let Err(error) = task.await {
@@ -101,7 +120,22 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         }
     }
     news.abort();
-    Ok(())
+    match ended {
+        Some(ended) => joined(ended),
+        None => joined(attaching.await),
+    }
+}
+
+fn joined(
+    ended: Result<Result<(), attach::ServeError>, tokio::task::JoinError>,
+) -> Result<(), DaemonError> {
+    match ended {
+        Ok(ended) => Ok(ended?),
+        Err(error) => {
+            tracing::error!(%error, "the plugin's server ended badly");
+            Ok(())
+        }
+    }
 }
 
 /// Without news the timer is left.

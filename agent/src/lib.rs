@@ -9,6 +9,8 @@
 //!                                                                                   └──► log
 //! ```
 
+pub mod attach;
+pub mod cni;
 pub mod config;
 pub mod copy;
 pub mod daemon;

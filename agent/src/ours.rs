@@ -29,6 +29,8 @@ pub const PLUGIN_TYPE: &str = PLUGIN_FILE;
 pub const CONFLIST_FILE: &str = "10-romana.conflist";
 /// Where the agent listens for the plugin.
 pub const SOCKET: &str = "/run/romana/agent.sock";
+/// In the state directory: DELs that the plugin left while no agent answered.
+pub const SPOOL_DIR: &str = "spool";
 /// Where the agent keeps what must outlive it.
 pub const STATE_DIR: &str = "/var/lib/romana";
 

@@ -39,10 +39,11 @@ impl Status {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let number = |value: Option<u64>| value.map_or("none".to_owned(), |n| n.to_string());
-        let stale = self.stale_ms.map_or("no replica heard since the start".to_owned(), |ms| {
-            format!("{}.{} s ago", ms / 1000, ms % 1000 / 100)
-        });
+        let number =
+            |value: Option<u64>| value.map_or_else(|| "none".to_owned(), |n| n.to_string());
+        let ago = |ms: u64| format!("{}.{} s ago", ms / 1000, ms % 1000 / 100);
+        let never = || "no replica since the start".to_owned();
+        let stale = self.stale_ms.map_or_else(never, ago);
         let mut text = format!(
             "host        {}\nversion     {}\nrevision    {} (applied: {})\nheard       {stale}\nroutes      \
              {} ({} written since the start)\n",

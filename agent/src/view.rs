@@ -179,17 +179,6 @@ impl View {
         let named = self.networks.iter().filter(|network| network.tenants.contains(tenant));
         named.chain(self.networks.iter().filter(|network| network.tenants.is_empty()))
     }
-
-    /// Addresses of an attachment, by the end of their names.
-    pub fn addresses_of<'a>(
-        &'a self,
-        suffix: &'a str,
-    ) -> impl Iterator<Item = (&'a AddressName, &'a Address)> {
-        self.addresses.iter().filter(move |(name, _)| {
-            let name = name.as_str();
-            name.strip_suffix(".6").unwrap_or(name).ends_with(suffix)
-        })
-    }
 }
 
 impl Host {

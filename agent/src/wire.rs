@@ -138,6 +138,13 @@ pub struct Failed {
     pub details: String,
 }
 
+/// A name for a request, the same for the same one.
+#[must_use]
+pub fn digest(request: &Request) -> String {
+    let text = serde_json::to_vec(request).unwrap_or_default();
+    romana_statemachine::Digest::of(&text).to_string().chars().take(32).collect()
+}
+
 /// Sends a message.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! The kernel's side of it: netlink, one file per kind of thing.
 
 pub mod facts;
+pub mod links;
 pub mod routes;
 
 use std::net::IpAddr;
@@ -19,6 +20,15 @@ pub enum KernelError {
         /// Why not.
         #[source]
         source: rtnetlink::Error,
+    },
+    /// A setting of a link cannot be made.
+    #[error("cannot write {path}")]
+    Sysctl {
+        /// Which.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
     },
     /// No socket.
     #[error("no netlink socket")]

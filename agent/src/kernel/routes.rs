@@ -70,7 +70,7 @@ impl RouteTable {
             _ => None,
         });
         u8::from(route.header.protocol) == ROUTE_PROTOCOL
-            && table.unwrap_or(u32::from(route.header.table)) == self.table
+            && table.unwrap_or_else(|| u32::from(route.header.table)) == self.table
     }
 
     /// Makes changes, in their order as far as sets come before removals. Returns what failed.

@@ -79,6 +79,64 @@ impl Lab {
         format!("{}-{host}", self.name)
     }
 
+    /// Makes an empty namespace, for a container. Returns its path.
+    pub(crate) fn container(&mut self, name: &str) -> String {
+        self.namespace(name);
+        format!("/run/netns/{}", self.ns(name))
+    }
+
+    /// Deletes the namespace of a container, as a runtime does.
+    pub(crate) fn delete_container(&mut self, name: &str) {
+        let name = self.ns(name);
+        run("ip", &["netns", "del", &name]);
+        self.namespaces.retain(|namespace| *namespace != name);
+    }
+
+    /// A call of the plugin on a host, as a runtime makes it.
+    pub(crate) fn cni(&self, host: &str, command: &str, container: &str, netns: &str) -> Cni {
+        let socket = self.socket(host);
+        let state_dir = self.dir.path().join(host);
+        let config = serde_json::json!({
+            "cniVersion": "1.1.0", "name": "romana", "type": "romana-cni",
+            "socket": socket, "stateDir": state_dir, "mtu": 1400,
+        });
+        let vars = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", container),
+            ("CNI_NETNS", netns),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/opt/cni/bin"),
+            ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web"),
+        ];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        Cni { ns: self.ns(host), vars, config }
+    }
+
+    /// Names and addresses of a host in the log.
+    pub(crate) fn allocated(&self, host: &str) -> Vec<(String, IpAddr)> {
+        let list = self.romana(&["address", "list", "--host", host]);
+        let items = list["items"].as_array().expect("a list").iter();
+        let pair = |item: &Value| {
+            let text = |key: &str| item[key].as_str().expect("a text").to_owned();
+            (text("name"), text("ip").parse().expect("an address"))
+        };
+        items.map(pair).collect()
+    }
+
+    /// Links of containers on a host.
+    pub(crate) fn links(&self, host: &str) -> Vec<String> {
+        let all = self.ip_json(host, &["link", "show"]);
+        let names =
+            all.as_array().expect("a list").iter().filter_map(|link| link["ifname"].as_str());
+        names.filter(|name| name.starts_with("romana-")).map(str::to_owned).collect()
+    }
+
+    /// What is left of attachments in the agent's state directory.
+    pub(crate) fn ledger(&self, host: &str) -> usize {
+        let dirs = ["attachments", "spool"].map(|dir| self.dir.path().join(host).join(dir));
+        dirs.iter().filter_map(|dir| Some(fs::read_dir(dir).ok()?.count())).sum()
+    }
+
     fn namespace(&mut self, host: &str) {
         let name = self.ns(host);
         run("ip", &["netns", "add", &name]);
@@ -146,14 +204,27 @@ impl Lab {
 
     /// Starts the agent of a host and waits until the kernel agrees with it.
     pub(crate) fn start_agent(&mut self, host: &str, more: &[&str]) {
+        self.spawn_agent(host, more, None);
+        until("the agent is ready", || self.status(host).is_some_and(|status| status.is_ready()));
+        until("it serves the plugin", || self.socket(host).exists());
+    }
+
+    /// Starts the agent of a host, to crash at a step.
+    pub(crate) fn spawn_agent(&mut self, host: &str, more: &[&str], crash_at: Option<&str>) {
         let mut command =
             in_namespace(&self.ns(host), Path::new(env!("CARGO_BIN_EXE_romana-agent")));
         let servers: Vec<String> = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0")).collect();
         command.args(["--server", &servers.join(","), "--hostname", host]);
         command.arg("--state-dir").arg(self.dir.path().join(host)).args(more);
+        command.arg("--socket").arg(self.socket(host));
+        command.envs(crash_at.map(|step| ("ROMANA_AGENT_CRASH_AT", step)));
         let child = spawn(command, &self.dir.path().join(format!("agent-{host}.log")));
         self.agents.push((host.into(), child));
-        until("the agent is ready", || self.status(host).is_some_and(|status| status.is_ready()));
+    }
+
+    /// The socket of the agent of a host.
+    pub(crate) fn socket(&self, host: &str) -> PathBuf {
+        self.dir.path().join(format!("{host}.sock"))
     }
 
     /// Kills the agent of a host with SIGKILL.
@@ -329,6 +400,54 @@ impl Lab {
             }
         }
     }
+}
+
+/// A call of the plugin.
+#[derive(Clone)]
+pub(crate) struct Cni {
+    ns: String,
+    vars: Vec<(String, String)>,
+    /// The network configuration.
+    pub(crate) config: Value,
+}
+
+impl Cni {
+    /// Calls it. Returns the exit status and what it printed.
+    pub(crate) fn call(&self) -> (bool, Value) {
+        use std::io::Write;
+        let mut command = in_namespace(&self.ns, Path::new("env"));
+        command.arg("-i").args(self.vars.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(env!("CARGO_BIN_EXE_romana-cni"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it runs");
+        let mut stdin = child.stdin.take().expect("its input");
+        stdin.write_all(self.config.to_string().as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let printed = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+        };
+        (output.status.success(), printed)
+    }
+
+    /// Calls it; it must succeed.
+    pub(crate) fn ok(&self) -> Value {
+        let (success, printed) = self.call();
+        assert!(success, "{printed}");
+        printed
+    }
+}
+
+/// Addresses in a result.
+pub(crate) fn addresses(result: &Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().unwrap_or_else(|| panic!("no ips in {result}")).iter();
+    let address = |ip: &Value| {
+        ip["address"].as_str().expect("an address").split('/').next().map(str::to_owned)
+    };
+    ips.filter_map(address).map(|ip| ip.parse().expect("an address")).collect()
 }
 
 /// A ping that runs.

@@ -1,5 +1,6 @@
 //! The agent on a real kernel: hosts, racks and a control plane in network namespaces. Needs root, `ip`
 //! and `ping`.
 
+mod cni;
 mod lab;
 mod routes;

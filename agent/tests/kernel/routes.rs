@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::lab::{Lab, until};
 
 /// One group for all hosts, both families.
-fn flat() -> Value {
+pub(crate) fn flat() -> Value {
     json!({
         "networks": [
             {"name": "v4", "cidr": "10.112.0.0/16", "block_mask": 29},
@@ -17,7 +17,7 @@ fn flat() -> Value {
 
 const REGISTER: &[&str] = &["--register", "--host-ip"];
 
-fn start_all(lab: &mut Lab) {
+pub(crate) fn start_all(lab: &mut Lab) {
     for n in 1..=3 {
         let ips = format!("10.77.0.{n},fd77::{n}");
         lab.start_agent(&format!("h{n}"), &[REGISTER, &[&ips]].concat());
@@ -110,9 +110,8 @@ fn what_is_taken_away_comes_back_and_what_is_gone_goes_in_namespaces() {
     }
     let merged = "10.112.0.16/28 10.77.0.3".to_owned();
     lab.expect_routes("h1", &[own.clone(), route(2), merged.clone()]);
-    // Down in the log, but it answers: its agent alone is silent, and pods there may run.
     lab.romana(&["host", "remove", "--force", "h2"]);
-    lab.expect_routes("h1", &[own, merged.clone()]);
+    lab.expect_routes("h1", &[own, merged]);
     lab.expect_routes(
         "h3",
         &["10.112.0.0/29 10.77.0.1".into(), "10.112.0.16/28 unreachable".into()],

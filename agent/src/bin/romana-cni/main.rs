@@ -1,3 +1,46 @@
-//! `romana-cni`, the CNI plugin.
+//! `romana-cni`, the CNI plugin: standard input and the agent's socket. It starts for every container: it
+//! has no runtime, no log and no state.
 
-fn main() {}
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use romana_agent::cni::{self, Agent, Env};
+use romana_agent::wire::{self, FRAME_BYTES_MAX, Reply, Request};
+use romana_agent::{copy, ours};
+
+/// The agent answers within a minute, whatever happens.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The agent of this host.
+struct Socket;
+
+impl Agent for Socket {
+    fn ask(&mut self, socket: &str, request: &Request) -> io::Result<Reply> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        wire::send(&mut stream, request)?;
+        wire::receive(&mut stream)
+    }
+
+    fn leave(&mut self, state_dir: &str, request: &Request) -> io::Result<()> {
+        let dir = Path::new(state_dir).join(ours::SPOOL_DIR);
+        std::fs::create_dir_all(&dir)?;
+        let name = wire::digest(request);
+        copy::save(&dir.join(name), request).map_err(io::Error::other)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut stdin = Vec::new();
+    let read = io::stdin().take(FRAME_BYTES_MAX as u64).read_to_end(&mut stdin);
+    let output = cni::run(&Env::new(std::env::vars_os()), read.map(|_| stdin), &mut Socket);
+    if !output.stdout.is_empty() {
+        // A runtime that does not read the answer has gone.
+        _ = writeln!(io::stdout(), "{}", output.stdout);
+    }
+    ExitCode::from(output.status)
+}

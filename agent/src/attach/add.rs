@@ -1,0 +1,287 @@
+//! ADD.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use romana_statemachine::command::AllocateAddress;
+use romana_statemachine::name::{AddressName, NetworkName, SegmentId, TenantId};
+
+use super::{Attacher, Entry, Held, Stage, code, failed, names};
+use crate::kernel::links::{self, Netns, Pair};
+use crate::ours::host_link;
+use crate::view::View;
+use crate::wire::{Add, Added, Failed, Key};
+
+/// MTU where nothing says another.
+const MTU: u32 = 1500;
+/// Bounds of an MTU: what IPv4 needs, and the largest packet.
+const MTU_BOUNDS: std::ops::RangeInclusive<u32> = 68..=65_535;
+
+/// An address to ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Want {
+    name: AddressName,
+    /// Networks to try, in order; empty: whichever the address is of.
+    networks: Vec<NetworkName>,
+    ip: Option<IpAddr>,
+}
+
+/// What to ask for: an address of each family in which there is a network for the tenant, or those that
+/// were asked for.
+pub(super) fn wants(add: &Add, view: &View) -> Result<Vec<Want>, Failed> {
+    let tenant = TenantId::from(add.tenant.as_str());
+    let mut wants = Vec::new();
+    for v4 in [true, false] {
+        let mut asked = add.ips.iter().copied().filter(|ip| ip.is_ipv4() == v4);
+        let ip = asked.next();
+        if asked.next().is_some() {
+            let details = "ask for at most one of each family";
+            return Err(failed(code::UNSUPPORTED, "several addresses of a family", details));
+        }
+        let networks =
+            view.networks_for(&tenant).filter(|network| network.cidr.addr().is_ipv4() == v4);
+        let networks: Vec<_> = networks.map(|network| network.name.clone()).collect();
+        if ip.is_none() && (networks.is_empty() || !add.ips.is_empty()) {
+            continue;
+        }
+        let name = names::name(&add.tenant, &add.pod, &add.key, v4);
+        let networks = if ip.is_some() { Vec::new() } else { networks };
+        wants.push(Want { name, networks, ip });
+    }
+    if wants.is_empty() {
+        let msg = format!("no network is open to tenant {}", add.tenant);
+        let details = "`romana network list` shows the networks and whom they are for";
+        return Err(failed(code::CONFIG, msg, details));
+    }
+    Ok(wants)
+}
+
+impl Attacher {
+    /// Attaches a container, or leaves nothing behind.
+    pub(super) async fn add(self: &Arc<Self>, add: &Add) -> Result<Added, Failed> {
+        let _alone = self.lock(&add.key).await;
+        let view = self.seen.borrow().view.clone();
+        let Some(view) = view else {
+            let details = "the agent has not heard a replica since it was installed: try again";
+            return Err(failed(code::AGAIN, "nothing is known of the cluster yet", details));
+        };
+        let mtu = match add.mtu.or(self.config.mtu) {
+            Some(mtu) if !MTU_BOUNDS.contains(&mtu) => {
+                return Err(failed(code::CONFIG, format!("mtu {mtu} cannot be"), "68 to 65535"));
+            }
+            Some(mtu) => mtu,
+            None => self.default_mtu().await,
+        };
+        let mac = add.mac.as_deref().map(parse_mac).transpose()?;
+        let wants = wants(add, &view)?;
+        let netns = add.netns.as_deref().map(Netns::open).transpose()?;
+        self.check_new(add).await?;
+        let held = |want: &Want| Held { name: want.name.clone(), ip: None };
+        let mut entry = Entry {
+            key: add.key.clone(),
+            network: add.network.clone(),
+            netns: add.netns.clone(),
+            addresses: wants.iter().map(held).collect(),
+            stage: Stage::Intended,
+        };
+        self.put(entry.clone()).await?;
+        crash_point("intended");
+        match self.build(add, &wants, netns, mtu, mac, &mut entry).await {
+            Ok(added) => {
+                self.changed.notify_one();
+                Ok(added)
+            }
+            Err(why) => {
+                self.undo(entry).await;
+                Err(why)
+            }
+        }
+    }
+
+    async fn build(
+        self: &Arc<Self>,
+        add: &Add,
+        wants: &[Want],
+        netns: Option<Netns>,
+        mtu: u32,
+        mac: Option<[u8; 6]>,
+        entry: &mut Entry,
+    ) -> Result<Added, Failed> {
+        let asked = wants.iter().map(|want| self.allocate(add, want));
+        let ips = futures_util::future::try_join_all(asked).await?;
+        crash_point("allocated");
+        for (held, ip) in entry.addresses.iter_mut().zip(&ips) {
+            held.ip = Some(*ip);
+        }
+        let addresses = ips.iter().map(|ip| IpNet::from(*ip)).collect();
+        let mut added = Added { host_link: None, link: None, addresses, routes: Vec::new() };
+        if let Some(netns) = netns {
+            let host_link = host_link(&add.key.container_id, &add.key.ifname);
+            let ifname = add.key.ifname.clone();
+            let pair = Pair { host_link, ifname, mtu, mac, addresses: ips.clone() };
+            let (host, link) = links::make(&self.handle, &netns, &pair).await?;
+            crash_point("linked");
+            for ip in &ips {
+                links::route(&self.handle, self.config.route_table, *ip, &pair.host_link).await?;
+            }
+            crash_point("routed");
+            let default = |ip: &IpAddr| IpNet::new(unspecified(*ip), 0).ok();
+            added.routes = ips.iter().filter_map(default).collect();
+            (added.host_link, added.link) = (Some(host), Some(link));
+        }
+        entry.stage = Stage::Ready;
+        self.put(entry.clone()).await?;
+        crash_point("ready");
+        Ok(added)
+    }
+
+    /// Refuses a key that is in use; clears away what is left of an older attachment.
+    async fn check_new(self: &Arc<Self>, add: &Add) -> Result<(), Failed> {
+        let link = host_link(&add.key.container_id, &add.key.ifname);
+        let there = links::exists(&self.handle, &link).await;
+        let Some(entry) = self.ledger.get(&add.key) else {
+            if there {
+                links::delete(&self.handle, &link).await?;
+            }
+            return Ok(());
+        };
+        if entry.stage == Stage::Ready && (there || entry.netns.is_none()) {
+            let Key { container_id, ifname } = &add.key;
+            let msg = format!("{ifname} of {container_id} is attached already");
+            let details = "duplicate allocation is not allowed: DEL it first";
+            return Err(failed(code::DUPLICATE, msg, details));
+        }
+        Ok(links::delete(&self.handle, &link).await?)
+    }
+
+    async fn allocate(&self, add: &Add, want: &Want) -> Result<IpAddr, Failed> {
+        let ask = |network: Option<&NetworkName>| AllocateAddress {
+            name: want.name.clone(),
+            host: self.config.host.clone(),
+            tenant: TenantId::from(add.tenant.as_str()),
+            segment: SegmentId::from(add.segment.as_str()),
+            network: network.cloned(),
+            ip: want.ip,
+        };
+        let mut networks = want.networks.iter();
+        let mut network = networks.next();
+        loop {
+            match self.client.allocate(ask(network)).await {
+                Ok(allocation) => return Ok(allocation.ip),
+                Err(error) => match networks.next() {
+                    Some(next) if error.code() == Some("NetworkExhausted") => network = Some(next),
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+    }
+
+    /// The MTU of the link by which the host reaches the others.
+    async fn default_mtu(&self) -> u32 {
+        let Ok(links) = crate::kernel::facts::links(&self.handle).await else { return MTU };
+        let all = links.foreign.iter().filter_map(|link| links.mtu.get(&link.name));
+        all.min().copied().unwrap_or(MTU)
+    }
+
+    /// Writes an entry without holding up the runtime.
+    pub(super) async fn put(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
+        let attacher = Arc::clone(self);
+        let put = tokio::task::spawn_blocking(move || attacher.ledger.put(entry)).await;
+        match put {
+            Ok(put) => Ok(put?),
+            Err(error) => Err(failed(code::IO, format!("the ledger: {error}"), "")),
+        }
+    }
+}
+
+fn unspecified(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn parse_mac(text: &str) -> Result<[u8; 6], Failed> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    let parsed = mac.iter_mut().all(|byte| {
+        let part = parts.next().filter(|part| part.len() == 2);
+        part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
+    });
+    // The lowest bit of the first byte: a group, not an interface.
+    if !parsed || parts.next().is_some() || mac[0] & 1 == 1 {
+        let details = "write six bytes in hex, such as 02:00:00:00:00:01";
+        return Err(failed(code::CONFIG, format!("{text:?} is no MAC address"), details));
+    }
+    Ok(mac)
+}
+
+/// Ends the program where `ROMANA_AGENT_CRASH_AT` says, in debug builds: for tests of what is left.
+pub(super) fn crash_point(step: &str) {
+    if cfg!(debug_assertions) && std::env::var("ROMANA_AGENT_CRASH_AT").is_ok_and(|at| at == step) {
+        std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::Network;
+
+    fn view() -> View {
+        let network = |name: &str, cidr: &str, tenants: &[&str]| Network {
+            name: name.into(),
+            cidr: cidr.parse().unwrap(),
+            tenants: tenants.iter().map(|tenant| TenantId::from(*tenant)).collect(),
+        };
+        let networks = vec![
+            network("open4", "10.0.0.0/16", &[]),
+            network("own4", "10.1.0.0/16", &["blue"]),
+            network("red6", "fd00::/64", &["red"]),
+        ];
+        View { networks, ..View::new("h1".into()) }
+    }
+
+    fn add(tenant: &str, ips: &[&str]) -> Add {
+        Add {
+            key: Key { container_id: "c".into(), ifname: "eth0".into() },
+            network: "net".into(),
+            netns: None,
+            tenant: tenant.into(),
+            segment: "default".into(),
+            pod: String::new(),
+            labels: Default::default(),
+            mtu: None,
+            mac: None,
+            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        }
+    }
+
+    fn told(tenant: &str, ips: &[&str]) -> Result<Vec<String>, u32> {
+        let wants = wants(&add(tenant, ips), &view()).map_err(|failed| failed.code)?;
+        let show = |want: Want| format!("{} {:?} {:?}", want.name, want.networks, want.ip);
+        Ok(wants.into_iter().map(show).collect())
+    }
+
+    #[test]
+    fn a_family_is_wanted_where_a_network_is_open() {
+        assert_eq!(told("blue", &[]).unwrap(), [r#"cni:blue.c.eth0 ["own4", "open4"] None"#]);
+        let both = [r#"cni:red.c.eth0 ["open4"] None"#, r#"cni:red.c.eth0.6 ["red6"] None"#];
+        assert_eq!(told("red", &[]).unwrap(), both);
+        assert_eq!(told("red", &["10.0.0.9"]).unwrap(), ["cni:red.c.eth0 [] Some(10.0.0.9)"]);
+        assert_eq!(told("red", &["10.0.0.9", "10.0.0.8"]), Err(code::UNSUPPORTED));
+        let mut closed = view();
+        closed.networks.remove(0);
+        assert!(wants(&add("green", &[]), &closed).is_err());
+    }
+
+    #[test]
+    fn mac_addresses_are_read() {
+        assert_eq!(parse_mac("02:00:00:00:00:0a").unwrap(), [2, 0, 0, 0, 0, 10]);
+        for wrong in ["", "02", "02:00:00:00:00:0a:01", "01:00:00:00:00:00", "2:0:0:0:0:0", "é2:0"]
+        {
+            assert!(parse_mac(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What is attached here, on disk: one file per attachment, written before anything is done about it.
+//!
+//! ```text
+//!   Intended ──► Ready ──► Removing ──► (gone)
+//!       └──────────────────────▲
+//! ```
+//! `Intended` holds the names before they are asked for, so that whatever becomes of the request, and of
+//! this program, they can be given back. What is `Intended` when the agent starts was cut short and is
+//! removed. `Removing` is the queue of releases: the file goes when the log has them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use romana_statemachine::Digest;
+use romana_statemachine::name::AddressName;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+use crate::copy::{self, CopyError};
+use crate::wire::Key;
+
+const DIR: &str = "attachments";
+const SUFFIX: &str = "json";
+
+/// How far an attachment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Being made.
+    Intended,
+    /// In use.
+    Ready,
+    /// Its link is to go, and its addresses are to be given back.
+    Removing,
+}
+
+/// An address of an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its name in the log.
+    pub name: AddressName,
+    /// The address, once it is known.
+    pub ip: Option<IpAddr>,
+}
+
+/// An attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its key.
+    pub key: Key,
+    /// Name of the network configuration it is of.
+    pub network: String,
+    /// Path of the container's namespace; `None`: addresses only.
+    pub netns: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<Held>,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    dir: PathBuf,
+    entries: Mutex<BTreeMap<Key, Entry>>,
+}
+
+impl Ledger {
+    /// Reads what is in a state directory. A damaged file is set aside: what it was about is found in
+    /// the kernel and in the log.
+    ///
+    /// # Errors
+    /// [`CopyError::Io`].
+    pub fn open(state_dir: &Path) -> Result<Self, CopyError> {
+        let dir = state_dir.join(DIR);
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| CopyError::Io { action, path, source }
+        };
+        fs::create_dir_all(&dir).map_err(io("make", &dir))?;
+        let mut entries = BTreeMap::new();
+        for file in fs::read_dir(&dir).map_err(io("list", &dir))? {
+            let path = file.map_err(io("list", &dir))?.path();
+            if path.extension().is_none_or(|extension| extension != SUFFIX) {
+                continue;
+            }
+            match copy::load::<Entry>(&path) {
+                Ok(entry) => entries.extend(entry.map(|entry| (entry.key.clone(), entry))),
+                Err(error @ CopyError::Damaged { .. }) => {
+                    let aside = copy::set_aside(&path);
+                    tracing::error!(%error, aside = %aside.display(), "an attachment is not known");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { dir, entries: Mutex::new(entries) })
+    }
+
+    /// Writes an entry, durably, in place of what there was.
+    ///
+    /// # Errors
+    /// [`CopyError::Io`]: it may be on the disk or not; in memory it is not.
+    pub fn put(&self, entry: Entry) -> Result<(), CopyError> {
+        copy::save(&self.path(&entry.key), &entry)?;
+        self.entries().insert(entry.key.clone(), entry);
+        Ok(())
+    }
+
+    /// Forgets an entry, durably.
+    ///
+    /// # Errors
+    /// [`CopyError::Io`].
+    pub fn remove(&self, key: &Key) -> Result<(), CopyError> {
+        copy::remove(&self.path(key))?;
+        self.entries().remove(key);
+        Ok(())
+    }
+
+    /// An entry.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<Entry> {
+        self.entries().get(key).cloned()
+    }
+
+    /// All entries.
+    #[must_use]
+    pub fn all(&self) -> Vec<Entry> {
+        self.entries().values().cloned().collect()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keys may be longer than file names.
+    fn path(&self, key: &Key) -> PathBuf {
+        let name = Digest::of(format!("{}/{}", key.container_id, key.ifname).as_bytes());
+        let name: String = name.to_string().chars().take(32).collect();
+        self.dir.join(name).with_extension(SUFFIX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_outlive_the_program_and_damage_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |n: u8| Key { container_id: format!("c{n}"), ifname: "eth0".into() };
+        let entry = |n: u8| Entry {
+            key: key(n),
+            network: "net".into(),
+            netns: None,
+            addresses: vec![Held { name: "a".into(), ip: None }],
+            stage: Stage::Intended,
+        };
+        let ledger = Ledger::open(dir.path()).unwrap();
+        for n in 0..3 {
+            ledger.put(entry(n)).unwrap();
+        }
+        ledger.put(Entry { stage: Stage::Ready, ..entry(1) }).unwrap();
+        ledger.remove(&key(2)).unwrap();
+        fs::write(ledger.path(&key(0)), "nonsense").unwrap();
+        let again = Ledger::open(dir.path()).unwrap();
+        assert_eq!(again.all(), [Entry { stage: Stage::Ready, ..entry(1) }]);
+        assert!(ledger.path(&key(0)).with_extension("damaged").exists());
+    }
+}

@@ -1,0 +1,149 @@
+//! Attaches containers and detaches them: what the plugin asks for over the agent's socket.
+//!
+//! ```text
+//!   ADD: intent on disk ─► addresses from the log ─► pair, addresses, routes ─► host route ─► ready on disk
+//!   DEL: removing on disk ─► link gone ─► answer            … and in the background: addresses given back
+//! ```
+//! An ADD that fails half way is a DEL from there on. A DEL needs neither the container's namespace nor
+//! the control plane.
+//!
+//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `server`; `report` says what is attached.
+
+mod add;
+mod check;
+mod ledger;
+mod names;
+mod remove;
+mod report;
+mod server;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use romana_client::Client;
+use romana_statemachine::name::HostName;
+use rtnetlink::Handle;
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+
+pub use ledger::{Entry, Held, Ledger, Stage};
+pub use names::{is_of, is_ours, name, suffix};
+pub use server::{ServeError, serve};
+
+use crate::follow::Seen;
+use crate::kernel::KernelError;
+use crate::kernel::links::NetnsError;
+use crate::wire::{Failed, Key};
+
+/// How attaching is done.
+#[derive(Clone, Debug)]
+pub struct AttachConfig {
+    /// This host.
+    pub host: HostName,
+    /// Where to listen for the plugin.
+    pub socket: PathBuf,
+    /// Where the ledger is.
+    pub state_dir: PathBuf,
+    /// MTU of containers' links that ask for none; `None`: that of the link of the host's default route.
+    pub mtu: Option<u32>,
+    /// Route table of the host routes.
+    pub route_table: u32,
+}
+
+/// What all requests share.
+struct Attacher {
+    config: AttachConfig,
+    ledger: Ledger,
+    client: Client,
+    seen: watch::Receiver<Seen>,
+    handle: Handle,
+    /// One thing at a time is done about a key.
+    busy: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    /// Something is to be given back.
+    released: Notify,
+    /// What is attached has changed.
+    changed: Notify,
+}
+
+impl Attacher {
+    /// Waits until nothing else is done about a key.
+    async fn lock(&self, key: &Key) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for are of the past.
+            busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(busy.entry(key.clone()).or_default())
+        };
+        lock.lock_owned().await
+    }
+}
+
+/// CNI error codes (spec 1.1, section 5); from 100 they are ours.
+mod code {
+    pub(super) const UNSUPPORTED: u32 = 2;
+    pub(super) const UNKNOWN_CONTAINER: u32 = 3;
+    pub(super) const IO: u32 = 5;
+    pub(super) const CONFIG: u32 = 7;
+    pub(super) const OWN_NAMESPACE: u32 = 8;
+    pub(super) const AGAIN: u32 = 11;
+    pub(super) const NOT_AVAILABLE: u32 = 50;
+    pub(super) const EXHAUSTED: u32 = 100;
+    pub(super) const KERNEL: u32 = 101;
+    pub(super) const DUPLICATE: u32 = 102;
+    pub(super) const REFUSED: u32 = 103;
+    pub(super) const DIFFERS: u32 = 104;
+}
+
+fn failed(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Failed {
+    Failed { code, msg: msg.into(), details: details.into() }
+}
+
+fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+impl From<KernelError> for Failed {
+    fn from(error: KernelError) -> Self {
+        failed(code::KERNEL, full(&error), "")
+    }
+}
+
+impl From<crate::copy::CopyError> for Failed {
+    fn from(error: crate::copy::CopyError) -> Self {
+        failed(code::IO, full(&error), "make room, or mend the disk of the agent's state directory")
+    }
+}
+
+impl From<NetnsError> for Failed {
+    fn from(error: NetnsError) -> Self {
+        let code = match &error {
+            NetnsError::Open { .. } => code::UNKNOWN_CONTAINER,
+            NetnsError::Own { .. } => code::OWN_NAMESPACE,
+        };
+        failed(code, full(&error), "")
+    }
+}
+
+impl From<romana_client::Error> for Failed {
+    fn from(error: romana_client::Error) -> Self {
+        use romana_client::Error;
+        match &error {
+            Error::Refused(refusal) if error.code() == Some("NetworkExhausted") => failed(
+                code::EXHAUSTED,
+                refusal.to_string(),
+                "`romana network list` shows what is free",
+            ),
+            Error::Refused(refusal) => failed(code::REFUSED, refusal.to_string(), ""),
+            Error::Unavailable { .. } | Error::Unknown { .. } => {
+                failed(code::AGAIN, full(&error), "the control plane does not answer: try again")
+            }
+            Error::Protocol { .. } | Error::Config { .. } => failed(code::AGAIN, full(&error), ""),
+        }
+    }
+}

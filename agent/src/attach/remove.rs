@@ -1,0 +1,171 @@
+//! DEL, GC, and what is given back in the background.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::add::crash_point;
+use super::{Attacher, Entry, Held, Stage, code, failed, names};
+use crate::copy;
+use crate::kernel::links;
+use crate::ours::{SPOOL_DIR, host_link};
+use crate::wire::{Failed, Key, Request};
+
+/// Pause after the control plane did not take a release.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often the queue is looked at when nothing happens.
+const PERIOD: Duration = Duration::from_secs(30);
+
+impl Attacher {
+    /// Detaches a container. Done whether or not there is anything left of it.
+    pub(super) async fn del(self: &Arc<Self>, key: &Key, network: &str) -> Result<(), Failed> {
+        let _alone = self.lock(key).await;
+        let entry = match self.ledger.get(key) {
+            Some(entry) => entry,
+            None => match self.lost(key, network) {
+                Some(entry) => entry,
+                None => {
+                    let link = host_link(&key.container_id, &key.ifname);
+                    return Ok(links::delete(&self.handle, &link).await?);
+                }
+            },
+        };
+        self.begin_removal(entry).await
+    }
+
+    /// An attachment that the ledger has lost, as the log has it.
+    fn lost(&self, key: &Key, network: &str) -> Option<Entry> {
+        let view = self.seen.borrow().view.clone()?;
+        let of = view.addresses.iter().filter(|(name, _)| names::is_of(name, key));
+        let addresses: Vec<Held> =
+            of.map(|(name, address)| Held { name: name.clone(), ip: Some(address.ip) }).collect();
+        let (key, network) = (key.clone(), network.to_owned());
+        let entry = Entry { key, network, netns: None, addresses, stage: Stage::Removing };
+        (!entry.addresses.is_empty()).then_some(entry)
+    }
+
+    /// The removal is durable, and the link gone, on return.
+    async fn begin_removal(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
+        let link = host_link(&entry.key.container_id, &entry.key.ifname);
+        self.put(Entry { stage: Stage::Removing, ..entry }).await?;
+        crash_point("removing");
+        links::delete(&self.handle, &link).await?;
+        crash_point("unlinked");
+        self.released.notify_one();
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes back what an ADD has begun. What fails is tried again in the background.
+    pub(super) async fn undo(self: &Arc<Self>, entry: Entry) {
+        if let Err(error) = self.begin_removal(entry).await {
+            tracing::warn!(?error, "a failed ADD is not undone yet");
+            self.released.notify_one();
+        }
+    }
+
+    /// Detaches everything of a network that is not valid; goes on after a failure, and then says so.
+    pub(super) async fn gc(
+        self: &Arc<Self>,
+        network: &str,
+        valid: &BTreeSet<Key>,
+    ) -> Result<(), Failed> {
+        let stale = self.ledger.all().into_iter().filter(|entry| {
+            entry.network == network
+                && entry.stage != Stage::Removing
+                && !valid.contains(&entry.key)
+        });
+        let mut wrong = Vec::new();
+        for entry in stale {
+            let _alone = self.lock(&entry.key).await;
+            if let Err(error) = self.begin_removal(entry.clone()).await {
+                wrong.push(format!("{}: {}", entry.key.container_id, error.msg));
+            }
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let msg = format!("{} attachments are not removed yet", wrong.len());
+        Err(failed(code::AGAIN, msg, wrong.join("; ")))
+    }
+
+    /// What was being made when the agent ended last is removed.
+    pub(super) async fn undo_unfinished(self: &Arc<Self>) {
+        let unfinished = self.ledger.all().into_iter();
+        for entry in unfinished.filter(|entry| entry.stage == Stage::Intended) {
+            tracing::info!(container = entry.key.container_id, "an ADD was cut short: undone");
+            self.undo(entry).await;
+        }
+    }
+
+    /// Takes up DELs that the plugin left while no agent answered.
+    pub(super) async fn take_spool(self: &Arc<Self>) {
+        let dir = self.config.state_dir.join(SPOOL_DIR);
+        let Ok(files) = std::fs::read_dir(&dir) else { return };
+        for path in files.filter_map(|file| Some(file.ok()?.path())) {
+            let done = match copy::load::<Request>(&path) {
+                Ok(Some(Request::Del { key, network })) => self.del(&key, &network).await,
+                Ok(_) => Ok(()),
+                // Being written by a plugin, or damaged: it is looked at again, and the report says what
+                // is attached in any case.
+                Err(error) => {
+                    tracing::warn!(%error, "a DEL that was left cannot be read");
+                    continue;
+                }
+            };
+            match done.and_then(|()| Ok(copy::remove(&path)?)) {
+                Ok(()) => tracing::info!(path = %path.display(), "took up a DEL that was left"),
+                Err(error) => tracing::warn!(?error, "a DEL that was left is not done yet"),
+            }
+        }
+    }
+
+    /// Gives back what is to be given back, for as long as it takes, until `stop`.
+    pub(super) async fn release_all(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let mut again = false;
+            self.take_spool().await;
+            let removing = self.ledger.all().into_iter();
+            for entry in removing.filter(|entry| entry.stage == Stage::Removing) {
+                let done = tokio::select! {
+                    () = stop.cancelled() => return,
+                    done = self.release(&entry.key) => done,
+                };
+                if let Err(error) = done {
+                    tracing::debug!(?error, container = entry.key.container_id, "not released yet");
+                    again = true;
+                }
+            }
+            let wake = async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = self.released.notified() => {}
+                }
+            };
+            // Both outcomes mean: look.
+            _ = timeout(if again { RETRY } else { PERIOD }, wake).await;
+        }
+    }
+
+    /// Gives the addresses of an attachment back, unless it is being made again.
+    async fn release(self: &Arc<Self>, key: &Key) -> Result<(), Failed> {
+        let _alone = self.lock(key).await;
+        let Some(entry) = self.ledger.get(key).filter(|entry| entry.stage == Stage::Removing)
+        else {
+            return Ok(());
+        };
+        links::delete(&self.handle, &host_link(&key.container_id, &key.ifname)).await?;
+        for held in &entry.addresses {
+            self.client.release(held.name.clone()).await?;
+        }
+        crash_point("released");
+        let attacher = Arc::clone(self);
+        let key = key.clone();
+        let removed = tokio::task::spawn_blocking(move || attacher.ledger.remove(&key)).await;
+        removed.map_err(|error| failed(code::IO, error.to_string(), ""))??;
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! The agent's socket.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use romana_client::Client;
+use rtnetlink::Handle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{AttachConfig, Attacher, Ledger, code, failed};
+use crate::copy::CopyError;
+use crate::follow::Seen;
+use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
+
+/// Time to say what is wanted.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for anything to be done: runtimes give up after some minutes.
+const WORK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The agent cannot serve the plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be made.
+    #[error("cannot listen at {path}")]
+    Socket {
+        /// Where.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody answers there.
+    #[error("another agent listens at {path}: stop it, or choose another --socket")]
+    Taken {
+        /// Where.
+        path: String,
+    },
+    /// The ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] CopyError),
+}
+
+/// Opens the ledger and serves the plugin until `stop`.
+///
+/// # Errors
+/// [`ServeError`]: it did not start.
+pub async fn serve(
+    config: AttachConfig,
+    client: Client,
+    seen: watch::Receiver<Seen>,
+    handle: Handle,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let listener = listen(&config.socket).await?;
+    let attacher = Arc::new(Attacher {
+        ledger: Ledger::open(&config.state_dir)?,
+        config,
+        client,
+        seen,
+        handle,
+        busy: Mutex::default(),
+        released: Notify::new(),
+        changed: Notify::new(),
+    });
+    attacher.undo_unfinished().await;
+    let tasks = TaskTracker::new();
+    tasks.spawn(Arc::clone(&attacher).release_all(stop.clone()));
+    tasks.spawn(Arc::clone(&attacher).report_all(stop.clone()));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let attacher = Arc::clone(&attacher);
+                tasks.spawn(async move {
+                    if let Err(error) = attacher.converse(stream).await {
+                        tracing::debug!(%error, "the plugin went away");
+                    }
+                });
+            }
+            // Out of file descriptors, for example: breathe, rather than spin.
+            Err(error) => {
+                tracing::warn!(%error, "the plugin is not heard");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+/// Makes the socket, for root alone. One that nobody answers at is of an agent that ended.
+async fn listen(path: &Path) -> Result<UnixListener, ServeError> {
+    let shown = path.display().to_string();
+    let socket_error = |source| ServeError::Socket { path: shown.clone(), source };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(socket_error)?;
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(ServeError::Taken { path: shown });
+    }
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(socket_error(error));
+    }
+    let listener = UnixListener::bind(path).map_err(socket_error)?;
+    let only_root = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, only_root).map_err(socket_error)?;
+    Ok(listener)
+}
+
+impl Attacher {
+    /// One request, one reply. The work goes on if the plugin goes away: it is undone by a DEL.
+    async fn converse(self: &Arc<Self>, mut stream: UnixStream) -> io::Result<()> {
+        let request = timeout(ASK_TIMEOUT, receive(&mut stream)).await??;
+        let reply = match serde_json::from_slice::<Request>(&request) {
+            Ok(request) => self.answer(request).await,
+            Err(error) => {
+                let details =
+                    "plugin and agent are of different releases: install the plugin again";
+                Reply::Failed(failed(code::UNSUPPORTED, error.to_string(), details))
+            }
+        };
+        let mut frame = Vec::new();
+        crate::wire::send(&mut frame, &reply)?;
+        timeout(ASK_TIMEOUT, stream.write_all(&frame)).await?
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request) -> Reply {
+        let attacher = Arc::clone(self);
+        // Never cut short: what is begun is finished, or undone.
+        let work = tokio::spawn(async move { attacher.dispatch(request).await });
+        let done = match timeout(WORK_TIMEOUT, work).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => Err(failed(code::IO, format!("the agent failed: {error}"), "")),
+            Err(_) => Err(failed(code::AGAIN, format!("not done within {WORK_TIMEOUT:?}"), "")),
+        };
+        done.unwrap_or_else(Reply::Failed)
+    }
+
+    async fn dispatch(self: &Arc<Self>, request: Request) -> Result<Reply, Failed> {
+        match request {
+            Request::Add(add) => return self.add(&add).await.map(Reply::Added),
+            Request::Del { key, network } => self.del(&key, &network).await?,
+            Request::Check { key, netns, addresses, .. } => {
+                self.check(&key, &netns, &addresses).await?;
+            }
+            Request::Gc { network, valid } => {
+                let valid: BTreeSet<_> = valid.into_iter().collect();
+                self.gc(&network, &valid).await?;
+            }
+            Request::Status { .. } => self.status()?,
+        }
+        Ok(Reply::Done {})
+    }
+}
+
+async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u32().await? as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the request is too long"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok(body)
+}

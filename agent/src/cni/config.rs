@@ -1,0 +1,234 @@
+//! The network configuration: standard input.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::env::{Command, is_identifier};
+use super::{CniError, Version, version};
+use crate::ours::{PLUGIN_TYPE, SOCKET, STATE_DIR};
+use crate::wire::Key;
+
+/// A network configuration. Keys that are not here are other plugins' or the runtime's (spec, section 1).
+#[derive(Clone, Debug, Deserialize)]
+pub struct NetConf {
+    /// Version of the specification.
+    #[serde(rename = "cniVersion", default = "version::unnamed")]
+    cni_version: String,
+    /// Name of the network.
+    #[serde(default)]
+    pub name: String,
+    /// The plugin that is run.
+    #[serde(rename = "type", default)]
+    kind: String,
+    /// Set where this plugin is only asked for addresses.
+    #[serde(default)]
+    ipam: Option<Ipam>,
+    /// Socket of the agent.
+    #[serde(default = "socket")]
+    pub socket: String,
+    /// The agent's state directory.
+    #[serde(rename = "stateDir", default = "state_dir")]
+    pub state_dir: String,
+    /// Tenant of containers that do not say theirs.
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// Segment of the containers.
+    #[serde(default)]
+    pub segment: Option<String>,
+    /// MTU of the containers' links; 0: the agent's.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Passed through to the result.
+    #[serde(default)]
+    pub dns: Option<Value>,
+    /// What the plugin before this one made.
+    #[serde(rename = "prevResult", default)]
+    pub prev_result: Option<Value>,
+    /// What the configuration says that this plugin can do.
+    #[serde(default)]
+    capabilities: BTreeMap<String, bool>,
+    /// What the runtime wants of it.
+    #[serde(rename = "runtimeConfig", default)]
+    pub runtime: Runtime,
+    /// What whoever runs the container wants.
+    #[serde(default)]
+    pub args: Args,
+    /// Attachments that stay, for GC.
+    #[serde(rename = "cni.dev/valid-attachments", default)]
+    valid: Option<Vec<Valid>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Ipam {
+    #[serde(rename = "type", default)]
+    kind: String,
+}
+
+/// Capability arguments (CNI conventions).
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Runtime {
+    /// Addresses to use, with or without a prefix length.
+    #[serde(default)]
+    pub ips: Vec<String>,
+    /// MAC address to use.
+    #[serde(default)]
+    pub mac: Option<String>,
+    #[serde(rename = "portMappings", default)]
+    port_mappings: Option<Value>,
+    #[serde(default)]
+    bandwidth: Option<Value>,
+}
+
+/// `args` of the configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Args {
+    /// Those under `cni`.
+    #[serde(default)]
+    pub cni: CniArgs,
+}
+
+/// `args.cni` (CNI conventions).
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct CniArgs {
+    /// Addresses to use.
+    #[serde(default)]
+    pub ips: Vec<String>,
+    /// Labels of the container.
+    #[serde(default)]
+    pub labels: Vec<Label>,
+}
+
+/// A label.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Label {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Valid {
+    #[serde(rename = "containerID")]
+    container_id: String,
+    ifname: String,
+}
+
+fn socket() -> String {
+    SOCKET.into()
+}
+
+fn state_dir() -> String {
+    STATE_DIR.into()
+}
+
+impl NetConf {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// Code 6: it is none. Code 1: of another version.
+    pub fn parse(stdin: &[u8]) -> Result<Self, CniError> {
+        let parsed: Result<Self, _> = serde_json::from_slice(stdin);
+        let config = parsed.map_err(|error| {
+            let why = if error.is_eof() {
+                "unexpected end of JSON input".into()
+            } else {
+                error.to_string()
+            };
+            CniError::new(6, format!("error unmarshall network config: {why}"), "")
+        })?;
+        Version::parse(&config.cni_version)?;
+        Ok(config)
+    }
+
+    /// The version of the answer.
+    ///
+    /// # Errors
+    /// Not after [`Self::parse`].
+    pub fn version(&self) -> Result<Version, CniError> {
+        Version::parse(&self.cni_version)
+    }
+
+    /// Whether another plugin asks this one for addresses only.
+    #[must_use]
+    pub fn is_ipam(&self) -> bool {
+        self.kind != PLUGIN_TYPE && self.ipam.as_ref().is_some_and(|ipam| ipam.kind == PLUGIN_TYPE)
+    }
+
+    /// Checks what a command needs.
+    pub(super) fn check(&self, command: Command) -> Result<(), CniError> {
+        let (name, since) = match command {
+            Command::Check => ("CHECK", Version::V0_4_0),
+            Command::Gc => ("GC", Version::V1_1_0),
+            Command::Status => ("STATUS", Version::V1_1_0),
+            Command::Add | Command::Del | Command::Version => ("", Version::parse("0.3.1")?),
+        };
+        if self.version()? < since {
+            return Err(CniError::new(1, format!("config version does not allow {name}"), ""));
+        }
+        if self.name.is_empty() {
+            return Err(CniError::new(7, "missing network name", ""));
+        }
+        if !is_identifier(&self.name) {
+            return Err(CniError::new(7, "invalid characters found in network name", &*self.name));
+        }
+        let given =
+            [("portMappings", &self.runtime.port_mappings), ("bandwidth", &self.runtime.bandwidth)];
+        for (capability, value) in given {
+            let declared = self.capabilities.get(capability).copied().unwrap_or(false);
+            if declared && value.as_ref().is_some_and(|value| !is_empty(value)) {
+                let msg = format!("unsupported field: capabilities.{capability} = true");
+                let details = "declare it for a plugin that does it, such as portmap or bandwidth";
+                return Err(CniError::new(2, msg, details));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attachments that stay.
+    pub(super) fn valid(&self) -> Result<Vec<Key>, CniError> {
+        let valid = self.valid.as_ref().ok_or_else(|| {
+            CniError::new(
+                7,
+                "cni.dev/valid-attachments is missing",
+                "nothing is removed on a guess",
+            )
+        })?;
+        let key = |valid: &Valid| Key {
+            container_id: valid.container_id.clone(),
+            ifname: valid.ifname.clone(),
+        };
+        Ok(valid.iter().map(key).collect())
+    }
+
+    /// Addresses that are asked for.
+    pub(super) fn ips(&self, args: &BTreeMap<String, String>) -> Result<Vec<IpAddr>, CniError> {
+        let asked = self.runtime.ips.iter().chain(&self.args.cni.ips);
+        let asked = asked
+            .map(String::as_str)
+            .chain(args.get("IP").into_iter().flat_map(|ip| ip.split(',')));
+        let mut ips = Vec::new();
+        for text in asked {
+            let address = text.split('/').next().unwrap_or(text);
+            let ip = address.parse().map_err(|_| {
+                CniError::new(7, format!("{text:?} is no address"), "write 10.0.0.1 or fd00::1")
+            })?;
+            if !ips.contains(&ip) {
+                ips.push(ip);
+            }
+        }
+        Ok(ips)
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    }
+}

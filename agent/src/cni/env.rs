@@ -1,0 +1,135 @@
+//! What the runtime asks: the environment.
+
+use std::collections::BTreeMap;
+
+use super::CniError;
+use crate::wire::Key;
+
+/// Longest name of an interface (IFNAMSIZ without its end).
+const IFNAME_BYTES_MAX: usize = 15;
+/// Longest container id: what fits a name with the rest.
+const CONTAINER_BYTES_MAX: usize = 200;
+
+/// The environment, as far as CNI defines it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Env(BTreeMap<String, String>);
+
+/// A command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Add,
+    Del,
+    Check,
+    Gc,
+    Status,
+    Version,
+}
+
+/// A call, checked.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) command: Command,
+    /// Which attachment; `None` for GC and STATUS.
+    pub(super) key: Option<Key>,
+    pub(super) netns: Option<String>,
+    /// `CNI_ARGS`.
+    pub(super) args: BTreeMap<String, String>,
+}
+
+impl Env {
+    /// Takes what is ours of an environment. What is no text is as good as absent.
+    pub fn new(vars: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> Self {
+        let texts = vars.into_iter().filter_map(|(name, value)| {
+            let pair = (name.into_string().ok()?, value.into_string().ok()?);
+            pair.0.starts_with("CNI_").then_some(pair)
+        });
+        Self(texts.collect())
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    pub(super) fn command(&self) -> Result<Command, CniError> {
+        Ok(match self.get("CNI_COMMAND") {
+            "ADD" => Command::Add,
+            "DEL" => Command::Del,
+            "CHECK" => Command::Check,
+            "GC" => Command::Gc,
+            "STATUS" => Command::Status,
+            "VERSION" => Command::Version,
+            other => return Err(CniError::new(4, format!("unknown CNI_COMMAND: {other}"), "")),
+        })
+    }
+}
+
+impl Call {
+    /// Checks what a command needs; all that is missing is named at once.
+    pub(super) fn read(env: &Env, command: Command) -> Result<Self, CniError> {
+        let needed: &[&str] = match command {
+            Command::Add | Command::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
+            Command::Del => &["CNI_CONTAINERID", "CNI_IFNAME"],
+            Command::Gc | Command::Status | Command::Version => &[],
+        };
+        let missing: Vec<&str> =
+            needed.iter().copied().filter(|name| env.get(name).is_empty()).collect();
+        if !missing.is_empty() {
+            let msg = format!("required env variables [{}] missing", missing.join(","));
+            return Err(CniError::new(4, msg, ""));
+        }
+        let key = match needed {
+            [] => None,
+            _ => Some(Key {
+                container_id: container_id(env.get("CNI_CONTAINERID"))?,
+                ifname: ifname(env.get("CNI_IFNAME"))?,
+            }),
+        };
+        let netns = Some(env.get("CNI_NETNS")).filter(|path| !path.is_empty()).map(str::to_owned);
+        Ok(Self { command, key, netns, args: arguments(env.get("CNI_ARGS")) })
+    }
+}
+
+fn container_id(text: &str) -> Result<String, CniError> {
+    if !is_identifier(text) {
+        return Err(CniError::new(4, "invalid characters in containerID", text));
+    }
+    if text.len() > CONTAINER_BYTES_MAX {
+        let details = format!("at most {CONTAINER_BYTES_MAX} bytes");
+        return Err(CniError::new(4, "the containerID is too long", details));
+    }
+    Ok(text.into())
+}
+
+/// The pattern of the specification for container ids and names of networks.
+pub(super) fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+fn ifname(text: &str) -> Result<String, CniError> {
+    let wrong = |msg: &str| Err(CniError::new(4, msg, text));
+    if text.len() > IFNAME_BYTES_MAX {
+        return wrong("interface name is too long: at most 15 bytes");
+    }
+    if text == "." || text == ".." {
+        return wrong("interface name is . or ..");
+    }
+    if text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
+        return Err(CniError::new(
+            4,
+            "interface name contains / or : or whitespace characters",
+            "",
+        ));
+    }
+    // It becomes part of a name in the log.
+    if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte)) {
+        return wrong("interface name has a character other than letters, digits and . _ - @");
+    }
+    Ok(text.into())
+}
+
+/// `KEY=VALUE;…`. What is not like that is somebody else's: `IgnoreUnknown` or not, it is left alone.
+fn arguments(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}

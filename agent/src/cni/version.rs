@@ -1,0 +1,63 @@
+//! Versions of the specification.
+
+use serde_json::{Value, json};
+
+use super::CniError;
+
+/// What the plugin speaks, oldest first.
+const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// A configuration that names none has this one.
+const OLDEST: &str = "0.1.0";
+
+/// A version that the plugin speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(usize);
+
+impl Version {
+    /// 0.4.0, the first with CHECK.
+    pub const V0_4_0: Self = Self(1);
+    /// 1.0.0, from which on addresses do not say their family.
+    pub const V1_0_0: Self = Self(2);
+    /// 1.1.0, the first with GC and STATUS.
+    pub const V1_1_0: Self = Self(3);
+
+    /// The version of that name.
+    pub(super) fn parse(text: &str) -> Result<Self, CniError> {
+        if let Some(at) = SUPPORTED.iter().position(|known| *known == text) {
+            return Ok(Self(at));
+        }
+        let numbers: Vec<&str> = text.split('.').collect();
+        if numbers.len() != 3 || numbers.iter().any(|part| part.parse::<u32>().is_err()) {
+            return Err(CniError::new(6, format!("cniVersion {text:?} is no version"), ""));
+        }
+        let known = SUPPORTED.map(|version| format!("{version:?}")).join(" ");
+        let details = format!("config is {text:?}, plugin supports [{known}]");
+        Err(CniError::new(1, "incompatible CNI versions", details))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        SUPPORTED.get(self.0).copied().unwrap_or_default()
+    }
+}
+
+/// What a configuration calls its version, as far as it can be read.
+pub(super) fn claimed(stdin: &[u8]) -> Option<String> {
+    let config: Value = serde_json::from_slice(stdin).ok()?;
+    let text = config.get("cniVersion")?.as_str()?;
+    // It is repeated in the answer.
+    (text.len() <= 64).then(|| text.to_owned())
+}
+
+/// The version that a configuration without one has.
+pub(super) fn unnamed() -> String {
+    OLDEST.into()
+}
+
+/// The answer to VERSION.
+pub(super) fn supported(stdin: &[u8]) -> String {
+    let newest = SUPPORTED.last().copied().unwrap_or_default();
+    let version = claimed(stdin).unwrap_or_else(|| newest.into());
+    json!({"cniVersion": version, "supportedVersions": SUPPORTED}).to_string()
+}

@@ -1,0 +1,378 @@
+//! Pairs of links between the host and containers, and what is in the container's namespace.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use futures_util::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{KernelError, address};
+use crate::ours::ROUTE_PROTOCOL;
+use crate::wire::Link;
+
+/// The host's own address on each pair: what IPv6 routes in containers lead to. On-link routes would need
+/// an NDP proxy entry for every address in the world; ARP has a proxy for all.
+const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// A container's network namespace, kept open.
+#[derive(Debug)]
+pub struct Netns(File);
+
+/// A namespace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// There is none at the path.
+    #[error("cannot open the network namespace {path}")]
+    Open {
+        /// The path.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is the host's.
+    #[error("the network namespace {path} is the host's own")]
+    Own {
+        /// The path.
+        path: String,
+    },
+}
+
+impl Netns {
+    /// Opens a namespace by its path.
+    ///
+    /// # Errors
+    /// [`NetnsError`].
+    pub fn open(path: &str) -> Result<Self, NetnsError> {
+        let open = |path: &str| {
+            let file = File::open(Path::new(path));
+            file.map_err(|source| NetnsError::Open { path: path.into(), source })
+        };
+        let (file, own) = (open(path)?, open("/proc/self/ns/net")?);
+        let id = |file: &File| {
+            let stat = rustix::fs::fstat(file).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        if id(&file) == id(&own) {
+            return Err(NetnsError::Own { path: path.into() });
+        }
+        Ok(Self(file))
+    }
+
+    /// Does something in the namespace, on a thread of its own.
+    async fn within<T, W>(&self, what: &'static str, work: W) -> Result<T, KernelError>
+    where
+        T: Send + 'static,
+        W: AsyncFnOnce(Handle) -> Result<T, KernelError> + Send + 'static,
+    {
+        let namespace = self.0.try_clone()?;
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("netns".into()).spawn(move || {
+            let done = (|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind).map_err(std::io::Error::from)?;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let (connection, handle, _) = rtnetlink::new_connection()?;
+                    tokio::spawn(connection);
+                    work(handle).await
+                })
+            })();
+            // Nobody waits any more: there is nobody to tell.
+            _ = answer.send(done);
+        })?;
+        answered.await.unwrap_or_else(|_| Err(std::io::Error::other(what).into()))
+    }
+}
+
+/// The pair to make.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Name of the host's end.
+    pub host_link: String,
+    /// Name of the container's end.
+    pub ifname: String,
+    /// MTU of both.
+    pub mtu: u32,
+    /// MAC address of the container's end; `None`: the kernel chooses.
+    pub mac: Option<[u8; 6]>,
+    /// Addresses of the container's end.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Makes a pair with the container's end in its namespace, up, with addresses and default routes. The
+/// host's end is up, and answers for everybody.
+///
+/// # Errors
+/// [`KernelError`]; then the pair may be there in part: deleting the host's end removes all of it.
+pub async fn make(
+    handle: &Handle,
+    netns: &Netns,
+    pair: &Pair,
+) -> Result<(Link, Link), KernelError> {
+    create(handle, netns, pair).await?;
+    let host = find(handle, &pair.host_link).await?;
+    let index = host.header.index;
+    host_settings(pair)?;
+    if pair.addresses.iter().any(IpAddr::is_ipv6) {
+        let own = add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64);
+        own.await.map_err(KernelError::asked("the host's address of the pair"))?;
+    }
+    set_up(handle, index).await?;
+    let inside = pair.clone();
+    let link = netns.within("the namespace", async move |handle| settle(&handle, &inside).await);
+    Ok((shown(&host, pair), link.await?))
+}
+
+async fn create(handle: &Handle, netns: &Netns, pair: &Pair) -> Result<(), KernelError> {
+    let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(pair.ifname.clone())
+        .mtu(pair.mtu)
+        .setns_by_fd(netns.0.as_raw_fd());
+    if let Some(mac) = pair.mac {
+        peer = peer.address(mac.to_vec());
+    }
+    let message = LinkVeth::new(&pair.host_link, &pair.ifname)
+        .mtu(pair.mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())))
+        .build();
+    let made = handle.link().add(message).execute().await;
+    made.map_err(KernelError::asked(format!("the pair {} – {}", pair.host_link, pair.ifname)))
+}
+
+/// In the container's namespace.
+async fn settle(handle: &Handle, pair: &Pair) -> Result<Link, KernelError> {
+    let link = find(handle, &pair.ifname).await?;
+    let index = link.header.index;
+    if pair.addresses.iter().any(IpAddr::is_ipv6) {
+        // Runtimes switch it off where they expect none.
+        write_sysctl(&format!("ipv6/conf/{}/disable_ipv6", pair.ifname), "0")?;
+        write_sysctl(&format!("ipv6/conf/{}/accept_ra", pair.ifname), "0")?;
+    }
+    set_up(handle, index).await?;
+    for ip in &pair.addresses {
+        let length = if ip.is_ipv4() { 32 } else { 128 };
+        let added = add_address(handle, index, *ip, length).await;
+        added.map_err(KernelError::asked(format!("address {ip} in the container")))?;
+        let added = handle.route().add(default_route(*ip, index)).execute().await;
+        added.map_err(KernelError::asked("the default route in the container"))?;
+    }
+    Ok(shown(&link, pair))
+}
+
+fn default_route(of: IpAddr, link: u32) -> RouteMessage {
+    match of {
+        IpAddr::V4(_) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .output_interface(link)
+            .scope(RouteScope::Link)
+            .build(),
+        IpAddr::V6(_) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .output_interface(link)
+            .gateway(GATEWAY_V6)
+            .build(),
+    }
+}
+
+async fn add_address(
+    handle: &Handle,
+    link: u32,
+    ip: IpAddr,
+    length: u8,
+) -> Result<(), rtnetlink::Error> {
+    let mut ask = handle.address().add(link, ip, length);
+    if ip.is_ipv6() {
+        // The log says that nobody else has it.
+        ask.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    ask.execute().await
+}
+
+/// The host's end answers ARP for everything it has a route to, at once.
+fn host_settings(pair: &Pair) -> Result<(), KernelError> {
+    let link = &pair.host_link;
+    if pair.addresses.iter().any(IpAddr::is_ipv4) {
+        write_sysctl(&format!("ipv4/conf/{link}/proxy_arp"), "1")?;
+        write_sysctl(&format!("ipv4/neigh/{link}/proxy_delay"), "0")?;
+    }
+    if pair.addresses.iter().any(IpAddr::is_ipv6) {
+        write_sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "0")?;
+    }
+    Ok(())
+}
+
+fn write_sysctl(name: &str, value: &str) -> Result<(), KernelError> {
+    let path = format!("/proc/sys/net/{name}");
+    std::fs::write(&path, value).map_err(|source| KernelError::Sysctl { path, source })
+}
+
+async fn set_up(handle: &Handle, index: u32) -> Result<(), KernelError> {
+    let message = LinkUnspec::new_with_index(index).up().build();
+    handle.link().change(message).execute().await.map_err(KernelError::asked("a link up"))
+}
+
+async fn find(handle: &Handle, name: &str) -> Result<LinkMessage, KernelError> {
+    let asked = || KernelError::asked(format!("link {name}"));
+    let mut found = handle.link().get().match_name(name.to_owned()).execute();
+    match found.next().await {
+        Some(link) => link.map_err(asked()),
+        None => Err(asked()(rtnetlink::Error::RequestFailed)),
+    }
+}
+
+/// Whether the host has a link of this name.
+pub async fn exists(handle: &Handle, name: &str) -> bool {
+    find(handle, name).await.is_ok()
+}
+
+/// Deletes a link of the host, if it is there.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn delete(handle: &Handle, name: &str) -> Result<(), KernelError> {
+    let Ok(link) = find(handle, name).await else { return Ok(()) };
+    let deleted = handle.link().del(link.header.index).execute().await;
+    match deleted {
+        // It went with its namespace in the meantime.
+        Err(_) if !exists(handle, name).await => Ok(()),
+        deleted => deleted.map_err(KernelError::asked(format!("the end of link {name}"))),
+    }
+}
+
+/// Routes an address of a container to its link.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn route(
+    handle: &Handle,
+    table: u32,
+    ip: IpAddr,
+    host_link: &str,
+) -> Result<(), KernelError> {
+    let index = find(handle, host_link).await?.header.index;
+    let length = if ip.is_ipv4() { 32 } else { 128 };
+    let message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(ip, length)
+        .map_err(|error| KernelError::Socket(std::io::Error::other(error)))?
+        .output_interface(index)
+        .table_id(table)
+        .scope(if ip.is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
+        .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
+        .build();
+    let added = handle.route().add(message).replace().execute().await;
+    added.map_err(KernelError::asked(format!("route {ip} dev {host_link}")))
+}
+
+/// Addresses that our routes lead to links of containers with, by link.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn routed(handle: &Handle) -> Result<Vec<(u32, IpAddr)>, KernelError> {
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut ask = RouteMessage::default();
+        ask.header.address_family = family;
+        ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+        let routes: Vec<RouteMessage> = handle
+            .route()
+            .get(ask)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(KernelError::asked("routes of containers"))?;
+        found.extend(routes.iter().filter_map(|route| {
+            let (mut to, mut link) = (None, None);
+            for attribute in &route.attributes {
+                match attribute {
+                    RouteAttribute::Destination(ip) => to = address(ip),
+                    RouteAttribute::Oif(index) => link = Some(*index),
+                    _ => {}
+                }
+            }
+            let ours = u8::from(route.header.protocol) == ROUTE_PROTOCOL;
+            link.zip(to).filter(|_| ours)
+        }));
+    }
+    Ok(found)
+}
+
+/// What is there of an attachment, in its container.
+#[derive(Clone, Debug, Default)]
+pub struct Inside {
+    /// Whether the interface is there and up.
+    pub up: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+    /// Whether there is a default route through it, for IPv4 and IPv6.
+    pub default: (bool, bool),
+}
+
+/// Looks into a container.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn look(netns: &Netns, ifname: &str) -> Result<Inside, KernelError> {
+    let ifname = ifname.to_owned();
+    let looked = netns.within("the namespace", async move |handle| {
+        let Ok(link) = find(&handle, &ifname).await else { return Ok(Inside::default()) };
+        let index = link.header.index;
+        let ask = handle.address().get().set_link_index_filter(index);
+        let addresses: Vec<AddressMessage> =
+            ask.execute().try_collect().await.map_err(KernelError::asked("its addresses"))?;
+        let addresses = addresses.iter().filter(|message| message.header.index == index);
+        let mut inside = Inside {
+            up: link.header.flags.contains(LinkFlags::Up),
+            addresses: addresses.filter_map(whole_address).collect(),
+            default: (false, false),
+        };
+        for (family, v4) in [(AddressFamily::Inet, true), (AddressFamily::Inet6, false)] {
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = family;
+            let routes: Vec<RouteMessage> = handle
+                .route()
+                .get(ask)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(KernelError::asked("its routes"))?;
+            let found = routes.iter().any(|route| {
+                let through = route.attributes.contains(&RouteAttribute::Oif(index));
+                through && route.header.destination_prefix_length == 0
+            });
+            *(if v4 { &mut inside.default.0 } else { &mut inside.default.1 }) = found;
+        }
+        Ok(inside)
+    });
+    looked.await
+}
+
+fn whole_address(message: &AddressMessage) -> Option<IpNet> {
+    let ip = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    IpNet::new(ip?, message.header.prefix_len).ok()
+}
+
+fn shown(link: &LinkMessage, pair: &Pair) -> Link {
+    let mut shown = Link { name: String::new(), mac: String::new(), mtu: pair.mtu };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => shown.name.clone_from(name),
+            LinkAttribute::Address(mac) => {
+                let bytes: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+                shown.mac = bytes.join(":");
+            }
+            LinkAttribute::Mtu(mtu) => shown.mtu = *mtu,
+            _ => {}
+        }
+    }
+    shown
+}

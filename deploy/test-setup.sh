@@ -7,6 +7,8 @@ missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v etcd >/dev/null || missing+=(etcd-server)
 command -v nft >/dev/null || missing+=(nftables) # partitions of chaos run
+command -v ip >/dev/null || missing+=(iproute2) # namespaces of the agent's tests
+command -v ping >/dev/null || missing+=(iputils-ping)
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

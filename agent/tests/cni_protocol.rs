@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use romana_agent::cni::{self, Agent, Env};
 use romana_agent::wire::{Added, Failed, Link, Reply, Request};
@@ -76,7 +77,7 @@ fn errors_are_those_of_the_reference() {
         (
             "E5",
             with("CNI_IFNAME", "bad/if"),
-            newest.clone(),
+            newest,
             4,
             "interface name contains / or : or whitespace characters",
         ),
@@ -179,13 +180,17 @@ fn env(vars: &[(&str, &str)]) -> Env {
     Env::new(vars.iter().map(|(name, value)| ((*name).into(), (*value).into())))
 }
 
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a prefix")
+}
+
 fn added() -> Reply {
     let link = |name: &str| Link { name: name.into(), mac: "02:00:00:00:00:01".into(), mtu: 1400 };
     Reply::Added(Added {
         host_link: Some(link("romana-12345678")),
         link: Some(link("eth0")),
-        addresses: vec!["10.0.0.1/32".parse().unwrap(), "fd00::1/128".parse().unwrap()],
-        routes: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+        addresses: vec![net("10.0.0.1/32"), net("fd00::1/128")],
+        routes: vec![net("0.0.0.0/0"), net("::/0")],
     })
 }
 
@@ -193,7 +198,7 @@ fn answer(stdin: &str) -> (Value, Request) {
     let mut agent = Scripted(added(), None);
     let output = cni::run(&env(&add()), Ok(stdin.as_bytes().to_vec()), &mut agent);
     assert_eq!(output.status, 0, "{}", output.stdout);
-    (serde_json::from_str(&output.stdout).unwrap(), agent.1.unwrap())
+    (serde_json::from_str(&output.stdout).expect("JSON"), agent.1.expect("it was asked"))
 }
 
 #[test]

@@ -302,10 +302,10 @@ impl Lab {
         });
     }
 
-    /// Begins to ping, 50 times a second.
+    /// Begins to ping, 500 times a second.
     pub(crate) fn start_ping(&self, from: &str, to: IpAddr) -> Ping {
         let mut command = in_namespace(&self.ns(from), Path::new("ping"));
-        command.args(["-n", "-i", "0.02", &to.to_string()]);
+        command.args(["-n", "-i", "0.002", &to.to_string()]);
         Ping(command.stdout(Stdio::piped()).spawn().expect("ping runs"))
     }
 

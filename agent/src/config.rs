@@ -323,6 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn the_annotated_file_says_every_key_and_is_accepted() {
+        let text = include_str!("../../deploy/config/agent.toml");
+        let all = text
+            .replace("# hostname", "hostname")
+            .replace("# host_", "host_")
+            .replace("# mtu", "mtu");
+        let said: toml::Table = all.parse().unwrap();
+        let given: Given = toml::from_str(&all).unwrap();
+        // Every key that there is, by its name in the debug form.
+        let shown = format!("{given:?}");
+        assert!(!shown.contains("None"), "a key is missing: {shown}");
+        assert_eq!(said.len(), shown.matches("Some(").count());
+        let config = Config::check(toml::from_str(text).unwrap()).unwrap();
+        assert_eq!((config.route_table, config.routes, config.mtu), (MAIN_TABLE, true, None));
+    }
+
+    #[test]
     fn bad_values_say_which_and_why() {
         for (args, wanted) in [
             (["--route-table", "255"], "route_table"),

@@ -8,6 +8,17 @@
 //!            copy on disk             ▲ actual                        (socket)       │ ledger on disk
 //!                                                                                   └──► log
 //! ```
+//!
+//! ## Laws
+//! 1. Fail-static: the loss of the control plane, of the agent, or of both changes nothing in the kernel.
+//!    Before the agent has caught up with a replica it only puts in what is missing.
+//! 2. Only what [`ours`] lists is ever changed or removed.
+//! 3. What is right is not written again: a restart writes nothing.
+//! 4. An ADD that fails, and a crash anywhere, leave nothing behind; a DEL is never lost.
+//!
+//! ## Reading order
+//! [`ours`], [`view`], [`routes`], [`router`], [`daemon`]; then [`wire`], [`cni`], [`attach`]. Left out for now:
+//! policy, VIPs, NAT, heartbeats, a reserve of addresses.
 
 pub mod attach;
 pub mod cni;

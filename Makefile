@@ -39,7 +39,7 @@ judge: ## The judge's minute: 64 clients, the leader killed every two seconds, t
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" run
 
-bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed
+bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed, CNI (needs containernetworking-plugins)
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench commit
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench failover
@@ -47,6 +47,7 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench statemachine
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench restart
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench feed
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench cni
 
 clean: ## Remove what was built
 	$(CARGO) clean

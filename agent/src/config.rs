@@ -48,6 +48,8 @@ pub struct Args {
 /// What `romana-agent` can do besides.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Puts the CNI plugin and its configuration in place
+    Install(crate::install::Install),
     /// What the agent on this host sees and has done
     Status {
         /// As JSON.

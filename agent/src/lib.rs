@@ -27,6 +27,7 @@ pub mod copy;
 pub mod daemon;
 pub mod follow;
 pub mod http;
+pub mod install;
 pub mod kernel;
 pub mod ours;
 pub mod register;

@@ -2,6 +2,7 @@
 //! Nothing is asserted: machines differ. The report says what was compared with what.
 
 mod audit;
+mod cni;
 mod commit;
 mod etcd;
 mod failover;
@@ -63,6 +64,12 @@ pub enum What {
         /// Questions.
         #[arg(long, default_value_t = 5_000)]
         questions: usize,
+    },
+    /// CNI ADD and DEL through an agent and three replicas, beside bridge + host-local.
+    Cni {
+        /// ADDs and DELs of each.
+        #[arg(long, default_value_t = 200)]
+        count: usize,
     },
     /// The feed: thousands of followers, most of one host each.
     Feed {
@@ -130,6 +137,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         What::Feed { followers, events, at_leader } => {
             feed::run(&options, followers, events, at_leader).await?
         }
+        What::Cni { count } => cni::run(&options, count).await?,
         What::Audit { records, questions } => audit::run(&options, records, questions).await?,
         What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,
         What::Statemachine { one: Some(live), .. } => return statemachine::one(live),

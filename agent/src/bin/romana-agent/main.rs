@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use romana_agent::config::{Args, Command, Config, LogFormat, metrics_address};
-use romana_agent::daemon;
+use romana_agent::install::{self, Install};
 use romana_agent::status::Status;
+use romana_agent::{daemon, ours};
 use tracing_subscriber::EnvFilter;
 
 /// How long the agent may take to say how it is.
@@ -20,9 +21,13 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(Command::Status { json }) = args.command {
-        let shown = metrics_address(&args).map_err(anyhow::Error::from);
-        return end(shown.and_then(|address| status(address, json)), 1);
+    match &args.command {
+        Some(Command::Install(wanted)) => return end(install(wanted), 1),
+        Some(Command::Status { json }) => {
+            let shown = metrics_address(&args).map_err(anyhow::Error::from);
+            return end(shown.and_then(|address| status(address, *json)), 1);
+        }
+        None => {}
     }
     let check = args.check;
     let config = match Config::load(args) {
@@ -54,6 +59,14 @@ fn log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     set.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
+}
+
+/// The plugin is beside this program.
+fn install(wanted: &Install) -> anyhow::Result<()> {
+    let own = std::env::current_exe().context("find this program")?;
+    let done = install::run(wanted, &own.with_file_name(ours::PLUGIN_FILE))?;
+    done.iter().for_each(|what| println!("{what}"));
+    Ok(())
 }
 
 /// Asks the agent of this host how it is, and prints it.

@@ -1,0 +1,273 @@
+//! CNI ADD and DEL: our plugin, through an agent and three replicas, beside Debian's bridge + host-local,
+//! in turn. Everything runs in a network namespace of its own; plugins are executed as a runtime does.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::{Value, json};
+
+use super::BenchOptions;
+use super::report::{Budget, Machine, print_budgets};
+use crate::cluster::find_romanad;
+
+/// Where Debian's `containernetworking-plugins` is.
+const PEER_DIR: &str = "/usr/lib/cni";
+/// How long the control plane and the agent may take to start.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+/// ADDs at once.
+const AT_ONCE: usize = 16;
+
+/// A namespace, deleted with what runs in it.
+struct Namespace {
+    name: String,
+    children: Vec<Child>,
+}
+
+impl Namespace {
+    fn new(name: String) -> Result<Self> {
+        ip(&["netns", "add", &name])?;
+        ip(&["-n", &name, "link", "set", "lo", "up"])?;
+        Ok(Self { name, children: Vec::new() })
+    }
+
+    fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
+    /// Moves the calling thread into it: what the thread starts is there.
+    fn enter(&self) -> Result<()> {
+        let file = File::open(self.path())?;
+        Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            _ = child.kill();
+            _ = child.wait();
+        }
+        _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+fn ip(args: &[&str]) -> Result<Output> {
+    let output = Command::new("ip").args(args).output().context("run ip (iproute2)")?;
+    ensure!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output)
+}
+
+/// A plugin and its configuration.
+#[derive(Clone)]
+struct Plugin {
+    program: PathBuf,
+    config: String,
+}
+
+impl Plugin {
+    fn call(&self, command: &str, container: &Namespace) -> Result<Duration> {
+        let start = Instant::now();
+        let mut child = Command::new(&self.program)
+            .env_clear()
+            .envs([
+                ("CNI_COMMAND", command),
+                ("CNI_CONTAINERID", &container.name),
+                ("CNI_NETNS", &container.path()),
+                ("CNI_IFNAME", "eth0"),
+                ("CNI_PATH", PEER_DIR),
+                ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("its input")?;
+        stdin.write_all(self.config.as_bytes())?;
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        let took = start.elapsed();
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "{command} by {}: {said}", self.program.display());
+        Ok(took)
+    }
+}
+
+/// Figures of one plugin.
+struct Figures {
+    name: &'static str,
+    plugin: Plugin,
+    add: Histogram<u64>,
+    del: Histogram<u64>,
+    rate: f64,
+}
+
+impl Figures {
+    fn new(name: &'static str, plugin: Plugin) -> Result<Self> {
+        Ok(Self { name, plugin, add: Histogram::new(3)?, del: Histogram::new(3)?, rate: 0.0 })
+    }
+
+    fn one(&mut self, container: &Namespace, count: bool) -> Result<()> {
+        let (add, del) = (self.plugin.call("ADD", container)?, self.plugin.call("DEL", container)?);
+        if count {
+            self.add.record(u64::try_from(add.as_micros())?)?;
+            self.del.record(u64::try_from(del.as_micros())?)?;
+        }
+        Ok(())
+    }
+
+    /// ADDs of many containers, some at once: how many per second.
+    fn many(&mut self, host: &Namespace, containers: &[Namespace]) -> Result<()> {
+        let start = Instant::now();
+        let results: Vec<Result<()>> = std::thread::scope(|scope| {
+            let share = containers.len().div_ceil(AT_ONCE);
+            let run = |containers: &[Namespace]| -> Result<()> {
+                host.enter()?;
+                containers.iter().try_for_each(|c| self.plugin.call("ADD", c).map(|_| ()))
+            };
+            let threads: Vec<_> =
+                containers.chunks(share).map(|some| scope.spawn(move || run(some))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| bail!("a panic")))
+                .collect()
+        });
+        let took = start.elapsed();
+        results.into_iter().collect::<Result<Vec<_>>>()?;
+        self.rate = self.rate.max(containers.len() as f64 / took.as_secs_f64());
+        containers.iter().try_for_each(|c| self.plugin.call("DEL", c).map(|_| ()))
+    }
+}
+
+/// Measures, on a thread of its own: a thread does not come back from a namespace.
+pub(super) async fn run(options: &BenchOptions, count: usize) -> Result<Value> {
+    let romanad = find_romanad(options.romanad.as_deref())?;
+    let machine = Machine::look();
+    let measured = tokio::task::spawn_blocking(move || {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| measure(&romanad, count));
+            thread.join().unwrap_or_else(|_| bail!("the measurement panicked"))
+        })
+    });
+    let [ours, theirs] = measured.await??;
+    println!(
+        "CNI: {count} ADDs and DELs of each in turn, then {AT_ONCE} at once; the plugins are executed as a \
+         runtime does."
+    );
+    machine.print();
+    let ms = |figures: &Histogram<u64>, quantile| figures.value_at_quantile(quantile) as f64 / 1e3;
+    let mut rows = vec![
+        Budget::at_most("our ADD through three replicas, p50, ms", ms(&ours.add, 0.5), 8.0),
+        Budget::at_most("… p99, ms", ms(&ours.add, 0.99), 20.0),
+        Budget::at_least("16 at once, ADDs per second", ours.rate, 300.0),
+        Budget::note("our DEL, p50, ms", ms(&ours.del, 0.5)),
+        Budget::note("… p99, ms", ms(&ours.del, 0.99)),
+    ];
+    for (what, value) in [
+        ("ADD, p50, ms", ms(&theirs.add, 0.5)),
+        ("ADD, p99, ms", ms(&theirs.add, 0.99)),
+        ("DEL, p50, ms", ms(&theirs.del, 0.5)),
+        ("16 at once, ADDs per second", theirs.rate),
+    ] {
+        rows.push(Budget::note(&format!("{}: {what}", theirs.name), value));
+    }
+    print_budgets(&rows);
+    let figures = |figures: &Figures| {
+        json!({"add_p50_ms": ms(&figures.add, 0.5), "add_p99_ms": ms(&figures.add, 0.99),
+            "del_p50_ms": ms(&figures.del, 0.5), "del_p99_ms": ms(&figures.del, 0.99),
+            "at_once_per_s": figures.rate})
+    };
+    Ok(json!({"ours": figures(&ours), "peer": figures(&theirs)}))
+}
+
+fn measure(romanad: &Path, count: usize) -> Result<[Figures; 2]> {
+    let bridge = Path::new(PEER_DIR).join("bridge");
+    ensure!(
+        bridge.is_file(),
+        "{} is missing: apt-get install containernetworking-plugins",
+        bridge.display()
+    );
+    let dir = tempfile::Builder::new().prefix("romana-chaos-").tempdir()?;
+    let prefix = format!("bc{}", std::process::id());
+    let mut host = Namespace::new(format!("{prefix}-host"))?;
+    host.enter()?;
+    let ours = start(romanad, dir.path(), &mut host)?;
+    let theirs = json!({"cniVersion": "1.0.0", "name": "peer", "type": "bridge", "bridge": "peer0",
+        "ipam": {"type": "host-local", "subnet": "10.200.0.0/16", "dataDir": dir.path().join("peer")}});
+    let theirs = Plugin { program: bridge, config: theirs.to_string() };
+    let mut both = [Figures::new("romana", ours)?, Figures::new("bridge + host-local", theirs)?];
+    for number in 0..count + 5 {
+        for figures in &mut both {
+            let container = Namespace::new(format!("{prefix}-{number}"))?;
+            // The first ones warm up.
+            figures.one(&container, number >= 5)?;
+        }
+    }
+    for round in 0..3 {
+        for figures in &mut both {
+            let name = |n| format!("{prefix}-m{round}-{n}");
+            let containers: Result<Vec<_>> =
+                (0..AT_ONCE * 6).map(|n| Namespace::new(name(n))).collect();
+            figures.many(&host, &containers?)?;
+        }
+    }
+    Ok(both)
+}
+
+/// Starts three replicas and an agent in the namespace that this thread is in.
+fn start(romanad: &Path, dir: &Path, host: &mut Namespace) -> Result<Plugin> {
+    let peers: Vec<String> = (1..=3).map(|n| format!("{n}=127.0.0.1:97{n}0")).collect();
+    for n in 1..=3 {
+        let mut command = Command::new(romanad);
+        command.arg("--data-dir").arg(dir.join(format!("data-{n}")));
+        command.args(["--id", &n.to_string(), "--initial-cluster", &peers.join(",")]);
+        command.args(["--listen", &format!("127.0.0.1:96{n}0")]);
+        command.args(["--peer-listen", &format!("127.0.0.1:97{n}0")]);
+        host.children.push(quiet(command, &dir.join(format!("romanad-{n}.log")))?);
+    }
+    let servers: Vec<String> = (1..=3).map(|n| format!("http://127.0.0.1:96{n}0")).collect();
+    let topology = json!({"networks": [{"name": "net", "cidr": "10.112.0.0/12", "block_mask": 26}],
+        "topologies": [{"networks": ["net"], "map": [{"groups": []}]}]});
+    let file = dir.join("topology.json");
+    std::fs::write(&file, topology.to_string())?;
+    until("the topology is set", || {
+        let mut command = Command::new(romanad.with_file_name("romana"));
+        command.args(["-r", &servers.join(","), "topology", "update"]).arg(&file);
+        command.output().is_ok_and(|output| output.status.success())
+    })?;
+    let (socket, state) = (dir.join("agent.sock"), dir.join("agent"));
+    let mut agent = Command::new(romanad.with_file_name("romana-agent"));
+    agent.args(["--server", &servers.join(","), "--hostname", "h1", "--register"]);
+    agent.args(["--host-ip", "10.9.0.1", "--mtu", "1500"]);
+    agent.arg("--socket").arg(&socket).arg("--state-dir").arg(&state);
+    host.children.push(quiet(agent, &dir.join("agent.log"))?);
+    let config = json!({"cniVersion": "1.1.0", "name": "romana", "type": "romana-cni",
+        "socket": socket, "stateDir": state});
+    let program = romanad.with_file_name("romana-cni");
+    let plugin = Plugin { program, config: config.to_string() };
+    let container = Namespace::new(format!("{}-probe", host.name))?;
+    until("the agent is ready", || plugin.call("STATUS", &container).is_ok())?;
+    Ok(plugin)
+}
+
+fn quiet(mut command: Command, log: &Path) -> Result<Child> {
+    let log = File::create(log)?;
+    let program = command.get_program().to_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().with_context(|| format!("run {}", program.display()))
+}
+
+fn until(what: &str, mut so: impl FnMut() -> bool) -> Result<()> {
+    let start = Instant::now();
+    while !so() {
+        ensure!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}

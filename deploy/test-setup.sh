@@ -8,6 +8,7 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v etcd >/dev/null || missing+=(etcd-server)
 command -v nft >/dev/null || missing+=(nftables) # partitions of chaos run
 command -v ip >/dev/null || missing+=(iproute2) # namespaces of the agent's tests
+command -v iptables >/dev/null || missing+=(iptables)
 command -v ping >/dev/null || missing+=(iputils-ping)
 
 if [ ${#missing[@]} -gt 0 ]; then

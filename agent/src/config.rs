@@ -10,6 +10,7 @@ use romana_statemachine::name::HostName;
 use serde::Deserialize;
 
 use crate::kernel::routes::MAIN_TABLE;
+use crate::nat::Nat;
 use crate::ours;
 
 /// Port of the metrics.
@@ -103,6 +104,12 @@ struct Given {
     /// MTU of containers' links [default: the smallest of the host's links].
     #[arg(long, env = "ROMANA_AGENT_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
+    /// Masquerade what leaves the Romana networks.
+    #[arg(long, env = "ROMANA_AGENT_NAT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    nat: Option<bool>,
+    /// Masquerade only what leaves through this interface.
+    #[arg(long, env = "ROMANA_AGENT_NAT_INTERFACE", value_name = "NAME")]
+    nat_interface: Option<String>,
     /// Set the sysctls that forwarding needs, not only check them.
     #[arg(long, env = "ROMANA_AGENT_SET_SYSCTLS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     set_sysctls: Option<bool>,
@@ -140,6 +147,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// MTU of containers' links.
     pub mtu: Option<u32>,
+    /// What to masquerade, if anything.
+    pub nat: Option<Nat>,
     /// Set sysctls.
     pub set_sysctls: bool,
     /// Where to answer.
@@ -214,6 +223,12 @@ impl Config {
             let why = format!("table {route_table} is the kernel's own: choose 1 to 252, or 254");
             return Err(wrong("route_table", why));
         }
+        let interface = given.nat_interface;
+        if let Some(name) = &interface
+            && !is_interface(name)
+        {
+            return Err(wrong("nat_interface", format!("{name:?} is no name of an interface")));
+        }
         let labels = labels(given.host_labels.unwrap_or_default());
         let labels = labels.map_err(|why| wrong("host_labels", why))?;
         let registration = Registration { ips: given.host_ip.unwrap_or_default(), labels };
@@ -229,6 +244,7 @@ impl Config {
             register: given.register.unwrap_or(false).then_some(registration),
             socket: given.socket.unwrap_or_else(|| PathBuf::from(ours::SOCKET)),
             mtu: given.mtu,
+            nat: given.nat.unwrap_or(false).then_some(Nat { interface }),
             set_sysctls: given.set_sysctls.unwrap_or(false),
             metrics: given.metrics.unwrap_or(loopback),
             log_format: given.log_format.unwrap_or_default(),
@@ -268,6 +284,8 @@ impl Given {
             host_labels: self.host_labels.or(file.host_labels),
             socket: self.socket.or(file.socket),
             mtu: self.mtu.or(file.mtu),
+            nat: self.nat.or(file.nat),
+            nat_interface: self.nat_interface.or(file.nat_interface),
             set_sysctls: self.set_sysctls.or(file.set_sysctls),
             metrics: self.metrics.or(file.metrics),
             log_format: self.log_format.or(file.log_format),
@@ -289,6 +307,12 @@ fn kernel_name() -> Result<String, ConfigError> {
         key: "hostname",
         why: "the kernel's name of this host is no text: give one".into(),
     })
+}
+
+/// It becomes part of a rule.
+fn is_interface(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte);
+    (1..=15).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(letter)
 }
 
 fn labels(given: Vec<String>) -> Result<romana_statemachine::command::Labels, String> {
@@ -330,7 +354,8 @@ mod tests {
         let all = text
             .replace("# hostname", "hostname")
             .replace("# host_", "host_")
-            .replace("# mtu", "mtu");
+            .replace("# mtu", "mtu")
+            .replace("# nat_", "nat_");
         let said: toml::Table = all.parse().unwrap();
         let given: Given = toml::from_str(&all).unwrap();
         // Every key that there is, by its name in the debug form.
@@ -346,6 +371,7 @@ mod tests {
         for (args, wanted) in [
             (["--route-table", "255"], "route_table"),
             (["--hostname", "a b"], "hostname"),
+            (["--nat-interface", "a b"], "nat_interface"),
             (["--host-labels", "rack"], "host_labels"),
             (["--server", "ftp://x"], "server"),
         ] {

@@ -23,7 +23,7 @@ use crate::copy::CopyError;
 use crate::follow::Following;
 use crate::kernel::{KernelError, facts};
 use crate::router::Router;
-use crate::{http, register, sysctl};
+use crate::{http, nat, register, sysctl};
 
 /// The agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let tasks = [
         tokio::spawn(following.run(client.clone(), stop.clone())),
         tokio::spawn(router.run(wake, stop.clone())),
+        tokio::spawn(nat::keep(config.nat.clone(), seen.clone(), stop.clone())),
         tokio::spawn(register::keep(config.clone(), client, handle, stop.clone())),
         tokio::spawn(http::serve(listener, shown, seen, stop.clone())),
     ];

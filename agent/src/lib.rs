@@ -18,7 +18,7 @@
 //!
 //! ## Reading order
 //! [`ours`], [`view`], [`routes`], [`router`], [`daemon`]; then [`wire`], [`cni`], [`attach`]. Left out for now:
-//! policy, VIPs, NAT, heartbeats, a reserve of addresses.
+//! policy, VIPs, heartbeats, a reserve of addresses.
 
 pub mod attach;
 pub mod cni;
@@ -29,6 +29,7 @@ pub mod follow;
 pub mod http;
 pub mod install;
 pub mod kernel;
+pub mod nat;
 pub mod ours;
 pub mod register;
 pub mod router;

@@ -21,6 +21,8 @@ pub const ROUTE_PROTOCOL: u8 = 57;
 pub const LINK_PREFIX: &str = "romana-";
 /// iptables chains and ipsets start with this.
 pub const CHAIN_PREFIX: &str = "ROMANA-";
+/// The chain of table `nat` that masquerades what leaves the Romana networks.
+pub const MASQUERADE_CHAIN: &str = "ROMANA-MASQ";
 /// The plugin, in the CNI binary directory.
 pub const PLUGIN_FILE: &str = "romana-cni";
 /// The plugin's type in a network configuration: the name of its file.

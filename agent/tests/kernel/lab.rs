@@ -302,6 +302,17 @@ impl Lab {
         });
     }
 
+    /// Whether a pod's ping is answered.
+    pub(crate) fn is_answered(&self, from: &str, to: &str) -> bool {
+        self.try_exec(from, &["ping", "-n", "-c", "1", "-W", "1", to]).is_some()
+    }
+
+    /// Rules of a host's chain in the table `nat`.
+    pub(crate) fn nat(&self, host: &str, args: &[&str]) -> Option<String> {
+        let output = self.try_exec(host, &[&["iptables", "-t", "nat"], args].concat())?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Begins to ping, 500 times a second.
     pub(crate) fn start_ping(&self, from: &str, to: IpAddr) -> Ping {
         let mut command = in_namespace(&self.ns(from), Path::new("ping"));

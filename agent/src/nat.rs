@@ -1,0 +1,186 @@
+//! Masquerades what leaves the Romana networks (`--nat`): everything else sees the host's address, Romana's
+//! networks see the container's (reference/romana-2.0.md §6.2).
+//!
+//! ```text
+//!   nat POSTROUTING ─► ROMANA-MASQ:  -d <each network> RETURN
+//!                                    -s <each network> [-o <interface>] MASQUERADE
+//! ```
+//! The chain is compared with what it should be, and written as a whole in one transaction where it
+//! differs. Without `--nat` it is taken away.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::follow::Seen;
+use crate::ours::MASQUERADE_CHAIN as CHAIN;
+
+const TABLE: &str = "nat";
+const HOOK: &str = "POSTROUTING";
+/// How often the chain is looked at when nothing happens.
+const PERIOD: Duration = Duration::from_secs(30);
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is masqueraded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// Only what leaves through this interface; `None`: through any.
+    pub interface: Option<String>,
+}
+
+/// The rules of the chain for one family, as `iptables -S` prints them.
+#[must_use]
+pub fn rules(nat: &Nat, networks: &[IpNet], v4: bool) -> Vec<String> {
+    let own = || networks.iter().filter(move |cidr| cidr.addr().is_ipv4() == v4);
+    let out = nat.interface.as_ref().map(|name| format!(" -o {name}")).unwrap_or_default();
+    let inside = own().map(|cidr| format!("-A {CHAIN} -d {cidr} -j RETURN"));
+    let outside = own().map(|cidr| format!("-A {CHAIN} -s {cidr}{out} -j MASQUERADE"));
+    inside.chain(outside).collect()
+}
+
+/// Keeps the chain as wanted until `stop`; with `None` it is taken away, once.
+pub async fn keep(nat: Option<Nat>, mut seen: watch::Receiver<Seen>, stop: CancellationToken) {
+    let Some(nat) = nat else {
+        for v4 in [true, false] {
+            report(blocking(move || take_away(v4)).await);
+        }
+        return;
+    };
+    while !stop.is_cancelled() {
+        let networks = seen
+            .borrow_and_update()
+            .view
+            .as_ref()
+            .map(|view| view.networks.iter().map(|network| network.cidr).collect::<Vec<_>>());
+        let mut pause = PERIOD;
+        if let Some(networks) = &networks {
+            for v4 in [true, false] {
+                let wanted = rules(&nat, networks, v4);
+                if !report(blocking(move || put(v4, &wanted)).await) {
+                    pause = RETRY;
+                }
+            }
+        }
+        let known = networks;
+        let news = async {
+            // Most news is not about networks.
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = seen.changed() => if changed.is_err() { return stop.cancelled().await },
+                }
+                let seen = seen.borrow_and_update();
+                let now = seen.view.as_ref().map(|view| view.networks.iter().map(|n| n.cidr));
+                if now.map(Iterator::collect::<Vec<_>>) != known {
+                    return;
+                }
+            }
+        };
+        // Both outcomes mean: look.
+        _ = timeout(pause, news).await;
+    }
+}
+
+async fn blocking(
+    work: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<(), String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+fn report(done: Result<(), String>) -> bool {
+    if let Err(why) = &done {
+        tracing::warn!(why, "the chain {CHAIN} is not as wanted");
+    }
+    done.is_ok()
+}
+
+fn put(v4: bool, wanted: &[String]) -> Result<(), String> {
+    if wanted.is_empty() {
+        return take_away(v4);
+    }
+    let tables = open(v4)?;
+    let why = |error: Box<dyn std::error::Error>| error.to_string();
+    let there = tables.chain_exists(TABLE, CHAIN).map_err(why)?;
+    let actual = if there { tables.list(TABLE, CHAIN).map_err(why)? } else { Vec::new() };
+    let actual: Vec<_> = actual.into_iter().filter(|line| line.starts_with("-A")).collect();
+    if !there || actual != wanted {
+        restore(v4, wanted)?;
+    }
+    let jump = format!("-j {CHAIN}");
+    if !tables.exists(TABLE, HOOK, &jump).map_err(why)? {
+        tables.append(TABLE, HOOK, &jump).map_err(why)?;
+    }
+    Ok(())
+}
+
+/// Declaring a chain empties it: the transaction replaces all of it, and nothing else.
+fn restore(v4: bool, rules: &[String]) -> Result<(), String> {
+    let mut text = format!("*{TABLE}\n:{CHAIN} - [0:0]\n");
+    for rule in rules {
+        // Writing to a string does not fail.
+        _ = writeln!(text, "{rule}");
+    }
+    text.push_str("COMMIT\n");
+    let program = if v4 { "iptables-restore" } else { "ip6tables-restore" };
+    let mut child = Command::new(program)
+        .args(["--noflush", "--wait"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(text.as_bytes()).map_err(|error| format!("{program}: {error}"))?;
+    }
+    let output = child.wait_with_output().map_err(|error| format!("{program}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{program}: {}", said.trim())) }
+}
+
+fn take_away(v4: bool) -> Result<(), String> {
+    // Without iptables there is nothing to take away.
+    let Ok(tables) = open(v4) else { return Ok(()) };
+    if !tables.chain_exists(TABLE, CHAIN).unwrap_or(false) {
+        return Ok(());
+    }
+    let why = |error: Box<dyn std::error::Error>| error.to_string();
+    let jump = format!("-j {CHAIN}");
+    if tables.exists(TABLE, HOOK, &jump).map_err(why)? {
+        tables.delete_all(TABLE, HOOK, &jump).map_err(why)?;
+    }
+    tables.flush_chain(TABLE, CHAIN).map_err(why)?;
+    tables.delete_chain(TABLE, CHAIN).map_err(why)
+}
+
+fn open(v4: bool) -> Result<iptables::IPTables, String> {
+    iptables::new(!v4).map_err(|error| format!("iptables cannot be used: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_see_each_other_and_the_rest_sees_the_host() {
+        let networks: Vec<IpNet> =
+            ["10.1.0.0/16", "fd00::/64", "10.2.0.0/16"].map(|cidr| cidr.parse().unwrap()).to_vec();
+        let expected = [
+            "-A ROMANA-MASQ -d 10.1.0.0/16 -j RETURN",
+            "-A ROMANA-MASQ -d 10.2.0.0/16 -j RETURN",
+            "-A ROMANA-MASQ -s 10.1.0.0/16 -o eth0 -j MASQUERADE",
+            "-A ROMANA-MASQ -s 10.2.0.0/16 -o eth0 -j MASQUERADE",
+        ];
+        assert_eq!(rules(&Nat { interface: Some("eth0".into()) }, &networks, true), expected);
+        let v6 = rules(&Nat { interface: None }, &networks, false);
+        let expected =
+            ["-A ROMANA-MASQ -d fd00::/64 -j RETURN", "-A ROMANA-MASQ -s fd00::/64 -j MASQUERADE"];
+        assert_eq!(v6, expected);
+    }
+}

@@ -48,6 +48,7 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench restart
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench feed
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench cni
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench routes
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -9,6 +9,9 @@ command -v etcd >/dev/null || missing+=(etcd-server)
 command -v nft >/dev/null || missing+=(nftables) # partitions of chaos run
 command -v ip >/dev/null || missing+=(iproute2) # namespaces of the agent's tests
 command -v iptables >/dev/null || missing+=(iptables)
+command -v podman >/dev/null || missing+=(podman) # a real runtime for the CNI plugin
+command -v runc >/dev/null || missing+=(runc)
+[ -x /bin/busybox ] || missing+=(busybox-static)
 command -v ping >/dev/null || missing+=(iputils-ping)
 
 if [ ${#missing[@]} -gt 0 ]; then

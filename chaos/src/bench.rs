@@ -10,10 +10,12 @@ mod feed;
 mod large;
 mod lean;
 mod load;
+mod namespaces;
 mod ours;
 mod reads;
 mod report;
 mod restart;
+mod routes;
 mod statemachine;
 
 use std::path::PathBuf;
@@ -70,6 +72,15 @@ pub enum What {
         /// ADDs and DELs of each.
         #[arg(long, default_value_t = 200)]
         count: usize,
+    },
+    /// New blocks: until every other host's kernel has the route.
+    Routes {
+        /// Hosts, each with an agent.
+        #[arg(long, default_value_t = 8)]
+        hosts: usize,
+        /// Blocks.
+        #[arg(long, default_value_t = 300)]
+        blocks: usize,
     },
     /// The feed: thousands of followers, most of one host each.
     Feed {
@@ -137,6 +148,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         What::Feed { followers, events, at_leader } => {
             feed::run(&options, followers, events, at_leader).await?
         }
+        What::Routes { hosts, blocks } => routes::run(&options, hosts, blocks).await?,
         What::Cni { count } => cni::run(&options, count).await?,
         What::Audit { records, questions } => audit::run(&options, records, questions).await?,
         What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,

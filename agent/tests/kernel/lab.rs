@@ -79,6 +79,11 @@ impl Lab {
         format!("{}-{host}", self.name)
     }
 
+    /// A directory that goes with the laboratory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Makes an empty namespace, for a container. Returns its path.
     pub(crate) fn container(&mut self, name: &str) -> String {
         self.namespace(name);
@@ -509,7 +514,7 @@ fn end(mut child: Child) {
     _ = child.wait();
 }
 
-fn run(program: &str, args: &[&str]) -> Output {
+pub(crate) fn run(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);

@@ -4,4 +4,5 @@
 mod cni;
 mod lab;
 mod nat;
+mod podman;
 mod routes;

@@ -1,69 +1,24 @@
 //! CNI ADD and DEL: our plugin, through an agent and three replicas, beside Debian's bridge + host-local,
 //! in turn. Everything runs in a network namespace of its own; plugins are executed as a runtime does.
 
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
 use super::BenchOptions;
+use super::namespaces::{Namespace, quiet, start_replicas, until};
 use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
 /// Where Debian's `containernetworking-plugins` is.
 const PEER_DIR: &str = "/usr/lib/cni";
-/// How long the control plane and the agent may take to start.
-const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(20);
 /// ADDs at once.
 const AT_ONCE: usize = 16;
-
-/// A namespace, deleted with what runs in it.
-struct Namespace {
-    name: String,
-    children: Vec<Child>,
-}
-
-impl Namespace {
-    fn new(name: String) -> Result<Self> {
-        ip(&["netns", "add", &name])?;
-        ip(&["-n", &name, "link", "set", "lo", "up"])?;
-        Ok(Self { name, children: Vec::new() })
-    }
-
-    fn path(&self) -> String {
-        format!("/run/netns/{}", self.name)
-    }
-
-    /// Moves the calling thread into it: what the thread starts is there.
-    fn enter(&self) -> Result<()> {
-        let file = File::open(self.path())?;
-        Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            _ = child.kill();
-            _ = child.wait();
-        }
-        _ = ip(&["netns", "del", &self.name]);
-    }
-}
-
-fn ip(args: &[&str]) -> Result<Output> {
-    let output = Command::new("ip").args(args).output().context("run ip (iproute2)")?;
-    ensure!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(output)
-}
 
 /// A plugin and its configuration.
 #[derive(Clone)]
@@ -222,25 +177,7 @@ fn measure(romanad: &Path, count: usize) -> Result<[Figures; 2]> {
 
 /// Starts three replicas and an agent in the namespace that this thread is in.
 fn start(romanad: &Path, dir: &Path, host: &mut Namespace) -> Result<Plugin> {
-    let peers: Vec<String> = (1..=3).map(|n| format!("{n}=127.0.0.1:97{n}0")).collect();
-    for n in 1..=3 {
-        let mut command = Command::new(romanad);
-        command.arg("--data-dir").arg(dir.join(format!("data-{n}")));
-        command.args(["--id", &n.to_string(), "--initial-cluster", &peers.join(",")]);
-        command.args(["--listen", &format!("127.0.0.1:96{n}0")]);
-        command.args(["--peer-listen", &format!("127.0.0.1:97{n}0")]);
-        host.children.push(quiet(command, &dir.join(format!("romanad-{n}.log")))?);
-    }
-    let servers: Vec<String> = (1..=3).map(|n| format!("http://127.0.0.1:96{n}0")).collect();
-    let topology = json!({"networks": [{"name": "net", "cidr": "10.112.0.0/12", "block_mask": 26}],
-        "topologies": [{"networks": ["net"], "map": [{"groups": []}]}]});
-    let file = dir.join("topology.json");
-    std::fs::write(&file, topology.to_string())?;
-    until("the topology is set", || {
-        let mut command = Command::new(romanad.with_file_name("romana"));
-        command.args(["-r", &servers.join(","), "topology", "update"]).arg(&file);
-        command.output().is_ok_and(|output| output.status.success())
-    })?;
+    let servers = start_replicas(romanad, dir, "127.0.0.1", 26, host)?;
     let (socket, state) = (dir.join("agent.sock"), dir.join("agent"));
     let mut agent = Command::new(romanad.with_file_name("romana-agent"));
     agent.args(["--server", &servers.join(","), "--hostname", "h1", "--register"]);
@@ -254,20 +191,4 @@ fn start(romanad: &Path, dir: &Path, host: &mut Namespace) -> Result<Plugin> {
     let container = Namespace::new(format!("{}-probe", host.name))?;
     until("the agent is ready", || plugin.call("STATUS", &container).is_ok())?;
     Ok(plugin)
-}
-
-fn quiet(mut command: Command, log: &Path) -> Result<Child> {
-    let log = File::create(log)?;
-    let program = command.get_program().to_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().with_context(|| format!("run {}", program.display()))
-}
-
-fn until(what: &str, mut so: impl FnMut() -> bool) -> Result<()> {
-    let start = Instant::now();
-    while !so() {
-        ensure!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(LOOK);
-    }
-    Ok(())
 }

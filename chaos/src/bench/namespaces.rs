@@ -1,0 +1,108 @@
+//! Namespaces that a benchmark makes, and three replicas in one.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::json;
+
+/// How long anything may take to start.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A namespace, deleted with what runs in it.
+pub(super) struct Namespace {
+    /// Its name.
+    pub(super) name: String,
+    /// What runs in it.
+    pub(super) children: Vec<Child>,
+}
+
+impl Namespace {
+    pub(super) fn new(name: String) -> Result<Self> {
+        ip(&["netns", "add", &name])?;
+        ip(&["-n", &name, "link", "set", "lo", "up"])?;
+        Ok(Self { name, children: Vec::new() })
+    }
+
+    pub(super) fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
+    /// Moves the calling thread into it: what the thread starts is there.
+    pub(super) fn enter(&self) -> Result<()> {
+        let file = File::open(self.path())?;
+        Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            _ = child.kill();
+            _ = child.wait();
+        }
+        _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+/// Runs `ip`.
+pub(super) fn ip(args: &[&str]) -> Result<Output> {
+    let output = Command::new("ip").args(args).output().context("run ip (iproute2)")?;
+    ensure!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output)
+}
+
+/// Starts three replicas at an address in the namespace that this thread is in, and sets a topology with
+/// one group and blocks of `block_mask`. Returns their APIs.
+pub(super) fn start_replicas(
+    romanad: &Path,
+    dir: &Path,
+    at: &str,
+    block_mask: u8,
+    host: &mut Namespace,
+) -> Result<Vec<String>> {
+    let peers: Vec<String> = (1..=3).map(|n| format!("{n}={at}:97{n}0")).collect();
+    for n in 1..=3 {
+        let mut command = Command::new(romanad);
+        command.arg("--data-dir").arg(dir.join(format!("data-{n}")));
+        command.args(["--id", &n.to_string(), "--initial-cluster", &peers.join(",")]);
+        command.args(["--listen", &format!("{at}:96{n}0")]);
+        command.args(["--peer-listen", &format!("{at}:97{n}0")]);
+        host.children.push(quiet(command, &dir.join(format!("romanad-{n}.log")))?);
+    }
+    let servers: Vec<String> = (1..=3).map(|n| format!("http://{at}:96{n}0")).collect();
+    let network = json!({"name": "net", "cidr": "10.112.0.0/12", "block_mask": block_mask});
+    let topology = json!({"networks": [network],
+        "topologies": [{"networks": ["net"], "map": [{"groups": []}]}]});
+    let file = dir.join("topology.json");
+    std::fs::write(&file, topology.to_string())?;
+    until("the topology is set", || {
+        let mut command = Command::new(romanad.with_file_name("romana"));
+        command.args(["-r", &servers.join(","), "topology", "update"]).arg(&file);
+        command.output().is_ok_and(|output| output.status.success())
+    })?;
+    Ok(servers)
+}
+
+/// Starts a program that writes to a log.
+pub(super) fn quiet(mut command: Command, log: &Path) -> Result<Child> {
+    let log = File::create(log)?;
+    let program = command.get_program().to_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().with_context(|| format!("run {}", program.display()))
+}
+
+/// Waits until something is so.
+pub(super) fn until(what: &str, mut so: impl FnMut() -> bool) -> Result<()> {
+    let start = Instant::now();
+    while !so() {
+        ensure!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}

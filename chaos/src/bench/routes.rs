@@ -1,0 +1,164 @@
+//! From an allocation that needs a new block to its route in every other host's kernel: hosts with real
+//! agents on one link, each in a network namespace.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use hdrhistogram::Histogram;
+use romana_client::{Client, ClientConfig, Server};
+use romana_statemachine::command::AllocateAddress;
+use serde_json::{Value, json};
+
+use super::BenchOptions;
+use super::namespaces::{Namespace, ip, quiet, start_replicas};
+use super::report::{Budget, Machine, print_budgets};
+use crate::cluster::find_romanad;
+
+/// Where the control plane answers.
+const CONTROL: &str = "10.77.0.250";
+/// A route that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A route that a host's kernel got.
+struct News {
+    prefix: String,
+    at: Instant,
+}
+
+/// Measures, on a thread of its own: a thread does not come back from a namespace.
+pub(super) async fn run(options: &BenchOptions, hosts: usize, blocks: usize) -> Result<Value> {
+    let romanad = find_romanad(options.romanad.as_deref())?;
+    let machine = Machine::look();
+    let measured = tokio::task::spawn_blocking(move || {
+        let thread = std::thread::spawn(move || measure(&romanad, hosts, blocks));
+        thread.join().unwrap_or_else(|_| bail!("the measurement panicked"))
+    });
+    let [asked, answered] = measured.await??;
+    println!("Routes: {blocks} new blocks, {hosts} hosts with agents on one link, three replicas.");
+    machine.print();
+    let ms = |figures: &Histogram<u64>, quantile| figures.value_at_quantile(quantile) as f64 / 1e3;
+    print_budgets(&[
+        Budget::at_most(
+            "assigned → route in every other kernel, p99, ms",
+            ms(&answered, 0.99),
+            50.0,
+        ),
+        Budget::note("… p50, ms", ms(&answered, 0.5)),
+        Budget::note("asked → assigned → route everywhere, p99, ms", ms(&asked, 0.99)),
+        Budget::note("… p50, ms", ms(&asked, 0.5)),
+    ]);
+    Ok(json!({"assigned_p50_ms": ms(&answered, 0.5), "assigned_p99_ms": ms(&answered, 0.99),
+        "asked_p50_ms": ms(&asked, 0.5), "asked_p99_ms": ms(&asked, 0.99)}))
+}
+
+fn measure(romanad: &Path, hosts: usize, blocks: usize) -> Result<[Histogram<u64>; 2]> {
+    let dir = tempfile::Builder::new().prefix("romana-chaos-").tempdir()?;
+    let prefix = format!("br{}", std::process::id());
+    let switch = Namespace::new(format!("{prefix}-sw"))?;
+    ip(&["-n", &switch.name, "link", "add", "br0", "type", "bridge"])?;
+    ip(&["-n", &switch.name, "link", "set", "br0", "up"])?;
+    let mut control = Namespace::new(format!("{prefix}-ctl"))?;
+    plug(&control, &switch, CONTROL)?;
+    control.enter()?;
+    let servers = start_replicas(romanad, dir.path(), CONTROL, 29, &mut control)?;
+    let (tell, news) = channel();
+    let mut agents = Vec::new();
+    for n in 1..=hosts {
+        let mut host = Namespace::new(format!("{prefix}-h{n}"))?;
+        plug(&host, &switch, &format!("10.77.0.{n}"))?;
+        let mut agent = Command::new("ip");
+        agent.args(["netns", "exec", &host.name]).arg(romanad.with_file_name("romana-agent"));
+        agent.args(["--server", &servers.join(","), "--hostname", &format!("h{n}"), "--register"]);
+        agent.args(["--host-ip", &format!("10.77.0.{n}")]);
+        agent.arg("--socket").arg(dir.path().join(format!("h{n}.sock")));
+        agent.arg("--state-dir").arg(dir.path().join(format!("h{n}")));
+        host.children.push(quiet(agent, &dir.path().join(format!("agent-{n}.log")))?);
+        monitor(&mut host, tell.clone())?;
+        agents.push(host);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let servers = Server::list(&servers.join(","), romana_client::API_PORT)?;
+    runtime.block_on(async {
+        let client = Client::new(ClientConfig::new(servers))?;
+        let mut registered = 0;
+        while registered < hosts {
+            registered = client.hosts().await?.items.len();
+        }
+        events(&client, &news, hosts, blocks).await
+    })
+}
+
+/// A machine on the link.
+fn plug(host: &Namespace, switch: &Namespace, address: &str) -> Result<()> {
+    let port = host.name.rsplit('-').next().unwrap_or_default();
+    let make = ["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", &host.name];
+    ip(&[&["-n", &switch.name][..], &make].concat())?;
+    ip(&["-n", &switch.name, "link", "set", port, "master", "br0", "up"])?;
+    ip(&["-n", &host.name, "link", "set", "eth0", "up"])?;
+    ip(&["-n", &host.name, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    Ok(())
+}
+
+/// Tells of every route that a host's kernel gets.
+fn monitor(host: &mut Namespace, tell: Sender<News>) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["-n", &host.name, "monitor", "route"]).stdout(Stdio::piped());
+    let mut child = command.spawn().context("run ip monitor")?;
+    let lines = BufReader::new(child.stdout.take().context("its output")?);
+    host.children.push(child);
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            let at = Instant::now();
+            let prefix = line.split_whitespace().next().unwrap_or_default().to_owned();
+            if line.contains(" via ") && tell.send(News { prefix, at }).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Each allocation is of another tenant, and on the next host: a new block that is not merged with the one
+/// before it.
+async fn events(
+    client: &Client,
+    news: &Receiver<News>,
+    hosts: usize,
+    blocks: usize,
+) -> Result<[Histogram<u64>; 2]> {
+    let mut figures = [Histogram::new(3)?, Histogram::new(3)?];
+    for number in 0..blocks + 10 {
+        let ask = AllocateAddress {
+            name: format!("a{number}").into(),
+            host: format!("h{}", number % hosts + 1).into(),
+            tenant: format!("t{number}").into(),
+            segment: "default".into(),
+            network: None,
+            ip: None,
+        };
+        let asked = Instant::now();
+        let block = client.allocate(ask).await?.block.to_string();
+        let answered = Instant::now();
+        let mut last = answered;
+        let mut seen = 0;
+        while seen < hosts - 1 {
+            let news = news.recv_timeout(PATIENCE);
+            let news = news.with_context(|| format!("{block} reached {seen} hosts"))?;
+            if news.prefix == block {
+                seen += 1;
+                last = last.max(news.at);
+            }
+        }
+        // The first ones warm up.
+        if number >= 10 {
+            for (figures, since) in figures.iter_mut().zip([asked, answered]) {
+                figures.record(u64::try_from((last - since).as_micros())?.max(1))?;
+            }
+        }
+    }
+    Ok(figures)
+}

@@ -68,13 +68,19 @@ struct Attacher {
 impl Attacher {
     /// Waits until nothing else is done about a key.
     async fn lock(&self, key: &Key) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody holds or waits for are of the past.
-            busy.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(busy.entry(key.clone()).or_default())
-        };
-        lock.lock_owned().await
+        self.lock_of(key).lock_owned().await
+    }
+
+    /// The same without waiting; `None`: something is being done.
+    fn try_lock(&self, key: &Key) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(key).try_lock_owned().ok()
+    }
+
+    fn lock_of(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds or waits for are of the past.
+        busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(busy.entry(key.clone()).or_default())
     }
 }
 

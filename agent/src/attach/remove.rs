@@ -81,8 +81,14 @@ impl Attacher {
         let mut wrong = Vec::new();
         for entry in stale {
             let _alone = self.lock(&entry.key).await;
-            if let Err(error) = self.begin_removal(entry.clone()).await {
-                wrong.push(format!("{}: {}", entry.key.container_id, error.msg));
+            // Somebody may have removed it while the lock was waited for.
+            let Some(entry) = self.ledger.get(&entry.key).filter(|now| now.stage == entry.stage)
+            else {
+                continue;
+            };
+            let container = entry.key.container_id.clone();
+            if let Err(error) = self.begin_removal(entry).await {
+                wrong.push(format!("{container}: {}", error.msg));
             }
         }
         if wrong.is_empty() {
@@ -128,11 +134,11 @@ impl Attacher {
         while !stop.is_cancelled() {
             let mut again = false;
             self.take_spool().await;
-            let removing = self.ledger.all().into_iter();
-            for entry in removing.filter(|entry| entry.stage == Stage::Removing) {
+            let pending = self.ledger.all().into_iter();
+            for entry in pending.filter(|entry| entry.stage != Stage::Ready) {
                 let done = tokio::select! {
                     () = stop.cancelled() => return,
-                    done = self.release(&entry.key) => done,
+                    done = self.finish(&entry) => done,
                 };
                 if let Err(error) = done {
                     tracing::debug!(?error, container = entry.key.container_id, "not released yet");
@@ -148,6 +154,18 @@ impl Attacher {
             // Both outcomes mean: look.
             _ = timeout(if again { RETRY } else { PERIOD }, wake).await;
         }
+    }
+
+    /// Brings what is not in use to its end: an ADD that failed and could not be undone, or a removal.
+    async fn finish(self: &Arc<Self>, entry: &Entry) -> Result<(), Failed> {
+        if entry.stage == Stage::Intended {
+            // Busy: it is being made.
+            let Some(_alone) = self.try_lock(&entry.key) else { return Ok(()) };
+            if self.ledger.get(&entry.key).as_ref() == Some(entry) {
+                self.begin_removal(entry.clone()).await?;
+            }
+        }
+        self.release(&entry.key).await
     }
 
     /// Gives the addresses of an attachment back, unless it is being made again.

@@ -14,6 +14,8 @@ use crate::kernel::{KernelError, links};
 
 /// A report at least so often.
 const PERIOD: Duration = Duration::from_secs(60);
+/// Pause after a report that could not be made.
+const RETRY: Duration = Duration::from_secs(1);
 /// Changes within this time are one report.
 const GATHER: Duration = Duration::from_millis(500);
 
@@ -21,10 +23,13 @@ impl Attacher {
     /// Reports until `stop`.
     pub(super) async fn report_all(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.report().await {
-                Ok(()) => {}
-                Err(why) => tracing::debug!(why, "not reported"),
-            }
+            let pause = match self.report().await {
+                Ok(()) => PERIOD,
+                Err(why) => {
+                    tracing::debug!(why, "not reported");
+                    RETRY
+                }
+            };
             let wake = async {
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -32,7 +37,7 @@ impl Attacher {
                 }
             };
             // Both outcomes mean: report.
-            _ = timeout(PERIOD, wake).await;
+            _ = timeout(pause, wake).await;
         }
     }
 

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -296,7 +298,12 @@ pub async fn routed(handle: &Handle) -> Result<Vec<(u32, IpAddr)>, KernelError> 
                     _ => {}
                 }
             }
-            let ours = u8::from(route.header.protocol) == ROUTE_PROTOCOL;
+            // Routes of blocks begin with an address, too.
+            let whole = if family == AddressFamily::Inet { 32 } else { 128 };
+            let header = &route.header;
+            let ours = u8::from(header.protocol) == ROUTE_PROTOCOL
+                && header.kind == RouteType::Unicast
+                && header.destination_prefix_length == whole;
             link.zip(to).filter(|_| ours)
         }));
     }

@@ -163,3 +163,30 @@ fn a_failed_add_leaves_nothing_behind_in_namespaces() {
     }
     assert_eq!((lab.allocated("h1").len(), lab.ledger("h1")), (0, 0));
 }
+
+#[test]
+fn what_is_not_attached_is_given_up_by_report_in_namespaces() {
+    let mut lab = lab();
+    let (gone, there) = (lab.container("gone"), lab.container("there"));
+    lab.cni("h1", "ADD", "gone", &gone).ok();
+    let before: BTreeSet<_> = lab.links("h1").into_iter().collect();
+    lab.cni("h1", "ADD", "there", &there).ok();
+    // A VM, or whatever an operator has: not the agent's to judge.
+    lab.romana(&["address", "allocate", "--host", "h1", "vm-1"]);
+    lab.kill_agent("h1");
+    std::fs::remove_dir_all(lab.dir().join("h1/attachments")).expect("the ledger is lost");
+    let link = before.first().expect("a link");
+    lab.ip("h1", &["link", "del", link]);
+    lab.start_agent("h1", &[]);
+    let names = || lab.allocated("h1").into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    until("what is gone is given up", || !names().iter().any(|name| name.contains(".gone.")));
+    // Its route is there: whatever the ledger says, it may be in use.
+    let kept = ["cni:blue.web.there.eth0", "cni:blue.web.there.eth0.6", "vm-1"];
+    assert_eq!(names().into_iter().collect::<BTreeSet<_>>(), kept.map(String::from).into());
+    let log = lab.romana_text(&["audit", "log", "--type", "AddressReleased"]).expect("the log");
+    assert!(log.contains("reported"), "{log}");
+    // A DEL finds what the ledger has lost.
+    lab.cni("h1", "DEL", "there", &there).ok();
+    until("it is given back", || names() == ["vm-1"]);
+    assert!(lab.links("h1").is_empty());
+}

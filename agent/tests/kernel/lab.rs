@@ -248,12 +248,17 @@ impl Lab {
 
     /// Runs the CLI. `None`: it failed.
     pub(crate) fn try_romana(&self, args: &[&str]) -> Option<Value> {
+        let text = self.romana_text(args)?;
+        Some(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// The same, as it prints.
+    pub(crate) fn romana_text(&self, args: &[&str]) -> Option<String> {
         let servers: Vec<String> = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0")).collect();
         let mut command = in_namespace(&self.ns("ctl"), &beside("romana"));
         command.args(["-f", "json", "-r", &servers.join(",")]).args(args);
         let output = command.output().expect("it can be run");
-        let text = String::from_utf8_lossy(&output.stdout);
-        output.status.success().then(|| serde_json::from_str(&text).unwrap_or(Value::Null))
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs the CLI.

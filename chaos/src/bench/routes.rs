@@ -106,7 +106,10 @@ fn plug(host: &Namespace, switch: &Namespace, address: &str) -> Result<()> {
 /// Tells of every route that a host's kernel gets.
 fn monitor(host: &mut Namespace, tell: Sender<News>) -> Result<()> {
     let mut command = Command::new("ip");
-    command.args(["-n", &host.name, "monitor", "route"]).stdout(Stdio::piped());
+    command
+        .args(["-n", &host.name, "monitor", "route"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut child = command.spawn().context("run ip monitor")?;
     let lines = BufReader::new(child.stdout.take().context("its output")?);
     host.children.push(child);

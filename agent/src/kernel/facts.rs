@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -12,11 +12,11 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::Notify;
 
-use super::{KernelError, address, network};
+use super::{KernelError, Way, dump, network};
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::routes::{Facts, Gateway, Link};
 
@@ -36,15 +36,9 @@ pub struct Links {
 /// # Errors
 /// [`KernelError`].
 pub async fn links(handle: &Handle) -> Result<Links, KernelError> {
-    let all: Vec<LinkMessage> =
-        handle.link().get().execute().try_collect().await.map_err(KernelError::asked("links"))?;
-    let addresses: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(KernelError::asked("addresses"))?;
+    let all: Vec<LinkMessage> = dump(handle.link().get().execute(), "links").await?;
+    let addresses: Vec<AddressMessage> =
+        dump(handle.address().get().execute(), "addresses").await?;
     let mut links = Links::default();
     for link in &all {
         let Some(name) = name_of(link) else { continue };
@@ -99,14 +93,7 @@ pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
         ..RouteHeader::default()
     };
     let answer = handle.route().get(ask).execute().next().await?.ok()?;
-    let (mut via, mut link) = (None, None);
-    for attribute in &answer.attributes {
-        match attribute {
-            RouteAttribute::Gateway(ip) => via = address(ip),
-            RouteAttribute::Oif(index) => link = Some(*index),
-            _ => {}
-        }
-    }
+    let Way { via, link, .. } = Way::from(&answer);
     Some(Gateway { via: via?, link: link? })
 }
 
@@ -117,30 +104,14 @@ pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
 /// [`KernelError`].
 pub async fn own_addresses(handle: &Handle) -> Result<Vec<IpAddr>, KernelError> {
     let mut own = Vec::new();
-    let addresses: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(KernelError::asked("addresses"))?;
+    let addresses: Vec<AddressMessage> =
+        dump(handle.address().get().execute(), "addresses").await?;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut ask = RouteMessage::default();
         (ask.header.address_family, ask.header.table) = (family, RouteHeader::RT_TABLE_MAIN);
-        let routes: Vec<RouteMessage> = handle
-            .route()
-            .get(ask)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(KernelError::asked("routes"))?;
+        let routes: Vec<RouteMessage> = dump(handle.route().get(ask).execute(), "routes").await?;
         let default = routes.iter().find(|route| route.header.destination_prefix_length == 0);
-        let link = default.and_then(|route| {
-            route.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => Some(*index),
-                _ => None,
-            })
-        });
+        let link = default.and_then(|route| Way::from(route).link);
         let on_it = addresses.iter().find(|address| {
             let header = &address.header;
             Some(header.index) == link
@@ -177,13 +148,8 @@ pub async fn silent(
     if asked.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let all: Vec<NeighbourMessage> = handle
-        .neighbours()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(KernelError::asked("neighbours"))?;
+    let all: Vec<NeighbourMessage> =
+        dump(handle.neighbours().get().execute(), "neighbours").await?;
     let failed = all.iter().filter(|entry| entry.header.state == NeighbourState::Failed);
     let silent = failed.filter_map(neighbour_ip).filter(|ip| asked.contains_key(ip)).collect();
     for (ip, link) in asked {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{KernelError, address};
+use super::{KernelError, Way, dump};
 use crate::ours::ROUTE_PROTOCOL;
 use crate::wire::Link;
 
@@ -282,22 +282,10 @@ pub async fn routed(handle: &Handle) -> Result<Vec<(u32, IpAddr)>, KernelError> 
         let mut ask = RouteMessage::default();
         ask.header.address_family = family;
         ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-        let routes: Vec<RouteMessage> = handle
-            .route()
-            .get(ask)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(KernelError::asked("routes of containers"))?;
+        let routes: Vec<RouteMessage> =
+            dump(handle.route().get(ask).execute(), "routes of containers").await?;
         found.extend(routes.iter().filter_map(|route| {
-            let (mut to, mut link) = (None, None);
-            for attribute in &route.attributes {
-                match attribute {
-                    RouteAttribute::Destination(ip) => to = address(ip),
-                    RouteAttribute::Oif(index) => link = Some(*index),
-                    _ => {}
-                }
-            }
+            let Way { to, link, .. } = Way::from(route);
             // Routes of blocks begin with an address, too.
             let whole = if family == AddressFamily::Inet { 32 } else { 128 };
             let header = &route.header;
@@ -331,8 +319,7 @@ pub async fn look(netns: &Netns, ifname: &str) -> Result<Inside, KernelError> {
         let Ok(link) = find(&handle, &ifname).await else { return Ok(Inside::default()) };
         let index = link.header.index;
         let ask = handle.address().get().set_link_index_filter(index);
-        let addresses: Vec<AddressMessage> =
-            ask.execute().try_collect().await.map_err(KernelError::asked("its addresses"))?;
+        let addresses: Vec<AddressMessage> = dump(ask.execute(), "its addresses").await?;
         let addresses = addresses.iter().filter(|message| message.header.index == index);
         let mut inside = Inside {
             up: link.header.flags.contains(LinkFlags::Up),
@@ -342,13 +329,8 @@ pub async fn look(netns: &Netns, ifname: &str) -> Result<Inside, KernelError> {
         for (family, v4) in [(AddressFamily::Inet, true), (AddressFamily::Inet6, false)] {
             let mut ask = RouteMessage::default();
             ask.header.address_family = family;
-            let routes: Vec<RouteMessage> = handle
-                .route()
-                .get(ask)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(KernelError::asked("its routes"))?;
+            let routes: Vec<RouteMessage> =
+                dump(handle.route().get(ask).execute(), "its routes").await?;
             let found = routes.iter().any(|route| {
                 let through = route.attributes.contains(&RouteAttribute::Oif(index));
                 through && route.header.destination_prefix_length == 0

@@ -6,8 +6,9 @@ pub mod routes;
 
 use std::net::IpAddr;
 
+use futures_util::{Stream, TryStreamExt};
 use ipnet::IpNet;
-use rtnetlink::packet_route::route::RouteAddress;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 /// The kernel does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,37 @@ pub enum KernelError {
 impl KernelError {
     fn asked(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
         |source| Self::Netlink { what: what.into(), source }
+    }
+}
+
+/// Everything that a question is answered with.
+async fn dump<T>(
+    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    what: &'static str,
+) -> Result<Vec<T>, KernelError> {
+    answers.try_collect().await.map_err(KernelError::asked(what))
+}
+
+/// What a route says of its way.
+#[derive(Debug, Default)]
+struct Way {
+    to: Option<IpAddr>,
+    via: Option<IpAddr>,
+    link: Option<u32>,
+}
+
+impl From<&RouteMessage> for Way {
+    fn from(route: &RouteMessage) -> Self {
+        let mut way = Self::default();
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Destination(ip) => way.to = address(ip),
+                RouteAttribute::Gateway(ip) => way.via = address(ip),
+                RouteAttribute::Oif(index) => way.link = Some(*index),
+                _ => {}
+            }
+        }
+        way
     }
 }
 

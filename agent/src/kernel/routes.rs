@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder, RouteNextHopBuilder};
 
-use super::{KernelError, address, network};
+use super::{KernelError, Way, address, dump, network};
 use crate::ours::ROUTE_PROTOCOL;
 use crate::routes::{Change, Hop, Target};
 
@@ -55,8 +55,7 @@ impl RouteTable {
             ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
             ask.attributes.push(RouteAttribute::Table(self.table));
             let routes = self.handle.route().get(ask).execute();
-            let routes: Vec<RouteMessage> =
-                routes.try_collect().await.map_err(KernelError::asked("a dump of our routes"))?;
+            let routes: Vec<RouteMessage> = dump(routes, "a dump of our routes").await?;
             let ours = routes.iter().filter(|route| self.is_ours(route));
             found.extend(ours.filter_map(|route| understand(route, pods)));
         }
@@ -169,14 +168,11 @@ fn next_hop(hop: &Hop) -> Option<RouteNextHop> {
 /// What a route of ours says. One that says something else leads through no hop, which nobody wants:
 /// it will be put right.
 fn understand(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<(IpNet, Target)> {
-    let (mut prefix, mut via, mut link, mut hops) = (None, None, None, Vec::new());
+    let Way { to, via, link } = Way::from(route);
+    let mut hops: Vec<Hop> = Vec::new();
     for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(ip) => prefix = address(ip),
-            RouteAttribute::Gateway(ip) => via = address(ip),
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::MultiPath(parts) => hops.extend(parts.iter().filter_map(hop)),
-            _ => {}
+        if let RouteAttribute::MultiPath(parts) = attribute {
+            hops.extend(parts.iter().filter_map(hop));
         }
     }
     if link.is_some_and(|link| pods.contains(&link)) {
@@ -186,7 +182,7 @@ fn understand(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<(IpNet, Targ
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
-    let prefix = network(prefix.unwrap_or_else(any), route.header.destination_prefix_length)?;
+    let prefix = network(to.unwrap_or_else(any), route.header.destination_prefix_length)?;
     let target = match route.header.kind {
         RouteType::Unreachable => Target::Unreachable,
         RouteType::Unicast => {

@@ -139,6 +139,11 @@ impl Attacher {
     /// Refuses a key that is in use; clears away what is left of an older attachment.
     async fn check_new(self: &Arc<Self>, add: &Add) -> Result<(), Failed> {
         let link = host_link(&add.key.container_id, &add.key.ifname);
+        if self.ledger.has_link_of(&add.key) {
+            let details = "the runtime tries again with another container id";
+            let msg = format!("another container's link is called {link} already");
+            return Err(failed(code::AGAIN, msg, details));
+        }
         let there = links::exists(&self.handle, &link).await;
         let Some(entry) = self.ledger.get(&add.key) else {
             if there {
@@ -266,10 +271,10 @@ mod tests {
 
     #[test]
     fn a_family_is_wanted_where_a_network_is_open() {
-        assert_eq!(told("blue", &[]).unwrap(), [r#"cni:blue.c.eth0 ["own4", "open4"] None"#]);
-        let both = [r#"cni:red.c.eth0 ["open4"] None"#, r#"cni:red.c.eth0.6 ["red6"] None"#];
+        assert_eq!(told("blue", &[]).unwrap(), [r#"cni:blue:c:eth0 ["own4", "open4"] None"#]);
+        let both = [r#"cni:red:c:eth0 ["open4"] None"#, r#"cni6:red:c:eth0 ["red6"] None"#];
         assert_eq!(told("red", &[]).unwrap(), both);
-        assert_eq!(told("red", &["10.0.0.9"]).unwrap(), ["cni:red.c.eth0 [] Some(10.0.0.9)"]);
+        assert_eq!(told("red", &["10.0.0.9"]).unwrap(), ["cni:red:c:eth0 [] Some(10.0.0.9)"]);
         assert_eq!(told("red", &["10.0.0.9", "10.0.0.8"]), Err(code::UNSUPPORTED));
         let mut closed = view();
         closed.networks.remove(0);

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 use crate::copy::{self, CopyError};
+use crate::ours::host_link;
 use crate::wire::Key;
 
 const DIR: &str = "attachments";
@@ -124,6 +125,15 @@ impl Ledger {
         self.entries().get(key).cloned()
     }
 
+    /// Whether another attachment's link has the name that this one's would have: it is a digest, and
+    /// short.
+    #[must_use]
+    pub fn has_link_of(&self, key: &Key) -> bool {
+        let link = |key: &Key| host_link(&key.container_id, &key.ifname);
+        let wanted = link(key);
+        self.entries().keys().any(|other| other != key && link(other) == wanted)
+    }
+
     /// All entries.
     #[must_use]
     pub fn all(&self) -> Vec<Entry> {
@@ -145,6 +155,26 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_of_the_same_name_are_told_apart() {
+        // 32 bits: two among some ten thousand share a name.
+        let key = |n: u32| Key { container_id: format!("c{n}"), ifname: "eth0".into() };
+        let mut seen = std::collections::HashMap::new();
+        let (one, two) = (0u32..)
+            .find_map(|n| {
+                let link = host_link(&key(n).container_id, "eth0");
+                seen.insert(link, n).map(|before| (before, n))
+            })
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let (stage, network) = (Stage::Ready, "net".to_owned());
+        let entry = Entry { key: key(one), network, netns: None, addresses: vec![], stage };
+        ledger.put(entry).unwrap();
+        assert!(ledger.has_link_of(&key(two)));
+        assert!(!ledger.has_link_of(&key(one)) && !ledger.has_link_of(&key(two + 1)));
+    }
 
     #[test]
     fn entries_outlive_the_program_and_damage_is_set_aside() {

@@ -27,7 +27,7 @@ use rtnetlink::Handle;
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 pub use ledger::{Entry, Held, Ledger, Stage};
-pub use names::{is_of, is_ours, name, suffix};
+pub use names::{is_of, is_ours, name};
 pub use server::{ServeError, serve};
 
 use crate::follow::Seen;

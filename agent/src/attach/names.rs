@@ -5,41 +5,37 @@ use romana_statemachine::name::AddressName;
 
 use crate::wire::Key;
 
-/// Begins the names of what the plugin attached. What has another name on this host (a VM, an address that
-/// an operator allocated) is not the agent's to judge.
-const PREFIX: &str = "cni:";
-/// Ends the name of the IPv6 address of an attachment that has both.
-const V6: &str = ".6";
+/// Begin the names of what the plugin attached, by family. What has another name on this host (a VM, an
+/// address that an operator allocated) is not the agent's to judge.
+const PREFIXES: [&str; 2] = ["cni:", "cni6:"];
 
-/// The end of an attachment's names: `.<container>.<interface>`.
-#[must_use]
-pub fn suffix(key: &Key) -> String {
-    format!(".{}.{}", key.container_id, key.ifname)
+/// The end of an attachment's names. Neither part can have a colon, so no other key has the same end.
+fn suffix(key: &Key) -> String {
+    format!(":{}:{}", key.container_id, key.ifname)
 }
 
-/// `cni:<tenant>.<pod>.<container>.<interface>`, for IPv6 with `.6`; tenant and pod are cut if it is too
+/// `cni:<tenant>.<pod>:<container>:<interface>`, for IPv6 `cni6:…`; tenant and pod are cut if it is too
 /// long.
 #[must_use]
 pub fn name(tenant: &str, pod: &str, key: &Key, v4: bool) -> AddressName {
-    let pod = if pod.is_empty() { String::new() } else { format!(".{pod}") };
-    let family = if v4 { "" } else { V6 };
-    let tail = format!("{}{family}", suffix(key));
-    let room = NAME_BYTES_MAX.saturating_sub(PREFIX.len() + tail.len());
-    let head: String = format!("{tenant}{pod}").chars().take(room).collect();
-    AddressName::from(format!("{PREFIX}{head}{tail}"))
+    let [four, six] = PREFIXES;
+    let (prefix, tail) = (if v4 { four } else { six }, suffix(key));
+    let dot = if pod.is_empty() { "" } else { "." };
+    let room = NAME_BYTES_MAX.saturating_sub(prefix.len() + tail.len());
+    let head: String = format!("{tenant}{dot}{pod}").chars().take(room).collect();
+    AddressName::from(format!("{prefix}{head}{tail}"))
 }
 
 /// Whether a name is of an attachment.
 #[must_use]
 pub fn is_of(name: &AddressName, key: &Key) -> bool {
-    let name = name.as_str();
-    is_ours(name) && name.strip_suffix(V6).unwrap_or(name).ends_with(&suffix(key))
+    is_ours(name.as_str()) && name.as_str().ends_with(&suffix(key))
 }
 
 /// Whether a name is of some attachment.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX)
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -54,13 +50,16 @@ mod tests {
             tenant in "[a-z0-9]{1,63}",
             pod in "[a-z0-9.-]{0,253}",
             container_id in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}",
-            ifname in "[a-z0-9]{1,15}",
+            ifname in "[a-z0-9@._-]{1,15}",
+            other in "([a-b.]{1,3}|[a-zA-Z0-9][a-zA-Z0-9_.-]{0,9})",
         ) {
             let key = Key { container_id, ifname };
+            let stranger = Key { container_id: other, ..key.clone() };
             for v4 in [true, false] {
                 let name = name(&tenant, &pod, &key, v4);
                 prop_assert!(name.check().is_ok());
                 prop_assert!(is_of(&name, &key));
+                prop_assert_eq!(is_of(&name, &stranger), stranger == key);
             }
         }
     }

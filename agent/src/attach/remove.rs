@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::add::crash_point;
 use super::{Attacher, Entry, Held, Stage, code, failed, names};
 use crate::copy;
-use crate::kernel::links;
+use crate::kernel::{KernelError, links};
 use crate::ours::{SPOOL_DIR, host_link};
 use crate::wire::{Failed, Key, Request};
 
@@ -27,10 +27,7 @@ impl Attacher {
             Some(entry) => entry,
             None => match self.lost(key, network) {
                 Some(entry) => entry,
-                None => {
-                    let link = host_link(&key.container_id, &key.ifname);
-                    return Ok(links::delete(&self.handle, &link).await?);
-                }
+                None => return Ok(self.delete_link(key).await?),
             },
         };
         self.begin_removal(entry).await
@@ -49,14 +46,23 @@ impl Attacher {
 
     /// The removal is durable, and the link gone, on return.
     async fn begin_removal(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
-        let link = host_link(&entry.key.container_id, &entry.key.ifname);
+        let key = entry.key.clone();
         self.put(Entry { stage: Stage::Removing, ..entry }).await?;
         crash_point("removing");
-        links::delete(&self.handle, &link).await?;
+        self.delete_link(&key).await?;
         crash_point("unlinked");
         self.released.notify_one();
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Deletes the host's end of an attachment's pair. The pair of another one whose key has the same
+    /// digest is left alone.
+    pub(super) async fn delete_link(&self, key: &Key) -> Result<(), KernelError> {
+        if self.ledger.has_link_of(key) {
+            return Ok(());
+        }
+        links::delete(&self.handle, &host_link(&key.container_id, &key.ifname)).await
     }
 
     /// Takes back what an ADD has begun. What fails is tried again in the background.
@@ -175,7 +181,7 @@ impl Attacher {
         else {
             return Ok(());
         };
-        links::delete(&self.handle, &host_link(&key.container_id, &key.ifname)).await?;
+        self.delete_link(key).await?;
         for held in &entry.addresses {
             self.client.release(held.name.clone()).await?;
         }

@@ -45,6 +45,8 @@ pub struct FollowOptions {
     pub topics: Vec<Topic>,
     /// Leave out what concerns only other hosts.
     pub host: Option<HostName>,
+    /// The cluster that `after` is of, if known ([`Follower::cluster`]): no other is followed from there.
+    pub cluster: Option<String>,
 }
 
 /// What a follower yields.
@@ -106,13 +108,20 @@ impl Follower {
         let digest = options.digest.or_else(|| (options.after == Some(0)).then(Digest::default));
         let last = options.after;
         let backoff = Backoff::new();
-        Self { client, options, last, digest, cluster: None, feed: None, heard: None, backoff }
+        let cluster = options.cluster.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
+        Self { client, options, last, digest, cluster, feed: None, heard: None, backoff }
     }
 
     /// The revision up to which everything was yielded.
     #[must_use]
     pub fn revision(&self) -> Option<Revision> {
         self.last
+    }
+
+    /// The cluster whose records were yielded, once one has answered.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_ref().and_then(|id| id.to_str().ok())
     }
 
     /// Digest of the history at [`Self::revision`], when following without filters.
@@ -137,7 +146,11 @@ impl Follower {
     pub async fn next(&mut self) -> Result<Item, Error> {
         loop {
             let Some(last) = self.last else {
-                match self.client.snapshot(&self.options.topics).await {
+                match self
+                    .client
+                    .snapshot_for(&self.options.topics, self.options.host.as_ref())
+                    .await
+                {
                     Ok(snapshot) => return Ok(self.reset(snapshot)),
                     Err(error) => self.pause(error).await?,
                 }
@@ -205,6 +218,7 @@ impl Follower {
     fn reset(&mut self, snapshot: Snapshot) -> Item {
         self.last = Some(snapshot.revision);
         self.digest = snapshot.digest;
+        self.cluster = None;
         self.feed = None;
         self.heard = Some(Instant::now());
         self.backoff = Backoff::new();

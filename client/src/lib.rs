@@ -21,6 +21,7 @@
 //! [`client`], then [`retry`](self) and `gather`, then [`follow`] and `backup`; [`replay`] needs no
 //! cluster. Left out: TLS (its place is `transport.rs`), caching of reads.
 
+mod agents;
 mod api;
 pub mod audit;
 mod backup;

@@ -120,7 +120,11 @@ pub(crate) fn is_idempotent(command: &Command) -> bool {
         | Command::AddMember(_)
         | Command::ClaimMember(_)
         | Command::RemoveMember(_)
-        | Command::ResumeAllocation(_) => true,
+        | Command::ResumeAllocation(_)
+        | Command::ReportAttachments(_)
+        | Command::ClaimReserve(_)
+        | Command::ChangeAgentSettings(_)
+        | Command::EndHold(_) => true,
         // The second time they are refused, which would hide that the first was done.
         Command::RemoveBlackout(_)
         | Command::RemoveHost(_)

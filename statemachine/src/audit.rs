@@ -7,6 +7,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::{AddressAdopted, AddressClaimed};
 use crate::entry::{Millis, Record, Revision};
 use crate::event::{
     AddressAllocated, AddressReleased, Event, HostAdded, HostUpdated, ReleaseReason, Topic,
@@ -43,18 +44,32 @@ impl Event {
             }
             Self::HostRemoved(host) => tell(Host(host.name.as_str())),
             Self::HostReported(reported) => tell(Host(reported.host.as_str())),
+            Self::ConflictsReported(reported) => tell(Host(reported.host.as_str())),
             Self::BlockAssigned(block) => {
                 tell(Host(block.host.as_str()));
                 tell(Tenant(block.tenant.as_str()));
             }
             Self::BlockReleased(block) => tell(Host(block.host.as_str())),
             Self::AddressAllocated(AddressAllocated { name, ip, host, tenant, .. })
-            | Self::AddressReleased(AddressReleased { name, ip, host, tenant, .. }) => {
+            | Self::AddressReleased(AddressReleased { name, ip, host, tenant, .. })
+            | Self::AddressAdopted(AddressAdopted { name, ip, host, tenant, .. })
+            | Self::AddressClaimed(AddressClaimed { name, ip, host, tenant, .. }) => {
                 tell(Ip(*ip));
                 tell(Name(name.as_str()));
                 tell(Host(host.as_str()));
                 tell(Tenant(tenant.as_str()));
+                if let Self::AddressClaimed(claimed) = self {
+                    tell(Name(claimed.reserve.as_str()));
+                }
             }
+            other => other.subjects_of_others(tell),
+        }
+    }
+
+    /// The same for events about neither hosts nor their blocks and addresses.
+    fn subjects_of_others<'a>(&'a self, mut tell: impl FnMut(Subject<'a>)) {
+        use Subject::{Host, Ip, Name, Tenant};
+        match self {
             Self::TenantCreated(tenant) => tell(Tenant(tenant.id.as_str())),
             Self::TenantDeleted(tenant) => tell(Tenant(tenant.id.as_str())),
             Self::SegmentCreated(segment) => tell(Tenant(segment.tenant.as_str())),
@@ -83,19 +98,8 @@ impl Event {
             Self::VipRemoved(vip) => tell(Name(vip.name.as_str())),
             Self::RouterAssigned(router) => tell(Host(router.host.as_str())),
             Self::RouterUnassigned(router) => tell(Host(router.host.as_str())),
-            Self::TopologySet(_)
-            | Self::BlackoutAdded(_)
-            | Self::BlackoutRemoved(_)
-            | Self::VersionRaised(_)
-            | Self::SettingsChanged(_)
-            | Self::CooldownsEnded(_)
-            | Self::RetentionSet(_)
-            | Self::CheckpointSigned(_)
-            | Self::MemberAdded(_)
-            | Self::MemberClaimed(_)
-            | Self::MemberRemoved(_)
-            | Self::Restored(_)
-            | Self::AllocationResumed(_) => {}
+            // The cluster itself, topology and settings.
+            _ => {}
         }
     }
 
@@ -208,25 +212,74 @@ pub struct Tenure {
     pub to: Option<Moment>,
     /// Why it ended; `None`: it lasts.
     pub reason: Option<ReleaseReason>,
+    /// It was in use before the log knew of it, and how the log came to know; `None`: it was asked for
+    /// as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
+}
+
+/// How the log came to know of an address that was in use already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Late {
+    /// Taken from the reserve while its host was cut off: since when, by the host's clock.
+    Claimed(Millis),
+    /// Found running without being allocated: revision that the host's report is based on.
+    Adopted(Revision),
 }
 
 impl Tenure {
     /// The tenure that a record begins, if it begins one.
     #[must_use]
     pub fn begun(record: &Record) -> Option<Self> {
-        let Event::AddressAllocated(event) = &record.event else { return None };
-        let AddressAllocated { name, ip, host, tenant, segment, .. } = event.clone();
+        let (name, ip, host, tenant, segment, late) = match record.event.clone() {
+            Event::AddressAllocated(AddressAllocated {
+                name, ip, host, tenant, segment, ..
+            }) => (name, ip, host, tenant, segment, None),
+            Event::AddressAdopted(AddressAdopted {
+                name,
+                ip,
+                host,
+                tenant,
+                segment,
+                reported,
+                ..
+            }) => (name, ip, host, tenant, segment, Some(Late::Adopted(reported))),
+            Event::AddressClaimed(AddressClaimed {
+                name,
+                ip,
+                host,
+                tenant,
+                segment,
+                since,
+                ..
+            }) => (name, ip, host, tenant, segment, Some(Late::Claimed(since))),
+            _ => return None,
+        };
         let (actor, from) = (Some(record.actor.clone()), Some(Moment::of(record)));
-        Some(Self { ip, name, host, tenant, segment, actor, from, to: None, reason: None })
+        Some(Self { ip, name, host, tenant, segment, actor, from, to: None, reason: None, late })
     }
 
     /// The tenure that a record ends, if it ends one; its beginning is not in it.
     #[must_use]
     pub fn ended(record: &Record) -> Option<Self> {
-        let Event::AddressReleased(event) = &record.event else { return None };
-        let AddressReleased { name, ip, host, tenant, segment, reason, .. } = event.clone();
-        let (to, reason) = (Some(Moment::of(record)), Some(reason));
-        Some(Self { ip, name, host, tenant, segment, actor: None, from: None, to, reason })
+        let (name, ip, host, tenant, segment, reason) = match record.event.clone() {
+            Event::AddressReleased(AddressReleased {
+                name,
+                ip,
+                host,
+                tenant,
+                segment,
+                reason,
+                ..
+            }) => (name, ip, host, tenant, segment, reason),
+            Event::AddressClaimed(AddressClaimed {
+                reserve, ip, host, tenant, segment, ..
+            }) => (reserve, ip, host, tenant, segment, ReleaseReason::Claimed),
+            _ => return None,
+        };
+        let (to, reason, late) = (Some(Moment::of(record)), Some(reason), None);
+        Some(Self { ip, name, host, tenant, segment, actor: None, from: None, to, reason, late })
     }
 
     /// Whether it held at a revision: from its first event on, and before its last.
@@ -251,14 +304,14 @@ impl Moment {
 pub fn tenures<'a>(ip: IpAddr, records: impl IntoIterator<Item = &'a Record>) -> Vec<Tenure> {
     let mut tenures: Vec<Tenure> = Vec::new();
     for record in records {
-        if let Some(begun) = Tenure::begun(record).filter(|tenure| tenure.ip == ip) {
-            tenures.push(begun);
-        } else if let Some(ended) = Tenure::ended(record).filter(|tenure| tenure.ip == ip) {
+        // One record may end a tenure and begin the next.
+        if let Some(ended) = Tenure::ended(record).filter(|tenure| tenure.ip == ip) {
             match tenures.last_mut().filter(|last| last.to.is_none()) {
                 Some(last) => (last.to, last.reason) = (ended.to, ended.reason),
                 None => tenures.push(ended),
             }
         }
+        tenures.extend(Tenure::begun(record).filter(|tenure| tenure.ip == ip));
     }
     tenures
 }

@@ -187,10 +187,17 @@ pub(crate) fn decide_reported(state: &State, report: &HostReport) -> Result<Vec<
         let names = missing().take(NAMES_LISTED_MAX).cloned().collect();
         return Err(Refusal::ReportIncomplete { host: report.host.clone(), names, total });
     }
-    let (host, revision) = (report.host.clone(), report.revision);
-    let mut events = alloc::vec![Event::HostReported(HostReported { host, revision })];
-    events.extend(resumed_without(state, &report.host));
-    Ok(events)
+    Ok(reported(state, &report.host, report.revision))
+}
+
+/// What the report of a host ends while allocation is held, if it counts.
+pub(crate) fn reported(state: &State, host: &HostName, revision: Revision) -> Vec<Event> {
+    let waits = |held: &&Held| held.waiting.contains(host) && revision >= held.since;
+    let Some(_) = state.cluster.held.as_ref().filter(waits) else { return Vec::new() };
+    let reported = HostReported { host: host.clone(), revision };
+    let mut events = alloc::vec![Event::HostReported(reported)];
+    events.extend(resumed_without(state, host));
+    events
 }
 
 /// The end of the hold, if this is the last host that it waits for.
@@ -327,7 +334,7 @@ impl State {
         content.index = 0;
         content.term = 0;
         content.at = crate::entry::Millis::default();
-        content.snapshot2_digest()
+        content.snapshot_digest()
     }
 }
 

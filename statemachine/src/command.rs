@@ -12,6 +12,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::{AgentSettingsChange, ClaimReserve, EndHold, ReportAttachments};
 use crate::entry::{Digest, Revision, Term};
 use crate::name::{
     AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
@@ -92,6 +93,15 @@ pub enum Command {
     RemoveMember(MemberRef),
     /// Ends the hold on allocation after a restore without waiting for more hosts (version 2).
     ResumeAllocation(ResumeAllocation),
+    /// What really runs on a host, with addresses: frees what does not, adopts what is not allocated
+    /// (version 3).
+    ReportAttachments(ReportAttachments),
+    /// Names an address of the reserve that was used while its host was cut off (version 3).
+    ClaimReserve(ClaimReserve),
+    /// Changes the settings of what concerns agents (version 3).
+    ChangeAgentSettings(AgentSettingsChange),
+    /// Ends the wait for reports after a restore, when it has been long enough (leader task; version 3).
+    EndHold(EndHold),
 }
 
 /// A range excluded from allocation.

@@ -4,6 +4,7 @@
 
 use core::fmt::{self, Display, Formatter, Write};
 
+use crate::attachment::{AddressAdopted, AddressClaimed, AgentSettings};
 use crate::command::{
     AllocateAddress, Command, Endpoint, HostChange, HostSpec, HostState, Retention, SettingsChange,
     VipSpec,
@@ -220,6 +221,15 @@ fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
         Command::ClaimMember(claim) => write!(f, "ClaimMember {} {}", claim.id, claim.peer),
         Command::RemoveMember(member) => write!(f, "RemoveMember {}", member.id),
         Command::ResumeAllocation(_) => f.write_str("ResumeAllocation"),
+        Command::ReportAttachments(report) => {
+            let (host, revision, running) = (&report.host, report.revision, report.running.len());
+            write!(f, "ReportAttachments {host} r{revision} running {running}")
+        }
+        Command::ClaimReserve(claim) => {
+            write!(f, "ClaimReserve {} of {} on {}", claim.name, claim.reserve, claim.host)
+        }
+        Command::ChangeAgentSettings(_) => f.write_str("ChangeAgentSettings"),
+        Command::EndHold(end) => write!(f, "EndHold term {}", end.term),
         _ => Ok(()),
     }
 }
@@ -249,7 +259,31 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
         Event::AllocationResumed(resumed) => match resumed.by {
             ResumedBy::Reports => f.write_str("AllocationResumed by reports"),
             ResumedBy::Operator => f.write_str("AllocationResumed by operator"),
+            ResumedBy::Timeout => f.write_str("AllocationResumed by timeout"),
         },
+        Event::AddressAdopted(adopted) => {
+            let AddressAdopted { name, ip, block, host, tenant, segment, reported } = adopted;
+            write!(f, "AddressAdopted {name} {ip} block {block} host {host} owner ")?;
+            write!(f, "{tenant}/{segment} reported at r{reported}")
+        }
+        Event::AddressClaimed(claimed) => {
+            let AddressClaimed { name, reserve, ip, block, host, tenant, segment, since } = claimed;
+            write!(f, "AddressClaimed {name} {ip} block {block} host {host} owner ")?;
+            write!(f, "{tenant}/{segment} from {reserve} since {since}")
+        }
+        Event::ConflictsReported(reported) => {
+            let (host, count) = (&reported.host, reported.conflicts.len());
+            write!(f, "ConflictsReported {host} {count}")?;
+            let mut conflicts = reported.conflicts.iter();
+            conflicts.try_for_each(|c| write!(f, " {} {} {}", c.name, c.ip, c.why.code()))
+        }
+        Event::AgentSettingsChanged(settings) => {
+            let AgentSettings { reserve_per_owner, host_down_after_ms, restore_hold_max_ms } =
+                settings;
+            write!(f, "AgentSettingsChanged reserve_per_owner={reserve_per_owner} ")?;
+            write!(f, "host_down_after_ms={host_down_after_ms} ")?;
+            write!(f, "restore_hold_max_ms={restore_hold_max_ms}")
+        }
         _ => Ok(()),
     }
 }
@@ -374,6 +408,7 @@ shown! {
             ReleaseReason::Requested => f.write_str("requested"),
             ReleaseReason::Evicted => f.write_str("evicted"),
             ReleaseReason::Reported(revision) => write!(f, "reported at r{revision}"),
+            ReleaseReason::Claimed => f.write_str("claimed"),
         }
     }
 }

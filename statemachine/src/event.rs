@@ -9,6 +9,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::{AddressAdopted, AddressClaimed, AgentSettings, ConflictsReported};
 use crate::command::{Endpoint, HostSource, Labels, Retention, VipSpec};
 use crate::entry::{Digest, Millis, Revision};
 use crate::name::{
@@ -16,72 +17,8 @@ use crate::name::{
 };
 use crate::policy::Policy;
 use crate::settings::Settings;
+pub use crate::topic::Topic;
 use crate::topology::TopologySpec;
-
-/// The unit of subscription to the feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Topic {
-    /// Topology, blackouts, settings, version.
-    Topology,
-    /// Hosts and their states.
-    Hosts,
-    /// Blocks.
-    Blocks,
-    /// Addresses.
-    Addresses,
-    /// Tenants and segments.
-    Tenants,
-    /// Policies.
-    Policies,
-    /// Endpoints.
-    Endpoints,
-    /// Virtual IPs.
-    Vips,
-    /// VPC routers.
-    Routers,
-    /// Members, retention, restores.
-    Cluster,
-}
-
-impl Topic {
-    /// All topics.
-    pub const ALL: [Self; 10] = [
-        Self::Topology,
-        Self::Hosts,
-        Self::Blocks,
-        Self::Addresses,
-        Self::Tenants,
-        Self::Policies,
-        Self::Endpoints,
-        Self::Vips,
-        Self::Routers,
-        Self::Cluster,
-    ];
-
-    /// Its name, as in `?topics=`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Topology => "topology",
-            Self::Hosts => "hosts",
-            Self::Blocks => "blocks",
-            Self::Addresses => "addresses",
-            Self::Tenants => "tenants",
-            Self::Policies => "policies",
-            Self::Endpoints => "endpoints",
-            Self::Vips => "vips",
-            Self::Routers => "routers",
-            Self::Cluster => "cluster",
-        }
-    }
-
-    /// The topic of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|topic| topic.as_str() == name)
-    }
-}
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +99,14 @@ pub enum Event {
     HostReported(HostReported),
     /// Allocation goes on after a restore.
     AllocationResumed(AllocationResumed),
+    /// An address that ran without being allocated belongs to who uses it.
+    AddressAdopted(AddressAdopted),
+    /// An address of a reserve has been in use for a while.
+    AddressClaimed(AddressClaimed),
+    /// What a host runs and cannot be given.
+    ConflictsReported(ConflictsReported),
+    /// Settings of what concerns agents are now these.
+    AgentSettingsChanged(AgentSettings),
 }
 
 impl Event {
@@ -173,18 +118,22 @@ impl Event {
             | Self::BlackoutAdded(_)
             | Self::BlackoutRemoved(_)
             | Self::VersionRaised(_)
-            | Self::SettingsChanged(_) => Topic::Topology,
+            | Self::SettingsChanged(_)
+            | Self::AgentSettingsChanged(_) => Topic::Topology,
             Self::HostAdded(_)
             | Self::HostUpdated(_)
             | Self::HostDown(_)
             | Self::HostUp(_)
             | Self::HostDraining(_)
             | Self::HostRemoved(_)
-            | Self::HostReported(_) => Topic::Hosts,
+            | Self::HostReported(_)
+            | Self::ConflictsReported(_) => Topic::Hosts,
             Self::BlockAssigned(_) | Self::BlockReleased(_) => Topic::Blocks,
-            Self::AddressAllocated(_) | Self::AddressReleased(_) | Self::CooldownsEnded(_) => {
-                Topic::Addresses
-            }
+            Self::AddressAllocated(_)
+            | Self::AddressReleased(_)
+            | Self::AddressAdopted(_)
+            | Self::AddressClaimed(_)
+            | Self::CooldownsEnded(_) => Topic::Addresses,
             Self::TenantCreated(_)
             | Self::TenantDeleted(_)
             | Self::SegmentCreated(_)
@@ -207,7 +156,7 @@ impl Event {
     }
 
     /// The names of all events, in order.
-    pub const NAMES: [&str; 38] = [
+    pub const NAMES: [&str; 42] = [
         "TopologySet",
         "BlackoutAdded",
         "BlackoutRemoved",
@@ -246,6 +195,10 @@ impl Event {
         "Restored",
         "HostReported",
         "AllocationResumed",
+        "AddressAdopted",
+        "AddressClaimed",
+        "ConflictsReported",
+        "AgentSettingsChanged",
     ];
 
     /// Its name, as in the feed and in `?type=`.
@@ -290,6 +243,10 @@ impl Event {
             Self::Restored(_) => "Restored",
             Self::HostReported(_) => "HostReported",
             Self::AllocationResumed(_) => "AllocationResumed",
+            Self::AddressAdopted(_) => "AddressAdopted",
+            Self::AddressClaimed(_) => "AddressClaimed",
+            Self::ConflictsReported(_) => "ConflictsReported",
+            Self::AgentSettingsChanged(_) => "AgentSettingsChanged",
         }
     }
 
@@ -300,6 +257,8 @@ impl Event {
         match self {
             Self::AddressAllocated(event) => Some(&event.host),
             Self::AddressReleased(event) => Some(&event.host),
+            Self::AddressAdopted(event) => Some(&event.host),
+            Self::AddressClaimed(event) => Some(&event.host),
             _ => None,
         }
     }
@@ -460,6 +419,8 @@ pub enum ReleaseReason {
     Evicted,
     /// Its host's report, based on this revision, does not have it.
     Reported(Revision),
+    /// It was held in reserve, and is in use now (version 3). Only in answers to audit.
+    Claimed,
 }
 
 /// An address belongs to nobody now.
@@ -666,6 +627,8 @@ pub enum ResumedBy {
     Reports,
     /// An operator said so.
     Operator,
+    /// The wait that is set is over (version 3).
+    Timeout,
 }
 
 /// Allocation goes on after a restore.

@@ -318,6 +318,7 @@ pub(crate) fn evolve_state(state: &mut State, name: &HostName, new: HostState) {
 
 pub(crate) fn evolve_removed(state: &mut State, name: &HostName) {
     state.cluster.evolve_reported(name);
+    state.agents.evolve_host_removed(name);
     take(state, name);
 }
 

@@ -10,6 +10,7 @@
 //! whole is O(1). [`Ipam`] holds them and changes them (`evolve_…`); deciding is in `allocate` and
 //! `release`.
 
+mod adopt;
 mod allocate;
 mod blackout;
 mod block;
@@ -36,6 +37,7 @@ use crate::ranges::FreeSet;
 use crate::state::State;
 use crate::topology::Topology;
 
+pub(crate) use adopt::decide_adopt;
 pub(crate) use allocate::decide_allocate;
 pub(crate) use blackout::{decide_blackout, decide_unblackout};
 pub use block::{Block, Owner};
@@ -43,7 +45,7 @@ use block::{OwnerKey, Pool};
 pub(crate) use live::Address;
 use names::{Names, Place};
 use open::OpenBlocks;
-pub(crate) use release::{decide_release, decide_report, end_cooldowns, evict};
+pub(crate) use release::{decide_leaked, decide_release, decide_report, end_cooldowns, evict};
 
 /// Blocks, addresses, blackouts, and all indexes over them.
 #[derive(Clone, Debug, Default)]

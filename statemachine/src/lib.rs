@@ -32,6 +32,7 @@
 
 extern crate alloc;
 
+pub mod attachment;
 pub mod audit;
 pub mod backup;
 mod cluster;
@@ -53,10 +54,12 @@ mod settings;
 mod snapshot;
 mod state;
 mod tenant;
+mod topic;
 pub mod topology;
 mod validate;
 mod vip;
 
+pub use attachment::{AgentSettings, Conflict};
 pub use cluster::{Held, Member};
 pub use command::{Command, Labels, Retention};
 pub use entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};

@@ -44,6 +44,14 @@ pub const NAMES_LISTED_MAX: usize = 10;
 pub const RETENTION_AGE_MS: (u64, u64) = (60_000, 3_155_760_000_000);
 /// Smallest and largest size of the history: 1 MiB to 1 EiB, bytes.
 pub const RETENTION_BYTES: (u64, u64) = (1 << 20, 1 << 60);
+/// Conflicts kept of one host; more are not shown.
+pub const CONFLICTS_KEPT_MAX: usize = 256;
+/// Addresses in reserve for one tenant and segment on one host.
+pub const RESERVE_MAX: u32 = 64;
+/// Shortest and longest silence after which a host counts as down: a second to a day, milliseconds.
+pub const HOST_DOWN_AFTER_MS: (u64, u64) = (1_000, 86_400_000);
+/// Longest wait for reports after a restore that can be set: thirty days, milliseconds.
+pub const HOLD_MS_MAX: u64 = 2_592_000_000;
 /// Commands in one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 

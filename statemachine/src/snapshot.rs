@@ -13,6 +13,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::{AgentSettings, Conflict};
 use crate::cluster::Member;
 use crate::command::{Endpoint, Labels, Retention};
 use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
@@ -28,15 +29,15 @@ use crate::topology::{Topology, TopologySpec};
 use crate::vip::{RouterKey, Vip, VipHolder};
 use write::Content;
 
-/// The forms that this program reads and writes: 1 while the cluster is at version 1, so that a replica
-/// of the first release can take it, and 2 from version 2 on.
-const FORMATS: core::ops::RangeInclusive<u16> = 1..=2;
+/// The forms that this program reads and writes: the one of the version that the cluster is at, so that a
+/// replica of an earlier release can take it as long as it may.
+const FORMATS: core::ops::RangeInclusive<u16> = 1..=3;
 
 /// Why a snapshot cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a newer program.
-    #[error("the snapshot has format {format}, this program reads 1 and 2")]
+    #[error("the snapshot has format {format}, this program reads 1 to 3")]
     Format {
         /// As found.
         format: u16,
@@ -83,6 +84,13 @@ pub(crate) struct Snapshot2 {
     pub(crate) held: Option<(Revision, Vec<HostName>)>,
 }
 
+/// What format 3 adds. Frozen.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Snapshot3 {
+    pub(crate) settings: AgentSettings,
+    pub(crate) conflicts: Vec<(HostName, Vec<Conflict>)>,
+}
+
 /// A tenant, its labels and its segments.
 type Tenant1 = (TenantId, Labels, Vec<(SegmentId, Labels)>);
 
@@ -106,10 +114,12 @@ impl State {
     /// The state as bytes.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        if self.version < 2 {
-            return wire(&(1u16, Content(self)));
+        let cluster = || Snapshot2::of(&self.cluster);
+        match self.version {
+            ..2 => wire(&(1u16, Content(self))),
+            2 => wire(&(2u16, Content(self), cluster())),
+            3.. => wire(&(3u16, Content(self), cluster(), Snapshot3::of(&self.agents))),
         }
-        wire(&(2u16, Content(self), Snapshot2::of(&self.cluster)))
     }
 
     /// Reads a state back.
@@ -122,13 +132,16 @@ impl State {
         if !FORMATS.contains(&format) {
             return Err(SnapshotError::Format { format });
         }
-        if format == 1 {
-            return Self::from_snapshot1(unwire(rest).map_err(SnapshotError::Damaged)?);
-        }
-        let (first, second): (Snapshot1, Snapshot2) =
-            unwire(rest).map_err(SnapshotError::Damaged)?;
+        type Parts = (Snapshot1, Option<Snapshot2>, Option<Snapshot3>);
+        let parts: Result<Parts, _> = match format {
+            1 => unwire(rest).map(|first| (first, None, None)),
+            2 => unwire(rest).map(|(first, second)| (first, Some(second), None)),
+            _ => unwire(rest).map(|(first, second, third)| (first, Some(second), Some(third))),
+        };
+        let (first, second, third) = parts.map_err(SnapshotError::Damaged)?;
         let mut state = Self::from_snapshot1(first)?;
-        state.cluster = second.into_cluster();
+        state.cluster = second.map(Snapshot2::into_cluster).unwrap_or_default();
+        state.agents = third.map(Snapshot3::into_agents).unwrap_or_default();
         Ok(state)
     }
 

@@ -10,6 +10,7 @@ use core::net::IpAddr;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::{self, Agents};
 use crate::cluster::{self, Cluster};
 use crate::command::{Command, Endpoint, HostState};
 use crate::entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
@@ -25,7 +26,7 @@ use crate::topology::{self, Topology};
 use crate::vip::{self, RouterKey, Vip, VipHolder};
 
 /// The highest version of behaviour that this program knows ([`Command::RaiseVersion`]).
-pub const VERSION_MAX: u16 = 2;
+pub const VERSION_MAX: u16 = 3;
 
 /// Everything that was decided, as of one revision. A clone is O(1): the maps are persistent.
 ///
@@ -39,7 +40,7 @@ pub const VERSION_MAX: u16 = 2;
 /// - each host has one place per network at most, a leaf group that its labels allow; names and
 ///   addresses of hosts are unique; host counts of groups are right;
 /// - blackouts are disjoint, each inside one network;
-/// - hosts that a restore waits for exist; no member has an id that was retired;
+/// - hosts that a restore waits for, and hosts with conflicts, exist; no member has an id that was retired;
 /// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -62,6 +63,7 @@ pub struct State {
     /// Leases that outlive their assignment: nobody else may answer for the address before.
     pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
     pub(crate) cluster: Cluster,
+    pub(crate) agents: Agents,
 }
 
 /// When and under which leader a command is decided.
@@ -246,6 +248,10 @@ impl State {
             Command::ClaimMember(claim) => cluster::decide_claim(self, claim),
             Command::RemoveMember(member) => cluster::decide_remove(self, member),
             Command::ResumeAllocation(_) => cluster::decide_resume(self),
+            Command::ReportAttachments(report) => attachment::decide_report(self, report, now),
+            Command::ClaimReserve(claim) => attachment::decide_claim(self, claim),
+            Command::ChangeAgentSettings(change) => attachment::decide_settings(self, change),
+            Command::EndHold(end) => attachment::decide_end_hold(self, end, now),
         }
     }
 
@@ -307,6 +313,10 @@ impl State {
             Event::Restored(_) => cluster::evolve_restored(self),
             Event::HostReported(reported) => self.cluster.evolve_reported(&reported.host),
             Event::AllocationResumed(_) => self.cluster.held = None,
+            Event::AddressAdopted(adopted) => self.ipam.evolve_adopted(adopted, self.revision),
+            Event::AddressClaimed(claimed) => self.ipam.evolve_claimed(claimed, self.revision),
+            Event::ConflictsReported(reported) => self.agents.evolve_conflicts(reported),
+            Event::AgentSettingsChanged(settings) => self.agents.settings = settings.clone(),
         }
     }
 }

@@ -186,6 +186,11 @@ impl State {
         for host in waiting.into_iter().flatten().filter(|host| self.host(host).is_none()) {
             wrong.push(format!("allocation waits for {host}, which does not exist"));
         }
+        for (host, conflicts) in self.conflicts() {
+            if self.host(host).is_none() || conflicts.is_empty() {
+                wrong.push(format!("{} conflicts of host {host}", conflicts.len()));
+            }
+        }
         for member in self.members().filter(|member| self.member_is_removed(member.id)) {
             wrong.push(format!("member {} was removed", member.id));
         }

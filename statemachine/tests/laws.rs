@@ -87,6 +87,24 @@ impl Judge {
                 assert!(!self.cooling.contains_key(&event.ip), "{record}: it was still cooling");
                 assert!(event.block.contains(&event.ip), "{record}: outside of its block");
             }
+            // It runs already: whether it cools down does not matter.
+            Event::AddressAdopted(event) => {
+                let name = event.name.to_string();
+                let other = self.holder_of.insert(event.ip, name.clone());
+                assert_eq!(other, None, "{record}: the address has a holder");
+                let other = self.address_of.insert(name, event.ip);
+                assert_eq!(other, None, "{record}: the name has an address");
+                assert!(event.block.contains(&event.ip), "{record}: outside of its block");
+                self.cooling.remove(&event.ip);
+            }
+            Event::AddressClaimed(event) => {
+                let (name, reserve) = (event.name.to_string(), event.reserve.to_string());
+                let before = self.holder_of.insert(event.ip, name.clone());
+                assert_eq!(before.as_ref(), Some(&reserve), "{record}: not the holder");
+                assert_eq!(self.address_of.remove(&reserve), Some(event.ip), "{record}");
+                let other = self.address_of.insert(name, event.ip);
+                assert_eq!(other, None, "{record}: the name has an address");
+            }
             Event::AddressReleased(event) => {
                 let name = self.holder_of.remove(&event.ip);
                 assert_eq!(name.as_deref(), Some(event.name.as_str()), "{record}: not the holder");
@@ -311,7 +329,7 @@ fn histories_reach_every_event() {
             seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
         }
     }
-    assert_eq!(seen.len(), 37, "{seen:?}");
+    assert_eq!(seen.len(), 40, "{seen:?}");
 }
 
 /// The first word of its line.

@@ -15,11 +15,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lang::Step;
+use romana_statemachine::audit::tenures;
 use romana_statemachine::command::ResumeAllocation;
 use romana_statemachine::event::Restored;
 use romana_statemachine::topology::Network;
 use romana_statemachine::{
-    Answer, Command, Digest, Entry, Millis, Outcome, Position, Proposal, Refusal, State, routes,
+    Answer, Command, Digest, Entry, Millis, Outcome, Position, Proposal, Record, Refusal, State,
+    routes,
 };
 
 /// Runs one script.
@@ -27,6 +29,7 @@ struct Script {
     state: State,
     /// Built from the records alone.
     follower: State,
+    records: Vec<Record>,
     at: u64,
     term: u64,
     index: u64,
@@ -34,7 +37,14 @@ struct Script {
 
 impl Script {
     fn new() -> Self {
-        Self { state: State::new(), follower: State::new(), at: 0, term: 1, index: 0 }
+        Self {
+            state: State::new(),
+            follower: State::new(),
+            records: Vec::new(),
+            at: 0,
+            term: 1,
+            index: 0,
+        }
     }
 
     fn block(&mut self, commands: &str) -> Result<String, String> {
@@ -50,7 +60,7 @@ impl Script {
                     self.apply(Command::SetTopology(shown), &mut out);
                 }
                 Step::Restore { cluster, source } => self.restore(cluster, source, &mut out),
-                Step::Show(what) => out += &show(&self.state, &what)?,
+                Step::Show(what) => out += &show(&self.state, &self.records, &what)?,
                 Step::Plan(spec) => match self.state.plan_topology(&spec) {
                     Ok(plan) => out += &(pretty(&plan) + "\n"),
                     Err(refusal) => refused(&mut out, &refusal),
@@ -77,6 +87,7 @@ impl Script {
             writeln!(out, "{}", record.event).unwrap();
             self.follower.follow(record).unwrap();
         }
+        self.records.extend(records.iter().cloned());
         match result {
             Err(refusal) => refused(out, refusal),
             Ok(Answer::Address { allocation, fresh: false }) => {
@@ -125,7 +136,7 @@ fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap()
 }
 
-fn show(state: &State, what: &[String]) -> Result<String, String> {
+fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, String> {
     let mut out = String::new();
     let word = |at: usize| what.get(at).map_or("", String::as_str);
     match word(0) {
@@ -179,11 +190,36 @@ fn show(state: &State, what: &[String]) -> Result<String, String> {
                 writeln!(out, "{} {}{}", vip.name, vip.ip, holder.unwrap_or_default()).unwrap();
             }
         }
+        "conflicts" => show_conflicts(state, &mut out),
+        "who" => show_who(records, word(1), &mut out)?,
         "cluster" => show_cluster(state, &mut out),
         "routes" => show_routes(state, word(1), word(2), &mut out)?,
         other => return Err(format!("show {other}?")),
     }
     Ok(out)
+}
+
+fn show_conflicts(state: &State, out: &mut String) {
+    for (host, conflicts) in state.conflicts() {
+        for conflict in conflicts {
+            writeln!(out, "{host}: {} {}: {}", conflict.name, conflict.ip, conflict.why).unwrap();
+        }
+    }
+}
+
+fn show_who(records: &[Record], ip: &str, out: &mut String) -> Result<(), String> {
+    let ip = ip.parse().map_err(|_| "no address")?;
+    for tenure in tenures(ip, records) {
+        write!(out, "{} r{}", tenure.name, tenure.from.unwrap().revision).unwrap();
+        if let Some(to) = tenure.to {
+            write!(out, "-r{} {:?}", to.revision, tenure.reason.unwrap()).unwrap();
+        }
+        if let Some(late) = tenure.late {
+            write!(out, " {late:?}").unwrap();
+        }
+        out.push('\n');
+    }
+    Ok(())
 }
 
 fn show_cluster(state: &State, out: &mut String) {

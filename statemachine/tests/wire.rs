@@ -102,6 +102,10 @@ fn commands() -> Vec<Command> {
         r#"{"ClaimMember": {"id": 4, "nonce": "c0ffee", "peer": "10.0.0.4:9601"}}"#,
         r#"{"RemoveMember": {"id": 2}}"#,
         r#"{"ResumeAllocation": {}}"#,
+        r#"{"ReportAttachments": {"host": "h1", "revision": 300, "at": 1000, "running": [{"name": "a", "ip": "10.0.0.1", "tenant": "t", "segment": "s"}], "kept": ["b"]}}"#,
+        r#"{"ClaimReserve": {"reserve": "reserve:h1:t.s:4:0", "name": "a", "host": "h1", "tenant": "t", "segment": "s", "since": 500}}"#,
+        r#"{"ChangeAgentSettings": {"reserve_per_owner": 2, "host_down_after_ms": null, "restore_hold_max_ms": 60000}}"#,
+        r#"{"EndHold": {"term": 7}}"#,
     ];
     lines.map(read).into()
 }
@@ -147,6 +151,10 @@ fn events() -> Vec<Event> {
         r#"{"Restored": {"source": "c1", "cluster": "c2", "revision": 300, "digest": "DIGEST", "backup": "DIGEST"}}"#,
         r#"{"HostReported": {"host": "h1", "revision": 301}}"#,
         r#"{"AllocationResumed": {"by": "operator"}}"#,
+        r#"{"AddressAdopted": {"name": "a", "ip": "10.0.0.1", "block": "10.0.0.0/29", "host": "h1", "tenant": "t", "segment": "s", "reported": 300}}"#,
+        r#"{"AddressClaimed": {"name": "a", "reserve": "reserve:h1:t.s:4:0", "ip": "10.0.0.1", "block": "10.0.0.0/29", "host": "h1", "tenant": "t", "segment": "s", "since": 500}}"#,
+        r#"{"ConflictsReported": {"host": "h1", "reported": 300, "conflicts": [{"name": "a", "ip": "10.0.0.1", "why": {"AddressInUse": {"ip": "10.0.0.1", "name": "b"}}}]}}"#,
+        r#"{"AgentSettingsChanged": {"reserve_per_owner": 2, "host_down_after_ms": 10000, "restore_hold_max_ms": 60000}}"#,
     ];
     lines.map(read).into()
 }
@@ -212,8 +220,8 @@ fn refusals_are_frozen() {
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..33));
-    assert!(events().iter().map(|e| first(wire(e))).eq(0..38));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..37));
+    assert!(events().iter().map(|e| first(wire(e))).eq(0..42));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }
@@ -298,7 +306,7 @@ fn snapshots_of_version_two_are_frozen() {
         r#"{"SignCheckpoint": {"term": 7, "revision": 3, "digest": "DIGEST", "state_digest": "DIGEST"}}"#,
         r#"{"RemoveMember": {"id": 2}}"#,
     ];
-    let commands = first.map(read).into_iter().chain(commands().into_iter().skip(27));
+    let commands = first.map(read).into_iter().chain(commands().into_iter().skip(27).take(6));
     let proposals = commands.map(|command| Proposal { actor: "op".into(), command });
     let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.collect() };
     let mut state = State::new();
@@ -318,6 +326,40 @@ fn snapshots_of_version_two_are_frozen() {
     assert_eq!((again.members().count(), again.last_member_id()), (1, 3));
     assert_eq!(again.ipam().address_count(), 1);
     assert_eq!(again.snapshot(), bytes);
+}
+
+/// Format 3: what agents have said, and the settings of it.
+#[test]
+fn snapshots_of_version_three_are_frozen() {
+    let lines = [
+        r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 29}], "topologies": [{"networks": ["n"], "map": [{}]}]}}"#,
+        r#"{"AddHost": {"name": "h1", "ip": "192.168.0.1"}}"#,
+        r#"{"AllocateAddress": {"name": "reserve:h1:t.s:4:0", "host": "h1", "tenant": "t", "segment": "s"}}"#,
+        r#"{"RaiseVersion": {"version": 2}}"#,
+        r#"{"RaiseVersion": {"version": 3}}"#,
+        r#"{"ClaimReserve": {"reserve": "reserve:h1:t.s:4:0", "name": "a", "host": "h1", "tenant": "t", "segment": "s", "since": 500}}"#,
+        r#"{"ReportAttachments": {"host": "h1", "revision": 1, "at": 0, "running": [{"name": "b", "ip": "10.0.0.0", "tenant": "t", "segment": "s"}, {"name": "c", "ip": "10.0.0.9", "tenant": "t", "segment": "s"}]}}"#,
+        r#"{"ChangeAgentSettings": {"reserve_per_owner": 2, "restore_hold_max_ms": 60000}}"#,
+    ];
+    let proposals = lines.map(|line| Proposal { actor: "op".into(), command: read(line) });
+    let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.into() };
+    let mut state = State::new();
+    let (_, records) = state.apply(Position { term: 7, index: 40 }, &entry);
+    let bytes = frozen("snapshot", "version_three", &state.snapshot());
+    let again = State::from_snapshot(&bytes).unwrap();
+    again.validate().unwrap();
+    assert_eq!((again.conflicts().count(), again.ipam().address_count()), (1, 2));
+    assert_eq!(again.agent_settings().reserve_per_owner, 2);
+    assert_eq!(again.snapshot(), bytes);
+    // The digest of a state covers all of it, and those of before are as they were.
+    let mut follower = State::new();
+    let mut digests = std::collections::BTreeSet::new();
+    for record in &records {
+        follower.follow(record).unwrap();
+        assert!(digests.insert(follower.state_digest()));
+    }
+    let text = format!("{}\n", follower.state_digest());
+    assert_eq!(unhex(&text), frozen("snapshot", "version_three_digest", &unhex(&text)));
 }
 
 /// Cut or changed snapshots are refused or read as something valid; they never panic.

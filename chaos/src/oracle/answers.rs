@@ -115,8 +115,8 @@ impl<'a> Asked<'a> {
                         || self.released.contains(&*span.ip.to_string())
                 }
                 Some(ReleaseReason::Evicted) => self.hosts_removed.get(&span.host) == Some(&true),
-                // The workload sends no reports.
-                Some(ReleaseReason::Reported(_)) => false,
+                // The workload sends no reports and holds no reserve.
+                Some(ReleaseReason::Reported(_) | ReleaseReason::Claimed) => false,
             };
             if !explained {
                 verdict.broken("no-phantom", format!("nobody can have released {span:?}"));

@@ -39,6 +39,7 @@ pub(super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
                 from: Some(moment),
                 to: None,
                 reason: None,
+                late: None,
             }),
             Event::AddressReleased(event) => {
                 if let Some(last) = held.get_mut(&event.ip).and_then(|tenures| tenures.last_mut()) {

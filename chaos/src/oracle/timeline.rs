@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use romana_statemachine::attachment::{AddressAdopted, AddressClaimed};
+use romana_statemachine::event::{AddressAllocated, ReleaseReason};
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::{Digest, Event, Millis, Record, Revision, event::ReleaseReason};
+use romana_statemachine::{Digest, Event, Millis, Record, Revision};
 
 use super::Verdict;
 
@@ -116,20 +118,19 @@ impl Reader {
             Event::AddressAllocated(event) => {
                 self.allocated(revision, event, verdict);
             }
+            Event::AddressAdopted(event) => {
+                let AddressAdopted { name, ip, block, host, tenant, segment, .. } = event.clone();
+                let given = AddressAllocated { name, ip, block, host, tenant, segment };
+                self.allocated(revision, &given, verdict);
+            }
+            Event::AddressClaimed(event) => {
+                let AddressClaimed { name, ip, block, host, tenant, segment, .. } = event.clone();
+                self.released(revision, ip, &event.reserve, ReleaseReason::Claimed, verdict);
+                let given = AddressAllocated { name, ip, block, host, tenant, segment };
+                self.allocated(revision, &given, verdict);
+            }
             Event::AddressReleased(event) => {
-                let span = self.holders.remove(&event.ip).map(|at| &mut self.timeline.spans[at]);
-                match span {
-                    Some(span) if span.name == event.name => {
-                        span.to = Some((revision, event.reason));
-                    }
-                    _ => verdict.broken(
-                        "address-once",
-                        format!(
-                            "revision {revision} releases {} from {}, which does not hold it",
-                            event.ip, event.name
-                        ),
-                    ),
-                }
+                self.released(revision, event.ip, &event.name, event.reason, verdict);
             }
             Event::BlockAssigned(event) => {
                 if !event.group.contains(&event.cidr) {
@@ -159,12 +160,26 @@ impl Reader {
         }
     }
 
-    fn allocated(
+    fn released(
         &mut self,
         revision: Revision,
-        event: &romana_statemachine::event::AddressAllocated,
+        ip: IpAddr,
+        name: &AddressName,
+        reason: ReleaseReason,
         verdict: &mut Verdict,
     ) {
+        let span = self.holders.remove(&ip).map(|at| &mut self.timeline.spans[at]);
+        match span {
+            Some(span) if span.name == *name => span.to = Some((revision, reason)),
+            _ => {
+                let what =
+                    format!("revision {revision} releases {ip} from {name}, no holder of it");
+                verdict.broken("address-once", what);
+            }
+        }
+    }
+
+    fn allocated(&mut self, revision: Revision, event: &AddressAllocated, verdict: &mut Verdict) {
         let (name, ip) = (&event.name, event.ip);
         if let Some(&other) = self.holders.get(&ip) {
             let other = &self.timeline.spans[other].name;

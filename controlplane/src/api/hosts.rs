@@ -1,15 +1,17 @@
 //! `/v1/hosts`: hosts, and the reports of what runs on them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use romana_statemachine::attachment::{Attached, Heard, Heartbeat, ReportAttachments};
 use romana_statemachine::command::{
     HostChange, HostReport, HostSpec, HostState, Labels, RemoveHost, SetHostState,
 };
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::{Command, Host, Refusal, Revision, State};
-use serde::Deserialize;
+use romana_statemachine::{Command, Host, Millis, Refusal, Revision, State};
+use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Call, Changed};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
@@ -63,12 +65,35 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/hosts/{name}/report",
         "hosts",
         "What really runs on a host, said by its agent: addresses older than the revision and not \
-         running are released.",
+         running are released; with addresses (`attached`), those that are not allocated are \
+         adopted, or kept as conflicts.",
         &[(200, "Changed")],
         handler!(report),
     )
     .body("HostReport", BODY_BYTES_MAX),
+    Route::new(
+        Verb::Post,
+        "/v1/hosts/{name}/heartbeat",
+        "hosts",
+        "The host's agent lives. Not in the log: the leader remembers the last one.",
+        &[(200, "Changed")],
+        handler!(heartbeat),
+    )
+    .body("Heartbeat", HEARTBEAT_BYTES_MAX),
+    Route::new(
+        Verb::Get,
+        "/v1/heartbeats",
+        "hosts",
+        "What each host's agent said last, and how long ago.",
+        &[(200, "Heartbeats")],
+        handler!(heartbeats),
+    ),
 ];
+
+/// Largest heartbeat, bytes; problems kept of one, and bytes of each.
+const HEARTBEAT_BYTES_MAX: usize = 64 << 10;
+const PROBLEMS_MAX: usize = 16;
+const PROBLEM_BYTES_MAX: usize = 512;
 
 /// New facts, or a new state.
 #[derive(Deserialize)]
@@ -86,7 +111,51 @@ struct Patch {
 #[serde(deny_unknown_fields)]
 struct Report {
     revision: Revision,
+    /// Time of the revision; only with `attached`.
+    at: Option<Millis>,
     running: Vec<AddressName>,
+    /// Those of `running` whose addresses are known.
+    attached: Option<Vec<Attached>>,
+}
+
+impl Report {
+    /// The command, as the cluster's version of behaviour knows it.
+    fn command(self, host: HostName, version: u16) -> Command {
+        let Self { revision, at, running, attached } = self;
+        match (attached, at) {
+            (Some(attached), Some(at)) if version >= 3 => {
+                let known: BTreeSet<&AddressName> = attached.iter().map(|one| &one.name).collect();
+                let kept = running.into_iter().filter(|name| !known.contains(name)).collect();
+                let report = ReportAttachments { host, revision, at, running: attached, kept };
+                Command::ReportAttachments(report)
+            }
+            (attached, _) => {
+                let mut names: BTreeSet<AddressName> = running.into_iter().collect();
+                names.extend(attached.into_iter().flatten().map(|one| one.name));
+                let running = names.into_iter().collect();
+                Command::ReportHost(HostReport { host, revision, running })
+            }
+        }
+    }
+}
+
+/// A heartbeat; the host is in the path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pulse {
+    version: String,
+    revision: Revision,
+    #[serde(default)]
+    applied: Option<Revision>,
+    #[serde(default)]
+    problems: Vec<String>,
+}
+
+/// What agents said last.
+#[derive(Serialize)]
+struct Heartbeats {
+    items: Vec<Heard>,
+    revision: Revision,
 }
 
 fn name(call: &Call) -> HostName {
@@ -150,8 +219,31 @@ async fn remove(call: Call) -> reply::Result {
 }
 
 async fn report(call: Call) -> reply::Result {
-    let Report { revision, running } = call.json()?;
-    let report = HostReport { host: name(&call), revision, running };
-    let change = call.change(Command::ReportHost(report)).await?;
+    let report: Report = call.json()?;
+    let version = call.api.replica().with_state(State::version);
+    let change = call.change(report.command(name(&call), version)).await?;
     reply::ok(change.revision, &change)
+}
+
+async fn heartbeat(call: Call) -> reply::Result {
+    let host = name(&call);
+    let Pulse { version, revision, applied, problems } = call.json()?;
+    let replica = call.api.replica();
+    let (known, at) = replica.with_state(|state| (state.host(&host).is_some(), state.revision()));
+    if !known {
+        return Err(Refusal::HostNotFound { host }.into());
+    }
+    let short = |text: String| text.chars().take(PROBLEM_BYTES_MAX / 4).collect::<String>();
+    let problems = problems.into_iter().take(PROBLEMS_MAX).map(short).collect();
+    let version = short(version);
+    replica.heartbeat(Heartbeat { host, version, revision, applied, problems });
+    reply::ok(at, &Changed { changed: false, revision: at })
+}
+
+async fn heartbeats(call: Call) -> reply::Result {
+    let replica = call.api.replica();
+    let heard = replica.heard_by_leader(call.deadline).await;
+    let items = heard.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
+    let revision = replica.with_state(State::revision);
+    reply::ok(revision, &Heartbeats { items, revision })
 }

@@ -22,6 +22,7 @@ mod events;
 mod explain;
 mod health;
 mod hosts;
+mod ipam;
 mod networks;
 mod openapi;
 mod past;
@@ -61,12 +62,13 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Route> {
-    let nouns: [&'static [Route]; 22] = [
+    let nouns: [&'static [Route]; 23] = [
         addresses::ROUTES, // first: the hot path finds its row at once
         batch::ROUTES,
         topology::ROUTES,
         networks::ROUTES,
         hosts::ROUTES,
+        ipam::ROUTES,
         blocks::ROUTES,
         blackouts::ROUTES,
         cluster::ROUTES,

@@ -1,6 +1,7 @@
 //! `/v1/settings`: values that are the same on all replicas, hence in the log.
 
 use axum::http::StatusCode;
+use romana_statemachine::attachment::{AgentSettings, AgentSettingsChange};
 use romana_statemachine::command::{Retention, SettingsChange};
 use romana_statemachine::{Answer, Command, Now, Revision, Settings, State};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -35,6 +36,8 @@ pub(super) const ROUTES: &[Route] = &[
 struct Shown {
     #[serde(flatten)]
     settings: Settings,
+    #[serde(flatten)]
+    agents: AgentSettings,
     history_retention_ms: Option<u64>,
     history_retention_bytes: Option<u64>,
     version: u16,
@@ -47,6 +50,9 @@ struct Shown {
 struct Patch {
     address_reuse_delay_ms: Option<u64>,
     vip_lease_ms: Option<u64>,
+    reserve_per_owner: Option<u32>,
+    host_down_after_ms: Option<u64>,
+    restore_hold_max_ms: Option<u64>,
     #[serde(default, deserialize_with = "given")]
     history_retention_ms: Option<Option<u64>>,
     #[serde(default, deserialize_with = "given")]
@@ -69,6 +75,12 @@ impl Patch {
                 bytes: self.history_retention_bytes.unwrap_or(kept.bytes),
             }));
         }
+        let Self { reserve_per_owner, host_down_after_ms, restore_hold_max_ms, .. } = self;
+        let agents =
+            AgentSettingsChange { reserve_per_owner, host_down_after_ms, restore_hold_max_ms };
+        if agents != AgentSettingsChange::default() {
+            commands.push(Command::ChangeAgentSettings(agents));
+        }
         if address_reuse_delay_ms.is_some() || vip_lease_ms.is_some() || commands.is_empty() {
             let change = SettingsChange { address_reuse_delay_ms, vip_lease_ms };
             commands.push(Command::ChangeSettings(change));
@@ -81,6 +93,7 @@ fn view(state: &State) -> Shown {
     let Retention { age_ms, bytes } = *state.retention();
     Shown {
         settings: state.settings().clone(),
+        agents: state.agent_settings().clone(),
         history_retention_ms: age_ms,
         history_retention_bytes: bytes,
         version: state.version(),

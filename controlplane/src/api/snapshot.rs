@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
+use romana_statemachine::name::HostName;
 use romana_statemachine::{Digest, State, Topic};
 use serde::Serialize;
 use serde_json::json;
@@ -27,6 +28,7 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
 )
 .query(&[
     Param::optional("topics", "Only these topics, separated by commas (default: all)"),
+    Param::optional("host", "Leave out addresses of other hosts"),
     CONSISTENCY,
 ])];
 
@@ -42,19 +44,20 @@ struct Place {
 
 /// Writes the next items of a section, each with a comma before it except the section's first;
 /// returns how many.
-type Section = fn(&State, &mut Place, &mut BytesMut) -> Result<usize, serde_json::Error>;
+type Section =
+    fn(&State, Option<&HostName>, &mut Place, &mut BytesMut) -> Result<usize, serde_json::Error>;
 
 /// The list sections: topic, member, content.
 const SECTIONS: [(Topic, &str, Section); 9] = [
-    (Topic::Topology, "blackouts", |state, place, out| write(blackouts::all(state), place, out)),
-    (Topic::Hosts, "hosts", |state, place, out| write(state.hosts(), place, out)),
+    (Topic::Topology, "blackouts", |state, _, place, out| write(blackouts::all(state), place, out)),
+    (Topic::Hosts, "hosts", |state, _, place, out| write(state.hosts(), place, out)),
     (Topic::Blocks, "blocks", write_blocks),
     (Topic::Addresses, "addresses", write_addresses),
-    (Topic::Tenants, "tenants", |state, place, out| write(tenants::all(state), place, out)),
-    (Topic::Policies, "policies", |state, place, out| write(state.policies(), place, out)),
-    (Topic::Endpoints, "endpoints", |state, place, out| write(state.endpoints(), place, out)),
-    (Topic::Vips, "vips", |state, place, out| write(state.vips(), place, out)),
-    (Topic::Routers, "routers", |state, place, out| {
+    (Topic::Tenants, "tenants", |state, _, place, out| write(tenants::all(state), place, out)),
+    (Topic::Policies, "policies", |state, _, place, out| write(state.policies(), place, out)),
+    (Topic::Endpoints, "endpoints", |state, _, place, out| write(state.endpoints(), place, out)),
+    (Topic::Vips, "vips", |state, _, place, out| write(state.vips(), place, out)),
+    (Topic::Routers, "routers", |state, _, place, out| {
         let routers = state.routers();
         let shown = |(key, host): (&romana_statemachine::RouterKey, _)| json!({"prefix": key.prefix, "table": key.table, "host": host});
         write(routers.map(shown), place, out)
@@ -81,6 +84,7 @@ fn write<T: Serialize>(
 /// Blocks can be many: continue by key, not by counting.
 fn write_blocks(
     state: &State,
+    _: Option<&HostName>,
     place: &mut Place,
     out: &mut BytesMut,
 ) -> Result<usize, serde_json::Error> {
@@ -101,9 +105,13 @@ fn write_blocks(
 /// The same for addresses.
 fn write_addresses(
     state: &State,
+    host: Option<&HostName>,
     place: &mut Place,
     out: &mut BytesMut,
 ) -> Result<usize, serde_json::Error> {
+    if let Some(host) = host {
+        return write(state.ipam().host_addresses(host), place, out);
+    }
     let mut written = 0;
     for address in state.ipam().addresses_after(place.last_ip).take(PIECE_ITEMS) {
         if place.items + written > 0 {
@@ -120,6 +128,8 @@ fn write_addresses(
 /// A snapshot that is being written.
 struct Writer {
     state: State,
+    /// Whose addresses alone are written.
+    host: Option<HostName>,
     sections: std::vec::IntoIter<(&'static str, Section)>,
     open: Option<(Section, Place)>,
     done: bool,
@@ -142,7 +152,7 @@ impl Writer {
                 self.open = Some((section, Place::default()));
                 continue;
             };
-            if section(&self.state, place, &mut out)? < PIECE_ITEMS {
+            if section(&self.state, self.host.as_ref(), place, &mut out)? < PIECE_ITEMS {
                 out.put_u8(b']');
                 self.open = None;
             }
@@ -166,8 +176,18 @@ fn head(
     head.insert("at".into(), state.at().0.into());
     if topics.has(Topic::Topology) {
         head.insert("topology".into(), topology::view(state)?.into());
-        head.insert("settings".into(), json!(state.settings()));
+        let mut settings = json!(state.settings());
+        if let (Some(all), serde_json::Value::Object(agents)) =
+            (settings.as_object_mut(), json!(state.agent_settings()))
+        {
+            all.extend(agents);
+        }
+        head.insert("settings".into(), settings);
         head.insert("version".into(), state.version().into());
+    }
+    if topics.has(Topic::Hosts) {
+        let conflicts = state.conflicts().map(|(host, list)| (host.to_string(), json!(list)));
+        head.insert("conflicts".into(), serde_json::Value::Object(conflicts.collect()));
     }
     if topics.has(Topic::Cluster) {
         let held = state.held().map(
@@ -185,11 +205,22 @@ fn head(
 
 async fn get(call: Call) -> reply::Result {
     let topics = events::topics(&call)?;
-    respond(call.state().await?, topics, None)
+    let host = call.query("host").map(HostName::from);
+    respond_to(host, call.state().await?, topics, None)
 }
 
 /// A state as a document, written as the client takes it.
 pub(super) fn respond(state: State, topics: Topics, state_digest: Option<Digest>) -> reply::Result {
+    respond_to(None, state, topics, state_digest)
+}
+
+/// The same, without the addresses of all hosts but one.
+fn respond_to(
+    host: Option<HostName>,
+    state: State,
+    topics: Topics,
+    state_digest: Option<Digest>,
+) -> reply::Result {
     let revision = state.revision();
     let head = head(&state, topics, state_digest)?;
     let sections: Vec<_> = SECTIONS
@@ -197,7 +228,7 @@ pub(super) fn respond(state: State, topics: Topics, state_digest: Option<Digest>
         .filter(|(topic, ..)| topics.has(*topic))
         .map(|(_, member, section)| (member, section))
         .collect();
-    let writer = Writer { state, sections: sections.into_iter(), open: None, done: false };
+    let writer = Writer { state, host, sections: sections.into_iter(), open: None, done: false };
     let pieces = stream::unfold((Some(head), writer), |(head, mut writer)| async move {
         match head {
             Some(head) => Some((Ok(head), (None, writer))),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use romana_statemachine::audit::{Filter, Tenure, tenures};
-use romana_statemachine::{Event, Millis, Record, Revision, State};
+use romana_statemachine::{Millis, Record, Revision, State};
 
 use super::Audit;
 use super::keys::{self, Key};
@@ -58,7 +58,7 @@ impl Audit {
                 records.push(record);
                 continue;
             }
-            if matches!(record.event, Event::AddressAllocated(_)) {
+            if Tenure::begun(&record).is_some() {
                 more = begun == limit;
                 if more {
                     break;
@@ -88,18 +88,18 @@ impl Audit {
         let mut records = Vec::new();
         for revision in before.iter().rev() {
             let record = self.record(*revision)?;
-            match record.event {
-                Event::AddressReleased(_) => return Ok(None),
-                Event::AddressAllocated(_) => {
-                    records.push(record);
-                    break;
-                }
-                _ => {}
+            // One record may end a tenure and begin the next.
+            if Tenure::begun(&record).is_some() {
+                records.push(record);
+                break;
+            }
+            if Tenure::ended(&record).is_some() {
+                return Ok(None);
             }
         }
         for revision in later {
             let record = self.record(*revision)?;
-            let ends = matches!(record.event, Event::AddressReleased(_));
+            let ends = Tenure::ended(&record).is_some();
             records.push(record);
             if ends {
                 break;
@@ -239,6 +239,6 @@ impl Audit {
 pub fn lasting(state: &State, ip: IpAddr) -> Option<Tenure> {
     let live = state.ipam().by_ip(ip)?;
     let (name, host, tenant, segment) = (live.name, live.host, live.tenant, live.segment);
-    let (actor, from, to, reason) = (None, None, None, None);
-    Some(Tenure { ip, name, host, tenant, segment, actor, from, to, reason })
+    let (actor, from, to, reason, late) = (None, None, None, None, None);
+    Some(Tenure { ip, name, host, tenant, segment, actor, from, to, reason, late })
 }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
+use romana_statemachine::attachment::{Heard, Heartbeat};
 use romana_statemachine::{Digest, Outcome, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +126,10 @@ pub(super) enum Ask {
     Prove(Revision),
     /// The checkpoint at this revision, if there is one. From version 2 on.
     StandingAt(Revision),
+    /// To the leader: what agents have said. From version 3 on.
+    Heartbeats(Vec<Heartbeat>),
+    /// To the leader: what agents said last. From version 3 on.
+    Heard,
 }
 
 /// An answer.
@@ -146,6 +151,8 @@ pub(super) enum Reply {
     CheckpointAt(Result<Standing, String>),
     Proved(Result<Proof, String>),
     StandingAt(Option<Standing>),
+    /// All heartbeats that the leader has; `None`: it does not lead any more.
+    Heard(Option<Vec<Heard>>),
 }
 
 /// Encoded proposals: `count` wire forms after each other.

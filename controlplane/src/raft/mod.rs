@@ -23,7 +23,7 @@
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
 //! `message`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
-//! `reads` (how callers share rounds) · `view`, `peers` (what is known), `slow` · `members`, `join` (who
+//! `reads` (how callers share rounds) · `view`, `peers`, `pulse` (what is known), `slow` · `members`, `join` (who
 //! belongs) · `start`, and this file · `restore`, `salvage` (data directories while nothing runs).
 
 mod codec;
@@ -42,6 +42,7 @@ mod message;
 mod network;
 mod peers;
 mod proposer;
+mod pulse;
 mod reads;
 mod restore;
 mod salvage;

@@ -24,6 +24,7 @@ use super::identity::Identity;
 use super::machine::{Machine, chain};
 use super::message::{Appended, Ask, Declined, Hello, PeerStatus, Purpose, Reply, Welcome};
 use super::proposer::Proposer;
+use super::pulse::Pulse;
 use super::reads::ROUND_MAX;
 use super::transfer;
 use super::types::Raft;
@@ -60,6 +61,8 @@ pub(super) struct Host {
     pub(super) complaints: Complaints,
     /// Who keeps states of the past, once there is somebody.
     pub(super) checkpoints: OnceLock<Arc<dyn Checkpoints>>,
+    /// What agents have said.
+    pub(super) pulse: Pulse,
 }
 
 /// Accepts connections until `stop`.
@@ -233,6 +236,11 @@ impl Host {
             Ask::StandingAt(revision) => {
                 Reply::StandingAt(self.machine.audit().checkpoints().standing(revision))
             }
+            Ask::Heartbeats(heartbeats) => {
+                self.pulse.hear(heartbeats);
+                Reply::Pong
+            }
+            Ask::Heard => Reply::Heard(self.view.get().leads.map(|_| self.pulse.heard())),
         }
     }
 

@@ -22,6 +22,7 @@ use super::message::{Ask, Reply};
 use super::network::{Links, Network};
 use super::peers::{Peers, Poll};
 use super::proposer::Proposer;
+use super::pulse::{self, Pulse};
 use super::reads::{ROUND_MAX, Reads};
 use super::server::{self, Host};
 use super::slow::{self, Slowness};
@@ -113,6 +114,7 @@ impl Replica {
             directory,
             complaints: Complaints::default(),
             checkpoints: OnceLock::new(),
+            pulse: Pulse::default(),
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -148,6 +150,7 @@ impl Replica {
             fault: fault.clone(),
         };
         tasks.spawn(poll.run(stop.clone()));
+        tasks.spawn(pulse::pass_on(Arc::clone(host), links.clone(), stop.clone()));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));
         spawn(Box::pin(found(host.raft.clone(), config.id, config.initial_cluster.clone())));
         spawn(Box::pin(bound_log(

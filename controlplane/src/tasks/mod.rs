@@ -2,7 +2,7 @@
 //!
 //! Work that one replica does for the cluster: the one that leads. A task is level-triggered: each
 //! pass looks at the state as it is, and proposes what is missing; it remembers nothing between
-//! passes, so that it does not matter which replica makes the next one.
+//! passes but how long it has waited, so that it does not matter which replica makes the next one.
 //!
 //! ```text
 //!   gains leadership ─► one loop per task: pass · wait for signal or timer · pass …
@@ -11,6 +11,8 @@
 //! Two leaders may overlap for a moment. So commands of tasks carry the term in which they were
 //! decided, and the state machine refuses those of an earlier one.
 
+pub mod hold;
+pub mod liveness;
 pub mod members;
 pub mod reaper;
 pub mod retention;
@@ -75,6 +77,8 @@ pub trait Task: Send + Sync + 'static {
 #[must_use]
 pub fn standard() -> Vec<Arc<dyn Task>> {
     vec![
+        Arc::new(hold::Hold::default()),
+        Arc::new(liveness::Liveness::default()),
         Arc::new(members::Members),
         Arc::new(reaper::Reaper),
         Arc::new(retention::Retention),

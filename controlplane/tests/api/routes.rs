@@ -372,12 +372,17 @@ async fn vips_and_views(tour: &mut Tour<'_>) {
     for view in ["host:h1", "router", "group:10.111.0.0/16"] {
         tour.ask("GET", &format!("/v1/routes?for={view}"), None, 200).await;
     }
+    let beat = json!({"version": "1", "revision": 1, "applied": 1, "problems": []});
+    tour.ask("POST", "/v1/hosts/h1/heartbeat", Some(beat), 200).await;
+    tour.ask("GET", "/v1/heartbeats", None, 200).await;
+    let found = tour.ask("GET", "/v1/ipam/check", None, 200).await;
+    assert_eq!(found["items"][0]["code"], "AddressesUnverified");
     let snapshot = tour.ask("GET", "/v1/snapshot", None, 200).await;
     assert_eq!(snapshot["addresses"][0]["name"], "a1");
     assert_eq!(snapshot["vips"][0]["name"], "web.default");
     let snapshot = tour.ask("GET", "/v1/snapshot?topics=hosts,vips", None, 200).await;
     let members: Vec<&String> = snapshot.as_object().unwrap().keys().collect();
-    assert_eq!(members, ["at", "digest", "hosts", "revision", "vips"]);
+    assert_eq!(members, ["at", "conflicts", "digest", "hosts", "revision", "vips"]);
     let digest = tour.ask("GET", "/v1/digest", None, 200).await;
     assert_eq!(digest["digest"], snapshot["digest"]);
     tour.ask("DELETE", "/v1/vips/web.default", None, 200).await;

@@ -6,8 +6,8 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Ipam;
 use super::block::{Block, Owner, OwnerNames, Pool};
+use super::{Allocation, Ipam};
 use crate::cluster;
 use crate::command::AllocateAddress;
 use crate::entry::Millis;
@@ -37,27 +37,12 @@ pub(crate) fn decide_allocate(
     ask: &AllocateAddress,
     now: Now,
 ) -> Result<Vec<Event>, Refusal> {
-    ask.name.check()?;
-    ask.host.check()?;
-    ask.tenant.check()?;
-    ask.segment.check()?;
-    if let Some(existing) = state.ipam.by_name(&ask.name) {
-        let same = existing.host == ask.host
-            && existing.tenant == ask.tenant
-            && existing.segment == ask.segment
-            && ask.ip.is_none_or(|ip| ip == existing.ip)
-            && ask.network.as_ref().is_none_or(|network| *network == existing.network);
-        let in_use = || Refusal::AddressNameInUse {
-            name: existing.name.clone(),
-            ip: existing.ip,
-            host: existing.host.clone(),
-            tenant: existing.tenant.clone(),
-            segment: existing.segment.clone(),
-        };
-        return if same { Ok(Vec::new()) } else { Err(in_use()) };
+    check_names(ask)?;
+    if let Some(existing) = existing(state, ask) {
+        return existing;
     }
     cluster::decide_hold(state, ask)?;
-    let first = find(state, ask, now.at);
+    let first = find(state, ask, now.at, None);
     let Err(Refusal::NetworkExhausted { .. } | Refusal::AddressCoolingDown { .. }) = first else {
         return first;
     };
@@ -72,15 +57,55 @@ pub(crate) fn decide_allocate(
         later.revision += 1;
         later.evolve(event);
     }
-    events.extend(find(&later, ask, now.at)?);
+    events.extend(find(&later, ask, now.at, None)?);
     Ok(events)
 }
 
-/// Finds an address in the state as it is.
-fn find(state: &State, ask: &AllocateAddress, at: Millis) -> Result<Vec<Event>, Refusal> {
+fn check_names(ask: &AllocateAddress) -> Result<(), Refusal> {
+    ask.name.check()?;
+    ask.host.check()?;
+    ask.tenant.check()?;
+    ask.segment.check()
+}
+
+/// What is to be said if the name has an address already.
+fn existing(state: &State, ask: &AllocateAddress) -> Option<Result<Vec<Event>, Refusal>> {
+    let existing = state.ipam.by_name(&ask.name)?;
+    let same = existing.host == ask.host
+        && existing.tenant == ask.tenant
+        && existing.segment == ask.segment
+        && ask.ip.is_none_or(|ip| ip == existing.ip)
+        && ask.network.as_ref().is_none_or(|network| *network == existing.network);
+    let Allocation { name, ip, host, tenant, segment, .. } = existing;
+    let in_use = Refusal::AddressNameInUse { name, ip, host, tenant, segment };
+    Some(if same { Ok(Vec::new()) } else { Err(in_use) })
+}
+
+/// Exactly the address that is asked for, which may be cooling down if it was released until then: whoever
+/// asks has it.
+pub(super) fn decide_exactly(
+    state: &State,
+    ask: &AllocateAddress,
+    now: Now,
+    released_until: Millis,
+) -> Result<Vec<Event>, Refusal> {
+    check_names(ask)?;
+    match existing(state, ask) {
+        Some(existing) => existing,
+        None => find(state, ask, now.at, Some(released_until)),
+    }
+}
+
+/// Finds an address in the state as it is; one that was released until a time although it cools down.
+fn find(
+    state: &State,
+    ask: &AllocateAddress,
+    at: Millis,
+    released_until: Option<Millis>,
+) -> Result<Vec<Event>, Refusal> {
     let candidates = candidates(state, ask)?;
     let found = match ask.ip {
-        Some(ip) => Some(find_exact(state, ask, &candidates, ip)?),
+        Some(ip) => Some(find_exact(state, ask, &candidates, ip, released_until)?),
         None => candidates.iter().find_map(|c| find_any(&state.ipam, c, at).map(|f| (f, c))),
     };
     match found {
@@ -194,6 +219,7 @@ fn find_exact<'a, 'b>(
     ask: &AllocateAddress,
     candidates: &'b [Candidate<'a>],
     ip: IpAddr,
+    released_until: Option<Millis>,
 ) -> Result<(Found, &'b Candidate<'a>), Refusal> {
     let ipam = &state.ipam;
     let groups = || candidates.iter().map(|candidate| candidate.group).collect();
@@ -213,7 +239,8 @@ fn find_exact<'a, 'b>(
     if Block::skips(cidr, skip, prefix::offset(cidr, ip)) {
         return Err(Refusal::AddressSkipped { ip, block: cidr });
     }
-    if let Some(released_at) = ipam.cooling.get(&ip).copied() {
+    let cooling = ipam.cooling.get(&ip).copied();
+    if let Some(released_at) = cooling.filter(|at| released_until.is_none_or(|until| *at > until)) {
         let reuse_delay_ms = state.settings.address_reuse_delay_ms;
         return Err(Refusal::AddressCoolingDown { ip, released_at, reuse_delay_ms });
     }

@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use super::{Allocation, Ipam};
 use crate::cluster;
 use crate::command::{HostReport, ReleaseAddress};
-use crate::entry::Millis;
+use crate::entry::{Millis, Revision};
 use crate::event::{AddressReleased, BlockReleased, CooldownsEnded, Event, ReleaseReason};
 use crate::limits::{BLOCKS_RETURNED_MAX, REPORT_NAMES_MAX};
-use crate::name::HostName;
+use crate::name::{AddressName, HostName};
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
 
@@ -36,26 +36,34 @@ pub(crate) fn decide_report(
     report: &HostReport,
     now: Now,
 ) -> Result<Vec<Event>, Refusal> {
-    report.host.check()?;
-    if state.host(&report.host).is_none() {
-        return Err(Refusal::HostNotFound { host: report.host.clone() });
-    }
-    if report.revision > state.revision() {
-        let (revision, current) = (report.revision, state.revision());
-        return Err(Refusal::ReportAhead { revision, current });
-    }
     if report.running.len() > REPORT_NAMES_MAX {
         let (size, max) = (report.running.len() as u64, REPORT_NAMES_MAX as u64);
         return Err(Refusal::TooLarge { field: "running".into(), size, max });
     }
-    let running: BTreeSet<_> = report.running.iter().collect();
-    let leaked = state
-        .ipam
-        .host_addresses(&report.host)
-        .filter(|live| live.revision <= report.revision && !running.contains(&live.name));
-    let mut events = release(state, leaked, ReleaseReason::Reported(report.revision), now);
+    let running = report.running.iter().collect();
+    let mut events = decide_leaked(state, &report.host, report.revision, &running, now)?;
     events.extend(cluster::decide_reported(state, report)?);
     Ok(events)
+}
+
+/// Releases what a host had at a revision and does not have any more.
+pub(crate) fn decide_leaked(
+    state: &State,
+    host: &HostName,
+    revision: Revision,
+    running: &BTreeSet<&AddressName>,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    host.check()?;
+    if state.host(host).is_none() {
+        return Err(Refusal::HostNotFound { host: host.clone() });
+    }
+    if revision > state.revision() {
+        return Err(Refusal::ReportAhead { revision, current: state.revision() });
+    }
+    let live = state.ipam.host_addresses(host);
+    let leaked = live.filter(|live| live.revision <= revision && !running.contains(&live.name));
+    Ok(release(state, leaked, ReleaseReason::Reported(revision), now))
 }
 
 /// Releases everything on a host. Its blocks may be assigned again when their addresses have cooled.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::ser::{SerializeSeq, SerializeTuple};
 use serde::{Serialize, Serializer};
 
-use super::Snapshot2;
+use super::{Snapshot2, Snapshot3};
 use crate::entry::Digest;
 use crate::ipam::Block;
 use crate::state::State;
@@ -131,9 +131,13 @@ fn wire_digest<T: Serialize>(value: &T) -> Digest {
 }
 
 impl State {
-    /// The digest of the snapshot in format 2.
-    pub(crate) fn snapshot2_digest(&self) -> Digest {
-        wire_digest(&(2u16, Content(self), Snapshot2::of(&self.cluster)))
+    /// The digest of the snapshot, in format 2 at least.
+    pub(crate) fn snapshot_digest(&self) -> Digest {
+        let cluster = Snapshot2::of(&self.cluster);
+        if self.version < 3 {
+            return wire_digest(&(2u16, Content(self), cluster));
+        }
+        wire_digest(&(3u16, Content(self), cluster, Snapshot3::of(&self.agents)))
     }
 }
 
@@ -152,6 +156,6 @@ mod tests {
         }
         let state = State::new();
         let whole = wire(&(2u16, Content(&state), Snapshot2::of(&state.cluster)));
-        assert_eq!(state.snapshot2_digest(), Digest::of(&whole));
+        assert_eq!(state.snapshot_digest(), Digest::of(&whole));
     }
 }

@@ -6,6 +6,8 @@
 //! host up|down|draining NAME [term=N]           host remove NAME [force]
 //! report NAME rN [ADDRESS-NAME …]               cooldowns [term=N]
 //! allocate NAME on HOST for TENANT/SEGMENT [network=N] [ip=IP]      release NAME-OR-IP
+//! attached HOST rN @MILLIS [NAME IP TENANT/SEGMENT …] [kept=NAME,…]
+//! claim NAME of RESERVE on HOST for TENANT/SEGMENT since MILLIS
 //! blackout add|remove CIDR                      set [address_reuse_delay_ms=N] [vip_lease_ms=N]
 //! tenant create|delete ID [label=value …]       segment create|delete TENANT/ID [label=value …]
 //! policy JSON (the model) | document JSON (what people write) | policy remove NAME
@@ -21,6 +23,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use romana_statemachine::attachment::{Attached, ClaimReserve, ReportAttachments};
 use romana_statemachine::command::{
     AllocateAddress, AssignRouter, AssignVip, Blackout, EndCooldowns, Endpoint, EndpointRef,
     HostChange, HostReport, HostSource, HostSpec, HostState, NamedPort, PolicyRef, RaiseVersion,
@@ -29,7 +32,7 @@ use romana_statemachine::command::{
 };
 use romana_statemachine::policy::document;
 use romana_statemachine::topology::{TopologySpec, builtin};
-use romana_statemachine::{Command, Labels};
+use romana_statemachine::{Command, Labels, Millis};
 
 /// One step of a script.
 pub(crate) enum Step {
@@ -107,6 +110,41 @@ fn step(line: &str, term: u64) -> Result<Step, String> {
     }
 }
 
+/// `attached HOST rREVISION @MS NAME IP TENANT/SEGMENT … kept=NAME,…`
+fn attached(args: &mut Args) -> Result<Command, String> {
+    let kept = args.take("kept").unwrap_or_default();
+    let host = args.next()?.into();
+    let revision = number(args.next()?.trim_start_matches('r'))?;
+    let at = Millis(number(args.next()?.trim_start_matches('@'))?);
+    let mut running = Vec::new();
+    for words in args.rest().chunks(3) {
+        let [name, ip, owner] = words else { return Err("NAME IP OWNER".into()) };
+        let ip = ip.parse().map_err(|_| "no address")?;
+        let (tenant, segment) = owner.split_once('/').ok_or("TENANT/SEGMENT")?;
+        let (tenant, segment) = (tenant.into(), segment.into());
+        running.push(Attached { name: name.as_str().into(), ip, tenant, segment });
+    }
+    let kept = kept.split(',').filter(|name| !name.is_empty()).map(Into::into).collect();
+    let report = ReportAttachments { host, revision, at, running, kept };
+    Ok(Command::ReportAttachments(report))
+}
+
+/// `claim NAME of RESERVE on HOST for TENANT/SEGMENT since MS`
+fn claim(args: &mut Args) -> Result<Command, String> {
+    let name = args.next()?.into();
+    args.keyword("of")?;
+    let reserve = args.next()?.into();
+    args.keyword("on")?;
+    let host = args.next()?.into();
+    args.keyword("for")?;
+    let owner = args.next()?;
+    let (tenant, segment) = owner.split_once('/').ok_or("TENANT/SEGMENT")?;
+    args.keyword("since")?;
+    let since = Millis(number(args.next()?.as_str())?);
+    let (tenant, segment) = (tenant.into(), segment.into());
+    Ok(Command::ClaimReserve(ClaimReserve { reserve, name, host, tenant, segment, since }))
+}
+
 fn command(word: &str, rest: &str, term: u64) -> Result<Command, String> {
     let mut args = Args::new(rest);
     if rest.starts_with('{') {
@@ -130,6 +168,8 @@ fn command(word: &str, rest: &str, term: u64) -> Result<Command, String> {
             let running = args.rest().into_iter().map(Into::into).collect();
             Command::ReportHost(HostReport { host, revision, running })
         }
+        "attached" => attached(&mut args)?,
+        "claim" => claim(&mut args)?,
         "allocate" => allocate(&mut args)?,
         "release" => Command::ReleaseAddress(ReleaseAddress { address: args.next()?.into() }),
         "blackout" => match &*args.next()? {

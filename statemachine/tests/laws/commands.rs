@@ -147,7 +147,8 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
 
 /// The cluster itself: most of it is refused until the version is raised.
 fn cluster() -> impl Strategy<Value = Command> {
-    let raise = Just(json(String::from(r#"{"RaiseVersion":{"version":2}}"#)));
+    let raise = select(vec![2, 3])
+        .prop_map(|version| json(format!(r#"{{"RaiseVersion":{{"version":{version}}}}}"#)));
     let retention =
         Just(json(String::from(r#"{"SetRetention":{"age_ms":60000,"bytes":1048576}}"#)));
     let sign = (0..90u64).prop_map(|revision| {
@@ -170,6 +171,38 @@ fn cluster() -> impl Strategy<Value = Command> {
     prop_oneof![2 => raise, 1 => retention, 1 => sign, 2 => add, 2 => claim, 1 => remove, 1 => resume]
 }
 
+/// What agents say; refused until the version is raised.
+fn agents() -> impl Strategy<Value = Command> {
+    let attached = (0..14, ip(), 0..2, 0..2).prop_map(|(name, ip, tenant, segment)| {
+        format!(r#"{{"name":"n{name}","ip":"{ip}","tenant":"t{tenant}","segment":"s{segment}"}}"#)
+    });
+    let attached = prop::collection::vec(attached, 0..8);
+    let kept = prop::collection::vec((0..14).prop_map(|n| format!("\"n{n}\"")), 0..8);
+    let report = (0..4, 0..60u64, 0..100_000u64, attached, kept).prop_map(
+        |(host, revision, at, running, kept)| {
+            let (running, kept) = (running.join(","), kept.join(","));
+            json(format!(
+                r#"{{"ReportAttachments":{{"host":"h{host}","revision":{revision},"at":{at},"running":[{running}],"kept":[{kept}]}}}}"#
+            ))
+        },
+    );
+    let reserve = (0..3).prop_map(|host| {
+        json(format!(
+            r#"{{"AllocateAddress":{{"name":"reserve:{host}","host":"h{host}","tenant":"t0","segment":"s0"}}}}"#
+        ))
+    });
+    let claim = (0..3, 0..5, 0..14).prop_map(|(host, tenant, name)| {
+        json(format!(
+            r#"{{"ClaimReserve":{{"reserve":"reserve:{host}","name":"n{name}","host":"h{host}","tenant":"t{}","segment":"s0","since":1}}}}"#,
+            tenant / 4
+        ))
+    });
+    let settings = (0..3u32)
+        .prop_map(|n| json(format!(r#"{{"ChangeAgentSettings":{{"reserve_per_owner":{n}}}}}"#)));
+    let end = Just(json(String::from(r#"{"EndHold":{"term":1}}"#)));
+    prop_oneof![6 => report, 3 => reserve, 3 => claim, 1 => settings, 1 => end]
+}
+
 /// Any command; those of leader tasks in term 1.
 pub(crate) fn command() -> impl Strategy<Value = Command> {
     let release = prop_oneof![
@@ -188,5 +221,6 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         3 => topology(), 6 => host(), 16 => allocate(), 8 => release, 2 => blackout,
         1 => settings, 3 => cooldowns, 6 => owners(), 6 => duties(1), 3 => cluster(),
+        6 => agents(),
     ]
 }

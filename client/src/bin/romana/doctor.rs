@@ -1,11 +1,12 @@
 //! `romana doctor`: is the cluster healthy? Every check is printed; one that fails fails the command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use romana_client::Server;
 use romana_client::model::{Cluster, DigestAt};
+use romana_client::{Error, Server};
+use romana_statemachine::attachment::{Heard, Severity};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -25,12 +26,26 @@ const DIGEST_PAUSE: Duration = Duration::from_millis(25);
 /// Entries a replica may be behind without a warning.
 const LAG_MAX: u64 = 1_000;
 
+/// Silence of an agent without a warning, milliseconds; revisions that a kernel may be behind.
+const SILENT_MS_MAX: u64 = 5_000;
+const BEHIND_MAX: u64 = 10_000;
+/// What helps a full group.
+const MORE: &str = "add a network, or hosts in another group: romana topology plan FILE";
+
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     tone: Tone,
     check: &'static str,
     what: String,
+    /// What mends it; empty if nothing has to be.
+    mend: String,
+}
+
+impl Finding {
+    fn mend(self, mend: impl Into<String>) -> Self {
+        Self { mend: mend.into(), ..self }
+    }
 }
 
 impl Command {
@@ -45,6 +60,8 @@ impl Command {
             Ok((hosts, networks)) => {
                 findings.extend(check_hosts(&hosts));
                 findings.extend(check_groups(&networks));
+                findings.extend(check_agents(ctx, &hosts).await?);
+                findings.extend(check_addresses(ctx).await?);
             }
             Err(error) => {
                 findings
@@ -56,15 +73,15 @@ impl Command {
 }
 
 fn good(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Good, check, what }
+    Finding { tone: Tone::Good, check, what, mend: String::new() }
 }
 
 fn warning(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Warning, check, what }
+    Finding { tone: Tone::Warning, check, what, mend: String::new() }
 }
 
 fn bad(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Bad, check, what }
+    Finding { tone: Tone::Bad, check, what, mend: String::new() }
 }
 
 fn report(ctx: &Context, findings: &[Finding]) -> Result<(), Failure> {
@@ -75,13 +92,13 @@ fn report(ctx: &Context, findings: &[Finding]) -> Result<(), Failure> {
     };
     let list: Vec<Value> = findings
         .iter()
-        .map(|f| json!({"result": word(f.tone), "check": f.check, "what": f.what}))
+        .map(|f| json!({"result": word(f.tone), "check": f.check, "what": f.what, "mend": f.mend}))
         .collect();
     ctx.out.show(&json!({ "items": list }), || {
-        let mut table = Table::new(&["RESULT", "CHECK", ""], "nothing was checked");
+        let mut table = Table::new(&["RESULT", "CHECK", "", "WHAT TO DO"], "nothing was checked");
         for finding in findings {
-            let cells = vec![word(finding.tone).into(), finding.check.into(), finding.what.clone()];
-            table.toned(finding.tone, cells);
+            let Finding { tone, check, what, mend } = finding.clone();
+            table.toned(tone, vec![word(tone).into(), check.into(), what, mend]);
         }
         table
     })?;
@@ -94,17 +111,20 @@ fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
     let count = cluster.members.len();
     match cluster.leader {
         Some(id) => findings.push(good("leader", format!("replica {id}, term {}", cluster.term))),
-        None => findings.push(bad("leader", String::from("there is none: no change is possible"))),
+        None => findings.push(
+            bad("leader", String::from("there is none: no change is possible"))
+                .mend("start more than half of the replicas, and let them reach each other"),
+        ),
     }
     if let Some(held) = &cluster.held {
         let hosts: Vec<&str> = held.hosts.iter().map(|host| host.as_str()).collect();
         let what = format!(
-            "allocation is held since the restore: {} hosts have not reported ({}); romana cluster resume \
-             goes on without them",
+            "allocation is held since the restore: {} hosts have not reported ({})",
             held.waiting,
             hosts.join(", ")
         );
-        findings.push(warning("restore", what));
+        let mend = "start the agents there, or go on without them: romana cluster resume";
+        findings.push(warning("restore", what).mend(mend));
     }
     let healthy = cluster.members.iter().filter(|member| member.healthy).count();
     let ids: Vec<String> =
@@ -114,17 +134,19 @@ fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
     } else {
         let left = healthy.saturating_sub(count / 2 + 1);
         let what = format!("not healthy: {}; {left} more may fail", ids.join(", "));
-        findings.push(bad("members", what));
+        let mend = "start them; one that lost its disk: romana cluster replace ID";
+        findings.push(bad("members", what).mend(mend));
     }
     if count < 3 || count.is_multiple_of(2) {
-        findings
-            .push(warning("members", format!("there are {count}; 3 or 5 survive failures best")));
+        let what = format!("there are {count}; 3 or 5 survive failures best");
+        findings.push(warning("members", what).mend("romana cluster add HOST:PORT"));
     }
     for member in
         cluster.members.iter().filter(|member| member.lag.is_some_and(|lag| lag > LAG_MAX))
     {
         let lag = member.lag.unwrap_or(0);
-        findings.push(warning("lag", format!("replica {} is {lag} entries behind", member.id)));
+        let what = format!("replica {} is {lag} entries behind", member.id);
+        findings.push(warning("lag", what).mend("look at its disk and network"));
     }
     findings
 }
@@ -174,7 +196,8 @@ impl Digests {
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         for (server, why) in &self.silent {
-            findings.push(bad("replica", format!("{server} does not answer: {why}")));
+            let what = format!("{server} does not answer: {why}");
+            findings.push(bad("replica", what).mend("start it, or: romana cluster remove ID"));
         }
         let mut differ = false;
         for (revision, said) in &self.said {
@@ -184,7 +207,8 @@ impl Digests {
                 let what = format!(
                     "at revision {revision}, {first} and {other} differ: replicas have forked"
                 );
-                findings.push(bad("digest", what));
+                let mend = "romana audit verify says which one; then: romana cluster replace ID";
+                findings.push(bad("digest", what).mend(mend));
             }
         }
         let revision = self.said.iter().rev().find(|(_, said)| said.len() == self.compared());
@@ -218,13 +242,74 @@ fn check_hosts(hosts: &[Value]) -> Vec<Finding> {
     if down.is_empty() {
         findings.push(good("hosts", format!("{} known, none is down", hosts.len())));
     } else {
-        findings.push(warning("hosts", format!("down: {}", down.join(", "))));
+        let mend = "start romana-agent there; one that is gone: romana host remove NAME --force";
+        findings.push(warning("hosts", format!("down: {}", down.join(", "))).mend(mend));
     }
     let draining = with("draining");
     if !draining.is_empty() {
         findings.push(warning("hosts", format!("draining: {}", draining.join(", "))));
     }
     findings
+}
+
+/// Agents that are silent, behind, or have something to say.
+async fn check_agents(ctx: &Context, hosts: &[Value]) -> Result<Vec<Finding>, Failure> {
+    let heard = match ctx.client.heartbeats().await {
+        Ok(heard) => heard,
+        Err(Error::Refused(error)) if error.status == 404 => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(agents(hosts, &heard.items, heard.revision))
+}
+
+fn agents(hosts: &[Value], heard: &[Heard], revision: u64) -> Vec<Finding> {
+    let known: BTreeSet<String> = hosts.iter().map(|host| cell(host, "/name")).collect();
+    let heard = heard.iter().filter(|heard| known.contains(heard.heartbeat.host.as_str()));
+    let (mut findings, mut count) = (Vec::new(), 0);
+    for Heard { heartbeat, silent_ms } in heard {
+        count += 1;
+        let host = &heartbeat.host;
+        if *silent_ms > SILENT_MS_MAX {
+            let what = format!("{host}: silent for {} s", silent_ms / 1000);
+            findings.push(warning("agents", what).mend(format!("start romana-agent on {host}")));
+            continue;
+        }
+        let behind = revision.saturating_sub(heartbeat.applied.unwrap_or(0));
+        if behind > BEHIND_MAX {
+            let what = format!("{host}: its kernel is {behind} revisions behind");
+            let mend = format!("romana-agent status, on {host}");
+            findings.push(warning("agents", what).mend(mend));
+        }
+        let mend = format!("romana-agent status, on {host}");
+        let problems = heartbeat.problems.iter();
+        findings.extend(
+            problems.map(|why| warning("agents", format!("{host}: {why}")).mend(mend.clone())),
+        );
+    }
+    if findings.is_empty() && count > 0 {
+        findings.push(good("agents", format!("{count} are heard, all is well with them")));
+    }
+    findings
+}
+
+/// The log held against what the hosts say.
+async fn check_addresses(ctx: &Context) -> Result<Vec<Finding>, Failure> {
+    // The restore has its own check.
+    let differences = ipam::differences(ctx).await?.into_iter();
+    let mut findings: Vec<Finding> = differences
+        .filter(|found| found.code != "AllocationHeld")
+        .map(|found| {
+            let what = format!("{}: {}", found.subject, found.why);
+            match found.severity {
+                Severity::Error => bad("addresses", what).mend(found.mend),
+                Severity::Warning => warning("addresses", what).mend(found.mend),
+            }
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(good("addresses", "the log and the hosts agree".into()));
+    }
+    Ok(findings)
 }
 
 fn check_groups(networks: &[Value]) -> Vec<Finding> {
@@ -243,8 +328,8 @@ fn check_groups(networks: &[Value]) -> Vec<Finding> {
             };
             match used {
                 0..80 => {}
-                80..95 => findings.push(warning("groups", what())),
-                _ => findings.push(bad("groups", what())),
+                80..95 => findings.push(warning("groups", what()).mend(MORE)),
+                _ => findings.push(bad("groups", what()).mend(MORE)),
             }
         }
     }
@@ -257,6 +342,7 @@ fn check_groups(networks: &[Value]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::Digest;
+    use romana_statemachine::attachment::Heartbeat;
 
     use super::*;
 
@@ -281,6 +367,33 @@ mod tests {
         assert_eq!(tones(&fork.findings()), [Tone::Bad]);
         let busy = digests(&[("a", 5, 1), ("b", 6, 2), ("c", 7, 1)]);
         assert_eq!(tones(&busy.findings()), [Tone::Warning]);
+    }
+
+    #[test]
+    fn agents_are_silent_or_behind_or_complain() {
+        let heard = |host: &str, silent_ms, applied, problems: &[&str]| Heard {
+            heartbeat: Heartbeat {
+                host: host.into(),
+                version: "1".into(),
+                revision: 20_000,
+                applied,
+                problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
+            },
+            silent_ms,
+        };
+        let hosts = ["a", "b", "c", "d"].map(|name| json!({"name": name}));
+        let all = [
+            heard("a", 0, Some(20_000), &[]),
+            heard("b", SILENT_MS_MAX + 1, Some(20_000), &["old"]),
+            heard("c", 0, None, &["this host does not forward"]),
+            heard("gone", 99_999, None, &[]),
+        ];
+        let said: Vec<String> =
+            agents(&hosts, &all, 20_000).into_iter().map(|finding| finding.what).collect();
+        let behind = "c: its kernel is 20000 revisions behind";
+        assert_eq!(said, ["b: silent for 5 s", behind, "c: this host does not forward"]);
+        assert_eq!(tones(&agents(&hosts, &all[..1], 20_000)), [Tone::Good]);
+        assert_eq!(agents(&hosts, &[], 20_000), []);
     }
 
     #[test]

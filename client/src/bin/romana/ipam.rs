@@ -1,12 +1,14 @@
-//! `romana ipam`: addresses, blocks, groups and endpoints held against each other, from outside.
-//! The state machine keeps these invariants itself; this is the second opinion.
+//! `romana ipam`: the log held against what the hosts say; and addresses, blocks, groups and endpoints
+//! held against each other, from outside: the state machine keeps these invariants itself, this is the
+//! second opinion.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use clap::Subcommand;
 use ipnet::IpNet;
-use romana_client::Query;
+use romana_client::{Error, Query};
+use romana_statemachine::attachment::{Finding as Difference, Severity};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -16,7 +18,7 @@ use crate::table::{Table, Tone, cell, items, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check addresses, blocks, groups and endpoints for inconsistencies
+    /// List differences between the log and the hosts, and inconsistencies; exit code 1 if there are any
     Check,
     /// Show how full every prefix group is
     #[command(visible_alias = "usage")]
@@ -41,10 +43,28 @@ pub(crate) async fn networks(ctx: &Context) -> Result<Vec<Value>, Failure> {
     Ok(ctx.client.list(Query::new("/v1/networks")).await?.items)
 }
 
+/// Differences between the log and what the hosts say; none from a replica that does not know the
+/// question.
+pub(crate) async fn differences(ctx: &Context) -> Result<Vec<Difference>, Failure> {
+    match ctx.client.ipam_check().await {
+        Ok(found) => Ok(found.items),
+        Err(Error::Refused(error)) if error.status == 404 => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn tone(difference: &Difference) -> Tone {
+    match difference.severity {
+        Severity::Error => Tone::Bad,
+        Severity::Warning => Tone::Warning,
+    }
+}
+
 /// Rounds of reading: the lists must show one revision to be held against each other.
 const ROUNDS_MAX: usize = 10;
 
 async fn check(ctx: &Context) -> Result<(), Failure> {
+    let differences = differences(ctx).await?;
     let mut seen = Lists::read(ctx).await?;
     let mut problems = problems(&seen);
     for _ in 1..ROUNDS_MAX {
@@ -61,13 +81,19 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
     });
     let list = problems.iter().map(|(subject, what)| json!({"subject": subject, "what": what}));
     let value = json!({
-        "problems": list.collect::<Vec<_>>(),
+        "problems": list.collect::<Vec<_>>(), "differences": differences,
         "checked": counts, "revisions": seen.revisions, "settled": settled,
     });
     ctx.out.show(&value, || {
-        let mut table = Table::new(&["SUBJECT", "PROBLEM"], "no inconsistency found");
+        let columns = ["CODE", "SUBJECT", "PROBLEM", "WHAT TO DO"];
+        let mut table = Table::new(&columns, "no inconsistency found");
         for (subject, what) in &problems {
-            table.toned(Tone::Bad, vec![subject.clone(), what.clone()]);
+            let (code, mend) = ("Inconsistent".into(), "romana audit verify".into());
+            table.toned(Tone::Bad, vec![code, subject.clone(), what.clone(), mend]);
+        }
+        for found in &differences {
+            let Difference { code, subject, why, mend, .. } = found.clone();
+            table.toned(tone(found), vec![code, subject, why, mend]);
         }
         table.note(format!("checked {}", text(&counts)));
         if !problems.is_empty() && !settled {
@@ -75,7 +101,8 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
         }
         table
     })?;
-    if problems.is_empty() { Ok(()) } else { Err(Failure::Found) }
+    let wrong = differences.iter().any(|found| found.severity == Severity::Error);
+    if problems.is_empty() && !wrong { Ok(()) } else { Err(Failure::Found) }
 }
 
 /// Everything that is compared.

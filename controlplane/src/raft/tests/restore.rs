@@ -11,6 +11,8 @@ use super::*;
 use crate::backup::file::{self, FileError};
 use crate::backup::take::{Take, origin};
 use crate::raft::IdentityError;
+use crate::tasks;
+use tokio_util::sync::CancellationToken;
 
 const TOPOLOGY: &str = r#"{"networks": [{"name": "net", "cidr": "10.0.0.0/16"}],
     "topologies": [{"networks": ["net"], "map": [{"groups": []}]}]}"#;
@@ -70,6 +72,34 @@ async fn restored(path: &Path, size: u64) -> (Cluster, Vec<Restoration>) {
 
 fn addresses(state: &State) -> Vec<(String, std::net::IpAddr)> {
     state.ipam().addresses_after(None).map(|live| (live.name.to_string(), live.ip)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wait_for_reports_ends_when_it_is_set_to() {
+    let old = Cluster::started(1).await;
+    populate(old.on(1), 1).await;
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("backup");
+    backup(old.on(1), &path, true);
+    old.end().await;
+    let (new, _) = restored(&path, 1).await;
+    let replica = new.on(1);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), stop.clone()));
+    eventually("version 3", || (replica.state().version() >= 3).then_some(())).await;
+    let fresh = say(replica, allocate("fresh", None)).await.unwrap().result;
+    assert!(matches!(fresh, Err(Refusal::AllocationHeld { .. })), "without a limit it waits");
+    let change = r#"{"ChangeAgentSettings": {"restore_hold_max_ms": 1}}"#;
+    done(replica, serde_json::from_str(change).unwrap()).await;
+    eventually("the end of the wait", || replica.state().held().is_none().then_some(())).await;
+    done(replica, allocate("fresh", None)).await;
+    let (last, _) = replica.history().last();
+    let records = replica.history().read(1, usize::try_from(last).unwrap(), 1 << 20).unwrap();
+    let ended = records.iter().find(|record| matches!(record.event, Event::AllocationResumed(_)));
+    assert_eq!(ended.unwrap().actor.as_str(), "task:hold");
+    stop.cancel();
+    running.await.unwrap();
+    new.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,12 +35,20 @@ pub(super) fn document(state: &State) -> Result<Value, Failure> {
     let value = |value: serde_json::Result<Value>| {
         value.map_err(|error| Failure::io("JSON", io::Error::other(error)))
     };
+    let mut settings = json!(state.settings());
+    if let (Some(all), Value::Object(agents)) =
+        (settings.as_object_mut(), json!(state.agent_settings()))
+    {
+        all.extend(agents);
+    }
+    let conflicts = state.conflicts().map(|(host, list)| (host.to_string(), json!(list)));
+    let conflicts = Value::Object(conflicts.collect());
     let mut topology = value(serde_json::to_value(state.topology_document()))?;
     prune(&mut topology);
     Ok(json!({
         "revision": state.revision(), "digest": state.digest(), "at": state.at().0,
         "topology": topology,
-        "settings": state.settings(), "version": state.version(),
+        "settings": settings, "conflicts": conflicts, "version": state.version(),
         "retention": state.retention(), "signed": state.signed(), "held": held,
         "members": state.members().collect::<Vec<_>>(),
         "blackouts": ipam.blackouts().map(|cidr| json!({"cidr": cidr})).collect::<Vec<_>>(),

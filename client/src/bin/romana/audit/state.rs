@@ -13,14 +13,18 @@ use crate::table::{Table, cell};
 /// The whole state as it was.
 #[derive(Debug, Args)]
 pub(crate) struct State {
-    /// At this revision or time, such as 12345, 2026-11-23T10:00:00Z or -2h
+    /// At this revision or time, such as 12345, 2026-11-23T10:00:00Z or -2h [default: now]
     #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
     at: Option<Moment>,
 }
 
 impl State {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
-        let query = Query::new("/v1/audit/state").with("at", self.at.map(Moment::text));
+        let at = match self.at.map(Moment::text) {
+            Some(at) => at,
+            None => ctx.client.cluster().await?.revision.to_string(),
+        };
+        let query = Query::new("/v1/audit/state").with("at", Some(at));
         let state: Value = ctx.patient(super::PATIENCE)?.get(query.build()).await?;
         ctx.out.show(&state, || table(&state))
     }

@@ -1,0 +1,83 @@
+//! Calls of agents, and what operators ask about them.
+
+use hyper::Method;
+use romana_statemachine::attachment::{ClaimReserve, Finding, Heard, Heartbeat, ReportAttachments};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Command, Topic};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::follow::Snapshot;
+use crate::model::{Done, Page};
+use crate::query::Query;
+
+impl Client {
+    /// The state (or some topics of it) as a host needs it: without addresses of other hosts.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn snapshot_for(
+        &self,
+        topics: &[Topic],
+        host: Option<&HostName>,
+    ) -> Result<Snapshot, Error> {
+        let names: Vec<&str> = topics.iter().map(|topic| topic.as_str()).collect();
+        let names = (!names.is_empty()).then(|| names.join(","));
+        let query = Query::new("/v1/snapshot").with("topics", names);
+        self.get(query.with("host", host).build()).await
+    }
+
+    /// Says that an agent lives.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
+        let Heartbeat { host, version, revision, applied, problems } = heartbeat;
+        let path = Query::new("/v1/hosts").segment(host).segment("heartbeat").build();
+        let body = json!({
+            "version": version, "revision": revision, "applied": applied, "problems": problems,
+        });
+        self.send::<Value>(Method::POST, path, Some(&body), true).await.map(|_| ())
+    }
+
+    /// What each host's agent said last.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn heartbeats(&self) -> Result<Page<Heard>, Error> {
+        self.get("/v1/heartbeats").await
+    }
+
+    /// Says what runs on a host, with addresses where they are known.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn report_attachments(&self, report: ReportAttachments) -> Result<Done, Error> {
+        let ReportAttachments { host, revision, at, running, kept } = report;
+        let path = Query::new("/v1/hosts").segment(host).segment("report").build();
+        let body = json!({ "revision": revision, "at": at, "running": kept, "attached": running });
+        let done: Value = self.send(Method::POST, path, Some(&body), true).await?;
+        Ok(Done {
+            revision: done["revision"].as_u64().unwrap_or(0),
+            changed: done["changed"] == true,
+            allocation: None,
+        })
+    }
+
+    /// Differences between the log and what the hosts say.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn ipam_check(&self) -> Result<Page<Finding>, Error> {
+        self.get("/v1/ipam/check").await
+    }
+
+    /// Gives an address of the reserve the name that it was used under.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn claim_reserve(&self, claim: ClaimReserve) -> Result<Done, Error> {
+        self.submit(&Command::ClaimReserve(claim)).await
+    }
+}

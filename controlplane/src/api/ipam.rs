@@ -1,0 +1,181 @@
+//! `/v1/ipam/check`: differences between the log and what the hosts say.
+
+use std::collections::BTreeMap;
+
+use romana_statemachine::attachment::{AGENT_INFO, Conflict, Finding, Heard, Severity};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Host, Refusal, Revision, State};
+use serde::Serialize;
+
+use super::call::Call;
+use super::reply;
+use super::route::{CONSISTENCY, Route, Verb, handler};
+use crate::error::{Code, Failure};
+
+pub(super) const ROUTES: &[Route] = &[Route::new(
+    Verb::Get,
+    "/v1/ipam/check",
+    "ipam",
+    "Differences between the log and the hosts, each with the reason and what mends it. Reads the \
+     whole state.",
+    &[(200, "Findings")],
+    handler!(check),
+)
+.query(&[CONSISTENCY])];
+
+/// Silence after which what runs on a host is not verified any more.
+const SILENT_MS: u64 = 30_000;
+
+#[derive(Serialize)]
+struct Findings {
+    items: Vec<Finding>,
+    revision: Revision,
+}
+
+async fn check(call: Call) -> reply::Result {
+    let state = call.state().await?;
+    let heard = call.api.replica().heard_by_leader(call.deadline).await;
+    let heard = heard.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
+    let revision = state.revision();
+    let items = tokio::task::spawn_blocking(move || findings(&state, &heard)).await;
+    let items = items.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+    reply::ok(revision, &Findings { items, revision })
+}
+
+/// What is wrong, the worst first.
+fn findings(state: &State, heard: &[Heard]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = inconsistent(state).collect();
+    findings.extend(
+        state.conflicts().flat_map(|(host, list)| list.iter().map(|one| conflict(host, one))),
+    );
+    findings.extend(unverified(state, heard));
+    findings.extend(held(state));
+    findings.sort();
+    findings
+}
+
+fn inconsistent(state: &State) -> impl Iterator<Item = Finding> {
+    state.validate().err().into_iter().flatten().map(|why| Finding {
+        severity: Severity::Error,
+        code: "Inconsistent".into(),
+        subject: "the state".into(),
+        why,
+        mend: "romana audit verify; then send its output and a backup to the developers".into(),
+    })
+}
+
+fn conflict(host: &HostName, conflict: &Conflict) -> Finding {
+    let Conflict { name, ip, why } = conflict;
+    let mend = match why {
+        Refusal::AddressBlackedOut { cidr, .. } => format!("romana blackout remove {cidr}"),
+        Refusal::VipAddressInUse { by, .. } => format!("give {by} another address"),
+        _ => format!("restart {name} on {host}: it gets another address"),
+    };
+    Finding {
+        severity: Severity::Error,
+        code: why.code().into(),
+        subject: format!("address {ip}"),
+        why: format!("host {host} uses it for {name}, and the log cannot give it: {why}"),
+        mend,
+    }
+}
+
+/// Hosts with addresses about which nobody says whether they are in use.
+fn unverified<'a>(state: &'a State, heard: &'a [Heard]) -> impl Iterator<Item = Finding> + 'a {
+    let heard: BTreeMap<&HostName, &Heard> =
+        heard.iter().map(|heard| (&heard.heartbeat.host, heard)).collect();
+    state.hosts().filter_map(move |host| {
+        let why = match heard.get(&host.name) {
+            Some(heard) if heard.silent_ms < SILENT_MS => return None,
+            Some(heard) => format!("its agent is silent for {} s", heard.silent_ms / 1000),
+            None if host.info.contains_key(AGENT_INFO) => {
+                "its agent has not been heard by the present leader".into()
+            }
+            None => "it has no agent".into(),
+        };
+        let addresses = state.ipam().host_addresses(&host.name).count();
+        (addresses > 0).then(|| unverified_host(host, addresses, &why))
+    })
+}
+
+fn unverified_host(host: &Host, addresses: usize, why: &str) -> Finding {
+    let name = &host.name;
+    Finding {
+        severity: Severity::Warning,
+        code: "AddressesUnverified".into(),
+        subject: format!("host {name}"),
+        why: format!("{why}: whether its {addresses} addresses are in use is not known"),
+        mend: format!(
+            "start romana-agent there; if it is gone for ever: romana host remove {name} --force"
+        ),
+    }
+}
+
+fn held(state: &State) -> Option<Finding> {
+    let held = state.held()?;
+    let hosts: Vec<&str> = held.waiting.iter().take(5).map(HostName::as_str).collect();
+    let why = format!(
+        "restored at revision {}, and {} hosts have not reported since, such as {}",
+        held.since,
+        held.waiting.len(),
+        hosts.join(", ")
+    );
+    Some(Finding {
+        severity: Severity::Error,
+        code: "AllocationHeld".into(),
+        subject: "allocation".into(),
+        why,
+        mend: "start the agents there; or go on without them: romana cluster resume".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_statemachine::attachment::Heartbeat;
+    use romana_statemachine::{Entry, Millis, Position, Proposal};
+
+    use super::*;
+
+    fn state(lines: &[&str]) -> State {
+        let mut state = State::new();
+        let command = |line: &&str| serde_json::from_str(line).unwrap();
+        let proposal = |line| Proposal { actor: "op".into(), command: command(line) };
+        let entry = Entry { at: Millis(0), proposals: lines.iter().map(proposal).collect() };
+        let (outcomes, _) = state.apply(Position { term: 1, index: 1 }, &entry);
+        outcomes.into_iter().for_each(|outcome| _ = outcome.result.unwrap());
+        state
+    }
+
+    fn heard(host: &str, silent_ms: u64) -> Heard {
+        let (host, version) = (host.into(), String::new());
+        let heartbeat =
+            Heartbeat { host, version, revision: 1, applied: None, problems: Vec::new() };
+        Heard { heartbeat, silent_ms }
+    }
+
+    #[test]
+    fn differences_are_found_and_told_with_a_remedy() {
+        let state = state(&[
+            r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/30", "block_mask": 31}], "topologies": [{"networks": ["n"], "map": [{}]}]}}"#,
+            r#"{"RaiseVersion": {"version": 2}}"#,
+            r#"{"RaiseVersion": {"version": 3}}"#,
+            r#"{"AddHost": {"name": "h1", "ip": "192.168.0.1", "info": {"agent": "1"}}}"#,
+            r#"{"AddHost": {"name": "h2", "ip": "192.168.0.2"}}"#,
+            r#"{"AllocateAddress": {"name": "a", "host": "h1", "tenant": "t", "segment": "s"}}"#,
+            r#"{"AllocateAddress": {"name": "b", "host": "h2", "tenant": "t", "segment": "s"}}"#,
+            r#"{"AllocateAddress": {"name": "c", "host": "h1", "tenant": "t", "segment": "s"}}"#,
+            r#"{"AllocateAddress": {"name": "d", "host": "h2", "tenant": "t", "segment": "s"}}"#,
+            r#"{"ReportAttachments": {"host": "h1", "revision": 9, "at": 0, "running": [{"name": "b", "ip": "10.0.0.2", "tenant": "t", "segment": "s"}], "kept": ["a", "c"]}}"#,
+        ]);
+        let said = |heard: &[Heard]| -> Vec<String> {
+            let found = findings(&state, heard);
+            found.iter().map(|one| format!("{} {}", one.code, one.subject)).collect()
+        };
+        let conflict = "AddressNameInUse address 10.0.0.2";
+        let (h1, h2) = ("AddressesUnverified host h1", "AddressesUnverified host h2");
+        assert_eq!(said(&[]), [conflict, h1, h2]);
+        assert_eq!(said(&[heard("h1", 0), heard("h2", SILENT_MS)]), [conflict, h2]);
+        assert_eq!(said(&[heard("h1", 0), heard("h2", 0)]), [conflict]);
+        assert!(findings(&state, &[]).iter().all(|one| !one.mend.is_empty()));
+    }
+}

@@ -1,0 +1,64 @@
+//! Ends the wait for reports after a restore, when it has been as long as is set.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use romana_statemachine::attachment::EndHold;
+use romana_statemachine::{Actor, Command, Proposal, Revision, Term};
+use tokio::time::Instant;
+
+use super::{Task, Turn};
+use crate::raft::ProposeError;
+
+/// How often it looks.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// The task that ends the wait. A new leader waits the whole time again: waiting is the safe side.
+#[derive(Debug, Default)]
+pub struct Hold {
+    /// Which hold in which term, and since when.
+    begun: Mutex<Option<((Term, Revision), Instant)>>,
+}
+
+impl Task for Hold {
+    fn name(&self) -> &'static str {
+        "hold"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    fn follows_state(&self) -> bool {
+        false
+    }
+
+    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+        Box::pin(async move {
+            let (held, longest, version) = turn.replica.with_state(|state| {
+                let longest = state.agent_settings().restore_hold_max_ms;
+                (
+                    state.held().map(|held| (held.since, held.waiting.len())),
+                    longest,
+                    state.version(),
+                )
+            });
+            let Some((since, waiting)) = held else { return Ok(()) };
+            let begun = {
+                let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+                let which = (turn.term, since);
+                let known = begun.filter(|(known, _)| *known == which);
+                begun.insert(known.unwrap_or_else(|| (which, Instant::now()))).1
+            };
+            if version < 3 || longest == 0 || begun.elapsed() < Duration::from_millis(longest) {
+                return Ok(());
+            }
+            let command = Command::EndHold(EndHold { term: turn.term });
+            let proposal = Proposal { actor: Actor::from("task:hold"), command };
+            turn.replica.propose(vec![proposal], turn.deadline()).await?;
+            tracing::warn!(waiting, longest, "allocation goes on without the reports of all hosts");
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! Deciding what becomes of an address that a host uses: see [`crate::attachment`].
+
+use alloc::vec::Vec;
+
+use super::allocate;
+use crate::attachment::{AddressAdopted, AddressClaimed, Attached, ReportAttachments};
+use crate::command::AllocateAddress;
+use crate::entry::Revision;
+use crate::event::{AddressAllocated, Event};
+use crate::ipam::{Ipam, block_mut};
+use crate::prefix;
+use crate::refusal::Refusal;
+use crate::state::{Now, State};
+
+use super::live::Address;
+use super::names::Place;
+
+/// The address that is used becomes the user's, if that can be; nothing if it is his.
+pub(crate) fn decide_adopt(
+    state: &State,
+    report: &ReportAttachments,
+    attached: &Attached,
+    now: Now,
+) -> Result<Vec<Event>, Refusal> {
+    let Attached { name, ip, tenant, segment } = attached.clone();
+    let host = report.host.clone();
+    let ask = AllocateAddress { name, host, tenant, segment, network: None, ip: Some(ip) };
+    let mut events = allocate::decide_exactly(state, &ask, now, report.at)?;
+    for event in &mut events {
+        if let Event::AddressAllocated(allocated) = event {
+            let AddressAllocated { name, ip, block, host, tenant, segment } = allocated.clone();
+            let reported = report.revision;
+            let adopted = AddressAdopted { name, ip, block, host, tenant, segment, reported };
+            *event = Event::AddressAdopted(adopted);
+        }
+    }
+    Ok(events)
+}
+
+impl Ipam {
+    /// As an allocation, but the address may be cooling down.
+    pub(crate) fn evolve_adopted(&mut self, adopted: &AddressAdopted, revision: Revision) {
+        if let Some(at) = self.cooling.remove(&adopted.ip) {
+            self.cooling_queue.remove(&(at, adopted.ip));
+            self.set_free(adopted.ip);
+        }
+        let AddressAdopted { name, ip, block, host, tenant, segment, .. } = adopted.clone();
+        let allocated = AddressAllocated { name, ip, block, host, tenant, segment };
+        self.evolve_allocated(&allocated, revision);
+    }
+
+    /// The address has another name.
+    pub(crate) fn evolve_claimed(&mut self, claimed: &AddressClaimed, revision: Revision) {
+        let Some(block) = block_mut(&mut self.blocks, claimed.block) else { return };
+        let place = Place { ip: claimed.ip, block_len: claimed.block.prefix_len() };
+        self.names.remove(&claimed.reserve, claimed.ip);
+        self.names.insert(&claimed.name, place);
+        let offset = prefix::offset(claimed.block, claimed.ip);
+        block.addresses.insert(offset, Address { name: claimed.name.clone(), revision });
+    }
+}

@@ -1,0 +1,68 @@
+//! Topics of events.
+
+use serde::{Deserialize, Serialize};
+
+/// The unit of subscription to the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    /// Topology, blackouts, settings, version.
+    Topology,
+    /// Hosts and their states.
+    Hosts,
+    /// Blocks.
+    Blocks,
+    /// Addresses.
+    Addresses,
+    /// Tenants and segments.
+    Tenants,
+    /// Policies.
+    Policies,
+    /// Endpoints.
+    Endpoints,
+    /// Virtual IPs.
+    Vips,
+    /// VPC routers.
+    Routers,
+    /// Members, retention, restores.
+    Cluster,
+}
+
+impl Topic {
+    /// All topics.
+    pub const ALL: [Self; 10] = [
+        Self::Topology,
+        Self::Hosts,
+        Self::Blocks,
+        Self::Addresses,
+        Self::Tenants,
+        Self::Policies,
+        Self::Endpoints,
+        Self::Vips,
+        Self::Routers,
+        Self::Cluster,
+    ];
+
+    /// Its name, as in `?topics=`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Topology => "topology",
+            Self::Hosts => "hosts",
+            Self::Blocks => "blocks",
+            Self::Addresses => "addresses",
+            Self::Tenants => "tenants",
+            Self::Policies => "policies",
+            Self::Endpoints => "endpoints",
+            Self::Vips => "vips",
+            Self::Routers => "routers",
+            Self::Cluster => "cluster",
+        }
+    }
+
+    /// The topic of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.as_str() == name)
+    }
+}

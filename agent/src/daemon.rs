@@ -11,6 +11,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use romana_client::{Client, ClientConfig};
 use tokio::net::TcpListener;
@@ -23,7 +24,9 @@ use crate::copy::CopyError;
 use crate::follow::Following;
 use crate::kernel::{KernelError, facts};
 use crate::router::Router;
-use crate::{http, nat, register, sysctl};
+use crate::{http, nat, pulse, register, sysctl};
+
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +81,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         actor: format!("agent:{}", config.host),
         ..ClientConfig::new(config.servers.clone())
     })?;
+    // A heartbeat that takes longer than this says nothing any more.
+    let beating = Client::new(ClientConfig {
+        actor: format!("agent:{}", config.host),
+        timeout: HEARTBEAT_TIMEOUT,
+        ..ClientConfig::new(config.servers.clone())
+    })?;
     let listen_error = |source| DaemonError::Listen { address: config.metrics, source };
     let listener = TcpListener::bind(config.metrics).await.map_err(listen_error)?;
 
@@ -106,6 +115,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         tokio::spawn(router.run(wake, stop.clone())),
         tokio::spawn(nat::keep(config.nat.clone(), seen.clone(), stop.clone())),
         tokio::spawn(register::keep(config.clone(), client, handle, stop.clone())),
+        tokio::spawn(pulse::beat(config.host.clone(), beating, shown.clone(), stop.clone())),
         tokio::spawn(http::serve(listener, shown, seen, stop.clone())),
     ];
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");

@@ -80,7 +80,7 @@ impl Following {
                 () = stop.cancelled() => break,
                 () = until(save) => self.save(),
                 item = follower.next() => match item {
-                    Ok(item) => self.take(item),
+                    Ok(item) => self.take(item, follower.cluster()),
                     Err(error) => {
                         self.complain(&error);
                         let pause = Instant::now() + PAUSE;
@@ -97,16 +97,18 @@ impl Following {
 
     /// Goes on where the copy ends. The digest there is not known, so a filtered feed is all there is.
     fn follower(&self, client: &Client) -> Follower {
-        let after = self.seen.borrow().view.as_ref().map(|view| view.revision);
-        let host = Some(self.host.clone());
-        client.follow(FollowOptions { after, digest: None, topics: TOPICS.to_vec(), host })
+        let view = self.seen.borrow().view.clone();
+        let after = view.as_ref().map(|view| view.revision);
+        let cluster = view.and_then(|view| view.cluster.clone());
+        let (digest, topics, host) = (None, TOPICS.to_vec(), Some(self.host.clone()));
+        client.follow(FollowOptions { after, digest, topics, host, cluster })
     }
 
     fn complain(&self, error: &Error) {
         tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
     }
 
-    fn take(&mut self, item: Item) {
+    fn take(&mut self, item: Item, cluster: Option<&str>) {
         let now = Instant::now();
         let Seen { view: before, caught_up, .. } = self.seen.borrow().clone();
         // A bookmark follows when everything that there was has come.
@@ -131,6 +133,12 @@ impl Following {
                 }
             },
         };
+        let after = after.map(|mut view| {
+            if cluster.is_some() && view.cluster.as_deref() != cluster {
+                Arc::make_mut(&mut view).cluster = cluster.map(str::to_owned);
+            }
+            view
+        });
         self.unsaved = self.unsaved.or(Some(now));
         self.seen.send_replace(Seen { view: after, heard: Some(now), caught_up });
         if first {

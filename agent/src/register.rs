@@ -1,10 +1,12 @@
-//! Adds this host to the cluster, and keeps its addresses there true.
+//! Adds this host to the cluster, if that is asked for, and keeps its addresses there true; in any case
+//! says there that it has an agent.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use romana_client::model::Host;
 use romana_client::{Client, Error};
+use romana_statemachine::attachment::AGENT_INFO;
 use romana_statemachine::command::{HostChange, HostSource, HostSpec, Labels};
 use rtnetlink::Handle;
 use tokio::time::timeout;
@@ -17,17 +19,13 @@ use crate::kernel::facts;
 const PERIOD: Duration = Duration::from_secs(30);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
-/// Key of the agent's version among a host's facts: says that there is an agent.
-const INFO: &str = "agent";
-
 /// Registers the host, if it is to be registered, and looks after it until `stop`.
 pub async fn keep(config: Config, client: Client, handle: Handle, stop: CancellationToken) {
-    let Some(registration) = &config.register else { return };
     let mut said = String::new();
     while !stop.is_cancelled() {
         let tried = tokio::select! {
             () = stop.cancelled() => return,
-            tried = register(&config, registration, &client, &handle) => tried,
+            tried = look(&config, &client, &handle) => tried,
         };
         let pause = match tried {
             Ok(()) => PERIOD,
@@ -41,6 +39,29 @@ pub async fn keep(config: Config, client: Client, handle: Handle, stop: Cancella
         };
         // Nothing is lost when the wait is cut short.
         _ = timeout(pause, stop.cancelled()).await;
+    }
+}
+
+async fn look(config: &Config, client: &Client, handle: &Handle) -> Result<(), String> {
+    match &config.register {
+        Some(registration) => register(config, registration, client, handle).await,
+        None => announce(config, client).await,
+    }
+}
+
+/// What this program says of itself among its host's facts.
+fn own_info() -> Labels {
+    Labels::from([(AGENT_INFO.into(), env!("CARGO_PKG_VERSION").into())])
+}
+
+/// Says that there is an agent, on a host that somebody else has added.
+async fn announce(config: &Config, client: &Client) -> Result<(), String> {
+    let host = client.host(&config.host).await.map_err(|error| error.to_string())?;
+    match change(&host, host.ip, &host.addresses, own_info()) {
+        None => Ok(()),
+        Some(change) => {
+            client.update_host(change).await.map(|_| ()).map_err(|error| error.to_string())
+        }
     }
 }
 
@@ -62,7 +83,7 @@ async fn register(
         Err(Error::Refused(error)) if error.status == 404 => None,
         Err(error) => return Err(error.to_string()),
     };
-    let info = Labels::from([(INFO.into(), env!("CARGO_PKG_VERSION").into())]);
+    let info = own_info();
     let done = match known {
         None => {
             let (name, labels) = (config.host.clone(), registration.labels.clone());

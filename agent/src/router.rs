@@ -72,7 +72,8 @@ impl Router {
                     false
                 }
                 Some(view) => match self.pass(&view, caught_up).await {
-                    Ok(pass) => {
+                    Ok(mut pass) => {
+                        pass.status.problems.extend(view.conflicts.iter().cloned());
                         self.say(pass.status, None);
                         pass.soon
                     }
@@ -110,7 +111,7 @@ impl Router {
             plan(view, &facts::facts(&links, gateways, silent), self.options);
         let actual = self.table.read(&links.pods).await?;
         let changes = if caught_up { diff(&actual, &routes) } else { missing(&actual, &routes) };
-        let failed = self.table.apply(changes).await;
+        let failed = self.table.apply(changes).await?;
         let mut status = Status { revision, routes: routes.len(), ..Status::default() };
         for (_, error) in &failed {
             tracing::warn!(error = error as &dyn std::error::Error, "a route is not as wanted");

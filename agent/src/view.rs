@@ -10,7 +10,7 @@ use romana_statemachine::command::HostState;
 use romana_statemachine::event::HostUpdated;
 use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 use romana_statemachine::topology::TopologySpec;
-use romana_statemachine::{Event, Record, Revision, Topic};
+use romana_statemachine::{Conflict, Event, Millis, Record, Revision, Topic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,12 @@ pub struct View {
     pub host: HostName,
     /// Up to where it is true.
     pub revision: Revision,
+    /// Time of that revision.
+    #[serde(default)]
+    pub at: Millis,
+    /// The cluster that it is of, once that is known.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// All hosts.
     pub hosts: BTreeMap<HostName, Host>,
     /// All blocks.
@@ -40,6 +46,9 @@ pub struct View {
     pub networks: Vec<Network>,
     /// Addresses of this host, by name.
     pub addresses: BTreeMap<AddressName, Address>,
+    /// Addresses in use here that the log cannot give to this host, as text.
+    #[serde(default)]
+    pub conflicts: Vec<String>,
     /// How many addresses to hold in reserve for each owner that lives here.
     pub reserve_per_owner: u32,
 }
@@ -93,10 +102,13 @@ impl View {
         Self {
             host,
             revision: 0,
+            at: Millis(0),
+            cluster: None,
             hosts: BTreeMap::new(),
             blocks: BTreeMap::new(),
             networks: Vec::new(),
             addresses: BTreeMap::new(),
+            conflicts: Vec::new(),
             reserve_per_owner: 0,
         }
     }
@@ -108,6 +120,7 @@ impl View {
     pub fn from_snapshot(host: &HostName, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
         let mut view = Self::new(host.clone());
         view.revision = snapshot.revision;
+        view.at = member(snapshot, "at")?.unwrap_or_default();
         for shown in list::<ShownHost>(snapshot, "hosts")? {
             view.hosts.insert(shown.name.clone(), Host::from(shown));
         }
@@ -124,6 +137,9 @@ impl View {
         if let Some(topology) = member::<Option<TopologySpec>>(snapshot, "topology")?.flatten() {
             view.networks = networks(&topology);
         }
+        let conflicts = member::<BTreeMap<HostName, Vec<Conflict>>>(snapshot, "conflicts")?;
+        let conflicts = conflicts.unwrap_or_default().remove(host).unwrap_or_default();
+        view.conflicts = conflicts.iter().map(shown).collect();
         if let Some(settings) = member::<AgentSettings>(snapshot, "settings")? {
             view.reserve_per_owner = settings.reserve_per_owner;
         }
@@ -134,6 +150,7 @@ impl View {
     /// moves the revision.
     pub fn apply(&mut self, record: &Record) {
         self.revision = self.revision.max(record.revision);
+        self.at = self.at.max(record.at);
         match &record.event {
             Event::TopologySet(event) => self.networks = networks(&event.topology),
             Event::HostAdded(event) => {
@@ -157,6 +174,20 @@ impl View {
                 self.addresses.insert(event.name.clone(), address);
             }
             Event::AddressReleased(event) => _ = self.addresses.remove(&event.name),
+            Event::AddressAdopted(event) if event.host == self.host => {
+                let (ip, tenant) = (event.ip, event.tenant.clone());
+                let address = Address { ip, tenant, segment: event.segment.clone() };
+                self.addresses.insert(event.name.clone(), address);
+            }
+            Event::AddressClaimed(event) if event.host == self.host => {
+                if let Some(address) = self.addresses.remove(&event.reserve) {
+                    self.addresses.insert(event.name.clone(), address);
+                }
+            }
+            Event::ConflictsReported(event) if event.host == self.host => {
+                self.conflicts = event.conflicts.iter().map(shown).collect();
+            }
+            Event::AgentSettingsChanged(event) => self.reserve_per_owner = event.reserve_per_owner,
             _ => {}
         }
     }
@@ -226,6 +257,11 @@ struct ShownAddress {
 struct AgentSettings {
     #[serde(default)]
     reserve_per_owner: u32,
+}
+
+fn shown(conflict: &Conflict) -> String {
+    let Conflict { name, ip, why } = conflict;
+    format!("{ip} is used for {name}, and the log cannot give it: {why}")
 }
 
 /// Networks of a document; a CIDR that does not parse was refused by the cluster.

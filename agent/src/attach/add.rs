@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use romana_statemachine::command::AllocateAddress;
 use romana_statemachine::name::{AddressName, NetworkName, SegmentId, TenantId};
+use tokio::time::timeout;
 
-use super::{Attacher, Entry, Held, Stage, code, failed, names};
+use super::{Attacher, Entry, Held, Lent, Stage, code, failed, names};
 use crate::kernel::links::{self, Netns, Pair};
 use crate::ours::host_link;
 use crate::view::View;
@@ -17,6 +19,12 @@ use crate::wire::{Add, Added, Failed, Key};
 const MTU: u32 = 1500;
 /// Bounds of an MTU: what IPv4 needs, and the largest packet.
 const MTU_BOUNDS: std::ops::RangeInclusive<u32> = 68..=65_535;
+
+/// How long the log is asked before the reserve is touched: usually, and when it has been silent.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE_CUT_OFF: Duration = Duration::from_millis(300);
+/// A log that says nothing for so long (a bookmark comes every 5 s) is out of reach.
+const SILENT: Duration = Duration::from_secs(7);
 
 /// An address to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +85,15 @@ impl Attacher {
         let wants = wants(add, &view)?;
         let netns = add.netns.as_deref().map(Netns::open).transpose()?;
         self.check_new(add).await?;
-        let held = |want: &Want| Held { name: want.name.clone(), ip: None };
+        let held = |want: &Want| Held::new(want.name.clone());
+        let owner = (TenantId::from(add.tenant.as_str()), SegmentId::from(add.segment.as_str()));
         let mut entry = Entry {
             key: add.key.clone(),
             network: add.network.clone(),
             netns: add.netns.clone(),
             addresses: wants.iter().map(held).collect(),
+            owner: Some(owner),
+            labels: add.labels.clone(),
             stage: Stage::Intended,
         };
         self.put(entry.clone()).await?;
@@ -109,11 +120,27 @@ impl Attacher {
         entry: &mut Entry,
     ) -> Result<Added, Failed> {
         let asked = wants.iter().map(|want| self.allocate(add, want));
-        let ips = futures_util::future::try_join_all(asked).await?;
-        crash_point("allocated");
-        for (held, ip) in entry.addresses.iter_mut().zip(&ips) {
-            held.ip = Some(*ip);
+        let given = futures_util::future::join_all(asked).await;
+        let mut failed = None;
+        for (held, given) in entry.addresses.iter_mut().zip(given) {
+            match given {
+                Ok((ip, lent)) => (held.ip, held.lent) = (Some(ip), lent),
+                Err(why) => failed = Some(why),
+            }
         }
+        let late = entry.addresses.iter().any(|held| held.lent.is_some());
+        if late {
+            // It is in no other file any more.
+            self.put(entry.clone()).await?;
+        }
+        crash_point("allocated");
+        if let Some(why) = failed {
+            return Err(why);
+        }
+        if !late {
+            self.set_endpoints(entry).await?;
+        }
+        let ips: Vec<IpAddr> = entry.addresses.iter().filter_map(|held| held.ip).collect();
         let addresses = ips.iter().map(|ip| IpNet::from(*ip)).collect();
         let mut added = Added { host_link: None, link: None, addresses, routes: Vec::new() };
         if let Some(netns) = netns {
@@ -160,7 +187,24 @@ impl Attacher {
         Ok(links::delete(&self.handle, &link).await?)
     }
 
-    async fn allocate(&self, add: &Add, want: &Want) -> Result<IpAddr, Failed> {
+    /// An address from the log; if that cannot be asked, one of the reserve.
+    async fn allocate(&self, add: &Add, want: &Want) -> Result<(IpAddr, Option<Lent>), Failed> {
+        let v4 = want.ip.map_or_else(|| names::is_v4(&want.name), |ip| ip.is_ipv4());
+        let owner =
+            (TenantId::from(add.tenant.as_str()), SegmentId::from(add.segment.as_str()), v4);
+        if want.ip.is_some() || !self.reserve.has(&owner) {
+            return self.ask(add, want).await.map(|ip| (ip, None));
+        }
+        let silent = self.seen.borrow().heard.is_none_or(|heard| heard.elapsed() > SILENT);
+        let patience = if silent { PATIENCE_CUT_OFF } else { PATIENCE };
+        let late = || failed(code::AGAIN, format!("no answer within {patience:?}"), "");
+        match timeout(patience, self.ask(add, want)).await.unwrap_or_else(|_| Err(late())) {
+            Ok(ip) => Ok((ip, None)),
+            Err(why) => self.borrow(&owner, why).map(|(lent, ip)| (ip, Some(lent))),
+        }
+    }
+
+    async fn ask(&self, add: &Add, want: &Want) -> Result<IpAddr, Failed> {
         let ask = |network: Option<&NetworkName>| AllocateAddress {
             name: want.name.clone(),
             host: self.config.host.clone(),

@@ -13,11 +13,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use romana_statemachine::Digest;
-use romana_statemachine::name::AddressName;
+use romana_statemachine::name::{AddressName, SegmentId, TenantId};
+use romana_statemachine::{Digest, Labels};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
+use super::Lent;
 use crate::copy::{self, CopyError};
 use crate::ours::host_link;
 use crate::wire::Key;
@@ -44,6 +45,9 @@ pub struct Held {
     pub name: AddressName,
     /// The address, once it is known.
     pub ip: Option<IpAddr>,
+    /// The log does not know yet that the address has this name: it is from the reserve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lent: Option<Lent>,
 }
 
 /// An attachment.
@@ -57,6 +61,12 @@ pub struct Entry {
     pub netns: Option<String>,
     /// Its addresses.
     pub addresses: Vec<Held>,
+    /// Whose it is; `None`: written by an earlier release.
+    #[serde(default)]
+    pub owner: Option<(TenantId, SegmentId)>,
+    /// Labels of its endpoint.
+    #[serde(default)]
+    pub labels: Labels,
     /// How far it is.
     pub stage: Stage,
 }
@@ -170,7 +180,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
         let (stage, network) = (Stage::Ready, "net".to_owned());
-        let entry = Entry { key: key(one), network, netns: None, addresses: vec![], stage };
+        let entry = Entry {
+            key: key(one),
+            network,
+            netns: None,
+            addresses: vec![],
+            owner: None,
+            labels: Labels::new(),
+            stage,
+        };
         ledger.put(entry).unwrap();
         assert!(ledger.has_link_of(&key(two)));
         assert!(!ledger.has_link_of(&key(one)) && !ledger.has_link_of(&key(two + 1)));
@@ -184,7 +202,9 @@ mod tests {
             key: key(n),
             network: "net".into(),
             netns: None,
-            addresses: vec![Held { name: "a".into(), ip: None }],
+            addresses: vec![Held::new("a".into())],
+            owner: None,
+            labels: Labels::new(),
             stage: Stage::Intended,
         };
         let ledger = Ledger::open(dir.path()).unwrap();

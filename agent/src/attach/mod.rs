@@ -7,7 +7,8 @@
 //! An ADD that fails half way is a DEL from there on. A DEL needs neither the container's namespace nor
 //! the control plane.
 //!
-//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `server`; `report` says what is attached.
+//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `server`; `report` says what is attached;
+//! `reserve` is for hosts that are cut off.
 
 mod add;
 mod check;
@@ -15,6 +16,7 @@ mod ledger;
 mod names;
 mod remove;
 mod report;
+mod reserve;
 mod server;
 
 use std::collections::BTreeMap;
@@ -28,12 +30,14 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 pub use ledger::{Entry, Held, Ledger, Stage};
 pub use names::{is_of, is_ours, name};
+pub use reserve::Lent;
 pub use server::{ServeError, serve};
 
 use crate::follow::Seen;
 use crate::kernel::KernelError;
 use crate::kernel::links::NetnsError;
 use crate::wire::{Failed, Key};
+use reserve::Reserve;
 
 /// How attaching is done.
 #[derive(Clone, Debug)]
@@ -54,6 +58,7 @@ pub struct AttachConfig {
 struct Attacher {
     config: AttachConfig,
     ledger: Ledger,
+    reserve: Reserve,
     client: Client,
     seen: watch::Receiver<Seen>,
     handle: Handle,

@@ -26,6 +26,11 @@ pub fn name(tenant: &str, pod: &str, key: &Key, v4: bool) -> AddressName {
     AddressName::from(format!("{prefix}{head}{tail}"))
 }
 
+/// Whether a name is of an IPv4 address.
+pub(super) fn is_v4(name: &AddressName) -> bool {
+    name.as_str().starts_with(PREFIXES[0])
+}
+
 /// Whether a name is of an attachment.
 #[must_use]
 pub fn is_of(name: &AddressName, key: &Key) -> bool {

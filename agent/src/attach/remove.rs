@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_statemachine::Labels;
+use romana_statemachine::command::EndpointRef;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -37,10 +39,12 @@ impl Attacher {
     fn lost(&self, key: &Key, network: &str) -> Option<Entry> {
         let view = self.seen.borrow().view.clone()?;
         let of = view.addresses.iter().filter(|(name, _)| names::is_of(name, key));
-        let addresses: Vec<Held> =
-            of.map(|(name, address)| Held { name: name.clone(), ip: Some(address.ip) }).collect();
+        let addresses: Vec<Held> = of
+            .map(|(name, address)| Held { ip: Some(address.ip), ..Held::new(name.clone()) })
+            .collect();
         let (key, network) = (key.clone(), network.to_owned());
-        let entry = Entry { key, network, netns: None, addresses, stage: Stage::Removing };
+        let (owner, labels, stage) = (None, Labels::new(), Stage::Removing);
+        let entry = Entry { key, network, netns: None, addresses, owner, labels, stage };
         (!entry.addresses.is_empty()).then_some(entry)
     }
 
@@ -182,6 +186,13 @@ impl Attacher {
             return Ok(());
         };
         self.delete_link(key).await?;
+        // The audit tells of what was lent, also when it is not in use any more.
+        let entry = self.claim(entry).await?;
+        if !entry.labels.is_empty() {
+            for ip in entry.addresses.iter().filter_map(|held| held.ip) {
+                self.client.remove_endpoint(EndpointRef { ip }).await?;
+            }
+        }
         for held in &entry.addresses {
             self.client.release(held.name.clone()).await?;
         }

@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use romana_statemachine::command::HostReport;
+use romana_statemachine::attachment::{Attached, ReportAttachments};
 use romana_statemachine::name::AddressName;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::reserve::UNWANTED;
 use super::{Attacher, Stage, names};
+use crate::follow::Seen;
 use crate::kernel::{KernelError, links};
+use crate::view::View;
 
 /// A report at least so often.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -24,7 +27,7 @@ impl Attacher {
     pub(super) async fn report_all(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let pause = match self.report().await {
-                Ok(()) => PERIOD,
+                Ok(pause) => pause,
                 Err(why) => {
                     tracing::debug!(why, "not reported");
                     RETRY
@@ -34,6 +37,7 @@ impl Attacher {
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = async { self.changed.notified().await; sleep(GATHER).await } => {}
+                    () = async { self.contradicted().await; sleep(GATHER).await } => {}
                 }
             };
             // Both outcomes mean: report.
@@ -41,30 +45,68 @@ impl Attacher {
         }
     }
 
-    async fn report(&self) -> Result<(), String> {
-        // Before looking: what is allocated afterwards is younger than the report, and left alone.
-        let revision = {
-            let seen = self.seen.borrow();
-            match &seen.view {
-                Some(view) if seen.caught_up && view.hosts.contains_key(&view.host) => {
-                    view.revision
-                }
-                _ => return Err("nothing new is known of the cluster".into()),
+    /// Returns when the log has given up what is attached here, or when the settings of the reserve change.
+    async fn contradicted(&self) {
+        let mut seen = self.seen.clone();
+        let reserve = |seen: &Seen| seen.view.as_ref().map(|view| view.reserve_per_owner);
+        let before = reserve(&seen.borrow_and_update());
+        while seen.changed().await.is_ok() {
+            let now = seen.borrow_and_update().clone();
+            let Some(view) = now.view.as_ref().filter(|_| now.caught_up) else { continue };
+            let gone = |one: &Attached| !view.addresses.contains_key(&one.name);
+            if reserve(&now) != before || self.attached(view).iter().any(gone) {
+                return;
             }
-        };
-        let running = self.running().await.map_err(|error| error.to_string())?;
-        let (host, running) = (self.config.host.clone(), running.into_iter().collect());
-        let report = HostReport { host, revision, running };
-        let done = self.client.report_host(report).await.map_err(|error| error.to_string())?;
-        if done.changed {
-            tracing::info!(revision, "the log gave up what is not attached here");
         }
-        Ok(())
+        std::future::pending().await
+    }
+
+    /// Reports; until when the next report can wait.
+    async fn report(self: &Arc<Self>) -> Result<Duration, String> {
+        // Before looking: what is allocated afterwards is younger than the report, and left alone.
+        let view = {
+            let seen = self.seen.borrow();
+            let known = |view: &&Arc<View>| seen.caught_up && view.hosts.contains_key(&view.host);
+            let view = seen.view.as_ref().filter(known).cloned();
+            view.ok_or("nothing new is known of the cluster")?
+        };
+        self.settle().await.map_err(|error| error.msg)?;
+        let (revision, at) = (view.revision, view.at);
+        let kept = self.kept(&view).await.map_err(|error| error.to_string())?;
+        let running = self.attached(&view);
+        let (host, kept) = (self.config.host.clone(), kept.into_iter().collect());
+        let report = ReportAttachments { host, revision, at, running, kept };
+        let done = self.client.report_attachments(report).await;
+        if done.map_err(|error| error.to_string())?.changed {
+            tracing::info!(revision, "the log and what is attached here differed");
+        }
+        let settled = self.keep_reserve(&view).await.map_err(|error| error.msg)?;
+        Ok(if settled { PERIOD } else { UNWANTED })
+    }
+
+    /// What is attached for certain, and under which address. Not what is lent: the log has it under its
+    /// name in reserve.
+    fn attached(&self, view: &View) -> Vec<Attached> {
+        let entries = self.ledger.all().into_iter();
+        let ready = entries.filter(|entry| entry.stage == Stage::Ready);
+        let attached = ready.flat_map(|entry| {
+            let owner = entry.owner;
+            let settled = entry.addresses.into_iter().filter(|held| held.lent.is_none());
+            settled.filter_map(move |held| {
+                let logged = || {
+                    let address = view.addresses.get(&held.name)?;
+                    Some((address.tenant.clone(), address.segment.clone()))
+                };
+                let (tenant, segment) = owner.clone().or_else(logged)?;
+                Some(Attached { name: held.name, ip: held.ip?, tenant, segment })
+            })
+        });
+        attached.collect()
     }
 
     /// Names of what is attached or being attached, of what our routes still lead to although the ledger
     /// has lost it, and of what the plugin did not attach: that is not for us to guess away.
-    async fn running(&self) -> Result<BTreeSet<AddressName>, KernelError> {
+    async fn kept(&self, view: &View) -> Result<BTreeSet<AddressName>, KernelError> {
         let entries = self.ledger.all();
         let mut running = BTreeSet::new();
         for entry in entries.iter().filter(|entry| entry.stage != Stage::Removing) {
@@ -74,13 +116,11 @@ impl Attacher {
             entries.iter().flat_map(|entry| &entry.addresses).map(|held| &held.name).collect();
         let routed: BTreeSet<_> =
             links::routed(&self.handle).await?.into_iter().map(|(_, ip)| ip).collect();
-        if let Some(view) = &self.seen.borrow().view {
-            let lost = view.addresses.iter().filter(|(name, address)| {
-                let foreign = !names::is_ours(name.as_str());
-                foreign || routed.contains(&address.ip) && !known.contains(name)
-            });
-            running.extend(lost.map(|(name, _)| name.clone()));
-        }
+        let lost = view.addresses.iter().filter(|(name, address)| {
+            let foreign = !names::is_ours(name.as_str());
+            foreign || routed.contains(&address.ip) && !known.contains(name)
+        });
+        running.extend(lost.map(|(name, _)| name.clone()));
         Ok(running)
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::reserve::Reserve;
 use super::{AttachConfig, Attacher, Ledger, code, failed};
 use crate::copy::CopyError;
 use crate::follow::Seen;
@@ -63,6 +64,7 @@ pub async fn serve(
     let listener = listen(&config.socket).await?;
     let attacher = Arc::new(Attacher {
         ledger: Ledger::open(&config.state_dir)?,
+        reserve: Reserve::open(&config.state_dir)?,
         config,
         client,
         seen,

@@ -65,6 +65,12 @@ pub struct NetConf {
 struct Ipam {
     #[serde(rename = "type", default)]
     kind: String,
+    /// As above, for whoever asks this plugin for addresses only.
+    socket: Option<String>,
+    #[serde(rename = "stateDir")]
+    state_dir: Option<String>,
+    tenant: Option<String>,
+    segment: Option<String>,
 }
 
 /// Capability arguments (CNI conventions).
@@ -132,7 +138,7 @@ impl NetConf {
     /// Code 6: it is none. Code 1: of another version.
     pub fn parse(stdin: &[u8]) -> Result<Self, CniError> {
         let parsed: Result<Self, _> = serde_json::from_slice(stdin);
-        let config = parsed.map_err(|error| {
+        let mut config = parsed.map_err(|error| {
             let why = if error.is_eof() {
                 "unexpected end of JSON input".into()
             } else {
@@ -141,7 +147,19 @@ impl NetConf {
             CniError::new(6, format!("error unmarshall network config: {why}"), "")
         })?;
         Version::parse(&config.cni_version)?;
+        if config.is_ipam() {
+            config.take_ipam();
+        }
         Ok(config)
+    }
+
+    /// What is said in `ipam` counts: the rest is the main plugin's.
+    fn take_ipam(&mut self) {
+        let Some(ipam) = self.ipam.clone() else { return };
+        self.socket = ipam.socket.unwrap_or_else(|| self.socket.clone());
+        self.state_dir = ipam.state_dir.unwrap_or_else(|| self.state_dir.clone());
+        self.tenant = ipam.tenant.or_else(|| self.tenant.take());
+        self.segment = ipam.segment.or_else(|| self.segment.take());
     }
 
     /// The version of the answer.

@@ -137,7 +137,8 @@ fn own_ip(message: &AddressMessage) -> Option<IpAddr> {
     })
 }
 
-/// Which of these addresses do not answer on their link; the kernel is told to ask them (again).
+/// Which of these addresses do not answer on their link; the kernel is told to ask them (again). One that
+/// is being asked, and has never answered or not answered lately, is silent until it does.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -150,17 +151,44 @@ pub async fn silent(
     }
     let all: Vec<NeighbourMessage> =
         dump(handle.neighbours().get().execute(), "neighbours").await?;
-    let failed = all.iter().filter(|entry| entry.header.state == NeighbourState::Failed);
-    let silent = failed.filter_map(neighbour_ip).filter(|ip| asked.contains_key(ip)).collect();
+    let unanswered = |entry: &&NeighbourMessage| {
+        matches!(entry.header.state, NeighbourState::Failed | NeighbourState::Incomplete)
+    };
+    let silent = all
+        .iter()
+        .filter(unanswered)
+        .filter_map(neighbour_ip)
+        .filter(|ip| asked.contains_key(ip))
+        .collect();
+    let states: BTreeMap<IpAddr, NeighbourState> =
+        all.iter().filter_map(|entry| Some((neighbour_ip(entry)?, entry.header.state))).collect();
     for (ip, link) in asked {
+        let Some((state, flags)) = probing(states.get(ip).copied()) else { continue };
         let mut probe = handle.neighbours().add(*link, *ip).replace();
         let header = &mut probe.message_mut().header;
-        (header.state, header.flags) = (NeighbourState::None, NeighbourFlags::Use);
+        (header.state, header.flags) = (state, flags);
         if let Err(error) = probe.execute().await {
             tracing::debug!(%ip, %error, "a neighbour cannot be asked");
         }
     }
     Ok(silent)
+}
+
+/// How to have the kernel ask a neighbour now; one that answered lately would be believed for up to 45 s.
+fn probing(state: Option<NeighbourState>) -> Option<(NeighbourState, NeighbourFlags)> {
+    match state {
+        // It is being asked, or never is.
+        Some(
+            NeighbourState::Probe
+            | NeighbourState::Incomplete
+            | NeighbourState::Permanent
+            | NeighbourState::Noarp,
+        ) => None,
+        Some(NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay) => {
+            Some((NeighbourState::Probe, NeighbourFlags::empty()))
+        }
+        _ => Some((NeighbourState::None, NeighbourFlags::Use)),
+    }
 }
 
 fn neighbour_ip(entry: &NeighbourMessage) -> Option<IpAddr> {

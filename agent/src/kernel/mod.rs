@@ -1,5 +1,6 @@
 //! The kernel's side of it: netlink, one file per kind of thing.
 
+mod batch;
 pub mod facts;
 pub mod links;
 pub mod routes;

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::{StreamExt, stream};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
@@ -13,12 +12,11 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder, RouteNextHopBuilder};
 
+use super::batch::{self, Ask};
 use super::{KernelError, Way, address, dump, network};
 use crate::ours::ROUTE_PROTOCOL;
 use crate::routes::{Change, Hop, Target};
 
-/// Requests that may be on their way to the kernel at once.
-const IN_FLIGHT: usize = 512;
 /// The main table (rt_tables).
 pub const MAIN_TABLE: u32 = 254;
 
@@ -72,35 +70,31 @@ impl RouteTable {
             && table.unwrap_or_else(|| u32::from(route.header.table)) == self.table
     }
 
-    /// Makes changes, in their order as far as sets come before removals. Returns what failed.
-    pub async fn apply(&self, changes: Vec<Change>) -> Vec<(Change, KernelError)> {
-        let (sets, removals): (Vec<_>, Vec<_>) =
-            changes.into_iter().partition(|change| matches!(change, Change::Set(..)));
-        let mut failed = self.apply_all(sets).await;
-        failed.extend(self.apply_all(removals).await);
-        failed
-    }
-
-    async fn apply_all(&self, changes: Vec<Change>) -> Vec<(Change, KernelError)> {
-        let done = stream::iter(changes).map(|change| self.apply_one(change));
-        done.buffer_unordered(IN_FLIGHT).filter_map(std::future::ready).collect().await
-    }
-
-    /// `None`: done.
-    async fn apply_one(&self, change: Change) -> Option<(Change, KernelError)> {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let done = match &change {
-            Change::Set(prefix, target) => {
-                let ask = self.message(*prefix, Some(target));
-                self.handle.route().add(ask).replace().execute().await
-            }
-            Change::Remove(prefix) => {
-                self.handle.route().del(self.message(*prefix, None)).execute().await
-            }
-        };
-        let source = done.err().filter(|error| !is_gone(&change, error))?;
-        let what = format!("{change:?}");
-        Some((change, KernelError::Netlink { what, source }))
+    /// Makes changes, in their order. Returns what failed.
+    ///
+    /// # Errors
+    /// [`KernelError::Socket`]: what was done is not known.
+    pub async fn apply(
+        &self,
+        changes: Vec<Change>,
+    ) -> Result<Vec<(Change, KernelError)>, KernelError> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.writes.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        let asks = changes.iter().map(|change| match change {
+            Change::Set(prefix, target) => Ask::Set(self.message(*prefix, Some(target))),
+            Change::Remove(prefix) => Ask::Remove(self.message(*prefix, None)),
+        });
+        let asks = asks.collect();
+        let done = tokio::task::spawn_blocking(move || batch::apply(asks)).await;
+        let outcomes = done.map_err(std::io::Error::other)??;
+        let failed = changes.into_iter().zip(outcomes).filter_map(|(change, outcome)| {
+            let source = outcome.err().filter(|error| !is_gone(&change, error))?;
+            let what = format!("{change:?}");
+            Some((change, KernelError::Netlink { what, source }))
+        });
+        Ok(failed.collect())
     }
 
     /// `None`: whatever ours leads there.

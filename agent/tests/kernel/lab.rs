@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +11,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use romana_agent::status::Status;
+use romana_client::{Client, ClientConfig};
+use romana_statemachine::command::AllocateAddress;
 use serde_json::Value;
 
 /// How long anything may take to come true.
@@ -52,6 +55,37 @@ impl Lab {
         }
         lab.control("sw");
         lab
+    }
+
+    /// Puts the hosts on one more link, 10.88.0.N.
+    pub(crate) fn second_link(&mut self) {
+        self.link("sw2");
+        for n in 1..=3 {
+            self.plug(&format!("h{n}"), "eth1", "sw2", &[&format!("10.88.0.{n}/24")]);
+        }
+    }
+
+    /// Allocates addresses on two hosts by turns, each of a tenant of its own and so in a block of its own.
+    pub(crate) fn allocate_by_turns(&self, count: usize, hosts: [&str; 2]) {
+        let servers = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0").parse().expect("a URL"));
+        let config = ClientConfig::new(servers.collect());
+        let commands = (0..count).map(|n| AllocateAddress {
+            name: format!("a{n}").into(),
+            host: hosts[n % 2].into(),
+            tenant: format!("t{n}").into(),
+            segment: "s".into(),
+            network: None,
+            ip: None,
+        });
+        let commands: Vec<AllocateAddress> = commands.collect();
+        in_namespace_thread(&self.ns("ctl"), move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let client = Client::new(config).expect("a client");
+                let asked = commands.into_iter().map(|command| client.allocate(command));
+                futures_util::future::try_join_all(asked).await.expect("allocated");
+            });
+        });
     }
 
     /// Two racks with two hosts each, 10.77.0.N and 10.78.0.N, a router `rt` in between, and the control
@@ -126,6 +160,11 @@ impl Lab {
             (text("name"), text("ip").parse().expect("an address"))
         };
         items.map(pair).collect()
+    }
+
+    /// Endpoints in the log.
+    pub(crate) fn endpoints(&self) -> Value {
+        self.romana(&["audit", "state"])["endpoints"].clone()
     }
 
     /// Links of containers on a host.
@@ -258,6 +297,9 @@ impl Lab {
         let mut command = in_namespace(&self.ns("ctl"), &beside("romana"));
         command.args(["-f", "json", "-r", &servers.join(",")]).args(args);
         let output = command.output().expect("it can be run");
+        if !output.status.success() {
+            eprintln!("romana {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -507,6 +549,18 @@ fn in_namespace(ns: &str, program: &Path) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", ns]).arg(program);
     command
+}
+
+/// Runs something on a thread in a namespace.
+fn in_namespace_thread(ns: &str, work: impl FnOnce() + Send + 'static) {
+    let path = format!("/run/netns/{ns}");
+    let thread = std::thread::spawn(move || {
+        let file = fs::File::open(path).expect("the namespace");
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(file.as_fd(), kind).expect("root");
+        work();
+    });
+    thread.join().expect("it ends");
 }
 
 fn spawn(mut command: Command, log: &Path) -> Child {

@@ -6,3 +6,5 @@ mod lab;
 mod nat;
 mod podman;
 mod routes;
+mod truth;
+mod ways;

@@ -1,0 +1,393 @@
+//! Addresses in reserve: committed in advance, so that pods start while no quorum answers.
+//!
+//! ```text
+//!   online:   wanted ─► allocated under `reserve:…` ─► spare (file) ─► not wanted: out of the file ─► released
+//!   cut off:  spare ─► lent to an attachment (out of the file, into the ledger)
+//!   online:   lent ─► claimed: the log gives it the attachment's name, marked as late
+//! ```
+//! The log has given a spare address to this host, and nobody but this host gives it up: so law 1 holds
+//! while it is cut off. What is in neither file is not used, however old the copy of the log is that this
+//! program started from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use romana_client::Error;
+use romana_statemachine::attachment::{ClaimReserve, RESERVE_PREFIX};
+use romana_statemachine::command::{AllocateAddress, Endpoint};
+use romana_statemachine::limits::NAME_BYTES_MAX;
+use romana_statemachine::name::{AddressName, HostName, SegmentId, TenantId};
+use romana_statemachine::{Digest, Millis};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{Attacher, Entry, Held, Stage, code};
+use crate::copy::{self, CopyError};
+use crate::view::View;
+use crate::wire::Failed;
+
+const FILE: &str = "reserve";
+/// What has not been wanted for so long is given back.
+pub(super) const UNWANTED: Duration = Duration::from_secs(10);
+
+/// Whose an address is, and of which family.
+pub(super) type Owner = (TenantId, SegmentId, bool);
+
+/// A spare address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Spare {
+    ip: IpAddr,
+    tenant: TenantId,
+    segment: SegmentId,
+}
+
+impl Spare {
+    fn owner(&self) -> Owner {
+        (self.tenant.clone(), self.segment.clone(), self.ip.is_ipv4())
+    }
+}
+
+/// An address that was lent while the host was cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// Its name in reserve.
+    pub name: AddressName,
+    /// When it was lent, by this host's clock.
+    pub since: Millis,
+}
+
+/// What this host holds in reserve, on disk.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    file: PathBuf,
+    spares: Mutex<BTreeMap<AddressName, Spare>>,
+    unwanted: Mutex<BTreeMap<AddressName, Instant>>,
+}
+
+impl Reserve {
+    /// Reads what is in a state directory. A damaged file is no reserve: the log has the names.
+    pub(super) fn open(state_dir: &Path) -> Result<Self, CopyError> {
+        let file = state_dir.join(FILE);
+        let spares = match copy::load(&file) {
+            Ok(spares) => spares.unwrap_or_default(),
+            Err(error @ CopyError::Damaged { .. }) => {
+                let aside = copy::set_aside(&file);
+                tracing::error!(%error, aside = %aside.display(), "nothing is in reserve");
+                BTreeMap::new()
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { file, spares: Mutex::new(spares), unwanted: Mutex::default() })
+    }
+
+    fn spares(&self) -> MutexGuard<'_, BTreeMap<AddressName, Spare>> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an owner has something in reserve.
+    pub(super) fn has(&self, owner: &Owner) -> bool {
+        self.spares().values().any(|spare| spare.owner() == *owner)
+    }
+
+    /// Takes a spare address of an owner, durably.
+    pub(super) fn lend(&self, owner: &Owner) -> Result<Option<(Lent, IpAddr)>, CopyError> {
+        let mut spares = self.spares();
+        let found = spares.iter().find(|(_, spare)| spare.owner() == *owner);
+        let Some((name, ip)) = found.map(|(name, spare)| (name.clone(), spare.ip)) else {
+            return Ok(None);
+        };
+        self.without(&mut spares, &name)?;
+        Ok(Some((Lent { name, since: now() }, ip)))
+    }
+
+    fn put(&self, name: AddressName, spare: Spare) -> Result<(), CopyError> {
+        let mut spares = self.spares();
+        if spares.get(&name) == Some(&spare) {
+            return Ok(());
+        }
+        let mut next = spares.clone();
+        next.insert(name, spare);
+        copy::save(&self.file, &next)?;
+        *spares = next;
+        Ok(())
+    }
+
+    fn remove(&self, name: &AddressName) -> Result<(), CopyError> {
+        self.without(&mut self.spares(), name)
+    }
+
+    fn without(
+        &self,
+        spares: &mut BTreeMap<AddressName, Spare>,
+        name: &AddressName,
+    ) -> Result<(), CopyError> {
+        let mut next = spares.clone();
+        if next.remove(name).is_some() {
+            copy::save(&self.file, &next)?;
+            *spares = next;
+        }
+        Ok(())
+    }
+}
+
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `reserve:<host>:<tenant>.<segment>:<family>:<slot>`, with a digest where that is too long.
+fn reserve_name(host: &HostName, owner: &Owner, slot: u32) -> AddressName {
+    let (tenant, segment, v4) = owner;
+    let family = if *v4 { 4 } else { 6 };
+    let long = format!("{RESERVE_PREFIX}{host}:{tenant}.{segment}:{family}:{slot}");
+    if long.len() <= NAME_BYTES_MAX {
+        return AddressName::from(long);
+    }
+    let digest = Digest::of(format!("{host}/{tenant}/{segment}").as_bytes()).to_string();
+    AddressName::from(format!("{RESERVE_PREFIX}{digest}:{family}:{slot}"))
+}
+
+/// Names to hold in reserve: so many for each owner that has something attached here.
+fn wanted(host: &HostName, entries: &[Entry], each: u32) -> BTreeMap<AddressName, Owner> {
+    let ready = entries.iter().filter(|entry| entry.stage == Stage::Ready);
+    let owners: BTreeSet<Owner> = ready
+        .flat_map(|entry| {
+            let ips = entry.addresses.iter().filter_map(|held| held.ip);
+            let owner = entry.owner.clone();
+            ips.filter_map(move |ip| owner.clone().map(|(t, s)| (t, s, ip.is_ipv4())))
+        })
+        .collect();
+    let names = owners.into_iter().flat_map(|owner| {
+        (0..each).map(move |slot| (reserve_name(host, &owner, slot), owner.clone()))
+    });
+    names.collect()
+}
+
+/// Names in reserve that attachments use and the log does not know of yet.
+pub(super) fn lent(entries: &[Entry]) -> BTreeSet<AddressName> {
+    let held = entries.iter().flat_map(|entry| &entry.addresses);
+    held.filter_map(|held| held.lent.as_ref().map(|lent| lent.name.clone())).collect()
+}
+
+impl Attacher {
+    /// Brings the reserve to what is wanted. Whether nothing waits to be given back.
+    pub(super) async fn keep_reserve(self: &Arc<Self>, view: &View) -> Result<bool, Failed> {
+        let entries = self.ledger.all();
+        let host = &self.config.host;
+        let wanted = wanted(host, &entries, view.reserve_per_owner);
+        let lent = lent(&entries);
+        for (name, owner) in wanted.iter().filter(|(name, _)| !lent.contains(*name)) {
+            let known = self.reserve.spares().get(name).cloned();
+            let stands = view.addresses.get(name).map(|address| address.ip);
+            if known.is_none() || known.as_ref().map(|spare| spare.ip) != stands {
+                self.reserve_one(name, owner, view).await?;
+            }
+        }
+        self.give_back_unwanted(&wanted, &lent, view).await
+    }
+
+    /// Has an address committed under a name in reserve; which may be so already.
+    async fn reserve_one(
+        self: &Arc<Self>,
+        name: &AddressName,
+        owner: &Owner,
+        view: &View,
+    ) -> Result<(), Failed> {
+        let (tenant, segment, v4) = owner.clone();
+        let networks = view.networks_for(&tenant);
+        let networks = networks.filter(|network| network.cidr.addr().is_ipv4() == v4);
+        let networks: Vec<_> = networks.map(|network| network.name.clone()).collect();
+        for network in networks {
+            let ask = AllocateAddress {
+                name: name.clone(),
+                host: self.config.host.clone(),
+                tenant: tenant.clone(),
+                segment: segment.clone(),
+                network: Some(network),
+                ip: None,
+            };
+            let ip = match self.client.allocate(ask).await {
+                Ok(allocation) => allocation.ip,
+                // The next network may have some; if none has, there is no reserve.
+                Err(Error::Refused(_)) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.reserve.put(name.clone(), Spare { ip, tenant, segment })?;
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Releases spares that have not been wanted for a while. First they leave the file.
+    async fn give_back_unwanted(
+        &self,
+        wanted: &BTreeMap<AddressName, Owner>,
+        lent: &BTreeSet<AddressName>,
+        view: &View,
+    ) -> Result<bool, Failed> {
+        let logged = view.addresses.keys().filter(|name| name.as_str().starts_with(RESERVE_PREFIX));
+        let mut all: BTreeSet<AddressName> = self.reserve.spares().keys().cloned().collect();
+        all.extend(logged.cloned());
+        all.retain(|name| !wanted.contains_key(name) && !lent.contains(name));
+        let due: Vec<AddressName> = {
+            let mut unwanted = self.reserve.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+            unwanted.retain(|name, _| all.contains(name));
+            let now = Instant::now();
+            all.into_iter()
+                .filter(|name| unwanted.entry(name.clone()).or_insert(now).elapsed() >= UNWANTED)
+                .collect()
+        };
+        for name in due {
+            self.reserve.remove(&name)?;
+            // An ADD may have taken it just now.
+            if !self::lent(&self.ledger.all()).contains(&name) {
+                self.client.release(name).await?;
+            }
+        }
+        let waiting = self.reserve.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(waiting.is_empty())
+    }
+
+    /// Tells the log what was lent while this host was cut off, and which endpoints have labels.
+    pub(super) async fn settle(self: &Arc<Self>) -> Result<(), Failed> {
+        let unsettled = |entry: &Entry| {
+            entry.stage == Stage::Ready && entry.addresses.iter().any(|held| held.lent.is_some())
+        };
+        for entry in self.ledger.all().into_iter().filter(unsettled) {
+            let Some(_alone) = self.try_lock(&entry.key) else { continue };
+            let Some(entry) = self.ledger.get(&entry.key).filter(unsettled) else { continue };
+            let entry = self.claim(entry).await?;
+            self.set_endpoints(&entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Claims what an entry was lent; the entry without a debt.
+    pub(super) async fn claim(self: &Arc<Self>, mut entry: Entry) -> Result<Entry, Failed> {
+        let Some((tenant, segment)) = entry.owner.clone() else { return Ok(entry) };
+        for held in &mut entry.addresses {
+            let (Some(lent), Some(ip)) = (held.lent.clone(), held.ip) else { continue };
+            self.free_name(&held.name, ip).await?;
+            let claim = ClaimReserve {
+                reserve: lent.name,
+                name: held.name.clone(),
+                host: self.config.host.clone(),
+                tenant: tenant.clone(),
+                segment: segment.clone(),
+                since: lent.since,
+            };
+            match self.client.claim_reserve(claim).await {
+                Ok(_) => tracing::info!(name = %held.name, %ip, "claimed what was lent"),
+                // Evicted meanwhile: the report says that it is in use, and the log what becomes of it.
+                Err(Error::Refused(error)) => {
+                    tracing::error!(name = %held.name, %ip, %error, "what was lent is not ours any more");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            held.lent = None;
+        }
+        if entry.stage == Stage::Ready {
+            self.put(entry.clone()).await?;
+        }
+        Ok(entry)
+    }
+
+    /// The allocation that was asked for before the reserve was touched may have been made after all:
+    /// it is given back, as the attachment has another address.
+    async fn free_name(&self, name: &AddressName, ip: IpAddr) -> Result<(), Failed> {
+        match self.client.address(name).await {
+            Ok(allocation) if allocation.ip != ip => {
+                self.client.release(name.clone()).await?;
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(Error::Refused(error)) if error.status == 404 => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the log the labels of an attachment, if it has any.
+    pub(super) async fn set_endpoints(&self, entry: &Entry) -> Result<(), Failed> {
+        let Some((tenant, segment)) = entry.owner.clone().filter(|_| !entry.labels.is_empty())
+        else {
+            return Ok(());
+        };
+        for ip in entry.addresses.iter().filter_map(|held| held.ip) {
+            let endpoint = Endpoint {
+                ip,
+                tenant: tenant.clone(),
+                segment: segment.clone(),
+                host: self.config.host.clone(),
+                labels: entry.labels.clone(),
+                ports: Vec::new(),
+            };
+            self.client.set_endpoint(endpoint).await?;
+        }
+        Ok(())
+    }
+
+    /// An address from the reserve, after the log could not be asked.
+    pub(super) fn borrow(&self, owner: &Owner, why: Failed) -> Result<(Lent, IpAddr), Failed> {
+        if why.code != code::AGAIN {
+            return Err(why);
+        }
+        let (lent, ip) = self.reserve.lend(owner)?.ok_or(why)?;
+        tracing::warn!(name = %lent.name, %ip, "cut off: an address of the reserve is used");
+        Ok((lent, ip))
+    }
+}
+
+impl Held {
+    /// An address that is wanted.
+    pub(super) fn new(name: AddressName) -> Self {
+        Self { name, ip: None, lent: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(v4: bool) -> Owner {
+        ("t".into(), "s".into(), v4)
+    }
+
+    fn spare(ip: &str) -> Spare {
+        Spare { ip: ip.parse().unwrap(), tenant: "t".into(), segment: "s".into() }
+    }
+
+    #[test]
+    fn what_is_lent_is_lent_once_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::open(dir.path()).unwrap();
+        reserve.put("reserve:a".into(), spare("10.0.0.1")).unwrap();
+        reserve.put("reserve:b".into(), spare("fd00::1")).unwrap();
+        let reserve = Reserve::open(dir.path()).unwrap();
+        assert!(reserve.has(&owner(true)) && reserve.has(&owner(false)));
+        let (lent, ip) = reserve.lend(&owner(true)).unwrap().unwrap();
+        assert_eq!((lent.name.as_str(), ip.to_string().as_str()), ("reserve:a", "10.0.0.1"));
+        assert!(!reserve.has(&owner(true)));
+        let reserve = Reserve::open(dir.path()).unwrap();
+        assert_eq!(reserve.lend(&owner(true)).unwrap(), None);
+        reserve.remove(&"reserve:b".into()).unwrap();
+        assert_eq!(Reserve::open(dir.path()).unwrap().lend(&owner(false)).unwrap(), None);
+        std::fs::write(dir.path().join(FILE), "nonsense").unwrap();
+        assert!(!Reserve::open(dir.path()).unwrap().has(&owner(false)));
+    }
+
+    #[test]
+    fn names_in_reserve_are_valid_and_differ() {
+        let long = "x".repeat(250);
+        for host in ["h1", &long] {
+            let names: BTreeSet<AddressName> = [(true, 0), (true, 1), (false, 0)]
+                .map(|(v4, slot)| reserve_name(&host.into(), &owner(v4), slot))
+                .into();
+            assert_eq!(names.len(), 3);
+            assert!(names.iter().all(|name| name.check().is_ok()));
+            assert!(names.iter().all(|name| name.as_str().starts_with(RESERVE_PREFIX)));
+        }
+    }
+}

@@ -12,10 +12,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::copy::{self, CopyError};
+use crate::ours::VIEW_FILE;
 use crate::view::{TOPICS, View};
 
-/// The copy, in the state directory.
-const FILE: &str = "view";
 /// The copy is at most so old.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Pause after an error of the feed that says nothing about when to come back.
@@ -50,7 +49,7 @@ impl Following {
     /// # Errors
     /// [`CopyError::Io`].
     pub fn open(host: HostName, state_dir: &Path) -> Result<Self, CopyError> {
-        let file = state_dir.join(FILE);
+        let file = state_dir.join(VIEW_FILE);
         let view = match copy::load::<View>(&file) {
             Ok(view) => view.filter(|view| view.host == host),
             Err(error @ CopyError::Damaged { .. }) => {
@@ -97,7 +96,9 @@ impl Following {
 
     /// Goes on where the copy ends. The digest there is not known, so a filtered feed is all there is.
     fn follower(&self, client: &Client) -> Follower {
-        let view = self.seen.borrow().view.clone();
+        // A copy without rules is of an earlier release: routes go on by it until a snapshot is here.
+        let whole = |view: &Arc<View>| view.rules.is_some();
+        let view = self.seen.borrow().view.clone().filter(whole);
         let after = view.as_ref().map(|view| view.revision);
         let cluster = view.and_then(|view| view.cluster.clone());
         let (digest, topics, host) = (None, TOPICS.to_vec(), Some(self.host.clone()));

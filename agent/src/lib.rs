@@ -35,6 +35,7 @@ pub mod pulse;
 pub mod register;
 pub mod router;
 pub mod routes;
+pub mod rules;
 pub mod status;
 pub mod sysctl;
 pub mod view;

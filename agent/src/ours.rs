@@ -31,6 +31,16 @@ pub const PLUGIN_TYPE: &str = PLUGIN_FILE;
 pub const CONFLIST_FILE: &str = "10-romana.conflist";
 /// Where the agent listens for the plugin.
 pub const SOCKET: &str = "/run/romana/agent.sock";
+/// Begin the names, in the log, of what the plugin attached, by family. What has another name on this host
+/// (a VM, an address that an operator allocated) is not the agent's to judge; what it holds in reserve
+/// begins with [`romana_statemachine::attachment::RESERVE_PREFIX`].
+pub const ADDRESS_PREFIXES: [&str; 2] = ["cni:", "cni6:"];
+/// In the state directory: what is known of the cluster.
+pub const VIEW_FILE: &str = "view";
+/// In the state directory: what is attached, a file for each.
+pub const LEDGER_DIR: &str = "attachments";
+/// In the state directory: addresses in reserve.
+pub const RESERVE_FILE: &str = "reserve";
 /// In the state directory: DELs that the plugin left while no agent answered.
 pub const SPOOL_DIR: &str = "spool";
 /// Where the agent keeps what must outlive it.

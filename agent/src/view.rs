@@ -14,8 +14,19 @@ use romana_statemachine::{Conflict, Event, Millis, Record, Revision, Topic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::rules::Rules;
+
 /// What an agent follows.
-pub const TOPICS: [Topic; 4] = [Topic::Topology, Topic::Hosts, Topic::Blocks, Topic::Addresses];
+pub const TOPICS: [Topic; 8] = [
+    Topic::Topology,
+    Topic::Hosts,
+    Topic::Blocks,
+    Topic::Addresses,
+    Topic::Tenants,
+    Topic::Policies,
+    Topic::Endpoints,
+    Topic::Vips,
+];
 
 /// A snapshot is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +57,9 @@ pub struct View {
     pub networks: Vec<Network>,
     /// Addresses of this host, by name.
     pub addresses: BTreeMap<AddressName, Address>,
+    /// Policies and what they are about; `None`: a copy from before they were followed.
+    #[serde(default)]
+    pub rules: Option<Rules>,
     /// Addresses in use here that the log cannot give to this host, as text.
     #[serde(default)]
     pub conflicts: Vec<String>,
@@ -108,6 +122,7 @@ impl View {
             blocks: BTreeMap::new(),
             networks: Vec::new(),
             addresses: BTreeMap::new(),
+            rules: Some(Rules::default()),
             conflicts: Vec::new(),
             reserve_per_owner: 0,
         }
@@ -137,6 +152,12 @@ impl View {
         if let Some(topology) = member::<Option<TopologySpec>>(snapshot, "topology")?.flatten() {
             view.networks = networks(&topology);
         }
+        view.rules = Some(Rules::new(
+            list(snapshot, "policies")?,
+            list(snapshot, "endpoints")?,
+            list(snapshot, "tenants")?,
+            list(snapshot, "vips")?,
+        ));
         let conflicts = member::<BTreeMap<HostName, Vec<Conflict>>>(snapshot, "conflicts")?;
         let conflicts = conflicts.unwrap_or_default().remove(host).unwrap_or_default();
         view.conflicts = conflicts.iter().map(shown).collect();
@@ -151,6 +172,9 @@ impl View {
     pub fn apply(&mut self, record: &Record) {
         self.revision = self.revision.max(record.revision);
         self.at = self.at.max(record.at);
+        if let Some(rules) = &mut self.rules {
+            rules.apply(record);
+        }
         match &record.event {
             Event::TopologySet(event) => self.networks = networks(&event.topology),
             Event::HostAdded(event) => {

@@ -20,10 +20,9 @@ use std::net::IpAddr;
 
 use super::Lent;
 use crate::copy::{self, CopyError};
-use crate::ours::host_link;
+use crate::ours::{LEDGER_DIR, host_link};
 use crate::wire::Key;
 
-const DIR: &str = "attachments";
 const SUFFIX: &str = "json";
 
 /// How far an attachment is.
@@ -85,7 +84,7 @@ impl Ledger {
     /// # Errors
     /// [`CopyError::Io`].
     pub fn open(state_dir: &Path) -> Result<Self, CopyError> {
-        let dir = state_dir.join(DIR);
+        let dir = state_dir.join(LEDGER_DIR);
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |source| CopyError::Io { action, path, source }

@@ -3,11 +3,8 @@
 use romana_statemachine::limits::NAME_BYTES_MAX;
 use romana_statemachine::name::AddressName;
 
+use crate::ours::ADDRESS_PREFIXES;
 use crate::wire::Key;
-
-/// Begin the names of what the plugin attached, by family. What has another name on this host (a VM, an
-/// address that an operator allocated) is not the agent's to judge.
-const PREFIXES: [&str; 2] = ["cni:", "cni6:"];
 
 /// The end of an attachment's names. Neither part can have a colon, so no other key has the same end.
 fn suffix(key: &Key) -> String {
@@ -18,7 +15,7 @@ fn suffix(key: &Key) -> String {
 /// long.
 #[must_use]
 pub fn name(tenant: &str, pod: &str, key: &Key, v4: bool) -> AddressName {
-    let [four, six] = PREFIXES;
+    let [four, six] = ADDRESS_PREFIXES;
     let (prefix, tail) = (if v4 { four } else { six }, suffix(key));
     let dot = if pod.is_empty() { "" } else { "." };
     let room = NAME_BYTES_MAX.saturating_sub(prefix.len() + tail.len());
@@ -28,7 +25,7 @@ pub fn name(tenant: &str, pod: &str, key: &Key, v4: bool) -> AddressName {
 
 /// Whether a name is of an IPv4 address.
 pub(super) fn is_v4(name: &AddressName) -> bool {
-    name.as_str().starts_with(PREFIXES[0])
+    name.as_str().starts_with(ADDRESS_PREFIXES[0])
 }
 
 /// Whether a name is of an attachment.
@@ -40,7 +37,7 @@ pub fn is_of(name: &AddressName, key: &Key) -> bool {
 /// Whether a name is of some attachment.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    ADDRESS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -26,10 +26,10 @@ use tokio::time::Instant;
 
 use super::{Attacher, Entry, Held, Stage, code};
 use crate::copy::{self, CopyError};
+use crate::ours::RESERVE_FILE;
 use crate::view::View;
 use crate::wire::Failed;
 
-const FILE: &str = "reserve";
 /// What has not been wanted for so long is given back.
 pub(super) const UNWANTED: Duration = Duration::from_secs(10);
 
@@ -70,7 +70,7 @@ pub(super) struct Reserve {
 impl Reserve {
     /// Reads what is in a state directory. A damaged file is no reserve: the log has the names.
     pub(super) fn open(state_dir: &Path) -> Result<Self, CopyError> {
-        let file = state_dir.join(FILE);
+        let file = state_dir.join(RESERVE_FILE);
         let spares = match copy::load(&file) {
             Ok(spares) => spares.unwrap_or_default(),
             Err(error @ CopyError::Damaged { .. }) => {
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(reserve.lend(&owner(true)).unwrap(), None);
         reserve.remove(&"reserve:b".into()).unwrap();
         assert_eq!(Reserve::open(dir.path()).unwrap().lend(&owner(false)).unwrap(), None);
-        std::fs::write(dir.path().join(FILE), "nonsense").unwrap();
+        std::fs::write(dir.path().join(RESERVE_FILE), "nonsense").unwrap();
         assert!(!Reserve::open(dir.path()).unwrap().has(&owner(false)));
     }
 

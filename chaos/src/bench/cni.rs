@@ -60,17 +60,22 @@ struct Figures {
     plugin: Plugin,
     add: Histogram<u64>,
     del: Histogram<u64>,
+    /// From the start of the program to its end, when there is nothing to do.
+    version: Histogram<u64>,
     rate: f64,
 }
 
 impl Figures {
     fn new(name: &'static str, plugin: Plugin) -> Result<Self> {
-        Ok(Self { name, plugin, add: Histogram::new(3)?, del: Histogram::new(3)?, rate: 0.0 })
+        let new = || Histogram::new(3);
+        Ok(Self { name, plugin, add: new()?, del: new()?, version: new()?, rate: 0.0 })
     }
 
     fn one(&mut self, container: &Namespace, count: bool) -> Result<()> {
         let (add, del) = (self.plugin.call("ADD", container)?, self.plugin.call("DEL", container)?);
+        let version = self.plugin.call("VERSION", container)?;
         if count {
+            self.version.record(u64::try_from(version.as_micros())?)?;
             self.add.record(u64::try_from(add.as_micros())?)?;
             self.del.record(u64::try_from(del.as_micros())?)?;
         }
@@ -123,11 +128,13 @@ pub(super) async fn run(options: &BenchOptions, count: usize) -> Result<Value> {
         Budget::at_least("16 at once, ADDs per second", ours.rate, 300.0),
         Budget::note("our DEL, p50, ms", ms(&ours.del, 0.5)),
         Budget::note("… p99, ms", ms(&ours.del, 0.99)),
+        Budget::note("our VERSION (start and end of the program), p50, ms", ms(&ours.version, 0.5)),
     ];
     for (what, value) in [
         ("ADD, p50, ms", ms(&theirs.add, 0.5)),
         ("ADD, p99, ms", ms(&theirs.add, 0.99)),
         ("DEL, p50, ms", ms(&theirs.del, 0.5)),
+        ("VERSION, p50, ms", ms(&theirs.version, 0.5)),
         ("16 at once, ADDs per second", theirs.rate),
     ] {
         rows.push(Budget::note(&format!("{}: {what}", theirs.name), value));
@@ -136,7 +143,7 @@ pub(super) async fn run(options: &BenchOptions, count: usize) -> Result<Value> {
     let figures = |figures: &Figures| {
         json!({"add_p50_ms": ms(&figures.add, 0.5), "add_p99_ms": ms(&figures.add, 0.99),
             "del_p50_ms": ms(&figures.del, 0.5), "del_p99_ms": ms(&figures.del, 0.99),
-            "at_once_per_s": figures.rate})
+            "version_p50_ms": ms(&figures.version, 0.5), "at_once_per_s": figures.rate})
     };
     Ok(json!({"ours": figures(&ours), "peer": figures(&theirs)}))
 }

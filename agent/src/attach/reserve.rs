@@ -64,6 +64,9 @@ pub struct Lent {
 pub(super) struct Reserve {
     file: PathBuf,
     spares: Mutex<BTreeMap<AddressName, Spare>>,
+    /// Lent since the start and not claimed yet: the ledger knows of it a moment later only. Locked after
+    /// the spares.
+    out: Mutex<BTreeSet<AddressName>>,
     unwanted: Mutex<BTreeMap<AddressName, Instant>>,
 }
 
@@ -80,11 +83,16 @@ impl Reserve {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { file, spares: Mutex::new(spares), unwanted: Mutex::default() })
+        let (spares, out, unwanted) = (Mutex::new(spares), Mutex::default(), Mutex::default());
+        Ok(Self { file, spares, out, unwanted })
     }
 
     fn spares(&self) -> MutexGuard<'_, BTreeMap<AddressName, Spare>> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn out(&self) -> MutexGuard<'_, BTreeSet<AddressName>> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an owner has something in reserve.
@@ -100,12 +108,14 @@ impl Reserve {
             return Ok(None);
         };
         self.without(&mut spares, &name)?;
+        self.out().insert(name.clone());
         Ok(Some((Lent { name, since: now() }, ip)))
     }
 
+    /// Puts a spare address in, unless it is lent.
     fn put(&self, name: AddressName, spare: Spare) -> Result<(), CopyError> {
         let mut spares = self.spares();
-        if spares.get(&name) == Some(&spare) {
+        if spares.get(&name) == Some(&spare) || self.out().contains(&name) {
             return Ok(());
         }
         let mut next = spares.clone();
@@ -115,8 +125,14 @@ impl Reserve {
         Ok(())
     }
 
-    fn remove(&self, name: &AddressName) -> Result<(), CopyError> {
-        self.without(&mut self.spares(), name)
+    /// Takes a name out for good. `false`: it is lent.
+    fn retire(&self, name: &AddressName) -> Result<bool, CopyError> {
+        let mut spares = self.spares();
+        if self.out().contains(name) {
+            return Ok(false);
+        }
+        self.without(&mut spares, name)?;
+        Ok(true)
     }
 
     fn without(
@@ -241,9 +257,8 @@ impl Attacher {
                 .collect()
         };
         for name in due {
-            self.reserve.remove(&name)?;
             // An ADD may have taken it just now.
-            if !self::lent(&self.ledger.all()).contains(&name) {
+            if self.reserve.retire(&name)? {
                 self.client.release(name).await?;
             }
         }
@@ -271,8 +286,9 @@ impl Attacher {
         for held in &mut entry.addresses {
             let (Some(lent), Some(ip)) = (held.lent.clone(), held.ip) else { continue };
             self.free_name(&held.name, ip).await?;
+            let reserve = lent.name;
             let claim = ClaimReserve {
-                reserve: lent.name,
+                reserve: reserve.clone(),
                 name: held.name.clone(),
                 host: self.config.host.clone(),
                 tenant: tenant.clone(),
@@ -287,6 +303,7 @@ impl Attacher {
                 }
                 Err(error) => return Err(error.into()),
             }
+            self.reserve.out().remove(&reserve);
             held.lent = None;
         }
         if entry.stage == Stage::Ready {
@@ -370,9 +387,12 @@ mod tests {
         let (lent, ip) = reserve.lend(&owner(true)).unwrap().unwrap();
         assert_eq!((lent.name.as_str(), ip.to_string().as_str()), ("reserve:a", "10.0.0.1"));
         assert!(!reserve.has(&owner(true)));
+        assert!(!reserve.retire(&lent.name).unwrap(), "nobody gives up what is lent");
+        reserve.put(lent.name, spare("10.0.0.1")).unwrap();
+        assert_eq!(reserve.lend(&owner(true)).unwrap(), None, "nor lends it twice");
         let reserve = Reserve::open(dir.path()).unwrap();
         assert_eq!(reserve.lend(&owner(true)).unwrap(), None);
-        reserve.remove(&"reserve:b".into()).unwrap();
+        assert!(reserve.retire(&"reserve:b".into()).unwrap());
         assert_eq!(Reserve::open(dir.path()).unwrap().lend(&owner(false)).unwrap(), None);
         std::fs::write(dir.path().join(RESERVE_FILE), "nonsense").unwrap();
         assert!(!Reserve::open(dir.path()).unwrap().has(&owner(false)));

@@ -18,8 +18,8 @@ pub(crate) enum Command {
     Show,
     /// Change cluster settings
     Set {
-        /// Settings, such as address_reuse_delay=30s, history_retention=30d (or off) or
-        /// history_retention_size=10GiB (or off)
+        /// Settings, such as address_reuse_delay=30s, reserve_per_owner=2, host_down_after=10s,
+        /// restore_hold_max=1h, history_retention=30d (or off) or history_retention_size=10GiB (or off)
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = labels::pair)]
         changes: Vec<(String, String)>,
     },
@@ -39,6 +39,22 @@ impl Command {
             }
         }
     }
+}
+
+/// Settings that are times, without the `_ms` of their names in the API.
+const TIMES: [&str; 4] =
+    ["address_reuse_delay", "vip_lease", "host_down_after", "restore_hold_max"];
+
+/// A time: `500ms`, `10s`, `1h`, `2d`, or `0`.
+fn time(value: &str) -> Result<Value, Failure> {
+    if matches!(value, "0" | "0s") {
+        return Ok(Value::from(0));
+    }
+    let short = duration(value).ok().and_then(|time| u64::try_from(time.as_millis()).ok());
+    let ms = short.or_else(|| u64::try_from(span(value)?.as_millis()).ok());
+    ms.map(Value::from).ok_or_else(|| {
+        Failure::usage(format!("{value:?} is not a time such as 500ms, 10s, 2m, 1h or 0"))
+    })
 }
 
 /// How long the history is kept: `30d`, milliseconds, or `off` for ever.
@@ -89,6 +105,9 @@ fn body(changes: Vec<(String, String)>) -> Result<Map<String, Value>, Failure> {
             }
             _ => {}
         }
+        if TIMES.contains(&name.as_str()) {
+            return Ok((format!("{name}_ms"), time(&value)?));
+        }
         if let Ok(number) = value.parse::<u64>() {
             return Ok((name, Value::from(number)));
         }
@@ -123,6 +142,10 @@ mod tests {
         let wanted = r#"{"address_reuse_delay_ms":30000,"vip_lease_ms":500,"x_ms":120000}"#;
         assert_eq!(body.to_string(), wanted);
         assert!(super::body(vec![("a".into(), "soon".into())]).is_err());
+        for (value, ms) in [("0", 0), ("0s", 0), ("1h", 3_600_000), ("2d", 172_800_000)] {
+            let body = super::body(vec![("restore_hold_max".into(), value.into())]).unwrap();
+            assert_eq!(body["restore_hold_max_ms"], ms);
+        }
     }
 
     #[test]

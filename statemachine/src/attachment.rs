@@ -331,15 +331,16 @@ pub(crate) fn decide_claim(state: &State, claim: &ClaimReserve) -> Result<Vec<Ev
     let of_claim = |live: &ipam::Allocation| {
         live.host == host && live.tenant == tenant && live.segment == segment
     };
+    let held = state.ipam.by_name(&reserve).filter(of_claim);
+    let held = held.filter(|held| held.name.as_str().starts_with(RESERVE_PREFIX));
     if let Some(live) = state.ipam.by_name(&name) {
-        if of_claim(&live) {
+        // Claimed already; unless the reserve is still there: then the name has another address.
+        if of_claim(&live) && held.is_none() {
             return Ok(Vec::new());
         }
         let ipam::Allocation { name, ip, host, tenant, segment, .. } = live;
         return Err(Refusal::AddressNameInUse { name, ip, host, tenant, segment });
     }
-    let held = state.ipam.by_name(&reserve).filter(of_claim);
-    let held = held.filter(|held| held.name.as_str().starts_with(RESERVE_PREFIX));
     let Some(ipam::Allocation { ip, block, .. }) = held else {
         return Err(Refusal::AddressNotFound { address: reserve });
     };

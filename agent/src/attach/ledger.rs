@@ -49,6 +49,13 @@ pub struct Held {
     pub lent: Option<Lent>,
 }
 
+impl Held {
+    /// An address that is wanted.
+    pub(super) fn new(name: AddressName) -> Self {
+        Self { name, ip: None, lent: None }
+    }
+}
+
 /// An attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {

@@ -24,7 +24,7 @@ use romana_statemachine::{Digest, Millis};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Attacher, Entry, Held, Stage, code};
+use super::{Attacher, Entry, Stage, code};
 use crate::copy::{self, CopyError};
 use crate::ours::RESERVE_FILE;
 use crate::view::View;
@@ -285,7 +285,7 @@ impl Attacher {
         let Some((tenant, segment)) = entry.owner.clone() else { return Ok(entry) };
         for held in &mut entry.addresses {
             let (Some(lent), Some(ip)) = (held.lent.clone(), held.ip) else { continue };
-            self.free_name(&held.name, ip).await?;
+            let claimed = self.is_claimed(&held.name, ip).await?;
             let reserve = lent.name;
             let claim = ClaimReserve {
                 reserve: reserve.clone(),
@@ -295,8 +295,14 @@ impl Attacher {
                 segment: segment.clone(),
                 since: lent.since,
             };
-            match self.client.claim_reserve(claim).await {
-                Ok(_) => tracing::info!(name = %held.name, %ip, "claimed what was lent"),
+            let done = match claimed {
+                true => Ok(()),
+                false => self.client.claim_reserve(claim).await.map(|_| ()),
+            };
+            match done {
+                Ok(()) => tracing::info!(name = %held.name, %ip, "claimed what was lent"),
+                // The allocation that was asked for has just been made.
+                Err(error) if error.code() == Some("AddressNameInUse") => return Err(error.into()),
                 // Evicted meanwhile: the report says that it is in use, and the log what becomes of it.
                 Err(Error::Refused(error)) => {
                     tracing::error!(name = %held.name, %ip, %error, "what was lent is not ours any more");
@@ -312,16 +318,16 @@ impl Attacher {
         Ok(entry)
     }
 
-    /// The allocation that was asked for before the reserve was touched may have been made after all:
-    /// it is given back, as the attachment has another address.
-    async fn free_name(&self, name: &AddressName, ip: IpAddr) -> Result<(), Failed> {
+    /// Whether the log has an address under its name. The allocation that was asked for before the reserve
+    /// was touched may have been made after all: it is given back, as the attachment has another address.
+    async fn is_claimed(&self, name: &AddressName, ip: IpAddr) -> Result<bool, Failed> {
         match self.client.address(name).await {
             Ok(allocation) if allocation.ip != ip => {
                 self.client.release(name.clone()).await?;
-                Ok(())
+                Ok(false)
             }
-            Ok(_) => Ok(()),
-            Err(Error::Refused(error)) if error.status == 404 => Ok(()),
+            Ok(_) => Ok(true),
+            Err(Error::Refused(error)) if error.status == 404 => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -354,13 +360,6 @@ impl Attacher {
         let (lent, ip) = self.reserve.lend(owner)?.ok_or(why)?;
         tracing::warn!(name = %lent.name, %ip, "cut off: an address of the reserve is used");
         Ok((lent, ip))
-    }
-}
-
-impl Held {
-    /// An address that is wanted.
-    pub(super) fn new(name: AddressName) -> Self {
-        Self { name, ip: None, lent: None }
     }
 }
 

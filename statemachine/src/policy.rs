@@ -3,9 +3,13 @@
 //! A policy selects endpoints (`applied_to`), says in which directions it isolates them, and opens
 //! traffic by rules. Rules of all policies add up; there is no order and no deny rule. An endpoint
 //! that a policy isolates in a direction accepts in that direction only what some rule allows.
-//! JSON documents in the seeds' and in 2.0's form are read by [`document`].
+//! JSON documents in the seeds' and in 2.0's form are read by [`document`], Kubernetes' by [`kubernetes`].
+//! What policies mean is defined by [`evaluate`].
 
 pub mod document;
+pub mod evaluate;
+pub mod kubernetes;
+pub mod party;
 mod validate;
 
 use alloc::collections::BTreeMap;

@@ -30,6 +30,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess};
 use serde::{Deserialize, Serialize};
 
+pub(super) use read::selector;
 pub use write::to_document;
 
 use super::Policy;

@@ -204,7 +204,7 @@ fn range(path: &str, text: &str) -> Result<IpNet, Fault> {
     crate::prefix::parse(text).map_err(|refusal| (path.into(), refusal.to_string()))
 }
 
-fn selector(path: &str, labelled: &Labelled) -> Result<Selector, Fault> {
+pub(in super::super) fn selector(path: &str, labelled: &Labelled) -> Result<Selector, Fault> {
     let mut expressions = Vec::with_capacity(labelled.expressions.len());
     for (i, condition) in labelled.expressions.iter().enumerate() {
         let (key, values) = (condition.key.clone(), condition.values.clone());

@@ -1,0 +1,265 @@
+//! Who may talk to whom: the definition. What agents compile, what `romana policy explain` prints and
+//! what `check` compares all agree with this.
+//!
+//! A connection is allowed if its source may open it and its destination may accept it. Each side:
+//!
+//! | the side is | and | then |
+//! |---|---|---|
+//! | an endpoint whose labels are not known yet | | closed |
+//! | an endpoint of a Kubernetes namespace | the other side is its own host | open |
+//! | isolated by policies in that direction | a rule of one of them allows it | open |
+//! | | none does | closed |
+//! | an endpoint of another tenant, accepting | no policy selects it | closed (design §4.6) |
+//! | a host | the port is one of Romana's own | open |
+//! | anything else | | open |
+//!
+//! An address always reaches itself, and a host its own addresses: no packet leaves. Packets of a
+//! connection that was allowed are allowed, in both directions, until the connection ends or the
+//! endpoint goes.
+//!
+//! An address that is neither endpoint nor host is judged by policies with a matching CIDR target, on
+//! the host that its packets pass: for it, the peers `host` and `local` mean any host's.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::IpAddr;
+
+use super::party::{Party, Transport};
+use super::{Peer, Policy, Rule, Target};
+use crate::name::PolicyName;
+use crate::state::State;
+
+/// Ports of hosts that no policy closes, TCP: the control plane's API and its replicas'. Without them a
+/// policy could not be taken back.
+pub const FAILSAFE_PORTS: [u16; 2] = [9600, 9601];
+/// ICMPv6 types without which a link does not work (RFC 4861): not filtered between hosts and endpoints.
+pub const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=136;
+
+/// A direction of traffic, as seen from the side that is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// To it.
+    Ingress,
+    /// From it.
+    Egress,
+}
+
+impl Policy {
+    /// Whether it isolates its targets in a direction.
+    #[must_use]
+    pub fn isolates(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.isolates_ingress,
+            Direction::Egress => self.isolates_egress,
+        }
+    }
+
+    /// Its rules of a direction.
+    #[must_use]
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// Why a side is open or closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// No packet leaves.
+    Itself,
+    /// No policy isolates it.
+    NotIsolated,
+    /// A rule allows it.
+    Allowed,
+    /// Kubernetes: a node and its own pods.
+    OwnNode,
+    /// Romana's own ports, or neighbour discovery.
+    Failsafe,
+    /// Policies isolate it and no rule allows it.
+    Denied,
+    /// No policy opens it, and its tenant is no Kubernetes namespace.
+    ClosedByDefault,
+    /// Its labels are not known yet.
+    Unknown,
+}
+
+impl Why {
+    /// Whether the side is open.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Denied | Self::ClosedByDefault | Self::Unknown)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Itself => "it does not leave the host or the endpoint",
+            Self::NotIsolated => "no policy isolates it",
+            Self::Allowed => "a rule allows it",
+            Self::OwnNode => "a Kubernetes node and its own pods always reach each other",
+            Self::Failsafe => "what Romana and the link need is not filtered on hosts",
+            Self::Denied => "policies isolate it, and no rule of them allows this",
+            Self::ClosedByDefault => "closed until a policy opens it (not a Kubernetes namespace)",
+            Self::Unknown => "closed: the pod of this address is not known yet",
+        })
+    }
+}
+
+/// How one side judges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// Why.
+    pub why: Why,
+    /// Policies that isolate it.
+    pub isolating: Vec<PolicyName>,
+    /// Rules that allow it: the policy and the rule's place in its list, from 0.
+    pub allowing: Vec<(PolicyName, usize)>,
+}
+
+/// Whether a connection may be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The source's side.
+    pub egress: Side,
+    /// The destination's side.
+    pub ingress: Side,
+}
+
+impl Verdict {
+    /// Both sides are open.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.egress.why.is_open() && self.ingress.why.is_open()
+    }
+}
+
+/// An address, and the policies that select it.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// The address.
+    pub ip: IpAddr,
+    /// What it is.
+    pub party: Party<'a>,
+    selecting: Vec<&'a Policy>,
+}
+
+impl<'a> Subject<'a> {
+    /// Which of the policies select an address.
+    #[must_use]
+    pub fn new(
+        state: &'a State,
+        ip: IpAddr,
+        policies: impl IntoIterator<Item = &'a Policy>,
+    ) -> Self {
+        let party = Party::at(state, ip);
+        let selects = |policy: &&Policy| policy.applied_to.iter().any(|t| selects(t, ip, &party));
+        let selecting = policies.into_iter().filter(selects).collect();
+        Self { ip, party, selecting }
+    }
+
+    /// How it judges a packet from or to another one.
+    #[must_use]
+    pub fn judge(&self, direction: Direction, other: &Self, packet: Transport) -> Side {
+        let isolating: Vec<&Policy> =
+            self.selecting.iter().copied().filter(|policy| policy.isolates(direction)).collect();
+        let destination = match direction {
+            Direction::Ingress => self,
+            Direction::Egress => other,
+        };
+        let mut allowing = Vec::new();
+        for policy in &isolating {
+            for (place, rule) in policy.rules(direction).iter().enumerate() {
+                let ports = destination.party.ports();
+                if rule.peers.iter().any(|peer| self.meets(peer, other))
+                    && rule.traffic.iter().any(|traffic| traffic.matches(packet, ports))
+                {
+                    allowing.push((policy.name.clone(), place));
+                }
+            }
+        }
+        let why = self.exempt(other, packet).unwrap_or_else(|| match &self.party {
+            _ if !allowing.is_empty() => Why::Allowed,
+            _ if !isolating.is_empty() => Why::Denied,
+            Party::Endpoint { identity, .. }
+                if direction == Direction::Ingress && !identity.is_kubernetes() =>
+            {
+                Why::ClosedByDefault
+            }
+            _ => Why::NotIsolated,
+        });
+        let isolating = isolating.into_iter().map(|policy| policy.name.clone()).collect();
+        Side { why, isolating, allowing }
+    }
+
+    /// What is decided before any policy is asked.
+    fn exempt(&self, other: &Self, packet: Transport) -> Option<Why> {
+        let hosts = [self, other].map(|subject| matches!(subject.party, Party::Host(_)));
+        let same_host = self.party.host().is_some() && self.party.host() == other.party.host();
+        if self.ip == other.ip || hosts == [true, true] && same_host {
+            return Some(Why::Itself);
+        }
+        let discovery =
+            matches!(packet, Transport::Icmp(kind, _) if NEIGHBOUR_DISCOVERY.contains(&kind));
+        if discovery && self.ip.is_ipv6() && hosts != [false, false] {
+            return Some(Why::Failsafe);
+        }
+        match &self.party {
+            Party::Endpoint { identity, .. } if identity.labels.is_none() => Some(Why::Unknown),
+            Party::Endpoint { identity, .. }
+                if identity.is_kubernetes() && hosts[1] && same_host =>
+            {
+                Some(Why::OwnNode)
+            }
+            Party::Host(_) => match packet {
+                Transport::Tcp(port) if FAILSAFE_PORTS.contains(&port) => Some(Why::Failsafe),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn meets(&self, peer: &Peer, other: &Self) -> bool {
+        let near = match (self.party.host(), other.party.host()) {
+            (Some(own), other) => other == Some(own),
+            (None, other) => other.is_some(),
+        };
+        match (peer, &other.party) {
+            (Peer::Any, _) => true,
+            (Peer::Host, party) => near && matches!(party, Party::Host(_)),
+            (Peer::Local, party) => near && matches!(party, Party::Endpoint { .. }),
+            (Peer::Cidr { cidr, except }, _) => {
+                cidr.contains(&other.ip) && !except.iter().any(|part| part.contains(&other.ip))
+            }
+            (peer, Party::Endpoint { identity, .. }) => peer.includes(identity),
+            _ => false,
+        }
+    }
+}
+
+fn selects(target: &Target, ip: IpAddr, party: &Party<'_>) -> bool {
+    match (target, party) {
+        (Target::Cidr(cidr), _) => cidr.contains(&ip),
+        (Target::Host, party) => matches!(party, Party::Host(_)),
+        (target, Party::Endpoint { identity, .. }) => target.includes(identity),
+        _ => false,
+    }
+}
+
+/// Judges a connection between two subjects.
+#[must_use]
+pub fn judge(source: &Subject<'_>, destination: &Subject<'_>, packet: Transport) -> Verdict {
+    Verdict {
+        egress: source.judge(Direction::Egress, destination, packet),
+        ingress: destination.judge(Direction::Ingress, source, packet),
+    }
+}
+
+/// Whether a connection may be opened, and which policies decide.
+#[must_use]
+pub fn verdict(state: &State, source: IpAddr, destination: IpAddr, packet: Transport) -> Verdict {
+    let subject = |ip| Subject::new(state, ip, state.policies());
+    judge(&subject(source), &subject(destination), packet)
+}

@@ -1,0 +1,243 @@
+//! Kubernetes NetworkPolicy (`networking.k8s.io/v1`) as a policy of ours: complete, or refused.
+//!
+//! The policy `kube.<namespace>.<name>` applies to the selected pods of the namespace, which is the tenant
+//! of that name. What a field of the API that this release does not know would mean is not guessed: it is
+//! refused.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde::Deserialize;
+
+use super::document::{Labelled, selector};
+use super::{Peer, Policy, Port, Protocol, Rule, Target, TenantSelector, Traffic};
+use crate::name::{PolicyName, TenantId};
+use crate::refusal::Refusal;
+
+/// A NetworkPolicy object, as the API server gives it. Of its metadata only the names matter.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct NetworkPolicy {
+    /// Names.
+    pub metadata: Metadata,
+    /// What it says.
+    #[serde(default)]
+    pub spec: Spec,
+}
+
+/// Names of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Metadata {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+}
+
+/// `NetworkPolicySpec`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Spec {
+    /// Which pods of the namespace; empty: all.
+    pub pod_selector: Labelled,
+    /// What may come in.
+    pub ingress: Option<Vec<Ingress>>,
+    /// What may go out.
+    pub egress: Option<Vec<Egress>>,
+    /// Directions it isolates; absent: ingress, and egress if there are egress rules.
+    pub policy_types: Option<Vec<PolicyType>>,
+}
+
+/// `PolicyType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum PolicyType {
+    /// Inbound.
+    Ingress,
+    /// Outbound.
+    Egress,
+}
+
+/// `NetworkPolicyIngressRule`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ingress {
+    /// Sources; none: any.
+    pub from: Option<Vec<PeerSpec>>,
+    /// Ports; none: any.
+    pub ports: Option<Vec<PortSpec>>,
+}
+
+/// `NetworkPolicyEgressRule`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// Destinations; none: any.
+    pub to: Option<Vec<PeerSpec>>,
+    /// Ports; none: any.
+    pub ports: Option<Vec<PortSpec>>,
+}
+
+/// `NetworkPolicyPeer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct PeerSpec {
+    /// Pods.
+    pub pod_selector: Option<Labelled>,
+    /// Namespaces.
+    pub namespace_selector: Option<Labelled>,
+    /// Addresses.
+    pub ip_block: Option<IpBlock>,
+}
+
+/// `IPBlock`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IpBlock {
+    /// The range.
+    pub cidr: String,
+    /// Parts of it that do not match.
+    pub except: Option<Vec<String>>,
+}
+
+/// `NetworkPolicyPort`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct PortSpec {
+    /// `TCP` (the default), `UDP` or `SCTP`.
+    pub protocol: Option<String>,
+    /// A number or a name; absent: all ports.
+    pub port: Option<NumberOrName>,
+    /// The last of a range that begins at `port`.
+    pub end_port: Option<u64>,
+}
+
+/// `IntOrString`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "a port is a number or a name")]
+pub enum NumberOrName {
+    /// A number.
+    Number(u64),
+    /// A name of a port of the destination's pod.
+    Name(String),
+}
+
+/// A field, and what is wrong with it.
+type Fault = (String, String);
+
+impl NetworkPolicy {
+    /// The policy that it is for us.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidPolicy`] with the path of the field, such as `spec.ingress[0].from[1].ipBlock.cidr`.
+    pub fn policy(&self) -> Result<Policy, Refusal> {
+        let Metadata { name, namespace } = &self.metadata;
+        let name = PolicyName::from(format!("kube.{namespace}.{name}"));
+        let refuse = |(field, why)| Refusal::InvalidPolicy { policy: name.to_string(), field, why };
+        let policy = self.translate(name.clone(), &namespace.as_str().into()).map_err(refuse)?;
+        policy.check()?;
+        Ok(policy)
+    }
+
+    fn translate(&self, name: PolicyName, namespace: &TenantId) -> Result<Policy, Fault> {
+        let spec = &self.spec;
+        let pods = selector("spec.podSelector", &spec.pod_selector)?;
+        let types = spec.policy_types.as_deref();
+        let isolates = |direction| types.is_some_and(|types| types.contains(&direction));
+        let unsaid = types.is_none_or(<[PolicyType]>::is_empty);
+        let isolates_ingress = unsaid || isolates(PolicyType::Ingress);
+        let some = |list: &Option<Vec<Egress>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        let isolates_egress = isolates(PolicyType::Egress) || unsaid && some(&spec.egress);
+        let mut policy = Policy {
+            name,
+            description: String::new(),
+            applied_to: vec![Target::Endpoints(namespace.clone(), pods)],
+            isolates_ingress,
+            isolates_egress,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        };
+        // Rules of a direction that is not isolated mean nothing in Kubernetes.
+        for (i, rule) in spec.ingress.iter().flatten().enumerate().filter(|_| isolates_ingress) {
+            let path = format!("spec.ingress[{i}]");
+            let peers = peers(&format!("{path}.from"), namespace, rule.from.as_deref())?;
+            policy.ingress.push(Rule { peers, traffic: ports(&path, rule.ports.as_deref())? });
+        }
+        for (i, rule) in spec.egress.iter().flatten().enumerate().filter(|_| isolates_egress) {
+            let path = format!("spec.egress[{i}]");
+            let peers = peers(&format!("{path}.to"), namespace, rule.to.as_deref())?;
+            policy.egress.push(Rule { peers, traffic: ports(&path, rule.ports.as_deref())? });
+        }
+        Ok(policy)
+    }
+}
+
+fn peers(path: &str, namespace: &TenantId, list: Option<&[PeerSpec]>) -> Result<Vec<Peer>, Fault> {
+    let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok(vec![Peer::Any]) };
+    let each = list.iter().enumerate();
+    each.map(|(i, spec)| peer(&format!("{path}[{i}]"), namespace, spec)).collect()
+}
+
+fn peer(path: &str, namespace: &TenantId, spec: &PeerSpec) -> Result<Peer, Fault> {
+    if let Some(IpBlock { cidr, except }) = &spec.ip_block {
+        if spec.pod_selector.is_some() || spec.namespace_selector.is_some() {
+            return Err((format!("{path}.ipBlock"), "it stands beside a selector".into()));
+        }
+        let parse = |field: String, text: &str| {
+            let parsed: Result<ipnet::IpNet, _> = text.parse();
+            // The API server lets bits after the prefix stand; they mean nothing.
+            parsed.map(|net| net.trunc()).map_err(|error| (field, error.to_string()))
+        };
+        let except = except.iter().flatten().enumerate();
+        let except = except.map(|(i, part)| parse(format!("{path}.ipBlock.except[{i}]"), part));
+        return Ok(Peer::Cidr {
+            cidr: parse(format!("{path}.ipBlock.cidr"), cidr)?,
+            except: except.collect::<Result<_, _>>()?,
+        });
+    }
+    let pods = spec.pod_selector.as_ref();
+    let pods = pods.map(|labelled| selector(&format!("{path}.podSelector"), labelled));
+    let tenants = match &spec.namespace_selector {
+        Some(labelled) => {
+            TenantSelector::Labels(selector(&format!("{path}.namespaceSelector"), labelled)?)
+        }
+        None if pods.is_none() => return Err((path.into(), "it selects nothing".into())),
+        None => TenantSelector::Id(namespace.clone()),
+    };
+    Ok(Peer::Endpoints { tenants, endpoints: pods.transpose()?.unwrap_or_default() })
+}
+
+fn ports(path: &str, list: Option<&[PortSpec]>) -> Result<Vec<Traffic>, Fault> {
+    let any = || Traffic { protocol: Protocol::Any, ports: Vec::new(), icmp: None };
+    let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok(vec![any()]) };
+    let mut traffic: Vec<Traffic> = Vec::new();
+    for (i, spec) in list.iter().enumerate() {
+        let path = format!("{path}.ports[{i}]");
+        let protocol = match spec.protocol.as_deref() {
+            None | Some("TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            Some(_) => return Err((format!("{path}.protocol"), "not TCP, UDP or SCTP".into())),
+        };
+        let ports: Vec<Port> = port(&path, spec)?.into_iter().collect();
+        traffic.push(Traffic { protocol, ports, icmp: None });
+    }
+    Ok(traffic)
+}
+
+fn port(path: &str, spec: &PortSpec) -> Result<Option<Port>, Fault> {
+    let number = |field: &str, value: u64| {
+        u16::try_from(value).map_err(|_| (format!("{path}.{field}"), "it is over 65535".into()))
+    };
+    Ok(match (&spec.port, spec.end_port) {
+        (None, None) => None,
+        (Some(NumberOrName::Number(first)), None) => Some(Port::Number(number("port", *first)?)),
+        (Some(NumberOrName::Number(first)), Some(last)) => {
+            Some(Port::Range(number("port", *first)?, number("endPort", last)?))
+        }
+        (Some(NumberOrName::Name(name)), None) => Some(Port::Named(name.clone())),
+        (None | Some(NumberOrName::Name(_)), Some(_)) => {
+            return Err((format!("{path}.endPort"), "it needs a number as port".into()));
+        }
+    })
+}

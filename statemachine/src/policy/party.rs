@@ -1,0 +1,214 @@
+//! Who is who: what policies see of an address, and whether a target or a peer means it.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use core::net::IpAddr;
+
+use super::{Peer, Port, Protocol, Selector, Target, TenantSelector, Traffic};
+use crate::command::{Labels, NamedPort};
+use crate::name::{HostName, SegmentId, TenantId};
+use crate::state::State;
+
+/// A tenant with this label is a Kubernetes namespace: the API server sets it on each (Kubernetes 1.21).
+/// Its endpoints accept everything until a policy selects them; those of other tenants accept nothing
+/// until a policy opens it (design §4.6).
+pub const KUBERNETES_NAMESPACE: &str = "kubernetes.io/metadata.name";
+
+static NO_LABELS: Labels = BTreeMap::new();
+
+/// An endpoint, as policies see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// Its tenant.
+    pub tenant: &'a TenantId,
+    /// The tenant's labels.
+    pub tenant_labels: &'a Labels,
+    /// Its segment.
+    pub segment: &'a SegmentId,
+    /// Its labels; `None`: not known yet. That is so for an address in a block of a Kubernetes namespace
+    /// until its pod becomes an endpoint.
+    pub labels: Option<&'a Labels>,
+}
+
+impl<'a> Identity<'a> {
+    /// Of an address in a block that is no endpoint (yet): the block's owner is all that is known.
+    #[must_use]
+    pub fn of_block(
+        tenant: &'a TenantId,
+        tenant_labels: Option<&'a Labels>,
+        segment: &'a SegmentId,
+    ) -> Self {
+        let known = Self::of_endpoint(tenant, tenant_labels, segment, &NO_LABELS);
+        Self { labels: known.labels.filter(|_| !known.is_kubernetes()), ..known }
+    }
+
+    /// Of an endpoint.
+    #[must_use]
+    pub fn of_endpoint(
+        tenant: &'a TenantId,
+        tenant_labels: Option<&'a Labels>,
+        segment: &'a SegmentId,
+        labels: &'a Labels,
+    ) -> Self {
+        let tenant_labels = tenant_labels.unwrap_or(&NO_LABELS);
+        Self { tenant, tenant_labels, segment, labels: Some(labels) }
+    }
+
+    /// Whether its tenant is a Kubernetes namespace.
+    #[must_use]
+    pub fn is_kubernetes(&self) -> bool {
+        self.tenant_labels.contains_key(KUBERNETES_NAMESPACE)
+    }
+}
+
+impl Selector {
+    /// Whether labels match that may be unknown: then only a selector that looks at none.
+    #[must_use]
+    pub fn matches_known(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
+        match labels {
+            Some(labels) => self.matches(labels),
+            None => self.labels.is_empty() && self.expressions.is_empty(),
+        }
+    }
+}
+
+impl Target {
+    /// Whether it means an endpoint by what the endpoint is (not by its address).
+    #[must_use]
+    pub fn includes(&self, who: &Identity<'_>) -> bool {
+        match self {
+            Self::Tenant(tenant) => who.tenant == tenant,
+            Self::Segment(tenant, segment) => who.tenant == tenant && who.segment == segment,
+            Self::Endpoints(tenant, selector) => {
+                who.tenant == tenant && selector.matches_known(who.labels)
+            }
+            Self::Local => true,
+            Self::Cidr(_) | Self::Host => false,
+        }
+    }
+}
+
+impl Peer {
+    /// Whether it means an endpoint by what the endpoint is (not by its address or place).
+    #[must_use]
+    pub fn includes(&self, who: &Identity<'_>) -> bool {
+        match self {
+            Self::Tenant(tenant) => who.tenant == tenant,
+            Self::Segment(tenant, segment) => who.tenant == tenant && who.segment == segment,
+            Self::Endpoints { tenants, endpoints } => {
+                let tenant = match tenants {
+                    TenantSelector::Id(tenant) => who.tenant == tenant,
+                    TenantSelector::Labels(selector) => selector.matches(who.tenant_labels),
+                };
+                tenant && endpoints.matches_known(who.labels)
+            }
+            Self::Any | Self::Cidr { .. } | Self::Host | Self::Local => false,
+        }
+    }
+}
+
+/// What kind of traffic a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP to a port.
+    Tcp(u16),
+    /// UDP to a port.
+    Udp(u16),
+    /// SCTP to a port.
+    Sctp(u16),
+    /// ICMP or ICMPv6, type and code.
+    Icmp(u8, u8),
+    /// Any other protocol.
+    Other,
+}
+
+impl Transport {
+    fn port(self) -> Option<(Protocol, u16)> {
+        match self {
+            Self::Tcp(port) => Some((Protocol::Tcp, port)),
+            Self::Udp(port) => Some((Protocol::Udp, port)),
+            Self::Sctp(port) => Some((Protocol::Sctp, port)),
+            Self::Icmp(..) | Self::Other => None,
+        }
+    }
+}
+
+impl Traffic {
+    /// Whether it means a packet to a destination that has these named ports.
+    #[must_use]
+    pub fn matches(&self, packet: Transport, destination: &[NamedPort]) -> bool {
+        if self.protocol == Protocol::Any {
+            return true;
+        }
+        if let Transport::Icmp(kind, code) = packet {
+            let one =
+                |icmp: super::Icmp| icmp.kind == kind && icmp.code.is_none_or(|only| only == code);
+            return self.protocol == Protocol::Icmp && self.icmp.is_none_or(one);
+        }
+        let Some((protocol, number)) = packet.port() else { return false };
+        let is = |port: &Port| match port {
+            Port::Number(only) => *only == number,
+            Port::Range(low, high) => (*low..=*high).contains(&number),
+            Port::Named(name) => destination.iter().any(|named| {
+                named.name == *name && named.protocol == protocol && named.port == number
+            }),
+        };
+        self.protocol == protocol && (self.ports.is_empty() || self.ports.iter().any(is))
+    }
+}
+
+/// What an address is.
+#[derive(Clone, Debug)]
+pub enum Party<'a> {
+    /// An endpoint.
+    Endpoint {
+        /// What it is.
+        identity: Identity<'a>,
+        /// The host it is on.
+        host: &'a HostName,
+        /// Its named ports.
+        ports: &'a [NamedPort],
+    },
+    /// A host.
+    Host(&'a HostName),
+    /// Neither: the world, or bare metal that only CIDRs know.
+    Other,
+}
+
+impl<'a> Party<'a> {
+    /// What an address is: an endpoint; else one of a host; else in the block of a host, whose owner it has.
+    #[must_use]
+    pub fn at(state: &'a State, ip: IpAddr) -> Self {
+        let labels = |tenant: &TenantId| state.tenant(tenant).map(|tenant| &tenant.labels);
+        if let Some(found) = state.endpoint(ip) {
+            let (tenant, segment) = (&found.tenant, &found.segment);
+            let identity = Identity::of_endpoint(tenant, labels(tenant), segment, &found.labels);
+            return Self::Endpoint { identity, host: &found.host, ports: &found.ports };
+        }
+        if let Some(host) = state.host_at(ip) {
+            return Self::Host(&host.name);
+        }
+        let Some(block) = state.ipam().block_of(ip) else { return Self::Other };
+        let owner = block.owner();
+        let identity = Identity::of_block(&owner.tenant, labels(&owner.tenant), &owner.segment);
+        Self::Endpoint { identity, host: &owner.host, ports: &[] }
+    }
+
+    /// The host it is on, or that it is.
+    #[must_use]
+    pub fn host(&self) -> Option<&'a HostName> {
+        match self {
+            Self::Endpoint { host, .. } | Self::Host(host) => Some(host),
+            Self::Other => None,
+        }
+    }
+
+    /// Its named ports.
+    #[must_use]
+    pub fn ports(&self) -> &'a [NamedPort] {
+        match self {
+            Self::Endpoint { ports, .. } => ports,
+            Self::Host(_) | Self::Other => &[],
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The evaluator against verdicts that others computed: Cyclonus' 230 cases, 123 669 probes between
+//! different pods (`shared/judges/cyclonus_cases.json`), and the cases that Cyclonus has not.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use romana_statemachine::policy::evaluate::{Why, verdict};
+use romana_statemachine::policy::kubernetes::NetworkPolicy;
+use romana_statemachine::policy::party::Transport;
+use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
+use serde_json::{Value, json};
+
+/// A state made by commands.
+struct World {
+    state: State,
+    index: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self { state: State::new(), index: 0 };
+        world.tell(json!({"SetTopology": {
+            "networks": [{"name": "n", "cidr": "10.111.0.0/16", "block_mask": 32}],
+            "topologies": [{"networks": ["n"], "map": [{}]}]}}));
+        for n in 1..=3 {
+            let host = json!({"name": format!("h{n}"), "ip": format!("192.168.0.{n}")});
+            world.tell(json!({"AddHost": host}));
+        }
+        world
+    }
+
+    fn tell(&mut self, command: Value) {
+        let command: Command = serde_json::from_value(command).unwrap();
+        self.index += 1;
+        let (at, position) = (Millis(self.index), Position { term: 1, index: self.index });
+        let proposals = vec![Proposal { actor: "test".into(), command: command.clone() }];
+        let (outcomes, _) = self.state.apply(position, &Entry { at, proposals });
+        assert!(outcomes[0].result.is_ok(), "{command:?}: {:?}", outcomes[0]);
+    }
+
+    fn pod(&mut self, pod: &str, ip: &str, labels: &Value) {
+        let (tenant, name) = pod.split_once('/').unwrap();
+        let host = match name {
+            "b" => "h2",
+            "c" => "h3",
+            _ => "h1",
+        };
+        let ports: Vec<Value> = [80, 81]
+            .iter()
+            .flat_map(|port| {
+                ["tcp", "udp", "sctp"].map(|protocol| {
+                    json!({"name": format!("serve-{port}-{protocol}"), "protocol": protocol, "port": port})
+                })
+            })
+            .collect();
+        self.tell(json!({"SetEndpoint": {"ip": ip, "tenant": tenant, "segment": "default",
+            "host": host, "labels": labels, "ports": ports}}));
+    }
+
+    fn policy(&mut self, object: &Value) {
+        let object: NetworkPolicy = serde_json::from_value(object.clone()).unwrap();
+        self.tell(json!({"SetPolicy": object.policy().unwrap()}));
+    }
+
+    fn allows(&self, from: &str, to: &str, packet: Transport) -> bool {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        verdict(&self.state, ip(from), ip(to), packet).is_allowed()
+    }
+}
+
+fn judge() -> Value {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/judges/cyclonus_cases.json");
+    let text = std::fs::read_to_string(&path);
+    let text = text.unwrap_or_else(|error| panic!("{} is needed: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn packet(probe: &str) -> Transport {
+    let (protocol, port) = probe.split_once('/').unwrap();
+    let port: u16 =
+        port.strip_prefix("serve-").unwrap_or(port).split('-').next().unwrap().parse().unwrap();
+    match protocol {
+        "TCP" => Transport::Tcp(port),
+        "UDP" => Transport::Udp(port),
+        "SCTP" => Transport::Sctp(port),
+        other => panic!("{other}"),
+    }
+}
+
+/// Takes the state to where a step of a case has it, whatever led there.
+fn step(world: &mut World, step: &Value) {
+    for (tenant, labels) in step["namespaceLabels"].as_object().unwrap() {
+        world.tell(json!({"CreateTenant": {"id": tenant, "labels": labels}}));
+    }
+    let mut wanted = Vec::new();
+    for pod in step["pods"].as_array().unwrap() {
+        let (pod, ip) = pod.as_str().unwrap().split_once('=').unwrap();
+        world.pod(pod, ip, &step["podLabels"][pod]);
+        wanted.push(ip.parse::<IpAddr>().unwrap());
+    }
+    let gone: Vec<IpAddr> =
+        world.state.endpoints().map(|e| e.ip).filter(|ip| !wanted.contains(ip)).collect();
+    gone.iter().for_each(|ip| world.tell(json!({"RemoveEndpoint": {"ip": ip}})));
+    for action in step["actions"].as_array().into_iter().flatten() {
+        for policy in ["createPolicy", "updatePolicy"].iter().filter_map(|key| action.get(key)) {
+            world.policy(policy);
+        }
+        if let Some(gone) = action.get("deletePolicy") {
+            let name = format!("kube.{}", gone.as_str().unwrap().replace('/', "."));
+            world.tell(json!({"RemovePolicy": {"name": name}}));
+        }
+    }
+}
+
+#[test]
+fn the_evaluator_agrees_with_cyclonus() {
+    let (mut probes, mut wrong) = (0, Vec::new());
+    let cases = judge();
+    let cases = cases["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 230);
+    for case in cases {
+        let mut world = World::new();
+        for one in case["steps"].as_array().unwrap() {
+            step(&mut world, one);
+            let pods = one["pods"].as_array().unwrap();
+            let ips: Vec<&str> =
+                pods.iter().map(|pod| pod.as_str().unwrap().split_once('=').unwrap().1).collect();
+            for (probe, rows) in one["expect"].as_object().unwrap() {
+                for (i, row) in rows.as_array().unwrap().iter().enumerate() {
+                    for (j, expected) in row.as_str().unwrap().chars().enumerate() {
+                        if i == j {
+                            continue;
+                        }
+                        probes += 1;
+                        if world.allows(ips[i], ips[j], packet(probe)) != (expected == '.') {
+                            wrong.push(format!(
+                                "case {}: {probe} {} {}",
+                                case["id"], ips[i], ips[j]
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {probes} probes: {:#?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(20)]
+    );
+    assert!(probes > 100_000, "{probes}");
+}
+
+/// Kubernetes matches `NotIn` and `DoesNotExist` where the key is missing; Cyclonus has no such case.
+#[test]
+fn missing_keys_match_not_in_and_does_not_exist() {
+    for (operator, values) in [("NotIn", json!(["prod"])), ("DoesNotExist", json!([]))] {
+        let mut world = World::new();
+        world.tell(
+            json!({"CreateTenant": {"id": "x", "labels": {"kubernetes.io/metadata.name": "x"}}}),
+        );
+        world.pod("x/a", "10.111.0.1", &json!({}));
+        world.pod("x/b", "10.111.0.2", &json!({}));
+        world.pod("x/c", "10.111.0.3", &json!({"env": "prod"}));
+        let expression = json!([{"key": "env", "operator": operator, "values": values}]);
+        world.policy(&json!({"metadata": {"namespace": "x", "name": "p"}, "spec": {
+            "podSelector": {"matchExpressions": expression},
+            "ingress": [{"from": [{"podSelector": {"matchExpressions": expression}}]}]}}));
+        let tcp = Transport::Tcp(80);
+        assert!(world.allows("10.111.0.2", "10.111.0.1", tcp), "{operator}: both without the key");
+        assert!(!world.allows("10.111.0.3", "10.111.0.1", tcp), "{operator}: the source has it");
+        assert!(world.allows("10.111.0.1", "10.111.0.3", tcp), "{operator}: the target has it");
+    }
+}
+
+/// What has no policy: closed where the tenant is no Kubernetes namespace, open where it is, and closed
+/// again while the pod is not known.
+#[test]
+fn what_no_policy_selects() {
+    let mut world = World::new();
+    world
+        .tell(json!({"CreateTenant": {"id": "k", "labels": {"kubernetes.io/metadata.name": "k"}}}));
+    world.pod("k/a", "10.111.0.1", &json!({}));
+    world.pod("t/a", "10.111.0.2", &json!({}));
+    world.tell(json!({"AllocateAddress": {"name": "new", "host": "h1", "tenant": "k",
+        "segment": "default", "ip": "10.111.0.9"}}));
+    let why = |from: &str, to: &str| {
+        let verdict =
+            verdict(&world.state, from.parse().unwrap(), to.parse().unwrap(), Transport::Tcp(80));
+        (verdict.egress.why, verdict.ingress.why)
+    };
+    let (open, closed) = (Why::NotIsolated, Why::ClosedByDefault);
+    assert_eq!(why("10.111.0.2", "10.111.0.1"), (open, open));
+    assert_eq!(why("10.111.0.1", "10.111.0.2"), (open, closed));
+    assert_eq!(why("192.168.0.1", "10.111.0.2"), (open, closed), "the host is no exception");
+    assert_eq!(why("192.168.0.1", "10.111.0.1"), (open, Why::OwnNode));
+    assert_eq!(why("192.168.0.2", "10.111.0.1"), (open, open));
+    assert_eq!(why("10.111.0.1", "10.111.0.9"), (open, Why::Unknown));
+    assert_eq!(why("10.111.0.9", "192.168.0.1"), (Why::Unknown, open));
+    assert_eq!(why("8.8.8.8", "9.9.9.9"), (open, open));
+    assert_eq!(why("10.111.0.2", "10.111.0.2"), (Why::Itself, Why::Itself));
+}

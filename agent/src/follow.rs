@@ -127,7 +127,14 @@ impl Following {
                 view
             }),
             Item::Reset(snapshot) => match View::from_snapshot(&self.host, &snapshot) {
-                Ok(view) => Some(Arc::new(view)),
+                Ok(mut view) => {
+                    let (revision, known) = (view.revision, before.as_ref());
+                    let known = known.and_then(|before| before.rules.as_ref());
+                    if let Some(rules) = &mut view.rules {
+                        rules.date(known, revision);
+                    }
+                    Some(Arc::new(view))
+                }
                 Err(error) => {
                     tracing::error!(%error, "the snapshot is not understood: keeping the old view");
                     before

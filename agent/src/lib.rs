@@ -31,6 +31,7 @@ pub mod install;
 pub mod kernel;
 pub mod nat;
 pub mod ours;
+pub mod policy;
 pub mod pulse;
 pub mod register;
 pub mod router;

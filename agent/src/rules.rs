@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use romana_statemachine::command::Endpoint;
 use romana_statemachine::name::{PolicyName, SegmentId, TenantId, VipName};
 use romana_statemachine::policy::Policy;
-use romana_statemachine::{Event, Labels, Record, Vip, VipHolder};
+use romana_statemachine::{Event, Labels, Record, Revision, Vip, VipHolder};
 use serde::{Deserialize, Serialize};
 
 /// Policies, endpoints, tenants and VIPs.
@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 pub struct Rules {
     /// All policies.
     pub policies: OrdMap<PolicyName, Policy>,
+    /// The revision at which each was set, as far as known: from a snapshot, that of the snapshot.
+    #[serde(default)]
+    pub revisions: OrdMap<PolicyName, Revision>,
     /// All endpoints: a policy's peers may be anywhere.
     pub endpoints: OrdMap<IpAddr, Endpoint>,
     /// Tenants that were created.
@@ -52,6 +55,21 @@ struct ShownSegment {
 }
 
 impl Rules {
+    /// The revision at which a policy was set, as far as known.
+    #[must_use]
+    pub fn revision_of(&self, policy: &PolicyName) -> Revision {
+        self.revisions.get(policy).copied().unwrap_or_default()
+    }
+
+    /// Takes over what an earlier view knew of when policies were set: a snapshot does not say.
+    pub(crate) fn date(&mut self, before: Option<&Self>, revision: Revision) {
+        for (name, policy) in &self.policies {
+            let known = before.filter(|before| before.policies.get(name) == Some(policy));
+            let since = known.map_or(revision, |before| before.revision_of(name));
+            self.revisions.insert(name.clone(), since);
+        }
+    }
+
     /// What a snapshot has of them.
     pub(crate) fn new(
         policies: Vec<Policy>,
@@ -65,6 +83,7 @@ impl Rules {
         };
         Self {
             policies: policies.into_iter().map(|policy| (policy.name.clone(), policy)).collect(),
+            revisions: OrdMap::new(),
             endpoints: endpoints.into_iter().map(|endpoint| (endpoint.ip, endpoint)).collect(),
             tenants: tenants.into_iter().map(tenant).collect(),
             vips: vips.into_iter().map(|vip| (vip.name.clone(), vip)).collect(),
@@ -74,8 +93,14 @@ impl Rules {
     /// Takes the next record.
     pub(crate) fn apply(&mut self, record: &Record) {
         match record.event.clone() {
-            Event::PolicySet(policy) => _ = self.policies.insert(policy.name.clone(), policy),
-            Event::PolicyRemoved(gone) => _ = self.policies.remove(&gone.name),
+            Event::PolicySet(policy) => {
+                self.revisions.insert(policy.name.clone(), record.revision);
+                self.policies.insert(policy.name.clone(), policy);
+            }
+            Event::PolicyRemoved(gone) => {
+                self.revisions.remove(&gone.name);
+                self.policies.remove(&gone.name);
+            }
             Event::EndpointSet(endpoint) => _ = self.endpoints.insert(endpoint.ip, endpoint),
             Event::EndpointRemoved(gone) => _ = self.endpoints.remove(&gone.ip),
             Event::TenantCreated(created) => {
@@ -172,7 +197,11 @@ mod tests {
             state.tenants().map(tenant).collect(),
             state.vips().cloned().collect(),
         );
+        let mut shown = shown;
+        shown.date(Some(&rules), 99);
         assert_eq!(rules, shown);
+        shown.date(None, 99);
+        assert_eq!(shown.revision_of(&"p".into()), 99);
         assert_eq!((rules.policies.len(), rules.endpoints.len(), rules.vips.len()), (1, 1, 2));
         // It is kept on disk.
         let text = serde_json::to_string(&rules).unwrap();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use romana_client::follow::Snapshot;
 use romana_statemachine::command::HostState;
@@ -50,9 +51,9 @@ pub struct View {
     #[serde(default)]
     pub cluster: Option<String>,
     /// All hosts.
-    pub hosts: BTreeMap<HostName, Host>,
+    pub hosts: OrdMap<HostName, Host>,
     /// All blocks.
-    pub blocks: BTreeMap<IpNet, Block>,
+    pub blocks: OrdMap<IpNet, Block>,
     /// All networks, in the order in which addresses are taken from them.
     pub networks: Vec<Network>,
     /// Addresses of this host, by name.
@@ -118,8 +119,8 @@ impl View {
             revision: 0,
             at: Millis(0),
             cluster: None,
-            hosts: BTreeMap::new(),
-            blocks: BTreeMap::new(),
+            hosts: OrdMap::new(),
+            blocks: OrdMap::new(),
             networks: Vec::new(),
             addresses: BTreeMap::new(),
             rules: Some(Rules::default()),

@@ -19,7 +19,6 @@ mod cluster;
 mod diff;
 mod endpoints;
 mod events;
-mod explain;
 mod health;
 mod hosts;
 mod ipam;

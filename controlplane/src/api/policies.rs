@@ -4,8 +4,8 @@ use axum::http::StatusCode;
 use romana_statemachine::command::PolicyRef;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::PolicyName;
-use romana_statemachine::policy::Policy;
 use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
+use romana_statemachine::policy::{Policy, describe};
 use romana_statemachine::{Command, Refusal, Revision, State};
 use serde::Serialize;
 
@@ -156,7 +156,7 @@ fn explain(state: &State, policy: &Policy) -> Explained {
         exists: present.is_some(),
         unchanged: present == Some(policy),
         endpoints: super::explain::endpoints(state, policy),
-        explanation: super::explain::sentences(policy),
+        explanation: describe::sentences(policy),
         policy: to_document(policy),
     }
 }

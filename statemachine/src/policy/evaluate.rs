@@ -201,9 +201,11 @@ impl<'a> Subject<'a> {
         if self.ip == other.ip || hosts == [true, true] && same_host {
             return Some(Why::Itself);
         }
-        let discovery =
-            matches!(packet, Transport::Icmp(kind, _) if NEIGHBOUR_DISCOVERY.contains(&kind));
-        if discovery && self.ip.is_ipv6() && hosts != [false, false] {
+        // Between links' ends: hosts share some with each other and with strangers, endpoints with their own host.
+        let stranger = self.party.host().is_none();
+        let linked = hosts[0] || hosts[1] && (same_host || stranger);
+        let discovery = |kind| NEIGHBOUR_DISCOVERY.contains(&kind) && self.ip.is_ipv6();
+        if linked && matches!(packet, Transport::Icmp(kind, _) if discovery(kind)) {
             return Some(Why::Failsafe);
         }
         match &self.party {

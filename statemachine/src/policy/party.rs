@@ -177,13 +177,16 @@ pub enum Party<'a> {
 
 impl<'a> Party<'a> {
     /// What an address is: an endpoint; else one of a host; else in the block of a host, whose owner it has.
+    /// An endpoint in a block is on the block's host, whatever else is said of it: packets go there.
     #[must_use]
     pub fn at(state: &'a State, ip: IpAddr) -> Self {
         let labels = |tenant: &TenantId| state.tenant(tenant).map(|tenant| &tenant.labels);
         if let Some(found) = state.endpoint(ip) {
             let (tenant, segment) = (&found.tenant, &found.segment);
             let identity = Identity::of_endpoint(tenant, labels(tenant), segment, &found.labels);
-            return Self::Endpoint { identity, host: &found.host, ports: &found.ports };
+            let block = state.ipam().block_of(ip);
+            let host = block.map_or(&found.host, |block| &block.owner().host);
+            return Self::Endpoint { identity, host, ports: &found.ports };
         }
         if let Some(host) = state.host_at(ip) {
             return Self::Host(&host.name);

@@ -1,32 +1,17 @@
-//! A policy in sentences, and whom it applies to now: what `POST /v1/policies/check` answers.
+//! A policy in words: what `POST /v1/policies/check` answers, and the comments of compiled rules.
 
-use romana_statemachine::State;
-use romana_statemachine::command::Endpoint;
-use romana_statemachine::policy::{
-    Expression, Peer, Policy, Port, Rule, Selector, Target, TenantSelector, Traffic,
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::{
+    Expression, Peer, Policy, Port, Protocol, Rule, Selector, Target, TenantSelector, Traffic,
 };
 
-/// How many endpoints a policy applies to now.
-pub(super) fn endpoints(state: &State, policy: &Policy) -> usize {
-    let applies = |endpoint: &&Endpoint| {
-        policy.applied_to.iter().any(|target| match target {
-            Target::Tenant(tenant) => endpoint.tenant == *tenant,
-            Target::Segment(tenant, segment) => {
-                endpoint.tenant == *tenant && endpoint.segment == *segment
-            }
-            Target::Endpoints(tenant, selector) => {
-                endpoint.tenant == *tenant && selector.matches(&endpoint.labels)
-            }
-            Target::Cidr(cidr) => cidr.contains(&endpoint.ip),
-            Target::Host => false,
-            Target::Local => true,
-        })
-    };
-    state.endpoints().filter(applies).count()
-}
-
 /// What a policy means, one sentence per line.
-pub(super) fn sentences(policy: &Policy) -> Vec<String> {
+#[must_use]
+pub fn sentences(policy: &Policy) -> Vec<String> {
     let targets: Vec<String> = policy.applied_to.iter().map(target).collect();
     let mut sentences = vec![format!("Applies to {}.", targets.join(", and to "))];
     let directions = [
@@ -68,7 +53,9 @@ fn target(target: &Target) -> String {
     }
 }
 
-fn peer(peer: &Peer) -> String {
+/// A peer.
+#[must_use]
+pub fn peer(peer: &Peer) -> String {
     match peer {
         Peer::Any => "anybody".into(),
         Peer::Tenant(tenant) => format!("tenant {tenant}"),
@@ -103,7 +90,6 @@ fn labels(selector: &Selector) -> String {
 }
 
 fn traffic(traffic: &Traffic) -> String {
-    use romana_statemachine::policy::Protocol;
     let protocol = match traffic.protocol {
         Protocol::Any => "everything",
         Protocol::Tcp => "TCP",

@@ -1,0 +1,357 @@
+//! What is in which set. Every set is a predicate over prefixes: endpoints' addresses, blocks, and ranges
+//! that policies name. A block is a member if its owner, without labels, satisfies the predicate; an
+//! endpoint in a block is a member of its own if it alone does, and an exception if it alone does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use imbl::OrdMap;
+use ipnet::IpNet;
+use romana_statemachine::name::PolicyName;
+use romana_statemachine::policy::evaluate::Direction;
+use romana_statemachine::policy::{Peer, Policy, Protocol};
+
+use super::chains::{Use, without};
+use super::compile::DIRECTIONS;
+use super::model::{Family, Member, Name, Set, SetKind};
+use super::names::{self, side};
+use super::world::{World, single};
+
+/// What a set holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Holds {
+    /// What a policy applies to, here.
+    Targets(PolicyName),
+    /// What rules look for, anywhere.
+    Used(Use),
+    /// What is closed in a direction, here.
+    Closed(Direction),
+    /// All endpoints here.
+    Local,
+    /// Those of Kubernetes namespaces whose pods are known.
+    Kubernetes,
+    /// Addresses behind links.
+    Links,
+}
+
+/// What a policy selects here.
+#[derive(Clone, Debug)]
+struct Selection {
+    policy: Policy,
+    /// Those that it names.
+    ranges: BTreeSet<IpNet>,
+    /// All that it selects.
+    nets: BTreeSet<IpNet>,
+}
+
+/// Sets and their members.
+#[derive(Clone, Debug)]
+pub(super) struct Members {
+    pub(super) world: World,
+    /// Blocks and endpoints of this host.
+    here: BTreeSet<IpNet>,
+    /// Ranges that policies name, and how many do.
+    ranges: BTreeMap<IpNet, usize>,
+    selections: BTreeMap<PolicyName, Selection>,
+    /// How many policies isolate what is at a prefix, by direction.
+    isolating: BTreeMap<IpNet, [usize; 2]>,
+    /// What each set holds, and how many times it is asked for.
+    holds: BTreeMap<(Family, Name), (Holds, usize)>,
+    sets: OrdMap<(Family, Name), Set>,
+    /// Prefixes to look at again: in all sets, and in those of what is closed.
+    touched: BTreeSet<IpNet>,
+    closing: BTreeSet<IpNet>,
+    /// Ranges came or went: what they must leave out is to be found again.
+    ranges_changed: bool,
+}
+
+impl Members {
+    pub(super) fn new(world: World) -> Self {
+        let mut new = Self {
+            world,
+            here: BTreeSet::new(),
+            ranges: BTreeMap::new(),
+            selections: BTreeMap::new(),
+            isolating: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            sets: OrdMap::new(),
+            touched: BTreeSet::new(),
+            closing: BTreeSet::new(),
+            ranges_changed: false,
+        };
+        for family in Family::ALL {
+            new.hold(family, names::LINKS.into(), Holds::Links, SetKind::Links);
+            new.hold(family, names::LOCAL.into(), Holds::Local, SetKind::Nets);
+            new.hold(family, names::KUBERNETES.into(), Holds::Kubernetes, SetKind::Nets);
+            for direction in DIRECTIONS {
+                let name = side(direction).closed.into();
+                new.hold(family, name, Holds::Closed(direction), SetKind::Nets);
+            }
+        }
+        new
+    }
+
+    pub(super) fn sets(&self) -> &OrdMap<(Family, Name), Set> {
+        &self.sets
+    }
+
+    /// Whether a policy selects something of a family here.
+    pub(super) fn selects(&self, policy: &PolicyName, family: Family) -> bool {
+        let of = |net: &IpNet| Family::of(net.addr()) == family;
+        self.selections.get(policy).is_some_and(|selection| selection.nets.iter().any(of))
+    }
+
+    /// What is at these prefixes is another, or changed.
+    pub(super) fn touch(&mut self, nets: &BTreeSet<IpNet>) {
+        for net in nets {
+            if self.world.identity(*net).is_some() && self.world.is_here(*net) {
+                self.here.insert(*net);
+            } else {
+                self.here.remove(net);
+            }
+            let here = self.here.contains(net);
+            let world = &self.world;
+            for selection in self.selections.values_mut() {
+                let range = selection.ranges.contains(net);
+                let selects = (here || range) && world.selects(&selection.policy, *net);
+                if selects != selection.nets.contains(net) {
+                    if selects {
+                        selection.nets.insert(*net)
+                    } else {
+                        selection.nets.remove(net)
+                    };
+                    count(&mut self.isolating, &selection.policy, *net, selects);
+                }
+            }
+        }
+        self.touched.extend(nets);
+    }
+
+    /// Takes a policy in; `ranges`: those of its targets that are enforced here.
+    pub(super) fn select(&mut self, policy: &Policy, ranges: &[IpNet]) {
+        let mut nets: BTreeSet<IpNet> =
+            self.here.iter().copied().filter(|net| self.world.selects(policy, *net)).collect();
+        for range in ranges {
+            *self.ranges.entry(*range).or_default() += 1;
+            self.ranges_changed = true;
+            nets.insert(*range);
+        }
+        for net in &nets {
+            count(&mut self.isolating, policy, *net, true);
+        }
+        self.closing.extend(&nets);
+        let ranges = ranges.iter().copied().collect();
+        let selection = Selection { policy: policy.clone(), ranges, nets };
+        self.selections.insert(policy.name.clone(), selection);
+    }
+
+    /// Takes a policy out again.
+    pub(super) fn deselect(&mut self, policy: &Policy, ranges: &[IpNet]) {
+        let Some(selection) = self.selections.remove(&policy.name) else { return };
+        for net in &selection.nets {
+            count(&mut self.isolating, policy, *net, false);
+        }
+        for range in ranges {
+            if let Some(uses) = self.ranges.get_mut(range) {
+                *uses -= 1;
+            }
+            self.ranges_changed = true;
+        }
+        self.ranges.retain(|_, uses| *uses > 0);
+        self.closing.extend(selection.nets);
+    }
+
+    /// Asks for a set.
+    pub(super) fn hold(&mut self, family: Family, name: Name, holds: Holds, kind: SetKind) {
+        let key = (family, name);
+        if let Some((_, uses)) = self.holds.get_mut(&key) {
+            *uses += 1;
+            return;
+        }
+        let nets: Vec<IpNet> = match &holds {
+            Holds::Used(Use::Peer(Peer::Cidr { .. })) => Vec::new(),
+            Holds::Used(_) => self.world.everywhere().collect(),
+            _ => self.here.iter().chain(self.ranges.keys()).copied().collect(),
+        };
+        let mut set = Set { kind, members: OrdMap::new() };
+        if let Holds::Used(Use::Peer(Peer::Cidr { cidr, except })) = &holds {
+            let of = without(*cidr, except).into_iter();
+            set.members.extend(of.map(|net| (Member::Net(net), false)));
+        }
+        for net in nets.into_iter().filter(|net| Family::of(net.addr()) == family) {
+            self.place(&holds, &mut set, net);
+        }
+        self.sets.insert(key.clone(), set);
+        self.holds.insert(key, (holds, 1));
+    }
+
+    /// Needs a set no more.
+    pub(super) fn release(&mut self, family: Family, name: Name) {
+        let key = (family, name);
+        let Some((_, uses)) = self.holds.get_mut(&key) else { return };
+        *uses -= 1;
+        if *uses == 0 {
+            self.holds.remove(&key);
+            self.sets.remove(&key);
+        }
+    }
+
+    /// Brings the sets up to date with what was touched.
+    pub(super) fn settle(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        let mut closing = std::mem::take(&mut self.closing);
+        closing.extend(&touched);
+        // What an endpoint is in the set depends on its block.
+        let blocks: Vec<IpNet> = closing.iter().copied().collect();
+        for block in blocks.into_iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
+            closing.extend(self.world.endpoints_in(block).map(single));
+        }
+        if std::mem::take(&mut self.ranges_changed) {
+            closing.extend(self.world.everywhere());
+            closing.extend(self.world.hosts().map(single));
+        }
+        let keys: Vec<(Family, Name)> = self.holds.keys().cloned().collect();
+        for key in keys {
+            let Some((holds, _)) = self.holds.get(&key) else { continue };
+            let nets = if matches!(holds, Holds::Closed(_)) { &closing } else { &touched };
+            let Some(before) = self.sets.get(&key) else { continue };
+            let mut set = before.clone();
+            for net in nets.iter().filter(|net| Family::of(net.addr()) == key.0) {
+                self.place(holds, &mut set, *net);
+            }
+            if set != *before {
+                self.sets.insert(key, set);
+            }
+        }
+    }
+
+    /// Puts what is at a prefix in a set, or out of it.
+    fn place(&self, holds: &Holds, set: &mut Set, net: IpNet) {
+        let single = net.prefix_len() == net.max_prefix_len();
+        match holds {
+            Holds::Used(Use::Peer(Peer::Cidr { .. })) => {}
+            Holds::Used(Use::Port(name, protocol)) if single => {
+                self.place_ports(name, *protocol, set, net.addr());
+            }
+            Holds::Links if single => self.place_link(set, net.addr()),
+            Holds::Used(Use::Port(..)) | Holds::Links => {}
+            holds => {
+                let member = Member::Net(net);
+                match self.wanted(holds, net) {
+                    Some(except) if set.members.get(&member) != Some(&except) => {
+                        set.members.insert(member, except);
+                    }
+                    None if set.members.contains_key(&member) => _ = set.members.remove(&member),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn place_ports(&self, name: &str, protocol: Protocol, set: &mut Set, ip: IpAddr) {
+        let ports = self.world.named_ports(ip).iter();
+        let wanted: BTreeSet<Member> = ports
+            .filter(|port| port.name == name && port.protocol == protocol)
+            .map(|port| Member::Port(ip, protocol, port.port))
+            .collect();
+        let (first, last) = (Member::Port(ip, protocol, 0), Member::Port(ip, protocol, u16::MAX));
+        replace(set, first, last, wanted);
+    }
+
+    fn place_link(&self, set: &mut Set, ip: IpAddr) {
+        let attached = self.world.attached.get(&ip);
+        let link = attached.and_then(|attached| attached.link.clone());
+        let wanted = link.map(|link| Member::Link(ip, link)).into_iter().collect();
+        // No link's name is greater.
+        let (first, last) = (Member::Link(ip, "".into()), Member::Link(ip, "\u{10ffff}".into()));
+        replace(set, first, last, wanted);
+    }
+
+    /// Whether a prefix is a member (`false`), an exception (`true`), or neither.
+    fn wanted(&self, holds: &Holds, net: IpNet) -> Option<bool> {
+        let anywhere = matches!(holds, Holds::Used(_));
+        if !anywhere && !self.here.contains(&net) {
+            let covers = |range: &IpNet| *range != net && range.contains(&net);
+            let range = self.ranges.contains_key(&net);
+            let covered = matches!(holds, Holds::Closed(_)) && self.ranges.keys().any(covers);
+            // Others judge what is theirs.
+            if (range || covered) && self.is_foreign(net) {
+                return covered.then_some(true);
+            }
+            if !range {
+                return None;
+            }
+        }
+        let within = self.parent(holds, net).is_some_and(|parent| self.satisfies(holds, parent));
+        match (self.satisfies(holds, net), within) {
+            (true, false) => Some(false),
+            (false, true) => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The smallest larger prefix that says what is in a set: the block, or a range that a policy names.
+    fn parent(&self, holds: &Holds, net: IpNet) -> Option<IpNet> {
+        // What nobody has is as its block or its range is.
+        self.world.identity(net)?;
+        let anywhere = matches!(holds, Holds::Used(_));
+        let block = self.world.block_of(net.addr()).map(|(cidr, _)| cidr);
+        let block = block.filter(|cidr| anywhere || self.here.contains(cidr));
+        let ranges = self.ranges.keys().filter(|range| !anywhere && self.satisfies(holds, **range));
+        let larger = |parent: &IpNet| *parent != net && parent.contains(&net);
+        block.into_iter().chain(ranges.copied()).filter(larger).max_by_key(IpNet::prefix_len)
+    }
+
+    fn satisfies(&self, holds: &Holds, net: IpNet) -> bool {
+        let identity = self.world.identity(net);
+        match holds {
+            Holds::Targets(policy) => {
+                self.selections.get(policy).is_some_and(|selection| selection.nets.contains(&net))
+            }
+            Holds::Used(Use::Peer(peer)) => {
+                identity.is_some_and(|identity| peer.includes(&identity))
+            }
+            Holds::Closed(direction) => {
+                let isolated = self.isolating.get(&net);
+                isolated.is_some_and(|counts| counts[*direction as usize] > 0)
+                    || identity.is_some_and(|identity| {
+                        identity.labels.is_none()
+                            || *direction == Direction::Ingress && !identity.is_kubernetes()
+                    })
+            }
+            Holds::Local => identity.is_some(),
+            Holds::Kubernetes => identity
+                .is_some_and(|identity| identity.is_kubernetes() && identity.labels.is_some()),
+            Holds::Used(Use::Port(..)) | Holds::Links => false,
+        }
+    }
+
+    /// Whether another host judges what is at a prefix.
+    fn is_foreign(&self, net: IpNet) -> bool {
+        let host = |ip: IpAddr| net == single(ip);
+        self.world.identity(net).is_some() || self.world.hosts().any(host)
+    }
+}
+
+fn count(isolating: &mut BTreeMap<IpNet, [usize; 2]>, policy: &Policy, net: IpNet, more: bool) {
+    let counts = isolating.entry(net).or_default();
+    for direction in DIRECTIONS.into_iter().filter(|direction| policy.isolates(*direction)) {
+        let count = &mut counts[direction as usize];
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+    }
+    if *counts == [0, 0] {
+        isolating.remove(&net);
+    }
+}
+
+/// Members from `first` to `last` become these.
+fn replace(set: &mut Set, first: Member, last: Member, wanted: BTreeSet<Member>) {
+    let there: Vec<Member> =
+        set.members.range(first..=last).map(|(member, _)| member.clone()).collect();
+    for gone in there.iter().filter(|member| !wanted.contains(member)) {
+        set.members.remove(gone);
+    }
+    for new in wanted.into_iter().filter(|member| !there.contains(member)) {
+        set.members.insert(new, false);
+    }
+}

@@ -1,0 +1,177 @@
+//! What a host's filter is a function of, and what policies see at a prefix: an endpoint's address, a block,
+//! or a range that a policy names.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use ipnet::IpNet;
+use romana_statemachine::Labels;
+use romana_statemachine::command::NamedPort;
+use romana_statemachine::name::{HostName, SegmentId, TenantId};
+use romana_statemachine::policy::party::Identity;
+use romana_statemachine::policy::{Policy, Target};
+
+use super::model::Name;
+use crate::rules::Rules;
+use crate::view::{Block, View};
+
+/// An address that a container here has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The host's end of its link; `None`: somebody else made the link.
+    pub link: Option<Name>,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its segment.
+    pub segment: SegmentId,
+    /// Labels that it came with; empty: it came with none.
+    pub labels: Labels,
+}
+
+/// Addresses that containers here have.
+pub type Attachments = OrdMap<IpAddr, Attached>;
+
+/// What a host's filter is a function of.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// What is known of the cluster.
+    pub(super) view: Arc<View>,
+    pub(super) rules: Rules,
+    /// What is attached here.
+    pub(super) attached: Attachments,
+}
+
+/// A single address as a prefix.
+#[must_use]
+pub fn single(ip: IpAddr) -> IpNet {
+    IpNet::from(ip)
+}
+
+impl World {
+    /// `None`: the view is a copy from before policies were followed.
+    #[must_use]
+    pub fn new(view: Arc<View>, attached: Attachments) -> Option<Self> {
+        let rules = view.rules.clone()?;
+        Some(Self { view, rules, attached })
+    }
+
+    /// Nothing is known, but for whom it is.
+    pub(super) fn empty(host: HostName) -> Self {
+        let (view, rules) = (Arc::new(View::new(host)), Rules::default());
+        Self { view, rules, attached: Attachments::new() }
+    }
+
+    fn tenant_labels(&self, tenant: &TenantId) -> Option<&Labels> {
+        Some(&self.rules.tenants.get(tenant)?.labels)
+    }
+
+    /// The block that an address is in.
+    pub(super) fn block_of(&self, ip: IpAddr) -> Option<(IpNet, &Block)> {
+        let (cidr, block) = self.view.blocks.get_prev(&single(ip))?;
+        cidr.contains(&ip).then_some((*cidr, block))
+    }
+
+    /// Who has an address: an endpoint, or what is attached and not (yet) an endpoint.
+    pub(super) fn endpoint(&self, ip: IpAddr) -> Option<Identity<'_>> {
+        if let Some(found) = self.rules.endpoints.get(&ip) {
+            let labels = self.tenant_labels(&found.tenant);
+            return Some(Identity::of_endpoint(
+                &found.tenant,
+                labels,
+                &found.segment,
+                &found.labels,
+            ));
+        }
+        let Attached { tenant, segment, labels, .. } = self.attached.get(&ip)?;
+        let tenant_labels = self.tenant_labels(tenant);
+        Some(match labels.is_empty() {
+            true => Identity::of_block(tenant, tenant_labels, segment),
+            false => Identity::of_endpoint(tenant, tenant_labels, segment, labels),
+        })
+    }
+
+    /// Whom a prefix belongs to: an endpoint, or the owner of a block.
+    pub(super) fn identity(&self, net: IpNet) -> Option<Identity<'_>> {
+        let single = net.prefix_len() == net.max_prefix_len();
+        let endpoint = single.then(|| self.endpoint(net.addr())).flatten();
+        endpoint.or_else(|| {
+            let block = self.view.blocks.get(&net)?;
+            let labels = self.tenant_labels(&block.tenant);
+            Some(Identity::of_block(&block.tenant, labels, &block.segment))
+        })
+    }
+
+    pub(super) fn named_ports(&self, ip: IpAddr) -> &[NamedPort] {
+        let found = self.rules.endpoints.get(&ip);
+        found.map(|endpoint| endpoint.ports.as_slice()).unwrap_or_default()
+    }
+
+    /// Whether an endpoint's address, or a block, is on this host.
+    pub(super) fn is_here(&self, net: IpNet) -> bool {
+        let ip = net.addr();
+        if let Some((_, block)) = self.block_of(ip).filter(|(cidr, _)| cidr.contains(&net)) {
+            let attached = net == single(ip) && self.attached.contains_key(&ip);
+            return block.host == self.view.host || attached;
+        }
+        let endpoint = self.rules.endpoints.get(&ip).filter(|_| net == single(ip));
+        endpoint.is_some_and(|endpoint| endpoint.host == self.view.host)
+            || net == single(ip) && self.attached.contains_key(&ip)
+    }
+
+    /// Whether a range that a policy names is enforced on this host as a range: it is part of a block of
+    /// this host whose containers need not be known, or of no Romana network at all, so that whose packets
+    /// pass here is not known.
+    pub(super) fn is_range(&self, net: IpNet) -> bool {
+        let own = self.block_of(net.addr()).is_some_and(|(cidr, block)| {
+            let known = self.identity(cidr).is_some_and(|identity| identity.labels.is_some());
+            cidr.contains(&net) && block.host == self.view.host && known
+        });
+        own || !self.view.networks.iter().any(|network| network.cidr.contains(&net))
+    }
+
+    /// Addresses of this host.
+    pub(super) fn own_ips(&self) -> &[IpAddr] {
+        self.view.hosts.get(&self.view.host).map(|host| host.ips.as_slice()).unwrap_or_default()
+    }
+
+    /// Addresses of all hosts but this.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = IpAddr> {
+        let others = self.view.hosts.iter().filter(|(name, _)| **name != self.view.host);
+        others.flat_map(|(_, host)| host.ips.iter().copied())
+    }
+
+    /// Addresses in a prefix that somebody has.
+    pub(super) fn endpoints_in(&self, net: IpNet) -> impl Iterator<Item = IpAddr> {
+        let (first, last) = (net.network(), net.broadcast());
+        let endpoints = self.rules.endpoints.range(first..=last).map(|(ip, _)| *ip);
+        endpoints.chain(self.attached.range(first..=last).map(|(ip, _)| *ip))
+    }
+
+    /// Blocks, and addresses that somebody has, everywhere.
+    pub(super) fn everywhere(&self) -> impl Iterator<Item = IpNet> {
+        let ips = self.rules.endpoints.keys().chain(self.attached.keys());
+        self.view.blocks.keys().copied().chain(ips.map(|ip| single(*ip)))
+    }
+
+    /// Those of tenants.
+    pub(super) fn of_tenants(&self, tenants: &BTreeSet<TenantId>) -> Vec<IpNet> {
+        let of = |net: &IpNet| {
+            self.identity(*net).is_some_and(|identity| tenants.contains(identity.tenant))
+        };
+        self.everywhere().filter(of).collect()
+    }
+
+    /// Whether a policy selects all of a prefix. Nothing selects what is not known: it stays closed.
+    pub(super) fn selects(&self, policy: &Policy, net: IpNet) -> bool {
+        let identity = self.identity(net);
+        if identity.is_some_and(|identity| identity.labels.is_none()) {
+            return false;
+        }
+        policy.applied_to.iter().any(|target| match target {
+            Target::Cidr(cidr) => cidr.contains(&net),
+            target => identity.is_some_and(|identity| target.includes(&identity)),
+        })
+    }
+}

@@ -9,12 +9,19 @@ use romana_client::{API_PORT, Server};
 use romana_statemachine::name::HostName;
 use serde::Deserialize;
 
+use crate::kernel::packet_filter::Backend;
 use crate::kernel::routes::MAIN_TABLE;
 use crate::nat::Nat;
 use crate::ours;
+use crate::policy::compile::Options;
+use crate::policy::enforce::Settings;
 
 /// Port of the metrics.
 pub const METRICS_PORT: u16 = 9607;
+/// Kubernetes has bits 14 and 15, other systems those below 24.
+const MARK_BIT: u32 = 24;
+/// As in other systems.
+const LOG_GROUP: u16 = 100;
 /// Route tables that the kernel fills itself: default, local.
 const RESERVED_TABLES: [u32; 3] = [0, 253, 255];
 
@@ -104,6 +111,21 @@ struct Given {
     /// MTU of containers' links [default: the smallest of the host's links].
     #[arg(long, env = "ROMANA_AGENT_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
+    /// Enforce policy [default: true]. With false, rules of an earlier run are taken away.
+    #[arg(long, env = "ROMANA_AGENT_POLICY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    policy: Option<bool>,
+    /// Log what policies deny, by NFLOG.
+    #[arg(long, env = "ROMANA_AGENT_POLICY_LOG", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    policy_log: Option<bool>,
+    /// The group of NFLOG [default: 100].
+    #[arg(long, env = "ROMANA_AGENT_POLICY_LOG_GROUP", value_name = "N")]
+    policy_log_group: Option<u16>,
+    /// Bit of the packet mark that rules use among themselves, 0 to 31 [default: 24].
+    #[arg(long, env = "ROMANA_AGENT_POLICY_MARK_BIT", value_name = "N")]
+    policy_mark_bit: Option<u32>,
+    /// Which iptables [default: auto, that in which this host has rules].
+    #[arg(long, env = "ROMANA_AGENT_IPTABLES", value_name = "WHICH")]
+    iptables: Option<Backend>,
     /// Masquerade what leaves the Romana networks.
     #[arg(long, env = "ROMANA_AGENT_NAT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     nat: Option<bool>,
@@ -147,6 +169,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// MTU of containers' links.
     pub mtu: Option<u32>,
+    /// How policy is enforced.
+    pub policy: Settings,
     /// What to masquerade, if anything.
     pub nat: Option<Nat>,
     /// Set sysctls.
@@ -223,6 +247,20 @@ impl Config {
             let why = format!("table {route_table} is the kernel's own: choose 1 to 252, or 254");
             return Err(wrong("route_table", why));
         }
+        let mark = given.policy_mark_bit.unwrap_or(MARK_BIT);
+        let Some(mark) = 1_u32.checked_shl(mark) else {
+            return Err(wrong("policy_mark_bit", format!("{mark} is not 0 to 31")));
+        };
+        let policy = Settings {
+            enabled: given.policy.unwrap_or(true),
+            backend: given.iptables.unwrap_or_default(),
+            mark,
+            log_group: given.policy_log_group.unwrap_or(LOG_GROUP),
+            options: Options {
+                log: given.policy_log.unwrap_or(false),
+                failsafe: servers.iter().map(Server::port).collect(),
+            },
+        };
         let interface = given.nat_interface;
         if let Some(name) = &interface
             && !is_interface(name)
@@ -244,6 +282,7 @@ impl Config {
             register: given.register.unwrap_or(false).then_some(registration),
             socket: given.socket.unwrap_or_else(|| PathBuf::from(ours::SOCKET)),
             mtu: given.mtu,
+            policy,
             nat: given.nat.unwrap_or(false).then_some(Nat { interface }),
             set_sysctls: given.set_sysctls.unwrap_or(false),
             metrics: given.metrics.unwrap_or(loopback),
@@ -284,6 +323,11 @@ impl Given {
             host_labels: self.host_labels.or(file.host_labels),
             socket: self.socket.or(file.socket),
             mtu: self.mtu.or(file.mtu),
+            policy: self.policy.or(file.policy),
+            policy_log: self.policy_log.or(file.policy_log),
+            policy_log_group: self.policy_log_group.or(file.policy_log_group),
+            policy_mark_bit: self.policy_mark_bit.or(file.policy_mark_bit),
+            iptables: self.iptables.or(file.iptables),
             nat: self.nat.or(file.nat),
             nat_interface: self.nat_interface.or(file.nat_interface),
             set_sysctls: self.set_sysctls.or(file.set_sysctls),
@@ -372,6 +416,7 @@ mod tests {
             (["--route-table", "255"], "route_table"),
             (["--hostname", "a b"], "hostname"),
             (["--nat-interface", "a b"], "nat_interface"),
+            (["--policy-mark-bit", "32"], "policy_mark_bit"),
             (["--host-labels", "rack"], "host_labels"),
             (["--server", "ftp://x"], "server"),
         ] {

@@ -4,6 +4,8 @@
 //!   Following ──► seen ─┐
 //!   netlink news ───────┼──► Router::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
 //!   timer ──────────────┘
+//!   Following ──► seen ─┬──► Enforcer::pass: compile ─► diff ─► ipset, iptables ──► status
+//!   attach ─► Gate ─────┘
 //!   romana-cni ──► socket ──► attach ──► ledger, log, kernel
 //! ```
 //! One code path for the first start, normal work, restart and repair. On SIGTERM everything stays in
@@ -22,8 +24,11 @@ use crate::attach::{self, AttachConfig};
 use crate::config::Config;
 use crate::copy::CopyError;
 use crate::follow::Following;
+use crate::kernel::packet_filter::PacketFilter;
 use crate::kernel::{KernelError, facts};
 use crate::router::Router;
+use crate::policy::enforce::enforcer;
+use crate::status::Said;
 use crate::{http, nat, pulse, register, sysctl};
 
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -99,6 +104,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let problems = sysctl::provide(config.set_sysctls);
     problems.iter().for_each(|problem| tracing::warn!(problem, "this host does not forward"));
 
+    let filter = PacketFilter::find(config.policy.backend).await;
+    let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter);
     let router = Router::new(&config, handle.clone(), seen.clone(), status, problems);
     let attaching = AttachConfig {
         host: config.host.clone(),
@@ -108,15 +115,17 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         route_table: config.route_table,
     };
     let attaching =
-        attach::serve(attaching, client.clone(), seen.clone(), handle.clone(), stop.clone());
+        attach::serve(attaching, client.clone(), seen.clone(), handle.clone(), gate, stop.clone());
     let mut attaching = tokio::spawn(attaching);
+    let said = Said { routes: shown, policy, seen: seen.clone() };
     let tasks = [
         tokio::spawn(following.run(client.clone(), stop.clone())),
         tokio::spawn(router.run(wake, stop.clone())),
-        tokio::spawn(nat::keep(config.nat.clone(), seen.clone(), stop.clone())),
+        tokio::spawn(enforcer.run(stop.clone())),
+        tokio::spawn(nat::keep(config.nat.clone(), seen, stop.clone())),
         tokio::spawn(register::keep(config.clone(), client, handle, stop.clone())),
-        tokio::spawn(pulse::beat(config.host.clone(), beating, shown.clone(), stop.clone())),
-        tokio::spawn(http::serve(listener, shown, seen, stop.clone())),
+        tokio::spawn(pulse::beat(config.host.clone(), beating, said.clone(), stop.clone())),
+        tokio::spawn(http::serve(listener, said, filter, stop.clone())),
     ];
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");
     let ended = tokio::select! {

@@ -5,11 +5,10 @@ use std::time::Duration;
 use romana_client::Client;
 use romana_statemachine::attachment::Heartbeat;
 use romana_statemachine::name::HostName;
-use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::status::Status;
+use crate::status::Said;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -17,7 +16,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub async fn beat(
     host: HostName,
     client: Client,
-    status: watch::Receiver<Status>,
+    said: Said,
     stop: CancellationToken,
 ) {
     let mut clock = interval(PERIOD);
@@ -28,9 +27,11 @@ pub async fn beat(
             _ = clock.tick() => {}
         }
         let heartbeat = {
-            let status = status.borrow();
+            let status = said.now();
             let (version, applied) = (env!("CARGO_PKG_VERSION").to_owned(), status.applied);
-            let (revision, problems) = (status.revision.unwrap_or(0), status.problems.clone());
+            let of_policy = status.policy.map(|policy| policy.problems).unwrap_or_default();
+            let problems = [status.problems, of_policy].concat();
+            let revision = status.revision.unwrap_or(0);
             Heartbeat { host: host.clone(), version, revision, applied, problems }
         };
         let sent = tokio::select! {

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use romana_statemachine::Revision;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::follow::Seen;
 
 /// What an agent sees and has done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,17 +26,78 @@ pub struct Status {
     pub routes: usize,
     /// Blocks without a route because there is none to be had here, and why.
     pub skipped: BTreeMap<IpNet, String>,
+    /// Policy; `None`: this agent does not enforce it.
+    #[serde(default)]
+    pub policy: Option<PolicyStatus>,
     /// What somebody has to do something about.
     pub problems: Vec<String>,
     /// Changes asked of the kernel since the start.
     pub writes: u64,
 }
 
+/// What the parts of the agent say.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// The router.
+    pub routes: watch::Receiver<Status>,
+    /// The enforcer of policy.
+    pub policy: watch::Receiver<Option<PolicyStatus>>,
+    /// Who follows the log.
+    pub seen: watch::Receiver<Seen>,
+}
+
+impl Said {
+    /// All of it, now. `applied`: what is in the kernel in every respect.
+    #[must_use]
+    pub fn now(&self) -> Status {
+        let heard = self.seen.borrow().heard;
+        let stale_ms =
+            heard.map(|heard| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let (routes, policy) = (self.routes.borrow().clone(), self.policy.borrow().clone());
+        let applied = match &policy {
+            None => routes.applied,
+            Some(policy) => routes.applied.min(policy.applied),
+        };
+        Status { stale_ms, applied, policy, ..routes }
+    }
+}
+
+/// How policy is in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Which iptables.
+    pub backend: String,
+    /// The revision whose policies are in the kernel; `None`: not yet, or not any more.
+    pub applied: Option<Revision>,
+    /// Policies that concern this host.
+    pub policies: usize,
+    /// Sets that are ours.
+    pub sets: usize,
+    /// Rules that are ours.
+    pub rules: usize,
+    /// How long the last change took, from compiling to the kernel, microseconds.
+    pub took_us: u64,
+    /// Lines written since the start.
+    pub writes: u64,
+    /// What is not as wanted.
+    pub problems: Vec<String>,
+}
+
+impl PolicyStatus {
+    /// Nothing is done yet.
+    #[must_use]
+    pub fn new(backend: String) -> Self {
+        Self { backend, ..Self::default() }
+    }
+}
+
 impl Status {
     /// Whether the kernel agrees with what is known of the log.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.revision.is_some() && self.applied.is_some()
+        self.revision.is_some()
+            && self.applied.is_some()
+            && self.policy.as_ref().is_none_or(|policy| policy.applied.is_some())
     }
 
     /// For people.
@@ -54,10 +118,23 @@ impl Status {
             self.routes,
             self.writes,
         );
+        match &self.policy {
+            None => text.push_str("policy      not enforced (--policy=false)\n"),
+            Some(PolicyStatus { backend, applied, policies, sets, rules, took_us, .. }) => {
+                text.push_str(&format!(
+                    "policy      {policies} here (applied: {}); {rules} rules, {sets} sets in {backend}, last \
+                     change {}.{} ms\n",
+                    number(*applied),
+                    took_us / 1000,
+                    took_us % 1000 / 100,
+                ));
+            }
+        }
         for (block, why) in &self.skipped {
             text.push_str(&format!("no route    {block}: {why}\n"));
         }
-        for problem in &self.problems {
+        let of_policy = self.policy.iter().flat_map(|policy| &policy.problems);
+        for problem in self.problems.iter().chain(of_policy) {
             text.push_str(&format!("problem     {problem}\n"));
         }
         text

@@ -57,6 +57,12 @@ impl Server {
             .map_err(|_| Error::config(format!("{path:?} is not a request path")))
     }
 
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(crate::API_PORT)
+    }
+
     /// The same host at another port.
     #[must_use]
     pub fn with_port(&self, port: u16) -> Self {

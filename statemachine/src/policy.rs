@@ -6,6 +6,7 @@
 //! JSON documents in the seeds' and in 2.0's form are read by [`document`], Kubernetes' by [`kubernetes`].
 //! What policies mean is defined by [`evaluate`].
 
+pub mod compare;
 pub mod describe;
 pub mod document;
 pub mod evaluate;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use romana_statemachine::command::AllocateAddress;
 use romana_statemachine::name::{AddressName, NetworkName, SegmentId, TenantId};
+use romana_statemachine::{Allocation, Revision};
 use tokio::time::timeout;
 
 use super::{Attacher, Entry, Held, Lent, Stage, code, failed, names};
@@ -33,6 +34,15 @@ pub(super) struct Want {
     /// Networks to try, in order; empty: whichever the address is of.
     networks: Vec<NetworkName>,
     ip: Option<IpAddr>,
+}
+
+/// An address that was given.
+struct Given {
+    ip: IpAddr,
+    /// From the reserve.
+    lent: Option<Lent>,
+    /// When the log gave it.
+    since: Revision,
 }
 
 /// What to ask for: an address of each family in which there is a network for the tenant, or those that
@@ -121,10 +131,13 @@ impl Attacher {
     ) -> Result<Added, Failed> {
         let asked = wants.iter().map(|want| self.allocate(add, want));
         let given = futures_util::future::join_all(asked).await;
-        let mut failed = None;
+        let (mut failed, mut revision) = (None, 0);
         for (held, given) in entry.addresses.iter_mut().zip(given) {
             match given {
-                Ok((ip, lent)) => (held.ip, held.lent) = (Some(ip), lent),
+                Ok(Given { ip, lent, since }) => {
+                    (held.ip, held.lent) = (Some(ip), lent);
+                    revision = revision.max(since);
+                }
                 Err(why) => failed = Some(why),
             }
         }
@@ -138,7 +151,7 @@ impl Attacher {
             return Err(why);
         }
         if !late {
-            self.set_endpoints(entry).await?;
+            revision = revision.max(self.set_endpoints(entry).await?);
         }
         let ips: Vec<IpAddr> = entry.addresses.iter().filter_map(|held| held.ip).collect();
         let addresses = ips.iter().map(|ip| IpNet::from(*ip)).collect();
@@ -157,6 +170,13 @@ impl Attacher {
             added.routes = ips.iter().filter_map(default).collect();
             (added.host_link, added.link) = (Some(host), Some(link));
         }
+        // Every policy that was set before the address was given is in the kernel from here on.
+        self.gate.note(entry.key.clone(), entry.filtered());
+        self.gate.settled(revision).await.map_err(|error| {
+            let details = "`romana-agent status` on this host says why: try again";
+            super::failed(code::AGAIN, error.to_string(), details)
+        })?;
+        crash_point("filtered");
         entry.stage = Stage::Ready;
         self.put(entry.clone()).await?;
         crash_point("ready");
@@ -188,23 +208,26 @@ impl Attacher {
     }
 
     /// An address from the log; if that cannot be asked, one of the reserve.
-    async fn allocate(&self, add: &Add, want: &Want) -> Result<(IpAddr, Option<Lent>), Failed> {
+    async fn allocate(&self, add: &Add, want: &Want) -> Result<Given, Failed> {
         let v4 = want.ip.map_or_else(|| names::is_v4(&want.name), |ip| ip.is_ipv4());
         let owner =
             (TenantId::from(add.tenant.as_str()), SegmentId::from(add.segment.as_str()), v4);
         if want.ip.is_some() || !self.reserve.has(&owner) {
-            return self.ask(add, want).await.map(|ip| (ip, None));
+            return self.ask(add, want).await;
         }
         let silent = self.seen.borrow().heard.is_none_or(|heard| heard.elapsed() > SILENT);
         let patience = if silent { PATIENCE_CUT_OFF } else { PATIENCE };
         let late = || failed(code::AGAIN, format!("no answer within {patience:?}"), "");
         match timeout(patience, self.ask(add, want)).await.unwrap_or_else(|_| Err(late())) {
-            Ok(ip) => Ok((ip, None)),
-            Err(why) => self.borrow(&owner, why).map(|(lent, ip)| (ip, Some(lent))),
+            Ok(given) => Ok(given),
+            Err(why) => {
+                let (lent, ip) = self.borrow(&owner, why)?;
+                Ok(Given { ip, lent: Some(lent), since: 0 })
+            }
         }
     }
 
-    async fn ask(&self, add: &Add, want: &Want) -> Result<IpAddr, Failed> {
+    async fn ask(&self, add: &Add, want: &Want) -> Result<Given, Failed> {
         let ask = |network: Option<&NetworkName>| AllocateAddress {
             name: want.name.clone(),
             host: self.config.host.clone(),
@@ -217,7 +240,9 @@ impl Attacher {
         let mut network = networks.next();
         loop {
             match self.client.allocate(ask(network)).await {
-                Ok(allocation) => return Ok(allocation.ip),
+                Ok(Allocation { ip, revision: since, .. }) => {
+                    return Ok(Given { ip, lent: None, since });
+                }
                 Err(error) => match networks.next() {
                     Some(next) if error.code() == Some("NetworkExhausted") => network = Some(next),
                     _ => return Err(error.into()),
@@ -236,9 +261,13 @@ impl Attacher {
     /// Writes an entry without holding up the runtime.
     pub(super) async fn put(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
         let attacher = Arc::clone(self);
+        let (key, filtered) = (entry.key.clone(), entry.filtered());
         let put = tokio::task::spawn_blocking(move || attacher.ledger.put(entry)).await;
         match put {
-            Ok(put) => Ok(put?),
+            Ok(put) => {
+                self.gate.note(key, filtered);
+                Ok(put?)
+            }
             Err(error) => Err(failed(code::IO, format!("the ledger: {error}"), "")),
         }
     }

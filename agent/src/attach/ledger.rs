@@ -21,6 +21,8 @@ use std::net::IpAddr;
 use super::Lent;
 use crate::copy::{self, CopyError};
 use crate::ours::{LEDGER_DIR, host_link};
+use crate::policy::model::Name;
+use crate::policy::world::Attached;
 use crate::wire::Key;
 
 const SUFFIX: &str = "json";
@@ -75,6 +77,27 @@ pub struct Entry {
     pub labels: Labels,
     /// How far it is.
     pub stage: Stage,
+}
+
+impl Entry {
+    /// What the packet filter has to know of it.
+    pub(super) fn filtered(&self) -> Vec<(IpAddr, Attached)> {
+        if self.stage == Stage::Removing {
+            return Vec::new();
+        }
+        let link = host_link(&self.key.container_id, &self.key.ifname);
+        let link: Option<Name> = self.netns.is_some().then(|| link.into());
+        // Of an earlier release: its block says whose it is.
+        let (tenant, segment) = self.owner.clone().unwrap_or(("".into(), "".into()));
+        let held = self.addresses.iter().filter_map(|held| Some((held.ip?, held)));
+        let of = |(ip, held): (IpAddr, &Held)| {
+            // The log knows labels better, unless it has not been told.
+            let labels = held.lent.as_ref().map(|_| self.labels.clone()).unwrap_or_default();
+            let (link, tenant, segment) = (link.clone(), tenant.clone(), segment.clone());
+            (ip, Attached { link, tenant, segment, labels })
+        };
+        held.map(of).collect()
+    }
 }
 
 /// The ledger.

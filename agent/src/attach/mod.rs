@@ -1,7 +1,7 @@
 //! Attaches containers and detaches them: what the plugin asks for over the agent's socket.
 //!
 //! ```text
-//!   ADD: intent on disk ─► addresses from the log ─► pair, addresses, routes ─► host route ─► ready on disk
+//!   ADD: intent on disk ─► addresses from the log ─► pair, addresses, routes ─► policy ─► ready on disk
 //!   DEL: removing on disk ─► link gone ─► answer            … and in the background: addresses given back
 //! ```
 //! An ADD that fails half way is a DEL from there on. A DEL needs neither the container's namespace nor
@@ -36,6 +36,7 @@ pub use server::{ServeError, serve};
 use crate::follow::Seen;
 use crate::kernel::KernelError;
 use crate::kernel::links::NetnsError;
+use crate::policy::enforce::Gate;
 use crate::wire::{Failed, Key};
 use reserve::Reserve;
 
@@ -62,6 +63,7 @@ struct Attacher {
     client: Client,
     seen: watch::Receiver<Seen>,
     handle: Handle,
+    gate: Gate,
     /// One thing at a time is done about a key.
     busy: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     /// Something is to be given back.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::add::crash_point;
 use super::{Attacher, Entry, Held, Stage, code, failed, names};
 use crate::copy;
-use crate::kernel::{KernelError, links};
+use crate::kernel::{KernelError, links, packet_filter};
 use crate::ours::{SPOOL_DIR, host_link};
 use crate::wire::{Failed, Key, Request};
 
@@ -188,6 +188,7 @@ impl Attacher {
         self.delete_link(key).await?;
         // The audit tells of what was lent, also when it is not in use any more.
         let entry = self.claim(entry).await?;
+        self.forget_connections(&entry).await;
         if !entry.labels.is_empty() {
             for ip in entry.addresses.iter().filter_map(|held| held.ip) {
                 self.client.remove_endpoint(EndpointRef { ip }).await?;
@@ -202,5 +203,15 @@ impl Attacher {
         let removed = tokio::task::spawn_blocking(move || attacher.ledger.remove(&key)).await;
         removed.map_err(|error| failed(code::IO, error.to_string(), ""))??;
         Ok(())
+    }
+
+    /// Who has the addresses next must not be reached by connections of this one. What cannot be
+    /// forgotten ends by itself: the addresses stay.
+    async fn forget_connections(&self, entry: &Entry) {
+        for ip in entry.addresses.iter().filter_map(|held| held.ip) {
+            if let Err(error) = packet_filter::forget_connections(ip).await {
+                tracing::warn!(%ip, error = &error as &dyn std::error::Error, "connections stay");
+            }
+        }
     }
 }

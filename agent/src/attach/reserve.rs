@@ -20,7 +20,7 @@ use romana_statemachine::attachment::{ClaimReserve, RESERVE_PREFIX};
 use romana_statemachine::command::{AllocateAddress, Endpoint};
 use romana_statemachine::limits::NAME_BYTES_MAX;
 use romana_statemachine::name::{AddressName, HostName, SegmentId, TenantId};
-use romana_statemachine::{Digest, Millis};
+use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -332,12 +332,13 @@ impl Attacher {
         }
     }
 
-    /// Tells the log the labels of an attachment, if it has any.
-    pub(super) async fn set_endpoints(&self, entry: &Entry) -> Result<(), Failed> {
+    /// Tells the log the labels of an attachment, if it has any. Returns the revision at which it has them.
+    pub(super) async fn set_endpoints(&self, entry: &Entry) -> Result<Revision, Failed> {
         let Some((tenant, segment)) = entry.owner.clone().filter(|_| !entry.labels.is_empty())
         else {
-            return Ok(());
+            return Ok(0);
         };
+        let mut revision = 0;
         for ip in entry.addresses.iter().filter_map(|held| held.ip) {
             let endpoint = Endpoint {
                 ip,
@@ -347,9 +348,9 @@ impl Attacher {
                 labels: entry.labels.clone(),
                 ports: Vec::new(),
             };
-            self.client.set_endpoint(endpoint).await?;
+            revision = revision.max(self.client.set_endpoint(endpoint).await?.revision);
         }
-        Ok(())
+        Ok(revision)
     }
 
     /// An address from the reserve, after the log could not be asked.

@@ -20,6 +20,7 @@ use super::reserve::Reserve;
 use super::{AttachConfig, Attacher, Ledger, code, failed};
 use crate::copy::CopyError;
 use crate::follow::Seen;
+use crate::policy::enforce::Gate;
 use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
 
 /// Time to say what is wanted.
@@ -59,6 +60,7 @@ pub async fn serve(
     client: Client,
     seen: watch::Receiver<Seen>,
     handle: Handle,
+    gate: Gate,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let listener = listen(&config.socket).await?;
@@ -69,11 +71,14 @@ pub async fn serve(
         client,
         seen,
         handle,
+        gate,
         busy: Mutex::default(),
         released: Notify::new(),
         changed: Notify::new(),
     });
     attacher.undo_unfinished().await;
+    let all = attacher.ledger.all();
+    attacher.gate.begin(all.iter().map(|entry| (entry.key.clone(), entry.filtered())).collect());
     let tasks = TaskTracker::new();
     tasks.spawn(Arc::clone(&attacher).release_all(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).report_all(stop.clone()));

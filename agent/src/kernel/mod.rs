@@ -3,6 +3,7 @@
 mod batch;
 pub mod facts;
 pub mod links;
+pub mod packet_filter;
 pub mod routes;
 
 use std::net::IpAddr;

@@ -20,6 +20,9 @@
 mod base;
 mod chains;
 pub mod compile;
+pub mod counters;
+pub mod diff;
+pub mod enforce;
 mod members;
 pub mod model;
 pub mod names;

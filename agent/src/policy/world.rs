@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use ipnet::IpNet;
-use romana_statemachine::Labels;
+use romana_statemachine::{Labels, Revision};
 use romana_statemachine::command::NamedPort;
 use romana_statemachine::name::{HostName, SegmentId, TenantId};
 use romana_statemachine::policy::party::Identity;
@@ -61,6 +61,12 @@ impl World {
     pub(super) fn empty(host: HostName) -> Self {
         let (view, rules) = (Arc::new(View::new(host)), Rules::default());
         Self { view, rules, attached: Attachments::new() }
+    }
+
+    /// Up to where it is true.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.view.revision
     }
 
     fn tenant_labels(&self, tenant: &TenantId) -> Option<&Labels> {

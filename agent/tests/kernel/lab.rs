@@ -31,6 +31,8 @@ pub(crate) struct Lab {
     namespaces: Vec<String>,
     replicas: Vec<Child>,
     agents: Vec<(String, Child)>,
+    /// Agents enforce policy.
+    filtered: bool,
 }
 
 impl Lab {
@@ -39,7 +41,7 @@ impl Lab {
         assert!(rustix::process::getuid().is_root(), "network namespaces need root");
         let name = format!("rt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().expect("a directory");
-        Self { name, dir, namespaces: vec![], replicas: vec![], agents: vec![] }
+        Self { name, dir, namespaces: vec![], replicas: vec![], agents: vec![], filtered: true }
     }
 
     /// Three hosts `h1` to `h3` on one link, 10.77.0.N and fd77::N, and the control plane.
@@ -55,6 +57,11 @@ impl Lab {
         }
         lab.control("sw");
         lab
+    }
+
+    /// Agents do not enforce policy: containers made by hand are closed otherwise.
+    pub(crate) fn unfiltered(&mut self) {
+        self.filtered = false;
     }
 
     /// Puts the hosts on one more link, 10.88.0.N.
@@ -261,6 +268,9 @@ impl Lab {
         command.args(["--server", &servers.join(","), "--hostname", host]);
         command.arg("--state-dir").arg(self.dir.path().join(host)).args(more);
         command.arg("--socket").arg(self.socket(host));
+        if !self.filtered {
+            command.arg("--policy=false");
+        }
         command.envs(crash_at.map(|step| ("ROMANA_AGENT_CRASH_AT", step)));
         let child = spawn(command, &self.dir.path().join(format!("agent-{host}.log")));
         self.agents.push((host.into(), child));
@@ -308,11 +318,31 @@ impl Lab {
         self.try_romana(args).unwrap_or_else(|| panic!("romana {args:?} failed"))
     }
 
-    /// Sets the topology.
+    /// Sets the topology, and opens everything: what is tested is not policy.
     pub(crate) fn topology(&self, document: &Value) {
-        let file = self.dir.path().join("topology.json");
+        self.closed_topology(document);
+        self.policy(&serde_json::json!({
+            "name": "open", "applied_to": [{"dest": "local"}],
+            "peers": [{"peer": "any"}], "rules": [{"protocol": "any"}]}));
+    }
+
+    /// Sets the topology.
+    pub(crate) fn closed_topology(&self, document: &Value) {
+        let file = self.file("topology.json", document);
+        self.romana(&["topology", "update", &file]);
+    }
+
+    /// Sets policies.
+    pub(crate) fn policy(&self, document: &Value) {
+        let file = self.file("policy.json", document);
+        self.romana(&["policy", "add", &file]);
+    }
+
+    /// Writes a document. Returns its path.
+    pub(crate) fn file(&self, name: &str, document: &Value) -> String {
+        let file = self.dir.path().join(name);
         fs::write(&file, document.to_string()).expect("written");
-        self.romana(&["topology", "update", file.to_str().expect("a path")]);
+        file.to_str().expect("a path").to_owned()
     }
 
     /// Allocates an address and makes a pod for it by hand, as the CNI plugin would.

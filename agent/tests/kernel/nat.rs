@@ -6,6 +6,7 @@ use crate::routes::flat;
 #[test]
 fn only_what_leaves_is_masqueraded_in_namespaces() {
     let mut lab = Lab::one_link();
+    lab.unfiltered();
     lab.topology(&flat());
     // Somebody else's rule, before and after.
     lab.nat("h1", &["-A", "POSTROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"]).expect("iptables");

@@ -30,6 +30,7 @@ pub(crate) fn start_all(lab: &mut Lab) {
 #[test]
 fn pods_reach_each_other_in_namespaces() {
     let mut lab = Lab::one_link();
+    lab.unfiltered();
     lab.topology(&flat());
     start_all(&mut lab);
     let mut pods = Vec::new();
@@ -61,6 +62,7 @@ fn pods_reach_each_other_in_namespaces() {
 #[test]
 fn nothing_is_lost_and_nothing_rewritten_in_namespaces() {
     let mut lab = Lab::one_link();
+    lab.unfiltered();
     lab.topology(&flat());
     start_all(&mut lab);
     lab.pod("a", "h1", "v4");
@@ -121,6 +123,7 @@ fn what_is_taken_away_comes_back_and_what_is_gone_goes_in_namespaces() {
 #[test]
 fn hosts_behind_a_gateway_in_namespaces() {
     let mut lab = Lab::two_racks();
+    lab.unfiltered();
     lab.topology(&json!({
         "networks": [{"name": "net", "cidr": "10.112.0.0/16", "block_mask": 29}],
         "topologies": [{"networks": ["net"], "map": [

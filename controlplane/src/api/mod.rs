@@ -34,6 +34,7 @@ mod settings;
 mod snapshot;
 mod tenants;
 mod topology;
+mod verdict;
 mod vips;
 
 use std::sync::Arc;
@@ -61,7 +62,7 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Route> {
-    let nouns: [&'static [Route]; 23] = [
+    let nouns: [&'static [Route]; 24] = [
         addresses::ROUTES, // first: the hot path finds its row at once
         batch::ROUTES,
         topology::ROUTES,
@@ -74,6 +75,7 @@ fn table() -> impl Iterator<Item = &'static Route> {
         settings::ROUTES,
         tenants::ROUTES,
         policies::ROUTES,
+        verdict::ROUTES,
         endpoints::ROUTES,
         vips::ROUTES,
         routes::ROUTES,

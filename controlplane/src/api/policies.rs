@@ -1,11 +1,15 @@
 //! `/v1/policies`: documents in the seeds' form or in Romana 2.0's, answered in the seeds' form.
 
+use std::net::IpAddr;
+
 use axum::http::StatusCode;
 use romana_statemachine::command::PolicyRef;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::PolicyName;
 use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
-use romana_statemachine::policy::{Policy, describe};
+use romana_statemachine::policy::compare::{Change, Comparison, compare};
+use romana_statemachine::policy::evaluate::Subject;
+use romana_statemachine::policy::{Policy, Target, describe};
 use romana_statemachine::{Command, Refusal, Revision, State};
 use serde::Serialize;
 
@@ -96,7 +100,49 @@ struct Explained {
 #[derive(Serialize)]
 struct PoliciesExplained {
     policies: Vec<Explained>,
+    /// Between whom verdicts would change.
+    changes: Vec<Changing>,
+    /// How many pairs that would be, all told.
+    changed: usize,
+    /// How many pairs were looked at.
+    pairs: usize,
+    /// There are more pairs than that.
+    truncated: bool,
+    /// What may not be meant.
+    warnings: Vec<String>,
     revision: Revision,
+}
+
+/// What would change between two addresses.
+#[derive(Serialize)]
+struct Changing {
+    source: IpAddr,
+    destination: IpAddr,
+    opens: Vec<String>,
+    closes: Vec<String>,
+}
+
+impl From<Change> for Changing {
+    fn from(change: Change) -> Self {
+        let Change { source, destination, opens, closes } = change;
+        Self { source, destination, opens, closes }
+    }
+}
+
+/// Hosts that are cut off by mistake are hard to reach.
+fn warning(policy: &Policy) -> Option<String> {
+    let hosts = policy.applied_to.contains(&Target::Host);
+    let directions = match (policy.isolates_ingress, policy.isolates_egress) {
+        (true, true) => "receive and send",
+        (true, false) => "receive",
+        _ => "send",
+    };
+    hosts.then(|| {
+        format!(
+            "{} applies to hosts: they {directions} only what policies allow, and TCP 9600 and 9601",
+            policy.name
+        )
+    })
 }
 
 /// Reads a document and checks every policy in it.
@@ -144,9 +190,14 @@ async fn post(call: Call) -> reply::Result {
 async fn check(call: Call) -> reply::Result {
     let policies = read(&call)?;
     let state = call.state().await?;
-    let policies = policies.iter().map(|policy| explain(&state, policy)).collect();
     let revision = state.revision();
-    reply::ok(revision, &PoliciesExplained { policies, revision })
+    let Comparison { changes, changed, pairs, truncated } = compare(&state, &policies);
+    let changes = changes.into_iter().map(Changing::from).collect();
+    let warnings = policies.iter().filter_map(warning).collect();
+    let policies = policies.iter().map(|policy| explain(&state, policy)).collect();
+    let explained =
+        PoliciesExplained { policies, changes, changed, pairs, truncated, warnings, revision };
+    reply::ok(revision, &explained)
 }
 
 fn explain(state: &State, policy: &Policy) -> Explained {
@@ -155,10 +206,16 @@ fn explain(state: &State, policy: &Policy) -> Explained {
         name: policy.name.clone(),
         exists: present.is_some(),
         unchanged: present == Some(policy),
-        endpoints: super::explain::endpoints(state, policy),
+        endpoints: endpoints(state, policy),
         explanation: describe::sentences(policy),
         policy: to_document(policy),
     }
+}
+
+/// How many endpoints a policy applies to now.
+fn endpoints(state: &State, policy: &Policy) -> usize {
+    let selected = |ip| Subject::new(state, ip, [policy]).is_selected();
+    state.endpoints().filter(|endpoint| selected(endpoint.ip)).count()
 }
 
 async fn get(call: Call) -> reply::Result {

@@ -160,6 +160,17 @@ impl<'a> Subject<'a> {
         Self { ip, party, selecting }
     }
 
+    /// Policies that select it.
+    pub fn selecting(&self) -> impl Iterator<Item = &'a Policy> {
+        self.selecting.iter().copied()
+    }
+
+    /// Whether any does.
+    #[must_use]
+    pub fn is_selected(&self) -> bool {
+        !self.selecting.is_empty()
+    }
+
     /// How it judges a packet from or to another one.
     #[must_use]
     pub fn judge(&self, direction: Direction, other: &Self, packet: Transport) -> Side {

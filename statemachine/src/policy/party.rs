@@ -1,6 +1,7 @@
 //! Who is who: what policies see of an address, and whether a target or a peer means it.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use core::net::IpAddr;
 
@@ -123,6 +124,33 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Reads `tcp/80`, `udp/53`, `sctp/9`, `icmp/8`, `icmp/3/1`, `icmp` (an echo request of the family) and
+    /// `other`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str, ipv4: bool) -> Result<Self, String> {
+        let mut parts = text.splitn(3, '/');
+        let (protocol, first, second) = (parts.next(), parts.next(), parts.next());
+        let port = || match first.map(str::parse::<u16>) {
+            Some(Ok(port)) if port > 0 && second.is_none() => Ok(port),
+            _ => Err(format!("{text:?} needs a port from 1 to 65535, as in tcp/80")),
+        };
+        let byte = |part: Option<&str>, default| match part.map(str::parse::<u8>) {
+            None => Ok(default),
+            Some(Ok(byte)) => Ok(byte),
+            Some(Err(_)) => Err(format!("{text:?} needs a type and a code to 255, as in icmp/3/1")),
+        };
+        match protocol.unwrap_or_default() {
+            "tcp" => port().map(Self::Tcp),
+            "udp" => port().map(Self::Udp),
+            "sctp" => port().map(Self::Sctp),
+            "icmp" => Ok(Self::Icmp(byte(first, if ipv4 { 8 } else { 128 })?, byte(second, 0)?)),
+            "other" if first.is_none() => Ok(Self::Other),
+            _ => Err(format!("{text:?} is not tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE/CODE or other")),
+        }
+    }
+
     fn port(self) -> Option<(Protocol, u16)> {
         match self {
             Self::Tcp(port) => Some((Protocol::Tcp, port)),

@@ -43,11 +43,13 @@ pub(crate) enum Command {
         /// Document, JSON or YAML [default: stdin]
         file: Option<PathBuf>,
     },
-    /// Explain what policies of the cluster do
+    /// Explain a verdict (SRC DST PROTO/PORT), or what policies of the cluster do (their names)
+    #[command(override_usage = "romana policy explain SRC DST PROTO/PORT\n       romana policy explain NAME...")]
     Explain {
-        /// Their names
+        /// Two addresses (IP, or name of an address or a host) and tcp/PORT, udp/PORT, sctp/PORT, icmp,
+        /// icmp/TYPE/CODE or other; or names of policies
         #[arg(required = true)]
-        names: Vec<String>,
+        what: Vec<String>,
     },
 }
 
@@ -83,10 +85,15 @@ impl Command {
                 let document = input::document(file).await?;
                 check(ctx, &document).await
             }
-            Self::Explain { names } => {
-                let found = ctx.get_each(PATH, &names).await?;
-                check(ctx, &Value::from(found)).await
-            }
+            Self::Explain { what } => match what.as_slice() {
+                [source, destination, traffic] if is_traffic(traffic) => {
+                    explain_verdict(ctx, source, destination, traffic).await
+                }
+                names => {
+                    let found = ctx.get_each(PATH, names).await?;
+                    check(ctx, &Value::from(found)).await
+                }
+            },
         }
     }
 }
@@ -95,6 +102,62 @@ impl Command {
 async fn check(ctx: &Context, document: &Value) -> Result<(), Failure> {
     let answer = ctx.client.check_policies(document).await?;
     ctx.out.done(&answer, explanation(&answer))
+}
+
+/// Names of policies have no slash.
+fn is_traffic(text: &str) -> bool {
+    text.contains('/') || text == "icmp" || text == "other"
+}
+
+async fn explain_verdict(
+    ctx: &Context,
+    source: &str,
+    destination: &str,
+    traffic: &str,
+) -> Result<(), Failure> {
+    let ends = [("source", source), ("destination", destination), ("traffic", traffic)];
+    let query = ends
+        .into_iter()
+        .fold(Query::new("/v1/verdict"), |query, (name, value)| query.with(name, Some(value)));
+    let answer = ctx.get(query).await?;
+    ctx.out.done(&answer, verdict(&answer))
+}
+
+/// A verdict, as lines.
+fn verdict(answer: &Value) -> String {
+    let end = |key: &str| {
+        let (ip, kind) = (cell(answer, &format!("/{key}/ip")), cell(answer, &format!("/{key}/kind")));
+        let text = |part: &str| cell(answer, &format!("/{key}/{part}"));
+        match kind.as_str() {
+            "endpoint" => format!("{ip} ({}/{} on {})", text("tenant"), text("segment"), text("host")),
+            "host" => format!("{ip} (host {})", text("host")),
+            _ => format!("{ip} (neither endpoint nor host)"),
+        }
+    };
+    let allowed = answer.get("allowed").and_then(Value::as_bool) == Some(true);
+    let mut lines = vec![format!(
+        "{} -> {} {}: {}",
+        end("source"),
+        end("destination"),
+        cell(answer, "/traffic"),
+        if allowed { "allowed" } else { "denied" }
+    )];
+    for (word, key) in [("leaves", "egress"), ("arrives", "ingress")] {
+        let Some(side) = answer.get(key) else { continue };
+        let open = side.get("open").and_then(Value::as_bool) == Some(true);
+        let (yes, why) = (if open { "yes" } else { "no" }, cell(side, "/why"));
+        lines.push(format!("  {word}: {yes}, {why}"));
+        let isolating = side.get("isolating").map(items).unwrap_or_default();
+        if !isolating.is_empty() {
+            let names: Vec<String> = isolating.iter().map(text).collect();
+            lines.push(format!("    isolated by {}", names.join(", ")));
+        }
+        for rule in side.get("allowing").map(items).unwrap_or_default() {
+            let (policy, rule) = (cell(rule, "/policy"), cell(rule, "/rule"));
+            lines.push(format!("    allowed by {policy}, {key}[{rule}]"));
+        }
+    }
+    lines.join("\n")
 }
 
 /// What the server explained, as lines.
@@ -112,7 +175,37 @@ fn explanation(answer: &Value) -> String {
         lines.extend(sentences.iter().map(|sentence| format!("  {}", text(sentence))));
         lines.push(format!("  Endpoints it applies to now: {}.", cell(policy, "/endpoints")));
     }
+    for warning in answer.get("warnings").map(items).unwrap_or_default() {
+        lines.push(format!("Warning: {}.", text(warning)));
+    }
+    lines.extend(changes(answer));
     lines.join("\n")
+}
+
+/// Between whom verdicts would change.
+fn changes(answer: &Value) -> Vec<String> {
+    let Some(list) = answer.get("changes").map(items) else { return Vec::new() };
+    let (changed, pairs) = (cell(answer, "/changed"), cell(answer, "/pairs"));
+    let mut lines = vec![format!("Verdicts that would change: {changed} of {pairs} pairs.")];
+    for change in list {
+        let (from, to) = (cell(change, "/source"), cell(change, "/destination"));
+        for (word, key) in [("opens", "opens"), ("closes", "closes")] {
+            let traffic = change.get(key).map(items).unwrap_or_default();
+            if !traffic.is_empty() {
+                let traffic: Vec<String> = traffic.iter().map(text).collect();
+                lines.push(format!("  {from} -> {to} {word} {}", traffic.join(", ")));
+            }
+        }
+    }
+    let left = answer.get("changed").and_then(Value::as_u64).unwrap_or(0);
+    let left = left.saturating_sub(list.len() as u64);
+    if left > 0 {
+        lines.push(format!("  and {left} more pairs"));
+    }
+    if answer.get("truncated").and_then(Value::as_bool) == Some(true) {
+        lines.push("  There are more pairs than were looked at.".into());
+    }
+    lines
 }
 
 /// Names (or 2.0's ids) of the policies of a document.

@@ -26,8 +26,8 @@ use crate::copy::CopyError;
 use crate::follow::Following;
 use crate::kernel::packet_filter::PacketFilter;
 use crate::kernel::{KernelError, facts};
-use crate::router::Router;
 use crate::policy::enforce::enforcer;
+use crate::router::Router;
 use crate::status::Said;
 use crate::{http, nat, pulse, register, sysctl};
 

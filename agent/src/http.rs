@@ -35,7 +35,10 @@ pub async fn serve(
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/status", get(|State(shown): State<Arc<Shown>>| async move { Json(shown.said.now()) }))
+        .route(
+            "/status",
+            get(|State(shown): State<Arc<Shown>>| async move { Json(shown.said.now()) }),
+        )
         .route("/metrics", get(metrics))
         .with_state(Arc::new(Shown { said, filter }));
     let served = axum::serve(listener, router);

@@ -13,12 +13,7 @@ use crate::status::Said;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Sends heartbeats until `stop`. One that does not arrive is not sent again: the next one follows.
-pub async fn beat(
-    host: HostName,
-    client: Client,
-    said: Said,
-    stop: CancellationToken,
-) {
+pub async fn beat(host: HostName, client: Client, said: Said, stop: CancellationToken) {
     let mut clock = interval(PERIOD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

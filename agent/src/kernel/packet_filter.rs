@@ -154,7 +154,8 @@ async fn ipset(lines: Vec<String>) -> Result<(), FilterError> {
 /// How many rules somebody else has in a back end.
 async fn rules(infix: &str) -> usize {
     let Ok(text) = run(&format!("iptables{infix}-save"), &[], None).await else { return 0 };
-    let foreign = |line: &&str| line.starts_with("-A ") && !line.contains(crate::ours::CHAIN_PREFIX);
+    let foreign =
+        |line: &&str| line.starts_with("-A ") && !line.contains(crate::ours::CHAIN_PREFIX);
     text.lines().filter(foreign).count()
 }
 

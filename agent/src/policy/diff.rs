@@ -165,7 +165,8 @@ impl Script {
         let inet = if family == Family::V4 { "inet" } else { "inet6" };
         self.create.push(format!("create {name} {kind} family {inet} maxelem {MEMBERS_MAX}"));
         let members = set.members.iter();
-        let add = |(member, except): (&Member, &bool)| format!("add {name} {member}{}", flag(*except));
+        let add =
+            |(member, except): (&Member, &bool)| format!("add {name} {member}{}", flag(*except));
         self.create.extend(members.map(add));
     }
 
@@ -176,7 +177,9 @@ impl Script {
     fn step_set(&mut self, family: Family, name: &Name, old: &Set, new: &Set) {
         for item in old.members.diff(&new.members) {
             match item {
-                DiffItem::Add(member, except) => self.add(family, name, &member.to_string(), *except),
+                DiffItem::Add(member, except) => {
+                    self.add(family, name, &member.to_string(), *except)
+                }
                 DiffItem::Remove(member, _) => self.remove(family, name, &member.to_string()),
                 DiffItem::Update { new: (member, except), .. } => {
                     self.turn(family, name, &member.to_string(), *except);
@@ -198,7 +201,9 @@ impl Script {
         for (member, except) in &wanted {
             match there.get(member) {
                 None => self.add(family, name, member, *except),
-                Some(is) if is != except && !only_missing => self.turn(family, name, member, *except),
+                Some(is) if is != except && !only_missing => {
+                    self.turn(family, name, member, *except)
+                }
                 Some(_) => {}
             }
         }
@@ -208,7 +213,8 @@ impl Script {
     }
 
     fn add(&mut self, family: Family, name: &Name, member: &str, except: bool) {
-        let closed = [Direction::Ingress, Direction::Egress].map(|direction| side(direction).closed);
+        let closed =
+            [Direction::Ingress, Direction::Egress].map(|direction| side(direction).closed);
         let list = match name.as_ref() {
             names::LINKS => &mut self.links,
             name if closed.contains(&name) => &mut self.close,
@@ -283,8 +289,10 @@ impl Script {
         let mut rules = BTreeMap::new();
         for family in Family::ALL {
             let parts = [&mut self.declare, &mut self.append, &mut self.hook, &mut self.delete];
-            let lines: Vec<String> =
-                parts.into_iter().flat_map(|part| part.remove(&family).unwrap_or_default()).collect();
+            let lines: Vec<String> = parts
+                .into_iter()
+                .flat_map(|part| part.remove(&family).unwrap_or_default())
+                .collect();
             if !lines.is_empty() {
                 rules.insert(family, lines);
             }

@@ -205,8 +205,7 @@ impl Enforcer {
         let revision = world.revision();
         let started = Instant::now();
         let options = &self.settings.options;
-        let compiler =
-            self.compiler.get_or_insert_with(|| Compiler::new(&world, options.clone()));
+        let compiler = self.compiler.get_or_insert_with(|| Compiler::new(&world, options.clone()));
         compiler.update(world);
         let (wanted, problems) = (compiler.filter(), compiler.problems());
         let policies = compiler.policies().count();
@@ -216,7 +215,8 @@ impl Enforcer {
                 self.status.send_modify(|status| {
                     let Some(status) = status else { return };
                     if changed > 0 {
-                        status.took_us = started.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+                        status.took_us =
+                            started.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
                     }
                     *status = PolicyStatus {
                         applied: Some(revision),

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use ipnet::IpNet;
-use romana_statemachine::{Labels, Revision};
 use romana_statemachine::command::NamedPort;
 use romana_statemachine::name::{HostName, SegmentId, TenantId};
 use romana_statemachine::policy::party::Identity;
 use romana_statemachine::policy::{Policy, Target};
+use romana_statemachine::{Labels, Revision};
 
 use super::model::Name;
 use crate::rules::Rules;

@@ -94,7 +94,7 @@ pub struct Skipped {
 /// Plans the routes of the host whose view it is.
 ///
 /// Adjacent blocks with the same target are one route, where their union is exact: a route never
-/// covers what belongs to somebody else, or to nobody.
+/// covers what belongs to somebody else, or to nobody. An own block of a single address has none.
 #[must_use]
 pub fn plan(view: &View, facts: &Facts, options: Options) -> Plan {
     let mut plan = Plan::default();
@@ -110,6 +110,10 @@ pub fn plan(view: &View, facts: &Facts, options: Options) -> Plan {
     }
     for (target, prefixes) in prefixes {
         for prefix in IpNet::aggregate(&prefixes) {
+            // It would stand in place of the route to the container.
+            if target == Target::Unreachable && prefix.prefix_len() == prefix.max_prefix_len() {
+                continue;
+            }
             plan.routes.insert(prefix, target.clone());
         }
     }

@@ -5,13 +5,14 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command as Program, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use romana_agent::status::Status;
 use romana_client::{Client, ClientConfig};
+use romana_statemachine::Command;
 use romana_statemachine::command::AllocateAddress;
 use serde_json::Value;
 
@@ -62,6 +63,35 @@ impl Lab {
     /// Agents do not enforce policy: containers made by hand are closed otherwise.
     pub(crate) fn unfiltered(&mut self) {
         self.filtered = false;
+    }
+
+    /// Proposes commands, one after the other. Returns the revision after them.
+    pub(crate) fn submit(&self, commands: Vec<Command>) -> u64 {
+        let servers = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0").parse().expect("a URL"));
+        let config = ClientConfig::new(servers.collect());
+        in_namespace_thread(&self.ns("ctl"), move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let client = Client::new(config).expect("a client");
+                let mut revision = 0;
+                for command in &commands {
+                    let done = client.submit(command).await;
+                    revision =
+                        done.unwrap_or_else(|error| panic!("{command:?}: {error:?}")).revision;
+                }
+                revision
+            })
+        })
+    }
+
+    /// Waits until every agent has the policies of a revision in the kernel.
+    pub(crate) fn settled(&self, revision: u64) {
+        for (host, _) in &self.agents {
+            let settled = |status: Status| {
+                status.policy.and_then(|policy| policy.applied).is_some_and(|at| at >= revision)
+            };
+            until("policies are in the kernel", || self.status(host).is_some_and(settled));
+        }
     }
 
     /// Puts the hosts on one more link, 10.88.0.N.
@@ -456,7 +486,7 @@ impl Lab {
     }
 
     /// Runs a program on a host. `None`: it failed.
-    fn try_exec(&self, host: &str, args: &[&str]) -> Option<Output> {
+    pub(crate) fn try_exec(&self, host: &str, args: &[&str]) -> Option<Output> {
         let output = in_namespace(&self.ns(host), Path::new(args[0])).args(&args[1..]).output();
         Some(output.expect("it runs")).filter(|output| output.status.success())
     }
@@ -471,12 +501,12 @@ impl Drop for Lab {
         self.agents.drain(..).for_each(|(_, agent)| end(agent));
         for name in &self.namespaces {
             // What is left in it (pings) goes first.
-            if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).output() {
+            if let Ok(pids) = Program::new("ip").args(["netns", "pids", name]).output() {
                 for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace() {
-                    _ = Command::new("kill").args(["-9", pid]).status();
+                    _ = Program::new("kill").args(["-9", pid]).status();
                 }
             }
-            _ = Command::new("ip").args(["netns", "del", name]).status();
+            _ = Program::new("ip").args(["netns", "del", name]).status();
         }
     }
 }
@@ -505,6 +535,12 @@ pub(crate) struct Cni {
 }
 
 impl Cni {
+    /// Sets a variable of its environment.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.vars.retain(|(other, _)| other != name);
+        self.vars.push((name.into(), value.into()));
+    }
+
     /// Calls it. Returns the exit status and what it printed.
     pub(crate) fn call(&self) -> (bool, Value) {
         use std::io::Write;
@@ -575,25 +611,28 @@ fn beside(program: &str) -> PathBuf {
     path
 }
 
-fn in_namespace(ns: &str, program: &Path) -> Command {
-    let mut command = Command::new("ip");
+fn in_namespace(ns: &str, program: &Path) -> Program {
+    let mut command = Program::new("ip");
     command.args(["netns", "exec", ns]).arg(program);
     command
 }
 
 /// Runs something on a thread in a namespace.
-fn in_namespace_thread(ns: &str, work: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_namespace_thread<T: Send + 'static>(
+    ns: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let path = format!("/run/netns/{ns}");
     let thread = std::thread::spawn(move || {
         let file = fs::File::open(path).expect("the namespace");
         let kind = Some(rustix::thread::LinkNameSpaceType::Network);
         rustix::thread::move_into_link_name_space(file.as_fd(), kind).expect("root");
-        work();
+        work()
     });
-    thread.join().expect("it ends");
+    thread.join().expect("it ends")
 }
 
-fn spawn(mut command: Command, log: &Path) -> Child {
+fn spawn(mut command: Program, log: &Path) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs")
 }
@@ -604,7 +643,7 @@ fn end(mut child: Child) {
 }
 
 pub(crate) fn run(program: &str, args: &[&str]) -> Output {
-    let output = Command::new(program).args(args).output();
+    let output = Program::new(program).args(args).output();
     let output = output.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {args:?}: {said}");

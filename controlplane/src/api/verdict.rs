@@ -77,9 +77,12 @@ async fn get(call: Call) -> reply::Result {
     let state = call.state().await?;
     let [source, destination] = ["source", "destination"].map(|name| at(&call, &state, name));
     let (source, destination) = (source?, destination?);
-    let malformed = |name: &str, why: String| Failure::new(Code::MalformedQuery, why).with("parameter", name);
+    let malformed =
+        |name: &str, why: String| Failure::new(Code::MalformedQuery, why).with("parameter", name);
     if source.is_ipv4() != destination.is_ipv4() {
-        let why = format!("{source} and {destination} are of different families: no packet goes between them");
+        let why = format!(
+            "{source} and {destination} are of different families: no packet goes between them"
+        );
         return Err(malformed("destination", why));
     }
     let traffic = call.query("traffic").unwrap_or_default();

@@ -156,10 +156,14 @@ fn classes<'a>(policies: impl Iterator<Item = &'a Policy>, named: &[NamedPort]) 
         }
     }
     let mut classes = Vec::new();
-    for (protocol, cuts) in ported.iter().filter_map(|protocol| Some((protocol, cuts.get(protocol)?))) {
+    for (protocol, cuts) in
+        ported.iter().filter_map(|protocol| Some((protocol, cuts.get(protocol)?)))
+    {
         let ends = cuts.iter().skip(1).copied().chain([65_536]);
         for (first, next) in cuts.iter().copied().zip(ends).filter(|(first, _)| *first < 65_536) {
-            let (Ok(low), Ok(high)) = (u16::try_from(first), u16::try_from(next - 1)) else { continue };
+            let (Ok(low), Ok(high)) = (u16::try_from(first), u16::try_from(next - 1)) else {
+                continue;
+            };
             let packet = match protocol {
                 Protocol::Tcp => Transport::Tcp(low),
                 Protocol::Udp => Transport::Udp(low),

@@ -147,7 +147,9 @@ impl Transport {
             "sctp" => port().map(Self::Sctp),
             "icmp" => Ok(Self::Icmp(byte(first, if ipv4 { 8 } else { 128 })?, byte(second, 0)?)),
             "other" if first.is_none() => Ok(Self::Other),
-            _ => Err(format!("{text:?} is not tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE/CODE or other")),
+            _ => Err(format!(
+                "{text:?} is not tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE/CODE or other"
+            )),
         }
     }
 

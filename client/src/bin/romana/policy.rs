@@ -44,7 +44,9 @@ pub(crate) enum Command {
         file: Option<PathBuf>,
     },
     /// Explain a verdict (SRC DST PROTO/PORT), or what policies of the cluster do (their names)
-    #[command(override_usage = "romana policy explain SRC DST PROTO/PORT\n       romana policy explain NAME...")]
+    #[command(
+        override_usage = "romana policy explain SRC DST PROTO/PORT\n       romana policy explain NAME..."
+    )]
     Explain {
         /// Two addresses (IP, or name of an address or a host) and tcp/PORT, udp/PORT, sctp/PORT, icmp,
         /// icmp/TYPE/CODE or other; or names of policies
@@ -126,10 +128,13 @@ async fn explain_verdict(
 /// A verdict, as lines.
 fn verdict(answer: &Value) -> String {
     let end = |key: &str| {
-        let (ip, kind) = (cell(answer, &format!("/{key}/ip")), cell(answer, &format!("/{key}/kind")));
+        let (ip, kind) =
+            (cell(answer, &format!("/{key}/ip")), cell(answer, &format!("/{key}/kind")));
         let text = |part: &str| cell(answer, &format!("/{key}/{part}"));
         match kind.as_str() {
-            "endpoint" => format!("{ip} ({}/{} on {})", text("tenant"), text("segment"), text("host")),
+            "endpoint" => {
+                format!("{ip} ({}/{} on {})", text("tenant"), text("segment"), text("host"))
+            }
             "host" => format!("{ip} (host {})", text("host")),
             _ => format!("{ip} (neither endpoint nor host)"),
         }

@@ -1,0 +1,79 @@
+//! Real connections between namespaces: servers that answer, and clients that ask many of them at once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use romana_statemachine::policy::party::Transport;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::lab::in_namespace_thread;
+
+/// An answer takes less; what is dropped is not answered at all.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Answers TCP and UDP on ports of all addresses of a namespace, until the test ends.
+pub(crate) fn serve(ns: &str, ports: &'static [u16]) {
+    let (ready, wait) = std::sync::mpsc::channel();
+    let ns = ns.to_owned();
+    std::thread::spawn(move || {
+        in_namespace_thread(&ns, move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let any: IpAddr = std::net::Ipv6Addr::UNSPECIFIED.into();
+                for port in ports {
+                    let tcp = TcpListener::bind((any, *port)).await.expect("a listener");
+                    let udp = UdpSocket::bind((any, *port)).await.expect("a socket");
+                    tokio::spawn(async move {
+                        loop {
+                            // Whether it is accepted is all that is asked.
+                            drop(tcp.accept().await);
+                        }
+                    });
+                    tokio::spawn(async move {
+                        let mut byte = [0];
+                        loop {
+                            if let Ok((_, from)) = udp.recv_from(&mut byte).await {
+                                _ = udp.send_to(&byte, from).await;
+                            }
+                        }
+                    });
+                }
+                ready.send(()).expect("the test waits");
+                std::future::pending::<()>().await;
+            });
+        });
+    });
+    wait.recv().expect("it serves");
+}
+
+/// Which of these are reached from a namespace, all asked at once.
+pub(crate) fn reached(ns: &str, asked: &[(IpAddr, Transport)]) -> Vec<bool> {
+    let asked = asked.to_vec();
+    in_namespace_thread(ns, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let each = asked.into_iter().map(|(ip, transport)| ask(ip, transport));
+            futures_util::future::join_all(each).await
+        })
+    })
+}
+
+async fn ask(ip: IpAddr, transport: Transport) -> bool {
+    let asked = async {
+        match transport {
+            Transport::Tcp(port) => TcpStream::connect((ip, port)).await.is_ok(),
+            Transport::Udp(port) => udp((ip, port).into()).await.is_ok(),
+            other => panic!("{other:?} is not asked here"),
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap_or(false)
+}
+
+async fn udp(to: SocketAddr) -> std::io::Result<()> {
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(to).await?;
+    socket.send(&[1]).await?;
+    socket.recv(&mut [0]).await.map(drop)
+}

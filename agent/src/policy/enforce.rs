@@ -269,6 +269,7 @@ impl Enforcer {
             }
         };
         if !changes.is_empty() {
+            tracing::debug!(?changes, caught_up, "writing");
             self.filter.apply(&changes).await?;
         }
         self.held = caught_up.then(|| (wanted.clone(), read));

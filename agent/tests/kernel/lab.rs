@@ -32,8 +32,8 @@ pub(crate) struct Lab {
     namespaces: Vec<String>,
     replicas: Vec<Child>,
     agents: Vec<(String, Child)>,
-    /// Agents enforce policy.
-    filtered: bool,
+    /// More flags for all agents.
+    options: Vec<String>,
 }
 
 impl Lab {
@@ -42,7 +42,7 @@ impl Lab {
         assert!(rustix::process::getuid().is_root(), "network namespaces need root");
         let name = format!("rt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().expect("a directory");
-        Self { name, dir, namespaces: vec![], replicas: vec![], agents: vec![], filtered: true }
+        Self { name, dir, namespaces: vec![], replicas: vec![], agents: vec![], options: vec![] }
     }
 
     /// Three hosts `h1` to `h3` on one link, 10.77.0.N and fd77::N, and the control plane.
@@ -62,7 +62,31 @@ impl Lab {
 
     /// Agents do not enforce policy: containers made by hand are closed otherwise.
     pub(crate) fn unfiltered(&mut self) {
-        self.filtered = false;
+        self.options(&["--policy=false"]);
+    }
+
+    /// More flags for all agents that are started from now on.
+    pub(crate) fn options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
+    /// What a program on a host prints. `None`: it failed.
+    pub(crate) fn text(&self, host: &str, args: &[&str]) -> Option<String> {
+        let output = self.try_exec(host, args)?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The metrics of the agent of a host.
+    pub(crate) fn metrics(&self, host: &str) -> String {
+        in_namespace_thread(&self.ns(host), || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:9607").expect("it answers");
+            let ask = "GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n";
+            stream.write_all(ask.as_bytes()).expect("it reads");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("it writes");
+            text
+        })
     }
 
     /// Proposes commands, one after the other. Returns the revision after them.
@@ -298,9 +322,7 @@ impl Lab {
         command.args(["--server", &servers.join(","), "--hostname", host]);
         command.arg("--state-dir").arg(self.dir.path().join(host)).args(more);
         command.arg("--socket").arg(self.socket(host));
-        if !self.filtered {
-            command.arg("--policy=false");
-        }
+        command.args(&self.options);
         command.envs(crash_at.map(|step| ("ROMANA_AGENT_CRASH_AT", step)));
         let child = spawn(command, &self.dir.path().join(format!("agent-{host}.log")));
         self.agents.push((host.into(), child));
@@ -315,6 +337,14 @@ impl Lab {
     pub(crate) fn kill_agent(&mut self, host: &str) {
         let at = self.agents.iter().position(|(name, _)| name == host).expect("it runs");
         end(self.agents.swap_remove(at).1);
+    }
+
+    /// Stops the agent of a host with SIGTERM: its copy is as new as it was.
+    pub(crate) fn stop_agent(&mut self, host: &str) {
+        let at = self.agents.iter().position(|(name, _)| name == host).expect("it runs");
+        let mut agent = self.agents.swap_remove(at).1;
+        run("kill", &["-TERM", &agent.id().to_string()]);
+        assert!(agent.wait().expect("it ends").success());
     }
 
     /// What the agent of a host says of itself.

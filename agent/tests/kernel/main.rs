@@ -7,6 +7,7 @@ mod cyclonus;
 mod lab;
 mod nat;
 mod podman;
+mod policy;
 mod probe;
 mod routes;
 mod truth;

@@ -53,6 +53,7 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench feed
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench cni
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench routes
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench policy
 
 clean: ## Remove what was built
 	$(CARGO) clean

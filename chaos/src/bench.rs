@@ -12,6 +12,7 @@ mod lean;
 mod load;
 mod namespaces;
 mod ours;
+mod policy;
 mod reads;
 mod report;
 mod restart;
@@ -82,6 +83,12 @@ pub enum What {
         #[arg(long, default_value_t = 300)]
         blocks: usize,
     },
+    /// Policies: from a change to the rules in the kernel, by the number of rules.
+    Policy {
+        /// Changes at each size.
+        #[arg(long, default_value_t = 200)]
+        changes: usize,
+    },
     /// The feed: thousands of followers, most of one host each.
     Feed {
         /// Followers.
@@ -149,6 +156,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
             feed::run(&options, followers, events, at_leader).await?
         }
         What::Routes { hosts, blocks } => routes::run(&options, hosts, blocks).await?,
+        What::Policy { changes } => policy::run(&options, changes).await?,
         What::Cni { count } => cni::run(&options, count).await?,
         What::Audit { records, questions } => audit::run(&options, records, questions).await?,
         What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,

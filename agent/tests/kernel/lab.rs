@@ -108,6 +108,23 @@ impl Lab {
         })
     }
 
+    /// Asks the API for all of these, one after the other.
+    pub(crate) fn get(&self, paths: Vec<String>) -> Vec<Value> {
+        let servers = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0").parse().expect("a URL"));
+        let config = ClientConfig::new(servers.collect());
+        in_namespace_thread(&self.ns("ctl"), move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let client = Client::new(config).expect("a client");
+                let mut answers = Vec::new();
+                for path in paths {
+                    answers.push(client.get(path).await.expect("an answer"));
+                }
+                answers
+            })
+        })
+    }
+
     /// Waits until every agent has the policies of a revision in the kernel.
     pub(crate) fn settled(&self, revision: u64) {
         for (host, _) in &self.agents {

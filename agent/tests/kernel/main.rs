@@ -2,6 +2,13 @@
 //! `iptables`, `ipset`,
 //! `conntrack` and `ping`.
 
+#[path = "../policy/cluster.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "only its strategies are used here")]
+mod cluster;
+#[path = "../policy/interpreter.rs"]
+#[allow(dead_code, reason = "cluster uses it")]
+mod interpreter;
+
 mod cni;
 mod cyclonus;
 mod lab;
@@ -9,6 +16,7 @@ mod nat;
 mod podman;
 mod policy;
 mod probe;
+mod random;
 mod routes;
 mod truth;
 mod ways;

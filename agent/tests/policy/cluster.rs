@@ -243,7 +243,8 @@ fn tenant() -> impl Strategy<Value = &'static str> {
     select(vec!["plain", "kube", "other"])
 }
 
-fn labels() -> impl Strategy<Value = Value> {
+/// Labels.
+pub(crate) fn labels() -> impl Strategy<Value = Value> {
     subsequence(vec![("x", "1"), ("y", "1"), ("y", "2")], 0..=3).prop_map(|labels| {
         let map: serde_json::Map<String, Value> =
             labels.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
@@ -336,7 +337,8 @@ fn rules() -> impl Strategy<Value = Option<Vec<Value>>> {
     prop::option::of(prop::collection::vec(rule, 0..3))
 }
 
-fn policy() -> impl Strategy<Value = Value> {
+/// A policy, not always one that can be enforced.
+pub(crate) fn policy() -> impl Strategy<Value = Value> {
     let parts = (
         select(vec!["p", "q", "kube.kube.r", "s"]),
         prop::collection::vec(target(), 1..3),

@@ -57,6 +57,17 @@ pub(super) fn ip(args: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
+/// A machine on the link.
+pub(super) fn plug(host: &Namespace, switch: &Namespace, address: &str) -> Result<()> {
+    let port = host.name.rsplit('-').next().unwrap_or_default();
+    let make = ["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", &host.name];
+    ip(&[&["-n", &switch.name][..], &make].concat())?;
+    ip(&["-n", &switch.name, "link", "set", port, "master", "br0", "up"])?;
+    ip(&["-n", &host.name, "link", "set", "eth0", "up"])?;
+    ip(&["-n", &host.name, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    Ok(())
+}
+
 /// Starts three replicas at an address in the namespace that this thread is in, and sets a topology with
 /// one group and blocks of `block_mask`. Returns their APIs.
 pub(super) fn start_replicas(

@@ -14,7 +14,7 @@ use romana_statemachine::command::AllocateAddress;
 use serde_json::{Value, json};
 
 use super::BenchOptions;
-use super::namespaces::{Namespace, ip, quiet, start_replicas};
+use super::namespaces::{Namespace, ip, plug, quiet, start_replicas};
 use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
@@ -90,17 +90,6 @@ fn measure(romanad: &Path, hosts: usize, blocks: usize) -> Result<[Histogram<u64
         }
         events(&client, &news, hosts, blocks).await
     })
-}
-
-/// A machine on the link.
-fn plug(host: &Namespace, switch: &Namespace, address: &str) -> Result<()> {
-    let port = host.name.rsplit('-').next().unwrap_or_default();
-    let make = ["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", &host.name];
-    ip(&[&["-n", &switch.name][..], &make].concat())?;
-    ip(&["-n", &switch.name, "link", "set", port, "master", "br0", "up"])?;
-    ip(&["-n", &host.name, "link", "set", "eth0", "up"])?;
-    ip(&["-n", &host.name, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
-    Ok(())
 }
 
 /// Tells of every route that a host's kernel gets.

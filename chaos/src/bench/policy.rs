@@ -1,0 +1,253 @@
+//! From a policy that is changed to its rules in a host's kernel, beside a whole table written by
+//! `iptables-restore`: at a hundred, a thousand and ten thousand rules. The kernel itself says when it has
+//! them (`nft monitor`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::try_join_all;
+use hdrhistogram::Histogram;
+use romana_client::{Client, ClientConfig, Server};
+use romana_statemachine::command::AllocateAddress;
+use romana_statemachine::policy::{Peer, Policy, Port, Protocol, Rule, Target, Traffic};
+use serde_json::{Value, json};
+
+use super::BenchOptions;
+use super::namespaces::{Namespace, ip, plug, quiet, start_replicas};
+use super::report::{Budget, Machine, print_budgets};
+use crate::cluster::find_romanad;
+
+const CONTROL: &str = "10.77.0.250";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Rules of a policy.
+const RULES: usize = 10;
+/// Endpoints on the host, each of a tenant of its own.
+const ENDPOINTS: usize = 100;
+/// Whole tables written.
+const RESTORES: usize = 5;
+
+/// What was measured with a number of rules.
+struct Measured {
+    rules: usize,
+    /// From the acknowledgement.
+    answered: Histogram<u64>,
+    /// From the request.
+    asked: Histogram<u64>,
+    /// The whole table, median.
+    whole: Duration,
+}
+
+/// Measures, on a thread of its own: a thread does not come back from a namespace.
+pub(super) async fn run(options: &BenchOptions, changes: usize) -> Result<Value> {
+    let romanad = find_romanad(options.romanad.as_deref())?;
+    let machine = Machine::look();
+    let measured = tokio::task::spawn_blocking(move || {
+        let thread = std::thread::spawn(move || measure(&romanad, changes));
+        thread.join().unwrap_or_else(|_| bail!("the measurement panicked"))
+    });
+    let measured = measured.await??;
+    println!(
+        "Policy: {changes} changes of one policy, a host with {ENDPOINTS} endpoints, three replicas."
+    );
+    machine.print();
+    let ms = |figures: &Histogram<u64>, quantile| figures.value_at_quantile(quantile) as f64 / 1e3;
+    let mut rows = Vec::new();
+    for Measured { rules, answered, asked, whole } in &measured {
+        let whole = whole.as_secs_f64() * 1e3;
+        println!(
+            "{rules:>6} rules: acknowledged → kernel p50 {:.2} p99 {:.2} ms; asked → kernel p50 {:.2} p99 {:.2} ms; \
+             whole table by iptables-restore {whole:.1} ms",
+            ms(answered, 0.5),
+            ms(answered, 0.99),
+            ms(asked, 0.5),
+            ms(asked, 0.99),
+        );
+        rows.push(json!({"rules": rules, "answered_p50_ms": ms(answered, 0.5),
+            "answered_p99_ms": ms(answered, 0.99), "asked_p50_ms": ms(asked, 0.5),
+            "asked_p99_ms": ms(asked, 0.99), "whole_table_ms": whole}));
+    }
+    if let (Some(first), Some(last)) = (measured.first(), measured.last()) {
+        let growth = ms(&last.answered, 0.5) / ms(&first.answered, 0.5).max(1e-3);
+        print_budgets(&[
+            Budget::at_most(
+                "one change among the most rules → kernel, p99, ms",
+                ms(&last.answered, 0.99),
+                30.0,
+            ),
+            Budget::note("p50 at the most rules over p50 at the fewest", growth),
+        ]);
+    }
+    Ok(json!({"rows": rows}))
+}
+
+fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
+    let dir = tempfile::Builder::new().prefix("romana-chaos-").tempdir()?;
+    let prefix = format!("bp{}", std::process::id());
+    let switch = Namespace::new(format!("{prefix}-sw"))?;
+    ip(&["-n", &switch.name, "link", "add", "br0", "type", "bridge"])?;
+    ip(&["-n", &switch.name, "link", "set", "br0", "up"])?;
+    let mut control = Namespace::new(format!("{prefix}-ctl"))?;
+    plug(&control, &switch, CONTROL)?;
+    control.enter()?;
+    let servers = start_replicas(romanad, dir.path(), CONTROL, 29, &mut control)?;
+    let mut host = Namespace::new(format!("{prefix}-h1"))?;
+    plug(&host, &switch, "10.77.0.1")?;
+    let mut agent = Command::new("ip");
+    agent.args(["netns", "exec", &host.name]).arg(romanad.with_file_name("romana-agent"));
+    agent.args(["--server", &servers.join(","), "--hostname", "h1", "--register"]);
+    agent.args(["--host-ip", "10.77.0.1", "--iptables", "nft"]);
+    agent.arg("--socket").arg(dir.path().join("h1.sock"));
+    agent.arg("--state-dir").arg(dir.path().join("h1"));
+    host.children.push(quiet(agent, &dir.path().join("agent.log"))?);
+    let news = monitor(&mut host)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let servers = Server::list(&servers.join(","), romana_client::API_PORT)?;
+    runtime.block_on(async {
+        let client = Client::new(ClientConfig::new(servers))?;
+        while client.hosts().await?.items.is_empty() {}
+        let asked = (0..ENDPOINTS).map(|n| {
+            client.allocate(AllocateAddress {
+                name: format!("a{n}").into(),
+                host: "h1".into(),
+                tenant: format!("t{n}").into(),
+                segment: "default".into(),
+                network: None,
+                ip: None,
+            })
+        });
+        try_join_all(asked).await?;
+        let mut run = Run { client, news, port: 20_000, policies: 0 };
+        let mut measured = Vec::new();
+        for rules in [100, 1_000, 10_000] {
+            run.grow(rules / RULES).await?;
+            let [asked, answered] = run.change(changes).await?;
+            let whole = whole_table(&host)?;
+            measured.push(Measured { rules, answered, asked, whole });
+        }
+        Ok(measured)
+    })
+}
+
+/// A line that the kernel said, and when.
+type News = Receiver<(String, Instant)>;
+
+/// Tells of every rule that the host's kernel gets.
+fn monitor(host: &mut Namespace) -> Result<News> {
+    let (tell, news) = channel();
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &host.name, "nft", "monitor", "new", "rules"]);
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("run nft")?;
+    let lines = BufReader::new(child.stdout.take().context("its output")?);
+    host.children.push(child);
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            if line.contains("dport") && tell.send((line, Instant::now())).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(news)
+}
+
+struct Run {
+    client: Client,
+    news: News,
+    /// Every version of a policy has one that no other has.
+    port: u16,
+    policies: usize,
+}
+
+impl Run {
+    /// One that is for one endpoint, from some tenants, to some ports.
+    fn policy(&mut self, number: usize) -> Policy {
+        self.port += 1;
+        let tcp =
+            |port| Traffic { protocol: Protocol::Tcp, ports: vec![Port::Number(port)], icmp: None };
+        let tenant = |n: usize| format!("t{}", n % ENDPOINTS).as_str().into();
+        let mut ingress: Vec<Rule> = (1..RULES)
+            .map(|n| Rule {
+                peers: vec![Peer::Tenant(tenant(number + n))],
+                traffic: vec![tcp(u16::try_from(n).unwrap_or(1))],
+            })
+            .collect();
+        ingress.push(Rule { peers: vec![Peer::Any], traffic: vec![tcp(self.port)] });
+        Policy {
+            name: format!("p{number}").into(),
+            description: String::new(),
+            applied_to: vec![Target::Tenant(tenant(number))],
+            isolates_ingress: true,
+            isolates_egress: false,
+            ingress,
+            egress: Vec::new(),
+        }
+    }
+
+    /// Until there are so many policies, in the kernel.
+    async fn grow(&mut self, policies: usize) -> Result<()> {
+        for number in self.policies..policies {
+            let policy = self.policy(number);
+            self.client.set_policy(policy).await?;
+        }
+        self.policies = policies;
+        self.seen(self.port)?;
+        Ok(())
+    }
+
+    async fn change(&mut self, changes: usize) -> Result<[Histogram<u64>; 2]> {
+        let mut figures = [Histogram::new(3)?, Histogram::new(3)?];
+        for change in 0..changes + 10 {
+            let policy = self.policy(change * 7 % self.policies);
+            let asked = Instant::now();
+            self.client.set_policy(policy).await?;
+            let answered = Instant::now();
+            let there = self.seen(self.port)?;
+            // The first ones warm up.
+            if change >= 10 {
+                for (figures, since) in figures.iter_mut().zip([asked, answered]) {
+                    let took = there.saturating_duration_since(since).as_micros();
+                    figures.record(u64::try_from(took)?.max(1))?;
+                }
+            }
+        }
+        Ok(figures)
+    }
+
+    /// When the kernel had the rule with a port.
+    fn seen(&self, port: u16) -> Result<Instant> {
+        let wanted = format!("dport {port} ");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (line, at) =
+                self.news.recv_timeout(left).context("the kernel did not get a rule")?;
+            if line.contains(&wanted) {
+                return Ok(at);
+            }
+        }
+    }
+}
+
+/// Writes the same table as a whole. Median.
+fn whole_table(host: &Namespace) -> Result<Duration> {
+    let in_host = |program: &str| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &host.name, program]);
+        command
+    };
+    let saved = in_host("iptables-nft-save").args(["-t", "filter"]).output()?;
+    let mut took = Vec::new();
+    for _ in 0..RESTORES {
+        let start = Instant::now();
+        let mut child = in_host("iptables-nft-restore").stdin(Stdio::piped()).spawn()?;
+        child.stdin.take().context("its input")?.write_all(&saved.stdout)?;
+        ensure!(child.wait()?.success(), "iptables-restore failed");
+        took.push(start.elapsed());
+    }
+    took.sort();
+    took.get(RESTORES / 2).copied().context("no restore")
+}

@@ -7,15 +7,21 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use romana_agent::policy::compile::{Compiler, Options};
+use romana_agent::policy::diff::{Changes, step};
+use romana_agent::policy::model::{Family, Style};
 use romana_agent::policy::names::{FORWARD, INPUT, OUTPUT};
 use romana_agent::policy::world::{Attached, Attachments, World};
 use romana_agent::view::View;
+use romana_statemachine::policy::compare::compare;
 use romana_statemachine::policy::evaluate::{Why, verdict};
 use romana_statemachine::policy::party::{Party, Transport};
 use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
 use serde_json::{Value, json};
 
 use crate::interpreter::{Host, Packet, check};
+
+/// Who opens a connection, and who accepts it.
+pub(crate) type Pair = (IpAddr, IpAddr);
 
 /// A host's agent.
 pub(crate) struct Agent {
@@ -108,6 +114,67 @@ impl Cluster {
         for agent in &mut self.agents {
             records.iter().for_each(|record| Arc::make_mut(&mut agent.view).apply(record));
         }
+    }
+
+    /// Proposes a command that must be taken.
+    pub(crate) fn must(&mut self, command: &Value) {
+        let before = self.state.revision();
+        self.tell(command);
+        assert!(self.state.revision() > before, "refused: {command}");
+    }
+
+    /// Compiles; what the first host's kernel is asked for, IPv4.
+    pub(crate) fn changes(&mut self) -> String {
+        let before = self.agents[0].compiler.filter();
+        self.update();
+        let style = |family| Style { family, mark: 1, log_group: 100 };
+        let Changes { before, rules, after } =
+            step(&before, &self.agents[0].compiler.filter(), &style);
+        let v4 = |lines: Vec<String>| {
+            let name = |line: &String| line.split(' ').nth(1).unwrap_or_default().to_owned();
+            lines.into_iter().filter(move |line| name(line).ends_with('4')).collect::<Vec<_>>()
+        };
+        let rules = rules.get(&Family::V4).cloned().unwrap_or_default();
+        let mut printed = String::new();
+        for line in v4(before).into_iter().chain(rules).chain(v4(after)) {
+            printed.push_str("  ");
+            printed.push_str(&line);
+            printed.push('\n');
+        }
+        printed
+    }
+
+    /// Between whom a policy would change something, as `compare` says and as asking for every packet says.
+    pub(crate) fn compare(&self, proposed: &Value) -> (BTreeSet<Pair>, BTreeSet<Pair>) {
+        let proposed: Command = serde_json::from_value(proposed.clone()).unwrap();
+        let Command::SetPolicy(policy) = &proposed else { panic!("a policy") };
+        if policy.check().is_err() {
+            return Default::default();
+        }
+        let compared = compare(&self.state, std::slice::from_ref(policy));
+        assert!(!compared.truncated && compared.changes.len() == compared.changed);
+        let said: BTreeSet<Pair> =
+            compared.changes.iter().map(|change| (change.source, change.destination)).collect();
+        let mut after = self.state.clone();
+        let proposals = vec![Proposal { actor: "test".into(), command: proposed.clone() }];
+        let position = Position { term: 1, index: self.index + 1 };
+        after.apply(position, &Entry { at: Millis(u64::MAX / 2), proposals });
+        let mut found = BTreeSet::new();
+        let mut ips: BTreeSet<IpAddr> =
+            self.state.endpoints().map(|endpoint| endpoint.ip).collect();
+        ips.extend(self.state.ipam().addresses_after(None).map(|allocation| allocation.ip));
+        let strangers = |ip: &IpAddr| ips.contains(ip);
+        for (a, b) in ips.iter().flat_map(|a| ips.iter().map(move |b| (*a, *b))) {
+            let differs = |packet| {
+                verdict(&self.state, a, b, packet).is_allowed()
+                    != verdict(&after, a, b, packet).is_allowed()
+            };
+            if a.is_ipv4() == b.is_ipv4() && a != b && grid().into_iter().any(differs) {
+                found.insert((a, b));
+            }
+        }
+        let said = said.into_iter().filter(|(a, b)| strangers(a) && strangers(b)).collect();
+        (said, found)
     }
 
     pub(crate) fn update(&mut self) {
@@ -220,6 +287,24 @@ impl Cluster {
         let pairs = ips.iter().flat_map(|a| ips.iter().map(move |b| (*a, *b)));
         pairs.filter(|(a, b)| a.is_ipv4() == b.is_ipv4() && a != b).collect()
     }
+}
+
+/// Packets on both sides of everything that policies here name.
+fn grid() -> Vec<Transport> {
+    use Transport::{Icmp, Other, Sctp, Tcp, Udp};
+    let ports = [1, 79, 80, 81, 82, 90, 91, 9600, u16::MAX];
+    let mut packets: Vec<Transport> =
+        ports.into_iter().flat_map(|port| [Tcp(port), Udp(port), Sctp(port)]).collect();
+    packets.extend([
+        Icmp(8, 0),
+        Icmp(3, 0),
+        Icmp(3, 1),
+        Icmp(3, 2),
+        Icmp(5, 0),
+        Icmp(128, 0),
+        Other,
+    ]);
+    packets
 }
 
 fn transports(ip: IpAddr) -> Vec<Transport> {

@@ -7,9 +7,12 @@
 mod cluster;
 mod interpreter;
 
+use std::fs;
+use std::path::Path;
+
 use proptest::prelude::*;
 
-use cluster::{Cluster, command};
+use cluster::{Cluster, command, policy};
 use romana_agent::policy::model::Filter;
 
 /// What two filters differ in, for people.
@@ -17,6 +20,33 @@ fn differing(left: &Filter, right: &Filter) -> Vec<String> {
     let sets = left.sets.diff(&right.sets).map(|item| format!("{item:?}"));
     let chains = left.chains.diff(&right.chains).map(|item| format!("{item:?}"));
     sets.chain(chains).collect()
+}
+
+/// Commands, `step`, commands …, `---`, what the first host's kernel is asked for in each step (IPv4). `BLESS=1`
+/// writes what is printed.
+#[test]
+fn rules_are_as_the_goldens_say() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/policy");
+    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 3);
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let (input, expected) = text.split_once("---\n").unwrap();
+        let mut cluster = Cluster::new();
+        cluster.update();
+        let mut printed = String::new();
+        for (n, step) in input.split("step\n").enumerate() {
+            let commands = step.lines().filter(|line| line.starts_with('{'));
+            commands.for_each(|line| cluster.must(&serde_json::from_str(line).unwrap()));
+            printed.push_str(&format!("step {}\n{}", n + 1, cluster.changes()));
+        }
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&file, format!("{input}---\n{printed}")).unwrap();
+        } else {
+            assert_eq!(printed, expected, "{}", file.display());
+        }
+    }
 }
 
 proptest! {
@@ -32,6 +62,19 @@ proptest! {
         if let Err(why) = cluster.judge() {
             return Err(TestCaseError::fail(why));
         }
+    }
+
+    #[test]
+    fn check_says_who_is_affected(
+        commands in prop::collection::vec(command(), 1..40),
+        proposed in policy(),
+    ) {
+        let mut cluster = Cluster::new();
+        for command in &commands {
+            cluster.tell(command);
+        }
+        let (said, found) = cluster.compare(&proposed);
+        prop_assert_eq!(said, found);
     }
 
     #[test]

@@ -66,3 +66,45 @@ pub(super) fn touched(before: &World, after: &World) -> Touched {
     }
     touched
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use romana_statemachine::policy::{Policy, Target};
+
+    use super::super::world::Attachments;
+    use super::*;
+    use crate::rules::Rules;
+    use crate::view::View;
+
+    /// imbl before 7.0.2 did not see the first change after what two maps share: a policy that was changed
+    /// stayed as it was in the kernel.
+    #[test]
+    fn one_among_many_is_seen() {
+        let policy = |n: usize, description: &str| Policy {
+            name: format!("p{n}").into(),
+            description: description.into(),
+            applied_to: vec![Target::Local],
+            isolates_ingress: true,
+            isolates_egress: false,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        };
+        let world = |rules: &Rules| {
+            let view = View { rules: Some(rules.clone()), ..View::new("h".into()) };
+            World::new(Arc::new(view), Attachments::new()).unwrap()
+        };
+        let mut rules = Rules::default();
+        for n in 0..300 {
+            rules.policies.insert(format!("p{n}").into(), policy(n, ""));
+        }
+        let before = world(&rules);
+        for n in 0..300 {
+            let mut changed = rules.clone();
+            changed.policies.insert(format!("p{n}").into(), policy(n, "changed"));
+            let wanted = BTreeSet::from([PolicyName::from(format!("p{n}"))]);
+            assert_eq!(touched(&before, &world(&changed)).policies, wanted);
+        }
+    }
+}

@@ -35,8 +35,7 @@ impl Namespace {
 
     /// Moves the calling thread into it: what the thread starts is there.
     pub(super) fn enter(&self) -> Result<()> {
-        let file = File::open(self.path())?;
-        Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
+        enter(&self.path())
     }
 }
 
@@ -48,6 +47,12 @@ impl Drop for Namespace {
         }
         _ = ip(&["netns", "del", &self.name]);
     }
+}
+
+/// Moves the calling thread into the namespace at a path.
+pub(super) fn enter(path: &str) -> Result<()> {
+    let file = File::open(path)?;
+    Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
 /// Runs `ip`.

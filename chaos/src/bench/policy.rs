@@ -1,8 +1,8 @@
 //! From a policy that is changed to its rules in a host's kernel, beside a whole table written by
 //! `iptables-restore`: at a hundred, a thousand and ten thousand rules. The kernel itself says when it has
-//! them (`nft monitor`).
+//! them (nfnetlink).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -11,22 +11,28 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use romana_client::{Client, ClientConfig, Server};
 use romana_statemachine::command::AllocateAddress;
 use romana_statemachine::policy::{Peer, Policy, Port, Protocol, Rule, Target, Traffic};
 use serde_json::{Value, json};
 
 use super::BenchOptions;
-use super::namespaces::{Namespace, ip, plug, quiet, start_replicas};
+use super::namespaces::{Namespace, enter, ip, plug, quiet, start_replicas};
 use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
 const CONTROL: &str = "10.77.0.250";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(200);
 /// Rules of a policy.
 const RULES: usize = 10;
 /// Endpoints on the host, each of a tenant of its own.
 const ENDPOINTS: usize = 100;
+/// Changes that are not counted.
+const WARM_UP: usize = 10;
 /// Whole tables written.
 const RESTORES: usize = 5;
 
@@ -103,7 +109,6 @@ fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
     agent.arg("--socket").arg(dir.path().join("h1.sock"));
     agent.arg("--state-dir").arg(dir.path().join("h1"));
     host.children.push(quiet(agent, &dir.path().join("agent.log"))?);
-    let news = monitor(&mut host)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let servers = Server::list(&servers.join(","), romana_client::API_PORT)?;
     runtime.block_on(async {
@@ -120,11 +125,13 @@ fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
             })
         });
         try_join_all(asked).await?;
-        let mut run = Run { client, news, port: 20_000, policies: 0 };
+        let mut run = Run { client, port: 20_000, policies: 0 };
         let mut measured = Vec::new();
         for rules in [100, 1_000, 10_000] {
-            run.grow(rules / RULES).await?;
-            let [asked, answered] = run.change(changes).await?;
+            run.grow(rules / RULES, &host).await?;
+            let news = monitor(&host)?;
+            let [asked, answered] = run.change(changes, &news).await?;
+            drop(news);
             let whole = whole_table(&host)?;
             measured.push(Measured { rules, answered, asked, whole });
         }
@@ -132,31 +139,50 @@ fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
     })
 }
 
-/// A line that the kernel said, and when.
-type News = Receiver<(String, Instant)>;
+/// What the kernel said of its rules, and when.
+type News = Receiver<(Vec<u8>, Instant)>;
 
-/// Tells of every rule that the host's kernel gets.
-fn monitor(host: &mut Namespace) -> Result<News> {
+/// Group of nfnetlink that says what becomes of nf_tables (`NFNLGRP_NFTABLES`).
+const GROUP: u32 = 7;
+/// More than any message has.
+const MESSAGE: usize = 1 << 20;
+/// Room for all that is said of a whole table.
+const ROOM: usize = 64 << 20;
+
+/// Tells of every rule that the host's kernel gets. On a thread of its own, in the host's namespace.
+fn monitor(host: &Namespace) -> Result<News> {
     let (tell, news) = channel();
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &host.name, "nft", "monitor", "new", "rules"]);
-    let mut child =
-        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("run nft")?;
-    let lines = BufReader::new(child.stdout.take().context("its output")?);
-    host.children.push(child);
+    let (ready, wait) = channel();
+    let path = host.path();
     std::thread::spawn(move || {
-        for line in lines.lines().map_while(Result::ok) {
-            if line.contains("dport") && tell.send((line, Instant::now())).is_err() {
-                return;
+        let opened = enter(&path).and_then(|()| {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.set_rx_buf_sz(ROOM)?;
+            socket.add_membership(GROUP)?;
+            Ok(socket)
+        });
+        let socket = match opened {
+            Ok(socket) => socket,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        drop(ready.send(Ok(())));
+        // What is lost is noticed by who waits for it.
+        loop {
+            let mut said = Vec::with_capacity(MESSAGE);
+            match socket.recv(&mut said, 0) {
+                Ok(_) if tell.send((said, Instant::now())).is_ok() => {}
+                Err(error) => eprintln!("chaos: the monitor lost something: {error}"),
+                Ok(_) => return,
             }
         }
     });
+    wait.recv().context("the monitor")??;
     Ok(news)
 }
 
 struct Run {
     client: Client,
-    news: News,
     /// Every version of a policy has one that no other has.
     port: u16,
     policies: usize,
@@ -188,63 +214,75 @@ impl Run {
     }
 
     /// Until there are so many policies, in the kernel.
-    async fn grow(&mut self, policies: usize) -> Result<()> {
+    async fn grow(&mut self, policies: usize, host: &Namespace) -> Result<()> {
         for number in self.policies..policies {
             let policy = self.policy(number);
             self.client.set_policy(policy).await?;
         }
         self.policies = policies;
-        self.seen(self.port)?;
+        // So many rules at once are more than a monitor can follow.
+        let last = format!("--dport {} ", self.port);
+        let deadline = Instant::now() + PATIENCE;
+        while !saved(host)?.contains(&last) {
+            ensure!(Instant::now() < deadline, "the kernel did not get the rules");
+            tokio::time::sleep(LOOK).await;
+        }
         Ok(())
     }
 
-    async fn change(&mut self, changes: usize) -> Result<[Histogram<u64>; 2]> {
+    async fn change(&mut self, changes: usize, news: &News) -> Result<[Histogram<u64>; 2]> {
         let mut figures = [Histogram::new(3)?, Histogram::new(3)?];
-        for change in 0..changes + 10 {
+        for change in 0..WARM_UP + changes {
             let policy = self.policy(change * 7 % self.policies);
+            let name = policy.name.clone();
             let asked = Instant::now();
-            self.client.set_policy(policy).await?;
+            let done = self.client.set_policy(policy).await?;
             let answered = Instant::now();
-            let there = self.seen(self.port)?;
-            // The first ones warm up.
-            if change >= 10 {
-                for (figures, since) in figures.iter_mut().zip([asked, answered]) {
-                    let took = there.saturating_duration_since(since).as_micros();
-                    figures.record(u64::try_from(took)?.max(1))?;
-                }
+            let there = seen(news, &format!("policy {name}, revision {}", done.revision))?;
+            if change < WARM_UP {
+                continue;
+            }
+            for (figures, since) in figures.iter_mut().zip([asked, answered]) {
+                let took = there.saturating_duration_since(since).as_micros();
+                figures.record(u64::try_from(took)?.max(1))?;
             }
         }
         Ok(figures)
     }
+}
 
-    /// When the kernel had the rule with a port.
-    fn seen(&self, port: u16) -> Result<Instant> {
-        let wanted = format!("dport {port} ");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let (line, at) =
-                self.news.recv_timeout(left).context("the kernel did not get a rule")?;
-            if line.contains(&wanted) {
-                return Ok(at);
-            }
+/// When the kernel had the rule with a comment.
+fn seen(news: &News, comment: &str) -> Result<Instant> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (said, at) = news.recv_timeout(left).context("the kernel did not get a rule")?;
+        if said.windows(comment.len()).any(|part| part == comment.as_bytes()) {
+            return Ok(at);
         }
     }
 }
 
+fn in_host(host: &Namespace, program: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &host.name, program]);
+    command
+}
+
+/// The table as it is.
+fn saved(host: &Namespace) -> Result<String> {
+    let output = in_host(host, "iptables-nft-save").args(["-t", "filter"]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Writes the same table as a whole. Median.
 fn whole_table(host: &Namespace) -> Result<Duration> {
-    let in_host = |program: &str| {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &host.name, program]);
-        command
-    };
-    let saved = in_host("iptables-nft-save").args(["-t", "filter"]).output()?;
+    let saved = saved(host)?;
     let mut took = Vec::new();
     for _ in 0..RESTORES {
         let start = Instant::now();
-        let mut child = in_host("iptables-nft-restore").stdin(Stdio::piped()).spawn()?;
-        child.stdin.take().context("its input")?.write_all(&saved.stdout)?;
+        let mut child = in_host(host, "iptables-nft-restore").stdin(Stdio::piped()).spawn()?;
+        child.stdin.take().context("its input")?.write_all(saved.as_bytes())?;
         ensure!(child.wait()?.success(), "iptables-restore failed");
         took.push(start.elapsed());
     }

@@ -14,11 +14,12 @@
 //!    Before the agent has caught up with a replica it only puts in what is missing.
 //! 2. Only what [`ours`] lists is ever changed or removed.
 //! 3. What is right is not written again: a restart writes nothing.
-//! 4. An ADD that fails, and a crash anywhere, leave nothing behind; a DEL is never lost.
+//! 4. A container's policy is in the kernel before its ADD answers; what is not known is closed.
+//! 5. An ADD that fails, and a crash anywhere, leave nothing behind; a DEL is never lost.
 //!
 //! ## Reading order
-//! [`ours`], [`view`], [`routes`], [`router`], [`daemon`]; then [`wire`], [`cni`], [`attach`]. Left out for now:
-//! policy, VIPs, heartbeats, a reserve of addresses.
+//! [`ours`], [`view`], [`routes`], [`router`], [`daemon`]; then [`policy`]; then [`wire`], [`cni`], [`attach`]. Left
+//! out for now: VIPs.
 
 pub mod attach;
 pub mod cni;

@@ -6,7 +6,9 @@
 //! | routes to blocks, pods and `unreachable` own blocks | route protocol [`ROUTE_PROTOCOL`], in the route table of the agent |
 //! | host ends of pods' veth pairs | name starts with [`LINK_PREFIX`] |
 //! | iptables chains, ipsets | name starts with [`CHAIN_PREFIX`] |
-//! | one jump to each of our base chains | its target is such a chain |
+//! | one jump to each of our base chains, the first rule of `INPUT`, `FORWARD` and `OUTPUT` | its target is such a chain |
+//! | one bit of the packet mark, between our own rules | `--policy-mark-bit`; cleared before anybody else sees it |
+//! | connections of addresses whose containers are gone | the ledger says so; they are forgotten |
 //! | the CNI plugin and its configuration | [`PLUGIN_FILE`], [`CONFLIST_FILE`] |
 //! | state | the agent's `--state-dir` |
 //!

@@ -205,310 +205,50 @@ fn what_no_policy_selects() {
     assert_eq!(why("10.111.0.2", "10.111.0.2"), (Why::Itself, Why::Itself));
 }
 
+/// Endpoints: .1 a/s1 on h1 with x=1, .2 a/s2 on h2 with y=2 and port http, .3 b/s1 on h1. b has t=1.
+fn three_endpoints() -> World {
+    let mut world = World::new();
+    world.tell(json!({"CreateTenant": {"id": "b", "labels": {"t": "1"}}}));
+    let port = json!([{"name": "http", "protocol": "tcp", "port": 8080}]);
+    for (ip, tenant, segment, host, labels, ports) in [
+        ("10.111.0.1", "a", "s1", "h1", json!({"x": "1"}), json!([])),
+        ("10.111.0.2", "a", "s2", "h2", json!({"y": "2"}), port),
+        ("10.111.0.3", "b", "s1", "h1", json!({}), json!([])),
+    ] {
+        world.tell(json!({"SetEndpoint": {"ip": ip, "tenant": tenant, "segment": segment,
+            "host": host, "labels": labels, "ports": ports}}));
+    }
+    world
+}
+
+/// A policy of `fields.txt`: everybody may reach tenant `a`, changed.
+fn changed(change: &str) -> Value {
+    let mut policy = json!({"name": "p", "applied_to": [{"Tenant": "a"}], "isolates_ingress": true,
+        "isolates_egress": false,
+        "ingress": [{"peers": ["Any"], "traffic": [{"protocol": "any"}]}]});
+    let change: Value = serde_json::from_str(change).expect(change);
+    policy.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    policy
+}
+
+/// `from -> to tcp/80`.
+fn crossing(line: &str) -> (&str, &str, Transport) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [from, "->", to, what] = words[..] else { panic!("{line:?} is no packet") };
+    (from, to, Transport::parse(what, true).expect(what))
+}
+
 /// Two policies that differ in one field, and a packet that fares differently: nothing is silently ignored.
 #[test]
 fn every_field_of_a_policy_changes_a_verdict() {
-    // Endpoints: .1 a/s1 on h1 with x=1, .2 a/s2 on h2 with y=2 and port http, .3 b/s1 on h1. b has t=1.
-    let world = || {
-        let mut world = World::new();
-        world.tell(json!({"CreateTenant": {"id": "b", "labels": {"t": "1"}}}));
-        let port = json!([{"name": "http", "protocol": "tcp", "port": 8080}]);
-        for (ip, tenant, segment, host, labels, ports) in [
-            ("10.111.0.1", "a", "s1", "h1", json!({"x": "1"}), json!([])),
-            ("10.111.0.2", "a", "s2", "h2", json!({"y": "2"}), port),
-            ("10.111.0.3", "b", "s1", "h1", json!({}), json!([])),
-        ] {
-            world.tell(json!({"SetEndpoint": {"ip": ip, "tenant": tenant, "segment": segment,
-                "host": host, "labels": labels, "ports": ports}}));
-        }
-        world
-    };
-    let (one, two, three) = ("10.111.0.1", "10.111.0.2", "10.111.0.3");
-    let (h1, h2) = ("192.168.0.1", "192.168.0.2");
-    let tcp = Transport::Tcp(80);
-    let base = json!({"name": "p", "applied_to": [{"Tenant": "a"}], "isolates_ingress": true,
-        "isolates_egress": false,
-        "ingress": [{"peers": ["Any"], "traffic": [{"protocol": "any"}]}]});
-    let peer = |peer: Value| json!([{"peers": [peer], "traffic": [{"protocol": "any"}]}]);
-    let kind = |kind: Value| json!([{"peers": ["Any"], "traffic": [kind]}]);
-    let labelled = |tenants: Value, endpoints: Value| {
-        peer(json!({"Endpoints": {"tenants": tenants, "endpoints": endpoints}}))
-    };
-    let chosen = |selector: Value| json!([{"Endpoints": ["a", selector]}]);
-    let condition = |expression: Value| json!({"expressions": [expression]});
-    let egress = json!({"applied_to": [{"Tenant": "a"}], "isolates_ingress": false,
-        "isolates_egress": true, "ingress": []});
-    let with = |mut base: Value, more: Value| {
-        let more = more.as_object().unwrap().clone();
-        base.as_object_mut().unwrap().extend(more);
-        base
-    };
-    let of = |ingress: Value| with(base.clone(), json!({"ingress": ingress}));
-    let to = |target: Value| with(base.clone(), json!({"applied_to": target}));
-    let out = |more: Value| with(with(base.clone(), egress.clone()), more);
-    let a = json!({"Id": "a"});
-    let cases = [
-        (
-            "applied_to: tenant",
-            to(json!([{"Tenant": "a"}])),
-            to(json!([{"Tenant": "b"}])),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "applied_to: segment",
-            to(json!([{"Segment": ["a", "s1"]}])),
-            to(json!([{"Segment": ["a", "s2"]}])),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "applied_to: tenant of a segment",
-            to(json!([{"Segment": ["a", "s1"]}])),
-            to(json!([{"Segment": ["b", "s1"]}])),
-            two,
-            one,
-            tcp,
-        ),
-        (
-            "applied_to: labels",
-            to(chosen(json!({"labels": {"x": "1"}}))),
-            to(chosen(json!({"labels": {"x": "2"}}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "applied_to: expressions",
-            to(chosen(condition(json!({"Exists": "x"})))),
-            to(chosen(condition(json!({"Exists": "z"})))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "applied_to: cidr",
-            to(json!([{"Cidr": "10.111.0.0/31"}])),
-            to(json!([{"Cidr": "10.111.0.2/31"}])),
-            three,
-            one,
-            tcp,
-        ),
-        ("applied_to: local", to(json!(["Local"])), to(json!([{"Tenant": "z"}])), three, one, tcp),
-        (
-            "applied_to: host",
-            with(to(json!(["Host"])), json!({"ingress": []})),
-            with(to(json!(["Local"])), json!({"ingress": []})),
-            one,
-            h1,
-            tcp,
-        ),
-        ("isolates_egress", out(json!({"egress": []})), of(json!([])), one, h2, tcp),
-        ("isolates_ingress", of(json!([])), out(json!({"egress": []})), one, h2, tcp),
-        ("ingress", of(peer(json!("Any"))), of(json!([])), three, one, tcp),
-        (
-            "egress",
-            out(json!({"egress": peer(json!("Any"))})),
-            out(json!({"egress": []})),
-            one,
-            h2,
-            tcp,
-        ),
-        (
-            "egress peers",
-            out(json!({"egress": peer(json!({"Cidr": {"cidr": "192.168.0.0/24", "except": []}}))})),
-            out(json!({"egress": peer(json!("Host"))})),
-            one,
-            h2,
-            tcp,
-        ),
-        (
-            "peer: tenant",
-            of(peer(json!({"Tenant": "b"}))),
-            of(peer(json!({"Tenant": "a"}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "peer: segment",
-            of(peer(json!({"Segment": ["a", "s2"]}))),
-            of(peer(json!({"Segment": ["a", "s1"]}))),
-            two,
-            one,
-            tcp,
-        ),
-        (
-            "peer: tenant of labels",
-            of(labelled(json!({"Id": "b"}), json!({}))),
-            of(labelled(a.clone(), json!({}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "peer: labels of tenants",
-            of(labelled(json!({"Labels": {"labels": {"t": "1"}}}), json!({}))),
-            of(labelled(json!({"Labels": {"labels": {"t": "2"}}}), json!({}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "peer: labels",
-            of(labelled(a.clone(), json!({"labels": {"y": "2"}}))),
-            of(labelled(a.clone(), json!({"labels": {"y": "1"}}))),
-            two,
-            one,
-            tcp,
-        ),
-        (
-            "peer: In",
-            of(labelled(a.clone(), condition(json!({"In": ["y", ["2"]]})))),
-            of(labelled(a.clone(), condition(json!({"In": ["y", ["3"]]})))),
-            two,
-            one,
-            tcp,
-        ),
-        (
-            "peer: NotIn",
-            of(labelled(a.clone(), condition(json!({"NotIn": ["y", ["3"]]})))),
-            of(labelled(a.clone(), condition(json!({"NotIn": ["y", ["2"]]})))),
-            two,
-            one,
-            tcp,
-        ),
-        (
-            "peer: Exists",
-            of(labelled(a.clone(), condition(json!({"Exists": "y"})))),
-            of(labelled(a.clone(), condition(json!({"DoesNotExist": "y"})))),
-            two,
-            one,
-            tcp,
-        ),
-        (
-            "peer: cidr",
-            of(peer(json!({"Cidr": {"cidr": "10.111.0.3/32", "except": []}}))),
-            of(peer(json!({"Cidr": {"cidr": "10.111.0.2/32", "except": []}}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "peer: except",
-            of(peer(json!({"Cidr": {"cidr": "10.111.0.0/24", "except": []}}))),
-            of(peer(json!({"Cidr": {"cidr": "10.111.0.0/24", "except": ["10.111.0.3/32"]}}))),
-            three,
-            one,
-            tcp,
-        ),
-        ("peer: host", of(peer(json!("Host"))), of(peer(json!("Local"))), h1, one, tcp),
-        ("peer: host, another one", of(peer(json!("Any"))), of(peer(json!("Host"))), h2, one, tcp),
-        ("peer: local", of(peer(json!("Local"))), of(peer(json!("Host"))), three, one, tcp),
-        ("peer: local, elsewhere", of(peer(json!("Any"))), of(peer(json!("Local"))), two, one, tcp),
-        (
-            "protocol: tcp",
-            of(kind(json!({"protocol": "tcp"}))),
-            of(kind(json!({"protocol": "udp"}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "protocol: udp",
-            of(kind(json!({"protocol": "udp"}))),
-            of(kind(json!({"protocol": "sctp"}))),
-            three,
-            one,
-            Transport::Udp(80),
-        ),
-        (
-            "protocol: sctp",
-            of(kind(json!({"protocol": "sctp"}))),
-            of(kind(json!({"protocol": "tcp"}))),
-            three,
-            one,
-            Transport::Sctp(80),
-        ),
-        (
-            "protocol: icmp",
-            of(kind(json!({"protocol": "icmp"}))),
-            of(kind(json!({"protocol": "tcp"}))),
-            three,
-            one,
-            Transport::Icmp(8, 0),
-        ),
-        (
-            "protocol: any",
-            of(kind(json!({"protocol": "any"}))),
-            of(kind(json!({"protocol": "tcp"}))),
-            three,
-            one,
-            Transport::Other,
-        ),
-        (
-            "ports: number",
-            of(kind(json!({"protocol": "tcp", "ports": [{"Number": 80}]}))),
-            of(kind(json!({"protocol": "tcp", "ports": [{"Number": 81}]}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "ports: first of a range",
-            of(kind(json!({"protocol": "tcp", "ports": [{"Range": [80, 90]}]}))),
-            of(kind(json!({"protocol": "tcp", "ports": [{"Range": [81, 90]}]}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "ports: last of a range",
-            of(kind(json!({"protocol": "tcp", "ports": [{"Range": [70, 80]}]}))),
-            of(kind(json!({"protocol": "tcp", "ports": [{"Range": [70, 79]}]}))),
-            three,
-            one,
-            tcp,
-        ),
-        (
-            "ports: name",
-            of(kind(json!({"protocol": "tcp", "ports": [{"Named": "http"}]}))),
-            of(kind(json!({"protocol": "tcp", "ports": [{"Named": "dns"}]}))),
-            three,
-            two,
-            Transport::Tcp(8080),
-        ),
-        (
-            "ports: protocol of a name",
-            of(kind(json!({"protocol": "tcp", "ports": [{"Named": "http"}]}))),
-            of(kind(json!({"protocol": "udp", "ports": [{"Named": "http"}]}))),
-            three,
-            two,
-            Transport::Tcp(8080),
-        ),
-        (
-            "icmp: type",
-            of(kind(json!({"protocol": "icmp", "icmp": {"kind": 3}}))),
-            of(kind(json!({"protocol": "icmp", "icmp": {"kind": 5}}))),
-            three,
-            one,
-            Transport::Icmp(3, 1),
-        ),
-        (
-            "icmp: code",
-            of(kind(json!({"protocol": "icmp", "icmp": {"kind": 3, "code": 1}}))),
-            of(kind(json!({"protocol": "icmp", "icmp": {"kind": 3, "code": 2}}))),
-            three,
-            one,
-            Transport::Icmp(3, 1),
-        ),
-    ];
-    for (field, this, other, from, to, packet) in cases {
-        let verdicts = [this, other].map(|policy| {
-            let mut world = world();
-            world.tell(json!({"SetPolicy": policy}));
+    let cases = include_str!("fields.txt").split("\n\n").skip(1);
+    for case in cases {
+        let lines: Vec<&str> = case.trim().lines().collect();
+        let [field, this, other, line] = lines[..] else { panic!("{case:?} is no case") };
+        let (from, to, packet) = crossing(line);
+        let verdicts = [this, other].map(|change| {
+            let mut world = three_endpoints();
+            world.tell(json!({"SetPolicy": changed(change)}));
             world.allows(from, to, packet)
         });
         assert_ne!(verdicts[0], verdicts[1], "{field}");

@@ -88,7 +88,7 @@ impl Entry {
         let link = host_link(&self.key.container_id, &self.key.ifname);
         let link: Option<Name> = self.netns.is_some().then(|| link.into());
         // Of an earlier release: its block says whose it is.
-        let (tenant, segment) = self.owner.clone().unwrap_or(("".into(), "".into()));
+        let (tenant, segment) = self.owner.clone().unwrap_or_else(|| ("".into(), "".into()));
         let held = self.addresses.iter().filter_map(|held| Some((held.ip?, held)));
         let of = |(ip, held): (IpAddr, &Held)| {
             // The log knows labels better, unless it has not been told.

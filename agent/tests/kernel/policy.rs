@@ -307,10 +307,8 @@ fn writes_nothing_again(lab: &mut Lab) {
     assert_eq!(lab.text("h1", &["ipset", "save"]), before);
 }
 
-#[test]
-fn what_is_others_stays_and_what_is_ours_is_mended_in_namespaces() {
-    let mut lab = Lab::one_link();
-    lab.closed_topology(&flat());
+/// What others have on the host, and a set of our name that is not ours.
+fn others(lab: &Lab) {
     for line in [
         &["ipset", "create", "FOREIGN", "hash:ip"][..],
         &["ipset", "add", "FOREIGN", "192.0.2.1"],
@@ -335,6 +333,43 @@ fn what_is_others_stays_and_what_is_ours_is_mended_in_namespaces() {
     ] {
         lab.text("h1", line).unwrap_or_else(|| panic!("{line:?}"));
     }
+}
+
+/// Rules and sets of the first host, without what the kernel counts.
+fn ours(lab: &Lab) -> (Vec<String>, Vec<String>) {
+    let rules = lab.text("h1", &["iptables-save"]).expect("rules");
+    let rules: Vec<String> =
+        rules.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect();
+    let mut sets: Vec<String> = lab
+        .text("h1", &["ipset", "save"])
+        .expect("sets")
+        .lines()
+        .map(|line| line.split(" hashsize").next().unwrap_or_default().to_owned())
+        .collect();
+    sets.sort();
+    (rules, sets)
+}
+
+/// What can happen to rules and sets.
+fn damage(lab: &Lab) {
+    for line in [
+        &["iptables", "-F", "ROMANA-FORWARD"][..],
+        &["iptables", "-D", "INPUT", "-j", "ROMANA-INPUT"],
+        &["iptables", "-I", "FORWARD", "1", "-s", "192.0.2.9", "-j", "ACCEPT"],
+        &["iptables", "-N", "ROMANA-OLD"],
+        &["ipset", "create", "ROMANA-OLD4", "hash:ip"],
+        &["ipset", "flush", "ROMANA-links4"],
+        &["ipset", "add", "ROMANA-closed-in4", "192.0.2.7"],
+    ] {
+        lab.text("h1", line).unwrap_or_else(|| panic!("{line:?}"));
+    }
+}
+
+#[test]
+fn what_is_others_stays_and_what_is_ours_is_mended_in_namespaces() {
+    let mut lab = Lab::one_link();
+    lab.closed_topology(&flat());
+    others(&lab);
     lab.spawn_agent("h1", &["--register", "--host-ip", "10.77.0.1"], None);
     until("the failure is said", || {
         let said = lab.status("h1").and_then(|status| status.policy);
@@ -355,32 +390,9 @@ fn what_is_others_stays_and_what_is_ours_is_mended_in_namespaces() {
     );
     assert!(reaches(&lab, "client", web, Tcp(80)), "also where FORWARD drops what nobody allows");
     writes_nothing_again(&mut lab);
-    let ours = |lab: &Lab| {
-        let rules = lab.text("h1", &["iptables-save"]).expect("rules");
-        let rules: Vec<String> =
-            rules.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect();
-        let mut sets: Vec<String> = lab
-            .text("h1", &["ipset", "save"])
-            .expect("sets")
-            .lines()
-            .map(|line| line.split(" hashsize").next().unwrap_or_default().to_owned())
-            .collect();
-        sets.sort();
-        (rules, sets)
-    };
     let before = ours(&lab);
     lab.kill_agent("h1");
-    for line in [
-        &["iptables", "-F", "ROMANA-FORWARD"][..],
-        &["iptables", "-D", "INPUT", "-j", "ROMANA-INPUT"],
-        &["iptables", "-I", "FORWARD", "1", "-s", "192.0.2.9", "-j", "ACCEPT"],
-        &["iptables", "-N", "ROMANA-OLD"],
-        &["ipset", "create", "ROMANA-OLD4", "hash:ip"],
-        &["ipset", "flush", "ROMANA-links4"],
-        &["ipset", "add", "ROMANA-closed-in4", "192.0.2.7"],
-    ] {
-        lab.text("h1", line).unwrap_or_else(|| panic!("{line:?}"));
-    }
+    damage(&lab);
     lab.start_agent("h1", &[]);
     until("the rest is as it was", || {
         let (rules, sets) = ours(&lab);

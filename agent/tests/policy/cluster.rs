@@ -48,7 +48,7 @@ impl Agent {
             let link = link(ip).filter(|link| link != "tap0")?;
             let block = self.view.blocks.iter().find(|(cidr, _)| cidr.contains(&ip));
             let owner = block.map(|(_, block)| (block.tenant.clone(), block.segment.clone()));
-            let (tenant, segment) = owner.unwrap_or(("plain".into(), "s1".into()));
+            let (tenant, segment) = owner.unwrap_or_else(|| ("plain".into(), "s1".into()));
             let link = Some(link.as_str().into());
             Some((ip, Attached { link, tenant, segment, labels: Default::default() }))
         });

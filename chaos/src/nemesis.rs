@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::Cluster;
+use crate::history::{Clock, Nanos};
 use crate::partition::Partition;
 
 /// A kind of fault.
@@ -86,11 +87,24 @@ pub struct NemesisOptions {
     pub seed: u64,
 }
 
+/// A fault that was injected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Injected {
+    /// Which.
+    pub fault: Fault,
+    /// What it hit, for people: `replica 2`, `all`.
+    pub hit: String,
+    /// When it was injected, on the run's clock …
+    pub from: Nanos,
+    /// … and when it was repaired.
+    pub until: Nanos,
+}
+
 /// What was broken: for the report.
 #[derive(Clone, Debug, Default)]
 pub struct Damage {
-    /// Faults injected, in order, with the replica hit (0 = all).
-    pub faults: Vec<(Fault, u64)>,
+    /// Faults injected, in order.
+    pub faults: Vec<Injected>,
     /// Replicas that ended although nobody ended them.
     pub crashes: Vec<String>,
 }
@@ -102,6 +116,7 @@ pub struct Damage {
 pub async fn torment(
     cluster: &mut Cluster,
     options: &NemesisOptions,
+    clock: Clock,
     end: Instant,
 ) -> Result<Damage> {
     let mut damage = Damage::default();
@@ -125,6 +140,7 @@ pub async fn torment(
         }
         let fault = options.faults[rng.random_range(0..options.faults.len())];
         let dwell = options.interval.mul_f64(rng.random_range(0.05..0.6));
+        let from = clock.now();
         let hit = match inject(fault, cluster, partition.as_ref(), &mut rng).await {
             Ok(hit) => hit,
             Err(error) => {
@@ -133,12 +149,12 @@ pub async fn torment(
                 return if damage.crashes.is_empty() { Err(error) } else { Ok(damage) };
             }
         };
-        damage.faults.push((fault, hit));
         sleep(dwell).await;
         if let Some(partition) = &partition {
             partition.heal()?;
         }
         cluster.heal()?;
+        damage.faults.push(Injected { fault, hit, from, until: clock.now() });
         next += options.interval;
     }
     sleep_until(end).await;
@@ -152,7 +168,7 @@ async fn inject(
     cluster: &mut Cluster,
     partition: Option<&Partition>,
     rng: &mut SmallRng,
-) -> Result<u64> {
+) -> Result<String> {
     let count = cluster.replicas().len();
     let all: Vec<usize> = (0..count).collect();
     let mut at = rng.random_range(0..count);
@@ -178,5 +194,5 @@ async fn inject(
         }
     }
     let hit_all = matches!(fault, Fault::KillAll | Fault::PowerAll);
-    Ok(if hit_all { 0 } else { cluster.replicas()[at].id })
+    Ok(if hit_all { "all".into() } else { format!("replica {}", cluster.replicas()[at].id) })
 }

@@ -141,7 +141,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         seed: options.seed,
     };
     let end = Instant::now() + Duration::from_secs(options.seconds);
-    let damage = torment(cluster, &nemesis, end).await?;
+    let damage = torment(cluster, &nemesis, clock, end).await?;
     let mut violations = healed(cluster, &damage).await;
     // What did not heal by now is known to be broken: the rest of the evidence is worth a moment.
     let patience = if violations.is_empty() { HEAL_PATIENCE } else { LAST_MOMENT };
@@ -286,8 +286,8 @@ fn summarise(evidence: &Evidence, damage: &Damage, (asked, given): (usize, usize
         *outcomes.entry(kind).or_default() += 1;
     }
     let mut faults: BTreeMap<String, usize> = BTreeMap::new();
-    for (fault, _) in &damage.faults {
-        *faults.entry(fault.to_string()).or_default() += 1;
+    for injected in &damage.faults {
+        *faults.entry(injected.fault.to_string()).or_default() += 1;
     }
     let mut text = String::new();
     let records = evidence.testimonies.first().map_or(0, |said| said.records.len());

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds romanad of the release before this one, for the test of a rolling upgrade, and prints where it
-# is. The commit is named in deploy/previous; a build is kept in the target directory and used again.
+# Builds romanad of an earlier release, for the test of a rolling upgrade, and prints where it is. The commit
+# in deploy/previous is the last release that speaks an older version of the log: set it when VERSION_MAX is
+# raised, not before. A build is kept in the target directory and used again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -358,10 +358,35 @@ async fn policies(tour: &mut Tour<'_>) {
     assert_eq!(tour.ask("POST", "/v1/policies", Some(policy.clone()), 200).await["changed"], false);
     assert_eq!(tour.ask("GET", "/v1/policies/policy1", None, 200).await, policy);
     tour.ask("GET", "/v1/policies", None, 200).await;
+    verdicts(tour).await;
     let mut second = policy;
     second.as_object_mut().unwrap().remove("name");
     tour.ask("PUT", "/v1/policies/policy2", Some(second), 201).await;
     tour.ask("DELETE", "/v1/policies/policy2", None, 200).await;
+}
+
+/// By name and by address; what is no address, no port, or of two families is refused.
+async fn verdicts(tour: &mut Tour<'_>) {
+    for (traffic, allowed) in
+        [("tcp/80", true), ("tcp/81", false), ("icmp", true), ("other", false)]
+    {
+        let path = format!("/v1/verdict?source=h2&destination=a1&traffic={traffic}");
+        let verdict = tour.ask("GET", &path, None, 200).await;
+        assert_eq!(verdict["allowed"], allowed, "{verdict}");
+        assert_eq!(verdict["source"]["kind"], "host");
+        assert_eq!(verdict["destination"]["tenant"], "t1");
+        assert_eq!(verdict["ingress"]["isolating"], json!(["policy1"]));
+    }
+    for (source, destination, traffic) in [
+        ("nobody", "a1", "tcp/80"),
+        ("h2", "a1", "tcp/0"),
+        ("h2", "a1", "tcp"),
+        ("fd00::1", "a1", "tcp/80"),
+    ] {
+        let query = format!("source={source}&destination={destination}&traffic={traffic}");
+        let refused = tour.ask("GET", &format!("/v1/verdict?{query}"), None, 400).await;
+        assert_eq!(refused["error"]["code"], "MalformedQuery", "{query}: {refused}");
+    }
 }
 
 async fn vips_and_views(tour: &mut Tour<'_>) {

@@ -91,37 +91,38 @@ impl Lab {
 
     /// Proposes commands, one after the other. Returns the revision after them.
     pub(crate) fn submit(&self, commands: Vec<Command>) -> u64 {
-        let servers = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0").parse().expect("a URL"));
-        let config = ClientConfig::new(servers.collect());
-        in_namespace_thread(&self.ns("ctl"), move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let client = Client::new(config).expect("a client");
-                let mut revision = 0;
-                for command in &commands {
-                    let done = client.submit(command).await;
-                    revision =
-                        done.unwrap_or_else(|error| panic!("{command:?}: {error:?}")).revision;
-                }
-                revision
-            })
+        self.with_client(async move |client| {
+            let mut revision = 0;
+            for command in &commands {
+                let done = client.submit(command).await;
+                revision = done.unwrap_or_else(|error| panic!("{command:?}: {error:?}")).revision;
+            }
+            revision
         })
     }
 
     /// Asks the API for all of these, one after the other.
     pub(crate) fn get(&self, paths: Vec<String>) -> Vec<Value> {
+        self.with_client(async move |client| {
+            let mut answers = Vec::new();
+            for path in paths {
+                answers.push(client.get(path).await.expect("an answer"));
+            }
+            answers
+        })
+    }
+
+    /// Does something with a client of the replicas, in their namespace.
+    fn with_client<T: Send + 'static>(
+        &self,
+        work: impl AsyncFnOnce(Client) -> T + Send + 'static,
+    ) -> T {
         let servers = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0").parse().expect("a URL"));
         let config = ClientConfig::new(servers.collect());
         in_namespace_thread(&self.ns("ctl"), move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let client = Client::new(config).expect("a client");
-                let mut answers = Vec::new();
-                for path in paths {
-                    answers.push(client.get(path).await.expect("an answer"));
-                }
-                answers
-            })
+            let work = async { work(Client::new(config).expect("a client")).await };
+            runtime.expect("a runtime").block_on(work)
         })
     }
 
@@ -145,8 +146,6 @@ impl Lab {
 
     /// Allocates addresses on two hosts by turns, each of a tenant of its own and so in a block of its own.
     pub(crate) fn allocate_by_turns(&self, count: usize, hosts: [&str; 2]) {
-        let servers = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0").parse().expect("a URL"));
-        let config = ClientConfig::new(servers.collect());
         let commands = (0..count).map(|n| AllocateAddress {
             name: format!("a{n}").into(),
             host: hosts[n % 2].into(),
@@ -156,13 +155,9 @@ impl Lab {
             ip: None,
         });
         let commands: Vec<AllocateAddress> = commands.collect();
-        in_namespace_thread(&self.ns("ctl"), move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let client = Client::new(config).expect("a client");
-                let asked = commands.into_iter().map(|command| client.allocate(command));
-                futures_util::future::try_join_all(asked).await.expect("allocated");
-            });
+        self.with_client(async move |client| {
+            let asked = commands.into_iter().map(|command| client.allocate(command));
+            futures_util::future::try_join_all(asked).await.expect("allocated");
         });
     }
 

@@ -1,4 +1,4 @@
-//! Namespaces that a benchmark makes, and three replicas in one.
+//! Namespaces that a benchmark makes: three replicas in one, hosts with agents in others.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -7,12 +7,16 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use romana_client::{Client, ClientConfig, Server};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
+use tempfile::TempDir;
 
 /// How long anything may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
+/// Where the control plane answers on a site's link.
+const CONTROL: &str = "10.77.0.250";
 
 /// A namespace, deleted with what runs in it.
 pub(super) struct Namespace {
@@ -46,6 +50,56 @@ impl Drop for Namespace {
             _ = child.wait();
         }
         _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+/// Three replicas and hosts on one link. Hosts go first, then the replicas, the link and what they wrote.
+pub(super) struct Site<'a> {
+    romanad: &'a Path,
+    prefix: String,
+    servers: Vec<String>,
+    _control: Namespace,
+    switch: Namespace,
+    dir: TempDir,
+}
+
+impl<'a> Site<'a> {
+    /// Starts the replicas, and leaves the calling thread in their namespace. `name`: two letters that no
+    /// other benchmark has.
+    pub(super) fn start(romanad: &'a Path, name: &str) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("romana-chaos-").tempdir()?;
+        let prefix = format!("{name}{}", std::process::id());
+        let switch = Namespace::new(format!("{prefix}-sw"))?;
+        ip(&["-n", &switch.name, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &switch.name, "link", "set", "br0", "up"])?;
+        let mut control = Namespace::new(format!("{prefix}-ctl"))?;
+        plug(&control, &switch, CONTROL)?;
+        control.enter()?;
+        let servers = start_replicas(romanad, dir.path(), CONTROL, 29, &mut control)?;
+        Ok(Self { romanad, prefix, servers, _control: control, switch, dir })
+    }
+
+    /// A host `hN` with an agent.
+    pub(super) fn host(&self, n: usize, more: &[&str]) -> Result<Namespace> {
+        let (name, address) = (format!("h{n}"), format!("10.77.0.{n}"));
+        let mut host = Namespace::new(format!("{}-{name}", self.prefix))?;
+        plug(&host, &self.switch, &address)?;
+        let mut agent = Command::new("ip");
+        agent.args(["netns", "exec", &host.name]).arg(self.romanad.with_file_name("romana-agent"));
+        agent.args(["--server", &self.servers.join(","), "--hostname", &name, "--register"]);
+        agent.args(["--host-ip", &address]).args(more);
+        agent.arg("--socket").arg(self.dir.path().join(format!("{name}.sock")));
+        agent.arg("--state-dir").arg(self.dir.path().join(&name));
+        host.children.push(quiet(agent, &self.dir.path().join(format!("{name}.log")))?);
+        Ok(host)
+    }
+
+    /// A client of the replicas, for a thread in their namespace, once so many hosts are registered.
+    pub(super) async fn client(&self, hosts: usize) -> Result<Client> {
+        let servers = Server::list(&self.servers.join(","), romana_client::API_PORT)?;
+        let client = Client::new(ClientConfig::new(servers))?;
+        while client.hosts().await?.items.len() < hosts {}
+        Ok(client)
     }
 }
 

@@ -13,17 +13,16 @@ use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use romana_client::{Client, ClientConfig, Server};
+use romana_client::Client;
 use romana_statemachine::command::AllocateAddress;
 use romana_statemachine::policy::{Peer, Policy, Port, Protocol, Rule, Target, Traffic};
 use serde_json::{Value, json};
 
 use super::BenchOptions;
-use super::namespaces::{Namespace, enter, ip, plug, quiet, start_replicas};
+use super::namespaces::{Namespace, Site, enter};
 use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
-const CONTROL: &str = "10.77.0.250";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -91,29 +90,11 @@ pub(super) async fn run(options: &BenchOptions, changes: usize) -> Result<Value>
 }
 
 fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
-    let dir = tempfile::Builder::new().prefix("romana-chaos-").tempdir()?;
-    let prefix = format!("bp{}", std::process::id());
-    let switch = Namespace::new(format!("{prefix}-sw"))?;
-    ip(&["-n", &switch.name, "link", "add", "br0", "type", "bridge"])?;
-    ip(&["-n", &switch.name, "link", "set", "br0", "up"])?;
-    let mut control = Namespace::new(format!("{prefix}-ctl"))?;
-    plug(&control, &switch, CONTROL)?;
-    control.enter()?;
-    let servers = start_replicas(romanad, dir.path(), CONTROL, 29, &mut control)?;
-    let mut host = Namespace::new(format!("{prefix}-h1"))?;
-    plug(&host, &switch, "10.77.0.1")?;
-    let mut agent = Command::new("ip");
-    agent.args(["netns", "exec", &host.name]).arg(romanad.with_file_name("romana-agent"));
-    agent.args(["--server", &servers.join(","), "--hostname", "h1", "--register"]);
-    agent.args(["--host-ip", "10.77.0.1", "--iptables", "nft"]);
-    agent.arg("--socket").arg(dir.path().join("h1.sock"));
-    agent.arg("--state-dir").arg(dir.path().join("h1"));
-    host.children.push(quiet(agent, &dir.path().join("agent.log"))?);
+    let site = Site::start(romanad, "bp")?;
+    let host = site.host(1, &["--iptables", "nft"])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let servers = Server::list(&servers.join(","), romana_client::API_PORT)?;
     runtime.block_on(async {
-        let client = Client::new(ClientConfig::new(servers))?;
-        while client.hosts().await?.items.is_empty() {}
+        let client = site.client(1).await?;
         let asked = (0..ENDPOINTS).map(|n| {
             client.allocate(AllocateAddress {
                 name: format!("a{n}").into(),

@@ -9,17 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
-use romana_client::{Client, ClientConfig, Server};
+use romana_client::Client;
 use romana_statemachine::command::AllocateAddress;
 use serde_json::{Value, json};
 
 use super::BenchOptions;
-use super::namespaces::{Namespace, ip, plug, quiet, start_replicas};
+use super::namespaces::{Namespace, Site};
 use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
-/// Where the control plane answers.
-const CONTROL: &str = "10.77.0.250";
 /// A route that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -56,40 +54,16 @@ pub(super) async fn run(options: &BenchOptions, hosts: usize, blocks: usize) -> 
 }
 
 fn measure(romanad: &Path, hosts: usize, blocks: usize) -> Result<[Histogram<u64>; 2]> {
-    let dir = tempfile::Builder::new().prefix("romana-chaos-").tempdir()?;
-    let prefix = format!("br{}", std::process::id());
-    let switch = Namespace::new(format!("{prefix}-sw"))?;
-    ip(&["-n", &switch.name, "link", "add", "br0", "type", "bridge"])?;
-    ip(&["-n", &switch.name, "link", "set", "br0", "up"])?;
-    let mut control = Namespace::new(format!("{prefix}-ctl"))?;
-    plug(&control, &switch, CONTROL)?;
-    control.enter()?;
-    let servers = start_replicas(romanad, dir.path(), CONTROL, 29, &mut control)?;
+    let site = Site::start(romanad, "br")?;
     let (tell, news) = channel();
     let mut agents = Vec::new();
     for n in 1..=hosts {
-        let mut host = Namespace::new(format!("{prefix}-h{n}"))?;
-        plug(&host, &switch, &format!("10.77.0.{n}"))?;
-        let mut agent = Command::new("ip");
-        agent.args(["netns", "exec", &host.name]).arg(romanad.with_file_name("romana-agent"));
-        agent.args(["--server", &servers.join(","), "--hostname", &format!("h{n}"), "--register"]);
-        agent.args(["--host-ip", &format!("10.77.0.{n}")]);
-        agent.arg("--socket").arg(dir.path().join(format!("h{n}.sock")));
-        agent.arg("--state-dir").arg(dir.path().join(format!("h{n}")));
-        host.children.push(quiet(agent, &dir.path().join(format!("agent-{n}.log")))?);
+        let mut host = site.host(n, &[])?;
         monitor(&mut host, tell.clone())?;
         agents.push(host);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let servers = Server::list(&servers.join(","), romana_client::API_PORT)?;
-    runtime.block_on(async {
-        let client = Client::new(ClientConfig::new(servers))?;
-        let mut registered = 0;
-        while registered < hosts {
-            registered = client.hosts().await?.items.len();
-        }
-        events(&client, &news, hosts, blocks).await
-    })
+    runtime.block_on(async { events(&site.client(hosts).await?, &news, hosts, blocks).await })
 }
 
 /// Tells of every route that a host's kernel gets.

@@ -1,6 +1,7 @@
 //! Real connections between namespaces: servers that answer, and clients that ask many of them at once.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use romana_statemachine::policy::party::Transport;
@@ -11,6 +12,9 @@ use crate::lab::in_namespace_thread;
 
 /// An answer takes less; what is dropped is not answered at all.
 const PATIENCE: Duration = Duration::from_millis(400);
+
+/// First source port of UDP probes, and how many there are.
+const SOURCES: (u16, u16) = (10_000, 50_000);
 
 /// Answers TCP and UDP on ports of all addresses of a namespace, until the test ends.
 pub(crate) fn serve(ns: &str, ports: &'static [u16]) {
@@ -70,8 +74,15 @@ async fn ask(ip: IpAddr, transport: Transport) -> bool {
     timeout(PATIENCE, asked).await.unwrap_or(false)
 }
 
+/// Asks from a port that no probe has had for long: to connection tracking, UDP from a port that was answered
+/// within two minutes is a connection, and those stay when a policy closes.
 async fn udp(to: SocketAddr) -> std::io::Result<()> {
-    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let (first, count) = SOURCES;
+    let next = NEXT.update(Ordering::Relaxed, Ordering::Relaxed, |n| (n + 1) % count);
+    let from = first + next;
+    let any: SocketAddr =
+        if to.is_ipv4() { ([0, 0, 0, 0], from).into() } else { ([0; 16], from).into() };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(to).await?;
     socket.send(&[1]).await?;

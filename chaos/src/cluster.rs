@@ -2,11 +2,12 @@
 //! done to them: kill, pause, restart, cut the power. Everything is ended and removed on drop.
 
 mod disks;
+mod net;
 mod programs;
 
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use disks::Disk;
+pub use disks::{Disk, SmallDisk};
+pub use net::{Link, Net, Treatment};
 pub use programs::{find_romanad, power_shim};
 
 use crate::http;
@@ -25,8 +27,8 @@ use crate::http;
 /// Ports are taken from below the range that outgoing connections use, so that none of those can
 /// sit on a replica's port while it is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// With partitions each replica runs as a user of its own: packets are told apart by it.
-const USER_BASE: u32 = 64_000;
+/// Ports of the API and of peers, where each replica has a network namespace of its own.
+const OWN_PORTS: (u16, u16) = (9600, 9601);
 /// How long to wait for one answer about the cluster's state.
 const ASK: Duration = Duration::from_millis(500);
 
@@ -41,12 +43,31 @@ pub struct ClusterOptions {
     pub previous: Option<PathBuf>,
     /// Where the cluster's directory is made; the system's temporary directory if absent.
     pub parent: Option<PathBuf>,
-    /// Preload the power-cut shim, with this seed for torn writes.
-    pub power: Option<u64>,
-    /// With `power`: a disk whose fsync lies. Acknowledged data is lost, and the judge must see it.
+    /// Preload the shim that breaks disks and clocks, with this seed for torn writes.
+    pub shim: Option<u64>,
+    /// With `shim`: a disk whose fsync lies. Acknowledged data is lost, and the judge must see it.
     pub lying_disk: bool,
-    /// Run each replica as a user of its own (needs root; for partitions).
-    pub users: bool,
+    /// Give each replica a network namespace of its own (needs root).
+    pub namespaces: bool,
+    /// Give each replica a small disk (needs root).
+    pub small_disks: Option<SmallDisk>,
+}
+
+impl ClusterOptions {
+    /// Three replicas on loopback and the disk that is there.
+    #[must_use]
+    pub fn new(romanad: PathBuf) -> Self {
+        Self {
+            replicas: 3,
+            romanad,
+            previous: None,
+            parent: None,
+            shim: None,
+            lying_disk: false,
+            namespaces: false,
+            small_disks: None,
+        }
+    }
 }
 
 /// One replica: a process, or the place of one that is down.
@@ -60,6 +81,8 @@ pub struct Replica {
     pub peer: SocketAddr,
     child: Option<Child>,
     paused: bool,
+    /// It may end by itself: that is no crash.
+    may_end: bool,
     starts: u64,
     /// Whether it runs [`ClusterOptions::previous`].
     old: bool,
@@ -72,6 +95,12 @@ impl Replica {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// Whether it runs, and is not paused.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.child.is_some() && !self.paused
     }
 
     /// Its process, when it is up.
@@ -91,6 +120,8 @@ impl Replica {
 #[derive(Debug)]
 pub struct Cluster {
     options: ClusterOptions,
+    /// After the replicas, which end when the cluster is dropped.
+    net: Option<Net>,
     /// Before `dir`: unmounted before it is removed.
     small: Option<disks::SmallDisks>,
     dir: TempDir,
@@ -108,10 +139,6 @@ impl Cluster {
     /// # Errors
     /// A program or port is missing, or the cluster is not ready within 30 s.
     pub async fn start(options: ClusterOptions) -> Result<Self> {
-        Self::build(options, None).await
-    }
-
-    async fn build(options: ClusterOptions, small: Option<disks::SmallDisks>) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("romana-chaos-");
         let dir = match &options.parent {
@@ -119,31 +146,20 @@ impl Cluster {
             None => builder.tempdir(),
         }
         .context("make the cluster's directory")?;
-        let shim = match options.power {
-            Some(_) => Some(power_shim(dir.path())?),
-            None => None,
-        };
-        let ports = free_ports(options.replicas * 2)?;
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let replicas = ports
-            .chunks_exact(2)
-            .zip(1..)
-            .map(|(ports, id)| Replica {
-                id,
-                api: local(ports[0]),
-                peer: local(ports[1]),
-                child: None,
-                paused: false,
-                starts: 0,
-                old: options.previous.is_some(),
-                joins: false,
-            })
-            .collect::<Vec<Replica>>();
-        let founders: Vec<String> =
-            replicas.iter().map(|replica| format!("{}={}", replica.id, replica.peer)).collect();
-        let founders = founders.join(",");
-        let mut cluster = Self { options, small, dir, shim, replicas, founders, ended: Vec::new() };
-        cluster.open_to_users()?;
+        let shim = options.shim.is_some().then(|| power_shim(dir.path())).transpose()?;
+        let net = options.namespaces.then(Net::new).transpose()?;
+        let small = options.small_disks.map(disks::SmallDisks::new);
+        let (replicas, founders, ended) = Default::default();
+        let mut cluster = Self { options, net, small, dir, shim, replicas, founders, ended };
+        for _ in 0..cluster.options.replicas {
+            let at = cluster.add_place()?;
+            let old = cluster.options.previous.is_some();
+            let replica = &mut cluster.replicas[at];
+            (replica.id, replica.old, replica.joins) = (at as u64 + 1, old, false);
+            cluster.make_disk(at)?;
+        }
+        let founder = |replica: &Replica| format!("{}={}", replica.id, replica.peer);
+        cluster.founders = cluster.replicas.iter().map(founder).collect::<Vec<_>>().join(",");
         for at in 0..cluster.replicas.len() {
             cluster.start_replica(at)?;
         }
@@ -172,12 +188,6 @@ impl Cluster {
         self.dir.path()
     }
 
-    /// The user a replica runs as, when each has its own.
-    #[must_use]
-    pub fn user_of(&self, at: usize) -> u32 {
-        USER_BASE + u32::try_from(at).unwrap_or_default()
-    }
-
     /// Data directory of a replica.
     #[must_use]
     pub fn data_dir(&self, at: usize) -> PathBuf {
@@ -190,21 +200,16 @@ impl Cluster {
         self.dir.path().join(format!("replica-{}.log", self.replicas[at].id))
     }
 
-    fn open_to_users(&mut self) -> Result<()> {
-        for at in 0..self.replicas.len() {
-            let dir = self.data_dir(at);
-            std::fs::create_dir(&dir).context("make a data directory")?;
-            if let Some(small) = &mut self.small {
-                small.mount(&dir)?;
-            }
-            if self.options.users {
-                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-                std::fs::set_permissions(self.dir.path(), mode).context("open the directory")?;
-                let user = Some(self.user_of(at));
-                std::os::unix::fs::chown(&dir, user, user).context("give a directory away")?;
-            }
-        }
-        Ok(())
+    /// The network between them, if each has a namespace of its own.
+    pub fn net(&mut self) -> Option<&mut Net> {
+        self.net.as_mut()
+    }
+
+    /// Makes a replica's data directory.
+    fn make_disk(&mut self, at: usize) -> Result<()> {
+        let dir = self.data_dir(at);
+        std::fs::create_dir(&dir).context("make a data directory")?;
+        self.small.as_mut().map_or(Ok(()), |small| small.mount(&dir))
     }
 
     /// Starts a replica that is down, on the data it has.
@@ -215,12 +220,18 @@ impl Cluster {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path(at))?;
         let others = self.replicas.iter().filter(|other| other.is_up());
         let apis: Vec<String> = others.map(|other| format!("http://{}", other.api)).collect();
-        let (data, user, control) = (self.data_dir(at), self.user_of(at), self.disk_control(at));
-        let replica = &mut self.replicas[at];
+        let vars = self.shim_vars(at);
+        let (data, replica) = (self.data_dir(at), &mut self.replicas[at]);
         ensure!(replica.child.is_none(), "replica {} is up already", replica.id);
         let program = self.options.previous.as_ref().filter(|_| replica.old);
         let program = program.unwrap_or(&self.options.romanad);
-        let mut command = Command::new(program);
+        let mut command = match &self.net {
+            Some(net) => net.command(at, &vars, program),
+            None => Command::new(program),
+        };
+        if self.net.is_none() {
+            command.envs(vars);
+        }
         command
             .arg("--data-dir")
             .arg(&data)
@@ -236,20 +247,7 @@ impl Cluster {
             command.args(["--id", &replica.id.to_string(), "--initial-cluster", &self.founders]);
         }
         if let Some(small) = &self.small {
-            command.args(["--disk-reserve-bytes", &small.reserve.to_string()]);
-        }
-        if let (Some(shim), Some(seed)) = (&self.shim, self.options.power) {
-            // Another seed each time, or every life would lose the same pages.
-            let seed = seed.wrapping_add(replica.id * 1_000).wrapping_add(replica.starts);
-            command.env("LD_PRELOAD", shim).env("PF_DIR", &data).env("PF_RAND", seed.to_string());
-            if self.options.lying_disk {
-                command.env("PF_LIE", "1");
-            }
-            command.env("PF_CTL", control);
-            command.env("PF_LOG", self.dir.path().join(format!("power-{}.log", replica.id)));
-        }
-        if self.options.users {
-            command.uid(user).gid(user);
+            command.args(["--disk-reserve-bytes", &small.size.reserve.to_string()]);
         }
         let spawned = command.spawn();
         replica.child = Some(spawned.with_context(|| format!("start {}", program.display()))?);
@@ -258,29 +256,89 @@ impl Cluster {
         Ok(())
     }
 
+    /// What the shim is told when a replica starts.
+    fn shim_vars(&self, at: usize) -> Vec<(&'static str, String)> {
+        let (Some(shim), Some(seed)) = (&self.shim, self.options.shim) else { return Vec::new() };
+        let replica = &self.replicas[at];
+        // Another seed each time, or every life would lose the same pages.
+        let seed = seed.wrapping_add(replica.id * 1_000).wrapping_add(replica.starts);
+        let shown = |path: PathBuf| path.display().to_string();
+        let mut vars = vec![
+            ("LD_PRELOAD", shown(shim.clone())),
+            ("PF_DIR", shown(self.data_dir(at))),
+            ("PF_RAND", seed.to_string()),
+            ("PF_CTL", shown(self.disk_control(at))),
+            ("PF_CLOCK", shown(self.clock_file(at))),
+            ("PF_LOG", shown(self.power_log(at))),
+        ];
+        if self.options.lying_disk {
+            vars.push(("PF_LIE", String::from("1")));
+        }
+        vars
+    }
+
+    /// What the shim says of cuts of a place's power.
+    #[must_use]
+    pub fn power_log(&self, at: usize) -> PathBuf {
+        self.dir.path().join(format!("power-{}.log", at + 1))
+    }
+
     /// A place for a replica that comes later. It has ports, and no id: see [`Cluster::join_as`].
     ///
     /// # Errors
-    /// There are no free ports.
+    /// There are no free ports, or no namespace can be made.
     pub fn add_place(&mut self) -> Result<usize> {
-        // The ports of those that are down look free.
-        let ports = free_ports(2 + 2 * self.replicas.len())?;
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let used = |at: &SocketAddr| self.replicas.iter().any(|r| r.api == *at || r.peer == *at);
-        let mut free = ports.into_iter().map(local).filter(|at| !used(at));
-        let (api, peer) = free.next().zip(free.next()).context("two free ports")?;
-        let new = Replica {
+        let at = self.replicas.len();
+        let (api, peer) = match &mut self.net {
+            Some(net) => {
+                net.add_place(at)?;
+                let ip = net.ip(at);
+                ((ip, OWN_PORTS.0).into(), (ip, OWN_PORTS.1).into())
+            }
+            None => self.two_free_ports()?,
+        };
+        self.replicas.push(Replica {
             id: 0,
             api,
             peer,
             child: None,
             paused: false,
+            may_end: false,
             starts: 0,
             old: false,
             joins: true,
-        };
-        self.replicas.push(new);
-        Ok(self.replicas.len() - 1)
+        });
+        // The clock of a place is there before anybody looks at it.
+        self.set_clock(at, Duration::ZERO, false)?;
+        Ok(at)
+    }
+
+    fn two_free_ports(&self) -> Result<(SocketAddr, SocketAddr)> {
+        // The ports of those that are down look free.
+        let ports = free_ports(2 + 2 * self.replicas.len())?;
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let used = |at: &SocketAddr| self.replicas.iter().any(|r| r.api == *at || r.peer == *at);
+        let mut free = ports.into_iter().map(local).filter(|at| !used(at));
+        free.next().zip(free.next()).context("two free ports")
+    }
+
+    /// Puts a place's clock forward, or back, from what it really is.
+    ///
+    /// # Errors
+    /// Its file cannot be written.
+    pub fn set_clock(&self, at: usize, by: Duration, back: bool) -> Result<()> {
+        let nanos = i64::try_from(by.as_nanos()).context("a clock")?;
+        let nanos = if back { -nanos } else { nanos };
+        // Written in place: the shim has it mapped.
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let file = options.open(self.clock_file(at)).context("set a clock")?;
+        std::os::unix::fs::FileExt::write_all_at(&file, &nanos.to_ne_bytes(), 0)?;
+        Ok(())
+    }
+
+    fn clock_file(&self, at: usize) -> PathBuf {
+        self.dir.path().join(format!("clock-{}", at + 1))
     }
 
     /// Gives the place of a replica that is down to a new one, which joins under this id when it is
@@ -291,10 +349,13 @@ impl Cluster {
     pub fn join_as(&mut self, at: usize, id: u64) -> Result<()> {
         let old = self.data_dir(at);
         if self.replicas[at].id != 0 && old.exists() {
+            if let Some(small) = &mut self.small {
+                small.unmount(&old)?;
+            }
             std::fs::remove_dir_all(&old).context("remove a data directory")?;
         }
         (self.replicas[at].id, self.replicas[at].joins) = (id, true);
-        Ok(())
+        self.make_disk(at)
     }
 
     /// Gives a replica that is down the present program, or the previous one.
@@ -316,7 +377,8 @@ impl Cluster {
         let replica = &mut self.replicas[at];
         if let Some(child) = replica.child.as_mut() {
             // Ended by itself: for `crashes` to report, not for us to hide.
-            ensure!(child.try_wait()?.is_none(), "replica {} ended by itself", replica.id);
+            let ended = child.try_wait()?.is_some();
+            ensure!(!ended || replica.may_end, "replica {} ended by itself", replica.id);
         }
         replica.signal(Signal::KILL)?;
         replica.paused = false;
@@ -360,13 +422,13 @@ impl Cluster {
     /// # Errors
     /// One is down, was started without the shim, or does not die of it.
     pub async fn cut_power(&mut self, which: &[usize]) -> Result<()> {
-        ensure!(self.shim.is_some(), "the cluster was started without the power-cut shim");
+        ensure!(self.shim.is_some(), "the cluster was started without the shim");
         for &at in which {
             self.replicas[at].signal(Signal::USR2)?;
         }
         for &at in which {
             let status = self.wait_exit(at, Duration::from_secs(5)).await?;
-            if status != Some(9) {
+            if status != Some(9) && !self.replicas[at].may_end {
                 let id = self.replicas[at].id;
                 self.ended.push(format!("replica {id} ended before the cut, status {status:?}"));
             }
@@ -396,7 +458,7 @@ impl Cluster {
     /// it was us.
     pub fn crashes(&mut self) -> Vec<String> {
         let mut crashed = std::mem::take(&mut self.ended);
-        for replica in &mut self.replicas {
+        for replica in self.replicas.iter_mut().filter(|replica| !replica.may_end) {
             let Some(child) = replica.child.as_mut() else { continue };
             if let Ok(Some(status)) = child.try_wait() {
                 let how = status.signal().map_or_else(
@@ -410,20 +472,43 @@ impl Cluster {
         crashed
     }
 
-    /// Brings everybody back: resumes the paused, starts those that are down.
+    /// Says whether a replica may end by itself from now on.
+    pub fn expect_end(&mut self, at: usize, may_end: bool) {
+        self.replicas[at].may_end = may_end;
+    }
+
+    /// Notes that a replica has ended, if it has. Says whether it is down.
+    pub fn settle_end(&mut self, at: usize) -> bool {
+        let replica = &mut self.replicas[at];
+        let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
+        if replica.child.as_mut().is_some_and(ended) {
+            replica.child = None;
+        }
+        replica.child.is_none()
+    }
+
+    /// Takes the last place away; its replica is down.
+    pub fn remove_last_place(&mut self) {
+        self.replicas.pop();
+    }
+
+    /// Brings everybody back.
     ///
     /// # Errors
     /// One does not start.
     pub fn heal(&mut self) -> Result<()> {
-        for at in 0..self.replicas.len() {
-            if self.replicas[at].paused {
-                self.resume(at)?;
-            }
-            if !self.replicas[at].is_up() {
-                self.start_replica(at)?;
-            }
+        (0..self.replicas.len()).try_for_each(|at| self.revive(at))
+    }
+
+    /// Resumes a replica that is paused, starts one that is down.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn revive(&mut self, at: usize) -> Result<()> {
+        if self.replicas[at].paused {
+            self.resume(at)?;
         }
-        Ok(())
+        if self.replicas[at].is_up() { Ok(()) } else { self.start_replica(at) }
     }
 
     /// Waits until every replica that is up answers `/readyz`.

@@ -26,7 +26,6 @@ pub mod history;
 pub mod http;
 pub mod nemesis;
 pub mod oracle;
-pub mod partition;
 pub mod run;
 pub mod testimony;
 pub mod workload;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use romana_chaos::bench::{self, BenchOptions};
 use romana_chaos::cluster::find_romanad;
-use romana_chaos::nemesis::Fault;
+use romana_chaos::nemesis::{Fault, KINDS};
 use romana_chaos::run::{RunOptions, run};
 
 /// The judge: faults on real processes, laws, benchmarks beside etcd.
@@ -23,6 +23,8 @@ struct Cli {
 enum Command {
     /// Break a cluster under load and check every law. Exit code 1 if one was broken.
     Run(RunArgs),
+    /// List the faults there are.
+    Faults,
     /// Measure. Prints a table; asserts nothing.
     Bench(BenchArgs),
 }
@@ -41,8 +43,8 @@ struct RunArgs {
     /// Replicas.
     #[arg(long, default_value_t = 3)]
     replicas: usize,
-    /// Faults, separated by commas: kill-leader, kill, kill-all, pause, restart, power, power-all,
-    /// partition, upgrade (with --previous); or none.
+    /// Faults, separated by commas: kinds, sorts of them (process, network, disk, clock, members), all, or none.
+    /// `chaos faults` lists them.
     #[arg(long, default_value = "kill-leader")]
     nemesis: String,
     /// From one fault to the next, milliseconds.
@@ -81,12 +83,7 @@ struct BenchArgs {
 }
 
 fn options(args: RunArgs) -> Result<RunOptions> {
-    let faults = args
-        .nemesis
-        .split(',')
-        .filter(|name| !name.is_empty() && *name != "none")
-        .map(|name| name.parse::<Fault>().map_err(anyhow::Error::msg))
-        .collect::<Result<_>>()?;
+    let faults = Fault::list(&args.nemesis).map_err(anyhow::Error::msg)?;
     Ok(RunOptions {
         seed: args.seed.unwrap_or_else(rand::random),
         seconds: args.seconds,
@@ -128,6 +125,12 @@ async fn judge(args: RunArgs) -> Result<ExitCode> {
 async fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => judge(args).await,
+        Command::Faults => {
+            for kind in KINDS {
+                println!("{:16} {:9} {}", kind.name, kind.sort.as_str(), kind.about);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Bench(args) => {
             let BenchArgs { what, romanad, dir, json } = args;
             bench::run(what, BenchOptions { romanad, dir, json }).await?;

@@ -1,4 +1,5 @@
-// A disk that loses power, breaks, is slow or is full, for one process: preloaded into it (LD_PRELOAD).
+// A disk that loses power, breaks, is slow or is full, and a clock that jumps, for one process: preloaded
+// into it (LD_PRELOAD).
 //
 // Every write to a regular file under PF_DIR is remembered with what was there before, until the
 // file is fsynced. When the power is cut, the remembered writes are undone, newest first, and the
@@ -13,6 +14,7 @@
 //   PF_ROOM=n       the disk is full after n bytes were written: a half write, then ENOSPC
 //   PF_CTL=file     looked at on each sync: "eio" = this and all later ones fail, "slow MS" = it takes
 //                   so many milliseconds more; anything else or no file = nothing
+//   PF_CLOCK=file   8 bytes, mapped: nanoseconds that CLOCK_REALTIME is ahead (signed); other clocks are true
 //   PF_LOG=file     one line per cut: what was undone
 //   SIGUSR2         cut at the entry of the next fsync, or after 200 ms, whichever is first
 //
@@ -30,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -67,6 +70,7 @@ static int random_pages, lying;
 static unsigned seed;
 static long cut_at_sync = -1, eio_at = -1, room = -1, syncs;
 static const char *control;
+static const volatile int64_t *ahead;
 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_pread)(int, void *, size_t, off_t);
@@ -114,6 +118,13 @@ __attribute__((constructor)) static void start(void) {
   if (getenv("PF_EIO")) eio_at = atol(getenv("PF_EIO"));
   if (getenv("PF_ROOM")) room = atol(getenv("PF_ROOM"));
   control = getenv("PF_CTL");
+  const char *clock = getenv("PF_CLOCK");
+  int fd = clock ? open(clock, O_RDONLY | O_CLOEXEC) : -1;
+  if (fd >= 0) {
+    void *mapped = mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, fd, 0);
+    if (mapped != MAP_FAILED) ahead = mapped;
+    close(fd);
+  }
   sem_init(&pulled, 0, 0);
   pthread_t thread;
   pthread_create(&thread, NULL, watcher, NULL);
@@ -394,3 +405,15 @@ int ftruncate64(int fd, off_t len) {
 }
 
 int ftruncate(int fd, off_t len) { return ftruncate64(fd, len); }
+
+// Rust's standard library asks no other function for the time of day.
+int clock_gettime(clockid_t id, struct timespec *now) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int result = real(id, now);
+  if (result || !ahead || id != CLOCK_REALTIME) return result;
+  int64_t nanos = now->tv_nsec + *ahead % 1000000000;
+  now->tv_sec += *ahead / 1000000000 + (nanos < 0 ? -1 : nanos / 1000000000);
+  now->tv_nsec = (nanos % 1000000000 + 1000000000) % 1000000000;
+  return 0;
+}

@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::audit;
 use crate::backup::Keeper;
-use crate::cluster::{Cluster, ClusterOptions};
+use crate::cluster::{Cluster, ClusterOptions, SmallDisk};
 use crate::follower::Follower;
 use crate::history::{Clock, Evidence, Outcome, Sample};
-use crate::nemesis::{Damage, Fault, NemesisOptions, torment};
+use crate::http;
+use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, torment};
 use crate::oracle::{Violation, judge};
 use crate::testimony;
 use crate::workload::{Workload, WorkloadOptions, set_up};
-use crate::{http, partition::Partition};
 
 /// How long the cluster may take to be whole again after the last fault.
 const HEAL_PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +32,9 @@ const HEAL_PATIENCE: Duration = Duration::from_secs(30);
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// How often replicas are asked for their digest.
 const SAMPLE_EVERY: Duration = Duration::from_millis(300);
+
+/// Where disks are small: room for what a run writes.
+const SMALL_DISK: SmallDisk = SmallDisk { bytes: 640 << 20, reserve: 64 << 20 };
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -100,14 +103,17 @@ pub struct Report {
 /// # Errors
 /// The run could not be carried out; broken laws are no error.
 pub async fn run(options: &RunOptions) -> Result<Report> {
+    let needs = Needs::of(&options.faults);
+    let small_disks = needs.small_disks.then_some(SMALL_DISK);
     let mut cluster = Cluster::start(ClusterOptions {
         replicas: options.replicas,
         romanad: options.romanad.clone(),
         previous: options.previous.clone(),
         parent: options.parent.clone(),
-        power: options.faults.iter().any(|fault| fault.needs_power()).then_some(options.seed),
+        shim: needs.shim.then_some(options.seed),
         lying_disk: options.lying_disk,
-        users: options.faults.contains(&Fault::Partition) && Partition::possible(),
+        namespaces: needs.namespaces,
+        small_disks,
     })
     .await?;
     let result = carry_out(options, &mut cluster).await;
@@ -138,11 +144,12 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let nemesis = NemesisOptions {
         faults: options.faults.clone(),
         interval: options.interval,
+        duration: Duration::from_secs(options.seconds),
         seed: options.seed,
     };
-    let end = Instant::now() + Duration::from_secs(options.seconds);
-    let damage = torment(cluster, &nemesis, clock, end).await?;
+    let damage = torment(cluster, &nemesis, clock).await?;
     let mut violations = healed(cluster, &damage).await;
+    violations.extend(bit(cluster, &damage));
     // What did not heal by now is known to be broken: the rest of the evidence is worth a moment.
     let patience = if violations.is_empty() { HEAL_PATIENCE } else { LAST_MOMENT };
     let unserved = workload.all_served(patience).await;
@@ -207,6 +214,24 @@ async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
         violations.push(Violation { law: "heal", what: format!("{error:#}") });
     }
     violations
+}
+
+/// Faults that do nothing show nothing: what was cut must have been missed.
+fn bit(cluster: &mut Cluster, damage: &Damage) -> Option<Violation> {
+    /// Between replicas a second never passes without packets.
+    const LONG: u64 = 1_000_000_000;
+    let of_links = |injected: &&Injected| {
+        injected.fault.kind().sort == Sort::Network && injected.fault.kind().name != "slow-link"
+    };
+    let long = |injected: &Injected| injected.until - injected.from > LONG;
+    let any = damage.faults.iter().filter(of_links).any(long);
+    let dropped = cluster.net().map_or(Ok(0), |net| net.dropped());
+    let what = match dropped {
+        Ok(0) if any => String::from("links were cut for over a second, and no packet was dropped"),
+        Ok(_) => return None,
+        Err(error) => format!("{error:#}"),
+    };
+    Some(Violation { law: "nemesis", what })
 }
 
 /// After a rolling upgrade all replicas run the new program, and its version is on.

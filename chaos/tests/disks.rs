@@ -5,23 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use romana_chaos::cluster::{Cluster, ClusterOptions, Disk, find_romanad};
+use romana_chaos::cluster::{Cluster, ClusterOptions, Disk, SmallDisk, find_romanad};
 use romana_chaos::http::{self, Answer};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ASK: Duration = Duration::from_secs(6);
 
-fn options(power: bool) -> ClusterOptions {
-    ClusterOptions {
-        replicas: 3,
-        previous: None,
-        romanad: find_romanad(None).expect("cargo build --workspace --bins comes first"),
-        parent: None,
-        power: power.then_some(7),
-        lying_disk: false,
-        users: false,
-    }
+fn options(shim: bool) -> ClusterOptions {
+    let romanad = find_romanad(None).expect("cargo build --workspace --bins comes first");
+    ClusterOptions { shim: shim.then_some(7), ..ClusterOptions::new(romanad) }
 }
 
 async fn get(cluster: &Cluster, at: usize, path: &str) -> Option<Answer> {
@@ -145,8 +138,9 @@ async fn a_full_disk_is_left_until_there_is_room() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let cluster = Cluster::start_on_small_disks(options(false), 384 << 20, 64 << 20).await;
-    let mut cluster = cluster.expect("three replicas on small disks");
+    let small_disks = Some(SmallDisk { bytes: 384 << 20, reserve: 64 << 20 });
+    let options = ClusterOptions { small_disks, ..options(false) };
+    let mut cluster = Cluster::start(options).await.expect("three replicas on small disks");
     let leader = cluster.wait_leader(PATIENCE).await.expect("a leader");
     let mut acknowledged = create_all(&cluster, leader, "before", 10).await;
     // The leader at its reserve; then a follower without a byte, all of a sudden.

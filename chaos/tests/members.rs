@@ -96,15 +96,9 @@ async fn digest(api: SocketAddr) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_under_load() {
-    let options = ClusterOptions {
-        replicas: 3,
-        romanad: find_romanad(None).expect("cargo build --workspace --bins comes first"),
-        previous: None,
-        parent: None,
-        power: None,
-        lying_disk: false,
-        users: false,
-    };
+    let options = ClusterOptions::new(
+        find_romanad(None).expect("cargo build --workspace --bins comes first"),
+    );
     let mut cluster = Cluster::start(options).await.expect("three replicas");
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..4)
@@ -167,15 +161,9 @@ async fn members_come_and_go_under_load() {
 /// stops, rather than deny what the one before it had promised.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_founder_without_its_data_is_refused() {
-    let options = ClusterOptions {
-        replicas: 3,
-        romanad: find_romanad(None).expect("cargo build --workspace --bins comes first"),
-        previous: None,
-        parent: None,
-        power: None,
-        lying_disk: false,
-        users: false,
-    };
+    let options = ClusterOptions::new(
+        find_romanad(None).expect("cargo build --workspace --bins comes first"),
+    );
     let mut cluster = Cluster::start(options).await.expect("three replicas");
     let start = Instant::now();
     loop {

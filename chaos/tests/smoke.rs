@@ -7,7 +7,7 @@ use romana_chaos::nemesis::Fault;
 use romana_chaos::run::{RunOptions, run};
 
 fn options(seed: u64, seconds: u64, clients: usize, nemesis: &str) -> RunOptions {
-    let faults = nemesis.split(',').map(|name| name.parse::<Fault>().expect("a fault")).collect();
+    let faults = Fault::list(nemesis).expect("faults");
     RunOptions {
         seed,
         seconds,

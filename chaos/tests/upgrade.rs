@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
 use romana_chaos::http::once;
-use romana_chaos::nemesis::Fault;
 use romana_chaos::run::{RunOptions, run};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +37,7 @@ async fn replicas_are_upgraded_one_by_one() {
         seconds: 9,
         clients: 16,
         replicas: 3,
-        faults: vec![Fault::Upgrade],
+        faults: vec!["upgrade".parse().expect("a fault")],
         interval: Duration::from_secs(2),
         lying_disk: false,
         romanad: present(),
@@ -55,17 +54,9 @@ async fn replicas_are_upgraded_one_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_replica_stops_at_what_it_does_not_know() {
     let Some(previous) = previous() else { return };
-    let mut cluster = Cluster::start(ClusterOptions {
-        replicas: 3,
-        romanad: present(),
-        previous: Some(previous),
-        parent: None,
-        power: None,
-        lying_disk: false,
-        users: false,
-    })
-    .await
-    .expect("three replicas of the previous release");
+    let options = ClusterOptions { previous: Some(previous), ..ClusterOptions::new(present()) };
+    let mut cluster =
+        Cluster::start(options).await.expect("three replicas of the previous release");
     for at in 0..3 {
         cluster.stop(at).await.expect("it stops");
         cluster.set_old(at, false);

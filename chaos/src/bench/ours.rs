@@ -70,12 +70,8 @@ pub(super) async fn three(options: &BenchOptions) -> Result<Cluster> {
 pub(super) async fn replicas(options: &BenchOptions, count: usize) -> Result<Cluster> {
     Cluster::start(ClusterOptions {
         replicas: count,
-        previous: None,
-        romanad: find_romanad(options.romanad.as_deref())?,
         parent: options.dir.clone(),
-        power: None,
-        lying_disk: false,
-        users: false,
+        ..ClusterOptions::new(find_romanad(options.romanad.as_deref())?)
     })
     .await
 }

@@ -8,25 +8,45 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::{Cluster, ClusterOptions};
+use super::Cluster;
 
 /// A file that takes the room away.
 const BALLAST: &str = "ballast";
 
+/// How small a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmallDisk {
+    /// Its size.
+    pub bytes: u64,
+    /// Room that the replica is told to keep free.
+    pub reserve: u64,
+}
+
 /// Disks in memory, one for each replica. Unmounted on drop.
 #[derive(Debug)]
 pub(super) struct SmallDisks {
-    /// Room that the replicas are told to keep free.
-    pub(super) reserve: u64,
-    bytes: u64,
+    pub(super) size: SmallDisk,
     mounted: Vec<PathBuf>,
 }
 
 impl SmallDisks {
+    pub(super) fn new(size: SmallDisk) -> Self {
+        Self { size, mounted: Vec::new() }
+    }
+
+    /// Takes a disk away again.
+    pub(super) fn unmount(&mut self, dir: &Path) -> Result<()> {
+        let output = Command::new("umount").arg(dir).output().context("run umount")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "cannot unmount {}: {said}", dir.display());
+        self.mounted.retain(|mounted| mounted != dir);
+        Ok(())
+    }
+
     /// Puts a disk where a directory is.
     pub(super) fn mount(&mut self, dir: &Path) -> Result<()> {
         let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={},mode=755", self.bytes), "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={},mode=755", self.size.bytes), "tmpfs"])
             .arg(dir)
             .output()
             .context("run mount (small disks need root)")?;
@@ -46,7 +66,7 @@ impl Drop for SmallDisks {
     }
 }
 
-/// What a disk does from now on, where the cluster was started with the power-cut shim.
+/// What a disk does from now on, where the cluster was started with the shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disk {
     /// What it should.
@@ -58,25 +78,12 @@ pub enum Disk {
 }
 
 impl Cluster {
-    /// [`Cluster::start`], with disks of so many bytes for the replicas, who keep `reserve` free.
-    ///
-    /// # Errors
-    /// Those of [`Cluster::start`]; no disk can be mounted.
-    pub async fn start_on_small_disks(
-        options: ClusterOptions,
-        bytes: u64,
-        reserve: u64,
-    ) -> Result<Self> {
-        let disks = SmallDisks { reserve, bytes, mounted: Vec::new() };
-        Self::build(options, Some(disks)).await
-    }
-
     /// Tells the disk of a replica what to do.
     ///
     /// # Errors
     /// The cluster was started without the shim.
     pub fn set_disk(&self, at: usize, disk: Disk) -> Result<()> {
-        ensure!(self.shim.is_some(), "the cluster was started without the power-cut shim");
+        ensure!(self.shim.is_some(), "the cluster was started without the shim");
         let text = match disk {
             Disk::Good => String::new(),
             Disk::Broken => "eio".to_owned(),
@@ -86,7 +93,7 @@ impl Cluster {
     }
 
     pub(super) fn disk_control(&self, at: usize) -> PathBuf {
-        self.dir().join(format!("disk-{}", self.replicas[at].id))
+        self.dir().join(format!("disk-{}", at + 1))
     }
 
     /// Takes room away on the disk of a replica, until so many bytes are free.

@@ -1,0 +1,419 @@
+//! The nemesis: breaks the cluster by a plan drawn from a seed, and repairs what it broke.
+//!
+//! ```text
+//!   seed ──► plan (pure): what, when, how long; now and then two at once ──► torment: begin … end … begin …
+//! ```
+//! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. Whom a fault hits is decided when it
+//! begins, by the plan's dice: only then is it known who leads.
+
+mod clock;
+mod damage;
+mod disk;
+mod kill;
+mod links;
+mod members;
+mod memory;
+mod pause;
+mod plan;
+mod power;
+mod restart;
+mod slow_links;
+mod transfer;
+mod upgrade;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures_util::future::LocalBoxFuture;
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
+use rand::{RngExt, SeedableRng};
+use tokio::time::{Instant, sleep_until};
+
+use crate::cluster::Cluster;
+use crate::history::{Clock, Nanos};
+pub use plan::{Strike, plan};
+
+/// All kinds of faults.
+pub const KINDS: &[&Kind] = &[
+    &kill::LEADER,
+    &kill::ONE,
+    &kill::ALL,
+    &pause::PAUSE,
+    &restart::ONE,
+    &restart::ROLLING,
+    &transfer::TRANSFER,
+    &upgrade::UPGRADE,
+    &power::ONE,
+    &power::ALL,
+    &disk::SLOW,
+    &disk::BROKEN,
+    &disk::FULL,
+    &links::PARTITION,
+    &links::LEADER,
+    &links::ONE_WAY,
+    &links::BRIDGE,
+    &links::LOSS,
+    &slow_links::SLOW_LINKS,
+    &clock::CLOCK,
+    &memory::MEMORY,
+    &members::REPLACE,
+    &members::GROW,
+    &damage::DAMAGE,
+];
+
+/// What sort of thing a kind of fault breaks. Two faults at once are of different sorts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// Processes.
+    Process,
+    /// The network between replicas.
+    Network,
+    /// Disks.
+    Disk,
+    /// Clocks.
+    Clock,
+    /// Who belongs to the cluster, and with which data: never together with another fault.
+    Members,
+}
+
+impl Sort {
+    const ALL: [(&'static str, Self); 5] = [
+        ("process", Self::Process),
+        ("network", Self::Network),
+        ("disk", Self::Disk),
+        ("clock", Self::Clock),
+        ("members", Self::Members),
+    ];
+
+    /// What options call it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, sort)| *sort == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What a kind of fault needs of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The shim for disks and clocks.
+    pub shim: bool,
+    /// Network namespaces.
+    pub namespaces: bool,
+    /// Small disks.
+    pub small_disks: bool,
+    /// An older program.
+    pub previous: bool,
+}
+
+impl Needs {
+    /// Nothing.
+    pub const NOTHING: Self =
+        Self { shim: false, namespaces: false, small_disks: false, previous: false };
+    /// The shim.
+    pub const SHIM: Self = Self { shim: true, ..Self::NOTHING };
+    /// Namespaces.
+    pub const NAMESPACES: Self = Self { namespaces: true, ..Self::NOTHING };
+    /// Small disks.
+    pub const SMALL_DISKS: Self = Self { small_disks: true, ..Self::NOTHING };
+    /// An older program.
+    pub const PREVIOUS: Self = Self { previous: true, ..Self::NOTHING };
+
+    /// What several need together.
+    #[must_use]
+    pub fn of(faults: &[Fault]) -> Self {
+        faults.iter().map(|fault| fault.0.needs).fold(Self::NOTHING, |all, one| Self {
+            shim: all.shim || one.shim,
+            namespaces: all.namespaces || one.namespaces,
+            small_disks: all.small_disks || one.small_disks,
+            previous: all.previous || one.previous,
+        })
+    }
+}
+
+/// What a fault hit: what is needed to repair it, and to tell of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hit {
+    /// Places of the replicas.
+    pub places: Vec<usize>,
+    /// For people: `replica 2`, `all`.
+    pub told: String,
+    /// Distinguishes it from others that are in force.
+    pub id: u64,
+}
+
+type Begin = for<'a> fn(&'a mut Cluster, u64, &'a mut SmallRng) -> LocalBoxFuture<'a, Result<Hit>>;
+type End = for<'a> fn(&'a mut Cluster, &'a Hit) -> LocalBoxFuture<'a, Result<()>>;
+
+/// A kind of fault.
+#[derive(Debug)]
+pub struct Kind {
+    /// What options and reports call it.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// What it breaks.
+    pub sort: Sort,
+    /// What it needs.
+    pub needs: Needs,
+    /// Breaks. The number is for [`Hit::id`].
+    begin: Begin,
+    /// Repairs.
+    end: End,
+}
+
+/// A kind of fault, by its name.
+#[derive(Clone, Copy)]
+pub struct Fault(&'static Kind);
+
+impl Fault {
+    /// What it is.
+    #[must_use]
+    pub fn kind(self) -> &'static Kind {
+        self.0
+    }
+
+    /// Reads a list: names of kinds, of sorts (`network`), `all` for everything but an upgrade, `none`.
+    ///
+    /// # Errors
+    /// A name is not known.
+    pub fn list(text: &str) -> Result<Vec<Self>, String> {
+        let mut found: Vec<Self> = Vec::new();
+        for word in text.split(',').filter(|word| !word.is_empty() && *word != "none") {
+            let sort = Sort::ALL.iter().find(|(name, _)| *name == word).map(|(_, sort)| *sort);
+            let fits = |kind: &&&'static Kind| {
+                !kind.needs.previous && (word == "all" || sort == Some(kind.sort))
+            };
+            let some: Vec<Self> = KINDS.iter().filter(fits).map(|kind| Self(kind)).collect();
+            let some = if some.is_empty() { vec![word.parse()?] } else { some };
+            found.extend(
+                some.into_iter().filter(|fault| !found.contains(fault)).collect::<Vec<_>>(),
+            );
+        }
+        Ok(found)
+    }
+}
+
+impl PartialEq for Fault {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Fault {}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        KINDS.iter().find(|kind| kind.name == text).map(|kind| Self(kind)).ok_or_else(|| {
+            let kinds = KINDS.iter().map(|kind| kind.name);
+            let sorts = Sort::ALL.iter().map(|(name, _)| *name);
+            let names: Vec<&str> = kinds.chain(sorts).chain(["all", "none"]).collect();
+            format!("{text:?} is no fault; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// What to break and how often.
+#[derive(Clone, Debug)]
+pub struct NemesisOptions {
+    /// Which faults.
+    pub faults: Vec<Fault>,
+    /// From one fault to the next.
+    pub interval: Duration,
+    /// For how long.
+    pub duration: Duration,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// A fault that was injected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Injected {
+    /// Which.
+    pub fault: Fault,
+    /// What it hit, for people: `replica 2`, `all`.
+    pub hit: String,
+    /// When it was injected, on the run's clock …
+    pub from: Nanos,
+    /// … and when it was repaired.
+    pub until: Nanos,
+}
+
+/// What was broken: for the report.
+#[derive(Clone, Debug, Default)]
+pub struct Damage {
+    /// Faults injected, in order of their repair.
+    pub faults: Vec<Injected>,
+    /// Replicas that ended although nobody ended them.
+    pub crashes: Vec<String>,
+}
+
+/// A strike that is in force.
+struct Standing {
+    strike: Strike,
+    hit: Hit,
+    from: Nanos,
+}
+
+/// Breaks things by the plan of the seed, and repairs them.
+///
+/// # Errors
+/// A fault cannot be injected or repaired (a tool is missing, a process cannot be started).
+pub async fn torment(
+    cluster: &mut Cluster,
+    options: &NemesisOptions,
+    clock: Clock,
+) -> Result<Damage> {
+    let start = Instant::now();
+    let mut damage = Damage::default();
+    let mut standing: Vec<Standing> = Vec::new();
+    let mut strikes = plan(options).into_iter().peekable();
+    loop {
+        let ending = standing.iter().map(|one| one.strike.until).min();
+        let beginning = strikes.peek().map(|strike| strike.from);
+        let Some(next) = ending.into_iter().chain(beginning).min() else { break };
+        sleep_until(start + next).await;
+        damage.crashes.extend(cluster.crashes());
+        if !damage.crashes.is_empty() {
+            // A law is broken already, and what else would break says less than this.
+            return Ok(damage);
+        }
+        let done = match strikes.next_if(|strike| Some(strike.from) == Some(next)) {
+            Some(strike) => begin(cluster, strike, clock, &mut standing).await,
+            None => end(cluster, next, clock, &mut standing, &mut damage).await,
+        };
+        if let Err(error) = done {
+            // It cannot be hit when it has just ended by itself: then that is the news.
+            damage.crashes.extend(cluster.crashes());
+            return if damage.crashes.is_empty() { Err(error) } else { Ok(damage) };
+        }
+    }
+    sleep_until(start + options.duration).await;
+    damage.crashes.extend(cluster.crashes());
+    Ok(damage)
+}
+
+async fn begin(
+    cluster: &mut Cluster,
+    strike: Strike,
+    clock: Clock,
+    standing: &mut Vec<Standing>,
+) -> Result<()> {
+    let kind = strike.fault.kind();
+    let mut rng = SmallRng::seed_from_u64(strike.dice);
+    let from = clock.now();
+    let hit = (kind.begin)(cluster, strike.dice, &mut rng).await;
+    let hit = hit.with_context(|| format!("the fault {}", kind.name))?;
+    tracing::info!(fault = kind.name, hit = hit.told, "begins");
+    standing.push(Standing { strike, hit, from });
+    Ok(())
+}
+
+async fn end(
+    cluster: &mut Cluster,
+    now: Duration,
+    clock: Clock,
+    standing: &mut Vec<Standing>,
+    damage: &mut Damage,
+) -> Result<()> {
+    let at = standing.iter().position(|one| one.strike.until <= now).context("a strike")?;
+    let Standing { strike, hit, from } = standing.remove(at);
+    let fault = strike.fault;
+    let repaired = (fault.kind().end)(cluster, &hit).await;
+    repaired.with_context(|| format!("the repair of {fault}"))?;
+    if standing.is_empty() {
+        cluster.heal()?;
+    }
+    tracing::info!(fault = fault.kind().name, hit = hit.told, "ends");
+    damage.faults.push(Injected { fault, hit: hit.told, from, until: clock.now() });
+    Ok(())
+}
+
+/// A replica that runs: the leader, or in half of the cases any other.
+async fn victim(cluster: &Cluster, rng: &mut SmallRng) -> Option<usize> {
+    let leader_too = rng.random_bool(0.5);
+    let running = (0..cluster.replicas().len()).filter(|at| cluster.replicas()[*at].is_running());
+    let any = running.choose(rng)?;
+    if leader_too {
+        return Some(leader(cluster).await.unwrap_or(any));
+    }
+    Some(any)
+}
+
+/// The leader, if it runs.
+async fn leader(cluster: &Cluster) -> Option<usize> {
+    cluster.leader().await.filter(|at| cluster.replicas()[*at].is_running())
+}
+
+/// What hit one replica.
+fn one(cluster: &Cluster, id: u64, at: usize) -> Hit {
+    Hit { places: vec![at], told: format!("replica {}", cluster.replicas()[at].id), id }
+}
+
+/// What hit nobody: there was nobody to hit.
+fn nobody(id: u64) -> Hit {
+    Hit { places: Vec::new(), told: String::from("nobody"), id }
+}
+
+/// Brings back those that were hit: resumes the paused, starts those that are down.
+fn revive(cluster: &mut Cluster, hit: &Hit) -> Result<()> {
+    hit.places.iter().try_for_each(|at| cluster.revive(*at))
+}
+
+/// Waits until something is so.
+async fn until(what: &str, patience: Duration, mut so: impl AsyncFnMut() -> bool) -> Result<()> {
+    let start = Instant::now();
+    while !so().await {
+        if start.elapsed() > patience {
+            bail!("not within {patience:?}: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart() {
+        let kinds = KINDS.iter().map(|kind| kind.name);
+        let names: Vec<&str> = kinds.chain(Sort::ALL.map(|(name, _)| name)).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+        for kind in KINDS {
+            assert_eq!(kind.name.parse::<Fault>().map(|fault| fault.kind().name), Ok(kind.name));
+        }
+        assert!("unheard-of".parse::<Fault>().is_err());
+    }
+
+    #[test]
+    fn lists_name_kinds_and_sorts() {
+        let names = |text: &str| -> Vec<String> {
+            Fault::list(text).unwrap().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(names("kill,pause,kill"), ["kill", "pause"]);
+        assert_eq!(names("clock"), ["clock-jump"]);
+        assert_eq!(names("none"), Vec::<String>::new());
+        assert_eq!(names("all").len(), KINDS.len() - 1);
+        assert!(!names("all").contains(&"upgrade".into()));
+    }
+}

@@ -49,30 +49,42 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Asks once and says how it ended.
+    /// Whether it may ask a command more than once.
+    #[must_use]
+    pub fn retries(&self) -> bool {
+        matches!(self, Self::Library(_))
+    }
+
+    /// Asks and says how it ended.
     pub async fn call(&mut self, ask: &Ask, rng: &mut SmallRng) -> Outcome {
         match (self, ask) {
             // Reads are always bare: the library hides at which revision it read.
             (Self::Library(client), Ask::Command(command)) => {
                 judge_library(client.submit(command).await)
             }
-            (Self::Library(client), Ask::Read(name)) => {
+            (Self::Library(client), Ask::Read(_)) => {
                 let servers = client.servers();
                 let server = &servers[rng.random_range(0..servers.len())];
                 let Ok(api) = server.to_string().trim_start_matches("http://").parse() else {
                     return Outcome::Unavailable;
                 };
-                let mut fresh = Self::Bare { apis: vec![api], connection: None };
-                fresh.bare(&Ask::Read(name.clone()), rng).await
+                Self::Bare { apis: vec![api], connection: None }.bare(ask, rng).await
             }
+            // The library has no word for one replica's own answer.
+            (Self::Library(_), Ask::Local(..)) => Outcome::Unavailable,
             (caller @ Self::Bare { .. }, ask) => caller.bare(ask, rng).await,
         }
     }
 
     async fn bare(&mut self, ask: &Ask, rng: &mut SmallRng) -> Outcome {
         let Self::Bare { apis, connection } = self else { return Outcome::Unavailable };
-        let held = match connection.take() {
-            Some(held) if held.is_open() && rng.random_bool(0.9) => Ok(held),
+        let held = match (connection.take(), ask) {
+            (_, Ask::Local(_, place)) => {
+                // The places begin at 1.
+                let at = usize::try_from(*place).unwrap_or(1).saturating_sub(1);
+                Connection::open(apis[at.min(apis.len() - 1)], PATIENCE).await
+            }
+            (Some(held), _) if held.is_open() && rng.random_bool(0.9) => Ok(held),
             _ => Connection::open(apis[rng.random_range(0..apis.len())], PATIENCE).await,
         };
         let mut open = match held {
@@ -81,7 +93,7 @@ impl Caller {
         };
         let (method, path, body) = request(ask);
         let answer = open.call(method, &path, body.as_ref(), PATIENCE).await;
-        if answer.is_ok() {
+        if answer.is_ok() && !matches!(ask, Ask::Local(..)) {
             *connection = Some(open);
         }
         judge_bare(ask, answer)
@@ -93,6 +105,7 @@ fn request(ask: &Ask) -> (Method, String, Option<Value>) {
     let address = |name: &AddressName| format!("/v1/addresses/{name}");
     match ask {
         Ask::Read(name) => (Method::GET, address(name), None),
+        Ask::Local(name, _) => (Method::GET, format!("{}?consistency=local", address(name)), None),
         Ask::Command(command) => match &**command {
             Command::AllocateAddress(ask) => {
                 (Method::POST, String::from("/v1/addresses"), serde_json::to_value(ask).ok())
@@ -134,7 +147,7 @@ fn judge_bare(ask: &Ask, answer: Result<Answer, HttpError>) -> Outcome {
         .or(answer.revision)
         .unwrap_or_default();
     match (answer.status, answer.code()) {
-        (404, "AddressNotFound") if matches!(ask, Ask::Read(_)) => {
+        (404, "AddressNotFound") if matches!(ask, Ask::Read(_) | Ask::Local(..)) => {
             Outcome::Acked { revision, changed: None, held: None }
         }
         (200..=299, _) => match item.and_then(|item| item.pointer("/error/code")) {
@@ -157,11 +170,11 @@ fn refused(code: &str) -> Outcome {
 
 fn acked(ask: &Ask, revision: Revision, answer: &Answer) -> Outcome {
     let wants_address = match ask {
-        Ask::Read(_) => true,
+        Ask::Read(_) | Ask::Local(..) => true,
         Ask::Command(command) => matches!(&**command, Command::AllocateAddress(_)),
     };
     let changed = match ask {
-        Ask::Read(_) => None,
+        Ask::Read(_) | Ask::Local(..) => None,
         Ask::Command(_) => wants_address.then_some(answer.status == 201),
     };
     // An accepted allocation without an address in its answer is for the oracle to see.

@@ -8,6 +8,9 @@ use std::time::Instant;
 use romana_client::audit::{Tenure, Verification};
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Command, Digest, Record, Revision};
+use serde_json::Value;
+
+use crate::nemesis::Injected;
 
 /// Nanoseconds since the run began, on the one clock of the judge.
 pub type Nanos = u64;
@@ -37,6 +40,8 @@ pub enum Ask {
     Command(Box<Command>),
     /// A linearizable read of an address by its name.
     Read(AddressName),
+    /// A local read at a replica, by its place from 1: what it has, however old.
+    Local(AddressName, u64),
 }
 
 /// An address as an answer shows it.
@@ -88,6 +93,9 @@ pub struct Call {
     pub ask: Ask,
     /// How it ended.
     pub outcome: Outcome,
+    /// Whether it may have been asked more than once (by the client library): then it may have happened as
+    /// often.
+    pub retried: bool,
 }
 
 impl Call {
@@ -102,7 +110,7 @@ impl Call {
     pub fn command(&self) -> Option<&Command> {
         match &self.ask {
             Ask::Command(command) => Some(command),
-            Ask::Read(_) => None,
+            Ask::Read(_) | Ask::Local(..) => None,
         }
     }
 }
@@ -129,6 +137,8 @@ pub struct Testimony {
     pub live: Vec<Held>,
     /// … and the revision at which it listed them.
     pub live_at: Revision,
+    /// Its whole state, as it shows it.
+    pub snapshot: Value,
 }
 
 /// What the follower that reconnects all the time saw.
@@ -199,4 +209,6 @@ pub struct Evidence {
     pub audited: Vec<Audited>,
     /// Backups, each whole or wrong.
     pub backups: Vec<Backed>,
+    /// What was broken, and when.
+    pub faults: Vec<Injected>,
 }

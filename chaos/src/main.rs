@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use romana_chaos::bench::{self, BenchOptions};
 use romana_chaos::cluster::find_romanad;
 use romana_chaos::nemesis::{Fault, KINDS};
+use romana_chaos::oracle::LAWS;
 use romana_chaos::run::{RunOptions, run};
 
 /// The judge: faults on real processes, laws, benchmarks beside etcd.
@@ -25,6 +26,8 @@ enum Command {
     Run(RunArgs),
     /// List the faults there are.
     Faults,
+    /// List the laws that every run is judged by.
+    Laws,
     /// Measure. Prints a table; asserts nothing.
     Bench(BenchArgs),
 }
@@ -128,6 +131,12 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Faults => {
             for kind in KINDS {
                 println!("{:16} {:9} {}", kind.name, kind.sort.as_str(), kind.about);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Laws => {
+            for law in LAWS {
+                println!("{:14} {}", law.name, law.says);
             }
             Ok(ExitCode::SUCCESS)
         }

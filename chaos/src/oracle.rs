@@ -1,45 +1,64 @@
 //! # The oracle
 //!
-//! Judges a finished run. Pure: evidence in, violations out, so that every law has a hand-made
-//! history that breaks it (`oracle/tests.rs`).
+//! Judges a finished run. Pure: evidence in, violations out, so that every law has a hand-made history that
+//! breaks it (`oracle/tests.rs`).
 //!
-//! The cluster's own history is the witness of the order in which things happened: every answer
-//! carries a revision. So linearizability needs no search. It holds if the history is one legal
-//! sequence, each answer is right at its revision, and revisions respect real time.
+//! The cluster's own history is the witness of the order in which things happened: every answer carries a
+//! revision. So most of linearizability needs no search: it holds if the history is one legal sequence, each
+//! answer is right at its revision, and revisions respect real time. The law `linearizable` trusts no
+//! revision, and searches.
 //!
-//! | law | what is checked |
-//! |---|---|
-//! | `chain` | revisions are dense, digests continue, time and index never go back |
-//! | `one-history` | all replicas tell the same history, and told it while they ran |
-//! | `address-once` | no address has two names, and no name two addresses, at any revision |
-//! | `blocks` | a block lies in its group, overlaps no other, and holds its addresses |
-//! | `acked` | an acknowledged answer agrees with the history at its revision |
-//! | `no-phantom` | nothing is in the history that nobody asked for, or that was refused |
-//! | `real-time` | what was answered before a call began is before it in the history |
-//! | `live` | what replicas list as live is what the history leaves |
-//! | `feed` | followers saw every record once and folded the same digest |
-//! | `backup` | a backup that came whole checks out, and is the history and the addresses at its revision |
-//! | `replay` | the state folded from the events has the cluster's digest and addresses |
-//! | `audit` | who held what when, exports replayed offline and `verify` tell the recorded history |
+//! A law is a file in `oracle/laws/` and a line in [`LAWS`]. `chaos laws` prints them.
 //!
-//! Left out: whether a refusal was justified (the state machine's own tests know), performance.
+//! Left out: performance.
 
-mod answers;
-mod audit;
-mod order;
-mod replicas;
-mod timeline;
-
+mod laws;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
-use crate::history::Evidence;
+use romana_statemachine::name::AddressName;
+use romana_statemachine::{Digest, Revision};
+
+use crate::history::{Evidence, Testimony};
 use timeline::Timeline;
 
 /// Violations of one law that are reported; the rest are counted.
 const SHOWN_MAX: usize = 20;
+
+/// A law.
+#[derive(Debug)]
+pub struct Law {
+    /// What reports call it.
+    pub name: &'static str,
+    /// What it says.
+    pub says: &'static str,
+    check: fn(&Case<'_>, &mut Verdict),
+}
+
+/// All laws.
+pub const LAWS: &[&Law] = &[
+    &laws::chain::LAW,
+    &laws::one_history::LAW,
+    &laws::digest::LAW,
+    &laws::address_once::LAW,
+    &laws::blocks::LAW,
+    &laws::acked::LAW,
+    &laws::no_phantom::LAW,
+    &laws::real_time::LAW,
+    &laws::linearizable::LAW,
+    &laws::local_reads::LAW,
+    &laws::live::LAW,
+    &laws::feed::LAW,
+    &laws::backup::LAW,
+    &laws::replay::LAW,
+    &laws::audit::LAW,
+    &laws::liveness::LAW,
+];
 
 /// A broken law.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +78,14 @@ impl fmt::Display for Violation {
 /// Collects violations, a bounded number per law.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
+    law: &'static str,
     found: Vec<Violation>,
     hidden: usize,
 }
 
 impl Verdict {
-    pub(crate) fn broken(&mut self, law: &'static str, what: impl Into<String>) {
+    pub(crate) fn broken(&mut self, what: impl Into<String>) {
+        let law = self.law;
         if self.found.iter().filter(|violation| violation.law == law).count() < SHOWN_MAX {
             self.found.push(Violation { law, what: what.into() });
         } else {
@@ -81,18 +102,54 @@ impl Verdict {
     }
 }
 
+/// What is judged.
+pub(crate) struct Case<'a> {
+    evidence: &'a Evidence,
+    /// The longest history that a replica told.
+    witness: &'a Testimony,
+    timeline: Timeline,
+}
+
+impl Case<'_> {
+    /// The digest of the history at a revision, not 0.
+    fn digest_at(&self, revision: Revision) -> Option<Digest> {
+        let at = usize::try_from(revision).ok()?.checked_sub(1)?;
+        self.witness.records.get(at).map(|record| record.digest)
+    }
+
+    /// What somebody lists as live at a revision is what the history leaves.
+    fn compare(
+        &self,
+        who: &str,
+        listed: &BTreeMap<&AddressName, IpAddr>,
+        at: Revision,
+        verdict: &mut Verdict,
+    ) {
+        let right: BTreeMap<&AddressName, IpAddr> =
+            self.timeline.live_at(at).map(|span| (&span.name, span.ip)).collect();
+        for (name, ip) in right.iter().filter(|(name, ip)| listed.get(*name) != Some(*ip)) {
+            verdict.broken(format!("{who} {:?} for {name}, which holds {ip}", listed.get(name)));
+        }
+        for (name, ip) in listed.iter().filter(|(name, _)| !right.contains_key(*name)) {
+            verdict.broken(format!("{who} {ip} for {name}, which holds nothing"));
+        }
+    }
+}
+
 /// Judges a run. Empty = all laws held.
 #[must_use]
 pub fn judge(evidence: &Evidence) -> Vec<Violation> {
     let mut verdict = Verdict::default();
     let Some(witness) = evidence.testimonies.iter().max_by_key(|said| said.records.len()) else {
-        verdict.broken("one-history", "no replica told its history");
+        verdict.law = laws::one_history::LAW.name;
+        verdict.broken("no replica told its history");
         return verdict.finish();
     };
-    let timeline = Timeline::read(&witness.records, &mut verdict);
-    replicas::check(evidence, witness, &timeline, &mut verdict);
-    answers::check(&evidence.calls, &timeline, &mut verdict);
-    order::check(&evidence.calls, &timeline, &mut verdict);
-    audit::check(evidence, witness, &mut verdict);
+    let timeline = Timeline::read(&witness.records);
+    let case = Case { evidence, witness, timeline };
+    for law in LAWS {
+        verdict.law = law.name;
+        (law.check)(&case, &mut verdict);
+    }
     verdict.finish()
 }

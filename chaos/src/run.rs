@@ -150,6 +150,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let damage = torment(cluster, &nemesis, clock).await?;
     let mut violations = healed(cluster, &damage).await;
     violations.extend(bit(cluster, &damage));
+    evidence.faults.clone_from(&damage.faults);
     // What did not heal by now is known to be broken: the rest of the evidence is worth a moment.
     let patience = if violations.is_empty() { HEAL_PATIENCE } else { LAST_MOMENT };
     let unserved = workload.all_served(patience).await;

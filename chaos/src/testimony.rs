@@ -38,7 +38,12 @@ pub async fn collect(
         let (live, live_at) = live(replica.api)
             .await
             .with_context(|| format!("the addresses of replica {}", replica.id))?;
-        testimonies.push(Testimony { replica: replica.id, records, live, live_at });
+        let path = "/v1/snapshot?consistency=local";
+        let snapshot = http::once(replica.api, Method::GET, path, None, PATIENCE)
+            .await
+            .with_context(|| format!("the state of replica {}", replica.id))?
+            .body;
+        testimonies.push(Testimony { replica: replica.id, records, live, live_at, snapshot });
     }
     Ok((testimonies, complaint))
 }

@@ -1,5 +1,6 @@
-//! What the clients do, from a seed: addresses come and go, hosts too, the topology changes under
-//! them. Each client has names of its own, so that what it expects is known to it.
+//! What the clients do, from a seed: addresses come and go, hosts and policies too, the topology changes under
+//! them. Each client has names of its own, so that what it expects is known to it; and there are names that
+//! several fight for, asked for once each, and specific addresses that several want.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use romana_statemachine::Command;
 use romana_statemachine::command::{
-    AllocateAddress, Blackout, HostChange, HostSource, HostSpec, Labels, ReleaseAddress,
+    AllocateAddress, Blackout, HostChange, HostSource, HostSpec, Labels, PolicyRef, ReleaseAddress,
     RemoveHost, SettingsChange, TenantSpec,
 };
 use romana_statemachine::name::{AddressName, HostName};
+use romana_statemachine::policy::{Peer, Policy, Port, Protocol, Rule, Target, Traffic};
 use romana_statemachine::topology::TopologySpec;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -30,6 +32,12 @@ const TENANTS: u8 = 4;
 const HELD_MAX: usize = 16;
 /// Longest pause of a client between two calls: clients are many, and the judged share the machine.
 const PAUSE_MS_MAX: u64 = 30;
+/// Names that several clients fight for at a time, and how long they do: what is judged by searching must be
+/// short.
+const SHARED_NAMES: u8 = 4;
+const SHARED_NANOS: u64 = 2_000_000_000;
+/// Policies that come and go.
+const POLICIES: u8 = 6;
 /// Short, so that addresses are given out again while the run lasts.
 const REUSE_DELAY_MS: u64 = 250;
 
@@ -112,12 +120,14 @@ pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
             // A refusal after an unknown outcome says that it has happened.
             let settled = done || matches!(outcome, Outcome::Refused { .. });
             let returned = clock.now();
-            calls.push(Call { client: 0, invoked, returned, ask: ask.clone(), outcome });
+            let retried = caller.retries();
+            let (ask, client) = (ask.clone(), 0);
+            calls.push(Call { client, invoked, returned, ask, outcome, retried });
             if settled {
                 break;
             }
             if calls.len() - start > 20 {
-                bail!("the cluster does not answer {ask:?}");
+                bail!("the cluster does not answer the call {}", calls.len());
             }
         }
     }
@@ -160,10 +170,19 @@ impl Workload {
                 _ => Caller::Bare { apis: apis.to_vec(), connection: None },
             };
             let rng = SmallRng::seed_from_u64(options.seed.wrapping_mul(1_000_003) + number as u64);
-            let client =
-                Person { number, rng, held: Vec::new(), made: 0, own_host: false, wide: false };
+            let client = Person {
+                number,
+                rng,
+                clock,
+                bare: !caller.retries(),
+                replicas: apis.len() as u64,
+                held: Vec::new(),
+                made: 0,
+                own_host: false,
+                wide: false,
+            };
             let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
-            clients.spawn(client.live(caller, stop, served, clock));
+            clients.spawn(client.live(caller, stop, served));
         }
         Ok(Self { stop, served, clients })
     }
@@ -205,6 +224,10 @@ impl Workload {
 struct Person {
     number: usize,
     rng: SmallRng,
+    clock: Clock,
+    /// It asks once and is told what came of that.
+    bare: bool,
+    replicas: u64,
     /// Names that it allocated, or may have.
     held: Vec<(AddressName, HostName, u8)>,
     made: u64,
@@ -218,8 +241,8 @@ impl Person {
         mut caller: Caller,
         stop: Arc<AtomicBool>,
         served: Arc<[AtomicU64]>,
-        clock: Clock,
     ) -> Vec<Call> {
+        let (clock, retried) = (self.clock, caller.retries());
         let mut calls = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let ask = self.next();
@@ -230,7 +253,7 @@ impl Person {
             if matches!(outcome, Outcome::Acked { .. }) {
                 served[self.number - 1].fetch_add(1, Ordering::Relaxed);
             }
-            calls.push(Call { client: self.number, invoked, returned, ask, outcome });
+            calls.push(Call { client: self.number, invoked, returned, ask, outcome, retried });
             let pause = self.rng.random_range(0..=PAUSE_MS_MAX);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
@@ -240,10 +263,17 @@ impl Person {
     fn next(&mut self) -> Ask {
         let full = self.held.len() >= HELD_MAX;
         let command = match self.rng.random_range(0..100_u8) {
-            0..50 if !full => self.allocate(),
-            0..70 if !self.held.is_empty() => self.release(),
-            70..80 if !self.held.is_empty() => self.allocate_again(),
-            80..95 => return Ask::Read(self.some_name()),
+            0..10 if self.bare => return self.shared(),
+            10..36 if !full => self.allocate(),
+            36..42 if !full => self.allocate_this(),
+            0..66 if !self.held.is_empty() => self.release(),
+            66..74 if !self.held.is_empty() => self.allocate_again(),
+            74..80 if self.bare => {
+                let name = self.some_name();
+                return Ask::Local(name, self.rng.random_range(1..=self.replicas));
+            }
+            80..92 => return Ask::Read(self.some_name()),
+            92..95 => self.policy(),
             95..98 => self.host_change(),
             98 => self.blackout(),
             99 if self.number % 8 == 1 => {
@@ -253,6 +283,61 @@ impl Person {
             _ => self.allocate(),
         };
         Ask::Command(Box::new(command))
+    }
+
+    /// Something about a name that others are at, too.
+    fn shared(&mut self) -> Ask {
+        let (turn, which) =
+            (self.clock.now() / SHARED_NANOS, self.rng.random_range(0..SHARED_NAMES));
+        let name = AddressName::from(format!("shared{which}-{turn}"));
+        let command = match self.rng.random_range(0..5_u8) {
+            0 | 1 => {
+                let host = format!("h{}", self.rng.random_range(0..3_u8)).into();
+                allocation(name, host, self.rng.random_range(0..2))
+            }
+            2 => Command::ReleaseAddress(ReleaseAddress { address: name }),
+            _ => return Ask::Read(name),
+        };
+        Ask::Command(Box::new(command))
+    }
+
+    /// An address that others want, too, under a name of our own.
+    fn allocate_this(&mut self) -> Command {
+        let number = self.rng.random_range(0..RACKS * HOSTS_PER_RACK);
+        // The upper end of the rack's part of the network, so that it is free at first.
+        let third = (number % RACKS) * 8 + 7;
+        let ip = Ipv4Addr::new(10, 0, third, 200 + self.rng.random_range(0..8_u8));
+        let name = AddressName::from(format!("c{}-{}", self.number, self.made));
+        self.made += 1;
+        let (host, tenant) =
+            (HostName::from(format!("h{number}")), self.rng.random_range(0..TENANTS));
+        self.held.push((name.clone(), host.clone(), tenant));
+        match allocation(name, host, tenant) {
+            Command::AllocateAddress(ask) => {
+                Command::AllocateAddress(AllocateAddress { ip: Some(ip.into()), ..ask })
+            }
+            other => other,
+        }
+    }
+
+    fn policy(&mut self) -> Command {
+        let name = format!("p{}", self.rng.random_range(0..POLICIES)).into();
+        if self.rng.random_bool(0.3) {
+            return Command::RemovePolicy(PolicyRef { name });
+        }
+        let ports = vec![Port::Number(self.rng.random_range(1..=u16::MAX))];
+        let traffic = vec![Traffic { protocol: Protocol::Tcp, ports, icmp: None }];
+        Command::SetPolicy(Policy {
+            name,
+            description: String::new(),
+            applied_to: vec![Target::Tenant(
+                format!("t{}", self.number % usize::from(TENANTS)).into(),
+            )],
+            isolates_ingress: true,
+            isolates_egress: false,
+            ingress: vec![Rule { peers: vec![Peer::Any], traffic }],
+            egress: Vec::new(),
+        })
     }
 
     fn pick(&mut self) -> usize {
@@ -303,6 +388,9 @@ impl Person {
         let name = self.own_host_name();
         let number = u16::try_from(self.number).unwrap_or(u16::MAX);
         let rack = self.rng.random_range(0..RACKS);
+        if self.rng.random_range(0..20_u8) == 0 {
+            return self.shared_host();
+        }
         match self.rng.random_range(0..4_u8) {
             0 | 1 => Command::AddHost(host(name.to_string(), number.saturating_add(256), rack)),
             2 => {
@@ -314,6 +402,16 @@ impl Person {
             }
             _ => Command::RemoveHost(RemoveHost { name, force: self.rng.random_bool(0.5) }),
         }
+    }
+
+    /// A host on which everybody has something is evicted, or comes back.
+    fn shared_host(&mut self) -> Command {
+        let number = self.rng.random_range(0..RACKS * HOSTS_PER_RACK);
+        let name = format!("h{number}");
+        if self.rng.random_bool(0.3) {
+            return Command::RemoveHost(RemoveHost { name: name.into(), force: true });
+        }
+        Command::AddHost(host(name, u16::from(number) + 1, number % RACKS))
     }
 
     fn blackout(&mut self) -> Command {
@@ -340,7 +438,9 @@ impl Person {
                 self.held.retain(|(name, ..)| *name != ask.name);
             }
             Command::AddHost(spec) if spec.name == self.own_host_name() => self.own_host |= acked,
-            Command::RemoveHost(_) if acked => self.own_host = false,
+            Command::RemoveHost(ask) if acked && ask.name == self.own_host_name() => {
+                self.own_host = false;
+            }
             _ => {}
         }
     }

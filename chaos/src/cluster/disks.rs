@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 use super::Cluster;
 
@@ -102,11 +103,21 @@ impl Cluster {
     /// The room cannot be taken.
     pub fn fill_disk(&self, at: usize, left: u64) -> Result<()> {
         let dir = self.data_dir(at);
-        let stat = statvfs(&dir).context("look at a disk")?;
-        let free = stat.f_bavail * stat.f_frsize;
-        ensure!(free > left, "{free} bytes are free, and {left} should be left");
         let file = File::create(dir.join(BALLAST)).context("make a ballast file")?;
-        fallocate(&file, FallocateFlags::empty(), 0, free - left).context("fill a disk")
+        loop {
+            let stat = statvfs(&dir).context("look at a disk")?;
+            let free = stat.f_bavail * stat.f_frsize;
+            if free <= left {
+                return Ok(());
+            }
+            let held = file.metadata().context("look at the ballast file")?.len();
+            match fallocate(&file, FallocateFlags::empty(), held, free - left) {
+                Ok(()) => return Ok(()),
+                // The replica writes, too: what is free now is less.
+                Err(Errno::NOSPC) => {}
+                Err(error) => return Err(error).context("fill a disk"),
+            }
+        }
     }
 
     /// Gives back what [`Cluster::fill_disk`] took.

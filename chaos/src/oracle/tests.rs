@@ -60,7 +60,7 @@ impl Truth {
     fn call(&mut self, ask: Ask, outcome: Outcome) -> usize {
         let (invoked, returned) = (self.clock, self.clock + MS);
         self.clock += 2 * MS;
-        self.calls.push(Call { client: 1, invoked, returned, ask, outcome });
+        self.calls.push(Call { client: 1, invoked, returned, ask, outcome, retried: false });
         self.calls.len() - 1
     }
 
@@ -98,6 +98,7 @@ impl Truth {
             records: self.records.clone(),
             live: live.clone(),
             live_at: revision,
+            snapshot: serde_json::json!({"revision": revision, "hosts": ["h1"]}),
         });
         let middle = &self.records[self.records.len() / 2];
         Evidence {
@@ -110,6 +111,7 @@ impl Truth {
                 faults: Vec::new(),
             }],
             audited: Vec::new(),
+            faults: Vec::new(),
             backups: vec![Backed {
                 replica: 3,
                 revision,
@@ -308,7 +310,8 @@ fn a_stale_read() {
 fn a_read_that_made_something_up() {
     let mut truth = good();
     truth.read("c", None);
-    breaks("acked", &truth.evidence());
+    breaks("real-time", &truth.evidence());
+    breaks("linearizable", &truth.evidence());
 }
 
 #[test]
@@ -481,4 +484,50 @@ fn a_block_released_with_addresses_in_use() {
         records.push(record);
     });
     breaks("blocks", &evidence);
+}
+
+#[test]
+fn a_local_read_that_goes_back_or_is_of_no_time() {
+    let mut truth = good();
+    let revision = truth.state.revision();
+    let local = |revision| Outcome::Acked { revision, changed: None, held: None };
+    truth.call(Ask::Local("nobody".into(), 1), local(revision));
+    truth.call(Ask::Local("nobody".into(), 2), local(revision - 2));
+    truth.call(Ask::Local("nobody".into(), 2), local(revision - 1));
+    assert_eq!(judge(&truth.evidence()), []);
+    let mut back = truth.evidence();
+    back.calls.push(truth.calls[truth.calls.len() - 1].clone());
+    back.calls.last_mut().expect("a call").outcome = local(revision - 3);
+    breaks("local-reads", &back);
+    truth.call(Ask::Local("a".into(), 3), local(revision));
+    breaks("local-reads", &truth.evidence());
+}
+
+#[test]
+fn a_replica_that_shows_another_state() {
+    let mut evidence = good().evidence();
+    evidence.testimonies[2].snapshot["hosts"] = serde_json::json!([]);
+    breaks("one-history", &evidence);
+}
+
+#[test]
+fn a_long_silence_without_a_fault() {
+    let mut truth = good();
+    truth.clock += 12_000 * MS;
+    truth.allocate("late");
+    let mut evidence = truth.evidence();
+    breaks("liveness", &evidence);
+    let [from, until] = [1_000 * MS, 5_000 * MS];
+    let (fault, hit) = ("kill-all".parse().expect("a fault"), String::from("all"));
+    evidence.faults.push(crate::nemesis::Injected { fault, hit, from, until });
+    assert_eq!(judge(&evidence), [], "the fault explains it");
+}
+
+/// The table of laws and the tests here do not part.
+#[test]
+fn every_law_has_a_test_that_breaks_it() {
+    let tests = [include_str!("tests.rs"), include_str!("tests/audit.rs")].concat();
+    for law in super::LAWS.iter().filter(|law| !["digest", "replay"].contains(&law.name)) {
+        assert!(tests.contains(&format!("breaks(\"{}\"", law.name)), "{}", law.name);
+    }
 }

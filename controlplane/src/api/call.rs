@@ -205,11 +205,15 @@ impl Call {
         Ok(self.api.replica().with_state(look))
     }
 
-    /// Waits until the state is as new as `?consistency=` asks for.
+    /// Waits until the state is as new as `?consistency=` asks for. Local reads may be of the past, but do not go
+    /// back.
     async fn await_consistency(&self) -> Result<(), Failure> {
         match self.query("consistency") {
             None | Some("linearizable") => self.linearize().await,
-            Some("local") => Ok(()),
+            Some("local") => {
+                let recovered = self.api.replica().recovered(self.deadline).await;
+                recovered.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))
+            }
             Some(other) => {
                 Err(bad_query("consistency", other, "it is neither linearizable nor local"))
             }

@@ -212,6 +212,25 @@ impl Replica {
         }
     }
 
+    /// Waits until the local state is as new as any that this replica has shown: after a restart it begins with
+    /// its last snapshot, and applies what followed once a leader says how far that is committed.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when that is not so by `deadline`.
+    pub async fn recovered(&self, deadline: Instant) -> Result<(), ReadError> {
+        let mut news = self.0.view.watch();
+        while !self.0.view.recovered() {
+            if let Some(why) = self.fault() {
+                return Err(ReadError::Unavailable { why });
+            }
+            if !pause(&mut news, deadline).await {
+                let why = "this replica was restarted and has not caught up with its own log";
+                return Err(ReadError::Unavailable { why: why.into() });
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the local state under its lock. Keep it short: applying waits. For longer reads take
     /// [`Self::state`].
     pub fn with_state<R>(&self, read: impl FnOnce(&State) -> R) -> R {

@@ -3,7 +3,7 @@
 use romana_client::audit::{Verification, Verified};
 use romana_statemachine::event::ReleaseReason;
 
-use super::super::audit::{fold, tenures};
+use super::super::laws::audit::{fold, tenures};
 use super::*;
 use crate::history::Audited;
 

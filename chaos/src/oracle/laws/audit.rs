@@ -6,11 +6,18 @@ use std::net::IpAddr;
 use romana_client::audit::{Moment, Tenure};
 use romana_statemachine::{Event, Record, State};
 
-use super::Verdict;
-use crate::history::{Audited, Evidence, Exported, Testimony};
+use super::super::{Case, Law, Verdict};
+use crate::history::{Audited, Exported, Testimony};
 
-/// Checks what every replica says about the past against the witness.
-pub(super) fn check(evidence: &Evidence, witness: &Testimony, verdict: &mut Verdict) {
+/// The law.
+pub(in super::super) const LAW: Law = Law {
+    name: "audit",
+    says: "who held what when, exports replayed offline and `verify` tell the recorded history",
+    check,
+};
+
+fn check(case: &Case<'_>, verdict: &mut Verdict) {
+    let Case { evidence, witness, .. } = case;
     if evidence.audited.is_empty() {
         return;
     }
@@ -24,7 +31,7 @@ pub(super) fn check(evidence: &Evidence, witness: &Testimony, verdict: &mut Verd
 }
 
 /// Who held which address when, by the history: folded here, as the judge trusts nobody's index.
-pub(super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
+pub(in super::super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
     let mut held: BTreeMap<IpAddr, Vec<Tenure>> = BTreeMap::new();
     for record in records {
         let moment = Moment { revision: record.revision, at: record.at };
@@ -54,7 +61,7 @@ pub(super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
 }
 
 /// What an export of the whole history leads to; `None` if the history is broken, which others say.
-pub(super) fn fold(records: &[Record]) -> Option<Exported> {
+pub(in super::super) fn fold(records: &[Record]) -> Option<Exported> {
     let mut state = State::new();
     records.iter().try_for_each(|record| state.follow(record)).ok()?;
     let (revision, digest) = (state.revision(), state.digest());
@@ -70,7 +77,7 @@ fn who(said: &Audited, held: &BTreeMap<IpAddr, Vec<Tenure>>, verdict: &mut Verdi
                 Some((said, right)) => format!("{said:?}, and the history has {right:?}"),
                 None => format!("{} holders, the history has {}", tenures.len(), right.len()),
             };
-            verdict.broken("audit", format!("replica {id} says of {ip}: {what}"));
+            verdict.broken(format!("replica {id} says of {ip}: {what}"));
         }
     }
 }
@@ -79,10 +86,10 @@ fn export(said: &Audited, end: Option<&Exported>, verdict: &mut Verdict) {
     let id = said.replica;
     let Some(exported) = &said.exported else { return };
     match (exported, end) {
-        (Err(why), _) => verdict.broken("audit", format!("the export of replica {id}: {why}")),
+        (Err(why), _) => verdict.broken(format!("the export of replica {id}: {why}")),
         (Ok(exported), Some(end)) if exported != end => {
             let what = format!("replica {id} exports {exported:?}, the history leads to {end:?}");
-            verdict.broken("audit", what);
+            verdict.broken(what);
         }
         _ => {}
     }
@@ -91,7 +98,7 @@ fn export(said: &Audited, end: Option<&Exported>, verdict: &mut Verdict) {
 fn verify(said: &Audited, witness: &Testimony, verdict: &mut Verdict) {
     let (id, Some(verified)) = (said.replica, &said.verified) else { return };
     if !verified.agreed {
-        verdict.broken("audit", format!("asked of replica {id}: {verified:?}"));
+        verdict.broken(format!("asked of replica {id}: {verified:?}"));
     }
     for word in &verified.replicas {
         let at = usize::try_from(word.revision).ok().and_then(|revision| revision.checked_sub(1));
@@ -99,7 +106,7 @@ fn verify(said: &Audited, witness: &Testimony, verdict: &mut Verdict) {
         let Some(record) = at.and_then(|at| witness.records.get(at)) else { continue };
         if word.ok && word.digest != Some(record.digest) {
             let what = format!("asked of replica {id}: {word:?}, the history has another digest");
-            verdict.broken("audit", what);
+            verdict.broken(what);
         }
     }
 }

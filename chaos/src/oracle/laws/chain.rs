@@ -1,0 +1,30 @@
+//! Records are linked: nothing is missing, nothing was changed, time does not go back.
+
+use romana_statemachine::{Digest, Millis, Record};
+
+use super::super::{Case, Law, Verdict};
+
+/// The law.
+pub(in super::super) const LAW: Law = Law {
+    name: "chain",
+    says: "revisions are dense, digests continue, time and index never go back",
+    check,
+};
+
+fn check(case: &Case<'_>, verdict: &mut Verdict) {
+    let (mut last, mut digest) = (0, Digest::default());
+    let mut before = (Millis(0), 0);
+    for record in &case.witness.records {
+        let Record { revision, index, at, .. } = record;
+        if *revision != last + 1 {
+            verdict.broken(format!("revision {revision} comes after {last}"));
+        }
+        if !record.follows(&digest) {
+            verdict.broken(format!("the digest of revision {revision} is wrong"));
+        }
+        if *at < before.0 || *index < before.1 {
+            verdict.broken(format!("time or index goes back at revision {revision}"));
+        }
+        (last, digest, before) = (*revision, record.digest, (*at, *index));
+    }
+}

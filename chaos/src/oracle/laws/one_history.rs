@@ -1,0 +1,43 @@
+//! Law 2: all replicas tell one history, and told it while they ran.
+
+use crate::history::Testimony;
+
+use super::super::{Case, Law, Verdict};
+
+/// The law.
+pub(in super::super) const LAW: Law = Law {
+    name: "one-history",
+    says: "all replicas tell the same history, told it while they ran, and show the same state",
+    check,
+};
+
+fn check(case: &Case<'_>, verdict: &mut Verdict) {
+    for said in &case.evidence.testimonies {
+        same(said, case.witness, verdict);
+    }
+    for sample in case.evidence.samples.iter().filter(|sample| sample.revision > 0) {
+        if case.digest_at(sample.revision) != Some(sample.digest) {
+            verdict.broken(format!("{sample:?}, which is not in the history"));
+        }
+    }
+}
+
+fn same(said: &Testimony, witness: &Testimony, verdict: &mut Verdict) {
+    let (a, b) = (said.replica, witness.replica);
+    if said.records.len() != witness.records.len() {
+        let (have, want) = (said.records.len(), witness.records.len());
+        verdict.broken(format!("replica {a} has {have} records, {b} has {want}"));
+    }
+    let differs = said.records.iter().zip(&witness.records).find(|(one, other)| one != other);
+    if let Some((one, other)) = differs {
+        verdict.broken(format!("replica {a} has {one:?} where replica {b} has {other:?}"));
+    }
+    // Of another revision nobody can say whether it is the same.
+    let (mine, other) = (&said.snapshot, &witness.snapshot);
+    if mine["revision"] == other["revision"] && mine != other {
+        let parts = mine.as_object().into_iter().flatten();
+        let parts = parts.filter(|(key, value)| other.get(*key) != Some(*value));
+        let parts: Vec<&String> = parts.map(|(key, _)| key).collect();
+        verdict.broken(format!("replicas {a} and {b} show different states: {parts:?}"));
+    }
+}

@@ -12,7 +12,7 @@
 //!
 //! ## Reading order
 //! [`history`] (what is recorded), [`oracle`] (what it must obey), [`run`] (one run), [`nemesis`],
-//! [`cluster`], [`audit`] (questions at the end); [`mod@bench`] stands alone.
+//! [`cluster`], [`audit`] (questions at the end), [`report`], [`soak`] (many runs); [`mod@bench`] stands alone.
 //!
 //! Left out: simulated time and networks (runs are real, so a seed fixes the dice, not the timing).
 
@@ -26,6 +26,8 @@ pub mod history;
 pub mod http;
 pub mod nemesis;
 pub mod oracle;
+pub mod report;
 pub mod run;
+pub mod soak;
 pub mod testimony;
 pub mod workload;

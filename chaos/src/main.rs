@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use romana_chaos::bench::{self, BenchOptions};
 use romana_chaos::cluster::find_romanad;
-use romana_chaos::nemesis::{Fault, KINDS};
+use romana_chaos::nemesis::{Fault, KINDS, plan};
 use romana_chaos::oracle::LAWS;
+use romana_chaos::report::{html, text};
 use romana_chaos::run::{RunOptions, run};
+use romana_chaos::soak::{SoakOptions, possible, soak};
 
 /// The judge: faults on real processes, laws, benchmarks beside etcd.
 #[derive(Debug, Parser)]
@@ -24,6 +26,8 @@ struct Cli {
 enum Command {
     /// Break a cluster under load and check every law. Exit code 1 if one was broken.
     Run(RunArgs),
+    /// Run after run, each with other faults and sizes, all drawn from one seed. Exit code 1 if a law was broken.
+    Soak(SoakArgs),
     /// List the faults there are.
     Faults,
     /// List the laws that every run is judged by.
@@ -68,6 +72,43 @@ struct RunArgs {
     /// Keep data and logs even when all is well.
     #[arg(long)]
     keep: bool,
+    /// Print what was done and broken over time.
+    #[arg(long)]
+    timeline: bool,
+    /// Write a report with plots to this file: one HTML page that needs nothing else.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Print the plan of faults, and run nothing.
+    #[arg(long)]
+    plan: bool,
+}
+
+#[derive(Args, Debug)]
+struct SoakArgs {
+    /// Seed of all rounds; a random one if absent.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long, seconds.
+    #[arg(long, default_value_t = 3600)]
+    seconds: u64,
+    /// How long faults are injected in a round, seconds.
+    #[arg(long, default_value_t = 30)]
+    round: u64,
+    /// Faults that may come; each round draws some of them.
+    #[arg(long, default_value = "all")]
+    nemesis: String,
+    /// Go on after a broken law.
+    #[arg(long)]
+    keep_going: bool,
+    /// Directory for reports of rounds that broke a law.
+    #[arg(long)]
+    reports: Option<PathBuf>,
+    /// The romanad program; found beside this one if absent.
+    #[arg(long)]
+    romanad: Option<PathBuf>,
+    /// Directory for data and logs; the system's temporary directory if absent.
+    #[arg(long)]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -103,10 +144,33 @@ fn options(args: RunArgs) -> Result<RunOptions> {
 }
 
 async fn judge(args: RunArgs) -> Result<ExitCode> {
+    let (timeline, page, plan_only) = (args.timeline, args.report.clone(), args.plan);
     let options = options(args)?;
     println!("{}", options.reproduce());
+    if plan_only {
+        for strike in plan(&options.nemesis()) {
+            println!("{:>9.2?} to {:>9.2?}  {}", strike.from, strike.until, strike.fault);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let report = run(&options).await?;
-    print!("{}", report.summary);
+    if timeline {
+        print!("{}", text(&report.story));
+    }
+    for (name, value) in &report.story.facts {
+        println!("{name:10} {value}");
+    }
+    let (gap, at) = report.story.gap;
+    let ms = |nanos: u64| nanos / 1_000_000;
+    println!(
+        "longest time without an acknowledged write: {} ms, {} ms after the start",
+        ms(gap),
+        ms(at)
+    );
+    if let Some(page) = &page {
+        std::fs::write(page, html(&report.story)).context("write the report")?;
+        println!("report:    {}", page.display());
+    }
     if let Some(kept) = &report.kept {
         println!("data and logs: {}", kept.display());
     }
@@ -125,9 +189,34 @@ async fn judge(args: RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+async fn soaking(args: SoakArgs) -> Result<ExitCode> {
+    let faults = Fault::list(&args.nemesis).map_err(anyhow::Error::msg)?;
+    let options = SoakOptions {
+        seed: args.seed.unwrap_or_else(rand::random),
+        duration: Duration::from_secs(args.seconds),
+        round: args.round,
+        faults: possible(&faults),
+        keep_going: args.keep_going,
+        reports: args.reports,
+        romanad: find_romanad(args.romanad.as_deref())?,
+        parent: args.dir,
+    };
+    println!(
+        "chaos soak --seed {} --seconds {} --round {}",
+        options.seed, args.seconds, args.round
+    );
+    let total = soak(&options).await?;
+    println!(
+        "verdict:   {} of {} rounds broke a law; {} calls, {} faults",
+        total.broken, total.rounds, total.calls, total.faults
+    );
+    Ok(if total.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 async fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => judge(args).await,
+        Command::Soak(args) => soaking(args).await,
         Command::Faults => {
             for kind in KINDS {
                 println!("{:16} {:9} {}", kind.name, kind.sort.as_str(), kind.about);

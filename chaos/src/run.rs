@@ -1,7 +1,6 @@
 //! One run: a fresh cluster, clients, a nemesis, a heal, a verdict.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use crate::history::{Clock, Evidence, Outcome, Sample};
 use crate::http;
 use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, torment};
 use crate::oracle::{Violation, judge};
+use crate::report::Story;
 use crate::testimony;
 use crate::workload::{Workload, WorkloadOptions, set_up};
 
@@ -64,6 +64,17 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// What is broken, and when.
+    #[must_use]
+    pub fn nemesis(&self) -> NemesisOptions {
+        NemesisOptions {
+            faults: self.faults.clone(),
+            interval: self.interval,
+            duration: Duration::from_secs(self.seconds),
+            seed: self.seed,
+        }
+    }
+
     /// The command that runs the same again (the dice are the same; timing is the machine's).
     #[must_use]
     pub fn reproduce(&self) -> String {
@@ -92,8 +103,10 @@ impl RunOptions {
 pub struct Report {
     /// Broken laws; empty = it passed.
     pub violations: Vec<Violation>,
-    /// Counts, for people.
-    pub summary: String,
+    /// How it went.
+    pub story: Story,
+    /// Calls of all clients.
+    pub calls: u64,
     /// Where data and logs were kept.
     pub kept: Option<PathBuf>,
 }
@@ -141,13 +154,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let workload = WorkloadOptions { clients: options.clients, seed: options.seed };
     let workload = Workload::start(&apis, &workload, clock)?;
 
-    let nemesis = NemesisOptions {
-        faults: options.faults.clone(),
-        interval: options.interval,
-        duration: Duration::from_secs(options.seconds),
-        seed: options.seed,
-    };
-    let damage = torment(cluster, &nemesis, clock).await?;
+    let damage = torment(cluster, &options.nemesis(), clock).await?;
     let mut violations = healed(cluster, &damage).await;
     violations.extend(bit(cluster, &damage));
     evidence.faults.clone_from(&damage.faults);
@@ -184,8 +191,9 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         }
     }
     violations.extend(judge(&evidence));
-    let summary = summarise(&evidence, &damage, asked);
-    Ok(Report { violations, summary, kept: None })
+    let facts = facts(&evidence, asked);
+    let story = Story::new(options.reproduce(), facts, &evidence, &violations);
+    Ok(Report { violations, story, calls: evidence.calls.len() as u64, kept: None })
 }
 
 /// Asks every replica about the past. Returns how many addresses were asked for, of how many.
@@ -296,7 +304,8 @@ pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
     Some(Sample { replica, revision, digest })
 }
 
-fn summarise(evidence: &Evidence, damage: &Damage, (asked, given): (usize, usize)) -> String {
+/// Counts, for people.
+fn facts(evidence: &Evidence, (asked, given): (usize, usize)) -> Vec<(String, String)> {
     let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
     let mut refusals: BTreeMap<&str, usize> = BTreeMap::new();
     for call in &evidence.calls {
@@ -311,37 +320,31 @@ fn summarise(evidence: &Evidence, damage: &Damage, (asked, given): (usize, usize
         };
         *outcomes.entry(kind).or_default() += 1;
     }
-    let mut faults: BTreeMap<String, usize> = BTreeMap::new();
-    for injected in &damage.faults {
-        *faults.entry(injected.fault.to_string()).or_default() += 1;
+    let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
+    for injected in &evidence.faults {
+        *faults.entry(injected.fault.kind().name).or_default() += 1;
     }
-    let mut text = String::new();
     let records = evidence.testimonies.first().map_or(0, |said| said.records.len());
     let connections: u64 = evidence.followed.iter().map(|followed| followed.connections).sum();
-    // Writing to a String cannot fail.
-    _ = writeln!(text, "calls:     {} {outcomes:?}", evidence.calls.len());
-    _ = writeln!(text, "refusals:  {refusals:?}");
-    _ = writeln!(text, "faults:    {faults:?}");
-    _ = writeln!(text, "history:   {records} records, {} digests sampled", evidence.samples.len());
     let exports = evidence.audited.iter().filter(|said| said.exported.is_some()).count();
-    _ = writeln!(
-        text,
-        "audit:     {asked} of {given} addresses asked for on each replica, {exports} exports replayed"
-    );
-    _ = writeln!(text, "backups:   {} whole", evidence.backups.len());
-    _ = writeln!(text, "followers: {connections} connections");
-    _ = writeln!(text, "longest time without an acknowledged write: {} ms", longest_gap(evidence));
-    text
+    let samples = evidence.samples.len();
+    [
+        ("calls", format!("{} ({})", evidence.calls.len(), listed(&outcomes))),
+        ("refusals", listed(&refusals)),
+        ("faults", listed(&faults)),
+        ("history", format!("{records} records, {samples} digests sampled")),
+        (
+            "audit",
+            format!("{asked} of {given} addresses asked for on each replica, {exports} exports"),
+        ),
+        ("backups", format!("{} whole", evidence.backups.len())),
+        ("followers", format!("{connections} connections")),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
 }
 
-/// Longest time between two acknowledged writes, milliseconds.
-fn longest_gap(evidence: &Evidence) -> u64 {
-    let mut times: Vec<u64> = evidence
-        .calls
-        .iter()
-        .filter(|call| call.command().is_some() && matches!(call.outcome, Outcome::Acked { .. }))
-        .map(|call| call.returned)
-        .collect();
-    times.sort_unstable();
-    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default() / 1_000_000
+fn listed(counts: &BTreeMap<&str, usize>) -> String {
+    let pairs: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    pairs.join(", ")
 }

@@ -27,9 +27,9 @@ async fn all_laws_hold(options: &RunOptions) {
     let report = run(options).await.expect("the run can be carried out");
     assert!(
         report.violations.is_empty(),
-        "{:#?}\n{}\ndata and logs: {:?}\nagain with: {}",
+        "{:#?}\n{:?}\ndata and logs: {:?}\nagain with: {}",
         report.violations,
-        report.summary,
+        report.story.facts,
         report.kept,
         options.reproduce(),
     );
@@ -54,7 +54,7 @@ async fn a_lying_disk_is_found_out() {
         if let Some(kept) = &report.kept {
             std::fs::remove_dir_all(kept).expect("remove what was kept");
         }
-        assert!(!report.violations.is_empty(), "nothing was lost?\n{}", report.summary);
+        assert!(!report.violations.is_empty(), "nothing was lost?\n{:?}", report.story.facts);
     }
 }
 

@@ -46,7 +46,7 @@ async fn replicas_are_upgraded_one_by_one() {
         keep: false,
     };
     let report = run(&options).await.expect("the run can be carried out");
-    assert!(report.violations.is_empty(), "{:#?}\n{}", report.violations, report.summary);
+    assert!(report.violations.is_empty(), "{:#?}\n{:?}", report.violations, report.story.facts);
 }
 
 /// A replica of the previous release does not guess at what it does not know: it stops, and the

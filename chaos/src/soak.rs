@@ -1,0 +1,159 @@
+//! Round after round, each another run: other faults, other sizes, another seed, all drawn from one.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::nemesis::{Fault, Needs};
+use crate::report::html;
+use crate::run::{Report, RunOptions, run};
+
+/// How to soak.
+#[derive(Clone, Debug)]
+pub struct SoakOptions {
+    /// The seed of all rounds.
+    pub seed: u64,
+    /// For how long; the last round begins before it is over.
+    pub duration: Duration,
+    /// How long faults are injected in a round, seconds.
+    pub round: u64,
+    /// Faults that may come.
+    pub faults: Vec<Fault>,
+    /// Whether to go on after a broken law.
+    pub keep_going: bool,
+    /// Where reports of rounds that broke a law are written.
+    pub reports: Option<PathBuf>,
+    /// The `romanad` program.
+    pub romanad: PathBuf,
+    /// Where clusters' directories are made.
+    pub parent: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Rounds.
+    pub rounds: u64,
+    /// Rounds that broke a law.
+    pub broken: u64,
+    /// Calls.
+    pub calls: u64,
+    /// Faults.
+    pub faults: u64,
+}
+
+/// Round `number`, drawn from the seed.
+#[must_use]
+pub fn round(options: &SoakOptions, number: u64) -> RunOptions {
+    let mut rng = SmallRng::seed_from_u64(options.seed.wrapping_add(number));
+    // All kinds at once hide what a few do often.
+    let count = rng.random_range(1..=options.faults.len().max(1));
+    let mut faults: Vec<Fault> = options.faults.sample(&mut rng, count).copied().collect();
+    if number % 4 == 3 {
+        faults.clone_from(&options.faults);
+    }
+    RunOptions {
+        seed: rng.random(),
+        seconds: options.round,
+        clients: [4, 16, 16, 32, 64].choose(&mut rng).copied().unwrap_or(16),
+        replicas: [3, 3, 3, 5].choose(&mut rng).copied().unwrap_or(3),
+        interval: Duration::from_millis(rng.random_range(700..4000)),
+        faults,
+        lying_disk: false,
+        romanad: options.romanad.clone(),
+        previous: None,
+        parent: options.parent.clone(),
+        keep: false,
+    }
+}
+
+/// Soaks, and says of each round what came of it.
+///
+/// # Errors
+/// A round could not be carried out.
+pub async fn soak(options: &SoakOptions) -> Result<Total> {
+    let start = Instant::now();
+    let mut total = Total::default();
+    while start.elapsed() < options.duration {
+        let drawn = round(options, total.rounds);
+        let report = run(&drawn).await.with_context(|| drawn.reproduce())?;
+        total.rounds += 1;
+        total.calls += report.calls;
+        total.faults += report.story.faults.len() as u64;
+        println!("{}", line(&total, start.elapsed(), &drawn, &report));
+        if report.violations.is_empty() {
+            continue;
+        }
+        total.broken += 1;
+        for violation in &report.violations {
+            println!("BROKEN {violation}");
+        }
+        println!("again with\n{}", drawn.reproduce());
+        if let Some(dir) = &options.reports {
+            std::fs::create_dir_all(dir)?;
+            let file = dir.join(format!("round-{}.html", total.rounds));
+            std::fs::write(&file, html(&report.story))?;
+            println!("report: {}", file.display());
+        }
+        if !options.keep_going {
+            break;
+        }
+    }
+    Ok(total)
+}
+
+fn line(total: &Total, elapsed: Duration, drawn: &RunOptions, report: &Report) -> String {
+    let faults: Vec<String> = drawn.faults.iter().map(ToString::to_string).collect();
+    let shown = if faults.len() > 5 { format!("{} kinds", faults.len()) } else { faults.join(",") };
+    format!(
+        "{:>5} s  round {:>3}  seed {:<20}  {} replicas, {:>2} clients, {:>4} ms: {:>6} calls, {:>2} faults of {shown}: {}",
+        elapsed.as_secs(),
+        total.rounds,
+        drawn.seed,
+        drawn.replicas,
+        drawn.clients,
+        drawn.interval.as_millis(),
+        report.calls,
+        report.story.faults.len(),
+        if report.violations.is_empty() { "held" } else { "BROKEN" }
+    )
+}
+
+/// Faults that can be injected here, of all.
+#[must_use]
+pub fn possible(faults: &[Fault]) -> Vec<Fault> {
+    let root = rustix::process::geteuid().is_root();
+    let can = |fault: &&Fault| {
+        let Needs { namespaces, small_disks, previous, .. } = fault.kind().needs;
+        !previous && (root || !namespaces && !small_disks && fault.kind().name != "memory")
+    };
+    faults.iter().filter(can).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_drawn_from_the_seed() {
+        let options = SoakOptions {
+            seed: 5,
+            duration: Duration::ZERO,
+            round: 30,
+            faults: Fault::list("all").unwrap(),
+            keep_going: false,
+            reports: None,
+            romanad: PathBuf::from("romanad"),
+            parent: None,
+        };
+        let commands: Vec<String> = (0..8).map(|n| round(&options, n).reproduce()).collect();
+        let again: Vec<String> = (0..8).map(|n| round(&options, n).reproduce()).collect();
+        assert_eq!(commands, again);
+        assert!((1..8).all(|n| commands[n] != commands[n - 1]));
+        assert_eq!(round(&options, 3).faults.len(), options.faults.len());
+    }
+}

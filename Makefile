@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all the set-up they need; `make help` lists the rest.
-.PHONY: help demo test test-policy setup fmt lint unit doc deny judge bench clean
+.PHONY: help demo test test-policy setup fmt lint unit doc deny judge chaos soak mutants bench clean
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -42,6 +42,17 @@ deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
 judge: ## The judge's minute: 64 clients, the leader killed every two seconds, the laws checked
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" run
+
+chaos: ## A quarter of an hour of all faults, other ones each round (a few short runs are in `make test`)
+	$(CARGO) build --release $(BINS)
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" soak --seconds 900 --reports chaos-reports
+
+soak: ## The same until it is interrupted
+	$(CARGO) build --release $(BINS)
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" soak --seconds 604800 --reports chaos-reports
+
+mutants: ## Bugs planted in a copy, one after the other: the suite must find each
+	./chaos/mutants/run.sh
 
 bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, restarts, the feed, CNI (needs containernetworking-plugins)
 	$(CARGO) build --release $(BINS)

@@ -47,6 +47,7 @@ pub const LAWS: &[&Law] = &[
     &laws::digest::LAW,
     &laws::address_once::LAW,
     &laws::blocks::LAW,
+    &laws::reuse::LAW,
     &laws::acked::LAW,
     &laws::no_phantom::LAW,
     &laws::real_time::LAW,

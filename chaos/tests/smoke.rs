@@ -1,10 +1,32 @@
 //! Short runs against real `romanad` processes. The long ones are `chaos run`.
 
+use std::process::Command;
 use std::time::Duration;
 
 use romana_chaos::cluster::find_romanad;
 use romana_chaos::nemesis::Fault;
 use romana_chaos::run::{RunOptions, run};
+use romana_chaos::soak::possible;
+
+/// What can be injected here; under CI that must be all of it.
+fn everything() -> String {
+    let all = Fault::list("all").expect("faults");
+    let can = possible(&all);
+    assert!(can.len() == all.len() || std::env::var_os("CI").is_none(), "needs root: {all:?}");
+    can.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// `CHAOS_SEED`, or the commit: new luck with each, and the same luck with the same. A copy without git has
+/// always the same.
+fn seed_of_the_commit() -> u64 {
+    if let Ok(seed) = std::env::var("CHAOS_SEED") {
+        return seed.parse().expect("CHAOS_SEED is a number");
+    }
+    let head = Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let head = head.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let digits = head.ok().and_then(|head| head.get(..15).map(str::to_owned));
+    digits.and_then(|digits| u64::from_str_radix(&digits, 16).ok()).unwrap_or(4)
+}
 
 fn options(seed: u64, seconds: u64, clients: usize, nemesis: &str) -> RunOptions {
     let faults = Fault::list(nemesis).expect("faults");
@@ -43,6 +65,18 @@ async fn leaders_are_killed_and_replicas_paused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_power_is_cut() {
     all_laws_hold(&options(2, 10, 16, "power,power-all")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_broken_in_turn() {
+    all_laws_hold(&options(4, 25, 16, &everything())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_seed_for_each_commit() {
+    let options = options(seed_of_the_commit(), 20, 16, &everything());
+    println!("{}", options.reproduce());
+    all_laws_hold(&options).await;
 }
 
 /// The judge is judged: on a disk whose fsync lies, power cuts lose acknowledged allocations.

@@ -16,3 +16,4 @@ pub(super) mod no_phantom;
 pub(super) mod one_history;
 pub(super) mod real_time;
 pub(super) mod replay;
+pub(super) mod reuse;

@@ -523,6 +523,23 @@ fn a_long_silence_without_a_fault() {
     assert_eq!(judge(&evidence), [], "the fault explains it");
 }
 
+#[test]
+fn an_address_that_did_not_rest() {
+    let mut evidence = good().evidence();
+    forge(&mut evidence, |records| {
+        let released = records.iter().find_map(|record| match &record.event {
+            Event::AddressReleased(event) => Some((record.at, event.ip)),
+            _ => None,
+        });
+        let (at, ip) = released.expect("b was released");
+        let c = position(records, "c");
+        let Event::AddressAllocated(next) = &mut records[c].event else { unreachable!() };
+        next.ip = ip;
+        records[c].at = Millis(at.0 + 249);
+    });
+    breaks("reuse", &evidence);
+}
+
 /// The table of laws and the tests here do not part.
 #[test]
 fn every_law_has_a_test_that_breaks_it() {

@@ -14,7 +14,10 @@
 //! [`history`] (what is recorded), [`oracle`] (what it must obey), [`run`] (one run), [`nemesis`],
 //! [`cluster`], [`audit`] (questions at the end), [`report`], [`soak`] (many runs); [`mod@bench`] stands alone.
 //!
-//! Left out: simulated time and networks (runs are real, so a seed fixes the dice, not the timing).
+//! Runs are real, so a seed fixes the dice, not the timing. [`world`] is the other way: everything in one process,
+//! the same from the same seed, without Raft.
+//!
+//! Left out: Raft under simulated time and networks.
 
 pub mod audit;
 mod backup;
@@ -31,3 +34,4 @@ pub mod run;
 pub mod soak;
 pub mod testimony;
 pub mod workload;
+pub mod world;

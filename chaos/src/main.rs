@@ -13,6 +13,7 @@ use romana_chaos::oracle::LAWS;
 use romana_chaos::report::{html, text};
 use romana_chaos::run::{RunOptions, run};
 use romana_chaos::soak::{SoakOptions, possible, soak};
+use romana_chaos::world;
 
 /// The judge: faults on real processes, laws, benchmarks beside etcd.
 #[derive(Debug, Parser)]
@@ -28,6 +29,9 @@ enum Command {
     Run(RunArgs),
     /// Run after run, each with other faults and sizes, all drawn from one seed. Exit code 1 if a law was broken.
     Soak(SoakArgs),
+    /// Thousands of schedules in one process: the state machine, agents, kernels that are maps. Exit code 1 if a law
+    /// was broken.
+    World(WorldArgs),
     /// List the faults there are.
     Faults,
     /// List the laws that every run is judged by.
@@ -109,6 +113,19 @@ struct SoakArgs {
     /// Directory for data and logs; the system's temporary directory if absent.
     #[arg(long)]
     dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct WorldArgs {
+    /// The first seed; a random one if absent.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds, one schedule each.
+    #[arg(long, default_value_t = 2_000)]
+    schedules: u64,
+    /// Steps of a schedule.
+    #[arg(long, default_value_t = 250)]
+    steps: usize,
 }
 
 #[derive(Args, Debug)]
@@ -213,10 +230,33 @@ async fn soaking(args: SoakArgs) -> Result<ExitCode> {
     Ok(if total.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn play_world(args: &WorldArgs) -> ExitCode {
+    let first = args.seed.unwrap_or_else(|| rand::random::<u64>() >> 1);
+    let started = std::time::Instant::now();
+    for seed in first..first + args.schedules {
+        let Err((steps, broken)) = world::run(seed, args.steps, None) else { continue };
+        println!("BROKEN {broken}\nmade shorter:");
+        let (steps, broken) = world::shrink(steps, broken, None);
+        for (number, step) in steps.iter().enumerate() {
+            println!("{number:>4}  {step:?}");
+        }
+        println!("BROKEN {broken}");
+        println!("again with\nchaos world --seed {seed} --schedules 1 --steps {}", args.steps);
+        return ExitCode::FAILURE;
+    }
+    let rate = args.schedules as f64 * 60.0 / started.elapsed().as_secs_f64();
+    println!(
+        "verdict:   every law held in {} schedules of {} steps from seed {first} on; {rate:.0} a minute",
+        args.schedules, args.steps
+    );
+    ExitCode::SUCCESS
+}
+
 async fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => judge(args).await,
         Command::Soak(args) => soaking(args).await,
+        Command::World(args) => Ok(play_world(&args)),
         Command::Faults => {
             for kind in KINDS {
                 println!("{:16} {:9} {}", kind.name, kind.sort.as_str(), kind.about);

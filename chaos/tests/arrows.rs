@@ -12,7 +12,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-client", &["romana-statemachine"]),
     ("romana-controlplane", &["romana-statemachine"]),
     ("romana-agent", &["romana-client", "romana-statemachine"]),
-    ("romana-chaos", &["romana-client", "romana-controlplane", "romana-statemachine"]),
+    (
+        "romana-chaos",
+        &["romana-agent", "romana-client", "romana-controlplane", "romana-statemachine"],
+    ),
 ];
 
 /// Arrows that only tests may use.

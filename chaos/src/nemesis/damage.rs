@@ -1,5 +1,5 @@
-//! Files are damaged while a replica is down. It goes on rightly, or refuses to start and names the file; then
-//! a new member takes its place. Never together with another fault: what is damaged is lost.
+//! Files are damaged while a replica is down. It goes on rightly, or refuses to start and names the file or the
+//! way out; then a new member takes its place. Never together with another fault: what is damaged is lost.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;

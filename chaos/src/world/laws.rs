@@ -1,0 +1,11 @@
+//! One file for each law.
+
+pub(super) mod causes;
+pub(super) mod converged;
+pub(super) mod fail_static;
+pub(super) mod foreign;
+pub(super) mod in_use;
+pub(super) mod policy;
+pub(super) mod same_state;
+pub(super) mod valid;
+pub(super) mod vips;

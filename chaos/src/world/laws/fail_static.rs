@@ -1,0 +1,25 @@
+//! Law 4: an agent that has not heard all that there is takes nothing away.
+
+use super::super::{Law, World};
+
+/// The law.
+pub(in super::super) const LAW: Law = Law {
+    name: "fail-static",
+    says: "before it has caught up, an agent changes and removes no route: it puts in what is missing",
+    check,
+};
+
+fn check(world: &World) -> Result<(), String> {
+    for agent in &world.agents {
+        let Some((before, false)) = &agent.before else { continue };
+        for (prefix, target) in before {
+            // What somebody else took out meanwhile was not the agent.
+            let now = agent.kernel.ours.get(prefix);
+            if now.is_some_and(|now| now != target) || now.is_none() && !agent.lost.contains(prefix)
+            {
+                return Err(format!("{} had {prefix} to {target:?}, now {now:?}", agent.host));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! What is compiled step by step is what would be compiled at once: what a policy means does not depend on how
+//! the agent came to know of it. (What the rules do to packets is judged in `agent/tests/policy`.)
+
+use romana_agent::policy::compile::{Compiler, Options};
+
+use super::super::{Law, World};
+
+/// The law.
+pub(in super::super) const LAW: Law = Law {
+    name: "policy",
+    says: "an agent's filter, made step by step, is the one that its view leads to at once",
+    check,
+};
+
+fn check(world: &World) -> Result<(), String> {
+    if !world.quiet {
+        return Ok(());
+    }
+    for agent in &world.agents {
+        let (Some(compiler), Some(known)) = (&agent.compiler, agent.policy()) else { continue };
+        let mut fresh = Compiler::new(&known, Options::default());
+        fresh.update(known);
+        if fresh.filter() != compiler.filter() {
+            return Err(format!("the filter of {} depends on how it was made", agent.host));
+        }
+    }
+    Ok(())
+}

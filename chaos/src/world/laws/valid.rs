@@ -1,0 +1,17 @@
+//! Laws 1 and 3, and all else that a state promises of itself.
+
+use super::super::{Law, World};
+
+/// The law.
+pub(in super::super) const LAW: Law = Law {
+    name: "valid",
+    says: "the invariants on State hold: an address has one holder, a block is in its group and apart",
+    check,
+};
+
+fn check(world: &World) -> Result<(), String> {
+    if !world.changed {
+        return Ok(());
+    }
+    world.state().validate().map_err(|wrong| wrong.join("; "))
+}

@@ -1,0 +1,269 @@
+//! What can happen, and how it is drawn.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use romana_statemachine::attachment::{Attached, ReportAttachments};
+use romana_statemachine::command::{AllocateAddress, ReleaseAddress};
+use romana_statemachine::name::{AddressName, HostName};
+use romana_statemachine::{Answer, Command, Millis, State};
+use serde_json::{Value, json};
+
+use super::{Bug, HOSTS, World};
+
+/// Something that happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Somebody asks for something.
+    Propose(Box<Command>),
+    /// Time passes.
+    Wait(u64),
+    /// A container starts on a host: its agent allocates.
+    Add(usize, AddressName),
+    /// A container ends.
+    Del(usize, AddressName),
+    /// An agent hears so many records.
+    Hear(usize, usize),
+    /// An agent does not hear the feed any more, or hears it again.
+    Connect(usize, bool),
+    /// An agent brings its kernel to what it knows, with so many writes at most.
+    Pass(usize, usize),
+    /// An agent saves what it knows.
+    Save(usize),
+    /// An agent ends and begins again.
+    Restart(usize),
+    /// A host starts again.
+    Reboot(usize),
+    /// An agent reports what runs.
+    Report(usize),
+    /// Somebody else changes a route of theirs, or takes out one of ours.
+    Foreign(usize, u32),
+    /// A replica starts again from a snapshot of itself.
+    Snapshot(usize),
+    /// All agents hear everything, save, and pass until there is nothing to do.
+    Settle,
+}
+
+/// Commands that a world begins with.
+pub(super) fn beginning() -> Vec<Command> {
+    let mut all = vec![
+        json!({"RaiseVersion": {"version": 2}}),
+        json!({"RaiseVersion": {"version": 3}}),
+        TOPOLOGIES[0](),
+        json!({"ChangeSettings": {"address_reuse_delay_ms": 1000}}),
+        json!({"CreateTenant": {"id": "t0", "labels": {"kubernetes.io/metadata.name": "t0"}}}),
+    ];
+    all.extend((0..HOSTS).map(|number| host(number, number % 2)));
+    all.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect()
+}
+
+/// Topologies that keep, move or refuse what lives under the others.
+const TOPOLOGIES: [fn() -> Value; 4] = [
+    || topology("n", 26, &json!([{"assignment": {"rack": "0"}}, {"assignment": {"rack": "1"}}])),
+    || topology("n", 26, &json!([{}])),
+    || topology("m", 25, &json!([{"assignment": {"rack": "0"}}, {}, {"groups": [{}, {}]}])),
+    || topology("n", 27, &json!([{}, {}])),
+];
+
+fn topology(name: &str, bits: u8, map: &Value) -> Value {
+    json!({"SetTopology": {
+        "networks": [
+            {"name": name, "cidr": format!("10.0.0.0/{bits}"), "block_mask": 29},
+            {"name": "six", "cidr": "fd00::/121", "block_mask": 125}],
+        "topologies": [{"networks": [name, "six"], "map": map}]}})
+}
+
+fn host(number: usize, rack: usize) -> Value {
+    json!({"AddHost": {"name": format!("h{number}"), "ip": format!("192.168.0.{}", number + 1),
+        "addresses": [format!("2001:db8::{}", number + 1)], "labels": {"rack": rack.to_string()}}})
+}
+
+/// Draws a step.
+pub(super) fn draw(world: &World, rng: &mut SmallRng) -> Step {
+    let at = rng.random_range(0..HOSTS);
+    let number = rng.random_range(0..12_u8);
+    match rng.random_range(0..100_u8) {
+        0..20 => Step::Add(at, format!("cni:{at}-{number}").into()),
+        20..30 => {
+            let running: Vec<&AddressName> = world.agents[at].running.keys().collect();
+            let name = running.choose(rng).map(|name| (*name).clone());
+            Step::Del(at, name.unwrap_or_else(|| format!("cni:{at}-{number}").into()))
+        }
+        30..45 => Step::Hear(at, rng.random_range(1..12)),
+        45..58 => Step::Pass(at, if rng.random_bool(0.2) { 1 } else { usize::MAX }),
+        58..61 => Step::Connect(at, rng.random_bool(0.6)),
+        61..64 => Step::Save(at),
+        64..67 => Step::Restart(at),
+        67 => Step::Reboot(at),
+        68..73 => Step::Report(at),
+        73..76 => Step::Foreign(at, rng.random_range(0..9)),
+        76..78 => Step::Snapshot(rng.random_range(0..3)),
+        78..84 => Step::Wait(*[1, 100, 1_000, 5_000].choose(rng).unwrap_or(&1)),
+        84 => Step::Settle,
+        _ => command(world.state(), rng).map_or(Step::Wait(1), |it| Step::Propose(Box::new(it))),
+    }
+}
+
+/// What operators, the orchestrator and leader tasks ask for.
+fn command(state: &State, rng: &mut SmallRng) -> Option<Command> {
+    let (n, tenant, at) =
+        (rng.random_range(0..6_u8), rng.random_range(0..2_u8), rng.random_range(0..HOSTS));
+    let ip = Ipv4Addr::new(10, 0, 0, rng.random_range(0..64));
+    let value = match rng.random_range(0..22_u8) {
+        0 | 1 => {
+            let owner = json!({"name": format!("vm{n}"), "host": format!("h{at}"),
+                "tenant": format!("t{tenant}"), "segment": "s"});
+            json!({"AllocateAddress": owner})
+        }
+        2 => json!({"AllocateAddress": {"name": format!("vm{n}"), "host": format!("h{at}"),
+            "tenant": "t1", "segment": "s", "ip": ip}}),
+        3 | 4 => json!({"ReleaseAddress": {"address": format!("vm{n}")}}),
+        5 => TOPOLOGIES.choose(rng)?(),
+        6 => host(at, rng.random_range(0..3)),
+        7 => json!({"RemoveHost": {"name": format!("h{at}"), "force": rng.random_bool(0.3)}}),
+        8 => json!({"SetHostState": {"name": format!("h{at}"),
+            "state": *["up", "down", "draining"].choose(rng)?}}),
+        9 => json!({"UpdateHost": {"name": format!("h{at}"),
+            "ip": format!("192.168.0.{}", rng.random_range(1..9))}}),
+        10 => json!({"AddBlackout": {"cidr": format!("{ip}/32")}}),
+        11 => json!({"RemoveBlackout": {"cidr": format!("{ip}/32")}}),
+        12 => json!({"ChangeSettings": {"address_reuse_delay_ms": *[0, 1000].choose(rng)?}}),
+        13 | 14 => json!({"EndCooldowns": {"term": 1}}),
+        15 => json!({"CreateTenant": {"id": format!("t{tenant}"), "labels": {"x": n.to_string()}}}),
+        16 | 17 => policy(n, tenant, rng)?,
+        18 => {
+            let held = state.ipam().addresses_after(None).nth(usize::from(n))?;
+            json!({"SetEndpoint": {"ip": held.ip, "tenant": held.tenant, "segment": held.segment,
+                "host": held.host, "labels": {"app": (n % 3).to_string()},
+                "ports": [{"name": "http", "protocol": "tcp", "port": 80}]}})
+        }
+        19 => json!({"RemovePolicy": {"name": format!("p{}", n % 3)}}),
+        20 => json!({"RequestVip": {"name": format!("v{}", n % 2),
+            "ip": format!("192.168.99.{}", n % 2), "candidates": []}}),
+        _ => {
+            json!({"AssignVip": {"name": format!("v{}", n % 2), "host": format!("h{at}"), "term": 1}})
+        }
+    };
+    serde_json::from_value(value).ok()
+}
+
+fn policy(n: u8, tenant: u8, rng: &mut SmallRng) -> Option<Value> {
+    let peer = [
+        json!("Any"),
+        json!("Local"),
+        json!({"Tenant": "t1"}),
+        json!({"Cidr": {"cidr": "10.0.0.0/28", "except": ["10.0.0.3/32"]}}),
+        json!({"Endpoints": {"tenants": {"Id": "t0"}, "endpoints": {"labels": {"app": "1"}}}}),
+    ];
+    let target = [
+        json!({"Tenant": format!("t{tenant}")}),
+        json!({"Endpoints": [format!("t{tenant}"), {"labels": {"app": "2"}}]}),
+        json!({"Cidr": "10.0.0.8/29"}),
+    ];
+    let rule = json!({"peers": [peer.choose(rng)?], "traffic": [{"protocol": "tcp",
+        "ports": [{"Number": rng.random_range(1..100_u16)}, {"Named": "http"}]}]});
+    Some(json!({"SetPolicy": {"name": format!("p{}", n % 3), "applied_to": [target.choose(rng)?],
+        "isolates_ingress": true, "isolates_egress": n.is_multiple_of(2), "ingress": [rule],
+        "egress": if n.is_multiple_of(2) { json!([rule]) } else { json!([]) }}}))
+}
+
+/// Takes a step.
+pub(super) fn take(world: &mut World, step: &Step) {
+    let bug = world.bug;
+    match step {
+        Step::Propose(command) => {
+            world.propose(command);
+            evicted(world, command);
+        }
+        Step::Wait(ms) => world.now = Millis(world.now.0 + ms),
+        Step::Add(at, name) => add(world, *at, name),
+        Step::Del(at, name) => {
+            if bug != Some(Bug::Zombie) {
+                world.agents[*at].running.remove(name);
+            }
+            let address = name.clone();
+            world.propose(&Command::ReleaseAddress(ReleaseAddress { address }));
+        }
+        Step::Hear(at, most) => world.agents[*at].hear(&world.records, *most, bug),
+        Step::Connect(at, connected) => world.agents[*at].connected = *connected,
+        Step::Pass(at, most) => world.agents[*at].pass(*most, bug),
+        Step::Save(at) => world.agents[*at].save(),
+        Step::Restart(at) => world.agents[*at].restart(),
+        Step::Reboot(at) => world.agents[*at].reboot(),
+        Step::Report(at) => report(world, *at),
+        Step::Foreign(at, number) if *number < 6 => world.agents[*at].others(*number),
+        Step::Foreign(at, number) => world.agents[*at].lose_route(*number as usize),
+        Step::Snapshot(at) => {
+            world.changed = true;
+            let bytes = world.replicas[*at].snapshot();
+            // What does not come back is for the law of equal states to see.
+            if let Ok(again) = State::from_snapshot(&bytes) {
+                world.replicas[*at] = again;
+            }
+        }
+        Step::Settle => {
+            let records = world.records.clone();
+            for agent in &mut world.agents {
+                agent.connected = true;
+                agent.hear(&records, usize::MAX, bug);
+                agent.save();
+                agent.pass(usize::MAX, bug);
+                agent.pass(usize::MAX, bug);
+            }
+            world.quiet = true;
+        }
+    }
+}
+
+fn add(world: &mut World, at: usize, name: &AddressName) {
+    let host = world.agents[at].host.clone();
+    if !world.agents[at].connected {
+        return;
+    }
+    let command = Command::AllocateAddress(AllocateAddress {
+        name: name.clone(),
+        host,
+        tenant: "t0".into(),
+        segment: "s".into(),
+        network: None,
+        ip: None,
+    });
+    let outcome = world.propose(&command);
+    if let Ok(Answer::Address { allocation, .. }) = outcome.result {
+        world.agents[at].running.insert(name.clone(), allocation.ip);
+    }
+}
+
+/// Whoever evicts a host has seen to it that nothing runs there.
+fn evicted(world: &mut World, command: &Command) {
+    let Command::RemoveHost(remove) = command else { return };
+    let gone: Option<HostName> = remove.force.then(|| remove.name.clone());
+    for agent in world.agents.iter_mut().filter(|agent| Some(&agent.host) == gone.as_ref()) {
+        agent.running.clear();
+    }
+}
+
+fn report(world: &mut World, at: usize) {
+    let agent = &world.agents[at];
+    if !agent.connected || !agent.caught_up {
+        return;
+    }
+    let attached = |(name, ip): (&AddressName, &IpAddr)| {
+        let known = agent.view.addresses.get(name);
+        let owner = known.map(|it| (it.tenant.clone(), it.segment.clone()));
+        let (tenant, segment) = owner.unwrap_or_else(|| ("t0".into(), "s".into()));
+        Attached { name: name.clone(), ip: *ip, tenant, segment }
+    };
+    // Not the agent's to judge.
+    let others = agent.view.addresses.keys().filter(|name| !name.as_str().starts_with("cni:"));
+    let report = ReportAttachments {
+        host: agent.host.clone(),
+        revision: agent.view.revision,
+        at: agent.view.at,
+        running: agent.running.iter().map(attached).collect(),
+        kept: others.cloned().collect(),
+    };
+    world.propose(&Command::ReportAttachments(report));
+}

@@ -218,8 +218,9 @@ impl Cluster {
     /// The program does not start.
     pub fn start_replica(&mut self, at: usize) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path(at))?;
-        let others = self.replicas.iter().filter(|other| other.is_up());
-        let apis: Vec<String> = others.map(|other| format!("http://{}", other.api)).collect();
+        // Also those that are down: they may be there before it asks.
+        let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != at);
+        let apis: Vec<String> = others.map(|(_, other)| format!("http://{}", other.api)).collect();
         let vars = self.shim_vars(at);
         let (data, replica) = (self.data_dir(at), &mut self.replicas[at]);
         ensure!(replica.child.is_none(), "replica {} is up already", replica.id);

@@ -13,6 +13,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
@@ -45,9 +46,12 @@ impl Net {
     /// # Errors
     /// There is no root, or a program is missing.
     pub fn new() -> Result<Self> {
-        let id = std::process::id();
-        let subnet = u8::try_from(id % 250)?;
-        let net = Self { name: format!("rc{id}"), subnet, places: 0, treated: BTreeMap::new() };
+        // Another name and subnet each time: the kernel takes its time to remove what was there before.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (id, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let subnet = u8::try_from(id.wrapping_add(number) % 250)?;
+        let name = format!("rc{id}x{number}");
+        let net = Self { name, subnet, places: 0, treated: BTreeMap::new() };
         let switch = net.switch();
         ip(&["netns", "add", &switch])?;
         ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
@@ -198,6 +202,7 @@ fn severity(treatment: &Treatment) -> u8 {
 
 impl Drop for Net {
     fn drop(&mut self) {
+        _ = ip(&["link", "del", &self.name]);
         let all = (0..self.places).map(|place| self.namespace(place)).chain([self.switch()]);
         for name in all {
             // Its links go with it. The switch may be the one that could not be made.

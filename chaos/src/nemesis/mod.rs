@@ -292,6 +292,7 @@ pub async fn torment(
         damage.crashes.extend(cluster.crashes());
         if !damage.crashes.is_empty() {
             // A law is broken already, and what else would break says less than this.
+            repair(cluster, standing).await;
             return Ok(damage);
         }
         let done = match strikes.next_if(|strike| Some(strike.from) == Some(next)) {
@@ -323,6 +324,15 @@ async fn begin(
     tracing::info!(fault = kind.name, hit = hit.told, "begins");
     standing.push(Standing { strike, hit, from });
     Ok(())
+}
+
+/// Repairs what can be repaired.
+async fn repair(cluster: &mut Cluster, standing: Vec<Standing>) {
+    for Standing { strike, hit, .. } in standing {
+        if let Err(error) = (strike.fault.kind().end)(cluster, &hit).await {
+            tracing::warn!(fault = %strike.fault, error = format!("{error:#}"), "is not repaired");
+        }
+    }
 }
 
 async fn end(

@@ -62,7 +62,7 @@ impl Caller {
             (Self::Library(client), Ask::Command(command)) => {
                 judge_library(client.submit(command).await)
             }
-            (Self::Library(client), Ask::Read(_)) => {
+            (Self::Library(client), Ask::Read(_) | Ask::Who(_)) => {
                 let servers = client.servers();
                 let server = &servers[rng.random_range(0..servers.len())];
                 let Ok(api) = server.to_string().trim_start_matches("http://").parse() else {
@@ -105,6 +105,7 @@ fn request(ask: &Ask) -> (Method, String, Option<Value>) {
     let address = |name: &AddressName| format!("/v1/addresses/{name}");
     match ask {
         Ask::Read(name) => (Method::GET, address(name), None),
+        Ask::Who(ip) => (Method::GET, format!("/v1/audit/who?ip={ip}"), None),
         Ask::Local(name, _) => (Method::GET, format!("{}?consistency=local", address(name)), None),
         Ask::Command(command) => match &**command {
             Command::AllocateAddress(ask) => {
@@ -170,16 +171,33 @@ fn refused(code: &str) -> Outcome {
 
 fn acked(ask: &Ask, revision: Revision, answer: &Answer) -> Outcome {
     let wants_address = match ask {
+        Ask::Who(_) => return who(revision, answer),
         Ask::Read(_) | Ask::Local(..) => true,
         Ask::Command(command) => matches!(&**command, Command::AllocateAddress(_)),
     };
     let changed = match ask {
-        Ask::Read(_) | Ask::Local(..) => None,
+        Ask::Read(_) | Ask::Local(..) | Ask::Who(_) => None,
         Ask::Command(_) => wants_address.then_some(answer.status == 201),
     };
     // An accepted allocation without an address in its answer is for the oracle to see.
     let held = wants_address.then(|| held(&answer.body)).flatten();
     Outcome::Acked { revision, changed, held }
+}
+
+/// Who has an address now, of all who had it.
+fn who(revision: Revision, answer: &Answer) -> Outcome {
+    let tenures = answer.body.get("items").and_then(Value::as_array);
+    let Some(tenures) = tenures.filter(|_| answer.body.get("continue").is_none()) else {
+        // A page of more is no answer to this.
+        return Outcome::Unavailable;
+    };
+    let last = tenures.last().filter(|tenure| tenure.get("to").is_none_or(Value::is_null));
+    let held = last.and_then(|tenure| {
+        let mut tenure = tenure.clone();
+        tenure["revision"] = tenure.pointer("/from/revision")?.clone();
+        held(&tenure)
+    });
+    Outcome::Acked { revision, changed: None, held }
 }
 
 /// Reads an address out of an answer.

@@ -42,6 +42,8 @@ pub enum Ask {
     Read(AddressName),
     /// A local read at a replica, by its place from 1: what it has, however old.
     Local(AddressName, u64),
+    /// Who had an address, of the audit; the answer is who has it now.
+    Who(IpAddr),
 }
 
 /// An address as an answer shows it.
@@ -110,7 +112,7 @@ impl Call {
     pub fn command(&self) -> Option<&Command> {
         match &self.ask {
             Ask::Command(command) => Some(command),
-            Ask::Read(_) | Ask::Local(..) => None,
+            Ask::Read(_) | Ask::Local(..) | Ask::Who(_) => None,
         }
     }
 }

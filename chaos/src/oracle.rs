@@ -58,6 +58,7 @@ pub const LAWS: &[&Law] = &[
     &laws::backup::LAW,
     &laws::replay::LAW,
     &laws::audit::LAW,
+    &laws::who::LAW,
     &laws::liveness::LAW,
 ];
 

@@ -272,7 +272,8 @@ impl Person {
                 let name = self.some_name();
                 return Ask::Local(name, self.rng.random_range(1..=self.replicas));
             }
-            80..92 => return Ask::Read(self.some_name()),
+            80..90 => return Ask::Read(self.some_name()),
+            90..92 => return Ask::Who(self.some_ip()),
             92..95 => self.policy(),
             95..98 => self.host_change(),
             98 => self.blackout(),
@@ -317,6 +318,15 @@ impl Person {
                 Command::AllocateAddress(AllocateAddress { ip: Some(ip.into()), ..ask })
             }
             other => other,
+        }
+    }
+
+    /// An address that somebody may have: of the first block of a rack, or of those that several want.
+    fn some_ip(&mut self) -> IpAddr {
+        let rack = self.rng.random_range(0..RACKS) * 8;
+        match self.rng.random_bool(0.5) {
+            true => Ipv4Addr::new(10, 0, rack, self.rng.random_range(0..64_u8)).into(),
+            false => Ipv4Addr::new(10, 0, rack + 7, 200 + self.rng.random_range(0..8_u8)).into(),
         }
     }
 

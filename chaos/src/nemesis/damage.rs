@@ -42,13 +42,9 @@ pub(super) const DAMAGE: Kind = Kind {
                 hit.told.push_str(&format!(", {name}: goes on"));
                 return Ok(hit);
             }
-            let said = fs::read(cluster.log_path(at)).context("its log")?;
-            let said =
-                String::from_utf8_lossy(said.get(usize::try_from(log_from)?..).unwrap_or_default());
-            let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            if !said.contains(&stem) {
+            if let Some(said) = unexplained(cluster, at, log_from, &file)? {
                 bail!(
-                    "a replica with a damaged {} ended and did not name it: {said}",
+                    "with a damaged {} a replica ended and did not say why: {said}",
                     file.display()
                 );
             }
@@ -59,6 +55,15 @@ pub(super) const DAMAGE: Kind = Kind {
     },
     end: |_, _| Box::pin(async { Ok(()) }),
 };
+
+/// What a replica said before it ended, if that names neither the file nor the way out.
+fn unexplained(cluster: &Cluster, at: usize, from: u64, file: &Path) -> Result<Option<String>> {
+    let said = fs::read(cluster.log_path(at)).context("its log")?;
+    let said = String::from_utf8_lossy(said.get(usize::try_from(from)?..).unwrap_or_default());
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let cure = format!("romana cluster replace {}", cluster.replicas()[at].id);
+    Ok((!said.contains(&stem) && !said.contains(&cure)).then(|| said.into_owned()))
+}
 
 /// Damages one file, not an empty one. Returns which.
 fn damage(dir: &Path, rng: &mut SmallRng) -> Result<PathBuf> {

@@ -17,3 +17,4 @@ pub(super) mod one_history;
 pub(super) mod real_time;
 pub(super) mod replay;
 pub(super) mod reuse;
+pub(super) mod who;

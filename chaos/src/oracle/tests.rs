@@ -524,6 +524,24 @@ fn a_long_silence_without_a_fault() {
 }
 
 #[test]
+fn an_audit_that_names_somebody_else() {
+    let mut truth = good();
+    let [a, b] = [truth.held(begin()), truth.held(begin() + 1)];
+    let revision = truth.state.revision();
+    let answer = |held| Outcome::Acked { revision, changed: None, held };
+    truth.call(Ask::Who(a.ip), answer(Some(a)));
+    truth.call(Ask::Who(b.ip), answer(None));
+    assert_eq!(judge(&truth.evidence()), []);
+    truth.call(Ask::Who(b.ip), answer(Some(b)));
+    breaks("who", &truth.evidence());
+}
+
+/// Calls before the first of a run: those that made the world.
+fn begin() -> usize {
+    world().len()
+}
+
+#[test]
 fn an_address_that_did_not_rest() {
     let mut evidence = good().evidence();
     forge(&mut evidence, |records| {

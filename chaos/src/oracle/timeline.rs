@@ -33,6 +33,8 @@ pub(super) struct Timeline {
     pub(super) spans: Vec<Span>,
     /// Places in `spans`, by name.
     by_name: HashMap<AddressName, Vec<usize>>,
+    /// The same by address.
+    by_ip: HashMap<IpAddr, Vec<usize>>,
     /// Hosts added: name, revision.
     pub(super) hosts_added: Vec<(HostName, Revision)>,
     /// Hosts removed: name, whether evicted, revision.
@@ -57,6 +59,12 @@ impl Timeline {
     /// What a name held at a revision.
     pub(super) fn held_at(&self, name: &AddressName, revision: Revision) -> Option<&Span> {
         self.of_name(name).rev().find(|span| span.holds_at(revision))
+    }
+
+    /// Who held an address at a revision.
+    pub(super) fn holder_at(&self, ip: IpAddr, revision: Revision) -> Option<&Span> {
+        let spans = self.by_ip.get(&ip).into_iter().flatten().map(|&at| &self.spans[at]);
+        spans.rev().find(|span| span.holds_at(revision))
     }
 
     /// What a name held without interruption from one revision to another.
@@ -114,6 +122,7 @@ impl Reader {
         let at = self.timeline.spans.len();
         let (name, host) = (name.clone(), host.clone());
         self.timeline.by_name.entry(name.clone()).or_default().push(at);
+        self.timeline.by_ip.entry(ip).or_default().push(at);
         self.timeline.spans.push(Span { name, ip, host, from: revision, to: None });
         self.holders.insert(ip, at);
     }

@@ -27,8 +27,8 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
         match &call.ask {
             // Not found: `real-time` knows since when, which the answer does not say.
             Ask::Read(_) if held.is_none() => {}
-            // `local-reads` judges those.
-            Ask::Local(..) => {}
+            // `local-reads` and `who` judge those.
+            Ask::Local(..) | Ask::Who(_) => {}
             Ask::Read(name) => {
                 agree(call, held.as_ref(), timeline.held_at(name, *revision), verdict);
             }

@@ -116,7 +116,7 @@ fn histories(calls: &[Call]) -> BTreeMap<&AddressName, Vec<Operation>> {
 fn name(ask: &Ask) -> Option<&AddressName> {
     match ask {
         Ask::Read(name) => Some(name),
-        Ask::Local(..) => None,
+        Ask::Local(..) | Ask::Who(_) => None,
         Ask::Command(command) => match &**command {
             Command::AllocateAddress(ask) => Some(&ask.name),
             Command::ReleaseAddress(ask) => Some(&ask.address),

@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use romana_chaos::bench::{self, BenchOptions};
 use romana_chaos::cluster::find_romanad;
-use romana_chaos::nemesis::{Fault, KINDS, plan};
+use romana_chaos::nemesis::{Fault, KINDS, plan, possible};
 use romana_chaos::oracle::LAWS;
 use romana_chaos::report::{html, text};
 use romana_chaos::run::{RunOptions, run};
-use romana_chaos::soak::{SoakOptions, possible, soak};
+use romana_chaos::soak::{SoakOptions, soak};
 use romana_chaos::world;
 
 /// The judge: faults on real processes, laws, benchmarks beside etcd.

@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::nemesis::{Fault, Needs};
+use crate::nemesis::Fault;
 use crate::report::html;
 use crate::run::{Report, RunOptions, run};
 
@@ -121,17 +121,6 @@ fn line(total: &Total, elapsed: Duration, drawn: &RunOptions, report: &Report) -
         report.story.faults.len(),
         if report.violations.is_empty() { "held" } else { "BROKEN" }
     )
-}
-
-/// Faults that can be injected here, of all.
-#[must_use]
-pub fn possible(faults: &[Fault]) -> Vec<Fault> {
-    let root = rustix::process::geteuid().is_root();
-    let can = |fault: &&Fault| {
-        let Needs { namespaces, small_disks, previous, .. } = fault.kind().needs;
-        !previous && (root || !namespaces && !small_disks && fault.kind().name != "memory")
-    };
-    faults.iter().filter(can).copied().collect()
 }
 
 #[cfg(test)]

@@ -4,9 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use romana_chaos::cluster::find_romanad;
-use romana_chaos::nemesis::Fault;
+use romana_chaos::nemesis::{Fault, possible};
 use romana_chaos::run::{RunOptions, run};
-use romana_chaos::soak::possible;
 
 /// What can be injected here; under CI that must be all of it.
 fn everything() -> String {

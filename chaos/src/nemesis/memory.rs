@@ -31,6 +31,14 @@ pub(super) const MEMORY: Kind = Kind {
     end: |cluster, hit| Box::pin(async move { relax(cluster, hit) }),
 };
 
+/// Whether there are control groups for memory here, and we may make one.
+pub(super) fn possible() -> bool {
+    let Ok((group, limit)) = group(0) else { return false };
+    let made = fs::create_dir(&group).is_ok() && group.join(limit).exists();
+    _ = fs::remove_dir(&group);
+    made
+}
+
 fn group(id: u64) -> Result<(PathBuf, &'static str)> {
     let found = GROUPS.iter().find(|(root, limit)| {
         // Version 2 has the file in groups only.

@@ -196,6 +196,18 @@ impl Fault {
     }
 }
 
+/// Those of the faults that can be injected here.
+#[must_use]
+pub fn possible(faults: &[Fault]) -> Vec<Fault> {
+    let root = rustix::process::geteuid().is_root();
+    let can = |fault: &&Fault| {
+        let Needs { namespaces, small_disks, previous, .. } = fault.kind().needs;
+        let memory = fault.kind().name != memory::MEMORY.name || memory::possible();
+        !previous && memory && (root || !namespaces && !small_disks)
+    };
+    faults.iter().filter(can).copied().collect()
+}
+
 impl PartialEq for Fault {
     fn eq(&self, other: &Self) -> bool {
         self.0.name == other.0.name

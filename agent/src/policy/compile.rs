@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use romana_statemachine::Revision;
 use romana_statemachine::name::PolicyName;
 use romana_statemachine::policy::evaluate::Direction;
 use romana_statemachine::policy::{Policy, Target};
@@ -45,6 +46,16 @@ struct Unit {
     chains: Vec<(Family, Name)>,
     uses: Vec<(Family, Use)>,
     problems: BTreeSet<String>,
+}
+
+/// What lines of a policy in common chains are a function of, beside its name.
+#[derive(PartialEq)]
+struct Outline {
+    active: BTreeMap<Family, bool>,
+    isolates: [bool; 2],
+    host: Isolated,
+    /// Where denials are logged.
+    revision: Option<Revision>,
 }
 
 /// Compiles.
@@ -104,29 +115,34 @@ impl Compiler {
             let ranged = self.units.iter().filter(|(_, unit)| ranged(&unit.policy));
             policies.extend(ranged.map(|(name, _)| name.clone()));
         }
+        let before: BTreeMap<&PolicyName, Option<Outline>> =
+            policies.iter().map(|name| (name, self.outline(name))).collect();
         self.members.world = world;
-        let mut again = fresh;
-        for name in &policies {
-            again |= self.drop_unit(name);
-        }
+        policies.iter().for_each(|name| self.drop_unit(name));
         self.members.touch(&nets);
-        for name in &policies {
-            self.take_unit(name);
-        }
-        again |= self.activate_all();
+        policies.iter().for_each(|name| self.take_unit(name));
+        let changed = self.activate_all();
         self.members.settle();
-        if again {
+        let same = |name: &PolicyName| before.get(name).is_some_and(|it| *it == self.outline(name));
+        if fresh || !changed.iter().chain(&policies).all(same) {
             self.put_base();
             self.put_lines();
         }
     }
 
-    fn drop_unit(&mut self, name: &PolicyName) -> bool {
-        let was_active = self.retire(name);
+    /// What the chains that are common to all have of a policy. A change that leaves it as it is costs nothing there.
+    fn outline(&self, name: &PolicyName) -> Option<Outline> {
+        let unit = self.units.get(name).filter(|unit| !unit.active.is_empty())?;
+        let isolates = DIRECTIONS.map(|direction| unit.policy.isolates(direction));
+        let revision = self.options.log.then(|| self.members.world.rules.revision_of(name));
+        Some(Outline { active: unit.active.clone(), isolates, host: unit.host.clone(), revision })
+    }
+
+    fn drop_unit(&mut self, name: &PolicyName) {
+        self.retire(name);
         if let Some(unit) = self.units.remove(name) {
             self.members.deselect(&unit.policy, &unit.ranges);
         }
-        was_active
     }
 
     fn take_unit(&mut self, name: &PolicyName) {
@@ -152,10 +168,9 @@ impl Compiler {
         self.units.insert(name.clone(), unit);
     }
 
-    /// Policies that begin to concern this host get their chains; those that end to lose them. Says whether
-    /// there were any.
-    fn activate_all(&mut self) -> bool {
-        let mut changed = false;
+    /// Policies that begin to concern this host get their chains; those that end to lose them. Says which.
+    fn activate_all(&mut self) -> BTreeSet<PolicyName> {
+        let mut changed = BTreeSet::new();
         let names: Vec<PolicyName> = self.units.keys().cloned().collect();
         for name in names {
             let Some(unit) = self.units.get(&name) else { continue };
@@ -170,7 +185,7 @@ impl Compiler {
             if wanted != unit.active {
                 self.retire(&name);
                 self.activate(&name, wanted);
-                changed = true;
+                changed.insert(name);
             }
         }
         changed
@@ -206,9 +221,9 @@ impl Compiler {
         unit.active = families;
     }
 
-    /// Takes a policy's chains out. Says whether there were any.
-    fn retire(&mut self, name: &PolicyName) -> bool {
-        let Some(unit) = self.units.get_mut(name) else { return false };
+    /// Takes a policy's chains out.
+    fn retire(&mut self, name: &PolicyName) {
+        let Some(unit) = self.units.get_mut(name) else { return };
         let families = std::mem::take(&mut unit.active);
         for key in unit.chains.drain(..) {
             self.chains.remove(&key);
@@ -220,7 +235,6 @@ impl Compiler {
             self.members.release(*family, names::target_set(name));
         }
         unit.problems.clear();
-        !families.is_empty()
     }
 
     fn put_base(&mut self) {

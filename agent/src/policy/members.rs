@@ -214,6 +214,9 @@ impl Members {
         for key in keys {
             let Some((holds, _)) = self.holds.get(&key) else { continue };
             let nets = if matches!(holds, Holds::Closed(_)) { &closing } else { &touched };
+            if nets.is_empty() {
+                continue;
+            }
             let Some(before) = self.sets.get(&key) else { continue };
             let mut set = before.clone();
             for net in nets.iter().filter(|net| Family::of(net.addr()) == key.0) {

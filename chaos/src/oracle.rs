@@ -52,6 +52,7 @@ pub const LAWS: &[&Law] = &[
     &laws::no_phantom::LAW,
     &laws::real_time::LAW,
     &laws::linearizable::LAW,
+    &laws::exclusive::LAW,
     &laws::local_reads::LAW,
     &laws::live::LAW,
     &laws::feed::LAW,

@@ -7,6 +7,7 @@ pub(super) mod backup;
 pub(super) mod blocks;
 pub(super) mod chain;
 pub(super) mod digest;
+pub(super) mod exclusive;
 pub(super) mod feed;
 pub(super) mod linearizable;
 pub(super) mod live;

@@ -542,6 +542,35 @@ fn begin() -> usize {
 }
 
 #[test]
+fn two_names_that_surely_hold_one_address() {
+    let mut truth = good();
+    let [a, c] = [begin(), truth.calls.len() - 1].map(|call| truth.held(call));
+    truth.read("a", Some(a.clone()));
+    let mut evidence = truth.evidence();
+    assert_eq!(judge(&evidence), []);
+    // The answer to the allocation of c names the address of a.
+    let Outcome::Acked { held: Some(held), .. } =
+        &mut evidence.calls[truth.calls.len() - 2].outcome
+    else {
+        unreachable!()
+    };
+    held.ip = a.ip;
+    breaks("exclusive", &evidence);
+    // c is seen where a is.
+    truth.read("c", Some(Held { ip: a.ip, ..c }));
+    breaks("exclusive", &truth.evidence());
+    // Once a may have been released, it may be so.
+    truth.release("a");
+    let last = truth.calls.len() - 1;
+    truth.calls.swap(last, last - 1);
+    let [read, release] = [last, last - 1];
+    (truth.calls[read].invoked, truth.calls[read].returned) = (truth.clock, truth.clock + MS);
+    truth.calls[release].outcome = Outcome::Unknown;
+    let broken = laws(&judge(&truth.evidence()));
+    assert!(!broken.contains(&"exclusive"), "{broken:?}");
+}
+
+#[test]
 fn an_address_that_did_not_rest() {
     let mut evidence = good().evidence();
     forge(&mut evidence, |records| {

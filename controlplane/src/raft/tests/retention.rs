@@ -40,7 +40,8 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
         .propose(propose(Command::RaiseVersion(RaiseVersion { version: 2 })), soon())
         .await
         .unwrap();
-    fill(leader, 0, 3500).await;
+    // Enough, also when all of it is packed by the time that it is looked at.
+    fill(leader, 0, 7000).await;
     let stop = CancellationToken::new();
     let mut running = Vec::new();
     for replica in cluster.running.values() {

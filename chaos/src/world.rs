@@ -9,7 +9,7 @@
 //!     │                └─► feed ──► agents: view ──► plan, diff ──► kernel (may fail after any write)
 //!     └─► laws, after each step
 //! ```
-//! What runs is what ships: [`State`], [`View`], `routes::plan`, `diff`, the policy compiler. What is modelled:
+//! What runs is what ships: [`State`], [`romana_agent::view::View`], `routes::plan`, `diff`, the policy compiler. What is modelled:
 //! kernels (maps of routes), the feed (in order, late, cut), disks (a copy that is saved now and then), and
 //! containers (who has which address).
 //!

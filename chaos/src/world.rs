@@ -9,9 +9,9 @@
 //!     │                └─► feed ──► agents: view ──► plan, diff ──► kernel (may fail after any write)
 //!     └─► laws, after each step
 //! ```
-//! What runs is what ships: [`State`], [`romana_agent::view::View`], `routes::plan`, `diff`, the policy compiler. What is modelled:
-//! kernels (maps of routes), the feed (in order, late, cut), disks (a copy that is saved now and then), and
-//! containers (who has which address).
+//! What runs is what ships: [`State`], the agents' views, `routes::plan`, `diff`, the policy compiler. What is
+//! modelled: kernels (maps of routes), the feed (in order, late, cut), disks (a copy that is saved now and
+//! then), and containers (who has which address).
 //!
 //! A law is a file in `world/laws/` and a line in [`LAWS`]. Left out: Raft and its log (`chaos run` has the real
 //! ones), and what rules do to packets (`agent/tests/policy` has an interpreter).

@@ -39,14 +39,14 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 
 use romana_statemachine::{Digest, Millis, Record, Revision};
 
+use crate::platform::Worker;
+use crate::platform::fs::File;
 use collector::{Cache, Collector};
 pub use error::HistoryError;
 use frame::Start;
@@ -83,7 +83,7 @@ struct Inner {
     writer: Mutex<Writer>,
     /// One sync at a time.
     syncing: Mutex<()>,
-    packer: Option<Packer>,
+    packer: Worker<Packer>,
     /// When segments began, as far as that was looked up.
     times: Mutex<BTreeMap<Revision, Millis>>,
 }
@@ -147,11 +147,11 @@ impl History {
             failure: OnceLock::new(),
             damaged: AtomicU64::new(0),
         });
-        let packer = Packer::start(Arc::clone(&shared))
+        let packer = Worker::spawn_helper("history-packer", Packer(Arc::clone(&shared)))
             .map_err(HistoryError::io("start the threads of", dir))?;
         for segment in full {
             // It has just been started.
-            let _ = packer.full.send(segment);
+            _ = packer.send(segment);
         }
         let mut writer = Writer::new(active);
         // All of it was made durable just now.
@@ -162,7 +162,7 @@ impl History {
             shared,
             writer: Mutex::new(writer),
             syncing: Mutex::default(),
-            packer: Some(packer),
+            packer,
             times: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -238,10 +238,8 @@ impl History {
         writer.end = frame::HEADER as u64;
         writer.unsynced.push(raw);
         writer.new_files = true;
-        if let Some(packer) = &self.inner.packer {
-            // Without a packer it stays as it is.
-            let _ = packer.full.send(full);
-        }
+        // Without a packer it stays as it is.
+        _ = self.inner.packer.send(full);
         Ok(())
     }
 
@@ -453,15 +451,4 @@ fn sync_dir(path: &Path) -> Result<(), HistoryError> {
     let dir = parent.unwrap_or_else(|| Path::new("."));
     let open = File::open(dir).map_err(HistoryError::io("open", dir))?;
     open.sync_all().map_err(HistoryError::io("sync", dir))
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let Some(Packer { full, thread }) = self.packer.take() else { return };
-        drop(full);
-        if thread.thread().id() != thread::current().id() {
-            // Whatever happened to it: the files are in order at any moment.
-            let _ = thread.join();
-        }
-    }
 }

@@ -22,6 +22,10 @@ pub mod feed;
 pub mod history;
 pub mod join;
 pub mod metrics;
+#[cfg(not(romana_sim))]
+mod platform;
+#[cfg(romana_sim)]
+pub mod platform;
 pub mod raft;
 pub mod retention;
 pub mod server;

@@ -44,13 +44,12 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::platform::Worker;
 pub use error::WalError;
 use ledger::{Catalog, Run};
 use writer::{Change, Job, Writer};
@@ -97,9 +96,7 @@ pub struct Wal {
 
 struct Inner {
     shared: Arc<Shared>,
-    /// `None` only while it is dropped.
-    queue: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    writer: Worker<Writer>,
 }
 
 /// What writer, keeper and readers have in common.
@@ -146,14 +143,10 @@ impl Wal {
         let opened = recover::open(dir, &mark, segment_bytes)?;
         let log = opened.ledger.0.clone();
         let shared = Arc::new(Shared::default());
-        let (queue, inbox) = mpsc::channel();
-        let thread = Writer::new(dir.to_owned(), Arc::clone(&shared), opened, segment_bytes)
-            .and_then(|writer| {
-                let name = "wal-writer".to_owned();
-                thread::Builder::new().name(name).spawn(move || writer.run(&inbox))
-            })
+        let writer = Writer::new(dir.to_owned(), Arc::clone(&shared), opened, segment_bytes)
+            .and_then(|writer| Worker::spawn("wal-writer", writer))
             .map_err(WalError::io("start the threads of", dir))?;
-        let inner = Inner { shared, queue: Some(queue), thread: Some(thread) };
+        let inner = Inner { shared, writer };
         let last = log.next.checked_sub(1).filter(|_| log.first < log.next);
         let recovered = Recovered { vote: log.vote, purged: log.purged, first: log.first, last };
         Ok((Self { inner: Arc::new(inner) }, recovered))
@@ -183,12 +176,7 @@ impl Wal {
     }
 
     fn enqueue(&self, change: Change, done: Done) {
-        let job = Job { change, done };
-        let lost = match &self.inner.queue {
-            Some(queue) => queue.send(job).err().map(|error| error.0),
-            None => Some(job),
-        };
-        if let Some(job) = lost {
+        if let Err(job) = self.inner.writer.send(Job { change, done }) {
             // Only after a panic of the writer, in a `Done` for instance.
             let source = io::Error::other("the writer of the log has ended");
             let path = PathBuf::new();
@@ -251,15 +239,4 @@ fn read_run(run: &Run, entries: &mut Vec<(u64, Bytes)>) -> Result<(), WalError> 
         entries.push((index, bytes.slice_ref(record.payload)));
     }
     Ok(())
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        drop(self.queue.take());
-        let Some(thread) = self.thread.take() else { return };
-        // A `Done` may hold the last handle: a thread cannot wait for itself.
-        if thread.thread().id() != thread::current().id() {
-            let _ = thread.join();
-        }
-    }
 }

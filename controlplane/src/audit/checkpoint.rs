@@ -8,12 +8,10 @@
 //! file that is not whole is set aside and never used, and the oldest and closest ones make room.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
 use romana_statemachine::entry::{unwire, wire};
@@ -21,6 +19,8 @@ use romana_statemachine::{Digest, Revision, State};
 use serde::{Deserialize, Serialize};
 
 use crate::history::History;
+use crate::platform;
+use crate::platform::fs::{self, File};
 use crate::retention::{Checkpoints, Standing};
 
 const MAGIC: &[u8; 8] = b"ROMCKPT\x01";
@@ -131,7 +131,7 @@ impl Keeper {
         }));
         let weak = Arc::downgrade(&keeper.0);
         let write = move || write_offered(&queue, || weak.upgrade().map(Keeper));
-        thread::Builder::new().name("checkpoints".into()).spawn(write)?;
+        platform::background("checkpoints", write)?;
         Ok(keeper)
     }
 

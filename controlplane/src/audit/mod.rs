@@ -35,7 +35,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use romana_statemachine::Revision;
 use tokio::sync::watch;
@@ -45,6 +45,7 @@ pub use past::{Base, PastError, Proof};
 pub use query::{AuditError, Page, lasting};
 
 use crate::history::History;
+use crate::platform;
 use index::Index;
 use tail::Tail;
 
@@ -130,9 +131,8 @@ impl Audit {
             stop: AtomicBool::new(false),
         });
         let indexer = Arc::clone(&shared);
-        let thread =
-            thread::Builder::new().name("audit-indexer".into()).spawn(move || indexer.run())?;
-        Ok(Self(Arc::new(Handle { shared, keeper, thread: Mutex::new(Some(thread)) })))
+        let thread = platform::background("audit-indexer", move || indexer.run())?;
+        Ok(Self(Arc::new(Handle { shared, keeper, thread: Mutex::new(thread) })))
     }
 
     /// How many records the index is behind the history.

@@ -4,7 +4,6 @@
 //! Written before segments are removed on purpose. One that is missing or damaged proves nothing and
 //! is made anew: the history is whole without it.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use romana_statemachine::Revision;
 use super::error::HistoryError;
 use super::frame::Start;
 use super::sync_dir;
+use crate::platform::fs::{self, File};
 
 const ORIGIN: &str = "ORIGIN";
 

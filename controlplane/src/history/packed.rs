@@ -4,9 +4,7 @@
 //!   header (as of an open segment) · blocks (LZ4 each) · index of the blocks · footer (80 bytes)
 //! ```
 
-use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +15,8 @@ use super::Collector;
 use super::error::HistoryError;
 use super::frame::{self, HEADER, Item, Start, u32_at, u64_at};
 use super::raw::{Raw, collect};
+use crate::platform::FileExt;
+use crate::platform::fs::File;
 
 /// Ending of a closed segment's name.
 pub(super) const PACKED: &str = "lz4";

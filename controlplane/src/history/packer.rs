@@ -1,33 +1,20 @@
 //! The thread that compresses full segments.
 
-use std::fs;
-use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 
 use super::error::HistoryError;
 use super::packed::{self, Full, Packed};
 use super::{Segment, Shared, sync_dir};
+use crate::platform::{Work, fs};
 
-/// The thread, and the way to it.
-pub(super) struct Packer {
-    pub(super) full: Sender<Full>,
-    pub(super) thread: JoinHandle<()>,
-}
+/// What the thread has.
+pub(super) struct Packer(pub(super) Arc<Shared>);
 
-impl Packer {
-    pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
-        let (full, inbox) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("history-packer".to_owned())
-            .spawn(move || run(&shared, &inbox))?;
-        Ok(Self { full, thread })
-    }
-}
+impl Work for Packer {
+    type Job = Full;
 
-fn run(shared: &Shared, inbox: &Receiver<Full>) {
-    while let Ok(full) = inbox.recv() {
-        if let Err(error) = replace(shared, &full) {
+    fn take(&mut self, full: Full, _: &mut dyn FnMut() -> Option<Full>) {
+        if let Err(error) = replace(&self.0, &full) {
             // The open form stays and is as good. The next start tries again.
             tracing::warn!(
                 file = %full.raw.path.display(),

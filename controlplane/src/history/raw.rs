@@ -1,7 +1,5 @@
 //! Open segments: appended to, read at any revision.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +8,8 @@ use romana_statemachine::{Revision, entry};
 use super::Collector;
 use super::error::HistoryError;
 use super::frame::{self, HEADER, Item, Start};
+use crate::platform::FileExt;
+use crate::platform::fs::{File, OpenOptions};
 
 /// Ending of an open segment's name.
 pub(super) const RAW: &str = "log";

@@ -2,9 +2,7 @@
 //! rest is checked when it is read). Open ones are read whole and their chain of digests is checked.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +14,8 @@ use super::origin;
 use super::packed::{PACKED, PARTIAL, Packed};
 use super::raw::{Index, RAW, Raw};
 use super::{Segment, retention, sync_dir};
+use crate::platform::FileExt;
+use crate::platform::fs::{self, OpenOptions};
 
 /// The history as found, ready to be appended to.
 pub(super) struct Opened {

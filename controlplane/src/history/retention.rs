@@ -6,7 +6,6 @@
 //! begins with is written down first, and the next opening finishes what a crash interrupted.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -20,6 +19,7 @@ use super::packed::{PACKED, PARTIAL};
 use super::raw::{RAW, Raw};
 use super::writer::Writer;
 use super::{History, Segment, sync_dir};
+use crate::platform::fs::{self, File};
 
 /// Ending of the file that says that a reset is in progress, and what begins.
 const RESET: &str = "reset";

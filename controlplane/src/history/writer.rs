@@ -1,6 +1,5 @@
 //! The writer's side of the open segment.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use romana_statemachine::Record;
@@ -8,6 +7,7 @@ use romana_statemachine::Record;
 use super::error::HistoryError;
 use super::frame;
 use super::raw::{Index, Raw};
+use crate::platform::FileExt;
 
 /// What is appended to, and what of it is not durable.
 pub(super) struct Writer {

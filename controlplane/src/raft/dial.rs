@@ -5,13 +5,12 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::codec::{pack, unpack};
 use super::frame::{FrameReader, FrameWriter};
 use super::message::{Hello, Purpose, Welcome};
+use crate::platform::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// A refusal by the same peer is logged again after this long.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);

@@ -10,12 +10,14 @@
 //! besides, so that replicas that were restored from different files, or not at all, refuse each other.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use romana_statemachine::Digest;
 use serde::{Deserialize, Serialize};
+
+use crate::platform::fs::{self, File};
+use crate::platform::random;
 
 const FILE: &str = "identity.json";
 const NONCE: &str = "nonce";
@@ -151,7 +153,7 @@ impl Identity {
         let nonce = match fs::read_to_string(&path) {
             Ok(text) => text.trim().to_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let nonce = format!("{:032x}", rand::random::<u128>());
+                let nonce = format!("{:032x}", random::<u128>());
                 let written = write_file(dir, NONCE, nonce.as_bytes());
                 written.map_err(|source| IdentityError::Io { path, source })?;
                 nonce
@@ -202,7 +204,7 @@ impl Identity {
                 own.compare(&stored, dir)?;
                 stored.named(dir)
             }
-            None if dir.join(RESTORING).exists() => {
+            None if fs::exists(dir.join(RESTORING)).unwrap_or(false) => {
                 Err(IdentityError::HalfRestored { dir: dir.into() })
             }
             None if has_data => Err(IdentityError::Nameless { dir: dir.into() }),

@@ -3,7 +3,7 @@
 //! A link says of each failed call whether the question can have reached the peer: that is the
 //! difference between "nothing happened" and "unknown".
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -75,7 +75,8 @@ struct Worker {
     next_id: u64,
 }
 
-type Pending = HashMap<u64, oneshot::Sender<Result<Reply, CallError>>>;
+/// In the order asked, so that they are also failed in it.
+type Pending = BTreeMap<u64, oneshot::Sender<Result<Reply, CallError>>>;
 
 impl Worker {
     async fn run(mut self) {

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::codec::{entry_bytes, entry_size, pack, read_entry, unpack};
 use super::types::{LogEntry, LogId, TypeConfig, Vote};
+use crate::platform::blocking;
 use crate::wal::{Recovered, Wal};
 
 /// Bytes of entries read in one go, from memory or from disk. At least one entry is read.
@@ -194,7 +195,7 @@ impl LogStore {
             (from, tail.first_index().map_or(to, |first| to.min(first)))
         };
         let wal = self.wal.clone();
-        let read = tokio::task::spawn_blocking(move || wal.read(from, to, READ_BYTES_MAX));
+        let read = blocking(move || wal.read(from, to, READ_BYTES_MAX));
         let read = read.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         read.into_iter().map(|(_, bytes)| Ok(read_entry(bytes)?)).collect()
     }

@@ -22,6 +22,7 @@ use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::History;
 use crate::metrics::DiskTimes;
+use crate::platform::blocking;
 
 /// Entries applied under one write lock. Readers wait for that long.
 const BATCH_ENTRIES_MAX: usize = 64;
@@ -370,7 +371,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             machine.publish_since(before)?;
             Ok::<_, LoadError>(snapshot.head().last.map_or(0, |id| id.index + 1))
         };
-        let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?;
+        let installed = blocking(install).await.map_err(io::Error::other)?;
         let next = installed.map_err(|error| self.stop("snapshot", error))?;
         self.0.next.send_replace(next);
         Ok(())
@@ -400,7 +401,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             Ok::<_, LoadError>(file)
         };
         let started = std::time::Instant::now();
-        let built = tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?;
+        let built = blocking(build).await.map_err(io::Error::other)?;
         let file = built.map_err(|error| self.machine.stop("snapshot", error))?;
         let (index, revision) = (file.head().last.map(|id| id.index), file.head().revision);
         let (bytes, took) = (file.bytes(), started.elapsed());

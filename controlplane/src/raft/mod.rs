@@ -45,6 +45,7 @@ mod proposer;
 mod pulse;
 mod reads;
 mod restore;
+mod runtime;
 mod salvage;
 mod server;
 mod slow;
@@ -85,6 +86,7 @@ use crate::audit::{Audit, Proof};
 use crate::feed::Feed;
 use crate::history::History;
 use crate::metrics::DiskTimes;
+use crate::platform::blocking;
 use crate::retention::{Checkpoints, Standing};
 use fault::Fault;
 use link::CallError;
@@ -539,7 +541,7 @@ impl Replica {
             audit.stop();
             history.sync()
         };
-        let synced = tokio::task::spawn_blocking(end).await;
+        let synced = blocking(end).await;
         if let Ok(Err(error)) = synced {
             tracing::error!(error = %machine::chain(&error), "the history is not durable");
         }

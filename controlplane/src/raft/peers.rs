@@ -15,6 +15,7 @@ use super::machine::Machine;
 use super::message::{Ask, PeerStatus, Reply};
 use super::network::Links;
 use super::view::View;
+use crate::platform::blocking;
 
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -133,7 +134,7 @@ impl Poll {
             return;
         };
         let machine = self.machine.clone();
-        let read = tokio::task::spawn_blocking(move || digest_at(&machine, revision));
+        let read = blocking(move || digest_at(&machine, revision));
         let Some(own) = read.await.ok().flatten() else { return };
         let answers = self.ask_all(|_| Ask::DigestAt(revision)).await;
         let digests: Vec<Digest> = answers

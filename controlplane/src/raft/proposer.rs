@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use super::codec::{pack, unpack};
 use super::message::{Batch, Declined};
 use super::types::{Payload, Raft};
+use crate::platform::unix_time;
 
 /// Bytes of commands at which an entry is full. A single proposal may be longer.
 const ENTRY_BYTES: usize = 1 << 20;
@@ -201,8 +201,7 @@ async fn commit(raft: &Raft, jobs: Vec<Job>) {
 }
 
 fn now() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    Millis(u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

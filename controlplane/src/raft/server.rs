@@ -9,7 +9,6 @@ use futures_util::{StreamExt, stream};
 use openraft::ReadPolicy;
 use openraft::raft::StreamAppendError;
 use romana_statemachine::Revision;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +29,8 @@ use super::transfer;
 use super::types::Raft;
 use super::view::View;
 use crate::audit::Proof;
+use crate::platform::blocking;
+use crate::platform::net::{TcpListener, TcpStream};
 use crate::retention::{Checkpoints, Standing};
 
 /// Connections at once; more wait to be accepted.
@@ -229,7 +230,7 @@ impl Host {
             Ask::DigestAt(revision) => {
                 let machine = self.machine.clone();
                 let read = move || super::peers::digest_at(&machine, revision);
-                Reply::DigestAt(tokio::task::spawn_blocking(read).await.ok().flatten())
+                Reply::DigestAt(blocking(read).await.ok().flatten())
             }
             Ask::CheckpointAt(revision) => Reply::CheckpointAt(self.checkpoint_at(revision).await),
             Ask::Prove(revision) => Reply::Proved(self.prove(revision).await),
@@ -257,7 +258,7 @@ impl Host {
             let live = machine.with_state(romana_statemachine::State::clone);
             machine.audit().prove(&live, at).map_err(|error| chain(&error))
         };
-        tokio::task::spawn_blocking(prove).await.map_err(|error| error.to_string())?
+        blocking(prove).await.map_err(|error| error.to_string())?
     }
 
     /// The digests of this replica's checkpoint at a revision, which it makes if it can; or why not.
@@ -265,7 +266,7 @@ impl Host {
         let checkpoints = self.checkpoints.get().ok_or("this replica keeps no checkpoints")?;
         let checkpoints = Arc::clone(checkpoints);
         let hold = move || checkpoints.hold(revision);
-        tokio::task::spawn_blocking(hold).await.map_err(|error| error.to_string())?
+        blocking(hold).await.map_err(|error| error.to_string())?
     }
 
     /// Starts handing leadership to `to`, if this replica leads.

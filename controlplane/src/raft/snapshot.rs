@@ -8,9 +8,7 @@
 //! older one is tried; it is set aside when the replica can start without it. Half-written ones are
 //! removed at start.
 
-use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{pack, unpack};
 use super::types::{LogId, Membership, SnapshotMeta};
+use crate::platform::fs::{self, File};
+use crate::platform::{FileExt, random};
 
 const MAGIC: &[u8; 8] = b"ROMSNAP\x01";
 const VERSION: u16 = 1;
@@ -247,7 +247,7 @@ impl SnapshotStore {
 
     /// A file to write a snapshot into, from here or from another replica.
     pub(super) fn incoming(&self) -> Result<Incoming, SnapshotError> {
-        let unique: u64 = rand::random();
+        let unique: u64 = random();
         let path = self.dir.join(format!("incoming-{unique:016x}.tmp"));
         let file = File::create_new(&path);
         let file = file.map_err(|source| SnapshotError::Io { path: path.clone(), source })?;

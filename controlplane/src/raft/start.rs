@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use romana_statemachine::{Command, Proposal, VERSION_MAX};
-use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +32,8 @@ use super::{Replica, Shared};
 use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::{History, HistoryOptions};
+use crate::platform::net::TcpListener;
+use crate::platform::{blocking, fs};
 use crate::wal::{Wal, WalOptions};
 
 /// How much longer each next replica waits before it founds the cluster: whoever is first is
@@ -84,9 +85,8 @@ impl Replica {
         let fault = Fault::none();
         let (to_open, opened_fault) = (config.clone(), fault.clone());
         let open = move || open(&to_open, identity, opened_fault);
-        let Stores { identity, log, machine } = tokio::task::spawn_blocking(open)
-            .await
-            .map_err(|error| StartError::Raft { why: error.to_string() })??;
+        let Stores { identity, log, machine } =
+            blocking(open).await.map_err(|error| StartError::Raft { why: error.to_string() })??;
 
         let directory = Directory::default();
         let cluster = identity.cluster_id.clone();
@@ -217,7 +217,7 @@ fn check_advertised(config: &ReplicaConfig) -> Result<(), StartError> {
 /// Opens everything on disk, after checking whose it is. Blocks.
 fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stores, StartError> {
     let dir = &config.data_dir;
-    std::fs::create_dir_all(dir).map_err(|source| {
+    fs::create_dir_all(dir).map_err(|source| {
         let what = format!("cannot make the data directory {}", dir.display());
         StartError::Io { what, source }
     })?;
@@ -261,7 +261,7 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
 }
 
 fn has_files(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// The gate for reads: asks itself when this replica leads, else the leader.

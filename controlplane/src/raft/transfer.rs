@@ -15,6 +15,7 @@ use super::message::{SnapshotPart, SnapshotReply};
 use super::snapshot::Incoming;
 use super::types::{Raft, SnapshotMeta, SnapshotOf, Vote};
 use crate::history::History;
+use crate::platform;
 
 const CHUNK_BYTES: usize = 1 << 20;
 const RECORDS_MAX: usize = 4096;
@@ -57,7 +58,7 @@ pub(super) async fn send(
     while next <= revision {
         let history = history.clone();
         let read = move || history.read(next, RECORDS_MAX, CHUNK_BYTES);
-        let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+        let read = platform::blocking(read).await.map_err(io::Error::other)?;
         let mut records = read.map_err(io::Error::other)?;
         records.retain(|record| record.revision <= revision);
         let Some(last) = records.last() else {
@@ -70,7 +71,7 @@ pub(super) async fn send(
     let mut at = 0;
     while at < bytes {
         let file = file.clone();
-        let read = tokio::task::spawn_blocking(move || file.read_at(at, CHUNK_BYTES));
+        let read = platform::blocking(move || file.read_at(at, CHUNK_BYTES));
         let chunk = read.await.map_err(io::Error::other)??;
         at += chunk.len() as u64;
         put(&mut conn, &SnapshotPart::Chunk(chunk)).await?;
@@ -196,8 +197,9 @@ fn continues(
     Ok((revision, digest))
 }
 
+/// An error of the work, or of the thread that did it.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    platform::blocking(work).await.map_err(io::Error::other)?
 }

@@ -11,14 +11,14 @@
 //! after a power cut is the latest moments. A file that is missing or damaged proves nothing, and is
 //! made anew: the log is whole without it.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::error::WalError;
 use super::frame::{u32_at, u64_at};
 use super::segment::{parent, sync_dir};
+use crate::platform::FileExt;
+use crate::platform::fs::{self, File, OpenOptions};
 
 const MAGIC: [u8; 8] = *b"ROMANAHW";
 /// What a disk writes whole or not at all.

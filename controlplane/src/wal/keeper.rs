@@ -1,18 +1,17 @@
 //! The thread that makes segments ahead and takes away used ones, so that the writer never waits
 //! for either: unlinking 64 MiB can take 80 ms.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, JoinHandle};
 
 use super::Shared;
 use super::error::WalError;
 use super::segment::{SPARE, Segment, Spare, sync_dir};
+use crate::platform::{Work, Worker, fs};
 
 /// What the writer asks for.
-enum Chore {
+pub(super) enum Chore {
     /// A spare of this size.
     Make(u64),
     /// These are not needed any more (their purge is durable).
@@ -22,21 +21,18 @@ enum Chore {
 /// The writer's end.
 pub(super) struct Keeper {
     dir: PathBuf,
-    chores: Sender<Chore>,
+    housekeeper: Worker<Housekeeper>,
     spares: Receiver<Result<Spare, WalError>>,
-    thread: JoinHandle<()>,
 }
 
 impl Keeper {
     /// Starts the thread. `retired`: what recovery found to be unused.
     pub(super) fn start(dir: PathBuf, shared: Arc<Shared>, size: u64) -> std::io::Result<Self> {
-        let (chores, inbox) = mpsc::channel();
         let (outbox, spares) = mpsc::channel();
-        let mut worker = Worker { dir: dir.clone(), shared, outbox, made: 0, pool: Vec::new() };
-        let thread = thread::Builder::new()
-            .name("wal-keeper".to_owned())
-            .spawn(move || worker.run(&inbox))?;
-        let keeper = Self { dir, chores, spares, thread };
+        let housekeeper =
+            Housekeeper { dir: dir.clone(), shared, outbox, made: 0, pool: Vec::new() };
+        let housekeeper = Worker::spawn_helper("wal-keeper", housekeeper)?;
+        let keeper = Self { dir, housekeeper, spares };
         keeper.ask(Chore::Make(size));
         Ok(keeper)
     }
@@ -68,20 +64,14 @@ impl Keeper {
         }
     }
 
-    /// Waits until everything asked for is done.
-    pub(super) fn stop(self) {
-        drop(self.chores);
-        // It does not panic; if it did, nothing depends on it any more.
-        let _ = self.thread.join();
-    }
-
     fn ask(&self, chore: Chore) {
         // A keeper that has ended is noticed in `take`.
-        let _ = self.chores.send(chore);
+        _ = self.housekeeper.send(chore);
     }
 }
 
-struct Worker {
+/// What the thread has.
+struct Housekeeper {
     dir: PathBuf,
     shared: Arc<Shared>,
     outbox: Sender<Result<Spare, WalError>>,
@@ -95,30 +85,35 @@ struct Worker {
 /// How many retired segments are kept for later.
 const POOL_MAX: usize = 2;
 
-impl Worker {
-    fn run(&mut self, inbox: &Receiver<Chore>) {
-        while let Ok(chore) = inbox.recv() {
-            match chore {
-                Chore::Make(size) => {
-                    let spare = match self.pool.pop() {
-                        Some(spare) => Ok(spare),
-                        None => Spare::create(self.next_path(), size),
-                    };
-                    let _ = self.outbox.send(spare);
-                }
-                Chore::Retire(segments) => {
-                    if let Err(error) = self.retire(segments) {
-                        self.shared.fail(error);
-                    }
+impl Work for Housekeeper {
+    type Job = Chore;
+
+    fn take(&mut self, chore: Chore, _: &mut dyn FnMut() -> Option<Chore>) {
+        match chore {
+            Chore::Make(size) => {
+                let spare = match self.pool.pop() {
+                    Some(spare) => Ok(spare),
+                    None => Spare::create(self.next_path(), size),
+                };
+                _ = self.outbox.send(spare);
+            }
+            Chore::Retire(segments) => {
+                if let Err(error) = self.retire(segments) {
+                    self.shared.fail(error);
                 }
             }
         }
-        // Spares are made anew at the next start.
-        for spare in self.pool.drain(..) {
-            let _ = fs::remove_file(spare.path);
-        }
     }
 
+    /// Spares are made anew at the next start.
+    fn end(self) {
+        for spare in self.pool {
+            _ = fs::remove_file(spare.path);
+        }
+    }
+}
+
+impl Housekeeper {
     fn next_path(&mut self) -> PathBuf {
         self.made += 1;
         self.dir.join(format!("{}.{SPARE}", self.made))

@@ -7,20 +7,19 @@
 //! durable before the next one got its name, and the next one says where they end. And where the log
 //! ended when it was last acknowledged is noted beside it (`highwater`).
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 
 use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, PREAMBLE, Preamble, Record};
 use super::highwater::{self, HighWater, Point};
 use super::ledger::{Catalog, Ledger, Place, Step};
 use super::segment::{SEGMENT, SPARE, Segment, Spare, parent, sync_dir};
+use crate::platform;
+use crate::platform::fs::{self, File, OpenOptions};
 
 /// The log as found, ready to be written to.
 pub(super) struct Opened {
@@ -108,10 +107,10 @@ fn lock(dir: &Path) -> Result<File, WalError> {
         .write(true)
         .open(&path)
         .map_err(WalError::io("open", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(WalError::Locked { path }),
-        Err(errno) => Err(WalError::Io { action: "lock", path, source: errno.into() }),
+    match platform::lock(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(WalError::Locked { path }),
+        Err(source) => Err(WalError::Io { action: "lock", path, source }),
     }
 }
 

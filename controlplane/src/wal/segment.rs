@@ -1,15 +1,12 @@
 //! Segment files: made ahead as spares, started with a checkpoint, read at any offset.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 
 use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, Preamble};
+use crate::platform::fs::{self, File, OpenOptions};
+use crate::platform::{FileExt, allocate, random};
 
 /// Ending of a segment's name.
 pub(super) const SEGMENT: &str = "wal";
@@ -43,11 +40,7 @@ impl Spare {
             .truncate(true)
             .open(&path)
             .map_err(WalError::io("create", &path))?;
-        let made = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
-            other => other.map_err(io::Error::from),
-        };
-        match made.and_then(|()| file.sync_all()) {
+        match allocate(&file, size).and_then(|()| file.sync_all()) {
             Ok(()) => Ok(Self { path, file, size }),
             Err(source) => {
                 // Room that is short now is not given to a file that nobody will use.
@@ -67,7 +60,7 @@ impl Spare {
         previous_end: u64,
         checkpoint: &Checkpoint,
     ) -> Result<(Segment, u64), WalError> {
-        let preamble = Preamble { salt: rand::random(), sequence, size: self.size, previous_end };
+        let preamble = Preamble { salt: random(), sequence, size: self.size, previous_end };
         let mut bytes = preamble.encode().to_vec();
         let state = romana_statemachine::entry::wire(checkpoint);
         frame::push(&mut bytes, 0, preamble.salt, (Kind::Checkpoint, sequence), &state);

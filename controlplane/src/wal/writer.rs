@@ -5,7 +5,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use super::ledger::{Ledger, Place, Step};
 use super::recover::Opened;
 use super::segment::Segment;
 use super::{Done, Shared};
+use crate::platform::{Work, fs};
 
 /// A group is closed when it has this many bytes: bounds the buffer and the time to the next answer.
 const GROUP_BYTES: usize = 4 << 20;
@@ -70,7 +70,7 @@ pub(super) struct Writer {
     purged: bool,
     highwater: HighWater,
     /// Held until the thread ends.
-    _lock: std::fs::File,
+    _lock: fs::File,
 }
 
 impl Writer {
@@ -85,7 +85,7 @@ impl Writer {
         *shared.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
         let keeper = Keeper::start(dir, Arc::clone(&shared), segment_bytes)?;
         keeper.retire(unused);
-        Ok(Self {
+        let mut writer = Self {
             shared,
             keeper,
             ledger,
@@ -97,29 +97,9 @@ impl Writer {
             purged: false,
             highwater,
             _lock: lock,
-        })
-    }
-
-    /// Works until the queue is closed and empty.
-    pub(super) fn run(mut self, queue: &Receiver<Job>) {
-        self.mark();
-        while let Ok(first) = queue.recv() {
-            let mut next = Some(first);
-            while let Some(job) = next.take() {
-                let jobs = gather(job, queue);
-                self.serve(jobs);
-                match queue.try_recv() {
-                    Ok(job) => next = Some(job),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => self.mark(),
-                }
-            }
-        }
-        if self.shared.failed().is_none()
-            && let Err(error) = self.active.sync().and_then(|()| self.highwater.sync())
-        {
-            self.shared.fail(error);
-        }
-        self.keeper.stop();
+        };
+        writer.mark();
+        Ok(writer)
     }
 
     /// Writes a group and answers it.
@@ -253,12 +233,33 @@ impl Writer {
     }
 }
 
+impl Work for Writer {
+    type Job = Job;
+
+    fn take(&mut self, first: Job, more: &mut dyn FnMut() -> Option<Job>) {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            self.serve(gather(job, more));
+            next = more();
+        }
+        self.mark();
+    }
+
+    fn end(self) {
+        if self.shared.failed().is_none()
+            && let Err(error) = self.active.sync().and_then(|()| self.highwater.sync())
+        {
+            self.shared.fail(error);
+        }
+    }
+}
+
 /// `first` and what else is waiting, up to the size of a group.
-fn gather(first: Job, queue: &Receiver<Job>) -> Vec<Job> {
+fn gather(first: Job, more: &mut dyn FnMut() -> Option<Job>) -> Vec<Job> {
     let mut bytes = first.change.bytes();
     let mut jobs = vec![first];
     while bytes < GROUP_BYTES {
-        let Ok(job) = queue.try_recv() else { break };
+        let Some(job) = more() else { break };
         bytes += job.change.bytes();
         jobs.push(job);
     }

@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use romana_controlplane::platform::disk;
+
+use crate::{sweep, world};
+
+/// Three replicas on simulated disks, networks and clocks.
+#[derive(Debug, Parser)]
+#[command(name = "chaos-raft", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one seed in this process. Exit code 1 if a law was broken.
+    Run {
+        /// The seed.
+        #[arg(long)]
+        seed: u64,
+        /// What all disks claim and do not do.
+        #[arg(long, value_enum, default_value_t)]
+        lie: Lie,
+        /// Print what was done to whom.
+        #[arg(long)]
+        timeline: bool,
+        /// Print what the replicas log.
+        #[arg(long)]
+        log: bool,
+    },
+    /// Run many seeds, each in a process of its own. Exit code 1 if a law was broken.
+    Sweep {
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many.
+        #[arg(long, default_value_t = 200)]
+        count: u64,
+        /// At once; as many as there are processors if absent.
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// What all disks claim and do not do.
+        #[arg(long, value_enum, default_value_t)]
+        lie: Lie,
+        /// Stop at the first broken law.
+        #[arg(long)]
+        first: bool,
+    },
+}
+
+/// What disks claim and do not do: a run must notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lie {
+    /// Nothing: good disks.
+    #[default]
+    None,
+    /// A sync of a file does nothing.
+    Sync,
+    /// A sync returns before what it is for is on the disk.
+    LateSync,
+    /// A sync of a directory does nothing.
+    Directory,
+}
+
+impl From<Lie> for disk::Lie {
+    fn from(lie: Lie) -> Self {
+        match lie {
+            Lie::None => Self::None,
+            Lie::Sync => Self::Sync,
+            Lie::LateSync => Self::LateSync,
+            Lie::Directory => Self::Directory,
+        }
+    }
+}
+
+pub(crate) fn main() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Run { seed, lie, timeline, log } => {
+            if log {
+                let filter = tracing_subscriber::EnvFilter::from_default_env();
+                tracing_subscriber::fmt()
+                    .with_env_filter(filter)
+                    .without_time()
+                    .with_writer(std::io::stderr)
+                    .init();
+            }
+            let verdict = world::run(seed, lie.into());
+            if timeline {
+                verdict.told.iter().for_each(|line| println!("{line}"));
+            }
+            verdict.broken.iter().for_each(|line| println!("{line}"));
+            let world::Verdict { trace, made, reads, revision, .. } = verdict;
+            println!(
+                "seed {seed}: {made} written, {reads} read, revision {revision}, trace {trace:016x}"
+            );
+            Ok(if verdict.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Sweep { seed, count, jobs, lie, first } => {
+            let jobs = jobs.unwrap_or_else(|| {
+                std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+            });
+            sweep::sweep(seed..seed.saturating_add(count), jobs, lie, first)
+        }
+    }
+}

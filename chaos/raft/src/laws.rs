@@ -1,0 +1,126 @@
+//! What must hold of the answers and of the history in the end. (What must hold at every moment, the book
+//! checks when it is told: one history, one leader.)
+//!
+//! The order of all writes is known, as each answer says its revision. So linearizability needs no search: it
+//! is enough that no answer is older than one given before its question was asked.
+
+use std::collections::BTreeMap;
+
+use romana_statemachine::{Event, Record, Revision};
+
+use crate::book::{Answer, Book, Operation, Question};
+use crate::node::PREFIX;
+
+impl Operation {
+    fn told(&self) -> Option<(u64, Revision)> {
+        match self.answered {
+            Some((at, Answer::At(revision))) => Some((at, revision)),
+            _ => None,
+        }
+    }
+}
+
+/// Checks everything. `records`: the whole history of each replica, in the end.
+pub(crate) fn judge(book: &mut Book, records: &BTreeMap<u64, Vec<Record>>) {
+    let mut broken = Vec::new();
+    linearizable(&book.operations, &mut broken);
+    local_reads(&book.operations, &mut broken);
+    for (node, records) in records {
+        kept(*node, &book.operations, records, &mut broken);
+        for record in records {
+            book.see(*node, record.revision, record.digest);
+        }
+    }
+    for (law, how) in broken {
+        book.break_law(law, how);
+    }
+}
+
+type Broken = Vec<(&'static str, String)>;
+
+/// Writes take effect, and reads see, something between question and answer.
+fn linearizable(operations: &[Operation], broken: &mut Broken) {
+    let mut moments: Vec<(u64, bool, &Operation)> = Vec::new();
+    for operation in operations {
+        if operation.question != Question::ReadHere
+            && let Some((answered, _)) = operation.told()
+        {
+            moments.push((operation.asked, true, operation));
+            moments.push((answered, false, operation));
+        }
+    }
+    moments.sort_by_key(|(at, ..)| *at);
+    let (mut known, mut floors) = (0, BTreeMap::new());
+    for (_, asked, operation) in moments {
+        let Some((_, revision)) = operation.told() else { continue };
+        if asked {
+            floors.insert(operation.asked, known);
+            continue;
+        }
+        let floor = floors.remove(&operation.asked).unwrap_or(0);
+        let is_write = operation.question == Question::Make;
+        if revision < floor || is_write && revision == floor {
+            let Operation { node, name, question, .. } = operation;
+            broken.push((
+                "linearizable",
+                format!(
+                    "{question:?} {name} on node {node} was answered at revision {revision}, and \
+                     {floor} had been answered before it was asked"
+                ),
+            ));
+        }
+        known = known.max(revision);
+    }
+}
+
+/// What one replica shows does not go back, over restarts.
+fn local_reads(operations: &[Operation], broken: &mut Broken) {
+    let mut reads: Vec<&Operation> =
+        operations.iter().filter(|read| read.question == Question::ReadHere).collect();
+    reads.sort_by_key(|read| read.asked);
+    let mut answers: BTreeMap<u64, Vec<(u64, Revision)>> = BTreeMap::new();
+    for read in &reads {
+        if let Some(told) = read.told() {
+            answers.entry(read.node).or_default().push(told);
+        }
+    }
+    for read in reads {
+        let Some((_, revision)) = read.told() else { continue };
+        let before = answers.get(&read.node).into_iter().flatten();
+        let floor = before.filter(|(at, _)| *at < read.asked).map(|(_, seen)| *seen).max();
+        if floor.is_some_and(|floor| floor > revision) {
+            let how = format!("node {} showed {revision} after {floor:?}", read.node);
+            broken.push(("local reads", how));
+        }
+    }
+}
+
+/// What was answered is there, at its revision; what was refused is not; nothing is there twice.
+fn kept(node: u64, operations: &[Operation], records: &[Record], broken: &mut Broken) {
+    let mut made: BTreeMap<&str, Vec<Revision>> = BTreeMap::new();
+    for record in records {
+        if let Event::TenantCreated(tenant) = &record.event
+            && tenant.id.as_str().starts_with(PREFIX)
+        {
+            made.entry(tenant.id.as_str()).or_default().push(record.revision);
+        }
+    }
+    for operation in operations.iter().filter(|made| made.question == Question::Make) {
+        let name = &operation.name;
+        let found = made.remove(name.as_str()).unwrap_or_default();
+        let answer = operation.answered.map(|(_, answer)| answer);
+        let right = match answer {
+            Some(Answer::At(revision)) => found == [revision],
+            Some(Answer::Refused) => found.is_empty(),
+            Some(Answer::Unknown) | None => found.len() <= 1,
+        };
+        if !right {
+            let how =
+                format!("{name}: answered {answer:?}; in the history of node {node} at {found:?}");
+            broken.push(("kept", how));
+        }
+    }
+    if let Some((name, found)) = made.first_key_value() {
+        broken.push(("kept", format!("nobody made {name}, which node {node} has at {found:?}")));
+    }
+}

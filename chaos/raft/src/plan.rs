@@ -1,0 +1,95 @@
+//! What a run is like: drawn from its seed before it begins.
+
+use std::time::Duration;
+
+use romana_controlplane::platform::{below, random};
+use romana_controlplane::raft::Tuning;
+
+/// Replicas.
+pub(crate) const NODES: u64 = 3;
+/// Faults are injected between these two times, milliseconds of the run.
+pub(crate) const FAULTS: std::ops::Range<u64> = 1_500..20_000;
+/// Longest, after the last fault, until everybody is answered again, milliseconds.
+pub(crate) const CALM: u64 = 10_000;
+
+/// Of each kind of fault, the mean time to the next one, milliseconds; `None`: none in this run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The power of one machine goes, in the middle of some operation on its disk.
+    pub(crate) power: Option<u64>,
+    /// The power of all machines goes.
+    pub(crate) blackout: Option<u64>,
+    /// A process dies; what it wrote stays in the page cache.
+    pub(crate) kill: Option<u64>,
+    /// A sync of a file fails.
+    pub(crate) sync: Option<u64>,
+    /// Nothing passes between two machines, both ways or one way.
+    pub(crate) cut: Option<u64>,
+    /// Nothing passes between one machine and the others.
+    pub(crate) isolate: Option<u64>,
+    /// What is sent between two machines arrives late.
+    pub(crate) slow: Option<u64>,
+    /// A clock jumps.
+    pub(crate) clock: Option<u64>,
+    /// Leadership is handed on.
+    pub(crate) transfer: Option<u64>,
+    /// A snapshot is asked for.
+    pub(crate) snapshot: Option<u64>,
+    /// Longest that a machine is without power, or a fault of the network lasts, milliseconds.
+    pub(crate) outage: u64,
+    /// Longest that a message takes, milliseconds.
+    pub(crate) latency: u64,
+    /// Longest that a disk takes.
+    pub(crate) disk: Duration,
+    /// Clients of each node.
+    pub(crate) clients: u64,
+    /// Longest pause of a client, milliseconds.
+    pub(crate) pause: u64,
+    /// How the replicas are tuned: small files and few entries between snapshots.
+    pub(crate) tuning: Tuning,
+}
+
+fn between(from: u64, to: u64) -> u64 {
+    from + below(to - from)
+}
+
+/// In half of all runs.
+fn sometimes(from: u64, to: u64) -> Option<u64> {
+    let every = between(from, to);
+    random::<bool>().then_some(every)
+}
+
+impl Plan {
+    /// The plan of a run, from the dice that its seed threw.
+    pub(crate) fn draw() -> Self {
+        Self {
+            power: sometimes(500, 4_000),
+            blackout: sometimes(2_000, 8_000),
+            kill: sometimes(500, 4_000),
+            sync: sometimes(1_000, 6_000),
+            cut: sometimes(500, 3_000),
+            isolate: sometimes(1_000, 5_000),
+            slow: sometimes(500, 4_000),
+            clock: sometimes(1_000, 6_000),
+            transfer: sometimes(500, 4_000),
+            snapshot: sometimes(200, 3_000),
+            outage: between(50, 2_500),
+            latency: between(2, 40),
+            disk: Duration::from_micros(between(100, 20_000)),
+            clients: between(1, 5),
+            pause: between(5, 120),
+            tuning: Tuning {
+                snapshot_entries: between(8, 400),
+                snapshot_bytes: between(4 << 10, 256 << 10),
+                keep_entries: between(0, 64),
+                keep_bytes: 1 << 20,
+                log_tail_bytes: usize::try_from(between(1 << 10, 256 << 10)).unwrap_or(1 << 16),
+                wal_segment_bytes: between(4 << 10, 128 << 10),
+                history_segment_bytes: between(4 << 10, 128 << 10),
+                feed_bytes: 64 << 10,
+                checkpoint_records: u64::MAX,
+                ..Tuning::default()
+            },
+        }
+    }
+}

@@ -1,9 +1,11 @@
 # `make demo` and `make test` do all the set-up they need; `make help` lists the rest.
-.PHONY: help demo test test-policy setup fmt lint unit doc deny judge chaos soak mutants bench clean
+.PHONY: help demo test test-policy setup fmt lint unit doc deny judge chaos soak sim sim-build mutants bench clean
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
 BINS = --workspace --bins
+# Simulated disks, networks and clocks: everything built anew, in a place of its own.
+SIM = RUSTFLAGS="--cfg romana_sim --cfg tokio_unstable" CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/sim" $(CARGO)
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,8 +24,9 @@ fmt: ## Formatting
 
 lint: ## Clippy, warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(SIM) clippy --profile sim -p romana-chaos-raft --locked -- -D warnings
 
-unit: ## Tests of all rings; the live ones start real processes
+unit: sim-build ## Tests of all rings; the live ones start real processes
 	$(CARGO) build $(BINS) --locked
 	./deploy/previous.sh >/dev/null || [ $$? = 3 ]
 	$(CARGO) nextest run --workspace --locked
@@ -50,6 +53,12 @@ chaos: ## A quarter of an hour of all faults, other ones each round (a few short
 soak: ## The same until it is interrupted
 	$(CARGO) build --release $(BINS)
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" soak --seconds 604800 --reports chaos-reports
+
+sim: sim-build ## Raft with our log and snapshots on simulated disks, networks and clocks: a thousand seeds
+	"$${CARGO_TARGET_DIR:-target}/sim/sim/chaos-raft" sweep --count 1000
+
+sim-build:
+	$(SIM) build --quiet --profile sim -p romana-chaos-raft --locked
 
 mutants: ## Bugs planted in a copy, one after the other: the suite must find each
 	./chaos/mutants/run.sh

@@ -1,19 +1,29 @@
 #!/usr/bin/env bash
-# Plants bugs in a copy of the tree, one after the other, and lets the judge look for each with the same command:
-# it does not know which. Prints what was found, by which law, and after how long; fails if one was missed.
+# Plants bugs in a copy of the tree, one after the other, and lets both judges look for each: the simulation (many
+# seeds) and the soak (real processes). They do not know which it is. Prints what was found, by which law, and
+# after how long; fails if one was missed by both.
 #
 #   chaos/mutants/run.sh [NAME …]     all, or some of chaos/mutants/NAME.patch
-#   SECONDS_MAX=150                   how long the judge may look for one
+#   SEEDS=80 SECONDS_MAX=150          how long the judges may look for one
+#   FIRST=1                           the soak does not look for what the simulation found
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 root=$PWD
-limit=${SECONDS_MAX:-150}
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git ls-files -z | tar --null -T - -c | tar -x -C "$copy"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/mutants
 cd "$copy" || exit 1
+
+# Runs a judge; prints what it found. Returns 0 when it found something.
+judge() {
+  local who=$1 started=$SECONDS said how
+  shift
+  said=$("$@" 2>/dev/null) && { printf '  %-10s nothing in %s s\n' "$who" $((SECONDS - started)); return 1; }
+  how=$(grep -m 1 -o 'BROKEN.*' <<<"$said" | cut -c 1-110)
+  printf '  %-10s after %3s s  %s\n' "$who" $((SECONDS - started)) "${how:-a round could not be carried out}"
+}
 
 names=("$@")
 if [ ${#names[@]} = 0 ]; then
@@ -23,18 +33,15 @@ missed=0
 for name in "${names[@]}"; do
   patch=$root/chaos/mutants/$name.patch
   git apply "$patch" || exit 1
-  cargo build --quiet --locked --workspace --bins || exit 1
-  started=$SECONDS
-  said=$("$CARGO_TARGET_DIR/debug/chaos" soak --seed 1 --round 10 --seconds "$limit" 2>/dev/null)
-  code=$?
-  took=$((SECONDS - started))
-  if [ $code = 0 ]; then
-    missed=$((missed + 1))
-    printf '%-28s MISSED after %s s\n' "$name" "$took"
-  else
-    how=$(grep -m 1 '^BROKEN' <<<"$said" | cut -c 1-110)
-    printf '%-28s found after %3s s  %s\n' "$name" "$took" "${how:-a round could not be carried out}"
+  echo "$name"
+  found=
+  make --silent sim-build || exit 1
+  judge simulation "$CARGO_TARGET_DIR/sim/sim/chaos-raft" sweep --count "${SEEDS:-80}" --first && found=1
+  if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
+    cargo build --quiet --locked --workspace --bins || exit 1
+    judge soak "$CARGO_TARGET_DIR/debug/chaos" soak --seed 1 --round 10 --seconds "${SECONDS_MAX:-150}" && found=1
   fi
+  [ -n "$found" ] || { missed=$((missed + 1)); echo "  MISSED"; }
   git apply -R "$patch" || exit 1
 done
 echo "$((${#names[@]} - missed)) found, $missed missed"

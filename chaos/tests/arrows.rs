@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "romana-chaos",
         &["romana-agent", "romana-client", "romana-controlplane", "romana-statemachine"],
     ),
+    ("romana-chaos-raft", &["romana-controlplane", "romana-statemachine"]),
 ];
 
 /// Arrows that only tests may use.

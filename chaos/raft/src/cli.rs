@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use romana_controlplane::platform::disk;
 
-use crate::{sweep, world};
+use crate::{sweep, watch, world};
 
 /// Three replicas on simulated disks, networks and clocks.
 #[derive(Debug, Parser)]
@@ -89,6 +89,7 @@ pub(crate) fn main() -> Result<ExitCode> {
                     .with_writer(std::io::stderr)
                     .init();
             }
+            watch::start(seed);
             let verdict = world::run(seed, lie.into());
             if timeline {
                 verdict.told.iter().for_each(|line| println!("{line}"));

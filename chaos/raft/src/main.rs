@@ -24,7 +24,8 @@
 //! - Disks lose and tear what was not synced; they do not change what was. (`chaos run` does that, too.)
 //!
 //! ## Reading order
-//! `plan`, `book` with `laws`, `node`, `world`; `sweep` (many seeds, a process each).
+//! `plan`, `book` with `laws`, `node`, `world`; `watch` (a run that does not end), `sweep` (many seeds, a process
+//! each).
 //!
 //! Built with `--cfg romana_sim`: `make sim` does that.
 
@@ -40,6 +41,8 @@ mod node;
 mod plan;
 #[cfg(romana_sim)]
 mod sweep;
+#[cfg(romana_sim)]
+mod watch;
 #[cfg(romana_sim)]
 mod world;
 

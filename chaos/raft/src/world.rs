@@ -13,6 +13,7 @@ use crate::book::{Answer, Question};
 use crate::laws;
 use crate::node::{self, Order, Site, name};
 use crate::plan::{CALM, FAULTS, NODES, Plan};
+use crate::watch;
 
 /// What came of a run.
 pub(crate) struct Verdict {
@@ -99,6 +100,7 @@ impl World {
             self.site.book.with(|book| book.break_law("no panic", error.to_string()));
         }
         self.now += 1;
+        watch::tick(self.now);
         for id in 1..=NODES {
             if self.down.contains_key(&id) {
                 continue;

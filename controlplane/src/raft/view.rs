@@ -75,6 +75,11 @@ impl View {
         self.seen.send_modify(|_| ());
     }
 
+    /// This replica leads no more, whatever Raft says.
+    fn resign(&self) {
+        self.seen.send_if_modified(|seen| seen.leads.take().is_some());
+    }
+
     fn update(&self, metrics: &Metrics) {
         let membership = &metrics.membership_config;
         self.seen.send_if_modified(|seen| {
@@ -127,6 +132,7 @@ pub(super) async fn observe(
         tokio::select! {
             () = stop.cancelled() => return,
             _ = fault.wait() => {
+                view.resign();
                 if let Err(error) = raft.shutdown().await {
                     tracing::warn!(%error, "Raft did not stop cleanly");
                 }

@@ -42,6 +42,21 @@ async fn one_alone_is_a_cluster() {
     cluster.end().await;
 }
 
+/// What only a leader does, it would otherwise go on doing: at once, for ever, without success.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_a_fault_leads_no_more() {
+    let cluster = Cluster::started(3).await;
+    let leader = cluster.leader().await;
+    let mut leadership = cluster.on(leader).leadership();
+    assert!(leadership.borrow_and_update().is_some());
+    cluster.on(leader).0.fault.set("a disk has died".into());
+    let resigned = leadership.wait_for(Option::is_none);
+    assert!(tokio::time::timeout(PATIENCE, resigned).await.unwrap().is_ok());
+    let other = 1 + leader % 3;
+    assert!(create(cluster.on(other), "a").await.result.is_ok());
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outcomes_come_back_in_order_with_refusals() {
     let cluster = Cluster::started(3).await;

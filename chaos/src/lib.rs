@@ -15,9 +15,8 @@
 //! [`cluster`], [`audit`] (questions at the end), [`report`], [`soak`] (many runs); [`mod@bench`] stands alone.
 //!
 //! Runs are real, so a seed fixes the dice, not the timing. [`world`] is the other way: everything in one process,
-//! the same from the same seed, without Raft.
-//!
-//! Left out: Raft under simulated time and networks.
+//! the same from the same seed, without Raft; the crate in `raft/` has Raft, our log, history and snapshots under a
+//! simulated network, disk and clock.
 
 pub mod audit;
 mod backup;

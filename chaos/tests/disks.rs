@@ -91,8 +91,8 @@ async fn a_failed_sync_ends_the_replica_and_nothing_else() {
         let other = (at + 2) % 3;
         cluster.set_disk(at, Disk::Broken).expect("it breaks");
         acknowledged.extend(create_all(&cluster, other, &format!("meanwhile-{at}"), 10).await);
-        let code = cluster.wait_exit(at, PATIENCE).await.expect("it ends by itself");
-        assert_eq!(code, Some(1), "{}", log(&cluster, at));
+        let status = cluster.wait_exit(at, PATIENCE).await.expect("it ends by itself");
+        assert_eq!(status.code(), Some(1), "{}", log(&cluster, at));
         let text = log(&cluster, at);
         let last = text.lines().last().expect("a last line");
         assert!(last.contains("cannot sync") && last.contains(".wal"), "{text}");
@@ -196,9 +196,9 @@ async fn a_damaged_replica_refuses_and_names_the_file() {
                 Some(bytes) => fs::write(&file, bytes).expect("it is damaged"),
             }
             cluster.start_replica(at).expect("it starts");
-            let code = cluster.wait_exit(at, PATIENCE).await.expect("it ends by itself");
+            let status = cluster.wait_exit(at, PATIENCE).await.expect("it ends by itself");
             let text = log(&cluster, at);
-            assert_eq!(code, Some(1), "{}: {text}", file.display());
+            assert_eq!(status.code(), Some(1), "{}: {text}", file.display());
             let last: Vec<&str> = text.lines().rev().take(2).collect();
             let stem = file.file_stem().and_then(|stem| stem.to_str()).expect("a name");
             assert!(last.iter().any(|line| line.contains(stem)), "{last:?}");

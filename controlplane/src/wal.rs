@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::SetOnce;
 
 use crate::platform::Worker;
 pub use error::WalError;
@@ -103,7 +104,7 @@ struct Inner {
 #[derive(Default)]
 struct Shared {
     catalog: Mutex<Catalog>,
-    failure: OnceLock<Arc<WalError>>,
+    failure: SetOnce<Arc<WalError>>,
     on_sync: OnceLock<OnSync>,
 }
 
@@ -123,12 +124,11 @@ impl Shared {
 
     /// Stops the log. Returns the error that stopped it first.
     fn fail(&self, error: WalError) -> Arc<WalError> {
-        let cause = self.failure.get_or_init(|| {
-            let error = Arc::new(error);
+        let error = Arc::new(error);
+        if self.failure.set(Arc::clone(&error)).is_ok() {
             tracing::error!(error = &*error as &dyn std::error::Error, "the log stops");
-            error
-        });
-        Arc::clone(cause)
+        }
+        self.failed().unwrap_or(error)
     }
 }
 
@@ -217,6 +217,11 @@ impl Wal {
     #[must_use]
     pub fn failed(&self) -> Option<Arc<WalError>> {
         self.inner.shared.failed()
+    }
+
+    /// Returns when the log has stopped, with [`Self::failed`].
+    pub async fn wait_failed(&self) -> Arc<WalError> {
+        Arc::clone(self.inner.shared.failure.wait().await)
     }
 }
 

@@ -369,9 +369,6 @@ async fn propose_initial(
         }
         let Some(replica) = replica() else { return };
         if replica.linearize(Instant::now() + INITIAL_TIMEOUT).await.is_err() {
-            if replica.fault().is_some() {
-                return;
-            }
             continue;
         }
         if replica.with_state(|state| state.revision()) > 0 {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::fault::Fault;
 use super::machine::chain;
 use super::types::{Metrics, Raft};
-use crate::wal::Wal;
+use crate::wal::{Wal, WalError};
 
 /// One look at the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,15 +123,16 @@ pub(super) async fn observe(
         };
         if let Some(why) = failed {
             if let Some(error) = wal.failed() {
-                fault.set_error(format!("the log has stopped: {}", chain(&*error)), &*error);
+                log_stopped(&fault, &error);
             } else if !stop.is_cancelled() {
                 fault.set(format!("Raft has stopped: {why}"));
             }
+            view.resign();
             return;
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = fault.wait() => {
+            () = any_fault(&wal, &fault) => {
                 view.resign();
                 if let Err(error) = raft.shutdown().await {
                     tracing::warn!(%error, "Raft did not stop cleanly");
@@ -143,4 +144,17 @@ pub(super) async fn observe(
             },
         }
     }
+}
+
+/// Returns when there is a fault. A log that has stopped is one, though Raft finds out only when it
+/// next writes.
+async fn any_fault(wal: &Wal, fault: &Fault) {
+    tokio::select! {
+        _ = fault.wait() => {}
+        error = wal.wait_failed() => log_stopped(fault, &error),
+    }
+}
+
+fn log_stopped(fault: &Fault, error: &WalError) {
+    fault.set_error(format!("the log has stopped: {}", chain(error)), error);
 }

@@ -127,9 +127,6 @@ async fn repeat(task: &dyn Task, turn: &Turn) {
     // What the leader before acknowledged must be seen before anything is decided.
     while let Err(error) = turn.replica.linearize(turn.deadline()).await {
         tracing::debug!(task = task.name(), %error, "not begun yet");
-        if turn.replica.fault().is_some() {
-            return;
-        }
     }
     loop {
         changes.borrow_and_update();

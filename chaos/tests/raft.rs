@@ -31,6 +31,14 @@ fn every_law_holds_in_fixed_seeds() {
     hold(1, 60);
 }
 
+/// Each of these found something (`chaos/BUGS.md`).
+#[test]
+fn every_law_holds_where_one_was_broken() {
+    for seed in [1076, 1122, 1317] {
+        hold(seed, 1);
+    }
+}
+
 /// Other seeds with every commit.
 #[test]
 fn every_law_holds_in_seeds_of_the_commit() {
@@ -52,6 +60,13 @@ fn a_seed_is_a_run() {
         assert_eq!(one, again);
     }
     assert_ne!(run("3"), run("17"));
+}
+
+/// The history alone, in more dangerous places than a cluster comes to.
+#[test]
+fn stories_of_the_history_end_well() {
+    let output = chaos_raft(&["stories"]);
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 /// A control plane that leaves out a sync, or acknowledges before it, is one whose disk does that.

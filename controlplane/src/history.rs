@@ -81,8 +81,6 @@ struct Inner {
     options: HistoryOptions,
     shared: Arc<Shared>,
     writer: Mutex<Writer>,
-    /// One sync at a time.
-    syncing: Mutex<()>,
     packer: Worker<Packer>,
     /// When segments began, as far as that was looked up.
     times: Mutex<BTreeMap<Revision, Millis>>,
@@ -97,6 +95,8 @@ enum Segment {
 /// What readers, writer and packer have in common.
 struct Shared {
     state: Mutex<State>,
+    /// One sync at a time: of two that meet the same failure, only one is told.
+    syncing: Mutex<()>,
     cache: Mutex<Cache>,
     failure: OnceLock<Arc<HistoryError>>,
     /// Reads that met damage.
@@ -116,6 +116,10 @@ impl Shared {
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn syncing(&self) -> MutexGuard<'_, ()> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self) -> Result<(), HistoryError> {
@@ -143,6 +147,7 @@ impl History {
         let state = Mutex::new(State { segments, last });
         let shared = Arc::new(Shared {
             state,
+            syncing: Mutex::default(),
             cache: Mutex::default(),
             failure: OnceLock::new(),
             damaged: AtomicU64::new(0),
@@ -161,7 +166,6 @@ impl History {
             options,
             shared,
             writer: Mutex::new(writer),
-            syncing: Mutex::default(),
             packer,
             times: Mutex::default(),
         };
@@ -236,7 +240,9 @@ impl History {
         drop(state);
         let full = Full { raw: std::mem::replace(&mut writer.active, Arc::clone(&raw)), last };
         writer.end = frame::HEADER as u64;
-        writer.unsynced.push(raw);
+        // A mark may be the last thing in it: torn, it would make what follows look as if it never was durable.
+        writer.owe(Arc::clone(&full.raw));
+        writer.owe(raw);
         writer.new_files = true;
         // Without a packer it stays as it is.
         _ = self.inner.packer.send(full);
@@ -250,8 +256,8 @@ impl History {
     /// failed sync nobody knows what is on it.
     pub fn sync(&self) -> Result<(), HistoryError> {
         let shared = &self.inner.shared;
+        let _one = shared.syncing();
         shared.check()?;
-        let _one = self.inner.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let (segments, new_files, active, end) = {
             let mut writer = self.writer();
             let segments = std::mem::take(&mut writer.unsynced);
@@ -259,7 +265,7 @@ impl History {
             (segments, new_files, Arc::clone(&writer.active), writer.end)
         };
         if segments.is_empty() {
-            return shared.check();
+            return Ok(());
         }
         for segment in &segments {
             segment.sync().map_err(|error| shared.fail(error))?;
@@ -426,6 +432,14 @@ impl Segment {
         match self {
             Self::Raw(raw) => raw.start,
             Self::Packed(packed) => packed.start,
+        }
+    }
+
+    /// The segment, if it is an open one.
+    fn open(&self) -> Option<Arc<Raw>> {
+        match self {
+            Self::Raw(raw) => Some(Arc::clone(raw)),
+            Self::Packed(_) => None,
         }
     }
 

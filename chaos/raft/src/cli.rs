@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use romana_controlplane::platform::disk;
 
-use crate::{sweep, watch, world};
+use crate::{stories, sweep, watch, world};
 
 /// Three replicas on simulated disks, networks and clocks.
 #[derive(Debug, Parser)]
@@ -50,6 +50,15 @@ enum Command {
         /// Stop at the first broken law.
         #[arg(long)]
         first: bool,
+    },
+    /// Tell stories of the history alone, each with other dice. Exit code 1 if one ends badly.
+    Stories {
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many.
+        #[arg(long, default_value_t = 20_000)]
+        count: u64,
     },
 }
 
@@ -106,6 +115,15 @@ pub(crate) fn main() -> Result<ExitCode> {
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
             });
             sweep::sweep(seed..seed.saturating_add(count), jobs, lie, first)
+        }
+        Command::Stories { seed, count } => {
+            let told = stories::tell(seed..seed.saturating_add(count));
+            if let Err((seed, why)) = &told {
+                println!("BROKEN: {why}\nagain: chaos-raft stories --seed {seed} --count 1");
+            } else {
+                println!("{count} stories ended well");
+            }
+            Ok(if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }

@@ -25,7 +25,7 @@
 //!
 //! ## Reading order
 //! `plan`, `book` with `laws`, `node`, `world`; `watch` (a run that does not end), `sweep` (many seeds, a process
-//! each).
+//! each); `stories` (the history alone).
 //!
 //! Built with `--cfg romana_sim`: `make sim` does that.
 
@@ -39,6 +39,8 @@ mod laws;
 mod node;
 #[cfg(romana_sim)]
 mod plan;
+#[cfg(romana_sim)]
+mod stories;
 #[cfg(romana_sim)]
 mod sweep;
 #[cfg(romana_sim)]

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use romana_statemachine::Revision;
+
 use super::error::HistoryError;
 use super::packed::{self, Full, Packed};
+use super::raw::Raw;
 use super::{Segment, Shared, sync_dir};
 use crate::platform::{Work, fs};
 
@@ -30,6 +33,7 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
     let partial = packed::pack(full)?;
     let raw = &full.raw;
     let path = packed::packed_path(raw);
+    sync_before(shared, raw.start.first)?;
     {
         let mut state = shared.state();
         let current = state.segments.get(&raw.start.first);
@@ -47,4 +51,19 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(HistoryError::io("remove", &raw.path)),
     }
+}
+
+/// Makes the open segments before `first` durable. There are some where compressing failed, and a closed
+/// segment proves that nothing before it can be missing.
+fn sync_before(shared: &Shared, first: Revision) -> Result<(), HistoryError> {
+    let _one = shared.syncing();
+    shared.check()?;
+    let open: Vec<Arc<Raw>> = {
+        let state = shared.state();
+        state.segments.range(..first).filter_map(|(_, segment)| segment.open()).collect()
+    };
+    for raw in &open {
+        raw.sync().map_err(|error| shared.fail(error))?;
+    }
+    open.last().map_or(Ok(()), |raw| sync_dir(&raw.path).map_err(|error| shared.fail(error)))
 }

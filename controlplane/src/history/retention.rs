@@ -126,7 +126,7 @@ impl History {
         }
         // What stays must be there before that on which its chain rests goes.
         self.sync()?;
-        let _one = self.inner.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = shared.syncing();
         while let Some((first, segment, next)) = self.purgeable(revision) {
             origin::note(&self.inner.dir, next)?;
             shared.state().segments.remove(&first);
@@ -161,7 +161,7 @@ impl History {
     pub fn reset(&self, revision: Revision, digest: Digest) -> Result<(), HistoryError> {
         let shared = &self.inner.shared;
         shared.check()?;
-        let _one = self.inner.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = shared.syncing();
         let mut writer = self.writer();
         let mut state = shared.state();
         let start = Start { first: revision + 1, previous: digest };

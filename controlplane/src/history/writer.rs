@@ -36,10 +36,15 @@ impl Writer {
             frame::push(&mut self.buffer, record);
         }
         self.put(|index| places.iter().for_each(|(revision, at)| index.note(*revision, *at)))?;
-        if !self.unsynced.iter().any(|raw| Arc::ptr_eq(raw, &self.active)) {
-            self.unsynced.push(Arc::clone(&self.active));
-        }
+        self.owe(Arc::clone(&self.active));
         Ok(())
+    }
+
+    /// Notes that a segment is not known to be durable.
+    pub(super) fn owe(&mut self, raw: Arc<Raw>) {
+        if !self.unsynced.iter().any(|owed| Arc::ptr_eq(owed, &raw)) {
+            self.unsynced.push(raw);
+        }
     }
 
     /// Notes that everything before `end` is durable.

@@ -56,10 +56,10 @@ pub(crate) fn run(seed: u64, lie: disk::Lie) -> Verdict {
         world.inject();
     }
     world.heal();
-    let calm = world.until("everybody is answered again", CALM, World::is_answered);
+    let calm = world.until("everybody is answered again", CALM, World::unanswered);
     world.site.quiet.set(true);
     if calm {
-        world.until("all have the same state", CALM, World::is_even);
+        world.until("all have the same state", CALM, World::uneven);
     }
     world.judge()
 }
@@ -267,47 +267,55 @@ impl World {
         self.site.book.with(|book| book.mark = book.operations.len());
     }
 
-    fn until(&mut self, what: &str, within: u64, holds: impl Fn(&Self) -> bool) -> bool {
+    /// Goes on until nothing is missing any more.
+    fn until(&mut self, what: &str, within: u64, missing: fn(&Self) -> Vec<String>) -> bool {
         let deadline = self.now + within;
         while self.now < deadline {
             if !self.tick() {
                 return false;
             }
-            if holds(self) {
+            if missing(self).is_empty() {
                 return true;
             }
         }
-        let lives = format!("{what}: not within {within} ms of the last fault");
+        let missing = missing(self).join(", ");
+        let lives = format!("{what}: not within {within} ms of the last fault: {missing}");
         self.site.book.with(|book| book.break_law("lives", lives));
         false
     }
 
-    /// Since the last fault, each node has answered a write and a read.
-    fn is_answered(&self) -> bool {
+    /// Since the last fault, each node has answered a write and a read; or which have not.
+    fn unanswered(&self) -> Vec<String> {
         self.site.book.with(|book| {
             let since = &book.operations[book.mark..];
-            (1..=NODES).all(|id| {
-                let told = |question| {
-                    since.iter().any(|operation| {
-                        operation.node == id
-                            && operation.question == question
-                            && matches!(operation.answered, Some((_, Answer::At(_))))
-                    })
-                };
-                told(Question::Make) && told(Question::Read)
-            })
+            let told = |id, question| {
+                since.iter().any(|operation| {
+                    operation.node == id
+                        && operation.question == question
+                        && matches!(operation.answered, Some((_, Answer::At(_))))
+                })
+            };
+            let all = (1..=NODES).flat_map(|id| [(id, Question::Make), (id, Question::Read)]);
+            let not = all.filter(|(id, question)| !told(*id, *question));
+            not.map(|(id, question)| format!("node {id}: {question:?}")).collect()
         })
     }
 
-    /// Everybody has applied as much, and nobody waits for an answer.
-    fn is_even(&self) -> bool {
+    /// Everybody has applied as much, and nobody waits for an answer; or what is in the way.
+    fn uneven(&self) -> Vec<String> {
         let running = self.site.running.borrow();
-        let waits = self.site.book.with(|book| {
-            book.operations[book.mark..].iter().any(|operation| operation.answered.is_none())
+        let mut found: Vec<String> = self.site.book.with(|book| {
+            let since = book.operations[book.mark..].iter();
+            let waits = since.filter(|operation| operation.answered.is_none());
+            waits.map(|operation| format!("node {} owes an answer", operation.node)).collect()
         });
-        let applied: Vec<u64> =
-            running.values().map(|one| *one.replica.applied().borrow()).collect();
-        !waits && applied.len() as u64 == NODES && applied.windows(2).all(|two| two[0] == two[1])
+        let applied: Vec<(u64, u64)> =
+            running.iter().map(|(id, one)| (*id, *one.replica.applied().borrow())).collect();
+        let even = applied.windows(2).all(|two| two[0].1 == two[1].1);
+        if applied.len() as u64 != NODES || !even {
+            found.push(format!("applied {applied:?}"));
+        }
+        found
     }
 
     fn judge(mut self) -> Verdict {

@@ -117,3 +117,10 @@ impl Dialer {
         }
     }
 }
+
+/// Whether the peer took the connection and closed it without a word: so does an older release that does
+/// not know the purpose.
+pub(super) fn is_unknown(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+}

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::codec::{pack, unpack};
-use super::dial::{Conn, Dialer};
+use super::dial::{Conn, Dialer, is_unknown};
 use super::message::Purpose;
 
 /// Longest wait for the others before a first start.
@@ -62,7 +62,7 @@ pub(super) async fn ask(
 ) -> io::Result<Facts> {
     let mut conn = match dialer.dial(id, peer, Purpose::Facts, within).await {
         Ok(conn) => conn,
-        Err(error) if closed(&error) => return Ok(Facts::first_release()),
+        Err(error) if is_unknown(&error) => return Ok(Facts::first_release()),
         Err(error) => return Err(error),
     };
     let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the replica does not answer");
@@ -77,10 +77,4 @@ pub(super) async fn is_taken(dialer: &Dialer, id: u64, others: &BTreeMap<u64, St
     let asked = asked.map(async |(other, peer)| ask(dialer, *other, peer, ASK_TIMEOUT).await.ok());
     let facts = join_all(asked).await.into_iter().flatten();
     facts.flat_map(|facts| facts.claims).any(|(claimed, _)| claimed == id)
-}
-
-/// Whether the peer took the connection and closed it.
-fn closed(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }

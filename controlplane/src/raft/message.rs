@@ -22,10 +22,13 @@ pub(super) enum Purpose {
     Append,
     /// [`Ask`]s and [`Reply`]s, numbered, in any order.
     Call,
-    /// One snapshot.
+    /// One snapshot. What leaders ask for whose followers do not know [`Self::WatchedSnapshot`].
     Snapshot,
     /// One answer: [`super::facts::Facts`]. Not known to the first release.
     Facts,
+    /// One snapshot, and the follower says that it is at work. Not known to releases with version 3 of
+    /// the log and before.
+    WatchedSnapshot,
 }
 
 /// The first frame of a connection.
@@ -223,6 +226,8 @@ pub(super) enum SnapshotReply {
         vote: Vote,
     },
     Failed(String),
+    /// After `End`, again and again until it is done. Only where it is watched.
+    Working,
 }
 
 #[cfg(test)]

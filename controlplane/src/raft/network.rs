@@ -227,7 +227,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let dialed = self.dialer.dial(self.target, &self.peer, Purpose::Snapshot, CONNECT_TIMEOUT);
+        let dialed = transfer::dial(&self.dialer, self.target, &self.peer, CONNECT_TIMEOUT);
         let send = async {
             let conn = dialed.await.map_err(|error| unreachable(&error))?;
             let sent = transfer::send(conn, vote, &snapshot, &self.history).await;

@@ -125,7 +125,10 @@ impl Host {
         match hello.purpose {
             Purpose::Append => self.appends(conn).await,
             Purpose::Call => self.calls(conn).await,
-            Purpose::Snapshot => transfer::receive(conn, &self.raft, &self.machine).await,
+            Purpose::Snapshot => transfer::receive(conn, false, &self.raft, &self.machine).await,
+            Purpose::WatchedSnapshot => {
+                transfer::receive(conn, true, &self.raft, &self.machine).await
+            }
             Purpose::Facts => facts::answer(conn, self.machine.with_state(facts::Facts::own)).await,
         }
     }

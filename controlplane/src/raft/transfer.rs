@@ -9,19 +9,29 @@ use romana_statemachine::{Digest, Record, Revision};
 use tokio::time::timeout;
 
 use super::codec::{pack, unpack};
-use super::dial::Conn;
+use super::dial::{Conn, Dialer, is_unknown};
+use super::frame::{FrameReader, FrameWriter};
 use super::machine::{Machine, chain};
-use super::message::{SnapshotPart, SnapshotReply};
+use super::message::{Purpose, SnapshotPart, SnapshotReply};
 use super::snapshot::Incoming;
 use super::types::{Raft, SnapshotMeta, SnapshotOf, Vote};
 use crate::history::History;
 use crate::platform;
+use crate::platform::net::{OwnedReadHalf, OwnedWriteHalf};
+
+type Reader = FrameReader<OwnedReadHalf>;
+type Writer = FrameWriter<OwnedWriteHalf>;
 
 const CHUNK_BYTES: usize = 1 << 20;
 const RECORDS_MAX: usize = 4096;
 /// A part that takes longer than this to pass ends the transfer.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// Reading a large snapshot and installing it.
+/// A follower at work says so as often.
+const WORKING_EVERY: Duration = Duration::from_secs(1);
+/// A follower that owes an answer for longer is gone: its machine lost power, perhaps, and nobody closed the
+/// connection.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Reading a large snapshot and installing it, for one that says nothing meanwhile.
 const INSTALL_MAX: Duration = Duration::from_secs(120);
 
 async fn put(conn: &mut Conn, part: &SnapshotPart) -> io::Result<()> {
@@ -30,17 +40,33 @@ async fn put(conn: &mut Conn, part: &SnapshotPart) -> io::Result<()> {
 }
 
 async fn get<T: for<'a> serde::Deserialize<'a>>(
-    conn: &mut Conn,
+    reader: &mut Reader,
     within: Duration,
 ) -> io::Result<T> {
     let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the snapshot transfer stalled");
-    let frame = timeout(within, conn.reader.expect()).await.map_err(|_| stalled())??;
+    let frame = timeout(within, reader.expect()).await.map_err(|_| stalled())??;
     Ok(unpack("part of a snapshot transfer", &frame)?)
+}
+
+/// A connection for [`send`], and whether the follower says that it is at work.
+pub(super) async fn dial(
+    dialer: &Dialer,
+    to: u64,
+    peer: &str,
+    within: Duration,
+) -> io::Result<(Conn, bool)> {
+    match dialer.dial(to, peer, Purpose::WatchedSnapshot, within).await {
+        Ok(conn) => Ok((conn, true)),
+        Err(error) if is_unknown(&error) => {
+            Ok((dialer.dial(to, peer, Purpose::Snapshot, within).await?, false))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Sends a snapshot and the history before it. Returns the follower's vote.
 pub(super) async fn send(
-    mut conn: Conn,
+    (mut conn, watched): (Conn, bool),
     vote: Vote,
     snapshot: &SnapshotOf,
     history: &History,
@@ -49,10 +75,11 @@ pub(super) async fn send(
     let revision = file.head().revision;
     let (meta, bytes) = (snapshot.meta.clone(), file.bytes());
     put(&mut conn, &SnapshotPart::Begin { vote, meta, revision, bytes }).await?;
-    let has = match get(&mut conn, STALL_MAX).await? {
+    let has = match get(&mut conn.reader, ANSWER_MAX).await? {
         SnapshotReply::History { revision, .. } => revision,
         SnapshotReply::Installed { vote } => return Ok(vote),
         SnapshotReply::Failed(why) => return Err(io::Error::other(why)),
+        SnapshotReply::Working => return Err(out_of_step()),
     };
     let mut next = restart(&mut conn, history, has, revision).await?.unwrap_or(has) + 1;
     while next <= revision {
@@ -77,11 +104,19 @@ pub(super) async fn send(
         put(&mut conn, &SnapshotPart::Chunk(chunk)).await?;
     }
     put(&mut conn, &SnapshotPart::End).await?;
-    match get(&mut conn, INSTALL_MAX).await? {
-        SnapshotReply::Installed { vote } => Ok(vote),
-        SnapshotReply::Failed(why) => Err(io::Error::other(why)),
-        SnapshotReply::History { .. } => Err(io::Error::other("the follower is out of step")),
+    let patience = if watched { ANSWER_MAX } else { INSTALL_MAX };
+    loop {
+        match get(&mut conn.reader, patience).await? {
+            SnapshotReply::Installed { vote } => return Ok(vote),
+            SnapshotReply::Failed(why) => return Err(io::Error::other(why)),
+            SnapshotReply::History { .. } => return Err(out_of_step()),
+            SnapshotReply::Working => {}
+        }
     }
+}
+
+fn out_of_step() -> io::Error {
+    io::Error::other("the follower is out of step")
 }
 
 /// When the follower's history ends before what is kept here: tells it to begin anew after the record
@@ -104,14 +139,26 @@ async fn restart(
     Ok(Some(revision))
 }
 
-/// Receives a snapshot on the follower's side, and hands it to Raft.
-pub(super) async fn receive(mut conn: Conn, raft: &Raft, machine: &Machine) -> io::Result<()> {
-    let SnapshotPart::Begin { vote, meta, revision, bytes } = get(&mut conn, STALL_MAX).await?
-    else {
+/// Receives a snapshot on the follower's side, and hands it to Raft. `watched`: the leader wants to hear
+/// that this one is at work.
+pub(super) async fn receive(
+    conn: Conn,
+    watched: bool,
+    raft: &Raft,
+    machine: &Machine,
+) -> io::Result<()> {
+    let Conn { mut reader, mut writer } = conn;
+    let begin = get(&mut reader, STALL_MAX).await?;
+    let SnapshotPart::Begin { vote, meta, revision, bytes } = begin else {
         return Err(io::Error::other("a snapshot transfer begins with its end"));
     };
     tracing::info!(revision, bytes, "a snapshot is coming");
-    let reply = match install(&mut conn, raft, machine, vote, &meta).await {
+    let end = machine.history().last();
+    let (has, digest) = end;
+    writer.send(&pack(&SnapshotReply::History { revision: has, digest })).await?;
+    let install = install(&mut reader, (raft, machine), end, (vote, &meta));
+    let installed = if watched { at_work(&mut writer, install).await? } else { install.await };
+    let reply = match installed {
         Ok(vote) => SnapshotReply::Installed { vote },
         Err(error) => {
             let why = chain(&error);
@@ -119,23 +166,30 @@ pub(super) async fn receive(mut conn: Conn, raft: &Raft, machine: &Machine) -> i
             SnapshotReply::Failed(why)
         }
     };
-    conn.writer.send(&pack(&reply)).await
+    writer.send(&pack(&reply)).await
+}
+
+/// Does the work, and says from time to time that it is not done.
+async fn at_work<T>(writer: &mut Writer, work: impl Future<Output = T>) -> io::Result<T> {
+    tokio::pin!(work);
+    loop {
+        match timeout(WORKING_EVERY, &mut work).await {
+            Ok(done) => return Ok(done),
+            Err(_) => writer.send(&pack(&SnapshotReply::Working)).await?,
+        }
+    }
 }
 
 async fn install(
-    conn: &mut Conn,
-    raft: &Raft,
-    machine: &Machine,
-    vote: Vote,
-    meta: &SnapshotMeta,
+    reader: &mut Reader,
+    (raft, machine): (&Raft, &Machine),
+    mut end: (Revision, Digest),
+    (vote, meta): (Vote, &SnapshotMeta),
 ) -> io::Result<Vote> {
-    let (revision, digest) = machine.history().last();
-    conn.writer.send(&pack(&SnapshotReply::History { revision, digest })).await?;
-    let mut end = (revision, digest);
     let store = machine.snapshots().clone();
     let mut incoming = blocking(move || store.incoming().map_err(io::Error::from)).await?;
     loop {
-        match get(conn, STALL_MAX).await? {
+        match get(reader, STALL_MAX).await? {
             SnapshotPart::Records(records) => {
                 end = continues(end, &records)?;
                 let history = machine.history().clone();
@@ -202,4 +256,59 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     platform::blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::oneshot;
+
+    use super::super::dial::Directory;
+    use super::super::message::{Hello, Welcome};
+    use super::*;
+
+    async fn pair() -> (Conn, Conn) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (there, _) = listener.accept().await.unwrap();
+        (Conn::new(here).unwrap(), Conn::new(there).unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_works_says_so() {
+        let (mut leader, mut follower) = pair().await;
+        let (finish, work) = oneshot::channel();
+        let listen = async {
+            for _ in 0..2 {
+                let reply = get(&mut leader.reader, ANSWER_MAX).await.unwrap();
+                assert!(matches!(reply, SnapshotReply::Working));
+            }
+            finish.send(7).unwrap();
+        };
+        let (done, ()) = tokio::join!(at_work(&mut follower.writer, work), listen);
+        assert_eq!(done.unwrap(), Ok(7));
+    }
+
+    /// An older release closes a connection for what it does not know.
+    #[tokio::test]
+    async fn an_older_follower_is_not_watched() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap().to_string();
+        let follower = tokio::spawn(async move {
+            loop {
+                let mut conn = Conn::new(listener.accept().await.unwrap().0).unwrap();
+                let hello = conn.reader.expect().await.unwrap();
+                let hello: Hello = unpack("hello", &hello).unwrap();
+                if hello.purpose != Purpose::WatchedSnapshot {
+                    let welcome = Welcome::Accept { api: String::new() };
+                    conn.writer.send(&pack(&welcome)).await.unwrap();
+                    return hello.purpose;
+                }
+            }
+        });
+        let dialer = Dialer::new("c".into(), 1, String::new(), Directory::default());
+        let (_, watched) = dial(&dialer, 2, &peer, Duration::from_secs(5)).await.unwrap();
+        assert!(!watched);
+        assert_eq!(follower.await.unwrap(), Purpose::Snapshot);
+    }
 }

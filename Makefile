@@ -55,6 +55,7 @@ soak: ## The same until it is interrupted
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" soak --seconds 604800 --reports chaos-reports
 
 sim: sim-build ## Raft with our log and snapshots on simulated disks, networks and clocks: a thousand seeds
+	"$${CARGO_TARGET_DIR:-target}/sim/sim/chaos-raft" stories --count 200000
 	"$${CARGO_TARGET_DIR:-target}/sim/sim/chaos-raft" sweep --count 1000
 
 sim-build:

@@ -62,9 +62,9 @@ fn a_seed_is_a_run() {
     assert_ne!(run("3"), run("17"));
 }
 
-/// The history alone, in more dangerous places than a cluster comes to.
+/// Log and history alone, in more dangerous places than a cluster comes to.
 #[test]
-fn stories_of_the_history_end_well() {
+fn stories_end_well() {
     let output = chaos_raft(&["stories"]);
     assert!(output.status.success(), "{}", said(&output));
 }
@@ -76,5 +76,9 @@ fn disks_that_lie_are_noticed() {
         let output = chaos_raft(&["sweep", "--count", "20", "--first", "--lie", lie]);
         assert_eq!(output.status.code(), Some(1), "{lie} is not noticed: {}", said(&output));
         assert!(said(&output).contains("BROKEN"), "{lie}: {}", said(&output));
+        let told = said(&chaos_raft(&["stories", "--count", "1000", "--lie", lie]));
+        for part in ["the history", "the log"] {
+            assert!(told.contains(&format!("BROKEN: {part} ")), "{lie}: {part}: {told}");
+        }
     }
 }

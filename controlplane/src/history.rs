@@ -21,7 +21,7 @@
 //! Left out: indexes by anything but the revision, and a lock: the replica that owns the directory
 //! has locked its log.
 //!
-//! Reading order: `frame` (bytes), `raw`, `packed`, `recover`, `retention`.
+//! Reading order: `frame` (bytes), `raw`, `packed`, `segment`, `recover`, `retention`.
 //!
 //! [`verify`]: History::verify
 
@@ -34,6 +34,7 @@ mod packer;
 mod raw;
 mod recover;
 mod retention;
+mod segment;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -50,10 +51,11 @@ use crate::platform::fs::File;
 use collector::{Cache, Collector};
 pub use error::HistoryError;
 use frame::Start;
-use packed::{Full, Packed};
+use packed::Full;
 use packer::Packer;
 use raw::Raw;
 pub use retention::SegmentInfo;
+use segment::{Segment, full_segments};
 use writer::Writer;
 
 /// How to keep the history.
@@ -84,12 +86,6 @@ struct Inner {
     packer: Worker<Packer>,
     /// When segments began, as far as that was looked up.
     times: Mutex<BTreeMap<Revision, Millis>>,
-}
-
-#[derive(Clone, Debug)]
-enum Segment {
-    Raw(Arc<Raw>),
-    Packed(Arc<Packed>),
 }
 
 /// What readers, writer and packer have in common.
@@ -411,51 +407,6 @@ impl History {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Open segments with others after them: compressing was interrupted. Where one ends, the next starts.
-fn full_segments(segments: &BTreeMap<Revision, Segment>) -> Vec<Full> {
-    let pairs = segments.values().zip(segments.values().skip(1));
-    let full = pairs.filter_map(|(segment, next)| match segment {
-        Segment::Raw(raw) => {
-            let last = (next.start().first - 1, next.start().previous);
-            Some(Full { raw: Arc::clone(raw), last })
-        }
-        Segment::Packed(_) => None,
-    });
-    full.collect()
-}
-
-impl Segment {
-    fn start(&self) -> Start {
-        match self {
-            Self::Raw(raw) => raw.start,
-            Self::Packed(packed) => packed.start,
-        }
-    }
-
-    /// The segment, if it is an open one.
-    fn open(&self) -> Option<Arc<Raw>> {
-        match self {
-            Self::Raw(raw) => Some(Arc::clone(raw)),
-            Self::Packed(_) => None,
-        }
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Raw(raw) => &raw.path,
-            Self::Packed(packed) => &packed.path,
-        }
-    }
-
-    /// Its size on the disk.
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Raw(raw) => raw.index().end,
-            Self::Packed(packed) => packed.bytes(),
-        }
     }
 }
 

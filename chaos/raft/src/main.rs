@@ -25,7 +25,7 @@
 //!
 //! ## Reading order
 //! `plan`, `book` with `laws`, `node`, `world`; `watch` (a run that does not end), `sweep` (many seeds, a process
-//! each); `stories` (the history alone).
+//! each); `stories` (log and history, each alone).
 //!
 //! Built with `--cfg romana_sim`: `make sim` does that.
 

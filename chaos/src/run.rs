@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures_util::future::join_all;
 use hyper::Method;
-use romana_statemachine::Digest;
+use romana_statemachine::{Digest, Revision};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -18,7 +19,7 @@ use crate::audit;
 use crate::backup::Keeper;
 use crate::cluster::{Cluster, ClusterOptions, SmallDisk};
 use crate::follower::Follower;
-use crate::history::{Clock, Evidence, Outcome, Sample};
+use crate::history::{Audited, Clock, Evidence, Outcome, Sample, Testimony};
 use crate::http;
 use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, torment};
 use crate::oracle::{Violation, judge};
@@ -172,18 +173,13 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     }
     violations.extend(cluster.crashes().into_iter().map(|what| Violation { law: "crash", what }));
 
-    match testimony::collect(cluster, patience).await {
-        Ok((testimonies, complaint)) => {
-            evidence.testimonies = testimonies;
-            violations.extend(complaint.map(|what| Violation { law: "converge", what }));
-        }
-        Err(error) => violations.push(Violation { law: "converge", what: format!("{error:#}") }),
-    }
     if options.previous.is_some() {
         violations.extend(upgraded(cluster).await);
     }
-    let last = evidence.testimonies.first().map_or(0, |said| said.records.len() as u64);
-    let asked = audit(cluster, options.seed, &mut evidence, &mut violations).await;
+    let heard = hear_out(cluster, options.seed, patience).await;
+    let last = heard.last();
+    violations.extend(heard.violations);
+    (evidence.testimonies, evidence.audited) = (heard.testimonies, heard.audited);
     for follower in followers {
         match follower.finish(last, patience).await {
             Ok(followed) => evidence.followed.push(followed),
@@ -191,25 +187,67 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         }
     }
     violations.extend(judge(&evidence));
-    let facts = facts(&evidence, asked);
+    let facts = facts(&evidence, heard.asked);
     let story = Story::new(options.reproduce(), facts, &evidence, &violations);
     Ok(Report { violations, story, calls: evidence.calls.len() as u64, kept: None })
 }
 
-/// Asks every replica about the past. Returns how many addresses were asked for, of how many.
-async fn audit(
-    cluster: &Cluster,
-    seed: u64,
-    evidence: &mut Evidence,
-    violations: &mut Vec<Violation>,
-) -> (usize, usize) {
-    let Some(witness) = evidence.testimonies.first() else { return (0, 0) };
-    let (addresses, given) = audit::addresses(&witness.records, seed);
-    match audit::collect(cluster, &addresses, witness.records.len() as u64).await {
-        Ok(audited) => evidence.audited = audited,
-        Err(error) => violations.push(Violation { law: "audit", what: format!("{error:#}") }),
+/// What the replicas say when all is quiet.
+#[derive(Default)]
+struct Heard {
+    testimonies: Vec<Testimony>,
+    audited: Vec<Audited>,
+    /// For how many addresses they were asked, of how many.
+    asked: (usize, usize),
+    violations: Vec<Violation>,
+}
+
+impl Heard {
+    /// The last revision that was heard of.
+    fn last(&self) -> Revision {
+        self.testimonies.first().map_or(0, |said| said.records.len() as u64)
     }
-    (addresses.len(), given)
+}
+
+/// Hears everybody until nothing came meanwhile: what was on its way when a client gave up may be committed much
+/// later, between two answers.
+async fn hear_out(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
+    /// Nobody asks for anything any more: it ends soon.
+    const LATE_MAX: usize = 5;
+    let mut heard = hear(cluster, seed, patience).await;
+    for _ in 0..LATE_MAX {
+        let last = heard.last();
+        let samples = cluster.replicas().iter().map(|replica| sample(replica.id, replica.api));
+        let late = |said: &Option<Sample>| said.as_ref().is_some_and(|said| said.revision > last);
+        if !join_all(samples).await.iter().any(late) {
+            break;
+        }
+        heard = hear(cluster, seed, patience).await;
+    }
+    heard
+}
+
+async fn hear(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
+    let mut heard = Heard::default();
+    match testimony::collect(cluster, patience).await {
+        Ok((testimonies, complaint)) => {
+            heard.testimonies = testimonies;
+            heard.violations.extend(complaint.map(|what| Violation { law: "converge", what }));
+        }
+        Err(error) => {
+            heard.violations.push(Violation { law: "converge", what: format!("{error:#}") });
+        }
+    }
+    let Some(witness) = heard.testimonies.first() else { return heard };
+    let (addresses, given) = audit::addresses(&witness.records, seed);
+    heard.asked = (addresses.len(), given);
+    match audit::collect(cluster, &addresses, heard.last()).await {
+        Ok(audited) => heard.audited = audited,
+        Err(error) => {
+            heard.violations.push(Violation { law: "audit", what: format!("{error:#}") });
+        }
+    }
+    heard
 }
 
 /// After the last fault: the cluster becomes whole again, and nobody had crashed by himself.

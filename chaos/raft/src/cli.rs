@@ -79,6 +79,13 @@ pub(crate) enum Lie {
     Directory,
 }
 
+impl Lie {
+    /// As it is asked for.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |lie| lie.get_name().to_owned())
+    }
+}
+
 impl From<Lie> for disk::Lie {
     fn from(lie: Lie) -> Self {
         match lie {
@@ -122,7 +129,10 @@ pub(crate) fn main() -> Result<ExitCode> {
         Command::Stories { seed, count, lie } => {
             let badly = stories::tell(seed..seed.saturating_add(count), lie.into());
             for (seed, why) in &badly {
-                println!("BROKEN: {why}\nagain: chaos-raft stories --seed {seed} --count 1");
+                let lie = lie.name();
+                println!(
+                    "BROKEN: {why}\nagain: chaos-raft stories --seed {seed} --count 1 --lie {lie}"
+                );
             }
             if badly.is_empty() {
                 println!("{count} stories of each part ended well");

@@ -1,5 +1,5 @@
 //! One part alone on one disk, in stories of a few lives: what a whole cluster meets once in thousands of seeds
-//! (a segment that cannot be packed, later ones that can, and then no power) is in every tenth of these.
+//! (a segment that cannot be packed, later ones that can, and then no power) is common in these.
 
 mod history;
 mod log;

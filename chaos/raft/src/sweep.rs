@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 
 use crate::cli::Lie;
 
@@ -16,7 +15,7 @@ const SHOWN: usize = 4;
 
 pub(crate) fn sweep(seeds: Range<u64>, jobs: usize, lie: Lie, first: bool) -> Result<ExitCode> {
     let program = std::env::current_exe().context("where this program is")?;
-    let lie = lie.to_possible_value().map_or_else(String::new, |lie| lie.get_name().to_owned());
+    let lie = lie.name();
     let (next, broken) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let (enough, failure) = (AtomicBool::new(false), Mutex::new(None));
     let started = Instant::now();

@@ -26,9 +26,7 @@ pub(super) struct Log {
     changes: u64,
 }
 
-type Bytes = Vec<u8>;
-
-fn spread(number: u64) -> Bytes {
+fn spread(number: u64) -> Vec<u8> {
     let length = 8 + usize::try_from(number * 37 % 600).unwrap_or(0);
     number.to_le_bytes().into_iter().cycle().take(length).collect()
 }
@@ -88,70 +86,82 @@ impl Log {
 
     /// Does something. `false`: the log has stopped.
     async fn step(&mut self, log: &Wal, acknowledged: &Arc<AtomicUsize>) -> bool {
-        let mut now = self.versions.last().cloned().unwrap_or_default();
-        let next = now.first + now.entries.len() as u64;
-        self.changes += 1;
-        let (tell, told) = oneshot::channel();
-        let done = |version: usize| -> Done {
-            let acknowledged = Arc::clone(acknowledged);
-            Box::new(move |outcome| {
-                if outcome.is_ok() {
-                    acknowledged.fetch_max(version, Ordering::SeqCst);
-                }
-                _ = tell.send(outcome.is_ok());
-            })
-        };
-        let version = self.versions.len();
         match below(16) {
+            13 => disk::fail_next_sync(&self.machine),
+            14 => disk::cut_power_after(&self.machine, 1 + below(20)),
+            15 => tokio::task::yield_now().await,
+            die => return self.change(die, log, acknowledged).await,
+        }
+        true
+    }
+
+    async fn change(&mut self, die: u64, log: &Wal, acknowledged: &Arc<AtomicUsize>) -> bool {
+        let mut now = self.versions.last().cloned().unwrap_or_default();
+        self.changes += 1;
+        let number = self.changes;
+        let ask: Box<dyn FnOnce(Done)> = match die {
             0..7 => {
-                let count = 1 + below(6);
-                let mut entries = Vec::new();
-                for index in next..next + count {
-                    self.changes += 1;
-                    now.entries.push(self.changes);
-                    // Half a group may be there.
-                    self.versions.push(now.clone());
-                    entries.push((index, spread(self.changes).into()));
-                }
-                log.append(entries, done(self.versions.len() - 1));
+                let entries = self.append(&mut now, 1 + below(6));
+                let spread = |(index, number)| (index, spread(number).into());
+                Box::new(move |done| log.append(entries.into_iter().map(spread).collect(), done))
             }
             7..9 => {
-                now.vote = Some(self.changes);
-                self.versions.push(now);
-                log.save_vote(spread(self.changes).into(), done(version));
+                now.vote = Some(number);
+                Box::new(|done| log.save_vote(spread(number).into(), done))
             }
             9..11 => {
-                let last = next.checked_sub(1 + below(8));
-                let kept = last.map_or(0, |last| (last + 1).saturating_sub(now.first));
-                now.entries.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
-                self.versions.push(now);
-                log.truncate_after(last, done(version));
-            }
-            11..13 => {
-                let upto = next.saturating_sub(below(12));
-                if now.purged.is_none_or(|purged| purged < upto) {
-                    let gone = usize::try_from(upto + 1 - now.first).unwrap_or(usize::MAX);
-                    now.entries.drain(..gone.min(now.entries.len()));
-                    (now.purged, now.first) = (Some(upto), upto + 1);
-                }
-                self.versions.push(now);
-                log.purge(upto, spread(upto).into(), done(version));
-            }
-            13 => {
-                disk::fail_next_sync(&self.machine);
-                return true;
-            }
-            14 => {
-                disk::cut_power_after(&self.machine, 1 + below(20));
-                return true;
+                let last = now.next().checked_sub(1 + below(8));
+                now.truncate_after(last);
+                Box::new(move |done| log.truncate_after(last, done))
             }
             _ => {
-                tokio::task::yield_now().await;
-                return true;
+                let upto = now.next().saturating_sub(below(12));
+                now.purge(upto);
+                Box::new(move |done| log.purge(upto, spread(upto).into(), done))
             }
-        }
+        };
+        self.versions.push(now);
+        let (version, acknowledged) = (self.versions.len() - 1, Arc::clone(acknowledged));
+        let (tell, told) = oneshot::channel();
+        ask(Box::new(move |outcome| {
+            if outcome.is_ok() {
+                acknowledged.fetch_max(version, Ordering::SeqCst);
+            }
+            _ = tell.send(outcome.is_ok());
+        }));
         // Others go on at once: then there are groups.
         below(3) == 0 || told.await.unwrap_or(false)
+    }
+
+    /// So many entries more. Each is a version: a part of a group may be there.
+    fn append(&mut self, now: &mut Content, count: u64) -> Vec<(u64, u64)> {
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            self.changes += 1;
+            entries.push((now.next(), self.changes));
+            now.entries.push(self.changes);
+            self.versions.push(now.clone());
+        }
+        entries
+    }
+}
+
+impl Content {
+    fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    fn truncate_after(&mut self, last: Option<u64>) {
+        let kept = last.map_or(0, |last| (last + 1).saturating_sub(self.first));
+        self.entries.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+    }
+
+    fn purge(&mut self, upto: u64) {
+        if self.purged.is_none_or(|purged| purged < upto) {
+            let gone = usize::try_from(upto + 1 - self.first).unwrap_or(usize::MAX);
+            self.entries.drain(..gone.min(self.entries.len()));
+            (self.purged, self.first) = (Some(upto), upto + 1);
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Plants bugs in a copy of the tree, one after the other, and lets both judges look for each: the simulation (many
-# seeds) and the soak (real processes). They do not know which it is. Prints what was found, by which law, and
-# after how long; fails if one was missed by both.
+# Plants bugs in a copy of the tree, one after the other, and lets the judges look for each: stories (log and history
+# alone), the simulation (many seeds) and the soak (real processes). They do not know which it is. Prints what was
+# found, by which law, and after how long; fails if one was missed by all.
 #
 #   chaos/mutants/run.sh [NAME …]     all, or some of chaos/mutants/NAME.patch
 #   SEEDS=80 SECONDS_MAX=150          how long the judges may look for one
-#   FIRST=1                           the soak does not look for what the simulation found
+#   FIRST=1                           a judge does not look for what one before it found
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -36,7 +36,10 @@ for name in "${names[@]}"; do
   echo "$name"
   found=
   make --silent sim-build || exit 1
-  judge simulation "$CARGO_TARGET_DIR/sim/sim/chaos-raft" sweep --count "${SEEDS:-80}" --first && found=1
+  judge stories "$CARGO_TARGET_DIR/sim/sim/chaos-raft" stories --count 5000 && found=1
+  if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
+    judge simulation "$CARGO_TARGET_DIR/sim/sim/chaos-raft" sweep --count "${SEEDS:-80}" --first && found=1
+  fi
   if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
     cargo build --quiet --locked --workspace --bins || exit 1
     judge soak "$CARGO_TARGET_DIR/debug/chaos" soak --seed 1 --round 10 --seconds "${SECONDS_MAX:-150}" && found=1

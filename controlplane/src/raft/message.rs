@@ -226,7 +226,7 @@ pub(super) enum SnapshotReply {
         vote: Vote,
     },
     Failed(String),
-    /// After `End`, again and again until it is done. Only where it is watched.
+    /// After `History`, every second until it is done. Only where it is watched.
     Working,
 }
 

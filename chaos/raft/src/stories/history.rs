@@ -21,15 +21,11 @@ impl super::Part for Kept {
     }
 
     fn live(&mut self) -> Result<(), String> {
-        let failed = disk::failed_syncs(&self.machine);
+        let excused = super::excuse(&self.machine);
         let dir = PathBuf::from(format!("/{}/history", self.machine));
         match History::open(&dir, HistoryOptions { segment_bytes: 512 + below(2048) }) {
             Ok(history) => self.use_it(&history),
-            Err(_)
-                if disk::is_dark(&self.machine) || disk::failed_syncs(&self.machine) > failed =>
-            {
-                Ok(())
-            }
+            Err(_) if excused() => Ok(()),
             Err(error) => Err(format!("does not open: {error:?}")),
         }
     }

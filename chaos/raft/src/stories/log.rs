@@ -55,17 +55,13 @@ impl super::Part for Log {
 impl Log {
     async fn run(&mut self) -> Result<(), String> {
         let dir = PathBuf::from(format!("/{}/wal", self.machine));
-        let failed = disk::failed_syncs(&self.machine);
+        let excused = super::excuse(&self.machine);
         let options = WalOptions { segment_bytes: 4096, mark: None };
         let (log, found) = match Wal::open(&dir, options) {
             Ok(opened) if !disk::is_dark(&self.machine) => opened,
             // With the last of the power.
             Ok(_) => return Ok(()),
-            Err(_)
-                if disk::is_dark(&self.machine) || disk::failed_syncs(&self.machine) > failed =>
-            {
-                return Ok(());
-            }
+            Err(_) if excused() => return Ok(()),
             Err(error) => return Err(format!("does not open: {error:?}")),
         };
         let content = content(&log, &found)?;

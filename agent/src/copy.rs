@@ -75,6 +75,45 @@ pub fn remove(path: &Path) -> Result<(), CopyError> {
     }
 }
 
+/// Begins the names of files that are being written (`tempfile`).
+const TEMPORARY: &str = ".tmp";
+/// Ends the names of files that were set aside.
+const ASIDE: &str = "damaged";
+
+/// Whether a path is of a file in use: neither being written nor set aside.
+#[must_use]
+pub fn is_whole(path: &Path) -> bool {
+    !is_temporary(path) && path.extension().is_none_or(|extension| extension != ASIDE)
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
+}
+
+/// Removes what writers left behind in a directory when they were killed: files that were never renamed
+/// into place and have not been touched for `age`. A directory that is not there has none.
+///
+/// # Errors
+/// [`CopyError::Io`].
+pub fn remove_leftovers(dir: &Path, age: std::time::Duration) -> Result<(), CopyError> {
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| CopyError::Io { action, path, source }
+    };
+    let files = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        files => files.map_err(io("list", dir))?,
+    };
+    for file in files {
+        let file = file.map_err(io("list", dir))?;
+        let old = || file.metadata()?.modified()?.elapsed().map_err(io::Error::other);
+        if is_temporary(&file.path()) && old().is_ok_and(|old| old >= age) {
+            fs::remove_file(file.path()).map_err(io("remove", &file.path()))?;
+        }
+    }
+    Ok(())
+}
+
 fn dir_of(path: &Path) -> &Path {
     path.parent().unwrap_or_else(|| Path::new("."))
 }
@@ -115,7 +154,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 
 /// Puts a damaged file out of the way, for somebody to look at. Returns where it is.
 pub fn set_aside(path: &Path) -> PathBuf {
-    let aside = path.with_extension("damaged");
+    let aside = path.with_extension(ASIDE);
     if let Err(error) = fs::rename(path, &aside) {
         tracing::warn!(path = %path.display(), %error, "a damaged file cannot be set aside");
     }
@@ -140,6 +179,20 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(load::<Vec<u32>>(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, left) = (dir.path().join("a"), dir.path().join(".tmpAbCdEf"));
+        save(&whole, &1).unwrap();
+        fs::write(&left, "half").unwrap();
+        remove_leftovers(dir.path(), std::time::Duration::from_secs(3600)).unwrap();
+        assert!(left.exists(), "it may still be written");
+        remove_leftovers(dir.path(), std::time::Duration::ZERO).unwrap();
+        assert!(whole.exists() && !left.exists());
+        assert!(is_whole(&whole) && !is_whole(&left) && !is_whole(&dir.path().join("a.damaged")));
+        remove_leftovers(&dir.path().join("none"), std::time::Duration::ZERO).unwrap();
     }
 
     proptest! {

@@ -28,6 +28,7 @@ use crate::kernel::packet_filter::PacketFilter;
 use crate::kernel::{KernelError, facts};
 use crate::policy::enforce::enforcer;
 use crate::router::Router;
+use crate::state_dir::{StateDir, StateDirError};
 use crate::status::Said;
 use crate::{http, nat, pulse, register, sysctl};
 
@@ -37,14 +38,8 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The state directory cannot be used.
-    #[error("cannot use {path}")]
-    StateDir {
-        /// Which.
-        path: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
     /// The copy of the view cannot be read.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -77,9 +72,7 @@ pub enum DaemonError {
 /// [`DaemonError`]: it did not start.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let stop = stop_signal().map_err(DaemonError::Signals)?;
-    let path = || config.state_dir.display().to_string();
-    std::fs::create_dir_all(&config.state_dir)
-        .map_err(|source| DaemonError::StateDir { path: path(), source })?;
+    let state_dir = StateDir::open(&config.state_dir)?;
     let following = Following::open(config.host.clone(), &config.state_dir)?;
     let seen = following.seen();
     let client = Client::new(ClientConfig {
@@ -98,8 +91,9 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (connection, handle, _) =
         rtnetlink::new_connection_with_strict_check().map_err(KernelError::from)?;
     tokio::spawn(connection);
-    let wake = Arc::new(Notify::new());
-    let news = tokio::spawn(watch_kernel(Arc::clone(&wake), stop.clone()));
+    let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let news = tokio::spawn(watch_kernel(Arc::clone(&wake), Arc::clone(&taken), stop.clone()));
+    let (problems_of, attachments) = watch::channel(Vec::new());
     let (status, shown) = watch::channel(crate::status::Status::default());
     let problems = sysctl::provide(config.set_sysctls);
     problems.iter().for_each(|problem| tracing::warn!(problem, "this host does not forward"));
@@ -114,10 +108,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         mtu: config.mtu,
         route_table: config.route_table,
     };
+    let heard = attach::News { wake: taken, problems: problems_of };
+    let (asking, stopped) = (client.clone(), stop.clone());
     let attaching =
-        attach::serve(attaching, client.clone(), seen.clone(), handle.clone(), gate, stop.clone());
+        attach::serve(attaching, asking, seen.clone(), handle.clone(), gate, heard, stopped);
     let mut attaching = tokio::spawn(attaching);
-    let said = Said { routes: shown, policy, seen: seen.clone() };
+    let said = Said { routes: shown, policy, attachments, seen: seen.clone() };
     let tasks = [
         tokio::spawn(following.run(client.clone(), stop.clone())),
         tokio::spawn(router.run(wake, stop.clone())),
@@ -140,6 +136,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         }
     }
     news.abort();
+    drop(state_dir);
     match ended {
         Some(ended) => joined(ended),
         None => joined(attaching.await),
@@ -159,10 +156,10 @@ fn joined(
 }
 
 /// Without news the timer is left.
-async fn watch_kernel(wake: Arc<Notify>, stop: CancellationToken) {
+async fn watch_kernel(wake: Arc<Notify>, taken: Arc<Notify>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        watched = facts::watch(&wake) => {
+        watched = facts::watch(&wake, &taken) => {
             if let Err(error) = watched {
                 tracing::warn!(%error, "no news from the kernel: looking on a timer only");
             }

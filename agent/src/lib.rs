@@ -38,6 +38,7 @@ pub mod register;
 pub mod router;
 pub mod routes;
 pub mod rules;
+pub mod state_dir;
 pub mod status;
 pub mod sysctl;
 pub mod view;

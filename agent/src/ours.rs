@@ -45,6 +45,8 @@ pub const LEDGER_DIR: &str = "attachments";
 pub const RESERVE_FILE: &str = "reserve";
 /// In the state directory: DELs that the plugin left while no agent answered.
 pub const SPOOL_DIR: &str = "spool";
+/// In the state directory: locked by the agent that uses it.
+pub const LOCK_FILE: &str = "lock";
 /// Where the agent keeps what must outlive it.
 pub const STATE_DIR: &str = "/var/lib/romana";
 

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_statemachine::Revision;
 use romana_statemachine::command::HostState;
 use rtnetlink::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -63,8 +64,22 @@ impl Router {
 
     /// Runs until `stop`.
     pub async fn run(mut self, wake: Arc<Notify>, stop: CancellationToken) {
+        // What the last pass that succeeded was made for, and how it went.
+        let mut done: Option<((Revision, bool), Status)> = None;
+        let mut look = true;
+        let mut looked = Instant::now();
         while !stop.is_cancelled() {
             let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
+            let known = view.as_ref().map(|view| (view.routing, caught_up));
+            let unchanged = done.as_ref().filter(|(at, _)| !look && Some(*at) == known);
+            if let (Some((_, status)), Some(view)) = (unchanged, &view) {
+                // Most events are about addresses and policies: the routes stay as they are.
+                let revision = Some(view.revision);
+                self.say(Status { revision, applied: revision, ..status.clone() }, None);
+                look = self.woken(&wake, &stop, PERIOD.saturating_sub(looked.elapsed())).await;
+                continue;
+            }
+            (done, looked) = (None, Instant::now());
             let soon = match view {
                 // Nothing is known: what is in the kernel stays.
                 None => {
@@ -74,6 +89,9 @@ impl Router {
                 Some(view) => match self.pass(&view, caught_up).await {
                     Ok(mut pass) => {
                         pass.status.problems.extend(view.conflicts.iter().cloned());
+                        if !pass.soon {
+                            done = known.map(|known| (known, pass.status.clone()));
+                        }
                         self.say(pass.status, None);
                         pass.soon
                     }
@@ -85,16 +103,25 @@ impl Router {
                     }
                 },
             };
-            let news = async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = wake.notified() => {}
-                    changed = self.seen.changed() => if changed.is_err() { stop.cancelled().await },
-                }
-            };
-            // Both outcomes mean: look.
-            _ = timeout(if soon { RETRY } else { PERIOD }, news).await;
+            look = self.woken(&wake, &stop, if soon { RETRY } else { PERIOD }).await;
         }
+    }
+
+    /// Waits for news or for the end of a pause. Whether the kernel has to be read whatever the view says.
+    async fn woken(&mut self, wake: &Notify, stop: &CancellationToken, pause: Duration) -> bool {
+        let news = async {
+            tokio::select! {
+                () = stop.cancelled() => true,
+                () = wake.notified() => true,
+                changed = self.seen.changed() => {
+                    if changed.is_err() {
+                        stop.cancelled().await;
+                    }
+                    false
+                }
+            }
+        };
+        timeout(pause, news).await.unwrap_or(true)
     }
 
     async fn pass(&self, view: &View, caught_up: bool) -> Result<Pass, KernelError> {
@@ -109,7 +136,7 @@ impl Router {
         let gateways = self.gateways(view, &links).await;
         let Plan { routes, skipped } =
             plan(view, &facts::facts(&links, gateways, silent), self.options);
-        let actual = self.table.read(&links.pods).await?;
+        let actual = self.table.read().await?;
         let changes = if caught_up { diff(&actual, &routes) } else { missing(&actual, &routes) };
         let failed = self.table.apply(changes).await?;
         let mut status = Status { revision, routes: routes.len(), ..Status::default() };

@@ -42,6 +42,8 @@ pub struct Said {
     pub routes: watch::Receiver<Status>,
     /// The enforcer of policy.
     pub policy: watch::Receiver<Option<PolicyStatus>>,
+    /// What is wrong with attachments.
+    pub attachments: watch::Receiver<Vec<String>>,
     /// Who follows the log.
     pub seen: watch::Receiver<Seen>,
 }
@@ -58,7 +60,8 @@ impl Said {
             None => routes.applied,
             Some(policy) => routes.applied.min(policy.applied),
         };
-        Status { stale_ms, applied, policy, ..routes }
+        let problems = [&routes.problems[..], &self.attachments.borrow()].concat();
+        Status { stale_ms, applied, policy, problems, ..routes }
     }
 }
 

@@ -44,6 +44,9 @@ pub struct View {
     pub host: HostName,
     /// Up to where it is true.
     pub revision: Revision,
+    /// The last revision that changed hosts, blocks, networks or conflicts: what routes depend on.
+    #[serde(skip)]
+    pub routing: Revision,
     /// Time of that revision.
     #[serde(default)]
     pub at: Millis,
@@ -117,6 +120,7 @@ impl View {
         Self {
             host,
             revision: 0,
+            routing: 0,
             at: Millis(0),
             cluster: None,
             hosts: OrdMap::new(),
@@ -135,7 +139,7 @@ impl View {
     /// [`SnapshotError`]: a member is of another form than this program knows.
     pub fn from_snapshot(host: &HostName, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
         let mut view = Self::new(host.clone());
-        view.revision = snapshot.revision;
+        (view.revision, view.routing) = (snapshot.revision, snapshot.revision);
         view.at = member(snapshot, "at")?.unwrap_or_default();
         for shown in list::<ShownHost>(snapshot, "hosts")? {
             view.hosts.insert(shown.name.clone(), Host::from(shown));
@@ -173,6 +177,9 @@ impl View {
     pub fn apply(&mut self, record: &Record) {
         self.revision = self.revision.max(record.revision);
         self.at = self.at.max(record.at);
+        if concerns_routes(&record.event) {
+            self.routing = self.revision;
+        }
         if let Some(rules) = &mut self.rules {
             rules.apply(record);
         }
@@ -282,6 +289,12 @@ struct ShownAddress {
 struct AgentSettings {
     #[serde(default)]
     reserve_per_owner: u32,
+}
+
+/// Whether routes, or what the keeper of routes reports, depend on an event.
+fn concerns_routes(event: &Event) -> bool {
+    matches!(event.topic(), Topic::Topology | Topic::Hosts | Topic::Blocks)
+        || matches!(event, Event::ConflictsReported(_))
 }
 
 fn shown(conflict: &Conflict) -> String {

@@ -109,8 +109,9 @@ fn show(target: &Target) -> String {
 
 fn show_change(change: &Change) -> String {
     match change {
-        Change::Set(prefix, target) => format!("set {prefix} {}", show(target)),
-        Change::Remove(prefix) => format!("remove {prefix}"),
+        Change::Add(prefix, target) => format!("add {prefix} {}", show(target)),
+        Change::Replace(prefix, target) => format!("replace {prefix} {}", show(target)),
+        Change::Remove(prefix, target) => format!("remove {prefix} {}", show(target)),
     }
 }
 

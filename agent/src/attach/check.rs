@@ -33,10 +33,14 @@ impl Attacher {
         if !inside.up {
             return Err(differs(format!("{} is not there, or is down", key.ifname)));
         }
-        let routed = links::routed(&self.handle).await?;
+        let routed = links::our_host_routes(&self.handle, self.config.route_table).await?;
         let link = host_link(&key.container_id, &key.ifname);
-        if !links::exists(&self.handle, &link).await {
+        let ends = links::host_ends(&self.handle).await?;
+        let Some(end) = ends.get(&link) else {
             return Err(differs(format!("the host's end {link} is not there")));
+        };
+        if !end.up {
+            return Err(differs(format!("the host's end {link} is down")));
         }
         for ip in own {
             let default = if ip.is_ipv4() { inside.default.0 } else { inside.default.1 };
@@ -46,8 +50,8 @@ impl Attacher {
             if !default {
                 return Err(differs(format!("{} has lost its default route", key.ifname)));
             }
-            if !routed.iter().any(|(_, to)| *to == ip) {
-                return Err(differs(format!("the host has lost its route to {ip}")));
+            if !routed.contains(&(end.index, ip)) {
+                return Err(differs(format!("the host has lost its route to {ip} by {link}")));
             }
         }
         Ok(())

@@ -7,11 +7,12 @@
 //! An ADD that fails half way is a DEL from there on. A DEL needs neither the container's namespace nor
 //! the control plane.
 //!
-//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `server`; `report` says what is attached;
+//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `heal`, `server`; `report` says what is attached;
 //! `reserve` is for hosts that are cut off.
 
 mod add;
 mod check;
+mod heal;
 mod ledger;
 mod names;
 mod remove;
@@ -31,7 +32,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 pub use ledger::{Entry, Held, Ledger, Stage};
 pub use names::{is_of, is_ours, name};
 pub use reserve::Lent;
-pub use server::{ServeError, serve};
+pub use server::{News, ServeError, serve};
 
 use crate::follow::Seen;
 use crate::kernel::KernelError;
@@ -70,6 +71,8 @@ struct Attacher {
     released: Notify,
     /// What is attached has changed.
     changed: Notify,
+    /// What is wrong with attachments, for people.
+    problems: watch::Sender<Vec<String>>,
 }
 
 impl Attacher {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::add::crash_point;
 use super::{Attacher, Entry, Held, Stage, code, failed, names};
-use crate::copy;
+use crate::copy::{self, CopyError};
 use crate::kernel::{KernelError, links, packet_filter};
 use crate::ours::{SPOOL_DIR, host_link};
 use crate::wire::{Failed, Key, Request};
@@ -26,6 +26,8 @@ impl Attacher {
     pub(super) async fn del(self: &Arc<Self>, key: &Key, network: &str) -> Result<(), Failed> {
         let _alone = self.lock(key).await;
         let entry = match self.ledger.get(key) {
+            // The container's interface of this name belongs to another network by now.
+            Some(entry) if entry.network != network => return Ok(()),
             Some(entry) => entry,
             None => match self.lost(key, network) {
                 Some(entry) => entry,
@@ -49,7 +51,7 @@ impl Attacher {
     }
 
     /// The removal is durable, and the link gone, on return.
-    async fn begin_removal(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
+    pub(super) async fn begin_removal(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
         let key = entry.key.clone();
         self.put(Entry { stage: Stage::Removing, ..entry }).await?;
         crash_point("removing");
@@ -122,11 +124,19 @@ impl Attacher {
         let dir = self.config.state_dir.join(SPOOL_DIR);
         let Ok(files) = std::fs::read_dir(&dir) else { return };
         for path in files.filter_map(|file| Some(file.ok()?.path())) {
+            if !copy::is_whole(&path) {
+                continue;
+            }
             let done = match copy::load::<Request>(&path) {
                 Ok(Some(Request::Del { key, network })) => self.del(&key, &network).await,
                 Ok(_) => Ok(()),
-                // Being written by a plugin, or damaged: it is looked at again, and the report says what
-                // is attached in any case.
+                // Files are renamed into place whole, so this one will not get better. GC and the report
+                // of what is attached find what it was about.
+                Err(error @ CopyError::Damaged { .. }) => {
+                    let aside = copy::set_aside(&path);
+                    tracing::error!(%error, aside = %aside.display(), "a DEL that was left is damaged");
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a DEL that was left cannot be read");
                     continue;

@@ -51,6 +51,14 @@ pub enum ServeError {
     Ledger(#[from] CopyError),
 }
 
+/// What attachments hear and say.
+pub struct News {
+    /// Something of an attachment was taken away in the kernel.
+    pub wake: Arc<Notify>,
+    /// What is wrong with attachments, for people.
+    pub problems: watch::Sender<Vec<String>>,
+}
+
 /// Opens the ledger and serves the plugin until `stop`.
 ///
 /// # Errors
@@ -61,6 +69,7 @@ pub async fn serve(
     seen: watch::Receiver<Seen>,
     handle: Handle,
     gate: Gate,
+    news: News,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let listener = listen(&config.socket).await?;
@@ -75,13 +84,17 @@ pub async fn serve(
         busy: Mutex::default(),
         released: Notify::new(),
         changed: Notify::new(),
+        problems: news.problems,
     });
     attacher.undo_unfinished().await;
     let all = attacher.ledger.all();
+    // Before the plugin is heard: a DEL that was left is older than any ADD to come.
+    attacher.take_spool().await;
     attacher.gate.begin(all.iter().map(|entry| (entry.key.clone(), entry.filtered())).collect());
     let tasks = TaskTracker::new();
     tasks.spawn(Arc::clone(&attacher).release_all(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).report_all(stop.clone()));
+    tasks.spawn(Arc::clone(&attacher).heal_all(news.wake, stop.clone()));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,

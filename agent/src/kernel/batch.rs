@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::RouteMessage;
@@ -18,8 +18,10 @@ const MESSAGES_MAX: usize = 128;
 
 /// One change.
 pub(super) enum Ask {
-    /// Put a route in, in place of one that is there.
-    Set(RouteMessage),
+    /// Put a route in where none of this destination and metric is.
+    Add(RouteMessage),
+    /// Put a route in, in place of ours.
+    Replace(RouteMessage),
     /// Take one out.
     Remove(RouteMessage),
 }
@@ -51,7 +53,8 @@ pub(super) fn apply(asks: Vec<Ask>) -> io::Result<Vec<Result<(), rtnetlink::Erro
 
 fn push(buffer: &mut Vec<u8>, number: u32, ask: Ask) {
     let (message, flags) = match ask {
-        Ask::Set(route) => (RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE),
+        Ask::Add(route) => (RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL),
+        Ask::Replace(route) => (RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE),
         Ask::Remove(route) => (RouteNetlinkMessage::DelRoute(route), 0),
     };
     let mut header = NetlinkHeader::default();

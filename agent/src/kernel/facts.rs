@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::Notify;
 
-use super::{KernelError, Way, dump, network};
+use super::{KernelError, Way, dump_addresses, dump_links, dump_neighbours, dump_routes, network};
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::routes::{Facts, Gateway, Link};
 
@@ -25,8 +25,6 @@ use crate::routes::{Facts, Gateway, Link};
 pub struct Links {
     /// Links that are up and not ours.
     pub foreign: Vec<Link>,
-    /// Indexes of the host ends of pods' pairs.
-    pub pods: BTreeSet<u32>,
     /// MTU of each link, by name.
     pub mtu: BTreeMap<String, u32>,
 }
@@ -36,15 +34,12 @@ pub struct Links {
 /// # Errors
 /// [`KernelError`].
 pub async fn links(handle: &Handle) -> Result<Links, KernelError> {
-    let all: Vec<LinkMessage> = dump(handle.link().get().execute(), "links").await?;
-    let addresses: Vec<AddressMessage> =
-        dump(handle.address().get().execute(), "addresses").await?;
+    let (all, addresses) = (dump_links(handle).await?, dump_addresses(handle).await?);
     let mut links = Links::default();
     for link in &all {
         let Some(name) = name_of(link) else { continue };
         let index = link.header.index;
         if name.starts_with(LINK_PREFIX) {
-            links.pods.insert(index);
             continue;
         }
         links.mtu.extend(mtu_of(link).map(|mtu| (name.clone(), mtu)));
@@ -104,12 +99,11 @@ pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
 /// [`KernelError`].
 pub async fn own_addresses(handle: &Handle) -> Result<Vec<IpAddr>, KernelError> {
     let mut own = Vec::new();
-    let addresses: Vec<AddressMessage> =
-        dump(handle.address().get().execute(), "addresses").await?;
+    let addresses = dump_addresses(handle).await?;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut ask = RouteMessage::default();
         (ask.header.address_family, ask.header.table) = (family, RouteHeader::RT_TABLE_MAIN);
-        let routes: Vec<RouteMessage> = dump(handle.route().get(ask).execute(), "routes").await?;
+        let routes = dump_routes(handle, ask).await?;
         let default = routes.iter().find(|route| route.header.destination_prefix_length == 0);
         let link = default.and_then(|route| Way::from(route).link);
         let on_it = addresses.iter().find(|address| {
@@ -149,8 +143,7 @@ pub async fn silent(
     if asked.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let all: Vec<NeighbourMessage> =
-        dump(handle.neighbours().get().execute(), "neighbours").await?;
+    let all = dump_neighbours(handle).await?;
     let unanswered = |entry: &&NeighbourMessage| {
         matches!(entry.header.state, NeighbourState::Failed | NeighbourState::Incomplete)
     };
@@ -199,11 +192,12 @@ fn neighbour_ip(entry: &NeighbourMessage) -> Option<IpAddr> {
     })
 }
 
-/// Wakes somebody whenever links, addresses, or routes of ours change. Runs until it is dropped.
+/// Wakes the keeper of routes whenever links, addresses, or routes of ours change, and the keeper of attachments
+/// when routes of ours go, or links of ours go or change. Runs until it is dropped.
 ///
 /// # Errors
 /// No socket.
-pub async fn watch(wake: &Notify) -> Result<(), KernelError> {
+pub async fn watch(wake: &Notify, taken: &Notify) -> Result<(), KernelError> {
     let (connection, _handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -213,10 +207,12 @@ pub async fn watch(wake: &Notify) -> Result<(), KernelError> {
     ])?;
     let listen = async {
         while let Some((message, _)) = messages.next().await {
-            if let NetlinkPayload::InnerMessage(message) = message.payload
-                && concerns(&message)
-            {
+            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
+            if concerns_routes(&message) {
                 wake.notify_one();
+            }
+            if concerns_attachments(&message) {
+                taken.notify_one();
             }
         }
     };
@@ -227,13 +223,36 @@ pub async fn watch(wake: &Notify) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Routes of others come and go without end; when one takes ours away, ours is in the message.
-fn concerns(message: &RouteNetlinkMessage) -> bool {
+/// Routes of others come and go without end; when one takes ours away, ours is in the message. Links of
+/// attachments say nothing about the ways to other hosts.
+fn concerns_routes(message: &RouteNetlinkMessage) -> bool {
     match message {
-        RouteNetlinkMessage::DelRoute(route) => u8::from(route.header.protocol) == ROUTE_PROTOCOL,
+        RouteNetlinkMessage::DelRoute(route) => is_ours(route),
         RouteNetlinkMessage::NewRoute(_) => false,
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            !is_host_end(link)
+        }
         _ => true,
     }
+}
+
+/// A host link that goes down takes its routes along without a message about each.
+fn concerns_attachments(message: &RouteNetlinkMessage) -> bool {
+    match message {
+        RouteNetlinkMessage::DelRoute(route) => is_ours(route),
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            is_host_end(link)
+        }
+        _ => false,
+    }
+}
+
+fn is_ours(route: &RouteMessage) -> bool {
+    u8::from(route.header.protocol) == ROUTE_PROTOCOL
+}
+
+fn is_host_end(link: &LinkMessage) -> bool {
+    name_of(link).is_some_and(|name| name.starts_with(LINK_PREFIX))
 }
 
 /// Puts together what a plan needs to know.

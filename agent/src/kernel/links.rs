@@ -1,5 +1,6 @@
 //! Pairs of links between the host and containers, and what is in the container's namespace.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,14 +11,14 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{KernelError, Way, dump};
-use crate::ours::ROUTE_PROTOCOL;
+use super::routes::is_host_route;
+use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno};
+use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::wire::Link;
 
 /// The host's own address on each pair: what IPv6 routes in containers lead to. On-link routes would need
@@ -123,7 +124,7 @@ pub async fn make(
     create(handle, netns, pair).await?;
     let host = find(handle, &pair.host_link).await?;
     let index = host.header.index;
-    host_settings(pair)?;
+    host_settings(&pair.host_link, &pair.addresses)?;
     if pair.addresses.iter().any(IpAddr::is_ipv6) {
         let own = add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64);
         own.await.map_err(KernelError::asked("the host's address of the pair"))?;
@@ -198,13 +199,12 @@ async fn add_address(
 }
 
 /// The host's end answers ARP for everything it has a route to, at once.
-fn host_settings(pair: &Pair) -> Result<(), KernelError> {
-    let link = &pair.host_link;
-    if pair.addresses.iter().any(IpAddr::is_ipv4) {
+fn host_settings(link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
+    if ips.iter().any(IpAddr::is_ipv4) {
         write_sysctl(&format!("ipv4/conf/{link}/proxy_arp"), "1")?;
         write_sysctl(&format!("ipv4/neigh/{link}/proxy_delay"), "0")?;
     }
-    if pair.addresses.iter().any(IpAddr::is_ipv6) {
+    if ips.iter().any(IpAddr::is_ipv6) {
         write_sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "0")?;
     }
     Ok(())
@@ -221,17 +221,26 @@ async fn set_up(handle: &Handle, index: u32) -> Result<(), KernelError> {
 }
 
 async fn find(handle: &Handle, name: &str) -> Result<LinkMessage, KernelError> {
-    let asked = || KernelError::asked(format!("link {name}"));
+    let missing = || KernelError::asked(format!("link {name}"))(rtnetlink::Error::RequestFailed);
+    look_up(handle, name).await?.ok_or_else(missing)
+}
+
+/// `None`: there is no such link. That the kernel cannot be asked is an error, not an absent link.
+async fn look_up(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, KernelError> {
     let mut found = handle.link().get().match_name(name.to_owned()).execute();
     match found.next().await {
-        Some(link) => link.map_err(asked()),
-        None => Err(asked()(rtnetlink::Error::RequestFailed)),
+        None => Ok(None),
+        Some(Err(error)) if has_errno(&error, Errno::NODEV) => Ok(None),
+        Some(link) => link.map(Some).map_err(KernelError::asked(format!("link {name}"))),
     }
 }
 
 /// Whether the host has a link of this name.
-pub async fn exists(handle: &Handle, name: &str) -> bool {
-    find(handle, name).await.is_ok()
+///
+/// # Errors
+/// [`KernelError`]: the kernel cannot be asked.
+pub async fn exists(handle: &Handle, name: &str) -> Result<bool, KernelError> {
+    Ok(look_up(handle, name).await?.is_some())
 }
 
 /// Deletes a link of the host, if it is there.
@@ -239,11 +248,11 @@ pub async fn exists(handle: &Handle, name: &str) -> bool {
 /// # Errors
 /// [`KernelError`].
 pub async fn delete(handle: &Handle, name: &str) -> Result<(), KernelError> {
-    let Ok(link) = find(handle, name).await else { return Ok(()) };
+    let Some(link) = look_up(handle, name).await? else { return Ok(()) };
     let deleted = handle.link().del(link.header.index).execute().await;
     match deleted {
         // It went with its namespace in the meantime.
-        Err(_) if !exists(handle, name).await => Ok(()),
+        Err(error) if has_errno(&error, Errno::NODEV) => Ok(()),
         deleted => deleted.map_err(KernelError::asked(format!("the end of link {name}"))),
     }
 }
@@ -259,8 +268,34 @@ pub async fn route(
     host_link: &str,
 ) -> Result<(), KernelError> {
     let index = find(handle, host_link).await?.header.index;
+    route_to(handle, table, ip, index).await
+}
+
+/// Routes an address of a container to a link, by its index. A route of ours to the same address is replaced;
+/// one of another program is left alone.
+///
+/// # Errors
+/// [`KernelError::ForeignRoute`], or what the kernel says.
+async fn route_to(handle: &Handle, table: u32, ip: IpAddr, index: u32) -> Result<(), KernelError> {
+    let message = host_route(table, ip, index)?;
+    let asked = || KernelError::asked(format!("route {ip} dev {index}"));
+    match handle.route().add(message.clone()).execute().await {
+        Err(error) if has_errno(&error, Errno::EXIST) => {}
+        added => return added.map_err(asked()),
+    }
+    let routes = our_host_routes(handle, table).await?;
+    if routes.contains(&(index, ip)) {
+        return Ok(());
+    }
+    if !routes.iter().any(|(_, other)| *other == ip) {
+        return Err(KernelError::ForeignRoute { prefix: IpNet::from(ip) });
+    }
+    handle.route().add(message).replace().execute().await.map_err(asked())
+}
+
+fn host_route(table: u32, ip: IpAddr, index: u32) -> Result<RouteMessage, KernelError> {
     let length = if ip.is_ipv4() { 32 } else { 128 };
-    let message = RouteMessageBuilder::<IpAddr>::new()
+    let route = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(ip, length)
         .map_err(|error| KernelError::Socket(std::io::Error::other(error)))?
         .output_interface(index)
@@ -268,31 +303,95 @@ pub async fn route(
         .scope(if ip.is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
         .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
         .build();
-    let added = handle.route().add(message).replace().execute().await;
-    added.map_err(KernelError::asked(format!("route {ip} dev {host_link}")))
+    Ok(route)
 }
 
-/// Addresses that our routes lead to links of containers with, by link.
+/// The host's end of an attachment's pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Its index.
+    pub index: u32,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// Host ends of pairs, by name.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn host_ends(handle: &Handle) -> Result<BTreeMap<String, HostEnd>, KernelError> {
+    let links = dump_links(handle).await?;
+    let end = |link: &LinkMessage| {
+        let name = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        })?;
+        let up = link.header.flags.contains(LinkFlags::Up);
+        name.starts_with(LINK_PREFIX).then_some((name, HostEnd { index: link.header.index, up }))
+    };
+    Ok(links.iter().filter_map(end).collect())
+}
+
+/// Puts back what the host's side of an attachment needs: the settings and the own address of the host's end,
+/// both lost when it goes down, and the host routes.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn restore(
+    handle: &Handle,
+    table: u32,
+    host_link: &str,
+    index: u32,
+    ips: &[IpAddr],
+) -> Result<(), KernelError> {
+    host_settings(host_link, ips)?;
+    if ips.iter().any(IpAddr::is_ipv6) {
+        match add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64).await {
+            Err(error) if has_errno(&error, Errno::EXIST) => {}
+            added => added.map_err(KernelError::asked("the host's address of the pair"))?,
+        }
+    }
+    for ip in ips {
+        route_to(handle, table, *ip, index).await?;
+    }
+    Ok(())
+}
+
+/// Addresses that our routes in any table lead to links of containers with, by link.
 ///
 /// # Errors
 /// [`KernelError`].
 pub async fn routed(handle: &Handle) -> Result<Vec<(u32, IpAddr)>, KernelError> {
+    host_routes(handle, None).await
+}
+
+/// The same of one table.
+///
+/// # Errors
+/// [`KernelError`].
+pub async fn our_host_routes(
+    handle: &Handle,
+    table: u32,
+) -> Result<Vec<(u32, IpAddr)>, KernelError> {
+    host_routes(handle, Some(table)).await
+}
+
+async fn host_routes(
+    handle: &Handle,
+    table: Option<u32>,
+) -> Result<Vec<(u32, IpAddr)>, KernelError> {
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut ask = RouteMessage::default();
         ask.header.address_family = family;
         ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-        let routes: Vec<RouteMessage> =
-            dump(handle.route().get(ask).execute(), "routes of containers").await?;
+        ask.attributes.extend(table.map(RouteAttribute::Table));
+        let routes = dump_routes(handle, ask).await?;
         found.extend(routes.iter().filter_map(|route| {
             let Way { to, link, .. } = Way::from(route);
-            // Routes of blocks begin with an address, too.
-            let whole = if family == AddressFamily::Inet { 32 } else { 128 };
-            let header = &route.header;
-            let ours = u8::from(header.protocol) == ROUTE_PROTOCOL
-                && header.kind == RouteType::Unicast
-                && header.destination_prefix_length == whole;
-            link.zip(to).filter(|_| ours)
+            // A kernel without strict checks gives everything.
+            let ours = u8::from(route.header.protocol) == ROUTE_PROTOCOL;
+            link.zip(to).filter(|_| ours && is_host_route(route))
         }));
     }
     Ok(found)
@@ -316,10 +415,9 @@ pub struct Inside {
 pub async fn look(netns: &Netns, ifname: &str) -> Result<Inside, KernelError> {
     let ifname = ifname.to_owned();
     let looked = netns.within("the namespace", async move |handle| {
-        let Ok(link) = find(&handle, &ifname).await else { return Ok(Inside::default()) };
+        let Some(link) = look_up(&handle, &ifname).await? else { return Ok(Inside::default()) };
         let index = link.header.index;
-        let ask = handle.address().get().set_link_index_filter(index);
-        let addresses: Vec<AddressMessage> = dump(ask.execute(), "its addresses").await?;
+        let addresses = dump_addresses(&handle).await?;
         let addresses = addresses.iter().filter(|message| message.header.index == index);
         let mut inside = Inside {
             up: link.header.flags.contains(LinkFlags::Up),
@@ -329,8 +427,7 @@ pub async fn look(netns: &Netns, ifname: &str) -> Result<Inside, KernelError> {
         for (family, v4) in [(AddressFamily::Inet, true), (AddressFamily::Inet6, false)] {
             let mut ask = RouteMessage::default();
             ask.header.address_family = family;
-            let routes: Vec<RouteMessage> =
-                dump(handle.route().get(ask).execute(), "its routes").await?;
+            let routes = dump_routes(&handle, ask).await?;
             let found = routes.iter().any(|route| {
                 let through = route.attributes.contains(&RouteAttribute::Oif(index));
                 through && route.header.destination_prefix_length == 0

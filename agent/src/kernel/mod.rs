@@ -8,9 +8,22 @@ pub mod routes;
 
 use std::net::IpAddr;
 
-use futures_util::{Stream, TryStreamExt};
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use ipnet::IpNet;
+use rtnetlink::Handle;
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rustix::io::Errno;
+use tokio::sync::Mutex;
+
+/// Set on the answers of a dump during which something changed (linux/netlink.h).
+const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// The kernel does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +36,21 @@ pub enum KernelError {
         /// Why not.
         #[source]
         source: rtnetlink::Error,
+    },
+    /// What was asked for changes faster than it can be read.
+    #[error("{what} was interrupted by changes {DUMP_ATTEMPTS} times")]
+    Unsteady {
+        /// What was asked.
+        what: &'static str,
+    },
+    /// Another program has a route of the same destination and metric.
+    #[error(
+        "another program has a route to {prefix} with the same metric: it is left alone; remove it, or \
+         choose another CIDR for the network"
+    )]
+    ForeignRoute {
+        /// The destination.
+        prefix: IpNet,
     },
     /// A setting of a link cannot be made.
     #[error("cannot write {path}")]
@@ -44,12 +72,110 @@ impl KernelError {
     }
 }
 
-/// Everything that a question is answered with.
-async fn dump<T>(
-    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+/// The kernel runs one dump per socket at a time and refuses a second one with EBUSY, so dumps take turns.
+static DUMP: Mutex<()> = Mutex::const_new(());
+/// Attempts before a dump that is interrupted again and again is given up.
+const DUMP_ATTEMPTS: u32 = 20;
+/// Pause before the next attempt, times the number of attempts made.
+const DUMP_BACK_OFF: Duration = Duration::from_millis(2);
+
+/// Asks for a dump and collects the answers. A dump that the kernel refuses as busy, or marks as
+/// inconsistent because something changed while it was read (`NLM_F_DUMP_INTR`, netlink(7)), is repeated.
+async fn dump(
+    handle: &Handle,
+    ask: RouteNetlinkMessage,
     what: &'static str,
-) -> Result<Vec<T>, KernelError> {
-    answers.try_collect().await.map_err(KernelError::asked(what))
+) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+    let _turn = DUMP.lock().await;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match dump_once(handle, ask.clone()).await {
+            Ok(Some(answers)) => return Ok(answers),
+            Ok(None) if attempt < DUMP_ATTEMPTS => {}
+            Ok(None) => return Err(KernelError::Unsteady { what }),
+            Err(error) if is_busy(&error) && attempt < DUMP_ATTEMPTS => {}
+            Err(error) => return Err(KernelError::asked(what)(error)),
+        }
+        tokio::time::sleep(DUMP_BACK_OFF * attempt).await;
+    }
+}
+
+/// `None`: the answers are inconsistent.
+async fn dump_once(
+    handle: &Handle,
+    ask: RouteNetlinkMessage,
+) -> Result<Option<Vec<RouteNetlinkMessage>>, rtnetlink::Error> {
+    let mut message = NetlinkMessage::from(ask);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut answers = handle.clone().request(message)?;
+    let (mut found, mut steady) = (Vec::new(), true);
+    while let Some(answer) = answers.next().await {
+        steady &= answer.header.flags & NLM_F_DUMP_INTR == 0;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(message) => found.push(message),
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(steady.then_some(found))
+}
+
+/// Whether a refusal is about the moment, not about the question.
+fn is_busy(error: &rtnetlink::Error) -> bool {
+    has_errno(error, Errno::BUSY) || has_errno(error, Errno::INTR)
+}
+
+/// Whether the kernel answered with this error number.
+fn has_errno(error: &rtnetlink::Error, errno: Errno) -> bool {
+    let rtnetlink::Error::NetlinkError(message) = error else { return false };
+    message.raw_code() == -errno.raw_os_error()
+}
+
+async fn dump_links(handle: &Handle) -> Result<Vec<LinkMessage>, KernelError> {
+    let ask = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let answers = dump(handle, ask, "a dump of the links").await?.into_iter();
+    Ok(answers
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        })
+        .collect())
+}
+
+async fn dump_addresses(handle: &Handle) -> Result<Vec<AddressMessage>, KernelError> {
+    let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let answers = dump(handle, ask, "a dump of the addresses").await?.into_iter();
+    Ok(answers
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(address) => Some(address),
+            _ => None,
+        })
+        .collect())
+}
+
+async fn dump_routes(handle: &Handle, ask: RouteMessage) -> Result<Vec<RouteMessage>, KernelError> {
+    let ask = RouteNetlinkMessage::GetRoute(ask);
+    let answers = dump(handle, ask, "a dump of the routes").await?.into_iter();
+    Ok(answers
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        })
+        .collect())
+}
+
+async fn dump_neighbours(handle: &Handle) -> Result<Vec<NeighbourMessage>, KernelError> {
+    let ask = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    let answers = dump(handle, ask, "a dump of the neighbours").await?.into_iter();
+    Ok(answers
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(neighbour) => Some(neighbour),
+            _ => None,
+        })
+        .collect())
 }
 
 /// What a route says of its way.

@@ -1,6 +1,11 @@
-//! Reads and writes our routes: those of [`ROUTE_PROTOCOL`] in one table that do not lead to a pod.
+//! Reads and writes our routes to blocks: those of [`ROUTE_PROTOCOL`] in one table, except the host routes
+//! of attachments, which belong to [`crate::attach`].
+//!
+//! Routes and links are never read together, so no decision here depends on which link is whose: a route
+//! of an attachment is recognised by its own form (a single address, on-link), and a removal names protocol,
+//! type and next hops of the route that was read. A route that has changed since is left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +16,10 @@ use rtnetlink::packet_route::route::{
     RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder, RouteNextHopBuilder};
+use rustix::io::Errno;
 
 use super::batch::{self, Ask};
-use super::{KernelError, Way, address, dump, network};
+use super::{KernelError, Way, address, dump_routes, has_errno, network};
 use crate::ours::ROUTE_PROTOCOL;
 use crate::routes::{Change, Hop, Target};
 
@@ -41,21 +47,20 @@ impl RouteTable {
         self.writes.load(Ordering::Relaxed)
     }
 
-    /// Our routes, except those through links of pods.
+    /// Our routes, except host routes of attachments.
     ///
     /// # Errors
     /// [`KernelError`].
-    pub async fn read(&self, pods: &BTreeSet<u32>) -> Result<BTreeMap<IpNet, Target>, KernelError> {
+    pub async fn read(&self) -> Result<BTreeMap<IpNet, Target>, KernelError> {
         let mut found = BTreeMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut ask = RouteMessage::default();
             ask.header.address_family = family;
             ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
             ask.attributes.push(RouteAttribute::Table(self.table));
-            let routes = self.handle.route().get(ask).execute();
-            let routes: Vec<RouteMessage> = dump(routes, "a dump of our routes").await?;
+            let routes = dump_routes(&self.handle, ask).await?;
             let ours = routes.iter().filter(|route| self.is_ours(route));
-            found.extend(ours.filter_map(|route| understand(route, pods)));
+            found.extend(ours.filter_map(understand));
         }
         Ok(found)
     }
@@ -83,22 +88,38 @@ impl RouteTable {
         }
         self.writes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let asks = changes.iter().map(|change| match change {
-            Change::Set(prefix, target) => Ask::Set(self.message(*prefix, Some(target))),
-            Change::Remove(prefix) => Ask::Remove(self.message(*prefix, None)),
+            Change::Add(prefix, target) => Ask::Add(self.message(*prefix, target)),
+            Change::Replace(prefix, target) => Ask::Replace(self.message(*prefix, target)),
+            Change::Remove(prefix, target) => Ask::Remove(self.removal(*prefix, target)),
         });
         let asks = asks.collect();
         let done = tokio::task::spawn_blocking(move || batch::apply(asks)).await;
         let outcomes = done.map_err(std::io::Error::other)??;
         let failed = changes.into_iter().zip(outcomes).filter_map(|(change, outcome)| {
             let source = outcome.err().filter(|error| !is_gone(&change, error))?;
-            let what = format!("{change:?}");
-            Some((change, KernelError::Netlink { what, source }))
+            let error = match &change {
+                Change::Add(prefix, _) if has_errno(&source, Errno::EXIST) => {
+                    KernelError::ForeignRoute { prefix: *prefix }
+                }
+                change => KernelError::Netlink { what: format!("{change:?}"), source },
+            };
+            Some((change, error))
         });
         Ok(failed.collect())
     }
 
-    /// `None`: whatever ours leads there.
-    fn message(&self, prefix: IpNet, target: Option<&Target>) -> RouteMessage {
+    /// A message that removes the route that was read, and no other: the kernel compares protocol, type and
+    /// next hops. Only a route of a form that we never write is removed whatever it says.
+    fn removal(&self, prefix: IpNet, target: &Target) -> RouteMessage {
+        let mut message = self.message(prefix, target);
+        message.header.scope = RouteScope::NoWhere;
+        if matches!(target, Target::Via(hops) if hops.is_empty()) {
+            message.header.kind = RouteType::Unspec;
+        }
+        message
+    }
+
+    fn message(&self, prefix: IpNet, target: &Target) -> RouteMessage {
         let length = prefix.prefix_len();
         let message = match prefix.network() {
             IpAddr::V4(ip) => self
@@ -113,40 +134,33 @@ impl RouteTable {
         with_hops(message, target)
     }
 
-    fn start<T>(
-        &self,
-        message: RouteMessageBuilder<T>,
-        target: Option<&Target>,
-    ) -> RouteMessageBuilder<T> {
+    fn start<T>(&self, message: RouteMessageBuilder<T>, target: &Target) -> RouteMessageBuilder<T> {
         let message = message.table_id(self.table).protocol(RouteProtocol::from(ROUTE_PROTOCOL));
         match target {
-            Some(Target::Via(_)) => message,
-            Some(Target::Unreachable) => message.kind(RouteType::Unreachable),
-            None => message.kind(RouteType::Unspec).scope(RouteScope::NoWhere),
+            Target::Via(_) => message,
+            Target::Unreachable => message.kind(RouteType::Unreachable),
         }
     }
 }
 
 /// Somebody else removed what was to be removed.
 fn is_gone(change: &Change, error: &rtnetlink::Error) -> bool {
-    let rtnetlink::Error::NetlinkError(message) = error else { return false };
-    let no_such_process = message.raw_code() == -rustix::io::Errno::SRCH.raw_os_error();
-    matches!(change, Change::Remove(_)) && no_such_process
+    matches!(change, Change::Remove(..)) && has_errno(error, Errno::SRCH)
 }
 
-fn with_hops(mut message: RouteMessage, target: Option<&Target>) -> RouteMessage {
+fn with_hops(mut message: RouteMessage, target: &Target) -> RouteMessage {
     match target {
-        Some(Target::Via(hops)) if hops.len() > 1 => {
+        Target::Via(hops) if hops.len() > 1 => {
             let hops = hops.iter().filter_map(next_hop).collect();
             message.attributes.push(RouteAttribute::MultiPath(hops));
         }
-        Some(Target::Via(hops)) => {
+        Target::Via(hops) => {
             for Hop { via, link } in hops {
                 message.attributes.push(RouteAttribute::Gateway((*via).into()));
                 message.attributes.push(RouteAttribute::Oif(*link));
             }
         }
-        Some(Target::Unreachable) | None => {}
+        Target::Unreachable => {}
     }
     message
 }
@@ -161,7 +175,7 @@ fn next_hop(hop: &Hop) -> Option<RouteNextHop> {
 
 /// What a route of ours says. One that says something else leads through no hop, which nobody wants:
 /// it will be put right.
-fn understand(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<(IpNet, Target)> {
+fn understand(route: &RouteMessage) -> Option<(IpNet, Target)> {
     let Way { to, via, link } = Way::from(route);
     let mut hops: Vec<Hop> = Vec::new();
     for attribute in &route.attributes {
@@ -169,7 +183,7 @@ fn understand(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<(IpNet, Targ
             hops.extend(parts.iter().filter_map(hop));
         }
     }
-    if link.is_some_and(|link| pods.contains(&link)) {
+    if is_host_route(route) {
         return None;
     }
     let any = || match route.header.address_family {
@@ -187,6 +201,18 @@ fn understand(route: &RouteMessage, pods: &BTreeSet<u32>) -> Option<(IpNet, Targ
         _ => Target::Via(Vec::new()),
     };
     Some((prefix, target))
+}
+
+/// Whether a route of ours has the form of an attachment's: a single address on a link, without gateway.
+/// Routes to blocks always have a gateway.
+pub(super) fn is_host_route(route: &RouteMessage) -> bool {
+    let header = &route.header;
+    let whole = if header.address_family == AddressFamily::Inet { 32 } else { 128 };
+    let Way { via, link, .. } = Way::from(route);
+    header.kind == RouteType::Unicast
+        && header.destination_prefix_length == whole
+        && link.is_some()
+        && via.is_none()
 }
 
 fn hop(part: &RouteNextHop) -> Option<Hop> {

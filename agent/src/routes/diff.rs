@@ -9,10 +9,12 @@ use super::Target;
 /// A change to a route table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Put a route in, in place of ours of that prefix if there is one.
-    Set(IpNet, Target),
-    /// Take a route out.
-    Remove(IpNet),
+    /// Put a route in where there is none of ours. The route of another program is never replaced (law 8).
+    Add(IpNet, Target),
+    /// Put a route in, in place of ours of that prefix.
+    Replace(IpNet, Target),
+    /// Take out our route that says this; one that says something else by now stays.
+    Remove(IpNet, Target),
 }
 
 /// Changes that turn what is there into what is wanted: nothing where it is right already. Routes come
@@ -20,9 +22,12 @@ pub enum Change {
 #[must_use]
 pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
     let wrong = wanted.iter().filter(|(prefix, target)| actual.get(*prefix) != Some(*target));
-    let gone = actual.keys().filter(|prefix| !wanted.contains_key(*prefix));
-    let sets = wrong.map(|(prefix, target)| Change::Set(*prefix, target.clone()));
-    sets.chain(gone.map(|prefix| Change::Remove(*prefix))).collect()
+    let gone = actual.iter().filter(|(prefix, _)| !wanted.contains_key(*prefix));
+    let sets = wrong.map(|(prefix, target)| match actual.contains_key(prefix) {
+        true => Change::Replace(*prefix, target.clone()),
+        false => Change::Add(*prefix, target.clone()),
+    });
+    sets.chain(gone.map(|(prefix, target)| Change::Remove(*prefix, target.clone()))).collect()
 }
 
 /// The same while the kernel may know better than we do, because what is wanted may be old: only what is
@@ -30,5 +35,5 @@ pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) 
 #[must_use]
 pub fn missing(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
     let missing = wanted.iter().filter(|(prefix, _)| !actual.contains_key(*prefix));
-    missing.map(|(prefix, target)| Change::Set(*prefix, target.clone())).collect()
+    missing.map(|(prefix, target)| Change::Add(*prefix, target.clone())).collect()
 }

@@ -9,6 +9,7 @@ mod cluster;
 #[allow(dead_code, reason = "cluster uses it")]
 mod interpreter;
 
+mod churn;
 mod cni;
 mod cyclonus;
 mod lab;

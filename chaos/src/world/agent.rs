@@ -118,8 +118,10 @@ impl Agent {
                 continue;
             }
             match change {
-                Change::Set(prefix, target) => _ = self.kernel.ours.insert(prefix, target),
-                Change::Remove(prefix) => _ = self.kernel.ours.remove(&prefix),
+                Change::Add(prefix, target) | Change::Replace(prefix, target) => {
+                    _ = self.kernel.ours.insert(prefix, target);
+                }
+                Change::Remove(prefix, _) => _ = self.kernel.ours.remove(&prefix),
             }
         }
         if bug == Some(Bug::ForeignTaken) {

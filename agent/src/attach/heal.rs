@@ -1,0 +1,192 @@
+//! Attachments are desired state: what the host's side of one has lost is put back, and what cannot be is a
+//! problem that people see.
+//!
+//! ```text
+//!   ledger (wanted) ─► links and host routes of one look (actual) ─► plan (pure) ─► apply, under the lock of
+//!   the attachment, if the ledger still says the same
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Attacher, Entry, Stage, full};
+use crate::kernel::KernelError;
+use crate::kernel::links::{self, HostEnd};
+use crate::ours::host_link;
+use crate::wire::Key;
+
+/// How often everything is looked at when nothing happens.
+const PERIOD: Duration = Duration::from_secs(30);
+/// How often while something is wrong.
+const RETRY: Duration = Duration::from_secs(1);
+/// Changes within this time are one look.
+const GATHER: Duration = Duration::from_millis(200);
+/// How long an attachment without link and namespace is kept for the runtime's DEL.
+const GONE_AFTER: Duration = Duration::from_secs(60);
+
+/// What is wrong with an attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Host routes are missing, or lead elsewhere.
+    Routes(u32),
+    /// The host's end is down.
+    Down,
+    /// The host's end is not there.
+    NoLink,
+}
+
+/// Compares an attachment with what is there.
+fn fault(
+    entry: &Entry,
+    ends: &BTreeMap<String, HostEnd>,
+    routes: &BTreeMap<IpAddr, u32>,
+) -> Option<Fault> {
+    let link = host_link(&entry.key.container_id, &entry.key.ifname);
+    let Some(end) = ends.get(&link) else { return Some(Fault::NoLink) };
+    if !end.up {
+        return Some(Fault::Down);
+    }
+    let mut ips = entry.addresses.iter().filter_map(|held| held.ip);
+    ips.any(|ip| routes.get(&ip) != Some(&end.index)).then_some(Fault::Routes(end.index))
+}
+
+fn is_attached(entry: &Entry) -> bool {
+    entry.stage == Stage::Ready && entry.netns.is_some()
+}
+
+impl Attacher {
+    /// Heals until `stop`: when `wake` says that something was taken away, and on a timer.
+    pub(super) async fn heal_all(self: Arc<Self>, wake: Arc<Notify>, stop: CancellationToken) {
+        let mut gone = BTreeMap::new();
+        while !stop.is_cancelled() {
+            let problems = match self.heal(&mut gone).await {
+                Ok(problems) => problems,
+                Err(error) => vec![format!("attachments cannot be verified: {}", full(&error))],
+            };
+            let pause = if problems.is_empty() { PERIOD } else { RETRY };
+            self.problems.send_if_modified(|said| {
+                let changed = *said != problems;
+                if changed {
+                    problems.iter().for_each(|problem| tracing::warn!(problem, "attachment"));
+                    *said = problems;
+                }
+                changed
+            });
+            let woken = async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = async { wake.notified().await; tokio::time::sleep(GATHER).await } => {}
+                }
+            };
+            // Both outcomes mean: look.
+            _ = timeout(pause, woken).await;
+        }
+    }
+
+    /// Looks once, and puts back what is missing. Returns what cannot be put back.
+    async fn heal(
+        self: &Arc<Self>,
+        gone: &mut BTreeMap<Key, Instant>,
+    ) -> Result<Vec<String>, KernelError> {
+        let entries: Vec<Entry> = self.ledger.all().into_iter().filter(is_attached).collect();
+        gone.retain(|key, _| entries.iter().any(|entry| entry.key == *key));
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ends = links::host_ends(&self.handle).await?;
+        let routes = links::our_host_routes(&self.handle, self.config.route_table).await?;
+        let routes: BTreeMap<IpAddr, u32> =
+            routes.into_iter().map(|(link, ip)| (ip, link)).collect();
+        let mut problems = Vec::new();
+        for entry in entries {
+            match fault(&entry, &ends, &routes) {
+                None => _ = gone.remove(&entry.key),
+                Some(fault) => problems.extend(self.mend(entry, fault, gone).await),
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Mends an attachment. Returns a problem if that is not possible.
+    async fn mend(
+        self: &Arc<Self>,
+        entry: Entry,
+        fault: Fault,
+        gone: &mut BTreeMap<Key, Instant>,
+    ) -> Option<String> {
+        // Busy: it is being added or removed, and the next look sees the outcome.
+        let _alone = self.try_lock(&entry.key)?;
+        if self.ledger.get(&entry.key).as_ref() != Some(&entry) {
+            return None;
+        }
+        let Key { container_id, ifname } = &entry.key;
+        let link = host_link(container_id, ifname);
+        let of = format!("{ifname} of container {container_id}");
+        match fault {
+            Fault::Routes(index) => {
+                let ips: Vec<IpAddr> = entry.addresses.iter().filter_map(|held| held.ip).collect();
+                let table = self.config.route_table;
+                match links::restore(&self.handle, table, &link, index, &ips).await {
+                    Ok(()) => {
+                        tracing::warn!(link, "host routes were missing: restored");
+                        None
+                    }
+                    Err(error) => Some(format!("{of} has no host route: {}", full(&error))),
+                }
+            }
+            Fault::Down => Some(format!("{of}: its host link is down: `ip link set {link} up`")),
+            Fault::NoLink if entry.netns.as_deref().is_none_or(|path| Path::new(path).exists()) => {
+                Some(format!("{of}: host link {link} is gone: DEL and ADD the container again"))
+            }
+            Fault::NoLink => {
+                let since = *gone.entry(entry.key.clone()).or_insert_with(Instant::now);
+                if since.elapsed() < GONE_AFTER {
+                    return Some(format!("{of}: its network namespace is gone, without a DEL"));
+                }
+                tracing::warn!(container_id, ifname, "namespace and link are gone: released");
+                let removed = self.begin_removal(entry).await;
+                removed.err().map(|error| format!("{of} cannot be released: {}", error.msg))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_statemachine::Labels;
+
+    use super::*;
+    use crate::attach::Held;
+
+    #[test]
+    fn what_is_lost_is_told_apart() {
+        let key = Key { container_id: "c".into(), ifname: "eth0".into() };
+        let link = host_link("c", "eth0");
+        let ip: IpAddr = "10.0.0.1".parse().unwrap();
+        let entry = Entry {
+            key,
+            network: "net".into(),
+            netns: Some("/run/netns/c".into()),
+            addresses: vec![Held { ip: Some(ip), ..Held::new("a".into()) }],
+            owner: None,
+            labels: Labels::new(),
+            stage: Stage::Ready,
+        };
+        let ends = |up| BTreeMap::from([(link.clone(), HostEnd { index: 7, up })]);
+        let routes = |index| BTreeMap::from([(ip, index)]);
+        assert_eq!(fault(&entry, &ends(true), &routes(7)), None);
+        assert_eq!(fault(&entry, &ends(true), &routes(8)), Some(Fault::Routes(7)), "elsewhere");
+        assert_eq!(fault(&entry, &ends(true), &BTreeMap::new()), Some(Fault::Routes(7)));
+        assert_eq!(fault(&entry, &ends(false), &routes(7)), Some(Fault::Down));
+        assert_eq!(fault(&entry, &BTreeMap::new(), &routes(7)), Some(Fault::NoLink));
+        assert!(!is_attached(&Entry { stage: Stage::Removing, ..entry.clone() }));
+        assert!(!is_attached(&Entry { netns: None, ..entry }));
+    }
+}

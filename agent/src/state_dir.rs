@@ -1,0 +1,89 @@
+//! The state directory: one agent uses it, and nothing that a killed writer left behind stays in it.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::copy::{self, CopyError};
+use crate::ours::{LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
+
+/// Longer than a plugin takes to leave a DEL in the spool.
+const PLUGIN_TIME: Duration = Duration::from_secs(60);
+
+/// A state directory that belongs to this process. The lock ends with the process, however it ends.
+#[derive(Debug)]
+pub struct StateDir {
+    _lock: File,
+}
+
+/// The state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// It cannot be made, or the lock in it cannot be opened.
+    #[error("cannot use {path}")]
+    Unusable {
+        /// Which.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent uses it: two would undo each other's work.
+    #[error("another agent uses {path}: stop it, or choose another --state-dir")]
+    Locked {
+        /// The state directory.
+        path: String,
+    },
+    /// Files that were left behind cannot be removed.
+    #[error(transparent)]
+    Leftovers(#[from] CopyError),
+}
+
+impl StateDir {
+    /// Makes the directory if it is not there, locks it, and removes what killed writers left behind.
+    ///
+    /// # Errors
+    /// [`StateDirError`].
+    pub fn open(dir: &Path) -> Result<Self, StateDirError> {
+        let shown = || dir.display().to_string();
+        let unusable = |source| StateDirError::Unusable { path: shown(), source };
+        std::fs::create_dir_all(dir).map_err(unusable)?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE));
+        let lock = lock.map_err(unusable)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(StateDirError::Locked { path: shown() }),
+            Err(error) => return Err(unusable(error.into())),
+        }
+        copy::remove_leftovers(dir, Duration::ZERO)?;
+        copy::remove_leftovers(&dir.join(LEDGER_DIR), Duration::ZERO)?;
+        // Plugins write there whether or not an agent runs.
+        copy::remove_leftovers(&dir.join(SPOOL_DIR), PLUGIN_TIME)?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_agent_uses_it_and_finds_it_clean() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let first = StateDir::open(&path).unwrap();
+        let refused = StateDir::open(&path).unwrap_err();
+        assert!(matches!(refused, StateDirError::Locked { .. }), "{refused}");
+        std::fs::create_dir_all(path.join(LEDGER_DIR)).unwrap();
+        let left = path.join(LEDGER_DIR).join(".tmpAbCdEf");
+        std::fs::write(&left, "half").unwrap();
+        drop(first);
+        let _second = StateDir::open(&path).unwrap();
+        assert!(!left.exists());
+    }
+}

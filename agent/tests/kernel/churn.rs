@@ -1,0 +1,126 @@
+//! What was acknowledged keeps its network while other things change, and foreign things stay.
+
+use std::net::IpAddr;
+
+use crate::lab::{Lab, addresses, until};
+use crate::routes::{flat, start_all};
+
+fn lab() -> Lab {
+    let mut lab = Lab::one_link();
+    lab.topology(&flat());
+    start_all(&mut lab);
+    lab
+}
+
+fn attach(lab: &mut Lab, name: &str) -> Vec<IpAddr> {
+    let netns = lab.container(name);
+    addresses(&lab.cni("h1", "ADD", name, &netns).ok())
+}
+
+/// Whether the host routes of these addresses lead to links of containers.
+fn has_routes(lab: &Lab, ips: &[IpAddr]) -> bool {
+    let routes = ["-4", "-6"]
+        .map(|family| lab.ip_json("h1", &[family, "route", "show", "proto", "57"]).to_string());
+    ips.iter().all(|ip| routes.iter().any(|text| text.contains(&format!("\"dst\":\"{ip}\""))))
+}
+
+#[test]
+fn host_routes_that_are_taken_away_come_back_in_namespaces() {
+    let mut lab = lab();
+    let (one, two) = (attach(&mut lab, "c1"), attach(&mut lab, "c2"));
+    let all = [&one[..], &two[..]].concat();
+    assert!(has_routes(&lab, &all));
+    lab.ip("h1", &["route", "del", &one[0].to_string(), "proto", "57"]);
+    until("the route is back", || has_routes(&lab, &all));
+    lab.ip("h1", &["route", "flush", "proto", "57"]);
+    until("all routes are back", || has_routes(&lab, &all));
+    for link in lab.links("h1") {
+        lab.ip("h1", &["link", "set", &link, "down"]);
+        let named = |lab: &Lab| {
+            let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
+            problems.iter().any(|problem| problem.contains(&link) && problem.contains("is down"))
+        };
+        until("the agent names the link", || named(&lab));
+        lab.ip("h1", &["link", "set", &link, "up"]);
+        until("the agent is content", || !named(&lab));
+    }
+    until("all routes are back", || has_routes(&lab, &all));
+    for (from, to) in [("c1", two[0]), ("c1", two[1]), ("c2", one[0]), ("c2", one[1])] {
+        lab.reaches(from, to);
+    }
+    // A link that is gone cannot be put back: it is said.
+    let link = lab.links("h1").remove(0);
+    lab.ip("h1", &["link", "del", &link]);
+    until("the agent says so", || {
+        let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
+        problems.iter().any(|problem| problem.contains(&format!("host link {link} is gone")))
+    });
+}
+
+#[test]
+fn a_del_that_was_left_does_not_reach_a_later_attachment_in_namespaces() {
+    let mut lab = lab();
+    let names: Vec<String> = (0..20).map(|n| format!("c{n}")).collect();
+    for name in &names {
+        attach(&mut lab, name);
+    }
+    lab.kill_agent("h1");
+    for name in &names {
+        lab.delete_container(name);
+        lab.cni("h1", "DEL", name, "").ok();
+    }
+    // A damaged file among them is set aside.
+    std::fs::write(lab.dir().join("h1/spool/damaged"), "nonsense").expect("written");
+    lab.spawn_agent("h1", &[], None);
+    until("it serves the plugin", || lab.cni("h1", "STATUS", "", "").call().0);
+    let mut ips = Vec::new();
+    for name in &names {
+        ips.extend(attach(&mut lab, name));
+    }
+    until("the spool is empty", || {
+        let files = std::fs::read_dir(lab.dir().join("h1/spool")).expect("the spool");
+        let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        names.collect::<Vec<_>>() == ["damaged.damaged"]
+    });
+    until("all are attached", || lab.links("h1").len() == names.len() && has_routes(&lab, &ips));
+    for name in &names[1..] {
+        lab.reaches(name, ips[0]);
+    }
+}
+
+#[test]
+fn another_networks_del_leaves_the_attachment_alone_in_namespaces() {
+    let mut lab = lab();
+    let ips = attach(&mut lab, "c1");
+    let mut del = lab.cni("h1", "DEL", "c1", "");
+    del.config["name"] = "another".into();
+    del.ok();
+    assert_eq!(lab.links("h1").len(), 1);
+    assert!(has_routes(&lab, &ips));
+}
+
+#[test]
+fn foreign_routes_are_never_replaced_in_namespaces() {
+    let mut lab = Lab::one_link();
+    lab.topology(&flat());
+    // Of another program, where the block of h2 will be and where a container's address will be.
+    lab.ip("h1", &["route", "add", "10.112.0.8/29", "via", "10.77.0.3", "proto", "4"]);
+    lab.ip("h1", &["route", "add", "10.112.0.0/32", "dev", "lo", "proto", "4"]);
+    start_all(&mut lab);
+    lab.romana(&["address", "allocate", "--host", "h1", "--tenant", "other", "a1"]);
+    lab.romana(&["address", "release", "a1"]);
+    lab.romana(&["address", "allocate", "--host", "h2", "a2"]);
+    until("the agent names the conflict", || {
+        let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
+        problems.iter().any(|problem| problem.contains("another program has a route"))
+    });
+    let netns = lab.container("c1");
+    let mut add = lab.cni("h1", "ADD", "c1", &netns);
+    add.config["args"] = serde_json::json!({"cni": {"ips": ["10.112.0.0"]}});
+    add.set("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=other");
+    let (success, error) = add.call();
+    let msg = error["msg"].as_str().unwrap_or_default();
+    assert!(!success && msg.contains("another program has a route to 10.112.0.0/32"), "{error}");
+    let foreign = lab.ip_json("h1", &["-4", "route", "show", "proto", "4"]).to_string();
+    assert!(foreign.contains("10.112.0.8/29") && foreign.contains("10.112.0.0"), "{foreign}");
+}

@@ -99,7 +99,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     problems.iter().for_each(|problem| tracing::warn!(problem, "this host does not forward"));
 
     let filter = PacketFilter::find(config.policy.backend).await;
-    let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter);
+    let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router = Router::new(&config, handle.clone(), seen.clone(), status, problems);
     let attaching = AttachConfig {
         host: config.host.clone(),

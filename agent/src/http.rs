@@ -108,6 +108,10 @@ fn gauge_policy(registry: &mut Registry, policy: &PolicyStatus) {
         let help = "The revision whose policies are in the kernel";
         registry.register("policy_applied_revision", help, applied);
     }
+    let drifts = ConstCounter::new(policy.drifts);
+    let help =
+        "Times that another program had changed rules or sets of ours, and they were restored";
+    registry.register("policy_drifts", help, drifts);
     let seconds = ConstGauge::new(policy.took_us as f64 / 1e6);
     let help = "How long the last change took, from compiling to the kernel";
     registry.register_with_unit("policy_change", help, Unit::Seconds, seconds);

@@ -80,6 +80,9 @@ pub struct PolicyStatus {
     pub rules: usize,
     /// How long the last change took, from compiling to the kernel, microseconds.
     pub took_us: u64,
+    /// How often another program had changed our rules or sets, and they were restored, since the start.
+    #[serde(default)]
+    pub drifts: u64,
     /// Lines written since the start.
     pub writes: u64,
     /// What is not as wanted.

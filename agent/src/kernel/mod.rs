@@ -1,6 +1,7 @@
 //! The kernel's side of it: netlink, one file per kind of thing.
 
 mod batch;
+pub mod disturbance;
 pub mod facts;
 pub mod links;
 pub mod packet_filter;

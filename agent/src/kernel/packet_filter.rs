@@ -1,6 +1,7 @@
 //! iptables and ipset: what is there is read from their `save`, what is to change goes to their `restore`.
 //! Argument vectors only; what is written goes through standard input.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::disturbance::OwnWriters;
 use crate::policy::diff::{Actual, Changes, is_ours};
 use crate::policy::model::Family;
 use crate::policy::names::HOOKS;
@@ -57,9 +59,10 @@ pub enum FilterError {
 }
 
 /// The programs of a back end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PacketFilter {
     infix: &'static str,
+    own: OwnWriters,
 }
 
 impl PacketFilter {
@@ -77,16 +80,30 @@ impl PacketFilter {
                 }
             }
         };
-        Self { infix }
+        Self { infix, own: OwnWriters::default() }
+    }
+
+    /// Processes that write rules for this agent.
+    #[must_use]
+    pub fn own_writers(&self) -> OwnWriters {
+        self.own.clone()
+    }
+
+    /// How many members each of our sets has, by its full name. Cheap: `ipset` does not list the members.
+    ///
+    /// # Errors
+    /// [`FilterError`].
+    pub async fn set_sizes(&self) -> Result<BTreeMap<String, usize>, FilterError> {
+        Ok(read_sizes(&run("ipset", &["list", "-terse"], None).await?))
     }
 
     /// For people.
     #[must_use]
-    pub fn name(self) -> String {
+    pub fn name(&self) -> String {
         format!("iptables{}", self.infix)
     }
 
-    fn program(self, family: Family, action: &str) -> String {
+    fn program(&self, family: Family, action: &str) -> String {
         let ip = if family == Family::V4 { "ip" } else { "ip6" };
         format!("{ip}tables{}-{action}", self.infix)
     }
@@ -95,7 +112,7 @@ impl PacketFilter {
     ///
     /// # Errors
     /// [`FilterError`].
-    pub async fn read(self) -> Result<Actual, FilterError> {
+    pub async fn read(&self) -> Result<Actual, FilterError> {
         let save = |family| self.save(family, &[]);
         let (sets, v4, v6) =
             tokio::join!(run("ipset", &["save"], None), save(Family::V4), save(Family::V6));
@@ -106,7 +123,7 @@ impl PacketFilter {
         Ok(actual)
     }
 
-    async fn save(self, family: Family, more: &[&str]) -> Result<String, FilterError> {
+    async fn save(&self, family: Family, more: &[&str]) -> Result<String, FilterError> {
         let args = [&["-t", "filter"], more].concat();
         run(&self.program(family, "save"), &args, None).await
     }
@@ -115,7 +132,7 @@ impl PacketFilter {
     ///
     /// # Errors
     /// [`FilterError`].
-    pub async fn counters(self) -> Result<String, FilterError> {
+    pub async fn counters(&self) -> Result<String, FilterError> {
         let counted = |family| self.save(family, &["-c"]);
         let (v4, v6) = tokio::try_join!(counted(Family::V4), counted(Family::V6))?;
         Ok(v4 + &v6)
@@ -125,7 +142,7 @@ impl PacketFilter {
     ///
     /// # Errors
     /// [`FilterError`]: they may be made in part, up to some step.
-    pub async fn apply(self, changes: &Changes) -> Result<(), FilterError> {
+    pub async fn apply(&self, changes: &Changes) -> Result<(), FilterError> {
         if changes.rules.is_empty() {
             return ipset([&changes.before[..], &changes.after[..]].concat()).await;
         }
@@ -134,7 +151,8 @@ impl PacketFilter {
             let Some(lines) = changes.rules.get(&family) else { return Ok(()) };
             let text = format!("*filter\n{}\nCOMMIT\n", lines.join("\n"));
             let program = self.program(family, "restore");
-            run(&program, &["--noflush", "--wait"], Some(text)).await.map(drop)
+            let args = ["--noflush", "--wait"];
+            run_as(&program, &args, Some(text), &|process| self.own.add(process)).await.map(drop)
         };
         tokio::try_join!(restore(Family::V4), restore(Family::V6))?;
         ipset(changes.after.clone()).await
@@ -160,6 +178,16 @@ async fn rules(infix: &str) -> usize {
 }
 
 async fn run(program: &str, args: &[&str], input: Option<String>) -> Result<String, FilterError> {
+    run_as(program, args, input, &|_| {}).await
+}
+
+/// `started` hears the process id before the program has read its input.
+async fn run_as(
+    program: &str,
+    args: &[&str],
+    input: Option<String>,
+    started: &(dyn Fn(u32) + Sync),
+) -> Result<String, FilterError> {
     let failed = |source| FilterError::Run { program: program.into(), source };
     let mut child = Command::new(program)
         .args(args)
@@ -169,6 +197,7 @@ async fn run(program: &str, args: &[&str], input: Option<String>) -> Result<Stri
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
+    child.id().into_iter().for_each(started);
     let stdin = child.stdin.take();
     let feed = async {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {
@@ -204,6 +233,21 @@ pub async fn forget_connections(ip: std::net::IpAddr) -> Result<(), FilterError>
         }
     }
     Ok(())
+}
+
+/// What `ipset list -terse` printed.
+fn read_sizes(text: &str) -> BTreeMap<String, usize> {
+    let (mut sizes, mut name) = (BTreeMap::new(), "");
+    for line in text.lines() {
+        if let Some(next) = line.strip_prefix("Name: ") {
+            name = next;
+        } else if let Some(size) = line.strip_prefix("Number of entries: ")
+            && is_ours(name)
+        {
+            sizes.extend(size.parse().ok().map(|size| (name.to_owned(), size)));
+        }
+    }
+    sizes
 }
 
 /// What `ipset save` printed.

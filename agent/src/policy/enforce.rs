@@ -6,24 +6,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use romana_statemachine::Revision;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::compile::{Compiler, Options};
 use super::diff::{Changes, repair, step};
-use super::model::{Family, Filter, Style};
+use super::model::{Filter, Style};
 use super::world::{Attached, Attachments, World};
 use crate::follow::Seen;
+use crate::kernel::disturbance;
 use crate::kernel::packet_filter::{Backend, FilterError, PacketFilter};
 use crate::status::PolicyStatus;
 use crate::wire::Key;
 
 /// How often the kernel is read when nothing happens.
 const PERIOD: Duration = Duration::from_secs(30);
+/// How often sets are counted, and the shortest time between two looks because of other programs' changes.
+const DRIFT_PERIOD: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long an ADD waits for its policy.
@@ -105,6 +109,21 @@ pub struct Enforcer {
     /// What the kernel holds, and when it was last read.
     held: Option<(Filter, Instant)>,
     writes: u64,
+    /// Another program has changed rules or sets since the kernel was read last.
+    disturbed: bool,
+    /// How often what the kernel held was not what was written.
+    drifts: u64,
+}
+
+/// Why the enforcer goes on.
+enum Woken {
+    Asked(Ask),
+    /// The view has changed, or the agent stops.
+    Seen,
+    /// Another program has changed rules.
+    Disturbed,
+    /// It is time to count sets.
+    Tick,
 }
 
 /// An enforcer, the way to it, and what it says.
@@ -130,6 +149,8 @@ pub fn enforcer(
         compiler: None,
         held: None,
         writes: 0,
+        disturbed: false,
+        drifts: 0,
     };
     (enforcer, Gate(send), shown)
 }
@@ -138,14 +159,19 @@ impl Enforcer {
     /// Runs until `stop`. What is in the kernel stays.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut taken_away = self.settings.enabled;
-        // What is believed of the kernel is checked by the timer: not while somebody waits for a change.
-        let mut look = true;
+        let disturbance = Arc::new(Notify::new());
+        if let Err(error) = disturbance::watch(self.filter.own_writers(), Arc::clone(&disturbance))
+        {
+            tracing::warn!(%error, "changes of rules by other programs are found by the timer only");
+        }
+        let mut clock = interval(DRIFT_PERIOD);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             while let Ok(ask) = self.asks.try_recv() {
                 self.take(ask);
             }
             let pause = if self.settings.enabled {
-                self.pass(look).await
+                self.pass(self.is_due()).await
             } else {
                 if !taken_away {
                     taken_away = self.take_away().await;
@@ -155,19 +181,47 @@ impl Enforcer {
             };
             let wake = async {
                 tokio::select! {
-                    () = stop.cancelled() => None,
-                    ask = self.asks.recv() => ask,
+                    () = stop.cancelled() => Woken::Seen,
+                    ask = self.asks.recv() => ask.map_or(Woken::Seen, Woken::Asked),
                     changed = self.seen.changed() => {
                         if changed.is_err() { stop.cancelled().await }
-                        None
+                        Woken::Seen
                     }
+                    () = disturbance.notified() => Woken::Disturbed,
+                    _ = clock.tick() => Woken::Tick,
                 }
             };
-            let woken = timeout(pause, wake).await;
-            look = woken.is_err();
-            if let Ok(Some(ask)) = woken {
-                self.take(ask);
+            match timeout(pause, wake).await {
+                Ok(Woken::Asked(ask)) => self.take(ask),
+                Ok(Woken::Disturbed) => self.disturbed = true,
+                Ok(Woken::Tick) => self.count_sets().await,
+                Ok(Woken::Seen) | Err(_) => {}
             }
+        }
+    }
+
+    /// Whether to read the kernel before writing: on the timer, which changes do not put off, and soon after
+    /// another program's change.
+    fn is_due(&self) -> bool {
+        let due = |(_, read): &(Filter, Instant)| {
+            let age = read.elapsed();
+            age >= PERIOD || self.disturbed && age >= DRIFT_PERIOD
+        };
+        self.held.as_ref().is_none_or(due)
+    }
+
+    /// Sets tell nothing when they are changed: members that are missing or too many show in their number.
+    async fn count_sets(&mut self) {
+        let Some((held, _)) = self.held.as_ref().filter(|_| self.settings.enabled) else { return };
+        let wanted = held
+            .sets
+            .iter()
+            .map(|((family, name), set)| (super::diff::full(*family, name), set.members.len()));
+        let wanted: BTreeMap<String, usize> = wanted.collect();
+        match self.filter.set_sizes().await {
+            Ok(sizes) => self.disturbed |= sizes != wanted,
+            // A look says why.
+            Err(_) => self.disturbed = true,
         }
     }
 
@@ -221,6 +275,7 @@ impl Enforcer {
                     *status = PolicyStatus {
                         applied: Some(revision),
                         policies,
+                        drifts: self.drifts,
                         sets: wanted.sets.len(),
                         rules: wanted.chains.values().map(|chain| chain.rules.len()).sum(),
                         writes: self.writes,
@@ -234,7 +289,8 @@ impl Enforcer {
                 self.waiting = waiting.into_iter().filter(|(_, done)| !done.is_closed()).collect();
                 // An ADD that has given up is undone.
                 ready.into_iter().for_each(|(_, done)| _ = done.send(()));
-                let read = self.held.as_ref().map(|(_, read)| *read + PERIOD);
+                let next = if self.disturbed { DRIFT_PERIOD } else { PERIOD };
+                let read = self.held.as_ref().map(|(_, read)| *read + next);
                 read.map_or(PERIOD, |at| at.saturating_duration_since(Instant::now()))
             }
             Err(error) => {
@@ -259,12 +315,25 @@ impl Enforcer {
         caught_up: bool,
         look: bool,
     ) -> Result<usize, FilterError> {
-        let styles = |family| self.style(family);
+        let Settings { mark, log_group, .. } = self.settings;
+        let styles = |family| Style { family, mark, log_group };
         let known = self.held.as_ref().filter(|_| caught_up && !look);
         let (changes, read) = match known {
             Some((held, read)) => (step(held, wanted, &styles), *read),
             None => {
+                self.disturbed = false;
                 let actual = self.filter.read().await?;
+                if let Some((held, _)) = self.held.as_ref().filter(|_| caught_up) {
+                    let drift = repair(&actual, held, &styles, false);
+                    if !drift.is_empty() {
+                        self.drifts += 1;
+                        let lines = drift.len();
+                        tracing::warn!(
+                            lines,
+                            "another program changed Romana's rules or sets: restored"
+                        );
+                    }
+                }
                 (repair(&actual, wanted, &styles, !caught_up), Instant::now())
             }
         };
@@ -274,10 +343,6 @@ impl Enforcer {
         }
         self.held = caught_up.then(|| (wanted.clone(), read));
         Ok(changes.len())
-    }
-
-    fn style(&self, family: Family) -> Style {
-        Style { family, mark: self.settings.mark, log_group: self.settings.log_group }
     }
 
     /// Takes everything of ours away. Says whether that is done.

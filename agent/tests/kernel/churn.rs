@@ -105,10 +105,9 @@ fn foreign_routes_are_never_replaced_in_namespaces() {
     lab.topology(&flat());
     // Of another program, where the block of h2 will be and where a container's address will be.
     lab.ip("h1", &["route", "add", "10.112.0.8/29", "via", "10.77.0.3", "proto", "4"]);
-    lab.ip("h1", &["route", "add", "10.112.0.0/32", "dev", "lo", "proto", "4"]);
+    lab.ip("h1", &["route", "add", "10.112.0.1/32", "dev", "lo", "proto", "4"]);
     start_all(&mut lab);
-    lab.romana(&["address", "allocate", "--host", "h1", "--tenant", "other", "a1"]);
-    lab.romana(&["address", "release", "a1"]);
+    lab.romana(&["address", "allocate", "--host", "h1", "--tenant", "other", "--segment", "default", "a1"]);
     lab.romana(&["address", "allocate", "--host", "h2", "a2"]);
     until("the agent names the conflict", || {
         let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
@@ -116,11 +115,47 @@ fn foreign_routes_are_never_replaced_in_namespaces() {
     });
     let netns = lab.container("c1");
     let mut add = lab.cni("h1", "ADD", "c1", &netns);
-    add.config["args"] = serde_json::json!({"cni": {"ips": ["10.112.0.0"]}});
+    add.config["args"] = serde_json::json!({"cni": {"ips": ["10.112.0.1"]}});
     add.set("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=other");
     let (success, error) = add.call();
     let msg = error["msg"].as_str().unwrap_or_default();
-    assert!(!success && msg.contains("another program has a route to 10.112.0.0/32"), "{error}");
+    assert!(!success && msg.contains("another program has a route to 10.112.0.1/32"), "{error}");
     let foreign = lab.ip_json("h1", &["-4", "route", "show", "proto", "4"]).to_string();
-    assert!(foreign.contains("10.112.0.8/29") && foreign.contains("10.112.0.0"), "{foreign}");
+    assert!(foreign.contains("10.112.0.8/29") && foreign.contains("10.112.0.1"), "{foreign}");
+}
+
+#[test]
+fn foreign_damage_to_policy_is_restored_also_while_policies_change_in_namespaces() {
+    let mut lab = lab();
+    let ips = attach(&mut lab, "c1");
+    let sets = lab.text("h1", &["ipset", "list", "-n"]).expect("sets");
+    let links = sets.lines().find(|set| set.starts_with("ROMANA-links")).expect("links").to_owned();
+    let damages: [&[&str]; 4] = [
+        &["iptables", "-F", "FORWARD"],
+        &["iptables", "-I", "FORWARD", "1", "-j", "ACCEPT"],
+        &["ipset", "flush", &links],
+        &["nft", "flush", "ruleset"],
+    ];
+    let whole = |lab: &Lab| {
+        let rules = lab.text("h1", &["iptables", "-S", "FORWARD"]).unwrap_or_default();
+        let first = rules.lines().find(|line| line.starts_with("-A")).map(str::to_owned);
+        let members = lab.text("h1", &["ipset", "list", &links]).unwrap_or_default();
+        first.as_deref() == Some("-A FORWARD -j ROMANA-FORWARD")
+            && members.contains(&ips[0].to_string())
+    };
+    let drifts = |lab: &Lab| lab.status("h1").and_then(|status| status.policy).map(|p| p.drifts);
+    until("all is in place", || whole(&lab));
+    for (n, damage) in damages.into_iter().enumerate() {
+        let before = drifts(&lab);
+        assert!(lab.try_exec("h1", damage).is_some(), "{damage:?}");
+        let mut change = 0;
+        until(&format!("{damage:?} is restored and counted"), || {
+            // Policies change all the time: the repair comes all the same.
+            change += 1;
+            lab.policy(&serde_json::json!({
+                "name": "busy", "applied_to": [{"dest": "local"}], "description": format!("{n} {change}"),
+                "peers": [{"peer": "any"}], "rules": [{"protocol": "tcp", "ports": [change]}]}));
+            whole(&lab) && drifts(&lab) > before
+        });
+    }
 }

@@ -63,9 +63,9 @@ impl Held {
 pub struct Entry {
     /// Its key.
     pub key: Key,
-    /// Name of the network configuration it is of.
+    /// Name of the network configuration it is of; empty: recovered from kernel and log.
     pub network: String,
-    /// Path of the container's namespace; `None`: addresses only.
+    /// Path of the container's namespace, empty if it is not known; `None`: addresses only.
     pub netns: Option<String>,
     /// Its addresses.
     pub addresses: Vec<Held>,
@@ -80,6 +80,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether a DEL of a network configuration is about it. That of one that was recovered is not known.
+    pub(super) fn is_of(&self, network: &str) -> bool {
+        self.network.is_empty() || self.network == network
+    }
+
     /// What the packet filter has to know of it.
     pub(super) fn filtered(&self) -> Vec<(IpAddr, Attached)> {
         if self.stage == Stage::Removing {

@@ -7,7 +7,7 @@
 //! An ADD that fails half way is a DEL from there on. A DEL needs neither the container's namespace nor
 //! the control plane.
 //!
-//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `heal`, `server`; `report` says what is attached;
+//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `heal`, `recover`, `server`; `report` says what is attached;
 //! `reserve` is for hosts that are cut off.
 
 mod add;
@@ -15,6 +15,7 @@ mod check;
 mod heal;
 mod ledger;
 mod names;
+mod recover;
 mod remove;
 mod report;
 mod reserve;
@@ -155,6 +156,10 @@ impl From<romana_client::Error> for Failed {
                 refusal.to_string(),
                 "`romana network list` shows what is free",
             ),
+            // The moment is wrong, not the question: runtimes try again after code 11.
+            Error::Refused(refusal) if error.code() == Some("AddressCoolingDown") => {
+                failed(code::AGAIN, refusal.to_string(), "try again after the reuse delay")
+            }
             Error::Refused(refusal) => failed(code::REFUSED, refusal.to_string(), ""),
             Error::Unavailable { .. } | Error::Unknown { .. } => {
                 failed(code::AGAIN, full(&error), "the control plane does not answer: try again")

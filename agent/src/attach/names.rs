@@ -34,6 +34,14 @@ pub fn is_of(name: &AddressName, key: &Key) -> bool {
     is_ours(name.as_str()) && name.as_str().ends_with(&suffix(key))
 }
 
+/// The key of the attachment that a name is of.
+pub(super) fn key_of(name: &AddressName) -> Option<Key> {
+    let mut parts = name.as_str().rsplitn(3, ':');
+    let (ifname, container_id, head) = (parts.next()?, parts.next()?, parts.next()?);
+    let key = Key { container_id: container_id.into(), ifname: ifname.into() };
+    (is_ours(name.as_str()) && !head.is_empty()).then_some(key)
+}
+
 /// Whether a name is of some attachment.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
@@ -61,6 +69,7 @@ mod tests {
                 let name = name(&tenant, &pod, &key, v4);
                 prop_assert!(name.check().is_ok());
                 prop_assert!(is_of(&name, &key));
+                prop_assert_eq!(key_of(&name), Some(key.clone()));
                 prop_assert_eq!(is_of(&name, &stranger), stranger == key);
             }
         }

@@ -27,7 +27,7 @@ impl Attacher {
         let _alone = self.lock(key).await;
         let entry = match self.ledger.get(key) {
             // The container's interface of this name belongs to another network by now.
-            Some(entry) if entry.network != network => return Ok(()),
+            Some(entry) if !entry.is_of(network) => return Ok(()),
             Some(entry) => entry,
             None => match self.lost(key, network) {
                 Some(entry) => entry,

@@ -87,11 +87,8 @@ pub async fn serve(
         problems: news.problems,
     });
     attacher.undo_unfinished().await;
-    let all = attacher.ledger.all();
-    // Before the plugin is heard: a DEL that was left is older than any ADD to come.
-    attacher.take_spool().await;
-    attacher.gate.begin(all.iter().map(|entry| (entry.key.clone(), entry.filtered())).collect());
     let tasks = TaskTracker::new();
+    tasks.spawn(Arc::clone(&attacher).begin(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).release_all(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).report_all(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).heal_all(news.wake, stop.clone()));

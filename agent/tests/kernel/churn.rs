@@ -107,7 +107,17 @@ fn foreign_routes_are_never_replaced_in_namespaces() {
     lab.ip("h1", &["route", "add", "10.112.0.8/29", "via", "10.77.0.3", "proto", "4"]);
     lab.ip("h1", &["route", "add", "10.112.0.1/32", "dev", "lo", "proto", "4"]);
     start_all(&mut lab);
-    lab.romana(&["address", "allocate", "--host", "h1", "--tenant", "other", "--segment", "default", "a1"]);
+    lab.romana(&[
+        "address",
+        "allocate",
+        "--host",
+        "h1",
+        "--tenant",
+        "other",
+        "--segment",
+        "default",
+        "a1",
+    ]);
     lab.romana(&["address", "allocate", "--host", "h2", "a2"]);
     until("the agent names the conflict", || {
         let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
@@ -158,4 +168,38 @@ fn foreign_damage_to_policy_is_restored_also_while_policies_change_in_namespaces
             whole(&lab) && drifts(&lab) > before
         });
     }
+}
+
+#[test]
+fn lost_files_close_nothing_that_works_in_namespaces() {
+    let mut lab = lab();
+    let (one, two) = (attach(&mut lab, "c1"), attach(&mut lab, "c2"));
+    lab.reaches("c1", two[0]);
+    let ping = lab.start_ping("c1", two[0]);
+    lab.kill_agent("h1");
+    // One flipped byte in each file of the ledger.
+    for file in std::fs::read_dir(lab.dir().join("h1/attachments")).expect("the ledger") {
+        let path = file.expect("a file").path();
+        let mut bytes = std::fs::read(&path).expect("its content");
+        bytes[40] ^= 1;
+        std::fs::write(&path, bytes).expect("written");
+    }
+    lab.start_agent("h1", &[]);
+    lab.kill_agent("h1");
+    // And then all of the state directory.
+    std::fs::remove_dir_all(lab.dir().join("h1")).expect("removed");
+    lab.start_agent("h1", &[]);
+    until("it has heard a replica", || {
+        lab.status("h1").is_some_and(|status| status.stale_ms.is_some() && status.is_ready())
+    });
+    until("both are in the ledger again", || lab.ledger("h1") == 2);
+    let third = attach(&mut lab, "c3");
+    lab.reaches("c3", one[0]);
+    let (sent, received) = ping.end();
+    assert!(sent > 50 && sent == received, "{received} of {sent}");
+    assert!(third.iter().all(|ip| !one.contains(ip) && !two.contains(ip)));
+    for container in ["c1", "c2", "c3"] {
+        lab.cni("h1", "DEL", container, "").ok();
+    }
+    until("all is given back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
 }

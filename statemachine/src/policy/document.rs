@@ -130,10 +130,18 @@ pub struct Party {
 #[serde(deny_unknown_fields, default)]
 pub struct Labelled {
     /// Labels that must have these values.
-    #[serde(alias = "matchLabels", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        alias = "matchLabels",
+        deserialize_with = "absent",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub labels: BTreeMap<String, String>,
     /// Further conditions.
-    #[serde(alias = "matchExpressions", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        alias = "matchExpressions",
+        deserialize_with = "absent",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub expressions: Vec<Condition>,
 }
 
@@ -146,8 +154,17 @@ pub struct Condition {
     /// What must hold.
     pub operator: Operator,
     /// For `In` and `NotIn`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "absent", skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
+}
+
+/// `null`, which Go writes for an empty list or map, is as if the field were absent.
+pub(super) fn absent<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// What must hold for a label.

@@ -1,7 +1,7 @@
 //! Kubernetes NetworkPolicy (`networking.k8s.io/v1`) as a policy of ours: complete, or refused.
 //!
 //! The policy `kube.<namespace>.<name>` applies to the selected pods of the namespace, which is the tenant
-//! of that name. What a field of the API that this release does not know would mean is not guessed: it is
+//! of that name; a name too long for a policy is cut, and a hash of the whole is put after it. What a field of the API that this release does not know would mean is not guessed: it is
 //! refused.
 
 use alloc::format;
@@ -11,8 +11,9 @@ use alloc::vec::Vec;
 
 use serde::Deserialize;
 
-use super::document::{Labelled, selector};
+use super::document::{Labelled, absent, selector};
 use super::{Peer, Policy, Port, Protocol, Rule, Target, TenantSelector, Traffic};
+use crate::limits::NAME_BYTES_MAX;
 use crate::name::{PolicyName, TenantId};
 use crate::refusal::Refusal;
 
@@ -22,7 +23,7 @@ pub struct NetworkPolicy {
     /// Names.
     pub metadata: Metadata,
     /// What it says.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "absent")]
     pub spec: Spec,
 }
 
@@ -40,6 +41,7 @@ pub struct Metadata {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Spec {
     /// Which pods of the namespace; empty: all.
+    #[serde(deserialize_with = "absent")]
     pub pod_selector: Labelled,
     /// What may come in.
     pub ingress: Option<Vec<Ingress>>,
@@ -132,7 +134,7 @@ impl NetworkPolicy {
     /// [`Refusal::InvalidPolicy`] with the path of the field, such as `spec.ingress[0].from[1].ipBlock.cidr`.
     pub fn policy(&self) -> Result<Policy, Refusal> {
         let Metadata { name, namespace } = &self.metadata;
-        let name = PolicyName::from(format!("kube.{namespace}.{name}"));
+        let name = policy_name(namespace, name);
         let refuse = |(field, why)| Refusal::InvalidPolicy { policy: name.to_string(), field, why };
         let policy = self.translate(name.clone(), &namespace.as_str().into()).map_err(refuse)?;
         policy.check()?;
@@ -170,6 +172,26 @@ impl NetworkPolicy {
         }
         Ok(policy)
     }
+}
+
+/// `kube.<namespace>.<name>`; if that is too long, `kube.<namespace>.<first part of name>-<hash of name>`.
+/// The hash is FNV-1a, 64 bits. It is never to change: policies in the log have these names.
+fn policy_name(namespace: &str, name: &str) -> PolicyName {
+    let whole = format!("kube.{namespace}.{name}");
+    if whole.len() <= NAME_BYTES_MAX {
+        return whole.into();
+    }
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let tail = format!("-{hash:016x}");
+    let mut first = whole;
+    let least = "kube.".len() + namespace.len() + 1;
+    let room = NAME_BYTES_MAX.saturating_sub(tail.len()).max(least);
+    while first.len() > room {
+        first.pop();
+    }
+    format!("{first}{tail}").into()
 }
 
 fn peers(path: &str, namespace: &TenantId, list: Option<&[PeerSpec]>) -> Result<Vec<Peer>, Fault> {
@@ -240,4 +262,46 @@ fn port(path: &str, spec: &PortSpec) -> Result<Option<Port>, Fault> {
             return Err((format!("{path}.endPort"), "it needs a number as port".into()));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_longest_names_fit_and_differ() {
+        let (namespace, name) = ("n".repeat(63), "p".repeat(252));
+        let [a, b] = ["a", "b"].map(|last| policy_name(&namespace, &format!("{name}{last}")));
+        assert_ne!(a, b);
+        assert_eq!(a.as_str().len(), NAME_BYTES_MAX);
+        a.check().unwrap();
+        assert_eq!(policy_name("shop", "web").as_str(), "kube.shop.web");
+        assert_eq!(policy_name(&namespace, &"p".repeat(184)).as_str().len(), NAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn null_is_absent() {
+        let metadata = json!({"name": "web", "namespace": "shop"});
+        let read = |spec| -> Policy {
+            let object = json!({"metadata": metadata, "spec": spec});
+            serde_json::from_value::<NetworkPolicy>(object).unwrap().policy().unwrap()
+        };
+        let selector = json!({"matchLabels": null, "matchExpressions": null});
+        assert_eq!(read(json!({"podSelector": selector})), read(json!({"podSelector": {}})));
+        let nulls =
+            json!({"podSelector": null, "ingress": null, "egress": null, "policyTypes": null});
+        assert_eq!(read(nulls), read(json!({})));
+        assert_eq!(read(json!(null)), read(json!({})));
+        assert_eq!(
+            read(json!({"ingress": [{"from": null, "ports": null}]})),
+            read(json!({"ingress": [{}]}))
+        );
+        let exists = json!({"key": "a", "operator": "Exists"});
+        let mut null = exists.clone();
+        null["values"] = json!(null);
+        let select = |condition| json!({"podSelector": {"matchExpressions": [condition]}});
+        assert_eq!(read(select(null)), read(select(exists)));
+    }
 }

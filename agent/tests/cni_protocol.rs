@@ -307,3 +307,33 @@ proptest! {
         prop_assert_eq!(output.status == 0, !output.stdout.contains("\"code\":"));
     }
 }
+
+/// Code 11: the configuration was understood, and no agent answers.
+#[test]
+fn null_is_what_go_writes_for_an_empty_list_or_map() {
+    for member in [
+        json!({"runtimeConfig": null}),
+        json!({"runtimeConfig": {"ips": null, "mac": null, "portMappings": null}}),
+        json!({"runtimeConfig": {"mac": ""}}),
+        json!({"args": null, "capabilities": null, "ipam": null, "dns": null}),
+        json!({"args": {"cni": null}}),
+        json!({"args": {"cni": {"ips": null, "labels": null}}}),
+        json!({"tenant": null, "segment": null, "mtu": null, "prevResult": null}),
+    ] {
+        let (status, error) = exec(&add(), &config("1.1.0", member.clone()));
+        assert!(status == 1 && error["code"] == 11, "{member}: {error}");
+    }
+    let gc = [("CNI_COMMAND", "GC"), ("CNI_PATH", "/opt/cni/bin")];
+    let (_, error) = exec(&gc, &config("1.1.0", json!({"cni.dev/valid-attachments": null})));
+    assert_eq!(error["code"], 11, "{error}");
+    let (_, error) = exec(&gc, &config("1.1.0", json!({})));
+    assert_eq!(error["code"], 7, "a list that is missing removes nothing: {error}");
+}
+
+#[test]
+fn a_configuration_is_an_object() {
+    for text in ["[]", "1", "\"x\"", "null", r#"["1.1.0", "net", "romana-cni"]"#] {
+        let (status, error) = exec(&add(), text);
+        assert!(status == 1 && error["code"] == 6, "{text}: {error}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::env::{Command, is_identifier};
@@ -18,10 +18,10 @@ pub struct NetConf {
     #[serde(rename = "cniVersion", default = "version::unnamed")]
     cni_version: String,
     /// Name of the network.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub name: String,
     /// The plugin that is run.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
     kind: String,
     /// Set where this plugin is only asked for addresses.
     #[serde(default)]
@@ -48,16 +48,17 @@ pub struct NetConf {
     #[serde(rename = "prevResult", default)]
     pub prev_result: Option<Value>,
     /// What the configuration says that this plugin can do.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     capabilities: BTreeMap<String, bool>,
     /// What the runtime wants of it.
-    #[serde(rename = "runtimeConfig", default)]
+    #[serde(rename = "runtimeConfig", default, deserialize_with = "or_default")]
     pub runtime: Runtime,
     /// What whoever runs the container wants.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub args: Args,
     /// Attachments that stay, for GC.
-    #[serde(rename = "cni.dev/valid-attachments", default)]
+    /// `null` is Go's empty list; only a member that is missing says nothing.
+    #[serde(rename = "cni.dev/valid-attachments", default, deserialize_with = "present")]
     valid: Option<Vec<Valid>>,
 }
 
@@ -77,7 +78,7 @@ struct Ipam {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Runtime {
     /// Addresses to use, with or without a prefix length.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub ips: Vec<String>,
     /// MAC address to use.
     #[serde(default)]
@@ -92,7 +93,7 @@ pub struct Runtime {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Args {
     /// Those under `cni`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub cni: CniArgs,
 }
 
@@ -100,10 +101,10 @@ pub struct Args {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct CniArgs {
     /// Addresses to use.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub ips: Vec<String>,
     /// Labels of the container.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub labels: Vec<Label>,
 }
 
@@ -123,6 +124,23 @@ struct Valid {
     ifname: String,
 }
 
+/// `null` is what Go writes for an empty list or map.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    or_default(deserializer).map(Some)
+}
+
 fn socket() -> String {
     SOCKET.into()
 }
@@ -137,7 +155,12 @@ impl NetConf {
     /// # Errors
     /// Code 6: it is none. Code 1: of another version.
     pub fn parse(stdin: &[u8]) -> Result<Self, CniError> {
-        let parsed: Result<Self, _> = serde_json::from_slice(stdin);
+        let object = |value: Value| match value.is_object() {
+            // A list would be read as the members in their order.
+            false => Err(serde::de::Error::custom("it is not a JSON object")),
+            true => Self::deserialize(value),
+        };
+        let parsed: Result<Self, _> = serde_json::from_slice(stdin).and_then(object);
         let mut config = parsed.map_err(|error| {
             let why = if error.is_eof() {
                 "unexpected end of JSON input".into()

@@ -50,7 +50,7 @@ fn add(call: &Call, config: &NetConf, key: Key) -> Result<Add, CniError> {
         pod: said("K8S_POD_NAME").unwrap_or_default(),
         labels,
         mtu: config.mtu.filter(|mtu| *mtu > 0),
-        mac: config.runtime.mac.clone().or_else(|| said("MAC")),
+        mac: config.runtime.mac.clone().filter(|mac| !mac.is_empty()).or_else(|| said("MAC")),
         ips: config.ips(&call.args)?,
     })
 }

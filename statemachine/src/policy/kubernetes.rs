@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::document::{Labelled, absent, selector};
 use super::{Peer, Policy, Port, Protocol, Rule, Target, TenantSelector, Traffic};
+use crate::Digest;
 use crate::limits::NAME_BYTES_MAX;
 use crate::name::{PolicyName, TenantId};
 use crate::refusal::Refusal;
@@ -174,17 +175,18 @@ impl NetworkPolicy {
     }
 }
 
+/// Hex digits of the hash in a shortened name.
+const DIGEST_DIGITS: usize = 32;
+
 /// `kube.<namespace>.<name>`; if that is too long, `kube.<namespace>.<first part of name>-<hash of name>`.
-/// The hash is FNV-1a, 64 bits. It is never to change: policies in the log have these names.
+/// The hash is BLAKE3, 128 bits of it. It is never to change: policies in the log have these names.
 fn policy_name(namespace: &str, name: &str) -> PolicyName {
     let whole = format!("kube.{namespace}.{name}");
     if whole.len() <= NAME_BYTES_MAX {
         return whole.into();
     }
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let tail = format!("-{hash:016x}");
+    let digest = Digest::of(name.as_bytes()).to_string();
+    let tail = format!("-{}", digest.get(..DIGEST_DIGITS).unwrap_or(&digest));
     let mut first = whole;
     let least = "kube.".len() + namespace.len() + 1;
     let room = NAME_BYTES_MAX.saturating_sub(tail.len()).max(least);

@@ -18,6 +18,7 @@ use std::time::Duration;
 use romana_client::{Client, ClientConfig};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::attach::{self, AttachConfig};
@@ -130,16 +131,20 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     };
     stop.cancel();
     tracing::info!("stopping; everything stays in the kernel");
-    for task in tasks {
-        if let Err(error) = task.await {
-            tracing::error!(%error, "a task ended badly");
-        }
-    }
+    end_all(tasks).await;
     news.abort();
     drop(state_dir);
     match ended {
         Some(ended) => joined(ended),
         None => joined(attaching.await),
+    }
+}
+
+async fn end_all(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task ended badly");
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod ipam;
 mod labels;
 mod log;
 mod network;
+mod network_policy;
 mod output;
 mod policy;
 mod route;

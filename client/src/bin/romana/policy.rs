@@ -9,15 +9,15 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::input;
 use crate::table::{Table, Tone, cell, items, one_or_list, text};
+use crate::{input, network_policy};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Add or replace policies
     #[command(visible_alias = "set")]
     Add {
-        /// Document, JSON or YAML [default: stdin]
+        /// Document or Kubernetes NetworkPolicy, JSON or YAML [default: stdin]
         file: Option<PathBuf>,
     },
     /// Remove a policy
@@ -40,7 +40,7 @@ pub(crate) enum Command {
     },
     /// Validate and explain a document; nothing is changed
     Check {
-        /// Document, JSON or YAML [default: stdin]
+        /// Document or Kubernetes NetworkPolicy, JSON or YAML [default: stdin]
         file: Option<PathBuf>,
     },
     /// Explain a verdict (SRC DST PROTO/PORT), or what policies of the cluster do (their names)
@@ -61,7 +61,7 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Add { file } => {
-                let document = input::document(file).await?;
+                let document = network_policy::translate(input::document(file).await?)?;
                 let answer = ctx.post(Query::new(PATH), &document, true).await?;
                 let names = names(&document);
                 let count = names.len();
@@ -84,7 +84,7 @@ impl Command {
                 ctx.out.show(&one_or_list(found.clone()), || details(&found))
             }
             Self::Check { file } => {
-                let document = input::document(file).await?;
+                let document = network_policy::translate(input::document(file).await?)?;
                 check(ctx, &document).await
             }
             Self::Explain { what } => match what.as_slice() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use romana_statemachine::Revision;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::compile::{Compiler, Options};
@@ -26,10 +26,8 @@ use crate::wire::Key;
 
 /// How often the kernel is read when nothing happens.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How often sets are counted, and the shortest time between two looks because of other programs' changes.
+/// How often sets are counted and a failure is tried again, and the shortest time between two looks because of other programs' changes.
 const DRIFT_PERIOD: Duration = Duration::from_secs(1);
-/// Pause after a failure.
-const RETRY: Duration = Duration::from_secs(1);
 /// How long an ADD waits for its policy.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -106,24 +104,15 @@ pub struct Enforcer {
     attached: Attachments,
     waiting: Vec<(Revision, oneshot::Sender<()>)>,
     compiler: Option<Compiler>,
-    /// What the kernel holds, and when it was last read.
-    held: Option<(Filter, Instant)>,
+    /// What the kernel holds.
+    held: Option<Filter>,
+    /// When it was last read; `None`: not yet, or something failed since.
+    read: Option<Instant>,
     writes: u64,
     /// Another program has changed rules or sets since the kernel was read last.
     disturbed: bool,
     /// How often what the kernel held was not what was written.
     drifts: u64,
-}
-
-/// Why the enforcer goes on.
-enum Woken {
-    Asked(Ask),
-    /// The view has changed, or the agent stops.
-    Seen,
-    /// Another program has changed rules.
-    Disturbed,
-    /// It is time to count sets.
-    Tick,
 }
 
 /// An enforcer, the way to it, and what it says.
@@ -148,6 +137,7 @@ pub fn enforcer(
         waiting: Vec::new(),
         compiler: None,
         held: None,
+        read: None,
         writes: 0,
         disturbed: false,
         drifts: 0,
@@ -170,32 +160,34 @@ impl Enforcer {
             while let Ok(ask) = self.asks.try_recv() {
                 self.take(ask);
             }
-            let pause = if self.settings.enabled {
-                self.pass(self.is_due()).await
+            if self.settings.enabled {
+                self.pass(self.is_due()).await;
             } else {
                 if !taken_away {
                     taken_away = self.take_away().await;
                 }
+                self.read = Some(Instant::now());
                 self.waiting.drain(..).for_each(|(_, done)| _ = done.send(()));
-                PERIOD
-            };
-            let wake = async {
-                tokio::select! {
-                    () = stop.cancelled() => Woken::Seen,
-                    ask = self.asks.recv() => ask.map_or(Woken::Seen, Woken::Asked),
-                    changed = self.seen.changed() => {
-                        if changed.is_err() { stop.cancelled().await }
-                        Woken::Seen
-                    }
-                    () = disturbance.notified() => Woken::Disturbed,
-                    _ = clock.tick() => Woken::Tick,
+            }
+            self.wait(&disturbance, &mut clock, &stop).await;
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, disturbance: &Notify, clock: &mut Interval, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                ask = self.asks.recv() => return ask.into_iter().for_each(|ask| self.take(ask)),
+                changed = self.seen.changed() => {
+                    if changed.is_err() { stop.cancelled().await }
+                    return;
                 }
-            };
-            match timeout(pause, wake).await {
-                Ok(Woken::Asked(ask)) => self.take(ask),
-                Ok(Woken::Disturbed) => self.disturbed = true,
-                Ok(Woken::Tick) => self.count_sets().await,
-                Ok(Woken::Seen) | Err(_) => {}
+                () = disturbance.notified() => self.disturbed = true,
+                _ = clock.tick() => self.count_sets().await,
+            }
+            if self.is_due() {
+                return;
             }
         }
     }
@@ -203,16 +195,13 @@ impl Enforcer {
     /// Whether to read the kernel before writing: on the timer, which changes do not put off, and soon after
     /// another program's change.
     fn is_due(&self) -> bool {
-        let due = |(_, read): &(Filter, Instant)| {
-            let age = read.elapsed();
-            age >= PERIOD || self.disturbed && age >= DRIFT_PERIOD
-        };
-        self.held.as_ref().is_none_or(due)
+        let period = if self.disturbed { DRIFT_PERIOD } else { PERIOD };
+        self.read.is_none_or(|read| read.elapsed() >= period)
     }
 
     /// Sets tell nothing when they are changed: members that are missing or too many show in their number.
     async fn count_sets(&mut self) {
-        let Some((held, _)) = self.held.as_ref().filter(|_| self.settings.enabled) else { return };
+        let Some(held) = &self.held else { return };
         let wanted = held
             .sets
             .iter()
@@ -251,11 +240,11 @@ impl Enforcer {
         }
     }
 
-    /// Compiles what is known, and writes what differs. Says when to look again.
-    async fn pass(&mut self, look: bool) -> Duration {
+    /// Compiles what is known, and writes what differs.
+    async fn pass(&mut self, look: bool) {
         let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
         let world = view.and_then(|view| World::new(view, self.attached.clone()));
-        let Some(world) = world.filter(|_| self.begun) else { return PERIOD };
+        let Some(world) = world.filter(|_| self.begun) else { return };
         let revision = world.revision();
         let started = Instant::now();
         let options = &self.settings.options;
@@ -289,12 +278,9 @@ impl Enforcer {
                 self.waiting = waiting.into_iter().filter(|(_, done)| !done.is_closed()).collect();
                 // An ADD that has given up is undone.
                 ready.into_iter().for_each(|(_, done)| _ = done.send(()));
-                let next = if self.disturbed { DRIFT_PERIOD } else { PERIOD };
-                let read = self.held.as_ref().map(|(_, read)| *read + next);
-                read.map_or(PERIOD, |at| at.saturating_duration_since(Instant::now()))
             }
             Err(error) => {
-                self.held = None;
+                (self.held, self.read) = (None, None);
                 let text = full(&error);
                 tracing::warn!(error = text, "the kernel's filter is not as wanted");
                 self.status.send_modify(|status| {
@@ -303,7 +289,6 @@ impl Enforcer {
                         status.problems = vec![format!("policy: {text}")];
                     }
                 });
-                RETRY
             }
         }
     }
@@ -318,12 +303,12 @@ impl Enforcer {
         let Settings { mark, log_group, .. } = self.settings;
         let styles = |family| Style { family, mark, log_group };
         let known = self.held.as_ref().filter(|_| caught_up && !look);
-        let (changes, read) = match known {
-            Some((held, read)) => (step(held, wanted, &styles), *read),
+        let changes = match known {
+            Some(held) => step(held, wanted, &styles),
             None => {
                 self.disturbed = false;
                 let actual = self.filter.read().await?;
-                if let Some((held, _)) = self.held.as_ref().filter(|_| caught_up) {
+                if let Some(held) = self.held.as_ref().filter(|_| caught_up) {
                     let drift = repair(&actual, held, &styles, false);
                     if !drift.is_empty() {
                         self.drifts += 1;
@@ -334,14 +319,15 @@ impl Enforcer {
                         );
                     }
                 }
-                (repair(&actual, wanted, &styles, !caught_up), Instant::now())
+                self.read = Some(Instant::now());
+                repair(&actual, wanted, &styles, !caught_up)
             }
         };
         if !changes.is_empty() {
             tracing::debug!(?changes, caught_up, "writing");
             self.filter.apply(&changes).await?;
         }
-        self.held = caught_up.then(|| (wanted.clone(), read));
+        self.held = caught_up.then(|| wanted.clone());
         Ok(changes.len())
     }
 

@@ -1,8 +1,8 @@
 //! Kubernetes NetworkPolicy (`networking.k8s.io/v1`) as a policy of ours: complete, or refused.
 //!
 //! The policy `kube.<namespace>.<name>` applies to the selected pods of the namespace, which is the tenant
-//! of that name; a name too long for a policy is cut, and a hash of the whole is put after it. What a field of the API that this release does not know would mean is not guessed: it is
-//! refused.
+//! of that name; a name too long for a policy is cut, and a hash of the whole is put after it. What a field
+//! of the API that this release does not know would mean is not guessed: it is refused.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -187,12 +187,10 @@ fn policy_name(namespace: &str, name: &str) -> PolicyName {
     }
     let digest = Digest::of(name.as_bytes()).to_string();
     let tail = format!("-{}", digest.get(..DIGEST_DIGITS).unwrap_or(&digest));
-    let mut first = whole;
+    // The namespace is never cut: one that is too long is refused, not mistaken for another.
     let least = "kube.".len() + namespace.len() + 1;
     let room = NAME_BYTES_MAX.saturating_sub(tail.len()).max(least);
-    while first.len() > room {
-        first.pop();
-    }
+    let first = whole.get(..whole.floor_char_boundary(room)).unwrap_or_default();
     format!("{first}{tail}").into()
 }
 

@@ -41,15 +41,20 @@ pub enum CopyError {
     },
 }
 
+impl CopyError {
+    /// What the file system said to an action on a path.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
 /// Writes a file so that after a crash there is the old one or the new one, whole.
 ///
 /// # Errors
 /// [`CopyError::Io`].
 pub fn save(path: &Path, content: &impl Serialize) -> Result<(), CopyError> {
-    let io = |action| {
-        let path = path.to_owned();
-        move |source| CopyError::Io { action, path, source }
-    };
+    let io = |action| CopyError::io(action, path);
     let body = serde_json::to_vec(content).map_err(io::Error::from).map_err(io("express"))?;
     let dir = dir_of(path);
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("write"))?;
@@ -69,7 +74,7 @@ pub fn save(path: &Path, content: &impl Serialize) -> Result<(), CopyError> {
 pub fn remove(path: &Path) -> Result<(), CopyError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(CopyError::Io { action: "remove", path: path.to_owned(), source })
+            Err(CopyError::io("remove", path)(source))
         }
         _ => sync_dir(dir_of(path)),
     }
@@ -96,19 +101,15 @@ fn is_temporary(path: &Path) -> bool {
 /// # Errors
 /// [`CopyError::Io`].
 pub fn remove_leftovers(dir: &Path, age: std::time::Duration) -> Result<(), CopyError> {
-    let io = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| CopyError::Io { action, path, source }
-    };
     let files = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        files => files.map_err(io("list", dir))?,
+        files => files.map_err(CopyError::io("list", dir))?,
     };
     for file in files {
-        let file = file.map_err(io("list", dir))?;
+        let file = file.map_err(CopyError::io("list", dir))?;
         let old = || file.metadata()?.modified()?.elapsed().map_err(io::Error::other);
         if is_temporary(&file.path()) && old().is_ok_and(|old| old >= age) {
-            fs::remove_file(file.path()).map_err(io("remove", &file.path()))?;
+            fs::remove_file(file.path()).map_err(CopyError::io("remove", &file.path()))?;
         }
     }
     Ok(())
@@ -120,7 +121,7 @@ fn dir_of(path: &Path) -> &Path {
 
 fn sync_dir(dir: &Path) -> Result<(), CopyError> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|source| CopyError::Io { action: "sync", path: dir.to_owned(), source })
+    synced.map_err(CopyError::io("sync", dir))
 }
 
 /// Reads a file back; `None` if there is none.
@@ -131,9 +132,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CopyError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(CopyError::Io { action: "read", path: path.to_owned(), source });
-        }
+        Err(source) => return Err(CopyError::io("read", path)(source)),
     };
     let content = parse(&bytes);
     content.map(Some).map_err(|why| CopyError::Damaged { path: path.to_owned(), why })

@@ -1,12 +1,9 @@
 //! The state directory: one agent uses it, and nothing that a killed writer left behind stays in it.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
-
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 
 use crate::copy::{self, CopyError};
 use crate::ours::{LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
@@ -55,11 +52,10 @@ impl StateDir {
         let lock =
             File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE));
         let lock = lock.map_err(unusable)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(StateDirError::Locked { path: shown() }),
-            Err(error) => return Err(unusable(error.into())),
-        }
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StateDirError::Locked { path: shown() },
+            TryLockError::Error(source) => unusable(source),
+        })?;
         copy::remove_leftovers(dir, Duration::ZERO)?;
         copy::remove_leftovers(&dir.join(LEDGER_DIR), Duration::ZERO)?;
         // Plugins write there whether or not an agent runs.

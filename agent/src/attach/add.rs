@@ -191,7 +191,7 @@ impl Attacher {
             let msg = format!("another container's link is called {link} already");
             return Err(failed(code::AGAIN, msg, details));
         }
-        let there = links::exists(&self.handle, &link).await?;
+        let there = links::host_end(&self.handle, &link).await?.is_some();
         let Some(entry) = self.ledger.get(&add.key) else {
             if there {
                 links::delete(&self.handle, &link).await?;

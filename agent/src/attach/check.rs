@@ -33,10 +33,9 @@ impl Attacher {
         if !inside.up {
             return Err(differs(format!("{} is not there, or is down", key.ifname)));
         }
-        let routed = links::our_host_routes(&self.handle, self.config.route_table).await?;
+        let routed = links::host_routes(&self.handle, Some(self.config.route_table)).await?;
         let link = host_link(&key.container_id, &key.ifname);
-        let ends = links::host_ends(&self.handle).await?;
-        let Some(end) = ends.get(&link) else {
+        let Some(end) = links::host_end(&self.handle, &link).await? else {
             return Err(differs(format!("the host's end {link} is not there")));
         };
         if !end.up {

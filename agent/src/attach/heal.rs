@@ -101,7 +101,7 @@ impl Attacher {
             return Ok(Vec::new());
         }
         let ends = links::host_ends(&self.handle).await?;
-        let routes = links::our_host_routes(&self.handle, self.config.route_table).await?;
+        let routes = links::host_routes(&self.handle, Some(self.config.route_table)).await?;
         let routes: BTreeMap<IpAddr, u32> =
             routes.into_iter().map(|(link, ip)| (ip, link)).collect();
         let mut problems = Vec::new();

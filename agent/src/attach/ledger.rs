@@ -120,10 +120,7 @@ impl Ledger {
     /// [`CopyError::Io`].
     pub fn open(state_dir: &Path) -> Result<Self, CopyError> {
         let dir = state_dir.join(LEDGER_DIR);
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| CopyError::Io { action, path, source }
-        };
+        let io = CopyError::io;
         fs::create_dir_all(&dir).map_err(io("make", &dir))?;
         let mut entries = BTreeMap::new();
         for file in fs::read_dir(&dir).map_err(io("list", &dir))? {

@@ -115,7 +115,7 @@ impl Attacher {
         let known: BTreeSet<&AddressName> =
             entries.iter().flat_map(|entry| &entry.addresses).map(|held| &held.name).collect();
         let routed: BTreeSet<_> =
-            links::routed(&self.handle).await?.into_iter().map(|(_, ip)| ip).collect();
+            links::host_routes(&self.handle, None).await?.into_iter().map(|(_, ip)| ip).collect();
         let lost = view.addresses.iter().filter(|(name, address)| {
             let foreign = !names::is_ours(name.as_str());
             foreign || routed.contains(&address.ip) && !known.contains(name)

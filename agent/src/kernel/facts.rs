@@ -16,7 +16,9 @@ use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::Notify;
 
-use super::{KernelError, Way, dump_addresses, dump_links, dump_neighbours, dump_routes, network};
+use super::{
+    KernelError, Way, dump_addresses, dump_links, dump_neighbours, dump_routes, name_of, network,
+};
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::routes::{Facts, Gateway, Link};
 
@@ -51,13 +53,6 @@ pub async fn links(handle: &Handle) -> Result<Links, KernelError> {
         }
     }
     Ok(links)
-}
-
-fn name_of(link: &LinkMessage) -> Option<String> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })
 }
 
 fn mtu_of(link: &LinkMessage) -> Option<u32> {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::routes::is_host_route;
-use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno};
+use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno, name_of};
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::wire::Link;
 
@@ -235,12 +235,12 @@ async fn look_up(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Ker
     }
 }
 
-/// Whether the host has a link of this name.
+/// The host's end of this name, if it is there.
 ///
 /// # Errors
 /// [`KernelError`]: the kernel cannot be asked.
-pub async fn exists(handle: &Handle, name: &str) -> Result<bool, KernelError> {
-    Ok(look_up(handle, name).await?.is_some())
+pub async fn host_end(handle: &Handle, name: &str) -> Result<Option<HostEnd>, KernelError> {
+    Ok(look_up(handle, name).await?.as_ref().map(HostEnd::from))
 }
 
 /// Deletes a link of the host, if it is there.
@@ -283,7 +283,7 @@ async fn route_to(handle: &Handle, table: u32, ip: IpAddr, index: u32) -> Result
         Err(error) if has_errno(&error, Errno::EXIST) => {}
         added => return added.map_err(asked()),
     }
-    let routes = our_host_routes(handle, table).await?;
+    let routes = host_routes(handle, Some(table)).await?;
     if routes.contains(&(index, ip)) {
         return Ok(());
     }
@@ -321,15 +321,14 @@ pub struct HostEnd {
 /// [`KernelError`].
 pub async fn host_ends(handle: &Handle) -> Result<BTreeMap<String, HostEnd>, KernelError> {
     let links = dump_links(handle).await?;
-    let end = |link: &LinkMessage| {
-        let name = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        })?;
-        let up = link.header.flags.contains(LinkFlags::Up);
-        name.starts_with(LINK_PREFIX).then_some((name, HostEnd { index: link.header.index, up }))
-    };
-    Ok(links.iter().filter_map(end).collect())
+    let named = links.iter().filter_map(|link| Some((name_of(link)?, HostEnd::from(link))));
+    Ok(named.filter(|(name, _)| name.starts_with(LINK_PREFIX)).collect())
+}
+
+impl From<&LinkMessage> for HostEnd {
+    fn from(link: &LinkMessage) -> Self {
+        Self { index: link.header.index, up: link.header.flags.contains(LinkFlags::Up) }
+    }
 }
 
 /// Puts back what the host's side of an attachment needs: the settings and the own address of the host's end,
@@ -357,26 +356,11 @@ pub async fn restore(
     Ok(())
 }
 
-/// Addresses that our routes in any table lead to links of containers with, by link.
+/// Addresses that our routes lead to links of containers with, by link; `table`: `None` is any.
 ///
 /// # Errors
 /// [`KernelError`].
-pub async fn routed(handle: &Handle) -> Result<Vec<(u32, IpAddr)>, KernelError> {
-    host_routes(handle, None).await
-}
-
-/// The same of one table.
-///
-/// # Errors
-/// [`KernelError`].
-pub async fn our_host_routes(
-    handle: &Handle,
-    table: u32,
-) -> Result<Vec<(u32, IpAddr)>, KernelError> {
-    host_routes(handle, Some(table)).await
-}
-
-async fn host_routes(
+pub async fn host_routes(
     handle: &Handle,
     table: Option<u32>,
 ) -> Result<Vec<(u32, IpAddr)>, KernelError> {

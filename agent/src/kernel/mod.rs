@@ -8,7 +8,6 @@ pub mod packet_filter;
 pub mod routes;
 
 use std::net::IpAddr;
-
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -17,7 +16,7 @@ use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rustix::io::Errno;
@@ -80,18 +79,19 @@ const DUMP_ATTEMPTS: u32 = 20;
 /// Pause before the next attempt, times the number of attempts made.
 const DUMP_BACK_OFF: Duration = Duration::from_millis(2);
 
-/// Asks for a dump and collects the answers. A dump that the kernel refuses as busy, or marks as
+/// Asks for a dump and collects the answers that `pick` takes. A dump that the kernel refuses as busy, or marks as
 /// inconsistent because something changed while it was read (`NLM_F_DUMP_INTR`, netlink(7)), is repeated.
-async fn dump(
+async fn dump<T>(
     handle: &Handle,
     ask: RouteNetlinkMessage,
     what: &'static str,
-) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+    pick: fn(RouteNetlinkMessage) -> Option<T>,
+) -> Result<Vec<T>, KernelError> {
     let _turn = DUMP.lock().await;
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match dump_once(handle, ask.clone()).await {
+        match dump_once(handle, ask.clone(), pick).await {
             Ok(Some(answers)) => return Ok(answers),
             Ok(None) if attempt < DUMP_ATTEMPTS => {}
             Ok(None) => return Err(KernelError::Unsteady { what }),
@@ -103,10 +103,11 @@ async fn dump(
 }
 
 /// `None`: the answers are inconsistent.
-async fn dump_once(
+async fn dump_once<T>(
     handle: &Handle,
     ask: RouteNetlinkMessage,
-) -> Result<Option<Vec<RouteNetlinkMessage>>, rtnetlink::Error> {
+    pick: fn(RouteNetlinkMessage) -> Option<T>,
+) -> Result<Option<Vec<T>>, rtnetlink::Error> {
     let mut message = NetlinkMessage::from(ask);
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut answers = handle.clone().request(message)?;
@@ -114,7 +115,7 @@ async fn dump_once(
     while let Some(answer) = answers.next().await {
         steady &= answer.header.flags & NLM_F_DUMP_INTR == 0;
         match answer.payload {
-            NetlinkPayload::InnerMessage(message) => found.push(message),
+            NetlinkPayload::InnerMessage(message) => found.extend(pick(message)),
             NetlinkPayload::Error(error) if error.code.is_some() => {
                 return Err(rtnetlink::Error::NetlinkError(error));
             }
@@ -137,46 +138,45 @@ fn has_errno(error: &rtnetlink::Error, errno: Errno) -> bool {
 
 async fn dump_links(handle: &Handle) -> Result<Vec<LinkMessage>, KernelError> {
     let ask = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let answers = dump(handle, ask, "a dump of the links").await?.into_iter();
-    Ok(answers
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => Some(link),
-            _ => None,
-        })
-        .collect())
+    dump(handle, ask, "a dump of the links", |answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    })
+    .await
 }
 
 async fn dump_addresses(handle: &Handle) -> Result<Vec<AddressMessage>, KernelError> {
     let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let answers = dump(handle, ask, "a dump of the addresses").await?.into_iter();
-    Ok(answers
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewAddress(address) => Some(address),
-            _ => None,
-        })
-        .collect())
+    dump(handle, ask, "a dump of the addresses", |answer| match answer {
+        RouteNetlinkMessage::NewAddress(address) => Some(address),
+        _ => None,
+    })
+    .await
 }
 
 async fn dump_routes(handle: &Handle, ask: RouteMessage) -> Result<Vec<RouteMessage>, KernelError> {
     let ask = RouteNetlinkMessage::GetRoute(ask);
-    let answers = dump(handle, ask, "a dump of the routes").await?.into_iter();
-    Ok(answers
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(route) => Some(route),
-            _ => None,
-        })
-        .collect())
+    dump(handle, ask, "a dump of the routes", |answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    })
+    .await
 }
 
 async fn dump_neighbours(handle: &Handle) -> Result<Vec<NeighbourMessage>, KernelError> {
     let ask = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-    let answers = dump(handle, ask, "a dump of the neighbours").await?.into_iter();
-    Ok(answers
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => Some(neighbour),
-            _ => None,
-        })
-        .collect())
+    dump(handle, ask, "a dump of the neighbours", |answer| match answer {
+        RouteNetlinkMessage::NewNeighbour(neighbour) => Some(neighbour),
+        _ => None,
+    })
+    .await
+}
+
+fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
 }
 
 /// What a route says of its way.

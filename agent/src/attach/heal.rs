@@ -57,6 +57,12 @@ fn fault(
     ips.any(|ip| routes.get(&ip) != Some(&end.index)).then_some(Fault::Routes(end.index))
 }
 
+/// Whether an attachment's namespace is known, and gone. Where it is not known nothing is freed on a guess.
+fn is_namespace_gone(entry: &Entry) -> bool {
+    let known = entry.netns.as_deref().filter(|path| !path.is_empty());
+    known.is_some_and(|path| !Path::new(path).exists())
+}
+
 fn is_attached(entry: &Entry) -> bool {
     entry.stage == Stage::Ready && entry.netns.is_some()
 }
@@ -142,7 +148,7 @@ impl Attacher {
                 }
             }
             Fault::Down => Some(format!("{of}: its host link is down: `ip link set {link} up`")),
-            Fault::NoLink if entry.netns.as_deref().is_none_or(|path| Path::new(path).exists()) => {
+            Fault::NoLink if !is_namespace_gone(&entry) => {
                 Some(format!("{of}: host link {link} is gone: DEL and ADD the container again"))
             }
             Fault::NoLink => {
@@ -173,7 +179,7 @@ mod tests {
         let entry = Entry {
             key,
             network: "net".into(),
-            netns: Some("/run/netns/c".into()),
+            netns: Some("/nonexistent/netns".into()),
             addresses: vec![Held { ip: Some(ip), ..Held::new("a".into()) }],
             owner: None,
             labels: Labels::new(),
@@ -186,6 +192,10 @@ mod tests {
         assert_eq!(fault(&entry, &ends(true), &BTreeMap::new()), Some(Fault::Routes(7)));
         assert_eq!(fault(&entry, &ends(false), &routes(7)), Some(Fault::Down));
         assert_eq!(fault(&entry, &BTreeMap::new(), &routes(7)), Some(Fault::NoLink));
+        assert!(is_namespace_gone(&entry));
+        for path in ["", "/proc/self/ns/net"] {
+            assert!(!is_namespace_gone(&Entry { netns: Some(path.into()), ..entry.clone() }));
+        }
         assert!(!is_attached(&Entry { stage: Stage::Removing, ..entry.clone() }));
         assert!(!is_attached(&Entry { netns: None, ..entry }));
     }

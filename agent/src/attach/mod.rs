@@ -68,6 +68,8 @@ struct Attacher {
     gate: Gate,
     /// One thing at a time is done about a key.
     busy: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while the spool is taken up.
+    spool: tokio::sync::Mutex<()>,
     /// Something is to be given back.
     released: Notify,
     /// What is attached has changed.

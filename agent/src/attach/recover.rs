@@ -11,7 +11,7 @@ use super::{Attacher, Entry, Held, Stage, names};
 use crate::kernel::links;
 use crate::ours::host_link;
 use crate::view::View;
-use crate::wire::Key;
+use crate::wire::{Failed, Key};
 
 /// Attachments of the log whose links are in the kernel and that the ledger does not know. Which network
 /// configuration they are of, and where their namespaces are, is in no other place.
@@ -41,17 +41,17 @@ impl Attacher {
     /// Tells the packet filter what is attached: at once if every link of ours is accounted for, else as soon
     /// as the log is known well enough to say whose the others are. Until then the kernel stays as it is.
     pub(super) async fn begin(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = self.seen.clone();
-        while !self.recover().await {
+        if !self.recover().await {
             // Until a replica was heard, a link without an entry may be younger than the copy of the log.
-            let changed = tokio::select! {
+            let mut seen = self.seen.clone();
+            let caught_up = tokio::select! {
                 () = stop.cancelled() => return,
-                changed = seen.wait_for(|seen| seen.caught_up) => changed.is_ok(),
+                seen = seen.wait_for(|seen| seen.caught_up) => seen.is_ok(),
             };
-            if changed {
-                self.recover().await;
-                break;
+            if !caught_up {
+                return;
             }
+            self.recover().await;
         }
         let all = self.ledger.all();
         self.gate.begin(all.iter().map(|entry| (entry.key.clone(), entry.filtered())).collect());
@@ -63,16 +63,17 @@ impl Attacher {
         let links: BTreeSet<String> = match links::host_ends(&self.handle).await {
             Ok(ends) => ends.into_keys().collect(),
             Err(error) => {
-                tracing::warn!(%error, "links cannot be read: attachments that the ledger lost stay lost");
-                return true;
+                tracing::warn!(%error, "links cannot be read: nothing can be recovered from them");
+                return false;
             }
         };
         let known: BTreeSet<Key> = self.ledger.all().into_iter().map(|entry| entry.key).collect();
         let view = self.seen.borrow().view.clone();
         for entry in view.iter().flat_map(|view| lost(view, &known, &links)) {
             let Key { container_id, ifname } = entry.key.clone();
-            match self.put(entry).await {
-                Ok(()) => tracing::warn!(container_id, ifname, "recovered from kernel and log"),
+            match self.recover_one(entry).await {
+                Ok(true) => tracing::warn!(container_id, ifname, "recovered from kernel and log"),
+                Ok(false) => {}
                 Err(error) => tracing::error!(container_id, ?error, "not recovered"),
             }
         }
@@ -82,6 +83,19 @@ impl Attacher {
             tracing::warn!(links = ?strange, "no attachment that is known has these links");
         }
         strange.is_empty()
+    }
+}
+
+impl Attacher {
+    /// Whether it was recovered: not if the plugin has attached or detached it since the links were read.
+    async fn recover_one(self: &Arc<Self>, entry: Entry) -> Result<bool, Failed> {
+        let _alone = self.lock(&entry.key).await;
+        let is_new = self.ledger.get(&entry.key).is_none();
+        if !is_new || links::host_end(&self.handle, &link_of(&entry)).await?.is_none() {
+            return Ok(false);
+        }
+        self.put(entry).await?;
+        Ok(true)
     }
 }
 

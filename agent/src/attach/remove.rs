@@ -119,8 +119,10 @@ impl Attacher {
         }
     }
 
-    /// Takes up DELs that the plugin left while no agent answered.
+    /// Takes up DELs that the plugin left while no agent answered. They are older than any ADD that begins after
+    /// this returns; one at a time does it, so that none is held back in between.
     pub(super) async fn take_spool(self: &Arc<Self>) {
+        let _turn = self.spool.lock().await;
         let dir = self.config.state_dir.join(SPOOL_DIR);
         let Ok(files) = std::fs::read_dir(&dir) else { return };
         for path in files.filter_map(|file| Some(file.ok()?.path())) {

@@ -82,6 +82,7 @@ pub async fn serve(
         handle,
         gate,
         busy: Mutex::default(),
+        spool: tokio::sync::Mutex::default(),
         released: Notify::new(),
         changed: Notify::new(),
         problems: news.problems,
@@ -170,7 +171,11 @@ impl Attacher {
 
     async fn dispatch(self: &Arc<Self>, request: Request) -> Result<Reply, Failed> {
         match request {
-            Request::Add(add) => return self.add(&add).await.map(Reply::Added),
+            Request::Add(add) => {
+                // A plugin that gave up while this agent started may have left a DEL since.
+                self.take_spool().await;
+                return self.add(&add).await.map(Reply::Added);
+            }
             Request::Del { key, network } => self.del(&key, &network).await?,
             Request::Check { key, netns, addresses, .. } => {
                 self.check(&key, &netns, &addresses).await?;

@@ -89,6 +89,25 @@ fn a_del_that_was_left_does_not_reach_a_later_attachment_in_namespaces() {
 }
 
 #[test]
+fn a_del_that_is_left_late_is_older_than_the_next_add_in_namespaces() {
+    let mut lab = lab();
+    for name in ["c1", "other"] {
+        attach(&mut lab, name);
+    }
+    // This plugin found no agent, although there is one by now.
+    let mut del = lab.cni("h1", "DEL", "c1", "");
+    del.config["socket"] = "/nonexistent/agent.sock".into();
+    del.ok();
+    lab.delete_container("c1");
+    let ips = attach(&mut lab, "c1");
+    // A DEL has the agent look into the spool.
+    lab.cni("h1", "DEL", "other", "").ok();
+    until("the spool is empty, and the other one gone", || lab.ledger("h1") == 1);
+    assert_eq!(lab.links("h1").len(), 1);
+    assert!(has_routes(&lab, &ips));
+}
+
+#[test]
 fn another_networks_del_leaves_the_attachment_alone_in_namespaces() {
     let mut lab = lab();
     let ips = attach(&mut lab, "c1");
@@ -155,6 +174,7 @@ fn foreign_damage_to_policy_is_restored_also_while_policies_change_in_namespaces
     };
     let drifts = |lab: &Lab| lab.status("h1").and_then(|status| status.policy).map(|p| p.drifts);
     until("all is in place", || whole(&lab));
+    assert_eq!(drifts(&lab), Some(0), "our own changes are no drift");
     for (n, damage) in damages.into_iter().enumerate() {
         let before = drifts(&lab);
         assert!(lab.try_exec("h1", damage).is_some(), "{damage:?}");

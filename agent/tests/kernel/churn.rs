@@ -223,3 +223,74 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     }
     until("all is given back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
 }
+
+/// Thirty at a time, ids used again, the agent killed in the middle: what was acknowledged and not deleted since
+/// has its link and its host routes, and the log agrees.
+#[test]
+fn what_was_acknowledged_keeps_its_network_under_churn_in_namespaces() {
+    const ROUNDS: usize = 6;
+    let mut lab = lab();
+    let names: Vec<String> = (0..30).map(|n| format!("c{n}")).collect();
+    let mut acknowledged = 0;
+    for round in 0..ROUNDS {
+        let calls: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let netns = lab.container(name);
+                lab.cni("h1", "ADD", name, &netns)
+            })
+            .collect();
+        let running: Vec<_> =
+            calls.into_iter().map(|call| std::thread::spawn(move || call.call())).collect();
+        let is_killed = round % 2 == 1;
+        if is_killed {
+            until("some are attached", || lab.links("h1").len() > 5);
+            lab.kill_agent("h1");
+            lab.spawn_agent("h1", &[], None);
+        }
+        let done: Vec<_> =
+            running.into_iter().map(|thread| thread.join().expect("it ends")).collect();
+        until("it serves the plugin", || lab.cni("h1", "STATUS", "", "").call().0);
+        let attached: Vec<Vec<IpAddr>> = done
+            .iter()
+            .filter(|(success, _)| *success)
+            .map(|(_, result)| addresses(result))
+            .collect();
+        assert!(is_killed || attached.len() == names.len(), "{done:?}");
+        acknowledged += attached.len();
+        let ips = attached.concat();
+        until("what was cut short is undone", || lab.links("h1").len() == attached.len());
+        assert!(has_routes(&lab, &ips), "round {round}");
+        let logged: Vec<IpAddr> = lab.allocated("h1").into_iter().map(|(_, ip)| ip).collect();
+        assert!(ips.iter().all(|ip| logged.contains(ip)), "round {round}");
+        for name in &names {
+            lab.delete_container(name);
+            lab.cni("h1", "DEL", name, "").ok();
+        }
+    }
+    until("all is given back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
+    assert!(acknowledged >= ROUNDS.div_ceil(2) * names.len(), "{acknowledged}");
+    assert!(lab.try_romana(&["ipam", "check"]).is_some(), "the check finds nothing");
+}
+
+/// As after a reboot: no DEL ever comes.
+#[test]
+fn what_lost_its_namespace_is_released_after_a_minute_in_namespaces() {
+    let mut lab = lab();
+    attach(&mut lab, "gone");
+    let stays = attach(&mut lab, "stays");
+    lab.delete_container("gone");
+    let problems = |lab: &Lab| lab.status("h1").map(|status| status.problems).unwrap_or_default();
+    let is_named = |lab: &Lab| {
+        problems(lab).iter().any(|problem| problem.contains("namespace is gone, without a DEL"))
+    };
+    until("it is named at once", || is_named(&lab));
+    assert_eq!(lab.allocated("h1").len(), 4, "the runtime has a minute for its DEL");
+    let start = std::time::Instant::now();
+    while is_named(&lab) {
+        assert!(start.elapsed().as_secs() < 120, "it is still kept");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    until("it is released", || lab.allocated("h1").len() == 2 && lab.ledger("h1") == 1);
+    assert!(has_routes(&lab, &stays) && problems(&lab).is_empty(), "{:?}", problems(&lab));
+}

@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use romana_client::{Client, ClientConfig};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::attach::{self, AttachConfig};
 use crate::config::Config;
+use crate::connections::{self, Forgotten};
 use crate::copy::CopyError;
+use crate::enrol::Enrolment;
 use crate::follow::Following;
 use crate::kernel::packet_filter::PacketFilter;
 use crate::kernel::{KernelError, facts};
@@ -74,18 +76,16 @@ pub enum DaemonError {
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let stop = stop_signal().map_err(DaemonError::Signals)?;
     let state_dir = StateDir::open(&config.state_dir)?;
-    let following = Following::open(config.host.clone(), &config.state_dir)?;
+    let enrolment = Arc::new(Enrolment::new(config.host.clone(), state_dir.instance.clone()));
+    let (release, released) = mpsc::unbounded_channel();
+    let (forgetting, forgotten) = watch::channel(Forgotten::default());
+    let following =
+        Following::open(config.host.clone(), &config.state_dir, release, forgotten.clone())?;
     let seen = following.seen();
-    let client = Client::new(ClientConfig {
-        actor: format!("agent:{}", config.host),
-        ..ClientConfig::new(config.servers.clone())
-    })?;
+    let usual = ClientConfig::new(config.servers.clone()).timeout;
+    let client = client_for(&config, usual)?;
     // A heartbeat that takes longer than this says nothing any more.
-    let beating = Client::new(ClientConfig {
-        actor: format!("agent:{}", config.host),
-        timeout: HEARTBEAT_TIMEOUT,
-        ..ClientConfig::new(config.servers.clone())
-    })?;
+    let beating = client_for(&config, HEARTBEAT_TIMEOUT)?;
     let listen_error = |source| DaemonError::Listen { address: config.metrics, source };
     let listener = TcpListener::bind(config.metrics).await.map_err(listen_error)?;
 
@@ -102,26 +102,28 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router = Router::new(&config, handle.clone(), seen.clone(), status, problems);
-    let attaching = AttachConfig {
-        host: config.host.clone(),
-        socket: config.socket.clone(),
-        state_dir: config.state_dir.clone(),
-        mtu: config.mtu,
-        route_table: config.route_table,
-    };
-    let heard = attach::News { wake: taken, problems: problems_of };
+    let heard = attach::News { wake: taken, problems: problems_of, standing: enrolment.standing() };
     let (asking, stopped) = (client.clone(), stop.clone());
+    let settings = attach_config(&config);
     let attaching =
-        attach::serve(attaching, asking, seen.clone(), handle.clone(), gate, heard, stopped);
+        attach::serve(settings, asking, seen.clone(), handle.clone(), gate, heard, stopped);
     let mut attaching = tokio::spawn(attaching);
-    let said = Said { routes: shown, policy, attachments, seen: seen.clone() };
+    let standing = enrolment.standing();
+    let said = Said { routes: shown, policy, attachments, forgotten, standing, seen: seen.clone() };
     let tasks = [
         tokio::spawn(following.run(client.clone(), stop.clone())),
         tokio::spawn(router.run(wake, stop.clone())),
         tokio::spawn(enforcer.run(stop.clone())),
         tokio::spawn(nat::keep(config.nat.clone(), seen, stop.clone())),
-        tokio::spawn(register::keep(config.clone(), client, handle, stop.clone())),
-        tokio::spawn(pulse::beat(config.host.clone(), beating, said.clone(), stop.clone())),
+        tokio::spawn(connections::forget(released, forgetting, stop.clone())),
+        tokio::spawn(register::keep(
+            config.clone(),
+            Arc::clone(&enrolment),
+            client,
+            handle,
+            stop.clone(),
+        )),
+        tokio::spawn(pulse::beat(enrolment, beating, said.clone(), stop.clone())),
         tokio::spawn(http::serve(listener, said, filter, stop.clone())),
     ];
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");
@@ -137,6 +139,21 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     match ended {
         Some(ended) => joined(ended),
         None => joined(attaching.await),
+    }
+}
+
+fn client_for(config: &Config, timeout: Duration) -> Result<Client, romana_client::Error> {
+    let actor = format!("agent:{}", config.host);
+    Client::new(ClientConfig { actor, timeout, ..ClientConfig::new(config.servers.clone()) })
+}
+
+fn attach_config(config: &Config) -> AttachConfig {
+    AttachConfig {
+        host: config.host.clone(),
+        socket: config.socket.clone(),
+        state_dir: config.state_dir.clone(),
+        mtu: config.mtu,
+        route_table: config.route_table,
     }
 }
 

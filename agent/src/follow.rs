@@ -1,16 +1,19 @@
 //! Keeps a view up to date, and a copy of it on disk: an agent that starts while no replica answers
 //! works with what it knew last (law 4).
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use romana_client::{Client, Error, FollowOptions, Follower, Item};
 use romana_statemachine::name::HostName;
-use tokio::sync::watch;
+use romana_statemachine::{Event, Revision};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::{Forgotten, Released};
 use crate::copy::{self, CopyError};
 use crate::ours::VIEW_FILE;
 use crate::view::{TOPICS, View};
@@ -40,6 +43,32 @@ pub struct Following {
     seen: watch::Sender<Seen>,
     /// Whether the copy is older than the view, and since when.
     unsaved: Option<Instant>,
+    forgetting: Forgetting,
+}
+
+/// Who forgets connections of released addresses.
+#[derive(Debug)]
+struct Forgetting {
+    ask: mpsc::UnboundedSender<Released>,
+    done: watch::Receiver<Forgotten>,
+    /// The last release that was told.
+    asked: Revision,
+}
+
+impl Forgetting {
+    fn ask(&mut self, revision: Revision, ips: impl IntoIterator<Item = IpAddr>) {
+        for ip in ips {
+            self.asked = revision;
+            // Nobody listens any more: the agent is stopping.
+            _ = self.ask.send(Released { revision, ip });
+        }
+    }
+
+    /// Whether everything that was asked for has been done. A copy of the view that is written before would
+    /// hide the rest from the next start.
+    fn is_done(&self) -> bool {
+        self.done.borrow().revision >= self.asked
+    }
 }
 
 impl Following {
@@ -48,7 +77,12 @@ impl Following {
     ///
     /// # Errors
     /// [`CopyError::Io`].
-    pub fn open(host: HostName, state_dir: &Path) -> Result<Self, CopyError> {
+    pub fn open(
+        host: HostName,
+        state_dir: &Path,
+        ask: mpsc::UnboundedSender<Released>,
+        done: watch::Receiver<Forgotten>,
+    ) -> Result<Self, CopyError> {
         let file = state_dir.join(VIEW_FILE);
         let view = match copy::load::<View>(&file) {
             Ok(view) => view.filter(|view| view.host == host),
@@ -61,7 +95,8 @@ impl Following {
         };
         let seen =
             watch::Sender::new(Seen { view: view.map(Arc::new), heard: None, caught_up: false });
-        Ok(Self { host, file, seen, unsaved: None })
+        let forgetting = Forgetting { ask, done, asked: 0 };
+        Ok(Self { host, file, seen, unsaved: None, forgetting })
     }
 
     /// What is seen, as it changes.
@@ -77,7 +112,7 @@ impl Following {
             let save = self.unsaved.map(|since| since + SAVE_EVERY);
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = until(save) => self.save(),
+                () = until(save) => self.save_if_forgotten(),
                 item = follower.next() => match item {
                     Ok(item) => self.take(item, follower.cluster()),
                     Err(error) => {
@@ -91,7 +126,7 @@ impl Following {
                 },
             }
         }
-        self.save();
+        self.save_if_forgotten();
     }
 
     /// Goes on where the copy ends. The digest there is not known, so a filtered feed is all there is.
@@ -117,6 +152,9 @@ impl Following {
         let first = before.is_none();
         let after = match item {
             Item::Record(record) => before.map(|mut view| {
+                if let Event::AddressReleased(released) = &record.event {
+                    self.forgetting.ask(record.revision, [released.ip]);
+                }
                 Arc::make_mut(&mut view).apply(&record);
                 view
             }),
@@ -128,6 +166,8 @@ impl Following {
             }),
             Item::Reset(snapshot) => match View::from_snapshot(&self.host, &snapshot) {
                 Ok(mut view) => {
+                    let gone = before.iter().flat_map(|before| before.gone(&view));
+                    self.forgetting.ask(view.revision, gone.collect::<Vec<_>>());
                     let (revision, known) = (view.revision, before.as_ref());
                     let known = known.and_then(|before| before.rules.as_ref());
                     if let Some(rules) = &mut view.rules {
@@ -151,6 +191,15 @@ impl Following {
         self.seen.send_replace(Seen { view: after, heard: Some(now), caught_up });
         if first {
             self.save();
+        }
+    }
+
+    /// Saves the view, or waits until connections are forgotten that it does not tell of.
+    fn save_if_forgotten(&mut self) {
+        if self.forgetting.is_done() {
+            self.save();
+        } else {
+            self.unsaved = Some(Instant::now());
         }
     }
 

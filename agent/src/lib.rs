@@ -24,8 +24,10 @@
 pub mod attach;
 pub mod cni;
 pub mod config;
+pub mod connections;
 pub mod copy;
 pub mod daemon;
+pub mod enrol;
 pub mod follow;
 pub mod http;
 pub mod install;

@@ -36,7 +36,7 @@ pub const SOCKET: &str = "/run/romana/agent.sock";
 /// Begin the names, in the log, of what the plugin attached, by family. What has another name on this host
 /// (a VM, an address that an operator allocated) is not the agent's to judge; what it holds in reserve
 /// begins with [`romana_statemachine::attachment::RESERVE_PREFIX`].
-pub const ADDRESS_PREFIXES: [&str; 2] = ["cni:", "cni6:"];
+pub const ADDRESS_PREFIXES: [&str; 2] = romana_statemachine::attachment::PLUGIN_PREFIXES;
 /// In the state directory: what is known of the cluster.
 pub const VIEW_FILE: &str = "view";
 /// In the state directory: what is attached, a file for each.
@@ -45,6 +45,8 @@ pub const LEDGER_DIR: &str = "attachments";
 pub const RESERVE_FILE: &str = "reserve";
 /// In the state directory: DELs that the plugin left while no agent answered.
 pub const SPOOL_DIR: &str = "spool";
+/// In the state directory: what the agent that uses it calls itself.
+pub const INSTANCE_FILE: &str = "instance";
 /// In the state directory: locked by the agent that uses it.
 pub const LOCK_FILE: &str = "lock";
 /// Where the agent keeps what must outlive it.

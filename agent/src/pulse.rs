@@ -1,19 +1,21 @@
 //! Says each second that this agent lives, how far it is, and what it cannot mend by itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use romana_client::Client;
+use romana_client::{Client, Error};
 use romana_statemachine::attachment::Heartbeat;
-use romana_statemachine::name::HostName;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::enrol::{Enrolment, Standing};
 use crate::status::Said;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Sends heartbeats until `stop`. One that does not arrive is not sent again: the next one follows.
-pub async fn beat(host: HostName, client: Client, said: Said, stop: CancellationToken) {
+pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: CancellationToken) {
+    let (host, standing) = (&enrolment.host, enrolment.standing());
     let mut clock = interval(PERIOD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -29,12 +31,18 @@ pub async fn beat(host: HostName, client: Client, said: Said, stop: Cancellation
             let revision = status.revision.unwrap_or(0);
             Heartbeat { host: host.clone(), version, revision, applied, problems }
         };
+        let named = matches!(*standing.borrow(), Standing::Speaks | Standing::Refused { .. });
+        let agent = named.then_some((&enrolment.instance, enrolment.machine.as_str()));
         let sent = tokio::select! {
             () = stop.cancelled() => return,
-            sent = client.heartbeat(&heartbeat) => sent,
+            sent = client.heartbeat(&heartbeat, agent) => sent,
         };
-        if let Err(error) = sent {
-            tracing::debug!(%error, "a heartbeat was not heard");
+        match sent {
+            Ok(()) => {}
+            Err(Error::Refused(refusal)) if refusal.code == "HostHasAgent" => {
+                enrolment.refuse(refusal.details["instance"].as_str().unwrap_or_default());
+            }
+            Err(error) => tracing::debug!(%error, "a heartbeat was not heard"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! says there that it has an agent.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use romana_client::model::Host;
@@ -13,22 +14,34 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Registration};
+use crate::enrol::Enrolment;
 use crate::kernel::facts;
 
 /// How often it looks whether the addresses are still right.
 const PERIOD: Duration = Duration::from_secs(30);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
-/// Registers the host, if it is to be registered, and looks after it until `stop`.
-pub async fn keep(config: Config, client: Client, handle: Handle, stop: CancellationToken) {
+
+/// Registers the host, if it is to be registered, has this agent speak for it, and looks after its facts until
+/// `stop`.
+pub async fn keep(
+    config: Config,
+    enrolment: Arc<Enrolment>,
+    client: Client,
+    handle: Handle,
+    stop: CancellationToken,
+) {
     let mut said = String::new();
     while !stop.is_cancelled() {
         let tried = tokio::select! {
             () = stop.cancelled() => return,
-            tried = look(&config, &client, &handle) => tried,
+            tried = look(&config, &enrolment, &client, &handle) => tried,
         };
         let pause = match tried {
-            Ok(()) => PERIOD,
+            Ok(()) => {
+                said.clear();
+                PERIOD
+            }
             Err(why) => {
                 if why != said {
                     tracing::warn!(why, "this host is not registered yet");
@@ -37,16 +50,47 @@ pub async fn keep(config: Config, client: Client, handle: Handle, stop: Cancella
                 RETRY
             }
         };
-        // Nothing is lost when the wait is cut short.
-        _ = timeout(pause, stop.cancelled()).await;
+        let wake = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = enrolment.refused.notified() => {}
+            }
+        };
+        // Both outcomes mean: look.
+        _ = timeout(pause, wake).await;
     }
 }
 
-async fn look(config: &Config, client: &Client, handle: &Handle) -> Result<(), String> {
-    match &config.register {
-        Some(registration) => register(config, registration, client, handle).await,
-        None => announce(config, client).await,
+/// The host is there, this agent speaks for it, and its facts are true: in this order, so that one of two
+/// agents changes nothing.
+async fn look(
+    config: &Config,
+    enrolment: &Enrolment,
+    client: &Client,
+    handle: &Handle,
+) -> Result<(), String> {
+    let ips = match &config.register {
+        Some(registration) => Some(addresses(registration, handle).await?),
+        None => None,
+    };
+    let known = match (client.host(&config.host).await, &config.register, &ips) {
+        (Ok(host), ..) => Some(host),
+        (Err(Error::Refused(error)), Some(registration), Some(ips)) if error.status == 404 => {
+            add(config, registration, ips, client).await?;
+            None
+        }
+        (Err(error), ..) => return Err(error.to_string()),
+    };
+    enrolment.ask(client).await?;
+    let Some(host) = known else { return Ok(()) };
+    let as_known = std::iter::once(host.ip).chain(host.addresses.iter().copied()).collect();
+    let ips = ips.unwrap_or(as_known);
+    let Some((ip, further)) = ips.split_first() else { return Ok(()) };
+    if let Some(change) = change(&host, *ip, further, own_info()) {
+        client.update_host(change).await.map_err(|error| error.to_string())?;
+        tracing::info!(host = %config.host, %ip, "registration changed");
     }
+    Ok(())
 }
 
 /// What this program says of itself among its host's facts.
@@ -54,50 +98,30 @@ fn own_info() -> Labels {
     Labels::from([(AGENT_INFO.into(), env!("CARGO_PKG_VERSION").into())])
 }
 
-/// Says that there is an agent, on a host that somebody else has added.
-async fn announce(config: &Config, client: &Client) -> Result<(), String> {
-    let host = client.host(&config.host).await.map_err(|error| error.to_string())?;
-    match change(&host, host.ip, &host.addresses, own_info()) {
-        None => Ok(()),
-        Some(change) => {
-            client.update_host(change).await.map(|_| ()).map_err(|error| error.to_string())
-        }
-    }
-}
-
-async fn register(
-    config: &Config,
-    registration: &Registration,
-    client: &Client,
-    handle: &Handle,
-) -> Result<(), String> {
+/// Addresses to register, the main one first; one at least.
+async fn addresses(registration: &Registration, handle: &Handle) -> Result<Vec<IpAddr>, String> {
     let ips = match &registration.ips[..] {
         [] => facts::own_addresses(handle).await.map_err(|error| error.to_string())?,
         given => given.to_vec(),
     };
-    let Some((ip, further)) = ips.split_first() else {
+    if ips.is_empty() {
         return Err("it has no address on the link of its default route: give --host-ip".into());
-    };
-    let known = match client.host(&config.host).await {
-        Ok(host) => Some(host),
-        Err(Error::Refused(error)) if error.status == 404 => None,
-        Err(error) => return Err(error.to_string()),
-    };
-    let info = own_info();
-    let done = match known {
-        None => {
-            let (name, labels) = (config.host.clone(), registration.labels.clone());
-            let (addresses, source) = (further.to_vec(), HostSource::Operator);
-            let spec = HostSpec { name, ip: *ip, addresses, labels, info, source };
-            client.add_host(spec).await.map(|_| "registered")
-        }
-        Some(host) => match change(&host, *ip, further, info) {
-            None => return Ok(()),
-            Some(change) => client.update_host(change).await.map(|_| "registration changed"),
-        },
-    };
-    let what = done.map_err(|error| error.to_string())?;
-    tracing::info!(host = %config.host, %ip, "{what}");
+    }
+    Ok(ips)
+}
+
+async fn add(
+    config: &Config,
+    registration: &Registration,
+    ips: &[IpAddr],
+    client: &Client,
+) -> Result<(), String> {
+    let Some((ip, further)) = ips.split_first() else { return Ok(()) };
+    let (name, labels) = (config.host.clone(), registration.labels.clone());
+    let (addresses, source) = (further.to_vec(), HostSource::Operator);
+    let spec = HostSpec { name, ip: *ip, addresses, labels, info: own_info(), source };
+    client.add_host(spec).await.map_err(|error| error.to_string())?;
+    tracing::info!(host = %config.host, %ip, "registered");
     Ok(())
 }
 

@@ -5,8 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use romana_statemachine::name::InstanceId;
+
 use crate::copy::{self, CopyError};
-use crate::ours::{LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
+use crate::ours::{INSTANCE_FILE, LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
 
 /// Longer than a plugin takes to leave a DEL in the spool.
 const PLUGIN_TIME: Duration = Duration::from_secs(60);
@@ -15,6 +17,8 @@ const PLUGIN_TIME: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct StateDir {
     _lock: File,
+    /// What the agent that uses it calls itself: made once, at random.
+    pub instance: InstanceId,
 }
 
 /// The state directory cannot be used.
@@ -60,8 +64,25 @@ impl StateDir {
         copy::remove_leftovers(&dir.join(LEDGER_DIR), Duration::ZERO)?;
         // Plugins write there whether or not an agent runs.
         copy::remove_leftovers(&dir.join(SPOOL_DIR), PLUGIN_TIME)?;
-        Ok(Self { _lock: lock })
+        Ok(Self { _lock: lock, instance: instance(dir)? })
     }
+}
+
+/// The name of this state directory. One that is lost is another agent's from there on.
+fn instance(dir: &Path) -> Result<InstanceId, CopyError> {
+    let file = dir.join(INSTANCE_FILE);
+    match copy::load::<InstanceId>(&file) {
+        Ok(Some(instance)) if instance.check().is_ok() => return Ok(instance),
+        Ok(_) => {}
+        Err(error @ CopyError::Damaged { .. }) => {
+            let aside = copy::set_aside(&file);
+            tracing::error!(%error, aside = %aside.display(), "this agent gets another name");
+        }
+        Err(error) => return Err(error),
+    }
+    let instance = InstanceId::from(format!("{:032x}", rand::random::<u128>()));
+    copy::save(&file, &instance)?;
+    Ok(instance)
 }
 
 #[cfg(test)]
@@ -78,8 +99,10 @@ mod tests {
         std::fs::create_dir_all(path.join(LEDGER_DIR)).unwrap();
         let left = path.join(LEDGER_DIR).join(".tmpAbCdEf");
         std::fs::write(&left, "half").unwrap();
+        let name = first.instance.clone();
         drop(first);
-        let _second = StateDir::open(&path).unwrap();
+        let second = StateDir::open(&path).unwrap();
+        assert_eq!(second.instance, name, "it keeps its name");
         assert!(!left.exists());
     }
 }

@@ -7,6 +7,8 @@ use romana_statemachine::Revision;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::connections::Forgotten;
+use crate::enrol::Standing;
 use crate::follow::Seen;
 
 /// What an agent sees and has done.
@@ -44,6 +46,10 @@ pub struct Said {
     pub policy: watch::Receiver<Option<PolicyStatus>>,
     /// What is wrong with attachments.
     pub attachments: watch::Receiver<Vec<String>>,
+    /// Who forgets connections of released addresses.
+    pub forgotten: watch::Receiver<Forgotten>,
+    /// Whether this agent speaks for its host.
+    pub standing: watch::Receiver<Standing>,
     /// Who follows the log.
     pub seen: watch::Receiver<Seen>,
 }
@@ -60,7 +66,10 @@ impl Said {
             None => routes.applied,
             Some(policy) => routes.applied.min(policy.applied),
         };
-        let problems = [&routes.problems[..], &self.attachments.borrow()].concat();
+        let (forgotten, standing) = (self.forgotten.borrow(), self.standing.borrow().problem());
+        let mut problems =
+            [&routes.problems[..], &self.attachments.borrow(), &forgotten.problems].concat();
+        problems.extend(standing);
         Status { stale_ms, applied, policy, problems, ..routes }
     }
 }

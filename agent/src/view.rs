@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use imbl::OrdMap;
 use ipnet::IpNet;
 use romana_client::follow::Snapshot;
-use romana_statemachine::command::HostState;
+use romana_statemachine::command::{Endpoint, HostState};
 use romana_statemachine::event::HostUpdated;
 use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 use romana_statemachine::topology::TopologySpec;
@@ -222,6 +222,24 @@ impl View {
             Event::AgentSettingsChanged(event) => self.reserve_per_owner = event.reserve_per_owner,
             _ => {}
         }
+    }
+
+    /// Addresses that somebody had, and that nobody or somebody else has in a later view: of endpoints anywhere,
+    /// and of this host. What else was released between the two is not known.
+    pub fn gone<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = IpAddr> + 'a {
+        let of = |view: &Self| match &view.rules {
+            Some(rules) => rules.endpoints.clone(),
+            None => OrdMap::new(),
+        };
+        let (endpoints, now) = (of(self), of(later));
+        let moved = endpoints.into_iter().filter(move |(ip, endpoint)| {
+            let whose =
+                |one: &Endpoint| (one.tenant.clone(), one.segment.clone(), one.host.clone());
+            now.get(ip).map(whose) != Some(whose(endpoint))
+        });
+        let own = self.addresses.iter();
+        let own = own.filter(|(name, address)| later.addresses.get(*name) != Some(*address));
+        moved.map(|(ip, _)| ip).chain(own.map(|(_, address)| address.ip))
     }
 
     fn update_host(&mut self, event: &HostUpdated) {

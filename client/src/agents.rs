@@ -2,7 +2,8 @@
 
 use hyper::Method;
 use romana_statemachine::attachment::{ClaimReserve, Finding, Heard, Heartbeat, ReportAttachments};
-use romana_statemachine::name::HostName;
+use romana_statemachine::enrolment::EnrolAgent;
+use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
 use serde_json::{Value, json};
 
@@ -28,16 +29,33 @@ impl Client {
         self.get(query.with("host", host).build()).await
     }
 
-    /// Says that an agent lives.
+    /// Makes an agent the one that speaks for its host.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
+    /// [`Error`]; refused with code `HostHasAgent`: another one does.
+    pub async fn enrol_agent(&self, enrol: EnrolAgent) -> Result<Done, Error> {
+        self.submit(&Command::EnrolAgent(enrol)).await
+    }
+
+    /// Says that an agent lives. `agent`: its instance and the name of its machine, if it is enrolled or was
+    /// refused; a cluster before version 4 does not know them.
+    ///
+    /// # Errors
+    /// [`Error`]; refused with code `HostHasAgent`: another one speaks for the host.
+    pub async fn heartbeat(
+        &self,
+        heartbeat: &Heartbeat,
+        agent: Option<(&InstanceId, &str)>,
+    ) -> Result<(), Error> {
         let Heartbeat { host, version, revision, applied, problems } = heartbeat;
         let path = Query::new("/v1/hosts").segment(host).segment("heartbeat").build();
-        let body = json!({
+        let mut body = json!({
             "version": version, "revision": revision, "applied": applied, "problems": problems,
         });
+        if let Some((instance, machine)) = agent {
+            body["instance"] = json!(instance);
+            body["machine"] = json!(machine);
+        }
         self.send::<Value>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 

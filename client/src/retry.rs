@@ -124,7 +124,8 @@ pub(crate) fn is_idempotent(command: &Command) -> bool {
         | Command::ReportAttachments(_)
         | Command::ClaimReserve(_)
         | Command::ChangeAgentSettings(_)
-        | Command::EndHold(_) => true,
+        | Command::EndHold(_)
+        | Command::EnrolAgent(_) => true,
         // The second time they are refused, which would hide that the first was done.
         Command::RemoveBlackout(_)
         | Command::RemoveHost(_)

@@ -24,9 +24,9 @@ use crate::ipam;
 use crate::limits::{
     CONFLICTS_KEPT_MAX, HOLD_MS_MAX, HOST_DOWN_AFTER_MS, REPORT_NAMES_MAX, RESERVE_MAX,
 };
-use crate::name::{AddressName, HostName, SegmentId, TenantId};
+use crate::name::{AddressName, HostName, InstanceId, SegmentId, TenantId};
 use crate::refusal::Refusal;
-use crate::snapshot::Snapshot3;
+use crate::snapshot::{Snapshot3, Snapshot4};
 use crate::state::{Now, State, fence};
 
 /// The version of behaviour that knows this module.
@@ -34,6 +34,19 @@ const VERSION: u16 = 3;
 
 /// Begins the names of addresses that an agent holds in reserve.
 pub const RESERVE_PREFIX: &str = "reserve:";
+
+/// Begin the names of addresses that the CNI plugin asks for, IPv4 and IPv6:
+/// `cni:<tenant>.<pod>:<container>:<interface>`, without the dot and the pod where there is none.
+pub const PLUGIN_PREFIXES: [&str; 2] = ["cni:", "cni6:"];
+
+/// Whether the plugin asked for an address for a Kubernetes pod of this tenant.
+#[must_use]
+pub fn is_pod(name: &AddressName, tenant: &TenantId) -> bool {
+    let mut prefixes = PLUGIN_PREFIXES.iter();
+    let rest = prefixes.find_map(|prefix| name.as_str().strip_prefix(prefix));
+    let rest = rest.and_then(|rest| rest.strip_prefix(tenant.as_str()));
+    rest.is_some_and(|rest| rest.starts_with('.'))
+}
 
 /// An address in use on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +236,9 @@ pub struct Finding {
     pub mend: String,
 }
 
+/// Code of findings that agents report of their hosts.
+pub const AGENT_PROBLEM: &str = "AgentProblem";
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -241,6 +257,7 @@ pub const AGENT_INFO: &str = "agent";
 pub(crate) struct Agents {
     pub(crate) settings: AgentSettings,
     pub(crate) conflicts: OrdMap<HostName, Arc<Vec<Conflict>>>,
+    pub(crate) instances: OrdMap<HostName, InstanceId>,
 }
 
 fn needs_version(state: &State) -> Result<(), Refusal> {
@@ -398,6 +415,7 @@ impl Agents {
 
     pub(crate) fn evolve_host_removed(&mut self, host: &HostName) {
         self.conflicts.remove(host);
+        self.instances.remove(host);
     }
 }
 
@@ -422,9 +440,11 @@ impl Snapshot3 {
         Self { settings: agents.settings.clone(), conflicts }
     }
 
-    pub(crate) fn into_agents(self) -> Agents {
+    pub(crate) fn into_agents(self, fourth: Option<Snapshot4>) -> Agents {
         let conflicts = self.conflicts.into_iter();
         let conflicts = conflicts.map(|(host, list)| (host, Arc::new(list))).collect();
-        Agents { settings: self.settings, conflicts }
+        let instances = fourth.map(|fourth| fourth.agents).unwrap_or_default();
+        let instances = instances.into_iter().collect();
+        Agents { settings: self.settings, conflicts, instances }
     }
 }

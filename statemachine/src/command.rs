@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::{AgentSettingsChange, ClaimReserve, EndHold, ReportAttachments};
+use crate::enrolment::EnrolAgent;
 use crate::entry::{Digest, Revision, Term};
 use crate::name::{
     AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
@@ -102,6 +103,8 @@ pub enum Command {
     ChangeAgentSettings(AgentSettingsChange),
     /// Ends the wait for reports after a restore, when it has been long enough (leader task; version 3).
     EndHold(EndHold),
+    /// Makes an agent the one that speaks for its host (version 4). Idempotent.
+    EnrolAgent(EnrolAgent),
 }
 
 /// A range excluded from allocation.

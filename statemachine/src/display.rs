@@ -230,6 +230,10 @@ fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
         }
         Command::ChangeAgentSettings(_) => f.write_str("ChangeAgentSettings"),
         Command::EndHold(end) => write!(f, "EndHold term {}", end.term),
+        Command::EnrolAgent(enrol) => {
+            write!(f, "EnrolAgent {} of {}", enrol.instance, enrol.host)?;
+            enrol.replaces.as_ref().map_or(Ok(()), |old| write!(f, " replaces {old}"))
+        }
         _ => Ok(()),
     }
 }
@@ -283,6 +287,10 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "AgentSettingsChanged reserve_per_owner={reserve_per_owner} ")?;
             write!(f, "host_down_after_ms={host_down_after_ms} ")?;
             write!(f, "restore_hold_max_ms={restore_hold_max_ms}")
+        }
+        Event::AgentEnrolled(enrolled) => {
+            write!(f, "AgentEnrolled {} of {}", enrolled.instance, enrolled.host)?;
+            enrolled.replaces.as_ref().map_or(Ok(()), |old| write!(f, " replaces {old}"))
         }
         _ => Ok(()),
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachment::{AddressAdopted, AddressClaimed, AgentSettings, ConflictsReported};
 use crate::command::{Endpoint, HostSource, Labels, Retention, VipSpec};
+use crate::enrolment::AgentEnrolled;
 use crate::entry::{Digest, Millis, Revision};
 use crate::name::{
     AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
@@ -107,6 +108,8 @@ pub enum Event {
     ConflictsReported(ConflictsReported),
     /// Settings of what concerns agents are now these.
     AgentSettingsChanged(AgentSettings),
+    /// An agent speaks for a host now.
+    AgentEnrolled(AgentEnrolled),
 }
 
 impl Event {
@@ -127,7 +130,8 @@ impl Event {
             | Self::HostDraining(_)
             | Self::HostRemoved(_)
             | Self::HostReported(_)
-            | Self::ConflictsReported(_) => Topic::Hosts,
+            | Self::ConflictsReported(_)
+            | Self::AgentEnrolled(_) => Topic::Hosts,
             Self::BlockAssigned(_) | Self::BlockReleased(_) => Topic::Blocks,
             Self::AddressAllocated(_)
             | Self::AddressReleased(_)
@@ -156,7 +160,7 @@ impl Event {
     }
 
     /// The names of all events, in order.
-    pub const NAMES: [&str; 42] = [
+    pub const NAMES: [&str; 43] = [
         "TopologySet",
         "BlackoutAdded",
         "BlackoutRemoved",
@@ -199,6 +203,7 @@ impl Event {
         "AddressClaimed",
         "ConflictsReported",
         "AgentSettingsChanged",
+        "AgentEnrolled",
     ];
 
     /// Its name, as in the feed and in `?type=`.
@@ -247,16 +252,17 @@ impl Event {
             Self::AddressClaimed(_) => "AddressClaimed",
             Self::ConflictsReported(_) => "ConflictsReported",
             Self::AgentSettingsChanged(_) => "AgentSettingsChanged",
+            Self::AgentEnrolled(_) => "AgentEnrolled",
         }
     }
 
     /// The one host this event concerns, if it is of interest to no other: what the feed's host
-    /// filter goes by. Blocks, hosts, policies and endpoints concern everybody (routes and sets).
+    /// filter goes by. Blocks, hosts, policies and endpoints concern everybody (routes and sets), and so does
+    /// the release of an address: every host forgets its connections.
     #[must_use]
     pub fn only_host(&self) -> Option<&HostName> {
         match self {
             Self::AddressAllocated(event) => Some(&event.host),
-            Self::AddressReleased(event) => Some(&event.host),
             Self::AddressAdopted(event) => Some(&event.host),
             Self::AddressClaimed(event) => Some(&event.host),
             _ => None,

@@ -38,6 +38,8 @@ pub mod backup;
 mod cluster;
 pub mod command;
 mod display;
+mod endpoint;
+pub mod enrolment;
 pub mod entry;
 pub mod event;
 mod hash;

@@ -126,6 +126,8 @@ names! {
     VipName, "VIP";
     /// Who asked for a command: a user, an agent (`agent:host`), a leader task (`task:reaper`).
     Actor, "actor";
+    /// An agent: what its state directory calls itself.
+    InstanceId, "agent instance";
     /// A VPC route table or zone that a router serves.
     TableId, "route table";
 }

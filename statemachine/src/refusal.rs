@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Millis, Term};
 use crate::name::{
-    AddressName, HostName, NetworkName, PolicyName, SegmentId, TableId, TenantId, VipName,
+    AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, TableId, TenantId,
+    VipName,
 };
 
 /// The class of a refusal.
@@ -466,4 +467,10 @@ refusals! {
         total: u64, }
         => Conflict, "host {host} runs {total} attachments that are not allocated there, such as {}", names.first().map_or("", AddressName::as_str);
         "Allocate each by its name and ip first, then report again.";
+    /// Another agent speaks for the host.
+    HostHasAgent { /// The host.
+        host: HostName, /// The agent that speaks for it.
+        instance: InstanceId, }
+        => Conflict, "another agent, {instance}, speaks for host {host}";
+        "Stop one of the two, or start this one with the name of its own host (--host). One that is silent for some seconds is replaced by itself.";
 }

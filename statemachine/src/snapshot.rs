@@ -20,7 +20,7 @@ use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
 use crate::event::{BlockAssigned, CheckpointSigned};
 use crate::host::{self, Host};
 use crate::ipam::{self, Address, Block};
-use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+use crate::name::{AddressName, HostName, InstanceId, NetworkName, SegmentId, TenantId};
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::state::State;
@@ -31,13 +31,13 @@ use write::Content;
 
 /// The forms that this program reads and writes: the one of the version that the cluster is at, so that a
 /// replica of an earlier release can take it as long as it may.
-const FORMATS: core::ops::RangeInclusive<u16> = 1..=3;
+const FORMATS: core::ops::RangeInclusive<u16> = 1..=4;
 
 /// Why a snapshot cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a newer program.
-    #[error("the snapshot has format {format}, this program reads 1 to 3")]
+    #[error("the snapshot has format {format}, this program reads 1 to 4")]
     Format {
         /// As found.
         format: u16,
@@ -91,6 +91,12 @@ pub(crate) struct Snapshot3 {
     pub(crate) conflicts: Vec<(HostName, Vec<Conflict>)>,
 }
 
+/// What format 4 adds. Frozen.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Snapshot4 {
+    pub(crate) agents: Vec<(HostName, InstanceId)>,
+}
+
 /// A tenant, its labels and its segments.
 type Tenant1 = (TenantId, Labels, Vec<(SegmentId, Labels)>);
 
@@ -118,7 +124,11 @@ impl State {
         match self.version {
             ..2 => wire(&(1u16, Content(self))),
             2 => wire(&(2u16, Content(self), cluster())),
-            3.. => wire(&(3u16, Content(self), cluster(), Snapshot3::of(&self.agents))),
+            3 => wire(&(3u16, Content(self), cluster(), Snapshot3::of(&self.agents))),
+            4.. => {
+                let third = Snapshot3::of(&self.agents);
+                wire(&(4u16, Content(self), cluster(), third, Snapshot4::of(self)))
+            }
         }
     }
 
@@ -132,16 +142,21 @@ impl State {
         if !FORMATS.contains(&format) {
             return Err(SnapshotError::Format { format });
         }
-        type Parts = (Snapshot1, Option<Snapshot2>, Option<Snapshot3>);
+        type Parts = (Snapshot1, Option<Snapshot2>, Option<Snapshot3>, Option<Snapshot4>);
         let parts: Result<Parts, _> = match format {
-            1 => unwire(rest).map(|first| (first, None, None)),
-            2 => unwire(rest).map(|(first, second)| (first, Some(second), None)),
-            _ => unwire(rest).map(|(first, second, third)| (first, Some(second), Some(third))),
+            1 => unwire(rest).map(|first| (first, None, None, None)),
+            2 => unwire(rest).map(|(first, second)| (first, Some(second), None, None)),
+            3 => {
+                unwire(rest).map(|(first, second, third)| (first, Some(second), Some(third), None))
+            }
+            _ => unwire(rest).map(|(first, second, third, fourth)| {
+                (first, Some(second), Some(third), Some(fourth))
+            }),
         };
-        let (first, second, third) = parts.map_err(SnapshotError::Damaged)?;
+        let (first, second, third, fourth) = parts.map_err(SnapshotError::Damaged)?;
         let mut state = Self::from_snapshot1(first)?;
         state.cluster = second.map(Snapshot2::into_cluster).unwrap_or_default();
-        state.agents = third.map(Snapshot3::into_agents).unwrap_or_default();
+        state.agents = third.map(|third| third.into_agents(fourth)).unwrap_or_default();
         Ok(state)
     }
 

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::attachment::{self, Agents};
 use crate::cluster::{self, Cluster};
 use crate::command::{Command, Endpoint, HostState};
+use crate::endpoint;
+use crate::enrolment;
 use crate::entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 use crate::event::Event;
 use crate::host::{self, Host, Hosts};
@@ -26,7 +28,7 @@ use crate::topology::{self, Topology};
 use crate::vip::{self, RouterKey, Vip, VipHolder};
 
 /// The highest version of behaviour that this program knows ([`Command::RaiseVersion`]).
-pub const VERSION_MAX: u16 = 3;
+pub const VERSION_MAX: u16 = 4;
 
 /// Everything that was decided, as of one revision. A clone is O(1): the maps are persistent.
 ///
@@ -40,7 +42,8 @@ pub const VERSION_MAX: u16 = 3;
 /// - each host has one place per network at most, a leaf group that its labels allow; names and
 ///   addresses of hosts are unique; host counts of groups are right;
 /// - blackouts are disjoint, each inside one network;
-/// - hosts that a restore waits for, and hosts with conflicts, exist; no member has an id that was retired;
+/// - hosts that a restore waits for, and hosts with conflicts or an agent, exist; no member has an id that was retired;
+/// - from version 4 on, an endpoint is of the owner and host that its address is allocated to, if it is;
 /// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -230,8 +233,8 @@ impl State {
             Command::DeleteSegment(segment) => tenant::decide_delete_segment(self, segment),
             Command::SetPolicy(policy) => crate::policy::decide_set(self, policy),
             Command::RemovePolicy(policy) => crate::policy::decide_remove(self, policy),
-            Command::SetEndpoint(endpoint) => tenant::decide_endpoint(self, endpoint),
-            Command::RemoveEndpoint(endpoint) => tenant::decide_remove_endpoint(self, endpoint),
+            Command::SetEndpoint(endpoint) => endpoint::decide_set(self, endpoint),
+            Command::RemoveEndpoint(endpoint) => endpoint::decide_remove(self, endpoint),
             Command::RequestVip(spec) => vip::decide_request(self, spec),
             Command::AssignVip(assign) => vip::decide_assign(self, assign, now),
             Command::UnassignVip(unassign) => vip::decide_unassign(self, unassign, now),
@@ -252,6 +255,7 @@ impl State {
             Command::ClaimReserve(claim) => attachment::decide_claim(self, claim),
             Command::ChangeAgentSettings(change) => attachment::decide_settings(self, change),
             Command::EndHold(end) => attachment::decide_end_hold(self, end, now),
+            Command::EnrolAgent(enrol) => enrolment::decide(self, enrol),
         }
     }
 
@@ -263,7 +267,11 @@ impl State {
             let (current, supported) = (self.version, VERSION_MAX);
             return Err(Refusal::VersionNotNext { version, current, supported });
         }
-        Ok(alloc::vec![Event::VersionRaised(crate::event::VersionRaised { version })])
+        let mut events = alloc::vec![Event::VersionRaised(crate::event::VersionRaised { version })];
+        if version == endpoint::VERSION {
+            events.extend(endpoint::contradicting(self));
+        }
+        Ok(events)
     }
 
     /// Changes the state as an event says. Revision, time and digest are the caller's business.
@@ -317,6 +325,7 @@ impl State {
             Event::AddressClaimed(claimed) => self.ipam.evolve_claimed(claimed, self.revision),
             Event::ConflictsReported(reported) => self.agents.evolve_conflicts(reported),
             Event::AgentSettingsChanged(settings) => self.agents.settings = settings.clone(),
+            Event::AgentEnrolled(enrolled) => self.evolve_enrolled(enrolled),
         }
     }
 }

@@ -1,9 +1,8 @@
-//! Tenants, their segments, and endpoints: who owns addresses and who is subject to policy.
+//! Tenants and their segments: who owns addresses.
 //!
 //! A tenant need not be created to own addresses (Romana 2.0 never created any); creating it gives
 //! it labels, which policies select by, and a list of segments.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -13,18 +12,12 @@ use core::net::IpAddr;
 
 use imbl::OrdMap;
 
-use crate::command::{
-    Endpoint, EndpointRef, Labels, NamedPort, SegmentRef, SegmentSpec, TenantRef, TenantSpec,
-};
-use crate::event::{
-    EndpointRemoved, Event, SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted,
-};
-use crate::limits::NAMED_PORTS_MAX;
+use crate::command::{Labels, SegmentRef, SegmentSpec, TenantRef, TenantSpec};
+use crate::event::{Event, SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted};
 use crate::name::{SegmentId, TenantId};
-use crate::policy::{Policy, Protocol, check_port_name};
+use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::state::{State, check_labels};
-use crate::vip;
 
 /// A tenant that was created.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -128,64 +121,6 @@ pub(crate) fn evolve_segment_deleted(state: &mut State, deleted: &SegmentDeleted
     let Some(mut tenant) = state.tenant(&deleted.tenant).cloned() else { return };
     tenant.segments.remove(&deleted.id);
     state.tenants.insert(deleted.tenant.clone(), Arc::new(tenant));
-}
-
-pub(crate) fn decide_endpoint(state: &State, endpoint: &Endpoint) -> Result<Vec<Event>, Refusal> {
-    check_routable(endpoint.ip)?;
-    endpoint.tenant.check()?;
-    endpoint.segment.check()?;
-    endpoint.host.check()?;
-    check_labels(&endpoint.labels)?;
-    check_ports(endpoint)?;
-    if state.host(&endpoint.host).is_none() {
-        return Err(Refusal::HostNotFound { host: endpoint.host.clone() });
-    }
-    let refuse = |why| Err(Refusal::InvalidEndpoint { ip: endpoint.ip, why });
-    if let Some(vip) = vip::at(state, endpoint.ip) {
-        return refuse(format!("VIP {} has its address", vip.name));
-    }
-    if let Some(host) = state.host_at(endpoint.ip) {
-        return refuse(format!("host {} has its address", host.name));
-    }
-    if state.endpoint(endpoint.ip) == Some(endpoint) {
-        return Ok(Vec::new());
-    }
-    Ok(vec![Event::EndpointSet(endpoint.clone())])
-}
-
-/// Named ports: bounded, well named, numbered from 1, on a protocol that has ports; a name once per
-/// protocol (DNS has one port on both TCP and UDP).
-fn check_ports(endpoint: &Endpoint) -> Result<(), Refusal> {
-    let ip = endpoint.ip;
-    let refuse = |why| Err(Refusal::InvalidEndpoint { ip, why });
-    if endpoint.ports.len() > NAMED_PORTS_MAX {
-        return refuse(format!("it has more than {NAMED_PORTS_MAX} named ports"));
-    }
-    let mut seen = BTreeSet::new();
-    for (i, NamedPort { name, protocol, port }) in endpoint.ports.iter().enumerate() {
-        if let Err(why) = check_port_name(name) {
-            return refuse(format!("ports[{i}].name: {why}"));
-        }
-        if *port == 0 {
-            return refuse(format!("ports[{i}].port is not between 1 and 65535"));
-        }
-        if !matches!(protocol, Protocol::Tcp | Protocol::Udp | Protocol::Sctp) {
-            return refuse(format!("ports[{i}].protocol is not tcp, udp or sctp"));
-        }
-        if !seen.insert((name, protocol)) {
-            return refuse(format!("ports[{i}].name: {name} is there twice"));
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn decide_remove_endpoint(
-    state: &State,
-    endpoint: &EndpointRef,
-) -> Result<Vec<Event>, Refusal> {
-    let Some(found) = state.endpoint(endpoint.ip) else { return Ok(Vec::new()) };
-    let removed = EndpointRemoved { ip: found.ip, host: found.host.clone() };
-    Ok(vec![Event::EndpointRemoved(removed)])
 }
 
 /// Refuses addresses at which others cannot reach an endpoint or a VIP.

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use ipnet::IpNet;
 
+use crate::endpoint;
 use crate::ipam::Block;
 use crate::prefix;
 use crate::state::State;
@@ -185,6 +186,14 @@ impl State {
         }
         for host in waiting.into_iter().flatten().filter(|host| self.host(host).is_none()) {
             wrong.push(format!("allocation waits for {host}, which does not exist"));
+        }
+        if self.version >= endpoint::VERSION {
+            for endpoint in self.endpoints().filter(|e| endpoint::contradicted(self, e).is_some()) {
+                wrong.push(format!("endpoint {} differs from its address", endpoint.ip));
+            }
+        }
+        for host in self.agents.instances.keys().filter(|host| self.host(host).is_none()) {
+            wrong.push(format!("host {host} has an agent, and is not there"));
         }
         for (host, conflicts) in self.conflicts() {
             if self.host(host).is_none() || conflicts.is_empty() {

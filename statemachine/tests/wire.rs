@@ -106,6 +106,7 @@ fn commands() -> Vec<Command> {
         r#"{"ClaimReserve": {"reserve": "reserve:h1:t.s:4:0", "name": "a", "host": "h1", "tenant": "t", "segment": "s", "since": 500}}"#,
         r#"{"ChangeAgentSettings": {"reserve_per_owner": 2, "host_down_after_ms": null, "restore_hold_max_ms": 60000}}"#,
         r#"{"EndHold": {"term": 7}}"#,
+        r#"{"EnrolAgent": {"host": "h1", "instance": "c0ffee", "replaces": "decaf"}}"#,
     ];
     lines.map(read).into()
 }
@@ -155,6 +156,7 @@ fn events() -> Vec<Event> {
         r#"{"AddressClaimed": {"name": "a", "reserve": "reserve:h1:t.s:4:0", "ip": "10.0.0.1", "block": "10.0.0.0/29", "host": "h1", "tenant": "t", "segment": "s", "since": 500}}"#,
         r#"{"ConflictsReported": {"host": "h1", "reported": 300, "conflicts": [{"name": "a", "ip": "10.0.0.1", "why": {"AddressInUse": {"ip": "10.0.0.1", "name": "b"}}}]}}"#,
         r#"{"AgentSettingsChanged": {"reserve_per_owner": 2, "host_down_after_ms": 10000, "restore_hold_max_ms": 60000}}"#,
+        r#"{"AgentEnrolled": {"host": "h1", "instance": "c0ffee", "replaces": "decaf"}}"#,
     ];
     lines.map(read).into()
 }
@@ -176,7 +178,7 @@ const FIELDS: &str = r#"{
     "segment": "s", "setting": "vip_lease_ms", "size": 300, "supported": 1, "table": "rtb-1",
     "tenant": "t", "term": 7, "total": 1, "until": 2000, "value": 99, "version": 3, "vip": "v",
     "what": "segment s", "why": "because", "needed": 2, "signed": 7, "peer": "10.0.0.4:9601", "id": 4,
-    "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"]}"#;
+    "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"], "instance": "c0ffee"}"#;
 
 /// The refusal with that code. Fields of one name have one sample value, bar one.
 fn refusal(code: &str) -> Refusal {
@@ -220,8 +222,8 @@ fn refusals_are_frozen() {
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..37));
-    assert!(events().iter().map(|e| first(wire(e))).eq(0..42));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..38));
+    assert!(events().iter().map(|e| first(wire(e))).eq(0..43));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }
@@ -360,6 +362,30 @@ fn snapshots_of_version_three_are_frozen() {
     }
     let text = format!("{}\n", follower.state_digest());
     assert_eq!(unhex(&text), frozen("snapshot", "version_three_digest", &unhex(&text)));
+}
+
+/// Format 4: which agent speaks for a host.
+#[test]
+fn snapshots_of_version_four_are_frozen() {
+    let lines = [
+        r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 29}], "topologies": [{"networks": ["n"], "map": [{}]}]}}"#,
+        r#"{"AddHost": {"name": "h1", "ip": "192.168.0.1"}}"#,
+        r#"{"RaiseVersion": {"version": 2}}"#,
+        r#"{"RaiseVersion": {"version": 3}}"#,
+        r#"{"RaiseVersion": {"version": 4}}"#,
+        r#"{"EnrolAgent": {"host": "h1", "instance": "c0ffee"}}"#,
+        r#"{"ChangeAgentSettings": {"reserve_per_owner": 2}}"#,
+    ];
+    let proposals = lines.map(|line| Proposal { actor: "op".into(), command: read(line) });
+    let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.into() };
+    let mut state = State::new();
+    state.apply(Position { term: 7, index: 40 }, &entry);
+    let bytes = frozen("snapshot", "version_four", &state.snapshot());
+    let again = State::from_snapshot(&bytes).unwrap();
+    again.validate().unwrap();
+    assert_eq!(again.agent_of(&"h1".into()).map(|id| id.as_str()), Some("c0ffee"));
+    assert_eq!(again.agent_settings().reserve_per_owner, 2);
+    assert_eq!((again.snapshot(), again.state_digest()), (bytes, state.state_digest()));
 }
 
 /// Cut or changed snapshots are refused or read as something valid; they never panic.

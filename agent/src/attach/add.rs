@@ -79,6 +79,9 @@ impl Attacher {
     /// Attaches a container, or leaves nothing behind.
     pub(super) async fn add(self: &Arc<Self>, add: &Add) -> Result<Added, Failed> {
         let _alone = self.lock(&add.key).await;
+        if let Some(problem) = self.standing.borrow().problem() {
+            return Err(failed(code::AGAIN, problem, "`romana doctor` names both agents"));
+        }
         let view = self.seen.borrow().view.clone();
         let Some(view) = view else {
             let details = "the agent has not heard a replica since it was installed: try again";

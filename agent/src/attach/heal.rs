@@ -16,9 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Attacher, Entry, Stage, full};
-use crate::kernel::KernelError;
+use super::{Attacher, Entry, Stage};
 use crate::kernel::links::{self, HostEnd};
+use crate::kernel::{KernelError, full};
 use crate::ours::host_link;
 use crate::wire::Key;
 

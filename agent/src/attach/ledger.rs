@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use romana_statemachine::attachment::is_pod;
 use romana_statemachine::name::{AddressName, SegmentId, TenantId};
 use romana_statemachine::{Digest, Labels};
 use serde::{Deserialize, Serialize};
@@ -99,7 +100,8 @@ impl Entry {
             // The log knows labels better, unless it has not been told.
             let labels = held.lent.as_ref().map(|_| self.labels.clone()).unwrap_or_default();
             let (link, tenant, segment) = (link.clone(), tenant.clone(), segment.clone());
-            (ip, Attached { link, tenant, segment, labels })
+            let is_pod = is_pod(&held.name, &tenant);
+            (ip, Attached { link, tenant, segment, labels, is_pod })
         };
         held.map(of).collect()
     }

@@ -35,9 +35,10 @@ pub use names::{is_of, is_ours, name};
 pub use reserve::Lent;
 pub use server::{News, ServeError, serve};
 
+use crate::enrol::Standing;
 use crate::follow::Seen;
-use crate::kernel::KernelError;
 use crate::kernel::links::NetnsError;
+use crate::kernel::{KernelError, full};
 use crate::policy::enforce::Gate;
 use crate::wire::{Failed, Key};
 use reserve::Reserve;
@@ -76,6 +77,8 @@ struct Attacher {
     changed: Notify,
     /// What is wrong with attachments, for people.
     problems: watch::Sender<Vec<String>>,
+    /// Whether this agent speaks for its host.
+    standing: watch::Receiver<Standing>,
 }
 
 impl Attacher {
@@ -115,16 +118,6 @@ mod code {
 
 fn failed(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Failed {
     Failed { code, msg: msg.into(), details: details.into() }
-}
-
-fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 impl From<KernelError> for Failed {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::add::crash_point;
 use super::{Attacher, Entry, Held, Stage, code, failed, names};
 use crate::copy::{self, CopyError};
-use crate::kernel::{KernelError, links, packet_filter};
+use crate::kernel::{KernelError, connections, links};
 use crate::ours::{SPOOL_DIR, host_link};
 use crate::wire::{Failed, Key, Request};
 
@@ -199,6 +199,7 @@ impl Attacher {
         };
         self.delete_link(key).await?;
         // The audit tells of what was lent, also when it is not in use any more.
+        let was_lent = entry.addresses.iter().any(|held| held.lent.is_some());
         let entry = self.claim(entry).await?;
         self.forget_connections(&entry).await;
         if !entry.labels.is_empty() {
@@ -214,16 +215,19 @@ impl Attacher {
         let key = key.clone();
         let removed = tokio::task::spawn_blocking(move || attacher.ledger.remove(&key)).await;
         removed.map_err(|error| failed(code::IO, error.to_string(), ""))??;
+        if was_lent {
+            // Its name in reserve is free again: the reserve can be filled.
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
-    /// Who has the addresses next must not be reached by connections of this one. What cannot be
-    /// forgotten ends by itself: the addresses stay.
+    /// Who has the addresses next must not be reached by connections of this one. What cannot be forgotten
+    /// now is when the log says that they are released, as on all hosts.
     async fn forget_connections(&self, entry: &Entry) {
-        for ip in entry.addresses.iter().filter_map(|held| held.ip) {
-            if let Err(error) = packet_filter::forget_connections(ip).await {
-                tracing::warn!(%ip, error = &error as &dyn std::error::Error, "connections stay");
-            }
+        let ips = entry.addresses.iter().filter_map(|held| held.ip).collect();
+        if let Err(error) = connections::forget(&ips).await {
+            tracing::warn!(?ips, error = &error as &dyn std::error::Error, "connections stay");
         }
     }
 }

@@ -10,10 +10,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::reserve::UNWANTED;
-use super::{Attacher, Stage, names};
+use super::{Attacher, Held, Stage, names};
 use crate::follow::Seen;
 use crate::kernel::{KernelError, links};
 use crate::view::View;
+use crate::wire::Failed;
 
 /// A report at least so often.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -70,6 +71,10 @@ impl Attacher {
             let view = seen.view.as_ref().filter(known).cloned();
             view.ok_or("nothing new is known of the cluster")?
         };
+        // Another agent's attachments are not known here: to report would be to release them.
+        if !self.standing.borrow().is_heard() {
+            return Err("this agent does not speak for its host".into());
+        }
         self.settle().await.map_err(|error| error.msg)?;
         let (revision, at) = (view.revision, view.at);
         let kept = self.kept(&view).await.map_err(|error| error.to_string())?;
@@ -77,11 +82,37 @@ impl Attacher {
         let (host, kept) = (self.config.host.clone(), kept.into_iter().collect());
         let report = ReportAttachments { host, revision, at, running, kept };
         let done = self.client.report_attachments(report).await;
-        if done.map_err(|error| error.to_string())?.changed {
-            tracing::info!(revision, "the log and what is attached here differed");
-        }
+        let changed = done.map_err(|error| error.to_string())?.changed;
+        self.restore_endpoints(&view).await.map_err(|error| error.msg)?;
         let settled = self.keep_reserve(&view).await.map_err(|error| error.msg)?;
+        if changed {
+            tracing::info!(revision, "the log and what is attached here differed");
+            // What was adopted has no endpoint yet.
+            return Ok(RETRY);
+        }
         Ok(if settled { PERIOD } else { UNWANTED })
+    }
+
+    /// Tells the log labels again that it has lost with an address that somebody released.
+    async fn restore_endpoints(self: &Arc<Self>, view: &View) -> Result<(), Failed> {
+        let Some(rules) = &view.rules else { return Ok(()) };
+        let is_lost = |held: &Held| {
+            let ip = held.ip.filter(|_| held.lent.is_none());
+            let logged = view.addresses.get(&held.name).map(|address| address.ip);
+            ip.is_some_and(|ip| logged == Some(ip) && !rules.endpoints.contains_key(&ip))
+        };
+        let entries = self.ledger.all().into_iter().filter(|entry| {
+            entry.stage == Stage::Ready
+                && !entry.labels.is_empty()
+                && entry.addresses.iter().any(is_lost)
+        });
+        for entry in entries {
+            let Some(_alone) = self.try_lock(&entry.key) else { continue };
+            if self.ledger.get(&entry.key).as_ref() == Some(&entry) {
+                self.set_endpoints(&entry).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What is attached for certain, and under which address. Not what is lent: the log has it under its

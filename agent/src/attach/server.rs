@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::reserve::Reserve;
 use super::{AttachConfig, Attacher, Ledger, code, failed};
 use crate::copy::CopyError;
+use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::policy::enforce::Gate;
 use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
@@ -57,6 +58,8 @@ pub struct News {
     pub wake: Arc<Notify>,
     /// What is wrong with attachments, for people.
     pub problems: watch::Sender<Vec<String>>,
+    /// Whether this agent speaks for its host.
+    pub standing: watch::Receiver<Standing>,
 }
 
 /// Opens the ledger and serves the plugin until `stop`.
@@ -86,6 +89,7 @@ pub async fn serve(
         released: Notify::new(),
         changed: Notify::new(),
         problems: news.problems,
+        standing: news.standing,
     });
     attacher.undo_unfinished().await;
     let tasks = TaskTracker::new();

@@ -1,6 +1,7 @@
 //! The kernel's side of it: netlink, one file per kind of thing.
 
 mod batch;
+pub mod connections;
 pub mod disturbance;
 pub mod facts;
 pub mod links;
@@ -70,6 +71,18 @@ impl KernelError {
     fn asked(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
         |source| Self::Netlink { what: what.into(), source }
     }
+}
+
+/// An error and its causes, as one line.
+#[must_use]
+pub fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// The kernel runs one dump per socket at a time and refuses a second one with EBUSY, so dumps take turns.

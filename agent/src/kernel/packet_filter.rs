@@ -215,26 +215,6 @@ async fn run_as(
     Err(FilterError::Refused { program: program.into(), why })
 }
 
-/// Forgets the connections of addresses whose endpoints are gone. Who has the address next must not be
-/// reached by them.
-///
-/// # Errors
-/// [`FilterError`].
-pub async fn forget_connections(ip: std::net::IpAddr) -> Result<(), FilterError> {
-    let ip_text = ip.to_string();
-    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
-    // As it was asked for, and as it was answered: behind a service's address only the answer has it.
-    for end in ["--orig-src", "--reply-src"] {
-        match run("conntrack", &["-D", "-f", family, end, &ip_text], None).await {
-            Ok(_) => {}
-            // There was none.
-            Err(FilterError::Refused { why, .. }) if why.contains(" 0 flow entries") => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// What `ipset list -terse` printed.
 fn read_sizes(text: &str) -> BTreeMap<String, usize> {
     let (mut sizes, mut name) = (BTreeMap::new(), "");

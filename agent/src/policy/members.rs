@@ -317,6 +317,7 @@ impl Members {
             Holds::Closed(direction) => {
                 let isolated = self.isolating.get(&net);
                 isolated.is_some_and(|counts| counts[*direction as usize] > 0)
+                    || self.world.is_awaited(net)
                     || identity.is_some_and(|identity| {
                         identity.labels.is_none()
                             || *direction == Direction::Ingress && !identity.is_kubernetes()

@@ -8,7 +8,7 @@ use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use romana_statemachine::name::{PolicyName, TenantId};
 
-use super::world::{World, single};
+use super::world::{World, by_labels, single};
 
 /// Differences.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,9 +35,17 @@ fn keys<K: Ord + Clone, V: PartialEq>(before: &OrdMap<K, V>, after: &OrdMap<K, V
 pub(super) fn touched(before: &World, after: &World) -> Touched {
     let mut touched = Touched::default();
     touched.policies.extend(keys(&before.rules.policies, &after.rules.policies));
+    let mut awaited = BTreeSet::new();
+    for world in [before, after] {
+        let policies = touched.policies.iter().filter_map(|name| world.rules.policies.get(name));
+        awaited.extend(policies.flat_map(by_labels).cloned());
+    }
     let singles = |ips: Vec<IpAddr>| ips.into_iter().map(single);
     touched.nets.extend(singles(keys(&before.rules.endpoints, &after.rules.endpoints)));
     touched.nets.extend(singles(keys(&before.attached, &after.attached)));
+    if !awaited.is_empty() {
+        touched.nets.extend(after.pods_of(&awaited).map(single));
+    }
     for cidr in keys(&before.view.blocks, &after.view.blocks) {
         touched.nets.insert(cidr);
         for world in [before, after] {

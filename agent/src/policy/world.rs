@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -28,6 +28,8 @@ pub struct Attached {
     pub segment: SegmentId,
     /// Labels that it came with; empty: it came with none.
     pub labels: Labels,
+    /// Whether it is a Kubernetes pod.
+    pub is_pod: bool,
 }
 
 /// Addresses that containers here have.
@@ -41,6 +43,8 @@ pub struct World {
     pub(super) rules: Rules,
     /// What is attached here.
     pub(super) attached: Attachments,
+    /// Tenants whose endpoints policies select by labels; found when they are first asked for.
+    selected: OnceLock<Arc<BTreeSet<TenantId>>>,
 }
 
 /// A single address as a prefix.
@@ -54,13 +58,13 @@ impl World {
     #[must_use]
     pub fn new(view: Arc<View>, attached: Attachments) -> Option<Self> {
         let rules = view.rules.clone()?;
-        Some(Self { view, rules, attached })
+        Some(Self { view, rules, attached, selected: OnceLock::new() })
     }
 
     /// Nothing is known, but for whom it is.
     pub(super) fn empty(host: HostName) -> Self {
         let (view, rules) = (Arc::new(View::new(host)), Rules::default());
-        Self { view, rules, attached: Attachments::new() }
+        Self { view, rules, attached: Attachments::new(), selected: OnceLock::new() }
     }
 
     /// Up to where it is true.
@@ -71,6 +75,35 @@ impl World {
 
     fn tenant_labels(&self, tenant: &TenantId) -> Option<&Labels> {
         Some(&self.rules.tenants.get(tenant)?.labels)
+    }
+
+    /// Whether a prefix is of a pod that is no endpoint yet, in a namespace that is not known yet and whose pods
+    /// a policy selects by labels: closed until it is known whether that means this one.
+    pub(super) fn is_awaited(&self, net: IpNet) -> bool {
+        let ip = net.addr();
+        let pod = self.attached.get(&ip).filter(|one| net == single(ip) && one.is_pod);
+        pod.is_some_and(|Attached { tenant, labels, .. }| {
+            labels.is_empty()
+                && !self.rules.tenants.contains_key(tenant)
+                && !self.rules.endpoints.contains_key(&ip)
+                && self.selected_by_labels().contains(tenant)
+        })
+    }
+
+    fn selected_by_labels(&self) -> &BTreeSet<TenantId> {
+        self.selected.get_or_init(|| {
+            let policies = self.rules.policies.values();
+            Arc::new(policies.flat_map(by_labels).cloned().collect())
+        })
+    }
+
+    /// Pods here of these tenants.
+    pub(super) fn pods_of<'a>(
+        &'a self,
+        tenants: &'a BTreeSet<TenantId>,
+    ) -> impl Iterator<Item = IpAddr> + 'a {
+        let of = |one: &Attached| one.is_pod && tenants.contains(&one.tenant);
+        self.attached.iter().filter(move |(_, one)| of(one)).map(|(ip, _)| *ip)
     }
 
     /// The block that an address is in.
@@ -172,7 +205,7 @@ impl World {
     /// Whether a policy selects all of a prefix. Nothing selects what is not known: it stays closed.
     pub(super) fn selects(&self, policy: &Policy, net: IpNet) -> bool {
         let identity = self.identity(net);
-        if identity.is_some_and(|identity| identity.labels.is_none()) {
+        if identity.is_some_and(|identity| identity.labels.is_none()) || self.is_awaited(net) {
             return false;
         }
         policy.applied_to.iter().any(|target| match target {
@@ -180,4 +213,12 @@ impl World {
             target => identity.is_some_and(|identity| target.includes(&identity)),
         })
     }
+}
+
+/// Tenants whose endpoints a policy selects by labels.
+pub(super) fn by_labels(policy: &Policy) -> impl Iterator<Item = &TenantId> {
+    policy.applied_to.iter().filter_map(|target| match target {
+        Target::Endpoints(tenant, _) if policy.selects_by_labels(tenant) => Some(tenant),
+        _ => None,
+    })
 }

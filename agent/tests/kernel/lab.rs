@@ -328,12 +328,24 @@ impl Lab {
 
     /// Starts the agent of a host, to crash at a step.
     pub(crate) fn spawn_agent(&mut self, host: &str, more: &[&str], crash_at: Option<&str>) {
+        self.spawn_agent_as(host, host, more, crash_at);
+    }
+
+    /// Starts the agent of a host under the name of another one.
+    pub(crate) fn spawn_agent_as(
+        &mut self,
+        host: &str,
+        name: &str,
+        more: &[&str],
+        crash_at: Option<&str>,
+    ) {
         let mut command =
             in_namespace(&self.ns(host), Path::new(env!("CARGO_BIN_EXE_romana-agent")));
         let servers: Vec<String> = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0")).collect();
-        command.args(["--server", &servers.join(","), "--hostname", host]);
-        command.arg("--state-dir").arg(self.dir.path().join(host)).args(more);
-        command.arg("--socket").arg(self.socket(host));
+        command.args(["--server", &servers.join(","), "--hostname", name]);
+        let own = if host == name { host.to_owned() } else { format!("{host}-as-{name}") };
+        command.arg("--state-dir").arg(self.dir.path().join(&own)).args(more);
+        command.arg("--socket").arg(self.socket(&own));
         command.args(&self.options);
         command.envs(crash_at.map(|step| ("ROMANA_AGENT_CRASH_AT", step)));
         let child = spawn(command, &self.dir.path().join(format!("agent-{host}.log")));
@@ -373,12 +385,21 @@ impl Lab {
         Some(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    /// The same, as it prints.
-    pub(crate) fn romana_text(&self, args: &[&str]) -> Option<String> {
+    fn cli(&self, args: &[&str]) -> Output {
         let servers: Vec<String> = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0")).collect();
         let mut command = in_namespace(&self.ns("ctl"), &beside("romana"));
         command.args(["-f", "json", "-r", &servers.join(",")]).args(args);
-        let output = command.output().expect("it can be run");
+        command.output().expect("it can be run")
+    }
+
+    /// What a command prints that fails if it finds something.
+    pub(crate) fn findings(&self, args: &[&str]) -> String {
+        String::from_utf8_lossy(&self.cli(args).stdout).into_owned()
+    }
+
+    /// The same, as it prints.
+    pub(crate) fn romana_text(&self, args: &[&str]) -> Option<String> {
+        let output = self.cli(args);
         if !output.status.success() {
             eprintln!("romana {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         }

@@ -12,6 +12,7 @@ mod interpreter;
 mod churn;
 mod cni;
 mod cyclonus;
+mod handover;
 mod lab;
 mod nat;
 mod podman;

@@ -50,7 +50,10 @@ impl Agent {
             let owner = block.map(|(_, block)| (block.tenant.clone(), block.segment.clone()));
             let (tenant, segment) = owner.unwrap_or_else(|| ("plain".into(), "s1".into()));
             let link = Some(link.as_str().into());
-            Some((ip, Attached { link, tenant, segment, labels: Default::default() }))
+            Some((
+                ip,
+                Attached { link, tenant, segment, labels: Default::default(), is_pod: false },
+            ))
         });
         World::new(Arc::clone(&self.view), attached.collect()).unwrap()
     }

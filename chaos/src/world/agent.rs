@@ -142,7 +142,10 @@ impl Agent {
             let address = self.view.addresses.get(name)?;
             let link = Some(format!("romana-{ip}").as_str().into());
             let (tenant, segment) = (address.tenant.clone(), address.segment.clone());
-            Some((*ip, Attached { link, tenant, segment, labels: Default::default() }))
+            Some((
+                *ip,
+                Attached { link, tenant, segment, labels: Default::default(), is_pod: false },
+            ))
         });
         PolicyWorld::new(Arc::new(self.view.clone()), attached.collect::<Attachments>())
     }

@@ -7,7 +7,8 @@ use romana_statemachine::attachment::{Attached, Heard, Heartbeat, ReportAttachme
 use romana_statemachine::command::{
     HostChange, HostReport, HostSpec, HostState, Labels, RemoveHost, SetHostState,
 };
-use romana_statemachine::name::{AddressName, HostName};
+use romana_statemachine::enrolment::{EnrolAgent, RefusedAgent};
+use romana_statemachine::name::{AddressName, HostName, InstanceId};
 use romana_statemachine::{Command, Host, Millis, Refusal, Revision, State};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,16 @@ pub(super) const ROUTES: &[Route] = &[
     )
     .body("Heartbeat", HEARTBEAT_BYTES_MAX),
     Route::new(
+        Verb::Post,
+        "/v1/hosts/{name}/agent",
+        "hosts",
+        "Makes an agent the one that speaks for a host. Another one is refused, unless it names the one \
+         that it replaces.",
+        &[(200, "Changed")],
+        handler!(enrol),
+    )
+    .body("Enrolment", HEARTBEAT_BYTES_MAX),
+    Route::new(
         Verb::Get,
         "/v1/heartbeats",
         "hosts",
@@ -149,6 +160,21 @@ struct Pulse {
     applied: Option<Revision>,
     #[serde(default)]
     problems: Vec<String>,
+    /// What the agent calls itself; `None`: it is of before version 4.
+    #[serde(default)]
+    instance: Option<InstanceId>,
+    /// The name of the machine it runs on.
+    #[serde(default)]
+    machine: String,
+}
+
+/// An agent that wants to speak for the host in the path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Enrolment {
+    instance: InstanceId,
+    #[serde(default)]
+    replaces: Option<InstanceId>,
 }
 
 /// What agents said last.
@@ -227,17 +253,34 @@ async fn report(call: Call) -> reply::Result {
 
 async fn heartbeat(call: Call) -> reply::Result {
     let host = name(&call);
-    let Pulse { version, revision, applied, problems } = call.json()?;
+    let Pulse { version, revision, applied, problems, instance, machine } = call.json()?;
     let replica = call.api.replica();
-    let (known, at) = replica.with_state(|state| (state.host(&host).is_some(), state.revision()));
+    let (known, at, agent) = replica.with_state(|state| {
+        (state.host(&host).is_some(), state.revision(), state.agent_of(&host).cloned())
+    });
     if !known {
         return Err(Refusal::HostNotFound { host }.into());
     }
     let short = |text: String| text.chars().take(PROBLEM_BYTES_MAX / 4).collect::<String>();
+    if let (Some(instance), Some(agent)) = (instance, agent)
+        && instance != agent
+    {
+        instance.check()?;
+        let refused = RefusedAgent { host: host.clone(), instance, machine: short(machine) };
+        replica.refuse_agent(refused);
+        return Err(Refusal::HostHasAgent { host, instance: agent }.into());
+    }
     let problems = problems.into_iter().take(PROBLEMS_MAX).map(short).collect();
     let version = short(version);
     replica.heartbeat(Heartbeat { host, version, revision, applied, problems });
     reply::ok(at, &Changed { changed: false, revision: at })
+}
+
+async fn enrol(call: Call) -> reply::Result {
+    let Enrolment { instance, replaces } = call.json()?;
+    let enrol = EnrolAgent { host: name(&call), instance, replaces };
+    let change = call.change(Command::EnrolAgent(enrol)).await?;
+    reply::ok(change.revision, &change)
 }
 
 async fn heartbeats(call: Call) -> reply::Result {

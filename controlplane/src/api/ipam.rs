@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use romana_statemachine::attachment::{AGENT_INFO, Conflict, Finding, Heard, Severity};
-use romana_statemachine::name::HostName;
+use romana_statemachine::attachment::{
+    AGENT_INFO, AGENT_PROBLEM, Conflict, Finding, Heard, Severity,
+};
+use romana_statemachine::enrolment::RefusedAgent;
+use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Host, Refusal, Revision, State};
 use serde::Serialize;
 
@@ -37,18 +40,22 @@ async fn check(call: Call) -> reply::Result {
     let heard = call.api.replica().heard_by_leader(call.deadline).await;
     let heard = heard.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
     let revision = state.revision();
-    let items = tokio::task::spawn_blocking(move || findings(&state, &heard)).await;
+    let refused = call.api.replica().refused_agents(call.deadline).await;
+    let refused = refused.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
+    let items = tokio::task::spawn_blocking(move || findings(&state, &heard, &refused)).await;
     let items = items.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
     reply::ok(revision, &Findings { items, revision })
 }
 
 /// What is wrong, the worst first.
-fn findings(state: &State, heard: &[Heard]) -> Vec<Finding> {
+fn findings(state: &State, heard: &[Heard], refused: &[RefusedAgent]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = inconsistent(state).collect();
     findings.extend(
         state.conflicts().flat_map(|(host, list)| list.iter().map(|one| conflict(host, one))),
     );
     findings.extend(unverified(state, heard));
+    findings.extend(heard.iter().flat_map(problems));
+    findings.extend(refused.iter().map(|agent| second_agent(state, agent)));
     findings.extend(held(state));
     findings.sort();
     findings
@@ -111,6 +118,33 @@ fn unverified_host(host: &Host, addresses: usize, why: &str) -> Finding {
     }
 }
 
+/// What an agent says it cannot mend: attachments that have lost their link, for example.
+fn problems(heard: &Heard) -> impl Iterator<Item = Finding> + '_ {
+    let heartbeat = &heard.heartbeat;
+    let recent = heard.silent_ms < SILENT_MS;
+    heartbeat.problems.iter().filter(move |_| recent).map(|problem| Finding {
+        severity: Severity::Error,
+        code: AGENT_PROBLEM.into(),
+        subject: format!("host {}", heartbeat.host),
+        why: problem.clone(),
+        mend: format!("see the log of romana-agent on {}", heartbeat.host),
+    })
+}
+
+fn second_agent(state: &State, agent: &RefusedAgent) -> Finding {
+    let RefusedAgent { host, instance, machine } = agent;
+    let first = state.agent_of(host).map_or("none", InstanceId::as_str);
+    Finding {
+        severity: Severity::Error,
+        code: "HostHasTwoAgents".into(),
+        subject: format!("host {host}"),
+        why: format!(
+            "agent {instance} on machine {machine:?} says that it is {host}; {first} is, and the other is refused"
+        ),
+        mend: "stop one of the two, or start it with the name of its own host (--host)".into(),
+    }
+}
+
 fn held(state: &State) -> Option<Finding> {
     let held = state.held()?;
     let hosts: Vec<&str> = held.waiting.iter().take(5).map(HostName::as_str).collect();
@@ -168,7 +202,7 @@ mod tests {
             r#"{"ReportAttachments": {"host": "h1", "revision": 9, "at": 0, "running": [{"name": "b", "ip": "10.0.0.2", "tenant": "t", "segment": "s"}], "kept": ["a", "c"]}}"#,
         ]);
         let said = |heard: &[Heard]| -> Vec<String> {
-            let found = findings(&state, heard);
+            let found = findings(&state, heard, &[]);
             found.iter().map(|one| format!("{} {}", one.code, one.subject)).collect()
         };
         let conflict = "AddressNameInUse address 10.0.0.2";
@@ -176,6 +210,15 @@ mod tests {
         assert_eq!(said(&[]), [conflict, h1, h2]);
         assert_eq!(said(&[heard("h1", 0), heard("h2", SILENT_MS)]), [conflict, h2]);
         assert_eq!(said(&[heard("h1", 0), heard("h2", 0)]), [conflict]);
-        assert!(findings(&state, &[]).iter().all(|one| !one.mend.is_empty()));
+        assert!(findings(&state, &[], &[]).iter().all(|one| !one.mend.is_empty()));
+        // What agents say, while they say it; and agents that may not say anything.
+        let mut troubled = heard("h1", 0);
+        troubled.heartbeat.problems.push("eth0 of container c has no host route".into());
+        assert_eq!(said(&[troubled.clone(), heard("h2", 0)]), [conflict, "AgentProblem host h1"]);
+        let old = Heard { silent_ms: SILENT_MS, ..troubled };
+        assert_eq!(said(&[old, heard("h2", 0)]), [conflict, h1]);
+        let second = RefusedAgent { host: "h1".into(), instance: "b".into(), machine: "m".into() };
+        let found = findings(&state, &[heard("h1", 0), heard("h2", 0)], &[second]);
+        assert_eq!(found.last().map(|one| one.code.as_str()), Some("HostHasTwoAgents"));
     }
 }

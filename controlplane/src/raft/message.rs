@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
 use romana_statemachine::attachment::{Heard, Heartbeat};
+use romana_statemachine::enrolment::RefusedAgent;
 use romana_statemachine::{Digest, Outcome, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +134,10 @@ pub(super) enum Ask {
     Heartbeats(Vec<Heartbeat>),
     /// To the leader: what agents said last. From version 3 on.
     Heard,
+    /// To the leader: agents that were refused. From version 4 on.
+    Refused(Vec<RefusedAgent>),
+    /// To the leader: agents that were refused lately. From version 4 on.
+    RefusedAgents,
 }
 
 /// An answer.
@@ -156,6 +161,8 @@ pub(super) enum Reply {
     StandingAt(Option<Standing>),
     /// All heartbeats that the leader has; `None`: it does not lead any more.
     Heard(Option<Vec<Heard>>),
+    /// All refused agents that the leader knows of; `None`: it does not lead any more.
+    RefusedAgents(Option<Vec<RefusedAgent>>),
 }
 
 /// Encoded proposals: `count` wire forms after each other.

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use romana_statemachine::State;
 use romana_statemachine::attachment::{Heard, Heartbeat};
-use romana_statemachine::name::HostName;
+use romana_statemachine::enrolment::RefusedAgent;
+use romana_statemachine::name::{HostName, InstanceId};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,10 @@ const PASS_TIMEOUT: Duration = Duration::from_secs(1);
 const VERSION: u16 = 3;
 /// What is so old is of a host that is gone.
 const KEPT: Duration = Duration::from_secs(2 * 86_400);
+/// The version of behaviour that has one agent for each host.
+const ENROLMENT: u16 = romana_statemachine::enrolment::VERSION;
+/// A refused agent asks each second: one that is silent for so long has gone.
+const REFUSED_KEPT: Duration = Duration::from_secs(10);
 
 /// The last heartbeat of each host, and when it came.
 #[derive(Debug, Default)]
@@ -30,6 +36,10 @@ pub(super) struct Pulse {
     heard: Mutex<BTreeMap<HostName, (Heartbeat, Instant)>>,
     /// To be passed on.
     waiting: Mutex<BTreeMap<HostName, Heartbeat>>,
+    /// Agents for whose host another one speaks, by instance, and when they were refused.
+    refused: Mutex<BTreeMap<InstanceId, (RefusedAgent, Instant)>>,
+    /// The same, to be passed on.
+    refused_waiting: Mutex<BTreeMap<InstanceId, RefusedAgent>>,
 }
 
 impl Pulse {
@@ -53,6 +63,20 @@ impl Pulse {
         said.collect()
     }
 
+    /// Takes refused agents in, as the leader.
+    pub(super) fn refuse(&self, agents: impl IntoIterator<Item = RefusedAgent>) {
+        let now = Instant::now();
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.extend(agents.into_iter().map(|agent| (agent.instance.clone(), (agent, now))));
+    }
+
+    /// Agents that were refused lately.
+    pub(super) fn refused(&self) -> Vec<RefusedAgent> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, (_, at)| at.elapsed() < REFUSED_KEPT);
+        refused.values().map(|(agent, _)| agent.clone()).collect()
+    }
+
     fn wait(&self, heartbeat: Heartbeat) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.insert(heartbeat.host.clone(), heartbeat);
@@ -60,6 +84,11 @@ impl Pulse {
 
     fn take(&self) -> Vec<Heartbeat> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *waiting).into_values().collect()
+    }
+
+    fn take_refused(&self) -> Vec<RefusedAgent> {
+        let mut waiting = self.refused_waiting.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *waiting).into_values().collect()
     }
 }
@@ -73,18 +102,21 @@ pub(super) async fn pass_on(host: Arc<Host>, links: Links, stop: CancellationTok
             () = stop.cancelled() => return,
             _ = clock.tick() => {}
         }
-        let heartbeats = host.pulse.take();
-        let known = host.machine.with_state(romana_statemachine::State::version) >= VERSION;
-        let Some(leader) = host.view.leader().filter(|_| known && !heartbeats.is_empty()) else {
-            continue;
-        };
+        let (heartbeats, refused) = (host.pulse.take(), host.pulse.take_refused());
+        let version = host.machine.with_state(State::version);
+        let Some(leader) = host.view.leader().filter(|_| version >= VERSION) else { continue };
         if leader == host.identity.id {
             host.pulse.hear(heartbeats);
+            host.pulse.refuse(refused);
         } else if let Some(peer) = host.view.peer(leader) {
-            let ask = Ask::Heartbeats(heartbeats);
-            let deadline = Instant::now() + PASS_TIMEOUT;
-            if let Err(error) = links.to(leader, &peer).call(ask, deadline).await {
-                tracing::debug!(%error, "heartbeats were lost");
+            let heartbeats = (!heartbeats.is_empty()).then_some(Ask::Heartbeats(heartbeats));
+            let refused =
+                (version >= ENROLMENT && !refused.is_empty()).then_some(Ask::Refused(refused));
+            for ask in heartbeats.into_iter().chain(refused) {
+                let deadline = Instant::now() + PASS_TIMEOUT;
+                if let Err(error) = links.to(leader, &peer).call(ask, deadline).await {
+                    tracing::debug!(%error, "what agents said was lost");
+                }
             }
         }
     }
@@ -94,6 +126,13 @@ impl Replica {
     /// Takes an agent's heartbeat, and passes it on to the leader soon.
     pub fn heartbeat(&self, heartbeat: Heartbeat) {
         self.0.host.pulse.wait(heartbeat);
+    }
+
+    /// Notes an agent for whose host another one speaks, and tells the leader soon.
+    pub fn refuse_agent(&self, agent: RefusedAgent) {
+        let mut waiting =
+            self.0.host.pulse.refused_waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(agent.instance.clone(), agent);
     }
 
     /// What this replica has heard as the leader.
@@ -107,20 +146,42 @@ impl Replica {
     /// # Errors
     /// [`ReadError::Unavailable`]: the leader does not say.
     pub async fn heard_by_leader(&self, deadline: Instant) -> Result<Vec<Heard>, ReadError> {
-        if self.with_state(romana_statemachine::State::version) < VERSION {
+        if self.with_state(State::version) < VERSION {
             return Ok(Vec::new());
         }
-        let unavailable = |why: &str| ReadError::Unavailable { why: why.into() };
+        match self.ask_leader(Ask::Heard, deadline).await? {
+            Reply::Heard(Some(heard)) => Ok(heard),
+            _ => Err(unavailable("the leader has just changed")),
+        }
+    }
+
+    /// Agents that were refused lately, as the leader knows; none while the cluster does not know of that.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`]: the leader does not say.
+    pub async fn refused_agents(&self, deadline: Instant) -> Result<Vec<RefusedAgent>, ReadError> {
+        if self.with_state(State::version) < ENROLMENT {
+            return Ok(Vec::new());
+        }
+        match self.ask_leader(Ask::RefusedAgents, deadline).await? {
+            Reply::RefusedAgents(Some(agents)) => Ok(agents),
+            _ => Err(unavailable("the leader has just changed")),
+        }
+    }
+
+    /// The answer of the leader, which may be this replica.
+    async fn ask_leader(&self, ask: Ask, deadline: Instant) -> Result<Reply, ReadError> {
         let seen = self.0.view.get();
         let leader = seen.leader.ok_or_else(|| unavailable("no leader is known"))?;
         if leader == self.id() {
-            return Ok(self.heard());
+            return Ok(self.0.host.answer(ask).await);
         }
         let peer = seen.members.get(&leader).ok_or_else(|| unavailable("no leader is known"))?;
-        match self.0.links.to(leader, peer).call(Ask::Heard, deadline).await {
-            Ok(Reply::Heard(Some(heard))) => Ok(heard),
-            Ok(_) => Err(unavailable("the leader has just changed")),
-            Err(error) => Err(unavailable(&error.to_string())),
-        }
+        let answer = self.0.links.to(leader, peer).call(ask, deadline).await;
+        answer.map_err(|error| unavailable(&error.to_string()))
     }
+}
+
+fn unavailable(why: &str) -> ReadError {
+    ReadError::Unavailable { why: why.into() }
 }

@@ -204,7 +204,7 @@ impl Host {
         }
     }
 
-    async fn answer(&self, ask: Ask) -> Reply {
+    pub(super) async fn answer(&self, ask: Ask) -> Reply {
         match ask {
             Ask::Ping => Reply::Pong,
             Ask::Vote(request) => match self.raft.vote(request).await {
@@ -245,6 +245,13 @@ impl Host {
                 Reply::Pong
             }
             Ask::Heard => Reply::Heard(self.view.get().leads.map(|_| self.pulse.heard())),
+            Ask::Refused(agents) => {
+                self.pulse.refuse(agents);
+                Reply::Pong
+            }
+            Ask::RefusedAgents => {
+                Reply::RefusedAgents(self.view.get().leads.map(|_| self.pulse.refused()))
+            }
         }
     }
 

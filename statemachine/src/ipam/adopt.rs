@@ -26,6 +26,12 @@ pub(crate) fn decide_adopt(
     let host = report.host.clone();
     let ask = AllocateAddress { name, host, tenant, segment, network: None, ip: Some(ip) };
     let mut events = allocate::decide_exactly(state, &ask, now, report.at)?;
+    // The endpoint of who has used the address all the time is not of somebody before.
+    let is_own = state.endpoint(ip).is_some_and(|endpoint| {
+        (&endpoint.tenant, &endpoint.segment, &endpoint.host)
+            == (&ask.tenant, &ask.segment, &ask.host)
+    });
+    events.retain(|event| !is_own || !matches!(event, Event::EndpointRemoved(_)));
     for event in &mut events {
         if let Event::AddressAllocated(allocated) = event {
             let AddressAllocated { name, ip, block, host, tenant, segment } = allocated.clone();

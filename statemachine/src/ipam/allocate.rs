@@ -10,6 +10,7 @@ use super::block::{Block, Owner, OwnerNames, Pool};
 use super::{Allocation, Ipam};
 use crate::cluster;
 use crate::command::AllocateAddress;
+use crate::endpoint;
 use crate::entry::Millis;
 use crate::event::{AddressAllocated, BlockAssigned, Event};
 use crate::prefix;
@@ -109,7 +110,7 @@ fn find(
         None => candidates.iter().find_map(|c| find_any(&state.ipam, c, at).map(|f| (f, c))),
     };
     match found {
-        Some((found, candidate)) => Ok(events(ask, found, candidate)),
+        Some((found, candidate)) => Ok(events(state, ask, found, candidate)),
         None => Err(exhausted(&state.ipam, ask, &candidates)),
     }
 }
@@ -256,7 +257,12 @@ fn find_exact<'a, 'b>(
     }
 }
 
-fn events(ask: &AllocateAddress, found: Found, candidate: &Candidate<'_>) -> Vec<Event> {
+fn events(
+    state: &State,
+    ask: &AllocateAddress,
+    found: Found,
+    candidate: &Candidate<'_>,
+) -> Vec<Event> {
     let (ip, block, new) = match found {
         Found::InOwnBlock(ip, block) => (ip, block, false),
         Found::InNewBlock(ip, block) => (ip, block, true),
@@ -279,7 +285,8 @@ fn events(ask: &AllocateAddress, found: Found, candidate: &Candidate<'_>) -> Vec
         tenant: ask.tenant.clone(),
         segment: ask.segment.clone(),
     });
-    if new { alloc::vec![assigned(), allocated] } else { alloc::vec![allocated] }
+    let assigned = new.then(assigned);
+    assigned.into_iter().chain(endpoint::outlived(state, ip)).chain([allocated]).collect()
 }
 
 fn exhausted(ipam: &Ipam, ask: &AllocateAddress, candidates: &[Candidate<'_>]) -> Refusal {

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use super::{Allocation, Ipam};
 use crate::cluster;
 use crate::command::{HostReport, ReleaseAddress};
+use crate::endpoint;
 use crate::entry::{Millis, Revision};
 use crate::event::{AddressReleased, BlockReleased, CooldownsEnded, Event, ReleaseReason};
 use crate::limits::{BLOCKS_RETURNED_MAX, REPORT_NAMES_MAX};
@@ -70,7 +71,15 @@ pub(crate) fn decide_leaked(
 pub(crate) fn evict(state: &State, host: &HostName, now: Now) -> Vec<Event> {
     let delay = state.settings.address_reuse_delay_ms;
     let live = state.ipam.host_addresses(host);
-    let mut events: Vec<_> = live.map(|live| released(live, ReleaseReason::Evicted)).collect();
+    // Endpoints of the host are gone already; those that say they are elsewhere go with their address.
+    let elsewhere = |ip| {
+        endpoint::outlived(state, ip)
+            .filter(|_| state.endpoint(ip).is_some_and(|e| e.host != *host))
+    };
+    let mut events: Vec<_> = live
+        .flat_map(|live| [elsewhere(live.ip), Some(released(live, ReleaseReason::Evicted))])
+        .flatten()
+        .collect();
     let blocks = state.ipam.host_blocks(host).filter_map(|cidr| state.ipam.block(cidr));
     events.extend(blocks.map(|block| {
         let emptied = block.empty_since.unwrap_or(now.at);
@@ -116,6 +125,7 @@ fn release(
     let mut left: Option<(ipnet::IpNet, u64)> = None;
     for allocation in allocations {
         let (cidr, host) = (allocation.block, allocation.host.clone());
+        events.extend(endpoint::outlived(state, allocation.ip));
         events.push(released(allocation, reason));
         // Allocations come in order of address: those of one block follow each other.
         let before = match left {

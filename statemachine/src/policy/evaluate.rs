@@ -6,6 +6,7 @@
 //! | the side is | and | then |
 //! |---|---|---|
 //! | an endpoint whose labels are not known yet | | closed |
+//! | a pod of a namespace that is not known yet | a policy selects pods of that by labels | closed |
 //! | an endpoint of a Kubernetes namespace | the other side is its own host | open |
 //! | isolated by policies in that direction | a rule of one of them allows it | open |
 //! | | none does | closed |
@@ -26,7 +27,8 @@ use core::net::IpAddr;
 
 use super::party::{Party, Transport};
 use super::{Peer, Policy, Rule, Target};
-use crate::name::PolicyName;
+use crate::attachment::is_pod;
+use crate::name::{PolicyName, TenantId};
 use crate::state::State;
 
 /// Ports of hosts that no policy closes, TCP: the control plane's API and its replicas'. Without them a
@@ -143,6 +145,8 @@ pub struct Subject<'a> {
     pub ip: IpAddr,
     /// What it is.
     pub party: Party<'a>,
+    /// Whether its namespace has to be known first.
+    awaited: bool,
     selecting: Vec<&'a Policy>,
 }
 
@@ -155,9 +159,12 @@ impl<'a> Subject<'a> {
         policies: impl IntoIterator<Item = &'a Policy>,
     ) -> Self {
         let party = Party::at(state, ip);
+        let policies: Vec<&Policy> = policies.into_iter().collect();
+        let awaited = unknown_namespace(state, ip)
+            .is_some_and(|tenant| policies.iter().any(|policy| policy.selects_by_labels(&tenant)));
         let selects = |policy: &&Policy| policy.applied_to.iter().any(|t| selects(t, ip, &party));
         let selecting = policies.into_iter().filter(selects).collect();
-        Self { ip, party, selecting }
+        Self { ip, party, awaited, selecting }
     }
 
     /// Policies that select it.
@@ -220,6 +227,7 @@ impl<'a> Subject<'a> {
             return Some(Why::Failsafe);
         }
         match &self.party {
+            _ if self.awaited => Some(Why::Unknown),
             Party::Endpoint { identity, .. } if identity.labels.is_none() => Some(Why::Unknown),
             Party::Endpoint { identity, .. }
                 if identity.is_kubernetes() && hosts[1] && same_host =>
@@ -250,6 +258,13 @@ impl<'a> Subject<'a> {
             _ => false,
         }
     }
+}
+
+/// The namespace of a pod that is no endpoint yet, if the log does not know that either.
+fn unknown_namespace(state: &State, ip: IpAddr) -> Option<TenantId> {
+    let address = state.ipam().by_ip(ip).filter(|_| state.endpoint(ip).is_none())?;
+    let unknown = is_pod(&address.name, &address.tenant) && state.tenant(&address.tenant).is_none();
+    unknown.then_some(address.tenant)
 }
 
 fn selects(target: &Target, ip: IpAddr, party: &Party<'_>) -> bool {

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use core::net::IpAddr;
 
-use super::{Peer, Port, Protocol, Selector, Target, TenantSelector, Traffic};
+use super::{Peer, Policy, Port, Protocol, Selector, Target, TenantSelector, Traffic};
 use crate::command::{Labels, NamedPort};
 use crate::name::{HostName, SegmentId, TenantId};
 use crate::state::State;
@@ -70,6 +70,17 @@ impl Selector {
             Some(labels) => self.matches(labels),
             None => self.labels.is_empty() && self.expressions.is_empty(),
         }
+    }
+}
+
+impl Policy {
+    /// Whether it selects endpoints of a tenant by their labels.
+    #[must_use]
+    pub fn selects_by_labels(&self, tenant: &TenantId) -> bool {
+        self.applied_to.iter().any(|target| match target {
+            Target::Endpoints(of, selector) => of == tenant && !selector.matches_known(None),
+            _ => false,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::ser::{SerializeSeq, SerializeTuple};
 use serde::{Serialize, Serializer};
 
-use super::{Snapshot2, Snapshot3};
+use super::{Snapshot2, Snapshot3, Snapshot4};
 use crate::entry::Digest;
 use crate::ipam::Block;
 use crate::state::State;
@@ -137,7 +137,11 @@ impl State {
         if self.version < 3 {
             return wire_digest(&(2u16, Content(self), cluster));
         }
-        wire_digest(&(3u16, Content(self), cluster, Snapshot3::of(&self.agents)))
+        let third = Snapshot3::of(&self.agents);
+        if self.version == 3 {
+            return wire_digest(&(3u16, Content(self), cluster, third));
+        }
+        wire_digest(&(4u16, Content(self), cluster, third, Snapshot4::of(self)))
     }
 }
 

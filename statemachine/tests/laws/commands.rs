@@ -147,7 +147,7 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
 
 /// The cluster itself: most of it is refused until the version is raised.
 fn cluster() -> impl Strategy<Value = Command> {
-    let raise = select(vec![2, 3])
+    let raise = select(vec![2, 3, 4])
         .prop_map(|version| json(format!(r#"{{"RaiseVersion":{{"version":{version}}}}}"#)));
     let retention =
         Just(json(String::from(r#"{"SetRetention":{"age_ms":60000,"bytes":1048576}}"#)));
@@ -200,7 +200,16 @@ fn agents() -> impl Strategy<Value = Command> {
     let settings = (0..3u32)
         .prop_map(|n| json(format!(r#"{{"ChangeAgentSettings":{{"reserve_per_owner":{n}}}}}"#)));
     let end = Just(json(String::from(r#"{"EndHold":{"term":1}}"#)));
-    prop_oneof![6 => report, 3 => reserve, 3 => claim, 1 => settings, 1 => end]
+    let enrol = (0..3, 0..3, 0..4).prop_map(|(host, instance, replaces)| {
+        let replaces = match replaces {
+            3 => String::from("null"),
+            n => format!("\"i{n}\""),
+        };
+        json(format!(
+            r#"{{"EnrolAgent":{{"host":"h{host}","instance":"i{instance}","replaces":{replaces}}}}}"#
+        ))
+    });
+    prop_oneof![6 => report, 3 => reserve, 3 => claim, 1 => settings, 1 => end, 2 => enrol]
 }
 
 /// Any command; those of leader tasks in term 1.

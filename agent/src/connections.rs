@@ -1,0 +1,89 @@
+//! Forgets the connections of addresses that the log releases, on every host: who has an address next must
+//! neither be reached by them nor reach others, against policy. The reuse delay is the time for it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use romana_statemachine::Revision;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::kernel::{connections, full};
+
+/// Releases within this time are one look, and within so many times as long as the last look took: to read a
+/// long table again and again must not take a processor.
+const GATHER: Duration = Duration::from_millis(100);
+const REST: u32 = 10;
+/// Pause after the kernel refused.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// An address that was released, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// When.
+    pub revision: Revision,
+    /// The address.
+    pub ip: IpAddr,
+}
+
+/// What has been forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Everything that was released until then.
+    pub revision: Revision,
+    /// What somebody has to do something about.
+    pub problems: Vec<String>,
+}
+
+/// Forgets until `stop`.
+pub async fn forget(
+    mut released: mpsc::UnboundedReceiver<Released>,
+    done: watch::Sender<Forgotten>,
+    stop: CancellationToken,
+) {
+    let (mut ips, mut revision) = (BTreeSet::new(), 0);
+    let mut gather = GATHER;
+    while !stop.is_cancelled() {
+        if ips.is_empty() {
+            let next = tokio::select! {
+                () = stop.cancelled() => return,
+                next = released.recv() => next,
+            };
+            let Some(next) = next else { return };
+            take(next, &mut ips, &mut revision);
+            sleep(gather).await;
+        }
+        while let Ok(next) = released.try_recv() {
+            take(next, &mut ips, &mut revision);
+        }
+        let started = Instant::now();
+        let done_now = connections::forget(&ips).await;
+        gather = GATHER.max(started.elapsed() * REST);
+        match done_now {
+            Ok(count) => {
+                if count > 0 {
+                    tracing::info!(count, addresses = ips.len(), "connections forgotten");
+                }
+                ips.clear();
+                done.send_replace(Forgotten { revision, problems: Vec::new() });
+            }
+            Err(error) => {
+                let why = full(&error);
+                tracing::warn!(why, "connections of released addresses stay");
+                let what = format!(
+                    "connections of {} released addresses cannot be forgotten: {why}",
+                    ips.len()
+                );
+                done.send_modify(|done| done.problems = vec![what]);
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+fn take(next: Released, ips: &mut BTreeSet<IpAddr>, revision: &mut Revision) {
+    ips.insert(next.ip);
+    *revision = next.revision.max(*revision);
+}

@@ -1,0 +1,151 @@
+//! Which agent speaks for the host. The log names one; this one is refused while it names another that is
+//! heard, and takes its place when that has been silent.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use romana_client::{Client, Error};
+use romana_statemachine::enrolment::EnrolAgent;
+use romana_statemachine::name::{HostName, InstanceId};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// Silence of the other agent after which this one takes its place. Heartbeats come each second.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Whether this agent speaks for its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// The log was not asked yet.
+    #[default]
+    Unknown,
+    /// The cluster is of before agents had names (version 4 of the log).
+    Unnamed,
+    /// It does.
+    Speaks,
+    /// Another one does.
+    Refused {
+        /// Which.
+        by: String,
+    },
+}
+
+/// This agent's part in it.
+#[derive(Debug)]
+pub struct Enrolment {
+    /// The host.
+    pub host: HostName,
+    /// What this agent calls itself.
+    pub instance: InstanceId,
+    /// The name of the machine, for people.
+    pub machine: String,
+    standing: watch::Sender<Standing>,
+    /// A heartbeat was refused.
+    pub refused: Notify,
+    /// Which other one this one waits for, and since when.
+    waiting: Mutex<Option<(String, Instant)>>,
+}
+
+impl Enrolment {
+    /// Of an agent that has not asked yet.
+    #[must_use]
+    pub fn new(host: HostName, instance: InstanceId) -> Self {
+        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let (standing, refused) = (watch::Sender::default(), Notify::new());
+        Self { host, instance, machine, standing, refused, waiting: Mutex::default() }
+    }
+
+    /// How it stands, as it changes.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Asks the log to name this agent; also in the place of one that has been silent.
+    ///
+    /// # Errors
+    /// Why it is not named.
+    pub async fn ask(&self, client: &Client) -> Result<(), String> {
+        let enrol = |replaces| {
+            let (host, instance) = (self.host.clone(), self.instance.clone());
+            client.enrol_agent(EnrolAgent { host, instance, replaces })
+        };
+        let refusal = match enrol(None).await {
+            Err(Error::Refused(refusal)) if refusal.code == "HostHasAgent" => refusal,
+            // A cluster, or a replica, that does not know of this yet.
+            Err(Error::Refused(refusal))
+                if refusal.code == "VersionTooLow" || refusal.status == 400 =>
+            {
+                self.stand(Standing::Unnamed);
+                return Ok(());
+            }
+            done => {
+                done.map_err(|error| error.to_string())?;
+                self.stand(Standing::Speaks);
+                return Ok(());
+            }
+        };
+        let other = refusal.details["instance"].as_str().unwrap_or_default().to_owned();
+        if self.is_silent(client, &other).await? {
+            tracing::warn!(
+                other,
+                "another agent has spoken for this host and is silent: taking its place"
+            );
+            enrol(Some(other.into())).await.map_err(|error| error.to_string())?;
+            self.stand(Standing::Speaks);
+            return Ok(());
+        }
+        let why = format!("{}. {}", refusal.message, refusal.hint);
+        self.stand(Standing::Refused { by: other });
+        Err(why)
+    }
+
+    /// Whether nothing has been heard of the other agent for a while. Heartbeats of this one are refused, so
+    /// those that are heard are the other's: if it lives, one is heard while this one waits.
+    async fn is_silent(&self, client: &Client, other: &str) -> Result<bool, String> {
+        let waited = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let (for_whom, since) = waiting
+                .take()
+                .filter(|(name, _)| name == other)
+                .unwrap_or_else(|| (other.into(), Instant::now()));
+            *waiting = Some((for_whom, since));
+            since.elapsed()
+        };
+        let heard = client.heartbeats().await.map_err(|error| error.to_string())?;
+        let last = heard.items.iter().find(|heard| heard.heartbeat.host == self.host);
+        let silent = last.is_none_or(|last| Duration::from_millis(last.silent_ms) >= SILENT);
+        Ok(waited >= SILENT && silent)
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.standing.send_if_modified(|now| {
+            let changed = *now != standing;
+            *now = standing;
+            changed
+        });
+    }
+
+    /// Takes in that a heartbeat was refused: another agent has taken this one's place, or had it.
+    pub fn refuse(&self, by: &str) {
+        self.stand(Standing::Refused { by: by.to_owned() });
+        self.refused.notify_one();
+    }
+}
+
+impl Standing {
+    /// Whether this agent may say what its host runs.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        matches!(self, Self::Speaks | Self::Unnamed)
+    }
+
+    /// What people should know of it.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let Self::Refused { by } = self else { return None };
+        Some(format!(
+            "another agent, {by}, speaks for this host: stop one of the two, or choose another --host"
+        ))
+    }
+}

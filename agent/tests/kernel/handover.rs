@@ -1,0 +1,175 @@
+//! Addresses and hosts that change hands: who had them before decides nothing for who has them next.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, addresses, until};
+use crate::routes::{flat, start_all};
+
+fn lab() -> Lab {
+    let mut lab = Lab::one_link();
+    lab.topology(&flat());
+    start_all(&mut lab);
+    lab
+}
+
+fn attach(lab: &mut Lab, host: &str, name: &str) -> Vec<IpAddr> {
+    let netns = lab.container(name);
+    addresses(&lab.cni(host, "ADD", name, &netns).ok())
+}
+
+/// Makes the kernel of a host track a connection, established.
+fn track(lab: &Lab, host: &str, from: &str, to: &str, answered_by: &str) {
+    let tuple = ["-p", "udp", "--sport", "5000", "--dport", "53", "-s", from, "-d", to];
+    let reply =
+        ["-r", answered_by, "-q", from, "--reply-port-src", "53", "--reply-port-dst", "5000"];
+    let state = ["-u", "SEEN_REPLY,ASSURED", "-t", "600"];
+    let args = [&["conntrack", "-I"][..], &tuple, &reply, &state].concat();
+    assert!(lab.try_exec(host, &args).is_some(), "{args:?}");
+}
+
+/// Connections that the kernel of a host tracks.
+fn tracked(lab: &Lab, host: &str) -> String {
+    let of = |family| {
+        let listed = lab.try_exec(host, &["conntrack", "-L", "-f", family, "-p", "udp"]);
+        String::from_utf8(listed.expect("a list").stdout).expect("text")
+    };
+    ["ipv4", "ipv6"].map(of).concat()
+}
+
+#[test]
+fn connections_of_a_released_address_are_forgotten_on_all_hosts_in_namespaces() {
+    let mut lab = lab();
+    let ips = attach(&mut lab, "h1", "c1");
+    let many: Vec<IpAddr> =
+        (0..6).flat_map(|n| attach(&mut lab, "h2", &format!("many{n}"))).collect();
+    let (v4, v6) = (ips[0].to_string(), ips[1].to_string());
+    for host in ["h1", "h2", "h3"] {
+        track(&lab, host, &v4, "10.112.9.9", "10.112.9.9");
+        track(&lab, host, "10.112.9.9", &v4, &v4);
+        // Asked for at the address of a service.
+        track(&lab, host, "10.112.9.8", "10.96.0.1", &v4);
+        track(&lab, host, "fd11::99", &v6, &v6);
+        track(&lab, host, "10.112.9.9", "10.112.9.8", "10.112.9.8");
+        for ip in &many {
+            let other = if ip.is_ipv4() { "10.112.9.9" } else { "fd11::99" };
+            track(&lab, host, &ip.to_string(), other, other);
+        }
+    }
+    // One host is not there when it happens, and learns of it later.
+    lab.kill_agent("h3");
+    lab.cni("h1", "DEL", "c1", "").ok();
+    let left = |lab: &Lab, host: &str| {
+        let text = tracked(lab, host);
+        [&v4, &v6].iter().any(|ip| text.contains(&format!("={ip} ")))
+    };
+    for host in ["h1", "h2"] {
+        until(&format!("{host} has forgotten"), || !left(&lab, host));
+    }
+    assert!(left(&lab, "h3"), "nobody has told it");
+    lab.start_agent("h3", &[]);
+    until("h3 has forgotten", || !left(&lab, "h3"));
+    // Many at once.
+    for n in 0..6 {
+        lab.cni("h2", "DEL", &format!("many{n}"), "").ok();
+    }
+    for host in ["h1", "h2", "h3"] {
+        until(&format!("{host} has forgotten many"), || {
+            let text = tracked(&lab, host);
+            !many.iter().any(|ip| text.contains(&format!("src={ip} ")))
+        });
+        assert!(tracked(&lab, host).contains("src=10.112.9.9 dst=10.112.9.8"), "others stay");
+    }
+}
+
+#[test]
+fn a_host_has_one_agent_in_namespaces() {
+    let mut lab = lab();
+    let ips = attach(&mut lab, "h1", "c1");
+    lab.kill_agent("h3");
+    lab.spawn_agent_as("h3", "h1", &[], None);
+    let problem = |lab: &Lab, host: &str| {
+        let problems = lab.status(host).map(|status| status.problems).unwrap_or_default();
+        problems.iter().any(|problem| problem.contains("speaks for this host"))
+    };
+    until("the second one says that it is refused", || problem(&lab, "h3"));
+    until("people are told of both", || {
+        let found = lab.findings(&["doctor"]);
+        found.contains("says that it is h1")
+            && lab.findings(&["ipam", "check"]).contains("HostHasTwoAgents")
+    });
+    let netns = lab.container("c2");
+    let mut add = lab.cni("h3", "ADD", "c2", &netns);
+    add.config["socket"] = json!(lab.socket("h3-as-h1"));
+    let (success, error) = add.call();
+    assert!(!success && error["code"] == 11, "{error}");
+    // The first one is undisturbed.
+    let before = lab.romana(&["cluster", "status"])["revision"].clone();
+    attach(&mut lab, "h1", "c3");
+    let now = |lab: &Lab| lab.allocated("h1").iter().map(|(_, ip)| *ip).collect::<Vec<_>>();
+    assert!(now(&lab).contains(&ips[0]) && before.is_u64());
+    assert!(!problem(&lab, "h1"));
+
+    // When it is gone, the second one takes its place; it does not take it back.
+    lab.kill_agent("h1");
+    until("the second one speaks for the host", || !problem(&lab, "h3"));
+    lab.spawn_agent("h1", &[], None);
+    until("the first one is refused", || problem(&lab, "h1"));
+    assert!(add.call().0);
+}
+
+#[test]
+fn a_pod_of_an_unknown_namespace_waits_for_its_labels_in_namespaces() {
+    let mut lab = lab();
+    let there = attach(&mut lab, "h2", "there");
+    let attach_in = |lab: &mut Lab, name: &str, namespace: &str| {
+        let netns = lab.container(name);
+        let mut add = lab.cni("h1", "ADD", name, &netns);
+        add.set(
+            "CNI_ARGS",
+            &format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}"),
+        );
+        addresses(&add.ok())
+    };
+    let deny: Value = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "deny", "namespace": "late"},
+        "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"]}});
+    lab.policy(&deny);
+    let revision = lab.romana(&["cluster", "status"])["revision"].as_u64().expect("a revision");
+    lab.settled(revision);
+    let ips = attach_in(&mut lab, "late", "late");
+    attach_in(&mut lab, "free", "elsewhere");
+    lab.reaches("free", there[0]);
+    for ip in &there {
+        assert!(!lab.is_answered("late", &ip.to_string()), "nobody knows whether it may");
+    }
+    let verdict = |lab: &Lab| {
+        let (from, to) = (ips[0].to_string(), there[0].to_string());
+        lab.romana(&["policy", "explain", &from, &to, "icmp"])["allowed"].clone()
+    };
+    assert_eq!(verdict(&lab), false);
+    let labels = json!({"kubernetes.io/metadata.name": "late"});
+    let known = |labels: Value| {
+        serde_json::from_value(json!({"CreateTenant": {"id": "late", "labels": labels}}))
+            .expect("a command")
+    };
+    lab.settled(lab.submit(vec![known(labels)]));
+    assert!(!lab.is_answered("late", &there[0].to_string()), "its labels are still unknown");
+    let endpoint = |app: &str| {
+        let endpoints = ips.iter().map(|ip| {
+            serde_json::from_value(
+                json!({"SetEndpoint": {"ip": ip, "tenant": "late", "segment": "default",
+                "host": "h1", "labels": {"app": app}}}),
+            )
+            .expect("a command")
+        });
+        endpoints.collect()
+    };
+    lab.settled(lab.submit(endpoint("db")));
+    lab.reaches("late", there[0]);
+    lab.settled(lab.submit(endpoint("web")));
+    assert!(!lab.is_answered("late", &there[0].to_string()), "the policy means it");
+    assert_eq!(verdict(&lab), false);
+}

@@ -1,0 +1,108 @@
+//! Endpoints: what is subject to policy, and what policies know of it. Since version 4 an endpoint belongs to
+//! one allocation of its address: it cannot differ from that in whose it is, and is gone with it. So nobody
+//! who has an address next is judged by the labels of who had it before.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use crate::command::{Endpoint, EndpointRef, NamedPort};
+use crate::event::{EndpointRemoved, Event};
+use crate::ipam::Allocation;
+use crate::limits::NAMED_PORTS_MAX;
+use crate::policy::{Protocol, check_port_name};
+use crate::refusal::Refusal;
+use crate::state::{State, check_labels};
+use crate::tenant::check_routable;
+use crate::vip;
+
+/// The version of behaviour that ties endpoints to allocations.
+pub(crate) const VERSION: u16 = 4;
+
+pub(crate) fn decide_set(state: &State, endpoint: &Endpoint) -> Result<Vec<Event>, Refusal> {
+    check_routable(endpoint.ip)?;
+    endpoint.tenant.check()?;
+    endpoint.segment.check()?;
+    endpoint.host.check()?;
+    check_labels(&endpoint.labels)?;
+    check_ports(state, endpoint)?;
+    if state.host(&endpoint.host).is_none() {
+        return Err(Refusal::HostNotFound { host: endpoint.host.clone() });
+    }
+    let refuse = |why| Err(Refusal::InvalidEndpoint { ip: endpoint.ip, why });
+    if let Some(vip) = vip::at(state, endpoint.ip) {
+        return refuse(format!("VIP {} has its address", vip.name));
+    }
+    if let Some(host) = state.host_at(endpoint.ip) {
+        return refuse(format!("host {} has its address", host.name));
+    }
+    if let Some(address) = contradicted(state, endpoint).filter(|_| state.version >= VERSION) {
+        let Allocation { name, tenant, segment, host, .. } = address;
+        return refuse(format!("{name} of {tenant}/{segment} on {host} has its address"));
+    }
+    if state.endpoint(endpoint.ip) == Some(endpoint) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::EndpointSet(endpoint.clone())])
+}
+
+/// Named ports: bounded, well named, numbered from 1, on a protocol that has ports. A name may be there several
+/// times: each container of a pod names its own ports, and a policy that names one means all of them. Before
+/// version 4 once per protocol.
+fn check_ports(state: &State, endpoint: &Endpoint) -> Result<(), Refusal> {
+    let ip = endpoint.ip;
+    let refuse = |why| Err(Refusal::InvalidEndpoint { ip, why });
+    if endpoint.ports.len() > NAMED_PORTS_MAX {
+        return refuse(format!("it has more than {NAMED_PORTS_MAX} named ports"));
+    }
+    let mut seen = BTreeSet::new();
+    for (i, NamedPort { name, protocol, port }) in endpoint.ports.iter().enumerate() {
+        if let Err(why) = check_port_name(name) {
+            return refuse(format!("ports[{i}].name: {why}"));
+        }
+        if *port == 0 {
+            return refuse(format!("ports[{i}].port is not between 1 and 65535"));
+        }
+        if !matches!(protocol, Protocol::Tcp | Protocol::Udp | Protocol::Sctp) {
+            return refuse(format!("ports[{i}].protocol is not tcp, udp or sctp"));
+        }
+        if !seen.insert((name, protocol)) && state.version < VERSION {
+            return refuse(format!("ports[{i}].name: {name} is there twice"));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn decide_remove(state: &State, endpoint: &EndpointRef) -> Result<Vec<Event>, Refusal> {
+    let Some(found) = state.endpoint(endpoint.ip) else { return Ok(Vec::new()) };
+    Ok(vec![removed(found)])
+}
+
+/// The allocation of an endpoint's address, if that is another's or elsewhere.
+pub(crate) fn contradicted(state: &State, endpoint: &Endpoint) -> Option<Allocation> {
+    let address = state.ipam.by_ip(endpoint.ip)?;
+    let same = address.tenant == endpoint.tenant
+        && address.segment == endpoint.segment
+        && address.host == endpoint.host;
+    (!same).then_some(address)
+}
+
+/// Endpoints that differ from the allocation of their address are gone: what a cluster has when it comes to
+/// [`VERSION`].
+pub(crate) fn contradicting(state: &State) -> Vec<Event> {
+    let differs = |endpoint: &&Endpoint| contradicted(state, endpoint).is_some();
+    state.endpoints().filter(differs).map(removed).collect()
+}
+
+/// The endpoint at an address whose allocation ends or begins: it is gone.
+pub(crate) fn outlived(state: &State, ip: IpAddr) -> Option<Event> {
+    let endpoint = state.endpoint(ip).filter(|_| state.version >= VERSION);
+    endpoint.map(removed)
+}
+
+fn removed(endpoint: &Endpoint) -> Event {
+    let (ip, host) = (endpoint.ip, endpoint.host.clone());
+    Event::EndpointRemoved(EndpointRemoved { ip, host })
+}

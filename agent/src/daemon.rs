@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::attach::{self, AttachConfig};
+use crate::attach::{self, AttachConfig, Unable};
 use crate::config::Config;
 use crate::connections::{self, Forgotten};
 use crate::copy::CopyError;
@@ -75,7 +75,7 @@ pub enum DaemonError {
 /// [`DaemonError`]: it did not start.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let stop = stop_signal().map_err(DaemonError::Signals)?;
-    let state_dir = StateDir::open(&config.state_dir)?;
+    let state_dir = StateDir::open(&config.state_dir, &config.socket)?;
     let enrolment = Arc::new(Enrolment::new(config.host.clone(), state_dir.instance.clone()));
     let (release, released) = mpsc::unbounded_channel();
     let (forgetting, forgotten) = watch::channel(Forgotten::default());
@@ -102,31 +102,52 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router = Router::new(&config, handle.clone(), seen.clone(), status, problems);
-    let heard = attach::News { wake: taken, problems: problems_of, standing: enrolment.standing() };
+    let (unable_of, unable) = watch::channel(Some(Unable::new("the agent is starting".into())));
+    let standing = enrolment.standing();
+    let heard = attach::News {
+        wake: taken,
+        problems: problems_of,
+        standing: standing.clone(),
+        policy: policy.clone(),
+        unable: unable_of,
+    };
     let (asking, stopped) = (client.clone(), stop.clone());
     let settings = attach_config(&config);
     let attaching =
         attach::serve(settings, asking, seen.clone(), handle.clone(), gate, heard, stopped);
-    let mut attaching = tokio::spawn(attaching);
-    let standing = enrolment.standing();
-    let said = Said { routes: shown, policy, attachments, forgotten, standing, seen: seen.clone() };
+    let attaching = tokio::spawn(attaching);
+    let (routes, followed) = (shown, seen.clone());
+    let said = Said { routes, policy, attachments, forgotten, standing, unable, seen: followed };
     let tasks = [
         tokio::spawn(following.run(client.clone(), stop.clone())),
         tokio::spawn(router.run(wake, stop.clone())),
         tokio::spawn(enforcer.run(stop.clone())),
-        tokio::spawn(nat::keep(config.nat.clone(), seen, stop.clone())),
+        tokio::spawn(nat::keep(config.nat.clone(), seen.clone(), stop.clone())),
         tokio::spawn(connections::forget(released, forgetting, stop.clone())),
         tokio::spawn(register::keep(
             config.clone(),
             Arc::clone(&enrolment),
             client,
             handle,
+            seen.clone(),
             stop.clone(),
         )),
         tokio::spawn(pulse::beat(enrolment, beating, said.clone(), stop.clone())),
         tokio::spawn(http::serve(listener, said, filter, stop.clone())),
     ];
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");
+    let ended = live(attaching, tasks, stop).await;
+    news.abort();
+    drop(state_dir);
+    ended
+}
+
+/// Waits for the end, and ends all tasks in turn.
+async fn live(
+    mut attaching: JoinHandle<Result<(), attach::ServeError>>,
+    tasks: impl IntoIterator<Item = JoinHandle<()>>,
+    stop: CancellationToken,
+) -> Result<(), DaemonError> {
     let ended = tokio::select! {
         () = stop.cancelled() => None,
         ended = &mut attaching => Some(ended),
@@ -134,8 +155,6 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     stop.cancel();
     tracing::info!("stopping; everything stays in the kernel");
     end_all(tasks).await;
-    news.abort();
-    drop(state_dir);
     match ended {
         Some(ended) => joined(ended),
         None => joined(attaching.await),

@@ -50,7 +50,8 @@ pub async fn serve(
     }
 }
 
-/// Ready: the kernel agrees with what is known of the log, however old that is; the answer says.
+/// Ready: the kernel agrees with what is known of the log, however old that is, and containers can be attached;
+/// the answer says.
 async fn ready(State(shown): State<Arc<Shown>>) -> Response {
     let status = shown.said.now();
     let code = if status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -71,7 +72,11 @@ async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
     gauge("routes", "Routes that are wanted", Some(status.routes as u64));
     gauge("skipped_blocks", "Blocks without a route", Some(status.skipped.len() as u64));
     gauge("problems", "What somebody has to look at", Some(status.problems.len() as u64));
-    gauge("ready", "Whether the kernel agrees with the log", Some(u64::from(status.is_ready())));
+    gauge(
+        "ready",
+        "Whether the kernel agrees with the log and containers can be attached",
+        Some(u64::from(status.is_ready())),
+    );
     if let Some(stale) = status.stale_ms {
         let seconds = ConstGauge::new(stale as f64 / 1e3);
         registry.register_with_unit(

@@ -15,6 +15,12 @@ use crate::ours::{CONFLIST_FILE, PLUGIN_FILE, PLUGIN_TYPE, SOCKET, STATE_DIR};
 /// Endings of network configurations (CNI conventions).
 const CONFIG_ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
+/// The version of the CNI specification that every runtime in use speaks, and the one that has GC and STATUS.
+/// Runtimes that speak the second know `cniVersions` and take the newest of it; others look at `cniVersion` alone
+/// (spec 1.1, section 1).
+const COMMON_VERSION: &str = "1.0.0";
+const GC_VERSION: &str = "1.1.0";
+
 /// What to install, and where.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Install {
@@ -33,9 +39,9 @@ pub struct Install {
     /// State directory of the agent
     #[arg(long, default_value = STATE_DIR, value_name = "DIR")]
     pub state_dir: PathBuf,
-    /// Version of the CNI specification; GC and STATUS need 1.1.0
-    #[arg(long, default_value = "1.0.0", value_name = "VERSION")]
-    pub cni_version: String,
+    /// Only this version of the CNI specification [default: the newest one that the runtime speaks]
+    #[arg(long, value_name = "VERSION")]
+    pub cni_version: Option<String>,
     /// Also beside other network configurations (the runtime uses the first by name)
     #[arg(long)]
     pub force: bool,
@@ -98,8 +104,11 @@ pub fn run(wanted: &Install, plugin: &Path) -> Result<Vec<String>, InstallError>
 fn conflist(wanted: &Install) -> String {
     let plugin = json!({"type": PLUGIN_TYPE, "socket": wanted.socket, "stateDir": wanted.state_dir,
         "capabilities": {"ips": true, "mac": true}});
-    let list = json!({"cniVersion": wanted.cni_version, "name": wanted.network_name,
-        "plugins": [plugin]});
+    let mut list = json!({"cniVersion": wanted.cni_version.as_deref().unwrap_or(COMMON_VERSION),
+        "name": wanted.network_name, "plugins": [plugin]});
+    if wanted.cni_version.is_none() {
+        list["cniVersions"] = json!([COMMON_VERSION, GC_VERSION]);
+    }
     format!("{list:#}\n")
 }
 
@@ -157,7 +166,7 @@ mod tests {
             network_name: "romana".into(),
             socket: SOCKET.into(),
             state_dir: STATE_DIR.into(),
-            cni_version: "1.0.0".into(),
+            cni_version: None,
             force: false,
             uninstall: false,
         }
@@ -208,5 +217,8 @@ mod tests {
         (single["cniVersion"], single["name"]) = (list["cniVersion"].clone(), list["name"].clone());
         let config = NetConf::parse(single.to_string().as_bytes()).unwrap();
         assert_eq!((&*config.socket, &*config.state_dir), (SOCKET, STATE_DIR));
+        assert_eq!(list["cniVersions"], json!(["1.0.0", "1.1.0"]));
+        let only = Install { cni_version: Some("1.0.0".into()), ..wanted(Path::new("/")) };
+        assert!(!conflist(&only).contains("cniVersions"));
     }
 }

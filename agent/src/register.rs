@@ -10,15 +10,19 @@ use romana_client::{Client, Error};
 use romana_statemachine::attachment::AGENT_INFO;
 use romana_statemachine::command::{HostChange, HostSource, HostSpec, Labels};
 use rtnetlink::Handle;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Registration};
 use crate::enrol::Enrolment;
+use crate::follow::Seen;
 use crate::kernel::facts;
 
 /// How often it looks whether the addresses are still right.
 const PERIOD: Duration = Duration::from_secs(30);
+/// So many addresses of other hosts are asked for the way to them.
+const OTHERS_ASKED: usize = 16;
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -29,13 +33,14 @@ pub async fn keep(
     enrolment: Arc<Enrolment>,
     client: Client,
     handle: Handle,
+    seen: watch::Receiver<Seen>,
     stop: CancellationToken,
 ) {
     let mut said = String::new();
     while !stop.is_cancelled() {
         let tried = tokio::select! {
             () = stop.cancelled() => return,
-            tried = look(&config, &enrolment, &client, &handle) => tried,
+            tried = look(&config, &enrolment, &client, &handle, &seen) => tried,
         };
         let pause = match tried {
             Ok(()) => {
@@ -68,9 +73,10 @@ async fn look(
     enrolment: &Enrolment,
     client: &Client,
     handle: &Handle,
+    seen: &watch::Receiver<Seen>,
 ) -> Result<(), String> {
     let ips = match &config.register {
-        Some(registration) => Some(addresses(registration, handle).await?),
+        Some(registration) => Some(addresses(config, registration, handle, seen).await?),
         None => None,
     };
     let known = match (client.host(&config.host).await, &config.register, &ips) {
@@ -99,15 +105,34 @@ fn own_info() -> Labels {
 }
 
 /// Addresses to register, the main one first; one at least.
-async fn addresses(registration: &Registration, handle: &Handle) -> Result<Vec<IpAddr>, String> {
+async fn addresses(
+    config: &Config,
+    registration: &Registration,
+    handle: &Handle,
+    seen: &watch::Receiver<Seen>,
+) -> Result<Vec<IpAddr>, String> {
     let ips = match &registration.ips[..] {
-        [] => facts::own_addresses(handle).await.map_err(|error| error.to_string())?,
+        [] => {
+            let others = others(config, seen)?;
+            facts::own_addresses(handle, &others).await.map_err(|error| error.to_string())?
+        }
         given => given.to_vec(),
     };
     if ips.is_empty() {
         return Err("it has no address on the link of its default route: give --host-ip".into());
     }
     Ok(ips)
+}
+
+/// Addresses at which the others are: hosts, and after them replicas.
+fn others(config: &Config, seen: &watch::Receiver<Seen>) -> Result<Vec<IpAddr>, String> {
+    let seen = seen.borrow();
+    let view = seen.view.as_ref().filter(|_| seen.caught_up);
+    let view = view.ok_or("the cluster is not known yet")?;
+    let hosts = view.hosts.iter().filter(|(name, _)| **name != config.host);
+    let hosts = hosts.flat_map(|(_, host)| host.ips.iter().copied()).take(OTHERS_ASKED);
+    let servers = config.servers.iter().filter_map(|server| server.host().parse().ok());
+    Ok(hosts.chain(servers).filter(|ip: &IpAddr| !ip.is_loopback()).collect())
 }
 
 async fn add(

@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use romana_statemachine::name::InstanceId;
@@ -45,11 +45,12 @@ pub enum StateDirError {
 }
 
 impl StateDir {
-    /// Makes the directory if it is not there, locks it, and removes what killed writers left behind.
+    /// Makes the directory if it is not there, locks it, and removes what killed writers left behind. `socket`:
+    /// that of the agent; beside it is a second copy of its name, which outlives the loss of the directory.
     ///
     /// # Errors
     /// [`StateDirError`].
-    pub fn open(dir: &Path) -> Result<Self, StateDirError> {
+    pub fn open(dir: &Path, socket: &Path) -> Result<Self, StateDirError> {
         let shown = || dir.display().to_string();
         let unusable = |source| StateDirError::Unusable { path: shown(), source };
         std::fs::create_dir_all(dir).map_err(unusable)?;
@@ -64,24 +65,35 @@ impl StateDir {
         copy::remove_leftovers(&dir.join(LEDGER_DIR), Duration::ZERO)?;
         // Plugins write there whether or not an agent runs.
         copy::remove_leftovers(&dir.join(SPOOL_DIR), PLUGIN_TIME)?;
-        Ok(Self { _lock: lock, instance: instance(dir)? })
+        Ok(Self { _lock: lock, instance: instance(dir, socket)? })
     }
 }
 
-/// The name of this state directory. One that is lost is another agent's from there on.
-fn instance(dir: &Path) -> Result<InstanceId, CopyError> {
-    let file = dir.join(INSTANCE_FILE);
-    match copy::load::<InstanceId>(&file) {
-        Ok(Some(instance)) if instance.check().is_ok() => return Ok(instance),
-        Ok(_) => {}
+/// The name of this agent. Without it the agent would have to wait until the log takes it for another one.
+fn instance(dir: &Path, socket: &Path) -> Result<InstanceId, CopyError> {
+    let files = [dir.join(INSTANCE_FILE), socket.with_extension(INSTANCE_FILE)];
+    let read = |file: &PathBuf| match copy::load::<InstanceId>(file) {
+        Ok(found) => Ok(found.filter(|instance| instance.check().is_ok())),
         Err(error @ CopyError::Damaged { .. }) => {
-            let aside = copy::set_aside(&file);
-            tracing::error!(%error, aside = %aside.display(), "this agent gets another name");
+            let aside = copy::set_aside(file);
+            tracing::error!(%error, aside = %aside.display(), "a copy of this agent's name is damaged");
+            Ok(None)
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
+    };
+    let [first, second] = [read(&files[0])?, read(&files[1])?];
+    let known = first.clone().or_else(|| second.clone());
+    let instance =
+        known.unwrap_or_else(|| InstanceId::from(format!("{:032x}", rand::random::<u128>())));
+    for (file, found) in files.iter().zip([first, second]) {
+        if found.as_ref() == Some(&instance) {
+            continue;
+        }
+        if let Some(dir) = file.parent() {
+            std::fs::create_dir_all(dir).map_err(CopyError::io("make", dir))?;
+        }
+        copy::save(file, &instance)?;
     }
-    let instance = InstanceId::from(format!("{:032x}", rand::random::<u128>()));
-    copy::save(&file, &instance)?;
     Ok(instance)
 }
 
@@ -92,17 +104,24 @@ mod tests {
     #[test]
     fn one_agent_uses_it_and_finds_it_clean() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let first = StateDir::open(&path).unwrap();
-        let refused = StateDir::open(&path).unwrap_err();
+        let (path, socket) = (dir.path().join("state"), dir.path().join("run/agent.sock"));
+        let first = StateDir::open(&path, &socket).unwrap();
+        let refused = StateDir::open(&path, &socket).unwrap_err();
         assert!(matches!(refused, StateDirError::Locked { .. }), "{refused}");
         std::fs::create_dir_all(path.join(LEDGER_DIR)).unwrap();
         let left = path.join(LEDGER_DIR).join(".tmpAbCdEf");
         std::fs::write(&left, "half").unwrap();
         let name = first.instance.clone();
         drop(first);
-        let second = StateDir::open(&path).unwrap();
+        let second = StateDir::open(&path, &socket).unwrap();
         assert_eq!(second.instance, name, "it keeps its name");
         assert!(!left.exists());
+        drop(second);
+        std::fs::remove_dir_all(&path).unwrap();
+        assert_eq!(
+            StateDir::open(&path, &socket).unwrap().instance,
+            name,
+            "also without its files"
+        );
     }
 }

@@ -7,6 +7,7 @@ use romana_statemachine::Revision;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::attach::Unable;
 use crate::connections::Forgotten;
 use crate::enrol::Standing;
 use crate::follow::Seen;
@@ -33,6 +34,9 @@ pub struct Status {
     pub policy: Option<PolicyStatus>,
     /// What somebody has to do something about.
     pub problems: Vec<String>,
+    /// Whether no ADD can work. `problems` says why, once that has lasted.
+    #[serde(default)]
+    pub unable: bool,
     /// Changes asked of the kernel since the start.
     pub writes: u64,
 }
@@ -50,6 +54,8 @@ pub struct Said {
     pub forgotten: watch::Receiver<Forgotten>,
     /// Whether this agent speaks for its host.
     pub standing: watch::Receiver<Standing>,
+    /// Why no ADD can work.
+    pub unable: watch::Receiver<Option<Unable>>,
     /// Who follows the log.
     pub seen: watch::Receiver<Seen>,
 }
@@ -70,7 +76,10 @@ impl Said {
         let mut problems =
             [&routes.problems[..], &self.attachments.borrow(), &forgotten.problems].concat();
         problems.extend(standing);
-        Status { stale_ms, applied, policy, problems, ..routes }
+        let unable = self.unable.borrow().clone();
+        problems.extend(unable.as_ref().and_then(Unable::problem));
+        let unable = unable.is_some();
+        Status { stale_ms, applied, policy, problems, unable, ..routes }
     }
 }
 
@@ -107,9 +116,15 @@ impl PolicyStatus {
 }
 
 impl Status {
-    /// Whether the kernel agrees with what is known of the log.
+    /// Whether the kernel agrees with what is known of the log, and containers can be attached.
     #[must_use]
     pub fn is_ready(&self) -> bool {
+        !self.unable && self.agrees()
+    }
+
+    /// Whether the kernel agrees with what is known of the log, however old that is.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
         self.revision.is_some()
             && self.applied.is_some()
             && self.policy.as_ref().is_none_or(|policy| policy.applied.is_some())

@@ -13,6 +13,13 @@ pub fn provide(set: bool) -> Vec<String> {
     NEEDED.iter().filter_map(|name| provide_one(name, set)).collect()
 }
 
+/// Why packets of a family are not forwarded, if they are not.
+#[must_use]
+pub fn not_forwarding(v4: bool) -> Option<String> {
+    let [four, six] = NEEDED;
+    provide_one(if v4 { four } else { six }, false)
+}
+
 fn provide_one(name: &str, set: bool) -> Option<String> {
     let path = Path::new(ROOT).join(name);
     let shown = name.replace('/', ".");

@@ -308,9 +308,15 @@ proptest! {
     }
 }
 
-/// Code 11: the configuration was understood, and no agent answers.
+/// Asks with this configuration and these variables. What the agent was asked, or the error.
+fn asked(vars: &[(&str, &str)], stdin: &str) -> Result<Request, Value> {
+    let mut agent = Scripted(added(), None);
+    let output = cni::run(&env(vars), Ok(stdin.as_bytes().to_vec()), &mut agent);
+    agent.1.ok_or_else(|| serde_json::from_str(&output.stdout).expect("JSON"))
+}
+
 #[test]
-fn null_is_what_go_writes_for_an_empty_list_or_map() {
+fn null_is_what_go_writes_for_what_is_empty() {
     for member in [
         json!({"runtimeConfig": null}),
         json!({"runtimeConfig": {"ips": null, "mac": null, "portMappings": null}}),
@@ -319,14 +325,21 @@ fn null_is_what_go_writes_for_an_empty_list_or_map() {
         json!({"args": {"cni": null}}),
         json!({"args": {"cni": {"ips": null, "labels": null}}}),
         json!({"tenant": null, "segment": null, "mtu": null, "prevResult": null}),
+        json!({"socket": null, "stateDir": null}),
+        json!({"ipam": {"type": null}}),
+        json!({"ipam": {}}),
     ] {
-        let (status, error) = exec(&add(), &config("1.1.0", member.clone()));
-        assert!(status == 1 && error["code"] == 11, "{member}: {error}");
+        let request = asked(&add(), &config("1.1.0", member.clone()));
+        let Ok(Request::Add(add)) = request else { panic!("{member}: {request:?}") };
+        assert_eq!((add.mac, add.ips.len(), add.labels.len()), (None, 0, 0), "{member}");
+        assert_eq!((&*add.tenant, &*add.segment), ("default", "default"), "{member}");
     }
+    let nameless = config("1.1.0", json!({"cniVersion": null}));
+    assert_eq!(asked(&add(), &nameless).unwrap_err()["code"], 1, "as without a version");
     let gc = [("CNI_COMMAND", "GC"), ("CNI_PATH", "/opt/cni/bin")];
-    let (_, error) = exec(&gc, &config("1.1.0", json!({"cni.dev/valid-attachments": null})));
-    assert_eq!(error["code"], 11, "{error}");
-    let (_, error) = exec(&gc, &config("1.1.0", json!({})));
+    let empty = config("1.1.0", json!({"cni.dev/valid-attachments": null}));
+    assert!(matches!(asked(&gc, &empty), Ok(Request::Gc { valid, .. }) if valid.is_empty()));
+    let error = asked(&gc, &config("1.1.0", json!({}))).unwrap_err();
     assert_eq!(error["code"], 7, "a list that is missing removes nothing: {error}");
 }
 
@@ -335,5 +348,75 @@ fn a_configuration_is_an_object() {
     for text in ["[]", "1", "\"x\"", "null", r#"["1.1.0", "net", "romana-cni"]"#] {
         let (status, error) = exec(&add(), text);
         assert!(status == 1 && error["code"] == 6, "{text}: {error}");
+        assert!(error["msg"].as_str().is_some_and(|msg| msg.contains("not a JSON object")));
     }
+    for member in [
+        json!({"runtimeConfig": []}),
+        json!({"args": []}),
+        json!({"args": {"cni": []}}),
+        json!({"ipam": []}),
+        json!({"ipam": "romana-cni"}),
+    ] {
+        let error = asked(&add(), &config("1.1.0", member.clone())).unwrap_err();
+        assert_eq!(error["code"], 6, "{member}: {error}");
+    }
+}
+
+#[test]
+fn arguments_that_nobody_understands_are_refused() {
+    let stdin = config("1.1.0", json!({}));
+    for (args, refused) in [
+        ("", false),
+        (";", false),
+        ("K8S_POD_NAME=web;K8S_POD_UID=7;K8S_POD_INFRA_CONTAINER_ID=x", false),
+        ("FOO=bar", true),
+        ("IgnoreUnknown=0;FOO=bar", true),
+        ("IgnoreUnknown=1;FOO=bar", false),
+        ("FOO=bar;IgnoreUnknown=true", false),
+        ("nonsense", true),
+        ("IgnoreUnknown=1;nonsense", true),
+    ] {
+        let mut vars = add();
+        vars.push(("CNI_ARGS", args));
+        match asked(&vars, &stdin) {
+            Ok(_) => assert!(!refused, "{args}"),
+            Err(error) => assert!(refused && error["code"] == 4, "{args}: {error}"),
+        }
+        // What is to go goes, whatever else is said.
+        vars[0] = ("CNI_COMMAND", "DEL");
+        assert!(asked(&vars, &stdin).is_ok(), "{args}");
+    }
+    let mut vars = add();
+    vars.push(("CNI_ARGS", "MAC=02:00:00:00:00:07"));
+    let Ok(Request::Add(add)) =
+        asked(&vars, &config("1.1.0", json!({"runtimeConfig": {"mac": ""}})))
+    else {
+        panic!("it is understood");
+    };
+    assert_eq!(add.mac.as_deref(), Some("02:00:00:00:00:07"));
+}
+
+#[test]
+fn every_error_says_its_version() {
+    for (command, stdin, version) in [
+        ("FOO", "", "1.1.0"),
+        ("FOO", r#"{"cniVersion": "1.0.0"}"#, "1.0.0"),
+        ("ADD", r#"{"cniVersion": "0.4.0"}"#, "0.4.0"),
+        ("ADD", "{", "1.1.0"),
+    ] {
+        let (status, error) = exec(&[("CNI_COMMAND", command)], stdin);
+        assert_eq!((status, &error["cniVersion"]), (1, &json!(version)), "{error}");
+    }
+    let mut agent = Scripted(added(), None);
+    let unreadable = Err(std::io::Error::other("closed"));
+    let output = cni::run(&env(&add()), unreadable, &mut agent);
+    assert!(output.stdout.contains(r#""cniVersion":"1.1.0""#), "{}", output.stdout);
+}
+
+#[test]
+fn addresses_of_another_plugin_are_not_promised() {
+    let stdin = config("1.1.0", json!({"ipam": {"type": "host-local"}}));
+    let error = asked(&add(), &stdin).unwrap_err();
+    assert_eq!(error["code"], 7, "{error}");
+    assert!(asked(&with("CNI_COMMAND", "DEL"), &stdin).is_ok());
 }

@@ -57,6 +57,12 @@ impl Server {
             .map_err(|_| Error::config(format!("{path:?} is not a request path")))
     }
 
+    /// Its host: a name, or an address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {

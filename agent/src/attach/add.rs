@@ -1,23 +1,33 @@
 //! ADD.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use romana_client::Error;
 use romana_statemachine::command::AllocateAddress;
 use romana_statemachine::name::{AddressName, NetworkName, SegmentId, TenantId};
 use romana_statemachine::{Allocation, Revision};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Attacher, Entry, Held, Lent, Stage, code, failed, names};
-use crate::kernel::links::{self, Netns, Pair};
+use crate::kernel::links::{self, Pair};
+use crate::kernel::netns::Netns;
+use crate::kernel::{KernelError, facts};
 use crate::ours::host_link;
 use crate::view::View;
 use crate::wire::{Add, Added, Failed, Key};
 
 /// MTU where nothing says another.
 const MTU: u32 = 1500;
+/// How long the MTU of the links is believed, if hosts and routes stay as they are.
+const MTU_KEPT: Duration = Duration::from_secs(10);
+/// So many addresses of other hosts are asked for their links.
+const OTHERS_ASKED: usize = 32;
+/// Far away: what the default route leads to.
+const ANYWHERE_V4: [u8; 4] = [198, 51, 100, 1];
+const ANYWHERE_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// Bounds of an MTU: what IPv4 needs, and the largest packet.
 const MTU_BOUNDS: std::ops::RangeInclusive<u32> = 68..=65_535;
 
@@ -25,7 +35,7 @@ const MTU_BOUNDS: std::ops::RangeInclusive<u32> = 68..=65_535;
 const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_CUT_OFF: Duration = Duration::from_millis(300);
 /// A log that says nothing for so long (a bookmark comes every 5 s) is out of reach.
-const SILENT: Duration = Duration::from_secs(7);
+pub(super) const SILENT: Duration = Duration::from_secs(7);
 
 /// An address to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +102,7 @@ impl Attacher {
                 return Err(failed(code::CONFIG, format!("mtu {mtu} cannot be"), "68 to 65535"));
             }
             Some(mtu) => mtu,
-            None => self.default_mtu().await,
+            None => self.default_mtu(&view).await?,
         };
         let mac = add.mac.as_deref().map(parse_mac).transpose()?;
         let wants = wants(add, &view)?;
@@ -111,7 +121,11 @@ impl Attacher {
         };
         self.put(entry.clone()).await?;
         crash_point("intended");
-        match self.build(add, &wants, netns, mtu, mac, &mut entry).await {
+        let built = self.build(add, &wants, netns, mtu, mac, &mut entry).await;
+        let exhausted = built.as_ref().err().filter(|why| why.code == code::EXHAUSTED);
+        *self.exhausted.lock().unwrap_or_else(PoisonError::into_inner) =
+            exhausted.map(|why| (Instant::now(), why.msg.clone()));
+        match built {
             Ok(added) => {
                 self.changed.notify_one();
                 Ok(added)
@@ -216,21 +230,22 @@ impl Attacher {
         let owner =
             (TenantId::from(add.tenant.as_str()), SegmentId::from(add.segment.as_str()), v4);
         if want.ip.is_some() || !self.reserve.has(&owner) {
-            return self.ask(add, want).await;
+            return Ok(self.ask(add, want).await?);
         }
         let silent = self.seen.borrow().heard.is_none_or(|heard| heard.elapsed() > SILENT);
         let patience = if silent { PATIENCE_CUT_OFF } else { PATIENCE };
-        let late = || failed(code::AGAIN, format!("no answer within {patience:?}"), "");
-        match timeout(patience, self.ask(add, want)).await.unwrap_or_else(|_| Err(late())) {
-            Ok(given) => Ok(given),
-            Err(why) => {
-                let (lent, ip) = self.borrow(&owner, why)?;
-                Ok(Given { ip, lent: Some(lent), since: 0 })
-            }
-        }
+        let why = match timeout(patience, self.ask(add, want)).await {
+            Ok(Ok(given)) => return Ok(given),
+            // The log has answered: the reserve is for when it cannot.
+            Ok(Err(error @ Error::Refused(_))) => return Err(error.into()),
+            Ok(Err(error)) => error.into(),
+            Err(_) => failed(code::AGAIN, format!("no answer within {patience:?}"), ""),
+        };
+        let (lent, ip) = self.borrow(&owner, why)?;
+        Ok(Given { ip, lent: Some(lent), since: 0 })
     }
 
-    async fn ask(&self, add: &Add, want: &Want) -> Result<Given, Failed> {
+    async fn ask(&self, add: &Add, want: &Want) -> Result<Given, Error> {
         let ask = |network: Option<&NetworkName>| AllocateAddress {
             name: want.name.clone(),
             host: self.config.host.clone(),
@@ -248,17 +263,38 @@ impl Attacher {
                 }
                 Err(error) => match networks.next() {
                     Some(next) if error.code() == Some("NetworkExhausted") => network = Some(next),
-                    _ => return Err(error.into()),
+                    _ => return Err(error),
                 },
             }
         }
     }
 
-    /// The MTU of the link by which the host reaches the others.
-    async fn default_mtu(&self) -> u32 {
-        let Ok(links) = crate::kernel::facts::links(&self.handle).await else { return MTU };
-        let all = links.foreign.iter().filter_map(|link| links.mtu.get(&link.name));
-        all.min().copied().unwrap_or(MTU)
+    /// The smallest MTU of the links by which the host reaches the others; alone, that of its default route.
+    async fn default_mtu(&self, view: &View) -> Result<u32, KernelError> {
+        let asked = (view.routing, Instant::now());
+        let known = *self.mtu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, mtu)) =
+            known.filter(|(routing, at, _)| *routing == asked.0 && at.elapsed() < MTU_KEPT)
+        {
+            return Ok(mtu);
+        }
+        let links = facts::links(&self.handle).await?;
+        let others = view.hosts.iter().filter(|(name, _)| **name != view.host);
+        let others = others.flat_map(|(_, host)| host.ips.iter().copied()).take(OTHERS_ASKED);
+        let anywhere = [std::net::Ipv4Addr::from(ANYWHERE_V4).into(), ANYWHERE_V6.into()];
+        let mut found = None;
+        for ip in others.chain(anywhere) {
+            let is_host = !anywhere.contains(&ip);
+            if found.is_some() && !is_host {
+                break;
+            }
+            let Some((link, _)) = facts::reach(&self.handle, ip).await else { continue };
+            found = [found, links.mtu_of(link)].into_iter().flatten().min();
+        }
+        let mtu = found.unwrap_or(MTU);
+        let kept = Some((asked.0, asked.1, mtu));
+        *self.mtu.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(mtu)
     }
 
     /// Writes an entry without holding up the runtime.

@@ -1,10 +1,10 @@
-//! CHECK and STATUS.
+//! CHECK.
 
 use ipnet::IpNet;
-use romana_statemachine::name::TenantId;
 
 use super::{Attacher, Stage, code, failed};
-use crate::kernel::links::{self, Netns};
+use crate::kernel::links;
+use crate::kernel::netns::Netns;
 use crate::ours::host_link;
 use crate::wire::{Failed, Key};
 
@@ -41,6 +41,9 @@ impl Attacher {
         if !end.up {
             return Err(differs(format!("the host's end {link} is down")));
         }
+        if let Some(setting) = links::wrong_setting(&link, &own) {
+            return Err(differs(setting));
+        }
         for ip in own {
             let default = if ip.is_ipv4() { inside.default.0 } else { inside.default.1 };
             if !inside.addresses.iter().any(|net| net.addr() == ip) {
@@ -53,25 +56,20 @@ impl Attacher {
                 return Err(differs(format!("the host has lost its route to {ip} by {link}")));
             }
         }
-        Ok(())
-    }
-
-    /// Whether an ADD can be expected to work.
-    pub(super) fn status(&self) -> Result<(), Failed> {
-        let seen = self.seen.borrow();
-        let Some(view) = &seen.view else {
-            let details = "the agent has not heard a replica since it was installed";
-            return Err(failed(code::NOT_AVAILABLE, "nothing is known of the cluster", details));
-        };
-        if !view.hosts.contains_key(&view.host) {
-            let details = "add it with `romana host add`, or start the agent with --register";
-            let msg = format!("host {} is not in the cluster", view.host);
-            return Err(failed(code::NOT_AVAILABLE, msg, details));
+        match self.gate.is_intact().await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let msg = "another program had changed Romana's rules or sets: they are restored";
+                Err(failed(
+                    code::DIFFERS,
+                    msg,
+                    "`romana-agent status` counts it; find out who does that",
+                ))
+            }
+            Err(error) => {
+                let details = "`romana-agent status` on this host says why: try again";
+                Err(failed(code::AGAIN, error.to_string(), details))
+            }
         }
-        if view.networks_for(&TenantId::from("")).next().is_none() && view.networks.is_empty() {
-            let details = "set one with `romana topology update`";
-            return Err(failed(code::NOT_AVAILABLE, "the cluster has no network", details));
-        }
-        Ok(())
     }
 }

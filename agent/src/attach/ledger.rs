@@ -152,6 +152,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes an entry in without writing it: the disk takes nothing.
+    pub fn remember(&self, entry: Entry) {
+        self.entries().insert(entry.key.clone(), entry);
+    }
+
     /// Forgets an entry, durably.
     ///
     /// # Errors

@@ -7,9 +7,10 @@
 //! An ADD that fails half way is a DEL from there on. A DEL needs neither the container's namespace nor
 //! the control plane.
 //!
-//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `heal`, `recover`, `server`; `report` says what is attached;
+//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `ability`, `heal`, `recover`, `server`; `report` says what is attached;
 //! `reserve` is for hosts that are cut off.
 
+mod ability;
 mod add;
 mod check;
 mod heal;
@@ -24,12 +25,16 @@ mod server;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use romana_client::Client;
+use romana_statemachine::Revision;
 use romana_statemachine::name::HostName;
 use rtnetlink::Handle;
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use tokio::time::Instant;
 
+pub use ability::Unable;
 pub use ledger::{Entry, Held, Ledger, Stage};
 pub use names::{is_of, is_ours, name};
 pub use reserve::Lent;
@@ -37,9 +42,10 @@ pub use server::{News, ServeError, serve};
 
 use crate::enrol::Standing;
 use crate::follow::Seen;
-use crate::kernel::links::NetnsError;
+use crate::kernel::netns::NetnsError;
 use crate::kernel::{KernelError, full};
 use crate::policy::enforce::Gate;
+use crate::status::PolicyStatus;
 use crate::wire::{Failed, Key};
 use reserve::Reserve;
 
@@ -69,6 +75,8 @@ struct Attacher {
     gate: Gate,
     /// One thing at a time is done about a key.
     busy: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    /// MTU of the way to the other hosts: as of which revision of routes, and since when.
+    mtu: Mutex<Option<(Revision, Instant, u32)>>,
     /// Held while the spool is taken up.
     spool: tokio::sync::Mutex<()>,
     /// Something is to be given back.
@@ -79,6 +87,12 @@ struct Attacher {
     problems: watch::Sender<Vec<String>>,
     /// Whether this agent speaks for its host.
     standing: watch::Receiver<Standing>,
+    /// How policy is in the kernel.
+    policy: watch::Receiver<Option<PolicyStatus>>,
+    /// Why no ADD can work.
+    unable: watch::Sender<Option<Unable>>,
+    /// When an ADD found no address, and how that was said; `None`: the last one found one.
+    exhausted: Mutex<Option<(Instant, String)>>,
 }
 
 impl Attacher {
@@ -120,6 +134,14 @@ fn failed(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Fail
     Failed { code, msg: msg.into(), details: details.into() }
 }
 
+/// When an address that cools down can be had.
+fn cooled_down_in(details: &serde_json::Value) -> String {
+    let ms = |member: &str| details[member].as_u64().unwrap_or_default();
+    let free_at = Duration::from_millis(ms("released_at").saturating_add(ms("reuse_delay_ms")));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("try again in {} s", free_at.saturating_sub(now).as_secs() + 1)
+}
+
 impl From<KernelError> for Failed {
     fn from(error: KernelError) -> Self {
         failed(code::KERNEL, full(&error), "")
@@ -135,7 +157,7 @@ impl From<crate::copy::CopyError> for Failed {
 impl From<NetnsError> for Failed {
     fn from(error: NetnsError) -> Self {
         let code = match &error {
-            NetnsError::Open { .. } => code::UNKNOWN_CONTAINER,
+            NetnsError::Open { .. } | NetnsError::Other { .. } => code::UNKNOWN_CONTAINER,
             NetnsError::Own { .. } => code::OWN_NAMESPACE,
         };
         failed(code, full(&error), "")
@@ -153,7 +175,12 @@ impl From<romana_client::Error> for Failed {
             ),
             // The moment is wrong, not the question: runtimes try again after code 11.
             Error::Refused(refusal) if error.code() == Some("AddressCoolingDown") => {
-                failed(code::AGAIN, refusal.to_string(), "try again after the reuse delay")
+                failed(code::AGAIN, refusal.to_string(), cooled_down_in(&refusal.details))
+            }
+            Error::Refused(refusal) if error.code() == Some("AllocationHeld") => {
+                let details = "try again when their agents have reported, in some seconds; or go on \
+                               without them: `romana cluster resume`";
+                failed(code::AGAIN, refusal.to_string(), details)
             }
             Error::Refused(refusal) => failed(code::REFUSED, refusal.to_string(), ""),
             Error::Unavailable { .. } | Error::Unknown { .. } => {

@@ -24,6 +24,11 @@ const PERIOD: Duration = Duration::from_secs(30);
 impl Attacher {
     /// Detaches a container. Done whether or not there is anything left of it.
     pub(super) async fn del(self: &Arc<Self>, key: &Key, network: &str) -> Result<(), Failed> {
+        let is_going = |entry: &Entry| entry.stage == Stage::Removing && entry.is_of(network);
+        if self.ledger.get(key).as_ref().is_some_and(is_going) {
+            // The rest is done in the background, which waits for the log with the key locked.
+            return Ok(self.delete_link(key).await?);
+        }
         let _alone = self.lock(key).await;
         let entry = match self.ledger.get(key) {
             // The container's interface of this name belongs to another network by now.
@@ -50,10 +55,23 @@ impl Attacher {
         (!entry.addresses.is_empty()).then_some(entry)
     }
 
-    /// The removal is durable, and the link gone, on return.
+    /// The removal is durable, and the link gone, on return. On a full disk it is not durable: the addresses
+    /// are given back all the same, and what a crash leaves in between is found by its namespace, which is gone.
     pub(super) async fn begin_removal(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
         let key = entry.key.clone();
-        self.put(Entry { stage: Stage::Removing, ..entry }).await?;
+        let entry = Entry { stage: Stage::Removing, ..entry };
+        if let Err(error) = self.put(entry.clone()).await {
+            if error.code != code::IO {
+                return Err(error);
+            }
+            tracing::error!(
+                container = key.container_id,
+                why = error.msg,
+                "a DEL is not written down"
+            );
+            self.ledger.remember(entry);
+            self.gate.note(key.clone(), Vec::new());
+        }
         crash_point("removing");
         self.delete_link(&key).await?;
         crash_point("unlinked");

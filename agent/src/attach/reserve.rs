@@ -24,7 +24,7 @@ use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Attacher, Entry, Stage, code};
+use super::{Attacher, Entry, Stage};
 use crate::copy::{self, CopyError};
 use crate::ours::RESERVE_FILE;
 use crate::view::View;
@@ -93,6 +93,11 @@ impl Reserve {
 
     fn out(&self) -> MutexGuard<'_, BTreeSet<AddressName>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing is in reserve, for nobody.
+    pub(super) fn is_empty(&self) -> bool {
+        self.spares().is_empty()
     }
 
     /// Whether an owner has something in reserve.
@@ -355,9 +360,6 @@ impl Attacher {
 
     /// An address from the reserve, after the log could not be asked.
     pub(super) fn borrow(&self, owner: &Owner, why: Failed) -> Result<(Lent, IpAddr), Failed> {
-        if why.code != code::AGAIN {
-            return Err(why);
-        }
         let (lent, ip) = self.reserve.lend(owner)?.ok_or(why)?;
         tracing::warn!(name = %lent.name, %ip, "cut off: an address of the reserve is used");
         Ok((lent, ip))

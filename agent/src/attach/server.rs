@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::reserve::Reserve;
-use super::{AttachConfig, Attacher, Ledger, code, failed};
+use super::{AttachConfig, Attacher, Ledger, Unable, code, failed};
 use crate::copy::CopyError;
 use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::policy::enforce::Gate;
+use crate::status::PolicyStatus;
 use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
 
 /// Time to say what is wanted.
@@ -60,6 +61,10 @@ pub struct News {
     pub problems: watch::Sender<Vec<String>>,
     /// Whether this agent speaks for its host.
     pub standing: watch::Receiver<Standing>,
+    /// How policy is in the kernel.
+    pub policy: watch::Receiver<Option<PolicyStatus>>,
+    /// Why no ADD can work.
+    pub unable: watch::Sender<Option<Unable>>,
 }
 
 /// Opens the ledger and serves the plugin until `stop`.
@@ -85,17 +90,22 @@ pub async fn serve(
         handle,
         gate,
         busy: Mutex::default(),
+        mtu: Mutex::default(),
         spool: tokio::sync::Mutex::default(),
         released: Notify::new(),
         changed: Notify::new(),
         problems: news.problems,
         standing: news.standing,
+        policy: news.policy,
+        unable: news.unable,
+        exhausted: Mutex::default(),
     });
     attacher.undo_unfinished().await;
     let tasks = TaskTracker::new();
     tasks.spawn(Arc::clone(&attacher).begin(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).release_all(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).report_all(stop.clone()));
+    tasks.spawn(Arc::clone(&attacher).watch_ability(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).heal_all(news.wake, stop.clone()));
     loop {
         let accepted = tokio::select! {

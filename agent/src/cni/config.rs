@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -15,8 +16,8 @@ use crate::wire::Key;
 #[derive(Clone, Debug, Deserialize)]
 pub struct NetConf {
     /// Version of the specification.
-    #[serde(rename = "cniVersion", default = "version::unnamed")]
-    cni_version: String,
+    #[serde(rename = "cniVersion", default)]
+    cni_version: Option<String>,
     /// Name of the network.
     #[serde(default, deserialize_with = "or_default")]
     pub name: String,
@@ -24,13 +25,13 @@ pub struct NetConf {
     #[serde(rename = "type", default, deserialize_with = "or_default")]
     kind: String,
     /// Set where this plugin is only asked for addresses.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     ipam: Option<Ipam>,
     /// Socket of the agent.
-    #[serde(default = "socket")]
+    #[serde(default = "socket", deserialize_with = "socket_or_default")]
     pub socket: String,
     /// The agent's state directory.
-    #[serde(rename = "stateDir", default = "state_dir")]
+    #[serde(rename = "stateDir", default = "state_dir", deserialize_with = "state_dir_or_default")]
     pub state_dir: String,
     /// Tenant of containers that do not say theirs.
     #[serde(default)]
@@ -51,10 +52,10 @@ pub struct NetConf {
     #[serde(default, deserialize_with = "or_default")]
     capabilities: BTreeMap<String, bool>,
     /// What the runtime wants of it.
-    #[serde(rename = "runtimeConfig", default, deserialize_with = "or_default")]
+    #[serde(rename = "runtimeConfig", default, deserialize_with = "object")]
     pub runtime: Runtime,
     /// What whoever runs the container wants.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "object")]
     pub args: Args,
     /// Attachments that stay, for GC.
     /// `null` is Go's empty list; only a member that is missing says nothing.
@@ -64,7 +65,7 @@ pub struct NetConf {
 
 #[derive(Clone, Debug, Deserialize)]
 struct Ipam {
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
     kind: String,
     /// As above, for whoever asks this plugin for addresses only.
     socket: Option<String>,
@@ -93,7 +94,7 @@ pub struct Runtime {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Args {
     /// Those under `cni`.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "object")]
     pub cni: CniArgs,
 }
 
@@ -133,6 +134,27 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// The same for what has members: a list would be read as those in their order.
+fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Default,
+{
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(T::default()),
+        value if value.is_object() => T::deserialize(value).map_err(D::Error::custom),
+        _ => Err(D::Error::custom("it is not a JSON object")),
+    }
+}
+
+fn socket_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(socket))
+}
+
+fn state_dir_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(state_dir))
+}
+
 fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -155,12 +177,12 @@ impl NetConf {
     /// # Errors
     /// Code 6: it is none. Code 1: of another version.
     pub fn parse(stdin: &[u8]) -> Result<Self, CniError> {
-        let object = |value: Value| match value.is_object() {
+        let whole = |value: Value| match value.is_object() {
             // A list would be read as the members in their order.
-            false => Err(serde::de::Error::custom("it is not a JSON object")),
+            false => Err(serde_json::Error::custom("it is not a JSON object")),
             true => Self::deserialize(value),
         };
-        let parsed: Result<Self, _> = serde_json::from_slice(stdin).and_then(object);
+        let parsed: Result<Self, _> = serde_json::from_slice(stdin).and_then(whole);
         let mut config = parsed.map_err(|error| {
             let why = if error.is_eof() {
                 "unexpected end of JSON input".into()
@@ -169,7 +191,7 @@ impl NetConf {
             };
             CniError::new(6, format!("error unmarshall network config: {why}"), "")
         })?;
-        Version::parse(&config.cni_version)?;
+        config.version()?;
         if config.is_ipam() {
             config.take_ipam();
         }
@@ -190,7 +212,7 @@ impl NetConf {
     /// # Errors
     /// Not after [`Self::parse`].
     pub fn version(&self) -> Result<Version, CniError> {
-        Version::parse(&self.cni_version)
+        Version::parse(self.cni_version.as_deref().unwrap_or(version::UNNAMED))
     }
 
     /// Whether another plugin asks this one for addresses only.
@@ -216,6 +238,7 @@ impl NetConf {
         if !is_identifier(&self.name) {
             return Err(CniError::new(7, "invalid characters found in network name", &*self.name));
         }
+        self.check_ipam(command)?;
         let given =
             [("portMappings", &self.runtime.port_mappings), ("bandwidth", &self.runtime.bandwidth)];
         for (capability, value) in given {
@@ -227,6 +250,17 @@ impl NetConf {
             }
         }
         Ok(())
+    }
+
+    /// Refuses addresses of another IPAM plugin: whoever names one expects them.
+    fn check_ipam(&self, command: Command) -> Result<(), CniError> {
+        let other = self.ipam.as_ref().map(|ipam| ipam.kind.as_str()).unwrap_or_default();
+        let matters = matches!(command, Command::Add | Command::Check) && self.kind == PLUGIN_TYPE;
+        if !matters || other.is_empty() || other == PLUGIN_TYPE {
+            return Ok(());
+        }
+        let msg = format!("ipam.type {other:?} does nothing: Romana gives the addresses");
+        Err(CniError::new(7, msg, "take `ipam` out of the network configuration"))
     }
 
     /// Attachments that stay.

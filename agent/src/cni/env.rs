@@ -85,7 +85,8 @@ impl Call {
             }),
         };
         let netns = Some(env.get("CNI_NETNS")).filter(|path| !path.is_empty()).map(str::to_owned);
-        Ok(Self { command, key, netns, args: arguments(env.get("CNI_ARGS")) })
+        let args = arguments(env.get("CNI_ARGS"), command)?;
+        Ok(Self { command, key, netns, args })
     }
 }
 
@@ -128,8 +129,44 @@ fn ifname(text: &str) -> Result<String, CniError> {
     Ok(text.into())
 }
 
-/// `KEY=VALUE;…`. What is not like that is somebody else's: `IgnoreUnknown` or not, it is left alone.
-fn arguments(text: &str) -> BTreeMap<String, String> {
-    let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+/// Keys that this plugin understands: its own, Kubernetes' and the conventions'.
+const KNOWN: [&str; 10] = [
+    "IgnoreUnknown",
+    "K8S_POD_NAMESPACE",
+    "K8S_POD_NAME",
+    "K8S_POD_INFRA_CONTAINER_ID",
+    "K8S_POD_UID",
+    "ROMANA_TENANT",
+    "ROMANA_SEGMENT",
+    "IP",
+    "MAC",
+    "GATEWAY",
+];
+/// What Go reads as true.
+const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+
+/// `KEY=VALUE;…`. Something is to be removed whatever is said of it; everything else that cannot be read, or is
+/// not known and not to be ignored, is refused: who wrote it expects that it does something.
+fn arguments(text: &str, command: Command) -> Result<BTreeMap<String, String>, CniError> {
+    let mut found = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for pair in text.split(';').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some((key, value)) => _ = found.insert(key.to_owned(), value.to_owned()),
+            None => wrong.push(pair.to_owned()),
+        }
+    }
+    let matters = matches!(command, Command::Add | Command::Check);
+    if matters && !wrong.is_empty() {
+        let msg = format!("CNI_ARGS: {} is not KEY=VALUE", wrong.join(", "));
+        return Err(CniError::new(4, msg, "write it as KEY=VALUE;KEY=VALUE"));
+    }
+    let ignored = found.get("IgnoreUnknown").is_some_and(|value| TRUE.contains(&value.as_str()));
+    let unknown: Vec<&str> =
+        found.keys().map(String::as_str).filter(|key| !KNOWN.contains(key)).collect();
+    if matters && !ignored && !unknown.is_empty() {
+        let msg = format!("CNI_ARGS: unknown args [{}]", unknown.join(","));
+        return Err(CniError::new(4, msg, "add IgnoreUnknown=1 if they are for another plugin"));
+    }
+    Ok(found)
 }

@@ -31,13 +31,10 @@ impl CniError {
     }
 
     /// As it goes to stdout.
-    pub(super) fn print(&self, version: Option<&String>) -> String {
-        let mut text = json!({"code": self.code, "msg": self.msg});
+    pub(super) fn print(&self, version: &str) -> String {
+        let mut text = json!({"cniVersion": version, "code": self.code, "msg": self.msg});
         if !self.details.is_empty() {
             text["details"] = self.details.as_str().into();
-        }
-        if let Some(version) = version {
-            text["cniVersion"] = version.as_str().into();
         }
         text.to_string()
     }

@@ -49,10 +49,14 @@ pub trait Agent {
 
 /// Does what the runtime asks.
 pub fn run(env: &Env, stdin: io::Result<Vec<u8>>, agent: &mut impl Agent) -> Output {
-    let mut version = None;
-    match answer(env, stdin, agent, &mut version) {
+    // Every answer says its version, also that to a call which makes no sense (spec, section 5).
+    let version = stdin.as_deref().ok().and_then(version::claimed);
+    match answer(env, stdin, agent) {
         Ok(stdout) => Output { stdout, status: 0 },
-        Err(error) => Output { stdout: error.print(version.as_ref()), status: 1 },
+        Err(error) => Output {
+            stdout: error.print(&version.unwrap_or_else(|| version::newest().into())),
+            status: 1,
+        },
     }
 }
 
@@ -60,7 +64,6 @@ fn answer(
     env: &Env,
     stdin: io::Result<Vec<u8>>,
     agent: &mut impl Agent,
-    said: &mut Option<String>,
 ) -> Result<String, CniError> {
     let command = env.command()?;
     if command == Command::Version {
@@ -69,7 +72,6 @@ fn answer(
     let call = Call::read(env, command)?;
     let stdin =
         stdin.map_err(|error| CniError::new(5, "stdin cannot be read", error.to_string()))?;
-    *said = version::claimed(&stdin);
     let config = NetConf::parse(&stdin)?;
     config.check(command)?;
     let request = request::request(&call, &config)?;

@@ -7,7 +7,7 @@ use super::CniError;
 /// What the plugin speaks, oldest first.
 const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// A configuration that names none has this one.
-const OLDEST: &str = "0.1.0";
+pub(super) const UNNAMED: &str = "0.1.0";
 
 /// A version that the plugin speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,14 +50,13 @@ pub(super) fn claimed(stdin: &[u8]) -> Option<String> {
     (text.len() <= 64).then(|| text.to_owned())
 }
 
-/// The version that a configuration without one has.
-pub(super) fn unnamed() -> String {
-    OLDEST.into()
+/// The newest version that the plugin speaks.
+pub(super) fn newest() -> &'static str {
+    SUPPORTED.last().copied().unwrap_or_default()
 }
 
 /// The answer to VERSION.
 pub(super) fn supported(stdin: &[u8]) -> String {
-    let newest = SUPPORTED.last().copied().unwrap_or_default();
-    let version = claimed(stdin).unwrap_or_else(|| newest.into());
+    let version = claimed(stdin).unwrap_or_else(|| newest().into());
     json!({"cniVersion": version, "supportedVersions": SUPPORTED}).to_string()
 }

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::Notify;
 
@@ -29,6 +29,15 @@ pub struct Links {
     pub foreign: Vec<Link>,
     /// MTU of each link, by name.
     pub mtu: BTreeMap<String, u32>,
+}
+
+impl Links {
+    /// MTU of a link.
+    #[must_use]
+    pub fn mtu_of(&self, index: u32) -> Option<u32> {
+        let link = self.foreign.iter().find(|link| link.index == index)?;
+        self.mtu.get(&link.name).copied()
+    }
 }
 
 /// Reads the links and their networks.
@@ -74,6 +83,25 @@ fn prefix_of(message: &AddressMessage) -> Option<ipnet::IpNet> {
 
 /// The gateway by which the kernel reaches an address, if it does not have it on a link.
 pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
+    let Way { via, link, .. } = Way::from(&route_to(handle, ip).await?);
+    Some(Gateway { via: via?, link: link? })
+}
+
+/// The link by which the kernel reaches another host, and the address that it says it has there.
+pub async fn reach(handle: &Handle, ip: IpAddr) -> Option<(u32, Option<IpAddr>)> {
+    let route = route_to(handle, ip).await?;
+    if route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let source = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(ip) => super::address(ip),
+        _ => None,
+    });
+    Some((Way::from(&route).link?, source))
+}
+
+/// The route that the kernel would take to an address.
+async fn route_to(handle: &Handle, ip: IpAddr) -> Option<RouteMessage> {
     let length = if ip.is_ipv4() { 32 } else { 128 };
     let mut ask = RouteMessageBuilder::<IpAddr>::new().destination_prefix(ip, length).ok()?.build();
     // With strict checks the kernel refuses a question that says more.
@@ -82,20 +110,27 @@ pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
         destination_prefix_length: length,
         ..RouteHeader::default()
     };
-    let answer = handle.route().get(ask).execute().next().await?.ok()?;
-    let Way { via, link, .. } = Way::from(&answer);
-    Some(Gateway { via: via?, link: link? })
+    handle.route().get(ask).execute().next().await?.ok()
 }
 
-/// The addresses of this host on the link of its default route, IPv4 first; further ones of a family
-/// are left out.
+/// The addresses under which this host reaches the others, IPv4 first, at most one of each family: the source of
+/// the route to the first of `others` that there is a route to; else an address of the link of the default route.
 ///
 /// # Errors
 /// [`KernelError`].
-pub async fn own_addresses(handle: &Handle) -> Result<Vec<IpAddr>, KernelError> {
+pub async fn own_addresses(handle: &Handle, others: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
     let mut own = Vec::new();
     let addresses = dump_addresses(handle).await?;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let v4 = family == AddressFamily::Inet;
+        let mut source = None;
+        for other in others.iter().filter(|other| other.is_ipv4() == v4) {
+            source = source.or(reach(handle, *other).await.and_then(|(_, source)| source));
+        }
+        if let Some(source) = source {
+            own.push(source);
+            continue;
+        }
         let mut ask = RouteMessage::default();
         (ask.header.address_family, ask.header.table) = (family, RouteHeader::RT_TABLE_MAIN);
         let routes = dump_routes(handle, ask).await?;

@@ -1,21 +1,22 @@
 //! Pairs of links between the host and containers, and what is in the container's namespace.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::os::fd::AsRawFd;
 
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+};
+use rtnetlink::packet_route::rule::RuleAction;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::netns::Netns;
 use super::routes::is_host_route;
 use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno, name_of};
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
@@ -25,76 +26,8 @@ use crate::wire::Link;
 /// an NDP proxy entry for every address in the world; ARP has a proxy for all.
 const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// A container's network namespace, kept open.
-#[derive(Debug)]
-pub struct Netns(File);
-
-/// A namespace cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum NetnsError {
-    /// There is none at the path.
-    #[error("cannot open the network namespace {path}")]
-    Open {
-        /// The path.
-        path: String,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It is the host's.
-    #[error("the network namespace {path} is the host's own")]
-    Own {
-        /// The path.
-        path: String,
-    },
-}
-
-impl Netns {
-    /// Opens a namespace by its path.
-    ///
-    /// # Errors
-    /// [`NetnsError`].
-    pub fn open(path: &str) -> Result<Self, NetnsError> {
-        let open = |path: &str| {
-            let file = File::open(Path::new(path));
-            file.map_err(|source| NetnsError::Open { path: path.into(), source })
-        };
-        let (file, own) = (open(path)?, open("/proc/self/ns/net")?);
-        let id = |file: &File| {
-            let stat = rustix::fs::fstat(file).ok()?;
-            Some((stat.st_dev, stat.st_ino))
-        };
-        if id(&file) == id(&own) {
-            return Err(NetnsError::Own { path: path.into() });
-        }
-        Ok(Self(file))
-    }
-
-    /// Does something in the namespace, on a thread of its own.
-    async fn within<T, W>(&self, what: &'static str, work: W) -> Result<T, KernelError>
-    where
-        T: Send + 'static,
-        W: AsyncFnOnce(Handle) -> Result<T, KernelError> + Send + 'static,
-    {
-        let namespace = self.0.try_clone()?;
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new().name("netns".into()).spawn(move || {
-            let done = (|| {
-                let kind = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(namespace.as_fd(), kind).map_err(std::io::Error::from)?;
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(async {
-                    let (connection, handle, _) = rtnetlink::new_connection()?;
-                    tokio::spawn(connection);
-                    work(handle).await
-                })
-            })();
-            // Nobody waits any more: there is nobody to tell.
-            _ = answer.send(done);
-        })?;
-        answered.await.unwrap_or_else(|_| Err(std::io::Error::other(what).into()))
-    }
-}
+/// Route tables of further interfaces in a container: this and the index of the link.
+const TABLES: u32 = 57_000;
 
 /// The pair to make.
 #[derive(Clone, Debug)]
@@ -165,10 +98,30 @@ async fn settle(handle: &Handle, pair: &Pair) -> Result<Link, KernelError> {
         let length = if ip.is_ipv4() { 32 } else { 128 };
         let added = add_address(handle, index, *ip, length).await;
         added.map_err(KernelError::asked(format!("address {ip} in the container")))?;
-        let added = handle.route().add(default_route(*ip, index)).execute().await;
-        added.map_err(KernelError::asked("the default route in the container"))?;
+        default_by(handle, *ip, index).await?;
     }
     Ok(shown(&link, pair))
+}
+
+/// Leads everything to the host. Where another interface does that already, only packets from this address go by
+/// this one: by a table of its own, numbered as the link, and a rule.
+async fn default_by(handle: &Handle, ip: IpAddr, link: u32) -> Result<(), KernelError> {
+    let asked = || KernelError::asked("the default route in the container");
+    match handle.route().add(default_route(ip, link)).execute().await {
+        Err(error) if has_errno(&error, Errno::EXIST) => {}
+        added => return added.map_err(asked()),
+    }
+    let table = TABLES + link;
+    let mut route = default_route(ip, link);
+    route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    route.attributes.push(RouteAttribute::Table(table));
+    handle.route().add(route).execute().await.map_err(asked())?;
+    let rule = handle.rule().add().table_id(table).action(RuleAction::ToTable);
+    let added = match ip {
+        IpAddr::V4(ip) => rule.v4().source_prefix(ip, 32).execute().await,
+        IpAddr::V6(ip) => rule.v6().source_prefix(ip, 128).execute().await,
+    };
+    added.map_err(KernelError::asked("the rule for a second interface of the container"))
 }
 
 fn default_route(of: IpAddr, link: u32) -> RouteMessage {
@@ -208,6 +161,19 @@ fn host_settings(link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
         write_sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "0")?;
     }
     Ok(())
+}
+
+/// What is not as [`host_settings`] made it; for people.
+#[must_use]
+pub fn wrong_setting(link: &str, ips: &[IpAddr]) -> Option<String> {
+    let v4 = ips.iter().any(IpAddr::is_ipv4).then(|| (format!("ipv4/conf/{link}/proxy_arp"), "1"));
+    let v6 =
+        ips.iter().any(IpAddr::is_ipv6).then(|| (format!("ipv6/conf/{link}/disable_ipv6"), "0"));
+    v4.into_iter().chain(v6).find_map(|(name, wanted)| {
+        let found = std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap_or_default();
+        let found = found.trim();
+        (found != wanted).then(|| format!("net/{name} is {found:?}, not {wanted}"))
+    })
 }
 
 fn write_sysctl(name: &str, value: &str) -> Result<(), KernelError> {

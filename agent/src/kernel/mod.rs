@@ -5,6 +5,7 @@ pub mod connections;
 pub mod disturbance;
 pub mod facts;
 pub mod links;
+pub mod netns;
 pub mod packet_filter;
 pub mod routes;
 

@@ -55,6 +55,8 @@ enum Ask {
     Note(Key, Addresses),
     /// When the kernel has all of this revision, and all that was noted before.
     Settle(Revision, oneshot::Sender<()>),
+    /// Whether the kernel holds what was written to it; what it does not is put back.
+    Verify(oneshot::Sender<bool>),
 }
 
 /// The way to the enforcer.
@@ -90,6 +92,19 @@ impl Gate {
             _ => Err(NotSettled),
         }
     }
+
+    /// Whether the kernel holds what was written to it. If not, that is restored on return.
+    ///
+    /// # Errors
+    /// [`NotSettled`]: it cannot be read.
+    pub async fn is_intact(&self) -> Result<bool, NotSettled> {
+        let (done, waits) = oneshot::channel();
+        _ = self.0.send(Ask::Verify(done));
+        match timeout(PATIENCE, waits).await {
+            Ok(Ok(intact)) => Ok(intact),
+            _ => Err(NotSettled),
+        }
+    }
 }
 
 /// Enforces policy.
@@ -103,6 +118,7 @@ pub struct Enforcer {
     keys: BTreeMap<Key, Addresses>,
     attached: Attachments,
     waiting: Vec<(Revision, oneshot::Sender<()>)>,
+    verifying: Vec<oneshot::Sender<bool>>,
     compiler: Option<Compiler>,
     /// What the kernel holds.
     held: Option<Filter>,
@@ -135,6 +151,7 @@ pub fn enforcer(
         keys: BTreeMap::new(),
         attached: Attachments::new(),
         waiting: Vec::new(),
+        verifying: Vec::new(),
         compiler: None,
         held: None,
         read: None,
@@ -168,6 +185,7 @@ impl Enforcer {
                 }
                 self.read = Some(Instant::now());
                 self.waiting.drain(..).for_each(|(_, done)| _ = done.send(()));
+                self.verifying.drain(..).for_each(|done| _ = done.send(true));
             }
             self.wait(&disturbance, &mut clock, &stop).await;
         }
@@ -196,7 +214,7 @@ impl Enforcer {
     /// another program's change.
     fn is_due(&self) -> bool {
         let period = if self.disturbed { DRIFT_PERIOD } else { PERIOD };
-        self.read.is_none_or(|read| read.elapsed() >= period)
+        !self.verifying.is_empty() || self.read.is_none_or(|read| read.elapsed() >= period)
     }
 
     /// Sets tell nothing when they are changed: members that are missing or too many show in their number.
@@ -222,6 +240,7 @@ impl Enforcer {
             }
             Ask::Note(key, addresses) => self.note(key, addresses),
             Ask::Settle(revision, done) => self.waiting.push((revision, done)),
+            Ask::Verify(done) => self.verifying.push(done),
         }
     }
 
@@ -252,6 +271,7 @@ impl Enforcer {
         compiler.update(world);
         let (wanted, problems) = (compiler.filter(), compiler.problems());
         let policies = compiler.policies().count();
+        let (drifts, verifying) = (self.drifts, std::mem::take(&mut self.verifying));
         match self.write(&wanted, caught_up, look).await {
             Ok(changed) => {
                 self.writes += u64::try_from(changed).unwrap_or(u64::MAX);
@@ -278,6 +298,7 @@ impl Enforcer {
                 self.waiting = waiting.into_iter().filter(|(_, done)| !done.is_closed()).collect();
                 // An ADD that has given up is undone.
                 ready.into_iter().for_each(|(_, done)| _ = done.send(()));
+                verifying.into_iter().for_each(|done| _ = done.send(self.drifts == drifts));
             }
             Err(error) => {
                 (self.held, self.read) = (None, None);

@@ -322,7 +322,7 @@ impl Lab {
     /// Starts the agent of a host and waits until the kernel agrees with it.
     pub(crate) fn start_agent(&mut self, host: &str, more: &[&str]) {
         self.spawn_agent(host, more, None);
-        until("the agent is ready", || self.status(host).is_some_and(|status| status.is_ready()));
+        until("the agent is ready", || self.status(host).is_some_and(|status| status.agrees()));
         until("it serves the plugin", || self.socket(host).exists());
     }
 

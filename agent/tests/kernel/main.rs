@@ -20,5 +20,6 @@ mod policy;
 mod probe;
 mod random;
 mod routes;
+mod trouble;
 mod truth;
 mod ways;

@@ -379,7 +379,7 @@ fn what_is_others_stays_and_what_is_ours_is_mended_in_namespaces() {
     });
     lab.text("h1", &["iptables", "-D", "FOREIGN", "2"]).expect("deleted");
     lab.text("h1", &["ipset", "destroy", "ROMANA-local4"]).expect("destroyed");
-    until("it is tried again", || lab.status("h1").is_some_and(|status| status.is_ready()));
+    until("it is tried again", || lab.status("h1").is_some_and(|status| status.agrees()));
     lab.start_agent("h2", &["--register", "--host-ip", "10.77.0.2"]);
     let web = pod(&mut lab, "web", "h1", "t")[0];
     pod(&mut lab, "client", "h2", "t");

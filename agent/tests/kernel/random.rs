@@ -121,7 +121,7 @@ fn arbitrary_policies_fare_as_explained_in_namespaces() {
         assert!(wrong.is_empty(), "ROMANA_POLICY_SEED={seed}: {wrong:#?}\n{told:#?}");
     }
     until("all agents are content", || {
-        (1..=3).all(|n| lab.status(&format!("h{n}")).is_some_and(|status| status.is_ready()))
+        (1..=3).all(|n| lab.status(&format!("h{n}")).is_some_and(|status| status.agrees()))
     });
 }
 

@@ -20,7 +20,7 @@ impl Machine {
         let history = History::open(dir, HistoryOptions::default()).unwrap();
         let feed = Feed::new(history.clone(), capacity_bytes);
         let mut machine = Self { state: State::new(), history, feed };
-        let topology = r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/8"}],
+        let topology = r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/8", "block_mask": 20}],
             "topologies": [{"networks": ["n"], "map": [{"groups": []}]}]}"#;
         machine.apply(Command::SetTopology(serde_json::from_str(topology).unwrap()));
         for (name, ip) in [("h1", "192.168.0.1"), ("h2", "192.168.0.2")] {
@@ -99,18 +99,12 @@ async fn a_host_is_not_sent_to_the_history_for_others_events() {
     let dir = tempfile::tempdir().unwrap();
     let mut machine = Machine::new(dir.path(), 64 << 10);
     machine.allocate("mine", "h2");
-    machine.allocate("kept", "h1"); // so that its block, which concerns everybody, stays
-    let change = romana_statemachine::command::SettingsChange {
-        address_reuse_delay_ms: Some(0),
-        ..Default::default()
-    };
-    machine.apply(Command::ChangeSettings(change));
+    machine.allocate("first", "h1"); // its block, which concerns everybody, has room for all
     let start = machine.feed.last();
     let mut follower = machine.follow(start, Some("h2"));
     assert!(until_bookmark(&mut follower).await.is_empty());
-    for _ in 0..1_000 {
-        machine.allocate("other", "h1");
-        machine.apply(Command::ReleaseAddress(ReleaseAddress { address: "other".into() }));
+    for n in 0..2_000 {
+        machine.allocate(&format!("other{n}"), "h1");
     }
     assert!(lock(&machine.feed.0.ring).base() > follower.cursor);
     let look = lock(&machine.feed.0.ring).look(follower.cursor, &follower.filter, 16);
@@ -119,6 +113,10 @@ async fn a_host_is_not_sent_to_the_history_for_others_events() {
     machine.allocate("mine2", "h2");
     let bytes = follower.next().await.unwrap().unwrap();
     assert!(std::str::from_utf8(&bytes).unwrap().contains("mine2"));
+    // A release concerns every host: it forgets the connections of the address.
+    machine.apply(Command::ReleaseAddress(ReleaseAddress { address: "other7".into() }));
+    let bytes = follower.next().await.unwrap().unwrap();
+    assert!(std::str::from_utf8(&bytes).unwrap().contains("other7"));
 }
 
 #[tokio::test]

@@ -86,6 +86,44 @@ async fn heartbeats_are_remembered_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_has_one_agent_and_people_see_the_other() {
+    let world = world().await;
+    for version in 2..=4 {
+        world.raise(version).await;
+    }
+    let enrol = |instance: &str| json!({"instance": instance});
+    assert_eq!(world.post("/v1/hosts/h1/agent", &enrol("a1")).await.status, 200);
+    let refused = world.post("/v1/hosts/h1/agent", &enrol("b2")).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (409, "HostHasAgent"));
+    assert_eq!(refused.json()["error"]["details"]["instance"], "a1");
+    let beat = |instance: &str| {
+        json!({"version": "1", "revision": 1, "applied": 1, "problems": [], "instance": instance,
+            "machine": "m7"})
+    };
+    assert_eq!(world.post("/v1/hosts/h1/heartbeat", &beat("a1")).await.status, 200);
+    let refused = world.post("/v1/hosts/h1/heartbeat", &beat("b2")).await;
+    assert_eq!(refused.code(), "HostHasAgent");
+    let found = loop {
+        let found = world.get("/v1/ipam/check").await.json()["items"].clone();
+        if let Some(two) =
+            found.as_array().unwrap().iter().find(|one| one["code"] == "HostHasTwoAgents")
+        {
+            break two.clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(found["subject"], "host h1");
+    assert!(found["why"].as_str().unwrap().contains("b2 on machine \"m7\""), "{found}");
+    let heard = world.get("/v1/heartbeats").await.json();
+    assert!(heard["items"].as_array().unwrap().len() <= 1, "only one of them is heard: {heard}");
+    let replaced = json!({"instance": "b2", "replaces": "a1"});
+    assert_eq!(world.post("/v1/hosts/h1/agent", &replaced).await.status, 200);
+    assert_eq!(world.post("/v1/hosts/h1/heartbeat", &beat("a1")).await.code(), "HostHasAgent");
+    assert_eq!(world.post("/v1/hosts/h1/heartbeat", &beat("b2")).await.status, 200);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_is_sent_its_own_addresses() {
     let world = world().await;
     world.post("/v1/addresses", &allocation("c", "h2")).await;

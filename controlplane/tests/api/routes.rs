@@ -400,6 +400,9 @@ async fn vips_and_views(tour: &mut Tour<'_>) {
     let beat = json!({"version": "1", "revision": 1, "applied": 1, "problems": []});
     tour.ask("POST", "/v1/hosts/h1/heartbeat", Some(beat), 200).await;
     tour.ask("GET", "/v1/heartbeats", None, 200).await;
+    let agent = json!({"instance": "a1", "replaces": null});
+    let refused = tour.ask("POST", "/v1/hosts/h1/agent", Some(agent), 409).await;
+    assert_eq!(refused["error"]["code"], "VersionTooLow");
     let found = tour.ask("GET", "/v1/ipam/check", None, 200).await;
     assert_eq!(found["items"][0]["code"], "AddressesUnverified");
     let snapshot = tour.ask("GET", "/v1/snapshot", None, 200).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use romana_client::model::{Cluster, DigestAt};
 use romana_client::{Error, Server};
-use romana_statemachine::attachment::{Heard, Severity};
+use romana_statemachine::attachment::{AGENT_PROBLEM, Heard, Severity};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -294,10 +294,11 @@ fn agents(hosts: &[Value], heard: &[Heard], revision: u64) -> Vec<Finding> {
 
 /// The log held against what the hosts say.
 async fn check_addresses(ctx: &Context) -> Result<Vec<Finding>, Failure> {
-    // The restore has its own check.
+    // The restore and the agents have checks of their own.
+    let elsewhere = ["AllocationHeld", AGENT_PROBLEM];
     let differences = ipam::differences(ctx).await?.into_iter();
     let mut findings: Vec<Finding> = differences
-        .filter(|found| found.code != "AllocationHeld")
+        .filter(|found| !elsewhere.contains(&&*found.code))
         .map(|found| {
             let what = format!("{}: {}", found.subject, found.why);
             match found.severity {

@@ -1,0 +1,138 @@
+//! Whether an ADD can be expected to work: what STATUS answers, and readiness.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use romana_statemachine::name::HostName;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::add::SILENT;
+use super::{Attacher, code, failed};
+use crate::sysctl;
+use crate::view::View;
+use crate::wire::Failed;
+
+/// How often readiness is looked at.
+const PERIOD: Duration = Duration::from_secs(1);
+/// After this it does not pass by itself.
+const LASTS: Duration = Duration::from_secs(5);
+/// How long a network that was exhausted is taken to be so.
+const EXHAUSTED_FOR: Duration = Duration::from_secs(30);
+
+/// No ADD can work.
+#[derive(Clone, Debug)]
+pub struct Unable {
+    why: String,
+    since: Instant,
+}
+
+impl Unable {
+    /// As of now.
+    #[must_use]
+    pub fn new(why: String) -> Self {
+        Self { why, since: Instant::now() }
+    }
+
+    /// For people, once it has lasted: what passes by itself, as after the start, is no problem of theirs.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let lasts = self.since.elapsed() >= LASTS;
+        lasts.then(|| format!("no ADD can work: {}", self.why))
+    }
+}
+
+impl Attacher {
+    /// Says whether an ADD can be expected to work, each second and when something changes, until `stop`.
+    pub(super) async fn watch_ability(self: Arc<Self>, stop: CancellationToken) {
+        let mut clock = interval(PERIOD);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut policy, mut standing) = (self.policy.clone(), self.standing.clone());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = clock.tick() => {}
+                Ok(()) = policy.changed() => {}
+                Ok(()) = standing.changed() => {}
+            }
+            let why = self.status().err().map(|why| why.msg);
+            self.unable.send_if_modified(|said| {
+                let changed = said.as_ref().map(|unable| &unable.why) != why.as_ref();
+                if changed {
+                    *said = why.map(Unable::new);
+                }
+                changed
+            });
+        }
+    }
+
+    /// Whether an ADD can be expected to work.
+    pub(super) fn status(&self) -> Result<(), Failed> {
+        let unable = |(msg, details): (String, &str)| failed(code::NOT_AVAILABLE, msg, details);
+        let seen = self.seen.borrow().clone();
+        let Some(view) = &seen.view else {
+            let details = "the agent has not heard a replica since it was installed";
+            return Err(unable(("nothing is known of the cluster".into(), details)));
+        };
+        let heard = seen.heard.is_some_and(|heard| heard.elapsed() < SILENT);
+        let of_cluster = no_place(view, &self.config.host)
+            .or_else(|| self.standing.borrow().problem().map(|why| (why, "see `romana doctor`")));
+        let cut_off = (!heard && self.reserve.is_empty()).then(|| {
+            let details =
+                "see whether the replicas run, and `romana settings set reserve_per_owner=…`";
+            ("no replica answers, and nothing is in reserve".to_owned(), details)
+        });
+        let why = of_cluster
+            .or(cut_off)
+            .or_else(|| full_disk(&self.config.state_dir))
+            .or_else(|| not_forwarding(view))
+            .or_else(|| self.no_policy())
+            .or_else(|| self.exhausted());
+        why.map_or(Ok(()), |why| Err(unable(why)))
+    }
+
+    /// The packet filter of a container would not be in place.
+    fn no_policy(&self) -> Option<(String, &'static str)> {
+        let policy = self.policy.borrow().clone().filter(|policy| policy.applied.is_none())?;
+        let why = policy.problems.first().cloned();
+        let why = why.unwrap_or_else(|| "the packet filter is not in place yet".into());
+        Some((why, "see `romana-agent status`; iptables and ipset must be there"))
+    }
+
+    /// The last ADD found no address.
+    fn exhausted(&self) -> Option<(String, &'static str)> {
+        let last = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, why) = last.as_ref()?;
+        let details = "`romana network list` shows what is free";
+        (at.elapsed() < EXHAUSTED_FOR).then(|| (why.clone(), details))
+    }
+}
+
+/// The cluster has no place for containers of this host.
+fn no_place(view: &View, host: &HostName) -> Option<(String, &'static str)> {
+    if !view.hosts.contains_key(host) {
+        let details = "add it with `romana host add`, or start the agent with --register";
+        return Some((format!("host {host} is not in the cluster"), details));
+    }
+    let details = "set one with `romana topology update`";
+    view.networks.is_empty().then(|| ("the cluster has no network".into(), details))
+}
+
+/// Nothing can be written down.
+fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
+    let system = rustix::fs::statvfs(state_dir).ok()?;
+    // File systems that do not count their files have none.
+    let full = system.f_bavail == 0 || system.f_files > 0 && system.f_favail == 0;
+    let details = "make room on the disk of the agent's state directory";
+    full.then(|| (format!("the disk of {} is full", state_dir.display()), details))
+}
+
+/// Packets of containers would end here.
+fn not_forwarding(view: &View) -> Option<(String, &'static str)> {
+    let families = [true, false].into_iter();
+    let mut used = families
+        .filter(|v4| view.networks.iter().any(|network| network.cidr.addr().is_ipv4() == *v4));
+    let why = used.find_map(sysctl::not_forwarding)?;
+    Some((why, "start the agent with --set-sysctls"))
+}

@@ -1,0 +1,94 @@
+//! Network namespaces of containers.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rtnetlink::Handle;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::KernelError;
+
+/// Type of the file system of namespaces (linux/magic.h).
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
+/// A container's network namespace, kept open.
+#[derive(Debug)]
+pub struct Netns(pub(super) File);
+
+/// A namespace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// There is none at the path.
+    #[error("cannot open the network namespace {path}")]
+    Open {
+        /// The path.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What is at the path is something else: its namespace was unmounted, and an empty file is left.
+    #[error("{path} is no network namespace")]
+    Other {
+        /// The path.
+        path: String,
+    },
+    /// It is the host's.
+    #[error("the network namespace {path} is the host's own")]
+    Own {
+        /// The path.
+        path: String,
+    },
+}
+
+impl Netns {
+    /// Opens a namespace by its path.
+    ///
+    /// # Errors
+    /// [`NetnsError`].
+    pub fn open(path: &str) -> Result<Self, NetnsError> {
+        let open = |path: &str| {
+            let file = File::open(Path::new(path));
+            file.map_err(|source| NetnsError::Open { path: path.into(), source })
+        };
+        let (file, own) = (open(path)?, open("/proc/self/ns/net")?);
+        let id = |file: &File| {
+            let stat = rustix::fs::fstat(file).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        let kind = rustix::fs::fstatfs(&file).map(|system| system.f_type);
+        if kind.is_ok_and(|kind| kind != NSFS_MAGIC) {
+            return Err(NetnsError::Other { path: path.into() });
+        }
+        if id(&file) == id(&own) {
+            return Err(NetnsError::Own { path: path.into() });
+        }
+        Ok(Self(file))
+    }
+
+    /// Does something in the namespace, on a thread of its own.
+    pub(super) async fn within<T, W>(&self, what: &'static str, work: W) -> Result<T, KernelError>
+    where
+        T: Send + 'static,
+        W: AsyncFnOnce(Handle) -> Result<T, KernelError> + Send + 'static,
+    {
+        let namespace = self.0.try_clone()?;
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("netns".into()).spawn(move || {
+            let done = (|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind).map_err(std::io::Error::from)?;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let (connection, handle, _) = rtnetlink::new_connection()?;
+                    tokio::spawn(connection);
+                    work(handle).await
+                })
+            })();
+            // Nobody waits any more: there is nobody to tell.
+            _ = answer.send(done);
+        })?;
+        answered.await.unwrap_or_else(|_| Err(std::io::Error::other(what).into()))
+    }
+}

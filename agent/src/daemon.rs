@@ -28,6 +28,7 @@ use crate::copy::CopyError;
 use crate::enrol::Enrolment;
 use crate::follow::Following;
 use crate::kernel::packet_filter::PacketFilter;
+use crate::kernel::taken::Taken;
 use crate::kernel::{KernelError, facts};
 use crate::policy::enforce::enforcer;
 use crate::router::Router;
@@ -92,7 +93,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (connection, handle, _) =
         rtnetlink::new_connection_with_strict_check().map_err(KernelError::from)?;
     tokio::spawn(connection);
-    let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));
     let news = tokio::spawn(watch_kernel(Arc::clone(&wake), Arc::clone(&taken), stop.clone()));
     let (problems_of, attachments) = watch::channel(Vec::new());
     let (status, shown) = watch::channel(crate::status::Status::default());
@@ -105,7 +106,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (unable_of, unable) = watch::channel(Some(Unable::new("the agent is starting".into())));
     let standing = enrolment.standing();
     let heard = attach::News {
-        wake: taken,
+        taken,
         problems: problems_of,
         standing: standing.clone(),
         policy: policy.clone(),
@@ -197,7 +198,7 @@ fn joined(
 }
 
 /// Without news the timer is left.
-async fn watch_kernel(wake: Arc<Notify>, taken: Arc<Notify>, stop: CancellationToken) {
+async fn watch_kernel(wake: Arc<Notify>, taken: Arc<Taken>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         watched = facts::watch(&wake, &taken) => {

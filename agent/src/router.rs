@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::follow::Seen;
-use crate::kernel::KernelError;
 use crate::kernel::facts::{self, Links};
 use crate::kernel::routes::RouteTable;
-use crate::routes::{Gateway, Options, Plan, diff, missing, plan};
+use crate::kernel::{KernelError, full};
+use crate::routes::{Change, Gateway, Options, Plan, diff, missing, plan, sparing};
 use crate::status::Status;
 use crate::view::View;
 
@@ -96,9 +96,8 @@ impl Router {
                         pass.soon
                     }
                     Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "no pass");
                         let status = Status { revision: Some(view.revision), ..Status::default() };
-                        self.say(status, Some(&error.to_string()));
+                        self.say(status, Some(&full(&error)));
                         true
                     }
                 },
@@ -138,11 +137,15 @@ impl Router {
             plan(view, &facts::facts(&links, gateways, silent), self.options);
         let actual = self.table.read().await?;
         let changes = if caught_up { diff(&actual, &routes) } else { missing(&actual, &routes) };
+        let replaces = changes.iter().any(|change| matches!(change, Change::Replace(..)));
+        let changes = match replaces {
+            true => sparing(changes, &actual, &self.table.foreign().await?),
+            false => changes,
+        };
         let failed = self.table.apply(changes).await?;
         let mut status = Status { revision, routes: routes.len(), ..Status::default() };
         for (_, error) in &failed {
-            tracing::warn!(error = error as &dyn std::error::Error, "a route is not as wanted");
-            status.problems.push(error.to_string());
+            status.problems.push(full(error));
         }
         status.applied = revision.filter(|_| failed.is_empty());
         for skip in skipped {
@@ -163,6 +166,11 @@ impl Router {
         };
         status.problems.extend(problem.map(str::to_owned));
         status.problems.extend(self.standing.iter().cloned());
+        // What stays wrong is tried again each second, and told once.
+        let told = self.status.borrow().problems.clone();
+        for problem in status.problems.iter().filter(|problem| !told.contains(problem)) {
+            tracing::warn!(problem, "routes are not as wanted");
+        }
         self.status.send_replace(status);
     }
 

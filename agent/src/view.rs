@@ -60,7 +60,7 @@ pub struct View {
     /// All networks, in the order in which addresses are taken from them.
     pub networks: Vec<Network>,
     /// Addresses of this host, by name.
-    pub addresses: BTreeMap<AddressName, Address>,
+    pub addresses: OrdMap<AddressName, Address>,
     /// Policies and what they are about; `None`: a copy from before they were followed.
     #[serde(default)]
     pub rules: Option<Rules>,
@@ -126,7 +126,7 @@ impl View {
             hosts: OrdMap::new(),
             blocks: OrdMap::new(),
             networks: Vec::new(),
-            addresses: BTreeMap::new(),
+            addresses: OrdMap::new(),
             rules: Some(Rules::default()),
             conflicts: Vec::new(),
             reserve_per_owner: 0,

@@ -6,18 +6,19 @@
 //!   the attachment, if the ledger still says the same
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Attacher, Entry, Stage};
+use crate::kernel::facts;
 use crate::kernel::links::{self, HostEnd};
+use crate::kernel::taken::Taken;
 use crate::kernel::{KernelError, full};
 use crate::ours::host_link;
 use crate::wire::Key;
@@ -67,57 +68,114 @@ fn is_attached(entry: &Entry) -> bool {
     entry.stage == Stage::Ready && entry.netns.is_some()
 }
 
+/// What heals, between two looks.
+#[derive(Default)]
+struct Healing {
+    /// What is wrong, by attachment: looked at again each second.
+    problems: BTreeMap<Key, String>,
+    /// Since when attachments have neither link nor namespace.
+    gone: BTreeMap<Key, Instant>,
+}
+
 impl Attacher {
-    /// Heals until `stop`: when `wake` says that something was taken away, and on a timer.
-    pub(super) async fn heal_all(self: Arc<Self>, wake: Arc<Notify>, stop: CancellationToken) {
-        let mut gone = BTreeMap::new();
+    /// Heals until `stop`: what the kernel says was touched, what is wrong, and on a timer everything.
+    pub(super) async fn heal_all(self: Arc<Self>, taken: Arc<Taken>, stop: CancellationToken) {
+        let mut healing = Healing::default();
+        let mut looked: Option<Instant> = None;
         while !stop.is_cancelled() {
-            let problems = match self.heal(&mut gone).await {
-                Ok(problems) => problems,
-                Err(error) => vec![format!("attachments cannot be verified: {}", full(&error))],
+            let everything = looked.is_none_or(|looked| looked.elapsed() >= PERIOD);
+            let touched = taken.take();
+            let mut keys = self.ledger.concerned(&touched.links, &touched.ips);
+            keys.extend(healing.problems.keys().cloned());
+            let done = match everything {
+                true => self.look_at_all(&mut healing).await,
+                false => self.look_at(keys, &mut healing).await,
             };
-            let pause = if problems.is_empty() { PERIOD } else { RETRY };
-            self.problems.send_if_modified(|said| {
-                let changed = *said != problems;
-                if changed {
-                    problems.iter().for_each(|problem| tracing::warn!(problem, "attachment"));
-                    *said = problems;
-                }
-                changed
-            });
+            looked = match done {
+                Ok(()) if everything => Some(Instant::now()),
+                Ok(()) => looked,
+                Err(_) => None,
+            };
+            self.tell(&healing, done.err());
+            let well = looked.is_some() && healing.problems.is_empty();
             let woken = async {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = async { wake.notified().await; tokio::time::sleep(GATHER).await } => {}
+                    () = async { taken.news().await; tokio::time::sleep(GATHER).await } => {}
                 }
             };
             // Both outcomes mean: look.
-            _ = timeout(pause, woken).await;
+            _ = timeout(if well { PERIOD } else { RETRY }, woken).await;
         }
     }
 
-    /// Looks once, and puts back what is missing. Returns what cannot be put back.
-    async fn heal(
-        self: &Arc<Self>,
-        gone: &mut BTreeMap<Key, Instant>,
-    ) -> Result<Vec<String>, KernelError> {
-        let entries: Vec<Entry> = self.ledger.all().into_iter().filter(is_attached).collect();
-        gone.retain(|key, _| entries.iter().any(|entry| entry.key == *key));
+    fn tell(&self, healing: &Healing, error: Option<KernelError>) {
+        let unread = error.map(|error| format!("attachments cannot be verified: {}", full(&error)));
+        let problems: Vec<String> =
+            unread.into_iter().chain(healing.problems.values().cloned()).collect();
+        self.problems.send_if_modified(|said| {
+            let changed = *said != problems;
+            if changed {
+                problems.iter().for_each(|problem| tracing::warn!(problem, "attachment"));
+                *said = problems;
+            }
+            changed
+        });
+    }
+
+    /// Looks at everything, and puts back what is missing.
+    async fn look_at_all(self: &Arc<Self>, healing: &mut Healing) -> Result<(), KernelError> {
+        let entries = self.ledger.select(is_attached);
+        healing.forget_all_but(&entries);
         if entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let ends = links::host_ends(&self.handle).await?;
         let routes = links::host_routes(&self.handle, Some(self.config.route_table)).await?;
         let routes: BTreeMap<IpAddr, u32> =
             routes.into_iter().map(|(link, ip)| (ip, link)).collect();
-        let mut problems = Vec::new();
         for entry in entries {
-            match fault(&entry, &ends, &routes) {
-                None => _ = gone.remove(&entry.key),
-                Some(fault) => problems.extend(self.mend(entry, fault, gone).await),
-            }
+            let fault = fault(&entry, &ends, &routes);
+            self.mend_if(entry, fault, healing).await;
         }
-        Ok(problems)
+        Ok(())
+    }
+
+    /// The same for some: what it costs does not grow with the attachments of the host.
+    async fn look_at(
+        self: &Arc<Self>,
+        keys: BTreeSet<Key>,
+        healing: &mut Healing,
+    ) -> Result<(), KernelError> {
+        for key in keys {
+            let Some(entry) = self.ledger.get(&key).filter(is_attached) else {
+                healing.forget(&key);
+                continue;
+            };
+            let link = host_link(&key.container_id, &key.ifname);
+            let end = links::host_end(&self.handle, &link).await?;
+            let mut routes = BTreeMap::new();
+            for ip in entry.addresses.iter().filter_map(|held| held.ip) {
+                let way = facts::reach(&self.handle, ip).await;
+                routes.extend(way.map(|(link, _)| (ip, link)));
+            }
+            let ends = end.map(|end| (link, end)).into_iter().collect();
+            let fault = fault(&entry, &ends, &routes);
+            self.mend_if(entry, fault, healing).await;
+        }
+        Ok(())
+    }
+
+    async fn mend_if(self: &Arc<Self>, entry: Entry, fault: Option<Fault>, healing: &mut Healing) {
+        let key = entry.key.clone();
+        let problem = match fault {
+            Some(fault) => self.mend(entry, fault, &mut healing.gone).await,
+            None => None,
+        };
+        match problem {
+            Some(problem) => _ = healing.problems.insert(key, problem),
+            None => healing.forget(&key),
+        }
     }
 
     /// Mends an attachment. Returns a problem if that is not possible.
@@ -161,6 +219,19 @@ impl Attacher {
                 removed.err().map(|error| format!("{of} cannot be released: {}", error.msg))
             }
         }
+    }
+}
+
+impl Healing {
+    fn forget(&mut self, key: &Key) {
+        self.problems.remove(key);
+        self.gone.remove(key);
+    }
+
+    fn forget_all_but(&mut self, entries: &[Entry]) {
+        let keys: BTreeSet<&Key> = entries.iter().map(|entry| &entry.key).collect();
+        self.problems.retain(|key, _| keys.contains(key));
+        self.gone.retain(|key, _| keys.contains(key));
     }
 }
 

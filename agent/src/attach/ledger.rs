@@ -8,7 +8,7 @@
 //! this program, they can be given back. What is `Intended` when the agent starts was cut short and is
 //! removed. `Removing` is the queue of releases: the file goes when the log has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -111,7 +111,43 @@ impl Entry {
 #[derive(Debug)]
 pub struct Ledger {
     dir: PathBuf,
-    entries: Mutex<BTreeMap<Key, Entry>>,
+    entries: Mutex<Entries>,
+}
+
+/// Entries, found by their keys, links and addresses: what one attachment costs does not grow with the others.
+#[derive(Debug, Default)]
+struct Entries {
+    by_key: BTreeMap<Key, Entry>,
+    by_link: BTreeMap<String, BTreeSet<Key>>,
+    by_ip: BTreeMap<IpAddr, Key>,
+}
+
+impl Entries {
+    fn insert(&mut self, entry: Entry) {
+        self.remove(&entry.key);
+        let link = host_link(&entry.key.container_id, &entry.key.ifname);
+        self.by_link.entry(link).or_default().insert(entry.key.clone());
+        let ips = entry.addresses.iter().filter_map(|held| held.ip);
+        self.by_ip.extend(ips.map(|ip| (ip, entry.key.clone())));
+        self.by_key.insert(entry.key.clone(), entry);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(entry) = self.by_key.remove(key) else { return };
+        let link = host_link(&key.container_id, &key.ifname);
+        if let Some(keys) = self.by_link.get_mut(&link) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_link.remove(&link);
+            }
+        }
+        for ip in entry.addresses.iter().filter_map(|held| held.ip) {
+            // Another attachment may have the address by now.
+            if self.by_ip.get(&ip) == Some(key) {
+                self.by_ip.remove(&ip);
+            }
+        }
+    }
 }
 
 impl Ledger {
@@ -124,14 +160,14 @@ impl Ledger {
         let dir = state_dir.join(LEDGER_DIR);
         let io = CopyError::io;
         fs::create_dir_all(&dir).map_err(io("make", &dir))?;
-        let mut entries = BTreeMap::new();
+        let mut entries = Entries::default();
         for file in fs::read_dir(&dir).map_err(io("list", &dir))? {
             let path = file.map_err(io("list", &dir))?.path();
             if path.extension().is_none_or(|extension| extension != SUFFIX) {
                 continue;
             }
             match copy::load::<Entry>(&path) {
-                Ok(entry) => entries.extend(entry.map(|entry| (entry.key.clone(), entry))),
+                Ok(entry) => entry.into_iter().for_each(|entry| entries.insert(entry)),
                 Err(error @ CopyError::Damaged { .. }) => {
                     let aside = copy::set_aside(&path);
                     tracing::error!(%error, aside = %aside.display(), "an attachment is not known");
@@ -148,13 +184,13 @@ impl Ledger {
     /// [`CopyError::Io`]: it may be on the disk or not; in memory it is not.
     pub fn put(&self, entry: Entry) -> Result<(), CopyError> {
         copy::save(&self.path(&entry.key), &entry)?;
-        self.entries().insert(entry.key.clone(), entry);
+        self.entries().insert(entry);
         Ok(())
     }
 
     /// Takes an entry in without writing it: the disk takes nothing.
     pub fn remember(&self, entry: Entry) {
-        self.entries().insert(entry.key.clone(), entry);
+        self.entries().insert(entry);
     }
 
     /// Forgets an entry, durably.
@@ -170,25 +206,38 @@ impl Ledger {
     /// An entry.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Entry> {
-        self.entries().get(key).cloned()
+        self.entries().by_key.get(key).cloned()
     }
 
     /// Whether another attachment's link has the name that this one's would have: it is a digest, and
     /// short.
     #[must_use]
     pub fn has_link_of(&self, key: &Key) -> bool {
-        let link = |key: &Key| host_link(&key.container_id, &key.ifname);
-        let wanted = link(key);
-        self.entries().keys().any(|other| other != key && link(other) == wanted)
+        let link = host_link(&key.container_id, &key.ifname);
+        self.entries().by_link.get(&link).is_some_and(|keys| keys.iter().any(|other| other != key))
     }
 
     /// All entries.
     #[must_use]
     pub fn all(&self) -> Vec<Entry> {
-        self.entries().values().cloned().collect()
+        self.select(|_| true)
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+    /// Entries that are so.
+    pub fn select(&self, is_so: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        self.entries().by_key.values().filter(|entry| is_so(entry)).cloned().collect()
+    }
+
+    /// Keys of entries with one of these links or addresses.
+    #[must_use]
+    pub fn concerned(&self, links: &BTreeSet<String>, ips: &BTreeSet<IpAddr>) -> BTreeSet<Key> {
+        let entries = self.entries();
+        let by_link = links.iter().filter_map(|link| entries.by_link.get(link)).flatten();
+        let by_ip = ips.iter().filter_map(|ip| entries.by_ip.get(ip));
+        by_link.chain(by_ip).cloned().collect()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -230,6 +279,11 @@ mod tests {
         ledger.put(entry).unwrap();
         assert!(ledger.has_link_of(&key(two)));
         assert!(!ledger.has_link_of(&key(one)) && !ledger.has_link_of(&key(two + 1)));
+        let link = [host_link(&key(one).container_id, "eth0")].into();
+        assert_eq!(ledger.concerned(&link, &BTreeSet::new()), [key(one)].into());
+        ledger.remove(&key(one)).unwrap();
+        assert!(!ledger.has_link_of(&key(two)));
+        assert!(ledger.concerned(&link, &BTreeSet::new()).is_empty());
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Attacher {
         network: &str,
         valid: &BTreeSet<Key>,
     ) -> Result<(), Failed> {
-        let stale = self.ledger.all().into_iter().filter(|entry| {
+        let stale = self.ledger.select(|entry| {
             entry.network == network
                 && entry.stage != Stage::Removing
                 && !valid.contains(&entry.key)
@@ -130,8 +130,7 @@ impl Attacher {
 
     /// What was being made when the agent ended last is removed.
     pub(super) async fn undo_unfinished(self: &Arc<Self>) {
-        let unfinished = self.ledger.all().into_iter();
-        for entry in unfinished.filter(|entry| entry.stage == Stage::Intended) {
+        for entry in self.ledger.select(|entry| entry.stage == Stage::Intended) {
             tracing::info!(container = entry.key.container_id, "an ADD was cut short: undone");
             self.undo(entry).await;
         }
@@ -174,8 +173,7 @@ impl Attacher {
         while !stop.is_cancelled() {
             let mut again = false;
             self.take_spool().await;
-            let pending = self.ledger.all().into_iter();
-            for entry in pending.filter(|entry| entry.stage != Stage::Ready) {
+            for entry in self.ledger.select(|entry| entry.stage != Stage::Ready) {
                 let done = tokio::select! {
                     () = stop.cancelled() => return,
                     done = self.finish(&entry) => done,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::ordmap::DiffItem;
 use romana_statemachine::attachment::{Attached, ReportAttachments};
 use romana_statemachine::name::AddressName;
 use tokio::time::{sleep, timeout};
@@ -11,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::reserve::UNWANTED;
 use super::{Attacher, Held, Stage, names};
-use crate::follow::Seen;
 use crate::kernel::{KernelError, links};
 use crate::view::View;
 use crate::wire::Failed;
@@ -20,25 +20,27 @@ use crate::wire::Failed;
 const PERIOD: Duration = Duration::from_secs(60);
 /// Pause after a report that could not be made.
 const RETRY: Duration = Duration::from_secs(1);
-/// Changes within this time are one report.
+/// What the log gave up is reported after this time, together.
 const GATHER: Duration = Duration::from_millis(500);
+/// What was attached and detached, of which the log knows, after this time: a report costs what is attached here.
+const GATHER_CHANGES: Duration = Duration::from_secs(2);
 
 impl Attacher {
     /// Reports until `stop`.
     pub(super) async fn report_all(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let pause = match self.report().await {
-                Ok(pause) => pause,
+            let (pause, view) = match self.report().await {
+                Ok((pause, view)) => (pause, Some(view)),
                 Err(why) => {
                     tracing::debug!(why, "not reported");
-                    RETRY
+                    (RETRY, None)
                 }
             };
             let wake = async {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = async { self.changed.notified().await; sleep(GATHER).await } => {}
-                    () = async { self.contradicted().await; sleep(GATHER).await } => {}
+                    () = async { self.changed.notified().await; sleep(GATHER_CHANGES).await } => {}
+                    () = async { self.contradicted(view).await; sleep(GATHER).await } => {}
                 }
             };
             // Both outcomes mean: report.
@@ -46,24 +48,44 @@ impl Attacher {
         }
     }
 
-    /// Returns when the log has given up what is attached here, or when the settings of the reserve change.
-    async fn contradicted(&self) {
+    /// Returns when the log has given up what is attached here, or when the settings of the reserve change, since
+    /// the view that was reported on.
+    async fn contradicted(&self, mut before: Option<Arc<View>>) {
         let mut seen = self.seen.clone();
-        let reserve = |seen: &Seen| seen.view.as_ref().map(|view| view.reserve_per_owner);
-        let before = reserve(&seen.borrow_and_update());
-        while seen.changed().await.is_ok() {
-            let now = seen.borrow_and_update().clone();
-            let Some(view) = now.view.as_ref().filter(|_| now.caught_up) else { continue };
-            let gone = |one: &Attached| !view.addresses.contains_key(&one.name);
-            if reserve(&now) != before || self.attached(view).iter().any(gone) {
+        loop {
+            let now = {
+                let seen = seen.borrow_and_update();
+                seen.view.clone().filter(|_| seen.caught_up)
+            };
+            if let Some(now) = now
+                && let Some(before) = before.replace(Arc::clone(&now))
+                && (before.reserve_per_owner != now.reserve_per_owner
+                    || self.has_lost(&before, &now))
+            {
                 return;
             }
+            if seen.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
-        std::future::pending().await
     }
 
-    /// Reports; until when the next report can wait.
-    async fn report(self: &Arc<Self>) -> Result<Duration, String> {
+    /// Whether an address of something attached went from one view to the next.
+    fn has_lost(&self, before: &View, now: &View) -> bool {
+        let gone = before.addresses.diff(&now.addresses).filter_map(|item| match item {
+            DiffItem::Remove(name, _) => names::key_of(name).map(|key| (key, name)),
+            _ => None,
+        });
+        gone.into_iter().any(|(key, name)| {
+            let entry = self.ledger.get(&key).filter(|entry| entry.stage == Stage::Ready);
+            entry.is_some_and(|entry| {
+                entry.addresses.iter().any(|held| held.name == *name && held.lent.is_none())
+            })
+        })
+    }
+
+    /// Reports; for how long the next report can wait, and what this one was based on.
+    async fn report(self: &Arc<Self>) -> Result<(Duration, Arc<View>), String> {
         // Before looking: what is allocated afterwards is younger than the report, and left alone.
         let view = {
             let seen = self.seen.borrow();
@@ -88,9 +110,9 @@ impl Attacher {
         if changed {
             tracing::info!(revision, "the log and what is attached here differed");
             // What was adopted has no endpoint yet.
-            return Ok(RETRY);
+            return Ok((RETRY, view));
         }
-        Ok(if settled { PERIOD } else { UNWANTED })
+        Ok((if settled { PERIOD } else { UNWANTED }, view))
     }
 
     /// Tells the log labels again that it has lost with an address that somebody released.

@@ -273,10 +273,10 @@ impl Attacher {
 
     /// Tells the log what was lent while this host was cut off, and which endpoints have labels.
     pub(super) async fn settle(self: &Arc<Self>) -> Result<(), Failed> {
-        let unsettled = |entry: &Entry| {
+        let unsettled = |entry: &Entry| -> bool {
             entry.stage == Stage::Ready && entry.addresses.iter().any(|held| held.lent.is_some())
         };
-        for entry in self.ledger.all().into_iter().filter(unsettled) {
+        for entry in self.ledger.select(unsettled) {
             let Some(_alone) = self.try_lock(&entry.key) else { continue };
             let Some(entry) = self.ledger.get(&entry.key).filter(unsettled) else { continue };
             let entry = self.claim(entry).await?;

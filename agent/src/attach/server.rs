@@ -21,6 +21,7 @@ use super::{AttachConfig, Attacher, Ledger, Unable, code, failed};
 use crate::copy::CopyError;
 use crate::enrol::Standing;
 use crate::follow::Seen;
+use crate::kernel::taken::Taken;
 use crate::policy::enforce::Gate;
 use crate::status::PolicyStatus;
 use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
@@ -55,8 +56,8 @@ pub enum ServeError {
 
 /// What attachments hear and say.
 pub struct News {
-    /// Something of an attachment was taken away in the kernel.
-    pub wake: Arc<Notify>,
+    /// What was taken away in the kernel.
+    pub taken: Arc<Taken>,
     /// What is wrong with attachments, for people.
     pub problems: watch::Sender<Vec<String>>,
     /// Whether this agent speaks for its host.
@@ -106,7 +107,7 @@ pub async fn serve(
     tasks.spawn(Arc::clone(&attacher).release_all(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).report_all(stop.clone()));
     tasks.spawn(Arc::clone(&attacher).watch_ability(stop.clone()));
-    tasks.spawn(Arc::clone(&attacher).heal_all(news.wake, stop.clone()));
+    tasks.spawn(Arc::clone(&attacher).heal_all(news.taken, stop.clone()));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,

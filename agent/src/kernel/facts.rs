@@ -16,6 +16,8 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, 
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::Notify;
 
+use super::routes::is_host_route;
+use super::taken::Taken;
 use super::{
     KernelError, Way, dump_addresses, dump_links, dump_neighbours, dump_routes, name_of, network,
 };
@@ -227,7 +229,7 @@ fn neighbour_ip(entry: &NeighbourMessage) -> Option<IpAddr> {
 ///
 /// # Errors
 /// No socket.
-pub async fn watch(wake: &Notify, taken: &Notify) -> Result<(), KernelError> {
+pub async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
     let (connection, _handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -241,9 +243,7 @@ pub async fn watch(wake: &Notify, taken: &Notify) -> Result<(), KernelError> {
             if concerns_routes(&message) {
                 wake.notify_one();
             }
-            if concerns_attachments(&message) {
-                taken.notify_one();
-            }
+            tell(&message, taken);
         }
     };
     tokio::select! {
@@ -257,7 +257,7 @@ pub async fn watch(wake: &Notify, taken: &Notify) -> Result<(), KernelError> {
 /// attachments say nothing about the ways to other hosts.
 fn concerns_routes(message: &RouteNetlinkMessage) -> bool {
     match message {
-        RouteNetlinkMessage::DelRoute(route) => is_ours(route),
+        RouteNetlinkMessage::DelRoute(route) => is_ours(route) && !is_host_route(route),
         RouteNetlinkMessage::NewRoute(_) => false,
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             !is_host_end(link)
@@ -267,13 +267,16 @@ fn concerns_routes(message: &RouteNetlinkMessage) -> bool {
 }
 
 /// A host link that goes down takes its routes along without a message about each.
-fn concerns_attachments(message: &RouteNetlinkMessage) -> bool {
+fn tell(message: &RouteNetlinkMessage, taken: &Taken) {
     match message {
-        RouteNetlinkMessage::DelRoute(route) => is_ours(route),
-        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
-            is_host_end(link)
+        RouteNetlinkMessage::DelRoute(route) if is_ours(route) && is_host_route(route) => {
+            Way::from(route).to.into_iter().for_each(|ip| taken.route(ip));
         }
-        _ => false,
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            let name = name_of(link).filter(|name| name.starts_with(LINK_PREFIX));
+            name.into_iter().for_each(|name| taken.link(name));
+        }
+        _ => {}
     }
 }
 

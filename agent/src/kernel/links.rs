@@ -237,7 +237,7 @@ pub async fn route(
     route_to(handle, table, ip, index).await
 }
 
-/// Routes an address of a container to a link, by its index. A route of ours to the same address is replaced;
+/// Routes an address of a container to a link, by its index. A route of ours to the same address goes;
 /// one of another program is left alone.
 ///
 /// # Errors
@@ -253,10 +253,16 @@ async fn route_to(handle: &Handle, table: u32, ip: IpAddr, index: u32) -> Result
     if routes.contains(&(index, ip)) {
         return Ok(());
     }
-    if !routes.iter().any(|(_, other)| *other == ip) {
-        return Err(KernelError::ForeignRoute { prefix: IpNet::from(ip) });
+    let foreign = || KernelError::ForeignRoute { prefix: IpNet::from(ip) };
+    let Some((old, _)) = routes.iter().find(|(_, other)| *other == ip) else {
+        return Err(foreign());
+    };
+    // Not replaced: that would be the first of that prefix, and another program may have one beside ours.
+    handle.route().del(host_route(table, ip, *old)?).execute().await.map_err(asked())?;
+    match handle.route().add(message).execute().await {
+        Err(error) if has_errno(&error, Errno::EXIST) => Err(foreign()),
+        added => added.map_err(asked()),
     }
-    handle.route().add(message).replace().execute().await.map_err(asked())
 }
 
 fn host_route(table: u32, ip: IpAddr, index: u32) -> Result<RouteMessage, KernelError> {

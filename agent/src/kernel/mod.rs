@@ -8,6 +8,7 @@ pub mod links;
 pub mod netns;
 pub mod packet_filter;
 pub mod routes;
+pub mod taken;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 //! of an attachment is recognised by its own form (a single address, on-link), and a removal names protocol,
 //! type and next hops of the route that was read. A route that has changed since is left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +61,25 @@ impl RouteTable {
             let routes = dump_routes(&self.handle, ask).await?;
             let ours = routes.iter().filter(|route| self.is_ours(route));
             found.extend(ours.filter_map(understand));
+        }
+        Ok(found)
+    }
+
+    /// Prefixes to which other programs have routes in this table.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub async fn foreign(&self) -> Result<BTreeSet<IpNet>, KernelError> {
+        let mut found = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = family;
+            ask.attributes.push(RouteAttribute::Table(self.table));
+            let routes = dump_routes(&self.handle, ask).await?;
+            let others = routes.iter().filter(|route| !self.is_ours(route));
+            found.extend(others.filter_map(|route| {
+                network(Way::from(route).to?, route.header.destination_prefix_length)
+            }));
         }
         Ok(found)
     }

@@ -1,6 +1,6 @@
 //! What to change in the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -30,10 +30,45 @@ pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) 
     sets.chain(gone.map(|(prefix, target)| Change::Remove(*prefix, target.clone()))).collect()
 }
 
+/// The same changes where other programs have routes of these prefixes beside ours: to replace would be to replace
+/// the first one, whosever it is, so ours goes and comes (law 8).
+#[must_use]
+pub fn sparing(
+    changes: Vec<Change>,
+    actual: &BTreeMap<IpNet, Target>,
+    foreign: &BTreeSet<IpNet>,
+) -> Vec<Change> {
+    let spared = changes.into_iter().flat_map(|change| match change {
+        Change::Replace(prefix, target) if foreign.contains(&prefix) => {
+            let old = actual.get(&prefix).map(|old| Change::Remove(prefix, old.clone()));
+            old.into_iter().chain([Change::Add(prefix, target)]).collect()
+        }
+        change => vec![change],
+    });
+    spared.collect()
+}
+
 /// The same while the kernel may know better than we do, because what is wanted may be old: only what is
 /// missing is put in (law 4).
 #[must_use]
 pub fn missing(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
     let missing = wanted.iter().filter(|(prefix, _)| !actual.contains_key(*prefix));
     missing.map(|(prefix, target)| Change::Add(*prefix, target.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_beside_a_foreign_route_goes_and_comes() {
+        let [a, b]: [IpNet; 2] = ["10.0.0.0/29", "10.0.0.8/29"].map(|text| text.parse().unwrap());
+        let old = Target::Via(Vec::new());
+        let actual = BTreeMap::from([(a, old.clone()), (b, old.clone())]);
+        let new = Target::Unreachable;
+        let replace = [a, b].map(|prefix| Change::Replace(prefix, new.clone())).to_vec();
+        let spared = sparing(replace, &actual, &[a].into());
+        let wanted = [Change::Remove(a, old), Change::Add(a, new.clone()), Change::Replace(b, new)];
+        assert_eq!(spared, wanted);
+    }
 }

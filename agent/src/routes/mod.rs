@@ -6,5 +6,5 @@
 mod diff;
 mod plan;
 
-pub use diff::{Change, diff, missing};
+pub use diff::{Change, diff, missing, sparing};
 pub use plan::{Facts, Gateway, Hop, Link, Options, Plan, Skipped, Target, plan};

@@ -166,3 +166,27 @@ fn ten_thousand_routes_are_written_once_in_namespaces() {
     until("it has looked", || status(&lab).routes == 10_000);
     assert_eq!(status(&lab).writes, 0, "a route that is right is not written again");
 }
+
+/// A management network, with the default route and another MTU, is none of the others' business.
+#[test]
+fn mtu_and_registered_address_are_those_of_the_way_to_the_others_in_namespaces() {
+    let mut lab = Lab::one_link();
+    lab.topology(&flat());
+    lab.ip("h1", &["link", "add", "aside", "type", "veth", "peer", "name", "far"]);
+    for link in ["aside", "far"] {
+        lab.ip("h1", &["link", "set", link, "mtu", "1280", "up"]);
+    }
+    lab.ip("h1", &["addr", "add", "10.99.0.1/24", "dev", "aside"]);
+    lab.ip("h1", &["route", "add", "default", "via", "10.99.0.2"]);
+    lab.ip("h1", &["link", "set", "eth0", "mtu", "1450"]);
+    lab.start_agent("h2", &["--register", "--host-ip", "10.77.0.2,fd77::2"]);
+    lab.start_agent("h1", &["--register"]);
+    until("it is registered", || lab.try_romana(&["host", "show", "h1"]).is_some());
+    let host = lab.romana(&["host", "show", "h1"]);
+    assert_eq!((&host["ip"], &host["addresses"]), (&json!("10.77.0.1"), &json!(["fd77::1"])));
+    let netns = lab.container("c1");
+    let mut add = lab.cni("h1", "ADD", "c1", &netns);
+    add.config["mtu"] = json!(0);
+    add.ok();
+    assert_eq!(lab.ip_json("c1", &["link", "show", "dev", "eth0"])[0]["mtu"], 1450);
+}

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -13,6 +14,17 @@ const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads a JSON (or YAML) document; without a file, or from `-`, from stdin.
 pub(crate) async fn document(file: Option<PathBuf>) -> Result<Value, Failure> {
+    match <[Value; 1]>::try_from(documents(file).await?) {
+        Ok([document]) => Ok(document),
+        Err(several) => {
+            let count = several.len();
+            Err(Failure::usage(format!("{count} documents are given, and one is wanted")))
+        }
+    }
+}
+
+/// The same for YAML that may be several documents, separated by `---`; one at least.
+pub(crate) async fn documents(file: Option<PathBuf>) -> Result<Vec<Value>, Failure> {
     let read = tokio::task::spawn_blocking(move || {
         let (name, text) = match file.filter(|path| path != Path::new("-")) {
             Some(path) => {
@@ -44,12 +56,21 @@ fn bounded(name: &str, reader: impl Read) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// JSON by its first character, else YAML.
-fn parse(text: &str) -> Result<Value, String> {
+/// JSON by its first character, else YAML. Empty YAML documents are left out.
+fn parse(text: &str) -> Result<Vec<Value>, String> {
+    let empty = || String::from("it is empty");
     match text.trim_start().chars().next() {
-        None => Err(String::from("it is empty")),
-        Some('{' | '[' | '"') => serde_json::from_str(text).map_err(|error| error.to_string()),
-        Some(_) => serde_yaml_ng::from_str(text).map_err(|error| error.to_string()),
+        None => Err(empty()),
+        Some('{' | '[' | '"') => {
+            serde_json::from_str(text).map(|document| vec![document]).map_err(|e| e.to_string())
+        }
+        Some(_) => {
+            let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
+            let documents: Result<Vec<Value>, _> = documents.collect();
+            let mut documents = documents.map_err(|error| error.to_string())?;
+            documents.retain(|document| !document.is_null());
+            if documents.is_empty() { Err(empty()) } else { Ok(documents) }
+        }
     }
 }
 
@@ -62,9 +83,13 @@ mod tests {
     #[test]
     fn json_and_yaml_are_read() {
         let wanted = serde_json::json!({"networks": [{"name": "a", "block_mask": 29}]});
-        assert_eq!(parse(" {\"networks\":[{\"name\":\"a\",\"block_mask\":29}]}").unwrap(), wanted);
-        assert_eq!(parse("networks:\n- name: a\n  block_mask: 29\n").unwrap(), wanted);
-        for bad in ["", "  \n", "{", "[1,]", "a: b: c"] {
+        let json = " {\"networks\":[{\"name\":\"a\",\"block_mask\":29}]}";
+        assert_eq!(parse(json).unwrap()[..], vec![wanted.clone()]);
+        let yaml = "networks:\n- name: a\n  block_mask: 29\n";
+        assert_eq!(parse(yaml).unwrap()[..], vec![wanted.clone()]);
+        let several = format!("---\n{yaml}---\n# nothing\n---\n{yaml}---\n");
+        assert_eq!(parse(&several).unwrap(), [wanted.clone(), wanted]);
+        for bad in ["", "  \n", "{", "[1,]", "a: b: c", "---\n", "a: 1\n---\nb: c: d"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

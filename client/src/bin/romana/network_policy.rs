@@ -6,8 +6,25 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// The document to send: Kubernetes objects are translated, any other document is left as it is.
-pub(crate) fn translate(document: Value) -> Result<Value, Failure> {
+/// The document to send: Kubernetes objects are translated, any other document is left as it is, and several become
+/// a list.
+pub(crate) fn translate(documents: Vec<Value>) -> Result<Value, Failure> {
+    let mut documents = documents.into_iter().map(translate_one).collect::<Result<Vec<_>, _>>()?;
+    if documents.len() == 1 {
+        return Ok(documents.remove(0));
+    }
+    let lists = documents.into_iter().flat_map(|document| match document {
+        Value::Array(policies) => policies,
+        Value::Object(mut members) => match members.get_mut("securitypolicies") {
+            Some(Value::Array(policies)) => std::mem::take(policies),
+            _ => vec![members.into()],
+        },
+        other => vec![other],
+    });
+    Ok(lists.collect())
+}
+
+fn translate_one(document: Value) -> Result<Value, Failure> {
     let Some(kind) = document.get("kind").and_then(Value::as_str) else { return Ok(document) };
     let objects = match (kind, document.get("items")) {
         ("List" | "NetworkPolicyList", Some(Value::Array(items))) => items.clone(),
@@ -27,7 +44,10 @@ fn one(mut object: Value) -> Result<Value, Failure> {
         return Err(Failure::usage(format!("apiVersion: {version} is not networking.k8s.io/v1")));
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.entry("namespace").or_insert_with(|| "default".into());
+        let namespace = metadata.entry("namespace").or_insert(Value::Null);
+        if namespace.is_null() {
+            *namespace = "default".into();
+        }
     }
     let read = serde_json::from_value::<NetworkPolicy>(object);
     let read = read.map_err(|error| Failure::usage(format!("NetworkPolicy: {error}")))?;
@@ -46,11 +66,16 @@ mod tests {
     fn network_policies_are_translated() {
         let web = json!({"kind": "NetworkPolicy", "metadata": {"name": "web"}, "spec": {}});
         let list = json!({"kind": "List", "items": [web]});
-        for document in [web, list] {
-            assert_eq!(translate(document).unwrap()[0]["name"], "kube.default.web");
+        let null = json!({"kind": "NetworkPolicy", "metadata": {"name": "web", "namespace": null}, "spec": {}});
+        for document in [web.clone(), list, null] {
+            assert_eq!(translate(vec![document]).unwrap()[0]["name"], "kube.default.web");
         }
         let own = json!({"name": "p"});
-        assert_eq!(translate(own.clone()).unwrap(), own);
-        assert!(translate(json!({"kind": "Pod", "metadata": {"name": "web"}})).is_err());
+        assert_eq!(translate(vec![own.clone()]).unwrap(), own);
+        let seeds = json!({"securitypolicies": [{"name": "q"}]});
+        let several = translate(vec![web, own, seeds]).unwrap();
+        let names: Vec<_> = several.as_array().unwrap().iter().map(|one| &one["name"]).collect();
+        assert_eq!(names, ["kube.default.web", "p", "q"]);
+        assert!(translate(vec![json!({"kind": "Pod", "metadata": {"name": "web"}})]).is_err());
     }
 }

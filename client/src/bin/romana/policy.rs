@@ -61,7 +61,7 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Add { file } => {
-                let document = network_policy::translate(input::document(file).await?)?;
+                let document = network_policy::translate(input::documents(file).await?)?;
                 let answer = ctx.post(Query::new(PATH), &document, true).await?;
                 let names = names(&document);
                 let count = names.len();
@@ -84,7 +84,7 @@ impl Command {
                 ctx.out.show(&one_or_list(found.clone()), || details(&found))
             }
             Self::Check { file } => {
-                let document = network_policy::translate(input::document(file).await?)?;
+                let document = network_policy::translate(input::documents(file).await?)?;
                 check(ctx, &document).await
             }
             Self::Explain { what } => match what.as_slice() {

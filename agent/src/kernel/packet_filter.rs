@@ -63,6 +63,7 @@ pub enum FilterError {
 pub struct PacketFilter {
     infix: &'static str,
     own: OwnWriters,
+    tells: bool,
 }
 
 impl PacketFilter {
@@ -80,7 +81,17 @@ impl PacketFilter {
                 }
             }
         };
-        Self { infix, own: OwnWriters::default() }
+        let is_legacy = match infix {
+            "" => run("iptables", &["--version"], None).await.is_ok_and(|it| it.contains("legacy")),
+            infix => infix == "-legacy",
+        };
+        Self { infix, own: OwnWriters::default(), tells: !is_legacy }
+    }
+
+    /// Whether the kernel tells of changes (`disturbance`): x_tables does not, and has to be read.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.tells
     }
 
     /// Processes that write rules for this agent.

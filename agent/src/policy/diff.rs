@@ -145,6 +145,27 @@ pub fn repair(actual: &Actual, wanted: &Filter, styles: Styles<'_>, only_missing
     script.end()
 }
 
+/// Everything of ours goes.
+#[must_use]
+pub fn removal(actual: &Actual) -> Changes {
+    let mut changes = Changes::default();
+    for ((family, hook), lines) in &actual.hooks {
+        let jumps = HOOKS.map(|(_, chain)| format!("-j {chain}"));
+        let jumps = lines.iter().filter(|line| jumps.contains(line));
+        let gone: Vec<String> = jumps.map(|jump| format!("-D {hook} {jump}")).collect();
+        if !gone.is_empty() {
+            changes.rules.entry(*family).or_default().extend(gone);
+        }
+    }
+    for action in ["-F", "-X"] {
+        for (family, chain) in actual.chains.keys() {
+            changes.rules.entry(*family).or_default().push(format!("{action} {chain}"));
+        }
+    }
+    changes.after = actual.sets.keys().map(|set| format!("destroy {set}")).collect();
+    changes
+}
+
 /// The name of a set in the kernel.
 #[must_use]
 pub fn full(family: Family, name: &str) -> String {

@@ -4,7 +4,7 @@
 //! in between only steps are written. Before the agent has caught up with a replica only what is missing is
 //! put in: the kernel may know better than the copy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::compile::{Compiler, Options};
-use super::diff::{Changes, repair, step};
+use super::diff::{Actual, removal, repair, step};
+use super::drift::{self, Look};
 use super::model::{Filter, Style};
 use super::world::{Attached, Attachments, World};
 use crate::follow::Seen;
-use crate::kernel::disturbance;
 use crate::kernel::packet_filter::{Backend, FilterError, PacketFilter};
+use crate::kernel::{disturbance, full};
 use crate::status::PolicyStatus;
 use crate::wire::Key;
 
@@ -119,6 +120,8 @@ pub struct Enforcer {
     attached: Attachments,
     waiting: Vec<(Revision, oneshot::Sender<()>)>,
     verifying: Vec<oneshot::Sender<bool>>,
+    /// The look that is under way.
+    look: Option<Look>,
     compiler: Option<Compiler>,
     /// What the kernel holds.
     held: Option<Filter>,
@@ -152,6 +155,7 @@ pub fn enforcer(
         attached: Attachments::new(),
         waiting: Vec::new(),
         verifying: Vec::new(),
+        look: None,
         compiler: None,
         held: None,
         read: None,
@@ -178,7 +182,8 @@ impl Enforcer {
                 self.take(ask);
             }
             if self.settings.enabled {
-                self.pass(self.is_due()).await;
+                self.pass().await;
+                self.begin_look();
             } else {
                 if !taken_away {
                     taken_away = self.take_away().await;
@@ -194,15 +199,25 @@ impl Enforcer {
     /// Waits until there is something to do.
     async fn wait(&mut self, disturbance: &Notify, clock: &mut Interval, stop: &CancellationToken) {
         loop {
-            tokio::select! {
+            let mut look = self.look.take();
+            let seen = tokio::select! {
                 () = stop.cancelled() => return,
-                ask = self.asks.recv() => return ask.into_iter().for_each(|ask| self.take(ask)),
+                ask = self.asks.recv() => {
+                    self.look = look;
+                    return ask.into_iter().for_each(|ask| self.take(ask));
+                }
                 changed = self.seen.changed() => {
+                    self.look = look;
                     if changed.is_err() { stop.cancelled().await }
                     return;
                 }
-                () = disturbance.notified() => self.disturbed = true,
-                _ = clock.tick() => self.count_sets().await,
+                () = disturbance.notified() => { self.disturbed = true; None }
+                _ = clock.tick() => { self.count_sets(&mut look); None }
+                seen = end(&mut look) => Some(seen),
+            };
+            match (seen, look) {
+                (Some(seen), Some(look)) => self.looked(look, seen).await,
+                (_, look) => self.look = look,
             }
             if self.is_due() {
                 return;
@@ -210,26 +225,71 @@ impl Enforcer {
         }
     }
 
-    /// Whether to read the kernel before writing: on the timer, which changes do not put off, and soon after
-    /// another program's change.
+    /// Whether the kernel is to be read: on the timer, which changes do not put off, soon after another program's
+    /// change, and when somebody asks.
     fn is_due(&self) -> bool {
-        let period = if self.disturbed { DRIFT_PERIOD } else { PERIOD };
-        !self.verifying.is_empty() || self.read.is_none_or(|read| read.elapsed() >= period)
+        let soon = self.disturbed || !self.filter.tells();
+        let period = if soon { DRIFT_PERIOD } else { PERIOD };
+        let due =
+            !self.verifying.is_empty() || self.read.is_none_or(|read| read.elapsed() >= period);
+        due && self.look.is_none()
     }
 
-    /// Sets tell nothing when they are changed: members that are missing or too many show in their number.
-    async fn count_sets(&mut self) {
-        let Some(held) = &self.held else { return };
-        let wanted = held
-            .sets
-            .iter()
-            .map(|((family, name), set)| (super::diff::full(*family, name), set.members.len()));
-        let wanted: BTreeMap<String, usize> = wanted.collect();
-        match self.filter.set_sizes().await {
-            Ok(sizes) => self.disturbed |= sizes != wanted,
-            // A look says why.
-            Err(_) => self.disturbed = true,
+    /// Begins to read the kernel, if that is due and what it holds is known.
+    fn begin_look(&mut self) {
+        let Some(held) = self.held.clone().filter(|_| self.is_due()) else { return };
+        self.disturbed = false;
+        self.look = Some(Look::whole(&self.filter, held, std::mem::take(&mut self.verifying)));
+    }
+
+    fn count_sets(&mut self, look: &mut Option<Look>) {
+        if let Some(held) = self.held.clone().filter(|_| look.is_none()) {
+            *look = Some(Look::sizes(&self.filter, held));
         }
+    }
+
+    /// Compares what a look saw with what the kernel is to hold, and restores that.
+    async fn looked(&mut self, look: Look, seen: Result<drift::Seen, FilterError>) {
+        let Some(held) = self.held.clone() else { return };
+        let done = match seen {
+            Ok(drift::Seen::Sizes(sizes)) => {
+                self.disturbed |= drift::miscounted(look.then(), &held, &sizes);
+                return;
+            }
+            Ok(drift::Seen::Whole(mut actual)) => {
+                let wanted = drift::steady(look.then(), &held, &mut actual);
+                self.restore(&actual, &wanted).await
+            }
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(intact) => {
+                self.read = Some(Instant::now());
+                look.verifying.into_iter().for_each(|done| _ = done.send(intact));
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Undoes what another program did. Whether it did nothing.
+    async fn restore(&mut self, actual: &Actual, held: &Filter) -> Result<bool, FilterError> {
+        let Settings { mark, log_group, .. } = self.settings;
+        let styles = |family| Style { family, mark, log_group };
+        let drift = repair(actual, held, &styles, false);
+        if drift.is_empty() {
+            return Ok(true);
+        }
+        self.drifts += 1;
+        let lines = drift.len();
+        tracing::warn!(lines, "another program changed Romana's rules or sets: restored");
+        self.filter.apply(&drift).await?;
+        let drifts = self.drifts;
+        self.status.send_modify(|status| {
+            if let Some(status) = status {
+                status.drifts = drifts;
+            }
+        });
+        Ok(false)
     }
 
     fn take(&mut self, ask: Ask) {
@@ -260,7 +320,7 @@ impl Enforcer {
     }
 
     /// Compiles what is known, and writes what differs.
-    async fn pass(&mut self, look: bool) {
+    async fn pass(&mut self) {
         let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
         let world = view.and_then(|view| World::new(view, self.attached.clone()));
         let Some(world) = world.filter(|_| self.begun) else { return };
@@ -271,8 +331,7 @@ impl Enforcer {
         compiler.update(world);
         let (wanted, problems) = (compiler.filter(), compiler.problems());
         let policies = compiler.policies().count();
-        let (drifts, verifying) = (self.drifts, std::mem::take(&mut self.verifying));
-        match self.write(&wanted, caught_up, look).await {
+        match self.write(&wanted, caught_up).await {
             Ok(changed) => {
                 self.writes += u64::try_from(changed).unwrap_or(u64::MAX);
                 self.status.send_modify(|status| {
@@ -298,48 +357,37 @@ impl Enforcer {
                 self.waiting = waiting.into_iter().filter(|(_, done)| !done.is_closed()).collect();
                 // An ADD that has given up is undone.
                 ready.into_iter().for_each(|(_, done)| _ = done.send(()));
-                verifying.into_iter().for_each(|done| _ = done.send(self.drifts == drifts));
+                if self.held.is_none() {
+                    // The kernel may know better than the copy, and has been read just now.
+                    self.verifying.drain(..).for_each(|done| _ = done.send(true));
+                }
             }
-            Err(error) => {
-                (self.held, self.read) = (None, None);
-                let text = full(&error);
-                tracing::warn!(error = text, "the kernel's filter is not as wanted");
-                self.status.send_modify(|status| {
-                    if let Some(status) = status {
-                        status.applied = None;
-                        status.problems = vec![format!("policy: {text}")];
-                    }
-                });
-            }
+            Err(error) => self.failed(&error),
         }
     }
 
+    /// What the kernel holds is not known any more: the next pass reads it first.
+    fn failed(&mut self, error: &FilterError) {
+        (self.held, self.read) = (None, None);
+        let text = full(error);
+        tracing::warn!(error = text, "the kernel's filter is not as wanted");
+        self.status.send_modify(|status| {
+            if let Some(status) = status {
+                status.applied = None;
+                status.problems = vec![format!("policy: {text}")];
+            }
+        });
+    }
+
     /// Writes what differs. Returns how many lines that was.
-    async fn write(
-        &mut self,
-        wanted: &Filter,
-        caught_up: bool,
-        look: bool,
-    ) -> Result<usize, FilterError> {
+    async fn write(&mut self, wanted: &Filter, caught_up: bool) -> Result<usize, FilterError> {
         let Settings { mark, log_group, .. } = self.settings;
         let styles = |family| Style { family, mark, log_group };
-        let known = self.held.as_ref().filter(|_| caught_up && !look);
-        let changes = match known {
+        let changes = match self.held.as_ref().filter(|_| caught_up) {
             Some(held) => step(held, wanted, &styles),
             None => {
                 self.disturbed = false;
                 let actual = self.filter.read().await?;
-                if let Some(held) = self.held.as_ref().filter(|_| caught_up) {
-                    let drift = repair(&actual, held, &styles, false);
-                    if !drift.is_empty() {
-                        self.drifts += 1;
-                        let lines = drift.len();
-                        tracing::warn!(
-                            lines,
-                            "another program changed Romana's rules or sets: restored"
-                        );
-                    }
-                }
                 self.read = Some(Instant::now());
                 repair(&actual, wanted, &styles, !caught_up)
             }
@@ -374,28 +422,10 @@ impl Enforcer {
     }
 }
 
-/// Everything of ours goes.
-fn removal(actual: &super::diff::Actual) -> Changes {
-    let mut changes = Changes::default();
-    for ((family, hook), lines) in &actual.hooks {
-        let jumps = super::names::HOOKS.map(|(_, chain)| format!("-j {chain}"));
-        let jumps = lines.iter().filter(|line| jumps.contains(line));
-        let gone: Vec<String> = jumps.map(|jump| format!("-D {hook} {jump}")).collect();
-        if !gone.is_empty() {
-            changes.rules.entry(*family).or_default().extend(gone);
-        }
+/// When a look has ended; never, if there is none.
+async fn end(look: &mut Option<Look>) -> Result<drift::Seen, FilterError> {
+    match look {
+        Some(look) => look.end().await,
+        None => std::future::pending().await,
     }
-    for action in ["-F", "-X"] {
-        for (family, chain) in actual.chains.keys() {
-            changes.rules.entry(*family).or_default().push(format!("{action} {chain}"));
-        }
-    }
-    let sets: BTreeSet<&String> = actual.sets.keys().collect();
-    changes.after = sets.into_iter().map(|set| format!("destroy {set}")).collect();
-    changes
-}
-
-fn full(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{error}{cause}")
 }

@@ -22,6 +22,7 @@ mod chains;
 pub mod compile;
 pub mod counters;
 pub mod diff;
+mod drift;
 pub mod enforce;
 mod members;
 pub mod model;

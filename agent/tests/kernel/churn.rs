@@ -158,27 +158,42 @@ fn foreign_routes_are_never_replaced_in_namespaces() {
 #[test]
 fn foreign_damage_to_policy_is_restored_also_while_policies_change_in_namespaces() {
     let mut lab = lab();
-    let ips = attach(&mut lab, "c1");
+    let ruleset: &[&str] = &["nft", "flush", "ruleset"];
+    damage(&mut lab, "iptables-nft", &[ruleset]);
+}
+
+/// The kernel does not tell of changes there.
+#[test]
+fn foreign_damage_to_legacy_rules_is_restored_in_namespaces() {
+    let mut lab = Lab::one_link();
+    lab.options(&["--iptables", "legacy"]);
+    lab.topology(&flat());
+    start_all(&mut lab);
+    damage(&mut lab, "iptables-legacy", &[]);
+}
+
+/// Damages what is there of policy, in several ways, and waits until it is restored and counted.
+fn damage(lab: &mut Lab, iptables: &str, more: &[&[&str]]) {
+    let ips = attach(lab, "c1");
     let sets = lab.text("h1", &["ipset", "list", "-n"]).expect("sets");
     let links = sets.lines().find(|set| set.starts_with("ROMANA-links")).expect("links").to_owned();
-    let damages: [&[&str]; 4] = [
-        &["iptables", "-F", "FORWARD"],
-        &["iptables", "-I", "FORWARD", "1", "-j", "ACCEPT"],
+    let flush: [&[&str]; 3] = [
+        &[iptables, "-F", "FORWARD"],
+        &[iptables, "-I", "FORWARD", "1", "-j", "ACCEPT"],
         &["ipset", "flush", &links],
-        &["nft", "flush", "ruleset"],
     ];
     let whole = |lab: &Lab| {
-        let rules = lab.text("h1", &["iptables", "-S", "FORWARD"]).unwrap_or_default();
+        let rules = lab.text("h1", &[iptables, "-S", "FORWARD"]).unwrap_or_default();
         let first = rules.lines().find(|line| line.starts_with("-A")).map(str::to_owned);
         let members = lab.text("h1", &["ipset", "list", &links]).unwrap_or_default();
         first.as_deref() == Some("-A FORWARD -j ROMANA-FORWARD")
             && members.contains(&ips[0].to_string())
     };
     let drifts = |lab: &Lab| lab.status("h1").and_then(|status| status.policy).map(|p| p.drifts);
-    until("all is in place", || whole(&lab));
-    assert_eq!(drifts(&lab), Some(0), "our own changes are no drift");
-    for (n, damage) in damages.into_iter().enumerate() {
-        let before = drifts(&lab);
+    until("all is in place", || whole(lab));
+    assert_eq!(drifts(lab), Some(0), "our own changes are no drift");
+    for (n, damage) in flush.iter().chain(more).enumerate() {
+        let before = drifts(lab);
         assert!(lab.try_exec("h1", damage).is_some(), "{damage:?}");
         let mut change = 0;
         until(&format!("{damage:?} is restored and counted"), || {
@@ -187,7 +202,7 @@ fn foreign_damage_to_policy_is_restored_also_while_policies_change_in_namespaces
             lab.policy(&serde_json::json!({
                 "name": "busy", "applied_to": [{"dest": "local"}], "description": format!("{n} {change}"),
                 "peers": [{"peer": "any"}], "rules": [{"protocol": "tcp", "ports": [change]}]}));
-            whole(&lab) && drifts(&lab) > before
+            whole(lab) && drifts(lab) > before
         });
     }
 }

@@ -1,0 +1,165 @@
+//! Looks into the kernel for what other programs have changed, while our own changes go on: a look takes longer
+//! than a change, and nobody waits for it.
+
+use std::collections::BTreeMap;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::diff::{Actual, full};
+use super::model::Filter;
+use crate::kernel::packet_filter::{FilterError, PacketFilter};
+
+/// What a look saw.
+pub(super) enum Seen {
+    /// Everything.
+    Whole(Actual),
+    /// How many members each set has.
+    Sizes(BTreeMap<String, usize>),
+}
+
+/// A look that is under way.
+pub(super) struct Look {
+    /// What the kernel was to hold when it began.
+    then: Filter,
+    seen: JoinHandle<Result<Seen, FilterError>>,
+    /// Who wants to know whether it finds anything.
+    pub(super) verifying: Vec<oneshot::Sender<bool>>,
+}
+
+impl Look {
+    /// Reads everything.
+    pub(super) fn whole(
+        filter: &PacketFilter,
+        then: Filter,
+        verifying: Vec<oneshot::Sender<bool>>,
+    ) -> Self {
+        let filter = filter.clone();
+        let seen = tokio::spawn(async move { filter.read().await.map(Seen::Whole) });
+        Self { then, seen, verifying }
+    }
+
+    /// Counts members: sets tell nothing when they are changed, but members that are missing or too many show
+    /// in their number.
+    pub(super) fn sizes(filter: &PacketFilter, then: Filter) -> Self {
+        let filter = filter.clone();
+        let seen = tokio::spawn(async move { filter.set_sizes().await.map(Seen::Sizes) });
+        Self { then, seen, verifying: Vec::new() }
+    }
+
+    /// What it saw, and what the kernel was to hold when it began.
+    pub(super) async fn end(&mut self) -> Result<Seen, FilterError> {
+        match (&mut self.seen).await {
+            Ok(seen) => seen,
+            Err(error) => Err(FilterError::Run {
+                program: "the look".into(),
+                source: std::io::Error::other(error),
+            }),
+        }
+    }
+
+    pub(super) fn then(&self) -> &Filter {
+        &self.then
+    }
+}
+
+/// Leaves out what was written between two filters, of what was read in the meantime: whether the kernel had it
+/// before or after cannot be told. What is to be compared with the rest.
+pub(super) fn steady(then: &Filter, now: &Filter, actual: &mut Actual) -> Filter {
+    let mut wanted = now.clone();
+    for (family, name) in changed(&then.sets, &now.sets) {
+        actual.sets.remove(&full(family, &name));
+        wanted.sets.remove(&(family, name));
+    }
+    for (family, name) in changed(&then.chains, &now.chains) {
+        actual.chains.remove(&(family, name.to_string()));
+        wanted.chains.remove(&(family, name));
+    }
+    wanted
+}
+
+/// Whether sets that were not written meanwhile have another number of members than they should.
+pub(super) fn miscounted(then: &Filter, now: &Filter, sizes: &BTreeMap<String, usize>) -> bool {
+    let written: Vec<String> =
+        changed(&then.sets, &now.sets).map(|(family, name)| full(family, &name)).collect();
+    let wanted: BTreeMap<String, usize> = now
+        .sets
+        .iter()
+        .map(|((family, name), set)| (full(*family, name), set.members.len()))
+        .collect();
+    let differs = |name: &String| {
+        !written.contains(name) && sizes.get(name).copied() != wanted.get(name).copied()
+    };
+    sizes.keys().chain(wanted.keys()).any(differs)
+}
+
+/// Keys under which two maps differ.
+fn changed<K: Ord + Clone, V: PartialEq + Clone>(
+    then: &OrdMap<K, V>,
+    now: &OrdMap<K, V>,
+) -> impl Iterator<Item = K> {
+    let keys: Vec<K> = then
+        .diff(now)
+        .map(|item| match item {
+            DiffItem::Add(key, _) | DiffItem::Remove(key, _) => key.clone(),
+            DiffItem::Update { old: (key, _), .. } => key.clone(),
+        })
+        .collect();
+    keys.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::diff::repair;
+    use super::super::model::{Family, Member, Set, SetKind, Style};
+    use super::*;
+
+    fn filter(sets: &[(&str, &[&str])]) -> Filter {
+        let mut filter = Filter::default();
+        for (name, members) in sets {
+            let members =
+                members.iter().map(|net| (Member::Net(net.parse().unwrap()), false)).collect();
+            let set = Set { kind: SetKind::Nets, members };
+            filter.sets.insert((Family::V4, (*name).into()), set);
+        }
+        filter
+    }
+
+    fn read(filter: &Filter) -> Actual {
+        let set = |set: &Set| {
+            let members = set.members.iter().map(|(member, except)| (member.to_string(), *except));
+            (set.kind.as_str().to_owned(), members.collect())
+        };
+        let sets = filter.sets.iter().map(|((family, name), one)| (full(*family, name), set(one)));
+        Actual { sets: sets.collect(), ..Actual::default() }
+    }
+
+    /// Lines about sets that a repair would have.
+    fn lines(actual: &Actual, wanted: &Filter) -> Vec<String> {
+        let style = |family| Style { family, mark: 1, log_group: 1 };
+        let changes = repair(actual, wanted, &style, false);
+        [changes.before, changes.after].concat()
+    }
+
+    #[test]
+    fn own_changes_during_a_look_are_no_drift_and_foreign_ones_are() {
+        let then = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.2/32"]), ("C", &[])]);
+        let now = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.3/32"]), ("D", &[])]);
+        // Read before or after the change: it is not known.
+        for moment in [&then, &now] {
+            let mut actual = read(moment);
+            let wanted = steady(&then, &now, &mut actual);
+            assert_eq!(lines(&actual, &wanted), [""; 0]);
+            let sizes = read(moment).sets.into_iter().map(|(name, set)| (name, set.1.len()));
+            assert!(!miscounted(&then, &now, &sizes.collect()));
+        }
+        let mut damaged = read(&now);
+        damaged.sets.get_mut(&full(Family::V4, "A")).unwrap().1.clear();
+        let sizes = damaged.sets.iter().map(|(name, set)| (name.clone(), set.1.len())).collect();
+        assert!(miscounted(&then, &now, &sizes));
+        let wanted = steady(&then, &now, &mut damaged);
+        assert_eq!(lines(&damaged, &wanted), ["add A4 10.0.0.1"]);
+    }
+}

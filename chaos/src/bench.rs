@@ -4,6 +4,7 @@
 mod audit;
 mod cni;
 mod commit;
+mod crowd;
 mod etcd;
 mod failover;
 mod feed;

@@ -19,6 +19,11 @@ use crate::cluster::find_romanad;
 const PEER_DIR: &str = "/usr/lib/cni";
 /// ADDs at once.
 const AT_ONCE: usize = 16;
+/// Pods on the host among which an ADD and a DEL cost the agent this much processor time; how many are measured.
+const CROWDS: [usize; 3] = [100, 500, 1_000];
+const MEASURED: usize = 50;
+/// `utime` and `stime` in `/proc/PID/stat` are in hundredths of a second (proc(5), USER_HZ).
+const TICK_MS: f64 = 10.0;
 
 /// A plugin and its configuration.
 #[derive(Clone)]
@@ -115,7 +120,7 @@ pub(super) async fn run(options: &BenchOptions, count: usize) -> Result<Value> {
             thread.join().unwrap_or_else(|_| bail!("the measurement panicked"))
         })
     });
-    let [ours, theirs] = measured.await??;
+    let ([ours, theirs], crowds) = measured.await??;
     println!(
         "CNI: {count} ADDs and DELs of each in turn, then {AT_ONCE} at once; the plugins are executed as a \
          runtime does."
@@ -139,16 +144,61 @@ pub(super) async fn run(options: &BenchOptions, count: usize) -> Result<Value> {
     ] {
         rows.push(Budget::note(&format!("{}: {what}", theirs.name), value));
     }
+    for (pods, ms) in CROWDS.iter().zip(&crowds) {
+        rows.push(Budget::note(
+            &format!("agent's processor time per ADD and DEL among {pods} pods, ms"),
+            *ms,
+        ));
+    }
+    if let [few, .., many] = crowds[..] {
+        rows.push(Budget::at_most("… the most over the fewest", many / few.max(0.1), 1.5));
+    }
     print_budgets(&rows);
     let figures = |figures: &Figures| {
         json!({"add_p50_ms": ms(&figures.add, 0.5), "add_p99_ms": ms(&figures.add, 0.99),
             "del_p50_ms": ms(&figures.del, 0.5), "del_p99_ms": ms(&figures.del, 0.99),
             "version_p50_ms": ms(&figures.version, 0.5), "at_once_per_s": figures.rate})
     };
-    Ok(json!({"ours": figures(&ours), "peer": figures(&theirs)}))
+    Ok(json!({"ours": figures(&ours), "peer": figures(&theirs), "processor_ms": crowds}))
 }
 
-fn measure(romanad: &Path, count: usize) -> Result<[Figures; 2]> {
+/// Processor time of the agent per ADD and DEL, with more and more pods on the host.
+fn crowds(plugin: &Plugin, host: &Namespace, prefix: &str) -> Result<Vec<f64>> {
+    let agent = host.children.last().context("the agent")?.id();
+    let mut pods = Vec::new();
+    let mut costs = Vec::new();
+    for crowd in CROWDS {
+        while pods.len() < crowd {
+            let pod = Namespace::new(format!("{prefix}-p{}", pods.len()))?;
+            plugin.call("ADD", &pod)?;
+            pods.push(pod);
+        }
+        let others: Result<Vec<_>> =
+            (0..MEASURED).map(|n| Namespace::new(format!("{prefix}-x{n}"))).collect();
+        let others = others?;
+        let before = processor_ms(agent)?;
+        for other in &others {
+            plugin.call("ADD", other)?;
+        }
+        for other in &others {
+            plugin.call("DEL", other)?;
+        }
+        costs.push((processor_ms(agent)? - before) / MEASURED as f64);
+    }
+    pods.iter().try_for_each(|pod| plugin.call("DEL", pod).map(|_| ()))?;
+    Ok(costs)
+}
+
+fn processor_ms(process: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, in parentheses, may have spaces.
+    let (_, rest) = stat.rsplit_once(')').context("a name")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("a field")?.parse()?) };
+    Ok((ticks(11)? + ticks(12)?) * TICK_MS)
+}
+
+fn measure(romanad: &Path, count: usize) -> Result<([Figures; 2], Vec<f64>)> {
     let bridge = Path::new(PEER_DIR).join("bridge");
     ensure!(
         bridge.is_file(),
@@ -160,6 +210,7 @@ fn measure(romanad: &Path, count: usize) -> Result<[Figures; 2]> {
     let mut host = Namespace::new(format!("{prefix}-host"))?;
     host.enter()?;
     let ours = start(romanad, dir.path(), &mut host)?;
+    let alone = ours.clone();
     let theirs = json!({"cniVersion": "1.0.0", "name": "peer", "type": "bridge", "bridge": "peer0",
         "ipam": {"type": "host-local", "subnet": "10.200.0.0/16", "dataDir": dir.path().join("peer")}});
     let theirs = Plugin { program: bridge, config: theirs.to_string() };
@@ -179,7 +230,8 @@ fn measure(romanad: &Path, count: usize) -> Result<[Figures; 2]> {
             figures.many(&host, &containers?)?;
         }
     }
-    Ok(both)
+    let crowds = crowds(&alone, &host, &prefix)?;
+    Ok((both, crowds))
 }
 
 /// Starts three replicas and an agent in the namespace that this thread is in.

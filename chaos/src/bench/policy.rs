@@ -22,6 +22,7 @@ use romana_statemachine::policy::{Peer, Policy, Port, Protocol, Rule, Target, Tr
 use serde_json::{Value, json};
 
 use super::BenchOptions;
+use super::crowd;
 use super::lean::Lean;
 use super::namespaces::{Namespace, Site, enter};
 use super::report::{Budget, Machine, print_budgets};
@@ -64,10 +65,14 @@ pub(super) async fn run(options: &BenchOptions, changes: usize) -> Result<Value>
     let romanad = find_romanad(options.romanad.as_deref())?;
     let machine = Machine::look();
     let measured = tokio::task::spawn_blocking(move || {
-        let thread = std::thread::spawn(move || measure(&romanad, changes));
-        thread.join().unwrap_or_else(|_| bail!("the measurement panicked"))
+        let of = romanad.clone();
+        let thread = std::thread::spawn(move || measure(&of, changes));
+        let measured = thread.join().unwrap_or_else(|_| bail!("the measurement panicked"))?;
+        let thread = std::thread::spawn(move || measure_crowd(&romanad, changes));
+        let crowd = thread.join().unwrap_or_else(|_| bail!("the measurement panicked"))?;
+        anyhow::Ok((measured, crowd))
     });
-    let measured = measured.await??;
+    let (measured, crowd) = measured.await??;
     println!(
         "Policy: {changes} changes of one policy, a host with {ENDPOINTS} endpoints, three replicas."
     );
@@ -107,7 +112,30 @@ pub(super) async fn run(options: &BenchOptions, changes: usize) -> Result<Value>
             Budget::note("p50 with ten times the rules, nine tenths of them elsewhere", spread),
         ]);
     }
-    Ok(json!({"rows": rows}))
+    let crowd = print_crowd(&crowd);
+    Ok(json!({"rows": rows, "crowd": crowd}))
+}
+
+fn print_crowd(crowd: &Measured) -> Value {
+    let ms = |figures: &Histogram<u64>, quantile| figures.value_at_quantile(quantile) as f64 / 1e3;
+    println!(
+        "{} endpoints and {} policies with labels: {} rules on the host, acknowledged → kernel p50 {:.2} p99 {:.2} \
+         ms, in a row p50 {:.2} p99 {:.2} ms; whole table by iptables-restore {:.1} ms",
+        crowd::ENDPOINTS,
+        crowd::POLICIES,
+        crowd.rules,
+        ms(&crowd.answered, 0.5),
+        ms(&crowd.answered, 0.99),
+        ms(&crowd.in_a_row, 0.5),
+        ms(&crowd.in_a_row, 0.99),
+        crowd.whole.as_secs_f64() * 1e3,
+    );
+    print_budgets(&[
+        Budget::at_most("one change in a crowd → kernel, p99, ms", ms(&crowd.answered, 0.99), 50.0),
+        Budget::at_most("… in a row, p99, ms", ms(&crowd.in_a_row, 0.99), 50.0),
+    ]);
+    json!({"answered_p50_ms": ms(&crowd.answered, 0.5),
+        "answered_p99_ms": ms(&crowd.answered, 0.99), "row_p99_ms": ms(&crowd.in_a_row, 0.99)})
 }
 
 fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
@@ -116,24 +144,9 @@ fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = site.client(1).await?;
-        let asked = (0..ENDPOINTS).map(|n| {
-            client.allocate(AllocateAddress {
-                name: format!("a{n}").into(),
-                host: "h1".into(),
-                tenant: format!("t{n}").into(),
-                segment: "default".into(),
-                network: None,
-                ip: None,
-            })
-        });
-        try_join_all(asked).await?;
-        let mut run = Run {
-            client,
-            agent: Lean::open(AGENT.parse()?).await?,
-            port: 20_000,
-            policies: 0,
-            elsewhere: 0,
-        };
+        let agent = Lean::open(AGENT.parse()?).await?;
+        let mut run = Run { client, agent, port: 20_000, policies: 0, elsewhere: 0 };
+        run.endpoints().await?;
         let mut measured = Vec::new();
         for (rules, elsewhere) in [(100, 0), (1_000, 0), (1_000, 9_000), (10_000, 9_000)] {
             run.spread(elsewhere / RULES).await?;
@@ -146,6 +159,29 @@ fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
             measured.push(Measured { rules, elsewhere, answered, asked, in_a_row, whole });
         }
         Ok(measured)
+    })
+}
+
+/// The same in a crowd: a host with a hundred rules of its own, endpoints with labels here and elsewhere, and
+/// policies that select them by labels.
+fn measure_crowd(romanad: &Path, changes: usize) -> Result<Measured> {
+    let site = Site::start(romanad, "bq")?;
+    let host = site.host(1, &["--iptables", "nft", "--metrics", AGENT])?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = site.client(1).await?;
+        let agent = Lean::open(AGENT.parse()?).await?;
+        let mut run = Run { client, agent, port: 20_000, policies: 0, elsewhere: 0 };
+        crowd::gather(&run.client).await?;
+        run.endpoints().await?;
+        run.grow(100 / RULES, &host).await?;
+        let news = monitor(&host)?;
+        let [asked, answered] = run.change(changes, &news, true).await?;
+        let [_, in_a_row] = run.change(changes, &news, false).await?;
+        drop(news);
+        let whole = whole_table(&host)?;
+        let (rules, elsewhere) = (100, crowd::POLICIES);
+        Ok(Measured { rules, elsewhere, answered, asked, in_a_row, whole })
     })
 }
 
@@ -201,6 +237,22 @@ struct Run {
 }
 
 impl Run {
+    /// One of each tenant, on the host.
+    async fn endpoints(&self) -> Result<()> {
+        let asked = (0..ENDPOINTS).map(|n| {
+            self.client.allocate(AllocateAddress {
+                name: format!("a{n}").into(),
+                host: "h1".into(),
+                tenant: format!("t{n}").into(),
+                segment: "default".into(),
+                network: None,
+                ip: None,
+            })
+        });
+        try_join_all(asked).await?;
+        Ok(())
+    }
+
     /// Until there are so many policies for tenants that have nothing on this host.
     async fn spread(&mut self, policies: usize) -> Result<()> {
         for number in self.elsewhere..policies {

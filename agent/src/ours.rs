@@ -8,7 +8,8 @@
 //! | iptables chains, ipsets | name starts with [`CHAIN_PREFIX`] |
 //! | one jump to each of our base chains, the first rule of `INPUT`, `FORWARD` and `OUTPUT` | its target is such a chain |
 //! | one bit of the packet mark, between our own rules | `--policy-mark-bit`; cleared before anybody else sees it |
-//! | connections of addresses whose containers are gone | the ledger says so; they are forgotten |
+//! | tracked connections of released addresses | the log says so, on every host; they are forgotten |
+//! | in a container with several interfaces: a route table for each further one, and a rule | its number is 57 000 and the index of the link |
 //! | the CNI plugin and its configuration | [`PLUGIN_FILE`], [`CONFLIST_FILE`] |
 //! | state | the agent's `--state-dir` |
 //!

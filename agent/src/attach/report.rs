@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the log gave up is reported after this time, together.
 const GATHER: Duration = Duration::from_millis(500);
 /// What was attached and detached, of which the log knows, after this time: a report costs what is attached here.
-const GATHER_CHANGES: Duration = Duration::from_secs(2);
+const GATHER_CHANGES: Duration = Duration::from_secs(5);
 
 impl Attacher {
     /// Reports until `stop`.

@@ -262,6 +262,10 @@ fn concerns_routes(message: &RouteNetlinkMessage) -> bool {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             !is_host_end(link)
         }
+        // Each host end has link-local ones, which say nothing about hosts.
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+            prefix_of(address).is_some()
+        }
         _ => true,
     }
 }

@@ -17,8 +17,8 @@ pub(super) const POLICIES: usize = 500;
 /// Namespaces, and apps in each.
 const TENANTS: usize = 20;
 const APPS: usize = 10;
-/// Every so many-th endpoint is on the host that is measured.
-const HERE: usize = 20;
+/// Every so many-th round of namespaces is on the host that is measured: of each namespace, and of each app.
+const HERE: usize = 7;
 /// Requests at a time.
 const AT_ONCE: usize = 64;
 
@@ -40,7 +40,7 @@ fn endpoint(n: usize) -> Endpoint {
         ip: [10, 250, high, low].into(),
         tenant: tenant(n).into(),
         segment: "default".into(),
-        host: if n.is_multiple_of(HERE) { "h1" } else { "far" }.into(),
+        host: if (n / TENANTS).is_multiple_of(HERE) { "h1" } else { "far" }.into(),
         labels: labels(n / TENANTS),
         ports: Vec::new(),
     }

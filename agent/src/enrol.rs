@@ -10,8 +10,13 @@ use romana_statemachine::name::{HostName, InstanceId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// Silence of the other agent after which this one takes its place. Heartbeats come each second.
+/// Heartbeats come each second: an agent that has missed one is quiet.
+const QUIET: Duration = Duration::from_secs(2);
+/// After so much quiet of the other agent this one takes its place.
 const SILENT: Duration = Duration::from_secs(5);
+
+/// How long it need not be asked again: heartbeats tell when another agent takes the place.
+const SURE: Duration = Duration::from_secs(600);
 
 /// Whether this agent speaks for its host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,8 +47,10 @@ pub struct Enrolment {
     standing: watch::Sender<Standing>,
     /// A heartbeat was refused.
     pub refused: Notify,
-    /// Which other one this one waits for, and since when.
-    waiting: Mutex<Option<(String, Instant)>>,
+    /// When the log named this agent last.
+    named: Mutex<Option<Instant>>,
+    /// Which other one is quiet, and since when this one sees that.
+    quiet: Mutex<Option<(String, Instant)>>,
 }
 
 impl Enrolment {
@@ -52,7 +59,15 @@ impl Enrolment {
     pub fn new(host: HostName, instance: InstanceId) -> Self {
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let (standing, refused) = (watch::Sender::default(), Notify::new());
-        Self { host, instance, machine, standing, refused, waiting: Mutex::default() }
+        Self {
+            host,
+            instance,
+            machine,
+            standing,
+            refused,
+            quiet: Mutex::default(),
+            named: Mutex::default(),
+        }
     }
 
     /// How it stands, as it changes.
@@ -66,6 +81,9 @@ impl Enrolment {
     /// # Errors
     /// Why it is not named.
     pub async fn ask(&self, client: &Client) -> Result<(), String> {
+        if self.is_sure() {
+            return Ok(());
+        }
         let enrol = |replaces| {
             let (host, instance) = (self.host.clone(), self.instance.clone());
             client.enrol_agent(EnrolAgent { host, instance, replaces })
@@ -81,7 +99,7 @@ impl Enrolment {
             }
             done => {
                 done.map_err(|error| error.to_string())?;
-                self.stand(Standing::Speaks);
+                self.speaks();
                 return Ok(());
             }
         };
@@ -92,7 +110,7 @@ impl Enrolment {
                 "another agent has spoken for this host and is silent: taking its place"
             );
             enrol(Some(other.into())).await.map_err(|error| error.to_string())?;
-            self.stand(Standing::Speaks);
+            self.speaks();
             return Ok(());
         }
         let why = format!("{}. {}", refusal.message, refusal.hint);
@@ -100,22 +118,37 @@ impl Enrolment {
         Err(why)
     }
 
-    /// Whether nothing has been heard of the other agent for a while. Heartbeats of this one are refused, so
-    /// those that are heard are the other's: if it lives, one is heard while this one waits.
+    /// Whether the other agent has been quiet for a while, as this one has seen all the time: a leader that is new
+    /// has heard nobody yet, and one that was stopped thinks that all are silent. Heartbeats of this agent are
+    /// refused, so those that are heard are the other's.
     async fn is_silent(&self, client: &Client, other: &str) -> Result<bool, String> {
-        let waited = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let (for_whom, since) = waiting
-                .take()
-                .filter(|(name, _)| name == other)
-                .unwrap_or_else(|| (other.into(), Instant::now()));
-            *waiting = Some((for_whom, since));
-            since.elapsed()
-        };
         let heard = client.heartbeats().await.map_err(|error| error.to_string())?;
         let last = heard.items.iter().find(|heard| heard.heartbeat.host == self.host);
-        let silent = last.is_none_or(|last| Duration::from_millis(last.silent_ms) >= SILENT);
-        Ok(waited >= SILENT && silent)
+        let is_quiet = last.is_none_or(|last| Duration::from_millis(last.silent_ms) >= QUIET);
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_quiet {
+            *quiet = None;
+            return Ok(false);
+        }
+        let before = quiet.take().filter(|(name, _)| name == other);
+        let (_, since) = quiet.insert(before.unwrap_or_else(|| (other.to_owned(), Instant::now())));
+        Ok(since.elapsed() >= SILENT)
+    }
+
+    fn speaks(&self) {
+        *self.named.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.stand(Standing::Speaks);
+    }
+
+    /// Whether the log has named this agent lately, and no heartbeat was refused since.
+    fn is_sure(&self) -> bool {
+        let named = *self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.standing.borrow() == Standing::Speaks && named.is_some_and(|at| at.elapsed() < SURE)
+    }
+
+    /// The host is new in the log, and has no agent there.
+    pub fn forget(&self) {
+        *self.named.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn stand(&self, standing: Standing) {

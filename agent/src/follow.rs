@@ -65,9 +65,10 @@ impl Forgetting {
     }
 
     /// Whether everything that was asked for has been done. A copy of the view that is written before would
-    /// hide the rest from the next start.
+    /// hide the rest from the next start. Where the kernel cannot do it people are told, and the copy is worth more.
     fn is_done(&self) -> bool {
-        self.done.borrow().revision >= self.asked
+        let done = self.done.borrow();
+        done.revision >= self.asked || !done.problems.is_empty()
     }
 }
 

@@ -83,6 +83,7 @@ async fn look(
         (Ok(host), ..) => Some(host),
         (Err(Error::Refused(error)), Some(registration), Some(ips)) if error.status == 404 => {
             add(config, registration, ips, client).await?;
+            enrolment.forget();
             None
         }
         (Err(error), ..) => return Err(error.to_string()),

@@ -12,9 +12,10 @@ use romana_statemachine::{Allocation, Revision};
 use tokio::time::{Instant, timeout};
 
 use super::{Attacher, Entry, Held, Lent, Stage, code, failed, names};
+use crate::kernel::KernelError;
+use crate::kernel::facts::{self, Links};
 use crate::kernel::links::{self, Pair};
 use crate::kernel::netns::Netns;
-use crate::kernel::{KernelError, facts};
 use crate::ours::host_link;
 use crate::view::View;
 use crate::wire::{Add, Added, Failed, Key};
@@ -26,8 +27,10 @@ const MTU_KEPT: Duration = Duration::from_secs(10);
 /// So many addresses of other hosts are asked for their links.
 const OTHERS_ASKED: usize = 32;
 /// Far away: what the default route leads to.
-const ANYWHERE_V4: [u8; 4] = [198, 51, 100, 1];
-const ANYWHERE_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const ANYWHERE: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
 /// Bounds of an MTU: what IPv4 needs, and the largest packet.
 const MTU_BOUNDS: std::ops::RangeInclusive<u32> = 68..=65_535;
 
@@ -271,30 +274,32 @@ impl Attacher {
 
     /// The smallest MTU of the links by which the host reaches the others; alone, that of its default route.
     async fn default_mtu(&self, view: &View) -> Result<u32, KernelError> {
-        let asked = (view.routing, Instant::now());
+        let now = Instant::now();
         let known = *self.mtu.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, mtu)) =
-            known.filter(|(routing, at, _)| *routing == asked.0 && at.elapsed() < MTU_KEPT)
-        {
+        let is_new =
+            |(routing, at): (Revision, Instant)| routing == view.routing && at + MTU_KEPT > now;
+        if let Some((_, mtu)) = known.filter(|(as_of, _)| is_new(*as_of)) {
             return Ok(mtu);
         }
         let links = facts::links(&self.handle).await?;
         let others = view.hosts.iter().filter(|(name, _)| **name != view.host);
         let others = others.flat_map(|(_, host)| host.ips.iter().copied()).take(OTHERS_ASKED);
-        let anywhere = [std::net::Ipv4Addr::from(ANYWHERE_V4).into(), ANYWHERE_V6.into()];
-        let mut found = None;
-        for ip in others.chain(anywhere) {
-            let is_host = !anywhere.contains(&ip);
-            if found.is_some() && !is_host {
-                break;
-            }
-            let Some((link, _)) = facts::reach(&self.handle, ip).await else { continue };
-            found = [found, links.mtu_of(link)].into_iter().flatten().min();
-        }
-        let mtu = found.unwrap_or(MTU);
-        let kept = Some((asked.0, asked.1, mtu));
-        *self.mtu.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        let mtu = match self.smallest_mtu(&links, others).await {
+            Some(mtu) => mtu,
+            None => self.smallest_mtu(&links, ANYWHERE.into_iter()).await.unwrap_or(MTU),
+        };
+        *self.mtu.lock().unwrap_or_else(PoisonError::into_inner) = Some(((view.routing, now), mtu));
         Ok(mtu)
+    }
+
+    async fn smallest_mtu(&self, links: &Links, to: impl Iterator<Item = IpAddr>) -> Option<u32> {
+        let mut smallest = None;
+        for ip in to {
+            let link = facts::reach(&self.handle, ip).await.map(|(link, _)| link);
+            let mtu = link.and_then(|link| links.mtu_of(link));
+            smallest = [smallest, mtu].into_iter().flatten().min();
+        }
+        smallest
     }
 
     /// Writes an entry without holding up the runtime.

@@ -76,7 +76,7 @@ struct Attacher {
     /// One thing at a time is done about a key.
     busy: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     /// MTU of the way to the other hosts: as of which revision of routes, and since when.
-    mtu: Mutex<Option<(Revision, Instant, u32)>>,
+    mtu: Mutex<Option<((Revision, Instant), u32)>>,
     /// Held while the spool is taken up.
     spool: tokio::sync::Mutex<()>,
     /// Something is to be given back.

@@ -26,8 +26,9 @@ impl Attacher {
     pub(super) async fn del(self: &Arc<Self>, key: &Key, network: &str) -> Result<(), Failed> {
         let is_going = |entry: &Entry| entry.stage == Stage::Removing && entry.is_of(network);
         if self.ledger.get(key).as_ref().is_some_and(is_going) {
-            // The rest is done in the background, which waits for the log with the key locked.
-            return Ok(self.delete_link(key).await?);
+            // The link is gone. The rest is done in the background, which waits for the log with the key locked.
+            self.released.notify_one();
+            return Ok(());
         }
         let _alone = self.lock(key).await;
         let entry = match self.ledger.get(key) {

@@ -168,7 +168,8 @@ impl Router {
         status.problems.extend(self.standing.iter().cloned());
         // What stays wrong is tried again each second, and told once.
         let told = self.status.borrow().problems.clone();
-        for problem in status.problems.iter().filter(|problem| !told.contains(problem)) {
+        let new = status.problems.iter().filter(|problem| !told.contains(problem));
+        for problem in new.filter(|_| status.revision.is_some()) {
             tracing::warn!(problem, "routes are not as wanted");
         }
         self.status.send_replace(status);

@@ -1,10 +1,12 @@
 //! Addresses and hosts that change hands: who had them before decides nothing for who has them next.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, addresses, until};
+use crate::lab::{Lab, addresses, in_namespace_thread, until};
+use crate::probe::serve;
 use crate::routes::{flat, start_all};
 
 fn lab() -> Lab {
@@ -80,6 +82,58 @@ fn connections_of_a_released_address_are_forgotten_on_all_hosts_in_namespaces() 
             !many.iter().any(|ip| text.contains(&format!("src={ip} ")))
         });
         assert!(tracked(&lab, host).contains("src=10.112.9.9 dst=10.112.9.8"), "others stay");
+    }
+}
+
+/// One datagram to a port, from the port that the flow has always had. Whether it is answered.
+fn goes_on(lab: &Lab, from: &str, to: IpAddr) -> bool {
+    in_namespace_thread(&lab.ns(from), move || {
+        let any: SocketAddr =
+            if to.is_ipv4() { ([0, 0, 0, 0], 5_000).into() } else { ([0; 16], 5_000).into() };
+        let socket = UdpSocket::bind(any).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(400))).expect("a timeout");
+        socket.connect((to, 53)).expect("a peer");
+        socket.send(&[1]).is_ok() && socket.recv(&mut [0]).is_ok()
+    })
+}
+
+#[test]
+fn who_has_an_address_next_is_not_who_had_it_in_namespaces() {
+    let mut lab = Lab::one_link();
+    lab.closed_topology(&flat());
+    start_all(&mut lab);
+    until("the settings are set", || {
+        lab.try_romana(&["settings", "set", "address_reuse_delay_ms=0"]).is_some()
+    });
+    for direction in ["ingress", "egress"] {
+        let web = json!([{"tenant": "old", "selector": {"matchLabels": {"app": "web"}}}]);
+        lab.policy(&json!({"name": direction, "direction": direction, "applied_to": web,
+            "peers": [{"peer": "any"}], "rules": [{"protocol": "udp", "ports": [53]}]}));
+    }
+    let attach_as = |lab: &mut Lab, name: &str, tenant: &str| {
+        let netns = lab.container(name);
+        serve(&lab.ns(name), &[53]);
+        let mut add = lab.cni("h1", "ADD", name, &netns);
+        add.set("CNI_ARGS", &format!("ROMANA_TENANT={tenant}"));
+        add.config["args"] = json!({"cni": {"labels": [{"key": "app", "value": "web"}]}});
+        addresses(&add.ok())
+    };
+    let client = attach(&mut lab, "h2", "client");
+    let old = attach_as(&mut lab, "first", "old");
+    for ip in &old {
+        until("the flow is there", || goes_on(&lab, "client", *ip));
+    }
+    lab.cni("h1", "DEL", "first", "").ok();
+    until("it is given back", || lab.allocated("h1").is_empty());
+    lab.delete_container("first");
+    let new = attach_as(&mut lab, "second", "new");
+    assert_eq!(new, old, "the block is given to the next owner");
+    for (ip, own) in new.iter().zip(&client) {
+        until("the old flow has ended", || !goes_on(&lab, "client", *ip));
+        assert!(!goes_on(&lab, "client", *ip));
+        let (from, to) = (own.to_string(), ip.to_string());
+        let verdict = lab.romana(&["policy", "explain", &from, &to, "udp/53"]);
+        assert_eq!(verdict["allowed"], false, "{verdict}");
     }
 }
 

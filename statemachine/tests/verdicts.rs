@@ -205,6 +205,41 @@ fn what_no_policy_selects() {
     assert_eq!(why("10.111.0.2", "10.111.0.2"), (Why::Itself, Why::Itself));
 }
 
+/// A pod of a namespace that is not known is closed if a policy selects pods of that namespace by labels; what is no
+/// pod has no labels that could come later.
+#[test]
+fn who_waits_for_its_namespace() {
+    let mut world = World::new();
+    for (name, ip) in [
+        ("cni:late.web:c1:eth0", "10.111.0.1"),
+        ("cni:other.web:c2:eth0", "10.111.0.2"),
+        ("cni:late:c3:eth0", "10.111.0.3"),
+    ] {
+        let tenant = if name.contains("late") { "late" } else { "other" };
+        world.tell(json!({"AllocateAddress": {"name": name, "host": "h1", "tenant": tenant,
+            "segment": "default", "ip": ip}}));
+    }
+    let selects = |labels: Value| {
+        json!({"SetPolicy": {"name": "p", "isolates_ingress": false,
+        "isolates_egress": true, "applied_to": [{"Endpoints": ["late", {"labels": labels}]}],
+        "ingress": [], "egress": []}})
+    };
+    let leaves = |world: &World, from: &str| {
+        let to = "8.8.8.8".parse().unwrap();
+        verdict(&world.state, from.parse().unwrap(), to, Transport::Tcp(80)).egress.why
+    };
+    world.tell(selects(json!({"app": "web"})));
+    assert_eq!(leaves(&world, "10.111.0.1"), Why::Unknown);
+    assert_eq!(leaves(&world, "10.111.0.2"), Why::NotIsolated, "no policy is about its namespace");
+    assert_eq!(leaves(&world, "10.111.0.3"), Why::NotIsolated, "it is no pod");
+    world.tell(json!({"SetEndpoint": {"ip": "10.111.0.1", "tenant": "late", "segment": "default",
+        "host": "h1", "labels": {"app": "db"}}}));
+    assert_eq!(leaves(&world, "10.111.0.1"), Why::NotIsolated, "its labels are known");
+    world.tell(json!({"RemoveEndpoint": {"ip": "10.111.0.1"}}));
+    world.tell(selects(json!({})));
+    assert_eq!(leaves(&world, "10.111.0.1"), Why::Denied, "whatever its labels are");
+}
+
 /// Endpoints: .1 a/s1 on h1 with x=1, .2 a/s2 on h2 with y=2 and port http, .3 b/s1 on h1. b has t=1.
 fn three_endpoints() -> World {
     let mut world = World::new();

@@ -190,3 +190,27 @@ impl From<romana_client::Error> for Failed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use romana_client::{ApiError, Error};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_passes_is_tried_again_and_what_does_not_is_not() {
+        let refused = |code: &str, details: serde_json::Value| {
+            let refusal = ApiError { code: code.into(), details, ..ApiError::default() };
+            Failed::from(Error::Refused(Box::new(refusal)))
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let released = u64::try_from(now.as_millis()).unwrap();
+        let cooling = json!({"released_at": released, "reuse_delay_ms": 20_500});
+        let failed = refused("AddressCoolingDown", cooling);
+        assert_eq!((failed.code, &*failed.details), (code::AGAIN, "try again in 21 s"));
+        assert_eq!(refused("AllocationHeld", json!({})).code, code::AGAIN);
+        assert_eq!(refused("NetworkExhausted", json!({})).code, code::EXHAUSTED);
+        assert_eq!(refused("AddressInUse", json!({})).code, code::REFUSED);
+    }
+}

@@ -146,16 +146,17 @@ impl Core {
     }
 
     pub(crate) async fn call(&self, ask: Ask, nature: Nature) -> Result<Reply, Error> {
-        self.call_until(&ask, nature, self.deadline()).await
+        self.call_until(&ask, nature, self.deadline()).await.map(|answered| answered.reply)
     }
 
-    /// Tries until there is an answer, trying again is not safe, or time is up.
+    /// Tries until there is an answer, trying again is not safe, or time is up. Another replica is asked at once;
+    /// the pause is for when all have declined.
     pub(crate) async fn call_until(
         &self,
         ask: &Ask,
         nature: Nature,
         deadline: Instant,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Answered, Error> {
         let mut trouble = Trouble::default();
         let mut backoff = Backoff::new();
         loop {
@@ -172,17 +173,25 @@ impl Core {
             let wait = match judge(attempt, nature) {
                 Verdict::Answer(reply) => {
                     self.servers().worked(&server);
-                    return Ok(reply);
+                    return Ok(Answered { reply, doubt: trouble.doubt() });
                 }
-                Verdict::Fail(error) => return Err(error),
+                Verdict::Fail(error) => return Err(in_doubt(error, trouble.doubt().as_deref())),
                 Verdict::Again { why, source, maybe, wait } => {
                     tracing::debug!(%server, why, maybe, "attempt failed");
                     trouble.add(format!("{server}: {why}"), source, maybe);
                     wait
                 }
             };
-            self.servers().failed(&server, Instant::now());
-            let next = Instant::now() + backoff.next(wait, rand::random());
+            let now = Instant::now();
+            let another = {
+                let mut servers = self.servers();
+                servers.failed(&server, now);
+                servers.is_one_ready(now)
+            };
+            if another && now < deadline {
+                continue;
+            }
+            let next = now + backoff.next(wait, rand::random());
             if next >= deadline {
                 return Err(trouble.into_error());
             }
@@ -249,6 +258,28 @@ impl Core {
     }
 }
 
+/// An answer, and what makes it less than the whole truth.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) reply: Reply,
+    /// An earlier attempt of the same call may have happened, and why that is not known. The answer is about the
+    /// last attempt only.
+    pub(crate) doubt: Option<String>,
+}
+
+/// A refusal of a later attempt says nothing about an earlier one that may have happened.
+pub(crate) fn in_doubt(error: Error, doubt: Option<&str>) -> Error {
+    match (error, doubt) {
+        (Error::Refused(refusal), Some(doubt)) => Error::Unknown {
+            why: format!(
+                "an earlier attempt may have happened ({doubt}), and the one after it was refused"
+            ),
+            source: Some(std::sync::Arc::new(*refusal)),
+        },
+        (error, _) => error,
+    }
+}
+
 /// What the attempts of one call met.
 #[derive(Default)]
 struct Trouble {
@@ -264,6 +295,11 @@ impl Trouble {
             (self.why, self.source) = (why, source);
         }
         self.maybe |= maybe;
+    }
+
+    /// Why it is not known whether an attempt has happened; `None`: none has.
+    fn doubt(&self) -> Option<String> {
+        self.maybe.then(|| self.why.clone())
     }
 
     fn into_error(self) -> Error {

@@ -19,7 +19,7 @@ use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::client::Core;
+use crate::client::{Answered, Core, in_doubt};
 use crate::error::Error;
 use crate::model::{BatchItem, Done};
 use crate::retry::{Nature, is_idempotent};
@@ -132,31 +132,37 @@ async fn send_batch(core: &Core, batch: Vec<Waiting>) {
     let idempotent = batch.iter().all(|command| command.idempotent);
     let nature = if idempotent { Nature::Idempotent } else { Nature::Once };
     match attempt(core, &batch, nature).await {
-        Ok(items) => deliver(batch, items),
+        Ok((items, doubt)) => deliver(batch, items, doubt.as_deref()),
         Err(error) if error.may_have_happened() && !idempotent => {
             let (again, once) = batch.into_iter().partition(|command| command.idempotent);
             fail(once, &error);
+            let doubt = error.to_string();
             match attempt(core, &again, Nature::Idempotent).await {
-                Ok(items) => deliver(again, items),
-                Err(error) => fail(again, &error),
+                Ok((items, _)) => deliver(again, items, Some(&doubt)),
+                Err(error) => fail(again, &in_doubt(error, Some(&doubt))),
             }
         }
         Err(error) => fail(batch, &error),
     }
 }
 
-async fn attempt(core: &Core, batch: &[Waiting], nature: Nature) -> Result<Vec<BatchItem>, Error> {
+/// Outcomes in the order of the commands, and why earlier attempts may have happened, if they may.
+async fn attempt(
+    core: &Core,
+    batch: &[Waiting],
+    nature: Nature,
+) -> Result<(Vec<BatchItem>, Option<String>), Error> {
     let Some(deadline) = batch.iter().map(|command| command.deadline).max() else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     };
     let ask = Ask::new(Method::POST, "/v1/batch", Some(body(batch)));
-    let reply = core.call_until(&ask, nature, deadline).await?;
+    let Answered { reply, doubt } = core.call_until(&ask, nature, deadline).await?;
     let items: Vec<BatchItem> = serde_json::from_slice(&reply.body)
         .map_err(|error| unknown(&format!("the answer cannot be read: {error}")))?;
     if items.len() != batch.len() {
         return Err(unknown("the answer has another number of outcomes than there were commands"));
     }
-    Ok(items)
+    Ok((items, doubt))
 }
 
 /// The JSON array of the commands.
@@ -172,11 +178,11 @@ fn body(batch: &[Waiting]) -> Bytes {
 }
 
 /// Gives each caller its outcome. A caller that is gone does not mind.
-fn deliver(batch: Vec<Waiting>, items: Vec<BatchItem>) {
+fn deliver(batch: Vec<Waiting>, items: Vec<BatchItem>, doubt: Option<&str>) {
     for (command, item) in batch.into_iter().zip(items) {
         let outcome = match item.outcome() {
             Some(Ok(done)) => Ok(done),
-            Some(Err(refusal)) => Err(Error::Refused(Box::new(refusal))),
+            Some(Err(refusal)) => Err(in_doubt(Error::Refused(Box::new(refusal)), doubt)),
             None => Err(unknown("the answer has neither result nor error")),
         };
         _ = command.answer.send(outcome);

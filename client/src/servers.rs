@@ -76,6 +76,11 @@ impl Servers {
         self.refresh_after = None;
     }
 
+    /// Whether there is one that did not just fail.
+    pub(crate) fn is_one_ready(&self, now: Instant) -> bool {
+        self.known.iter().any(|known| known.avoid_until.is_none_or(|until| until <= now))
+    }
+
     /// A replica served us.
     pub(crate) fn worked(&mut self, server: &Server) {
         let at = self.position(server);

@@ -191,6 +191,7 @@ fn every_noun_works_against_a_real_replica() {
     let codes = found["differences"].as_array().unwrap().iter().map(|found| &found["code"]);
     assert!(codes.into_iter().all(|code| code == "AddressesUnverified"), "{found}");
     assert!(dev.ok("doctor").contains("leader"));
+    dev.ok("cluster resume");
 
     let revision = dev.json("cluster status")["revision"].as_u64().unwrap();
     let events = dev.ok(&format!("-f json events follow --from 0 --until {revision}"));

@@ -48,6 +48,86 @@ async fn a_busy_server_is_asked_again() {
     assert_eq!(fake.seen().len(), 3);
 }
 
+/// The first attempt may have been committed before what made the second one fail.
+#[tokio::test]
+async fn a_refusal_after_a_lost_attempt_is_unknown() {
+    for lost in [|| Act::Cut, || Act::status(504, r#"{"error":{"code":"OutcomeUnknown"}}"#)] {
+        let refused = |_: &_| Act::ok(format!("[{REFUSED}]"));
+        let fake = Fake::start(None, move |number, seen| match number {
+            0 => lost(),
+            _ => refused(seen),
+        })
+        .await;
+        let error = fake.client().allocate(ask("a")).await.unwrap_err();
+        let Error::Unknown { source: Some(source), .. } = &error else { panic!("{error:?}") };
+        assert_eq!(source.to_string(), "no host h", "the refusal is its detail");
+        assert_eq!(fake.seen().len(), 2);
+        // A request of its own, as the CLI makes them.
+        let fake = Fake::start(None, move |number, _| match number {
+            0 => lost(),
+            _ => Act::status(404, REFUSED),
+        })
+        .await;
+        let body = serde_json::json!({});
+        let client = fake.client();
+        let sent = client.send::<Value>(hyper::Method::PUT, "/v1/x", Some(&body), true);
+        let error = sent.await.unwrap_err();
+        assert!(matches!(error, Error::Unknown { source: Some(_), .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_after_attempts_that_did_not_happen_is_one() {
+    let fake = Fake::start(None, |number, _| match number {
+        0 => Act::Reply(503, "", r#"{"error":{"code":"Busy","message":"queue full"}}"#.into()),
+        _ => Act::ok(format!("[{REFUSED}]")),
+    })
+    .await;
+    let error = fake.client().allocate(ask("a")).await.unwrap_err();
+    assert!(matches!(error, Error::Refused(_)), "{error:?}");
+}
+
+/// One that must not be repeated may have happened with those that were in its batch.
+#[tokio::test]
+async fn what_shared_a_lost_batch_is_unknown_when_it_is_refused() {
+    let fake = Fake::start(None, |_, seen| match seen.body.contains("RemoveHost") {
+        true => Act::Cut,
+        false => Act::ok(format!("[{REFUSED}]")),
+    })
+    .await;
+    let client = fake.client();
+    let (_, allocated) =
+        tokio::join!(client.remove_host("h".into(), false), client.allocate(ask("a")));
+    let together = fake
+        .seen()
+        .iter()
+        .any(|seen| seen.body.contains("RemoveHost") && seen.body.contains("AllocateAddress"));
+    assert_eq!(matches!(allocated, Err(Error::Unknown { .. })), together, "{allocated:?}");
+}
+
+#[tokio::test]
+async fn another_server_is_asked_at_once() {
+    let full = || {
+        Act::Reply(
+            503,
+            "Retry-After: 5\r\n",
+            r#"{"error":{"code":"Unavailable","message":"disk full"}}"#.into(),
+        )
+    };
+    let first = Fake::start(None, move |_, _| full()).await;
+    let second = Fake::start(None, |_, _| Act::ok(format!("[{DONE}]"))).await;
+    // Which one is asked first is a matter of luck.
+    for _ in 0..8 {
+        let servers = vec![first.server(), second.server()];
+        let client = Client::new(ClientConfig {
+            timeout: Duration::from_secs(4),
+            ..ClientConfig::new(servers)
+        });
+        assert!(client.unwrap().remove_host("h".into(), false).await.unwrap().changed);
+    }
+    assert!(!first.seen().is_empty(), "both were asked");
+}
+
 #[tokio::test]
 async fn who_asks_and_how_long_is_said() {
     let fake = Fake::start(None, |_, _| Act::ok(format!("[{DONE}]"))).await;

@@ -31,6 +31,9 @@ const DRAIN_BYTES_MAX: usize = 32 << 20;
 /// … and time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What is read of a body where none is wanted, bytes.
+const NOTHING_BYTES_MAX: usize = 64;
+
 /// What `curl -d` calls any body, also one of JSON. Read as JSON everywhere; a form is refused as such.
 const CURL_TYPE: &str = "application/x-www-form-urlencoded";
 
@@ -84,8 +87,11 @@ impl Call {
         if has_body && route.body_max > 0 {
             check_content_type(&parts.headers, route.content_types)?;
         }
-        let body =
-            if has_body { collect(body, route.body_max, deadline).await? } else { Bytes::new() };
+        let body = match (has_body, route.body_max) {
+            (false, _) => Bytes::new(),
+            (true, 0) => nothing(&collect(body, NOTHING_BYTES_MAX, deadline).await?)?,
+            (true, max) => collect(body, max, deadline).await?,
+        };
         Ok(Self { api, path, query, headers: parts.headers, body, deadline })
     }
 
@@ -346,6 +352,14 @@ fn check_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Fail
     }
     let message = format!("the body is {essence:?}, not JSON");
     Err(Failure::new(Code::UnsupportedMediaType, message).with("types", accepted.to_vec()))
+}
+
+/// Where no body is wanted, clients that always send one may send an empty object.
+fn nothing(body: &Bytes) -> Result<Bytes, Failure> {
+    match body.trim_ascii() {
+        b"" | b"{}" => Ok(Bytes::new()),
+        _ => Err(too_large(0)),
+    }
 }
 
 fn too_large(max: usize) -> Failure {

@@ -40,6 +40,7 @@ const CASES: &[Case<'static>] = &[
     ("GET", "/v1/networks/none", &[], "", 404, "NetworkNotFound"),
     ("DELETE", "/v1/hosts/none", &[], "", 404, "HostNotFound"),
     ("DELETE", "/v1/blackouts", &[], "", 400, "MalformedQuery"),
+    ("POST", "/v1/cluster/resume", &[JSON], "{\"now\":true}", 413, "BodyTooLarge"),
     (
         "PATCH",
         "/v1/hosts/h1",

@@ -30,6 +30,14 @@ pub enum Kind {
     Exhausted,
 }
 
+impl Refusal {
+    /// Whether it is about a version that somebody else has raised to already.
+    #[must_use]
+    pub fn is_raised_already(&self) -> bool {
+        matches!(self, Self::VersionNotNext { version, current, .. } if version <= current)
+    }
+}
+
 macro_rules! refusals {
     ($($(#[$doc:meta])* $code:ident $(($inner:ty))? $({ $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })?
         => $kind:ident, $message:literal $(, $arg:expr)*; $hint:literal;)*) => {

@@ -127,6 +127,8 @@ impl Drop for Dev {
 #[test]
 fn every_noun_works_against_a_real_replica() {
     let dev = Dev::start();
+    let log = std::fs::read_to_string(dev.dir.path().join("log")).unwrap();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "a clean start is quiet: {log}");
     assert_eq!(dev.refused("host add h1 192.168.0.1"), "NoTopology");
     dev.file("topology.json", include_str!("../../src/bin/romana/demo/topology.json"));
     assert_eq!(dev.json("topology plan topology.json")["changed"], true);

@@ -381,7 +381,9 @@ async fn propose_initial(
         match replica.propose(proposals.clone(), deadline).await {
             Ok(outcomes) => {
                 for (proposal, outcome) in proposals.iter().zip(outcomes) {
-                    if let Err(refusal) = outcome.result {
+                    if let Err(refusal) = outcome.result
+                        && !refusal.is_raised_already()
+                    {
                         let command = &proposal.command;
                         tracing::error!(?command, %refusal, "initial command refused");
                     }

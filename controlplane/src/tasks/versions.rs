@@ -74,6 +74,8 @@ async fn raise(
     let proposal = Proposal { actor: Actor::from("task:versions"), command };
     let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
     match outcomes.into_iter().next().map(|outcome| outcome.result) {
+        // The founder of a new cluster raises it as well: whoever comes second finds it done.
+        Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
         Some(Err(refusal)) => {
             tracing::warn!(%refusal, "the version was not raised");
             Ok(false)

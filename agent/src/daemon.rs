@@ -102,7 +102,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
-    let router = Router::new(&config, handle.clone(), seen.clone(), status, problems);
+    let router = Router::new(&config, handle.clone(), seen.clone(), status);
     let (unable_of, unable) = watch::channel(Some(Unable::new("the agent is starting".into())));
     let standing = enrolment.standing();
     let heard = attach::News {

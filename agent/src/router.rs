@@ -35,8 +35,6 @@ pub struct Router {
     table: RouteTable,
     seen: watch::Receiver<Seen>,
     status: watch::Sender<Status>,
-    /// What is wrong with this host.
-    standing: Vec<String>,
 }
 
 /// How a pass went.
@@ -47,19 +45,18 @@ struct Pass {
 }
 
 impl Router {
-    /// Keeps the routes that `config` wants. `standing`: problems that last.
+    /// Keeps the routes that `config` wants.
     #[must_use]
     pub fn new(
         config: &Config,
         handle: Handle,
         seen: watch::Receiver<Seen>,
         status: watch::Sender<Status>,
-        standing: Vec<String>,
     ) -> Self {
         let table = RouteTable::new(handle.clone(), config.route_table);
         let options = Options { multihop: config.multihop, ecmp: config.ecmp };
         let (host, enabled) = (config.host.to_string(), config.routes);
-        Self { host, enabled, options, handle, table, seen, status, standing }
+        Self { host, enabled, options, handle, table, seen, status }
     }
 
     /// Runs until `stop`.
@@ -165,7 +162,6 @@ impl Router {
             ..status
         };
         status.problems.extend(problem.map(str::to_owned));
-        status.problems.extend(self.standing.iter().cloned());
         // What stays wrong is tried again each second, and told once.
         let told = self.status.borrow().problems.clone();
         let new = status.problems.iter().filter(|problem| !told.contains(problem));

@@ -11,6 +11,7 @@ use crate::attach::Unable;
 use crate::connections::Forgotten;
 use crate::enrol::Standing;
 use crate::follow::Seen;
+use crate::sysctl;
 
 /// What an agent sees and has done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -76,6 +77,8 @@ impl Said {
         let mut problems =
             [&routes.problems[..], &self.attachments.borrow(), &forgotten.problems].concat();
         problems.extend(standing);
+        // As it is now: somebody may have set it since the start.
+        problems.extend(sysctl::provide(false));
         let unable = self.unable.borrow().clone();
         problems.extend(unable.as_ref().and_then(Unable::problem));
         let unable = unable.is_some();

@@ -93,6 +93,8 @@ fn status_says_what_stands_in_the_way_in_namespaces() {
         until("it does not forward", || says(&lab, what));
         set(&lab, "1");
         until("it forwards again", || status(&lab).is_none());
+        let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
+        assert!(!problems.iter().any(|problem| problem.contains(what)), "{problems:?}");
     }
     lab.kill_replicas();
     until("it is cut off", || says(&lab, "no replica answers, and nothing is in reserve"));

@@ -155,6 +155,11 @@ fn every_noun_works_against_a_real_replica() {
     assert_eq!(dev.json("address list --host h2")["items"][0]["name"], "a2");
     assert!(dev.ok("block show 10.111.0.3").contains("10.111.0.0/29 on h1 for shop/web"));
     assert_eq!(dev.refused("host remove h1"), "HostInUse");
+    let other = r#"{"networks": [{"name": "n", "cidr": "10.9.0.0/16"}], "topologies": [{"networks": ["n"], "map": [{}]}]}"#;
+    dev.file("other.json", other);
+    let refused = dev.run("topology plan other.json");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("it would be refused"));
     assert!(dev.ok("address release a1").contains("released"));
     assert!(dev.ok("address release a1").contains("was not live"));
     dev.ok("host remove h1 --force");

@@ -21,7 +21,7 @@ pub(crate) enum Command {
         /// Document, JSON or YAML [default: stdin]
         file: Option<PathBuf>,
     },
-    /// Show what an update would change; nothing is changed
+    /// Show what an update would change; nothing is changed. Exit code 1 if it would be refused
     Plan {
         /// Document, JSON or YAML [default: stdin]
         file: Option<PathBuf>,
@@ -43,7 +43,8 @@ impl Command {
             Self::Plan { file } => {
                 let document = input::document(file).await?;
                 let plan = ctx.client.plan_topology(&document).await?;
-                ctx.out.show(&plan, || planned(&plan))
+                ctx.out.show(&plan, || planned(&plan))?;
+                if is_refused(&plan) { Err(Failure::Found) } else { Ok(()) }
             }
         }
     }
@@ -79,6 +80,11 @@ fn cidrs(document: &Value, map: &Value) -> String {
     let of = |name: &Value| networks.iter().find(|network| network.get("name") == Some(name));
     let cidrs: Vec<String> = named.iter().filter_map(of).map(|n| cell(n, "/cidr")).collect();
     cidrs.join(",")
+}
+
+/// Whether `topology update` would refuse it.
+fn is_refused(plan: &Value) -> bool {
+    plan.get("conflicts").is_some_and(|list| !items(list).is_empty())
 }
 
 /// Deepest group that is shown: the server allows 20 levels.
@@ -131,7 +137,7 @@ fn planned(plan: &Value) -> Table {
             cell(conflict, "/reason")
         ));
     }
-    let refused = plan.get("conflicts").is_some_and(|list| !items(list).is_empty());
+    let refused = is_refused(plan);
     let changed = plan.get("changed").and_then(Value::as_bool).unwrap_or(true);
     let (blocks, addresses) = (cell(plan, "/blocks_kept"), cell(plan, "/addresses_kept"));
     table.note(match (refused, changed) {

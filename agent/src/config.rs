@@ -66,6 +66,9 @@ pub enum Command {
     },
 }
 
+/// Longer than an upgrade or a reboot of a host takes.
+const TAKEOVER_SECONDS: u64 = 300;
+
 /// What a flag, a variable or a key of the file can say.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -97,6 +100,10 @@ struct Given {
     /// Addresses of this host in the physical network, the main one first: for --register.
     #[arg(long, env = "ROMANA_AGENT_HOST_IP", value_delimiter = ',', value_name = "IP,…")]
     host_ip: Option<Vec<IpAddr>>,
+    /// Seconds of silence of another agent under this host's name after which this one takes its place [default:
+    /// 300]. What the other one has attached is given up then.
+    #[arg(long, env = "ROMANA_AGENT_TAKEOVER_AFTER", value_name = "SECONDS")]
+    takeover_after: Option<u64>,
     /// Labels of this host: for --register.
     #[arg(
         long,
@@ -108,7 +115,7 @@ struct Given {
     /// Socket for the CNI plugin [default: /run/romana/agent.sock].
     #[arg(long, env = "ROMANA_AGENT_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// MTU of containers' links [default: the smallest of the host's links].
+    /// MTU of containers' links [default: the smallest of the links to the other hosts].
     #[arg(long, env = "ROMANA_AGENT_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
     /// Enforce policy [default: true]. With false, rules of an earlier run are taken away.
@@ -167,6 +174,8 @@ pub struct Config {
     pub register: Option<Registration>,
     /// Socket for the plugin.
     pub socket: PathBuf,
+    /// Silence of another agent of this host after which this one takes its place.
+    pub takeover_after: Duration,
     /// MTU of containers' links.
     pub mtu: Option<u32>,
     /// How policy is enforced.
@@ -281,6 +290,7 @@ impl Config {
             ecmp: given.ecmp.unwrap_or(false),
             register: given.register.unwrap_or(false).then_some(registration),
             socket: given.socket.unwrap_or_else(|| PathBuf::from(ours::SOCKET)),
+            takeover_after: Duration::from_secs(given.takeover_after.unwrap_or(TAKEOVER_SECONDS)),
             mtu: given.mtu,
             policy,
             nat: given.nat.unwrap_or(false).then_some(Nat { interface }),
@@ -322,6 +332,7 @@ impl Given {
             host_ip: self.host_ip.or(file.host_ip),
             host_labels: self.host_labels.or(file.host_labels),
             socket: self.socket.or(file.socket),
+            takeover_after: self.takeover_after.or(file.takeover_after),
             mtu: self.mtu.or(file.mtu),
             policy: self.policy.or(file.policy),
             policy_log: self.policy_log.or(file.policy_log),

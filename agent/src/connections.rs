@@ -16,6 +16,8 @@ use crate::kernel::{connections, full};
 /// long table again and again must not take a processor.
 const GATHER: Duration = Duration::from_millis(100);
 const REST: u32 = 10;
+/// Longest: the reuse delay of addresses is longer.
+const GATHER_MAX: Duration = Duration::from_secs(5);
 /// Pause after the kernel refused.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -60,7 +62,7 @@ pub async fn forget(
         }
         let started = Instant::now();
         let done_now = connections::forget(&ips).await;
-        gather = GATHER.max(started.elapsed() * REST);
+        gather = (started.elapsed() * REST).clamp(GATHER, GATHER_MAX);
         match done_now {
             Ok(count) => {
                 if count > 0 {

@@ -77,18 +77,17 @@ pub enum DaemonError {
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let stop = stop_signal().map_err(DaemonError::Signals)?;
     let state_dir = StateDir::open(&config.state_dir, &config.socket)?;
-    let enrolment = Arc::new(Enrolment::new(config.host.clone(), state_dir.instance.clone()));
+    let (host, instance) = (config.host.clone(), state_dir.instance.clone());
+    let enrolment = Arc::new(Enrolment::new(host, instance, config.takeover_after));
     let (release, released) = mpsc::unbounded_channel();
     let (forgetting, forgotten) = watch::channel(Forgotten::default());
-    let following =
-        Following::open(config.host.clone(), &config.state_dir, release, forgotten.clone())?;
+    let following = Following::open(&config, release, forgotten.clone())?;
     let seen = following.seen();
     let usual = ClientConfig::new(config.servers.clone()).timeout;
     let client = client_for(&config, usual)?;
     // A heartbeat that takes longer than this says nothing any more.
     let beating = client_for(&config, HEARTBEAT_TIMEOUT)?;
-    let listen_error = |source| DaemonError::Listen { address: config.metrics, source };
-    let listener = TcpListener::bind(config.metrics).await.map_err(listen_error)?;
+    let listener = listen(config.metrics).await?;
 
     let (connection, handle, _) =
         rtnetlink::new_connection_with_strict_check().map_err(KernelError::from)?;
@@ -97,9 +96,9 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let news = tokio::spawn(watch_kernel(Arc::clone(&wake), Arc::clone(&taken), stop.clone()));
     let (problems_of, attachments) = watch::channel(Vec::new());
     let (status, shown) = watch::channel(crate::status::Status::default());
-    let problems = sysctl::provide(config.set_sysctls);
-    problems.iter().for_each(|problem| tracing::warn!(problem, "this host does not forward"));
-
+    for problem in sysctl::provide(config.set_sysctls) {
+        tracing::warn!(problem, "this host does not forward");
+    }
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router = Router::new(&config, handle.clone(), seen.clone(), status);
@@ -160,6 +159,11 @@ async fn live(
         Some(ended) => joined(ended),
         None => joined(attaching.await),
     }
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, DaemonError> {
+    let error = |source| DaemonError::Listen { address, source };
+    TcpListener::bind(address).await.map_err(error)
 }
 
 fn client_for(config: &Config, timeout: Duration) -> Result<Client, romana_client::Error> {

@@ -12,8 +12,6 @@ use tokio::time::Instant;
 
 /// Heartbeats come each second: an agent that has missed one is quiet.
 const QUIET: Duration = Duration::from_secs(2);
-/// After so much quiet of the other agent this one takes its place.
-const SILENT: Duration = Duration::from_secs(5);
 
 /// How long it need not be asked again: heartbeats tell when another agent takes the place.
 const SURE: Duration = Duration::from_secs(600);
@@ -44,6 +42,8 @@ pub struct Enrolment {
     pub instance: InstanceId,
     /// The name of the machine, for people.
     pub machine: String,
+    /// After so much quiet of another agent this one takes its place.
+    takeover_after: Duration,
     standing: watch::Sender<Standing>,
     /// A heartbeat was refused.
     pub refused: Notify,
@@ -56,13 +56,14 @@ pub struct Enrolment {
 impl Enrolment {
     /// Of an agent that has not asked yet.
     #[must_use]
-    pub fn new(host: HostName, instance: InstanceId) -> Self {
+    pub fn new(host: HostName, instance: InstanceId, takeover_after: Duration) -> Self {
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let (standing, refused) = (watch::Sender::default(), Notify::new());
         Self {
             host,
             instance,
             machine,
+            takeover_after,
             standing,
             refused,
             quiet: Mutex::default(),
@@ -132,7 +133,7 @@ impl Enrolment {
         }
         let before = quiet.take().filter(|(name, _)| name == other);
         let (_, since) = quiet.insert(before.unwrap_or_else(|| (other.to_owned(), Instant::now())));
-        Ok(since.elapsed() >= SILENT)
+        Ok(since.elapsed() >= self.takeover_after)
     }
 
     fn speaks(&self) {

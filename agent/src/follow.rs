@@ -1,21 +1,24 @@
 //! Keeps a view up to date, and a copy of it on disk: an agent that starts while no replica answers
 //! works with what it knew last (law 4).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use romana_client::{Client, Error, FollowOptions, Follower, Item};
+use romana_client::{Client, Error, FollowOptions, Follower, Item, Query};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Event, Revision};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::connections::{Forgotten, Released};
 use crate::copy::{self, CopyError};
-use crate::ours::VIEW_FILE;
+use crate::ours::{FOLLOWED_FILE, VIEW_FILE};
 use crate::view::{TOPICS, View};
 
 /// The copy is at most so old.
@@ -40,6 +43,8 @@ pub struct Seen {
 pub struct Following {
     host: HostName,
     file: PathBuf,
+    /// The revision of the copy, in a place that lives as long as the kernel does: its connections are as old.
+    followed: PathBuf,
     seen: watch::Sender<Seen>,
     /// Whether the copy is older than the view, and since when.
     unsaved: Option<Instant>,
@@ -47,29 +52,69 @@ pub struct Following {
 }
 
 /// Who forgets connections of released addresses.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Forgetting {
     ask: mpsc::UnboundedSender<Released>,
     done: watch::Receiver<Forgotten>,
     /// The last release that was told.
-    asked: Revision,
+    asked: Arc<AtomicU64>,
+    /// How many gaps are being asked about.
+    gaps: Arc<AtomicUsize>,
 }
 
 impl Forgetting {
-    fn ask(&mut self, revision: Revision, ips: impl IntoIterator<Item = IpAddr>) {
+    fn ask(&self, revision: Revision, ips: impl IntoIterator<Item = IpAddr>) {
         for ip in ips {
-            self.asked = revision;
+            self.asked.fetch_max(revision, Ordering::Relaxed);
             // Nobody listens any more: the agent is stopping.
             _ = self.ask.send(Released { revision, ip });
         }
+    }
+
+    /// Asks the log what was released between two revisions, of which the view after the second one says nothing.
+    fn fill(&self, client: Client, after: Revision, upto: Revision) {
+        let this = self.clone();
+        this.gaps.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            loop {
+                match released(&client, after, upto).await {
+                    Ok(ips) => break this.ask(upto, ips),
+                    Err(Error::Refused(error)) => {
+                        tracing::warn!(after, upto, %error, "what was released is not known any more");
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, "what was released is not known yet"),
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            this.gaps.fetch_sub(1, Ordering::Relaxed);
+        });
     }
 
     /// Whether everything that was asked for has been done. A copy of the view that is written before would
     /// hide the rest from the next start. Where the kernel cannot do it people are told, and the copy is worth more.
     fn is_done(&self) -> bool {
         let done = self.done.borrow();
-        done.revision >= self.asked || !done.problems.is_empty()
+        let asked = self.asked.load(Ordering::Relaxed);
+        let told = done.revision >= asked && self.gaps.load(Ordering::Relaxed) == 0;
+        told || !done.problems.is_empty()
     }
+}
+
+/// Addresses that were released after a revision, up to another.
+async fn released(
+    client: &Client,
+    after: Revision,
+    upto: Revision,
+) -> Result<BTreeSet<IpAddr>, Error> {
+    let query = Query::new("/v1/audit/log").with("type", Some("AddressReleased"));
+    let query = query.with("from", Some(after + 1)).with("to", Some(upto));
+    let page = client.list::<serde_json::Value>(query).await?;
+    let ips = page
+        .items
+        .iter()
+        .filter_map(|record| record["event"]["AddressReleased"]["ip"].as_str()?.parse().ok());
+    Ok(ips.collect())
 }
 
 impl Following {
@@ -79,12 +124,11 @@ impl Following {
     /// # Errors
     /// [`CopyError::Io`].
     pub fn open(
-        host: HostName,
-        state_dir: &Path,
+        config: &Config,
         ask: mpsc::UnboundedSender<Released>,
         done: watch::Receiver<Forgotten>,
     ) -> Result<Self, CopyError> {
-        let file = state_dir.join(VIEW_FILE);
+        let (host, file) = (config.host.clone(), config.state_dir.join(VIEW_FILE));
         let view = match copy::load::<View>(&file) {
             Ok(view) => view.filter(|view| view.host == host),
             Err(error @ CopyError::Damaged { .. }) => {
@@ -96,8 +140,10 @@ impl Following {
         };
         let seen =
             watch::Sender::new(Seen { view: view.map(Arc::new), heard: None, caught_up: false });
-        let forgetting = Forgetting { ask, done, asked: 0 };
-        Ok(Self { host, file, seen, unsaved: None, forgetting })
+        let (asked, gaps) = Default::default();
+        let forgetting = Forgetting { ask, done, asked, gaps };
+        let followed = config.socket.with_extension(FOLLOWED_FILE);
+        Ok(Self { host, file, followed, seen, unsaved: None, forgetting })
     }
 
     /// What is seen, as it changes.
@@ -115,7 +161,7 @@ impl Following {
                 () = stop.cancelled() => break,
                 () = until(save) => self.save_if_forgotten(),
                 item = follower.next() => match item {
-                    Ok(item) => self.take(item, follower.cluster()),
+                    Ok(item) => self.take(item, follower.cluster(), &client),
                     Err(error) => {
                         self.complain(&error);
                         let pause = Instant::now() + PAUSE;
@@ -145,7 +191,7 @@ impl Following {
         tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
     }
 
-    fn take(&mut self, item: Item, cluster: Option<&str>) {
+    fn take(&mut self, item: Item, cluster: Option<&str>, client: &Client) {
         let now = Instant::now();
         let Seen { view: before, caught_up, .. } = self.seen.borrow().clone();
         // A bookmark follows when everything that there was has come.
@@ -169,6 +215,11 @@ impl Following {
                 Ok(mut view) => {
                     let gone = before.iter().flat_map(|before| before.gone(&view));
                     self.forgetting.ask(view.revision, gone.collect::<Vec<_>>());
+                    let followed = before.as_ref().map(|before| before.revision);
+                    let followed = followed.or_else(|| copy::load(&self.followed).ok().flatten());
+                    if let Some(after) = followed.filter(|after| *after < view.revision) {
+                        self.forgetting.fill(client.clone(), after, view.revision);
+                    }
                     let (revision, known) = (view.revision, before.as_ref());
                     let known = known.and_then(|before| before.rules.as_ref());
                     if let Some(rules) = &mut view.rules {
@@ -191,7 +242,7 @@ impl Following {
         self.unsaved = self.unsaved.or(Some(now));
         self.seen.send_replace(Seen { view: after, heard: Some(now), caught_up });
         if first {
-            self.save();
+            self.save_if_forgotten();
         }
     }
 
@@ -212,6 +263,10 @@ impl Following {
                 error = &error as &dyn std::error::Error,
                 "the view is not saved: a restart without a replica would know less"
             );
+        }
+        // Without it a start that has lost the view knows of no gap.
+        if let Err(error) = copy::save(&self.followed, &view.revision) {
+            tracing::debug!(%error, "where the view ends is not saved");
         }
     }
 }

@@ -46,8 +46,10 @@ pub const LEDGER_DIR: &str = "attachments";
 pub const RESERVE_FILE: &str = "reserve";
 /// In the state directory: DELs that the plugin left while no agent answered.
 pub const SPOOL_DIR: &str = "spool";
-/// In the state directory: what the agent that uses it calls itself.
+/// In the state directory, and beside the socket: what the agent that uses them calls itself.
 pub const INSTANCE_FILE: &str = "instance";
+/// Beside the socket: up to where connections of released addresses are forgotten.
+pub const FOLLOWED_FILE: &str = "followed";
 /// In the state directory: locked by the agent that uses it.
 pub const LOCK_FILE: &str = "lock";
 /// Where the agent keeps what must outlive it.

@@ -480,5 +480,5 @@ refusals! {
         host: HostName, /// The agent that speaks for it.
         instance: InstanceId, }
         => Conflict, "another agent, {instance}, speaks for host {host}";
-        "Stop one of the two, or start this one with the name of its own host (--host). One that is silent for some seconds is replaced by itself.";
+        "Stop one of the two, or start this one with the name of its own host (--host). One that stays silent is replaced by itself (--takeover-after).";
 }

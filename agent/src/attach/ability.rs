@@ -1,5 +1,6 @@
 //! Whether an ADD can be expected to work: what STATUS answers, and readiness.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::add::SILENT;
 use super::{Attacher, code, failed};
+use crate::ours::LEDGER_DIR;
 use crate::sysctl;
 use crate::view::View;
 use crate::wire::Failed;
@@ -124,8 +126,15 @@ fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
     let system = rustix::fs::statvfs(state_dir).ok()?;
     // File systems that do not count their files have none.
     let full = system.f_bavail == 0 || system.f_files > 0 && system.f_favail == 0;
-    let details = "make room on the disk of the agent's state directory";
-    full.then(|| (format!("the disk of {} is full", state_dir.display()), details))
+    let details = "make room on the disk of the agent's state directory, or mend it";
+    if full {
+        return Some((format!("the disk of {} is full", state_dir.display()), details));
+    }
+    let ledger = state_dir.join(LEDGER_DIR);
+    let written =
+        tempfile::NamedTempFile::new_in(&ledger).and_then(|mut file| file.write_all(b"."));
+    let error = written.err()?;
+    Some((format!("{} cannot be written to: {error}", ledger.display()), details))
 }
 
 /// Packets of containers would end here.

@@ -125,9 +125,7 @@ impl Attacher {
         self.put(entry.clone()).await?;
         crash_point("intended");
         let built = self.build(add, &wants, netns, mtu, mac, &mut entry).await;
-        let exhausted = built.as_ref().err().filter(|why| why.code == code::EXHAUSTED);
-        *self.exhausted.lock().unwrap_or_else(PoisonError::into_inner) =
-            exhausted.map(|why| (Instant::now(), why.msg.clone()));
+        self.note_exhaustion(&built);
         match built {
             Ok(added) => {
                 self.changed.notify_one();
@@ -138,6 +136,16 @@ impl Attacher {
                 Err(why)
             }
         }
+    }
+
+    /// What an ADD found says whether the next one can expect an address; one that failed otherwise says nothing.
+    fn note_exhaustion(&self, built: &Result<Added, Failed>) {
+        let now = match built {
+            Ok(_) => None,
+            Err(why) if why.code == code::EXHAUSTED => Some((Instant::now(), why.msg.clone())),
+            Err(_) => return,
+        };
+        *self.exhausted.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     async fn build(

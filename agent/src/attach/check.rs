@@ -3,8 +3,8 @@
 use ipnet::IpNet;
 
 use super::{Attacher, Stage, code, failed};
-use crate::kernel::links;
 use crate::kernel::netns::Netns;
+use crate::kernel::{facts, links};
 use crate::ours::host_link;
 use crate::wire::{Failed, Key};
 
@@ -33,7 +33,6 @@ impl Attacher {
         if !inside.up {
             return Err(differs(format!("{} is not there, or is down", key.ifname)));
         }
-        let routed = links::host_routes(&self.handle, Some(self.config.route_table)).await?;
         let link = host_link(&key.container_id, &key.ifname);
         let Some(end) = links::host_end(&self.handle, &link).await? else {
             return Err(differs(format!("the host's end {link} is not there")));
@@ -52,8 +51,10 @@ impl Attacher {
             if !default {
                 return Err(differs(format!("{} has lost its default route", key.ifname)));
             }
-            if !routed.contains(&(end.index, ip)) {
-                return Err(differs(format!("the host has lost its route to {ip} by {link}")));
+            // What counts is the way that the kernel takes, whatever routes there are.
+            let way = facts::reach(&self.handle, ip).await.map(|(link, _)| link);
+            if way != Some(end.index) {
+                return Err(differs(format!("the host does not reach {ip} by {link}")));
             }
         }
         match self.gate.is_intact().await {

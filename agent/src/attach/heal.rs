@@ -58,10 +58,10 @@ fn fault(
     ips.any(|ip| routes.get(&ip) != Some(&end.index)).then_some(Fault::Routes(end.index))
 }
 
-/// Whether an attachment's namespace is known, and gone. Where it is not known nothing is freed on a guess.
+/// Whether an attachment that has lost its link has lost its namespace as well. That of one that was recovered is
+/// not known: its link was there when it was recovered, and a pair that is gone takes its addresses along.
 fn is_namespace_gone(entry: &Entry) -> bool {
-    let known = entry.netns.as_deref().filter(|path| !path.is_empty());
-    known.is_some_and(|path| !Path::new(path).exists())
+    entry.netns.as_deref().is_some_and(|path| path.is_empty() || !Path::new(path).exists())
 }
 
 fn is_attached(entry: &Entry) -> bool {
@@ -83,8 +83,9 @@ impl Attacher {
         let mut healing = Healing::default();
         let mut looked: Option<Instant> = None;
         while !stop.is_cancelled() {
-            let everything = looked.is_none_or(|looked| looked.elapsed() >= PERIOD);
             let touched = taken.take();
+            let everything =
+                touched.everything || looked.is_none_or(|looked| looked.elapsed() >= PERIOD);
             let mut keys = self.ledger.concerned(&touched.links, &touched.ips);
             keys.extend(healing.problems.keys().cloned());
             let done = match everything {
@@ -127,18 +128,8 @@ impl Attacher {
     async fn look_at_all(self: &Arc<Self>, healing: &mut Healing) -> Result<(), KernelError> {
         let entries = self.ledger.select(is_attached);
         healing.forget_all_but(&entries);
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let ends = links::host_ends(&self.handle).await?;
-        let routes = links::host_routes(&self.handle, Some(self.config.route_table)).await?;
-        let routes: BTreeMap<IpAddr, u32> =
-            routes.into_iter().map(|(link, ip)| (ip, link)).collect();
-        for entry in entries {
-            let fault = fault(&entry, &ends, &routes);
-            self.mend_if(entry, fault, healing).await;
-        }
-        Ok(())
+        let keys = entries.into_iter().map(|entry| entry.key).collect();
+        self.look_at(keys, healing).await
     }
 
     /// The same for some: what it costs does not grow with the attachments of the host.
@@ -178,6 +169,16 @@ impl Attacher {
         }
     }
 
+    /// An address that the kernel does not send by a link, whatever routes of ours there are.
+    async fn goes_elsewhere(&self, ips: &[IpAddr], index: u32) -> Option<IpAddr> {
+        for ip in ips {
+            if facts::reach(&self.handle, *ip).await.map(|(link, _)| link) != Some(index) {
+                return Some(*ip);
+            }
+        }
+        None
+    }
+
     /// Mends an attachment. Returns a problem if that is not possible.
     async fn mend(
         self: &Arc<Self>,
@@ -199,8 +200,13 @@ impl Attacher {
                 let table = self.config.route_table;
                 match links::restore(&self.handle, table, &link, index, &ips).await {
                     Ok(()) => {
-                        tracing::warn!(link, "host routes were missing: restored");
-                        None
+                        let elsewhere = self.goes_elsewhere(&ips, index).await;
+                        if elsewhere.is_none() {
+                            tracing::warn!(link, "host routes were missing: restored");
+                        }
+                        elsewhere.map(|ip| {
+                            format!("{of}: the route of another program, or a rule, leads {ip} elsewhere")
+                        })
                     }
                     Err(error) => Some(format!("{of} has no host route: {}", full(&error))),
                 }
@@ -264,9 +270,9 @@ mod tests {
         assert_eq!(fault(&entry, &ends(false), &routes(7)), Some(Fault::Down));
         assert_eq!(fault(&entry, &BTreeMap::new(), &routes(7)), Some(Fault::NoLink));
         assert!(is_namespace_gone(&entry));
-        for path in ["", "/proc/self/ns/net"] {
-            assert!(!is_namespace_gone(&Entry { netns: Some(path.into()), ..entry.clone() }));
-        }
+        let netns = |path: &str| Entry { netns: Some(path.into()), ..entry.clone() };
+        assert!(!is_namespace_gone(&netns("/proc/self/ns/net")));
+        assert!(is_namespace_gone(&netns("")), "recovered");
         assert!(!is_attached(&Entry { stage: Stage::Removing, ..entry.clone() }));
         assert!(!is_attached(&Entry { netns: None, ..entry }));
     }

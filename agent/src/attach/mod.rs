@@ -91,7 +91,7 @@ struct Attacher {
     policy: watch::Receiver<Option<PolicyStatus>>,
     /// Why no ADD can work.
     unable: watch::Sender<Option<Unable>>,
-    /// When an ADD found no address, and how that was said; `None`: the last one found one.
+    /// When an ADD found no address, and how that was said; `None`: one has found one since.
     exhausted: Mutex<Option<(Instant, String)>>,
 }
 

@@ -104,8 +104,11 @@ impl Attacher {
         network: &str,
         valid: &BTreeSet<Key>,
     ) -> Result<(), Failed> {
+        // Of which network one that was recovered is, is not known; where there is only one, it is of that.
+        let others = |entry: &Entry| !entry.network.is_empty() && entry.network != network;
+        let is_alone = self.ledger.select(others).is_empty();
         let stale = self.ledger.select(|entry| {
-            entry.network == network
+            (entry.network == network || entry.network.is_empty() && is_alone)
                 && entry.stage != Stage::Removing
                 && !valid.contains(&entry.key)
         });
@@ -113,8 +116,7 @@ impl Attacher {
         for entry in stale {
             let _alone = self.lock(&entry.key).await;
             // Somebody may have removed it while the lock was waited for.
-            let Some(entry) = self.ledger.get(&entry.key).filter(|now| now.stage == entry.stage)
-            else {
+            let Some(entry) = self.ledger.get(&entry.key).filter(|now| *now == entry) else {
                 continue;
             };
             let container = entry.key.container_id.clone();

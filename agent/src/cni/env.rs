@@ -130,7 +130,7 @@ fn ifname(text: &str) -> Result<String, CniError> {
 }
 
 /// Keys that this plugin understands: its own, Kubernetes' and the conventions'.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 9] = [
     "IgnoreUnknown",
     "K8S_POD_NAMESPACE",
     "K8S_POD_NAME",
@@ -140,7 +140,6 @@ const KNOWN: [&str; 10] = [
     "ROMANA_SEGMENT",
     "IP",
     "MAC",
-    "GATEWAY",
 ];
 /// What Go reads as true.
 const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];

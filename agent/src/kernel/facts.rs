@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use futures_util::StreamExt;
-use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkPayload};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -239,8 +239,18 @@ pub async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
     ])?;
     let listen = async {
         while let Some((message, _)) = messages.next().await {
-            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
-            if concerns_routes(&message) {
+            let replaces = message.header.flags & NLM_F_REPLACE != 0;
+            let message = match message.payload {
+                NetlinkPayload::InnerMessage(message) => message,
+                // News was lost: anything may have happened.
+                NetlinkPayload::Overrun(_) => {
+                    wake.notify_one();
+                    taken.everything();
+                    continue;
+                }
+                _ => continue,
+            };
+            if concerns_routes(&message, replaces) {
                 wake.notify_one();
             }
             tell(&message, taken);
@@ -255,10 +265,10 @@ pub async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
 
 /// Routes of others come and go without end; when one takes ours away, ours is in the message. Links of
 /// attachments say nothing about the ways to other hosts.
-fn concerns_routes(message: &RouteNetlinkMessage) -> bool {
+fn concerns_routes(message: &RouteNetlinkMessage, replaces: bool) -> bool {
     match message {
         RouteNetlinkMessage::DelRoute(route) => is_ours(route) && !is_host_route(route),
-        RouteNetlinkMessage::NewRoute(_) => false,
+        RouteNetlinkMessage::NewRoute(route) => replaces && !is_ours(route),
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             !is_host_end(link)
         }
@@ -276,12 +286,24 @@ fn tell(message: &RouteNetlinkMessage, taken: &Taken) {
         RouteNetlinkMessage::DelRoute(route) if is_ours(route) && is_host_route(route) => {
             Way::from(route).to.into_iter().for_each(|ip| taken.route(ip));
         }
+        // In place of ours, or before it.
+        RouteNetlinkMessage::NewRoute(route) if !is_ours(route) && is_whole(route) => {
+            Way::from(route).to.into_iter().for_each(|ip| taken.route(ip));
+        }
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             let name = name_of(link).filter(|name| name.starts_with(LINK_PREFIX));
             name.into_iter().for_each(|name| taken.link(name));
         }
         _ => {}
     }
+}
+
+/// Whether a route is to a single address.
+fn is_whole(route: &RouteMessage) -> bool {
+    matches!(
+        (route.header.address_family, route.header.destination_prefix_length),
+        (AddressFamily::Inet, 32) | (AddressFamily::Inet6, 128)
+    )
 }
 
 fn is_ours(route: &RouteMessage) -> bool {

@@ -11,8 +11,10 @@ use tokio::sync::Notify;
 pub struct Touched {
     /// Host ends of pairs that went, or changed.
     pub links: BTreeSet<String>,
-    /// Addresses whose host routes went.
+    /// Addresses whose host routes went, or to which others have routes.
     pub ips: BTreeSet<IpAddr>,
+    /// News was lost.
+    pub everything: bool,
 }
 
 /// News of the kernel, until somebody looks.
@@ -31,6 +33,11 @@ impl Taken {
     /// A host route went.
     pub fn route(&self, ip: IpAddr) {
         self.add(|touched| _ = touched.ips.insert(ip));
+    }
+
+    /// News was lost.
+    pub fn everything(&self) {
+        self.add(|touched| touched.everything = true);
     }
 
     fn add(&self, change: impl FnOnce(&mut Touched)) {

@@ -1,7 +1,7 @@
 //! Looks into the kernel for what other programs have changed, while our own changes go on: a look takes longer
 //! than a change, and nobody waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::diff::{Actual, full};
-use super::model::Filter;
+use super::model::{Family, Filter, Name};
 use crate::kernel::packet_filter::{FilterError, PacketFilter};
 
 /// What a look saw.
@@ -22,34 +22,45 @@ pub(super) enum Seen {
 
 /// A look that is under way.
 pub(super) struct Look {
-    /// What the kernel was to hold when it began.
-    then: Filter,
+    /// What was written since it began: whether it saw that before or after cannot be told.
+    pub(super) written: Written,
     seen: JoinHandle<Result<Seen, FilterError>>,
     /// Who wants to know whether it finds anything.
     pub(super) verifying: Vec<oneshot::Sender<bool>>,
 }
 
+/// Keys of sets and chains that were written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    sets: BTreeSet<(Family, Name)>,
+    chains: BTreeSet<(Family, Name)>,
+}
+
+impl Written {
+    /// Notes what a step from one filter to another writes.
+    pub(super) fn note(&mut self, before: &Filter, after: &Filter) {
+        self.sets.extend(changed(&before.sets, &after.sets));
+        self.chains.extend(changed(&before.chains, &after.chains));
+    }
+}
+
 impl Look {
     /// Reads everything.
-    pub(super) fn whole(
-        filter: &PacketFilter,
-        then: Filter,
-        verifying: Vec<oneshot::Sender<bool>>,
-    ) -> Self {
+    pub(super) fn whole(filter: &PacketFilter, verifying: Vec<oneshot::Sender<bool>>) -> Self {
         let filter = filter.clone();
         let seen = tokio::spawn(async move { filter.read().await.map(Seen::Whole) });
-        Self { then, seen, verifying }
+        Self { written: Written::default(), seen, verifying }
     }
 
     /// Counts members: sets tell nothing when they are changed, but members that are missing or too many show
     /// in their number.
-    pub(super) fn sizes(filter: &PacketFilter, then: Filter) -> Self {
+    pub(super) fn sizes(filter: &PacketFilter) -> Self {
         let filter = filter.clone();
         let seen = tokio::spawn(async move { filter.set_sizes().await.map(Seen::Sizes) });
-        Self { then, seen, verifying: Vec::new() }
+        Self { written: Written::default(), seen, verifying: Vec::new() }
     }
 
-    /// What it saw, and what the kernel was to hold when it began.
+    /// What it saw.
     pub(super) async fn end(&mut self) -> Result<Seen, FilterError> {
         match (&mut self.seen).await {
             Ok(seen) => seen,
@@ -59,31 +70,27 @@ impl Look {
             }),
         }
     }
-
-    pub(super) fn then(&self) -> &Filter {
-        &self.then
-    }
 }
 
-/// Leaves out what was written between two filters, of what was read in the meantime: whether the kernel had it
-/// before or after cannot be told. What is to be compared with the rest.
-pub(super) fn steady(then: &Filter, now: &Filter, actual: &mut Actual) -> Filter {
+/// Leaves out what was written while it was read: whether the kernel had it before or after cannot be told. What is
+/// to be compared with the rest.
+pub(super) fn steady(written: &Written, now: &Filter, actual: &mut Actual) -> Filter {
     let mut wanted = now.clone();
-    for (family, name) in changed(&then.sets, &now.sets) {
-        actual.sets.remove(&full(family, &name));
-        wanted.sets.remove(&(family, name));
+    for (family, name) in &written.sets {
+        actual.sets.remove(&full(*family, name));
+        wanted.sets.remove(&(*family, name.clone()));
     }
-    for (family, name) in changed(&then.chains, &now.chains) {
-        actual.chains.remove(&(family, name.to_string()));
-        wanted.chains.remove(&(family, name));
+    for (family, name) in &written.chains {
+        actual.chains.remove(&(*family, name.to_string()));
+        wanted.chains.remove(&(*family, name.clone()));
     }
     wanted
 }
 
 /// Whether sets that were not written meanwhile have another number of members than they should.
-pub(super) fn miscounted(then: &Filter, now: &Filter, sizes: &BTreeMap<String, usize>) -> bool {
-    let written: Vec<String> =
-        changed(&then.sets, &now.sets).map(|(family, name)| full(family, &name)).collect();
+pub(super) fn miscounted(written: &Written, now: &Filter, sizes: &BTreeMap<String, usize>) -> bool {
+    let written: BTreeSet<String> =
+        written.sets.iter().map(|(family, name)| full(*family, name)).collect();
     let wanted: BTreeMap<String, usize> = now
         .sets
         .iter()
@@ -113,7 +120,7 @@ fn changed<K: Ord + Clone, V: PartialEq + Clone>(
 #[cfg(test)]
 mod tests {
     use super::super::diff::repair;
-    use super::super::model::{Family, Member, Set, SetKind, Style};
+    use super::super::model::{Member, Set, SetKind, Style};
     use super::*;
 
     fn filter(sets: &[(&str, &[&str])]) -> Filter {
@@ -146,20 +153,25 @@ mod tests {
     #[test]
     fn own_changes_during_a_look_are_no_drift_and_foreign_ones_are() {
         let then = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.2/32"]), ("C", &[])]);
-        let now = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.3/32"]), ("D", &[])]);
+        let between = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.3/32"]), ("D", &[])]);
+        // What was changed and changed back was written, too.
+        let now = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.2/32"]), ("D", &[])]);
+        let mut written = Written::default();
+        written.note(&then, &between);
+        written.note(&between, &now);
         // Read before or after the change: it is not known.
-        for moment in [&then, &now] {
+        for moment in [&then, &between, &now] {
             let mut actual = read(moment);
-            let wanted = steady(&then, &now, &mut actual);
+            let wanted = steady(&written, &now, &mut actual);
             assert_eq!(lines(&actual, &wanted), [""; 0]);
             let sizes = read(moment).sets.into_iter().map(|(name, set)| (name, set.1.len()));
-            assert!(!miscounted(&then, &now, &sizes.collect()));
+            assert!(!miscounted(&written, &now, &sizes.collect()));
         }
         let mut damaged = read(&now);
         damaged.sets.get_mut(&full(Family::V4, "A")).unwrap().1.clear();
         let sizes = damaged.sets.iter().map(|(name, set)| (name.clone(), set.1.len())).collect();
-        assert!(miscounted(&then, &now, &sizes));
-        let wanted = steady(&then, &now, &mut damaged);
+        assert!(miscounted(&written, &now, &sizes));
+        let wanted = steady(&written, &now, &mut damaged);
         assert_eq!(lines(&damaged, &wanted), ["add A4 10.0.0.1"]);
     }
 }

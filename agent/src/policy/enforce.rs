@@ -237,14 +237,16 @@ impl Enforcer {
 
     /// Begins to read the kernel, if that is due and what it holds is known.
     fn begin_look(&mut self) {
-        let Some(held) = self.held.clone().filter(|_| self.is_due()) else { return };
+        if self.held.is_none() || !self.is_due() {
+            return;
+        }
         self.disturbed = false;
-        self.look = Some(Look::whole(&self.filter, held, std::mem::take(&mut self.verifying)));
+        self.look = Some(Look::whole(&self.filter, std::mem::take(&mut self.verifying)));
     }
 
     fn count_sets(&mut self, look: &mut Option<Look>) {
-        if let Some(held) = self.held.clone().filter(|_| look.is_none()) {
-            *look = Some(Look::sizes(&self.filter, held));
+        if self.held.is_some() && look.is_none() {
+            *look = Some(Look::sizes(&self.filter));
         }
     }
 
@@ -253,11 +255,11 @@ impl Enforcer {
         let Some(held) = self.held.clone() else { return };
         let done = match seen {
             Ok(drift::Seen::Sizes(sizes)) => {
-                self.disturbed |= drift::miscounted(look.then(), &held, &sizes);
+                self.disturbed |= drift::miscounted(&look.written, &held, &sizes);
                 return;
             }
             Ok(drift::Seen::Whole(mut actual)) => {
-                let wanted = drift::steady(look.then(), &held, &mut actual);
+                let wanted = drift::steady(&look.written, &held, &mut actual);
                 self.restore(&actual, &wanted).await
             }
             Err(error) => Err(error),
@@ -384,9 +386,18 @@ impl Enforcer {
         let Settings { mark, log_group, .. } = self.settings;
         let styles = |family| Style { family, mark, log_group };
         let changes = match self.held.as_ref().filter(|_| caught_up) {
-            Some(held) => step(held, wanted, &styles),
+            Some(held) => {
+                if let Some(look) = &mut self.look {
+                    look.written.note(held, wanted);
+                }
+                step(held, wanted, &styles)
+            }
             None => {
                 self.disturbed = false;
+                // What a look under way sees is older than what is written now.
+                if let Some(look) = self.look.take() {
+                    self.verifying.extend(look.verifying);
+                }
                 let actual = self.filter.read().await?;
                 self.read = Some(Instant::now());
                 repair(&actual, wanted, &styles, !caught_up)

@@ -50,6 +50,38 @@ fn host_routes_that_are_taken_away_come_back_in_namespaces() {
     for (from, to) in [("c1", two[0]), ("c1", two[1]), ("c2", one[0]), ("c2", one[1])] {
         lab.reaches(from, to);
     }
+    // A route of another program in place of ours, or before it, is left alone and named; CHECK sees it, too.
+    let result = serde_json::json!({"interfaces": [{"name": "eth0", "sandbox": "x"}], "ips": []});
+    let mut check = lab.cni("h1", "CHECK", "c1", &format!("/run/netns/{}", lab.ns("c1")));
+    check.config["prevResult"] = result;
+    until("CHECK is content", || check.call().0);
+    let (four, six) = (one[0].to_string(), one[1].to_string());
+    let foreign: [(&[&str], &[&str]); 2] = [
+        (
+            &["route", "replace", &four, "dev", "lo", "proto", "4"],
+            &["route", "del", &four, "dev", "lo"],
+        ),
+        (
+            &["-6", "route", "add", "blackhole", &six, "metric", "1", "proto", "4"],
+            &["-6", "route", "del", "blackhole", &six, "metric", "1"],
+        ),
+    ];
+    for (add, del) in foreign {
+        lab.ip("h1", add);
+        let named = |lab: &Lab| {
+            let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
+            problems.iter().any(|problem| problem.contains("c1") && problem.contains("route"))
+        };
+        until("the agent names it", || named(&lab));
+        let (success, error) = check.call();
+        assert!(!success && error["code"] == 104, "{error}");
+        lab.ip("h1", del);
+        until("the agent is content", || !named(&lab));
+        until("CHECK is content", || check.call().0);
+    }
+    for ip in &one {
+        lab.reaches("c2", *ip);
+    }
     // A link that is gone cannot be put back: it is said.
     let link = lab.links("h1").remove(0);
     lab.ip("h1", &["link", "del", &link]);

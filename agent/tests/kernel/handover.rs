@@ -70,6 +70,8 @@ fn connections_of_a_released_address_are_forgotten_on_all_hosts_in_namespaces() 
         until(&format!("{host} has forgotten"), || !left(&lab, host));
     }
     assert!(left(&lab, "h3"), "nobody has told it");
+    // And has lost what it knew, besides.
+    std::fs::remove_dir_all(lab.dir().join("h3")).expect("removed");
     lab.start_agent("h3", &[]);
     until("h3 has forgotten", || !left(&lab, "h3"));
     // Many at once.
@@ -142,7 +144,7 @@ fn a_host_has_one_agent_in_namespaces() {
     let mut lab = lab();
     let ips = attach(&mut lab, "h1", "c1");
     lab.kill_agent("h3");
-    lab.spawn_agent_as("h3", "h1", &[], None);
+    lab.spawn_agent_as("h3", "h1", &["--takeover-after", "4"], None);
     let problem = |lab: &Lab, host: &str| {
         let problems = lab.status(host).map(|status| status.problems).unwrap_or_default();
         problems.iter().any(|problem| problem.contains("speaks for this host"))
@@ -165,6 +167,12 @@ fn a_host_has_one_agent_in_namespaces() {
     assert!(now(&lab).contains(&ips[0]) && before.is_u64());
     assert!(!problem(&lab, "h1"));
 
+    // A leader that is new has heard nobody: that is no silence of the first one.
+    lab.kill_replicas();
+    lab.start_replicas();
+    until("the log is served", || lab.try_romana(&["cluster", "status"]).is_some());
+    attach(&mut lab, "h1", "c4");
+    assert!(!problem(&lab, "h1"));
     // When it is gone, the second one takes its place; it does not take it back.
     lab.kill_agent("h1");
     until("the second one speaks for the host", || !problem(&lab, "h3"));

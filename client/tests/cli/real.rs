@@ -124,6 +124,15 @@ impl Drop for Dev {
     }
 }
 
+fn a_plan_that_would_be_refused_fails(dev: &Dev) {
+    let other = json!({"networks": [{"name": "n", "cidr": "10.9.0.0/16"}],
+        "topologies": [{"networks": ["n"], "map": [{}]}]});
+    dev.file("other.json", &other.to_string());
+    let refused = dev.run("topology plan other.json");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("it would be refused"));
+}
+
 #[test]
 fn every_noun_works_against_a_real_replica() {
     let dev = Dev::start();
@@ -155,11 +164,7 @@ fn every_noun_works_against_a_real_replica() {
     assert_eq!(dev.json("address list --host h2")["items"][0]["name"], "a2");
     assert!(dev.ok("block show 10.111.0.3").contains("10.111.0.0/29 on h1 for shop/web"));
     assert_eq!(dev.refused("host remove h1"), "HostInUse");
-    let other = r#"{"networks": [{"name": "n", "cidr": "10.9.0.0/16"}], "topologies": [{"networks": ["n"], "map": [{}]}]}"#;
-    dev.file("other.json", other);
-    let refused = dev.run("topology plan other.json");
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(String::from_utf8_lossy(&refused.stdout).contains("it would be refused"));
+    a_plan_that_would_be_refused_fails(&dev);
     assert!(dev.ok("address release a1").contains("released"));
     assert!(dev.ok("address release a1").contains("was not live"));
     dev.ok("host remove h1 --force");

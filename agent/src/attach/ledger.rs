@@ -27,6 +27,8 @@ use crate::policy::world::Attached;
 use crate::wire::Key;
 
 const SUFFIX: &str = "json";
+/// Of an entry that was to be written as `Removing`, and the disk was full: to rename needs no room.
+const RENAMED: &str = "removing";
 
 /// How far an attachment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,11 +165,19 @@ impl Ledger {
         let mut entries = Entries::default();
         for file in fs::read_dir(&dir).map_err(io("list", &dir))? {
             let path = file.map_err(io("list", &dir))?.path();
-            if path.extension().is_none_or(|extension| extension != SUFFIX) {
+            let is_renamed = path.extension().is_some_and(|extension| extension == RENAMED);
+            if is_renamed && path.with_extension(SUFFIX).exists() {
+                // It was attached anew after that.
+                continue;
+            }
+            if !is_renamed && path.extension().is_none_or(|extension| extension != SUFFIX) {
                 continue;
             }
             match copy::load::<Entry>(&path) {
-                Ok(entry) => entry.into_iter().for_each(|entry| entries.insert(entry)),
+                Ok(entry) => entry.into_iter().for_each(|entry| {
+                    let stage = if is_renamed { Stage::Removing } else { entry.stage };
+                    entries.insert(Entry { stage, ..entry });
+                }),
                 Err(error @ CopyError::Damaged { .. }) => {
                     let aside = copy::set_aside(&path);
                     tracing::error!(%error, aside = %aside.display(), "an attachment is not known");
@@ -184,13 +194,24 @@ impl Ledger {
     /// [`CopyError::Io`]: it may be on the disk or not; in memory it is not.
     pub fn put(&self, entry: Entry) -> Result<(), CopyError> {
         copy::save(&self.path(&entry.key), &entry)?;
+        // An older attachment of the key may have left on a full disk.
+        let renamed = self.path(&entry.key).with_extension(RENAMED);
+        if renamed.exists() {
+            copy::remove(&renamed)?;
+        }
         self.entries().insert(entry);
         Ok(())
     }
 
-    /// Takes an entry in without writing it: the disk takes nothing.
-    pub fn remember(&self, entry: Entry) {
-        self.entries().insert(entry);
+    /// Takes in that an entry is being removed without writing it, as the disk takes nothing: its file gets another
+    /// name.
+    ///
+    /// # Errors
+    /// [`CopyError::Io`]: in memory it is so, and not on the disk.
+    pub fn rename(&self, entry: Entry) -> Result<(), CopyError> {
+        let path = self.path(&entry.key);
+        self.entries().insert(Entry { stage: Stage::Removing, ..entry });
+        fs::rename(&path, path.with_extension(RENAMED)).map_err(CopyError::io("rename", &path))
     }
 
     /// Forgets an entry, durably.
@@ -198,7 +219,12 @@ impl Ledger {
     /// # Errors
     /// [`CopyError::Io`].
     pub fn remove(&self, key: &Key) -> Result<(), CopyError> {
-        copy::remove(&self.path(key))?;
+        let path = self.path(key);
+        let renamed = path.with_extension(RENAMED);
+        if renamed.exists() {
+            copy::remove(&renamed)?;
+        }
+        copy::remove(&path)?;
         self.entries().remove(key);
         Ok(())
     }
@@ -308,6 +334,13 @@ mod tests {
         fs::write(ledger.path(&key(0)), "nonsense").unwrap();
         let again = Ledger::open(dir.path()).unwrap();
         assert_eq!(again.all(), [Entry { stage: Stage::Ready, ..entry(1) }]);
+        // What leaves on a full disk has left, also after a restart; what is attached anew has not.
+        again.rename(entry(1)).unwrap();
+        let again = Ledger::open(dir.path()).unwrap();
+        assert_eq!(again.all(), [Entry { stage: Stage::Removing, ..entry(1) }]);
+        again.put(Entry { stage: Stage::Ready, ..entry(1) }).unwrap();
+        let again = Ledger::open(dir.path()).unwrap();
+        assert_eq!(again.get(&key(1)).map(|entry| entry.stage), Some(Stage::Ready));
         assert!(ledger.path(&key(0)).with_extension("damaged").exists());
     }
 }

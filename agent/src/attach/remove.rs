@@ -56,8 +56,8 @@ impl Attacher {
         (!entry.addresses.is_empty()).then_some(entry)
     }
 
-    /// The removal is durable, and the link gone, on return. On a full disk it is not durable: the addresses
-    /// are given back all the same, and what a crash leaves in between is found by its namespace, which is gone.
+    /// The removal is durable, and the link gone, on return. On a full disk the file of the attachment
+    /// gets another name, which needs no room.
     pub(super) async fn begin_removal(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
         let key = entry.key.clone();
         let entry = Entry { stage: Stage::Removing, ..entry };
@@ -70,7 +70,9 @@ impl Attacher {
                 why = error.msg,
                 "a DEL is not written down"
             );
-            self.ledger.remember(entry);
+            if let Err(error) = self.ledger.rename(entry) {
+                tracing::error!(%error, "a crash now would undo a DEL");
+            }
             self.gate.note(key.clone(), Vec::new());
         }
         crash_point("removing");

@@ -12,8 +12,8 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
 };
-use rtnetlink::packet_route::rule::RuleAction;
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
+use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
 
 use super::netns::Netns;
@@ -104,24 +104,51 @@ async fn settle(handle: &Handle, pair: &Pair) -> Result<Link, KernelError> {
 }
 
 /// Leads everything to the host. Where another interface does that already, only packets from this address go by
-/// this one: by a table of its own, numbered as the link, and a rule.
+/// this one, by a table and a rule of its own; all others when the first one has gone.
 async fn default_by(handle: &Handle, ip: IpAddr, link: u32) -> Result<(), KernelError> {
     let asked = || KernelError::asked("the default route in the container");
     match handle.route().add(default_route(ip, link)).execute().await {
         Err(error) if has_errno(&error, Errno::EXIST) => {}
         added => return added.map_err(asked()),
     }
-    let table = TABLES + link;
+    remove_old_rules(handle).await?;
+    let own = TABLES + link;
+    let mut second = default_route(ip, link);
+    second.attributes.push(RouteAttribute::Priority(own));
+    handle.route().add(second).execute().await.map_err(asked())?;
     let mut route = default_route(ip, link);
     route.header.table = RouteHeader::RT_TABLE_UNSPEC;
-    route.attributes.push(RouteAttribute::Table(table));
+    route.attributes.push(RouteAttribute::Table(own));
     handle.route().add(route).execute().await.map_err(asked())?;
-    let rule = handle.rule().add().table_id(table).action(RuleAction::ToTable);
+    let rule = handle.rule().add().table_id(own).action(RuleAction::ToTable);
     let added = match ip {
         IpAddr::V4(ip) => rule.v4().source_prefix(ip, 32).execute().await,
         IpAddr::V6(ip) => rule.v6().source_prefix(ip, 128).execute().await,
     };
     added.map_err(KernelError::asked("the rule for a second interface of the container"))
+}
+
+/// Rules of interfaces that have gone: their tables went with the links.
+async fn remove_old_rules(handle: &Handle) -> Result<(), KernelError> {
+    let links = dump_links(handle).await?;
+    let is_old = |table: u32| {
+        let index = table.checked_sub(TABLES).filter(|index| *index < TABLES);
+        index.is_some_and(|index| !links.iter().any(|link| link.header.index == index))
+    };
+    for version in [IpVersion::V4, IpVersion::V6] {
+        let rules: Vec<_> = handle.rule().get(version).execute().collect().await;
+        for rule in rules.into_iter().flatten() {
+            let table = rule.attributes.iter().find_map(|attribute| match attribute {
+                RuleAttribute::Table(table) => Some(*table),
+                _ => None,
+            });
+            if table.is_some_and(is_old) {
+                let removed = handle.rule().del(rule).execute().await;
+                removed.map_err(KernelError::asked("the end of a rule in the container"))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn default_route(of: IpAddr, link: u32) -> RouteMessage {

@@ -125,7 +125,8 @@ pub(crate) fn is_idempotent(command: &Command) -> bool {
         | Command::ClaimReserve(_)
         | Command::ChangeAgentSettings(_)
         | Command::EndHold(_)
-        | Command::EnrolAgent(_) => true,
+        | Command::EnrolAgent(_)
+        | Command::ReserveServices(_) => true,
         // The second time they are refused, which would hide that the first was done.
         Command::RemoveBlackout(_)
         | Command::RemoveHost(_)

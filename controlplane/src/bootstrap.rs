@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use romana_statemachine::address::ReserveServices;
 use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::topology::{TopologySpec, builtin, builtin_names};
-use romana_statemachine::{Actor, Command, Proposal, State, VERSION_MAX};
+use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, State, VERSION_MAX};
 use tokio::net::TcpStream;
 
 use crate::config::{Config, InitialTopology};
@@ -86,7 +87,7 @@ pub enum BootstrapError {
 /// [`BootstrapError`].
 pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, BootstrapError> {
     let (name, spec) = match &config.initial_topology {
-        InitialTopology::Later => return Ok(newest()),
+        InitialTopology::Later => return Ok(first(config)),
         InitialTopology::File(path) => (path.display().to_string(), read(path)?),
         InitialTopology::Builtin(name) => ((*name).to_owned(), built_in(name)?),
         InitialTopology::Aws(region) => {
@@ -100,11 +101,17 @@ pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, Bootstr
         }
     };
     let spec = adapt(spec, config)?;
+    let mut proposals = first(config);
     // Refused now rather than by the cluster, when nobody looks.
-    let plan = State::new().plan_topology(&spec);
-    plan.map_err(|why| BootstrapError::Document { path: name, why: why.to_string() })?;
+    let mut state = State::new();
+    let entry = Entry { at: Millis(0), proposals: proposals.clone() };
+    state.apply(Position { term: 0, index: 1 }, &entry);
+    let refused = |why: String| BootstrapError::Document { path: name.clone(), why };
+    let plan = state.plan_topology(&spec).map_err(|why| refused(why.to_string()))?;
+    if let Some(conflict) = plan.conflicts.into_iter().next() {
+        return Err(refused(conflict.reason));
+    }
     let actor = Actor::from("bootstrap");
-    let mut proposals = newest();
     proposals.push(Proposal { actor, command: Command::SetTopology(spec) });
     Ok(proposals)
 }
@@ -114,6 +121,18 @@ fn newest() -> Vec<Proposal> {
     let raise = |version| Command::RaiseVersion(RaiseVersion { version });
     let commands = (2..=VERSION_MAX).map(raise);
     commands.map(|command| Proposal { actor: Actor::from("bootstrap"), command }).collect()
+}
+
+/// That, and the ranges of services, if they are known.
+fn first(config: &Config) -> Vec<Proposal> {
+    let mut proposals = newest();
+    let ranges: Vec<String> =
+        config.service_cluster_ip_range.iter().map(ToString::to_string).collect();
+    if !ranges.is_empty() {
+        let command = Command::ReserveServices(ReserveServices { ranges });
+        proposals.push(Proposal { actor: Actor::from("bootstrap"), command });
+    }
+    proposals
 }
 
 fn read(path: &Path) -> Result<TopologySpec, BootstrapError> {
@@ -149,11 +168,12 @@ fn adapt(mut spec: TopologySpec, config: &Config) -> Result<TopologySpec, Bootst
             network.ok_or_else(|| BootstrapError::UnknownNetwork { network: name.to_string() })?;
         network.cidr = cidr.to_string();
     }
-    let Some(range) = config.service_cluster_ip_range else { return Ok(spec) };
-    for network in &spec.networks {
+    let pairs = config.service_cluster_ip_range.iter();
+    let pairs = pairs.flat_map(|range| spec.networks.iter().map(move |network| (range, network)));
+    for (range, network) in pairs {
         // A CIDR that is none is refused with the rest of the document.
         let Ok(cidr) = romana_statemachine::parse_cidr(&network.cidr) else { continue };
-        if cidr.contains(&range) || range.contains(&cidr) {
+        if cidr.contains(range) || range.contains(&cidr) {
             return Err(BootstrapError::OverlapsServices {
                 network: network.name.to_string(),
                 cidr: cidr.to_string(),
@@ -316,9 +336,21 @@ mod tests {
         let line = format!("{line} --service-cluster-ip-range 10.96.0.0/12");
         let error = initial_proposals(&config(&line)).await.unwrap_err();
         assert!(matches!(error, BootstrapError::OverlapsServices { .. }), "{error}");
+        let line = format!("{aws} --service-cluster-ip-range 10.96.0.0/12,fd00:10::/108");
+        let proposals = initial_proposals(&config(&line)).await.unwrap();
+        let reserved = &proposals[proposals.len() - 2].command;
+        assert_eq!(reserved.to_string(), "ReserveServices 10.96.0.0/12, fd00:10::/108");
         let line = format!("{aws} --network-cidr-overrides other=10.0.0.0/8");
         let error = initial_proposals(&config(&line)).await.unwrap_err();
         assert!(matches!(error, BootstrapError::UnknownNetwork { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_network_that_the_cluster_would_refuse_is_refused_at_the_start() {
+        let line =
+            "--cloud aws --region eu-west-1 --network-cidr-overrides romana-network=224.0.0.0/8";
+        let error = initial_proposals(&config(line)).await.unwrap_err().to_string();
+        assert!(error.contains("multicast"), "{error}");
     }
 
     #[tokio::test]

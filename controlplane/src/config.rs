@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
 
@@ -102,9 +103,9 @@ pub struct Args {
     /// Follow a Kubernetes API server and write it into the log.
     #[arg(long, env = "ROMANAD_KUBERNETES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub kubernetes: Option<bool>,
-    /// Range of service addresses: no initial network may overlap it.
-    #[arg(long, env = "ROMANAD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR")]
-    pub service_cluster_ip_range: Option<IpNet>,
+    /// Ranges of service addresses: no network, host or endpoint gets them.
+    #[arg(long, env = "ROMANAD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR,...")]
+    pub service_cluster_ip_range: Option<String>,
     /// Deadline of requests that name none, milliseconds [default: 5000].
     #[arg(long, env = "ROMANAD_REQUEST_TIMEOUT_MS", value_name = "MS")]
     pub request_timeout_ms: Option<u64>,
@@ -172,7 +173,7 @@ pub struct File {
     pub cloud: Option<Cloud>,
     pub region: Option<String>,
     pub kubernetes: Option<bool>,
-    pub service_cluster_ip_range: Option<IpNet>,
+    pub service_cluster_ip_range: Option<String>,
     pub request_timeout_ms: Option<u64>,
     pub connections_max: Option<usize>,
     pub feed_memory_bytes: Option<usize>,
@@ -260,8 +261,8 @@ pub struct Config {
     pub initial_topology: InitialTopology,
     /// CIDRs to replace in it.
     pub network_cidr_overrides: BTreeMap<NetworkName, IpNet>,
-    /// Range that it must not overlap.
-    pub service_cluster_ip_range: Option<IpNet>,
+    /// Ranges of services, which no network, host or endpoint may share.
+    pub service_cluster_ip_range: Vec<IpNet>,
     /// Whether to follow Kubernetes.
     pub kubernetes: bool,
     /// Deadline of requests that name none.
@@ -350,9 +351,9 @@ impl Config {
             cluster_token: args.cluster_token.or(file.cluster_token).unwrap_or_default(),
             initial_topology,
             network_cidr_overrides: overrides,
-            service_cluster_ip_range: args
-                .service_cluster_ip_range
-                .or(file.service_cluster_ip_range),
+            service_cluster_ip_range: service_ranges(
+                args.service_cluster_ip_range.or(file.service_cluster_ip_range),
+            )?,
             kubernetes: args.kubernetes.or(file.kubernetes).unwrap_or(false),
             request_timeout: Duration::from_millis(timeout_ms),
             connections_max: connections,
@@ -450,6 +451,21 @@ fn cidrs(pairs: Vec<(String, String)>) -> Result<BTreeMap<NetworkName, IpNet>, C
         }
     }
     Ok(overrides)
+}
+
+/// One range of services, or one of each family.
+fn service_ranges(given: Option<String>) -> Result<Vec<IpNet>, ConfigError> {
+    let key = "service_cluster_ip_range";
+    let given = given.unwrap_or_default();
+    let ranges = given.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let read = |text| {
+        romana_statemachine::parse_cidr(text).map_err(|why| invalid(key, text, why.to_string()))
+    };
+    let ranges: Vec<IpNet> = ranges.map(read).collect::<Result<_, _>>()?;
+    match ranges.len() > SERVICE_RANGES_MAX {
+        true => Err(invalid(key, given, format!("at most {SERVICE_RANGES_MAX} ranges"))),
+        false => Ok(ranges),
+    }
 }
 
 /// This replica's id, unless it joins: then the cluster knows it.

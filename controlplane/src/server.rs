@@ -185,7 +185,11 @@ async fn serve(
     let leading = CancellationToken::new();
     let claim = tokio::spawn(replica.clone().keep_claim(leading.clone()));
     let keeping = tokio::spawn(retention::keep(replica.clone(), leading.clone()));
-    let tasks = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), leading.clone()));
+    let tasks = tokio::spawn(tasks::run(
+        replica.clone(),
+        tasks::standard(config.service_cluster_ip_range.clone()),
+        leading.clone(),
+    ));
     let end = tokio::select! {
         () = stop.cancelled() => {
             hand_over(&replica).await;

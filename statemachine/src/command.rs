@@ -12,6 +12,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::address::ReserveServices;
 use crate::attachment::{AgentSettingsChange, ClaimReserve, EndHold, ReportAttachments};
 use crate::enrolment::EnrolAgent;
 use crate::entry::{Digest, Revision, Term};
@@ -105,6 +106,8 @@ pub enum Command {
     EndHold(EndHold),
     /// Makes an agent the one that speaks for its host (version 4). Idempotent.
     EnrolAgent(EnrolAgent),
+    /// Keeps ranges for services: no endpoint, host or network gets their addresses (version 4). Idempotent.
+    ReserveServices(ReserveServices),
 }
 
 /// A range excluded from allocation.
@@ -403,6 +406,7 @@ pub struct UnassignVip {
 #[serde(deny_unknown_fields)]
 pub struct AssignRouter {
     /// The prefix that is routed.
+    #[serde(with = "crate::prefix::json")]
     pub prefix: IpNet,
     /// The route table or zone the route is in.
     pub table: TableId,
@@ -417,6 +421,7 @@ pub struct AssignRouter {
 #[serde(deny_unknown_fields)]
 pub struct UnassignRouter {
     /// The prefix that was routed.
+    #[serde(with = "crate::prefix::json")]
     pub prefix: IpNet,
     /// The route table or zone.
     pub table: TableId,

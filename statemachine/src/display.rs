@@ -230,6 +230,9 @@ fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
         }
         Command::ChangeAgentSettings(_) => f.write_str("ChangeAgentSettings"),
         Command::EndHold(end) => write!(f, "EndHold term {}", end.term),
+        Command::ReserveServices(reserve) => {
+            write!(f, "ReserveServices {}", reserve.ranges.join(", "))
+        }
         Command::EnrolAgent(enrol) => {
             write!(f, "EnrolAgent {} of {}", enrol.instance, enrol.host)?;
             enrol.replaces.as_ref().map_or(Ok(()), |old| write!(f, " replaces {old}"))
@@ -287,6 +290,10 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "AgentSettingsChanged reserve_per_owner={reserve_per_owner} ")?;
             write!(f, "host_down_after_ms={host_down_after_ms} ")?;
             write!(f, "restore_hold_max_ms={restore_hold_max_ms}")
+        }
+        Event::ServicesReserved(reserved) => {
+            f.write_str("ServicesReserved")?;
+            reserved.ranges.iter().try_for_each(|range| write!(f, " {range}"))
         }
         Event::AgentEnrolled(enrolled) => {
             write!(f, "AgentEnrolled {} of {}", enrolled.instance, enrolled.host)?;

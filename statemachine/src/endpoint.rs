@@ -10,6 +10,7 @@ use core::net::IpAddr;
 
 use crate::command::{Endpoint, EndpointRef, NamedPort};
 use crate::event::{EndpointRemoved, Event};
+use crate::host;
 use crate::ipam::Allocation;
 use crate::limits::NAMED_PORTS_MAX;
 use crate::policy::{Protocol, check_port_name};
@@ -22,14 +23,14 @@ use crate::vip;
 pub(crate) const VERSION: u16 = 4;
 
 pub(crate) fn decide_set(state: &State, endpoint: &Endpoint) -> Result<Vec<Event>, Refusal> {
-    check_routable(endpoint.ip)?;
+    check_routable(state, endpoint.ip)?;
     endpoint.tenant.check()?;
     endpoint.segment.check()?;
     endpoint.host.check()?;
     check_labels(&endpoint.labels)?;
     check_ports(state, endpoint)?;
     if state.host(&endpoint.host).is_none() {
-        return Err(Refusal::HostNotFound { host: endpoint.host.clone() });
+        return Err(host::not_found(state, &endpoint.host));
     }
     let refuse = |why| Err(Refusal::InvalidEndpoint { ip: endpoint.ip, why });
     if let Some(vip) = vip::at(state, endpoint.ip) {
@@ -37,6 +38,9 @@ pub(crate) fn decide_set(state: &State, endpoint: &Endpoint) -> Result<Vec<Event
     }
     if let Some(host) = state.host_at(endpoint.ip) {
         return refuse(format!("host {} has its address", host.name));
+    }
+    if let Some(range) = state.ipam.services_of(endpoint.ip) {
+        return refuse(format!("services have the addresses of {range}"));
     }
     if let Some(address) = contradicted(state, endpoint).filter(|_| state.version >= VERSION) {
         let Allocation { name, tenant, segment, host, .. } = address;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
+use crate::host;
 use crate::name::{HostName, InstanceId};
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot4;
@@ -60,7 +61,7 @@ pub(crate) fn decide(state: &State, enrol: &EnrolAgent) -> Result<Vec<Event>, Re
     let EnrolAgent { host, instance, replaces } = enrol.clone();
     instance.check()?;
     if state.host(&host).is_none() {
-        return Err(Refusal::HostNotFound { host });
+        return Err(host::not_found(state, &enrol.host));
     }
     let present = state.agent_of(&host);
     match present {
@@ -89,6 +90,7 @@ impl State {
 impl Snapshot4 {
     pub(crate) fn of(state: &State) -> Self {
         let agents = state.agents.instances.iter();
-        Self { agents: agents.map(|(host, instance)| (host.clone(), instance.clone())).collect() }
+        let agents = agents.map(|(host, instance)| (host.clone(), instance.clone()));
+        Self { agents: agents.collect(), services: state.service_ranges().collect() }
     }
 }

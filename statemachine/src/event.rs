@@ -9,6 +9,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::address::ServicesReserved;
 use crate::attachment::{AddressAdopted, AddressClaimed, AgentSettings, ConflictsReported};
 use crate::command::{Endpoint, HostSource, Labels, Retention, VipSpec};
 use crate::enrolment::AgentEnrolled;
@@ -110,6 +111,8 @@ pub enum Event {
     AgentSettingsChanged(AgentSettings),
     /// An agent speaks for a host now.
     AgentEnrolled(AgentEnrolled),
+    /// The ranges of services are these now.
+    ServicesReserved(ServicesReserved),
 }
 
 impl Event {
@@ -122,7 +125,8 @@ impl Event {
             | Self::BlackoutRemoved(_)
             | Self::VersionRaised(_)
             | Self::SettingsChanged(_)
-            | Self::AgentSettingsChanged(_) => Topic::Topology,
+            | Self::AgentSettingsChanged(_)
+            | Self::ServicesReserved(_) => Topic::Topology,
             Self::HostAdded(_)
             | Self::HostUpdated(_)
             | Self::HostDown(_)
@@ -160,7 +164,7 @@ impl Event {
     }
 
     /// The names of all events, in order.
-    pub const NAMES: [&str; 43] = [
+    pub const NAMES: [&str; 44] = [
         "TopologySet",
         "BlackoutAdded",
         "BlackoutRemoved",
@@ -204,6 +208,7 @@ impl Event {
         "ConflictsReported",
         "AgentSettingsChanged",
         "AgentEnrolled",
+        "ServicesReserved",
     ];
 
     /// Its name, as in the feed and in `?type=`.
@@ -253,6 +258,7 @@ impl Event {
             Self::ConflictsReported(_) => "ConflictsReported",
             Self::AgentSettingsChanged(_) => "AgentSettingsChanged",
             Self::AgentEnrolled(_) => "AgentEnrolled",
+            Self::ServicesReserved(_) => "ServicesReserved",
         }
     }
 

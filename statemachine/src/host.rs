@@ -8,10 +8,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::address;
 use crate::cluster;
 use crate::command::{
     HostChange, HostSource, HostSpec, HostState, Labels, RemoveHost, SetHostState,
@@ -70,6 +71,8 @@ pub(crate) struct Hosts {
     by_name: OrdMap<HostName, Arc<Host>>,
     /// The last one that was put in with each hash.
     by_hash: OrdMap<u64, Arc<Host>>,
+    /// Names by the hash of their lower case.
+    folded: OrdSet<(u64, HostName)>,
 }
 
 impl Hosts {
@@ -82,8 +85,19 @@ impl Hosts {
         self.by_name.values()
     }
 
+    /// One whose name differs in case only: DNS, by which hosts are often called, sees no difference.
+    pub(crate) fn like(&self, name: &HostName) -> Option<&Arc<Host>> {
+        let hash = folded(name);
+        let alike = self.folded.range((hash, HostName::from(""))..);
+        let mut alike = alike.take_while(|(other, _)| *other == hash).map(|(_, other)| other);
+        let other = alike
+            .find(|other| *other != name && other.as_str().eq_ignore_ascii_case(name.as_str()))?;
+        self.get(other)
+    }
+
     fn insert(&mut self, host: Arc<Host>) {
         self.by_hash.insert(Hash::of(host.name.as_str()), Arc::clone(&host));
+        self.folded.insert((folded(&host.name), host.name.clone()));
         self.by_name.insert(host.name.clone(), host);
     }
 
@@ -92,8 +106,13 @@ impl Hosts {
         if self.by_hash.get(&hash).is_some_and(|host| host.name == *name) {
             self.by_hash.remove(&hash);
         }
+        self.folded.remove(&(folded(name), name.clone()));
         self.by_name.remove(name)
     }
+}
+
+fn folded(name: &HostName) -> u64 {
+    Hash::of(&name.as_str().to_ascii_lowercase())
 }
 
 pub(crate) fn decide_add(state: &State, spec: &HostSpec) -> Result<Vec<Event>, Refusal> {
@@ -110,12 +129,59 @@ pub(crate) fn decide_add(state: &State, spec: &HostSpec) -> Result<Vec<Event>, R
         let exists = Refusal::HostExists { host: host.name.clone(), ip: host.ip };
         return if same { Ok(Vec::new()) } else { Err(exists) };
     }
+    check_fresh(state, &spec.name, spec.ip, &spec.addresses)?;
     let topology = state.topology().ok_or(Refusal::NoTopology)?;
     let places = Placement::of(state).place(topology, &spec.labels);
     if places.is_empty() {
         return Err(Refusal::NoGroupForHost { host: spec.name.clone() });
     }
     Ok(vec![added(spec, places)])
+}
+
+/// What is asked of a new host from version 4 on: a name that is no other's, also in DNS, and addresses that nobody
+/// has.
+pub(crate) fn check_fresh(
+    state: &State,
+    name: &HostName,
+    ip: IpAddr,
+    addresses: &[IpAddr],
+) -> Result<(), Refusal> {
+    if state.version < address::VERSION {
+        return Ok(());
+    }
+    let mut ips = core::iter::once(ip).chain(addresses.iter().copied());
+    let reads_as: Option<IpAddr> = name.as_str().parse().ok();
+    if reads_as.is_some_and(|named| !ips.clone().any(|ip| ip == named)) {
+        return Err(Refusal::NameReadsAsAddress { name: name.to_string() });
+    }
+    if let Some(other) = state.hosts.like(name) {
+        return Err(Refusal::HostDiffersInCase { host: name.clone(), other: other.name.clone() });
+    }
+    ips.try_for_each(|ip| check_taken(state, name, ip))
+}
+
+/// The same of what is new of a host that changes; what it has had stays as it is.
+fn check_changed(state: &State, host: &Host, next: &Host) -> Result<(), Refusal> {
+    if state.version < address::VERSION {
+        return Ok(());
+    }
+    let has = |host: &Host, ip: IpAddr| host.ips().any(|own| own == ip);
+    let called: Option<IpAddr> = host.name.as_str().parse().ok();
+    if called.is_some_and(|ip| has(host, ip) && !has(next, ip)) {
+        return Err(Refusal::NameReadsAsAddress { name: host.name.to_string() });
+    }
+    let mut new = next.ips().filter(|ip| !has(host, *ip));
+    new.try_for_each(|ip| check_taken(state, &host.name, ip))
+}
+
+/// Refuses an address that somebody else has, or by which another host is called.
+fn check_taken(state: &State, host: &HostName, ip: IpAddr) -> Result<(), Refusal> {
+    address::check_host(state, host, ip)?;
+    let called = HostName::from(ip.to_string());
+    match state.host(&called).filter(|other| other.name != *host) {
+        None => Ok(()),
+        Some(_) => Err(Refusal::AddressTaken { ip, by: format!("host {called} as its name") }),
+    }
 }
 
 /// The event that adds a host with these places.
@@ -132,6 +198,7 @@ pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Ev
     next.info.clone_from(change.info.as_ref().unwrap_or(&host.info));
     check_labels(&next.info)?;
     check_addresses(state, &host.name, next.ip, &next.addresses)?;
+    check_changed(state, host, &next)?;
     if let Some(labels) = &change.labels {
         check_labels(labels)?;
         next.labels.clone_from(labels);
@@ -214,7 +281,16 @@ pub(crate) fn decide_remove(
 
 fn find<'a>(state: &'a State, name: &HostName) -> Result<&'a Host, Refusal> {
     name.check()?;
-    state.host(name).ok_or_else(|| Refusal::HostNotFound { host: name.clone() })
+    state.host(name).ok_or_else(|| not_found(state, name))
+}
+
+/// Why there is no such host: perhaps it is written otherwise.
+pub(crate) fn not_found(state: &State, name: &HostName) -> Refusal {
+    let like = state.hosts.like(name).filter(|_| state.version >= address::VERSION);
+    match like.map(|other| other.name.clone()) {
+        Some(other) => Refusal::HostDiffersInCase { host: name.clone(), other },
+        None => Refusal::HostNotFound { host: name.clone() },
+    }
 }
 
 /// Checks that addresses can be a host's and that no other host has them.
@@ -326,6 +402,9 @@ pub(crate) fn evolve_removed(state: &mut State, name: &HostName) {
 pub(crate) fn insert(state: &mut State, host: Host) {
     for ip in host.ips() {
         state.host_addresses.insert(ip, host.name.clone());
+        if state.version >= address::VERSION {
+            state.ipam.hosts.insert(ip);
+        }
     }
     for place in &host.places {
         state.ipam.count_host(place.group, true);
@@ -338,6 +417,7 @@ pub(crate) fn take(state: &mut State, name: &HostName) -> Option<Host> {
     let host = state.hosts.remove(name)?;
     for ip in host.ips() {
         state.host_addresses.remove(&ip);
+        state.ipam.hosts.remove(&ip);
     }
     for place in &host.places {
         state.ipam.count_host(place.group, false);

@@ -20,6 +20,8 @@ mod names;
 mod open;
 mod release;
 
+use alloc::format;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -34,6 +36,7 @@ use crate::event::{AddressAllocated, AddressReleased, BlockAssigned, BlockReleas
 use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 use crate::prefix::{self, Start};
 use crate::ranges::FreeSet;
+use crate::refusal::Refusal;
 use crate::state::State;
 use crate::topology::Topology;
 
@@ -67,6 +70,10 @@ pub struct Ipam {
     pub(crate) blackouts: OrdSet<IpNet>,
     /// Addresses of VIPs: never given out.
     pub(crate) reserved: OrdSet<IpAddr>,
+    /// Addresses of hosts: never given out. Empty before version 4.
+    pub(crate) hosts: OrdSet<IpAddr>,
+    /// Ranges of services: never given out.
+    pub(crate) services: OrdSet<IpNet>,
 }
 
 /// A live address and whose it is.
@@ -229,6 +236,22 @@ impl Ipam {
         self.by_name(text).or_else(|| self.by_ip(text.as_str().parse().ok()?))
     }
 
+    /// Refuses a text that is the name of one address and the writing of another.
+    ///
+    /// # Errors
+    /// [`Refusal::AmbiguousName`], with both.
+    pub fn check_unambiguous(&self, text: &AddressName) -> Result<(), Refusal> {
+        let Ok(ip) = text.as_str().parse::<IpAddr>() else { return Ok(()) };
+        match (self.by_name(text), self.by_ip(ip)) {
+            (Some(named), Some(found)) if named.ip != found.ip => Err(Refusal::AmbiguousName {
+                text: text.to_string(),
+                named: format!("address {}", named.ip),
+                found: format!("address {ip}, named {}", found.name),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Blackouts, in order.
     pub fn blackouts(&self) -> impl Iterator<Item = IpNet> {
         self.blackouts.iter().copied()
@@ -264,6 +287,18 @@ impl Ipam {
             return None;
         }
         self.blackouts.get_prev(&IpNet::from(ip)).copied().filter(|cidr| cidr.contains(&ip))
+    }
+
+    /// The range of services that an address is in.
+    pub(crate) fn services_of(&self, ip: IpAddr) -> Option<IpNet> {
+        self.services.iter().copied().find(|range| range.contains(&ip))
+    }
+
+    /// The range around an address in which none is given out: a blackout's, that of services, or the address of a
+    /// VIP or host.
+    fn closed_around(&self, ip: IpAddr) -> Option<IpNet> {
+        let alone = || self.reserved.contains(&ip) || self.hosts.contains(&ip);
+        self.blackout_of(ip).or_else(|| self.services_of(ip)).or_else(|| alone().then(|| ip.into()))
     }
 
     /// Whether an end of cool-downs would do something: leader tasks ask before they propose.

@@ -32,6 +32,7 @@
 
 extern crate alloc;
 
+pub mod address;
 pub mod attachment;
 pub mod audit;
 pub mod backup;

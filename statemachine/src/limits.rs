@@ -52,6 +52,8 @@ pub const RESERVE_MAX: u32 = 64;
 pub const HOST_DOWN_AFTER_MS: (u64, u64) = (1_000, 86_400_000);
 /// Longest wait for reports after a restore that can be set: thirty days, milliseconds.
 pub const HOLD_MS_MAX: u64 = 2_592_000_000;
+/// Ranges of services.
+pub const SERVICE_RANGES_MAX: usize = 8;
 /// Commands in one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 

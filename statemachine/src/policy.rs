@@ -21,6 +21,7 @@ use alloc::vec::Vec;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::address;
 use crate::command::PolicyRef;
 use crate::event::{Event, PolicyRemoved};
 use crate::name::{PolicyName, SegmentId, TenantId};
@@ -73,7 +74,7 @@ pub enum Target {
     /// Endpoints of a tenant with matching labels.
     Endpoints(TenantId, Selector),
     /// Whatever has an address in the range: bare metal, VMs.
-    Cidr(IpNet),
+    Cidr(#[serde(with = "crate::prefix::json")] IpNet),
     /// The hosts themselves.
     Host,
     /// All endpoints of the host a rule is rendered on.
@@ -100,8 +101,10 @@ pub enum Peer {
     /// An address range, without some parts of it. Matches endpoints' addresses too.
     Cidr {
         /// The range.
+        #[serde(with = "crate::prefix::json")]
         cidr: IpNet,
         /// Parts of it that do not match.
+        #[serde(with = "crate::prefix::json::list")]
         except: Vec<IpNet>,
     },
     /// The host of the endpoint.
@@ -235,7 +238,10 @@ pub struct Icmp {
 }
 
 pub(crate) fn decide_set(state: &State, policy: &Policy) -> Result<Vec<Event>, Refusal> {
-    policy.check()?;
+    policy.check_before_4()?;
+    if state.version >= address::VERSION {
+        policy.check_mapped()?;
+    }
     if state.policy(&policy.name) == Some(policy) {
         return Ok(Vec::new());
     }

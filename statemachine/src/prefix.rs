@@ -86,15 +86,23 @@ pub(crate) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
-/// Reads a CIDR without host bits.
+/// Reads a CIDR without host bits. Its address is written as addresses are: `010.0.0.0` is none, as some programs
+/// read it as 8.0.0.0.
 ///
 /// # Errors
 /// [`Refusal::InvalidCidr`], [`Refusal::HostBitsSet`].
 pub fn parse(cidr: &str) -> Result<IpNet, Refusal> {
-    let refuse = |why: &str| {
-        let shown: String = cidr.chars().take(64).flat_map(char::escape_default).collect();
-        Refusal::InvalidCidr { cidr: shown, why: why.to_string() }
-    };
+    let net = parse_before_4(cidr)?;
+    let address = cidr.split('/').next().unwrap_or_default();
+    if address.parse::<IpAddr>().is_err() {
+        return Err(invalid(cidr, "its address has a number with a leading zero"));
+    }
+    Ok(net)
+}
+
+/// As [`parse`], and numbers may have leading zeros, as they might before version 4 of the log.
+pub(crate) fn parse_before_4(cidr: &str) -> Result<IpNet, Refusal> {
+    let refuse = |why: &str| invalid(cidr, why);
     if !cidr.contains('/') {
         return Err(refuse("it has no prefix length"));
     }
@@ -104,4 +112,52 @@ pub fn parse(cidr: &str) -> Result<IpNet, Refusal> {
         return Err(Refusal::HostBitsSet { cidr: net, network });
     }
     Ok(net)
+}
+
+fn invalid(cidr: &str, why: &str) -> Refusal {
+    let shown: String = cidr.chars().take(64).flat_map(char::escape_default).collect();
+    Refusal::InvalidCidr { cidr: shown, why: why.to_string() }
+}
+
+/// Reads CIDRs of JSON as [`parse`] does, but lets host bits stand: who decides says what is wrong with them. The
+/// binary form, which the log has, is as it always was.
+pub(crate) mod json {
+    use alloc::string::String;
+    use alloc::vec::Vec;
+    use core::net::IpAddr;
+
+    use ipnet::IpNet;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    pub(crate) fn serialize<S: Serializer>(net: &IpNet, to: S) -> Result<S::Ok, S::Error> {
+        net.serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<IpNet, D::Error> {
+        if !from.is_human_readable() {
+            return IpNet::deserialize(from);
+        }
+        let text = String::deserialize(from)?;
+        let address = text.split('/').next().unwrap_or_default();
+        let net = text.parse().ok().filter(|_| address.parse::<IpAddr>().is_ok());
+        net.ok_or_else(|| de::Error::custom(super::invalid(&text, "it is no address/length")))
+    }
+
+    /// The same of a list.
+    pub(crate) mod list {
+        use super::{Deserialize, Deserializer, IpNet, Serialize, Serializer, Vec};
+
+        #[derive(Deserialize)]
+        struct One(#[serde(with = "super")] IpNet);
+
+        pub(crate) fn serialize<S: Serializer>(nets: &[IpNet], to: S) -> Result<S::Ok, S::Error> {
+            nets.serialize(to)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Vec<IpNet>, D::Error> {
+            Ok(Vec::<One>::deserialize(from)?.into_iter().map(|One(net)| net).collect())
+        }
+    }
 }

@@ -481,4 +481,48 @@ refusals! {
         instance: InstanceId, }
         => Conflict, "another agent, {instance}, speaks for host {host}";
         "Stop one of the two, or start this one with the name of its own host (--host). One that stays silent is replaced by itself (--takeover-after).";
+    /// A range with addresses that nobody can have.
+    RangeNotUsable { /// The range.
+        cidr: IpNet, /// What is wrong.
+        why: String, }
+        => Forbidden, "addresses of {cidr} cannot be given out: {why}";
+        "Use a range of unicast addresses, such as one of RFC 1918 (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16) or RFC 4193 (fd00::/8).";
+    /// Somebody has the address.
+    AddressTaken { /// The address.
+        ip: IpAddr, /// Who has it.
+        by: String, }
+        => Conflict, "{ip} belongs to {by}";
+        "Choose an address that no host, VIP, endpoint or service has.";
+    /// A range for services is in use.
+    RangeTaken { /// The range.
+        cidr: IpNet, /// By whom.
+        by: String, }
+        => Conflict, "{cidr} cannot be kept for services: it shares addresses with {by}";
+        "Give services the range that the cluster has for them (--service-cluster-ip-range), and networks and hosts others.";
+    /// The address of a host would lie in a network.
+    HostInsideNetwork { /// The host.
+        host: HostName, /// The address.
+        ip: IpAddr, /// The network.
+        network: NetworkName, /// Its range.
+        cidr: IpNet, }
+        => Conflict, "{ip} of host {host} lies in network {network} ({cidr}), whose addresses are for endpoints";
+        "Give hosts addresses outside all networks; or exclude the range that hosts are in first: romana blackout add CIDR.";
+    /// A name reads as an address.
+    NameReadsAsAddress { /// The name.
+        name: String, }
+        => Malformed, "the name {name} reads as an address of somebody else";
+        "Things are looked up by name and by address: choose a name that is no address, or that is the thing's own address.";
+    /// A text means two things.
+    AmbiguousName { /// The text.
+        text: String, /// What is named so.
+        named: String, /// What has that address.
+        found: String, }
+        => Conflict, "{text} means two things: it is the name of {named}, and it is {found}";
+        "Name the one that is meant otherwise: by its own address or its own name, as given in details.";
+    /// Another host's name differs in case only.
+    HostDiffersInCase { /// As given.
+        host: HostName, /// The other.
+        other: HostName, }
+        => Conflict, "there is no host {host}, but {other}, which differs in upper and lower case only";
+        "Write the name as it is in the log. DNS does not tell such names apart, so a cluster has only one of them.";
 }

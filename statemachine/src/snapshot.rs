@@ -95,6 +95,7 @@ pub(crate) struct Snapshot3 {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Snapshot4 {
     pub(crate) agents: Vec<(HostName, InstanceId)>,
+    pub(crate) services: Vec<IpNet>,
 }
 
 /// A tenant, its labels and its segments.
@@ -155,6 +156,8 @@ impl State {
         };
         let (first, second, third, fourth) = parts.map_err(SnapshotError::Damaged)?;
         let mut state = Self::from_snapshot1(first)?;
+        let services = fourth.as_ref().map(|fourth| fourth.services.iter().copied().collect());
+        state.ipam.services = services.unwrap_or_default();
         state.cluster = second.map(Snapshot2::into_cluster).unwrap_or_default();
         state.agents = third.map(|third| third.into_agents(fourth)).unwrap_or_default();
         Ok(state)

@@ -10,6 +10,7 @@ use core::net::IpAddr;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::address;
 use crate::attachment::{self, Agents};
 use crate::cluster::{self, Cluster};
 use crate::command::{Command, Endpoint, HostState};
@@ -256,6 +257,7 @@ impl State {
             Command::ChangeAgentSettings(change) => attachment::decide_settings(self, change),
             Command::EndHold(end) => attachment::decide_end_hold(self, end, now),
             Command::EnrolAgent(enrol) => enrolment::decide(self, enrol),
+            Command::ReserveServices(reserve) => address::decide_reserve(self, reserve),
         }
     }
 
@@ -274,13 +276,20 @@ impl State {
         Ok(events)
     }
 
+    fn evolve_version(&mut self, version: u16) {
+        self.version = version;
+        if version == address::VERSION {
+            self.reserve_hosts();
+        }
+    }
+
     /// Changes the state as an event says. Revision, time and digest are the caller's business.
     pub(crate) fn evolve(&mut self, event: &Event) {
         match event {
             Event::TopologySet(set) => topology::evolve_set(self, set),
             Event::BlackoutAdded(added) => self.ipam.add_blackout(added.cidr),
             Event::BlackoutRemoved(removed) => self.ipam.remove_blackout(removed.cidr),
-            Event::VersionRaised(raised) => self.version = raised.version,
+            Event::VersionRaised(raised) => self.evolve_version(raised.version),
             Event::SettingsChanged(settings) => self.settings = settings.clone(),
             Event::HostAdded(added) => host::evolve_added(self, added),
             Event::HostUpdated(updated) => host::evolve_updated(self, updated),
@@ -326,6 +335,9 @@ impl State {
             Event::ConflictsReported(reported) => self.agents.evolve_conflicts(reported),
             Event::AgentSettingsChanged(settings) => self.agents.settings = settings.clone(),
             Event::AgentEnrolled(enrolled) => self.evolve_enrolled(enrolled),
+            Event::ServicesReserved(reserved) => {
+                self.ipam.services = reserved.ranges.iter().copied().collect();
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use core::net::IpAddr;
 
 use imbl::OrdMap;
 
+use crate::address;
 use crate::command::{Labels, SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 use crate::event::{Event, SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted};
 use crate::name::{SegmentId, TenantId};
@@ -123,8 +124,11 @@ pub(crate) fn evolve_segment_deleted(state: &mut State, deleted: &SegmentDeleted
     state.tenants.insert(deleted.tenant.clone(), Arc::new(tenant));
 }
 
-/// Refuses addresses at which others cannot reach an endpoint or a VIP.
-pub(crate) fn check_routable(ip: IpAddr) -> Result<(), Refusal> {
+/// Refuses addresses at which others cannot reach an endpoint or a VIP. Before version 4 fewer of them.
+pub(crate) fn check_routable(state: &State, ip: IpAddr) -> Result<(), Refusal> {
+    if state.version >= address::VERSION {
+        return address::check(ip);
+    }
     let why = match ip {
         _ if ip.is_unspecified() => "it is the unspecified address",
         _ if ip.is_loopback() => "it is a loopback address",

@@ -8,7 +8,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,6 +17,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::address::User;
 use crate::command::{
     AssignRouter, AssignVip, HostState, UnassignRouter, UnassignVip, VipRef, VipSpec,
 };
@@ -24,6 +25,7 @@ use crate::entry::Millis;
 use crate::event::{
     Event, RouterAssigned, RouterUnassigned, VipAssigned, VipRemoved, VipUnassigned,
 };
+use crate::host;
 use crate::limits::VIP_CANDIDATES_MAX;
 use crate::name::{HostName, TableId, VipName};
 use crate::refusal::Refusal;
@@ -79,7 +81,7 @@ impl Vip {
 
 pub(crate) fn decide_request(state: &State, spec: &VipSpec) -> Result<Vec<Event>, Refusal> {
     spec.name.check()?;
-    check_routable(spec.ip)?;
+    check_routable(state, spec.ip)?;
     if spec.candidates.len() > VIP_CANDIDATES_MAX {
         let (size, max) = (spec.candidates.len() as u64, VIP_CANDIDATES_MAX as u64);
         return Err(Refusal::TooLarge { field: "candidates".into(), size, max });
@@ -123,6 +125,9 @@ fn user_of(state: &State, spec: &VipSpec) -> Option<String> {
             Some(format!("an endpoint of {}/{}", endpoint.tenant, endpoint.segment))
         })
         .or_else(|| state.ipam().by_ip(spec.ip).map(|found| format!("address {}", found.name)))
+        .or_else(|| {
+            state.ipam().services_of(spec.ip).map(|range| User::Services(range).to_string())
+        })
 }
 
 pub(crate) fn decide_assign(
@@ -133,7 +138,7 @@ pub(crate) fn decide_assign(
     fence(Some(assign.term), now)?;
     let vip = find(state, &assign.name)?;
     let Some(host) = state.host(&assign.host) else {
-        return Err(Refusal::HostNotFound { host: assign.host.clone() });
+        return Err(host::not_found(state, &assign.host));
     };
     let holds = vip.holder.as_ref().is_some_and(|holder| holder.host == assign.host);
     let refuse = |why: &str| {
@@ -202,7 +207,7 @@ pub(crate) fn decide_assign_router(
         return Err(Refusal::HostBitsSet { cidr: prefix, network });
     }
     if state.host(&host).is_none() {
-        return Err(Refusal::HostNotFound { host });
+        return Err(host::not_found(state, &host));
     }
     let key = RouterKey { prefix, table };
     if state.routers.get(&key) == Some(&host) {

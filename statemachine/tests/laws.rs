@@ -19,6 +19,7 @@ use romana_statemachine::event::Restored;
 use romana_statemachine::routes::{self, Via};
 use romana_statemachine::{
     Command, Digest, Entry, Event, Millis, Now, Outcome, Position, Proposal, Record, State,
+    VERSION_MAX,
 };
 
 /// One log entry to be: how the leader's clock moves, what is proposed, and whether a replica is
@@ -48,7 +49,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (restart, restore) = (prop::bool::weighted(0.2), prop::bool::weighted(0.02));
     let step = (clock, commands, restart, restore)
         .prop_map(|(clock, commands, restart, restore)| Step { clock, commands, restart, restore });
-    prop::collection::vec(step, 1..60)
+    let steps = prop::collection::vec(step, 1..60);
+    // Half of the histories are at the newest version from the beginning on.
+    (steps, any::<bool>()).prop_map(|(mut steps, newest)| {
+        let commands: Vec<Command> = (2..=VERSION_MAX).map(commands::raise).collect();
+        let first = Step { clock: 0, commands, restart: false, restore: false };
+        newest.then(|| steps.insert(0, first));
+        steps
+    })
 }
 
 /// What the history says, kept apart from the state machine: names, addresses, cool-downs, leases.
@@ -162,6 +170,7 @@ impl World {
         assert_eq!((outcomes.clone(), records.clone()), self.restarted.apply(position, &entry));
         check_outcomes(before, &outcomes, &records, &self.state);
         for record in &records {
+            check_one_owner(&self.follower, record);
             self.follower.follow(record).unwrap();
             self.judge.judge(record);
         }
@@ -233,6 +242,42 @@ impl World {
             let again = self.state.decide(&Command::SetTopology(shown), now);
             assert_eq!(again, Ok(Vec::new()), "what is shown cannot be set again");
         }
+    }
+}
+
+/// From version 4 on nobody gets an address that somebody else has at that moment.
+fn check_one_owner(before: &State, record: &Record) {
+    if before.version() < 4 {
+        return;
+    }
+    let taken = |ip: IpAddr| {
+        let services = before.service_ranges().any(|range| range.contains(&ip));
+        let vip = before.vips().any(|vip| vip.ip == ip);
+        services || vip || before.host_at(ip).is_some()
+    };
+    match &record.event {
+        Event::AddressAllocated(event) => assert!(!taken(event.ip), "{record}: it is taken"),
+        Event::AddressAdopted(event) => assert!(!taken(event.ip), "{record}: it is taken"),
+        Event::EndpointSet(event) => assert!(!taken(event.ip), "{record}: it is taken"),
+        Event::VipRequested(event) if before.vip(&event.name).is_none_or(|v| v.ip != event.ip) => {
+            let live =
+                before.ipam().by_ip(event.ip).is_some() || before.endpoint(event.ip).is_some();
+            assert!(!live && !taken(event.ip), "{record}: it is taken");
+        }
+        Event::HostAdded(event) => {
+            let live =
+                before.ipam().by_ip(event.ip).is_some() || before.endpoint(event.ip).is_some();
+            assert!(!live && !taken(event.ip), "{record}: it is taken");
+            let network = before.topology().and_then(|t| t.network_around(event.ip.into()));
+            let mut blackouts = before.ipam().blackouts();
+            let excluded = blackouts.any(|cidr| cidr.contains(&event.ip));
+            assert!(network.is_none() || excluded, "{record}: it lies in a network");
+            let mut hosts = before.hosts();
+            let like =
+                hosts.any(|host| host.name.as_str().eq_ignore_ascii_case(event.name.as_str()));
+            assert!(!like, "{record}: a host is named so");
+        }
+        _ => {}
     }
 }
 
@@ -329,7 +374,7 @@ fn histories_reach_every_event() {
             seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
         }
     }
-    assert_eq!(seen.len(), 40, "{seen:?}");
+    assert_eq!(seen.len(), 42, "{seen:?}");
 }
 
 /// The first word of its line.

@@ -219,3 +219,20 @@ fn builtins_can_be_set() {
     assert_eq!(builtin("aws-us-east-9"), None);
     assert_eq!(builtin("us-east-1"), None);
 }
+
+/// A number with a leading zero is decimal to some and octal to others: no entrance reads it.
+#[test]
+fn leading_zeros_are_read_nowhere() {
+    for cidr in ["010.0.0.0/8", "10.0.00.0/16"] {
+        assert!(romana_statemachine::parse_cidr(cidr).is_err(), "{cidr}");
+        let peer = format!(r#"{{"Cidr":{{"cidr":"{cidr}","except":[]}}}}"#);
+        assert!(serde_json::from_str::<romana_statemachine::policy::Peer>(&peer).is_err());
+        let target = format!(r#"{{"Cidr":"{cidr}"}}"#);
+        assert!(serde_json::from_str::<romana_statemachine::policy::Target>(&target).is_err());
+        let except = format!(r#"{{"Cidr":{{"cidr":"0.0.0.0/0","except":["{cidr}"]}}}}"#);
+        assert!(serde_json::from_str::<romana_statemachine::policy::Peer>(&except).is_err());
+    }
+    let target = romana_statemachine::policy::Target::Cidr("10.0.0.0/8".parse().unwrap());
+    let bytes = romana_statemachine::entry::wire(&target);
+    assert_eq!(romana_statemachine::entry::unwire(&bytes).as_ref(), Ok(&target));
+}

@@ -107,6 +107,7 @@ fn commands() -> Vec<Command> {
         r#"{"ChangeAgentSettings": {"reserve_per_owner": 2, "host_down_after_ms": null, "restore_hold_max_ms": 60000}}"#,
         r#"{"EndHold": {"term": 7}}"#,
         r#"{"EnrolAgent": {"host": "h1", "instance": "c0ffee", "replaces": "decaf"}}"#,
+        r#"{"ReserveServices": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
     ];
     lines.map(read).into()
 }
@@ -157,6 +158,7 @@ fn events() -> Vec<Event> {
         r#"{"ConflictsReported": {"host": "h1", "reported": 300, "conflicts": [{"name": "a", "ip": "10.0.0.1", "why": {"AddressInUse": {"ip": "10.0.0.1", "name": "b"}}}]}}"#,
         r#"{"AgentSettingsChanged": {"reserve_per_owner": 2, "host_down_after_ms": 10000, "restore_hold_max_ms": 60000}}"#,
         r#"{"AgentEnrolled": {"host": "h1", "instance": "c0ffee", "replaces": "decaf"}}"#,
+        r#"{"ServicesReserved": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
     ];
     lines.map(read).into()
 }
@@ -178,7 +180,8 @@ const FIELDS: &str = r#"{
     "segment": "s", "setting": "vip_lease_ms", "size": 300, "supported": 1, "table": "rtb-1",
     "tenant": "t", "term": 7, "total": 1, "until": 2000, "value": 99, "version": 3, "vip": "v",
     "what": "segment s", "why": "because", "needed": 2, "signed": 7, "peer": "10.0.0.4:9601", "id": 4,
-    "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"], "instance": "c0ffee"}"#;
+    "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"], "instance": "c0ffee",
+    "text": "10.0.0.1", "named": "address 10.0.0.0", "found": "address 10.0.0.1", "other": "H1"}"#;
 
 /// The refusal with that code. Fields of one name have one sample value, bar one.
 fn refusal(code: &str) -> Refusal {
@@ -222,8 +225,8 @@ fn refusals_are_frozen() {
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..38));
-    assert!(events().iter().map(|e| first(wire(e))).eq(0..43));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..39));
+    assert!(events().iter().map(|e| first(wire(e))).eq(0..44));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }
@@ -364,7 +367,7 @@ fn snapshots_of_version_three_are_frozen() {
     assert_eq!(unhex(&text), frozen("snapshot", "version_three_digest", &unhex(&text)));
 }
 
-/// Format 4: which agent speaks for a host.
+/// Format 4: which agent speaks for a host; the ranges of services.
 #[test]
 fn snapshots_of_version_four_are_frozen() {
     let lines = [
@@ -374,6 +377,7 @@ fn snapshots_of_version_four_are_frozen() {
         r#"{"RaiseVersion": {"version": 3}}"#,
         r#"{"RaiseVersion": {"version": 4}}"#,
         r#"{"EnrolAgent": {"host": "h1", "instance": "c0ffee"}}"#,
+        r#"{"ReserveServices": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
         r#"{"ChangeAgentSettings": {"reserve_per_owner": 2}}"#,
     ];
     let proposals = lines.map(|line| Proposal { actor: "op".into(), command: read(line) });
@@ -385,6 +389,7 @@ fn snapshots_of_version_four_are_frozen() {
     again.validate().unwrap();
     assert_eq!(again.agent_of(&"h1".into()).map(|id| id.as_str()), Some("c0ffee"));
     assert_eq!(again.agent_settings().reserve_per_owner, 2);
+    assert_eq!(again.service_ranges().count(), 2);
     assert_eq!((again.snapshot(), again.state_digest()), (bytes, state.state_digest()));
 }
 

@@ -130,9 +130,13 @@ async fn list(call: Call) -> reply::Result {
 
 async fn get(call: Call) -> reply::Result {
     let address = AddressName::from(call.path("address"));
-    let look = |state: &State| (state.revision(), state.ipam().by_name_or_ip(&address));
+    let look = |state: &State| {
+        let ipam = state.ipam();
+        let found = ipam.check_unambiguous(&address).map(|()| ipam.by_name_or_ip(&address));
+        (state.revision(), found)
+    };
     let (revision, found) = call.look(look).await?;
-    match found {
+    match found? {
         Some(allocation) => reply::ok(revision, &allocation),
         None => Err(Refusal::AddressNotFound { address }.into()),
     }

@@ -53,6 +53,7 @@ fn findings(state: &State, heard: &[Heard], refused: &[RefusedAgent]) -> Vec<Fin
     findings.extend(
         state.conflicts().flat_map(|(host, list)| list.iter().map(|one| conflict(host, one))),
     );
+    findings.extend(state.address_findings());
     findings.extend(unverified(state, heard));
     findings.extend(heard.iter().flat_map(problems));
     findings.extend(refused.iter().map(|agent| second_agent(state, agent)));
@@ -220,5 +221,31 @@ mod tests {
         let second = RefusedAgent { host: "h1".into(), instance: "b".into(), machine: "m".into() };
         let found = findings(&state, &[heard("h1", 0), heard("h2", 0)], &[second]);
         assert_eq!(found.last().map(|one| one.code.as_str()), Some("HostHasTwoAgents"));
+    }
+
+    /// What a cluster has from before version 4, when more was accepted.
+    #[test]
+    fn what_two_have_and_nobody_can_have_is_found() {
+        let state = state(&[
+            r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/30", "block_mask": 31}, {"name": "multi", "cidr": "224.0.0.0/8"}], "topologies": [{"networks": ["n", "multi"], "map": [{}]}]}}"#,
+            r#"{"AddHost": {"name": "h1", "ip": "10.0.0.1"}}"#,
+            r#"{"AddHost": {"name": "H1", "ip": "::ffff:192.168.0.1"}}"#,
+            r#"{"AllocateAddress": {"name": "10.0.0.1", "host": "h1", "tenant": "t", "segment": "s", "network": "n"}}"#,
+            r#"{"AllocateAddress": {"name": "web", "host": "h1", "tenant": "t", "segment": "s", "network": "n"}}"#,
+        ]);
+        let found = state.address_findings();
+        let found: Vec<String> =
+            found.iter().map(|one| format!("{} {}", one.code, one.subject)).collect();
+        assert_eq!(
+            found,
+            [
+                "AddressShared address 10.0.0.1",
+                "AddressUnusable host H1",
+                "NetworkMisplaced network multi",
+                "AmbiguousName address 10.0.0.1",
+                "HostInsideNetwork host h1",
+                "HostsDifferInCase host H1",
+            ]
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! `/v1/settings`: values that are the same on all replicas, hence in the log.
 
 use axum::http::StatusCode;
+use ipnet::IpNet;
+use romana_statemachine::address::ReserveServices;
 use romana_statemachine::attachment::{AgentSettings, AgentSettingsChange};
 use romana_statemachine::command::{Retention, SettingsChange};
 use romana_statemachine::{Answer, Command, Now, Revision, Settings, State};
@@ -40,6 +42,7 @@ struct Shown {
     agents: AgentSettings,
     history_retention_ms: Option<u64>,
     history_retention_bytes: Option<u64>,
+    service_ranges: Vec<IpNet>,
     version: u16,
     revision: Revision,
 }
@@ -57,6 +60,7 @@ struct Patch {
     history_retention_ms: Option<Option<u64>>,
     #[serde(default, deserialize_with = "given")]
     history_retention_bytes: Option<Option<u64>>,
+    service_ranges: Option<Vec<String>>,
 }
 
 /// Tells null from absent.
@@ -76,6 +80,8 @@ impl Patch {
             }));
         }
         let Self { reserve_per_owner, host_down_after_ms, restore_hold_max_ms, .. } = self;
+        let services = self.service_ranges.map(|ranges| ReserveServices { ranges });
+        commands.extend(services.map(Command::ReserveServices));
         let agents =
             AgentSettingsChange { reserve_per_owner, host_down_after_ms, restore_hold_max_ms };
         if agents != AgentSettingsChange::default() {
@@ -96,6 +102,7 @@ fn view(state: &State) -> Shown {
         agents: state.agent_settings().clone(),
         history_retention_ms: age_ms,
         history_retention_bytes: bytes,
+        service_ranges: state.service_ranges().collect(),
         version: state.version(),
         revision: state.revision(),
     }

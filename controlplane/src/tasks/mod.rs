@@ -16,12 +16,14 @@ pub mod liveness;
 pub mod members;
 pub mod reaper;
 pub mod retention;
+pub mod services;
 pub mod versions;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
+use ipnet::IpNet;
 use romana_statemachine::{Millis, Term};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -73,15 +75,16 @@ pub trait Task: Send + Sync + 'static {
     fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>>;
 }
 
-/// All tasks of every cluster.
+/// All tasks of every cluster; `services`: the ranges of services, as configured.
 #[must_use]
-pub fn standard() -> Vec<Arc<dyn Task>> {
+pub fn standard(services: Vec<IpNet>) -> Vec<Arc<dyn Task>> {
     vec![
         Arc::new(hold::Hold::default()),
         Arc::new(liveness::Liveness::default()),
         Arc::new(members::Members),
         Arc::new(reaper::Reaper),
         Arc::new(retention::Retention),
+        Arc::new(services::Services { ranges: services }),
         Arc::new(versions::Versions),
     ]
 }

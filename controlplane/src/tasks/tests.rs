@@ -78,7 +78,7 @@ fn commands() -> Vec<romana_statemachine::Proposal> {
 async fn the_reaper_ends_cooldowns() {
     let cluster = Cluster::started(1).await;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run(cluster.on(1).clone(), standard(), stop.clone()));
+    let running = tokio::spawn(run(cluster.on(1).clone(), standard(Vec::new()), stop.clone()));
     for outcome in cluster.on(1).propose(commands(), soon()).await.unwrap() {
         outcome.result.unwrap();
     }

@@ -1,6 +1,7 @@
 //! Deciding an allocation.
 
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -8,11 +9,13 @@ use ipnet::IpNet;
 
 use super::block::{Block, Owner, OwnerNames, Pool};
 use super::{Allocation, Ipam};
+use crate::address;
 use crate::cluster;
 use crate::command::AllocateAddress;
 use crate::endpoint;
 use crate::entry::Millis;
 use crate::event::{AddressAllocated, BlockAssigned, Event};
+use crate::host;
 use crate::prefix;
 use crate::ranges::FreeSet;
 use crate::refusal::Refusal;
@@ -42,6 +45,7 @@ pub(crate) fn decide_allocate(
     if let Some(existing) = existing(state, ask) {
         return existing;
     }
+    check_fresh_name(state, ask)?;
     cluster::decide_hold(state, ask)?;
     let first = find(state, ask, now.at, None);
     let Err(Refusal::NetworkExhausted { .. } | Refusal::AddressCoolingDown { .. }) = first else {
@@ -60,6 +64,15 @@ pub(crate) fn decide_allocate(
     }
     events.extend(find(&later, ask, now.at, None)?);
     Ok(events)
+}
+
+/// From version 4 on an address is not named like another one: people ask for addresses by either.
+fn check_fresh_name(state: &State, ask: &AllocateAddress) -> Result<(), Refusal> {
+    let reads_as: Option<IpAddr> = ask.name.as_str().parse().ok();
+    match reads_as.filter(|ip| state.version >= address::VERSION && ask.ip != Some(*ip)) {
+        None => Ok(()),
+        Some(_) => Err(Refusal::NameReadsAsAddress { name: ask.name.to_string() }),
+    }
 }
 
 fn check_names(ask: &AllocateAddress) -> Result<(), Refusal> {
@@ -122,7 +135,7 @@ fn candidates<'a>(
     ask: &'a AllocateAddress,
 ) -> Result<Vec<Candidate<'a>>, Refusal> {
     let host = state.host(&ask.host);
-    let host = host.ok_or_else(|| Refusal::HostNotFound { host: ask.host.clone() })?;
+    let host = host.ok_or_else(|| host::not_found(state, &ask.host))?;
     let topology = state.topology().ok_or(Refusal::NoTopology)?;
     let networks = topology.networks();
     let named = networks.iter().filter(|network| network.tenants.contains(&ask.tenant));
@@ -175,20 +188,20 @@ fn in_new_block(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Fo
     Some(Found::InNewBlock(ip, cidr))
 }
 
-/// Blocks of a group never used, lowest first, without those that one blackout covers.
+/// Blocks of a group never used, lowest first, without those that are closed as a whole.
 fn untouched<'a>(ipam: &'a Ipam, pool: &'a Pool, group: IpNet) -> impl Iterator<Item = IpNet> + 'a {
     let mut from = Some(0);
     core::iter::from_fn(move || {
         loop {
             let position = pool.untouched.first_from(from?)?;
             let cidr = prefix::subnet(group, pool.block_mask, position);
-            let blackout = ipam.blackout_of(cidr.network()).filter(|b| b.contains(&cidr));
-            let last = blackout.map_or(position, |blackout| {
-                let end = blackout.broadcast().min(group.broadcast());
+            let closed = ipam.closed_around(cidr.network()).filter(|c| c.contains(&cidr));
+            let last = closed.map_or(position, |closed| {
+                let end = closed.broadcast().min(group.broadcast());
                 prefix::position(group, pool.block_mask, end)
             });
             from = last.checked_add(1);
-            if blackout.is_none() {
+            if closed.is_none() {
                 return Some(cidr);
             }
         }
@@ -196,16 +209,13 @@ fn untouched<'a>(ipam: &'a Ipam, pool: &'a Pool, group: IpNet) -> impl Iterator<
 }
 
 impl Ipam {
-    /// The lowest free address of a block that is neither blacked out nor a VIP's.
+    /// The lowest free address of a block that is not blacked out and not a VIP's, a host's or a service's.
     fn first_free(&self, cidr: IpNet, free: &FreeSet) -> Option<IpAddr> {
         let mut from = 0;
         loop {
             let ip = prefix::nth(cidr, free.first_from(from)?);
-            let last = match self.blackout_of(ip) {
-                Some(blackout) => blackout.broadcast(),
-                None if self.reserved.contains(&ip) => ip,
-                None => return Some(ip),
-            };
+            let Some(closed) = self.closed_around(ip) else { return Some(ip) };
+            let last = closed.broadcast();
             if last >= cidr.broadcast() {
                 return None;
             }
@@ -231,6 +241,9 @@ fn find_exact<'a, 'b>(
     }
     if let Some(vip) = vip::at(state, ip) {
         return Err(Refusal::VipAddressInUse { ip, by: format!("VIP {}", vip.name) });
+    }
+    if state.version >= address::VERSION {
+        address::check_endpoint(state, ip)?;
     }
     if let Some(cidr) = ipam.blackout_of(ip) {
         return Err(Refusal::AddressBlackedOut { ip, cidr });

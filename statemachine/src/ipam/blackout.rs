@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use ipnet::IpNet;
 
+use crate::address;
 use crate::command::Blackout;
 use crate::event::{BlackoutAdded, BlackoutRemoved, Event};
 use crate::prefix;
@@ -12,7 +13,7 @@ use crate::refusal::Refusal;
 use crate::state::State;
 
 pub(crate) fn decide_blackout(state: &State, ask: &Blackout) -> Result<Vec<Event>, Refusal> {
-    let cidr = prefix::parse(&ask.cidr)?;
+    let cidr = read(state, ask)?;
     let topology = state.topology().ok_or(Refusal::NoTopology)?;
     let covers = |network: &&crate::topology::Network| cidr.contains(&network.cidr);
     if let Some(network) = topology.networks().iter().find(covers) {
@@ -34,11 +35,16 @@ pub(crate) fn decide_blackout(state: &State, ask: &Blackout) -> Result<Vec<Event
 }
 
 pub(crate) fn decide_unblackout(state: &State, ask: &Blackout) -> Result<Vec<Event>, Refusal> {
-    let cidr = prefix::parse(&ask.cidr)?;
+    let cidr = read(state, ask)?;
     if !state.ipam.blackouts.contains(&cidr) {
         return Err(Refusal::BlackoutNotFound { cidr });
     }
     Ok(vec![removed(cidr)])
+}
+
+fn read(state: &State, ask: &Blackout) -> Result<IpNet, Refusal> {
+    let strict = state.version >= address::VERSION;
+    if strict { prefix::parse(&ask.cidr) } else { prefix::parse_before_4(&ask.cidr) }
 }
 
 fn removed(cidr: IpNet) -> Event {

@@ -5,11 +5,13 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::{Allocation, Ipam};
+use crate::address;
 use crate::cluster;
 use crate::command::{HostReport, ReleaseAddress};
 use crate::endpoint;
 use crate::entry::{Millis, Revision};
 use crate::event::{AddressReleased, BlockReleased, CooldownsEnded, Event, ReleaseReason};
+use crate::host;
 use crate::limits::{BLOCKS_RETURNED_MAX, REPORT_NAMES_MAX};
 use crate::name::{AddressName, HostName};
 use crate::refusal::Refusal;
@@ -24,6 +26,9 @@ pub(crate) fn decide_release(
     // An IPv6 address may start with a colon, which no name does.
     if ask.address.as_str().parse::<core::net::IpAddr>().is_err() {
         ask.address.check()?;
+    }
+    if state.version >= address::VERSION {
+        state.ipam.check_unambiguous(&ask.address)?;
     }
     let Some(allocation) = state.ipam.by_name_or_ip(&ask.address) else {
         return Ok(Vec::new());
@@ -57,7 +62,7 @@ pub(crate) fn decide_leaked(
 ) -> Result<Vec<Event>, Refusal> {
     host.check()?;
     if state.host(host).is_none() {
-        return Err(Refusal::HostNotFound { host: host.clone() });
+        return Err(host::not_found(state, host));
     }
     if revision > state.revision() {
         return Err(Refusal::ReportAhead { revision, current: state.revision() });

@@ -206,9 +206,11 @@ fn peer(path: &str, namespace: &TenantId, spec: &PeerSpec) -> Result<Peer, Fault
             return Err((format!("{path}.ipBlock"), "it stands beside a selector".into()));
         }
         let parse = |field: String, text: &str| {
-            let parsed: Result<ipnet::IpNet, _> = text.parse();
             // The API server lets bits after the prefix stand; they mean nothing.
-            parsed.map(|net| net.trunc()).map_err(|error| (field, error.to_string()))
+            match crate::prefix::parse(text) {
+                Ok(net) | Err(Refusal::HostBitsSet { network: net, .. }) => Ok(net),
+                Err(refusal) => Err((field, refusal.to_string())),
+            }
         };
         let except = except.iter().flatten().enumerate();
         let except = except.map(|(i, part)| parse(format!("{path}.ipBlock.except[{i}]"), part));

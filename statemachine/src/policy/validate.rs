@@ -5,12 +5,14 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use ipnet::IpNet;
 
 use super::{
     Expression, Icmp, Peer, Policy, Port, Protocol, Rule, Selector, Target, TenantSelector, Traffic,
 };
+use crate::address::is_mapped;
 use crate::limits::{DESCRIPTION_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, POLICY_LIST_MAX};
 use crate::refusal::Refusal;
 
@@ -36,11 +38,45 @@ impl Policy {
     /// [`Refusal::InvalidName`] for the policy's own name, else [`Refusal::InvalidPolicy`] with the
     /// path of the field, such as `ingress[0].peers[1].cidr`.
     pub fn check(&self) -> Result<(), Refusal> {
+        self.check_before_4()?;
+        self.check_mapped()
+    }
+
+    /// What was asked before version 4 of the log.
+    pub(super) fn check_before_4(&self) -> Result<(), Refusal> {
         self.name.check()?;
-        check(self).map_err(|Fault { field, why }| {
-            let policy = self.name.to_string();
-            Refusal::InvalidPolicy { policy, field, why }
+        check(self).map_err(|fault| self.refusal(fault))
+    }
+
+    /// Refuses IPv4 that is written as IPv6: no packet has such an address, so it would match nothing.
+    pub(super) fn check_mapped(&self) -> Result<(), Refusal> {
+        let targets = self.applied_to.iter().enumerate().filter_map(|(i, target)| match target {
+            Target::Cidr(cidr) => Some((format!("applied_to[{i}].cidr"), *cidr)),
+            _ => None,
+        });
+        let rules = |direction: &'static str, rules: &[Rule]| {
+            let each = rules.iter().enumerate();
+            let peers = each.flat_map(move |(i, rule)| {
+                let peers = rule.peers.iter().enumerate();
+                peers.filter_map(move |(j, peer)| match peer {
+                    Peer::Cidr { cidr, .. } => {
+                        Some((format!("{direction}[{i}].peers[{j}].cidr"), *cidr))
+                    }
+                    _ => None,
+                })
+            });
+            peers.collect::<Vec<_>>()
+        };
+        let (ingress, egress) = (rules("ingress", &self.ingress), rules("egress", &self.egress));
+        let mapped = targets.chain(ingress).chain(egress).find(|(_, cidr)| is_mapped(*cidr));
+        mapped.map_or(Ok(()), |(field, cidr)| {
+            let why = format!("{cidr} is IPv4 written as IPv6: write it as IPv4");
+            Err(self.refusal(Fault { field, why }))
         })
+    }
+
+    fn refusal(&self, Fault { field, why }: Fault) -> Refusal {
+        Refusal::InvalidPolicy { policy: self.name.to_string(), field, why }
     }
 }
 

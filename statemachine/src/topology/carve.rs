@@ -186,7 +186,7 @@ fn networks(specs: &[NetworkSpec]) -> Result<Vec<Network>, Refusal> {
 }
 
 fn network(spec: &NetworkSpec) -> Result<Network, Refusal> {
-    let cidr = prefix::parse(&spec.cidr)?;
+    let cidr = prefix::parse_before_4(&spec.cidr)?;
     bound("tenants of a network", spec.tenants.len(), NETWORK_TENANTS_MAX)?;
     spec.tenants.iter().try_for_each(TenantId::check)?;
     Ok(Network {

@@ -6,12 +6,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
 use super::carve::{Built, Declared, Network, Topology};
 use super::spec::{GroupSpec, TopologySpec};
+use crate::address;
 use crate::command::{HostSource, HostSpec};
 use crate::event::{BlockReleased, Event, HostPlaces, Place, TopologySet};
 use crate::host::{self, Host, Placement};
@@ -176,6 +178,11 @@ type Pins = BTreeMap<(HostName, NetworkName), IpNet>;
 impl Change {
     fn work_out(state: &State, spec: &TopologySpec, now: Now) -> Result<Self, Refusal> {
         let Built { topology, declared } = Topology::build(spec)?;
+        let is_new = |network: &&Network| {
+            let before = state.topology().and_then(|topology| topology.network(&network.name));
+            state.version >= address::VERSION && before.is_none_or(|b| b.cidr != network.cidr)
+        };
+        check_ranges(spec, topology.networks().iter().filter(is_new))?;
         let mut change = Self {
             topology,
             conflicts: Vec::new(),
@@ -185,6 +192,7 @@ impl Change {
             kept: (0, 0),
         };
         change.check_blackouts(state);
+        change.check_users(state, &declared);
         let mut pins = change.pin_blocks(state, now);
         change.pin_declared(state, &declared, &mut pins)?;
         change.place_hosts(state, &declared, &pins);
@@ -202,6 +210,46 @@ impl Change {
                 let reason = format!("blackout {cidr} would not lie inside one network");
                 self.conflict(format!("blackout {cidr}"), reason);
             }
+        }
+    }
+
+    /// A network is not put over addresses that hosts or services have. One that lies over some already is a finding
+    /// of `ipam check`, and no reason to refuse other changes.
+    fn check_users(&mut self, state: &State, declared: &BTreeMap<HostName, Declared>) {
+        if state.version < address::VERSION {
+            return;
+        }
+        let covered = |ip: IpAddr| {
+            let around = |topology: &Topology| topology.network_around(ip.into()).is_some();
+            state.topology().is_some_and(around) || state.ipam.blackout_of(ip).is_some()
+        };
+        let mut found = Vec::new();
+        let declared = declared.iter().filter(|(name, _)| state.host(name).is_none());
+        let new = declared.flat_map(|(name, declared)| {
+            let host = &declared.host;
+            core::iter::once(&host.ip).chain(&host.addresses).map(move |ip| (*ip, name))
+        });
+        let known = state.host_addresses.iter().map(|(ip, name)| (*ip, name));
+        for (ip, host) in known.filter(|(ip, _)| !covered(*ip)).chain(new) {
+            if let Some(network) = self.topology.network_around(ip.into()) {
+                let Network { name, cidr, .. } = network;
+                found.push((
+                    host,
+                    format!("network {name} ({cidr}) would cover {ip} of host {host}"),
+                ));
+            }
+        }
+        let found: Vec<_> = found.into_iter().map(|(h, why)| (format!("host {h}"), why)).collect();
+        found.into_iter().for_each(|(subject, reason)| self.conflict(subject, reason));
+        for range in state.service_ranges() {
+            let around = |network: &&Network| prefix::overlap(network.cidr, range);
+            let before = state.topology().is_some_and(|t| t.networks().iter().any(|n| around(&n)));
+            let network = self.topology.networks().iter().find(around).filter(|_| !before);
+            let why = network.map(|network| {
+                let Network { name, cidr, .. } = network;
+                format!("network {name} ({cidr}) would share addresses with services ({range})")
+            });
+            why.into_iter().for_each(|why| self.conflict(format!("services {range}"), why));
         }
     }
 
@@ -283,6 +331,9 @@ impl Change {
             let labels = host.labels.as_ref().unwrap_or(&declared.requires);
             crate::state::check_labels(labels)?;
             host::check_addresses(state, name, host.ip, &host.addresses)?;
+            if state.host(name).is_none() {
+                host::check_fresh(state, name, host.ip, &host.addresses)?;
+            }
             for ip in core::iter::once(&host.ip).chain(&host.addresses) {
                 if let Some(other) = seen.insert(*ip, name) {
                     return Err(Refusal::HostAddressInUse { ip: *ip, host: other.clone() });
@@ -415,6 +466,20 @@ impl Change {
             conflicts: self.conflicts,
         }
     }
+}
+
+/// Refuses networks in whose ranges nobody can be reached, or whose text others read as another range.
+fn check_ranges<'a>(
+    spec: &TopologySpec,
+    networks: impl Iterator<Item = &'a Network>,
+) -> Result<(), Refusal> {
+    for network in networks {
+        let mut specs = spec.networks.iter();
+        let text = specs.find(|spec| spec.name == network.name).map(|spec| &spec.cidr);
+        text.map_or(Ok(network.cidr), |text| prefix::parse(text))?;
+        address::check_range(network.cidr)?;
+    }
+    Ok(())
 }
 
 fn new_host(declared: &Declared) -> HostSpec {

@@ -97,7 +97,13 @@ fn host() -> impl Strategy<Value = Command> {
             ))
         },
     );
-    prop_oneof![4 => add, 1 => update, 2 => state, 1 => remove, 1 => report]
+    // Addresses that networks, endpoints and VIPs may have, too.
+    let inside = (0..4, ip())
+        .prop_map(|(host, ip)| json(format!(r#"{{"AddHost":{{"name":"h{host}","ip":"{ip}"}}}}"#)));
+    let spelled = (0..4).prop_map(|host| {
+        json(format!(r#"{{"AddHost":{{"name":"H{host}","ip":"192.168.1.{host}"}}}}"#))
+    });
+    prop_oneof![8 => add, 2 => update, 4 => state, 2 => remove, 2 => report, 1 => inside, 1 => spelled]
 }
 
 fn owners() -> impl Strategy<Value = Command> {
@@ -145,10 +151,14 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
     prop_oneof![2 => request, 6 => assign, 1 => unassign, 1 => remove, 1 => router]
 }
 
+/// The command that switches a version on.
+pub(crate) fn raise(version: u16) -> Command {
+    json(format!(r#"{{"RaiseVersion":{{"version":{version}}}}}"#))
+}
+
 /// The cluster itself: most of it is refused until the version is raised.
 fn cluster() -> impl Strategy<Value = Command> {
-    let raise = select(vec![2, 3, 4])
-        .prop_map(|version| json(format!(r#"{{"RaiseVersion":{{"version":{version}}}}}"#)));
+    let raise = select(vec![2, 3, 4]).prop_map(raise);
     let retention =
         Just(json(String::from(r#"{"SetRetention":{"age_ms":60000,"bytes":1048576}}"#)));
     let sign = (0..90u64).prop_map(|revision| {
@@ -168,7 +178,11 @@ fn cluster() -> impl Strategy<Value = Command> {
     });
     let remove = (1..6u64).prop_map(|id| json(format!(r#"{{"RemoveMember":{{"id":{id}}}}}"#)));
     let resume = Just(json(String::from(r#"{"ResumeAllocation":{}}"#)));
-    prop_oneof![2 => raise, 1 => retention, 1 => sign, 2 => add, 2 => claim, 1 => remove, 1 => resume]
+    let services = prop::collection::vec(cidr(), 0..2).prop_map(|ranges| {
+        let ranges: Vec<_> = ranges.iter().map(|range| format!("\"{range}\"")).collect();
+        json(format!(r#"{{"ReserveServices":{{"ranges":[{}]}}}}"#, ranges.join(",")))
+    });
+    prop_oneof![2 => raise, 1 => services, 1 => retention, 1 => sign, 2 => add, 2 => claim, 1 => remove, 1 => resume]
 }
 
 /// What agents say; refused until the version is raised.

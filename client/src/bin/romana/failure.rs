@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use romana_client::{ApiError, Error};
+use romana_statemachine::Refusal;
 use serde_json::{Value, json};
 
 use crate::args::Format;
@@ -31,6 +32,18 @@ impl From<Error> for Failure {
             Error::Config { why } => Self::Usage(why),
             other => Self::Client(other),
         }
+    }
+}
+
+/// What the CLI itself finds, in the words that the cluster has for it.
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let details = serde_json::to_value(&refusal).unwrap_or_default();
+        let details = details.get(refusal.code()).cloned().unwrap_or_default();
+        let (code, hint) = (refusal.code().into(), refusal.hint().into());
+        let message = refusal.to_string();
+        let error = ApiError { code, message, hint, details, status: 409 };
+        Self::Client(Error::Refused(Box::new(error)))
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use clap::Subcommand;
 use ipnet::IpNet;
 use romana_client::Query;
+use romana_statemachine::Refusal;
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -142,12 +143,21 @@ async fn add(ctx: &Context, name: &str, cidr: Option<IpNet>, body: &Value) -> Re
     ctx.out.done(&answer, format!("host {name} added to {}", list.join(", ")))
 }
 
-/// The name of a host that is given by name or address.
+/// The name of a host that is given by name or address. Where the two are different hosts, neither is meant.
 async fn resolve(ctx: &Context, host: String) -> Result<String, Failure> {
     let Ok(ip) = host.parse::<IpAddr>() else { return Ok(host) };
     let hosts = ctx.client.hosts().await?;
+    let named = hosts.items.iter().find(|known| known.name.as_str() == host);
     let found = hosts.items.iter().find(|host| host.ip == ip || host.addresses.contains(&ip));
-    found.map(|host| host.name.to_string()).ok_or_else(|| {
+    match (named, found) {
+        (Some(named), Some(found)) if named.name != found.name => {
+            let (named, found) = (format!("host {} ({})", named.name, named.ip), &found.name);
+            let found = format!("the address of host {found}");
+            return Err(Refusal::AmbiguousName { text: host, named, found }.into());
+        }
+        _ => {}
+    }
+    found.or(named).map(|host| host.name.to_string()).ok_or_else(|| {
         Failure::usage(format!("no host has the address {ip}; see romana host list"))
     })
 }

@@ -103,6 +103,10 @@ fn body(changes: Vec<(String, String)>) -> Result<Map<String, Value>, Failure> {
             "history_retention_size" | "history_retention_bytes" => {
                 return Ok(("history_retention_bytes".into(), size(&value)?));
             }
+            "service_ranges" => {
+                let ranges = value.split(',').map(str::trim).filter(|text| !text.is_empty());
+                return Ok((name, ranges.map(Value::from).collect()));
+            }
             _ => {}
         }
         if TIMES.contains(&name.as_str()) {

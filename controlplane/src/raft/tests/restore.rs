@@ -85,7 +85,8 @@ async fn the_wait_for_reports_ends_when_it_is_set_to() {
     let (new, _) = restored(&path, 1).await;
     let replica = new.on(1);
     let stop = CancellationToken::new();
-    let running = tokio::spawn(tasks::run(replica.clone(), tasks::standard(), stop.clone()));
+    let running =
+        tokio::spawn(tasks::run(replica.clone(), tasks::standard(Vec::new()), stop.clone()));
     eventually("version 3", || (replica.state().version() >= 3).then_some(())).await;
     let fresh = say(replica, allocate("fresh", None)).await.unwrap().result;
     assert!(matches!(fresh, Err(Refusal::AllocationHeld { .. })), "without a limit it waits");

@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 use romana_statemachine::name::{HostName, NetworkName, SegmentId, TenantId};
 pub use romana_statemachine::{Allocation, Host};
-use romana_statemachine::{Answer, Digest, Revision};
+use romana_statemachine::{Answer, Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
@@ -20,6 +20,18 @@ pub struct Page<T> {
     /// Where to go on; absent on the last page.
     #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Of answers about the past: the oldest that is kept. Of what was before, nothing is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Oldest>,
+}
+
+/// Where the history begins that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Oldest {
+    /// The revision.
+    pub revision: Revision,
+    /// When it was decided.
+    pub at: Millis,
 }
 
 /// `GET /v1/cluster`.

@@ -139,8 +139,16 @@ impl ReadingGauges {
         add("state_revision", "Revision of the local state", &self.revision);
         add("raft_index", "Raft index of the local state", &self.index);
         add("raft_term", "Raft term", &self.term);
-        add("raft_is_leader", "Whether this replica leads (1) or not (0)", &self.is_leader);
-        add("raft_has_leader", "Whether a leader is known (1) or not (0)", &self.has_leader);
+        add(
+            "raft_is_leader",
+            "Whether this replica leads and a majority confirms it (1) or not (0)",
+            &self.is_leader,
+        );
+        add(
+            "raft_has_leader",
+            "Whether a majority has confirmed a leader within the last second (1) or not (0)",
+            &self.has_leader,
+        );
         add("raft_members", "Members of the cluster", &self.members);
         add("feed_followers", "Followers of the feed", &self.followers);
         add("feed_lag_records", "Records the slowest follower is behind", &self.feed_lag);

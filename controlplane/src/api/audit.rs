@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use romana_statemachine::audit::{Filter, Kind};
 use romana_statemachine::name::{Actor, HostName, TenantId};
 use romana_statemachine::{Event, Revision, Topic};
@@ -12,7 +13,7 @@ use tokio::time::timeout_at;
 use super::call::{Call, bad_query};
 use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply};
-use crate::audit::{Audit, AuditError, Page, lasting};
+use crate::audit::{Audit, AuditError, Kept, Page, lasting};
 use crate::error::{Code, Failure};
 use crate::history::HistoryError;
 
@@ -64,14 +65,31 @@ pub(super) const ROUTES: &[Route] = &[
 struct Shown<T> {
     items: Vec<T>,
     revision: Revision,
+    /// Of what was before, nothing is known.
+    oldest: Option<Kept>,
     #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
 impl<T> Shown<T> {
-    fn of(page: Page<T>, revision: Revision) -> Self {
+    fn of((page, oldest): (Page<T>, Option<Kept>), revision: Revision) -> Self {
         let next = page.next.map(|next| next.to_string());
-        Self { items: page.items, revision, next }
+        Self { items: page.items, revision, oldest, next }
+    }
+}
+
+/// Refuses a question about a revision of which nothing is kept: no answer would be true.
+fn still_kept(oldest: Option<Kept>, last: Revision) -> Result<(), Failure> {
+    match oldest.filter(|oldest| oldest.revision > 1 && last < oldest.revision) {
+        None => Ok(()),
+        Some(Kept { revision, at }) => {
+            let time = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+            let time = time.map_or_else(String::new, |time| format!(", of {time:.3}"));
+            let message =
+                format!("revision {last} is no longer kept: the oldest is {revision}{time}");
+            let failure = Failure::new(Code::RevisionCompacted, message);
+            Err(failure.with("oldest", revision).with("oldest_at", at.0))
+        }
     }
 }
 
@@ -87,12 +105,14 @@ async fn who(call: Call) -> reply::Result {
             .map(|held| Page { items: held.into_iter().collect(), next: None }),
         None => audit.who(ip, revision, after, limit),
     };
-    let mut page = ask_audit(&call, revision, ask).await?;
+    let ask = move |audit: &Audit| Ok((ask(audit)?, audit.kept()?));
+    let (mut page, oldest) = ask_audit(&call, revision, ask).await?;
+    still_kept(oldest, at.unwrap_or(revision))?;
     if page.items.is_empty() && after == 0 && at.is_none_or(|at| at == revision) {
         // Allocated before the oldest record that is kept.
         page.items.extend(live);
     }
-    reply::ok(revision, &Shown::of(page, revision))
+    reply::ok(revision, &Shown::of((page, oldest), revision))
 }
 
 async fn log(call: Call) -> reply::Result {
@@ -109,8 +129,10 @@ async fn log(call: Call) -> reply::Result {
     let next = call.query_as::<Revision>("continue")?;
     let start = next.or(from).unwrap_or(0);
     let limit = call.limit()?;
-    let page = ask_audit(&call, upto, move |audit| audit.log(&filter, start, upto, limit)).await?;
-    reply::ok(revision, &Shown::of(page, revision))
+    let ask = move |audit: &Audit| Ok((audit.log(&filter, start, upto, limit)?, audit.kept()?));
+    let (page, oldest) = ask_audit(&call, upto, ask).await?;
+    still_kept(oldest, upto)?;
+    reply::ok(revision, &Shown::of((page, oldest), revision))
 }
 
 fn filter(call: &Call) -> Result<Filter, Failure> {
@@ -157,7 +179,7 @@ pub(super) async fn moment(
         }
         return Ok(Some(revision));
     }
-    let time: jiff::Timestamp = text
+    let time: Timestamp = text
         .parse()
         .map_err(|_| bad_query(name, text, "it is no revision and no RFC 3339 time"))?;
     let at = romana_statemachine::Millis(u64::try_from(time.as_millisecond()).unwrap_or(0));
@@ -205,5 +227,21 @@ pub(super) fn history_failure(error: &HistoryError) -> Failure {
             let code = if damaged { Code::HistoryDamaged } else { Code::Internal };
             Failure::new(code, format!("the history cannot be read: {error}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_statemachine::Millis;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_of_what_is_no_longer_kept() {
+        let kept = |revision| Some(Kept { revision, at: Millis(1_700_000_000_000) });
+        for (oldest, last) in [(None, 0), (kept(1), 0), (kept(7), 7), (kept(7), 20)] {
+            assert!(still_kept(oldest, last).is_ok(), "{oldest:?} {last}");
+        }
+        assert!(still_kept(kept(7), 6).is_err());
     }
 }

@@ -1,12 +1,13 @@
 //! `/v1/cluster` and `/v1/digest`: the replicas, their coming and going, and the proof that they agree.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use romana_statemachine::command::{AddMember, MemberRef, ResumeAllocation};
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Command, Digest, Revision, State};
+use romana_statemachine::{Command, Digest, Refusal, Revision, State};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +19,8 @@ use crate::raft::{ClusterStatus, MemberStatus, Role, TransferError};
 
 /// How often it is looked whether the leader has changed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longest time to look a member's name up.
+const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -119,6 +122,9 @@ async fn status(call: Call) -> reply::Result {
 struct Add {
     peer: String,
     replaces: Option<u64>,
+    /// Even if too few healthy voters are left while it is on its way.
+    #[serde(default)]
+    force: bool,
 }
 
 /// A new member, and how to start it.
@@ -148,13 +154,25 @@ fn no_member(id: u64) -> Failure {
 }
 
 async fn add(call: Call) -> reply::Result {
-    let Add { peer, replaces } = call.json()?;
+    let Add { peer, replaces, force } = call.json()?;
     call.linearize().await?;
     let replica = call.api.replica();
     let status = replica.status();
     let member = |id: u64| status.members.iter().any(|member| member.id == id);
     if let Some(id) = replaces.filter(|id| !member(*id)) {
         return Err(no_member(id));
+    }
+    if let Some(id) = replaces.filter(|_| !force) {
+        let mut voters = status.members.clone();
+        voters.retain(|member| member.role != Role::Learner);
+        if voters.iter().any(|member| member.id == id) {
+            voters.retain(|member| member.id != id);
+            // The new one votes in its place, and does nothing yet.
+            needed(id, &voters, voters.len() + 1)?;
+        }
+    }
+    if let Some(refusal) = taken(&peer, replaces, &status).await {
+        return Err(refusal.into());
     }
     let floor = status.members.iter().map(|member| member.id).max().unwrap_or(0);
     let command = Command::AddMember(AddMember { peer: peer.clone(), floor, replaces });
@@ -189,24 +207,63 @@ async fn remove(call: Call) -> reply::Result {
     voters.retain(|member| member.role != Role::Learner && !gone(member.id));
     if voters.iter().any(|member| member.id == id) {
         voters.retain(|member| member.id != id);
-        needed(id, &voters, force)?;
+        if voters.is_empty() || !force {
+            needed(id, &voters, voters.len())?;
+        }
     }
     let change = call.change(Command::RemoveMember(MemberRef { id })).await?;
     reply::json(StatusCode::OK, change.revision, &change)
 }
 
-/// Refuses to remove a voter when the others could not go on.
-fn needed(id: u64, others: &[MemberStatus], force: bool) -> Result<(), Failure> {
+/// Refuses to do without a voter when the others would be no majority of those that vote then.
+fn needed(id: u64, others: &[MemberStatus], voters: usize) -> Result<(), Failure> {
     let healthy = others.iter().filter(|member| member.healthy).count();
-    if !others.is_empty() && (force || healthy * 2 > others.len()) {
+    if healthy * 2 > voters {
         return Ok(());
     }
     let message = format!(
-        "without member {id} there are {healthy} healthy voters of {}, which is no majority",
-        others.len()
+        "without member {id} there are {healthy} healthy voters of {voters}, which is no majority"
     );
     let failure = Failure::new(Code::MemberNeeded, message).with("id", id);
-    Err(failure.with("voters", others.len()).with("healthy", healthy))
+    Err(failure.with("voters", voters).with("healthy", healthy))
+}
+
+/// Why no new member can be at an address: another one is there, also under another name, or nobody can be.
+async fn taken(peer: &str, replaces: Option<u64>, status: &ClusterStatus) -> Option<Refusal> {
+    let wanted = addresses(peer).await;
+    if let Some(ip) = wanted.iter().map(SocketAddr::ip).find(IpAddr::is_unspecified) {
+        let why = format!("{ip} is where a program listens, not where others reach it");
+        return Some(Refusal::InvalidPeer { peer: peer.into(), why });
+    }
+    for member in &status.members {
+        let api = member.api.split("//").last().unwrap_or_default();
+        let at_api = same(peer, api) || addresses(api).await.iter().any(|at| wanted.contains(at));
+        if !api.is_empty() && at_api {
+            let (id, there) = (member.id, &member.peer);
+            let why = format!("member {id} has its API there; its peer address is {there}");
+            return Some(Refusal::InvalidPeer { peer: peer.into(), why });
+        }
+        if Some(member.id) == replaces || member.peer == peer {
+            // Whoever decides compares what is written alike.
+            continue;
+        }
+        let at_peer = addresses(&member.peer).await.iter().any(|at| wanted.contains(at));
+        if same(peer, &member.peer) || at_peer {
+            return Some(Refusal::MemberExists { id: member.id, peer: member.peer.clone() });
+        }
+    }
+    None
+}
+
+/// Whether two addresses are written alike but for case.
+fn same(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
+/// What a `host:port` stands for on this machine; empty if that is not known here.
+async fn addresses(peer: &str) -> Vec<SocketAddr> {
+    let found = tokio::time::timeout(LOOK_UP_MAX, tokio::net::lookup_host(peer)).await;
+    found.ok().and_then(Result::ok).into_iter().flatten().collect()
 }
 
 async fn transfer(call: Call) -> reply::Result {

@@ -24,7 +24,7 @@ pub(super) const ROUTES: &[Route] = &[
         Verb::Get,
         "/readyz",
         "health",
-        "Whether this replica can serve: its data is recovered and a leader is known. 503 if not.",
+        "Whether this replica can serve: its data is recovered and a majority confirms a leader. 503 with the reason if not.",
         &[(200, "Health")],
         handler!(ready),
     ),
@@ -58,11 +58,7 @@ async fn healthy(call: Call) -> reply::Result {
 }
 
 async fn ready(call: Call) -> reply::Result {
-    if let Some(fault) = call.api.replica().fault() {
-        return Err(Failure::new(Code::Unavailable, format!("this replica has stopped: {fault}")));
-    }
-    if !call.api.replica().is_ready() {
-        let why = "this replica is recovering or knows no leader";
+    if let Some(why) = call.api.replica().not_ready() {
         return Err(Failure::new(Code::Unavailable, why));
     }
     let revision = revision(&call);

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 pub use checkpoint::{CheckpointError, Keeper};
 pub use past::{Base, PastError, Proof};
-pub use query::{AuditError, Page, lasting};
+pub use query::{AuditError, Kept, Page, lasting};
 
 use crate::history::History;
 use crate::platform;

@@ -28,6 +28,15 @@ pub enum AuditError {
     History(#[from] HistoryError),
 }
 
+/// Where the history begins that is kept: of what was before, nothing is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Kept {
+    /// The oldest revision.
+    pub revision: Revision,
+    /// When it was decided.
+    pub at: Millis,
+}
+
 /// A part of a long answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
@@ -189,6 +198,20 @@ impl Audit {
             if self.record(middle)?.at <= at { low = middle + 1 } else { high = middle }
         }
         Ok(low - 1)
+    }
+
+    /// Where the history begins; `None`: nothing has happened yet.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn kept(&self) -> Result<Option<Kept>, AuditError> {
+        let history = &self.0.shared.history;
+        let revision = history.oldest();
+        if history.last().0 < revision {
+            return Ok(None);
+        }
+        let at = self.record(revision)?.at;
+        Ok(Some(Kept { revision, at }))
     }
 
     /// Revisions with one of some keys, from `from` on and not after `upto`, in order.

@@ -103,9 +103,14 @@ pub(crate) fn next_change(
             }
             continue;
         }
-        let mut wanted = staying;
+        let mut wanted = staying.clone();
         wanted.insert(member.id);
         replaced.inspect(|id| _ = wanted.remove(id));
+        // Never a membership that could not go on: it waits until enough of them are well.
+        let healthy = wanted.iter().filter_map(|id| of(status, *id)).filter(|one| one.healthy);
+        if healthy.count() * 2 <= wanted.len() {
+            continue;
+        }
         return Some(Change::SetVoters(wanted));
     }
     None
@@ -341,6 +346,7 @@ mod tests {
             ("ill", &started, learns(), &[4], 0, None),
             ("behind", &started, learns(), &[], LAG_MAX + 1, None),
             ("caught up", &started, learns(), &[], LAG_MAX, voters(&[1, 2, 3, 4])),
+            ("no majority of them", &started, learns(), &[2, 3], 0, None),
             ("a voter", &started, raft(&[1, 2, 3, 4], &[]), &[], 0, None),
         ] {
             let status = status(&raft, ill, lag);
@@ -371,6 +377,7 @@ mod tests {
                 Some(Change::DropLearner(4)),
             ),
             ("replaced", replaced.clone(), raft(&[1, 2, 3], &[4]), &[3], voters(&[1, 2, 4])),
+            ("replaced, no majority", replaced.clone(), raft(&[1, 2, 3], &[4]), &[1, 2], None),
             ("to retire", replaced, raft(&[1, 2, 4], &[]), &[], Some(Change::Retire(3))),
             ("leads", leader, raft(&[1, 2, 3], &[4]), &[], Some(Change::HandOver(2))),
         ] {

@@ -43,6 +43,7 @@ mod network;
 mod peers;
 mod proposer;
 mod pulse;
+mod quorum;
 mod reads;
 mod restore;
 mod runtime;
@@ -298,7 +299,7 @@ impl Replica {
             claimed: claims.get(&id).copied().unwrap_or(false),
             peer,
             role: match () {
-                () if seen.leader == Some(id) => Role::Leader,
+                () if seen.confirmed_leader() == Some(id) => Role::Leader,
                 () if seen.voters.is_empty() || seen.voters.contains(&id) => Role::Follower,
                 () => Role::Learner,
             },
@@ -313,18 +314,42 @@ impl Replica {
         });
         ClusterStatus {
             cluster_id: self.0.host.identity.cluster_id.clone(),
-            leader: seen.leader,
+            leader: seen.confirmed_leader(),
             term: seen.term,
             revision: own.revision,
             members: members.collect(),
         }
     }
 
-    /// Whether this replica can serve: it has caught up with its own log, knows a leader and has no
-    /// fault.
+    /// Whether this replica can serve: [`Self::not_ready`] has no reason.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.view.recovered() && self.0.view.leader().is_some() && self.fault().is_none()
+        self.not_ready().is_none()
+    }
+
+    /// Why this replica cannot serve: it has a fault, has not caught up with its own log, or no majority has
+    /// confirmed a leader within the last second or so.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        if let Some(fault) = self.fault() {
+            return Some(format!("this replica has stopped: {fault}"));
+        }
+        if !self.0.view.recovered() {
+            return Some("this replica is recovering: it applies its own log".into());
+        }
+        let seen = self.0.view.get();
+        match (seen.leader, seen.confirmed) {
+            (Some(_), true) => None,
+            (None, _) => {
+                Some("no leader is known: more than half of the replicas must be up".into())
+            }
+            (Some(id), false) if id == self.id() => {
+                Some("this replica led last, and no majority follows it now".into())
+            }
+            (Some(id), false) => {
+                Some(format!("replica {id} led last, and no majority confirms it now"))
+            }
+        }
     }
 
     /// Returns when [`Self::is_ready`] holds, or with the fault when there is one.

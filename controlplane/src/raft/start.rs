@@ -22,6 +22,7 @@ use super::network::{Links, Network};
 use super::peers::{Peers, Poll};
 use super::proposer::Proposer;
 use super::pulse::{self, Pulse};
+use super::quorum;
 use super::reads::{ROUND_MAX, Reads};
 use super::server::{self, Host};
 use super::slow::{self, Slowness};
@@ -151,6 +152,7 @@ impl Replica {
         };
         tasks.spawn(poll.run(stop.clone()));
         tasks.spawn(pulse::pass_on(Arc::clone(host), links.clone(), stop.clone()));
+        spawn(Box::pin(quorum::confirm(self.0.reads.clone(), view.clone())));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));
         spawn(Box::pin(found(host.raft.clone(), config.id, config.initial_cluster.clone())));
         spawn(Box::pin(bound_log(

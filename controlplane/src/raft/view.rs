@@ -25,6 +25,15 @@ pub(super) struct Seen {
     /// Peer addresses of all members.
     pub(super) members: BTreeMap<u64, String>,
     pub(super) voters: BTreeSet<u64>,
+    /// Whether a majority has confirmed the leader lately ([`super::quorum`]).
+    pub(super) confirmed: bool,
+}
+
+impl Seen {
+    /// The leader, if it is known to lead.
+    pub(super) fn confirmed_leader(&self) -> Option<u64> {
+        self.leader.filter(|_| self.confirmed)
+    }
 }
 
 /// The current look, to read and to watch. Clones share it.
@@ -75,6 +84,16 @@ impl View {
         self.seen.send_modify(|_| ());
     }
 
+    /// A majority has confirmed this leader, or none.
+    pub(super) fn confirm(&self, leader: Option<u64>) {
+        self.seen.send_if_modified(|seen| {
+            let confirmed = leader.is_some() && leader == seen.leader;
+            let changed = confirmed != seen.confirmed;
+            seen.confirmed = confirmed;
+            changed
+        });
+    }
+
     /// This replica leads no more, whatever Raft says.
     fn resign(&self) {
         self.seen.send_if_modified(|seen| seen.leads.take().is_some());
@@ -93,6 +112,8 @@ impl View {
                 leads: leads.then_some(metrics.current_term),
                 members: if members.is_empty() { seen.members.clone() } else { members },
                 voters: membership.voter_ids().collect(),
+                confirmed: seen.confirmed
+                    && (seen.leader, seen.term) == (metrics.current_leader, metrics.current_term),
             };
             let changed = now != *seen;
             if changed {

@@ -225,6 +225,15 @@ async fn members(tour: &mut Tour<'_>) {
     tour.ask("POST", path, Some(body), 200).await;
     let strange = json!({"peer": "h5:9601", "replaces": 9});
     tour.ask("POST", path, Some(strange), 404).await;
+    let needed = json!({"peer": "h5:9601", "replaces": 1});
+    let refused = tour.ask("POST", path, Some(needed), 409).await;
+    assert_eq!(refused["error"]["code"], "MemberNeeded");
+    let members = tour.ask("GET", "/v1/cluster", None, 200).await["members"].clone();
+    let own = members[0]["peer"].as_str().unwrap().replace("127.0.0.1", "localhost");
+    let refused = tour.ask("POST", path, Some(json!({"peer": own})), 409).await;
+    assert_eq!(refused["error"]["code"], "MemberExists");
+    let refused = tour.ask("POST", path, Some(json!({"peer": "0.0.0.0:9601"})), 400).await;
+    assert_eq!(refused["error"]["code"], "InvalidPeer");
     assert_eq!(tour.ask("DELETE", &format!("{path}/2"), None, 200).await["changed"], true);
     assert_eq!(tour.ask("DELETE", &format!("{path}/2"), None, 200).await["changed"], false);
     tour.ask("DELETE", &format!("{path}/9"), None, 404).await;

@@ -38,6 +38,9 @@ pub(crate) enum Command {
         /// Where the others will reach the new one [default: where the old one was]
         #[arg(value_name = "HOST:PORT")]
         peer: Option<String>,
+        /// Even if too few healthy replicas are left
+        #[arg(long)]
+        force: bool,
     },
     /// Hand leadership over
     Transfer {
@@ -53,19 +56,23 @@ impl Command {
         match self {
             Self::Status => {
                 let status = ctx.get(Query::new(PATH)).await?;
-                ctx.out.show(&status, || table(&status))
+                ctx.out.show(&status, || table(&status))?;
+                match status.get("leader") {
+                    None | Some(Value::Null) => Err(Failure::NoLeader),
+                    Some(_) => Ok(()),
+                }
             }
-            Self::Add { peer } => add(ctx, &peer, None).await,
+            Self::Add { peer } => add(ctx, &peer, None, false).await,
             Self::Remove { id, force } => {
                 let query = Query::new(MEMBERS).segment(id);
                 let query = query.with("force", force.then_some(true));
                 let answer = ctx.delete(query, true).await?;
                 ctx.out.done(&answer, format!("replica {id} removed"))
             }
-            Self::Replace { id, peer: Some(peer) } => add(ctx, &peer, Some(id)).await,
-            Self::Replace { id, peer: None } => {
+            Self::Replace { id, peer: Some(peer), force } => add(ctx, &peer, Some(id), force).await,
+            Self::Replace { id, peer: None, force } => {
                 let peer = peer_of(ctx, id).await?;
-                add(ctx, &peer, Some(id)).await
+                add(ctx, &peer, Some(id), force).await
             }
             Self::Transfer { id } => {
                 let body = json!({ "to": id });
@@ -82,8 +89,12 @@ impl Command {
 }
 
 /// Adds a member, in the place of another or not; says how it is started.
-async fn add(ctx: &Context, peer: &str, replaces: Option<u64>) -> Result<(), Failure> {
-    let body = json!({ "peer": peer, "replaces": replaces });
+async fn add(ctx: &Context, peer: &str, replaces: Option<u64>, force: bool) -> Result<(), Failure> {
+    let mut body = json!({ "peer": peer, "replaces": replaces });
+    if force {
+        // Absent otherwise: a replica of an earlier release does not know it.
+        body["force"] = Value::Bool(true);
+    }
     let answer = ctx.post(Query::new(MEMBERS), &body, true).await?;
     let (id, start) = (cell(&answer, "/id"), cell(&answer, "/start"));
     ctx.out.done(&answer, format!("replica {id} added at {peer}; start it there:\n  {start}"))

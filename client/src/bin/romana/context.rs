@@ -55,7 +55,11 @@ impl Context {
     /// A whole list, in the form of the server's pages.
     pub(crate) async fn list(&self, query: Query) -> Result<Value, Failure> {
         let page = self.client.list::<Value>(query).await?;
-        Ok(json!({"items": page.items, "revision": page.revision}))
+        let mut list = json!({"items": page.items, "revision": page.revision});
+        if let Some(oldest) = page.oldest {
+            list["oldest"] = json!(oldest);
+        }
+        Ok(list)
     }
 
     /// Several things by name: one object for one name, else a list.

@@ -18,6 +18,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// A check that the command makes found something; it was printed already.
     Found,
+    /// The cluster has no leader that a majority confirms.
+    NoLeader,
     /// Reading or writing here.
     Io(String, io::Error),
     /// A file is not what it should be.
@@ -58,7 +60,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(Error::Unavailable { .. }) => 3,
+            Self::Client(Error::Unavailable { .. }) | Self::NoLeader => 3,
             Self::Client(Error::Unknown { .. }) => 4,
             Self::Usage(_) => 2,
             Self::Client(_) | Self::Found | Self::Io(..) | Self::Damaged(_) | Self::Broken(_) => 1,
@@ -88,6 +90,13 @@ impl Failure {
             Self::Client(error) => own("Protocol", with_causes(error), ""),
             Self::Usage(why) => own("Usage", why.clone(), "romana help shows the commands."),
             Self::Found => own("Found", String::from("something is wrong, see above"), ""),
+            Self::NoLeader => own(
+                "Unavailable",
+                String::from(
+                    "no majority of the replicas confirms a leader: nothing can be changed",
+                ),
+                "Start more than half of the replicas, and let them reach each other.",
+            ),
             Self::Io(what, error) => own("Io", format!("{what}: {error}"), ""),
             Self::Damaged(what) => {
                 own("Damaged", what.clone(), "Nothing of it was used. Get the file again.")

@@ -1,5 +1,7 @@
 //! Tables for people: aligned columns without borders, rows of JSON objects.
 
+use std::borrow::Cow;
+
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Layout, presets};
 use serde_json::Value;
 
@@ -17,14 +19,15 @@ pub(crate) enum Tone {
 pub(crate) struct Table {
     columns: Vec<&'static str>,
     rows: Vec<(Tone, Vec<String>)>,
-    empty: &'static str,
+    empty: Cow<'static, str>,
     notes: Vec<String>,
 }
 
 impl Table {
     /// `empty` is said instead of a table without rows.
-    pub(crate) fn new(columns: &[&'static str], empty: &'static str) -> Self {
-        Self { columns: columns.into(), rows: Vec::new(), empty, notes: Vec::new() }
+    pub(crate) fn new(columns: &[&'static str], empty: impl Into<Cow<'static, str>>) -> Self {
+        let (rows, notes) = (Vec::new(), Vec::new());
+        Self { columns: columns.into(), rows, empty: empty.into(), notes }
     }
 
     pub(crate) fn row(&mut self, cells: Vec<String>) {
@@ -45,7 +48,7 @@ impl Table {
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         if self.rows.is_empty() {
-            text.push_str(self.empty);
+            text.push_str(&self.empty);
             text.push('\n');
         } else {
             self.render_rows(&mut text);

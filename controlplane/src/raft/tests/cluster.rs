@@ -98,6 +98,33 @@ async fn the_leader_dies_and_the_rest_go_on() {
     cluster.end().await;
 }
 
+/// Raft goes on naming the last leader, and a leader goes on naming itself: whoever has no majority knows nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minority_knows_no_leader() {
+    for leader_is_left in [true, false] {
+        let mut cluster = Cluster::started(3).await;
+        let leader = cluster.leader().await;
+        let left = if leader_is_left { leader } else { 1 + leader % 3 };
+        assert_eq!(cluster.on(left).status().leader, Some(leader));
+        let others: Vec<u64> = (1..=3).filter(|id| *id != left).collect();
+        for id in &others {
+            cluster.stop(*id).await;
+        }
+        let why = eventually("a replica that knows it is alone", || cluster.on(left).not_ready());
+        let why = why.await;
+        assert!(why.contains("majority") || why.contains("more than half"), "{why}");
+        let status = cluster.on(left).status();
+        assert_eq!(status.leader, None);
+        assert!(status.members.iter().all(|member| member.role != Role::Leader));
+        for id in &others {
+            cluster.start(*id).await;
+        }
+        cluster.ready().await;
+        eventually("a leader", || cluster.on(left).status().leader).await;
+        cluster.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_survives_a_restart_of_all() {
     let mut cluster = Cluster::started(3).await;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use romana_client::model::Page;
+use romana_client::model::{Oldest, Page};
 use romana_client::{FollowOptions, Item, Query};
 use romana_statemachine::Record;
 use romana_statemachine::audit::{Filter, Kind};
@@ -56,8 +56,10 @@ impl Log {
         let mut next: Option<String> = None;
         loop {
             let limit = self.count.map(|_| left.min(1000));
+            let first = next.is_none();
             let query = self.query().with("limit", limit).with("continue", next.take());
             let page: Page<Value> = ctx.client.get(query.build()).await?;
+            page.oldest.filter(|_| first).into_iter().for_each(|oldest| self.note(oldest));
             for record in page.items {
                 print(ctx, &record)?;
                 left -= 1;
@@ -72,6 +74,22 @@ impl Log {
             if next.is_none() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Says that there may have been more: nothing is known of what is no longer kept.
+    fn note(&self, oldest: Oldest) {
+        let asked = match self.from {
+            None => 1,
+            Some(Moment::Revision(revision)) => revision,
+            Some(Moment::Time(at)) if Moment::millis(at) < oldest.at => 1,
+            Some(Moment::Time(_)) => oldest.revision,
+        };
+        if asked < oldest.revision {
+            anstream::eprintln!(
+                "note: events before revision {} are no longer kept",
+                oldest.revision
+            );
         }
     }
 

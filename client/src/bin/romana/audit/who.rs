@@ -34,7 +34,17 @@ const COLUMNS: [&str; 8] =
     ["FROM", "UNTIL", "NAME", "HOST", "TENANT", "SEGMENT", "ASKED BY", "ENDED"];
 
 fn table(list: &Value) -> Table {
-    let mut table = Table::new(&COLUMNS, "nobody held it");
+    let oldest = list.get("oldest").filter(|oldest| oldest["revision"].as_u64() > Some(1));
+    let nobody = oldest.map_or_else(
+        || String::from("nobody held it"),
+        |oldest| {
+            let (revision, at) = (&oldest["revision"], time(oldest.get("at")));
+            format!(
+                "nobody held it since revision {revision} ({at}): what was before is no longer kept"
+            )
+        },
+    );
+    let mut table = Table::new(&COLUMNS, nobody);
     for tenure in items(list) {
         let lasts = tenure.get("to").is_none_or(Value::is_null);
         let until = if lasts { "now".into() } else { time(tenure.pointer("/to/at")) };

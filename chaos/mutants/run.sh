@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Plants bugs in a copy of the tree, one after the other, and lets the judges look for each: stories (log and history
-# alone), the simulation (many seeds) and the soak (real processes). They do not know which it is. Prints what was
+# alone), the simulation (many seeds), the tests of the library (what a client makes of lost answers needs more luck
+# than a soak of minutes has) and the soak (real processes). They do not know which it is. Prints what was
 # found, by which law, and after how long; fails if one was missed by all.
 #
 #   chaos/mutants/run.sh [NAME …]     all, or some of chaos/mutants/NAME.patch
@@ -22,7 +23,7 @@ judge() {
   shift
   said=$("$@" 2>/dev/null) && { printf '  %-10s nothing in %s s\n' "$who" $((SECONDS - started)); return 1; }
   how=$(grep -m 1 -o 'BROKEN.*' <<<"$said" | cut -c 1-110)
-  printf '  %-10s after %3s s  %s\n' "$who" $((SECONDS - started)) "${how:-a round could not be carried out}"
+  printf '  %-10s after %3s s  %s\n' "$who" $((SECONDS - started)) "${how:-it failed without naming a law}"
 }
 
 names=("$@")
@@ -39,6 +40,9 @@ for name in "${names[@]}"; do
   judge stories "$CARGO_TARGET_DIR/sim/sim/chaos-raft" stories --count 5000 && found=1
   if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
     judge simulation "$CARGO_TARGET_DIR/sim/sim/chaos-raft" sweep --count "${SEEDS:-80}" --first && found=1
+  fi
+  if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
+    judge library cargo nextest run --locked -p romana-client --test library && found=1
   fi
   if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
     cargo build --quiet --locked --workspace --bins || exit 1

@@ -72,6 +72,7 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench statemachine
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench restart
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench feed
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench abuse
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench cni
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench routes
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench policy

@@ -1,6 +1,7 @@
 //! Measurements, side by side with etcd in the same run, on the same disk, one after the other.
 //! Nothing is asserted: machines differ. The report says what was compared with what.
 
+mod abuse;
 mod audit;
 mod cni;
 mod commit;
@@ -59,6 +60,16 @@ pub enum What {
         /// Concurrent callers.
         #[arg(long, default_value_t = 64)]
         callers: usize,
+    },
+    /// Clients that never read, send half of something or ask for too much: memory, threads, and what the
+    /// others notice.
+    Abuse {
+        /// Live addresses.
+        #[arg(long, default_value_t = 100_000)]
+        live: u64,
+        /// Seconds of each kind.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
     },
     /// The audit: who had an address, over millions of records.
     Audit {
@@ -159,6 +170,7 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         What::Routes { hosts, blocks } => routes::run(&options, hosts, blocks).await?,
         What::Policy { changes } => policy::run(&options, changes).await?,
         What::Cni { count } => cni::run(&options, count).await?,
+        What::Abuse { live, seconds } => abuse::run(&options, live, seconds).await?,
         What::Audit { records, questions } => audit::run(&options, records, questions).await?,
         What::Restart { live, rounds } => restart::run(&options, live, rounds).await?,
         What::Statemachine { one: Some(live), .. } => return statemachine::one(live),

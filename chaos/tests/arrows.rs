@@ -10,8 +10,9 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 const ARROWS: &[(&str, &[&str])] = &[
     ("romana-statemachine", &[]),
     ("romana-client", &["romana-statemachine"]),
-    ("romana-controlplane", &["romana-statemachine"]),
-    ("romana-agent", &["romana-client", "romana-statemachine"]),
+    ("romana-daemon", &["romana-statemachine"]),
+    ("romana-controlplane", &["romana-daemon", "romana-statemachine"]),
+    ("romana-agent", &["romana-client", "romana-daemon", "romana-statemachine"]),
     (
         "romana-chaos",
         &["romana-agent", "romana-client", "romana-controlplane", "romana-statemachine"],

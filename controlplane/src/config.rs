@@ -43,6 +43,15 @@ pub enum LogFormat {
     Json,
 }
 
+impl From<LogFormat> for romana_daemon::log::Form {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
 /// Clouds for which there are built-in topologies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

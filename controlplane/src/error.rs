@@ -59,6 +59,17 @@ codes! {
         "details.parameter says which; /v1/openapi.json lists the parameters of every route.";
     /// A header has a bad value.
     MalformedHeader => BAD_REQUEST, None, "details.header says which.";
+    /// The head of the request is not one.
+    MalformedHead => BAD_REQUEST, None,
+        "Nothing happened. Look at the request line, Content-Length and Transfer-Encoding, and at what stands between you and the server.";
+    /// The head of the request is too large.
+    HeadTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, None,
+        "Nothing happened. Send fewer and shorter headers.";
+    /// The target of the request is too long.
+    UriTooLong => URI_TOO_LONG, None, "Nothing happened. Ask for less at once.";
+    /// A page of another site sent it.
+    CrossSite => FORBIDDEN, None,
+        "Nothing happened. Changes are not made for pages of other sites; send the request without Origin and Sec-Fetch-Site, or from this server's own origin.";
     /// A path segment is not UTF-8 or not what belongs there.
     MalformedPath => BAD_REQUEST, None, "Percent-encode names in paths as UTF-8.";
     /// No such route.

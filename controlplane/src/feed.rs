@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Laws:
-//! - a follower is a cursor: it owns no queue, so a slow one costs nothing and delays nobody;
+//! - a follower is a cursor: it owns no queue, so a slow one costs no more than the piece that it was
+//!   given last, and delays nobody;
+//! - those pieces have one budget for all followers: who would exceed it waits;
 //! - `publish` takes a short lock, pushes and signals: it never waits for a follower;
 //! - each record becomes JSON once, when the first follower wants it, and the bytes are shared;
 //! - a follower of one host is woken only by what concerns that host, and is not sent to the history
@@ -24,7 +26,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Event, Record, Revision, Topic};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::history::{History, HistoryError};
@@ -38,15 +40,17 @@ use ring::{Interest, Item, Ring};
 
 /// A bookmark is sent at least this often.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
-/// Bytes that one read of the feed returns, at most (one record may exceed it).
-const CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Bytes that a piece of ordinary records has, about.
+const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of all pieces that were given to followers and are not yet written.
+const PIECES_BYTES_MAX: usize = 64 << 20;
 /// Records that one look into the ring returns, at most.
-const CHUNK_RECORDS_MAX: usize = 256;
+const CHUNK_RECORDS_MAX: usize = 128;
 /// Records and bytes that one read of the history returns, at most.
-const HISTORY_RECORDS_MAX: usize = 1024;
-const HISTORY_BYTES_MAX: usize = 1 << 20;
+const HISTORY_RECORDS_MAX: usize = 128;
+const HISTORY_BYTES_MAX: usize = 32 << 10;
 /// Followers that read the history at the same time.
-const HISTORY_READERS_MAX: usize = 4;
+const HISTORY_READERS_MAX: usize = 2;
 
 /// Why a feed ends before its follower does.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +113,29 @@ struct Shared {
     published: Arc<Notify>,
     dispatching: AtomicBool,
     closed: AtomicBool,
-    readers: Semaphore,
+    readers: Arc<Semaphore>,
+    pieces: Arc<Semaphore>,
+}
+
+/// A piece of the feed, and its part of the budget.
+struct Piece {
+    bytes: Bytes,
+    _held: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Piece {
+    /// Bytes that give back their part of the budget when they are gone.
+    fn counted(bytes: Bytes, mut held: OwnedSemaphorePermit) -> Bytes {
+        // What was too much goes back at once.
+        drop(held.split(held.num_permits().saturating_sub(bytes.len())));
+        Bytes::from_owner(Self { bytes, _held: held })
+    }
 }
 
 /// Who waits, arranged so that waking looks only at those concerned.
@@ -148,7 +174,8 @@ impl Feed {
             published: Arc::new(Notify::new()),
             dispatching: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            readers: Semaphore::new(HISTORY_READERS_MAX),
+            readers: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
+            pieces: Arc::new(Semaphore::new(PIECES_BYTES_MAX)),
         }))
     }
 
@@ -332,10 +359,21 @@ impl Follower {
                     }
                 }
                 ring::Look::Items { items, upto } => {
-                    self.advance(upto);
-                    if !items.is_empty() {
-                        return self.render(&items).map(Some);
+                    if let [only] = &*items {
+                        // Shared with the other followers.
+                        let bytes = only.bytes(self.form).map_err(FeedError::Json)?;
+                        self.advance(upto);
+                        return Ok(Some(bytes));
                     }
+                    if !items.is_empty() {
+                        let Some(held) = self.piece().await else {
+                            return Ok(Some(self.bookmark()));
+                        };
+                        let bytes = self.join(&items)?;
+                        self.advance(upto);
+                        return Ok(Some(Piece::counted(bytes, held)));
+                    }
+                    self.advance(upto);
                     self.ended = closing;
                     if closing || !self.greeted {
                         self.greeted = true;
@@ -372,43 +410,62 @@ impl Follower {
         })
     }
 
-    /// Writes records down: a single one is shared with the other followers, several are joined.
-    fn render(&self, items: &[Arc<Item>]) -> Result<Bytes, FeedError> {
-        if let [only] = items {
-            return only.bytes(self.form).map_err(FeedError::Json);
-        }
-        let mut joined = BytesMut::with_capacity(CHUNK_BYTES_MAX.min(items.len() * 512));
+    /// Room in the budget for one more piece; `None` when there is none until a bookmark is due.
+    async fn piece(&self) -> Option<OwnedSemaphorePermit> {
+        let wanted = u32::try_from(PIECE_BYTES).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.feed.0.pieces).acquire_many_owned(wanted);
+        tokio::time::timeout_at(self.bookmark_at, room).await.ok()?.ok()
+    }
+
+    /// Writes records down, one after the other.
+    fn join(&self, items: &[Arc<Item>]) -> Result<Bytes, FeedError> {
+        let mut joined = BytesMut::with_capacity(PIECE_BYTES.min(items.len() * 512));
         for item in items {
             joined.put(item.bytes(self.form).map_err(FeedError::Json)?);
         }
         Ok(joined.freeze())
     }
 
-    /// Reads on from the history. `None` when nothing in the chunk was of interest.
+    /// Reads on from the history. `None` when nothing in the chunk was of interest, or there was no room
+    /// for it yet.
     async fn read_history(&mut self) -> Result<Option<Bytes>, FeedError> {
-        let permit = self.feed.0.readers.acquire().await;
+        let Some(held) = self.piece().await else { return Ok(None) };
+        let turn = Arc::clone(&self.feed.0.readers).acquire_owned().await;
         let (history, from) = (self.feed.0.history.clone(), self.cursor + 1);
+        let (filter, form) = (self.filter.clone(), self.form);
         let read = tokio::task::spawn_blocking(move || {
-            history.read(from, HISTORY_RECORDS_MAX, HISTORY_BYTES_MAX)
+            let _turn = turn;
+            let read = history.read(from, HISTORY_RECORDS_MAX, HISTORY_BYTES_MAX);
+            read.map_err(|error| unreadable(error, from))
+                .and_then(|records| write(&records, &filter, form))
         });
-        let records = match read.await.map_err(FeedError::Task)? {
-            Ok(records) => records,
-            Err(HistoryError::Compacted { oldest, .. }) => {
-                return Err(FeedError::Compacted { wanted: from, oldest });
-            }
-            Err(error) => return Err(FeedError::History(error)),
-        };
-        drop(permit);
-        let Some(upto) = records.last().map(|record| record.revision) else {
+        let (upto, bytes) = read.await.map_err(FeedError::Task)??;
+        let Some(upto) = upto else {
             // The ring jumped (a snapshot came) and the history has not followed yet.
             _ = tokio::time::timeout_at(self.bookmark_at, self.slot.wake.notified()).await;
             return Ok(None);
         };
-        let mut joined = BytesMut::new();
-        for record in records.into_iter().filter(|record| self.filter.wants(&record.event)) {
-            joined.put(ring::render(&record, self.form).map_err(FeedError::Json)?);
-        }
         self.advance(upto);
-        Ok((!joined.is_empty()).then(|| joined.freeze()))
+        Ok((!bytes.is_empty()).then(|| Piece::counted(bytes, held)))
     }
+}
+
+fn unreadable(error: HistoryError, wanted: Revision) -> FeedError {
+    match error {
+        HistoryError::Compacted { oldest, .. } => FeedError::Compacted { wanted, oldest },
+        error => FeedError::History(error),
+    }
+}
+
+/// The last revision of some records, and those of interest as bytes.
+fn write(
+    records: &[Record],
+    filter: &Filter,
+    form: Form,
+) -> Result<(Option<Revision>, Bytes), FeedError> {
+    let mut joined = BytesMut::new();
+    for record in records.iter().filter(|record| filter.wants(&record.event)) {
+        joined.put(ring::render(record, form).map_err(FeedError::Json)?);
+    }
+    Ok((records.last().map(|record| record.revision), joined.freeze()))
 }

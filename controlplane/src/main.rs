@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use romana_controlplane::backup::recover::recover;
 use romana_controlplane::config::{Args, Command, Config};
-use romana_controlplane::{bootstrap, server, telemetry};
+use romana_controlplane::{bootstrap, server};
+use romana_daemon::log;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, 2),
     };
-    if let Err(error) = telemetry::init(config.log_format, &config.log) {
+    if let Err(error) = log::init(config.log_format.into(), &config.log) {
         return fail(&error, 2);
     }
     allow_open_files();

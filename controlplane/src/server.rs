@@ -6,29 +6,24 @@
 //!   end: stop accepting ─► drain requests ─► close the feed (last bookmarks) ─► Replica::shutdown
 //! ```
 //!
-//! A connection is HTTP/1.1 with bounds on everything a peer can make us wait for or keep: heads
-//! (time, size), bodies (the request's deadline), answers (a socket that takes no bytes is cut off).
+//! What a connection may cost is bounded in [`crate::connection`], what all of them may in
+//! `crate::budget`.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -36,20 +31,17 @@ use crate::api::Api;
 use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
+use crate::connection::{Guarded, Stamp, http};
 use crate::disk::{self, Room};
 use crate::join::{self, JoinError};
 use crate::raft::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
 use crate::wal::WalError;
 use crate::{retention, tasks};
 
-/// Time for a request's head, and for a connection without a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// A peer that takes no bytes for so long is cut off.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes that a connection buffers, at most, each way.
-const CONNECTION_BYTES_MAX: usize = 128 << 10;
-/// Headers of a request.
-const HEADERS_MAX: usize = 64;
+/// Bytes that the kernel keeps for a client that does not read; left to itself it takes megabytes.
+const SEND_BUFFER_BYTES: u32 = 256 << 10;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Time for the requests in progress when we stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the connections to end after the feed was closed.
@@ -133,7 +125,7 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let founds = config.join.is_empty();
     let initial = if founds { bootstrap::initial_proposals(&config).await? } else { Vec::new() };
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let listener = bind(config.listen).map_err(listen_error)?;
     let listener = listener.into_std().map_err(listen_error)?;
     let mut room = Room::new(config.data_dir.clone(), config.disk_reserve_bytes);
     let mut lives = 0;
@@ -147,6 +139,15 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
         }
     }
     Ok(())
+}
+
+/// A listener whose connections keep no more unread bytes in the kernel than [`SEND_BUFFER_BYTES`].
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// One life of the replica.
@@ -266,6 +267,7 @@ fn told(error: &(dyn std::error::Error + 'static)) -> String {
 /// Answers everybody by `router`, with the bounds of a connection, until `done`.
 pub(crate) async fn serve_plainly(listener: TcpListener, router: Router, done: CancellationToken) {
     let permits = Arc::new(Semaphore::new(PLAIN_CONNECTIONS_MAX));
+    let stamp: Stamp = Arc::new(|_| String::from("x-romana-revision: 0\r\n"));
     loop {
         let accepted = tokio::select! {
             () = done.cancelled() => return,
@@ -277,12 +279,13 @@ pub(crate) async fn serve_plainly(listener: TcpListener, router: Router, done: C
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         let (routed, done) = (TowerToHyperService::new(router.clone()), done.clone());
+        let stamp = Arc::clone(&stamp);
         tokio::spawn(async move {
             let _permit = permit;
             let service =
                 service_fn(move |request: Request<Incoming>| routed.call(request.map(Body::new)));
-            let io = TokioIo::new(Unstalled::new(stream));
-            let connection = connections().serve_connection(io, service);
+            let io = TokioIo::new(Guarded::new(stream, stamp));
+            let connection = http().serve_connection(io, service);
             tokio::select! {
                 () = done.cancelled() => {}
                 served = connection => if let Err(error) = served {
@@ -291,18 +294,6 @@ pub(crate) async fn serve_plainly(listener: TcpListener, router: Router, done: C
             }
         });
     }
-}
-
-/// HTTP/1.1 with bounds on what a peer can make us wait for or keep.
-fn connections() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(CONNECTION_BYTES_MAX)
-        .pipeline_flush(true);
-    builder
 }
 
 /// Lets another replica lead before this one leaves, so that nobody waits for an election.
@@ -334,6 +325,7 @@ fn stop_signal() -> io::Result<CancellationToken> {
 pub struct Server {
     api: Api,
     router: Router,
+    stamp: Stamp,
     permits: Arc<Semaphore>,
     connections_max: usize,
     stopping: CancellationToken,
@@ -346,6 +338,7 @@ impl Server {
     pub fn new(api: Api, connections_max: usize) -> Self {
         Self {
             router: api.router(),
+            stamp: api.stamp_lines(),
             api,
             permits: Arc::new(Semaphore::new(connections_max)),
             connections_max,
@@ -394,8 +387,9 @@ impl Server {
                 }
             }
         });
-        let io = TokioIo::new(Unstalled::new(stream));
-        let mut connection = std::pin::pin!(connections().serve_connection(io, service));
+        let stamp = Arc::clone(&self.stamp);
+        let io = TokioIo::new(Guarded::new(stream, stamp));
+        let mut connection = std::pin::pin!(http().serve_connection(io, service));
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = self.stopping.cancelled() => {
@@ -441,98 +435,4 @@ async fn until(timeout: Duration, so: impl Fn() -> bool) -> bool {
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
     true
-}
-
-/// A stream whose writes fail when the peer takes no bytes for [`STALL_TIMEOUT`].
-struct Unstalled {
-    stream: TcpStream,
-    stalled: Option<Pin<Box<Sleep>>>,
-    timeout: Duration,
-}
-
-impl Unstalled {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, stalled: None, timeout: STALL_TIMEOUT }
-    }
-
-    /// Passes the result of a write on; starts the clock when it is pending, stops it when not.
-    fn watch(
-        &mut self,
-        written: Poll<io::Result<usize>>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let timeout = self.timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
-    }
-}
-
-impl AsyncRead for Unstalled {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Unstalled {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(written, context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch(written, context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_peer_that_takes_nothing_is_cut_off() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (_peer, stream) = (peer.unwrap(), accepted.unwrap().0);
-        let mut io = Unstalled { timeout: Duration::from_millis(50), ..Unstalled::new(stream) };
-        let piece = vec![0; 1 << 20];
-        let error = loop {
-            if let Err(error) = io.write_all(&piece).await {
-                break error;
-            }
-        };
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
 }

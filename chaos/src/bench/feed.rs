@@ -238,7 +238,7 @@ async fn leader(cluster: &Cluster) -> Result<SocketAddr> {
 }
 
 /// Lets this process, and those it starts, have so many open files.
-fn raise_open_files(wanted: u64) -> Result<u64> {
+pub(super) fn raise_open_files(wanted: u64) -> Result<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = maximum.unwrap_or_else(|| wanted.max(current.unwrap_or(wanted)));
     setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum })?;

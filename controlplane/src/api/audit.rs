@@ -7,18 +7,15 @@ use romana_statemachine::audit::{Filter, Kind};
 use romana_statemachine::name::{Actor, HostName, TenantId};
 use romana_statemachine::{Event, Revision, Topic};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
 use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply};
 use crate::audit::{Audit, AuditError, Kept, Page, lasting};
+use crate::budget::Cancel;
 use crate::error::{Code, Failure};
 use crate::history::HistoryError;
-
-/// Questions that read the disk at the same time.
-static READERS: Semaphore = Semaphore::const_new(8);
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -105,7 +102,7 @@ async fn who(call: Call) -> reply::Result {
             .map(|held| Page { items: held.into_iter().collect(), next: None }),
         None => audit.who(ip, revision, after, limit),
     };
-    let ask = move |audit: &Audit| Ok((ask(audit)?, audit.kept()?));
+    let ask = move |audit: &Audit, _: &Cancel| Ok((ask(audit)?, audit.kept()?));
     let (mut page, oldest) = ask_audit(&call, revision, ask).await?;
     still_kept(oldest, at.unwrap_or(revision))?;
     if page.items.is_empty() && after == 0 && at.is_none_or(|at| at == revision) {
@@ -129,7 +126,9 @@ async fn log(call: Call) -> reply::Result {
     let next = call.query_as::<Revision>("continue")?;
     let start = next.or(from).unwrap_or(0);
     let limit = call.limit()?;
-    let ask = move |audit: &Audit| Ok((audit.log(&filter, start, upto, limit)?, audit.kept()?));
+    let ask = move |audit: &Audit, cancel: &Cancel| {
+        Ok((audit.log(&filter, start, upto, limit, cancel)?, audit.kept()?))
+    };
     let (page, oldest) = ask_audit(&call, upto, ask).await?;
     still_kept(oldest, upto)?;
     reply::ok(revision, &Shown::of((page, oldest), revision))
@@ -183,7 +182,7 @@ pub(super) async fn moment(
         .parse()
         .map_err(|_| bad_query(name, text, "it is no revision and no RFC 3339 time"))?;
     let at = romana_statemachine::Millis(u64::try_from(time.as_millisecond()).unwrap_or(0));
-    let revision = ask_audit(call, 0, move |audit| audit.revision_at(at)).await?;
+    let revision = ask_audit(call, 0, move |audit, _| audit.revision_at(at)).await?;
     Ok(Some(revision.min(last)))
 }
 
@@ -191,18 +190,13 @@ pub(super) async fn moment(
 pub(super) async fn ask_audit<T: Send + 'static>(
     call: &Call,
     upto: Revision,
-    ask: impl FnOnce(&Audit) -> Result<T, AuditError> + Send + 'static,
+    ask: impl FnOnce(&Audit, &Cancel) -> Result<T, AuditError> + Send + 'static,
 ) -> Result<T, Failure> {
     let audit = call.api.replica().audit().clone();
     // If it is not reached in time, asking says how far it is.
     _ = timeout_at(call.deadline, audit.reached(upto)).await;
-    let slot = READERS.acquire().await;
-    let asked = tokio::task::spawn_blocking(move || ask(&audit)).await;
-    drop(slot);
-    match asked {
-        Ok(answer) => answer.map_err(failure),
-        Err(error) => Err(Failure::new(Code::Internal, error.to_string())),
-    }
+    let lookups = &call.api.budgets().lookups;
+    call.work(lookups, move |cancel| ask(&audit, cancel)).await?.map_err(failure)
 }
 
 fn failure(error: AuditError) -> Failure {
@@ -212,6 +206,7 @@ fn failure(error: AuditError) -> Failure {
             Failure::new(Code::IndexRebuilding, message).with("reached", reached)
         }
         AuditError::History(error) => history_failure(&error),
+        AuditError::Cancelled => Failure::new(Code::Internal, message),
     }
 }
 

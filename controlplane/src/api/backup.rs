@@ -5,18 +5,15 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
 use super::reply;
 use super::route::{Accepts, CONSISTENCY, Param, Route, Verb, handler};
 use crate::backup::take::{Take, TakeError, origin};
+use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 use crate::raft::chain;
-
-/// Backups that one replica gives at the same time: each holds the bytes of a state.
-pub(super) const BACKUPS_MAX: usize = 2;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -53,10 +50,7 @@ async fn take(call: Call) -> reply::Result {
         Some("false") => false,
         Some(other) => return Err(bad_query("history", other, "it is neither true nor false")),
     };
-    let permit = call.api.backup_permit().map_err(|_| {
-        let why = format!("this replica gives {BACKUPS_MAX} backups already");
-        Failure::new(Code::Busy, why)
-    })?;
+    let held = call.api.budgets().backups.take(1, call.deadline).await?;
     let state = call.state().await?;
     let replica = call.api.replica();
     // The history gets an entry's records after the state has them.
@@ -68,14 +62,12 @@ async fn take(call: Call) -> reply::Result {
     let origin = origin(replica.cluster_id(), replica.id(), false);
     let history = replica.history().clone();
     let revision = state.revision();
-    let begun = tokio::task::spawn_blocking(move || Take::begin(&state, history, origin, records));
-    let take = begun
-        .await
-        .map_err(|error| Failure::new(Code::Internal, error.to_string()))?
-        .map_err(|error| Failure::new(Code::Internal, chain(&error)))?;
+    let begin = move |_: &Cancel| Take::begin(&state, history, origin, records);
+    let (begun, held) = budget::work_on(held, begin).await?;
+    let take = begun.map_err(|error| Failure::new(Code::Internal, chain(&error)))?;
     let name =
         format!("attachment; filename=\"romana-{}-{revision}.backup\"", replica.cluster_id());
-    let body = Body::from_stream(stream::try_unfold((take, permit), piece));
+    let body = Body::from_stream(stream::try_unfold((take, held), piece));
     let kind = Accepts::Bytes.types()[0];
     let mut response = reply::raw(StatusCode::OK, revision, kind, body);
     if let Ok(name) = HeaderValue::from_str(&name) {
@@ -85,19 +77,19 @@ async fn take(call: Call) -> reply::Result {
 }
 
 /// What a stream of a backup keeps: the permit goes with it.
-type Stream = (Take, OwnedSemaphorePermit);
+type Stream = (Take, Held);
 
 /// The next piece, made when the client has taken the one before.
-async fn piece((mut take, permit): Stream) -> Result<Option<(Bytes, Stream)>, axum::BoxError> {
+async fn piece((mut take, held): Stream) -> Result<Option<(Bytes, Stream)>, axum::BoxError> {
     let made = tokio::task::spawn_blocking(move || {
         let piece = take.piece();
-        (take, piece)
+        (take, held, piece)
     });
-    let (take, piece) = made.await?;
+    let (take, held, piece) = made.await?;
     let piece = piece.inspect_err(|error: &TakeError| {
         tracing::error!(error = chain(error), "backup broken off");
     })?;
-    Ok(piece.map(|bytes| (Bytes::from(bytes), (take, permit))))
+    Ok(piece.map(|bytes| (Bytes::from(bytes), (take, held))))
 }
 
 async fn restore(call: Call) -> reply::Result {

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::StatusCode;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
+use romana_statemachine::name::AddressName;
 use romana_statemachine::{Answer, Command, Outcome, Refusal, Revision};
 use serde::Serialize;
 use serde_json::Value;
@@ -45,11 +46,24 @@ async fn batch(call: Call) -> reply::Result {
         let message = format!("{name}, command {at}, is not for batches");
         return Err(Failure::new(Code::NotInBatch, message).with("command", at));
     }
+    commands.iter().try_for_each(check_names)?;
     let outcomes = call.propose_all(commands).await?;
     let revision = outcomes.last().map_or(0, |outcome| outcome.revision);
     let results: Vec<Done<'_>> = outcomes.iter().map(done).collect();
     let body = Body::from(reply::bytes(&results)?);
     Ok(reply::raw(StatusCode::OK, revision, "application/json", body))
+}
+
+/// Refuses reports about names that nothing can have; of other commands, the rules see to that.
+fn check_names(command: &Command) -> Result<(), Refusal> {
+    match command {
+        Command::ReportHost(report) => report.running.iter().try_for_each(AddressName::check),
+        Command::ReportAttachments(report) => {
+            let attached = report.running.iter().map(|attached| &attached.name);
+            attached.chain(&report.kept).try_for_each(AddressName::check)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The name of a command that has checks of its own, or is a task's.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::Query;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
@@ -15,8 +15,10 @@ use romana_statemachine::{Answer, Command, Outcome, Proposal, Revision, State};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::route::{Param, Route};
-use super::{Api, reply};
+use super::route::{Param, Route, Verb};
+use super::strict::Strict;
+use super::{Api, origin, reply};
+use crate::budget::{self, Budgets, Cancel, Held, Pool};
 use crate::error::{Code, Failure};
 use crate::metrics::ProposalFailure;
 use crate::raft::ProposeError;
@@ -30,6 +32,15 @@ pub(crate) const LIST_ITEMS_MAX: usize = 10_000;
 const DRAIN_BYTES_MAX: usize = 32 << 20;
 /// … and time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time for a body to arrive: this, and a second for every so many bytes …
+const BODY_GRACE: Duration = Duration::from_secs(5);
+const BODY_BYTES_PER_SEC: u32 = 1 << 20;
+/// … and never so long without a byte.
+const BODY_STALL: Duration = Duration::from_secs(5);
+
+/// Reading a body of more bytes takes longer than others should wait.
+const LARGE_BYTES: usize = 256 << 10;
 
 /// What is read of a body where none is wanted, bytes.
 const NOTHING_BYTES_MAX: usize = 64;
@@ -45,6 +56,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) deadline: Instant,
+    /// What the body takes of the budget.
+    _held: Held,
 }
 
 impl Call {
@@ -78,6 +91,10 @@ impl Call {
         B: HttpBody<Data = Bytes> + Unpin,
     {
         let deadline = Instant::now() + timeout(&parts.headers, api.request_timeout())?;
+        if route.verb != Verb::Get {
+            origin::check(&parts.headers, &parts.uri)?;
+            refuse_form(&parts.headers, route.content_types)?;
+        }
         route.accepts.check(&parts.headers)?;
         let query = match parts.uri.query() {
             None | Some("") => Vec::new(),
@@ -87,12 +104,16 @@ impl Call {
         if has_body && route.body_max > 0 {
             check_content_type(&parts.headers, route.content_types)?;
         }
-        let body = match (has_body, route.body_max) {
-            (false, _) => Bytes::new(),
-            (true, 0) => nothing(&collect(body, NOTHING_BYTES_MAX, deadline).await?)?,
-            (true, max) => collect(body, max, deadline).await?,
+        let budgets = api.budgets();
+        let (body, held) = match (has_body, route.body_max) {
+            (false, _) => (Bytes::new(), Held::none()),
+            (true, 0) => {
+                let (body, held) = collect(body, NOTHING_BYTES_MAX, deadline, budgets).await?;
+                (nothing(&body)?, held)
+            }
+            (true, max) => collect(body, max, deadline, budgets).await?,
         };
-        Ok(Self { api, path, query, headers: parts.headers, body, deadline })
+        Ok(Self { api, path, query, headers: parts.headers, body, deadline, _held: held })
     }
 
     /// A path parameter; empty if the route has none of that name.
@@ -130,7 +151,8 @@ impl Call {
 
     /// Who asks.
     pub(crate) fn actor(&self) -> Result<Actor, Failure> {
-        let Some(value) = self.headers.get("x-romana-actor") else { return Ok(self.api.actor()) };
+        let value = only(&self.headers, "X-Romana-Actor")?;
+        let Some(value) = value else { return Ok(self.api.actor()) };
         let refuse = |why: String| {
             Failure::new(Code::MalformedHeader, format!("X-Romana-Actor is not valid: {why}"))
                 .with("header", "X-Romana-Actor")
@@ -139,6 +161,17 @@ impl Call {
         let actor = Actor::from(text);
         actor.check().map_err(|why| refuse(why.to_string()))?;
         Ok(actor)
+    }
+
+    /// Does work that takes long on a thread of its own: what the pool allows at a time, and no longer
+    /// than the client waits.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        work: impl FnOnce(&Cancel) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let held = pool.take(1, self.deadline).await?;
+        budget::work(held, work).await
     }
 
     /// Proposes commands; one outcome each.
@@ -285,12 +318,19 @@ pub(crate) fn bad_query(name: &str, value: &str, why: &str) -> Failure {
 
 /// Reads JSON; a mistake is reported with the path of the field.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    if let Ok(value) = serde_json::from_slice(body) {
+    if body.len() > LARGE_BYTES { budget::apart(|| read(body)) } else { read(body) }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    if let Ok(value) = T::deserialize(Strict(&mut deserializer))
+        && deserializer.end().is_ok()
+    {
         return Ok(value);
     }
     // Only now is the path worth its price.
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+    let error = match serde_path_to_error::deserialize::<_, T>(Strict(&mut deserializer)) {
         Err(error) => error,
         Ok(value) => match deserializer.end() {
             Ok(()) => return Ok(value),
@@ -310,8 +350,22 @@ fn malformed(field: &str, error: &serde_json::Error) -> Failure {
         .with("column", error.column())
 }
 
+/// The value of a header that is there once at most: of two, nobody could say which counts.
+pub(crate) fn only<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> Result<Option<&'a HeaderValue>, Failure> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        let why = format!("{name} is there more than once");
+        return Err(Failure::new(Code::MalformedHeader, why).with("header", name));
+    }
+    Ok(value)
+}
+
 fn timeout(headers: &HeaderMap, default: Duration) -> Result<Duration, Failure> {
-    let Some(value) = headers.get("x-romana-timeout-ms") else { return Ok(default) };
+    let Some(value) = only(headers, "X-Romana-Timeout-Ms")? else { return Ok(default) };
     let ms = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
     let ms = ms.filter(|ms| *ms > 0).ok_or_else(|| {
         let why = "X-Romana-Timeout-Ms is not a positive number of milliseconds";
@@ -321,6 +375,12 @@ fn timeout(headers: &HeaderMap, default: Duration) -> Result<Duration, Failure> 
 }
 
 fn query(parts: &Parts, known: &[Param]) -> Result<Vec<(String, String)>, Failure> {
+    let text = parts.uri.query().unwrap_or_default();
+    if !is_encoded(text) {
+        let shown: String = text.chars().take(128).collect();
+        let why = format!("?{shown} is not UTF-8 when its % escapes are read");
+        return Err(Failure::new(Code::MalformedQuery, why).with("query", shown));
+    }
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|why| Failure::new(Code::MalformedQuery, why.body_text()))?;
     for (at, (name, _)) in pairs.iter().enumerate() {
@@ -342,8 +402,40 @@ fn query(parts: &Parts, known: &[Param]) -> Result<Vec<(String, String)>, Failur
     Ok(pairs)
 }
 
+/// Whether every `%` in a query begins the escape of a byte, and the bytes are UTF-8. Readers of forms
+/// put something else in the place of what is not.
+fn is_encoded(query: &str) -> bool {
+    let mut bytes = Vec::with_capacity(query.len());
+    let mut rest = query.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let (Some(high), Some(low)) = (digit(0), digit(1)) else { return false };
+        bytes.push(u8::try_from(high * 16 + low).unwrap_or(0));
+        rest = after.get(2..).unwrap_or_default();
+    }
+    std::str::from_utf8(&bytes).is_ok()
+}
+
+/// Refuses what a page's form can send, on every route that changes something, with a body or without;
+/// except the type that curl gives to any body (a browser says whose page it was).
+fn refuse_form(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
+    let given = only(headers, "Content-Type")?.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or("").trim();
+    if ["text/plain", "multipart/form-data"].iter().any(|form| form.eq_ignore_ascii_case(essence)) {
+        let message = format!("the body is {essence:?}, which any page's form can send, not JSON");
+        let failure = Failure::new(Code::UnsupportedMediaType, message);
+        return Err(failure.with("types", accepted.to_vec()));
+    }
+    Ok(())
+}
+
 fn check_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let Some(value) = only(headers, "Content-Type")? else { return Ok(()) };
     let given = value.to_str().unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim();
     let known = accepted.iter().chain([&CURL_TYPE]);
@@ -378,18 +470,35 @@ async fn drain<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
     }
 }
 
-/// Reads a body, at most `max` bytes, until the deadline.
-async fn collect<B>(body: &mut B, max: usize, deadline: Instant) -> Result<Bytes, Failure>
+/// Until when a body of so many bytes must be there, if it began at `start`.
+fn body_deadline(start: Instant, bytes: u64) -> Instant {
+    let seconds = u32::try_from(bytes / u64::from(BODY_BYTES_PER_SEC)).unwrap_or(u32::MAX);
+    start + BODY_GRACE + Duration::from_secs(1) * seconds
+}
+
+/// Reads a body, at most `max` bytes, until the deadline, or before it if the body is too slow; with it
+/// what it takes of the budget.
+async fn collect<B>(
+    body: &mut B,
+    max: usize,
+    deadline: Instant,
+    budgets: &Budgets,
+) -> Result<(Bytes, Held), Failure>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
     }
+    let start = Instant::now();
     let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut whole = BytesMut::new();
+    let mut held = Held::none();
     loop {
-        let frame = tokio::time::timeout_at(deadline, body.frame()).await;
+        let length = first.len() + whole.len();
+        let size = body.size_hint().lower().saturating_add(length as u64);
+        let until = deadline.min(body_deadline(start, size)).min(Instant::now() + BODY_STALL);
+        let frame = tokio::time::timeout_at(until, body.frame()).await;
         let frame = frame.map_err(|_| {
             Failure::new(Code::RequestTimeout, "the body did not arrive before the deadline")
         })?;
@@ -398,24 +507,43 @@ where
             Failure::new(Code::MalformedBody, "the body ended early or is not well framed")
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > max {
+        if length + data.len() > max {
             return Err(too_large(max));
         }
+        held.add(budgets.body((length, length + data.len()), deadline).await?);
         // Nearly all bodies are one frame, which is not copied.
-        if first.is_empty() && rest.is_empty() {
+        if length == 0 {
             first = data;
         } else {
-            rest.extend_from_slice(&data);
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&data);
         }
         if body.is_end_stream() {
             break;
         }
     }
-    if rest.is_empty() {
-        return Ok(first);
+    Ok((if whole.is_empty() { first } else { whole.freeze() }, held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_of_bytes_and_bytes_are_utf_8() {
+        for good in ["", "a=b&c=d", "a=%C3%a9", "a=b+c", "name=50%25", "é=é"] {
+            assert!(is_encoded(good), "{good}");
+        }
+        for bad in ["%ff", "a=%C3", "a=%C3%28", "a=50%", "a=%4", "a=%zz", "a=%+1", "%e2%28%a1"] {
+            assert!(!is_encoded(bad), "{bad}");
+        }
     }
-    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-    whole.extend_from_slice(&first);
-    whole.extend_from_slice(&rest);
-    Ok(whole.freeze())
+
+    #[test]
+    fn a_larger_body_has_more_time() {
+        let start = Instant::now();
+        let small = body_deadline(start, 100);
+        assert_eq!(small, start + BODY_GRACE);
+        assert_eq!(body_deadline(start, 16 << 20), small + Duration::from_secs(16));
+    }
 }

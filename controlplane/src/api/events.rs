@@ -9,7 +9,7 @@ use romana_statemachine::{Revision, Topic};
 use serde_json::json;
 
 use super::FOLLOWERS_MAX;
-use super::call::{Call, bad_query};
+use super::call::{Call, bad_query, only};
 use super::reply;
 use super::route::{Accepts, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
@@ -41,7 +41,7 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
 .accepts(Accepts::Feed)];
 
 fn start(call: &Call) -> Result<Revision, Failure> {
-    if let Some(value) = call.headers.get("last-event-id") {
+    if let Some(value) = only(&call.headers, "Last-Event-ID")? {
         let revision = value.to_str().ok().and_then(|text| text.trim().parse().ok());
         return revision.ok_or_else(|| {
             Failure::new(Code::MalformedHeader, "Last-Event-ID is not a revision")

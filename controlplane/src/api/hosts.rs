@@ -130,6 +130,12 @@ struct Report {
 }
 
 impl Report {
+    /// Refuses names that nothing can have.
+    fn check(&self) -> Result<(), Refusal> {
+        let attached = self.attached.iter().flatten().map(|one| &one.name);
+        self.running.iter().chain(attached).try_for_each(AddressName::check)
+    }
+
     /// The command, as the cluster's version of behaviour knows it.
     fn command(self, host: HostName, version: u16) -> Command {
         let Self { revision, at, running, attached } = self;
@@ -246,6 +252,7 @@ async fn remove(call: Call) -> reply::Result {
 
 async fn report(call: Call) -> reply::Result {
     let report: Report = call.json()?;
+    report.check()?;
     let version = call.api.replica().with_state(State::version);
     let change = call.change(report.command(name(&call), version)).await?;
     reply::ok(change.revision, &change)

@@ -42,8 +42,8 @@ async fn check(call: Call) -> reply::Result {
     let revision = state.revision();
     let refused = call.api.replica().refused_agents(call.deadline).await;
     let refused = refused.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
-    let items = tokio::task::spawn_blocking(move || findings(&state, &heard, &refused)).await;
-    let items = items.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+    let checks = &call.api.budgets().checks;
+    let items = call.work(checks, move |_| findings(&state, &heard, &refused)).await?;
     reply::ok(revision, &Findings { items, revision })
 }
 

@@ -24,6 +24,7 @@ mod hosts;
 mod ipam;
 mod networks;
 mod openapi;
+mod origin;
 mod past;
 mod policies;
 mod reply;
@@ -32,6 +33,7 @@ mod route;
 mod routes;
 mod settings;
 mod snapshot;
+mod strict;
 mod tenants;
 mod topology;
 mod verdict;
@@ -49,12 +51,14 @@ use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use hyper::body::Body as HttpBody;
 use romana_statemachine::name::Actor;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use crate::budget::Budgets;
+use crate::connection::Stamp;
 use crate::error::{CLUSTER_HEADER, Code, Failure, REVISION_HEADER};
 use crate::metrics::Metrics;
 use crate::raft::Replica;
 use call::Call;
+pub(crate) use origin::check as check_origin;
 use route::{Route, Verb};
 
 /// Followers of the feed at the same time.
@@ -101,7 +105,7 @@ struct Inner {
     request_timeout: Duration,
     actor: Actor,
     active: AtomicUsize,
-    backups: Arc<Semaphore>,
+    budgets: Budgets,
     cluster: HeaderValue,
     allocate: (usize, &'static Route),
     batch: (usize, &'static Route),
@@ -133,7 +137,7 @@ impl Api {
             request_timeout,
             actor: Actor::from("api"),
             active: AtomicUsize::new(0),
-            backups: Arc::new(Semaphore::new(backup::BACKUPS_MAX)),
+            budgets: Budgets::new(),
             cluster: cluster_header(&replica),
             allocate,
             batch,
@@ -151,9 +155,9 @@ impl Api {
         &self.0.metrics
     }
 
-    /// Leave to give one more backup.
-    fn backup_permit(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
-        Arc::clone(&self.0.backups).try_acquire_owned()
+    /// What all clients may cost together.
+    pub(crate) fn budgets(&self) -> &Budgets {
+        &self.0.budgets
     }
 
     fn request_timeout(&self) -> Duration {
@@ -242,7 +246,7 @@ impl Api {
         let _active = Active(&self.0.active);
         let (parts, body) = request.into_parts();
         let answer = match Call::read(self.clone(), route, path, parts, body).await {
-            Ok(call) => (route.handler)(call).await,
+            Ok(call) => self.handle(route, call).await,
             Err(failure) => Err(failure),
         };
         match answer {
@@ -253,6 +257,14 @@ impl Api {
             }
             Err(failure) => self.failed(Some(at), started, route, failure),
         }
+    }
+
+    /// Has a call handled; a long answer counts until it is written.
+    async fn handle(&self, route: &Route, call: Call) -> Result<Response<Body>, Failure> {
+        let walks = &self.0.budgets.walks;
+        let _turn = if route.is_walk() { Some(walks.take(1, call.deadline).await?) } else { None };
+        let (head, body) = (route.handler)(call).await?.into_parts();
+        Ok(Response::from_parts(head, self.0.budgets.count(body)?))
     }
 
     fn failed(
@@ -271,6 +283,17 @@ impl Api {
     fn rejected(&self, failure: Failure) -> Response<Body> {
         self.0.metrics.answered(None, failure.problem().status, Duration::ZERO);
         self.stamp(failure.into_response())
+    }
+
+    /// The header lines that an answer of the connection itself gets. Counts it.
+    pub(crate) fn stamp_lines(&self) -> Stamp {
+        let api = self.clone();
+        Arc::new(move |failure| {
+            api.0.metrics.answered(None, failure.problem().status, Duration::ZERO);
+            let revision = api.0.replica.with_state(romana_statemachine::State::revision);
+            let cluster = api.0.replica.cluster_id();
+            format!("x-romana-revision: {revision}\r\nx-romana-cluster: {cluster}\r\n")
+        })
     }
 
     fn stamp(&self, mut response: Response<Body>) -> Response<Body> {

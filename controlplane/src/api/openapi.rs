@@ -58,7 +58,9 @@ pub(super) fn document() -> Result<Value, Failure> {
                 forwarded to the leader, reads are linearizable unless `consistency=local`. Every \
                 answer carries `X-Romana-Revision`. Unknown members and parameters are refused. \
                 Request headers: `X-Romana-Actor` says who asks (for the audit log), \
-                `X-Romana-Timeout-Ms` sets the deadline (at most 60000).",
+                `X-Romana-Timeout-Ms` sets the deadline (at most 60000); each at most once. What all \
+                clients cost together is bounded: what is over gets 429 with Retry-After. Changes \
+                that a page of another origin asks for are refused (`Origin`, `Sec-Fetch-Site`).",
         },
         "paths": paths,
         "components": {"schemas": schemas, "responses": errors()},

@@ -8,10 +8,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use romana_statemachine::{Digest, Revision, State};
+use futures_util::stream::try_unfold;
+use romana_statemachine::{Digest, FollowError, Revision, State};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::audit::{history_failure, moment};
@@ -20,19 +20,16 @@ use super::diff::{Change, diff};
 use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply, snapshot};
 use crate::audit::{Audit, Base, PastError, Proof};
+use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 use crate::feed::Topics;
 use crate::raft::Replica;
 
-/// Replays at the same time: each may need the memory of a whole state.
-static REPLAYS: Semaphore = Semaphore::const_new(2);
 /// Longest time for all replicas to read their histories.
 const PROVE_MAX: Duration = Duration::from_secs(1800);
-/// Records of an export read at a time, and their size.
-const CHUNK_RECORDS: usize = 2048;
-const CHUNK_BYTES: usize = 1 << 20;
-/// Pieces of an export that wait for the client.
-const PIECES: usize = 4;
+/// Records of an export read at a time, and their size: as JSON they are some three times larger.
+const CHUNK_RECORDS: usize = 512;
+const CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -103,14 +100,11 @@ fn failure(error: PastError) -> Failure {
 /// Does long work on the disk, a few at a time.
 async fn replaying<T: Send + 'static>(
     call: &Call,
-    work: impl FnOnce(&Audit) -> Result<T, PastError> + Send + 'static,
+    work: impl FnOnce(&Audit, &Cancel) -> Result<T, PastError> + Send + 'static,
 ) -> Result<T, Failure> {
-    let slot = REPLAYS.acquire().await;
     let audit = call.api.replica().audit().clone();
-    let worked = tokio::task::spawn_blocking(move || work(&audit)).await;
-    drop(slot);
-    let worked = worked.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-    worked.map_err(failure)
+    let replays = &call.api.budgets().replays;
+    call.work(replays, move |cancel| work(&audit, cancel)).await?.map_err(failure)
 }
 
 /// A required point in time, not after `last`.
@@ -122,13 +116,14 @@ async fn point(call: &Call, name: &'static str, last: Revision) -> Result<Revisi
 async fn state(call: Call) -> reply::Result {
     let last = call.look(State::revision).await?;
     let at = point(&call, "at", last).await?;
-    let tell = move |audit: &Audit| {
-        let state = audit.state_at(at)?;
+    let held = call.api.budgets().states.take(1, call.deadline).await?;
+    let tell = move |audit: &Audit, cancel: &Cancel| {
+        let state = audit.state_at(at, cancel)?;
         let digest = state.state_digest();
         Ok((state, digest))
     };
     let (state, digest) = replaying(&call, tell).await?;
-    snapshot::respond(state, Topics::all(), Some(digest))
+    snapshot::respond(state, Topics::all(), Some(digest), held)
 }
 
 #[derive(Serialize)]
@@ -157,8 +152,8 @@ async fn difference(call: Call) -> reply::Result {
     let from = point(&call, "from", last).await?;
     let to = moment(&call, "to", last).await?.unwrap_or(last);
     let limit = call.limit()?;
-    let compare = move |audit: &Audit| {
-        let (before, after) = (audit.state_at(from)?, audit.state_at(to)?);
+    let compare = move |audit: &Audit, cancel: &Cancel| {
+        let (before, after) = (audit.state_at(from, cancel)?, audit.state_at(to, cancel)?);
         let (changes, truncated) = diff(&before, &after, limit);
         Ok(Diff { from: (&before).into(), to: (&after).into(), changes, truncated })
     };
@@ -176,6 +171,8 @@ struct Word {
 }
 
 async fn verify(call: Call) -> reply::Result {
+    // All replicas read all of their histories: one proof at a time.
+    let _held = call.api.budgets().proofs.take(1, call.deadline).await?;
     let revision = call.look(State::revision).await?;
     let proofs = call.api.replica().prove(revision, Instant::now() + PROVE_MAX).await;
     let first = proofs.values().find_map(|proof| proof.as_ref().ok()).cloned();
@@ -196,36 +193,92 @@ async fn verify(call: Call) -> reply::Result {
 }
 
 async fn export(call: Call) -> reply::Result {
+    let held = call.api.budgets().exports.take(1, call.deadline).await?;
     let last = call.look(State::revision).await?;
     let from = moment(&call, "from", last).await?;
     let to = moment(&call, "to", last).await?.unwrap_or(last);
-    let base = replaying(&call, move |audit| audit.base(from)).await?;
+    let base = replaying(&call, move |audit, cancel| audit.base(from, cancel)).await?;
     if base.first > to + 1 {
         let why = format!("it would begin at revision {} and end at {to}", base.first);
         return Err(super::call::bad_query("to", &to.to_string(), &why));
     }
     let replica = call.api.replica().clone();
-    let head = tokio::task::spawn_blocking({
-        let (replica, base) = (replica.clone(), base.clone());
-        move || head(&replica, &base, to)
-    });
-    let head = head.await.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-    let head = head.map_err(failure)?;
-    let (pieces, queue) = mpsc::channel(PIECES);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = write(&replica, head, base, to, &pieces) {
-            // The file lacks its last line then, and is known to be cut short.
-            tracing::warn!(error = &error as &dyn std::error::Error, "export cut short");
-        }
-    });
-    let body = futures_util::stream::unfold(queue, |mut queue| async move {
-        let piece: Bytes = queue.recv().await?;
-        Some((Ok::<_, std::convert::Infallible>(piece), queue))
-    });
-    let body = Body::from_stream(body);
+    let begin = move |_: &Cancel| Export::begin(replica, base, to);
+    let (begun, held) = budget::work_on(held, begin).await?;
+    let export = begun.map_err(failure)?;
+    let body = Body::from_stream(try_unfold((export, held), piece));
     let mut response = reply::raw(StatusCode::OK, to, "application/x-ndjson", body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// An export that is being written, as fast as whoever reads it.
+struct Export {
+    replica: Replica,
+    head: Option<Bytes>,
+    /// The state that the records written so far lead to.
+    state: State,
+    to: Revision,
+    ended: bool,
+}
+
+/// The next piece, made when the client has taken the one before.
+async fn piece(
+    (mut export, held): (Export, Held),
+) -> Result<Option<(Bytes, (Export, Held))>, axum::BoxError> {
+    let make = move |_: &Cancel| (export.piece(), export);
+    let ((piece, export), held) = budget::work_on(held, make)
+        .await
+        .map_err(|failure| std::io::Error::other(failure.problem().message.clone()))?;
+    // The file lacks its last line then, and is known to be cut short.
+    let piece = piece.inspect_err(|error: &PastError| {
+        tracing::warn!(error = error as &dyn std::error::Error, "export cut short");
+    })?;
+    Ok(piece.map(|bytes| (bytes, (export, held))))
+}
+
+impl Export {
+    fn begin(replica: Replica, base: Base, to: Revision) -> Result<Self, PastError> {
+        let head = Some(head(&replica, &base, to)?);
+        Ok(Self { replica, head, state: base.state, to, ended: false })
+    }
+
+    /// The next piece; `None` after the last. Folds as it goes: what does not follow is not exported.
+    /// Blocks on the disk.
+    fn piece(&mut self) -> Result<Option<Bytes>, PastError> {
+        if let Some(head) = self.head.take() {
+            return Ok(Some(head));
+        }
+        if self.state.revision() < self.to {
+            return self.records().map(Some);
+        }
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(None);
+        }
+        let (revision, digest) = (self.state.revision(), self.state.digest());
+        let state_digest = self.state.state_digest();
+        let end =
+            json!({"end": {"revision": revision, "digest": digest, "state_digest": state_digest}});
+        Ok(Some(Bytes::from(format!("{end}\n"))))
+    }
+
+    fn records(&mut self) -> Result<Bytes, PastError> {
+        let next = self.state.revision() + 1;
+        let mut records = self.replica.history().read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
+        records.retain(|record| record.revision <= self.to);
+        if records.is_empty() {
+            let (have, got) = (self.state.revision(), self.to);
+            return Err(FollowError::Gap { have, got }.into());
+        }
+        let mut piece = BytesMut::with_capacity(4 * CHUNK_BYTES);
+        for record in &records {
+            self.state.follow(record)?;
+            // Records always have a JSON form.
+            _ = serde_json::to_writer((&mut piece).writer(), record);
+            piece.put_u8(b'\n');
+        }
+        Ok(piece.freeze())
+    }
 }
 
 /// The first line.
@@ -249,41 +302,4 @@ fn head(replica: &Replica, base: &Base, to: Revision) -> Result<Bytes, PastError
         head.insert("state".into(), state.into());
     }
     Ok(Bytes::from(format!("{head}\n")))
-}
-
-/// Writes an export piece by piece, folding as it goes: what does not follow is not exported.
-fn write(
-    replica: &Replica,
-    head: Bytes,
-    base: Base,
-    to: Revision,
-    pieces: &mpsc::Sender<Bytes>,
-) -> Result<(), PastError> {
-    let mut state = base.state;
-    if pieces.blocking_send(head).is_err() {
-        return Ok(()); // the client has gone
-    }
-    while state.revision() < to {
-        let next = state.revision() + 1;
-        let mut records = replica.history().read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
-        records.retain(|record| record.revision <= to);
-        let mut piece = BytesMut::with_capacity(CHUNK_BYTES);
-        for record in &records {
-            state.follow(record)?;
-            if serde_json::to_writer((&mut piece).writer(), record).is_err() {
-                return Ok(()); // records always have a JSON form
-            }
-            piece.put_u8(b'\n');
-        }
-        if records.is_empty() || pieces.blocking_send(piece.freeze()).is_err() {
-            return Ok(());
-        }
-    }
-    let (revision, digest) = (state.revision(), state.digest());
-    let state_digest = state.state_digest();
-    let end =
-        json!({"end": {"revision": revision, "digest": digest, "state_digest": state_digest}});
-    // Gone or not, it was the last piece.
-    _ = pieces.blocking_send(Bytes::from(format!("{end}\n")));
-    Ok(())
 }

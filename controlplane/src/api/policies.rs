@@ -191,13 +191,23 @@ async fn check(call: Call) -> reply::Result {
     let policies = read(&call)?;
     let state = call.state().await?;
     let revision = state.revision();
-    let Comparison { changes, changed, pairs, truncated } = compare(&state, &policies);
-    let changes = changes.into_iter().map(Changing::from).collect();
-    let warnings = policies.iter().filter_map(warning).collect();
-    let policies = policies.iter().map(|policy| explain(&state, policy)).collect();
-    let explained =
-        PoliciesExplained { policies, changes, changed, pairs, truncated, warnings, revision };
+    let plans = &call.api.budgets().plans;
+    let explained = call.work(plans, move |_| preview(&state, &policies)).await?;
     reply::ok(revision, &explained)
+}
+
+/// What policies would do. Looks at every endpoint and at many pairs of them.
+fn preview(state: &State, policies: &[Policy]) -> PoliciesExplained {
+    let Comparison { changes, changed, pairs, truncated } = compare(state, policies);
+    PoliciesExplained {
+        policies: policies.iter().map(|policy| explain(state, policy)).collect(),
+        changes: changes.into_iter().map(Changing::from).collect(),
+        changed,
+        pairs,
+        truncated,
+        warnings: policies.iter().filter_map(warning).collect(),
+        revision: state.revision(),
+    }
 }
 
 fn explain(state: &State, policy: &Policy) -> Explained {

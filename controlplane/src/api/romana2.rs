@@ -47,26 +47,30 @@ pub(super) const ROUTES: &[Route] = &[
     ),
     row(Verb::Delete, "/address", "Releases an address.", &[(200, "Null")], handler!(release))
         .query(&[Param::required("addressName", "Name of the address, or itself")]),
-    row(Verb::Get, "/networks", "Networks.", &[(200, "Romana2Networks")], handler!(list_networks)),
+    row(Verb::Get, "/networks", "Networks.", &[(200, "Romana2Networks")], handler!(list_networks))
+        .walks(),
     row(
         Verb::Get,
         "/networks/{network}/blocks",
         "Blocks of a network.",
         &[(200, "Romana2Blocks")],
         handler!(network_blocks),
-    ),
-    row(Verb::Get, "/blocks", "All blocks.", &[(200, "Romana2Blocks")], handler!(all_blocks)),
+    )
+    .walks(),
+    row(Verb::Get, "/blocks", "All blocks.", &[(200, "Romana2Blocks")], handler!(all_blocks))
+        .walks(),
     row(Verb::Get, "/topology", "The topology.", &[(200, "Topology")], handler!(get_topology)),
     with_body(
         row(Verb::Post, "/topology", "Sets it.", &[(200, "Null")], handler!(set_topology)),
         "Topology",
     ),
-    row(Verb::Get, "/hosts", "Hosts.", &[(200, "Romana2Hosts")], handler!(list_hosts)),
+    row(Verb::Get, "/hosts", "Hosts.", &[(200, "Romana2Hosts")], handler!(list_hosts)).walks(),
     with_body(
         row(Verb::Post, "/hosts", "Adds a host.", &[(200, "Null")], handler!(add_host)),
         "Romana2Host",
     ),
-    row(Verb::Get, "/policies", "Policies.", &[(200, "Romana2Policies")], handler!(list_policies)),
+    row(Verb::Get, "/policies", "Policies.", &[(200, "Romana2Policies")], handler!(list_policies))
+        .walks(),
     with_body(
         row(Verb::Post, "/policies", "Sets a policy.", &[(200, "Null")], handler!(set_policies)),
         "PolicyDocuments",

@@ -143,6 +143,8 @@ pub(crate) struct Route {
     pub(crate) accepts: Accepts,
     /// Its answer does not depend on the body, which is not read.
     pub(crate) ignores_body: bool,
+    /// It may look at very much of the state, though it is no list with a limit.
+    pub(crate) walks: bool,
     /// Statuses of success, each with the name of the answer's schema.
     pub(crate) answers: &'static [(u16, &'static str)],
     pub(crate) handler: Handler,
@@ -169,6 +171,7 @@ impl Route {
             content_types: &["application/json"],
             accepts: Accepts::Json,
             ignores_body: false,
+            walks: false,
             answers,
             handler,
         }
@@ -195,9 +198,21 @@ impl Route {
         self
     }
 
+    pub(crate) const fn walks(mut self) -> Self {
+        self.walks = true;
+        self
+    }
+
     pub(crate) const fn content_types(mut self, types: &'static [&'static str]) -> Self {
         self.content_types = types;
         self
+    }
+
+    /// Whether answering may mean looking at very much of the state: lists, and what says so. (The audit
+    /// looks at the disk, on other threads.)
+    pub(crate) fn is_walk(&self) -> bool {
+        let list = self.query.iter().any(|param| param.name == LIMIT.name);
+        self.walks || list && self.tag != "audit"
     }
 
     /// Names of the path's parameters.

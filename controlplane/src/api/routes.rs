@@ -26,7 +26,8 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
         "`host:NAME`, `group:CIDR` (the router of a group) or `router` (those above the groups)",
     ),
     CONSISTENCY,
-])];
+])
+.walks()];
 
 #[derive(Serialize)]
 struct Shown {

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::call::Call;
 use super::route::{CONSISTENCY, Param, Route, Verb, handler};
 use super::{blackouts, blocks, events, reply, tenants, topology};
+use crate::budget::Held;
 use crate::feed::Topics;
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
@@ -133,6 +134,8 @@ struct Writer {
     sections: std::vec::IntoIter<(&'static str, Section)>,
     open: Option<(Section, Place)>,
     done: bool,
+    /// What its state takes of the budget, if it is one of the past.
+    _held: Held,
 }
 
 impl Writer {
@@ -206,12 +209,17 @@ fn head(
 async fn get(call: Call) -> reply::Result {
     let topics = events::topics(&call)?;
     let host = call.query("host").map(HostName::from);
-    respond_to(host, call.state().await?, topics, None)
+    respond_to(host, call.state().await?, topics, None, Held::none())
 }
 
 /// A state as a document, written as the client takes it.
-pub(super) fn respond(state: State, topics: Topics, state_digest: Option<Digest>) -> reply::Result {
-    respond_to(None, state, topics, state_digest)
+pub(super) fn respond(
+    state: State,
+    topics: Topics,
+    state_digest: Option<Digest>,
+    held: Held,
+) -> reply::Result {
+    respond_to(None, state, topics, state_digest, held)
 }
 
 /// The same, without the addresses of all hosts but one.
@@ -220,6 +228,7 @@ fn respond_to(
     state: State,
     topics: Topics,
     state_digest: Option<Digest>,
+    held: Held,
 ) -> reply::Result {
     let revision = state.revision();
     let head = head(&state, topics, state_digest)?;
@@ -228,7 +237,14 @@ fn respond_to(
         .filter(|(topic, ..)| topics.has(*topic))
         .map(|(_, member, section)| (member, section))
         .collect();
-    let writer = Writer { state, host, sections: sections.into_iter(), open: None, done: false };
+    let writer = Writer {
+        state,
+        host,
+        sections: sections.into_iter(),
+        open: None,
+        done: false,
+        _held: held,
+    };
     let pieces = stream::unfold((Some(head), writer), |(head, mut writer)| async move {
         match head {
             Some(head) => Some((Ok(head), (None, writer))),

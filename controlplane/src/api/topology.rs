@@ -101,7 +101,7 @@ async fn plan(call: Call) -> reply::Result {
     let state = call.state().await?;
     let revision = state.revision();
     // Looks at every block: tens of milliseconds when there are very many.
-    let plan = tokio::task::spawn_blocking(move || state.plan_topology(&spec)).await;
-    let plan = plan.map_err(|why| Failure::new(Code::Internal, format!("the plan: {why}")))?;
+    let plans = &call.api.budgets().plans;
+    let plan = call.work(plans, move |_| state.plan_topology(&spec)).await?;
     reply::ok(revision, &plan?)
 }

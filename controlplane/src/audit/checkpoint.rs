@@ -18,6 +18,7 @@ use romana_statemachine::entry::{unwire, wire};
 use romana_statemachine::{Digest, Revision, State};
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Cancel;
 use crate::history::History;
 use crate::platform;
 use crate::platform::fs::{self, File};
@@ -273,7 +274,8 @@ impl Checkpoints for Keeper {
         let standing = match there {
             Some(standing) => standing,
             None => {
-                let state = super::past::replay(self, &self.0.history, revision);
+                let state =
+                    super::past::replay(self, &self.0.history, revision, &Cancel::default());
                 let state = state.map_err(|error| error.to_string())?;
                 self.write(&state).map_err(|error| error.to_string())?
             }

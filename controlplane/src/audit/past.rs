@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Audit;
 use super::checkpoint::{CheckpointError, Keeper};
+use crate::budget::Cancel;
 use crate::history::{History, HistoryError};
 use crate::retention::Checkpoints;
 
@@ -45,6 +46,9 @@ pub enum PastError {
         /// The revision.
         revision: Revision,
     },
+    /// Nobody waits for it any more.
+    #[error("nobody waits for it")]
+    Cancelled,
 }
 
 /// What reading all of a history showed.
@@ -82,9 +86,10 @@ pub(super) fn replay(
     keeper: &Keeper,
     history: &History,
     revision: Revision,
+    cancel: &Cancel,
 ) -> Result<State, PastError> {
     let mut state = base(keeper, history, revision)?;
-    follow(&mut state, history, revision, |_| Ok(()))?;
+    follow(&mut state, history, revision, cancel, |_| Ok(()))?;
     Ok(state)
 }
 
@@ -93,9 +98,13 @@ fn follow(
     state: &mut State,
     history: &History,
     revision: Revision,
+    cancel: &Cancel,
     mut look: impl FnMut(&State) -> Result<(), PastError>,
 ) -> Result<(), PastError> {
     while state.revision() < revision {
+        if cancel.is_cancelled() {
+            return Err(PastError::Cancelled);
+        }
         let next = state.revision() + 1;
         let records = history.read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
         if records.is_empty() {
@@ -124,7 +133,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`PastError`].
-    pub fn base(&self, from: Option<Revision>) -> Result<Base, PastError> {
+    pub fn base(&self, from: Option<Revision>, cancel: &Cancel) -> Result<Base, PastError> {
         let (start, _) = self.0.shared.history.start();
         let earliest = match start {
             0 => 0,
@@ -136,7 +145,7 @@ impl Audit {
             }
         };
         let before = from.map_or(earliest, |from| from.saturating_sub(1));
-        Ok(Base { first: before + 1, state: self.state_at(before)? })
+        Ok(Base { first: before + 1, state: self.state_at(before, cancel)? })
     }
 
     /// The checkpoints.
@@ -149,8 +158,8 @@ impl Audit {
     ///
     /// # Errors
     /// [`PastError`].
-    pub fn state_at(&self, revision: Revision) -> Result<State, PastError> {
-        replay(self.checkpoints(), &self.0.shared.history, revision)
+    pub fn state_at(&self, revision: Revision, cancel: &Cancel) -> Result<State, PastError> {
+        replay(self.checkpoints(), &self.0.shared.history, revision, cancel)
     }
 
     /// Reads the whole history up to a state and folds it: every digest of the chain, every checkpoint
@@ -159,7 +168,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`PastError`]: what is wrong.
-    pub fn prove(&self, live: &State, at: Revision) -> Result<Proof, PastError> {
+    pub fn prove(&self, live: &State, at: Revision, cancel: &Cancel) -> Result<Proof, PastError> {
         let started = Instant::now();
         let (keeper, history) = (self.checkpoints(), &self.0.shared.history);
         let (start, digest) = history.start();
@@ -173,11 +182,11 @@ impl Audit {
             let first = expected.first().copied();
             let first = first.ok_or(PastError::Gone { wanted: start, oldest: revision })?;
             state = keeper.read(first)?;
-            chain(history, (start, digest), (first, state.digest()))?;
+            chain(history, (start, digest), (first, state.digest()), cancel)?;
         }
         let checkpoints = expected.len() as u64;
         let mut told = (at == state.revision()).then(|| (state.digest(), state.state_digest()));
-        follow(&mut state, history, revision, |state| {
+        follow(&mut state, history, revision, cancel, |state| {
             if state.revision() == at {
                 told = Some((state.digest(), state.state_digest()));
             }
@@ -206,9 +215,13 @@ fn chain(
     history: &History,
     from: (Revision, Digest),
     to: (Revision, Digest),
+    cancel: &Cancel,
 ) -> Result<(), PastError> {
     let (mut revision, mut digest) = from;
     while revision < to.0 {
+        if cancel.is_cancelled() {
+            return Err(PastError::Cancelled);
+        }
         for record in history.read(revision + 1, CHUNK_RECORDS, CHUNK_BYTES)? {
             if revision == to.0 {
                 break;

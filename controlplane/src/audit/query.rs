@@ -7,6 +7,7 @@ use romana_statemachine::{Millis, Record, Revision, State};
 
 use super::Audit;
 use super::keys::{self, Key};
+use crate::budget::Cancel;
 use crate::history::HistoryError;
 
 /// Records looked at for one page of a log that has no narrow filter.
@@ -26,6 +27,9 @@ pub enum AuditError {
     /// The history cannot be read, or no longer reaches back so far.
     #[error("the history cannot be read")]
     History(#[from] HistoryError),
+    /// Nobody waits for the answer any more.
+    #[error("nobody waits for the answer")]
+    Cancelled,
 }
 
 /// Where the history begins that is kept: of what was before, nothing is known.
@@ -128,14 +132,15 @@ impl Audit {
         from: Revision,
         upto: Revision,
         limit: usize,
+        cancel: &Cancel,
     ) -> Result<Page<Record>, AuditError> {
         let from = from.max(self.0.shared.history.oldest());
         match keys::of_filter(filter) {
             Some(keys) => {
                 let revisions = self.revisions(&keys, from, upto)?;
-                self.pick(filter, &revisions, limit)
+                self.pick(filter, &revisions, limit, cancel)
             }
-            None => self.scan(filter, from, upto, limit),
+            None => self.scan(filter, from, upto, limit, cancel),
         }
     }
 
@@ -144,9 +149,13 @@ impl Audit {
         filter: &Filter,
         revisions: &[Revision],
         limit: usize,
+        cancel: &Cancel,
     ) -> Result<Page<Record>, AuditError> {
         let mut items = Vec::new();
         for (looked, revision) in revisions.iter().enumerate() {
+            if cancel.is_cancelled() {
+                return Err(AuditError::Cancelled);
+            }
             if items.len() == limit || looked == SCAN_RECORDS_MAX {
                 return Ok(Page { items, next: Some(*revision) });
             }
@@ -164,9 +173,13 @@ impl Audit {
         from: Revision,
         upto: Revision,
         limit: usize,
+        cancel: &Cancel,
     ) -> Result<Page<Record>, AuditError> {
         let (mut items, mut next, mut looked) = (Vec::new(), from, 0);
         while next <= upto && looked < SCAN_RECORDS_MAX {
+            if cancel.is_cancelled() {
+                return Err(AuditError::Cancelled);
+            }
             let records = self.0.shared.history.read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
             if records.is_empty() {
                 return Ok(Page { items, next: None });

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
+use crate::budget::Cancel;
 use crate::history::HistoryOptions;
 
 /// Records in which few addresses change hands often.
@@ -117,7 +118,7 @@ fn check(audit: &Audit, records: &[Record]) {
     ] {
         let (mut found, mut from) = (Vec::new(), Some(5));
         while let Some(start) = from {
-            let page = audit.log(&filter, start, upto - 3, 11).unwrap();
+            let page = audit.log(&filter, start, upto - 3, 11, &Cancel::default()).unwrap();
             found.extend(page.items);
             from = page.next;
         }
@@ -186,7 +187,7 @@ async fn a_purged_history_answers_for_what_it_has() {
         tokio::task::yield_now().await;
     }
     settled(&audit, 900).await;
-    let found = audit.log(&Filter::default(), 1, 900, 1).unwrap();
+    let found = audit.log(&Filter::default(), 1, 900, 1, &Cancel::default()).unwrap();
     assert_eq!(found.items[0].revision, oldest);
 }
 

@@ -11,25 +11,26 @@ use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::file::FileError;
+use crate::api::check_origin;
+use crate::connection::{Guarded, Stamp, http};
 use crate::error::{Code, Failure, REVISION_HEADER};
 use crate::raft::{ReplicaConfig, Restoration, RestoreError, UPLOAD, is_claimed, restore};
 
 /// A sender that gives nothing for so long is cut off.
 const STALL_MAX: Duration = Duration::from_secs(30);
-/// Time for the head of a request.
-const HEAD_MAX: Duration = Duration::from_secs(30);
+/// Connections at the same time.
+const CONNECTIONS_MAX: usize = 256;
 /// Pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -98,6 +99,7 @@ impl Waiting {
     /// Serves until the directory is filled. `None`: stopped before.
     async fn wait(self, listener: &TcpListener, stop: &CancellationToken) -> Option<Restoration> {
         let mut done = self.done.subscribe();
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return None,
@@ -105,7 +107,15 @@ impl Waiting {
                     return filled.ok().and_then(|restoration| restoration.clone());
                 }
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => _ = tokio::spawn(self.clone().serve(stream)),
+                    Ok((stream, _)) => {
+                        // More than these are closed at once.
+                        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+                        let serving = self.clone().serve(stream);
+                        tokio::spawn(async move {
+                            let _permit = permit;
+                            serving.await;
+                        });
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -120,9 +130,9 @@ impl Waiting {
             let waiting = self.clone();
             async move { Ok::<_, std::convert::Infallible>(waiting.answer(request).await) }
         });
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        let stamp: Stamp = Arc::new(|_| String::from("x-romana-revision: 0\r\n"));
+        let io = TokioIo::new(Guarded::new(stream, stamp));
+        if let Err(error) = http().serve_connection(io, service).await {
             tracing::debug!(%error, "connection ended");
         }
     }
@@ -132,7 +142,12 @@ impl Waiting {
             (&Method::GET, "/healthz") => {
                 Ok(json!({"status": "healthy", "revision": 0, "waiting": true}))
             }
-            (&Method::POST, "/v1/restore") => self.take(request.into_body()).await,
+            (&Method::POST, "/v1/restore") => {
+                match check_origin(request.headers(), request.uri()) {
+                    Ok(()) => self.take(request.into_body()).await,
+                    Err(failure) => Err(failure),
+                }
+            }
             (&Method::GET, "/readyz") => {
                 Err(Failure::new(Code::AwaitingRestore, "this replica waits for a backup"))
             }

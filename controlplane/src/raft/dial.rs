@@ -14,6 +14,8 @@ use crate::platform::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// A refusal by the same peer is logged again after this long.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Different complaints in that time, at most: strangers choose what they say.
+const COMPLAINTS_MAX: usize = 20;
 
 /// An open connection, introduced.
 pub(super) struct Conn {
@@ -45,22 +47,35 @@ impl Directory {
 
 /// Says a thing again only after a while, unless it changes.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(Mutex<BTreeMap<String, (String, Instant)>>);
+pub(super) struct Complaints(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    last: BTreeMap<String, (String, Instant)>,
+    /// Complaints since then.
+    recent: usize,
+    since: Option<Instant>,
+}
 
 impl Complaints {
     /// Whether `what` about `who` is news.
     pub(super) fn news(&self, who: &str, what: &str) -> bool {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.since.is_none_or(|since| since.elapsed() >= COMPLAIN_EVERY) {
+            (said.since, said.recent) = (Some(Instant::now()), 0);
+        }
         // Strangers choose their names: do not remember more of them than a cluster has.
-        if said.len() > 256 {
-            said.clear();
+        if said.last.len() > 256 {
+            said.last.clear();
         }
-        let old =
-            said.get(who).is_some_and(|(last, at)| last == what && at.elapsed() < COMPLAIN_EVERY);
-        if !old {
-            said.insert(who.into(), (what.into(), Instant::now()));
+        let last = said.last.get(who);
+        let old = last.is_some_and(|(last, at)| last == what && at.elapsed() < COMPLAIN_EVERY);
+        let news = !old && said.recent < COMPLAINTS_MAX;
+        if news {
+            said.recent += 1;
+            said.last.insert(who.into(), (what.into(), Instant::now()));
         }
-        !old
+        news
     }
 }
 
@@ -104,6 +119,7 @@ impl Dialer {
         conn.writer.send(&pack(&hello)).await?;
         match unpack("welcome", &conn.reader.expect().await?)? {
             Welcome::Accept { api } => {
+                conn.reader.trust();
                 self.0.directory.set(to, api);
                 Ok(conn)
             }
@@ -123,4 +139,19 @@ impl Dialer {
 pub(super) fn is_unknown(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_do_not_fill_the_log() {
+        let complaints = Complaints::default();
+        assert!(complaints.news("a", "x"));
+        assert!(!complaints.news("a", "x"));
+        assert!(complaints.news("a", "y"));
+        let more = (0..1000).filter(|n| complaints.news("a", &n.to_string())).count();
+        assert_eq!(more, COMPLAINTS_MAX - 2);
+    }
 }

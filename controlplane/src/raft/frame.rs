@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Longest payload of a frame, bytes.
 pub(super) const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Longest payload of a frame before the peer has introduced itself.
+pub(super) const HELLO_BYTES_MAX: usize = 4 << 10;
 const HEADER_BYTES: usize = 8;
 const READ_BYTES: usize = 64 << 10;
 
@@ -17,11 +19,18 @@ const READ_BYTES: usize = 64 << 10;
 pub(super) struct FrameReader<R> {
     inner: R,
     buffer: BytesMut,
+    max: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// A reader of short frames, until [`Self::trust`].
     pub(super) fn new(inner: R) -> Self {
-        Self { inner, buffer: BytesMut::with_capacity(READ_BYTES) }
+        Self { inner, buffer: BytesMut::new(), max: HELLO_BYTES_MAX }
+    }
+
+    /// Takes frames of any length from now on.
+    pub(super) fn trust(&mut self) {
+        self.max = FRAME_BYTES_MAX;
     }
 
     /// The next payload; `None` when the peer closed between frames. Cancel-safe.
@@ -30,7 +39,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(payload) = self.take()? {
                 return Ok(Some(payload));
             }
-            self.buffer.reserve(READ_BYTES);
+            self.buffer.reserve(READ_BYTES.min(self.max));
             if self.inner.read_buf(&mut self.buffer).await? == 0 {
                 let clean = self.buffer.is_empty();
                 return if clean { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -47,14 +56,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let Some(mut header) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
         let length = header.get_u32_le() as usize;
         let crc = header.get_u32_le();
-        if length > FRAME_BYTES_MAX {
+        if length > self.max {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("a frame of {length} bytes is longer than {FRAME_BYTES_MAX}"),
+                format!("a frame of {length} bytes is longer than {}", self.max),
             ));
         }
         if self.buffer.len() < HEADER_BYTES + length {
-            self.buffer.reserve(HEADER_BYTES + length - self.buffer.len());
+            if self.max == FRAME_BYTES_MAX {
+                self.buffer.reserve(HEADER_BYTES + length - self.buffer.len());
+            }
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
@@ -131,10 +142,28 @@ mod tests {
         writer.push(|out| out.extend_from_slice(&[7; 500])).unwrap();
         let sent = tokio::spawn(async move { writer.flush().await });
         let mut reader = FrameReader::new(far);
+        reader.trust();
         assert_eq!(reader.expect().await.unwrap(), &b"one"[..]);
         assert_eq!(reader.expect().await.unwrap(), &[7; 500][..]);
         sent.await.unwrap().unwrap();
         assert!(reader.next().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn strangers_send_short_frames_only() {
+        let mut bytes = BytesMut::new();
+        bytes.put_u32_le(u32::try_from(HELLO_BYTES_MAX + 1).unwrap());
+        bytes.put_u32_le(0);
+        let error = FrameReader::new(&bytes[..]).expect().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        // What a stranger sends is not kept beyond that, however it is cut.
+        let mut reader = FrameReader::new(&[0; 64 << 10][..]);
+        _ = reader.next().await;
+        assert!(reader.buffer.capacity() <= 2 * (HELLO_BYTES_MAX + HEADER_BYTES));
+        let mut trusted = FrameReader::new(&bytes[..]);
+        trusted.trust();
+        let error = trusted.expect().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]

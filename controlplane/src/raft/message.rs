@@ -5,7 +5,7 @@ use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
 use romana_statemachine::attachment::{Heard, Heartbeat};
 use romana_statemachine::enrolment::RefusedAgent;
-use romana_statemachine::{Digest, Outcome, Record, Revision, Term};
+use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
 use super::types::{SnapshotMeta, TypeConfig, Vote};
@@ -66,7 +66,7 @@ impl Hello {
             return Some(format!("it speaks protocol {theirs}, this replica speaks {PROTOCOL}"));
         }
         if self.cluster != cluster {
-            let theirs = &self.cluster;
+            let theirs = Printable(&self.cluster);
             return Some(format!(
                 "it belongs to cluster {theirs}, this is cluster {cluster}: compare \
                  --initial-cluster and --cluster-token of both, and whether both were restored \

@@ -1,14 +1,16 @@
 //! The peer listener: what other replicas ask of this one.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use openraft::ReadPolicy;
 use openraft::raft::StreamAppendError;
-use romana_statemachine::Revision;
+use romana_statemachine::{Printable, Revision};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,12 +31,16 @@ use super::transfer;
 use super::types::Raft;
 use super::view::View;
 use crate::audit::Proof;
+use crate::budget::Cancel;
 use crate::platform::blocking;
 use crate::platform::net::{TcpListener, TcpStream};
 use crate::retention::{Checkpoints, Standing};
 
-/// Connections at once; more wait to be accepted.
+/// Connections at once of those who have introduced themselves.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections at once of those who have not: of more, the one that has waited longest is closed. Each
+/// may have sent no more than the longest introduction.
+const STRANGERS_MAX: usize = 128;
 /// Questions of one connection being answered at once.
 const ASKS_MAX: usize = 4096;
 /// Time to introduce oneself.
@@ -74,39 +80,85 @@ pub(super) async fn serve(
     tasks: TaskTracker,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Strangers::default();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = async {
-                let slot = Arc::clone(&slots).acquire_owned().await;
-                (listener.accept().await, slot)
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (Ok((stream, from)), Ok(slot)) = accepted else {
+        let Ok((stream, from)) = accepted else {
             // Out of file descriptors, for example: breathe, rather than spin.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (host, stop) = (Arc::clone(&host), stop.clone());
-        let peer = from.ip().to_string();
+        let (host, stop, slots) = (Arc::clone(&host), stop.clone(), Arc::clone(&slots));
+        let stranger = strangers.admit();
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                served = host.connection(stream, &peer) => {
+                served = host.connection(stream, from, stranger, &slots) => {
                     if let Err(error) = served {
+                        let error = Printable(error);
                         tracing::debug!(%from, %error, "peer connection ended");
                     }
                 }
             }
-            drop(slot);
         });
     }
 }
 
+/// Connections whose peers have not said yet who they are, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Strangers(Arc<Mutex<(u64, BTreeMap<u64, CancellationToken>)>>);
+
+/// One of them, until it is dropped.
+struct Stranger {
+    all: Strangers,
+    number: u64,
+    over: CancellationToken,
+}
+
+impl Strangers {
+    /// One more; if there are too many, the oldest goes.
+    fn admit(&self) -> Stranger {
+        let over = CancellationToken::new();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.0 += 1;
+        let number = all.0;
+        all.1.insert(number, over.clone());
+        if all.1.len() > STRANGERS_MAX
+            && let Some((_, oldest)) = all.1.pop_first()
+        {
+            oldest.cancel();
+        }
+        Stranger { all: self.clone(), number, over }
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.1.remove(&self.number);
+    }
+}
+
 impl Host {
-    async fn connection(self: &Arc<Self>, stream: TcpStream, from: &str) -> io::Result<()> {
+    async fn connection(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        from: SocketAddr,
+        stranger: Stranger,
+        slots: &Semaphore,
+    ) -> io::Result<()> {
         let mut conn = Conn::new(stream)?;
-        let hello = timeout(HELLO_TIMEOUT, conn.reader.expect()).await??;
+        let hello = tokio::select! {
+            hello = timeout(HELLO_TIMEOUT, conn.reader.expect()) => hello??,
+            () = stranger.over.cancelled() => {
+                return Err(io::Error::other("too many connections that say nothing"));
+            }
+        };
+        drop(stranger);
+        let from = from.ip().to_string();
         let hello: Hello = unpack("hello", &hello)?;
         let Identity { cluster_id, id, initial_cluster, .. } = &self.identity;
         // Members that came later are in the membership; before there is one, in the initial list.
@@ -115,11 +167,14 @@ impl Host {
         let member =
             |peer| joining || initial_cluster.contains_key(&peer) || self.view.is_member(peer);
         if let Some(why) = hello.refuse(cluster_id, *id, member) {
-            if self.complaints.news(from, &why) {
+            if self.complaints.news(&from, &why) {
+                let why = Printable(&why);
                 tracing::warn!(from, replica = hello.from, %why, "peer connection refused");
             }
             return conn.writer.send(&pack(&Welcome::Refuse { why })).await;
         }
+        let _slot = slots.try_acquire().map_err(io::Error::other)?;
+        conn.reader.trust();
         self.directory.set(hello.from, hello.api);
         conn.writer.send(&pack(&Welcome::Accept { api: self.api.clone() })).await?;
         match hello.purpose {
@@ -186,12 +241,23 @@ impl Host {
         let host = Arc::clone(self);
         let read = async move {
             let slots = Arc::new(Semaphore::new(ASKS_MAX));
+            let mut proving = None;
             while let Some(frame) = reader.next().await? {
                 let (id, ask): (u64, Ask) = unpack("question", &frame)?;
                 let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
                 let (host, replies) = (Arc::clone(&host), replies.clone());
+                let over = CancellationToken::new();
+                if matches!(ask, Ask::Prove(_)) {
+                    // A replica asks for one proof at a time: it does not wait for the one before,
+                    // nor for any when it has gone.
+                    proving.replace(over.clone().drop_guard());
+                }
                 tokio::spawn(async move {
-                    let reply = pack(&(id, host.answer(ask).await));
+                    let answer = tokio::select! {
+                        answer = host.answer(ask) => answer,
+                        () = over.cancelled() => Reply::Failed("another question took its place".into()),
+                    };
+                    let reply = pack(&(id, answer));
                     _ = replies.send(Bytes::from(reply)).await;
                     drop(slot);
                 });
@@ -256,17 +322,20 @@ impl Host {
     }
 
     /// Reads and folds this replica's whole history; the digests told are those at a revision. Whoever
-    /// asks meanwhile waits his turn.
+    /// asks meanwhile waits his turn; who does not wait any more has it ended.
     pub(super) async fn prove(&self, at: Revision) -> Result<Proof, String> {
-        let _turn = PROVING.acquire().await.map_err(|error| error.to_string())?;
+        let turn = PROVING.acquire().await.map_err(|error| error.to_string())?;
         let mut applied = self.machine.applied();
         while self.machine.with_state(|state| state.revision()) < at {
             applied.changed().await.map_err(|error| error.to_string())?;
         }
         let machine = self.machine.clone();
+        let cancel = Cancel::default();
+        let _guard = cancel.on_drop();
         let prove = move || {
+            let _turn = turn;
             let live = machine.with_state(romana_statemachine::State::clone);
-            machine.audit().prove(&live, at).map_err(|error| chain(&error))
+            machine.audit().prove(&live, at, &cancel).map_err(|error| chain(&error))
         };
         blocking(prove).await.map_err(|error| error.to_string())?
     }

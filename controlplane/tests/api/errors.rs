@@ -11,6 +11,11 @@ type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a s
 
 const ASK: &str = r#"{"name": "a", "host": "h1", "tenant": "t1", "segment": "s1"}"#;
 
+const ALICE: (&str, &str) = ("x-romana-actor", "alice");
+const SECOND: (&str, &str) = ("x-romana-timeout-ms", "1000");
+const TWO: &str = "MalformedHeader";
+const RUNNING_NOTHING: &str = r#"{"revision": 1, "running": [""]}"#;
+
 const CASES: &[Case<'static>] = &[
     ("POST", "/v1/addresses", &[JSON], "{", 400, "MalformedBody"),
     ("POST", "/v1/addresses", &[JSON], "", 400, "MalformedBody"),
@@ -20,6 +25,30 @@ const CASES: &[Case<'static>] = &[
     ("POST", "/v1/addresses", &[JSON, ("x-romana-actor", "a b")], ASK, 400, "MalformedHeader"),
     ("POST", "/v1/addresses", &[JSON, ("x-romana-timeout-ms", "x")], ASK, 400, "MalformedHeader"),
     ("POST", "/v1/batch", &[JSON], "[{\"Nothing\":{}}]", 400, "MalformedBody"),
+    ("POST", "/v1/batch", &[JSON], "[{\"SetRetention\":[null,null]}]", 400, "MalformedBody"),
+    ("POST", "/v1/hosts", &[JSON], "[\"h9\",\"192.168.0.9\"]", 400, "MalformedBody"),
+    ("PATCH", "/v1/settings", &[JSON], "[1,2,3,4,5,6,7]", 400, "MalformedBody"),
+    ("POST", "/v1/hosts/h1/report", &[JSON], "[1,null,[],null]", 400, "MalformedBody"),
+    ("POST", "/v1/hosts/h1/report", &[JSON], RUNNING_NOTHING, 400, "InvalidName"),
+    ("POST", "/v1/addresses", &[JSON, ALICE, ("x-romana-actor", "bob")], ASK, 400, TWO),
+    ("POST", "/v1/addresses", &[JSON, SECOND, ("x-romana-timeout-ms", "9")], ASK, 400, TWO),
+    ("POST", "/v1/addresses", &[JSON, ("content-type", "text/plain")], ASK, 400, TWO),
+    ("GET", "/v1/events?from=1", &[("last-event-id", "1"), ("last-event-id", "2")], "", 400, TWO),
+    ("POST", "/v1/addresses", &[JSON, ("origin", "http://evil.example")], ASK, 403, "CrossSite"),
+    ("POST", "/v1/addresses", &[JSON, ("sec-fetch-site", "cross-site")], ASK, 403, "CrossSite"),
+    ("POST", "/v1/cluster/resume", &[("origin", "null")], "", 403, "CrossSite"),
+    ("DELETE", "/v1/hosts/h1?force=true", &[("origin", "http://evil")], "", 403, "CrossSite"),
+    (
+        "POST",
+        "/v1/cluster/resume",
+        &[("content-type", "text/plain")],
+        "a=b",
+        415,
+        "UnsupportedMediaType",
+    ),
+    ("GET", "/v1/addresses?host=%ff", &[], "", 400, "MalformedQuery"),
+    ("GET", "/v1/addresses?host=h%C3", &[], "", 400, "MalformedQuery"),
+    ("GET", "/v1/addresses?host=50%", &[], "", 400, "MalformedQuery"),
     ("GET", "/v1/none", &[], "", 404, "PathNotFound"),
     ("PUT", "/v1/addresses", &[JSON], "{}", 405, "MethodNotAllowed"),
     ("GET", "/v1/addresses?limit=0", &[], "", 400, "MalformedQuery"),

@@ -1,7 +1,7 @@
 //! `romana-agent`: arguments, configuration, run, exit code. 0: stopped as told, or checked; 1: it
 //! failed; 2: usage or configuration.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use romana_agent::config::{Args, Command, Config, LogFormat, metrics_address};
 use romana_agent::install::{self, Install};
 use romana_agent::status::Status;
 use romana_agent::{daemon, ours};
-use tracing_subscriber::EnvFilter;
+use romana_daemon::log::Form;
 
 /// How long the agent may take to say how it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,16 +49,11 @@ fn run(config: Config) -> anyhow::Result<()> {
 }
 
 fn log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(filter).context("the log filter is not valid")?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let set = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let form = match format {
+        LogFormat::Text => Form::Text,
+        LogFormat::Json => Form::Json,
     };
-    set.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
+    Ok(romana_daemon::log::init(form, filter)?)
 }
 
 /// The plugin is beside this program.

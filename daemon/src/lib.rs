@@ -1,0 +1,5 @@
+//! # What every long-running program shares
+//!
+//! So far: the log.
+
+pub mod log;

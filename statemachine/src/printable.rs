@@ -1,0 +1,92 @@
+//! Text from outside, as it may stand in a line of a log or on a terminal.
+
+use core::fmt::{self, Display, Write};
+
+/// Characters of a text that are shown.
+const SHOWN_CHARS_MAX: usize = 512;
+
+/// Shows a value without what would move the cursor, end the line, or turn or hide text, and no more of
+/// it than [`SHOWN_CHARS_MAX`] characters.
+///
+/// Whoever sent the text chose every byte of it. What is not shown as it is, is shown as an escape
+/// (`\u{1b}`), and what is left out is counted.
+///
+/// ```
+/// use romana_statemachine::Printable;
+/// assert_eq!(Printable("a\n\u{1b}[31mb").to_string(), "a\\n\\u{1b}[31mb");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Printable<T>(pub T);
+
+impl<T: Display> Display for Printable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = Escaping { out: f, left: SHOWN_CHARS_MAX, cut: 0 };
+        write!(out, "{}", self.0)?;
+        match out.cut {
+            0 => Ok(()),
+            cut => write!(f, "… ({cut} bytes more)"),
+        }
+    }
+}
+
+/// Passes on what may be shown.
+struct Escaping<'a, 'f> {
+    out: &'a mut fmt::Formatter<'f>,
+    left: usize,
+    cut: usize,
+}
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (at, c) in text.char_indices() {
+            if self.left == 0 {
+                self.cut += text.len() - at;
+                return Ok(());
+            }
+            self.left -= 1;
+            if is_printable(c) {
+                self.out.write_char(c)?;
+            } else {
+                write!(self.out, "{}", c.escape_default())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a character shows itself and nothing else: it is no control, and none of those that Unicode
+/// has for the direction, joining and ordering of text.
+#[must_use]
+pub fn is_printable(c: char) -> bool {
+    !(c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::{String, ToString};
+
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_one_short_line() {
+        for (text, shown) in [
+            ("", ""),
+            ("Zürich, 東京, a\\b", "Zürich, 東京, a\\b"),
+            ("a\r\nb\tc", "a\\r\\nb\\tc"),
+            ("\u{1b}]0;x\u{7}\u{9b}", "\\u{1b}]0;x\\u{7}\\u{9b}"),
+            ("\u{202e}\u{2066}\u{200b}\u{2028}", "\\u{202e}\\u{2066}\\u{200b}\\u{2028}"),
+        ] {
+            assert_eq!(Printable(text).to_string(), shown);
+        }
+        let long: String = "é".repeat(SHOWN_CHARS_MAX + 10);
+        let shown = Printable(&long).to_string();
+        assert_eq!(shown, format!("{}… (20 bytes more)", "é".repeat(SHOWN_CHARS_MAX)));
+        let exact: String = "x".repeat(SHOWN_CHARS_MAX);
+        assert_eq!(Printable(&exact).to_string(), exact);
+    }
+}

@@ -85,6 +85,23 @@ const TEMPORARY: &str = ".tmp";
 /// Ends the names of files that were set aside.
 const ASIDE: &str = "damaged";
 
+/// Files that were set aside in a state directory and the directories in it.
+#[must_use]
+pub fn aside_in(dir: &Path) -> Vec<PathBuf> {
+    let files = |dir: &Path| {
+        let files = fs::read_dir(dir).into_iter().flatten().flatten();
+        files.map(|file| file.path()).collect::<Vec<_>>()
+    };
+    let mut all = files(dir);
+    // Only what has no ending can be a directory of ours.
+    let dirs: Vec<PathBuf> =
+        all.iter().filter(|path| path.extension().is_none() && path.is_dir()).cloned().collect();
+    all.extend(dirs.iter().flat_map(|dir| files(dir)));
+    all.retain(|path| path.extension().is_some_and(|extension| extension == ASIDE));
+    all.sort();
+    all
+}
+
 /// Whether a path is of a file in use: neither being written nor set aside.
 #[must_use]
 pub fn is_whole(path: &Path) -> bool {

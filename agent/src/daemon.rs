@@ -83,8 +83,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (forgetting, forgotten) = watch::channel(Forgotten::default());
     let following = Following::open(&config, release, forgotten.clone())?;
     let seen = following.seen();
-    let usual = ClientConfig::new(config.servers.clone()).timeout;
-    let client = client_for(&config, usual)?;
+    let client = client_for(&config, ClientConfig::new(config.servers.clone()).timeout)?;
     // A heartbeat that takes longer than this says nothing any more.
     let beating = client_for(&config, HEARTBEAT_TIMEOUT)?;
     let listener = listen(config.metrics).await?;
@@ -95,10 +94,9 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));
     let news = tokio::spawn(watch_kernel(Arc::clone(&wake), Arc::clone(&taken), stop.clone()));
     let (problems_of, attachments) = watch::channel(Vec::new());
-    let (status, shown) = watch::channel(crate::status::Status::default());
-    for problem in sysctl::provide(config.set_sysctls) {
-        tracing::warn!(problem, "this host does not forward");
-    }
+    let (status, routes) = watch::channel(crate::status::Status::default());
+    let problems = sysctl::provide(config.set_sysctls).into_iter();
+    problems.for_each(|problem| tracing::warn!(problem, "this host does not forward"));
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router = Router::new(&config, handle.clone(), seen.clone(), status);
@@ -111,13 +109,20 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         policy: policy.clone(),
         unable: unable_of,
     };
-    let (asking, stopped) = (client.clone(), stop.clone());
-    let settings = attach_config(&config);
+    let (settings, asking, stopped) = (attach_config(&config), client.clone(), stop.clone());
     let attaching =
         attach::serve(settings, asking, seen.clone(), handle.clone(), gate, heard, stopped);
     let attaching = tokio::spawn(attaching);
-    let (routes, followed) = (shown, seen.clone());
-    let said = Said { routes, policy, attachments, forgotten, standing, unable, seen: followed };
+    let said = Said {
+        routes,
+        policy,
+        attachments,
+        forgotten,
+        standing,
+        unable,
+        seen: seen.clone(),
+        state_dir: config.state_dir.clone(),
+    };
     let tasks = [
         tokio::spawn(following.run(client.clone(), stop.clone())),
         tokio::spawn(router.run(wake, stop.clone())),

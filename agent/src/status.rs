@@ -1,6 +1,7 @@
 //! What the agent says about itself: one document for `/status` and `romana-agent status`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use romana_statemachine::Revision;
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::attach::Unable;
 use crate::connections::Forgotten;
+use crate::copy;
 use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::sysctl;
@@ -59,6 +61,8 @@ pub struct Said {
     pub unable: watch::Receiver<Option<Unable>>,
     /// Who follows the log.
     pub seen: watch::Receiver<Seen>,
+    /// The state directory.
+    pub state_dir: PathBuf,
 }
 
 impl Said {
@@ -79,11 +83,22 @@ impl Said {
         problems.extend(standing);
         // As it is now: somebody may have set it since the start.
         problems.extend(sysctl::provide(false));
+        problems.extend(set_aside(&self.state_dir));
         let unable = self.unable.borrow().clone();
         problems.extend(unable.as_ref().and_then(Unable::problem));
         let unable = unable.is_some();
         Status { stale_ms, applied, policy, problems, unable, ..routes }
     }
+}
+
+/// Files that could not be read, and what they were about was taken from the log and the kernel.
+fn set_aside(state_dir: &Path) -> Option<String> {
+    let aside = copy::aside_in(state_dir);
+    let first = aside.first()?.display();
+    Some(format!(
+        "{} damaged files were set aside, such as {first}: check the disk, and remove them",
+        aside.len()
+    ))
 }
 
 /// How policy is in the kernel.

@@ -42,6 +42,18 @@ pub enum NetnsError {
     },
 }
 
+/// Whether an open namespace is a network's, and not one of processes or mounts: a thread of its own tries to enter.
+fn is_of_network(namespace: &File) -> bool {
+    std::thread::scope(|scope| {
+        let enter = || {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind)
+        };
+        let entered = scope.spawn(enter).join();
+        !entered.is_ok_and(|entered| entered == Err(rustix::io::Errno::INVAL))
+    })
+}
+
 impl Netns {
     /// Opens a namespace by its path.
     ///
@@ -63,6 +75,9 @@ impl Netns {
         }
         if id(&file) == id(&own) {
             return Err(NetnsError::Own { path: path.into() });
+        }
+        if !is_of_network(&file) {
+            return Err(NetnsError::Other { path: path.into() });
         }
         Ok(Self(file))
     }

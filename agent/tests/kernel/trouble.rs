@@ -197,3 +197,13 @@ fn check_sees_settings_and_chains_in_namespaces() {
     });
     until("all is as it was", || check.call().0);
 }
+
+#[test]
+fn what_is_no_network_namespace_gets_no_interface_in_namespaces() {
+    let lab = lab();
+    for netns in ["/proc/self/ns/pid", "/proc/self/ns/mnt", "/etc/hostname", "/nonexistent"] {
+        let (success, error) = lab.cni("h1", "ADD", "c1", netns).call();
+        assert!(!success && error["code"] == 3, "{netns}: {error}");
+    }
+    assert!(lab.allocated("h1").is_empty(), "nothing is kept for them");
+}

@@ -70,6 +70,14 @@ pub enum DaemonError {
     Signals(#[source] io::Error),
 }
 
+/// A connection to the kernel, in a task of its own.
+fn netlink() -> Result<rtnetlink::Handle, KernelError> {
+    let (connection, handle, _) =
+        rtnetlink::new_connection_with_strict_check().map_err(KernelError::from)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -88,9 +96,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let beating = client_for(&config, HEARTBEAT_TIMEOUT)?;
     let listener = listen(config.metrics).await?;
 
-    let (connection, handle, _) =
-        rtnetlink::new_connection_with_strict_check().map_err(KernelError::from)?;
-    tokio::spawn(connection);
+    let handle = netlink()?;
     let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));
     let news = tokio::spawn(watch_kernel(Arc::clone(&wake), Arc::clone(&taken), stop.clone()));
     let (problems_of, attachments) = watch::channel(Vec::new());

@@ -24,6 +24,7 @@ pub mod bench;
 pub mod caller;
 pub mod cluster;
 pub mod follower;
+pub mod forger;
 pub mod history;
 pub mod http;
 pub mod nemesis;

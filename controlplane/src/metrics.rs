@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -35,6 +35,40 @@ pub struct DiskTimes {
 impl Default for DiskTimes {
     fn default() -> Self {
         Self { wal_sync: Histogram::new(DISK_BUCKETS), snapshot: Histogram::new(DURATION_BUCKETS) }
+    }
+}
+
+/// Why something that came from another replica, or from whoever says so, was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[non_exhaustive]
+pub enum PeerRefusal {
+    /// Bytes that are no message.
+    Garbage,
+    /// A number that no replica of this cluster can have reached, or entries that do not follow each other.
+    Implausible,
+    /// It belongs to another cluster, or is no member.
+    Stranger,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabels {
+    reason: PeerRefusal,
+}
+
+/// What was refused of what other replicas sent. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct PeerRefusals(Family<PeerLabels, Counter>);
+
+impl PeerRefusals {
+    /// One more.
+    pub fn count(&self, reason: PeerRefusal) {
+        self.0.get_or_create(&PeerLabels { reason }).inc();
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn counted(&self, reason: PeerRefusal) -> u64 {
+        self.0.get_or_create(&PeerLabels { reason }).get()
     }
 }
 
@@ -206,12 +240,13 @@ impl ProposalFailure {
 }
 
 impl Metrics {
-    /// Metrics for routes given as (method, path), by whose position durations are observed, and of
-    /// a disk.
+    /// Metrics for routes given as (method, path), by whose position durations are observed, of
+    /// a disk, and of what peers sent.
     #[must_use]
     pub fn new(
         routes: impl Iterator<Item = (&'static str, &'static str)>,
         disk: &DiskTimes,
+        peers: &PeerRefusals,
     ) -> Self {
         let mut registry = Registry::with_prefix("romanad");
         let mut time = |name: &str, help: &str, times: &Histogram| {
@@ -245,6 +280,8 @@ impl Metrics {
         let (committed, refused) = (counter("committed"), counter("refused"));
         let refusals = Family::<CodeLabels, Counter>::default();
         registry.register("refusals", "Commands refused, by code", refusals.clone());
+        let help = "Messages and connections of other replicas that were refused, by reason";
+        registry.register("peer_messages_refused", help, peers.0.clone());
         let reading = ReadingGauges::default();
         reading.register(&mut registry);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);

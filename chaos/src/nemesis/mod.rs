@@ -9,6 +9,7 @@
 mod clock;
 mod damage;
 mod disk;
+mod forged;
 mod kill;
 mod links;
 mod members;
@@ -62,6 +63,7 @@ pub const KINDS: &[&Kind] = &[
     &members::REPLACE,
     &members::GROW,
     &damage::DAMAGE,
+    &forged::FORGED,
 ];
 
 /// What sort of thing a kind of fault breaks. Two faults at once are of different sorts.

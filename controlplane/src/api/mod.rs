@@ -133,7 +133,7 @@ impl Api {
         };
         let routes = table().map(|row| (row.verb.as_str(), row.path));
         Self(Arc::new(Inner {
-            metrics: Metrics::new(routes, replica.disk_times()),
+            metrics: Metrics::new(routes, replica.disk_times(), replica.peer_refusals()),
             request_timeout,
             actor: Actor::from("api"),
             active: AtomicUsize::new(0),

@@ -207,6 +207,21 @@ pub enum StartError {
         /// What is wrong with newer snapshots.
         damaged: String,
     },
+    /// A term or an index that no cluster reaches: a forged message was taken for true, once.
+    #[error(
+        "the log in {} is at term {term} and entry {index}, which no cluster reaches: a forged message was \
+         believed by an earlier release. Nothing is lost, but no leader can be elected from it: stop all \
+         replicas, run `romanad recover --data-dir {} --out FILE` on the one that is furthest, and begin \
+         a new cluster in empty directories with --restore FILE", dir.display(), dir.display()
+    )]
+    Exhausted {
+        /// The data directory.
+        dir: PathBuf,
+        /// Highest term.
+        term: u64,
+        /// Last entry.
+        index: u64,
+    },
     /// Tunables that do not fit together.
     #[error("the tunables of Raft do not fit together")]
     Tuning(#[source] Box<openraft::ConfigError>),

@@ -5,11 +5,15 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use romana_statemachine::Printable;
 use tokio::time::timeout;
 
+use super::bounds;
 use super::codec::{pack, unpack};
 use super::frame::{FrameReader, FrameWriter};
+use super::machine::chain;
 use super::message::{Hello, Purpose, Welcome};
+use crate::metrics::{PeerRefusal, PeerRefusals};
 use crate::platform::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// A refusal by the same peer is logged again after this long.
@@ -45,9 +49,12 @@ impl Directory {
     }
 }
 
-/// Says a thing again only after a while, unless it changes.
+/// Says a thing again only after a while, unless it changes; counts each time.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(Mutex<Said>);
+pub(super) struct Complaints {
+    said: Mutex<Said>,
+    refused: PeerRefusals,
+}
 
 #[derive(Debug, Default)]
 struct Said {
@@ -58,9 +65,32 @@ struct Said {
 }
 
 impl Complaints {
+    /// With the counters that metrics show.
+    pub(super) fn counting(refused: PeerRefusals) -> Self {
+        Self { said: Mutex::default(), refused }
+    }
+
+    /// Says and counts that something which came from `who` was refused.
+    pub(super) fn refuse(&self, reason: PeerRefusal, who: &str, why: &dyn std::fmt::Display) {
+        self.refused.count(reason);
+        let why = Printable(why).to_string();
+        if self.news(who, &why) {
+            tracing::warn!(from = who, ?reason, why, "what a peer sent was refused");
+        }
+    }
+
+    /// [`Self::refuse`], if the error says that what came was no message, or an impossible one.
+    pub(super) fn refuse_error(&self, who: &str, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidData {
+            let implausible = bounds::is_implausible(error);
+            let reason = if implausible { PeerRefusal::Implausible } else { PeerRefusal::Garbage };
+            self.refuse(reason, who, &chain(error));
+        }
+    }
+
     /// Whether `what` about `who` is news.
     pub(super) fn news(&self, who: &str, what: &str) -> bool {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.since.is_none_or(|since| since.elapsed() >= COMPLAIN_EVERY) {
             (said.since, said.recent) = (Some(Instant::now()), 0);
         }
@@ -93,8 +123,24 @@ struct Inner {
 
 impl Dialer {
     pub(super) fn new(cluster: String, id: u64, api: String, directory: Directory) -> Self {
-        let complaints = Complaints::default();
+        Self::counting(cluster, id, api, directory, PeerRefusals::default())
+    }
+
+    /// With the counters that metrics show.
+    pub(super) fn counting(
+        cluster: String,
+        id: u64,
+        api: String,
+        directory: Directory,
+        refused: PeerRefusals,
+    ) -> Self {
+        let complaints = Complaints::counting(refused);
         Self(Arc::new(Inner { cluster, id, api, directory, complaints }))
+    }
+
+    /// Says and counts it, if an answer of a peer was no message, or an impossible one.
+    pub(super) fn refuse_error(&self, peer: &str, error: &io::Error) {
+        self.0.complaints.refuse_error(peer, error);
     }
 
     /// Connects to replica `to` at `peer` and introduces this one.

@@ -88,7 +88,10 @@ impl Worker {
                     let mut pending = Pending::new();
                     let why = match self.converse(conn, call, &mut pending).await {
                         Ok(()) => "the connection was closed".into(),
-                        Err(error) => format!("the connection was lost: {error}"),
+                        Err(error) => {
+                            self.dialer.refuse_error(&self.peer, &error);
+                            format!("the connection was lost: {error}")
+                        }
                     };
                     for (_, reply) in pending {
                         _ = reply.send(Err(CallError::Lost(why.clone())));

@@ -21,6 +21,7 @@ use openraft::storage::{
 };
 use tokio::sync::oneshot;
 
+use super::bounds::Known;
 use super::codec::{entry_bytes, entry_size, pack, read_entry, unpack};
 use super::types::{LogEntry, LogId, TypeConfig, Vote};
 use crate::platform::blocking;
@@ -36,6 +37,8 @@ const ENTRY_OVERHEAD: usize = 96;
 pub(super) struct LogStore {
     wal: Wal,
     tail: Arc<Mutex<Tail>>,
+    /// It belongs to a replica that joins a cluster, whose term may be any.
+    joins: bool,
 }
 
 /// What is known without reading the disk.
@@ -149,7 +152,12 @@ impl LogStore {
             bytes_max,
             on_disk: last.max(purged).map(|id| id.index),
         };
-        Ok(Self { wal, tail: Arc::new(Mutex::new(tail)) })
+        Ok(Self { wal, tail: Arc::new(Mutex::new(tail)), joins: false })
+    }
+
+    /// The log of a replica that joins a cluster.
+    pub(super) fn joining(self, joins: bool) -> Self {
+        Self { joins, ..self }
     }
 
     /// The WAL below.
@@ -174,6 +182,15 @@ impl LogStore {
     /// Index of the last entry; 0 when there is none.
     pub(super) fn last_index(&self) -> u64 {
         self.tail().last.map_or(0, |id| id.index)
+    }
+
+    /// What this replica knows of terms and indexes, for [`bounds`](super::bounds).
+    pub(super) fn known(&self) -> Known {
+        let tail = self.tail();
+        let voted = tail.vote.map_or(0, |vote| vote.leader_id.term);
+        let term = tail.last.map_or(0, |id| id.leader_id.term).max(voted);
+        let joins = self.joins && tail.vote.is_none() && tail.last.is_none();
+        Known { term, index: tail.last.map_or(0, |id| id.index), joins }
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {

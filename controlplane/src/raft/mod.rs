@@ -22,10 +22,11 @@
 //!
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
-//! `message`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
+//! `message`, `bounds`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
 //! `reads` (how callers share rounds) · `view`, `peers`, `pulse` (what is known), `slow` · `members`, `join` (who
 //! belongs) · `start`, and this file · `restore`, `salvage` (data directories while nothing runs).
 
+mod bounds;
 mod codec;
 pub mod config;
 mod dial;
@@ -86,7 +87,7 @@ pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, Tra
 use crate::audit::{Audit, Proof};
 use crate::feed::Feed;
 use crate::history::History;
-use crate::metrics::DiskTimes;
+use crate::metrics::{DiskTimes, PeerRefusals};
 use crate::platform::blocking;
 use crate::retention::{Checkpoints, Standing};
 use fault::Fault;
@@ -119,6 +120,7 @@ struct Shared {
     stop: CancellationToken,
     tasks: TaskTracker,
     audit: Audit,
+    refused: PeerRefusals,
 }
 
 impl Drop for Shared {
@@ -539,6 +541,12 @@ impl Replica {
     #[must_use]
     pub fn disk_times(&self) -> &DiskTimes {
         self.0.host.machine.times()
+    }
+
+    /// What was refused of what other replicas sent, for metrics.
+    #[must_use]
+    pub fn peer_refusals(&self) -> &PeerRefusals {
+        &self.0.refused
     }
 
     /// Writes a snapshot soon, and purges the log behind it.

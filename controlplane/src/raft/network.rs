@@ -21,9 +21,11 @@ use openraft::raft::{
 use openraft::{AnyError, OptionalSend};
 use tokio::time::{Instant, timeout};
 
+use super::bounds::Implausible;
 use super::codec::{put_append, unpack};
 use super::dial::{Conn, Dialer};
 use super::link::{CallError, Link};
+use super::log::LogStore;
 use super::message::{Appended, Ask, Purpose, Reply};
 use super::snapshot::SnapshotFile;
 use super::transfer;
@@ -88,6 +90,7 @@ pub(super) struct Network {
     pub(super) dialer: Dialer,
     pub(super) links: Links,
     pub(super) history: History,
+    pub(super) log: LogStore,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -98,6 +101,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             dialer: self.dialer.clone(),
             link: self.links.to(target, &node.peer),
             history: self.history.clone(),
+            log: self.log.clone(),
             target,
             peer: node.peer.clone(),
             conn: None,
@@ -110,6 +114,7 @@ pub(super) struct Client {
     dialer: Dialer,
     link: Link,
     history: History,
+    log: LogStore,
     target: u64,
     peer: String,
     /// The append connection, when no stream uses it and nothing is outstanding on it.
@@ -130,6 +135,27 @@ impl Client {
             Err(CallError::NotSent(why)) => Err(unreachable(&io::Error::other(why))),
             Err(CallError::Lost(why)) => Err(broken(&io::Error::other(why))),
         }
+    }
+}
+
+impl Client {
+    /// The answer of a voter, if it can be one.
+    fn voted(&self, reply: Reply) -> Result<VoteResponse<TypeConfig>, Error> {
+        match reply {
+            Reply::Vote(response) => {
+                self.plausible(self.log.known().vote_response(&response)).map(|()| response)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// An impossible answer is none.
+    fn plausible(&self, checked: Result<(), Implausible>) -> Result<(), Error> {
+        checked.map_err(|implausible| {
+            let error = io::Error::from(implausible);
+            self.dialer.refuse_error(&self.peer, &error);
+            broken(&error)
+        })
     }
 }
 
@@ -180,8 +206,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 let mut none = VecDeque::new();
                 send(&mut conn, &mut none, &first).await.map_err(|error| broken(&error))?;
             }
-            let sent = VecDeque::from([Instant::now()]);
-            let pipe = Pipe { client: self, conn, input: Some(input), sent };
+            let (sent, last) = (VecDeque::from([Instant::now()]), last_index(&first));
+            let pipe = Pipe { client: self, conn, input: Some(input), sent, last };
             let results: BoxStream<'s, _> = Box::pin(stream::unfold(Some(pipe), Pipe::step));
             Ok(results)
         })
@@ -192,10 +218,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Error> {
-        match self.ask(Ask::Vote(request), &option).await? {
-            Reply::Vote(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+        let reply = self.ask(Ask::Vote(request), &option).await?;
+        self.voted(reply)
     }
 
     async fn pre_vote(
@@ -203,10 +227,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Error> {
-        match self.ask(Ask::PreVote(request), &option).await? {
-            Reply::Vote(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+        let reply = self.ask(Ask::PreVote(request), &option).await?;
+        self.voted(reply)
     }
 
     async fn transfer_leader(
@@ -230,8 +252,10 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let dialed = transfer::dial(&self.dialer, self.target, &self.peer, CONNECT_TIMEOUT);
         let send = async {
             let conn = dialed.await.map_err(|error| unreachable(&error))?;
-            let sent = transfer::send(conn, vote, &snapshot, &self.history).await;
+            let known = self.log.known();
+            let sent = transfer::send(conn, vote, &snapshot, &self.history, known).await;
             sent.map_err(|error| {
+                self.dialer.refuse_error(&self.peer, &error);
                 let replica = self.target;
                 tracing::warn!(replica, error = %AnyError::new(&error), "snapshot not delivered");
                 RPCError::Unreachable(Unreachable::new(&error))
@@ -264,6 +288,8 @@ struct Pipe<'s, S> {
     input: Option<S>,
     /// When the requests were sent that are not answered yet, oldest first.
     sent: VecDeque<Instant>,
+    /// Index of the last entry that the peer was told of.
+    last: u64,
 }
 
 type Step<'s, S> = Option<(Result<StreamAppendResult<TypeConfig>, Error>, Option<Pipe<'s, S>>)>;
@@ -287,6 +313,7 @@ where
                 request = next(&mut pipe.input), if more => match request {
                     None => pipe.input = None,
                     Some(request) => {
+                        pipe.last = pipe.last.max(last_index(&request));
                         if let Err(error) = send(&mut pipe.conn, &mut pipe.sent, &request).await {
                             return Some((Err(broken(&error)), None));
                         }
@@ -294,7 +321,7 @@ where
                 },
                 frame = pipe.conn.reader.expect() => {
                     pipe.sent.pop_front();
-                    let result = frame.and_then(|frame| Ok(unpack("append result", &frame)?));
+                    let result = frame.and_then(|frame| pipe.read(&frame));
                     return Some(match result {
                         Ok(Appended::Upto(upto)) => (Ok(Ok(upto)), Some(pipe)),
                         Ok(Appended::Conflict(id)) => {
@@ -303,7 +330,10 @@ where
                         Ok(Appended::HigherVote(vote)) => {
                             (Ok(Err(StreamAppendError::HigherVote(vote))), None)
                         }
-                        Err(error) => (Err(broken(&error)), None),
+                        Err(error) => {
+                            pipe.client.dialer.refuse_error(&pipe.client.peer, &error);
+                            (Err(broken(&error)), None)
+                        }
                     });
                 }
                 () = until(overdue) => {
@@ -313,6 +343,21 @@ where
             }
         }
     }
+}
+
+impl<S> Pipe<'_, S> {
+    /// An append result, if it can be one.
+    fn read(&self, frame: &[u8]) -> io::Result<Appended> {
+        let appended = unpack("append result", frame)?;
+        self.client.log.known().appended(self.last, &appended)?;
+        Ok(appended)
+    }
+}
+
+/// Index of the last entry that a request tells of.
+fn last_index(request: &AppendEntriesRequest<TypeConfig>) -> u64 {
+    let last = request.entries.last().map(|entry| entry.log_id);
+    last.or(request.prev_log_id).map_or(0, |id| id.index)
 }
 
 async fn next<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {

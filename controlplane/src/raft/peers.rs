@@ -1,6 +1,7 @@
 //! What the other replicas say about themselves, asked regularly; and whether all computed the same.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::reseed;
 use super::fault::Fault;
+use super::log::LogStore;
 use super::machine::Machine;
 use super::message::{Ask, PeerStatus, Reply};
 use super::network::Links;
@@ -87,6 +89,7 @@ pub(super) struct Poll {
     pub(super) view: View,
     pub(super) peers: Peers,
     pub(super) fault: Fault,
+    pub(super) log: LogStore,
 }
 
 impl Poll {
@@ -100,7 +103,7 @@ impl Poll {
             }
             let answers = self.ask_all(|_| Ask::Status).await;
             let statuses = answers.into_iter().filter_map(|(id, reply)| match reply {
-                Reply::Status(status) => Some((id, status)),
+                Reply::Status(status) => self.plausible(id, &status).then_some((id, status)),
                 _ => None,
             });
             let statuses: Vec<(u64, PeerStatus)> = statuses.collect();
@@ -112,6 +115,13 @@ impl Poll {
                 self.compare_states().await;
             }
         }
+    }
+
+    /// Whether the numbers of a status can be right.
+    fn plausible(&self, id: u64, status: &PeerStatus) -> bool {
+        let checked = self.log.known().status(status).map_err(io::Error::from);
+        let peer = || self.view.peer(id).unwrap_or_default();
+        checked.inspect_err(|error| self.links.dialer().refuse_error(&peer(), error)).is_ok()
     }
 
     async fn ask_all(&self, ask: impl Fn(u64) -> Ask) -> Vec<(u64, Reply)> {

@@ -16,12 +16,14 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bounds::Implausible;
 use super::codec::{pack, read_append, unpack};
 use super::dial::{Complaints, Conn, Directory};
 use super::facts;
 use super::fault::Fault;
 use super::frame::FrameWriter;
 use super::identity::Identity;
+use super::log::LogStore;
 use super::machine::{Machine, chain};
 use super::message::{Appended, Ask, Declined, Hello, PeerStatus, Purpose, Reply, Welcome};
 use super::proposer::Proposer;
@@ -32,6 +34,7 @@ use super::types::Raft;
 use super::view::View;
 use crate::audit::Proof;
 use crate::budget::Cancel;
+use crate::metrics::PeerRefusal;
 use crate::platform::blocking;
 use crate::platform::net::{TcpListener, TcpStream};
 use crate::retention::{Checkpoints, Standing};
@@ -60,6 +63,7 @@ pub(super) struct Host {
     pub(super) identity: Identity,
     pub(super) api: String,
     pub(super) raft: Raft,
+    pub(super) log: LogStore,
     pub(super) machine: Machine,
     pub(super) proposer: Proposer,
     pub(super) view: View,
@@ -98,6 +102,7 @@ pub(super) async fn serve(
                 () = stop.cancelled() => {}
                 served = host.connection(stream, from, stranger, &slots) => {
                     if let Err(error) = served {
+                        host.complaints.refuse_error(&from.ip().to_string(), &error);
                         let error = Printable(error);
                         tracing::debug!(%from, %error, "peer connection ended");
                     }
@@ -167,10 +172,7 @@ impl Host {
         let member =
             |peer| joining || initial_cluster.contains_key(&peer) || self.view.is_member(peer);
         if let Some(why) = hello.refuse(cluster_id, *id, member) {
-            if self.complaints.news(&from, &why) {
-                let why = Printable(&why);
-                tracing::warn!(from, replica = hello.from, %why, "peer connection refused");
-            }
+            self.complaints.refuse(PeerRefusal::Stranger, &from, &why);
             return conn.writer.send(&pack(&Welcome::Refuse { why })).await;
         }
         let _slot = slots.try_acquire().map_err(io::Error::other)?;
@@ -178,18 +180,21 @@ impl Host {
         self.directory.set(hello.from, hello.api);
         conn.writer.send(&pack(&Welcome::Accept { api: self.api.clone() })).await?;
         match hello.purpose {
-            Purpose::Append => self.appends(conn).await,
-            Purpose::Call => self.calls(conn).await,
-            Purpose::Snapshot => transfer::receive(conn, false, &self.raft, &self.machine).await,
-            Purpose::WatchedSnapshot => {
-                transfer::receive(conn, true, &self.raft, &self.machine).await
-            }
+            Purpose::Append => self.appends(conn, hello.from).await,
+            Purpose::Call => self.calls(conn, hello.from).await,
+            Purpose::Snapshot => self.snapshot(conn, hello.from, false).await,
+            Purpose::WatchedSnapshot => self.snapshot(conn, hello.from, true).await,
             Purpose::Facts => facts::answer(conn, self.machine.with_state(facts::Facts::own)).await,
         }
     }
 
+    async fn snapshot(&self, conn: Conn, from: u64, watched: bool) -> io::Result<()> {
+        let leader = transfer::Leader { id: from, known: self.log.known(), watched };
+        transfer::receive(conn, leader, &self.raft, &self.machine).await
+    }
+
     /// Append requests in, results out, both in order.
-    async fn appends(&self, conn: Conn) -> io::Result<()> {
+    async fn appends(&self, conn: Conn, from: u64) -> io::Result<()> {
         let Conn { reader, mut writer } = conn;
         let (requests, queue) = mpsc::channel(APPENDS_QUEUED);
         let read = async move {
@@ -197,7 +202,9 @@ impl Host {
             while let Some(frame) = reader.next().await? {
                 // After the last result, requests are still read: closing a connection that has
                 // unread bytes could take that result with it.
-                _ = requests.send(read_append(frame)?).await;
+                let request = read_append(frame)?;
+                self.log.known().append(from, &request)?;
+                _ = requests.send(request).await;
             }
             Ok::<(), io::Error>(())
         };
@@ -234,7 +241,7 @@ impl Host {
     }
 
     /// Numbered questions, answered in any order.
-    async fn calls(self: &Arc<Self>, conn: Conn) -> io::Result<()> {
+    async fn calls(self: &Arc<Self>, conn: Conn, from: u64) -> io::Result<()> {
         let Conn { mut reader, writer } = conn;
         let (replies, queue) = mpsc::channel(ASKS_MAX);
         let write = write_replies(writer, queue);
@@ -244,6 +251,7 @@ impl Host {
             let mut proving = None;
             while let Some(frame) = reader.next().await? {
                 let (id, ask): (u64, Ask) = unpack("question", &frame)?;
+                host.plausible(from, &ask)?;
                 let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
                 let (host, replies) = (Arc::clone(&host), replies.clone());
                 let over = CancellationToken::new();
@@ -267,6 +275,28 @@ impl Host {
         tokio::select! {
             read = read => read,
             written = write => written,
+        }
+    }
+
+    /// Whether the numbers in a question can be right.
+    fn plausible(&self, from: u64, ask: &Ask) -> Result<(), Implausible> {
+        let known = self.log.known();
+        match ask {
+            Ask::Vote(request) | Ask::PreVote(request) => known.vote_request(from, request),
+            Ask::Transfer(request) => known.transfer(request),
+            Ask::DigestAt(revision)
+            | Ask::CheckpointAt(revision)
+            | Ask::Prove(revision)
+            | Ask::StandingAt(revision) => known.revision(*revision),
+            Ask::Ping
+            | Ask::Propose { .. }
+            | Ask::ReadIndex
+            | Ask::Status
+            | Ask::HandOver(_)
+            | Ask::Heartbeats(_)
+            | Ask::Heard
+            | Ask::Refused(_)
+            | Ask::RefusedAgents => Ok(()),
         }
     }
 
@@ -324,11 +354,12 @@ impl Host {
     /// Reads and folds this replica's whole history; the digests told are those at a revision. Whoever
     /// asks meanwhile waits his turn; who does not wait any more has it ended.
     pub(super) async fn prove(&self, at: Revision) -> Result<Proof, String> {
-        let turn = PROVING.acquire().await.map_err(|error| error.to_string())?;
+        // Nobody waits for his turn behind one who waits for a revision that may never come.
         let mut applied = self.machine.applied();
         while self.machine.with_state(|state| state.revision()) < at {
             applied.changed().await.map_err(|error| error.to_string())?;
         }
+        let turn = PROVING.acquire().await.map_err(|error| error.to_string())?;
         let machine = self.machine.clone();
         let cancel = Cancel::default();
         let _guard = cancel.on_drop();

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bounds::NUMBER_MAX;
 use super::config::{ReplicaConfig, StartError, Tuning};
 use super::dial::{Complaints, Dialer, Directory};
 use super::facts::{self, Facts};
@@ -33,6 +34,7 @@ use super::{Replica, Shared};
 use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::{History, HistoryOptions};
+use crate::metrics::PeerRefusals;
 use crate::platform::net::TcpListener;
 use crate::platform::{blocking, fs};
 use crate::wal::{Wal, WalOptions};
@@ -91,10 +93,11 @@ impl Replica {
 
         let directory = Directory::default();
         let cluster = identity.cluster_id.clone();
-        let dialer = Dialer::new(cluster, *id, config.advertise_api.clone(), directory.clone());
+        let (api, refused) = (config.advertise_api.clone(), PeerRefusals::default());
+        let dialer = Dialer::counting(cluster, *id, api, directory.clone(), refused.clone());
         let links = Links::new(dialer.clone());
-        let history = machine.history().clone();
-        let network = Network { dialer, links: links.clone(), history };
+        let (history, store) = (machine.history().clone(), log.clone());
+        let network = Network { dialer, links: links.clone(), history, log: store };
         let audit = machine.audit().clone();
         let raft_config =
             config.tuning.raft().map_err(|error| StartError::Tuning(Box::new(error)))?;
@@ -108,12 +111,13 @@ impl Replica {
             identity,
             api: config.advertise_api.clone(),
             raft,
+            log: log.clone(),
             machine,
             proposer,
             view: view.clone(),
             fault: fault.clone(),
             directory,
-            complaints: Complaints::default(),
+            complaints: Complaints::counting(refused.clone()),
             checkpoints: OnceLock::new(),
             pulse: Pulse::default(),
         });
@@ -131,6 +135,7 @@ impl Replica {
             stop,
             tasks,
             audit,
+            refused,
         }));
         replica.spawn_tasks(config, listener);
         Ok(replica)
@@ -149,6 +154,7 @@ impl Replica {
             view: view.clone(),
             peers: peers.clone(),
             fault: fault.clone(),
+            log: log.clone(),
         };
         tasks.spawn(poll.run(stop.clone()));
         tasks.spawn(pulse::pass_on(Arc::clone(host), links.clone(), stop.clone()));
@@ -258,6 +264,11 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
         .map_err(|error| StartError::State(Box::new(error)))?;
     let log = LogStore::open(wal, &recovered, log_tail_bytes)
         .map_err(|source| StartError::Io { what: "the log does not parse".into(), source })?;
+    let log = log.joining(config.joined);
+    let (term, index) = (log.known().term, log.known().index);
+    if term > NUMBER_MAX || index > NUMBER_MAX {
+        return Err(StartError::Exhausted { dir: dir.clone(), term, index });
+    }
     store.set_aside(&damaged).map_err(unusable)?;
     Ok(Stores { identity, log, machine })
 }
@@ -278,10 +289,18 @@ fn reads(host: &Arc<Host>, links: &Links) -> Reads {
                 return host.read_index().await;
             }
             let peer = host.view.peer(leader).ok_or("the leader's address is not known")?;
+            let log = host.log.clone();
             drop(host);
             let link = links.to(leader, &peer);
             match link.call(Ask::ReadIndex, Instant::now() + ROUND_MAX).await {
-                Ok(Reply::ReadIndex(answer)) => answer,
+                Ok(Reply::ReadIndex(Ok(index))) => match log.known().index(index) {
+                    Ok(()) => Ok(index),
+                    Err(implausible) => {
+                        links.dialer().refuse_error(&peer, &implausible.clone().into());
+                        Err(implausible.to_string())
+                    }
+                },
+                Ok(Reply::ReadIndex(Err(why))) => Err(why),
                 Ok(other) => Err(format!("the leader answered {other:?}")),
                 Err(error) => Err(error.to_string()),
             }

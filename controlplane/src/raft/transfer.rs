@@ -8,6 +8,7 @@ use std::time::Duration;
 use romana_statemachine::{Digest, Record, Revision};
 use tokio::time::timeout;
 
+use super::bounds::Known;
 use super::codec::{pack, unpack};
 use super::dial::{Conn, Dialer, is_unknown};
 use super::frame::{FrameReader, FrameWriter};
@@ -70,17 +71,20 @@ pub(super) async fn send(
     vote: Vote,
     snapshot: &SnapshotOf,
     history: &History,
+    known: Known,
 ) -> io::Result<Vote> {
+    let installed = |vote: Vote| known.installed(&vote).map(|()| vote).map_err(io::Error::from);
     let file = snapshot.snapshot.clone();
     let revision = file.head().revision;
     let (meta, bytes) = (snapshot.meta.clone(), file.bytes());
     put(&mut conn, &SnapshotPart::Begin { vote, meta, revision, bytes }).await?;
     let has = match get(&mut conn.reader, ANSWER_MAX).await? {
         SnapshotReply::History { revision, .. } => revision,
-        SnapshotReply::Installed { vote } => return Ok(vote),
+        SnapshotReply::Installed { vote } => return installed(vote),
         SnapshotReply::Failed(why) => return Err(io::Error::other(why)),
         SnapshotReply::Working => return Err(out_of_step()),
     };
+    known.revision(has)?;
     let mut next = restart(&mut conn, history, has, revision).await?.unwrap_or(has) + 1;
     while next <= revision {
         let history = history.clone();
@@ -107,7 +111,7 @@ pub(super) async fn send(
     let patience = if watched { ANSWER_MAX } else { INSTALL_MAX };
     loop {
         match get(&mut conn.reader, patience).await? {
-            SnapshotReply::Installed { vote } => return Ok(vote),
+            SnapshotReply::Installed { vote } => return installed(vote),
             SnapshotReply::Failed(why) => return Err(io::Error::other(why)),
             SnapshotReply::History { .. } => return Err(out_of_step()),
             SnapshotReply::Working => {}
@@ -139,11 +143,20 @@ async fn restart(
     Ok(Some(revision))
 }
 
-/// Receives a snapshot on the follower's side, and hands it to Raft. `watched`: the leader wants to hear
-/// that this one is at work.
+/// Who sends a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leader {
+    pub(super) id: u64,
+    /// What this replica knows.
+    pub(super) known: Known,
+    /// It wants to hear that this one is at work.
+    pub(super) watched: bool,
+}
+
+/// Receives a snapshot on the follower's side, and hands it to Raft.
 pub(super) async fn receive(
     conn: Conn,
-    watched: bool,
+    leader: Leader,
     raft: &Raft,
     machine: &Machine,
 ) -> io::Result<()> {
@@ -152,12 +165,15 @@ pub(super) async fn receive(
     let SnapshotPart::Begin { vote, meta, revision, bytes } = begin else {
         return Err(io::Error::other("a snapshot transfer begins with its end"));
     };
+    leader.known.snapshot(leader.id, &vote, &meta, revision)?;
     tracing::info!(revision, bytes, "a snapshot is coming");
     let end = machine.history().last();
     let (has, digest) = end;
     writer.send(&pack(&SnapshotReply::History { revision: has, digest })).await?;
-    let install = install(&mut reader, (raft, machine), end, (vote, &meta));
-    let installed = if watched { at_work(&mut writer, install).await? } else { install.await };
+    let announced = Announced { vote, meta: &meta, revision, bytes };
+    let install = install(&mut reader, (raft, machine), end, announced);
+    let installed =
+        if leader.watched { at_work(&mut writer, install).await? } else { install.await };
     let reply = match installed {
         Ok(vote) => SnapshotReply::Installed { vote },
         Err(error) => {
@@ -180,25 +196,44 @@ async fn at_work<T>(writer: &mut Writer, work: impl Future<Output = T>) -> io::R
     }
 }
 
+/// What the leader says first.
+struct Announced<'a> {
+    vote: Vote,
+    meta: &'a SnapshotMeta,
+    /// The revision of the snapshot.
+    revision: Revision,
+    /// Its length.
+    bytes: u64,
+}
+
 async fn install(
     reader: &mut Reader,
     (raft, machine): (&Raft, &Machine),
     mut end: (Revision, Digest),
-    (vote, meta): (Vote, &SnapshotMeta),
+    Announced { vote, meta, revision: upto, bytes }: Announced<'_>,
 ) -> io::Result<Vote> {
+    let mut left = bytes;
     let store = machine.snapshots().clone();
     let mut incoming = blocking(move || store.incoming().map_err(io::Error::from)).await?;
     loop {
         match get(reader, STALL_MAX).await? {
             SnapshotPart::Records(records) => {
                 end = continues(end, &records)?;
+                if end.0 > upto {
+                    return Err(beyond("records"));
+                }
                 let history = machine.history().clone();
                 blocking(move || history.append(&records).map_err(io::Error::other)).await?;
+            }
+            SnapshotPart::Restart { revision, .. } if revision > upto => {
+                return Err(beyond("a history that begins"));
             }
             SnapshotPart::Restart { revision, digest } => {
                 end = begin_anew(machine, end.0, (revision, digest)).await?;
             }
             SnapshotPart::Chunk(chunk) => {
+                let rest = left.checked_sub(chunk.len() as u64);
+                left = rest.ok_or_else(|| beyond("bytes"))?;
                 incoming = blocking(move || write(incoming, &chunk)).await?;
             }
             SnapshotPart::End => break,
@@ -212,6 +247,11 @@ async fn install(
     let snapshot = SnapshotOf { meta: meta.clone(), snapshot: file };
     let installed = raft.install_full_snapshot(vote, snapshot).await;
     installed.map(|response| response.vote).map_err(io::Error::other)
+}
+
+fn beyond(what: &str) -> io::Error {
+    let why = format!("the leader sends {what} beyond the end of the snapshot that it announced");
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Gives up a history that ends before what the leader keeps begins. What comes must lead from

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod damage;
+mod hostile;
 mod restore;
 mod retention;
 mod storage;

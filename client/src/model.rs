@@ -51,6 +51,36 @@ pub struct Cluster {
     /// Why nothing fresh is allocated, if that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+    /// What the replicas' clocks show; `None` from a cluster that does not say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<Clocks>,
+}
+
+/// What the replicas' wall clocks show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Clocks {
+    /// The time that entries of the log are stamped with.
+    pub log_time: Millis,
+    /// Whether a majority of the clocks agree.
+    pub agreed: bool,
+    /// How far log time is ahead of what they agree on, or behind it (negative), milliseconds.
+    pub log_ahead_ms: i64,
+    /// The clocks that are known.
+    pub members: Vec<MemberClock>,
+}
+
+/// A replica's wall clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberClock {
+    /// The replica.
+    pub id: u64,
+    /// How far it is ahead of what a majority agrees on (without an agreement, of log time), or behind it
+    /// (negative), milliseconds.
+    pub ahead_ms: i64,
+    /// Whether it should be set.
+    pub far: bool,
 }
 
 /// The cluster was restored from a backup, and waits for its hosts to say what runs there.

@@ -16,6 +16,7 @@ pub mod audit;
 pub mod backup;
 pub mod bootstrap;
 mod budget;
+pub mod cluster_time;
 pub mod config;
 mod connection;
 pub mod disk;

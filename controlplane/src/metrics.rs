@@ -89,6 +89,11 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MemberLabels {
+    member: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabels {
     code: &'static str,
 }
@@ -126,6 +131,23 @@ pub struct Reading {
     pub disk_free: u64,
     /// Reads of the history that met damage.
     pub history_damaged: u64,
+    /// Whether a majority of the voters' clocks agree.
+    pub clocks_agreed: bool,
+    /// Log time, milliseconds since 1970.
+    pub log_time: u64,
+    /// How far log time is ahead of what the clocks agree on, milliseconds.
+    pub log_ahead_ms: i64,
+}
+
+/// A member's wall clock, read when somebody scrapes.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockReading {
+    /// The member.
+    pub member: u64,
+    /// How far it is ahead, milliseconds.
+    pub ahead_ms: i64,
+    /// Whether it is far from what a majority agrees on.
+    pub far: bool,
 }
 
 /// The metrics of one replica.
@@ -141,6 +163,8 @@ pub struct Metrics {
     failed: Family<OutcomeLabels, Counter>,
     refusals: Family<CodeLabels, Counter>,
     reading: ReadingGauges,
+    clocks_ahead: Family<MemberLabels, Gauge>,
+    clocks_far: Family<MemberLabels, Gauge>,
 }
 
 type Level = Gauge<u64, AtomicU64>;
@@ -163,6 +187,9 @@ struct ReadingGauges {
     signed: Level,
     disk_free: Level,
     history_damaged: Level,
+    clocks_agreed: Level,
+    log_time: Level,
+    log_ahead: Gauge,
 }
 
 impl ReadingGauges {
@@ -194,6 +221,12 @@ impl ReadingGauges {
         add("disk_free_bytes", "Bytes free on the disk of the data", &self.disk_free);
         let help = "Reads of the history since the start that met damage";
         add("history_damaged_reads", help, &self.history_damaged);
+        let help = "Whether a majority of the replicas' clocks agree (1) or not (0)";
+        add("clocks_agreed", help, &self.clocks_agreed);
+        let help = "Time that entries are stamped with, since 1970";
+        add("log_time_milliseconds", help, &self.log_time);
+        let help = "How far log time is ahead of what the clocks agree on";
+        registry.register("log_time_ahead_milliseconds", help, self.log_ahead.clone());
     }
 
     fn set(&self, reading: &Reading) {
@@ -212,6 +245,9 @@ impl ReadingGauges {
         self.signed.set(reading.signed);
         self.disk_free.set(reading.disk_free);
         self.history_damaged.set(reading.history_damaged);
+        self.clocks_agreed.set(u64::from(reading.clocks_agreed));
+        self.log_time.set(reading.log_time);
+        self.log_ahead.set(reading.log_ahead_ms);
     }
 }
 
@@ -284,6 +320,15 @@ impl Metrics {
         registry.register("peer_messages_refused", help, peers.0.clone());
         let reading = ReadingGauges::default();
         reading.register(&mut registry);
+        let clocks = |registry: &mut Registry, name: &str, help: &str| {
+            let family = Family::<MemberLabels, Gauge>::default();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let help = "How far a member's clock is ahead of what a majority agrees on";
+        let clocks_ahead = clocks(&mut registry, "clock_ahead_milliseconds", help);
+        let help = "Whether a member's clock is far from what a majority agrees on (1) or not (0)";
+        let clocks_far = clocks(&mut registry, "clock_far", help);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
         Self {
@@ -298,6 +343,8 @@ impl Metrics {
             failed: proposals,
             refusals,
             reading,
+            clocks_ahead,
+            clocks_far,
         }
     }
 
@@ -346,8 +393,20 @@ impl Metrics {
     ///
     /// # Errors
     /// Never in practice: writing to a string does not fail.
-    pub fn render(&self, reading: &Reading) -> Result<String, std::fmt::Error> {
+    pub fn render(
+        &self,
+        reading: &Reading,
+        clocks: impl Iterator<Item = ClockReading>,
+    ) -> Result<String, std::fmt::Error> {
         self.reading.set(reading);
+        // A member that is silent or gone has no clock.
+        self.clocks_ahead.clear();
+        self.clocks_far.clear();
+        for ClockReading { member, ahead_ms, far } in clocks {
+            let labels = MemberLabels { member };
+            self.clocks_ahead.get_or_create(&labels).set(ahead_ms);
+            self.clocks_far.get_or_create(&labels).set(i64::from(far));
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

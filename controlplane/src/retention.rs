@@ -17,7 +17,7 @@
 //! Left out: the agreement itself (`tasks::retention`).
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use romana_statemachine::command::Retention;
 use romana_statemachine::event::CheckpointSigned;
@@ -95,13 +95,6 @@ pub fn is_full(open: &SegmentInfo, retention: &Retention, now: Millis) -> bool {
     is_old || retention.bytes.is_some_and(|max| open.bytes > max / PARTS)
 }
 
-/// The clock that entries are stamped with.
-#[must_use]
-pub fn now() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// Purges this replica's history by its own checkpoints, as the state says, until `stop`.
 pub async fn keep(replica: Replica, stop: CancellationToken) {
     let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
@@ -137,8 +130,8 @@ pub async fn pass(replica: &Replica, checkpoints: &Arc<dyn Checkpoints>) -> Resu
     if retention == Retention::default() {
         return Ok(());
     }
-    let history = replica.history().clone();
-    let look = move || look(&history, &retention);
+    let (history, now) = (replica.history().clone(), replica.confirmed_time().unwrap_or_default());
+    let look = move || look(&history, &retention, now);
     let oldest_end = blocking(look).await?.map_err(|error| error.to_string())?;
     let Some(signed) = signed.filter(|signed| oldest_end <= signed.revision) else {
         return Ok(());
@@ -159,9 +152,9 @@ pub async fn pass(replica: &Replica, checkpoints: &Arc<dyn Checkpoints>) -> Resu
 }
 
 /// Closes the open segment if it is full; the end of the oldest closed one, or the greatest revision.
-fn look(history: &History, retention: &Retention) -> Result<Revision, HistoryError> {
+fn look(history: &History, retention: &Retention, now: Millis) -> Result<Revision, HistoryError> {
     let segments = history.segments()?;
-    if segments.last().is_some_and(|open| is_full(open, retention, now())) {
+    if segments.last().is_some_and(|open| is_full(open, retention, now)) {
         history.close_segment()?;
     }
     let oldest = segments.first().filter(|_| segments.len() > 1);

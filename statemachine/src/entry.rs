@@ -10,7 +10,8 @@ use crate::command::Command;
 use crate::event::Event;
 use crate::name::Actor;
 
-/// Milliseconds since the Unix epoch, as stamped by the leader. Never goes back along the log.
+/// Milliseconds since the Unix epoch, as stamped by the leader (cluster time, not its wall clock). Never goes
+/// back along the log.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -58,7 +59,7 @@ pub struct Proposal {
 /// What one Raft log entry carries: the commands that were waiting when the leader proposed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The leader's clock when it proposed the entry. Apply takes the maximum with what it had.
+    /// Cluster time when the leader proposed the entry. Apply takes the maximum with what it had.
     pub at: Millis,
     /// Commands in order of arrival. Each is decided on its own: one refusal leaves the others.
     pub proposals: Vec<Proposal>,

@@ -15,7 +15,7 @@ use super::call::Call;
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::raft::{ClusterStatus, MemberStatus, Role, TransferError};
+use crate::raft::{ClocksStatus, ClusterStatus, MemberStatus, Role, TransferError};
 
 /// How often it is looked whether the leader has changed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -90,6 +90,8 @@ struct Status {
     cluster: ClusterStatus,
     /// `null`: it is not.
     held: Option<Held>,
+    /// What the members' clocks show, as this replica sees them.
+    clocks: ClocksStatus,
 }
 
 /// Why nothing fresh is allocated: the cluster was restored.
@@ -113,7 +115,7 @@ async fn status(call: Call) -> reply::Result {
         });
         (state.revision(), held)
     });
-    reply::ok(revision, &Status { cluster: replica.status(), held })
+    reply::ok(revision, &Status { cluster: replica.status(), held, clocks: replica.clocks() })
 }
 
 /// A member to be.

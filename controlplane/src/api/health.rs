@@ -9,7 +9,7 @@ use super::call::Call;
 use super::reply;
 use super::route::{Accepts, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::metrics::Reading;
+use crate::metrics::{ClockReading, Reading};
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -68,6 +68,7 @@ async fn ready(call: Call) -> reply::Result {
 async fn metrics(call: Call) -> reply::Result {
     let replica = call.api.replica();
     let (status, state, feed) = (replica.status(), replica.state(), replica.feed());
+    let clocks = replica.clocks();
     let reading = Reading {
         revision: state.revision(),
         index: state.index(),
@@ -84,8 +85,16 @@ async fn metrics(call: Call) -> reply::Result {
         signed: state.signed().map_or(0, |signed| signed.revision),
         disk_free: crate::disk::free(replica.history().dir()).unwrap_or_default(),
         history_damaged: replica.history().damaged(),
+        clocks_agreed: clocks.agreed,
+        log_time: clocks.log_time.0,
+        log_ahead_ms: clocks.log_ahead_ms,
     };
-    let text = call.api.metrics().render(&reading);
+    let clocks = clocks.members.iter().map(|clock| ClockReading {
+        member: clock.id,
+        ahead_ms: clock.ahead_ms,
+        far: clock.far,
+    });
+    let text = call.api.metrics().render(&reading, clocks);
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(reply::raw(StatusCode::OK, state.revision(), kind, Body::from(text)))

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rand::distr::{Distribution, StandardUniform};
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
+use rustix::time::{ClockId, Timespec};
 use tokio::task::JoinError;
 
 use super::Work;
@@ -56,6 +57,12 @@ pub(crate) fn background(
 /// The wall clock, since 1970.
 pub(crate) fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A clock that never jumps, and goes on while the machine is suspended.
+pub(crate) fn steady_time() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::Boottime);
+    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
 /// A random number.

@@ -72,6 +72,11 @@ pub(crate) fn unix_time() -> Duration {
     if ahead < 0 { now.saturating_sub(by) } else { now + by }
 }
 
+/// A clock that never jumps.
+pub(crate) fn steady_time() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
 /// A random number.
 pub fn random<T>() -> T
 where

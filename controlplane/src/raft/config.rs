@@ -9,6 +9,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use romana_statemachine::Proposal;
 
+pub use super::clocks::WallClock;
 pub use super::identity::IdentityError;
 
 /// What a replica must be told.
@@ -32,6 +33,8 @@ pub struct ReplicaConfig {
     pub cluster_token: String,
     /// Proposed once, by the first leader, while the state is empty.
     pub initial: Vec<Proposal>,
+    /// This machine's wall clock.
+    pub wall: WallClock,
     /// The rest.
     pub tuning: Tuning,
 }
@@ -56,6 +59,7 @@ impl ReplicaConfig {
             joined: false,
             cluster_token: String::new(),
             initial: Vec::new(),
+            wall: WallClock::default(),
             tuning: Tuning::default(),
         }
     }

@@ -30,6 +30,9 @@ pub(super) enum Purpose {
     /// One snapshot, and the follower says that it is at work. Not known to releases with version 3 of
     /// the log and before.
     WatchedSnapshot,
+    /// Readings of the peer's wall clock: [`super::clocks`]. Not known to releases with version 3 of the
+    /// log and before.
+    Clock,
 }
 
 /// The first frame of a connection.

@@ -22,11 +22,12 @@
 //!
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
-//! `message`, `bounds`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `proposer`,
+//! `message`, `bounds`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `clocks`, `proposer`,
 //! `reads` (how callers share rounds) · `view`, `peers`, `pulse` (what is known), `slow` · `members`, `join` (who
 //! belongs) · `start`, and this file · `restore`, `salvage` (data directories while nothing runs).
 
 mod bounds;
+mod clocks;
 mod codec;
 pub mod config;
 mod dial;
@@ -67,12 +68,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
-use romana_statemachine::{Outcome, Proposal, Revision, State, Term};
+use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use clocks::{ClocksStatus, MemberClock, WallClock};
 pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
 pub use facts::Facts;
 pub use fault::FaultKind;
@@ -246,6 +248,25 @@ impl Replica {
     #[must_use]
     pub fn state(&self) -> State {
         self.with_state(State::clone)
+    }
+
+    /// Log time as this replica knows it: what the next entry would be stamped with if it led.
+    #[must_use]
+    pub fn log_time(&self) -> Millis {
+        self.0.host.clocks.log_time()
+    }
+
+    /// A time that has come for certain: log time, as far as a majority of the members' clocks confirm it.
+    /// `None`: they do not agree, or too few are heard. What cannot be undone waits for this one.
+    #[must_use]
+    pub fn confirmed_time(&self) -> Option<Millis> {
+        self.0.host.clocks.confirmed_time()
+    }
+
+    /// What the members' clocks show, as this replica sees them.
+    #[must_use]
+    pub fn clocks(&self) -> ClocksStatus {
+        self.0.host.clocks.status()
     }
 
     /// Changes each time the local state may have changed: the index after the last entry applied.

@@ -15,10 +15,10 @@ use romana_statemachine::{Millis, Outcome, Proposal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::clocks::Clocks;
 use super::codec::{pack, unpack};
 use super::message::{Batch, Declined};
 use super::types::{Payload, Raft};
-use crate::platform::unix_time;
 
 /// Bytes of commands at which an entry is full. A single proposal may be longer.
 const ENTRY_BYTES: usize = 1 << 20;
@@ -86,10 +86,10 @@ pub(super) struct Proposer {
 
 impl Proposer {
     /// Starts the task that makes entries. It ends when the last clone is dropped.
-    pub(super) fn start(raft: Raft) -> Self {
+    pub(super) fn start(raft: Raft, clocks: Clocks) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(run(raft, queue, Arc::clone(&queued_bytes)));
+        tokio::spawn(run(raft, clocks, queue, Arc::clone(&queued_bytes)));
         Self { jobs, queued_bytes }
     }
 
@@ -125,14 +125,20 @@ impl Proposer {
     }
 }
 
-async fn run(raft: Raft, mut queue: mpsc::Receiver<Job>, queued_bytes: Arc<AtomicUsize>) {
+async fn run(
+    raft: Raft,
+    clocks: Clocks,
+    mut queue: mpsc::Receiver<Job>,
+    queued_bytes: Arc<AtomicUsize>,
+) {
     let mut flights = FuturesUnordered::new();
-    let mut spare: Option<Job> = None;
+    let mut spare = queue.recv().await;
+    clocks.settle().await;
     loop {
         if let Some(job) = spare.take() {
             let (jobs, left) = gather(job, &mut queue, &queued_bytes);
             spare = left;
-            flights.push(commit(&raft, jobs));
+            flights.push(commit(&raft, clocks.log_time(), jobs));
             if flights.len() >= IN_FLIGHT {
                 flights.next().await;
             }
@@ -177,11 +183,11 @@ fn gather(
 }
 
 /// Commits jobs as one entry and hands the outcomes out.
-async fn commit(raft: &Raft, jobs: Vec<Job>) {
+async fn commit(raft: &Raft, at: Millis, jobs: Vec<Job>) {
     if jobs.is_empty() {
         return;
     }
-    let entry = Payload(entry_of(now(), &jobs));
+    let entry = Payload(entry_of(at, &jobs));
     let written = raft.client_write(entry).await;
     let declined = match written {
         Ok(response) => {
@@ -198,10 +204,6 @@ async fn commit(raft: &Raft, jobs: Vec<Job>) {
     for job in jobs {
         _ = job.reply.send(Err(declined.clone()));
     }
-}
-
-fn now() -> Millis {
-    Millis(u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bounds::Implausible;
+use super::clocks::Clocks;
 use super::codec::{pack, read_append, unpack};
 use super::dial::{Complaints, Conn, Directory};
 use super::facts;
@@ -74,6 +75,7 @@ pub(super) struct Host {
     pub(super) checkpoints: OnceLock<Arc<dyn Checkpoints>>,
     /// What agents have said.
     pub(super) pulse: Pulse,
+    pub(super) clocks: Clocks,
 }
 
 /// Accepts connections until `stop`.
@@ -184,6 +186,7 @@ impl Host {
             Purpose::Call => self.calls(conn, hello.from).await,
             Purpose::Snapshot => self.snapshot(conn, hello.from, false).await,
             Purpose::WatchedSnapshot => self.snapshot(conn, hello.from, true).await,
+            Purpose::Clock => super::clocks::answer(conn, &self.clocks).await,
             Purpose::Facts => facts::answer(conn, self.machine.with_state(facts::Facts::own)).await,
         }
     }

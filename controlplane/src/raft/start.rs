@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bounds::NUMBER_MAX;
+use super::clocks::{Clocks, Exchange};
 use super::config::{ReplicaConfig, StartError, Tuning};
 use super::dial::{Complaints, Dialer, Directory};
 use super::facts::{self, Facts};
@@ -106,7 +107,8 @@ impl Replica {
         let raft = raft.map_err(|error| StartError::Raft { why: error.to_string() })?;
 
         let view = View::new(initial_cluster);
-        let proposer = Proposer::start(raft.clone());
+        let clocks = Clocks::new(config.wall.clone());
+        let proposer = Proposer::start(raft.clone(), clocks.clone());
         let host = Arc::new(Host {
             identity,
             api: config.advertise_api.clone(),
@@ -120,6 +122,7 @@ impl Replica {
             complaints: Complaints::counting(refused.clone()),
             checkpoints: OnceLock::new(),
             pulse: Pulse::default(),
+            clocks,
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -157,6 +160,14 @@ impl Replica {
             log: log.clone(),
         };
         tasks.spawn(poll.run(stop.clone()));
+        let exchange = Exchange {
+            id: config.id,
+            clocks: host.clocks.clone(),
+            dialer: links.dialer().clone(),
+            view: view.clone(),
+            machine: host.machine.clone(),
+        };
+        tasks.spawn(exchange.run(stop.clone()));
         tasks.spawn(pulse::pass_on(Arc::clone(host), links.clone(), stop.clone()));
         spawn(Box::pin(quorum::confirm(self.0.reads.clone(), view.clone())));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));

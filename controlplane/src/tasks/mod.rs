@@ -20,7 +20,7 @@ pub mod services;
 pub mod versions;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
@@ -46,11 +46,10 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// The clock that entries are stamped with.
+    /// Log time: the clock that entries are stamped with.
     #[must_use]
     pub fn now(&self) -> Millis {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        self.replica.log_time()
     }
 
     /// Until when a proposal made now is waited for.

@@ -62,7 +62,8 @@ impl Retention {
             return None;
         }
         let (history, checkpoints) = (turn.replica.history().clone(), turn.replica.checkpoints()?);
-        let now = turn.now();
+        // What is purged stays purged: too old is what a majority of the clocks say is too old.
+        let now = turn.replica.confirmed_time().unwrap_or_default();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
             let candidate = candidate(&checkpoints.list(), excess, signed);

@@ -1,5 +1,7 @@
 //! `romana doctor`: is the cluster healthy? Every check is printed; one that fails fails the command.
 
+mod clocks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -56,6 +58,7 @@ impl Command {
             cluster.members.iter().filter_map(|member| member.api.parse().ok()).collect();
         let seen = Digests::gather(ctx, &servers).await;
         findings.extend(seen.findings());
+        findings.extend(clocks::check(&cluster));
         match hosts_and_groups(ctx).await {
             Ok((hosts, networks)) => {
                 findings.extend(check_hosts(&hosts));

@@ -1,5 +1,6 @@
 //! Replicas in one process, on loopback and real disks; and openraft's own suite for storage.
 
+mod clocks;
 mod cluster;
 mod damage;
 mod hostile;
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning};
+use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning, WallClock};
 
 /// Longest any condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,6 +67,8 @@ pub(crate) struct Cluster {
     addresses: BTreeMap<u64, SocketAddr>,
     listeners: BTreeMap<u64, TcpListener>,
     pub(crate) running: BTreeMap<u64, Replica>,
+    /// The machines' clocks, to set them wrong.
+    walls: BTreeMap<u64, WallClock>,
     tuning: Tuning,
 }
 
@@ -86,7 +89,8 @@ impl Cluster {
             ..Tuning::default()
         };
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, addresses, listeners, running: BTreeMap::new(), tuning }
+        let walls = (1..=size).map(|id| (id, WallClock::default())).collect();
+        Self { dir, addresses, listeners, running: BTreeMap::new(), walls, tuning }
     }
 
     fn peers(&self) -> BTreeMap<u64, String> {
@@ -101,6 +105,7 @@ impl Cluster {
         ReplicaConfig {
             joined: false,
             advertise_api: format!("http://replica-{id}"),
+            wall: self.walls[&id].clone(),
             tuning: self.tuning.clone(),
             ..ReplicaConfig::new(id, self.data(id), self.addresses[&id], self.peers())
         }

@@ -1,0 +1,120 @@
+//! Do the replicas' clocks agree, and is log time what they say?
+
+use romana_client::model::{Clocks, Cluster};
+
+use super::{Finding, good, warning};
+
+/// Log time that is off by less needs no warning, milliseconds.
+const LOG_OFF_MAX: u64 = 10_000;
+/// What helps.
+const SET: &str = "set it: is NTP running there? (chronyc tracking, timedatectl)";
+
+/// Nothing, where the cluster does not say.
+pub(super) fn check(cluster: &Cluster) -> Vec<Finding> {
+    let Some(clocks) = &cluster.clocks else { return Vec::new() };
+    let mut findings = Vec::new();
+    let name = |id: u64| {
+        let member = cluster.members.iter().find(|member| member.id == id);
+        let peer = member.map_or("", |member| &member.peer);
+        format!("replica {id} ({peer})")
+    };
+    if !clocks.agreed {
+        findings.push(disagree(clocks, cluster.members.len(), name));
+    }
+    for clock in clocks.members.iter().filter(|clock| clock.far) {
+        let what = format!("the clock of {} is {}", name(clock.id), off(clock.ahead_ms));
+        let what = format!("{what} the others', and is ignored");
+        findings.push(warning("clocks", what).mend(SET));
+    }
+    if clocks.log_ahead_ms.unsigned_abs() > LOG_OFF_MAX {
+        let what =
+            format!("log time is {} what the replicas' clocks say", off(clocks.log_ahead_ms));
+        let mend = if clocks.log_ahead_ms > 0 {
+            "nothing: it goes on at half the pace until it is right; delays take twice as long"
+        } else {
+            "nothing: it gains a sixteenth until it is right"
+        };
+        findings.push(warning("clocks", what).mend(mend));
+    }
+    if findings.is_empty() {
+        let widest = clocks.members.iter().map(|clock| clock.ahead_ms.unsigned_abs()).max();
+        let what = format!("they agree, within {} ms", widest.unwrap_or(0));
+        findings.push(good("clocks", what));
+    }
+    findings
+}
+
+fn disagree(clocks: &Clocks, members: usize, name: impl Fn(u64) -> String) -> Finding {
+    let known = clocks.members.len();
+    if known <= members / 2 {
+        let what = format!("only {known} of {members} are known, which is no majority");
+        return warning("clocks", what).mend("start the replicas, or update them to this release");
+    }
+    let all = clocks.members.iter();
+    let all: Vec<String> = all
+        .map(|clock| format!("{} is {} log time", name(clock.id), off(clock.ahead_ms)))
+        .collect();
+    let what = format!("no majority of them agree: {}", all.join(", "));
+    let mend = "set them: is NTP running? Until then nothing is purged by age";
+    warning("clocks", what).mend(mend)
+}
+
+/// `3600.0 s ahead of`.
+fn off(ahead_ms: i64) -> String {
+    let ms = ahead_ms.unsigned_abs();
+    let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
+    format!("{}.{} s {side}", ms / 1000, ms % 1000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_client::model::{Member, MemberClock};
+
+    use super::*;
+
+    fn said(agreed: bool, log_ahead_ms: i64, clocks: &[(u64, i64, bool)]) -> Vec<String> {
+        let member = |id| Member { id, peer: format!("10.0.0.{id}:9601"), ..Member::default() };
+        let clock = |(id, ahead_ms, far): &(u64, i64, bool)| MemberClock {
+            id: *id,
+            ahead_ms: *ahead_ms,
+            far: *far,
+        };
+        let members = clocks.iter().map(clock).collect();
+        let clocks = Clocks { agreed, log_ahead_ms, members, ..Clocks::default() };
+        let cluster = Cluster {
+            members: (1..=3).map(member).collect(),
+            clocks: Some(clocks),
+            ..Cluster::default()
+        };
+        check(&cluster).into_iter().map(|finding| finding.what).collect()
+    }
+
+    #[test]
+    fn clocks_that_are_off_are_named() {
+        let three = [(1, 0, false), (2, 2, false), (3, -7, false)];
+        assert_eq!(said(true, 0, &three), ["they agree, within 7 ms"]);
+        let one_off = [(1, 0, false), (2, 2, false), (3, 3_600_050, true)];
+        assert_eq!(
+            said(true, 0, &one_off),
+            [
+                "the clock of replica 3 (10.0.0.3:9601) is 3600.0 s ahead of the others', and is ignored"
+            ]
+        );
+        assert_eq!(
+            said(false, 0, &[(1, 0, false), (2, 90_000, false), (3, -90_500, false)]),
+            [
+                "no majority of them agree: replica 1 (10.0.0.1:9601) is 0.0 s ahead of log time, replica 2 \
+              (10.0.0.2:9601) is 90.0 s ahead of log time, replica 3 (10.0.0.3:9601) is 90.5 s behind log time"
+            ]
+        );
+        assert_eq!(
+            said(false, 0, &[(1, 0, false)]),
+            ["only 1 of 3 are known, which is no majority"]
+        );
+        assert_eq!(
+            said(true, 3_600_000, &three),
+            ["log time is 3600.0 s ahead of what the replicas' clocks say"]
+        );
+        assert_eq!(check(&Cluster::default()), []);
+    }
+}

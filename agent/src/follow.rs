@@ -36,6 +36,17 @@ pub struct Seen {
     /// Whether the view has been as new as a replica's since the start. Before, the kernel may know
     /// better: the copy is older than the last change.
     pub caught_up: bool,
+    /// Events since the start that this program does not know, and that could be left out.
+    pub unknown: u64,
+    /// Why the view is no longer followed: the cluster is newer than this program.
+    pub stranded: Option<String>,
+}
+
+impl Seen {
+    fn at_start(view: Option<View>) -> Self {
+        let view = view.map(Arc::new);
+        Self { view, heard: None, caught_up: false, unknown: 0, stranded: None }
+    }
 }
 
 /// Follows the log for a host.
@@ -138,8 +149,7 @@ impl Following {
             }
             Err(error) => return Err(error),
         };
-        let seen =
-            watch::Sender::new(Seen { view: view.map(Arc::new), heard: None, caught_up: false });
+        let seen = watch::Sender::new(Seen::at_start(view));
         let (asked, gaps) = Default::default();
         let forgetting = Forgetting { ask, done, asked, gaps };
         let followed = config.socket.with_extension(FOLLOWED_FILE);
@@ -184,18 +194,31 @@ impl Following {
         let after = view.as_ref().map(|view| view.revision);
         let cluster = view.and_then(|view| view.cluster.clone());
         let (digest, topics, host) = (None, TOPICS.to_vec(), Some(self.host.clone()));
-        client.follow(FollowOptions { after, digest, topics, host, cluster })
+        // All of it goes into the kernel: to guess would be to open or cut something.
+        let required = TOPICS.to_vec();
+        client.follow(FollowOptions { after, digest, topics, host, required, cluster })
     }
 
     fn complain(&self, error: &Error) {
-        tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
+        let Error::Newer { why } = error else {
+            tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
+            return;
+        };
+        self.seen.send_if_modified(|seen| {
+            let new = seen.stranded.as_ref() != Some(why);
+            if new {
+                tracing::error!(why, "the log is not followed any further: upgrade this agent");
+                seen.stranded = Some(why.clone());
+            }
+            new
+        });
     }
 
     fn take(&mut self, item: Item, cluster: Option<&str>, client: &Client) {
         let now = Instant::now();
-        let Seen { view: before, caught_up, .. } = self.seen.borrow().clone();
+        let Seen { view: before, caught_up, mut unknown, .. } = self.seen.borrow().clone();
         // A bookmark follows when everything that there was has come.
-        let caught_up = caught_up || !matches!(item, Item::Record(_));
+        let caught_up = caught_up || !matches!(item, Item::Record(_) | Item::Unknown(_));
         let first = before.is_none();
         let after = match item {
             Item::Record(record) => before.map(|mut view| {
@@ -205,12 +228,16 @@ impl Following {
                 Arc::make_mut(&mut view).apply(&record);
                 view
             }),
-            Item::Bookmark(revision) => before.map(|mut view| {
-                if view.revision < revision {
-                    Arc::make_mut(&mut view).revision = revision;
-                }
-                view
-            }),
+            Item::Unknown(one) => {
+                unknown += 1;
+                tracing::info!(
+                    event = one.name(),
+                    revision = one.revision,
+                    "an event is left out: not known"
+                );
+                before.map(|view| moved_on(view, one.revision))
+            }
+            Item::Bookmark(revision) => before.map(|view| moved_on(view, revision)),
             Item::Reset(snapshot) => match View::from_snapshot(&self.host, &snapshot) {
                 Ok(mut view) => {
                     let gone = before.iter().flat_map(|before| before.gone(&view));
@@ -240,7 +267,8 @@ impl Following {
             view
         });
         self.unsaved = self.unsaved.or(Some(now));
-        self.seen.send_replace(Seen { view: after, heard: Some(now), caught_up });
+        let heard = Some(now);
+        self.seen.send_replace(Seen { view: after, heard, caught_up, unknown, stranded: None });
         if first {
             self.save_if_forgotten();
         }
@@ -271,9 +299,59 @@ impl Following {
     }
 }
 
+/// A view to which nothing happens up to a revision.
+fn moved_on(mut view: Arc<View>, revision: Revision) -> Arc<View> {
+    if view.revision < revision {
+        Arc::make_mut(&mut view).revision = revision;
+    }
+    view
+}
+
 async fn until(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_client::ClientConfig;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_newer_cluster_is_followed_as_far_as_it_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ask, _asked) = mpsc::unbounded_channel();
+        let (_forgetting, done) = watch::channel(Forgotten::default());
+        let (asked, gaps) = Default::default();
+        let mut following = Following {
+            host: "h1".into(),
+            file: dir.path().join("view"),
+            followed: dir.path().join("followed"),
+            seen: watch::Sender::new(Seen::at_start(Some(View::new("h1".into())))),
+            unsaved: None,
+            forgetting: Forgetting { ask, done, asked, gaps },
+        };
+        let server = "http://127.0.0.1:9".parse().unwrap();
+        let client = Client::new(ClientConfig::new(vec![server])).unwrap();
+        let unknown = json!({"revision": 7, "index": 1, "at": 1, "actor": "a", "optional": true,
+            "event": {"Teleported": {}}, "digest": romana_statemachine::Digest::default()});
+        following.take(Item::Unknown(serde_json::from_value(unknown).unwrap()), None, &client);
+        let now = |following: &Following| following.seen.borrow().clone();
+        let seen = now(&following);
+        assert_eq!((seen.view.unwrap().revision, seen.unknown, seen.caught_up), (7, 1, false));
+        assert_eq!(seen.stranded, None);
+
+        let heard = seen.heard;
+        following.complain(&Error::Newer { why: "revision 8 is new".into() });
+        let seen = now(&following);
+        assert_eq!(seen.stranded.as_deref(), Some("revision 8 is new"));
+        assert_eq!(seen.view.unwrap().revision, 7, "what is not understood is not guessed");
+        assert_eq!(seen.heard, heard, "it grows stale");
+        following.take(Item::Bookmark(9), None, &client);
+        assert_eq!(now(&following).stranded, None);
     }
 }

@@ -88,6 +88,12 @@ async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
     }
     let writes = ConstCounter::new(status.writes);
     registry.register("netlink_writes", "Changes of routes asked of the kernel", writes);
+    let unknown = ConstCounter::new(status.unknown_events);
+    registry.register(
+        "unknown_events",
+        "Events of a newer control plane that were left out",
+        unknown,
+    );
     if let Some(policy) = &status.policy {
         gauge_policy(&mut registry, policy);
         match shown.filter.counters().await {

@@ -25,7 +25,8 @@ pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: C
         }
         let heartbeat = {
             let status = said.now();
-            let (version, applied) = (env!("CARGO_PKG_VERSION").to_owned(), status.applied);
+            let (version, applied) =
+                (Heartbeat::version_of(env!("CARGO_PKG_VERSION")), status.applied);
             let of_policy = status.policy.map(|policy| policy.problems).unwrap_or_default();
             let problems = [status.problems, of_policy].concat();
             let revision = status.revision.unwrap_or(0);

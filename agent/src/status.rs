@@ -15,6 +15,9 @@ use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::sysctl;
 
+/// What is said of an agent that the cluster has left behind.
+pub const NOT_FOLLOWED: &str = "the log is not followed any further";
+
 /// What an agent sees and has done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -42,6 +45,9 @@ pub struct Status {
     pub unable: bool,
     /// Changes asked of the kernel since the start.
     pub writes: u64,
+    /// Events since the start that this agent does not know, and left out as it may.
+    #[serde(default)]
+    pub unknown_events: u64,
 }
 
 /// What the parts of the agent say.
@@ -69,7 +75,7 @@ impl Said {
     /// All of it, now. `applied`: what is in the kernel in every respect.
     #[must_use]
     pub fn now(&self) -> Status {
-        let heard = self.seen.borrow().heard;
+        let Seen { heard, unknown: unknown_events, stranded, .. } = self.seen.borrow().clone();
         let stale_ms =
             heard.map(|heard| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX));
         let (routes, policy) = (self.routes.borrow().clone(), self.policy.borrow().clone());
@@ -81,13 +87,14 @@ impl Said {
         let mut problems =
             [&routes.problems[..], &self.attachments.borrow(), &forgotten.problems].concat();
         problems.extend(standing);
+        problems.extend(stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent")));
         // As it is now: somebody may have set it since the start.
         problems.extend(sysctl::provide(false));
         problems.extend(set_aside(&self.state_dir));
         let unable = self.unable.borrow().clone();
         problems.extend(unable.as_ref().and_then(Unable::problem));
         let unable = unable.is_some();
-        Status { stale_ms, applied, policy, problems, unable, ..routes }
+        Status { stale_ms, applied, policy, problems, unable, unknown_events, ..routes }
     }
 }
 
@@ -177,6 +184,12 @@ impl Status {
                     took_us % 1000 / 100,
                 ));
             }
+        }
+        if self.unknown_events > 0 {
+            let count = self.unknown_events;
+            text.push_str(&format!(
+                "unknown     {count} events of a newer control plane left out\n"
+            ));
         }
         for (block, why) in &self.skipped {
             text.push_str(&format!("no route    {block}: {why}\n"));

@@ -130,7 +130,9 @@ fn judge_library(result: Result<romana_client::model::Done, Error>) -> Outcome {
             }),
         },
         Err(Error::Refused(error)) => Outcome::Refused { code: error.code },
-        Err(Error::Unavailable { .. } | Error::Config { .. }) => Outcome::Unavailable,
+        Err(Error::Unavailable { .. } | Error::Newer { .. } | Error::Config { .. }) => {
+            Outcome::Unavailable
+        }
         Err(Error::Unknown { .. } | Error::Protocol { .. }) => Outcome::Unknown,
     }
 }

@@ -41,6 +41,12 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The cluster is newer than this program, and what happened there cannot be left out.
+    #[error("{why}")]
+    Newer {
+        /// What is not known, and where it is.
+        why: String,
+    },
     /// The client cannot be used as configured, or the request cannot be expressed.
     #[error("{why}")]
     Config {

@@ -5,6 +5,9 @@
 //! from any replica. When the history has been compacted past that point it starts again from a
 //! snapshot and says so ([`Item::Reset`]): its consumer replaces what it holds.
 //!
+//! The cluster may be newer than its followers: a record whose event is not known moves the revision on, and is
+//! an item of its own ([`Item::Unknown`]), unless the follower says that it must understand the topic.
+//!
 //! Without filters every revision must arrive once, and each record's digest must continue the
 //! chain: a gap, a duplicate or another history is an error, not an item. With filters the chain cannot
 //! be checked; but every answer names its cluster, and a cluster that was restored from a backup is
@@ -12,7 +15,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -31,6 +33,11 @@ use crate::query::Query;
 use crate::retry::Backoff;
 use crate::transport::{Ask, CLUSTER_HEADER};
 
+mod line;
+
+pub use line::Unknown;
+use line::{Line, parse_line};
+
 /// A feed that is silent for longer is dead: three bookmarks are missing.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
@@ -45,6 +52,9 @@ pub struct FollowOptions {
     pub topics: Vec<Topic>,
     /// Leave out what concerns only other hosts.
     pub host: Option<HostName>,
+    /// Topics that must be understood: an event of one that is not known, and that may not be left out, is
+    /// [`Error::Newer`], and nothing after it is yielded.
+    pub required: Vec<Topic>,
     /// The cluster that `after` is of, if known ([`Follower::cluster`]): no other is followed from there.
     pub cluster: Option<String>,
 }
@@ -54,6 +64,8 @@ pub struct FollowOptions {
 pub enum Item {
     /// The next record.
     Record(Box<Record>),
+    /// The next record, whose event this program does not know.
+    Unknown(Box<Unknown>),
     /// Everything (that passes the filter) up to this revision has been yielded.
     Bookmark(Revision),
     /// Replace everything by this snapshot; records after its revision follow.
@@ -96,13 +108,6 @@ struct Feed {
     lines: Lines,
 }
 
-/// A line of the feed.
-#[derive(Debug)]
-enum Line {
-    Record(Box<Record>),
-    Bookmark(Revision),
-}
-
 impl Follower {
     pub(crate) fn new(client: Client, options: FollowOptions) -> Self {
         let digest = options.digest.or_else(|| (options.after == Some(0)).then(Digest::default));
@@ -142,7 +147,8 @@ impl Follower {
     /// [`Error::Refused`] if the cluster refuses the request, also because it has not come so far as
     /// this follower (`RevisionAhead`: it was restored); [`Error::Protocol`] if records are missing,
     /// repeated or do not continue the chain, or if this is another cluster. After an error about the
-    /// history, the next call starts from a snapshot.
+    /// history, the next call starts from a snapshot. [`Error::Newer`]: an event of a required topic is not
+    /// known; the next call meets it again.
     pub async fn next(&mut self) -> Result<Item, Error> {
         loop {
             let Some(last) = self.last else {
@@ -172,6 +178,10 @@ impl Follower {
                 Ok(line) => match self.accept(line, last) {
                     Ok(Some(item)) => return Ok(item),
                     Ok(None) => {}
+                    Err(error @ Error::Newer { .. }) => {
+                        self.feed = None;
+                        return Err(error);
+                    }
                     Err(error) => {
                         self.forget();
                         return Err(error);
@@ -211,7 +221,10 @@ impl Follower {
                 sleep(self.backoff.next(None, rand::random())).await;
                 Ok(())
             }
-            Error::Refused(_) | Error::Protocol { .. } | Error::Config { .. } => Err(error),
+            Error::Refused(_)
+            | Error::Protocol { .. }
+            | Error::Newer { .. }
+            | Error::Config { .. } => Err(error),
         }
     }
 
@@ -253,9 +266,10 @@ impl Follower {
         let Some(feed) = &mut self.feed else { return Err(String::from("not connected")) };
         loop {
             if let Some(line) = feed.lines.next() {
+                let line = parse_line(&line)?;
                 self.heard = Some(Instant::now());
                 self.backoff = Backoff::new();
-                return parse_line(&line).map_err(|error| error.to_string());
+                return Ok(line);
             }
             let frame = match timeout(SILENCE_MAX, feed.body.frame()).await {
                 Err(_) => return Err(String::from("it was silent for too long")),
@@ -282,25 +296,29 @@ impl Follower {
                 Ok(Some(Item::Bookmark(revision)))
             }
             Line::Record(record) => {
-                let got = record.revision;
-                if got <= last {
-                    return Err(Error::protocol(format!("record {got} came after {last}")));
-                }
+                check_order(record.revision, last, filtered)?;
                 if !filtered {
-                    self.check_chain(&record, last)?;
+                    self.check_chain(&record)?;
                 }
-                self.last = Some(got);
+                self.last = Some(record.revision);
                 Ok(Some(Item::Record(record)))
+            }
+            Line::Unknown(unknown) => {
+                check_order(unknown.revision, last, filtered)?;
+                if !unknown.optional && unknown.concerns(&self.options.required) {
+                    return Err(Error::Newer { why: unknown.to_string() });
+                }
+                // What is digested is not known: the chain goes on from what the record says.
+                self.digest = self.digest.map(|_| unknown.digest);
+                self.last = Some(unknown.revision);
+                Ok(Some(Item::Unknown(unknown)))
             }
         }
     }
 
-    fn check_chain(&mut self, record: &Record, last: Revision) -> Result<(), Error> {
-        let got = record.revision;
-        if got != last + 1 {
-            return Err(Error::protocol(format!("record {got} came after {last}: a gap")));
-        }
+    fn check_chain(&mut self, record: &Record) -> Result<(), Error> {
         if self.digest.is_some_and(|previous| !record.follows(&previous)) {
+            let got = record.revision;
             return Err(Error::protocol(format!("record {got} does not continue the chain")));
         }
         self.digest = Some(record.digest);
@@ -308,19 +326,12 @@ impl Follower {
     }
 }
 
-/// Reads a line: a record, or a bookmark.
-fn parse_line(line: &Bytes) -> Result<Line, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Bookmark {
-        bookmark: At,
+fn check_order(got: Revision, last: Revision, filtered: bool) -> Result<(), Error> {
+    match got {
+        _ if got <= last => Err(Error::protocol(format!("record {got} came after {last}"))),
+        _ if !filtered && got != last + 1 => {
+            Err(Error::protocol(format!("record {got} came after {last}: a gap")))
+        }
+        _ => Ok(()),
     }
-    #[derive(Deserialize)]
-    struct At {
-        revision: Revision,
-    }
-    if line.starts_with(b"{\"bookmark\"") {
-        let Bookmark { bookmark } = serde_json::from_slice(line)?;
-        return Ok(Line::Bookmark(bookmark.revision));
-    }
-    serde_json::from_slice(line).map(|record| Line::Record(Box::new(record)))
 }

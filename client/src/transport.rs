@@ -13,6 +13,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use romana_statemachine::VERSION_MAX;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Server;
@@ -22,6 +23,8 @@ use crate::error::{Cause, Error};
 pub const ACTOR_HEADER: &str = "x-romana-actor";
 /// Header of every answer: id of the cluster that gave it.
 pub const CLUSTER_HEADER: &str = "x-romana-cluster";
+/// Request header of followers: the newest version of behaviour that they know.
+const VERSION_HEADER: &str = "x-romana-version";
 /// Header that says for how long the caller waits, so that the server answers before that.
 const TIMEOUT_HEADER: &str = "x-romana-timeout-ms";
 /// Longest answer that is read, bytes (a snapshot of a million addresses is about 300 MB).
@@ -163,9 +166,10 @@ impl Transport {
             .uri(server.uri(&ask.path)?)
             .header(ACCEPT, ask.accept)
             .header(ACTOR_HEADER, self.actor.clone());
-        if !ask.endless {
-            request = request.header(TIMEOUT_HEADER, left_ms);
-        }
+        request = match ask.endless {
+            true => request.header(VERSION_HEADER, VERSION_MAX),
+            false => request.header(TIMEOUT_HEADER, left_ms),
+        };
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

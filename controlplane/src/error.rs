@@ -98,6 +98,9 @@ codes! {
     /// Without this member the cluster could not go on.
     MemberNeeded => CONFLICT, None,
         "Add a replica or bring the others back first; ?force=true removes it all the same (not the last voter).";
+    /// Somebody would not understand what is decided by the next version.
+    VersionNotRaised => CONFLICT, None,
+        "Upgrade what details.obstacle names; agents are not waited for with `romana cluster raise-version --force`.";
     /// Leadership goes to a member that votes only.
     MemberNotVoter => CONFLICT, None,
         "`romana cluster status` shows the members; a learner votes when it has caught up.";

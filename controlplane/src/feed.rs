@@ -90,11 +90,14 @@ pub struct Filter {
     pub topics: Topics,
     /// Leave out events that concern only another host.
     pub host: Option<HostName>,
+    /// Leave out events of later versions: the follower would not understand them, and not say so.
+    pub version: u16,
 }
 
 impl Filter {
     fn wants(&self, event: &Event) -> bool {
         self.topics.has(event.topic())
+            && event.since() <= self.version
             && match (&self.host, event.only_host()) {
                 (Some(mine), Some(only)) => mine == only,
                 _ => true,

@@ -8,6 +8,7 @@
 //! ```
 
 use alloc::collections::BTreeSet;
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -27,7 +28,7 @@ use crate::limits::{
 use crate::name::{AddressName, HostName, InstanceId, SegmentId, TenantId};
 use crate::refusal::Refusal;
 use crate::snapshot::{Snapshot3, Snapshot4};
-use crate::state::{Now, State, fence};
+use crate::state::{Now, State, VERSION_MAX, fence};
 
 /// The version of behaviour that knows this module.
 const VERSION: u16 = 3;
@@ -202,7 +203,7 @@ pub struct ConflictsReported {
 pub struct Heartbeat {
     /// Its host.
     pub host: HostName,
-    /// Version of its program.
+    /// Version of its program, and of the log as it knows it ([`Heartbeat::version_of`]).
     pub version: String,
     /// Up to where it has followed the log.
     pub revision: Revision,
@@ -210,6 +211,26 @@ pub struct Heartbeat {
     pub applied: Option<Revision>,
     /// What somebody has to do something about.
     pub problems: Vec<String>,
+}
+
+/// Stands between the version of an agent's program and the version of the log that it knows: build metadata of
+/// Semantic Versioning 2.0.0 §10, so that cluster and agents that do not know it take it as it is.
+const KNOWS: &str = "+log.";
+
+impl Heartbeat {
+    /// The version that this program says of itself.
+    #[must_use]
+    pub fn version_of(package: &str) -> String {
+        format!("{package}{KNOWS}{VERSION_MAX}")
+    }
+
+    /// The newest version of the log that the agent knows.
+    #[must_use]
+    pub fn knows(&self) -> u16 {
+        let said = self.version.rsplit_once(KNOWS).and_then(|(_, version)| version.parse().ok());
+        // Agents have said it since version 4.
+        said.unwrap_or(VERSION)
+    }
 }
 
 /// A heartbeat, and how long ago it was heard.

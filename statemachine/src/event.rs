@@ -163,6 +163,46 @@ impl Event {
         }
     }
 
+    /// The version of behaviour that brought it: a program that knows only an earlier one does not know it.
+    #[must_use]
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::AgentEnrolled(_) | Self::ServicesReserved(_) => 4,
+            Self::AddressAdopted(_)
+            | Self::AddressClaimed(_)
+            | Self::ConflictsReported(_)
+            | Self::AgentSettingsChanged(_) => 3,
+            Self::RetentionSet(_)
+            | Self::CheckpointSigned(_)
+            | Self::MemberAdded(_)
+            | Self::MemberClaimed(_)
+            | Self::MemberRemoved(_)
+            | Self::Restored(_)
+            | Self::HostReported(_)
+            | Self::AllocationResumed(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether a follower that does not know it may leave it out: routes, policies and attachments are the same
+    /// with it. A new event is not optional until somebody has made sure. (Members that are added to an event
+    /// must be such that older followers may ignore them; otherwise it is a new event.)
+    #[must_use]
+    pub fn is_optional(&self) -> bool {
+        matches!(
+            self,
+            Self::RetentionSet(_)
+                | Self::CheckpointSigned(_)
+                | Self::MemberAdded(_)
+                | Self::MemberClaimed(_)
+                | Self::MemberRemoved(_)
+                | Self::HostReported(_)
+                | Self::AllocationResumed(_)
+                | Self::AgentEnrolled(_)
+                | Self::ServicesReserved(_)
+        )
+    }
+
     /// The names of all events, in order.
     pub const NAMES: [&str; 44] = [
         "TopologySet",

@@ -209,6 +209,9 @@ fn commands_are_frozen() {
 fn events_are_frozen() {
     let events = events();
     assert!(events.iter().map(Event::name).eq(Event::NAMES));
+    // New ones come last, and say when they came.
+    assert!(events.iter().map(Event::since).is_sorted());
+    assert!(events.iter().all(|event| event.since() <= romana_statemachine::VERSION_MAX));
     events.iter().for_each(|event| check("event", event));
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::add::SILENT;
 use super::{Attacher, code, failed};
 use crate::ours::LEDGER_DIR;
+use crate::status::NOT_FOLLOWED;
 use crate::sysctl;
 use crate::view::View;
 use crate::wire::Failed;
@@ -85,7 +86,14 @@ impl Attacher {
                 "see whether the replicas run, and `romana settings set reserve_per_owner=…`";
             ("no replica answers, and nothing is in reserve".to_owned(), details)
         });
+        let stranded = seen.stranded.clone().map(|why| {
+            (
+                format!("{NOT_FOLLOWED}: {why}"),
+                "upgrade romana-agent to the control plane's release",
+            )
+        });
         let why = of_cluster
+            .or(stranded)
             .or(cut_off)
             .or_else(|| full_disk(&self.config.state_dir))
             .or_else(|| not_forwarding(view))

@@ -186,7 +186,9 @@ impl From<romana_client::Error> for Failed {
             Error::Unavailable { .. } | Error::Unknown { .. } => {
                 failed(code::AGAIN, full(&error), "the control plane does not answer: try again")
             }
-            Error::Protocol { .. } | Error::Config { .. } => failed(code::AGAIN, full(&error), ""),
+            Error::Protocol { .. } | Error::Newer { .. } | Error::Config { .. } => {
+                failed(code::AGAIN, full(&error), "")
+            }
         }
     }
 }

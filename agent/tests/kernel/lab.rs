@@ -34,6 +34,9 @@ pub(crate) struct Lab {
     agents: Vec<(String, Child)>,
     /// More flags for all agents.
     options: Vec<String>,
+    /// Programs of replicas and agents that are started from now on.
+    romanad: PathBuf,
+    agent: PathBuf,
 }
 
 impl Lab {
@@ -42,12 +45,20 @@ impl Lab {
         assert!(rustix::process::getuid().is_root(), "network namespaces need root");
         let name = format!("rt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().expect("a directory");
-        Self { name, dir, namespaces: vec![], replicas: vec![], agents: vec![], options: vec![] }
+        let (romanad, agent) = (beside("romanad"), env!("CARGO_BIN_EXE_romana-agent").into());
+        let (namespaces, replicas, agents, options) = Default::default();
+        Self { name, dir, namespaces, replicas, agents, options, romanad, agent }
     }
 
     /// Three hosts `h1` to `h3` on one link, 10.77.0.N and fd77::N, and the control plane.
     pub(crate) fn one_link() -> Self {
+        Self::one_link_of(&beside("romanad"))
+    }
+
+    /// The same, with another program for the replicas.
+    pub(crate) fn one_link_of(romanad: &Path) -> Self {
         let mut lab = Self::new();
+        lab.romanad_is(romanad);
         lab.link("sw");
         for n in 1..=3 {
             lab.host(
@@ -68,6 +79,16 @@ impl Lab {
     /// More flags for all agents that are started from now on.
     pub(crate) fn options(&mut self, options: &[&str]) {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
+    /// The program of replicas that are started from now on.
+    pub(crate) fn romanad_is(&mut self, program: &Path) {
+        self.romanad = program.into();
+    }
+
+    /// The program of agents that are started from now on.
+    pub(crate) fn agent_is(&mut self, program: &Path) {
+        self.agent = program.into();
     }
 
     /// What a program on a host prints. `None`: it failed.
@@ -299,7 +320,7 @@ impl Lab {
         let (ns, peers) = (self.ns("ctl"), peers.join(","));
         for n in 1..=3 {
             let data = self.dir.path().join(format!("data-{n}"));
-            let mut command = in_namespace(&ns, &beside("romanad"));
+            let mut command = in_namespace(&ns, &self.romanad);
             command.arg("--data-dir").arg(data).args(["--id", &n.to_string()]);
             command.args(["--listen", &format!("{CONTROL}:96{n}0")]);
             command.args([
@@ -312,6 +333,12 @@ impl Lab {
             self.replicas.push(spawn(command, &self.dir.path().join(format!("romanad-{n}.log"))));
         }
         until("the replicas answer", || self.try_romana(&["cluster", "status"]).is_some());
+    }
+
+    /// What the replicas have logged since they were started last.
+    pub(crate) fn replica_logs(&self) -> String {
+        let logs = (1..=3).map(|n| self.dir.path().join(format!("romanad-{n}.log")));
+        logs.filter_map(|log| fs::read_to_string(log).ok()).collect()
     }
 
     /// Kills all replicas with SIGKILL.
@@ -339,8 +366,7 @@ impl Lab {
         more: &[&str],
         crash_at: Option<&str>,
     ) {
-        let mut command =
-            in_namespace(&self.ns(host), Path::new(env!("CARGO_BIN_EXE_romana-agent")));
+        let mut command = in_namespace(&self.ns(host), &self.agent);
         let servers: Vec<String> = (1..=3).map(|n| format!("http://{CONTROL}:96{n}0")).collect();
         command.args(["--server", &servers.join(","), "--hostname", name]);
         let own = if host == name { host.to_owned() } else { format!("{host}-as-{name}") };
@@ -395,6 +421,13 @@ impl Lab {
     /// What a command prints that fails if it finds something.
     pub(crate) fn findings(&self, args: &[&str]) -> String {
         String::from_utf8_lossy(&self.cli(args).stdout).into_owned()
+    }
+
+    /// How the CLI says that it was refused.
+    pub(crate) fn refusal(&self, args: &[&str]) -> Value {
+        let output = self.cli(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        serde_json::from_slice(&output.stderr).expect("an error as JSON")
     }
 
     /// The same, as it prints.
@@ -668,7 +701,7 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-fn beside(program: &str) -> PathBuf {
+pub(crate) fn beside(program: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_romana-agent")).with_file_name(program);
     assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
     path

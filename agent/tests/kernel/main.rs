@@ -22,4 +22,5 @@ mod random;
 mod routes;
 mod trouble;
 mod truth;
+mod upgrade;
 mod ways;

@@ -39,6 +39,9 @@ async fn items(client: &Client, options: FollowOptions, count: usize) -> Vec<Str
     for _ in 0..count {
         match follower.next().await {
             Ok(Item::Record(record)) => words.push(format!("r{}", record.revision)),
+            Ok(Item::Unknown(unknown)) => {
+                words.push(format!("?{} {}", unknown.revision, unknown.name()));
+            }
             Ok(Item::Bookmark(revision)) => words.push(format!("b{revision}")),
             Ok(Item::Reset(snapshot)) => words.push(format!("reset {}", snapshot.revision)),
             Err(Error::Protocol { .. }) => words.push("wrong".into()),
@@ -184,4 +187,50 @@ async fn a_cluster_that_has_not_come_so_far_is_another_one() {
     .await;
     let options = FollowOptions { after: Some(9), ..FollowOptions::default() };
     assert_eq!(items(&fake.client(), options, 3).await, ["ahead", "reset 2", "r3"]);
+}
+
+/// A record whose event nobody here knows, that continues nothing.
+fn newer(revision: u64, more: &str) -> String {
+    let digest = Digest::of(b"newer");
+    format!(
+        r#"{{"revision":{revision},"index":1,"at":1,"actor":"a","event":{{"Teleported":{{}}}},"digest":"{digest}"{more}}}"#
+    ) + "\n"
+}
+
+#[tokio::test]
+async fn an_event_of_a_later_version_strands_nobody() {
+    let records = history(4);
+    let feed = line(&records[0]) + &newer(2, "") + &line(&records[3]);
+    let fake = Fake::start(None, move |_, seen| {
+        assert!(seen.head.contains("x-romana-version: 4"), "{}", seen.head);
+        Act::Pieces(vec![feed.clone()], false)
+    })
+    .await;
+    // A gap behind it is noticed as before.
+    assert_eq!(items(&fake.client(), from_start(), 3).await, ["r1", "?2 Teleported", "wrong"]);
+}
+
+#[tokio::test]
+async fn what_must_be_understood_stops_the_follower_until_it_is() {
+    let records = history(4);
+    let feed = |more: &str| line(&records[1]) + &newer(3, more) + &line(&records[3]);
+    let words = |feed: String| async move {
+        let fake = Fake::start(None, move |number, seen| {
+            let from = if number == 0 { "from=0" } else { "from=2" };
+            assert!(seen.line.contains(from), "{}", seen.line);
+            let rest = feed.split_inclusive('\n').skip(usize::from(number > 0));
+            Act::Pieces(vec![rest.collect()], false)
+        })
+        .await;
+        let topics = vec![Topic::Hosts, Topic::Vips];
+        let required = vec![Topic::Hosts];
+        let options = FollowOptions { topics, required, ..from_start() };
+        items(&fake.client(), options, 3).await
+    };
+    let passes = ["r2", "?3 Teleported", "r4"];
+    assert_eq!(words(feed(r#","topic":"vips""#)).await, passes);
+    assert_eq!(words(feed(r#","topic":"hosts","optional":true"#)).await, passes);
+    let stops = "revision 3 is of an event that this program does not know: Teleported";
+    assert_eq!(words(feed(r#","topic":"hosts""#)).await, ["r2", stops, stops]);
+    assert_eq!(words(feed("")).await, ["r2", stops, stops]);
 }

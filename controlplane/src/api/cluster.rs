@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use romana_statemachine::command::{AddMember, MemberRef, ResumeAllocation};
+use romana_statemachine::command::{AddMember, MemberRef, RaiseVersion, ResumeAllocation};
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Command, Digest, Refusal, Revision, State};
+use romana_statemachine::{Command, Digest, Refusal, Revision, State, VERSION_MAX};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -15,7 +15,8 @@ use super::call::Call;
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::raft::{ClocksStatus, ClusterStatus, MemberStatus, Role, TransferError};
+use crate::raft::{ClocksStatus, ClusterStatus, MemberStatus, ReadError, Role, TransferError};
+use crate::tasks::versions;
 
 /// How often it is looked whether the leader has changed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -66,6 +67,17 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, "Changed")],
         handler!(resume),
     ),
+    Route::new(
+        Verb::Post,
+        "/v1/cluster/version",
+        "cluster",
+        "Raises the version of behaviour as far as all replicas know it. That happens by itself when all \
+         agents that are heard know it, too; with `force` they are not waited for: they stop at the first \
+         event that they do not know and must not leave out.",
+        &[(200, "Raised")],
+        handler!(raise),
+    )
+    .body("RaiseBody", BODY_BYTES_MAX),
     Route::new(
         Verb::Get,
         "/v1/digest",
@@ -300,6 +312,51 @@ async fn transfer(call: Call) -> reply::Result {
 async fn resume(call: Call) -> reply::Result {
     let change = call.change(Command::ResumeAllocation(ResumeAllocation {})).await?;
     reply::json(StatusCode::OK, change.revision, &change)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raise {
+    /// Even if an agent does not know it.
+    force: bool,
+}
+
+#[derive(Serialize)]
+struct Raised {
+    version: u16,
+    changed: bool,
+    revision: Revision,
+}
+
+async fn raise(call: Call) -> reply::Result {
+    let Raise { force } = call.json_or_default()?;
+    call.linearize().await?;
+    let replica = call.api.replica();
+    let first = replica.with_state(State::version);
+    let unheard = |error: ReadError| Failure::new(Code::Unavailable, error.to_string());
+    let agents = match force {
+        true => Vec::new(),
+        false => replica.heard_by_leader(call.deadline).await.map_err(unheard)?,
+    };
+    let mut version = first;
+    while version < VERSION_MAX {
+        let facts = replica.facts(LOOK_UP_MAX).await;
+        if let Some(obstacle) = versions::obstacle(version + 1, &facts, &agents) {
+            let message = format!("version {} is not switched on: {obstacle}", version + 1);
+            let failure = Failure::new(Code::VersionNotRaised, message);
+            return Err(failure.with("obstacle", obstacle.to_string()));
+        }
+        version += 1;
+        let command = Command::RaiseVersion(RaiseVersion { version });
+        let outcome = call.propose_all(vec![command]).await?.pop().map(|outcome| outcome.result);
+        match outcome {
+            // The leader's task was quicker.
+            Some(Err(refusal)) if !refusal.is_raised_already() => return Err(refusal.into()),
+            _ => {}
+        }
+    }
+    let (version, revision) = replica.with_state(|state| (state.version(), state.revision()));
+    reply::ok(revision, &Raised { version, changed: version > first, revision })
 }
 
 async fn digest(call: Call) -> reply::Result {

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Revision, Topic};
+use romana_statemachine::{Revision, Topic, VERSION_MAX};
 use serde_json::json;
 
 use super::FOLLOWERS_MAX;
@@ -15,6 +15,11 @@ use super::route::{Accepts, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
 use crate::feed::{FeedError, Filter, Follower, Form, Topics};
 use crate::history::HistoryError;
+
+/// Request header of followers: the newest version of behaviour that they know.
+const VERSION_HEADER: &str = "X-Romana-Version";
+/// What a follower of a host knows that does not say so.
+const UNSAID: u16 = 3;
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Get,
@@ -52,6 +57,21 @@ fn start(call: &Call) -> Result<Revision, Failure> {
     Ok(from.unwrap_or_else(|| call.api.replica().feed().last()))
 }
 
+/// The newest version whose events are sent. Agents before version 4 do not say what they know, and would stop for
+/// good at the first event that they do not know.
+fn version(call: &Call, of_host: bool) -> Result<u16, Failure> {
+    let Some(value) = only(&call.headers, VERSION_HEADER)? else {
+        return Ok(if of_host { UNSAID } else { u16::MAX });
+    };
+    let version = value.to_str().ok().and_then(|text| text.trim().parse::<u16>().ok());
+    let malformed = || {
+        let why = format!("{VERSION_HEADER} is not a version: a number such as {VERSION_MAX}");
+        Failure::new(Code::MalformedHeader, why).with("header", VERSION_HEADER)
+    };
+    // It is told of later ones, and sees that it does not know them.
+    version.map(|_| u16::MAX).ok_or_else(malformed)
+}
+
 async fn follow(call: Call) -> reply::Result {
     let after = start(&call)?;
     let topics = topics(&call)?;
@@ -63,6 +83,7 @@ async fn follow(call: Call) -> reply::Result {
         "application/x-ndjson" => Form::Ndjson,
         _ => Form::Sse,
     };
+    let version = version(&call, host.is_some())?;
     let feed = call.api.replica().feed().clone();
     if feed.followers() >= FOLLOWERS_MAX {
         let message = format!("this replica has {FOLLOWERS_MAX} followers already");
@@ -77,7 +98,7 @@ async fn follow(call: Call) -> reply::Result {
             return Err(Failure::new(Code::RevisionAhead, message).with("revision", last));
         }
     }
-    let follower = feed.follow(after, Filter { topics, host }, form).map_err(failure)?;
+    let follower = feed.follow(after, Filter { topics, host, version }, form).map_err(failure)?;
     let kind = match form {
         Form::Sse => "text/event-stream",
         Form::Ndjson => "application/x-ndjson",

@@ -54,7 +54,8 @@ impl Machine {
     }
 
     fn follow(&self, after: Revision, host: Option<&str>) -> Follower {
-        let filter = Filter { topics: Topics::all(), host: host.map(HostName::from) };
+        let filter =
+            Filter { topics: Topics::all(), host: host.map(HostName::from), version: u16::MAX };
         self.feed.follow(after, filter, Form::Ndjson).unwrap()
     }
 }
@@ -125,7 +126,7 @@ async fn what_is_no_longer_kept_is_said() {
     let history = History::open(dir.path(), HistoryOptions::default()).unwrap();
     history.reset(100, romana_statemachine::Digest::default()).unwrap();
     let feed = Feed::new(history, 64 << 10);
-    let filter = || Filter { topics: Topics::all(), host: None };
+    let filter = || Filter { topics: Topics::all(), host: None, version: u16::MAX };
     let refused = feed.follow(50, filter(), Form::Sse);
     assert!(matches!(refused, Err(FeedError::Compacted { wanted: 51, oldest: 101 })));
     assert!(feed.follow(100, filter(), Form::Sse).is_ok());

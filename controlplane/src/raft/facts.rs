@@ -42,6 +42,12 @@ impl Facts {
         }
     }
 
+    /// Those of a program that knows a version.
+    #[cfg(test)]
+    pub(crate) fn of(version_max: u16) -> Self {
+        Self { version_max, ..Self::first_release() }
+    }
+
     /// Those of the first release.
     fn first_release() -> Self {
         Self { program: "0.1.0".into(), version_max: 1, claims: Vec::new() }

@@ -84,7 +84,7 @@ pub fn standard(services: Vec<IpNet>) -> Vec<Arc<dyn Task>> {
         Arc::new(reaper::Reaper),
         Arc::new(retention::Retention),
         Arc::new(services::Services { ranges: services }),
-        Arc::new(versions::Versions),
+        Arc::new(versions::Versions::default()),
     ]
 }
 

@@ -1,15 +1,22 @@
-//! Raises the version of behaviour when every member's program knows the next one.
+//! Raises the version of behaviour when every member's program, and every agent that is heard, knows the next one.
 //!
 //! This is how a rolling upgrade ends: replicas are replaced one by one while the old version is in
-//! force, and the last one switches the new one on, in the log, for all at the same entry.
+//! force, and the last one switches the new one on, in the log, for all at the same entry. Agents would not
+//! understand what is decided by it, and stop at the first event that they must not leave out; an operator who
+//! cannot wait for them says so (`romana cluster raise-version --force`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_statemachine::attachment::{AGENT_INFO, Heard};
 use romana_statemachine::command::RaiseVersion;
-use romana_statemachine::{Actor, Command, Proposal, VERSION_MAX};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Actor, Command, Proposal, State, Term, VERSION_MAX};
+use tokio::time::Instant;
 
 use super::{Task, Turn};
 use crate::raft::{Facts, ProposeError};
@@ -17,10 +24,141 @@ use crate::raft::{Facts, ProposeError};
 /// How often it asks while there is a version to raise to.
 const PERIOD: Duration = Duration::from_secs(1);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Agents speak each second: a new leader has heard all of them after this.
+const HEARING: Duration = Duration::from_secs(4);
+/// An agent that is silent for longer is gone.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// The task that raises the version.
-#[derive(Debug)]
-pub struct Versions;
+#[derive(Debug, Default)]
+pub struct Versions(Mutex<Told>);
+
+/// What was said and seen since this replica leads.
+#[derive(Debug, Default)]
+struct Told {
+    /// Since when it leads in a term.
+    led: Option<(Term, Instant)>,
+    obstacle: Option<Obstacle>,
+}
+
+/// What keeps a cluster from the next version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A member's program is older.
+    Member {
+        /// Its id.
+        id: u64,
+        /// The newest version that it knows.
+        knows: u16,
+    },
+    /// A member does not say what it knows.
+    Silent {
+        /// Its id.
+        id: u64,
+    },
+    /// A host's agent is older.
+    Agent {
+        /// The host.
+        host: HostName,
+        /// The newest version that it knows.
+        knows: u16,
+    },
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member { id, knows } => write!(f, "replica {id} knows version {knows} only"),
+            Self::Silent { id } => write!(f, "replica {id} does not answer"),
+            Self::Agent { host, knows } => {
+                write!(f, "the agent of host {host} knows version {knows} only")
+            }
+        }
+    }
+}
+
+/// The first thing that keeps the cluster from version `next`. Agents that have been silent for long do not.
+#[must_use]
+pub fn obstacle(
+    next: u16,
+    facts: &BTreeMap<u64, io::Result<Facts>>,
+    agents: &[Heard],
+) -> Option<Obstacle> {
+    let of_member = |(id, facts): (&u64, &io::Result<Facts>)| match facts {
+        Ok(facts) if facts.version_max >= next => None,
+        Ok(facts) => Some(Obstacle::Member { id: *id, knows: facts.version_max }),
+        Err(_) => Some(Obstacle::Silent { id: *id }),
+    };
+    let of_agent = |heard: &Heard| {
+        let (host, knows) = (heard.heartbeat.host.clone(), heard.heartbeat.knows());
+        let speaks = Duration::from_millis(heard.silent_ms) < SILENT;
+        (speaks && knows < next).then_some(Obstacle::Agent { host, knows })
+    };
+    facts.iter().find_map(of_member).or_else(|| agents.iter().find_map(of_agent))
+}
+
+impl Versions {
+    /// Whether the leader has heard those that are there.
+    fn has_heard(&self, turn: &Turn) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (term, since) = *told.led.get_or_insert_with(|| (turn.term, Instant::now()));
+        if term != turn.term {
+            told.led = Some((turn.term, Instant::now()));
+            return false;
+        }
+        since.elapsed() >= HEARING
+    }
+
+    /// Says what keeps the cluster from a version, once.
+    fn tell(&self, next: u16, obstacle: Option<Obstacle>) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.obstacle == obstacle {
+            return;
+        }
+        if let Some(why) = &obstacle {
+            tracing::info!(next, %why, "the version is not raised yet");
+        }
+        told.obstacle = obstacle;
+    }
+
+    /// Raises the version by one, if everybody knows the next one. Whether it did.
+    async fn raise(&self, turn: &Turn) -> Result<bool, ProposeError> {
+        let (current, with_agents) = turn.replica.with_state(|state| {
+            let mut hosts = state.hosts();
+            (state.version(), hosts.any(|host| host.info.contains_key(AGENT_INFO)))
+        });
+        let next = current + 1;
+        if next > VERSION_MAX || with_agents && !self.has_heard(turn) {
+            return Ok(false);
+        }
+        let facts = turn.replica.facts(ASK_TIMEOUT).await;
+        let known = turn.replica.heard();
+        let agents: Vec<Heard> = turn.replica.with_state(|state| {
+            let there = |heard: &Heard| state.host(&heard.heartbeat.host).is_some();
+            known.into_iter().filter(there).collect()
+        });
+        let obstacle = obstacle(next, &facts, &agents);
+        self.tell(next, obstacle.clone());
+        if obstacle.is_some() {
+            return Ok(false);
+        }
+        let command = Command::RaiseVersion(RaiseVersion { version: next });
+        let proposal = Proposal { actor: Actor::from("task:versions"), command };
+        let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
+        match outcomes.into_iter().next().map(|outcome| outcome.result) {
+            // The founder of a new cluster raises it as well: whoever comes second finds it done.
+            Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
+            Some(Err(refusal)) => {
+                tracing::warn!(%refusal, "the version was not raised");
+                Ok(false)
+            }
+            _ => {
+                tracing::info!(version = next, "version raised");
+                Ok(true)
+            }
+        }
+    }
+}
 
 impl Task for Versions {
     fn name(&self) -> &'static str {
@@ -37,52 +175,51 @@ impl Task for Versions {
 
     fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            let facts = match turn.replica.with_state(romana_statemachine::State::version) {
-                VERSION_MAX.. => return Ok(()),
-                _ => turn.replica.facts(ASK_TIMEOUT).await,
-            };
-            while raise(turn, &facts).await? {}
+            while turn.replica.with_state(State::version) < VERSION_MAX && self.raise(turn).await? {
+            }
             Ok(())
         })
     }
 }
 
-/// Raises the version by one, if all members know the next one. Whether it did.
-async fn raise(
-    turn: &Turn,
-    facts: &BTreeMap<u64, io::Result<Facts>>,
-) -> Result<bool, ProposeError> {
-    let current = turn.replica.with_state(romana_statemachine::State::version);
-    if current >= VERSION_MAX {
-        return Ok(false);
-    }
-    for (id, facts) in facts {
-        match facts {
-            Ok(facts) if facts.version_max > current => {}
-            Ok(facts) => {
-                let knows = facts.version_max;
-                tracing::info!(current, id, knows, "version not raised: a member is older");
-                return Ok(false);
-            }
-            Err(error) => {
-                tracing::debug!(current, id, %error, "version not raised: no answer");
-                return Ok(false);
-            }
-        }
-    }
-    let command = Command::RaiseVersion(RaiseVersion { version: current + 1 });
-    let proposal = Proposal { actor: Actor::from("task:versions"), command };
-    let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
-    match outcomes.into_iter().next().map(|outcome| outcome.result) {
-        // The founder of a new cluster raises it as well: whoever comes second finds it done.
-        Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
-        Some(Err(refusal)) => {
-            tracing::warn!(%refusal, "the version was not raised");
-            Ok(false)
-        }
-        _ => {
-            tracing::info!(version = current + 1, "version raised");
-            Ok(true)
-        }
+#[cfg(test)]
+mod tests {
+    use romana_statemachine::attachment::Heartbeat;
+
+    use super::*;
+
+    #[test]
+    fn who_does_not_know_a_version_keeps_the_cluster_from_it() {
+        let knows = |version_max| Ok(Facts::of(version_max));
+        let heard = |host: &str, version: &str, silent_ms| Heard {
+            heartbeat: Heartbeat {
+                host: host.into(),
+                version: version.into(),
+                revision: 1,
+                applied: None,
+                problems: Vec::new(),
+            },
+            silent_ms,
+        };
+        let said = |facts: [io::Result<Facts>; 2], agents: &[Heard]| {
+            let facts = (1..).zip(facts).collect();
+            obstacle(5, &facts, agents).map(|why| why.to_string())
+        };
+        let all = || [knows(5), knows(6)];
+        assert_eq!(said(all(), &[]), None);
+        assert_eq!(said([knows(5), knows(4)], &[]).unwrap(), "replica 2 knows version 4 only");
+        let silent = Err(io::Error::other("no answer"));
+        assert_eq!(said([silent, knows(5)], &[]).unwrap(), "replica 1 does not answer");
+        let new = heard("h1", "0.2.0+log.5", 900);
+        assert_eq!(said(all(), std::slice::from_ref(&new)), None);
+        let old = |silent_ms| [new.clone(), heard("h2", "0.2.0+log.4", silent_ms)];
+        let why = "the agent of host h2 knows version 4 only";
+        assert_eq!(said(all(), &old(900)).unwrap(), why);
+        assert_eq!(said(all(), &old(60_000)), None, "it is gone");
+        let first = heard("h3", "0.1.0", 1);
+        let why = "the agent of host h3 knows version 3 only";
+        assert_eq!(said(all(), &[first]).unwrap(), why, "it does not say");
+        let own = heard("h4", &Heartbeat::version_of("1.0.0-rc.1"), 1);
+        assert_eq!(own.heartbeat.knows(), VERSION_MAX);
     }
 }

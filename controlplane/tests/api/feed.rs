@@ -148,3 +148,35 @@ async fn what_is_not_kept_is_gone_and_said_so() {
     drop(lines);
     world.end().await;
 }
+
+/// The agents of before would stop for good at an event that they do not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_later_versions_go_to_those_who_say_what_they_know() {
+    let world = World::furnished().await;
+    for version in 2..=4 {
+        world.raise(version).await;
+    }
+    let ranges = serde_json::json!({"service_ranges": ["172.20.0.0/16"]});
+    assert_eq!(world.json("PATCH", "/v1/settings", &ranges).await.status, 200);
+    world.post("/v1/addresses", &allocation("a", "h1")).await;
+    let target = "/v1/events?from=6&topics=topology,addresses";
+    let of_host = &format!("{target}&host=h1");
+    let knows = |version| [NDJSON, ("x-romana-version", version)];
+    let first = async |target: &str, headers: &[(&str, &str)]| {
+        Lines::open(&world, target, headers).await.record().await
+    };
+    let spared = first(of_host, &[NDJSON]).await;
+    assert_eq!(spared["event"]["AddressAllocated"]["name"], "a");
+    for (target, headers) in
+        [(target, &[NDJSON][..]), (of_host, &knows("4")), (of_host, &knows("5"))]
+    {
+        let told = first(target, headers).await;
+        assert!(told["event"]["ServicesReserved"].is_object(), "{target} {headers:?}: {told}");
+        let [since, topic, optional] = ["since", "topic", "optional"].map(|key| &told[key]);
+        assert_eq!((since, topic, optional), (&4.into(), &"topology".into(), &true.into()));
+        let known: romana_statemachine::Record = serde_json::from_value(told).unwrap();
+        assert_eq!(known.revision, 7);
+    }
+    assert_eq!(world.ask("GET", of_host, &knows("new"), "").await.code(), "MalformedHeader");
+    world.end().await;
+}

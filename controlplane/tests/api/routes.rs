@@ -243,6 +243,11 @@ async fn members(tour: &mut Tour<'_>) {
     let strange = json!({"to": 9});
     tour.ask("POST", "/v1/cluster/transfer", Some(strange), 404).await;
     assert_eq!(tour.ask("POST", "/v1/cluster/resume", None, 200).await["changed"], false);
+    let newest = json!(romana_statemachine::VERSION_MAX);
+    assert_eq!(tour.ask("POST", "/v1/cluster/version", None, 200).await["version"], newest);
+    let path = "/v1/cluster/version";
+    let again = tour.ask("POST", path, Some(json!({"force": true})), 200).await;
+    assert_eq!(again["changed"], false);
 }
 
 /// Whoever had the address of `a1`, and what happened.

@@ -49,6 +49,12 @@ pub(crate) enum Command {
     },
     /// After a restore: allocate without waiting for more hosts
     Resume,
+    /// Switch on what all replicas know; by itself that waits for the agents, too
+    RaiseVersion {
+        /// Even if an agent does not know it
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 impl Command {
@@ -83,6 +89,12 @@ impl Command {
             Self::Resume => {
                 let answer = ctx.post(Query::new("/v1/cluster/resume"), &json!({}), true).await?;
                 ctx.out.done(&answer, "allocation goes on")
+            }
+            Self::RaiseVersion { force } => {
+                let body = json!({ "force": force });
+                let answer = ctx.post(Query::new("/v1/cluster/version"), &body, true).await?;
+                let version = cell(&answer, "/version");
+                ctx.out.done(&answer, format!("version {version} is on"))
             }
         }
     }

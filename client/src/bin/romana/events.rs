@@ -2,9 +2,10 @@
 
 use clap::Subcommand;
 use jiff::Timestamp;
+use romana_client::follow::Unknown;
 use romana_client::{FollowOptions, Item};
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Record, Topic};
+use romana_statemachine::{Actor, Millis, Printable, Record, Revision, Topic};
 use serde_json::json;
 
 use crate::context::Context;
@@ -62,6 +63,11 @@ impl Command {
                     let value = serde_json::to_value(&*record).unwrap_or_default();
                     ctx.out.element(&value, || line(&record))?;
                 }
+                Item::Unknown(unknown) => {
+                    left -= 1;
+                    let value = serde_json::to_value(&*unknown).unwrap_or_default();
+                    ctx.out.element(&value, || unknown_line(&unknown))?;
+                }
                 Item::Bookmark(revision) if bookmarks => {
                     let value = json!({"bookmark": {"revision": revision}});
                     ctx.out.element(&value, || format!("{revision:>8}  (nothing else so far)"))?;
@@ -79,7 +85,17 @@ impl Command {
 
 /// A record for people, in one line.
 pub(crate) fn line(record: &Record) -> String {
-    let at = i64::try_from(record.at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let at = at.map_or_else(|| record.at.to_string(), |at| format!("{at:.3}"));
-    format!("{:>8}  {at}  {}  {}", record.revision, record.actor, record.event)
+    line_of(record.revision, record.at, &record.actor, &record.event.to_string())
+}
+
+/// The same for one whose event this program does not know.
+fn unknown_line(unknown: &Unknown) -> String {
+    let Unknown { revision, at, actor, event, .. } = unknown;
+    line_of(*revision, *at, actor, &format!("{} (newer than this program)", Printable(event)))
+}
+
+fn line_of(revision: Revision, at: Millis, actor: &Actor, what: &str) -> String {
+    let time = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let time = time.map_or_else(|| at.to_string(), |time| format!("{time:.3}"));
+    format!("{revision:>8}  {time}  {actor}  {what}")
 }

@@ -148,7 +148,11 @@ async fn begins_anew(interrupted: bool) {
         assert_eq!(history.verify().unwrap(), cluster.on(2).history().last());
         assert!(has(cluster.on(1), "tenant-0"));
         // The feed goes on from what is kept, and says so to whoever wants more.
-        let everything = || crate::feed::Filter { topics: crate::feed::Topics::all(), host: None };
+        let everything = || crate::feed::Filter {
+            topics: crate::feed::Topics::all(),
+            host: None,
+            version: u16::MAX,
+        };
         let feed = cluster.on(1).feed();
         let follow = |after| feed.follow(after, everything(), crate::feed::Form::Ndjson);
         assert_eq!(feed.last(), history.last().0);

@@ -127,6 +127,11 @@ impl Log {
                     print(ctx, &serde_json::to_value(&*record).unwrap_or_default())?;
                     left -= 1;
                 }
+                // Whether it is of interest cannot be said: better shown than missed.
+                Item::Unknown(unknown) => {
+                    print(ctx, &serde_json::to_value(&*unknown).unwrap_or_default())?;
+                    left -= 1;
+                }
                 Item::Record(_) | Item::Bookmark(_) => {}
                 Item::Reset(snapshot) => anstream::eprintln!(
                     "note: older events are no longer kept; going on after revision {}",

@@ -387,7 +387,7 @@ fn follow(client: &Client) -> (watch::Receiver<Progress>, JoinHandle<Result<(), 
         let mut events = 0;
         loop {
             match follower.next().await? {
-                Item::Record(_) => events += 1,
+                Item::Record(_) | Item::Unknown(_) => events += 1,
                 Item::Bookmark(_) => {}
                 Item::Reset(_) => {
                     return Err(Error::Config { why: "the feed started over".into() });

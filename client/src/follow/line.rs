@@ -1,0 +1,151 @@
+//! Lines of the feed: a record, or a bookmark; and a record whose event is of a later version.
+
+use std::fmt;
+
+use romana_statemachine::{Actor, Digest, Index, Millis, Printable, Record, Revision, Topic};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A line.
+#[derive(Debug)]
+pub(super) enum Line {
+    Record(Box<Record>),
+    Unknown(Box<Unknown>),
+    Bookmark(Revision),
+}
+
+/// A record whose event this program does not know, or knows in another form: the cluster is newer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unknown {
+    /// Position in the history.
+    pub revision: Revision,
+    /// Raft index of the entry that caused it.
+    pub index: Index,
+    /// Entry time.
+    pub at: Millis,
+    /// Who asked.
+    pub actor: Actor,
+    /// The event, as it came.
+    pub event: Value,
+    /// Digest of the chain up to this record, which cannot be checked.
+    pub digest: Digest,
+    /// The version of behaviour that brought the event; `None`: the replica does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u16>,
+    /// The event's topic, if the replica says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Whether it may be left out: routes, policies and attachments are the same with it.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+impl Unknown {
+    /// The event's name; empty if it has none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.event {
+            Value::String(name) => name,
+            Value::Object(members) => members.keys().next().map_or("", String::as_str),
+            _ => "",
+        }
+    }
+
+    /// Whether it is of one of these topics. One that is not named may be of any.
+    pub(super) fn concerns(&self, topics: &[Topic]) -> bool {
+        let known = self.topic.as_deref().and_then(Topic::from_name);
+        !topics.is_empty() && known.is_none_or(|topic| topics.contains(&topic))
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Printable(self.name());
+        write!(
+            f,
+            "revision {} is of an event that this program does not know: {name}",
+            self.revision
+        )?;
+        match self.since {
+            Some(since) => write!(f, " (since version {since} of the log)"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads a line.
+///
+/// # Errors
+/// Why it is none: also when it says why the feed ends.
+pub(super) fn parse_line(line: &[u8]) -> Result<Line, String> {
+    #[derive(Deserialize)]
+    struct Bookmark {
+        bookmark: At,
+    }
+    #[derive(Deserialize)]
+    struct At {
+        revision: Revision,
+    }
+    if line.starts_with(b"{\"bookmark\"") {
+        let bookmark: Bookmark = serde_json::from_slice(line).map_err(|why| why.to_string())?;
+        return Ok(Line::Bookmark(bookmark.bookmark.revision));
+    }
+    match serde_json::from_slice(line) {
+        Ok(record) => Ok(Line::Record(Box::new(record))),
+        Err(why) => match serde_json::from_slice(line) {
+            Ok(unknown) => Ok(Line::Unknown(Box::new(unknown))),
+            Err(_) => Err(format!("a line is no record: {why}")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(event: &str, more: &str) -> String {
+        let digest = Digest::default();
+        format!(
+            r#"{{"revision":7,"index":9,"at":5,"actor":"op","event":{event},"digest":"{digest}"{more}}}"#
+        )
+    }
+
+    fn read(line: &str) -> String {
+        match parse_line(line.as_bytes()) {
+            Ok(Line::Record(record)) => format!("record {}", record.event),
+            Ok(Line::Unknown(unknown)) => {
+                let topics = [Topic::Hosts];
+                let stops = !unknown.optional && unknown.concerns(&topics);
+                format!("{unknown}{}", if stops { ": stops" } else { "" })
+            }
+            Ok(Line::Bookmark(revision)) => format!("bookmark {revision}"),
+            Err(_) => "nothing".into(),
+        }
+    }
+
+    #[test]
+    fn lines_of_a_newer_cluster_are_read_as_far_as_they_are_known() {
+        let known = r#"{"HostUp":{"name":"h"}}"#;
+        let new = r#"{"Teleported":{"to":"h2"}}"#;
+        let said = |more: &str| read(&record(new, more));
+        let unknown = "revision 7 is of an event that this program does not know: Teleported";
+        let since = format!("{unknown} (since version 9 of the log)");
+        let whole = read(&record(known, ""));
+        assert!(whole.starts_with("record "), "{whole}");
+        assert_eq!(read(&record(known, r#","since":9,"topic":"hosts","else":1"#)), whole);
+        assert_eq!(said(r#","since":9,"topic":"hosts","optional":true"#), since);
+        assert_eq!(said(r#","since":9,"topic":"vips""#), since);
+        assert_eq!(said(r#","since":9,"topic":"hosts""#), format!("{since}: stops"));
+        assert_eq!(said(r#","since":9,"topic":"portals""#), format!("{since}: stops"));
+        assert_eq!(said(""), format!("{unknown}: stops"));
+        let changed = r#"{"HostUp":{"host":"h"}}"#;
+        assert!(read(&record(changed, "")).ends_with("HostUp: stops"));
+        assert!(read(&record(r#""Vanished""#, "")).ends_with("Vanished: stops"));
+        let rude = read(&record(r#"{"\u001b[2J":{}}"#, ""));
+        assert!(rude.ends_with("\\u{1b}[2J: stops"), "{rude}");
+        assert_eq!(read(r#"{"bookmark":{"revision":3}}"#), "bookmark 3");
+        for none in ["", "{}", "[]", "null", r#"{"error":{"code":"x"}}"#, r#"{"bookmark":{}}"#] {
+            assert_eq!(read(none), "nothing", "{none}");
+        }
+    }
+}

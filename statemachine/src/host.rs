@@ -25,7 +25,7 @@ use crate::limits::HOST_ADDRESSES_MAX;
 use crate::name::{HostName, NetworkName};
 use crate::refusal::Refusal;
 use crate::state::{Now, State, check_labels, fence};
-use crate::topology::{Network, Topology};
+use crate::topology::{Network, Topology, both_names};
 use crate::vip;
 
 /// A host.
@@ -131,7 +131,7 @@ pub(crate) fn decide_add(state: &State, spec: &HostSpec) -> Result<Vec<Event>, R
     }
     check_fresh(state, &spec.name, spec.ip, &spec.addresses)?;
     let topology = state.topology().ok_or(Refusal::NoTopology)?;
-    let places = Placement::of(state).place(topology, &spec.labels);
+    let places = Placement::of(state).place(topology, &both_names(state.version, &spec.labels));
     if places.is_empty() {
         return Err(Refusal::NoGroupForHost { host: spec.name.clone() });
     }
@@ -214,6 +214,7 @@ pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Ev
 /// A host's places with other labels: it stays where it may, and moves only where it has no block.
 fn places_with(state: &State, host: &Host, labels: &Labels) -> Result<Vec<Place>, Refusal> {
     let topology = state.topology().ok_or(Refusal::NoTopology)?;
+    let labels = &*both_names(state.version, labels);
     let placement = Placement::of(state);
     let mut places = Vec::new();
     for network in topology.networks() {

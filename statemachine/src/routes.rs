@@ -100,13 +100,25 @@ pub fn for_router(state: &State) -> Routes {
     routes.sorted()
 }
 
-/// Routes of a group's own router: one or more per host of it. `None` if it is no leaf group.
+/// Routes of a group's own router. Of a leaf group: one or more per host of it. Of a group of groups, or of a whole
+/// network: one per group inside that has hosts. `None` if it is neither.
 #[must_use]
 pub fn for_group(state: &State, group: IpNet) -> Option<Routes> {
     let network = state.topology()?.network_around(group)?;
-    network.leaf(group)?;
     let mut routes = Routes::new(state);
-    routes.blocks_of(state, network, group, None);
+    if network.leaf(group).is_some() {
+        routes.blocks_of(state, network, group, None);
+    } else {
+        // The innermost of this range: a group that is alone on its level has all of the range above.
+        let groups = network.groups.iter().enumerate();
+        let of_range = groups.filter(|(_, one)| one.cidr == group && !one.padding);
+        let parent = of_range.map(|(at, _)| at).next_back();
+        if parent.is_none() && network.cidr != group {
+            return None;
+        }
+        let inside = network.groups.iter().filter(|one| one.parent == parent && !one.padding);
+        inside.for_each(|one| routes.group(state, network, one));
+    }
     Some(routes.sorted())
 }
 

@@ -7,10 +7,15 @@
 mod builtin;
 mod carve;
 mod change;
+mod plan;
 mod spec;
+mod zone_labels;
 
 pub use builtin::{builtin, builtin_names};
 pub use carve::{Group, Network, Topology};
-pub use change::TopologyPlan;
 pub(crate) use change::{decide_set, evolve_set};
+pub use plan::{
+    PlannedChange, PlannedGroup, PlannedHandover, PlannedMove, PlannedNetwork, TopologyPlan,
+};
 pub use spec::{GroupSpec, MapSpec, NetworkSpec, TopologySpec};
+pub(crate) use zone_labels::both_names;

@@ -12,6 +12,7 @@ use crate::endpoint;
 use crate::ipam::Block;
 use crate::prefix;
 use crate::state::State;
+use crate::topology::both_names;
 
 impl State {
     /// Checks all invariants.
@@ -132,7 +133,7 @@ impl State {
                 *counts.entry(place.group).or_default() += 1;
                 let network = self.topology().and_then(|topology| topology.network(&place.network));
                 let leaf = network.and_then(|network| network.leaf(place.group));
-                if !leaf.is_some_and(|leaf| leaf.takes(&host.labels)) {
+                if !leaf.is_some_and(|leaf| leaf.takes(&both_names(self.version, &host.labels))) {
                     wrong.push(format!("host {} may not be in group {}", host.name, place.group));
                 }
             }

@@ -5,6 +5,8 @@
 
 #[path = "laws/commands.rs"]
 mod commands;
+#[path = "laws/plans.rs"]
+mod plans;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -201,21 +203,18 @@ impl World {
         let position = Position { term: 1, index: self.index };
         copy.apply(position, &Entry { at, proposals: Vec::new() });
         let decided = copy.decide(&step.commands[0], Now { at, term: 1 });
-        if let Command::SetTopology(spec) = &step.commands[0] {
-            match copy.plan_topology(spec) {
-                Err(refusal) => assert_eq!(decided, Err(refusal)),
-                Ok(plan) if decided.is_ok() => {
-                    assert!(plan.conflicts.is_empty());
-                    assert_eq!(plan.changed, decided != Ok(Vec::new()));
-                }
-                Ok(plan) => assert!(!plan.conflicts.is_empty(), "nothing stands in the way"),
-            }
-        }
+        let planned = match &step.commands[0] {
+            Command::SetTopology(spec) => Some((copy.clone(), copy.plan_topology(spec))),
+            _ => None,
+        };
         let proposals = vec![Proposal { actor: "law".into(), command: step.commands[0].clone() }];
         let (outcomes, records) = copy.apply(position, &Entry { at, proposals });
         match decided {
             Ok(events) => assert!(events.iter().eq(records.iter().map(|record| &record.event))),
             Err(refusal) => assert_eq!(outcomes[0].result, Err(refusal)),
+        }
+        if let Some((before, plan)) = planned {
+            plans::check(&before, &plan, &copy, &outcomes[0]);
         }
         assert_eq!(self.state.snapshot(), before, "a copy changed the original");
     }
@@ -237,10 +236,27 @@ impl World {
                 routes.routes.iter().filter(|route| matches!(route.via, Via::Group { .. }));
             assert!(outside.count() as u64 <= routes.groups, "law 3 at {}", host.name);
         }
+        check_group_routers(&self.state);
         if let Some(shown) = self.state.topology_document() {
             let now = Now { at: self.state.at(), term: 1 };
             let again = self.state.decide(&Command::SetTopology(shown), now);
             assert_eq!(again, Ok(Vec::new()), "what is shown cannot be set again");
+        }
+    }
+}
+
+/// The router of every group, and of every network, knows a way to each block inside, or says why not.
+fn check_group_routers(state: &State) {
+    for network in state.topology().into_iter().flat_map(|topology| topology.networks()) {
+        let groups = network.groups.iter().filter(|group| !group.padding).map(|group| group.cidr);
+        for group in groups.chain([network.cidr]) {
+            let routes = routes::for_group(state, group).unwrap();
+            let known = routes.routes.iter().map(|route| route.prefix);
+            let known: Vec<_> = known.chain(routes.exceptions.iter().map(|e| e.prefix)).collect();
+            for block in state.ipam().blocks().filter(|block| group.contains(&block.cidr)) {
+                let ways = known.iter().filter(|prefix| prefix.contains(&block.cidr));
+                assert_eq!(ways.count(), 1, "{} from {group}: {routes:?}", block.cidr);
+            }
         }
     }
 }

@@ -6,6 +6,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use romana_statemachine::policy::Policy;
+use romana_statemachine::policy::compare::{PAIRS_MAX, RANGES_MAX, compare};
 use romana_statemachine::policy::evaluate::{Why, verdict};
 use romana_statemachine::policy::kubernetes::NetworkPolicy;
 use romana_statemachine::policy::party::Transport;
@@ -288,4 +290,33 @@ fn every_field_of_a_policy_changes_a_verdict() {
         });
         assert_ne!(verdicts[0], verdicts[1], "{field}");
     }
+}
+
+/// A preview that leaves something out says how much, and what it looked at it did whole.
+#[test]
+fn what_a_preview_leaves_out_is_said() {
+    let mut world = World::new();
+    for n in 0..150 {
+        world.pod(&format!("t/p{n}"), &format!("10.111.1.{n}"), &json!({}));
+    }
+    let ranges: Vec<Value> = (0..RANGES_MAX)
+        .map(|n| json!({"Cidr": {"cidr": format!("172.16.{n}.0/24"), "except": []}}))
+        .collect();
+    let rule = json!({"peers": ranges, "traffic": [{"protocol": "any"}]});
+    let policy = json!({"name": "p", "applied_to": [{"Tenant": "t"}], "isolates_ingress": true,
+        "isolates_egress": false, "ingress": [rule]});
+    let policy: Policy = serde_json::from_value(policy).unwrap();
+    let found = compare(&world.state, std::slice::from_ref(&policy));
+    assert_eq!((found.ranges.len(), found.ranges_left.len()), (RANGES_MAX, 2));
+    assert_eq!(found.ranges_left[1].to_string(), "172.16.255.0/24");
+    // 150 pods and 3 hosts; 0.0.0.0/0 and 254 of the ranges on the other side. The hosts are not concerned.
+    let pairs = 153 * 152 - 3 * 2 + 2 * 150 * 255;
+    assert_eq!((found.pairs, found.pairs_left), (PAIRS_MAX, pairs - PAIRS_MAX as u64));
+    let few = world.state.endpoints().take(20).map(|endpoint| endpoint.ip).collect::<Vec<_>>();
+    let (mut small, one) = (World::new(), Policy { ingress: Vec::new(), ..policy });
+    few.iter().enumerate().for_each(|(n, ip)| {
+        small.pod(&format!("t/p{n}"), &ip.to_string(), &json!({}));
+    });
+    let found = compare(&small.state, &[one]);
+    assert_eq!((found.pairs, found.pairs_left), (23 * 22 - 3 * 2 + 2 * 20, 0));
 }

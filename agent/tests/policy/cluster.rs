@@ -12,16 +12,12 @@ use romana_agent::policy::model::{Family, Style};
 use romana_agent::policy::names::{FORWARD, INPUT, OUTPUT};
 use romana_agent::policy::world::{Attached, Attachments, World};
 use romana_agent::view::View;
-use romana_statemachine::policy::compare::compare;
 use romana_statemachine::policy::evaluate::{Why, verdict};
 use romana_statemachine::policy::party::{Party, Transport};
 use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
 use serde_json::{Value, json};
 
 use crate::interpreter::{Host, Packet, check};
-
-/// Who opens a connection, and who accepts it.
-pub(crate) type Pair = (IpAddr, IpAddr);
 
 /// A host's agent.
 pub(crate) struct Agent {
@@ -84,8 +80,8 @@ fn link(ip: IpAddr) -> Option<String> {
 
 /// A log, and two hosts that follow it.
 pub(crate) struct Cluster {
-    state: State,
-    index: u64,
+    pub(crate) state: State,
+    pub(crate) index: u64,
     agents: Vec<Agent>,
 }
 
@@ -145,39 +141,6 @@ impl Cluster {
             printed.push('\n');
         }
         printed
-    }
-
-    /// Between whom a policy would change something, as `compare` says and as asking for every packet says.
-    pub(crate) fn compare(&self, proposed: &Value) -> (BTreeSet<Pair>, BTreeSet<Pair>) {
-        let proposed: Command = serde_json::from_value(proposed.clone()).unwrap();
-        let Command::SetPolicy(policy) = &proposed else { panic!("a policy") };
-        if policy.check().is_err() {
-            return Default::default();
-        }
-        let compared = compare(&self.state, std::slice::from_ref(policy));
-        assert!(!compared.truncated && compared.changes.len() == compared.changed);
-        let said: BTreeSet<Pair> =
-            compared.changes.iter().map(|change| (change.source, change.destination)).collect();
-        let mut after = self.state.clone();
-        let proposals = vec![Proposal { actor: "test".into(), command: proposed.clone() }];
-        let position = Position { term: 1, index: self.index + 1 };
-        after.apply(position, &Entry { at: Millis(u64::MAX / 2), proposals });
-        let mut found = BTreeSet::new();
-        let mut ips: BTreeSet<IpAddr> =
-            self.state.endpoints().map(|endpoint| endpoint.ip).collect();
-        ips.extend(self.state.ipam().addresses_after(None).map(|allocation| allocation.ip));
-        let strangers = |ip: &IpAddr| ips.contains(ip);
-        for (a, b) in ips.iter().flat_map(|a| ips.iter().map(move |b| (*a, *b))) {
-            let differs = |packet| {
-                verdict(&self.state, a, b, packet).is_allowed()
-                    != verdict(&after, a, b, packet).is_allowed()
-            };
-            if a.is_ipv4() == b.is_ipv4() && a != b && grid().into_iter().any(differs) {
-                found.insert((a, b));
-            }
-        }
-        let said = said.into_iter().filter(|(a, b)| strangers(a) && strangers(b)).collect();
-        (said, found)
     }
 
     pub(crate) fn update(&mut self) {
@@ -290,24 +253,6 @@ impl Cluster {
         let pairs = ips.iter().flat_map(|a| ips.iter().map(move |b| (*a, *b)));
         pairs.filter(|(a, b)| a.is_ipv4() == b.is_ipv4() && a != b).collect()
     }
-}
-
-/// Packets on both sides of everything that policies here name.
-fn grid() -> Vec<Transport> {
-    use Transport::{Icmp, Other, Sctp, Tcp, Udp};
-    let ports = [1, 79, 80, 81, 82, 90, 91, 9600, u16::MAX];
-    let mut packets: Vec<Transport> =
-        ports.into_iter().flat_map(|port| [Tcp(port), Udp(port), Sctp(port)]).collect();
-    packets.extend([
-        Icmp(8, 0),
-        Icmp(3, 0),
-        Icmp(3, 1),
-        Icmp(3, 2),
-        Icmp(5, 0),
-        Icmp(128, 0),
-        Other,
-    ]);
-    packets
 }
 
 fn transports(ip: IpAddr) -> Vec<Transport> {
@@ -469,7 +414,17 @@ fn endpoint() -> impl Strategy<Value = Value> {
 
 /// A command, not always one that is taken.
 pub(crate) fn command() -> impl Strategy<Value = Value> {
-    let name = || select(vec!["a", "b", "c", "d", "e", "f"]);
+    command_about(vec!["a", "b", "c", "d", "e", "f"])
+}
+
+/// The same with pods that wait for their namespace, which containers of a host do that are attached.
+pub(crate) fn command_with_pods() -> impl Strategy<Value = Value> {
+    command_about(vec!["a", "b", "c", "d", "cni:kube.p", "cni:kube.q"])
+}
+
+/// A command about addresses of these names.
+fn command_about(names: Vec<&'static str>) -> impl Strategy<Value = Value> {
+    let name = || select(names.clone());
     let allocate = (name(), select(vec!["h1", "h2"]), tenant(), select(vec!["s1", "s2"]), select(vec!["n4", "n4", "n6"]))
         .prop_map(|(name, host, tenant, segment, network)| {
             json!({"AllocateAddress": {"name": name, "host": host, "tenant": tenant, "segment": segment,

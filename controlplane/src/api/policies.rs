@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use axum::http::StatusCode;
+use ipnet::IpNet;
 use romana_statemachine::command::PolicyRef;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::PolicyName;
-use romana_statemachine::policy::compare::{Change, Comparison, compare};
+use romana_statemachine::policy::compare::{Change, Comparison, Reach, compare, reach};
 use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
-use romana_statemachine::policy::evaluate::Subject;
 use romana_statemachine::policy::{Policy, Target, describe};
 use romana_statemachine::{Command, Refusal, Revision, State};
 use serde::Serialize;
@@ -75,6 +75,9 @@ pub(super) const ROUTES: &[Route] = &[
     ),
 ];
 
+/// Ranges that a sentence names; more are counted.
+const RANGES_NAMED: usize = 10;
+
 /// What became of a document.
 #[derive(Serialize)]
 struct PoliciesSet {
@@ -90,8 +93,12 @@ struct Explained {
     /// Whether a policy of that name exists, and is the same.
     exists: bool,
     unchanged: bool,
-    /// Endpoints that it applies to now.
+    /// Endpoints that it applies to now; addresses without one are counted too.
     endpoints: usize,
+    /// Hosts that it applies to now.
+    hosts: usize,
+    /// Ranges in which it applies to every other address as well.
+    ranges: Vec<IpNet>,
     /// Sentences.
     explanation: Vec<String>,
     policy: PolicyDocument,
@@ -106,18 +113,27 @@ struct PoliciesExplained {
     changed: usize,
     /// How many pairs were looked at.
     pairs: usize,
-    /// There are more pairs than that.
+    /// There are more pairs than that, or more ranges.
     truncated: bool,
+    /// Ranges whose unknown addresses were looked at.
+    ranges: Vec<IpNet>,
+    /// Sentences: what was not looked at.
+    not_looked_at: Vec<String>,
     /// What may not be meant.
     warnings: Vec<String>,
     revision: Revision,
 }
 
-/// What would change between two addresses.
+/// What would change between two parties.
 #[derive(Serialize)]
 struct Changing {
     source: IpAddr,
+    /// What the source stands for, if it is nobody's: the addresses of a range that nobody has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_range: Option<IpNet>,
     destination: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination_range: Option<IpNet>,
     opens: Vec<String>,
     closes: Vec<String>,
 }
@@ -125,7 +141,14 @@ struct Changing {
 impl From<Change> for Changing {
     fn from(change: Change) -> Self {
         let Change { source, destination, opens, closes } = change;
-        Self { source, destination, opens, closes }
+        Self {
+            source: source.ip,
+            source_range: source.range,
+            destination: destination.ip,
+            destination_range: destination.range,
+            opens,
+            closes,
+        }
     }
 }
 
@@ -139,7 +162,8 @@ fn warning(policy: &Policy) -> Option<String> {
     };
     hosts.then(|| {
         format!(
-            "{} applies to hosts: they {directions} only what policies allow, and TCP 9600 and 9601",
+            "{} applies to hosts: they {directions} only what policies allow, and TCP 9600, 9601 and the ports \
+             of their agents' --server",
             policy.name
         )
     })
@@ -196,36 +220,58 @@ async fn check(call: Call) -> reply::Result {
     reply::ok(revision, &explained)
 }
 
-/// What policies would do. Looks at every endpoint and at many pairs of them.
+/// What policies would do. Looks at every address that is known, at others by range, and at many pairs of them.
 fn preview(state: &State, policies: &[Policy]) -> PoliciesExplained {
-    let Comparison { changes, changed, pairs, truncated } = compare(state, policies);
+    let compared = compare(state, policies);
+    let not_looked_at = not_looked_at(&compared);
+    let truncated = compared.pairs_left > 0 || !compared.ranges_left.is_empty();
+    let Comparison { changes, changed, pairs, ranges, .. } = compared;
     PoliciesExplained {
         policies: policies.iter().map(|policy| explain(state, policy)).collect(),
         changes: changes.into_iter().map(Changing::from).collect(),
         changed,
         pairs,
         truncated,
+        ranges,
+        not_looked_at,
         warnings: policies.iter().filter_map(warning).collect(),
         revision: state.revision(),
     }
 }
 
+/// What was not looked at: there changes are possible that are not listed.
+fn not_looked_at(compared: &Comparison) -> Vec<String> {
+    let Comparison { pairs_left, ranges_left, unallocated, .. } = compared;
+    let mut left = Vec::new();
+    if *pairs_left > 0 {
+        left.push(format!("{pairs_left} more pairs, as there are too many"));
+    }
+    if !ranges_left.is_empty() {
+        let named: Vec<_> =
+            ranges_left.iter().take(RANGES_NAMED).map(ToString::to_string).collect();
+        let more = ranges_left.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more ranges") } else { String::new() };
+        left.push(format!("other addresses in {}{more}", named.join(", ")));
+    }
+    if *unallocated {
+        left.push("addresses of blocks that are not allocated".into());
+    }
+    left
+}
+
 fn explain(state: &State, policy: &Policy) -> Explained {
     let present = state.policy(&policy.name);
+    let Reach { endpoints, hosts, ranges } = reach(state, policy);
     Explained {
         name: policy.name.clone(),
         exists: present.is_some(),
         unchanged: present == Some(policy),
-        endpoints: endpoints(state, policy),
+        endpoints,
+        hosts,
+        ranges,
         explanation: describe::sentences(policy),
         policy: to_document(policy),
     }
-}
-
-/// How many endpoints a policy applies to now.
-fn endpoints(state: &State, policy: &Policy) -> usize {
-    let selected = |ip| Subject::new(state, ip, [policy]).is_selected();
-    state.endpoints().filter(|endpoint| selected(endpoint.ip)).count()
 }
 
 async fn get(call: Call) -> reply::Result {

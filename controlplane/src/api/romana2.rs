@@ -144,7 +144,8 @@ struct NewHost {
 #[serde(deny_unknown_fields)]
 struct PolicyId {
     #[serde(default)]
-    id: String,
+    /// 2.0's ids are texts, older ones numbers.
+    id: Value,
 }
 
 /// 2.0 took an empty tenant or segment; names here are not empty.
@@ -323,7 +324,15 @@ async fn remove_policy(call: Call) -> reply::Result {
         return Err(Failure::new(Code::MalformedBody, why).with("field", "."));
     }
     if id.is_empty() {
-        id = call.json::<PolicyId>()?.id;
+        id = match call.json::<PolicyId>()?.id {
+            Value::String(id) => id,
+            Value::Number(id) if id.is_u64() => id.to_string(),
+            Value::Null => String::new(),
+            _ => {
+                let why = "the id is a text or a whole number";
+                return Err(Failure::new(Code::MalformedBody, why).with("field", "id"));
+            }
+        };
     }
     if id.is_empty() {
         let why = "Policy ID not found in input";

@@ -23,7 +23,8 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
 .query(&[
     Param::required(
         "for",
-        "`host:NAME`, `group:CIDR` (the router of a group) or `router` (those above the groups)",
+        "`host:NAME`, `group:CIDR` (the router of a group, of a group of groups, or of a network) or `router` \
+         (those above all groups)",
     ),
     CONSISTENCY,
 ])
@@ -47,8 +48,9 @@ async fn get(call: Call) -> reply::Result {
     } else if let Some(cidr) = view.strip_prefix("group:") {
         let group: IpNet = romana_statemachine::parse_cidr(cidr)?;
         for_group(&state, group).ok_or_else(|| {
-            Failure::new(Code::GroupNotFound, format!("{group} is not a leaf group"))
-                .with("group", group.to_string())
+            let why =
+                format!("{group} is neither a group that takes hosts or groups nor a network");
+            Failure::new(Code::GroupNotFound, why).with("group", group.to_string())
         })?
     } else {
         return Err(bad_query("for", view, "it is not host:NAME, group:CIDR or router"));

@@ -368,6 +368,7 @@ async fn policies(tour: &mut Tour<'_>) {
         explained["policies"][0]["explanation"][1],
         "Inbound: opens TCP ports 22, 80, 443 and ICMP from anybody."
     );
+    hosts_are_looked_at(tour).await;
     tour.ask("POST", "/v1/policies", Some(document), 201).await;
     assert_eq!(tour.ask("POST", "/v1/policies", Some(policy.clone()), 200).await["changed"], false);
     assert_eq!(tour.ask("GET", "/v1/policies/policy1", None, 200).await, policy);
@@ -377,6 +378,28 @@ async fn policies(tour: &mut Tour<'_>) {
     second.as_object_mut().unwrap().remove("name");
     tour.ask("PUT", "/v1/policies/policy2", Some(second), 201).await;
     tour.ask("DELETE", "/v1/policies/policy2", None, 200).await;
+}
+
+/// A policy that closes SSH to hosts: whom it applies to and what closes is said, and what was not looked at.
+async fn hosts_are_looked_at(tour: &mut Tour<'_>) {
+    let policy = json!({
+        "name": "hosts",
+        "applied_to": [{"dest": "host"}, {"cidr": "172.16.0.0/16"}],
+        "ingress": [],
+    });
+    let explained = tour.ask("POST", "/v1/policies/check", Some(policy), 200).await;
+    let one = &explained["policies"][0];
+    assert_eq!((&one["endpoints"], &one["hosts"]), (&json!(0), &json!(2)), "{one}");
+    assert_eq!(one["ranges"], json!(["172.16.0.0/16"]));
+    let changes = explained["changes"].as_array().unwrap();
+    let from_outside = |change: &&Value| {
+        change["source_range"] == "0.0.0.0/0" && change.get("destination_range").is_none()
+    };
+    let outside: Vec<_> = changes.iter().filter(from_outside).collect();
+    assert!(outside.len() >= 2, "{explained}");
+    let closes = json!(["tcp/1-9599", "tcp/9602-65535", "udp", "sctp", "icmp", "other protocols"]);
+    assert!(outside.iter().all(|change| change["closes"] == closes), "{outside:?}");
+    assert_eq!(explained["not_looked_at"], json!(["addresses of blocks that are not allocated"]));
 }
 
 /// By name and by address; what is no address, no port, or of two families is refused.
@@ -470,6 +493,11 @@ async fn romana2(tour: &mut Tour<'_>) {
     assert_eq!(shown["ingress"][0]["rules"][0]["ports"], json!([80]));
     tour.ask("GET", "/policies", None, 200).await;
     tour.ask("DELETE", "/policies", Some(json!({"id": "p2"})), 200).await;
+    let numbered = json!({"id": 7, "applied_to": [{"tenant_id": "t1"}], "ingress": []});
+    tour.ask("POST", "/policies", Some(numbered.clone()), 200).await;
+    tour.ask("DELETE", "/policies", Some(json!({"id": 7})), 200).await;
+    tour.ask("POST", "/v1/policies", Some(numbered), 201).await;
+    tour.ask("DELETE", "/v1/policies/7", None, 200).await;
     tour.ask("DELETE", "/policies/p2", None, 404).await;
     tour.ask("DELETE", "/policies/policy1", None, 200).await;
     tour.ask("DELETE", "/policies", None, 400).await;

@@ -21,7 +21,7 @@ mod write;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -47,11 +47,11 @@ pub struct Document {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyDocument {
-    /// Its name.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Its name. A number is read as its digits.
+    #[serde(deserialize_with = "name_or_number", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Romana 2.0's word for the name.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Romana 2.0's word for the name; older ones' ids are numbers.
+    #[serde(deserialize_with = "name_or_number", skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// For people.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -165,6 +165,20 @@ where
     D: serde::Deserializer<'de>,
 {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A name, which may be a number: it is read as its digits.
+fn name_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a name is a text or a whole number that is not negative")]
+    enum Name {
+        Text(String),
+        Number(u64),
+    }
+    Ok(Option::<Name>::deserialize(deserializer)?.map(|name| match name {
+        Name::Text(text) => text,
+        Name::Number(number) => number.to_string(),
+    }))
 }
 
 /// What must hold for a label.

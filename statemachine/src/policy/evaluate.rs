@@ -178,6 +178,12 @@ impl<'a> Subject<'a> {
         !self.selecting.is_empty()
     }
 
+    /// Whether its namespace has to be known before it may talk.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.awaited
+    }
+
     /// How it judges a packet from or to another one.
     #[must_use]
     pub fn judge(&self, direction: Direction, other: &Self, packet: Transport) -> Side {

@@ -1,7 +1,7 @@
 //! Setting a topology over one that lives: everything is kept, or the whole is refused with the
 //! list of what is in the way.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -9,10 +9,11 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::Serialize;
 
 use super::carve::{Built, Declared, Network, Topology};
+use super::plan::TopologyPlan;
 use super::spec::{GroupSpec, TopologySpec};
+use super::zone_labels::both_names;
 use crate::address;
 use crate::command::{HostSource, HostSpec};
 use crate::event::{BlockReleased, Event, HostPlaces, Place, TopologySet};
@@ -23,53 +24,6 @@ use crate::name::{HostName, NetworkName};
 use crate::prefix;
 use crate::refusal::{Conflict, Refusal};
 use crate::state::{Now, State};
-
-/// What setting a topology would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TopologyPlan {
-    /// Whether anything would change.
-    pub changed: bool,
-    /// Why it would be refused; empty = it would be accepted.
-    pub conflicts: Vec<Conflict>,
-    /// The groups that would take hosts.
-    pub groups: Vec<PlannedGroup>,
-    /// Hosts that would have another group.
-    pub hosts_moved: Vec<PlannedMove>,
-    /// Hosts that the document declares and that would be added.
-    pub hosts_added: Vec<HostName>,
-    /// Empty blocks that would be released, because the topology has no place for them.
-    pub blocks_released: Vec<IpNet>,
-    /// Blocks that would be kept.
-    pub blocks_kept: u64,
-    /// Live addresses that would be kept.
-    pub addresses_kept: u64,
-}
-
-/// A group that would take hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PlannedGroup {
-    /// Its network.
-    pub network: NetworkName,
-    /// Its range.
-    pub cidr: IpNet,
-    /// Its name.
-    pub name: Option<String>,
-    /// How many hosts it would have.
-    pub hosts: u64,
-}
-
-/// A host that would have another group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PlannedMove {
-    /// The host.
-    pub host: HostName,
-    /// The network.
-    pub network: NetworkName,
-    /// Its present group.
-    pub from: Option<IpNet>,
-    /// Its group afterwards.
-    pub to: Option<IpNet>,
-}
 
 pub(crate) fn decide_set(
     state: &State,
@@ -164,13 +118,15 @@ fn host_element(host: &Host) -> GroupSpec {
 }
 
 /// A change that is being worked out.
-struct Change {
-    topology: Topology,
-    conflicts: Vec<Conflict>,
-    places: Vec<HostPlaces>,
-    added: Vec<(HostSpec, Vec<Place>)>,
-    released: Vec<BlockReleased>,
-    kept: (u64, u64),
+pub(super) struct Change {
+    pub(super) topology: Topology,
+    pub(super) conflicts: Vec<Conflict>,
+    pub(super) places: Vec<HostPlaces>,
+    pub(super) added: Vec<(HostSpec, Vec<Place>)>,
+    pub(super) released: Vec<BlockReleased>,
+    pub(super) kept: (u64, u64),
+    /// Blocks and live addresses that get from one network to another.
+    pub(super) handed_over: BTreeMap<(NetworkName, NetworkName), (u64, u64)>,
 }
 
 type Pins = BTreeMap<(HostName, NetworkName), IpNet>;
@@ -190,6 +146,7 @@ impl Change {
             added: Vec::new(),
             released: Vec::new(),
             kept: (0, 0),
+            handed_over: BTreeMap::new(),
         };
         change.check_blackouts(state);
         change.check_users(state, &declared);
@@ -260,6 +217,12 @@ impl Change {
         for block in state.ipam.blocks() {
             match self.home(state, block, &pins) {
                 Ok((network, group)) => {
+                    let from = &block.owner().network;
+                    if *from != network {
+                        let key = (from.clone(), network.clone());
+                        let handed = self.handed_over.entry(key).or_default();
+                        *handed = (handed.0 + 1, handed.1 + block.live);
+                    }
                     pins.insert((block.owner().host.clone(), network), group);
                     self.kept = (self.kept.0 + 1, self.kept.1 + block.live);
                 }
@@ -303,7 +266,8 @@ impl Change {
         let leaf = network.leaf_around(block.cidr);
         let leaf = leaf.ok_or_else(|| format!("no group of network {name} has hosts there"))?;
         let host = state.host(&owner.host);
-        if !host.is_some_and(|host| leaf.takes(&host.labels)) {
+        let takes = |host: &Host| leaf.takes(&both_names(state.version, &host.labels));
+        if !host.is_some_and(takes) {
             return Err(format!("group {} asks for labels that the host has not", leaf.cidr));
         }
         let pinned = pins.get(&(owner.host.clone(), name.clone()));
@@ -349,6 +313,7 @@ impl Change {
                 }
             }
             let labels = state.host(name).map_or(labels, |known| &known.labels);
+            let labels = &*both_names(state.version, labels);
             for (network, group) in &declared.leaves {
                 let takes = self.topology.network(network).and_then(|n| n.leaf(*group));
                 if !takes.is_some_and(|leaf| leaf.takes(labels)) {
@@ -375,10 +340,11 @@ impl Change {
             settled.entry(host.clone()).or_default().insert(network.clone(), *group);
         }
         for host in state.hosts() {
+            let labels = both_names(state.version, &host.labels);
             let places = settled.entry(host.name.clone()).or_default();
             for network in self.topology.networks() {
                 let group = host.place(&network.name).and_then(|group| network.leaf(group));
-                if let Some(leaf) = group.filter(|leaf| leaf.takes(&host.labels)) {
+                if let Some(leaf) = group.filter(|leaf| leaf.takes(&labels)) {
                     places.entry(network.name.clone()).or_insert(leaf.cidr);
                 }
             }
@@ -386,7 +352,8 @@ impl Change {
         settled.values().flat_map(BTreeMap::values).for_each(|group| placement.add(*group));
         for host in state.hosts() {
             let places = settled.remove(&host.name).unwrap_or_default();
-            let places = self.complete(places, &host.labels, &mut placement);
+            let labels = both_names(state.version, &host.labels);
+            let places = self.complete(places, &labels, &mut placement);
             if places.is_empty() {
                 let reason = format!("no group of any network would take host {}", host.name);
                 self.conflict(format!("host {}", host.name), reason);
@@ -396,7 +363,8 @@ impl Change {
         for (name, declared) in declared.iter().filter(|(name, _)| state.host(name).is_none()) {
             let spec = new_host(declared);
             let places = settled.remove(name).unwrap_or_default();
-            let places = self.complete(places, &spec.labels, &mut placement);
+            let labels = both_names(state.version, &spec.labels);
+            let places = self.complete(places, &labels, &mut placement);
             self.added.push((spec, places));
         }
     }
@@ -421,7 +389,7 @@ impl Change {
         places
     }
 
-    fn changed(&self, state: &State) -> bool {
+    pub(super) fn changed(&self, state: &State) -> bool {
         let moved = |places: &HostPlaces| {
             state.host(&places.host).is_some_and(|host| host.places != places.places)
         };
@@ -440,31 +408,6 @@ impl Change {
         }
         events.extend(self.added.into_iter().map(|(spec, places)| host::added(&spec, places)));
         events
-    }
-
-    fn plan(self, state: &State) -> TopologyPlan {
-        let changed = self.changed(state) || !self.added.is_empty() || !self.released.is_empty();
-        let mut hosts: BTreeMap<IpNet, u64> = BTreeMap::new();
-        let after = self.places.iter().map(|p| &p.places).chain(self.added.iter().map(|(_, p)| p));
-        after.flatten().for_each(|place| *hosts.entry(place.group).or_default() += 1);
-        let group = |network: &Network, leaf: &super::Group| PlannedGroup {
-            network: network.name.clone(),
-            cidr: leaf.cidr,
-            name: leaf.name.clone(),
-            hosts: hosts.get(&leaf.cidr).copied().unwrap_or(0),
-        };
-        let groups = |network| Network::leaves(network).map(move |leaf| (network, leaf));
-        let networks = self.topology.networks().iter();
-        TopologyPlan {
-            changed,
-            groups: networks.flat_map(groups).map(|(n, leaf)| group(n, leaf)).collect(),
-            hosts_moved: self.places.iter().flat_map(|places| moves(state, places)).collect(),
-            hosts_added: self.added.into_iter().map(|(spec, _)| spec.name).collect(),
-            blocks_released: self.released.iter().map(|released| released.cidr).collect(),
-            blocks_kept: self.kept.0,
-            addresses_kept: self.kept.1,
-            conflicts: self.conflicts,
-        }
     }
 }
 
@@ -492,21 +435,4 @@ fn new_host(declared: &Declared) -> HostSpec {
         info: crate::Labels::new(),
         source: HostSource::Topology,
     }
-}
-
-/// The networks in which a host's group differs.
-fn moves(state: &State, after: &HostPlaces) -> Vec<PlannedMove> {
-    let Some(host) = state.host(&after.host) else { return Vec::new() };
-    let names = host.places.iter().chain(&after.places).map(|place| &place.network);
-    let names: BTreeSet<_> = names.collect();
-    let to = |name: &NetworkName| {
-        after.places.iter().find(|place| place.network == *name).map(|place| place.group)
-    };
-    let moved = names.into_iter().map(|name| PlannedMove {
-        host: host.name.clone(),
-        network: name.clone(),
-        from: host.place(name),
-        to: to(name),
-    });
-    moved.filter(|moved| moved.from != moved.to).collect()
 }

@@ -26,6 +26,11 @@ const TOPOLOGIES: &[&str] = &[
         "topologies": [{"networks": ["six"], "map": [{}]}]}"#,
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}, {"name": "six", "cidr": "fd00::/122", "block_mask": 125}],
         "topologies": [{"networks": ["n"], "map": [{"hosts": [{"name": "h0", "ip": "192.168.0.1"}]}, {}]}, {"networks": ["six"], "map": [{}]}]}"#,
+    // Labels of zones, by their older and by their present name.
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}],
+        "topologies": [{"networks": ["n"], "map": [{}, {"assignment": {"failure-domain.beta.kubernetes.io/zone": "a"}}]}]}"#,
+    r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}],
+        "topologies": [{"networks": ["n"], "map": [{"groups": [{}, {}]}, {"assignment": {"topology.kubernetes.io/zone": "a"}}]}]}"#,
     // Blocks large enough to keep their free addresses as ranges.
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 25}, {"name": "six", "cidr": "fd00::/118", "block_mask": 120, "skip_first_last": true}],
         "topologies": [{"networks": ["n", "six"], "map": [{}]}]}"#,
@@ -58,7 +63,13 @@ fn cidr() -> impl Strategy<Value = String> {
 }
 
 fn labels() -> impl Strategy<Value = &'static str> {
-    select(vec!["{}", r#"{"rack":"1"}"#, r#"{"rack":"2"}"#])
+    select(vec![
+        "{}",
+        r#"{"rack":"1"}"#,
+        r#"{"rack":"2"}"#,
+        r#"{"rack":"1","topology.kubernetes.io/zone":"a"}"#,
+        r#"{"rack":"2","failure-domain.beta.kubernetes.io/zone":"a"}"#,
+    ])
 }
 
 fn allocate() -> impl Strategy<Value = Command> {

@@ -178,7 +178,7 @@ fn explanation(answer: &Value) -> String {
         lines.push(format!("{} (valid, {change})", cell(policy, "/name")));
         let sentences = policy.get("explanation").map(items).unwrap_or_default();
         lines.extend(sentences.iter().map(|sentence| format!("  {}", text(sentence))));
-        lines.push(format!("  Endpoints it applies to now: {}.", cell(policy, "/endpoints")));
+        lines.push(format!("  Applies now to {}.", reach(policy)));
     }
     for warning in answer.get("warnings").map(items).unwrap_or_default() {
         lines.push(format!("Warning: {}.", text(warning)));
@@ -193,7 +193,7 @@ fn changes(answer: &Value) -> Vec<String> {
     let (changed, pairs) = (cell(answer, "/changed"), cell(answer, "/pairs"));
     let mut lines = vec![format!("Verdicts that would change: {changed} of {pairs} pairs.")];
     for change in list {
-        let (from, to) = (cell(change, "/source"), cell(change, "/destination"));
+        let (from, to) = (party_of(change, "source"), party_of(change, "destination"));
         for (word, key) in [("opens", "opens"), ("closes", "closes")] {
             let traffic = change.get(key).map(items).unwrap_or_default();
             if !traffic.is_empty() {
@@ -207,10 +207,36 @@ fn changes(answer: &Value) -> Vec<String> {
     if left > 0 {
         lines.push(format!("  and {left} more pairs"));
     }
-    if answer.get("truncated").and_then(Value::as_bool) == Some(true) {
-        lines.push("  There are more pairs than were looked at.".into());
+    for left in answer.get("not_looked_at").map(items).unwrap_or_default() {
+        lines.push(format!("Not looked at: {}.", text(left)));
     }
     lines
+}
+
+/// An end of a change: an address, or what one address of a range stands for.
+fn party_of(change: &Value, end: &str) -> String {
+    match change.get(format!("{end}_range")).map(text) {
+        Some(range) => format!("other addresses in {range}"),
+        None => cell(change, &format!("/{end}")),
+    }
+}
+
+/// Whom a policy applies to, in words.
+fn reach(policy: &Value) -> String {
+    let count = |key: &str| policy.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let some = |n: u64, one: &str| match n {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    };
+    let mut parts = vec![some(count("endpoints"), "endpoint")];
+    let hosts = count("hosts");
+    parts.extend((hosts > 0).then(|| some(hosts, "host")));
+    let ranges = policy.get("ranges").map(items).unwrap_or_default();
+    parts.extend(ranges.iter().map(|range| format!("whatever else is in {}", text(range))));
+    if parts.len() > 1 && count("endpoints") == 0 {
+        parts.remove(0);
+    }
+    parts.join(", ")
 }
 
 /// Names (or 2.0's ids) of the policies of a document.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::input;
-use crate::table::{Table, Tone, cell, items};
+use crate::table::{Table, Tone, cell, items, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -110,12 +110,60 @@ fn branch(table: &mut Table, group: &Value, depth: usize) {
     }
 }
 
+/// What becomes of whole networks, as lines.
+fn networks(plan: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (word, key) in [("add", "networks_added"), ("remove", "networks_removed")] {
+        let names = plan.get(key).map(items).unwrap_or_default();
+        lines.extend(names.iter().map(|name| format!("{word} network {}", text(name))));
+    }
+    for change in plan.get("networks_changed").map(items).unwrap_or_default() {
+        let of = |end: &str, key: &str| change.get(end).and_then(|facts| facts.get(key)).cloned();
+        for (what, key) in [
+            ("range", "cidr"),
+            ("block mask", "block_mask"),
+            ("tenants", "tenants"),
+            ("without first and last", "skip_first_last"),
+        ] {
+            let (from, to) = (of("from", key), of("to", key));
+            if let (Some(from), Some(to)) = (&from, &to)
+                && from != to
+            {
+                let network = cell(change, "/network");
+                let (from, to) = (shown(from), shown(to));
+                lines.push(format!("change network {network}: {what} {from} → {to}"));
+            }
+        }
+    }
+    for one in plan.get("blocks_handed_over").map(items).unwrap_or_default() {
+        let of = |key: &str| cell(one, key);
+        lines.push(format!(
+            "{} blocks with {} addresses go from network {} to {}",
+            of("/blocks"),
+            of("/addresses"),
+            of("/from"),
+            of("/to")
+        ));
+    }
+    lines
+}
+
+/// A value in a few words: no tenants named means all of them.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(list) if list.is_empty() => "all".into(),
+        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
+        value => text(value),
+    }
+}
+
 fn planned(plan: &Value) -> Table {
     let mut table = Table::new(&["NETWORK", "GROUP", "NAME", "HOSTS"], "no group would take hosts");
     for group in plan.get("groups").map(items).unwrap_or_default() {
         table.row(["/network", "/cidr", "/name", "/hosts"].map(|key| cell(group, key)).into());
     }
     table.note("");
+    networks(plan).into_iter().for_each(|line| table.note(line));
     for one in plan.get("hosts_moved").map(items).unwrap_or_default() {
         let (host, network) = (cell(one, "/host"), cell(one, "/network"));
         table.note(format!(
@@ -125,10 +173,10 @@ fn planned(plan: &Value) -> Table {
         ));
     }
     for host in plan.get("hosts_added").map(items).unwrap_or_default() {
-        table.note(format!("add host {}", crate::table::text(host)));
+        table.note(format!("add host {}", text(host)));
     }
     for block in plan.get("blocks_released").map(items).unwrap_or_default() {
-        table.note(format!("release empty block {}", crate::table::text(block)));
+        table.note(format!("release empty block {}", text(block)));
     }
     for conflict in plan.get("conflicts").map(items).unwrap_or_default() {
         table.note(format!(

@@ -146,11 +146,29 @@ fn read(path: &Path) -> Result<TopologySpec, BootstrapError> {
         let why = format!("it is larger than {DOCUMENT_BYTES_MAX} bytes");
         return Err(BootstrapError::Document { path: shown, why });
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(&text);
-    let document = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|error| format!("field {}: {}", error.path(), error.inner()))
-        .and_then(|spec| deserializer.end().map(|()| spec).map_err(|error| error.to_string()));
-    document.map_err(|why| BootstrapError::Document { path: shown, why })
+    document(&text).map_err(|why| BootstrapError::Document { path: shown, why })
+}
+
+/// JSON, and what is not is read as YAML: Romana 2.0's documents have comments and commas at the end of lists. What
+/// is wrong with a document that is neither is said of the form that it begins like.
+fn document(text: &[u8]) -> Result<TopologySpec, String> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let read = serde_path_to_error::deserialize(&mut deserializer);
+    let not_json = match read {
+        Ok(spec) => match deserializer.end() {
+            Ok(()) => return Ok(spec),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if error.inner().is_data() => return Err(wrong(&error)),
+        Err(error) => wrong(&error),
+    };
+    let yaml = serde_yaml_ng::Deserializer::from_slice(text);
+    serde_path_to_error::deserialize(yaml)
+        .map_err(|error| format!("it is neither JSON ({not_json}) nor YAML ({})", wrong(&error)))
+}
+
+fn wrong(error: &serde_path_to_error::Error<impl std::fmt::Display>) -> String {
+    format!("field {}: {}", error.path(), error.inner())
 }
 
 fn built_in(name: &str) -> Result<TopologySpec, BootstrapError> {
@@ -363,5 +381,17 @@ mod tests {
         let line = format!("--initial-network {}", file.display());
         let error = initial_proposals(&config(&line)).await.unwrap_err().to_string();
         assert!(error.contains("networks[0]") && error.contains("colour"), "{error}");
+    }
+
+    /// As Romana 2.0's documents are written: comments, commas at the end, or YAML altogether.
+    #[test]
+    fn a_document_may_have_comments() {
+        let json = "{ # networks\n \"networks\": [{\"name\": \"n\", \"cidr\": \"10.0.0.0/8\",}], \"topologies\": [],}";
+        let yaml = "networks:\n- name: n\n  cidr: 10.0.0.0/8\ntopologies: []\n";
+        let (json, yaml) = (document(json.as_bytes()), document(yaml.as_bytes()));
+        assert_eq!(json.as_ref().unwrap().networks[0].cidr, "10.0.0.0/8");
+        assert_eq!(json, yaml);
+        let wrong = document(b"{ # networks\n \"networks\": [{\"colour\": 1}]}").unwrap_err();
+        assert!(wrong.contains("networks[0]") && wrong.contains("colour"), "{wrong}");
     }
 }

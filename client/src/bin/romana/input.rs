@@ -56,22 +56,23 @@ fn bounded(name: &str, reader: impl Read) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// JSON by its first character, else YAML. Empty YAML documents are left out.
+/// JSON, and what is not is read as YAML: so documents that look like JSON may have comments (`# …`) and commas
+/// before a closing bracket, as the documents of Romana 2.0 have. Empty YAML documents are left out.
 fn parse(text: &str) -> Result<Vec<Value>, String> {
-    let empty = || String::from("it is empty");
-    match text.trim_start().chars().next() {
-        None => Err(empty()),
-        Some('{' | '[' | '"') => {
-            serde_json::from_str(text).map(|document| vec![document]).map_err(|e| e.to_string())
-        }
-        Some(_) => {
-            let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
-            let documents: Result<Vec<Value>, _> = documents.collect();
-            let mut documents = documents.map_err(|error| error.to_string())?;
-            documents.retain(|document| !document.is_null());
-            if documents.is_empty() { Err(empty()) } else { Ok(documents) }
-        }
-    }
+    let begins_json = matches!(text.trim_start().chars().next(), Some('{' | '[' | '"'));
+    let not_json = match begins_json.then(|| serde_json::from_str(text)) {
+        Some(Ok(document)) => return Ok(vec![document]),
+        Some(Err(error)) => Some(error),
+        None => None,
+    };
+    let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
+    let documents: Result<Vec<Value>, _> = documents.collect();
+    let mut documents = documents.map_err(|not_yaml| match not_json {
+        Some(not_json) => format!("it is neither JSON ({not_json}) nor YAML ({not_yaml})"),
+        None => not_yaml.to_string(),
+    })?;
+    documents.retain(|document| !document.is_null());
+    if documents.is_empty() { Err(String::from("it is empty")) } else { Ok(documents) }
 }
 
 #[cfg(test)]
@@ -89,9 +90,25 @@ mod tests {
         assert_eq!(parse(yaml).unwrap()[..], vec![wanted.clone()]);
         let several = format!("---\n{yaml}---\n# nothing\n---\n{yaml}---\n");
         assert_eq!(parse(&several).unwrap(), [wanted.clone(), wanted]);
-        for bad in ["", "  \n", "{", "[1,]", "a: b: c", "---\n", "a: 1\n---\nb: c: d"] {
+        for bad in ["", "  \n", "{", "[1", "a: b: c", "---\n", "a: 1\n---\nb: c: d"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    /// The seeds' documents: comments, commas at the end, and tabs.
+    #[test]
+    fn json_with_comments_is_read() {
+        let wanted = serde_json::json!({"networks": [{"name": "a", "block_mask": 29}], "b": true});
+        for text in [
+            "{ # the networks\n  \"networks\": [\n# one\n {\"name\" : \"a\", # its name\n \"block_mask\": 29,\n},\n],\n\"b\": true,\n}\n",
+            "# first\n{\"networks\": [{\"name\": \"a\", \"block_mask\": 29}], \"b\": true}",
+            "{\n\t\"networks\": [ # tabs\n\t\t{\"name\": \"a\",\t\"block_mask\": 29}\n\t],\n\t\"b\": true\n}",
+        ] {
+            assert_eq!(parse(text).unwrap()[..], vec![wanted.clone()], "{text}");
+        }
+        assert_eq!(parse("[1,]").unwrap(), [serde_json::json!([1])]);
+        let why = parse("{\"a\": # here\n [1}").unwrap_err();
+        assert!(why.contains("neither JSON") && why.contains("line 2"), "{why}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ const FEED_BYTES: (usize, usize) = (1 << 20, 16 << 30);
 const DISK_RESERVE: (u64, u64) = (0, 1 << 40);
 
 /// What is logged by default: openraft speaks up only when something is wrong.
-const LOG_DEFAULT: &str = "info,openraft=warn";
+const LOG_DEFAULT: &str = "info,openraft=error";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -136,7 +136,7 @@ pub struct Args {
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// What to log: a level or target=level,… [default: info,openraft=warn].
+    /// What to log: a level or target=level,… [default: info,openraft=error].
     #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// Validate the configuration and the initial topology, then exit.

@@ -3,3 +3,4 @@
 //! So far: the log.
 
 pub mod log;
+pub mod repeats;

@@ -2,7 +2,7 @@
 //!
 //! Values come from clients, peers, files and kernels, who may have chosen every byte of them. So each is
 //! written through [`Printable`], whatever the event: a line is one line, it moves no cursor, and no value
-//! makes it long.
+//! makes it long. Warnings that repeat are counted instead of written ([`crate::repeats`]).
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -14,10 +14,15 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::repeats::Repeats;
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,21 +50,24 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`].
 pub fn init(form: Form, filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let repeats = Repeats::default();
+    let filter = EnvFilter::builder().parse(filter)?.and(repeats.clone());
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .fmt_fields(Text);
+    let registry = tracing_subscriber::registry();
     match form {
-        Form::Text => builder.try_init(),
-        Form::Json => builder.event_format(Json).try_init(),
+        Form::Text => registry.with(layer.with_filter(filter)).try_init(),
+        Form::Json => registry.with(layer.event_format(Json).with_filter(filter)).try_init(),
     }
-    .map_err(LogError::Twice)
+    .map_err(|error| LogError::Twice(error.into()))?;
+    repeats.count();
+    Ok(())
 }
 
 /// An error and its causes, in one text.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -109,6 +109,44 @@ impl Complaints {
     }
 }
 
+/// A peer that is not reached for so long is said to be away: not at once, as the members of a cluster start one
+/// after the other.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
+
+/// Which replicas are not reached. Each is tried many times a second: one line says when it begins, one when it ends.
+#[derive(Debug, Default)]
+pub(super) struct Absences(Mutex<BTreeMap<u64, Absence>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Absence {
+    since: Instant,
+    attempts: u64,
+    said: bool,
+}
+
+/// What is news about a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Away,
+    Back { after: Duration, attempts: u64 },
+}
+
+impl Absences {
+    fn tried(&self, replica: u64, reached: bool, now: Instant) -> Option<News> {
+        let mut absences = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if reached {
+            let Absence { since, attempts, said } = absences.remove(&replica)?;
+            return said.then(|| News::Back { after: now.duration_since(since), attempts });
+        }
+        let absence = Absence { since: now, attempts: 0, said: false };
+        let absence = absences.entry(replica).or_insert(absence);
+        absence.attempts += 1;
+        let news = !absence.said && now.duration_since(absence.since) >= AWAY_AFTER;
+        absence.said |= news;
+        news.then_some(News::Away)
+    }
+}
+
 /// Connects to peers in this replica's name.
 #[derive(Clone)]
 pub(super) struct Dialer(Arc<Inner>);
@@ -119,6 +157,7 @@ struct Inner {
     api: String,
     directory: Directory,
     complaints: Complaints,
+    absences: Absences,
 }
 
 impl Dialer {
@@ -134,8 +173,8 @@ impl Dialer {
         directory: Directory,
         refused: PeerRefusals,
     ) -> Self {
-        let complaints = Complaints::counting(refused);
-        Self(Arc::new(Inner { cluster, id, api, directory, complaints }))
+        let (complaints, absences) = (Complaints::counting(refused), Absences::default());
+        Self(Arc::new(Inner { cluster, id, api, directory, complaints, absences }))
     }
 
     /// Says and counts it, if an answer of a peer was no message, or an impossible one.
@@ -152,10 +191,31 @@ impl Dialer {
         within: Duration,
     ) -> io::Result<Conn> {
         let dialed = timeout(within, self.introduce(to, peer, purpose)).await;
-        dialed.unwrap_or_else(|_| {
+        let dialed = dialed.unwrap_or_else(|_| {
             let why = format!("no connection to replica {to} at {peer} within {within:?}");
             Err(io::Error::new(io::ErrorKind::TimedOut, why))
-        })
+        });
+        self.say(to, peer, &dialed);
+        dialed
+    }
+
+    /// Says that a replica is away, or back.
+    fn say(&self, replica: u64, peer: &str, dialed: &io::Result<Conn>) {
+        // One that refuses is there, and an older one may not know the purpose; the first is said elsewhere.
+        let there = |error: &io::Error| {
+            error.kind() == io::ErrorKind::PermissionDenied || is_unknown(error)
+        };
+        let reached = dialed.as_ref().map_or_else(there, |_| true);
+        match (self.0.absences.tried(replica, reached, Instant::now()), dialed) {
+            (Some(News::Away), Err(error)) => {
+                tracing::warn!(replica, peer, %error, "replica cannot be reached: trying on");
+            }
+            (Some(News::Back { after, attempts }), _) => {
+                let after = format_args!("{}s", after.as_secs());
+                tracing::info!(replica, peer, %after, attempts, "replica is reached again");
+            }
+            _ => {}
+        }
     }
 
     async fn introduce(&self, to: u64, peer: &str, purpose: Purpose) -> io::Result<Conn> {
@@ -190,6 +250,22 @@ pub(super) fn is_unknown(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_that_is_away_is_said_to_be_once() {
+        let (absences, start) = (Absences::default(), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for ms in (0..1000).step_by(50) {
+            assert_eq!(absences.tried(2, false, at(ms)), None);
+        }
+        assert_eq!(absences.tried(3, false, at(990)), None);
+        assert_eq!(absences.tried(3, true, at(995)), None, "it was away for a moment only");
+        assert_eq!(absences.tried(2, false, at(1000)), Some(News::Away));
+        assert!((1050..9000).step_by(50).all(|ms| absences.tried(2, false, at(ms)).is_none()));
+        let back = News::Back { after: Duration::from_secs(9), attempts: 180 };
+        assert_eq!(absences.tried(2, true, at(9000)), Some(back));
+        assert_eq!(absences.tried(2, true, at(9050)), None);
+    }
 
     #[test]
     fn strangers_do_not_fill_the_log() {

@@ -1,0 +1,389 @@
+//! Warnings that repeat: the first is a line, those after it are counted, and two more kinds of lines say how many there
+//! were so far and that they have ended.
+//!
+//! What fails is tried again, by us and by libraries, some of it ten times a second for as long as a disk is full or a
+//! replica is away. The place in the code makes a warning the same one, and so do its values: which host, which file.
+//! Numbers do not, nor do causes that differ in their numbers only. A place that says very much, about very many
+//! hosts for example, gets [`LINES_MAX`] lines for each [`ENDED_AFTER`]; the rest is counted together.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use romana_statemachine::Printable;
+use tracing::callsite::Identifier;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Filter};
+
+/// What has not been said again for so long has ended.
+pub const ENDED_AFTER: Duration = Duration::from_secs(30);
+/// How often it is counted while it lasts: after a minute, then more and more rarely.
+const FIRST_COUNT: Duration = Duration::from_secs(60);
+const COUNT_EVERY_MAX: Duration = Duration::from_secs(3600);
+/// Different warnings of one place in the code that are written while the first of them lasts.
+pub const LINES_MAX: usize = 20;
+/// How often the clock is looked at while there is something to count.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The target of the lines that count.
+const TARGET: &str = "romana_daemon::repeats";
+
+/// A place in the code, and what it says apart from numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    place: Identifier,
+    /// `None`: everything else that the place says.
+    words: Option<String>,
+}
+
+/// A warning that was written, and may be repeated.
+#[derive(Clone, Debug)]
+struct Repeated {
+    level: Level,
+    line: String,
+    began: Instant,
+    last: Instant,
+    /// How often it came after the first time.
+    count: u64,
+    /// When the next line says how often, and how long it waits after that.
+    next: Instant,
+    wait: Duration,
+}
+
+/// A line about warnings that were not written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Of what level they were.
+    pub level: Level,
+    /// The first of them.
+    pub line: String,
+    /// How many there were after it.
+    pub count: u64,
+    /// From the first to the last.
+    pub during: Duration,
+    /// Whether they have ended.
+    pub ended: bool,
+}
+
+/// The warnings that last.
+#[derive(Debug, Default)]
+struct Lasting {
+    warnings: HashMap<Key, Repeated>,
+    /// How many lines each place has.
+    lines: HashMap<Identifier, usize>,
+}
+
+impl Lasting {
+    /// Whether a warning is to be written.
+    fn is_news(&mut self, place: Identifier, level: Level, said: Said, now: Instant) -> bool {
+        let mut key = Key { place: place.clone(), words: Some(said.words) };
+        if !self.warnings.contains_key(&key) {
+            let lines = self.lines.entry(place).or_default();
+            if *lines >= LINES_MAX {
+                key.words = None;
+            } else {
+                *lines += 1;
+            }
+        }
+        let rest = key.words.is_none();
+        let line = || if rest { format!("others like: {}", said.line) } else { said.line };
+        let mut known = true;
+        let warning = self.warnings.entry(key).or_insert_with(|| {
+            known = false;
+            let next = now + FIRST_COUNT;
+            let wait = FIRST_COUNT;
+            Repeated { level, line: line(), began: now, last: now, count: 0, next, wait }
+        });
+        warning.last = now;
+        if known || rest {
+            warning.count += 1;
+        }
+        !known && !rest
+    }
+
+    /// What is to be said of the warnings that were not written.
+    fn look(&mut self, now: Instant) -> Vec<Counted> {
+        let mut counted = Vec::new();
+        let lines = &mut self.lines;
+        self.warnings.retain(|key, one| {
+            let ended = now.duration_since(one.last) >= ENDED_AFTER;
+            if one.count > 0 && (ended || now >= one.next) {
+                one.wait = (one.wait * 2).min(COUNT_EVERY_MAX);
+                one.next = now + one.wait;
+                counted.push(Counted {
+                    level: one.level,
+                    line: one.line.clone(),
+                    count: one.count,
+                    during: one.last.duration_since(one.began),
+                    ended,
+                });
+            }
+            if ended && key.words.is_some() {
+                lines.entry(key.place.clone()).and_modify(|lines| *lines -= 1);
+            }
+            !ended
+        });
+        lines.retain(|_, lines| *lines > 0);
+        counted
+    }
+}
+
+/// A filter that keeps repeated warnings out of the log.
+#[derive(Clone, Debug, Default)]
+pub struct Repeats(Arc<(Mutex<Lasting>, Condvar)>);
+
+impl Repeats {
+    /// Counts from now on, in a thread of its own; it ends with the process.
+    pub fn count(&self) {
+        let counting = self.clone();
+        let thread = thread::Builder::new().name("log".into());
+        let started = thread.spawn(move || {
+            loop {
+                counting.wait().into_iter().for_each(|one| one.log());
+            }
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "repeated warnings are not counted");
+        }
+    }
+
+    /// Waits until there are warnings, and a little; then looks at them.
+    fn wait(&self) -> Vec<Counted> {
+        let (_, news) = &*self.0;
+        let lasting = self.lasting();
+        let some = news.wait_while(lasting, |lasting| lasting.warnings.is_empty());
+        drop(some);
+        thread::sleep(LOOK_EVERY);
+        self.lasting().look(Instant::now())
+    }
+
+    fn lasting(&self) -> MutexGuard<'_, Lasting> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Subscriber> Filter<S> for Repeats {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        if *metadata.level() > Level::WARN || metadata.target() == TARGET {
+            return true;
+        }
+        let said = Said::of(event);
+        let now = Instant::now();
+        let news = self.lasting().is_news(metadata.callsite(), *metadata.level(), said, now);
+        if news {
+            self.0.1.notify_all();
+        }
+        news
+    }
+}
+
+impl Counted {
+    fn log(&self) {
+        let Self { level, line, count, during, ended } = self;
+        let during = Seconds(*during);
+        match (*ended, *level) {
+            (true, _) => tracing::info!(target: TARGET, count, %during, line, "repeated no more"),
+            (false, Level::ERROR) => {
+                tracing::error!(target: TARGET, count, %during, line, "still repeated");
+            }
+            (false, _) => tracing::warn!(target: TARGET, count, %during, line, "still repeated"),
+        }
+    }
+}
+
+/// A duration for people.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            0 => write!(f, "0.{}s", self.0.subsec_millis() / 100),
+            seconds @ 1..60 => write!(f, "{seconds}s"),
+            seconds @ 60..3600 => write!(f, "{}m{}s", seconds / 60, seconds % 60),
+            seconds => write!(f, "{}h{}m", seconds / 3600, seconds % 3600 / 60),
+        }
+    }
+}
+
+/// What an event says.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    /// What makes it the same warning.
+    words: String,
+    /// For people: its message, and its values.
+    line: String,
+}
+
+impl Said {
+    fn of(event: &Event<'_>) -> Self {
+        let metadata = event.metadata();
+        // A library's values are in its message, and nothing is known of them.
+        let ours = metadata.target().starts_with("romana");
+        let mut visitor = Visitor { ours, said: Self::default() };
+        visitor.said.words.push_str(metadata.target());
+        event.record(&mut visitor);
+        visitor.said
+    }
+}
+
+struct Visitor {
+    ours: bool,
+    said: Said,
+}
+
+impl Visitor {
+    fn put(&mut self, field: &Field, value: &dyn fmt::Display, number: bool) {
+        let (name, text) = (field.name(), Printable(value).to_string());
+        let shown = match name {
+            "message" => text.clone(),
+            name => format!("{name}={text}"),
+        };
+        self.said.line.push_str(if self.said.line.is_empty() { "" } else { " " });
+        self.said.line.push_str(&shown);
+        // Who or what it is about; other numbers change from one time to the next.
+        let about = matches!(name, "replica" | "peer" | "id" | "member" | "from" | "to");
+        if number && !about {
+            return;
+        }
+        let varies = !self.ours || matches!(name, "message" | "error" | "why" | "problem");
+        let words = &mut self.said.words;
+        words.push('\0');
+        match varies && !about {
+            true => words.extend(text.chars().map(|c| if c.is_ascii_digit() { '#' } else { c })),
+            false => words.push_str(&text),
+        }
+        while let Some(at) = words.find("##") {
+            words.remove(at);
+        }
+    }
+}
+
+impl Visit for Visitor {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, &format_args!("{value:?}"), false);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, &value, false);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.put(field, &crate::log::Chain(value), false);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, &value, true);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, &value, true);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, &value, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Callsite;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::{Layer, Registry};
+
+    use super::*;
+
+    /// The lines that are written.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Layer<Registry> for Lines {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, Registry>) {
+            self.0.lock().unwrap().push(Said::of(event).line);
+        }
+    }
+
+    fn logged(log: impl FnOnce()) -> (Vec<String>, Repeats) {
+        let (lines, repeats) = (Lines::default(), Repeats::default());
+        let layer = lines.clone().with_filter(repeats.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let lines = lines.0.lock().unwrap().clone();
+        (lines, repeats)
+    }
+
+    #[test]
+    fn a_warning_is_written_once_for_each_that_it_is_about() {
+        let (lines, repeats) = logged(|| {
+            for n in 0..1000_u64 {
+                let error = format!("no answer within {n}ms");
+                tracing::warn!(replica = n % 2, attempt = n, %error, "not reached");
+                tracing::info!(n, "news");
+            }
+            tracing::warn!(host = "h1", "silent");
+            tracing::warn!(host = "h2", "silent");
+        });
+        let is = |word: &str| lines.iter().filter(|line| line.contains(word)).count();
+        assert_eq!((is("not reached"), is("news"), is("silent")), (2, 1000, 3 - 1));
+        let mut lasting = repeats.lasting();
+        let now = Instant::now();
+        assert_eq!(lasting.look(now), []);
+        let mut counted = lasting.look(now + FIRST_COUNT - Duration::from_secs(35));
+        assert_eq!(counted, [], "it lasts");
+        counted = lasting.look(now + ENDED_AFTER);
+        let counts: Vec<_> = counted.iter().map(|one| (one.count, one.ended)).collect();
+        assert_eq!(counts, [(499, true), (499, true)], "what came once is not counted");
+        assert!(lasting.warnings.is_empty() && lasting.lines.is_empty());
+    }
+
+    #[test]
+    fn what_lasts_is_counted_more_and_more_rarely() {
+        let mut lasting = Lasting::default();
+        let place =
+            tracing::callsite!(name: "here", kind: tracing::metadata::Kind::EVENT, fields: );
+        let (start, mut said) = (Instant::now(), Vec::new());
+        for second in 0..7200 {
+            let now = start + Duration::from_secs(second);
+            let what = Said { words: "disk full".into(), line: "the disk is full".into() };
+            let news = lasting.is_news(place.metadata().callsite(), Level::ERROR, what, now);
+            assert_eq!(news, second == 0, "{second}");
+            said.extend(lasting.look(now).into_iter().map(|one| (second, one.count, one.ended)));
+        }
+        let expected = [(60, 60, false), (180, 180, false), (420, 420, false), (900, 900, false)];
+        assert_eq!(said[..4], expected);
+        assert_eq!(said.len(), 6, "{said:?}");
+        let ended = lasting.look(start + Duration::from_secs(7200) + ENDED_AFTER);
+        assert_eq!((ended[0].count, ended[0].ended), (7199, true));
+        assert_eq!(Seconds(ended[0].during).to_string(), "1h59m");
+    }
+
+    #[test]
+    fn a_place_that_says_very_much_gets_so_many_lines() {
+        let (lines, repeats) = logged(|| {
+            for n in 0..1000 {
+                tracing::warn!(host = format!("h{n}"), "down");
+            }
+        });
+        assert_eq!(lines.len(), LINES_MAX);
+        let counted = repeats.lasting().look(Instant::now() + ENDED_AFTER);
+        let counts: Vec<_> = counted.iter().map(|one| one.count).collect();
+        assert_eq!(counts, [1000 - LINES_MAX as u64]);
+        assert!(counted[0].line.starts_with("others like: down"), "{counted:?}");
+    }
+
+    /// Libraries put their values into the message.
+    #[test]
+    fn numbers_in_a_message_make_no_other_warning() {
+        let (lines, _) = logged(|| {
+            for n in 0..100 {
+                tracing::warn!(target: "openraft::core", "while at {n}: T{n}-N1.{n} failed");
+            }
+        });
+        assert_eq!(lines, ["while at 0: T0-N1.0 failed"]);
+    }
+}

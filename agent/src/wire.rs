@@ -6,6 +6,7 @@
 //! of one release can speak to an agent of the next: fields are added, never changed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
@@ -136,6 +137,15 @@ pub struct Failed {
     /// What to do.
     #[serde(default)]
     pub details: String,
+}
+
+/// What and why, and what to do.
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, msg, details } = self;
+        write!(f, "{msg} (code {code})")?;
+        if details.is_empty() { Ok(()) } else { write!(f, ": {details}") }
+    }
 }
 
 /// A name for a request, the same for the same one.

@@ -275,7 +275,11 @@ impl Replay {
         }
         let found = End { revision, digest, state_digest };
         if *end != found {
-            return Err(format!("it says {end:?}, and the replay has {found:?}"));
+            let said = |end: &End| {
+                let End { revision, digest, state_digest } = end;
+                format!("revision {revision} with digest {digest} and state digest {state_digest}")
+            };
+            return Err(format!("it says {}, and the replay has {}", said(end), said(&found)));
         }
         self.ended = Some(state_digest);
         Ok(())

@@ -22,6 +22,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response};
+use romana_statemachine::time::Size;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -85,7 +86,8 @@ impl std::fmt::Display for Short {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { dir, free, needed, why } = self;
         let dir = dir.display();
-        write!(f, "the disk of {dir} has {free} bytes free, {needed} are needed")?;
+        let (free, needed) = (Size(*free), Size(*needed));
+        write!(f, "the disk of {dir} has {free} free, {needed} are needed")?;
         why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
     }
 }

@@ -139,7 +139,11 @@ pub async fn pass(replica: &Replica, checkpoints: &Arc<dyn Checkpoints>) -> Resu
     let (keeper, revision) = (Arc::clone(checkpoints), signed.revision);
     let held = blocking(move || keeper.hold(revision)).await??;
     if !held.is(&signed) {
-        return Err(format!("the checkpoint held is {held:?}, and {signed:?} was signed"));
+        return Err(format!(
+            "the checkpoint held is that of revision {} with digest {} and state digest {}, and revision \
+             {revision} with {} and {} was signed",
+            held.revision, held.digest, held.state_digest, signed.digest, signed.state_digest
+        ));
     }
     if replica.snapshot_revision() < revision {
         return replica.snapshot().await;

@@ -15,6 +15,7 @@ use crate::event::{
     Place, ReleaseReason, Restored, ResumedBy, TopologySet,
 };
 use crate::policy::Policy;
+use crate::time::{Size, Span};
 use crate::topology::TopologySpec;
 
 /// Passes text on, control characters escaped.
@@ -32,6 +33,17 @@ impl Write for OneLine<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Networks and hosts of a topology in a line; the others are counted.
+const LISTED_MAX: usize = 8;
+
+/// Says how many are not listed.
+fn more(f: &mut Formatter<'_>, count: usize, what: &str) -> fmt::Result {
+    match count.saturating_sub(LISTED_MAX) {
+        0 => Ok(()),
+        more => write!(f, " and {more} more {what}"),
     }
 }
 
@@ -140,7 +152,8 @@ impl Display for Event {
             Self::VersionRaised(raised) => write!(f, "VersionRaised {}", raised.version),
             Self::SettingsChanged(settings) => {
                 let (delay, lease) = (settings.address_reuse_delay_ms, settings.vip_lease_ms);
-                write!(f, "SettingsChanged address_reuse_delay_ms={delay} vip_lease_ms={lease}")
+                let (delay, lease) = (Span(delay), Span(lease));
+                write!(f, "SettingsChanged address_reuse_delay={delay} vip_lease={lease}")
             }
             Self::HostAdded(host) => write!(f, "HostAdded {}", Added(host)),
             Self::HostUpdated(host) => write!(f, "HostUpdated {}", Updated(host)),
@@ -188,7 +201,7 @@ impl Display for RestOf<'_> {
             Event::VipRequested(spec) => write!(f, "VipRequested {}", Wanted(spec)),
             Event::VipAssigned(vip) => {
                 write!(f, "VipAssigned {} {} host {}", vip.name, vip.ip, vip.host)?;
-                write!(f, " lease {}ms", vip.lease_ms)
+                write!(f, " lease {}", Span(vip.lease_ms))
             }
             Event::VipUnassigned(vip) => {
                 write!(f, "VipUnassigned {} {} host {}", vip.name, vip.ip, vip.host)
@@ -281,15 +294,16 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
         Event::ConflictsReported(reported) => {
             let (host, count) = (&reported.host, reported.conflicts.len());
             write!(f, "ConflictsReported {host} {count}")?;
-            let mut conflicts = reported.conflicts.iter();
-            conflicts.try_for_each(|c| write!(f, " {} {} {}", c.name, c.ip, c.why.code()))
+            let mut conflicts = reported.conflicts.iter().take(LISTED_MAX);
+            conflicts.try_for_each(|c| write!(f, " {} {} {}", c.name, c.ip, c.why.code()))?;
+            more(f, count, "conflicts")
         }
         Event::AgentSettingsChanged(settings) => {
             let AgentSettings { reserve_per_owner, host_down_after_ms, restore_hold_max_ms } =
                 settings;
             write!(f, "AgentSettingsChanged reserve_per_owner={reserve_per_owner} ")?;
-            write!(f, "host_down_after_ms={host_down_after_ms} ")?;
-            write!(f, "restore_hold_max_ms={restore_hold_max_ms}")
+            write!(f, "host_down_after={} ", Span(*host_down_after_ms))?;
+            write!(f, "restore_hold_max={}", Span(*restore_hold_max_ms))
         }
         Event::ServicesReserved(reserved) => {
             f.write_str("ServicesReserved")?;
@@ -306,7 +320,7 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
 impl Display for Record {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { revision, index, at, actor, event, .. } = self;
-        write!(OneLine(f), "r{revision} i{index} t{} {actor} {event}", at.0)
+        write!(OneLine(f), "r{revision} i{index} {at} {actor} {event}")
     }
 }
 
@@ -326,21 +340,23 @@ macro_rules! shown {
 
 shown! {
     Outline(TopologySpec): |spec, f| {
-        let networks = spec.networks.iter().map(|network| Pair(network.name.as_str(), &network.cidr));
-        write!(f, "{}", List("", networks, ""))
+        let networks = spec.networks.iter().take(LISTED_MAX);
+        let networks = networks.map(|network| Pair(network.name.as_str(), &network.cidr));
+        write!(f, "{}", List("", networks, ""))?;
+        more(f, spec.networks.len(), "networks")
     }
     Carved(TopologySet): |set, f| {
         write!(f, "{}", Outline(&set.topology))?;
-        for host in &set.hosts {
+        for host in set.hosts.iter().take(LISTED_MAX) {
             write!(f, " host {}{}", host.host, places(&host.places))?;
         }
-        Ok(())
+        more(f, set.hosts.len(), "hosts")
     }
     Change(SettingsChange): |change, f| {
         if let Some(delay) = change.address_reuse_delay_ms {
-            write!(f, " address_reuse_delay_ms={delay}")?;
+            write!(f, " address_reuse_delay={}", Span(delay))?;
         }
-        change.vip_lease_ms.map_or(Ok(()), |lease| write!(f, " vip_lease_ms={lease}"))
+        change.vip_lease_ms.map_or(Ok(()), |lease| write!(f, " vip_lease={}", Span(lease)))
     }
     Spec(HostSpec): |host, f| {
         write!(f, "{} {}{}", host.name, host.ip, List(",", host.addresses.iter(), ""))?;
@@ -398,9 +414,9 @@ shown! {
     }
     Kept(Retention): |retention, f| {
         if let Some(age) = retention.age_ms {
-            write!(f, " age_ms={age}")?;
+            write!(f, " age={}", Span(age))?;
         }
-        retention.bytes.map_or(Ok(()), |bytes| write!(f, " bytes={bytes}"))
+        retention.bytes.map_or(Ok(()), |bytes| write!(f, " size={}", Size(bytes)))
     }
     At(Place): |place, f| {
         write!(f, "{}:{}", place.network, place.group)

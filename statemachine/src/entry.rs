@@ -26,12 +26,6 @@ impl Millis {
     }
 }
 
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}ms", self.0)
-    }
-}
-
 /// Position of an event: dense, one per event, starting at 1. 0 is before the first event.
 pub type Revision = u64;
 

@@ -58,6 +58,7 @@ mod settings;
 mod snapshot;
 mod state;
 mod tenant;
+pub mod time;
 mod topic;
 pub mod topology;
 mod validate;

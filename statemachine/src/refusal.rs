@@ -2,8 +2,11 @@
 //! happened. Each has a stable code (the variant's name), a [`Kind`] (hence one HTTP status), a
 //! message that says what was asked and why not, and a hint that says what to do.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::fmt;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,6 +17,7 @@ use crate::name::{
     AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, TableId, TenantId,
     VipName,
 };
+use crate::time::{Size, Span};
 
 /// The class of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,51 @@ macro_rules! refusals {
     };
 }
 
+/// Names or ranges in a sentence; some of them, if they are many.
+struct Several<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Several<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        for (at, item) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{item}", if at == 0 { "" } else { ", " })?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// A setting's value, by the unit in its name.
+struct Setting<'a>(&'a str, u64);
+
+impl fmt::Display for Setting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(name, value) if name.ends_with("_ms") => write!(f, "{}", Span(value)),
+            Self(name, value) if name.ends_with("_bytes") => write!(f, "{}", Size(value)),
+            Self(_, value) => write!(f, "{value}"),
+        }
+    }
+}
+
+/// Why a block mask does not do. Where addresses are skipped there may be none that does.
+fn unfit_mask(network: &NetworkName, given: u32, min: u32, max: u32) -> String {
+    match min.cmp(&max) {
+        Ordering::Less => {
+            format!("block_mask {given} of network {network} is not between {min} and {max}")
+        }
+        Ordering::Equal => format!("block_mask {given} of network {network} cannot be but {min}"),
+        Ordering::Greater => format!(
+            "network {network} is too small for blocks without their first and last address"
+        ),
+    }
+}
+
 /// One reason why a topology cannot be adopted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
@@ -127,8 +176,8 @@ refusals! {
         block_mask: u32, /// Smallest value.
         min: u32, /// Largest value.
         max: u32, }
-        => Malformed, "block_mask {block_mask} of network {network} is not between {min} and {max}";
-        "Choose a block_mask longer than the CIDR's prefix; 29 (IPv6: 122) is a good one.";
+        => Malformed, "{}", unfit_mask(network, *block_mask, *min, *max);
+        "Choose one in the range, leave it out, or give a larger CIDR: a block is smaller than its network, and has at least four addresses where the first and last are skipped.";
     /// The same network name twice.
     DuplicateNetwork { /// The network.
         network: NetworkName, }
@@ -155,7 +204,7 @@ refusals! {
     /// A map has no group.
     EmptyMap { /// The networks of the map.
         networks: Vec<NetworkName>, }
-        => Malformed, "the map for {networks:?} has no group";
+        => Malformed, "the map for {} has no group", Several(networks);
         "Use \"map\": [{\"groups\": []}] for one group that holds all hosts.";
     /// More groups than the network has room for.
     TooManyGroups { /// The network.
@@ -224,7 +273,7 @@ refusals! {
         value: u64, /// Smallest.
         min: u64, /// Largest.
         max: u64, }
-        => Malformed, "{setting} = {value} is not between {min} and {max}";
+        => Malformed, "{setting} = {} is not between {} and {}", Setting(setting, *value), Setting(setting, *min), Setting(setting, *max);
         "Choose a value in the range.";
     /// Not the next version.
     VersionNotNext { /// As asked.
@@ -243,7 +292,7 @@ refusals! {
         host: HostName, /// Its address.
         ip: IpAddr, }
         => Conflict, "host {host} exists with other facts (ip {ip})";
-        "Change it with PATCH /v1/hosts/{name}, or remove it first.";
+        "Change it (romana host label, PATCH /v1/hosts/{name}), or remove it first.";
     /// Another host has the address.
     HostAddressInUse { /// The address.
         ip: IpAddr, /// Who has it.
@@ -305,7 +354,7 @@ refusals! {
         host: HostName, /// Groups that were tried.
         groups: Vec<IpNet>, /// Addresses there that are cooling down.
         cooling: u64, }
-        => Exhausted, "no address is left for host {host} in {groups:?} ({cooling} are cooling down)";
+        => Exhausted, "no address is left for host {host} in {} ({cooling} are cooling down)", Several(groups);
         "Wait for the reuse delay if addresses are cooling down; else release some, or enlarge the network.";
     /// The address asked for is taken.
     AddressInUse { /// The address.
@@ -324,14 +373,14 @@ refusals! {
         ip: IpAddr, /// When it was released.
         released_at: Millis, /// The delay.
         reuse_delay_ms: u64, }
-        => Conflict, "{ip} was released at {released_at} and is kept back for {reuse_delay_ms} ms";
-        "Wait, or ask for another address.";
+        => Conflict, "{ip} was released at {released_at} and is kept back until {} ({})", released_at.plus(*reuse_delay_ms), Span(*reuse_delay_ms);
+        "Wait until then, or ask for another address.";
     /// The address asked for is not one this host can have.
     AddressOutsideGroup { /// The address.
         ip: IpAddr, /// The host.
         host: HostName, /// Groups of the host for this tenant.
         groups: Vec<IpNet>, }
-        => Forbidden, "{ip} is outside the prefix groups of host {host} for this tenant: {groups:?}";
+        => Forbidden, "{ip} is outside the prefix groups of host {host} for this tenant: {}", Several(groups);
         "Ask for an address inside one of details.groups.";
     /// The address asked for is left out by the network's `skip_first_last`.
     AddressSkipped { /// The address.
@@ -419,7 +468,7 @@ refusals! {
         prefix: IpNet, /// The route table.
         table: TableId, }
         => NotFound, "no host forwards for {prefix} in {table}";
-        "GET /v1/routes?for=router shows the routers.";
+        "GET /v1/snapshot?topics=routers shows the routers.";
     /// A leader task's command from an earlier term.
     StaleTerm { /// Term of the command.
         term: Term, /// Term of the entry.

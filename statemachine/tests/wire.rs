@@ -14,6 +14,7 @@ use romana_statemachine::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 fn file(kind: &str, name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/v1");
@@ -410,4 +411,63 @@ fn damaged_snapshots_do_no_harm() {
             let _ = state.validate();
         }
     }
+}
+
+/// The times of a value become times of today and its lists long; durations and sizes become the largest there are, if
+/// that is asked for.
+fn swell(value: &Value, name: &str, largest: bool) -> Value {
+    let is_time = matches!(name, "until" | "at" | "released_until") || name.ends_with("_at");
+    let is_amount = name.ends_with("_ms") || name.ends_with("bytes");
+    match value {
+        Value::Number(_) if is_time => json!(1_795_908_366_022_u64),
+        Value::Number(_) if largest && is_amount => json!(u64::MAX),
+        Value::Array(list) if matches!(name, "hosts" | "groups" | "conflicts" | "networks") => {
+            let one = list.first().map(|one| swell(one, "", largest));
+            Value::Array(one.into_iter().cycle().take(300).collect())
+        }
+        Value::Array(list) => list.iter().map(|one| swell(one, name, largest)).collect(),
+        Value::Object(map) => {
+            let member =
+                |(name, value): (&String, &Value)| (name.clone(), swell(value, name, largest));
+            Value::Object(map.iter().map(member).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// Checks the sentence of a value, and of what becomes of it with times of today and large numbers.
+fn check_sentence<T: Serialize + DeserializeOwned + std::fmt::Display>(sample: &T) {
+    let sample = serde_json::to_value(sample).unwrap();
+    for largest in [false, true] {
+        let value = serde_json::from_value::<T>(swell(&sample, "", largest)).unwrap();
+        let sentence = value.to_string();
+        let machine = [
+            "1795908366022",
+            "18446744073709551615",
+            "Some(",
+            "None",
+            "source:",
+            "Name(",
+            "[\"",
+            "\", \"",
+            " ms",
+        ];
+        let machine = machine.iter().find(|text| sentence.contains(**text));
+        assert_eq!(machine, None, "{sentence}");
+        let times = sentence.contains("2026-11-28T23:26:06.022Z");
+        assert!(
+            times || !swell(&sample, "", false).to_string().contains("1795908366022"),
+            "{sentence}"
+        );
+        assert!(sentence.len() < 1000, "{} bytes: {sentence}", sentence.len());
+    }
+}
+
+/// What people read has times, durations and sizes, and no value as a program prints it for itself.
+#[test]
+fn no_sentence_has_machine_values() {
+    events().iter().for_each(check_sentence);
+    let refusals = Refusal::TABLE.iter().map(|(code, ..)| refusal(code));
+    refusals.for_each(|refusal| check_sentence(&refusal));
+    history().2.iter().for_each(check_sentence);
 }

@@ -74,7 +74,7 @@ impl Attacher {
             match self.recover_one(entry).await {
                 Ok(true) => tracing::warn!(container_id, ifname, "recovered from kernel and log"),
                 Ok(false) => {}
-                Err(error) => tracing::error!(container_id, ?error, "not recovered"),
+                Err(error) => tracing::error!(container_id, %error, "not recovered"),
             }
         }
         let accounted: BTreeSet<String> = self.ledger.all().iter().map(link_of).collect();

@@ -95,7 +95,7 @@ impl Attacher {
     /// Takes back what an ADD has begun. What fails is tried again in the background.
     pub(super) async fn undo(self: &Arc<Self>, entry: Entry) {
         if let Err(error) = self.begin_removal(entry).await {
-            tracing::warn!(?error, "a failed ADD is not undone yet");
+            tracing::warn!(%error, "a failed ADD is not undone yet");
             self.released.notify_one();
         }
     }
@@ -168,7 +168,7 @@ impl Attacher {
             };
             match done.and_then(|()| Ok(copy::remove(&path)?)) {
                 Ok(()) => tracing::info!(path = %path.display(), "took up a DEL that was left"),
-                Err(error) => tracing::warn!(?error, "a DEL that was left is not done yet"),
+                Err(error) => tracing::warn!(%error, "a DEL that was left is not done yet"),
             }
         }
     }
@@ -184,7 +184,7 @@ impl Attacher {
                     done = self.finish(&entry) => done,
                 };
                 if let Err(error) = done {
-                    tracing::debug!(?error, container = entry.key.container_id, "not released yet");
+                    tracing::debug!(%error, container = entry.key.container_id, "not released yet");
                     again = true;
                 }
             }

@@ -120,7 +120,7 @@ impl RouteTable {
                 Change::Add(prefix, _) if has_errno(&source, Errno::EXIST) => {
                     KernelError::ForeignRoute { prefix: *prefix }
                 }
-                change => KernelError::Netlink { what: format!("{change:?}"), source },
+                change => KernelError::Netlink { what: change.to_string(), source },
             };
             Some((change, error))
         });

@@ -1,6 +1,7 @@
 //! What to change in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use ipnet::IpNet;
 
@@ -15,6 +16,17 @@ pub enum Change {
     Replace(IpNet, Target),
     /// Take out our route that says this; one that says something else by now stays.
     Remove(IpNet, Target),
+}
+
+/// What was to be done, in an error.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(prefix, _) => write!(f, "adding the route to {prefix}"),
+            Self::Replace(prefix, _) => write!(f, "replacing the route to {prefix}"),
+            Self::Remove(prefix, _) => write!(f, "removing the route to {prefix}"),
+        }
+    }
 }
 
 /// Changes that turn what is there into what is wanted: nothing where it is right already. Routes come

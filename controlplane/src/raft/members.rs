@@ -56,6 +56,21 @@ pub(crate) enum Change {
     Retire(u64),
 }
 
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AddLearner { id, peer } => write!(f, "replicate to replica {id} at {peer}"),
+            Self::SetVoters(voters) => {
+                let ids: Vec<String> = voters.iter().map(ToString::to_string).collect();
+                write!(f, "replicas {} vote", ids.join(", "))
+            }
+            Self::DropLearner(id) => write!(f, "stop replicating to replica {id}"),
+            Self::HandOver(id) => write!(f, "hand leadership over to replica {id}"),
+            Self::Retire(id) => write!(f, "retire the id of replica {id}, which was replaced"),
+        }
+    }
+}
+
 /// The next step, seen from the leader; `None`: the membership is as the state says.
 pub(crate) fn next_change(
     state: &State,

@@ -168,6 +168,28 @@ pub(super) enum Reply {
     RefusedAgents(Option<Vec<RefusedAgent>>),
 }
 
+impl Reply {
+    /// What to say of an answer that does not fit the question.
+    pub(super) fn misfit(&self) -> String {
+        let of = match self {
+            Self::Failed(why) => return why.clone(),
+            Self::Pong => "a sign of life",
+            Self::Vote(_) => "a vote",
+            Self::Transferred(_) => "a transfer of leadership",
+            Self::Proposed(_) => "the outcome of proposals",
+            Self::ReadIndex(_) => "a read index",
+            Self::Status(_) => "a status",
+            Self::DigestAt(_) => "a digest",
+            Self::HandedOver(_) => "the outcome of a hand-over",
+            Self::CheckpointAt(_) | Self::StandingAt(_) => "the digests of a checkpoint",
+            Self::Proved(_) => "a proof of the history",
+            Self::Heard(_) => "heartbeats",
+            Self::RefusedAgents(_) => "agents that were refused",
+        };
+        format!("the answer does not fit the question: it is {of}")
+    }
+}
+
 /// Encoded proposals: `count` wire forms after each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Batch {

@@ -187,7 +187,7 @@ impl Replica {
         match self.0.links.to(leader, &peer).call(ask, deadline).await {
             Ok(Reply::Proposed(result)) => result,
             Ok(Reply::Failed(why)) => Err(Declined::Unknown(why)),
-            Ok(other) => Err(Declined::Unknown(format!("the leader answered {other:?}"))),
+            Ok(other) => Err(Declined::Unknown(other.misfit())),
             Err(CallError::NotSent(why)) => Err(Declined::Unavailable(why)),
             Err(CallError::Lost(why)) => Err(Declined::Unknown(why)),
         }
@@ -446,7 +446,7 @@ impl Replica {
         let answer = self.0.links.to(leader, peer).call(Ask::HandOver(to), deadline).await;
         match answer.map_err(|error| unavailable(error.to_string()))? {
             Reply::HandedOver(result) => result.map_err(unavailable),
-            other => Err(unavailable(format!("the leader answered {other:?}"))),
+            other => Err(unavailable(other.misfit())),
         }
     }
 
@@ -492,7 +492,7 @@ impl Replica {
             let ask = Ask::CheckpointAt(revision);
             let said = match self.0.links.to(*id, peer).call(ask, deadline).await {
                 Ok(Reply::CheckpointAt(said)) => said,
-                Ok(other) => Err(format!("it answered {other:?}")),
+                Ok(other) => Err(other.misfit()),
                 Err(error) => Err(error.to_string()),
             };
             (*id, said)
@@ -520,7 +520,7 @@ impl Replica {
                 }
                 match self.0.links.to(*id, peer).call(Ask::Prove(at), deadline).await {
                     Ok(Reply::Proved(proof)) => proof,
-                    Ok(other) => Err(format!("it answered {other:?}")),
+                    Ok(other) => Err(other.misfit()),
                     Err(error) => Err(error.to_string()),
                 }
             };

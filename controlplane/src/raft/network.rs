@@ -160,7 +160,7 @@ impl Client {
 }
 
 fn unexpected(reply: &Reply) -> Error {
-    broken(&io::Error::other(format!("not an answer to the question: {reply:?}")))
+    broken(&io::Error::other(reply.misfit()))
 }
 
 impl RaftNetworkV2<TypeConfig> for Client {

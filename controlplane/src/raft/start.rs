@@ -312,7 +312,7 @@ fn reads(host: &Arc<Host>, links: &Links) -> Reads {
                     }
                 },
                 Ok(Reply::ReadIndex(Err(why))) => Err(why),
-                Ok(other) => Err(format!("the leader answered {other:?}")),
+                Ok(other) => Err(other.misfit()),
                 Err(error) => Err(error.to_string()),
             }
         })
@@ -417,7 +417,7 @@ async fn propose_initial(
                         && !refusal.is_raised_already()
                     {
                         let command = &proposal.command;
-                        tracing::error!(?command, %refusal, "initial command refused");
+                        tracing::error!(%command, %refusal, "initial command refused");
                     }
                 }
                 return;

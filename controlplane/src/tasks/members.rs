@@ -35,9 +35,9 @@ impl Task for Members {
                 return Ok(());
             };
             match replica.change(change.clone(), turn.deadline()).await {
-                Ok(()) => tracing::info!(?change, "membership changed"),
+                Ok(()) => tracing::info!(%change, "membership changed"),
                 // The next pass sees what became of it.
-                Err(why) => tracing::warn!(?change, why, "membership not changed"),
+                Err(why) => tracing::warn!(%change, why, "membership not changed"),
             }
             Ok(())
         })

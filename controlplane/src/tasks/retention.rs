@@ -103,7 +103,12 @@ impl Task for Retention {
                     return Ok(());
                 }
                 Verdict::Differ => {
-                    tracing::error!(revision, ?said, "replicas have different states: not signed");
+                    let said = said.iter().map(|(id, said)| match said {
+                        Ok(at) => format!("replica {id} has {}", at.state_digest),
+                        Err(why) => format!("replica {id}: {why}"),
+                    });
+                    let said = said.collect::<Vec<_>>().join("; ");
+                    tracing::error!(revision, said, "replicas have different states: not signed");
                     return Ok(());
                 }
             };

@@ -67,8 +67,7 @@ impl Command {
                 findings.extend(check_addresses(ctx).await?);
             }
             Err(error) => {
-                findings
-                    .push(bad("reads", format!("hosts and networks cannot be read: {error:?}")));
+                findings.push(bad("reads", format!("hosts and networks cannot be read: {error}")));
             }
         }
         report(ctx, &findings)

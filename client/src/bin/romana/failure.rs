@@ -130,6 +130,14 @@ impl Failure {
     }
 }
 
+/// What is wrong, in a sentence.
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (_, message, ..) = self.parts();
+        f.write_str(&message)
+    }
+}
+
 /// The message with the chain of its causes, each once.
 fn with_causes(error: &Error) -> String {
     let mut text = error.to_string();

@@ -190,8 +190,11 @@ fn check_addresses(lists: &Lists, blocks: &BTreeMap<IpNet, &Value>, found: &mut 
             Some(owner) => {
                 for key in ["host", "network", "tenant", "segment"] {
                     if owner.get(key) != address.get(key) {
-                        let (of, is) = (owner.get(key).map(text), address.get(key).map(text));
-                        say(format!("its block {block} is of {key} {of:?}, the address of {is:?}"));
+                        let said = |value: &Value| {
+                            value.get(key).map_or_else(|| String::from("none"), text)
+                        };
+                        let (of, is) = (said(owner), said(address));
+                        say(format!("its block {block} is of {key} {of}, the address of {is}"));
                     }
                 }
             }

@@ -79,6 +79,21 @@ pub(crate) fn percent_used(group: &Value) -> u64 {
     }
 }
 
+/// How many addresses a group has. Numbers that no one reads are powers of two; the API's end at 2^64 - 1.
+fn capacity(group: &Value) -> String {
+    match number(group, "capacity") {
+        u64::MAX => {
+            let cidr = cell(group, "/cidr").parse::<ipnet::IpNet>();
+            let bits = cidr.map_or(64, |cidr| cidr.max_prefix_len() - cidr.prefix_len());
+            format!("2^{}", bits.max(64))
+        }
+        large if large >= 1 << 32 && large.is_power_of_two() => {
+            format!("2^{}", large.trailing_zeros())
+        }
+        capacity => capacity.to_string(),
+    }
+}
+
 /// How full the groups of networks are.
 pub(crate) fn usage(networks: &[Value]) -> Table {
     let mut table = Table::new(
@@ -104,11 +119,10 @@ pub(crate) fn usage(networks: &[Value]) -> Table {
                 _ => Tone::Bad,
             };
             let mut cells = vec![cell(network, "/name")];
-            for key in
-                ["/cidr", "/name", "/hosts", "/blocks", "/addresses", "/cooling", "/capacity"]
-            {
+            for key in ["/cidr", "/name", "/hosts", "/blocks", "/addresses", "/cooling"] {
                 cells.push(cell(group, key));
             }
+            cells.push(capacity(group));
             cells.push(format!("{used}%"));
             table.toned(tone, cells);
         }
@@ -129,5 +143,13 @@ mod tests {
         let group = json!({"addresses": u64::MAX, "cooling": 2, "capacity": u64::MAX});
         assert_eq!(percent_used(&group), 100);
         assert_eq!(percent_used(&json!({})), 0);
+        for (cidr, addresses, shown) in [
+            ("10.0.0.0/16", 1 << 16, "65536"),
+            ("fd00::/90", 1 << 38, "2^38"),
+            ("fd00::/64", u64::MAX, "2^64"),
+            ("fd00::/48", u64::MAX, "2^80"),
+        ] {
+            assert_eq!(capacity(&json!({"cidr": cidr, "capacity": addresses})), shown);
+        }
     }
 }

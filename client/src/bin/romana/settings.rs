@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use romana_client::Query;
+use romana_statemachine::time::{Size, Span};
 use serde_json::{Map, Value};
 
 use crate::audit::moment::span;
@@ -127,11 +128,26 @@ fn table(settings: &Value) -> Table {
     if let Value::Object(map) = settings {
         for (name, value) in map {
             let for_ever = name.starts_with("history_retention") && value.is_null();
-            let shown = if for_ever { "for ever".into() } else { text(value) };
-            table.row(vec![name.clone(), shown]);
+            let (name, shown) = match (for_ever, value.as_u64()) {
+                (true, _) => (name.as_str(), "for ever".into()),
+                (false, Some(ms)) if name.ends_with("_ms") => (name.as_str(), Span(ms).to_string()),
+                (false, Some(bytes)) if name.ends_with("_bytes") => {
+                    (name.as_str(), Size(bytes).to_string())
+                }
+                _ => (name.as_str(), text(value)),
+            };
+            table.row(vec![setting(name), shown]);
         }
     }
     table
+}
+
+/// A setting by the name that `settings set` takes, whose values have units.
+fn setting(name: &str) -> String {
+    match name {
+        "history_retention_bytes" => "history_retention_size".into(),
+        name => name.strip_suffix("_ms").unwrap_or(name).into(),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `romana audit diff`.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use romana_client::Query;
 use serde_json::Value;
@@ -35,8 +37,8 @@ fn table(diff: &Value) -> Table {
     for change in diff.get("changes").and_then(Value::as_array).into_iter().flatten() {
         let side = |name: &str| change.get(name).filter(|value| !value.is_null());
         let (tone, kind, details) = match (side("before"), side("after")) {
-            (None, Some(after)) => (Tone::Good, "added", text(after)),
-            (Some(before), None) => (Tone::Bad, "removed", text(before)),
+            (None, Some(after)) => (Tone::Good, "added", shown("", after)),
+            (Some(before), None) => (Tone::Bad, "removed", shown("", before)),
             (Some(before), Some(after)) => (Tone::Warning, "changed", changed(before, after)),
             (None, None) => (Tone::Plain, "-", String::new()),
         };
@@ -51,15 +53,87 @@ fn table(diff: &Value) -> Table {
     table
 }
 
-/// The members that differ, as `name: before → after`.
+/// Differences of one thing in a line; more are counted. So are the characters of a value.
+const DIFFERENCES_MAX: usize = 8;
+const VALUE_CHARS_MAX: usize = 200;
+
+/// What differs, down to the innermost values, as `path: before → after`.
 fn changed(before: &Value, after: &Value) -> String {
-    let (Value::Object(old), Value::Object(new)) = (before, after) else {
-        return format!("{} → {}", text(before), text(after));
-    };
-    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let show = |value: Option<&Value>| value.map_or_else(|| "-".into(), text);
-    let differ = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
-    let parts =
-        differ.map(|name| format!("{name}: {} → {}", show(old.get(name)), show(new.get(name))));
-    parts.collect::<Vec<_>>().join("; ")
+    let mut found = Vec::new();
+    compare("", Some(before), Some(after), &mut found);
+    let more = found.len().saturating_sub(DIFFERENCES_MAX);
+    found.truncate(DIFFERENCES_MAX);
+    if more > 0 {
+        found.push(format!("and {more} more differences (-f json prints all of it)"));
+    }
+    found.join("; ")
+}
+
+fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<String>) {
+    match (before, after) {
+        (Some(old), Some(new)) if old == new => {}
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            for name in names {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                compare(&path, old.get(name), new.get(name), found);
+            }
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new)))
+            if old.iter().chain(new).any(Value::is_object) =>
+        {
+            for at in 0..old.len().max(new.len()) {
+                let element = old.get(at).or_else(|| new.get(at));
+                let name = element.and_then(|element| element.get("name")).map(text);
+                let name = name.unwrap_or_else(|| at.to_string());
+                compare(&format!("{path}[{name}]"), old.get(at), new.get(at), found);
+            }
+        }
+        (old, new) => {
+            let of = |value: Option<&Value>| value.map_or_else(|| "-".into(), |v| shown(path, v));
+            let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+            found.push(format!("{place}{} → {}", of(old), of(new)));
+        }
+    }
+}
+
+/// A value in a line: times as times, and no more of a text than can be read.
+fn shown(name: &str, value: &Value) -> String {
+    let is_time = name.ends_with("at") || name.ends_with("since") || name.ends_with("until");
+    if is_time && value.as_u64().is_some_and(|ms| ms >= 100_000_000_000) {
+        return time(Some(value));
+    }
+    let text = text(value);
+    match text.char_indices().nth(VALUE_CHARS_MAX) {
+        Some((cut, _)) => format!("{}… ({} bytes more)", &text[..cut], text.len() - cut),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A large topology in which a little changes is a short line.
+    #[test]
+    fn only_what_differs_is_shown() {
+        let groups = |last: &str| {
+            let racks = (0..100).map(|n| json!({"name": format!("rack-{n}"), "hosts": []}));
+            json!({"networks": [{"name": "n", "cidr": "10.0.0.0/8"}],
+                   "map": racks.chain([json!({"name": last, "hosts": []})]).collect::<Vec<_>>()})
+        };
+        assert_eq!(changed(&groups("a"), &groups("b")), "map[a].name: a → b");
+        let mut other = groups("a");
+        other["networks"][0]["cidr"] = json!("10.0.0.0/9");
+        other["map"] = json!([]);
+        let line = changed(&groups("a"), &other);
+        assert!(line.ends_with("and 93 more differences (-f json prints all of it)"), "{line}");
+        assert!(line.len() < 2000, "{line}");
+        let times = [1_795_908_366_022_u64, 7].map(|at| json!({"released_at": at}));
+        assert_eq!(changed(&times[0], &times[1]), "released_at: 2026-11-28T23:26:06.022Z → 7");
+        let long = shown("x", &json!("y".repeat(1000)));
+        assert!(long.ends_with("… (800 bytes more)"), "{long}");
+    }
 }

@@ -13,6 +13,7 @@ use super::moment::{Moment, moment};
 use crate::context::Context;
 use crate::events::line;
 use crate::failure::Failure;
+use crate::table::cell;
 
 /// Prints what was decided.
 #[derive(Debug, Args)]
@@ -147,6 +148,14 @@ impl Log {
 fn print(ctx: &Context, record: &Value) -> Result<(), Failure> {
     ctx.out.element(record, || {
         let known = serde_json::from_value::<Record>(record.clone());
-        known.map_or_else(|_| record.to_string(), |record| line(&record))
+        known.map_or_else(|_| unknown(record), |record| line(&record))
     })
+}
+
+/// A record of a later release, as far as it can be read.
+fn unknown(record: &Value) -> String {
+    let number = record.get("revision").and_then(Value::as_u64).unwrap_or(0);
+    let (at, actor) = (super::show::time(record.get("at")), cell(record, "/actor"));
+    let event = record.get("event").map_or_else(|| "-".into(), Value::to_string);
+    format!("{number:>8}  {at}  {actor}  {event}")
 }

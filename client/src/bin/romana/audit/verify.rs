@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use romana_statemachine::time::Span;
 use serde_json::Value;
 
 use super::show::short;
@@ -32,7 +33,10 @@ fn table(answer: &Value) -> Table {
     let mut table = Table::new(&COLUMNS, "no replica answers");
     for replica in answer.get("replicas").and_then(Value::as_array).into_iter().flatten() {
         let ok = replica.get("ok") == Some(&Value::Bool(true));
-        let took = replica.get("took_ms").map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
+        let took = replica.get("took_ms").map_or_else(
+            || "-".into(),
+            |ms| ms.as_u64().map_or_else(|| cell(replica, "/took_ms"), |ms| Span(ms).to_string()),
+        );
         let row = vec![
             cell(replica, "/id"),
             if ok { "ok".into() } else { "BAD".into() },

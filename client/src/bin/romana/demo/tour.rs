@@ -410,7 +410,11 @@ async fn followed(
     };
     let Some((revision, events, digest)) = progress else {
         let why = match task.is_finished().then_some(task) {
-            Some(task) => format!("{:?}", task.await),
+            Some(task) => match task.await {
+                Ok(Ok(())) => String::from("it ended too early"),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            },
             None => String::from("it did not arrive"),
         };
         return Err(Failure::Broken(format!("the follower of the feed failed: {why}")));

@@ -67,6 +67,17 @@ async fn the_power_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn directories_are_put_back() {
+    let options = options(5, 18, 8, "older-copy");
+    all_laws_hold(&RunOptions { interval: Duration::from_secs(8), ..options }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_sends_what_no_peer_would() {
+    all_laws_hold(&options(6, 10, 8, "forged-peer,kill-leader,pause")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_is_broken_in_turn() {
     all_laws_hold(&options(4, 25, 16, &everything())).await;
 }

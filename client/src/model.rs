@@ -113,6 +113,20 @@ pub struct Member {
     pub lag: Option<u64>,
     /// Whether it has started once, as far as its cluster knows that.
     pub claimed: bool,
+    /// What is wrong with it, as far as the asked replica knows.
+    pub problems: Vec<MemberProblem>,
+}
+
+/// Something that is wrong with a replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberProblem {
+    /// A stable code.
+    pub code: String,
+    /// What is wrong.
+    pub what: String,
+    /// What mends it.
+    pub mend: String,
 }
 
 /// A member that was added: `POST /v1/cluster/members`.

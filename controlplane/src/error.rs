@@ -133,6 +133,9 @@ codes! {
     /// The disk of this replica is full.
     DiskFull => SERVICE_UNAVAILABLE, Some(5),
         "Nothing happened. Retry at another replica; make room on this one's disk, and it comes back by itself.";
+    /// The data directory of this replica is an older copy of itself.
+    OlderCopy => SERVICE_UNAVAILABLE, None,
+        "Ask another replica, and put a new member in this one's place: `romana cluster replace ID`. Starting this one again does not help.";
     /// A file of this replica's history is not what was written.
     HistoryDamaged => INTERNAL_SERVER_ERROR, None,
         "Ask another replica, and seed this one anew from the others: `romana cluster replace ID`.";

@@ -191,21 +191,7 @@ async fn serve(
         tasks::standard(config.service_cluster_ip_range.clone()),
         leading.clone(),
     ));
-    let end = tokio::select! {
-        () = stop.cancelled() => {
-            hand_over(&replica).await;
-            Ok(End::Stopped)
-        }
-        (kind, why) = replica.wait_fault() => match kind {
-            FaultKind::DiskFull => Ok(End::Full(why)),
-            FaultKind::Other => Err(ServerError::Fault(why)),
-        },
-        short = room.low() => {
-            error!(%short, "leaving before the disk is full");
-            hand_over(&replica).await;
-            Ok(End::Full("it left before the disk was full".into()))
-        }
-    };
+    let end = end_of_life(&replica, room, stop).await;
     match &end {
         Ok(_) => info!("stopping"),
         Err(fault) => error!(%fault, "ending"),
@@ -220,6 +206,34 @@ async fn serve(
     }
     replica.shutdown().await;
     end
+}
+
+/// Returns when the replica must not go on, and why.
+async fn end_of_life(
+    replica: &Replica,
+    room: &Room,
+    stop: &CancellationToken,
+) -> Result<End, ServerError> {
+    tokio::select! {
+        () = stop.cancelled() => {
+            hand_over(replica).await;
+            Ok(End::Stopped)
+        }
+        (kind, why) = replica.wait_fault() => match kind {
+            FaultKind::DiskFull => Ok(End::Full(why)),
+            FaultKind::OlderCopy => {
+                // It takes part in nothing. It stays to say why, wherever somebody looks.
+                stop.cancelled().await;
+                Err(ServerError::Fault(why))
+            }
+            FaultKind::Other => Err(ServerError::Fault(why)),
+        },
+        short = room.low() => {
+            error!(%short, "leaving before the disk is full");
+            hand_over(replica).await;
+            Ok(End::Full("it left before the disk was full".into()))
+        }
+    }
 }
 
 fn replica_config(

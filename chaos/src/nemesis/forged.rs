@@ -21,7 +21,7 @@ const TERM_MAX: u64 = 1 << 32;
 pub(super) const FORGED: Kind = Kind {
     name: "forged-peer",
     about: "a replica is sent terms, entries, frames and bytes that no peer would send",
-    sort: Sort::Network,
+    sort: Sort::Hostile,
     needs: Needs::NOTHING,
     begin: |cluster, id, rng| {
         Box::pin(async move {

@@ -14,6 +14,7 @@ mod kill;
 mod links;
 mod members;
 mod memory;
+mod older;
 mod pause;
 mod plan;
 mod power;
@@ -64,6 +65,7 @@ pub const KINDS: &[&Kind] = &[
     &members::GROW,
     &damage::DAMAGE,
     &forged::FORGED,
+    &older::OLDER,
 ];
 
 /// What sort of thing a kind of fault breaks. Two faults at once are of different sorts.
@@ -77,16 +79,19 @@ pub enum Sort {
     Disk,
     /// Clocks.
     Clock,
+    /// Nothing: what comes from outside should.
+    Hostile,
     /// Who belongs to the cluster, and with which data: never together with another fault.
     Members,
 }
 
 impl Sort {
-    const ALL: [(&'static str, Self); 5] = [
+    const ALL: [(&'static str, Self); 6] = [
         ("process", Self::Process),
         ("network", Self::Network),
         ("disk", Self::Disk),
         ("clock", Self::Clock),
+        ("hostile", Self::Hostile),
         ("members", Self::Members),
     ];
 

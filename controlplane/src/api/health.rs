@@ -10,6 +10,7 @@ use super::reply;
 use super::route::{Accepts, Route, Verb, handler};
 use crate::error::{Code, Failure};
 use crate::metrics::{ClockReading, Reading};
+use crate::raft::FaultKind;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -50,7 +51,13 @@ fn revision(call: &Call) -> Revision {
 }
 
 async fn healthy(call: Call) -> reply::Result {
-    if let Some(fault) = call.api.replica().fault() {
+    let replica = call.api.replica();
+    if replica.fault_kind() == Some(FaultKind::OlderCopy) {
+        // Starting it again would not help.
+        let revision = revision(&call);
+        return reply::ok(revision, &Shown { status: "waiting to be replaced", revision });
+    }
+    if let Some(fault) = replica.fault() {
         return Err(Failure::new(Code::Internal, format!("this replica has stopped: {fault}")));
     }
     let revision = revision(&call);
@@ -58,8 +65,11 @@ async fn healthy(call: Call) -> reply::Result {
 }
 
 async fn ready(call: Call) -> reply::Result {
-    if let Some(why) = call.api.replica().not_ready() {
-        return Err(Failure::new(Code::Unavailable, why));
+    let replica = call.api.replica();
+    if let Some(why) = replica.not_ready() {
+        let older = replica.fault_kind() == Some(FaultKind::OlderCopy);
+        let code = if older { Code::OlderCopy } else { Code::Unavailable };
+        return Err(Failure::new(code, why));
     }
     let revision = revision(&call);
     reply::ok(revision, &Shown { status: "ready", revision })

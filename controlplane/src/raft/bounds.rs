@@ -193,6 +193,12 @@ impl Known {
         self.log_id(request.last_log_id())
     }
 
+    /// How far a replica has come.
+    pub(super) fn position(&self, term: u64, next: u64) -> Checked {
+        self.term(term)?;
+        self.index(next)
+    }
+
     /// What a peer says about itself.
     pub(super) fn status(&self, status: &PeerStatus) -> Checked {
         self.term(status.term)?;

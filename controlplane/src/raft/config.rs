@@ -120,8 +120,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Tuning {
-    /// What openraft is told.
-    pub(super) fn raft(&self) -> Result<openraft::Config, openraft::ConfigError> {
+    /// What openraft is told. `elects`: from the beginning, not only when it is told to.
+    pub(super) fn raft(&self, elects: bool) -> Result<openraft::Config, openraft::ConfigError> {
         let config = openraft::Config {
             cluster_name: "romana".into(),
             heartbeat_interval: millis(self.heartbeat),
@@ -134,6 +134,7 @@ impl Tuning {
             // The transfer has its own limits on stalling.
             install_snapshot_timeout: 300_000,
             enable_pre_vote: Some(true),
+            enable_elect: elects,
             // Two leases: a leader that hears no quorum for so long asks who is there.
             quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
             backoff: "100ms".into(),

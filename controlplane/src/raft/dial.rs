@@ -182,6 +182,13 @@ impl Dialer {
         self.0.complaints.refuse_error(peer, error);
     }
 
+    /// Says what is wrong with a peer, again only after a while.
+    pub(super) fn complain(&self, peer: &str, why: &str) {
+        if self.0.complaints.news(peer, why) {
+            tracing::error!(peer, why, "entries are not sent");
+        }
+    }
+
     /// Connects to replica `to` at `peer` and introduces this one.
     pub(super) async fn dial(
         &self,

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 pub enum FaultKind {
     /// A disk is full: it may start again when there is room.
     DiskFull,
+    /// The data directory is an older copy of itself: it must be replaced, and starting again does not help.
+    OlderCopy,
     /// Anything else: somebody must look.
     Other,
 }
@@ -33,7 +35,8 @@ impl Fault {
         self.set_kind(if full { FaultKind::DiskFull } else { FaultKind::Other }, why);
     }
 
-    fn set_kind(&self, kind: FaultKind, why: String) {
+    /// [`Self::set`], with its kind.
+    pub(super) fn set_kind(&self, kind: FaultKind, why: String) {
         self.0.send_if_modified(|fault| {
             let first = fault.is_none();
             if first {
@@ -46,6 +49,10 @@ impl Fault {
 
     pub(super) fn get(&self) -> Option<String> {
         self.0.borrow().as_ref().map(|(_, why)| why.clone())
+    }
+
+    pub(super) fn kind(&self) -> Option<FaultKind> {
+        self.0.borrow().as_ref().map(|(kind, _)| *kind)
     }
 
     /// Returns when there is a fault.

@@ -193,6 +193,14 @@ impl LogStore {
         Known { term, index: tail.last.map_or(0, |id| id.index), joins }
     }
 
+    /// The term that it has voted in, the index after its last entry, and after the last one that is on the disk.
+    pub(super) fn position(&self) -> (u64, u64, u64) {
+        let tail = self.tail();
+        let after = |index: Option<u64>| index.map_or(0, |index| index + 1);
+        let term = tail.vote.map_or(0, |vote| vote.leader_id.term);
+        (term, after(tail.last.map(|id| id.index)), after(tail.on_disk))
+    }
+
     fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }

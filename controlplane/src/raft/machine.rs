@@ -188,6 +188,11 @@ impl Machine {
         self.newest().map_or(0, |file| file.head().revision)
     }
 
+    /// Index after the last entry in the newest snapshot.
+    pub(super) fn snapshot_next(&self) -> u64 {
+        self.newest().and_then(|file| file.head().last).map_or(0, |id| id.index + 1)
+    }
+
     /// Remembers a snapshot, unless a newer one was installed while it was written.
     fn set_newest(&self, file: &SnapshotFile) {
         let mut newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);

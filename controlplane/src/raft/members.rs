@@ -332,6 +332,7 @@ mod tests {
             healthy: !ill.contains(id),
             lag: if raft.learners.contains(id) { lag } else { 0 },
             claimed: true,
+            problems: Vec::new(),
         });
         ClusterStatus {
             cluster_id: String::new(),

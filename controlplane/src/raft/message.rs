@@ -33,6 +33,9 @@ pub(super) enum Purpose {
     /// Readings of the peer's wall clock: [`super::clocks`]. Not known to releases with version 3 of the
     /// log and before.
     Clock,
+    /// What this replica knows that the other one held, and what that one holds: [`super::held`]. Not known to
+    /// releases with version 3 of the log and before.
+    Position,
 }
 
 /// The first frame of a connection.

@@ -23,7 +23,7 @@
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
 //! `message`, `bounds`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `clocks`, `proposer`,
-//! `reads` (how callers share rounds) · `view`, `peers`, `pulse` (what is known), `slow` · `members`, `join` (who
+//! `reads` (how callers share rounds) · `view`, `peers`, `held`, `pulse` (what is known), `slow` · `members`, `join` (who
 //! belongs) · `start`, and this file · `restore`, `salvage` (data directories while nothing runs).
 
 mod bounds;
@@ -34,6 +34,7 @@ mod dial;
 mod facts;
 mod fault;
 mod frame;
+mod held;
 mod identity;
 mod join;
 mod link;
@@ -84,7 +85,9 @@ pub(crate) use members::next_change;
 pub(crate) use restore::UPLOAD;
 pub use restore::{Restoration, RestoreError, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};
-pub use status::{ClusterStatus, MemberStatus, ProposeError, ReadError, Role, TransferError};
+pub use status::{
+    ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,
+};
 
 use crate::audit::{Audit, Proof};
 use crate::feed::Feed;
@@ -226,16 +229,18 @@ impl Replica {
     /// [`ReadError::Unavailable`] when that is not so by `deadline`.
     pub async fn recovered(&self, deadline: Instant) -> Result<(), ReadError> {
         let mut news = self.0.view.watch();
-        while !self.0.view.recovered() {
+        loop {
             if let Some(why) = self.fault() {
                 return Err(ReadError::Unavailable { why });
+            }
+            if self.0.view.recovered() {
+                return Ok(());
             }
             if !pause(&mut news, deadline).await {
                 let why = "this replica was restarted and has not caught up with its own log";
                 return Err(ReadError::Unavailable { why: why.into() });
             }
         }
-        Ok(())
     }
 
     /// Reads the local state under its lock. Keep it short: applying waits. For longer reads take
@@ -330,6 +335,7 @@ impl Replica {
                 .as_ref()
                 .is_some_and(|(status, recent)| *recent && status.ready && status.fault.is_none()),
             lag: furthest.saturating_sub(applied(&said)),
+            problems: self.problems_of(id, said.as_ref()),
             api: match said {
                 Some((status, _)) => status.api,
                 None => self.0.host.directory.get(id).unwrap_or_default(),
@@ -342,6 +348,15 @@ impl Replica {
             revision: own.revision,
             members: members.collect(),
         }
+    }
+
+    /// What is wrong with a member, as far as this replica knows.
+    fn problems_of(&self, id: u64, said: Option<&Said>) -> Vec<MemberProblem> {
+        let fault = said.and_then(|(status, _)| status.fault.clone());
+        let fault = fault.map(|what| MemberProblem::new("Stopped", what, id));
+        let older = self.0.host.positions.is_older(id);
+        let older = older.then(|| MemberProblem::new("OlderCopy", held::OLDER.into(), id));
+        older.or(fault).into_iter().collect()
     }
 
     /// Whether this replica can serve: [`Self::not_ready`] has no reason.
@@ -399,6 +414,12 @@ impl Replica {
             .fault
             .get()
             .or_else(|| self.0.log.wal().failed().map(|error| machine::chain(&*error)))
+    }
+
+    /// Of what kind [`Self::fault`] is.
+    #[must_use]
+    pub fn fault_kind(&self) -> Option<FaultKind> {
+        self.0.fault.kind()
     }
 
     /// Returns when this replica has stopped, with the reason.

@@ -24,12 +24,13 @@ use tokio::time::{Instant, timeout};
 use super::bounds::Implausible;
 use super::codec::{put_append, unpack};
 use super::dial::{Conn, Dialer};
+use super::held::{self, Positions};
 use super::link::{CallError, Link};
 use super::log::LogStore;
 use super::message::{Appended, Ask, Purpose, Reply};
 use super::snapshot::SnapshotFile;
 use super::transfer;
-use super::types::{Member, SnapshotOf, TypeConfig, Vote};
+use super::types::{LogId, Member, SnapshotOf, TypeConfig, Vote};
 use crate::history::History;
 
 /// A peer that owes the answer to an append request for longer is given up. Longer than an fsync
@@ -91,6 +92,7 @@ pub(super) struct Network {
     pub(super) links: Links,
     pub(super) history: History,
     pub(super) log: LogStore,
+    pub(super) positions: Positions,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -102,6 +104,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             link: self.links.to(target, &node.peer),
             history: self.history.clone(),
             log: self.log.clone(),
+            positions: self.positions.clone(),
             target,
             peer: node.peer.clone(),
             conn: None,
@@ -115,6 +118,7 @@ pub(super) struct Client {
     link: Link,
     history: History,
     log: LogStore,
+    positions: Positions,
     target: u64,
     peer: String,
     /// The append connection, when no stream uses it and nothing is outstanding on it.
@@ -147,6 +151,17 @@ impl Client {
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// A follower lacks an entry. Openraft takes it for certain that a follower keeps what it has acknowledged: it
+    /// would wait for ever for one that did not.
+    fn lacked(&self, vote: Vote, id: LogId) -> Option<Error> {
+        if !self.positions.lacks(self.target, vote, id.index) {
+            return None;
+        }
+        let why = format!("replica {}: {}", self.target, held::older_text(self.target));
+        self.dialer.complain(&self.peer, &why);
+        Some(unreachable(&io::Error::other(why)))
     }
 
     /// An impossible answer is none.
@@ -206,8 +221,10 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 let mut none = VecDeque::new();
                 send(&mut conn, &mut none, &first).await.map_err(|error| broken(&error))?;
             }
-            let (sent, last) = (VecDeque::from([Instant::now()]), last_index(&first));
-            let pipe = Pipe { client: self, conn, input: Some(input), sent, last };
+            let sent = VecDeque::from([Instant::now()]);
+            let (vote, committed) = (first.vote, first.leader_commit.map(|id| id.index));
+            let told = Told { vote, committed, last: last_index(&first) };
+            let pipe = Pipe { client: self, conn, input: Some(input), sent, told };
             let results: BoxStream<'s, _> = Box::pin(stream::unfold(Some(pipe), Pipe::step));
             Ok(results)
         })
@@ -218,8 +235,13 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Error> {
+        let asked = request.vote;
         let reply = self.ask(Ask::Vote(request), &option).await?;
-        self.voted(reply)
+        let response = self.voted(reply)?;
+        if response.vote_granted && response.vote == asked {
+            self.positions.voted(self.target, asked.leader_id.term);
+        }
+        Ok(response)
     }
 
     async fn pre_vote(
@@ -288,7 +310,16 @@ struct Pipe<'s, S> {
     input: Option<S>,
     /// When the requests were sent that are not answered yet, oldest first.
     sent: VecDeque<Instant>,
-    /// Index of the last entry that the peer was told of.
+    told: Told,
+}
+
+/// What the peer was told.
+struct Told {
+    /// Who leads.
+    vote: Vote,
+    /// Index up to which entries are agreed on.
+    committed: Option<u64>,
+    /// Index of the last entry.
     last: u64,
 }
 
@@ -313,7 +344,7 @@ where
                 request = next(&mut pipe.input), if more => match request {
                     None => pipe.input = None,
                     Some(request) => {
-                        pipe.last = pipe.last.max(last_index(&request));
+                        pipe.told.add(&request);
                         if let Err(error) = send(&mut pipe.conn, &mut pipe.sent, &request).await {
                             return Some((Err(broken(&error)), None));
                         }
@@ -323,9 +354,13 @@ where
                     pipe.sent.pop_front();
                     let result = frame.and_then(|frame| pipe.read(&frame));
                     return Some(match result {
-                        Ok(Appended::Upto(upto)) => (Ok(Ok(upto)), Some(pipe)),
+                        Ok(Appended::Upto(upto)) => {
+                            pipe.acknowledged(upto);
+                            (Ok(Ok(upto)), Some(pipe))
+                        }
                         Ok(Appended::Conflict(id)) => {
-                            (Ok(Err(StreamAppendError::Conflict(id))), None)
+                            let lacked = pipe.client.lacked(pipe.told.vote, id);
+                            (lacked.map_or(Ok(Err(StreamAppendError::Conflict(id))), Err), None)
                         }
                         Ok(Appended::HigherVote(vote)) => {
                             (Ok(Err(StreamAppendError::HigherVote(vote))), None)
@@ -349,8 +384,23 @@ impl<S> Pipe<'_, S> {
     /// An append result, if it can be one.
     fn read(&self, frame: &[u8]) -> io::Result<Appended> {
         let appended = unpack("append result", frame)?;
-        self.client.log.known().appended(self.last, &appended)?;
+        self.client.log.known().appended(self.told.last, &appended)?;
         Ok(appended)
+    }
+
+    fn acknowledged(&self, upto: Option<LogId>) {
+        if let Some(upto) = upto {
+            let Told { vote, committed, .. } = self.told;
+            self.client.positions.acknowledged(self.client.target, vote, upto.index, committed);
+        }
+    }
+}
+
+impl Told {
+    fn add(&mut self, request: &AppendEntriesRequest<TypeConfig>) {
+        self.vote = request.vote;
+        self.committed = self.committed.max(request.leader_commit.map(|id| id.index));
+        self.last = self.last.max(last_index(request));
     }
 }
 

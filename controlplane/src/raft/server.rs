@@ -23,6 +23,7 @@ use super::dial::{Complaints, Conn, Directory};
 use super::facts;
 use super::fault::Fault;
 use super::frame::FrameWriter;
+use super::held::{self, Gate, Positions};
 use super::identity::Identity;
 use super::log::LogStore;
 use super::machine::{Machine, chain};
@@ -76,6 +77,10 @@ pub(super) struct Host {
     /// What agents have said.
     pub(super) pulse: Pulse,
     pub(super) clocks: Clocks,
+    /// How far the others have come.
+    pub(super) positions: Positions,
+    /// Whether this replica may vote and take entries.
+    pub(super) gate: Gate,
 }
 
 /// Accepts connections until `stop`.
@@ -187,17 +192,20 @@ impl Host {
             Purpose::Snapshot => self.snapshot(conn, hello.from, false).await,
             Purpose::WatchedSnapshot => self.snapshot(conn, hello.from, true).await,
             Purpose::Clock => super::clocks::answer(conn, &self.clocks).await,
+            Purpose::Position => held::answer(conn, hello.from, self).await,
             Purpose::Facts => facts::answer(conn, self.machine.with_state(facts::Facts::own)).await,
         }
     }
 
     async fn snapshot(&self, conn: Conn, from: u64, watched: bool) -> io::Result<()> {
+        self.gate.pass().await?;
         let leader = transfer::Leader { id: from, known: self.log.known(), watched };
         transfer::receive(conn, leader, &self.raft, &self.machine).await
     }
 
     /// Append requests in, results out, both in order.
     async fn appends(&self, conn: Conn, from: u64) -> io::Result<()> {
+        self.gate.pass().await?;
         let Conn { reader, mut writer } = conn;
         let (requests, queue) = mpsc::channel(APPENDS_QUEUED);
         let read = async move {
@@ -304,6 +312,11 @@ impl Host {
     }
 
     pub(super) async fn answer(&self, ask: Ask) -> Reply {
+        if matches!(ask, Ask::Vote(_) | Ask::PreVote(_) | Ask::Transfer(_))
+            && let Err(error) = self.gate.pass().await
+        {
+            return Reply::Failed(error.to_string());
+        }
         match ask {
             Ask::Ping => Reply::Pong,
             Ask::Vote(request) => match self.raft.vote(request).await {

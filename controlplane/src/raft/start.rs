@@ -16,6 +16,7 @@ use super::config::{ReplicaConfig, StartError, Tuning};
 use super::dial::{Complaints, Dialer, Directory};
 use super::facts::{self, Facts};
 use super::fault::Fault;
+use super::held::{self, Gate, Positions};
 use super::identity::Identity;
 use super::log::LogStore;
 use super::machine::Machine;
@@ -97,14 +98,16 @@ impl Replica {
         let (api, refused) = (config.advertise_api.clone(), PeerRefusals::default());
         let dialer = Dialer::counting(cluster, *id, api, directory.clone(), refused.clone());
         let links = Links::new(dialer.clone());
-        let (history, store) = (machine.history().clone(), log.clone());
-        let network = Network { dialer, links: links.clone(), history, log: store };
+        let positions = Positions::default();
+        let network = Network {
+            dialer: dialer.clone(),
+            links: links.clone(),
+            history: machine.history().clone(),
+            log: log.clone(),
+            positions: positions.clone(),
+        };
         let audit = machine.audit().clone();
-        let raft_config =
-            config.tuning.raft().map_err(|error| StartError::Tuning(Box::new(error)))?;
-        let raft =
-            Raft::new(*id, Arc::new(raft_config), network, log.clone(), machine.clone()).await;
-        let raft = raft.map_err(|error| StartError::Raft { why: error.to_string() })?;
+        let (raft, fresh) = raft(&config, network, &log, &machine).await?;
 
         let view = View::new(initial_cluster);
         let clocks = Clocks::new(config.wall.clone());
@@ -123,6 +126,8 @@ impl Replica {
             checkpoints: OnceLock::new(),
             pulse: Pulse::default(),
             clocks,
+            positions,
+            gate: Gate::new(fresh),
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -170,6 +175,7 @@ impl Replica {
         tasks.spawn(exchange.run(stop.clone()));
         tasks.spawn(pulse::pass_on(Arc::clone(host), links.clone(), stop.clone()));
         spawn(Box::pin(quorum::confirm(self.0.reads.clone(), view.clone())));
+        spawn(Box::pin(held::watch(Arc::clone(host), links.dialer().clone())));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));
         spawn(Box::pin(found(host.raft.clone(), config.id, config.initial_cluster.clone())));
         spawn(Box::pin(bound_log(
@@ -286,6 +292,21 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
 
 fn has_files(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Raft over what was opened, and whether that is nothing yet: a replica that has nothing has forgotten nothing, and
+/// may vote at once.
+async fn raft(
+    config: &ReplicaConfig,
+    network: Network,
+    log: &LogStore,
+    machine: &Machine,
+) -> Result<(Raft, bool), StartError> {
+    let fresh = log.position() == (0, 0, 0) && machine.snapshot_next() == 0;
+    let tuning = config.tuning.raft(fresh);
+    let tuning = Arc::new(tuning.map_err(|error| StartError::Tuning(Box::new(error)))?);
+    let raft = Raft::new(config.id, tuning, network, log.clone(), machine.clone()).await;
+    Ok((raft.map_err(|error| StartError::Raft { why: error.to_string() })?, fresh))
 }
 
 /// The gate for reads: asks itself when this replica leads, else the leader.

@@ -45,6 +45,26 @@ pub struct MemberStatus {
     pub lag: u64,
     /// Whether its data directory has claimed the id: `false` until it has started once.
     pub claimed: bool,
+    /// What is wrong with it, as far as the asked replica knows.
+    pub problems: Vec<MemberProblem>,
+}
+
+/// Something that is wrong with a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemberProblem {
+    /// A stable code.
+    pub code: String,
+    /// What is wrong.
+    pub what: String,
+    /// What mends it.
+    pub mend: String,
+}
+
+impl MemberProblem {
+    /// One that a new member in its place mends.
+    pub(super) fn new(code: &str, what: String, id: u64) -> Self {
+        Self { code: code.into(), what, mend: format!("romana cluster replace {id}") }
+    }
 }
 
 /// What a member does.

@@ -122,6 +122,13 @@ async fn peer_of(ctx: &Context, id: u64) -> Result<String, Failure> {
     peer.map(Into::into).ok_or_else(unknown)
 }
 
+/// With the codes of what is wrong.
+fn with_problems(healthy: &str, member: &Value) -> String {
+    let problems = member.get("problems").map(items).unwrap_or_default();
+    let codes: Vec<String> = problems.iter().map(|problem| cell(problem, "/code")).collect();
+    if codes.is_empty() { healthy.into() } else { format!("{healthy} ({})", codes.join(", ")) }
+}
+
 fn table(status: &Value) -> Table {
     let mut table = Table::new(&["ID", "ROLE", "HEALTHY", "LAG", "API", "PEER"], "no members");
     for member in status.get("members").map(items).unwrap_or_default() {
@@ -139,7 +146,7 @@ fn table(status: &Value) -> Table {
             vec![
                 cell(member, "/id"),
                 cell(member, "/role"),
-                healthy.into(),
+                with_problems(healthy, member),
                 cell(member, "/lag"),
                 cell(member, "/api"),
                 cell(member, "/peer"),

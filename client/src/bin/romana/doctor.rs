@@ -139,6 +139,12 @@ fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
         let mend = "start them; one that lost its disk: romana cluster replace ID";
         findings.push(bad("members", what).mend(mend));
     }
+    for member in &cluster.members {
+        findings.extend(member.problems.iter().map(|problem| {
+            let what = format!("replica {}: {} ({})", member.id, problem.what, problem.code);
+            bad("members", what).mend(&*problem.mend)
+        }));
+    }
     if count < 3 || count.is_multiple_of(2) {
         let what = format!("there are {count}; 3 or 5 survive failures best");
         findings.push(warning("members", what).mend("romana cluster add HOST:PORT"));
@@ -370,6 +376,20 @@ mod tests {
         assert_eq!(tones(&fork.findings()), [Tone::Bad]);
         let busy = digests(&[("a", 5, 1), ("b", 6, 2), ("c", 7, 1)]);
         assert_eq!(tones(&busy.findings()), [Tone::Warning]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_member_is_said_with_what_mends_it() {
+        let member: romana_client::model::Member = serde_json::from_value(json!({
+            "id": 2, "role": "follower", "healthy": false,
+            "problems": [{"code": "OlderCopy", "what": "an older copy", "mend": "romana cluster replace 2"}]
+        }))
+        .unwrap();
+        let cluster = Cluster { members: vec![member], ..Cluster::default() };
+        let found = check_cluster(&cluster);
+        let found = found.iter().find(|finding| finding.what.contains("OlderCopy")).unwrap();
+        assert_eq!(found.what, "replica 2: an older copy (OlderCopy)");
+        assert_eq!((found.tone, &*found.mend), (Tone::Bad, "romana cluster replace 2"));
     }
 
     #[test]

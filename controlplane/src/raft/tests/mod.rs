@@ -4,6 +4,7 @@ mod clocks;
 mod cluster;
 mod damage;
 mod hostile;
+mod older;
 mod restore;
 mod retention;
 mod storage;

@@ -1,0 +1,119 @@
+//! The data directory of a replica is put back to what it was some time ago, as a snapshot of a virtual machine would
+//! be. The replica must notice, say so with the way out, and take part in nothing; then a new member takes its place.
+//! Never together with another fault: what it forgot, others must know.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use hyper::Method;
+use rand::RngExt;
+
+use super::members::replace;
+use super::{Kind, Needs, Sort, nobody, one, until, victim};
+use crate::cluster::Cluster;
+use crate::http;
+
+const PATIENCE: Duration = Duration::from_secs(40);
+const ASK: Duration = Duration::from_millis(500);
+/// Entries that the replica applies after the copy was made: it has forgotten at least these.
+const FORGOTTEN: u64 = 20;
+/// What it has forgotten is known to others after so long.
+const KNOWN_AFTER: Duration = Duration::from_millis(2500);
+
+/// One replica, often the leader.
+pub(super) const OLDER: Kind = Kind {
+    name: "older-copy",
+    about: "the data directory of a replica is put back to an older copy while it is down",
+    sort: Sort::Members,
+    needs: Needs::NOTHING,
+    begin: |cluster, id, rng| {
+        Box::pin(async move {
+            let Some(at) = victim(cluster, rng).await.filter(|_| cluster.outdated().is_none())
+            else {
+                return Ok(nobody(id));
+            };
+            cluster.kill(at)?;
+            let (data, kept) = (cluster.data_dir(at), cluster.dir().join(format!("kept-{id}")));
+            copy(&data, &kept).context("a copy of its data")?;
+            cluster.start_replica(at)?;
+            cluster.wait_ready(PATIENCE).await?;
+            forget(cluster, at).await?;
+            if rng.random_bool(0.5) {
+                lead(cluster, at).await;
+            }
+            tokio::time::sleep(KNOWN_AFTER).await;
+            cluster.kill(at)?;
+            fs::remove_dir_all(&data)?;
+            copy(&kept, &data)?;
+            fs::remove_dir_all(&kept)?;
+            cluster.start_replica(at)?;
+            refuses(cluster, at).await?;
+            cluster.kill(at)?;
+            replace(cluster, at).await?;
+            let mut hit = one(cluster, id, at);
+            hit.told.push_str(", refused and replaced");
+            Ok(hit)
+        })
+    },
+    end: |_, _| Box::pin(async { Ok(()) }),
+};
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let to = to.join(path.file_name().context("a name")?);
+        if path.is_dir() { copy(&path, &to)? } else { _ = fs::copy(&path, to)? }
+    }
+    Ok(())
+}
+
+/// The revision of a replica, by its own word.
+async fn revision(cluster: &Cluster, at: usize) -> Option<u64> {
+    let api = cluster.replicas()[at].api;
+    let path = "/v1/digest?consistency=local";
+    let answer = http::once(api, Method::GET, path, None, ASK).await.ok()?;
+    answer.body["revision"].as_u64()
+}
+
+/// Waits until it has applied what its copy lacks.
+async fn forget(cluster: &Cluster, at: usize) -> Result<()> {
+    let before = std::cell::Cell::new(None);
+    until("a replica that applies more", PATIENCE, async || {
+        let now = revision(cluster, at).await;
+        let first = before.get().or(now);
+        before.set(first);
+        first.zip(now).is_some_and(|(first, now)| now >= first + FORGOTTEN)
+    })
+    .await
+}
+
+/// Lets it lead, if that can be.
+async fn lead(cluster: &Cluster, at: usize) {
+    let (api, id) = (cluster.replicas()[at].api, cluster.replicas()[at].id);
+    let body = serde_json::json!({"to": id});
+    _ = http::once(api, Method::POST, "/v1/cluster/transfer", Some(&body), ASK).await;
+}
+
+/// It says what is wrong and what to do, and never that it is ready.
+async fn refuses(cluster: &mut Cluster, at: usize) -> Result<()> {
+    let start = Instant::now();
+    let cure = format!("romana cluster replace {}", cluster.replicas()[at].id);
+    loop {
+        let api = cluster.replicas()[at].api;
+        if let Ok(answer) = http::once(api, Method::GET, "/readyz", None, ASK).await {
+            ensure!(answer.status != 200, "a replica is ready on an older copy of its data");
+            if answer.code() == "OlderCopy" {
+                let said = answer.body.to_string();
+                ensure!(said.contains(&cure), "it does not say what to do: {said}");
+                return Ok(());
+            }
+        }
+        if start.elapsed() > PATIENCE {
+            bail!("a replica does not notice that its data is an older copy");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

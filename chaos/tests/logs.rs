@@ -104,3 +104,23 @@ async fn one_line_when_a_replica_goes_and_one_when_it_comes() {
     let all = lines(&cluster, leader, after);
     assert!(warnings(&all).len() <= 6 && all.len() <= 24, "{all:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_to_be_taken_in_says_so_once() {
+    let mut cluster =
+        Cluster::start(ClusterOptions::new(find_romanad(None).unwrap())).await.unwrap();
+    cluster.wait_ready(PATIENCE).await.unwrap();
+    let leader = cluster.wait_leader(PATIENCE).await.unwrap();
+    let joins = cluster.add_place().unwrap();
+    cluster.start_replica(joins).unwrap();
+    let start = Instant::now();
+    let waits =
+        |lines: &[String]| lines.iter().filter(|line| line.contains("not taken in yet")).count();
+    while waits(&lines(&cluster, joins, 0)) == 0 {
+        assert!(start.elapsed() < PATIENCE, "{}", cluster.log_tails(20));
+        ask(&cluster, leader, Duration::from_millis(50)).await;
+    }
+    ask(&cluster, leader, AWAY).await;
+    let said = lines(&cluster, joins, 0);
+    assert_eq!(waits(&said), 1, "{said:#?}");
+}

@@ -506,13 +506,17 @@ fn own_address(
     told: Option<String>,
     listen: SocketAddr,
 ) -> Result<String, ConfigError> {
+    let list = || {
+        let pairs = founders.iter().map(|(id, address)| format!("{id}={address}"));
+        pairs.collect::<Vec<_>>().join(",")
+    };
     if id == 0 && !founders.is_empty() {
         let why = "a replica that joins is no founder: leave it out";
-        return Err(invalid("initial_cluster", format!("{founders:?}"), why));
+        return Err(invalid("initial_cluster", list(), why));
     }
     if !founders.is_empty() && !founders.contains_key(&id) {
         let why = format!("this replica's id, {id}, is not in it");
-        return Err(invalid("initial_cluster", format!("{founders:?}"), why));
+        return Err(invalid("initial_cluster", list(), why));
     }
     if let Some(address) = told {
         check_address("advertise_peer", &address)?;

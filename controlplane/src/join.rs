@@ -95,6 +95,7 @@ pub async fn prepare(config: &mut Config) -> Result<(), JoinError> {
 
 async fn ask_all(servers: &[String], peer: &str) -> Result<(String, u64), JoinError> {
     let end = Instant::now() + PATIENCE;
+    let mut said = String::new();
     loop {
         let mut whys = Vec::new();
         for server in servers {
@@ -109,7 +110,12 @@ async fn ask_all(servers: &[String], peer: &str) -> Result<(String, u64), JoinEr
         if Instant::now() >= end {
             return Err(JoinError::Unknown { peer: peer.into(), why: whys.join("; ") });
         }
-        tracing::info!(why = whys.join("; "), "not taken in yet");
+        let why = whys.join("; ");
+        // It is asked several times a second, and said when the answer changes.
+        if why != said {
+            tracing::info!(why, "not taken in yet: waiting");
+            said = why;
+        }
         sleep(PAUSE).await;
     }
 }

@@ -111,7 +111,8 @@ pub enum SalvageError {
 
 impl std::fmt::Debug for Salvage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "replica {} in {}, to entry {:?}", self.id, self.dir.display(), self.last)
+        let (term, index) = self.last;
+        write!(f, "replica {} in {}, to entry {index} of term {term}", self.id, self.dir.display())
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Client(Error),
     /// The command cannot be carried out as written.
     Usage(String),
+    /// A document cannot be read, or is not what the command takes.
+    Document(String),
     /// A check that the command makes found something; it was printed already.
     Found,
     /// The cluster has no leader that a majority confirms.
@@ -54,6 +56,10 @@ impl Failure {
         Self::Usage(why.into())
     }
 
+    pub(crate) fn document(why: impl Into<String>) -> Self {
+        Self::Document(why.into())
+    }
+
     pub(crate) fn io(what: impl Into<String>, error: io::Error) -> Self {
         Self::Io(what.into(), error)
     }
@@ -62,7 +68,7 @@ impl Failure {
         match self {
             Self::Client(Error::Unavailable { .. }) | Self::NoLeader => 3,
             Self::Client(Error::Unknown { .. }) => 4,
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Document(_) => 2,
             Self::Client(_) | Self::Found | Self::Io(..) | Self::Damaged(_) | Self::Broken(_) => 1,
         }
     }
@@ -88,7 +94,12 @@ impl Failure {
                 "Look before you repeat it; allocating by the same name again is safe.",
             ),
             Self::Client(error) => own("Protocol", with_causes(error), ""),
-            Self::Usage(why) => own("Usage", why.clone(), "romana help shows the commands."),
+            Self::Usage(why) => {
+                own("Usage", why.clone(), "romana COMMAND --help shows how a command is used.")
+            }
+            Self::Document(why) => {
+                own("Document", why.clone(), "Nothing was sent. Correct the document first.")
+            }
             Self::Found => own("Found", String::from("something is wrong, see above"), ""),
             Self::NoLeader => own(
                 "Unavailable",
@@ -151,4 +162,44 @@ fn with_causes(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Every kind of failure is a sentence, and has no value as a program prints it for itself.
+    #[test]
+    fn failures_are_sentences() {
+        let cause = || Some(Arc::new(io::Error::other("refused")) as romana_client::Cause);
+        let why = || String::from("http://h1: no answer");
+        let refused = Refusal::AddressCoolingDown {
+            ip: [10, 0, 0, 1].into(),
+            released_at: romana_statemachine::Millis(1_795_908_366_022),
+            reuse_delay_ms: 30_000,
+        };
+        let failures = [
+            Failure::from(refused),
+            Failure::Client(Error::Unavailable { why: why(), source: cause() }),
+            Failure::Client(Error::Unavailable { why: why(), source: None }),
+            Failure::Client(Error::Unknown { why: why(), source: cause() }),
+            Failure::Client(Error::Protocol { why: why() }),
+            Failure::from(Error::Config { why: why() }),
+            Failure::usage("x"),
+            Failure::document("x"),
+            Failure::Found,
+            Failure::NoLeader,
+            Failure::io("x", io::Error::other("y")),
+            Failure::Damaged(why()),
+            Failure::Broken(why()),
+        ];
+        for failure in failures {
+            let (_, message, hint, _) = failure.parts();
+            let text = format!("{message} {hint}");
+            let machine = ["Some(", "None", "source:", "1795908366022", " ms", "Error", "{ "];
+            assert_eq!(machine.iter().find(|word| text.contains(**word)), None, "{text}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub(crate) async fn document(file: Option<PathBuf>) -> Result<Value, Failure> {
         Ok([document]) => Ok(document),
         Err(several) => {
             let count = several.len();
-            Err(Failure::usage(format!("{count} documents are given, and one is wanted")))
+            Err(Failure::document(format!("{count} documents are given, and one is wanted")))
         }
     }
 }
@@ -41,7 +41,7 @@ pub(crate) async fn documents(file: Option<PathBuf>) -> Result<Vec<Value>, Failu
                 (String::from("stdin"), bounded("stdin", io::stdin().lock())?)
             }
         };
-        parse(&text).map_err(|why| Failure::usage(format!("{name}: {why}")))
+        parse(&text).map_err(|why| Failure::document(format!("{name}: {why}")))
     });
     read.await.map_err(|error| Failure::io("reading", io::Error::other(error)))?
 }

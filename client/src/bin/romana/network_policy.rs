@@ -28,7 +28,9 @@ fn translate_one(document: Value) -> Result<Value, Failure> {
     let Some(kind) = document.get("kind").and_then(Value::as_str) else { return Ok(document) };
     let objects = match (kind, document.get("items")) {
         ("List" | "NetworkPolicyList", Some(Value::Array(items))) => items.clone(),
-        ("List" | "NetworkPolicyList", _) => return Err(Failure::usage("items: it is not a list")),
+        ("List" | "NetworkPolicyList", _) => {
+            return Err(Failure::document("items: it is not a list"));
+        }
         _ => vec![document],
     };
     objects.into_iter().map(one).collect()
@@ -37,11 +39,13 @@ fn translate_one(document: Value) -> Result<Value, Failure> {
 fn one(mut object: Value) -> Result<Value, Failure> {
     let kind = object.get("kind").and_then(Value::as_str);
     if let Some(kind) = kind.filter(|kind| *kind != "NetworkPolicy") {
-        return Err(Failure::usage(format!("kind: {kind} is not NetworkPolicy")));
+        return Err(Failure::document(format!("kind: {kind} is not NetworkPolicy")));
     }
     let version = object.get("apiVersion").and_then(Value::as_str);
     if let Some(version) = version.filter(|version| *version != "networking.k8s.io/v1") {
-        return Err(Failure::usage(format!("apiVersion: {version} is not networking.k8s.io/v1")));
+        return Err(Failure::document(format!(
+            "apiVersion: {version} is not networking.k8s.io/v1"
+        )));
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         let namespace = metadata.entry("namespace").or_insert(Value::Null);
@@ -50,10 +54,10 @@ fn one(mut object: Value) -> Result<Value, Failure> {
         }
     }
     let read = serde_json::from_value::<NetworkPolicy>(object);
-    let read = read.map_err(|error| Failure::usage(format!("NetworkPolicy: {error}")))?;
-    let policy = read.policy().map_err(|refusal| Failure::usage(refusal.to_string()))?;
+    let read = read.map_err(|error| Failure::document(format!("NetworkPolicy: {error}")))?;
+    let policy = read.policy().map_err(|refusal| Failure::document(refusal.to_string()))?;
     let document = serde_json::to_value(to_document(&policy));
-    document.map_err(|error| Failure::usage(error.to_string()))
+    document.map_err(|error| Failure::document(error.to_string()))
 }
 
 #[cfg(test)]

@@ -97,6 +97,8 @@ struct Shared {
     failure: OnceLock<Arc<HistoryError>>,
     /// Reads that met damage.
     damaged: AtomicU64,
+    /// What the last of them met.
+    damage: Mutex<Option<String>>,
 }
 
 struct State {
@@ -147,6 +149,7 @@ impl History {
             cache: Mutex::default(),
             failure: OnceLock::new(),
             damaged: AtomicU64::new(0),
+            damage: Mutex::default(),
         });
         let packer = Worker::spawn_helper("history-packer", Packer(Arc::clone(&shared)))
             .map_err(HistoryError::io("start the threads of", dir))?;
@@ -317,9 +320,25 @@ impl History {
         let read = self.collect(from, max_records, max_bytes);
         if let Err(error @ HistoryError::Damaged { .. }) = &read {
             self.inner.shared.damaged.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(%error, "a read of the history met damage");
+            let told = error.to_string();
+            let mut damage = self.damage_lock();
+            // Whoever asks again meets it again: it is said once.
+            if damage.as_ref() != Some(&told) {
+                tracing::error!(%error, "a read of the history met damage");
+                *damage = Some(told);
+            }
         }
         read
+    }
+
+    /// What the last read met that met damage, since the start.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        self.damage_lock().clone()
+    }
+
+    fn damage_lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.inner.shared.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many reads met damage.

@@ -262,9 +262,11 @@ async fn start(config: ReplicaConfig, patience: Duration) -> Result<Replica, Sta
     let deadline = Instant::now() + patience;
     loop {
         match Replica::start(config.clone()).await {
-            Err(StartError::Wal(WalError::Locked { .. }) | StartError::Io { .. })
-                if Instant::now() < deadline =>
-            {
+            Err(
+                StartError::Wal(WalError::Locked { .. })
+                | StartError::Io { .. }
+                | StartError::Listen { .. },
+            ) if Instant::now() < deadline => {
                 tokio::time::sleep(WATCH_INTERVAL).await;
             }
             started => return started,

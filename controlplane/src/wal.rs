@@ -52,6 +52,7 @@ use tokio::sync::SetOnce;
 
 use crate::platform::Worker;
 pub use error::WalError;
+pub use frame::Owner;
 use ledger::{Catalog, Run};
 use writer::{Change, Job, Writer};
 
@@ -66,12 +67,15 @@ pub struct WalOptions {
     /// The file of the high-water mark; `None`: `MARK`, in the log's directory. Elsewhere it outlives
     /// that directory, so that its loss is noticed.
     pub mark: Option<PathBuf>,
+    /// Whose log it is: written into each segment, and a log of another owner does not open. Files without an
+    /// owner do.
+    pub owner: Option<Owner>,
 }
 
 impl Default for WalOptions {
     /// Segments of 64 MiB.
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, mark: None }
+        Self { segment_bytes: 64 << 20, mark: None, owner: None }
     }
 }
 
@@ -136,16 +140,19 @@ impl Wal {
     /// Opens the log in `dir`, which is made if it is missing, and says what is in it.
     ///
     /// # Errors
-    /// [`WalError::Locked`], [`WalError::Damaged`] (nothing was changed then), [`WalError::Io`].
+    /// [`WalError::Locked`], [`WalError::Damaged`] or [`WalError::Foreign`] (nothing was changed then),
+    /// [`WalError::Io`].
     pub fn open(dir: &Path, options: WalOptions) -> Result<(Self, Recovered), WalError> {
         let segment_bytes = options.segment_bytes.max(4096);
         let mark = options.mark.unwrap_or_else(|| dir.join("MARK"));
-        let opened = recover::open(dir, &mark, segment_bytes)?;
+        let owner = options.owner;
+        let opened = recover::open(dir, &mark, segment_bytes, owner)?;
         let log = opened.ledger.0.clone();
         let shared = Arc::new(Shared::default());
-        let writer = Writer::new(dir.to_owned(), Arc::clone(&shared), opened, segment_bytes)
-            .and_then(|writer| Worker::spawn("wal-writer", writer))
-            .map_err(WalError::io("start the threads of", dir))?;
+        let writer =
+            Writer::new(dir.to_owned(), Arc::clone(&shared), opened, (segment_bytes, owner))
+                .and_then(|writer| Worker::spawn("wal-writer", writer))
+                .map_err(WalError::io("start the threads of", dir))?;
         let inner = Inner { shared, writer };
         let last = log.next.checked_sub(1).filter(|_| log.first < log.next);
         let recovered = Recovered { vote: log.vote, purged: log.purged, first: log.first, last };

@@ -17,7 +17,7 @@ use romana_statemachine::{Actor, Event, Millis, Record, event};
 /// Names the directory in the child, and makes it one.
 const DIR: &str = "POWERFAIL_DIR";
 
-const LOG: WalOptions = WalOptions { segment_bytes: 64 << 10, mark: None };
+const LOG: WalOptions = WalOptions { segment_bytes: 64 << 10, mark: None, owner: None };
 const HISTORY: HistoryOptions = HistoryOptions { segment_bytes: 16 << 10 };
 
 /// Compiles the shim into `dir`.

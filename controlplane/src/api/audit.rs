@@ -206,6 +206,7 @@ fn failure(error: AuditError) -> Failure {
             Failure::new(Code::IndexRebuilding, message).with("reached", reached)
         }
         AuditError::History(error) => history_failure(&error),
+        AuditError::Stuck(error) => history_failure(&error),
         AuditError::Cancelled => Failure::new(Code::Internal, message),
     }
 }

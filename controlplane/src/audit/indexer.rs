@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -47,12 +48,8 @@ impl Shared {
             let why = &trouble as &dyn std::error::Error;
             self.rebuilds.fetch_add(1, Ordering::Relaxed);
             self.view_mut().index = None;
-            if let Trouble::History(_) = trouble {
-                tracing::error!(error = why, "audit: indexing waits");
-            } else {
-                tracing::warn!(error = why, "audit: the index is built again");
-                self.discard(None);
-            }
+            tracing::warn!(error = why, "audit: the index is built again");
+            self.discard(None);
             if !self.stopping() {
                 thread::park_timeout(RETRY);
             }
@@ -73,8 +70,16 @@ impl Shared {
                 }
                 (view.tail.last + 1, view.tail.digest)
             };
-            let records = self.read(next, digest)?;
+            let records = match self.read(next, digest) {
+                Err(Trouble::History(error)) => {
+                    self.get_stuck(error);
+                    thread::park_timeout(RETRY);
+                    continue;
+                }
+                records => records?,
+            };
             if records.is_empty() {
+                self.stuck.send_if_modified(|stuck| stuck.take().is_some());
                 self.check_purged(first, next)?;
                 thread::park_timeout(IDLE);
                 continue;
@@ -89,7 +94,16 @@ impl Shared {
         if self.history.last().0 + 1 < next {
             return Err(Trouble::OtherHistory(next - 1));
         }
-        let records = match self.history.read(next, RECORDS_MAX, RECORD_BYTES_MAX) {
+        let read = |most| self.history.read(next, most, RECORD_BYTES_MAX);
+        let records = match read(RECORDS_MAX) {
+            // Up to the damage all is whole: the rest of this segment, if that is not where it is.
+            Err(HistoryError::Damaged { .. }) => {
+                let end = self.history.segment_after(next).unwrap_or(next + 1);
+                read(usize::try_from(end - next).unwrap_or(RECORDS_MAX).min(RECORDS_MAX))
+            }
+            records => records,
+        };
+        let records = match records {
             Err(HistoryError::Compacted { .. }) => return Err(Trouble::OtherHistory(next - 1)),
             records => records?,
         };
@@ -101,6 +115,23 @@ impl Shared {
             last = record.digest;
         }
         Ok(records)
+    }
+
+    /// The history cannot be read: whoever waits for the index is told so.
+    fn get_stuck(&self, error: HistoryError) {
+        let told = error.to_string();
+        self.stuck.send_if_modified(|stuck| {
+            let news = stuck.as_ref().is_none_or(|known| known.to_string() != told);
+            if news {
+                let why = &error as &dyn std::error::Error;
+                tracing::error!(
+                    error = why,
+                    "audit: indexing waits for a history that can be read"
+                );
+                *stuck = Some(Arc::new(error));
+            }
+            news
+        });
     }
 
     /// Adds records to the tail, and a tail that is long enough to the index where a segment ends.
@@ -151,6 +182,7 @@ impl Shared {
 
     /// Opens the newest index there is, if it fits the history; else a new one.
     fn open(&self) -> Result<(Index, Option<Mark>), Trouble> {
+        self.make_room();
         fs::create_dir_all(&self.dir).map_err(IndexError::from)?;
         let newest = generations(&self.dir).into_iter().max();
         if let Some((_, path)) = newest {
@@ -168,6 +200,20 @@ impl Shared {
         let path = self.dir.join(format!("{generation:010}"));
         self.discard(None);
         Ok((Index::open(&path)?.0, None))
+    }
+
+    /// Takes away what stands in the place of the directory and is none: what was in it can be built again.
+    fn make_room(&self) {
+        if fs::symlink_metadata(&self.dir).is_ok() && !self.dir.is_dir() {
+            let aside = self.dir.with_extension("aside");
+            tracing::warn!(
+                path = %self.dir.display(), aside = %aside.display(),
+                "audit: this is no directory, and set aside"
+            );
+            if let Err(error) = fs::rename(&self.dir, &aside) {
+                tracing::warn!(%error, "audit: it cannot be set aside");
+            }
+        }
     }
 
     fn count(&self, why: &str) {

@@ -11,7 +11,8 @@
 //! ## Laws
 //! 1. The history is the truth. The index says where to look in it; what is answered was read there.
 //! 2. An index that fails in any way, or that is of another history, is thrown away and built again;
-//!    questions that need it are refused meanwhile, and nothing else is affected.
+//!    questions that need it are refused meanwhile, and nothing else is affected. What is indexed stays so
+//!    when the history cannot be read on; questions beyond that say why.
 //! 3. Applying waits for nothing here. An index that is behind is waited for by the question.
 //!
 //! An index entry costs a record nothing on the way of a commit: the indexer reads the history after the
@@ -44,7 +45,7 @@ pub use checkpoint::{CheckpointError, Keeper};
 pub use past::{Base, PastError, Proof};
 pub use query::{AuditError, Kept, Page, lasting};
 
-use crate::history::History;
+use crate::history::{History, HistoryError};
 use crate::platform;
 use index::Index;
 use tail::Tail;
@@ -73,6 +74,8 @@ struct Shared {
     /// Last revision that is indexed.
     reached: watch::Sender<Revision>,
     rebuilds: AtomicU64,
+    /// Why the history cannot be read on, while it cannot.
+    stuck: watch::Sender<Option<Arc<HistoryError>>>,
     stop: AtomicBool,
 }
 
@@ -128,6 +131,7 @@ impl Audit {
             view,
             reached: watch::Sender::new(start),
             rebuilds: AtomicU64::new(0),
+            stuck: watch::Sender::new(None),
             stop: AtomicBool::new(false),
         });
         let indexer = Arc::clone(&shared);
@@ -154,12 +158,17 @@ impl Audit {
         self.0.shared.view().index.as_ref().map_or(0, Index::size)
     }
 
-    /// Returns when everything up to a revision is indexed. May wait for ever: give it a deadline.
+    /// Returns when everything up to a revision is indexed, or cannot be as the history cannot be read. May wait for
+    /// ever: give it a deadline.
     pub async fn reached(&self, revision: Revision) {
         let mut reached = self.0.shared.reached.subscribe();
+        let mut stuck = self.0.shared.stuck.subscribe();
         self.0.wake();
-        // The sender lives as long as self: waiting cannot fail.
-        _ = reached.wait_for(|reached| *reached >= revision).await;
+        // The senders live as long as self: waiting cannot fail.
+        tokio::select! {
+            _ = reached.wait_for(|reached| *reached >= revision) => {}
+            _ = stuck.wait_for(Option::is_some) => {}
+        }
     }
 
     /// Stops indexing. Blocks until the thread has ended.

@@ -1,6 +1,7 @@
 //! Questions. All of them block on the disk.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use romana_statemachine::audit::{Filter, Tenure, tenures};
 use romana_statemachine::{Millis, Record, Revision, State};
@@ -27,6 +28,9 @@ pub enum AuditError {
     /// The history cannot be read, or no longer reaches back so far.
     #[error("the history cannot be read")]
     History(#[from] HistoryError),
+    /// What the question needs is not indexed, as the history cannot be read.
+    #[error("the history cannot be read")]
+    Stuck(#[source] Arc<HistoryError>),
     /// Nobody waits for the answer any more.
     #[error("nobody waits for the answer")]
     Cancelled,
@@ -239,7 +243,8 @@ impl Audit {
         let found = {
             let view = shared.view();
             let reached = view.tail.last;
-            let rebuilding = AuditError::Rebuilding { reached };
+            let stuck = shared.stuck.borrow().clone();
+            let rebuilding = stuck.map_or(AuditError::Rebuilding { reached }, AuditError::Stuck);
             let Some(index) = view.index.as_ref().filter(|_| reached >= upto) else {
                 return Err(rebuilding);
             };

@@ -267,3 +267,42 @@ proptest! {
         });
     }
 }
+
+/// What cannot be read on is said, at once and each time, and not called an index that is being built; what is
+/// indexed is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_history_is_no_index_that_is_built() {
+    let world = World::new();
+    let records = records(400, 3);
+    world.append(&records[..200]);
+    let World { dir, history } = world;
+    drop(history);
+    // The one segment that is in the middle, whole in its head and its end: its damage shows when it is read.
+    let mut segments: Vec<_> = fs::read_dir(dir.path().join("history"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "lz4"))
+        .collect();
+    segments.sort();
+    let hurt = &segments[segments.len() / 2];
+    let mut bytes = fs::read(hurt).unwrap();
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 0xff;
+    fs::write(hurt, bytes).unwrap();
+
+    let options = HistoryOptions { segment_bytes: 4096 };
+    let history = History::open(&dir.path().join("history"), options).unwrap();
+    let audit = Audit::with_tail(history.clone(), dir.path(), 100, 20).unwrap();
+    let last = history.last().0;
+    settled(&audit, last).await;
+    let ip = IpAddr::from([10, 0, 0, 0]);
+    for _ in 0..3 {
+        let refused = audit.who(ip, last, 0, usize::MAX).unwrap_err();
+        let AuditError::Stuck(error) = refused else { panic!("{refused}") };
+        assert!(matches!(*error, HistoryError::Damaged { .. }), "{error}");
+    }
+    let damage = history.damage().unwrap();
+    assert!(damage.contains(&hurt.file_name().unwrap().to_string_lossy().into_owned()), "{damage}");
+    // Up to there all is answered, while it is tried again.
+    assert!(audit.who(ip, 5, 0, usize::MAX).is_ok());
+}

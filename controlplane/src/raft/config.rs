@@ -162,16 +162,56 @@ impl StartError {
         use crate::wal::WalError;
 
         match self {
-            Self::Wal(WalError::Damaged { .. })
+            Self::Wal(WalError::Damaged { .. } | WalError::Foreign { .. })
             | Self::History(HistoryError::Damaged { .. })
             | Self::State(_)
             | Self::Gap { .. }
             | Self::Identity(IdentityError::Damaged { .. } | IdentityError::Nameless { .. }) => {
                 Some(reseed(id))
             }
+            Self::Identity(IdentityError::Nonce { .. }) => Some(reseed(id)),
+            Self::Listen { .. } => None,
+            other if is_misplaced(other) => Some(misplaced(id)),
             _ => None,
         }
     }
+}
+
+/// Whether what failed is that something in the data directory is not what it should be, or not to be had.
+fn is_misplaced(error: &StartError) -> bool {
+    use io::ErrorKind::{
+        AlreadyExists, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound,
+        PermissionDenied, UnexpectedEof,
+    };
+
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |error| error.source());
+    causes.any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            let linked = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+            linked
+                || matches!(
+                    error.kind(),
+                    AlreadyExists
+                        | InvalidData
+                        | InvalidInput
+                        | IsADirectory
+                        | NotADirectory
+                        | NotFound
+                        | PermissionDenied
+                        | UnexpectedEof
+                )
+        })
+    })
+}
+
+/// What to do about that.
+fn misplaced(id: u64) -> String {
+    format!(
+        "what stands there is not what this program wrote, or it may not read it: look at it with `ls -l`, and put \
+         the file back, or give it back to the user that runs romanad; if it is lost: {}",
+        reseed(id)
+    )
 }
 
 /// Why a replica does not start.
@@ -180,7 +220,15 @@ pub enum StartError {
     /// The data belongs to somebody else.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// A directory or the peer listener.
+    /// The peer listener.
+    #[error("cannot listen for other replicas on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file or a directory.
     #[error("{what}")]
     Io {
         /// What failed.

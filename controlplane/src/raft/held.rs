@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use romana_statemachine::Printable;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -70,22 +71,25 @@ struct Told {
 }
 
 /// Second frame of an exchange.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Said {
     /// What is on the disk and agreed on.
     holds: Position,
     /// What is there at all.
     has: Position,
+    /// What is damaged of its history, as far as was noticed: others tell operators.
+    damage: Option<String>,
 }
 
 /// What is remembered of one replica.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Remembered {
     held: Position,
     /// The last entry that it has acknowledged to this replica as the leader by this vote.
     acknowledged: Option<(Vote, u64)>,
     /// It has less than it held.
     older: bool,
+    damage: Option<String>,
 }
 
 /// What this replica remembers of the others. Clones share it.
@@ -133,6 +137,7 @@ impl Positions {
     fn said(&self, id: u64, known: Position, said: Said) {
         self.with(id, |it| {
             it.older = said.has.lacks(known);
+            it.damage = said.damage.map(|what| Printable(what).to_string());
             if !it.older {
                 it.held = it.held.max(said.holds);
             }
@@ -143,6 +148,12 @@ impl Positions {
     #[cfg(test)]
     pub(super) fn held(&self, id: u64) -> u64 {
         self.of(id).next
+    }
+
+    /// What is damaged of its history, as far as is known.
+    pub(super) fn damage(&self, id: u64) -> Option<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&id).and_then(|it| it.damage.clone())
     }
 
     /// Whether its files are an older copy, as far as is known.
@@ -215,6 +226,7 @@ fn own(log: &LogStore, machine: &Machine) -> Said {
     Said {
         holds: Position { term, next: agreed.min(on_disk).max(snapshot) },
         has: Position { term, next: last.max(snapshot) },
+        damage: machine.history().damage(),
     }
 }
 
@@ -302,7 +314,7 @@ mod tests {
     }
 
     fn said(holds: Position, has: Position) -> Said {
-        Said { holds, has }
+        Said { holds, has, damage: None }
     }
 
     #[test]

@@ -18,9 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::platform::fs::{self, File};
 use crate::platform::random;
+use crate::wal::Owner;
 
 const FILE: &str = "identity.json";
 const NONCE: &str = "nonce";
+/// Longest that a directory calls itself.
+const NONCE_BYTES_MAX: usize = 64;
 
 /// Who a replica is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,14 @@ pub enum IdentityError {
         path: PathBuf,
         /// Why.
         source: serde_json::Error,
+    },
+    /// The name of the data directory is none.
+    #[error("{} should hold what this data directory calls itself, a word that was made when it was new: {why}", .path.display())]
+    Nonce {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
     },
     /// `--id` and the data differ.
     #[error(
@@ -128,6 +139,17 @@ pub enum IdentityError {
     },
 }
 
+/// What a directory calls itself, by its file; or what is wrong with that.
+fn nonce_of(bytes: &[u8]) -> Result<String, &'static str> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?.trim();
+    match text {
+        "" => Err("it is empty"),
+        _ if text.len() > NONCE_BYTES_MAX => Err("it is too long"),
+        _ if !text.bytes().all(|byte| byte.is_ascii_graphic()) => Err("it is more than one word"),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// A peer list as it is written on a command line.
 pub(super) fn list(peers: &BTreeMap<u64, String>) -> String {
     let peers: Vec<String> = peers.iter().map(|(id, peer)| format!("{id}={peer}")).collect();
@@ -150,8 +172,8 @@ impl Identity {
     /// With the name that the data directory has for itself, which is made if there is none.
     pub(super) fn named(mut self, dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join(NONCE);
-        let nonce = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().to_owned(),
+        let nonce = match fs::read(&path) {
+            Ok(bytes) => nonce_of(&bytes).map_err(|why| IdentityError::Nonce { path, why })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let nonce = format!("{:032x}", random::<u128>());
                 let written = write_file(dir, NONCE, nonce.as_bytes());
@@ -162,6 +184,14 @@ impl Identity {
         };
         self.nonce = Some(nonce);
         Ok(self)
+    }
+
+    /// Whose its log is, once the data directory has a name.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        let nonce = self.nonce.as_ref()?;
+        let digest = Digest::of(format!("romana log\n{}\n{nonce}", self.cluster_id).as_bytes());
+        let tag = *digest.0.first_chunk()?;
+        Some(Owner { member: self.id, tag })
     }
 
     /// The same replica, of the cluster that is restored from a backup.

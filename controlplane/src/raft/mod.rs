@@ -356,7 +356,10 @@ impl Replica {
         let fault = fault.map(|what| MemberProblem::new("Stopped", what, id));
         let older = self.0.host.positions.is_older(id);
         let older = older.then(|| MemberProblem::new("OlderCopy", held::OLDER.into(), id));
-        older.or(fault).into_iter().collect()
+        let own = (id == self.id()).then(|| self.history().damage());
+        let damage = own.unwrap_or_else(|| self.0.host.positions.damage(id));
+        let damage = damage.map(|what| MemberProblem::new("HistoryDamaged", what, id));
+        older.or(fault).into_iter().chain(damage).collect()
     }
 
     /// Whether this replica can serve: [`Self::not_ready`] has no reason.

@@ -328,7 +328,7 @@ fn begin_raft(
         .map_err(|error| io("write the first snapshot")(error.into()))?;
     let segment_bytes = config.tuning.wal_segment_bytes;
     // A start makes the mark where it belongs; here it goes with the log if this is done again.
-    let options = WalOptions { segment_bytes, mark: None };
+    let options = WalOptions { segment_bytes, mark: None, owner: None };
     let (wal, _) = Wal::open(&dir.join("wal"), options)?;
     let vote = Bytes::from(pack(&Vote::new(TERM, first)));
     durable(|done| wal.save_vote(vote, done))?;

@@ -21,7 +21,7 @@ use super::identity::Identity;
 use super::snapshot::SnapshotStore;
 use super::types::{LogId, Vote};
 use crate::history::{History, HistoryError, HistoryOptions};
-use crate::wal::{Recovered, Wal, WalError, WalOptions};
+use crate::wal::{Owner, Recovered, Wal, WalError, WalOptions};
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 4 << 20;
@@ -123,8 +123,12 @@ impl Salvage {
     /// # Errors
     /// [`SalvageError`].
     pub fn read(dir: &Path, scratch: &Path) -> Result<Self, SalvageError> {
-        let Identity { cluster_id, id, initial_cluster, .. } =
+        let identity =
             Identity::load(dir)?.ok_or_else(|| SalvageError::Nobody { dir: dir.into() })?;
+        // A name that is missing is not made here.
+        let identity = if dir.join("nonce").exists() { identity.named(dir)? } else { identity };
+        let owner = identity.owner();
+        let Identity { cluster_id, id, initial_cluster, .. } = identity;
         let _lock = lock(dir)?;
         let scratch = tempfile::Builder::new().prefix("romana-recover-").tempdir_in(scratch);
         let scratch = scratch.map_err(failed("make a directory in", dir))?;
@@ -133,7 +137,7 @@ impl Salvage {
         // Compressed segments never change.
         let is_open = |path: &Path| path.extension().is_none_or(|ending| ending != "lz4");
         copy_all(&dir.join("history"), &scratch.path().join("history"), is_open)?;
-        let survivor = Survivor { dir, at: scratch.path() };
+        let survivor = Survivor { dir, at: scratch.path(), owner };
         let Loaded { state, history, log, last, voted, agreed } = survivor.load(&cluster_id)?;
         let agreed_revision = agreed.1;
         let unsure = last.1.saturating_sub(agreed.0);
@@ -187,12 +191,16 @@ struct Loaded {
 struct Survivor<'a> {
     dir: &'a Path,
     at: &'a Path,
+    owner: Option<Owner>,
 }
 
 impl Survivor<'_> {
     fn load(&self, cluster: &str) -> Result<Loaded, SalvageError> {
-        let (log, recovered) =
-            Wal::open(&self.at.join("wal"), WalOptions::default()).map_err(|e| self.wal(e))?;
+        let (log, recovered) = Wal::open(
+            &self.at.join("wal"),
+            WalOptions { owner: self.owner, ..WalOptions::default() },
+        )
+        .map_err(|e| self.wal(e))?;
         let history = History::open(&self.at.join("history"), HistoryOptions::default())
             .map_err(|e| self.history(e))?;
         let snapshots = SnapshotStore::open(self.at.join("snapshots"), cluster.into())

@@ -68,10 +68,9 @@ impl Replica {
     /// # Errors
     /// [`StartError`], in sentences for operators.
     pub async fn start(config: ReplicaConfig) -> Result<Self, StartError> {
-        let listener = TcpListener::bind(config.peer_listen).await.map_err(|source| {
-            let what = format!("cannot listen for other replicas on {}", config.peer_listen);
-            StartError::Io { what, source }
-        })?;
+        let address = config.peer_listen;
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|source| StartError::Listen { address, source })?;
         Self::start_on(config, listener).await
     }
 
@@ -254,7 +253,8 @@ fn open(config: &ReplicaConfig, identity: Identity, fault: Fault) -> Result<Stor
     let Tuning { wal_segment_bytes, history_segment_bytes, log_tail_bytes, feed_bytes, .. } =
         config.tuning;
     // The mark is beside the log: a log that is gone as a whole is missed.
-    let options = WalOptions { segment_bytes: wal_segment_bytes, mark: Some(dir.join("wal.mark")) };
+    let (segment_bytes, owner) = (wal_segment_bytes, identity.owner());
+    let options = WalOptions { segment_bytes, mark: Some(dir.join("wal.mark")), owner };
     let (wal, recovered) = Wal::open(&dir.join("wal"), options)?;
     let options = HistoryOptions { segment_bytes: history_segment_bytes };
     let history = History::open(&dir.join("history"), options)?;

@@ -24,6 +24,19 @@ pub enum WalError {
         /// What is wrong there.
         why: String,
     },
+    /// The log is another replica's, or of another data directory of this one.
+    #[error(
+        "{} is of another log: it belongs to replica {theirs}, and this is replica {ours} in the data directory \
+         that `nonce` names: put the log back that belongs here", file.display()
+    )]
+    Foreign {
+        /// The segment.
+        file: PathBuf,
+        /// The member whose it is.
+        theirs: u64,
+        /// The member that opens it.
+        ours: u64,
+    },
     /// The operating system refused something.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -60,7 +73,7 @@ impl WalError {
     fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Locked { .. } => io::ErrorKind::WouldBlock,
-            Self::Damaged { .. } => io::ErrorKind::InvalidData,
+            Self::Damaged { .. } | Self::Foreign { .. } => io::ErrorKind::InvalidData,
             Self::Io { source, .. } => source.kind(),
             Self::Purged { .. } => io::ErrorKind::NotFound,
             Self::Stopped(cause) => cause.kind(),

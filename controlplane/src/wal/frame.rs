@@ -1,7 +1,7 @@
 //! The bytes of a segment. Pure.
 //!
 //! ```text
-//!   preamble (64 bytes): magic, version, salt, sequence number, size, end of the segment before, CRC
+//!   preamble (64 bytes): magic, version, salt, sequence number, size, end of the segment before, owner, CRC
 //!   record: length u32 · kind u8 · 0 0 0 · index u64 · CRC of the payload · CRC of this header
 //!           payload, then zeros up to a multiple of 8
 //! ```
@@ -51,6 +51,15 @@ impl Kind {
     }
 }
 
+/// Whose a log is: told apart from every other by its member's id and a digest of what else distinguishes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The member's id.
+    pub member: u64,
+    /// Of its cluster and its data directory.
+    pub tag: [u8; 12],
+}
+
 /// The identity of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Preamble {
@@ -62,6 +71,8 @@ pub(super) struct Preamble {
     pub(super) size: u64,
     /// Where the records of the segment before end.
     pub(super) previous_end: u64,
+    /// Whose it is; `None` in files of releases with version 3 of Romana's log and before, which have zeros there.
+    pub(super) owner: Option<Owner>,
 }
 
 impl Preamble {
@@ -73,6 +84,9 @@ impl Preamble {
         bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.size.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.previous_end.to_le_bytes());
+        let Owner { member, tag } = self.owner.unwrap_or_default();
+        bytes[40..48].copy_from_slice(&member.to_le_bytes());
+        bytes[48..60].copy_from_slice(&tag);
         let crc = crc32fast::hash(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -93,11 +107,14 @@ impl Preamble {
         if version != VERSION {
             return Err(format!("format version {version} is not known to this program"));
         }
+        let mut owner = Owner { member: u64_at(bytes, 40), ..Owner::default() };
+        owner.tag.copy_from_slice(&bytes[48..60]);
         Ok(Self {
             salt: u32_at(bytes, 12),
             sequence: u64_at(bytes, 16),
             size: u64_at(bytes, 24),
             previous_end: u64_at(bytes, 32),
+            owner: Some(owner).filter(|owner| *owner != Owner::default()),
         })
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::WalError;
-use super::frame::{self, Checkpoint, Kind, PREAMBLE, Preamble, Record};
+use super::frame::{self, Checkpoint, Kind, Owner, PREAMBLE, Preamble, Record};
 use super::highwater::{self, HighWater, Point};
 use super::ledger::{Catalog, Ledger, Place, Step};
 use super::segment::{SEGMENT, SPARE, Segment, Spare, parent, sync_dir};
@@ -33,7 +33,13 @@ pub(super) struct Opened {
 }
 
 /// Opens the log in `dir`, or makes an empty one. `mark` is the file of its high-water mark.
-pub(super) fn open(dir: &Path, mark: &Path, segment_bytes: u64) -> Result<Opened, WalError> {
+/// Whoever it belongs to must be `owner`, if both are known.
+pub(super) fn open(
+    dir: &Path,
+    mark: &Path,
+    segment_bytes: u64,
+    owner: Option<Owner>,
+) -> Result<Opened, WalError> {
     fs::create_dir_all(dir).map_err(WalError::io("create", dir))?;
     let lock = lock(dir)?;
     let acknowledged = highwater::read(mark)?;
@@ -45,18 +51,18 @@ pub(super) fn open(dir: &Path, mark: &Path, segment_bytes: u64) -> Result<Opened
         return Err(WalError::Damaged { file: segment_path(dir, segment), offset: 0, why });
     }
     let Some(last) = sequences.last().copied() else {
-        return create(dir, mark, segment_bytes, lock);
+        return create(dir, mark, (segment_bytes, owner), lock);
     };
     // Removing used segments may have been interrupted: what counts is the run up to the last one.
     let start = (1..sequences.len()).rev().find(|&i| sequences[i - 1] + 1 != sequences[i]);
     let run = &sequences[start.unwrap_or(0)..];
-    let mut replay = Replay::default();
+    let mut replay = Replay { owner, ..Replay::default() };
     let mut tail = None;
     for &sequence in run {
         tail = Some(replay.segment(dir, sequence, sequence == last)?);
     }
     let Some((active, end, dirty)) = tail else {
-        return create(dir, mark, segment_bytes, lock);
+        return create(dir, mark, (segment_bytes, owner), lock);
     };
     replay.check_complete(dir, run[0])?;
     check_end(&active, end, acknowledged)?;
@@ -88,10 +94,15 @@ fn check_end(active: &Segment, end: u64, acknowledged: Option<Point>) -> Result<
     }
 }
 
-fn create(dir: &Path, mark: &Path, segment_bytes: u64, lock: File) -> Result<Opened, WalError> {
+fn create(
+    dir: &Path,
+    mark: &Path,
+    (segment_bytes, owner): (u64, Option<Owner>),
+    lock: File,
+) -> Result<Opened, WalError> {
     sync_dir(parent(dir))?;
     let spare = Spare::create(dir.join(format!("first.{SPARE}")), segment_bytes)?;
-    let (active, offset) = spare.start(1, 0, &Checkpoint::default())?;
+    let (active, offset) = spare.start(1, 0, owner, &Checkpoint::default())?;
     let active = Arc::new(active);
     let mut catalog = Catalog::default();
     catalog.add_segment(Arc::clone(&active));
@@ -138,6 +149,8 @@ fn segment_path(dir: &Path, sequence: u64) -> PathBuf {
 /// What the segments read so far add up to.
 #[derive(Default)]
 struct Replay {
+    /// Whose log it should be.
+    owner: Option<Owner>,
     ledger: Ledger,
     catalog: Catalog,
     /// The last group of the last segment.
@@ -156,6 +169,12 @@ impl Replay {
         if segment.preamble.sequence != sequence {
             let found = segment.preamble.sequence;
             return Err(segment.damaged(0, format!("the preamble says segment {found}")));
+        }
+        if let (Some(theirs), Some(ours)) = (segment.preamble.owner, self.owner)
+            && theirs != ours
+        {
+            let (theirs, ours) = (theirs.member, ours.member);
+            return Err(WalError::Foreign { file: segment.path.clone(), theirs, ours });
         }
         self.close_previous(&segment)?;
         let end = self.records(&segment, &bytes)?;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::WalError;
-use super::frame::{self, Checkpoint, Kind, Preamble};
+use super::frame::{self, Checkpoint, Kind, Owner, Preamble};
 use crate::platform::fs::{self, File, OpenOptions};
 use crate::platform::{FileExt, allocate, random};
 
@@ -58,9 +58,11 @@ impl Spare {
         self,
         sequence: u64,
         previous_end: u64,
+        owner: Option<Owner>,
         checkpoint: &Checkpoint,
     ) -> Result<(Segment, u64), WalError> {
-        let preamble = Preamble { salt: random(), sequence, size: self.size, previous_end };
+        let (salt, size) = (random(), self.size);
+        let preamble = Preamble { salt, sequence, size, previous_end, owner };
         let mut bytes = preamble.encode().to_vec();
         let state = romana_statemachine::entry::wire(checkpoint);
         frame::push(&mut bytes, 0, preamble.salt, (Kind::Checkpoint, sequence), &state);

@@ -7,9 +7,9 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Recovered, Wal, WalError, WalOptions};
+use super::{Owner, Recovered, Wal, WalError, WalOptions};
 
-const TINY: WalOptions = WalOptions { segment_bytes: 4096, mark: None };
+const TINY: WalOptions = WalOptions { segment_bytes: 4096, mark: None, owner: None };
 
 /// Runs `ask` with a `Done` and waits for it.
 fn wait(ask: impl FnOnce(super::Done)) -> std::io::Result<()> {
@@ -440,4 +440,30 @@ fn purged_segments_go_away() {
     let (wal, found) = Wal::open(dir.path(), TINY).unwrap();
     assert_eq!((found.first, found.last), (1972, Some(2000)));
     assert_eq!(everything(&wal, &found).len(), 29);
+}
+
+/// A log belongs to one replica: the segments of another do not open, files from before there were owners do.
+#[test]
+fn another_ones_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let owned = |member, tag| WalOptions { owner: Some(Owner { member, tag: [tag; 12] }), ..TINY };
+    let open = |options: WalOptions| {
+        Wal::open(dir.path(), options).map(|(wal, recovered)| {
+            let next = recovered.last.map_or(0, |last| last + 1);
+            append(&wal, next..next + 40, 200);
+            recovered.last
+        })
+    };
+    // From before: it opens, and a segment that begins later says whose it is.
+    assert_eq!(open(TINY).unwrap(), None);
+    assert_eq!(open(owned(2, 7)).unwrap(), Some(39));
+    assert_eq!(open(owned(2, 7)).unwrap(), Some(79));
+    for (member, tag) in [(3, 7), (2, 8)] {
+        let refused = open(owned(member, tag)).unwrap_err();
+        let WalError::Foreign { theirs: 2, ours, .. } = refused else { panic!("{refused}") };
+        assert_eq!(ours, member);
+        assert!(refused.to_string().contains("belongs to replica 2"), "{refused}");
+    }
+    // Who does not know whose it is reads it: `romanad recover` looks by itself.
+    assert_eq!(open(TINY).unwrap(), Some(119));
 }

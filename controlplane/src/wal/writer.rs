@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::error::WalError;
-use super::frame::{self, Kind, PAYLOAD_BYTES_MAX};
+use super::frame::{self, Kind, Owner, PAYLOAD_BYTES_MAX};
 use super::highwater::HighWater;
 use super::keeper::Keeper;
 use super::ledger::{Ledger, Place, Step};
@@ -64,6 +64,7 @@ pub(super) struct Writer {
     /// Where the next group goes. Everything before is durable.
     offset: u64,
     segment_bytes: u64,
+    owner: Option<Owner>,
     buffer: Vec<u8>,
     /// What readers learn when the group is durable.
     steps: Vec<Step>,
@@ -78,7 +79,7 @@ impl Writer {
         dir: PathBuf,
         shared: Arc<Shared>,
         opened: Opened,
-        segment_bytes: u64,
+        (segment_bytes, owner): (u64, Option<Owner>),
     ) -> io::Result<Self> {
         let Opened { ledger, mut catalog, active, offset, highwater, lock } = opened;
         let unused = catalog.take_unused(active.preamble.sequence);
@@ -92,6 +93,7 @@ impl Writer {
             active,
             offset,
             segment_bytes,
+            owner,
             buffer: Vec::new(),
             steps: Vec::new(),
             purged: false,
@@ -209,7 +211,7 @@ impl Writer {
         }
         let spare = self.keeper.take(self.segment_bytes)?;
         let sequence = self.active.preamble.sequence + 1;
-        let (segment, offset) = spare.start(sequence, self.offset, &self.ledger.0)?;
+        let (segment, offset) = spare.start(sequence, self.offset, self.owner, &self.ledger.0)?;
         self.active = Arc::new(segment);
         self.offset = offset;
         self.highwater.note((sequence, offset))?;

@@ -56,7 +56,7 @@ impl Log {
     async fn run(&mut self) -> Result<(), String> {
         let dir = PathBuf::from(format!("/{}/wal", self.machine));
         let excused = super::excuse(&self.machine);
-        let options = WalOptions { segment_bytes: 4096, mark: None };
+        let options = WalOptions { segment_bytes: 4096, mark: None, owner: None };
         let (log, found) = match Wal::open(&dir, options) {
             Ok(opened) if !disk::is_dark(&self.machine) => opened,
             // With the last of the power.

@@ -317,7 +317,8 @@ async fn a_log_at_the_last_term_is_refused_with_the_way_out() {
     create(cluster.on(1), "kept").await;
     cluster.stop(1).await;
     let dir = cluster.data(1);
-    let options = WalOptions { segment_bytes: 1 << 20, mark: Some(dir.join("wal.mark")) };
+    let options =
+        WalOptions { segment_bytes: 1 << 20, mark: Some(dir.join("wal.mark")), owner: None };
     let wal = eventually("the log", || Wal::open(&dir.join("wal"), options.clone()).ok()).await.0;
     let (send, saved) = oneshot::channel();
     let vote = pack(&Vote::new(MAX, 2));

@@ -3,6 +3,7 @@
 mod clocks;
 mod cluster;
 mod damage;
+mod files;
 mod hostile;
 mod older;
 mod restore;
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning, WallClock};
+use crate::wal::WalError;
 
 /// Longest any condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -128,7 +130,8 @@ impl Cluster {
                 None => Replica::start(config.clone()).await,
             };
             match started {
-                Err(StartError::Io { .. } | StartError::Wal(_)) if Instant::now() < deadline => {}
+                Err(StartError::Listen { .. } | StartError::Wal(WalError::Locked { .. }))
+                    if Instant::now() < deadline => {}
                 other => return other,
             }
         }

@@ -12,7 +12,7 @@ use super::super::message::{Ask, Reply};
 use super::super::types::{LogId, TypeConfig, Vote};
 use super::*;
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

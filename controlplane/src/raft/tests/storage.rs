@@ -23,7 +23,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
-        let options = WalOptions { segment_bytes: 64 << 10, mark: None };
+        let options = WalOptions { segment_bytes: 64 << 10, mark: None, owner: None };
         let (wal, recovered) = Wal::open(&path.join("wal"), options).unwrap();
         let log = LogStore::open(wal, &recovered, self.tail_bytes).unwrap();
         let history = History::open(&path.join("history"), HistoryOptions::default()).unwrap();

@@ -312,7 +312,7 @@ mod tests {
             found,
             [
                 "b: 10.0.0.0 belongs to another name, too",
-                "b: its block 10.0.0.0/29 is of host Some(\"h1\"), the address of Some(\"h2\")",
+                "b: its block 10.0.0.0/29 is of host h1, the address of h2",
                 "b: the name is there twice",
                 "b: 10.0.1.1 is not in its block 10.0.0.0/29",
                 "b: 10.0.1.1 is blacked out by 10.0.1.0/24",

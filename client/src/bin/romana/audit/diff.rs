@@ -129,7 +129,7 @@ mod tests {
         other["networks"][0]["cidr"] = json!("10.0.0.0/9");
         other["map"] = json!([]);
         let line = changed(&groups("a"), &other);
-        assert!(line.ends_with("and 93 more differences (-f json prints all of it)"), "{line}");
+        assert!(line.ends_with("and 94 more differences (-f json prints all of it)"), "{line}");
         assert!(line.len() < 2000, "{line}");
         let times = [1_795_908_366_022_u64, 7].map(|at| json!({"released_at": at}));
         assert_eq!(changed(&times[0], &times[1]), "released_at: 2026-11-28T23:26:06.022Z → 7");

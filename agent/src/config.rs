@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use romana_client::{API_PORT, Server};
+use romana_daemon::file::{self, CONFIG_BYTES_MAX};
 use romana_statemachine::name::HostName;
 use serde::Deserialize;
 
@@ -58,6 +59,10 @@ pub struct Args {
 pub enum Command {
     /// Puts the CNI plugin and its configuration in place
     Install(crate::install::Install),
+    /// Takes all rules, sets, routes and links of Romana out of this kernel
+    ///
+    /// For a host that leaves Romana for good; stop the agent first. Links of containers that run stay, unless forced.
+    Cleanup(crate::cleanup::Cleanup),
     /// What the agent on this host sees and has done
     Status {
         /// As JSON.
@@ -318,6 +323,16 @@ pub fn metrics_address(args: &Args) -> Result<SocketAddr, ConfigError> {
     Ok(given.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))))
 }
 
+/// The state directory of the agent of this host, for what works on it while no agent runs.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn state_dir(args: &Args) -> Result<PathBuf, ConfigError> {
+    let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+    let given = args.given.state_dir.clone().or(file.state_dir);
+    Ok(given.unwrap_or_else(|| PathBuf::from(ours::STATE_DIR)))
+}
+
 impl Given {
     fn or(self, file: Self) -> Self {
         Self {
@@ -350,7 +365,7 @@ impl Given {
 }
 
 fn read(path: &Path) -> Result<Given, ConfigError> {
-    let text = std::fs::read_to_string(path)
+    let text = file::read_text(path, CONFIG_BYTES_MAX)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     toml::from_str(&text)
         .map_err(|error| ConfigError::File { path: path.to_owned(), why: error.to_string() })

@@ -10,10 +10,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use romana_daemon::file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 const MAGIC: &[u8] = b"ROMANA1\n";
+/// Longest file that is read, bytes: a view of a cluster with a million endpoints.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes before the JSON.
 const HEAD: usize = MAGIC.len() + 9;
 
@@ -146,7 +149,7 @@ fn sync_dir(dir: &Path) -> Result<(), CopyError> {
 /// # Errors
 /// [`CopyError`].
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CopyError> {
-    let bytes = match fs::read(path) {
+    let bytes = match file::read(path, FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(CopyError::io("read", path)(source)),

@@ -8,12 +8,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use romana_daemon::file::{self, Replacement};
 use serde_json::json;
 
 use crate::ours::{CONFLIST_FILE, PLUGIN_FILE, PLUGIN_TYPE, SOCKET, STATE_DIR};
 
 /// Endings of network configurations (CNI conventions).
 const CONFIG_ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
+
+/// Longest plugin, bytes.
+const PLUGIN_BYTES_MAX: u64 = 1 << 30;
 
 /// The version of the CNI specification that every runtime in use speaks, and the one that has GC and STATUS.
 /// Runtimes that speak the second know `cniVersions` and take the newest of it; others look at `cniVersion` alone
@@ -86,7 +90,12 @@ pub fn run(wanted: &Install, plugin: &Path) -> Result<Vec<String>, InstallError>
     if wanted.uninstall {
         // First what makes runtimes use it.
         let removed = [remove(&conf)?, remove(&bin)?];
-        return Ok(removed.into_iter().flatten().collect());
+        let mut said: Vec<String> = removed.into_iter().flatten().collect();
+        said.push(String::from(
+            "rules, sets, routes and links stay as they are; to take them away, stop romana-agent and run: \
+             romana-agent cleanup",
+        ));
+        return Ok(said);
     }
     for dir in [&wanted.bin_dir, &wanted.conf_dir] {
         fs::create_dir_all(dir).map_err(io("make", dir))?;
@@ -96,7 +105,7 @@ pub fn run(wanted: &Install, plugin: &Path) -> Result<Vec<String>, InstallError>
     {
         return Err(InstallError::Other(other));
     }
-    let program = fs::read(plugin).map_err(io("read", plugin))?;
+    let program = file::read(plugin, PLUGIN_BYTES_MAX).map_err(io("read", plugin))?;
     let done = [place(&bin, &program, 0o755)?, place(&conf, conflist(wanted).as_bytes(), 0o644)?];
     Ok(done.into_iter().flatten().collect())
 }
@@ -128,21 +137,16 @@ fn other(dir: &Path) -> Result<Option<PathBuf>, InstallError> {
 
 /// Puts a file in place, if it is not there already.
 fn place(path: &Path, content: &[u8], mode: u32) -> Result<Option<String>, InstallError> {
-    let mode = fs::Permissions::from_mode(mode);
     let same = fs::metadata(path).is_ok_and(|found| {
-        found.permissions().mode() & 0o7777 == mode.mode()
-            && fs::read(path).is_ok_and(|found| found == content)
+        found.permissions().mode() & 0o7777 == mode
+            && file::read(path, PLUGIN_BYTES_MAX).is_ok_and(|found| found == content)
     });
     if same {
         return Ok(None);
     }
-    let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("write in", dir))?;
-    file.write_all(content).map_err(io("write", path))?;
-    file.as_file().set_permissions(mode).map_err(io("set the mode of", path))?;
-    file.as_file().sync_all().map_err(io("sync", path))?;
-    file.persist(path).map_err(|error| error.error).map_err(io("rename to", path))?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync", dir))?;
+    let mut new = Replacement::create_regular(path, mode).map_err(io("write", path))?;
+    new.write_all(content).map_err(io("write", path))?;
+    new.finish().map_err(io("put in place", path))?;
     Ok(Some(format!("installed {}", path.display())))
 }
 
@@ -187,8 +191,13 @@ mod tests {
         assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(&wanted.bin_dir).unwrap().count(), 1);
         let away = Install { uninstall: true, ..wanted.clone() };
-        assert_eq!(run(&away, &plugin).unwrap().len(), 2);
-        assert_eq!(run(&away, &plugin).unwrap().len(), 0);
+        let said = run(&away, &plugin).unwrap();
+        assert!(said.len() == 3 && said[2].contains("romana-agent cleanup"), "{said:?}");
+        assert_eq!(
+            run(&away, &plugin).unwrap().len(),
+            1,
+            "they are gone, the kernel's part may not be"
+        );
         assert_eq!(fs::read_dir(&wanted.conf_dir).unwrap().count(), 0);
     }
 

@@ -22,6 +22,7 @@
 //! out for now: VIPs.
 
 pub mod attach;
+pub mod cleanup;
 pub mod cni;
 pub mod config;
 pub mod connections;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use romana_daemon::owner::{self, Program};
 use romana_statemachine::name::InstanceId;
 
 use crate::copy::{self, CopyError};
@@ -39,6 +40,9 @@ pub enum StateDirError {
         /// The state directory.
         path: String,
     },
+    /// A replica keeps its data there.
+    #[error(transparent)]
+    Shared(#[from] owner::Shared),
     /// Files that were left behind cannot be removed.
     #[error(transparent)]
     Leftovers(#[from] CopyError),
@@ -53,6 +57,7 @@ impl StateDir {
     pub fn open(dir: &Path, socket: &Path) -> Result<Self, StateDirError> {
         let shown = || dir.display().to_string();
         let unusable = |source| StateDirError::Unusable { path: shown(), source };
+        owner::check(dir, Program::Agent)?;
         std::fs::create_dir_all(dir).map_err(unusable)?;
         let lock =
             File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE));
@@ -100,6 +105,18 @@ fn instance(dir: &Path, socket: &Path) -> Result<InstanceId, CopyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replicas_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = dir.path().join("identity.json");
+        std::fs::write(identity, "{\"cluster_id\": \"x\"}").unwrap();
+        for state in [dir.path().to_owned(), dir.path().join("agent")] {
+            let refused = StateDir::open(&state, &dir.path().join("s")).unwrap_err();
+            assert!(matches!(refused, StateDirError::Shared(_)), "{refused}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
+    }
 
     #[test]
     fn one_agent_uses_it_and_finds_it_clean() {

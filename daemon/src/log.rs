@@ -83,7 +83,8 @@ fn is_foreign(field: &Field) -> bool {
 }
 
 /// Writes fields for people: the message, then `name=value`.
-struct Text;
+#[derive(Clone, Copy, Debug)]
+pub struct Text;
 
 impl<'w> FormatFields<'w> for Text {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {

@@ -15,17 +15,18 @@ use crate::event::{
     Place, ReleaseReason, Restored, ResumedBy, TopologySet,
 };
 use crate::policy::Policy;
+use crate::printable::is_printable;
 use crate::time::{Size, Span};
 use crate::topology::TopologySpec;
 
-/// Passes text on, control characters escaped.
+/// Passes text on; what does not show itself is escaped.
 struct OneLine<'a, 'b>(&'a mut Formatter<'b>);
 
 impl Write for OneLine<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for part in text.split_inclusive(char::is_control) {
+        for part in text.split_inclusive(|c| !is_printable(c)) {
             match part.char_indices().next_back() {
-                Some((at, last)) if last.is_control() => {
+                Some((at, last)) if !is_printable(last) => {
                     self.0.write_str(&part[..at])?;
                     write!(self.0, "{}", last.escape_default())?;
                 }

@@ -73,7 +73,7 @@ pub use host::Host;
 pub use ipam::{Allocation, Block, GroupUsage, Owner};
 pub use name::Actor;
 pub use prefix::parse as parse_cidr;
-pub use printable::{Printable, is_printable};
+pub use printable::{Printable, escaped, escaped_json, escaped_lines, is_printable};
 pub use refusal::Refusal;
 pub use settings::Settings;
 pub use snapshot::SnapshotError;

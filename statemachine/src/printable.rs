@@ -1,5 +1,7 @@
 //! Text from outside, as it may stand in a line of a log or on a terminal.
 
+use alloc::borrow::Cow;
+use alloc::string::String;
 use core::fmt::{self, Display, Write};
 
 /// Characters of a text that are shown.
@@ -54,6 +56,52 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
+/// A text of one line, all of it, without what would act on a terminal: [`Printable`] without its bound.
+#[must_use]
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    escaped_but(text, |_| false)
+}
+
+/// The same for a text that may have several lines.
+#[must_use]
+pub fn escaped_lines(text: &str) -> Cow<'_, str> {
+    escaped_but(text, |c| c == '\n')
+}
+
+fn escaped_but(text: &str, may: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let shown = |c: char| is_printable(c) || may(c);
+    if text.chars().all(shown) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if shown(c) { out.push(c) } else { out.extend(c.escape_default()) }
+    }
+    Cow::Owned(out)
+}
+
+/// JSON that means the same, in characters that show themselves: serializers escape less than a terminal
+/// obeys. Line feeds stand between tokens only, and stay.
+#[must_use]
+pub fn escaped_json(json: &str) -> Cow<'_, str> {
+    let shown = |c: char| is_printable(c) || c == '\n';
+    if json.chars().all(shown) {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if shown(c) {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a String does not fail.
+                _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Whether a character shows itself and nothing else: it is no control, and none of those that Unicode
 /// has for the direction, joining and ordering of text.
 #[must_use]
@@ -83,6 +131,12 @@ mod tests {
         ] {
             assert_eq!(Printable(text).to_string(), shown);
         }
+        assert_eq!(escaped("a\nb\u{1b}"), "a\\nb\\u{1b}");
+        assert_eq!(escaped_lines("a\nb\u{1b}\r"), "a\nb\\u{1b}\\r");
+        assert_eq!(
+            escaped_json("\"\u{7f}\u{9b}\u{202e}\u{e0001}\"\n"),
+            "\"\\u007f\\u009b\\u202e\\udb40\\udc01\"\n"
+        );
         let long: String = "é".repeat(SHOWN_CHARS_MAX + 10);
         let shown = Printable(&long).to_string();
         assert_eq!(shown, format!("{}… (20 bytes more)", "é".repeat(SHOWN_CHARS_MAX)));

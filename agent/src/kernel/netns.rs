@@ -61,8 +61,12 @@ impl Netns {
     /// [`NetnsError`].
     pub fn open(path: &str) -> Result<Self, NetnsError> {
         let open = |path: &str| {
-            let file = File::open(Path::new(path));
-            file.map_err(|source| NetnsError::Open { path: path.into(), source })
+            // A namespace is a file; a runtime may name anything.
+            let opened = romana_daemon::file::open(Path::new(path)).map(|(file, _)| file);
+            opened.map_err(|source| match source.kind() {
+                std::io::ErrorKind::InvalidInput => NetnsError::Other { path: path.into() },
+                _ => NetnsError::Open { path: path.into(), source },
+            })
         };
         let (file, own) = (open(path)?, open("/proc/self/ns/net")?);
         let id = |file: &File| {

@@ -170,6 +170,94 @@ impl PacketFilter {
     }
 }
 
+/// A table of some iptables, and lines for it.
+#[derive(Debug)]
+pub struct Saved {
+    program: String,
+    table: &'static str,
+    /// Lines for `iptables-restore`.
+    pub lines: Vec<String>,
+}
+
+impl Saved {
+    /// For people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}, table {}", self.program, self.table)
+    }
+}
+
+/// Reads every table that may have something of ours, of every iptables on this host. `lines` makes of each what is
+/// to be done there. One that is not installed, or that the kernel does not know, has nothing.
+///
+/// # Errors
+/// [`FilterError`].
+pub async fn saved_everywhere(
+    lines: impl Fn(&str) -> Vec<String>,
+) -> Result<Vec<Saved>, FilterError> {
+    let mut found: Vec<Saved> = Vec::new();
+    for infix in ["-nft", "-legacy", ""] {
+        for ip in ["ip", "ip6"] {
+            let program = format!("{ip}tables{infix}");
+            let tables = if infix == "-legacy" { legacy_tables(ip) } else { TABLES.to_vec() };
+            for table in tables {
+                let saved = match run(&format!("{program}-save"), &["-t", table], None).await {
+                    Ok(saved) => saved,
+                    Err(FilterError::Run { .. }) => continue,
+                    Err(error) => return Err(error),
+                };
+                // Without an infix it is one of the other two.
+                let known = |one: &Saved| one.table == table && one.program.starts_with(&program);
+                let lines = lines(&saved);
+                if !lines.is_empty() && !found.iter().any(known) {
+                    found.push(Saved { program: program.clone(), table, lines });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Tables that the agent writes to.
+const TABLES: [&str; 2] = ["filter", "nat"];
+
+/// Those that are there: asking x_tables for another one makes it.
+fn legacy_tables(ip: &str) -> Vec<&'static str> {
+    let there = std::fs::read_to_string(format!("/proc/net/{ip}_tables_names"));
+    let there = there.unwrap_or_default();
+    TABLES.into_iter().filter(|table| there.lines().any(|line| line == *table)).collect()
+}
+
+/// Carries the lines out, in one transaction.
+///
+/// # Errors
+/// [`FilterError`].
+pub async fn restore(saved: &Saved) -> Result<(), FilterError> {
+    let text = format!("*{}\n{}\nCOMMIT\n", saved.table, saved.lines.join("\n"));
+    let program = format!("{}-restore", saved.program);
+    run(&program, &["--noflush", "--wait"], Some(text)).await.map(drop)
+}
+
+/// The names of our sets. Without `ipset` there are none.
+///
+/// # Errors
+/// [`FilterError`].
+pub async fn own_sets() -> Result<Vec<String>, FilterError> {
+    match run("ipset", &["list", "-name"], None).await {
+        Ok(names) => Ok(names.lines().filter(|name| is_ours(name)).map(Into::into).collect()),
+        Err(FilterError::Run { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Destroys a set that no rule names any more.
+///
+/// # Errors
+/// [`FilterError`].
+pub async fn destroy_set(name: &str) -> Result<(), FilterError> {
+    run("ipset", &["destroy", name], None).await.map(drop)
+}
+
 /// Members that are there already, and sets, are no error: a step that failed half way is done again.
 async fn ipset(lines: Vec<String>) -> Result<(), FilterError> {
     if lines.is_empty() {

@@ -10,6 +10,7 @@ mod cluster;
 mod interpreter;
 
 mod churn;
+mod cleanup;
 mod cni;
 mod cyclonus;
 mod handover;

@@ -3,16 +3,19 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use romana_agent::config::{Args, Command, Config, LogFormat, metrics_address};
+use romana_agent::cleanup::Cleanup;
+use romana_agent::config::{Args, Command, Config, LogFormat, metrics_address, state_dir};
 use romana_agent::install::{self, Install};
 use romana_agent::status::Status;
 use romana_agent::{daemon, ours};
 use romana_daemon::log::Form;
+use romana_statemachine::{escaped_json, escaped_lines};
 
 /// How long the agent may take to say how it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +26,10 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match &args.command {
         Some(Command::Install(wanted)) => return end(install(wanted), 1),
+        Some(Command::Cleanup(wanted)) => {
+            let dir = state_dir(&args).map_err(anyhow::Error::from);
+            return end(dir.and_then(|dir| cleanup(wanted, &dir)), 1);
+        }
         Some(Command::Status { json }) => {
             let shown = metrics_address(&args).map_err(anyhow::Error::from);
             return end(shown.and_then(|address| status(address, *json)), 1);
@@ -64,6 +71,13 @@ fn install(wanted: &Install) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes what is ours out of the kernel.
+fn cleanup(wanted: &Cleanup, state_dir: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let say = |line: String| println!("{}", escaped_lines(&line));
+    Ok(runtime.block_on(romana_agent::cleanup::run(wanted, state_dir, say))?)
+}
+
 /// Asks the agent of this host how it is, and prints it.
 fn status(address: SocketAddr, json: bool) -> anyhow::Result<()> {
     let no_agent = || format!("no agent answers at {address}: is it running?");
@@ -77,10 +91,10 @@ fn status(address: SocketAddr, json: bool) -> anyhow::Result<()> {
     let (head, body) = answer.split_once("\r\n\r\n").context("it does not answer in HTTP")?;
     anyhow::ensure!(head.contains(" 200 "), "it answers {}", head.lines().next().unwrap_or(""));
     if json {
-        println!("{body}");
+        println!("{}", escaped_json(body));
     } else {
         let status: Status = serde_json::from_str(body).context("its answer does not parse")?;
-        print!("{}", status.text());
+        print!("{}", escaped_lines(&status.text()));
     }
     Ok(())
 }
@@ -89,7 +103,7 @@ fn end(result: anyhow::Result<()>, code: u8) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("romana-agent: {error:#}");
+            eprintln!("romana-agent: {}", escaped_lines(&format!("{error:#}")));
             ExitCode::from(code)
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use romana_agent::cni::{self, Agent, Env};
 use romana_agent::wire::{self, FRAME_BYTES_MAX, Reply, Request};
 use romana_agent::{copy, ours};
+use romana_statemachine::escaped_json;
 
 /// The agent answers within a minute, whatever happens.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let output = cni::run(&Env::new(std::env::vars_os()), read.map(|_| stdin), &mut Socket);
     if !output.stdout.is_empty() {
         // A runtime that does not read the answer has gone.
-        _ = writeln!(io::stdout(), "{}", output.stdout);
+        _ = writeln!(io::stdout(), "{}", escaped_json(&output.stdout));
     }
     ExitCode::from(output.status)
 }

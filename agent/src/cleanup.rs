@@ -1,0 +1,203 @@
+//! `romana-agent cleanup`: takes away everything of ours that is in this namespace's kernel, for hosts that leave
+//! Romana for good. Restarts and upgrades need none of it: what the agent leaves behind works on.
+//!
+//! In this order, so that nothing refers to what has gone: rules and chains of every iptables on this host, sets,
+//! routes of our protocol in every table, links. A link whose other end is in a container stays with its routes,
+//! unless it is forced. What is not recognised as ours ([`crate::ours`]) is left alone.
+
+use std::fs::TryLockError;
+use std::path::{Path, PathBuf};
+
+use rtnetlink::Handle;
+
+use crate::kernel::leftovers::{self, OwnLink, OwnRoute};
+use crate::kernel::packet_filter::{self, FilterError, Saved};
+use crate::kernel::{KernelError, full};
+use crate::ours::{CHAIN_PREFIX, LOCK_FILE};
+
+/// What to take away, and how.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Cleanup {
+    /// Say what would be taken away, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also links of containers that run: they lose their network
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// It cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    /// An agent would put everything back.
+    #[error("romana-agent runs with the state directory {}: stop it first", .0.display())]
+    Running(PathBuf),
+    /// The kernel cannot be read.
+    #[error("cannot read what is in the kernel")]
+    Kernel(#[from] KernelError),
+    /// Rules or sets cannot be read.
+    #[error("cannot read rules and sets")]
+    Filter(#[from] FilterError),
+    /// Something is still there.
+    #[error("{0} of what is Romana's is still there, see above")]
+    Left(usize),
+}
+
+/// What is in the kernel of ours.
+struct Found {
+    /// By program of `iptables-restore`: tables, and the lines that end what is ours in them.
+    rules: Vec<Saved>,
+    sets: Vec<String>,
+    routes: Vec<OwnRoute>,
+    links: Vec<OwnLink>,
+}
+
+/// Takes everything away, or says what there is. `say` gets a line for each thing.
+///
+/// # Errors
+/// [`CleanupError`]; the rest was done all the same.
+pub async fn run(
+    wanted: &Cleanup,
+    state_dir: &Path,
+    mut say: impl FnMut(String),
+) -> Result<(), CleanupError> {
+    if is_locked(state_dir) {
+        return Err(CleanupError::Running(state_dir.to_owned()));
+    }
+    let (connection, handle, _) =
+        rtnetlink::new_connection_with_strict_check().map_err(KernelError::from)?;
+    tokio::spawn(connection);
+    let found = Found {
+        rules: packet_filter::saved_everywhere(removal).await?,
+        sets: packet_filter::own_sets().await?,
+        routes: leftovers::routes(&handle).await?,
+        links: leftovers::links(&handle).await?,
+    };
+    let mut left = 0;
+    let mut done = |what: String, outcome: Result<(), String>| match outcome {
+        Ok(()) if wanted.dry_run => say(format!("would remove {what}")),
+        Ok(()) => say(format!("removed {what}")),
+        Err(why) => {
+            left += 1;
+            say(format!("kept {what}: {why}"));
+        }
+    };
+    let Found { rules, sets, routes, links } = found;
+    if rules.is_empty() && sets.is_empty() && routes.is_empty() && links.is_empty() {
+        say(String::from("nothing of Romana's is in this kernel"));
+        return Ok(());
+    }
+    for saved in rules {
+        let what = format!("{} rules and chains of {}", saved.lines.len(), saved.name());
+        let outcome = if wanted.dry_run { Ok(()) } else { packet_filter::restore(&saved).await };
+        done(what, outcome.map_err(|error| full(&error)));
+    }
+    for set in sets {
+        let outcome = match wanted.dry_run {
+            true => Ok(()),
+            false => packet_filter::destroy_set(&set).await,
+        };
+        done(format!("set {set}"), outcome.map_err(|error| full(&error)));
+    }
+    remove_routes_and_links(wanted, &handle, routes, links, &mut done).await;
+    if left > 0 { Err(CleanupError::Left(left)) } else { Ok(()) }
+}
+
+async fn remove_routes_and_links(
+    wanted: &Cleanup,
+    handle: &Handle,
+    routes: Vec<OwnRoute>,
+    links: Vec<OwnLink>,
+    done: &mut impl FnMut(String, Result<(), String>),
+) {
+    let keeps = |link: &&OwnLink| link.in_use && !wanted.force;
+    let kept: Vec<u32> = links.iter().filter(keeps).map(|link| link.index).collect();
+    for route in routes {
+        // They are part of what a container uses, and are told with its link.
+        if route.link().is_some_and(|link| kept.contains(&link)) {
+            continue;
+        }
+        let what = format!("route {route}");
+        let outcome = match wanted.dry_run {
+            true => Ok(()),
+            false => leftovers::remove_route(handle, route).await,
+        };
+        done(what, outcome.map_err(|error| full(&error)));
+    }
+    for link in &links {
+        let outcome = match (keeps(&link), wanted.dry_run) {
+            (true, _) => Err(String::from(
+                "a container uses it and the routes to it: end the container, or --force",
+            )),
+            (false, true) => Ok(()),
+            (false, false) => {
+                leftovers::remove_link(handle, link).await.map_err(|error| full(&error))
+            }
+        };
+        done(format!("link {}", link.name), outcome);
+    }
+}
+
+/// Whether an agent has this directory. One that is not there has none.
+fn is_locked(dir: &Path) -> bool {
+    let opened = std::fs::File::options().write(true).open(dir.join(LOCK_FILE));
+    opened.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// The lines for `iptables-restore` that take away what is ours in a table as `iptables-save` prints it: rules that
+/// lead to our chains, then what is in these, then the chains.
+fn removal(saved: &str) -> Vec<String> {
+    let ours = |name: &str| name.starts_with(CHAIN_PREFIX);
+    let chains: Vec<&str> = saved
+        .lines()
+        .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
+        .filter(|name| ours(name))
+        .collect();
+    let jumps = saved.lines().filter_map(|line| line.strip_prefix("-A ")).filter(|rule| {
+        let mut words = rule.split(' ');
+        let own = words.next().is_some_and(ours);
+        let words: Vec<&str> = words.collect();
+        let target = words.windows(2).find(|pair| matches!(pair[0], "-j" | "-g"));
+        !own && target.is_some_and(|pair| ours(pair[1]))
+    });
+    let mut lines: Vec<String> = jumps.map(|rule| format!("-D {rule}")).collect();
+    for action in ["-F", "-X"] {
+        lines.extend(chains.iter().map(|chain| format!("{action} {chain}")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_ours_goes() {
+        let saved = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:ROMANA-IN - [0:0]\n\
+            :ROMANA-P-x - [0:0]\n:OTHER - [0:0]\n-A INPUT -j ROMANA-IN\n-A INPUT -s 10.0.0.1/32 -j OTHER\n\
+            -A ROMANA-IN -j ROMANA-P-x\n-A OTHER -m comment --comment \"-j ROMANA-IN\" -j DROP\n\
+            -A OTHER -g ROMANA-IN\nCOMMIT\n";
+        assert_eq!(
+            removal(saved),
+            [
+                "-D INPUT -j ROMANA-IN",
+                "-D OTHER -g ROMANA-IN",
+                "-F ROMANA-IN",
+                "-F ROMANA-P-x",
+                "-X ROMANA-IN",
+                "-X ROMANA-P-x",
+            ]
+        );
+        assert_eq!(removal("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_agent_that_runs_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_locked(dir.path()) && !is_locked(&dir.path().join("none")));
+        let lock = std::fs::File::create(dir.path().join(LOCK_FILE)).unwrap();
+        assert!(!is_locked(dir.path()));
+        lock.lock().unwrap();
+        assert!(is_locked(dir.path()));
+    }
+}

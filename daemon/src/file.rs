@@ -1,0 +1,314 @@
+//! Files at paths that users give: read with a bound and only if they are regular, and replaced whole.
+//!
+//! A path may name anything. A named pipe that no program writes to blocks whoever opens it, a device may have no
+//! end, and a link that is renamed over is gone. So what is read must be a regular file, and what is written follows
+//! links, replaces regular files in one step, and goes straight into pipes and character devices.
+
+use std::fs::{self, File, FileType, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use tempfile::NamedTempFile;
+
+/// Links that a path may go through, as in the kernel.
+const LINKS_MAX: usize = 40;
+/// Permissions of a new file, less what the umask takes away.
+const NEW_MODE: u32 = 0o666;
+
+/// Longest configuration file, bytes.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// What the system says, or [`ErrorKind::InvalidInput`] with what the path names instead.
+pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    // Before it is opened: opening a device may do something.
+    regular(fs::metadata(path)?.file_type())?;
+    let file = OpenOptions::new().read(true).custom_flags(no_wait()).open(path)?;
+    let found = file.metadata()?;
+    regular(found.file_type())?;
+    Ok((file, found))
+}
+
+/// Reads a regular file of at most `bytes_max` bytes.
+///
+/// # Errors
+/// As [`open`], and [`ErrorKind::FileTooLarge`].
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let (file, _) = open(path)?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        let why = format!("it is longer than {bytes_max} bytes");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
+}
+
+/// The same as text.
+///
+/// # Errors
+/// As [`read`], and [`ErrorKind::InvalidData`] when it is not UTF-8.
+pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    String::from_utf8(read(path, bytes_max)?)
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
+/// Opens a file to append to, such as a log. A named pipe without a reader is an error instead of a wait.
+///
+/// # Errors
+/// What the system says.
+pub fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).custom_flags(no_wait()).open(path)
+}
+
+/// A flag so that a pipe is not waited for; it does nothing to regular files.
+fn no_wait() -> i32 {
+    OFlags::NONBLOCK.bits().cast_signed()
+}
+
+fn regular(kind: FileType) -> io::Result<()> {
+    if kind.is_file() {
+        return Ok(());
+    }
+    let why = format!("it is {}, not a regular file", name(kind));
+    Err(io::Error::new(ErrorKind::InvalidInput, why))
+}
+
+fn name(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() => "a block device",
+        kind if kind.is_char_device() => "a character device",
+        _ => "something else",
+    }
+}
+
+/// A file that is being written at a path that a user gave.
+///
+/// Links are followed. A regular file, and one that is not there yet, is written beside and gets its name in
+/// [`Replacement::finish`]: until then, and after any failure, the path has what it had. Into a pipe or a character
+/// device the bytes go as they come. Anything else is refused.
+#[derive(Debug)]
+pub struct Replacement {
+    to: To,
+}
+
+#[derive(Debug)]
+enum To {
+    Beside { file: NamedTempFile, path: PathBuf },
+    Stream(File),
+}
+
+impl Replacement {
+    /// Begins to write. Blocks: a named pipe is waited for until a program reads it.
+    ///
+    /// # Errors
+    /// What the system says, or [`ErrorKind::InvalidInput`] when nothing can be written to what is there.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let (path, mode) = match fs::metadata(path) {
+            Ok(found) if found.is_file() => (fs::canonicalize(path)?, Some(found.permissions())),
+            Ok(found) => return Self::stream(path, found.file_type()),
+            Err(error) if error.kind() == ErrorKind::NotFound => (end_of_links(path)?, None),
+            Err(error) => return Err(error),
+        };
+        let Some(name) = path.file_name() else {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "the path has no file name"));
+        };
+        let prefix = format!(".{}.", name.to_string_lossy());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".partial").permissions(Permissions::from_mode(NEW_MODE));
+        let file = builder.tempfile_in(dir_of(&path))?;
+        if let Some(mode) = mode {
+            file.as_file().set_permissions(mode)?;
+        }
+        Ok(Self { to: To::Beside { file, path } })
+    }
+
+    /// The same with these permissions, and for regular files only.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_regular(path: &Path, mode: u32) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(found) => regular(found.file_type())?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let new = Self::create(path)?;
+        if let To::Beside { file, .. } = &new.to {
+            file.as_file().set_permissions(Permissions::from_mode(mode))?;
+        }
+        Ok(new)
+    }
+
+    fn stream(path: &Path, kind: FileType) -> io::Result<Self> {
+        if kind.is_fifo() || kind.is_char_device() {
+            let file = OpenOptions::new().write(true).open(path)?;
+            return Ok(Self { to: To::Stream(file) });
+        }
+        let why = format!("it is {}: nothing is written there", name(kind));
+        Err(io::Error::new(ErrorKind::InvalidInput, why))
+    }
+
+    /// Makes what was written durable, and gives the file its name.
+    ///
+    /// # Errors
+    /// What the system says; the path has what it had before.
+    pub fn finish(self) -> io::Result<()> {
+        match self.to {
+            To::Stream(mut file) => file.flush(),
+            To::Beside { file, path } => {
+                file.as_file().sync_all()?;
+                file.persist(&path).map_err(|error| error.error)?;
+                File::open(dir_of(&path))?.sync_all()
+            }
+        }
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.to {
+            To::Beside { file, .. } => file.write(bytes),
+            To::Stream(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.to {
+            To::Beside { file, .. } => file.flush(),
+            To::Stream(file) => file.flush(),
+        }
+    }
+}
+
+/// Where a chain of links ends that leads to no file yet.
+fn end_of_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&path) {
+            // An absolute target replaces the directory.
+            Ok(target) => path = dir_of(&path).join(target),
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
+                return Ok(path);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("it goes through too many links"))
+}
+
+/// The directory of a path.
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use rustix::fs::{CWD, FileType as Kind, Mode, mknodat};
+
+    use super::*;
+
+    fn fifo(path: &Path) {
+        mknodat(CWD, path, Kind::Fifo, Mode::RWXU, 0).unwrap();
+    }
+
+    /// Fails instead of waiting for ever.
+    fn soon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, wait) = mpsc::channel();
+        std::thread::spawn(move || done.send(work()));
+        wait.recv_timeout(Duration::from_secs(30)).expect("it does not end")
+    }
+
+    fn replace(path: &Path, text: &str) -> io::Result<()> {
+        let mut new = Replacement::create(path)?;
+        new.write_all(text.as_bytes())?;
+        new.finish()
+    }
+
+    #[test]
+    fn only_bounded_regular_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "12345").unwrap();
+        symlink("file", at("link")).unwrap();
+        fifo(&at("fifo"));
+        assert_eq!(read_text(&at("file"), 5).unwrap(), "12345");
+        assert_eq!(read_text(&at("link"), 5).unwrap(), "12345");
+        assert_eq!(read(&at("file"), 4).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read(&at("none"), 4).unwrap_err().kind(), ErrorKind::NotFound);
+        for other in [at("fifo"), dir.path().into(), "/dev/zero".into(), "/dev/full".into()] {
+            let refused = soon(move || read(&other, 1 << 20)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+        }
+        fs::write(at("bytes"), b"\xff").unwrap();
+        assert_eq!(read_text(&at("bytes"), 4).unwrap_err().kind(), ErrorKind::InvalidData);
+        let path = at("fifo");
+        assert!(soon(move || append(&path)).is_err(), "nobody reads it");
+    }
+
+    #[test]
+    fn links_are_followed_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("sub")).unwrap();
+        fs::write(at("sub/real"), "old").unwrap();
+        fs::set_permissions(at("sub/real"), Permissions::from_mode(0o640)).unwrap();
+        symlink("sub/real", at("link")).unwrap();
+        symlink("link", at("chain")).unwrap();
+        symlink(at("sub/new"), at("dangling")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        replace(&at("chain"), "new").unwrap();
+        assert_eq!(fs::read_to_string(at("sub/real")).unwrap(), "new");
+        assert_eq!(fs::metadata(at("sub/real")).unwrap().permissions().mode() & 0o777, 0o640);
+        replace(&at("dangling"), "made").unwrap();
+        assert_eq!(fs::read_to_string(at("sub/new")).unwrap(), "made");
+        for link in ["link", "chain", "dangling"] {
+            assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink(), "{link}");
+        }
+        assert!(replace(&at("loop"), "x").is_err());
+        assert_eq!(fs::read_dir(at("sub")).unwrap().count(), 2, "nothing is left beside");
+    }
+
+    #[test]
+    fn pipes_and_devices_are_written_through_and_the_rest_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        fifo(&pipe);
+        let reader = pipe.clone();
+        let reader = std::thread::spawn(move || fs::read_to_string(reader).unwrap());
+        let to = pipe.clone();
+        soon(move || replace(&to, "through")).unwrap();
+        assert_eq!(reader.join().unwrap(), "through");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        replace(Path::new("/dev/null"), "away").unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        for refused in [dir.path(), Path::new("/"), &dir.path().join("none/file")] {
+            assert!(replace(refused, "x").is_err(), "{}", refused.display());
+        }
+        assert!(Replacement::create_regular(&pipe, 0o755).is_err());
+        assert!(Replacement::create_regular(Path::new("/dev/null"), 0o755).is_err());
+    }
+
+    #[test]
+    fn what_is_not_finished_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "old").unwrap();
+        let mut new = Replacement::create(&path).unwrap();
+        new.write_all(b"half").unwrap();
+        drop(new);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -5,12 +5,12 @@ use romana_statemachine::attachment::{ClaimReserve, Finding, Heard, Heartbeat, R
 use romana_statemachine::enrolment::EnrolAgent;
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::follow::Snapshot;
-use crate::model::{Done, Page};
+use crate::model::{Changed, Done, Page};
 use crate::query::Query;
 
 impl Client {
@@ -56,7 +56,7 @@ impl Client {
             body["instance"] = json!(instance);
             body["machine"] = json!(machine);
         }
-        self.send::<Value>(Method::POST, path, Some(&body), true).await.map(|_| ())
+        self.send::<Changed>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
     /// What each host's agent said last.
@@ -75,12 +75,9 @@ impl Client {
         let ReportAttachments { host, revision, at, running, kept } = report;
         let path = Query::new("/v1/hosts").segment(host).segment("report").build();
         let body = json!({ "revision": revision, "at": at, "running": kept, "attached": running });
-        let done: Value = self.send(Method::POST, path, Some(&body), true).await?;
-        Ok(Done {
-            revision: done["revision"].as_u64().unwrap_or(0),
-            changed: done["changed"] == true,
-            allocation: None,
-        })
+        let Changed { changed, revision } =
+            self.send(Method::POST, path, Some(&body), true).await?;
+        Ok(Done { revision, changed, allocation: None })
     }
 
     /// Differences between the log and what the hosts say.

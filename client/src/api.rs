@@ -1,6 +1,8 @@
 //! The calls of the API, typed. Changes go through the gatherer; reads go to any replica and are
 //! linearizable.
 
+use std::collections::HashSet;
+
 use hyper::Method;
 use romana_statemachine::command::{
     AllocateAddress, Blackout, Endpoint, EndpointRef, HostChange, HostReport, HostSpec, PolicyRef,
@@ -18,11 +20,34 @@ use crate::client::Client;
 use crate::config::Server;
 use crate::error::Error;
 use crate::follow::{FollowOptions, Follower, Snapshot};
-use crate::model::{Allocation, Block, Cluster, DigestAt, Done, Host, NewMember, Page};
+use crate::model::{
+    Allocation, Block, Changed, Cluster, DigestAt, Done, Host, Leads, NewMember, Page,
+};
 use crate::query::Query;
 
 /// Pages that one list may have.
 const PAGES_MAX: usize = 100_000;
+
+/// The `continue` tokens that a list has given. Each page begins after the one before, so none comes twice.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    seen: HashSet<String>,
+}
+
+impl Tokens {
+    /// Takes the next one.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`]: the list does not end.
+    pub fn add(&mut self, token: &str) -> Result<(), Error> {
+        let is_new = self.seen.insert(token.to_owned());
+        if is_new && self.seen.len() <= PAGES_MAX { Ok(()) } else { Err(endless()) }
+    }
+}
+
+fn endless() -> Error {
+    Error::protocol("the list does not end")
+}
 
 /// Which blocks to list; absent = all.
 #[derive(Clone, Debug, Default)]
@@ -253,17 +278,18 @@ impl Client {
     /// [`Error`].
     pub async fn list<T: DeserializeOwned>(&self, query: Query) -> Result<Page<T>, Error> {
         let mut page: Page<T> = self.get(query.clone().build()).await?;
-        for _ in 0..PAGES_MAX {
-            let Some(next) = page.next.take() else { return Ok(page) };
+        let mut tokens = Tokens::default();
+        while let Some(next) = page.next.take() {
+            tokens.add(&next)?;
             let more: Page<T> =
                 self.get(query.clone().with("continue", Some(next)).build()).await?;
             if more.items.is_empty() && more.next.is_some() {
-                break;
+                return Err(endless());
             }
             page.items.extend(more.items);
             page.next = more.next;
         }
-        Err(Error::protocol("the list does not end"))
+        Ok(page)
     }
 
     /// The hosts.
@@ -351,7 +377,7 @@ impl Client {
     pub async fn remove_member(&self, id: u64, force: bool) -> Result<(), Error> {
         let query = Query::new("/v1/cluster/members").segment(id);
         let path = query.with("force", force.then_some(true)).build();
-        self.send::<Value>(Method::DELETE, path, None::<&()>, true).await.map(|_| ())
+        self.send::<Changed>(Method::DELETE, path, None::<&()>, true).await.map(|_| ())
     }
 
     /// Hands leadership to a member, or to the best one, and waits until it leads.
@@ -360,7 +386,7 @@ impl Client {
     /// [`Error`].
     pub async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), Error> {
         let (path, body) = ("/v1/cluster/transfer", json!({ "to": to }));
-        self.send::<Value>(Method::POST, path, Some(&body), true).await.map(|_| ())
+        self.send::<Leads>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
     /// Revision and digest of one replica, as it is now.

@@ -125,9 +125,14 @@ impl Client {
         let nature = if idempotent { Nature::Idempotent } else { Nature::Once };
         let ask = Ask::new(method, path, body.map(Bytes::from));
         let reply = self.core().call(ask, nature).await?;
-        let text: &[u8] = if reply.body.is_empty() { b"null" } else { &reply.body };
+        let read = match &*reply.body {
+            b"" => {
+                serde_json::from_slice(b"null").map_err(|error| Error::protocol(error.to_string()))
+            }
+            body => parse(body),
+        };
         // It was accepted; what it came to cannot be read.
-        parse(text).map_err(|error| Error::Unknown { why: error.to_string(), source: None })
+        read.map_err(|error| Error::Unknown { why: error.to_string(), source: None })
     }
 }
 
@@ -249,7 +254,7 @@ impl Core {
     async fn refresh(&self, server: &Server) -> Result<(), Fault> {
         let deadline = Instant::now() + self.config.attempt_timeout;
         let reply = self.transport.exchange(server, &Ask::get("/v1/cluster"), deadline).await?;
-        if let Ok(cluster) = serde_json::from_slice::<Cluster>(&reply.body)
+        if let Ok(cluster) = parse::<Cluster>(&reply.body)
             && (200..300).contains(&reply.status)
         {
             self.servers().learned(&cluster, Instant::now());
@@ -308,7 +313,10 @@ impl Trouble {
     }
 }
 
-/// Reads JSON.
+/// Reads a JSON object, which every answer is but that of a batch. (As a struct, serde would read a list as well.)
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::protocol("it is not a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| Error::protocol(error.to_string()))
 }

@@ -38,6 +38,7 @@ mod retry;
 mod servers;
 mod transport;
 
+pub use api::Tokens;
 pub use backup::{Download, Restoration};
 pub use client::Client;
 pub use config::{API_PORT, ClientConfig, Server};

@@ -36,20 +36,23 @@ pub struct Oldest {
 
 /// `GET /v1/cluster`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Cluster {
     /// Identity of the cluster.
+    #[serde(default)]
     pub cluster_id: String,
     /// Id of the leader, if the replica knows one.
+    #[serde(default)]
     pub leader: Option<u64>,
     /// Raft term.
+    #[serde(default)]
     pub term: u64,
     /// Revision of the replica that answered.
+    #[serde(default)]
     pub revision: Revision,
     /// The replicas.
     pub members: Vec<Member>,
     /// Why nothing fresh is allocated, if that is so.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
     /// What the replicas' clocks show; `None` from a cluster that does not say so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,15 +134,17 @@ pub struct MemberProblem {
 
 /// A member that was added: `POST /v1/cluster/members`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct NewMember {
     /// Its id.
     pub id: u64,
     /// Address for its peers.
+    #[serde(default)]
     pub peer: String,
     /// The member in whose place it comes.
+    #[serde(default)]
     pub replaces: Option<u64>,
     /// How to start it.
+    #[serde(default)]
     pub start: String,
 }
 
@@ -150,6 +155,20 @@ pub struct DigestAt {
     pub revision: Revision,
     /// Digest of its history up to there.
     pub digest: Digest,
+}
+
+/// What a change that has no other answer came to.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Changed {
+    pub(crate) changed: bool,
+    pub(crate) revision: Revision,
+}
+
+/// Who leads after a transfer.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Leads {
+    #[serde(rename = "leader")]
+    _leader: u64,
 }
 
 /// What a command that was not refused came to.

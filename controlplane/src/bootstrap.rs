@@ -136,16 +136,9 @@ fn first(config: &Config) -> Vec<Proposal> {
 }
 
 fn read(path: &Path) -> Result<TopologySpec, BootstrapError> {
-    use std::io::Read;
     let shown = path.display().to_string();
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path);
-    let read = file.and_then(|file| file.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut text));
-    let size = read.map_err(|source| BootstrapError::Read { path: shown.clone(), source })?;
-    if size as u64 > DOCUMENT_BYTES_MAX {
-        let why = format!("it is larger than {DOCUMENT_BYTES_MAX} bytes");
-        return Err(BootstrapError::Document { path: shown, why });
-    }
+    let read = romana_daemon::file::read(path, DOCUMENT_BYTES_MAX);
+    let text = read.map_err(|source| BootstrapError::Read { path: shown.clone(), source })?;
     document(&text).map_err(|why| BootstrapError::Document { path: shown, why })
 }
 

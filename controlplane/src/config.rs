@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use romana_daemon::file::{self, CONFIG_BYTES_MAX};
 use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
@@ -109,7 +110,7 @@ pub struct Args {
     /// Region of the cloud; without it, the instance metadata is asked.
     #[arg(long, env = "ROMANAD_REGION", value_name = "REGION")]
     pub region: Option<String>,
-    /// Follow a Kubernetes API server and write it into the log.
+    /// Follow a Kubernetes API server and write it into the log. Not in this release: refused.
     #[arg(long, env = "ROMANAD_KUBERNETES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub kubernetes: Option<bool>,
     /// Ranges of service addresses: no network, host or endpoint gets them.
@@ -272,8 +273,6 @@ pub struct Config {
     pub network_cidr_overrides: BTreeMap<NetworkName, IpNet>,
     /// Ranges of services, which no network, host or endpoint may share.
     pub service_cluster_ip_range: Vec<IpNet>,
-    /// Whether to follow Kubernetes.
-    pub kubernetes: bool,
     /// Deadline of requests that name none.
     pub request_timeout: Duration,
     /// Connections at the same time.
@@ -307,6 +306,7 @@ impl Config {
     }
 
     fn merge(args: Args, file: File, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
+        refuse_kubernetes(args.kubernetes.or(file.kubernetes).unwrap_or(false))?;
         let dev = args.dev.or(file.dev).unwrap_or(false);
         let interface = IpAddr::V4(if dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
         let listen = args.listen.or(file.listen);
@@ -363,7 +363,6 @@ impl Config {
             service_cluster_ip_range: service_ranges(
                 args.service_cluster_ip_range.or(file.service_cluster_ip_range),
             )?,
-            kubernetes: args.kubernetes.or(file.kubernetes).unwrap_or(false),
             request_timeout: Duration::from_millis(timeout_ms),
             connections_max: connections,
             feed_memory_bytes: feed_bytes,
@@ -377,7 +376,7 @@ impl Config {
 }
 
 fn read_file(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path)
+    let text = file::read_text(path, CONFIG_BYTES_MAX)
         .map_err(|source| ConfigError::Read { path: path.into(), source })?;
     toml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
@@ -404,6 +403,16 @@ fn within<T: PartialOrd + ToString>(
     if value < min || value > max {
         let why = format!("it is not between {} and {}", min.to_string(), max.to_string());
         return Err(invalid(key, value.to_string(), why));
+    }
+    Ok(())
+}
+
+/// This release has no follower of Kubernetes: whoever asks for one must not believe to have it.
+fn refuse_kubernetes(wanted: bool) -> Result<(), ConfigError> {
+    if wanted {
+        let why = "this release does not follow a Kubernetes API server: leave it out, and bring hosts and policies in \
+                   with agents (--register) and `romana policy add`";
+        return Err(invalid("kubernetes", "true", why));
     }
     Ok(())
 }
@@ -609,6 +618,7 @@ mod tests {
             ("--dev --network-cidr-overrides net=10.0.0.1/8", "network_cidr_overrides"),
             ("--dev --request-timeout-ms 0", "request_timeout_ms"),
             ("--dev --connections-max 1", "connections_max"),
+            ("--dev --kubernetes", "kubernetes"),
         ] {
             let error = merged(line, "").unwrap_err().to_string();
             assert!(error.starts_with(key), "{line}: {error}");

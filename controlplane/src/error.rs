@@ -72,6 +72,9 @@ codes! {
         "Nothing happened. Changes are not made for pages of other sites; send the request without Origin and Sec-Fetch-Site, or from this server's own origin.";
     /// A path segment is not UTF-8 or not what belongs there.
     MalformedPath => BAD_REQUEST, None, "Percent-encode names in paths as UTF-8.";
+    /// Virtual IPs are not served yet.
+    VipsNotServed => UNPROCESSABLE_ENTITY, None,
+        "Nothing happened. Use what your platform has for virtual IPs; those that an earlier release accepted can be shown and removed.";
     /// No such route.
     PathNotFound => NOT_FOUND, None, "/v1/openapi.json lists all routes.";
     /// The endpoint does not exist.

@@ -8,6 +8,7 @@ use romana_controlplane::backup::recover::recover;
 use romana_controlplane::config::{Args, Command, Config};
 use romana_controlplane::{bootstrap, server};
 use romana_daemon::log;
+use romana_statemachine::escaped_lines;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
     if let Some(Command::Recover(args)) = &args.command {
         return match recover(args) {
             Ok(said) => {
-                print!("{said}");
+                print!("{}", escaped_lines(&said));
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&error, 1),
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
             let advice = error.advice();
             let code = fail(&error, code);
             if let Some(advice) = advice {
-                eprintln!("romanad: {advice}");
+                eprintln!("romanad: {}", escaped_lines(&advice));
             }
             code
         }
@@ -65,12 +66,13 @@ fn allow_open_files() {
 
 /// Says why on standard error, causes included.
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprint!("romanad: {error}");
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprint!(": {error}");
+        text = format!("{text}: {error}");
         cause = error.source();
     }
-    eprintln!();
+    // Parts of it may come from files and from peers.
+    eprintln!("romanad: {}", escaped_lines(&text));
     ExitCode::from(code)
 }

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use romana_daemon::owner::{self, Program};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -72,6 +73,9 @@ pub enum ServerError {
     /// The cluster did not take this replica in.
     #[error("this replica does not join")]
     Join(#[source] Box<JoinError>),
+    /// An agent keeps its state there.
+    #[error(transparent)]
+    Shared(#[from] owner::Shared),
     /// The data directory was not filled from a backup.
     #[error("nothing was restored")]
     Restore(#[source] Box<RestoreError>),
@@ -117,6 +121,7 @@ enum End {
 /// [`ServerError`]: it did not start, or the replica stopped itself.
 pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let stop = stop_signal().map_err(ServerError::Signals)?;
+    owner::check(&config.data_dir, Program::Replica)?;
     let joined = tokio::select! {
         joined = join::prepare(&mut config) => joined,
         () = stop.cancelled() => return Ok(()),

@@ -262,6 +262,28 @@ async fn check_restored(new: &Three, checked: &Checked) {
     assert_eq!(all.len(), count, "an address was given out twice");
 }
 
+/// A founder alone takes the backup, and what is said is true: it has it, and nothing serves yet. The others may be
+/// given it afterwards.
+fn one_founder_is_not_enough(new: &Three, file: &Path) {
+    let output = Command::new(env!("CARGO_BIN_EXE_romana"))
+        .args(["--timeout", "4s", "-r", &new.server(0).to_string(), "backup", "restore"])
+        .arg(file)
+        .env_clear()
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    for part in [
+        "does not serve yet",
+        "waiting until more than half of the founders have it",
+        "the backup was restored",
+        "romana -r URL,URL,URL backup restore FILE",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("Nothing happened"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_load_begins_a_new_cluster() {
     let mut old = Three::started(&[]);
@@ -324,6 +346,7 @@ async fn a_backup_under_load_begins_a_new_cluster() {
     }
     let waiting = client.get_from::<Value>(&server, "/readyz").await.unwrap_err();
     assert!(waiting.to_string().contains("waits for a backup"), "{waiting}");
+    one_founder_is_not_enough(&new, &file);
     let made = new.json(&format!("backup restore {}", file.display()));
     assert_ne!(made["cluster_id"].as_str(), Some(source.as_str()));
     assert_eq!(

@@ -66,6 +66,73 @@ fn a_bad_configuration_is_a_usage_error() {
 }
 
 #[test]
+fn a_usage_error_comes_in_the_format_that_was_asked_for() {
+    for (file, env, args) in [
+        ("", vec![], vec!["host", "nonsense", "-f", "json"]),
+        ("", vec![], vec!["-fjson", "nonsense"]),
+        ("", vec![], vec!["-f", "json"]),
+        ("", vec![], vec!["host", "list", "-f", "json", "-p", "0"]),
+        ("", vec![], vec!["host", "list", "-f", "json", "-r", "ftp://x"]),
+        ("", vec![("ROMANA_FORMAT", "json")], vec!["host"]),
+        ("Format: json", vec![], vec!["host", "add", "h", "not-an-ip"]),
+        ("Format: yaml", vec![], vec!["host", "add", "h", "not-an-ip"]),
+        ("RootPort: many", vec![], vec!["host", "list", "-f", "json"]),
+    ] {
+        let output = romana(file, &env, &args);
+        assert_eq!(output.status.code(), Some(2), "{args:?} {output:?}");
+        let error: serde_json::Value = serde_json::from_slice(&output.stderr)
+            .unwrap_or_else(|why| panic!("{args:?}: {why}: {output:?}"));
+        assert_eq!(error["error"]["code"], "Usage");
+        assert!(!error["error"]["message"].as_str().unwrap().is_empty());
+    }
+    let output = romana("", &[], &["host", "nonsense"]);
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: "), "{output:?}");
+    let output = romana("", &[], &["--help", "-f", "json"]);
+    assert!(output.status.success() && !output.stdout.is_empty());
+}
+
+/// Runs `romana` where a pipe that is never written to is `pipe`, and gives up after a while.
+fn beside_a_pipe(config: bool, args: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    let name = if config { ".romana.yaml" } else { "pipe" };
+    assert!(Command::new("mkfifo").arg(home.path().join(name)).status().unwrap().success());
+    Command::new("timeout")
+        .args(["20", env!("CARGO_BIN_EXE_romana")])
+        .args(args)
+        .env_clear()
+        .env("HOME", home.path())
+        .current_dir(home.path())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    for (config, args) in [
+        (true, "host list"),
+        (false, "-c pipe host list"),
+        (false, "-c /dev/zero host list"),
+        (false, "-c / host list"),
+        (false, "topology update pipe"),
+        (false, "topology plan /dev/zero"),
+        (false, "policy add pipe"),
+        (false, "policy check /dev/zero"),
+        (false, "audit replay pipe"),
+        (false, "audit replay /dev/zero"),
+        (false, "backup verify pipe"),
+        (false, "backup show pipe"),
+        (false, "backup show /dev/zero"),
+        (false, "backup restore pipe"),
+        (false, "backup restore /dev/zero"),
+    ] {
+        let output = beside_a_pipe(config, &args.split(' ').collect::<Vec<_>>());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{args}: {output:?}");
+        assert!(said.contains("not a regular file"), "{args}: {said}");
+    }
+}
+
+#[test]
 fn nobody_there_is_unavailable() {
     let output = romana("", &[], &["host", "list", "-r", "127.0.0.1:1", "-f", "json"]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");

@@ -6,6 +6,8 @@ mod alone;
 mod backup;
 mod config;
 mod goldens;
+mod readme;
 mod real;
+mod shapes;
 #[path = "../support/mod.rs"]
 mod support;

@@ -12,15 +12,21 @@ use romana_statemachine::{Digest, Record, State};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// `romanad` of this build; built if only this package was.
+use super::shapes::{FILES, commands};
+
+/// `romanad` of this build.
 pub(crate) fn romanad() -> PathBuf {
-    let romanad = PathBuf::from(env!("CARGO_BIN_EXE_romana")).with_file_name("romanad");
-    if !romanad.is_file() {
-        let built =
-            Command::new(env!("CARGO")).args(["build", "-p", "romana-controlplane"]).status();
-        assert!(built.unwrap().success() && romanad.is_file(), "romanad cannot be built");
+    program("romanad")
+}
+
+/// A program of this build; built if only this package was.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_romana")).with_file_name(name);
+    if !program.is_file() {
+        let built = Command::new(env!("CARGO")).args(["build", "--bin", name]).status();
+        assert!(built.unwrap().success() && program.is_file(), "{name} cannot be built");
     }
-    romanad
+    program
 }
 
 /// A free port below those that the system gives out by itself to tests that run beside this one.
@@ -30,21 +36,22 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// A replica in development mode. Killed when dropped.
-struct Dev {
+pub(crate) struct Dev {
     api: u16,
     peer: u16,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     child: Child,
 }
 
 impl Dev {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (api, peer) = (free_port(), free_port());
         let dir = tempfile::tempdir().unwrap();
         let child = Self::spawn(&dir, api, peer);
         let dev = Self { api, peer, dir, child };
         // The client waits until the replica serves.
         dev.ok("host list --timeout 30s");
+        dev.soon("cluster status", 0);
         dev
     }
 
@@ -70,7 +77,7 @@ impl Dev {
         self.ok("host list --timeout 30s");
     }
 
-    fn run(&self, line: &str) -> Output {
+    pub(crate) fn run(&self, line: &str) -> Output {
         Command::new(env!("CARGO_BIN_EXE_romana"))
             .args(line.split_whitespace())
             .env_clear()
@@ -83,11 +90,22 @@ impl Dev {
     }
 
     /// Runs a command that succeeds; what it prints.
-    fn ok(&self, line: &str) -> String {
+    pub(crate) fn ok(&self, line: &str) -> String {
         let output = self.run(line);
         let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         assert!(output.status.success(), "{line}: {output:?}\n{log}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command until it ends with this code: what a leader or member is, its peers learn a moment later.
+    pub(crate) fn soon(&self, line: &str, code: i32) -> Output {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let output = self.run(line);
+            if output.status.code() == Some(code) || Instant::now() > until {
+                return output;
+            }
+        }
     }
 
     fn json(&self, line: &str) -> Value {
@@ -112,7 +130,7 @@ impl Dev {
         tokio::runtime::Runtime::new().unwrap().block_on(client())
     }
 
-    fn file(&self, name: &str, text: &str) {
+    pub(crate) fn file(&self, name: &str, text: &str) {
         std::fs::write(self.dir.path().join(name), text).unwrap();
     }
 }
@@ -186,9 +204,7 @@ fn every_noun_works_against_a_real_replica() {
     assert!(dev.ok("policy explain p1").contains("in force as it is"));
     dev.ok("policy remove p1");
     assert_eq!(dev.refused("policy show p1"), "PolicyNotFound");
-    dev.ok("vip add v1 192.168.99.1 --candidate h2");
-    assert_eq!(dev.json("vip show v1")["ip"], "192.168.99.1");
-    dev.ok("vip remove v1");
+    assert_eq!(dev.refused("vip add v1 192.168.99.1 --candidate h2"), "VipsNotServed");
     assert_eq!(dev.json("settings set address_reuse_delay=5s")["address_reuse_delay_ms"], 5000);
     dev.ok("settings set history_retention=30d history_retention_size=10GiB");
     assert_eq!(dev.json("settings show")["history_retention_ms"], 2_592_000_000_u64);
@@ -198,7 +214,9 @@ fn every_noun_works_against_a_real_replica() {
     assert!(dev.ok("network list").contains("my-network"));
     assert!(dev.ok("ipam show").contains("10.111.64.0/18"));
     // No agent says whether what is allocated is in use; nothing else is wrong.
-    let found = dev.json("ipam check");
+    let output = dev.run("-f json ipam check");
+    assert_eq!(output.status.code(), Some(1), "what is not known is not well: {output:?}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["problems"], json!([]));
     let codes = found["differences"].as_array().unwrap().iter().map(|found| &found["code"]);
     assert!(codes.into_iter().all(|code| code == "AddressesUnverified"), "{found}");
@@ -211,6 +229,120 @@ fn every_noun_works_against_a_real_replica() {
     assert!(events.contains("AddressReleased") && events.contains("PolicyRemoved"));
     replays_to_the_live_state(&dev, &events);
     the_past_is_told(&dev);
+}
+
+#[test]
+fn every_command_runs_against_a_real_replica() {
+    let dev = Dev::start();
+    FILES.iter().for_each(|(name, text)| dev.file(name, text));
+    let mut wrong = Vec::new();
+    for (code, words) in commands().filter(|(code, _)| *code != "-") {
+        let code: i32 = code.parse().unwrap();
+        let output =
+            if words.starts_with("cluster") { dev.soon(words, code) } else { dev.run(words) };
+        if output.status.code() != Some(code) {
+            wrong.push(format!("{words}: {output:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_replica_refuses_an_agents_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("instance"), "ROMANA1\n00000000\n\"x\"").unwrap();
+    for data in ["", "data"] {
+        let output = Command::new(romanad())
+            .args(["--dev", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(dir.path().join(data))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("is that of romana-agent"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
+}
+
+#[test]
+fn programs_read_regular_files_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.display().to_string();
+    for (name, args) in [
+        ("romanad", vec!["--config", &pipe]),
+        ("romanad", vec!["--config", "/dev/zero"]),
+        ("romanad", vec!["--dev", "--check", "--initial-network", &pipe]),
+        ("romanad", vec!["--dev", "--check", "--initial-network", "/dev/zero"]),
+        ("romana-agent", vec!["--config", &pipe]),
+        ("romana-agent", vec!["--config", "/dev/zero", "status"]),
+    ] {
+        let output =
+            Command::new("timeout").arg("20").arg(program(name)).args(&args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{name} {args:?}: {output:?}");
+        assert!(said.contains("not a regular file"), "{name} {args:?}: {said}");
+    }
+}
+
+#[test]
+fn files_are_written_where_the_path_leads() {
+    let dev = Dev::start();
+    let at = |name: &str| dev.dir.path().join(name);
+    for (write, check) in
+        [("backup save ", "backup verify "), ("audit export -o ", "audit replay ")]
+    {
+        std::fs::write(at("real"), "old").unwrap();
+        _ = std::fs::remove_file(at("link"));
+        std::os::unix::fs::symlink("real", at("link")).unwrap();
+        dev.ok(&format!("{write}link"));
+        assert!(at("link").is_symlink(), "{write} replaced a link");
+        dev.ok(&format!("{check}real"));
+        // Through a pipe, and to stdout by its other name.
+        _ = std::fs::remove_file(at("pipe"));
+        assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        let reader = Command::new("cat").arg(at("pipe")).stdout(Stdio::piped()).spawn().unwrap();
+        dev.ok(&format!("{write}pipe"));
+        std::fs::write(at("piped"), reader.wait_with_output().unwrap().stdout).unwrap();
+        dev.ok(&format!("{check}piped"));
+        std::fs::write(at("piped"), dev.run(&format!("{write}/dev/stdout")).stdout).unwrap();
+        dev.ok(&format!("{check}piped"));
+        dev.ok(&format!("{write}/dev/null"));
+        assert_eq!(dev.run(&format!("{write}.")).status.code(), Some(1), "a directory");
+        let left = std::fs::read_dir(dev.dir.path()).unwrap().map(|file| file.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("partial")).collect();
+        assert_eq!(left, Vec::<std::ffi::OsString>::new());
+    }
+}
+
+#[test]
+fn a_log_file_has_each_command_and_verbose_more() {
+    let dev = Dev::start();
+    let log =
+        |dev: &Dev| std::fs::read_to_string(dev.dir.path().join("cli.log")).unwrap_or_default();
+    dev.file(".romana.yaml", "LogFile: cli.log\n");
+    let quiet = dev.run("host list");
+    assert!(quiet.status.success() && quiet.stderr.is_empty(), "{quiet:?}");
+    assert!(
+        log(&dev).contains("command=\"host list\"") && !log(&dev).contains("DEBUG"),
+        "{}",
+        log(&dev)
+    );
+    assert_eq!(dev.refused("host show nobody"), "HostNotFound");
+    assert!(log(&dev).contains("HostNotFound"), "{}", log(&dev));
+    let verbose = dev.run("-v -r 127.0.0.1:1 --timeout 1s host list");
+    let said = String::from_utf8_lossy(&verbose.stderr).into_owned();
+    assert!(said.contains("DEBUG") && said.contains("attempt failed"), "{verbose:?}");
+    assert!(log(&dev).contains("DEBUG"), "{}", log(&dev));
+    dev.file(".romana.yaml", "LogFile: /dev/full\n");
+    assert!(dev.run("host list").status.success());
+    _ = std::fs::remove_file(dev.dir.path().join("pipe"));
+    assert!(Command::new("mkfifo").arg(dev.dir.path().join("pipe")).status().unwrap().success());
+    dev.file(".romana.yaml", "LogFile: pipe\n");
+    let output = dev.run("host list");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no log in pipe"), "{output:?}");
 }
 
 /// Who had the address that was released, and what was done about it.

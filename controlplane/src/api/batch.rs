@@ -47,9 +47,25 @@ async fn batch(call: Call) -> reply::Result {
         return Err(Failure::new(Code::NotInBatch, message).with("command", at));
     }
     commands.iter().try_for_each(check_names)?;
-    let outcomes = call.propose_all(commands).await?;
-    let revision = outcomes.last().map_or(0, |outcome| outcome.revision);
-    let results: Vec<Done<'_>> = outcomes.iter().map(done).collect();
+    // Commands of several callers: one that is not served does not keep the others.
+    let refused: Vec<Option<Failure>> =
+        commands.iter().map(|c| call.check_served(c).err()).collect();
+    let served: Vec<Command> =
+        commands.into_iter().zip(&refused).filter(|(_, no)| no.is_none()).map(|(c, _)| c).collect();
+    let outcomes = match served.is_empty() {
+        true => Vec::new(),
+        false => call.propose_all(served).await?,
+    };
+    let now = || call.api.replica().with_state(romana_statemachine::State::revision);
+    let revision = outcomes.last().map_or_else(now, |outcome| outcome.revision);
+    let mut carried = outcomes.iter().map(done);
+    let results: Vec<Done<'_>> = refused
+        .iter()
+        .filter_map(|refused| match refused {
+            Some(failure) => Some(Done::Refused { revision, error: failure.to_json() }),
+            None => carried.next(),
+        })
+        .collect();
     let body = Body::from(reply::bytes(&results)?);
     Ok(reply::raw(StatusCode::OK, revision, "application/json", body))
 }

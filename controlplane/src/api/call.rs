@@ -198,8 +198,14 @@ impl Call {
         Ok(outcomes)
     }
 
+    /// Refuses a command that would be accepted and then do nothing.
+    pub(crate) fn check_served(&self, command: &Command) -> Result<(), Failure> {
+        self.api.replica().with_state(|state| check_served(command, state))
+    }
+
     /// Proposes one command.
     pub(crate) async fn propose(&self, command: Command) -> Result<(Revision, Answer), Failure> {
+        self.check_served(&command)?;
         let mut outcomes = self.propose_all(vec![command]).await?;
         let Some(outcome) = outcomes.pop() else {
             return Err(Failure::new(Code::OutcomeUnknown, "there is no outcome"));
@@ -291,6 +297,20 @@ impl Call {
         }
         Ok(limit)
     }
+}
+
+/// Refuses commands that would be accepted and then do nothing. What stands already may be said again.
+fn check_served(command: &Command, state: &State) -> Result<(), Failure> {
+    let lease = state.settings().vip_lease_ms;
+    let what = match command {
+        Command::RequestVip(spec) => format!("VIP {} was not requested", spec.name),
+        Command::ChangeSettings(change) if change.vip_lease_ms.is_some_and(|ms| ms != lease) => {
+            String::from("vip_lease_ms was not changed")
+        }
+        _ => return Ok(()),
+    };
+    let message = format!("{what}: no host of this release answers for virtual IPs");
+    Err(Failure::new(Code::VipsNotServed, message))
 }
 
 /// What a command did.

@@ -193,7 +193,7 @@ async fn add(call: Call) -> reply::Result {
     let change = call.change(command).await?;
     let apis = status.members.iter().filter(|member| member.healthy && !member.api.is_empty());
     let apis = apis.map(|member| member.api.as_str()).collect::<Vec<_>>().join(",");
-    let start = format!("romanad --join {apis} --data-dir DIR --advertise-peer {peer}");
+    let start = start_line(&apis, &peer);
     let view = |state: &State| {
         let fits =
             |id: &u64| state.member(*id).is_some_and(|m| m.peer == peer && m.replaces == replaces);
@@ -201,6 +201,17 @@ async fn add(call: Call) -> reply::Result {
         Some(Added { id, peer: peer.clone(), replaces, start: start.clone() })
     };
     call.show(change.created(), change, view).await
+}
+
+/// How a new member is started. It listens where its peers will look for it, on the port of its address there; a
+/// name is of an address that only its machine knows.
+fn start_line(apis: &str, peer: &str) -> String {
+    let port = peer.rsplit_once(':').map_or(peer, |(_, port)| port);
+    let listen = match peer.parse::<SocketAddr>() {
+        Ok(_) => peer.to_owned(),
+        Err(_) => format!("0.0.0.0:{port}"),
+    };
+    format!("romanad --join {apis} --data-dir DIR --peer-listen {listen} --advertise-peer {peer}")
 }
 
 async fn remove(call: Call) -> reply::Result {

@@ -1,9 +1,10 @@
 //! Backups as files: reading with every check, writing durably.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use romana_daemon::file::{Replacement, open};
 use romana_statemachine::backup::{BackupError, Check, Checked, End, Part, Reader, end_of};
 
 use super::take::{Take, TakeError};
@@ -56,7 +57,7 @@ pub fn read<E: From<FileError>>(
     mut take: impl FnMut(&Part) -> Result<(), E>,
 ) -> Result<Checked, E> {
     let unusable = |source| FileError::Backup { path: path.into(), source };
-    let mut file = File::open(path).map_err(FileError::io("open", path))?;
+    let (mut file, _) = open(path).map_err(FileError::io("open", path))?;
     let (mut reader, mut check) = (Reader::new(), Check::new());
     let mut bytes = vec![0; READ_BYTES];
     loop {
@@ -79,8 +80,8 @@ pub fn read<E: From<FileError>>(
 /// # Errors
 /// [`FileError::Io`].
 pub fn end(path: &Path) -> Result<Option<End>, FileError> {
-    let mut file = File::open(path).map_err(FileError::io("open", path))?;
-    let length = file.metadata().map_err(FileError::io("inspect", path))?.len();
+    let (mut file, found) = open(path).map_err(FileError::io("open", path))?;
+    let length = found.len();
     let mut tail = Vec::new();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))
         .and_then(|_| file.read_to_end(&mut tail))
@@ -98,30 +99,11 @@ pub fn write(path: &Path, mut take: Take) -> Result<(), FileError> {
         let source = io::Error::from(io::ErrorKind::AlreadyExists);
         return Err(FileError::Io { action: "create", path: path.into(), source });
     }
-    let beside = partial(path);
-    let written = write_beside(&beside, &mut take)
-        .and_then(|()| fs::rename(&beside, path).map_err(FileError::io("create", path)));
-    if written.is_err() {
-        // The error that is told is the first.
-        _ = fs::remove_file(&beside);
-    }
-    written?;
-    sync_dir(path)
-}
-
-fn write_beside(beside: &Path, take: &mut Take) -> Result<(), FileError> {
-    let mut file = File::create(beside).map_err(FileError::io("create", beside))?;
+    let mut file = Replacement::create(path).map_err(FileError::io("create", path))?;
     while let Some(piece) = take.piece()? {
-        file.write_all(&piece).map_err(FileError::io("write", beside))?;
+        file.write_all(&piece).map_err(FileError::io("write", path))?;
     }
-    file.sync_all().map_err(FileError::io("sync", beside))
-}
-
-/// The name of a file while it is written.
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
+    file.finish().map_err(FileError::io("finish", path))
 }
 
 /// Makes names in the directory of `path` durable.

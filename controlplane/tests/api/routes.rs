@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use romana_statemachine::Command;
+use romana_statemachine::command::VipSpec;
 use serde_json::{Value, json};
 
 use super::schema;
@@ -428,7 +430,28 @@ async fn verdicts(tour: &mut Tour<'_>) {
 
 async fn vips_and_views(tour: &mut Tour<'_>) {
     let vip = json!({"ip": "192.168.99.101", "candidates": ["h1"]});
-    tour.ask("PUT", "/v1/vips/web.default", Some(vip), 201).await;
+    let refused = tour.ask("PUT", "/v1/vips/web.default", Some(vip.clone()), 422).await;
+    assert_eq!(refused["error"]["code"], "VipsNotServed");
+    let lease = json!({"vip_lease_ms": 500, "address_reuse_delay_ms": 1});
+    let refused = tour.ask("PATCH", "/v1/settings", Some(lease), 422).await;
+    assert_eq!(refused["error"]["code"], "VipsNotServed");
+    let stands = json!({"vip_lease_ms": 1000});
+    let settings = tour.ask("PATCH", "/v1/settings", Some(stands), 200).await;
+    assert_eq!(settings["address_reuse_delay_ms"], 0, "all or nothing");
+    // In a batch it keeps nothing else.
+    let mut request = vip;
+    request["name"] = json!("web.default");
+    let tenant = json!({"CreateTenant": {"id": "beside", "labels": {}}});
+    let batch = json!([{"RequestVip": request}, tenant, {"RequestVip": request}]);
+    let results = tour.ask("POST", "/v1/batch", Some(batch), 200).await;
+    let codes = [0, 1, 2].map(|at| results[at]["error"]["code"].clone());
+    assert_eq!(codes, [json!("VipsNotServed"), Value::Null, json!("VipsNotServed")]);
+    assert_eq!(results[1]["answer"]["Done"]["changed"], true, "{results}");
+    tour.ask("DELETE", "/v1/tenants/beside", None, 200).await;
+    // One that an earlier release accepted is shown and removed.
+    let (name, ip) = ("web.default".into(), "192.168.99.101".parse().unwrap());
+    let spec = VipSpec { name, ip, candidates: vec!["h1".into()] };
+    tour.world.propose("test", Command::RequestVip(spec)).await;
     tour.ask("GET", "/v1/vips/web.default", None, 200).await;
     tour.ask("GET", "/v1/vips", None, 200).await;
     for view in ["host:h1", "router", "group:10.111.0.0/16"] {

@@ -81,8 +81,12 @@ impl World {
 
     /// Switches a version on, as the task of the leader does.
     pub(crate) async fn raise(&self, version: u16) {
-        let command = Command::RaiseVersion(RaiseVersion { version });
-        let proposals = vec![Proposal { actor: Actor::from("task:versions"), command }];
+        self.propose("task:versions", Command::RaiseVersion(RaiseVersion { version })).await;
+    }
+
+    /// Puts a command into the log, past the API.
+    pub(crate) async fn propose(&self, actor: &str, command: Command) {
+        let proposals = vec![Proposal { actor: Actor::from(actor), command }];
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         let outcomes = self.replica.propose(proposals, deadline).await.unwrap();
         outcomes[0].result.as_ref().unwrap();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::ADDRESS;
 use crate::table::{Table, cell, items, one_or_list};
 
 #[derive(Debug, Subcommand)]
@@ -77,7 +78,7 @@ impl Command {
                 if let Some(ip) = ip {
                     body["ip"] = ip.to_string().into();
                 }
-                let answer = ctx.post(Query::new("/v1/addresses"), &body, true).await?;
+                let answer = ctx.post(Query::new("/v1/addresses"), &body, true, ADDRESS).await?;
                 ctx.out.show(&answer, || table(std::slice::from_ref(&answer)))
             }
             Self::Release { addresses } => {
@@ -96,11 +97,11 @@ impl Command {
             Self::List { network, host, tenant, segment } => {
                 let query = Query::new("/v1/addresses").with("network", network).with("host", host);
                 let query = query.with("tenant", tenant).with("segment", segment);
-                let list = ctx.list(query).await?;
+                let list = ctx.list(query, ADDRESS).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { addresses } => {
-                let found = ctx.get_each("/v1/addresses", &addresses).await?;
+                let found = ctx.get_each("/v1/addresses", &addresses, ADDRESS).await?;
                 ctx.out.show(&one_or_list(found.clone()), || table(&found))
             }
         }

@@ -137,6 +137,9 @@ pub(crate) enum Noun {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -144,5 +147,119 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    /// All commands below one, by their words.
+    fn leaves(command: &clap::Command, words: &str, found: &mut BTreeSet<String>) {
+        let mut below =
+            command.get_subcommands().filter(|below| below.get_name() != "help").peekable();
+        if below.peek().is_none() {
+            found.insert(words.trim_start().to_owned());
+        }
+        below.for_each(|below| leaves(below, &format!("{words} {}", below.get_name()), found));
+    }
+
+    /// The words of the command that a line is of.
+    pub(crate) fn command_of(line: &str) -> Result<String, String> {
+        let words = std::iter::once("romana").chain(line.split_whitespace());
+        let matches = Args::command().try_get_matches_from(words).map_err(|why| why.to_string())?;
+        let (mut path, mut matches) = (Vec::new(), &matches);
+        while let Some((name, below)) = matches.subcommand() {
+            path.push(name);
+            matches = below;
+        }
+        Ok(path.join(" "))
+    }
+
+    /// Files of the repository in which people find commands.
+    fn texts(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let ending = path.extension().map(|it| it.to_string_lossy().into_owned());
+            if entry.file_type().unwrap().is_dir() {
+                if !["target", "tests", ".git", "previous"].contains(&&*name) {
+                    texts(&path, found);
+                }
+            } else if ending.is_some_and(|it| ["rs", "md", "toml", "json"].contains(&&*it)) {
+                found.push(path);
+            }
+        }
+    }
+
+    /// What is wrong with a command that a text names, if it names one. `rest`: what comes after `romana `.
+    fn misnamed(rest: &str) -> Option<String> {
+        let end = rest.find(['`', '"', '\n', ')', ';']).unwrap_or(rest.len());
+        let end = rest[..end].find(", ").unwrap_or(end);
+        let trim = |word: &str| word.trim_matches(['.', ',', ':', '\'', '(', '\\']).to_owned();
+        let mut words = rest[..end].split_whitespace().map(trim).peekable();
+        let mut command = Args::command();
+        command.build();
+        let noun = words.next().filter(|noun| noun != "help")?;
+        let mut named = command.find_subcommand(noun)?.clone();
+        let letter = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+        let is_word = |word: &&String| word.bytes().all(letter);
+        if named.has_subcommands() {
+            let verbs = words.peek()?.split('|').map(Into::into).collect::<Vec<String>>();
+            for verb in verbs.iter().filter(is_word).filter(|verb| !verb.is_empty()) {
+                let Some(found) = named.find_subcommand(verb) else {
+                    return Some(format!("{} has no {verb}", named.get_name()));
+                };
+                if verbs.len() == 1 {
+                    named = found.clone();
+                    break;
+                }
+            }
+        }
+        let known = |flag: &str| named.get_arguments().any(|arg| arg.get_long() == Some(flag));
+        let flags = words.filter_map(|word| word.strip_prefix("--").map(str::to_owned));
+        let mut flags = flags.map(|flag| flag.split('=').next().unwrap_or_default().to_owned());
+        let unknown = flags.find(|flag| !flag.is_empty() && !known(flag));
+        unknown.map(|flag| format!("{} has no --{flag}", named.get_name()))
+    }
+
+    #[test]
+    fn every_command_that_a_text_names_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let (mut files, mut wrong, mut named) = (Vec::new(), Vec::new(), 0);
+        texts(root, &mut files);
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for (at, _) in text.match_indices("romana ") {
+                let before = text[..at].chars().next_back();
+                if before.is_some_and(|c| c.is_alphanumeric() || "-_/".contains(c)) {
+                    continue;
+                }
+                named += 1;
+                let rest = &text[at + "romana ".len()..];
+                wrong.extend(misnamed(rest).map(|why| format!("{}: {why}", file.display())));
+            }
+        }
+        assert!(wrong.is_empty() && named > 100, "{named}: {wrong:#?}");
+        assert_eq!(misnamed("host list shows them."), None);
+        assert!(
+            misnamed("cluster substitute ID").is_some() && misnamed("host add --nope").is_some()
+        );
+    }
+
+    #[test]
+    fn every_command_is_run_by_a_test() {
+        let lines = include_str!("../../../tests/cli/commands.txt").lines();
+        let lines = lines.filter(|line| !line.starts_with('#'));
+        let run: BTreeSet<String> = lines
+            .map(|line| match line.split_once(' ').unwrap() {
+                // The last word says where.
+                ("-", words) => words.rsplit_once(' ').unwrap().0.to_owned(),
+                (_, words) => command_of(words).unwrap_or_else(|why| panic!("{line}: {why}")),
+            })
+            .collect();
+        let mut all = BTreeSet::new();
+        leaves(&Args::command(), "", &mut all);
+        assert!(all.len() > 50, "{all:?}");
+        assert_eq!(
+            all.difference(&run).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "without a line"
+        );
+        assert_eq!(run.difference(&all).collect::<Vec<_>>(), Vec::<&String>::new(), "no commands");
     }
 }

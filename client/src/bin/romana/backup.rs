@@ -10,15 +10,16 @@ use futures_util::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use romana_client::{ApiError, Error, Restoration, Server};
-use romana_statemachine::Millis;
 use romana_statemachine::backup::{BackupError, Check, Checked, End, Header, Part, Reader, end_of};
+use romana_statemachine::{Millis, escaped};
 use serde_json::{Value, json};
-use tokio::fs::{self, File};
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::{Instant, sleep};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::sink::Sink;
 use crate::table::{Table, cell};
 
 /// Bytes read at once.
@@ -27,6 +28,8 @@ const READ_BYTES: usize = 256 << 10;
 const TAIL_BYTES: u64 = 128;
 /// How long the new cluster may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(120);
+/// How long nothing is said about that.
+const QUIET_MAX: Duration = Duration::from_secs(2);
 /// Between two looks at it.
 const READY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -34,7 +37,7 @@ const READY_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) enum Command {
     /// Take a backup from a running cluster; it is verified while it is written
     Save {
-        /// File to write, replaced when the backup is whole; `-` is stdout
+        /// File to write, replaced when the backup is whole; a pipe gets it as it comes, `-` is stdout
         file: PathBuf,
         /// The state alone, without the history: smaller, and the past is gone after a restore
         #[arg(long)]
@@ -124,40 +127,21 @@ fn bar(length: Option<u64>) -> ProgressBar {
 }
 
 async fn save(ctx: &Context, file: &Path, history: bool, local: bool) -> Result<(), Failure> {
-    let to_stdout = file.as_os_str() == "-";
+    // Before the server is asked: a path that cannot be written to needs no backup.
+    let mut sink = Sink::open(Some(file)).await?;
     let mut download = ctx.client.backup(history, local).await?;
-    let beside = partial(file);
-    let mut target: Box<dyn tokio::io::AsyncWrite + Send + Unpin> = if to_stdout {
-        Box::new(tokio::io::stdout())
-    } else {
-        Box::new(File::create(&beside).await.map_err(io(&beside))?)
-    };
     let mut passing = Passing::new(bar(None));
-    let taken = async {
-        while let Some(piece) = download.piece().await? {
-            passing.push(&piece).map_err(|error| bad("what the replica sent", &error))?;
-            target.write_all(&piece).await.map_err(io(&beside))?;
-        }
-        target.flush().await.map_err(io(&beside))?;
-        passing.finish().map_err(|error| bad("what the replica sent", &error))
-    };
-    let taken = taken.await;
-    drop(target);
-    if to_stdout {
-        return taken.map(|_| ());
+    let unusable = |error| bad("what the replica sent", &error);
+    while let Some(piece) = download.piece().await? {
+        passing.push(&piece).map_err(unusable)?;
+        sink = sink.write(piece).await?;
     }
-    let kept = match taken {
-        Ok(checked) => keep(&beside, file).await.map(|()| checked),
-        Err(failure) => Err(failure),
-    };
-    let checked = match kept {
-        Ok(checked) => checked,
-        Err(failure) => {
-            // The failure that is told is the first.
-            _ = fs::remove_file(&beside).await;
-            return Err(failure);
-        }
-    };
+    let checked = passing.finish().map_err(unusable)?;
+    let quiet = sink.is_stdout();
+    sink.finish().await?;
+    if quiet {
+        return Ok(());
+    }
     let value = described(file, &checked);
     let sentence = format!(
         "{}: revision {} with {} records, verified",
@@ -166,24 +150,6 @@ async fn save(ctx: &Context, file: &Path, history: bool, local: bool) -> Result<
         checked.end.records,
     );
     ctx.out.done(&value, sentence)
-}
-
-/// The name of a file while it is written.
-fn partial(file: &Path) -> PathBuf {
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    file.with_file_name(name)
-}
-
-/// Makes a file durable and gives it its name.
-async fn keep(beside: &Path, file: &Path) -> Result<(), Failure> {
-    let written = File::open(beside).await.map_err(io(beside))?;
-    written.sync_all().await.map_err(io(beside))?;
-    fs::rename(beside, file).await.map_err(io(file))?;
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let dir = parent.unwrap_or_else(|| Path::new("."));
-    let opened = File::open(dir).await.map_err(io(dir))?;
-    opened.sync_all().await.map_err(io(dir))
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
@@ -207,10 +173,17 @@ fn bad(what: &str, error: &BackupError) -> Failure {
     })))
 }
 
+/// A regular file for reading, and its length.
+async fn open(file: &Path) -> Result<(File, u64), Failure> {
+    let path = file.to_owned();
+    let opened = tokio::task::spawn_blocking(move || romana_daemon::file::open(&path)).await;
+    let (opened, found) = opened.map_err(std::io::Error::other).flatten().map_err(io(file))?;
+    Ok((File::from_std(opened), found.len()))
+}
+
 async fn verify(file: &Path) -> Result<Checked, Failure> {
     let unusable = |error| bad(&file.display().to_string(), &error);
-    let mut opened = File::open(file).await.map_err(io(file))?;
-    let length = opened.metadata().await.map_err(io(file))?.len();
+    let (mut opened, length) = open(file).await?;
     let mut passing = Passing::new(bar(Some(length)));
     let mut bytes = vec![0; READ_BYTES];
     loop {
@@ -224,8 +197,7 @@ async fn verify(file: &Path) -> Result<Checked, Failure> {
 
 async fn show(file: &Path) -> Result<Value, Failure> {
     let unusable = |error| bad(&file.display().to_string(), &error);
-    let mut opened = File::open(file).await.map_err(io(file))?;
-    let length = opened.metadata().await.map_err(io(file))?.len();
+    let (mut opened, length) = open(file).await?;
     let (mut reader, mut bytes) = (Reader::new(), vec![0; READ_BYTES]);
     let header = loop {
         let read = opened.read(&mut bytes).await.map_err(io(file))?;
@@ -317,14 +289,21 @@ fn table(value: &Value) -> Table {
 
 async fn restore(ctx: &Context, file: &Path) -> Result<(), Failure> {
     let checked = verify(file).await?;
-    let length = fs::metadata(file).await.map_err(io(file))?.len();
+    let (_, length) = open(file).await?;
     let servers = ctx.client.servers();
     let waiting = waiting(ctx, &servers).await?;
     let mut made: Option<Restoration> = None;
     for server in &waiting {
         let bar = bar(Some(length)).with_message(server.to_string());
-        let restoration = ctx.client.restore(server, length, pieces(file, &bar).await?).await?;
+        let sent = ctx.client.restore(server, length, pieces(file, &bar).await?).await;
         bar.finish_and_clear();
+        let restoration = match (sent, &made) {
+            (Ok(restoration), _) => restoration,
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(made)) => {
+                return Err(incomplete(made, &format!("{server} did not take it: {error}")));
+            }
+        };
         if let Some(other) = made.as_ref().filter(|other| **other != restoration) {
             let why = format!(
                 "{server} made cluster {} of it, another made {}: start all founders with the same \
@@ -337,8 +316,8 @@ async fn restore(ctx: &Context, file: &Path) -> Result<(), Failure> {
     }
     let Some(made) = made else {
         return Err(Failure::usage(
-            "these replicas serve a cluster, none waits for a backup: it begins a new cluster, on replicas \
-             that are started with --await-restore and empty data directories",
+            "none of these replicas waits for a backup: they serve a cluster, or have taken one already. A backup \
+             begins a new cluster, on replicas that are started with --await-restore and empty data directories",
         ));
     };
     wait_ready(ctx, &servers, &made).await?;
@@ -369,7 +348,7 @@ async fn pieces(
     file: &Path,
     bar: &ProgressBar,
 ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, Failure> {
-    let opened = File::open(file).await.map_err(io(file))?;
+    let (opened, _) = open(file).await?;
     let bar = bar.clone();
     Ok(stream::try_unfold(opened, |mut opened| async move {
         let mut bytes = vec![0; READ_BYTES];
@@ -384,17 +363,30 @@ async fn pieces(
     }))
 }
 
-/// Waits until all serve the new cluster.
+/// Waits until all serve the new cluster, and says what for when that takes long.
 async fn wait_ready(ctx: &Context, servers: &[Server], made: &Restoration) -> Result<(), Failure> {
-    let deadline = Instant::now() + READY_MAX;
+    let (begin, patience) = (Instant::now(), ctx.patience(READY_MAX));
     for server in servers {
+        let mut told = String::new();
         while let Err(error) = ctx.client.get_from::<Value>(server, "/readyz").await {
-            if Instant::now() > deadline {
-                return Err(error.into());
+            let waited = begin.elapsed();
+            if waited > patience {
+                let why = format!("after {} s: {error}", waited.as_secs());
+                return Err(incomplete(made, &why));
+            }
+            let why = error.to_string();
+            if waited > QUIET_MAX && told != why && ctx.out.is_for_people() {
+                let shown = escaped(&why);
+                anstream::eprintln!("{server} has the backup and does not serve yet: {shown}");
+                if told.is_empty() {
+                    anstream::eprintln!("waiting until more than half of the founders have it");
+                }
+                told = why;
             }
             sleep(READY_PAUSE).await;
         }
-        let cluster: Value = ctx.client.get_from(server, "/v1/cluster").await?;
+        let cluster = ctx.client.get_from::<Value>(server, "/v1/cluster").await;
+        let cluster = cluster.map_err(|error| incomplete(made, &error.to_string()))?;
         if cell(&cluster, "/cluster_id") != made.cluster_id {
             let theirs = cell(&cluster, "/cluster_id");
             let why = format!("{server} serves cluster {theirs}, not {}", made.cluster_id);
@@ -402,6 +394,19 @@ async fn wait_ready(ctx: &Context, servers: &[Server], made: &Restoration) -> Re
         }
     }
     Ok(())
+}
+
+/// The backup is where it was sent to, and the new cluster does not serve.
+fn incomplete(made: &Restoration, why: &str) -> Failure {
+    let Restoration { cluster_id, revision, .. } = made;
+    Failure::Incomplete(
+        format!(
+            "the backup was restored, as revision {revision} of the new cluster {cluster_id}, and that does not \
+             serve: {why}"
+        ),
+        "It serves when more than half of its founders have the backup. Send it to all of them (those that have it \
+         keep it): romana -r URL,URL,URL backup restore FILE",
+    )
 }
 
 fn restored(value: &Value) -> Table {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::{CHANGED, RANGE};
 use crate::table::{Table, items, text};
 
 #[derive(Debug, Subcommand)]
@@ -30,7 +31,7 @@ impl Command {
         let path = Query::new("/v1/blackouts");
         match self {
             Self::Add { cidr } => {
-                let answer = ctx.post(path, &json!({ "cidr": cidr }), true).await?;
+                let answer = ctx.post(path, &json!({ "cidr": cidr }), true, CHANGED).await?;
                 ctx.out.done(&answer, format!("{cidr} is blacked out"))
             }
             Self::Remove { cidr } => {
@@ -38,7 +39,7 @@ impl Command {
                 ctx.out.done(&answer, format!("{cidr} is no longer blacked out"))
             }
             Self::List => {
-                let list = ctx.list(path).await?;
+                let list = ctx.list(path, RANGE).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
         }

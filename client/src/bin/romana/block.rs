@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::{ADDRESS, RANGE};
 use crate::table::{Table, cell, items};
 
 #[derive(Debug, Subcommand)]
@@ -36,7 +37,7 @@ impl Command {
         match self {
             Self::List { network, host, tenant } => {
                 let query = Query::new("/v1/blocks").with("network", network).with("host", host);
-                let list = ctx.list(query.with("tenant", tenant)).await?;
+                let list = ctx.list(query.with("tenant", tenant), RANGE).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { block } => show(ctx, &block).await,
@@ -48,7 +49,7 @@ async fn show(ctx: &Context, wanted: &str) -> Result<(), Failure> {
     let not_read = || Failure::usage(format!("{wanted:?} is neither a block nor an address"));
     let ip = wanted.split('/').next().unwrap_or_default();
     let ip: std::net::IpAddr = ip.parse().map_err(|_| not_read())?;
-    let blocks = ctx.client.list::<Value>(Query::new("/v1/blocks")).await?;
+    let blocks = ctx.page(Query::new("/v1/blocks"), RANGE).await?;
     let found = blocks.items.into_iter().find(|block| {
         let cidr = block.get("cidr").and_then(Value::as_str).and_then(|cidr| cidr.parse().ok());
         cidr.is_some_and(|cidr: ipnet::IpNet| cidr.contains(&ip))
@@ -56,7 +57,7 @@ async fn show(ctx: &Context, wanted: &str) -> Result<(), Failure> {
     let none = || Failure::usage(format!("no host has a block with {ip}; see romana block list"));
     let block = found.ok_or_else(none)?;
     let query = Query::new("/v1/addresses").with("block", Some(cell(&block, "/cidr")));
-    let addresses = ctx.client.list::<Value>(query).await?.items;
+    let addresses = ctx.page(query, ADDRESS).await?.items;
     let value = json!({"block": block, "addresses": addresses});
     ctx.out.show(&value, || {
         let mut table = crate::address::table(&addresses);

@@ -6,7 +6,15 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::{CHANGED, CLUSTER, Kind, Shape};
 use crate::table::{Table, Tone, cell, items};
+
+/// Who leads after a transfer.
+const LEADER: Shape = Shape::new(&[("leader", Kind::Number)]);
+/// The version that is on.
+const RAISED: Shape = Shape::new(&[("version", Kind::Number)]);
+/// A member that was added.
+const NEW_MEMBER: Shape = Shape::new(&[("id", Kind::Number), ("start", Kind::Text)]);
 
 const PATH: &str = "/v1/cluster";
 const MEMBERS: &str = "/v1/cluster/members";
@@ -61,7 +69,7 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Status => {
-                let status = ctx.get(Query::new(PATH)).await?;
+                let status = ctx.get(Query::new(PATH), CLUSTER).await?;
                 ctx.out.show(&status, || table(&status))?;
                 match status.get("leader") {
                     None | Some(Value::Null) => Err(Failure::NoLeader),
@@ -82,17 +90,20 @@ impl Command {
             }
             Self::Transfer { id } => {
                 let body = json!({ "to": id });
-                let answer = ctx.post(Query::new("/v1/cluster/transfer"), &body, false).await?;
+                let answer =
+                    ctx.post(Query::new("/v1/cluster/transfer"), &body, false, LEADER).await?;
                 let leader = cell(&answer, "/leader");
                 ctx.out.done(&answer, format!("replica {leader} leads"))
             }
             Self::Resume => {
-                let answer = ctx.post(Query::new("/v1/cluster/resume"), &json!({}), true).await?;
+                let answer =
+                    ctx.post(Query::new("/v1/cluster/resume"), &json!({}), true, CHANGED).await?;
                 ctx.out.done(&answer, "allocation goes on")
             }
             Self::RaiseVersion { force } => {
                 let body = json!({ "force": force });
-                let answer = ctx.post(Query::new("/v1/cluster/version"), &body, true).await?;
+                let answer =
+                    ctx.post(Query::new("/v1/cluster/version"), &body, true, RAISED).await?;
                 let version = cell(&answer, "/version");
                 ctx.out.done(&answer, format!("version {version} is on"))
             }
@@ -107,14 +118,14 @@ async fn add(ctx: &Context, peer: &str, replaces: Option<u64>, force: bool) -> R
         // Absent otherwise: a replica of an earlier release does not know it.
         body["force"] = Value::Bool(true);
     }
-    let answer = ctx.post(Query::new(MEMBERS), &body, true).await?;
+    let answer = ctx.post(Query::new(MEMBERS), &body, true, NEW_MEMBER).await?;
     let (id, start) = (cell(&answer, "/id"), cell(&answer, "/start"));
     ctx.out.done(&answer, format!("replica {id} added at {peer}; start it there:\n  {start}"))
 }
 
 /// Where a member is: nobody is replaced by a guess.
 async fn peer_of(ctx: &Context, id: u64) -> Result<String, Failure> {
-    let status = ctx.get(Query::new(PATH)).await?;
+    let status = ctx.get(Query::new(PATH), CLUSTER).await?;
     let members = status.get("members").map(items).unwrap_or_default();
     let member = members.iter().find(|member| member.get("id") == Some(&json!(id)));
     let peer = member.and_then(|member| member.get("peer")).and_then(Value::as_str);

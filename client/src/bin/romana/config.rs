@@ -1,20 +1,18 @@
 //! Settings of the CLI: flag > environment > file > default. Reading is apart from deciding.
 
 use std::env;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use romana_client::{API_PORT, Server};
+use romana_daemon::file::{self, CONFIG_BYTES_MAX};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 
 use crate::args::{Format, Global, Platform};
 use crate::failure::Failure;
 
-/// Longest configuration file, bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Longest time that `--timeout` takes.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
@@ -41,6 +39,25 @@ struct File {
     verbose: Option<bool>,
 }
 
+impl File {
+    /// The file that is named, or the first of the usual ones that is there.
+    fn load(global: &Global) -> Result<Self, Failure> {
+        if let Some(path) = &global.config {
+            return match read(path)? {
+                Some(text) => parse(path, &text),
+                None => Err(Failure::usage(format!("{} does not exist", path.display()))),
+            };
+        }
+        let home = env::home_dir().map(|home| home.join(".romana.yaml"));
+        for path in home.into_iter().chain([PathBuf::from("/etc/romana/cli.yaml")]) {
+            if let Some(text) = read(&path)? {
+                return parse(&path, &text);
+            }
+        }
+        Ok(Self::default())
+    }
+}
+
 /// A port, as a number or as text.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
@@ -52,25 +69,13 @@ enum Port {
 impl Config {
     /// Reads the file, if there is one, and decides.
     pub(crate) fn load(global: &Global) -> Result<Self, Failure> {
-        let file = match &global.config {
-            Some(path) => match read(path)? {
-                Some(text) => parse(path, &text)?,
-                None => return Err(Failure::usage(format!("{} does not exist", path.display()))),
-            },
-            None => {
-                let home = env::home_dir().map(|home| home.join(".romana.yaml"));
-                let system = PathBuf::from("/etc/romana/cli.yaml");
-                let mut found = File::default();
-                for path in home.into_iter().chain([system]) {
-                    if let Some(text) = read(&path)? {
-                        found = parse(&path, &text)?;
-                        break;
-                    }
-                }
-                found
-            }
-        };
-        Self::decide(global, file)
+        Self::decide(global, File::load(global)?)
+    }
+
+    /// The format of messages about a command line that is not one: `said` there, or in the file.
+    pub(crate) fn format_of(said: Option<Format>, config: Option<PathBuf>) -> Format {
+        let file = || File::load(&Global { config, ..Global::default() }).ok()?.format;
+        said.or_else(file).unwrap_or_default()
     }
 
     /// Flags and environment (clap has merged them) over the file over defaults.
@@ -103,15 +108,11 @@ impl Config {
 /// The text of a file; `None` if there is none.
 fn read(path: &Path) -> Result<Option<String>, Failure> {
     let bad = |why: String| Failure::usage(format!("{}: {why}", path.display()));
-    match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(bad(error.to_string())),
-        Ok(meta) if meta.len() > FILE_BYTES_MAX => {
-            return Err(bad(String::from("it is longer than 1 MiB, which no configuration is")));
-        }
-        Ok(_) => {}
+    match file::read_text(path, CONFIG_BYTES_MAX) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(bad(error.to_string())),
     }
-    fs::read_to_string(path).map(Some).map_err(|error| bad(error.to_string()))
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, Failure> {

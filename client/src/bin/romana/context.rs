@@ -4,7 +4,8 @@ use std::env;
 use std::time::Duration;
 
 use hyper::Method;
-use romana_client::{Client, ClientConfig, Query};
+use romana_client::model::Page;
+use romana_client::{Client, ClientConfig, Error, Query};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use crate::args::Platform;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::shape::{CHANGED, Shape};
 
 /// The client and the way to print.
 pub(crate) struct Context {
@@ -33,11 +35,16 @@ impl Context {
         Ok(Self { client, out, platform, config: client_config })
     }
 
+    /// `patience`, unless the user said another.
+    pub(crate) fn patience(&self, patience: Duration) -> Duration {
+        let said = self.config.timeout != ClientConfig::new(Vec::new()).timeout;
+        if said { self.config.timeout } else { patience }
+    }
+
     /// A client for questions that take long, for which an attempt may take all the time there is:
     /// `patience`, unless the user said another.
     pub(crate) fn patient(&self, patience: Duration) -> Result<Client, Failure> {
-        let said = self.config.timeout != ClientConfig::new(Vec::new()).timeout;
-        let timeout = if said { self.config.timeout } else { patience };
+        let timeout = self.patience(patience);
         Ok(Client::new(ClientConfig { timeout, attempt_timeout: timeout, ..self.config.clone() })?)
     }
 
@@ -48,13 +55,14 @@ impl Context {
         }
     }
 
-    pub(crate) async fn get(&self, query: Query) -> Result<Value, Failure> {
-        Ok(self.client.get(query.build()).await?)
+    /// Reads something of this shape.
+    pub(crate) async fn get(&self, query: Query, shape: Shape) -> Result<Value, Failure> {
+        read(self.client.get(query.build()).await?, shape)
     }
 
-    /// A whole list, in the form of the server's pages.
-    pub(crate) async fn list(&self, query: Query) -> Result<Value, Failure> {
-        let page = self.client.list::<Value>(query).await?;
+    /// A whole list of such items, in the form of the server's pages.
+    pub(crate) async fn list(&self, query: Query, shape: Shape) -> Result<Value, Failure> {
+        let page = self.page(query, shape).await?;
         let mut list = json!({"items": page.items, "revision": page.revision});
         if let Some(oldest) = page.oldest {
             list["oldest"] = json!(oldest);
@@ -62,15 +70,23 @@ impl Context {
         Ok(list)
     }
 
+    /// A whole list of such items.
+    pub(crate) async fn page(&self, query: Query, shape: Shape) -> Result<Page<Value>, Failure> {
+        let page = self.client.list::<Value>(query).await?;
+        page.items.iter().try_for_each(|item| shape.check(item)).map_err(unfit)?;
+        Ok(page)
+    }
+
     /// Several things by name: one object for one name, else a list.
     pub(crate) async fn get_each(
         &self,
         path: &'static str,
         names: &[String],
+        shape: Shape,
     ) -> Result<Vec<Value>, Failure> {
         let mut found = Vec::with_capacity(names.len());
         for name in names {
-            found.push(self.get(Query::new(path).segment(name)).await?);
+            found.push(self.get(Query::new(path).segment(name), shape).await?);
         }
         Ok(found)
     }
@@ -79,16 +95,18 @@ impl Context {
         &self,
         query: Query,
         body: &(impl Serialize + Sync + ?Sized),
+        shape: Shape,
     ) -> Result<Value, Failure> {
-        Ok(self.client.send(Method::PUT, query.build(), Some(body), true).await?)
+        done(self.client.send(Method::PUT, query.build(), Some(body), true).await?, shape)
     }
 
     pub(crate) async fn patch(
         &self,
         query: Query,
         body: &(impl Serialize + Sync + ?Sized),
+        shape: Shape,
     ) -> Result<Value, Failure> {
-        Ok(self.client.send(Method::PATCH, query.build(), Some(body), true).await?)
+        done(self.client.send(Method::PATCH, query.build(), Some(body), true).await?, shape)
     }
 
     /// `idempotent`: it may be sent again after an unknown outcome.
@@ -97,13 +115,37 @@ impl Context {
         query: Query,
         body: &(impl Serialize + Sync + ?Sized),
         idempotent: bool,
+        shape: Shape,
     ) -> Result<Value, Failure> {
-        Ok(self.client.send(Method::POST, query.build(), Some(body), idempotent).await?)
+        done(self.client.send(Method::POST, query.build(), Some(body), idempotent).await?, shape)
     }
 
     pub(crate) async fn delete(&self, query: Query, idempotent: bool) -> Result<Value, Failure> {
-        Ok(self.client.send(Method::DELETE, query.build(), None::<&()>, idempotent).await?)
+        let asked = self.client.send(Method::DELETE, query.build(), None::<&()>, idempotent);
+        done(asked.await?, CHANGED)
     }
+}
+
+/// A read answer of the right shape.
+pub(crate) fn read(answer: Value, shape: Shape) -> Result<Value, Failure> {
+    shape.check(&answer).map_err(unfit)?;
+    Ok(answer)
+}
+
+/// The answer to a change, of the right shape. One of another shape was not given by a replica that made the change;
+/// a replica may have made it all the same.
+pub(crate) fn done(answer: Value, shape: Shape) -> Result<Value, Failure> {
+    let unknown = |why| Error::Unknown {
+        why: format!("what came back is not an answer of a Romana replica: {why}"),
+        source: None,
+    };
+    shape.check(&answer).map_err(unknown)?;
+    Ok(answer)
+}
+
+/// An answer to a question that is none.
+pub(crate) fn unfit(why: String) -> Failure {
+    Error::Protocol { why }.into()
 }
 
 /// Who asks, for the history: the local user.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use romana_client::model::{Cluster, DigestAt};
-use romana_client::{Error, Server};
+use romana_client::{Error, Query, Server};
 use romana_statemachine::attachment::{AGENT_PROBLEM, Heard, Severity};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::NAMED;
 use crate::table::{Table, Tone, cell};
 use crate::{ipam, network};
 
@@ -236,7 +237,7 @@ impl Digests {
 }
 
 async fn hosts_and_groups(ctx: &Context) -> Result<(Vec<Value>, Vec<Value>), Failure> {
-    let hosts = ctx.client.list::<Value>(romana_client::Query::new("/v1/hosts")).await?.items;
+    let hosts = ctx.page(Query::new("/v1/hosts"), NAMED).await?.items;
     Ok((hosts, ipam::networks(ctx).await?))
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use romana_client::{ApiError, Error};
-use romana_statemachine::Refusal;
+use romana_statemachine::{Refusal, escaped, escaped_json};
 use serde_json::{Value, json};
 
 use crate::args::Format;
@@ -18,6 +18,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// A document cannot be read, or is not what the command takes.
     Document(String),
+    /// The command line is not one, as its parser says, which has its own hint.
+    Syntax(String, String),
     /// A check that the command makes found something; it was printed already.
     Found,
     /// The cluster has no leader that a majority confirms.
@@ -26,6 +28,8 @@ pub(crate) enum Failure {
     Io(String, io::Error),
     /// A file is not what it should be.
     Damaged(String),
+    /// A part of it happened; and what to do.
+    Incomplete(String, &'static str),
     /// Something that was claimed did not hold (demo).
     Broken(String),
 }
@@ -67,8 +71,8 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Client(Error::Unavailable { .. }) | Self::NoLeader => 3,
-            Self::Client(Error::Unknown { .. }) => 4,
-            Self::Usage(_) | Self::Document(_) => 2,
+            Self::Client(Error::Unknown { .. }) | Self::Incomplete(..) => 4,
+            Self::Usage(_) | Self::Document(_) | Self::Syntax(..) => 2,
             Self::Client(_) | Self::Found | Self::Io(..) | Self::Damaged(_) | Self::Broken(_) => 1,
         }
     }
@@ -100,6 +104,7 @@ impl Failure {
             Self::Document(why) => {
                 own("Document", why.clone(), "Nothing was sent. Correct the document first.")
             }
+            Self::Syntax(why, hint) => own("Usage", why.clone(), hint),
             Self::Found => own("Found", String::from("something is wrong, see above"), ""),
             Self::NoLeader => own(
                 "Unavailable",
@@ -112,8 +117,15 @@ impl Failure {
             Self::Damaged(what) => {
                 own("Damaged", what.clone(), "Nothing of it was used. Get the file again.")
             }
+            Self::Incomplete(what, hint) => own("Incomplete", what.clone(), hint),
             Self::Broken(what) => own("Broken", what.clone(), ""),
         }
+    }
+
+    /// Code and message, for the log.
+    pub(crate) fn summary(&self) -> String {
+        let (code, message, ..) = self.parts();
+        format!("{code}: {message}")
     }
 
     /// Tells the user, and gives the exit code.
@@ -129,13 +141,15 @@ impl Failure {
         }
         let (name, message, hint, details) = self.parts();
         if format == Format::Table {
-            anstream::eprintln!("\u{1b}[1;31merror:\u{1b}[0m {message}");
+            // What a server says is for reading: it moves no cursor and adds no lines.
+            anstream::eprintln!("\u{1b}[1;31merror:\u{1b}[0m {}", escaped(&message));
             if !hint.is_empty() {
-                anstream::eprintln!("\u{1b}[36mhint:\u{1b}[0m  {hint}");
+                anstream::eprintln!("\u{1b}[36mhint:\u{1b}[0m  {}", escaped(&hint));
             }
         } else {
             let error = json!({"code": name, "message": message, "hint": hint, "details": details});
-            anstream::eprintln!("{:#}", json!({ "error": error }));
+            let text = format!("{:#}", json!({ "error": error }));
+            anstream::eprintln!("{}", escaped_json(&text));
         }
         code
     }

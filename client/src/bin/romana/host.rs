@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels::{self, Change};
+use crate::shape::{NAMED, Shape};
 use crate::table::{Table, Tone, cell, items, one_or_list};
+
+/// A host after a change.
+const SHOWN: Shape = NAMED.or_changed();
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -94,17 +98,17 @@ impl Command {
                 ctx.out.done(&answer, format!("host {name} removed"))
             }
             Self::List => {
-                let list = ctx.list(Query::new("/v1/hosts")).await?;
+                let list = ctx.list(Query::new("/v1/hosts"), NAMED).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { hosts } => show(ctx, hosts).await,
             Self::Label { host, changes } => {
                 let name = resolve(ctx, host).await?;
                 let query = Query::new("/v1/hosts").segment(&name);
-                let found = ctx.get(query.clone()).await?;
+                let found = ctx.get(query.clone(), NAMED).await?;
                 let labels = serde_json::from_value(found["labels"].clone()).unwrap_or_default();
                 let labels = labels::apply(labels, changes);
-                let answer = ctx.patch(query, &json!({ "labels": labels })).await?;
+                let answer = ctx.patch(query, &json!({ "labels": labels }), SHOWN).await?;
                 ctx.out.done(&answer, format!("host {name} labelled"))
             }
             Self::Drain { host } => set_state(ctx, host, "draining").await,
@@ -116,7 +120,7 @@ impl Command {
 async fn set_state(ctx: &Context, host: String, state: &str) -> Result<(), Failure> {
     let name = resolve(ctx, host).await?;
     let query = Query::new("/v1/hosts").segment(&name);
-    let answer = ctx.patch(query, &json!({ "state": state })).await?;
+    let answer = ctx.patch(query, &json!({ "state": state }), SHOWN).await?;
     ctx.out.done(&answer, format!("host {name} is {state}"))
 }
 
@@ -128,7 +132,7 @@ fn info(cidr: Option<IpNet>, agent_port: Option<u16>) -> BTreeMap<&'static str, 
 }
 
 async fn add(ctx: &Context, name: &str, cidr: Option<IpNet>, body: &Value) -> Result<(), Failure> {
-    let answer = ctx.post(Query::new("/v1/hosts"), body, true).await?;
+    let answer = ctx.post(Query::new("/v1/hosts"), body, true, SHOWN).await?;
     let groups: Vec<IpNet> = items(answer.get("places").unwrap_or(&Value::Null))
         .iter()
         .filter_map(|place| place.get("group")?.as_str()?.parse().ok())
@@ -167,7 +171,7 @@ async fn show(ctx: &Context, hosts: Vec<String>) -> Result<(), Failure> {
     for host in hosts {
         names.push(resolve(ctx, host).await?);
     }
-    let found = ctx.get_each("/v1/hosts", &names).await?;
+    let found = ctx.get_each("/v1/hosts", &names, NAMED).await?;
     ctx.out.show(&one_or_list(found.clone()), || details(&found))
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
+use romana_daemon::file;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -28,9 +29,8 @@ pub(crate) async fn documents(file: Option<PathBuf>) -> Result<Vec<Value>, Failu
     let read = tokio::task::spawn_blocking(move || {
         let (name, text) = match file.filter(|path| path != Path::new("-")) {
             Some(path) => {
-                let file = File::open(&path);
                 let name = path.display().to_string();
-                let file = file.map_err(|error| Failure::io(&*name, error))?;
+                let file = open(&path).map_err(|error| Failure::io(&*name, error))?;
                 let text = bounded(&name, file)?;
                 (name, text)
             }
@@ -44,6 +44,15 @@ pub(crate) async fn documents(file: Option<PathBuf>) -> Result<Vec<Value>, Failu
         parse(&text).map_err(|why| Failure::document(format!("{name}: {why}")))
     });
     read.await.map_err(|error| Failure::io("reading", io::Error::other(error)))?
+}
+
+/// A regular file, or what the caller has opened for this program: `/dev/stdin`, and `/dev/fd/63` of a shell's
+/// `<(command)`. Another pipe or device is refused: it may never end, or never begin.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    if path.starts_with("/dev/fd") || path == Path::new("/dev/stdin") {
+        return File::open(path);
+    }
+    file::open(path).map(|(file, _)| file)
 }
 
 fn bounded(name: &str, reader: impl Read) -> Result<String, Failure> {

@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::network;
+use crate::shape::{Kind, NAMED, RANGE, Shape};
 use crate::table::{Table, Tone, cell, items, text};
+
+/// An endpoint.
+const ENDPOINT: Shape = Shape::new(&[("ip", Kind::Text)]);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -40,7 +44,7 @@ impl Command {
 
 /// All networks with the usage of their groups.
 pub(crate) async fn networks(ctx: &Context) -> Result<Vec<Value>, Failure> {
-    Ok(ctx.client.list(Query::new("/v1/networks")).await?.items)
+    Ok(ctx.page(Query::new("/v1/networks"), NAMED).await?.items)
 }
 
 /// Differences between the log and what the hosts say; none from a replica that does not know the
@@ -101,8 +105,7 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
         }
         table
     })?;
-    let wrong = differences.iter().any(|found| found.severity == Severity::Error);
-    if problems.is_empty() && !wrong { Ok(()) } else { Err(Failure::Found) }
+    if problems.is_empty() && differences.is_empty() { Ok(()) } else { Err(Failure::Found) }
 }
 
 /// Everything that is compared.
@@ -119,16 +122,21 @@ struct Lists {
 impl Lists {
     async fn read(ctx: &Context) -> Result<Self, Failure> {
         let mut lists = Self::default();
-        lists.addresses = lists.one(ctx, "/v1/addresses").await?;
-        lists.blocks = lists.one(ctx, "/v1/blocks").await?;
-        lists.hosts = lists.one(ctx, "/v1/hosts").await?;
-        lists.endpoints = lists.one(ctx, "/v1/endpoints").await?;
-        lists.blackouts = lists.one(ctx, "/v1/blackouts").await?;
+        lists.addresses = lists.one(ctx, "/v1/addresses", NAMED).await?;
+        lists.blocks = lists.one(ctx, "/v1/blocks", RANGE).await?;
+        lists.hosts = lists.one(ctx, "/v1/hosts", NAMED).await?;
+        lists.endpoints = lists.one(ctx, "/v1/endpoints", ENDPOINT).await?;
+        lists.blackouts = lists.one(ctx, "/v1/blackouts", RANGE).await?;
         Ok(lists)
     }
 
-    async fn one(&mut self, ctx: &Context, path: &'static str) -> Result<Vec<Value>, Failure> {
-        let page = ctx.client.list::<Value>(Query::new(path)).await?;
+    async fn one(
+        &mut self,
+        ctx: &Context,
+        path: &'static str,
+        shape: Shape,
+    ) -> Result<Vec<Value>, Failure> {
+        let page = ctx.page(Query::new(path), shape).await?;
         self.revisions.insert(page.revision);
         Ok(page.items)
     }

@@ -32,9 +32,12 @@ mod policy;
 mod route;
 mod segment;
 mod settings;
+mod shape;
+mod sink;
 mod table;
 mod tenant;
 mod topology;
+mod usage;
 mod vip;
 
 use std::process::ExitCode;
@@ -47,21 +50,27 @@ use crate::context::Context;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: the runtime does not start: {error}");
-            return ExitCode::from(1);
-        }
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage::report(&error),
     };
     let mut format = args.global.format.unwrap_or_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::io("the runtime does not start", error).report(format),
+    };
     let result = runtime.block_on(run(args, &mut format));
     // A blocked read of stdin must not keep the program.
     runtime.shutdown_background();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(format),
+        Ok(()) => {
+            tracing::info!(target: "romana", "done");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            tracing::info!(target: "romana", why = failure.summary(), "failed");
+            failure.report(format)
+        }
     }
 }
 
@@ -76,6 +85,9 @@ async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
     let config = Config::load(&args.global)?;
     *format = config.format;
     log::start(&config);
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = words.collect();
+    tracing::info!(target: "romana", command = words.join(" "), "begins");
     let ctx = Context::new(&config)?;
     match args.noun {
         Noun::Host(command) => command.run(&ctx).await,

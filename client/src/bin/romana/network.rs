@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::NAMED;
 use crate::table::{Table, Tone, cell, items, one_or_list, text};
 
 #[derive(Debug, Subcommand)]
@@ -25,11 +26,11 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::List => {
-                let list = ctx.list(Query::new("/v1/networks")).await?;
+                let list = ctx.list(Query::new("/v1/networks"), NAMED).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { names } => {
-                let found = ctx.get_each("/v1/networks", &names).await?;
+                let found = ctx.get_each("/v1/networks", &names, NAMED).await?;
                 ctx.out.show(&one_or_list(found.clone()), || usage(&found))
             }
         }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use romana_statemachine::{escaped, escaped_json, escaped_lines, is_printable};
 use serde_json::Value;
 
 use crate::args::Format;
@@ -19,7 +20,12 @@ impl Output {
         Self { format }
     }
 
-    /// Prints what the server said: as a table, or as it is.
+    /// Whether people read it, not programs.
+    pub(crate) fn is_for_people(&self) -> bool {
+        self.format == Format::Table
+    }
+
+    /// Prints what the server said: as a table, or as it is (what would act on a terminal is escaped).
     pub(crate) fn show(&self, value: &Value, table: impl FnOnce() -> Table) -> Result<(), Failure> {
         let text = match self.format {
             Format::Table => table().render(),
@@ -28,10 +34,10 @@ impl Output {
         write(&text)
     }
 
-    /// Prints a sentence about what was done, or what the server said about it.
+    /// Prints what was done, in a sentence or some lines, or what the server said about it.
     pub(crate) fn done(&self, value: &Value, sentence: impl AsRef<str>) -> Result<(), Failure> {
         match self.format {
-            Format::Table => write(&format!("{}\n", sentence.as_ref())),
+            Format::Table => write(&format!("{}\n", escaped_lines(sentence.as_ref()))),
             Format::Json | Format::Yaml => write(&self.encode(value)?),
         }
     }
@@ -43,18 +49,22 @@ impl Output {
         line: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         match self.format {
-            Format::Table => write(&format!("{}\n", line())),
-            Format::Json => write(&format!("{value}\n")),
+            Format::Table => write(&format!("{}\n", escaped(&line()))),
+            Format::Json => write(&escaped_json(&format!("{value}\n"))),
             Format::Yaml => write(&format!("---\n{}", self.encode(value)?)),
         }
     }
 
     fn encode(&self, value: &Value) -> Result<String, Failure> {
-        match self.format {
-            Format::Yaml => serde_yaml_ng::to_string(value)
-                .map_err(|error| Failure::io("YAML", io::Error::other(error))),
-            Format::Json | Format::Table => Ok(format!("{value:#}\n")),
+        let json = || escaped_json(&format!("{value:#}\n")).into_owned();
+        if self.format != Format::Yaml {
+            return Ok(json());
         }
+        let yaml = serde_yaml_ng::to_string(value)
+            .map_err(|error| Failure::io("YAML", io::Error::other(error)))?;
+        // YAML has no escapes outside of quotes; every JSON document is a YAML document.
+        let is_plain = yaml.chars().all(|c| is_printable(c) || c == '\n');
+        Ok(if is_plain { yaml } else { json() })
     }
 }
 

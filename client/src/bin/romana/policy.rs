@@ -7,10 +7,16 @@ use clap::Subcommand;
 use romana_client::Query;
 use serde_json::Value;
 
-use crate::context::Context;
+use crate::context::{Context, read};
 use crate::failure::Failure;
+use crate::shape::{Kind, NAMED, Shape};
 use crate::table::{Table, Tone, cell, items, one_or_list, text};
 use crate::{input, network_policy};
+
+/// What was applied, or would be.
+const APPLIED: Shape = Shape::new(&[("policies", Kind::List)]);
+/// Whether traffic passes.
+const VERDICT: Shape = Shape::new(&[("allowed", Kind::Bool)]);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -62,7 +68,7 @@ impl Command {
         match self {
             Self::Add { file } => {
                 let document = network_policy::translate(input::documents(file).await?)?;
-                let answer = ctx.post(Query::new(PATH), &document, true).await?;
+                let answer = ctx.post(Query::new(PATH), &document, true, APPLIED).await?;
                 let names = names(&document);
                 let count = names.len();
                 let plural = if count == 1 { "policy" } else { "policies" };
@@ -76,11 +82,11 @@ impl Command {
                 ctx.out.done(&answer, format!("policy {name} removed"))
             }
             Self::List => {
-                let list = ctx.list(Query::new(PATH)).await?;
+                let list = ctx.list(Query::new(PATH), NAMED).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { names } => {
-                let found = ctx.get_each(PATH, &names).await?;
+                let found = ctx.get_each(PATH, &names, NAMED).await?;
                 ctx.out.show(&one_or_list(found.clone()), || details(&found))
             }
             Self::Check { file } => {
@@ -92,7 +98,7 @@ impl Command {
                     explain_verdict(ctx, source, destination, traffic).await
                 }
                 names => {
-                    let found = ctx.get_each(PATH, names).await?;
+                    let found = ctx.get_each(PATH, names, NAMED).await?;
                     check(ctx, &Value::from(found)).await
                 }
             },
@@ -102,7 +108,7 @@ impl Command {
 
 /// Asks the server to explain a document, and prints that.
 async fn check(ctx: &Context, document: &Value) -> Result<(), Failure> {
-    let answer = ctx.client.check_policies(document).await?;
+    let answer = read(ctx.client.check_policies(document).await?, APPLIED)?;
     ctx.out.done(&answer, explanation(&answer))
 }
 
@@ -121,7 +127,7 @@ async fn explain_verdict(
     let query = ends
         .into_iter()
         .fold(Query::new("/v1/verdict"), |query, (name, value)| query.with(name, Some(value)));
-    let answer = ctx.get(query).await?;
+    let answer = ctx.get(query, VERDICT).await?;
     ctx.out.done(&answer, verdict(&answer))
 }
 

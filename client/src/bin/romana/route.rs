@@ -6,7 +6,11 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell, items};
+
+/// The routes of one place.
+const ROUTES: Shape = Shape::new(&[("routes", Kind::List)]);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -31,11 +35,11 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::List { target } => {
-                let routes = ctx.get(query(&target)).await?;
+                let routes = ctx.get(query(&target), ROUTES).await?;
                 ctx.out.show(&routes, || table(&routes))
             }
             Self::Explain { ip, target } => {
-                let routes = ctx.get(query(&target)).await?;
+                let routes = ctx.get(query(&target), ROUTES).await?;
                 let best = longest_match(&routes, ip);
                 let value = best.cloned().unwrap_or(Value::Null);
                 ctx.out.done(&value, explain(ip, &target, best))

@@ -9,8 +9,12 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
+use crate::shape::{IDENTIFIED, Shape};
 use crate::table::{Table, cell, items};
 use crate::tenant;
+
+/// A segment after a change.
+const SHOWN: Shape = IDENTIFIED.or_changed();
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -50,7 +54,8 @@ impl Command {
         match self {
             Self::Add { tenant, segment, labels } => {
                 let labels: BTreeMap<_, _> = labels.into_iter().collect();
-                let answer = ctx.put(path(&tenant, &segment), &json!({ "labels": labels })).await?;
+                let body = json!({ "labels": labels });
+                let answer = ctx.put(path(&tenant, &segment), &body, SHOWN).await?;
                 ctx.note_kubernetes("labels of pods become segments");
                 ctx.out.done(&answer, format!("segment {tenant}/{segment} added"))
             }
@@ -60,9 +65,9 @@ impl Command {
             }
             Self::List { tenants } => {
                 let found = if tenants.is_empty() {
-                    items(&ctx.list(Query::new("/v1/tenants")).await?).to_vec()
+                    items(&ctx.list(Query::new("/v1/tenants"), IDENTIFIED).await?).to_vec()
                 } else {
-                    ctx.get_each("/v1/tenants", &tenants).await?
+                    ctx.get_each("/v1/tenants", &tenants, IDENTIFIED).await?
                 };
                 let rows = rows(&found);
                 let list: Vec<Value> = rows

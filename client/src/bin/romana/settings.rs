@@ -10,7 +10,11 @@ use crate::config::duration;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
+use crate::shape::{SETTINGS, Shape};
 use crate::table::{Table, text};
+
+/// The settings after a change.
+const SHOWN: Shape = SETTINGS.or_changed();
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -31,11 +35,11 @@ impl Command {
         let path = Query::new("/v1/settings");
         match self {
             Self::Show => {
-                let settings = ctx.get(path).await?;
+                let settings = ctx.get(path, SETTINGS).await?;
                 ctx.out.show(&settings, || table(&settings))
             }
             Self::Set { changes } => {
-                let answer = ctx.patch(path, &Value::Object(body(changes)?)).await?;
+                let answer = ctx.patch(path, &Value::Object(body(changes)?), SHOWN).await?;
                 ctx.out.show(&answer, || table(&answer))
             }
         }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Layout, presets};
+use romana_statemachine::{escaped, escaped_lines};
 use serde_json::Value;
 
 /// How a row is meant.
@@ -14,7 +15,7 @@ pub(crate) enum Tone {
     Bad,
 }
 
-/// Columns and rows. Control characters are shown escaped: names come from others.
+/// Columns and rows. What would act on the terminal is shown escaped: names come from others.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<&'static str>,
@@ -35,20 +36,20 @@ impl Table {
     }
 
     pub(crate) fn toned(&mut self, tone: Tone, cells: Vec<String>) {
-        let cells = cells.iter().map(|cell| clean(cell)).collect();
+        let cells = cells.iter().map(|cell| escaped(cell).into_owned()).collect();
         self.rows.push((tone, cells));
     }
 
-    /// A sentence below the table.
-    pub(crate) fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
+    /// A sentence below the table, or several lines.
+    pub(crate) fn note(&mut self, text: impl AsRef<str>) {
+        self.notes.push(escaped_lines(text.as_ref()).into_owned());
     }
 
     /// The text, with colours. A column whose cells are all numbers is aligned to the right.
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         if self.rows.is_empty() {
-            text.push_str(&self.empty);
+            text.push_str(&escaped_lines(&self.empty));
             text.push('\n');
         } else {
             self.render_rows(&mut text);
@@ -103,20 +104,6 @@ fn colours(tone: Option<Tone>) -> (&'static str, &'static str) {
     }
 }
 
-fn clean(text: &str) -> String {
-    if text.chars().any(char::is_control) {
-        text.chars()
-            .flat_map(|c| {
-                let escaped = c.is_control().then(|| c.escape_default());
-                let plain = escaped.is_none().then_some(c);
-                escaped.into_iter().flatten().chain(plain)
-            })
-            .collect()
-    } else {
-        text.to_owned()
-    }
-}
-
 /// The items of a list; of something else, itself.
 pub(crate) fn items(list: &Value) -> &[Value] {
     match list.get("items").or(Some(list)) {
@@ -142,15 +129,19 @@ pub(crate) fn cell(value: &Value, pointer: &str) -> String {
     value.pointer(pointer).map_or_else(|| String::from("-"), text)
 }
 
-/// A value as the text of a cell.
+/// A value as the text of a cell, in one line: see [`escaped`].
 pub(crate) fn text(value: &Value) -> String {
+    escaped(&raw(value)).into_owned()
+}
+
+fn raw(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
+        Value::Array(list) => list.iter().map(raw).collect::<Vec<_>>().join(","),
         Value::Object(map) => {
-            let pairs = map.iter().map(|(key, value)| format!("{key}={}", text(value)));
+            let pairs = map.iter().map(|(key, value)| format!("{key}={}", raw(value)));
             pairs.collect::<Vec<_>>().join(",")
         }
     };
@@ -178,8 +169,14 @@ mod tests {
 
     #[test]
     fn hostile_names_do_not_reach_the_terminal() {
+        let hostile = "a\u{1b}[2Jb\nc\u{202e}\u{2066}\u{200b}\u{2028}";
+        let shown = "a\\u{1b}[2Jb\\nc\\u{202e}\\u{2066}\\u{200b}\\u{2028}";
         let mut table = Table::new(&["NAME"], "none");
-        table.row(vec![String::from("a\u{1b}[2Jb\nc")]);
-        assert!(table.render().contains("a\\u{1b}[2Jb\\nc"));
+        table.row(vec![String::from(hostile)]);
+        table.note(format!("note {}", cell(&json!({ "x": hostile }), "/x")));
+        let text = table.render();
+        assert_eq!(text.matches(shown).count(), 2, "{text}");
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(Table::new(&[], String::from("\u{1b}")).render().contains("\\u{1b}"));
     }
 }

@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
+use crate::shape::{IDENTIFIED, Shape};
 use crate::table::{Table, cell, items, one_or_list, text};
+
+/// A tenant after a change.
+const SHOWN: Shape = IDENTIFIED.or_changed();
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -45,7 +49,7 @@ impl Command {
             Self::Create { name, labels } => {
                 let labels: BTreeMap<_, _> = labels.into_iter().collect();
                 let query = Query::new("/v1/tenants").segment(&name);
-                let answer = ctx.put(query, &json!({ "labels": labels })).await?;
+                let answer = ctx.put(query, &json!({ "labels": labels }), SHOWN).await?;
                 ctx.note_kubernetes("namespaces become tenants");
                 ctx.out.done(&answer, format!("tenant {name} created"))
             }
@@ -55,11 +59,11 @@ impl Command {
                 ctx.out.done(&answer, format!("tenant {name} deleted"))
             }
             Self::List => {
-                let list = ctx.list(Query::new("/v1/tenants")).await?;
+                let list = ctx.list(Query::new("/v1/tenants"), IDENTIFIED).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { names } => {
-                let found = ctx.get_each("/v1/tenants", &names).await?;
+                let found = ctx.get_each("/v1/tenants", &names, IDENTIFIED).await?;
                 ctx.out.show(&one_or_list(found.clone()), || table(&found))
             }
         }

@@ -6,10 +6,16 @@ use clap::Subcommand;
 use romana_client::Query;
 use serde_json::Value;
 
-use crate::context::Context;
+use crate::context::{Context, done, read};
 use crate::failure::Failure;
 use crate::input;
+use crate::shape::{Kind, Shape, TOPOLOGY};
 use crate::table::{Table, Tone, cell, items, text};
+
+/// The topology after a change.
+const SHOWN: Shape = TOPOLOGY.or_changed();
+/// What would change.
+const PLAN: Shape = Shape::new(&[("changed", Kind::Bool)]);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -32,17 +38,17 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Show => {
-                let document = ctx.get(Query::new("/v1/topology")).await?;
+                let document = ctx.get(Query::new("/v1/topology"), TOPOLOGY).await?;
                 ctx.out.show(&document, || tree(&document))
             }
             Self::Update { file } => {
                 let document = input::document(file).await?;
-                let answer = ctx.client.put_topology(&document).await?;
+                let answer = done(ctx.client.put_topology(&document).await?, SHOWN)?;
                 ctx.out.done(&answer, "Topology updated successfully.")
             }
             Self::Plan { file } => {
                 let document = input::document(file).await?;
-                let plan = ctx.client.plan_topology(&document).await?;
+                let plan = read(ctx.client.plan_topology(&document).await?, PLAN)?;
                 ctx.out.show(&plan, || planned(&plan))?;
                 if is_refused(&plan) { Err(Failure::Found) } else { Ok(()) }
             }

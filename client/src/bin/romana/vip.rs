@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::NAMED;
 use crate::table::{Table, Tone, cell, items, one_or_list};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Ask for a virtual IP, or change the request
+    /// Ask for a virtual IP, or change the request (refused: no host of this release answers for them)
     #[command(visible_alias = "set")]
     Add {
         /// Its name
@@ -45,7 +46,7 @@ impl Command {
         match self {
             Self::Add { name, ip, candidates } => {
                 let body = json!({"ip": ip, "candidates": candidates});
-                let answer = ctx.put(path.segment(&name), &body).await?;
+                let answer = ctx.put(path.segment(&name), &body, NAMED.or_changed()).await?;
                 ctx.out.done(&answer, format!("VIP {name} is requested at {ip}"))
             }
             Self::Remove { name } => {
@@ -53,11 +54,11 @@ impl Command {
                 ctx.out.done(&answer, format!("VIP {name} removed"))
             }
             Self::List => {
-                let list = ctx.list(path).await?;
+                let list = ctx.list(path, NAMED).await?;
                 ctx.out.show(&list, || table(items(&list)))
             }
             Self::Show { names } => {
-                let found = ctx.get_each("/v1/vips", &names).await?;
+                let found = ctx.get_each("/v1/vips", &names, NAMED).await?;
                 ctx.out.show(&one_or_list(found.clone()), || table(&found))
             }
         }
@@ -66,7 +67,7 @@ impl Command {
 
 fn table(vips: &[Value]) -> Table {
     let columns = ["NAME", "IP", "HOST", "CANDIDATES"];
-    let mut table = Table::new(&columns, "no virtual IPs: romana vip add NAME IP");
+    let mut table = Table::new(&columns, "no virtual IPs: this release does not serve them");
     for vip in vips {
         let holder = cell(vip, "/holder/host");
         let tone = if holder == "-" { Tone::Warning } else { Tone::Plain };

@@ -8,9 +8,14 @@ use serde_json::Value;
 
 use super::moment::{Moment, moment};
 use super::show::time;
-use crate::context::Context;
+use crate::context::{Context, read};
 use crate::failure::Failure;
+use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell, text};
+
+/// What changed between two points.
+const DIFF: Shape =
+    Shape::new(&[("changes", Kind::List), ("from", Kind::Object), ("to", Kind::Object)]);
 
 /// What changed from one point to another.
 #[derive(Debug, Args)]
@@ -27,7 +32,7 @@ impl Diff {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let query = Query::new("/v1/audit/diff").with("from", Some(self.from.text()));
         let query = query.with("to", self.to.map(Moment::text));
-        let diff: Value = ctx.patient(super::PATIENCE)?.get(query.build()).await?;
+        let diff = read(ctx.patient(super::PATIENCE)?.get(query.build()).await?, DIFF)?;
         ctx.out.show(&diff, || table(&diff))
     }
 }

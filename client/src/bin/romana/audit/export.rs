@@ -1,17 +1,16 @@
 //! `romana audit export`.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use romana_client::Error;
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use super::moment::{Moment, moment};
 use super::show::bytes_bar;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::sink::Sink;
 
 /// Writes the history to a file.
 #[derive(Debug, Args)]
@@ -31,17 +30,15 @@ impl Export {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let [from, to] = [self.from, self.to].map(|moment| moment.map(Moment::text));
         let client = ctx.patient(super::PATIENCE)?;
+        // Before the server is asked: a path that cannot be written to needs no export.
+        let mut sink = Sink::open(self.output.as_deref()).await?;
         let mut export = client.audit_export(from.as_deref(), to.as_deref()).await?;
-        let mut sink = Sink::open(self.output)?;
         let bar = bytes_bar(None);
         let mut tail = Tail::default();
         while let Some(piece) = export.next().await? {
             tail.add(&piece);
             bar.inc(piece.len() as u64);
-            // A disk is waited for on a thread of its own.
-            sink = tokio::task::spawn_blocking(move || sink.write(&piece))
-                .await
-                .map_err(|error| Failure::io("writing", io::Error::other(error)))??;
+            sink = sink.write(piece).await?;
         }
         bar.finish_and_clear();
         if !tail.is_end() {
@@ -50,64 +47,17 @@ impl Export {
             return Err(Failure::Client(Error::Protocol { why: what }));
         }
         let bytes = tail.bytes;
-        match sink.finish()? {
-            None => Ok(()),
-            Some(path) => {
+        let quiet = sink.is_stdout();
+        sink.finish().await?;
+        match self.output {
+            Some(path) if !quiet => {
                 let path = path.display().to_string();
                 let said = format!(
                     "{bytes} bytes written to {path}; check it with: romana audit replay {path}"
                 );
                 ctx.out.done(&json!({"file": path, "bytes": bytes}), said)
             }
-        }
-    }
-}
-
-/// Where the file goes: a temporary one beside the target, or stdout.
-enum Sink {
-    File(NamedTempFile, PathBuf),
-    Stdout,
-}
-
-impl Sink {
-    fn open(target: Option<PathBuf>) -> Result<Self, Failure> {
-        let Some(target) = target.filter(|path| path != Path::new("-")) else {
-            return Ok(Self::Stdout);
-        };
-        let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let file = NamedTempFile::new_in(dir.unwrap_or_else(|| Path::new(".")));
-        let file = file.map_err(|error| Failure::io(target.display().to_string(), error))?;
-        Ok(Self::File(file, target))
-    }
-
-    fn write(mut self, piece: &[u8]) -> Result<Self, Failure> {
-        match &mut self {
-            Self::File(file, target) => file
-                .write_all(piece)
-                .map_err(|error| Failure::io(target.display().to_string(), error))?,
-            Self::Stdout => io::stdout()
-                .lock()
-                .write_all(piece)
-                .map_err(|error| Failure::io("stdout", error))?,
-        }
-        Ok(self)
-    }
-
-    /// Makes it durable and gives it its name.
-    fn finish(self) -> Result<Option<PathBuf>, Failure> {
-        match self {
-            Self::Stdout => {
-                io::stdout().flush().map_err(|error| Failure::io("stdout", error))?;
-                Ok(None)
-            }
-            Self::File(file, target) => {
-                let named = file
-                    .as_file()
-                    .sync_all()
-                    .and_then(|()| file.persist(&target).map(|_| ()).map_err(|error| error.error));
-                named.map_err(|error| Failure::io(target.display().to_string(), error))?;
-                Ok(Some(target))
-            }
+            _ => Ok(()),
         }
     }
 }

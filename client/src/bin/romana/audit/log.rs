@@ -4,16 +4,20 @@ use std::net::IpAddr;
 
 use clap::Args;
 use romana_client::model::{Oldest, Page};
-use romana_client::{FollowOptions, Item, Query};
+use romana_client::{FollowOptions, Item, Query, Tokens};
 use romana_statemachine::Record;
 use romana_statemachine::audit::{Filter, Kind};
 use serde_json::Value;
 
 use super::moment::{Moment, moment};
-use crate::context::Context;
+use crate::context::{Context, unfit};
 use crate::events::line;
 use crate::failure::Failure;
+use crate::shape::{Kind as Member, Shape};
 use crate::table::cell;
+
+/// A record, also of a kind that this program does not know.
+const RECORD: Shape = Shape::new(&[("revision", Member::Number), ("event", Member::Object)]);
 
 /// Prints what was decided.
 #[derive(Debug, Args)]
@@ -54,12 +58,13 @@ pub(crate) struct Log {
 impl Log {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let mut left = self.count.unwrap_or(u64::MAX);
-        let mut next: Option<String> = None;
+        let (mut next, mut tokens): (Option<String>, _) = (None, Tokens::default());
         loop {
             let limit = self.count.map(|_| left.min(1000));
             let first = next.is_none();
             let query = self.query().with("limit", limit).with("continue", next.take());
             let page: Page<Value> = ctx.client.get(query.build()).await?;
+            page.items.iter().try_for_each(|record| RECORD.check(record)).map_err(unfit)?;
             page.oldest.filter(|_| first).into_iter().for_each(|oldest| self.note(oldest));
             for record in page.items {
                 print(ctx, &record)?;
@@ -69,6 +74,7 @@ impl Log {
                 }
             }
             next = page.next;
+            next.iter().try_for_each(|next| tokens.add(next))?;
             if next.is_none() && self.follow {
                 return self.follow(ctx, page.revision, left).await;
             }

@@ -1,6 +1,5 @@
 //! `romana audit replay`: no server needed.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use super::document::document;
 use super::moment::{Moment, moment};
 use super::show::{bytes_bar, time};
 use crate::failure::Failure;
+use crate::input;
 use crate::output::Output;
 use crate::table::Table;
 
@@ -54,7 +54,7 @@ fn read(path: &Path, until: Until) -> Result<Replayed, Failure> {
     let (reader, length): (Box<dyn BufRead>, _) = if path == Path::new("-") {
         (Box::new(io::stdin().lock()), None)
     } else {
-        let file = File::open(path).map_err(|error| Failure::io(&*name, error))?;
+        let file = input::open(path).map_err(|error| Failure::io(&*name, error))?;
         let length = file.metadata().ok().map(|meta| meta.len());
         (Box::new(BufReader::with_capacity(1 << 20, file)), length)
     };

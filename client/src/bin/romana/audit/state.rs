@@ -6,9 +6,13 @@ use serde_json::{Value, json};
 
 use super::moment::{Moment, moment};
 use super::show::time;
-use crate::context::Context;
+use crate::context::{Context, read};
 use crate::failure::Failure;
+use crate::shape::{Kind, Shape};
 use crate::table::{Table, cell};
+
+/// A whole state.
+const STATE: Shape = Shape::new(&[("revision", Kind::Number), ("topology", Kind::Object)]);
 
 /// The whole state as it was.
 #[derive(Debug, Args)]
@@ -25,7 +29,7 @@ impl State {
             None => ctx.client.cluster().await?.revision.to_string(),
         };
         let query = Query::new("/v1/audit/state").with("at", Some(at));
-        let state: Value = ctx.patient(super::PATIENCE)?.get(query.build()).await?;
+        let state = read(ctx.patient(super::PATIENCE)?.get(query.build()).await?, STATE)?;
         ctx.out.show(&state, || table(&state))
     }
 }

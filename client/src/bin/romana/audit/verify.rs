@@ -7,9 +7,13 @@ use romana_statemachine::time::Span;
 use serde_json::Value;
 
 use super::show::short;
-use crate::context::Context;
+use crate::context::{Context, read};
 use crate::failure::Failure;
+use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell};
+
+/// What all replicas say.
+const VERIFIED: Shape = Shape::new(&[("agreed", Kind::Bool), ("replicas", Kind::List)]);
 
 pub(super) async fn run(ctx: &Context) -> Result<(), Failure> {
     let client = ctx.patient(super::PATIENCE)?;
@@ -17,7 +21,7 @@ pub(super) async fn run(ctx: &Context) -> Result<(), Failure> {
     bar.enable_steady_tick(Duration::from_millis(100));
     let asked = client.get::<Value>("/v1/audit/verify").await;
     bar.finish_and_clear();
-    let answer = asked?;
+    let answer = read(asked?, VERIFIED)?;
     ctx.out.show(&answer, || table(&answer))?;
     if is_agreed(&answer) { Ok(()) } else { Err(Failure::Found) }
 }

@@ -10,7 +10,11 @@ use super::moment::{Moment, moment};
 use super::show::{time, why};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell, items};
+
+/// A holder of an address.
+const TENURE: Shape = Shape::new(&[("ip", Kind::Text), ("name", Kind::Text)]);
 
 /// Who held an address.
 #[derive(Debug, Args)]
@@ -25,7 +29,7 @@ pub(crate) struct Who {
 impl Who {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let query = Query::new("/v1/audit/who").with("ip", Some(self.ip));
-        let list = ctx.list(query.with("at", self.at.map(Moment::text))).await?;
+        let list = ctx.list(query.with("at", self.at.map(Moment::text)), TENURE).await?;
         ctx.out.show(&list, || table(&list))
     }
 }

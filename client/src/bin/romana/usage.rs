@@ -1,0 +1,124 @@
+//! Errors of the command line itself, in the format that was asked for on that same line.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use crate::args::Format;
+use crate::config::Config;
+use crate::failure::Failure;
+
+/// Prints help or a version that was asked for, or says what is wrong.
+pub(crate) fn report(error: &clap::Error) -> ExitCode {
+    let said = Said::of(env::args_os().skip(1), |name| env::var_os(name));
+    let wrong = error.use_stderr();
+    if wrong && Config::format_of(said.format, said.config) != Format::Table {
+        let (message, hint) = parts(&error.render().to_string());
+        return Failure::Syntax(message, hint).report(Format::Json);
+    }
+    // A reader that has gone needs no help.
+    _ = error.print();
+    if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+/// What a command line says about formats, however wrong the rest of it is.
+#[derive(Debug, Default, PartialEq)]
+struct Said {
+    format: Option<Format>,
+    config: Option<PathBuf>,
+}
+
+impl Said {
+    fn of(
+        words: impl Iterator<Item = OsString>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Self {
+        let read = |text: OsString| Format::from_str(text.to_str()?, true).ok();
+        let mut said = Self::default();
+        let mut words = words.take_while(|word| word != "--");
+        while let Some(word) = words.next() {
+            let word = word.to_string_lossy().into_owned();
+            let (short, rest) = match flag(&word) {
+                Some(found) => found,
+                None => continue,
+            };
+            let value = rest.map_or_else(|| words.next(), |rest| Some(OsString::from(rest)));
+            match short {
+                'f' => said.format = value.and_then(read).or(said.format),
+                _ => said.config = value.map(PathBuf::from).or(said.config),
+            }
+        }
+        said.format = said.format.or_else(|| read(variable("ROMANA_FORMAT")?));
+        said.config = said.config.or_else(|| variable("ROMANA_CONFIG").map(PathBuf::from));
+        said
+    }
+}
+
+/// `-f` or `-c` in one of the forms that a flag may have, and a value that is in the same word.
+fn flag(word: &str) -> Option<(char, Option<&str>)> {
+    for (long, short) in [("--format", 'f'), ("--config", 'c')] {
+        match word.strip_prefix(long) {
+            Some("") => return Some((short, None)),
+            Some(rest) if rest.starts_with('=') => return Some((short, rest.get(1..))),
+            _ => {}
+        }
+    }
+    let letters = word.strip_prefix('-')?.trim_start_matches('v');
+    let short = letters.chars().next().filter(|c| matches!(c, 'f' | 'c'))?;
+    let rest = letters.get(1..).filter(|rest| !rest.is_empty());
+    Some((short, rest.map(|rest| rest.strip_prefix('=').unwrap_or(rest))))
+}
+
+/// What is wrong, and what else clap has to say.
+fn parts(text: &str) -> (String, String) {
+    let text = text.trim();
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let (message, hint) = text.split_once("\n\n").unwrap_or((text, ""));
+    let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    (line(message), line(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Args;
+
+    fn said(line: &str, format: Option<&str>) -> Said {
+        let words = line.split_whitespace().map(OsString::from);
+        Said::of(words, |name| (name == "ROMANA_FORMAT").then(|| format.map(Into::into)).flatten())
+    }
+
+    #[test]
+    fn the_format_is_found_wherever_it_stands() {
+        for line in [
+            "-f json host nonsense",
+            "host add -fjson",
+            "host --format=json add",
+            "host --format json",
+            "-vf json",
+            "-f=json x",
+            "-f table -f json",
+        ] {
+            assert_eq!(said(line, None).format, Some(Format::Json), "{line}");
+        }
+        for line in ["host", "host -- -f json", "-f", "-f xml", "--formatjson", "-x json", "-H f"] {
+            assert_eq!(said(line, None).format, None, "{line}");
+        }
+        assert_eq!(said("host", Some("yaml")).format, Some(Format::Yaml));
+        assert_eq!(said("-f table", Some("yaml")).format, Some(Format::Table));
+        assert_eq!(said("-c a --config=b", None).config, Some(PathBuf::from("b")));
+    }
+
+    #[test]
+    fn an_error_is_a_sentence_and_a_hint() {
+        let error = Args::try_parse_from(["romana", "host", "ad"]).unwrap_err();
+        let (message, hint) = parts(&error.render().to_string());
+        assert_eq!(message, "unrecognized subcommand 'ad'");
+        assert!(hint.contains("add") && hint.contains("Usage: romana host"), "{hint}");
+    }
+}

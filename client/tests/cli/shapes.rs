@@ -1,0 +1,74 @@
+//! Answers that are none: whatever a server says with status 200, no command takes it for what was asked.
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::support::{Act, Fake};
+
+/// The commands of `commands.txt`: exit code and words.
+pub(crate) fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = include_str!("commands.txt").lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split_once(' ').unwrap())
+}
+
+/// Files that commands read.
+pub(crate) const FILES: [(&str, &str); 2] = [
+    ("topology.json", include_str!("../../src/bin/romana/demo/topology.json")),
+    (
+        "policy.json",
+        r#"{"securitypolicies":[{"name":"p1","direction":"ingress","applied_to":[{"tenant":"shop",
+            "segment":"web"}],"peers":[{"peer":"any"}],"rules":[{"protocol":"tcp","ports":[22]}]}]}"#,
+    ),
+];
+
+/// Commands that are not for this: those that ask no server, and the one that goes on asking until a replica answers.
+const LEFT_OUT: [&str; 5] =
+    ["completion", "audit replay", "backup verify", "backup show", "events follow"];
+
+const ANSWERS: [&str; 8] = [
+    "[]",
+    "{}",
+    "null",
+    "\"added\"",
+    "[[{}],1]",
+    "<html>It works!</html>",
+    r#"{"items":{}}"#,
+    r#"{"items":[[]],"revision":1}"#,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_never_success() {
+    let home = tempfile::tempdir().unwrap();
+    for (name, text) in FILES {
+        std::fs::write(home.path().join(name), text).unwrap();
+    }
+    let mut wrong = Vec::new();
+    for answer in ANSWERS {
+        let fake = Fake::start(Some(answer.into()), move |_, _| Act::ok(answer)).await;
+        let left_out = |words: &str| LEFT_OUT.iter().any(|begin| words.starts_with(begin));
+        for (_, words) in commands().filter(|(code, words)| *code != "-" && !left_out(words)) {
+            let output = Command::new(env!("CARGO_BIN_EXE_romana"))
+                .args(words.split_whitespace())
+                .env_clear()
+                .env("HOME", home.path())
+                .env("ROMANA_ROOT_URL", fake.server().to_string())
+                .env("ROMANA_TIMEOUT", "2s")
+                .current_dir(home.path())
+                .stdin(Stdio::null())
+                .kill_on_drop(true)
+                .output();
+            let output = tokio::time::timeout(std::time::Duration::from_secs(60), output);
+            let Ok(output) = output.await else {
+                wrong.push(format!("{words} with {answer} does not end"));
+                continue;
+            };
+            let output = output.unwrap();
+            if output.status.success() {
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                wrong.push(format!("{words} with {answer} says {said:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

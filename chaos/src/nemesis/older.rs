@@ -45,8 +45,8 @@ pub(super) const OLDER: Kind = Kind {
             }
             tokio::time::sleep(KNOWN_AFTER).await;
             cluster.kill(at)?;
-            fs::remove_dir_all(&data)?;
-            copy(&kept, &data)?;
+            empty(&data).context("its data")?;
+            copy(&kept, &data).context("the copy put back")?;
             fs::remove_dir_all(&kept)?;
             cluster.start_replica(at)?;
             refuses(cluster, at).await?;
@@ -59,6 +59,15 @@ pub(super) const OLDER: Kind = Kind {
     },
     end: |_, _| Box::pin(async { Ok(()) }),
 };
+
+/// Removes what is in a directory, and not the directory: a disk may be mounted there.
+fn empty(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+    }
+    Ok(())
+}
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;

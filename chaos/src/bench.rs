@@ -16,7 +16,7 @@ mod namespaces;
 mod ours;
 mod policy;
 mod reads;
-mod report;
+pub(crate) mod report;
 mod restart;
 mod routes;
 mod statemachine;

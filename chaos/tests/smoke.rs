@@ -78,6 +78,11 @@ async fn a_peer_sends_what_no_peer_would() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_neither_read_nor_finish() {
+    all_laws_hold(&options(7, 12, 8, "abusive-clients")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_is_broken_in_turn() {
     all_laws_hold(&options(4, 25, 16, &everything())).await;
 }

@@ -159,7 +159,7 @@ pub(super) fn median_by<T>(mut all: Vec<T>, figure: impl Fn(&T) -> f64) -> Optio
 }
 
 /// Resident memory of a process (of this one, when none is named), bytes.
-pub(super) fn resident_bytes(process: Option<u32>) -> u64 {
+pub(crate) fn resident_bytes(process: Option<u32>) -> u64 {
     let process = process.map_or_else(|| "self".to_owned(), |id| id.to_string());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kilobytes = status

@@ -6,6 +6,7 @@
 //! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. Whom a fault hits is decided when it
 //! begins, by the plan's dice: only then is it known who leads.
 
+mod abuse;
 mod clock;
 mod damage;
 mod disk;
@@ -66,6 +67,7 @@ pub const KINDS: &[&Kind] = &[
     &damage::DAMAGE,
     &forged::FORGED,
     &older::OLDER,
+    &abuse::ABUSE,
 ];
 
 /// What sort of thing a kind of fault breaks. Two faults at once are of different sorts.

@@ -49,6 +49,9 @@ pub struct Verified {
 pub struct Verification {
     /// Whether all are whole and the same.
     pub agreed: bool,
+    /// Where their histories begin, if that differs by more than one step of purging: sentences.
+    #[serde(default)]
+    pub differences: Vec<String>,
     /// One word each.
     pub replicas: Vec<Verified>,
 }

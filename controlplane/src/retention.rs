@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   leader task:  too much is kept ─► newest checkpoint before it ─► all agree ─► SignCheckpoint
-//!   each replica: signed, held here, in a snapshot ─► whole segments before it are purged
+//!   each replica: signed, held here, in a snapshot ─► whole segments before it are purged, a step at a time
 //! ```
 //!
 //! What is purged is gone on every replica, so it is vouched for first: the replicas agree on the state
@@ -13,9 +13,14 @@
 //! 1. Nothing after the last signed checkpoint is purged, nor the open segment.
 //! 2. A replica purges only what its own newest snapshot and its own durable checkpoint cover.
 //! 3. Without a retention nothing is ever purged.
+//! 4. Nothing is purged for its age unless a majority of the replicas' clocks say, to the leader and to the
+//!    replica that purges, that it is so old.
+//! 5. The history goes step by step ([`step`], [`pause`]), never all at once: whoever was wrong about the
+//!    time or the setting has lost little when it is noticed.
 //!
 //! Left out: the agreement itself (`tasks::retention`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +28,7 @@ use romana_statemachine::command::Retention;
 use romana_statemachine::event::CheckpointSigned;
 use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{History, HistoryError, SegmentInfo};
@@ -33,6 +38,14 @@ use crate::raft::Replica;
 const EVERY: Duration = Duration::from_secs(1);
 /// The open segment is closed when it has this part of what may be kept, so that it can go in time.
 const PARTS: u64 = 8;
+/// A step is no more than this part of what may be kept, or one segment if that is more.
+const STEPS: u64 = 64;
+/// Nor is it more than this part of all segments, or one.
+const PARTS_AT_ONCE: usize = 8;
+/// From one step to the next by age: this part of the age, …
+const PAUSES: u64 = 1_000;
+/// … but no longer.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// What a checkpoint is, in short: the same on all replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +100,93 @@ pub fn excess(segments: &[SegmentInfo], retention: &Retention, now: Millis) -> R
     excess
 }
 
+/// Where a step of purging ends that begins with the oldest segment: after it, and after those behind it that
+/// are a small part of what may be kept. Before the oldest, when only the open one is left.
+#[must_use]
+pub fn step(segments: &[SegmentInfo], retention: &Retention) -> Revision {
+    let closed = &segments[..segments.len().saturating_sub(1)];
+    let mut closed = closed.iter().take(closed.len().div_ceil(PARTS_AT_ONCE));
+    let Some(first) = closed.next() else {
+        return segments.first().map_or(0, |open| open.first.saturating_sub(1));
+    };
+    let (mut bytes, mut end) = (first.bytes, first.last);
+    for next in closed {
+        bytes = bytes.saturating_add(next.bytes);
+        let is_short = retention.age_ms.is_some_and(|age| {
+            let began = first.began.unwrap_or_default();
+            next.ended.is_some_and(|ended| ended <= began.plus(age / STEPS))
+        });
+        let is_small = retention.bytes.is_some_and(|max| bytes <= max / STEPS);
+        if !is_short && !is_small {
+            break;
+        }
+        end = next.last;
+    }
+    end
+}
+
+/// How long to wait from one step to the next.
+#[must_use]
+pub fn pause(retention: &Retention) -> Duration {
+    let by_age = retention.age_ms.map_or(Duration::ZERO, |age| Duration::from_millis(age / PAUSES));
+    by_age.min(PAUSE_MAX)
+}
+
+/// Where a replica's history begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beginning {
+    /// The oldest revision that is kept.
+    pub oldest: Revision,
+    /// When it was decided.
+    pub at: Millis,
+    /// Where the history begins at the latest when the next step of purging is done, and one more segment is
+    /// gone: those of the replicas do not end at the same places.
+    pub next: Revision,
+}
+
+impl Beginning {
+    /// Of a history with these segments.
+    #[must_use]
+    pub fn of(segments: &[SegmentInfo], retention: &Retention) -> Self {
+        let first = segments.first();
+        let end = step(segments, retention);
+        let closed = &segments[..segments.len().saturating_sub(1)];
+        let further = closed.iter().find(|segment| segment.first > end);
+        Self {
+            oldest: first.map_or(1, |first| first.first),
+            at: first.and_then(|first| first.began).unwrap_or_default(),
+            next: further.map_or(end, |further| further.last) + 1,
+        }
+    }
+}
+
+/// What is wrong with where the replicas' histories begin, in sentences. `signed`: the revision of the last
+/// signed checkpoint, or 0.
+#[must_use]
+pub fn differences(beginnings: &BTreeMap<u64, Beginning>, signed: Revision) -> Vec<String> {
+    let lost = beginnings.iter().filter(|(_, it)| it.oldest > signed + 1).map(|(id, it)| {
+        let oldest = it.oldest;
+        format!(
+            "the history of replica {id} begins at revision {oldest}, and nothing after revision {signed} was \
+             to be purged: seed it anew from the others with `romana cluster replace {id}`"
+        )
+    });
+    let mut found: Vec<String> = lost.collect();
+    let Some((last_id, last)) = beginnings.iter().max_by_key(|(_, it)| it.oldest) else {
+        return found;
+    };
+    let longer = beginnings.iter().filter(|(_, it)| it.next < last.oldest);
+    found.extend(longer.map(|(id, it)| {
+        let (oldest, latest) = (it.oldest, last.oldest);
+        format!(
+            "the history of replica {last_id} begins at revision {latest}, that of replica {id} at {oldest}: \
+             that is more than one step of purging explains; the log of replica {id} says why it does not purge, \
+             or replica {last_id} has lost something"
+        )
+    }));
+    found
+}
+
 /// Whether the open segment should be closed, so that what is in it can go in time.
 #[must_use]
 pub fn is_full(open: &SegmentInfo, retention: &Retention, now: Millis) -> bool {
@@ -106,13 +206,13 @@ pub async fn keep(replica: Replica, stop: CancellationToken) {
 pub async fn run(replica: Replica, checkpoints: Arc<dyn Checkpoints>, stop: CancellationToken) {
     let mut clock = interval(EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut trouble = None;
+    let (mut trouble, mut stepped) = (None, Instant::now());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = clock.tick() => {}
         }
-        let why = pass(&replica, &checkpoints).await.err();
+        let why = pass(&replica, &checkpoints, &mut stepped).await.err();
         if let Some(why) = why.as_ref().filter(|_| why != trouble) {
             tracing::warn!(why, "the history is not purged");
         }
@@ -120,20 +220,27 @@ pub async fn run(replica: Replica, checkpoints: Arc<dyn Checkpoints>, stop: Canc
     }
 }
 
-/// Looks once, and purges what may go.
+/// Looks once, and purges a step of what may go. `stepped`: when it did so last, or began to look.
 ///
 /// # Errors
 /// Why it cannot, for logs; the next pass tries again.
-pub async fn pass(replica: &Replica, checkpoints: &Arc<dyn Checkpoints>) -> Result<(), String> {
+pub async fn pass(
+    replica: &Replica,
+    checkpoints: &Arc<dyn Checkpoints>,
+    stepped: &mut Instant,
+) -> Result<(), String> {
     let (retention, signed) =
         replica.with_state(|state| (state.retention().clone(), state.signed().cloned()));
     if retention == Retention::default() {
         return Ok(());
     }
     let (history, now) = (replica.history().clone(), replica.confirmed_time().unwrap_or_default());
+    let pause = pause(&retention);
     let look = move || look(&history, &retention, now);
-    let oldest_end = blocking(look).await?.map_err(|error| error.to_string())?;
-    let Some(signed) = signed.filter(|signed| oldest_end <= signed.revision) else {
+    let (oldest_end, may_go) = blocking(look).await?.map_err(|error| error.to_string())?;
+    // What the leader found too old must be so for this replica as well, by what it knows of the clocks.
+    let goes = |signed: &CheckpointSigned| oldest_end <= signed.revision.min(may_go);
+    let Some(signed) = signed.filter(goes).filter(|_| stepped.elapsed() >= pause) else {
         return Ok(());
     };
     let (keeper, revision) = (Arc::clone(checkpoints), signed.revision);
@@ -149,20 +256,27 @@ pub async fn pass(replica: &Replica, checkpoints: &Arc<dyn Checkpoints>) -> Resu
         return replica.snapshot().await;
     }
     let history = replica.history().clone();
-    let purge = move || history.purge_before(revision);
+    let purge = move || history.purge_before(revision.min(may_go));
     let oldest = blocking(purge).await?.map_err(|error| error.to_string())?;
-    tracing::info!(oldest, signed = revision, "history purged");
+    *stepped = Instant::now();
+    tracing::info!(oldest, signed = revision, "history purged: a step");
     Ok(())
 }
 
-/// Closes the open segment if it is full; the end of the oldest closed one, or the greatest revision.
-fn look(history: &History, retention: &Retention, now: Millis) -> Result<Revision, HistoryError> {
+/// Closes the open segment if it is full. The end of the oldest closed one, or the greatest revision; and up to
+/// where the next step may go.
+fn look(
+    history: &History,
+    retention: &Retention,
+    now: Millis,
+) -> Result<(Revision, Revision), HistoryError> {
     let segments = history.segments()?;
     if segments.last().is_some_and(|open| is_full(open, retention, now)) {
         history.close_segment()?;
     }
     let oldest = segments.first().filter(|_| segments.len() > 1);
-    Ok(oldest.map_or(Revision::MAX, |oldest| oldest.last))
+    let oldest_end = oldest.map_or(Revision::MAX, |oldest| oldest.last);
+    Ok((oldest_end, excess(&segments, retention, now).min(step(&segments, retention))))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -208,6 +322,59 @@ mod tests {
         assert_eq!(may_go(Some(5_500), Some(999)), 40);
         assert_eq!(excess(&segments(1), &retention(Some(1), Some(1)), now), 0);
         assert_eq!(excess(&[], &retention(Some(1), Some(1)), now), 0);
+    }
+
+    #[test]
+    fn a_step_is_a_segment_or_a_small_part() {
+        let all = segments(100);
+        let end = |age, bytes| step(&all, &retention(age, bytes));
+        assert_eq!(end(None, None), 10);
+        assert_eq!(end(Some(64_000), None), 10);
+        assert_eq!(end(Some(2 * 64_000 + 64), None), 20);
+        assert_eq!(end(Some(u64::MAX), None), 130, "an eighth of 99");
+        assert_eq!(end(None, Some(64 * 199)), 10);
+        assert_eq!(end(None, Some(64 * 200)), 20);
+        assert_eq!(end(Some(64), Some(64 * 300)), 30, "whichever is more");
+        assert_eq!(step(&all[99..], &retention(Some(1), Some(1))), 990);
+        assert_eq!(step(&[], &retention(Some(1), Some(1))), 0);
+        let days = |days: u64| pause(&retention(Some(days * 86_400_000), Some(1)));
+        assert_eq!(days(0), Duration::ZERO);
+        assert_eq!(days(90), PAUSE_MAX);
+        assert_eq!(pause(&retention(Some(2_000), None)), Duration::from_millis(2));
+    }
+
+    #[test]
+    fn beginnings_that_one_step_does_not_explain_are_told() {
+        let kept = |from: usize, count: u64| {
+            Beginning::of(&segments(count)[from..], &retention(Some(2_000), None))
+        };
+        // Two closed segments behind the beginning: the step, and one for other ends.
+        let all = kept(0, 10);
+        assert_eq!((all.oldest, all.at, all.next), (1, Millis(0), 21));
+        let told = |beginnings: &[Beginning], signed| {
+            let all = (1..).zip(beginnings.iter().copied()).collect();
+            differences(&all, signed)
+        };
+        assert_eq!(told(&[all, all, all], 0), Vec::<String>::new());
+        assert_eq!(told(&[all, kept(1, 10), kept(2, 10)], 20), Vec::<String>::new());
+        let much = told(&[kept(1, 10), all, kept(3, 10)], 30);
+        assert_eq!(much.len(), 1, "{much:?}");
+        assert!(
+            much[0].contains("replica 3 begins at revision 31, that of replica 2 at 1:"),
+            "{much:?}"
+        );
+        // One purged all that it had, and the others' segments are still open.
+        let open = kept(0, 1);
+        assert_eq!(open.next, 1);
+        assert_eq!(told(&[kept(4, 5), open, open], 40).len(), 2);
+        // More is gone than was signed.
+        let lost = told(&[kept(1, 10), kept(1, 10), kept(2, 10)], 10);
+        assert_eq!(lost.len(), 1, "{lost:?}");
+        assert!(lost[0].contains("replica 3 begins at revision 21, and nothing after revision 10"));
+        assert_eq!(told(&[kept(1, 10)], 0).len(), 1);
+        assert_eq!(told(&[], 0), Vec::<String>::new());
+        let empty = Beginning::of(&[], &retention(None, None));
+        assert_eq!((empty.oldest, empty.next), (1, 1));
     }
 
     #[test]

@@ -58,7 +58,7 @@ async fn answers_are_typed() {
     let page = client.audit_who("10.0.0.1".parse().unwrap(), Some("6")).await.unwrap();
     assert_eq!((page.items.len(), page.revision), (1, 9));
     assert!(page.items[0].held_at(6) && page.items[0].reason.is_none());
-    let Verification { agreed, replicas } = client.audit_verify().await.unwrap();
+    let Verification { agreed, replicas, .. } = client.audit_verify().await.unwrap();
     assert_eq!((agreed, replicas[0].id, replicas[0].digest), (false, 2, None));
     assert_eq!(replicas[0].error.as_deref(), Some("damaged"));
 }

@@ -24,9 +24,12 @@ use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 use crate::feed::Topics;
 use crate::raft::Replica;
+use crate::retention;
 
 /// Longest time for all replicas to read their histories.
 const PROVE_MAX: Duration = Duration::from_secs(1800);
+/// Longest time for all replicas to say where their histories begin.
+const BEGINNING_MAX: Duration = Duration::from_secs(5);
 /// Records of an export read at a time, and their size: as JSON they are some three times larger.
 const CHUNK_RECORDS: usize = 512;
 const CHUNK_BYTES: usize = 64 << 10;
@@ -181,7 +184,11 @@ async fn verify(call: Call) -> reply::Result {
             (proof.digest, proof.state_digest) == (first.digest, first.state_digest)
         })
     };
-    let agreed = proofs.values().all(|proof| proof.as_ref().is_ok_and(same));
+    let beginnings = call.api.replica().beginnings(Instant::now() + BEGINNING_MAX).await;
+    let signed = call.look(|state| state.signed().map_or(0, |signed| signed.revision)).await?;
+    let differences = retention::differences(&beginnings, signed);
+    let agreed =
+        proofs.values().all(|proof| proof.as_ref().is_ok_and(same)) && differences.is_empty();
     let words: Vec<Word> = proofs
         .into_iter()
         .map(|(id, proof)| match proof {
@@ -189,7 +196,7 @@ async fn verify(call: Call) -> reply::Result {
             Err(error) => Word { id, ok: false, proof: None, error: Some(error) },
         })
         .collect();
-    reply::ok(revision, &json!({"agreed": agreed, "replicas": words}))
+    reply::ok(revision, &json!({"agreed": agreed, "differences": differences, "replicas": words}))
 }
 
 async fn export(call: Call) -> reply::Result {

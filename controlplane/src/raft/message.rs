@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::audit::Proof;
-use crate::retention::Standing;
+use crate::retention::{Beginning, Standing};
 
 /// Version of everything between replicas.
 pub(super) const PROTOCOL: u16 = 1;
@@ -144,6 +144,8 @@ pub(super) enum Ask {
     Refused(Vec<RefusedAgent>),
     /// To the leader: agents that were refused lately. From version 4 on.
     RefusedAgents,
+    /// Where the history begins. From version 4 on.
+    Beginning,
 }
 
 /// An answer.
@@ -169,6 +171,8 @@ pub(super) enum Reply {
     Heard(Option<Vec<Heard>>),
     /// All refused agents that the leader knows of; `None`: it does not lead any more.
     RefusedAgents(Option<Vec<RefusedAgent>>),
+    /// Where it begins, or why that is not known.
+    Beginning(Result<Beginning, String>),
 }
 
 impl Reply {
@@ -188,6 +192,7 @@ impl Reply {
             Self::Proved(_) => "a proof of the history",
             Self::Heard(_) => "heartbeats",
             Self::RefusedAgents(_) => "agents that were refused",
+            Self::Beginning(_) => "where a history begins",
         };
         format!("the answer does not fit the question: it is {of}")
     }

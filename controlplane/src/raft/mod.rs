@@ -94,7 +94,7 @@ use crate::feed::Feed;
 use crate::history::History;
 use crate::metrics::{DiskTimes, PeerRefusals};
 use crate::platform::blocking;
-use crate::retention::{Checkpoints, Standing};
+use crate::retention::{Beginning, Checkpoints, Standing};
 use fault::Fault;
 use link::CallError;
 use log::LogStore;
@@ -552,6 +552,26 @@ impl Replica {
             (*id, timeout_at(deadline, proof).await.unwrap_or_else(|_| late()))
         });
         join_all(asked).await.into_iter().collect()
+    }
+
+    /// Where the members' histories begin, of those that say so. To be asked from version 4 on; before, only
+    /// this replica answers.
+    pub async fn beginnings(&self, deadline: Instant) -> BTreeMap<u64, Beginning> {
+        let members = self.0.view.get().members;
+        let all = self.with_state(State::version) >= 4;
+        let asked = members.iter().map(async |(id, peer)| {
+            if *id == self.id() {
+                return Some((*id, self.0.host.beginning().await.ok()?));
+            }
+            if !all {
+                return None;
+            }
+            match self.0.links.to(*id, peer).call(Ask::Beginning, deadline).await {
+                Ok(Reply::Beginning(Ok(beginning))) => Some((*id, beginning)),
+                _ => None,
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Revision of this replica's newest snapshot; 0 when there is none.

@@ -39,7 +39,7 @@ use crate::budget::Cancel;
 use crate::metrics::PeerRefusal;
 use crate::platform::blocking;
 use crate::platform::net::{TcpListener, TcpStream};
-use crate::retention::{Checkpoints, Standing};
+use crate::retention::{Beginning, Checkpoints, Standing};
 
 /// Connections at once of those who have introduced themselves.
 const CONNECTIONS_MAX: usize = 256;
@@ -307,7 +307,8 @@ impl Host {
             | Ask::Heartbeats(_)
             | Ask::Heard
             | Ask::Refused(_)
-            | Ask::RefusedAgents => Ok(()),
+            | Ask::RefusedAgents
+            | Ask::Beginning => Ok(()),
         }
     }
 
@@ -364,6 +365,7 @@ impl Host {
             Ask::RefusedAgents => {
                 Reply::RefusedAgents(self.view.get().leads.map(|_| self.pulse.refused()))
             }
+            Ask::Beginning => Reply::Beginning(self.beginning().await),
         }
     }
 
@@ -385,6 +387,15 @@ impl Host {
             machine.audit().prove(&live, at, &cancel).map_err(|error| chain(&error))
         };
         blocking(prove).await.map_err(|error| error.to_string())?
+    }
+
+    /// Where this replica's history begins.
+    pub(super) async fn beginning(&self) -> Result<Beginning, String> {
+        let retention = self.machine.with_state(|state| state.retention().clone());
+        let history = self.machine.history().clone();
+        let read = move || Ok(Beginning::of(&history.segments()?, &retention));
+        let read = blocking(read).await.map_err(|error| error.to_string())?;
+        read.map_err(|error: crate::history::HistoryError| chain(&error))
     }
 
     /// The digests of this replica's checkpoint at a revision, which it makes if it can; or why not.

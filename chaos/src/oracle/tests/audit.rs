@@ -24,7 +24,11 @@ fn told() -> Evidence {
         error: None,
         took_ms: 1,
     };
-    let verified = Verification { agreed: true, replicas: (1..=3).map(word).collect() };
+    let verified = Verification {
+        agreed: true,
+        differences: Vec::new(),
+        replicas: (1..=3).map(word).collect(),
+    };
     let said = |replica| Audited {
         replica,
         held: tenures(&truth.records),

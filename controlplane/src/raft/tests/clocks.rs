@@ -14,12 +14,12 @@ const BOUND_MS: u64 = 1_000;
 
 impl Cluster {
     /// Sets a replica's clock so far ahead of the true time.
-    fn set_clock(&self, id: u64, ahead_ms: i64) {
+    pub(super) fn set_clock(&self, id: u64, ahead_ms: i64) {
         self.walls[&id].ahead.store(ahead_ms * 1_000, Ordering::Relaxed);
     }
 
     /// Waits until what a replica knows about the clocks is so.
-    async fn clocks(
+    pub(super) async fn clocks(
         &self,
         id: u64,
         what: &str,

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::history::{History, HistoryOptions};
-use crate::retention;
-use crate::tasks::{self, Task};
+use crate::retention::{self, Checkpoints};
+use crate::tasks::{self, Task, Turn};
 
 fn propose(command: Command) -> Vec<Proposal> {
     vec![Proposal { actor: Actor::from("test"), command }]
@@ -165,5 +165,124 @@ async fn begins_anew(interrupted: bool) {
         cluster.converge().await;
         cluster.stop(1).await;
     }
+    cluster.end().await;
+}
+
+/// Age at which history is too old, with a pause of 90 ms from step to step.
+const AGE: Retention = Retention { age_ms: Some(90_000), bytes: None };
+
+/// What the leader's task and the replicas do, step by step.
+struct Purging {
+    turn: Turn,
+    keepers: BTreeMap<u64, Arc<dyn Checkpoints>>,
+    stepped: Instant,
+}
+
+impl Purging {
+    async fn begin(cluster: &Cluster) -> Self {
+        let replica = cluster.on(cluster.leader().await).clone();
+        let term = replica.leadership().borrow().expect("it leads");
+        let mut keepers = BTreeMap::new();
+        for (id, replica) in &cluster.running {
+            let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
+            replica.keep_checkpoints(Arc::clone(&keeper));
+            keepers.insert(*id, keeper);
+        }
+        let turn = Turn { replica, term };
+        Self { turn, keepers, stepped: Instant::now() }
+    }
+
+    fn signed(&self) -> u64 {
+        self.turn.replica.with_state(|state| state.signed().map_or(0, |signed| signed.revision))
+    }
+
+    /// Each does what there is to do, once.
+    async fn work(&self, cluster: &Cluster) {
+        tasks::retention::Retention.pass(&self.turn).await.unwrap();
+        for (id, replica) in &cluster.running {
+            let mut stepped = self.stepped;
+            retention::pass(replica, &self.keepers[id], &mut stepped).await.unwrap();
+        }
+    }
+
+    /// The same, again and again, for longer than a pause.
+    async fn work_long(&self, cluster: &Cluster) {
+        let begun = Instant::now();
+        while begun.elapsed() < retention::pause(&AGE) * 3 {
+            self.work(cluster).await;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn oldest(cluster: &Cluster) -> Vec<u64> {
+    cluster.running.values().map(|replica| replica.history().oldest()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
+    const HOUR_MS: i64 = 3_600_000;
+    let mut cluster = Cluster::new(3).await;
+    cluster.tuning.history_segment_bytes = 20 << 10;
+    // An hour ago.
+    for id in 1..=3 {
+        cluster.set_clock(id, -HOUR_MS);
+        cluster.start(id).await;
+    }
+    cluster.ready().await;
+    let leader = cluster.leader().await;
+    let raise = Command::RaiseVersion(RaiseVersion { version: 2 });
+    cluster.on(leader).propose(propose(raise), soon()).await.unwrap();
+    fill(cluster.on(leader), 0, 1000).await;
+    let set = propose(Command::SetRetention(AGE));
+    assert!(cluster.on(leader).propose(set, soon()).await.unwrap()[0].result.is_ok());
+    cluster.converge().await;
+    let purging = Purging::begin(&cluster).await;
+    // The leader's clock is far ahead: nothing goes, nor is prepared for going.
+    cluster.set_clock(leader, 400 * 24 * HOUR_MS);
+    cluster.clocks(leader, "a wrong clock", |clocks| clocks.members.iter().any(|c| c.far)).await;
+    let segments = cluster.on(leader).history().segments().unwrap().len();
+    assert!(segments > 4, "{segments}");
+    purging.work_long(&cluster).await;
+    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![1, 1, 1]));
+    assert_eq!(cluster.on(leader).history().segments().unwrap().len(), segments);
+    drop(purging);
+    // An hour later all of it is too old. Without a majority that agrees on that nothing goes.
+    for id in 1..=3 {
+        cluster.stop(id).await;
+        cluster.set_clock(id, 0);
+    }
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    cluster.ready().await;
+    let leader = cluster.leader().await;
+    cluster.clocks(leader, "agreement", |clocks| clocks.agreed).await;
+    cluster.stop(1 + leader % 3).await;
+    cluster.set_clock(leader, 400 * 24 * HOUR_MS);
+    cluster.clocks(leader, "a dispute", |clocks| !clocks.agreed).await;
+    let purging = Purging::begin(&cluster).await;
+    purging.work_long(&cluster).await;
+    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![1, 1]));
+    // With a majority it goes, one step after the other.
+    cluster.set_clock(leader, 0);
+    cluster.clocks(leader, "agreement", |clocks| clocks.agreed).await;
+    let deadline = soon();
+    let mut steps = 0;
+    while steps < 3 {
+        assert!(Instant::now() < deadline, "only {steps} steps, {} is signed", purging.signed());
+        let before = cluster.on(leader).history().segments().unwrap();
+        purging.work(&cluster).await;
+        let after = cluster.on(leader).history().oldest();
+        assert!(after <= before[1].last + 1, "{after} is more than a step from {before:?}");
+        assert!(oldest(&cluster).iter().all(|oldest| *oldest <= purging.signed() + 1));
+        steps += usize::from(after > before[0].first);
+    }
+    // Each can tell where its history begins, and that is explained.
+    let replica = cluster.on(leader);
+    let beginnings = replica.beginnings(soon()).await;
+    assert_eq!(beginnings[&leader].oldest, replica.history().oldest());
+    assert_eq!(retention::differences(&beginnings, purging.signed()), Vec::<String>::new());
+    drop(purging);
     cluster.end().await;
 }

@@ -53,6 +53,10 @@ fn table(answer: &Value) -> Table {
         ];
         table.toned(if ok { Tone::Good } else { Tone::Bad }, row);
     }
+    let differences = answer.get("differences").and_then(Value::as_array);
+    for difference in differences.into_iter().flatten().filter_map(Value::as_str) {
+        table.note(difference);
+    }
     table.note(if is_agreed(answer) {
         "all replicas have the same history, and it is whole"
     } else {

@@ -25,7 +25,7 @@ mod server;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use romana_client::Client;
 use romana_statemachine::Revision;
@@ -134,12 +134,10 @@ fn failed(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Fail
     Failed { code, msg: msg.into(), details: details.into() }
 }
 
-/// When an address that cools down can be had.
+/// When an address that cools down can be had, at the latest: this host's clock may be wrong, and is not asked.
 fn cooled_down_in(details: &serde_json::Value) -> String {
-    let ms = |member: &str| details[member].as_u64().unwrap_or_default();
-    let free_at = Duration::from_millis(ms("released_at").saturating_add(ms("reuse_delay_ms")));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("try again in {} s", free_at.saturating_sub(now).as_secs() + 1)
+    let delay = Duration::from_millis(details["reuse_delay_ms"].as_u64().unwrap_or_default());
+    format!("try again in {} s at the latest", delay.as_secs() + 1)
 }
 
 impl From<KernelError> for Failed {
@@ -206,11 +204,12 @@ mod tests {
             let refusal = ApiError { code: code.into(), details, ..ApiError::default() };
             Failed::from(Error::Refused(Box::new(refusal)))
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let released = u64::try_from(now.as_millis()).unwrap();
-        let cooling = json!({"released_at": released, "reuse_delay_ms": 20_500});
+        let cooling = json!({"released_at": 1_767_225_600_000_u64, "reuse_delay_ms": 20_500});
         let failed = refused("AddressCoolingDown", cooling);
-        assert_eq!((failed.code, &*failed.details), (code::AGAIN, "try again in 21 s"));
+        assert_eq!(
+            (failed.code, &*failed.details),
+            (code::AGAIN, "try again in 21 s at the latest")
+        );
         assert_eq!(refused("AllocationHeld", json!({})).code, code::AGAIN);
         assert_eq!(refused("NetworkExhausted", json!({})).code, code::EXHAUSTED);
         assert_eq!(refused("AddressInUse", json!({})).code, code::REFUSED);

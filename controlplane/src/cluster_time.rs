@@ -183,8 +183,9 @@ impl LogClock {
         self.settled
     }
 
-    /// The log has an entry of this time.
-    pub fn raise(&mut self, at: Millis) {
+    /// The log has an entry of this time, by now.
+    pub fn raise(&mut self, at: Millis, now: Micros) {
+        self.advance(now);
         let at = Micros::try_from(at.0).unwrap_or(MICROS_MAX).saturating_mul(MILLI);
         self.at = self.at.max(at.min(MICROS_MAX));
         self.is_set |= self.at > 0;

@@ -129,7 +129,7 @@ fn a_log_that_is_far_ahead_goes_on_at_half_the_pace() {
     let year = Millis(1_767_225_600_000);
     let poison = year.plus(400 * 24 * 3_600_000);
     let mut log = LogClock::new(0);
-    log.raise(poison);
+    log.raise(poison, 0);
     let offset = Micros::try_from(year.0).unwrap() * MILLI;
     assert_eq!(log.correct(agreement(offset), 0), 0);
     assert_eq!(log.read(10 * SECOND), poison.plus(5_000));
@@ -140,7 +140,7 @@ fn a_log_that_is_far_ahead_goes_on_at_half_the_pace() {
 fn a_replica_that_was_down_steps_forward_once() {
     let stopped = Millis(1_767_225_600_000);
     let mut log = LogClock::new(7 * SECOND);
-    log.raise(stopped);
+    log.raise(stopped, 7 * SECOND);
     assert_eq!(log.read(8 * SECOND), stopped.plus(1_000), "on from the last stamp");
     assert!(!log.is_settled());
     let week = 7 * 24 * HOUR;
@@ -148,6 +148,18 @@ fn a_replica_that_was_down_steps_forward_once() {
     assert_eq!(log.correct(agreement(offset), 8 * SECOND), week + 7 * SECOND - 10 * MILLI);
     assert!(log.is_settled());
     assert_eq!(log.correct(agreement(offset + week), 8 * SECOND), 0, "once");
+}
+
+/// Followers hear of an entry a moment after it was stamped: that moment is not added to its time.
+#[test]
+fn an_entry_is_as_late_as_it_says() {
+    let mut log = LogClock::new(0);
+    log.raise(Millis(10_000), 0);
+    log.raise(Millis(10_499), 500 * MILLI);
+    assert_eq!(log.read(500 * MILLI), Millis(10_500));
+    log.raise(Millis(11_300), SECOND);
+    assert_eq!(log.read(SECOND), Millis(11_300));
+    assert_eq!(log.read(2 * SECOND), Millis(12_300));
 }
 
 #[test]
@@ -160,7 +172,7 @@ fn alone_a_new_log_begins_with_the_earliest_clock() {
     assert_eq!(log.correct(agreement(3 * HOUR), 0), HOUR - 10 * MILLI);
     // A log that has a time goes on from that.
     let mut log = LogClock::new(0);
-    log.raise(Millis(5_000));
+    log.raise(Millis(5_000), 0);
     log.begin_alone(&clocks, 0);
     assert_eq!(log.read(0), Millis(5_000));
     // Nothing at all is known.
@@ -239,7 +251,7 @@ proptest! {
             (0..5 * SECOND, prop::option::of(prop_oneof![any::<i64>(), -HOUR..HOUR])), 1..60),
     ) {
         let mut log = LogClock::new(0);
-        log.raise(Millis(u64::from(first) + 1));
+        log.raise(Millis(u64::from(first) + 1), 0);
         let (mut now, mut settled) = (0, false);
         for (elapsed, agreed) in steps {
             let (before, at) = (now, log.at);
@@ -318,16 +330,19 @@ proptest! {
                         let wall = it.wall(time - latency / 2);
                         Reading { sent: asked, received: own.mono(time), wall }.offset(own.mono(time))
                     }).collect();
-                    log.raise(last);
+                    log.raise(last, own.mono(time));
                     log.correct(agree(&clocks, replicas), own.mono(time));
                 }
-                let leader = leader % replicas;
-                let at = logs[leader].read(machines[leader].mono(time));
-                prop_assert!(at >= last, "{at} after {last}");
-                last = at;
-                let wrong = Micros::try_from(at.0).unwrap() * MILLI - BEGIN - time;
-                let bound = RIGHT + latency + 2 * RIGHT + 5 * MILLI;
-                prop_assert!(wrong.abs() <= bound, "log time is {wrong} µs off after {time} µs");
+                // An entry now, and one before clocks are compared again.
+                for later in [0, 400 * MILLI] {
+                    let (leader, time) = (leader % replicas, time + later);
+                    let at = logs[leader].read(machines[leader].mono(time));
+                    prop_assert!(at >= last, "{at} after {last}");
+                    last = at;
+                    let wrong = Micros::try_from(at.0).unwrap() * MILLI - BEGIN - time;
+                    let bound = RIGHT + latency + 2 * RIGHT + 5 * MILLI;
+                    prop_assert!(wrong.abs() <= bound, "log time is {wrong} µs off after {time} µs");
+                }
             }
             let liar = &mut machines[liar % liars];
             // The jump is seen from now on only.

@@ -203,7 +203,7 @@ impl Clocks {
         let clocks: Vec<Interval> =
             offsets.iter().filter(|(id, _)| votes(id)).map(|(_, clock)| *clock).collect();
         let agreed = if voters == 0 { None } else { agree(&clocks, voters) };
-        known.log.raise(last);
+        known.log.raise(last, now);
         let stepped = known.log.correct(agreed, now);
         if stepped > STEP_LOGGED {
             let by = Duration::from_micros(stepped.unsigned_abs());

@@ -1,6 +1,7 @@
 //! A cluster of real `romanad` processes on loopback, in a directory of its own, and what can be
 //! done to them: kill, pause, restart, cut the power. Everything is ended and removed on drop.
 
+mod clocks;
 mod disks;
 mod net;
 mod programs;
@@ -18,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use clocks::WrongClock;
 pub use disks::{Disk, SmallDisk};
 pub use net::{Link, Net, Treatment};
 pub use programs::{find_romanad, power_shim};
@@ -310,7 +312,7 @@ impl Cluster {
             joins: true,
         });
         // The clock of a place is there before anybody looks at it.
-        self.set_clock(at, Duration::ZERO, false)?;
+        self.set_clock(at, WrongClock::default())?;
         Ok(at)
     }
 
@@ -321,25 +323,6 @@ impl Cluster {
         let used = |at: &SocketAddr| self.replicas.iter().any(|r| r.api == *at || r.peer == *at);
         let mut free = ports.into_iter().map(local).filter(|at| !used(at));
         free.next().zip(free.next()).context("two free ports")
-    }
-
-    /// Puts a place's clock forward, or back, from what it really is.
-    ///
-    /// # Errors
-    /// Its file cannot be written.
-    pub fn set_clock(&self, at: usize, by: Duration, back: bool) -> Result<()> {
-        let nanos = i64::try_from(by.as_nanos()).context("a clock")?;
-        let nanos = if back { -nanos } else { nanos };
-        // Written in place: the shim has it mapped.
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        let file = options.open(self.clock_file(at)).context("set a clock")?;
-        std::os::unix::fs::FileExt::write_all_at(&file, &nanos.to_ne_bytes(), 0)?;
-        Ok(())
-    }
-
-    fn clock_file(&self, at: usize) -> PathBuf {
-        self.dir.path().join(format!("clock-{}", at + 1))
     }
 
     /// Gives the place of a replica that is down to a new one, which joins under this id when it is

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use romana_client::audit::{Tenure, Verification};
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::{Command, Digest, Record, Revision};
+use romana_statemachine::{Command, Digest, Millis, Record, Revision};
 use serde_json::Value;
 
 use crate::nemesis::Injected;
@@ -17,13 +17,20 @@ pub type Nanos = u64;
 
 /// The clock of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
+pub struct Clock(Instant, Millis);
 
 impl Clock {
     /// Starts at zero.
     #[must_use]
     pub fn start() -> Self {
-        Self(Instant::now())
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(Instant::now(), Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// The time of day at zero.
+    #[must_use]
+    pub fn began(&self) -> Millis {
+        self.1
     }
 
     /// The time now.
@@ -199,6 +206,8 @@ pub struct Backed {
 /// Everything the oracle judges by.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
+    /// The time of day when the run began; `None`: no majority of the replicas' clocks was right.
+    pub began: Option<Millis>,
     /// Calls of all clients, in any order.
     pub calls: Vec<Call>,
     /// Digests sampled while it ran.

@@ -61,6 +61,7 @@ pub const LAWS: &[&Law] = &[
     &laws::audit::LAW,
     &laws::who::LAW,
     &laws::liveness::LAW,
+    &laws::log_time::LAW,
 ];
 
 /// A broken law.

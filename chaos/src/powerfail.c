@@ -14,7 +14,9 @@
 //   PF_ROOM=n       the disk is full after n bytes were written: a half write, then ENOSPC
 //   PF_CTL=file     looked at on each sync: "eio" = this and all later ones fail, "slow MS" = it takes
 //                   so many milliseconds more; anything else or no file = nothing
-//   PF_CLOCK=file   8 bytes, mapped: nanoseconds that CLOCK_REALTIME is ahead (signed); other clocks are true
+//   PF_CLOCK=file   four signed 64-bit numbers, mapped: nanoseconds that CLOCK_REALTIME is ahead; millionths of the
+//                   time that it gains after the third, which is of CLOCK_MONOTONIC, nanoseconds; and how far it
+//                   lies, nanoseconds: another time whenever it is read. Other clocks are true
 //   PF_LOG=file     one line per cut: what was undone
 //   SIGUSR2         cut at the entry of the next fsync, or after 200 ms, whichever is first
 //
@@ -70,7 +72,11 @@ static int random_pages, lying;
 static unsigned seed;
 static long cut_at_sync = -1, eio_at = -1, room = -1, syncs;
 static const char *control;
-static const volatile int64_t *ahead;
+// What is wrong with the clock.
+typedef struct {
+  int64_t ahead, drift, since, lies;
+} Wrong;
+static const volatile Wrong *wrong;
 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_pread)(int, void *, size_t, off_t);
@@ -121,8 +127,8 @@ __attribute__((constructor)) static void start(void) {
   const char *clock = getenv("PF_CLOCK");
   int fd = clock ? open(clock, O_RDONLY | O_CLOEXEC) : -1;
   if (fd >= 0) {
-    void *mapped = mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, fd, 0);
-    if (mapped != MAP_FAILED) ahead = mapped;
+    void *mapped = mmap(NULL, sizeof *wrong, PROT_READ, MAP_SHARED, fd, 0);
+    if (mapped != MAP_FAILED) wrong = mapped;
     close(fd);
   }
   sem_init(&pulled, 0, 0);
@@ -411,9 +417,20 @@ int clock_gettime(clockid_t id, struct timespec *now) {
   static int (*real)(clockid_t, struct timespec *);
   if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
   int result = real(id, now);
-  if (result || !ahead || id != CLOCK_REALTIME) return result;
-  int64_t nanos = now->tv_nsec + *ahead % 1000000000;
-  now->tv_sec += *ahead / 1000000000 + (nanos < 0 ? -1 : nanos / 1000000000);
+  if (result || !wrong || id != CLOCK_REALTIME) return result;
+  int64_t ahead = wrong->ahead;
+  if (wrong->drift) {
+    struct timespec steady;
+    real(CLOCK_MONOTONIC, &steady);
+    ahead += (steady.tv_sec * 1000000000 + steady.tv_nsec - wrong->since) / 1000000 * wrong->drift;
+  }
+  if (wrong->lies) {
+    static _Atomic uint64_t asked;
+    uint64_t dice = ++asked * 0x9e3779b97f4a7c15;
+    ahead += (int64_t)((dice ^ dice >> 29) % (2 * (uint64_t)wrong->lies)) - wrong->lies;
+  }
+  int64_t nanos = now->tv_nsec + ahead % 1000000000;
+  now->tv_sec += ahead / 1000000000 + (nanos < 0 ? -1 : nanos / 1000000000);
   now->tv_nsec = (nanos % 1000000000 + 1000000000) % 1000000000;
   return 0;
 }

@@ -145,7 +145,11 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
 async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report> {
     let apis = cluster.apis();
     let clock = Clock::start();
-    let mut evidence = Evidence { calls: set_up(&apis, clock).await?, ..Evidence::default() };
+    let mut evidence = Evidence {
+        began: Some(clock.began()),
+        calls: set_up(&apis, clock).await?,
+        ..Evidence::default()
+    };
     let sampler = Sampler::start(cluster);
     let targets = cluster.replicas().iter().map(|replica| (replica.id, replica.api));
     // The previous program gives none.

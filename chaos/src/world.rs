@@ -9,7 +9,7 @@
 //!     │                └─► feed ──► agents: view ──► plan, diff ──► kernel (may fail after any write)
 //!     └─► laws, after each step
 //! ```
-//! What runs is what ships: [`State`], the agents' views, `routes::plan`, `diff`, the policy compiler. What is
+//! What runs is what ships: [`State`], cluster time, the agents' views, `routes::plan`, `diff`, the policy compiler. What is
 //! modelled: kernels (maps of routes), the feed (in order, late, cut), disks (a copy that is saved now and
 //! then), and containers (who has which address).
 //!
@@ -17,6 +17,7 @@
 //! ones), and what rules do to packets (`agent/tests/policy` has an interpreter).
 
 mod agent;
+mod clocks;
 mod laws;
 mod shrink;
 mod step;
@@ -25,11 +26,10 @@ use std::fmt;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use romana_statemachine::{
-    Command, Digest, Entry, Millis, Outcome, Position, Proposal, Record, State,
-};
+use romana_statemachine::{Command, Digest, Entry, Outcome, Position, Proposal, Record, State};
 
 pub use agent::Agent;
+use clocks::Clocks;
 pub use shrink::shrink;
 pub use step::Step;
 
@@ -57,6 +57,7 @@ pub const LAWS: &[&Law] = &[
     &laws::converged::LAW,
     &laws::policy::LAW,
     &laws::vips::LAW,
+    &laws::log_time::LAW,
 ];
 
 /// A law that was broken, and by which step.
@@ -91,6 +92,8 @@ pub enum Bug {
     LostEntry,
     /// A container goes on with an address that its agent has given up.
     Zombie,
+    /// The leader stamps entries with its own clock.
+    OwnClock,
 }
 
 /// The world.
@@ -104,8 +107,8 @@ pub struct World {
     replicas: [State; 3],
     fold: State,
     agents: Vec<Agent>,
-    /// Time of the next entry.
-    now: Millis,
+    /// What time it is, and what the replicas believe.
+    clocks: Clocks,
     /// Whether the last step changed a replica, or may have: what is as it was need not be judged again.
     changed: bool,
     /// Whether everything was heard and done in the last step.
@@ -124,7 +127,7 @@ impl World {
             replicas: [state.clone(), state.clone(), state.clone()],
             fold: state,
             agents: (0..HOSTS).map(Agent::new).collect(),
-            now: Millis(1_000),
+            clocks: Clocks::new(bug == Some(Bug::OwnClock)),
             changed: true,
             quiet: false,
             bug,
@@ -144,10 +147,10 @@ impl World {
     /// Commits an entry with one command.
     fn propose(&mut self, command: &Command) -> Outcome {
         self.changed = true;
-        self.now = Millis(self.now.0 + 1);
+        self.clocks.pass(1);
         let index = self.replicas[0].index() + 1;
         let proposal = Proposal { actor: "world".into(), command: command.clone() };
-        let entry = Entry { at: self.now, proposals: vec![proposal] };
+        let entry = Entry { at: self.clocks.stamp(), proposals: vec![proposal] };
         let position = Position { term: 1, index };
         let (mut outcomes, records) = self.replicas[0].apply(position, &entry);
         for (at, replica) in self.replicas.iter_mut().enumerate().skip(1) {

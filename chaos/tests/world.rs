@@ -32,6 +32,7 @@ fn planted_bugs_are_found() {
         (Bug::ForeignTaken, "foreign"),
         (Bug::LostEntry, "same-state"),
         (Bug::Zombie, "in-use"),
+        (Bug::OwnClock, "log-time"),
     ] {
         let found = (0..300).find_map(|seed| run(seed, STEPS, Some(bug)).err());
         let (steps, broken) = found.unwrap_or_else(|| panic!("{bug:?} is not noticed"));

@@ -60,7 +60,9 @@ pub const KINDS: &[&Kind] = &[
     &links::BRIDGE,
     &links::LOSS,
     &slow_links::SLOW_LINKS,
-    &clock::CLOCK,
+    &clock::JUMP,
+    &clock::DRIFT,
+    &clock::LIE,
     &memory::MEMORY,
     &members::REPLACE,
     &members::GROW,
@@ -442,7 +444,7 @@ mod tests {
             Fault::list(text).unwrap().iter().map(ToString::to_string).collect()
         };
         assert_eq!(names("kill,pause,kill"), ["kill", "pause"]);
-        assert_eq!(names("clock"), ["clock-jump"]);
+        assert_eq!(names("clock"), ["clock-jump", "clock-drift", "clock-lie"]);
         assert_eq!(names("none"), Vec::<String>::new());
         assert_eq!(names("all").len(), KINDS.len() - 1);
         assert!(!names("all").contains(&"upgrade".into()));

@@ -13,6 +13,7 @@ pub(super) mod linearizable;
 pub(super) mod live;
 pub(super) mod liveness;
 pub(super) mod local_reads;
+pub(super) mod log_time;
 pub(super) mod no_phantom;
 pub(super) mod one_history;
 pub(super) mod real_time;

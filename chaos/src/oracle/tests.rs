@@ -102,6 +102,7 @@ impl Truth {
         });
         let middle = &self.records[self.records.len() / 2];
         Evidence {
+            began: None,
             calls: self.calls.clone(),
             samples: vec![Sample { replica: 2, revision: middle.revision, digest: middle.digest }],
             testimonies: testimonies.collect(),
@@ -521,6 +522,25 @@ fn a_long_silence_without_a_fault() {
     let (fault, hit) = ("kill-all".parse().expect("a fault"), String::from("all"));
     evidence.faults.push(crate::nemesis::Injected { fault, hit, from, until });
     assert_eq!(judge(&evidence), [], "the fault explains it");
+}
+
+#[test]
+fn stamps_of_another_time() {
+    // Each stamp is so far ahead of the judge's clock, or behind it.
+    let stamped = |ahead: u64, behind: u64| {
+        let truth = good();
+        let mut evidence = Evidence { began: Some(Millis(0)), ..truth.evidence() };
+        for call in &mut evidence.calls {
+            let Outcome::Acked { revision, .. } = call.outcome else { continue };
+            let at = truth.records[usize::try_from(revision).expect("small") - 1].at.0;
+            let asked = (at + behind).saturating_sub(ahead);
+            (call.invoked, call.returned) = (asked * MS, (asked + 1) * MS);
+        }
+        laws(&judge(&evidence)).contains(&"log-time")
+    };
+    assert!(!stamped(0, 0) && !stamped(1_900, 0) && !stamped(0, 9_900));
+    assert!(stamped(2_100, 0) && stamped(0, 10_100));
+    breaks("log-time", &Evidence { began: Some(Millis(0)), ..good().evidence() });
 }
 
 #[test]

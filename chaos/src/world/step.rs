@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use romana_statemachine::attachment::{Attached, ReportAttachments};
 use romana_statemachine::command::{AllocateAddress, ReleaseAddress};
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::{Answer, Command, Millis, State};
+use romana_statemachine::{Answer, Command, State};
 use serde_json::{Value, json};
 
 use super::{Bug, HOSTS, World};
@@ -18,8 +18,12 @@ use super::{Bug, HOSTS, World};
 pub enum Step {
     /// Somebody asks for something.
     Propose(Box<Command>),
-    /// Time passes.
+    /// Time passes, milliseconds.
     Wait(u64),
+    /// The clock of one replica is so many milliseconds ahead of the true time, and gains so many millionths.
+    Clock(i64, i64),
+    /// Another replica leads.
+    Lead(usize),
     /// A container starts on a host: its agent allocates.
     Add(usize, AddressName),
     /// A container ends.
@@ -102,6 +106,12 @@ pub(super) fn draw(world: &World, rng: &mut SmallRng) -> Step {
         76..78 => Step::Snapshot(rng.random_range(0..3)),
         78..84 => Step::Wait(*[1, 100, 1_000, 5_000].choose(rng).unwrap_or(&1)),
         84 => Step::Settle,
+        85 => {
+            let far = *[0, 700, 20_000, 3_600_000, 400 * 86_400_000].choose(rng).unwrap_or(&0);
+            let far = if rng.random_bool(0.5) { far } else { -far };
+            Step::Clock(far, *[0, 0, 300_000, -300_000].choose(rng).unwrap_or(&0))
+        }
+        86 => Step::Lead(rng.random_range(0..3)),
         _ => command(world.state(), rng).map_or(Step::Wait(1), |it| Step::Propose(Box::new(it))),
     }
 }
@@ -177,7 +187,9 @@ pub(super) fn take(world: &mut World, step: &Step) {
             world.propose(command);
             evicted(world, command);
         }
-        Step::Wait(ms) => world.now = Millis(world.now.0 + ms),
+        Step::Wait(ms) => world.clocks.pass(*ms),
+        Step::Clock(ahead, drift) => world.clocks.set(*ahead, *drift),
+        Step::Lead(at) => world.clocks.lead(*at),
         Step::Add(at, name) => add(world, *at, name),
         Step::Del(at, name) => {
             if bug != Some(Bug::Zombie) {
@@ -197,6 +209,7 @@ pub(super) fn take(world: &mut World, step: &Step) {
         Step::Foreign(at, number) => world.agents[*at].lose_route(*number as usize),
         Step::Snapshot(at) => {
             world.changed = true;
+            world.clocks.restart(*at);
             let bytes = world.replicas[*at].snapshot();
             // What does not come back is for the law of equal states to see.
             if let Ok(again) = State::from_snapshot(&bytes) {

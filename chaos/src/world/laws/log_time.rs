@@ -1,0 +1,27 @@
+//! Log time, while one clock of three jumps, drifts and lies.
+
+use super::super::{Law, World};
+
+/// The law.
+pub(in super::super) const LAW: Law = Law {
+    name: "log-time",
+    says: "entries are stamped with the true time, whatever one clock shows and whoever leads",
+    check,
+};
+
+/// What the right clocks are off by, twice, and a reading.
+const OFF_MS_MAX: i64 = 100;
+
+fn check(world: &World) -> Result<(), String> {
+    let Some(record) = world.records.last().filter(|_| !world.last.is_empty()) else {
+        return Ok(());
+    };
+    let off = world.clocks.off(world.state().at());
+    if off.abs() <= OFF_MS_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "revision {} is followed by an entry that is stamped {off} ms after the true time",
+        record.revision
+    ))
+}

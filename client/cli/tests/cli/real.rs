@@ -157,7 +157,7 @@ fn every_noun_works_against_a_real_replica() {
     let log = std::fs::read_to_string(dev.dir.path().join("log")).unwrap();
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "a clean start is quiet: {log}");
     assert_eq!(dev.refused("host add h1 192.168.0.1"), "NoTopology");
-    dev.file("topology.json", include_str!("../../src/bin/romana/demo/topology.json"));
+    dev.file("topology.json", include_str!("../../src/demo/topology.json"));
     assert_eq!(dev.json("topology plan topology.json")["changed"], true);
     assert_eq!(dev.ok("topology update topology.json"), "Topology updated successfully.\n");
     // What is shown is accepted again.

@@ -63,7 +63,7 @@ fn steps(text: &str) -> Vec<Step> {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Runs a command of the README: `romana` against the replica; of the daemons, everything but the running.

@@ -11,7 +11,7 @@
 //! = 0                            the exit code
 //! ```
 //!
-//! `UPDATE_GOLDENS=1 cargo test -p romana-client --test cli` writes what comes instead of comparing.
+//! `UPDATE_GOLDENS=1 cargo test -p romana-cli --test cli` writes what comes instead of comparing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ pub(crate) fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// Files that commands read.
 pub(crate) const FILES: [(&str, &str); 2] = [
-    ("topology.json", include_str!("../../src/bin/romana/demo/topology.json")),
+    ("topology.json", include_str!("../../src/demo/topology.json")),
     (
         "policy.json",
         r#"{"securitypolicies":[{"name":"p1","direction":"ingress","applied_to":[{"tenant":"shop",

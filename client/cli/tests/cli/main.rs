@@ -9,5 +9,5 @@ mod goldens;
 mod readme;
 mod real;
 mod shapes;
-#[path = "../support/mod.rs"]
+#[path = "../../../tests/support/mod.rs"]
 mod support;

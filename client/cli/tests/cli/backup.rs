@@ -155,7 +155,7 @@ fn allocation(name: String, host: &str, ip: Option<IpAddr>) -> AllocateAddress {
 
 /// A topology and two hosts.
 async fn set_up(client: &Client) {
-    let topology = include_str!("../../src/bin/romana/demo/topology.json");
+    let topology = include_str!("../../src/demo/topology.json");
     client.set_topology(serde_json::from_str(topology).unwrap()).await.unwrap();
     for (name, ip, rack) in HOSTS {
         let spec = serde_json::json!({"name": name, "ip": ip, "labels": {"rack": rack}});

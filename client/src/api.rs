@@ -360,6 +360,14 @@ impl Client {
         self.get("/v1/cluster").await
     }
 
+    /// The cluster as one replica sees it. The leader knows what is wrong with its tasks.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn cluster_of(&self, server: &Server) -> Result<Cluster, Error> {
+        self.get_from(server, "/v1/cluster").await
+    }
+
     /// Adds a replica, or puts it in the place of another. It votes when it was started with `--join`
     /// and has caught up.
     ///

@@ -1,6 +1,7 @@
 //! Metrics in the OpenMetrics text format, served at `/metrics`. One struct, built by the server and
 //! passed down; no globals. Figures that the replica knows anyway are read when scraped.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -94,6 +95,11 @@ struct MemberLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskLabels {
+    task: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabels {
     code: &'static str,
 }
@@ -165,6 +171,7 @@ pub struct Metrics {
     reading: ReadingGauges,
     clocks_ahead: Family<MemberLabels, Gauge>,
     clocks_far: Family<MemberLabels, Gauge>,
+    task_problems: Family<TaskLabels, Level>,
 }
 
 type Level = Gauge<u64, AtomicU64>;
@@ -320,6 +327,9 @@ impl Metrics {
         registry.register("peer_messages_refused", help, peers.0.clone());
         let reading = ReadingGauges::default();
         reading.register(&mut registry);
+        let task_problems = Family::<TaskLabels, Level>::default();
+        let help = "Problems of the leader tasks that run on this replica, by task";
+        registry.register("leader_task_problems", help, task_problems.clone());
         let clocks = |registry: &mut Registry, name: &str, help: &str| {
             let family = Family::<MemberLabels, Gauge>::default();
             registry.register(name, help, family.clone());
@@ -345,6 +355,7 @@ impl Metrics {
             reading,
             clocks_ahead,
             clocks_far,
+            task_problems,
         }
     }
 
@@ -397,6 +408,7 @@ impl Metrics {
         &self,
         reading: &Reading,
         clocks: impl Iterator<Item = ClockReading>,
+        problems: &BTreeMap<&'static str, u64>,
     ) -> Result<String, std::fmt::Error> {
         self.reading.set(reading);
         // A member that is silent or gone has no clock.
@@ -406,6 +418,10 @@ impl Metrics {
             let labels = MemberLabels { member };
             self.clocks_ahead.get_or_create(&labels).set(ahead_ms);
             self.clocks_far.get_or_create(&labels).set(i64::from(far));
+        }
+        self.task_problems.clear();
+        for (task, count) in problems {
+            self.task_problems.get_or_create(&TaskLabels { task }).set(*count);
         }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

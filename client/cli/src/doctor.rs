@@ -53,7 +53,7 @@ impl Finding {
 
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
-        let cluster = ctx.client.cluster().await?;
+        let cluster = as_its_leader_sees(ctx, ctx.client.cluster().await?).await;
         let mut findings = check_cluster(&cluster);
         let servers: Vec<Server> =
             cluster.members.iter().filter_map(|member| member.api.parse().ok()).collect();
@@ -73,6 +73,16 @@ impl Command {
         }
         report(ctx, &findings)
     }
+}
+
+/// The leader knows more than the others: what is wrong with its tasks.
+async fn as_its_leader_sees(ctx: &Context, cluster: Cluster) -> Cluster {
+    let leader = cluster.members.iter().find(|member| Some(member.id) == cluster.leader);
+    let Some(server) = leader.and_then(|leader| leader.api.parse::<Server>().ok()) else {
+        return cluster;
+    };
+    let seen = ctx.client.cluster_of(&server).await;
+    seen.ok().filter(|seen| seen.leader == cluster.leader).unwrap_or(cluster)
 }
 
 fn good(check: &'static str, what: String) -> Finding {

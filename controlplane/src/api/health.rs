@@ -104,7 +104,7 @@ async fn metrics(call: Call) -> reply::Result {
         ahead_ms: clock.ahead_ms,
         far: clock.far,
     });
-    let text = call.api.metrics().render(&reading, clocks);
+    let text = call.api.metrics().render(&reading, clocks, &replica.problems().counts());
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(reply::raw(StatusCode::OK, state.revision(), kind, Body::from(text)))

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::codec::{entry_size, unpack};
 use super::fault::Fault;
 use super::snapshot::{SnapshotFile, SnapshotStore};
+use super::topics::TopicRevisions;
 use super::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
 use crate::audit::Audit;
 use crate::feed::Feed;
@@ -48,6 +49,7 @@ struct Inner {
     newest: Mutex<Option<SnapshotFile>>,
     /// Index after the last one applied.
     next: watch::Sender<u64>,
+    topics: watch::Sender<TopicRevisions>,
     /// Bytes of entries applied since this was last asked for.
     applied_bytes: AtomicU64,
     fault: Fault,
@@ -119,6 +121,7 @@ impl Machine {
             snapshots,
             newest,
             next,
+            topics: watch::Sender::default(),
             applied_bytes: AtomicU64::new(0),
             fault,
             times: DiskTimes::default(),
@@ -163,6 +166,11 @@ impl Machine {
     /// The index after the last one applied, to watch.
     pub(super) fn applied(&self) -> watch::Receiver<u64> {
         self.0.next.subscribe()
+    }
+
+    /// When each topic changed last, to watch.
+    pub(super) fn topics(&self) -> watch::Receiver<TopicRevisions> {
+        self.0.topics.subscribe()
     }
 
     fn live(&self) -> RwLockReadGuard<'_, Live> {
@@ -254,6 +262,7 @@ impl Machine {
         if !records.is_empty() {
             let appended = self.0.history.append(&records);
             appended.map_err(|error| self.stop("history", error))?;
+            self.0.topics.send_modify(|topics| topics.take(&records));
             self.0.feed.publish(records);
         }
         if let Some(state) = checkpoint {
@@ -278,6 +287,7 @@ impl Machine {
         self.set_newest(&snapshot);
         let mut live = self.0.live.write().unwrap_or_else(PoisonError::into_inner);
         let before = live.state.revision();
+        self.0.topics.send_modify(|topics| topics.all_changed(state.revision()));
         *live = Live { state, last, membership };
         Ok(before)
     }

@@ -23,7 +23,7 @@
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
 //! `message`, `bounds`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `clocks`, `proposer`,
-//! `reads` (how callers share rounds) · `view`, `peers`, `held`, `pulse` (what is known), `slow` · `members`, `join` (who
+//! `reads` (how callers share rounds) · `view`, `peers`, `held`, `pulse`, `topics`, `problems` (what is known), `slow` · `members`, `join` (who
 //! belongs) · `start`, and this file · `restore`, `salvage` (data directories while nothing runs).
 
 mod bounds;
@@ -44,6 +44,7 @@ mod members;
 mod message;
 mod network;
 mod peers;
+mod problems;
 mod proposer;
 mod pulse;
 mod quorum;
@@ -58,6 +59,7 @@ mod start;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
+mod topics;
 mod transfer;
 mod types;
 mod view;
@@ -82,12 +84,14 @@ pub use fault::FaultKind;
 pub use join::{Owner, join, owner};
 pub(crate) use machine::chain;
 pub(crate) use members::next_change;
+pub use problems::Problems;
 pub(crate) use restore::UPLOAD;
 pub use restore::{Restoration, RestoreError, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};
 pub use status::{
     ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,
 };
+pub use topics::TopicRevisions;
 
 use crate::audit::{Audit, Proof};
 use crate::feed::Feed;
@@ -280,6 +284,18 @@ impl Replica {
         self.0.host.machine.applied()
     }
 
+    /// When each topic changed last, as this replica has applied it.
+    #[must_use]
+    pub fn topics(&self) -> watch::Receiver<TopicRevisions> {
+        self.0.host.machine.topics()
+    }
+
+    /// What is wrong with the leader tasks that run on this replica.
+    #[must_use]
+    pub fn problems(&self) -> &Problems {
+        &self.0.host.problems
+    }
+
     /// The feed of this replica.
     #[must_use]
     pub fn feed(&self) -> &Feed {
@@ -359,7 +375,8 @@ impl Replica {
         let own = (id == self.id()).then(|| self.history().damage());
         let damage = own.unwrap_or_else(|| self.0.host.positions.damage(id));
         let damage = damage.map(|what| MemberProblem::new("HistoryDamaged", what, id));
-        older.or(fault).into_iter().chain(damage).collect()
+        let tasks = if id == self.id() { self.problems().list() } else { Vec::new() };
+        older.or(fault).into_iter().chain(damage).chain(tasks).collect()
     }
 
     /// Whether this replica can serve: [`Self::not_ready`] has no reason.

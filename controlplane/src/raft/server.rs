@@ -28,6 +28,7 @@ use super::identity::Identity;
 use super::log::LogStore;
 use super::machine::{Machine, chain};
 use super::message::{Appended, Ask, Declined, Hello, PeerStatus, Purpose, Reply, Welcome};
+use super::problems::Problems;
 use super::proposer::Proposer;
 use super::pulse::Pulse;
 use super::reads::ROUND_MAX;
@@ -74,6 +75,8 @@ pub(super) struct Host {
     pub(super) complaints: Complaints,
     /// Who keeps states of the past, once there is somebody.
     pub(super) checkpoints: OnceLock<Arc<dyn Checkpoints>>,
+    /// Of the leader's tasks that run here.
+    pub(super) problems: Problems,
     /// What agents have said.
     pub(super) pulse: Pulse,
     pub(super) clocks: Clocks,

@@ -23,6 +23,7 @@ use super::machine::Machine;
 use super::message::{Ask, Reply};
 use super::network::{Links, Network};
 use super::peers::{Peers, Poll};
+use super::problems::Problems;
 use super::proposer::Proposer;
 use super::pulse::{self, Pulse};
 use super::quorum;
@@ -123,6 +124,7 @@ impl Replica {
             directory,
             complaints: Complaints::counting(refused.clone()),
             checkpoints: OnceLock::new(),
+            problems: Problems::default(),
             pulse: Pulse::default(),
             clocks,
             positions,

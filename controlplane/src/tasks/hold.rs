@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_statemachine::attachment::EndHold;
-use romana_statemachine::{Actor, Command, Proposal, Revision, Term};
+use romana_statemachine::{Command, Revision, Term};
 use tokio::time::Instant;
 
-use super::{Task, Turn};
+use super::{LeaderContext, Pass};
 use crate::raft::ProposeError;
 
 /// How often it looks.
@@ -21,22 +21,15 @@ pub struct Hold {
     begun: Mutex<Option<((Term, Revision), Instant)>>,
 }
 
-impl Task for Hold {
-    fn name(&self) -> &'static str {
-        "hold"
-    }
+impl Pass for Hold {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        PERIOD
-    }
+    const NAME: &'static str = "hold";
+    const PERIOD: Duration = PERIOD;
 
-    fn follows_state(&self) -> bool {
-        false
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            let (held, longest, version) = turn.replica.with_state(|state| {
+            let (held, longest, version) = context.replica.with_state(|state| {
                 let longest = state.agent_settings().restore_hold_max_ms;
                 (
                     state.held().map(|held| (held.since, held.waiting.len())),
@@ -47,16 +40,15 @@ impl Task for Hold {
             let Some((since, waiting)) = held else { return Ok(()) };
             let begun = {
                 let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-                let which = (turn.term, since);
+                let which = (context.term, since);
                 let known = begun.filter(|(known, _)| *known == which);
                 begun.insert(known.unwrap_or_else(|| (which, Instant::now()))).1
             };
             if version < 3 || longest == 0 || begun.elapsed() < Duration::from_millis(longest) {
                 return Ok(());
             }
-            let command = Command::EndHold(EndHold { term: turn.term });
-            let proposal = Proposal { actor: Actor::from("task:hold"), command };
-            turn.replica.propose(vec![proposal], turn.deadline()).await?;
+            let command = Command::EndHold(EndHold { term: context.term });
+            context.propose([command]).await?;
             tracing::warn!(waiting, longest, "allocation goes on without the reports of all hosts");
             Ok(())
         })

@@ -11,10 +11,10 @@ use futures_util::future::BoxFuture;
 use romana_statemachine::attachment::AGENT_INFO;
 use romana_statemachine::command::{HostState, SetHostState};
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Actor, Command, Proposal, Refusal, Term};
+use romana_statemachine::{Command, Refusal, Term};
 use tokio::time::Instant;
 
-use super::{Task, Turn};
+use super::{LeaderContext, Pass};
 use crate::raft::ProposeError;
 
 /// How often it looks.
@@ -53,15 +53,15 @@ fn changes(hosts: &[Watched], after: Duration) -> Vec<(HostName, HostState)> {
 
 impl Liveness {
     /// Hosts with an agent, and how long each has been silent.
-    fn watched(&self, turn: &Turn) -> Vec<Watched> {
-        let state = turn.replica.state();
-        let heard = turn.replica.heard().into_iter();
+    fn watched(&self, context: &LeaderContext) -> Vec<Watched> {
+        let state = context.replica.state();
+        let heard = context.replica.heard().into_iter();
         let heard: BTreeMap<HostName, Duration> = heard
             .map(|heard| (heard.heartbeat.host, Duration::from_millis(heard.silent_ms)))
             .collect();
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.0 != turn.term {
-            *begun = (turn.term, BTreeMap::new());
+        if begun.0 != context.term {
+            *begun = (context.term, BTreeMap::new());
         }
         begun.1.retain(|name, _| state.host(name).is_some());
         let now = Instant::now();
@@ -79,38 +79,30 @@ impl Liveness {
     }
 }
 
-impl Task for Liveness {
-    fn name(&self) -> &'static str {
-        "liveness"
-    }
+impl Pass for Liveness {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        PERIOD
-    }
+    const NAME: &'static str = "liveness";
+    const PERIOD: Duration = PERIOD;
 
-    fn follows_state(&self) -> bool {
-        false
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            let (version, after) = turn
+            let (version, after) = context
                 .replica
                 .with_state(|state| (state.version(), state.agent_settings().host_down_after_ms));
             if version < 3 || after == 0 {
                 return Ok(());
             }
-            let changes = changes(&self.watched(turn), Duration::from_millis(after));
+            let changes = changes(&self.watched(context), Duration::from_millis(after));
             if changes.is_empty() {
                 return Ok(());
             }
-            let proposals = changes.iter().map(|(name, state)| {
-                let term = Some(turn.term);
+            let commands = changes.iter().map(|(name, state)| {
+                let term = Some(context.term);
                 let change = SetHostState { name: name.clone(), state: *state, term };
-                let command = Command::SetHostState(change);
-                Proposal { actor: Actor::from("task:liveness"), command }
+                Command::SetHostState(change)
             });
-            let outcomes = turn.replica.propose(proposals.collect(), turn.deadline()).await?;
+            let outcomes = context.propose(commands).await?;
             for ((host, state), outcome) in changes.iter().zip(outcomes) {
                 match outcome.result {
                     Ok(_) => tracing::info!(%host, ?state, "a host is taken for that"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Task, Turn};
+use super::{LeaderContext, Pass};
 use crate::raft::{ProposeError, next_change};
 
 /// How often it looks.
@@ -14,30 +14,29 @@ const PERIOD: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Members;
 
-impl Task for Members {
-    fn name(&self) -> &'static str {
-        "members"
-    }
+impl Pass for Members {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        PERIOD
-    }
+    const NAME: &'static str = "members";
+    const PERIOD: Duration = PERIOD;
 
-    fn follows_state(&self) -> bool {
-        false
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            let replica = &turn.replica;
+            let replica = &context.replica;
             let (membership, status) = (replica.membership(), replica.status());
             let Some(change) = next_change(&replica.state(), &membership, &status) else {
+                context.report("MembershipNotChanged", None);
                 return Ok(());
             };
-            match replica.change(change.clone(), turn.deadline()).await {
-                Ok(()) => tracing::info!(%change, "membership changed"),
+            match replica.change(change.clone(), context.deadline()).await {
+                Ok(()) => {
+                    tracing::info!(%change, "membership changed");
+                    context.report("MembershipNotChanged", None);
+                }
                 // The next pass sees what became of it.
-                Err(why) => tracing::warn!(%change, why, "membership not changed"),
+                Err(why) => {
+                    context.report("MembershipNotChanged", Some(format!("{change}: {why}")));
+                }
             }
             Ok(())
         })

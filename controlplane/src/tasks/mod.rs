@@ -1,90 +1,75 @@
 //! # Leader tasks
 //!
-//! Work that one replica does for the cluster: the one that leads. A task is level-triggered: each
-//! pass looks at the state as it is, and proposes what is missing; it remembers nothing between
-//! passes but how long it has waited, so that it does not matter which replica makes the next one.
+//! Work that one replica does for the cluster: the one that leads (design §3.1). A [`Task`] is a long-running
+//! function of a [`LeaderContext`]: it begins when the replica leads and has seen everything that the leader
+//! before acknowledged, and is dropped at any await when the replica no longer leads.
 //!
 //! ```text
-//!   gains leadership ─► one loop per task: pass · wait for signal or timer · pass …
-//!   loses it ─────────► the loops end; a pass in progress is dropped
+//!   gains leadership ─► linearize ─► one run per task ─► ends? said, and begun again after a pause
+//!   loses it ─────────► the runs are dropped
 //! ```
-//! Two leaders may overlap for a moment. So commands of tasks carry the term in which they were
-//! decided, and the state machine refuses those of an earlier one.
+//! Most tasks are a [`Pass`]: level-triggered, they look at the state as it is and propose what is missing;
+//! [`Passes`] repeats one by timer and when chosen topics change. They remember nothing between passes but how
+//! long they have waited, so that it does not matter which replica makes the next one.
+//!
+//! Two leaders may overlap for a moment. So commands of tasks carry the term in which they were decided, and the
+//! state machine refuses those of an earlier one. A task that changes something outside the log asks
+//! [`LeaderContext::confirm`] before.
 
+mod context;
 pub mod hold;
 pub mod liveness;
 pub mod members;
+mod pass;
 pub mod reaper;
 pub mod retention;
 pub mod services;
 pub mod versions;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use romana_statemachine::{Millis, Term};
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::raft::{ProposeError, Replica};
+pub use context::{LeaderContext, NotLeading, Wake};
+pub use pass::{Pass, Passes};
 
-/// Longest wait for a proposal of a task.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shortest pause between passes that changes of the state ask for.
-const SETTLE: Duration = Duration::from_millis(20);
+use crate::raft::{Replica, chain};
 
-/// What a task has during its turn.
-pub struct Turn {
-    /// The replica that leads.
-    pub replica: Replica,
-    /// The term it leads in: goes into the commands.
-    pub term: Term,
-}
+/// Pause before a task that ended is begun again: the first one, and the longest; it doubles in between.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-impl Turn {
-    /// Log time: the clock that entries are stamped with.
-    #[must_use]
-    pub fn now(&self) -> Millis {
-        self.replica.log_time()
-    }
-
-    /// Until when a proposal made now is waited for.
-    #[must_use]
-    pub fn deadline(&self) -> Instant {
-        Instant::now() + PROPOSE_TIMEOUT
-    }
-}
+/// Why a task ended. Each has error types of its own.
+pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Work for the leader.
 pub trait Task: Send + Sync + 'static {
-    /// Its name, for logs; commands are proposed by `task:NAME`.
+    /// Its name, for logs, metrics and problems; its commands are proposed by `task:NAME`.
     fn name(&self) -> &'static str;
 
-    /// Longest time between two passes.
-    fn period(&self) -> Duration;
-
-    /// Whether changes of the state ask for a pass, besides the timer.
-    fn follows_state(&self) -> bool;
-
-    /// Looks once, and proposes what is missing. Dropped at any await when leadership is lost.
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>>;
+    /// Runs until leadership is lost. One that returns before is begun again after a pause, and its error stands
+    /// among the problems of this replica until the task has run for as long as that.
+    fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>>;
 }
 
 /// All tasks of every cluster; `services`: the ranges of services, as configured.
 #[must_use]
 pub fn standard(services: Vec<IpNet>) -> Vec<Arc<dyn Task>> {
     vec![
-        Arc::new(hold::Hold::default()),
-        Arc::new(liveness::Liveness::default()),
-        Arc::new(members::Members),
-        Arc::new(reaper::Reaper),
-        Arc::new(retention::Retention),
-        Arc::new(services::Services { ranges: services }),
-        Arc::new(versions::Versions::default()),
+        Arc::new(Passes(hold::Hold::default())),
+        Arc::new(Passes(liveness::Liveness::default())),
+        Arc::new(Passes(members::Members)),
+        Arc::new(Passes(reaper::Reaper)),
+        Arc::new(Passes(retention::Retention)),
+        Arc::new(Passes(services::Services { ranges: services })),
+        Arc::new(Passes(versions::Versions::default())),
     ]
 }
 
@@ -99,12 +84,9 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
             tracing::info!(term, tasks = tasks.len(), "leader tasks start");
             for task in &tasks {
                 let (task, turn) = (Arc::clone(task), turn.clone());
-                let held = Turn { replica: replica.clone(), term };
+                let context = LeaderContext::new(replica.clone(), term, task.name());
                 running.spawn(async move {
-                    tokio::select! {
-                        () = turn.cancelled() => {}
-                        () = repeat(&*task, &held) => {}
-                    }
+                    turn.run_until_cancelled(keep(&*task, context)).await;
                 });
             }
         }
@@ -124,32 +106,43 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
     }
 }
 
-async fn repeat(task: &dyn Task, turn: &Turn) {
-    let mut changes = turn.replica.applied();
+/// Runs one task, and again whenever it ends.
+async fn keep(task: &dyn Task, mut context: LeaderContext) {
     // What the leader before acknowledged must be seen before anything is decided.
-    while let Err(error) = turn.replica.linearize(turn.deadline()).await {
+    while let Err(error) = context.confirm().await {
         tracing::debug!(task = task.name(), %error, "not begun yet");
     }
+    let (replica, term) = (context.replica.clone(), context.term);
+    let problem = |what| replica.problems().set(task.name(), "TaskEnded", what);
+    let mut pause = PAUSE_MIN;
     loop {
-        changes.borrow_and_update();
-        if let Err(error) = task.pass(turn).await {
-            // The next pass sees what became of it.
-            tracing::warn!(task = task.name(), term = turn.term, %error, "pass not finished");
-        }
-        let wake = wait(&mut changes, task.follows_state());
-        // Neither outcome matters: in both cases it is time to look.
-        _ = timeout(task.period(), wake).await;
+        // What a panic leaves half done is the context, which has no state of its own, and what is locked.
+        let run = AssertUnwindSafe(task.run(&mut context)).catch_unwind();
+        let mut run = std::pin::pin!(run);
+        let ended = match timeout(PAUSE_MAX, run.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                problem(None);
+                pause = PAUSE_MIN;
+                run.await
+            }
+        };
+        let why = match ended {
+            Ok(Ok(())) => "it ended".to_owned(),
+            Ok(Err(error)) => chain(&*error),
+            Err(_) => "it panicked: the log says where".to_owned(),
+        };
+        tracing::error!(
+            task = task.name(),
+            term,
+            why,
+            ?pause,
+            "a leader task ended, and is begun again"
+        );
+        problem(Some(why));
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
-}
-
-async fn wait(changes: &mut watch::Receiver<u64>, follow: bool) {
-    if follow {
-        tokio::time::sleep(SETTLE).await;
-        if changes.changed().await.is_ok() {
-            return;
-        }
-    }
-    std::future::pending().await
 }
 
 #[cfg(test)]

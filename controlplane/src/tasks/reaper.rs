@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_statemachine::command::EndCooldowns;
-use romana_statemachine::{Actor, Command, Proposal, Refusal};
+use romana_statemachine::{Command, Refusal};
 
-use super::{Task, Turn};
+use super::{LeaderContext, Pass};
 use crate::raft::ProposeError;
 
 /// How often it looks: how late a cool-down may end.
@@ -18,29 +18,21 @@ const COMMANDS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Reaper;
 
-impl Task for Reaper {
-    fn name(&self) -> &'static str {
-        "reaper"
-    }
+impl Pass for Reaper {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        PERIOD
-    }
+    const NAME: &'static str = "reaper";
+    const PERIOD: Duration = PERIOD;
 
-    fn follows_state(&self) -> bool {
-        false
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
             for _ in 0..COMMANDS_MAX {
-                let now = turn.now();
-                if !turn.replica.with_state(|state| state.cooldowns_due(now)) {
+                let now = context.now();
+                if !context.replica.with_state(|state| state.cooldowns_due(now)) {
                     return Ok(());
                 }
-                let command = Command::EndCooldowns(EndCooldowns { term: turn.term });
-                let proposal = Proposal { actor: Actor::from("task:reaper"), command };
-                let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
+                let command = Command::EndCooldowns(EndCooldowns { term: context.term });
+                let outcomes = context.propose([command]).await?;
                 match outcomes.into_iter().next().map(|outcome| outcome.result) {
                     // Somebody else leads by now, and does the rest.
                     Some(Err(Refusal::StaleTerm { .. })) => return Ok(()),

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_statemachine::command::{Retention as Wanted, SignCheckpoint};
-use romana_statemachine::{Actor, Command, Proposal, Revision};
+use romana_statemachine::{Command, Revision};
 use tokio::time::Instant;
 
-use super::{Task, Turn};
+use super::{LeaderContext, Pass};
 use crate::raft::ProposeError;
 use crate::retention::{Standing, excess};
 
@@ -54,16 +54,17 @@ fn candidate(list: &[Standing], excess: Revision, signed: Revision) -> Option<Re
 
 impl Retention {
     /// The checkpoint to have signed now, if any.
-    async fn wanted(&self, turn: &Turn) -> Option<Revision> {
-        let (wanted, signed) = turn.replica.with_state(|state| {
+    async fn wanted(&self, context: &LeaderContext) -> Option<Revision> {
+        let (wanted, signed) = context.replica.with_state(|state| {
             (state.retention().clone(), state.signed().map_or(0, |signed| signed.revision))
         });
         if wanted == Wanted::default() {
             return None;
         }
-        let (history, checkpoints) = (turn.replica.history().clone(), turn.replica.checkpoints()?);
+        let (history, checkpoints) =
+            (context.replica.history().clone(), context.replica.checkpoints()?);
         // What is purged stays purged: too old is what a majority of the clocks say is too old.
-        let now = turn.replica.confirmed_time().unwrap_or_default();
+        let now = context.replica.confirmed_time().unwrap_or_default();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
             let candidate = candidate(&checkpoints.list(), excess, signed);
@@ -79,23 +80,16 @@ impl Retention {
     }
 }
 
-impl Task for Retention {
-    fn name(&self) -> &'static str {
-        "retention"
-    }
+impl Pass for Retention {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        PERIOD
-    }
+    const NAME: &'static str = "retention";
+    const PERIOD: Duration = PERIOD;
 
-    fn follows_state(&self) -> bool {
-        false
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            let Some(revision) = self.wanted(turn).await else { return Ok(()) };
-            let said = turn.replica.checkpoints_at(revision, Instant::now() + ASK_TIMEOUT).await;
+            let Some(revision) = self.wanted(context).await else { return Ok(()) };
+            let said = context.replica.checkpoints_at(revision, Instant::now() + ASK_TIMEOUT).await;
             let Standing { revision, digest, state_digest } = match judge(&said) {
                 Verdict::Sign(standing) if standing.revision == revision => standing,
                 Verdict::Sign(_) | Verdict::Wait => {
@@ -108,14 +102,17 @@ impl Task for Retention {
                         Err(why) => format!("replica {id}: {why}"),
                     });
                     let said = said.collect::<Vec<_>>().join("; ");
-                    tracing::error!(revision, said, "replicas have different states: not signed");
+                    let what = format!(
+                        "the replicas have different states at revision {revision}, so no checkpoint is signed \
+                         and no history purged: {said}"
+                    );
+                    context.report("StatesDiffer", Some(what));
                     return Ok(());
                 }
             };
-            let sign = SignCheckpoint { term: turn.term, revision, digest, state_digest };
-            let command = Command::SignCheckpoint(sign);
-            let proposal = Proposal { actor: Actor::from("task:retention"), command };
-            let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
+            let sign = SignCheckpoint { term: context.term, revision, digest, state_digest };
+            context.report("StatesDiffer", None);
+            let outcomes = context.propose([Command::SignCheckpoint(sign)]).await?;
             match outcomes.into_iter().next().map(|outcome| outcome.result) {
                 Some(Err(refusal)) => tracing::warn!(%refusal, "the checkpoint was not signed"),
                 _ => tracing::info!(revision, "checkpoint signed"),

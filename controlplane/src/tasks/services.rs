@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use romana_statemachine::address::ReserveServices;
-use romana_statemachine::{Actor, Command, Proposal, State};
+use romana_statemachine::{Command, State};
 
-use super::{Task, Turn};
+use super::{LeaderContext, Pass};
 use crate::raft::ProposeError;
 
 /// How often it looks.
@@ -28,32 +28,29 @@ impl Services {
     }
 }
 
-impl Task for Services {
-    fn name(&self) -> &'static str {
-        "services"
-    }
+impl Pass for Services {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        PERIOD
-    }
+    const NAME: &'static str = "services";
+    const PERIOD: Duration = PERIOD;
 
-    fn follows_state(&self) -> bool {
-        false
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            if !turn.replica.with_state(|state| self.missing(state)) {
+            if !context.replica.with_state(|state| self.missing(state)) {
+                context.report("ServiceRangeNotReserved", None);
                 return Ok(());
             }
             let ranges = self.ranges.iter().map(ToString::to_string).collect();
             let command = Command::ReserveServices(ReserveServices { ranges });
-            let proposal = Proposal { actor: Actor::from("task:services"), command };
-            let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
-            if let Some(Err(refusal)) = outcomes.into_iter().next().map(|outcome| outcome.result) {
-                let hint = refusal.hint();
-                tracing::warn!(%refusal, hint, "service_cluster_ip_range is not kept for services");
-            }
+            let outcomes = context.propose([command]).await?;
+            let refused = outcomes.into_iter().find_map(|outcome| outcome.result.err());
+            let what = refused.map(|refusal| {
+                format!(
+                    "service_cluster_ip_range is not kept for services: {refusal} ({})",
+                    refusal.hint()
+                )
+            });
+            context.report("ServiceRangeNotReserved", what);
             Ok(())
         })
     }

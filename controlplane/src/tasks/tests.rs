@@ -1,28 +1,22 @@
 use std::sync::Mutex;
 
-use romana_statemachine::Event;
+use romana_statemachine::{Event, Term};
 
 use super::*;
+use crate::raft::ProposeError;
 use crate::raft::tests::{Cluster, PATIENCE, eventually, soon};
 
 /// Remembers whose turn it was.
 struct Witness(Mutex<Vec<(u64, Term)>>);
 
-impl Task for Witness {
-    fn name(&self) -> &'static str {
-        "witness"
-    }
+impl Pass for Witness {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        Duration::from_millis(5)
-    }
+    const NAME: &'static str = "witness";
+    const PERIOD: Duration = Duration::from_millis(5);
 
-    fn follows_state(&self) -> bool {
-        true
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
-        self.0.lock().unwrap().push((turn.replica.id(), turn.term));
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
+        self.0.lock().unwrap().push((context.replica.id(), context.term));
         Box::pin(std::future::ready(Ok(())))
     }
 }
@@ -30,7 +24,7 @@ impl Task for Witness {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_leader_runs_tasks() {
     let cluster = Cluster::started(3).await;
-    let witness = Arc::new(Witness(Mutex::default()));
+    let witness = Arc::new(Passes(Witness(Mutex::default())));
     let stop = CancellationToken::new();
     let running: Vec<_> = cluster
         .running
@@ -42,7 +36,7 @@ async fn only_the_leader_runs_tasks() {
         .collect();
     let leader = cluster.leader().await;
     let seen = |id| {
-        let seen = witness.0.lock().unwrap();
+        let seen = witness.0.0.lock().unwrap();
         seen.iter().rev().find(|(replica, _)| *replica == id).map(|(_, term)| *term)
     };
     let before = eventually("the leader's turn", || seen(leader)).await;
@@ -94,5 +88,89 @@ async fn the_reaper_ends_cooldowns() {
     .await;
     stop.cancel();
     tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
+    cluster.end().await;
+}
+
+/// Fails, then panics, then works.
+struct Clumsy(Mutex<u32>);
+
+impl Task for Clumsy {
+    fn name(&self) -> &'static str {
+        "clumsy"
+    }
+
+    fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>> {
+        Box::pin(async move {
+            let count = {
+                let mut count = self.0.lock().unwrap();
+                *count += 1;
+                *count
+            };
+            match count {
+                1 => Err("there is no cloud".into()),
+                2 => panic!("as this test wants"),
+                _ => {
+                    context.report("Cloudy", Some("it rains".into()));
+                    std::future::pending().await
+                }
+            }
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_ends_is_a_problem_and_begins_again() {
+    let cluster = Cluster::started(1).await;
+    let (replica, stop) = (cluster.on(1).clone(), CancellationToken::new());
+    let running =
+        tokio::spawn(run(replica.clone(), vec![Arc::new(Clumsy(Mutex::default()))], stop.clone()));
+    let problems = || replica.status().members[0].problems.clone();
+    let said = async |what: &str| {
+        eventually(what, || problems().into_iter().find(|problem| problem.what.contains(what)))
+            .await
+    };
+    let failed = said("leader task clumsy: there is no cloud").await;
+    assert_eq!(failed.code, "TaskEnded");
+    said("it panicked").await;
+    assert_eq!(said("it rains").await.code, "Cloudy");
+    assert_eq!(replica.problems().counts()["clumsy"], 2, "it has not run for long");
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
+    assert_eq!(problems(), [], "the next leader has its own");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_wakes_for_its_topics_alone() {
+    let cluster = Cluster::started(1).await;
+    let replica = cluster.on(1);
+    let term = eventually("a leader", || *replica.leadership().borrow()).await;
+    let context = LeaderContext::new(replica.clone(), term, "waker");
+    context.confirm().await.unwrap();
+    let mut wake = context.wake(&[romana_statemachine::Topic::Hosts]);
+    let commands = commands().into_iter().map(|proposal| proposal.command);
+    let commands: Vec<_> = commands.collect();
+    // Topology and settings are not hosts.
+    context.propose(commands[..2].to_vec()).await.unwrap();
+    let asleep = tokio::time::timeout(Duration::from_millis(50), wake.changed(PATIENCE)).await;
+    assert!(asleep.is_err());
+    context.propose(commands[2..3].to_vec()).await.unwrap();
+    tokio::time::timeout(PATIENCE, wake.changed(PATIENCE * 10)).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_no_more_changes_nothing_outside() {
+    let cluster = Cluster::started(3).await;
+    let leader = cluster.leader().await;
+    let replica = cluster.on(leader);
+    let term = eventually("a term", || *replica.leadership().borrow()).await;
+    let context = LeaderContext::new(replica.clone(), term, "outsider");
+    context.confirm().await.unwrap();
+    let next = cluster.follower().await;
+    replica.transfer(next, soon()).await.unwrap();
+    eventually("it leads no more", || replica.leadership().borrow().is_none().then_some(())).await;
+    let refused = context.confirm().await.unwrap_err();
+    assert!(refused.to_string().contains(&format!("does not lead in term {term}")), "{refused}");
     cluster.end().await;
 }

@@ -15,10 +15,10 @@ use futures_util::future::BoxFuture;
 use romana_statemachine::attachment::{AGENT_INFO, Heard};
 use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Actor, Command, Proposal, State, Term, VERSION_MAX};
+use romana_statemachine::{Command, State, Term, VERSION_MAX};
 use tokio::time::Instant;
 
-use super::{Task, Turn};
+use super::{LeaderContext, Pass};
 use crate::raft::{Facts, ProposeError};
 
 /// How often it asks while there is a version to raise to.
@@ -99,11 +99,11 @@ pub fn obstacle(
 
 impl Versions {
     /// Whether the leader has heard those that are there.
-    fn has_heard(&self, turn: &Turn) -> bool {
+    fn has_heard(&self, context: &LeaderContext) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (term, since) = *told.led.get_or_insert_with(|| (turn.term, Instant::now()));
-        if term != turn.term {
-            told.led = Some((turn.term, Instant::now()));
+        let (term, since) = *told.led.get_or_insert_with(|| (context.term, Instant::now()));
+        if term != context.term {
+            told.led = Some((context.term, Instant::now()));
             return false;
         }
         since.elapsed() >= HEARING
@@ -122,18 +122,18 @@ impl Versions {
     }
 
     /// Raises the version by one, if everybody knows the next one. Whether it did.
-    async fn raise(&self, turn: &Turn) -> Result<bool, ProposeError> {
-        let (current, with_agents) = turn.replica.with_state(|state| {
+    async fn raise(&self, context: &LeaderContext) -> Result<bool, ProposeError> {
+        let (current, with_agents) = context.replica.with_state(|state| {
             let mut hosts = state.hosts();
             (state.version(), hosts.any(|host| host.info.contains_key(AGENT_INFO)))
         });
         let next = current + 1;
-        if next > VERSION_MAX || with_agents && !self.has_heard(turn) {
+        if next > VERSION_MAX || with_agents && !self.has_heard(context) {
             return Ok(false);
         }
-        let facts = turn.replica.facts(ASK_TIMEOUT).await;
-        let known = turn.replica.heard();
-        let agents: Vec<Heard> = turn.replica.with_state(|state| {
+        let facts = context.replica.facts(ASK_TIMEOUT).await;
+        let known = context.replica.heard();
+        let agents: Vec<Heard> = context.replica.with_state(|state| {
             let there = |heard: &Heard| state.host(&heard.heartbeat.host).is_some();
             known.into_iter().filter(there).collect()
         });
@@ -143,8 +143,7 @@ impl Versions {
             return Ok(false);
         }
         let command = Command::RaiseVersion(RaiseVersion { version: next });
-        let proposal = Proposal { actor: Actor::from("task:versions"), command };
-        let outcomes = turn.replica.propose(vec![proposal], turn.deadline()).await?;
+        let outcomes = context.propose([command]).await?;
         match outcomes.into_iter().next().map(|outcome| outcome.result) {
             // The founder of a new cluster raises it as well: whoever comes second finds it done.
             Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
@@ -160,23 +159,17 @@ impl Versions {
     }
 }
 
-impl Task for Versions {
-    fn name(&self) -> &'static str {
-        "versions"
-    }
+impl Pass for Versions {
+    type Error = ProposeError;
 
-    fn period(&self) -> Duration {
-        PERIOD
-    }
+    const NAME: &'static str = "versions";
+    const PERIOD: Duration = PERIOD;
 
-    fn follows_state(&self) -> bool {
-        false
-    }
-
-    fn pass<'a>(&'a self, turn: &'a Turn) -> BoxFuture<'a, Result<(), ProposeError>> {
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            while turn.replica.with_state(State::version) < VERSION_MAX && self.raise(turn).await? {
-            }
+            while context.replica.with_state(State::version) < VERSION_MAX
+                && self.raise(context).await?
+            {}
             Ok(())
         })
     }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::history::{History, HistoryOptions};
 use crate::retention::{self, Checkpoints};
-use crate::tasks::{self, Task, Turn};
+use crate::tasks::{self, LeaderContext, Pass, Passes, Task};
 
 fn propose(command: Command) -> Vec<Proposal> {
     vec![Proposal { actor: Actor::from("test"), command }]
@@ -45,7 +45,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     let stop = CancellationToken::new();
     let mut running = Vec::new();
     for replica in cluster.running.values() {
-        let task: Vec<Arc<dyn Task>> = vec![Arc::new(tasks::retention::Retention)];
+        let task: Vec<Arc<dyn Task>> = vec![Arc::new(Passes(tasks::retention::Retention))];
         running.push(tokio::spawn(tasks::run(replica.clone(), task, stop.clone())));
         running.push(tokio::spawn(retention::keep(replica.clone(), stop.clone())));
     }
@@ -173,7 +173,7 @@ const AGE: Retention = Retention { age_ms: Some(90_000), bytes: None };
 
 /// What the leader's task and the replicas do, step by step.
 struct Purging {
-    turn: Turn,
+    context: LeaderContext,
     keepers: BTreeMap<u64, Arc<dyn Checkpoints>>,
     stepped: Instant,
 }
@@ -188,17 +188,17 @@ impl Purging {
             replica.keep_checkpoints(Arc::clone(&keeper));
             keepers.insert(*id, keeper);
         }
-        let turn = Turn { replica, term };
-        Self { turn, keepers, stepped: Instant::now() }
+        let context = LeaderContext::new(replica, term, "retention");
+        Self { context, keepers, stepped: Instant::now() }
     }
 
     fn signed(&self) -> u64 {
-        self.turn.replica.with_state(|state| state.signed().map_or(0, |signed| signed.revision))
+        self.context.replica.with_state(|state| state.signed().map_or(0, |signed| signed.revision))
     }
 
     /// Each does what there is to do, once.
     async fn work(&self, cluster: &Cluster) {
-        tasks::retention::Retention.pass(&self.turn).await.unwrap();
+        tasks::retention::Retention.pass(&self.context).await.unwrap();
         for (id, replica) in &cluster.running {
             let mut stepped = self.stepped;
             retention::pass(replica, &self.keepers[id], &mut stepped).await.unwrap();

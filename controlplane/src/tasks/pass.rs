@@ -1,0 +1,69 @@
+//! Level-triggered tasks: look, propose what is missing, wait.
+
+use std::error::Error;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use romana_statemachine::Topic;
+use tokio::time::sleep;
+
+use super::{LeaderContext, Task, TaskError};
+use crate::raft::chain;
+
+/// Shortest pause between passes that changes of the state ask for.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Work that is done in passes.
+pub trait Pass: Send + Sync + 'static {
+    /// Why a pass was not finished.
+    type Error: Error + Send + Sync + 'static;
+
+    /// The task's name.
+    const NAME: &'static str;
+
+    /// Longest time between two passes.
+    const PERIOD: Duration;
+
+    /// Topics whose changes ask for a pass, besides the timer.
+    const TOPICS: &'static [Topic] = &[];
+
+    /// Looks once, and proposes what is missing. Dropped at any await when leadership is lost.
+    fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), Self::Error>>;
+}
+
+/// A task that repeats passes.
+#[derive(Debug, Default)]
+pub struct Passes<P>(pub P);
+
+impl<P: Pass> Task for Passes<P> {
+    fn name(&self) -> &'static str {
+        P::NAME
+    }
+
+    fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>> {
+        Box::pin(async move {
+            let mut wake = context.wake(P::TOPICS);
+            let mut failed = None;
+            loop {
+                let problem = self.0.pass(context).await.err().map(|error| chain(&error));
+                if let Some(why) = problem.as_ref().filter(|_| failed != problem) {
+                    // The next pass sees what became of it.
+                    tracing::warn!(
+                        task = P::NAME,
+                        term = context.term,
+                        why,
+                        "a pass is not finished"
+                    );
+                }
+                if failed != problem {
+                    context.report("PassFailed", problem.clone());
+                    failed = problem;
+                }
+                wake.changed(P::PERIOD).await;
+                if !P::TOPICS.is_empty() {
+                    sleep(SETTLE.min(P::PERIOD)).await;
+                }
+            }
+        })
+    }
+}

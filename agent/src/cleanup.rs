@@ -8,11 +8,12 @@
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
+use romana_daemon::error::chain;
 use rtnetlink::Handle;
 
+use crate::kernel::KernelError;
 use crate::kernel::leftovers::{self, OwnLink, OwnRoute};
 use crate::kernel::packet_filter::{self, FilterError, Saved};
-use crate::kernel::{KernelError, full};
 use crate::ours::{CHAIN_PREFIX, LOCK_FILE};
 
 /// What to take away, and how.
@@ -90,14 +91,14 @@ pub async fn run(
     for saved in rules {
         let what = format!("{} rules and chains of {}", saved.lines.len(), saved.name());
         let outcome = if wanted.dry_run { Ok(()) } else { packet_filter::restore(&saved).await };
-        done(what, outcome.map_err(|error| full(&error)));
+        done(what, outcome.map_err(|error| chain(&error)));
     }
     for set in sets {
         let outcome = match wanted.dry_run {
             true => Ok(()),
             false => packet_filter::destroy_set(&set).await,
         };
-        done(format!("set {set}"), outcome.map_err(|error| full(&error)));
+        done(format!("set {set}"), outcome.map_err(|error| chain(&error)));
     }
     remove_routes_and_links(wanted, &handle, routes, links, &mut done).await;
     if left > 0 { Err(CleanupError::Left(left)) } else { Ok(()) }
@@ -122,7 +123,7 @@ async fn remove_routes_and_links(
             true => Ok(()),
             false => leftovers::remove_route(handle, route).await,
         };
-        done(what, outcome.map_err(|error| full(&error)));
+        done(what, outcome.map_err(|error| chain(&error)));
     }
     for link in &links {
         let outcome = match (keeps(&link), wanted.dry_run) {
@@ -131,7 +132,7 @@ async fn remove_routes_and_links(
             )),
             (false, true) => Ok(()),
             (false, false) => {
-                leftovers::remove_link(handle, link).await.map_err(|error| full(&error))
+                leftovers::remove_link(handle, link).await.map_err(|error| chain(&error))
             }
         };
         done(format!("link {}", link.name), outcome);

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use romana_client::{API_PORT, Server};
+use clap::{Parser, Subcommand};
+use romana_client::{API_PORT, Client, ClientConfig, Server};
 use romana_daemon::file::{self, CONFIG_BYTES_MAX};
+use romana_daemon::log::Form;
 use romana_statemachine::name::HostName;
 use serde::Deserialize;
 
@@ -25,17 +26,6 @@ const MARK_BIT: u32 = 24;
 const LOG_GROUP: u16 = 100;
 /// Route tables that the kernel fills itself: default, local.
 const RESERVED_TABLES: [u32; 3] = [0, 253, 255];
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// Romana on a host: routes to the blocks of the other hosts, and containers' links.
 #[derive(Clone, Debug, Default, Parser)]
@@ -152,7 +142,7 @@ struct Given {
     metrics: Option<SocketAddr>,
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANA_AGENT_LOG_FORMAT", value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
+    log_format: Option<Form>,
     /// What to log: a level or target=level,… [default: info].
     #[arg(long, env = "ROMANA_AGENT_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -192,7 +182,7 @@ pub struct Config {
     /// Where to answer.
     pub metrics: SocketAddr,
     /// How log lines look.
-    pub log_format: LogFormat,
+    pub log_format: Form,
     /// What to log.
     pub log: String,
 }
@@ -235,6 +225,11 @@ pub enum ConfigError {
         why: String,
     },
 }
+
+/// The control plane cannot be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the control plane cannot be reached as configured")]
+pub struct ClientError(#[from] romana_client::Error);
 
 impl Config {
     /// Puts flags, environment (both in `args`) and the file together, and checks the result.
@@ -306,10 +301,15 @@ impl Config {
         })
     }
 
-    /// How long a registration may take, and a heartbeat.
-    #[must_use]
-    pub fn patience(&self) -> Duration {
-        Duration::from_secs(5)
+    /// A client of the control plane whose requests take at most `timeout`; `None`: as long as is usual.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn client(&self, timeout: Option<Duration>) -> Result<Client, ClientError> {
+        let usual = ClientConfig::new(self.servers.clone());
+        let actor = format!("agent:{}", self.host);
+        let timeout = timeout.unwrap_or(usual.timeout);
+        Ok(Client::new(ClientConfig { actor, timeout, ..usual })?)
     }
 }
 

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use romana_daemon::error::chain;
 use romana_statemachine::Revision;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::kernel::{connections, full};
+use crate::kernel::connections;
 
 /// Releases within this time are one look, and within so many times as long as the last look took: to read a
 /// long table again and again must not take a processor.
@@ -72,7 +73,7 @@ pub async fn forget(
                 done.send_replace(Forgotten { revision, problems: Vec::new() });
             }
             Err(error) => {
-                let why = full(&error);
+                let why = chain(&error);
                 tracing::warn!(why, "connections of released addresses stay");
                 let what = format!(
                     "connections of {} released addresses cannot be forgotten: {why}",

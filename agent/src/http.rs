@@ -1,112 +1,80 @@
-//! `/healthz`, `/readyz`, `/status` and `/metrics` of the agent.
+//! What the agent says about itself, at `/healthz`, `/readyz`, `/status` and `/metrics`.
 
-use std::sync::Arc;
-
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter as PromCounter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use romana_daemon::probe::{Probe, gauge};
 
 use crate::kernel::packet_filter::PacketFilter;
 use crate::policy::counters::{Counter, counters};
-use crate::status::{PolicyStatus, Said};
+use crate::status::{PolicyStatus, Said, Status};
 
-struct Shown {
-    said: Said,
-    filter: PacketFilter,
+/// The agent's probe.
+pub struct AgentProbe {
+    /// What the parts say.
+    pub said: Said,
+    /// Where the counters of policies are.
+    pub filter: PacketFilter,
 }
 
-/// Serves until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    said: Said,
-    filter: PacketFilter,
-    stop: CancellationToken,
-) {
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route(
-            "/status",
-            get(|State(shown): State<Arc<Shown>>| async move { Json(shown.said.now()) }),
-        )
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(Shown { said, filter }));
-    let served = axum::serve(listener, router);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        served = served => if let Err(error) = served {
-            tracing::error!(%error, "no status and no metrics any more");
+impl Probe for AgentProbe {
+    type Status = Status;
+
+    fn prefix(&self) -> &'static str {
+        "romana_agent"
+    }
+
+    fn status(&self) -> Status {
+        self.said.now()
+    }
+
+    /// Ready: the kernel agrees with what is known of the log, however old that is, and containers can be attached.
+    fn is_ready(&self, status: &Status) -> bool {
+        status.is_ready()
+    }
+
+    fn text(&self, status: &Status) -> String {
+        status.text()
+    }
+
+    async fn metrics(&self, status: &Status, registry: &mut Registry) {
+        register_status(registry, status);
+        let Some(policy) = &status.policy else { return };
+        gauge_policy(registry, policy);
+        match self.filter.counters().await {
+            Ok(text) => register_counters(registry, counters(&text)),
+            Err(error) => tracing::warn!(%error, "no counters of policies"),
         }
     }
 }
 
-/// Ready: the kernel agrees with what is known of the log, however old that is, and containers can be attached;
-/// the answer says.
-async fn ready(State(shown): State<Arc<Shown>>) -> Response {
-    let status = shown.said.now();
-    let code = if status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, status.text()).into_response()
-}
-
-async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
-    let status = shown.said.now();
-    let mut registry = Registry::with_prefix("romana_agent");
-    let mut gauge = |name: &str, help: &str, value: Option<u64>| {
+fn register_status(registry: &mut Registry, status: &Status) {
+    let mut number = |name: &str, help: &str, value: Option<u64>| {
         if let Some(value) = value {
-            let value = i64::try_from(value).unwrap_or(i64::MAX);
-            registry.register(name, help, ConstGauge::new(value));
+            gauge(registry, name, help, value);
         }
     };
-    gauge("revision", "Up to where the log was followed", status.revision);
-    gauge("applied_revision", "The revision that the kernel agrees with", status.applied);
-    gauge("routes", "Routes that are wanted", Some(status.routes as u64));
-    gauge("skipped_blocks", "Blocks without a route", Some(status.skipped.len() as u64));
-    gauge("problems", "What somebody has to look at", Some(status.problems.len() as u64));
-    gauge(
+    number("revision", "Up to where the log was followed", status.revision);
+    number("applied_revision", "The revision that the kernel agrees with", status.applied);
+    number("routes", "Routes that are wanted", Some(status.routes as u64));
+    number("skipped_blocks", "Blocks without a route", Some(status.skipped.len() as u64));
+    number("problems", "What somebody has to look at", Some(status.problems.len() as u64));
+    number(
         "ready",
         "Whether the kernel agrees with the log and containers can be attached",
         Some(u64::from(status.is_ready())),
     );
     if let Some(stale) = status.stale_ms {
-        let seconds = ConstGauge::new(stale as f64 / 1e3);
-        registry.register_with_unit(
-            "staleness",
-            "Since a replica was last heard",
-            Unit::Seconds,
-            seconds,
-        );
+        let (help, seconds) = ("Since a replica was last heard", stale as f64 / 1e3);
+        registry.register_with_unit("staleness", help, Unit::Seconds, ConstGauge::new(seconds));
     }
     let writes = ConstCounter::new(status.writes);
     registry.register("netlink_writes", "Changes of routes asked of the kernel", writes);
     let unknown = ConstCounter::new(status.unknown_events);
-    registry.register(
-        "unknown_events",
-        "Events of a newer control plane that were left out",
-        unknown,
-    );
-    if let Some(policy) = &status.policy {
-        gauge_policy(&mut registry, policy);
-        match shown.filter.counters().await {
-            Ok(text) => register_counters(&mut registry, counters(&text)),
-            Err(error) => tracing::warn!(%error, "no counters of policies"),
-        }
-    }
-    let mut text = String::new();
-    if encode(&mut text, &registry).is_err() {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    let help = "Events of a newer control plane that were left out";
+    registry.register("unknown_events", help, unknown);
 }
 
 fn gauge_policy(registry: &mut Registry, policy: &PolicyStatus) {

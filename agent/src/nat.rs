@@ -51,7 +51,7 @@ pub async fn keep(nat: Option<Nat>, mut seen: watch::Receiver<Seen>, stop: Cance
         for v4 in [true, false] {
             report(blocking(move || take_away(v4)).await);
         }
-        return;
+        return stop.cancelled().await;
     };
     while !stop.is_cancelled() {
         let networks = seen

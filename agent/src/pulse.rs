@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::enrol::{Enrolment, Standing};
 use crate::status::Said;
 
+/// A heartbeat that takes longer than this says nothing any more.
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
+
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Sends heartbeats until `stop`. One that does not arrive is not sent again: the next one follows.

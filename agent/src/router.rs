@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_daemon::error::chain;
 use romana_statemachine::Revision;
 use romana_statemachine::command::HostState;
 use rtnetlink::Handle;
@@ -14,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::follow::Seen;
+use crate::kernel::KernelError;
 use crate::kernel::facts::{self, Links};
 use crate::kernel::routes::RouteTable;
-use crate::kernel::{KernelError, full};
 use crate::routes::{Change, Gateway, Options, Plan, diff, missing, plan, sparing};
 use crate::status::Status;
 use crate::view::View;
@@ -94,7 +95,7 @@ impl Router {
                     }
                     Err(error) => {
                         let status = Status { revision: Some(view.revision), ..Status::default() };
-                        self.say(status, Some(&full(&error)));
+                        self.say(status, Some(&chain(&error)));
                         true
                     }
                 },
@@ -142,7 +143,7 @@ impl Router {
         let failed = self.table.apply(changes).await?;
         let mut status = Status { revision, routes: routes.len(), ..Status::default() };
         for (_, error) in &failed {
-            status.problems.push(full(error));
+            status.problems.push(chain(error));
         }
         status.applied = revision.filter(|_| failed.is_empty());
         for skip in skipped {

@@ -7,6 +7,12 @@ use std::path::Path;
 const NEEDED: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 const ROOT: &str = "/proc/sys";
 
+/// Sets what is needed, or only looks, and logs what is not as it should be.
+pub fn prepare(set: bool) {
+    let problems = provide(set).into_iter();
+    problems.for_each(|problem| tracing::warn!(problem, "this host does not forward"));
+}
+
 /// Sets what is needed, or only looks. Returns what is not as it should be, for people.
 #[must_use]
 pub fn provide(set: bool) -> Vec<String> {

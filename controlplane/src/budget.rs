@@ -12,7 +12,7 @@
 //! 3. Work whose client has gone ends at the next look at its [`Cancel`]; what waits for its turn, at once.
 //! 4. Small bodies and answers do not wait behind large ones.
 //!
-//! Left out: what one connection may cost (`connection`), and peers (`raft::server`).
+//! Left out: what one connection may cost (`romana_daemon::listener`), and peers (`raft::server`).
 
 use std::pin::Pin;
 use std::sync::Arc;

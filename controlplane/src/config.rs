@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use romana_daemon::file::{self, CONFIG_BYTES_MAX};
+use romana_daemon::log::Form;
 use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
@@ -32,26 +33,6 @@ const DISK_RESERVE: (u64, u64) = (0, 1 << 40);
 
 /// What is logged by default: openraft speaks up only when something is wrong.
 const LOG_DEFAULT: &str = "info,openraft=error";
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
-impl From<LogFormat> for romana_daemon::log::Form {
-    fn from(format: LogFormat) -> Self {
-        match format {
-            LogFormat::Text => Self::Text,
-            LogFormat::Json => Self::Json,
-        }
-    }
-}
 
 /// Clouds for which there are built-in topologies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -136,7 +117,7 @@ pub struct Args {
     pub disk_reserve_bytes: Option<u64>,
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<Form>,
     /// What to log: a level or target=level,… [default: info,openraft=error].
     #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -190,7 +171,7 @@ pub struct File {
     pub restore: Option<PathBuf>,
     pub await_restore: Option<bool>,
     pub disk_reserve_bytes: Option<u64>,
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<Form>,
     pub log: Option<String>,
 }
 
@@ -286,7 +267,7 @@ pub struct Config {
     /// Room to keep free on the disk of the data, bytes.
     pub disk_reserve_bytes: u64,
     /// How log lines look.
-    pub log_format: LogFormat,
+    pub log_format: Form,
     /// What to log.
     pub log: String,
 }

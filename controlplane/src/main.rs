@@ -8,8 +8,12 @@ use romana_controlplane::backup::recover::recover;
 use romana_controlplane::config::{Args, Command, Config};
 use romana_controlplane::{bootstrap, server};
 use romana_daemon::log;
+use romana_daemon::process::{FAILED, Process, USAGE};
 use romana_statemachine::escaped_lines;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// This program.
+const PROCESS: Process = Process("romanad");
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -19,36 +23,36 @@ fn main() -> ExitCode {
                 print!("{}", escaped_lines(&said));
                 ExitCode::SUCCESS
             }
-            Err(error) => fail(&error, 1),
+            Err(error) => PROCESS.fail(&error, FAILED),
         };
     }
     let check = args.check;
     let kubernetes_host = std::env::var("KUBERNETES_SERVICE_HOST").ok();
     let config = match Config::load(args, kubernetes_host.as_deref()) {
         Ok(config) => config,
-        Err(error) => return fail(&error, 2),
+        Err(error) => return PROCESS.fail(&error, USAGE),
     };
-    if let Err(error) = log::init(config.log_format.into(), &config.log) {
-        return fail(&error, 2);
+    if let Err(error) = log::init(config.log_format, &config.log) {
+        return PROCESS.fail(&error, USAGE);
     }
     allow_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error, 1),
+        Err(error) => return PROCESS.fail(&error, FAILED),
     };
     let (result, code) = if check {
         let checked = runtime.block_on(bootstrap::initial_proposals(&config));
-        (checked.map(|_| ()).map_err(server::ServerError::from), 2)
+        (checked.map(|_| ()).map_err(server::ServerError::from), USAGE)
     } else {
-        (runtime.block_on(server::run(config)), 1)
+        (runtime.block_on(server::run(config)), FAILED)
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let advice = error.advice();
-            let code = fail(&error, code);
+            let code = PROCESS.fail(&error, code);
             if let Some(advice) = advice {
-                eprintln!("romanad: {}", escaped_lines(&advice));
+                PROCESS.say(&advice);
             }
             code
         }
@@ -62,17 +66,4 @@ fn allow_open_files() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, allowed = limit.current, "cannot allow more open files");
     }
-}
-
-/// Says why on standard error, causes included.
-fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    // Parts of it may come from files and from peers.
-    eprintln!("romanad: {}", escaped_lines(&text));
-    ExitCode::from(code)
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use romana_daemon::listener::Counters;
+use romana_daemon::probe;
 
 /// Upper bounds of the buckets for request durations, seconds.
 const DURATION_BUCKETS: [f64; 14] =
@@ -162,8 +163,7 @@ pub struct Metrics {
     durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
     routes: Vec<(RouteLabels, OnceLock<Histogram>)>,
     responses: [Counter; 5],
-    connections: Gauge,
-    refused_connections: Counter,
+    connections: Counters,
     committed: Counter,
     refused: Counter,
     failed: Family<OutcomeLabels, Counter>,
@@ -312,11 +312,10 @@ impl Metrics {
         registry.register("http_responses", "Answers, by class of status", responses.clone());
         let responses = ["1xx", "2xx", "3xx", "4xx", "5xx"]
             .map(|class| responses.get_or_create(&StatusLabels { class }).clone());
-        let connections = Gauge::default();
-        registry.register("http_connections", "Open connections", connections.clone());
-        let refused_connections = Counter::default();
+        let connections = Counters::default();
+        registry.register("http_connections", "Open connections", connections.open.clone());
         let help = "Connections closed at once because there were too many";
-        registry.register("http_connections_refused", help, refused_connections.clone());
+        registry.register("http_connections_refused", help, connections.refused.clone());
         let proposals = Family::<OutcomeLabels, Counter>::default();
         registry.register("proposals", "Commands proposed, by outcome", proposals.clone());
         let counter = |outcome| proposals.get_or_create(&OutcomeLabels { outcome }).clone();
@@ -347,7 +346,6 @@ impl Metrics {
             routes,
             responses,
             connections,
-            refused_connections,
             committed,
             refused,
             failed: proposals,
@@ -389,15 +387,10 @@ impl Metrics {
         self.failed.get_or_create(&labels).inc_by(commands as u64);
     }
 
-    /// Open connections.
+    /// Figures about connections.
     #[must_use]
-    pub fn connections(&self) -> &Gauge {
+    pub fn connections(&self) -> &Counters {
         &self.connections
-    }
-
-    /// A connection was closed at once because there were too many.
-    pub fn connection_refused(&self) {
-        self.refused_connections.inc();
     }
 
     /// All metrics as text.
@@ -423,8 +416,6 @@ impl Metrics {
         for (task, count) in problems {
             self.task_problems.get_or_create(&TaskLabels { task }).set(*count);
         }
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
+        probe::render(&self.registry)
     }
 }

@@ -6,12 +6,11 @@
 //!   end: stop accepting ─► drain requests ─► close the feed (last bookmarks) ─► Replica::shutdown
 //! ```
 //!
-//! What a connection may cost is bounded in [`crate::connection`], what all of them may in
+//! What a connection may cost is bounded in [`romana_daemon::listener`], what all of them may in
 //! `crate::budget`.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -19,30 +18,28 @@ use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use romana_daemon::Tasks;
+use romana_daemon::error::chain;
+use romana_daemon::listener::{self, Connections, Counters, Plain};
 use romana_daemon::owner::{self, Program};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use romana_daemon::tasks::{TaskError, stop_signal};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::api::Api;
 use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
-use crate::connection::{Guarded, Stamp, http};
+use crate::connection::{no_replica, on_bad_head};
 use crate::disk::{self, Room};
 use crate::join::{self, JoinError};
 use crate::raft::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
 use crate::wal::WalError;
-use crate::{retention, tasks};
+use crate::{retention, tasks as leader_tasks};
 
-/// Bytes that the kernel keeps for a client that does not read; left to itself it takes megabytes.
-const SEND_BUFFER_BYTES: u32 = 256 << 10;
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
 /// Time for the requests in progress when we stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the connections to end after the feed was closed.
@@ -93,6 +90,9 @@ pub enum ServerError {
     /// The replica stopped itself.
     #[error("the replica has stopped: {0}")]
     Fault(String),
+    /// A part of it died.
+    #[error(transparent)]
+    Task(#[from] TaskError),
 }
 
 impl ServerError {
@@ -130,7 +130,7 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let founds = config.join.is_empty();
     let initial = if founds { bootstrap::initial_proposals(&config).await? } else { Vec::new() };
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
-    let listener = bind(config.listen).map_err(listen_error)?;
+    let listener = listener::bind(config.listen).map_err(|error| listen_error(error.source))?;
     let listener = listener.into_std().map_err(listen_error)?;
     let mut room = Room::new(config.data_dir.clone(), config.disk_reserve_bytes);
     let mut lives = 0;
@@ -144,15 +144,6 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
         }
     }
     Ok(())
-}
-
-/// A listener whose connections keep no more unread bytes in the kernel than [`SEND_BUFFER_BYTES`].
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// One life of the replica.
@@ -179,7 +170,7 @@ async fn serve(
     };
     let replica = match started {
         Ok(replica) => replica,
-        Err(error) if disk::is_full(&error) => return Ok(End::Full(told(&error))),
+        Err(error) if disk::is_full(&error) => return Ok(End::Full(chain(&error))),
         Err(error) => {
             return Err(ServerError::Start { id: config.id, source: Box::new(error) });
         }
@@ -187,30 +178,26 @@ async fn serve(
     let api = Api::new(replica.clone(), config.request_timeout);
     info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
     let server = Server::new(api, config.connections_max);
-    let accepting = tokio::spawn(server.clone().accept(listener));
-    let leading = CancellationToken::new();
-    let claim = tokio::spawn(replica.clone().keep_claim(leading.clone()));
-    let keeping = tokio::spawn(retention::keep(replica.clone(), leading.clone()));
-    let tasks = tokio::spawn(tasks::run(
-        replica.clone(),
-        tasks::standard(config.service_cluster_ip_range.clone()),
-        leading.clone(),
-    ));
-    let end = end_of_life(&replica, room, stop).await;
+    let mut tasks = Tasks::new(CancellationToken::new());
+    let leading = tasks.stop();
+    tasks.spawn("connections", server.clone().accept_until(listener, leading.clone()));
+    tasks.spawn("claim", replica.clone().keep_claim(leading.clone()));
+    tasks.spawn("retention", retention::keep(replica.clone(), leading.clone()));
+    let standard = leader_tasks::standard(config.service_cluster_ip_range.clone());
+    tasks.spawn("leader tasks", leader_tasks::run(replica.clone(), standard, leading));
+    let end = tokio::select! {
+        end = end_of_life(&replica, room, stop) => end,
+        died = tasks.first_end() => Err(died.into()),
+    };
     match &end {
         Ok(_) => info!("stopping"),
         Err(fault) => error!(%fault, "ending"),
     }
-    accepting.abort();
-    leading.cancel();
+    tasks.stop().cancel();
     server.drain().await;
-    for (what, running) in [("leader tasks", tasks), ("retention", keeping), ("claim", claim)] {
-        if let Err(error) = running.await {
-            error!(%error, "{what} ended badly");
-        }
-    }
+    let stopped = tasks.stop_all().await;
     replica.shutdown().await;
-    end
+    end.and_then(|end| stopped.map(|()| end).map_err(ServerError::from))
 }
 
 /// Returns when the replica must not go on, and why.
@@ -279,42 +266,16 @@ async fn start(config: ReplicaConfig, patience: Duration) -> Result<Replica, Sta
     }
 }
 
-/// An error and its causes.
-fn told(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 /// Answers everybody by `router`, with the bounds of a connection, until `done`.
 pub(crate) async fn serve_plainly(listener: TcpListener, router: Router, done: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(PLAIN_CONNECTIONS_MAX));
-    let stamp: Stamp = Arc::new(|_| String::from("x-romana-revision: 0\r\n"));
-    loop {
-        let accepted = tokio::select! {
-            () = done.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, peer)) = accepted else {
-            tokio::time::sleep(WATCH_INTERVAL).await;
-            continue;
-        };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
-        let (routed, done) = (TowerToHyperService::new(router.clone()), done.clone());
-        let stamp = Arc::clone(&stamp);
-        tokio::spawn(async move {
-            let _permit = permit;
-            let service =
-                service_fn(move |request: Request<Incoming>| routed.call(request.map(Body::new)));
-            let io = TokioIo::new(Guarded::new(stream, stamp));
-            let connection = http().serve_connection(io, service);
-            tokio::select! {
-                () = done.cancelled() => {}
-                served = connection => if let Err(error) = served {
-                    debug!(%peer, %error, "connection ended");
-                },
-            }
-        });
+    let answers = on_bad_head(no_replica());
+    let connections = Connections::new(PLAIN_CONNECTIONS_MAX, answers, Counters::default());
+    let service = TowerToHyperService::new(router);
+    tokio::select! {
+        () = done.cancelled() => {}
+        () = connections.accept(&listener, Plain, move |_| service.clone()) => {}
     }
+    connections.cut();
 }
 
 /// Lets another replica lead before this one leaves, so that nobody waits for an election.
@@ -328,121 +289,64 @@ async fn hand_over(replica: &Replica) {
     }
 }
 
-/// A token that is cancelled by the first SIGTERM or SIGINT.
-fn stop_signal() -> io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = CancellationToken::new();
-    let cancel = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        cancel.cancel();
-    });
-    Ok(stop)
-}
-
 /// The connections of an API.
 #[derive(Clone)]
 pub struct Server {
     api: Api,
-    router: Router,
-    stamp: Stamp,
-    permits: Arc<Semaphore>,
-    connections_max: usize,
-    stopping: CancellationToken,
-    cut: CancellationToken,
+    connections: Connections,
 }
 
 impl Server {
     /// A server for an API that takes so many connections at the same time.
     #[must_use]
     pub fn new(api: Api, connections_max: usize) -> Self {
-        Self {
-            router: api.router(),
-            stamp: api.stamp_lines(),
-            api,
-            permits: Arc::new(Semaphore::new(connections_max)),
-            connections_max,
-            stopping: CancellationToken::new(),
-            cut: CancellationToken::new(),
+        let answers = on_bad_head(api.stamp_lines());
+        let counters = api.metrics().connections().clone();
+        Self { api, connections: Connections::new(connections_max, answers, counters) }
+    }
+
+    /// Accepts connections until `stop`.
+    async fn accept_until(self, listener: TcpListener, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.accept(listener) => {}
         }
     }
 
     /// Accepts connections until it is dropped or aborted.
     pub async fn accept(self, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) => {
-                    // Of the connection, or no descriptor left: neither is ours to end for.
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(WATCH_INTERVAL).await;
+        let (api, router) = (self.api.clone(), self.api.router());
+        let service = move |_: &TcpStream| {
+            let (api, routed) = (api.clone(), TowerToHyperService::new(router.clone()));
+            service_fn(move |request: Request<Incoming>| {
+                let (api, routed) = (api.clone(), routed.clone());
+                async move {
+                    match api.hot(&request) {
+                        Some((at, row)) => Ok(api.answer(at, row, Vec::new(), request).await),
+                        None => routed.call(request.map(Body::new)).await,
+                    }
                 }
-            }
-        }
-    }
-
-    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            self.api.metrics().connection_refused();
-            debug!(%peer, "too many connections, closing this one");
-            return;
+            })
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%peer, %error, "connection is gone already");
-            return;
-        }
-        tokio::spawn(self.clone().serve(stream, peer, permit));
-    }
-
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
-        self.api.metrics().connections().inc();
-        let api = self.api.clone();
-        let routed = TowerToHyperService::new(self.router.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
-            let (api, routed) = (api.clone(), routed.clone());
-            async move {
-                match api.hot(&request) {
-                    Some((at, row)) => Ok(api.answer(at, row, Vec::new(), request).await),
-                    None => routed.call(request.map(Body::new)).await,
-                }
-            }
-        });
-        let stamp = Arc::clone(&self.stamp);
-        let io = TokioIo::new(Guarded::new(stream, stamp));
-        let mut connection = std::pin::pin!(http().serve_connection(io, service));
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = self.stopping.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    served = connection.as_mut() => served,
-                    () = self.cut.cancelled() => Ok(()),
-                }
-            }
-        };
-        if let Err(error) = served {
-            debug!(%peer, %error, "connection ended");
-        }
-        self.api.metrics().connections().dec();
+        self.connections.accept(&listener, Plain, service).await;
     }
 
     /// Lets requests in progress end, then the feed, then the connections; bounded in time.
     pub async fn drain(&self) {
-        self.stopping.cancel();
+        self.connections.finish();
         let drained = until(DRAIN_TIMEOUT, || self.api.active() == 0).await;
         self.api.close_feed();
-        let closed = until(CLOSE_TIMEOUT, || self.open() == 0).await;
+        let closed = timeout(CLOSE_TIMEOUT, self.connections.closed()).await.is_ok();
         if !drained || !closed {
             warn!(requests = self.api.active(), connections = self.open(), "cutting connections");
         }
-        self.cut.cancel();
+        self.connections.cut();
     }
 
     /// Connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.connections_max - self.permits.available_permits()
+        self.connections.open()
     }
 }
 

@@ -7,7 +7,9 @@
 use std::fmt;
 use std::io::IsTerminal;
 
+use clap::ValueEnum;
 use romana_statemachine::Printable;
+use serde::Deserialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -22,12 +24,15 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::error::Chain;
 use crate::repeats::Repeats;
 
 /// How lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Form {
     /// For people.
+    #[default]
     Text,
     /// For programs.
     Json,
@@ -64,17 +69,6 @@ pub fn init(form: Form, filter: &str) -> Result<(), LogError> {
     .map_err(|error| LogError::Twice(error.into()))?;
     repeats.count();
     Ok(())
-}
-
-/// An error and its causes, in one text.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let causes = std::iter::successors(self.0.source(), |error| error.source());
-        causes.into_iter().try_for_each(|cause| write!(f, ": {cause}"))
-    }
 }
 
 /// Whether a field is not of the event, but of the library that it came through.

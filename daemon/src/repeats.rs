@@ -275,7 +275,7 @@ impl Visit for Visitor {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.put(field, &crate::log::Chain(value), false);
+        self.put(field, &crate::error::Chain(value), false);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

@@ -12,14 +12,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_daemon::error::chain;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Attacher, Entry, Stage};
+use crate::kernel::KernelError;
 use crate::kernel::facts;
 use crate::kernel::links::{self, HostEnd};
 use crate::kernel::taken::Taken;
-use crate::kernel::{KernelError, full};
 use crate::ours::host_link;
 use crate::wire::Key;
 
@@ -111,7 +112,8 @@ impl Attacher {
     }
 
     fn tell(&self, healing: &Healing, error: Option<KernelError>) {
-        let unread = error.map(|error| format!("attachments cannot be verified: {}", full(&error)));
+        let unread =
+            error.map(|error| format!("attachments cannot be verified: {}", chain(&error)));
         let problems: Vec<String> =
             unread.into_iter().chain(healing.problems.values().cloned()).collect();
         self.problems.send_if_modified(|said| {
@@ -208,7 +210,7 @@ impl Attacher {
                             format!("{of}: the route of another program, or a rule, leads {ip} elsewhere")
                         })
                     }
-                    Err(error) => Some(format!("{of} has no host route: {}", full(&error))),
+                    Err(error) => Some(format!("{of} has no host route: {}", chain(&error))),
                 }
             }
             Fault::Down => Some(format!("{of}: its host link is down: `ip link set {link} up`")),

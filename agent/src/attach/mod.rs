@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use romana_client::Client;
+use romana_daemon::error::chain;
 use romana_statemachine::Revision;
 use romana_statemachine::name::HostName;
 use rtnetlink::Handle;
@@ -38,12 +39,13 @@ pub use ability::Unable;
 pub use ledger::{Entry, Held, Ledger, Stage};
 pub use names::{is_of, is_ours, name};
 pub use reserve::Lent;
-pub use server::{News, ServeError, serve};
+pub use server::{News, ServeError, Server, open};
 
+use crate::config::Config;
 use crate::enrol::Standing;
 use crate::follow::Seen;
+use crate::kernel::KernelError;
 use crate::kernel::netns::NetnsError;
-use crate::kernel::{KernelError, full};
 use crate::policy::enforce::Gate;
 use crate::status::PolicyStatus;
 use crate::wire::{Failed, Key};
@@ -62,6 +64,18 @@ pub struct AttachConfig {
     pub mtu: Option<u32>,
     /// Route table of the host routes.
     pub route_table: u32,
+}
+
+impl From<&Config> for AttachConfig {
+    fn from(config: &Config) -> Self {
+        Self {
+            host: config.host.clone(),
+            socket: config.socket.clone(),
+            state_dir: config.state_dir.clone(),
+            mtu: config.mtu,
+            route_table: config.route_table,
+        }
+    }
 }
 
 /// What all requests share.
@@ -142,13 +156,17 @@ fn cooled_down_in(details: &serde_json::Value) -> String {
 
 impl From<KernelError> for Failed {
     fn from(error: KernelError) -> Self {
-        failed(code::KERNEL, full(&error), "")
+        failed(code::KERNEL, chain(&error), "")
     }
 }
 
 impl From<crate::copy::CopyError> for Failed {
     fn from(error: crate::copy::CopyError) -> Self {
-        failed(code::IO, full(&error), "make room, or mend the disk of the agent's state directory")
+        failed(
+            code::IO,
+            chain(&error),
+            "make room, or mend the disk of the agent's state directory",
+        )
     }
 }
 
@@ -158,7 +176,7 @@ impl From<NetnsError> for Failed {
             NetnsError::Open { .. } | NetnsError::Other { .. } => code::UNKNOWN_CONTAINER,
             NetnsError::Own { .. } => code::OWN_NAMESPACE,
         };
-        failed(code, full(&error), "")
+        failed(code, chain(&error), "")
     }
 }
 
@@ -182,10 +200,10 @@ impl From<romana_client::Error> for Failed {
             }
             Error::Refused(refusal) => failed(code::REFUSED, refusal.to_string(), ""),
             Error::Unavailable { .. } | Error::Unknown { .. } => {
-                failed(code::AGAIN, full(&error), "the control plane does not answer: try again")
+                failed(code::AGAIN, chain(&error), "the control plane does not answer: try again")
             }
             Error::Protocol { .. } | Error::Newer { .. } | Error::Config { .. } => {
-                failed(code::AGAIN, full(&error), "")
+                failed(code::AGAIN, chain(&error), "")
             }
         }
     }

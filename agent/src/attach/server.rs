@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use romana_client::Client;
+use romana_daemon::Tasks;
+use romana_daemon::tasks::TaskError;
 use rtnetlink::Handle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -68,19 +70,25 @@ pub struct News {
     pub unable: watch::Sender<Option<Unable>>,
 }
 
-/// Opens the ledger and serves the plugin until `stop`.
+/// The plugin's server, ready to run.
+pub struct Server {
+    listener: UnixListener,
+    attacher: Arc<Attacher>,
+    taken: Arc<Taken>,
+}
+
+/// Makes the socket and opens the ledger.
 ///
 /// # Errors
-/// [`ServeError`]: it did not start.
-pub async fn serve(
+/// [`ServeError`].
+pub async fn open(
     config: AttachConfig,
     client: Client,
     seen: watch::Receiver<Seen>,
     handle: Handle,
     gate: Gate,
     news: News,
-    stop: CancellationToken,
-) -> Result<(), ServeError> {
+) -> Result<Server, ServeError> {
     let listener = listen(&config.socket).await?;
     let attacher = Arc::new(Attacher {
         ledger: Ledger::open(&config.state_dir)?,
@@ -101,22 +109,44 @@ pub async fn serve(
         unable: news.unable,
         exhausted: Mutex::default(),
     });
-    attacher.undo_unfinished().await;
-    let tasks = TaskTracker::new();
-    tasks.spawn(Arc::clone(&attacher).begin(stop.clone()));
-    tasks.spawn(Arc::clone(&attacher).release_all(stop.clone()));
-    tasks.spawn(Arc::clone(&attacher).report_all(stop.clone()));
-    tasks.spawn(Arc::clone(&attacher).watch_ability(stop.clone()));
-    tasks.spawn(Arc::clone(&attacher).heal_all(news.taken, stop.clone()));
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+    Ok(Server { listener, attacher, taken: news.taken })
+}
+
+impl Server {
+    /// Serves the plugin until `stop`, and keeps what is attached as it should be.
+    ///
+    /// # Errors
+    /// [`TaskError`] of a part that died.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), TaskError> {
+        let Self { listener, attacher, taken } = self;
+        attacher.undo_unfinished().await;
+        let mut tasks = Tasks::new(stop.clone());
+        tasks.spawn_job("recover", Arc::clone(&attacher).begin(stop.clone()));
+        tasks.spawn("release", Arc::clone(&attacher).release_all(stop.clone()));
+        tasks.spawn("report", Arc::clone(&attacher).report_all(stop.clone()));
+        tasks.spawn("ability", Arc::clone(&attacher).watch_ability(stop.clone()));
+        tasks.spawn("heal", Arc::clone(&attacher).heal_all(taken, stop.clone()));
+        let conversations = TaskTracker::new();
+        let early = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            error = tasks.first_end() => Some(error),
+            () = converse_all(listener, attacher, conversations.clone()) => None,
         };
-        match accepted {
+        conversations.close();
+        conversations.wait().await;
+        let stopped = tasks.stop_all().await;
+        early.map_or(stopped, Err)
+    }
+}
+
+/// Accepts connections of the plugin until it is dropped.
+async fn converse_all(listener: UnixListener, attacher: Arc<Attacher>, tracker: TaskTracker) {
+    loop {
+        match listener.accept().await {
             Ok((stream, _)) => {
                 let attacher = Arc::clone(&attacher);
-                tasks.spawn(async move {
+                tracker.spawn(async move {
                     if let Err(error) = attacher.converse(stream).await {
                         tracing::debug!(%error, "the plugin went away");
                     }
@@ -124,14 +154,11 @@ pub async fn serve(
             }
             // Out of file descriptors, for example: breathe, rather than spin.
             Err(error) => {
-                tracing::warn!(%error, "the plugin is not heard");
+                tracing::warn!(%error, "accept failed on the CNI socket");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
 }
 
 /// Makes the socket, for root alone. One that nobody answers at is of an agent that ended.

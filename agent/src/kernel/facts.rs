@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkPayload};
@@ -15,6 +16,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::routes::is_host_route;
 use super::taken::Taken;
@@ -224,12 +226,26 @@ fn neighbour_ip(entry: &NeighbourMessage) -> Option<IpAddr> {
     })
 }
 
+/// Tells of changes in the kernel until `stop`. Without news the timers of those who wait are left.
+pub async fn watch_all(wake: Arc<Notify>, taken: Arc<Taken>, stop: CancellationToken) {
+    let watching = async {
+        if let Err(error) = watch(&wake, &taken).await {
+            tracing::warn!(%error, "no news from the kernel: looking on a timer only");
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = watching => {}
+    }
+}
+
 /// Wakes the keeper of routes whenever links, addresses, or routes of ours change, and the keeper of attachments
 /// when routes of ours go, or links of ours go or change. Runs until it is dropped.
 ///
 /// # Errors
 /// No socket.
-pub async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
+async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
     let (connection, _handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,

@@ -76,16 +76,14 @@ impl KernelError {
     }
 }
 
-/// An error and its causes, as one line.
-#[must_use]
-pub fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
+/// A connection to the kernel, served by a task of its own.
+///
+/// # Errors
+/// [`KernelError`].
+pub fn netlink() -> Result<rtnetlink::Handle, KernelError> {
+    let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+    tokio::spawn(connection);
+    Ok(handle)
 }
 
 /// The kernel runs one dump per socket at a time and refuses a second one with EBUSY, so dumps take turns.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_daemon::error::chain;
 use romana_statemachine::Revision;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
@@ -20,8 +21,8 @@ use super::drift::{self, Look};
 use super::model::{Filter, Style};
 use super::world::{Attached, Attachments, World};
 use crate::follow::Seen;
+use crate::kernel::disturbance;
 use crate::kernel::packet_filter::{Backend, FilterError, PacketFilter};
-use crate::kernel::{disturbance, full};
 use crate::status::PolicyStatus;
 use crate::wire::Key;
 
@@ -371,7 +372,7 @@ impl Enforcer {
     /// What the kernel holds is not known any more: the next pass reads it first.
     fn failed(&mut self, error: &FilterError) {
         (self.held, self.read) = (None, None);
-        let text = full(error);
+        let text = chain(error);
         tracing::warn!(error = text, "the kernel's filter is not as wanted");
         self.status.send_modify(|status| {
             if let Some(status) = status {

@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use romana_client::{ApiError, Error};
+use romana_daemon::error::chain;
 use romana_statemachine::{Refusal, escaped, escaped_json};
 use serde_json::{Value, json};
 
@@ -89,15 +90,15 @@ impl Failure {
             }
             Self::Client(error @ Error::Unavailable { .. }) => own(
                 "Unavailable",
-                with_causes(error),
+                chain(error),
                 "Nothing happened. Check -r/--rootURL and that romanad runs there.",
             ),
             Self::Client(error @ Error::Unknown { .. }) => own(
                 "OutcomeUnknown",
-                with_causes(error),
+                chain(error),
                 "Look before you repeat it; allocating by the same name again is safe.",
             ),
-            Self::Client(error) => own("Protocol", with_causes(error), ""),
+            Self::Client(error) => own("Protocol", chain(error), ""),
             Self::Usage(why) => {
                 own("Usage", why.clone(), "romana COMMAND --help shows how a command is used.")
             }
@@ -161,21 +162,6 @@ impl std::fmt::Display for Failure {
         let (_, message, ..) = self.parts();
         f.write_str(&message)
     }
-}
-
-/// The message with the chain of its causes, each once.
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream;
+use romana_daemon::error::chain;
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
@@ -13,7 +14,6 @@ use super::route::{Accepts, CONSISTENCY, Param, Route, Verb, handler};
 use crate::backup::take::{Take, TakeError, origin};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
-use crate::raft::chain;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(

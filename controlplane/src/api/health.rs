@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use romana_daemon::probe::OPENMETRICS;
 use romana_statemachine::Revision;
 use serde::Serialize;
 
@@ -106,6 +107,5 @@ async fn metrics(call: Call) -> reply::Result {
     });
     let text = call.api.metrics().render(&reading, clocks, &replica.problems().counts());
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(reply::raw(StatusCode::OK, state.revision(), kind, Body::from(text)))
+    Ok(reply::raw(StatusCode::OK, state.revision(), OPENMETRICS, Body::from(text)))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
+use romana_daemon::error::chain;
 use romana_statemachine::Millis;
 
 use super::file::{self, FileError};
@@ -58,7 +59,7 @@ pub fn recover(args: &RecoverArgs) -> Result<String, RecoverError> {
         match Salvage::read(dir, scratch) {
             Ok(salvage) => found.push(salvage),
             Err(error) => {
-                text += &format!("not used: {}\n", crate::raft::chain(&error));
+                text += &format!("not used: {}\n", chain(&error));
                 failure = Some(error);
             }
         }

@@ -12,18 +12,19 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use romana_daemon::error::chain;
+use romana_daemon::listener::{Connections, Counters, Plain};
 use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::file::FileError;
 use crate::api::check_origin;
-use crate::connection::{Guarded, Stamp, http};
+use crate::connection::{no_replica, on_bad_head};
 use crate::error::{Code, Failure, REVISION_HEADER};
 use crate::raft::{ReplicaConfig, Restoration, RestoreError, UPLOAD, is_claimed, restore};
 
@@ -31,8 +32,6 @@ use crate::raft::{ReplicaConfig, Restoration, RestoreError, UPLOAD, is_claimed, 
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// Connections at the same time.
 const CONNECTIONS_MAX: usize = 256;
-/// Pause after a connection that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Fills the data directory from a file, if one is given; or waits for a backup, if that is asked for
 /// and the directory is nobody's. Returns when the replica can start, or with `stop`.
@@ -96,44 +95,21 @@ impl Waiting {
         Self { replica, upload: Arc::default(), done: watch::Sender::new(None) }
     }
 
-    /// Serves until the directory is filled. `None`: stopped before.
+    /// Serves until the directory is filled. `None`: stopped before. Answers that are being written go on.
     async fn wait(self, listener: &TcpListener, stop: &CancellationToken) -> Option<Restoration> {
         let mut done = self.done.subscribe();
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                filled = done.wait_for(Option::is_some) => {
-                    return filled.ok().and_then(|restoration| restoration.clone());
-                }
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        // More than these are closed at once.
-                        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
-                        let serving = self.clone().serve(stream);
-                        tokio::spawn(async move {
-                            let _permit = permit;
-                            serving.await;
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
-        }
-    }
-
-    async fn serve(self, stream: TcpStream) {
+        let answers = on_bad_head(no_replica());
+        let connections = Connections::new(CONNECTIONS_MAX, answers, Counters::default());
         let service = service_fn(move |request| {
             let waiting = self.clone();
             async move { Ok::<_, std::convert::Infallible>(waiting.answer(request).await) }
         });
-        let stamp: Stamp = Arc::new(|_| String::from("x-romana-revision: 0\r\n"));
-        let io = TokioIo::new(Guarded::new(stream, stamp));
-        if let Err(error) = http().serve_connection(io, service).await {
-            tracing::debug!(%error, "connection ended");
+        tokio::select! {
+            () = stop.cancelled() => None,
+            filled = done.wait_for(Option::is_some) => {
+                filled.ok().and_then(|restoration| restoration.clone())
+            }
+            () = connections.accept(listener, Plain, move |_| service.clone()) => None,
         }
     }
 
@@ -231,7 +207,7 @@ fn refused(error: RestoreError) -> Failure {
         RestoreError::Locked { .. } => Code::Busy,
         _ => Code::Internal,
     };
-    Failure::new(code, crate::raft::chain(&error))
+    Failure::new(code, chain(&error))
 }
 
 fn shown(value: &Value) -> Response<Body> {

@@ -5,13 +5,13 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use romana_daemon::error::chain;
 use romana_statemachine::Printable;
 use tokio::time::timeout;
 
 use super::bounds;
 use super::codec::{pack, unpack};
 use super::frame::{FrameReader, FrameWriter};
-use super::machine::chain;
 use super::message::{Hello, Purpose, Welcome};
 use crate::metrics::{PeerRefusal, PeerRefusals};
 use crate::platform::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use romana_daemon::error::chain;
 use romana_statemachine::{Entry, Position, Record, Revision, State};
 use tokio::sync::watch;
 
@@ -306,14 +307,6 @@ impl Machine {
         }
         Ok(())
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut text: Vec<String> = causes.map(ToString::to_string).collect();
-    text.dedup();
-    text.join(": ")
 }
 
 /// Checks that the history reaches the state and knows the same digest for its revision.

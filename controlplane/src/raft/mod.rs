@@ -70,6 +70,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use romana_daemon::error::chain;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term};
 use tokio::sync::watch;
@@ -82,7 +83,6 @@ pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
 pub use facts::Facts;
 pub use fault::FaultKind;
 pub use join::{Owner, join, owner};
-pub(crate) use machine::chain;
 pub(crate) use members::next_change;
 pub use problems::Problems;
 pub(crate) use restore::UPLOAD;
@@ -430,10 +430,7 @@ impl Replica {
     /// Why this replica has stopped, if it has. It does not start again by itself.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        self.0
-            .fault
-            .get()
-            .or_else(|| self.0.log.wal().failed().map(|error| machine::chain(&*error)))
+        self.0.fault.get().or_else(|| self.0.log.wal().failed().map(|error| chain(&*error)))
     }
 
     /// Of what kind [`Self::fault`] is.
@@ -658,7 +655,7 @@ impl Replica {
         };
         let synced = blocking(end).await;
         if let Ok(Err(error)) = synced {
-            tracing::error!(error = %machine::chain(&error), "the history is not durable");
+            tracing::error!(error = %chain(&error), "the history is not durable");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use openraft::EntryPayload;
+use romana_daemon::error::chain;
 use romana_statemachine::{Digest, Entry, Index, Millis, Position, Revision, State, Term};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
@@ -205,7 +206,7 @@ impl Survivor<'_> {
             .map_err(|e| self.history(e))?;
         let snapshots = SnapshotStore::open(self.at.join("snapshots"), cluster.into())
             .and_then(|snapshots| Ok(snapshots.newest()?.newest))
-            .map_err(|error| self.unfit(super::machine::chain(&error)))?;
+            .map_err(|error| self.unfit(chain(&error)))?;
         let (state, applied) = match snapshots {
             Some((file, state)) => (state, file.head().last),
             None => (State::new(), None),

@@ -5,6 +5,7 @@
 use std::io;
 use std::time::Duration;
 
+use romana_daemon::error::chain;
 use romana_statemachine::{Digest, Record, Revision};
 use tokio::time::timeout;
 
@@ -12,7 +13,7 @@ use super::bounds::Known;
 use super::codec::{pack, unpack};
 use super::dial::{Conn, Dialer, is_unknown};
 use super::frame::{FrameReader, FrameWriter};
-use super::machine::{Machine, chain};
+use super::machine::Machine;
 use super::message::{Purpose, SnapshotPart, SnapshotReply};
 use super::snapshot::Incoming;
 use super::types::{Raft, SnapshotMeta, SnapshotOf, Vote};

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
+use romana_daemon::error::chain;
 use romana_statemachine::Term;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
-use super::machine::chain;
 use super::types::{Metrics, Raft};
 use crate::wal::{Wal, WalError};
 

@@ -4,11 +4,11 @@ use std::error::Error;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_daemon::error::chain;
 use romana_statemachine::Topic;
 use tokio::time::sleep;
 
 use super::{LeaderContext, Task, TaskError};
-use crate::raft::chain;
 
 /// Shortest pause between passes that changes of the state ask for.
 const SETTLE: Duration = Duration::from_millis(20);

@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use romana_agent::cleanup::Cleanup;
-use romana_agent::config::{Args, Command, Config, LogFormat, metrics_address, state_dir};
+use romana_agent::config::{Args, Command, Config, metrics_address, state_dir};
 use romana_agent::install::{self, Install};
 use romana_agent::status::Status;
 use romana_agent::{daemon, ours};
-use romana_daemon::log::Form;
+use romana_daemon::process::{FAILED, Process, USAGE};
 use romana_statemachine::{escaped_json, escaped_lines};
 
 /// How long the agent may take to say how it is.
@@ -22,45 +22,32 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer, bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// This program.
+const PROCESS: Process = Process("romana-agent");
+
 fn main() -> ExitCode {
     let args = Args::parse();
     match &args.command {
-        Some(Command::Install(wanted)) => return end(install(wanted), 1),
+        Some(Command::Install(wanted)) => return PROCESS.end(install(wanted), FAILED),
         Some(Command::Cleanup(wanted)) => {
             let dir = state_dir(&args).map_err(anyhow::Error::from);
-            return end(dir.and_then(|dir| cleanup(wanted, &dir)), 1);
+            return PROCESS.end(dir.and_then(|dir| cleanup(wanted, &dir)), FAILED);
         }
         Some(Command::Status { json }) => {
             let shown = metrics_address(&args).map_err(anyhow::Error::from);
-            return end(shown.and_then(|address| status(address, *json)), 1);
+            return PROCESS.end(shown.and_then(|address| status(address, *json)), FAILED);
         }
         None => {}
     }
     let check = args.check;
-    let config = match Config::load(args) {
-        Ok(config) => config,
-        Err(error) => return end(Err(error.into()), 2),
-    };
-    if check {
-        return ExitCode::SUCCESS;
+    match Config::load(args) {
+        Err(error) => PROCESS.fail(&error, USAGE),
+        Ok(_) if check => ExitCode::SUCCESS,
+        Ok(config) => {
+            let (form, filter) = (config.log_format, config.log.clone());
+            PROCESS.run(form, &filter, |tasks| daemon::run(config, tasks))
+        }
     }
-    if let Err(error) = log(config.log_format, &config.log) {
-        return end(Err(error), 2);
-    }
-    end(run(config), 1)
-}
-
-fn run(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(daemon::run(config))?)
-}
-
-fn log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let form = match format {
-        LogFormat::Text => Form::Text,
-        LogFormat::Json => Form::Json,
-    };
-    Ok(romana_daemon::log::init(form, filter)?)
 }
 
 /// The plugin is beside this program.
@@ -97,14 +84,4 @@ fn status(address: SocketAddr, json: bool) -> anyhow::Result<()> {
         print!("{}", escaped_lines(&status.text()));
     }
     Ok(())
-}
-
-fn end(result: anyhow::Result<()>, code: u8) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("romana-agent: {}", escaped_lines(&format!("{error:#}")));
-            ExitCode::from(code)
-        }
-    }
 }

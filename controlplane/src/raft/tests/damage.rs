@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use romana_daemon::error::chain;
 use romana_statemachine::{Digest, Record};
 
-use super::super::machine::chain;
 use super::*;
 use crate::history::{History, HistoryError};
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::super::machine::chain;
+use romana_daemon::error::chain;
+
 use super::*;
 
 /// What stands there.

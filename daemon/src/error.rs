@@ -1,0 +1,52 @@
+//! How errors are shown: with their causes, on one line.
+
+use std::error::Error;
+use std::fmt;
+
+/// An error of any kind.
+pub type AnyError = Box<dyn Error + Send + Sync>;
+
+/// Shows an error and its causes: `what failed: why: why that`. A cause that the text contains already is left out,
+/// because many libraries put the cause into the error's own text.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'a));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(self.0))
+    }
+}
+
+/// The same as a `String`.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |&cause| cause.source()) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    #[test]
+    fn causes_follow_each_once() {
+        let layers = ["no such file", "open: no such file", "cannot read the key", "cannot start"];
+        let over = |source, text| Some(Box::new(Layer { text, source }));
+        let error = layers.into_iter().fold(None, over);
+        assert_eq!(chain(&error.unwrap()), "cannot start: cannot read the key: open: no such file");
+    }
+}

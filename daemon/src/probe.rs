@@ -1,0 +1,107 @@
+//! `/healthz`, `/readyz`, `/status` and `/metrics`: what a program says about itself, from one [`Probe`].
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper_util::service::TowerToHyperService;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::listener::{Connections, Counters, Plain, plain_answers};
+
+/// The content type of [`render`]'s text.
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Connections to the probe at the same time.
+const CONNECTIONS_MAX: usize = 256;
+/// Time for requests in progress at the stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a program says about itself.
+pub trait Probe: Send + Sync + 'static {
+    /// The document at `/status`.
+    type Status: Serialize + Send + Sync;
+
+    /// The first part of all names of metrics.
+    fn prefix(&self) -> &'static str;
+
+    /// How the program is now.
+    fn status(&self) -> Self::Status;
+
+    /// Whether the program does its work; `/readyz` answers 503 if not.
+    fn is_ready(&self, status: &Self::Status) -> bool;
+
+    /// The status for people: the body of `/readyz`.
+    fn text(&self, status: &Self::Status) -> String;
+
+    /// Registers what `/metrics` shows.
+    fn metrics(
+        &self,
+        status: &Self::Status,
+        registry: &mut Registry,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// Serves a probe until `stop`.
+pub async fn serve<P: Probe>(listener: TcpListener, probe: P, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router(probe));
+    let connections = Connections::new(CONNECTIONS_MAX, plain_answers(), Counters::default());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = connections.accept(&listener, Plain, move |_| service.clone()) => {}
+    }
+    connections.drain(DRAIN_TIMEOUT).await;
+}
+
+/// The routes of a probe.
+pub fn router<P: Probe>(probe: P) -> Router {
+    let json = |State(probe): State<Arc<P>>| async move { Json(probe.status()) };
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready::<P>))
+        .route("/status", get(json))
+        .route("/metrics", get(metrics::<P>))
+        .with_state(Arc::new(probe))
+}
+
+async fn ready<P: Probe>(State(probe): State<Arc<P>>) -> Response {
+    let status = probe.status();
+    let ready = probe.is_ready(&status);
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, probe.text(&status)).into_response()
+}
+
+async fn metrics<P: Probe>(State(probe): State<Arc<P>>) -> Response {
+    let mut registry = Registry::with_prefix(probe.prefix());
+    let status = probe.status();
+    probe.metrics(&status, &mut registry).await;
+    match render(&registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Metrics in the OpenMetrics text format.
+///
+/// # Errors
+/// Never in practice: writing to a string does not fail.
+pub fn render(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    encode(&mut text, registry)?;
+    Ok(text)
+}
+
+/// Registers a number as it is now.
+pub fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    registry.register(name, help, ConstGauge::new(value));
+}

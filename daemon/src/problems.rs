@@ -1,0 +1,55 @@
+//! What a program cannot put right by itself: each part reports its problems here, and status, metrics and log get them
+//! from here in one way.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The problems of all parts of a program. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Problems(Arc<Mutex<BTreeMap<&'static str, Vec<String>>>>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabels {
+    part: &'static str,
+}
+
+impl Problems {
+    /// Replaces the problems of a part; none, when it works. Those that are new are logged once.
+    pub fn report(&self, part: &'static str, problems: Vec<String>) {
+        let before = self.parts().insert(part, problems.clone()).unwrap_or_default();
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::warn!(part, problem, "the host or the cluster is not as wanted");
+        }
+    }
+
+    /// The problems of a part.
+    #[must_use]
+    pub fn of(&self, part: &str) -> Vec<String> {
+        self.parts().get(part).cloned().unwrap_or_default()
+    }
+
+    /// All problems, by part.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        self.parts().values().flatten().cloned().collect()
+    }
+
+    /// Registers how many problems each part has.
+    pub fn register(&self, registry: &mut Registry) {
+        let counts = Family::<PartLabels, Gauge>::default();
+        for (part, problems) in &*self.parts() {
+            let count = i64::try_from(problems.len()).unwrap_or(i64::MAX);
+            counts.get_or_create(&PartLabels { part }).set(count);
+        }
+        registry.register("part_problems", "Problems that a part reports", counts);
+    }
+
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<&'static str, Vec<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,64 @@
+//! The frame of `main`: log, runtime, signals, tasks, and the exit code. 0: stopped as told; 1: it failed; 2: usage or
+//! configuration.
+
+use std::error::Error;
+use std::future::Future;
+use std::process::ExitCode;
+
+use romana_statemachine::escaped_lines;
+
+use crate::error::{AnyError, chain};
+use crate::log::{self, Form};
+use crate::tasks::{Tasks, stop_signal};
+
+/// Exit code for a failure at work.
+pub const FAILED: u8 = 1;
+/// Exit code for arguments or a configuration that cannot be used.
+pub const USAGE: u8 = 2;
+
+/// This process, by the name of its program.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(pub &'static str);
+
+impl Process {
+    /// Says on standard error why the process ends.
+    pub fn say(self, text: &str) {
+        // Parts of it may come from files and from peers.
+        eprintln!("{}: {}", self.0, escaped_lines(text));
+    }
+
+    /// Says what failed and its causes.
+    pub fn fail(self, error: &dyn Error, code: u8) -> ExitCode {
+        self.say(&chain(error));
+        ExitCode::from(code)
+    }
+
+    /// [`ExitCode::SUCCESS`], or [`Process::fail`].
+    pub fn end<E: Into<AnyError>>(self, result: Result<(), E>, code: u8) -> ExitCode {
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => self.fail(&*error.into(), code),
+        }
+    }
+
+    /// Runs a daemon: sets up the log and starts `work` on a runtime. Its [`Tasks`] are told to stop by SIGTERM and
+    /// SIGINT; `work` starts them and ends with [`Tasks::run`].
+    pub fn run<F, E>(self, form: Form, filter: &str, work: impl FnOnce(Tasks) -> F) -> ExitCode
+    where
+        F: Future<Output = Result<(), E>>,
+        E: Into<AnyError>,
+    {
+        if let Err(error) = log::init(form, filter) {
+            return self.fail(&error, USAGE);
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return self.fail(&error, FAILED),
+        };
+        let ended = runtime.block_on(async {
+            let stop = stop_signal().map_err(|error| format!("cannot receive signals: {error}"))?;
+            Box::pin(work(Tasks::new(stop))).await.map_err(Into::into)
+        });
+        self.end::<AnyError>(ended, FAILED)
+    }
+}

@@ -1,12 +1,12 @@
 //! Configuration of `romana-agent`: flags, environment, file, defaults, in this order of precedence.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use romana_client::{API_PORT, Client, ClientConfig, Server};
-use romana_daemon::file::{self, CONFIG_BYTES_MAX};
+use romana_daemon::config::{Layers, LayersError};
 use romana_daemon::log::Form;
 use romana_statemachine::name::HostName;
 use serde::Deserialize;
@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, env = "ROMANA_AGENT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
-    given: Given,
+    given: Layers<Given>,
     /// Validate the configuration, then exit.
     #[arg(long)]
     pub check: bool,
@@ -216,6 +216,9 @@ pub enum ConfigError {
         /// What is wrong.
         why: String,
     },
+    /// The arguments cannot be read.
+    #[error(transparent)]
+    Arguments(clap::Error),
     /// A value cannot be.
     #[error("{key}: {why}")]
     Value {
@@ -237,8 +240,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(args: Args) -> Result<Self, ConfigError> {
-        let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        Self::check(args.given.or(file))
+        Self::check(given(&args)?)
     }
 
     fn check(given: Given) -> Result<Self, ConfigError> {
@@ -318,9 +320,9 @@ impl Config {
 /// # Errors
 /// [`ConfigError`].
 pub fn metrics_address(args: &Args) -> Result<SocketAddr, ConfigError> {
-    let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
-    let given = args.given.metrics.or(file.metrics);
-    Ok(given.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))))
+    Ok(given(args)?
+        .metrics
+        .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))))
 }
 
 /// The state directory of the agent of this host, for what works on it while no agent runs.
@@ -328,47 +330,16 @@ pub fn metrics_address(args: &Args) -> Result<SocketAddr, ConfigError> {
 /// # Errors
 /// [`ConfigError`].
 pub fn state_dir(args: &Args) -> Result<PathBuf, ConfigError> {
-    let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
-    let given = args.given.state_dir.clone().or(file.state_dir);
-    Ok(given.unwrap_or_else(|| PathBuf::from(ours::STATE_DIR)))
+    Ok(given(args)?.state_dir.unwrap_or_else(|| PathBuf::from(ours::STATE_DIR)))
 }
 
-impl Given {
-    fn or(self, file: Self) -> Self {
-        Self {
-            server: self.server.or(file.server),
-            hostname: self.hostname.or(file.hostname),
-            state_dir: self.state_dir.or(file.state_dir),
-            routes: self.routes.or(file.routes),
-            route_table: self.route_table.or(file.route_table),
-            multihop_blocks: self.multihop_blocks.or(file.multihop_blocks),
-            ecmp: self.ecmp.or(file.ecmp),
-            register: self.register.or(file.register),
-            host_ip: self.host_ip.or(file.host_ip),
-            host_labels: self.host_labels.or(file.host_labels),
-            socket: self.socket.or(file.socket),
-            takeover_after: self.takeover_after.or(file.takeover_after),
-            mtu: self.mtu.or(file.mtu),
-            policy: self.policy.or(file.policy),
-            policy_log: self.policy_log.or(file.policy_log),
-            policy_log_group: self.policy_log_group.or(file.policy_log_group),
-            policy_mark_bit: self.policy_mark_bit.or(file.policy_mark_bit),
-            iptables: self.iptables.or(file.iptables),
-            nat: self.nat.or(file.nat),
-            nat_interface: self.nat_interface.or(file.nat_interface),
-            set_sysctls: self.set_sysctls.or(file.set_sysctls),
-            metrics: self.metrics.or(file.metrics),
-            log_format: self.log_format.or(file.log_format),
-            log: self.log.or(file.log),
-        }
-    }
-}
-
-fn read(path: &Path) -> Result<Given, ConfigError> {
-    let text = file::read_text(path, CONFIG_BYTES_MAX)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|error| ConfigError::File { path: path.to_owned(), why: error.to_string() })
+/// Flags and environment over the file.
+fn given(args: &Args) -> Result<Given, ConfigError> {
+    args.given.over_file(args.config.as_deref()).map_err(|error| match error {
+        LayersError::Read { path, source } => ConfigError::Read { path, source },
+        LayersError::Parse { path, source } => ConfigError::File { path, why: source.to_string() },
+        LayersError::Arguments(error) => ConfigError::Arguments(error),
+    })
 }
 
 fn kernel_name() -> Result<String, ConfigError> {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use romana_daemon::error::chain;
+use romana_daemon::problems::Problems;
 use romana_statemachine::Revision;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
@@ -19,6 +20,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const REST: u32 = 10;
 /// Longest: the reuse delay of addresses is longer.
 const GATHER_MAX: Duration = Duration::from_secs(5);
+/// The name of this part.
+const PART: &str = "connections";
 /// Pause after the kernel refused.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -36,14 +39,15 @@ pub struct Released {
 pub struct Forgotten {
     /// Everything that was released until then.
     pub revision: Revision,
-    /// What somebody has to do something about.
-    pub problems: Vec<String>,
+    /// Whether the kernel refuses.
+    pub failing: bool,
 }
 
 /// Forgets until `stop`.
 pub async fn forget(
     mut released: mpsc::UnboundedReceiver<Released>,
     done: watch::Sender<Forgotten>,
+    problems: Problems,
     stop: CancellationToken,
 ) {
     let (mut ips, mut revision) = (BTreeSet::new(), 0);
@@ -70,16 +74,15 @@ pub async fn forget(
                     tracing::info!(count, addresses = ips.len(), "connections forgotten");
                 }
                 ips.clear();
-                done.send_replace(Forgotten { revision, problems: Vec::new() });
+                problems.report(PART, Vec::new());
+                done.send_replace(Forgotten { revision, failing: false });
             }
             Err(error) => {
-                let why = chain(&error);
-                tracing::warn!(why, "connections of released addresses stay");
-                let what = format!(
-                    "connections of {} released addresses cannot be forgotten: {why}",
-                    ips.len()
-                );
-                done.send_modify(|done| done.problems = vec![what]);
+                let (count, why) = (ips.len(), chain(&error));
+                let what =
+                    format!("connections of {count} released addresses cannot be forgotten: {why}");
+                problems.report(PART, vec![what]);
+                done.send_modify(|done| done.failing = true);
                 sleep(RETRY).await;
             }
         }

@@ -1,4 +1,4 @@
-//! The agent's life: everything is started here, and stopped.
+//! The agent's parts: everything is started here; `romana_daemon` supervises and stops it.
 //!
 //! ```text
 //!   Following ──► seen ─┐
@@ -8,12 +8,12 @@
 //!   attach ─► Gate ─────┘
 //!   romana-cni ──► socket ──► attach ──► ledger, log, kernel
 //! ```
-//! One code path for the first start, normal work, restart and repair. On SIGTERM everything stays in
-//! the kernel.
+//! One code path for the first start, normal work, restart and repair. On SIGTERM everything stays in the kernel.
 
 use std::sync::Arc;
 
 use romana_daemon::error::AnyError;
+use romana_daemon::problems::Problems;
 use romana_daemon::{Tasks, listener, probe};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -26,65 +26,54 @@ use crate::http::AgentProbe;
 use crate::kernel::packet_filter::PacketFilter;
 use crate::kernel::taken::Taken;
 use crate::kernel::{facts, netlink};
-use crate::policy::enforce::enforcer;
+use crate::policy::enforce::{self, enforcer};
 use crate::pulse::{self, HEARTBEAT_TIMEOUT};
-use crate::router::Router;
+use crate::register::{self, Registrar};
+use crate::router::{self, Router};
 use crate::state_dir::StateDir;
-use crate::status::Said;
-use crate::{nat, register, sysctl};
+use crate::status::{Said, Status};
+use crate::{nat, sysctl};
 
 /// Runs the agent until `tasks` are stopped.
 ///
 /// # Errors
 /// It did not start, or a task died.
 pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
-    let stop = tasks.stop();
+    let (stop, problems) = (tasks.stop(), Problems::default());
     let state_dir = StateDir::open(&config.state_dir, &config.socket)?;
-    let (host, instance) = (config.host.clone(), state_dir.instance.clone());
-    let enrolment = Arc::new(Enrolment::new(host, instance, config.takeover_after));
+    let enrolment = Arc::new(Enrolment::new(&config, &state_dir));
     let (release, released) = mpsc::unbounded_channel();
     let (forgetting, forgotten) = watch::channel(Forgotten::default());
-    let following = Following::open(&config, release, forgotten.clone())?;
-    let seen = following.seen();
+    let following = Following::open(&config, release, forgotten)?;
     let (client, beating) = (config.client(None)?, config.client(Some(HEARTBEAT_TIMEOUT))?);
-    let listener = listener::bind(config.metrics)?;
-    let handle = netlink()?;
+    let (health, handle, seen) = (listener::bind(config.metrics)?, netlink()?, following.seen());
     let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));
-    let (problems, attachments) = watch::channel(Vec::new());
-    let (status, routes) = watch::channel(crate::status::Status::default());
+    let (status, routes) = watch::channel(Status::default());
+    let (unable_of, unable) = watch::channel(Some(Unable::new("the agent is starting".into())));
     sysctl::prepare(config.set_sysctls);
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
-    let router = Router::new(&config, handle.clone(), seen.clone(), status);
-    let (unable_of, unable) = watch::channel(Some(Unable::new("the agent is starting".into())));
+    let router = Router::new(&config, handle.clone(), seen.clone(), status, Arc::clone(&wake));
     let standing = enrolment.standing();
-    let said = Said {
-        routes,
-        policy: policy.clone(),
-        attachments,
-        forgotten,
-        standing: standing.clone(),
-        unable,
-        seen: seen.clone(),
-        state_dir: config.state_dir.clone(),
-    };
-    let news =
-        attach::News { taken: Arc::clone(&taken), problems, standing, policy, unable: unable_of };
-    let (asking, kernel) = (client.clone(), handle.clone());
-    let plugin = attach::open((&config).into(), asking, seen.clone(), kernel, gate, news).await?;
-    tasks.spawn("kernel news", facts::watch_all(Arc::clone(&wake), taken, stop.clone()));
-    tasks.spawn("attach", plugin.run(stop.clone()));
+    let said = Said::new(&config, routes, &policy, &problems, &standing, unable, &seen);
+    let news = attach::News { taken: Arc::clone(&taken), standing, policy, unable: unable_of };
+    let plugin = attach::open(&config, client.clone(), seen.clone(), handle.clone(), gate, news);
+    let plugin = plugin.await?;
+    let forget = connections::forget(released, forgetting, problems.clone(), stop.clone());
+    let beat = pulse::beat(Arc::clone(&enrolment), beating, said.clone(), stop.clone());
+    let nat = nat::keep(config.nat.clone(), seen.clone(), problems.clone(), stop.clone());
+
+    tasks.spawn("kernel news", facts::watch_all(wake, taken, stop.clone()));
+    tasks.spawn("attach", plugin.run(problems.clone(), stop.clone()));
     tasks.spawn("follow", following.run(client.clone(), stop.clone()));
-    tasks.spawn("routes", router.run(wake, stop.clone()));
-    tasks.spawn("policy", enforcer.run(stop.clone()));
-    tasks.spawn("nat", nat::keep(config.nat.clone(), seen.clone(), stop.clone()));
-    tasks.spawn("connections", connections::forget(released, forgetting, stop.clone()));
-    let speaking = Arc::clone(&enrolment);
-    let registering = register::keep(config.clone(), speaking, client, handle, seen, stop.clone());
-    tasks.spawn("register", registering);
-    tasks.spawn("heartbeat", pulse::beat(enrolment, beating, said.clone(), stop.clone()));
-    tasks.spawn("health", probe::serve(listener, AgentProbe { said, filter }, stop));
+    tasks.spawn("health", probe::serve(health, AgentProbe { said, filter }, stop.clone()));
+    tasks.spawn("heartbeat", beat);
+    tasks.spawn("connections", forget);
+    tasks.spawn("nat", nat);
+    tasks.reconcile(router, router::SCHEDULE, &problems);
+    tasks.reconcile(enforcer, enforce::SCHEDULE, &problems);
+    let registrar = Registrar { config: config.clone(), enrolment, client, handle, seen };
+    tasks.reconcile(registrar, register::SCHEDULE, &problems);
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");
-    // What is in the kernel stays.
     Ok(tasks.run().await?)
 }

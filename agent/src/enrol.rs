@@ -10,6 +10,9 @@ use romana_statemachine::name::{HostName, InstanceId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::config::Config;
+use crate::state_dir::StateDir;
+
 /// Heartbeats come each second: an agent that has missed one is quiet.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -56,7 +59,9 @@ pub struct Enrolment {
 impl Enrolment {
     /// Of an agent that has not asked yet.
     #[must_use]
-    pub fn new(host: HostName, instance: InstanceId, takeover_after: Duration) -> Self {
+    pub fn new(config: &Config, state_dir: &StateDir) -> Self {
+        let (host, instance) = (config.host.clone(), state_dir.instance.clone());
+        let takeover_after = config.takeover_after;
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let (standing, refused) = (watch::Sender::default(), Notify::new());
         Self {

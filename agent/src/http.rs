@@ -41,6 +41,7 @@ impl Probe for AgentProbe {
 
     async fn metrics(&self, status: &Status, registry: &mut Registry) {
         register_status(registry, status);
+        self.said.problems.register(registry);
         let Some(policy) = &status.policy else { return };
         gauge_policy(registry, policy);
         match self.filter.counters().await {

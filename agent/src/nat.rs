@@ -14,8 +14,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use romana_daemon::problems::Problems;
+use romana_daemon::reconcile::{self, Next, Pass, Reconcile, Schedule};
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::follow::Seen;
@@ -23,10 +24,12 @@ use crate::ours::MASQUERADE_CHAIN as CHAIN;
 
 const TABLE: &str = "nat";
 const HOOK: &str = "POSTROUTING";
-/// How often the chain is looked at when nothing happens.
-const PERIOD: Duration = Duration::from_secs(30);
-/// Pause after a failure.
-const RETRY: Duration = Duration::from_secs(1);
+/// When the chain is looked at, besides on news.
+const SCHEDULE: Schedule = Schedule {
+    period: Some(Duration::from_secs(30)),
+    retry: Duration::from_secs(1),
+    retry_max: Duration::from_secs(8),
+};
 
 /// What is masqueraded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,59 +49,73 @@ pub fn rules(nat: &Nat, networks: &[IpNet], v4: bool) -> Vec<String> {
 }
 
 /// Keeps the chain as wanted until `stop`; with `None` it is taken away, once.
-pub async fn keep(nat: Option<Nat>, mut seen: watch::Receiver<Seen>, stop: CancellationToken) {
-    let Some(nat) = nat else {
-        for v4 in [true, false] {
-            report(blocking(move || take_away(v4)).await);
-        }
-        return stop.cancelled().await;
-    };
-    while !stop.is_cancelled() {
-        let networks = seen
-            .borrow_and_update()
-            .view
-            .as_ref()
-            .map(|view| view.networks.iter().map(|network| network.cidr).collect::<Vec<_>>());
-        let mut pause = PERIOD;
-        if let Some(networks) = &networks {
-            for v4 in [true, false] {
-                let wanted = rules(&nat, networks, v4);
-                if !report(blocking(move || put(v4, &wanted)).await) {
-                    pause = RETRY;
-                }
-            }
-        }
-        let known = networks;
-        let news = async {
-            // Most news is not about networks.
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    changed = seen.changed() => if changed.is_err() { return stop.cancelled().await },
-                }
-                let seen = seen.borrow_and_update();
-                let now = seen.view.as_ref().map(|view| view.networks.iter().map(|n| n.cidr));
-                if now.map(Iterator::collect::<Vec<_>>) != known {
-                    return;
-                }
-            }
-        };
-        // Both outcomes mean: look.
-        _ = timeout(pause, news).await;
+pub async fn keep(
+    nat: Option<Nat>,
+    seen: watch::Receiver<Seen>,
+    problems: Problems,
+    stop: CancellationToken,
+) {
+    if let Some(nat) = nat {
+        let masquerade = Masquerade { nat, seen, networks: None };
+        return reconcile::run(masquerade, SCHEDULE, problems, stop).await;
     }
+    let mut wrong = Vec::new();
+    for v4 in [true, false] {
+        wrong.extend(blocking(move || take_away(v4)).await.err());
+    }
+    problems.report(Masquerade::PART, wrong);
+    stop.cancelled().await;
+}
+
+/// Keeps the chain.
+struct Masquerade {
+    nat: Nat,
+    seen: watch::Receiver<Seen>,
+    /// The networks that the last pass was made for.
+    networks: Option<Vec<IpNet>>,
+}
+
+impl Reconcile for Masquerade {
+    const PART: &'static str = "nat";
+
+    async fn pass(&mut self) -> Pass {
+        self.networks = networks(&self.seen.borrow_and_update());
+        let Some(networks) = &self.networks else { return Pass::default() };
+        let mut pass = Pass::default();
+        for v4 in [true, false] {
+            let wanted = rules(&self.nat, networks, v4);
+            if let Err(why) = blocking(move || put(v4, &wanted)).await {
+                pass.problems.push(why);
+                pass.next = Next::Retry;
+            }
+        }
+        pass
+    }
+
+    /// Most news is not about networks.
+    async fn wake(&mut self) {
+        loop {
+            if self.seen.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if networks(&self.seen.borrow_and_update()) != self.networks {
+                return;
+            }
+        }
+    }
+}
+
+fn networks(seen: &Seen) -> Option<Vec<IpNet>> {
+    let view = seen.view.as_ref()?;
+    Some(view.networks.iter().map(|network| network.cidr).collect())
 }
 
 async fn blocking(
     work: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> Result<(), String> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
-}
-
-fn report(done: Result<(), String>) -> bool {
-    if let Err(why) = &done {
-        tracing::warn!(why, "the chain {CHAIN} is not as wanted");
-    }
-    done.is_ok()
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|error| Err(error.to_string()));
+    done.map_err(|why| format!("the chain {CHAIN} is not as wanted: {why}"))
 }
 
 fn put(v4: bool, wanted: &[String]) -> Result<(), String> {

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use romana_client::model::Host;
 use romana_client::{Client, Error};
+use romana_daemon::reconcile::{Pass, Reconcile, Schedule};
 use romana_statemachine::attachment::AGENT_INFO;
 use romana_statemachine::command::{HostChange, HostSource, HostSpec, Labels};
 use rtnetlink::Handle;
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Registration};
 use crate::enrol::Enrolment;
@@ -23,46 +22,39 @@ use crate::kernel::facts;
 const PERIOD: Duration = Duration::from_secs(30);
 /// So many addresses of other hosts are asked for the way to them.
 const OTHERS_ASKED: usize = 16;
-/// Pause after a failure.
+/// When it looks. How long another agent of this host has been silent is measured by asking: failures do not put
+/// that off.
+pub const SCHEDULE: Schedule = Schedule { period: Some(PERIOD), retry: RETRY, retry_max: RETRY };
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Registers the host, if it is to be registered, has this agent speak for it, and looks after its facts until
-/// `stop`.
-pub async fn keep(
-    config: Config,
-    enrolment: Arc<Enrolment>,
-    client: Client,
-    handle: Handle,
-    seen: watch::Receiver<Seen>,
-    stop: CancellationToken,
-) {
-    let mut said = String::new();
-    while !stop.is_cancelled() {
-        let tried = tokio::select! {
-            () = stop.cancelled() => return,
-            tried = look(&config, &enrolment, &client, &handle, &seen) => tried,
-        };
-        let pause = match tried {
-            Ok(()) => {
-                said.clear();
-                PERIOD
-            }
-            Err(why) => {
-                if why != said {
-                    tracing::warn!(why, "this host is not registered yet");
-                    said = why;
-                }
-                RETRY
-            }
-        };
-        let wake = async {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = enrolment.refused.notified() => {}
-            }
-        };
-        // Both outcomes mean: look.
-        _ = timeout(pause, wake).await;
+/// Registers the host, if it is to be registered, has this agent speak for it, and looks after its facts.
+pub struct Registrar {
+    /// How to register.
+    pub config: Config,
+    /// What this agent is called.
+    pub enrolment: Arc<Enrolment>,
+    /// The control plane.
+    pub client: Client,
+    /// The kernel.
+    pub handle: Handle,
+    /// The view of the cluster.
+    pub seen: watch::Receiver<Seen>,
+}
+
+impl Reconcile for Registrar {
+    const PART: &'static str = "registration";
+    const DROPPED_AT_STOP: bool = true;
+
+    async fn pass(&mut self) -> Pass {
+        let Self { config, enrolment, client, handle, seen } = self;
+        match look(config, enrolment, client, handle, seen).await {
+            Ok(()) => Pass::default(),
+            Err(why) => Pass::failed(format!("this host is not registered yet: {why}")),
+        }
+    }
+
+    async fn wake(&mut self) {
+        self.enrolment.refused.notified().await;
     }
 }
 

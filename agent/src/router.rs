@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use romana_daemon::error::chain;
+use romana_daemon::reconcile::{Next, Pass, Reconcile, Schedule};
 use romana_statemachine::Revision;
 use romana_statemachine::command::HostState;
 use rtnetlink::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::follow::Seen;
@@ -24,8 +24,11 @@ use crate::view::View;
 
 /// How often it looks when nothing happens.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How often while something is wrong, or a host that is down is being asked.
+/// How often while a host that is down is being asked, and soonest after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// When it looks.
+pub const SCHEDULE: Schedule =
+    Schedule { period: Some(PERIOD), retry: RETRY, retry_max: Duration::from_secs(8) };
 
 /// Keeps routes.
 pub struct Router {
@@ -36,13 +39,12 @@ pub struct Router {
     table: RouteTable,
     seen: watch::Receiver<Seen>,
     status: watch::Sender<Status>,
-}
-
-/// How a pass went.
-struct Pass {
-    status: Status,
-    /// Look again soon.
-    soon: bool,
+    wake: Arc<Notify>,
+    /// What the last pass that succeeded was made for, and how it went.
+    done: Option<((Revision, bool), Status, Vec<String>)>,
+    /// Whether the kernel has to be read whatever the view says.
+    look: bool,
+    looked: Instant,
 }
 
 impl Router {
@@ -53,79 +55,21 @@ impl Router {
         handle: Handle,
         seen: watch::Receiver<Seen>,
         status: watch::Sender<Status>,
+        wake: Arc<Notify>,
     ) -> Self {
         let table = RouteTable::new(handle.clone(), config.route_table);
         let options = Options { multihop: config.multihop, ecmp: config.ecmp };
         let (host, enabled) = (config.host.to_string(), config.routes);
-        Self { host, enabled, options, handle, table, seen, status }
+        let (done, look, looked) = (None, true, Instant::now());
+        Self { host, enabled, options, handle, table, seen, status, wake, done, look, looked }
     }
 
-    /// Runs until `stop`.
-    pub async fn run(mut self, wake: Arc<Notify>, stop: CancellationToken) {
-        // What the last pass that succeeded was made for, and how it went.
-        let mut done: Option<((Revision, bool), Status)> = None;
-        let mut look = true;
-        let mut looked = Instant::now();
-        while !stop.is_cancelled() {
-            let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
-            let known = view.as_ref().map(|view| (view.routing, caught_up));
-            let unchanged = done.as_ref().filter(|(at, _)| !look && Some(*at) == known);
-            if let (Some((_, status)), Some(view)) = (unchanged, &view) {
-                // Most events are about addresses and policies: the routes stay as they are.
-                let revision = Some(view.revision);
-                self.say(Status { revision, applied: revision, ..status.clone() }, None);
-                look = self.woken(&wake, &stop, PERIOD.saturating_sub(looked.elapsed())).await;
-                continue;
-            }
-            (done, looked) = (None, Instant::now());
-            let soon = match view {
-                // Nothing is known: what is in the kernel stays.
-                None => {
-                    self.say(Status::default(), Some("nothing is known of the cluster yet"));
-                    false
-                }
-                Some(view) => match self.pass(&view, caught_up).await {
-                    Ok(mut pass) => {
-                        pass.status.problems.extend(view.conflicts.iter().cloned());
-                        if !pass.soon {
-                            done = known.map(|known| (known, pass.status.clone()));
-                        }
-                        self.say(pass.status, None);
-                        pass.soon
-                    }
-                    Err(error) => {
-                        let status = Status { revision: Some(view.revision), ..Status::default() };
-                        self.say(status, Some(&chain(&error)));
-                        true
-                    }
-                },
-            };
-            look = self.woken(&wake, &stop, if soon { RETRY } else { PERIOD }).await;
-        }
-    }
-
-    /// Waits for news or for the end of a pause. Whether the kernel has to be read whatever the view says.
-    async fn woken(&mut self, wake: &Notify, stop: &CancellationToken, pause: Duration) -> bool {
-        let news = async {
-            tokio::select! {
-                () = stop.cancelled() => true,
-                () = wake.notified() => true,
-                changed = self.seen.changed() => {
-                    if changed.is_err() {
-                        stop.cancelled().await;
-                    }
-                    false
-                }
-            }
-        };
-        timeout(pause, news).await.unwrap_or(true)
-    }
-
-    async fn pass(&self, view: &View, caught_up: bool) -> Result<Pass, KernelError> {
+    /// Looks at the kernel and changes what differs from the plan.
+    async fn apply(&self, view: &View, caught_up: bool) -> Result<(Status, Pass), KernelError> {
         let revision = Some(view.revision);
         if !self.enabled {
             let status = Status { revision, applied: revision, ..Status::default() };
-            return Ok(Pass { status, soon: false });
+            return Ok((status, Pass::default()));
         }
         let links = facts::links(&self.handle).await?;
         let down = down_here(view, &links);
@@ -142,34 +86,29 @@ impl Router {
         };
         let failed = self.table.apply(changes).await?;
         let mut status = Status { revision, routes: routes.len(), ..Status::default() };
-        for (_, error) in &failed {
-            status.problems.push(chain(error));
-        }
+        let mut problems: Vec<_> = failed.iter().map(|(_, error)| chain(error)).collect();
         status.applied = revision.filter(|_| failed.is_empty());
         for skip in skipped {
             if skip.problem {
-                status.problems.push(format!("no route to {}: {}", skip.block, skip.why));
+                problems.push(format!("no route to {}: {}", skip.block, skip.why));
             }
             status.skipped.insert(skip.block, skip.why);
         }
-        Ok(Pass { status, soon: !failed.is_empty() || !down.is_empty() })
+        let next = match (failed.is_empty(), down.is_empty()) {
+            (false, _) => Next::Retry,
+            (true, false) => Next::In(RETRY),
+            (true, true) => Next::Period,
+        };
+        Ok((status, Pass { problems, next }))
     }
 
-    fn say(&self, status: Status, problem: Option<&str>) {
-        let mut status = Status {
+    fn say(&self, status: Status) {
+        self.status.send_replace(Status {
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             writes: self.table.writes(),
             ..status
-        };
-        status.problems.extend(problem.map(str::to_owned));
-        // What stays wrong is tried again each second, and told once.
-        let told = self.status.borrow().problems.clone();
-        let new = status.problems.iter().filter(|problem| !told.contains(problem));
-        for problem in new.filter(|_| status.revision.is_some()) {
-            tracing::warn!(problem, "routes are not as wanted");
-        }
-        self.status.send_replace(status);
+        });
     }
 
     /// Ways to hosts that are not on a link here.
@@ -187,6 +126,56 @@ impl Router {
             }
         }
         found
+    }
+}
+
+impl Reconcile for Router {
+    const PART: &'static str = "routes";
+
+    async fn pass(&mut self) -> Pass {
+        let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
+        let Some(view) = view else {
+            // What is in the kernel stays.
+            self.done = None;
+            self.say(Status::default());
+            let problems = vec!["nothing is known of the cluster yet".into()];
+            return Pass { problems, next: Next::Period };
+        };
+        let known = (view.routing, caught_up);
+        let unchanged = self.done.as_ref().filter(|(at, ..)| !self.look && *at == known);
+        if let Some((_, status, problems)) = unchanged {
+            // Most events are about addresses and policies: the routes stay as they are.
+            let revision = Some(view.revision);
+            self.say(Status { revision, applied: revision, ..status.clone() });
+            let next = Next::In(PERIOD.saturating_sub(self.looked.elapsed()));
+            return Pass { problems: problems.clone(), next };
+        }
+        (self.done, self.looked) = (None, Instant::now());
+        match self.apply(&view, caught_up).await {
+            Ok((status, mut pass)) => {
+                pass.problems.extend(view.conflicts.iter().cloned());
+                if pass.next == Next::Period {
+                    self.done = Some((known, status.clone(), pass.problems.clone()));
+                }
+                self.say(status);
+                pass
+            }
+            Err(error) => {
+                self.say(Status { revision: Some(view.revision), ..Status::default() });
+                Pass::failed(chain(&error))
+            }
+        }
+    }
+
+    async fn wake(&mut self) {
+        self.look = true;
+        tokio::select! {
+            () = self.wake.notified() => {}
+            changed = self.seen.changed() => match changed {
+                Ok(()) => self.look = false,
+                Err(_) => std::future::pending().await,
+            }
+        }
     }
 }
 

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use romana_daemon::problems::Problems;
+use romana_daemon::reconcile::Reconcile;
 use romana_statemachine::Revision;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::attach::Unable;
-use crate::connections::Forgotten;
+use crate::config::Config;
 use crate::copy;
 use crate::enrol::Standing;
 use crate::follow::Seen;
+use crate::policy::enforce::Enforcer;
 use crate::sysctl;
 
 /// What is said of an agent that the cluster has left behind.
@@ -57,10 +60,8 @@ pub struct Said {
     pub routes: watch::Receiver<Status>,
     /// The enforcer of policy.
     pub policy: watch::Receiver<Option<PolicyStatus>>,
-    /// What is wrong with attachments.
-    pub attachments: watch::Receiver<Vec<String>>,
-    /// Who forgets connections of released addresses.
-    pub forgotten: watch::Receiver<Forgotten>,
+    /// What the parts cannot put right.
+    pub problems: Problems,
     /// Whether this agent speaks for its host.
     pub standing: watch::Receiver<Standing>,
     /// Why no ADD can work.
@@ -72,6 +73,23 @@ pub struct Said {
 }
 
 impl Said {
+    /// What these parts say.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        routes: watch::Receiver<Status>,
+        policy: &watch::Receiver<Option<PolicyStatus>>,
+        problems: &Problems,
+        standing: &watch::Receiver<Standing>,
+        unable: watch::Receiver<Option<Unable>>,
+        seen: &watch::Receiver<Seen>,
+    ) -> Self {
+        let (policy, problems) = (policy.clone(), problems.clone());
+        let (standing, seen) = (standing.clone(), seen.clone());
+        let state_dir = config.state_dir.clone();
+        Self { routes, policy, problems, standing, unable, seen, state_dir }
+    }
+
     /// All of it, now. `applied`: what is in the kernel in every respect.
     #[must_use]
     pub fn now(&self) -> Status {
@@ -83,10 +101,9 @@ impl Said {
             None => routes.applied,
             Some(policy) => routes.applied.min(policy.applied),
         };
-        let (forgotten, standing) = (self.forgotten.borrow(), self.standing.borrow().problem());
-        let mut problems =
-            [&routes.problems[..], &self.attachments.borrow(), &forgotten.problems].concat();
-        problems.extend(standing);
+        // Those of policy are in its own status.
+        let mut problems = self.problems.all_but(Enforcer::PART);
+        problems.extend(self.standing.borrow().problem());
         problems.extend(stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent")));
         // As it is now: somebody may have set it since the start.
         problems.extend(sysctl::provide(false));

@@ -1,16 +1,16 @@
 //! Configuration of `romanad`: flags, environment, file, defaults, in this order of precedence.
 //!
 //! Everything that must agree across replicas is a command in the log (settings, topology), not a key
-//! here. [`Args`] and [`File`] are what came in; [`Config`] is checked and complete.
+//! here. `Given` is what came in, [`Config`] is checked and complete.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use romana_daemon::file::{self, CONFIG_BYTES_MAX};
+use romana_daemon::config::{Layers, LayersError};
 use romana_daemon::log::Form;
 use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
@@ -49,78 +49,8 @@ pub struct Args {
     /// Configuration file (TOML). Flags and environment go before it.
     #[arg(long, env = "ROMANAD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// One replica on loopback with data in ./romana-data: to try things out.
-    #[arg(long, env = "ROMANAD_DEV", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub dev: Option<bool>,
-    /// Id of this replica: 1 or more, never used again after it was removed.
-    #[arg(long, env = "ROMANAD_ID", value_name = "N")]
-    pub id: Option<u64>,
-    /// Directory for the log, snapshots and the history.
-    #[arg(long, env = "ROMANAD_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Address to serve the API on [default: 0.0.0.0:9600].
-    #[arg(long, env = "ROMANAD_LISTEN", value_name = "ADDR:PORT")]
-    pub listen: Option<SocketAddr>,
-    /// Address to serve peers on [default: 0.0.0.0:9601].
-    #[arg(long, env = "ROMANAD_PEER_LISTEN", value_name = "ADDR:PORT")]
-    pub peer_listen: Option<SocketAddr>,
-    /// Where clients reach this replica's API [default: host of the peer address, port of --listen].
-    #[arg(long, env = "ROMANAD_ADVERTISE_API", value_name = "HOST:PORT")]
-    pub advertise_api: Option<String>,
-    /// Where peers reach this replica [default: its address in --initial-cluster].
-    #[arg(long, env = "ROMANAD_ADVERTISE_PEER", value_name = "HOST:PORT")]
-    pub advertise_peer: Option<String>,
-    /// The replicas that found the cluster, this one included. The same on all of them.
-    #[arg(long, env = "ROMANAD_INITIAL_CLUSTER", value_name = "1=HOST:PORT,2=…")]
-    pub initial_cluster: Option<String>,
-    /// Join the cluster whose API is at one of these, after `romana cluster add`: in place of --id and --initial-cluster.
-    #[arg(long, env = "ROMANAD_JOIN", value_delimiter = ',', value_name = "URL,…")]
-    pub join: Option<Vec<String>>,
-    /// Tells clusters with the same founders apart: part of the cluster's id. Not a secret.
-    #[arg(long, env = "ROMANAD_CLUSTER_TOKEN", value_name = "TEXT")]
-    pub cluster_token: Option<String>,
-    /// Topology document for a new cluster.
-    #[arg(long, env = "ROMANAD_INITIAL_NETWORK", value_name = "FILE")]
-    pub initial_network: Option<PathBuf>,
-    /// Replaces CIDRs of networks in the initial topology.
-    #[arg(long, env = "ROMANAD_NETWORK_CIDR_OVERRIDES", value_name = "NAME=CIDR,…")]
-    pub network_cidr_overrides: Option<String>,
-    /// Use the built-in topology of a cloud for a new cluster.
-    #[arg(long, env = "ROMANAD_CLOUD", value_name = "CLOUD")]
-    pub cloud: Option<Cloud>,
-    /// Region of the cloud; without it, the instance metadata is asked.
-    #[arg(long, env = "ROMANAD_REGION", value_name = "REGION")]
-    pub region: Option<String>,
-    /// Follow a Kubernetes API server and write it into the log. Not in this release: refused.
-    #[arg(long, env = "ROMANAD_KUBERNETES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub kubernetes: Option<bool>,
-    /// Ranges of service addresses: no network, host or endpoint gets them.
-    #[arg(long, env = "ROMANAD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR,...")]
-    pub service_cluster_ip_range: Option<String>,
-    /// Deadline of requests that name none, milliseconds [default: 5000].
-    #[arg(long, env = "ROMANAD_REQUEST_TIMEOUT_MS", value_name = "MS")]
-    pub request_timeout_ms: Option<u64>,
-    /// Connections to the API at the same time [default: 16384].
-    #[arg(long, env = "ROMANAD_CONNECTIONS_MAX", value_name = "N")]
-    pub connections_max: Option<usize>,
-    /// Memory for recent records of the feed, bytes [default: 67108864].
-    #[arg(long, env = "ROMANAD_FEED_MEMORY_BYTES", value_name = "BYTES")]
-    pub feed_memory_bytes: Option<usize>,
-    /// Begin a new cluster with this backup, in an empty data directory. The same on all founders.
-    #[arg(long, env = "ROMANAD_RESTORE", value_name = "FILE")]
-    pub restore: Option<PathBuf>,
-    /// With an empty data directory: wait until somebody sends a backup, and begin with it.
-    #[arg(long, env = "ROMANAD_AWAIT_RESTORE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub await_restore: Option<bool>,
-    /// Room to keep free on the disk of the data, bytes [default: 268435456; 0: none].
-    #[arg(long, env = "ROMANAD_DISK_RESERVE_BYTES", value_name = "BYTES")]
-    pub disk_reserve_bytes: Option<u64>,
-    /// Log lines for people or for programs [default: text].
-    #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<Form>,
-    /// What to log: a level or target=level,… [default: info,openraft=error].
-    #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
-    pub log: Option<String>,
+    #[command(flatten)]
+    given: Layers<Given>,
     /// Validate the configuration and the initial topology, then exit.
     #[arg(long)]
     pub check: bool,
@@ -144,56 +74,126 @@ pub enum Command {
     Recover(RecoverArgs),
 }
 
-/// The configuration file. Keys are the flags' names with underscores.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// What a flag, a variable or a key of the file can say.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(missing_docs, reason = "each key is documented at the flag of the same name")]
-pub struct File {
-    pub dev: Option<bool>,
-    pub id: Option<u64>,
-    pub data_dir: Option<PathBuf>,
-    pub listen: Option<SocketAddr>,
-    pub peer_listen: Option<SocketAddr>,
-    pub advertise_api: Option<String>,
-    pub advertise_peer: Option<String>,
-    pub initial_cluster: Option<BTreeMap<String, String>>,
-    pub join: Option<Vec<String>>,
-    pub cluster_token: Option<String>,
-    pub initial_network: Option<PathBuf>,
-    pub network_cidr_overrides: Option<BTreeMap<String, String>>,
-    pub cloud: Option<Cloud>,
-    pub region: Option<String>,
-    pub kubernetes: Option<bool>,
-    pub service_cluster_ip_range: Option<String>,
-    pub request_timeout_ms: Option<u64>,
-    pub connections_max: Option<usize>,
-    pub feed_memory_bytes: Option<usize>,
-    pub restore: Option<PathBuf>,
-    pub await_restore: Option<bool>,
-    pub disk_reserve_bytes: Option<u64>,
-    pub log_format: Option<Form>,
-    pub log: Option<String>,
+struct Given {
+    /// One replica on loopback with data in ./romana-data: to try things out.
+    #[arg(long, env = "ROMANAD_DEV", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    dev: Option<bool>,
+    /// Id of this replica: 1 or more, never used again after it was removed.
+    #[arg(long, env = "ROMANAD_ID", value_name = "N")]
+    id: Option<u64>,
+    /// Directory for the log, snapshots and the history.
+    #[arg(long, env = "ROMANAD_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address to serve the API on [default: 0.0.0.0:9600].
+    #[arg(long, env = "ROMANAD_LISTEN", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Address to serve peers on [default: 0.0.0.0:9601].
+    #[arg(long, env = "ROMANAD_PEER_LISTEN", value_name = "ADDR:PORT")]
+    peer_listen: Option<SocketAddr>,
+    /// Where clients reach this replica's API [default: host of the peer address, port of --listen].
+    #[arg(long, env = "ROMANAD_ADVERTISE_API", value_name = "HOST:PORT")]
+    advertise_api: Option<String>,
+    /// Where peers reach this replica [default: its address in --initial-cluster].
+    #[arg(long, env = "ROMANAD_ADVERTISE_PEER", value_name = "HOST:PORT")]
+    advertise_peer: Option<String>,
+    /// The replicas that found the cluster, this one included. The same on all of them.
+    #[arg(long, env = "ROMANAD_INITIAL_CLUSTER", value_name = "1=HOST:PORT,2=…")]
+    initial_cluster: Option<Pairs>,
+    /// Join the cluster whose API is at one of these, after `romana cluster add`: in place of --id and --initial-cluster.
+    #[arg(long, env = "ROMANAD_JOIN", value_delimiter = ',', value_name = "URL,…")]
+    join: Option<Vec<String>>,
+    /// Tells clusters with the same founders apart: part of the cluster's id. Not a secret.
+    #[arg(long, env = "ROMANAD_CLUSTER_TOKEN", value_name = "TEXT")]
+    cluster_token: Option<String>,
+    /// Topology document for a new cluster.
+    #[arg(long, env = "ROMANAD_INITIAL_NETWORK", value_name = "FILE")]
+    initial_network: Option<PathBuf>,
+    /// Replaces CIDRs of networks in the initial topology.
+    #[arg(long, env = "ROMANAD_NETWORK_CIDR_OVERRIDES", value_name = "NAME=CIDR,…")]
+    network_cidr_overrides: Option<Pairs>,
+    /// Use the built-in topology of a cloud for a new cluster.
+    #[arg(long, env = "ROMANAD_CLOUD", value_name = "CLOUD")]
+    cloud: Option<Cloud>,
+    /// Region of the cloud; without it, the instance metadata is asked.
+    #[arg(long, env = "ROMANAD_REGION", value_name = "REGION")]
+    region: Option<String>,
+    /// Follow a Kubernetes API server and write it into the log. Not in this release: refused.
+    #[arg(long, env = "ROMANAD_KUBERNETES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    kubernetes: Option<bool>,
+    /// Ranges of service addresses: no network, host or endpoint gets them.
+    #[arg(long, env = "ROMANAD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR,...")]
+    service_cluster_ip_range: Option<String>,
+    /// Deadline of requests that name none, milliseconds [default: 5000].
+    #[arg(long, env = "ROMANAD_REQUEST_TIMEOUT_MS", value_name = "MS")]
+    request_timeout_ms: Option<u64>,
+    /// Connections to the API at the same time [default: 16384].
+    #[arg(long, env = "ROMANAD_CONNECTIONS_MAX", value_name = "N")]
+    connections_max: Option<usize>,
+    /// Memory for recent records of the feed, bytes [default: 67108864].
+    #[arg(long, env = "ROMANAD_FEED_MEMORY_BYTES", value_name = "BYTES")]
+    feed_memory_bytes: Option<usize>,
+    /// Begin a new cluster with this backup, in an empty data directory. The same on all founders.
+    #[arg(long, env = "ROMANAD_RESTORE", value_name = "FILE")]
+    restore: Option<PathBuf>,
+    /// With an empty data directory: wait until somebody sends a backup, and begin with it.
+    #[arg(long, env = "ROMANAD_AWAIT_RESTORE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    await_restore: Option<bool>,
+    /// Room to keep free on the disk of the data, bytes [default: 268435456; 0: none].
+    #[arg(long, env = "ROMANAD_DISK_RESERVE_BYTES", value_name = "BYTES")]
+    disk_reserve_bytes: Option<u64>,
+    /// Log lines for people or for programs [default: text].
+    #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<Form>,
+    /// What to log: a level or target=level,… [default: info,openraft=error].
+    #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// Names and values: `a=b,c=d` in a flag or a variable, a table in the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "BTreeMap<String, String>")]
+enum Pairs {
+    Text(String),
+    Table(BTreeMap<String, String>),
+}
+
+impl From<String> for Pairs {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<BTreeMap<String, String>> for Pairs {
+    fn from(table: BTreeMap<String, String>) -> Self {
+        Self::Table(table)
+    }
+}
+
+impl Pairs {
+    fn split(self, key: &'static str) -> Result<Vec<(String, String)>, ConfigError> {
+        let text = match self {
+            Self::Table(table) => return Ok(table.into_iter().collect()),
+            Self::Text(text) => text,
+        };
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts
+            .map(|part| match part.split_once('=') {
+                Some((left, right)) => Ok((left.trim().into(), right.trim().into())),
+                None => Err(invalid(key, part, "write it as left=right,left=right")),
+            })
+            .collect()
+    }
 }
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not what it should be.
-    #[error("{} is not a valid configuration", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
+    /// The file, or the arguments, cannot be read.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
     /// A value is missing.
     #[error("{key} is missing: give --{flag}, or --dev to try things out")]
     Missing {
@@ -279,88 +279,65 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the key.
     pub fn load(args: Args, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
-        let file = match &args.config {
-            Some(path) => read_file(path)?,
-            None => File::default(),
-        };
-        Self::merge(args, file, kubernetes_host)
+        let given = args.given.over_file(args.config.as_deref())?;
+        Self::check(given, kubernetes_host)
     }
 
-    fn merge(args: Args, file: File, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
-        refuse_kubernetes(args.kubernetes.or(file.kubernetes).unwrap_or(false))?;
-        let dev = args.dev.or(file.dev).unwrap_or(false);
+    fn check(given: Given, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
+        refuse_kubernetes(given.kubernetes.unwrap_or(false))?;
+        let dev = given.dev.unwrap_or(false);
         let interface = IpAddr::V4(if dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
-        let listen = args.listen.or(file.listen);
-        let listen = listen.unwrap_or_else(|| SocketAddr::new(interface, API_PORT));
-        let peer_listen = args.peer_listen.or(file.peer_listen);
+        let listen = given.listen.unwrap_or_else(|| SocketAddr::new(interface, API_PORT));
+        let peer_listen = given.peer_listen;
         let peer_listen = peer_listen.unwrap_or_else(|| SocketAddr::new(interface, PEER_PORT));
-        let join = servers(args.join.or(file.join).unwrap_or_default())?;
-        let id = own_id(&join, args.id.or(file.id), dev)?;
+        let join = servers(given.join.unwrap_or_default())?;
+        let id = own_id(&join, given.id, dev)?;
         let dev_dir = dev.then(|| PathBuf::from("romana-data"));
-        let data_dir = args.data_dir.or(file.data_dir);
-        let data_dir = required(data_dir, dev_dir, "data_dir", "data-dir")?;
-        let founders = match (args.initial_cluster, file.initial_cluster) {
-            (Some(text), _) => founders(pairs("initial_cluster", &text)?)?,
-            (None, Some(table)) => founders(table.into_iter().collect())?,
-            (None, None) if dev && join.is_empty() => {
-                BTreeMap::from([(id, peer_listen.to_string())])
-            }
-            (None, None) => BTreeMap::new(),
+        let data_dir = required(given.data_dir, dev_dir, "data_dir", "data-dir")?;
+        let founders = match given.initial_cluster {
+            Some(pairs) => founders(pairs.split("initial_cluster")?)?,
+            None if dev && join.is_empty() => BTreeMap::from([(id, peer_listen.to_string())]),
+            None => BTreeMap::new(),
         };
-        let overrides = match (args.network_cidr_overrides, file.network_cidr_overrides) {
-            (Some(text), _) => cidrs(pairs("network_cidr_overrides", &text)?)?,
-            (None, Some(table)) => cidrs(table.into_iter().collect())?,
-            (None, None) => BTreeMap::new(),
+        let overrides = match given.network_cidr_overrides {
+            Some(pairs) => cidrs(pairs.split("network_cidr_overrides")?)?,
+            None => BTreeMap::new(),
         };
-        let advertise_peer = args.advertise_peer.or(file.advertise_peer);
-        let advertise_peer = own_address(id, &founders, advertise_peer, peer_listen)?;
-        let advertise_api = args.advertise_api.or(file.advertise_api);
-        let initial_topology = initial_topology(
-            args.initial_network.or(file.initial_network),
-            args.cloud.or(file.cloud),
-            args.region.or(file.region),
-            kubernetes_host,
-        );
-        let timeout_ms = args.request_timeout_ms.or(file.request_timeout_ms).unwrap_or(5_000);
+        let advertise_peer = own_address(id, &founders, given.advertise_peer, peer_listen)?;
+        let api = given.advertise_api.or_else(|| api_beside(&advertise_peer, listen));
+        let initial_topology =
+            initial_topology(given.initial_network, given.cloud, given.region, kubernetes_host);
+        let timeout_ms = given.request_timeout_ms.unwrap_or(5_000);
         within("request_timeout_ms", timeout_ms, REQUEST_TIMEOUT_MS)?;
-        let connections = args.connections_max.or(file.connections_max).unwrap_or(16_384);
+        let connections = given.connections_max.unwrap_or(16_384);
         within("connections_max", connections, CONNECTIONS)?;
-        let feed_bytes = args.feed_memory_bytes.or(file.feed_memory_bytes).unwrap_or(64 << 20);
+        let feed_bytes = given.feed_memory_bytes.unwrap_or(64 << 20);
         within("feed_memory_bytes", feed_bytes, FEED_BYTES)?;
-        let reserve = args.disk_reserve_bytes.or(file.disk_reserve_bytes).unwrap_or(256 << 20);
+        let reserve = given.disk_reserve_bytes.unwrap_or(256 << 20);
         within("disk_reserve_bytes", reserve, DISK_RESERVE)?;
         Ok(Self {
             id,
             data_dir,
             listen,
             peer_listen,
-            advertise_api: advertise_api.or_else(|| api_beside(&advertise_peer, listen)),
+            advertise_api: api,
             advertise_peer,
             initial_cluster: founders,
             join,
-            cluster_token: args.cluster_token.or(file.cluster_token).unwrap_or_default(),
+            cluster_token: given.cluster_token.unwrap_or_default(),
             initial_topology,
             network_cidr_overrides: overrides,
-            service_cluster_ip_range: service_ranges(
-                args.service_cluster_ip_range.or(file.service_cluster_ip_range),
-            )?,
+            service_cluster_ip_range: service_ranges(given.service_cluster_ip_range)?,
             request_timeout: Duration::from_millis(timeout_ms),
             connections_max: connections,
             feed_memory_bytes: feed_bytes,
-            restore: args.restore.or(file.restore),
-            await_restore: args.await_restore.or(file.await_restore).unwrap_or(false),
+            restore: given.restore,
+            await_restore: given.await_restore.unwrap_or(false),
             disk_reserve_bytes: reserve,
-            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
-            log: args.log.or(file.log).unwrap_or_else(|| LOG_DEFAULT.into()),
+            log_format: given.log_format.unwrap_or_default(),
+            log: given.log.unwrap_or_else(|| LOG_DEFAULT.into()),
         })
     }
-}
-
-fn read_file(path: &Path) -> Result<File, ConfigError> {
-    let text = file::read_text(path, CONFIG_BYTES_MAX)
-        .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
 }
 
 fn invalid(key: &'static str, value: impl Into<String>, why: impl Into<String>) -> ConfigError {
@@ -396,17 +373,6 @@ fn refuse_kubernetes(wanted: bool) -> Result<(), ConfigError> {
         return Err(invalid("kubernetes", "true", why));
     }
     Ok(())
-}
-
-/// Splits `a=b,c=d`.
-fn pairs(key: &'static str, text: &str) -> Result<Vec<(String, String)>, ConfigError> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts
-        .map(|part| match part.split_once('=') {
-            Some((left, right)) => Ok((left.trim().into(), right.trim().into())),
-            None => Err(invalid(key, part, "write it as left=right,left=right")),
-        })
-        .collect()
 }
 
 fn founders(pairs: Vec<(String, String)>) -> Result<BTreeMap<u64, String>, ConfigError> {
@@ -549,6 +515,8 @@ fn initial_topology(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn args(line: &str) -> Args {
@@ -556,7 +524,7 @@ mod tests {
     }
 
     fn merged(line: &str, toml: &str) -> Result<Config, ConfigError> {
-        Config::merge(args(line), toml::from_str(toml).unwrap(), None)
+        Config::check(args(line).given.over(toml::from_str(toml).unwrap())?, None)
     }
 
     #[test]
@@ -604,7 +572,7 @@ mod tests {
             let error = merged(line, "").unwrap_err().to_string();
             assert!(error.starts_with(key), "{line}: {error}");
         }
-        assert!(toml::from_str::<File>("colour = 1").is_err());
+        assert!(toml::from_str::<Given>("colour = 1").is_err());
     }
 
     #[test]
@@ -618,8 +586,8 @@ mod tests {
     #[test]
     fn the_annotated_file_is_valid_and_complete() {
         let text = include_str!("../../deploy/config/romanad.toml");
-        let file: File = toml::from_str(text).unwrap();
-        assert!(Config::merge(Args::default(), file, None).is_ok());
+        let file: Given = toml::from_str(text).unwrap();
+        assert!(Config::check(file, None).is_ok());
         let everything: String = text
             .lines()
             .map(|line| line.strip_prefix("#> ").unwrap_or(line))
@@ -631,7 +599,7 @@ mod tests {
             let only_flags = ["config", "check", "help", "version"].contains(&flag);
             assert!(only_flags || keys.contains_key(flag), "{flag} is not in romanad.toml");
         }
-        let _: File = toml::from_str(&everything).unwrap();
+        let _: Given = toml::from_str(&everything).unwrap();
     }
 
     #[test]

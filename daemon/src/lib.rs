@@ -5,6 +5,7 @@
 //! ```
 //! Besides: files at paths that users give, directories that are not shared, and how errors are shown.
 
+pub mod config;
 pub mod error;
 pub mod file;
 pub mod listener;

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::{Connections, Counters, Plain, plain_answers};
+use crate::problems::Problems;
 
 /// The content type of [`render`]'s text.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -55,6 +56,9 @@ pub trait Probe: Send + Sync + 'static {
 pub async fn serve<P: Probe>(listener: TcpListener, probe: P, stop: CancellationToken) {
     let service = TowerToHyperService::new(router(probe));
     let connections = Connections::new(CONNECTIONS_MAX, plain_answers(), Counters::default());
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "health, status and metrics are served");
+    }
     tokio::select! {
         () = stop.cancelled() => {}
         () = connections.accept(&listener, Plain, move |_| service.clone()) => {}
@@ -104,4 +108,60 @@ pub fn render(registry: &Registry) -> Result<String, std::fmt::Error> {
 pub fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
     let value = i64::try_from(value).unwrap_or(i64::MAX);
     registry.register(name, help, ConstGauge::new(value));
+}
+
+/// The probe of a program that has nothing of its own to say: it is ready while no part reports a problem.
+#[derive(Clone, Debug)]
+pub struct Health {
+    program: &'static str,
+    version: &'static str,
+    problems: Problems,
+}
+
+/// What [`Health`] says.
+#[derive(Clone, Debug, Serialize)]
+pub struct HealthStatus {
+    program: &'static str,
+    version: &'static str,
+    ready: bool,
+    problems: Vec<String>,
+}
+
+impl Health {
+    /// `program` is also the first part of the metrics' names.
+    #[must_use]
+    pub fn new(program: &'static str, version: &'static str, problems: Problems) -> Self {
+        Self { program, version, problems }
+    }
+}
+
+impl Probe for Health {
+    type Status = HealthStatus;
+
+    fn prefix(&self) -> &'static str {
+        self.program
+    }
+
+    fn status(&self) -> HealthStatus {
+        let Self { program, version, .. } = *self;
+        let problems = self.problems.all();
+        HealthStatus { program, version, ready: problems.is_empty(), problems }
+    }
+
+    fn is_ready(&self, status: &HealthStatus) -> bool {
+        status.ready
+    }
+
+    fn text(&self, status: &HealthStatus) -> String {
+        let HealthStatus { program, version, ready, problems } = status;
+        let ready = if *ready { "ready" } else { "not ready" };
+        let lines = problems.iter().map(|problem| format!("problem     {problem}\n"));
+        format!("{program} {version}: {ready}\n") + &lines.collect::<String>()
+    }
+
+    async fn metrics(&self, status: &HealthStatus, registry: &mut Registry) {
+        let help = "Whether the program does its work (1) or not (0)";
+        gauge(registry, "ready", help, u64::from(status.ready));
+        self.problems.register(registry);
+    }
 }

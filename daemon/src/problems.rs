@@ -27,16 +27,18 @@ impl Problems {
         }
     }
 
-    /// The problems of a part.
-    #[must_use]
-    pub fn of(&self, part: &str) -> Vec<String> {
-        self.parts().get(part).cloned().unwrap_or_default()
-    }
-
     /// All problems, by part.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
-        self.parts().values().flatten().cloned().collect()
+        self.all_but("")
+    }
+
+    /// The same without those of a part that is shown elsewhere.
+    #[must_use]
+    pub fn all_but(&self, part: &str) -> Vec<String> {
+        let parts = self.parts();
+        let others = parts.iter().filter(|(name, _)| **name != part);
+        others.flat_map(|(_, problems)| problems).cloned().collect()
     }
 
     /// Registers how many problems each part has.

@@ -61,7 +61,10 @@ pub trait Reconcile: Send + 'static {
     /// The name of the part, under which its problems are reported.
     const PART: &'static str;
 
-    /// Looks once and changes what differs. It is not interrupted.
+    /// Whether a pass may be dropped at the stop. Otherwise it is waited for.
+    const DROPPED_AT_STOP: bool = false;
+
+    /// Looks once and changes what differs.
     fn pass(&mut self) -> impl Future<Output = Pass> + Send;
 
     /// Returns when there is a reason for a pass. It is dropped when the pause is over: what it has taken note of must
@@ -78,7 +81,11 @@ pub async fn run<R: Reconcile>(
 ) {
     let mut failures = 0_u32;
     while !stop.is_cancelled() {
-        let Pass { problems: found, next } = reconciler.pass().await;
+        let pass = tokio::select! {
+            () = stop.cancelled(), if R::DROPPED_AT_STOP => return,
+            pass = reconciler.pass() => pass,
+        };
+        let Pass { problems: found, next } = pass;
         problems.report(R::PART, found);
         failures = if next == Next::Retry { failures.saturating_add(1) } else { 0 };
         let pause = schedule.pause(next, failures);

@@ -11,6 +11,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::AnyError;
+use crate::problems::Problems;
+use crate::reconcile::{self, Reconcile, Schedule};
 
 /// Returns a token that the first SIGTERM or SIGINT cancels.
 ///
@@ -118,6 +120,11 @@ impl Tasks {
         T: Future<Output: Outcome> + Send + 'static,
     {
         self.start(name, Kind::Job, task);
+    }
+
+    /// Starts a reconcile loop under the name of its part.
+    pub fn reconcile<R: Reconcile>(&mut self, reconciler: R, when: Schedule, problems: &Problems) {
+        self.spawn(R::PART, reconcile::run(reconciler, when, problems.clone(), self.stop()));
     }
 
     fn start<T>(&mut self, name: &'static str, kind: Kind, task: T)

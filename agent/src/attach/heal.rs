@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use romana_daemon::error::chain;
-use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
+use romana_daemon::reconcile::{Next, Pass, Reconcile, Schedule};
+use tokio::time::Instant;
 
 use super::{Attacher, Entry, Stage};
 use crate::kernel::KernelError;
@@ -28,6 +28,9 @@ use crate::wire::Key;
 const PERIOD: Duration = Duration::from_secs(30);
 /// How often while something is wrong.
 const RETRY: Duration = Duration::from_secs(1);
+/// When it looks, besides when something is touched.
+pub(super) const SCHEDULE: Schedule =
+    Schedule { period: Some(PERIOD), retry: RETRY, retry_max: RETRY };
 /// Changes within this time are one look.
 const GATHER: Duration = Duration::from_millis(200);
 /// How long an attachment without link and namespace is kept for the runtime's DEL.
@@ -78,54 +81,54 @@ struct Healing {
     gone: BTreeMap<Key, Instant>,
 }
 
-impl Attacher {
-    /// Heals until `stop`: what the kernel says was touched, what is wrong, and on a timer everything.
-    pub(super) async fn heal_all(self: Arc<Self>, taken: Arc<Taken>, stop: CancellationToken) {
-        let mut healing = Healing::default();
-        let mut looked: Option<Instant> = None;
-        while !stop.is_cancelled() {
-            let touched = taken.take();
-            let everything =
-                touched.everything || looked.is_none_or(|looked| looked.elapsed() >= PERIOD);
-            let mut keys = self.ledger.concerned(&touched.links, &touched.ips);
-            keys.extend(healing.problems.keys().cloned());
-            let done = match everything {
-                true => self.look_at_all(&mut healing).await,
-                false => self.look_at(keys, &mut healing).await,
-            };
-            looked = match done {
-                Ok(()) if everything => Some(Instant::now()),
-                Ok(()) => looked,
-                Err(_) => None,
-            };
-            self.tell(&healing, done.err());
-            let well = looked.is_some() && healing.problems.is_empty();
-            let woken = async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = async { taken.news().await; tokio::time::sleep(GATHER).await } => {}
-                }
-            };
-            // Both outcomes mean: look.
-            _ = timeout(if well { PERIOD } else { RETRY }, woken).await;
-        }
-    }
+/// Keeps attachments healthy.
+pub(super) struct Healer {
+    attacher: Arc<Attacher>,
+    taken: Arc<Taken>,
+    healing: Healing,
+    looked: Option<Instant>,
+}
 
-    fn tell(&self, healing: &Healing, error: Option<KernelError>) {
+impl Healer {
+    pub(super) fn new(attacher: Arc<Attacher>, taken: Arc<Taken>) -> Self {
+        Self { attacher, taken, healing: Healing::default(), looked: None }
+    }
+}
+
+impl Reconcile for Healer {
+    const PART: &'static str = "attachments";
+
+    /// Heals what the kernel says was touched, what is wrong, and on a timer everything.
+    async fn pass(&mut self) -> Pass {
+        let Self { attacher, taken, healing, looked } = self;
+        let touched = taken.take();
+        let everything =
+            touched.everything || looked.is_none_or(|looked| looked.elapsed() >= PERIOD);
+        let mut keys = attacher.ledger.concerned(&touched.links, &touched.ips);
+        keys.extend(healing.problems.keys().cloned());
+        let done = match everything {
+            true => attacher.look_at_all(healing).await,
+            false => attacher.look_at(keys, healing).await,
+        };
+        *looked = match done {
+            Ok(()) if everything => Some(Instant::now()),
+            Ok(()) => *looked,
+            Err(_) => None,
+        };
+        let well = looked.is_some() && healing.problems.is_empty();
         let unread =
-            error.map(|error| format!("attachments cannot be verified: {}", chain(&error)));
-        let problems: Vec<String> =
-            unread.into_iter().chain(healing.problems.values().cloned()).collect();
-        self.problems.send_if_modified(|said| {
-            let changed = *said != problems;
-            if changed {
-                problems.iter().for_each(|problem| tracing::warn!(problem, "attachment"));
-                *said = problems;
-            }
-            changed
-        });
+            done.err().map(|error| format!("attachments cannot be verified: {}", chain(&error)));
+        let problems = unread.into_iter().chain(healing.problems.values().cloned()).collect();
+        Pass { problems, next: if well { Next::Period } else { Next::Retry } }
     }
 
+    async fn wake(&mut self) {
+        self.taken.news().await;
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+impl Attacher {
     /// Looks at everything, and puts back what is missing.
     async fn look_at_all(self: &Arc<Self>, healing: &mut Healing) -> Result<(), KernelError> {
         let entries = self.ledger.select(is_attached);

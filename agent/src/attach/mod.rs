@@ -97,8 +97,6 @@ struct Attacher {
     released: Notify,
     /// What is attached has changed.
     changed: Notify,
-    /// What is wrong with attachments, for people.
-    problems: watch::Sender<Vec<String>>,
     /// Whether this agent speaks for its host.
     standing: watch::Receiver<Standing>,
     /// How policy is in the kernel.

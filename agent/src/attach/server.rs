@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use romana_client::Client;
 use romana_daemon::Tasks;
+use romana_daemon::problems::Problems;
 use romana_daemon::tasks::TaskError;
 use rtnetlink::Handle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,8 +19,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::heal::{Healer, SCHEDULE};
 use super::reserve::Reserve;
 use super::{AttachConfig, Attacher, Ledger, Unable, code, failed};
+use crate::config::Config;
 use crate::copy::CopyError;
 use crate::enrol::Standing;
 use crate::follow::Seen;
@@ -60,8 +63,6 @@ pub enum ServeError {
 pub struct News {
     /// What was taken away in the kernel.
     pub taken: Arc<Taken>,
-    /// What is wrong with attachments, for people.
-    pub problems: watch::Sender<Vec<String>>,
     /// Whether this agent speaks for its host.
     pub standing: watch::Receiver<Standing>,
     /// How policy is in the kernel.
@@ -82,13 +83,14 @@ pub struct Server {
 /// # Errors
 /// [`ServeError`].
 pub async fn open(
-    config: AttachConfig,
+    config: &Config,
     client: Client,
     seen: watch::Receiver<Seen>,
     handle: Handle,
     gate: Gate,
     news: News,
 ) -> Result<Server, ServeError> {
+    let config = AttachConfig::from(config);
     let listener = listen(&config.socket).await?;
     let attacher = Arc::new(Attacher {
         ledger: Ledger::open(&config.state_dir)?,
@@ -103,7 +105,6 @@ pub async fn open(
         spool: tokio::sync::Mutex::default(),
         released: Notify::new(),
         changed: Notify::new(),
-        problems: news.problems,
         standing: news.standing,
         policy: news.policy,
         unable: news.unable,
@@ -117,7 +118,7 @@ impl Server {
     ///
     /// # Errors
     /// [`TaskError`] of a part that died.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), TaskError> {
+    pub async fn run(self, problems: Problems, stop: CancellationToken) -> Result<(), TaskError> {
         let Self { listener, attacher, taken } = self;
         attacher.undo_unfinished().await;
         let mut tasks = Tasks::new(stop.clone());
@@ -125,7 +126,8 @@ impl Server {
         tasks.spawn("release", Arc::clone(&attacher).release_all(stop.clone()));
         tasks.spawn("report", Arc::clone(&attacher).report_all(stop.clone()));
         tasks.spawn("ability", Arc::clone(&attacher).watch_ability(stop.clone()));
-        tasks.spawn("heal", Arc::clone(&attacher).heal_all(taken, stop.clone()));
+        let healer = Healer::new(Arc::clone(&attacher), taken);
+        tasks.reconcile(healer, SCHEDULE, &problems);
         let conversations = TaskTracker::new();
         let early = tokio::select! {
             biased;

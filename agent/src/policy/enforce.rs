@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use romana_daemon::error::chain;
+use romana_daemon::reconcile::{Next, Pass, Reconcile, Schedule};
 use romana_statemachine::Revision;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::compile::{Compiler, Options};
 use super::diff::{Actual, removal, repair, step};
@@ -133,7 +133,15 @@ pub struct Enforcer {
     disturbed: bool,
     /// How often what the kernel held was not what was written.
     drifts: u64,
+    /// Whether what is of ours was taken away, because policy is not enforced.
+    taken_away: bool,
+    disturbance: Arc<Notify>,
+    clock: Interval,
 }
+
+/// It waits for its own reasons to look, the timer among them.
+pub const SCHEDULE: Schedule =
+    Schedule { period: None, retry: DRIFT_PERIOD, retry_max: DRIFT_PERIOD };
 
 /// An enforcer, the way to it, and what it says.
 #[must_use]
@@ -145,6 +153,12 @@ pub fn enforcer(
     let (send, asks) = mpsc::unbounded_channel();
     let (status, shown) =
         watch::channel(settings.enabled.then(|| PolicyStatus::new(filter.name())));
+    let disturbance = Arc::new(Notify::new());
+    if let Err(error) = disturbance::watch(filter.own_writers(), Arc::clone(&disturbance)) {
+        tracing::warn!(%error, "changes of rules by other programs are found by the timer only");
+    }
+    let mut clock = interval(DRIFT_PERIOD);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let enforcer = Enforcer {
         settings,
         seen,
@@ -163,57 +177,58 @@ pub fn enforcer(
         writes: 0,
         disturbed: false,
         drifts: 0,
+        taken_away: false,
+        disturbance,
+        clock,
     };
     (enforcer, Gate(send), shown)
 }
 
-impl Enforcer {
-    /// Runs until `stop`. What is in the kernel stays.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut taken_away = self.settings.enabled;
-        let disturbance = Arc::new(Notify::new());
-        if let Err(error) = disturbance::watch(self.filter.own_writers(), Arc::clone(&disturbance))
-        {
-            tracing::warn!(%error, "changes of rules by other programs are found by the timer only");
+impl Reconcile for Enforcer {
+    const PART: &'static str = "policy";
+
+    async fn pass(&mut self) -> Pass {
+        while let Ok(ask) = self.asks.try_recv() {
+            self.take(ask);
         }
-        let mut clock = interval(DRIFT_PERIOD);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !stop.is_cancelled() {
-            while let Ok(ask) = self.asks.try_recv() {
-                self.take(ask);
+        if self.settings.enabled {
+            self.compile_and_write().await;
+            self.begin_look();
+        } else {
+            if !self.taken_away {
+                self.taken_away = self.take_away().await;
             }
-            if self.settings.enabled {
-                self.pass().await;
-                self.begin_look();
-            } else {
-                if !taken_away {
-                    taken_away = self.take_away().await;
-                }
-                self.read = Some(Instant::now());
-                self.waiting.drain(..).for_each(|(_, done)| _ = done.send(()));
-                self.verifying.drain(..).for_each(|done| _ = done.send(true));
-            }
-            self.wait(&disturbance, &mut clock, &stop).await;
+            self.read = Some(Instant::now());
+            self.waiting.drain(..).for_each(|(_, done)| _ = done.send(()));
+            self.verifying.drain(..).for_each(|done| _ = done.send(true));
         }
+        let problems = self.status.borrow().as_ref().map(|status| status.problems.clone());
+        Pass { problems: problems.unwrap_or_default(), next: Next::Period }
     }
 
+    /// Dropped at the stop only.
+    async fn wake(&mut self) {
+        self.wait().await;
+    }
+}
+
+impl Enforcer {
     /// Waits until there is something to do.
-    async fn wait(&mut self, disturbance: &Notify, clock: &mut Interval, stop: &CancellationToken) {
+    async fn wait(&mut self) {
         loop {
             let mut look = self.look.take();
             let seen = tokio::select! {
-                () = stop.cancelled() => return,
                 ask = self.asks.recv() => {
                     self.look = look;
                     return ask.into_iter().for_each(|ask| self.take(ask));
                 }
                 changed = self.seen.changed() => {
                     self.look = look;
-                    if changed.is_err() { stop.cancelled().await }
+                    if changed.is_err() { std::future::pending().await }
                     return;
                 }
-                () = disturbance.notified() => { self.disturbed = true; None }
-                _ = clock.tick() => { self.count_sets(&mut look); None }
+                () = self.disturbance.notified() => { self.disturbed = true; None }
+                _ = self.clock.tick() => { self.count_sets(&mut look); None }
                 seen = end(&mut look) => Some(seen),
             };
             match (seen, look) {
@@ -323,7 +338,7 @@ impl Enforcer {
     }
 
     /// Compiles what is known, and writes what differs.
-    async fn pass(&mut self) {
+    async fn compile_and_write(&mut self) {
         let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
         let world = view.and_then(|view| World::new(view, self.attached.clone()));
         let Some(world) = world.filter(|_| self.begun) else { return };

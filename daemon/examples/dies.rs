@@ -1,0 +1,15 @@
+//! A daemon of which a task dies, to see that it ends and says why.
+
+use std::process::ExitCode;
+
+use romana_daemon::log::Form;
+use romana_daemon::process::Process;
+
+fn main() -> ExitCode {
+    Process("dies").run(Form::Text, "info", |mut tasks| async move {
+        let stop = tasks.stop();
+        tasks.spawn("well", async move { stop.cancelled().await });
+        tasks.spawn("ill", async { assert!(std::process::id() == 0, "it was to die") });
+        tasks.run().await
+    })
+}

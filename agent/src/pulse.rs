@@ -46,7 +46,10 @@ pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: C
             Err(Error::Refused(refusal)) if refusal.code == "HostHasAgent" => {
                 enrolment.refuse(refusal.details["instance"].as_str().unwrap_or_default());
             }
-            Err(error) => tracing::debug!(%error, "a heartbeat was not heard"),
+            Err(error @ (Error::Unavailable { .. } | Error::Unknown { .. })) => {
+                tracing::warn!(%error, "no replica hears this agent: what it has set up stays as it is");
+            }
+            Err(error) => tracing::debug!(%error, "a heartbeat was not taken"),
         }
     }
 }

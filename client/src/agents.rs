@@ -7,11 +7,12 @@ use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
 use serde_json::json;
 
-use crate::client::Client;
+use crate::client::{Client, parse};
 use crate::error::Error;
 use crate::follow::Snapshot;
 use crate::model::{Changed, Done, Page};
 use crate::query::Query;
+use crate::transport::Ask;
 
 impl Client {
     /// The state (or some topics of it) as a host needs it: without addresses of other hosts.
@@ -26,7 +27,7 @@ impl Client {
         let names: Vec<&str> = topics.iter().map(|topic| topic.as_str()).collect();
         let names = (!names.is_empty()).then(|| names.join(","));
         let query = Query::new("/v1/snapshot").with("topics", names);
-        self.get(query.with("host", host).build()).await
+        parse(&self.core().fetch(&Ask::get(query.with("host", host).build())).await?)
     }
 
     /// Makes an agent the one that speaks for its host.

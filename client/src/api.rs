@@ -16,7 +16,7 @@ use romana_statemachine::{Command, Settings, Topic};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, parse};
 use crate::config::Server;
 use crate::error::Error;
 use crate::follow::{FollowOptions, Follower, Snapshot};
@@ -24,6 +24,7 @@ use crate::model::{
     Allocation, Block, Changed, Cluster, DigestAt, Done, Host, Leads, NewMember, Page,
 };
 use crate::query::Query;
+use crate::transport::Ask;
 
 /// Pages that one list may have.
 const PAGES_MAX: usize = 100_000;
@@ -258,7 +259,7 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn plan_topology(&self, document: &Value) -> Result<Value, Error> {
-        self.send(Method::POST, "/v1/topology/plan", Some(document), true).await
+        self.inquire("/v1/topology/plan", document).await
     }
 
     /// Validates and explains policies in the seeds' or 2.0's form. Commits nothing.
@@ -266,7 +267,7 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn check_policies(&self, document: &Value) -> Result<Value, Error> {
-        self.send(Method::POST, "/v1/policies/check", Some(document), true).await
+        self.inquire("/v1/policies/check", document).await
     }
 }
 
@@ -412,7 +413,8 @@ impl Client {
     pub async fn snapshot(&self, topics: &[Topic]) -> Result<Snapshot, Error> {
         let names: Vec<&str> = topics.iter().map(|topic| topic.as_str()).collect();
         let names = (!names.is_empty()).then(|| names.join(","));
-        self.get(Query::new("/v1/snapshot").with("topics", names).build()).await
+        let ask = Ask::get(Query::new("/v1/snapshot").with("topics", names).build());
+        parse(&self.core().fetch(&ask).await?)
     }
 
     /// Follows the feed. Connects when the first item is asked for.

@@ -119,7 +119,7 @@ impl Client {
         loop {
             let error = match core.open(&ask).await {
                 Ok((_, response)) => {
-                    let patience = deadline.saturating_duration_since(Instant::now());
+                    let patience = core.attempt_timeout();
                     return Ok(Export { body: response.into_body(), patience });
                 }
                 Err(error @ Error::Unavailable { .. }) => error,

@@ -9,7 +9,7 @@ use hyper::{Method, Response};
 use romana_statemachine::Command;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{ClientConfig, Server};
 use crate::error::{Cause, Error};
@@ -17,7 +17,7 @@ use crate::gather::Gatherer;
 use crate::model::{Cluster, Done};
 use crate::retry::{Backoff, Nature, Verdict, judge};
 use crate::servers::Servers;
-use crate::transport::{Ask, Fault, Reply, Transport, read_reply};
+use crate::transport::{Ask, Fault, Reply, Transport, read_pieces, read_reply};
 
 /// A way to the cluster. Cheap to clone; clones share connections and what is known of the cluster.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Client {
         }
         let servers = Servers::new(config.servers.clone(), rand::random::<u16>().into());
         let core = Core {
-            transport: Transport::new(&config.actor)?,
+            transport: Transport::new(&config.actor, config.timeout)?,
             servers: Arc::new(Mutex::new(servers)),
             config: Arc::new(config),
         };
@@ -107,6 +107,23 @@ impl Client {
         parse(&reply.body)
     }
 
+    /// Asks about a document. Nothing changes by it, so that the outcome is never unknown.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn inquire<T: DeserializeOwned>(
+        &self,
+        path: impl Into<String>,
+        document: &(impl Serialize + Sync + ?Sized),
+    ) -> Result<T, Error> {
+        let body = serde_json::to_vec(document);
+        let body =
+            body.map_err(|error| Error::config(format!("not expressible as JSON: {error}")))?;
+        let ask = Ask::new(Method::POST, path, Some(body.into()));
+        let reply = self.core().call(ask, Nature::Read).await?;
+        parse(&reply.body)
+    }
+
     /// Sends a change. `idempotent` says that it may be sent again after an unknown outcome.
     /// An empty answer reads as `null`.
     ///
@@ -145,6 +162,11 @@ impl Core {
         Instant::now() + self.config.timeout
     }
 
+    /// How long one attempt may take.
+    pub(crate) fn attempt_timeout(&self) -> Duration {
+        self.config.patience.unwrap_or(self.config.attempt_timeout)
+    }
+
     pub(crate) fn servers(&self) -> MutexGuard<'_, Servers> {
         // Every critical section leaves the book in order.
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -170,9 +192,10 @@ impl Core {
             let server = self.servers().choose(nature != Nature::Read, now);
             let attempt_deadline = match nature {
                 Nature::Once => deadline,
-                Nature::Read | Nature::Idempotent => {
-                    deadline.min(now + self.config.attempt_timeout)
-                }
+                Nature::Read | Nature::Idempotent => match self.config.patience {
+                    Some(patience) => now + patience,
+                    None => deadline.min(now + self.config.attempt_timeout),
+                },
             };
             let attempt = self.transport.exchange(&server, ask, attempt_deadline).await;
             let wait = match judge(attempt, nature) {
@@ -183,7 +206,8 @@ impl Core {
                 Verdict::Fail(error) => return Err(in_doubt(error, trouble.doubt().as_deref())),
                 Verdict::Again { why, source, maybe, wait } => {
                     tracing::debug!(%server, why, maybe, "attempt failed");
-                    trouble.add(format!("{server}: {why}"), source, maybe);
+                    let weight = Weight::of(maybe, source.is_none());
+                    trouble.add(weight, format!("{server}: {why}"), source);
                     wait
                 }
             };
@@ -206,7 +230,7 @@ impl Core {
 
     /// Opens a stream from any replica: the head is awaited, the body is the caller's.
     pub(crate) async fn open(&self, ask: &Ask) -> Result<(Server, Response<Incoming>), Error> {
-        self.open_within(ask, self.config.attempt_timeout).await
+        self.open_within(ask, self.attempt_timeout()).await
     }
 
     /// [`Self::open`], when the replica has to prepare something first.
@@ -237,6 +261,31 @@ impl Core {
         }
     }
 
+    /// Reads an answer that grows with the cluster. It may take as long as it goes on: each piece of it has the time of
+    /// an attempt.
+    pub(crate) async fn fetch(&self, ask: &Ask) -> Result<Bytes, Error> {
+        let (deadline, mut backoff) = (self.deadline(), Backoff::new());
+        loop {
+            let error = match self.fetch_once(ask).await {
+                Err(error @ Error::Unavailable { .. }) => error,
+                done => return done,
+            };
+            let pause = backoff.next(None, rand::random());
+            if Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            sleep(pause).await;
+        }
+    }
+
+    async fn fetch_once(&self, ask: &Ask) -> Result<Bytes, Error> {
+        let (server, response) = self.open(ask).await?;
+        read_pieces(response.into_body(), self.attempt_timeout()).await.map_err(|fault| {
+            self.servers().failed(&server, Instant::now());
+            Error::Unavailable { why: format!("{server}: {}", fault.why()), source: fault.cause() }
+        })
+    }
+
     /// Asks the cluster about itself, in the background, when what we know is old or failed us.
     fn refresh_if_due(&self, now: Instant) {
         if !self.servers().claim_refresh(now) {
@@ -246,7 +295,7 @@ impl Core {
         tokio::spawn(async move {
             let server = core.servers().choose(false, Instant::now());
             if let Err(error) = core.refresh(&server).await {
-                tracing::debug!(%server, ?error, "cluster not refreshed");
+                tracing::debug!(%server, why = error.why(), "cluster not refreshed");
             }
         });
     }
@@ -285,31 +334,54 @@ pub(crate) fn in_doubt(error: Error, doubt: Option<&str>) -> Error {
     }
 }
 
-/// What the attempts of one call met.
+/// How much an attempt tells, least first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// Nobody was there.
+    #[default]
+    Silent,
+    /// A replica, or nobody in time: it may have said why the cluster cannot answer.
+    Said,
+    /// It may have happened.
+    Maybe,
+}
+
+impl Weight {
+    fn of(maybe: bool, said: bool) -> Self {
+        match (maybe, said) {
+            (true, _) => Self::Maybe,
+            (false, true) => Self::Said,
+            (false, false) => Self::Silent,
+        }
+    }
+}
+
+/// What the attempts of one call met: the last of those that tell most.
 #[derive(Default)]
 struct Trouble {
     why: String,
     source: Option<Cause>,
-    maybe: bool,
+    weight: Weight,
 }
 
 impl Trouble {
-    fn add(&mut self, why: String, source: Option<Cause>, maybe: bool) {
-        // The attempt that may have happened is the one to tell about.
-        if !self.maybe || maybe {
-            (self.why, self.source) = (why, source);
+    fn add(&mut self, weight: Weight, why: String, source: Option<Cause>) {
+        if weight >= self.weight {
+            (self.weight, self.why, self.source) = (weight, why, source);
         }
-        self.maybe |= maybe;
     }
 
     /// Why it is not known whether an attempt has happened; `None`: none has.
     fn doubt(&self) -> Option<String> {
-        self.maybe.then(|| self.why.clone())
+        (self.weight == Weight::Maybe).then(|| self.why.clone())
     }
 
     fn into_error(self) -> Error {
-        let Self { why, source, maybe } = self;
-        if maybe { Error::Unknown { why, source } } else { Error::Unavailable { why, source } }
+        let Self { why, source, weight } = self;
+        match weight {
+            Weight::Maybe => Error::Unknown { why, source },
+            Weight::Said | Weight::Silent => Error::Unavailable { why, source },
+        }
     }
 }
 

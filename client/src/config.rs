@@ -22,6 +22,9 @@ pub struct ClientConfig {
     /// How long one attempt may take before another replica is tried. Attempts that must not be
     /// repeated are not cut short.
     pub attempt_timeout: Duration,
+    /// For questions that take long to answer: an attempt may take so long, also when `timeout` is over, which is then
+    /// the time for finding a replica that can answer.
+    pub patience: Option<Duration>,
     /// Who asks, recorded with every event (`X-Romana-Actor`). Visible ASCII.
     pub actor: String,
 }
@@ -34,6 +37,7 @@ impl ClientConfig {
             servers,
             timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
+            patience: None,
             actor: String::from("client"),
         }
     }

@@ -56,18 +56,14 @@ pub(crate) fn judge(attempt: Result<Reply, Fault>, nature: Nature) -> Verdict {
 }
 
 fn judge_fault(fault: Fault) -> Verdict {
-    let again = |why: &str, source, maybe| Verdict::Again {
-        why: String::from(why),
-        source,
-        maybe,
-        wait: None,
+    let why = fault.why();
+    let (source, maybe) = match fault {
+        Fault::NotSent(cause) => (Some(cause), false),
+        Fault::Lost(cause) => (Some(cause), true),
+        Fault::TimedOut => (None, true),
+        Fault::Unfit(error) => return Verdict::Fail(error),
     };
-    match fault {
-        Fault::NotSent(cause) => again("it does not accept connections", Some(cause), false),
-        Fault::Lost(cause) => again("the connection was lost", Some(cause), true),
-        Fault::TimedOut => again("it did not answer in time", None, true),
-        Fault::Unfit(error) => Verdict::Fail(error),
-    }
+    Verdict::Again { why, source, maybe, wait: None }
 }
 
 fn judge_reply(reply: Reply) -> Verdict {

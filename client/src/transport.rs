@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -29,6 +29,8 @@ const VERSION_HEADER: &str = "x-romana-version";
 const TIMEOUT_HEADER: &str = "x-romana-timeout-ms";
 /// Longest answer that is read, bytes (a snapshot of a million addresses is about 300 MB).
 const REPLY_BYTES_MAX: usize = 1 << 30;
+/// Longest time for an answer that comes in pieces.
+const PIECES_MAX: Duration = Duration::from_secs(600);
 /// Idle connections are dropped after this.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// How long connecting may take.
@@ -76,22 +78,44 @@ pub(crate) enum Fault {
     Unfit(Error),
 }
 
+impl Fault {
+    /// What was met, for people.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::NotSent(_) => String::from("it does not accept connections"),
+            Self::Lost(_) => String::from("the connection was lost"),
+            Self::TimedOut => String::from("it did not answer in time"),
+            Self::Unfit(error) => error.to_string(),
+        }
+    }
+
+    /// What the layers below say.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::NotSent(cause) | Self::Lost(cause) => Some(Arc::clone(cause)),
+            Self::TimedOut | Self::Unfit(_) => None,
+        }
+    }
+}
+
 /// Connections to all replicas.
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     http: Http<HttpConnector, Full<Bytes>>,
     actor: HeaderValue,
+    /// How long a replica may wait for a quorum, or for its turn.
+    wait_max: Duration,
 }
 
 impl Transport {
-    pub(crate) fn new(actor: &str) -> Result<Self, Error> {
+    pub(crate) fn new(actor: &str, wait_max: Duration) -> Result<Self, Error> {
         let actor = HeaderValue::from_str(actor)
             .map_err(|_| Error::config("the actor has a character other than visible ASCII"))?;
         let http = Http::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
             .build(connector());
-        Ok(Self { http, actor })
+        Ok(Self { http, actor, wait_max })
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -159,7 +183,8 @@ impl Transport {
         deadline: Instant,
     ) -> Result<Request<Full<Bytes>>, Error> {
         // The server gives up a little earlier than we do: then it says what it knows.
-        let left = deadline.saturating_duration_since(Instant::now()).mul_f64(0.9);
+        let left =
+            deadline.saturating_duration_since(Instant::now()).min(self.wait_max).mul_f64(0.9);
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut request = Request::builder()
             .method(ask.method.clone())
@@ -199,6 +224,20 @@ pub(crate) async fn read_reply(
         Err(_) => Err(Fault::TimedOut),
         Ok(Err(error)) => Err(Fault::Lost(Arc::from(error))),
         Ok(Ok(body)) => Ok(Reply { status, retry_after, body: body.to_bytes() }),
+    }
+}
+
+/// Reads a body to its end, each piece of it within `patience`.
+pub(crate) async fn read_pieces(body: Incoming, patience: Duration) -> Result<Bytes, Fault> {
+    let mut body = Limited::new(body, REPLY_BYTES_MAX);
+    let (mut bytes, until) = (BytesMut::new(), Instant::now() + PIECES_MAX);
+    loop {
+        match timeout_at(until.min(Instant::now() + patience), body.frame()).await {
+            Err(_) => return Err(Fault::TimedOut),
+            Ok(None) => return Ok(bytes.freeze()),
+            Ok(Some(Err(error))) => return Err(Fault::Lost(Arc::from(error))),
+            Ok(Some(Ok(frame))) => bytes.extend(frame.into_data().ok()),
+        }
     }
 }
 

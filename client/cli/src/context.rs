@@ -41,11 +41,11 @@ impl Context {
         if said { self.config.timeout } else { patience }
     }
 
-    /// A client for questions that take long, for which an attempt may take all the time there is:
-    /// `patience`, unless the user said another.
+    /// A client for questions that take long to answer: `patience`, unless the user said another time. That nobody can
+    /// answer is said as soon as for any other question.
     pub(crate) fn patient(&self, patience: Duration) -> Result<Client, Failure> {
-        let timeout = self.patience(patience);
-        Ok(Client::new(ClientConfig { timeout, attempt_timeout: timeout, ..self.config.clone() })?)
+        let patience = Some(self.patience(patience));
+        Ok(Client::new(ClientConfig { patience, ..self.config.clone() })?)
     }
 
     /// Says that Kubernetes does this by itself, if that is the platform.

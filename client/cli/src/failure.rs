@@ -88,6 +88,12 @@ impl Failure {
                 let ApiError { code, message, hint, details, .. } = &**error;
                 (code.clone(), message.clone(), hint.clone(), details.clone())
             }
+            // A replica said why, or took too long.
+            Self::Client(error @ Error::Unavailable { source: None, .. }) => own(
+                "Unavailable",
+                chain(error),
+                "Nothing happened. Try again; romana cluster status says what is wrong.",
+            ),
             Self::Client(error @ Error::Unavailable { .. }) => own(
                 "Unavailable",
                 chain(error),

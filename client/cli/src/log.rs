@@ -1,6 +1,6 @@
 //! What is tried: to stderr with `-v`, and to `LogFile`.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use romana_daemon::file;
 use romana_daemon::log::Text;
@@ -21,7 +21,9 @@ pub(crate) fn start(config: &Config) {
     let ours = || Targets::new().with_target("romana", level).with_target("romana_client", level);
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
     if config.verbose {
-        layers.push(layer().fmt_fields(Text).with_writer(io::stderr).with_filter(ours()).boxed());
+        let colours = io::stderr().is_terminal();
+        let lines = layer().fmt_fields(Text).with_ansi(colours).with_writer(io::stderr);
+        layers.push(lines.with_filter(ours()).boxed());
     }
     if let Some(path) = &config.log_file {
         match file::append(path) {

@@ -263,6 +263,47 @@ async fn without_servers_every_call_ends_by_its_deadline() {
     assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
 }
 
+/// What a replica said tells more than that nobody is elsewhere.
+#[tokio::test]
+async fn why_there_is_no_answer_is_told_by_who_said_it() {
+    let why = "no majority follows it";
+    let body = format!(r#"{{"error":{{"code":"Unavailable","message":"{why}"}}}}"#);
+    let fake = Fake::start(None, move |_, _| Act::status(503, &body)).await;
+    for servers in [vec![fake.server(), nobody()], vec![nobody(), fake.server(), nobody()]] {
+        let error = short(servers).hosts().await.unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(std::error::Error::source(&error).is_none(), "{error:?}");
+    }
+}
+
+/// Patience is for answers that take long, not for finding out that nobody can answer.
+#[tokio::test]
+async fn patience_does_not_outlast_the_search_for_a_replica() {
+    let timeout = Duration::from_millis(400);
+    let patience = Some(Duration::from_secs(600));
+    let patient = |servers| {
+        Client::new(ClientConfig { timeout, patience, ..ClientConfig::new(servers) }).unwrap()
+    };
+    let busy = Fake::start(None, |_, _| Act::status(503, "")).await;
+    let error = patient(vec![nobody(), busy.server()]).hosts().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    // A replica is told how long it may wait for a majority, not how long its answer may take.
+    let head = &busy.seen()[0].head;
+    assert!(head.contains("x-romana-timeout-ms: 360\r\n"), "{head}");
+}
+
+/// A preview changes nothing, whatever became of the question.
+#[tokio::test]
+async fn the_outcome_of_a_preview_is_never_unknown() {
+    let document = serde_json::json!({});
+    let fake = Fake::start(None, |_, _| Act::ok("[]")).await;
+    let error = fake.client().plan_topology(&document).await.unwrap_err();
+    assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+    let fake = Fake::start(None, |_, _| Act::Stall).await;
+    let error = short(vec![fake.server()]).check_policies(&document).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn another_replica_takes_over() {
     let stalled = Fake::start(None, |_, _| Act::Stall).await;

@@ -111,6 +111,21 @@ async fn a_filtered_feed_may_skip() {
     assert_eq!(items(&fake.client(), options, 3).await, ["r2", "b3", "r4"]);
 }
 
+/// A snapshot of a large cluster, or over a slow link, takes longer than an attempt may: it is read while it goes on.
+#[tokio::test]
+async fn a_snapshot_may_take_longer_than_an_attempt() {
+    let whole = r#"{"revision":3,"state":{"hosts":[]}}"#;
+    let pieces: Vec<String> = whole.chars().map(String::from).collect();
+    let fake = Fake::start(None, move |_, _| {
+        Act::Slowly(pieces.clone(), std::time::Duration::from_millis(20))
+    })
+    .await;
+    // 700 ms, and an attempt has 300.
+    let words = items(&fake.client(), FollowOptions::default(), 1).await;
+    assert_eq!(words, ["reset 3"]);
+    assert_eq!(fake.seen().len(), 1);
+}
+
 #[tokio::test]
 async fn what_is_compacted_starts_over_from_a_snapshot() {
     let records = history(6);

@@ -19,6 +19,8 @@ pub(crate) enum Act {
     Raw(String),
     /// Says nothing until the client goes.
     Stall,
+    /// Sends the pieces of a body, with so much time before each.
+    Slowly(Vec<String>, Duration),
     /// Sends pieces of an endless body, then closes (`true`) or stays silent.
     Pieces(Vec<String>, bool),
 }
@@ -134,6 +136,16 @@ async fn serve(
                 // Until the client closes.
                 while stream.read(&mut [0; 64]).await.ok()? > 0 {}
                 return None;
+            }
+            Act::Slowly(pieces, pace) => {
+                let length: usize = pieces.iter().map(String::len).sum();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.ok()?;
+                let mut clock = tokio::time::interval(pace);
+                for piece in pieces {
+                    clock.tick().await;
+                    stream.write_all(piece.as_bytes()).await.ok()?;
+                }
             }
             Act::Pieces(pieces, close) => {
                 let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";

@@ -140,6 +140,17 @@ fn nobody_there_is_unavailable() {
     assert_eq!(error["error"]["code"], "Unavailable");
 }
 
+/// What is tried is text where it is not shown on a terminal, and has no value as a program prints it for itself.
+#[test]
+fn what_is_tried_is_text() {
+    let output = romana("", &[], &["host", "list", "-v", "-r", "127.0.0.1:1", "--timeout", "1s"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("it does not accept connections"), "{said}");
+    for machine in ["\u{1b}", "NotSent", "Os {"] {
+        assert!(!said.contains(machine), "{machine:?}: {said}");
+    }
+}
+
 #[test]
 fn completion_and_version_need_no_cluster() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

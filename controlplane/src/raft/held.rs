@@ -7,17 +7,23 @@
 //!
 //! ```text
 //!   each second, and before it votes or takes entries after a start, each asks each other one:
-//!     "I hold this much; what do you know that I held?"      says more than it has ──► it stops, and says why
+//!     "how much do you hold, and what do you know that I held?"   more than it has ──► it stops, and says why
 //!   the leader: a follower lacks an entry that it has acknowledged ──► it is not asked again, and that is said
 //! ```
 //!
-//! What counts is on the disk and agreed on: entries beyond that may be taken back by a later leader.
+//! What counts is on the disk and agreed on: entries beyond that may be taken back by a later leader. It counts when
+//! it is heard at a member's own address: whoever calls could use another's name, and two such calls would stop a
+//! cluster of three.
+//!
+//! What the others remember ends with their processes. So a replica that was found to be an older copy writes that
+//! down in its data directory, and stays out of everything at every later start.
 //!
 //! Left out: what nobody else has seen in the last second, and copies that were put back while all others
 //! were down: nobody remembers.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,16 +38,21 @@ use super::codec::{pack, unpack};
 use super::config::reseed;
 use super::dial::{Conn, Dialer};
 use super::fault::FaultKind;
+use super::identity::write_file;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::message::Purpose;
 use super::server::Host;
+use super::transfer::blocking;
 use super::types::Vote;
+use crate::platform::fs;
 
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for one of them.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// The file of a data directory that was found to be an older copy: why.
+const NOTE: &str = "older-copy";
 
 /// How far a replica has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,14 +74,14 @@ impl Position {
     }
 }
 
-/// First frame of an exchange: what the other one knows of who asks. It comes before who asks looks how far it has
-/// come itself, so that it cannot have less for having been slow.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// The answer: what it knows of who asks, and how far it has come itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Told {
     yours: Position,
+    mine: Said,
 }
 
-/// Second frame of an exchange.
+/// How far a replica says that it has come.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Said {
     /// What is on the disk and agreed on.
@@ -133,7 +144,7 @@ impl Positions {
         self.with(id, |it| it.held)
     }
 
-    /// It says how far it has come, after it was told what is `known`.
+    /// It says how far it has come; `known` is what was known before it was asked.
     fn said(&self, id: u64, known: Position, said: Said) {
         self.with(id, |it| {
             it.older = said.has.lacks(known);
@@ -232,15 +243,8 @@ fn own(log: &LogStore, machine: &Machine) -> Said {
 
 /// Answers on a connection that was opened for this.
 pub(super) async fn answer(mut conn: Conn, from: u64, host: &Host) -> io::Result<()> {
-    let yours = host.positions.of(from);
-    conn.writer.send(&pack(&Told { yours })).await?;
-    let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the replica does not say");
-    let frame = timeout(ASK_TIMEOUT, conn.reader.expect()).await.map_err(|_| stalled())??;
-    let said: Said = unpack("position", &frame)?;
-    plausible(&host.log.known(), said.has)?;
-    plausible(&host.log.known(), said.holds)?;
-    host.positions.said(from, yours, said);
-    Ok(())
+    let told = Told { yours: host.positions.of(from), mine: own(&host.log, &host.machine) };
+    conn.writer.send(&pack(&told)).await
 }
 
 fn plausible(known: &Known, position: Position) -> io::Result<()> {
@@ -248,17 +252,20 @@ fn plausible(known: &Known, position: Position) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks one replica what it knows of this one, and tells it how far this one has come. What was forgotten, if
-/// anything was.
+/// Asks one replica how far it has come, and what it knows of this one. What was forgotten, if anything was.
 async fn ask(host: &Host, dialer: &Dialer, id: u64, peer: &str) -> io::Result<Option<Forgotten>> {
+    // Before it looks how far it has come: it must not have less than is known for having been slow.
+    let known = host.positions.of(id);
     let mut conn = dialer.dial(id, peer, Purpose::Position, ASK_TIMEOUT).await?;
     let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the replica does not answer");
     let frame = timeout(ASK_TIMEOUT, conn.reader.expect()).await.map_err(|_| stalled())??;
-    let Told { yours } = unpack("position", &frame)?;
-    plausible(&host.log.known(), yours)?;
-    let said = own(&host.log, &host.machine);
-    conn.writer.send(&pack(&said)).await?;
-    Ok(said.has.lacks(yours).then_some(Forgotten { has: said.has, known: yours }))
+    let Told { yours, mine } = unpack("position", &frame)?;
+    for position in [yours, mine.has, mine.holds] {
+        plausible(&host.log.known(), position)?;
+    }
+    host.positions.said(id, known, mine);
+    let has = own(&host.log, &host.machine).has;
+    Ok(has.lacks(yours).then_some(Forgotten { has, known: yours }))
 }
 
 /// What a replica has, and what it had.
@@ -268,26 +275,53 @@ struct Forgotten {
     known: Position,
 }
 
+/// What was written down when the data directory was found to be an older copy.
+fn noted(dir: &Path) -> Option<String> {
+    match fs::read(dir.join(NOTE)) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(format!("{} cannot be read: {error}", dir.join(NOTE).display())),
+    }
+}
+
 /// Asks the others, again and again. Opens the gate after the first time, if they know nothing that this replica has
-/// forgotten; otherwise this replica stops.
-pub(super) async fn watch(host: Arc<Host>, dialer: Dialer) {
+/// forgotten; otherwise this replica stops, now and at every later start.
+pub(super) async fn watch(host: Arc<Host>, dialer: Dialer, dir: PathBuf) {
+    let looked = dir.clone();
+    let noted = blocking(move || Ok(noted(&looked))).await;
+    let why = match noted.unwrap_or_else(|error| Some(error.to_string())) {
+        Some(why) => why,
+        None => {
+            let Forgotten { has, known } = forgotten(&host, &dialer).await;
+            host.gate.set(Passage::Never);
+            let why = own_text(host.identity.id, has, known);
+            let text = why.clone();
+            if let Err(error) = blocking(move || write_file(&dir, NOTE, text.as_bytes())).await {
+                tracing::error!(%error, "that this data directory is an older copy is not written down");
+            }
+            why
+        }
+    };
+    host.gate.set(Passage::Never);
+    host.fault.set_kind(FaultKind::OlderCopy, why);
+}
+
+/// Returns when another replica knows something that this one has forgotten.
+async fn forgotten(host: &Host, dialer: &Dialer) -> Forgotten {
     let mut clock = interval(ASK_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let id = host.identity.id;
     loop {
         clock.tick().await;
-        let members = members(&host).await;
+        let members = members(host).await;
         let others = members.iter().filter(|(other, _)| **other != id);
         let asked = others.map(async |(other, peer)| {
-            let asked = ask(&host, &dialer, *other, peer).await;
+            let asked = ask(host, dialer, *other, peer).await;
             // One that does not answer knows nothing, nor one that is of an older release.
             asked.inspect_err(|error| dialer.refuse_error(peer, error)).ok().flatten()
         });
-        let forgotten = join_all(asked).await.into_iter().flatten().next();
-        if let Some(Forgotten { has, known }) = forgotten {
-            host.gate.set(Passage::Never);
-            host.fault.set_kind(FaultKind::OlderCopy, own_text(id, has, known));
-            return;
+        if let Some(forgotten) = join_all(asked).await.into_iter().flatten().next() {
+            return forgotten;
         }
         host.gate.set(Passage::Free);
         host.raft.runtime_config().elect(true);
@@ -333,7 +367,7 @@ mod tests {
         // What an older copy says is not learnt; one that has everything is none.
         say(at(3, 10), at(4, 10));
         assert!(!positions.is_older(2) && !positions.is_older(3));
-        // What was learnt since it was told does not count against it.
+        // What was learnt since it was asked does not count against it.
         positions.said(2, at(3, 10), said(at(3, 12), at(3, 12)));
         positions.said(2, at(3, 10), said(at(3, 11), at(3, 11)));
         assert!(!positions.is_older(2));

@@ -268,7 +268,7 @@ impl Identity {
 }
 
 /// Writes a file whole, or not at all.
-fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let beside = dir.join(format!("{name}.tmp"));
     let mut file = File::create(&beside)?;
     file.write_all(bytes)?;

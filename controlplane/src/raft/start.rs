@@ -176,7 +176,8 @@ impl Replica {
         tasks.spawn(exchange.run(stop.clone()));
         tasks.spawn(pulse::pass_on(Arc::clone(host), links.clone(), stop.clone()));
         spawn(Box::pin(quorum::confirm(self.0.reads.clone(), view.clone())));
-        spawn(Box::pin(held::watch(Arc::clone(host), links.dialer().clone())));
+        let dir = config.data_dir.clone();
+        spawn(Box::pin(held::watch(Arc::clone(host), links.dialer().clone(), dir)));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));
         spawn(Box::pin(found(host.raft.clone(), config.id, config.initial_cluster.clone())));
         spawn(Box::pin(bound_log(

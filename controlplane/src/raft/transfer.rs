@@ -293,7 +293,7 @@ fn continues(
 }
 
 /// An error of the work, or of the thread that did it.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     platform::blocking(work).await.map_err(io::Error::other)?

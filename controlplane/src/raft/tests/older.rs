@@ -6,9 +6,10 @@ use std::path::Path;
 use openraft::raft::VoteRequest;
 
 use super::super::FaultKind;
+use super::super::codec::pack;
 use super::super::dial::{Dialer, Directory};
 use super::super::link::Link;
-use super::super::message::{Ask, Reply};
+use super::super::message::{Ask, Purpose, Reply};
 use super::super::types::{LogId, TypeConfig, Vote};
 use super::*;
 
@@ -111,6 +112,25 @@ async fn a_leader_that_was_put_back_is_refused() {
     cluster.end().await;
 }
 
+/// What counts is heard at a member's own address, and not from whoever calls in its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_calls_is_not_believed() {
+    let cluster = Cluster::started(3).await;
+    let id = cluster.on(1).cluster_id();
+    let dialer = Dialer::new(id, 2, String::new(), Directory::default());
+    let patience = std::time::Duration::from_secs(30);
+    let dialed = dialer.dial(1, &cluster.peers()[&1], Purpose::Position, patience).await;
+    let mut conn = dialed.unwrap();
+    conn.reader.expect().await.unwrap();
+    // "I hold a million entries of term 9."
+    let far = (9u64, 1_000_000u64);
+    _ = conn.writer.send(&pack(&(far, far, None::<String>))).await;
+    while conn.reader.expect().await.is_ok() {}
+    assert!(cluster.on(1).0.host.positions.held(2) < 1_000);
+    create(cluster.on(2), "after").await;
+    cluster.end().await;
+}
+
 /// Only its vote is older: it could vote a second time in a term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vote_that_was_put_back_is_refused() {
@@ -156,6 +176,30 @@ async fn it_is_said_with_another_one_down() {
     let why = eventually("an older copy that says so", || cluster.on(id).fault()).await;
     assert!(why.contains("cluster replace"), "{why}");
     assert!(!votes(&cluster, down, id).await, "it votes");
+    cluster.end().await;
+}
+
+/// What the others remember ends with their processes: what was noticed once is not forgotten by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_stays_refused_when_all_start_again() {
+    let mut cluster = Cluster::started(3).await;
+    let id = cluster.follower().await;
+    keep_files(&mut cluster, id).await;
+    for number in 0..5 {
+        create(cluster.on(id), &format!("lost-{number}")).await;
+    }
+    eventually("a follower that has it", || has(cluster.on(id), "lost-4").then_some(())).await;
+    put_back(&mut cluster, id).await;
+    is_noticed(&cluster, id).await;
+    for each in 1..=3 {
+        cluster.stop(each).await;
+    }
+    for each in 1..=3 {
+        cluster.start(each).await;
+    }
+    is_noticed(&cluster, id).await;
+    assert!(!votes(&cluster, 1 + id % 3, id).await, "it votes");
+    create(cluster.on(1 + id % 3), "after").await;
     cluster.end().await;
 }
 

@@ -212,6 +212,12 @@ impl Digests {
         self.said.values().map(Vec::len).max().unwrap_or(0)
     }
 
+    /// Replicas that said something.
+    fn answered(&self) -> usize {
+        let said = self.said.values().flatten().map(|(server, _)| server);
+        said.collect::<BTreeSet<_>>().len()
+    }
+
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         for (server, why) in &self.silent {
@@ -237,7 +243,10 @@ impl Digests {
                 findings.push(good("digest", what));
             }
             Some(_) if !differ && self.asked > 1 => {
-                let what = "never two replicas at one revision: the cluster is busy, try again";
+                let what = match self.answered() {
+                    0 | 1 => "fewer than two replicas say theirs: nothing to compare",
+                    _ => "never two replicas at one revision: the cluster is busy, try again",
+                };
                 findings.push(warning("digest", what.into()));
             }
             _ => {}
@@ -387,6 +396,10 @@ mod tests {
         assert_eq!(tones(&fork.findings()), [Tone::Bad]);
         let busy = digests(&[("a", 5, 1), ("b", 6, 2), ("c", 7, 1)]);
         assert_eq!(tones(&busy.findings()), [Tone::Warning]);
+        assert!(busy.findings()[0].what.contains("busy"));
+        // The others are away: that is another thing.
+        let alone = digests(&[("a", 5, 1), ("a", 6, 1)]);
+        assert!(alone.findings()[0].what.contains("nothing to compare"));
     }
 
     #[test]

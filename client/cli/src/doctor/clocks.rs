@@ -1,6 +1,7 @@
 //! Do the replicas' clocks agree, and is log time what they say?
 
 use romana_client::model::{Clocks, Cluster};
+use romana_statemachine::time::Span;
 
 use super::{Finding, good, warning};
 
@@ -59,11 +60,16 @@ fn disagree(clocks: &Clocks, members: usize, name: impl Fn(u64) -> String) -> Fi
     warning("clocks", what).mend(mend)
 }
 
-/// `3600.0 s ahead of`.
+/// `1h30s ahead of`. What is off by days is not told in seconds, nor what is off by seconds in milliseconds.
 fn off(ahead_ms: i64) -> String {
     let ms = ahead_ms.unsigned_abs();
+    let unit = match ms {
+        0..1_000 => 1,
+        1_000..86_400_000 => 1_000,
+        _ => 60_000,
+    };
     let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
-    format!("{}.{} s {side}", ms / 1000, ms % 1000 / 100)
+    format!("{} {side}", Span(ms / unit * unit))
 }
 
 #[cfg(test)]
@@ -96,15 +102,13 @@ mod tests {
         let one_off = [(1, 0, false), (2, 2, false), (3, 3_600_050, true)];
         assert_eq!(
             said(true, 0, &one_off),
-            [
-                "the clock of replica 3 (10.0.0.3:9601) is 3600.0 s ahead of the others', and is ignored"
-            ]
+            ["the clock of replica 3 (10.0.0.3:9601) is 1h ahead of the others', and is ignored"]
         );
         assert_eq!(
             said(false, 0, &[(1, 0, false), (2, 90_000, false), (3, -90_500, false)]),
             [
-                "no majority of them agree: replica 1 (10.0.0.1:9601) is 0.0 s ahead of log time, replica 2 \
-              (10.0.0.2:9601) is 90.0 s ahead of log time, replica 3 (10.0.0.3:9601) is 90.5 s behind log time"
+                "no majority of them agree: replica 1 (10.0.0.1:9601) is 0s ahead of log time, replica 2 \
+              (10.0.0.2:9601) is 1m30s ahead of log time, replica 3 (10.0.0.3:9601) is 1m30s behind log time"
             ]
         );
         assert_eq!(
@@ -113,7 +117,11 @@ mod tests {
         );
         assert_eq!(
             said(true, 3_600_000, &three),
-            ["log time is 3600.0 s ahead of what the replicas' clocks say"]
+            ["log time is 1h ahead of what the replicas' clocks say"]
+        );
+        assert_eq!(
+            said(true, -34_559_999_503, &three),
+            ["log time is 399d23h59m behind what the replicas' clocks say"]
         );
         assert_eq!(check(&Cluster::default()), []);
     }

@@ -78,6 +78,12 @@ pub enum BootstrapError {
         /// The service range.
         range: String,
     },
+    /// The cluster would refuse to keep the ranges of services.
+    #[error("service_cluster_ip_range is not valid: {why}")]
+    Services {
+        /// Why.
+        why: String,
+    },
 }
 
 /// What the first leader of a new cluster proposes: today's behaviour from the first entry on, and
@@ -87,7 +93,7 @@ pub enum BootstrapError {
 /// [`BootstrapError`].
 pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, BootstrapError> {
     let (name, spec) = match &config.initial_topology {
-        InitialTopology::Later => return Ok(first(config)),
+        InitialTopology::Later => return Ok(first(config)?.0),
         InitialTopology::File(path) => (path.display().to_string(), read(path)?),
         InitialTopology::Builtin(name) => ((*name).to_owned(), built_in(name)?),
         InitialTopology::Aws(region) => {
@@ -101,11 +107,7 @@ pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, Bootstr
         }
     };
     let spec = adapt(spec, config)?;
-    let mut proposals = first(config);
-    // Refused now rather than by the cluster, when nobody looks.
-    let mut state = State::new();
-    let entry = Entry { at: Millis(0), proposals: proposals.clone() };
-    state.apply(Position { term: 0, index: 1 }, &entry);
+    let (mut proposals, state) = first(config)?;
     let refused = |why: String| BootstrapError::Document { path: name.clone(), why };
     let plan = state.plan_topology(&spec).map_err(|why| refused(why.to_string()))?;
     if let Some(conflict) = plan.conflicts.into_iter().next() {
@@ -123,8 +125,9 @@ fn newest() -> Vec<Proposal> {
     commands.map(|command| Proposal { actor: Actor::from("bootstrap"), command }).collect()
 }
 
-/// That, and the ranges of services, if they are known.
-fn first(config: &Config) -> Vec<Proposal> {
+/// That, and the ranges of services, if they are known. And what a new cluster is after it: what it would refuse is
+/// refused now, and not when nobody looks.
+fn first(config: &Config) -> Result<(Vec<Proposal>, State), BootstrapError> {
     let mut proposals = newest();
     let ranges: Vec<String> =
         config.service_cluster_ip_range.iter().map(ToString::to_string).collect();
@@ -132,7 +135,13 @@ fn first(config: &Config) -> Vec<Proposal> {
         let command = Command::ReserveServices(ReserveServices { ranges });
         proposals.push(Proposal { actor: Actor::from("bootstrap"), command });
     }
-    proposals
+    let mut state = State::new();
+    let entry = Entry { at: Millis(0), proposals: proposals.clone() };
+    let (outcomes, _) = state.apply(Position { term: 0, index: 1 }, &entry);
+    match outcomes.into_iter().find_map(|outcome| outcome.result.err()) {
+        Some(refusal) => Err(BootstrapError::Services { why: refusal.to_string() }),
+        None => Ok((proposals, state)),
+    }
 }
 
 fn read(path: &Path) -> Result<TopologySpec, BootstrapError> {
@@ -362,6 +371,15 @@ mod tests {
             "--cloud aws --region eu-west-1 --network-cidr-overrides romana-network=224.0.0.0/8";
         let error = initial_proposals(&config(line)).await.unwrap_err().to_string();
         assert!(error.contains("multicast"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn services_that_the_cluster_would_refuse_are_refused_at_the_start() {
+        for range in ["::ffff:10.96.0.0/108", "127.0.0.0/8", "10.96.0.0/12,224.0.0.0/8"] {
+            let line = format!("--service-cluster-ip-range {range}");
+            let error = initial_proposals(&config(&line)).await.unwrap_err();
+            assert!(matches!(error, BootstrapError::Services { .. }), "{range}: {error}");
+        }
     }
 
     #[tokio::test]

@@ -92,7 +92,7 @@ codes! {
         "Nothing happened. Send the whole body at once, or allow more time with X-Romana-Timeout-Ms.";
     /// What the follower wants next is no longer kept.
     RevisionCompacted => GONE, None,
-        "Take GET /v1/snapshot and follow from its revision; details.oldest is the oldest kept.";
+        "Ask from details.oldest on, the oldest kept; what is older is in backups and exports only. Followers take GET /v1/snapshot and follow from its revision.";
     /// The follower has seen more than this cluster decided.
     RevisionAhead => CONFLICT, None,
         "This is another cluster or a restored one: take GET /v1/snapshot and follow from its revision.";
@@ -100,13 +100,19 @@ codes! {
     MemberNotFound => NOT_FOUND, None, "`romana cluster status` shows the members.";
     /// Without this member the cluster could not go on.
     MemberNeeded => CONFLICT, None,
-        "Add a replica or bring the others back first; ?force=true removes it all the same (not the last voter).";
+        "Add a replica or bring the others back first; `--force` (in the API ?force=true) removes it all the same, but not the last voter.";
     /// Somebody would not understand what is decided by the next version.
     VersionNotRaised => CONFLICT, None,
         "Upgrade what details.obstacle names; agents are not waited for with `romana cluster raise-version --force`.";
     /// Leadership goes to a member that votes only.
     MemberNotVoter => CONFLICT, None,
         "`romana cluster status` shows the members; a learner votes when it has caught up.";
+    /// Another member is in its place already.
+    MemberReplaced => CONFLICT, None,
+        "Nothing happened. Start that one, or take it back first: romana cluster remove ID, with details.by.";
+    /// Leadership goes to a member that can take over.
+    MemberNotHealthy => CONFLICT, None,
+        "Nothing happened. `romana cluster status` shows who is healthy; bring it back first.";
     /// The command has checks of its own, which a batch would go around.
     NotInBatch => UNPROCESSABLE_ENTITY, None,
         "Nothing happened. Take the route or the task of its own: members are changed under /v1/cluster/members.";

@@ -127,11 +127,14 @@ async fn log(call: Call) -> reply::Result {
     let start = next.or(from).unwrap_or(0);
     let limit = call.limit()?;
     let ask = move |audit: &Audit, cancel: &Cancel| {
-        Ok((audit.log(&filter, start, upto, limit, cancel)?, audit.kept()?))
+        let page = audit.log(&filter, start, upto, limit, cancel)?;
+        let oldest = audit.kept()?;
+        // A page is long: it is written here, where it has its turn, and not on a thread that serves everybody.
+        Ok((reply::ok(revision, &Shown::of((page, oldest), revision)), oldest))
     };
-    let (page, oldest) = ask_audit(&call, upto, ask).await?;
+    let (answer, oldest) = ask_audit(&call, upto, ask).await?;
     still_kept(oldest, upto)?;
-    reply::ok(revision, &Shown::of((page, oldest), revision))
+    answer
 }
 
 fn filter(call: &Call) -> Result<Filter, Failure> {

@@ -185,6 +185,9 @@ async fn add(call: Call) -> reply::Result {
             needed(id, &voters, voters.len() + 1)?;
         }
     }
+    if let Some(id) = replaces {
+        replica.with_state(|state| one_at_a_time(state, id, &peer))?;
+    }
     if let Some(refusal) = taken(&peer, replaces, &status).await {
         return Err(refusal.into());
     }
@@ -253,6 +256,15 @@ fn needed(id: u64, others: &[MemberStatus], voters: usize) -> Result<(), Failure
     Err(failure.with("voters", voters).with("healthy", healthy))
 }
 
+/// Refuses a second member in the place of one: both would vote.
+fn one_at_a_time(state: &State, id: u64, peer: &str) -> Result<(), Failure> {
+    let other = state.members().find(|member| member.replaces == Some(id) && member.peer != peer);
+    let Some(other) = other else { return Ok(()) };
+    let message =
+        format!("member {} ({}) is in the place of member {id} already", other.id, other.peer);
+    Err(Failure::new(Code::MemberReplaced, message).with("id", id).with("by", other.id))
+}
+
 /// Why no new member can be at an address: another one is there, also under another name, or nobody can be.
 async fn taken(peer: &str, replaces: Option<u64>, status: &ClusterStatus) -> Option<Refusal> {
     let wanted = addresses(peer).await;
@@ -297,10 +309,14 @@ async fn transfer(call: Call) -> reply::Result {
     let status = replica.status();
     let nobody = || Failure::new(Code::Unavailable, "no leader is known");
     let to = to.or_else(|| status.successor().or(status.leader)).ok_or_else(nobody)?;
-    if !status.members.iter().any(|member| member.id == to) {
-        return Err(no_member(to));
-    }
+    let member = status.members.iter().find(|member| member.id == to);
+    let member = member.ok_or_else(|| no_member(to))?;
     if status.leader != Some(to) {
+        // The leader would step down for somebody who cannot lead.
+        if !member.healthy {
+            let message = format!("member {to} is not healthy, and cannot take over");
+            return Err(Failure::new(Code::MemberNotHealthy, message).with("id", to));
+        }
         let asked = replica.transfer(to, call.deadline).await;
         asked.map_err(|error| match &error {
             TransferError::NotVoter { .. } => Failure::new(Code::MemberNotVoter, error.to_string()),

@@ -158,9 +158,10 @@ async fn difference(call: Call) -> reply::Result {
     let compare = move |audit: &Audit, cancel: &Cancel| {
         let (before, after) = (audit.state_at(from, cancel)?, audit.state_at(to, cancel)?);
         let (changes, truncated) = diff(&before, &after, limit);
-        Ok(Diff { from: (&before).into(), to: (&after).into(), changes, truncated })
+        let diff = Diff { from: (&before).into(), to: (&after).into(), changes, truncated };
+        Ok(reply::ok(last, &diff))
     };
-    reply::ok(last, &replaying(&call, compare).await?)
+    replaying(&call, compare).await?
 }
 
 #[derive(Serialize)]

@@ -133,6 +133,7 @@ async fn a_head_that_is_none_gets_a_status_and_a_body() {
         ),
         ("POST /v1/hosts HTTP/1.1\r\nhost: r\r\ntransfer-encoding: zip\r\n\r\n".into(), 400, ""),
         ("GET /healthz HTTP/9.9\r\n\r\n".into(), 400, ""),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 400, ""),
         ("hello\r\n\r\n".into(), 400, ""),
         ("\0\u{1}\u{2}\r\n\r\n".into(), 400, ""),
     ];

@@ -241,6 +241,15 @@ async fn members(tour: &mut Tour<'_>) {
     tour.ask("DELETE", &format!("{path}/9"), None, 404).await;
     let refused = tour.ask("DELETE", &format!("{path}/1?force=true"), None, 409).await;
     assert_eq!(refused["error"]["code"], "MemberNeeded");
+    let instead = |peer| Some(json!({"peer": peer, "replaces": 1, "force": true}));
+    let id = tour.ask("POST", path, instead("h6:9601"), 201).await["id"].clone();
+    tour.ask("POST", path, instead("h6:9601"), 200).await;
+    let refused = tour.ask("POST", path, instead("h7:9601"), 409).await;
+    assert_eq!(
+        (&refused["error"]["code"], &refused["error"]["details"]["by"]),
+        (&json!("MemberReplaced"), &id)
+    );
+    assert_eq!(tour.ask("DELETE", &format!("{path}/{id}"), None, 200).await["changed"], true);
     assert_eq!(tour.ask("POST", "/v1/cluster/transfer", None, 200).await["leader"], 1);
     let strange = json!({"to": 9});
     tour.ask("POST", "/v1/cluster/transfer", Some(strange), 404).await;

@@ -22,6 +22,8 @@ const STALL_BYTES_PER_SEC: u32 = 16 << 10;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// … and so many bytes.
 const LINGER_BYTES_MAX: usize = 4 << 20;
+/// How a client greets that takes for granted that HTTP/2 is spoken here.
+const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0";
 /// Longest answer of hyper itself.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
 
@@ -71,6 +73,8 @@ pub struct Guarded<T> {
     stream: T,
     on_bad_head: OnBadHead,
     patience: Patience,
+    /// Whether anything has come.
+    begun: bool,
     /// Whether the end of a line has come since the last answer.
     line: bool,
     /// Our answer in the place of hyper's, and how much of it is written.
@@ -124,7 +128,7 @@ impl<T> Guarded<T> {
     /// A stream whose heads that cannot be read are answered as `on_bad_head` says.
     pub fn new(stream: T, on_bad_head: OnBadHead) -> Self {
         let patience = Patience { stalled: None, timeout: STALL_TIMEOUT };
-        Self { stream, on_bad_head, patience, line: false, words: None, linger: None }
+        Self { stream, on_bad_head, patience, begun: false, line: false, words: None, linger: None }
     }
 
     /// What an answer of hyper's own stands for.
@@ -188,6 +192,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        // hyper closes without a word after this greeting. Without its first letter it is like any other head that
+        // is none.
+        let new = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+        if !self.begun && new.starts_with(HTTP2_GREETING) {
+            new[0] = b' ';
+        }
+        self.begun = true;
         if !self.line {
             let new = buffer.filled().get(before..).unwrap_or_default();
             self.line = new.contains(&b'\n');

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
+use std::time::Duration;
 
 use romana_statemachine::{Digest, Revision};
 
@@ -40,6 +41,8 @@ pub(crate) struct Operation {
     pub(crate) asked: u64,
     /// `None`: its client died first.
     pub(crate) answered: Option<(u64, Answer)>,
+    /// When it was asked and answered, since the run began.
+    pub(crate) during: (Duration, Duration),
 }
 
 /// What is known. Time is the place in the order of everything that was written here.
@@ -90,7 +93,8 @@ impl Book {
 
     pub(crate) fn ask(&mut self, node: u64, name: String, question: Question) -> usize {
         let asked = self.tick();
-        self.operations.push(Operation { name, node, question, asked, answered: None });
+        let during = (now(), Duration::MAX);
+        self.operations.push(Operation { name, node, question, asked, answered: None, during });
         self.operations.len() - 1
     }
 
@@ -99,6 +103,7 @@ impl Book {
         self.trace((which, answer));
         if let Some(operation) = self.operations.get_mut(which) {
             operation.answered = Some((at, answer));
+            operation.during.1 = now();
         }
     }
 
@@ -136,4 +141,9 @@ impl Book {
     pub(crate) fn tell(&mut self, at: u64, what: String) {
         self.told.push(format!("{:>7.3} s  {what}", at as f64 / 1000.0));
     }
+}
+
+/// Since the run began.
+fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
 }

@@ -5,11 +5,14 @@
 //! is enough that no answer is older than one given before its question was asked.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use romana_controlplane::platform::true_time;
 use romana_statemachine::{Event, Record, Revision};
 
 use crate::book::{Answer, Book, Operation, Question};
 use crate::node::PREFIX;
+use crate::plan::RIGHT;
 
 impl Operation {
     fn told(&self) -> Option<(u64, Revision)> {
@@ -20,13 +23,17 @@ impl Operation {
     }
 }
 
-/// Checks everything. `records`: the whole history of each replica, in the end.
-pub(crate) fn judge(book: &mut Book, records: &BTreeMap<u64, Vec<Record>>) {
+/// Checks everything. `records`: the whole history of each replica, in the end. `clocks`: whether a majority of
+/// the clocks was right all the while.
+pub(crate) fn judge(book: &mut Book, records: &BTreeMap<u64, Vec<Record>>, clocks: bool) {
     let mut broken = Vec::new();
     linearizable(&book.operations, &mut broken);
     local_reads(&book.operations, &mut broken);
     for (node, records) in records {
         kept(*node, &book.operations, records, &mut broken);
+        if clocks {
+            log_time(&book.operations, records, &mut broken);
+        }
         for record in records {
             book.see(*node, record.revision, record.digest);
         }
@@ -122,5 +129,28 @@ fn kept(node: u64, operations: &[Operation], records: &[Record], broken: &mut Br
     }
     if let Some((name, found)) = made.first_key_value() {
         broken.push(("kept", format!("nobody made {name}, which node {node} has at {found:?}")));
+    }
+}
+
+/// How far a stamp may be from the true time, milliseconds: clocks up to twice ten seconds apart are a majority
+/// while a third is not heard (`cluster_time`); a reading takes up to a second.
+const OFF_MAX: u64 = 10_000 + 1_000 + 4 * RIGHT.unsigned_abs();
+
+/// What happened between a question and its answer is stamped so.
+fn log_time(operations: &[Operation], records: &[Record], broken: &mut Broken) {
+    let milli =
+        |elapsed: Duration| u64::try_from(true_time(elapsed).as_millis()).unwrap_or(u64::MAX);
+    let stamps: BTreeMap<Revision, u64> =
+        records.iter().map(|record| (record.revision, record.at.0)).collect();
+    for operation in operations.iter().filter(|made| made.question == Question::Make) {
+        let Some((_, revision)) = operation.told() else { continue };
+        let Some(at) = stamps.get(&revision) else { continue };
+        let (from, to) = (milli(operation.during.0), milli(operation.during.1));
+        if *at > to + OFF_MAX || at + OFF_MAX < from {
+            let how = format!(
+                "revision {revision} is stamped {at}; it was asked for at {from} and answered at {to}"
+            );
+            broken.push(("log time", how));
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use romana_controlplane::platform::net::TcpListener;
-use romana_controlplane::platform::{below, disk, random, set_clock};
+use romana_controlplane::platform::{Clock, below, disk, random, set_clock};
 use romana_controlplane::raft::{ProposeError, Replica, ReplicaConfig};
 use romana_statemachine::command::{AllocateAddress, ReleaseAddress, TenantRef, TenantSpec};
 use romana_statemachine::{Actor, Command, Labels, Outcome, Proposal, Term};
@@ -32,8 +32,8 @@ pub(crate) enum Order {
     /// Hand leadership to this one.
     Transfer(u64),
     Snapshot,
-    /// Set the wall clock so many milliseconds ahead of the true time, or behind it.
-    Clock(i64),
+    /// Set the clocks.
+    Clock(Clock),
 }
 
 /// A replica that runs.
@@ -48,6 +48,8 @@ pub(crate) struct Running {
 pub(crate) struct Site {
     pub(crate) running: RefCell<BTreeMap<u64, Running>>,
     pub(crate) book: Shared,
+    /// The clocks of each machine, over its lives.
+    pub(crate) clocks: RefCell<BTreeMap<u64, Clock>>,
     /// Clients ask nothing any more.
     pub(crate) quiet: Cell<bool>,
     lives: Cell<u64>,
@@ -93,6 +95,7 @@ fn config(id: u64, plan: &Plan) -> ReplicaConfig {
 pub(crate) async fn live(id: u64, plan: Rc<Plan>, site: Rc<Site>) -> turmoil::Result {
     let failed = disk::failed_syncs(&name(id));
     let excused = || disk::is_dark(&name(id)) || disk::failed_syncs(&name(id)) > failed;
+    set_clock(site.clocks.borrow().get(&id).copied().unwrap_or_default());
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let replica = match Replica::start_on(config(id, &plan), listener).await {
         Ok(replica) => replica,
@@ -131,7 +134,7 @@ async fn obey(replica: &Replica, order: Order) {
     match order {
         Order::Transfer(to) => _ = replica.transfer(to, Instant::now() + PATIENCE).await,
         Order::Snapshot => _ = replica.snapshot().await,
-        Order::Clock(ahead) => set_clock(ahead),
+        Order::Clock(clock) => set_clock(clock),
     }
 }
 

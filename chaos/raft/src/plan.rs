@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use romana_controlplane::platform::{below, random};
+use romana_controlplane::platform::{Clock, below, random};
 use romana_controlplane::raft::Tuning;
 
 /// Replicas.
@@ -29,8 +29,10 @@ pub(crate) struct Plan {
     pub(crate) isolate: Option<u64>,
     /// What is sent between two machines arrives late.
     pub(crate) slow: Option<u64>,
-    /// A clock jumps.
+    /// A clock jumps, drifts or lies.
     pub(crate) clock: Option<u64>,
+    /// The one machine whose clock may be wrong; `None`: any may, and nothing is promised of log time.
+    pub(crate) liar: Option<u64>,
     /// Leadership is handed on.
     pub(crate) transfer: Option<u64>,
     /// A snapshot is asked for.
@@ -71,6 +73,7 @@ impl Plan {
             isolate: sometimes(1_000, 5_000),
             slow: sometimes(500, 4_000),
             clock: sometimes(1_000, 6_000),
+            liar: (below(4) > 0).then(|| 1 + below(NODES)),
             transfer: sometimes(500, 4_000),
             snapshot: sometimes(200, 3_000),
             outage: between(50, 2_500),
@@ -91,5 +94,39 @@ impl Plan {
                 ..Tuning::default()
             },
         }
+    }
+}
+
+/// How far a right clock is from the true time at most, milliseconds.
+pub(crate) const RIGHT: i64 = 50;
+/// How far a monotonic clock is from its pace at most, millionths.
+const PACE: i64 = 400;
+const DAY: i64 = 24 * 3_600_000;
+
+fn either_way(most: i64) -> i64 {
+    let wide = u64::try_from(2 * most + 1).unwrap_or(1);
+    i64::try_from(below(wide)).unwrap_or(0) - most
+}
+
+/// Up to ten to the power of `power`, as often small as large, either way.
+fn any_size(power: u32) -> i64 {
+    let power = u32::try_from(1 + below(u64::from(power))).unwrap_or(1);
+    either_way(10_i64.pow(power))
+}
+
+/// A clock as an NTP daemon keeps it.
+pub(crate) fn right_clock() -> Clock {
+    Clock { ahead: either_way(RIGHT), pace: either_way(PACE), ..Clock::default() }
+}
+
+/// A clock that has jumped by up to 400 days, gains or loses up to half of the time that passes, or shows
+/// another time whenever it is read.
+pub(crate) fn wrong_clock() -> Clock {
+    let right = right_clock();
+    match below(4) {
+        0 => right,
+        1 => Clock { ahead: any_size(11).clamp(-400 * DAY, 400 * DAY), ..right },
+        2 => Clock { drift: either_way(500_000), ..right },
+        _ => Clock { lies: any_size(7).unsigned_abs(), ..right },
     }
 }

@@ -12,7 +12,7 @@ use turmoil::Sim;
 use crate::book::{Answer, Question};
 use crate::laws;
 use crate::node::{self, Order, Site, name};
-use crate::plan::{CALM, FAULTS, NODES, Plan};
+use crate::plan::{CALM, FAULTS, NODES, Plan, right_clock, wrong_clock};
 use crate::watch;
 
 /// What came of a run.
@@ -79,6 +79,7 @@ impl World {
         let site = Rc::new(Site::default());
         for id in 1..=NODES {
             disk::lie(&name(id), lie);
+            site.clocks.borrow_mut().insert(id, right_clock());
             let (plan, site) = (Rc::clone(&plan), Rc::clone(&site));
             sim.host(name(id), move || node::live(id, Rc::clone(&plan), Rc::clone(&site)));
         }
@@ -201,13 +202,17 @@ impl World {
         let order = match () {
             () if comes(plan.transfer) => Order::Transfer(other),
             () if comes(plan.snapshot) => Order::Snapshot,
-            () if comes(plan.clock) => {
-                let far = i64::try_from(below(20_000)).unwrap_or(0);
-                Order::Clock(if random() { far } else { -far })
-            }
+            () if comes(plan.clock) => return self.set_clock(plan.liar.unwrap_or(one)),
             () => return,
         };
         self.order(one, order);
+    }
+
+    /// The clock of a machine becomes wrong, or right again. A machine that is down starts with it.
+    fn set_clock(&self, id: u64) {
+        let clock = wrong_clock();
+        self.site.clocks.borrow_mut().insert(id, clock);
+        self.order(id, Order::Clock(clock));
     }
 
     fn order(&self, id: u64, order: Order) {
@@ -341,8 +346,9 @@ impl World {
         let revision = revision.max().unwrap_or(0);
         self.site.running.borrow_mut().clear();
         drop(replicas);
+        let clocks = self.plan.liar.is_some();
         let verdict = self.site.book.with(|book| {
-            laws::judge(book, &records);
+            laws::judge(book, &records, clocks);
             if states.windows(2).any(|two| two[0] != two[1]) {
                 book.break_law("one state", "equal digests, and other contents".into());
             }

@@ -38,8 +38,53 @@ thread_local! {
     static DICE: RefCell<SmallRng> = RefCell::new(SmallRng::seed_from_u64(0));
     /// The longest that a disk takes, microseconds.
     static SLOWEST: Cell<u64> = const { Cell::new(1000) };
-    /// How far each machine's clock is ahead, milliseconds, by the id of its runtime.
-    static CLOCKS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
+    /// The clocks of each machine and when they were set, by the id of its runtime.
+    static SET: RefCell<BTreeMap<String, (Clock, Duration)>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// How the clocks of a machine differ from the true time. The default is right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// How far the wall clock is ahead of the true time, or behind it (negative), milliseconds.
+    pub ahead: i64,
+    /// How much the wall clock gains on the true time since it was set, or loses (negative), millionths.
+    pub drift: i64,
+    /// The wall clock shows up to so much more or less whenever it is read, milliseconds.
+    pub lies: u64,
+    /// How much the monotonic clock gains on the true time, or loses (negative), millionths.
+    pub pace: i64,
+}
+
+impl Clock {
+    /// What the wall clock shows, nanoseconds since 1970, `set` being when it was set.
+    fn wall(&self, now: i128, set: i128) -> i128 {
+        let drifted = (now - set) * i128::from(self.drift) / MILLION;
+        let lie = if self.lies == 0 {
+            0
+        } else {
+            i128::from(below(2 * self.lies + 1)) - i128::from(self.lies)
+        };
+        nanos(EPOCH) + now + drifted + (i128::from(self.ahead) + lie) * MILLION
+    }
+
+    fn steady(&self, now: i128) -> i128 {
+        now + now * i128::from(self.pace) / MILLION
+    }
+}
+
+/// Nanoseconds of a millisecond, and millionths of a whole.
+const MILLION: i128 = 1_000_000;
+
+fn nanos(time: Duration) -> i128 {
+    i128::try_from(time.as_nanos()).unwrap_or(i128::MAX)
+}
+
+fn duration(nanos: i128) -> Duration {
+    Duration::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+}
+
+fn elapsed() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
 }
 
 /// Where all clocks begin: 2026-01-01.
@@ -52,10 +97,9 @@ pub fn begin(seed: u64, slowest: Duration) {
     SLOWEST.set(u64::try_from(slowest.as_micros()).unwrap_or(u64::MAX));
 }
 
-/// Sets the wall clock of the machine that asks, so far before or after the true time. Its other clock, by
-/// which it waits, is always right.
-pub fn set_clock(ahead: i64) {
-    CLOCKS.with_borrow_mut(|clocks| clocks.insert(machine(), ahead));
+/// Sets the clocks of the machine that asks. The times that it waits for are always right.
+pub fn set_clock(clock: Clock) {
+    SET.with_borrow_mut(|set| set.insert(machine(), (clock, elapsed())));
 }
 
 /// Each life of a machine has a runtime of its own.
@@ -63,18 +107,26 @@ fn machine() -> String {
     tokio::runtime::Handle::current().id().to_string()
 }
 
-/// The wall clock, since 1970.
-pub(crate) fn unix_time() -> Duration {
-    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-    let ahead = CLOCKS.with_borrow(|clocks| clocks.get(&machine()).copied().unwrap_or(0));
-    let by = Duration::from_millis(ahead.unsigned_abs());
-    let now = EPOCH + elapsed;
-    if ahead < 0 { now.saturating_sub(by) } else { now + by }
+fn clock() -> (Clock, i128) {
+    let (clock, set) = SET.with_borrow(|set| set.get(&machine()).copied().unwrap_or_default());
+    (clock, nanos(set))
 }
 
-/// A clock that never jumps.
+/// The true time since 1970, so long after the run began.
+#[must_use]
+pub fn true_time(elapsed: Duration) -> Duration {
+    EPOCH + elapsed
+}
+
+/// The wall clock of the machine that asks, since 1970.
+pub(crate) fn unix_time() -> Duration {
+    let (clock, set) = clock();
+    duration(clock.wall(nanos(elapsed()), set))
+}
+
+/// A clock of the machine that asks that never jumps.
 pub(crate) fn steady_time() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
+    duration(clock().0.steady(nanos(elapsed())))
 }
 
 /// A random number.

@@ -245,6 +245,9 @@ impl Replica {
             // Nothing is lost when the wait is cut short.
             _ = timeout(CLAIM_EVERY, stop.cancelled()).await;
         }
+        // With a fault there is nothing to watch over; a task that ends before it is told to ends the program, which
+        // may have to stay and say why it stopped.
+        stop.cancelled().await;
     }
 
     fn standing(&self) -> Standing {

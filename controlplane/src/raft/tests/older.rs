@@ -88,6 +88,12 @@ async fn a_follower_that_was_put_back_is_refused() {
     put_back(&mut cluster, id).await;
     is_noticed(&cluster, id).await;
     assert!(!votes(&cluster, 1 + id % 3, id).await, "it votes");
+    // The program stays, to say why.
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut claim = std::pin::pin!(cluster.on(id).clone().keep_claim(stop.clone()));
+    assert!(futures_util::poll!(claim.as_mut()).is_pending());
+    stop.cancel();
+    claim.await;
     // The others go on.
     create(cluster.on(1 + id % 3), "after").await;
     cluster.end().await;

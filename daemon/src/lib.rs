@@ -1,9 +1,16 @@
 //! # What every long-running program shares
 //!
 //! ```text
-//!   main ─► process: log, runtime ─► tasks: supervised until SIGTERM, SIGINT, or the first that dies ─► exit code
+//!   main ─► config: flag > variable > file > default ─► process: log, runtime, signals, exit code
+//!                                                           │
+//!     tasks: supervised until SIGTERM, SIGINT, or the first one that dies
+//!       ├── reconcile: pass · wake, timer, back-off ──► problems ─┐
+//!       ├── the program's own tasks ────────────────► problems ───┤
+//!       └── probe: /healthz /readyz /status /metrics ◄────────────┘
+//!             └── listener: bounded connections over TCP, or over what an acceptor makes of it
 //! ```
-//! Besides: files at paths that users give, directories that are not shared, and how errors are shown.
+//! `examples/idle.rs` is the smallest program of this shape. Besides: how errors are shown, files at paths that users
+//! give, and directories that are not shared.
 
 pub mod config;
 pub mod error;

@@ -46,7 +46,7 @@ use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::kernel::KernelError;
 use crate::kernel::netns::NetnsError;
-use crate::policy::enforce::Gate;
+use crate::policy::gate::Gate;
 use crate::status::PolicyStatus;
 use crate::wire::{Failed, Key};
 use reserve::Reserve;

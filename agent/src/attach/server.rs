@@ -27,7 +27,7 @@ use crate::copy::CopyError;
 use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::kernel::taken::Taken;
-use crate::policy::enforce::Gate;
+use crate::policy::gate::Gate;
 use crate::status::PolicyStatus;
 use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
 

@@ -5,7 +5,6 @@
 //! put in: the kernel may know better than the copy.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +12,14 @@ use romana_daemon::error::chain;
 use romana_daemon::reconcile::{Next, Pass, Reconcile, Schedule};
 use romana_statemachine::Revision;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::compile::{Compiler, Options};
 use super::diff::{Actual, removal, repair, step};
 use super::drift::{self, Look};
+use super::gate::{Addresses, Ask, Gate};
 use super::model::{Filter, Style};
-use super::world::{Attached, Attachments, World};
+use super::world::{Attachments, World};
 use crate::follow::Seen;
 use crate::kernel::disturbance;
 use crate::kernel::packet_filter::{Backend, FilterError, PacketFilter};
@@ -30,8 +30,6 @@ use crate::wire::Key;
 const PERIOD: Duration = Duration::from_secs(30);
 /// How often sets are counted and a failure is tried again, and the shortest time between two looks because of other programs' changes.
 const DRIFT_PERIOD: Duration = Duration::from_secs(1);
-/// How long an ADD waits for its policy.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How policy is enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,67 +44,6 @@ pub struct Settings {
     pub log_group: u16,
     /// What is compiled.
     pub options: Options,
-}
-
-type Addresses = Vec<(IpAddr, Attached)>;
-
-enum Ask {
-    /// All that is attached; nothing is done before this is known.
-    Begin(Vec<(Key, Addresses)>),
-    /// What an attachment has now.
-    Note(Key, Addresses),
-    /// When the kernel has all of this revision, and all that was noted before.
-    Settle(Revision, oneshot::Sender<()>),
-    /// Whether the kernel holds what was written to it; what it does not is put back.
-    Verify(oneshot::Sender<bool>),
-}
-
-/// The way to the enforcer.
-#[derive(Clone, Debug)]
-pub struct Gate(mpsc::UnboundedSender<Ask>);
-
-/// The policy of a container is not in place.
-#[derive(Debug, thiserror::Error)]
-#[error("the policy of the container is not in place within {PATIENCE:?}")]
-pub struct NotSettled;
-
-impl Gate {
-    /// Says what is attached when the agent starts.
-    pub fn begin(&self, all: Vec<(Key, Addresses)>) {
-        // A task that has ended needs nothing.
-        _ = self.0.send(Ask::Begin(all));
-    }
-
-    /// Says what an attachment has now; nothing, when it goes.
-    pub fn note(&self, key: Key, addresses: Addresses) {
-        _ = self.0.send(Ask::Note(key, addresses));
-    }
-
-    /// Waits until the kernel has the policies of a revision for everything that was noted.
-    ///
-    /// # Errors
-    /// [`NotSettled`]: it stays closed meanwhile.
-    pub async fn settled(&self, revision: Revision) -> Result<(), NotSettled> {
-        let (done, waits) = oneshot::channel();
-        _ = self.0.send(Ask::Settle(revision, done));
-        match timeout(PATIENCE, waits).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(NotSettled),
-        }
-    }
-
-    /// Whether the kernel holds what was written to it. If not, that is restored on return.
-    ///
-    /// # Errors
-    /// [`NotSettled`]: it cannot be read.
-    pub async fn is_intact(&self) -> Result<bool, NotSettled> {
-        let (done, waits) = oneshot::channel();
-        _ = self.0.send(Ask::Verify(done));
-        match timeout(PATIENCE, waits).await {
-            Ok(Ok(intact)) => Ok(intact),
-            _ => Err(NotSettled),
-        }
-    }
 }
 
 /// Enforces policy.

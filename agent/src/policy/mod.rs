@@ -15,7 +15,7 @@
 //!   receive goes on to the host's own rules.
 //! - Before it is known what a container is, nothing leaves or reaches it.
 //!
-//! Reading order: [`model`], `names`, `base`, `chains`, [`world`], `members`, [`compile`], [`diff`], [`enforce`].
+//! Reading order: [`model`], `names`, `base`, `chains`, [`world`], `members`, [`compile`], [`diff`], [`gate`], [`enforce`].
 
 mod base;
 mod chains;
@@ -24,6 +24,7 @@ pub mod counters;
 pub mod diff;
 mod drift;
 pub mod enforce;
+pub mod gate;
 mod members;
 pub mod model;
 pub mod names;

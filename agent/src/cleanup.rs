@@ -9,6 +9,7 @@ use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
 use romana_daemon::error::chain;
+use romana_statemachine::plural;
 use rtnetlink::Handle;
 
 use crate::kernel::KernelError;
@@ -89,7 +90,8 @@ pub async fn run(
         return Ok(());
     }
     for saved in rules {
-        let what = format!("{} rules and chains of {}", saved.lines.len(), saved.name());
+        let what =
+            format!("{} of {} (rules and chains)", plural(saved.lines.len(), "line"), saved.name());
         let outcome = if wanted.dry_run { Ok(()) } else { packet_filter::restore(&saved).await };
         done(what, outcome.map_err(|error| chain(&error)));
     }

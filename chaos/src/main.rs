@@ -14,6 +14,7 @@ use romana_chaos::report::{html, text};
 use romana_chaos::run::{RunOptions, run};
 use romana_chaos::soak::{SoakOptions, soak};
 use romana_chaos::world;
+use romana_statemachine::plural;
 
 /// The judge: faults on real processes, laws, benchmarks beside etcd.
 #[derive(Debug, Parser)]
@@ -199,8 +200,8 @@ async fn judge(args: RunArgs) -> Result<ExitCode> {
         println!("BROKEN {violation}");
     }
     println!(
-        "verdict:   {} violations; again with\n{}",
-        report.violations.len(),
+        "verdict:   {}; again with\n{}",
+        plural(report.violations.len(), "violation"),
         options.reproduce()
     );
     Ok(ExitCode::FAILURE)
@@ -224,8 +225,11 @@ async fn soaking(args: SoakArgs) -> Result<ExitCode> {
     );
     let total = soak(&options).await?;
     println!(
-        "verdict:   {} of {} rounds broke a law; {} calls, {} faults",
-        total.broken, total.rounds, total.calls, total.faults
+        "verdict:   a law was broken in {} of {}; {}, {}",
+        total.broken,
+        plural(total.rounds, "round"),
+        plural(total.calls, "call"),
+        plural(total.faults, "fault")
     );
     Ok(if total.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -246,8 +250,9 @@ fn play_world(args: &WorldArgs) -> ExitCode {
     }
     let rate = args.schedules as f64 * 60.0 / started.elapsed().as_secs_f64();
     println!(
-        "verdict:   every law held in {} schedules of {} steps from seed {first} on; {rate:.0} a minute",
-        args.schedules, args.steps
+        "verdict:   every law held in {} of {} from seed {first} on; {rate:.0} a minute",
+        plural(args.schedules, "schedule"),
+        plural(args.steps, "step")
     );
     ExitCode::SUCCESS
 }

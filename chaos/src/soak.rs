@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
+use romana_statemachine::plural;
 
 use crate::nemesis::Fault;
 use crate::report::html;
@@ -110,15 +111,15 @@ fn line(total: &Total, elapsed: Duration, drawn: &RunOptions, report: &Report) -
     let faults: Vec<String> = drawn.faults.iter().map(ToString::to_string).collect();
     let shown = if faults.len() > 5 { format!("{} kinds", faults.len()) } else { faults.join(",") };
     format!(
-        "{:>5} s  round {:>3}  seed {:<20}  {} replicas, {:>2} clients, {:>4} ms: {:>6} calls, {:>2} faults of {shown}: {}",
+        "{:>5} s  round {:>3}  seed {:<20}  {}, {}, {:>4} ms: {}, {} of {shown}: {}",
         elapsed.as_secs(),
         total.rounds,
         drawn.seed,
-        drawn.replicas,
-        drawn.clients,
+        plural(drawn.replicas, "replica"),
+        plural(drawn.clients, "client"),
         drawn.interval.as_millis(),
-        report.calls,
-        report.story.faults.len(),
+        plural(report.calls, "call"),
+        plural(report.story.faults.len(), "fault"),
         if report.violations.is_empty() { "held" } else { "BROKEN" }
     )
 }

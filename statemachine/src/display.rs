@@ -14,6 +14,7 @@ use crate::event::{
     AddressAllocated, AddressReleased, BlockAssigned, BlockReleased, Event, HostAdded, HostUpdated,
     Place, ReleaseReason, Restored, ResumedBy, TopologySet,
 };
+use crate::plural;
 use crate::policy::Policy;
 use crate::printable::is_printable;
 use crate::time::{Size, Span};
@@ -44,7 +45,7 @@ const LISTED_MAX: usize = 8;
 fn more(f: &mut Formatter<'_>, count: usize, what: &str) -> fmt::Result {
     match count.saturating_sub(LISTED_MAX) {
         0 => Ok(()),
-        more => write!(f, " and {more} more {what}"),
+        more => write!(f, " and {}", plural(more, what)),
     }
 }
 
@@ -297,7 +298,7 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "ConflictsReported {host} {count}")?;
             let mut conflicts = reported.conflicts.iter().take(LISTED_MAX);
             conflicts.try_for_each(|c| write!(f, " {} {} {}", c.name, c.ip, c.why.code()))?;
-            more(f, count, "conflicts")
+            more(f, count, "more conflict")
         }
         Event::AgentSettingsChanged(settings) => {
             let AgentSettings { reserve_per_owner, host_down_after_ms, restore_hold_max_ms } =
@@ -344,14 +345,14 @@ shown! {
         let networks = spec.networks.iter().take(LISTED_MAX);
         let networks = networks.map(|network| Pair(network.name.as_str(), &network.cidr));
         write!(f, "{}", List("", networks, ""))?;
-        more(f, spec.networks.len(), "networks")
+        more(f, spec.networks.len(), "more network")
     }
     Carved(TopologySet): |set, f| {
         write!(f, "{}", Outline(&set.topology))?;
         for host in set.hosts.iter().take(LISTED_MAX) {
             write!(f, " host {}{}", host.host, places(&host.places))?;
         }
-        more(f, set.hosts.len(), "hosts")
+        more(f, set.hosts.len(), "more host")
     }
     Change(SettingsChange): |change, f| {
         if let Some(delay) = change.address_reuse_delay_ms {

@@ -17,6 +17,7 @@ use crate::name::{
     AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, TableId, TenantId,
     VipName,
 };
+use crate::plural;
 use crate::time::{Size, Span};
 
 /// The class of a refusal.
@@ -212,7 +213,7 @@ refusals! {
         groups: u64, /// What they must share.
         cidr: IpNet, /// Prefix length of a block.
         block_mask: u8, }
-        => Malformed, "{groups} groups do not fit into {cidr} of network {network} with blocks of /{block_mask}";
+        => Malformed, "{cidr} of network {network} has no room for {} with blocks of /{block_mask}", plural(*groups, "group");
         "Use fewer groups, a larger CIDR or smaller blocks (a longer block_mask).";
     /// Groups nested too deeply.
     GroupsTooDeep { /// The bound.
@@ -234,7 +235,7 @@ refusals! {
     TopologyConflicts { /// The first hundred.
         conflicts: Vec<Conflict>, /// How many there are.
         total: u64, }
-        => Conflict, "the topology would not keep everything that lives: {total} conflicts, first: {}", conflicts.first().map_or("", |c| c.reason.as_str());
+        => Conflict, "the topology would not keep everything that lives: {}, first: {}", plural(*total, "conflict"), conflicts.first().map_or("", |c| c.reason.as_str());
         "Resolve what details.conflicts lists, or keep the present groups; `romana topology plan` shows the outcome.";
     /// No topology yet.
     NoTopology => Conflict, "there is no topology yet";
@@ -515,14 +516,14 @@ refusals! {
         since: u64, /// Some that have not reported.
         hosts: Vec<HostName>, /// How many have not.
         waiting: u64, }
-        => Conflict, "the cluster was restored from a backup at revision {since}, and {waiting} hosts have not reported what runs on them";
+        => Conflict, "the cluster was restored from a backup at revision {since}, and waits for the reports of {}", plural(*waiting, "host");
         "Wait for the agents, or go on without them: romana cluster resume. An address that is known can be asked for by its ip.";
     /// A report after a restore has attachments that the log does not know.
     ReportIncomplete { /// The host.
         host: HostName, /// Some of them.
         names: Vec<AddressName>, /// How many there are.
         total: u64, }
-        => Conflict, "host {host} runs {total} attachments that are not allocated there, such as {}", names.first().map_or("", AddressName::as_str);
+        => Conflict, "host {host} runs what is not allocated there: {}, such as {}", plural(*total, "attachment"), names.first().map_or("", AddressName::as_str);
         "Allocate each by its name and ip first, then report again.";
     /// Another agent speaks for the host.
     HostHasAgent { /// The host.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use romana_statemachine::Labels;
 use romana_statemachine::command::EndpointRef;
+use romana_statemachine::{Labels, plural};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -129,7 +129,7 @@ impl Attacher {
         if wrong.is_empty() {
             return Ok(());
         }
-        let msg = format!("{} attachments are not removed yet", wrong.len());
+        let msg = format!("not removed yet: {}", plural(wrong.len(), "attachment"));
         Err(failed(code::AGAIN, msg, wrong.join("; ")))
     }
 

@@ -1,5 +1,6 @@
 //! One page that needs nothing else: no script, no other file, no network.
 
+use romana_statemachine::plural;
 use std::fmt::Write;
 
 use super::{Part, Story, millis, seconds};
@@ -23,8 +24,7 @@ pub fn html(story: &Story) -> String {
     let broken = story.violations.len();
     let verdict = match broken {
         0 => String::from("every law held"),
-        1 => String::from("1 violation"),
-        many => format!("{many} violations"),
+        many => plural(many, "violation").to_string(),
     };
     let class = if broken == 0 { "good" } else { "bad" };
     let mut page = format!(

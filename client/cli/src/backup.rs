@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use romana_client::{ApiError, Error, Restoration, Server};
 use romana_statemachine::backup::{BackupError, Check, Checked, End, Header, Part, Reader, end_of};
-use romana_statemachine::{Millis, escaped};
+use romana_statemachine::{Millis, escaped, plural};
 use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -144,10 +144,10 @@ async fn save(ctx: &Context, file: &Path, history: bool, local: bool) -> Result<
     }
     let value = described(file, &checked);
     let sentence = format!(
-        "{}: revision {} with {} records, verified",
+        "{}: revision {} with {}, verified",
         file.display(),
         checked.header.revision,
-        checked.end.records,
+        plural(checked.end.records, "record"),
     );
     ctx.out.done(&value, sentence)
 }

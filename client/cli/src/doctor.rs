@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use romana_client::model::{Cluster, DigestAt};
 use romana_client::{Error, Query, Server};
 use romana_statemachine::attachment::{AGENT_PROBLEM, Heard, Severity};
+use romana_statemachine::plural;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -132,8 +133,8 @@ fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
     if let Some(held) = &cluster.held {
         let hosts: Vec<&str> = held.hosts.iter().map(|host| host.as_str()).collect();
         let what = format!(
-            "allocation is held since the restore: {} hosts have not reported ({})",
-            held.waiting,
+            "allocation is held since the restore, until there is a report from {} ({})",
+            plural(held.waiting, "host"),
             hosts.join(", ")
         );
         let mend = "start the agents there, or go on without them: romana cluster resume";
@@ -164,7 +165,7 @@ fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
         cluster.members.iter().filter(|member| member.lag.is_some_and(|lag| lag > LAG_MAX))
     {
         let lag = member.lag.unwrap_or(0);
-        let what = format!("replica {} is {lag} entries behind", member.id);
+        let what = format!("replica {} is {} behind", member.id, plural(lag, "entry"));
         findings.push(warning("lag", what).mend("look at its disk and network"));
     }
     findings
@@ -239,7 +240,8 @@ impl Digests {
         let revision = self.said.iter().rev().find(|(_, said)| said.len() == self.compared());
         match revision {
             Some((revision, said)) if !differ && said.len() >= 2 => {
-                let what = format!("{} replicas agree at revision {revision}", said.len());
+                let what =
+                    format!("{} at revision {revision} agree", plural(said.len(), "replica"));
                 findings.push(good("digest", what));
             }
             Some(_) if !differ && self.asked > 1 => {
@@ -304,7 +306,7 @@ fn agents(hosts: &[Value], heard: &[Heard], revision: u64) -> Vec<Finding> {
         }
         let behind = revision.saturating_sub(heartbeat.applied.unwrap_or(0));
         if behind > BEHIND_MAX {
-            let what = format!("{host}: its kernel is {behind} revisions behind");
+            let what = format!("{host}: its kernel is {} behind", plural(behind, "revision"));
             let mend = format!("romana-agent status, on {host}");
             findings.push(warning("agents", what).mend(mend));
         }

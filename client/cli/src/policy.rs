@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use romana_client::Query;
+use romana_statemachine::plural;
 use serde_json::Value;
 
 use crate::context::{Context, read};
@@ -70,9 +71,8 @@ impl Command {
                 let document = network_policy::translate(input::documents(file).await?)?;
                 let answer = ctx.post(Query::new(PATH), &document, true, APPLIED).await?;
                 let names = names(&document);
-                let count = names.len();
-                let plural = if count == 1 { "policy" } else { "policies" };
-                ctx.out.done(&answer, format!("{count} {plural} applied: {}", names.join(", ")))
+                let count = plural(names.len(), "policy");
+                ctx.out.done(&answer, format!("{count} applied: {}", names.join(", ")))
             }
             Self::Remove { name, id } => {
                 let Some(name) = name.or(id) else {
@@ -196,8 +196,10 @@ fn explanation(answer: &Value) -> String {
 /// Between whom verdicts would change.
 fn changes(answer: &Value) -> Vec<String> {
     let Some(list) = answer.get("changes").map(items) else { return Vec::new() };
-    let (changed, pairs) = (cell(answer, "/changed"), cell(answer, "/pairs"));
-    let mut lines = vec![format!("Verdicts that would change: {changed} of {pairs} pairs.")];
+    let changed = cell(answer, "/changed");
+    let pairs = answer.get("pairs").and_then(Value::as_u64).unwrap_or(0);
+    let pairs = plural(pairs, "pair");
+    let mut lines = vec![format!("Verdicts that would change: {changed} of {pairs}.")];
     for change in list {
         let (from, to) = (party_of(change, "source"), party_of(change, "destination"));
         for (word, key) in [("opens", "opens"), ("closes", "closes")] {
@@ -211,7 +213,7 @@ fn changes(answer: &Value) -> Vec<String> {
     let left = answer.get("changed").and_then(Value::as_u64).unwrap_or(0);
     let left = left.saturating_sub(list.len() as u64);
     if left > 0 {
-        lines.push(format!("  and {left} more pairs"));
+        lines.push(format!("  and {}", plural(left, "more pair")));
     }
     for left in answer.get("not_looked_at").map(items).unwrap_or_default() {
         lines.push(format!("Not looked at: {}.", text(left)));

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use romana_client::Query;
+use romana_statemachine::plural;
 use serde_json::Value;
 
 use crate::context::Context;
@@ -81,8 +82,8 @@ fn table(answer: &Value) -> Table {
     }
     if let Some(groups) = answer.get("groups").and_then(Value::as_u64) {
         table.note(format!(
-            "{} routes; prefix groups that take hosts: {groups}",
-            routes(answer).len()
+            "{}; prefix groups that take hosts: {groups}",
+            plural(routes(answer).len(), "route")
         ));
     }
     table

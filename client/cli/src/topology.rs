@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use romana_client::Query;
+use romana_statemachine::plural;
 use serde_json::Value;
 
 use crate::context::{Context, done, read};
@@ -144,14 +145,20 @@ fn networks(plan: &Value) -> Vec<String> {
     for one in plan.get("blocks_handed_over").map(items).unwrap_or_default() {
         let of = |key: &str| cell(one, key);
         lines.push(format!(
-            "{} blocks with {} addresses go from network {} to {}",
-            of("/blocks"),
-            of("/addresses"),
+            "move {} with {} from network {} to {}",
+            number(one, "/blocks", "block"),
+            number(one, "/addresses", "address"),
             of("/from"),
             of("/to")
         ));
     }
     lines
+}
+
+/// How many of something an answer says there are.
+fn number(value: &Value, pointer: &str, noun: &str) -> String {
+    let count = value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    plural(count, noun).to_string()
 }
 
 /// A value in a few words: no tenants named means all of them.
@@ -193,12 +200,13 @@ fn planned(plan: &Value) -> Table {
     }
     let refused = is_refused(plan);
     let changed = plan.get("changed").and_then(Value::as_bool).unwrap_or(true);
-    let (blocks, addresses) = (cell(plan, "/blocks_kept"), cell(plan, "/addresses_kept"));
+    let blocks = number(plan, "/blocks_kept", "block");
+    let addresses = number(plan, "/addresses_kept", "address");
     table.note(match (refused, changed) {
         (true, _) => String::from("it would be refused"),
         (false, false) => String::from("nothing would change"),
         (false, true) => {
-            format!("it would be accepted; {blocks} blocks and {addresses} addresses are kept")
+            format!("it would be accepted, and keep {blocks} and {addresses}")
         }
     });
     table

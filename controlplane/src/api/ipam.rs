@@ -7,7 +7,7 @@ use romana_statemachine::attachment::{
 };
 use romana_statemachine::enrolment::RefusedAgent;
 use romana_statemachine::name::{HostName, InstanceId};
-use romana_statemachine::{Host, Refusal, Revision, State};
+use romana_statemachine::{Host, Refusal, Revision, State, plural};
 use serde::Serialize;
 
 use super::call::Call;
@@ -112,7 +112,7 @@ fn unverified_host(host: &Host, addresses: usize, why: &str) -> Finding {
         severity: Severity::Warning,
         code: "AddressesUnverified".into(),
         subject: format!("host {name}"),
-        why: format!("{why}: whether its {addresses} addresses are in use is not known"),
+        why: format!("{why}: {} there may or may not be in use", plural(addresses, "address")),
         mend: format!(
             "start romana-agent there; if it is gone for ever: romana host remove {name} --force"
         ),
@@ -150,9 +150,9 @@ fn held(state: &State) -> Option<Finding> {
     let held = state.held()?;
     let hosts: Vec<&str> = held.waiting.iter().take(5).map(HostName::as_str).collect();
     let why = format!(
-        "restored at revision {}, and {} hosts have not reported since, such as {}",
+        "restored at revision {}, and not reported since by {}, such as {}",
         held.since,
-        held.waiting.len(),
+        plural(held.waiting.len(), "host"),
         hosts.join(", ")
     );
     Some(Finding {

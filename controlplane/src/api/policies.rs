@@ -10,7 +10,7 @@ use romana_statemachine::name::PolicyName;
 use romana_statemachine::policy::compare::{Change, Comparison, Reach, compare, reach};
 use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
 use romana_statemachine::policy::{Policy, Target, describe};
-use romana_statemachine::{Command, Refusal, Revision, State};
+use romana_statemachine::{Command, Refusal, Revision, State, plural};
 use serde::Serialize;
 
 use super::call::{Call, Changed};
@@ -244,13 +244,16 @@ fn not_looked_at(compared: &Comparison) -> Vec<String> {
     let Comparison { pairs_left, ranges_left, unallocated, .. } = compared;
     let mut left = Vec::new();
     if *pairs_left > 0 {
-        left.push(format!("{pairs_left} more pairs, as there are too many"));
+        left.push(format!("{}, as there are too many", plural(*pairs_left, "more pair")));
     }
     if !ranges_left.is_empty() {
         let named: Vec<_> =
             ranges_left.iter().take(RANGES_NAMED).map(ToString::to_string).collect();
         let more = ranges_left.len() - named.len();
-        let more = if more > 0 { format!(" and {more} more ranges") } else { String::new() };
+        let more = match more {
+            0 => String::new(),
+            more => format!(" and {}", plural(more, "more range")),
+        };
         left.push(format!("other addresses in {}{more}", named.join(", ")));
     }
     if *unallocated {

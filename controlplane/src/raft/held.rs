@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use romana_statemachine::Printable;
+use romana_statemachine::{Printable, plural};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -186,9 +186,9 @@ pub(super) fn older_text(id: u64) -> String {
 fn own_text(id: u64, has: Position, known: Position) -> String {
     format!(
         "this data directory is an older copy of itself: another replica knows that this one had voted in term {} \
-         and held {} entries, and it is at term {} with {}; it must neither vote nor acknowledge anything: {}",
+         and held {}, and it is at term {} with {}; it must neither vote nor acknowledge anything: {}",
         known.term,
-        known.next,
+        plural(known.next, "entry"),
         has.term,
         has.next,
         reseed(id)

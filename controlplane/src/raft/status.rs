@@ -1,6 +1,6 @@
 //! What a replica says about its cluster.
 
-use romana_statemachine::{Revision, Term};
+use romana_statemachine::{Revision, Term, plural};
 use serde::Serialize;
 
 /// The cluster as one replica sees it.
@@ -99,8 +99,8 @@ pub enum ProposeError {
     },
     /// Nothing happened: more than fits one log entry.
     #[error(
-        "{commands} commands are too many or too long for one proposal ({commands_max} commands, \
-         {bytes_max} bytes)"
+        "too many or too long for one proposal ({commands_max} commands, {bytes_max} bytes): {}",
+        plural(*.commands, "command")
     )]
     TooLarge {
         /// Commands in the proposal.

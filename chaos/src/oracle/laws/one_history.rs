@@ -2,6 +2,7 @@
 
 use crate::history::Testimony;
 
+use romana_statemachine::plural;
 use serde_json::Value;
 
 use super::super::{Case, Law, Verdict};
@@ -28,7 +29,7 @@ fn same(said: &Testimony, witness: &Testimony, verdict: &mut Verdict) {
     let (a, b) = (said.replica, witness.replica);
     if said.records.len() != witness.records.len() {
         let (have, want) = (said.records.len(), witness.records.len());
-        verdict.broken(format!("replica {a} has {have} records, {b} has {want}"));
+        verdict.broken(format!("replica {a} has {}, {b} has {want}", plural(have, "record")));
     }
     let differs = said.records.iter().zip(&witness.records).find(|(one, other)| one != other);
     if let Some((one, other)) = differs {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use romana_client::Query;
+use romana_statemachine::plural;
 use serde_json::Value;
 
 use super::moment::{Moment, moment};
@@ -69,7 +70,7 @@ fn changed(before: &Value, after: &Value) -> String {
     let more = found.len().saturating_sub(DIFFERENCES_MAX);
     found.truncate(DIFFERENCES_MAX);
     if more > 0 {
-        found.push(format!("and {more} more differences (-f json prints all of it)"));
+        found.push(format!("and {} (-f json prints all of it)", plural(more, "more difference")));
     }
     found.join("; ")
 }

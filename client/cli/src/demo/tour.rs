@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
 use romana_client::model::{Cluster, DigestAt};
 use romana_client::{Client, ClientConfig, Error, FollowOptions, Item, Query};
-use romana_statemachine::Digest;
 use romana_statemachine::command::{AllocateAddress, HostSource, HostSpec};
+use romana_statemachine::{Digest, plural};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -238,8 +238,9 @@ async fn routes(client: &Client) -> Done {
     claim(
         list.len() == RACKS && exceptions == 0,
         format!(
-            "{} routes for {blocks} blocks, and it stays at {} however many there will be",
-            list.len(),
+            "{} for {}, and it stays at {} however many there will be",
+            plural(list.len(), "route"),
+            plural(blocks, "block"),
             list.len()
         ),
     )
@@ -262,7 +263,9 @@ async fn kill_leader(
     replicas.kill(dead).await?;
     let killed = Instant::now();
     let before = stream.acknowledged();
-    bar.suspend(|| say(format!("{before} allocations acknowledged; replica {dead} is dead")));
+    bar.suspend(|| {
+        say(format!("{} acknowledged; replica {dead} is dead", plural(before, "allocation")))
+    });
     watch(&stream, &bar, before + AFTER_KILL).await?;
     let acks = stream.finish().await?;
     bar.finish_and_clear();
@@ -278,7 +281,8 @@ async fn kill_leader(
         ),
     )?;
     let seconds = began.elapsed().as_secs_f64();
-    say(format!("{} allocations were acknowledged to 16 callers in {seconds:.1} s", acks.len()));
+    let acknowledged = plural(acks.len(), "allocation");
+    say(format!("16 callers had {acknowledged} acknowledged in {seconds:.1} s"));
     Ok((dead, acks))
 }
 
@@ -424,7 +428,8 @@ async fn followed(
     claim(
         whole,
         format!(
-            "a follower saw all {events} events once and in order, across the kill, hash chain unbroken"
+            "a follower saw {} once and in order, across the kill, hash chain unbroken",
+            plural(events, "event")
         ),
     )
 }

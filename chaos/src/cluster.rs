@@ -3,36 +3,33 @@
 
 mod clocks;
 mod disks;
+mod lives;
 mod net;
+mod ports;
 mod programs;
+mod watch;
 
-use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::ExitStatusExt;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use hyper::Method;
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use tempfile::TempDir;
 
 pub use clocks::WrongClock;
 pub use disks::{Disk, SmallDisk};
 pub use net::{Link, Net, Treatment};
+pub use ports::free_ports;
+pub(crate) use ports::log_file;
 pub use programs::{find_romanad, power_shim};
 
-use crate::http;
-
-/// Ports are taken from below the range that outgoing connections use, so that none of those can
-/// sit on a replica's port while it is down.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Ports of the API and of peers, where each replica has a network namespace of its own.
 const OWN_PORTS: (u16, u16) = (9600, 9601);
-/// How long to wait for one answer about the cluster's state.
-const ASK: Duration = Duration::from_millis(500);
 
 /// How to build a cluster.
 #[derive(Clone, Debug)]
@@ -133,6 +130,23 @@ pub struct Cluster {
     founders: String,
     /// Ends that were seen in passing and that `crashes` has still to report.
     ended: Vec<String>,
+    lives: Lives,
+}
+
+/// The last process of every replica, by the replica's id. Clones are handles of the same.
+#[derive(Clone, Debug, Default)]
+pub struct Lives(Arc<Mutex<BTreeMap<u64, u32>>>);
+
+impl Lives {
+    fn began(&self, replica: u64, process: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(replica, process);
+    }
+
+    /// Those that there are, or were last.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<u64, u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Cluster {
@@ -151,8 +165,8 @@ impl Cluster {
         let shim = options.shim.is_some().then(|| power_shim(dir.path())).transpose()?;
         let net = options.namespaces.then(Net::new).transpose()?;
         let small = options.small_disks.map(disks::SmallDisks::new);
-        let (replicas, founders, ended) = Default::default();
-        let mut cluster = Self { options, net, small, dir, shim, replicas, founders, ended };
+        let (replicas, founders, ended, lives) = Default::default();
+        let mut cluster = Self { options, net, small, dir, shim, replicas, founders, ended, lives };
         for _ in 0..cluster.options.replicas {
             let at = cluster.add_place()?;
             let old = cluster.options.previous.is_some();
@@ -182,6 +196,12 @@ impl Cluster {
     #[must_use]
     pub fn apis(&self) -> Vec<SocketAddr> {
         self.replicas.iter().map(|replica| replica.api).collect()
+    }
+
+    /// The replicas' processes.
+    #[must_use]
+    pub fn lives(&self) -> Lives {
+        self.lives.clone()
     }
 
     /// The cluster's directory: data and logs.
@@ -253,7 +273,9 @@ impl Cluster {
             command.args(["--disk-reserve-bytes", &small.size.reserve.to_string()]);
         }
         let spawned = command.spawn();
-        replica.child = Some(spawned.with_context(|| format!("start {}", program.display()))?);
+        let child = spawned.with_context(|| format!("start {}", program.display()))?;
+        self.lives.began(replica.id, child.id());
+        replica.child = Some(child);
         replica.starts += 1;
         replica.paused = false;
         Ok(())
@@ -353,221 +375,9 @@ impl Cluster {
         self.replicas.iter().position(|replica| replica.old)
     }
 
-    /// kill -9.
-    ///
-    /// # Errors
-    /// The replica is down already.
-    pub fn kill(&mut self, at: usize) -> Result<()> {
-        let replica = &mut self.replicas[at];
-        if let Some(child) = replica.child.as_mut() {
-            // Ended by itself: for `crashes` to report, not for us to hide.
-            let ended = child.try_wait()?.is_some();
-            ensure!(!ended || replica.may_end, "replica {} ended by itself", replica.id);
-        }
-        replica.signal(Signal::KILL)?;
-        replica.paused = false;
-        if let Some(mut child) = replica.child.take() {
-            child.wait().context("wait for a killed replica")?;
-        }
-        Ok(())
-    }
-
-    /// Asks a replica to stop (SIGTERM) and waits until it has.
-    ///
-    /// # Errors
-    /// It is down already, or does not stop within 10 s.
-    pub async fn stop(&mut self, at: usize) -> Result<()> {
-        self.replicas[at].signal(Signal::TERM)?;
-        self.wait_exit(at, Duration::from_secs(10)).await.map(|_| ())
-    }
-
-    /// SIGSTOP: it keeps its connections and answers nobody.
-    ///
-    /// # Errors
-    /// The replica is down.
-    pub fn pause(&mut self, at: usize) -> Result<()> {
-        self.replicas[at].signal(Signal::STOP)?;
-        self.replicas[at].paused = true;
-        Ok(())
-    }
-
-    /// SIGCONT.
-    ///
-    /// # Errors
-    /// The replica is down.
-    pub fn resume(&mut self, at: usize) -> Result<()> {
-        self.replicas[at].signal(Signal::CONT)?;
-        self.replicas[at].paused = false;
-        Ok(())
-    }
-
-    /// Cuts the power of some replicas at once: what they had not fsynced is lost.
-    ///
-    /// # Errors
-    /// One is down, was started without the shim, or does not die of it.
-    pub async fn cut_power(&mut self, which: &[usize]) -> Result<()> {
-        ensure!(self.shim.is_some(), "the cluster was started without the shim");
-        for &at in which {
-            self.replicas[at].signal(Signal::USR2)?;
-        }
-        for &at in which {
-            let status = self.wait_exit(at, Duration::from_secs(5)).await?;
-            // One that has only just started dies of the signal itself: it had nothing to lose.
-            let cut = status.code() == Some(9) || status.signal() == Some(Signal::USR2.as_raw());
-            if !cut && !self.replicas[at].may_end {
-                let id = self.replicas[at].id;
-                self.ended.push(format!("replica {id} ended before the cut, {status}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until a replica has ended by itself. Returns how.
-    ///
-    /// # Errors
-    /// It is down, or does not end within `patience`.
-    pub async fn wait_exit(&mut self, at: usize, patience: Duration) -> Result<ExitStatus> {
-        let start = Instant::now();
-        loop {
-            let replica = &mut self.replicas[at];
-            let child = replica.child.as_mut().context("the replica is down")?;
-            if let Some(status) = child.try_wait()? {
-                replica.child = None;
-                return Ok(status);
-            }
-            ensure!(start.elapsed() < patience, "replica {} does not stop", replica.id);
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    /// Replicas that ended by themselves since somebody last looked, with how: a violation, unless
-    /// it was us.
-    pub fn crashes(&mut self) -> Vec<String> {
-        let mut crashed = std::mem::take(&mut self.ended);
-        for replica in self.replicas.iter_mut().filter(|replica| !replica.may_end) {
-            let Some(child) = replica.child.as_mut() else { continue };
-            if let Ok(Some(status)) = child.try_wait() {
-                let how = status.signal().map_or_else(
-                    || format!("status {:?}", status.code()),
-                    |signal| format!("signal {signal}"),
-                );
-                crashed.push(format!("replica {} ended by itself, {how}", replica.id));
-                replica.child = None;
-            }
-        }
-        crashed
-    }
-
-    /// Says whether a replica may end by itself from now on.
-    pub fn expect_end(&mut self, at: usize, may_end: bool) {
-        self.replicas[at].may_end = may_end;
-    }
-
-    /// Notes that a replica has ended, if it has. Says whether it is down.
-    pub fn settle_end(&mut self, at: usize) -> bool {
-        let replica = &mut self.replicas[at];
-        let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
-        if replica.child.as_mut().is_some_and(ended) {
-            replica.child = None;
-        }
-        replica.child.is_none()
-    }
-
     /// Takes the last place away; its replica is down.
     pub fn remove_last_place(&mut self) {
         self.replicas.pop();
-    }
-
-    /// Brings everybody back.
-    ///
-    /// # Errors
-    /// One does not start.
-    pub fn heal(&mut self) -> Result<()> {
-        (0..self.replicas.len()).try_for_each(|at| self.revive(at))
-    }
-
-    /// Resumes a replica that is paused, starts one that is down.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn revive(&mut self, at: usize) -> Result<()> {
-        if self.replicas[at].paused {
-            self.resume(at)?;
-        }
-        if self.replicas[at].is_up() { Ok(()) } else { self.start_replica(at) }
-    }
-
-    /// Waits until every replica that is up answers `/readyz`.
-    ///
-    /// # Errors
-    /// One is not ready within `patience`, or ended.
-    pub async fn wait_ready(&mut self, patience: Duration) -> Result<()> {
-        let start = Instant::now();
-        for at in 0..self.replicas.len() {
-            while self.replicas[at].is_up() {
-                let api = self.replicas[at].api;
-                let answer = http::once(api, Method::GET, "/readyz", None, ASK).await;
-                if answer.is_ok_and(|answer| answer.status == 200) {
-                    break;
-                }
-                let id = self.replicas[at].id;
-                if start.elapsed() > patience {
-                    bail!("replica {id} is not ready after {patience:?}");
-                }
-                if let [crash, ..] = &self.crashes()[..] {
-                    bail!("while waiting for replica {id}: {crash}\n{}", self.log_tails(40));
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// The leader's place, as the first replica that answers sees it.
-    pub async fn leader(&self) -> Option<usize> {
-        for replica in self.replicas.iter().filter(|replica| replica.is_up() && !replica.paused) {
-            let Ok(answer) = http::once(replica.api, Method::GET, "/v1/cluster", None, ASK).await
-            else {
-                continue;
-            };
-            if let Some(leader) = answer.body.get("leader").and_then(Value::as_u64) {
-                return self.replicas.iter().position(|replica| replica.id == leader);
-            }
-        }
-        None
-    }
-
-    /// Waits for a leader.
-    ///
-    /// # Errors
-    /// There is none within `patience`.
-    pub async fn wait_leader(&self, patience: Duration) -> Result<usize> {
-        let start = Instant::now();
-        loop {
-            if let Some(at) = self.leader().await {
-                return Ok(at);
-            }
-            ensure!(start.elapsed() < patience, "no leader after {patience:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// The last lines of every log, for a report of a failure.
-    #[must_use]
-    pub fn log_tails(&self, lines: usize) -> String {
-        let mut text = String::new();
-        for (at, replica) in self.replicas.iter().enumerate() {
-            let log = std::fs::read(self.log_path(at)).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let all: Vec<&str> = log.lines().collect();
-            let from = all.len().saturating_sub(lines);
-            text.push_str(&format!("--- replica {} (last {lines} lines)\n", replica.id));
-            for line in &all[from..] {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
-        text
     }
 
     /// Keeps the directory (data and logs) after the cluster has ended. Returns its path.
@@ -587,30 +397,4 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// Free loopback ports. Bound one by one and let go together, so all differ.
-///
-/// # Errors
-/// There are not as many.
-pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let mut held = Vec::new();
-    let offset = u16::try_from(std::process::id() % 12_000).unwrap_or_default();
-    for step in 0..PORTS.end - PORTS.start {
-        if held.len() == count {
-            break;
-        }
-        let port = PORTS.start + (offset.wrapping_mul(7).wrapping_add(step)) % 12_000;
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            held.push((port, listener));
-        }
-    }
-    ensure!(held.len() == count, "there are no {count} free ports");
-    Ok(held.into_iter().map(|(port, _)| port).collect())
-}
-
-/// A log file for a process that is no replica.
-pub(crate) fn log_file(dir: &Path, name: &str) -> Result<File> {
-    let path = dir.join(name);
-    File::create(&path).with_context(|| format!("make {}", path.display()))
 }

@@ -135,6 +135,19 @@ pub struct Sample {
     pub digest: Digest,
 }
 
+/// What a replica's process took of the machine's memory at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// Which replica.
+    pub replica: u64,
+    /// Which process: a replica that is started again is another one.
+    pub process: u32,
+    /// When.
+    pub at: Nanos,
+    /// So many bytes.
+    pub bytes: u64,
+}
+
 /// What one replica says at the end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Testimony {
@@ -222,4 +235,6 @@ pub struct Evidence {
     pub backups: Vec<Backed>,
     /// What was broken, and when.
     pub faults: Vec<Injected>,
+    /// Memory of all replicas while it ran, in order of time.
+    pub memory: Vec<Resident>,
 }

@@ -24,7 +24,10 @@ use std::net::IpAddr;
 use romana_statemachine::name::AddressName;
 use romana_statemachine::{Digest, Revision};
 
-use crate::history::{Evidence, Testimony};
+use crate::history::{Evidence, Nanos, Testimony};
+use crate::nemesis::Injected;
+use crate::nemesis::abuse::ABUSE;
+pub(crate) use laws::memory::costs;
 use timeline::Timeline;
 
 /// Violations of one law that are reported; the rest are counted.
@@ -62,6 +65,8 @@ pub const LAWS: &[&Law] = &[
     &laws::who::LAW,
     &laws::liveness::LAW,
     &laws::log_time::LAW,
+    &laws::memory::LAW,
+    &laws::served::LAW,
 ];
 
 /// A broken law.
@@ -138,6 +143,16 @@ impl Case<'_> {
             verdict.broken(format!("{who} {ip} for {name}, which holds nothing"));
         }
     }
+}
+
+fn is_abuse(fault: &Injected) -> bool {
+    fault.fault.kind().name == ABUSE.name
+}
+
+/// When clients abused a replica.
+fn abuses(evidence: &Evidence) -> impl Iterator<Item = (Nanos, Nanos)> {
+    let abuses = evidence.faults.iter().filter(|fault| is_abuse(fault));
+    abuses.map(|fault| (fault.from, fault.until))
 }
 
 /// Judges a run. Empty = all laws held.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use hyper::Method;
-use romana_statemachine::{Digest, Revision};
+use romana_statemachine::{Digest, Revision, plural};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -22,8 +22,9 @@ use crate::follower::Follower;
 use crate::history::{Audited, Clock, Evidence, Outcome, Sample, Testimony};
 use crate::http;
 use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, torment};
-use crate::oracle::{Violation, judge};
+use crate::oracle::{Violation, costs, judge};
 use crate::report::Story;
+use crate::resident::Watcher;
 use crate::testimony;
 use crate::workload::{Workload, WorkloadOptions, set_up};
 
@@ -151,6 +152,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         ..Evidence::default()
     };
     let sampler = Sampler::start(cluster);
+    let watcher = Watcher::start(cluster.lives(), clock);
     let targets = cluster.replicas().iter().map(|replica| (replica.id, replica.api));
     // The previous program gives none.
     let keeper = options.previous.is_none().then(|| Keeper::start(targets.collect()));
@@ -172,6 +174,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     }
     evidence.calls.extend(workload.finish().await?);
     evidence.samples = sampler.finish().await?;
+    evidence.memory = watcher.finish().await?;
     if let Some(keeper) = keeper {
         evidence.backups = keeper.finish().await?;
     }
@@ -374,16 +377,42 @@ fn facts(evidence: &Evidence, (asked, given): (usize, usize)) -> Vec<(String, St
         ("calls", format!("{} ({})", evidence.calls.len(), listed(&outcomes))),
         ("refusals", listed(&refusals)),
         ("faults", listed(&faults)),
-        ("history", format!("{records} records, {samples} digests sampled")),
+        (
+            "history",
+            format!("{}, {} sampled", plural(records, "record"), plural(samples, "digest")),
+        ),
         (
             "audit",
-            format!("{asked} of {given} addresses asked for on each replica, {exports} exports"),
+            format!(
+                "asked for {asked} of {} on each replica, {}",
+                plural(given, "address"),
+                plural(exports, "export")
+            ),
         ),
         ("backups", format!("{} whole", evidence.backups.len())),
-        ("followers", format!("{connections} connections")),
+        ("followers", plural(connections, "connection").to_string()),
+        ("memory", memory(evidence)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec()
+}
+
+/// What the replicas took, and what abuse had a part in it.
+fn memory(evidence: &Evidence) -> String {
+    let most = evidence.memory.iter().map(|seen| seen.bytes).max().unwrap_or_default();
+    let costs = costs(evidence);
+    let grown = costs.iter().map(|cost| cost.grown).max();
+    let left = costs.iter().filter_map(|cost| cost.left).max();
+    let mb = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |it| (it >> 20).to_string());
+    match costs.is_empty() {
+        true => format!("{} MB at most", most >> 20),
+        false => format!(
+            "{} MB at most; an abuse cost {} MB, of which {} stayed",
+            most >> 20,
+            mb(grown),
+            mb(left)
+        ),
+    }
 }
 
 fn listed(counts: &BTreeMap<&str, usize>) -> String {

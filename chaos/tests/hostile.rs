@@ -1,12 +1,14 @@
 //! A peer that sends what no peer would, to real replicas: none of it is believed, all of it is counted, and the
 //! cluster is the same afterwards, also when it is started again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use anyhow::Context;
 use hyper::Method;
 use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
 use romana_chaos::forger::{Forgery, Target};
 use romana_chaos::http::once;
+use romana_chaos::wait::until;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -30,14 +32,13 @@ async fn goes_on(cluster: &mut Cluster, name: &str) {
     cluster.wait_ready(PATIENCE).await.expect("three replicas");
     for (at, api) in cluster.apis().into_iter().enumerate() {
         let path = format!("/v1/tenants/{name}-{at}");
-        let start = Instant::now();
-        while !matches!(
-            once(api, Method::PUT, &path, Some(&json!({"labels": {}})), ASK).await,
-            Ok(answer) if answer.status < 300
-        ) {
-            assert!(start.elapsed() < PATIENCE, "{name}: no write\n{}", cluster.log_tails(30));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let labels = json!({"labels": {}});
+        let written = until("a write", PATIENCE, async || {
+            let put = once(api, Method::PUT, &path, Some(&labels), ASK).await;
+            put.is_ok_and(|answer| answer.status < 300)
+        });
+        let logs = || format!("{name}\n{}", cluster.log_tails(30));
+        written.await.with_context(logs).expect("a cluster that goes on");
         let status = once(api, Method::GET, "/v1/cluster", None, ASK).await.expect("a status").body;
         assert!(status["term"].as_u64().is_some_and(|term| term < 10_000), "{name}: {status}");
     }
@@ -65,11 +66,11 @@ async fn nothing_forged_is_believed() {
             let before = refused(&cluster, at, reason).await;
             let answered = target.send(forgery).await.expect("it listens");
             assert!(!answered, "replica {} answered {forgery:?}", target.id);
-            let start = Instant::now();
-            while forgery != Forgery::Half && refused(&cluster, at, reason).await == before {
-                assert!(start.elapsed() < PATIENCE, "{forgery:?} is not counted as {reason}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            let what = format!("{forgery:?} is counted as {reason}");
+            let counted = until(&what, PATIENCE, async || {
+                forgery == Forgery::Half || refused(&cluster, at, reason).await > before
+            });
+            counted.await.expect("a count");
         }
     }
     goes_on(&mut cluster, "after").await;

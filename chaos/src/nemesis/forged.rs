@@ -8,7 +8,7 @@ use hyper::Method;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
-use super::{Kind, Needs, Sort, nobody, one, victim};
+use super::{Kind, Needs, Sort, nobody, one, present_victim};
 use crate::cluster::Cluster;
 use crate::forger::{Forgery, Target};
 use crate::http;
@@ -25,11 +25,7 @@ pub(super) const FORGED: Kind = Kind {
     needs: Needs::NOTHING,
     begin: |cluster, id, rng| {
         Box::pin(async move {
-            // An older program believes it: that is why this fault is there.
-            let Some(at) = victim(cluster, rng).await.filter(|_| cluster.outdated().is_none())
-            else {
-                return Ok(nobody(id));
-            };
+            let Some(at) = present_victim(cluster, rng).await else { return Ok(nobody(id)) };
             let Some(target) = target(cluster, at, rng).await else { return Ok(nobody(id)) };
             let mut hit = one(cluster, id, at);
             for _ in 0..rng.random_range(1..=20) {

@@ -8,9 +8,10 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
-use super::{Hit, Kind, Needs, Sort, leader, nobody, one, until, victim};
+use super::{Hit, Kind, Needs, Sort, leader, nobody, one, victim};
 use crate::cluster::Cluster;
 use crate::http;
+use crate::wait::until;
 
 /// How long a change may take.
 const PATIENCE: Duration = Duration::from_secs(40);

@@ -6,7 +6,7 @@
 //! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. Whom a fault hits is decided when it
 //! begins, by the plan's dice: only then is it known who leads.
 
-mod abuse;
+pub(crate) mod abuse;
 mod clock;
 mod damage;
 mod disk;
@@ -28,7 +28,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures_util::future::LocalBoxFuture;
 use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
@@ -389,6 +389,11 @@ async fn victim(cluster: &Cluster, rng: &mut SmallRng) -> Option<usize> {
     Some(any)
 }
 
+/// A replica that runs the present program: an older one does not know what some faults are about.
+async fn present_victim(cluster: &Cluster, rng: &mut SmallRng) -> Option<usize> {
+    victim(cluster, rng).await.filter(|_| cluster.outdated().is_none())
+}
+
 /// The leader, if it runs.
 async fn leader(cluster: &Cluster) -> Option<usize> {
     cluster.leader().await.filter(|at| cluster.replicas()[*at].is_running())
@@ -407,18 +412,6 @@ fn nobody(id: u64) -> Hit {
 /// Brings back those that were hit: resumes the paused, starts those that are down.
 fn revive(cluster: &mut Cluster, hit: &Hit) -> Result<()> {
     hit.places.iter().try_for_each(|at| cluster.revive(*at))
-}
-
-/// Waits until something is so.
-async fn until(what: &str, patience: Duration, mut so: impl AsyncFnMut() -> bool) -> Result<()> {
-    let start = Instant::now();
-    while !so().await {
-        if start.elapsed() > patience {
-            bail!("not within {patience:?}: {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

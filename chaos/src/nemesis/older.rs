@@ -11,9 +11,10 @@ use hyper::Method;
 use rand::RngExt;
 
 use super::members::replace;
-use super::{Kind, Needs, Sort, nobody, one, until, victim};
+use super::{Kind, Needs, Sort, nobody, one, present_victim};
 use crate::cluster::Cluster;
 use crate::http;
+use crate::wait::until;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 const ASK: Duration = Duration::from_millis(500);
@@ -30,10 +31,7 @@ pub(super) const OLDER: Kind = Kind {
     needs: Needs::NOTHING,
     begin: |cluster, id, rng| {
         Box::pin(async move {
-            let Some(at) = victim(cluster, rng).await.filter(|_| cluster.outdated().is_none())
-            else {
-                return Ok(nobody(id));
-            };
+            let Some(at) = present_victim(cluster, rng).await else { return Ok(nobody(id)) };
             cluster.kill(at)?;
             let (data, kept) = (cluster.data_dir(at), cluster.dir().join(format!("kept-{id}")));
             copy(&data, &kept).context("a copy of its data")?;

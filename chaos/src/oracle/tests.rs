@@ -1,6 +1,7 @@
 //! Every law has a history that keeps it and one that breaks it: an oracle that cannot fail
 //! proves nothing.
 
+mod abuse;
 mod audit;
 
 use romana_statemachine::command::{AllocateAddress, HostSpec, ReleaseAddress};
@@ -113,6 +114,7 @@ impl Truth {
             }],
             audited: Vec::new(),
             faults: Vec::new(),
+            memory: Vec::new(),
             backups: vec![Backed {
                 replica: 3,
                 revision,
@@ -610,7 +612,9 @@ fn an_address_that_did_not_rest() {
 /// The table of laws and the tests here do not part.
 #[test]
 fn every_law_has_a_test_that_breaks_it() {
-    let tests = [include_str!("tests.rs"), include_str!("tests/audit.rs")].concat();
+    let tests =
+        [include_str!("tests.rs"), include_str!("tests/abuse.rs"), include_str!("tests/audit.rs")]
+            .concat();
     for law in super::LAWS.iter().filter(|law| !["digest", "replay"].contains(&law.name)) {
         assert!(tests.contains(&format!("breaks(\"{}\"", law.name)), "{}", law.name);
     }

@@ -1,28 +1,20 @@
 //! A rolling upgrade from the release before this one (`deploy/previous`), which `make test` builds.
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::Method;
 use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
 use romana_chaos::http::once;
 use romana_chaos::run::{RunOptions, run};
+use romana_chaos::wait::until;
+
+#[path = "../../deploy/previous.rs"]
+mod previous;
+
+use previous::previous;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The previous program: built when it is not there. `None` in a clone without history.
-fn previous() -> Option<PathBuf> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/previous.sh");
-    let output = Command::new(script).output().expect("run deploy/previous.sh");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(3) {
-        eprintln!("not run: {said}");
-        return None;
-    }
-    assert!(output.status.success(), "{said}");
-    Some(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-}
 
 fn present() -> PathBuf {
     find_romanad(None).expect("cargo build --workspace --bins comes first")
@@ -81,26 +73,18 @@ async fn an_old_replica_stops_at_what_it_does_not_know() {
 }
 
 async fn wait_end(cluster: &mut Cluster) {
-    let start = Instant::now();
-    while cluster.crashes().is_empty() {
-        assert!(start.elapsed() < PATIENCE, "the old replica goes on");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let ended = until("the old replica ends", PATIENCE, async || !cluster.crashes().is_empty());
+    ended.await.expect("it does not guess");
 }
 
 /// Waits until every replica has applied the version.
 async fn wait_version(cluster: &Cluster, version: u64) {
-    let start = Instant::now();
     for api in cluster.apis() {
-        loop {
+        let raised = until("the new version", PATIENCE, async || {
             let path = "/v1/snapshot?topics=topology";
             let answer = once(api, Method::GET, path, None, PATIENCE).await;
-            let now = answer.ok().and_then(|answer| answer.body.get("version")?.as_u64());
-            if now == Some(version) {
-                break;
-            }
-            assert!(start.elapsed() < PATIENCE, "the version is {now:?} at {api}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            answer.is_ok_and(|answer| answer.body["version"].as_u64() == Some(version))
+        });
+        raised.await.expect("raised");
     }
 }

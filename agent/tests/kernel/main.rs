@@ -18,6 +18,8 @@ mod lab;
 mod nat;
 mod podman;
 mod policy;
+#[path = "../../../deploy/previous.rs"]
+mod previous;
 mod probe;
 mod random;
 mod routes;

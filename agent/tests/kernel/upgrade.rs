@@ -1,27 +1,11 @@
 //! Agents and control planes of different releases (`deploy/previous`, which `make test` builds).
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, beside, until};
-
-/// Programs of the previous release: romanad and romana-agent. `None` in a clone without history.
-fn previous() -> Option<(PathBuf, PathBuf)> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/previous.sh");
-    let output = Command::new(script).output().expect("run deploy/previous.sh");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(3) {
-        eprintln!("not run: {said}");
-        return None;
-    }
-    assert!(output.status.success(), "{said}");
-    let romanad = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    let name = romanad.file_name().and_then(|name| name.to_str()).expect("a name");
-    let agent = romanad.with_file_name(name.replace("romanad", "romana-agent"));
-    Some((romanad, agent))
-}
+use crate::previous::{agent_of, previous};
 
 fn topology() -> Value {
     json!({
@@ -50,7 +34,8 @@ fn version(lab: &Lab) -> u64 {
 /// version that brings this is not switched on before it is upgraded, unless somebody insists.
 #[test]
 fn an_agent_of_the_previous_release_is_not_left_behind() {
-    let Some((romanad, agent)) = previous() else { return };
+    let Some(romanad) = previous() else { return };
+    let agent = agent_of(&romanad);
     let mut lab = Lab::one_link_of(&romanad);
     lab.unfiltered();
     lab.topology(&topology());
@@ -84,7 +69,7 @@ fn an_agent_of_the_previous_release_is_not_left_behind() {
 /// An agent that was upgraded first works with a control plane of the previous release.
 #[test]
 fn an_agent_may_be_upgraded_first() {
-    let Some((romanad, _)) = previous() else { return };
+    let Some(romanad) = previous() else { return };
     let mut lab = Lab::one_link_of(&romanad);
     lab.unfiltered();
     lab.topology(&topology());

@@ -1,5 +1,6 @@
 //! `/v1/cluster` and `/v1/digest`: the replicas, their coming and going, and the proof that they agree.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -366,8 +367,12 @@ async fn raise(call: Call) -> reply::Result {
         false => replica.heard_by_leader(call.deadline).await.map_err(unheard)?,
     };
     let mut version = first;
+    // What the members know is asked once for all versions that are to come.
+    let facts = match first < VERSION_MAX {
+        true => replica.facts(LOOK_UP_MAX).await,
+        false => BTreeMap::new(),
+    };
     while version < VERSION_MAX {
-        let facts = replica.facts(LOOK_UP_MAX).await;
         if let Some(obstacle) = versions::obstacle(version + 1, &facts, &agents) {
             let message = format!("version {} is not switched on: {obstacle}", version + 1);
             let failure = Failure::new(Code::VersionNotRaised, message);

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use romana_statemachine::attachment::{AGENT_INFO, Heard};
 use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Command, State, Term, VERSION_MAX};
+use romana_statemachine::{Command, Term, VERSION_MAX};
 use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
@@ -121,15 +121,14 @@ impl Versions {
         told.obstacle = obstacle;
     }
 
-    /// Raises the version by one, if everybody knows the next one. Whether it did.
-    async fn raise(&self, context: &LeaderContext) -> Result<bool, ProposeError> {
+    /// Raises the version as far as everybody knows it.
+    async fn raise(&self, context: &LeaderContext) -> Result<(), ProposeError> {
         let (current, with_agents) = context.replica.with_state(|state| {
             let mut hosts = state.hosts();
             (state.version(), hosts.any(|host| host.info.contains_key(AGENT_INFO)))
         });
-        let next = current + 1;
-        if next > VERSION_MAX || with_agents && !self.has_heard(context) {
-            return Ok(false);
+        if current >= VERSION_MAX || with_agents && !self.has_heard(context) {
+            return Ok(());
         }
         let facts = context.replica.facts(ASK_TIMEOUT).await;
         let known = context.replica.heard();
@@ -137,24 +136,31 @@ impl Versions {
             let there = |heard: &Heard| state.host(&heard.heartbeat.host).is_some();
             known.into_iter().filter(there).collect()
         });
-        let obstacle = obstacle(next, &facts, &agents);
-        self.tell(next, obstacle.clone());
-        if obstacle.is_some() {
-            return Ok(false);
+        for next in current + 1..=VERSION_MAX {
+            let obstacle = obstacle(next, &facts, &agents);
+            self.tell(next, obstacle.clone());
+            if obstacle.is_some() || !raise_to(next, context).await? {
+                return Ok(());
+            }
         }
-        let command = Command::RaiseVersion(RaiseVersion { version: next });
-        let outcomes = context.propose([command]).await?;
-        match outcomes.into_iter().next().map(|outcome| outcome.result) {
-            // The founder of a new cluster raises it as well: whoever comes second finds it done.
-            Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
-            Some(Err(refusal)) => {
-                tracing::warn!(%refusal, "the version was not raised");
-                Ok(false)
-            }
-            _ => {
-                tracing::info!(version = next, "version raised");
-                Ok(true)
-            }
+        Ok(())
+    }
+}
+
+/// Proposes a version. Whether it is in force.
+async fn raise_to(next: u16, context: &LeaderContext) -> Result<bool, ProposeError> {
+    let command = Command::RaiseVersion(RaiseVersion { version: next });
+    let outcomes = context.propose([command]).await?;
+    match outcomes.into_iter().next().map(|outcome| outcome.result) {
+        // The founder of a new cluster raises it as well: whoever comes second finds it done.
+        Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
+        Some(Err(refusal)) => {
+            tracing::warn!(%refusal, "the version was not raised");
+            Ok(false)
+        }
+        _ => {
+            tracing::info!(version = next, "version raised");
+            Ok(true)
         }
     }
 }
@@ -166,12 +172,7 @@ impl Pass for Versions {
     const PERIOD: Duration = PERIOD;
 
     fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
-        Box::pin(async move {
-            while context.replica.with_state(State::version) < VERSION_MAX
-                && self.raise(context).await?
-            {}
-            Ok(())
-        })
+        Box::pin(self.raise(context))
     }
 }
 

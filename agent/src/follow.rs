@@ -40,12 +40,14 @@ pub struct Seen {
     pub unknown: u64,
     /// Why the view is no longer followed: the cluster is newer than this program.
     pub stranded: Option<String>,
+    /// What comes in place of a feed, or why none is to be had; it is tried again.
+    pub trouble: Option<String>,
 }
 
 impl Seen {
     fn at_start(view: Option<View>) -> Self {
         let view = view.map(Arc::new);
-        Self { view, heard: None, caught_up: false, unknown: 0, stranded: None }
+        Self { view, heard: None, caught_up: false, unknown: 0, stranded: None, trouble: None }
     }
 }
 
@@ -165,11 +167,13 @@ impl Following {
     /// Follows until `stop`.
     pub async fn run(mut self, client: Client, stop: CancellationToken) {
         let mut follower = self.follower(&client);
+        let mut trouble = follower.trouble();
         loop {
             let save = self.unsaved.map(|since| since + SAVE_EVERY);
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = until(save) => self.save_if_forgotten(),
+                Ok(()) = trouble.changed() => self.tell(trouble.borrow_and_update().clone()),
                 item = follower.next() => match item {
                     Ok(item) => self.take(item, follower.cluster(), &client),
                     Err(error) => {
@@ -202,7 +206,7 @@ impl Following {
     fn complain(&self, error: &Error) {
         let Error::Newer { why } = error else {
             tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
-            return;
+            return self.tell(Some(error.to_string()));
         };
         self.seen.send_if_modified(|seen| {
             let new = seen.stranded.as_ref() != Some(why);
@@ -210,6 +214,18 @@ impl Following {
                 tracing::error!(why, "the log is not followed any further: upgrade this agent");
                 seen.stranded = Some(why.clone());
             }
+            new
+        });
+    }
+
+    /// Shows what keeps the log from being followed, until something of it comes.
+    fn tell(&self, trouble: Option<String>) {
+        self.seen.send_if_modified(|seen| {
+            let new = seen.trouble != trouble;
+            if let Some(why) = trouble.as_ref().filter(|_| new) {
+                tracing::warn!(why, "there is nothing to follow");
+            }
+            seen.trouble = trouble;
             new
         });
     }
@@ -268,7 +284,8 @@ impl Following {
         });
         self.unsaved = self.unsaved.or(Some(now));
         let heard = Some(now);
-        self.seen.send_replace(Seen { view: after, heard, caught_up, unknown, stranded: None });
+        let (view, stranded, trouble) = (after, None, None);
+        self.seen.send_replace(Seen { view, heard, caught_up, unknown, stranded, trouble });
         if first {
             self.save_if_forgotten();
         }
@@ -351,7 +368,10 @@ mod tests {
         assert_eq!(seen.stranded.as_deref(), Some("revision 8 is new"));
         assert_eq!(seen.view.unwrap().revision, 7, "what is not understood is not guessed");
         assert_eq!(seen.heard, heard, "it grows stale");
+        following.tell(Some("a page".into()));
+        assert_eq!(now(&following).trouble.as_deref(), Some("a page"));
         following.take(Item::Bookmark(9), None, &client);
-        assert_eq!(now(&following).stranded, None);
+        let seen = now(&following);
+        assert_eq!((seen.stranded, seen.trouble), (None, None));
     }
 }

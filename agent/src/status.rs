@@ -93,7 +93,8 @@ impl Said {
     /// All of it, now. `applied`: what is in the kernel in every respect.
     #[must_use]
     pub fn now(&self) -> Status {
-        let Seen { heard, unknown: unknown_events, stranded, .. } = self.seen.borrow().clone();
+        let Seen { heard, unknown: unknown_events, stranded, trouble, .. } =
+            self.seen.borrow().clone();
         let stale_ms =
             heard.map(|heard| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX));
         let (routes, policy) = (self.routes.borrow().clone(), self.policy.borrow().clone());
@@ -104,6 +105,7 @@ impl Said {
         // Those of policy are in its own status.
         let mut problems = self.problems.all_but(Enforcer::PART);
         problems.extend(self.standing.borrow().problem());
+        problems.extend(trouble.map(|why| format!("the log is not followed for now: {why}")));
         problems.extend(stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent")));
         // As it is now: somebody may have set it since the start.
         problems.extend(sysctl::provide(false));

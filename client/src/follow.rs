@@ -18,11 +18,12 @@ use std::time::Duration;
 use futures_util::Stream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Digest, Record, Revision, Topic};
+use romana_statemachine::{Digest, Printable, Record, Revision, Topic};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::Client;
@@ -36,8 +37,12 @@ use crate::transport::{Ask, CLUSTER_HEADER};
 mod line;
 
 pub use line::Unknown;
-use line::{Line, parse_line};
+use line::{Line, Over, parse_line};
 
+/// The media type of a feed.
+const NDJSON: &str = "application/x-ndjson";
+/// One end of a feed is no trouble: a replica has stopped. So many without a line between them are.
+const ENDS_MAX: u32 = 2;
 /// A feed that is silent for longer is dead: three bookmarks are missing.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
@@ -99,6 +104,9 @@ pub struct Follower {
     feed: Option<Feed>,
     heard: Option<Instant>,
     backoff: Backoff,
+    /// Feeds that ended, or could not be had, since the last line.
+    ends: u32,
+    trouble: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -106,6 +114,8 @@ struct Feed {
     server: Server,
     body: Incoming,
     lines: Lines,
+    /// The media type of an answer that is no feed.
+    other: Option<String>,
 }
 
 impl Follower {
@@ -114,7 +124,8 @@ impl Follower {
         let last = options.after;
         let backoff = Backoff::new();
         let cluster = options.cluster.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
-        Self { client, options, last, digest, cluster, feed: None, heard: None, backoff }
+        let (feed, heard, ends, trouble) = (None, None, 0, watch::Sender::new(None));
+        Self { client, options, last, digest, cluster, feed, heard, backoff, ends, trouble }
     }
 
     /// The revision up to which everything was yielded.
@@ -139,6 +150,13 @@ impl Follower {
     #[must_use]
     pub fn staleness(&self) -> Option<Duration> {
         self.heard.map(|heard| heard.elapsed())
+    }
+
+    /// Why there is nothing to follow, as it changes: what comes in place of a feed, or why none is to be had.
+    /// [`Self::next`] goes on trying meanwhile. `None`: all is well.
+    #[must_use]
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.subscribe()
     }
 
     /// The next item. Waits, and reconnects for as long as it takes. Cancel safe.
@@ -187,13 +205,7 @@ impl Follower {
                         return Err(error);
                     }
                 },
-                Err(why) => {
-                    tracing::debug!(last, why, "feed ended");
-                    if let Some(feed) = self.feed.take() {
-                        self.client.core().servers().failed(&feed.server, Instant::now());
-                    }
-                    sleep(self.backoff.next(None, rand::random())).await;
-                }
+                Err(over) => self.over(over).await,
             }
         }
     }
@@ -208,6 +220,36 @@ impl Follower {
         })
     }
 
+    /// Leaves the server whose feed is over, and waits before another is asked.
+    async fn over(&mut self, over: Over) {
+        tracing::debug!(last = self.last, ?over, "feed ended");
+        if let Some(feed) = self.feed.take() {
+            self.client.core().servers().failed(&feed.server, Instant::now());
+            let nonsense = matches!(over, Over::Nonsense(_));
+            self.missed(nonsense, format!("{}: {}", feed.server, over.why()));
+        }
+        sleep(self.backoff.next(None, rand::random())).await;
+    }
+
+    /// Notes an attempt that came to nothing. `at_once`: one is enough to tell of it.
+    fn missed(&mut self, at_once: bool, why: String) {
+        self.ends = self.ends.saturating_add(1);
+        if at_once || self.ends >= ENDS_MAX {
+            // The first reason stays: who is told of each would be told all the time.
+            self.trouble.send_if_modified(|trouble| {
+                let new = trouble.is_none();
+                trouble.get_or_insert(why);
+                new
+            });
+        }
+    }
+
+    /// Notes that there is something to follow.
+    fn well(&mut self) {
+        (self.heard, self.ends, self.backoff) = (Some(Instant::now()), 0, Backoff::new());
+        self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+    }
+
     /// Starts anew: what was yielded is not the past of what comes.
     fn forget(&mut self) {
         (self.last, self.digest, self.cluster, self.feed) = (None, None, None, None);
@@ -218,6 +260,7 @@ impl Follower {
         match error {
             Error::Unavailable { .. } | Error::Unknown { .. } => {
                 tracing::debug!(%error, "feed not available");
+                self.missed(false, error.to_string());
                 sleep(self.backoff.next(None, rand::random())).await;
                 Ok(())
             }
@@ -233,8 +276,7 @@ impl Follower {
         self.digest = snapshot.digest;
         self.cluster = None;
         self.feed = None;
-        self.heard = Some(Instant::now());
-        self.backoff = Backoff::new();
+        self.well();
         Item::Reset(Box::new(snapshot))
     }
 
@@ -246,7 +288,7 @@ impl Follower {
             .with("topics", topics)
             .with("host", self.options.host.as_ref());
         let mut ask = Ask::get(path.build());
-        (ask.accept, ask.endless) = ("application/x-ndjson", true);
+        (ask.accept, ask.endless) = (NDJSON, true);
         let (server, response) = self.client.core().open(&ask).await?;
         let cluster = response.headers().get(CLUSTER_HEADER).cloned();
         if let (Some(theirs), Some(ours)) = (&cluster, &self.cluster)
@@ -257,28 +299,36 @@ impl Follower {
             return Err(Error::protocol(why));
         }
         self.cluster = self.cluster.take().or(cluster);
-        self.feed = Some(Feed { server, body: response.into_body(), lines: Lines::default() });
+        let kind = response.headers().get(CONTENT_TYPE);
+        let kind = kind.map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned());
+        let other = kind.filter(|kind| !kind.starts_with(NDJSON));
+        let other = other.map(|kind| Printable(kind).to_string());
+        let (body, lines) = (response.into_body(), Lines::default());
+        self.feed = Some(Feed { server, body, lines, other });
         Ok(())
     }
 
     /// The next line, or why the feed is over.
-    async fn read(&mut self) -> Result<Line, String> {
-        let Some(feed) = &mut self.feed else { return Err(String::from("not connected")) };
+    async fn read(&mut self) -> Result<Line, Over> {
+        let ended = |why: &str| Err(Over::Ended(why.to_owned()));
+        let Some(feed) = &mut self.feed else { return ended("not connected") };
+        if let Some(other) = feed.other.take() {
+            return Err(Over::Nonsense(format!("it answers with {other}, which is no feed")));
+        }
         loop {
             if let Some(line) = feed.lines.next() {
                 let line = parse_line(&line)?;
-                self.heard = Some(Instant::now());
-                self.backoff = Backoff::new();
+                self.well();
                 return Ok(line);
             }
             let frame = match timeout(SILENCE_MAX, feed.body.frame()).await {
-                Err(_) => return Err(String::from("it was silent for too long")),
-                Ok(None) => return Err(String::from("the replica closed it")),
-                Ok(Some(Err(error))) => return Err(error.to_string()),
+                Err(_) => return ended("it was silent for too long"),
+                Ok(None) => return ended("the replica closed it"),
+                Ok(Some(Err(error))) => return ended(&error.to_string()),
                 Ok(Some(Ok(frame))) => frame,
             };
             if frame.data_ref().is_some_and(|piece| !feed.lines.push(piece)) {
-                return Err(String::from("a line is too long"));
+                return Err(Over::Nonsense(String::from("a line of the feed is too long")));
             }
         }
     }

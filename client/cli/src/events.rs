@@ -3,10 +3,11 @@
 use clap::Subcommand;
 use jiff::Timestamp;
 use romana_client::follow::Unknown;
-use romana_client::{FollowOptions, Item};
+use romana_client::{FollowOptions, Follower, Item};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Actor, Millis, Printable, Record, Revision, Topic};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -54,10 +55,15 @@ impl Command {
         let options =
             FollowOptions { after: Some(after), topics, host, ..FollowOptions::default() };
         let mut follower = ctx.client.follow(options);
+        let mut trouble = Trouble::of(&follower);
         let mut left = count.unwrap_or(u64::MAX);
         while left > 0 && until.is_none_or(|until| follower.revision().is_none_or(|at| at < until))
         {
-            match follower.next().await? {
+            let item = tokio::select! {
+                item = follower.next() => item?,
+                () = trouble.told() => continue,
+            };
+            match item {
                 Item::Record(record) => {
                     left -= 1;
                     let value = serde_json::to_value(&*record).unwrap_or_default();
@@ -80,6 +86,34 @@ impl Command {
             }
         }
         Ok(())
+    }
+}
+
+/// Reasons that are told: a server may have another one each time.
+const SAID_MAX: usize = 10;
+
+/// Says on stderr why there is nothing to print, once for each reason.
+struct Trouble {
+    now: watch::Receiver<Option<String>>,
+    said: Vec<String>,
+}
+
+impl Trouble {
+    fn of(follower: &Follower) -> Self {
+        Self { now: follower.trouble(), said: Vec::new() }
+    }
+
+    /// Waits for news, and tells them. Cancel safe.
+    async fn told(&mut self) {
+        if self.now.changed().await.is_err() {
+            // The follower is gone, and with it who waits here.
+            return std::future::pending().await;
+        }
+        let Some(why) = self.now.borrow_and_update().clone() else { return };
+        if self.said.len() < SAID_MAX && !self.said.contains(&why) {
+            anstream::eprintln!("note: {}; trying again", Printable(&why));
+            self.said.push(why);
+        }
     }
 }
 

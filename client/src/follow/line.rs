@@ -6,6 +6,8 @@ use romana_statemachine::{Actor, Digest, Index, Millis, Printable, Record, Revis
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::ApiError;
+
 /// A line.
 #[derive(Debug)]
 pub(super) enum Line {
@@ -73,11 +75,28 @@ impl fmt::Display for Unknown {
     }
 }
 
+/// Why a feed is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    /// Connections end: replicas do, and cut off who is slow.
+    Ended(String),
+    /// What came is no feed: it would be a wonder if more of it were one.
+    Nonsense(String),
+}
+
+impl Over {
+    pub(super) fn why(self) -> String {
+        match self {
+            Self::Ended(why) | Self::Nonsense(why) => why,
+        }
+    }
+}
+
 /// Reads a line.
 ///
 /// # Errors
 /// Why it is none: also when it says why the feed ends.
-pub(super) fn parse_line(line: &[u8]) -> Result<Line, String> {
+pub(super) fn parse_line(line: &[u8]) -> Result<Line, Over> {
     #[derive(Deserialize)]
     struct Bookmark {
         bookmark: At,
@@ -87,16 +106,27 @@ pub(super) fn parse_line(line: &[u8]) -> Result<Line, String> {
         revision: Revision,
     }
     if line.starts_with(b"{\"bookmark\"") {
-        let bookmark: Bookmark = serde_json::from_slice(line).map_err(|why| why.to_string())?;
+        let bookmark: Bookmark = serde_json::from_slice(line).map_err(|_| nonsense(line))?;
         return Ok(Line::Bookmark(bookmark.bookmark.revision));
+    }
+    if let Some(error) = ApiError::from_body(200, line) {
+        return Err(Over::Ended(error.message));
     }
     match serde_json::from_slice(line) {
         Ok(record) => Ok(Line::Record(Box::new(record))),
-        Err(why) => match serde_json::from_slice(line) {
+        Err(_) => match serde_json::from_slice(line) {
             Ok(unknown) => Ok(Line::Unknown(Box::new(unknown))),
-            Err(_) => Err(format!("a line is no record: {why}")),
+            Err(_) => Err(nonsense(line)),
         },
     }
+}
+
+/// What came in the place of a record, as far as it is worth reading.
+fn nonsense(line: &[u8]) -> Over {
+    const SHOWN_BYTES: usize = 60;
+    let start = String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES)]);
+    let more = if line.len() > SHOWN_BYTES { "…" } else { "" };
+    Over::Nonsense(format!("a line of the feed is no record: {}{more}", Printable(start)))
 }
 
 #[cfg(test)]
@@ -147,5 +177,16 @@ mod tests {
         for none in ["", "{}", "[]", "null", r#"{"error":{"code":"x"}}"#, r#"{"bookmark":{}}"#] {
             assert_eq!(read(none), "nothing", "{none}");
         }
+    }
+
+    #[test]
+    fn an_end_is_told_from_nonsense() {
+        let over = |line: &str| parse_line(line.as_bytes()).unwrap_err();
+        let ended = over(r#"{"error":{"code":"SlowFollower","message":"too slow"}}"#);
+        assert_eq!(ended, Over::Ended("too slow".into()));
+        let page = over("<html>\u{1b}[2J");
+        let said = "a line of the feed is no record: <html>\\u{1b}[2J";
+        assert_eq!(page, Over::Nonsense(said.into()));
+        assert!(over(&"x".repeat(1000)).why().ends_with("xxx…"));
     }
 }

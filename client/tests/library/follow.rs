@@ -77,6 +77,29 @@ async fn it_resumes_where_the_feed_ended() {
     assert_eq!(items(&client, from_start(), 5).await, ["r1", "r2", "r3", "r4", "b4"]);
 }
 
+/// One lost connection is not worth a word; what is no feed is, until one is there.
+#[tokio::test]
+async fn what_comes_in_place_of_a_feed_is_told() {
+    let records = history(1);
+    let fake = Fake::start(None, move |number, _| match number {
+        0 => Act::Pieces(Vec::new(), true),
+        1..3 => Act::Pieces(vec!["<html>\n".into()], false),
+        _ => Act::Pieces(vec![line(&records[0])], false),
+    })
+    .await;
+    let mut follower = fake.client().follow(from_start());
+    let mut trouble = follower.trouble();
+    let first = tokio::select! {
+        item = follower.next() => panic!("{item:?}"),
+        changed = trouble.changed() => changed.map(|()| trouble.borrow_and_update().clone()),
+    };
+    let first = first.expect("the follower is there").expect("trouble");
+    assert!(first.ends_with("a line of the feed is no record: <html>"), "{first}");
+    assert!(matches!(follower.next().await, Ok(Item::Record(_))));
+    assert!(trouble.has_changed().expect("the follower is there"), "it is over");
+    assert_eq!(*trouble.borrow_and_update(), None);
+}
+
 #[tokio::test]
 async fn gaps_duplicates_and_forgeries_are_noticed() {
     let records = history(4);

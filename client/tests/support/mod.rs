@@ -9,6 +9,15 @@ use romana_client::{Client, ClientConfig, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, patience: Duration, mut so: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + patience;
+    while !so().await {
+        assert!(tokio::time::Instant::now() < deadline, "not within {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// What the server does with a request.
 pub(crate) enum Act {
     /// Status, further header lines, body.

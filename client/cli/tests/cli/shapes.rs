@@ -1,10 +1,14 @@
 //! Answers that are none: whatever a server says with status 200, no command takes it for what was asked.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::support::{Act, Fake};
+use crate::support::{Act, Fake, until};
 
 /// The commands of `commands.txt`: exit code and words.
 pub(crate) fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -71,4 +75,39 @@ async fn nonsense_is_never_success() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The one command that goes on asking says what it gets, once, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_says_what_comes_in_place_of_events() {
+    let answer = "<html>It works!</html>\n";
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    let fake = Fake::start(Some(answer.into()), move |number, _| {
+        counted.store(number as u64, Ordering::Relaxed);
+        Act::ok(answer)
+    })
+    .await;
+    let mut follow = Command::new(env!("CARGO_BIN_EXE_romana"))
+        .args(["events", "follow", "--from", "0"])
+        .env_clear()
+        .env("ROMANA_ROOT_URL", fake.server().to_string())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(follow.stderr.take().unwrap()).lines();
+    let first = said.next_line().await.unwrap().unwrap();
+    assert!(
+        first.starts_with("note: ") && first.contains("is no record: <html>It works"),
+        "{first}"
+    );
+    let before = asked.load(Ordering::Relaxed);
+    until("it asks again", Duration::from_secs(60), async || {
+        asked.load(Ordering::Relaxed) > before + 5
+    })
+    .await;
+    follow.kill().await.unwrap();
+    assert_eq!(said.next_line().await.unwrap(), None, "once is enough");
 }

@@ -40,9 +40,9 @@ pub enum StateDirError {
         /// The state directory.
         path: String,
     },
-    /// A replica keeps its data there.
+    /// A replica keeps its data there, or there is something else in it than files.
     #[error(transparent)]
-    Shared(#[from] owner::Shared),
+    Unfit(#[from] owner::Unfit),
     /// Files that were left behind cannot be removed.
     #[error(transparent)]
     Leftovers(#[from] CopyError),
@@ -113,7 +113,7 @@ mod tests {
         std::fs::write(identity, "{\"cluster_id\": \"x\"}").unwrap();
         for state in [dir.path().to_owned(), dir.path().join("agent")] {
             let refused = StateDir::open(&state, &dir.path().join("s")).unwrap_err();
-            assert!(matches!(refused, StateDirError::Shared(_)), "{refused}");
+            assert!(matches!(refused, StateDirError::Unfit(_)), "{refused}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
     }

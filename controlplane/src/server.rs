@@ -70,9 +70,9 @@ pub enum ServerError {
     /// The cluster did not take this replica in.
     #[error("this replica does not join")]
     Join(#[source] Box<JoinError>),
-    /// An agent keeps its state there.
+    /// An agent keeps its state there, or there is something else in it than files.
     #[error(transparent)]
-    Shared(#[from] owner::Shared),
+    Unfit(#[from] owner::Unfit),
     /// The data directory was not filled from a backup.
     #[error("nothing was restored")]
     Restore(#[source] Box<RestoreError>),

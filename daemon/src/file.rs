@@ -78,7 +78,8 @@ fn regular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::InvalidInput, why))
 }
 
-fn name(kind: FileType) -> &'static str {
+/// What a path names, in a word.
+pub(crate) fn name(kind: FileType) -> &'static str {
     match kind {
         kind if kind.is_dir() => "a directory",
         kind if kind.is_fifo() => "a pipe",

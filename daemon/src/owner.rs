@@ -1,8 +1,9 @@
-//! Whose a directory is. A replica's data directory is emptied when its disk was lost or it joins again; the agent's
+//! Whose a directory is, and whether what is in it can be read. A replica's data directory is emptied when its disk was lost or it joins again; the agent's
 //! state directory has what runs on its host, and is never emptied. So the two programs refuse to share one, also
 //! one inside the other.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::file;
@@ -33,6 +34,20 @@ impl Program {
         }
     }
 
+    /// What to do when a file of its directory is lost.
+    fn lost(self) -> &'static str {
+        match self {
+            Self::Agent => {
+                "If it is lost: stop what runs on this host, and start with an empty directory; what the host had is \
+                 released when the agent reports"
+            }
+            Self::Replica => {
+                "If it is lost: what this replica had acknowledged is on the others; `romana cluster replace ID` says \
+                 how to start with an empty directory"
+            }
+        }
+    }
+
     /// Whether a directory is this program's, by what is in the files that only it writes.
     fn owns(self, dir: &Path) -> bool {
         match self {
@@ -59,24 +74,44 @@ fn begins(path: &Path, head: &[u8]) -> bool {
     read.is_ok() && found == head
 }
 
-/// A directory is another program's, or has one of another program in it, or is in one.
+/// Why a program cannot use a directory.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{} cannot be the directory of {}: {} is that of {}, and whatever empties the one would delete the other. \
-     Choose another directory", .dir.display(), .own.name(), .found.display(), .other.name()
-)]
-pub struct Shared {
-    dir: PathBuf,
-    own: Program,
-    found: PathBuf,
-    other: Program,
+pub enum Unfit {
+    /// It is another program's, or has one of another program in it, or is in one.
+    #[error(
+        "{} cannot be the directory of {}: {} is that of {}, and whatever empties the one would delete the other. \
+         Choose another directory", .dir.display(), .own.name(), .found.display(), .other.name()
+    )]
+    Shared {
+        /// The directory.
+        dir: PathBuf,
+        /// Who wants it.
+        own: Program,
+        /// The other program's directory …
+        found: PathBuf,
+        /// … and which program that is.
+        other: Program,
+    },
+    /// There is something in it that may be waited for without end, or has none.
+    #[error(
+        "{} is {kind}, and {} keeps regular files there: it does not start. Look at it with `ls -l`, and take it \
+         away; if one of the program's files was there, put that back. {}", .path.display(), .own.name(), .own.lost()
+    )]
+    Special {
+        /// What.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+        /// Whose directory it is in.
+        own: Program,
+    },
 }
 
 /// Looks whether a program may have a directory for its own, which may not be there yet.
 ///
 /// # Errors
-/// [`Shared`].
-pub fn check(dir: &Path, own: Program) -> Result<(), Shared> {
+/// [`Unfit`].
+pub fn check(dir: &Path, own: Program) -> Result<(), Unfit> {
     let other = match own {
         Program::Agent => Program::Replica,
         Program::Replica => Program::Agent,
@@ -84,9 +119,44 @@ pub fn check(dir: &Path, own: Program) -> Result<(), Shared> {
     let real = real(dir);
     let above = real.ancestors().find(|above| other.owns(above)).map(Path::to_owned);
     match above.or_else(|| below(&real, other, DEPTH_MAX, &mut { DIRS_MAX })) {
-        Some(found) => Err(Shared { dir: dir.to_owned(), own, found, other }),
+        Some(found) => Err(Unfit::Shared { dir: dir.to_owned(), own, found, other }),
+        None => readable(dir, own),
+    }
+}
+
+/// Looks whether all that is in a program's directory can be opened without waiting.
+///
+/// # Errors
+/// [`Unfit::Special`].
+pub fn readable(dir: &Path, own: Program) -> Result<(), Unfit> {
+    match special(dir, DEPTH_MAX, &mut { DIRS_MAX }) {
+        Some((path, kind)) => Err(Unfit::Special { path, kind, own }),
         None => Ok(()),
     }
+}
+
+/// A pipe or a device, also at the end of a link. (A socket is refused by the system when it is opened.)
+fn special(dir: &Path, depth: usize, left: &mut usize) -> Option<(PathBuf, &'static str)> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(mut kind) = entry.file_type() else { continue };
+        if kind.is_dir() {
+            *left = left.checked_sub(1)?;
+            let found = depth.checked_sub(1).and_then(|depth| special(&path, depth, left));
+            if found.is_some() {
+                return found;
+            }
+        }
+        if kind.is_symlink() {
+            // One that leads nowhere is not opened either.
+            let Ok(end) = fs::metadata(&path) else { continue };
+            kind = end.file_type();
+        }
+        if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+            return Some((path, file::name(kind)));
+        }
+    }
+    None
 }
 
 /// Where a path leads: links are followed as far as it exists.
@@ -154,6 +224,29 @@ mod tests {
             }
             let same = if other == Program::Agent { Program::Replica } else { Program::Agent };
             assert!(check(&at("a/own"), same).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_may_be_waited_for_is_not_opened() {
+        use rustix::fs::{CWD, FileType as Kind, Mode, mknodat};
+        for own in [Program::Agent, Program::Replica] {
+            let root = tempfile::tempdir().unwrap();
+            let at = |name: &str| root.path().join(name);
+            fs::create_dir_all(at("wal/sub")).unwrap();
+            symlink("nowhere", at("dangling")).unwrap();
+            symlink("wal", at("link")).unwrap();
+            assert!(check(root.path(), own).is_ok());
+            symlink("/dev/zero", at("wal/device")).unwrap();
+            let said = check(root.path(), own).unwrap_err().to_string();
+            assert!(said.contains("wal/device is a character device"), "{said}");
+            fs::remove_file(at("wal/device")).unwrap();
+            mknodat(CWD, at("wal/sub/pipe"), Kind::Fifo, Mode::RWXU, 0).unwrap();
+            let said = check(root.path(), own).unwrap_err().to_string();
+            assert!(
+                said.contains("wal/sub/pipe is a pipe") && said.contains("If it is lost"),
+                "{said}"
+            );
         }
     }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use jiff::Timestamp;
 use romana_daemon::error::chain;
-use romana_statemachine::Millis;
+use romana_daemon::owner::{self, Program};
+use romana_statemachine::{Millis, plural};
 
 use super::file::{self, FileError};
 use super::take::{Take, TakeError, origin};
@@ -56,7 +57,8 @@ pub fn recover(args: &RecoverArgs) -> Result<String, RecoverError> {
     let mut text = String::new();
     let (mut found, mut failure): (Vec<Salvage>, Option<SalvageError>) = (Vec::new(), None);
     for dir in &args.data_dir {
-        match Salvage::read(dir, scratch) {
+        let readable = owner::readable(dir, Program::Replica).map_err(SalvageError::from);
+        match readable.and_then(|()| Salvage::read(dir, scratch)) {
             Ok(salvage) => found.push(salvage),
             Err(error) => {
                 text += &format!("not used: {}\n", chain(&error));
@@ -110,11 +112,11 @@ fn outcome(best: &Salvage, survivors: usize, out: &Path) -> String {
     let Salvage { id, state, last, agreed, agreed_revision, unsure, voted, .. } = best;
     let members = best.initial_cluster.len().max(state.members().count());
     let mut text = format!(
-        "\nwritten: {} from replica {id}: revision {}, {} addresses, {} hosts\n\n",
+        "\nwritten: {} from replica {id}: revision {}, {}, {}\n\n",
         out.display(),
         state.revision(),
-        state.ipam().address_count(),
-        state.hosts().count(),
+        plural(state.ipam().address_count(), "address"),
+        plural(state.hosts().count(), "host"),
     );
     text += &if survivors * 2 > members {
         format!(

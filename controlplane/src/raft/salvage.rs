@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use openraft::EntryPayload;
 use romana_daemon::error::chain;
+use romana_daemon::owner;
 use romana_statemachine::{Digest, Entry, Index, Millis, Position, Revision, State, Term};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
@@ -65,6 +66,9 @@ pub enum SalvageError {
         /// The directory.
         dir: PathBuf,
     },
+    /// There is something in it that is no file.
+    #[error(transparent)]
+    Special(#[from] owner::Unfit),
     /// It says something that does not parse.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -1,146 +1,24 @@
 //! Backup, restore and recovery on real `romanad` processes, under load.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use romana_client::{Client, ClientConfig, Error, Server};
+use romana_client::{Client, Error};
 use romana_statemachine::backup::{Check, Checked, Reader};
 use romana_statemachine::command::{AllocateAddress, HostReport, HostSpec};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::real::{free_port, romanad};
+use crate::real::romanad;
+use crate::support::until;
+use crate::three::{PATIENCE, Three};
 
-/// Longest that anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
 const HOSTS: [(&str, &str, &str); 2] =
     [("h1", "192.168.0.1", "rack-1"), ("h2", "192.168.0.2", "rack-2")];
-
-/// Three places for replicas. Everything is killed when this is dropped.
-struct Three {
-    dir: TempDir,
-    ports: Vec<(u16, u16)>,
-    children: Vec<Option<Child>>,
-}
-
-impl Three {
-    fn new() -> Self {
-        let ports = (0..3).map(|_| (free_port(), free_port())).collect();
-        Self { dir: tempfile::tempdir().unwrap(), ports, children: vec![None, None, None] }
-    }
-
-    fn start(&mut self, at: usize, more: &[&str]) {
-        let peers: Vec<String> = (1..)
-            .zip(&self.ports)
-            .map(|(id, (_, peer))| format!("{id}=127.0.0.1:{peer}"))
-            .collect();
-        let log = File::options().create(true).append(true).open(self.log(at)).unwrap();
-        let child = Command::new(romanad())
-            .args(["--id", &(at + 1).to_string(), "--initial-cluster", &peers.join(",")])
-            .args(["--listen", &format!("127.0.0.1:{}", self.ports[at].0)])
-            .args(["--peer-listen", &format!("127.0.0.1:{}", self.ports[at].1), "--data-dir"])
-            .arg(self.data(at))
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.children[at] = Some(child);
-    }
-
-    fn started(more: &[&str]) -> Self {
-        let mut three = Self::new();
-        (0..3).for_each(|at| three.start(at, more));
-        three
-    }
-
-    fn data(&self, at: usize) -> PathBuf {
-        self.dir.path().join(format!("data-{}", at + 1))
-    }
-
-    fn log(&self, at: usize) -> PathBuf {
-        self.dir.path().join(format!("log-{}", at + 1))
-    }
-
-    fn server(&self, at: usize) -> Server {
-        Server::parse("127.0.0.1", self.ports[at].0).unwrap()
-    }
-
-    fn servers(&self) -> Vec<Server> {
-        (0..3).map(|at| self.server(at)).collect()
-    }
-
-    fn client(&self) -> Client {
-        let config = ClientConfig::new(self.servers());
-        Client::new(ClientConfig { timeout: PATIENCE, ..config }).unwrap()
-    }
-
-    /// kill -9.
-    fn kill(&mut self, at: usize) {
-        if let Some(mut child) = self.children[at].take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    /// Waits until a replica has ended by itself; what it said.
-    fn ended(&mut self, at: usize) -> String {
-        let status = self.children[at].take().unwrap().wait().unwrap();
-        assert!(!status.success());
-        std::fs::read_to_string(self.log(at)).unwrap()
-    }
-
-    async fn ready(&self) {
-        let client = self.client();
-        for server in self.servers() {
-            let deadline = tokio::time::Instant::now() + PATIENCE;
-            while let Err(error) = client.get_from::<Value>(&server, "/readyz").await {
-                assert!(tokio::time::Instant::now() < deadline, "{server}: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-
-    /// Runs `romana` against these replicas.
-    fn romana(&self, servers: &[Server], line: &str) -> Output {
-        let urls: Vec<String> = servers.iter().map(ToString::to_string).collect();
-        Command::new(env!("CARGO_BIN_EXE_romana"))
-            .args(["-f", "json", "--timeout", "60s", "-r", &urls.join(",")])
-            .args(line.split_whitespace())
-            .env_clear()
-            .env("HOME", self.dir.path())
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    fn json(&self, line: &str) -> Value {
-        let output = self.romana(&self.servers(), line);
-        assert!(output.status.success(), "{line}: {output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn refused(&self, line: &str) -> String {
-        let output = self.romana(&self.servers(), line);
-        assert!(!output.status.success(), "{line}: {output:?}");
-        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
-        error["error"]["code"].as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Three {
-    fn drop(&mut self) {
-        (0..3).for_each(|at| self.kill(at));
-    }
-}
 
 fn allocation(name: String, host: &str, ip: Option<IpAddr>) -> AllocateAddress {
     AllocateAddress {
@@ -187,15 +65,9 @@ fn load(three: &Three, acked: &Acked) -> JoinSet<()> {
 
 /// Waits until so many were acknowledged; all that were.
 async fn enough(acked: &Acked, wanted: usize) -> BTreeMap<String, (IpAddr, u64)> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let now = acked.lock().unwrap().clone();
-        if now.len() >= wanted {
-            return now;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "only {} allocations", now.len());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let there = async || acked.lock().unwrap().len() >= wanted;
+    until(&format!("{wanted} allocations"), PATIENCE, there).await;
+    acked.lock().unwrap().clone()
 }
 
 /// Reads a backup file with every check.
@@ -284,40 +156,66 @@ fn one_founder_is_not_enough(new: &Three, file: &Path) {
     assert!(!said.contains("Nothing happened"), "{said}");
 }
 
+/// A backup of a follower, while the leader dies and clients go on. Returns what was acknowledged before it, and whose
+/// place it is that died.
+async fn backup_under_load(
+    old: &mut Three,
+    file: &Path,
+) -> (BTreeMap<String, (IpAddr, u64)>, usize) {
+    let client = old.client();
+    let acked = Acked::default();
+    let mut callers = load(old, &acked);
+    let before = enough(&acked, 100).await;
+    let leader = client.cluster().await.unwrap().leader.unwrap();
+    let leader = usize::try_from(leader).unwrap() - 1;
+    let follower = old.server((leader + 1) % 3).to_string();
+    let saving = Command::new(env!("CARGO_BIN_EXE_romana"))
+        .args(["-f", "json", "--timeout", "60s", "-r", &follower, "backup", "save"])
+        .arg(file)
+        .env_clear()
+        .env("HOME", old.dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    old.kill(leader);
+    let saved = tokio::task::spawn_blocking(|| saving.wait_with_output()).await.unwrap().unwrap();
+    assert!(saved.status.success(), "{saved:?}");
+    enough(&acked, before.len() + 50).await;
+    callers.shutdown().await;
+    (before, leader)
+}
+
+/// Founders that wait are given the backup of a cluster, and begin another one.
+async fn begins_a_new_cluster(file: &Path, source: &str, checked: &Checked) {
+    let new = Three::started(&["--await-restore"]);
+    let client = new.client();
+    let server = new.server(1);
+    let lives = async || client.get_from::<Value>(&server, "/healthz").await.is_ok();
+    until("a founder that waits", PATIENCE, lives).await;
+    let waiting = client.get_from::<Value>(&server, "/readyz").await.unwrap_err();
+    assert!(waiting.to_string().contains("waits for a backup"), "{waiting}");
+    one_founder_is_not_enough(&new, file);
+    let made = new.json(&format!("backup restore {}", file.display()));
+    assert_ne!(made["cluster_id"].as_str(), Some(source));
+    assert_eq!(
+        (made["waiting"].as_u64(), made["from_revision"].as_u64()),
+        (Some(2), Some(checked.header.revision))
+    );
+    check_restored(&new, checked).await;
+    let again = client.restore(&server, 1, futures_util::stream::iter([Ok("x".into())])).await;
+    assert_eq!(again.unwrap_err().code(), Some("ClusterNotEmpty"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_load_begins_a_new_cluster() {
     let mut old = Three::started(&[]);
     old.ready().await;
     let client = old.client();
     set_up(&client).await;
-    let acked = Acked::default();
-    let mut callers = load(&old, &acked);
-    let before = enough(&acked, 100).await;
-    let leader = client.cluster().await.unwrap().leader.unwrap();
-    let leader = usize::try_from(leader).unwrap() - 1;
     let file = old.dir.path().join("b.backup");
-    // From a follower, while the leader dies.
-    let follower = old.server((leader + 1) % 3);
-    let saving = {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_romana"));
-        command.args([
-            "-f",
-            "json",
-            "--timeout",
-            "60s",
-            "-r",
-            &follower.to_string(),
-            "backup",
-            "save",
-        ]);
-        command.arg(&file).env_clear().env("HOME", old.dir.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    old.kill(leader);
-    let saved = tokio::task::spawn_blocking(|| saving.wait_with_output()).await.unwrap().unwrap();
-    assert!(saved.status.success(), "{saved:?}");
-    enough(&acked, before.len() + 50).await;
-    callers.shutdown().await;
+    let (before, leader) = backup_under_load(&mut old, &file).await;
     // Sent to nobody while one of them is away, nor to a cluster.
     let restore = format!("backup restore {}", file.display());
     assert_eq!(old.refused(&restore), "Unavailable");
@@ -335,27 +233,7 @@ async fn a_backup_under_load_begins_a_new_cluster() {
     for (name, (ip, _)) in &before {
         assert_eq!(held.get(name), Some(ip), "{name} was acknowledged before the backup");
     }
-
-    let new = Three::started(&["--await-restore"]);
-    let client = new.client();
-    let server = new.server(1);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while client.get_from::<Value>(&server, "/healthz").await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let waiting = client.get_from::<Value>(&server, "/readyz").await.unwrap_err();
-    assert!(waiting.to_string().contains("waits for a backup"), "{waiting}");
-    one_founder_is_not_enough(&new, &file);
-    let made = new.json(&format!("backup restore {}", file.display()));
-    assert_ne!(made["cluster_id"].as_str(), Some(source.as_str()));
-    assert_eq!(
-        (made["waiting"].as_u64(), made["from_revision"].as_u64()),
-        (Some(2), Some(checked.header.revision))
-    );
-    check_restored(&new, &checked).await;
-    let again = client.restore(&server, 1, futures_util::stream::iter([Ok("x".into())])).await;
-    assert_eq!(again.unwrap_err().code(), Some("ClusterNotEmpty"));
+    begins_a_new_cluster(&file, &source, &checked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

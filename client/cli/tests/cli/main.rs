@@ -5,9 +5,11 @@
 mod alone;
 mod backup;
 mod config;
+mod directories;
 mod goldens;
 mod readme;
 mod real;
 mod shapes;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
+mod three;

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use romana_client::{Client, ClientConfig, FollowOptions, Item, Server};
-use romana_statemachine::command::TenantSpec;
+use romana_client::{Client, ClientConfig, Server};
 use romana_statemachine::{Digest, Record, State};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -37,7 +36,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// A replica in development mode. Killed when dropped.
 pub(crate) struct Dev {
-    api: u16,
+    pub(crate) api: u16,
     peer: u16,
     pub(crate) dir: TempDir,
     child: Child,
@@ -69,10 +68,14 @@ impl Dev {
             .unwrap()
     }
 
-    /// Kills it, as a power cut would, and starts it again.
-    fn restart(&mut self) {
+    /// Kills it, as a power cut would.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_again(&mut self) {
         self.child = Self::spawn(&self.dir, self.api, self.peer);
         self.ok("host list --timeout 30s");
     }
@@ -108,12 +111,12 @@ impl Dev {
         }
     }
 
-    fn json(&self, line: &str) -> Value {
+    pub(crate) fn json(&self, line: &str) -> Value {
         serde_json::from_str(&self.ok(&format!("-f json {line}"))).unwrap()
     }
 
     /// Runs a command that is refused; the code of the refusal.
-    fn refused(&self, line: &str) -> String {
+    pub(crate) fn refused(&self, line: &str) -> String {
         let output = self.run(&format!("-f json {line}"));
         assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
         let error: Value = serde_json::from_slice(&output.stderr).unwrap();
@@ -151,19 +154,8 @@ fn a_plan_that_would_be_refused_fails(dev: &Dev) {
     assert!(String::from_utf8_lossy(&refused.stdout).contains("it would be refused"));
 }
 
-#[test]
-fn every_noun_works_against_a_real_replica() {
-    let dev = Dev::start();
-    let log = std::fs::read_to_string(dev.dir.path().join("log")).unwrap();
-    assert!(!log.contains("WARN") && !log.contains("ERROR"), "a clean start is quiet: {log}");
-    assert_eq!(dev.refused("host add h1 192.168.0.1"), "NoTopology");
-    dev.file("topology.json", include_str!("../../src/demo/topology.json"));
-    assert_eq!(dev.json("topology plan topology.json")["changed"], true);
-    assert_eq!(dev.ok("topology update topology.json"), "Topology updated successfully.\n");
-    // What is shown is accepted again.
-    dev.file("again.json", &dev.ok("-f json topology show"));
-    dev.ok("topology update again.json");
-
+/// Hosts come, go down and up, and are labelled.
+fn hosts(dev: &Dev) {
     dev.ok("host add h1 192.168.0.1 --label rack=rack-1");
     dev.ok("host add h2 192.168.0.2 10.111.64.0/18 9604 --label rack=rack-2");
     assert_eq!(dev.refused("host add h3 192.168.0.3 --label rack=rack-9"), "NoGroupForHost");
@@ -173,7 +165,10 @@ fn every_noun_works_against_a_real_replica() {
     dev.ok("host up h2");
     dev.ok("host label h1 zone=a");
     assert_eq!(dev.json("host show h1")["labels"]["zone"], "a");
+}
 
+/// Addresses are given once and given back.
+fn addresses(dev: &Dev) {
     let first = dev.json("address allocate a1 --host h1 -t shop -s web");
     assert_eq!(first["ip"], "10.111.0.0");
     assert_eq!(dev.json("address allocate a1 --host h1 -t shop -s web"), first);
@@ -182,11 +177,14 @@ fn every_noun_works_against_a_real_replica() {
     assert_eq!(dev.json("address list --host h2")["items"][0]["name"], "a2");
     assert!(dev.ok("block show 10.111.0.3").contains("10.111.0.0/29 on h1 for shop/web"));
     assert_eq!(dev.refused("host remove h1"), "HostInUse");
-    a_plan_that_would_be_refused_fails(&dev);
+    a_plan_that_would_be_refused_fails(dev);
     assert!(dev.ok("address release a1").contains("released"));
     assert!(dev.ok("address release a1").contains("was not live"));
     dev.ok("host remove h1 --force");
+}
 
+/// What policies are about.
+fn policies(dev: &Dev) {
     dev.ok("blackout add 10.111.0.0/24");
     assert_eq!(dev.json("blackout list")["items"][0]["cidr"], "10.111.0.0/24");
     dev.ok("blackout remove 10.111.0.0/24");
@@ -204,6 +202,10 @@ fn every_noun_works_against_a_real_replica() {
     assert!(dev.ok("policy explain p1").contains("in force as it is"));
     dev.ok("policy remove p1");
     assert_eq!(dev.refused("policy show p1"), "PolicyNotFound");
+}
+
+/// How the cluster behaves, and what is the matter with it.
+fn settings_and_checks(dev: &Dev) {
     assert_eq!(dev.refused("vip add v1 192.168.99.1 --candidate h2"), "VipsNotServed");
     assert_eq!(dev.json("settings set address_reuse_delay=5s")["address_reuse_delay_ms"], 5000);
     dev.ok("settings set history_retention=30d history_retention_size=10GiB");
@@ -222,6 +224,25 @@ fn every_noun_works_against_a_real_replica() {
     assert!(codes.into_iter().all(|code| code == "AddressesUnverified"), "{found}");
     assert!(dev.ok("doctor").contains("leader"));
     dev.ok("cluster resume");
+}
+
+#[test]
+fn every_noun_works_against_a_real_replica() {
+    let dev = Dev::start();
+    let log = std::fs::read_to_string(dev.dir.path().join("log")).unwrap();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "a clean start is quiet: {log}");
+    assert_eq!(dev.refused("host add h1 192.168.0.1"), "NoTopology");
+    dev.file("topology.json", include_str!("../../src/demo/topology.json"));
+    assert_eq!(dev.json("topology plan topology.json")["changed"], true);
+    assert_eq!(dev.ok("topology update topology.json"), "Topology updated successfully.\n");
+    // What is shown is accepted again.
+    dev.file("again.json", &dev.ok("-f json topology show"));
+    dev.ok("topology update again.json");
+
+    hosts(&dev);
+    addresses(&dev);
+    policies(&dev);
+    settings_and_checks(&dev);
 
     let revision = dev.json("cluster status")["revision"].as_u64().unwrap();
     let events = dev.ok(&format!("-f json events follow --from 0 --until {revision}"));
@@ -245,46 +266,6 @@ fn every_command_runs_against_a_real_replica() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-#[test]
-fn a_replica_refuses_an_agents_directory() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("instance"), "ROMANA1\n00000000\n\"x\"").unwrap();
-    for data in ["", "data"] {
-        let output = Command::new(romanad())
-            .args(["--dev", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
-            .arg("--data-dir")
-            .arg(dir.path().join(data))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("is that of romana-agent"), "{said}");
-    }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
-}
-
-#[test]
-fn programs_read_regular_files_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let pipe = dir.path().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let pipe = pipe.display().to_string();
-    for (name, args) in [
-        ("romanad", vec!["--config", &pipe]),
-        ("romanad", vec!["--config", "/dev/zero"]),
-        ("romanad", vec!["--dev", "--check", "--initial-network", &pipe]),
-        ("romanad", vec!["--dev", "--check", "--initial-network", "/dev/zero"]),
-        ("romana-agent", vec!["--config", &pipe]),
-        ("romana-agent", vec!["--config", "/dev/zero", "status"]),
-    ] {
-        let output =
-            Command::new("timeout").arg("20").arg(program(name)).args(&args).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{name} {args:?}: {output:?}");
-        assert!(said.contains("not a regular file"), "{name} {args:?}: {said}");
-    }
 }
 
 #[test]
@@ -396,52 +377,6 @@ fn replays_to_the_live_state(dev: &Dev, events: &str) {
     if live["revision"] == shown["revision"] {
         assert_eq!(shown, live);
     }
-}
-
-/// Tenants whose labels take much room and cannot be compressed.
-async fn fill(client: &Client, tenants: std::ops::Range<u64>) {
-    for number in tenants {
-        let noise = |_| (0..64).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
-        let labels = (0..100).map(|at| (format!("l{at}"), noise(at))).collect();
-        let spec = TenantSpec { id: format!("tenant-{number}").into(), labels };
-        client.set_tenant(spec).await.unwrap();
-    }
-}
-
-/// The least revision in the history's directory: where it begins.
-fn oldest_kept(dev: &Dev) -> u64 {
-    let files = std::fs::read_dir(dev.dir.path().join("data/history")).unwrap();
-    let stem = |path: PathBuf| path.file_stem()?.to_str()?.parse().ok();
-    files.filter_map(|file| stem(file.unwrap().path())).min().unwrap()
-}
-
-#[test]
-fn a_history_that_is_too_large_is_purged_and_goes_on() {
-    let mut dev = Dev::start();
-    dev.ok("settings set history_retention_size=1MiB");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let server = Server::parse("127.0.0.1", dev.api).unwrap();
-    let client = runtime.block_on(async { Client::new(ClientConfig::new(vec![server])).unwrap() });
-    runtime.block_on(fill(&client, 0..30));
-    assert!(dev.json("events follow --from 0 -n 1")["revision"] == 1);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while oldest_kept(&dev) == 1 {
-        assert!(Instant::now() < deadline, "nothing was purged");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    // The setting and the claim of the replica come before it.
-    let signed = dev.ok("-f json events follow --from 0 -t cluster -n 3");
-    assert!(signed.contains("CheckpointSigned"), "{signed}");
-    dev.restart();
-    // What the memory of the feed had is gone: a follower of everything is told so and starts anew.
-    assert!(oldest_kept(&dev) > 1);
-    let everything = FollowOptions { after: Some(0), ..FollowOptions::default() };
-    let first = runtime.block_on(async { client.follow(everything).next().await.unwrap() });
-    assert!(matches!(first, Item::Reset(snapshot) if snapshot.revision > 30));
-    // All of the state is there, and more may come.
-    runtime.block_on(fill(&client, 30..31));
-    assert_eq!(dev.json("tenant list")["items"].as_array().unwrap().len(), 31);
-    assert!(dev.ok("doctor").contains("leader"));
 }
 
 #[test]

@@ -1,0 +1,154 @@
+//! What may stand in a data directory, and what a replica says of what should not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use romana_client::{Client, ClientConfig, FollowOptions, Item, Server};
+use romana_statemachine::command::TenantSpec;
+
+use super::real::{Dev, program, romanad};
+
+#[test]
+fn a_replica_refuses_an_agents_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("instance"), "ROMANA1\n00000000\n\"x\"").unwrap();
+    for data in ["", "data"] {
+        let output = Command::new(romanad())
+            .args(["--dev", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(dir.path().join(data))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("is that of romana-agent"), "{said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
+}
+
+#[test]
+fn programs_read_regular_files_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.display().to_string();
+    for (name, args) in [
+        ("romanad", vec!["--config", &pipe]),
+        ("romanad", vec!["--config", "/dev/zero"]),
+        ("romanad", vec!["--dev", "--check", "--initial-network", &pipe]),
+        ("romanad", vec!["--dev", "--check", "--initial-network", "/dev/zero"]),
+        ("romana-agent", vec!["--config", &pipe]),
+        ("romana-agent", vec!["--config", "/dev/zero", "status"]),
+    ] {
+        let output =
+            Command::new("timeout").arg("20").arg(program(name)).args(&args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{name} {args:?}: {output:?}");
+        assert!(said.contains("not a regular file"), "{name} {args:?}: {said}");
+    }
+}
+
+/// Starts a replica that is not to start; `timeout` ends one that waits.
+fn start_in(data: &Path) -> Output {
+    Command::new("timeout")
+        .arg("60")
+        .arg(romanad())
+        .args(["--dev", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data)
+        .output()
+        .unwrap()
+}
+
+/// All files below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn a_pipe_or_a_device_in_place_of_any_file_is_refused() {
+    let mut dev = Dev::start();
+    dev.kill();
+    let data = dev.dir.path().join("data");
+    let all = files(&data);
+    for name in ["identity.json", "nonce", "wal.mark", "LOCK", "ORIGIN", "db"] {
+        assert!(all.iter().any(|file| file.ends_with(name)), "{name}: {all:?}");
+    }
+    for file in all {
+        let aside = dev.dir.path().join("aside");
+        fs::rename(&file, &aside).unwrap();
+        for (command, kind) in
+            [(vec!["mkfifo"], "a pipe"), (vec!["ln", "-s", "/dev/zero"], "a character device")]
+        {
+            assert!(
+                Command::new(command[0]).args(&command[1..]).arg(&file).status().unwrap().success()
+            );
+            let output = start_in(&data);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{} as {kind}: {said}", file.display());
+            let named = format!("{} is {kind}", file.display());
+            assert!(said.contains(&named) && said.contains("cluster replace"), "{named}: {said}");
+            fs::remove_file(&file).unwrap();
+        }
+        fs::rename(&aside, &file).unwrap();
+    }
+    dev.start_again();
+    let doctor = dev.soon("doctor", 0);
+    assert!(doctor.status.success(), "nothing was changed: {doctor:?}");
+}
+
+/// Enough tenants to fill a segment of the history.
+const FILL: u64 = 30;
+
+fn client(dev: &Dev) -> Client {
+    let server = Server::parse("127.0.0.1", dev.api).unwrap();
+    Client::new(ClientConfig::new(vec![server])).unwrap()
+}
+
+/// Tenants whose labels take much room and cannot be compressed.
+async fn fill(client: &Client, tenants: std::ops::Range<u64>) {
+    for number in tenants {
+        let noise = |_| (0..64).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
+        let labels = (0..100).map(|at| (format!("l{at}"), noise(at))).collect();
+        let spec = TenantSpec { id: format!("tenant-{number}").into(), labels };
+        client.set_tenant(spec).await.unwrap();
+    }
+}
+
+/// The least revision in the history's directory: where it begins.
+fn oldest_kept(dev: &Dev) -> u64 {
+    let files = fs::read_dir(dev.dir.path().join("data/history")).unwrap();
+    let stem = |path: PathBuf| path.file_stem()?.to_str()?.parse().ok();
+    files.filter_map(|file| stem(file.unwrap().path())).min().unwrap()
+}
+
+#[test]
+fn a_history_that_is_too_large_is_purged_and_goes_on() {
+    let mut dev = Dev::start();
+    dev.ok("settings set history_retention_size=1MiB");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = runtime.block_on(async { client(&dev) });
+    runtime.block_on(fill(&client, 0..FILL));
+    assert!(dev.json("events follow --from 0 -n 1")["revision"] == 1);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while oldest_kept(&dev) == 1 {
+        assert!(Instant::now() < deadline, "nothing was purged");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // The setting and the claim of the replica come before it.
+    let signed = dev.ok("-f json events follow --from 0 -t cluster -n 3");
+    assert!(signed.contains("CheckpointSigned"), "{signed}");
+    dev.kill();
+    dev.start_again();
+    // What the memory of the feed had is gone: a follower of everything is told so and starts anew.
+    assert!(oldest_kept(&dev) > 1);
+    let everything = FollowOptions { after: Some(0), ..FollowOptions::default() };
+    let first = runtime.block_on(async { client.follow(everything).next().await.unwrap() });
+    assert!(matches!(first, Item::Reset(snapshot) if snapshot.revision > FILL));
+    // All of the state is there, and more may come.
+    runtime.block_on(fill(&client, FILL..FILL + 1));
+    assert_eq!(dev.json("tenant list")["items"].as_array().unwrap().len(), 31);
+    assert!(dev.ok("doctor").contains("leader"));
+}

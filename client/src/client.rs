@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{ClientConfig, Server};
-use crate::error::{Cause, Error};
+use crate::error::{ApiError, Cause, Error};
 use crate::gather::Gatherer;
 use crate::model::{Cluster, Done};
 use crate::retry::{Backoff, Nature, Verdict, judge};
@@ -206,7 +206,8 @@ impl Core {
                 Verdict::Fail(error) => return Err(in_doubt(error, trouble.doubt().as_deref())),
                 Verdict::Again { why, source, maybe, wait } => {
                     tracing::debug!(%server, why, maybe, "attempt failed");
-                    let weight = Weight::of(maybe, source.is_none());
+                    let said = source.as_deref().is_none_or(|cause| cause.is::<ApiError>());
+                    let weight = Weight::of(maybe, said);
                     trouble.add(weight, format!("{server}: {why}"), source);
                     wait
                 }

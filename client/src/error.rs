@@ -72,6 +72,18 @@ impl Error {
         matches!(self, Self::Unknown { .. })
     }
 
+    /// What the last replica said that refused, or could not answer.
+    #[must_use]
+    pub fn said(&self) -> Option<&ApiError> {
+        match self {
+            Self::Refused(error) => Some(error),
+            Self::Unavailable { source, .. } | Self::Unknown { source, .. } => {
+                source.as_deref()?.downcast_ref()
+            }
+            Self::Protocol { .. } | Self::Newer { .. } | Self::Config { .. } => None,
+        }
+    }
+
     /// The stable code of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<&str> {

@@ -1,5 +1,6 @@
 //! Whether to try again: pure decisions about one attempt, and the table of what may be repeated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use romana_statemachine::Command;
@@ -84,9 +85,15 @@ fn judge_reply(reply: Reply) -> Verdict {
     let unknown = error.code.contains("Unknown");
     match status {
         408 | 429 | 503 => Verdict::Again { why, source: None, maybe: unknown, wait },
-        500 | 502 | 504 => Verdict::Again { why, source: None, maybe: true, wait },
+        500 | 502 | 504 => Verdict::Again { why, source: said(error), maybe: true, wait },
         _ => Verdict::Fail(Error::Refused(Box::new(error))),
     }
+}
+
+/// What a replica said that is broken, as the cause: others may do better, and if none does, its code and hint are
+/// worth reading.
+fn said(error: ApiError) -> Option<Cause> {
+    Some(Arc::new(error))
 }
 
 /// Whether a command may be sent again after an unknown outcome: twice is the same as once.

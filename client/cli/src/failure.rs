@@ -88,12 +88,22 @@ impl Failure {
                 let ApiError { code, message, hint, details, .. } = &**error;
                 (code.clone(), message.clone(), hint.clone(), details.clone())
             }
+            // It is not away, it is broken, and says what to do.
+            Self::Client(error @ Error::Unavailable { .. })
+                if let Some(said) = error.said().filter(|said| said.status == 500) =>
+            {
+                (said.code.clone(), chain(error), said.hint.clone(), said.details.clone())
+            }
             // A replica said why, or took too long.
-            Self::Client(error @ Error::Unavailable { source: None, .. }) => own(
-                "Unavailable",
-                chain(error),
-                "Nothing happened. Try again; romana cluster status says what is wrong.",
-            ),
+            Self::Client(error @ Error::Unavailable { source, .. })
+                if source.is_none() || error.said().is_some() =>
+            {
+                own(
+                    "Unavailable",
+                    chain(error),
+                    "Nothing happened. Try again; romana cluster status says what is wrong.",
+                )
+            }
             Self::Client(error @ Error::Unavailable { .. }) => own(
                 "Unavailable",
                 chain(error),

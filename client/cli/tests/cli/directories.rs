@@ -1,6 +1,8 @@
 //! What may stand in a data directory, and what a replica says of what should not.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -98,6 +100,69 @@ fn a_pipe_or_a_device_in_place_of_any_file_is_refused() {
     let doctor = dev.soon("doctor", 0);
     assert!(doctor.status.success(), "nothing was changed: {doctor:?}");
 }
+
+fn get(api: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", api)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A closed segment of the history, once there is one.
+fn packed(data: &Path) -> PathBuf {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let closed = |file: &PathBuf| file.extension().is_some_and(|ending| ending == "lz4");
+        if let Some(file) = files(&data.join("history")).into_iter().find(closed) {
+            return file;
+        }
+        assert!(Instant::now() < deadline, "no segment is closed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_damaged_history_is_named_everywhere_with_the_way_out() {
+    let dev = Dev::start();
+    // Far more than there will be, so that segments are closed early and nothing is purged.
+    dev.ok("settings set history_retention_size=16MiB");
+    dev.file("topology.json", include_str!("../../src/demo/topology.json"));
+    dev.ok("topology update topology.json");
+    dev.ok("host add h1 192.168.0.1 --label rack=rack-1");
+    let given = dev.json("address allocate a1 --host h1 -t shop -s web");
+    let who = format!("audit who {}", given["ip"].as_str().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { fill(&client(&dev), 0..FILL).await });
+    assert!(dev.soon(&who, 0).status.success());
+    // All blocks of a closed segment, under a replica that runs.
+    let file = packed(&dev.dir.path().join("data"));
+    let mut bytes = fs::read(&file).unwrap();
+    let blocks = FIRST_BLOCK..bytes.len() - FIRST_BLOCK;
+    bytes[blocks].iter_mut().step_by(16).for_each(|byte| *byte ^= 1);
+    fs::write(&file, bytes).unwrap();
+
+    let said = dev.run(&format!("-f json {who}"));
+    let error: serde_json::Value = serde_json::from_slice(&said.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "HistoryDamaged", "{error}");
+    let text = dev.run(&who);
+    assert!(String::from_utf8_lossy(&text.stderr).contains("romana cluster replace"), "{text:?}");
+    let answer = get(dev.api, &format!("/v1/audit/who?ip={}", given["ip"].as_str().unwrap()));
+    assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("HistoryDamaged"), "{answer}");
+    assert!(answer.contains("romana cluster replace"), "{answer}");
+    let doctor = dev.soon("doctor", 1);
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains("HistoryDamaged") && said.contains("romana cluster replace 1"), "{said}");
+    let metrics = get(dev.api, "/metrics");
+    let reads =
+        metrics.lines().find_map(|line| line.strip_prefix("romanad_history_damaged_reads "));
+    assert!(reads.is_some_and(|reads| reads != "0"), "{metrics}");
+    // It goes on with what needs no past.
+    dev.ok("tenant create after");
+}
+
+/// Where the blocks of a segment begin, at the latest.
+const FIRST_BLOCK: usize = 256;
 
 /// Enough tenants to fill a segment of the history.
 const FILL: u64 = 30;

@@ -14,7 +14,7 @@ use super::{Kind, Needs, Sort, nobody, one, present_victim};
 /// Clients of each way.
 const CLIENTS: usize = 40;
 /// How long they go on.
-const DWELL: Duration = Duration::from_millis(1500);
+const DWELL: Duration = Duration::from_secs(3);
 /// Between two bytes that are read.
 const BYTE_EVERY: Duration = Duration::from_millis(50);
 /// What a body says that it has, and what of it is sent: together far more than the budget of bodies.

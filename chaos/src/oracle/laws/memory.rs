@@ -15,7 +15,7 @@ pub(in super::super) const LAW: Law = Law {
 
 /// What they may cost together: the budgets of bodies (96 MB) and answers (64 MB), what a few exports and states hold,
 /// and what the load takes meanwhile. Bytes do not depend on how fast a machine is.
-const GROWTH_BYTES_MAX: u64 = 300 << 20;
+const GROWTH_BYTES_MAX: u64 = 250 << 20;
 /// What may be left when they are gone: what an allocator keeps for the next time.
 const LEFT_BYTES_MAX: u64 = 150 << 20;
 /// The least that is seen within this time is what is left.

@@ -30,8 +30,8 @@ fn abused(looks: &[(u64, u64)]) -> Evidence {
 
 #[test]
 fn a_replica_that_grows_for_abusive_clients() {
-    assert_eq!(judge(&abused(&[(9, 100), (11, 399), (13, 120), (20, 110)])), []);
-    breaks("memory", &abused(&[(9, 100), (11, 401), (13, 120), (20, 110)]));
+    assert_eq!(judge(&abused(&[(9, 100), (11, 349), (13, 120), (20, 110)])), []);
+    breaks("memory", &abused(&[(9, 100), (11, 351), (13, 120), (20, 110)]));
     // Without the abuse it may take what it needs.
     let calm = Evidence { faults: Vec::new(), ..abused(&[(9, 100), (11, 401)]) };
     assert_eq!(judge(&calm), []);
@@ -39,10 +39,10 @@ fn a_replica_that_grows_for_abusive_clients() {
 
 #[test]
 fn a_replica_that_keeps_what_abusive_clients_cost() {
-    breaks("memory", &abused(&[(9, 100), (11, 390), (13, 380), (20, 260)]));
-    assert_eq!(judge(&abused(&[(9, 100), (11, 390), (13, 380), (20, 240)])), []);
+    breaks("memory", &abused(&[(9, 100), (11, 340), (13, 330), (20, 260)]));
+    assert_eq!(judge(&abused(&[(9, 100), (11, 340), (13, 330), (20, 240)])), []);
     // Soon after the abuse nothing is known of what comes back, and a new life is no growth.
-    assert_eq!(judge(&abused(&[(9, 100), (11, 390), (13, 380)])), []);
+    assert_eq!(judge(&abused(&[(9, 100), (11, 340), (13, 330)])), []);
     let mut evidence = abused(&[(9, 100), (11, 110), (13, 500), (20, 500)]);
     evidence.memory.iter_mut().skip(2).for_each(|seen| seen.process = 23);
     assert_eq!(judge(&evidence), []);

@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all the set-up they need; `make help` lists the rest.
-.PHONY: help demo test test-policy setup fmt lint unit doc deny judge chaos soak sim sim-build mutants bench clean
+.PHONY: help demo test test-policy setup fmt lint unit doc deny dist judge chaos soak sim sim-build mutants bench clean
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -41,6 +41,9 @@ doc: ## Documentation builds without warnings
 
 deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
 	$(CARGO) deny check
+
+dist: ## The programs as they are shipped, in target/dist
+	$(CARGO) build --profile dist --locked -p romana-controlplane -p romana-cli -p romana-agent --bins
 
 judge: ## The judge's minute: 64 clients, the leader killed every two seconds, the laws checked
 	$(CARGO) build --release $(BINS)

@@ -188,6 +188,12 @@ impl Feed {
         if records.is_empty() {
             return;
         }
+        debug_assert!(
+            records
+                .windows(2)
+                .all(|two| two[0].revision + 1 == two[1].revision && two[0].index <= two[1].index),
+            "records come in the order of the log"
+        );
         lock(&self.0.ring).extend(records);
         self.0.published.notify_one();
     }

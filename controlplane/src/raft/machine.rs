@@ -251,10 +251,17 @@ impl Machine {
                     }
                     answers = Answers(outcomes);
                     records.extend(caused);
+                    invariants(&live.state)
+                        .map_err(|broken| self.stop(&format!("entry {id}"), broken))?;
                 }
                 if let EntryPayload::Membership(membership) = entry.payload {
                     live.membership = Membership::new(Some(id), membership);
                 }
+                debug_assert!(
+                    live.last.is_none_or(|last| id.index > last.index),
+                    "entry {id} is applied after {:?}",
+                    live.last
+                );
                 live.last = Some(id);
                 next = id.index + 1;
                 applied.push((responder, answers));
@@ -307,6 +314,27 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// The state is not what every state must be.
+#[derive(Debug, thiserror::Error)]
+#[error("the state breaks an invariant: {0}")]
+struct Broken(String);
+
+/// Entries of a state this large are checked one by one; of one that is ten times as large, every tenth.
+const CHECKED_SIZE: u64 = 500;
+
+/// Checks the invariants of a state after an entry, in builds for tests: a fault is found where it begins, not
+/// where somebody stumbles over it.
+fn invariants(state: &State) -> Result<(), Broken> {
+    if !cfg!(any(romana_sim, debug_assertions)) {
+        return Ok(());
+    }
+    let size = (state.ipam().address_count() + state.hosts().count()) as u64;
+    if !state.index().is_multiple_of(size / CHECKED_SIZE + 1) {
+        return Ok(());
+    }
+    state.validate().map_err(|wrong| Broken(wrong.join("; ")))
 }
 
 /// Checks that the history reaches the state and knows the same digest for its revision.

@@ -21,7 +21,7 @@ use crate::attach::{self, Unable};
 use crate::config::Config;
 use crate::connections::{self, Forgotten};
 use crate::enrol::Enrolment;
-use crate::follow::Following;
+use crate::follow;
 use crate::http::AgentProbe;
 use crate::kernel::packet_filter::PacketFilter;
 use crate::kernel::taken::Taken;
@@ -44,7 +44,7 @@ pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     let enrolment = Arc::new(Enrolment::new(&config, &state_dir));
     let (release, released) = mpsc::unbounded_channel();
     let (forgetting, forgotten) = watch::channel(Forgotten::default());
-    let following = Following::open(&config, release, forgotten)?;
+    let following = follow::open(&config, release, forgotten)?;
     let (client, beating) = (config.client(None)?, config.client(Some(HEARTBEAT_TIMEOUT))?);
     let (health, handle, seen) = (listener::bind(config.metrics)?, netlink()?, following.seen());
     let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));

@@ -26,7 +26,6 @@ pub mod cleanup;
 pub mod cni;
 pub mod config;
 pub mod connections;
-pub mod copy;
 pub mod daemon;
 pub mod enrol;
 pub mod follow;

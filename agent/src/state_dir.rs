@@ -8,8 +8,8 @@ use std::time::Duration;
 use romana_daemon::owner::{self, Program};
 use romana_statemachine::name::InstanceId;
 
-use crate::copy::{self, CopyError};
 use crate::ours::{INSTANCE_FILE, LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
+use romana_daemon::durable::{self, DurableError};
 
 /// Longer than a plugin takes to leave a DEL in the spool.
 const PLUGIN_TIME: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ pub enum StateDirError {
     Unfit(#[from] owner::Unfit),
     /// Files that were left behind cannot be removed.
     #[error(transparent)]
-    Leftovers(#[from] CopyError),
+    Leftovers(#[from] DurableError),
 }
 
 impl StateDir {
@@ -66,21 +66,21 @@ impl StateDir {
             TryLockError::WouldBlock => StateDirError::Locked { path: shown() },
             TryLockError::Error(source) => unusable(source),
         })?;
-        copy::remove_leftovers(dir, Duration::ZERO)?;
-        copy::remove_leftovers(&dir.join(LEDGER_DIR), Duration::ZERO)?;
+        durable::remove_leftovers(dir, Duration::ZERO)?;
+        durable::remove_leftovers(&dir.join(LEDGER_DIR), Duration::ZERO)?;
         // Plugins write there whether or not an agent runs.
-        copy::remove_leftovers(&dir.join(SPOOL_DIR), PLUGIN_TIME)?;
+        durable::remove_leftovers(&dir.join(SPOOL_DIR), PLUGIN_TIME)?;
         Ok(Self { _lock: lock, instance: instance(dir, socket)? })
     }
 }
 
 /// The name of this agent. Without it the agent would have to wait until the log takes it for another one.
-fn instance(dir: &Path, socket: &Path) -> Result<InstanceId, CopyError> {
+fn instance(dir: &Path, socket: &Path) -> Result<InstanceId, DurableError> {
     let files = [dir.join(INSTANCE_FILE), socket.with_extension(INSTANCE_FILE)];
-    let read = |file: &PathBuf| match copy::load::<InstanceId>(file) {
+    let read = |file: &PathBuf| match durable::load::<InstanceId>(file) {
         Ok(found) => Ok(found.filter(|instance| instance.check().is_ok())),
-        Err(error @ CopyError::Damaged { .. }) => {
-            let aside = copy::set_aside(file);
+        Err(error @ DurableError::Damaged { .. }) => {
+            let aside = durable::set_aside(file);
             tracing::error!(%error, aside = %aside.display(), "a copy of this agent's name is damaged");
             Ok(None)
         }
@@ -95,9 +95,9 @@ fn instance(dir: &Path, socket: &Path) -> Result<InstanceId, CopyError> {
             continue;
         }
         if let Some(dir) = file.parent() {
-            std::fs::create_dir_all(dir).map_err(CopyError::io("make", dir))?;
+            std::fs::create_dir_all(dir).map_err(DurableError::io("make", dir))?;
         }
-        copy::save(file, &instance)?;
+        durable::save(file, &instance)?;
     }
     Ok(instance)
 }

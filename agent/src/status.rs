@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use romana_daemon::durable;
 use romana_daemon::problems::Problems;
 use romana_daemon::reconcile::Reconcile;
 use romana_statemachine::Revision;
@@ -12,7 +13,6 @@ use tokio::sync::watch;
 
 use crate::attach::Unable;
 use crate::config::Config;
-use crate::copy;
 use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::policy::enforce::Enforcer;
@@ -119,7 +119,7 @@ impl Said {
 
 /// Files that could not be read, and what they were about was taken from the log and the kernel.
 fn set_aside(state_dir: &Path) -> Option<String> {
-    let aside = copy::aside_in(state_dir);
+    let aside = durable::aside_in(state_dir);
     let first = aside.first()?.display();
     Some(format!(
         "{} damaged files were set aside, such as {first}: check the disk, and remove them",

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use imbl::OrdMap;
 use ipnet::IpNet;
 use romana_client::follow::Snapshot;
+use romana_client::mirror::{self, SnapshotError};
 use romana_statemachine::command::{Endpoint, HostState};
 use romana_statemachine::event::HostUpdated;
 use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 use romana_statemachine::topology::TopologySpec;
 use romana_statemachine::{Conflict, Event, Millis, Record, Revision, Topic};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::Rules;
@@ -28,14 +28,6 @@ pub const TOPICS: [Topic; 8] = [
     Topic::Endpoints,
     Topic::Vips,
 ];
-
-/// A snapshot is not what it should be.
-#[derive(Debug, thiserror::Error)]
-#[error("member {member} of the snapshot: {why}")]
-pub struct SnapshotError {
-    member: &'static str,
-    why: String,
-}
 
 /// A host's view of the cluster at a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,39 +126,36 @@ impl View {
     }
 
     /// What a snapshot says to a host.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]: a member is of another form than this program knows.
-    pub fn from_snapshot(host: &HostName, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+    fn from_snapshot(host: &HostName, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
         let mut view = Self::new(host.clone());
         (view.revision, view.routing) = (snapshot.revision, snapshot.revision);
-        view.at = member(snapshot, "at")?.unwrap_or_default();
-        for shown in list::<ShownHost>(snapshot, "hosts")? {
+        view.at = snapshot.member("at")?.unwrap_or_default();
+        for shown in snapshot.list::<ShownHost>("hosts")? {
             view.hosts.insert(shown.name.clone(), Host::from(shown));
         }
-        for shown in list::<ShownBlock>(snapshot, "blocks")? {
+        for shown in snapshot.list::<ShownBlock>("blocks")? {
             let ShownBlock { cidr, host, tenant, segment } = shown;
             view.blocks.insert(cidr, Block { host, tenant, segment });
         }
-        for shown in list::<ShownAddress>(snapshot, "addresses")? {
+        for shown in snapshot.list::<ShownAddress>("addresses")? {
             if shown.host == *host {
                 let ShownAddress { name, ip, tenant, segment, .. } = shown;
                 view.addresses.insert(name, Address { ip, tenant, segment });
             }
         }
-        if let Some(topology) = member::<Option<TopologySpec>>(snapshot, "topology")?.flatten() {
+        if let Some(topology) = snapshot.member::<Option<TopologySpec>>("topology")?.flatten() {
             view.networks = networks(&topology);
         }
         view.rules = Some(Rules::new(
-            list(snapshot, "policies")?,
-            list(snapshot, "endpoints")?,
-            list(snapshot, "tenants")?,
-            list(snapshot, "vips")?,
+            snapshot.list("policies")?,
+            snapshot.list("endpoints")?,
+            snapshot.list("tenants")?,
+            snapshot.list("vips")?,
         ));
-        let conflicts = member::<BTreeMap<HostName, Vec<Conflict>>>(snapshot, "conflicts")?;
+        let conflicts = snapshot.member::<BTreeMap<HostName, Vec<Conflict>>>("conflicts")?;
         let conflicts = conflicts.unwrap_or_default().remove(host).unwrap_or_default();
         view.conflicts = conflicts.iter().map(shown).collect();
-        if let Some(settings) = member::<AgentSettings>(snapshot, "settings")? {
+        if let Some(settings) = snapshot.member::<AgentSettings>("settings")? {
             view.reserve_per_owner = settings.reserve_per_owner;
         }
         Ok(view)
@@ -262,6 +251,50 @@ impl View {
     }
 }
 
+impl mirror::View for View {
+    fn topics(&self) -> Vec<Topic> {
+        TOPICS.to_vec()
+    }
+
+    fn host(&self) -> Option<HostName> {
+        Some(self.host.clone())
+    }
+
+    fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        let mut view = Self::from_snapshot(&self.host, snapshot)?;
+        let revision = view.revision;
+        if let Some(rules) = &mut view.rules {
+            rules.date(self.rules.as_ref(), revision);
+        }
+        Ok(view)
+    }
+
+    fn apply(&mut self, record: &Record) {
+        Self::apply(self, record);
+    }
+
+    fn advance(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn set_cluster(&mut self, cluster: &str) {
+        self.cluster = Some(cluster.to_owned());
+    }
+
+    fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// A copy without rules is of an earlier release: routes go on by it until a snapshot is here.
+    fn is_whole(&self) -> bool {
+        self.rules.is_some()
+    }
+}
+
 impl Host {
     fn up(ip: IpAddr, further: &[IpAddr]) -> Self {
         let ips = std::iter::once(ip).chain(further.iter().copied()).collect();
@@ -327,20 +360,4 @@ fn networks(topology: &TopologySpec) -> Vec<Network> {
         Some(Network { name: spec.name.clone(), cidr, tenants: spec.tenants.clone() })
     });
     known.collect()
-}
-
-fn member<T: DeserializeOwned>(
-    snapshot: &Snapshot,
-    member: &'static str,
-) -> Result<Option<T>, SnapshotError> {
-    let Some(value) = snapshot.state.get(member) else { return Ok(None) };
-    let parsed = T::deserialize(value).map_err(|error| error.to_string());
-    parsed.map(Some).map_err(|why| SnapshotError { member, why })
-}
-
-fn list<T: DeserializeOwned>(
-    snapshot: &Snapshot,
-    name: &'static str,
-) -> Result<Vec<T>, SnapshotError> {
-    Ok(member::<Vec<T>>(snapshot, name)?.unwrap_or_default())
 }

@@ -18,7 +18,7 @@
 //! 5. An unfiltered [`Follower`] notices a gap, a duplicate or a forged record.
 //!
 //! ## Reading order
-//! [`client`], then [`retry`](self) and `gather`, then [`follow`] and `backup`; [`replay`] needs no
+//! [`client`], then [`retry`](self) and `gather`, then [`follow`], [`mirror`] and `backup`; [`replay`] needs no
 //! cluster. Left out: TLS (its place is `transport.rs`), caching of reads.
 
 mod agents;
@@ -30,6 +30,7 @@ mod config;
 mod error;
 pub mod follow;
 mod gather;
+pub mod mirror;
 pub mod model;
 mod ndjson;
 mod query;

@@ -10,9 +10,10 @@
 //!             └── listener: bounded connections over TCP, or over what an acceptor makes of it
 //! ```
 //! `examples/idle.rs` is the smallest program of this shape. Besides: how errors are shown, files at paths that users
-//! give, and directories that are not shared.
+//! give, files that must be whole, and directories that are not shared.
 
 pub mod config;
+pub mod durable;
 pub mod error;
 pub mod file;
 pub mod listener;

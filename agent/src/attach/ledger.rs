@@ -20,11 +20,11 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 use super::Lent;
-use crate::copy::{self, CopyError};
 use crate::ours::{LEDGER_DIR, host_link};
 use crate::policy::model::Name;
 use crate::policy::world::Attached;
 use crate::wire::Key;
+use romana_daemon::durable::{self, DurableError};
 
 const SUFFIX: &str = "json";
 /// Of an entry that was to be written as `Removing`, and the disk was full: to rename needs no room.
@@ -157,10 +157,10 @@ impl Ledger {
     /// the kernel and in the log.
     ///
     /// # Errors
-    /// [`CopyError::Io`].
-    pub fn open(state_dir: &Path) -> Result<Self, CopyError> {
+    /// [`DurableError::Io`].
+    pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
         let dir = state_dir.join(LEDGER_DIR);
-        let io = CopyError::io;
+        let io = DurableError::io;
         fs::create_dir_all(&dir).map_err(io("make", &dir))?;
         let mut entries = Entries::default();
         for file in fs::read_dir(&dir).map_err(io("list", &dir))? {
@@ -173,13 +173,13 @@ impl Ledger {
             if !is_renamed && path.extension().is_none_or(|extension| extension != SUFFIX) {
                 continue;
             }
-            match copy::load::<Entry>(&path) {
+            match durable::load::<Entry>(&path) {
                 Ok(entry) => entry.into_iter().for_each(|entry| {
                     let stage = if is_renamed { Stage::Removing } else { entry.stage };
                     entries.insert(Entry { stage, ..entry });
                 }),
-                Err(error @ CopyError::Damaged { .. }) => {
-                    let aside = copy::set_aside(&path);
+                Err(error @ DurableError::Damaged { .. }) => {
+                    let aside = durable::set_aside(&path);
                     tracing::error!(%error, aside = %aside.display(), "an attachment is not known");
                 }
                 Err(error) => return Err(error),
@@ -191,13 +191,13 @@ impl Ledger {
     /// Writes an entry, durably, in place of what there was.
     ///
     /// # Errors
-    /// [`CopyError::Io`]: it may be on the disk or not; in memory it is not.
-    pub fn put(&self, entry: Entry) -> Result<(), CopyError> {
-        copy::save(&self.path(&entry.key), &entry)?;
+    /// [`DurableError::Io`]: it may be on the disk or not; in memory it is not.
+    pub fn put(&self, entry: Entry) -> Result<(), DurableError> {
+        durable::save(&self.path(&entry.key), &entry)?;
         // An older attachment of the key may have left on a full disk.
         let renamed = self.path(&entry.key).with_extension(RENAMED);
         if renamed.exists() {
-            copy::remove(&renamed)?;
+            durable::remove(&renamed)?;
         }
         self.entries().insert(entry);
         Ok(())
@@ -207,24 +207,24 @@ impl Ledger {
     /// name.
     ///
     /// # Errors
-    /// [`CopyError::Io`]: in memory it is so, and not on the disk.
-    pub fn rename(&self, entry: Entry) -> Result<(), CopyError> {
+    /// [`DurableError::Io`]: in memory it is so, and not on the disk.
+    pub fn rename(&self, entry: Entry) -> Result<(), DurableError> {
         let path = self.path(&entry.key);
         self.entries().insert(Entry { stage: Stage::Removing, ..entry });
-        fs::rename(&path, path.with_extension(RENAMED)).map_err(CopyError::io("rename", &path))
+        fs::rename(&path, path.with_extension(RENAMED)).map_err(DurableError::io("rename", &path))
     }
 
     /// Forgets an entry, durably.
     ///
     /// # Errors
-    /// [`CopyError::Io`].
-    pub fn remove(&self, key: &Key) -> Result<(), CopyError> {
+    /// [`DurableError::Io`].
+    pub fn remove(&self, key: &Key) -> Result<(), DurableError> {
         let path = self.path(key);
         let renamed = path.with_extension(RENAMED);
         if renamed.exists() {
-            copy::remove(&renamed)?;
+            durable::remove(&renamed)?;
         }
-        copy::remove(&path)?;
+        durable::remove(&path)?;
         self.entries().remove(key);
         Ok(())
     }

@@ -158,8 +158,8 @@ impl From<KernelError> for Failed {
     }
 }
 
-impl From<crate::copy::CopyError> for Failed {
-    fn from(error: crate::copy::CopyError) -> Self {
+impl From<romana_daemon::durable::DurableError> for Failed {
+    fn from(error: romana_daemon::durable::DurableError) -> Self {
         failed(
             code::IO,
             chain(&error),

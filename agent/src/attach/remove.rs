@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::add::crash_point;
 use super::{Attacher, Entry, Held, Stage, code, failed, names};
-use crate::copy::{self, CopyError};
 use crate::kernel::{KernelError, connections, links};
 use crate::ours::{SPOOL_DIR, host_link};
 use crate::wire::{Failed, Key, Request};
+use romana_daemon::durable::{self, DurableError};
 
 /// Pause after the control plane did not take a release.
 const RETRY: Duration = Duration::from_secs(1);
@@ -148,16 +148,16 @@ impl Attacher {
         let dir = self.config.state_dir.join(SPOOL_DIR);
         let Ok(files) = std::fs::read_dir(&dir) else { return };
         for path in files.filter_map(|file| Some(file.ok()?.path())) {
-            if !copy::is_whole(&path) {
+            if !durable::is_whole(&path) {
                 continue;
             }
-            let done = match copy::load::<Request>(&path) {
+            let done = match durable::load::<Request>(&path) {
                 Ok(Some(Request::Del { key, network })) => self.del(&key, &network).await,
                 Ok(_) => Ok(()),
                 // Files are renamed into place whole, so this one will not get better. GC and the report
                 // of what is attached find what it was about.
-                Err(error @ CopyError::Damaged { .. }) => {
-                    let aside = copy::set_aside(&path);
+                Err(error @ DurableError::Damaged { .. }) => {
+                    let aside = durable::set_aside(&path);
                     tracing::error!(%error, aside = %aside.display(), "a DEL that was left is damaged");
                     continue;
                 }
@@ -166,7 +166,7 @@ impl Attacher {
                     continue;
                 }
             };
-            match done.and_then(|()| Ok(copy::remove(&path)?)) {
+            match done.and_then(|()| Ok(durable::remove(&path)?)) {
                 Ok(()) => tracing::info!(path = %path.display(), "took up a DEL that was left"),
                 Err(error) => tracing::warn!(%error, "a DEL that was left is not done yet"),
             }

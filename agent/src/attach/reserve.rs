@@ -25,10 +25,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Attacher, Entry, Stage};
-use crate::copy::{self, CopyError};
 use crate::ours::RESERVE_FILE;
 use crate::view::View;
 use crate::wire::Failed;
+use romana_daemon::durable::{self, DurableError};
 
 /// What has not been wanted for so long is given back.
 pub(super) const UNWANTED: Duration = Duration::from_secs(10);
@@ -72,12 +72,12 @@ pub(super) struct Reserve {
 
 impl Reserve {
     /// Reads what is in a state directory. A damaged file is no reserve: the log has the names.
-    pub(super) fn open(state_dir: &Path) -> Result<Self, CopyError> {
+    pub(super) fn open(state_dir: &Path) -> Result<Self, DurableError> {
         let file = state_dir.join(RESERVE_FILE);
-        let spares = match copy::load(&file) {
+        let spares = match durable::load(&file) {
             Ok(spares) => spares.unwrap_or_default(),
-            Err(error @ CopyError::Damaged { .. }) => {
-                let aside = copy::set_aside(&file);
+            Err(error @ DurableError::Damaged { .. }) => {
+                let aside = durable::set_aside(&file);
                 tracing::error!(%error, aside = %aside.display(), "nothing is in reserve");
                 BTreeMap::new()
             }
@@ -106,7 +106,7 @@ impl Reserve {
     }
 
     /// Takes a spare address of an owner, durably.
-    pub(super) fn lend(&self, owner: &Owner) -> Result<Option<(Lent, IpAddr)>, CopyError> {
+    pub(super) fn lend(&self, owner: &Owner) -> Result<Option<(Lent, IpAddr)>, DurableError> {
         let mut spares = self.spares();
         let found = spares.iter().find(|(_, spare)| spare.owner() == *owner);
         let Some((name, ip)) = found.map(|(name, spare)| (name.clone(), spare.ip)) else {
@@ -118,20 +118,20 @@ impl Reserve {
     }
 
     /// Puts a spare address in, unless it is lent.
-    fn put(&self, name: AddressName, spare: Spare) -> Result<(), CopyError> {
+    fn put(&self, name: AddressName, spare: Spare) -> Result<(), DurableError> {
         let mut spares = self.spares();
         if spares.get(&name) == Some(&spare) || self.out().contains(&name) {
             return Ok(());
         }
         let mut next = spares.clone();
         next.insert(name, spare);
-        copy::save(&self.file, &next)?;
+        durable::save(&self.file, &next)?;
         *spares = next;
         Ok(())
     }
 
     /// Takes a name out for good. `false`: it is lent.
-    fn retire(&self, name: &AddressName) -> Result<bool, CopyError> {
+    fn retire(&self, name: &AddressName) -> Result<bool, DurableError> {
         let mut spares = self.spares();
         if self.out().contains(name) {
             return Ok(false);
@@ -144,10 +144,10 @@ impl Reserve {
         &self,
         spares: &mut BTreeMap<AddressName, Spare>,
         name: &AddressName,
-    ) -> Result<(), CopyError> {
+    ) -> Result<(), DurableError> {
         let mut next = spares.clone();
         if next.remove(name).is_some() {
-            copy::save(&self.file, &next)?;
+            durable::save(&self.file, &next)?;
             *spares = next;
         }
         Ok(())

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use romana_client::Client;
 use romana_daemon::Tasks;
+use romana_daemon::durable::DurableError;
 use romana_daemon::problems::Problems;
 use romana_daemon::tasks::TaskError;
 use rtnetlink::Handle;
@@ -23,7 +24,6 @@ use super::heal::{Healer, SCHEDULE};
 use super::reserve::Reserve;
 use super::{AttachConfig, Attacher, Ledger, Unable, code, failed};
 use crate::config::Config;
-use crate::copy::CopyError;
 use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::kernel::taken::Taken;
@@ -56,7 +56,7 @@ pub enum ServeError {
     },
     /// The ledger cannot be read.
     #[error(transparent)]
-    Ledger(#[from] CopyError),
+    Ledger(#[from] DurableError),
 }
 
 /// What attachments hear and say.

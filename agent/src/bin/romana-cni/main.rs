@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use romana_agent::cni::{self, Agent, Env};
+use romana_agent::ours;
 use romana_agent::wire::{self, FRAME_BYTES_MAX, Reply, Request};
-use romana_agent::{copy, ours};
+use romana_daemon::durable;
 use romana_statemachine::escaped_json;
 
 /// The agent answers within a minute, whatever happens.
@@ -31,7 +32,7 @@ impl Agent for Socket {
         let dir = Path::new(state_dir).join(ours::SPOOL_DIR);
         std::fs::create_dir_all(&dir)?;
         let name = wire::digest(request);
-        copy::save(&dir.join(name), request).map_err(io::Error::other)
+        durable::save(&dir.join(name), request).map_err(io::Error::other)
     }
 }
 

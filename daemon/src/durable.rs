@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use romana_daemon::file;
+use crate::file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,7 +22,7 @@ const HEAD: usize = MAGIC.len() + 9;
 
 /// A file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum CopyError {
+pub enum DurableError {
     /// The file system says no.
     #[error("cannot {action} {}", .path.display())]
     Io {
@@ -44,9 +44,9 @@ pub enum CopyError {
     },
 }
 
-impl CopyError {
+impl DurableError {
     /// What the file system said to an action on a path.
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
@@ -55,9 +55,9 @@ impl CopyError {
 /// Writes a file so that after a crash there is the old one or the new one, whole.
 ///
 /// # Errors
-/// [`CopyError::Io`].
-pub fn save(path: &Path, content: &impl Serialize) -> Result<(), CopyError> {
-    let io = |action| CopyError::io(action, path);
+/// [`DurableError::Io`].
+pub fn save(path: &Path, content: &impl Serialize) -> Result<(), DurableError> {
+    let io = |action| DurableError::io(action, path);
     let body = serde_json::to_vec(content).map_err(io::Error::from).map_err(io("express"))?;
     let dir = dir_of(path);
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("write"))?;
@@ -73,11 +73,11 @@ pub fn save(path: &Path, content: &impl Serialize) -> Result<(), CopyError> {
 /// Removes a file durably. One that is not there is removed already.
 ///
 /// # Errors
-/// [`CopyError::Io`].
-pub fn remove(path: &Path) -> Result<(), CopyError> {
+/// [`DurableError::Io`].
+pub fn remove(path: &Path) -> Result<(), DurableError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(CopyError::io("remove", path)(source))
+            Err(DurableError::io("remove", path)(source))
         }
         _ => sync_dir(dir_of(path)),
     }
@@ -119,17 +119,17 @@ fn is_temporary(path: &Path) -> bool {
 /// into place and have not been touched for `age`. A directory that is not there has none.
 ///
 /// # Errors
-/// [`CopyError::Io`].
-pub fn remove_leftovers(dir: &Path, age: std::time::Duration) -> Result<(), CopyError> {
+/// [`DurableError::Io`].
+pub fn remove_leftovers(dir: &Path, age: std::time::Duration) -> Result<(), DurableError> {
     let files = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        files => files.map_err(CopyError::io("list", dir))?,
+        files => files.map_err(DurableError::io("list", dir))?,
     };
     for file in files {
-        let file = file.map_err(CopyError::io("list", dir))?;
+        let file = file.map_err(DurableError::io("list", dir))?;
         let old = || file.metadata()?.modified()?.elapsed().map_err(io::Error::other);
         if is_temporary(&file.path()) && old().is_ok_and(|old| old >= age) {
-            fs::remove_file(file.path()).map_err(CopyError::io("remove", &file.path()))?;
+            fs::remove_file(file.path()).map_err(DurableError::io("remove", &file.path()))?;
         }
     }
     Ok(())
@@ -139,23 +139,23 @@ fn dir_of(path: &Path) -> &Path {
     path.parent().unwrap_or_else(|| Path::new("."))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), CopyError> {
+fn sync_dir(dir: &Path) -> Result<(), DurableError> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(CopyError::io("sync", dir))
+    synced.map_err(DurableError::io("sync", dir))
 }
 
 /// Reads a file back; `None` if there is none.
 ///
 /// # Errors
-/// [`CopyError`].
-pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CopyError> {
+/// [`DurableError`].
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DurableError> {
     let bytes = match file::read(path, FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(CopyError::io("read", path)(source)),
+        Err(source) => return Err(DurableError::io("read", path)(source)),
     };
     let content = parse(&bytes);
-    content.map(Some).map_err(|why| CopyError::Damaged { path: path.to_owned(), why })
+    content.map(Some).map_err(|why| DurableError::Damaged { path: path.to_owned(), why })
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {

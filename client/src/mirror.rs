@@ -1,0 +1,426 @@
+//! Keeps a part of the cluster's state up to date by following the log, and a copy of it on disk: a program that
+//! starts while no replica answers works with what it knew last.
+//!
+//! ```text
+//!   Follower ──► items, a batch at a time ──► View::restart, View::apply ──► published once ──► watch<Seen>
+//!                                       └──► Observer                 └──► copy on disk, once a second at most
+//! ```
+//! What is kept is a [`View`]: any part of the state that is folded from a snapshot and the records after it. Two
+//! views side by side are a view as well.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use romana_daemon::durable::{self, DurableError};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Record, Revision, Topic};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::follow::Snapshot;
+use crate::{Client, Error, FollowOptions, Follower, Item};
+
+/// The copy is at most so old.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Pause after an error of the feed that says nothing about when to come back.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Items that are taken before what is seen is published.
+const BATCH_MAX: usize = 1_024;
+
+/// A snapshot is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("member {member} of the snapshot: {why}")]
+pub struct SnapshotError {
+    /// The member.
+    pub member: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The members of a snapshot, as the types that a view knows.
+impl Snapshot {
+    /// A member; `None` without it.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: it is of another form than this program knows.
+    pub fn member<T: DeserializeOwned>(
+        &self,
+        member: &'static str,
+    ) -> Result<Option<T>, SnapshotError> {
+        let Some(value) = self.state.get(member) else { return Ok(None) };
+        let parsed = T::deserialize(value).map_err(|error| error.to_string());
+        parsed.map(Some).map_err(|why| SnapshotError { member, why })
+    }
+
+    /// A member that is a list; empty without it.
+    ///
+    /// # Errors
+    /// As [`Self::member`].
+    pub fn list<T: DeserializeOwned>(&self, member: &'static str) -> Result<Vec<T>, SnapshotError> {
+        Ok(self.member::<Vec<T>>(member)?.unwrap_or_default())
+    }
+}
+
+/// A part of the cluster's state, folded from a snapshot and the records after it. Pure, and cheap to clone (persistent
+/// maps): what is published is a clone.
+pub trait View: Clone + Send + Sync + 'static {
+    /// The topics that it is made of.
+    fn topics(&self) -> Vec<Topic>;
+
+    /// The host that it is for: what concerns only other hosts is left out of the feed.
+    fn host(&self) -> Option<HostName> {
+        None
+    }
+
+    /// What a snapshot says, in place of what was known.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]. The mirror keeps the old view.
+    fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError>;
+
+    /// Takes the next record. What it does not know is left out.
+    fn apply(&mut self, record: &Record);
+
+    /// Nothing else happened up to a revision.
+    fn advance(&mut self, revision: Revision);
+
+    /// Up to where it is true.
+    fn revision(&self) -> Revision;
+
+    /// It is of this cluster.
+    fn set_cluster(&mut self, cluster: &str);
+
+    /// The cluster that it is of, once that is known.
+    fn cluster(&self) -> Option<&str>;
+
+    /// Whether records may continue it after it was read from a copy. Otherwise it is shown until a snapshot is
+    /// here.
+    fn is_whole(&self) -> bool {
+        true
+    }
+}
+
+impl<A: View, B: View> View for (A, B) {
+    fn topics(&self) -> Vec<Topic> {
+        let mut topics = self.0.topics();
+        topics.extend(self.1.topics());
+        topics.sort();
+        topics.dedup();
+        topics
+    }
+
+    fn host(&self) -> Option<HostName> {
+        // A filter for one host would starve a view of all.
+        self.0.host().filter(|host| self.1.host().as_ref() == Some(host))
+    }
+
+    fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        Ok((self.0.restart(snapshot)?, self.1.restart(snapshot)?))
+    }
+
+    fn apply(&mut self, record: &Record) {
+        self.0.apply(record);
+        self.1.apply(record);
+    }
+
+    fn advance(&mut self, revision: Revision) {
+        self.0.advance(revision);
+        self.1.advance(revision);
+    }
+
+    fn revision(&self) -> Revision {
+        self.0.revision().min(self.1.revision())
+    }
+
+    fn set_cluster(&mut self, cluster: &str) {
+        self.0.set_cluster(cluster);
+        self.1.set_cluster(cluster);
+    }
+
+    fn cluster(&self) -> Option<&str> {
+        self.0.cluster()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.0.is_whole() && self.1.is_whole()
+    }
+}
+
+/// A view, and how old it may be.
+#[derive(Debug)]
+pub struct Seen<V> {
+    /// The view; `None` before the first one.
+    pub view: Option<Arc<V>>,
+    /// When a replica was last heard; `None`: not since the start.
+    pub heard: Option<Instant>,
+    /// Whether the view has been as new as a replica's since the start. Before, others may know better: the copy is
+    /// older than the last change.
+    pub caught_up: bool,
+    /// Events since the start that this program does not know, and that could be left out.
+    pub unknown: u64,
+    /// Why the view is no longer followed: the cluster is newer than this program.
+    pub stranded: Option<String>,
+    /// What comes in place of a feed, or why none is to be had; it is tried again.
+    pub trouble: Option<String>,
+}
+
+impl<V> Clone for Seen<V> {
+    fn clone(&self) -> Self {
+        let Self { view, heard, caught_up, unknown, stranded, trouble } = self;
+        let (heard, caught_up, unknown) = (*heard, *caught_up, *unknown);
+        let (view, stranded, trouble) = (view.clone(), stranded.clone(), trouble.clone());
+        Self { view, heard, caught_up, unknown, stranded, trouble }
+    }
+}
+
+impl<V> Default for Seen<V> {
+    fn default() -> Self {
+        let (view, heard, stranded, trouble) = (None, None, None, None);
+        Self { view, heard, caught_up: false, unknown: 0, stranded, trouble }
+    }
+}
+
+/// Somebody who must see every step of a mirror, and may hold back the copy on disk.
+pub trait Observer<V>: Send + 'static {
+    /// A record comes; the view does not have it yet.
+    fn record(&mut self, record: &Record);
+
+    /// A snapshot takes the place of what was known, if anything was.
+    fn restart(&mut self, client: &Client, before: Option<&V>, after: &V);
+
+    /// Whether a copy that is written now hides nothing that still has to be done.
+    fn may_save(&self) -> bool {
+        true
+    }
+
+    /// A copy was written.
+    fn saved(&mut self, _: &V) {}
+}
+
+/// Observes nothing.
+impl<V> Observer<V> for () {
+    fn record(&mut self, _: &Record) {}
+    fn restart(&mut self, _: &Client, _: Option<&V>, _: &V) {}
+}
+
+/// Follows the log for a view.
+pub struct Mirror<V, O = ()> {
+    /// The view as of the last item; before the first snapshot or copy, an empty one.
+    view: V,
+    /// Whether there was a snapshot or a copy.
+    is_known: bool,
+    /// Whether something came that it does not tell of: a snapshot that was not understood.
+    has_gap: bool,
+    seen: watch::Sender<Seen<V>>,
+    file: PathBuf,
+    /// Since when the copy is older than the view.
+    unsaved: Option<Instant>,
+    observer: O,
+}
+
+impl<V, O> fmt::Debug for Mirror<V, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
+    /// Reads the copy in `file`, unless it is one of another host. A damaged one is set aside: the snapshot of a
+    /// replica takes its place. `empty`: the view when nothing is known.
+    ///
+    /// # Errors
+    /// [`DurableError::Io`].
+    pub fn open(empty: V, file: &Path, observer: O) -> Result<Self, DurableError> {
+        let copy = match durable::load::<V>(file) {
+            Ok(copy) => copy.filter(|copy| copy.host() == empty.host()),
+            Err(error @ DurableError::Damaged { .. }) => {
+                let aside = durable::set_aside(file);
+                tracing::error!(%error, aside = %aside.display(), "starting without a view");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let view = copy.clone().map(Arc::new);
+        let (is_known, seen) =
+            (copy.is_some(), watch::Sender::new(Seen { view, ..Seen::default() }));
+        let (view, file) = (copy.unwrap_or(empty), file.to_owned());
+        Ok(Self { view, is_known, has_gap: false, seen, file, unsaved: None, observer })
+    }
+
+    /// What is seen, as it changes.
+    #[must_use]
+    pub fn seen(&self) -> watch::Receiver<Seen<V>> {
+        self.seen.subscribe()
+    }
+
+    /// Follows until `stop`.
+    pub async fn run(mut self, client: Client, stop: CancellationToken) {
+        let mut follower = client.follow(self.options());
+        let mut trouble = follower.trouble();
+        loop {
+            let save = self.unsaved.map(|since| since + SAVE_EVERY);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = until(save) => self.save_if_allowed(),
+                Ok(()) = trouble.changed() => self.tell(trouble.borrow_and_update().clone()),
+                item = follower.next() => {
+                    if let Err(error) = self.take_batch(item, &mut follower, &client) {
+                        self.complain(&error);
+                        if self.has_gap {
+                            follower = client.follow(self.options());
+                            trouble = follower.trouble();
+                        }
+                        tokio::select! {
+                            () = stop.cancelled() => break,
+                            () = tokio::time::sleep(PAUSE) => {}
+                        }
+                    }
+                }
+            }
+        }
+        self.save_if_allowed();
+    }
+
+    /// Goes on where the copy ends. The digest there is not known, so a filtered feed is all there is.
+    fn options(&self) -> FollowOptions {
+        let whole = self.is_known && self.view.is_whole() && !self.has_gap;
+        let whole = whole.then_some(&self.view);
+        let after = whole.map(View::revision);
+        let cluster = whole.and_then(|view| view.cluster().map(str::to_owned));
+        let (topics, host) = (self.view.topics(), self.view.host());
+        // A view acts on all that it is made of: to guess would be to do something wrong.
+        FollowOptions { after, required: topics.clone(), topics, host, cluster, digest: None }
+    }
+
+    /// Takes an item and those that have come with it, and publishes what they make of the view.
+    fn take_batch(
+        &mut self,
+        first: Result<Item, Error>,
+        follower: &mut Follower,
+        client: &Client,
+    ) -> Result<(), Error> {
+        let mut seen = self.seen.borrow().clone();
+        let mut next = first;
+        for _ in 0..BATCH_MAX {
+            if let Err(error) = next.and_then(|item| self.take(item, client, &mut seen)) {
+                self.publish(seen, follower.cluster());
+                return Err(error);
+            }
+            let Some(item) = follower.next().now_or_never() else { break };
+            next = item;
+        }
+        self.publish(seen, follower.cluster());
+        Ok(())
+    }
+
+    fn take(&mut self, item: Item, client: &Client, seen: &mut Seen<V>) -> Result<(), Error> {
+        // A bookmark follows when everything that there was has come.
+        let caught_up = !matches!(item, Item::Record(_) | Item::Unknown(_));
+        match item {
+            Item::Record(record) => {
+                self.observer.record(&record);
+                self.view.apply(&record);
+                self.view.advance(record.revision);
+            }
+            Item::Unknown(one) => {
+                seen.unknown += 1;
+                let (event, revision) = (one.name(), one.revision);
+                tracing::info!(event, revision, "an event is left out: not known");
+                self.view.advance(revision);
+            }
+            Item::Bookmark(revision) => self.view.advance(revision),
+            Item::Reset(snapshot) => {
+                self.has_gap = true;
+                let restarted = self.view.restart(&snapshot);
+                let view = restarted.map_err(|error| Error::Newer { why: error.to_string() })?;
+                let before = self.is_known.then_some(&self.view);
+                self.observer.restart(client, before, &view);
+                (self.view, self.is_known, self.has_gap) = (view, true, false);
+            }
+        }
+        seen.caught_up |= caught_up;
+        (seen.heard, seen.stranded, seen.trouble) = (Some(Instant::now()), None, None);
+        Ok(())
+    }
+
+    fn publish(&mut self, mut seen: Seen<V>, cluster: Option<&str>) {
+        let is_first = self.is_known && seen.view.is_none();
+        if let Some(cluster) = cluster.filter(|cluster| self.view.cluster() != Some(*cluster)) {
+            self.view.set_cluster(cluster);
+        }
+        if self.is_known {
+            self.unsaved = self.unsaved.or_else(|| Some(Instant::now()));
+            seen.view = Some(Arc::new(self.view.clone()));
+        }
+        self.seen.send_replace(seen);
+        if is_first {
+            self.save_if_allowed();
+        }
+    }
+
+    fn complain(&self, error: &Error) {
+        let Error::Newer { why } = error else {
+            tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
+            return self.tell(Some(error.to_string()));
+        };
+        self.seen.send_if_modified(|seen| {
+            let new = seen.stranded.as_ref() != Some(why);
+            if new {
+                tracing::error!(why, "the log is not followed any further: upgrade this program");
+                seen.stranded = Some(why.clone());
+            }
+            new
+        });
+    }
+
+    /// Shows what keeps the log from being followed, until something of it comes.
+    fn tell(&self, trouble: Option<String>) {
+        self.seen.send_if_modified(|seen| {
+            let new = seen.trouble != trouble;
+            if let Some(why) = trouble.as_ref().filter(|_| new) {
+                tracing::warn!(why, "there is nothing to follow");
+            }
+            seen.trouble = trouble;
+            new
+        });
+    }
+
+    /// Saves the view, or looks again later.
+    fn save_if_allowed(&mut self) {
+        if self.observer.may_save() {
+            self.save();
+        } else {
+            self.unsaved = Some(Instant::now());
+        }
+    }
+
+    fn save(&mut self) {
+        self.unsaved = None;
+        if !self.is_known {
+            return;
+        }
+        if let Err(error) = durable::save(&self.file, &self.view) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the view is not saved: a restart without a replica would know less"
+            );
+        }
+        self.observer.saved(&self.view);
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

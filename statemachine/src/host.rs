@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -85,13 +85,13 @@ impl Hosts {
         self.by_name.values()
     }
 
-    /// One whose name differs in case only: DNS, by which hosts are often called, sees no difference.
+    /// One whose name differs in case or a last dot only: DNS, by which hosts are often called, sees no difference.
     pub(crate) fn like(&self, name: &HostName) -> Option<&Arc<Host>> {
         let hash = folded(name);
         let alike = self.folded.range((hash, HostName::from(""))..);
         let mut alike = alike.take_while(|(other, _)| *other == hash).map(|(_, other)| other);
         let other = alike
-            .find(|other| *other != name && other.as_str().eq_ignore_ascii_case(name.as_str()))?;
+            .find(|other| *other != name && in_dns(other.as_str()).eq(in_dns(name.as_str())))?;
         self.get(other)
     }
 
@@ -112,7 +112,12 @@ impl Hosts {
 }
 
 fn folded(name: &HostName) -> u64 {
-    Hash::of(&name.as_str().to_ascii_lowercase())
+    Hash::of(&in_dns(name.as_str()).collect::<String>())
+}
+
+/// A name as DNS compares it: without case, and without the dot at the end of a full name.
+pub(crate) fn in_dns(name: &str) -> impl Iterator<Item = char> + '_ {
+    name.strip_suffix('.').unwrap_or(name).chars().map(|c| c.to_ascii_lowercase())
 }
 
 pub(crate) fn decide_add(state: &State, spec: &HostSpec) -> Result<Vec<Event>, Refusal> {

@@ -569,10 +569,10 @@ refusals! {
         found: String, }
         => Conflict, "{text} means two things: it is the name of {named}, and it is {found}";
         "Name the one that is meant otherwise: by its own address or its own name, as given in details.";
-    /// Another host's name differs in case only.
+    /// Another host's name differs in case or a last dot only.
     HostDiffersInCase { /// As given.
         host: HostName, /// The other.
         other: HostName, }
-        => Conflict, "there is no host {host}, but {other}, which differs in upper and lower case only";
+        => Conflict, "there is no host {host}, but {other}, which differs in upper and lower case or a last dot only";
         "Write the name as it is in the log. DNS does not tell such names apart, so a cluster has only one of them.";
 }

@@ -91,7 +91,9 @@ impl Call {
         B: HttpBody<Data = Bytes> + Unpin,
     {
         let deadline = Instant::now() + timeout(&parts.headers, api.request_timeout())?;
+        only(&parts.headers, "Host")?;
         if route.verb != Verb::Get {
+            check_encoding(&parts.headers)?;
             origin::check(&parts.headers, &parts.uri)?;
             refuse_form(&parts.headers, route.content_types)?;
         }
@@ -452,6 +454,17 @@ fn refuse_form(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
         return Err(failure.with("types", accepted.to_vec()));
     }
     Ok(())
+}
+
+/// A body that was packed would be read as if it were not.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(value) = only(headers, "Content-Encoding")? else { return Ok(()) };
+    let given = value.to_str().unwrap_or("").trim();
+    if given.eq_ignore_ascii_case("identity") {
+        return Ok(());
+    }
+    let message = format!("the body is encoded as {given:?}: send it as it is");
+    Err(Failure::new(Code::UnsupportedMediaType, message).with("header", "Content-Encoding"))
 }
 
 fn check_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {

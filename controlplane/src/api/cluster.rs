@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use romana_statemachine::command::{AddMember, MemberRef, RaiseVersion, ResumeAllocation};
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Command, Digest, Refusal, Revision, State, VERSION_MAX};
+use romana_statemachine::{Command, Digest, Member, Refusal, Revision, State, VERSION_MAX};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -16,7 +16,9 @@ use super::call::Call;
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::raft::{ClocksStatus, ClusterStatus, MemberStatus, ReadError, Role, TransferError};
+use crate::raft::{
+    ClocksStatus, ClusterStatus, MemberStatus, ReadError, Replica, Role, TransferError,
+};
 use crate::tasks::versions;
 
 /// How often it is looked whether the leader has changed.
@@ -195,6 +197,12 @@ async fn add(call: Call) -> reply::Result {
     let floor = status.members.iter().map(|member| member.id).max().unwrap_or(0);
     let command = Command::AddMember(AddMember { peer: peer.clone(), floor, replaces });
     let change = call.change(command).await?;
+    if change.changed
+        && let Some((id, why)) = came_second(replica, &peer, replaces).await
+    {
+        call.change(Command::RemoveMember(MemberRef { id })).await?;
+        return Err(why);
+    }
     let apis = status.members.iter().filter(|member| member.healthy && !member.api.is_empty());
     let apis = apis.map(|member| member.api.as_str()).collect::<Vec<_>>().join(",");
     let start = start_line(&apis, &peer);
@@ -260,10 +268,37 @@ fn needed(id: u64, others: &[MemberStatus], voters: usize) -> Result<(), Failure
 /// Refuses a second member in the place of one: both would vote.
 fn one_at_a_time(state: &State, id: u64, peer: &str) -> Result<(), Failure> {
     let other = state.members().find(|member| member.replaces == Some(id) && member.peer != peer);
-    let Some(other) = other else { return Ok(()) };
+    other.map_or(Ok(()), |other| Err(in_place(other, id)))
+}
+
+fn in_place(other: &Member, id: u64) -> Failure {
     let message =
         format!("member {} ({}) is in the place of member {id} already", other.id, other.peer);
-    Err(Failure::new(Code::MemberReplaced, message).with("id", id).with("by", other.id))
+    Failure::new(Code::MemberReplaced, message).with("id", id).with("by", other.id)
+}
+
+/// Of members that were asked for at the same time, perhaps on several replicas, for one place or one address under
+/// several names: the new one that must go again, and why.
+async fn came_second(
+    replica: &Replica,
+    peer: &str,
+    replaces: Option<u64>,
+) -> Option<(u64, Failure)> {
+    let members: Vec<Member> = replica.with_state(|state| state.members().cloned().collect());
+    let is_new = |member: &&Member| member.peer == peer && member.replaces == replaces;
+    let id = members.iter().filter(is_new).map(|member| member.id).max()?;
+    let wanted = addresses(peer).await;
+    for first in members.iter().filter(|member| member.id < id && Some(member.id) != replaces) {
+        if replaces.is_some() && first.replaces == replaces {
+            return Some((id, in_place(first, replaces?)));
+        }
+        let there = addresses(&first.peer).await;
+        if same(peer, &first.peer) || there.iter().any(|at| wanted.contains(at)) {
+            let refusal = Refusal::MemberExists { id: first.id, peer: first.peer.clone() };
+            return Some((id, refusal.into()));
+        }
+    }
+    None
 }
 
 /// Why no new member can be at an address: another one is there, also under another name, or nobody can be.

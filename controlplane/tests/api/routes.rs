@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use romana_statemachine::Command;
 use romana_statemachine::command::VipSpec;
 use serde_json::{Value, json};
@@ -211,6 +212,39 @@ async fn addresses(tour: &mut Tour<'_>) {
     assert_eq!(results[1]["answer"]["Done"]["changed"], true);
     assert_eq!(results[2]["error"]["code"], "VipNotFound");
     tour.ask("POST", "/v1/batch", Some(json!([])), 200).await;
+}
+
+/// Of members that are asked for at the same time for one address under several names, one is added; of those for one
+/// place as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_members_at_the_same_time_one_is_added() {
+    let world = World::furnished().await;
+    world.raise(2).await;
+    let path = "/v1/cluster/members";
+    for round in 0..8 {
+        let port = 9700 + round;
+        let names = ["127.0.0.1", "localhost", "127.1"]
+            .map(|name| json!({"peer": format!("{name}:{port}")}));
+        let answers = join_all(names.iter().map(|body| world.post(path, body))).await;
+        let mut added: Vec<Value> = Vec::new();
+        for answer in answers {
+            match answer.status.as_u16() {
+                201 => added.push(answer.json()["id"].clone()),
+                status => assert_eq!(
+                    (status, answer.json()["error"]["code"].clone()),
+                    (409, json!("MemberExists"))
+                ),
+            }
+        }
+        assert_eq!(added.len(), 1, "round {round}: {added:?}");
+        assert_eq!(world.delete(&format!("{path}/{}", added[0])).await.status, 200);
+    }
+    let instead =
+        [1, 2, 3].map(|n| json!({"peer": format!("h{n}:9601"), "replaces": 1, "force": true}));
+    let answers = join_all(instead.iter().map(|body| world.post(path, body))).await;
+    let added = answers.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(added, 1, "of three in the place of one");
+    world.end().await;
 }
 
 /// A member that never starts comes and goes.

@@ -8,7 +8,7 @@ use core::net::IpAddr;
 
 use super::{SPECIAL, User, check, users};
 use crate::attachment::{Finding, Severity};
-use crate::host::Host;
+use crate::host::{Host, in_dns};
 use crate::name::AddressName;
 use crate::prefix;
 use crate::state::State;
@@ -84,14 +84,14 @@ impl State {
         let mut spellings: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for host in self.hosts() {
             let name = host.name.as_str();
-            spellings.entry(name.to_ascii_lowercase()).or_default().push(name);
+            spellings.entry(in_dns(name).collect()).or_default().push(name);
         }
         spellings.into_values().filter(|names| names.len() > 1).map(|names| Finding {
             severity: Severity::Warning,
             code: "HostsDifferInCase".into(),
             subject: format!("host {}", names.first().unwrap_or(&"")),
             why: format!(
-                "{} differ in upper and lower case only, which DNS does not tell apart",
+                "{} differ in upper and lower case or a last dot only, which DNS does not tell apart",
                 names.join(" and ")
             ),
             mend: "drain and remove all but one: romana host remove".into(),

@@ -24,12 +24,13 @@ fmt: ## Formatting
 
 lint: ## Clippy, warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(SIM) clippy --profile sim -p romana-chaos-raft --locked -- -D warnings
+	$(SIM) clippy --profile sim -p romana-chaos-raft --all-targets --locked -- -D warnings
 
 unit: sim-build ## Tests of all rings; the live ones start real processes
 	$(CARGO) build $(BINS) --locked
 	./deploy/previous.sh >/dev/null || [ $$? = 3 ]
 	$(CARGO) nextest run --workspace --locked
+	$(SIM) nextest run --cargo-profile sim -p romana-chaos-raft --locked
 	$(CARGO) test --workspace --doc --locked
 
 test-policy: setup ## All 230 Cyclonus cases on nine pods with real connections: minutes (a sample is in `make test`)

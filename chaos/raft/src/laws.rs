@@ -154,3 +154,6 @@ fn log_time(operations: &[Operation], records: &[Record], broken: &mut Broken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

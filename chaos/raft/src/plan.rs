@@ -130,3 +130,36 @@ pub(crate) fn wrong_clock() -> Clock {
         _ => Clock { lies: any_size(7).unsigned_abs(), ..right },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use romana_controlplane::platform::begin;
+
+    use super::*;
+
+    #[test]
+    fn clocks_are_as_right_and_as_wrong_as_is_said() {
+        let mut far = 0;
+        for seed in 0..500 {
+            begin(seed, Duration::from_millis(1));
+            let (right, wrong) = (right_clock(), wrong_clock());
+            assert!(right.ahead.abs() <= RIGHT && right.pace.abs() <= PACE);
+            assert_eq!((right.drift, right.lies), (0, 0));
+            assert!(wrong.ahead.abs() <= 400 * DAY && wrong.drift.abs() <= 500_000);
+            far += u32::from(wrong.ahead.abs() > 3_600_000);
+        }
+        assert!(far > 20, "{far} of 500 jump by more than an hour");
+    }
+
+    #[test]
+    fn a_plan_is_drawn_from_its_seed() {
+        let plan = |seed| {
+            begin(seed, Duration::from_millis(1));
+            format!("{:?}", Plan::draw())
+        };
+        assert_eq!(plan(7), plan(7));
+        assert_ne!(plan(7), plan(8));
+        let liars = (0..200).filter(|seed| !plan(*seed).contains("liar: None")).count();
+        assert!((120..180).contains(&liars), "{liars} of 200");
+    }
+}

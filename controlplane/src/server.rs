@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::connection::{no_replica, on_bad_head};
 use crate::disk::{self, Room};
 use crate::join::{self, JoinError};
+use crate::raft::config::reseed;
 use crate::raft::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
 use crate::wal::WalError;
 use crate::{retention, tasks as leader_tasks};
@@ -87,6 +88,14 @@ pub enum ServerError {
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
+    /// The replica stopped itself over damaged data.
+    #[error("the replica has stopped: {why}")]
+    Damaged {
+        /// Its id.
+        id: u64,
+        /// What is damaged.
+        why: String,
+    },
     /// The replica stopped itself.
     #[error("the replica has stopped: {0}")]
     Fault(String),
@@ -101,6 +110,7 @@ impl ServerError {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Start { id, source } => source.advice(*id),
+            Self::Damaged { id, .. } => Some(reseed(*id)),
             _ => None,
         }
     }
@@ -218,6 +228,7 @@ async fn end_of_life(
                 stop.cancelled().await;
                 Err(ServerError::Fault(why))
             }
+            FaultKind::Damaged => Err(ServerError::Damaged { id: replica.id(), why }),
             FaultKind::Other => Err(ServerError::Fault(why)),
         },
         short = room.low() => {

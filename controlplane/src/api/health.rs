@@ -59,7 +59,9 @@ async fn healthy(call: Call) -> reply::Result {
         return reply::ok(revision, &Shown { status: "waiting to be replaced", revision });
     }
     if let Some(fault) = replica.fault() {
-        return Err(Failure::new(Code::Internal, format!("this replica has stopped: {fault}")));
+        let damaged = replica.fault_kind() == Some(FaultKind::Damaged);
+        let code = if damaged { Code::HistoryDamaged } else { Code::Internal };
+        return Err(Failure::new(code, format!("this replica has stopped: {fault}")));
     }
     let revision = revision(&call);
     reply::ok(revision, &Shown { status: "healthy", revision })
@@ -68,8 +70,11 @@ async fn healthy(call: Call) -> reply::Result {
 async fn ready(call: Call) -> reply::Result {
     let replica = call.api.replica();
     if let Some(why) = replica.not_ready() {
-        let older = replica.fault_kind() == Some(FaultKind::OlderCopy);
-        let code = if older { Code::OlderCopy } else { Code::Unavailable };
+        let code = match replica.fault_kind() {
+            Some(FaultKind::OlderCopy) => Code::OlderCopy,
+            Some(FaultKind::Damaged) => Code::HistoryDamaged,
+            _ => Code::Unavailable,
+        };
         return Err(Failure::new(code, why));
     }
     let revision = revision(&call);

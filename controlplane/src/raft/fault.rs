@@ -1,8 +1,13 @@
 //! Why a replica has stopped: set once, for good.
 
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+
+use crate::history::HistoryError;
+use crate::wal::WalError;
 
 /// What kind of reason it is, as far as somebody acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +16,8 @@ pub enum FaultKind {
     DiskFull,
     /// The data directory is an older copy of itself: it must be replaced, and starting again does not help.
     OlderCopy,
+    /// Bytes that were durable are not what was written: what the others have must be copied to it anew.
+    Damaged,
     /// Anything else: somebody must look.
     Other,
 }
@@ -29,10 +36,14 @@ impl Fault {
         self.set_kind(FaultKind::Other, why);
     }
 
-    /// [`Self::set`] for a failed write: says whether the disk is full.
-    pub(super) fn set_error(&self, why: String, error: &(dyn std::error::Error + 'static)) {
-        let full = crate::disk::is_full(error);
-        self.set_kind(if full { FaultKind::DiskFull } else { FaultKind::Other }, why);
+    /// [`Self::set`] for what storage says: whether the disk is full, or what is on it is damaged.
+    pub(super) fn set_error(&self, why: String, error: &(dyn Error + 'static)) {
+        let kind = match () {
+            () if crate::disk::is_full(error) => FaultKind::DiskFull,
+            () if is_damage(error) => FaultKind::Damaged,
+            () => FaultKind::Other,
+        };
+        self.set_kind(kind, why);
     }
 
     /// [`Self::set`], with its kind.
@@ -66,5 +77,37 @@ impl Fault {
         // The sender lives as long as self: waiting cannot fail.
         let fault = watch.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
         fault.unwrap_or((FaultKind::Other, String::new()))
+    }
+}
+
+/// Whether an error, or one of its causes, says that durable bytes have changed.
+fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (**error).source());
+    causes.any(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        matches!(
+            error.downcast_ref(),
+            Some(HistoryError::Damaged { .. } | HistoryError::Diverged { .. })
+        ) || matches!(error.downcast_ref(), Some(WalError::Damaged { .. }))
+            || inner.is_some_and(|inner| is_damage(inner))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_from_other_errors() {
+        let damaged = || HistoryError::Damaged { file: "f".into(), offset: 7, why: "a sum".into() };
+        let kind = |error: &(dyn Error + 'static)| {
+            let fault = Fault::none();
+            fault.set_error("why".into(), error);
+            fault.kind()
+        };
+        assert_eq!(kind(&damaged()), Some(FaultKind::Damaged));
+        assert_eq!(kind(&io::Error::other(damaged())), Some(FaultKind::Damaged));
+        assert_eq!(kind(&io::Error::from(io::ErrorKind::StorageFull)), Some(FaultKind::DiskFull));
+        assert_eq!(kind(&io::Error::other("else")), Some(FaultKind::Other));
     }
 }

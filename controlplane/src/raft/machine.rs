@@ -257,11 +257,8 @@ impl Machine {
                 if let EntryPayload::Membership(membership) = entry.payload {
                     live.membership = Membership::new(Some(id), membership);
                 }
-                debug_assert!(
-                    live.last.is_none_or(|last| id.index > last.index),
-                    "entry {id} is applied after {:?}",
-                    live.last
-                );
+                // Raft's own tests leave gaps.
+                debug_assert!(live.last.is_none_or(|last| id.index > last.index));
                 live.last = Some(id);
                 next = id.index + 1;
                 applied.push((responder, answers));

@@ -22,6 +22,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response};
+use romana_daemon::error::any_cause;
 use romana_statemachine::time::Size;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
@@ -40,11 +41,9 @@ const FULL_PAUSE: Duration = Duration::from_secs(5);
 /// Whether an error comes from a disk (or a quota) that is full.
 #[must_use]
 pub fn is_full(error: &(dyn Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| (**error).source());
-    causes.any(|error| {
-        error.downcast_ref::<io::Error>().is_some_and(|error| {
+    any_cause(error, &|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| {
             matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-                || error.get_ref().is_some_and(|inner| is_full(inner))
         })
     })
 }

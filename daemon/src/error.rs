@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 /// An error of any kind.
 pub type AnyError = Box<dyn Error + Send + Sync>;
@@ -29,6 +30,18 @@ pub fn chain(error: &dyn Error) -> String {
         }
     }
     text
+}
+
+/// Whether something is so of an error or of one of its causes, also of those that an I/O error has inside.
+pub fn any_cause(
+    error: &(dyn Error + 'static),
+    is_so: &dyn Fn(&(dyn Error + 'static)) -> bool,
+) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (**error).source());
+    causes.any(|cause| {
+        let inside = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        is_so(cause) || inside.is_some_and(|inside| any_cause(inside, is_so))
+    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Why a replica has stopped: set once, for good.
 
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 
+use romana_daemon::error::any_cause;
 use tokio::sync::watch;
 
 use crate::history::HistoryError;
@@ -82,19 +82,18 @@ impl Fault {
 
 /// Whether an error, or one of its causes, says that durable bytes have changed.
 fn is_damage(error: &(dyn Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| (**error).source());
-    causes.any(|error| {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    any_cause(error, &|cause| {
         matches!(
-            error.downcast_ref(),
+            cause.downcast_ref(),
             Some(HistoryError::Damaged { .. } | HistoryError::Diverged { .. })
-        ) || matches!(error.downcast_ref(), Some(WalError::Damaged { .. }))
-            || inner.is_some_and(|inner| is_damage(inner))
+        ) || matches!(cause.downcast_ref(), Some(WalError::Damaged { .. }))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

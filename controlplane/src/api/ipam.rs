@@ -7,8 +7,7 @@ use romana_statemachine::attachment::{
 };
 use romana_statemachine::enrolment::RefusedAgent;
 use romana_statemachine::name::{HostName, InstanceId};
-use romana_statemachine::{Host, Refusal, Revision, State, plural};
-use serde::Serialize;
+use romana_statemachine::{Host, Refusal, State, plural};
 
 use super::call::Call;
 use super::reply;
@@ -29,12 +28,6 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
 /// Silence after which what runs on a host is not verified any more.
 const SILENT_MS: u64 = 30_000;
 
-#[derive(Serialize)]
-struct Findings {
-    items: Vec<Finding>,
-    revision: Revision,
-}
-
 async fn check(call: Call) -> reply::Result {
     let state = call.state().await?;
     let heard = call.api.replica().heard_by_leader(call.deadline).await;
@@ -44,7 +37,7 @@ async fn check(call: Call) -> reply::Result {
     let refused = refused.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
     let checks = &call.api.budgets().checks;
     let items = call.work(checks, move |_| findings(&state, &heard, &refused)).await?;
-    reply::ok(revision, &Findings { items, revision })
+    reply::whole(revision, items)
 }
 
 /// What is wrong, the worst first.

@@ -6,8 +6,8 @@ use super::{
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use romana_api::feed::RecordLine;
 use romana_statemachine::entry::wire;
-use serde::Serialize;
 
 /// Bytes that a record of ordinary size takes, both JSON forms included.
 const ORDINARY_BYTES: usize = 1536;
@@ -75,16 +75,6 @@ impl Item {
 /// knows all events before.
 const ENVELOPED_SINCE: u16 = 4;
 
-/// A record, and what to do about its event if that is not known.
-#[derive(Serialize)]
-struct Enveloped<'a> {
-    #[serde(flatten)]
-    record: &'a Record,
-    since: u16,
-    topic: Topic,
-    optional: bool,
-}
-
 /// Writes a record in a form.
 pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::Error> {
     let mut bytes = BytesMut::with_capacity(512);
@@ -99,9 +89,13 @@ pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::E
     if event.since() < ENVELOPED_SINCE {
         serde_json::to_writer((&mut bytes).writer(), record)?;
     } else {
-        let (since, topic, optional) = (event.since(), event.topic(), event.is_optional());
-        let enveloped = Enveloped { record, since, topic, optional };
-        serde_json::to_writer((&mut bytes).writer(), &enveloped)?;
+        let line = RecordLine {
+            record,
+            since: Some(event.since()),
+            topic: Some(event.topic()),
+            optional: Some(event.is_optional()),
+        };
+        serde_json::to_writer((&mut bytes).writer(), &line)?;
     }
     bytes.put_slice(if form == Form::Sse { b"\n\n" } else { b"\n" });
     Ok(bytes.freeze())

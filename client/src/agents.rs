@@ -1,8 +1,9 @@
 //! Calls of agents, and what operators ask about them.
 
 use hyper::Method;
-use romana_statemachine::attachment::{ClaimReserve, Finding, Heard, Heartbeat, ReportAttachments};
-use romana_statemachine::enrolment::EnrolAgent;
+use romana_statemachine::agent::{Heard, Heartbeat};
+use romana_statemachine::command::{ClaimReserve, EnrolAgent, ReportAttachments};
+use romana_statemachine::finding::Finding;
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
 use serde_json::json;

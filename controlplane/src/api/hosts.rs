@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use romana_statemachine::attachment::{Attached, Heard, Heartbeat, ReportAttachments};
+use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
 use romana_statemachine::command::{
-    HostChange, HostReport, HostSpec, HostState, Labels, RemoveHost, SetHostState,
+    Attached, EnrolAgent, HostChange, HostReport, HostSpec, HostState, Labels, RemoveHost,
+    ReportAttachments, SetHostState,
 };
-use romana_statemachine::enrolment::{EnrolAgent, RefusedAgent};
 use romana_statemachine::name::{AddressName, HostName, InstanceId};
 use romana_statemachine::{Command, Host, Millis, Refusal, Revision, State};
 use serde::{Deserialize, Serialize};

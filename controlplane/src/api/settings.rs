@@ -2,10 +2,10 @@
 
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use romana_statemachine::address::ReserveServices;
-use romana_statemachine::attachment::{AgentSettings, AgentSettingsChange};
-use romana_statemachine::command::{Retention, SettingsChange};
-use romana_statemachine::{Answer, Command, Now, Revision, Settings, State};
+use romana_statemachine::command::{
+    AgentSettingsChange, ReserveServices, Retention, SettingsChange,
+};
+use romana_statemachine::{AgentSettings, Answer, Command, Now, Revision, Settings, State};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::call::{Call, Changed};

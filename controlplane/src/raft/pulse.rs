@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use romana_statemachine::State;
-use romana_statemachine::attachment::{Heard, Heartbeat};
-use romana_statemachine::enrolment::RefusedAgent;
+use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
 use romana_statemachine::name::{HostName, InstanceId};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +25,7 @@ const VERSION: u16 = 3;
 /// What is so old is of a host that is gone.
 const KEPT: Duration = Duration::from_secs(2 * 86_400);
 /// The version of behaviour that has one agent for each host.
-const ENROLMENT: u16 = romana_statemachine::enrolment::VERSION;
+const ENROLMENT: u16 = romana_statemachine::version::ENROLMENT;
 /// A refused agent asks each second: one that is silent for so long has gone.
 const REFUSED_KEPT: Duration = Duration::from_secs(10);
 

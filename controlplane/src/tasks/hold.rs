@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use romana_statemachine::attachment::EndHold;
+use romana_statemachine::command::EndHold;
 use romana_statemachine::{Command, Revision, Term};
 use tokio::time::Instant;
 

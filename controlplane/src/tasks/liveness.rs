@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use romana_statemachine::attachment::AGENT_INFO;
+use romana_statemachine::agent::AGENT_INFO;
 use romana_statemachine::command::{HostState, SetHostState};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Command, Refusal, Term};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use romana_statemachine::address::ReserveServices;
+use romana_statemachine::command::ReserveServices;
 use romana_statemachine::{Command, State};
 
 use super::{LeaderContext, Pass};

@@ -20,7 +20,6 @@ use crate::name::{AddressName, HostName, SegmentId, TenantId, VipName};
 use crate::prefix;
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::version;
 use crate::vip;
 
 /// Ranges in which nobody can be reached (RFC 6890 and the IANA registries that it began), and what they are.
@@ -134,7 +133,6 @@ pub(crate) fn decide_reserve(
     state: &State,
     reserve: &ReserveServices,
 ) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::ADDRESS_CHECKS)?;
     if reserve.ranges.len() > SERVICE_RANGES_MAX {
         let (size, max) = (reserve.ranges.len() as u64, SERVICE_RANGES_MAX as u64);
         return Err(Refusal::TooLarge { field: "ranges".to_string(), size, max });

@@ -44,7 +44,7 @@ impl Heartbeat {
     pub fn knows(&self) -> u16 {
         let said = self.version.rsplit_once(KNOWS).and_then(|(_, version)| version.parse().ok());
         // Agents have said it since version 4.
-        said.unwrap_or(version::AGENTS)
+        said.unwrap_or(version::HEARTBEATS)
     }
 }
 

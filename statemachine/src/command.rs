@@ -7,6 +7,7 @@
 mod addresses;
 mod cluster;
 mod hosts;
+mod meta;
 mod policies;
 mod reports;
 mod tenants;
@@ -25,6 +26,7 @@ pub use cluster::{
 pub use hosts::{
     EnrolAgent, HostChange, HostSource, HostSpec, HostState, RemoveHost, SetHostState,
 };
+pub use meta::{Access, CommandMeta};
 pub use policies::{Endpoint, EndpointRef, NamedPort, PolicyRef};
 pub use reports::{Attached, ClaimReserve, HostReport, ReportAttachments};
 pub use tenants::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
@@ -77,41 +79,40 @@ pub enum Command {
     RemoveEndpoint(EndpointRef),
     /// Creates or replaces the request for a VIP.
     RequestVip(VipSpec),
-    /// Puts a VIP on a host for the length of a lease, or renews the lease (leader task).
+    /// Puts a VIP on a host for the length of a lease, or renews the lease.
     AssignVip(AssignVip),
-    /// Takes a VIP off its host (leader task).
+    /// Takes a VIP off its host.
     UnassignVip(UnassignVip),
     /// Removes a VIP.
     RemoveVip(VipRef),
-    /// Makes a host the router of a prefix in a route table (leader task).
+    /// Makes a host the router of a prefix in a route table.
     AssignRouter(AssignRouter),
-    /// Withdraws the router of a prefix (leader task).
+    /// Withdraws the router of a prefix.
     UnassignRouter(UnassignRouter),
-    /// Ends cool-downs that are over and returns emptied blocks to their groups (leader task).
+    /// Ends cool-downs that are over and returns emptied blocks to their groups.
     EndCooldowns(EndCooldowns),
-    /// Says how long the history is kept (version 2).
+    /// Says how long the history is kept.
     SetRetention(Retention),
-    /// Agrees on a checkpoint, before which the history may be purged (leader task; version 2).
+    /// Agrees on a checkpoint, before which the history may be purged.
     SignCheckpoint(SignCheckpoint),
-    /// Gives a new member its id (version 2). Raft's membership changes apart from it.
+    /// Gives a new member its id. Raft's membership changes apart from it.
     AddMember(AddMember),
-    /// Says which data directory a member's id belongs to, for ever (version 2).
+    /// Says which data directory a member's id belongs to, for ever.
     ClaimMember(ClaimMember),
-    /// Retires a member's id (version 2). Idempotent.
+    /// Retires a member's id. Idempotent.
     RemoveMember(MemberRef),
-    /// Ends the hold on allocation after a restore without waiting for more hosts (version 2).
+    /// Ends the hold on allocation after a restore without waiting for more hosts.
     ResumeAllocation(ResumeAllocation),
-    /// What really runs on a host, with addresses: frees what does not, adopts what is not allocated
-    /// (version 3).
+    /// What really runs on a host, with addresses: frees what does not, adopts what is not allocated.
     ReportAttachments(ReportAttachments),
-    /// Names an address of the reserve that was used while its host was cut off (version 3).
+    /// Names an address of the reserve that was used while its host was cut off.
     ClaimReserve(ClaimReserve),
-    /// Changes the settings of what concerns agents (version 3).
+    /// Changes the settings of what concerns agents.
     ChangeAgentSettings(AgentSettingsChange),
-    /// Ends the wait for reports after a restore, when it has been long enough (leader task; version 3).
+    /// Ends the wait for reports after a restore, when it has been long enough.
     EndHold(EndHold),
-    /// Makes an agent the one that speaks for its host (version 4). Idempotent.
+    /// Makes an agent the one that speaks for its host. Idempotent.
     EnrolAgent(EnrolAgent),
-    /// Keeps ranges for services: no endpoint, host or network gets their addresses (version 4). Idempotent.
+    /// Keeps ranges for services: no endpoint, host or network gets their addresses. Idempotent.
     ReserveServices(ReserveServices),
 }

@@ -10,11 +10,9 @@ use crate::host;
 use crate::name::{HostName, InstanceId};
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::version;
 
 /// Idempotent: who speaks for the host already may say so again.
 pub(crate) fn decide(state: &State, enrol: &EnrolAgent) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::ENROLMENT)?;
     let EnrolAgent { host, instance, replaces } = enrol.clone();
     instance.check()?;
     if state.host(&host).is_none() {

@@ -5,7 +5,7 @@
 mod addresses;
 mod cluster;
 mod hosts;
-mod kind;
+mod meta;
 mod policies;
 mod tenants;
 mod topology;
@@ -29,6 +29,7 @@ pub use hosts::{
     AgentEnrolled, Conflict, ConflictsReported, HostAdded, HostRef, HostRemoved, HostReported,
     HostUpdated, Place,
 };
+pub use meta::EventMeta;
 pub use policies::{EndpointRemoved, PolicyRemoved};
 pub use tenants::{SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted};
 pub use topology::{

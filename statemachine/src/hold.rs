@@ -10,14 +10,14 @@ use alloc::vec::Vec;
 
 use imbl::OrdSet;
 
-use crate::command::{AllocateAddress, EndHold, HostReport};
+use crate::command::{AllocateAddress, HostReport};
 use crate::entry::{Record, Revision};
 use crate::event::{AllocationResumed, Event, HostReported, Restored, ResumedBy};
 use crate::limits::NAMES_LISTED_MAX;
 use crate::members::Members;
 use crate::name::{Actor, HostName};
 use crate::refusal::Refusal;
-use crate::state::{Now, State, fence};
+use crate::state::State;
 use crate::version;
 
 /// Why nothing fresh is allocated.
@@ -29,17 +29,10 @@ pub struct Held {
     pub waiting: OrdSet<HostName>,
 }
 
-pub(crate) fn decide_resume(state: &State) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::MEMBERS)?;
-    let resumed = Event::AllocationResumed(AllocationResumed { by: ResumedBy::Operator });
-    Ok(state.held.iter().map(|_| resumed.clone()).collect())
-}
-
-pub(crate) fn decide_end(state: &State, end: &EndHold, now: Now) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::AGENTS)?;
-    fence(Some(end.term), now)?;
-    let resumed = Event::AllocationResumed(AllocationResumed { by: ResumedBy::Timeout });
-    Ok(state.held().map(|_| resumed).into_iter().collect())
+/// The end of the hold before all hosts have reported; nothing if there is none.
+pub(crate) fn resume(state: &State, by: ResumedBy) -> Vec<Event> {
+    let resumed = state.held.as_ref().map(|_| AllocationResumed { by });
+    resumed.map(Event::AllocationResumed).into_iter().collect()
 }
 
 /// While allocation is held, only what already runs is taken up again: by its address.

@@ -23,7 +23,7 @@ use crate::labels::{self, Labels};
 use crate::limits::HOST_ADDRESSES_MAX;
 use crate::name::{HostName, NetworkName};
 use crate::refusal::Refusal;
-use crate::state::{Now, State, fence};
+use crate::state::{Now, State};
 use crate::topology::{Network, Topology, both_names};
 use crate::version;
 use crate::vip;
@@ -244,12 +244,7 @@ fn has_blocks(state: &State, host: &HostName, group: IpNet) -> bool {
     state.ipam.host_blocks(host).any(|cidr| group.contains(&cidr))
 }
 
-pub(crate) fn decide_state(
-    state: &State,
-    change: &SetHostState,
-    now: Now,
-) -> Result<Vec<Event>, Refusal> {
-    fence(change.term, now)?;
+pub(crate) fn decide_state(state: &State, change: &SetHostState) -> Result<Vec<Event>, Refusal> {
     let host = find(state, &change.name)?;
     if host.state == change.state {
         return Ok(Vec::new());

@@ -16,7 +16,6 @@ use crate::event::{Event, MemberAdded, MemberClaimed, MemberRemoved};
 use crate::limits::{MEMBER_TEXT_BYTES_MAX, MEMBERS_MAX};
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::version;
 
 /// Members by id, and the ids that are never given again.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +39,6 @@ pub struct Member {
 }
 
 pub(crate) fn decide_add(state: &State, add: &AddMember) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::MEMBERS)?;
     check_peer(&add.peer)?;
     let Members { known: members, removed } = &state.members;
     if members.len() >= MEMBERS_MAX {
@@ -65,7 +63,6 @@ pub(crate) fn decide_add(state: &State, add: &AddMember) -> Result<Vec<Event>, R
 
 /// Founders have no `MemberAdded`: their first claim makes them known.
 pub(crate) fn decide_claim(state: &State, claim: &ClaimMember) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::MEMBERS)?;
     check_peer(&claim.peer)?;
     check_text("nonce", &claim.nonce)?;
     let id = claim.id;
@@ -83,7 +80,6 @@ pub(crate) fn decide_claim(state: &State, claim: &ClaimMember) -> Result<Vec<Eve
 }
 
 pub(crate) fn decide_remove(state: &State, member: &MemberRef) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::MEMBERS)?;
     if state.members.removed.contains(&member.id) {
         return Ok(Vec::new());
     }

@@ -18,7 +18,6 @@ use crate::limits::{CONFLICTS_KEPT_MAX, REPORT_NAMES_MAX};
 use crate::name::HostName;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
-use crate::version;
 
 /// Releases what was allocated on the host up to the report's revision and does not run there.
 pub(crate) fn decide_names(
@@ -42,7 +41,6 @@ pub(crate) fn decide_attachments(
     report: &ReportAttachments,
     now: Now,
 ) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::AGENTS)?;
     let size = report.running.len() + report.kept.len();
     if size > REPORT_NAMES_MAX {
         let (size, max) = (size as u64, REPORT_NAMES_MAX as u64);

@@ -14,11 +14,9 @@ use crate::ipam::Allocation;
 use crate::name::RESERVE_PREFIX;
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::version;
 
 /// Idempotent: what was claimed already may be claimed again.
 pub(crate) fn decide_claim(state: &State, claim: &ClaimReserve) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::AGENTS)?;
     let ClaimReserve { reserve, name, host, tenant, segment, since } = claim.clone();
     name.check()?;
     let of_claim =

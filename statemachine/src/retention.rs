@@ -7,11 +7,9 @@ use crate::command::{Retention, SignCheckpoint};
 use crate::event::{CheckpointSigned, Event};
 use crate::limits::{RETENTION_AGE_MS, RETENTION_BYTES};
 use crate::refusal::Refusal;
-use crate::state::{Now, State, fence};
-use crate::version;
+use crate::state::State;
 
 pub(crate) fn decide(state: &State, wanted: &Retention) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::MEMBERS)?;
     let within = |setting: &str, value: Option<u64>, (min, max): (u64, u64)| match value {
         Some(value) if value < min || value > max => {
             Err(Refusal::SettingOutOfRange { setting: setting.into(), value, min, max })
@@ -26,13 +24,7 @@ pub(crate) fn decide(state: &State, wanted: &Retention) -> Result<Vec<Event>, Re
     Ok(vec![Event::RetentionSet(wanted.clone())])
 }
 
-pub(crate) fn decide_sign(
-    state: &State,
-    sign: &SignCheckpoint,
-    now: Now,
-) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::MEMBERS)?;
-    fence(Some(sign.term), now)?;
+pub(crate) fn decide_sign(state: &State, sign: &SignCheckpoint) -> Result<Vec<Event>, Refusal> {
     let SignCheckpoint { revision, digest, state_digest, .. } = *sign;
     let signed = state.signed.as_ref().map_or(0, |signed| signed.revision);
     if revision <= signed || revision > state.revision {

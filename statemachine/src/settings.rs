@@ -12,7 +12,6 @@ use crate::limits::{
 };
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::version;
 
 /// Settings of every cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +74,6 @@ pub(crate) fn decide_agents(
     state: &State,
     change: &AgentSettingsChange,
 ) -> Result<Vec<Event>, Refusal> {
-    version::needs(state, version::AGENTS)?;
     let within = |setting: &str, value: u64, (min, max): (u64, u64)| {
         if value == 0 || (min..=max).contains(&value) {
             return Ok(value);

@@ -26,7 +26,6 @@ use crate::tenant::Tenant;
 use crate::topology::Topology;
 use crate::version::VERSION_MAX;
 use crate::vip::{RouterKey, Vip, VipHolder};
-pub(crate) use decide::fence;
 
 /// Everything that was decided, as of one revision. A clone is O(1): the maps are persistent.
 ///

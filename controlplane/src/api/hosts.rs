@@ -9,6 +9,7 @@ use romana_statemachine::command::{
     ReportAttachments, SetHostState,
 };
 use romana_statemachine::name::{AddressName, HostName, InstanceId};
+use romana_statemachine::version::ADOPTION;
 use romana_statemachine::{Command, Host, Millis, Refusal, Revision, State};
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +141,7 @@ impl Report {
     fn command(self, host: HostName, version: u16) -> Command {
         let Self { revision, at, running, attached } = self;
         match (attached, at) {
-            (Some(attached), Some(at)) if version >= 3 => {
+            (Some(attached), Some(at)) if version >= ADOPTION => {
                 let known: BTreeSet<&AddressName> = attached.iter().map(|one| &one.name).collect();
                 let kept = running.into_iter().filter(|name| !known.contains(name)).collect();
                 let report = ReportAttachments { host, revision, at, running: attached, kept };

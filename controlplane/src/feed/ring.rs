@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use romana_statemachine::entry::wire;
+use romana_statemachine::event::EventMeta;
 use serde::Serialize;
 
 /// Bytes that a record of ordinary size takes, both JSON forms included.
@@ -95,11 +96,10 @@ pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::E
         bytes.put_slice(record.event.name().as_bytes());
         bytes.put_slice(b"\ndata: ");
     }
-    let event = &record.event;
-    if event.since() < ENVELOPED_SINCE {
+    let EventMeta { since, topic, optional, .. } = *record.event.meta();
+    if since < ENVELOPED_SINCE {
         serde_json::to_writer((&mut bytes).writer(), record)?;
     } else {
-        let (since, topic, optional) = (event.since(), event.topic(), event.is_optional());
         let enveloped = Enveloped { record, since, topic, optional };
         serde_json::to_writer((&mut bytes).writer(), &enveloped)?;
     }

@@ -1,4 +1,4 @@
-//! What a command causes: one line per command.
+//! What a command causes: one line per command, after the checks that all commands have in common.
 
 use alloc::vec::Vec;
 
@@ -7,8 +7,7 @@ use crate::address;
 use crate::command::Command;
 use crate::endpoint;
 use crate::enrolment;
-use crate::entry::Term;
-use crate::event::Event;
+use crate::event::{Event, ResumedBy};
 use crate::hold;
 use crate::host;
 use crate::ipam;
@@ -30,6 +29,8 @@ impl State {
     /// # Errors
     /// Why it is refused.
     pub fn decide(&self, command: &Command, now: Now) -> Result<Vec<Event>, Refusal> {
+        version::check(self, command)?;
+        check_term(command, now)?;
         match command {
             Command::SetTopology(spec) => topology::decide_set(self, spec, now),
             Command::AddBlackout(blackout) => ipam::decide_blackout(self, blackout),
@@ -38,7 +39,7 @@ impl State {
             Command::RaiseVersion(raise) => version::decide_raise(self, raise.version),
             Command::AddHost(spec) => host::decide_add(self, spec),
             Command::UpdateHost(change) => host::decide_update(self, change),
-            Command::SetHostState(change) => host::decide_state(self, change, now),
+            Command::SetHostState(change) => host::decide_state(self, change),
             Command::RemoveHost(remove) => host::decide_remove(self, remove, now),
             Command::ReportHost(report) => report::decide_names(self, report, now),
             Command::AllocateAddress(ask) => ipam::decide_allocate(self, ask, now),
@@ -53,33 +54,30 @@ impl State {
             Command::RemoveEndpoint(endpoint) => endpoint::decide_remove(self, endpoint),
             Command::RequestVip(spec) => vip::decide_request(self, spec),
             Command::AssignVip(assign) => vip::decide_assign(self, assign, now),
-            Command::UnassignVip(unassign) => vip::decide_unassign(self, unassign, now),
+            Command::UnassignVip(unassign) => vip::decide_unassign(self, unassign),
             Command::RemoveVip(vip) => vip::decide_remove(self, vip),
-            Command::AssignRouter(assign) => vip::decide_assign_router(self, assign, now),
-            Command::UnassignRouter(unassign) => vip::decide_unassign_router(self, unassign, now),
-            Command::EndCooldowns(end) => {
-                fence(Some(end.term), now)?;
-                Ok(ipam::end_cooldowns(self, now.at))
-            }
+            Command::AssignRouter(assign) => vip::decide_assign_router(self, assign),
+            Command::UnassignRouter(unassign) => vip::decide_unassign_router(self, unassign),
+            Command::EndCooldowns(_) => Ok(ipam::end_cooldowns(self, now.at)),
             Command::SetRetention(wanted) => retention::decide(self, wanted),
-            Command::SignCheckpoint(sign) => retention::decide_sign(self, sign, now),
+            Command::SignCheckpoint(sign) => retention::decide_sign(self, sign),
             Command::AddMember(add) => members::decide_add(self, add),
             Command::ClaimMember(claim) => members::decide_claim(self, claim),
             Command::RemoveMember(member) => members::decide_remove(self, member),
-            Command::ResumeAllocation(_) => hold::decide_resume(self),
+            Command::ResumeAllocation(_) => Ok(hold::resume(self, ResumedBy::Operator)),
             Command::ReportAttachments(report) => report::decide_attachments(self, report, now),
             Command::ClaimReserve(claim) => reserve::decide_claim(self, claim),
             Command::ChangeAgentSettings(change) => settings::decide_agents(self, change),
-            Command::EndHold(end) => hold::decide_end(self, end, now),
+            Command::EndHold(_) => Ok(hold::resume(self, ResumedBy::Timeout)),
             Command::EnrolAgent(enrol) => enrolment::decide(self, enrol),
             Command::ReserveServices(reserve) => address::decide_reserve(self, reserve),
         }
     }
 }
 
-/// Refuses a leader task's command that was decided in an earlier term.
-pub(crate) fn fence(term: Option<Term>, now: Now) -> Result<(), Refusal> {
-    match term {
+/// Refuses a command that a task of an earlier leader decided.
+fn check_term(command: &Command, now: Now) -> Result<(), Refusal> {
+    match command.term() {
         Some(term) if term != now.term => Err(Refusal::StaleTerm { term, current: now.term }),
         _ => Ok(()),
     }

@@ -3,8 +3,7 @@
 
 use std::net::IpAddr;
 
-use romana_statemachine::attachment::Attached;
-use romana_statemachine::command::{HostState, Labels};
+use romana_statemachine::command::{Attached, HostState, Labels};
 use romana_statemachine::name::{AddressName, InstanceId};
 use romana_statemachine::{Millis, Revision};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! `/v1/settings`: values that are the same on all replicas, hence in the log.
 
 use ipnet::IpNet;
-use romana_statemachine::attachment::AgentSettings;
+use romana_statemachine::AgentSettings;
 use romana_statemachine::{Revision, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 

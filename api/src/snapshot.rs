@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use romana_statemachine::attachment::{AgentSettings, Conflict};
+
 use romana_statemachine::event::CheckpointSigned;
 
 use romana_statemachine::command::{Endpoint, Retention};
 use romana_statemachine::name::{HostName, TableId};
 use romana_statemachine::policy::Policy;
-use romana_statemachine::{Allocation, Digest, Host, Member, Millis, Revision, Settings, Vip};
+use romana_statemachine::{
+    AgentSettings, Allocation, Conflict, Digest, Host, Member, Millis, Revision, Settings, Vip,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -3,8 +3,9 @@
 use hyper::Method;
 use romana_api::Changed;
 use romana_api::host::{HeartbeatBody, ReportBody};
-use romana_statemachine::attachment::{ClaimReserve, Finding, Heard, Heartbeat, ReportAttachments};
-use romana_statemachine::enrolment::EnrolAgent;
+use romana_statemachine::agent::{Heard, Heartbeat};
+use romana_statemachine::command::{ClaimReserve, EnrolAgent, ReportAttachments};
+use romana_statemachine::finding::Finding;
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
 

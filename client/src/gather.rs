@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::{Answered, Core, in_doubt};
 use crate::error::Error;
 use crate::model::{Done, outcome};
-use crate::retry::{Nature, is_idempotent};
+use crate::retry::Nature;
 use crate::transport::Ask;
 
 /// Commands waiting to be sent; more wait in their callers.
@@ -63,7 +63,8 @@ impl Gatherer {
         let json = serde_json::to_vec(command)
             .map_err(|error| Error::config(format!("not expressible as JSON: {error}")))?;
         let (answer, outcome) = oneshot::channel();
-        let waiting = Waiting { json, idempotent: is_idempotent(command), deadline, answer };
+        let idempotent = command.meta().idempotent;
+        let waiting = Waiting { json, idempotent, deadline, answer };
         match timeout_at(deadline, self.queue.send(waiting)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(unavailable("the client is shut down")),

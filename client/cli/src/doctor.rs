@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use romana_client::model::{ClusterStatus, DigestAt};
 use romana_client::{Error, Query, Server};
-use romana_statemachine::attachment::{AGENT_PROBLEM, Heard, Severity};
+use romana_statemachine::agent::Heard;
+use romana_statemachine::finding::{AGENT_PROBLEM, Severity};
 use romana_statemachine::plural;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -370,7 +371,7 @@ fn check_groups(networks: &[Value]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::Digest;
-    use romana_statemachine::attachment::Heartbeat;
+    use romana_statemachine::agent::Heartbeat;
 
     use super::*;
 

@@ -131,7 +131,7 @@ fn filter(call: &Call) -> Result<Filter, Failure> {
     };
     let kind = call.query("type").map(|name| (name, Kind::from_name(name)));
     if let Some((name, Kind::Name(_))) = &kind
-        && !Event::NAMES.contains(name)
+        && !Event::TABLE.iter().any(|meta| meta.name == *name)
     {
         let topics = Topic::ALL.map(Topic::as_str).join(", ");
         let why = format!("it is no event, nor one of the topics {topics}");

@@ -33,8 +33,9 @@ async fn batch(call: Call) -> reply::Result {
         let revision = call.api.replica().with_state(romana_statemachine::State::revision);
         return reply::ok(revision, &[(); 0]);
     }
-    if let Some((at, name)) = commands.iter().enumerate().find_map(|(at, c)| Some((at, own(c)?))) {
-        let message = format!("{name}, command {at}, is not for batches");
+    let mut kinds = commands.iter().map(Command::meta).enumerate();
+    if let Some((at, meta)) = kinds.find(|(_, meta)| !meta.batchable) {
+        let message = format!("{}, command {at}, is not for batches", meta.name);
         return Err(Failure::new(Code::NotInBatch, message).with("command", at));
     }
     commands.iter().try_for_each(check_names)?;
@@ -74,18 +75,6 @@ fn check_names(command: &Command) -> Result<(), Refusal> {
             attached.chain(&report.kept).try_for_each(AddressName::check)
         }
         _ => Ok(()),
-    }
-}
-
-/// The name of a command that has checks of its own, or is a task's.
-fn own(command: &Command) -> Option<&'static str> {
-    match command {
-        Command::AddMember(_) => Some("AddMember"),
-        Command::ClaimMember(_) => Some("ClaimMember"),
-        Command::RemoveMember(_) => Some("RemoveMember"),
-        Command::SignCheckpoint(_) => Some("SignCheckpoint"),
-        Command::RaiseVersion(_) => Some("RaiseVersion"),
-        _ => None,
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use romana_api::Changed;
 use romana_api::host::{EnrolmentBody, HeartbeatBody, HostPatch, ReportBody};
-use romana_statemachine::attachment::{Heartbeat, ReportAttachments};
+use romana_statemachine::agent::{Heartbeat, RefusedAgent};
 use romana_statemachine::command::{
-    HostChange, HostReport, HostSpec, HostState, RemoveHost, SetHostState,
+    EnrolAgent, HostChange, HostReport, HostSpec, HostState, RemoveHost, ReportAttachments,
+    SetHostState,
 };
-use romana_statemachine::enrolment::{EnrolAgent, RefusedAgent};
 use romana_statemachine::name::{AddressName, HostName};
+use romana_statemachine::version::ADOPTION;
 use romana_statemachine::{Command, Host, Refusal, State};
 
 use super::call::{Call, created};
@@ -116,7 +117,7 @@ fn check_names(report: &ReportBody) -> Result<(), Refusal> {
 fn report_command(report: ReportBody, host: HostName, version: u16) -> Command {
     let ReportBody { revision, at, running, attached } = report;
     match (attached, at) {
-        (Some(attached), Some(at)) if version >= 3 => {
+        (Some(attached), Some(at)) if version >= ADOPTION => {
             let known: BTreeSet<&AddressName> = attached.iter().map(|one| &one.name).collect();
             let kept = running.into_iter().filter(|name| !known.contains(name)).collect();
             let report = ReportAttachments { host, revision, at, running: attached, kept };

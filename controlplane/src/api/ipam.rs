@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use romana_statemachine::attachment::{
-    AGENT_INFO, AGENT_PROBLEM, Conflict, Finding, Heard, Severity,
-};
-use romana_statemachine::enrolment::RefusedAgent;
+use romana_statemachine::agent::{AGENT_INFO, Heard, RefusedAgent};
+use romana_statemachine::finding::{AGENT_PROBLEM, Finding, Severity};
 use romana_statemachine::name::{HostName, InstanceId};
-use romana_statemachine::{Host, Refusal, State, plural};
+use romana_statemachine::{Conflict, Host, Refusal, State, plural};
 
 use super::call::Call;
 use super::reply;
@@ -159,7 +157,7 @@ fn held(state: &State) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use romana_statemachine::attachment::Heartbeat;
+    use romana_statemachine::agent::Heartbeat;
     use romana_statemachine::{Entry, Millis, Position, Proposal};
 
     use super::*;

@@ -3,9 +3,9 @@
 use axum::http::StatusCode;
 use romana_api::Changed;
 use romana_api::settings::{ClusterSettings, SettingsPatch};
-use romana_statemachine::address::ReserveServices;
-use romana_statemachine::attachment::AgentSettingsChange;
-use romana_statemachine::command::{Retention, SettingsChange};
+use romana_statemachine::command::{
+    AgentSettingsChange, ReserveServices, Retention, SettingsChange,
+};
 use romana_statemachine::{Answer, Command, Now, State};
 
 use super::call::Call;

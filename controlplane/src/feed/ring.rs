@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use romana_api::feed::RecordLine;
 use romana_statemachine::entry::wire;
+use romana_statemachine::event::EventMeta;
 
 /// Bytes that a record of ordinary size takes, both JSON forms included.
 const ORDINARY_BYTES: usize = 1536;
@@ -85,17 +86,15 @@ pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::E
         bytes.put_slice(record.event.name().as_bytes());
         bytes.put_slice(b"\ndata: ");
     }
-    let event = &record.event;
-    if event.since() < ENVELOPED_SINCE {
+    let EventMeta { since, topic, optional, .. } = *record.event.meta();
+    if since < ENVELOPED_SINCE {
         serde_json::to_writer((&mut bytes).writer(), record)?;
     } else {
-        let line = RecordLine {
-            record,
-            since: Some(event.since()),
-            topic: Some(event.topic()),
-            optional: Some(event.is_optional()),
-        };
-        serde_json::to_writer((&mut bytes).writer(), &line)?;
+        let (since, topic, optional) = (Some(since), Some(topic), Some(optional));
+        serde_json::to_writer(
+            (&mut bytes).writer(),
+            &RecordLine { record, since, topic, optional },
+        )?;
     }
     bytes.put_slice(if form == Form::Sse { b"\n\n" } else { b"\n" });
     Ok(bytes.freeze())

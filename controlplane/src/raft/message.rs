@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
-use romana_statemachine::attachment::{Heard, Heartbeat};
-use romana_statemachine::enrolment::RefusedAgent;
+use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
 use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 

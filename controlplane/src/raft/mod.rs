@@ -73,7 +73,7 @@ use futures_util::future::join_all;
 use romana_api::audit::Proof;
 use romana_daemon::error::chain;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
-use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term};
+use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term, version};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -551,7 +551,7 @@ impl Replica {
     ) -> BTreeMap<u64, Result<Proof, String>> {
         let members = self.0.view.get().members;
         // A replica of the first release would not know the question.
-        let all = self.with_state(State::version) >= 2;
+        let all = self.with_state(State::version) >= version::PROOFS;
         let asked = members.iter().map(async |(id, peer)| {
             let proof = async {
                 if *id == self.id() {
@@ -576,7 +576,7 @@ impl Replica {
     /// this replica answers.
     pub async fn beginnings(&self, deadline: Instant) -> BTreeMap<u64, Beginning> {
         let members = self.0.view.get().members;
-        let all = self.with_state(State::version) >= 4;
+        let all = self.with_state(State::version) >= version::BEGINNINGS;
         let asked = members.iter().map(async |(id, peer)| {
             if *id == self.id() {
                 return Some((*id, self.0.host.beginning().await.ok()?));

@@ -22,6 +22,7 @@ use crate::topology::{Group, Network};
 
 /// Routes for one point of view.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Routes {
     /// The routes, by prefix.
     pub routes: Vec<Route>,
@@ -33,8 +34,10 @@ pub struct Routes {
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Route {
     /// Where to.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// Its network.
     pub network: NetworkName,
@@ -44,6 +47,7 @@ pub struct Route {
 
 /// How a prefix is reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     /// It is here.
@@ -66,8 +70,10 @@ pub enum Via {
 
 /// What could not be routed or aggregated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exception {
     /// Where to.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// Why.
     pub reason: String,

@@ -12,13 +12,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-client", &["romana-daemon", "romana-statemachine"]),
     ("romana-cli", &["romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-daemon", &["romana-statemachine"]),
-    ("romana-controlplane", &["romana-daemon", "romana-statemachine"]),
+    ("romana-storage", &["romana-daemon", "romana-statemachine"]),
+    ("romana-controlplane", &["romana-daemon", "romana-statemachine", "romana-storage"]),
     ("romana-agent", &["romana-client", "romana-daemon", "romana-statemachine"]),
     (
         "romana-chaos",
         &["romana-agent", "romana-client", "romana-controlplane", "romana-statemachine"],
     ),
-    ("romana-chaos-raft", &["romana-controlplane", "romana-statemachine"]),
+    ("romana-chaos-raft", &["romana-controlplane", "romana-statemachine", "romana-storage"]),
 ];
 
 /// Arrows that only tests may use.

@@ -26,10 +26,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Event, Record, Revision, Topic};
+use romana_storage::history::{History, HistoryError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-
-use crate::history::{History, HistoryError};
 
 mod ring;
 #[cfg(test)]

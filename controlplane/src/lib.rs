@@ -19,18 +19,12 @@ mod budget;
 pub mod cluster_time;
 pub mod config;
 mod connection;
-pub mod disk;
 pub mod error;
 pub mod feed;
-pub mod history;
 pub mod join;
 pub mod metrics;
-#[cfg(not(romana_sim))]
-mod platform;
-#[cfg(romana_sim)]
-pub mod platform;
 pub mod raft;
 pub mod retention;
 pub mod server;
 pub mod tasks;
-pub mod wal;
+mod waiting;

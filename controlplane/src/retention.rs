@@ -27,11 +27,11 @@ use std::time::Duration;
 use romana_statemachine::command::Retention;
 use romana_statemachine::event::CheckpointSigned;
 use romana_statemachine::{Digest, Millis, Revision};
+use romana_storage::history::{History, HistoryError, SegmentInfo};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::history::{History, HistoryError, SegmentInfo};
 use crate::raft::Replica;
 
 /// How often a replica looks whether something is to be purged.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use romana_controlplane::platform::disk;
+use romana_storage::platform::disk;
 
 use crate::{stories, sweep, watch, world};
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use romana_statemachine::audit::{Filter, Kind};
 use romana_statemachine::name::{Actor, HostName, TenantId};
 use romana_statemachine::{Event, Revision, Topic};
+use romana_storage::history::HistoryError;
 use serde::Serialize;
 use tokio::time::timeout_at;
 
@@ -15,7 +16,6 @@ use super::{addresses, reply};
 use crate::audit::{Audit, AuditError, Kept, Page, lasting};
 use crate::budget::Cancel;
 use crate::error::{Code, Failure};
-use crate::history::HistoryError;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(

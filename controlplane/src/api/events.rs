@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Revision, Topic, VERSION_MAX};
+use romana_storage::history::HistoryError;
 use serde_json::json;
 
 use super::FOLLOWERS_MAX;
@@ -14,7 +15,6 @@ use super::reply;
 use super::route::{Accepts, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
 use crate::feed::{FeedError, Filter, Follower, Form, Topics};
-use crate::history::HistoryError;
 
 /// Request header of followers: the newest version of behaviour that they know.
 const VERSION_HEADER: &str = "X-Romana-Version";

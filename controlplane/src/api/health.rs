@@ -99,7 +99,7 @@ async fn metrics(call: Call) -> reply::Result {
         history_oldest: replica.history().oldest(),
         history_bytes: replica.history().bytes(),
         signed: state.signed().map_or(0, |signed| signed.revision),
-        disk_free: crate::disk::free(replica.history().dir()).unwrap_or_default(),
+        disk_free: romana_storage::disk::free(replica.history().dir()).unwrap_or_default(),
         history_damaged: replica.history().damaged(),
         clocks_agreed: clocks.agreed,
         log_time: clocks.log_time.0,

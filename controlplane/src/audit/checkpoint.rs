@@ -16,12 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
 use romana_statemachine::entry::{unwire, wire};
 use romana_statemachine::{Digest, Revision, State};
+use romana_storage::history::History;
+use romana_storage::platform;
+use romana_storage::platform::fs::{self, File};
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Cancel;
-use crate::history::History;
-use crate::platform;
-use crate::platform::fs::{self, File};
 use crate::retention::{Checkpoints, Standing};
 
 const MAGIC: &[u8; 8] = b"ROMCKPT\x01";

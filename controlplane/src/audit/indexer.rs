@@ -8,11 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use romana_statemachine::{Digest, Record, Revision};
+use romana_storage::history::HistoryError;
 
 use super::index::{Index, IndexError, Mark};
 use super::tail::Tail;
 use super::{Shared, View};
-use crate::history::HistoryError;
 
 /// Records read at a time.
 const RECORDS_MAX: usize = 2048;

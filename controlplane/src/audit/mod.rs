@@ -39,14 +39,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::thread::JoinHandle;
 
 use romana_statemachine::Revision;
+use romana_storage::history::{History, HistoryError};
+use romana_storage::platform;
 use tokio::sync::watch;
 
 pub use checkpoint::{CheckpointError, Keeper};
 pub use past::{Base, PastError, Proof};
 pub use query::{AuditError, Kept, Page, lasting};
 
-use crate::history::{History, HistoryError};
-use crate::platform;
 use index::Index;
 use tail::Tail;
 

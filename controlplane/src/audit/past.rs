@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use romana_statemachine::{Digest, FollowError, Revision, State};
+use romana_storage::history::{History, HistoryError};
 use serde::{Deserialize, Serialize};
 
 use super::Audit;
 use super::checkpoint::{CheckpointError, Keeper};
 use crate::budget::Cancel;
-use crate::history::{History, HistoryError};
 use crate::retention::Checkpoints;
 
 const CHUNK_RECORDS: usize = 4096;

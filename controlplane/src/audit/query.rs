@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use romana_statemachine::audit::{Filter, Tenure, tenures};
 use romana_statemachine::{Millis, Record, Revision, State};
+use romana_storage::history::HistoryError;
 
 use super::Audit;
 use super::keys::{self, Key};
 use crate::budget::Cancel;
-use crate::history::HistoryError;
 
 /// Records looked at for one page of a log that has no narrow filter.
 const SCAN_RECORDS_MAX: usize = 200_000;

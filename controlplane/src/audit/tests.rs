@@ -9,12 +9,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use romana_statemachine::audit::{Filter, Kind, tenures};
 use romana_statemachine::{Entry, Millis, Position, Proposal, Record, State};
+use romana_storage::history::HistoryOptions;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
 use crate::budget::Cancel;
-use crate::history::HistoryOptions;
 
 /// Records in which few addresses change hands often.
 fn records(count: usize, seed: u64) -> Vec<Record> {

@@ -21,4 +21,3 @@
 pub mod file;
 pub mod recover;
 pub mod take;
-pub mod waiting;

@@ -4,8 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use romana_statemachine::backup::{BackupError, Header, Origin, STATE_PIECE_BYTES, Writer};
 use romana_statemachine::{Millis, Revision, State};
-
-use crate::history::{History, HistoryError};
+use romana_storage::history::{History, HistoryError};
 
 /// Records in one piece, at most, and bytes of them.
 const BATCH_RECORDS_MAX: usize = 8192;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use romana_statemachine::command::{AllocateAddress, HostSpec, Labels, ReleaseAddress};
 use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, State};
+use romana_storage::history::HistoryOptions;
 
 use super::*;
-use crate::history::HistoryOptions;
 
 /// A state machine that tells a history and a feed.
 struct Machine {

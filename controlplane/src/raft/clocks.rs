@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use romana_statemachine::{Millis, State};
+use romana_storage::platform::{steady_time, unix_time};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -24,7 +25,6 @@ use super::view::{Seen, View};
 use crate::cluster_time::{
     Agreement, Far, Interval, LogClock, Micros, Reading, Readings, agree, far,
 };
-use crate::platform::{steady_time, unix_time};
 
 /// How often clocks are read and compared.
 const READ_EVERY: Duration = Duration::from_millis(500);

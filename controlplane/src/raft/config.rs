@@ -158,8 +158,8 @@ impl StartError {
     /// What to do about it, where the error does not say so itself: for replica `id`.
     #[must_use]
     pub fn advice(&self, id: u64) -> Option<String> {
-        use crate::history::HistoryError;
-        use crate::wal::WalError;
+        use romana_storage::history::HistoryError;
+        use romana_storage::wal::WalError;
 
         match self {
             Self::Wal(WalError::Damaged { .. } | WalError::Foreign { .. })
@@ -238,10 +238,10 @@ pub enum StartError {
     },
     /// The write-ahead log does not open.
     #[error("the write-ahead log does not open")]
-    Wal(#[from] crate::wal::WalError),
+    Wal(#[from] romana_storage::wal::WalError),
     /// The history does not open.
     #[error("the history does not open")]
-    History(#[from] crate::history::HistoryError),
+    History(#[from] romana_storage::history::HistoryError),
     /// State and history cannot be used together.
     #[error("the stored state cannot be used")]
     State(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use romana_daemon::error::chain;
 use romana_statemachine::Printable;
+use romana_storage::platform::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 use tokio::time::timeout;
 
 use super::bounds;
@@ -14,7 +15,6 @@ use super::codec::{pack, unpack};
 use super::frame::{FrameReader, FrameWriter};
 use super::message::{Hello, Purpose, Welcome};
 use crate::metrics::{PeerRefusal, PeerRefusals};
-use crate::platform::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// A refusal by the same peer is logged again after this long.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);

@@ -4,10 +4,9 @@ use std::error::Error;
 use std::sync::Arc;
 
 use romana_daemon::error::any_cause;
+use romana_storage::history::HistoryError;
+use romana_storage::wal::WalError;
 use tokio::sync::watch;
-
-use crate::history::HistoryError;
-use crate::wal::WalError;
 
 /// What kind of reason it is, as far as somebody acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ impl Fault {
     /// [`Self::set`] for what storage says: whether the disk is full, or what is on it is damaged.
     pub(super) fn set_error(&self, why: String, error: &(dyn Error + 'static)) {
         let kind = match () {
-            () if crate::disk::is_full(error) => FaultKind::DiskFull,
+            () if romana_storage::disk::is_full(error) => FaultKind::DiskFull,
             () if is_damage(error) => FaultKind::Damaged,
             () => FaultKind::Other,
         };

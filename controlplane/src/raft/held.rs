@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use romana_statemachine::{Printable, plural};
+use romana_storage::platform::fs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -45,7 +46,6 @@ use super::message::Purpose;
 use super::server::Host;
 use super::transfer::blocking;
 use super::types::Vote;
-use crate::platform::fs;
 
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);

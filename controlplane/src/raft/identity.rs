@@ -14,11 +14,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use romana_statemachine::Digest;
+use romana_storage::platform::fs::{self, File};
+use romana_storage::platform::random;
+use romana_storage::wal::Owner;
 use serde::{Deserialize, Serialize};
-
-use crate::platform::fs::{self, File};
-use crate::platform::random;
-use crate::wal::Owner;
 
 const FILE: &str = "identity.json";
 const NONCE: &str = "nonce";

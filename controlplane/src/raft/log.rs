@@ -19,13 +19,13 @@ use openraft::storage::{
     IOFlushed, LeaderBoundedStreamError, LeaderBoundedStreamResult, LogState, RaftLogReader,
     RaftLogStorage,
 };
+use romana_storage::platform::blocking;
+use romana_storage::wal::{Recovered, Wal};
 use tokio::sync::oneshot;
 
 use super::bounds::Known;
 use super::codec::{entry_bytes, entry_size, pack, read_entry, unpack};
 use super::types::{LogEntry, LogId, TypeConfig, Vote};
-use crate::platform::blocking;
-use crate::wal::{Recovered, Wal};
 
 /// Bytes of entries read in one go, from memory or from disk. At least one entry is read.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -239,7 +239,10 @@ impl LogStore {
     }
 
     /// Waits until an operation that `enqueue` hands to the WAL is durable.
-    async fn durable(&self, enqueue: impl FnOnce(&Wal, crate::wal::Done)) -> io::Result<()> {
+    async fn durable(
+        &self,
+        enqueue: impl FnOnce(&Wal, romana_storage::wal::Done),
+    ) -> io::Result<()> {
         let (send, done) = oneshot::channel();
         enqueue(&self.wal, Box::new(move |result| _ = send.send(result)));
         done.await.map_err(|_| io::Error::other("the write-ahead log has stopped"))?

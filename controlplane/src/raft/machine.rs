@@ -13,6 +13,8 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use romana_daemon::error::chain;
 use romana_statemachine::{Entry, Position, Record, Revision, State};
+use romana_storage::history::History;
+use romana_storage::platform::blocking;
 use tokio::sync::watch;
 
 use super::codec::{entry_size, unpack};
@@ -22,9 +24,7 @@ use super::topics::TopicRevisions;
 use super::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
 use crate::audit::Audit;
 use crate::feed::Feed;
-use crate::history::History;
 use crate::metrics::DiskTimes;
-use crate::platform::blocking;
 
 /// Entries applied under one write lock. Readers wait for that long.
 const BATCH_ENTRIES_MAX: usize = 64;
@@ -78,7 +78,7 @@ pub(super) enum LoadError {
     #[error("snapshot")]
     Snapshot(#[from] super::snapshot::SnapshotError),
     #[error("history")]
-    History(#[from] crate::history::HistoryError),
+    History(#[from] romana_storage::history::HistoryError),
 }
 
 /// The log goes on at a version that this program does not know.

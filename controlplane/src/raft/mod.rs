@@ -73,6 +73,8 @@ use futures_util::future::join_all;
 use romana_daemon::error::chain;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term};
+use romana_storage::history::History;
+use romana_storage::platform::blocking;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -95,9 +97,7 @@ pub use topics::TopicRevisions;
 
 use crate::audit::{Audit, Proof};
 use crate::feed::Feed;
-use crate::history::History;
 use crate::metrics::{DiskTimes, PeerRefusals};
-use crate::platform::blocking;
 use crate::retention::{Beginning, Checkpoints, Standing};
 use fault::Fault;
 use link::CallError;

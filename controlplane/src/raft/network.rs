@@ -19,6 +19,7 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, OptionalSend};
+use romana_storage::history::History;
 use tokio::time::{Instant, timeout};
 
 use super::bounds::Implausible;
@@ -31,7 +32,6 @@ use super::message::{Appended, Ask, Purpose, Reply};
 use super::snapshot::SnapshotFile;
 use super::transfer;
 use super::types::{LogId, Member, SnapshotOf, TypeConfig, Vote};
-use crate::history::History;
 
 /// A peer that owes the answer to an append request for longer is given up. Longer than an fsync
 /// on a slow disk takes.

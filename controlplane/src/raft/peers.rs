@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use romana_statemachine::{Digest, Revision};
+use romana_storage::platform::blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,6 @@ use super::machine::Machine;
 use super::message::{Ask, PeerStatus, Reply};
 use super::network::Links;
 use super::view::View;
-use crate::platform::blocking;
 
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_millis(500);

@@ -21,6 +21,8 @@ use bytes::Bytes;
 use romana_statemachine::backup::{BackupError, Part};
 use romana_statemachine::event::Restored;
 use romana_statemachine::{Digest, Revision, State};
+use romana_storage::history::{History, HistoryError, HistoryOptions};
+use romana_storage::wal::{Done, Wal, WalError, WalOptions};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
@@ -30,8 +32,6 @@ use super::identity::{Identity, RESTORING};
 use super::snapshot::SnapshotStore;
 use super::types::{LogId, Member, Membership, Vote};
 use crate::backup::file::{self, FileError, sync_dir};
-use crate::history::{History, HistoryError, HistoryOptions};
-use crate::wal::{Done, Wal, WalError, WalOptions};
 
 /// Where the log of a restored cluster begins: everything up to here is in its first snapshot.
 const BEGIN: u64 = 1;

@@ -70,7 +70,7 @@ mod seeded {
         }
 
         fn thread_rng() -> Self::ThreadLocalRng {
-            SmallRng::seed_from_u64(crate::platform::random())
+            SmallRng::seed_from_u64(romana_storage::platform::random())
         }
 
         fn new(threads: usize) -> Self {

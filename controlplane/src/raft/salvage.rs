@@ -14,6 +14,8 @@ use openraft::EntryPayload;
 use romana_daemon::error::chain;
 use romana_daemon::owner;
 use romana_statemachine::{Digest, Entry, Index, Millis, Position, Revision, State, Term};
+use romana_storage::history::{History, HistoryError, HistoryOptions};
+use romana_storage::wal::{Owner, Recovered, Wal, WalError, WalOptions};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
 
@@ -22,8 +24,6 @@ use super::config::IdentityError;
 use super::identity::Identity;
 use super::snapshot::SnapshotStore;
 use super::types::{LogId, Vote};
-use crate::history::{History, HistoryError, HistoryOptions};
-use crate::wal::{Owner, Recovered, Wal, WalError, WalOptions};
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 4 << 20;

@@ -12,6 +12,8 @@ use openraft::ReadPolicy;
 use openraft::raft::StreamAppendError;
 use romana_daemon::error::chain;
 use romana_statemachine::{Printable, Revision};
+use romana_storage::platform::blocking;
+use romana_storage::platform::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -39,8 +41,6 @@ use super::view::View;
 use crate::audit::Proof;
 use crate::budget::Cancel;
 use crate::metrics::PeerRefusal;
-use crate::platform::blocking;
-use crate::platform::net::{TcpListener, TcpStream};
 use crate::retention::{Beginning, Checkpoints, Standing};
 
 /// Connections at once of those who have introduced themselves.
@@ -399,7 +399,7 @@ impl Host {
         let history = self.machine.history().clone();
         let read = move || Ok(Beginning::of(&history.segments()?, &retention));
         let read = blocking(read).await.map_err(|error| error.to_string())?;
-        read.map_err(|error: crate::history::HistoryError| chain(&error))
+        read.map_err(|error: romana_storage::history::HistoryError| chain(&error))
     }
 
     /// The digests of this replica's checkpoint at a revision, which it makes if it can; or why not.

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
 use romana_statemachine::{Digest, Revision, State};
+use romana_storage::platform::fs::{self, File};
+use romana_storage::platform::{FileExt, random};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{pack, unpack};
 use super::types::{LogId, Membership, SnapshotMeta};
-use crate::platform::fs::{self, File};
-use crate::platform::{FileExt, random};
 
 const MAGIC: &[u8; 8] = b"ROMSNAP\x01";
 const VERSION: u16 = 1;

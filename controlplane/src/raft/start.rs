@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use romana_statemachine::{Command, Proposal, VERSION_MAX};
+use romana_storage::history::{History, HistoryOptions};
+use romana_storage::platform::net::TcpListener;
+use romana_storage::platform::{blocking, fs};
+use romana_storage::wal::{Wal, WalOptions};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,11 +40,7 @@ use super::view::{self, View};
 use super::{Replica, Shared};
 use crate::audit::Audit;
 use crate::feed::Feed;
-use crate::history::{History, HistoryOptions};
 use crate::metrics::PeerRefusals;
-use crate::platform::net::TcpListener;
-use crate::platform::{blocking, fs};
-use crate::wal::{Wal, WalOptions};
 
 /// How much longer each next replica waits before it founds the cluster: whoever is first is
 /// elected without a contest, and if it is missing, the next one goes ahead.

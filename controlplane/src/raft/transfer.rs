@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use romana_daemon::error::chain;
 use romana_statemachine::{Digest, Record, Revision};
+use romana_storage::history::History;
+use romana_storage::platform;
+use romana_storage::platform::net::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::bounds::Known;
@@ -17,9 +20,6 @@ use super::machine::Machine;
 use super::message::{Purpose, SnapshotPart, SnapshotReply};
 use super::snapshot::Incoming;
 use super::types::{Raft, SnapshotMeta, SnapshotOf, Vote};
-use crate::history::History;
-use crate::platform;
-use crate::platform::net::{OwnedReadHalf, OwnedWriteHalf};
 
 type Reader = FrameReader<OwnedReadHalf>;
 type Writer = FrameWriter<OwnedWriteHalf>;

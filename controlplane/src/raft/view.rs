@@ -8,12 +8,12 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use romana_daemon::error::chain;
 use romana_statemachine::Term;
+use romana_storage::wal::{Wal, WalError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
 use super::types::{Metrics, Raft};
-use crate::wal::{Wal, WalError};
 
 /// One look at the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

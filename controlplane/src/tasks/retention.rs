@@ -68,7 +68,7 @@ impl Retention {
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
             let candidate = candidate(&checkpoints.list(), excess, signed);
-            Ok::<_, crate::history::HistoryError>(candidate)
+            Ok::<_, romana_storage::history::HistoryError>(candidate)
         };
         match tokio::task::spawn_blocking(look).await.ok()? {
             Ok(candidate) => candidate,

@@ -11,9 +11,9 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use romana_daemon::error::chain;
 use romana_statemachine::{Digest, Record};
+use romana_storage::history::{History, HistoryError};
 
 use super::*;
-use crate::history::{History, HistoryError};
 
 const CASES: u64 = 48;
 const PAGE: usize = 4096;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use romana_statemachine::Digest;
+use romana_storage::wal::{Wal, WalOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -18,7 +19,6 @@ use super::super::salvage::Salvage;
 use super::super::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 use super::*;
 use crate::metrics::PeerRefusal;
-use crate::wal::{Wal, WalOptions};
 
 const TIME: Duration = Duration::from_secs(5);
 const MAX: u64 = u64::MAX;

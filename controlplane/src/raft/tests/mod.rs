@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use romana_statemachine::command::TenantSpec;
 use romana_statemachine::{Actor, Command, Labels, Outcome, Proposal};
+use romana_storage::wal::WalError;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning, WallClock};
-use crate::wal::WalError;
 
 /// Longest any condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

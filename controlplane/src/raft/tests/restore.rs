@@ -148,7 +148,10 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
 
     // Nothing in the log before the snapshot; and a restart is as any other.
     let purged = new.on(leader).0.log.wal().read(0, 2, 1 << 20);
-    assert!(matches!(purged, Err(crate::wal::WalError::Purged { first: 2 })), "{purged:?}");
+    assert!(
+        matches!(purged, Err(romana_storage::wal::WalError::Purged { first: 2 })),
+        "{purged:?}"
+    );
     for id in 1..=3 {
         new.stop(id).await;
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use romana_statemachine::command::{RaiseVersion, Retention};
+use romana_storage::history::{History, HistoryOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::history::{History, HistoryOptions};
 use crate::retention::{self, Checkpoints};
 use crate::tasks::{self, LeaderContext, Pass, Passes, Task};
 

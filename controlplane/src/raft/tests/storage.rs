@@ -2,6 +2,8 @@
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
+use romana_storage::history::{History, HistoryOptions};
+use romana_storage::wal::{Wal, WalOptions};
 use tempfile::TempDir;
 
 use super::super::fault::Fault;
@@ -11,8 +13,6 @@ use super::super::snapshot::SnapshotStore;
 use super::super::types::TypeConfig;
 use crate::audit::Audit;
 use crate::feed::Feed;
-use crate::history::{History, HistoryOptions};
-use crate::wal::{Wal, WalOptions};
 
 struct Builder {
     /// Memory for the tail of the log: with none, everything is read back from disk.

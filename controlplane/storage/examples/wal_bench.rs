@@ -1,5 +1,5 @@
 //! Measures the log and the history by hand:
-//! `cargo run --release -p romana-controlplane --example wal_bench -- DIR [SECONDS]`
+//! `cargo run --release -p romana-storage --example wal_bench -- DIR [SECONDS]`
 //!
 //! Entries of 256 bytes, one per append, so many in flight; each is durable when it counts.
 
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use romana_controlplane::history::{History, HistoryOptions};
-use romana_controlplane::wal::{Wal, WalOptions};
 use romana_statemachine::{Actor, Digest, Event, Millis, Record, event};
+use romana_storage::history::{History, HistoryOptions};
+use romana_storage::wal::{Wal, WalOptions};
 
 fn main() -> Result<()> {
     let dir = std::env::args().nth(1).context("name an empty directory on the disk to measure")?;

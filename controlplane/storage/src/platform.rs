@@ -13,12 +13,12 @@ mod real;
 mod simulated;
 
 #[cfg(not(romana_sim))]
-pub(crate) use real::*;
+pub use real::*;
 #[cfg(romana_sim)]
 pub use simulated::*;
 
 /// What a [`Worker`] does with its jobs, one after the other.
-pub(crate) trait Work: Send + Sized + 'static {
+pub trait Work: Send + Sized + 'static {
     /// What can be asked of it.
     type Job: Send + 'static;
 

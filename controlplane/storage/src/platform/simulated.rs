@@ -8,7 +8,7 @@
 //! The power can still go at any operation in the middle of it ([`disk::cut_power_after`]).
 
 pub mod disk;
-pub(crate) mod fs;
+pub mod fs;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,13 +24,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio::time::sleep;
 
-pub(crate) use fs::FileExt;
+pub use fs::FileExt;
 
 use super::Work;
 
 /// Connections between replicas.
 pub mod net {
-    pub(crate) use turmoil::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+    pub use turmoil::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
     pub use turmoil::net::{TcpListener, TcpStream};
 }
 
@@ -119,13 +119,13 @@ pub fn true_time(elapsed: Duration) -> Duration {
 }
 
 /// The wall clock of the machine that asks, since 1970.
-pub(crate) fn unix_time() -> Duration {
+pub fn unix_time() -> Duration {
     let (clock, set) = clock();
     duration(clock.wall(nanos(elapsed()), set))
 }
 
 /// A clock of the machine that asks that never jumps.
-pub(crate) fn steady_time() -> Duration {
+pub fn steady_time() -> Duration {
     duration(clock().0.steady(nanos(elapsed())))
 }
 
@@ -147,17 +147,17 @@ async fn disk_time() {
 }
 
 /// Takes a file for this life of the machine alone. `false`: it is taken.
-pub(crate) fn lock(file: &fs::File) -> io::Result<bool> {
+pub fn lock(file: &fs::File) -> io::Result<bool> {
     file.lock()
 }
 
 /// Gives the file `size` bytes of allocated room.
-pub(crate) fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
+pub fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
     file.set_len(size)
 }
 
 /// Waits for a disk.
-pub(crate) async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     disk_time().await;
@@ -166,7 +166,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 /// What may lag behind for as long as it likes, is not done at all.
 #[allow(clippy::unnecessary_wraps)] // as the real one
-pub(crate) fn background(
+pub fn background(
     _: &str,
     _: impl FnOnce() + Send + 'static,
 ) -> io::Result<Option<JoinHandle<()>>> {
@@ -174,14 +174,14 @@ pub(crate) fn background(
 }
 
 /// A task with a queue; or, for a helper, nothing but its state.
-pub(crate) enum Worker<W: Work> {
+pub enum Worker<W: Work> {
     Task(mpsc::UnboundedSender<W::Job>),
     InPlace(Arc<Mutex<Option<W>>>),
 }
 
 #[allow(clippy::unnecessary_wraps)] // as the real one
 impl<W: Work> Worker<W> {
-    pub(crate) fn spawn(_: &str, mut work: W) -> io::Result<Self> {
+    pub fn spawn(_: &str, mut work: W) -> io::Result<Self> {
         let (queue, mut inbox) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(first) = inbox.recv().await {
@@ -193,11 +193,11 @@ impl<W: Work> Worker<W> {
         Ok(Self::Task(queue))
     }
 
-    pub(crate) fn spawn_helper(_: &str, work: W) -> io::Result<Self> {
+    pub fn spawn_helper(_: &str, work: W) -> io::Result<Self> {
         Ok(Self::InPlace(Arc::new(Mutex::new(Some(work)))))
     }
 
-    pub(crate) fn send(&self, job: W::Job) -> Result<(), W::Job> {
+    pub fn send(&self, job: W::Job) -> Result<(), W::Job> {
         match self {
             Self::Task(queue) => queue.send(job).map_err(|error| error.0),
             Self::InPlace(work) => {

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::disk::{self, Disk, Node};
 
 /// As `std::os::unix::fs::FileExt`.
-pub(crate) trait FileExt {
+pub trait FileExt {
     fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
 }
 
 /// An open file or directory.
 #[derive(Debug)]
-pub(crate) struct File {
+pub struct File {
     /// The name by which it was opened: says whose disk it is, and which directory.
     path: PathBuf,
     /// `None`: a directory.
@@ -25,15 +25,15 @@ pub(crate) struct File {
 }
 
 impl File {
-    pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         OpenOptions::new().read(true).open(path)
     }
 
-    pub(crate) fn create(path: impl AsRef<Path>) -> io::Result<Self> {
+    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
         OpenOptions::new().write(true).create(true).truncate(true).open(path)
     }
 
-    pub(crate) fn create_new(path: impl AsRef<Path>) -> io::Result<Self> {
+    pub fn create_new(path: impl AsRef<Path>) -> io::Result<Self> {
         if exists(path.as_ref())? {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -50,22 +50,22 @@ impl File {
         })
     }
 
-    pub(crate) fn set_len(&self, length: u64) -> io::Result<()> {
+    pub fn set_len(&self, length: u64) -> io::Result<()> {
         self.with(|disk, number| disk.set_length(number, length))
     }
 
-    pub(crate) fn sync_all(&self) -> io::Result<()> {
+    pub fn sync_all(&self) -> io::Result<()> {
         if self.number.is_none() {
             return disk::with(&self.path, |disk| disk.sync_directory(&self.path));
         }
         self.with(Disk::sync)
     }
 
-    pub(crate) fn sync_data(&self) -> io::Result<()> {
+    pub fn sync_data(&self) -> io::Result<()> {
         self.sync_all()
     }
 
-    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+    pub fn metadata(&self) -> io::Result<Metadata> {
         self.with(Disk::length).map(Metadata)
     }
 
@@ -115,45 +115,45 @@ impl Drop for File {
 }
 
 /// As `std::fs::Metadata`.
-pub(crate) struct Metadata(u64);
+pub struct Metadata(u64);
 
 impl Metadata {
-    pub(crate) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.0
     }
 }
 
 /// As `std::fs::OpenOptions`. Who may read and write is not looked at.
 #[derive(Default)]
-pub(crate) struct OpenOptions {
+pub struct OpenOptions {
     create: bool,
     truncate: bool,
 }
 
 impl OpenOptions {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self::default()
     }
 
-    pub(crate) fn read(&mut self, _: bool) -> &mut Self {
+    pub fn read(&mut self, _: bool) -> &mut Self {
         self
     }
 
-    pub(crate) fn write(&mut self, _: bool) -> &mut Self {
+    pub fn write(&mut self, _: bool) -> &mut Self {
         self
     }
 
-    pub(crate) fn create(&mut self, create: bool) -> &mut Self {
+    pub fn create(&mut self, create: bool) -> &mut Self {
         self.create = create;
         self
     }
 
-    pub(crate) fn truncate(&mut self, truncate: bool) -> &mut Self {
+    pub fn truncate(&mut self, truncate: bool) -> &mut Self {
         self.truncate = truncate;
         self
     }
 
-    pub(crate) fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
+    pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
         disk::with(path, |disk| {
             disk.powered()?;
@@ -175,15 +175,15 @@ impl OpenOptions {
 }
 
 /// As `std::fs::DirEntry`.
-pub(crate) struct DirEntry(PathBuf);
+pub struct DirEntry(PathBuf);
 
 impl DirEntry {
-    pub(crate) fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.0.clone()
     }
 }
 
-pub(crate) fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
+pub fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
     disk::with(path, |disk| {
         let mut ancestors: Vec<&Path> = path.ancestors().collect();
@@ -199,14 +199,12 @@ pub(crate) fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
     })
 }
 
-pub(crate) fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
+pub fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
     let path = path.as_ref();
     disk::with(path, |disk| disk.powered().map(|()| disk.node(path).is_some()))
 }
 
-pub(crate) fn read_dir(
-    path: impl AsRef<Path>,
-) -> io::Result<impl Iterator<Item = io::Result<DirEntry>>> {
+pub fn read_dir(path: impl AsRef<Path>) -> io::Result<impl Iterator<Item = io::Result<DirEntry>>> {
     let path = path.as_ref();
     let names = disk::with(path, |disk| {
         disk.powered()?;
@@ -218,18 +216,18 @@ pub(crate) fn read_dir(
     Ok(names.into_iter().map(|path| Ok(DirEntry(path))))
 }
 
-pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-pub(crate) fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
     let (from, to) = (from.as_ref(), to.as_ref());
     disk::with(from, |disk| disk.rename(from, to))
 }
 
-pub(crate) fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
+pub fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
     disk::with(path, |disk| disk.remove(path))
 }

@@ -22,8 +22,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::file::FileError;
 use crate::api::check_origin;
+use crate::backup::file::FileError;
 use crate::connection::{no_replica, on_bad_head};
 use crate::error::{Code, Failure, REVISION_HEADER};
 use crate::raft::{ReplicaConfig, Restoration, RestoreError, UPLOAD, is_claimed, restore};
@@ -38,7 +38,7 @@ const CONNECTIONS_MAX: usize = 256;
 ///
 /// # Errors
 /// [`RestoreError`].
-pub async fn before_start(
+pub(crate) async fn before_start(
     replica: &ReplicaConfig,
     file: Option<&Path>,
     await_restore: bool,

@@ -1,8 +1,8 @@
 //! The machine itself.
 
-pub(crate) use std::fs;
+pub use std::fs;
 use std::io;
-pub(crate) use std::os::unix::fs::FileExt;
+pub use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,13 +16,13 @@ use tokio::task::JoinError;
 use super::Work;
 
 /// Connections between replicas.
-pub(crate) mod net {
-    pub(crate) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-    pub(crate) use tokio::net::{TcpListener, TcpStream};
+pub mod net {
+    pub use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+    pub use tokio::net::{TcpListener, TcpStream};
 }
 
 /// Takes the file for this process alone. `false`: another one has it.
-pub(crate) fn lock(file: &fs::File) -> io::Result<bool> {
+pub fn lock(file: &fs::File) -> io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
@@ -32,7 +32,7 @@ pub(crate) fn lock(file: &fs::File) -> io::Result<bool> {
 
 /// Gives the file `size` bytes of allocated room, so that writing there cannot fail for want of it; only
 /// the size, where the file system cannot.
-pub(crate) fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
+pub fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
         other => other.map_err(io::Error::from),
@@ -40,14 +40,14 @@ pub(crate) fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
 }
 
 /// Waits for a disk on a thread where that is no harm.
-pub(crate) async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     tokio::task::spawn_blocking(work).await
 }
 
 /// Starts a thread for what may lag behind for as long as it likes.
-pub(crate) fn background(
+pub fn background(
     name: &str,
     work: impl FnOnce() + Send + 'static,
 ) -> io::Result<Option<JoinHandle<()>>> {
@@ -55,18 +55,18 @@ pub(crate) fn background(
 }
 
 /// The wall clock, since 1970.
-pub(crate) fn unix_time() -> Duration {
+pub fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A clock that never jumps, and goes on while the machine is suspended.
-pub(crate) fn steady_time() -> Duration {
+pub fn steady_time() -> Duration {
     let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::Boottime);
     Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
 /// A random number.
-pub(crate) fn random<T>() -> T
+pub fn random<T>() -> T
 where
     StandardUniform: Distribution<T>,
 {
@@ -75,7 +75,7 @@ where
 
 /// A thread with a queue. Dropped, it does what is queued and ends, and the drop waits for that (unless it
 /// happens on the thread itself).
-pub(crate) struct Worker<W: Work> {
+pub struct Worker<W: Work> {
     /// `None` only while it is dropped.
     queue: Option<Sender<W::Job>>,
     thread: Option<JoinHandle<()>>,
@@ -83,7 +83,7 @@ pub(crate) struct Worker<W: Work> {
 
 impl<W: Work> Worker<W> {
     /// Starts it.
-    pub(crate) fn spawn(name: &str, mut work: W) -> io::Result<Self> {
+    pub fn spawn(name: &str, mut work: W) -> io::Result<Self> {
         let (queue, inbox) = mpsc::channel();
         let run = move || {
             while let Ok(first) = inbox.recv() {
@@ -96,12 +96,12 @@ impl<W: Work> Worker<W> {
     }
 
     /// Starts one whose work another worker waits for.
-    pub(crate) fn spawn_helper(name: &str, work: W) -> io::Result<Self> {
+    pub fn spawn_helper(name: &str, work: W) -> io::Result<Self> {
         Self::spawn(name, work)
     }
 
     /// Queues a job; gives it back when the thread has ended, which only a panic does.
-    pub(crate) fn send(&self, job: W::Job) -> Result<(), W::Job> {
+    pub fn send(&self, job: W::Job) -> Result<(), W::Job> {
         match &self.queue {
             Some(queue) => queue.send(job).map_err(|error| error.0),
             None => Err(job),

@@ -1,42 +1,21 @@
-//! Room on the disk, and what a replica without it says.
+//! Room on the disk: how much there is, how much a replica wants, and whether an error says that there is none.
 //!
-//! A replica whose disk is nearly full leaves before the disk is full: it hands leadership over, stops
-//! as on SIGTERM, and answers every request `DiskFull` until there is room again; then it starts anew,
-//! in the same process. A disk that is full all of a sudden takes the same road. Nothing that was
-//! acknowledged is lost: what was acknowledged is on the disk.
-//!
-//! ```text
-//!   server::run: wait_for_room ─► replica serves … until below the reserve, or a write fails ─┐
-//!                     ▲  answers DiskFull                                                      │
-//!                     └────────────────────────────────────────────────────────────────────────┘
-//! ```
+//! A replica whose disk is nearly full leaves before the disk is full ([`Room::low`]), and begins again when there is
+//! more than it needed ([`Room::short`]), so that it does not come and go.
 
 use std::error::Error;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{Request, Response};
 use romana_daemon::error::any_cause;
 use romana_statemachine::time::Size;
-use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-
-use crate::error::{Code, Failure};
 
 /// How often free space is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A disk that refused a write is believed to have room again not before this much is free.
 const ROOM_MIN: u64 = 96 << 20;
-/// And not before this time, if it says that it has: there may be a quota.
-const FULL_PAUSE: Duration = Duration::from_secs(5);
 
 /// Whether an error comes from a disk (or a quota) that is full.
 #[must_use]
@@ -105,12 +84,30 @@ impl Room {
     }
 
     /// Bytes that must be free to begin.
-    fn needed(&self) -> u64 {
+    #[must_use]
+    pub fn needed(&self) -> u64 {
         match self.ran_out {
             Some(_) if self.reserve == 0 => ROOM_MIN,
             Some(_) => self.reserve.saturating_add(self.reserve / 4),
             None => self.reserve,
         }
+    }
+
+    /// The directory whose disk is meant.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the last replica ended for want of room.
+    #[must_use]
+    pub fn has_run_out(&self) -> bool {
+        self.ran_out.is_some()
+    }
+
+    /// Forgets that: a replica begins.
+    pub fn begin(&mut self) {
+        self.ran_out = None;
     }
 
     /// What is missing to begin. A disk that does not say is taken at its word when it is written to.
@@ -119,7 +116,9 @@ impl Room {
         self.compare(self.needed())
     }
 
-    fn compare(&self, needed: u64) -> Option<Short> {
+    /// The room that there is, where it is less than `needed`.
+    #[must_use]
+    pub fn compare(&self, needed: u64) -> Option<Short> {
         let free = free(&self.dir).ok().filter(|free| *free < needed)?;
         Some(Short { dir: self.dir.clone(), free, needed, why: self.ran_out.clone() })
     }
@@ -137,82 +136,12 @@ impl Room {
             }
         }
     }
-
-    /// Returns when there is room, or with `false` at `stop`. Until then everybody who asks is told
-    /// why there is no replica.
-    pub async fn wait(&mut self, listener: &TcpListener, stop: &CancellationToken) -> bool {
-        let pause = if self.ran_out.is_some() { FULL_PAUSE } else { Duration::ZERO };
-        let over = tokio::time::Instant::now() + pause;
-        let Some(mut short) =
-            self.short().or_else(|| self.compare(u64::MAX).filter(|_| !pause.is_zero()))
-        else {
-            return true;
-        };
-        short.needed = self.needed();
-        warn!(%short, "waiting for room on the disk");
-        let done = CancellationToken::new();
-        let router = Router::new().fallback(answer).with_state(Arc::new((short, self.clone())));
-        let serving = match listener.try_clone().and_then(tokio::net::TcpListener::from_std) {
-            Ok(listener) => {
-                let serving = crate::server::serve_plainly(listener, router, done.clone());
-                Some(tokio::spawn(serving))
-            }
-            Err(error) => {
-                warn!(%error, "cannot answer meanwhile");
-                None
-            }
-        };
-        let mut clock = interval(LOOK_EVERY);
-        let room = loop {
-            tokio::select! {
-                () = stop.cancelled() => break false,
-                _ = clock.tick() => {}
-            }
-            if tokio::time::Instant::now() >= over && self.short().is_none() {
-                info!("there is room on the disk again");
-                break true;
-            }
-        };
-        done.cancel();
-        if let Some(serving) = serving {
-            // It ends at once and has nothing to say.
-            _ = serving.await;
-        }
-        self.ran_out = None;
-        room
-    }
-}
-
-/// What everybody is told meanwhile.
-async fn answer(State(state): State<Arc<(Short, Room)>>, request: Request<Body>) -> Response<Body> {
-    let (short, room) = &*state;
-    let free = free(&room.dir).unwrap_or(short.free);
-    let short = Short { free, ..short.clone() };
-    match request.uri().path() {
-        // Starting it again would not help.
-        "/healthz" => {
-            let body =
-                json!({"status": "waiting for room on the disk", "message": short.to_string()});
-            let mut response = Response::new(Body::from(body.to_string()));
-            let kind = axum::http::HeaderValue::from_static("application/json");
-            response.headers_mut().insert(axum::http::header::CONTENT_TYPE, kind);
-            response
-        }
-        "/metrics" => Response::new(Body::from(format!(
-            "# TYPE romanad_disk_free_bytes gauge\nromanad_disk_free_bytes {}\n\
-             # TYPE romanad_disk_full gauge\nromanad_disk_full 1\n# EOF\n",
-            short.free
-        ))),
-        _ => Failure::new(Code::DiskFull, short.to_string())
-            .with("directory", short.dir.display().to_string())
-            .with("free_bytes", short.free)
-            .with("needed_bytes", short.needed)
-            .into_response(),
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]

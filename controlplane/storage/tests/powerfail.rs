@@ -10,9 +10,9 @@ use std::process::{Command, Output};
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use romana_controlplane::history::{History, HistoryOptions};
-use romana_controlplane::wal::{Recovered, Wal, WalOptions};
 use romana_statemachine::{Actor, Event, Millis, Record, event};
+use romana_storage::history::{History, HistoryOptions};
+use romana_storage::wal::{Recovered, Wal, WalOptions};
 
 /// Names the directory in the child, and makes it one.
 const DIR: &str = "POWERFAIL_DIR";
@@ -23,7 +23,7 @@ const HISTORY: HistoryOptions = HistoryOptions { segment_bytes: 16 << 10 };
 /// Compiles the shim into `dir`.
 fn shim(dir: &Path) -> PathBuf {
     let library = dir.join("powerfail.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../chaos/src/powerfail.c");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../chaos/src/powerfail.c");
     let compiler = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-o"])
         .args([library.as_os_str(), source.as_ref()])
@@ -77,7 +77,7 @@ fn writer_process() {
         Err(error) => return say(&format!("unopened {error}")),
     };
     let (tell, told) = mpsc::channel();
-    let done = |word: &'static str, index: u64| -> romana_controlplane::wal::Done {
+    let done = |word: &'static str, index: u64| -> romana_storage::wal::Done {
         let tell = tell.clone();
         Box::new(move |outcome| tell.send((word, index, outcome)).unwrap())
     };

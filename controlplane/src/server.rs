@@ -23,6 +23,9 @@ use romana_daemon::error::chain;
 use romana_daemon::listener::{self, Connections, Plain};
 use romana_daemon::owner::{self, Program};
 use romana_daemon::tasks::{TaskError, stop_signal};
+use romana_replica::reseed;
+use romana_replica::retention;
+use romana_replica::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
 use romana_storage::disk::{self, Room};
 use romana_storage::wal::WalError;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,11 +38,9 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
 use crate::connection::on_bad_head;
 use crate::join::{self, JoinError};
-use crate::raft::config::reseed;
-use crate::raft::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
+use crate::tasks as leader_tasks;
 use crate::waiting::restore::before_start;
 use crate::waiting::room;
-use crate::{retention, tasks as leader_tasks};
 
 /// Time for the requests in progress when we stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use romana_controlplane::raft::Tuning;
+use romana_replica::Tuning;
 use romana_storage::platform::{Clock, below, random};
 
 /// Replicas.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use romana_replica::audit::{Audit, AuditError, Kept, Page, lasting};
 use romana_statemachine::audit::{Filter, Kind};
 use romana_statemachine::name::{Actor, HostName, TenantId};
 use romana_statemachine::{Event, Revision, Topic};
@@ -13,7 +14,6 @@ use tokio::time::timeout_at;
 use super::call::{Call, bad_query};
 use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply};
-use crate::audit::{Audit, AuditError, Kept, Page, lasting};
 use crate::budget::Cancel;
 use crate::error::{Code, Failure};
 

@@ -5,6 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use romana_replica::{
+    ClocksStatus, ClusterStatus, MemberStatus, ReadError, Replica, Role, TransferError,
+};
 use romana_statemachine::command::{AddMember, MemberRef, RaiseVersion, ResumeAllocation};
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::name::HostName;
@@ -16,9 +19,6 @@ use super::call::Call;
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::raft::{
-    ClocksStatus, ClusterStatus, MemberStatus, ReadError, Replica, Role, TransferError,
-};
 use crate::tasks::versions;
 
 /// How often it is looked whether the leader has changed.

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use romana_replica::feed::{FeedError, Filter, Follower, Form, Topics};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Revision, Topic, VERSION_MAX};
 use romana_storage::history::HistoryError;
@@ -14,7 +15,6 @@ use super::call::{Call, bad_query, only};
 use super::reply;
 use super::route::{Accepts, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::feed::{FeedError, Filter, Follower, Form, Topics};
 
 /// Request header of followers: the newest version of behaviour that they know.
 const VERSION_HEADER: &str = "X-Romana-Version";

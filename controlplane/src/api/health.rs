@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::StatusCode;
 use romana_daemon::probe::OPENMETRICS;
+use romana_replica::FaultKind;
 use romana_statemachine::Revision;
 use serde::Serialize;
 
@@ -11,7 +12,6 @@ use super::reply;
 use super::route::{Accepts, Route, Verb, handler};
 use crate::error::{Code, Failure};
 use crate::metrics::{ClockReading, Reading};
-use crate::raft::FaultKind;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(

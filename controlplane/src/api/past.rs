@@ -9,6 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::try_unfold;
+use romana_replica::Replica;
+use romana_replica::audit::{Audit, Base, PastError, Proof};
+use romana_replica::feed::Topics;
+use romana_replica::retention;
 use romana_statemachine::{Digest, FollowError, Revision, State};
 use serde::Serialize;
 use serde_json::json;
@@ -19,12 +23,8 @@ use super::call::Call;
 use super::diff::{Change, diff};
 use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply, snapshot};
-use crate::audit::{Audit, Base, PastError, Proof};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
-use crate::feed::Topics;
-use crate::raft::Replica;
-use crate::retention;
 
 /// Longest time for all replicas to read their histories.
 const PROVE_MAX: Duration = Duration::from_secs(1800);

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
+use romana_replica::feed::Topics;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Digest, State, Topic};
 use serde::Serialize;
@@ -16,7 +17,6 @@ use super::call::Call;
 use super::route::{CONSISTENCY, Param, Route, Verb, handler};
 use super::{blackouts, blocks, events, reply, tenants, topology};
 use crate::budget::Held;
-use crate::feed::Topics;
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Get,

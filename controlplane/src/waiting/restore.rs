@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use romana_daemon::error::chain;
 use romana_daemon::listener::{Connections, Counters, Plain};
+use romana_replica::backup::file::FileError;
+use romana_replica::{ReplicaConfig, Restoration, RestoreError, UPLOAD, is_claimed, restore};
 use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
@@ -23,10 +25,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::check_origin;
-use crate::backup::file::FileError;
 use crate::connection::{no_replica, on_bad_head};
 use crate::error::{Code, Failure, REVISION_HEADER};
-use crate::raft::{ReplicaConfig, Restoration, RestoreError, UPLOAD, is_claimed, restore};
 
 /// A sender that gives nothing for so long is cut off.
 const STALL_MAX: Duration = Duration::from_secs(30);

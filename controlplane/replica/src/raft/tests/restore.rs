@@ -3,104 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use romana_statemachine::command::{AllocateAddress, HostSpec, RaiseVersion, ResumeAllocation};
-use romana_statemachine::{Actor, Command, Event, Proposal, Refusal, State};
+use romana_statemachine::command::ResumeAllocation;
+use romana_statemachine::{Command, Event, Refusal, State};
 
-use super::super::{Restoration, RestoreError, Salvage, SalvageError, restore};
 use super::*;
 use crate::backup::file::{self, FileError};
-use crate::backup::take::{Take, origin};
-use crate::raft::IdentityError;
-use crate::tasks;
-use tokio_util::sync::CancellationToken;
-
-const TOPOLOGY: &str = r#"{"networks": [{"name": "net", "cidr": "10.0.0.0/16"}],
-    "topologies": [{"networks": ["net"], "map": [{"groups": []}]}]}"#;
-
-async fn say(replica: &Replica, command: Command) -> Result<Outcome, ProposeError> {
-    let proposals = vec![Proposal { actor: Actor::from("test"), command }];
-    replica.propose(proposals, soon()).await.map(|mut outcomes| outcomes.remove(0))
-}
-
-async fn done(replica: &Replica, command: Command) {
-    say(replica, command).await.unwrap().result.unwrap();
-}
-
-fn allocate(name: &str, ip: Option<std::net::IpAddr>) -> Command {
-    Command::AllocateAddress(AllocateAddress {
-        name: name.into(),
-        host: "h1".into(),
-        tenant: "t".into(),
-        segment: "s".into(),
-        network: None,
-        ip,
-    })
-}
-
-/// Version 2, a topology, a host, and some addresses.
-async fn populate(replica: &Replica, addresses: usize) {
-    done(replica, Command::RaiseVersion(RaiseVersion { version: 2 })).await;
-    done(replica, Command::SetTopology(serde_json::from_str(TOPOLOGY).unwrap())).await;
-    let host = r#"{"name": "h1", "ip": "192.168.0.1"}"#;
-    let host: HostSpec = serde_json::from_str(host).unwrap();
-    done(replica, Command::AddHost(host)).await;
-    for n in 0..addresses {
-        done(replica, allocate(&format!("a{n}"), None)).await;
-    }
-}
-
-/// A backup of what a replica has now.
-fn backup(replica: &Replica, path: &Path, records: bool) -> State {
-    let state = replica.state();
-    let origin = origin(replica.cluster_id(), replica.id(), false);
-    let take = Take::begin(&state, replica.history().clone(), origin, records).unwrap();
-    file::write(path, take).unwrap();
-    state
-}
-
-/// A cluster whose directories are filled from a file.
-async fn restored(path: &Path, size: u64) -> (Cluster, Vec<Restoration>) {
-    let mut cluster = Cluster::new(size).await;
-    let fill = |id| restore(&cluster.config(id), path).unwrap().unwrap();
-    let restorations = (1..=size).map(fill).collect();
-    for id in 1..=size {
-        cluster.start(id).await;
-    }
-    cluster.ready().await;
-    (cluster, restorations)
-}
+use crate::testing::{allocate, backup, done, populate, restored, say};
+use crate::{IdentityError, RestoreError, Salvage, SalvageError, restore};
 
 fn addresses(state: &State) -> Vec<(String, std::net::IpAddr)> {
     state.ipam().addresses_after(None).map(|live| (live.name.to_string(), live.ip)).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_wait_for_reports_ends_when_it_is_set_to() {
-    let old = Cluster::started(1).await;
-    populate(old.on(1), 1).await;
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("backup");
-    backup(old.on(1), &path, true);
-    old.end().await;
-    let (new, _) = restored(&path, 1).await;
-    let replica = new.on(1);
-    let stop = CancellationToken::new();
-    let running =
-        tokio::spawn(tasks::run(replica.clone(), tasks::standard(Vec::new()), stop.clone()));
-    eventually("version 3", || (replica.state().version() >= 3).then_some(())).await;
-    let fresh = say(replica, allocate("fresh", None)).await.unwrap().result;
-    assert!(matches!(fresh, Err(Refusal::AllocationHeld { .. })), "without a limit it waits");
-    let change = r#"{"ChangeAgentSettings": {"restore_hold_max_ms": 1}}"#;
-    done(replica, serde_json::from_str(change).unwrap()).await;
-    eventually("the end of the wait", || replica.state().held().is_none().then_some(())).await;
-    done(replica, allocate("fresh", None)).await;
-    let (last, _) = replica.history().last();
-    let records = replica.history().read(1, usize::try_from(last).unwrap(), 1 << 20).unwrap();
-    let ended = records.iter().find(|record| matches!(record.event, Event::AllocationResumed(_)));
-    assert_eq!(ended.unwrap().actor.as_str(), "task:hold");
-    stop.cancel();
-    running.await.unwrap();
-    new.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,20 +227,18 @@ async fn what_a_survivor_has_is_recovered_and_its_directory_untouched() {
     assert_eq!(salvage.unsure, 0);
     assert_eq!(salvage.history.last(), (expected.revision(), expected.digest()));
 
-    let args = crate::backup::recover::RecoverArgs {
-        data_dir: [1, 2, 3, 4].map(|id| old.data(id)).into(),
-        out: old.dir.path().join("out"),
-    };
-    let said = crate::backup::recover::recover(&args).unwrap();
+    let dirs = [1, 2, 3, 4].map(|id| old.data(id));
+    let out = old.dir.path().join("out");
+    let said = crate::backup::recover::recover(&dirs, &out).unwrap();
     for words in ["not used: ", "May be lost", "May appear", "Never start the old replicas again"] {
         assert!(said.contains(words), "{words} is not in:\n{said}");
     }
-    let checked = file::read::<FileError>(&args.out, |_| Ok(())).unwrap();
+    let checked = file::read::<FileError>(&out, |_| Ok(())).unwrap();
     assert!(checked.header.recovered && checked.replayed);
     assert_eq!(addresses(&checked.state), addresses(&expected));
-    let error = crate::backup::recover::recover(&args).unwrap_err();
+    let error = crate::backup::recover::recover(&dirs, &out).unwrap_err();
     assert!(matches!(error, crate::backup::recover::RecoverError::File(_)), "{error}");
-    let (new, _) = restored(&args.out, 3).await;
+    let (new, _) = restored(&out, 3).await;
     assert_eq!(addresses(&new.on(1).state()), addresses(&expected));
     new.end().await;
 }

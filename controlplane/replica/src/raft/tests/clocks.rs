@@ -1,34 +1,15 @@
 //! Replicas whose clocks jump and lie: log time stays near the true time, and it is said whose clock is wrong.
 
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use romana_statemachine::{Millis, State};
 
-use super::super::ClocksStatus;
 use super::*;
+use crate::ClocksStatus;
 
 const HOUR_MS: i64 = 3_600_000;
 /// How far log time may be from the true time: all this runs on one machine, which may be busy.
 const BOUND_MS: u64 = 1_000;
-
-impl Cluster {
-    /// Sets a replica's clock so far ahead of the true time.
-    pub(super) fn set_clock(&self, id: u64, ahead_ms: i64) {
-        self.walls[&id].ahead.store(ahead_ms * 1_000, Ordering::Relaxed);
-    }
-
-    /// Waits until what a replica knows about the clocks is so.
-    pub(super) async fn clocks(
-        &self,
-        id: u64,
-        what: &str,
-        so: impl Fn(&ClocksStatus) -> bool,
-    ) -> ClocksStatus {
-        let known = || Some(self.on(id).clocks()).filter(|clocks| so(clocks));
-        eventually(what, known).await
-    }
-}
 
 fn far(clocks: &ClocksStatus) -> Vec<u64> {
     clocks.members.iter().filter(|clock| clock.far).map(|clock| clock.id).collect()

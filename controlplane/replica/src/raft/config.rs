@@ -9,7 +9,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use romana_statemachine::Proposal;
 
-pub use super::clocks::WallClock;
+use super::clocks::WallClock;
 pub use super::identity::IdentityError;
 
 /// What a replica must be told.

@@ -43,8 +43,9 @@ impl Facts {
     }
 
     /// Those of a program that knows a version.
-    #[cfg(test)]
-    pub(crate) fn of(version_max: u16) -> Self {
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn of(version_max: u16) -> Self {
         Self { version_max, ..Self::first_release() }
     }
 

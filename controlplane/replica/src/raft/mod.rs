@@ -29,7 +29,7 @@
 mod bounds;
 mod clocks;
 mod codec;
-pub mod config;
+mod config;
 mod dial;
 mod facts;
 mod fault;
@@ -58,7 +58,7 @@ mod snapshot;
 mod start;
 mod status;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod topics;
 mod transfer;
 mod types;
@@ -81,14 +81,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use clocks::{ClocksStatus, MemberClock, WallClock};
-pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
+pub use config::{IdentityError, ReplicaConfig, StartError, Tuning, reseed};
 pub use facts::Facts;
 pub use fault::FaultKind;
 pub use join::{Owner, join, owner};
-pub(crate) use members::next_change;
+pub use members::{Change, Membership, next_change};
 pub use problems::Problems;
-pub(crate) use restore::UPLOAD;
-pub use restore::{Restoration, RestoreError, is_claimed, restore};
+pub use restore::{Restoration, RestoreError, UPLOAD, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};
 pub use status::{
     ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use jiff::Timestamp;
 use romana_daemon::error::chain;
 use romana_daemon::owner::{self, Program};
@@ -10,18 +9,7 @@ use romana_statemachine::{Millis, plural};
 
 use super::file::{self, FileError};
 use super::take::{Take, TakeError, origin};
-use crate::raft::{Salvage, SalvageError};
-
-/// What to read, and what to write.
-#[derive(Clone, Debug, Args)]
-pub struct RecoverArgs {
-    /// Data directory of a survivor that is stopped; several times for several of them.
-    #[arg(long, value_name = "DIR", required = true)]
-    pub data_dir: Vec<PathBuf>,
-    /// The backup to write. It must not exist.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-}
+use crate::{Salvage, SalvageError};
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +35,17 @@ pub enum RecoverError {
     File(#[from] FileError),
 }
 
-/// Reads the survivors, writes the backup of the one that has most, and says what that means. Blocks.
+/// Reads the data directories of survivors that are stopped, writes the backup of the one that has most to `out`,
+/// which must not exist, and says what that means. Blocks.
 ///
 /// # Errors
 /// [`RecoverError`].
-pub fn recover(args: &RecoverArgs) -> Result<String, RecoverError> {
-    let scratch = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+pub fn recover(data_dirs: &[PathBuf], out: &Path) -> Result<String, RecoverError> {
+    let scratch = out.parent().filter(|parent| !parent.as_os_str().is_empty());
     let scratch = scratch.unwrap_or_else(|| Path::new("."));
     let mut text = String::new();
     let (mut found, mut failure): (Vec<Salvage>, Option<SalvageError>) = (Vec::new(), None);
-    for dir in &args.data_dir {
+    for dir in data_dirs {
         let readable = owner::readable(dir, Program::Replica).map_err(SalvageError::from);
         match readable.and_then(|()| Salvage::read(dir, scratch)) {
             Ok(salvage) => found.push(salvage),
@@ -81,14 +70,14 @@ pub fn recover(args: &RecoverArgs) -> Result<String, RecoverError> {
     let count = found.len();
     let best = found.into_iter().max_by_key(|salvage| salvage.last);
     let Some(best) = best else {
-        // There is one argument at least: without a survivor there is a failure.
-        let dir = args.data_dir.first().cloned().unwrap_or_default();
+        // There is one directory at least: without a survivor there is a failure.
+        let dir = data_dirs.first().cloned().unwrap_or_default();
         return Err(failure.unwrap_or(SalvageError::Nobody { dir }).into());
     };
     let origin = origin(best.cluster.clone(), best.id, true);
     let take = Take::begin(&best.state, best.history.clone(), origin, true)?;
-    file::write(&args.out, take)?;
-    text += &outcome(&best, count, &args.out);
+    file::write(out, take)?;
+    text += &outcome(&best, count, out);
     Ok(text)
 }
 

@@ -46,14 +46,14 @@ struct Answer {
 /// This machine's wall clock. Tests may set it wrong.
 #[derive(Clone, Debug, Default)]
 pub struct WallClock {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) ahead: Arc<std::sync::atomic::AtomicI64>,
 }
 
 impl WallClock {
     fn micros(&self) -> Micros {
         let now = micros(unix_time());
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         let now = now + self.ahead.load(std::sync::atomic::Ordering::Relaxed);
         now
     }

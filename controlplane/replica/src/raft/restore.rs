@@ -40,7 +40,7 @@ const TERM: u64 = 1;
 /// What a restore makes in a data directory, and what an upload leaves there.
 const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];
 /// Where a backup that is sent to a replica is kept until it is restored.
-pub(crate) const UPLOAD: &str = "restore.upload";
+pub const UPLOAD: &str = "restore.upload";
 
 /// What a restore made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -9,7 +9,7 @@ use romana_storage::history::HistoryError;
 
 use super::Audit;
 use super::keys::{self, Key};
-use crate::budget::Cancel;
+use crate::Cancel;
 
 /// Records looked at for one page of a log that has no narrow filter.
 const SCAN_RECORDS_MAX: usize = 200_000;

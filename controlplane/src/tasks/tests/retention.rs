@@ -1,14 +1,15 @@
-//! Retention: what is signed goes everywhere, and who lags behind it begins anew.
+//! Retention: what is signed goes everywhere, at the pace and by the clocks of a majority.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use romana_statemachine::command::{RaiseVersion, Retention};
-use romana_storage::history::{History, HistoryOptions};
-use tokio_util::sync::CancellationToken;
+use romana_replica::Replica;
+use romana_replica::retention::{self, Checkpoints};
+use romana_replica::testing::Cluster;
+use romana_statemachine::command::{RaiseVersion, Retention, TenantSpec};
+use romana_statemachine::{Actor, Command, Labels, Proposal};
+use tokio::time::Instant;
 
 use super::*;
-use crate::retention::{self, Checkpoints};
-use crate::tasks::{self, LeaderContext, Pass, Passes, Task};
 
 fn propose(command: Command) -> Vec<Proposal> {
     vec![Proposal { actor: Actor::from("test"), command }]
@@ -45,8 +46,8 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     let stop = CancellationToken::new();
     let mut running = Vec::new();
     for replica in cluster.running.values() {
-        let task: Vec<Arc<dyn Task>> = vec![Arc::new(Passes(tasks::retention::Retention))];
-        running.push(tokio::spawn(tasks::run(replica.clone(), task, stop.clone())));
+        let task: Vec<Arc<dyn Task>> = vec![Arc::new(Passes(super::super::retention::Retention))];
+        running.push(tokio::spawn(run(replica.clone(), task, stop.clone())));
         running.push(tokio::spawn(retention::keep(replica.clone(), stop.clone())));
     }
     let size = |replica: &Replica| replica.history().bytes();
@@ -85,89 +86,6 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     cluster.end().await;
 }
 
-/// Writes more, waits until the log is purged, and purges the histories of 2 and 3 up to their
-/// newest snapshots.
-async fn move_on(cluster: &Cluster, from: u64) {
-    for number in from..from + 60 {
-        create(cluster.on(2), &format!("tenant-{number}")).await;
-    }
-    cluster.on(2).linearize(soon()).await.unwrap();
-    for id in [2, 3] {
-        let replica = cluster.on(id);
-        let snapshot = eventually("a snapshot", || {
-            let snapshot = replica.snapshot_revision();
-            (snapshot >= from + 30).then_some(snapshot)
-        })
-        .await;
-        eventually("a purged log", || {
-            let metrics = replica.0.host.raft.metrics();
-            let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
-            metrics.purged.filter(|id| id.index > from + 20)
-        })
-        .await;
-        assert!(replica.history().purge_before(snapshot).unwrap() > from + 10);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_behind_what_is_kept_begins_anew() {
-    begins_anew(false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_was_interrupted_while_it_began_anew_goes_on() {
-    begins_anew(true).await;
-}
-
-async fn begins_anew(interrupted: bool) {
-    let mut cluster = Cluster::new(3).await;
-    cluster.tuning.keep_entries = 0;
-    cluster.tuning.snapshot_entries = 10;
-    cluster.tuning.log_tail_bytes = 1 << 10;
-    cluster.tuning.history_segment_bytes = 512;
-    cluster.start(2).await;
-    cluster.start(3).await;
-    cluster.ready().await;
-    // 1 is new at first, and has the history of the first round in the second.
-    for round in 0..2 {
-        move_on(&cluster, round * 60).await;
-        let kept = [2, 3].map(|id| cluster.on(id).history().start());
-        if interrupted && round == 1 {
-            // It had been told, and lost its power before the snapshot came.
-            let history =
-                History::open(&cluster.data(1).join("history"), HistoryOptions::default());
-            let (revision, digest) = kept[0];
-            history.unwrap().reset(revision, digest).unwrap();
-        }
-        cluster.start(1).await;
-        cluster.ready().await;
-        cluster.on(1).linearize(soon()).await.unwrap();
-        cluster.converge().await;
-        let history = cluster.on(1).history();
-        assert!(kept.contains(&history.start()), "{:?} {kept:?}", history.start());
-        assert_eq!(history.verify().unwrap(), cluster.on(2).history().last());
-        assert!(has(cluster.on(1), "tenant-0"));
-        // The feed goes on from what is kept, and says so to whoever wants more.
-        let everything = || crate::feed::Filter {
-            topics: crate::feed::Topics::all(),
-            host: None,
-            version: u16::MAX,
-        };
-        let feed = cluster.on(1).feed();
-        let follow = |after| feed.follow(after, everything(), crate::feed::Form::Ndjson);
-        assert_eq!(feed.last(), history.last().0);
-        assert!(follow(history.start().0).is_ok());
-        assert!(follow(0).is_err());
-        cluster.stop(1).await;
-        cluster.start(1).await;
-        cluster.ready().await;
-        create(cluster.on(1), &format!("after-{round}")).await;
-        cluster.converge().await;
-        cluster.stop(1).await;
-    }
-    cluster.end().await;
-}
-
 /// Age at which history is too old, with a pause of 90 ms from step to step.
 const AGE: Retention = Retention { age_ms: Some(90_000), bytes: None };
 
@@ -198,7 +116,7 @@ impl Purging {
 
     /// Each does what there is to do, once.
     async fn work(&self, cluster: &Cluster) {
-        tasks::retention::Retention.pass(&self.context).await.unwrap();
+        super::super::retention::Retention.pass(&self.context).await.unwrap();
         for (id, replica) in &cluster.running {
             let mut stepped = self.stepped;
             retention::pass(replica, &self.keepers[id], &mut stepped).await.unwrap();

@@ -18,7 +18,7 @@ impl Problems {
     }
 
     /// A task has a problem now, or no longer. Logs a line when that is new.
-    pub(crate) fn set(&self, task: &'static str, code: &'static str, what: Option<String>) {
+    pub fn set(&self, task: &'static str, code: &'static str, what: Option<String>) {
         let mut all = self.all();
         match what {
             Some(what) => {
@@ -36,7 +36,7 @@ impl Problems {
     }
 
     /// Forgets all problems of a task, which ends because its replica no longer leads.
-    pub(crate) fn forget(&self, task: &str) {
+    pub fn forget(&self, task: &str) {
         self.all().retain(|(of, _), _| *of != task);
     }
 

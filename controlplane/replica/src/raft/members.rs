@@ -33,19 +33,25 @@ const REMOVED_GRACE: Duration = Duration::from_secs(5);
 
 /// Raft's membership as the leader has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Membership {
+pub struct Membership {
     /// Who votes; while a change is under way, by the membership before it or after it.
-    pub(crate) voters: BTreeSet<u64>,
-    pub(crate) learners: BTreeSet<u64>,
+    pub voters: BTreeSet<u64>,
+    /// Who follows only.
+    pub learners: BTreeSet<u64>,
     /// A change was begun and is not at its end.
-    pub(crate) joint: bool,
+    pub joint: bool,
 }
 
 /// One step towards the membership that the state asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
     /// Replicate to a new member.
-    AddLearner { id: u64, peer: String },
+    AddLearner {
+        /// Its id.
+        id: u64,
+        /// Its peer address.
+        peer: String,
+    },
     /// Let exactly these vote; other voters leave.
     SetVoters(BTreeSet<u64>),
     /// Stop replicating to a learner.
@@ -72,11 +78,7 @@ impl std::fmt::Display for Change {
 }
 
 /// The next step, seen from the leader; `None`: the membership is as the state says.
-pub(crate) fn next_change(
-    state: &State,
-    raft: &Membership,
-    status: &ClusterStatus,
-) -> Option<Change> {
+pub fn next_change(state: &State, raft: &Membership, status: &ClusterStatus) -> Option<Change> {
     let Membership { voters, learners, joint } = raft;
     let removed = |id: &u64| state.member_is_removed(*id);
     let staying: BTreeSet<u64> = voters.iter().copied().filter(|id| !removed(id)).collect();
@@ -147,7 +149,7 @@ fn successor(status: &ClusterStatus, among: &BTreeSet<u64>) -> Option<u64> {
 
 impl Replica {
     /// Raft's membership, as this replica has it.
-    pub(crate) fn membership(&self) -> Membership {
+    pub fn membership(&self) -> Membership {
         let metrics = self.0.host.raft.metrics();
         let metrics = metrics.borrow_watched();
         let stored = &metrics.membership_config;
@@ -162,7 +164,7 @@ impl Replica {
     ///
     /// # Errors
     /// Why it was not made, or is not known to be.
-    pub(crate) async fn change(&self, change: Change, deadline: Instant) -> Result<(), String> {
+    pub async fn change(&self, change: Change, deadline: Instant) -> Result<(), String> {
         let raft = &self.0.host.raft;
         let made = async {
             match change {
@@ -208,7 +210,7 @@ impl Replica {
     }
 
     /// The members in the state, and which of them have started.
-    pub(crate) fn claims(&self) -> BTreeMap<u64, bool> {
+    pub fn claims(&self) -> BTreeMap<u64, bool> {
         let claimed = |member: &Known| (member.id, member.nonce.is_some());
         self.with_state(|state| state.members().map(claimed).collect())
     }

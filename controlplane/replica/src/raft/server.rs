@@ -38,8 +38,8 @@ use super::reads::ROUND_MAX;
 use super::transfer;
 use super::types::Raft;
 use super::view::View;
+use crate::Cancel;
 use crate::audit::Proof;
-use crate::budget::Cancel;
 use crate::metrics::PeerRefusal;
 use crate::retention::{Beginning, Checkpoints, Standing};
 

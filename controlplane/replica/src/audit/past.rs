@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Audit;
 use super::checkpoint::{CheckpointError, Keeper};
-use crate::budget::Cancel;
+use crate::Cancel;
 use crate::retention::Checkpoints;
 
 const CHUNK_RECORDS: usize = 4096;

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
-use crate::budget::Cancel;
+use crate::Cancel;
 
 /// Records in which few addresses change hands often.
 fn records(count: usize, seed: u64) -> Vec<Record> {

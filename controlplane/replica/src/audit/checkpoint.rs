@@ -21,7 +21,7 @@ use romana_storage::platform;
 use romana_storage::platform::fs::{self, File};
 use serde::{Deserialize, Serialize};
 
-use crate::budget::Cancel;
+use crate::Cancel;
 use crate::retention::{Checkpoints, Standing};
 
 const MAGIC: &[u8; 8] = b"ROMCKPT\x01";

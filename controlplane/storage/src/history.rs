@@ -46,8 +46,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use romana_statemachine::{Digest, Millis, Record, Revision};
 
+use crate::durable::sync_parent;
 use crate::platform::Worker;
-use crate::platform::fs::File;
 use collector::{Cache, Collector};
 pub use error::HistoryError;
 use frame::Start;
@@ -270,7 +270,7 @@ impl History {
             segment.sync().map_err(|error| shared.fail(error))?;
         }
         if new_files {
-            sync_dir(&active.path).map_err(|error| shared.fail(error))?;
+            sync_parent(&active.path).map_err(|error| shared.fail(error.into()))?;
         }
         let mut writer = self.writer();
         if Arc::ptr_eq(&writer.active, &active) {
@@ -427,12 +427,4 @@ impl History {
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Makes creations, renames and removals in the directory of `path` durable.
-fn sync_dir(path: &Path) -> Result<(), HistoryError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let dir = parent.unwrap_or_else(|| Path::new("."));
-    let open = File::open(dir).map_err(HistoryError::io("open", dir))?;
-    open.sync_all().map_err(HistoryError::io("sync", dir))
 }

@@ -1,45 +1,31 @@
 //! Checkpoints: the whole state as of some revisions, so that the state at any other is a short replay.
 //!
-//! ```text
-//!   magic 8 · head length u32 · head crc32 u32 · head (postcard) · body (lz4 frame of the state)
-//! ```
-//! They are taken at the same revisions on all replicas: after the first entry at or behind each multiple
+//! Each is a [`StateFile`]. They are taken at the same revisions on all replicas: after the first entry at or behind each multiple
 //! of a number of records that only the state decides. They can be made again from the history, so a
 //! file that is not whole is set aside and never used, and the oldest and closest ones make room.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lz4_flex::frame::{FrameDecoder, FrameEncoder};
-use romana_statemachine::entry::{unwire, wire};
-use romana_statemachine::{Digest, Revision, State};
+use romana_statemachine::{Revision, State};
+use romana_storage::durable;
 use romana_storage::history::History;
 use romana_storage::platform;
-use romana_storage::platform::fs::{self, File};
-use serde::{Deserialize, Serialize};
+use romana_storage::platform::fs;
+use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 
 use crate::Cancel;
 use crate::retention::{Checkpoints, Standing};
 
-const MAGIC: &[u8; 8] = b"ROMCKPT\x01";
-const PREFIX_BYTES: usize = 16;
-const HEAD_BYTES_MAX: usize = 4096;
+const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
 const SUFFIX: &str = "ckpt";
 /// Space that checkpoints may take, bytes, if that is more than half of the history's.
 const BYTES_MIN: u64 = 256 << 20;
 /// The newest ones are never thinned.
 const NEWEST: usize = 4;
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Head {
-    standing: Standing,
-    state_bytes: u64,
-    body_bytes: u64,
-    body_digest: Digest,
-}
 
 /// Why a checkpoint is not there.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +46,15 @@ pub enum CheckpointError {
         /// What is wrong.
         why: String,
     },
+}
+
+impl From<StateFileError> for CheckpointError {
+    fn from(error: StateFileError) -> Self {
+        match error {
+            StateFileError::Io { path, source } => Self::Io { path, source },
+            StateFileError::Damaged { path, why } => Self::Damaged { path, why },
+        }
+    }
 }
 
 /// The checkpoints of one replica. Clones are handles of the same.
@@ -112,9 +107,9 @@ impl Keeper {
             let path = entry?.path();
             match path.extension().and_then(|suffix| suffix.to_str()) {
                 Some("tmp") => fs::remove_file(&path)?,
-                Some(SUFFIX) => match head_of(&path) {
-                    Ok((head, bytes)) => {
-                        let standing = head.standing;
+                Some(SUFFIX) => match open(&path) {
+                    Ok(file) => {
+                        let (standing, bytes) = (*file.head(), file.bytes());
                         kept.insert(standing.revision, Kept { standing, bytes, held: false });
                     }
                     Err(error) => set_aside(&path, &error),
@@ -190,26 +185,11 @@ impl Keeper {
     /// # Errors
     /// [`CheckpointError`].
     pub fn read(&self, revision: Revision) -> Result<State, CheckpointError> {
-        let path = self.path(revision);
-        let damaged = |why: &str| CheckpointError::Damaged { path: path.clone(), why: why.into() };
-        let io = |source| CheckpointError::Io { path: path.clone(), source };
-        let (head, _) = head_of(&path)?;
-        let mut file = File::open(&path).map_err(io)?;
-        let mut whole = Vec::new();
-        file.read_to_end(&mut whole).map_err(io)?;
-        let body = usize::try_from(head.body_bytes).ok();
-        let body = body.and_then(|length| whole.len().checked_sub(length));
-        let body = body.and_then(|at| whole.get(at..)).ok_or_else(|| damaged("it is too short"))?;
-        if Digest::of(body) != head.body_digest {
-            return Err(damaged("the digest of the body is wrong"));
-        }
-        let mut bytes = Vec::new();
-        let mut decoder = FrameDecoder::new(body).take(head.state_bytes + 1);
-        decoder.read_to_end(&mut bytes).map_err(|error| damaged(&error.to_string()))?;
-        let state = State::from_snapshot(&bytes).map_err(|error| damaged(&error.to_string()))?;
+        let file = open(&self.path(revision))?;
+        let state = file.read_state()?;
         let is = standing(&state);
-        if is != head.standing || is.revision != revision {
-            return Err(damaged("it is another state than its head says"));
+        if is != *file.head() || is.revision != revision {
+            return Err(file.damaged("it is another state than its head says").into());
         }
         Ok(state)
     }
@@ -222,25 +202,11 @@ impl Keeper {
         let path = self.path(state.revision());
         let io = |source| CheckpointError::Io { path: path.clone(), source };
         let standing = standing(state);
-        let snapshot = state.snapshot();
-        let mut encoder = FrameEncoder::new(Vec::new());
-        let body = encoder.write_all(&snapshot).and_then(|()| Ok(encoder.finish()?)).map_err(io)?;
-        let (state_bytes, body_bytes) = (snapshot.len() as u64, body.len() as u64);
-        let head =
-            wire(&Head { standing, state_bytes, body_bytes, body_digest: Digest::of(&body) });
-        let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
+        let encoded = Encoded::new(&FORM, &standing, state).map_err(io)?;
         let beside = path.with_extension("tmp");
-        let parts: [&[u8]; 5] =
-            [MAGIC, &length.to_le_bytes(), &crc32fast::hash(&head).to_le_bytes(), &head, &body];
-        let write = || {
-            let mut file = File::create(&beside)?;
-            parts.iter().try_for_each(|part| file.write_all(part))?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(&self.0.dir)?.sync_all()
-        };
-        write().map_err(io)?;
-        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let written = durable::replace(&path, &beside, |file| encoded.write_to(file));
+        written.map_err(|failed| io(failed.source))?;
+        let bytes = encoded.bytes();
         self.kept().insert(standing.revision, Kept { standing, bytes, held: false });
         self.thin();
         Ok(standing)
@@ -292,37 +258,14 @@ fn standing(state: &State) -> Standing {
     Standing { revision, digest, state_digest: state.state_digest() }
 }
 
-/// Reads the head of a file; its length is checked against it.
-fn head_of(path: &Path) -> Result<(Head, u64), CheckpointError> {
-    let io = |source| CheckpointError::Io { path: path.into(), source };
-    let damaged = |why: &str| CheckpointError::Damaged { path: path.into(), why: why.into() };
-    let mut file = File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    let mut prefix = [0; PREFIX_BYTES];
-    file.read_exact(&mut prefix).map_err(|_| damaged("it is too short"))?;
-    let (magic, numbers) = prefix.split_at(MAGIC.len());
-    let number = |at: usize| {
-        let four = numbers.get(at..at + 4).and_then(|four| four.try_into().ok());
-        four.map_or(0, u32::from_le_bytes)
-    };
-    let length = number(0) as usize;
-    if magic != MAGIC || length > HEAD_BYTES_MAX {
-        return Err(damaged("it does not start like one"));
-    }
-    let mut head = vec![0; length];
-    file.read_exact(&mut head).map_err(|_| damaged("it is too short"))?;
-    if crc32fast::hash(&head) != number(4) {
-        return Err(damaged("the checksum of the head is wrong"));
-    }
-    let head: Head = unwire(&head).map_err(|error| damaged(&error.to_string()))?;
-    if head.body_bytes.checked_add((PREFIX_BYTES + length) as u64) != Some(bytes) {
-        return Err(damaged("the file has another length than the head says"));
-    }
+/// Opens a file and checks its head, and that it has the name of what is in it.
+fn open(path: &Path) -> Result<StateFile<Standing>, CheckpointError> {
+    let file = StateFile::<Standing>::open(&FORM, path)?;
     let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-    if name != Some(head.standing.revision) {
-        return Err(damaged("it has the name of another"));
+    if name != Some(file.head().revision) {
+        return Err(file.damaged("it has the name of another").into());
     }
-    Ok((head, bytes))
+    Ok(file)
 }
 
 fn set_aside(path: &Path, error: &CheckpointError) {
@@ -354,6 +297,8 @@ fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
 
 #[cfg(test)]
 mod tests {
+    use romana_statemachine::Digest;
+
     use super::*;
 
     #[test]

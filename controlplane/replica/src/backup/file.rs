@@ -1,10 +1,10 @@
 //! Backups as files: reading with every check, writing durably.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use romana_daemon::file::{Replacement, open};
+use romana_daemon::whole::{self, Failed, Machine};
 use romana_statemachine::backup::{BackupError, Check, Checked, End, Part, Reader, end_of};
 
 use super::take::{Take, TakeError};
@@ -108,7 +108,6 @@ pub fn write(path: &Path, mut take: Take) -> Result<(), FileError> {
 
 /// Makes names in the directory of `path` durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let dir = parent.unwrap_or_else(|| Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(FileError::io("sync", dir))
+    let synced = whole::sync_dir(&Machine, whole::parent(path));
+    synced.map_err(|Failed { action, path, source }| FileError::Io { action, path, source })
 }

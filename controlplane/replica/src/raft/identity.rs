@@ -14,7 +14,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use romana_statemachine::Digest;
-use romana_storage::platform::fs::{self, File};
+use romana_storage::durable;
+use romana_storage::platform::fs;
 use romana_storage::platform::random;
 use romana_storage::wal::Owner;
 use serde::{Deserialize, Serialize};
@@ -269,11 +270,7 @@ impl Identity {
 /// Writes a file whole, or not at all.
 pub(super) fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let beside = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, dir.join(name))?;
-    File::open(dir)?.sync_all()
+    Ok(durable::replace(&dir.join(name), &beside, |file| file.write_all(bytes))?)
 }
 
 /// The first 16 digits of the digest of a text.

@@ -1,31 +1,24 @@
 //! Snapshot files: the whole state as of one log entry.
 //!
-//! ```text
-//!   magic 8 · head length u32 · head crc32 u32 · head (postcard) · body (lz4 frame of the state)
-//! ```
-//! Written beside, fsynced, renamed, directory fsynced; older ones go afterwards. The head says what
-//! is inside and carries the digest of the body. A file that is not whole is passed over and the next
+//! A snapshot is a [`StateFile`], made durable before it gets its name; older ones go afterwards. A file that is not whole is passed over and the next
 //! older one is tried; it is set aside when the replica can start without it. Half-written ones are
 //! removed at start.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use lz4_flex::frame::{FrameDecoder, FrameEncoder};
 use romana_statemachine::{Digest, Revision, State};
+use romana_storage::durable;
 use romana_storage::platform::fs::{self, File};
-use romana_storage::platform::{FileExt, random};
+use romana_storage::platform::random;
+use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{pack, unpack};
 use super::types::{LogId, Membership, SnapshotMeta};
 
-const MAGIC: &[u8; 8] = b"ROMSNAP\x01";
+const FORM: Form = Form { magic: b"ROMSNAP\x01", head_bytes_max: 1 << 20 };
 const VERSION: u16 = 1;
-const PREFIX_BYTES: usize = 16;
-const HEAD_BYTES_MAX: usize = 1 << 20;
 const SUFFIX: &str = "snap";
 
 /// Why a snapshot cannot be written or used.
@@ -37,6 +30,15 @@ pub(super) enum SnapshotError {
     Damaged { path: PathBuf, why: String },
     #[error("{} is a snapshot of cluster {theirs}, not of {ours}", .path.display())]
     OtherCluster { path: PathBuf, theirs: String, ours: String },
+}
+
+impl From<StateFileError> for SnapshotError {
+    fn from(error: StateFileError) -> Self {
+        match error {
+            StateFileError::Io { path, source } => Self::Io { path, source },
+            StateFileError::Damaged { path, why } => Self::Damaged { path, why },
+        }
+    }
 }
 
 impl From<SnapshotError> for io::Error {
@@ -54,9 +56,6 @@ pub(super) struct Head {
     pub(super) membership: Membership,
     pub(super) revision: Revision,
     pub(super) digest: Digest,
-    state_bytes: u64,
-    body_bytes: u64,
-    body_digest: Digest,
 }
 
 /// What [`SnapshotStore::newest`] found.
@@ -69,94 +68,44 @@ pub(super) struct Found {
 
 /// A snapshot on disk. Stays readable after the file's name is gone.
 #[derive(Clone, Debug)]
-pub(crate) struct SnapshotFile {
-    path: PathBuf,
-    file: Arc<File>,
-    bytes: u64,
-    body_at: u64,
-    head: Arc<Head>,
-}
+pub(crate) struct SnapshotFile(StateFile<Head>);
 
 impl SnapshotFile {
     pub(super) fn head(&self) -> &Head {
-        &self.head
+        self.0.head()
     }
 
     /// Length of the file.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.bytes()
     }
 
     pub(super) fn meta(&self) -> SnapshotMeta {
-        let (last_log_id, last_membership) = (self.head.last, self.head.membership.clone());
-        SnapshotMeta { last_log_id, last_membership }
+        let Head { last, membership, .. } = self.head();
+        SnapshotMeta { last_log_id: *last, last_membership: membership.clone() }
     }
 
     /// Bytes from `at`, `max` at most; empty at the end. Blocks.
     pub(super) fn read_at(&self, at: u64, max: usize) -> io::Result<Bytes> {
-        let left = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(max);
-        let mut chunk = vec![0; max.min(left)];
-        self.file.read_exact_at(&mut chunk, at)?;
-        Ok(chunk.into())
+        self.0.read_at(at, max)
     }
 
     /// Decodes the state, checking everything. Blocks, for about a second per million addresses.
     pub(super) fn read_state(&self) -> Result<State, SnapshotError> {
-        let damaged = |why: String| SnapshotError::Damaged { path: self.path.clone(), why };
-        let length = usize::try_from(self.head.body_bytes).map_err(|e| damaged(e.to_string()))?;
-        let mut body = vec![0; length];
-        let read = self.file.read_exact_at(&mut body, self.body_at);
-        read.map_err(|source| SnapshotError::Io { path: self.path.clone(), source })?;
-        if Digest::of(&body) != self.head.body_digest {
-            return Err(damaged("the digest of the body is wrong".into()));
-        }
-        let mut bytes = Vec::new();
-        let mut body = FrameDecoder::new(body.as_slice()).take(self.head.state_bytes + 1);
-        body.read_to_end(&mut bytes).map_err(|e| damaged(e.to_string()))?;
-        if bytes.len() as u64 != self.head.state_bytes {
-            return Err(damaged("the state has another length than the head says".into()));
-        }
-        let state = State::from_snapshot(&bytes).map_err(|e| damaged(e.to_string()))?;
-        if (state.revision(), state.digest()) != (self.head.revision, self.head.digest) {
-            return Err(damaged("the state is of another revision than the head says".into()));
+        let state = self.0.read_state()?;
+        if (state.revision(), state.digest()) != (self.head().revision, self.head().digest) {
+            let why = "the state is of another revision than the head says";
+            return Err(self.0.damaged(why).into());
         }
         Ok(state)
     }
 
     fn open(path: &Path) -> Result<Self, SnapshotError> {
-        let io = |source| SnapshotError::Io { path: path.into(), source };
-        let damaged = |why: &str| SnapshotError::Damaged { path: path.into(), why: why.into() };
-        let mut file = File::open(path).map_err(io)?;
-        let bytes = file.metadata().map_err(io)?.len();
-        let mut prefix = [0; PREFIX_BYTES];
-        file.read_exact(&mut prefix).map_err(|_| damaged("it is too short"))?;
-        let (magic, numbers) = prefix.split_at(MAGIC.len());
-        if magic != MAGIC {
-            return Err(damaged("it does not start like one"));
+        let file = StateFile::<Head>::open(&FORM, path)?;
+        match file.head().version {
+            VERSION => Ok(Self(file)),
+            other => Err(file.damaged(format!("its version is {other}, not {VERSION}")).into()),
         }
-        let number = |at: usize| {
-            numbers.get(at..at + 4).map_or(0, |four| {
-                four.iter().rev().fold(0u32, |number, byte| number << 8 | u32::from(*byte))
-            })
-        };
-        let (length, crc) = (number(0) as usize, number(4));
-        if length > HEAD_BYTES_MAX {
-            return Err(damaged("its head is too long"));
-        }
-        let mut head = vec![0; length];
-        file.read_exact(&mut head).map_err(|_| damaged("it is too short"))?;
-        if crc32fast::hash(&head) != crc {
-            return Err(damaged("the checksum of the head is wrong"));
-        }
-        let head: Head = unpack("snapshot head", &head).map_err(|e| damaged(&e.to_string()))?;
-        let body_at = (PREFIX_BYTES + length) as u64;
-        if head.version != VERSION {
-            return Err(damaged(&format!("its version is {}, not {VERSION}", head.version)));
-        }
-        if body_at.checked_add(head.body_bytes) != Some(bytes) {
-            return Err(damaged("the file has another length than the head says"));
-        }
-        Ok(Self { path: path.into(), file: Arc::new(file), bytes, body_at, head: Arc::new(head) })
     }
 }
 
@@ -219,10 +168,6 @@ impl SnapshotStore {
         last: Option<LogId>,
         membership: Membership,
     ) -> Result<SnapshotFile, SnapshotError> {
-        let bytes = state.snapshot();
-        let mut encoder = FrameEncoder::new(Vec::new());
-        let compressed = encoder.write_all(&bytes).and_then(|()| Ok(encoder.finish()?));
-        let body = compressed.map_err(|source| self.io(source))?;
         let head = Head {
             version: VERSION,
             cluster: self.cluster.clone(),
@@ -230,18 +175,11 @@ impl SnapshotStore {
             membership,
             revision: state.revision(),
             digest: state.digest(),
-            state_bytes: bytes.len() as u64,
-            body_bytes: body.len() as u64,
-            body_digest: Digest::of(&body),
         };
-        let head = pack(&head);
+        let encoded = Encoded::new(&FORM, &head, state).map_err(|source| self.io(source))?;
         let mut incoming = self.incoming()?;
-        let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
-        for part in
-            [&MAGIC[..], &length.to_le_bytes(), &crc32fast::hash(&head).to_le_bytes(), &head, &body]
-        {
-            incoming.write(part)?;
-        }
+        let written = encoded.write_to(&mut incoming.file);
+        written.map_err(|source| SnapshotError::Io { path: incoming.path.clone(), source })?;
         self.adopt(incoming.finish()?)
     }
 
@@ -257,9 +195,9 @@ impl SnapshotStore {
     /// Gives a finished file its name, durably, and removes the older ones.
     pub(super) fn adopt(&self, snapshot: SnapshotFile) -> Result<SnapshotFile, SnapshotError> {
         let path = self.path_of(&snapshot);
-        let renamed =
-            fs::rename(&snapshot.path, &path).and_then(|()| File::open(&self.dir)?.sync_all());
-        renamed.map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
+        let renamed = durable::rename(snapshot.0.path(), &path);
+        renamed
+            .map_err(|failed| SnapshotError::Io { path: path.clone(), source: failed.source })?;
         for old in self.snapshots()? {
             if old < path
                 && let Err(error) = fs::remove_file(&old)
@@ -267,11 +205,11 @@ impl SnapshotStore {
                 tracing::warn!(path = %old.display(), %error, "old snapshot not removed");
             }
         }
-        Ok(SnapshotFile { path, ..snapshot })
+        Ok(SnapshotFile(snapshot.0.named(path)))
     }
 
     fn path_of(&self, snapshot: &SnapshotFile) -> PathBuf {
-        let (index, term) = snapshot.head.last.map_or((0, 0), |id| (id.index, id.leader_id.term));
+        let (index, term) = snapshot.head().last.map_or((0, 0), |id| (id.index, id.leader_id.term));
         self.dir.join(format!("{index:020}-{term:010}.{SUFFIX}"))
     }
 
@@ -288,8 +226,8 @@ impl SnapshotStore {
 
     fn check(&self, path: &Path) -> Result<SnapshotFile, SnapshotError> {
         let snapshot = SnapshotFile::open(path)?;
-        if snapshot.head.cluster != self.cluster {
-            let (theirs, ours) = (snapshot.head.cluster.clone(), self.cluster.clone());
+        if snapshot.head().cluster != self.cluster {
+            let (theirs, ours) = (snapshot.head().cluster.clone(), self.cluster.clone());
             return Err(SnapshotError::OtherCluster { path: path.into(), theirs, ours });
         }
         Ok(snapshot)
@@ -376,22 +314,22 @@ mod tests {
         let snapshots = store(dir.path());
         let last = Some(LogId::new_term_index(1, 1));
         let file = snapshots.write(&State::new(), last, Membership::default()).unwrap();
-        let whole = fs::read(&file.path).unwrap();
+        let whole = fs::read(file.0.path()).unwrap();
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
-            fs::write(&file.path, bytes).unwrap();
+            fs::write(file.0.path(), bytes).unwrap();
             let found = snapshots.newest().unwrap();
             assert!(found.newest.is_none(), "damage at {at} was not found");
             assert_eq!(found.damaged.len(), 1);
             snapshots.set_aside(&found.damaged).unwrap();
-            assert!(!file.path.exists());
+            assert!(!file.0.path().exists());
         }
-        fs::write(&file.path, &whole).unwrap();
+        fs::write(file.0.path(), &whole).unwrap();
         assert!(snapshots.newest().unwrap().newest.is_some());
         // The same under the name of a later one.
-        let later = file.path.with_file_name("00000000000000000009-0000000001.snap");
-        fs::rename(&file.path, later).unwrap();
+        let later = file.0.path().with_file_name("00000000000000000009-0000000001.snap");
+        fs::rename(file.0.path(), later).unwrap();
         assert_eq!(snapshots.newest().unwrap().damaged.len(), 1);
     }
 

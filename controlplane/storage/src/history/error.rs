@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use romana_statemachine::Revision;
 
+use crate::durable::Failed;
+
 /// Why the history does not open, take records or answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
@@ -53,6 +55,12 @@ pub enum HistoryError {
     /// Writing failed earlier; it is not tried again.
     #[error("the history has stopped after a failure")]
     Stopped(#[source] Arc<HistoryError>),
+}
+
+impl From<Failed> for HistoryError {
+    fn from(Failed { action, path, source }: Failed) -> Self {
+        Self::Io { action, path, source }
+    }
 }
 
 impl HistoryError {

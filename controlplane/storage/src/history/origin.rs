@@ -11,8 +11,8 @@ use romana_statemachine::Revision;
 
 use super::error::HistoryError;
 use super::frame::Start;
-use super::sync_dir;
-use crate::platform::fs::{self, File};
+use crate::durable;
+use crate::platform::fs;
 
 const ORIGIN: &str = "ORIGIN";
 
@@ -20,13 +20,7 @@ const ORIGIN: &str = "ORIGIN";
 pub(super) fn note(dir: &Path, start: Start) -> Result<(), HistoryError> {
     let path = dir.join(ORIGIN);
     let beside = dir.join(format!("{ORIGIN}.tmp"));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(&start.encode())?;
-        file.sync_all()
-    });
-    written.map_err(HistoryError::io("write", &beside))?;
-    fs::rename(&beside, &path).map_err(HistoryError::io("rename", &beside))?;
-    sync_dir(&path)
+    Ok(durable::replace(&path, &beside, |file| file.write_all(&start.encode()))?)
 }
 
 /// Checks that the history does not begin later than was noted; notes where it does if nothing was.

@@ -15,6 +15,7 @@ use super::Collector;
 use super::error::HistoryError;
 use super::frame::{self, HEADER, Item, Start, u32_at, u64_at};
 use super::raw::{Raw, collect};
+use crate::durable;
 use crate::platform::FileExt;
 use crate::platform::fs::File;
 
@@ -157,9 +158,7 @@ pub(super) fn pack(full: &Full) -> Result<PathBuf, HistoryError> {
     let bytes = encode(raw.start, full.last, &content)
         .map_err(|(at, why)| HistoryError::damaged(&raw.path, at as u64, why))?;
     let path = raw.path.with_extension(PARTIAL);
-    let mut file = File::create(&path).map_err(HistoryError::io("create", &path))?;
-    let written = file.write_all(&bytes).and_then(|()| file.sync_all());
-    written.map_err(HistoryError::io("write", &path))?;
+    durable::write(&path, |file| file.write_all(&bytes))?;
     Ok(path)
 }
 

@@ -7,7 +7,8 @@ use romana_statemachine::Revision;
 use super::error::HistoryError;
 use super::packed::{self, Full, Packed};
 use super::raw::Raw;
-use super::{Segment, Shared, sync_dir};
+use super::{Segment, Shared};
+use crate::durable::sync_parent;
 use crate::platform::{Work, fs};
 
 /// What the thread has.
@@ -45,7 +46,7 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
         let packed = Arc::new(Packed::open(path)?);
         state.segments.insert(raw.start.first, Segment::Packed(packed));
     }
-    sync_dir(&raw.path)?;
+    sync_parent(&raw.path)?;
     match fs::remove_file(&raw.path) {
         // Purged meanwhile, in both its forms.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -65,5 +66,6 @@ fn sync_before(shared: &Shared, first: Revision) -> Result<(), HistoryError> {
     for raw in &open {
         raw.sync().map_err(|error| shared.fail(error))?;
     }
-    open.last().map_or(Ok(()), |raw| sync_dir(&raw.path).map_err(|error| shared.fail(error)))
+    open.last()
+        .map_or(Ok(()), |raw| sync_parent(&raw.path).map_err(|error| shared.fail(error.into())))
 }

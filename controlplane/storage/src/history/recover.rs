@@ -13,7 +13,8 @@ use super::frame::{self, Item, Start};
 use super::origin;
 use super::packed::{PACKED, PARTIAL, Packed};
 use super::raw::{Index, RAW, Raw};
-use super::{Segment, retention, sync_dir};
+use super::{Segment, retention};
+use crate::durable::sync_parent;
 use crate::platform::FileExt;
 use crate::platform::fs::{self, OpenOptions};
 
@@ -29,7 +30,7 @@ pub(super) struct Opened {
 /// Opens the history in `dir`, or makes an empty one.
 pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     fs::create_dir_all(dir).map_err(HistoryError::io("create", dir))?;
-    sync_dir(dir)?;
+    sync_parent(dir)?;
     retention::finish(dir)?;
     let files = list(dir)?;
     check_origin(dir, &files)?;
@@ -106,7 +107,7 @@ fn finish(
             raw.sync()?;
         }
     }
-    sync_dir(&active.path)?;
+    sync_parent(&active.path)?;
     Ok(Opened { segments, active, last })
 }
 

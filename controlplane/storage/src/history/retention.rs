@@ -18,8 +18,9 @@ use super::origin;
 use super::packed::{PACKED, PARTIAL};
 use super::raw::{RAW, Raw};
 use super::writer::Writer;
-use super::{History, Segment, sync_dir};
-use crate::platform::fs::{self, File};
+use super::{History, Segment};
+use crate::durable::{self, sync_parent};
+use crate::platform::fs;
 
 /// Ending of the file that says that a reset is in progress, and what begins.
 const RESET: &str = "reset";
@@ -136,7 +137,7 @@ impl History {
                 shared.state().segments.insert(first, segment);
                 return Err(error);
             }
-            sync_dir(&path).map_err(|error| shared.fail(error))?;
+            sync_parent(&path).map_err(|error| shared.fail(error.into()))?;
             let mut times = self.inner.times.lock().unwrap_or_else(PoisonError::into_inner);
             times.retain(|revision, _| *revision > first);
         }
@@ -197,11 +198,7 @@ fn remove(path: &Path) -> Result<(), HistoryError> {
 fn announce(dir: &Path, start: Start) -> Result<PathBuf, HistoryError> {
     let marker = dir.join(format!("{:020}.{RESET}", start.first));
     let partial = marker.with_extension(PARTIAL);
-    let mut file = File::create(&partial).map_err(HistoryError::io("create", &partial))?;
-    let written = file.write_all(&start.encode()).and_then(|()| file.sync_all());
-    written.map_err(HistoryError::io("write", &partial))?;
-    fs::rename(&partial, &marker).map_err(HistoryError::io("rename", &partial))?;
-    sync_dir(&marker)?;
+    durable::replace(&marker, &partial, |file| file.write_all(&start.encode()))?;
     Ok(marker)
 }
 
@@ -218,7 +215,7 @@ fn carry_out(dir: &Path, start: Start, marker: &Path) -> Result<Arc<Raw>, Histor
     raw.sync()?;
     origin::note(dir, start)?;
     fs::remove_file(marker).map_err(HistoryError::io("remove", marker))?;
-    sync_dir(&raw.path)?;
+    sync_parent(&raw.path)?;
     Ok(Arc::new(raw))
 }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::durable::Failed;
+
 /// Why the log does not open, does not answer or has stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
@@ -56,6 +58,12 @@ pub enum WalError {
     /// The log stopped earlier, for good.
     #[error("the log has stopped after a failure")]
     Stopped(#[source] Arc<WalError>),
+}
+
+impl From<Failed> for WalError {
+    fn from(Failed { action, path, source }: Failed) -> Self {
+        Self::Io { action, path, source }
+    }
 }
 
 impl WalError {

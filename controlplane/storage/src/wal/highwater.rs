@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::WalError;
 use super::frame::{u32_at, u64_at};
-use super::segment::{parent, sync_dir};
+use crate::durable::sync_parent;
 use crate::platform::FileExt;
 use crate::platform::fs::{self, File, OpenOptions};
 
@@ -65,7 +65,7 @@ impl HighWater {
         }
         file.write_all_at(&bytes, 0).map_err(WalError::io("write", path))?;
         file.sync_all().map_err(WalError::io("sync", path))?;
-        sync_dir(parent(path))?;
+        sync_parent(path)?;
         Ok(Self { path: path.to_owned(), file, slot: 0 })
     }
 

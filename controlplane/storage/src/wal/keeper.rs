@@ -7,7 +7,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::Shared;
 use super::error::WalError;
-use super::segment::{SPARE, Segment, Spare, sync_dir};
+use super::segment::{SPARE, Segment, Spare};
+use crate::durable::sync_dir;
 use crate::platform::{Work, Worker, fs};
 
 /// What the writer asks for.

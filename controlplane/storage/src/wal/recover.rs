@@ -17,7 +17,8 @@ use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, Owner, PREAMBLE, Preamble, Record};
 use super::highwater::{self, HighWater, Point};
 use super::ledger::{Catalog, Ledger, Place, Step};
-use super::segment::{SEGMENT, SPARE, Segment, Spare, parent, sync_dir};
+use super::segment::{SEGMENT, SPARE, Segment, Spare};
+use crate::durable::{sync_dir, sync_parent};
 use crate::platform;
 use crate::platform::fs::{self, File, OpenOptions};
 
@@ -100,7 +101,7 @@ fn create(
     (segment_bytes, owner): (u64, Option<Owner>),
     lock: File,
 ) -> Result<Opened, WalError> {
-    sync_dir(parent(dir))?;
+    sync_parent(dir)?;
     let spare = Spare::create(dir.join(format!("first.{SPARE}")), segment_bytes)?;
     let (active, offset) = spare.start(1, 0, owner, &Checkpoint::default())?;
     let active = Arc::new(active);

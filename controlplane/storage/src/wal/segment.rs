@@ -1,10 +1,11 @@
 //! Segment files: made ahead as spares, started with a checkpoint, read at any offset.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, Owner, Preamble};
+use crate::durable;
 use crate::platform::fs::{self, File, OpenOptions};
 use crate::platform::{FileExt, allocate, random};
 
@@ -67,10 +68,8 @@ impl Spare {
         let state = romana_statemachine::entry::wire(checkpoint);
         frame::push(&mut bytes, 0, preamble.salt, (Kind::Checkpoint, sequence), &state);
         self.file.write_all_at(&bytes, 0).map_err(WalError::io("write", &self.path))?;
-        self.file.sync_all().map_err(WalError::io("sync", &self.path))?;
         let path = self.path.with_file_name(format!("{sequence:016}.{SEGMENT}"));
-        fs::rename(&self.path, &path).map_err(WalError::io("rename", &self.path))?;
-        sync_dir(parent(&path))?;
+        durable::finish(&self.file, &self.path, &path)?;
         Ok((Segment { preamble, path, file: self.file }, bytes.len() as u64))
     }
 }
@@ -111,16 +110,4 @@ impl Segment {
         }
         Ok(())
     }
-}
-
-/// Makes creations, renames and removals in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), WalError> {
-    let open = File::open(dir).map_err(WalError::io("open", dir))?;
-    open.sync_all().map_err(WalError::io("sync", dir))
-}
-
-/// The directory of a file or directory.
-pub(super) fn parent(path: &Path) -> &Path {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or_else(|| Path::new("."))
 }

@@ -23,9 +23,10 @@ use romana_daemon::error::chain;
 use romana_daemon::listener::{self, Connections, Plain};
 use romana_daemon::owner::{self, Program};
 use romana_daemon::tasks::{TaskError, stop_signal};
+use romana_replica::backup::RestoreError;
+use romana_replica::purge;
 use romana_replica::reseed;
-use romana_replica::retention;
-use romana_replica::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
+use romana_replica::{FaultKind, Replica, ReplicaConfig, StartError};
 use romana_storage::disk::{self, Room};
 use romana_storage::wal::WalError;
 use tokio::net::{TcpListener, TcpStream};
@@ -191,7 +192,7 @@ async fn serve(
     let leading = tasks.stop();
     tasks.spawn("connections", server.clone().accept_until(listener, leading.clone()));
     tasks.spawn("claim", replica.clone().keep_claim(leading.clone()));
-    tasks.spawn("retention", retention::keep(replica.clone(), leading.clone()));
+    tasks.spawn("retention", purge::keep(replica.clone(), leading.clone()));
     let standard = leader_tasks::standard(config.service_cluster_ip_range.clone());
     tasks.spawn("leader tasks", leader_tasks::run(replica.clone(), standard, leading));
     let end = tokio::select! {

@@ -21,17 +21,18 @@ pub mod backup;
 mod cancel;
 pub mod cluster_time;
 pub mod feed;
+mod identity;
 pub mod metrics;
+pub mod purge;
 mod raft;
 pub mod retention;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use cancel::{Cancel, CancelGuard};
+pub use identity::{IdentityError, Owner, join, owner};
 pub use raft::{
-    Change, ClocksStatus, ClusterStatus, Facts, FaultKind, IdentityError, MemberClock,
-    MemberProblem, MemberStatus, Membership, Owner, Problems, ProposeError, ReadError, Replica,
-    ReplicaConfig, Restoration, RestoreError, Role, Salvage, SalvageError, StartError,
-    TopicRevisions, TransferError, Tuning, UPLOAD, WallClock, is_claimed, join, next_change, owner,
-    reseed, restore,
+    Change, ClocksStatus, ClusterStatus, Facts, FaultKind, MemberClock, MemberProblem,
+    MemberStatus, Membership, Problems, ProposeError, ReadError, Replica, ReplicaConfig, Role,
+    StartError, TopicRevisions, TransferError, Tuning, WallClock, next_change, reseed,
 };

@@ -19,12 +19,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::backup::file;
 use crate::backup::take::{Take, origin};
-use crate::{
-    ClocksStatus, ProposeError, Replica, ReplicaConfig, Restoration, StartError, Tuning, WallClock,
-    restore,
-};
+use crate::backup::{Restoration, file, restore};
+use crate::{ClocksStatus, ProposeError, Replica, ReplicaConfig, StartError, Tuning, WallClock};
 
 /// Longest any condition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(30);

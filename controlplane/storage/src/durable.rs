@@ -1,6 +1,6 @@
 //! Whole files on the platform's disk: [`romana_daemon::whole`] on the real file system, or on the simulated one.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use romana_daemon::whole::{self, Files};
@@ -42,6 +42,16 @@ pub fn replace(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), Failed> {
     whole::replace(&Disk, path, beside, write)
+}
+
+/// [`replace`] by some bytes; the file beside it has `.tmp` behind its name.
+///
+/// # Errors
+/// [`Failed`].
+pub fn put(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
+    replace(path, Path::new(&beside), |file| file.write_all(bytes))
 }
 
 /// Writes a file, durably, under a name that does not count yet.

@@ -4,9 +4,9 @@
 //!
 //! ```text
 //!   running replica ── state (a copy, O(1)) + history ──► take ──► GET /v1/backup
-//!   directory of a dead one ── raft::salvage ───────────► take ──► romanad recover --out FILE
-//!   FILE ──► romanad --restore FILE ─┐
-//!   POST /v1/restore ──► waiting ────┴─► raft::restore ──► an empty data directory, filled
+//!   directory of a dead one ── salvage ─────────────────► take ──► recover: romanad recover --out FILE
+//!   FILE ──► romanad --restore FILE ──────────────────┐
+//!   POST /v1/restore ──► romanad --await-restore ─────┴─► restore ──► an empty data directory, filled
 //! ```
 //!
 //! ## Laws
@@ -20,4 +20,11 @@
 
 pub mod file;
 pub mod recover;
+mod restore;
+mod salvage;
 pub mod take;
+#[cfg(test)]
+mod tests;
+
+pub use restore::{Restoration, RestoreError, UPLOAD, is_claimed, restore};
+pub use salvage::{Salvage, SalvageError};

@@ -8,8 +8,8 @@ use romana_daemon::owner::{self, Program};
 use romana_statemachine::{Millis, plural};
 
 use super::file::{self, FileError};
+use super::salvage::{Salvage, SalvageError};
 use super::take::{Take, TakeError, origin};
-use crate::{Salvage, SalvageError};
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]

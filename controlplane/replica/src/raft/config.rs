@@ -10,7 +10,7 @@ use openraft::SnapshotPolicy;
 use romana_statemachine::Proposal;
 
 use super::clocks::WallClock;
-pub use super::identity::IdentityError;
+use crate::identity::IdentityError;
 
 /// What a replica must be told.
 #[derive(Clone, Debug)]

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use romana_statemachine::{Printable, plural};
+use romana_storage::durable;
 use romana_storage::platform::fs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -39,7 +40,6 @@ use super::codec::{pack, unpack};
 use super::config::reseed;
 use super::dial::{Conn, Dialer};
 use super::fault::FaultKind;
-use super::identity::write_file;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::message::Purpose;
@@ -296,7 +296,9 @@ pub(super) async fn watch(host: Arc<Host>, dialer: Dialer, dir: PathBuf) {
             host.gate.set(Passage::Never);
             let why = own_text(host.identity.id, has, known);
             let text = why.clone();
-            if let Err(error) = blocking(move || write_file(&dir, NOTE, text.as_bytes())).await {
+            if let Err(error) =
+                blocking(move || Ok(durable::put(&dir.join(NOTE), text.as_bytes())?)).await
+            {
                 tracing::error!(%error, "that this data directory is an older copy is not written down");
             }
             why

@@ -15,7 +15,7 @@
 //! 2. An error says whether anything can have happened. What may have been sent is never sent again.
 //! 3. Equal logs give equal states; a replica that finds its own differs stops, and says so.
 //! 4. The log is purged only behind a durable snapshot and a durable history.
-//! 5. A replica's data belongs to one id in one cluster, for ever ([`config::IdentityError`]).
+//! 5. A replica's data belongs to one id in one cluster, for ever ([`crate::IdentityError`]).
 //! 6. Nothing here blocks the runtime: disks are waited for on other threads.
 //!
 //! Left out: HTTP, who may ask for what, and TLS between replicas.
@@ -23,8 +23,8 @@
 //! ## Reading order
 //! `types`, `codec` (bytes) · `log`, `machine`, `snapshot` (what Raft stands on) · `frame`,
 //! `message`, `bounds`, `dial`, `link`, `network`, `transfer`, `server` (how replicas talk) · `clocks`, `proposer`,
-//! `reads` (how callers share rounds) · `view`, `peers`, `held`, `pulse`, `topics`, `problems` (what is known), `slow` · `members`, `join` (who
-//! belongs) · `start`, and this file · `restore`, `salvage` (data directories while nothing runs).
+//! `reads` (how callers share rounds) · `view`, `peers`, `held`, `pulse`, `topics`, `problems` (what is known), `slow` · `members` (who
+//! belongs) · `start`, and this file · `seed`, `stored` (data directories while nothing runs).
 
 mod bounds;
 mod clocks;
@@ -35,8 +35,6 @@ mod facts;
 mod fault;
 mod frame;
 mod held;
-mod identity;
-mod join;
 mod link;
 mod log;
 mod machine;
@@ -49,14 +47,14 @@ mod proposer;
 mod pulse;
 mod quorum;
 mod reads;
-mod restore;
 mod runtime;
-mod salvage;
+mod seed;
 mod server;
 mod slow;
 mod snapshot;
 mod start;
 mod status;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -81,14 +79,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use clocks::{ClocksStatus, MemberClock, WallClock};
-pub use config::{IdentityError, ReplicaConfig, StartError, Tuning, reseed};
+pub use config::{ReplicaConfig, StartError, Tuning, reseed};
 pub use facts::Facts;
 pub use fault::FaultKind;
-pub use join::{Owner, join, owner};
 pub use members::{Change, Membership, next_change};
 pub use problems::Problems;
-pub use restore::{Restoration, RestoreError, UPLOAD, is_claimed, restore};
-pub use salvage::{Salvage, SalvageError};
+pub(crate) use seed::{SeedError, seed};
 pub use status::{
     ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,
 };

@@ -27,7 +27,6 @@ use super::facts;
 use super::fault::Fault;
 use super::frame::FrameWriter;
 use super::held::{self, Gate, Positions};
-use super::identity::Identity;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::message::{Appended, Ask, Declined, Hello, PeerStatus, Purpose, Reply, Welcome};
@@ -40,6 +39,7 @@ use super::types::Raft;
 use super::view::View;
 use crate::Cancel;
 use crate::audit::Proof;
+use crate::identity::Identity;
 use crate::metrics::PeerRefusal;
 use crate::retention::{Beginning, Checkpoints, Standing};
 

@@ -21,7 +21,6 @@ use super::dial::{Complaints, Dialer, Directory};
 use super::facts::{self, Facts};
 use super::fault::Fault;
 use super::held::{self, Gate, Positions};
-use super::identity::Identity;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::message::{Ask, Reply};
@@ -40,6 +39,7 @@ use super::view::{self, View};
 use super::{Replica, Shared};
 use crate::audit::Audit;
 use crate::feed::Feed;
+use crate::identity::Identity;
 use crate::metrics::PeerRefusals;
 
 /// How much longer each next replica waits before it founds the cluster: whoever is first is

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use romana_replica::Replica;
+use romana_replica::purge;
 use romana_replica::retention::{self, Checkpoints};
 use romana_replica::testing::Cluster;
 use romana_statemachine::command::{RaiseVersion, Retention, TenantSpec};
@@ -48,7 +49,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     for replica in cluster.running.values() {
         let task: Vec<Arc<dyn Task>> = vec![Arc::new(Passes(super::super::retention::Retention))];
         running.push(tokio::spawn(run(replica.clone(), task, stop.clone())));
-        running.push(tokio::spawn(retention::keep(replica.clone(), stop.clone())));
+        running.push(tokio::spawn(purge::keep(replica.clone(), stop.clone())));
     }
     let size = |replica: &Replica| replica.history().bytes();
     assert!(size(leader) > 2 << 20, "{}", size(leader));
@@ -119,7 +120,7 @@ impl Purging {
         super::super::retention::Retention.pass(&self.context).await.unwrap();
         for (id, replica) in &cluster.running {
             let mut stepped = self.stepped;
-            retention::pass(replica, &self.keepers[id], &mut stepped).await.unwrap();
+            purge::pass(replica, &self.keepers[id], &mut stepped).await.unwrap();
         }
     }
 

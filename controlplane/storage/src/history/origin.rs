@@ -4,7 +4,7 @@
 //! Written before segments are removed on purpose. One that is missing or damaged proves nothing and
 //! is made anew: the history is whole without it.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use romana_statemachine::Revision;
@@ -18,9 +18,7 @@ const ORIGIN: &str = "ORIGIN";
 
 /// Notes that the history begins here, durably.
 pub(super) fn note(dir: &Path, start: Start) -> Result<(), HistoryError> {
-    let path = dir.join(ORIGIN);
-    let beside = dir.join(format!("{ORIGIN}.tmp"));
-    Ok(durable::replace(&path, &beside, |file| file.write_all(&start.encode()))?)
+    Ok(durable::put(&dir.join(ORIGIN), &start.encode())?)
 }
 
 /// Checks that the history does not begin later than was noted; notes where it does if nothing was.

@@ -15,9 +15,9 @@ use super::super::dial::{Conn, Dialer, Directory};
 use super::super::message::{
     Appended, Ask, Hello, PeerStatus, Purpose, Reply, SnapshotPart, Welcome,
 };
-use super::super::salvage::Salvage;
 use super::super::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 use super::*;
+use crate::backup::Salvage;
 use crate::metrics::PeerRefusal;
 
 const TIME: Duration = Duration::from_secs(5);

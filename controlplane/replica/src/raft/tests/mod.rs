@@ -6,7 +6,6 @@ mod damage;
 mod files;
 mod hostile;
 mod older;
-mod restore;
 mod retention;
 mod storage;
 
@@ -14,8 +13,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use romana_storage::wal::Wal;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning};
 use crate::testing::{Cluster, PATIENCE, create, eventually, has, soon, tenant};
+
+impl Replica {
+    /// The log of this replica.
+    pub(crate) fn wal(&self) -> &Wal {
+        self.0.log.wal()
+    }
+}

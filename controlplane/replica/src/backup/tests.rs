@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use romana_statemachine::command::ResumeAllocation;
 use romana_statemachine::{Command, Event, Refusal, State};
 
+use super::file::FileError;
 use super::*;
-use crate::backup::file::{self, FileError};
-use crate::testing::{allocate, backup, done, populate, restored, say};
-use crate::{IdentityError, RestoreError, Salvage, SalvageError, restore};
+use crate::testing::{
+    Cluster, PATIENCE, allocate, backup, create, done, has, populate, restored, say, soon,
+};
+use crate::{IdentityError, ReplicaConfig, StartError};
 
 fn addresses(state: &State) -> Vec<(String, std::net::IpAddr)> {
     state.ipam().addresses_after(None).map(|live| (live.name.to_string(), live.ip)).collect()
@@ -59,7 +61,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     assert_eq!(new.on(leader).history().verify().unwrap().0, new.on(leader).state().revision());
 
     // Nothing in the log before the snapshot; and a restart is as any other.
-    let purged = new.on(leader).0.log.wal().read(0, 2, 1 << 20);
+    let purged = new.on(leader).wal().read(0, 2, 1 << 20);
     assert!(
         matches!(purged, Err(romana_storage::wal::WalError::Purged { first: 2 })),
         "{purged:?}"
@@ -229,15 +231,15 @@ async fn what_a_survivor_has_is_recovered_and_its_directory_untouched() {
 
     let dirs = [1, 2, 3, 4].map(|id| old.data(id));
     let out = old.dir.path().join("out");
-    let said = crate::backup::recover::recover(&dirs, &out).unwrap();
+    let said = recover::recover(&dirs, &out).unwrap();
     for words in ["not used: ", "May be lost", "May appear", "Never start the old replicas again"] {
         assert!(said.contains(words), "{words} is not in:\n{said}");
     }
     let checked = file::read::<FileError>(&out, |_| Ok(())).unwrap();
     assert!(checked.header.recovered && checked.replayed);
     assert_eq!(addresses(&checked.state), addresses(&expected));
-    let error = crate::backup::recover::recover(&dirs, &out).unwrap_err();
-    assert!(matches!(error, crate::backup::recover::RecoverError::File(_)), "{error}");
+    let error = recover::recover(&dirs, &out).unwrap_err();
+    assert!(matches!(error, recover::RecoverError::File(_)), "{error}");
     let (new, _) = restored(&out, 3).await;
     assert_eq!(addresses(&new.on(1).state()), addresses(&expected));
     new.end().await;

@@ -10,20 +10,16 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use openraft::EntryPayload;
 use romana_daemon::error::chain;
 use romana_daemon::owner;
-use romana_statemachine::{Digest, Entry, Index, Millis, Position, Revision, State, Term};
+use romana_statemachine::{Digest, Index, Millis, Position, Revision, State, Term};
 use romana_storage::history::{History, HistoryError, HistoryOptions};
 use romana_storage::wal::{Owner, Recovered, Wal, WalError, WalOptions};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
 
-use super::codec::{read_entry, unpack};
-use super::config::IdentityError;
-use super::identity::Identity;
-use super::snapshot::SnapshotStore;
-use super::types::{LogId, Vote};
+use crate::identity::{Identity, IdentityError};
+use crate::raft::stored;
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 4 << 20;
@@ -208,19 +204,12 @@ impl Survivor<'_> {
         .map_err(|e| self.wal(e))?;
         let history = History::open(&self.at.join("history"), HistoryOptions::default())
             .map_err(|e| self.history(e))?;
-        let snapshots = SnapshotStore::open(self.at.join("snapshots"), cluster.into())
-            .and_then(|snapshots| Ok(snapshots.newest()?.newest))
+        let snapshot = stored::newest_snapshot(self.at.join("snapshots"), cluster)
             .map_err(|error| self.unfit(chain(&error)))?;
-        let (state, applied) = match snapshots {
-            Some((file, state)) => (state, file.head().last),
-            None => (State::new(), None),
-        };
+        let (state, applied) = snapshot.unwrap_or_else(|| (State::new(), None));
         let agreed = self.agreed(&history, &state, applied)?;
-        let vote: Option<Vote> = match &recovered.vote {
-            Some(bytes) => Some(unpack("vote", bytes).map_err(|e| self.unfit(e.to_string()))?),
-            None => None,
-        };
-        let voted = vote.map_or(0, |vote| vote.leader_id.term);
+        let voted = recovered.vote.as_ref().map_or(Ok(0), |vote| stored::voted(vote));
+        let voted = voted.map_err(|error| self.unfit(error.to_string()))?;
         let (state, last) = self.apply(&log, &recovered, &history, state, applied)?;
         Ok(Loaded { state, history, log, last, voted, agreed })
     }
@@ -230,10 +219,10 @@ impl Survivor<'_> {
         &self,
         history: &History,
         state: &State,
-        applied: Option<LogId>,
+        applied: Option<(Term, Index)>,
     ) -> Result<(Index, Revision), SalvageError> {
         let (revision, _) = history.last();
-        let applied = applied.map_or(0, |id| id.index);
+        let applied = applied.map_or(0, |(_, index)| index);
         if revision < state.revision() {
             let why = format!(
                 "the snapshot is of revision {}, and the history ends at {revision}",
@@ -256,10 +245,10 @@ impl Survivor<'_> {
         recovered: &Recovered,
         history: &History,
         mut state: State,
-        applied: Option<LogId>,
+        applied: Option<(Term, Index)>,
     ) -> Result<(State, (Term, Index)), SalvageError> {
-        let mut last = applied.map_or((0, 0), |id| (id.leader_id.term, id.index));
-        let mut next = applied.map_or(0, |id| id.index + 1);
+        let mut last = applied.unwrap_or((0, 0));
+        let mut next = applied.map_or(0, |(_, index)| index + 1);
         if recovered.first > next {
             let why =
                 format!("the log begins at entry {}, the snapshot ends before", recovered.first);
@@ -271,12 +260,10 @@ impl Survivor<'_> {
             let Some((read, _)) = entries.last() else { break };
             next = read + 1;
             for (index, bytes) in entries {
-                let entry = read_entry(bytes).map_err(|e| self.unfit(e.to_string()))?;
-                let term = entry.log_id.leader_id.term;
+                let read = stored::commands(bytes);
+                let (term, commands) = read.map_err(|error| self.unfit(error.to_string()))?;
                 last = (term, index);
-                let EntryPayload::Normal(payload) = entry.payload else { continue };
-                let commands: Entry =
-                    unpack("log entry", &payload.0).map_err(|e| self.unfit(e.to_string()))?;
+                let Some(commands) = commands else { continue };
                 let (_, records) = state.apply(Position { term, index }, &commands);
                 // What the history has already must be the same.
                 history.append(&records).map_err(|error| self.history(error))?;

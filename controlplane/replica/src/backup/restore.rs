@@ -11,32 +11,22 @@
 //! The identity comes last: a directory without one, but with the marker, was not filled to the end.
 //! It does not start, and the next restore begins it anew.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 
-use bytes::Bytes;
 use romana_statemachine::backup::{BackupError, Part};
 use romana_statemachine::event::Restored;
 use romana_statemachine::{Digest, Revision, State};
 use romana_storage::history::{History, HistoryError, HistoryOptions};
-use romana_storage::wal::{Done, Wal, WalError, WalOptions};
+use romana_storage::wal::WalError;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::codec::pack;
-use super::config::{IdentityError, ReplicaConfig};
-use super::identity::{Identity, RESTORING};
-use super::snapshot::SnapshotStore;
-use super::types::{LogId, Member, Membership, Vote};
-use crate::backup::file::{self, FileError, sync_dir};
+use super::file::{self, FileError, sync_dir};
+use crate::identity::{Identity, IdentityError, RESTORING};
+use crate::raft::{ReplicaConfig, SeedError, seed};
 
-/// Where the log of a restored cluster begins: everything up to here is in its first snapshot.
-const BEGIN: u64 = 1;
-/// The term in which it begins. The first election is of the next one.
-const TERM: u64 = 1;
 /// What a restore makes in a data directory, and what an upload leaves there.
 const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];
 /// Where a backup that is sent to a replica is kept until it is restored.
@@ -119,6 +109,15 @@ pub enum RestoreError {
         /// The answer.
         source: io::Error,
     },
+}
+
+impl From<SeedError> for RestoreError {
+    fn from(error: SeedError) -> Self {
+        match error {
+            SeedError::Io { what, source } => Self::Io { what, source },
+            SeedError::Wal(error) => Self::Wal(error),
+        }
+    }
 }
 
 fn how(restored: Option<&Digest>) -> String {
@@ -280,7 +279,8 @@ fn fill(config: &ReplicaConfig, own: Identity, file: &Path) -> Result<Restoratio
     check_restored(&state, file)?;
     history.append(&[record])?;
     history.sync()?;
-    begin_raft(config, &identity, &state)?;
+    let segment_bytes = config.tuning.wal_segment_bytes;
+    seed(dir, segment_bytes, &identity, &state)?;
     identity.write(dir).map_err(io(format!("write the identity in {}", dir.display())))?;
     Ok(Restoration {
         cluster_id: identity.cluster_id,
@@ -301,46 +301,4 @@ fn check_restored(state: &State, file: &Path) -> Result<(), RestoreError> {
         let source = BackupError::Inconsistent { why };
         FileError::Backup { path: file.into(), source }.into()
     })
-}
-
-/// Writes the snapshot that the cluster begins with, and the log after it.
-fn begin_raft(
-    config: &ReplicaConfig,
-    identity: &Identity,
-    state: &State,
-) -> Result<(), RestoreError> {
-    let begin = LogId::new_term_index(TERM, BEGIN);
-    let nodes: BTreeMap<u64, Member> = identity
-        .initial_cluster
-        .iter()
-        .map(|(id, peer)| (*id, Member { peer: peer.clone() }))
-        .collect();
-    let voters: BTreeSet<u64> = nodes.keys().copied().collect();
-    // All replicas say the same: as if this one had led the term in which the log begins.
-    let first = voters.first().copied().unwrap_or(identity.id);
-    let membership = openraft::Membership::new(vec![voters], nodes)
-        .map_err(|error| io("make the first membership")(io::Error::other(error)))?;
-    let membership = Membership::new(Some(begin), membership);
-    let dir = &config.data_dir;
-    let snapshots = SnapshotStore::open(dir.join("snapshots"), identity.cluster_id.clone());
-    snapshots
-        .and_then(|snapshots| snapshots.write(state, Some(begin), membership))
-        .map_err(|error| io("write the first snapshot")(error.into()))?;
-    let segment_bytes = config.tuning.wal_segment_bytes;
-    // A start makes the mark where it belongs; here it goes with the log if this is done again.
-    let options = WalOptions { segment_bytes, mark: None, owner: None };
-    let (wal, _) = Wal::open(&dir.join("wal"), options)?;
-    let vote = Bytes::from(pack(&Vote::new(TERM, first)));
-    durable(|done| wal.save_vote(vote, done))?;
-    durable(|done| wal.purge(BEGIN, Bytes::from(pack(&begin)), done))?;
-    sync_dir(&dir.join("wal"))?;
-    Ok(())
-}
-
-/// Waits until a change of the log is durable.
-fn durable(change: impl FnOnce(Done)) -> Result<(), RestoreError> {
-    let (send, done) = mpsc::channel();
-    change(Box::new(move |result| _ = send.send(result)));
-    let lost = || io::Error::other("the writer of the log has ended");
-    done.recv().unwrap_or_else(|_| Err(lost())).map_err(io("write the log"))
 }

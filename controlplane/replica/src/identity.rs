@@ -9,16 +9,20 @@
 //! addresses of an old one. A cluster that is restored from a backup has the backup's digest in its id
 //! besides, so that replicas that were restored from different files, or not at all, refuse each other.
 
+mod join;
+
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use romana_statemachine::Digest;
 use romana_storage::durable;
 use romana_storage::platform::fs;
 use romana_storage::platform::random;
-use romana_storage::wal::Owner;
+use romana_storage::wal;
 use serde::{Deserialize, Serialize};
+
+pub use join::{Owner, join, owner};
 
 const FILE: &str = "identity.json";
 const NONCE: &str = "nonce";
@@ -28,22 +32,22 @@ const NONCE_BYTES_MAX: usize = 64;
 /// Who a replica is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Identity {
-    pub(super) cluster_id: String,
-    pub(super) id: u64,
-    pub(super) initial_cluster: BTreeMap<u64, String>,
+pub(crate) struct Identity {
+    pub(crate) cluster_id: String,
+    pub(crate) id: u64,
+    pub(crate) initial_cluster: BTreeMap<u64, String>,
     /// Digest of the backup that the cluster was restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) restored: Option<Digest>,
+    pub(crate) restored: Option<Digest>,
     /// What this data directory calls itself: made at random when it is new, so that a replica that
     /// lost its data is told from the one that had the id before. In a file of its own, which
     /// programs before version 2 leave alone.
     #[serde(skip)]
-    pub(super) nonce: Option<String>,
+    pub(crate) nonce: Option<String>,
 }
 
 /// The file that is there while a directory is being filled from a backup.
-pub(super) const RESTORING: &str = "restoring";
+pub(crate) const RESTORING: &str = "restoring";
 
 /// Why a data directory is refused.
 #[derive(Debug, thiserror::Error)]
@@ -151,33 +155,33 @@ fn nonce_of(bytes: &[u8]) -> Result<String, &'static str> {
 }
 
 /// A peer list as it is written on a command line.
-pub(super) fn list(peers: &BTreeMap<u64, String>) -> String {
+pub(crate) fn list(peers: &BTreeMap<u64, String>) -> String {
     let peers: Vec<String> = peers.iter().map(|(id, peer)| format!("{id}={peer}")).collect();
     peers.join(",")
 }
 
 impl Identity {
-    pub(super) fn new(id: u64, initial_cluster: BTreeMap<u64, String>, token: &str) -> Self {
+    pub(crate) fn new(id: u64, initial_cluster: BTreeMap<u64, String>, token: &str) -> Self {
         let seed = format!("romana cluster\n{token}\n{}", list(&initial_cluster));
         let cluster_id = short(&seed);
         Self { cluster_id, id, initial_cluster, restored: None, nonce: None }
     }
 
     /// A replica that joins a cluster, under the id that it was given there.
-    pub(super) fn joining(cluster_id: String, id: u64) -> Self {
+    pub(crate) fn joining(cluster_id: String, id: u64) -> Self {
         let initial_cluster = BTreeMap::new();
         Self { cluster_id, id, initial_cluster, restored: None, nonce: None }
     }
 
     /// With the name that the data directory has for itself, which is made if there is none.
-    pub(super) fn named(mut self, dir: &Path) -> Result<Self, IdentityError> {
+    pub(crate) fn named(mut self, dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join(NONCE);
         let nonce = match fs::read(&path) {
             Ok(bytes) => nonce_of(&bytes).map_err(|why| IdentityError::Nonce { path, why })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let nonce = format!("{:032x}", random::<u128>());
-                let written = write_file(dir, NONCE, nonce.as_bytes());
-                written.map_err(|source| IdentityError::Io { path, source })?;
+                let written = durable::put(&path, nonce.as_bytes());
+                written.map_err(|failed| IdentityError::Io { path, source: failed.source })?;
                 nonce
             }
             Err(source) => return Err(IdentityError::Io { path, source }),
@@ -187,22 +191,22 @@ impl Identity {
     }
 
     /// Whose its log is, once the data directory has a name.
-    pub(super) fn owner(&self) -> Option<Owner> {
+    pub(crate) fn owner(&self) -> Option<wal::Owner> {
         let nonce = self.nonce.as_ref()?;
         let digest = Digest::of(format!("romana log\n{}\n{nonce}", self.cluster_id).as_bytes());
         let tag = *digest.0.first_chunk()?;
-        Some(Owner { member: self.id, tag })
+        Some(wal::Owner { member: self.id, tag })
     }
 
     /// The same replica, of the cluster that is restored from a backup.
-    pub(super) fn restored_from(mut self, backup: Digest) -> Self {
+    pub(crate) fn restored_from(mut self, backup: Digest) -> Self {
         self.cluster_id = short(&format!("romana restore\n{}\n{backup}", self.cluster_id));
         self.restored = Some(backup);
         self
     }
 
     /// Who the data directory belongs to, if anybody.
-    pub(super) fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
+    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = dir.join(FILE);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -213,7 +217,7 @@ impl Identity {
         }
     }
 
-    pub(super) fn check_initial(&self) -> Result<(), IdentityError> {
+    pub(crate) fn check_initial(&self) -> Result<(), IdentityError> {
         if self.initial_cluster.contains_key(&self.id) {
             return Ok(());
         }
@@ -223,7 +227,7 @@ impl Identity {
     /// Compares with what the data directory says, or writes it there on the first start.
     /// `has_data` says whether there is a log or a snapshot. Returns the whole identity: that a
     /// cluster was restored is known to its data alone.
-    pub(super) fn claim(self, dir: &Path, has_data: bool) -> Result<Self, IdentityError> {
+    pub(crate) fn claim(self, dir: &Path, has_data: bool) -> Result<Self, IdentityError> {
         self.check_initial()?;
         match Self::load(dir)? {
             Some(stored) => {
@@ -246,7 +250,7 @@ impl Identity {
         }
     }
 
-    pub(super) fn compare(&self, stored: &Self, dir: &Path) -> Result<(), IdentityError> {
+    pub(crate) fn compare(&self, stored: &Self, dir: &Path) -> Result<(), IdentityError> {
         let dir = dir.to_path_buf();
         if stored.id != self.id {
             return Err(IdentityError::OtherId { dir, theirs: stored.id, ours: self.id });
@@ -262,15 +266,9 @@ impl Identity {
         Ok(())
     }
 
-    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        write_file(dir, FILE, &serde_json::to_vec_pretty(self)?)
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        Ok(durable::put(&dir.join(FILE), &serde_json::to_vec_pretty(self)?)?)
     }
-}
-
-/// Writes a file whole, or not at all.
-pub(super) fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let beside = dir.join(format!("{name}.tmp"));
-    Ok(durable::replace(&dir.join(name), &beside, |file| file.write_all(bytes))?)
 }
 
 /// The first 16 digits of the digest of a text.

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::config::IdentityError;
-use super::identity::Identity;
+use super::{Identity, IdentityError};
 
 /// Whom a data directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,11 +15,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use romana_statemachine::attachment::is_pod;
 use romana_statemachine::name::{AddressName, SegmentId, TenantId};
-use romana_statemachine::{Digest, Labels};
+use romana_statemachine::{Digest, Labels, Millis};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use super::Lent;
 use crate::ours::{LEDGER_DIR, host_link};
 use crate::policy::model::Name;
 use crate::policy::world::Attached;
@@ -59,6 +58,15 @@ impl Held {
     pub(super) fn new(name: AddressName) -> Self {
         Self { name, ip: None, lent: None }
     }
+}
+
+/// An address that was lent while the host was cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// Its name in reserve.
+    pub name: AddressName,
+    /// When it was lent, by this host's clock.
+    pub since: Millis,
 }
 
 /// An attachment.

@@ -9,10 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::disturbance::OwnWriters;
-use crate::policy::diff::{Actual, Changes, is_ours};
-use crate::policy::model::Family;
-use crate::policy::names::HOOKS;
+use super::diff::{Actual, Changes, is_ours};
+use super::model::Family;
+use super::names::HOOKS;
+use crate::kernel::disturbance::OwnWriters;
 
 /// Longest that any of them may take.
 const PATIENCE: Duration = Duration::from_secs(30);

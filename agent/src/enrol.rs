@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use romana_client::{Client, Error};
-use romana_statemachine::enrolment::EnrolAgent;
+use romana_statemachine::command::EnrolAgent;
 use romana_statemachine::name::{HostName, InstanceId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;

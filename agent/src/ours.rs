@@ -36,8 +36,8 @@ pub const CONFLIST_FILE: &str = "10-romana.conflist";
 pub const SOCKET: &str = "/run/romana/agent.sock";
 /// Begin the names, in the log, of what the plugin attached, by family. What has another name on this host
 /// (a VM, an address that an operator allocated) is not the agent's to judge; what it holds in reserve
-/// begins with [`romana_statemachine::attachment::RESERVE_PREFIX`].
-pub const ADDRESS_PREFIXES: [&str; 2] = romana_statemachine::attachment::PLUGIN_PREFIXES;
+/// begins with [`romana_statemachine::name::RESERVE_PREFIX`].
+pub const ADDRESS_PREFIXES: [&str; 2] = romana_statemachine::name::PLUGIN_PREFIXES;
 /// In the state directory: what is known of the cluster.
 pub const VIEW_FILE: &str = "view";
 /// In the state directory: what is attached, a file for each.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use romana_client::{Client, Error};
-use romana_statemachine::attachment::Heartbeat;
+use romana_statemachine::agent::Heartbeat;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 

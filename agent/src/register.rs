@@ -8,7 +8,7 @@ use std::time::Duration;
 use romana_client::model::Host;
 use romana_client::{Client, Error};
 use romana_daemon::reconcile::{Pass, Reconcile, Schedule};
-use romana_statemachine::attachment::AGENT_INFO;
+use romana_statemachine::agent::AGENT_INFO;
 use romana_statemachine::command::{HostChange, HostSource, HostSpec, Labels};
 use rtnetlink::Handle;
 use tokio::sync::watch;

@@ -9,14 +9,15 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 /// Arrows between our crates. A room that is not here may know nobody.
 const ARROWS: &[(&str, &[&str])] = &[
     ("romana-statemachine", &[]),
-    ("romana-client", &["romana-daemon", "romana-statemachine"]),
+    ("romana-api", &["romana-statemachine"]),
+    ("romana-client", &["romana-api", "romana-daemon", "romana-statemachine"]),
     ("romana-cli", &["romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-daemon", &["romana-statemachine"]),
     ("romana-storage", &["romana-daemon", "romana-statemachine"]),
-    ("romana-replica", &["romana-daemon", "romana-statemachine", "romana-storage"]),
+    ("romana-replica", &["romana-api", "romana-daemon", "romana-statemachine", "romana-storage"]),
     (
         "romana-controlplane",
-        &["romana-daemon", "romana-replica", "romana-statemachine", "romana-storage"],
+        &["romana-api", "romana-daemon", "romana-replica", "romana-statemachine", "romana-storage"],
     ),
     ("romana-agent", &["romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Crates, and folders in them, whose modules are looked at. Of a crate its top-level modules; of a folder those in it.
 const PLACES: &[(&str, &str)] = &[
     ("statemachine", ""),
+    ("api", ""),
     ("daemon", ""),
     ("controlplane/storage", ""),
     ("controlplane/storage", "history"),

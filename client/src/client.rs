@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::{ClientConfig, Server};
 use crate::error::{Cause, Error};
 use crate::gather::Gatherer;
-use crate::model::{Cluster, Done};
+use crate::model::{ClusterStatus, Done};
 use crate::retry::{Backoff, Heard, Nature, Verdict, judge};
 use crate::servers::Servers;
 use crate::transport::{Ask, Fault, Reply, Transport, read_pieces, read_reply};
@@ -302,7 +302,7 @@ impl Core {
     async fn refresh(&self, server: &Server) -> Result<(), Fault> {
         let deadline = Instant::now() + self.config.attempt_timeout;
         let reply = self.transport.exchange(server, &Ask::get("/v1/cluster"), deadline).await?;
-        if let Ok(cluster) = parse::<Cluster>(&reply.body)
+        if let Ok(cluster) = parse::<ClusterStatus>(&reply.body)
             && (200..300).contains(&reply.status)
         {
             self.servers().learned(&cluster, Instant::now());

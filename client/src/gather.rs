@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use hyper::Method;
+use romana_api::batch::BatchItem;
 use romana_statemachine::Command;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -21,8 +22,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client::{Answered, Core, in_doubt};
 use crate::error::Error;
-use crate::model::{BatchItem, Done};
-use crate::retry::{Nature, is_idempotent};
+use crate::model::{Done, outcome};
+use crate::retry::Nature;
 use crate::transport::Ask;
 
 /// Commands waiting to be sent; more wait in their callers.
@@ -62,7 +63,8 @@ impl Gatherer {
         let json = serde_json::to_vec(command)
             .map_err(|error| Error::config(format!("not expressible as JSON: {error}")))?;
         let (answer, outcome) = oneshot::channel();
-        let waiting = Waiting { json, idempotent: is_idempotent(command), deadline, answer };
+        let idempotent = command.meta().idempotent;
+        let waiting = Waiting { json, idempotent, deadline, answer };
         match timeout_at(deadline, self.queue.send(waiting)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(unavailable("the client is shut down")),
@@ -180,7 +182,7 @@ fn body(batch: &[Waiting]) -> Bytes {
 /// Gives each caller its outcome. A caller that is gone does not mind.
 fn deliver(batch: Vec<Waiting>, items: Vec<BatchItem>, doubt: Option<&str>) {
     for (command, item) in batch.into_iter().zip(items) {
-        let outcome = match item.outcome() {
+        let outcome = match outcome(item) {
             Some(Ok(done)) => Ok(done),
             Some(Err(refusal)) => Err(in_doubt(Error::Refused(Box::new(refusal)), doubt)),
             None => Err(unknown("the answer has neither result nor error")),

@@ -1,9 +1,8 @@
-//! Whether to try again: pure decisions about one attempt, and the table of what may be repeated.
+//! Whether to try again: pure decisions about one attempt. Which commands may be repeated is in their table
+//! (`Command::meta`).
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use romana_statemachine::Command;
 
 use crate::error::{ApiError, Cause, Error};
 use crate::transport::{Fault, Reply};
@@ -110,53 +109,6 @@ fn judge_reply(reply: Reply) -> Verdict {
 /// worth reading.
 fn said(error: ApiError) -> Option<Cause> {
     Some(Arc::new(error))
-}
-
-/// Whether a command may be sent again after an unknown outcome: twice is the same as once.
-pub(crate) fn is_idempotent(command: &Command) -> bool {
-    match command {
-        // They say how things are to be, or are keyed by a name.
-        Command::SetTopology(_)
-        | Command::ChangeSettings(_)
-        | Command::RaiseVersion(_)
-        | Command::AddBlackout(_)
-        | Command::AddHost(_)
-        | Command::UpdateHost(_)
-        | Command::SetHostState(_)
-        | Command::ReportHost(_)
-        | Command::AllocateAddress(_)
-        | Command::ReleaseAddress(_)
-        | Command::CreateTenant(_)
-        | Command::CreateSegment(_)
-        | Command::SetPolicy(_)
-        | Command::SetEndpoint(_)
-        | Command::RemoveEndpoint(_)
-        | Command::RequestVip(_)
-        | Command::AssignVip(_)
-        | Command::AssignRouter(_)
-        | Command::EndCooldowns(_)
-        | Command::SetRetention(_)
-        | Command::AddMember(_)
-        | Command::ClaimMember(_)
-        | Command::RemoveMember(_)
-        | Command::ResumeAllocation(_)
-        | Command::ReportAttachments(_)
-        | Command::ClaimReserve(_)
-        | Command::ChangeAgentSettings(_)
-        | Command::EndHold(_)
-        | Command::EnrolAgent(_)
-        | Command::ReserveServices(_) => true,
-        // The second time they are refused, which would hide that the first was done.
-        Command::RemoveBlackout(_)
-        | Command::RemoveHost(_)
-        | Command::DeleteTenant(_)
-        | Command::DeleteSegment(_)
-        | Command::RemovePolicy(_)
-        | Command::UnassignVip(_)
-        | Command::RemoveVip(_)
-        | Command::UnassignRouter(_)
-        | Command::SignCheckpoint(_) => false,
-    }
 }
 
 /// Growing pauses with jitter.

@@ -5,40 +5,22 @@
 mod check;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
+use crate::command::ReserveServices;
+use crate::event::{Event, ServicesReserved};
 use crate::limits::SERVICE_RANGES_MAX;
 use crate::name::{AddressName, HostName, SegmentId, TenantId, VipName};
 use crate::prefix;
 use crate::refusal::Refusal;
 use crate::state::State;
 use crate::vip;
-
-/// The version of behaviour that has one definition.
-pub(crate) const VERSION: u16 = 4;
-
-/// The ranges that services have their addresses in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReserveServices {
-    /// The ranges, as text, without host bits; at most [`SERVICE_RANGES_MAX`]. They take the place of those before.
-    pub ranges: Vec<String>,
-}
-
-/// The ranges of services are these now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServicesReserved {
-    /// In order.
-    pub ranges: Vec<IpNet>,
-}
 
 /// Ranges in which nobody can be reached (RFC 6890 and the IANA registries that it began), and what they are.
 const SPECIAL: [(IpNet, &str); 9] = [
@@ -151,10 +133,6 @@ pub(crate) fn decide_reserve(
     state: &State,
     reserve: &ReserveServices,
 ) -> Result<Vec<Event>, Refusal> {
-    let current = state.version;
-    if current < VERSION {
-        return Err(Refusal::VersionTooLow { needed: VERSION, current });
-    }
     if reserve.ranges.len() > SERVICE_RANGES_MAX {
         let (size, max) = (reserve.ranges.len() as u64, SERVICE_RANGES_MAX as u64);
         return Err(Refusal::TooLarge { field: "ranges".to_string(), size, max });
@@ -201,7 +179,7 @@ impl State {
         self.ipam.services.iter().copied()
     }
 
-    /// From [`VERSION`] on, hosts' addresses are kept from endpoints: those that there are.
+    /// From [`version::ADDRESS_CHECKS`] on, hosts' addresses are kept from endpoints: those that there are.
     pub(crate) fn reserve_hosts(&mut self) {
         self.ipam.hosts = self.host_addresses.keys().copied().collect();
     }

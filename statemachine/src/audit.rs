@@ -7,11 +7,10 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::attachment::{AddressAdopted, AddressClaimed};
 use crate::entry::{Millis, Record, Revision};
 use crate::event::{
-    AddressAllocated, AddressReleased, Event, HostAdded, HostUpdated, ReleaseReason, Topic,
-    VipAssigned, VipUnassigned,
+    AddressAdopted, AddressAllocated, AddressClaimed, AddressReleased, Event, HostAdded,
+    HostUpdated, ReleaseReason, Topic, VipAssigned, VipUnassigned,
 };
 use crate::name::{Actor, AddressName, HostName, SegmentId, TenantId};
 

@@ -12,22 +12,21 @@ use crate::command::{Endpoint, EndpointRef, NamedPort};
 use crate::event::{EndpointRemoved, Event};
 use crate::host;
 use crate::ipam::Allocation;
+use crate::labels;
 use crate::limits::NAMED_PORTS_MAX;
 use crate::policy::{Protocol, check_port_name};
 use crate::refusal::Refusal;
-use crate::state::{State, check_labels};
+use crate::state::State;
 use crate::tenant::check_routable;
+use crate::version;
 use crate::vip;
-
-/// The version of behaviour that ties endpoints to allocations.
-pub(crate) const VERSION: u16 = 4;
 
 pub(crate) fn decide_set(state: &State, endpoint: &Endpoint) -> Result<Vec<Event>, Refusal> {
     check_routable(state, endpoint.ip)?;
     endpoint.tenant.check()?;
     endpoint.segment.check()?;
     endpoint.host.check()?;
-    check_labels(&endpoint.labels)?;
+    labels::check(&endpoint.labels)?;
     check_ports(state, endpoint)?;
     if state.host(&endpoint.host).is_none() {
         return Err(host::not_found(state, &endpoint.host));
@@ -42,7 +41,9 @@ pub(crate) fn decide_set(state: &State, endpoint: &Endpoint) -> Result<Vec<Event
     if let Some(range) = state.ipam.services_of(endpoint.ip) {
         return refuse(format!("services have the addresses of {range}"));
     }
-    if let Some(address) = contradicted(state, endpoint).filter(|_| state.version >= VERSION) {
+    if let Some(address) =
+        contradicted(state, endpoint).filter(|_| state.version >= version::ENDPOINTS_TIED)
+    {
         let Allocation { name, tenant, segment, host, .. } = address;
         return refuse(format!("{name} of {tenant}/{segment} on {host} has its address"));
     }
@@ -72,7 +73,7 @@ fn check_ports(state: &State, endpoint: &Endpoint) -> Result<(), Refusal> {
         if !matches!(protocol, Protocol::Tcp | Protocol::Udp | Protocol::Sctp) {
             return refuse(format!("ports[{i}].protocol is not tcp, udp or sctp"));
         }
-        if !seen.insert((name, protocol)) && state.version < VERSION {
+        if !seen.insert((name, protocol)) && state.version < version::ENDPOINTS_TIED {
             return refuse(format!("ports[{i}].name: {name} is there twice"));
         }
     }
@@ -94,7 +95,7 @@ pub(crate) fn contradicted(state: &State, endpoint: &Endpoint) -> Option<Allocat
 }
 
 /// Endpoints that differ from the allocation of their address are gone: what a cluster has when it comes to
-/// [`VERSION`].
+/// [`version::ENDPOINTS_TIED`].
 pub(crate) fn contradicting(state: &State) -> Vec<Event> {
     let differs = |endpoint: &&Endpoint| contradicted(state, endpoint).is_some();
     state.endpoints().filter(differs).map(removed).collect()
@@ -102,7 +103,7 @@ pub(crate) fn contradicting(state: &State) -> Vec<Event> {
 
 /// The endpoint at an address whose allocation ends or begins: it is gone.
 pub(crate) fn outlived(state: &State, ip: IpAddr) -> Option<Event> {
-    let endpoint = state.endpoint(ip).filter(|_| state.version >= VERSION);
+    let endpoint = state.endpoint(ip).filter(|_| state.version >= version::ENDPOINTS_TIED);
     endpoint.map(removed)
 }
 

@@ -13,19 +13,19 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address;
-use crate::cluster;
-use crate::command::{
-    HostChange, HostSource, HostSpec, HostState, Labels, RemoveHost, SetHostState,
-};
+use crate::command::{HostChange, HostSource, HostSpec, HostState, RemoveHost, SetHostState};
 use crate::entry::Revision;
 use crate::event::{EndpointRemoved, Event, HostAdded, HostRef, HostRemoved, HostUpdated, Place};
 use crate::hash::Hash;
+use crate::hold;
 use crate::ipam;
+use crate::labels::{self, Labels};
 use crate::limits::HOST_ADDRESSES_MAX;
 use crate::name::{HostName, NetworkName};
 use crate::refusal::Refusal;
-use crate::state::{Now, State, check_labels, fence};
+use crate::state::{Now, State};
 use crate::topology::{Network, Topology, both_names};
+use crate::version;
 use crate::vip;
 
 /// A host.
@@ -122,8 +122,8 @@ pub(crate) fn in_dns(name: &str) -> impl Iterator<Item = char> + '_ {
 
 pub(crate) fn decide_add(state: &State, spec: &HostSpec) -> Result<Vec<Event>, Refusal> {
     spec.name.check()?;
-    check_labels(&spec.labels)?;
-    check_labels(&spec.info)?;
+    labels::check(&spec.labels)?;
+    labels::check(&spec.info)?;
     check_addresses(state, &spec.name, spec.ip, &spec.addresses)?;
     if let Some(host) = state.host(&spec.name) {
         let same = host.ip == spec.ip
@@ -151,7 +151,7 @@ pub(crate) fn check_fresh(
     ip: IpAddr,
     addresses: &[IpAddr],
 ) -> Result<(), Refusal> {
-    if state.version < address::VERSION {
+    if state.version < version::ADDRESS_CHECKS {
         return Ok(());
     }
     let mut ips = core::iter::once(ip).chain(addresses.iter().copied());
@@ -167,7 +167,7 @@ pub(crate) fn check_fresh(
 
 /// The same of what is new of a host that changes; what it has had stays as it is.
 fn check_changed(state: &State, host: &Host, next: &Host) -> Result<(), Refusal> {
-    if state.version < address::VERSION {
+    if state.version < version::ADDRESS_CHECKS {
         return Ok(());
     }
     let has = |host: &Host, ip: IpAddr| host.ips().any(|own| own == ip);
@@ -201,11 +201,11 @@ pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Ev
     next.ip = change.ip.unwrap_or(host.ip);
     next.addresses.clone_from(change.addresses.as_ref().unwrap_or(&host.addresses));
     next.info.clone_from(change.info.as_ref().unwrap_or(&host.info));
-    check_labels(&next.info)?;
+    labels::check(&next.info)?;
     check_addresses(state, &host.name, next.ip, &next.addresses)?;
     check_changed(state, host, &next)?;
     if let Some(labels) = &change.labels {
-        check_labels(labels)?;
+        labels::check(labels)?;
         next.labels.clone_from(labels);
         next.places = places_with(state, host, labels)?;
     }
@@ -244,12 +244,7 @@ fn has_blocks(state: &State, host: &HostName, group: IpNet) -> bool {
     state.ipam.host_blocks(host).any(|cidr| group.contains(&cidr))
 }
 
-pub(crate) fn decide_state(
-    state: &State,
-    change: &SetHostState,
-    now: Now,
-) -> Result<Vec<Event>, Refusal> {
-    fence(change.term, now)?;
+pub(crate) fn decide_state(state: &State, change: &SetHostState) -> Result<Vec<Event>, Refusal> {
     let host = find(state, &change.name)?;
     if host.state == change.state {
         return Ok(Vec::new());
@@ -281,7 +276,7 @@ pub(crate) fn decide_remove(
     events.extend(ipam::evict(state, &host.name, now));
     let (name, evicted) = (host.name.clone(), addresses > 0);
     events.push(Event::HostRemoved(HostRemoved { name, evicted }));
-    events.extend(cluster::resumed_without(state, &remove.name));
+    events.extend(hold::resumed_without(state, &remove.name));
     Ok(events)
 }
 
@@ -292,7 +287,7 @@ fn find<'a>(state: &'a State, name: &HostName) -> Result<&'a Host, Refusal> {
 
 /// Why there is no such host: perhaps it is written otherwise.
 pub(crate) fn not_found(state: &State, name: &HostName) -> Refusal {
-    let like = state.hosts.like(name).filter(|_| state.version >= address::VERSION);
+    let like = state.hosts.like(name).filter(|_| state.version >= version::ADDRESS_CHECKS);
     match like.map(|other| other.name.clone()) {
         Some(other) => Refusal::HostDiffersInCase { host: name.clone(), other },
         None => Refusal::HostNotFound { host: name.clone() },
@@ -399,8 +394,9 @@ pub(crate) fn evolve_state(state: &mut State, name: &HostName, new: HostState) {
 }
 
 pub(crate) fn evolve_removed(state: &mut State, name: &HostName) {
-    state.cluster.evolve_reported(name);
-    state.agents.evolve_host_removed(name);
+    hold::evolve_reported(state, name);
+    state.conflicts.remove(name);
+    state.agents.remove(name);
     take(state, name);
 }
 
@@ -408,7 +404,7 @@ pub(crate) fn evolve_removed(state: &mut State, name: &HostName) {
 pub(crate) fn insert(state: &mut State, host: Host) {
     for ip in host.ips() {
         state.host_addresses.insert(ip, host.name.clone());
-        if state.version >= address::VERSION {
+        if state.version >= version::ADDRESS_CHECKS {
             state.ipam.hosts.insert(ip);
         }
     }

@@ -25,28 +25,32 @@
 //! 5. `evolve` follows the event even where today's `decide` would choose differently.
 //!
 //! ## Reading order
-//! [`command`] and [`event`] (what can be asked, what can happen), `state` (dispatch and
-//! invariants), then one topic: `ipam` beside `tests/scripts/ipam`.
+//! The vocabulary: [`command`], [`event`] and [`refusal`] (what can be asked, what can happen, why not), a file
+//! per topic under each. The rules: `state` (invariants; dispatch in `state/decide` and `state/evolve`), then one
+//! topic: `ipam` beside `tests/scripts/ipam`.
 
 #![no_std]
 
 extern crate alloc;
 
-pub mod address;
-pub mod attachment;
+mod address;
+pub mod agent;
 pub mod audit;
 pub mod backup;
-mod cluster;
 pub mod command;
 mod display;
 mod endpoint;
-pub mod enrolment;
+mod enrolment;
 pub mod entry;
 pub mod event;
+pub mod finding;
 mod hash;
+mod hold;
 mod host;
 mod ipam;
+mod labels;
 pub mod limits;
+mod members;
 pub mod name;
 mod plural;
 pub mod policy;
@@ -54,6 +58,9 @@ mod prefix;
 mod printable;
 mod ranges;
 pub mod refusal;
+mod report;
+mod reserve;
+mod retention;
 pub mod routes;
 mod settings;
 mod snapshot;
@@ -63,22 +70,25 @@ pub mod time;
 mod topic;
 pub mod topology;
 mod validate;
+pub mod version;
 mod vip;
 
-pub use attachment::{AgentSettings, Conflict};
-pub use cluster::{Held, Member};
-pub use command::{Command, Labels, Retention};
+pub use command::{Command, Retention};
 pub use entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
-pub use event::{Event, Topic};
+pub use event::{Conflict, Event, Topic};
+pub use hold::Held;
 pub use host::Host;
 pub use ipam::{Allocation, Block, GroupUsage, Owner};
+pub use labels::Labels;
+pub use members::Member;
 pub use name::Actor;
 pub use plural::{Plural, plural};
 pub use prefix::parse as parse_cidr;
 pub use printable::{Printable, escaped, escaped_json, escaped_lines, is_printable};
 pub use refusal::Refusal;
-pub use settings::Settings;
+pub use settings::{AgentSettings, Settings};
 pub use snapshot::SnapshotError;
-pub use state::{Answer, FollowError, Now, Outcome, State, VERSION_MAX};
+pub use state::{Answer, FollowError, Now, Outcome, State};
 pub use tenant::Tenant;
+pub use version::VERSION_MAX;
 pub use vip::{RouterKey, Vip, VipHolder};

@@ -131,3 +131,19 @@ names! {
     /// A VPC route table or zone that a router serves.
     TableId, "route table";
 }
+
+/// Begins the names of addresses that an agent holds in reserve.
+pub const RESERVE_PREFIX: &str = "reserve:";
+
+/// Begin the names of addresses that the CNI plugin asks for, IPv4 and IPv6:
+/// `cni:<tenant>.<pod>:<container>:<interface>`, without the dot and the pod where there is none.
+pub const PLUGIN_PREFIXES: [&str; 2] = ["cni:", "cni6:"];
+
+/// Whether the plugin asked for an address for a Kubernetes pod of this tenant.
+#[must_use]
+pub fn is_pod(name: &AddressName, tenant: &TenantId) -> bool {
+    let mut prefixes = PLUGIN_PREFIXES.iter();
+    let rest = prefixes.find_map(|prefix| name.as_str().strip_prefix(prefix));
+    let rest = rest.and_then(|rest| rest.strip_prefix(tenant.as_str()));
+    rest.is_some_and(|rest| rest.starts_with('.'))
+}

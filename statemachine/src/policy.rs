@@ -21,12 +21,12 @@ use alloc::vec::Vec;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::address;
 use crate::command::PolicyRef;
 use crate::event::{Event, PolicyRemoved};
 use crate::name::{PolicyName, SegmentId, TenantId};
 use crate::refusal::Refusal;
 use crate::state::State;
+use crate::version;
 
 pub(crate) use validate::check_port_name;
 
@@ -239,7 +239,7 @@ pub struct Icmp {
 
 pub(crate) fn decide_set(state: &State, policy: &Policy) -> Result<Vec<Event>, Refusal> {
     policy.check_before_4()?;
-    if state.version >= address::VERSION {
+    if state.version >= version::ADDRESS_CHECKS {
         policy.check_mapped()?;
     }
     if state.policy(&policy.name) == Some(policy) {

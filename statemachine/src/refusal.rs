@@ -2,11 +2,10 @@
 //! happened. Each has a stable code (the variant's name), a [`Kind`] (hence one HTTP status), a
 //! message that says what was asked and why not, and a hint that says what to do.
 
-use alloc::format;
+mod text;
+
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cmp::Ordering;
-use core::fmt;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
@@ -18,7 +17,8 @@ use crate::name::{
     VipName,
 };
 use crate::plural;
-use crate::time::{Size, Span};
+use crate::time::Span;
+use text::{Setting, Several, unfit_mask};
 
 /// The class of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +44,10 @@ impl Refusal {
 }
 
 macro_rules! refusals {
-    ($($(#[$doc:meta])* $code:ident $(($inner:ty))? $({ $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })?
+    ($($(#[$doc:meta])* $code:ident $(($inner:ty))? $({ $($(#[$fdoc:meta])* $field:ident: $type:ty),* $(,)? })?
         => $kind:ident, $message:literal $(, $arg:expr)*; $hint:literal;)*) => {
         /// Why a command was refused. The wire form is frozen: append variants, never edit one.
+        #[allow(missing_docs, reason = "fields are documented where their names do not say it all")]
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
         pub enum Refusal {
             $($(#[$doc])* #[error($message $(, $arg)*)]
@@ -79,51 +80,6 @@ macro_rules! refusals {
     };
 }
 
-/// Names or ranges in a sentence; some of them, if they are many.
-struct Several<'a, T>(&'a [T]);
-
-impl<T: fmt::Display> fmt::Display for Several<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 8;
-        if self.0.is_empty() {
-            return f.write_str("none");
-        }
-        for (at, item) in self.0.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{item}", if at == 0 { "" } else { ", " })?;
-        }
-        match self.0.len().saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
-}
-
-/// A setting's value, by the unit in its name.
-struct Setting<'a>(&'a str, u64);
-
-impl fmt::Display for Setting<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self(name, value) if name.ends_with("_ms") => write!(f, "{}", Span(value)),
-            Self(name, value) if name.ends_with("_bytes") => write!(f, "{}", Size(value)),
-            Self(_, value) => write!(f, "{value}"),
-        }
-    }
-}
-
-/// Why a block mask does not do. Where addresses are skipped there may be none that does.
-fn unfit_mask(network: &NetworkName, given: u32, min: u32, max: u32) -> String {
-    match min.cmp(&max) {
-        Ordering::Less => {
-            format!("block_mask {given} of network {network} is not between {min} and {max}")
-        }
-        Ordering::Equal => format!("block_mask {given} of network {network} cannot be but {min}"),
-        Ordering::Greater => format!(
-            "network {network} is too small for blocks without their first and last address"
-        ),
-    }
-}
-
 /// One reason why a topology cannot be adopted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
@@ -135,444 +91,376 @@ pub struct Conflict {
 
 refusals! {
     /// A name breaks the rule for names.
-    InvalidName { /// What kind of name.
-        field: String, /// The name, escaped and cut.
-        name: String, /// What is wrong.
-        why: String, }
+    InvalidName {
+        /// What kind of name.
+        field: String,
+        /// The name, escaped and cut.
+        name: String,
+        why: String,
+    }
         => Malformed, "the {field} \"{name}\" is not valid: {why}";
         "Use 1 to 253 ASCII letters, digits and . _ - : @, starting with a letter or a digit.";
     /// A label key or value is too long, or there are too many.
-    InvalidLabels { /// What is wrong.
-        why: String, }
+    InvalidLabels { why: String }
         => Malformed, "the labels are not valid: {why}";
         "At most 128 labels, keys of 1 to 1024 bytes and values of at most 1024 bytes.";
     /// A list or text exceeds its bound.
-    TooLarge { /// What is too large.
-        field: String, /// Its size.
-        size: u64, /// The bound.
-        max: u64, }
+    TooLarge { field: String, size: u64, max: u64 }
         => Malformed, "{field} has size {size}, the most is {max}";
         "Split the request.";
     /// A CIDR is not one.
-    InvalidCidr { /// The text, cut.
-        cidr: String, /// What is wrong.
-        why: String, }
+    InvalidCidr {
+        /// The text, cut.
+        cidr: String,
+        why: String,
+    }
         => Malformed, "\"{cidr}\" is not a CIDR: {why}";
         "Write an IPv4 or IPv6 prefix such as 10.111.0.0/16 or fd00:10::/64.";
     /// A CIDR has bits set after its prefix.
-    HostBitsSet { /// The CIDR as given.
-        cidr: IpNet, /// What was probably meant.
-        network: IpNet, }
+    HostBitsSet {
+        cidr: IpNet,
+        /// What was probably meant.
+        network: IpNet,
+    }
         => Malformed, "{cidr} has bits set after its prefix length";
         "Write the network address, as given in details.network.";
     /// An address is not one that a host or endpoint can have.
-    InvalidAddress { /// The address.
-        ip: IpAddr, /// What is wrong.
-        why: String, }
+    InvalidAddress { ip: IpAddr, why: String }
         => Malformed, "the address {ip} cannot be used: {why}";
         "Use a unicast address.";
     /// A block mask is shorter than allowed or too long.
-    BlockMaskOutOfRange { /// The network.
-        network: NetworkName, /// As given.
-        block_mask: u32, /// Smallest value.
-        min: u32, /// Largest value.
-        max: u32, }
+    BlockMaskOutOfRange { network: NetworkName, block_mask: u32, min: u32, max: u32 }
         => Malformed, "{}", unfit_mask(network, *block_mask, *min, *max);
         "Choose one in the range, leave it out, or give a larger CIDR: a block is smaller than its network, and has at least four addresses where the first and last are skipped.";
     /// The same network name twice.
-    DuplicateNetwork { /// The network.
-        network: NetworkName, }
+    DuplicateNetwork { network: NetworkName }
         => Malformed, "network {network} is defined twice";
         "Give each network its own name.";
     /// Two networks overlap.
-    NetworksOverlap { /// One network.
-        a: NetworkName, /// Its CIDR.
-        a_cidr: IpNet, /// The other network.
-        b: NetworkName, /// Its CIDR.
-        b_cidr: IpNet, }
+    NetworksOverlap { a: NetworkName, a_cidr: IpNet, b: NetworkName, b_cidr: IpNet }
         => Malformed, "network {a} ({a_cidr}) and network {b} ({b_cidr}) overlap";
         "Give networks disjoint CIDRs.";
     /// A network is in more than one map, or twice in one.
-    NetworkRepeated { /// The network.
-        network: NetworkName, }
+    NetworkRepeated { network: NetworkName }
         => Malformed, "network {network} appears more than once in topologies";
         "List each network in one topology, once.";
     /// A map names a network that is not defined.
-    NetworkNotDefined { /// The network.
-        network: NetworkName, }
+    NetworkNotDefined { network: NetworkName }
         => Malformed, "topologies names network {network}, which networks does not define";
         "Add it to networks, or remove it from topologies.";
     /// A map has no group.
-    EmptyMap { /// The networks of the map.
-        networks: Vec<NetworkName>, }
+    EmptyMap { networks: Vec<NetworkName> }
         => Malformed, "the map for {} has no group", Several(networks);
         "Use \"map\": [{\"groups\": []}] for one group that holds all hosts.";
     /// More groups than the network has room for.
-    TooManyGroups { /// The network.
-        network: NetworkName, /// Groups at the level that does not fit, padded.
-        groups: u64, /// What they must share.
-        cidr: IpNet, /// Prefix length of a block.
-        block_mask: u8, }
+    TooManyGroups {
+        network: NetworkName,
+        /// Groups at the level that does not fit, padded.
+        groups: u64,
+        /// What they must share.
+        cidr: IpNet,
+        /// Prefix length of a block.
+        block_mask: u8,
+    }
         => Malformed, "{cidr} of network {network} has no room for {} with blocks of /{block_mask}", plural(*groups, "group");
         "Use fewer groups, a larger CIDR or smaller blocks (a longer block_mask).";
     /// Groups nested too deeply.
-    GroupsTooDeep { /// The bound.
-        max: u64, }
+    GroupsTooDeep { max: u64 }
         => Malformed, "groups are nested deeper than {max} levels";
         "Flatten the map.";
     /// A group is contradictory.
-    InvalidGroup { /// Its name or position.
-        group: String, /// What is wrong.
-        why: String, }
+    InvalidGroup {
+        /// Its name or position.
+        group: String,
+        why: String,
+    }
         => Malformed, "group {group} is not valid: {why}";
         "See the topology examples: a group has either groups or hosts; a host has a name and an ip.";
     /// Declared twice in the document.
-    DuplicateHost { /// The host.
-        host: HostName, }
+    DuplicateHost { host: HostName }
         => Malformed, "host {host} is declared twice, or with two addresses";
         "Declare a host once per map, with the same ip.";
     /// A topology change would lose something.
-    TopologyConflicts { /// The first hundred.
-        conflicts: Vec<Conflict>, /// How many there are.
-        total: u64, }
+    TopologyConflicts {
+        /// The first hundred.
+        conflicts: Vec<Conflict>,
+        /// How many there are.
+        total: u64,
+    }
         => Conflict, "the topology would not keep everything that lives: {}, first: {}", plural(*total, "conflict"), conflicts.first().map_or("", |c| c.reason.as_str());
         "Resolve what details.conflicts lists, or keep the present groups; `romana topology plan` shows the outcome.";
     /// No topology yet.
     NoTopology => Conflict, "there is no topology yet";
         "Set one: romana topology update FILE.";
     /// No such network.
-    NetworkNotFound { /// The network.
-        network: NetworkName, }
+    NetworkNotFound { network: NetworkName }
         => NotFound, "network {network} does not exist";
         "romana network list shows the networks.";
     /// Not inside any network.
-    OutsideNetworks { /// The range.
-        cidr: IpNet, }
+    OutsideNetworks { cidr: IpNet }
         => Forbidden, "{cidr} is not inside any network";
         "romana network list shows the networks and their CIDRs.";
     /// Would cover a network.
-    BlackoutTooLarge { /// The range.
-        cidr: IpNet, /// The network.
-        network: NetworkName, }
+    BlackoutTooLarge { cidr: IpNet, network: NetworkName }
         => Forbidden, "{cidr} would black out the whole of network {network}";
         "Black out a part of it, or remove the network from the topology.";
     /// Live addresses inside.
-    BlackoutInUse { /// The range.
-        cidr: IpNet, /// One live address in it.
-        ip: IpAddr, /// Its name.
-        name: AddressName, }
+    BlackoutInUse {
+        cidr: IpNet,
+        /// One live address in it.
+        ip: IpAddr,
+        name: AddressName,
+    }
         => Conflict, "{cidr} holds live addresses, such as {ip} ({name})";
         "Release them first; romana address list shows them.";
     /// No such blackout.
-    BlackoutNotFound { /// The range.
-        cidr: IpNet, }
+    BlackoutNotFound { cidr: IpNet }
         => NotFound, "{cidr} is not blacked out";
         "The CIDR must be exactly one that was added: romana blackout list.";
     /// A setting is out of its range.
-    SettingOutOfRange { /// The setting.
-        setting: String, /// As given.
-        value: u64, /// Smallest.
-        min: u64, /// Largest.
-        max: u64, }
+    SettingOutOfRange { setting: String, value: u64, min: u64, max: u64 }
         => Malformed, "{setting} = {} is not between {} and {}", Setting(setting, *value), Setting(setting, *min), Setting(setting, *max);
         "Choose a value in the range.";
     /// Not the next version.
-    VersionNotNext { /// As asked.
-        version: u16, /// The present one.
-        current: u16, /// The highest that this program knows.
-        supported: u16, }
+    VersionNotNext {
+        version: u16,
+        current: u16,
+        /// The highest that this program knows.
+        supported: u16,
+    }
         => Conflict, "version {version} cannot follow {current} (this program knows up to {supported})";
         "Raise by one, when every replica runs a program that knows the version.";
     /// No such host.
-    HostNotFound { /// The host.
-        host: HostName, }
+    HostNotFound { host: HostName }
         => NotFound, "host {host} does not exist";
         "romana host list shows the hosts; add it with romana host add.";
     /// Another host has the name.
-    HostExists { /// The host.
-        host: HostName, /// Its address.
-        ip: IpAddr, }
+    HostExists { host: HostName, ip: IpAddr }
         => Conflict, "host {host} exists with other facts (ip {ip})";
         "Change it (romana host label, PATCH /v1/hosts/{name}), or remove it first.";
     /// Another host has the address.
-    HostAddressInUse { /// The address.
-        ip: IpAddr, /// Who has it.
-        host: HostName, }
+    HostAddressInUse { ip: IpAddr, host: HostName }
         => Conflict, "the address {ip} belongs to host {host}";
         "Give each host its own address, or remove the other host first.";
     /// No group takes the host.
-    NoGroupForHost { /// The host.
-        host: HostName, }
+    NoGroupForHost { host: HostName }
         => Forbidden, "no prefix group of any network takes host {host}: its labels match none";
         "Give it the labels that a group's assignment asks for: romana topology show.";
     /// New labels do not fit the group in which the host has blocks.
-    LabelsLeaveGroup { /// The host.
-        host: HostName, /// The group.
-        group: IpNet, }
+    LabelsLeaveGroup { host: HostName, group: IpNet }
         => Conflict, "with these labels host {host} would have to leave group {group}, in which it has blocks";
         "Empty the host first, or keep the labels that the group asks for.";
     /// Live addresses on a host.
-    HostInUse { /// The host.
-        host: HostName, /// How many.
-        addresses: u64, }
+    HostInUse { host: HostName, addresses: u64 }
         => Conflict, "host {host} has {addresses} live addresses";
         "Move what runs there, or evict with force (romana host remove --force).";
     /// A report from the future.
-    ReportAhead { /// Revision of the report.
-        revision: u64, /// Present revision.
-        current: u64, }
+    ReportAhead { revision: u64, current: u64 }
         => Malformed, "the report is based on revision {revision}, the log is at {current}";
         "Report the revision that the agent has followed to.";
     /// The name is taken by somebody else.
-    AddressNameInUse { /// The name.
-        name: AddressName, /// Its address.
-        ip: IpAddr, /// Its host.
-        host: HostName, /// Its tenant.
-        tenant: TenantId, /// Its segment.
-        segment: SegmentId, }
+    AddressNameInUse {
+        name: AddressName,
+        ip: IpAddr,
+        host: HostName,
+        tenant: TenantId,
+        segment: SegmentId,
+    }
         => Conflict, "the name {name} has {ip} on host {host} for {tenant}/{segment}";
         "Release it first, or use another name. Same name, host, tenant and segment is a safe retry.";
     /// No such address.
-    AddressNotFound { /// As given.
-        address: AddressName, }
+    AddressNotFound { address: AddressName }
         => NotFound, "no address is named or is {address}";
         "romana address list shows the addresses.";
     /// No network for this tenant on this host.
-    NoNetworkForTenant { /// The tenant.
-        tenant: TenantId, /// The host.
-        host: HostName, }
+    NoNetworkForTenant { tenant: TenantId, host: HostName }
         => Forbidden, "no network gives addresses to tenant {tenant} on host {host}";
         "Add the tenant to a network's tenants, or define a network without tenants.";
     /// The network asked for is not for this tenant or host.
-    NetworkNotForTenant { /// The network.
-        network: NetworkName, /// The tenant.
-        tenant: TenantId, /// The host.
-        host: HostName, }
+    NetworkNotForTenant { network: NetworkName, tenant: TenantId, host: HostName }
         => Forbidden, "network {network} gives no addresses to tenant {tenant} on host {host}";
         "Leave out the network, or add the tenant to its tenants, or label the host for one of its groups.";
     /// No address left.
-    NetworkExhausted { /// The host.
-        host: HostName, /// Groups that were tried.
-        groups: Vec<IpNet>, /// Addresses there that are cooling down.
-        cooling: u64, }
+    NetworkExhausted {
+        host: HostName,
+        /// Groups that were tried.
+        groups: Vec<IpNet>,
+        /// Addresses there that are cooling down.
+        cooling: u64,
+    }
         => Exhausted, "no address is left for host {host} in {} ({cooling} are cooling down)", Several(groups);
         "Wait for the reuse delay if addresses are cooling down; else release some, or enlarge the network.";
     /// The address asked for is taken.
-    AddressInUse { /// The address.
-        ip: IpAddr, /// Its name.
-        name: AddressName, }
+    AddressInUse { ip: IpAddr, name: AddressName }
         => Conflict, "{ip} belongs to {name}";
         "Ask for another address, or none in particular.";
     /// The address asked for is blacked out.
-    AddressBlackedOut { /// The address.
-        ip: IpAddr, /// By which blackout.
-        cidr: IpNet, }
+    AddressBlackedOut { ip: IpAddr, cidr: IpNet }
         => Forbidden, "{ip} is blacked out by {cidr}";
         "Ask for another address, or end the blackout.";
     /// The address asked for was released too recently.
-    AddressCoolingDown { /// The address.
-        ip: IpAddr, /// When it was released.
-        released_at: Millis, /// The delay.
-        reuse_delay_ms: u64, }
+    AddressCoolingDown { ip: IpAddr, released_at: Millis, reuse_delay_ms: u64 }
         => Conflict, "{ip} was released at {released_at} and is kept back until {} ({})", released_at.plus(*reuse_delay_ms), Span(*reuse_delay_ms);
         "Wait until then, or ask for another address.";
     /// The address asked for is not one this host can have.
-    AddressOutsideGroup { /// The address.
-        ip: IpAddr, /// The host.
-        host: HostName, /// Groups of the host for this tenant.
-        groups: Vec<IpNet>, }
+    AddressOutsideGroup {
+        ip: IpAddr,
+        host: HostName,
+        /// Groups of the host for this tenant.
+        groups: Vec<IpNet>,
+    }
         => Forbidden, "{ip} is outside the prefix groups of host {host} for this tenant: {}", Several(groups);
         "Ask for an address inside one of details.groups.";
     /// The address asked for is left out by the network's `skip_first_last`.
-    AddressSkipped { /// The address.
-        ip: IpAddr, /// Its block.
-        block: IpNet, }
+    AddressSkipped { ip: IpAddr, block: IpNet }
         => Forbidden, "{ip} is the first or last address of block {block}, which the network leaves out";
         "Ask for another address.";
     /// The block of the address asked for belongs to another.
-    BlockInUse { /// The block.
-        block: IpNet, /// Its host.
-        host: HostName, /// Its tenant.
-        tenant: TenantId, /// Its segment.
-        segment: SegmentId, }
+    BlockInUse { block: IpNet, host: HostName, tenant: TenantId, segment: SegmentId }
         => Conflict, "block {block} belongs to {tenant}/{segment} on host {host}";
         "Ask for an address of another block.";
     /// No such tenant.
-    TenantNotFound { /// The tenant.
-        tenant: TenantId, }
+    TenantNotFound { tenant: TenantId }
         => NotFound, "tenant {tenant} does not exist";
         "romana tenant list shows the tenants.";
     /// The tenant owns something.
-    TenantInUse { /// The tenant.
-        tenant: TenantId, /// What is left.
-        what: String, }
+    TenantInUse { tenant: TenantId, what: String }
         => Conflict, "tenant {tenant} still has {what}";
         "Remove that first.";
     /// No such segment.
-    SegmentNotFound { /// The tenant.
-        tenant: TenantId, /// The segment.
-        segment: SegmentId, }
+    SegmentNotFound { tenant: TenantId, segment: SegmentId }
         => NotFound, "tenant {tenant} has no segment {segment}";
         "romana segment list TENANT shows the segments.";
     /// The segment owns something.
-    SegmentInUse { /// The tenant.
-        tenant: TenantId, /// The segment.
-        segment: SegmentId, /// What is left.
-        what: String, }
+    SegmentInUse { tenant: TenantId, segment: SegmentId, what: String }
         => Conflict, "segment {tenant}/{segment} still has {what}";
         "Remove that first.";
     /// A policy cannot be enforced as written.
-    InvalidPolicy { /// The policy.
-        policy: String, /// Which field.
-        field: String, /// What is wrong.
-        why: String, }
+    InvalidPolicy { policy: String, field: String, why: String }
         => Malformed, "policy {policy}, {field}: {why}";
         "Correct the field; romana policy check FILE explains a policy without applying it.";
     /// No such policy.
-    PolicyNotFound { /// The policy.
-        policy: PolicyName, }
+    PolicyNotFound { policy: PolicyName }
         => NotFound, "policy {policy} does not exist";
         "romana policy list shows the policies.";
     /// An endpoint is not valid.
-    InvalidEndpoint { /// Its address.
-        ip: IpAddr, /// What is wrong.
-        why: String, }
+    InvalidEndpoint { ip: IpAddr, why: String }
         => Malformed, "endpoint {ip} is not valid: {why}";
         "Correct the field.";
     /// No such VIP.
-    VipNotFound { /// The VIP.
-        vip: VipName, }
+    VipNotFound { vip: VipName }
         => NotFound, "VIP {vip} does not exist";
         "romana vip list shows the VIPs.";
     /// Another VIP has the address.
-    VipAddressInUse { /// The address.
-        ip: IpAddr, /// Who has it.
-        by: String, }
+    VipAddressInUse { ip: IpAddr, by: String }
         => Conflict, "{ip} is used by {by}";
         "Choose an address that no VIP, endpoint or host has.";
     /// The host may not have the VIP.
-    HostNotCandidate { /// The VIP.
-        vip: VipName, /// The host.
-        host: HostName, /// Why not.
-        why: String, }
+    HostNotCandidate { vip: VipName, host: HostName, why: String }
         => Forbidden, "host {host} may not answer for VIP {vip}: {why}";
         "Choose a candidate that is up.";
     /// Another host holds an unexpired lease.
-    VipLeaseHeld { /// The VIP.
-        vip: VipName, /// Who holds it.
-        host: HostName, /// Until when.
-        until: Millis, }
+    VipLeaseHeld { vip: VipName, host: HostName, until: Millis }
         => Conflict, "host {host} holds VIP {vip} until {until}";
         "Unassign it first, or wait until the lease is over.";
     /// No such router assignment.
-    RouterNotFound { /// The prefix.
-        prefix: IpNet, /// The route table.
-        table: TableId, }
+    RouterNotFound { prefix: IpNet, table: TableId }
         => NotFound, "no host forwards for {prefix} in {table}";
         "GET /v1/snapshot?topics=routers shows the routers.";
     /// A leader task's command from an earlier term.
-    StaleTerm { /// Term of the command.
-        term: Term, /// Term of the entry.
-        current: Term, }
+    StaleTerm { term: Term, current: Term }
         => Conflict, "the command was decided in term {term}, the log is in term {current}";
         "Nothing: the new leader's task decides anew.";
     /// The cluster runs at a version that does not know this yet.
-    VersionTooLow { /// Version that it needs.
-        needed: u16, /// The present one.
-        current: u16, }
+    VersionTooLow { needed: u16, current: u16 }
         => Conflict, "this needs version {needed} of the cluster, which is at {current}";
         "Upgrade every replica: the leader raises the version when all of them know it. romana cluster status shows them.";
     /// A checkpoint is not after the last one, or not yet reached.
-    CheckpointNotNext { /// Revision of the checkpoint.
-        revision: u64, /// Revision of the last signed one.
-        signed: u64, /// Present revision.
-        current: u64, }
+    CheckpointNotNext {
+        revision: u64,
+        /// Revision of the last signed one.
+        signed: u64,
+        current: u64,
+    }
         => Conflict, "a checkpoint at revision {revision} cannot be signed: the last one is at {signed}, the log is at {current}";
         "Nothing: the leader's task signs a later one.";
     /// Not an address of a peer listener.
-    InvalidPeer { /// As given, escaped.
-        peer: String, /// What is wrong.
-        why: String, }
+    InvalidPeer {
+        /// As given, escaped.
+        peer: String,
+        why: String,
+    }
         => Malformed, "\"{peer}\" is not a peer address: {why}";
         "Write it as HOST:PORT or [IPV6]:PORT, such as 10.0.0.4:9601.";
     /// Another member has the peer address.
-    MemberExists { /// Its id.
-        id: u64, /// The address.
-        peer: String, }
+    MemberExists { id: u64, peer: String }
         => Conflict, "member {id} has the peer address {peer}";
         "If its disk is gone: romana cluster replace ID. If it is no longer wanted: romana cluster remove ID.";
     /// The id is retired.
-    MemberIsRemoved { /// The id.
-        id: u64, }
+    MemberIsRemoved { id: u64 }
         => Conflict, "member {id} was removed, and its id is never used again";
         "Add a new member: romana cluster add HOST:PORT, and start it with an empty data directory and --join.";
     /// The id belongs to another data directory.
-    MemberIsClaimed { /// The id.
-        id: u64, }
+    MemberIsClaimed { id: u64 }
         => Conflict, "member {id} has another data directory than this one: its disk was lost or swapped";
         "Put the old data directory back, or: romana cluster replace ID, and start with an empty one and --join.";
     /// After a restore, hosts must report first.
-    AllocationHeld { /// Revision of the restore.
-        since: u64, /// Some that have not reported.
-        hosts: Vec<HostName>, /// How many have not.
-        waiting: u64, }
+    AllocationHeld {
+        /// Revision of the restore.
+        since: u64,
+        /// Some that have not reported.
+        hosts: Vec<HostName>,
+        /// How many have not.
+        waiting: u64,
+    }
         => Conflict, "the cluster was restored from a backup at revision {since}, and waits for the reports of {}", plural(*waiting, "host");
         "Wait for the agents, or go on without them: romana cluster resume. An address that is known can be asked for by its ip.";
     /// A report after a restore has attachments that the log does not know.
-    ReportIncomplete { /// The host.
-        host: HostName, /// Some of them.
-        names: Vec<AddressName>, /// How many there are.
-        total: u64, }
+    ReportIncomplete {
+        host: HostName,
+        /// Some of them.
+        names: Vec<AddressName>,
+        /// How many there are.
+        total: u64,
+    }
         => Conflict, "host {host} runs what is not allocated there: {}, such as {}", plural(*total, "attachment"), names.first().map_or("", AddressName::as_str);
         "Allocate each by its name and ip first, then report again.";
     /// Another agent speaks for the host.
-    HostHasAgent { /// The host.
-        host: HostName, /// The agent that speaks for it.
-        instance: InstanceId, }
+    HostHasAgent { host: HostName, instance: InstanceId }
         => Conflict, "another agent, {instance}, speaks for host {host}";
         "Stop one of the two, or start this one with the name of its own host (--host). One that stays silent is replaced by itself (--takeover-after).";
     /// A range with addresses that nobody can have.
-    RangeNotUsable { /// The range.
-        cidr: IpNet, /// What is wrong.
-        why: String, }
+    RangeNotUsable { cidr: IpNet, why: String }
         => Forbidden, "addresses of {cidr} cannot be given out: {why}";
         "Use a range of unicast addresses, such as one of RFC 1918 (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16) or RFC 4193 (fd00::/8).";
     /// Somebody has the address.
-    AddressTaken { /// The address.
-        ip: IpAddr, /// Who has it.
-        by: String, }
+    AddressTaken { ip: IpAddr, by: String }
         => Conflict, "{ip} belongs to {by}";
         "Choose an address that no host, VIP, endpoint or service has.";
     /// A range for services is in use.
-    RangeTaken { /// The range.
-        cidr: IpNet, /// By whom.
-        by: String, }
+    RangeTaken { cidr: IpNet, by: String }
         => Conflict, "{cidr} cannot be kept for services: it shares addresses with {by}";
         "Give services the range that the cluster has for them (--service-cluster-ip-range), and networks and hosts others.";
     /// The address of a host would lie in a network.
-    HostInsideNetwork { /// The host.
-        host: HostName, /// The address.
-        ip: IpAddr, /// The network.
-        network: NetworkName, /// Its range.
-        cidr: IpNet, }
+    HostInsideNetwork { host: HostName, ip: IpAddr, network: NetworkName, cidr: IpNet }
         => Conflict, "{ip} of host {host} lies in network {network} ({cidr}), whose addresses are for endpoints";
         "Give hosts addresses outside all networks; or exclude the range that hosts are in first: romana blackout add CIDR.";
     /// A name reads as an address.
-    NameReadsAsAddress { /// The name.
-        name: String, }
+    NameReadsAsAddress { name: String }
         => Malformed, "the name {name} reads as an address of somebody else";
         "Things are looked up by name and by address: choose a name that is no address, or that is the thing's own address.";
     /// A text means two things.
-    AmbiguousName { /// The text.
-        text: String, /// What is named so.
-        named: String, /// What has that address.
-        found: String, }
+    AmbiguousName {
+        text: String,
+        /// What is named so.
+        named: String,
+        /// What has that address.
+        found: String,
+    }
         => Conflict, "{text} means two things: it is the name of {named}, and it is {found}";
         "Name the one that is meant otherwise: by its own address or its own name, as given in details.";
     /// Another host's name differs in case or a last dot only.
-    HostDiffersInCase { /// As given.
-        host: HostName, /// The other.
-        other: HostName, }
+    HostDiffersInCase { host: HostName, other: HostName }
         => Conflict, "there is no host {host}, but {other}, which differs in upper and lower case or a last dot only";
         "Write the name as it is in the log. DNS does not tell such names apart, so a cluster has only one of them.";
 }

@@ -1,13 +1,19 @@
 //! Cluster settings: values that must be the same everywhere, hence in the log.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
-use crate::command::SettingsChange;
+use crate::command::{AgentSettingsChange, SettingsChange};
 use crate::event::Event;
-use crate::limits::{REUSE_DELAY_MS_MAX, VIP_LEASE_MS_MAX};
+use crate::limits::{
+    HOLD_MS_MAX, HOST_DOWN_AFTER_MS, RESERVE_MAX, REUSE_DELAY_MS_MAX, VIP_LEASE_MS_MAX,
+};
 use crate::refusal::Refusal;
+use crate::state::State;
 
-/// The settings.
+/// Settings of every cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// How long a released address is not given out again, milliseconds. 0 = at once.
@@ -22,11 +28,25 @@ impl Default for Settings {
     }
 }
 
+/// Settings of what concerns agents, since version 3.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentSettings {
+    /// Addresses that an agent holds in reserve for each tenant and segment that its host runs; 0: none.
+    pub reserve_per_owner: u32,
+    /// Silence after which a host with an agent counts as down, milliseconds; 0: never.
+    pub host_down_after_ms: u64,
+    /// Longest that allocation waits for reports after a restore, milliseconds; 0: until all are there.
+    pub restore_hold_max_ms: u64,
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        Self { reserve_per_owner: 0, host_down_after_ms: 10_000, restore_hold_max_ms: 0 }
+    }
+}
+
 impl Settings {
-    pub(crate) fn decide(
-        &self,
-        change: &SettingsChange,
-    ) -> Result<alloc::vec::Vec<Event>, Refusal> {
+    pub(crate) fn decide(&self, change: &SettingsChange) -> Result<Vec<Event>, Refusal> {
         let refuse = |setting: &str, value: u64, min: u64, max: u64| {
             Err(Refusal::SettingOutOfRange { setting: setting.into(), value, min, max })
         };
@@ -44,8 +64,43 @@ impl Settings {
             next.vip_lease_ms = value;
         }
         if next == *self {
-            return Ok(alloc::vec![]);
+            return Ok(vec![]);
         }
-        Ok(alloc::vec![Event::SettingsChanged(next)])
+        Ok(vec![Event::SettingsChanged(next)])
+    }
+}
+
+pub(crate) fn decide_agents(
+    state: &State,
+    change: &AgentSettingsChange,
+) -> Result<Vec<Event>, Refusal> {
+    let within = |setting: &str, value: u64, (min, max): (u64, u64)| {
+        if value == 0 || (min..=max).contains(&value) {
+            return Ok(value);
+        }
+        Err(Refusal::SettingOutOfRange { setting: setting.into(), value, min, max })
+    };
+    let mut next = state.agent_settings.clone();
+    if let Some(value) = change.reserve_per_owner {
+        within("reserve_per_owner", value.into(), (0, RESERVE_MAX.into()))?;
+        next.reserve_per_owner = value;
+    }
+    if let Some(value) = change.host_down_after_ms {
+        next.host_down_after_ms = within("host_down_after_ms", value, HOST_DOWN_AFTER_MS)?;
+    }
+    if let Some(value) = change.restore_hold_max_ms {
+        next.restore_hold_max_ms = within("restore_hold_max_ms", value, (0, HOLD_MS_MAX))?;
+    }
+    if next == state.agent_settings {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::AgentSettingsChanged(next)])
+}
+
+impl State {
+    /// Settings of what concerns agents.
+    #[must_use]
+    pub fn agent_settings(&self) -> &AgentSettings {
+        &self.agent_settings
     }
 }

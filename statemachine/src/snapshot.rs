@@ -13,16 +13,17 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::attachment::{AgentSettings, Conflict};
-use crate::cluster::Member;
-use crate::command::{Endpoint, Labels, Retention};
+use crate::command::{Endpoint, Retention};
 use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
-use crate::event::{BlockAssigned, CheckpointSigned};
+use crate::event::{BlockAssigned, CheckpointSigned, Conflict};
+use crate::hold::Held;
 use crate::host::{self, Host};
 use crate::ipam::{self, Address, Block};
+use crate::labels::Labels;
+use crate::members::{Member, Members};
 use crate::name::{AddressName, HostName, InstanceId, NetworkName, SegmentId, TenantId};
 use crate::policy::Policy;
-use crate::settings::Settings;
+use crate::settings::{AgentSettings, Settings};
 use crate::state::State;
 use crate::tenant::Tenant;
 use crate::topology::{Topology, TopologySpec};
@@ -76,26 +77,26 @@ struct Snapshot1 {
 
 /// What format 2 adds. Frozen.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Snapshot2 {
-    pub(crate) members: Vec<Member>,
-    pub(crate) removed: Vec<u64>,
-    pub(crate) retention: Retention,
-    pub(crate) signed: Option<CheckpointSigned>,
-    pub(crate) held: Option<(Revision, Vec<HostName>)>,
+struct Snapshot2 {
+    members: Vec<Member>,
+    removed: Vec<u64>,
+    retention: Retention,
+    signed: Option<CheckpointSigned>,
+    held: Option<(Revision, Vec<HostName>)>,
 }
 
 /// What format 3 adds. Frozen.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Snapshot3 {
-    pub(crate) settings: AgentSettings,
-    pub(crate) conflicts: Vec<(HostName, Vec<Conflict>)>,
+struct Snapshot3 {
+    settings: AgentSettings,
+    conflicts: Vec<(HostName, Vec<Conflict>)>,
 }
 
 /// What format 4 adds. Frozen.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Snapshot4 {
-    pub(crate) agents: Vec<(HostName, InstanceId)>,
-    pub(crate) services: Vec<IpNet>,
+struct Snapshot4 {
+    agents: Vec<(HostName, InstanceId)>,
+    services: Vec<IpNet>,
 }
 
 /// A tenant, its labels and its segments.
@@ -121,13 +122,13 @@ impl State {
     /// The state as bytes.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        let cluster = || Snapshot2::of(&self.cluster);
+        let cluster = || Snapshot2::of(self);
         match self.version {
             ..2 => wire(&(1u16, Content(self))),
             2 => wire(&(2u16, Content(self), cluster())),
-            3 => wire(&(3u16, Content(self), cluster(), Snapshot3::of(&self.agents))),
+            3 => wire(&(3u16, Content(self), cluster(), Snapshot3::of(self))),
             4.. => {
-                let third = Snapshot3::of(&self.agents);
+                let third = Snapshot3::of(self);
                 wire(&(4u16, Content(self), cluster(), third, Snapshot4::of(self)))
             }
         }
@@ -156,10 +157,9 @@ impl State {
         };
         let (first, second, third, fourth) = parts.map_err(SnapshotError::Damaged)?;
         let mut state = Self::from_snapshot1(first)?;
-        let services = fourth.as_ref().map(|fourth| fourth.services.iter().copied().collect());
-        state.ipam.services = services.unwrap_or_default();
-        state.cluster = second.map(Snapshot2::into_cluster).unwrap_or_default();
-        state.agents = third.map(|third| third.into_agents(fourth)).unwrap_or_default();
+        second.into_iter().for_each(|second| second.put_into(&mut state));
+        third.into_iter().for_each(|third| third.put_into(&mut state));
+        fourth.into_iter().for_each(|fourth| fourth.put_into(&mut state));
         Ok(state)
     }
 
@@ -227,4 +227,54 @@ fn restore_returned(state: &mut State, (cidr, at, revision): (IpNet, Millis, Rev
     });
     let Some(pool) = leaf.and_then(|leaf| state.ipam.pools.get_mut(&leaf)) else { return };
     pool.restore_returned(leaf.unwrap_or(cidr), cidr, at, revision);
+}
+
+impl Snapshot2 {
+    fn of(state: &State) -> Self {
+        let held = state.held.as_ref();
+        Self {
+            members: state.members.known.values().cloned().collect(),
+            removed: state.members.removed.iter().copied().collect(),
+            retention: state.retention.clone(),
+            signed: state.signed.clone(),
+            held: held.map(|held| (held.since, held.waiting.iter().cloned().collect())),
+        }
+    }
+
+    fn put_into(self, state: &mut State) {
+        let Self { members, removed, retention, signed, held } = self;
+        let known = members.into_iter().map(|member| (member.id, member)).collect();
+        state.members = Members { known, removed: removed.into_iter().collect() };
+        state.retention = retention;
+        state.signed = signed;
+        state.held =
+            held.map(|(since, waiting)| Held { since, waiting: waiting.into_iter().collect() });
+    }
+}
+
+impl Snapshot3 {
+    fn of(state: &State) -> Self {
+        let conflicts = state.conflicts.iter();
+        let conflicts = conflicts.map(|(host, list)| (host.clone(), Vec::clone(list))).collect();
+        Self { settings: state.agent_settings.clone(), conflicts }
+    }
+
+    fn put_into(self, state: &mut State) {
+        let conflicts = self.conflicts.into_iter();
+        state.agent_settings = self.settings;
+        state.conflicts = conflicts.map(|(host, list)| (host, Arc::new(list))).collect();
+    }
+}
+
+impl Snapshot4 {
+    fn of(state: &State) -> Self {
+        let agents = state.agents.iter();
+        let agents = agents.map(|(host, instance)| (host.clone(), instance.clone())).collect();
+        Self { agents, services: state.service_ranges().collect() }
+    }
+
+    fn put_into(self, state: &mut State) {
+        state.agents = self.agents.into_iter().collect();
+        state.ipam.services = self.services.into_iter().collect();
+    }
 }

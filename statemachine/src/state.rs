@@ -1,8 +1,9 @@
-//! The state, and the two functions that everything goes through: [`State::decide`] (may refuse,
-//! changes nothing) and [`State::evolve`] (changes, cannot fail). Both only dispatch; the rules are
-//! in the module of each topic.
+//! The state, how a log entry or a record changes it, and how it is read. What a command causes is in
+//! `decide`, what an event does in `evolve`; both only dispatch: the rules are in the module of each topic.
 
-use alloc::string::String;
+mod decide;
+mod evolve;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -10,26 +11,21 @@ use core::net::IpAddr;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::address;
-use crate::attachment::{self, Agents};
-use crate::cluster::{self, Cluster};
-use crate::command::{Command, Endpoint, HostState};
-use crate::endpoint;
-use crate::enrolment;
+use crate::command::{Command, Endpoint, Retention};
 use crate::entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
-use crate::event::Event;
-use crate::host::{self, Host, Hosts};
-use crate::ipam::{self, Allocation, Ipam};
-use crate::name::{Actor, HostName, PolicyName, TenantId, VipName};
+use crate::event::{CheckpointSigned, Conflict, Event};
+use crate::hold::Held;
+use crate::host::{Host, Hosts};
+use crate::ipam::{Allocation, Ipam};
+use crate::members::Members;
+use crate::name::{Actor, HostName, InstanceId, PolicyName, TenantId, VipName};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
-use crate::settings::Settings;
-use crate::tenant::{self, Tenant};
-use crate::topology::{self, Topology};
-use crate::vip::{self, RouterKey, Vip, VipHolder};
-
-/// The highest version of behaviour that this program knows ([`Command::RaiseVersion`]).
-pub const VERSION_MAX: u16 = 4;
+use crate::settings::{AgentSettings, Settings};
+use crate::tenant::Tenant;
+use crate::topology::Topology;
+use crate::version::VERSION_MAX;
+use crate::vip::{RouterKey, Vip, VipHolder};
 
 /// Everything that was decided, as of one revision. A clone is O(1): the maps are persistent.
 ///
@@ -66,8 +62,15 @@ pub struct State {
     pub(crate) routers: OrdMap<RouterKey, HostName>,
     /// Leases that outlive their assignment: nobody else may answer for the address before.
     pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
-    pub(crate) cluster: Cluster,
-    pub(crate) agents: Agents,
+    pub(crate) members: Members,
+    pub(crate) retention: Retention,
+    pub(crate) signed: Option<CheckpointSigned>,
+    pub(crate) held: Option<Held>,
+    pub(crate) agent_settings: AgentSettings,
+    /// The agent that speaks for each host.
+    pub(crate) agents: OrdMap<HostName, InstanceId>,
+    /// What hosts run and the log cannot give them.
+    pub(crate) conflicts: OrdMap<HostName, Arc<Vec<Conflict>>>,
 }
 
 /// When and under which leader a command is decided.
@@ -209,137 +212,6 @@ impl State {
             None => Answer::Done { changed },
         }
     }
-
-    /// Decides what a command causes, without changing anything.
-    ///
-    /// # Errors
-    /// Why it is refused.
-    pub fn decide(&self, command: &Command, now: Now) -> Result<Vec<Event>, Refusal> {
-        match command {
-            Command::SetTopology(spec) => topology::decide_set(self, spec, now),
-            Command::AddBlackout(blackout) => ipam::decide_blackout(self, blackout),
-            Command::RemoveBlackout(blackout) => ipam::decide_unblackout(self, blackout),
-            Command::ChangeSettings(change) => self.settings.decide(change),
-            Command::RaiseVersion(raise) => self.decide_version(raise.version),
-            Command::AddHost(spec) => host::decide_add(self, spec),
-            Command::UpdateHost(change) => host::decide_update(self, change),
-            Command::SetHostState(change) => host::decide_state(self, change, now),
-            Command::RemoveHost(remove) => host::decide_remove(self, remove, now),
-            Command::ReportHost(report) => ipam::decide_report(self, report, now),
-            Command::AllocateAddress(ask) => ipam::decide_allocate(self, ask, now),
-            Command::ReleaseAddress(ask) => ipam::decide_release(self, ask, now),
-            Command::CreateTenant(spec) => tenant::decide_create(self, spec),
-            Command::DeleteTenant(tenant) => tenant::decide_delete(self, tenant),
-            Command::CreateSegment(spec) => tenant::decide_create_segment(self, spec),
-            Command::DeleteSegment(segment) => tenant::decide_delete_segment(self, segment),
-            Command::SetPolicy(policy) => crate::policy::decide_set(self, policy),
-            Command::RemovePolicy(policy) => crate::policy::decide_remove(self, policy),
-            Command::SetEndpoint(endpoint) => endpoint::decide_set(self, endpoint),
-            Command::RemoveEndpoint(endpoint) => endpoint::decide_remove(self, endpoint),
-            Command::RequestVip(spec) => vip::decide_request(self, spec),
-            Command::AssignVip(assign) => vip::decide_assign(self, assign, now),
-            Command::UnassignVip(unassign) => vip::decide_unassign(self, unassign, now),
-            Command::RemoveVip(vip) => vip::decide_remove(self, vip),
-            Command::AssignRouter(assign) => vip::decide_assign_router(self, assign, now),
-            Command::UnassignRouter(unassign) => vip::decide_unassign_router(self, unassign, now),
-            Command::EndCooldowns(end) => {
-                fence(Some(end.term), now)?;
-                Ok(ipam::end_cooldowns(self, now.at))
-            }
-            Command::SetRetention(wanted) => cluster::decide_retention(self, wanted),
-            Command::SignCheckpoint(sign) => cluster::decide_sign(self, sign, now),
-            Command::AddMember(add) => cluster::decide_add(self, add),
-            Command::ClaimMember(claim) => cluster::decide_claim(self, claim),
-            Command::RemoveMember(member) => cluster::decide_remove(self, member),
-            Command::ResumeAllocation(_) => cluster::decide_resume(self),
-            Command::ReportAttachments(report) => attachment::decide_report(self, report, now),
-            Command::ClaimReserve(claim) => attachment::decide_claim(self, claim),
-            Command::ChangeAgentSettings(change) => attachment::decide_settings(self, change),
-            Command::EndHold(end) => attachment::decide_end_hold(self, end, now),
-            Command::EnrolAgent(enrol) => enrolment::decide(self, enrol),
-            Command::ReserveServices(reserve) => address::decide_reserve(self, reserve),
-        }
-    }
-
-    fn decide_version(&self, version: u16) -> Result<Vec<Event>, Refusal> {
-        if version == self.version {
-            return Ok(Vec::new());
-        }
-        if version != self.version + 1 || version > VERSION_MAX {
-            let (current, supported) = (self.version, VERSION_MAX);
-            return Err(Refusal::VersionNotNext { version, current, supported });
-        }
-        let mut events = alloc::vec![Event::VersionRaised(crate::event::VersionRaised { version })];
-        if version == endpoint::VERSION {
-            events.extend(endpoint::contradicting(self));
-        }
-        Ok(events)
-    }
-
-    fn evolve_version(&mut self, version: u16) {
-        self.version = version;
-        if version == address::VERSION {
-            self.reserve_hosts();
-        }
-    }
-
-    /// Changes the state as an event says. Revision, time and digest are the caller's business.
-    pub(crate) fn evolve(&mut self, event: &Event) {
-        match event {
-            Event::TopologySet(set) => topology::evolve_set(self, set),
-            Event::BlackoutAdded(added) => self.ipam.add_blackout(added.cidr),
-            Event::BlackoutRemoved(removed) => self.ipam.remove_blackout(removed.cidr),
-            Event::VersionRaised(raised) => self.evolve_version(raised.version),
-            Event::SettingsChanged(settings) => self.settings = settings.clone(),
-            Event::HostAdded(added) => host::evolve_added(self, added),
-            Event::HostUpdated(updated) => host::evolve_updated(self, updated),
-            Event::HostDown(host) => host::evolve_state(self, &host.name, HostState::Down),
-            Event::HostUp(host) => host::evolve_state(self, &host.name, HostState::Up),
-            Event::HostDraining(host) => host::evolve_state(self, &host.name, HostState::Draining),
-            Event::HostRemoved(removed) => host::evolve_removed(self, &removed.name),
-            Event::BlockAssigned(assigned) => ipam::evolve_assigned(self, assigned),
-            Event::BlockReleased(released) => self.ipam.evolve_released(released, self.revision),
-            Event::AddressAllocated(allocated) => {
-                self.ipam.evolve_allocated(allocated, self.revision);
-            }
-            Event::AddressReleased(released) => ipam::evolve_released(self, released),
-            Event::CooldownsEnded(ended) => self.ipam.evolve_cooled(ended.released_until),
-            Event::TenantCreated(created) => tenant::evolve_created(self, created),
-            Event::TenantDeleted(deleted) => _ = self.tenants.remove(&deleted.id),
-            Event::SegmentCreated(created) => tenant::evolve_segment(self, created),
-            Event::SegmentDeleted(deleted) => tenant::evolve_segment_deleted(self, deleted),
-            Event::PolicySet(policy) => {
-                _ = self.policies.insert(policy.name.clone(), Arc::new(policy.clone()));
-            }
-            Event::PolicyRemoved(removed) => _ = self.policies.remove(&removed.name),
-            Event::EndpointSet(endpoint) => {
-                _ = self.endpoints.insert(endpoint.ip, Arc::new(endpoint.clone()));
-            }
-            Event::EndpointRemoved(removed) => _ = self.endpoints.remove(&removed.ip),
-            Event::VipRequested(spec) => vip::evolve_requested(self, spec),
-            Event::VipAssigned(assigned) => vip::evolve_assigned(self, assigned),
-            Event::VipUnassigned(unassigned) => vip::evolve_unassigned(self, &unassigned.name),
-            Event::VipRemoved(removed) => vip::evolve_removed(self, &removed.name),
-            Event::RouterAssigned(assigned) => vip::evolve_router(self, assigned),
-            Event::RouterUnassigned(gone) => vip::evolve_router_gone(self, gone),
-            Event::RetentionSet(retention) => self.cluster.retention = retention.clone(),
-            Event::CheckpointSigned(signed) => self.cluster.signed = Some(signed.clone()),
-            Event::MemberAdded(added) => self.cluster.evolve_added(added),
-            Event::MemberClaimed(claimed) => self.cluster.evolve_claimed(claimed),
-            Event::MemberRemoved(removed) => self.cluster.evolve_removed(removed.id),
-            Event::Restored(_) => cluster::evolve_restored(self),
-            Event::HostReported(reported) => self.cluster.evolve_reported(&reported.host),
-            Event::AllocationResumed(_) => self.cluster.held = None,
-            Event::AddressAdopted(adopted) => self.ipam.evolve_adopted(adopted, self.revision),
-            Event::AddressClaimed(claimed) => self.ipam.evolve_claimed(claimed, self.revision),
-            Event::ConflictsReported(reported) => self.agents.evolve_conflicts(reported),
-            Event::AgentSettingsChanged(settings) => self.agents.settings = settings.clone(),
-            Event::AgentEnrolled(enrolled) => self.evolve_enrolled(enrolled),
-            Event::ServicesReserved(reserved) => {
-                self.ipam.services = reserved.ranges.iter().copied().collect();
-            }
-        }
-    }
 }
 
 /// Reading.
@@ -457,33 +329,4 @@ impl State {
     pub fn routers(&self) -> impl Iterator<Item = (&RouterKey, &HostName)> {
         self.routers.iter()
     }
-}
-
-/// Refuses a leader task's command that was decided in an earlier term.
-pub(crate) fn fence(term: Option<Term>, now: Now) -> Result<(), Refusal> {
-    match term {
-        Some(term) if term != now.term => Err(Refusal::StaleTerm { term, current: now.term }),
-        _ => Ok(()),
-    }
-}
-
-/// Checks labels against their bounds.
-pub(crate) fn check_labels(labels: &crate::Labels) -> Result<(), Refusal> {
-    use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
-    let refuse = |why: &str| Err(Refusal::InvalidLabels { why: String::from(why) });
-    if labels.len() > LABELS_MAX {
-        return refuse("there are more than 128");
-    }
-    for (key, value) in labels {
-        if key.is_empty() {
-            return refuse("a key is empty");
-        }
-        if key.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX {
-            return refuse("a key or value is longer than 1024 bytes");
-        }
-        if key.chars().chain(value.chars()).any(char::is_control) {
-            return refuse("a key or value has a control character");
-        }
-    }
-    Ok(())
 }

@@ -13,12 +13,14 @@ use core::net::IpAddr;
 use imbl::OrdMap;
 
 use crate::address;
-use crate::command::{Labels, SegmentRef, SegmentSpec, TenantRef, TenantSpec};
+use crate::command::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 use crate::event::{Event, SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted};
+use crate::labels::{self, Labels};
 use crate::name::{SegmentId, TenantId};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
-use crate::state::{State, check_labels};
+use crate::state::State;
+use crate::version;
 
 /// A tenant that was created.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,7 +33,7 @@ pub struct Tenant {
 
 pub(crate) fn decide_create(state: &State, spec: &TenantSpec) -> Result<Vec<Event>, Refusal> {
     spec.id.check()?;
-    check_labels(&spec.labels)?;
+    labels::check(&spec.labels)?;
     if state.tenant(&spec.id).is_some_and(|tenant| tenant.labels == spec.labels) {
         return Ok(Vec::new());
     }
@@ -59,7 +61,7 @@ pub(crate) fn decide_create_segment(
     spec: &SegmentSpec,
 ) -> Result<Vec<Event>, Refusal> {
     spec.id.check()?;
-    check_labels(&spec.labels)?;
+    labels::check(&spec.labels)?;
     let Some(tenant) = state.tenant(&spec.tenant) else {
         return Err(Refusal::TenantNotFound { tenant: spec.tenant.clone() });
     };
@@ -126,7 +128,7 @@ pub(crate) fn evolve_segment_deleted(state: &mut State, deleted: &SegmentDeleted
 
 /// Refuses addresses at which others cannot reach an endpoint or a VIP. Before version 4 fewer of them.
 pub(crate) fn check_routable(state: &State, ip: IpAddr) -> Result<(), Refusal> {
-    if state.version >= address::VERSION {
+    if state.version >= version::ADDRESS_CHECKS {
         return address::check(ip);
     }
     let why = match ip {

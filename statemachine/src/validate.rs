@@ -13,6 +13,7 @@ use crate::ipam::Block;
 use crate::prefix;
 use crate::state::State;
 use crate::topology::both_names;
+use crate::version;
 
 impl State {
     /// Checks all invariants.
@@ -188,12 +189,12 @@ impl State {
         for host in waiting.into_iter().flatten().filter(|host| self.host(host).is_none()) {
             wrong.push(format!("allocation waits for {host}, which does not exist"));
         }
-        if self.version >= endpoint::VERSION {
+        if self.version >= version::ENDPOINTS_TIED {
             for endpoint in self.endpoints().filter(|e| endpoint::contradicted(self, e).is_some()) {
                 wrong.push(format!("endpoint {} differs from its address", endpoint.ip));
             }
         }
-        for host in self.agents.instances.keys().filter(|host| self.host(host).is_none()) {
+        for host in self.agents.keys().filter(|host| self.host(host).is_none()) {
             wrong.push(format!("host {host} has an agent, and is not there"));
         }
         for (host, conflicts) in self.conflicts() {

@@ -29,7 +29,7 @@ use crate::host;
 use crate::limits::VIP_CANDIDATES_MAX;
 use crate::name::{HostName, TableId, VipName};
 use crate::refusal::Refusal;
-use crate::state::{Now, State, fence};
+use crate::state::{Now, State};
 use crate::tenant::check_routable;
 
 /// A VIP that somebody wants answered.
@@ -135,7 +135,6 @@ pub(crate) fn decide_assign(
     assign: &AssignVip,
     now: Now,
 ) -> Result<Vec<Event>, Refusal> {
-    fence(Some(assign.term), now)?;
     let vip = find(state, &assign.name)?;
     let Some(host) = state.host(&assign.host) else {
         return Err(host::not_found(state, &assign.host));
@@ -170,9 +169,7 @@ pub(crate) fn decide_assign(
 pub(crate) fn decide_unassign(
     state: &State,
     unassign: &UnassignVip,
-    now: Now,
 ) -> Result<Vec<Event>, Refusal> {
-    fence(Some(unassign.term), now)?;
     Ok(find(state, &unassign.name)?.unassigned().into_iter().collect())
 }
 
@@ -197,9 +194,7 @@ pub(crate) fn release_host(state: &State, host: &HostName) -> Vec<Event> {
 pub(crate) fn decide_assign_router(
     state: &State,
     assign: &AssignRouter,
-    now: Now,
 ) -> Result<Vec<Event>, Refusal> {
-    fence(Some(assign.term), now)?;
     assign.table.check()?;
     let AssignRouter { prefix, table, host, .. } = assign.clone();
     let network = prefix.trunc();
@@ -219,9 +214,7 @@ pub(crate) fn decide_assign_router(
 pub(crate) fn decide_unassign_router(
     state: &State,
     unassign: &UnassignRouter,
-    now: Now,
 ) -> Result<Vec<Event>, Refusal> {
-    fence(Some(unassign.term), now)?;
     let key = RouterKey { prefix: unassign.prefix, table: unassign.table.clone() };
     match state.routers.get(&key) {
         Some(host) => Ok(vec![router_gone(&key, host)]),

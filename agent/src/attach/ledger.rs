@@ -13,8 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use romana_statemachine::attachment::is_pod;
-use romana_statemachine::name::{AddressName, SegmentId, TenantId};
+use romana_statemachine::name::{AddressName, SegmentId, TenantId, is_pod};
 use romana_statemachine::{Digest, Labels, Millis};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;

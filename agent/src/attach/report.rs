@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
-use romana_statemachine::attachment::{Attached, ReportAttachments};
+use romana_statemachine::command::{Attached, ReportAttachments};
 use romana_statemachine::name::AddressName;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;

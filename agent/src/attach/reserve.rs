@@ -16,10 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use romana_client::Error;
-use romana_statemachine::attachment::{ClaimReserve, RESERVE_PREFIX};
-use romana_statemachine::command::{AllocateAddress, Endpoint};
+use romana_statemachine::command::{AllocateAddress, ClaimReserve, Endpoint};
 use romana_statemachine::limits::NAME_BYTES_MAX;
-use romana_statemachine::name::{AddressName, HostName, SegmentId, TenantId};
+use romana_statemachine::name::{AddressName, HostName, RESERVE_PREFIX, SegmentId, TenantId};
 use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use clap::Subcommand;
 use ipnet::IpNet;
 use romana_client::{Error, Query};
-use romana_statemachine::attachment::{Finding as Difference, Severity};
+use romana_statemachine::finding::{Finding as Difference, Severity};
 use serde_json::{Value, json};
 
 use crate::context::Context;

@@ -96,7 +96,7 @@ pub struct Filter {
 impl Filter {
     fn wants(&self, event: &Event) -> bool {
         self.topics.has(event.topic())
-            && event.since() <= self.version
+            && event.meta().since <= self.version
             && match (&self.host, event.only_host()) {
                 (Some(mine), Some(only)) => mine == only,
                 _ => true,

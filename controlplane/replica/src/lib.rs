@@ -32,7 +32,7 @@ pub mod testing;
 pub use cancel::{Cancel, CancelGuard};
 pub use identity::{IdentityError, Owner, join, owner};
 pub use raft::{
-    Change, ClocksStatus, ClusterStatus, Facts, FaultKind, MemberClock, MemberProblem,
-    MemberStatus, Membership, Problems, ProposeError, ReadError, Replica, ReplicaConfig, Role,
-    StartError, TopicRevisions, TransferError, Tuning, WallClock, next_change, reseed,
+    Change, ClocksStatus, ClusterStatus, Facts, FaultKind, MemberProblem, MemberStatus, Membership,
+    Problems, ProposeError, ReadError, Replica, ReplicaConfig, Role, StartError, TopicRevisions,
+    TransferError, Tuning, WallClock, next_change, reseed,
 };

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use romana_api::backup::Restoration;
 use romana_statemachine::command::{AllocateAddress, HostSpec, RaiseVersion, TenantSpec};
 use romana_statemachine::{Actor, Command, Labels, Outcome, Proposal, State};
 use romana_storage::wal::WalError;
@@ -20,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::backup::take::{Take, origin};
-use crate::backup::{Restoration, file, restore};
+use crate::backup::{file, restore};
 use crate::{ClocksStatus, ProposeError, Replica, ReplicaConfig, StartError, Tuning, WallClock};
 
 /// Longest any condition is waited for.

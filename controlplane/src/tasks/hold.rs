@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_replica::ProposeError;
-use romana_statemachine::attachment::EndHold;
+use romana_statemachine::command::EndHold;
 use romana_statemachine::{Command, Revision, Term};
 use tokio::time::Instant;
 
@@ -29,13 +29,10 @@ impl Pass for Hold {
 
     fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            let (held, longest, version) = context.replica.with_state(|state| {
-                let longest = state.agent_settings().restore_hold_max_ms;
-                (
-                    state.held().map(|held| (held.since, held.waiting.len())),
-                    longest,
-                    state.version(),
-                )
+            let command = Command::EndHold(EndHold { term: context.term });
+            let (held, longest, known) = context.replica.with_state(|state| {
+                let held = state.held().map(|held| (held.since, held.waiting.len()));
+                (held, state.agent_settings().restore_hold_max_ms, state.knows(&command))
             });
             let Some((since, waiting)) = held else { return Ok(()) };
             let begun = {
@@ -44,10 +41,9 @@ impl Pass for Hold {
                 let known = begun.filter(|(known, _)| *known == which);
                 begun.insert(known.unwrap_or_else(|| (which, Instant::now()))).1
             };
-            if version < 3 || longest == 0 || begun.elapsed() < Duration::from_millis(longest) {
+            if !known || longest == 0 || begun.elapsed() < Duration::from_millis(longest) {
                 return Ok(());
             }
-            let command = Command::EndHold(EndHold { term: context.term });
             context.propose([command]).await?;
             tracing::warn!(waiting, longest, "allocation goes on without the reports of all hosts");
             Ok(())

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_replica::ProposeError;
-use romana_statemachine::attachment::AGENT_INFO;
+use romana_statemachine::agent::AGENT_INFO;
 use romana_statemachine::command::{HostState, SetHostState};
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Command, Refusal, Term};
+use romana_statemachine::{Command, Refusal, Term, version};
 use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
@@ -87,10 +87,10 @@ impl Pass for Liveness {
 
     fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            let (version, after) = context
+            let (at, after) = context
                 .replica
                 .with_state(|state| (state.version(), state.agent_settings().host_down_after_ms));
-            if version < 3 || after == 0 {
+            if at < version::HEARTBEATS || after == 0 {
                 return Ok(());
             }
             let changes = changes(&self.watched(context), Duration::from_millis(after));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use romana_replica::ProposeError;
-use romana_statemachine::address::ReserveServices;
+use romana_statemachine::command::ReserveServices;
 use romana_statemachine::{Command, State};
 
 use super::{LeaderContext, Pass};
@@ -24,7 +24,7 @@ pub struct Services {
 impl Services {
     fn missing(&self, state: &State) -> bool {
         let kept: Vec<IpNet> = state.service_ranges().collect();
-        state.version() >= 4 && self.ranges.iter().any(|range| !kept.contains(range))
+        self.ranges.iter().any(|range| !kept.contains(range))
     }
 }
 
@@ -36,12 +36,13 @@ impl Pass for Services {
 
     fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
-            if !context.replica.with_state(|state| self.missing(state)) {
+            let ranges = self.ranges.iter().map(ToString::to_string).collect();
+            let command = Command::ReserveServices(ReserveServices { ranges });
+            let wanted = |state: &State| state.knows(&command) && self.missing(state);
+            if !context.replica.with_state(wanted) {
                 context.report("ServiceRangeNotReserved", None);
                 return Ok(());
             }
-            let ranges = self.ranges.iter().map(ToString::to_string).collect();
-            let command = Command::ReserveServices(ReserveServices { ranges });
             let outcomes = context.propose([command]).await?;
             let refused = outcomes.into_iter().find_map(|outcome| outcome.result.err());
             let what = refused.map(|refusal| {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_replica::{Facts, ProposeError};
-use romana_statemachine::attachment::{AGENT_INFO, Heard};
+use romana_statemachine::agent::{AGENT_INFO, Heard};
 use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Command, Term, VERSION_MAX};
@@ -178,7 +178,7 @@ impl Pass for Versions {
 
 #[cfg(test)]
 mod tests {
-    use romana_statemachine::attachment::Heartbeat;
+    use romana_statemachine::agent::Heartbeat;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::{SPECIAL, User, check, users};
-use crate::attachment::{Finding, Severity};
+use crate::finding::{Finding, Severity};
 use crate::host::{Host, in_dns};
 use crate::name::AddressName;
 use crate::prefix;

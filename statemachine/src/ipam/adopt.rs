@@ -1,19 +1,17 @@
-//! Deciding what becomes of an address that a host uses: see [`crate::attachment`].
+//! Deciding what becomes of an address that a host uses: see [`crate::report`].
 
 use alloc::vec::Vec;
 
-use super::allocate;
-use crate::attachment::{AddressAdopted, AddressClaimed, Attached, ReportAttachments};
-use crate::command::AllocateAddress;
+use super::change::block_mut;
+use super::live::Address;
+use super::names::Place;
+use super::{Ipam, allocate};
+use crate::command::{AllocateAddress, Attached, ReportAttachments};
 use crate::entry::Revision;
-use crate::event::{AddressAllocated, Event};
-use crate::ipam::{Ipam, block_mut};
+use crate::event::{AddressAdopted, AddressAllocated, AddressClaimed, Event};
 use crate::prefix;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
-
-use super::live::Address;
-use super::names::Place;
 
 /// The address that is used becomes the user's, if that can be; nothing if it is his.
 pub(crate) fn decide_adopt(

@@ -10,17 +10,18 @@ use ipnet::IpNet;
 use super::block::{Block, Owner, OwnerNames, Pool};
 use super::{Allocation, Ipam};
 use crate::address;
-use crate::cluster;
 use crate::command::AllocateAddress;
 use crate::endpoint;
 use crate::entry::Millis;
 use crate::event::{AddressAllocated, BlockAssigned, Event};
+use crate::hold;
 use crate::host;
 use crate::prefix;
 use crate::ranges::FreeSet;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
 use crate::topology::Network;
+use crate::version;
 use crate::vip;
 
 /// A network that may serve the request, and the host's leaf group in it.
@@ -46,7 +47,7 @@ pub(crate) fn decide_allocate(
         return existing;
     }
     check_fresh_name(state, ask)?;
-    cluster::decide_hold(state, ask)?;
+    hold::check(state, ask)?;
     let first = find(state, ask, now.at, None);
     let Err(Refusal::NetworkExhausted { .. } | Refusal::AddressCoolingDown { .. }) = first else {
         return first;
@@ -69,7 +70,7 @@ pub(crate) fn decide_allocate(
 /// From version 4 on an address is not named like another one: people ask for addresses by either.
 fn check_fresh_name(state: &State, ask: &AllocateAddress) -> Result<(), Refusal> {
     let reads_as: Option<IpAddr> = ask.name.as_str().parse().ok();
-    match reads_as.filter(|ip| state.version >= address::VERSION && ask.ip != Some(*ip)) {
+    match reads_as.filter(|ip| state.version >= version::ADDRESS_CHECKS && ask.ip != Some(*ip)) {
         None => Ok(()),
         Some(_) => Err(Refusal::NameReadsAsAddress { name: ask.name.to_string() }),
     }
@@ -242,7 +243,7 @@ fn find_exact<'a, 'b>(
     if let Some(vip) = vip::at(state, ip) {
         return Err(Refusal::VipAddressInUse { ip, by: format!("VIP {}", vip.name) });
     }
-    if state.version >= address::VERSION {
+    if state.version >= version::ADDRESS_CHECKS {
         address::check_endpoint(state, ip)?;
     }
     if let Some(cidr) = ipam.blackout_of(ip) {

@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 
 use ipnet::IpNet;
 
-use crate::address;
 use crate::command::Blackout;
 use crate::event::{BlackoutAdded, BlackoutRemoved, Event};
 use crate::prefix;
 use crate::refusal::Refusal;
 use crate::state::State;
+use crate::version;
 
 pub(crate) fn decide_blackout(state: &State, ask: &Blackout) -> Result<Vec<Event>, Refusal> {
     let cidr = read(state, ask)?;
@@ -43,7 +43,7 @@ pub(crate) fn decide_unblackout(state: &State, ask: &Blackout) -> Result<Vec<Eve
 }
 
 fn read(state: &State, ask: &Blackout) -> Result<IpNet, Refusal> {
-    let strict = state.version >= address::VERSION;
+    let strict = state.version >= version::ADDRESS_CHECKS;
     if strict { prefix::parse(&ask.cidr) } else { prefix::parse_before_4(&ask.cidr) }
 }
 

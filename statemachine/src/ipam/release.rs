@@ -1,21 +1,20 @@
-//! Deciding what is given back: releases, reports, evictions, the end of cool-downs.
+//! Deciding what is given back: releases, leaks, evictions, the end of cool-downs.
 
 use alloc::collections::BTreeSet;
 
 use alloc::vec::Vec;
 
 use super::{Allocation, Ipam};
-use crate::address;
-use crate::cluster;
-use crate::command::{HostReport, ReleaseAddress};
+use crate::command::ReleaseAddress;
 use crate::endpoint;
 use crate::entry::{Millis, Revision};
 use crate::event::{AddressReleased, BlockReleased, CooldownsEnded, Event, ReleaseReason};
 use crate::host;
-use crate::limits::{BLOCKS_RETURNED_MAX, REPORT_NAMES_MAX};
+use crate::limits::BLOCKS_RETURNED_MAX;
 use crate::name::{AddressName, HostName};
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
+use crate::version;
 
 /// Idempotent: releasing what nobody has causes nothing.
 pub(crate) fn decide_release(
@@ -27,29 +26,13 @@ pub(crate) fn decide_release(
     if ask.address.as_str().parse::<core::net::IpAddr>().is_err() {
         ask.address.check()?;
     }
-    if state.version >= address::VERSION {
+    if state.version >= version::ADDRESS_CHECKS {
         state.ipam.check_unambiguous(&ask.address)?;
     }
     let Some(allocation) = state.ipam.by_name_or_ip(&ask.address) else {
         return Ok(Vec::new());
     };
     Ok(release(state, [allocation], ReleaseReason::Requested, now))
-}
-
-/// Releases what was allocated on the host up to the report's revision and does not run there.
-pub(crate) fn decide_report(
-    state: &State,
-    report: &HostReport,
-    now: Now,
-) -> Result<Vec<Event>, Refusal> {
-    if report.running.len() > REPORT_NAMES_MAX {
-        let (size, max) = (report.running.len() as u64, REPORT_NAMES_MAX as u64);
-        return Err(Refusal::TooLarge { field: "running".into(), size, max });
-    }
-    let running = report.running.iter().collect();
-    let mut events = decide_leaked(state, &report.host, report.revision, &running, now)?;
-    events.extend(cluster::decide_reported(state, report)?);
-    Ok(events)
 }
 
 /// Releases what a host had at a revision and does not have any more.

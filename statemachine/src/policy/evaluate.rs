@@ -27,8 +27,7 @@ use core::net::IpAddr;
 
 use super::party::{Party, Transport};
 use super::{Peer, Policy, Rule, Target};
-use crate::attachment::is_pod;
-use crate::name::{PolicyName, TenantId};
+use crate::name::{PolicyName, TenantId, is_pod};
 use crate::state::State;
 
 /// Ports of hosts that no policy closes, TCP: the control plane's API and its replicas'. Without them a

@@ -323,7 +323,7 @@ impl Carver<'_> {
         let content = content(spec, &path)?;
         let mut requires = above.requires.clone();
         requires.extend(spec.assignment.iter().map(|(key, value)| (key.clone(), value.clone())));
-        crate::state::check_labels(&requires)?;
+        crate::labels::check(&requires)?;
         let at = self.network.groups.len();
         let leaf = !matches!(content, Content::Groups(_));
         self.network.groups.push(Group {

@@ -24,6 +24,7 @@ use crate::name::{HostName, NetworkName};
 use crate::prefix;
 use crate::refusal::{Conflict, Refusal};
 use crate::state::{Now, State};
+use crate::version;
 
 pub(crate) fn decide_set(
     state: &State,
@@ -136,7 +137,8 @@ impl Change {
         let Built { topology, declared } = Topology::build(spec)?;
         let is_new = |network: &&Network| {
             let before = state.topology().and_then(|topology| topology.network(&network.name));
-            state.version >= address::VERSION && before.is_none_or(|b| b.cidr != network.cidr)
+            state.version >= version::ADDRESS_CHECKS
+                && before.is_none_or(|b| b.cidr != network.cidr)
         };
         check_ranges(spec, topology.networks().iter().filter(is_new))?;
         let mut change = Self {
@@ -173,7 +175,7 @@ impl Change {
     /// A network is not put over addresses that hosts or services have. One that lies over some already is a finding
     /// of `ipam check`, and no reason to refuse other changes.
     fn check_users(&mut self, state: &State, declared: &BTreeMap<HostName, Declared>) {
-        if state.version < address::VERSION {
+        if state.version < version::ADDRESS_CHECKS {
             return;
         }
         let covered = |ip: IpAddr| {
@@ -293,7 +295,7 @@ impl Change {
         for (name, declared) in declared {
             let host = &declared.host;
             let labels = host.labels.as_ref().unwrap_or(&declared.requires);
-            crate::state::check_labels(labels)?;
+            crate::labels::check(labels)?;
             host::check_addresses(state, name, host.ip, &host.addresses)?;
             if state.host(name).is_none() {
                 host::check_fresh(state, name, host.ip, &host.addresses)?;

@@ -3,10 +3,8 @@
 
 use alloc::borrow::Cow;
 
-use crate::command::Labels;
-
-/// From this version on. Before, labels had to be spelled as the topology spells them.
-const VERSION: u16 = 4;
+use crate::labels::Labels;
+use crate::version;
 
 /// The name now, and the older one. Built-in topologies ask for the older one, as Romana 2.0's did.
 const NAMES: [(&str, &str); 2] = [
@@ -14,10 +12,11 @@ const NAMES: [(&str, &str); 2] = [
     ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
 ];
 
-/// A host's labels as groups see them: with the other name of what it has by one name only.
-pub(crate) fn both_names(version: u16, labels: &Labels) -> Cow<'_, Labels> {
+/// A host's labels as groups see them at a version of behaviour: with the other name of what it has by one name
+/// only. Before [`version::ZONE_LABELS`], labels had to be spelled as the topology spells them.
+pub(crate) fn both_names(at: u16, labels: &Labels) -> Cow<'_, Labels> {
     let mut seen = Cow::Borrowed(labels);
-    for (new, old) in NAMES.iter().filter(|_| version >= VERSION) {
+    for (new, old) in NAMES.iter().filter(|_| at >= version::ZONE_LABELS) {
         let (missing, value) = match (labels.get(*new), labels.get(*old)) {
             (Some(value), None) => (*old, value),
             (None, Some(value)) => (*new, value),

@@ -23,12 +23,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use romana_statemachine::attachment::{Attached, ClaimReserve, ReportAttachments};
 use romana_statemachine::command::{
-    AllocateAddress, AssignRouter, AssignVip, Blackout, EndCooldowns, Endpoint, EndpointRef,
-    HostChange, HostReport, HostSource, HostSpec, HostState, NamedPort, PolicyRef, RaiseVersion,
-    ReleaseAddress, RemoveHost, SegmentRef, SegmentSpec, SetHostState, SettingsChange, TenantRef,
-    TenantSpec, UnassignRouter, UnassignVip, VipRef, VipSpec,
+    AllocateAddress, AssignRouter, AssignVip, Attached, Blackout, ClaimReserve, EndCooldowns,
+    Endpoint, EndpointRef, HostChange, HostReport, HostSource, HostSpec, HostState, NamedPort,
+    PolicyRef, RaiseVersion, ReleaseAddress, RemoveHost, ReportAttachments, SegmentRef,
+    SegmentSpec, SetHostState, SettingsChange, TenantRef, TenantSpec, UnassignRouter, UnassignVip,
+    VipRef, VipSpec,
 };
 use romana_statemachine::policy::document;
 use romana_statemachine::topology::{TopologySpec, builtin};

@@ -44,8 +44,8 @@ use romana_storage::platform;
 use tokio::sync::watch;
 
 pub use checkpoint::{CheckpointError, Keeper};
-pub use past::{Base, PastError, Proof};
-pub use query::{AuditError, Kept, Page, lasting};
+pub use past::{Base, PastError};
+pub use query::{AuditError, Page, lasting};
 
 use index::Index;
 use tail::Tail;

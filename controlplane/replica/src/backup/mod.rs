@@ -26,5 +26,5 @@ pub mod take;
 #[cfg(test)]
 mod tests;
 
-pub use restore::{Restoration, RestoreError, UPLOAD, is_claimed, restore};
+pub use restore::{RestoreError, UPLOAD, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};

@@ -15,13 +15,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use romana_api::backup::Restoration;
 use romana_statemachine::backup::{BackupError, Part};
 use romana_statemachine::event::Restored;
-use romana_statemachine::{Digest, Revision, State};
+use romana_statemachine::{Digest, State};
 use romana_storage::history::{History, HistoryError, HistoryOptions};
 use romana_storage::wal::WalError;
 use rustix::fs::FlockOperation;
-use serde::Serialize;
 
 use super::file::{self, FileError, sync_dir};
 use crate::identity::{Identity, IdentityError, RESTORING};
@@ -31,27 +31,6 @@ use crate::raft::{ReplicaConfig, SeedError, seed};
 const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];
 /// Where a backup that is sent to a replica is kept until it is restored.
 pub const UPLOAD: &str = "restore.upload";
-
-/// What a restore made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Restoration {
-    /// Id of the new cluster.
-    pub cluster_id: String,
-    /// Id of the cluster that the backup is of.
-    pub source: String,
-    /// Revision of the backup.
-    pub from_revision: Revision,
-    /// Revision of the new cluster: that of the `Restored` event.
-    pub revision: Revision,
-    /// Digest of the history there.
-    pub digest: Digest,
-    /// Digest of the backup: its name.
-    pub backup: Digest,
-    /// Live addresses.
-    pub addresses: u64,
-    /// Hosts that allocation waits for.
-    pub waiting: u64,
-}
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]

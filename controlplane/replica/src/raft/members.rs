@@ -13,7 +13,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use romana_statemachine::command::{ClaimMember, MemberRef};
-use romana_statemachine::{Actor, Command, Member as Known, Proposal, State};
+use romana_statemachine::{Actor, Command, Member as Known, Proposal, State, version};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +23,6 @@ use super::types::Member;
 
 /// A learner that is at most so many entries behind may vote.
 const LAG_MAX: u64 = 1000;
-/// The version of behaviour that knows members.
-const VERSION: u16 = 2;
 /// How often a replica looks at its own claim.
 const CLAIM_EVERY: Duration = Duration::from_millis(250);
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -256,7 +254,7 @@ impl Replica {
         let id = self.id();
         let Some(own) = self.nonce() else { return Standing::Fine };
         self.with_state(|state| match state.member(id).and_then(|member| member.nonce.as_deref()) {
-            _ if state.version() < VERSION => Standing::Fine,
+            _ if state.version() < version::MEMBERS => Standing::Fine,
             _ if state.member_is_removed(id) => Standing::Removed,
             None => Standing::Unclaimed(own.into()),
             Some(nonce) if nonce == own => Standing::Fine,
@@ -298,7 +296,7 @@ mod tests {
 
     fn state(commands: Vec<Command>) -> State {
         let mut state = State::new();
-        let raise = Command::RaiseVersion(RaiseVersion { version: VERSION });
+        let raise = Command::RaiseVersion(RaiseVersion { version: version::MEMBERS });
         for (index, command) in (1..).zip([vec![raise], commands].concat()) {
             let proposals = vec![Proposal { actor: Actor::from("t"), command }];
             let entry = Entry { at: Millis(index), proposals };
@@ -345,6 +343,8 @@ mod tests {
             term: 1,
             revision: 1,
             members: members.collect(),
+            held: None,
+            clocks: None,
         }
     }
 

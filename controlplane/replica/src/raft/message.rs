@@ -3,14 +3,13 @@
 
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
-use romana_statemachine::attachment::{Heard, Heartbeat};
-use romana_statemachine::enrolment::RefusedAgent;
+use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
 use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
 use super::types::{SnapshotMeta, TypeConfig, Vote};
-use crate::audit::Proof;
 use crate::retention::{Beginning, Standing};
+use romana_api::audit::Proof;
 
 /// Version of everything between replicas.
 pub(super) const PROTOCOL: u16 = 1;

@@ -68,9 +68,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use romana_api::audit::Proof;
 use romana_daemon::error::chain;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
-use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term};
+use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term, version};
 use romana_storage::history::History;
 use romana_storage::platform::blocking;
 use tokio::sync::watch;
@@ -78,19 +79,20 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use clocks::{ClocksStatus, MemberClock, WallClock};
+pub use clocks::{ClocksStatus, WallClock};
 pub use config::{ReplicaConfig, StartError, Tuning, reseed};
 pub use facts::Facts;
 pub use fault::FaultKind;
 pub use members::{Change, Membership, next_change};
 pub use problems::Problems;
 pub(crate) use seed::{SeedError, seed};
+use status::replaceable;
 pub use status::{
     ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,
 };
 pub use topics::TopicRevisions;
 
-use crate::audit::{Audit, Proof};
+use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::metrics::{DiskTimes, PeerRefusals};
 use crate::retention::{Beginning, Checkpoints, Standing};
@@ -358,18 +360,20 @@ impl Replica {
             term: seen.term,
             revision: own.revision,
             members: members.collect(),
+            held: self.with_state(status::held),
+            clocks: Some(self.clocks()),
         }
     }
 
     /// What is wrong with a member, as far as this replica knows.
     fn problems_of(&self, id: u64, said: Option<&Said>) -> Vec<MemberProblem> {
         let fault = said.and_then(|(status, _)| status.fault.clone());
-        let fault = fault.map(|what| MemberProblem::new("Stopped", what, id));
+        let fault = fault.map(|what| replaceable("Stopped", what, id));
         let older = self.0.host.positions.is_older(id);
-        let older = older.then(|| MemberProblem::new("OlderCopy", held::OLDER.into(), id));
+        let older = older.then(|| replaceable("OlderCopy", held::OLDER.into(), id));
         let own = (id == self.id()).then(|| self.history().damage());
         let damage = own.unwrap_or_else(|| self.0.host.positions.damage(id));
-        let damage = damage.map(|what| MemberProblem::new("HistoryDamaged", what, id));
+        let damage = damage.map(|what| replaceable("HistoryDamaged", what, id));
         let tasks = if id == self.id() { self.problems().list() } else { Vec::new() };
         older.or(fault).into_iter().chain(damage).chain(tasks).collect()
     }
@@ -542,7 +546,7 @@ impl Replica {
     ) -> BTreeMap<u64, Result<Proof, String>> {
         let members = self.0.view.get().members;
         // A replica of the first release would not know the question.
-        let all = self.with_state(State::version) >= 2;
+        let all = self.with_state(State::version) >= version::PROOFS;
         let asked = members.iter().map(async |(id, peer)| {
             let proof = async {
                 if *id == self.id() {
@@ -567,7 +571,7 @@ impl Replica {
     /// this replica answers.
     pub async fn beginnings(&self, deadline: Instant) -> BTreeMap<u64, Beginning> {
         let members = self.0.view.get().members;
-        let all = self.with_state(State::version) >= 4;
+        let all = self.with_state(State::version) >= version::BEGINNINGS;
         let asked = members.iter().map(async |(id, peer)| {
             if *id == self.id() {
                 return Some((*id, self.0.host.beginning().await.ok()?));

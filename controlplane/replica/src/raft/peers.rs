@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use romana_statemachine::{Digest, Revision};
+use romana_statemachine::{Digest, Revision, State, version};
 use romana_storage::platform::blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -160,7 +160,7 @@ impl Poll {
     /// Compares the states at this replica's newest checkpoint.
     async fn compare_states(&self) {
         // A replica of the first release would not know the question.
-        if self.machine.with_state(romana_statemachine::State::version) < 2 {
+        if self.machine.with_state(State::version) < version::PROOFS {
             return;
         }
         let Some(own) = self.machine.audit().checkpoints().newest() else { return };

@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use romana_statemachine::State;
-use romana_statemachine::attachment::{Heard, Heartbeat};
-use romana_statemachine::enrolment::RefusedAgent;
+use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
 use romana_statemachine::name::{HostName, InstanceId};
+use romana_statemachine::{State, version};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -21,12 +20,8 @@ use super::{ReadError, Replica};
 /// How often heartbeats are passed on.
 const PASS_EVERY: Duration = Duration::from_millis(250);
 const PASS_TIMEOUT: Duration = Duration::from_secs(1);
-/// The version of behaviour that knows heartbeats.
-const VERSION: u16 = 3;
 /// What is so old is of a host that is gone.
 const KEPT: Duration = Duration::from_secs(2 * 86_400);
-/// The version of behaviour that has one agent for each host.
-const ENROLMENT: u16 = romana_statemachine::enrolment::VERSION;
 /// A refused agent asks each second: one that is silent for so long has gone.
 const REFUSED_KEPT: Duration = Duration::from_secs(10);
 
@@ -103,15 +98,17 @@ pub(super) async fn pass_on(host: Arc<Host>, links: Links, stop: CancellationTok
             _ = clock.tick() => {}
         }
         let (heartbeats, refused) = (host.pulse.take(), host.pulse.take_refused());
-        let version = host.machine.with_state(State::version);
-        let Some(leader) = host.view.leader().filter(|_| version >= VERSION) else { continue };
+        let at = host.machine.with_state(State::version);
+        let Some(leader) = host.view.leader().filter(|_| at >= version::HEARTBEATS) else {
+            continue;
+        };
         if leader == host.identity.id {
             host.pulse.hear(heartbeats);
             host.pulse.refuse(refused);
         } else if let Some(peer) = host.view.peer(leader) {
             let heartbeats = (!heartbeats.is_empty()).then_some(Ask::Heartbeats(heartbeats));
             let refused =
-                (version >= ENROLMENT && !refused.is_empty()).then_some(Ask::Refused(refused));
+                (at >= version::ENROLMENT && !refused.is_empty()).then_some(Ask::Refused(refused));
             for ask in heartbeats.into_iter().chain(refused) {
                 let deadline = Instant::now() + PASS_TIMEOUT;
                 if let Err(error) = links.to(leader, &peer).call(ask, deadline).await {
@@ -146,7 +143,7 @@ impl Replica {
     /// # Errors
     /// [`ReadError::Unavailable`]: the leader does not say.
     pub async fn heard_by_leader(&self, deadline: Instant) -> Result<Vec<Heard>, ReadError> {
-        if self.with_state(State::version) < VERSION {
+        if self.with_state(State::version) < version::HEARTBEATS {
             return Ok(Vec::new());
         }
         match self.ask_leader(Ask::Heard, deadline).await? {
@@ -160,7 +157,7 @@ impl Replica {
     /// # Errors
     /// [`ReadError::Unavailable`]: the leader does not say.
     pub async fn refused_agents(&self, deadline: Instant) -> Result<Vec<RefusedAgent>, ReadError> {
-        if self.with_state(State::version) < ENROLMENT {
+        if self.with_state(State::version) < version::ENROLMENT {
             return Ok(Vec::new());
         }
         match self.ask_leader(Ask::RefusedAgents, deadline).await? {

@@ -1,0 +1,44 @@
+//! Commands about addresses: to allocate, to release, to end cool-downs.
+
+#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
+
+use core::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Term;
+use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+
+/// An address to allocate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllocateAddress {
+    /// The idempotency key: the same name, host, tenant and segment get the same address again.
+    pub name: AddressName,
+    /// Where the endpoint is.
+    pub host: HostName,
+    pub tenant: TenantId,
+    pub segment: SegmentId,
+    /// Only from this network.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
+    /// Exactly this address.
+    #[serde(default)]
+    pub ip: Option<IpAddr>,
+}
+
+/// An address to release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseAddress {
+    /// Its name, or the address itself as text.
+    pub address: AddressName,
+}
+
+/// End what is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndCooldowns {
+    /// The term in which the task decided.
+    pub term: Term,
+}

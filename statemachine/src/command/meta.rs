@@ -1,0 +1,132 @@
+//! What is known of each command by its kind: one table, a row per command.
+
+use super::Command;
+use crate::entry::Term;
+use crate::event::Topic;
+
+/// What is known of a command by its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandMeta {
+    /// The variant's name, as in JSON.
+    pub name: &'static str,
+    /// The version of behaviour that brought it. A cluster that is at an earlier one refuses it.
+    pub since: u16,
+    /// Whether twice is the same as once: it says how things are to be, or is keyed by a name. It may be sent again
+    /// when the outcome of the first attempt is unknown. Others are refused the second time, which would hide that
+    /// the first was done.
+    pub idempotent: bool,
+    /// Whether `POST /v1/batch` takes it. Others have checks of their own at a path of their own, or are not for
+    /// clients at all.
+    pub batchable: bool,
+    /// Who proposes it.
+    pub access: Access,
+    /// The topic of what it changes.
+    pub topic: Topic,
+}
+
+/// Who proposes a command. Whoever stands further down may propose what those above may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// The agent of the host that it is about.
+    Agent,
+    /// Operators, and orchestrators in their place.
+    Operator,
+    /// A replica, about itself.
+    Replica,
+    /// A task of the leader. It carries the term in which the task decided, and is refused in a later one.
+    Leader,
+}
+
+macro_rules! commands {
+    (@yes) => { true };
+    (@no) => { false };
+    (@row $name:ident $since:literal $idempotent:ident $batch:ident $access:ident $topic:ident) => {
+        CommandMeta {
+            name: stringify!($name),
+            since: $since,
+            idempotent: commands!(@$idempotent),
+            batchable: commands!(@$batch),
+            access: Access::$access,
+            topic: Topic::$topic,
+        }
+    };
+    ($($name:ident $since:literal $idempotent:ident $batch:ident $access:ident $topic:ident;)*) => {
+        impl Command {
+            /// What is known of all commands, in the order of the wire form.
+            pub const TABLE: &[CommandMeta] =
+                &[$(commands!(@row $name $since $idempotent $batch $access $topic),)*];
+
+            /// What is known of the command by its kind.
+            #[must_use]
+            pub fn meta(&self) -> &'static CommandMeta {
+                match self {
+                    $(Self::$name(_) => {
+                        const { &commands!(@row $name $since $idempotent $batch $access $topic) }
+                    })*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+//  command              since  idempotent  batch  access    topic
+    SetTopology          1      yes         yes    Operator  Topology;
+    AddBlackout          1      yes         yes    Operator  Topology;
+    RemoveBlackout       1      no          yes    Operator  Topology;
+    ChangeSettings       1      yes         yes    Operator  Topology;
+    RaiseVersion         1      yes         no     Operator  Topology;
+    AddHost              1      yes         yes    Agent     Hosts;
+    UpdateHost           1      yes         yes    Agent     Hosts;
+    SetHostState         1      yes         yes    Operator  Hosts;
+    RemoveHost           1      no          yes    Operator  Hosts;
+    ReportHost           1      yes         yes    Agent     Addresses;
+    AllocateAddress      1      yes         yes    Agent     Addresses;
+    ReleaseAddress       1      yes         yes    Agent     Addresses;
+    CreateTenant         1      yes         yes    Operator  Tenants;
+    DeleteTenant         1      no          yes    Operator  Tenants;
+    CreateSegment        1      yes         yes    Operator  Tenants;
+    DeleteSegment        1      no          yes    Operator  Tenants;
+    SetPolicy            1      yes         yes    Operator  Policies;
+    RemovePolicy         1      no          yes    Operator  Policies;
+    SetEndpoint          1      yes         yes    Operator  Endpoints;
+    RemoveEndpoint       1      yes         yes    Operator  Endpoints;
+    RequestVip           1      yes         yes    Operator  Vips;
+    AssignVip            1      yes         yes    Leader    Vips;
+    UnassignVip          1      no          yes    Leader    Vips;
+    RemoveVip            1      no          yes    Operator  Vips;
+    AssignRouter         1      yes         yes    Leader    Routers;
+    UnassignRouter       1      no          yes    Leader    Routers;
+    EndCooldowns         1      yes         yes    Leader    Addresses;
+    SetRetention         2      yes         yes    Operator  Cluster;
+    SignCheckpoint       2      no          no     Leader    Cluster;
+    AddMember            2      yes         no     Operator  Cluster;
+    ClaimMember          2      yes         no     Replica   Cluster;
+    RemoveMember         2      yes         no     Operator  Cluster;
+    ResumeAllocation     2      yes         yes    Operator  Cluster;
+    ReportAttachments    3      yes         yes    Agent     Addresses;
+    ClaimReserve         3      yes         yes    Agent     Addresses;
+    ChangeAgentSettings  3      yes         yes    Operator  Topology;
+    EndHold              3      yes         yes    Leader    Cluster;
+    EnrolAgent           4      yes         yes    Agent     Hosts;
+    ReserveServices      4      yes         yes    Operator  Topology;
+}
+
+impl Command {
+    /// The term in which a task of the leader decided it. All commands of [`Access::Leader`] have one, and
+    /// [`Command::SetHostState`] when a task proposes it.
+    #[must_use]
+    pub fn term(&self) -> Option<Term> {
+        match self {
+            Self::SetHostState(change) => change.term,
+            Self::AssignVip(assign) => Some(assign.term),
+            Self::UnassignVip(unassign) => Some(unassign.term),
+            Self::AssignRouter(assign) => Some(assign.term),
+            Self::UnassignRouter(unassign) => Some(unassign.term),
+            Self::EndCooldowns(end) => Some(end.term),
+            Self::SignCheckpoint(sign) => Some(sign.term),
+            Self::EndHold(end) => Some(end.term),
+            _ => None,
+        }
+    }
+}

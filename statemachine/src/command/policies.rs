@@ -1,0 +1,52 @@
+//! Commands about policies, and about the endpoints that they apply to.
+
+#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::labels::Labels;
+use crate::name::{HostName, PolicyName, SegmentId, TenantId};
+use crate::policy::Protocol;
+
+/// Which policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRef {
+    pub name: PolicyName,
+}
+
+/// Something that has an address and is subject to policy: a pod or a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    pub ip: IpAddr,
+    pub tenant: TenantId,
+    pub segment: SegmentId,
+    pub host: HostName,
+    /// Its labels (pod labels).
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub ports: Vec<NamedPort>,
+}
+
+/// A port with a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedPort {
+    pub name: String,
+    pub protocol: Protocol,
+    /// The number, 1 to 65535.
+    pub port: u16,
+}
+
+/// Which endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointRef {
+    pub ip: IpAddr,
+}

@@ -1,0 +1,44 @@
+//! Commands about tenants and their segments.
+
+#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
+
+use serde::{Deserialize, Serialize};
+
+use crate::labels::Labels;
+use crate::name::{SegmentId, TenantId};
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSpec {
+    pub id: TenantId,
+    /// Its labels (namespace labels).
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+/// Which tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRef {
+    pub id: TenantId,
+}
+
+/// A segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentSpec {
+    /// Its tenant, which must exist.
+    pub tenant: TenantId,
+    pub id: SegmentId,
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+/// Which segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentRef {
+    pub tenant: TenantId,
+    pub id: SegmentId,
+}

@@ -1,0 +1,98 @@
+//! Events about hosts, and about what their agents report.
+
+#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::command::HostSource;
+use crate::entry::Revision;
+use crate::labels::Labels;
+use crate::name::{AddressName, HostName, InstanceId, NetworkName};
+use crate::refusal::Refusal;
+
+/// Where a host gets addresses of a network from: the leaf prefix group, named by its CIDR.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    pub network: NetworkName,
+    /// CIDR of the leaf group.
+    pub group: IpNet,
+}
+
+/// A host was added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAdded {
+    pub name: HostName,
+    pub ip: IpAddr,
+    pub addresses: Vec<IpAddr>,
+    pub labels: Labels,
+    pub info: Labels,
+    pub source: HostSource,
+    pub places: Vec<Place>,
+}
+
+/// A host's facts or places changed: all of them, as they are now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostUpdated {
+    pub name: HostName,
+    pub ip: IpAddr,
+    pub addresses: Vec<IpAddr>,
+    pub labels: Labels,
+    pub info: Labels,
+    pub places: Vec<Place>,
+}
+
+/// A host whose state changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRef {
+    pub name: HostName,
+}
+
+/// A host is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRemoved {
+    pub name: HostName,
+    /// Whether live addresses were taken from it (`force`).
+    pub evicted: bool,
+}
+
+/// An agent speaks for a host now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentEnrolled {
+    pub host: HostName,
+    pub instance: InstanceId,
+    /// The one that did before.
+    pub replaces: Option<InstanceId>,
+}
+
+/// A host has reported after a restore, and all that it runs is allocated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReported {
+    pub host: HostName,
+    /// Revision that the report is based on.
+    pub revision: Revision,
+}
+
+/// All conflicts of a host, as of now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictsReported {
+    pub host: HostName,
+    /// Revision that its report is based on.
+    pub reported: Revision,
+    /// In the order of the report, at most [`crate::limits::CONFLICTS_KEPT_MAX`]; empty: there are none
+    /// any more.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// An address that runs on a host and that the log cannot give it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The name that it has there.
+    pub name: AddressName,
+    pub ip: IpAddr,
+    /// Why the log cannot give it.
+    pub why: Refusal,
+}

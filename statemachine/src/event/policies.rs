@@ -1,0 +1,22 @@
+//! Events about policies and endpoints. What is set is the document that the command had.
+
+#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
+
+use core::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{HostName, PolicyName};
+
+/// A policy is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRemoved {
+    pub name: PolicyName,
+}
+
+/// An endpoint is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRemoved {
+    pub ip: IpAddr,
+    pub host: HostName,
+}

@@ -1,0 +1,53 @@
+//! Events about the topology, blackouts, service ranges and the version.
+
+#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
+
+use alloc::vec::Vec;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Place;
+use crate::name::HostName;
+use crate::topology::TopologySpec;
+
+/// The topology is now this one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopologySet {
+    /// The document, without hosts and computed CIDRs.
+    pub topology: TopologySpec,
+    /// Places of all hosts that were there before.
+    pub hosts: Vec<HostPlaces>,
+}
+
+/// Places of one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPlaces {
+    pub host: HostName,
+    pub places: Vec<Place>,
+}
+
+/// A range is excluded from allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlackoutAdded {
+    pub cidr: IpNet,
+}
+
+/// A range is allocated from again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlackoutRemoved {
+    pub cidr: IpNet,
+}
+
+/// The ranges of services are these now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicesReserved {
+    /// Sorted.
+    pub ranges: Vec<IpNet>,
+}
+
+/// Behaviour of this version is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRaised {
+    pub version: u16,
+}

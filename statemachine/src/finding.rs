@@ -1,0 +1,33 @@
+//! Findings: what `romana doctor` and `romana ipam check` show, each with its remedy.
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+/// Something that is not as it should be, and what mends it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Finding {
+    /// Errors come first.
+    pub severity: Severity,
+    /// For programs: the same in all versions.
+    pub code: String,
+    /// What it is about: `host h1`, `address 10.0.0.5`.
+    pub subject: String,
+    /// What is wrong, and why.
+    pub why: String,
+    /// What to do: a command, or a sentence.
+    pub mend: String,
+}
+
+/// How bad a finding is: the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something does not work.
+    Error,
+    /// Something may not work before long, or cannot be verified.
+    Warning,
+}
+
+/// Code of findings that agents report of their hosts.
+pub const AGENT_PROBLEM: &str = "AgentProblem";

@@ -1,0 +1,116 @@
+//! A cluster that was restored from a backup, and the hold on its allocation until all hosts have reported.
+//! Since version 2.
+//!
+//! What was allocated after the backup is known to the hosts only: until they have said what runs on them,
+//! nothing fresh is given out.
+
+use alloc::collections::BTreeSet;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use imbl::OrdSet;
+
+use crate::command::{AllocateAddress, HostReport};
+use crate::entry::{Record, Revision};
+use crate::event::{AllocationResumed, Event, HostReported, Restored, ResumedBy};
+use crate::limits::NAMES_LISTED_MAX;
+use crate::members::Members;
+use crate::name::{Actor, HostName};
+use crate::refusal::Refusal;
+use crate::state::State;
+use crate::version;
+
+/// Why nothing fresh is allocated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Revision of the restore.
+    pub since: Revision,
+    /// Hosts that have not reported since.
+    pub waiting: OrdSet<HostName>,
+}
+
+/// The end of the hold before all hosts have reported; nothing if there is none.
+pub(crate) fn resume(state: &State, by: ResumedBy) -> Vec<Event> {
+    let resumed = state.held.as_ref().map(|_| AllocationResumed { by });
+    resumed.map(Event::AllocationResumed).into_iter().collect()
+}
+
+/// While allocation is held, only what already runs is taken up again: by its address.
+pub(crate) fn check(state: &State, ask: &AllocateAddress) -> Result<(), Refusal> {
+    let Some(held) = state.held.as_ref().filter(|_| ask.ip.is_none()) else {
+        return Ok(());
+    };
+    Err(Refusal::AllocationHeld {
+        since: held.since,
+        hosts: held.waiting.iter().take(NAMES_LISTED_MAX).cloned().collect(),
+        waiting: held.waiting.len() as u64,
+    })
+}
+
+/// What a host's report ends while allocation is held. A report that names what is not allocated
+/// does not count: the agent takes those up first, each by its address.
+pub(crate) fn decide_reported(state: &State, report: &HostReport) -> Result<Vec<Event>, Refusal> {
+    let Some(held) = &state.held else { return Ok(Vec::new()) };
+    if !held.waiting.contains(&report.host) || report.revision < held.since {
+        return Ok(Vec::new());
+    }
+    let allocated: BTreeSet<_> =
+        state.ipam.host_addresses(&report.host).map(|live| live.name).collect();
+    let missing = || report.running.iter().filter(|name| !allocated.contains(*name));
+    let total = missing().count() as u64;
+    if total > 0 {
+        let names = missing().take(NAMES_LISTED_MAX).cloned().collect();
+        return Err(Refusal::ReportIncomplete { host: report.host.clone(), names, total });
+    }
+    Ok(reported(state, &report.host, report.revision))
+}
+
+/// What the report of a host ends while allocation is held, if it counts.
+pub(crate) fn reported(state: &State, host: &HostName, revision: Revision) -> Vec<Event> {
+    let waits = |held: &&Held| held.waiting.contains(host) && revision >= held.since;
+    let Some(_) = state.held.as_ref().filter(waits) else { return Vec::new() };
+    let reported = HostReported { host: host.clone(), revision };
+    let mut events = vec![Event::HostReported(reported)];
+    events.extend(resumed_without(state, host));
+    events
+}
+
+/// The end of the hold, if this is the last host that it waits for.
+pub(crate) fn resumed_without(state: &State, host: &HostName) -> Option<Event> {
+    let held = state.held.as_ref()?;
+    let last = held.waiting.len() == 1 && held.waiting.contains(host);
+    last.then_some(Event::AllocationResumed(AllocationResumed { by: ResumedBy::Reports }))
+}
+
+/// The host has reported, or is gone.
+pub(crate) fn evolve_reported(state: &mut State, host: &HostName) {
+    if let Some(held) = &mut state.held {
+        held.waiting.remove(host);
+    }
+}
+
+/// A restored cluster begins with new members and waits for all its hosts.
+pub(crate) fn evolve_restored(state: &mut State) {
+    let waiting: OrdSet<HostName> = state.hosts.values().map(|host| host.name.clone()).collect();
+    let since = state.revision;
+    state.version = state.version.max(version::MEMBERS);
+    state.members = Members::default();
+    state.held = (!waiting.is_empty()).then_some(Held { since, waiting });
+}
+
+impl State {
+    /// Why nothing fresh is allocated; `None`: allocation goes on.
+    #[must_use]
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// The state of a new cluster that begins with this one, and the record that says so. Equal
+    /// states and arguments give equal results, so that the replicas of the new cluster begin alike.
+    #[must_use]
+    pub fn restored(mut self, restored: Restored) -> (Self, Record) {
+        (self.index, self.term) = (0, 0);
+        let record = self.record(Actor::from("restore"), Event::Restored(restored));
+        (self, record)
+    }
+}

@@ -1,0 +1,54 @@
+//! Parts of the messages of refusals.
+
+use alloc::format;
+use alloc::string::String;
+use core::cmp::Ordering;
+use core::fmt;
+
+use crate::name::NetworkName;
+use crate::time::{Size, Span};
+
+/// Names or ranges in a sentence; some of them, if they are many.
+pub(super) struct Several<'a, T>(pub(super) &'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Several<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        for (at, item) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{item}", if at == 0 { "" } else { ", " })?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// A setting's value, by the unit in its name.
+pub(super) struct Setting<'a>(pub(super) &'a str, pub(super) u64);
+
+impl fmt::Display for Setting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(name, value) if name.ends_with("_ms") => write!(f, "{}", Span(value)),
+            Self(name, value) if name.ends_with("_bytes") => write!(f, "{}", Size(value)),
+            Self(_, value) => write!(f, "{value}"),
+        }
+    }
+}
+
+/// Why a block mask does not do. Where addresses are skipped there may be none that does.
+pub(super) fn unfit_mask(network: &NetworkName, given: u32, min: u32, max: u32) -> String {
+    match min.cmp(&max) {
+        Ordering::Less => {
+            format!("block_mask {given} of network {network} is not between {min} and {max}")
+        }
+        Ordering::Equal => format!("block_mask {given} of network {network} cannot be but {min}"),
+        Ordering::Greater => format!(
+            "network {network} is too small for blocks without their first and last address"
+        ),
+    }
+}

@@ -1,0 +1,39 @@
+//! The reserve: addresses that are allocated in advance, under names of their own, for a host that is cut off.
+//! Since version 3.
+//!
+//! ```text
+//!   allocated in advance ─► used while cut off ─► claimed on return, under the name that it was used by
+//! ```
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::command::ClaimReserve;
+use crate::event::{AddressClaimed, Event};
+use crate::ipam::Allocation;
+use crate::name::RESERVE_PREFIX;
+use crate::refusal::Refusal;
+use crate::state::State;
+
+/// Idempotent: what was claimed already may be claimed again.
+pub(crate) fn decide_claim(state: &State, claim: &ClaimReserve) -> Result<Vec<Event>, Refusal> {
+    let ClaimReserve { reserve, name, host, tenant, segment, since } = claim.clone();
+    name.check()?;
+    let of_claim =
+        |live: &Allocation| live.host == host && live.tenant == tenant && live.segment == segment;
+    let held = state.ipam.by_name(&reserve).filter(of_claim);
+    let held = held.filter(|held| held.name.as_str().starts_with(RESERVE_PREFIX));
+    if let Some(live) = state.ipam.by_name(&name) {
+        // Claimed already; unless the reserve is still there: then the name has another address.
+        if of_claim(&live) && held.is_none() {
+            return Ok(Vec::new());
+        }
+        let Allocation { name, ip, host, tenant, segment, .. } = live;
+        return Err(Refusal::AddressNameInUse { name, ip, host, tenant, segment });
+    }
+    let Some(Allocation { ip, block, .. }) = held else {
+        return Err(Refusal::AddressNotFound { address: reserve });
+    };
+    let event = AddressClaimed { name, reserve, ip, block, host, tenant, segment, since };
+    Ok(vec![Event::AddressClaimed(event)])
+}

@@ -14,6 +14,10 @@ use romana_api::audit::{
 };
 use romana_api::feed::RecordLine;
 use romana_api::snapshot::Snapshot;
+use romana_replica::Replica;
+use romana_replica::audit::{Audit, Base, PastError};
+use romana_replica::feed::Topics;
+use romana_replica::retention;
 use romana_statemachine::audit::Moment;
 use romana_statemachine::{Digest, FollowError, Record, Revision, State};
 use tokio::time::Instant;
@@ -23,12 +27,8 @@ use super::call::Call;
 use super::diff::diff;
 use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler, of};
 use super::{addresses, reply, snapshot};
-use crate::audit::{Audit, Base, PastError};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
-use crate::feed::Topics;
-use crate::raft::Replica;
-use crate::retention;
 
 /// Longest time for all replicas to read their histories.
 const PROVE_MAX: Duration = Duration::from_secs(1800);

@@ -9,10 +9,11 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 /// Arrows between our crates. A room that is not here may know nobody.
 const ARROWS: &[(&str, &[&str])] = &[
     ("romana-statemachine", &[]),
-    ("romana-client", &["romana-daemon", "romana-statemachine"]),
+    ("romana-api", &["romana-statemachine"]),
+    ("romana-client", &["romana-api", "romana-daemon", "romana-statemachine"]),
     ("romana-cli", &["romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-daemon", &["romana-statemachine"]),
-    ("romana-controlplane", &["romana-daemon", "romana-statemachine"]),
+    ("romana-controlplane", &["romana-api", "romana-daemon", "romana-statemachine"]),
     ("romana-agent", &["romana-client", "romana-daemon", "romana-statemachine"]),
     (
         "romana-chaos",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
 use romana_chaos::http::once;
+use romana_statemachine::VERSION_MAX;
 
 /// How long anything may take; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,6 +69,8 @@ async fn one_line_when_a_replica_goes_and_one_when_it_comes() {
         Cluster::start(ClusterOptions::new(find_romanad(None).unwrap())).await.unwrap();
     cluster.wait_ready(PATIENCE).await.unwrap();
     let leader = cluster.wait_leader(PATIENCE).await.unwrap();
+    // A new cluster has a few things to say once.
+    wait_line(&cluster, leader, 0, &format!("version raised version={VERSION_MAX}")).await;
     let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let after: Vec<usize> = (0..3).map(|at| length(&cluster, at)).collect();
 

@@ -1,17 +1,18 @@
 //! Calls of agents, and what operators ask about them.
 
 use hyper::Method;
+use romana_api::Changed;
+use romana_api::host::{HeartbeatBody, ReportBody};
 use romana_statemachine::agent::{Heard, Heartbeat};
 use romana_statemachine::command::{ClaimReserve, EnrolAgent, ReportAttachments};
 use romana_statemachine::finding::Finding;
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
-use serde_json::json;
 
 use crate::client::{Client, parse};
 use crate::error::Error;
 use crate::follow::Snapshot;
-use crate::model::{Changed, Done, Page};
+use crate::model::{Done, Page};
 use crate::query::Query;
 use crate::transport::Ask;
 
@@ -51,13 +52,14 @@ impl Client {
     ) -> Result<(), Error> {
         let Heartbeat { host, version, revision, applied, problems } = heartbeat;
         let path = Query::new("/v1/hosts").segment(host).segment("heartbeat").build();
-        let mut body = json!({
-            "version": version, "revision": revision, "applied": applied, "problems": problems,
-        });
-        if let Some((instance, machine)) = agent {
-            body["instance"] = json!(instance);
-            body["machine"] = json!(machine);
-        }
+        let body = HeartbeatBody {
+            version: version.clone(),
+            revision: *revision,
+            applied: *applied,
+            problems: problems.clone(),
+            instance: agent.map(|(instance, _)| instance.clone()),
+            machine: agent.map(|(_, machine)| machine.to_owned()).unwrap_or_default(),
+        };
         self.send::<Changed>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
@@ -76,7 +78,7 @@ impl Client {
     pub async fn report_attachments(&self, report: ReportAttachments) -> Result<Done, Error> {
         let ReportAttachments { host, revision, at, running, kept } = report;
         let path = Query::new("/v1/hosts").segment(host).segment("report").build();
-        let body = json!({ "revision": revision, "at": at, "running": kept, "attached": running });
+        let body = ReportBody { revision, at: Some(at), running: kept, attached: Some(running) };
         let Changed { changed, revision } =
             self.send(Method::POST, path, Some(&body), true).await?;
         Ok(Done { revision, changed, allocation: None })

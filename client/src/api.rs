@@ -4,6 +4,9 @@
 use std::collections::HashSet;
 
 use hyper::Method;
+use romana_api::Changed;
+use romana_api::cluster::{AddMemberBody, Leader, TransferBody};
+use romana_api::settings::ClusterSettings;
 use romana_statemachine::command::{
     AllocateAddress, Blackout, Endpoint, EndpointRef, HostChange, HostReport, HostSpec, PolicyRef,
     ReleaseAddress, RemoveHost, SegmentRef, SegmentSpec, SetHostState, SettingsChange, TenantRef,
@@ -12,17 +15,15 @@ use romana_statemachine::command::{
 use romana_statemachine::name::{AddressName, HostName, NetworkName, TenantId, VipName};
 use romana_statemachine::policy::Policy;
 use romana_statemachine::topology::TopologySpec;
-use romana_statemachine::{Command, Settings, Topic};
+use romana_statemachine::{Command, Topic};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::{Client, parse};
 use crate::config::Server;
 use crate::error::Error;
 use crate::follow::{FollowOptions, Follower, Snapshot};
-use crate::model::{
-    Allocation, Block, Changed, Cluster, DigestAt, Done, Host, Leads, NewMember, Page,
-};
+use crate::model::{Allocation, Block, ClusterStatus, DigestAt, Done, Host, NewMember, Page};
 use crate::query::Query;
 use crate::transport::Ask;
 
@@ -349,7 +350,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn settings(&self) -> Result<Settings, Error> {
+    pub async fn settings(&self) -> Result<ClusterSettings, Error> {
         self.get("/v1/settings").await
     }
 
@@ -357,7 +358,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn cluster(&self) -> Result<Cluster, Error> {
+    pub async fn cluster(&self) -> Result<ClusterStatus, Error> {
         self.get("/v1/cluster").await
     }
 
@@ -365,7 +366,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn cluster_of(&self, server: &Server) -> Result<Cluster, Error> {
+    pub async fn cluster_of(&self, server: &Server) -> Result<ClusterStatus, Error> {
         self.get_from(server, "/v1/cluster").await
     }
 
@@ -375,7 +376,7 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn add_member(&self, peer: &str, replaces: Option<u64>) -> Result<NewMember, Error> {
-        let body = json!({ "peer": peer, "replaces": replaces });
+        let body = AddMemberBody { peer: peer.into(), replaces, force: false };
         self.send(Method::POST, "/v1/cluster/members", Some(&body), true).await
     }
 
@@ -394,8 +395,8 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), Error> {
-        let (path, body) = ("/v1/cluster/transfer", json!({ "to": to }));
-        self.send::<Leads>(Method::POST, path, Some(&body), true).await.map(|_| ())
+        let (path, body) = ("/v1/cluster/transfer", TransferBody { to });
+        self.send::<Leader>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
     /// Revision and digest of one replica, as it is now.

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+pub use romana_api::audit::{Proof, Verification, Verified};
 pub use romana_statemachine::audit::{Moment, Tenure};
-use romana_statemachine::{Digest, Revision};
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Client;
@@ -16,45 +15,6 @@ use crate::model::Page;
 use crate::query::Query;
 use crate::retry::Backoff;
 use crate::transport::Ask;
-
-/// What one replica says about its own history, all of which it has read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Verified {
-    /// Which replica.
-    pub id: u64,
-    /// Whether its chain and its checkpoints are whole.
-    pub ok: bool,
-    /// The oldest revision that it keeps.
-    #[serde(default)]
-    pub oldest: Revision,
-    /// The revision up to which it looked.
-    #[serde(default)]
-    pub revision: Revision,
-    /// Digest of the history there.
-    #[serde(default)]
-    pub digest: Option<Digest>,
-    /// Digest of the state there, if it says.
-    #[serde(default)]
-    pub state_digest: Option<Digest>,
-    /// What is wrong, or why it does not answer.
-    #[serde(default)]
-    pub error: Option<String>,
-    /// How long it took, milliseconds.
-    #[serde(default)]
-    pub took_ms: u64,
-}
-
-/// What all replicas say about their histories.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Verification {
-    /// Whether all are whole and the same.
-    pub agreed: bool,
-    /// Where their histories begin, if that differs by more than one step of purging: sentences.
-    #[serde(default)]
-    pub differences: Vec<String>,
-    /// One word each.
-    pub replicas: Vec<Verified>,
-}
 
 /// An exported history that is arriving: pieces of the file, cut anywhere.
 #[derive(Debug)]

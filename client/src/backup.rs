@@ -7,8 +7,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use romana_statemachine::{Digest, Revision};
-use serde::{Deserialize, Serialize};
+pub use romana_api::backup::Restoration;
 use tokio::time::{Instant, timeout};
 
 use crate::Client;
@@ -58,34 +57,6 @@ impl Download {
             }
         }
     }
-}
-
-/// What a replica made of a backup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restoration {
-    /// Id of the new cluster.
-    pub cluster_id: String,
-    /// Id of the cluster that the backup is of.
-    #[serde(default)]
-    pub source: String,
-    /// Revision of the backup.
-    #[serde(default)]
-    pub from_revision: Revision,
-    /// Revision of the new cluster.
-    #[serde(default)]
-    pub revision: Revision,
-    /// Digest of the history there.
-    #[serde(default)]
-    pub digest: Digest,
-    /// Digest of the backup.
-    #[serde(default)]
-    pub backup: Digest,
-    /// Live addresses.
-    #[serde(default)]
-    pub addresses: u64,
-    /// Hosts that allocation waits for.
-    #[serde(default)]
-    pub waiting: u64,
 }
 
 impl Client {

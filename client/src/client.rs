@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{ClientConfig, Server};
-use crate::error::{ApiError, Cause, Error};
+use crate::error::{Cause, Error};
 use crate::gather::Gatherer;
-use crate::model::{Cluster, Done};
-use crate::retry::{Backoff, Nature, Verdict, judge};
+use crate::model::{ClusterStatus, Done};
+use crate::retry::{Backoff, Heard, Nature, Verdict, judge};
 use crate::servers::Servers;
 use crate::transport::{Ask, Fault, Reply, Transport, read_pieces, read_reply};
 
@@ -204,11 +204,9 @@ impl Core {
                     return Ok(Answered { reply, doubt: trouble.doubt() });
                 }
                 Verdict::Fail(error) => return Err(in_doubt(error, trouble.doubt().as_deref())),
-                Verdict::Again { why, source, maybe, wait } => {
+                Verdict::Again { why, source, maybe, heard, wait } => {
                     tracing::debug!(%server, why, maybe, "attempt failed");
-                    let said = source.as_deref().is_none_or(|cause| cause.is::<ApiError>());
-                    let weight = Weight::of(maybe, said);
-                    trouble.add(weight, format!("{server}: {why}"), source);
+                    trouble.add((maybe, heard), format!("{server}: {why}"), source);
                     wait
                 }
             };
@@ -304,7 +302,7 @@ impl Core {
     async fn refresh(&self, server: &Server) -> Result<(), Fault> {
         let deadline = Instant::now() + self.config.attempt_timeout;
         let reply = self.transport.exchange(server, &Ask::get("/v1/cluster"), deadline).await?;
-        if let Ok(cluster) = parse::<Cluster>(&reply.body)
+        if let Ok(cluster) = parse::<ClusterStatus>(&reply.body)
             && (200..300).contains(&reply.status)
         {
             self.servers().learned(&cluster, Instant::now());
@@ -335,38 +333,17 @@ pub(crate) fn in_doubt(error: Error, doubt: Option<&str>) -> Error {
     }
 }
 
-/// How much an attempt tells, least first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Weight {
-    /// Nobody was there.
-    #[default]
-    Silent,
-    /// A replica, or nobody in time: it may have said why the cluster cannot answer.
-    Said,
-    /// It may have happened.
-    Maybe,
-}
-
-impl Weight {
-    fn of(maybe: bool, said: bool) -> Self {
-        match (maybe, said) {
-            (true, _) => Self::Maybe,
-            (false, true) => Self::Said,
-            (false, false) => Self::Silent,
-        }
-    }
-}
-
 /// What the attempts of one call met: the last of those that tell most.
 #[derive(Default)]
 struct Trouble {
     why: String,
     source: Option<Cause>,
-    weight: Weight,
+    /// Whether it may have happened, and what was heard.
+    weight: (bool, Heard),
 }
 
 impl Trouble {
-    fn add(&mut self, weight: Weight, why: String, source: Option<Cause>) {
+    fn add(&mut self, weight: (bool, Heard), why: String, source: Option<Cause>) {
         if weight >= self.weight {
             (self.weight, self.why, self.source) = (weight, why, source);
         }
@@ -374,14 +351,14 @@ impl Trouble {
 
     /// Why it is not known whether an attempt has happened; `None`: none has.
     fn doubt(&self) -> Option<String> {
-        (self.weight == Weight::Maybe).then(|| self.why.clone())
+        self.weight.0.then(|| self.why.clone())
     }
 
     fn into_error(self) -> Error {
-        let Self { why, source, weight } = self;
-        match weight {
-            Weight::Maybe => Error::Unknown { why, source },
-            Weight::Said | Weight::Silent => Error::Unavailable { why, source },
+        let Self { why, source, weight: (maybe, _) } = self;
+        match maybe {
+            true => Error::Unknown { why, source },
+            false => Error::Unavailable { why, source },
         }
     }
 }

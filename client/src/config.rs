@@ -9,8 +9,7 @@ use hyper::http::uri::{Authority, Scheme};
 
 use crate::error::Error;
 
-/// The port of the API.
-pub const API_PORT: u16 = 9600;
+pub use romana_api::API_PORT;
 
 /// How a [`crate::Client`] reaches the cluster.
 #[derive(Clone, Debug)]

@@ -3,10 +3,7 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use romana_statemachine::Refusal;
-use romana_statemachine::refusal::Kind;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+pub use romana_api::ApiError;
 
 /// A cause, shared: one failed batch fails many callers.
 pub type Cause = Arc<dyn StdError + Send + Sync>;
@@ -91,52 +88,5 @@ impl Error {
             Self::Refused(error) => Some(&error.code),
             _ => None,
         }
-    }
-}
-
-/// An error as a replica reports it: `{"error": {"code", "message", "hint", "details"}}`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-#[serde(default)]
-pub struct ApiError {
-    /// Stable code, such as `NetworkExhausted`.
-    pub code: String,
-    /// What was asked and why not.
-    pub message: String,
-    /// What to do about it; may be empty.
-    pub hint: String,
-    /// Fields of the refusal.
-    pub details: Value,
-    /// HTTP status. Not part of the JSON.
-    #[serde(skip)]
-    pub status: u16,
-}
-
-/// The envelope of an error.
-#[derive(Deserialize)]
-struct Envelope {
-    error: ApiError,
-}
-
-impl ApiError {
-    /// Reads an error body. `None` if it is not one.
-    #[must_use]
-    pub fn from_body(status: u16, body: &[u8]) -> Option<Self> {
-        let Envelope { mut error } = serde_json::from_slice(body).ok()?;
-        error.status = status;
-        (!error.code.is_empty()).then_some(error)
-    }
-
-    /// Fills in the status of an error that came inside a batch, from the table of refusals.
-    pub(crate) fn with_status_of_code(mut self) -> Self {
-        let kind = Refusal::TABLE.iter().find(|(code, ..)| *code == self.code).map(|row| row.1);
-        self.status = match kind {
-            Some(Kind::Malformed) => 400,
-            Some(Kind::NotFound) => 404,
-            Some(Kind::Conflict) => 409,
-            Some(Kind::Exhausted) => 507,
-            Some(Kind::Forbidden) | None => 422,
-        };
-        self
     }
 }

@@ -19,6 +19,7 @@ use futures_util::Stream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use romana_api::header;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Digest, Printable, Record, Revision, Topic};
 use serde::Deserialize;
@@ -32,7 +33,7 @@ use crate::error::Error;
 use crate::ndjson::Lines;
 use crate::query::Query;
 use crate::retry::Backoff;
-use crate::transport::{Ask, CLUSTER_HEADER};
+use crate::transport::Ask;
 
 mod line;
 
@@ -290,7 +291,7 @@ impl Follower {
         let mut ask = Ask::get(path.build());
         (ask.accept, ask.endless) = (NDJSON, true);
         let (server, response) = self.client.core().open(&ask).await?;
-        let cluster = response.headers().get(CLUSTER_HEADER).cloned();
+        let cluster = response.headers().get(header::CLUSTER).cloned();
         if let (Some(theirs), Some(ours)) = (&cluster, &self.cluster)
             && theirs != ours
         {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use hyper::Method;
+use romana_api::batch::BatchItem;
 use romana_statemachine::Command;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client::{Answered, Core, in_doubt};
 use crate::error::Error;
-use crate::model::{BatchItem, Done};
+use crate::model::{Done, outcome};
 use crate::retry::Nature;
 use crate::transport::Ask;
 
@@ -181,7 +182,7 @@ fn body(batch: &[Waiting]) -> Bytes {
 /// Gives each caller its outcome. A caller that is gone does not mind.
 fn deliver(batch: Vec<Waiting>, items: Vec<BatchItem>, doubt: Option<&str>) {
     for (command, item) in batch.into_iter().zip(items) {
-        let outcome = match item.outcome() {
+        let outcome = match outcome(item) {
             Some(Ok(done)) => Ok(done),
             Some(Err(refusal)) => Err(in_doubt(Error::Refused(Box::new(refusal)), doubt)),
             None => Err(unknown("the answer has neither result nor error")),

@@ -46,4 +46,3 @@ pub use config::{API_PORT, ClientConfig, Server};
 pub use error::{ApiError, Cause, Error};
 pub use follow::{FollowOptions, Follower, Item};
 pub use query::Query;
-pub use transport::{ACTOR_HEADER, CLUSTER_HEADER};

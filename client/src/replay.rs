@@ -19,6 +19,8 @@ use std::io::{self, BufRead};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+pub use romana_api::audit::ExportHeader as Header;
+use romana_api::audit::{ExportEnd, ExportLast};
 use romana_statemachine::event::CheckpointSigned;
 use romana_statemachine::{Digest, Event, Millis, Record, Revision, State};
 use serde::Deserialize;
@@ -61,37 +63,6 @@ pub enum Until {
     Revision(Revision),
     /// Up to the last record that is not after this time.
     Time(Millis),
-}
-
-/// First line of an export.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Header {
-    romana_history: u64,
-    /// The cluster it comes from, as the file says: nothing signs this.
-    pub cluster_id: String,
-    /// Revision of the first record.
-    pub first: Revision,
-    /// Digest of the record before.
-    pub previous: Digest,
-    /// The state before the first record, unless that is the first of all.
-    #[serde(default)]
-    state: Option<String>,
-    /// Revision of the last record.
-    pub last: Revision,
-    /// Its digest.
-    pub digest: Digest,
-}
-
-#[derive(Deserialize)]
-struct Last {
-    end: End,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct End {
-    revision: Revision,
-    digest: Digest,
-    state_digest: Digest,
 }
 
 /// What a replay came to.
@@ -186,7 +157,7 @@ impl Replay {
         let Some(header) = &self.header else { return self.begin(line) };
         let last = header.last;
         if line.starts_with(b"{\"end\"") {
-            let Last { end } = parse(line, "the end of an export")?;
+            let ExportLast { end } = parse(line, "the end of an export")?;
             return self.end(&end);
         }
         if line.starts_with(b"{\"error\"") {
@@ -263,7 +234,7 @@ impl Replay {
         Ok(())
     }
 
-    fn end(&mut self, end: &End) -> Result<(), String> {
+    fn end(&mut self, end: &ExportEnd) -> Result<(), String> {
         let Some(header) = &self.header else { return Err("it ends before it begins".into()) };
         let state_digest = self.state.state_digest();
         let (revision, digest) = (self.state.revision(), self.state.digest());
@@ -273,10 +244,10 @@ impl Replay {
                 header.last, header.digest
             ));
         }
-        let found = End { revision, digest, state_digest };
+        let found = ExportEnd { revision, digest, state_digest };
         if *end != found {
-            let said = |end: &End| {
-                let End { revision, digest, state_digest } = end;
+            let said = |end: &ExportEnd| {
+                let ExportEnd { revision, digest, state_digest } = end;
                 format!("revision {revision} with digest {digest} and state digest {state_digest}")
             };
             return Err(format!("it says {}, and the replay has {}", said(end), said(&found)));

@@ -18,6 +18,18 @@ pub(crate) enum Nature {
     Once,
 }
 
+/// How much of an answer came back, least first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Heard {
+    /// Nothing: the connection was refused or broke.
+    #[default]
+    Nobody,
+    /// Nothing in time.
+    Silence,
+    /// A reply, which may say why the cluster cannot answer.
+    Reply,
+}
+
 /// What one attempt came to.
 #[derive(Debug)]
 pub(crate) enum Verdict {
@@ -33,6 +45,8 @@ pub(crate) enum Verdict {
         source: Option<Cause>,
         /// Whether this attempt may have taken effect.
         maybe: bool,
+        /// How much of an answer came back.
+        heard: Heard,
         /// How long the server asked us to wait.
         wait: Option<Duration>,
     },
@@ -48,8 +62,8 @@ pub(crate) fn judge(attempt: Result<Reply, Fault>, nature: Nature) -> Verdict {
         Verdict::Again { why, source, maybe: true, .. } if nature == Nature::Once => {
             Verdict::Fail(Error::Unknown { why, source })
         }
-        Verdict::Again { why, source, wait, .. } if nature == Nature::Read => {
-            Verdict::Again { why, source, wait, maybe: false }
+        Verdict::Again { why, source, heard, wait, .. } if nature == Nature::Read => {
+            Verdict::Again { why, source, heard, wait, maybe: false }
         }
         other => other,
     }
@@ -57,13 +71,13 @@ pub(crate) fn judge(attempt: Result<Reply, Fault>, nature: Nature) -> Verdict {
 
 fn judge_fault(fault: Fault) -> Verdict {
     let why = fault.why();
-    let (source, maybe) = match fault {
-        Fault::NotSent(cause) => (Some(cause), false),
-        Fault::Lost(cause) => (Some(cause), true),
-        Fault::TimedOut => (None, true),
+    let (source, maybe, heard) = match fault {
+        Fault::NotSent(cause) => (Some(cause), false, Heard::Nobody),
+        Fault::Lost(cause) => (Some(cause), true, Heard::Nobody),
+        Fault::TimedOut => (None, true, Heard::Silence),
         Fault::Unfit(error) => return Verdict::Fail(error),
     };
-    Verdict::Again { why, source, maybe, wait: None }
+    Verdict::Again { why, source, maybe, heard, wait: None }
 }
 
 fn judge_reply(reply: Reply) -> Verdict {
@@ -72,19 +86,21 @@ fn judge_reply(reply: Reply) -> Verdict {
         return Verdict::Answer(reply);
     }
     let wait = reply.retry_after;
+    let again =
+        |why, source, maybe| Verdict::Again { why, source, maybe, heard: Heard::Reply, wait };
     let Some(error) = ApiError::from_body(status, &reply.body) else {
         let why = format!("status {status} without an error of ours");
         return match status {
-            408 | 429 | 503 => Verdict::Again { why, source: None, maybe: false, wait },
-            500..600 => Verdict::Again { why, source: None, maybe: true, wait },
+            408 | 429 | 503 => again(why, None, false),
+            500..600 => again(why, None, true),
             _ => Verdict::Fail(Error::protocol(why)),
         };
     };
     let why = error.message.clone();
     let unknown = error.code.contains("Unknown");
     match status {
-        408 | 429 | 503 => Verdict::Again { why, source: None, maybe: unknown, wait },
-        500 | 502 | 504 => Verdict::Again { why, source: said(error), maybe: true, wait },
+        408 | 429 | 503 => again(why, None, unknown),
+        500 | 502 | 504 => again(why, said(error), true),
         _ => Verdict::Fail(Error::Refused(Box::new(error))),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Server;
-use crate::model::Cluster;
+use crate::model::ClusterStatus;
 
 /// How long a replica that failed is left alone while there are others.
 const AVOID: Duration = Duration::from_millis(1_000);
@@ -100,7 +100,7 @@ impl Servers {
     }
 
     /// What a replica said about the cluster.
-    pub(crate) fn learned(&mut self, cluster: &Cluster, now: Instant) {
+    pub(crate) fn learned(&mut self, cluster: &ClusterStatus, now: Instant) {
         self.refresh_after = Some(now + if cluster.leader.is_some() { FRESH } else { AVOID / 4 });
         let members: Vec<(u64, Server)> =
             cluster.members.iter().filter_map(|m| Some((m.id, m.api.parse().ok()?))).collect();
@@ -132,19 +132,19 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Member;
+    use crate::model::MemberStatus;
 
     fn server(port: u16) -> Server {
         Server::parse("127.0.0.1", port).unwrap()
     }
 
-    fn cluster(leader: Option<u64>, ports: &[u16]) -> Cluster {
-        let members = ports.iter().map(|&port| Member {
+    fn cluster(leader: Option<u64>, ports: &[u16]) -> ClusterStatus {
+        let members = ports.iter().map(|&port| MemberStatus {
             id: u64::from(port),
             api: format!("127.0.0.1:{port}"),
-            ..Member::default()
+            ..MemberStatus::default()
         });
-        Cluster { leader, members: members.collect(), ..Cluster::default() }
+        ClusterStatus { leader, members: members.collect(), ..ClusterStatus::default() }
     }
 
     #[test]

@@ -13,20 +13,13 @@ use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use romana_api::header;
 use romana_statemachine::VERSION_MAX;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Server;
 use crate::error::{Cause, Error};
 
-/// Header that names the actor of a command.
-pub const ACTOR_HEADER: &str = "x-romana-actor";
-/// Header of every answer: id of the cluster that gave it.
-pub const CLUSTER_HEADER: &str = "x-romana-cluster";
-/// Request header of followers: the newest version of behaviour that they know.
-const VERSION_HEADER: &str = "x-romana-version";
-/// Header that says for how long the caller waits, so that the server answers before that.
-const TIMEOUT_HEADER: &str = "x-romana-timeout-ms";
 /// Longest answer that is read, bytes (a snapshot of a million addresses is about 300 MB).
 const REPLY_BYTES_MAX: usize = 1 << 30;
 /// Longest time for an answer that comes in pieces.
@@ -162,7 +155,7 @@ impl Transport {
             .method(Method::POST)
             .uri(server.uri(path).map_err(Fault::Unfit)?)
             .header(ACCEPT, "application/json")
-            .header(ACTOR_HEADER, self.actor.clone())
+            .header(header::ACTOR, self.actor.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, length)
             .body(body)
@@ -190,10 +183,10 @@ impl Transport {
             .method(ask.method.clone())
             .uri(server.uri(&ask.path)?)
             .header(ACCEPT, ask.accept)
-            .header(ACTOR_HEADER, self.actor.clone());
+            .header(header::ACTOR, self.actor.clone());
         request = match ask.endless {
-            true => request.header(VERSION_HEADER, VERSION_MAX),
-            false => request.header(TIMEOUT_HEADER, left_ms),
+            true => request.header(header::VERSION, VERSION_MAX),
+            false => request.header(header::TIMEOUT_MS, left_ms),
         };
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");

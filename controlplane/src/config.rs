@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+pub use romana_api::{API_PORT, PEER_PORT};
 use romana_daemon::config::{Layers, LayersError};
 use romana_daemon::log::Form;
 use romana_statemachine::limits::SERVICE_RANGES_MAX;
@@ -18,10 +19,6 @@ use serde::Deserialize;
 
 use crate::backup::recover::RecoverArgs;
 
-/// Port of the API.
-pub const API_PORT: u16 = 9600;
-/// Port for peers.
-pub const PEER_PORT: u16 = 9601;
 /// Bounds of the request deadline, milliseconds.
 const REQUEST_TIMEOUT_MS: (u64, u64) = (1, 60_000);
 /// Bounds of the number of connections.

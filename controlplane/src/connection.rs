@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use romana_api::ErrorAnswer;
 use romana_daemon::listener::{BadHead, HEAD_BYTES_MAX, HEADERS_MAX, HeadAnswer, OnBadHead};
 
 use crate::error::{Code, Failure};
@@ -18,8 +19,10 @@ pub(crate) fn no_replica() -> Stamp {
 pub(crate) fn on_bad_head(stamp: Stamp) -> OnBadHead {
     Arc::new(move |why| {
         let failure = failure(why);
-        let body = serde_json::json!({"error": failure.to_json()}).to_string();
         let (status, headers) = (failure.problem().status, stamp(&failure));
+        let answer = ErrorAnswer { error: failure.into_error() };
+        // Text always has a JSON form.
+        let body = serde_json::to_string(&answer).unwrap_or_default();
         HeadAnswer { status, content_type: "application/json", headers, body }
     })
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use romana_client::model::{Cluster, DigestAt};
+use romana_client::model::{ClusterStatus, DigestAt};
 use romana_client::{Error, Query, Server};
 use romana_statemachine::agent::Heard;
 use romana_statemachine::finding::{AGENT_PROBLEM, Severity};
@@ -78,7 +78,7 @@ impl Command {
 }
 
 /// The leader knows more than the others: what is wrong with its tasks.
-async fn as_its_leader_sees(ctx: &Context, cluster: Cluster) -> Cluster {
+async fn as_its_leader_sees(ctx: &Context, cluster: ClusterStatus) -> ClusterStatus {
     let leader = cluster.members.iter().find(|member| Some(member.id) == cluster.leader);
     let Some(server) = leader.and_then(|leader| leader.api.parse::<Server>().ok()) else {
         return cluster;
@@ -121,7 +121,7 @@ fn report(ctx: &Context, findings: &[Finding]) -> Result<(), Failure> {
     if failed { Err(Failure::Found) } else { Ok(()) }
 }
 
-fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
+fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
     let mut findings = Vec::new();
     let count = cluster.members.len();
     match cluster.leader {
@@ -162,11 +162,8 @@ fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
         let what = format!("there are {count}; 3 or 5 survive failures best");
         findings.push(warning("members", what).mend("romana cluster add HOST:PORT"));
     }
-    for member in
-        cluster.members.iter().filter(|member| member.lag.is_some_and(|lag| lag > LAG_MAX))
-    {
-        let lag = member.lag.unwrap_or(0);
-        let what = format!("replica {} is {} behind", member.id, plural(lag, "entry"));
+    for member in cluster.members.iter().filter(|member| member.lag > LAG_MAX) {
+        let what = format!("replica {} is {} behind", member.id, plural(member.lag, "entry"));
         findings.push(warning("lag", what).mend("look at its disk and network"));
     }
     findings
@@ -407,12 +404,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_member_is_said_with_what_mends_it() {
-        let member: romana_client::model::Member = serde_json::from_value(json!({
+        let member: romana_client::model::MemberStatus = serde_json::from_value(json!({
             "id": 2, "role": "follower", "healthy": false,
             "problems": [{"code": "OlderCopy", "what": "an older copy", "mend": "romana cluster replace 2"}]
         }))
         .unwrap();
-        let cluster = Cluster { members: vec![member], ..Cluster::default() };
+        let cluster = ClusterStatus { members: vec![member], ..ClusterStatus::default() };
         let found = check_cluster(&cluster);
         let found = found.iter().find(|finding| finding.what.contains("OlderCopy")).unwrap();
         assert_eq!(found.what, "replica 2: an older copy (OlderCopy)");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use romana_api::feed::Bookmark;
 use romana_statemachine::{Actor, Digest, Index, Millis, Printable, Record, Revision, Topic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -97,14 +98,6 @@ impl Over {
 /// # Errors
 /// Why it is none: also when it says why the feed ends.
 pub(super) fn parse_line(line: &[u8]) -> Result<Line, Over> {
-    #[derive(Deserialize)]
-    struct Bookmark {
-        bookmark: At,
-    }
-    #[derive(Deserialize)]
-    struct At {
-        revision: Revision,
-    }
     if line.starts_with(b"{\"bookmark\"") {
         let bookmark: Bookmark = serde_json::from_slice(line).map_err(|_| nonsense(line))?;
         return Ok(Line::Bookmark(bookmark.bookmark.revision));

@@ -59,6 +59,6 @@ async fn answers_are_typed() {
     assert_eq!((page.items.len(), page.revision), (1, 9));
     assert!(page.items[0].held_at(6) && page.items[0].reason.is_none());
     let Verification { agreed, replicas, .. } = client.audit_verify().await.unwrap();
-    assert_eq!((agreed, replicas[0].id, replicas[0].digest), (false, 2, None));
+    assert_eq!((agreed, replicas[0].id, replicas[0].proof.clone()), (false, 2, None));
     assert_eq!(replicas[0].error.as_deref(), Some("damaged"));
 }

@@ -276,6 +276,20 @@ async fn why_there_is_no_answer_is_told_by_who_said_it() {
     }
 }
 
+/// A reason that was given is not forgotten when later attempts get no answer in time.
+#[tokio::test]
+async fn silence_does_not_hide_a_reason() {
+    let body = r#"{"error":{"code":"Unavailable","message":"no majority follows it"}}"#;
+    let fake = Fake::start(None, |number, _| match number {
+        0 => Act::status(503, body),
+        _ => Act::Stall,
+    })
+    .await;
+    let error = short(vec![fake.server()]).hosts().await.unwrap_err();
+    assert!(error.to_string().contains("no majority follows it"), "{error}");
+    assert!(fake.seen().len() > 1);
+}
+
 /// Patience is for answers that take long, not for finding out that nobody can answer.
 #[tokio::test]
 async fn patience_does_not_outlast_the_search_for_a_replica() {

@@ -3,16 +3,15 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use romana_statemachine::audit::{Filter, Kind};
+use romana_statemachine::audit::{Filter, Kind, Moment};
 use romana_statemachine::name::{Actor, HostName, TenantId};
 use romana_statemachine::{Event, Revision, Topic};
-use serde::Serialize;
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
 use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply};
-use crate::audit::{Audit, AuditError, Kept, Page, lasting};
+use crate::audit::{Audit, AuditError, Page, lasting};
 use crate::budget::Cancel;
 use crate::error::{Code, Failure};
 use crate::history::HistoryError;
@@ -58,28 +57,17 @@ pub(super) const ROUTES: &[Route] = &[
     ]),
 ];
 
-#[derive(Serialize)]
-struct Shown<T> {
-    items: Vec<T>,
-    revision: Revision,
-    /// Of what was before, nothing is known.
-    oldest: Option<Kept>,
-    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-impl<T> Shown<T> {
-    fn of((page, oldest): (Page<T>, Option<Kept>), revision: Revision) -> Self {
-        let next = page.next.map(|next| next.to_string());
-        Self { items: page.items, revision, oldest, next }
-    }
+/// A part of a long answer, as it is shown.
+fn shown<T>((page, oldest): (Page<T>, Option<Moment>), revision: Revision) -> romana_api::Page<T> {
+    let next = page.next.map(|next| next.to_string());
+    romana_api::Page { items: page.items, revision, next, oldest }
 }
 
 /// Refuses a question about a revision of which nothing is kept: no answer would be true.
-fn still_kept(oldest: Option<Kept>, last: Revision) -> Result<(), Failure> {
+fn still_kept(oldest: Option<Moment>, last: Revision) -> Result<(), Failure> {
     match oldest.filter(|oldest| oldest.revision > 1 && last < oldest.revision) {
         None => Ok(()),
-        Some(Kept { revision, at }) => {
+        Some(Moment { revision, at }) => {
             let time = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
             let time = time.map_or_else(String::new, |time| format!(", of {time:.3}"));
             let message =
@@ -109,7 +97,7 @@ async fn who(call: Call) -> reply::Result {
         // Allocated before the oldest record that is kept.
         page.items.extend(live);
     }
-    reply::ok(revision, &Shown::of((page, oldest), revision))
+    reply::ok(revision, &shown((page, oldest), revision))
 }
 
 async fn log(call: Call) -> reply::Result {
@@ -130,7 +118,7 @@ async fn log(call: Call) -> reply::Result {
         let page = audit.log(&filter, start, upto, limit, cancel)?;
         let oldest = audit.kept()?;
         // A page is long: it is written here, where it has its turn, and not on a thread that serves everybody.
-        Ok((reply::ok(revision, &Shown::of((page, oldest), revision)), oldest))
+        Ok((reply::ok(revision, &shown((page, oldest), revision)), oldest))
     };
     let (answer, oldest) = ask_audit(&call, upto, ask).await?;
     still_kept(oldest, upto)?;
@@ -237,7 +225,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_what_is_no_longer_kept() {
-        let kept = |revision| Some(Kept { revision, at: Millis(1_700_000_000_000) });
+        let kept = |revision| Some(Moment { revision, at: Millis(1_700_000_000_000) });
         for (oldest, last) in [(None, 0), (kept(1), 0), (kept(7), 7), (kept(7), 20)] {
             assert!(still_kept(oldest, last).is_ok(), "{oldest:?} {last}");
         }

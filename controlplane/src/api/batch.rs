@@ -2,11 +2,10 @@
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use romana_api::batch::BatchItem;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::AddressName;
-use romana_statemachine::{Answer, Command, Outcome, Refusal, Revision};
-use serde::Serialize;
-use serde_json::Value;
+use romana_statemachine::{Command, Outcome, Refusal, Revision};
 
 use super::call::{Call, parse};
 use super::reply;
@@ -23,14 +22,6 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     handler!(batch),
 )
 .body("BatchCommands", BATCH_BYTES_MAX)];
-
-/// The result of one command.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Done<'a> {
-    Answered { revision: Revision, answer: &'a Answer },
-    Refused { revision: Revision, error: Value },
-}
 
 async fn batch(call: Call) -> reply::Result {
     let commands: Vec<Command> = parse(&call.body)?;
@@ -49,21 +40,25 @@ async fn batch(call: Call) -> reply::Result {
     }
     commands.iter().try_for_each(check_names)?;
     // Commands of several callers: one that is not served does not keep the others.
-    let refused: Vec<Option<Failure>> =
+    let unserved: Vec<Option<Failure>> =
         commands.iter().map(|c| call.check_served(c).err()).collect();
-    let served: Vec<Command> =
-        commands.into_iter().zip(&refused).filter(|(_, no)| no.is_none()).map(|(c, _)| c).collect();
+    let served: Vec<Command> = commands
+        .into_iter()
+        .zip(&unserved)
+        .filter(|(_, no)| no.is_none())
+        .map(|(c, _)| c)
+        .collect();
     let outcomes = match served.is_empty() {
         true => Vec::new(),
         false => call.propose_all(served).await?,
     };
     let now = || call.api.replica().with_state(romana_statemachine::State::revision);
     let revision = outcomes.last().map_or_else(now, |outcome| outcome.revision);
-    let mut carried = outcomes.iter().map(done);
-    let results: Vec<Done<'_>> = refused
-        .iter()
-        .filter_map(|refused| match refused {
-            Some(failure) => Some(Done::Refused { revision, error: failure.to_json() }),
+    let mut carried = outcomes.into_iter().map(done);
+    let results: Vec<BatchItem> = unserved
+        .into_iter()
+        .filter_map(|failure| match failure {
+            Some(failure) => Some(refused(revision, failure)),
             None => carried.next(),
         })
         .collect();
@@ -83,10 +78,13 @@ fn check_names(command: &Command) -> Result<(), Refusal> {
     }
 }
 
-fn done(outcome: &Outcome) -> Done<'_> {
-    let revision = outcome.revision;
-    match &outcome.result {
-        Ok(answer) => Done::Answered { revision, answer },
-        Err(refusal) => Done::Refused { revision, error: Failure::from(refusal.clone()).to_json() },
+fn done(outcome: Outcome) -> BatchItem {
+    match outcome.result {
+        Ok(answer) => BatchItem { revision: outcome.revision, answer: Some(answer), error: None },
+        Err(refusal) => refused(outcome.revision, refusal.into()),
     }
+}
+
+fn refused(revision: Revision, failure: Failure) -> BatchItem {
+    BatchItem { revision, answer: None, error: Some(failure.into_error()) }
 }

@@ -1,12 +1,10 @@
 //! `/v1/blackouts`: ranges that nothing is allocated from.
 
-use ipnet::IpNet;
-use romana_statemachine::command::Blackout;
-use romana_statemachine::{Command, State};
-use serde::Serialize;
+use romana_api::block::Blackout;
+use romana_statemachine::{Command, State, command};
 
 use super::addresses::required;
-use super::call::Call;
+use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 
@@ -40,15 +38,9 @@ pub(super) const ROUTES: &[Route] = &[
     .query(&[Param::required("cidr", "The range, exactly as it was added")]),
 ];
 
-/// A blackout as shown.
-#[derive(Serialize)]
-pub(super) struct Shown {
-    pub(super) cidr: IpNet,
-}
-
 /// All blackouts, in order.
-pub(super) fn all(state: &State) -> impl Iterator<Item = Shown> {
-    state.ipam().blackouts().map(|cidr| Shown { cidr })
+pub(super) fn all(state: &State) -> impl Iterator<Item = Blackout> {
+    state.ipam().blackouts().map(|cidr| Blackout { cidr })
 }
 
 async fn list(call: Call) -> reply::Result {
@@ -58,11 +50,11 @@ async fn list(call: Call) -> reply::Result {
 
 async fn add(call: Call) -> reply::Result {
     let change = call.change(Command::AddBlackout(call.json()?)).await?;
-    reply::json(change.created(), change.revision, &change)
+    reply::json(created(change), change.revision, &change)
 }
 
 async fn remove(call: Call) -> reply::Result {
     let cidr = required(&call, "cidr")?.to_owned();
-    let change = call.change(Command::RemoveBlackout(Blackout { cidr })).await?;
+    let change = call.change(Command::RemoveBlackout(command::Blackout { cidr })).await?;
     reply::ok(change.revision, &change)
 }

@@ -1,9 +1,9 @@
 //! `/v1/blocks`: the blocks that hosts have.
 
 use ipnet::IpNet;
+use romana_api::block::Block as Shown;
 use romana_statemachine::Block;
-use romana_statemachine::name::{HostName, NetworkName, SegmentId, TenantId};
-use serde::Serialize;
+use romana_statemachine::name::HostName;
 
 use super::call::Call;
 use super::reply;
@@ -26,34 +26,6 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     CONTINUE,
     CONSISTENCY,
 ])];
-
-/// A block as shown, in lists and snapshots.
-#[derive(Serialize)]
-pub(super) struct Shown<'a> {
-    pub(super) cidr: IpNet,
-    network: &'a NetworkName,
-    group: IpNet,
-    host: &'a HostName,
-    tenant: &'a TenantId,
-    segment: &'a SegmentId,
-    /// Live addresses.
-    live: u64,
-}
-
-impl<'a> From<&'a Block> for Shown<'a> {
-    fn from(block: &'a Block) -> Self {
-        let owner = block.owner();
-        Self {
-            cidr: block.cidr,
-            network: &owner.network,
-            group: block.group,
-            host: &owner.host,
-            tenant: &owner.tenant,
-            segment: &owner.segment,
-            live: block.live,
-        }
-    }
-}
 
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
+use romana_api::{Changed, header};
 use romana_statemachine::name::Actor;
 use romana_statemachine::{Answer, Command, Outcome, Proposal, Revision, State};
 use serde::de::DeserializeOwned;
@@ -153,11 +154,11 @@ impl Call {
 
     /// Who asks.
     pub(crate) fn actor(&self) -> Result<Actor, Failure> {
-        let value = only(&self.headers, "X-Romana-Actor")?;
+        let value = only(&self.headers, header::ACTOR)?;
         let Some(value) = value else { return Ok(self.api.actor()) };
         let refuse = |why: String| {
-            Failure::new(Code::MalformedHeader, format!("X-Romana-Actor is not valid: {why}"))
-                .with("header", "X-Romana-Actor")
+            Failure::new(Code::MalformedHeader, format!("{} is not valid: {why}", header::ACTOR))
+                .with("header", header::ACTOR)
         };
         let text = value.to_str().map_err(|_| refuse("it is not ASCII".into()))?;
         let actor = Actor::from(text);
@@ -315,20 +316,9 @@ fn check_served(command: &Command, state: &State) -> Result<(), Failure> {
     Err(Failure::new(Code::VipsNotServed, message))
 }
 
-/// What a command did.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(crate) struct Changed {
-    /// Whether anything changed.
-    pub(crate) changed: bool,
-    /// Revision after it.
-    pub(crate) revision: Revision,
-}
-
-impl Changed {
-    /// 201 if something was created, 200 if it stood.
-    pub(crate) fn created(self) -> StatusCode {
-        if self.changed { StatusCode::CREATED } else { StatusCode::OK }
-    }
+/// The status of a change: 201 if something was created, 200 if it stood.
+pub(crate) fn created(change: Changed) -> StatusCode {
+    if change.changed { StatusCode::CREATED } else { StatusCode::OK }
 }
 
 /// A query parameter with a bad value.
@@ -387,11 +377,11 @@ pub(crate) fn only<'a>(
 }
 
 fn timeout(headers: &HeaderMap, default: Duration) -> Result<Duration, Failure> {
-    let Some(value) = only(headers, "X-Romana-Timeout-Ms")? else { return Ok(default) };
+    let Some(value) = only(headers, header::TIMEOUT_MS)? else { return Ok(default) };
     let ms = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
     let ms = ms.filter(|ms| *ms > 0).ok_or_else(|| {
-        let why = "X-Romana-Timeout-Ms is not a positive number of milliseconds";
-        Failure::new(Code::MalformedHeader, why).with("header", "X-Romana-Timeout-Ms")
+        let why = format!("{} is not a positive number of milliseconds", header::TIMEOUT_MS);
+        Failure::new(Code::MalformedHeader, why).with("header", header::TIMEOUT_MS)
     })?;
     Ok(Duration::from_millis(ms).min(TIMEOUT_MAX))
 }

@@ -5,20 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use romana_api::cluster::{
+    AddMemberBody, ClusterStatus, DigestAt, Leader, MemberStatus, NewMember, RaiseBody, Raised,
+    Role, TransferBody,
+};
 use romana_statemachine::command::{AddMember, MemberRef, RaiseVersion, ResumeAllocation};
-use romana_statemachine::limits::NAMES_LISTED_MAX;
-use romana_statemachine::name::HostName;
-use romana_statemachine::{Command, Digest, Member, Refusal, Revision, State, VERSION_MAX};
-use serde::{Deserialize, Serialize};
+use romana_statemachine::{Command, Member, Refusal, State, VERSION_MAX};
 use tokio::time::{Instant, sleep};
 
-use super::call::Call;
+use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::raft::{
-    ClocksStatus, ClusterStatus, MemberStatus, ReadError, Replica, Role, TransferError,
-};
+use crate::raft::{ReadError, Replica, TransferError};
 use crate::tasks::versions;
 
 /// How often it is looked whether the leader has changed.
@@ -92,77 +91,9 @@ pub(super) const ROUTES: &[Route] = &[
     .query(&[CONSISTENCY]),
 ];
 
-#[derive(Serialize)]
-struct Shown {
-    revision: Revision,
-    digest: Digest,
-}
-
-/// The replicas, and whether allocation is held.
-#[derive(Serialize)]
-struct Status {
-    #[serde(flatten)]
-    cluster: ClusterStatus,
-    /// `null`: it is not.
-    held: Option<Held>,
-    /// What the members' clocks show, as this replica sees them.
-    clocks: ClocksStatus,
-}
-
-/// Why nothing fresh is allocated: the cluster was restored.
-#[derive(Serialize)]
-struct Held {
-    /// Revision of the restore.
-    since: Revision,
-    /// How many hosts have not reported since.
-    waiting: usize,
-    /// Some of them.
-    hosts: Vec<HostName>,
-}
-
 async fn status(call: Call) -> reply::Result {
-    let replica = call.api.replica();
-    let (revision, held) = replica.with_state(|state| {
-        let held = state.held().map(|held| Held {
-            since: held.since,
-            waiting: held.waiting.len(),
-            hosts: held.waiting.iter().take(NAMES_LISTED_MAX).cloned().collect(),
-        });
-        (state.revision(), held)
-    });
-    reply::ok(revision, &Status { cluster: replica.status(), held, clocks: replica.clocks() })
-}
-
-/// A member to be.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Add {
-    peer: String,
-    replaces: Option<u64>,
-    /// Even if too few healthy voters are left while it is on its way.
-    #[serde(default)]
-    force: bool,
-}
-
-/// A new member, and how to start it.
-#[derive(Serialize)]
-struct Added {
-    id: u64,
-    peer: String,
-    replaces: Option<u64>,
-    start: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Transfer {
-    to: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Leader {
-    leader: u64,
-    term: u64,
+    let status = call.api.replica().status();
+    reply::ok(status.revision, &status)
 }
 
 fn no_member(id: u64) -> Failure {
@@ -171,7 +102,7 @@ fn no_member(id: u64) -> Failure {
 }
 
 async fn add(call: Call) -> reply::Result {
-    let Add { peer, replaces, force } = call.json()?;
+    let AddMemberBody { peer, replaces, force } = call.json()?;
     call.linearize().await?;
     let replica = call.api.replica();
     let status = replica.status();
@@ -210,9 +141,9 @@ async fn add(call: Call) -> reply::Result {
         let fits =
             |id: &u64| state.member(*id).is_some_and(|m| m.peer == peer && m.replaces == replaces);
         let id = state.members().map(|member| member.id).filter(fits).max()?;
-        Some(Added { id, peer: peer.clone(), replaces, start: start.clone() })
+        Some(NewMember { id, peer: peer.clone(), replaces, start: start.clone() })
     };
-    call.show(change.created(), change, view).await
+    call.show(created(change), change, view).await
 }
 
 /// How a new member is started. It listens where its peers will look for it, on the port of its address there; a
@@ -340,7 +271,7 @@ async fn addresses(peer: &str) -> Vec<SocketAddr> {
 }
 
 async fn transfer(call: Call) -> reply::Result {
-    let Transfer { to } = call.json_or_default()?;
+    let TransferBody { to } = call.json_or_default()?;
     let replica = call.api.replica();
     let status = replica.status();
     let nobody = || Failure::new(Code::Unavailable, "no leader is known");
@@ -377,22 +308,8 @@ async fn resume(call: Call) -> reply::Result {
     reply::json(StatusCode::OK, change.revision, &change)
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Raise {
-    /// Even if an agent does not know it.
-    force: bool,
-}
-
-#[derive(Serialize)]
-struct Raised {
-    version: u16,
-    changed: bool,
-    revision: Revision,
-}
-
 async fn raise(call: Call) -> reply::Result {
-    let Raise { force } = call.json_or_default()?;
+    let RaiseBody { force } = call.json_or_default()?;
     call.linearize().await?;
     let replica = call.api.replica();
     let first = replica.with_state(State::version);
@@ -428,5 +345,5 @@ async fn raise(call: Call) -> reply::Result {
 
 async fn digest(call: Call) -> reply::Result {
     let state = call.state().await?;
-    reply::ok(state.revision(), &Shown { revision: state.revision(), digest: state.digest() })
+    reply::ok(state.revision(), &DigestAt { revision: state.revision(), digest: state.digest() })
 }

@@ -3,24 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use romana_api::audit::Change;
+use romana_api::block::Block;
+use romana_api::snapshot::Router;
 use romana_statemachine::State;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{blackouts, blocks, tenants};
-
-/// One difference.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Change {
-    /// What it is.
-    pub(super) kind: &'static str,
-    /// Which one.
-    pub(super) key: String,
-    /// As it was; `None`: it was not.
-    pub(super) before: Option<Value>,
-    /// As it is then; `None`: it is no more.
-    pub(super) after: Option<Value>,
-}
+use super::{blackouts, tenants};
 
 /// Things of one kind, by key. Everything but addresses, of which there may be millions.
 type Section = fn(&State) -> BTreeMap<String, Value>;
@@ -31,18 +21,18 @@ const SECTIONS: [(&str, Section); 12] = [
     ("retention", |state| one("retention", Some(state.retention()))),
     ("blackout", |state| all(blackouts::all(state), |shown| shown.cidr.to_string())),
     ("host", |state| all(state.hosts(), |host| host.name.to_string())),
-    ("block", |state| {
-        all(state.ipam().blocks().map(blocks::Shown::from), |block| block.cidr.to_string())
-    }),
-    ("tenant", |state| all(tenants::all(state), tenants::Shown::key)),
+    ("block", |state| all(state.ipam().blocks().map(Block::from), |block| block.cidr.to_string())),
+    ("tenant", |state| all(tenants::all(state), |tenant| tenant.id.to_string())),
     ("policy", |state| all(state.policies(), |policy| policy.name.to_string())),
     ("endpoint", |state| all(state.endpoints(), |endpoint| endpoint.ip.to_string())),
     ("vip", |state| all(state.vips(), |vip| vip.name.to_string())),
     ("router", |state| {
-        let shown = state
-            .routers()
-            .map(|(key, host)| json!({"prefix": key.prefix, "table": key.table, "host": host}));
-        all(shown, |router| format!("{} {}", router["prefix"], router["table"]))
+        let shown = state.routers().map(|(key, host)| Router {
+            prefix: key.prefix,
+            table: key.table.clone(),
+            host: host.clone(),
+        });
+        all(shown, |router| format!("{} {}", router.prefix, router.table))
     }),
     ("member", |state| all(state.members(), |member| member.id.to_string())),
 ];
@@ -80,7 +70,7 @@ pub(super) fn diff(before: &State, after: &State, limit: usize) -> (Vec<Change>,
             old.keys().chain(new.keys()).cloned().collect();
         changes.extend(keys.into_iter().map(|key| {
             let (before, after) = (old.remove(&key), new.remove(&key));
-            Change { kind, key, before, after }
+            Change { kind: kind.into(), key, before, after }
         }));
         if changes.len() > limit {
             changes.truncate(limit);
@@ -113,13 +103,14 @@ fn addresses(
             return (std::mem::take(changes), true);
         }
         let (before, after) = (old.map(value), new.map(value));
-        changes.push(Change { kind: "address", key: ip.to_string(), before, after });
+        changes.push(Change { kind: "address".into(), key: ip.to_string(), before, after });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use romana_statemachine::{Entry, Millis, Position, Proposal};
+    use serde_json::json;
 
     use super::*;
 
@@ -160,7 +151,7 @@ mod tests {
         let (changes, more) = diff(&first, &second, 10);
         let said: Vec<_> = changes
             .iter()
-            .map(|c| (c.kind, c.key.as_str(), c.before.is_some(), c.after.is_some()))
+            .map(|c| (&*c.kind, c.key.as_str(), c.before.is_some(), c.after.is_some()))
             .collect();
         assert_eq!(
             said,

@@ -3,12 +3,11 @@
 
 use std::net::IpAddr;
 
-use romana_statemachine::command::{Endpoint, EndpointRef, Labels, NamedPort};
-use romana_statemachine::name::{HostName, SegmentId, TenantId};
+use romana_api::endpoint::EndpointBody;
+use romana_statemachine::command::{Endpoint, EndpointRef};
 use romana_statemachine::{Command, State};
-use serde::Deserialize;
 
-use super::call::Call;
+use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
@@ -58,19 +57,6 @@ pub(super) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// An endpoint without its address, which is in the path.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body {
-    tenant: TenantId,
-    segment: SegmentId,
-    host: HostName,
-    #[serde(default)]
-    labels: Labels,
-    #[serde(default)]
-    ports: Vec<NamedPort>,
-}
-
 fn ip(call: &Call) -> Result<IpAddr, Failure> {
     let text = call.path("ip");
     text.parse().map_err(|why| Failure::new(Code::MalformedPath, format!("{text:?}: {why}")))
@@ -100,10 +86,10 @@ async fn get(call: Call) -> reply::Result {
 
 async fn put(call: Call) -> reply::Result {
     let ip = ip(&call)?;
-    let Body { tenant, segment, host, labels, ports } = call.json()?;
+    let EndpointBody { tenant, segment, host, labels, ports } = call.json()?;
     let endpoint = Endpoint { ip, tenant, segment, host, labels, ports };
     let change = call.change(Command::SetEndpoint(endpoint)).await?;
-    call.show(change.created(), change, |state: &State| state.endpoint(ip).cloned()).await
+    call.show(created(change), change, |state: &State| state.endpoint(ip).cloned()).await
 }
 
 async fn delete(call: Call) -> reply::Result {

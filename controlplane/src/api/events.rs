@@ -1,12 +1,13 @@
 //! `/v1/events`: the feed over HTTP, as Server-Sent Events or NDJSON.
 
 use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use romana_api::{ErrorAnswer, header};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Revision, Topic, VERSION_MAX};
-use serde_json::json;
 
 use super::FOLLOWERS_MAX;
 use super::call::{Call, bad_query, only};
@@ -16,8 +17,6 @@ use crate::error::{Code, Failure};
 use crate::feed::{FeedError, Filter, Follower, Form, Topics};
 use crate::history::HistoryError;
 
-/// Request header of followers: the newest version of behaviour that they know.
-const VERSION_HEADER: &str = "X-Romana-Version";
 /// What a follower of a host knows that does not say so.
 const UNSAID: u16 = 3;
 
@@ -60,13 +59,14 @@ fn start(call: &Call) -> Result<Revision, Failure> {
 /// The newest version whose events are sent. Agents before version 4 do not say what they know, and would stop for
 /// good at the first event that they do not know.
 fn version(call: &Call, of_host: bool) -> Result<u16, Failure> {
-    let Some(value) = only(&call.headers, VERSION_HEADER)? else {
+    let Some(value) = only(&call.headers, header::VERSION)? else {
         return Ok(if of_host { UNSAID } else { u16::MAX });
     };
     let version = value.to_str().ok().and_then(|text| text.trim().parse::<u16>().ok());
     let malformed = || {
-        let why = format!("{VERSION_HEADER} is not a version: a number such as {VERSION_MAX}");
-        Failure::new(Code::MalformedHeader, why).with("header", VERSION_HEADER)
+        let name = header::VERSION;
+        let why = format!("{name} is not a version: a number such as {VERSION_MAX}");
+        Failure::new(Code::MalformedHeader, why).with("header", name)
     };
     // It is told of later ones, and sees that it does not know them.
     version.map(|_| u16::MAX).ok_or_else(malformed)
@@ -106,7 +106,7 @@ async fn follow(call: Call) -> reply::Result {
     let body = Body::from_stream(stream(follower, form));
     let mut response = reply::raw(StatusCode::OK, feed.last(), kind, body);
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
@@ -131,7 +131,9 @@ fn stream(follower: Follower, form: Form) -> impl Stream<Item = Result<Bytes, Fe
             Ok(Some(bytes)) => Some((Ok(bytes), Some(follower))),
             Ok(None) => None,
             Err(error) => {
-                let error = json!({"error": failure(error).to_json()});
+                let error = ErrorAnswer { error: failure(error).into_error() };
+                // Text always has a JSON form.
+                let error = serde_json::to_string(&error).unwrap_or_default();
                 let bytes = match form {
                     Form::Sse => format!("event: error\ndata: {error}\n\n"),
                     Form::Ndjson => format!("{error}\n"),

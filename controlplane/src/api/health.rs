@@ -2,9 +2,9 @@
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use romana_api::health::Health;
 use romana_daemon::probe::OPENMETRICS;
 use romana_statemachine::Revision;
-use serde::Serialize;
 
 use super::call::Call;
 use super::reply;
@@ -41,12 +41,6 @@ pub(super) const ROUTES: &[Route] = &[
     .accepts(Accepts::Text),
 ];
 
-#[derive(Serialize)]
-struct Shown {
-    status: &'static str,
-    revision: Revision,
-}
-
 fn revision(call: &Call) -> Revision {
     call.api.replica().with_state(romana_statemachine::State::revision)
 }
@@ -56,7 +50,7 @@ async fn healthy(call: Call) -> reply::Result {
     if replica.fault_kind() == Some(FaultKind::OlderCopy) {
         // Starting it again would not help.
         let revision = revision(&call);
-        return reply::ok(revision, &Shown { status: "waiting to be replaced", revision });
+        return reply::ok(revision, &Health { status: "waiting to be replaced".into(), revision });
     }
     if let Some(fault) = replica.fault() {
         let damaged = replica.fault_kind() == Some(FaultKind::Damaged);
@@ -64,7 +58,7 @@ async fn healthy(call: Call) -> reply::Result {
         return Err(Failure::new(code, format!("this replica has stopped: {fault}")));
     }
     let revision = revision(&call);
-    reply::ok(revision, &Shown { status: "healthy", revision })
+    reply::ok(revision, &Health { status: "healthy".into(), revision })
 }
 
 async fn ready(call: Call) -> reply::Result {
@@ -78,7 +72,7 @@ async fn ready(call: Call) -> reply::Result {
         return Err(Failure::new(code, why));
     }
     let revision = revision(&call);
-    reply::ok(revision, &Shown { status: "ready", revision })
+    reply::ok(revision, &Health { status: "ready".into(), revision })
 }
 
 async fn metrics(call: Call) -> reply::Result {

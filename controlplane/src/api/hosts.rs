@@ -1,19 +1,19 @@
 //! `/v1/hosts`: hosts, and the reports of what runs on them.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
+use romana_api::Changed;
+use romana_api::host::{EnrolmentBody, HeartbeatBody, HostPatch, ReportBody};
+use romana_statemachine::agent::{Heartbeat, RefusedAgent};
 use romana_statemachine::command::{
-    Attached, EnrolAgent, HostChange, HostReport, HostSpec, HostState, Labels, RemoveHost,
-    ReportAttachments, SetHostState,
+    EnrolAgent, HostChange, HostReport, HostSpec, HostState, RemoveHost, ReportAttachments,
+    SetHostState,
 };
-use romana_statemachine::name::{AddressName, HostName, InstanceId};
+use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::version::ADOPTION;
-use romana_statemachine::{Command, Host, Millis, Refusal, Revision, State};
-use serde::{Deserialize, Serialize};
+use romana_statemachine::{Command, Host, Refusal, State};
 
-use super::call::{Call, Changed};
+use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
@@ -107,88 +107,29 @@ const HEARTBEAT_BYTES_MAX: usize = 64 << 10;
 const PROBLEMS_MAX: usize = 16;
 const PROBLEM_BYTES_MAX: usize = 512;
 
-/// New facts, or a new state.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Patch {
-    ip: Option<IpAddr>,
-    addresses: Option<Vec<IpAddr>>,
-    labels: Option<Labels>,
-    info: Option<Labels>,
-    state: Option<HostState>,
+/// Refuses names that nothing can have.
+fn check_names(report: &ReportBody) -> Result<(), Refusal> {
+    let attached = report.attached.iter().flatten().map(|one| &one.name);
+    report.running.iter().chain(attached).try_for_each(AddressName::check)
 }
 
-/// A report; the host is in the path.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Report {
-    revision: Revision,
-    /// Time of the revision; only with `attached`.
-    at: Option<Millis>,
-    running: Vec<AddressName>,
-    /// Those of `running` whose addresses are known.
-    attached: Option<Vec<Attached>>,
-}
-
-impl Report {
-    /// Refuses names that nothing can have.
-    fn check(&self) -> Result<(), Refusal> {
-        let attached = self.attached.iter().flatten().map(|one| &one.name);
-        self.running.iter().chain(attached).try_for_each(AddressName::check)
-    }
-
-    /// The command, as the cluster's version of behaviour knows it.
-    fn command(self, host: HostName, version: u16) -> Command {
-        let Self { revision, at, running, attached } = self;
-        match (attached, at) {
-            (Some(attached), Some(at)) if version >= ADOPTION => {
-                let known: BTreeSet<&AddressName> = attached.iter().map(|one| &one.name).collect();
-                let kept = running.into_iter().filter(|name| !known.contains(name)).collect();
-                let report = ReportAttachments { host, revision, at, running: attached, kept };
-                Command::ReportAttachments(report)
-            }
-            (attached, _) => {
-                let mut names: BTreeSet<AddressName> = running.into_iter().collect();
-                names.extend(attached.into_iter().flatten().map(|one| one.name));
-                let running = names.into_iter().collect();
-                Command::ReportHost(HostReport { host, revision, running })
-            }
+/// The command that a report is, as the cluster's version of behaviour knows it.
+fn report_command(report: ReportBody, host: HostName, version: u16) -> Command {
+    let ReportBody { revision, at, running, attached } = report;
+    match (attached, at) {
+        (Some(attached), Some(at)) if version >= ADOPTION => {
+            let known: BTreeSet<&AddressName> = attached.iter().map(|one| &one.name).collect();
+            let kept = running.into_iter().filter(|name| !known.contains(name)).collect();
+            let report = ReportAttachments { host, revision, at, running: attached, kept };
+            Command::ReportAttachments(report)
+        }
+        (attached, _) => {
+            let mut names: BTreeSet<AddressName> = running.into_iter().collect();
+            names.extend(attached.into_iter().flatten().map(|one| one.name));
+            let running = names.into_iter().collect();
+            Command::ReportHost(HostReport { host, revision, running })
         }
     }
-}
-
-/// A heartbeat; the host is in the path.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Pulse {
-    version: String,
-    revision: Revision,
-    #[serde(default)]
-    applied: Option<Revision>,
-    #[serde(default)]
-    problems: Vec<String>,
-    /// What the agent calls itself; `None`: it is of before version 4.
-    #[serde(default)]
-    instance: Option<InstanceId>,
-    /// The name of the machine it runs on.
-    #[serde(default)]
-    machine: String,
-}
-
-/// An agent that wants to speak for the host in the path.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Enrolment {
-    instance: InstanceId,
-    #[serde(default)]
-    replaces: Option<InstanceId>,
-}
-
-/// What agents said last.
-#[derive(Serialize)]
-struct Heartbeats {
-    items: Vec<Heard>,
-    revision: Revision,
 }
 
 fn name(call: &Call) -> HostName {
@@ -214,7 +155,7 @@ async fn add(call: Call) -> reply::Result {
     let spec: HostSpec = call.json()?;
     let name = spec.name.clone();
     let change = call.change(Command::AddHost(spec)).await?;
-    call.show(change.created(), change, |state: &State| state.host(&name).cloned()).await
+    call.show(created(change), change, |state: &State| state.host(&name).cloned()).await
 }
 
 async fn get(call: Call) -> reply::Result {
@@ -228,7 +169,7 @@ async fn get(call: Call) -> reply::Result {
 
 async fn patch(call: Call) -> reply::Result {
     let name = name(&call);
-    let Patch { ip, addresses, labels, info, state } = call.json()?;
+    let HostPatch { ip, addresses, labels, info, state } = call.json()?;
     let facts = ip.is_some() || addresses.is_some() || labels.is_some() || info.is_some();
     let command = match state {
         Some(_) if facts => {
@@ -252,16 +193,16 @@ async fn remove(call: Call) -> reply::Result {
 }
 
 async fn report(call: Call) -> reply::Result {
-    let report: Report = call.json()?;
-    report.check()?;
+    let report: ReportBody = call.json()?;
+    check_names(&report)?;
     let version = call.api.replica().with_state(State::version);
-    let change = call.change(report.command(name(&call), version)).await?;
+    let change = call.change(report_command(report, name(&call), version)).await?;
     reply::ok(change.revision, &change)
 }
 
 async fn heartbeat(call: Call) -> reply::Result {
     let host = name(&call);
-    let Pulse { version, revision, applied, problems, instance, machine } = call.json()?;
+    let HeartbeatBody { version, revision, applied, problems, instance, machine } = call.json()?;
     let replica = call.api.replica();
     let (known, at, agent) = replica.with_state(|state| {
         (state.host(&host).is_some(), state.revision(), state.agent_of(&host).cloned())
@@ -285,7 +226,7 @@ async fn heartbeat(call: Call) -> reply::Result {
 }
 
 async fn enrol(call: Call) -> reply::Result {
-    let Enrolment { instance, replaces } = call.json()?;
+    let EnrolmentBody { instance, replaces } = call.json()?;
     let enrol = EnrolAgent { host: name(&call), instance, replaces };
     let change = call.change(Command::EnrolAgent(enrol)).await?;
     reply::ok(change.revision, &change)
@@ -296,5 +237,5 @@ async fn heartbeats(call: Call) -> reply::Result {
     let heard = replica.heard_by_leader(call.deadline).await;
     let items = heard.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
     let revision = replica.with_state(State::revision);
-    reply::ok(revision, &Heartbeats { items, revision })
+    reply::whole(revision, items)
 }

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use romana_statemachine::agent::{AGENT_INFO, Heard, RefusedAgent};
 use romana_statemachine::finding::{AGENT_PROBLEM, Finding, Severity};
 use romana_statemachine::name::{HostName, InstanceId};
-use romana_statemachine::{Conflict, Host, Refusal, Revision, State, plural};
-use serde::Serialize;
+use romana_statemachine::{Conflict, Host, Refusal, State, plural};
 
 use super::call::Call;
 use super::reply;
@@ -27,12 +26,6 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
 /// Silence after which what runs on a host is not verified any more.
 const SILENT_MS: u64 = 30_000;
 
-#[derive(Serialize)]
-struct Findings {
-    items: Vec<Finding>,
-    revision: Revision,
-}
-
 async fn check(call: Call) -> reply::Result {
     let state = call.state().await?;
     let heard = call.api.replica().heard_by_leader(call.deadline).await;
@@ -42,7 +35,7 @@ async fn check(call: Call) -> reply::Result {
     let refused = refused.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
     let checks = &call.api.budgets().checks;
     let items = call.work(checks, move |_| findings(&state, &heard, &refused)).await?;
-    reply::ok(revision, &Findings { items, revision })
+    reply::whole(revision, items)
 }
 
 /// What is wrong, the worst first.

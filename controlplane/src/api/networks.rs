@@ -1,10 +1,9 @@
 //! `/v1/networks`: networks, and how full their groups are.
 
-use ipnet::IpNet;
-use romana_statemachine::name::{NetworkName, TenantId};
+use romana_api::network::Group;
+use romana_statemachine::name::NetworkName;
 use romana_statemachine::topology::Network;
-use romana_statemachine::{Block, GroupUsage, Labels, Refusal, State};
-use serde::Serialize;
+use romana_statemachine::{Block, Refusal, State};
 
 use super::call::Call;
 use super::reply;
@@ -31,40 +30,18 @@ pub(super) const ROUTES: &[Route] = &[
     .query(&[CONSISTENCY]),
 ];
 
-/// A network as shown.
-#[derive(Serialize)]
-pub(super) struct Shown<'a> {
-    name: &'a NetworkName,
-    cidr: IpNet,
-    block_mask: u8,
-    tenants: Vec<&'a TenantId>,
-    skip_first_last: bool,
-    groups: Vec<Group<'a>>,
-}
-
-/// A leaf group as shown.
-#[derive(Serialize)]
-struct Group<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Labels::is_empty")]
-    assignment: &'a Labels,
-    #[serde(flatten)]
-    usage: GroupUsage,
-}
-
 /// A network and the utilisation of its leaf groups.
-pub(super) fn view<'a>(state: &'a State, network: &'a Network) -> Shown<'a> {
+pub(super) fn view(state: &State, network: &Network) -> romana_api::network::Network {
     let groups = network.leaves().map(|group| Group {
-        name: group.name.as_deref(),
-        assignment: &group.requires,
+        name: group.name.clone(),
+        assignment: group.requires.clone(),
         usage: state.ipam().usage(group.cidr),
     });
-    Shown {
-        name: &network.name,
+    romana_api::network::Network {
+        name: network.name.clone(),
         cidr: network.cidr,
         block_mask: network.block_mask,
-        tenants: network.tenants.iter().collect(),
+        tenants: network.tenants.iter().cloned().collect(),
         skip_first_last: network.skip_first_last,
         groups: groups.collect(),
     }

@@ -6,12 +6,13 @@ use std::sync::OnceLock;
 use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::Bytes;
+use romana_api::code::status_of;
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::route::{Accepts, Route, Verb, handler};
 use super::{reply, table};
-use crate::error::{Code, Failure, status_of};
+use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Get,
@@ -136,10 +137,10 @@ fn errors() -> Value {
     let mut table = String::from("Codes:\n\n| code | status | what to do |\n|---|---|---|\n");
     for code in Code::ALL {
         // Writing to a string does not fail.
-        _ = writeln!(table, "| {} | {} | {} |", code.as_str(), code.status().as_u16(), code.hint());
+        _ = writeln!(table, "| {} | {} | {} |", code.as_str(), code.status(), code.hint());
     }
     for (code, kind, hint) in romana_statemachine::Refusal::TABLE {
-        _ = writeln!(table, "| {code} | {} | {hint} |", status_of(*kind).as_u16());
+        _ = writeln!(table, "| {code} | {} | {hint} |", status_of(*kind));
     }
     let answer = |about: &str, schema: &str| json!({"description": about, "content": {"application/json": {"schema": reference(schema)}}});
     json!({

@@ -9,17 +9,19 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::try_unfold;
+use romana_api::audit::{
+    Difference, ExportEnd, ExportHeader, ExportLast, Proof, Verification, Verified,
+};
+use romana_statemachine::audit::Moment;
 use romana_statemachine::{Digest, FollowError, Revision, State};
-use serde::Serialize;
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::audit::{history_failure, moment};
 use super::call::Call;
-use super::diff::{Change, diff};
+use super::diff::diff;
 use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply, snapshot};
-use crate::audit::{Audit, Base, PastError, Proof};
+use crate::audit::{Audit, Base, PastError};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 use crate::feed::Topics;
@@ -129,25 +131,8 @@ async fn state(call: Call) -> reply::Result {
     snapshot::respond(state, Topics::all(), Some(digest), held)
 }
 
-#[derive(Serialize)]
-struct Moment {
-    revision: Revision,
-    at: romana_statemachine::Millis,
-}
-
-impl From<&State> for Moment {
-    fn from(state: &State) -> Self {
-        Self { revision: state.revision(), at: state.at() }
-    }
-}
-
-#[derive(Serialize)]
-struct Diff {
-    from: Moment,
-    to: Moment,
-    changes: Vec<Change>,
-    /// Whether there are more than are shown.
-    truncated: bool,
+fn moment_of(state: &State) -> Moment {
+    Moment { revision: state.revision(), at: state.at() }
 }
 
 async fn difference(call: Call) -> reply::Result {
@@ -158,20 +143,11 @@ async fn difference(call: Call) -> reply::Result {
     let compare = move |audit: &Audit, cancel: &Cancel| {
         let (before, after) = (audit.state_at(from, cancel)?, audit.state_at(to, cancel)?);
         let (changes, truncated) = diff(&before, &after, limit);
-        let diff = Diff { from: (&before).into(), to: (&after).into(), changes, truncated };
+        let diff =
+            Difference { from: moment_of(&before), to: moment_of(&after), changes, truncated };
         Ok(reply::ok(last, &diff))
     };
     replaying(&call, compare).await?
-}
-
-#[derive(Serialize)]
-struct Word {
-    id: u64,
-    ok: bool,
-    #[serde(flatten)]
-    proof: Option<Proof>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
 }
 
 async fn verify(call: Call) -> reply::Result {
@@ -190,14 +166,14 @@ async fn verify(call: Call) -> reply::Result {
     let differences = retention::differences(&beginnings, signed);
     let agreed =
         proofs.values().all(|proof| proof.as_ref().is_ok_and(same)) && differences.is_empty();
-    let words: Vec<Word> = proofs
+    let replicas = proofs
         .into_iter()
         .map(|(id, proof)| match proof {
-            Ok(proof) => Word { id, ok: true, proof: Some(proof), error: None },
-            Err(error) => Word { id, ok: false, proof: None, error: Some(error) },
+            Ok(proof) => Verified { id, ok: true, proof: Some(proof), error: None },
+            Err(error) => Verified { id, ok: false, proof: None, error: Some(error) },
         })
         .collect();
-    reply::ok(revision, &json!({"agreed": agreed, "differences": differences, "replicas": words}))
+    reply::ok(revision, &Verification { agreed, differences, replicas })
 }
 
 async fn export(call: Call) -> reply::Result {
@@ -263,11 +239,12 @@ impl Export {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(None);
         }
-        let (revision, digest) = (self.state.revision(), self.state.digest());
-        let state_digest = self.state.state_digest();
-        let end =
-            json!({"end": {"revision": revision, "digest": digest, "state_digest": state_digest}});
-        Ok(Some(Bytes::from(format!("{end}\n"))))
+        let end = ExportEnd {
+            revision: self.state.revision(),
+            digest: self.state.digest(),
+            state_digest: self.state.state_digest(),
+        };
+        line(&ExportLast { end }).map(Some)
     }
 
     fn records(&mut self) -> Result<Bytes, PastError> {
@@ -298,16 +275,22 @@ fn head(replica: &Replica, base: &Base, to: Revision) -> Result<Bytes, PastError
         records.first().map(|record| record.digest).unwrap_or_default()
     };
     let state = (base.first > 1).then(|| STANDARD.encode(base.state.snapshot()));
-    let mut head = json!({
-        "romana_history": 1,
-        "cluster_id": replica.status().cluster_id,
-        "first": base.first,
-        "previous": base.state.digest(),
-        "last": to,
-        "digest": digest,
-    });
-    if let (Some(state), Some(head)) = (state, head.as_object_mut()) {
-        head.insert("state".into(), state.into());
-    }
-    Ok(Bytes::from(format!("{head}\n")))
+    line(&ExportHeader {
+        romana_history: 1,
+        cluster_id: replica.status().cluster_id,
+        first: base.first,
+        previous: base.state.digest(),
+        last: to,
+        digest,
+        state,
+    })
+}
+
+/// A line of the file.
+fn line(value: &impl serde::Serialize) -> Result<Bytes, PastError> {
+    let mut line = BytesMut::new();
+    // It always has a JSON form.
+    _ = serde_json::to_writer((&mut line).writer(), value);
+    line.put_u8(b'\n');
+    Ok(line.freeze())
 }

@@ -1,19 +1,17 @@
 //! `/v1/policies`: documents in the seeds' form or in Romana 2.0's, answered in the seeds' form.
 
-use std::net::IpAddr;
-
 use axum::http::StatusCode;
-use ipnet::IpNet;
+use romana_api::Changed;
+use romana_api::policy::{PoliciesExplained, PoliciesSet, PolicyExplained, VerdictChange};
 use romana_statemachine::command::PolicyRef;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::PolicyName;
 use romana_statemachine::policy::compare::{Change, Comparison, Reach, compare, reach};
 use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
 use romana_statemachine::policy::{Policy, Target, describe};
-use romana_statemachine::{Command, Refusal, Revision, State, plural};
-use serde::Serialize;
+use romana_statemachine::{Command, Refusal, State, plural};
 
-use super::call::{Call, Changed};
+use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
 use crate::error::{Code, Failure};
@@ -78,77 +76,15 @@ pub(super) const ROUTES: &[Route] = &[
 /// Ranges that a sentence names; more are counted.
 const RANGES_NAMED: usize = 10;
 
-/// What became of a document.
-#[derive(Serialize)]
-struct PoliciesSet {
-    changed: bool,
-    revision: Revision,
-    policies: Vec<PolicyName>,
-}
-
-/// Which endpoints a policy is about now, and what it means.
-#[derive(Serialize)]
-struct Explained {
-    name: PolicyName,
-    /// Whether a policy of that name exists, and is the same.
-    exists: bool,
-    unchanged: bool,
-    /// Endpoints that it applies to now; addresses without one are counted too.
-    endpoints: usize,
-    /// Hosts that it applies to now.
-    hosts: usize,
-    /// Ranges in which it applies to every other address as well.
-    ranges: Vec<IpNet>,
-    /// Sentences.
-    explanation: Vec<String>,
-    policy: PolicyDocument,
-}
-
-#[derive(Serialize)]
-struct PoliciesExplained {
-    policies: Vec<Explained>,
-    /// Between whom verdicts would change.
-    changes: Vec<Changing>,
-    /// How many pairs that would be, all told.
-    changed: usize,
-    /// How many pairs were looked at.
-    pairs: usize,
-    /// There are more pairs than that, or more ranges.
-    truncated: bool,
-    /// Ranges whose unknown addresses were looked at.
-    ranges: Vec<IpNet>,
-    /// Sentences: what was not looked at.
-    not_looked_at: Vec<String>,
-    /// What may not be meant.
-    warnings: Vec<String>,
-    revision: Revision,
-}
-
-/// What would change between two parties.
-#[derive(Serialize)]
-struct Changing {
-    source: IpAddr,
-    /// What the source stands for, if it is nobody's: the addresses of a range that nobody has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source_range: Option<IpNet>,
-    destination: IpAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination_range: Option<IpNet>,
-    opens: Vec<String>,
-    closes: Vec<String>,
-}
-
-impl From<Change> for Changing {
-    fn from(change: Change) -> Self {
-        let Change { source, destination, opens, closes } = change;
-        Self {
-            source: source.ip,
-            source_range: source.range,
-            destination: destination.ip,
-            destination_range: destination.range,
-            opens,
-            closes,
-        }
+fn changing(change: Change) -> VerdictChange {
+    let Change { source, destination, opens, closes } = change;
+    VerdictChange {
+        source: source.ip,
+        source_range: source.range,
+        destination: destination.ip,
+        destination_range: destination.range,
+        opens,
+        closes,
     }
 }
 
@@ -208,7 +144,7 @@ async fn post(call: Call) -> reply::Result {
     let names = policies.iter().map(|policy| policy.name.clone()).collect();
     let change = set(&call, policies).await?;
     let Changed { changed, revision } = change;
-    reply::json(change.created(), revision, &PoliciesSet { changed, revision, policies: names })
+    reply::json(created(change), revision, &PoliciesSet { changed, revision, policies: names })
 }
 
 async fn check(call: Call) -> reply::Result {
@@ -228,9 +164,9 @@ fn preview(state: &State, policies: &[Policy]) -> PoliciesExplained {
     let Comparison { changes, changed, pairs, ranges, .. } = compared;
     PoliciesExplained {
         policies: policies.iter().map(|policy| explain(state, policy)).collect(),
-        changes: changes.into_iter().map(Changing::from).collect(),
-        changed,
-        pairs,
+        changes: changes.into_iter().map(changing).collect(),
+        changed: changed as u64,
+        pairs: pairs as u64,
         truncated,
         ranges,
         not_looked_at,
@@ -262,15 +198,15 @@ fn not_looked_at(compared: &Comparison) -> Vec<String> {
     left
 }
 
-fn explain(state: &State, policy: &Policy) -> Explained {
+fn explain(state: &State, policy: &Policy) -> PolicyExplained {
     let present = state.policy(&policy.name);
     let Reach { endpoints, hosts, ranges } = reach(state, policy);
-    Explained {
+    PolicyExplained {
         name: policy.name.clone(),
         exists: present.is_some(),
         unchanged: present == Some(policy),
-        endpoints,
-        hosts,
+        endpoints: endpoints as u64,
+        hosts: hosts as u64,
         ranges,
         explanation: describe::sentences(policy),
         policy: to_document(policy),
@@ -300,7 +236,7 @@ async fn put(call: Call) -> reply::Result {
     policies.iter().try_for_each(Policy::check)?;
     let change = set(&call, policies).await?;
     let name = PolicyName::from(name);
-    call.show(change.created(), change, |state: &State| state.policy(&name).map(to_document)).await
+    call.show(created(change), change, |state: &State| state.policy(&name).map(to_document)).await
 }
 
 async fn delete(call: Call) -> reply::Result {

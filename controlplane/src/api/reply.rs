@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::{BufMut, Bytes, BytesMut};
+use romana_api::Page;
 use romana_statemachine::{Revision, State};
 use serde::Serialize;
 
@@ -11,16 +12,6 @@ use crate::error::{Code, Failure, REVISION_HEADER};
 
 /// What a handler comes to.
 pub(crate) type Result = std::result::Result<Response<Body>, Failure>;
-
-/// A list, or a page of one.
-#[derive(Serialize)]
-struct Page<T> {
-    items: Vec<T>,
-    revision: Revision,
-    /// Where the next page starts; absent on the last.
-    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
 
 /// A value as JSON bytes.
 pub(crate) fn bytes<T: Serialize + ?Sized>(value: &T) -> std::result::Result<Bytes, Failure> {
@@ -89,7 +80,12 @@ where
         page.push(view(item));
     }
     let next = if rest.next().is_some() { last.map(|key| key.to_string()) } else { None };
-    ok(state.revision(), &Page { items: page, revision: state.revision(), next })
+    ok(state.revision(), &Page { items: page, revision: state.revision(), next, oldest: None })
+}
+
+/// A list that has no pages.
+pub(crate) fn whole<T: Serialize>(revision: Revision, items: Vec<T>) -> Result {
+    ok(revision, &Page { items, revision, next: None, oldest: None })
 }
 
 /// A key that can be a `continue` token.

@@ -8,17 +8,19 @@
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
+use romana_api::romana2::{
+    Romana2Address, Romana2Block, Romana2Blocks, Romana2Error, Romana2Host, Romana2Hosts,
+    Romana2Network, Romana2NewHost, Romana2PolicyRef,
+};
 use romana_statemachine::command::{
     AllocateAddress, HostSource, HostSpec, Labels, PolicyRef, ReleaseAddress,
 };
-use romana_statemachine::name::{AddressName, HostName, PolicyName, SegmentId, TenantId};
+use romana_statemachine::name::{AddressName, PolicyName, SegmentId, TenantId};
 use romana_statemachine::policy::Policy;
 use romana_statemachine::policy::document::to_document;
 use romana_statemachine::topology::{Network, TopologySpec};
-use romana_statemachine::{Answer, Block, Command, Refusal, State};
-use serde::Deserialize;
+use romana_statemachine::{Answer, Block, Command, Host, Refusal, State};
 use serde_json::{Value, json};
-use std::net::IpAddr;
 
 use super::addresses::required;
 use super::call::{Call, parse};
@@ -103,49 +105,16 @@ pub(super) fn error(failure: &Failure) -> Response<Body> {
         .into_iter()
         .find_map(|kind| text(kind).map(|id| (kind, id)));
     let (kind, id) = resource.unwrap_or(("", ""));
-    let body = json!({
-        "status_code": problem.status.as_u16(),
-        "details": problem.message,
-        "code": problem.code,
-        "hint": problem.hint,
-        "resource_type": kind,
-        "resource_id": id,
-        "see_also": "",
-    });
-    failure.respond_with(body.to_string().into(), "application/json")
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Address {
-    name: AddressName,
-    host: HostName,
-    #[serde(default)]
-    tenant: String,
-    #[serde(default)]
-    segment: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewHost {
-    name: HostName,
-    ip: IpAddr,
-    #[serde(default)]
-    tags: Option<Labels>,
-    /// Kept by 2.0, of no use.
-    #[serde(default, rename = "agent_port")]
-    _agent_port: u16,
-    #[serde(default, rename = "k8s_info")]
-    _k8s_info: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyId {
-    #[serde(default)]
-    /// 2.0's ids are texts, older ones numbers.
-    id: Value,
+    let body = Romana2Error {
+        status_code: problem.status.as_u16(),
+        details: problem.message.clone(),
+        code: problem.code.into(),
+        hint: problem.hint.into(),
+        resource_type: kind.into(),
+        resource_id: id.into(),
+        see_also: String::new(),
+    };
+    failure.respond_with(reply::bytes(&body).unwrap_or_default(), "application/json")
 }
 
 /// 2.0 took an empty tenant or segment; names here are not empty.
@@ -154,7 +123,7 @@ fn or_default(name: &str) -> &str {
 }
 
 async fn allocate(call: Call) -> reply::Result {
-    let Address { name, host, tenant, segment } = parse(&call.body)?;
+    let Romana2Address { name, host, tenant, segment } = parse(&call.body)?;
     let ask = AllocateAddress {
         name,
         host,
@@ -183,28 +152,29 @@ fn all_networks(state: &State) -> &[Network] {
 async fn list_networks(call: Call) -> reply::Result {
     let state = call.state().await?;
     let revision = state.revision();
-    let shown =
-        |network: &Network| json!({"revision": revision, "id": network.name, "cidr": network.cidr});
-    let networks: Vec<Value> = all_networks(&state).iter().map(shown).collect();
+    let shown = |network: &Network| Romana2Network {
+        revision,
+        id: network.name.clone(),
+        cidr: network.cidr,
+    };
+    let networks: Vec<_> = all_networks(&state).iter().map(shown).collect();
     reply::ok(revision, &networks)
 }
 
 fn show_blocks<'a>(state: &'a State, blocks: impl Iterator<Item = &'a Block>) -> reply::Result {
     let revision = state.revision();
-    let blocks: Vec<Value> = blocks
-        .map(|block| {
-            let owner = block.owner();
-            json!({
-                "revision": revision,
-                "cidr": block.cidr,
-                "tenant": owner.tenant,
-                "segment": owner.segment,
-                "host": owner.host,
-                "allocated_ip_count": block.live,
-            })
-        })
-        .collect();
-    reply::ok(revision, &json!({"revision": revision, "blocks": blocks}))
+    let shown = |block: &Block| {
+        let owner = block.owner();
+        Romana2Block {
+            revision,
+            cidr: block.cidr,
+            tenant: owner.tenant.clone(),
+            segment: owner.segment.clone(),
+            host: owner.host.clone(),
+            allocated_ip_count: block.live,
+        }
+    };
+    reply::ok(revision, &Romana2Blocks { revision, blocks: blocks.map(shown).collect() })
 }
 
 async fn network_blocks(call: Call) -> reply::Result {
@@ -234,19 +204,19 @@ async fn set_topology(call: Call) -> reply::Result {
 
 async fn list_hosts(call: Call) -> reply::Result {
     let state = call.state().await?;
-    let hosts: Vec<Value> = state
-        .hosts()
-        .map(|host| {
-            let (ip, name, tags, info) = (host.ip, &host.name, &host.labels, &host.info);
-            json!({"ip": ip, "name": name, "agent_port": 0, "tags": tags, "k8s_info": info})
-        })
-        .collect();
+    let shown = |host: &Host| Romana2Host {
+        ip: host.ip,
+        name: host.name.clone(),
+        agent_port: 0,
+        tags: host.labels.clone(),
+        k8s_info: host.info.clone(),
+    };
     let revision = state.revision();
-    reply::ok(revision, &json!({"hosts": hosts, "revision": revision}))
+    reply::ok(revision, &Romana2Hosts { hosts: state.hosts().map(shown).collect(), revision })
 }
 
 async fn add_host(call: Call) -> reply::Result {
-    let NewHost { name, ip, tags, .. } = call.json()?;
+    let Romana2NewHost { name, ip, tags, .. } = call.json()?;
     let spec = HostSpec {
         name,
         ip,
@@ -324,7 +294,7 @@ async fn remove_policy(call: Call) -> reply::Result {
         return Err(Failure::new(Code::MalformedBody, why).with("field", "."));
     }
     if id.is_empty() {
-        id = match call.json::<PolicyId>()?.id {
+        id = match call.json::<Romana2PolicyRef>()?.id {
             Value::String(id) => id,
             Value::Number(id) if id.is_u64() => id.to_string(),
             Value::Null => String::new(),

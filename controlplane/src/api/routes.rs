@@ -1,10 +1,10 @@
 //! `/v1/routes`: the aggregated routes from one point of view, and why each exception exists.
 
 use ipnet::IpNet;
+use romana_api::routes::RoutesAt;
+use romana_statemachine::Refusal;
 use romana_statemachine::name::HostName;
-use romana_statemachine::routes::{Routes, for_group, for_host, for_router};
-use romana_statemachine::{Refusal, Revision};
-use serde::Serialize;
+use romana_statemachine::routes::{for_group, for_host, for_router};
 
 use super::addresses::required;
 use super::call::{Call, bad_query};
@@ -30,13 +30,6 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
 ])
 .walks()];
 
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    routes: Routes,
-    revision: Revision,
-}
-
 async fn get(call: Call) -> reply::Result {
     let state = call.state().await?;
     let view = required(&call, "for")?;
@@ -55,5 +48,5 @@ async fn get(call: Call) -> reply::Result {
     } else {
         return Err(bad_query("for", view, "it is not host:NAME, group:CIDR or router"));
     };
-    reply::ok(state.revision(), &Shown { routes, revision: state.revision() })
+    reply::ok(state.revision(), &RoutesAt { routes, revision: state.revision() })
 }

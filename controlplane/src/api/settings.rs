@@ -1,14 +1,14 @@
 //! `/v1/settings`: values that are the same on all replicas, hence in the log.
 
 use axum::http::StatusCode;
-use ipnet::IpNet;
+use romana_api::Changed;
+use romana_api::settings::{ClusterSettings, SettingsPatch};
 use romana_statemachine::command::{
     AgentSettingsChange, ReserveServices, Retention, SettingsChange,
 };
-use romana_statemachine::{AgentSettings, Answer, Command, Now, Revision, Settings, State};
-use serde::{Deserialize, Deserializer, Serialize};
+use romana_statemachine::{Answer, Command, Now, State};
 
-use super::call::{Call, Changed};
+use super::call::Call;
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler};
 use crate::error::Failure;
@@ -34,70 +34,33 @@ pub(super) const ROUTES: &[Route] = &[
     .body("SettingsPatch", BODY_BYTES_MAX),
 ];
 
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    settings: Settings,
-    #[serde(flatten)]
-    agents: AgentSettings,
-    history_retention_ms: Option<u64>,
-    history_retention_bytes: Option<u64>,
-    service_ranges: Vec<IpNet>,
-    version: u16,
-    revision: Revision,
-}
-
-/// What is to change; absent members stay. A retention of null is for ever.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Patch {
-    address_reuse_delay_ms: Option<u64>,
-    vip_lease_ms: Option<u64>,
-    reserve_per_owner: Option<u32>,
-    host_down_after_ms: Option<u64>,
-    restore_hold_max_ms: Option<u64>,
-    #[serde(default, deserialize_with = "given")]
-    history_retention_ms: Option<Option<u64>>,
-    #[serde(default, deserialize_with = "given")]
-    history_retention_bytes: Option<Option<u64>>,
-    service_ranges: Option<Vec<String>>,
-}
-
-/// Tells null from absent.
-fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
-    Option::<u64>::deserialize(from).map(Some)
-}
-
-impl Patch {
-    /// The commands that make the change, given what is kept now.
-    fn commands(self, kept: &Retention) -> Vec<Command> {
-        let Self { address_reuse_delay_ms, vip_lease_ms, .. } = self;
-        let mut commands = Vec::new();
-        if self.history_retention_ms.is_some() || self.history_retention_bytes.is_some() {
-            commands.push(Command::SetRetention(Retention {
-                age_ms: self.history_retention_ms.unwrap_or(kept.age_ms),
-                bytes: self.history_retention_bytes.unwrap_or(kept.bytes),
-            }));
-        }
-        let Self { reserve_per_owner, host_down_after_ms, restore_hold_max_ms, .. } = self;
-        let services = self.service_ranges.map(|ranges| ReserveServices { ranges });
-        commands.extend(services.map(Command::ReserveServices));
-        let agents =
-            AgentSettingsChange { reserve_per_owner, host_down_after_ms, restore_hold_max_ms };
-        if agents != AgentSettingsChange::default() {
-            commands.push(Command::ChangeAgentSettings(agents));
-        }
-        if address_reuse_delay_ms.is_some() || vip_lease_ms.is_some() || commands.is_empty() {
-            let change = SettingsChange { address_reuse_delay_ms, vip_lease_ms };
-            commands.push(Command::ChangeSettings(change));
-        }
-        commands
+/// The commands that make the change, given what is kept now.
+fn commands(patch: SettingsPatch, kept: &Retention) -> Vec<Command> {
+    let SettingsPatch { address_reuse_delay_ms, vip_lease_ms, .. } = patch;
+    let mut commands = Vec::new();
+    if patch.history_retention_ms.is_some() || patch.history_retention_bytes.is_some() {
+        commands.push(Command::SetRetention(Retention {
+            age_ms: patch.history_retention_ms.unwrap_or(kept.age_ms),
+            bytes: patch.history_retention_bytes.unwrap_or(kept.bytes),
+        }));
     }
+    let SettingsPatch { reserve_per_owner, host_down_after_ms, restore_hold_max_ms, .. } = patch;
+    let services = patch.service_ranges.map(|ranges| ReserveServices { ranges });
+    commands.extend(services.map(Command::ReserveServices));
+    let agents = AgentSettingsChange { reserve_per_owner, host_down_after_ms, restore_hold_max_ms };
+    if agents != AgentSettingsChange::default() {
+        commands.push(Command::ChangeAgentSettings(agents));
+    }
+    if address_reuse_delay_ms.is_some() || vip_lease_ms.is_some() || commands.is_empty() {
+        let change = SettingsChange { address_reuse_delay_ms, vip_lease_ms };
+        commands.push(Command::ChangeSettings(change));
+    }
+    commands
 }
 
-fn view(state: &State) -> Shown {
+fn view(state: &State) -> ClusterSettings {
     let Retention { age_ms, bytes } = *state.retention();
-    Shown {
+    ClusterSettings {
         settings: state.settings().clone(),
         agents: state.agent_settings().clone(),
         history_retention_ms: age_ms,
@@ -114,9 +77,9 @@ async fn get(call: Call) -> reply::Result {
 }
 
 async fn patch(call: Call) -> reply::Result {
-    let patch: Patch = call.json()?;
+    let patch: SettingsPatch = call.json()?;
     let state = call.state().await?;
-    let commands = patch.commands(state.retention());
+    let commands = commands(patch, state.retention());
     // All or nothing: what refuses one of these now would refuse it when it is committed.
     let now = Now { at: state.at(), term: 0 };
     for command in &commands {

@@ -7,15 +7,19 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
+use romana_api::block::Block;
+use romana_api::snapshot::{
+    AllSettings, ClusterHead, HeldHosts, HostsHead, Router, SnapshotHead, TopologyHead,
+};
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Digest, State, Topic};
+use romana_statemachine::{Digest, RouterKey, State, Topic};
 use serde::Serialize;
-use serde_json::json;
 
 use super::call::Call;
 use super::route::{CONSISTENCY, Param, Route, Verb, handler};
-use super::{blackouts, blocks, events, reply, tenants, topology};
+use super::{blackouts, events, reply, tenants, topology};
 use crate::budget::Held;
+use crate::error::Failure;
 use crate::feed::Topics;
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
@@ -60,7 +64,11 @@ const SECTIONS: [(Topic, &str, Section); 9] = [
     (Topic::Vips, "vips", |state, _, place, out| write(state.vips(), place, out)),
     (Topic::Routers, "routers", |state, _, place, out| {
         let routers = state.routers();
-        let shown = |(key, host): (&romana_statemachine::RouterKey, _)| json!({"prefix": key.prefix, "table": key.table, "host": host});
+        let shown = |(key, host): (&RouterKey, &HostName)| Router {
+            prefix: key.prefix,
+            table: key.table.clone(),
+            host: host.clone(),
+        };
         write(routers.map(shown), place, out)
     }),
 ];
@@ -96,7 +104,7 @@ fn write_blocks(
         if place.items > 0 {
             out.put_u8(b',');
         }
-        serde_json::to_writer(out.writer(), &blocks::Shown::from(block))?;
+        serde_json::to_writer(out.writer(), &Block::from(block))?;
         place.last_ip = Some(block.cidr.broadcast());
         place.items += 1;
     }
@@ -165,45 +173,47 @@ impl Writer {
 }
 
 /// What comes before the lists, without the closing brace.
-fn head(
-    state: &State,
-    topics: Topics,
-    state_digest: Option<Digest>,
-) -> Result<Bytes, crate::error::Failure> {
-    let mut head = serde_json::Map::new();
-    head.insert("revision".into(), state.revision().into());
-    head.insert("digest".into(), state.digest().to_string().into());
-    if let Some(digest) = state_digest {
-        head.insert("state_digest".into(), digest.to_string().into());
+fn head(state: &State, topics: Topics, state_digest: Option<Digest>) -> Result<Bytes, Failure> {
+    let topology = match topics.has(Topic::Topology) {
+        true => Some(topology_head(state)?),
+        false => None,
+    };
+    let head = SnapshotHead {
+        revision: state.revision(),
+        digest: state.digest(),
+        state_digest,
+        at: state.at(),
+        topology,
+        hosts: topics.has(Topic::Hosts).then(|| hosts_head(state)),
+        cluster: topics.has(Topic::Cluster).then(|| cluster_head(state)),
+    };
+    let mut bytes = reply::bytes(&head)?;
+    bytes.truncate(bytes.len() - 1);
+    Ok(bytes)
+}
+
+fn topology_head(state: &State) -> Result<TopologyHead, Failure> {
+    let (settings, agents) = (state.settings().clone(), state.agent_settings().clone());
+    let settings = AllSettings { settings, agents };
+    Ok(TopologyHead { topology: topology::view(state)?, settings, version: state.version() })
+}
+
+fn hosts_head(state: &State) -> HostsHead {
+    let conflicts = state.conflicts().map(|(host, list)| (host.clone(), list.to_vec()));
+    HostsHead { conflicts: conflicts.collect() }
+}
+
+fn cluster_head(state: &State) -> ClusterHead {
+    let held = state.held().map(|held| HeldHosts {
+        since: held.since,
+        waiting: held.waiting.iter().cloned().collect(),
+    });
+    ClusterHead {
+        retention: state.retention().clone(),
+        signed: state.signed().cloned(),
+        held,
+        members: state.members().cloned().collect(),
     }
-    head.insert("at".into(), state.at().0.into());
-    if topics.has(Topic::Topology) {
-        head.insert("topology".into(), topology::view(state)?.into());
-        let mut settings = json!(state.settings());
-        if let (Some(all), serde_json::Value::Object(agents)) =
-            (settings.as_object_mut(), json!(state.agent_settings()))
-        {
-            all.extend(agents);
-        }
-        head.insert("settings".into(), settings);
-        head.insert("version".into(), state.version().into());
-    }
-    if topics.has(Topic::Hosts) {
-        let conflicts = state.conflicts().map(|(host, list)| (host.to_string(), json!(list)));
-        head.insert("conflicts".into(), serde_json::Value::Object(conflicts.collect()));
-    }
-    if topics.has(Topic::Cluster) {
-        let held = state.held().map(
-            |held| json!({"since": held.since, "waiting": held.waiting.iter().collect::<Vec<_>>()}),
-        );
-        head.insert("retention".into(), json!(state.retention()));
-        head.insert("signed".into(), json!(state.signed()));
-        head.insert("held".into(), json!(held));
-        head.insert("members".into(), state.members().map(|member| json!(member)).collect());
-    }
-    let mut text = serde_json::Value::Object(head).to_string();
-    text.pop();
-    Ok(Bytes::from(text))
 }
 
 async fn get(call: Call) -> reply::Result {

@@ -1,11 +1,11 @@
 //! `/v1/tenants` and their segments.
 
+use romana_api::tenant::{LabelsBody, Segment, Tenant};
 use romana_statemachine::command::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 use romana_statemachine::name::{SegmentId, TenantId};
-use romana_statemachine::{Command, Labels, Refusal, State, Tenant};
-use serde::{Deserialize, Serialize};
+use romana_statemachine::{Command, Refusal, State};
 
-use super::call::Call;
+use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
 
@@ -82,53 +82,16 @@ pub(super) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// The body of a PUT; may be left out.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Body {
-    labels: Labels,
-}
-
-/// A tenant as shown, in lists and snapshots.
-#[derive(Serialize)]
-pub(super) struct Shown {
-    id: TenantId,
-    labels: Labels,
-    segments: Vec<Segment>,
-}
-
-impl Shown {
-    /// Which tenant.
-    pub(super) fn key(&self) -> String {
-        self.id.to_string()
-    }
-}
-
-/// A segment as shown.
-#[derive(Serialize)]
-pub(super) struct Segment {
-    id: SegmentId,
-    labels: Labels,
-}
-
 /// All tenants, by id.
-pub(super) fn all(state: &State) -> impl Iterator<Item = Shown> {
-    state.tenants().map(|(id, tenant)| view(id, tenant))
-}
-
-fn view(id: &TenantId, tenant: &Tenant) -> Shown {
-    Shown { id: id.clone(), labels: tenant.labels.clone(), segments: segments(tenant).collect() }
-}
-
-fn segments(tenant: &Tenant) -> impl Iterator<Item = Segment> {
-    tenant.segments.iter().map(|(id, labels)| Segment { id: id.clone(), labels: labels.clone() })
+pub(super) fn all(state: &State) -> impl Iterator<Item = Tenant> {
+    state.tenants().map(|(id, tenant)| Tenant::new(id, tenant))
 }
 
 fn ids(call: &Call) -> (TenantId, SegmentId) {
     (TenantId::from(call.path("id")), SegmentId::from(call.path("segment")))
 }
 
-fn find<'a>(state: &'a State, id: &TenantId) -> Result<&'a Tenant, Refusal> {
+fn find<'a>(state: &'a State, id: &TenantId) -> Result<&'a romana_statemachine::Tenant, Refusal> {
     state.tenant(id).ok_or_else(|| Refusal::TenantNotFound { tenant: id.clone() })
 }
 
@@ -140,15 +103,15 @@ async fn list(call: Call) -> reply::Result {
 async fn get(call: Call) -> reply::Result {
     let state = call.state().await?;
     let (id, _) = ids(&call);
-    reply::ok(state.revision(), &view(&id, find(&state, &id)?))
+    reply::ok(state.revision(), &Tenant::new(&id, find(&state, &id)?))
 }
 
 async fn put(call: Call) -> reply::Result {
     let (id, _) = ids(&call);
-    let Body { labels } = call.json_or_default()?;
+    let LabelsBody { labels } = call.json_or_default()?;
     let change = call.change(Command::CreateTenant(TenantSpec { id: id.clone(), labels })).await?;
-    let show = |state: &State| state.tenant(&id).map(|tenant| view(&id, tenant));
-    call.show(change.created(), change, show).await
+    let show = |state: &State| state.tenant(&id).map(|tenant| Tenant::new(&id, tenant));
+    call.show(created(change), change, show).await
 }
 
 async fn delete(call: Call) -> reply::Result {
@@ -160,8 +123,8 @@ async fn delete(call: Call) -> reply::Result {
 async fn list_segments(call: Call) -> reply::Result {
     let state = call.state().await?;
     let (id, _) = ids(&call);
-    let tenant = find(&state, &id)?;
-    reply::page(&call, &state, segments(tenant), |segment| segment.id.clone(), |segment| segment)
+    let segments = Tenant::new(&id, find(&state, &id)?).segments.into_iter();
+    reply::page(&call, &state, segments, |segment| segment.id.clone(), |segment| segment)
 }
 
 async fn get_segment(call: Call) -> reply::Result {
@@ -177,14 +140,14 @@ async fn get_segment(call: Call) -> reply::Result {
 
 async fn put_segment(call: Call) -> reply::Result {
     let (tenant, id) = ids(&call);
-    let Body { labels } = call.json_or_default()?;
+    let LabelsBody { labels } = call.json_or_default()?;
     let spec = SegmentSpec { tenant: tenant.clone(), id: id.clone(), labels };
     let change = call.change(Command::CreateSegment(spec)).await?;
     let show = |state: &State| {
         let labels = state.tenant(&tenant)?.segments.get(&id)?.clone();
         Some(Segment { id: id.clone(), labels })
     };
-    call.show(change.created(), change, show).await
+    call.show(created(change), change, show).await
 }
 
 async fn delete_segment(call: Call) -> reply::Result {

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use romana_api::verdict::{RuleAt, Verdict, VerdictEnd, VerdictSide};
 use romana_statemachine::State;
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::policy::evaluate::{Side, verdict};
 use romana_statemachine::policy::party::{Party, Transport};
-use serde::Serialize;
 
 use super::call::Call;
 use super::reply;
@@ -28,51 +28,6 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     CONSISTENCY,
 ])];
 
-/// Who is at an end.
-#[derive(Serialize)]
-struct End {
-    ip: IpAddr,
-    /// `endpoint`, `host` or `other`.
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    segment: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<String>,
-}
-
-/// How a side judges.
-#[derive(Serialize)]
-struct Judged {
-    open: bool,
-    why: String,
-    /// Policies that isolate it.
-    isolating: Vec<String>,
-    /// Rules that allow it.
-    allowing: Vec<RuleAt>,
-}
-
-#[derive(Serialize)]
-struct RuleAt {
-    policy: String,
-    /// Its place in the policy's list, from 0.
-    rule: usize,
-}
-
-#[derive(Serialize)]
-struct Answer {
-    allowed: bool,
-    traffic: String,
-    source: End,
-    destination: End,
-    egress: Judged,
-    ingress: Judged,
-    revision: u64,
-}
-
 async fn get(call: Call) -> reply::Result {
     let state = call.state().await?;
     let [source, destination] = ["source", "destination"].map(|name| at(&call, &state, name));
@@ -90,7 +45,7 @@ async fn get(call: Call) -> reply::Result {
     let packet = packet.map_err(|why| malformed("traffic", why))?;
     let found = verdict(&state, source, destination, packet);
     let revision = state.revision();
-    let answer = Answer {
+    let answer = Verdict {
         allowed: found.is_allowed(),
         traffic: traffic.into(),
         source: end(&state, source),
@@ -115,7 +70,7 @@ fn at(call: &Call, state: &State, parameter: &str) -> Result<IpAddr, Failure> {
     })
 }
 
-fn end(state: &State, ip: IpAddr) -> End {
+fn end(state: &State, ip: IpAddr) -> VerdictEnd {
     let party = Party::at(state, ip);
     let host = party.host().map(ToString::to_string);
     let name = state.ipam().by_ip(ip).map(|found| found.name.to_string());
@@ -127,15 +82,15 @@ fn end(state: &State, ip: IpAddr) -> End {
         Party::Host(_) => ("host", None, None),
         Party::Other => ("other", None, None),
     };
-    End { ip, kind, name, tenant, segment, host }
+    VerdictEnd { ip, kind: kind.into(), name, tenant, segment, host }
 }
 
-fn judged(side: Side) -> Judged {
+fn judged(side: Side) -> VerdictSide {
     let rule = |(policy, rule): (romana_statemachine::name::PolicyName, usize)| RuleAt {
         policy: policy.to_string(),
-        rule,
+        rule: rule as u64,
     };
-    Judged {
+    VerdictSide {
         open: side.why.is_open(),
         why: side.why.to_string(),
         isolating: side.isolating.iter().map(ToString::to_string).collect(),

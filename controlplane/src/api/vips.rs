@@ -1,13 +1,11 @@
 //! `/v1/vips`: virtual IPs that somebody wants answered, and who answers.
 
-use std::net::IpAddr;
-
+use romana_api::vip::VipBody;
 use romana_statemachine::command::{VipRef, VipSpec};
-use romana_statemachine::name::{HostName, VipName};
+use romana_statemachine::name::VipName;
 use romana_statemachine::{Command, Refusal, State, Vip};
-use serde::Deserialize;
 
-use super::call::Call;
+use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
 
@@ -42,15 +40,6 @@ pub(super) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// A VIP without its name, which is in the path.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body {
-    ip: IpAddr,
-    #[serde(default)]
-    candidates: Vec<HostName>,
-}
-
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;
     reply::page(&call, &state, state.vips(), |vip: &&Vip| vip.name.clone(), |vip| vip)
@@ -67,10 +56,10 @@ async fn get(call: Call) -> reply::Result {
 
 async fn put(call: Call) -> reply::Result {
     let name = VipName::from(call.path("name"));
-    let Body { ip, candidates } = call.json()?;
+    let VipBody { ip, candidates } = call.json()?;
     let spec = VipSpec { name: name.clone(), ip, candidates };
     let change = call.change(Command::RequestVip(spec)).await?;
-    call.show(change.created(), change, |state: &State| state.vip(&name).cloned()).await
+    call.show(created(change), change, |state: &State| state.vip(&name).cloned()).await
 }
 
 async fn delete(call: Call) -> reply::Result {

@@ -42,8 +42,8 @@ use romana_statemachine::Revision;
 use tokio::sync::watch;
 
 pub use checkpoint::{CheckpointError, Keeper};
-pub use past::{Base, PastError, Proof};
-pub use query::{AuditError, Kept, Page, lasting};
+pub use past::{Base, PastError};
+pub use query::{AuditError, Page, lasting};
 
 use crate::history::{History, HistoryError};
 use crate::platform;

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use romana_api::audit::Proof;
 use romana_statemachine::{Digest, FollowError, Revision, State};
-use serde::{Deserialize, Serialize};
 
 use super::Audit;
 use super::checkpoint::{CheckpointError, Keeper};
@@ -49,23 +49,6 @@ pub enum PastError {
     /// Nobody waits for it any more.
     #[error("nobody waits for it")]
     Cancelled,
-}
-
-/// What reading all of a history showed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
-    /// The oldest revision that is kept.
-    pub oldest: Revision,
-    /// The revision whose digests these are.
-    pub revision: Revision,
-    /// Digest of the history there.
-    pub digest: Digest,
-    /// Digest of the state that the history leads to.
-    pub state_digest: Digest,
-    /// Checkpoints that were compared.
-    pub checkpoints: u64,
-    /// How long it took, milliseconds.
-    pub took_ms: u64,
 }
 
 /// The state from which the history leads to a revision: a checkpoint, or the beginning.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use romana_statemachine::audit::{Filter, Tenure, tenures};
+use romana_statemachine::audit::{Filter, Moment, Tenure, tenures};
 use romana_statemachine::{Millis, Record, Revision, State};
 
 use super::Audit;
@@ -34,15 +34,6 @@ pub enum AuditError {
     /// Nobody waits for the answer any more.
     #[error("nobody waits for the answer")]
     Cancelled,
-}
-
-/// Where the history begins that is kept: of what was before, nothing is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Kept {
-    /// The oldest revision.
-    pub revision: Revision,
-    /// When it was decided.
-    pub at: Millis,
 }
 
 /// A part of a long answer.
@@ -221,14 +212,14 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditError`].
-    pub fn kept(&self) -> Result<Option<Kept>, AuditError> {
+    pub fn kept(&self) -> Result<Option<Moment>, AuditError> {
         let history = &self.0.shared.history;
         let revision = history.oldest();
         if history.last().0 < revision {
             return Ok(None);
         }
         let at = self.record(revision)?.at;
-        Ok(Some(Kept { revision, at }))
+        Ok(Some(Moment { revision, at }))
     }
 
     /// Revisions with one of some keys, from `from` on and not after `upto`, in order.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use romana_api::backup::Restoration;
 use romana_daemon::error::chain;
 use romana_daemon::listener::{Connections, Counters, Plain};
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ use super::file::FileError;
 use crate::api::check_origin;
 use crate::connection::{no_replica, on_bad_head};
 use crate::error::{Code, Failure, REVISION_HEADER};
-use crate::raft::{ReplicaConfig, Restoration, RestoreError, UPLOAD, is_claimed, restore};
+use crate::raft::{ReplicaConfig, RestoreError, UPLOAD, is_claimed, restore};
 
 /// A sender that gives nothing for so long is cut off.
 const STALL_MAX: Duration = Duration::from_secs(30);

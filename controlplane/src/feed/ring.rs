@@ -6,9 +6,9 @@ use super::{
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use romana_api::feed::RecordLine;
 use romana_statemachine::entry::wire;
 use romana_statemachine::event::EventMeta;
-use serde::Serialize;
 
 /// Bytes that a record of ordinary size takes, both JSON forms included.
 const ORDINARY_BYTES: usize = 1536;
@@ -76,16 +76,6 @@ impl Item {
 /// knows all events before.
 const ENVELOPED_SINCE: u16 = 4;
 
-/// A record, and what to do about its event if that is not known.
-#[derive(Serialize)]
-struct Enveloped<'a> {
-    #[serde(flatten)]
-    record: &'a Record,
-    since: u16,
-    topic: Topic,
-    optional: bool,
-}
-
 /// Writes a record in a form.
 pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::Error> {
     let mut bytes = BytesMut::with_capacity(512);
@@ -100,8 +90,11 @@ pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::E
     if since < ENVELOPED_SINCE {
         serde_json::to_writer((&mut bytes).writer(), record)?;
     } else {
-        let enveloped = Enveloped { record, since, topic, optional };
-        serde_json::to_writer((&mut bytes).writer(), &enveloped)?;
+        let (since, topic, optional) = (Some(since), Some(topic), Some(optional));
+        serde_json::to_writer(
+            (&mut bytes).writer(),
+            &RecordLine { record, since, topic, optional },
+        )?;
     }
     bytes.put_slice(if form == Form::Sse { b"\n\n" } else { b"\n" });
     Ok(bytes.freeze())

@@ -10,6 +10,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use romana_api::cluster::ClocksStatus;
+use romana_api::cluster::MemberClock;
 use romana_statemachine::{Millis, State};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -65,32 +67,6 @@ fn micros(time: Duration) -> Micros {
 
 fn steady() -> Micros {
     micros(steady_time())
-}
-
-/// What the clocks of a cluster show, as one replica sees them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ClocksStatus {
-    /// Log time on this replica: milliseconds since 1970.
-    pub log_time: Millis,
-    /// Whether a majority of the voters' clocks agree.
-    pub agreed: bool,
-    /// How far log time is ahead of what they agree on, or behind it (negative), milliseconds; 0 without an
-    /// agreement.
-    pub log_ahead_ms: i64,
-    /// The clocks that are known, by member.
-    pub members: Vec<MemberClock>,
-}
-
-/// The wall clock of a member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MemberClock {
-    /// The member.
-    pub id: u64,
-    /// How far it is ahead of what a majority agrees on (without an agreement, of log time), or behind it
-    /// (negative), milliseconds.
-    pub ahead_ms: i64,
-    /// Whether it is so far from what a majority agrees on that it should be set.
-    pub far: bool,
 }
 
 /// The clocks, and log time. Clones share them.

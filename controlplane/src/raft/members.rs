@@ -341,6 +341,8 @@ mod tests {
             term: 1,
             revision: 1,
             members: members.collect(),
+            held: None,
+            clocks: None,
         }
     }
 

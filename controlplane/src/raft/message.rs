@@ -8,8 +8,8 @@ use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
 use super::types::{SnapshotMeta, TypeConfig, Vote};
-use crate::audit::Proof;
 use crate::retention::{Beginning, Standing};
+use romana_api::audit::Proof;
 
 /// Version of everything between replicas.
 pub(super) const PROTOCOL: u16 = 1;

@@ -70,6 +70,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use romana_api::audit::Proof;
 use romana_daemon::error::chain;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::{Millis, Outcome, Proposal, Revision, State, Term, version};
@@ -78,7 +79,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use clocks::{ClocksStatus, MemberClock, WallClock};
+pub use clocks::{ClocksStatus, WallClock};
 pub use config::{IdentityError, ReplicaConfig, StartError, Tuning};
 pub use facts::Facts;
 pub use fault::FaultKind;
@@ -86,14 +87,15 @@ pub use join::{Owner, join, owner};
 pub(crate) use members::next_change;
 pub use problems::Problems;
 pub(crate) use restore::UPLOAD;
-pub use restore::{Restoration, RestoreError, is_claimed, restore};
+pub use restore::{RestoreError, is_claimed, restore};
 pub use salvage::{Salvage, SalvageError};
+use status::replaceable;
 pub use status::{
     ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,
 };
 pub use topics::TopicRevisions;
 
-use crate::audit::{Audit, Proof};
+use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::history::History;
 use crate::metrics::{DiskTimes, PeerRefusals};
@@ -363,18 +365,20 @@ impl Replica {
             term: seen.term,
             revision: own.revision,
             members: members.collect(),
+            held: self.with_state(status::held),
+            clocks: Some(self.clocks()),
         }
     }
 
     /// What is wrong with a member, as far as this replica knows.
     fn problems_of(&self, id: u64, said: Option<&Said>) -> Vec<MemberProblem> {
         let fault = said.and_then(|(status, _)| status.fault.clone());
-        let fault = fault.map(|what| MemberProblem::new("Stopped", what, id));
+        let fault = fault.map(|what| replaceable("Stopped", what, id));
         let older = self.0.host.positions.is_older(id);
-        let older = older.then(|| MemberProblem::new("OlderCopy", held::OLDER.into(), id));
+        let older = older.then(|| replaceable("OlderCopy", held::OLDER.into(), id));
         let own = (id == self.id()).then(|| self.history().damage());
         let damage = own.unwrap_or_else(|| self.0.host.positions.damage(id));
-        let damage = damage.map(|what| MemberProblem::new("HistoryDamaged", what, id));
+        let damage = damage.map(|what| replaceable("HistoryDamaged", what, id));
         let tasks = if id == self.id() { self.problems().list() } else { Vec::new() };
         older.or(fault).into_iter().chain(damage).chain(tasks).collect()
     }

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use bytes::Bytes;
+use romana_api::backup::Restoration;
 use romana_statemachine::backup::{BackupError, Part};
 use romana_statemachine::event::Restored;
-use romana_statemachine::{Digest, Revision, State};
+use romana_statemachine::{Digest, State};
 use rustix::fs::FlockOperation;
-use serde::Serialize;
 
 use super::codec::pack;
 use super::config::{IdentityError, ReplicaConfig};
@@ -41,27 +41,6 @@ const TERM: u64 = 1;
 const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];
 /// Where a backup that is sent to a replica is kept until it is restored.
 pub(crate) const UPLOAD: &str = "restore.upload";
-
-/// What a restore made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Restoration {
-    /// Id of the new cluster.
-    pub cluster_id: String,
-    /// Id of the cluster that the backup is of.
-    pub source: String,
-    /// Revision of the backup.
-    pub from_revision: Revision,
-    /// Revision of the new cluster: that of the `Restored` event.
-    pub revision: Revision,
-    /// Digest of the history there.
-    pub digest: Digest,
-    /// Digest of the backup: its name.
-    pub backup: Digest,
-    /// Live addresses.
-    pub addresses: u64,
-    /// Hosts that allocation waits for.
-    pub waiting: u64,
-}
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]

@@ -101,10 +101,11 @@ fn verify(said: &Audited, witness: &Testimony, verdict: &mut Verdict) {
         verdict.broken(format!("asked of replica {id}: {verified:?}"));
     }
     for word in &verified.replicas {
-        let at = usize::try_from(word.revision).ok().and_then(|revision| revision.checked_sub(1));
+        let Some(proof) = word.proof.as_ref().filter(|_| word.ok) else { continue };
+        let at = usize::try_from(proof.revision).ok().and_then(|revision| revision.checked_sub(1));
         // What came after the witness was heard, nobody can judge.
         let Some(record) = at.and_then(|at| witness.records.get(at)) else { continue };
-        if word.ok && word.digest != Some(record.digest) {
+        if proof.digest != record.digest {
             let what = format!("asked of replica {id}: {word:?}, the history has another digest");
             verdict.broken(what);
         }

@@ -1,6 +1,6 @@
 //! What the replicas say about the past.
 
-use romana_client::audit::{Verification, Verified};
+use romana_client::audit::{Proof, Verification, Verified};
 use romana_statemachine::event::ReleaseReason;
 
 use super::super::laws::audit::{fold, tenures};
@@ -17,12 +17,15 @@ fn told() -> Evidence {
     let word = |id| Verified {
         id,
         ok: true,
-        oldest: 1,
-        revision: end.revision,
-        digest: Some(end.digest),
-        state_digest: Some(end.state_digest),
+        proof: Some(Proof {
+            oldest: 1,
+            revision: end.revision,
+            digest: end.digest,
+            state_digest: end.state_digest,
+            checkpoints: 0,
+            took_ms: 1,
+        }),
         error: None,
-        took_ms: 1,
     };
     let verified = Verification {
         agreed: true,
@@ -76,6 +79,10 @@ fn export_of(said: &mut Audited) -> &mut crate::history::Exported {
     said.exported.as_mut().and_then(|it| it.as_mut().ok()).expect("right before")
 }
 
+fn proof_of(evidence: &mut Evidence) -> &mut Proof {
+    verified_of(evidence).replicas[0].proof.as_mut().unwrap()
+}
+
 fn verified_of(evidence: &mut Evidence) -> &mut Verification {
     evidence.audited[1].verified.as_mut().expect("it was asked")
 }
@@ -105,10 +112,10 @@ fn all_say_that_all_is_whole() {
     verified_of(&mut lied).agreed = false;
     assert_eq!(laws(&judge(&lied)), ["audit"]);
     let mut lied = evidence.clone();
-    verified_of(&mut lied).replicas[0].digest = Some(Digest::of(b"another"));
+    proof_of(&mut lied).digest = Digest::of(b"another");
     assert_eq!(laws(&judge(&lied)), ["audit"]);
     // What came later cannot be judged.
     let mut later = evidence;
-    verified_of(&mut later).replicas[0].revision += 1000;
+    proof_of(&mut later).revision += 1000;
     assert_eq!(judge(&later), []);
 }

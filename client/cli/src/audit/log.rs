@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use romana_client::model::{Oldest, Page};
+use romana_client::model::Page;
 use romana_client::{FollowOptions, Item, Query, Tokens};
 use romana_statemachine::Record;
 use romana_statemachine::audit::{Filter, Kind};
@@ -85,7 +85,7 @@ impl Log {
     }
 
     /// Says that there may have been more: nothing is known of what is no longer kept.
-    fn note(&self, oldest: Oldest) {
+    fn note(&self, oldest: romana_client::audit::Moment) {
         let asked = match self.from {
             None => 1,
             Some(Moment::Revision(revision)) => revision,

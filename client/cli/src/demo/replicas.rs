@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use romana_client::{Server, model::Cluster};
+use romana_client::{Server, model::ClusterStatus};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -151,7 +151,7 @@ impl Replicas {
     }
 
     /// The id of the leader, as a replica that answered sees it.
-    pub(super) fn leader(&self, cluster: &Cluster) -> Option<u64> {
+    pub(super) fn leader(&self, cluster: &ClusterStatus) -> Option<u64> {
         cluster.leader.filter(|id| self.list.iter().any(|replica| replica.id == *id))
     }
 

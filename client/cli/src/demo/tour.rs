@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
-use romana_client::model::{Cluster, DigestAt};
+use romana_client::model::{ClusterStatus, DigestAt};
 use romana_client::{Client, ClientConfig, Error, FollowOptions, Item, Query};
 use romana_statemachine::command::{AllocateAddress, HostSource, HostSpec};
 use romana_statemachine::{Digest, plural};
@@ -124,14 +124,14 @@ async fn leader(
     replicas: &mut Replicas,
     client: &Client,
     except: Option<u64>,
-) -> Result<Cluster, Failure> {
+) -> Result<ClusterStatus, Failure> {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         if let Some(id) = replicas.ended() {
             return Err(Failure::Broken(format!("replica {id} ended by itself")));
         }
         for server in replicas.servers()? {
-            let Ok(cluster) = client.get_from::<Cluster>(&server, "/v1/cluster").await else {
+            let Ok(cluster) = client.get_from::<ClusterStatus>(&server, "/v1/cluster").await else {
                 continue;
             };
             if replicas.leader(&cluster).is_some_and(|id| Some(id) != except) {

@@ -1,6 +1,6 @@
 //! Do the replicas' clocks agree, and is log time what they say?
 
-use romana_client::model::{Clocks, Cluster};
+use romana_client::model::{ClocksStatus, ClusterStatus};
 use romana_statemachine::time::Span;
 
 use super::{Finding, good, warning};
@@ -11,7 +11,7 @@ const LOG_OFF_MAX: u64 = 10_000;
 const SET: &str = "set it: is NTP running there? (chronyc tracking, timedatectl)";
 
 /// Nothing, where the cluster does not say.
-pub(super) fn check(cluster: &Cluster) -> Vec<Finding> {
+pub(super) fn check(cluster: &ClusterStatus) -> Vec<Finding> {
     let Some(clocks) = &cluster.clocks else { return Vec::new() };
     let mut findings = Vec::new();
     let name = |id: u64| {
@@ -45,7 +45,7 @@ pub(super) fn check(cluster: &Cluster) -> Vec<Finding> {
     findings
 }
 
-fn disagree(clocks: &Clocks, members: usize, name: impl Fn(u64) -> String) -> Finding {
+fn disagree(clocks: &ClocksStatus, members: usize, name: impl Fn(u64) -> String) -> Finding {
     let known = clocks.members.len();
     if known <= members / 2 {
         let what = format!("only {known} of {members} are known, which is no majority");
@@ -74,23 +74,24 @@ fn off(ahead_ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use romana_client::model::{Member, MemberClock};
+    use romana_client::model::{MemberClock, MemberStatus};
 
     use super::*;
 
     fn said(agreed: bool, log_ahead_ms: i64, clocks: &[(u64, i64, bool)]) -> Vec<String> {
-        let member = |id| Member { id, peer: format!("10.0.0.{id}:9601"), ..Member::default() };
+        let member =
+            |id| MemberStatus { id, peer: format!("10.0.0.{id}:9601"), ..MemberStatus::default() };
         let clock = |(id, ahead_ms, far): &(u64, i64, bool)| MemberClock {
             id: *id,
             ahead_ms: *ahead_ms,
             far: *far,
         };
         let members = clocks.iter().map(clock).collect();
-        let clocks = Clocks { agreed, log_ahead_ms, members, ..Clocks::default() };
-        let cluster = Cluster {
+        let clocks = ClocksStatus { agreed, log_ahead_ms, members, ..ClocksStatus::default() };
+        let cluster = ClusterStatus {
             members: (1..=3).map(member).collect(),
             clocks: Some(clocks),
-            ..Cluster::default()
+            ..ClusterStatus::default()
         };
         check(&cluster).into_iter().map(|finding| finding.what).collect()
     }
@@ -123,6 +124,6 @@ mod tests {
             said(true, -34_559_999_503, &three),
             ["log time is 399d23h59m behind what the replicas' clocks say"]
         );
-        assert_eq!(check(&Cluster::default()), []);
+        assert_eq!(check(&ClusterStatus::default()), []);
     }
 }

@@ -56,6 +56,13 @@ async fn is_closed(conn: &mut Conn) -> bool {
     !matches!(read, Ok(Some(_)))
 }
 
+/// The refusal is counted when its connection has ended.
+async fn counted(cluster: &Cluster, on: u64, refused: u64) {
+    let refusals = || cluster.on(on).peer_refusals().counted(PeerRefusal::Implausible);
+    eventually("a refusal", || (refusals() >= refused).then_some(())).await;
+    assert_eq!(refusals(), refused);
+}
+
 /// A cluster that still does what it is for, in a term that it has come to by itself.
 async fn goes_on(cluster: &Cluster, name: &str) {
     for replica in cluster.running.values() {
@@ -99,8 +106,7 @@ async fn forged_questions_are_refused_and_said() {
         conn.writer.send(&pack(&(1u64, &ask))).await.unwrap();
         assert!(is_closed(&mut conn).await, "{what} was answered");
         refused += 1;
-        let counted = cluster.on(1).peer_refusals().counted(PeerRefusal::Implausible);
-        assert_eq!(counted, refused, "{what} was not counted");
+        counted(&cluster, 1, refused).await;
     }
     goes_on(&cluster, "questions").await;
     cluster.end().await;
@@ -131,8 +137,7 @@ async fn forged_appends_are_refused_and_said() {
         conn.writer.send(&request).await.unwrap();
         assert!(is_closed(&mut conn).await, "{what} was answered");
         refused += 1;
-        let counted = cluster.on(to).peer_refusals().counted(PeerRefusal::Implausible);
-        assert_eq!(counted, refused, "{what} was not counted");
+        counted(&cluster, to, refused).await;
     }
     goes_on(&cluster, "appends").await;
     cluster.end().await;
@@ -159,8 +164,7 @@ async fn forged_snapshots_are_refused_and_said() {
         conn.writer.send(&pack(&part)).await.unwrap();
         assert!(is_closed(&mut conn).await, "{what} was answered");
         refused += 1;
-        let counted = cluster.on(to).peer_refusals().counted(PeerRefusal::Implausible);
-        assert_eq!(counted, refused, "{what} was not counted");
+        counted(&cluster, to, refused).await;
     }
     // More than was announced: neither the disk nor the history is at the sender's mercy.
     for part in [

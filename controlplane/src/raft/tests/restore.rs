@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use romana_statemachine::command::{AllocateAddress, HostSpec, RaiseVersion, ResumeAllocation};
 use romana_statemachine::{Actor, Command, Event, Proposal, Refusal, State};
 
-use super::super::{Restoration, RestoreError, Salvage, SalvageError, restore};
+use romana_api::backup::Restoration;
+
+use super::super::{RestoreError, Salvage, SalvageError, restore};
 use super::*;
 use crate::backup::file::{self, FileError};
 use crate::backup::take::{Take, origin};

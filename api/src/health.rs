@@ -1,0 +1,13 @@
+//! `/healthz` and `/readyz`.
+
+use romana_statemachine::Revision;
+use serde::{Deserialize, Serialize};
+
+/// How a replica is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Health {
+    /// `healthy`, `ready`, or why starting it again would not help.
+    pub status: String,
+    pub revision: Revision,
+}

@@ -1,0 +1,123 @@
+//! Romana 2.0's own routes and forms, for programs that were written for it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+use romana_statemachine::{Labels, Revision};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// An error in 2.0's form.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Romana2Error {
+    /// The HTTP status.
+    pub status_code: u16,
+    /// What was asked and why not.
+    pub details: String,
+    /// Stable code. Not in 2.0, as the hint.
+    pub code: String,
+    /// What to do about it.
+    pub hint: String,
+    /// What kind of thing it is about, or empty.
+    pub resource_type: String,
+    /// Which one.
+    pub resource_id: String,
+    /// Always empty.
+    pub see_also: String,
+}
+
+/// A request for an address. 2.0 took an empty tenant or segment; here that is `default`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Romana2Address {
+    pub name: AddressName,
+    pub host: HostName,
+    #[serde(default)]
+    pub tenant: String,
+    #[serde(default)]
+    pub segment: String,
+}
+
+/// A host to add.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Romana2NewHost {
+    pub name: HostName,
+    pub ip: IpAddr,
+    #[serde(default)]
+    pub tags: Option<Labels>,
+    /// Of no use.
+    #[serde(default)]
+    pub agent_port: u16,
+    /// Of no use.
+    #[serde(default)]
+    pub k8s_info: Option<Value>,
+}
+
+/// Which policy. 2.0's ids are texts, older ones numbers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Romana2PolicyRef {
+    #[serde(default)]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "romana_statemachine::policy::document::NameOrNumber")
+    )]
+    pub id: Value,
+}
+
+/// A network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Romana2Network {
+    pub revision: Revision,
+    pub id: NetworkName,
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub cidr: IpNet,
+}
+
+/// Blocks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Romana2Blocks {
+    pub revision: Revision,
+    pub blocks: Vec<Romana2Block>,
+}
+
+/// A block.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Romana2Block {
+    pub revision: Revision,
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub cidr: IpNet,
+    pub tenant: TenantId,
+    pub segment: SegmentId,
+    pub host: HostName,
+    pub allocated_ip_count: u64,
+}
+
+/// Hosts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Romana2Hosts {
+    pub hosts: Vec<Romana2Host>,
+    pub revision: Revision,
+}
+
+/// A host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Romana2Host {
+    pub ip: IpAddr,
+    pub name: HostName,
+    /// Always 0: agents have no port here.
+    pub agent_port: u16,
+    pub tags: Labels,
+    pub k8s_info: Labels,
+}

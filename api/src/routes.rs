@@ -1,0 +1,14 @@
+//! `/v1/routes`: the aggregated routes from one point of view.
+
+use romana_statemachine::Revision;
+use romana_statemachine::routes::Routes;
+use serde::Serialize;
+
+/// Routes, and the revision that they follow from.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RoutesAt {
+    #[serde(flatten)]
+    pub routes: Routes,
+    pub revision: Revision,
+}

@@ -14,8 +14,8 @@ use rtnetlink::Handle;
 
 use crate::kernel::KernelError;
 use crate::kernel::leftovers::{self, OwnLink, OwnRoute};
-use crate::kernel::packet_filter::{self, FilterError, Saved};
 use crate::ours::{CHAIN_PREFIX, LOCK_FILE};
+use crate::policy::packet_filter::{self, FilterError, Saved};
 
 /// What to take away, and how.
 #[derive(Clone, Debug, Default, clap::Args)]

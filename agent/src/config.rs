@@ -11,12 +11,12 @@ use romana_daemon::log::Form;
 use romana_statemachine::name::HostName;
 use serde::Deserialize;
 
-use crate::kernel::packet_filter::Backend;
 use crate::kernel::routes::MAIN_TABLE;
 use crate::nat::Nat;
 use crate::ours;
-use crate::policy::compile::Options;
 use crate::policy::enforce::Settings;
+use crate::policy::options::Options;
+use crate::policy::packet_filter::Backend;
 
 /// Port of the metrics.
 pub const METRICS_PORT: u16 = 9607;

@@ -23,10 +23,10 @@ use crate::connections::{self, Forgotten};
 use crate::enrol::Enrolment;
 use crate::follow;
 use crate::http::AgentProbe;
-use crate::kernel::packet_filter::PacketFilter;
 use crate::kernel::taken::Taken;
 use crate::kernel::{facts, netlink};
 use crate::policy::enforce::{self, enforcer};
+use crate::policy::packet_filter::PacketFilter;
 use crate::pulse::{self, HEARTBEAT_TIMEOUT};
 use crate::register::{self, Registrar};
 use crate::router::{self, Router};
@@ -44,7 +44,8 @@ pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     let enrolment = Arc::new(Enrolment::new(&config, &state_dir));
     let (release, released) = mpsc::unbounded_channel();
     let (forgetting, forgotten) = watch::channel(Forgotten::default());
-    let following = follow::open(&config, release, forgotten)?;
+    let following =
+        follow::open(config.host.clone(), &config.state_dir, &config.socket, release, forgotten)?;
     let (client, beating) = (config.client(None)?, config.client(Some(HEARTBEAT_TIMEOUT))?);
     let (health, handle, seen) = (listener::bind(config.metrics)?, netlink()?, following.seen());
     let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,14 +11,16 @@ use std::time::Duration;
 use romana_client::mirror::{self, Mirror, Observer};
 use romana_client::{Client, Error, Query};
 use romana_daemon::durable::{self, DurableError};
+use romana_statemachine::name::HostName;
 use romana_statemachine::{Event, Record, Revision};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
 use crate::connections::{Forgotten, Released};
 use crate::ours::{FOLLOWED_FILE, VIEW_FILE};
 use crate::view::View;
 
+/// What is said of an agent that the cluster has left behind.
+pub const NOT_FOLLOWED: &str = "the log is not followed any further";
 /// Pause before what was released is asked for again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -28,21 +30,23 @@ pub type Seen = mirror::Seen<View>;
 /// Follows the log for a host.
 pub type Following = Mirror<View, Forgetting>;
 
-/// Reads the copy of the view in the state directory. Releases are asked to be forgotten by `ask`; `done` says which
+/// Reads the copy of the view of a host in the state directory; beside the socket is noted how far it went. Releases are asked to be forgotten by `ask`; `done` says which
 /// are.
 ///
 /// # Errors
 /// [`DurableError::Io`].
 pub fn open(
-    config: &Config,
+    host: HostName,
+    state_dir: &Path,
+    socket: &Path,
     ask: mpsc::UnboundedSender<Released>,
     done: watch::Receiver<Forgotten>,
 ) -> Result<Following, DurableError> {
     let (asked, gaps) = Default::default();
-    let followed = config.socket.with_extension(FOLLOWED_FILE);
+    let followed = socket.with_extension(FOLLOWED_FILE);
     let forgetting = Forgetting { ask, done, asked, gaps, followed };
-    let empty = View::new(config.host.clone());
-    Mirror::open(empty, &config.state_dir.join(VIEW_FILE), forgetting)
+    let empty = View::new(host);
+    Mirror::open(empty, &state_dir.join(VIEW_FILE), forgetting)
 }
 
 /// Who forgets connections of released addresses.

@@ -7,9 +7,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use romana_daemon::probe::{Probe, gauge};
 
-use crate::kernel::packet_filter::PacketFilter;
+use crate::policy::PolicyStatus;
 use crate::policy::counters::{Counter, counters};
-use crate::status::{PolicyStatus, Said, Status};
+use crate::policy::packet_filter::PacketFilter;
+use crate::status::{Said, Status};
 
 /// The agent's probe.
 pub struct AgentProbe {

@@ -3,42 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use romana_client::audit::{Tenure, Verification};
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Command, Digest, Millis, Record, Revision};
 use serde_json::Value;
 
+pub use crate::clock::{Clock, Nanos};
 use crate::nemesis::Injected;
-
-/// Nanoseconds since the run began, on the one clock of the judge.
-pub type Nanos = u64;
-
-/// The clock of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant, Millis);
-
-impl Clock {
-    /// Starts at zero.
-    #[must_use]
-    pub fn start() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(Instant::now(), Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
-    }
-
-    /// The time of day at zero.
-    #[must_use]
-    pub fn began(&self) -> Millis {
-        self.1
-    }
-
-    /// The time now.
-    #[must_use]
-    pub fn now(&self) -> Nanos {
-        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
-    }
-}
 
 /// What a client asked.
 #[derive(Clone, Debug, PartialEq)]

@@ -22,6 +22,7 @@ pub mod audit;
 mod backup;
 pub mod bench;
 pub mod caller;
+pub mod clock;
 pub mod cluster;
 pub mod follower;
 pub mod forger;

@@ -10,8 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use hyper::Method;
-use romana_statemachine::{Digest, Revision, plural};
-use serde_json::Value;
+use romana_statemachine::{Revision, plural};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -25,7 +24,7 @@ use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, torme
 use crate::oracle::{Violation, costs, judge};
 use crate::report::Story;
 use crate::resident::Watcher;
-use crate::testimony;
+use crate::testimony::{self, sample};
 use crate::workload::{Workload, WorkloadOptions, set_up};
 
 /// How long the cluster may take to be whole again after the last fault.
@@ -338,15 +337,6 @@ impl Sampler {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.context("the sampler")
     }
-}
-
-/// A replica's own revision and digest; `None` when it does not answer.
-pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
-    let path = "/v1/digest?consistency=local";
-    let answer = http::once(api, Method::GET, path, None, SAMPLE_EVERY).await.ok()?;
-    let revision = answer.body.get("revision").and_then(Value::as_u64)?;
-    let digest = answer.body.get("digest").and_then(Value::as_str).and_then(Digest::from_hex)?;
-    Some(Sample { replica, revision, digest })
 }
 
 /// Counts, for people.

@@ -7,18 +7,19 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
 use hyper::Method;
-use romana_statemachine::{Record, Revision};
+use romana_statemachine::{Digest, Record, Revision};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::caller::held;
 use crate::cluster::Cluster;
-use crate::history::{Held, Testimony};
+use crate::history::{Held, Sample, Testimony};
 use crate::http::{self, Connection};
-use crate::run::sample;
 
 /// How long one answer may take; a whole history is long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// And how long one about a revision.
+const SAMPLE_MAX: Duration = Duration::from_millis(300);
 
 /// Waits until all replicas have come to one revision, `patience` at most, then hears them. If they
 /// do not, each is heard up to where it is, and what they stay at is the second part.
@@ -46,6 +47,15 @@ pub async fn collect(
         testimonies.push(Testimony { replica: replica.id, records, live, live_at, snapshot });
     }
     Ok((testimonies, complaint))
+}
+
+/// A replica's own revision and digest; `None` when it does not answer.
+pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
+    let path = "/v1/digest?consistency=local";
+    let answer = http::once(api, Method::GET, path, None, SAMPLE_MAX).await.ok()?;
+    let revision = answer.body.get("revision").and_then(Value::as_u64)?;
+    let digest = answer.body.get("digest").and_then(Value::as_str).and_then(Digest::from_hex)?;
+    Some(Sample { replica, revision, digest })
 }
 
 /// Up to which revision each replica is heard: the highest that somebody had when all could be

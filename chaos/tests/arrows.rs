@@ -13,13 +13,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-client", &["romana-api", "romana-daemon", "romana-statemachine"]),
     ("romana-cli", &["romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-daemon", &["romana-statemachine"]),
-    ("romana-controlplane", &["romana-api", "romana-daemon", "romana-statemachine"]),
-    ("romana-agent", &["romana-client", "romana-daemon", "romana-statemachine"]),
+    ("romana-storage", &["romana-daemon", "romana-statemachine"]),
+    ("romana-replica", &["romana-api", "romana-daemon", "romana-statemachine", "romana-storage"]),
     (
-        "romana-chaos",
-        &["romana-agent", "romana-client", "romana-controlplane", "romana-statemachine"],
+        "romana-controlplane",
+        &["romana-api", "romana-daemon", "romana-replica", "romana-statemachine", "romana-storage"],
     ),
-    ("romana-chaos-raft", &["romana-controlplane", "romana-statemachine"]),
+    ("romana-agent", &["romana-client", "romana-daemon", "romana-statemachine"]),
+    ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),
+    ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),
 ];
 
 /// Arrows that only tests may use.
@@ -159,16 +161,15 @@ fn openraft_is_known_in_one_folder() {
     for package in ours(&metadata) {
         let knows =
             package.dependencies.iter().any(|dependency| dependency.name.starts_with("openraft"));
-        assert!(
-            !knows || *package.name == "romana-controlplane",
-            "{} knows openraft",
-            package.name
-        );
+        assert!(!knows || *package.name == "romana-replica", "{} knows openraft", package.name);
     }
     for (shown, path) in all_sources(&metadata) {
-        let home = shown.starts_with("controlplane/src/raft");
+        let home = shown.starts_with("controlplane/replica/src/raft");
         let mentions = code(&production(&path)).contains("openraft");
-        assert!(home || !mentions, "{shown} mentions openraft; only controlplane/src/raft may");
+        assert!(
+            home || !mentions,
+            "{shown} mentions openraft; only controlplane/replica/src/raft may"
+        );
     }
 }
 

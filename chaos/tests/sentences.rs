@@ -19,7 +19,17 @@ const OTHERS: [&str; 7] =
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    for room in ["statemachine", "daemon", "controlplane", "client", "client/cli", "agent"] {
+    let rooms = [
+        "statemachine",
+        "daemon",
+        "controlplane/storage",
+        "controlplane/replica",
+        "controlplane",
+        "client",
+        "client/cli",
+        "agent",
+    ];
+    for room in rooms {
         let mut left = vec![root.join(room).join("src")];
         while let Some(dir) = left.pop() {
             for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {

@@ -12,11 +12,10 @@
 //! 3. Work whose client has gone ends at the next look at its [`Cancel`]; what waits for its turn, at once.
 //! 4. Small bodies and answers do not wait behind large ones.
 //!
-//! Left out: what one connection may cost (`romana_daemon::listener`), and peers (`raft::server`).
+//! Left out: what one connection may cost (`romana_daemon::listener`), and peers (`romana_replica`).
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,6 +25,8 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+
+pub(crate) use romana_replica::Cancel;
 
 use crate::error::{Code, Failure};
 
@@ -232,34 +233,6 @@ impl HttpBody for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Tells long work that nobody waits for it any more.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Whether to go on.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Cancels it when the guard is dropped.
-    #[must_use]
-    pub fn on_drop(&self) -> CancelGuard {
-        CancelGuard(self.clone())
-    }
-}
-
-/// Cancels when it is dropped.
-#[derive(Debug)]
-pub struct CancelGuard(Cancel);
-
-impl Drop for CancelGuard {
-    fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
     }
 }
 

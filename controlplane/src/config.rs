@@ -17,8 +17,6 @@ use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
 
-use crate::backup::recover::RecoverArgs;
-
 /// Bounds of the request deadline, milliseconds.
 const REQUEST_TIMEOUT_MS: (u64, u64) = (1, 60_000);
 /// Bounds of the number of connections.
@@ -69,6 +67,17 @@ pub enum Command {
     /// Then start a new cluster from it: `romanad --restore FILE …` on each of its replicas, with empty
     /// data directories. Never start the old replicas again.
     Recover(RecoverArgs),
+}
+
+/// What to read, and what to write.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RecoverArgs {
+    /// Data directory of a survivor that is stopped; several times for several of them.
+    #[arg(long, value_name = "DIR", required = true)]
+    pub data_dir: Vec<PathBuf>,
+    /// The backup to write. It must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// What a flag, a variable or a key of the file can say.

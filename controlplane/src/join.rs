@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
+use romana_replica::{IdentityError, Owner, join, owner};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
-use crate::raft::{IdentityError, Owner, join, owner};
 
 /// How long the cluster is asked.
 const PATIENCE: Duration = Duration::from_secs(60);

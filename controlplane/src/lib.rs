@@ -1,36 +1,26 @@
 //! # The control plane
 //!
-//! `romanad`: a replica that keeps the log, decides, and serves everybody else.
+//! `romanad`: the API of one replica, the tasks of the leader, and the program around them.
 //!
 //! ```text
-//!   api ──propose──► raft ──► wal                 what was asked, durable
-//!    ▲                │ apply (romana-statemachine)
-//!    │                ├──► history                what happened, for good
-//!    └──── feed ◄─────┘                           what happened, now
+//!   main ─► config ─► server ─┬─► waiting      no room on the disk, or no backup yet: it says so
+//!                             ├─► Replica      romana_replica: decides, keeps, tells
+//!                             ├─► api          requests ─► proposals, reads, the feed
+//!                             └─► tasks        what the leader does by itself: versions, liveness, retention, …
 //! ```
 //!
-//! Reading order: [`server`] (wiring), `api::mod` and `api::addresses` (a request), then `raft`.
+//! What a replica is stands in `romana_replica`, what it keeps in `romana_storage`; neither knows HTTP.
+//!
+//! Reading order: [`server`] (wiring), `api::mod` and `api::addresses` (a request), `tasks::mod` (a leader task).
 
 pub mod api;
-pub mod audit;
-pub mod backup;
 pub mod bootstrap;
 mod budget;
-pub mod cluster_time;
 pub mod config;
 mod connection;
-pub mod disk;
 pub mod error;
-pub mod feed;
-pub mod history;
 pub mod join;
 pub mod metrics;
-#[cfg(not(romana_sim))]
-mod platform;
-#[cfg(romana_sim)]
-pub mod platform;
-pub mod raft;
-pub mod retention;
 pub mod server;
 pub mod tasks;
-pub mod wal;
+mod waiting;

@@ -4,11 +4,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use romana_controlplane::backup::recover::recover;
 use romana_controlplane::config::{Args, Command, Config};
 use romana_controlplane::{bootstrap, server};
 use romana_daemon::log;
 use romana_daemon::process::{FAILED, Process, USAGE};
+use romana_replica::backup::recover::recover;
 use romana_statemachine::escaped_lines;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -18,7 +18,7 @@ const PROCESS: Process = Process("romanad");
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(Command::Recover(args)) = &args.command {
-        return match recover(args) {
+        return match recover(&args.data_dir, &args.out) {
             Ok(said) => {
                 print!("{}", escaped_lines(&said));
                 ExitCode::SUCCESS

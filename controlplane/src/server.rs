@@ -13,7 +13,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;
@@ -21,25 +20,28 @@ use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use romana_daemon::Tasks;
 use romana_daemon::error::chain;
-use romana_daemon::listener::{self, Connections, Counters, Plain};
+use romana_daemon::listener::{self, Connections, Plain};
 use romana_daemon::owner::{self, Program};
 use romana_daemon::tasks::{TaskError, stop_signal};
+use romana_replica::backup::RestoreError;
+use romana_replica::purge;
+use romana_replica::reseed;
+use romana_replica::{FaultKind, Replica, ReplicaConfig, StartError};
+use romana_storage::disk::{self, Room};
+use romana_storage::wal::WalError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::api::Api;
-use crate::backup::waiting::before_start;
 use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
-use crate::connection::{no_replica, on_bad_head};
-use crate::disk::{self, Room};
+use crate::connection::on_bad_head;
 use crate::join::{self, JoinError};
-use crate::raft::config::reseed;
-use crate::raft::{FaultKind, Replica, ReplicaConfig, RestoreError, StartError};
-use crate::wal::WalError;
-use crate::{retention, tasks as leader_tasks};
+use crate::tasks as leader_tasks;
+use crate::waiting::restore::before_start;
+use crate::waiting::room;
 
 /// Time for the requests in progress when we stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,8 +51,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// Time for a replica that was stopped in this process to let go of its files and its port.
 const LET_GO: Duration = Duration::from_secs(10);
-/// Connections while there is no replica.
-const PLAIN_CONNECTIONS_MAX: usize = 1024;
 /// How often the end of a drain and the health of the replica are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -144,7 +144,7 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let listener = listener.into_std().map_err(listen_error)?;
     let mut room = Room::new(config.data_dir.clone(), config.disk_reserve_bytes);
     let mut lives = 0;
-    while room.wait(&listener, &stop).await {
+    while room::wait(&mut room, &listener, &stop).await {
         let again = listener.try_clone().and_then(TcpListener::from_std).map_err(listen_error)?;
         let patience = if lives == 0 { Duration::ZERO } else { LET_GO };
         lives += 1;
@@ -192,7 +192,7 @@ async fn serve(
     let leading = tasks.stop();
     tasks.spawn("connections", server.clone().accept_until(listener, leading.clone()));
     tasks.spawn("claim", replica.clone().keep_claim(leading.clone()));
-    tasks.spawn("retention", retention::keep(replica.clone(), leading.clone()));
+    tasks.spawn("retention", purge::keep(replica.clone(), leading.clone()));
     let standard = leader_tasks::standard(config.service_cluster_ip_range.clone());
     tasks.spawn("leader tasks", leader_tasks::run(replica.clone(), standard, leading));
     let end = tokio::select! {
@@ -275,18 +275,6 @@ async fn start(config: ReplicaConfig, patience: Duration) -> Result<Replica, Sta
             started => return started,
         }
     }
-}
-
-/// Answers everybody by `router`, with the bounds of a connection, until `done`.
-pub(crate) async fn serve_plainly(listener: TcpListener, router: Router, done: CancellationToken) {
-    let answers = on_bad_head(no_replica());
-    let connections = Connections::new(PLAIN_CONNECTIONS_MAX, answers, Counters::default());
-    let service = TowerToHyperService::new(router);
-    tokio::select! {
-        () = done.cancelled() => {}
-        () = connections.accept(&listener, Plain, move |_| service.clone()) => {}
-    }
-    connections.cut();
 }
 
 /// Lets another replica lead before this one leaves, so that nobody waits for an election.

@@ -1,4 +1,4 @@
-//! Files that must be whole: written beside, made durable, renamed; with a checksum over all of it.
+//! JSON that must be whole: in files that are replaced in one step ([`crate::whole`]), with a checksum over all of it.
 //!
 //! ```text
 //!   "ROMANA1\n" · CRC-32 of the rest, 8 hex digits · "\n" · JSON
@@ -6,13 +6,15 @@
 //! A newer form gets another first line: an older program then says that it does not know it, instead
 //! of guessing.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::file;
+use crate::whole::{self, Failed, Machine, parent};
 
 const MAGIC: &[u8] = b"ROMANA1\n";
 /// Longest file that is read, bytes: a view of a cluster with a million endpoints.
@@ -44,6 +46,12 @@ pub enum DurableError {
     },
 }
 
+impl From<Failed> for DurableError {
+    fn from(Failed { action, path, source }: Failed) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
 impl DurableError {
     /// What the file system said to an action on a path.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
@@ -59,15 +67,16 @@ impl DurableError {
 pub fn save(path: &Path, content: &impl Serialize) -> Result<(), DurableError> {
     let io = |action| DurableError::io(action, path);
     let body = serde_json::to_vec(content).map_err(io::Error::from).map_err(io("express"))?;
-    let dir = dir_of(path);
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("write"))?;
+    let mut file = tempfile::NamedTempFile::new_in(parent(path)).map_err(io("write"))?;
     let sum = format!("{:08x}\n", crc32fast::hash(&body));
     for part in [MAGIC, sum.as_bytes(), &body] {
         file.write_all(part).map_err(io("write"))?;
     }
-    file.as_file().sync_all().map_err(io("sync"))?;
-    file.persist(path).map_err(|error| error.error).map_err(io("rename"))?;
-    sync_dir(dir)
+    let (file, beside) = file.into_parts();
+    whole::finish(&Machine, &file, &beside, path)?;
+    // It is not to be removed: its name is gone.
+    _ = beside.keep();
+    Ok(())
 }
 
 /// Removes a file durably. One that is not there is removed already.
@@ -79,7 +88,7 @@ pub fn remove(path: &Path) -> Result<(), DurableError> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(DurableError::io("remove", path)(source))
         }
-        _ => sync_dir(dir_of(path)),
+        _ => Ok(whole::sync_dir(&Machine, parent(path))?),
     }
 }
 
@@ -133,15 +142,6 @@ pub fn remove_leftovers(dir: &Path, age: std::time::Duration) -> Result<(), Dura
         }
     }
     Ok(())
-}
-
-fn dir_of(path: &Path) -> &Path {
-    path.parent().unwrap_or_else(|| Path::new("."))
-}
-
-fn sync_dir(dir: &Path) -> Result<(), DurableError> {
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(DurableError::io("sync", dir))
 }
 
 /// Reads a file back; `None` if there is none.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
+use crate::whole::{self, Machine, parent};
+
 /// Links that a path may go through, as in the kernel.
 const LINKS_MAX: usize = 40;
 /// Permissions of a new file, less what the umask takes away.
@@ -124,7 +126,7 @@ impl Replacement {
         let prefix = format!(".{}.", name.to_string_lossy());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(".partial").permissions(Permissions::from_mode(NEW_MODE));
-        let file = builder.tempfile_in(dir_of(&path))?;
+        let file = builder.tempfile_in(parent(&path))?;
         if let Some(mode) = mode {
             file.as_file().set_permissions(mode)?;
         }
@@ -165,9 +167,11 @@ impl Replacement {
         match self.to {
             To::Stream(mut file) => file.flush(),
             To::Beside { file, path } => {
-                file.as_file().sync_all()?;
-                file.persist(&path).map_err(|error| error.error)?;
-                File::open(dir_of(&path))?.sync_all()
+                let (file, beside) = file.into_parts();
+                whole::finish(&Machine, &file, &beside, &path)?;
+                // It is not to be removed: its name is gone.
+                _ = beside.keep();
+                Ok(())
             }
         }
     }
@@ -195,7 +199,7 @@ fn end_of_links(path: &Path) -> io::Result<PathBuf> {
     for _ in 0..LINKS_MAX {
         match fs::read_link(&path) {
             // An absolute target replaces the directory.
-            Ok(target) => path = dir_of(&path).join(target),
+            Ok(target) => path = parent(&path).join(target),
             Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
                 return Ok(path);
             }
@@ -203,11 +207,6 @@ fn end_of_links(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::other("it goes through too many links"))
-}
-
-/// The directory of a path.
-fn dir_of(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 #[cfg(test)]

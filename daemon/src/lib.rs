@@ -25,6 +25,7 @@ pub mod process;
 pub mod reconcile;
 pub mod repeats;
 pub mod tasks;
+pub mod whole;
 
 pub use process::Process;
 pub use tasks::Tasks;

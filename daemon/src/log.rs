@@ -50,7 +50,7 @@ pub enum LogError {
 }
 
 /// Sets up the log of this process on standard error. `filter` is a level or a list of
-/// `target=level`, as in `info,romana_controlplane::raft=debug`.
+/// `target=level`, as in `info,romana_replica::raft=debug`.
 ///
 /// # Errors
 /// [`LogError`].

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::add::SILENT;
 use super::{Attacher, code, failed};
+use crate::follow::NOT_FOLLOWED;
 use crate::ours::LEDGER_DIR;
-use crate::status::NOT_FOLLOWED;
 use crate::sysctl;
 use crate::view::View;
 use crate::wire::Failed;

@@ -14,11 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use romana_statemachine::name::{AddressName, SegmentId, TenantId, is_pod};
-use romana_statemachine::{Digest, Labels};
+use romana_statemachine::{Digest, Labels, Millis};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use super::Lent;
 use crate::ours::{LEDGER_DIR, host_link};
 use crate::policy::model::Name;
 use crate::policy::world::Attached;
@@ -58,6 +57,15 @@ impl Held {
     pub(super) fn new(name: AddressName) -> Self {
         Self { name, ip: None, lent: None }
     }
+}
+
+/// An address that was lent while the host was cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// Its name in reserve.
+    pub name: AddressName,
+    /// When it was lent, by this host's clock.
+    pub since: Millis,
 }
 
 /// An attachment.

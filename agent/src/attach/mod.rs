@@ -36,9 +36,8 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 pub use ability::Unable;
-pub use ledger::{Entry, Held, Ledger, Stage};
+pub use ledger::{Entry, Held, Ledger, Lent, Stage};
 pub use names::{is_of, is_ours, name};
-pub use reserve::Lent;
 pub use server::{News, ServeError, Server, open};
 
 use crate::config::Config;
@@ -46,8 +45,8 @@ use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::kernel::KernelError;
 use crate::kernel::netns::NetnsError;
+use crate::policy::PolicyStatus;
 use crate::policy::gate::Gate;
-use crate::status::PolicyStatus;
 use crate::wire::{Failed, Key};
 use reserve::Reserve;
 

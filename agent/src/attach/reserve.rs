@@ -23,7 +23,7 @@ use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Attacher, Entry, Stage};
+use super::{Attacher, Entry, Lent, Stage};
 use crate::ours::RESERVE_FILE;
 use crate::view::View;
 use crate::wire::Failed;
@@ -47,15 +47,6 @@ impl Spare {
     fn owner(&self) -> Owner {
         (self.tenant.clone(), self.segment.clone(), self.ip.is_ipv4())
     }
-}
-
-/// An address that was lent while the host was cut off.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lent {
-    /// Its name in reserve.
-    pub name: AddressName,
-    /// When it was lent, by this host's clock.
-    pub since: Millis,
 }
 
 /// What this host holds in reserve, on disk.

@@ -27,8 +27,8 @@ use crate::config::Config;
 use crate::enrol::Standing;
 use crate::follow::Seen;
 use crate::kernel::taken::Taken;
+use crate::policy::PolicyStatus;
 use crate::policy::gate::Gate;
-use crate::status::PolicyStatus;
 use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
 
 /// Time to say what is wanted.

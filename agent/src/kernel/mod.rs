@@ -7,7 +7,6 @@ pub mod facts;
 pub mod leftovers;
 pub mod links;
 pub mod netns;
-pub mod packet_filter;
 pub mod routes;
 pub mod taken;
 

@@ -17,9 +17,9 @@ use romana_statemachine::Revision;
 use romana_statemachine::policy::Protocol;
 use romana_statemachine::policy::evaluate::{Direction, FAILSAFE_PORTS, NEIGHBOUR_DISCOVERY};
 
-use super::compile::Options;
 use super::model::{Action, Chain, End, Family, Match, Name, Rule};
 use super::names::{self, side};
+use super::options::Options;
 
 /// How far policies apply to this host itself, in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

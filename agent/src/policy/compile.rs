@@ -18,19 +18,9 @@ use super::chains::{self, Use, without};
 use super::members::{Holds, Members};
 use super::model::{Action, Chain, Family, Filter, Match, Name, Rule, SetKind};
 use super::names::{self, Side, side};
+use super::options::{DIRECTIONS, Options};
 use super::touched::{Touched, touched};
 use super::world::World;
-
-pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-/// What the operator chose.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Log what is denied.
-    pub log: bool,
-    /// TCP ports, of the replicas, that no policy for hosts closes.
-    pub failsafe: BTreeSet<u16>,
-}
 
 /// A policy, as far as it concerns this host.
 #[derive(Clone, Debug)]

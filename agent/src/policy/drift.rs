@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::diff::{Actual, full};
 use super::model::{Family, Filter, Name};
-use crate::kernel::packet_filter::{FilterError, PacketFilter};
+use crate::policy::packet_filter::{FilterError, PacketFilter};
 
 /// What a look saw.
 pub(super) enum Seen {

@@ -14,16 +14,17 @@ use romana_statemachine::Revision;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::compile::{Compiler, Options};
+use super::compile::Compiler;
 use super::diff::{Actual, removal, repair, step};
 use super::drift::{self, Look};
 use super::gate::{Addresses, Ask, Gate};
 use super::model::{Filter, Style};
+use super::options::Options;
+use super::status::PolicyStatus;
 use super::world::{Attachments, World};
 use crate::follow::Seen;
 use crate::kernel::disturbance;
-use crate::kernel::packet_filter::{Backend, FilterError, PacketFilter};
-use crate::status::PolicyStatus;
+use crate::policy::packet_filter::{Backend, FilterError, PacketFilter};
 use crate::wire::Key;
 
 /// How often the kernel is read when nothing happens.

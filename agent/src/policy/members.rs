@@ -12,9 +12,9 @@ use romana_statemachine::policy::evaluate::Direction;
 use romana_statemachine::policy::{Peer, Policy, Protocol};
 
 use super::chains::{Use, without};
-use super::compile::DIRECTIONS;
 use super::model::{Family, Member, Name, Set, SetKind};
 use super::names::{self, side};
+use super::options::DIRECTIONS;
 use super::world::{World, single};
 
 /// What a set holds.

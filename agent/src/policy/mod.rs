@@ -28,5 +28,10 @@ pub mod gate;
 mod members;
 pub mod model;
 pub mod names;
+pub mod options;
+pub mod packet_filter;
+mod status;
 mod touched;
 pub mod world;
+
+pub use status::PolicyStatus;

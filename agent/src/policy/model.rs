@@ -9,6 +9,11 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use romana_statemachine::policy::Protocol;
 
+/// The set of addresses behind containers' links: with the link, so it has two dimensions.
+pub const LINKS: &str = "ROMANA-links";
+/// Begins names of sets of named ports, which have two dimensions as well.
+pub const PORTS: &str = "ROMANA-P-";
+
 /// An address family: each has its own tables and sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -263,8 +268,8 @@ impl Match {
             Self::In { set, end, not } => {
                 let ends = match set.as_ref() {
                     // Two dimensions.
-                    set if set.starts_with(super::names::LINKS) => [end.as_str(); 2].join(","),
-                    set if set.starts_with(super::names::PORTS) => "dst,dst".into(),
+                    set if set.starts_with(LINKS) => [end.as_str(); 2].join(","),
+                    set if set.starts_with(PORTS) => "dst,dst".into(),
                     _ => end.as_str().into(),
                 };
                 let not = if *not { "! " } else { "" };

@@ -9,6 +9,7 @@ use romana_statemachine::policy::Peer;
 use romana_statemachine::policy::evaluate::Direction;
 
 use super::model::Name;
+pub use super::model::{LINKS, PORTS};
 
 /// Hooks: where packets come in.
 pub const INPUT: &str = "ROMANA-INPUT";
@@ -21,14 +22,10 @@ pub const HOOKS: [(&str, &str); 3] = [("INPUT", INPUT), ("FORWARD", FORWARD), ("
 /// What our endpoints' packets end with: forwarded whatever the host's own rules say.
 pub const PASS: &str = "ROMANA-PASS";
 
-/// Addresses behind containers' links.
-pub const LINKS: &str = "ROMANA-links";
 /// Endpoints of this host.
 pub const LOCAL: &str = "ROMANA-local";
 /// Those of Kubernetes namespaces whose pods are known.
 pub const KUBERNETES: &str = "ROMANA-kubernetes";
-/// Begins names of sets of named ports.
-pub const PORTS: &str = "ROMANA-P-";
 
 /// Names of a direction.
 #[derive(Clone, Copy, Debug)]

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use romana_agent::policy::compile::{Compiler, Options};
+use romana_agent::policy::compile::Compiler;
 use romana_agent::policy::diff::{Changes, step};
 use romana_agent::policy::model::{Family, Style};
 use romana_agent::policy::names::{FORWARD, INPUT, OUTPUT};
+use romana_agent::policy::options::Options;
 use romana_agent::policy::world::{Attached, Attachments, World};
 use romana_agent::view::View;
 use romana_statemachine::policy::evaluate::{Why, verdict};

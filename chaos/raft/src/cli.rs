@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use romana_controlplane::platform::disk;
+use clap::{Parser, Subcommand};
 
+use crate::lie::Lie;
 use crate::{stories, sweep, watch, world};
 
 /// Three replicas on simulated disks, networks and clocks.
@@ -63,38 +63,6 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         lie: Lie,
     },
-}
-
-/// What disks claim and do not do: a run must notice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Lie {
-    /// Nothing: good disks.
-    #[default]
-    None,
-    /// A sync of a file does nothing.
-    Sync,
-    /// A sync returns before what it is for is on the disk.
-    LateSync,
-    /// A sync of a directory does nothing.
-    Directory,
-}
-
-impl Lie {
-    /// As it is asked for.
-    pub(crate) fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |lie| lie.get_name().to_owned())
-    }
-}
-
-impl From<Lie> for disk::Lie {
-    fn from(lie: Lie) -> Self {
-        match lie {
-            Lie::None => Self::None,
-            Lie::Sync => Self::Sync,
-            Lie::LateSync => Self::LateSync,
-            Lie::Directory => Self::Directory,
-        }
-    }
 }
 
 pub(crate) fn main() -> Result<ExitCode> {

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use romana_controlplane::platform::true_time;
 use romana_statemachine::{Event, Record, Revision};
+use romana_storage::platform::true_time;
 
 use crate::book::{Answer, Book, Operation, Question};
 use crate::node::PREFIX;

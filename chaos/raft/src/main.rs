@@ -36,6 +36,8 @@ mod cli;
 #[cfg(romana_sim)]
 mod laws;
 #[cfg(romana_sim)]
+mod lie;
+#[cfg(romana_sim)]
 mod node;
 #[cfg(romana_sim)]
 mod plan;

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use romana_controlplane::platform::net::TcpListener;
-use romana_controlplane::platform::{Clock, below, disk, random, set_clock};
-use romana_controlplane::raft::{ProposeError, Replica, ReplicaConfig};
+use romana_replica::{ProposeError, Replica, ReplicaConfig};
 use romana_statemachine::command::{AllocateAddress, ReleaseAddress, TenantRef, TenantSpec};
 use romana_statemachine::{Actor, Command, Labels, Outcome, Proposal, Term};
+use romana_storage::platform::net::TcpListener;
+use romana_storage::platform::{Clock, below, disk, random, set_clock};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use romana_controlplane::platform::{Clock, below, random};
-use romana_controlplane::raft::Tuning;
+use romana_replica::Tuning;
+use romana_storage::platform::{Clock, below, random};
 
 /// Replicas.
 pub(crate) const NODES: u64 = 3;
@@ -133,7 +133,7 @@ pub(crate) fn wrong_clock() -> Clock {
 
 #[cfg(test)]
 mod tests {
-    use romana_controlplane::platform::begin;
+    use romana_storage::platform::begin;
 
     use super::*;
 

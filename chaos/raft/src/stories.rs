@@ -6,7 +6,7 @@ mod log;
 
 use std::time::Duration;
 
-use romana_controlplane::platform::{begin, below, disk, random};
+use romana_storage::platform::{begin, below, disk, random};
 
 /// Lives of a story.
 const LIVES: u64 = 5;

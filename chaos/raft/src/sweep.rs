@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::cli::Lie;
+use crate::lie::Lie;
 
 /// Lines of a seed's output that are shown.
 const SHOWN: usize = 4;

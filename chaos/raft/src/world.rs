@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use romana_controlplane::platform::{begin, below, disk, random};
-use romana_controlplane::raft::Replica;
+use romana_replica::Replica;
 use romana_statemachine::Record;
+use romana_storage::platform::{begin, below, disk, random};
 use turmoil::Sim;
 
 use crate::book::{Answer, Question};

@@ -35,8 +35,8 @@ use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock::{Clock, Nanos};
 use crate::cluster::Cluster;
-use crate::history::{Clock, Nanos};
 pub use plan::{Strike, plan};
 
 /// All kinds of faults.

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use romana_agent::policy::compile::{Compiler, Options as PolicyOptions};
+use romana_agent::policy::compile::Compiler;
+use romana_agent::policy::options::Options as PolicyOptions;
 use romana_agent::policy::world::{Attached, Attachments, World as PolicyWorld};
 use romana_agent::routes::{Change, Facts, Link, Options, Target, diff, missing, plan};
 use romana_agent::view::View;

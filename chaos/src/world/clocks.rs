@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use romana_controlplane::cluster_time::{Interval, LogClock, Micros, Reading, agree};
+use romana_replica::cluster_time::{Interval, LogClock, Micros, Reading, agree};
 use romana_statemachine::Millis;
 
 /// Replicas.

@@ -1,9 +1,8 @@
-//! The command line: global flags and nouns. The verbs of a noun are in its file.
+//! The command line: nouns, beside the flags of `global`. The verbs of a noun are in its file.
 
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
+use crate::global::Global;
 
 /// Manage a Romana cluster: hosts, addresses, topology, policies.
 #[derive(Debug, Parser)]
@@ -17,60 +16,6 @@ pub(crate) struct Args {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) noun: Noun,
-}
-
-/// Flags that every command takes, before or after it.
-#[derive(Clone, Debug, Default, ClapArgs)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct Global {
-    /// Configuration file [default: ~/.romana.yaml, then /etc/romana/cli.yaml]
-    #[arg(short, long, global = true, value_name = "FILE", env = "ROMANA_CONFIG", hide_env = true)]
-    pub(crate) config: Option<PathBuf>,
-    /// Output: tables for people, JSON or YAML for programs [default: table]
-    #[arg(short, long, global = true, env = "ROMANA_FORMAT", hide_env = true)]
-    pub(crate) format: Option<Format>,
-    /// Replicas, separated by commas; a URL may carry a port [default: http://127.0.0.1]
-    #[arg(short = 'r', long = "rootURL", alias = "root-url", global = true, value_name = "URL,…")]
-    #[arg(env = "ROMANA_ROOT_URL", hide_env = true)]
-    pub(crate) root_url: Option<String>,
-    /// Port of URLs that carry none [default: 9600]
-    #[arg(short = 'p', long = "rootPort", alias = "root-port", global = true, value_name = "PORT")]
-    #[arg(env = "ROMANA_ROOT_PORT", hide_env = true, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) root_port: Option<u16>,
-    /// Platform of the cluster
-    #[arg(short = 'P', long, global = true, env = "ROMANA_PLATFORM", hide_env = true)]
-    pub(crate) platform: Option<Platform>,
-    /// Log what is tried, to stderr
-    #[arg(short, long, global = true, env = "ROMANA_VERBOSE", hide_env = true)]
-    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
-    pub(crate) verbose: bool,
-    /// How long a command may take in all, such as 10s or 500ms
-    #[arg(long, global = true, value_name = "TIME", env = "ROMANA_TIMEOUT", hide_env = true)]
-    #[arg(value_parser = crate::config::duration)]
-    pub(crate) timeout: Option<std::time::Duration>,
-}
-
-/// How results are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Format {
-    /// Aligned columns
-    #[default]
-    Table,
-    /// What the server said
-    Json,
-    /// The same as YAML
-    Yaml,
-}
-
-/// What the cluster serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Platform {
-    /// Pods; tenants are namespaces
-    Kubernetes,
-    /// VMs; tenants are projects
-    Openstack,
 }
 
 /// What a command is about.
@@ -138,7 +83,7 @@ pub(crate) enum Noun {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use clap::CommandFactory;
 

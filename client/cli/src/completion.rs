@@ -1,9 +1,8 @@
 //! `romana completion`.
 
-use clap::{Args as ClapArgs, CommandFactory};
+use clap::Args as ClapArgs;
 use clap_complete::{Shell, generate};
 
-use crate::args::Args;
 use crate::failure::Failure;
 use crate::output::write;
 
@@ -15,9 +14,10 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    pub(crate) fn run(&self) -> Result<(), Failure> {
+    /// Prints the script of a program whose command line this is.
+    pub(crate) fn run(&self, mut romana: clap::Command) -> Result<(), Failure> {
         let mut script = Vec::new();
-        generate(self.shell, &mut Args::command(), "romana", &mut script);
+        generate(self.shell, &mut romana, "romana", &mut script);
         write(&String::from_utf8_lossy(&script))
     }
 }

@@ -10,11 +10,8 @@ use romana_daemon::file::{self, CONFIG_BYTES_MAX};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 
-use crate::args::{Format, Global, Platform};
 use crate::failure::Failure;
-
-/// Longest time that `--timeout` takes.
-const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+use crate::global::{Format, Global, Platform};
 
 /// What a command runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,27 +128,12 @@ fn parse(path: &Path, text: &str) -> Result<File, Failure> {
         .map_err(|error| bad(error.to_string()))
 }
 
-/// Reads `500ms`, `10s`, `2m` or a number of seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is not a time such as 500ms, 10s or 2m, at most an hour");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "s" | "" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        _ => None,
-    };
-    let time = millis.map(Duration::from_millis).ok_or_else(bad)?;
-    if time.is_zero() || time > TIMEOUT_MAX { Err(bad()) } else { Ok(time) }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::global::duration;
 
     fn global(url: Option<&str>, port: Option<u16>) -> Global {
         Global { root_url: url.map(String::from), root_port: port, ..Global::default() }

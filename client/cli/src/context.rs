@@ -9,9 +9,9 @@ use romana_client::{Client, ClientConfig, Error, Query};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::args::Platform;
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::global::Platform;
 use crate::output::Output;
 use crate::shape::{CHANGED, Shape};
 

@@ -8,7 +8,7 @@ use romana_daemon::error::chain;
 use romana_statemachine::{Refusal, escaped, escaped_json};
 use serde_json::{Value, json};
 
-use crate::args::Format;
+use crate::global::Format;
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod events;
 mod failure;
+mod global;
 mod host;
 mod input;
 mod ipam;
@@ -42,12 +43,13 @@ mod vip;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
-use crate::args::{Args, Format, Noun};
+use crate::args::{Args, Noun};
 use crate::config::Config;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::global::Format;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -78,7 +80,7 @@ fn main() -> ExitCode {
 async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
     // These need no cluster and no configuration.
     match args.noun {
-        Noun::Completion(command) => return command.run(),
+        Noun::Completion(command) => return command.run(Args::command()),
         Noun::Demo(command) => return command.run().await,
         _ => {}
     }

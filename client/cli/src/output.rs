@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use romana_statemachine::{escaped, escaped_json, escaped_lines, is_printable};
 use serde_json::Value;
 
-use crate::args::Format;
 use crate::failure::Failure;
+use crate::global::Format;
 use crate::table::Table;
 
 /// The way to print.

@@ -6,9 +6,9 @@ use romana_statemachine::time::{Size, Span};
 use serde_json::{Map, Value};
 
 use crate::audit::moment::span;
-use crate::config::duration;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::global::duration;
 use crate::labels;
 use crate::shape::{SETTINGS, Shape};
 use crate::table::{Table, text};

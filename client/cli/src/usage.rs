@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::args::Format;
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::global::Format;
 
 /// Prints help or a version that was asked for, or says what is wrong.
 pub(crate) fn report(error: &clap::Error) -> ExitCode {

@@ -3,18 +3,18 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use romana_replica::audit::{Audit, AuditError, Page, lasting};
 use romana_statemachine::audit::{Filter, Kind, Moment};
 use romana_statemachine::name::{Actor, HostName, TenantId};
 use romana_statemachine::{Event, Revision, Topic};
+use romana_storage::history::HistoryError;
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
 use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply};
-use crate::audit::{Audit, AuditError, Page, lasting};
 use crate::budget::Cancel;
 use crate::error::{Code, Failure};
-use crate::history::HistoryError;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(

@@ -6,12 +6,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream;
 use romana_daemon::error::chain;
+use romana_replica::backup::take::{Take, TakeError, origin};
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
 use super::reply;
 use super::route::{Accepts, CONSISTENCY, Param, Route, Verb, handler};
-use crate::backup::take::{Take, TakeError, origin};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 use romana_api::{Changed, header};
+use romana_replica::ProposeError;
 use romana_statemachine::name::Actor;
 use romana_statemachine::{Answer, Command, Outcome, Proposal, Revision, State};
 use serde::de::DeserializeOwned;
@@ -22,7 +23,6 @@ use super::{Api, origin, reply};
 use crate::budget::{self, Budgets, Cancel, Held, Pool};
 use crate::error::{Code, Failure};
 use crate::metrics::ProposalFailure;
-use crate::raft::ProposeError;
 
 /// Longest deadline that a client may ask for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);

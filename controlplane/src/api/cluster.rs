@@ -9,6 +9,7 @@ use romana_api::cluster::{
     AddMemberBody, ClusterStatus, DigestAt, Leader, MemberStatus, NewMember, RaiseBody, Raised,
     Role, TransferBody,
 };
+use romana_replica::{ReadError, Replica, TransferError};
 use romana_statemachine::command::{AddMember, MemberRef, RaiseVersion, ResumeAllocation};
 use romana_statemachine::{Command, Member, Refusal, State, VERSION_MAX};
 use tokio::time::{Instant, sleep};
@@ -17,7 +18,6 @@ use super::call::{Call, created};
 use super::reply;
 use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::raft::{ReadError, Replica, TransferError};
 use crate::tasks::versions;
 
 /// How often it is looked whether the leader has changed.

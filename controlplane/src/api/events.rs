@@ -6,16 +6,16 @@ use axum::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use romana_api::{ErrorAnswer, header};
+use romana_replica::feed::{FeedError, Filter, Follower, Form, Topics};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Revision, Topic, VERSION_MAX};
+use romana_storage::history::HistoryError;
 
 use super::FOLLOWERS_MAX;
 use super::call::{Call, bad_query, only};
 use super::reply;
 use super::route::{Accepts, Param, Route, Verb, handler};
 use crate::error::{Code, Failure};
-use crate::feed::{FeedError, Filter, Follower, Form, Topics};
-use crate::history::HistoryError;
 
 /// What a follower of a host knows that does not say so.
 const UNSAID: u16 = 3;

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use romana_api::health::Health;
 use romana_daemon::probe::OPENMETRICS;
+use romana_replica::FaultKind;
 use romana_statemachine::Revision;
 
 use super::call::Call;
@@ -11,7 +12,6 @@ use super::reply;
 use super::route::{Accepts, Route, Verb, handler};
 use crate::error::{Code, Failure};
 use crate::metrics::{ClockReading, Reading};
-use crate::raft::FaultKind;
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -93,7 +93,7 @@ async fn metrics(call: Call) -> reply::Result {
         history_oldest: replica.history().oldest(),
         history_bytes: replica.history().bytes(),
         signed: state.signed().map_or(0, |signed| signed.revision),
-        disk_free: crate::disk::free(replica.history().dir()).unwrap_or_default(),
+        disk_free: romana_storage::disk::free(replica.history().dir()).unwrap_or_default(),
         history_damaged: replica.history().damaged(),
         clocks_agreed: clocks.agreed,
         log_time: clocks.log_time.0,

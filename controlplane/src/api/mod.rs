@@ -50,13 +50,13 @@ use axum::http::{HeaderValue, Method, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use hyper::body::Body as HttpBody;
+use romana_replica::Replica;
 use romana_statemachine::name::Actor;
 
 use crate::budget::Budgets;
 use crate::connection::Stamp;
 use crate::error::{CLUSTER_HEADER, Code, Failure, REVISION_HEADER};
 use crate::metrics::Metrics;
-use crate::raft::Replica;
 use call::Call;
 pub(crate) use origin::check as check_origin;
 use route::{Route, Verb};

@@ -12,6 +12,10 @@ use futures_util::stream::try_unfold;
 use romana_api::audit::{
     Difference, ExportEnd, ExportHeader, ExportLast, Proof, Verification, Verified,
 };
+use romana_replica::Replica;
+use romana_replica::audit::{Audit, Base, PastError};
+use romana_replica::feed::Topics;
+use romana_replica::retention;
 use romana_statemachine::audit::Moment;
 use romana_statemachine::{Digest, FollowError, Revision, State};
 use tokio::time::Instant;
@@ -21,12 +25,8 @@ use super::call::Call;
 use super::diff::diff;
 use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler};
 use super::{addresses, reply, snapshot};
-use crate::audit::{Audit, Base, PastError};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
-use crate::feed::Topics;
-use crate::raft::Replica;
-use crate::retention;
 
 /// Longest time for all replicas to read their histories.
 const PROVE_MAX: Duration = Duration::from_secs(1800);

@@ -11,6 +11,7 @@ use romana_api::block::Block;
 use romana_api::snapshot::{
     AllSettings, ClusterHead, HeldHosts, HostsHead, Router, SnapshotHead, TopologyHead,
 };
+use romana_replica::feed::Topics;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Digest, RouterKey, State, Topic};
 use serde::Serialize;
@@ -20,7 +21,6 @@ use super::route::{CONSISTENCY, Param, Route, Verb, handler};
 use super::{blackouts, events, reply, tenants, topology};
 use crate::budget::Held;
 use crate::error::Failure;
-use crate::feed::Topics;
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Get,

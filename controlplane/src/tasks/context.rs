@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use romana_replica::{ProposeError, Replica, TopicRevisions};
 use romana_statemachine::{Actor, Command, Millis, Outcome, Proposal, Revision, Term, Topic};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-
-use crate::raft::{ProposeError, Replica, TopicRevisions};
 
 /// Longest wait for a proposal of a task, and for a majority to confirm that the replica leads.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);

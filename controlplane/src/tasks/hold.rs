@@ -4,12 +4,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_replica::ProposeError;
 use romana_statemachine::command::EndHold;
 use romana_statemachine::{Command, Revision, Term};
 use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
-use crate::raft::ProposeError;
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(500);

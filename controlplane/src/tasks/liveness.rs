@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_replica::ProposeError;
 use romana_statemachine::agent::AGENT_INFO;
 use romana_statemachine::command::{HostState, SetHostState};
 use romana_statemachine::name::HostName;
@@ -15,7 +16,6 @@ use romana_statemachine::{Command, Refusal, Term, version};
 use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
-use crate::raft::ProposeError;
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(500);

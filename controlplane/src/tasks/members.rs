@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_replica::{ProposeError, next_change};
 
 use super::{LeaderContext, Pass};
-use crate::raft::{ProposeError, next_change};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(500);

@@ -34,14 +34,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use romana_daemon::error::chain;
+use romana_replica::Replica;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use context::{LeaderContext, NotLeading, Wake};
 pub use pass::{Pass, Passes};
-
-use crate::raft::Replica;
 
 /// Pause before a task that ended is begun again: the first one, and the longest; it doubles in between.
 const PAUSE_MIN: Duration = Duration::from_millis(500);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_replica::ProposeError;
 use romana_statemachine::command::EndCooldowns;
 use romana_statemachine::{Command, Refusal};
 
 use super::{LeaderContext, Pass};
-use crate::raft::ProposeError;
 
 /// How often it looks: how late a cool-down may end.
 const PERIOD: Duration = Duration::from_millis(250);

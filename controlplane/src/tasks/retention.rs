@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_replica::ProposeError;
+use romana_replica::retention::{Standing, excess};
 use romana_statemachine::command::{Retention as Wanted, SignCheckpoint};
 use romana_statemachine::{Command, Revision};
 use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
-use crate::raft::ProposeError;
-use crate::retention::{Standing, excess};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -68,7 +68,7 @@ impl Retention {
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
             let candidate = candidate(&checkpoints.list(), excess, signed);
-            Ok::<_, crate::history::HistoryError>(candidate)
+            Ok::<_, romana_storage::history::HistoryError>(candidate)
         };
         match tokio::task::spawn_blocking(look).await.ok()? {
             Ok(candidate) => candidate,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
+use romana_replica::ProposeError;
 use romana_statemachine::command::ReserveServices;
 use romana_statemachine::{Command, State};
 
 use super::{LeaderContext, Pass};
-use crate::raft::ProposeError;
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(5);

@@ -1,10 +1,13 @@
+mod restore;
+mod retention;
+
 use std::sync::Mutex;
 
+use romana_replica::ProposeError;
+use romana_replica::testing::{Cluster, PATIENCE, eventually, soon};
 use romana_statemachine::{Event, Term};
 
 use super::*;
-use crate::raft::ProposeError;
-use crate::raft::tests::{Cluster, PATIENCE, eventually, soon};
 
 /// Remembers whose turn it was.
 struct Witness(Mutex<Vec<(u64, Term)>>);

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_replica::{Facts, ProposeError};
 use romana_statemachine::agent::{AGENT_INFO, Heard};
 use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::name::HostName;
@@ -19,7 +20,6 @@ use romana_statemachine::{Command, Term, VERSION_MAX};
 use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
-use crate::raft::{Facts, ProposeError};
 
 /// How often it asks while there is a version to raise to.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use romana_controlplane::history::{History, HistoryError, HistoryOptions};
-use romana_controlplane::platform::{below, disk};
 use romana_statemachine::{Actor, Digest, Event, Millis, Record, Revision, event};
+use romana_storage::history::{History, HistoryError, HistoryOptions};
+use romana_storage::platform::{below, disk};
 
 /// A machine's history, and what it owes.
 pub(super) struct Kept {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use romana_controlplane::platform::{below, disk};
-use romana_controlplane::wal::{Done, Recovered, Wal, WalOptions};
+use romana_storage::platform::{below, disk};
+use romana_storage::wal::{Done, Recovered, Wal, WalOptions};
 use tokio::sync::oneshot;
 
 /// What can be in a log. Entries and votes are numbers, spread over some bytes.

@@ -1,7 +1,8 @@
 //! What is compiled step by step is what would be compiled at once: what a policy means does not depend on how
 //! the agent came to know of it. (What the rules do to packets is judged in `agent/tests/policy`.)
 
-use romana_agent::policy::compile::{Compiler, Options};
+use romana_agent::policy::compile::Compiler;
+use romana_agent::policy::options::Options;
 
 use super::super::{Law, World};
 

@@ -1,0 +1,331 @@
+//! Checkpoints: the whole state as of some revisions, so that the state at any other is a short replay.
+//!
+//! Each is a [`StateFile`]. They are taken at the same revisions on all replicas: after the first entry at or behind each multiple
+//! of a number of records that only the state decides. They can be made again from the history, so a
+//! file that is not whole is set aside and never used, and the oldest and closest ones make room.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use romana_statemachine::{Revision, State};
+use romana_storage::durable;
+use romana_storage::history::History;
+use romana_storage::platform;
+use romana_storage::platform::fs;
+use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
+
+use crate::Cancel;
+use crate::retention::{Checkpoints, Standing};
+
+const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
+const SUFFIX: &str = "ckpt";
+/// Space that checkpoints may take, bytes, if that is more than half of the history's.
+const BYTES_MIN: u64 = 256 << 20;
+/// The newest ones are never thinned.
+const NEWEST: usize = 4;
+
+/// Why a checkpoint is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The disk.
+    #[error("{}", .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not whole.
+    #[error("{} is no whole checkpoint: {why}", .path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl From<StateFileError> for CheckpointError {
+    fn from(error: StateFileError) -> Self {
+        match error {
+            StateFileError::Io { path, source } => Self::Io { path, source },
+            StateFileError::Damaged { path, why } => Self::Damaged { path, why },
+        }
+    }
+}
+
+/// The checkpoints of one replica. Clones are handles of the same.
+#[derive(Clone)]
+pub struct Keeper(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    history: History,
+    /// A checkpoint is due each time so many records have passed, or as many as there are addresses.
+    every: u64,
+    kept: Mutex<BTreeMap<Revision, Kept>>,
+    offered: SyncSender<State>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    standing: Standing,
+    bytes: u64,
+    /// It was signed: it stays.
+    held: bool,
+}
+
+/// Whether a checkpoint is due when the revision goes from `before` to `after`.
+fn is_due(before: Revision, after: Revision, live: u64, every: u64) -> bool {
+    let each = every.max(live.next_power_of_two()).max(1);
+    after / each > before / each
+}
+
+/// The one to give up: between the closest neighbours, neither held nor one of the newest, nor the first,
+/// on which everything after it rests.
+fn to_thin(kept: &BTreeMap<Revision, Kept>) -> Option<Revision> {
+    let all: Vec<(Revision, bool)> = kept.iter().map(|(at, kept)| (*at, kept.held)).collect();
+    let old = all.len().saturating_sub(NEWEST);
+    let candidates = all.windows(3).take(old.saturating_sub(1));
+    let free = candidates.filter(|trio| !trio[1].1);
+    free.min_by_key(|trio| trio[2].0 - trio[0].0).map(|trio| trio[1].0)
+}
+
+impl Keeper {
+    /// Opens the checkpoints in `dir`, which is made if it is missing, and starts the thread that writes
+    /// them. `every`: see [`super::Audit::start`].
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn open(dir: &Path, history: History, every: u64) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let mut kept = BTreeMap::new();
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match path.extension().and_then(|suffix| suffix.to_str()) {
+                Some("tmp") => fs::remove_file(&path)?,
+                Some(SUFFIX) => match open(&path) {
+                    Ok(file) => {
+                        let (standing, bytes) = (*file.head(), file.bytes());
+                        kept.insert(standing.revision, Kept { standing, bytes, held: false });
+                    }
+                    Err(error) => set_aside(&path, &error),
+                },
+                _ => {}
+            }
+        }
+        let (offered, queue) = sync_channel(1);
+        let keeper = Self(Arc::new(Inner {
+            dir: dir.to_owned(),
+            history,
+            every,
+            kept: Mutex::new(kept),
+            offered,
+        }));
+        let weak = Arc::downgrade(&keeper.0);
+        let write = move || write_offered(&queue, || weak.upgrade().map(Keeper));
+        platform::background("checkpoints", write)?;
+        Ok(keeper)
+    }
+
+    /// Whether a checkpoint is due after an entry, before which the state was at `before`.
+    #[must_use]
+    pub fn is_due(&self, before: Revision, state: &State) -> bool {
+        is_due(before, state.revision(), state.ipam().address_count() as u64, self.0.every)
+    }
+
+    /// Has a state written, unless one is being written. Does not block.
+    pub fn offer(&self, state: State) {
+        if let Err(TrySendError::Full(state)) = self.0.offered.try_send(state) {
+            let revision = state.revision();
+            tracing::info!(revision, "checkpoint skipped: one is being written");
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<Revision, Kept>> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the checkpoint at a revision is, if there is one.
+    #[must_use]
+    pub fn standing(&self, revision: Revision) -> Option<Standing> {
+        self.kept().get(&revision).map(|kept| kept.standing)
+    }
+
+    /// What the newest checkpoint is.
+    #[must_use]
+    pub fn newest(&self) -> Option<Standing> {
+        self.kept().values().next_back().map(|kept| kept.standing)
+    }
+
+    fn path(&self, revision: Revision) -> PathBuf {
+        self.0.dir.join(format!("{revision:020}.{SUFFIX}"))
+    }
+
+    /// The state of the newest whole checkpoint at or before a revision. Blocks.
+    #[must_use]
+    pub fn before(&self, revision: Revision) -> Option<State> {
+        loop {
+            let at = *self.kept().range(..=revision).next_back()?.0;
+            match self.read(at) {
+                Ok(state) => return Some(state),
+                Err(error) => {
+                    set_aside(&self.path(at), &error);
+                    self.kept().remove(&at);
+                }
+            }
+        }
+    }
+
+    /// Reads one, checking everything. Blocks.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub fn read(&self, revision: Revision) -> Result<State, CheckpointError> {
+        let file = open(&self.path(revision))?;
+        let state = file.read_state()?;
+        let is = standing(&state);
+        if is != *file.head() || is.revision != revision {
+            return Err(file.damaged("it is another state than its head says").into());
+        }
+        Ok(state)
+    }
+
+    /// Writes a checkpoint, durably, and makes room. Blocks.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn write(&self, state: &State) -> Result<Standing, CheckpointError> {
+        let path = self.path(state.revision());
+        let io = |source| CheckpointError::Io { path: path.clone(), source };
+        let standing = standing(state);
+        let encoded = Encoded::new(&FORM, &standing, state).map_err(io)?;
+        let beside = path.with_extension("tmp");
+        let written = durable::replace(&path, &beside, |file| encoded.write_to(file));
+        written.map_err(|failed| io(failed.source))?;
+        let bytes = encoded.bytes();
+        self.kept().insert(standing.revision, Kept { standing, bytes, held: false });
+        self.thin();
+        Ok(standing)
+    }
+
+    /// Removes what the history no longer reaches, and what is too much.
+    fn thin(&self) {
+        let (start, _) = self.0.history.start();
+        let most = BYTES_MIN.max(self.0.history.bytes() / 2);
+        let mut kept = self.kept();
+        loop {
+            let unreachable = kept.keys().next().copied().filter(|first| *first < start);
+            let bytes: u64 = kept.values().map(|kept| kept.bytes).sum();
+            let too_much = if bytes > most { to_thin(&kept) } else { None };
+            let Some(goes) = unreachable.or(too_much) else { return };
+            kept.remove(&goes);
+            if let Err(error) = fs::remove_file(self.path(goes)) {
+                tracing::warn!(revision = goes, %error, "a checkpoint is not removed");
+            }
+        }
+    }
+}
+
+impl Checkpoints for Keeper {
+    fn list(&self) -> Vec<Standing> {
+        self.kept().values().map(|kept| kept.standing).collect()
+    }
+
+    fn hold(&self, revision: Revision) -> Result<Standing, String> {
+        let there = self.kept().get(&revision).map(|kept| kept.standing);
+        let standing = match there {
+            Some(standing) => standing,
+            None => {
+                let state =
+                    super::past::replay(self, &self.0.history, revision, &Cancel::default());
+                let state = state.map_err(|error| error.to_string())?;
+                self.write(&state).map_err(|error| error.to_string())?
+            }
+        };
+        if let Some(kept) = self.kept().get_mut(&revision) {
+            kept.held = true;
+        }
+        Ok(standing)
+    }
+}
+
+fn standing(state: &State) -> Standing {
+    let (revision, digest) = (state.revision(), state.digest());
+    Standing { revision, digest, state_digest: state.state_digest() }
+}
+
+/// Opens a file and checks its head, and that it has the name of what is in it.
+fn open(path: &Path) -> Result<StateFile<Standing>, CheckpointError> {
+    let file = StateFile::<Standing>::open(&FORM, path)?;
+    let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+    if name != Some(file.head().revision) {
+        return Err(file.damaged("it has the name of another").into());
+    }
+    Ok(file)
+}
+
+fn set_aside(path: &Path, error: &CheckpointError) {
+    let aside = path.with_extension("damaged");
+    tracing::error!(%error, aside = %aside.display(), "checkpoint set aside");
+    if let Err(error) = fs::rename(path, &aside) {
+        tracing::warn!(%error, "it is not set aside");
+    }
+}
+
+fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
+    if let Err(error) = rustix::process::nice(super::indexer::NICE) {
+        tracing::debug!(%error, "checkpoints are written with ordinary priority");
+    }
+    while let Ok(state) = queue.recv() {
+        let Some(keeper) = keeper() else { return };
+        if keeper.kept().contains_key(&state.revision()) {
+            continue;
+        }
+        // The history must reach a checkpoint before it is relied on.
+        let started = std::time::Instant::now();
+        let written = keeper.0.history.sync().map_err(|error| error.to_string());
+        match written.and_then(|()| keeper.write(&state).map_err(|error| error.to_string())) {
+            Ok(at) => tracing::info!(at.revision, took = ?started.elapsed(), "checkpoint written"),
+            Err(error) => tracing::warn!(error, "no checkpoint"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_statemachine::Digest;
+
+    use super::*;
+
+    #[test]
+    fn due_at_each_multiple_of_what_lives() {
+        assert!(!is_due(0, 99, 0, 100));
+        assert!(is_due(0, 100, 0, 100) && is_due(99, 350, 0, 100) && !is_due(100, 199, 0, 100));
+        assert!(!is_due(99, 101, 1000, 100) && is_due(1023, 1024, 1000, 100));
+    }
+
+    #[test]
+    fn the_closest_go_first_but_not_the_first_the_held_or_the_newest() {
+        let kept = |at: &[(Revision, bool)]| -> BTreeMap<Revision, Kept> {
+            let standing = |revision| Standing {
+                revision,
+                digest: Digest::default(),
+                state_digest: Digest::default(),
+            };
+            let kept = |(at, held): &(Revision, bool)| {
+                (*at, Kept { standing: standing(*at), bytes: 1, held: *held })
+            };
+            at.iter().map(kept).collect()
+        };
+        let at = [(10, false), (20, false), (25, true), (30, false), (60, false), (70, false)];
+        let newest = [(71, false), (72, false), (73, false)];
+        let all: Vec<_> = at.iter().chain(&newest).copied().collect();
+        assert_eq!(to_thin(&kept(&all)), Some(20));
+        assert_eq!(to_thin(&kept(&all[1..])), Some(30));
+        assert_eq!(to_thin(&kept(&all[4..])), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! The state as it was, and the proof that the history leads to the state that is.
+
+use std::time::Instant;
+
+use romana_api::audit::Proof;
+use romana_statemachine::{Digest, FollowError, Revision, State};
+use romana_storage::history::{History, HistoryError};
+
+use super::Audit;
+use super::checkpoint::{CheckpointError, Keeper};
+use crate::Cancel;
+use crate::retention::Checkpoints;
+
+const CHUNK_RECORDS: usize = 4096;
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Why the past cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum PastError {
+    /// It is before what is kept.
+    #[error("revision {wanted} is no longer kept: the oldest state is that of revision {oldest}")]
+    Gone {
+        /// What was wanted.
+        wanted: Revision,
+        /// The oldest revision whose state can be told.
+        oldest: Revision,
+    },
+    /// The history cannot be read.
+    #[error("the history cannot be read")]
+    History(#[from] HistoryError),
+    /// The history does not lead on from a state.
+    #[error("the history is broken")]
+    Broken(#[from] FollowError),
+    /// A checkpoint is not what the history leads to.
+    #[error("the checkpoint of revision {revision} is not what the history leads to")]
+    OtherCheckpoint {
+        /// Its revision.
+        revision: Revision,
+    },
+    /// A checkpoint is damaged.
+    #[error("a checkpoint is damaged")]
+    Checkpoint(#[from] CheckpointError),
+    /// The state in memory is not what the history leads to.
+    #[error("the state in memory is not what the history leads to at revision {revision}")]
+    OtherState {
+        /// The revision.
+        revision: Revision,
+    },
+    /// Nobody waits for it any more.
+    #[error("nobody waits for it")]
+    Cancelled,
+}
+
+/// The state from which the history leads to a revision: a checkpoint, or the beginning.
+fn base(keeper: &Keeper, history: &History, revision: Revision) -> Result<State, PastError> {
+    if let Some(state) = keeper.before(revision) {
+        return Ok(state);
+    }
+    let (start, _) = history.start();
+    if start > 0 {
+        let oldest = keeper.list().first().map_or_else(|| history.last().0, |first| first.revision);
+        return Err(PastError::Gone { wanted: revision, oldest });
+    }
+    Ok(State::new())
+}
+
+/// The state at a revision, by replay. Blocks.
+pub(super) fn replay(
+    keeper: &Keeper,
+    history: &History,
+    revision: Revision,
+    cancel: &Cancel,
+) -> Result<State, PastError> {
+    let mut state = base(keeper, history, revision)?;
+    follow(&mut state, history, revision, cancel, |_| Ok(()))?;
+    Ok(state)
+}
+
+/// Follows a history up to a revision; `look` sees the state after every record.
+fn follow(
+    state: &mut State,
+    history: &History,
+    revision: Revision,
+    cancel: &Cancel,
+    mut look: impl FnMut(&State) -> Result<(), PastError>,
+) -> Result<(), PastError> {
+    while state.revision() < revision {
+        if cancel.is_cancelled() {
+            return Err(PastError::Cancelled);
+        }
+        let next = state.revision() + 1;
+        let records = history.read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
+        if records.is_empty() {
+            return Err(FollowError::Gap { have: state.revision(), got: revision }.into());
+        }
+        for record in records.iter().take_while(|record| record.revision <= revision) {
+            state.follow(record)?;
+            look(state)?;
+        }
+    }
+    Ok(())
+}
+
+/// The first record of an export, and the state before it: the beginning, or the first checkpoint from
+/// `from` on that is not before it.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Revision of the first record.
+    pub first: Revision,
+    /// The state before it.
+    pub state: State,
+}
+
+impl Audit {
+    /// Where an export may begin: at `from`, or as early as can be when that is not given. Blocks.
+    ///
+    /// # Errors
+    /// [`PastError`].
+    pub fn base(&self, from: Option<Revision>, cancel: &Cancel) -> Result<Base, PastError> {
+        let (start, _) = self.0.shared.history.start();
+        let earliest = match start {
+            0 => 0,
+            start => {
+                let first = self.checkpoints().list().into_iter().map(|at| at.revision);
+                let first = first.filter(|at| *at >= start).min();
+                let last = self.0.shared.history.last().0;
+                first.ok_or(PastError::Gone { wanted: start, oldest: last })?
+            }
+        };
+        let before = from.map_or(earliest, |from| from.saturating_sub(1));
+        Ok(Base { first: before + 1, state: self.state_at(before, cancel)? })
+    }
+
+    /// The checkpoints.
+    #[must_use]
+    pub fn checkpoints(&self) -> &Keeper {
+        &self.0.keeper
+    }
+
+    /// The state at a revision that the history has reached. Blocks, for the length of a replay.
+    ///
+    /// # Errors
+    /// [`PastError`].
+    pub fn state_at(&self, revision: Revision, cancel: &Cancel) -> Result<State, PastError> {
+        replay(self.checkpoints(), &self.0.shared.history, revision, cancel)
+    }
+
+    /// Reads the whole history up to a state and folds it: every digest of the chain, every checkpoint
+    /// on the way and the state itself must be what it leads to. The digests that are told are those at
+    /// `at`, which the state has reached. Blocks, for long.
+    ///
+    /// # Errors
+    /// [`PastError`]: what is wrong.
+    pub fn prove(&self, live: &State, at: Revision, cancel: &Cancel) -> Result<Proof, PastError> {
+        let started = Instant::now();
+        let (keeper, history) = (self.checkpoints(), &self.0.shared.history);
+        let (start, digest) = history.start();
+        let revision = live.revision();
+        let mut expected: Vec<Revision> =
+            keeper.list().into_iter().map(|standing| standing.revision).collect();
+        expected.retain(|at| *at <= revision && *at >= start);
+        let mut state = State::new();
+        if start > 0 {
+            // What is before the first checkpoint is a chain of digests, and no more.
+            let first = expected.first().copied();
+            let first = first.ok_or(PastError::Gone { wanted: start, oldest: revision })?;
+            state = keeper.read(first)?;
+            chain(history, (start, digest), (first, state.digest()), cancel)?;
+        }
+        let checkpoints = expected.len() as u64;
+        let mut told = (at == state.revision()).then(|| (state.digest(), state.state_digest()));
+        follow(&mut state, history, revision, cancel, |state| {
+            if state.revision() == at {
+                told = Some((state.digest(), state.state_digest()));
+            }
+            if expected.binary_search(&state.revision()).is_err() {
+                return Ok(());
+            }
+            let other = keeper.read(state.revision())?;
+            let same =
+                other.digest() == state.digest() && other.state_digest() == state.state_digest();
+            let revision = state.revision();
+            if same { Ok(()) } else { Err(PastError::OtherCheckpoint { revision }) }
+        })?;
+        if (state.digest(), state.state_digest()) != (live.digest(), live.state_digest()) {
+            return Err(PastError::OtherState { revision });
+        }
+        let gone = || PastError::Gone { wanted: at, oldest: history.oldest() };
+        let (digest, state_digest) = told.ok_or_else(gone)?;
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let oldest = history.oldest();
+        Ok(Proof { oldest, revision: at, digest, state_digest, checkpoints, took_ms })
+    }
+}
+
+/// Checks the chain of digests from one record to another.
+fn chain(
+    history: &History,
+    from: (Revision, Digest),
+    to: (Revision, Digest),
+    cancel: &Cancel,
+) -> Result<(), PastError> {
+    let (mut revision, mut digest) = from;
+    while revision < to.0 {
+        if cancel.is_cancelled() {
+            return Err(PastError::Cancelled);
+        }
+        for record in history.read(revision + 1, CHUNK_RECORDS, CHUNK_BYTES)? {
+            if revision == to.0 {
+                break;
+            }
+            if !record.follows(&digest) {
+                return Err(FollowError::Chain { revision: record.revision }.into());
+            }
+            (revision, digest) = (record.revision, record.digest);
+        }
+    }
+    if digest == to.1 { Ok(()) } else { Err(PastError::OtherCheckpoint { revision }) }
+}

@@ -1,0 +1,276 @@
+//! Questions. All of them block on the disk.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use romana_statemachine::audit::{Filter, Moment, Tenure, tenures};
+use romana_statemachine::{Millis, Record, Revision, State};
+use romana_storage::history::HistoryError;
+
+use super::Audit;
+use super::keys::{self, Key};
+use crate::Cancel;
+
+/// Records looked at for one page of a log that has no narrow filter.
+const SCAN_RECORDS_MAX: usize = 200_000;
+const CHUNK_RECORDS: usize = 1024;
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Why a question is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The index is being built.
+    #[error("the index is being built: it has reached revision {reached}")]
+    Rebuilding {
+        /// Up to where it goes.
+        reached: Revision,
+    },
+    /// The history cannot be read, or no longer reaches back so far.
+    #[error("the history cannot be read")]
+    History(#[from] HistoryError),
+    /// What the question needs is not indexed, as the history cannot be read.
+    #[error("the history cannot be read")]
+    Stuck(#[source] Arc<HistoryError>),
+    /// Nobody waits for the answer any more.
+    #[error("nobody waits for the answer")]
+    Cancelled,
+}
+
+/// A part of a long answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Where the next page begins; `None`: this is the last one.
+    pub next: Option<Revision>,
+}
+
+impl Audit {
+    /// The holders of an address up to a revision, oldest first; `after`: those that began after it.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn who(
+        &self,
+        ip: IpAddr,
+        upto: Revision,
+        after: Revision,
+        limit: usize,
+    ) -> Result<Page<Tenure>, AuditError> {
+        let revisions = self.revisions(&[keys::of_ip(ip)], after, upto)?;
+        let (mut records, mut begun, mut more) = (Vec::new(), 0, false);
+        for revision in revisions {
+            let record = self.record(revision)?;
+            // The page before ended with the tenure that this record began.
+            if revision == after {
+                records.push(record);
+                continue;
+            }
+            if Tenure::begun(&record).is_some() {
+                more = begun == limit;
+                if more {
+                    break;
+                }
+                begun += 1;
+            }
+            records.push(record);
+        }
+        let mut items = tenures(ip, &records);
+        items.retain(|tenure| after == 0 || tenure.from.is_some_and(|from| from.revision > after));
+        let next = items.last().and_then(|last| last.from).map(|from| from.revision);
+        Ok(Page { items, next: next.filter(|_| more) })
+    }
+
+    /// The holder of an address at a revision, if there was one.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn who_at(
+        &self,
+        ip: IpAddr,
+        at: Revision,
+        upto: Revision,
+    ) -> Result<Option<Tenure>, AuditError> {
+        let revisions = self.revisions(&[keys::of_ip(ip)], 0, upto)?;
+        let (before, later) = revisions.split_at(revisions.partition_point(|r| *r <= at));
+        let mut records = Vec::new();
+        for revision in before.iter().rev() {
+            let record = self.record(*revision)?;
+            // One record may end a tenure and begin the next.
+            if Tenure::begun(&record).is_some() {
+                records.push(record);
+                break;
+            }
+            if Tenure::ended(&record).is_some() {
+                return Ok(None);
+            }
+        }
+        for revision in later {
+            let record = self.record(*revision)?;
+            let ends = Tenure::ended(&record).is_some();
+            records.push(record);
+            if ends {
+                break;
+            }
+        }
+        Ok(tenures(ip, &records).into_iter().find(|tenure| tenure.held_at(at)))
+    }
+
+    /// Records that a filter wants, from `from` on and not after `upto`, oldest first. A page may have
+    /// fewer than `limit`, even none, and go on.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn log(
+        &self,
+        filter: &Filter,
+        from: Revision,
+        upto: Revision,
+        limit: usize,
+        cancel: &Cancel,
+    ) -> Result<Page<Record>, AuditError> {
+        let from = from.max(self.0.shared.history.oldest());
+        match keys::of_filter(filter) {
+            Some(keys) => {
+                let revisions = self.revisions(&keys, from, upto)?;
+                self.pick(filter, &revisions, limit, cancel)
+            }
+            None => self.scan(filter, from, upto, limit, cancel),
+        }
+    }
+
+    fn pick(
+        &self,
+        filter: &Filter,
+        revisions: &[Revision],
+        limit: usize,
+        cancel: &Cancel,
+    ) -> Result<Page<Record>, AuditError> {
+        let mut items = Vec::new();
+        for (looked, revision) in revisions.iter().enumerate() {
+            if cancel.is_cancelled() {
+                return Err(AuditError::Cancelled);
+            }
+            if items.len() == limit || looked == SCAN_RECORDS_MAX {
+                return Ok(Page { items, next: Some(*revision) });
+            }
+            let record = self.record(*revision)?;
+            if filter.wants(&record) {
+                items.push(record);
+            }
+        }
+        Ok(Page { items, next: None })
+    }
+
+    fn scan(
+        &self,
+        filter: &Filter,
+        from: Revision,
+        upto: Revision,
+        limit: usize,
+        cancel: &Cancel,
+    ) -> Result<Page<Record>, AuditError> {
+        let (mut items, mut next, mut looked) = (Vec::new(), from, 0);
+        while next <= upto && looked < SCAN_RECORDS_MAX {
+            if cancel.is_cancelled() {
+                return Err(AuditError::Cancelled);
+            }
+            let records = self.0.shared.history.read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
+            if records.is_empty() {
+                return Ok(Page { items, next: None });
+            }
+            for record in records {
+                if items.len() == limit || record.revision > upto {
+                    let more = record.revision <= upto;
+                    return Ok(Page { items, next: more.then_some(record.revision) });
+                }
+                (next, looked) = (record.revision + 1, looked + 1);
+                if filter.wants(&record) {
+                    items.push(record);
+                }
+            }
+        }
+        Ok(Page { items, next: (next <= upto).then_some(next) })
+    }
+
+    /// The last revision whose time is not after `at`; 0 when all are. Times never go back, so this
+    /// halves.
+    ///
+    /// # Errors
+    /// [`AuditError::History`].
+    pub fn revision_at(&self, at: Millis) -> Result<Revision, AuditError> {
+        let history = &self.0.shared.history;
+        let (mut low, mut high) = (history.oldest(), history.last().0 + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.record(middle)?.at <= at { low = middle + 1 } else { high = middle }
+        }
+        Ok(low - 1)
+    }
+
+    /// Where the history begins; `None`: nothing has happened yet.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn kept(&self) -> Result<Option<Moment>, AuditError> {
+        let history = &self.0.shared.history;
+        let revision = history.oldest();
+        if history.last().0 < revision {
+            return Ok(None);
+        }
+        let at = self.record(revision)?.at;
+        Ok(Some(Moment { revision, at }))
+    }
+
+    /// Revisions with one of some keys, from `from` on and not after `upto`, in order.
+    fn revisions(
+        &self,
+        keys: &[Key],
+        from: Revision,
+        upto: Revision,
+    ) -> Result<Vec<Revision>, AuditError> {
+        let shared = &self.0.shared;
+        let from = from.max(shared.history.oldest());
+        let found = {
+            let view = shared.view();
+            let reached = view.tail.last;
+            let stuck = shared.stuck.borrow().clone();
+            let rebuilding = stuck.map_or(AuditError::Rebuilding { reached }, AuditError::Stuck);
+            let Some(index) = view.index.as_ref().filter(|_| reached >= upto) else {
+                return Err(rebuilding);
+            };
+            let look = |key| {
+                let mut found = index.find(key, from, view.tail.first)?;
+                found.extend(view.tail.find(key, from));
+                Ok(found)
+            };
+            keys.iter().map(look).collect::<Result<Vec<_>, super::index::IndexError>>()
+        };
+        let found = found.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "audit: the index is broken");
+            shared.view_mut().index = None;
+            self.0.wake();
+            AuditError::Rebuilding { reached: 0 }
+        })?;
+        let mut revisions: Vec<Revision> = found.into_iter().flatten().collect();
+        revisions.retain(|revision| *revision <= upto);
+        revisions.sort_unstable();
+        revisions.dedup();
+        Ok(revisions)
+    }
+
+    fn record(&self, revision: Revision) -> Result<Record, AuditError> {
+        let history = &self.0.shared.history;
+        let record = history.read(revision, 1, CHUNK_BYTES)?.into_iter().next();
+        Ok(record.ok_or_else(|| HistoryError::Compacted { oldest: history.oldest() })?)
+    }
+}
+
+/// The tenure of a live address whose beginning is no longer kept.
+#[must_use]
+pub fn lasting(state: &State, ip: IpAddr) -> Option<Tenure> {
+    let live = state.ipam().by_ip(ip)?;
+    let (name, host, tenant, segment) = (live.name, live.host, live.tenant, live.segment);
+    let (actor, from, to, reason, late) = (None, None, None, None, None);
+    Some(Tenure { ip, name, host, tenant, segment, actor, from, to, reason, late })
+}

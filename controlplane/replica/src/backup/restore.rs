@@ -1,0 +1,283 @@
+//! Filling an empty data directory from a backup: one replica of a new cluster.
+//!
+//! ```text
+//!   marker ─► history (records, Restored) ─► snapshot at entry 1 ─► log, purged up to 1
+//!                                                        ─► identity.json ─► no marker
+//! ```
+//! All replicas that are given the same file and founders begin alike: same state, same history, same
+//! cluster id. Raft sees a log whose first entry is gone and a snapshot that has it, so that there
+//! is nothing to found, and whoever joins later is brought up by the snapshot.
+//!
+//! The identity comes last: a directory without one, but with the marker, was not filled to the end.
+//! It does not start, and the next restore begins it anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use romana_api::backup::Restoration;
+use romana_statemachine::backup::{BackupError, Part};
+use romana_statemachine::event::Restored;
+use romana_statemachine::{Digest, State};
+use romana_storage::history::{History, HistoryError, HistoryOptions};
+use romana_storage::wal::WalError;
+use rustix::fs::FlockOperation;
+
+use super::file::{self, FileError, sync_dir};
+use crate::identity::{Identity, IdentityError, RESTORING};
+use crate::raft::{ReplicaConfig, SeedError, seed};
+
+/// What a restore makes in a data directory, and what an upload leaves there.
+const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];
+/// Where a backup that is sent to a replica is kept until it is restored.
+pub const UPLOAD: &str = "restore.upload";
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The directory belongs to somebody else.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The directory holds a replica that was not restored from this backup.
+    #[error(
+        "{} holds the data of replica {id} of cluster {cluster}, which was {}: a backup is restored \
+         into empty directories, for a new cluster; leave --restore out to start this replica as it is",
+        dir.display(),
+        how(restored.as_ref())
+    )]
+    Taken {
+        /// The data directory.
+        dir: PathBuf,
+        /// Id of the replica.
+        id: u64,
+        /// Its cluster.
+        cluster: String,
+        /// The backup that it was restored from.
+        restored: Option<Digest>,
+    },
+    /// The directory holds something.
+    #[error(
+        "{} is not empty ({name} is in it): a backup is restored into an empty directory", dir.display()
+    )]
+    NotEmpty {
+        /// The data directory.
+        dir: PathBuf,
+        /// One of the things in it.
+        name: String,
+    },
+    /// Another process does the same.
+    #[error("{} is being restored by another process", dir.display())]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The history cannot be written.
+    #[error("the history cannot be written")]
+    History(#[from] HistoryError),
+    /// The log cannot be written.
+    #[error("the log cannot be written")]
+    Wal(#[from] WalError),
+    /// Something else.
+    #[error("cannot {what}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// The answer.
+        source: io::Error,
+    },
+}
+
+impl From<SeedError> for RestoreError {
+    fn from(error: SeedError) -> Self {
+        match error {
+            SeedError::Io { what, source } => Self::Io { what, source },
+            SeedError::Wal(error) => Self::Wal(error),
+        }
+    }
+}
+
+fn how(restored: Option<&Digest>) -> String {
+    restored
+        .map_or_else(|| "not restored".into(), |backup| format!("restored from backup {backup}"))
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> RestoreError {
+    let what = what.into();
+    move |source| RestoreError::Io { what, source }
+}
+
+/// Whether a data directory is somebody's already.
+///
+/// # Errors
+/// [`IdentityError`]: that cannot be found out.
+pub fn is_claimed(dir: &Path) -> Result<bool, IdentityError> {
+    Identity::load(dir).map(|identity| identity.is_some())
+}
+
+/// Fills the data directory of a replica from a backup file. `None`: it was filled from that backup
+/// earlier, and there is nothing to do. Blocks.
+///
+/// # Errors
+/// [`RestoreError`]. What was begun is removed, if that can be.
+pub fn restore(config: &ReplicaConfig, file: &Path) -> Result<Option<Restoration>, RestoreError> {
+    let dir = &config.data_dir;
+    let own = Identity::new(config.id, config.initial_cluster.clone(), &config.cluster_token);
+    own.check_initial()?;
+    if let Some(stored) = Identity::load(dir)? {
+        already(own, stored, dir, file)?;
+        return Ok(None);
+    }
+    fs::create_dir_all(dir).map_err(io(format!("make {}", dir.display())))?;
+    let marker = Marker::take(dir, file)?;
+    let filled = fill(config, own, file);
+    if filled.is_err() {
+        marker.withdraw();
+        return filled.map(Some);
+    }
+    marker.remove()?;
+    filled.map(Some)
+}
+
+/// Whether a directory that has data got it from this file.
+fn already(own: Identity, stored: Identity, dir: &Path, file: &Path) -> Result<(), RestoreError> {
+    let given = match file::end(file) {
+        Ok(end) => end.map(|end| end.digest),
+        // Once restored, the file may be gone.
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            stored.restored
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if stored.restored.is_none() || given != stored.restored {
+        let Identity { id, cluster_id: cluster, restored, .. } = stored;
+        return Err(RestoreError::Taken { dir: dir.into(), id, cluster, restored });
+    }
+    match stored.restored {
+        Some(backup) => Ok(own.restored_from(backup).compare(&stored, dir)?),
+        None => Ok(()),
+    }
+}
+
+/// The file that says that a directory is being filled. Locked while it is.
+struct Marker {
+    dir: PathBuf,
+    file: File,
+}
+
+impl Marker {
+    /// Makes the marker in a directory that is empty, or empties one in which a restore was interrupted.
+    fn take(dir: &Path, source: &Path) -> Result<Self, RestoreError> {
+        let path = dir.join(RESTORING);
+        let begun = path.exists();
+        let refuse = |name: String| RestoreError::NotEmpty { dir: dir.into(), name };
+        let list = || format!("list {}", dir.display());
+        for entry in fs::read_dir(dir).map_err(io(list()))? {
+            let name = entry.map_err(io(list()))?.file_name();
+            let expected = name == RESTORING
+                || name == "lost+found"
+                || dir.join(&name) == source
+                || OURS.iter().any(|ours| name == *ours && (begun || name == UPLOAD));
+            if !expected {
+                return Err(refuse(name.to_string_lossy().into_owned()));
+            }
+        }
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = opened.map_err(io(format!("make {}", path.display())))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| RestoreError::Locked { dir: dir.into() })?;
+        file.sync_all().map_err(io(format!("sync {}", path.display())))?;
+        sync_dir(&path)?;
+        let marker = Self { dir: dir.into(), file };
+        marker.empty(source)?;
+        Ok(marker)
+    }
+
+    /// Removes what a restore makes, bar the file that is restored.
+    fn empty(&self, source: &Path) -> Result<(), RestoreError> {
+        for name in OURS {
+            let path = self.dir.join(name);
+            if path == source {
+                continue;
+            }
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io(format!("remove {}", path.display()))(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// After a failure: leaves the directory as it was, or the marker where that fails.
+    fn withdraw(self) {
+        let emptied = self.empty(&self.dir.join(UPLOAD)).and_then(|()| self.remove());
+        if let Err(error) = emptied {
+            tracing::warn!(%error, "the directory stays marked as half restored");
+        }
+    }
+
+    fn remove(self) -> Result<(), RestoreError> {
+        let path = self.dir.join(RESTORING);
+        fs::remove_file(&path).map_err(io(format!("remove {}", path.display())))?;
+        drop(self.file);
+        Ok(sync_dir(&path)?)
+    }
+}
+
+/// Fills a directory that is empty.
+fn fill(config: &ReplicaConfig, own: Identity, file: &Path) -> Result<Restoration, RestoreError> {
+    let dir = &config.data_dir;
+    let options = HistoryOptions { segment_bytes: config.tuning.history_segment_bytes };
+    let history = History::open(&dir.join("history"), options)?;
+    let checked = file::read(file, |part| {
+        match part {
+            Part::Header(header) if header.oldest > 1 => {
+                history.reset(header.oldest - 1, header.previous)?;
+            }
+            Part::Records(records) => history.append(records)?,
+            Part::Header(_) | Part::State(_) | Part::End(_) => {}
+        }
+        Ok::<_, RestoreError>(())
+    })?;
+    let (header, backup) = (checked.header, checked.end.digest);
+    let identity = own.restored_from(backup);
+    let restored = Restored {
+        source: header.cluster.clone(),
+        cluster: identity.cluster_id.clone(),
+        revision: header.revision,
+        digest: header.digest,
+        backup,
+    };
+    let (state, record) = checked.state.restored(restored);
+    check_restored(&state, file)?;
+    history.append(&[record])?;
+    history.sync()?;
+    let segment_bytes = config.tuning.wal_segment_bytes;
+    seed(dir, segment_bytes, &identity, &state)?;
+    identity.write(dir).map_err(io(format!("write the identity in {}", dir.display())))?;
+    Ok(Restoration {
+        cluster_id: identity.cluster_id,
+        source: header.cluster,
+        from_revision: header.revision,
+        revision: state.revision(),
+        digest: state.digest(),
+        backup,
+        addresses: state.ipam().address_count() as u64,
+        waiting: state.held().map_or(0, |held| held.waiting.len() as u64),
+    })
+}
+
+/// The state in which the new cluster begins must be as sound as the one in the backup.
+fn check_restored(state: &State, file: &Path) -> Result<(), RestoreError> {
+    state.validate().map_err(|what| {
+        let why = format!("after the restore: {}", what.join("; "));
+        let source = BackupError::Inconsistent { why };
+        FileError::Backup { path: file.into(), source }.into()
+    })
+}

@@ -1,0 +1,107 @@
+//! Purging a replica's history, a step at a time: what [`crate::retention`] allows and the cluster has signed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use romana_statemachine::command::Retention;
+use romana_statemachine::event::CheckpointSigned;
+use romana_statemachine::{Millis, Revision};
+use romana_storage::history::{History, HistoryError};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::raft::Replica;
+use crate::retention::{Checkpoints, excess, is_full, pause, step};
+
+/// How often a replica looks whether something is to be purged.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Purges this replica's history by its own checkpoints, as the state says, until `stop`.
+pub async fn keep(replica: Replica, stop: CancellationToken) {
+    let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
+    replica.keep_checkpoints(Arc::clone(&keeper));
+    run(replica, keeper, stop).await;
+}
+
+/// Purges this replica's history, as the state says, until `stop`.
+pub async fn run(replica: Replica, checkpoints: Arc<dyn Checkpoints>, stop: CancellationToken) {
+    let mut clock = interval(EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut trouble, mut stepped) = (None, Instant::now());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = clock.tick() => {}
+        }
+        let why = pass(&replica, &checkpoints, &mut stepped).await.err();
+        if let Some(why) = why.as_ref().filter(|_| why != trouble) {
+            tracing::warn!(why, "the history is not purged");
+        }
+        trouble = why;
+    }
+}
+
+/// Looks once, and purges a step of what may go. `stepped`: when it did so last, or began to look.
+///
+/// # Errors
+/// Why it cannot, for logs; the next pass tries again.
+pub async fn pass(
+    replica: &Replica,
+    checkpoints: &Arc<dyn Checkpoints>,
+    stepped: &mut Instant,
+) -> Result<(), String> {
+    let (retention, signed) =
+        replica.with_state(|state| (state.retention().clone(), state.signed().cloned()));
+    if retention == Retention::default() {
+        return Ok(());
+    }
+    let (history, now) = (replica.history().clone(), replica.confirmed_time().unwrap_or_default());
+    let pause = pause(&retention);
+    let look = move || look(&history, &retention, now);
+    let (oldest_end, may_go) = blocking(look).await?.map_err(|error| error.to_string())?;
+    // What the leader found too old must be so for this replica as well, by what it knows of the clocks.
+    let goes = |signed: &CheckpointSigned| oldest_end <= signed.revision.min(may_go);
+    let Some(signed) = signed.filter(goes).filter(|_| stepped.elapsed() >= pause) else {
+        return Ok(());
+    };
+    let (keeper, revision) = (Arc::clone(checkpoints), signed.revision);
+    let held = blocking(move || keeper.hold(revision)).await??;
+    if !held.is(&signed) {
+        return Err(format!(
+            "the checkpoint held is that of revision {} with digest {} and state digest {}, and revision \
+             {revision} with {} and {} was signed",
+            held.revision, held.digest, held.state_digest, signed.digest, signed.state_digest
+        ));
+    }
+    if replica.snapshot_revision() < revision {
+        return replica.snapshot().await;
+    }
+    let history = replica.history().clone();
+    let purge = move || history.purge_before(revision.min(may_go));
+    let oldest = blocking(purge).await?.map_err(|error| error.to_string())?;
+    *stepped = Instant::now();
+    tracing::info!(oldest, signed = revision, "history purged: a step");
+    Ok(())
+}
+
+/// Closes the open segment if it is full. The end of the oldest closed one, or the greatest revision; and up to
+/// where the next step may go.
+fn look(
+    history: &History,
+    retention: &Retention,
+    now: Millis,
+) -> Result<(Revision, Revision), HistoryError> {
+    let segments = history.segments()?;
+    if segments.last().is_some_and(|open| is_full(open, retention, now)) {
+        history.close_segment()?;
+    }
+    let oldest = segments.first().filter(|_| segments.len() > 1);
+    let oldest_end = oldest.map_or(Revision::MAX, |oldest| oldest.last);
+    Ok((oldest_end, excess(&segments, retention, now).min(step(&segments, retention))))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+}

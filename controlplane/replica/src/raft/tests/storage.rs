@@ -1,0 +1,51 @@
+//! openraft's conformance suite over our log and state machine.
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use romana_storage::history::{History, HistoryOptions};
+use romana_storage::wal::{Wal, WalOptions};
+use tempfile::TempDir;
+
+use super::super::fault::Fault;
+use super::super::log::LogStore;
+use super::super::machine::Machine;
+use super::super::snapshot::SnapshotStore;
+use super::super::types::TypeConfig;
+use crate::audit::Audit;
+use crate::feed::Feed;
+
+struct Builder {
+    /// Memory for the tail of the log: with none, everything is read back from disk.
+    tail_bytes: usize,
+}
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let options = WalOptions { segment_bytes: 64 << 10, mark: None, owner: None };
+        let (wal, recovered) = Wal::open(&path.join("wal"), options).unwrap();
+        let log = LogStore::open(wal, &recovered, self.tail_bytes).unwrap();
+        let history = History::open(&path.join("history"), HistoryOptions::default()).unwrap();
+        let feed = Feed::new(history.clone(), 1 << 20);
+        let snapshots = SnapshotStore::open(path.join("snapshots"), "test".into()).unwrap();
+        let audit = Audit::start(history.clone(), path, 100).unwrap();
+        let machine = Machine::open(snapshots, None, history, feed, audit, Fault::none()).unwrap();
+        Ok((dir, log, machine))
+    }
+}
+
+#[test]
+fn storage_suite_from_memory() {
+    run(64 << 20);
+}
+
+#[test]
+fn storage_suite_from_disk() {
+    run(0);
+}
+
+fn run(tail_bytes: usize) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(Suite::test_all(Builder { tail_bytes })).unwrap();
+}

@@ -1,0 +1,115 @@
+//! A replica without room on its disk, and what it says.
+//!
+//! A replica whose disk is nearly full leaves before the disk is full: it hands leadership over, stops
+//! as on SIGTERM, and answers every request `DiskFull` until there is room again; then it starts anew,
+//! in the same process. A disk that is full all of a sudden takes the same road. Nothing that was
+//! acknowledged is lost: what was acknowledged is on the disk.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, Response};
+use hyper_util::service::TowerToHyperService;
+use romana_daemon::listener::{Connections, Counters, Plain};
+use romana_storage::disk::{LOOK_EVERY, Room, Short, free};
+use serde_json::json;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::connection::{no_replica, on_bad_head};
+use crate::error::{Code, Failure};
+
+/// A disk that refused a write is not believed before this time to have room again: there may be a quota.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+/// Connections at the same time.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Returns when there is room, or with `false` at `stop`. Until then everybody who asks is told
+/// why there is no replica.
+pub(crate) async fn wait(
+    room: &mut Room,
+    listener: &TcpListener,
+    stop: &CancellationToken,
+) -> bool {
+    let pause = if room.has_run_out() { FULL_PAUSE } else { Duration::ZERO };
+    let over = tokio::time::Instant::now() + pause;
+    let Some(mut short) =
+        room.short().or_else(|| room.compare(u64::MAX).filter(|_| !pause.is_zero()))
+    else {
+        return true;
+    };
+    short.needed = room.needed();
+    warn!(%short, "waiting for room on the disk");
+    let done = CancellationToken::new();
+    let router = Router::new().fallback(answer).with_state(Arc::new((short, room.clone())));
+    let serving = match listener.try_clone().and_then(tokio::net::TcpListener::from_std) {
+        Ok(listener) => Some(tokio::spawn(serve(listener, router, done.clone()))),
+        Err(error) => {
+            warn!(%error, "cannot answer meanwhile");
+            None
+        }
+    };
+    let mut clock = interval(LOOK_EVERY);
+    let there_is_room = loop {
+        tokio::select! {
+            () = stop.cancelled() => break false,
+            _ = clock.tick() => {}
+        }
+        if tokio::time::Instant::now() >= over && room.short().is_none() {
+            info!("there is room on the disk again");
+            break true;
+        }
+    };
+    done.cancel();
+    if let Some(serving) = serving {
+        // It ends at once and has nothing to say.
+        _ = serving.await;
+    }
+    room.begin();
+    there_is_room
+}
+
+/// Answers everybody by `router`, with the bounds of a connection, until `done`.
+async fn serve(listener: tokio::net::TcpListener, router: Router, done: CancellationToken) {
+    let answers = on_bad_head(no_replica());
+    let connections = Connections::new(CONNECTIONS_MAX, answers, Counters::default());
+    let service = TowerToHyperService::new(router);
+    tokio::select! {
+        () = done.cancelled() => {}
+        () = connections.accept(&listener, Plain, move |_| service.clone()) => {}
+    }
+    connections.cut();
+}
+
+/// What everybody is told meanwhile.
+async fn answer(State(state): State<Arc<(Short, Room)>>, request: Request<Body>) -> Response<Body> {
+    let (short, room) = &*state;
+    let free = free(room.dir()).unwrap_or(short.free);
+    let short = Short { free, ..short.clone() };
+    match request.uri().path() {
+        // Starting it again would not help.
+        "/healthz" => {
+            let body =
+                json!({"status": "waiting for room on the disk", "message": short.to_string()});
+            let mut response = Response::new(Body::from(body.to_string()));
+            let kind = axum::http::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(axum::http::header::CONTENT_TYPE, kind);
+            response
+        }
+        "/metrics" => Response::new(Body::from(format!(
+            "# TYPE romanad_disk_free_bytes gauge\nromanad_disk_free_bytes {}\n\
+             # TYPE romanad_disk_full gauge\nromanad_disk_full 1\n# EOF\n",
+            short.free
+        ))),
+        _ => Failure::new(Code::DiskFull, short.to_string())
+            .with("directory", short.dir.display().to_string())
+            .with("free_bytes", short.free)
+            .with("needed_bytes", short.needed)
+            .into_response(),
+    }
+}

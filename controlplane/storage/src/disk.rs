@@ -1,0 +1,171 @@
+//! Room on the disk: how much there is, how much a replica wants, and whether an error says that there is none.
+//!
+//! A replica whose disk is nearly full leaves before the disk is full ([`Room::low`]), and begins again when there is
+//! more than it needed ([`Room::short`]), so that it does not come and go.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use romana_daemon::error::any_cause;
+use romana_statemachine::time::Size;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often free space is looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A disk that refused a write is believed to have room again not before this much is free.
+const ROOM_MIN: u64 = 96 << 20;
+
+/// Whether an error comes from a disk (or a quota) that is full.
+#[must_use]
+pub fn is_full(error: &(dyn Error + 'static)) -> bool {
+    any_cause(error, &|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        })
+    })
+}
+
+/// Bytes free for us on the disk of `dir`, or of what it will be made in. Blocks, shortly.
+///
+/// # Errors
+/// The system does not say.
+pub fn free(dir: &Path) -> io::Result<u64> {
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or_else(|| Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let stat = rustix::fs::statvfs(there)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The room that a replica wants.
+#[derive(Clone, Debug)]
+pub struct Room {
+    dir: PathBuf,
+    reserve: u64,
+    /// Why the last replica ended, and that it did.
+    ran_out: Option<String>,
+}
+
+/// Too little room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Short {
+    /// Where.
+    pub dir: PathBuf,
+    /// Bytes free.
+    pub free: u64,
+    /// Bytes wanted.
+    pub needed: u64,
+    /// What failed, if something did.
+    pub why: Option<String>,
+}
+
+impl std::fmt::Display for Short {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { dir, free, needed, why } = self;
+        let dir = dir.display();
+        let (free, needed) = (Size(*free), Size(*needed));
+        write!(f, "the disk of {dir} has {free} free, {needed} are needed")?;
+        why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+    }
+}
+
+impl Room {
+    /// Room for the data in `dir`: `reserve` bytes are kept free; 0: as long as writing goes well.
+    #[must_use]
+    pub fn new(dir: PathBuf, reserve: u64) -> Self {
+        Self { dir, reserve, ran_out: None }
+    }
+
+    /// Notes that the replica ended for want of room: to begin again it wants a quarter more, so
+    /// that it does not come and go.
+    pub fn ran_out(&mut self, why: String) {
+        self.ran_out = Some(why);
+    }
+
+    /// Bytes that must be free to begin.
+    #[must_use]
+    pub fn needed(&self) -> u64 {
+        match self.ran_out {
+            Some(_) if self.reserve == 0 => ROOM_MIN,
+            Some(_) => self.reserve.saturating_add(self.reserve / 4),
+            None => self.reserve,
+        }
+    }
+
+    /// The directory whose disk is meant.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the last replica ended for want of room.
+    #[must_use]
+    pub fn has_run_out(&self) -> bool {
+        self.ran_out.is_some()
+    }
+
+    /// Forgets that: a replica begins.
+    pub fn begin(&mut self) {
+        self.ran_out = None;
+    }
+
+    /// What is missing to begin. A disk that does not say is taken at its word when it is written to.
+    #[must_use]
+    pub fn short(&self) -> Option<Short> {
+        self.compare(self.needed())
+    }
+
+    /// The room that there is, where it is less than `needed`.
+    #[must_use]
+    pub fn compare(&self, needed: u64) -> Option<Short> {
+        let free = free(&self.dir).ok().filter(|free| *free < needed)?;
+        Some(Short { dir: self.dir.clone(), free, needed, why: self.ran_out.clone() })
+    }
+
+    /// Returns when less than the reserve is free.
+    pub async fn low(&self) -> Short {
+        let mut clock = interval(LOOK_EVERY);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            clock.tick().await;
+            let room = Self { ran_out: None, ..self.clone() };
+            let look = tokio::task::spawn_blocking(move || room.compare(room.reserve));
+            if let Ok(Some(short)) = look.await {
+                return short;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn full_is_found_below_other_errors() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        assert!(is_full(&full()));
+        assert!(is_full(&io::Error::other(io::Error::other(full()))));
+        let wal = crate::wal::WalError::Io { action: "write", path: "x".into(), source: full() };
+        let stopped = crate::wal::WalError::Stopped(Arc::new(wal));
+        assert!(is_full(&stopped) && is_full(&io::Error::other(stopped)));
+        assert!(!is_full(&io::Error::from(io::ErrorKind::NotFound)));
+    }
+
+    #[test]
+    fn what_ran_out_wants_more_to_begin_again() {
+        let mut room = Room::new(PathBuf::from("/nowhere/at/all"), 1 << 30);
+        assert_eq!(room.needed(), 1 << 30);
+        room.ran_out("a write failed".into());
+        assert_eq!(room.needed(), 5 << 28);
+        let mut none = Room::new(PathBuf::from("/"), 0);
+        assert!(none.short().is_none());
+        none.ran_out("a write failed".into());
+        assert!(none.needed() > 0);
+        let short = Room::new(PathBuf::from("/nowhere"), u64::MAX).short().unwrap();
+        assert_eq!((short.needed, short.why), (u64::MAX, None));
+    }
+}

@@ -1,0 +1,55 @@
+//! Where the history begins, noted in a file of its own (`ORIGIN`): the first segment may start at any
+//! revision, so by itself nobody would miss one that is gone.
+//!
+//! Written before segments are removed on purpose. One that is missing or damaged proves nothing and
+//! is made anew: the history is whole without it.
+
+use std::io;
+use std::path::Path;
+
+use romana_statemachine::Revision;
+
+use super::error::HistoryError;
+use super::frame::Start;
+use crate::durable;
+use crate::platform::fs;
+
+const ORIGIN: &str = "ORIGIN";
+
+/// Notes that the history begins here, durably.
+pub(super) fn note(dir: &Path, start: Start) -> Result<(), HistoryError> {
+    Ok(durable::put(&dir.join(ORIGIN), &start.encode())?)
+}
+
+/// Checks that the history does not begin later than was noted; notes where it does if nothing was.
+/// `found`: start of the first segment; `None` when there is none.
+pub(super) fn check(dir: &Path, found: Option<Start>) -> Result<(), HistoryError> {
+    let path = dir.join(ORIGIN);
+    let noted = match fs::read(&path) {
+        Ok(bytes) => Start::decode(&bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("it is missing".to_owned()),
+        Err(source) => return Err(HistoryError::Io { action: "read", path, source }),
+    };
+    match (noted, found) {
+        (Ok(noted), Some(found)) if found.first <= noted.first => Ok(()),
+        (Ok(noted), found) => Err(missing(dir, noted.first, found)),
+        (Err(_), None) => Ok(()),
+        (Err(why), Some(found)) => {
+            tracing::info!(file = %path.display(), why, first = found.first, "noting where the history begins");
+            note(dir, found)
+        }
+    }
+}
+
+fn missing(dir: &Path, first: Revision, found: Option<Start>) -> HistoryError {
+    let path = dir.join(format!("{first:020}"));
+    let why = match found {
+        Some(found) => format!(
+            "the segment is missing: the history begins at revision {first}, and the first segment at \
+             {}",
+            found.first
+        ),
+        None => format!("the segment is missing: the history begins at revision {first}"),
+    };
+    HistoryError::damaged(&path, 0, why)
+}

@@ -1,0 +1,144 @@
+//! The thread that makes segments ahead and takes away used ones, so that the writer never waits
+//! for either: unlinking 64 MiB can take 80 ms.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use super::Shared;
+use super::error::WalError;
+use super::segment::{SPARE, Segment, Spare};
+use crate::durable::sync_dir;
+use crate::platform::{Work, Worker, fs};
+
+/// What the writer asks for.
+pub(super) enum Chore {
+    /// A spare of this size.
+    Make(u64),
+    /// These are not needed any more (their purge is durable).
+    Retire(Vec<Arc<Segment>>),
+}
+
+/// The writer's end.
+pub(super) struct Keeper {
+    dir: PathBuf,
+    housekeeper: Worker<Housekeeper>,
+    spares: Receiver<Result<Spare, WalError>>,
+}
+
+impl Keeper {
+    /// Starts the thread. `retired`: what recovery found to be unused.
+    pub(super) fn start(dir: PathBuf, shared: Arc<Shared>, size: u64) -> std::io::Result<Self> {
+        let (outbox, spares) = mpsc::channel();
+        let housekeeper =
+            Housekeeper { dir: dir.clone(), shared, outbox, made: 0, pool: Vec::new() };
+        let housekeeper = Worker::spawn_helper("wal-keeper", housekeeper)?;
+        let keeper = Self { dir, housekeeper, spares };
+        keeper.ask(Chore::Make(size));
+        Ok(keeper)
+    }
+
+    /// The spare that was made ahead; the next one is begun. A disk that was full when it was made
+    /// gets a second chance now: no data was in it yet.
+    pub(super) fn take(&self, size: u64) -> Result<Spare, WalError> {
+        let spare = match self.spares.recv() {
+            Ok(Err(WalError::Io { source, .. }))
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                Spare::create(self.dir.join(format!("late.{SPARE}")), size)
+            }
+            Ok(spare) => spare,
+            Err(_) => Err(WalError::Io {
+                action: "allocate",
+                path: self.dir.clone(),
+                source: std::io::Error::other("the thread that makes segments has ended"),
+            }),
+        };
+        self.ask(Chore::Make(size));
+        spare
+    }
+
+    /// Takes segments away, soon.
+    pub(super) fn retire(&self, segments: Vec<Arc<Segment>>) {
+        if !segments.is_empty() {
+            self.ask(Chore::Retire(segments));
+        }
+    }
+
+    fn ask(&self, chore: Chore) {
+        // A keeper that has ended is noticed in `take`.
+        _ = self.housekeeper.send(chore);
+    }
+}
+
+/// What the thread has.
+struct Housekeeper {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    outbox: Sender<Result<Spare, WalError>>,
+    /// Number of the last spare: names are not used twice.
+    made: u64,
+    /// Retired segments to be used again: overwriting allocated blocks is faster than filling new
+    /// ones (no journal commit in each fdatasync).
+    pool: Vec<Spare>,
+}
+
+/// How many retired segments are kept for later.
+const POOL_MAX: usize = 2;
+
+impl Work for Housekeeper {
+    type Job = Chore;
+
+    fn take(&mut self, chore: Chore, _: &mut dyn FnMut() -> Option<Chore>) {
+        match chore {
+            Chore::Make(size) => {
+                let spare = match self.pool.pop() {
+                    Some(spare) => Ok(spare),
+                    None => Spare::create(self.next_path(), size),
+                };
+                _ = self.outbox.send(spare);
+            }
+            Chore::Retire(segments) => {
+                if let Err(error) = self.retire(segments) {
+                    self.shared.fail(error);
+                }
+            }
+        }
+    }
+
+    /// Spares are made anew at the next start.
+    fn end(self) {
+        for spare in self.pool {
+            _ = fs::remove_file(spare.path);
+        }
+    }
+}
+
+impl Housekeeper {
+    fn next_path(&mut self) -> PathBuf {
+        self.made += 1;
+        self.dir.join(format!("{}.{SPARE}", self.made))
+    }
+
+    /// Recycles or unlinks. The directory is synced before a file gets new content: otherwise a
+    /// power cut could bring its old name back, with bytes that do not belong to it.
+    fn retire(&mut self, segments: Vec<Arc<Segment>>) -> Result<(), WalError> {
+        let mut recycled = Vec::new();
+        for segment in segments {
+            let path = segment.path.clone();
+            match Arc::try_unwrap(segment) {
+                // Nobody reads it any more, and nobody can come: the catalog has let go of it.
+                Ok(segment) if self.pool.len() + recycled.len() < POOL_MAX => {
+                    let spare = self.next_path();
+                    fs::rename(&path, &spare).map_err(WalError::io("rename", &path))?;
+                    let size = segment.preamble.size;
+                    recycled.push(Spare { path: spare, file: segment.file, size });
+                }
+                _ => fs::remove_file(&path).map_err(WalError::io("remove", &path))?,
+            }
+        }
+        sync_dir(&self.dir)?;
+        self.pool.append(&mut recycled);
+        Ok(())
+    }
+}

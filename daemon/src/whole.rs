@@ -1,0 +1,225 @@
+//! Files that are there whole or not at all, whenever the power goes: written beside, made durable, renamed, and the
+//! directory made durable. The one place that does so; what is in the files is up to whoever calls.
+//!
+//! ```text
+//!   create beside ─► write ─► sync the file ─► rename ─► sync the directory
+//! ```
+//! Left out any of it, and some file system brings back an empty file, a half one, or the old name.
+//!
+//! Generic over the file system, because a replica's can be simulated (`romana_storage::platform`); [`Machine`] is the
+//! machine's own.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What is asked of a file system.
+pub trait Files {
+    /// An open file.
+    type File: Write;
+
+    /// Makes a file, or empties the one that is there.
+    ///
+    /// # Errors
+    /// What the system says, here and below.
+    fn create(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Makes what was written to a file durable.
+    ///
+    /// # Errors
+    /// After one nobody knows what is on the disk.
+    fn sync(&self, file: &Self::File) -> io::Result<()>;
+
+    /// Gives a file another name in its directory, in place of one that has it.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// After one nobody knows which names are on the disk.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// The machine's own file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine;
+
+impl Files for Machine {
+    type File = File;
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        File::create(path)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct Failed {
+    /// What was attempted.
+    pub action: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl Failed {
+    fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { action, path, source }
+    }
+}
+
+impl From<Failed> for io::Error {
+    /// What the system said, for callers that say themselves what they were doing.
+    fn from(failed: Failed) -> Self {
+        failed.source
+    }
+}
+
+/// Writes the file `path`, beside it at first.
+///
+/// # Errors
+/// [`Failed`]: the file is as it was, or whole and new.
+pub fn replace<F: Files>(
+    files: &F,
+    path: &Path,
+    beside: &Path,
+    write: impl FnOnce(&mut F::File) -> io::Result<()>,
+) -> Result<(), Failed> {
+    self::write(files, beside, write)?;
+    rename(files, beside, path)
+}
+
+/// Writes a file, durably, under a name that does not count yet: [`rename`] gives it the one that does.
+///
+/// # Errors
+/// [`Failed`].
+pub fn write<F: Files>(
+    files: &F,
+    path: &Path,
+    write: impl FnOnce(&mut F::File) -> io::Result<()>,
+) -> Result<(), Failed> {
+    let mut file = files.create(path).map_err(Failed::at("create", path))?;
+    write(&mut file).map_err(Failed::at("write", path))?;
+    files.sync(&file).map_err(Failed::at("sync", path))
+}
+
+/// Gives a file that was written as `beside` its name.
+///
+/// # Errors
+/// [`Failed`].
+pub fn finish<F: Files>(
+    files: &F,
+    file: &F::File,
+    beside: &Path,
+    path: &Path,
+) -> Result<(), Failed> {
+    files.sync(file).map_err(Failed::at("sync", beside))?;
+    rename(files, beside, path)
+}
+
+/// Gives a file that is durable already another name, durably.
+///
+/// # Errors
+/// [`Failed`].
+pub fn rename<F: Files>(files: &F, from: &Path, to: &Path) -> Result<(), Failed> {
+    files.rename(from, to).map_err(Failed::at("rename", from))?;
+    sync_dir(files, parent(to))
+}
+
+/// Makes what was created, renamed and removed in a directory durable.
+///
+/// # Errors
+/// [`Failed`].
+pub fn sync_dir<F: Files>(files: &F, dir: &Path) -> Result<(), Failed> {
+    files.sync_dir(dir).map_err(Failed::at("sync", dir))
+}
+
+/// The directory of a path.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Notes what is done, and fails at one step.
+    #[derive(Default)]
+    struct Witness {
+        done: RefCell<Vec<String>>,
+        fails_at: Option<usize>,
+    }
+
+    impl Witness {
+        fn note(&self, what: String) -> io::Result<()> {
+            let mut done = self.done.borrow_mut();
+            done.push(what);
+            if self.fails_at == Some(done.len()) { Err(io::Error::other("no")) } else { Ok(()) }
+        }
+    }
+
+    impl Files for Witness {
+        type File = Vec<u8>;
+
+        fn create(&self, path: &Path) -> io::Result<Vec<u8>> {
+            self.note(format!("create {}", path.display())).map(|()| Vec::new())
+        }
+
+        fn sync(&self, file: &Vec<u8>) -> io::Result<()> {
+            self.note(format!("sync {}", String::from_utf8_lossy(file)))
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.note(format!("rename {} {}", from.display(), to.display()))
+        }
+
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.note(format!("sync {}", dir.display()))
+        }
+    }
+
+    #[test]
+    fn each_step_waits_for_the_one_before() {
+        let steps = ["create d/a.tmp", "sync text", "rename d/a.tmp d/a", "sync d"];
+        for fails_at in [None, Some(1), Some(2), Some(3), Some(4)] {
+            let files = Witness { fails_at, ..Witness::default() };
+            let (path, beside) = (Path::new("d/a"), Path::new("d/a.tmp"));
+            let replaced = replace(&files, path, beside, |file| file.write_all(b"text"));
+            assert_eq!(*files.done.borrow(), steps[..fails_at.unwrap_or(steps.len())]);
+            assert_eq!(replaced.is_err(), fails_at.is_some());
+        }
+        assert_eq!(parent(Path::new("a")), Path::new("."));
+    }
+
+    #[test]
+    fn the_machine_replaces_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, beside) = (dir.path().join("a"), dir.path().join("b"));
+        for text in ["old", "new"] {
+            replace(&Machine, &path, &beside, |file| file.write_all(text.as_bytes())).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert!(!beside.exists());
+    }
+}

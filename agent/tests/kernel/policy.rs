@@ -1,4 +1,4 @@
-//! Policy on a real kernel: Romana 1's documents, hosts and ranges, new endpoints,
+//! Policy on a real kernel: documents as in Romana's documentation, hosts and ranges, new endpoints,
 //! established connections, foreign rules.
 
 use std::net::IpAddr;
@@ -63,7 +63,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// The example of Romana 1's documentation, and connections that no policy allows.
+/// The example of Romana's documentation, and connections that no policy allows.
 fn seeds_example(lab: &mut Lab) {
     let web = pod(lab, "web", "h1", "admin");
     pod(lab, "other", "h2", "guests");

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use romana_statemachine::{Member as Known, State};
 
-use super::status::{ClusterStatus, MemberStatus};
+use crate::raft::status::{ClusterStatus, MemberStatus};
 
 /// A learner that is at most so many entries behind may vote.
 const LAG_MAX: u64 = 1000;
@@ -137,8 +137,8 @@ mod tests {
     use romana_statemachine::command::{AddMember, ClaimMember, MemberRef, RaiseVersion};
     use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, version};
 
-    use super::super::status::Role;
     use super::*;
+    use crate::raft::status::Role;
 
     fn state(commands: Vec<Command>) -> State {
         let mut state = State::new();

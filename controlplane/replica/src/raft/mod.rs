@@ -22,52 +22,23 @@
 //!
 //! ## Reading order
 //! - what a replica can be asked: this file, `propose`, [`handles`] (a file each)
-//! - what Raft stands on: `types`, `codec` (bytes), `log`, `machine`, `snapshot`
-//! - how replicas talk: `frame`, `message`, `bounds`, `dial`, `link`, `network`, `transfer`, `server`, `host`
-//! - how callers share rounds: `clocks`, `proposer`, `reads`
-//! - what is known: `view`, `peers`, `held`, `pulse`, `topics`, `problems`, `slow`; who belongs: `members`
-//! - how it begins: `start`, `open`, `founding`; data directories while nothing runs: `seed`, `stored`
+//! - what Raft stands on: `store` · how replicas talk: `peer` · what each knows: `known`
+//! - how callers share rounds: `proposer`, `reads` · who belongs: `members` · how it begins: `begin`
 
-mod bounds;
-mod clocks;
-mod codec;
+mod begin;
 mod config;
-mod dial;
-mod facts;
 mod fault;
-mod founding;
-mod frame;
 mod handles;
-mod held;
-mod host;
-mod link;
-mod log;
-mod machine;
+mod known;
 mod members;
-mod message;
-mod network;
-mod open;
-mod peers;
-mod problems;
+mod peer;
 mod propose;
 mod proposer;
-mod pulse;
-mod quorum;
 mod reads;
-mod runtime;
-mod seed;
-mod server;
-mod slow;
-mod snapshot;
-mod start;
 mod status;
-pub(crate) mod stored;
+mod store;
 #[cfg(test)]
 mod tests;
-mod topics;
-mod transfer;
-mod types;
-mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,28 +51,29 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use clocks::{ClocksStatus, WallClock};
 pub use config::{ReplicaConfig, StartError, Tuning, reseed};
-pub use facts::Facts;
 pub use fault::FaultKind;
 pub use handles::{Agents, Clocks, Evidence, Health, Leadership, Members, Reads, Snapshots};
+pub use known::clocks::{ClocksStatus, WallClock};
+pub use known::problems::Problems;
+pub use known::topics::TopicRevisions;
 pub use members::{Change, Membership, next_change};
-pub use problems::Problems;
-pub(crate) use seed::{SeedError, seed};
+pub use peer::facts::Facts;
 pub use status::{
     ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,
 };
-pub use topics::TopicRevisions;
+pub(crate) use store::seed::{SeedError, seed};
+pub(crate) use store::stored;
 
 use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::metrics::{DiskTimes, PeerRefusals};
 use fault::Fault;
-use host::Host;
-use log::LogStore;
-use network::Links;
-use peers::Peers;
-use view::View;
+use known::peers::Peers;
+use known::view::View;
+use peer::host::Host;
+use peer::network::Links;
+use store::log::LogStore;
 
 /// Longest wait for tasks at the end.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);

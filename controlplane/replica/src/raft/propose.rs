@@ -4,10 +4,10 @@ use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::{Outcome, Proposal};
 use tokio::time::Instant;
 
-use super::link::CallError;
-use super::message::{Ask, Batch, Declined, Reply};
-use super::view::pause;
-use super::{ProposeError, Replica, Shared, proposer};
+use crate::raft::known::view::pause;
+use crate::raft::peer::link::CallError;
+use crate::raft::peer::message::{Ask, Batch, Declined, Reply};
+use crate::raft::{ProposeError, Replica, Shared, proposer};
 
 impl Replica {
     /// Commits proposals: all of them in one log entry, or none. Each is decided on its own; the

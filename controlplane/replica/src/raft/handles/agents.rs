@@ -4,8 +4,8 @@ use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
 use romana_statemachine::{State, version};
 use tokio::time::Instant;
 
-use super::super::message::{Ask, Reply};
-use super::super::{ReadError, Shared};
+use crate::raft::peer::message::{Ask, Reply};
+use crate::raft::{ReadError, Shared};
 
 /// What the agents of the hosts have said.
 #[derive(Clone, Copy)]

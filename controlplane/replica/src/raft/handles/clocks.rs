@@ -2,7 +2,7 @@
 
 use romana_statemachine::Millis;
 
-use super::super::{ClocksStatus, Shared};
+use crate::raft::{ClocksStatus, Shared};
 
 /// The time, as far as the members' clocks agree on it.
 #[derive(Clone, Copy)]

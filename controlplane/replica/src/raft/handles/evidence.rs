@@ -8,8 +8,9 @@ use romana_api::audit::Proof;
 use romana_statemachine::{Revision, State, version};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::message::{Ask, Reply};
-use super::super::{Shared, view};
+use crate::raft::Shared;
+use crate::raft::known::view;
+use crate::raft::peer::message::{Ask, Reply};
 use crate::retention::{Beginning, Checkpoints, Standing};
 
 /// What the replicas can show of the past: checkpoints, whole histories, where they begin.

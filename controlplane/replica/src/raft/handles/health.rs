@@ -2,7 +2,7 @@
 
 use romana_daemon::error::chain;
 
-use super::super::{FaultKind, Problems, Shared};
+use crate::raft::{FaultKind, Problems, Shared};
 
 /// Whether this replica can serve, and if not, why.
 #[derive(Clone, Copy)]

@@ -4,8 +4,8 @@ use romana_statemachine::Term;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::message::{Ask, Reply};
-use super::super::{Role, Shared, TransferError};
+use crate::raft::peer::message::{Ask, Reply};
+use crate::raft::{Role, Shared, TransferError};
 
 /// Whether this replica leads, and who shall instead.
 #[derive(Clone, Copy)]

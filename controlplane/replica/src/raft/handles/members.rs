@@ -12,11 +12,13 @@ use romana_statemachine::{Actor, Command, Member as Known, Proposal, version};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::super::members::{Change, Membership};
-use super::super::peers::Said;
-use super::super::status::{self, replaceable};
-use super::super::types::Member;
-use super::super::{ClusterStatus, Facts, MemberProblem, MemberStatus, Role, Shared, facts, held};
+use crate::raft::known::held;
+use crate::raft::known::peers::Said;
+use crate::raft::members::{Change, Membership};
+use crate::raft::peer::facts;
+use crate::raft::status::{self, replaceable};
+use crate::raft::store::types::Member;
+use crate::raft::{ClusterStatus, Facts, MemberProblem, MemberStatus, Role, Shared};
 
 /// How often a replica looks at its own claim.
 const CLAIM_EVERY: Duration = Duration::from_millis(250);

@@ -25,7 +25,7 @@ pub use members::Members;
 pub use reads::Reads;
 pub use snapshots::Snapshots;
 
-use super::{Replica, Shared};
+use crate::raft::{Replica, Shared};
 
 impl Replica {
     /// What it has applied, and whether that is as far as a reader needs.

@@ -3,8 +3,8 @@
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::view::pause;
-use super::super::{ReadError, Shared, TopicRevisions};
+use crate::raft::known::view::pause;
+use crate::raft::{ReadError, Shared, TopicRevisions};
 
 /// What this replica has applied, and how to know that it is enough.
 #[derive(Clone, Copy)]

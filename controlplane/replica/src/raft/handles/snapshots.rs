@@ -2,7 +2,7 @@
 
 use romana_statemachine::Revision;
 
-use super::super::Shared;
+use crate::raft::Shared;
 
 /// Snapshots of the state, behind which the log is purged.
 #[derive(Clone, Copy)]

@@ -4,9 +4,9 @@ use romana_statemachine::Refusal;
 use romana_statemachine::command::{SegmentSpec, TenantRef};
 use romana_statemachine::{Actor, Command, Labels, Proposal};
 
-use super::super::Role;
 use super::*;
 use crate::IdentityError;
+use crate::raft::Role;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_commit_and_all_agree() {

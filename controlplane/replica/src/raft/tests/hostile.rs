@@ -10,15 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::super::codec::{pack, put_append, unpack};
-use super::super::dial::{Conn, Dialer, Directory};
-use super::super::message::{
-    Appended, Ask, Hello, PeerStatus, Purpose, Reply, SnapshotPart, Welcome,
-};
-use super::super::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 use super::*;
 use crate::backup::Salvage;
 use crate::metrics::PeerRefusal;
+use crate::raft::peer::dial::{Conn, Dialer, Directory};
+use crate::raft::peer::message::{
+    Appended, Ask, Hello, PeerStatus, Purpose, Reply, SnapshotPart, Welcome,
+};
+use crate::raft::store::codec::{pack, put_append, unpack};
+use crate::raft::store::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 
 const TIME: Duration = Duration::from_secs(5);
 const MAX: u64 = u64::MAX;
@@ -177,7 +177,7 @@ async fn forged_snapshots_are_refused_and_said() {
         conn.reader.expect().await.unwrap();
         conn.writer.send(&pack(&part)).await.unwrap();
         let reply = conn.reader.expect().await.unwrap();
-        let reply: super::super::message::SnapshotReply = unpack("reply", &reply).unwrap();
+        let reply: crate::raft::peer::message::SnapshotReply = unpack("reply", &reply).unwrap();
         assert!(format!("{reply:?}").contains("beyond the end"), "{reply:?}");
     }
     goes_on(&cluster, "snapshots").await;

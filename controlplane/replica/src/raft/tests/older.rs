@@ -5,13 +5,13 @@ use std::path::Path;
 
 use openraft::raft::VoteRequest;
 
-use super::super::FaultKind;
-use super::super::codec::pack;
-use super::super::dial::{Dialer, Directory};
-use super::super::link::Link;
-use super::super::message::{Ask, Purpose, Reply};
-use super::super::types::{LogId, TypeConfig, Vote};
 use super::*;
+use crate::raft::FaultKind;
+use crate::raft::peer::dial::{Dialer, Directory};
+use crate::raft::peer::link::Link;
+use crate::raft::peer::message::{Ask, Purpose, Reply};
+use crate::raft::store::codec::pack;
+use crate::raft::store::types::{LogId, TypeConfig, Vote};
 
 pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

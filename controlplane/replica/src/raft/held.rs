@@ -40,10 +40,10 @@ use super::codec::{pack, unpack};
 use super::config::reseed;
 use super::dial::{Conn, Dialer};
 use super::fault::FaultKind;
+use super::host::Host;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::message::Purpose;
-use super::server::Host;
 use super::transfer::blocking;
 use super::types::Vote;
 

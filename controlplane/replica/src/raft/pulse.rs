@@ -12,10 +12,9 @@ use romana_statemachine::{State, version};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::message::{Ask, Reply};
+use super::host::Host;
+use super::message::Ask;
 use super::network::Links;
-use super::server::Host;
-use super::{ReadError, Replica};
 
 /// How often heartbeats are passed on.
 const PASS_EVERY: Duration = Duration::from_millis(250);
@@ -58,6 +57,12 @@ impl Pulse {
         said.collect()
     }
 
+    /// Takes an agent that was refused here, to be passed on.
+    pub(super) fn wait_refused(&self, agent: RefusedAgent) {
+        let mut waiting = self.refused_waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(agent.instance.clone(), agent);
+    }
+
     /// Takes refused agents in, as the leader.
     pub(super) fn refuse(&self, agents: impl IntoIterator<Item = RefusedAgent>) {
         let now = Instant::now();
@@ -72,7 +77,7 @@ impl Pulse {
         refused.values().map(|(agent, _)| agent.clone()).collect()
     }
 
-    fn wait(&self, heartbeat: Heartbeat) {
+    pub(super) fn wait(&self, heartbeat: Heartbeat) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.insert(heartbeat.host.clone(), heartbeat);
     }
@@ -117,68 +122,4 @@ pub(super) async fn pass_on(host: Arc<Host>, links: Links, stop: CancellationTok
             }
         }
     }
-}
-
-impl Replica {
-    /// Takes an agent's heartbeat, and passes it on to the leader soon.
-    pub fn heartbeat(&self, heartbeat: Heartbeat) {
-        self.0.host.pulse.wait(heartbeat);
-    }
-
-    /// Notes an agent for whose host another one speaks, and tells the leader soon.
-    pub fn refuse_agent(&self, agent: RefusedAgent) {
-        let mut waiting =
-            self.0.host.pulse.refused_waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.insert(agent.instance.clone(), agent);
-    }
-
-    /// What this replica has heard as the leader.
-    #[must_use]
-    pub fn heard(&self) -> Vec<Heard> {
-        self.0.host.pulse.heard()
-    }
-
-    /// What the leader has heard; nothing while the cluster does not know heartbeats.
-    ///
-    /// # Errors
-    /// [`ReadError::Unavailable`]: the leader does not say.
-    pub async fn heard_by_leader(&self, deadline: Instant) -> Result<Vec<Heard>, ReadError> {
-        if self.with_state(State::version) < version::HEARTBEATS {
-            return Ok(Vec::new());
-        }
-        match self.ask_leader(Ask::Heard, deadline).await? {
-            Reply::Heard(Some(heard)) => Ok(heard),
-            _ => Err(unavailable("the leader has just changed")),
-        }
-    }
-
-    /// Agents that were refused lately, as the leader knows; none while the cluster does not know of that.
-    ///
-    /// # Errors
-    /// [`ReadError::Unavailable`]: the leader does not say.
-    pub async fn refused_agents(&self, deadline: Instant) -> Result<Vec<RefusedAgent>, ReadError> {
-        if self.with_state(State::version) < version::ENROLMENT {
-            return Ok(Vec::new());
-        }
-        match self.ask_leader(Ask::RefusedAgents, deadline).await? {
-            Reply::RefusedAgents(Some(agents)) => Ok(agents),
-            _ => Err(unavailable("the leader has just changed")),
-        }
-    }
-
-    /// The answer of the leader, which may be this replica.
-    async fn ask_leader(&self, ask: Ask, deadline: Instant) -> Result<Reply, ReadError> {
-        let seen = self.0.view.get();
-        let leader = seen.leader.ok_or_else(|| unavailable("no leader is known"))?;
-        if leader == self.id() {
-            return Ok(self.0.host.answer(ask).await);
-        }
-        let peer = seen.members.get(&leader).ok_or_else(|| unavailable("no leader is known"))?;
-        let answer = self.0.links.to(leader, peer).call(ask, deadline).await;
-        answer.map_err(|error| unavailable(&error.to_string()))
-    }
-}
-
-fn unavailable(why: &str) -> ReadError {
-    ReadError::Unavailable { why: why.into() }
 }

@@ -59,12 +59,12 @@ pub(super) async fn watch(replica: impl Fn() -> Option<Replica>, slowness: Slown
             continue;
         }
         let Some(replica) = replica() else { return };
-        if replica.status().leader != Some(replica.id()) {
+        if replica.members().status().leader != Some(replica.id()) {
             continue;
         }
         again = Some(now + PAUSE);
         tracing::warn!("the disk is slow: handing leadership over");
-        if let Err(why) = replica.hand_over(Instant::now() + ASK_MAX).await {
+        if let Err(why) = replica.leadership().hand_over(Instant::now() + ASK_MAX).await {
             tracing::warn!(%why, "leadership was not handed over");
         }
     }

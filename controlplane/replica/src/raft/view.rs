@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -10,10 +11,14 @@ use romana_daemon::error::chain;
 use romana_statemachine::Term;
 use romana_storage::wal::{Wal, WalError};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
 use super::types::{Metrics, Raft};
+
+/// Pause before trying again, unless news of the leadership come first.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// One look at the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,4 +183,14 @@ async fn any_fault(wal: &Wal, fault: &Fault) {
 
 fn log_stopped(fault: &Fault, error: &WalError) {
     fault.set_error(format!("the log has stopped: {}", chain(error)), error);
+}
+
+/// Waits a moment, or for news of the leadership. `false` when the deadline has passed.
+pub(super) async fn pause(news: &mut watch::Receiver<Seen>, deadline: Instant) -> bool {
+    if Instant::now() + RETRY_PAUSE >= deadline {
+        return false;
+    }
+    // Neither outcome matters: in both cases it is time to try again.
+    _ = timeout(RETRY_PAUSE, news.changed()).await;
+    true
 }

@@ -67,10 +67,10 @@ async fn counted(cluster: &Cluster, on: u64, refused: u64) {
 async fn goes_on(cluster: &Cluster, name: &str) {
     for replica in cluster.running.values() {
         create(replica, &format!("{name}-{}", replica.id())).await;
-        replica.linearize(soon()).await.unwrap();
-        let term = replica.status().term;
+        replica.reads().linearize(soon()).await.unwrap();
+        let term = replica.members().status().term;
         assert!(term < 1_000, "{name}: replica {} is in term {term}", replica.id());
-        assert_eq!(replica.fault(), None, "{name}");
+        assert_eq!(replica.health().fault(), None, "{name}");
     }
 }
 
@@ -172,7 +172,7 @@ async fn forged_snapshots_are_refused_and_said() {
         SnapshotPart::Restart { revision: MAX, digest: Digest([0; 32]) },
     ] {
         let mut conn = connect(&cluster, from, to, Purpose::Snapshot).await;
-        let begun = begin(cluster.on(to).status().term, id(1, 9_999), 9_999);
+        let begun = begin(cluster.on(to).members().status().term, id(1, 9_999), 9_999);
         conn.writer.send(&pack(&begun)).await.unwrap();
         conn.reader.expect().await.unwrap();
         conn.writer.send(&pack(&part)).await.unwrap();
@@ -301,7 +301,7 @@ async fn forged_answers_are_refused_and_said() {
         (refusals(1) > 1 && refusals(2) > 1).then_some(())
     })
     .await;
-    let status = cluster.on(1).status();
+    let status = cluster.on(1).members().status();
     assert!(status.members.iter().all(|member| member.lag < 1_000), "{status:?}");
     // Elections as well.
     for id in [1, 2] {

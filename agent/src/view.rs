@@ -11,6 +11,7 @@ use romana_client::mirror::{self, SnapshotError};
 use romana_statemachine::command::{Endpoint, HostState};
 use romana_statemachine::event::HostUpdated;
 use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+use romana_statemachine::routes::Blocks;
 use romana_statemachine::topology::TopologySpec;
 use romana_statemachine::{Conflict, Event, Millis, Record, Revision, Topic};
 use serde::{Deserialize, Serialize};
@@ -248,6 +249,18 @@ impl View {
     pub fn networks_for(&self, tenant: &TenantId) -> impl Iterator<Item = &Network> {
         let named = self.networks.iter().filter(|network| network.tenants.contains(tenant));
         named.chain(self.networks.iter().filter(|network| network.tenants.is_empty()))
+    }
+}
+
+impl Blocks for View {
+    fn blocks(&self, within: Option<IpNet>) -> impl Iterator<Item = (IpNet, &HostName)> {
+        let from = self.blocks.range(within.unwrap_or_default()..);
+        let inside = from.take_while(move |(cidr, _)| within.is_none_or(|r| r.contains(*cidr)));
+        inside.map(|(cidr, block)| (*cidr, &block.host))
+    }
+
+    fn ips(&self, host: &HostName) -> Option<impl Iterator<Item = IpAddr>> {
+        self.hosts.get(host).map(|host| host.ips.iter().copied())
     }
 }
 

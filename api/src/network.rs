@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Network {
     pub name: NetworkName,
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "romana_statemachine::schema::Cidr"))]
     pub cidr: IpNet,
     /// Prefix length of its blocks.
     #[serde(default)]

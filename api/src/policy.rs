@@ -32,7 +32,7 @@ pub struct PoliciesExplained {
     /// Whether there are more pairs than that, or more ranges.
     pub truncated: bool,
     /// Ranges whose unknown addresses were looked at.
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<romana_statemachine::schema::Cidr>"))]
     pub ranges: Vec<IpNet>,
     /// What was not looked at: sentences.
     pub not_looked_at: Vec<String>,
@@ -55,7 +55,7 @@ pub struct PolicyExplained {
     /// Hosts that it applies to now.
     pub hosts: u64,
     /// Ranges in which it applies to every other address as well.
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<romana_statemachine::schema::Cidr>"))]
     pub ranges: Vec<IpNet>,
     /// Sentences.
     pub explanation: Vec<String>,
@@ -69,12 +69,12 @@ pub struct VerdictChange {
     pub source: IpAddr,
     /// What the source stands for, if it is nobody's: the addresses of a range that nobody has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<romana_statemachine::schema::Cidr>"))]
     pub source_range: Option<IpNet>,
     pub destination: IpAddr,
     /// Likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<romana_statemachine::schema::Cidr>"))]
     pub destination_range: Option<IpNet>,
     /// Traffic that would be allowed.
     pub opens: Vec<String>,

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
+use romana_statemachine::name::{
+    AddressName, HostName, NetworkName, PolicyName, SegmentId, TenantId,
+};
+use romana_statemachine::policy::document::Direction;
 use romana_statemachine::{Labels, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -66,9 +69,25 @@ pub struct Romana2PolicyRef {
     #[serde(default)]
     #[cfg_attr(
         feature = "schema",
-        schemars(with = "romana_statemachine::policy::document::NameOrNumber")
+        schemars(schema_with = "romana_statemachine::schema::name_or_number")
     )]
     pub id: Value,
+}
+
+/// A policy. Parties are those of a policy document, with `tenant_id` and `segment_id`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Romana2Policy {
+    pub id: PolicyName,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    pub applied_to: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Vec<Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<Value>>,
 }
 
 /// A network.
@@ -77,7 +96,7 @@ pub struct Romana2PolicyRef {
 pub struct Romana2Network {
     pub revision: Revision,
     pub id: NetworkName,
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "romana_statemachine::schema::Cidr"))]
     pub cidr: IpNet,
 }
 
@@ -94,7 +113,7 @@ pub struct Romana2Blocks {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Romana2Block {
     pub revision: Revision,
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "romana_statemachine::schema::Cidr"))]
     pub cidr: IpNet,
     pub tenant: TenantId,
     pub segment: SegmentId,

@@ -21,7 +21,7 @@ pub struct ClusterSettings {
     pub history_retention_bytes: Option<u64>,
     /// Ranges of Kubernetes services: no endpoint, host or network gets their addresses.
     #[serde(default)]
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<romana_statemachine::schema::Cidr>"))]
     pub service_ranges: Vec<IpNet>,
     /// The version of behaviour.
     #[serde(default)]

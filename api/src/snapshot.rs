@@ -123,7 +123,7 @@ pub struct HeldHosts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Router {
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "romana_statemachine::schema::Cidr"))]
     pub prefix: IpNet,
     pub table: TableId,
     pub host: HostName,

@@ -8,6 +8,8 @@
 //! What is kept is a [`View`]: any part of the state that is folded from a snapshot and the records after it. Two
 //! views side by side are a view as well.
 
+mod layout;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::follow::Snapshot;
 use crate::{Client, Error, FollowOptions, Follower, Item};
+pub use layout::Layout;
 
 /// The copy is at most so old.
 const SAVE_EVERY: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@ pub const AGENT_INFO: &str = "agent";
 
 /// What an agent says each second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Heartbeat {
     /// The host that it runs on.
     pub host: HostName,
@@ -50,6 +51,7 @@ impl Heartbeat {
 
 /// A heartbeat, and how long ago it was heard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Heard {
     /// The last one of its host.
     pub heartbeat: Heartbeat,
@@ -60,6 +62,7 @@ pub struct Heard {
 /// An agent that was refused because another one speaks for its host. Not in the log: the leader remembers it for
 /// a while, so that people see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefusedAgent {
     /// The host that it says it is.
     pub host: HostName,

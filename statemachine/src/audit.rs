@@ -183,6 +183,7 @@ impl Filter {
 
 /// When something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Moment {
     /// The revision.
     pub revision: Revision,
@@ -192,6 +193,7 @@ pub struct Moment {
 
 /// One holder of an address, from the allocation to the release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tenure {
     /// The address.
     pub ip: IpAddr,
@@ -219,6 +221,7 @@ pub struct Tenure {
 
 /// How the log came to know of an address that was in use already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Late {
     /// Taken from the reserve while its host was cut off: since when, by the host's clock.

@@ -35,6 +35,7 @@ pub use vips::{AssignRouter, AssignVip, UnassignRouter, UnassignVip, VipRef, Vip
 
 /// One request to change the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Command {
     /// Sets or replaces the topology. Everything that lives is kept, or the whole is refused.

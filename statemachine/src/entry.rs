@@ -15,6 +15,7 @@ use crate::name::Actor;
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Millis(pub u64);
 
@@ -43,6 +44,7 @@ const ORDINARY_BYTES: usize = 192;
 
 /// One command and who asked for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Proposal {
     /// Who asked.
     pub actor: Actor,
@@ -52,6 +54,7 @@ pub struct Proposal {
 
 /// What one Raft log entry carries: the commands that were waiting when the leader proposed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Entry {
     /// Cluster time when the leader proposed the entry. Apply takes the maximum with what it had.
     pub at: Millis,
@@ -70,6 +73,7 @@ pub struct Position {
 
 /// One event of the history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Record {
     /// Position in the history: the previous record's plus one.
     pub revision: Revision,

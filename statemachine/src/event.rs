@@ -39,6 +39,7 @@ pub use vips::{RouterAssigned, RouterUnassigned, VipAssigned, VipRemoved, VipUna
 
 /// One change of the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Event {
     /// The topology is now this one.
     TopologySet(TopologySet),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something that is not as it should be, and what mends it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// Errors come first.
     pub severity: Severity,
@@ -21,6 +22,7 @@ pub struct Finding {
 
 /// How bad a finding is: the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Something does not work.

@@ -77,12 +77,14 @@ pub struct Ipam {
 
 /// A live address and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Allocation {
     /// Its name.
     pub name: AddressName,
     /// The address.
     pub ip: IpAddr,
     /// Its block.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub block: IpNet,
     /// Its network.
     pub network: NetworkName,
@@ -98,8 +100,10 @@ pub struct Allocation {
 
 /// How full a leaf group is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GroupUsage {
     /// Its range.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// Hosts that have their place there.
     pub hosts: u64,

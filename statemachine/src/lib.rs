@@ -62,6 +62,8 @@ mod report;
 mod reserve;
 mod retention;
 pub mod routes;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod settings;
 mod snapshot;
 mod state;

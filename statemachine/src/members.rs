@@ -26,6 +26,7 @@ pub(crate) struct Members {
 
 /// A replica of the control plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Member {
     /// Never given to another member.
     pub id: u64,

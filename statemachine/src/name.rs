@@ -68,6 +68,21 @@ macro_rules! names {
             }
         }
 
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $kind {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> alloc::borrow::Cow<'static, str> {
+                stringify!($kind).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                crate::schema::name()
+            }
+        }
+
         impl $kind {
             /// The name as text.
             pub fn as_str(&self) -> &str {

@@ -32,6 +32,7 @@ pub(crate) use validate::check_port_name;
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Its name: what it is set, shown and removed by.
@@ -55,6 +56,7 @@ pub struct Policy {
 
 /// Traffic of any of `traffic` with any of `peers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// The other side. Empty: nobody (NetworkPolicy's empty `from` is [`Peer::Any`]).
@@ -65,6 +67,7 @@ pub struct Rule {
 
 /// Whom a policy applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Target {
     /// All endpoints of a tenant.
@@ -74,7 +77,11 @@ pub enum Target {
     /// Endpoints of a tenant with matching labels.
     Endpoints(TenantId, Selector),
     /// Whatever has an address in the range: bare metal, VMs.
-    Cidr(#[serde(with = "crate::prefix::json")] IpNet),
+    Cidr(
+        #[serde(with = "crate::prefix::json")]
+        #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
+        IpNet,
+    ),
     /// The hosts themselves.
     Host,
     /// All endpoints of the host a rule is rendered on.
@@ -83,6 +90,7 @@ pub enum Target {
 
 /// The other side of the traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Peer {
     /// Anybody.
@@ -102,9 +110,11 @@ pub enum Peer {
     Cidr {
         /// The range.
         #[serde(with = "crate::prefix::json")]
+        #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
         cidr: IpNet,
         /// Parts of it that do not match.
         #[serde(with = "crate::prefix::json::list")]
+        #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
         except: Vec<IpNet>,
     },
     /// The host of the endpoint.
@@ -115,6 +125,7 @@ pub enum Peer {
 
 /// Which tenants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum TenantSelector {
     /// One, by id.
@@ -126,6 +137,7 @@ pub enum TenantSelector {
 /// A label selector with the semantics of Kubernetes' `LabelSelector`: everything must match; empty
 /// matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Selector {
     /// Labels that must have these values.
@@ -136,6 +148,7 @@ pub struct Selector {
 
 /// One condition on a label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Expression {
     /// The label has one of the values.
@@ -171,6 +184,7 @@ impl Selector {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// All traffic.
@@ -202,6 +216,7 @@ impl Protocol {
 
 /// A kind of traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Traffic {
     /// The protocol.
@@ -216,6 +231,7 @@ pub struct Traffic {
 
 /// A destination port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Port {
     /// One number, 1 to 65535.
@@ -228,6 +244,7 @@ pub enum Port {
 
 /// ICMP type and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Icmp {
     /// The type.

@@ -82,6 +82,7 @@ macro_rules! refusals {
 
 /// One reason why a topology cannot be adopted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Conflict {
     /// What is in the way: a host, a block, a blackout.
     pub subject: String,

@@ -1,5 +1,7 @@
-//! Routes that follow from the state: what a host, a group's router or the routers above need to
+//! Routes that follow from hosts, blocks and groups: what a host, a group's router or the routers above need to
 //! know, aggregated along the topology, and why each exception exists. A view, not state.
+//!
+//! They are derived from anything that knows [`Blocks`] and [`Groups`]: the state, or what a follower has made of it.
 //!
 //! Inside a group a route is per host: its blocks, adjacent ones merged. Outside it is per group, and
 //! whole subtrees of groups are one prefix. So a host's routes outside its groups never exceed the
@@ -15,13 +17,101 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::host::Host;
-use crate::ipam::Block;
 use crate::name::{HostName, NetworkName};
 use crate::state::State;
-use crate::topology::{Group, Network};
+use crate::topology::{Group, Network, Topology};
+
+/// Hosts and the blocks that are assigned to them.
+pub trait Blocks {
+    /// Blocks that lie in a range (all of them without one) and their hosts, in order.
+    fn blocks(&self, within: Option<IpNet>) -> impl Iterator<Item = (IpNet, &HostName)>;
+
+    /// Addresses of a host in the physical network, the main one first; `None`: there is no such host.
+    fn ips(&self, host: &HostName) -> Option<impl Iterator<Item = IpAddr>>;
+}
+
+/// The prefix groups of all networks, and which hosts have their place where.
+pub trait Groups: Blocks {
+    /// Networks of the topology; none before there is one.
+    fn networks(&self) -> &[Network];
+
+    /// The leaf group of a network in which a host has its place.
+    fn place(&self, host: &HostName, network: &NetworkName) -> Option<IpNet>;
+
+    /// Hosts that have their place in a range of a network, by name.
+    fn hosts_in(&self, network: &NetworkName, range: IpNet) -> impl Iterator<Item = &HostName>;
+}
+
+/// How a block is reached.
+pub enum Way<'a> {
+    /// It is here.
+    Local,
+    /// Through the host that has it: its addresses of the block's family, the main one first. It may have none.
+    Host(&'a mut dyn Iterator<Item = IpAddr>),
+    /// Its host is not known.
+    Unknown,
+}
+
+/// Routes to the blocks of a range (all of them without one), as `here` sees them. `choose` says where a block's route
+/// leads; without an answer it has none. Blocks whose routes lead to the same place are merged where their union is
+/// exact: a route never covers what belongs to somebody else, or to nobody.
+pub fn to_blocks<'a, To: Ord + Clone>(
+    source: &'a impl Blocks,
+    within: Option<IpNet>,
+    here: Option<&HostName>,
+    mut choose: impl FnMut(IpNet, &'a HostName, Way<'_>) -> Option<To>,
+) -> Vec<(IpNet, To)> {
+    let mut by_target: BTreeMap<To, Vec<IpNet>> = BTreeMap::new();
+    for (block, host) in source.blocks(within) {
+        let is_v4 = block.addr().is_ipv4();
+        let to = if here == Some(host) {
+            choose(block, host, Way::Local)
+        } else if let Some(ips) = source.ips(host) {
+            choose(block, host, Way::Host(&mut ips.filter(|ip| ip.is_ipv4() == is_v4)))
+        } else {
+            choose(block, host, Way::Unknown)
+        };
+        if let Some(to) = to {
+            by_target.entry(to).or_default().push(block);
+        }
+    }
+    let merged = by_target.into_iter().flat_map(|(to, blocks)| {
+        IpNet::aggregate(&blocks).into_iter().map(move |prefix| (prefix, to.clone()))
+    });
+    merged.collect()
+}
+
+impl Blocks for State {
+    fn blocks(&self, within: Option<IpNet>) -> impl Iterator<Item = (IpNet, &HostName)> {
+        let blocks = self.ipam().blocks_from(within.unwrap_or_default());
+        let inside = blocks.take_while(move |block| within.is_none_or(|r| r.contains(&block.cidr)));
+        inside.map(|block| (block.cidr, &block.owner().host))
+    }
+
+    fn ips(&self, host: &HostName) -> Option<impl Iterator<Item = IpAddr>> {
+        self.host(host).map(Host::ips)
+    }
+}
+
+impl Groups for State {
+    fn networks(&self) -> &[Network] {
+        self.topology().map_or(&[], Topology::networks)
+    }
+
+    fn place(&self, host: &HostName, network: &NetworkName) -> Option<IpNet> {
+        self.host(host)?.place(network)
+    }
+
+    fn hosts_in(&self, network: &NetworkName, range: IpNet) -> impl Iterator<Item = &HostName> {
+        let inside =
+            move |host: &&Host| host.place(network).is_some_and(|place| range.contains(&place));
+        self.hosts().filter(inside).map(|host| &host.name)
+    }
+}
 
 /// Routes for one point of view.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Routes {
     /// The routes, by prefix.
     pub routes: Vec<Route>,
@@ -33,8 +123,10 @@ pub struct Routes {
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Route {
     /// Where to.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// Its network.
     pub network: NetworkName,
@@ -44,6 +136,7 @@ pub struct Route {
 
 /// How a prefix is reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     /// It is here.
@@ -66,8 +159,10 @@ pub enum Via {
 
 /// What could not be routed or aggregated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exception {
     /// Where to.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// Why.
     pub reason: String,
@@ -76,26 +171,26 @@ pub struct Exception {
 /// Routes of a host: its own blocks, those of the other hosts of its groups, and the other groups.
 /// `None` if there is no such host.
 #[must_use]
-pub fn for_host(state: &State, name: &HostName) -> Option<Routes> {
-    let host = state.host(name)?;
-    let mut routes = Routes::new(state);
-    for network in state.topology().into_iter().flat_map(|topology| topology.networks()) {
-        let place = host.place(&network.name);
+pub fn for_host(source: &impl Groups, name: &HostName) -> Option<Routes> {
+    _ = source.ips(name)?;
+    let mut routes = Routes::new(source);
+    for network in source.networks() {
+        let place = source.place(name, &network.name);
         if let Some(group) = place {
-            routes.blocks_of(state, network, group, Some(name));
+            routes.blocks_of(source, network, group, Some(name));
         }
         let outside = outside(network, place);
-        outside.for_each(|group| routes.group(state, network, group));
+        outside.for_each(|group| routes.group(source, network, group));
     }
     Some(routes.sorted())
 }
 
 /// Routes of the routers above: one per group that has hosts.
 #[must_use]
-pub fn for_router(state: &State) -> Routes {
-    let mut routes = Routes::new(state);
-    for network in state.topology().into_iter().flat_map(|topology| topology.networks()) {
-        network.leaves().for_each(|group| routes.group(state, network, group));
+pub fn for_router(source: &impl Groups) -> Routes {
+    let mut routes = Routes::new(source);
+    for network in source.networks() {
+        network.leaves().for_each(|group| routes.group(source, network, group));
     }
     routes.sorted()
 }
@@ -103,11 +198,11 @@ pub fn for_router(state: &State) -> Routes {
 /// Routes of a group's own router. Of a leaf group: one or more per host of it. Of a group of groups, or of a whole
 /// network: one per group inside that has hosts. `None` if it is neither.
 #[must_use]
-pub fn for_group(state: &State, group: IpNet) -> Option<Routes> {
-    let network = state.topology()?.network_around(group)?;
-    let mut routes = Routes::new(state);
+pub fn for_group(source: &impl Groups, group: IpNet) -> Option<Routes> {
+    let network = source.networks().iter().find(|network| network.cidr.contains(&group))?;
+    let mut routes = Routes::new(source);
     if network.leaf(group).is_some() {
-        routes.blocks_of(state, network, group, None);
+        routes.blocks_of(source, network, group, None);
     } else {
         // The innermost of this range: a group that is alone on its level has all of the range above.
         let groups = network.groups.iter().enumerate();
@@ -117,7 +212,7 @@ pub fn for_group(state: &State, group: IpNet) -> Option<Routes> {
             return None;
         }
         let inside = network.groups.iter().filter(|one| one.parent == parent && !one.padding);
-        inside.for_each(|one| routes.group(state, network, one));
+        inside.for_each(|one| routes.group(source, network, one));
     }
     Some(routes.sorted())
 }
@@ -132,9 +227,8 @@ fn outside(network: &Network, leaf: Option<IpNet>) -> impl Iterator<Item = &Grou
 }
 
 impl Routes {
-    fn new(state: &State) -> Self {
-        let networks = state.topology().into_iter().flat_map(|topology| topology.networks());
-        let groups = networks.map(|network| network.leaves().count() as u64).sum();
+    fn new(source: &impl Groups) -> Self {
+        let groups = source.networks().iter().map(|network| network.leaves().count() as u64).sum();
         Self { groups, ..Self::default() }
     }
 
@@ -145,11 +239,8 @@ impl Routes {
     }
 
     /// A route to a whole group, if it has hosts.
-    fn group(&mut self, state: &State, network: &Network, group: &Group) {
-        let inside = |host: &&Host| {
-            host.place(&network.name).is_some_and(|place| group.cidr.contains(&place))
-        };
-        let hosts: Vec<_> = state.hosts().filter(inside).map(|host| host.name.clone()).collect();
+    fn group(&mut self, source: &impl Groups, network: &Network, group: &Group) {
+        let hosts: Vec<_> = source.hosts_in(&network.name, group.cidr).cloned().collect();
         if !hosts.is_empty() {
             let via = Via::Group { name: group.name.clone(), hosts };
             self.routes.push(Route { prefix: group.cidr, network: network.name.clone(), via });
@@ -159,37 +250,29 @@ impl Routes {
     /// Routes to the blocks of a group, merged per host.
     fn blocks_of(
         &mut self,
-        state: &State,
+        source: &impl Groups,
         network: &Network,
         group: IpNet,
         here: Option<&HostName>,
     ) {
-        let mut by_host: BTreeMap<&HostName, Vec<IpNet>> = BTreeMap::new();
-        let inside = |block: &&Block| group.contains(&block.cidr);
-        for block in state.ipam().blocks_from(group).take_while(inside) {
-            by_host.entry(&block.owner().host).or_default().push(block.cidr);
-        }
-        for (name, blocks) in by_host {
-            for prefix in IpNet::aggregate(&blocks) {
-                let via = if here == Some(name) {
-                    Some(Via::Local)
-                } else {
-                    next_hop(state, name, prefix).map(|ip| Via::Host { name: name.clone(), ip })
-                };
-                let network = network.name.clone();
-                match via {
-                    Some(via) => self.routes.push(Route { prefix, network, via }),
-                    None => self.exceptions.push(Exception {
-                        prefix,
-                        reason: format!("host {name} has no address of this family to route to"),
-                    }),
+        let routes = to_blocks(source, Some(group), here, |_, host, way| {
+            let ip = match way {
+                Way::Local => return Some(Ok(Via::Local)),
+                Way::Host(ips) => ips.next(),
+                Way::Unknown => None,
+            };
+            Some(ip.map(|ip| Via::Host { name: host.clone(), ip }).ok_or(host))
+        });
+        for (prefix, via) in routes {
+            match via {
+                Ok(via) => {
+                    self.routes.push(Route { prefix, network: network.name.clone(), via });
                 }
+                Err(host) => self.exceptions.push(Exception {
+                    prefix,
+                    reason: format!("host {host} has no address of this family to route to"),
+                }),
             }
         }
     }
-}
-
-/// The address of a host that has the family of a prefix.
-fn next_hop(state: &State, host: &HostName, prefix: IpNet) -> Option<IpAddr> {
-    state.host(host)?.ips().find(|ip| ip.is_ipv4() == prefix.addr().is_ipv4())
 }

@@ -15,6 +15,7 @@ use crate::state::State;
 
 /// Settings of every cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Settings {
     /// How long a released address is not given out again, milliseconds. 0 = at once.
     pub address_reuse_delay_ms: u64,
@@ -30,6 +31,7 @@ impl Default for Settings {
 
 /// Settings of what concerns agents, since version 3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentSettings {
     /// Addresses that an agent holds in reserve for each tenant and segment that its host runs; 0: none.
     pub reserve_per_owner: u32,

@@ -93,6 +93,7 @@ pub struct Outcome {
 
 /// The answer to a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Answer {
     /// Done.
     Done {

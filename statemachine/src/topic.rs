@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The unit of subscription to the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Topic {
     /// Topology, blackouts, settings, version.

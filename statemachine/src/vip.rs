@@ -34,6 +34,7 @@ use crate::tenant::check_routable;
 
 /// A VIP that somebody wants answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vip {
     /// Its name.
     pub name: VipName,
@@ -47,6 +48,7 @@ pub struct Vip {
 
 /// The host that holds a VIP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipHolder {
     /// The host.
     pub host: HostName,
@@ -56,8 +58,10 @@ pub struct VipHolder {
 
 /// What a router is assigned for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RouterKey {
     /// The prefix that is routed.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// The route table or zone the route is in.
     pub table: TableId,

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use romana_statemachine::command::HostState;
 use romana_statemachine::name::HostName;
+use romana_statemachine::routes::{Way, to_blocks};
 use serde::Serialize;
 
-use crate::view::{Host, View};
+use crate::view::View;
 
 /// What the host is connected to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,33 +92,24 @@ pub struct Skipped {
     pub problem: bool,
 }
 
-/// Plans the routes of the host whose view it is.
-///
-/// Adjacent blocks with the same target are one route, where their union is exact: a route never
-/// covers what belongs to somebody else, or to nobody. An own block of a single address has none.
+/// Plans the routes of the host whose view it is. An own block of a single address has none.
 #[must_use]
 pub fn plan(view: &View, facts: &Facts, options: Options) -> Plan {
-    let mut plan = Plan::default();
-    let mut prefixes: BTreeMap<Target, Vec<IpNet>> = BTreeMap::new();
-    for (cidr, block) in &view.blocks {
-        match target(*cidr, &block.host, view, facts, options) {
-            Ok(target) => prefixes.entry(target).or_default().push(*cidr),
+    let mut skipped = Vec::new();
+    let routes = to_blocks(view, None, Some(&view.host), |block, host, way| {
+        match target(block, host, way, view, facts, options) {
+            Ok(target) => Some(target),
             Err(Reason { why, problem }) => {
-                let host = block.host.clone();
-                plan.skipped.push(Skipped { block: *cidr, host, why, problem });
+                skipped.push(Skipped { block, host: host.clone(), why, problem });
+                None
             }
         }
-    }
-    for (target, prefixes) in prefixes {
-        for prefix in IpNet::aggregate(&prefixes) {
-            // It would stand in place of the route to the container.
-            if target == Target::Unreachable && prefix.prefix_len() == prefix.max_prefix_len() {
-                continue;
-            }
-            plan.routes.insert(prefix, target.clone());
-        }
-    }
-    plan
+    });
+    // It would stand in place of the route to the container.
+    let single = |prefix: &IpNet| prefix.prefix_len() == prefix.max_prefix_len();
+    let routes = routes.into_iter();
+    let routes = routes.filter(|(prefix, to)| *to != Target::Unreachable || !single(prefix));
+    Plan { routes: routes.collect(), skipped }
 }
 
 /// Why there is no route.
@@ -135,11 +127,12 @@ impl Reason {
 fn target(
     block: IpNet,
     name: &HostName,
+    way: Way<'_>,
     view: &View,
     facts: &Facts,
     options: Options,
 ) -> Result<Target, Reason> {
-    if *name == view.host {
+    if matches!(way, Way::Local) {
         return Ok(Target::Unreachable);
     }
     let overlap = facts.links.iter().find_map(|link| {
@@ -151,12 +144,13 @@ fn target(
             format!("it overlaps {prefix} on link {link}: choose another CIDR for the network");
         return Err(Reason::problem(why));
     }
-    let Some(host) = view.hosts.get(name) else {
+    let Way::Host(ips) = way else {
         return Err(Reason::problem(format!("host {name} is not known")));
     };
-    let hops = hops(block, name, host, facts, options)?;
+    let hops = hops(block, name, ips.collect(), facts, options)?;
     let silent = |hop: &Hop| facts.silent.contains(&hop.via);
-    if host.state == HostState::Down && hops.iter().all(silent) {
+    let is_down = view.hosts.get(name).is_some_and(|host| host.state == HostState::Down);
+    if is_down && hops.iter().all(silent) {
         return Err(Reason {
             why: format!("host {name} is down and does not answer"),
             problem: false,
@@ -168,14 +162,12 @@ fn target(
 fn hops(
     block: IpNet,
     name: &HostName,
-    host: &Host,
+    family: Vec<IpAddr>,
     facts: &Facts,
     options: Options,
 ) -> Result<Vec<Hop>, Reason> {
-    let v4 = block.addr().is_ipv4();
-    let family: Vec<IpAddr> = host.ips.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect();
     if family.is_empty() {
-        let version = if v4 { 4 } else { 6 };
+        let version = if block.addr().is_ipv4() { 4 } else { 6 };
         let why = format!(
             "host {name} has no IPv{version} address: add one with `romana host add` or the agent's \
              --host-ip"

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use axum::body::Body;
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use romana_statemachine::command::ReleaseAddress;
+use romana_api::{Changed, Page};
+use romana_statemachine::command::{AllocateAddress, ReleaseAddress};
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Allocation, Answer, Command, Owner, Refusal, State};
 
 use super::call::{Call, bad_query, parse};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -20,16 +21,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/addresses",
         "addresses",
         "Allocates an address. Idempotent by name: 200 if it stood already.",
-        &[(201, "Allocation"), (200, "Allocation")],
+        &[(201, of::<Allocation>), (200, of::<Allocation>)],
         handler!(allocate),
     )
-    .body("AllocateAddress", BODY_BYTES_MAX),
+    .body::<AllocateAddress>(BODY_BYTES_MAX),
     Route::new(
         Verb::Get,
         "/v1/addresses",
         "addresses",
         "Live addresses, in order.",
-        &[(200, "AllocationList")],
+        &[(200, of::<Page<Allocation>>)],
         handler!(list),
     )
     .query(&[
@@ -47,7 +48,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/addresses/{address}",
         "addresses",
         "A live address, by its name or itself.",
-        &[(200, "Allocation")],
+        &[(200, of::<Allocation>)],
         handler!(get),
     )
     .query(&[CONSISTENCY]),
@@ -56,7 +57,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/addresses/{address}",
         "addresses",
         "Releases an address, by its name or itself. Idempotent: `changed` is false if it was not live.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(release),
     ),
 ];

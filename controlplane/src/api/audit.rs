@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use romana_replica::audit::{Audit, AuditError, Page, lasting};
-use romana_statemachine::audit::{Filter, Kind, Moment};
+use romana_statemachine::audit::{Filter, Kind, Moment, Tenure};
 use romana_statemachine::name::{Actor, HostName, TenantId};
-use romana_statemachine::{Event, Revision, Topic};
+use romana_statemachine::{Event, Record, Revision, Topic};
 use romana_storage::history::HistoryError;
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
-use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 use super::{addresses, reply};
 use crate::budget::Cancel;
 use crate::error::{Code, Failure};
@@ -23,7 +23,7 @@ pub(super) const ROUTES: &[Route] = &[
         "audit",
         "Every holder of an address, oldest first: from when to when, where, for whom, who asked, and \
          why it ended.",
-        &[(200, "Tenures")],
+        &[(200, of::<romana_api::Page<Tenure>>)],
         handler!(who),
     )
     .query(&[
@@ -39,7 +39,7 @@ pub(super) const ROUTES: &[Route] = &[
         "audit",
         "Records of the history, oldest first: those that fit everything that is asked for. A page may \
          have fewer than `limit` items, even none, and a `continue`.",
-        &[(200, "Records")],
+        &[(200, of::<romana_api::Page<Record>>)],
         handler!(log),
     )
     .query(&[

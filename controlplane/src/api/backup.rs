@@ -5,13 +5,14 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use futures_util::stream;
+use romana_api::backup::Restoration;
 use romana_daemon::error::chain;
 use romana_replica::backup::take::{Take, TakeError, origin};
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
 use super::reply;
-use super::route::{Accepts, CONSISTENCY, Param, Route, Verb, handler};
+use super::route::{Accepts, CONSISTENCY, Octets, Param, Route, Verb, handler, of};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 
@@ -22,7 +23,7 @@ pub(super) const ROUTES: &[Route] = &[
         "backup",
         "A backup: the state and the history up to it, as one stream that ends with a digest of the \
          whole. `romana backup save` writes it to a file and verifies it.",
-        &[(200, "Bytes")],
+        &[(200, of::<Octets>)],
         handler!(take),
     )
     .query(&[
@@ -36,10 +37,10 @@ pub(super) const ROUTES: &[Route] = &[
         "backup",
         "Takes a backup and begins a new cluster with it. Only a replica that was started with \
          --await-restore and an empty data directory does that; this one serves a cluster and refuses.",
-        &[(200, "Restoration")],
+        &[(200, of::<Restoration>)],
         handler!(restore),
     )
-    .body("Bytes", 0)
+    .body::<Octets>(0)
     .content_types(&["application/octet-stream"])
     .ignores_body(),
 ];

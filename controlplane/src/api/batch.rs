@@ -9,7 +9,7 @@ use romana_statemachine::{Command, Outcome, Refusal, Revision};
 
 use super::call::{Call, parse};
 use super::reply;
-use super::route::{BATCH_BYTES_MAX, Route, Verb, handler};
+use super::route::{BATCH_BYTES_MAX, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
@@ -18,10 +18,10 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     "batch",
     "Carries out commands in order, each on its own: a refusal leaves the others. One result each. \
      Any other failure is one of the whole batch.",
-    &[(200, "BatchResults")],
+    &[(200, of::<Vec<BatchItem>>)],
     handler!(batch),
 )
-.body("BatchCommands", BATCH_BYTES_MAX)];
+.body::<Vec<Command>>(BATCH_BYTES_MAX)];
 
 async fn batch(call: Call) -> reply::Result {
     let commands: Vec<Command> = parse(&call.body)?;

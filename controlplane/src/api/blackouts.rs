@@ -1,12 +1,13 @@
 //! `/v1/blackouts`: ranges that nothing is allocated from.
 
 use romana_api::block::Blackout;
+use romana_api::{Changed, Page};
 use romana_statemachine::{Command, State, command};
 
 use super::addresses::required;
 use super::call::{Call, created};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -14,7 +15,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/blackouts",
         "blackouts",
         "Blacked-out ranges, in order.",
-        &[(200, "BlackoutList")],
+        &[(200, of::<Page<Blackout>>)],
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
@@ -23,16 +24,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/blackouts",
         "blackouts",
         "Excludes a range from allocation. It must hold no live address.",
-        &[(201, "Changed"), (200, "Changed")],
+        &[(201, of::<Changed>), (200, of::<Changed>)],
         handler!(add),
     )
-    .body("Blackout", BODY_BYTES_MAX),
+    .body::<command::Blackout>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/blackouts",
         "blackouts",
         "Ends a blackout.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(remove),
     )
     .query(&[Param::required("cidr", "The range, exactly as it was added")]),

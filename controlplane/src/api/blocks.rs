@@ -1,20 +1,21 @@
 //! `/v1/blocks`: the blocks that hosts have.
 
 use ipnet::IpNet;
+use romana_api::Page;
 use romana_api::block::Block as Shown;
 use romana_statemachine::Block;
 use romana_statemachine::name::HostName;
 
 use super::call::Call;
 use super::reply;
-use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Get,
     "/v1/blocks",
     "blocks",
     "Assigned blocks, in order.",
-    &[(200, "BlockList")],
+    &[(200, of::<Page<Shown>>)],
     handler!(list),
 )
 .query(&[

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use romana_api::Changed;
 use romana_api::cluster::{
     AddMemberBody, ClusterStatus, DigestAt, Leader, MemberStatus, NewMember, RaiseBody, Raised,
     Role, TransferBody,
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::call::{Call, created};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 use crate::tasks::versions;
 
@@ -31,7 +32,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/cluster",
         "cluster",
         "Replicas, leader and term as this replica knows them.",
-        &[(200, "Cluster")],
+        &[(200, of::<ClusterStatus>)],
         handler!(status),
     ),
     Route::new(
@@ -39,16 +40,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/cluster/members",
         "cluster",
         "Adds a member: a learner, until it has started and caught up; then it votes. The id is new.",
-        &[(201, "NewMember"), (200, "NewMember")],
+        &[(201, of::<NewMember>), (200, of::<NewMember>)],
         handler!(add),
     )
-    .body("AddMemberBody", BODY_BYTES_MAX),
+    .body::<AddMemberBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/cluster/members/{id}",
         "cluster",
         "Removes a member; its id is never used again.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(remove),
     )
     .query(&[Param::optional("force", "`true`: even if too few healthy members would be left")]),
@@ -57,16 +58,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/cluster/transfer",
         "cluster",
         "Hands leadership over, to a member or to the best one, and waits until it leads.",
-        &[(200, "Leader")],
+        &[(200, of::<Leader>)],
         handler!(transfer),
     )
-    .body("TransferBody", BODY_BYTES_MAX),
+    .body::<TransferBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Post,
         "/v1/cluster/resume",
         "cluster",
         "After a restore: goes on allocating without waiting for more hosts.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(resume),
     ),
     Route::new(
@@ -76,16 +77,16 @@ pub(super) const ROUTES: &[Route] = &[
         "Raises the version of behaviour as far as all replicas know it. That happens by itself when all \
          agents that are heard know it, too; with `force` they are not waited for: they stop at the first \
          event that they do not know and must not leave out.",
-        &[(200, "Raised")],
+        &[(200, of::<Raised>)],
         handler!(raise),
     )
-    .body("RaiseBody", BODY_BYTES_MAX),
+    .body::<RaiseBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Get,
         "/v1/digest",
         "cluster",
         "Revision and digest of the history. Equal revisions have equal digests on all replicas.",
-        &[(200, "Digest")],
+        &[(200, of::<DigestAt>)],
         handler!(digest),
     )
     .query(&[CONSISTENCY]),

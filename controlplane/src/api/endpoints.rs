@@ -4,12 +4,13 @@
 use std::net::IpAddr;
 
 use romana_api::endpoint::EndpointBody;
+use romana_api::{Changed, Page};
 use romana_statemachine::command::{Endpoint, EndpointRef};
 use romana_statemachine::{Command, State};
 
 use super::call::{Call, created};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -18,7 +19,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/endpoints",
         "endpoints",
         "Endpoints, by address.",
-        &[(200, "EndpointList")],
+        &[(200, of::<Page<Endpoint>>)],
         handler!(list),
     )
     .query(&[
@@ -34,7 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/endpoints/{ip}",
         "endpoints",
         "An endpoint.",
-        &[(200, "Endpoint")],
+        &[(200, of::<Endpoint>)],
         handler!(get),
     )
     .query(&[CONSISTENCY]),
@@ -43,16 +44,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/endpoints/{ip}",
         "endpoints",
         "Creates or replaces an endpoint.",
-        &[(201, "Endpoint"), (200, "Endpoint")],
+        &[(201, of::<Endpoint>), (200, of::<Endpoint>)],
         handler!(put),
     )
-    .body("EndpointBody", BODY_BYTES_MAX),
+    .body::<EndpointBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/endpoints/{ip}",
         "endpoints",
         "Removes an endpoint. Idempotent.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(delete),
     ),
 ];

@@ -5,16 +5,17 @@ use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use romana_api::feed::RecordLine;
 use romana_api::{ErrorAnswer, header};
 use romana_replica::feed::{FeedError, Filter, Follower, Form, Topics};
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Revision, Topic, VERSION_MAX};
+use romana_statemachine::{Record, Revision, Topic, VERSION_MAX};
 use romana_storage::history::HistoryError;
 
 use super::FOLLOWERS_MAX;
 use super::call::{Call, bad_query, only};
 use super::reply;
-use super::route::{Accepts, Param, Route, Verb, handler};
+use super::route::{Accepts, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 /// What a follower of a host knows that does not say so.
@@ -30,7 +31,7 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
      `{\"bookmark\": {\"revision\": N}}`) follows the catch-up and comes at least every 5 s: all \
      events of interest up to its revision have been sent. 410 when the next event is no longer \
      kept: take a snapshot.",
-    &[(200, "Record")],
+    &[(200, of::<RecordLine<Record>>)],
     handler!(follow),
 )
 .query(&[

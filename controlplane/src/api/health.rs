@@ -9,7 +9,7 @@ use romana_statemachine::Revision;
 
 use super::call::Call;
 use super::reply;
-use super::route::{Accepts, Route, Verb, handler};
+use super::route::{Accepts, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 use crate::metrics::{ClockReading, Reading};
 
@@ -19,7 +19,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/healthz",
         "health",
         "Whether this replica works. 500 when it stopped itself for good: restart it.",
-        &[(200, "Health")],
+        &[(200, of::<Health>)],
         handler!(healthy),
     ),
     Route::new(
@@ -27,7 +27,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/readyz",
         "health",
         "Whether this replica can serve: its data is recovered and a majority confirms a leader. 503 with the reason if not.",
-        &[(200, "Health")],
+        &[(200, of::<Health>)],
         handler!(ready),
     ),
     Route::new(
@@ -35,7 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/metrics",
         "health",
         "Metrics in the OpenMetrics text format.",
-        &[(200, "Metrics")],
+        &[(200, of::<String>)],
         handler!(metrics),
     )
     .accepts(Accepts::Text),

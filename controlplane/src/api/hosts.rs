@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use romana_api::Changed;
 use romana_api::host::{EnrolmentBody, HeartbeatBody, HostPatch, ReportBody};
-use romana_statemachine::agent::{Heartbeat, RefusedAgent};
+use romana_api::{Changed, Page};
+use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
 use romana_statemachine::command::{
     EnrolAgent, HostChange, HostReport, HostSpec, HostState, RemoveHost, ReportAttachments,
     SetHostState,
@@ -15,7 +15,7 @@ use romana_statemachine::{Command, Host, Refusal, State};
 
 use super::call::{Call, created};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -24,7 +24,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/hosts",
         "hosts",
         "Hosts, by name.",
-        &[(200, "HostList")],
+        &[(200, of::<Page<Host>>)],
         handler!(list),
     )
     .query(&[
@@ -38,27 +38,27 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/hosts",
         "hosts",
         "Adds a host and places it in a prefix group of each network. 200 if it stood already.",
-        &[(201, "Host"), (200, "Host")],
+        &[(201, of::<Host>), (200, of::<Host>)],
         handler!(add),
     )
-    .body("HostSpec", BODY_BYTES_MAX),
-    Route::new(Verb::Get, "/v1/hosts/{name}", "hosts", "A host.", &[(200, "Host")], handler!(get))
+    .body::<HostSpec>(BODY_BYTES_MAX),
+    Route::new(Verb::Get, "/v1/hosts/{name}", "hosts", "A host.", &[(200, of::<Host>)], handler!(get))
         .query(&[CONSISTENCY]),
     Route::new(
         Verb::Patch,
         "/v1/hosts/{name}",
         "hosts",
         "Changes a host's facts, or its state; absent members stay.",
-        &[(200, "Host")],
+        &[(200, of::<Host>)],
         handler!(patch),
     )
-    .body("HostPatch", BODY_BYTES_MAX),
+    .body::<HostPatch>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/hosts/{name}",
         "hosts",
         "Removes a host. One with live addresses is refused, unless forced.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(remove),
     )
     .query(&[Param::optional("force", "`true`: release what lives on it (recorded as eviction)")]),
@@ -69,35 +69,35 @@ pub(super) const ROUTES: &[Route] = &[
         "What really runs on a host, said by its agent: addresses older than the revision and not \
          running are released; with addresses (`attached`), those that are not allocated are \
          adopted, or kept as conflicts.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(report),
     )
-    .body("HostReport", BODY_BYTES_MAX),
+    .body::<ReportBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Post,
         "/v1/hosts/{name}/heartbeat",
         "hosts",
         "The host's agent lives. Not in the log: the leader remembers the last one.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(heartbeat),
     )
-    .body("Heartbeat", HEARTBEAT_BYTES_MAX),
+    .body::<HeartbeatBody>(HEARTBEAT_BYTES_MAX),
     Route::new(
         Verb::Post,
         "/v1/hosts/{name}/agent",
         "hosts",
         "Makes an agent the one that speaks for a host. Another one is refused, unless it names the one \
          that it replaces.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(enrol),
     )
-    .body("Enrolment", HEARTBEAT_BYTES_MAX),
+    .body::<EnrolmentBody>(HEARTBEAT_BYTES_MAX),
     Route::new(
         Verb::Get,
         "/v1/heartbeats",
         "hosts",
         "What each host's agent said last, and how long ago.",
-        &[(200, "Heartbeats")],
+        &[(200, of::<Page<Heard>>)],
         handler!(heartbeats),
     ),
 ];

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use romana_api::Page;
 use romana_statemachine::agent::{AGENT_INFO, Heard, RefusedAgent};
 use romana_statemachine::finding::{AGENT_PROBLEM, Finding, Severity};
 use romana_statemachine::name::{HostName, InstanceId};
@@ -9,7 +10,7 @@ use romana_statemachine::{Conflict, Host, Refusal, State, plural};
 
 use super::call::Call;
 use super::reply;
-use super::route::{CONSISTENCY, Route, Verb, handler};
+use super::route::{CONSISTENCY, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
@@ -18,7 +19,7 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     "ipam",
     "Differences between the log and the hosts, each with the reason and what mends it. Reads the \
      whole state.",
-    &[(200, "Findings")],
+    &[(200, of::<Page<Finding>>)],
     handler!(check),
 )
 .query(&[CONSISTENCY])];

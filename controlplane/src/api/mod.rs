@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A write is a command for the log, a read looks at a state. Errors come from one table
-//! ([`crate::error`]), the OpenAPI document from the same rows as the router.
+//! ([`romana_api::code`]), the OpenAPI document from the same rows as the router.
 
 mod addresses;
 mod audit;
@@ -31,6 +31,7 @@ mod reply;
 mod romana2;
 mod route;
 mod routes;
+mod schemas;
 mod settings;
 mod snapshot;
 mod strict;

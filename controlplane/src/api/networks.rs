@@ -1,5 +1,6 @@
 //! `/v1/networks`: networks, and how full their groups are.
 
+use romana_api::Page;
 use romana_api::network::Group;
 use romana_statemachine::name::NetworkName;
 use romana_statemachine::topology::Network;
@@ -7,7 +8,7 @@ use romana_statemachine::{Block, Refusal, State};
 
 use super::call::Call;
 use super::reply;
-use super::route::{CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
+use super::route::{CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -15,7 +16,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/networks",
         "networks",
         "Networks in order of their names, with the utilisation of each group.",
-        &[(200, "NetworkList")],
+        &[(200, of::<Page<romana_api::network::Network>>)],
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
@@ -24,7 +25,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/networks/{name}",
         "networks",
         "A network, with the utilisation of each group.",
-        &[(200, "Network")],
+        &[(200, of::<romana_api::network::Network>)],
         handler!(get),
     )
     .query(&[CONSISTENCY]),

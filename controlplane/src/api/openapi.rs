@@ -1,37 +1,37 @@
-//! `/v1/openapi.json`: made from the table of routes, the table of errors and the schemas beside this
-//! file, so that it cannot miss a route.
+//! `/v1/openapi.json`: made from the table of routes, the table of errors and the types of the contract, so that it
+//! misses nothing and is never out of date.
 
 use std::sync::OnceLock;
 
 use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::Bytes;
+use romana_api::ErrorAnswer;
 use romana_api::code::status_of;
+use romana_api::romana2::Romana2Error;
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::route::{Accepts, Route, Verb, handler};
+use super::route::{Accepts, Route, Verb, handler, of};
+use super::schemas::Schemas;
 use super::{reply, table};
-use crate::error::{Code, Failure};
+use crate::error::Code;
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
     Verb::Get,
     "/v1/openapi.json",
     "meta",
     "This document.",
-    &[(200, "Any")],
+    &[(200, of::<serde_json::Map<String, serde_json::Value>>)],
     handler!(get),
 )];
-
-/// Schemas by name (JSON Schema, as of OpenAPI 3.1).
-const SCHEMAS: &str = include_str!("schemas.json");
 
 async fn get(call: Call) -> reply::Result {
     static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
     let bytes = match DOCUMENT.get() {
         Some(bytes) => bytes.clone(),
         None => {
-            let bytes = reply::bytes(&document()?)?;
+            let bytes = reply::bytes(&document())?;
             DOCUMENT.get_or_init(|| bytes).clone()
         }
     };
@@ -40,17 +40,19 @@ async fn get(call: Call) -> reply::Result {
 }
 
 /// The whole document.
-pub(super) fn document() -> Result<Value, Failure> {
-    let schemas: Value = serde_json::from_str(SCHEMAS)
-        .map_err(|why| Failure::new(Code::Internal, format!("schemas.json: {why}")))?;
+pub(super) fn document() -> Value {
+    let mut schemas = Schemas::new();
     let mut paths = Map::new();
     for route in table() {
         let methods = paths.entry(route.path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = methods {
-            methods.insert(route.verb.as_str().to_lowercase(), operation(route));
+            methods.insert(route.verb.as_str().to_lowercase(), operation(route, &mut schemas));
         }
     }
-    Ok(json!({
+    let responses = errors(&mut schemas);
+    let mut paths = Value::from(paths);
+    let schemas = schemas.close(&mut paths);
+    json!({
         "openapi": "3.1.0",
         "info": {
             "title": "romanad",
@@ -64,15 +66,11 @@ pub(super) fn document() -> Result<Value, Failure> {
                 that a page of another origin asks for are refused (`Origin`, `Sec-Fetch-Site`).",
         },
         "paths": paths,
-        "components": {"schemas": schemas, "responses": errors()},
-    }))
+        "components": {"schemas": schemas, "responses": responses},
+    })
 }
 
-fn reference(schema: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{schema}")})
-}
-
-fn operation(route: &Route) -> Value {
+fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     let mut parameters: Vec<Value> = route
         .path_params()
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
@@ -87,10 +85,11 @@ fn operation(route: &Route) -> Value {
         })
     }));
     let mut responses = Map::new();
-    for (status, schema) in route.answers {
+    for (status, of) in route.answers {
+        let schema = schemas.answer(*of);
         let types = route.accepts.types().iter();
         let content: Map<String, Value> =
-            types.map(|kind| ((*kind).into(), json!({"schema": reference(schema)}))).collect();
+            types.map(|kind| ((*kind).into(), json!({"schema": schema}))).collect();
         let headers = json!({"X-Romana-Revision": {"schema": {"type": "integer"}}});
         let description = if *status == 201 { "Created." } else { "Done." };
         responses.insert(
@@ -107,10 +106,11 @@ fn operation(route: &Route) -> Value {
         "parameters": parameters,
         "responses": responses,
     });
-    if let Some(schema) = route.body {
+    if let Some(of) = route.body {
+        let schema = schemas.body(of);
         let types = route.content_types.iter();
         let content: Map<String, Value> =
-            types.map(|kind| ((*kind).into(), json!({"schema": reference(schema)}))).collect();
+            types.map(|kind| ((*kind).into(), json!({"schema": schema}))).collect();
         operation["requestBody"] = json!({"content": content});
     }
     operation
@@ -132,7 +132,7 @@ fn operation_id(route: &Route) -> String {
 }
 
 /// The error answers, with the table of all codes.
-fn errors() -> Value {
+fn errors(schemas: &mut Schemas) -> Value {
     use std::fmt::Write;
     let mut table = String::from("Codes:\n\n| code | status | what to do |\n|---|---|---|\n");
     for code in Code::ALL {
@@ -142,10 +142,10 @@ fn errors() -> Value {
     for (code, kind, hint) in romana_statemachine::Refusal::TABLE {
         _ = writeln!(table, "| {code} | {} | {hint} |", status_of(*kind));
     }
-    let answer = |about: &str, schema: &str| json!({"description": about, "content": {"application/json": {"schema": reference(schema)}}});
+    let mut answer = |about: &str, of| json!({"description": about, "content": {"application/json": {"schema": schemas.answer(of)}}});
     json!({
-        "Error": answer(&table, "Error"),
-        "Romana2Error": answer("As Error, in Romana 2.0's form.", "Romana2Error"),
+        "Error": answer(&table, of::<ErrorAnswer>),
+        "Romana2Error": answer("As Error, in Romana 2.0's form.", of::<Romana2Error>),
     })
 }
 
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_route_is_there_once_and_nothing_else() {
-        let document = document().unwrap();
+        let document = document();
         let mut documented = BTreeSet::new();
         for (path, methods) in document["paths"].as_object().unwrap() {
             for method in methods.as_object().unwrap().keys() {
@@ -187,7 +187,7 @@ mod tests {
                 _ => {}
             }
         }
-        let document = document().unwrap();
+        let document = document();
         let (mut references, mut ids) = (BTreeSet::new(), Vec::new());
         walk(&document, &mut references, &mut ids);
         for reference in &references {

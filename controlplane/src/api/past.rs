@@ -12,18 +12,20 @@ use futures_util::stream::try_unfold;
 use romana_api::audit::{
     Difference, ExportEnd, ExportHeader, ExportLast, Proof, Verification, Verified,
 };
+use romana_api::feed::RecordLine;
+use romana_api::snapshot::Snapshot;
 use romana_replica::Replica;
 use romana_replica::audit::{Audit, Base, PastError};
 use romana_replica::feed::Topics;
 use romana_replica::retention;
 use romana_statemachine::audit::Moment;
-use romana_statemachine::{Digest, FollowError, Revision, State};
+use romana_statemachine::{Digest, FollowError, Record, Revision, State};
 use tokio::time::Instant;
 
 use super::audit::{history_failure, moment};
 use super::call::Call;
 use super::diff::diff;
-use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler};
+use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler, of};
 use super::{addresses, reply, snapshot};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
@@ -42,7 +44,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/audit/state",
         "audit",
         "The whole state at a revision or time, as GET /v1/snapshot shows it.",
-        &[(200, "Snapshot")],
+        &[(200, of::<Snapshot>)],
         handler!(state),
     )
     .query(&[
@@ -54,7 +56,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/audit/diff",
         "audit",
         "What differs between the states at two revisions or times.",
-        &[(200, "Diff")],
+        &[(200, of::<Difference>)],
         handler!(difference),
     )
     .query(&[
@@ -69,7 +71,7 @@ pub(super) const ROUTES: &[Route] = &[
         "audit",
         "Has every replica read its whole history: chain, checkpoints, and that it leads to the state. \
          May take minutes.",
-        &[(200, "Verification")],
+        &[(200, of::<Verification>)],
         handler!(verify),
     ),
     Route::new(
@@ -78,7 +80,7 @@ pub(super) const ROUTES: &[Route] = &[
         "audit",
         "The history as NDJSON that `romana audit replay` rebuilds the state from: a head, one record \
          per line, an end.",
-        &[(200, "Record")],
+        &[(200, of::<RecordLine<Record>>)],
         handler!(export),
     )
     .query(&[

@@ -1,8 +1,8 @@
 //! `/v1/policies`: documents in the seeds' form or in Romana 2.0's, answered in the seeds' form.
 
 use axum::http::StatusCode;
-use romana_api::Changed;
 use romana_api::policy::{PoliciesExplained, PoliciesSet, PolicyExplained, VerdictChange};
+use romana_api::{Changed, Page};
 use romana_statemachine::command::PolicyRef;
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::PolicyName;
@@ -13,7 +13,7 @@ use romana_statemachine::{Command, Refusal, State, plural};
 
 use super::call::{Call, created};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -22,7 +22,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/policies",
         "policies",
         "Policies, by name.",
-        &[(200, "PolicyList")],
+        &[(200, of::<Page<PolicyDocument>>)],
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
@@ -31,26 +31,26 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/policies",
         "policies",
         "Creates or replaces policies: all of the document, or none if one of them is not valid.",
-        &[(201, "PoliciesSet"), (200, "PoliciesSet")],
+        &[(201, of::<PoliciesSet>), (200, of::<PoliciesSet>)],
         handler!(post),
     )
-    .body("PolicyDocuments", BODY_BYTES_MAX),
+    .body::<Document>(BODY_BYTES_MAX),
     Route::new(
         Verb::Post,
         "/v1/policies/check",
         "policies",
         "Validates policies and explains what they would do. Commits nothing.",
-        &[(200, "PoliciesExplained")],
+        &[(200, of::<PoliciesExplained>)],
         handler!(check),
     )
-    .body("PolicyDocuments", BODY_BYTES_MAX)
+    .body::<Document>(BODY_BYTES_MAX)
     .query(&[CONSISTENCY]),
     Route::new(
         Verb::Get,
         "/v1/policies/{name}",
         "policies",
         "A policy.",
-        &[(200, "PolicyDocument")],
+        &[(200, of::<PolicyDocument>)],
         handler!(get),
     )
     .query(&[CONSISTENCY]),
@@ -59,16 +59,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/policies/{name}",
         "policies",
         "Creates or replaces a policy. A name in the body must be that in the path.",
-        &[(201, "PolicyDocument"), (200, "PolicyDocument")],
+        &[(201, of::<PolicyDocument>), (200, of::<PolicyDocument>)],
         handler!(put),
     )
-    .body("PolicyDocument", BODY_BYTES_MAX),
+    .body::<PolicyDocument>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/policies/{name}",
         "policies",
         "Removes a policy.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(delete),
     ),
 ];

@@ -10,21 +10,24 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use romana_api::romana2::{
     Romana2Address, Romana2Block, Romana2Blocks, Romana2Error, Romana2Host, Romana2Hosts,
-    Romana2Network, Romana2NewHost, Romana2PolicyRef,
+    Romana2Network, Romana2NewHost, Romana2Policy, Romana2PolicyRef,
 };
 use romana_statemachine::command::{
     AllocateAddress, HostSource, HostSpec, Labels, PolicyRef, ReleaseAddress,
 };
 use romana_statemachine::name::{AddressName, PolicyName, SegmentId, TenantId};
 use romana_statemachine::policy::Policy;
-use romana_statemachine::policy::document::to_document;
+use romana_statemachine::policy::document::{Document, to_document};
 use romana_statemachine::topology::{Network, TopologySpec};
 use romana_statemachine::{Answer, Block, Command, Host, Refusal, State};
+use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use super::addresses::required;
 use super::call::{Call, parse};
-use super::route::{Accepts, BODY_BYTES_MAX, Param, ROMANA2_TYPES, Route, Verb, handler};
+use super::route::{
+    Accepts, BODY_BYTES_MAX, Param, ROMANA2_TYPES, Route, SchemaOf, Verb, handler, of,
+};
 use super::{networks, policies, reply, topology};
 use crate::error::{Code, Failure};
 
@@ -32,67 +35,100 @@ const fn row(
     verb: Verb,
     path: &'static str,
     about: &'static str,
-    answers: &'static [(u16, &'static str)],
+    answers: &'static [(u16, SchemaOf)],
     handler: super::route::Handler,
 ) -> Route {
     Route::new(verb, path, "romana-2.0", about, answers, handler).accepts(Accepts::Romana2)
 }
 
-const fn with_body(route: Route, schema: &'static str) -> Route {
-    route.body(schema, BODY_BYTES_MAX).content_types(&ROMANA2_TYPES)
+const fn with_body<T: JsonSchema>(route: Route) -> Route {
+    route.body::<T>(BODY_BYTES_MAX).content_types(&ROMANA2_TYPES)
 }
 
 pub(super) const ROUTES: &[Route] = &[
-    with_body(
-        row(Verb::Post, "/address", "Allocates an address.", &[(200, "Text")], handler!(allocate)),
-        "Romana2Address",
-    ),
-    row(Verb::Delete, "/address", "Releases an address.", &[(200, "Null")], handler!(release))
+    with_body::<Romana2Address>(row(
+        Verb::Post,
+        "/address",
+        "Allocates an address.",
+        &[(200, of::<std::net::IpAddr>)],
+        handler!(allocate),
+    )),
+    row(Verb::Delete, "/address", "Releases an address.", &[(200, of::<()>)], handler!(release))
         .query(&[Param::required("addressName", "Name of the address, or itself")]),
-    row(Verb::Get, "/networks", "Networks.", &[(200, "Romana2Networks")], handler!(list_networks))
-        .walks(),
+    row(
+        Verb::Get,
+        "/networks",
+        "Networks.",
+        &[(200, of::<Vec<Romana2Network>>)],
+        handler!(list_networks),
+    )
+    .walks(),
     row(
         Verb::Get,
         "/networks/{network}/blocks",
         "Blocks of a network.",
-        &[(200, "Romana2Blocks")],
+        &[(200, of::<Romana2Blocks>)],
         handler!(network_blocks),
     )
     .walks(),
-    row(Verb::Get, "/blocks", "All blocks.", &[(200, "Romana2Blocks")], handler!(all_blocks))
+    row(Verb::Get, "/blocks", "All blocks.", &[(200, of::<Romana2Blocks>)], handler!(all_blocks))
         .walks(),
-    row(Verb::Get, "/topology", "The topology.", &[(200, "Topology")], handler!(get_topology)),
-    with_body(
-        row(Verb::Post, "/topology", "Sets it.", &[(200, "Null")], handler!(set_topology)),
-        "Topology",
+    row(
+        Verb::Get,
+        "/topology",
+        "The topology.",
+        &[(200, of::<TopologySpec>)],
+        handler!(get_topology),
     ),
-    row(Verb::Get, "/hosts", "Hosts.", &[(200, "Romana2Hosts")], handler!(list_hosts)).walks(),
-    with_body(
-        row(Verb::Post, "/hosts", "Adds a host.", &[(200, "Null")], handler!(add_host)),
-        "Romana2Host",
+    with_body::<TopologySpec>(row(
+        Verb::Post,
+        "/topology",
+        "Sets it.",
+        &[(200, of::<()>)],
+        handler!(set_topology),
+    )),
+    row(Verb::Get, "/hosts", "Hosts.", &[(200, of::<Romana2Hosts>)], handler!(list_hosts)).walks(),
+    with_body::<Romana2NewHost>(row(
+        Verb::Post,
+        "/hosts",
+        "Adds a host.",
+        &[(200, of::<()>)],
+        handler!(add_host),
+    )),
+    row(
+        Verb::Get,
+        "/policies",
+        "Policies.",
+        &[(200, of::<Vec<Romana2Policy>>)],
+        handler!(list_policies),
+    )
+    .walks(),
+    with_body::<Document>(row(
+        Verb::Post,
+        "/policies",
+        "Sets a policy.",
+        &[(200, of::<()>)],
+        handler!(set_policies),
+    )),
+    with_body::<Romana2PolicyRef>(row(
+        Verb::Delete,
+        "/policies",
+        "Removes a policy.",
+        &[(200, of::<()>)],
+        handler!(remove_policy),
+    )),
+    row(
+        Verb::Get,
+        "/policies/{id}",
+        "A policy.",
+        &[(200, of::<Romana2Policy>)],
+        handler!(get_policy),
     ),
-    row(Verb::Get, "/policies", "Policies.", &[(200, "Romana2Policies")], handler!(list_policies))
-        .walks(),
-    with_body(
-        row(Verb::Post, "/policies", "Sets a policy.", &[(200, "Null")], handler!(set_policies)),
-        "PolicyDocuments",
-    ),
-    with_body(
-        row(
-            Verb::Delete,
-            "/policies",
-            "Removes a policy.",
-            &[(200, "Null")],
-            handler!(remove_policy),
-        ),
-        "Romana2PolicyRef",
-    ),
-    row(Verb::Get, "/policies/{id}", "A policy.", &[(200, "Romana2Policy")], handler!(get_policy)),
     row(
         Verb::Delete,
         "/policies/{id}",
         "Removes a policy.",
-        &[(200, "Null")],
+        &[(200, of::<()>)],
         handler!(remove_policy),
     ),
 ];

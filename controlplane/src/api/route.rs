@@ -1,9 +1,11 @@
 //! A route: one row of the table from which the router, the OpenAPI document and the metrics come.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 
 use axum::http::{HeaderMap, header};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::call::Call;
 use super::reply;
@@ -67,6 +69,35 @@ pub(crate) const LIMIT: Param =
     Param::optional("limit", "Items at most, 1 to 10000 (default 10000)");
 pub(crate) const CONTINUE: Param =
     Param::optional("continue", "The `continue` of the page before: the next page");
+
+/// Gives the schema of a type.
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// The schema of a type.
+pub(crate) fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// What is not JSON: a backup.
+pub(crate) struct Octets;
+
+impl JsonSchema for Octets {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Octets".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "contentMediaType": "application/octet-stream",
+            "description": "A backup: see statemachine/src/backup.rs.",
+        })
+    }
+}
 
 /// In which forms a route can answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,16 +168,16 @@ pub(crate) struct Route {
     pub(crate) query: &'static [Param],
     /// Largest body in bytes; 0 = takes none.
     pub(crate) body_max: usize,
-    /// Name of the body's schema in the OpenAPI document.
-    pub(crate) body: Option<&'static str>,
+    /// The body's schema.
+    pub(crate) body: Option<SchemaOf>,
     pub(crate) content_types: &'static [&'static str],
     pub(crate) accepts: Accepts,
     /// Its answer does not depend on the body, which is not read.
     pub(crate) ignores_body: bool,
     /// It may look at very much of the state, though it is no list with a limit.
     pub(crate) walks: bool,
-    /// Statuses of success, each with the name of the answer's schema.
-    pub(crate) answers: &'static [(u16, &'static str)],
+    /// Statuses of success, each with the answer's schema.
+    pub(crate) answers: &'static [(u16, SchemaOf)],
     pub(crate) handler: Handler,
 }
 
@@ -157,7 +188,7 @@ impl Route {
         path: &'static str,
         tag: &'static str,
         about: &'static str,
-        answers: &'static [(u16, &'static str)],
+        answers: &'static [(u16, SchemaOf)],
         handler: Handler,
     ) -> Self {
         Self {
@@ -182,8 +213,9 @@ impl Route {
         self
     }
 
-    pub(crate) const fn body(mut self, schema: &'static str, max: usize) -> Self {
-        self.body = Some(schema);
+    /// It takes a `T` of at most so many bytes.
+    pub(crate) const fn body<T: JsonSchema>(mut self, max: usize) -> Self {
+        self.body = Some(of::<T>);
         self.body_max = max;
         self
     }

@@ -9,7 +9,7 @@ use romana_statemachine::routes::{for_group, for_host, for_router};
 use super::addresses::required;
 use super::call::{Call, bad_query};
 use super::reply;
-use super::route::{CONSISTENCY, Param, Route, Verb, handler};
+use super::route::{CONSISTENCY, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
@@ -17,7 +17,7 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     "/v1/routes",
     "routes",
     "Routes from one point of view, aggregated along the topology.",
-    &[(200, "Routes")],
+    &[(200, of::<RoutesAt>)],
     handler!(get),
 )
 .query(&[

@@ -10,7 +10,7 @@ use romana_statemachine::{Answer, Command, Now, State};
 
 use super::call::Call;
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler, of};
 use crate::error::Failure;
 
 pub(super) const ROUTES: &[Route] = &[
@@ -19,7 +19,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/settings",
         "settings",
         "The cluster settings.",
-        &[(200, "Settings")],
+        &[(200, of::<ClusterSettings>)],
         handler!(get),
     )
     .query(&[CONSISTENCY]),
@@ -28,10 +28,10 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/settings",
         "settings",
         "Changes settings; absent members stay. A retention of null keeps the history for ever.",
-        &[(200, "Settings")],
+        &[(200, of::<ClusterSettings>)],
         handler!(patch),
     )
-    .body("SettingsPatch", BODY_BYTES_MAX),
+    .body::<SettingsPatch>(BODY_BYTES_MAX),
 ];
 
 /// The commands that make the change, given what is kept now.

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use romana_api::block::Block;
 use romana_api::snapshot::{
-    AllSettings, ClusterHead, HeldHosts, HostsHead, Router, SnapshotHead, TopologyHead,
+    AllSettings, ClusterHead, HeldHosts, HostsHead, Router, Snapshot, SnapshotHead, TopologyHead,
 };
 use romana_replica::feed::Topics;
 use romana_statemachine::name::HostName;
@@ -17,7 +17,7 @@ use romana_statemachine::{Digest, RouterKey, State, Topic};
 use serde::Serialize;
 
 use super::call::Call;
-use super::route::{CONSISTENCY, Param, Route, Verb, handler};
+use super::route::{CONSISTENCY, Param, Route, Verb, handler, of};
 use super::{blackouts, events, reply, tenants, topology};
 use crate::budget::Held;
 use crate::error::Failure;
@@ -28,7 +28,7 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     "events",
     "State and revision to start following from: GET /v1/events?from=<revision>. Members are those \
      of the topics asked for.",
-    &[(200, "Snapshot")],
+    &[(200, of::<Snapshot>)],
     handler!(get),
 )
 .query(&[

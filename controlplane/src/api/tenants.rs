@@ -1,13 +1,14 @@
 //! `/v1/tenants` and their segments.
 
 use romana_api::tenant::{LabelsBody, Segment, Tenant};
+use romana_api::{Changed, Page};
 use romana_statemachine::command::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 use romana_statemachine::name::{SegmentId, TenantId};
 use romana_statemachine::{Command, Refusal, State};
 
 use super::call::{Call, created};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -15,7 +16,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/tenants",
         "tenants",
         "Tenants that were created, by id. (A tenant need not be created to own addresses.)",
-        &[(200, "TenantList")],
+        &[(200, of::<Page<Tenant>>)],
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
@@ -24,7 +25,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/tenants/{id}",
         "tenants",
         "A tenant with its segments.",
-        &[(200, "Tenant")],
+        &[(200, of::<Tenant>)],
         handler!(get),
     )
     .query(&[CONSISTENCY]),
@@ -33,16 +34,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/tenants/{id}",
         "tenants",
         "Creates a tenant or replaces its labels.",
-        &[(201, "Tenant"), (200, "Tenant")],
+        &[(201, of::<Tenant>), (200, of::<Tenant>)],
         handler!(put),
     )
-    .body("LabelsBody", BODY_BYTES_MAX),
+    .body::<LabelsBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/tenants/{id}",
         "tenants",
         "Deletes a tenant that owns nothing.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(delete),
     ),
     Route::new(
@@ -50,7 +51,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/tenants/{id}/segments",
         "tenants",
         "Segments of a tenant, by id.",
-        &[(200, "SegmentList")],
+        &[(200, of::<Page<Segment>>)],
         handler!(list_segments),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
@@ -59,7 +60,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/tenants/{id}/segments/{segment}",
         "tenants",
         "A segment.",
-        &[(200, "Segment")],
+        &[(200, of::<Segment>)],
         handler!(get_segment),
     )
     .query(&[CONSISTENCY]),
@@ -68,16 +69,16 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/tenants/{id}/segments/{segment}",
         "tenants",
         "Creates a segment or replaces its labels.",
-        &[(201, "Segment"), (200, "Segment")],
+        &[(201, of::<Segment>), (200, of::<Segment>)],
         handler!(put_segment),
     )
-    .body("LabelsBody", BODY_BYTES_MAX),
+    .body::<LabelsBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/tenants/{id}/segments/{segment}",
         "tenants",
         "Deletes a segment that owns nothing.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(delete_segment),
     ),
 ];

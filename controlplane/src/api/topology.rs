@@ -1,13 +1,13 @@
 //! `/v1/topology`: the seeds' document in, the same document out with CIDRs and hosts.
 
 use axum::http::StatusCode;
-use romana_statemachine::topology::TopologySpec;
+use romana_statemachine::topology::{TopologyPlan, TopologySpec};
 use romana_statemachine::{Command, Refusal, State};
 use serde_json::Value;
 
 use super::call::Call;
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -16,7 +16,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/topology",
         "topology",
         "The topology, with the CIDRs and hosts of its groups. A valid body for PUT.",
-        &[(200, "Topology")],
+        &[(200, of::<TopologySpec>)],
         handler!(get),
     )
     .query(&[CONSISTENCY]),
@@ -25,19 +25,19 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/topology",
         "topology",
         "Sets or replaces the topology. Everything that lives is kept, or the whole is refused.",
-        &[(200, "Topology")],
+        &[(200, of::<TopologySpec>)],
         handler!(put),
     )
-    .body("Topology", BODY_BYTES_MAX),
+    .body::<TopologySpec>(BODY_BYTES_MAX),
     Route::new(
         Verb::Post,
         "/v1/topology/plan",
         "topology",
         "What setting a topology would do. Commits nothing.",
-        &[(200, "TopologyPlan")],
+        &[(200, of::<TopologyPlan>)],
         handler!(plan),
     )
-    .body("Topology", BODY_BYTES_MAX)
+    .body::<TopologySpec>(BODY_BYTES_MAX)
     .query(&[CONSISTENCY]),
 ];
 

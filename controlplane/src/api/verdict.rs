@@ -10,7 +10,7 @@ use romana_statemachine::policy::party::{Party, Transport};
 
 use super::call::Call;
 use super::reply;
-use super::route::{CONSISTENCY, Param, Route, Verb, handler};
+use super::route::{CONSISTENCY, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 pub(super) const ROUTES: &[Route] = &[Route::new(
@@ -18,7 +18,7 @@ pub(super) const ROUTES: &[Route] = &[Route::new(
     "/v1/verdict",
     "policies",
     "Whether a connection may be opened, and which policies decide.",
-    &[(200, "Verdict")],
+    &[(200, of::<Verdict>)],
     handler!(get),
 )
 .query(&[

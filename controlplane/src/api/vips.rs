@@ -1,13 +1,14 @@
 //! `/v1/vips`: virtual IPs that somebody wants answered, and who answers.
 
 use romana_api::vip::VipBody;
+use romana_api::{Changed, Page};
 use romana_statemachine::command::{VipRef, VipSpec};
 use romana_statemachine::name::VipName;
 use romana_statemachine::{Command, Refusal, State, Vip};
 
 use super::call::{Call, created};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler};
+use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 
 pub(super) const ROUTES: &[Route] = &[
     Route::new(
@@ -15,27 +16,27 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/vips",
         "vips",
         "VIPs, by name.",
-        &[(200, "VipList")],
+        &[(200, of::<Page<Vip>>)],
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
-    Route::new(Verb::Get, "/v1/vips/{name}", "vips", "A VIP.", &[(200, "Vip")], handler!(get))
+    Route::new(Verb::Get, "/v1/vips/{name}", "vips", "A VIP.", &[(200, of::<Vip>)], handler!(get))
         .query(&[CONSISTENCY]),
     Route::new(
         Verb::Put,
         "/v1/vips/{name}",
         "vips",
         "Creates or replaces the request for a VIP.",
-        &[(201, "Vip"), (200, "Vip")],
+        &[(201, of::<Vip>), (200, of::<Vip>)],
         handler!(put),
     )
-    .body("VipBody", BODY_BYTES_MAX),
+    .body::<VipBody>(BODY_BYTES_MAX),
     Route::new(
         Verb::Delete,
         "/v1/vips/{name}",
         "vips",
         "Removes a VIP.",
-        &[(200, "Changed")],
+        &[(200, of::<Changed>)],
         handler!(delete),
     ),
 ];

@@ -1,52 +1,72 @@
-//! The part of JSON Schema that the OpenAPI document uses.
+//! The part of JSON Schema that the OpenAPI document uses. What a schema with members does not name is not documented.
 
 use serde_json::Value;
 
 /// What is wrong with a value, if anything.
 pub(crate) fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let fail = |why: &str| Err(format!("{why}: {value} against {schema}"));
+    if schema == &Value::Bool(true) {
+        return Ok(());
+    }
     if let Some(to) = schema["$ref"].as_str() {
         let target = document.pointer(&to[1..]).ok_or_else(|| format!("{to} leads nowhere"))?;
-        return check(document, target, value);
+        check(document, target, value)?;
     }
     for key in ["anyOf", "oneOf"] {
-        if let Some(choices) = schema[key].as_array() {
-            let fits = choices.iter().any(|choice| check(document, choice, value).is_ok());
-            return if fits { Ok(()) } else { fail("fits no alternative") };
+        if let Some(choices) = schema[key].as_array()
+            && !choices.iter().any(|choice| check(document, choice, value).is_ok())
+        {
+            return fail("fits no alternative");
         }
     }
-    if let Some(values) = schema["enum"].as_array() {
-        return if values.contains(value) { Ok(()) } else { fail("not in the enumeration") };
+    if schema["enum"].as_array().is_some_and(|values| !values.contains(value)) {
+        return fail("not in the enumeration");
     }
-    let right = match schema["type"].as_str() {
-        None => true,
-        Some("object") => value.is_object(),
-        Some("array") => value.is_array(),
-        Some("string") => value.is_string(),
-        Some("integer") => value.is_u64() || value.is_i64(),
-        Some("boolean") => value.is_boolean(),
-        Some("null") => value.is_null(),
-        Some(other) => return Err(format!("unknown type {other}")),
+    if schema.get("const").is_some_and(|constant| constant != value) {
+        return fail("not the constant");
+    }
+    let types = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        Value::String(one) => vec![one.as_str()],
+        _ => Vec::new(),
     };
-    if !right {
+    if !types.is_empty() && !types.iter().any(|name| is(name, value)) {
         return fail("wrong type");
     }
-    for name in schema["required"].as_array().into_iter().flatten() {
-        if value.get(name.as_str().unwrap_or("")).is_none() {
-            return fail(&format!("{name} is missing"));
+    members(document, schema, value)?;
+    if let (Some(schema), Some(items)) = (schema.get("items"), value.as_array()) {
+        items.iter().try_for_each(|item| check(document, schema, item))?;
+    }
+    Ok(())
+}
+
+fn is(name: &str, value: &Value) -> bool {
+    match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => panic!("unknown type {other}"),
+    }
+}
+
+fn members(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    let Some(has) = value.as_object() else { return Ok(()) };
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if !has.contains_key(name) {
+            return Err(format!("{name} is missing: {value} against {schema}"));
         }
     }
-    for (name, member) in value.as_object().into_iter().flatten() {
+    for (name, member) in has {
         match (schema["properties"].get(name), &schema["additionalProperties"]) {
             (Some(schema), _) => check(document, schema, member)?,
-            (None, Value::Bool(false)) => return fail(&format!("{name} is not documented")),
             (None, schema @ Value::Object(_)) => check(document, schema, member)?,
+            (None, Value::Null | Value::Bool(false)) if schema.get("properties").is_some() => {
+                return Err(format!("{name} is not documented: {value} against {schema}"));
+            }
             _ => {}
-        }
-    }
-    if let Some(schema) = schema.get("items") {
-        for item in value.as_array().into_iter().flatten() {
-            check(document, schema, item)?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 
 /// An address to allocate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AllocateAddress {
     /// The idempotency key: the same name, host, tenant and segment get the same address again.
@@ -29,6 +30,7 @@ pub struct AllocateAddress {
 
 /// An address to release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseAddress {
     /// Its name, or the address itself as text.
@@ -37,6 +39,7 @@ pub struct ReleaseAddress {
 
 /// End what is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EndCooldowns {
     /// The term in which the task decided.

@@ -10,6 +10,7 @@ use crate::entry::{Digest, Revision, Term};
 
 /// A member to add.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddMember {
     /// `host:port` of its peer listener.
@@ -23,6 +24,7 @@ pub struct AddMember {
 
 /// A data directory's claim to a member's id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ClaimMember {
     pub id: u64,
@@ -34,6 +36,7 @@ pub struct ClaimMember {
 
 /// A member by id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MemberRef {
     pub id: u64,
@@ -42,6 +45,7 @@ pub struct MemberRef {
 /// How long the history is kept; `None`: for ever. What exceeds either bound may be purged, up to the
 /// last signed checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// Longest age of a record, milliseconds.
@@ -52,6 +56,7 @@ pub struct Retention {
 
 /// A checkpoint on which the replicas agree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SignCheckpoint {
     /// The term in which the task decided.
@@ -66,11 +71,13 @@ pub struct SignCheckpoint {
 
 /// Go on allocating.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResumeAllocation {}
 
 /// The wait for reports after a restore is over (leader task).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EndHold {
     /// The term in which the task decided.

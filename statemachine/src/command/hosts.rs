@@ -13,6 +13,7 @@ use crate::name::{HostName, InstanceId};
 
 /// Who manages a host: decides who may remove it without being asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum HostSource {
     /// Added by an operator, over the API or the CLI.
@@ -26,6 +27,7 @@ pub enum HostSource {
 
 /// A host to add.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HostSpec {
     /// Its name (the Kubernetes node name). Unique.
@@ -47,6 +49,7 @@ pub struct HostSpec {
 
 /// New facts about a host; absent ones stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HostChange {
     pub name: HostName,
@@ -64,6 +67,7 @@ pub struct HostChange {
 
 /// Whether a host may be given VIPs and routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum HostState {
     /// In service.
@@ -77,6 +81,7 @@ pub enum HostState {
 
 /// A host's new state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetHostState {
     pub name: HostName,
@@ -88,6 +93,7 @@ pub struct SetHostState {
 
 /// A host to remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RemoveHost {
     pub name: HostName,
@@ -98,6 +104,7 @@ pub struct RemoveHost {
 
 /// An agent that wants to speak for a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnrolAgent {
     /// The host, which must exist.

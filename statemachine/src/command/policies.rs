@@ -14,6 +14,7 @@ use crate::policy::Protocol;
 
 /// Which policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRef {
     pub name: PolicyName,
@@ -21,6 +22,7 @@ pub struct PolicyRef {
 
 /// Something that has an address and is subject to policy: a pod or a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     pub ip: IpAddr,
@@ -36,6 +38,7 @@ pub struct Endpoint {
 
 /// A port with a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NamedPort {
     pub name: String,
@@ -46,6 +49,7 @@ pub struct NamedPort {
 
 /// Which endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EndpointRef {
     pub ip: IpAddr,

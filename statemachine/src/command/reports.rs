@@ -12,6 +12,7 @@ use crate::name::{AddressName, HostName, SegmentId, TenantId};
 
 /// An attachment report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HostReport {
     pub host: HostName,
@@ -23,6 +24,7 @@ pub struct HostReport {
 
 /// An address in use on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Attached {
     pub name: AddressName,
@@ -33,6 +35,7 @@ pub struct Attached {
 
 /// What runs on a host, with addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReportAttachments {
     pub host: HostName,
@@ -49,6 +52,7 @@ pub struct ReportAttachments {
 
 /// An address of the reserve that was used while no quorum could be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ClaimReserve {
     /// The name in reserve; begins with [`crate::name::RESERVE_PREFIX`].

@@ -9,6 +9,7 @@ use crate::name::{SegmentId, TenantId};
 
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TenantSpec {
     pub id: TenantId,
@@ -19,6 +20,7 @@ pub struct TenantSpec {
 
 /// Which tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TenantRef {
     pub id: TenantId,
@@ -26,6 +28,7 @@ pub struct TenantRef {
 
 /// A segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SegmentSpec {
     /// Its tenant, which must exist.
@@ -37,6 +40,7 @@ pub struct SegmentSpec {
 
 /// Which segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SegmentRef {
     pub tenant: TenantId,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A range excluded from allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Blackout {
     /// The range, as text: decide says what is wrong with it.
@@ -17,6 +18,7 @@ pub struct Blackout {
 
 /// The ranges that services have their addresses in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReserveServices {
     /// As text, without host bits; at most [`crate::limits::SERVICE_RANGES_MAX`]. They replace the present ones.
@@ -25,6 +27,7 @@ pub struct ReserveServices {
 
 /// New values of cluster settings; absent ones stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SettingsChange {
     /// How long a released address is not given out again, milliseconds. 0 = at once.
@@ -35,6 +38,7 @@ pub struct SettingsChange {
 
 /// New values of what concerns agents; absent ones stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AgentSettingsChange {
     /// Addresses that an agent holds in reserve for each tenant and segment that its host runs.
@@ -47,6 +51,7 @@ pub struct AgentSettingsChange {
 
 /// Which version to raise to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RaiseVersion {
     pub version: u16,

@@ -13,6 +13,7 @@ use crate::name::{HostName, TableId, VipName};
 
 /// A virtual IP that somebody wants answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VipSpec {
     /// Its name (`<service>.<namespace>` when it comes from Kubernetes).
@@ -25,6 +26,7 @@ pub struct VipSpec {
 
 /// Which VIP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VipRef {
     pub name: VipName,
@@ -32,6 +34,7 @@ pub struct VipRef {
 
 /// A VIP to put on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AssignVip {
     pub name: VipName,
@@ -42,6 +45,7 @@ pub struct AssignVip {
 
 /// A VIP to take off its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UnassignVip {
     pub name: VipName,
@@ -51,9 +55,11 @@ pub struct UnassignVip {
 
 /// A router to assign.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AssignRouter {
     #[serde(with = "crate::prefix::json")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// The route table or zone that the route is in.
     pub table: TableId,
@@ -64,9 +70,11 @@ pub struct AssignRouter {
 
 /// A router to withdraw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UnassignRouter {
     #[serde(with = "crate::prefix::json")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// A route table or a zone.
     pub table: TableId,

@@ -12,10 +12,13 @@ use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 
 /// A block belongs to a host and an owner now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockAssigned {
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     pub network: NetworkName,
     /// CIDR of the leaf group it lies in.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub group: IpNet,
     pub host: HostName,
     pub tenant: TenantId,
@@ -24,7 +27,9 @@ pub struct BlockAssigned {
 
 /// A block is free again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockReleased {
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     pub host: HostName,
     /// Not to be assigned before this time (later than the event only after an eviction).
@@ -33,9 +38,11 @@ pub struct BlockReleased {
 
 /// An address belongs to a name now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressAllocated {
     pub name: AddressName,
     pub ip: IpAddr,
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub block: IpNet,
     pub host: HostName,
     pub tenant: TenantId,
@@ -44,9 +51,11 @@ pub struct AddressAllocated {
 
 /// An address belongs to nobody now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressReleased {
     pub name: AddressName,
     pub ip: IpAddr,
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub block: IpNet,
     pub host: HostName,
     pub tenant: TenantId,
@@ -56,6 +65,7 @@ pub struct AddressReleased {
 
 /// Why an address was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ReleaseReason {
     /// Somebody asked.
@@ -70,9 +80,11 @@ pub enum ReleaseReason {
 
 /// An address that ran without being allocated, and was free, belongs to who uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressAdopted {
     pub name: AddressName,
     pub ip: IpAddr,
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub block: IpNet,
     pub host: HostName,
     pub tenant: TenantId,
@@ -83,12 +95,14 @@ pub struct AddressAdopted {
 
 /// An address of a reserve has been in use for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressClaimed {
     /// The name that it has now.
     pub name: AddressName,
     /// The name that it had.
     pub reserve: AddressName,
     pub ip: IpAddr,
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub block: IpNet,
     pub host: HostName,
     pub tenant: TenantId,
@@ -99,6 +113,7 @@ pub struct AddressClaimed {
 
 /// Addresses released until then may be given out again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CooldownsEnded {
     /// Those released at or before this time.
     pub released_until: Millis,

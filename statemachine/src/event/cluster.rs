@@ -10,6 +10,7 @@ use crate::entry::{Digest, Revision};
 
 /// A member got its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberAdded {
     pub id: u64,
     /// `host:port` of its peer listener.
@@ -20,6 +21,7 @@ pub struct MemberAdded {
 
 /// A member's id belongs to a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberClaimed {
     pub id: u64,
     /// What the data directory calls itself.
@@ -30,6 +32,7 @@ pub struct MemberClaimed {
 
 /// A member is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberRemoved {
     /// The id, which is never given again.
     pub id: u64,
@@ -38,6 +41,7 @@ pub struct MemberRemoved {
 /// The replicas agree on a checkpoint: the chain of the history vouches for it, so that a history
 /// which begins there still verifies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckpointSigned {
     /// Revision of the checkpoint.
     pub revision: Revision,
@@ -49,6 +53,7 @@ pub struct CheckpointSigned {
 
 /// The cluster begins with a backup of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Restored {
     /// Id of the cluster that the backup is of.
     pub source: String,
@@ -64,12 +69,14 @@ pub struct Restored {
 
 /// Allocation goes on after a restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AllocationResumed {
     pub by: ResumedBy,
 }
 
 /// Why allocation goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ResumedBy {
     /// All hosts have reported.

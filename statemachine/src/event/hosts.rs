@@ -16,14 +16,17 @@ use crate::refusal::Refusal;
 
 /// Where a host gets addresses of a network from: the leaf prefix group, named by its CIDR.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Place {
     pub network: NetworkName,
     /// CIDR of the leaf group.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub group: IpNet,
 }
 
 /// A host was added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostAdded {
     pub name: HostName,
     pub ip: IpAddr,
@@ -36,6 +39,7 @@ pub struct HostAdded {
 
 /// A host's facts or places changed: all of them, as they are now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostUpdated {
     pub name: HostName,
     pub ip: IpAddr,
@@ -47,12 +51,14 @@ pub struct HostUpdated {
 
 /// A host whose state changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostRef {
     pub name: HostName,
 }
 
 /// A host is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostRemoved {
     pub name: HostName,
     /// Whether live addresses were taken from it (`force`).
@@ -61,6 +67,7 @@ pub struct HostRemoved {
 
 /// An agent speaks for a host now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentEnrolled {
     pub host: HostName,
     pub instance: InstanceId,
@@ -70,6 +77,7 @@ pub struct AgentEnrolled {
 
 /// A host has reported after a restore, and all that it runs is allocated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostReported {
     pub host: HostName,
     /// Revision that the report is based on.
@@ -78,6 +86,7 @@ pub struct HostReported {
 
 /// All conflicts of a host, as of now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConflictsReported {
     pub host: HostName,
     /// Revision that its report is based on.
@@ -89,6 +98,7 @@ pub struct ConflictsReported {
 
 /// An address that runs on a host and that the log cannot give it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Conflict {
     /// The name that it has there.
     pub name: AddressName,

@@ -9,6 +9,7 @@ use crate::name::{SegmentId, TenantId};
 
 /// A tenant exists with these labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TenantCreated {
     pub id: TenantId,
     pub labels: Labels,
@@ -16,12 +17,14 @@ pub struct TenantCreated {
 
 /// A tenant is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TenantDeleted {
     pub id: TenantId,
 }
 
 /// A segment exists with these labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SegmentCreated {
     pub tenant: TenantId,
     pub id: SegmentId,
@@ -30,6 +33,7 @@ pub struct SegmentCreated {
 
 /// A segment is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SegmentDeleted {
     pub tenant: TenantId,
     pub id: SegmentId,

@@ -13,6 +13,7 @@ use crate::topology::TopologySpec;
 
 /// The topology is now this one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopologySet {
     /// The document, without hosts and computed CIDRs.
     pub topology: TopologySpec,
@@ -22,6 +23,7 @@ pub struct TopologySet {
 
 /// Places of one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostPlaces {
     pub host: HostName,
     pub places: Vec<Place>,
@@ -29,25 +31,32 @@ pub struct HostPlaces {
 
 /// A range is excluded from allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlackoutAdded {
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
 }
 
 /// A range is allocated from again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlackoutRemoved {
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
 }
 
 /// The ranges of services are these now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServicesReserved {
     /// Sorted.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
     pub ranges: Vec<IpNet>,
 }
 
 /// Behaviour of this version is on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VersionRaised {
     pub version: u16,
 }

@@ -11,6 +11,7 @@ use crate::name::{HostName, TableId, VipName};
 
 /// A VIP is on a host, or its lease was renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipAssigned {
     pub name: VipName,
     pub ip: IpAddr,
@@ -21,6 +22,7 @@ pub struct VipAssigned {
 
 /// A VIP is on no host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipUnassigned {
     pub name: VipName,
     pub ip: IpAddr,
@@ -29,13 +31,16 @@ pub struct VipUnassigned {
 
 /// A VIP is no longer wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipRemoved {
     pub name: VipName,
 }
 
 /// A host forwards for a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RouterAssigned {
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// A route table or a zone.
     pub table: TableId,
@@ -44,7 +49,9 @@ pub struct RouterAssigned {
 
 /// No host forwards for a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RouterUnassigned {
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
     /// A route table or a zone.
     pub table: TableId,

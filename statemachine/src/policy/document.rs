@@ -45,13 +45,16 @@ pub struct Document {
 
 /// One policy as a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyDocument {
     /// Its name. A number is read as its digits.
     #[serde(deserialize_with = "name_or_number", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::name_or_number"))]
     pub name: Option<String>,
     /// Romana 2.0's word for the name; older ones' ids are numbers.
     #[serde(deserialize_with = "name_or_number", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::name_or_number"))]
     pub id: Option<String>,
     /// For people.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -77,6 +80,7 @@ pub struct PolicyDocument {
 
 /// A direction of traffic, as seen from the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// To the target.
@@ -87,6 +91,7 @@ pub enum Direction {
 
 /// Traffic of any of `rules` with any of `peers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Opening {
     /// The other side.
@@ -97,6 +102,8 @@ pub struct Opening {
 
 /// A target or a peer. Which fields go together: see the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::with_aliases))]
 #[serde(deny_unknown_fields, default)]
 pub struct Party {
     /// `any`, `host` or `local`; peers only.
@@ -127,6 +134,8 @@ pub struct Party {
 
 /// A label selector; Kubernetes' field names are read, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::with_aliases))]
 #[serde(deny_unknown_fields, default)]
 pub struct Labelled {
     /// Labels that must have these values.
@@ -147,6 +156,7 @@ pub struct Labelled {
 
 /// One condition on a label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// The label's key.
@@ -183,6 +193,7 @@ fn name_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<S
 
 /// What must hold for a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Operator {
     /// It has one of the values.
     In,
@@ -196,6 +207,7 @@ pub enum Operator {
 
 /// A kind of traffic: the seeds' rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Kind {
     /// `any`, `tcp`, `udp`, `sctp` or `icmp`, in any case.
@@ -219,6 +231,7 @@ pub struct Kind {
 
 /// A port in a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a port is a number, a range \"8000-8080\" or a name")]
 pub enum PortDocument {
     /// A number.

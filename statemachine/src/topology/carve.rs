@@ -76,6 +76,14 @@ pub(crate) struct Declared {
 }
 
 impl Topology {
+    /// What a document that is in force was carved into.
+    ///
+    /// # Errors
+    /// Why it is no topology: whoever set it knew more than this program.
+    pub fn new(spec: &TopologySpec) -> Result<Self, Refusal> {
+        Self::build(spec).map(|built| built.topology)
+    }
+
     /// Checks a document and carves its networks.
     pub(crate) fn build(spec: &TopologySpec) -> Result<Built, Refusal> {
         let mut networks = networks(&spec.networks)?;

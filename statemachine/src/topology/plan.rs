@@ -16,6 +16,7 @@ use crate::state::State;
 
 /// What setting a topology would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopologyPlan {
     /// Whether anything would change.
     pub changed: bool,
@@ -36,6 +37,7 @@ pub struct TopologyPlan {
     /// Blocks that would be of another network than now.
     pub blocks_handed_over: Vec<PlannedHandover>,
     /// Empty blocks that would be released, because the topology has no place for them.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
     pub blocks_released: Vec<IpNet>,
     /// Blocks that would be kept.
     pub blocks_kept: u64,
@@ -45,6 +47,7 @@ pub struct TopologyPlan {
 
 /// A network that would be another one under its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedChange {
     /// The network.
     pub network: NetworkName,
@@ -56,8 +59,10 @@ pub struct PlannedChange {
 
 /// What a network is, without its groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedNetwork {
     /// Its range.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// Prefix length of its blocks.
     pub block_mask: u8,
@@ -78,10 +83,12 @@ impl PlannedNetwork {
 
 /// A group that would take hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedGroup {
     /// Its network.
     pub network: NetworkName,
     /// Its range.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// Its name.
     pub name: Option<String>,
@@ -91,6 +98,7 @@ pub struct PlannedGroup {
 
 /// Blocks that would be of another network than now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedHandover {
     /// Their network now.
     pub from: NetworkName,
@@ -104,14 +112,17 @@ pub struct PlannedHandover {
 
 /// A host that would have another group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedMove {
     /// The host.
     pub host: HostName,
     /// The network.
     pub network: NetworkName,
     /// Its present group.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Cidr>"))]
     pub from: Option<IpNet>,
     /// Its group afterwards.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Cidr>"))]
     pub to: Option<IpNet>,
 }
 

@@ -109,7 +109,7 @@ impl Attacher {
         self.restore_endpoints(&view).await.map_err(|error| error.msg)?;
         let settled = self.keep_reserve(&view).await.map_err(|error| error.msg)?;
         if changed {
-            tracing::info!(revision, "report of attachments corrected the log");
+            tracing::info!(revision = revision.get(), "report of attachments corrected the log");
             // The adopted addresses have no endpoints yet.
             return Ok((RETRY, view));
         }

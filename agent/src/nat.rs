@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::follow::Seen;
-use crate::ours::MASQUERADE_CHAIN as CHAIN;
+use crate::ownership::MASQUERADE_CHAIN as CHAIN;
 
 const TABLE: &str = "nat";
 const HOOK: &str = "POSTROUTING";

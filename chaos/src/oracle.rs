@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use romana_statemachine::name::AddressName;
 use romana_statemachine::{Digest, Revision};
 
-use crate::history::{Evidence, Nanos, Testimony};
+use crate::evidence::{Evidence, Nanos, Testimony};
 use crate::nemesis::Injected;
 use crate::nemesis::abuse::ABUSE;
 pub(crate) use laws::memory::costs;

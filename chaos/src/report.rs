@@ -6,7 +6,7 @@ mod text;
 
 use std::collections::BTreeMap;
 
-use crate::history::{Evidence, Nanos, Outcome};
+use crate::evidence::{Evidence, Nanos, Outcome};
 use crate::nemesis::Injected;
 use crate::oracle::{LAWS, Violation};
 
@@ -163,7 +163,7 @@ mod tests {
     use romana_statemachine::Revision;
 
     use super::*;
-    use crate::history::{Ask, Call};
+    use crate::evidence::{Ask, Call};
 
     /// Two seconds, a call every ten milliseconds; none is answered for half a second.
     pub(super) fn story() -> Story {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use romana_client::model::{ClusterStatus, DigestAt};
 use romana_client::{Error, Query, Server};
-use romana_statemachine::agent::Heard;
+use romana_statemachine::agent::HeartbeatAge;
 use romana_statemachine::finding::{AGENT_PROBLEM, Severity};
 use romana_statemachine::{Revision, plural};
 use serde_json::{Value, json};
@@ -290,11 +290,11 @@ async fn check_agents(ctx: &Context, hosts: &[Value]) -> Result<Vec<Finding>, Fa
     Ok(agents(hosts, &heard.items, heard.revision))
 }
 
-fn agents(hosts: &[Value], heard: &[Heard], revision: Revision) -> Vec<Finding> {
+fn agents(hosts: &[Value], heard: &[HeartbeatAge], revision: Revision) -> Vec<Finding> {
     let known: BTreeSet<String> = hosts.iter().map(|host| cell(host, "/name")).collect();
     let heard = heard.iter().filter(|heard| known.contains(heard.heartbeat.host.as_str()));
     let (mut findings, mut count) = (Vec::new(), 0);
-    for Heard { heartbeat, silent_ms } in heard {
+    for HeartbeatAge { heartbeat, silent_ms } in heard {
         count += 1;
         let host = &heartbeat.host;
         if *silent_ms > SILENT_MS_MAX {
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn agents_are_silent_or_behind_or_complain() {
-        let heard = |host: &str, silent_ms, applied, problems: &[&str]| Heard {
+        let heard = |host: &str, silent_ms, applied, problems: &[&str]| HeartbeatAge {
             heartbeat: Heartbeat {
                 host: host.into(),
                 version: "1".into(),

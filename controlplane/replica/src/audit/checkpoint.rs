@@ -18,7 +18,7 @@ use romana_storage::platform::fs;
 use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 
 use crate::Cancel;
-use crate::retention::{Checkpoints, Standing};
+use crate::retention::{CheckpointId, Checkpoints};
 
 const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
 const SUFFIX: &str = "ckpt";
@@ -72,7 +72,7 @@ struct Inner {
 
 #[derive(Clone, Debug)]
 struct Kept {
-    standing: Standing,
+    standing: CheckpointId,
     bytes: u64,
     /// It was signed: it stays.
     held: bool,
@@ -151,13 +151,13 @@ impl Keeper {
 
     /// What the checkpoint at a revision is, if there is one.
     #[must_use]
-    pub fn standing(&self, revision: Revision) -> Option<Standing> {
+    pub fn standing(&self, revision: Revision) -> Option<CheckpointId> {
         self.kept().get(&revision).map(|kept| kept.standing)
     }
 
     /// What the newest checkpoint is.
     #[must_use]
-    pub fn newest(&self) -> Option<Standing> {
+    pub fn newest(&self) -> Option<CheckpointId> {
         self.kept().values().next_back().map(|kept| kept.standing)
     }
 
@@ -198,7 +198,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
-    pub fn write(&self, state: &State) -> Result<Standing, CheckpointError> {
+    pub fn write(&self, state: &State) -> Result<CheckpointId, CheckpointError> {
         let path = self.path(state.revision());
         let io = |source| CheckpointError::Io { path: path.clone(), source };
         let standing = standing(state);
@@ -231,11 +231,11 @@ impl Keeper {
 }
 
 impl Checkpoints for Keeper {
-    fn list(&self) -> Vec<Standing> {
+    fn list(&self) -> Vec<CheckpointId> {
         self.kept().values().map(|kept| kept.standing).collect()
     }
 
-    fn hold(&self, revision: Revision) -> Result<Standing, String> {
+    fn hold(&self, revision: Revision) -> Result<CheckpointId, String> {
         let there = self.kept().get(&revision).map(|kept| kept.standing);
         let standing = match there {
             Some(standing) => standing,
@@ -253,14 +253,14 @@ impl Checkpoints for Keeper {
     }
 }
 
-fn standing(state: &State) -> Standing {
+fn standing(state: &State) -> CheckpointId {
     let (revision, digest) = (state.revision(), state.digest());
-    Standing { revision, digest, state_digest: state.state_digest() }
+    CheckpointId { revision, digest, state_digest: state.state_digest() }
 }
 
 /// Opens a file and checks its head, and that it has the name of what is in it.
-fn open(path: &Path) -> Result<StateFile<Standing>, CheckpointError> {
-    let file = StateFile::<Standing>::open(&FORM, path)?;
+fn open(path: &Path) -> Result<StateFile<CheckpointId>, CheckpointError> {
+    let file = StateFile::<CheckpointId>::open(&FORM, path)?;
     let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
     if name != Some(file.head().revision) {
         return Err(file.damaged("it has the name of another").into());
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn the_closest_go_first_but_not_the_first_the_held_or_the_newest() {
         let kept = |at: &[(u64, bool)]| -> BTreeMap<Revision, Kept> {
-            let standing = |revision| Standing {
+            let standing = |revision| CheckpointId {
                 revision,
                 digest: Digest::default(),
                 state_digest: Digest::default(),

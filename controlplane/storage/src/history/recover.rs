@@ -10,9 +10,9 @@ use romana_statemachine::{Digest, Record, Revision, entry};
 
 use super::error::HistoryError;
 use super::frame::{self, Item, Start};
+use super::open_segment::{Index, RAW, Raw};
 use super::origin;
-use super::packed::{PACKED, PARTIAL, Packed};
-use super::raw::{Index, RAW, Raw};
+use super::sealed_segment::{PACKED, PARTIAL, Packed};
 use super::{Segment, retention};
 use crate::durable::sync_parent;
 use crate::platform::FileExt;

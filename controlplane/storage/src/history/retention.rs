@@ -14,9 +14,9 @@ use romana_statemachine::{Digest, Millis, Revision};
 
 use super::error::HistoryError;
 use super::frame::{HEADER, Start};
+use super::open_segment::{RAW, Raw};
 use super::origin;
-use super::packed::{PACKED, PARTIAL};
-use super::raw::{RAW, Raw};
+use super::sealed_segment::{PACKED, PARTIAL};
 use super::writer::Writer;
 use super::{History, Segment};
 use crate::durable::{self, sync_parent};

@@ -310,7 +310,7 @@ mod tests {
 
     use super::*;
     use crate::raft::peer::dial::Directory;
-    use crate::raft::peer::message::{Hello, Welcome};
+    use crate::raft::peer::message::{Handshake, HandshakeReply};
 
     async fn pair() -> (Conn, Conn) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -343,9 +343,9 @@ mod tests {
             loop {
                 let mut conn = Conn::new(listener.accept().await.unwrap().0).unwrap();
                 let hello = conn.reader.expect().await.unwrap();
-                let hello: Hello = unpack("hello", &hello).unwrap();
+                let hello: Handshake = unpack("hello", &hello).unwrap();
                 if hello.purpose != Purpose::WatchedSnapshot {
-                    let welcome = Welcome::Accept { api: String::new() };
+                    let welcome = HandshakeReply::Accept { api: String::new() };
                     conn.writer.send(&pack(&welcome)).await.unwrap();
                     return hello.purpose;
                 }

@@ -22,11 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What came of asking for a backup.
 enum Taken {
-    /// A whole one.
     Whole(Box<Checked>),
     /// None: the replica was away, or went away.
     Broken,
-    /// One that is wrong, and why.
     Wrong(BackupError),
 }
 

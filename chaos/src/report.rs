@@ -21,7 +21,6 @@ const PART_MIN: Nanos = 100_000_000;
 /// A part of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Part {
-    /// Where it begins.
     pub from: Nanos,
     /// Calls that were answered in it.
     pub acked: u64,

@@ -44,11 +44,8 @@ pub struct RunOptions {
     pub seed: u64,
     /// How long faults are injected.
     pub seconds: u64,
-    /// Clients.
     pub clients: usize,
-    /// Replicas.
     pub replicas: usize,
-    /// Faults.
     pub faults: Vec<Fault>,
     /// From one fault to the next.
     pub interval: Duration,

@@ -137,9 +137,7 @@ pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
 /// How to run the clients.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
-    /// How many clients.
     pub clients: usize,
-    /// The seed.
     pub seed: u64,
 }
 

@@ -86,9 +86,7 @@ impl SetKind {
 pub enum Member {
     /// A prefix; never of length 0, which `hash:net` cannot hold.
     Net(IpNet),
-    /// An address and its link.
     Link(IpAddr, Arc<str>),
-    /// A port of an address.
     Port(IpAddr, Protocol, u16),
 }
 

@@ -18,7 +18,6 @@ use super::Bug;
 /// Routes of a kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// Ours.
     pub ours: BTreeMap<IpNet, Target>,
     /// Those of others, and what they say.
     pub foreign: BTreeMap<IpNet, u32>,
@@ -27,7 +26,6 @@ pub struct Kernel {
 /// An agent and its host.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    /// Its host.
     pub host: HostName,
     /// What it knows.
     pub(super) view: View,

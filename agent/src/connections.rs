@@ -28,7 +28,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A released address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Released {
-    /// Revision of the release.
     pub revision: Revision,
     pub ip: IpAddr,
 }
@@ -49,7 +48,7 @@ pub async fn forget(
     problems: Problems,
     stop: CancellationToken,
 ) {
-    let (mut ips, mut revision) = (BTreeSet::new(), 0);
+    let (mut ips, mut revision) = (BTreeSet::new(), Revision(0));
     let mut gather = GATHER;
     while !stop.is_cancelled() {
         if ips.is_empty() {

@@ -16,7 +16,7 @@ use romana_statemachine::{Event, Record, Revision};
 use tokio::sync::{mpsc, watch};
 
 use crate::connections::{Forgotten, Released};
-use crate::ours::{FOLLOWED_FILE, VIEW_FILE};
+use crate::ownership::{FOLLOWED_FILE, VIEW_FILE};
 use crate::view::View;
 
 /// Problem of an agent that is too old to follow the cluster's log.
@@ -66,7 +66,7 @@ pub struct Forgetting {
 impl Forgetting {
     fn ask(&self, revision: Revision, ips: impl IntoIterator<Item = IpAddr>) {
         for ip in ips {
-            self.asked.fetch_max(revision, Ordering::Relaxed);
+            self.asked.fetch_max(revision.get(), Ordering::Relaxed);
             // A send error means that the agent is stopping.
             _ = self.ask.send(Released { revision, ip });
         }
@@ -82,8 +82,8 @@ impl Forgetting {
                     Ok(ips) => break this.ask(upto, ips),
                     Err(Error::Refused(error)) => {
                         tracing::warn!(
-                            after,
-                            upto,
+                            %after,
+                            %upto,
                             %error,
                             "query of released addresses failed: the log no longer has them"
                         );
@@ -138,7 +138,7 @@ async fn released(
     upto: Revision,
 ) -> Result<BTreeSet<IpAddr>, Error> {
     let query = Query::new("/v1/audit/log").with("type", Some("AddressReleased"));
-    let query = query.with("from", Some(after + 1)).with("to", Some(upto));
+    let query = query.with("from", Some(after.next())).with("to", Some(upto));
     let page = client.list::<serde_json::Value>(query).await?;
     let ips = page
         .items

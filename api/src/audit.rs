@@ -92,7 +92,6 @@ pub struct ExportHeader {
     pub previous: Digest,
     /// Revision of the last record.
     pub last: Revision,
-    /// Digest of the last record.
     pub digest: Digest,
     /// The state before the first record in base64, unless that is record 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +110,5 @@ pub struct ExportEnd {
     pub revision: Revision,
     /// Digest of the history at the end.
     pub digest: Digest,
-    /// Digest of the state at the end.
     pub state_digest: Digest,
 }

@@ -13,7 +13,6 @@ pub struct Restoration {
     pub cluster_id: String,
     /// Id of the backed-up cluster.
     pub source: String,
-    /// Revision of the backup.
     pub from_revision: Revision,
     /// Revision of the new cluster: that of the `Restored` event.
     pub revision: Revision,

@@ -71,8 +71,9 @@ pub struct MemberProblem {
     pub code: String,
     /// Description of the problem.
     pub what: String,
-    /// The remedy: a command, or a sentence.
-    pub mend: String,
+    /// What to do: a command, or a sentence. Replicas of the first releases call it `mend`.
+    #[serde(alias = "mend")]
+    pub remedy: String,
 }
 
 /// The role of a member.
@@ -112,7 +113,6 @@ pub struct ClocksStatus {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct MemberClock {
-    /// Id of the member.
     pub id: u64,
     /// How far it is ahead of the time that a majority agrees on (without an agreement: of log time),
     /// milliseconds; negative: behind.

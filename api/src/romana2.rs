@@ -25,7 +25,6 @@ pub struct Romana2Error {
     pub hint: String,
     /// Type of the object concerned, or empty.
     pub resource_type: String,
-    /// Id of the object concerned.
     pub resource_id: String,
     /// Always empty.
     pub see_also: String,

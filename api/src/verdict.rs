@@ -48,7 +48,6 @@ pub struct VerdictSide {
     pub why: String,
     /// Policies that isolate this side.
     pub isolating: Vec<String>,
-    /// Rules that allow the packet.
     pub allowing: Vec<RuleAt>,
 }
 

@@ -20,7 +20,7 @@ use romana_statemachine::{Event, Record, Revision};
 use tokio::time::timeout;
 
 use crate::cluster::Cluster;
-use crate::history::{Audited, Exported};
+use crate::evidence::{Audited, Exported};
 use crate::http::Connection;
 
 /// Limit of addresses queried on each replica; if there are more, a random sample.

@@ -34,7 +34,6 @@ const OWN_PORTS: (u16, u16) = (9600, 9601);
 /// Options of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// Number of replicas.
     pub replicas: usize,
     pub romanad: PathBuf,
     /// An older program, which all replicas run until [`Cluster::set_old`].
@@ -71,7 +70,6 @@ impl ClusterOptions {
 /// A replica, running or not.
 #[derive(Debug)]
 pub struct Replica {
-    /// Member id, from 1.
     pub id: u64,
     /// Address of the API.
     pub api: SocketAddr,

@@ -80,7 +80,6 @@ impl Forgery {
 pub struct Target {
     /// The victim's peer listener.
     pub peer: SocketAddr,
-    /// The victim's id.
     pub id: u64,
     /// The id that is claimed.
     pub from: u64,

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::caller::{Caller, library};
-use crate::history::{Ask, Call, Clock, Outcome};
+use crate::evidence::{Ask, Call, Clock, Outcome};
 
 /// Prefix groups, and hosts in each.
 const RACKS: u8 = 4;
@@ -138,7 +138,6 @@ pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
 /// Options of the workload.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
-    /// Number of clients.
     pub clients: usize,
     pub seed: u64,
 }

@@ -36,11 +36,7 @@ const FORMAT: u64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     #[error("line {line}: {why}")]
-    Line {
-        /// Line number, from 1.
-        line: u64,
-        why: String,
-    },
+    Line { line: u64, why: String },
     #[error("the file cannot be read after line {line}")]
     Io {
         /// The last line that was read.
@@ -68,7 +64,6 @@ pub struct Replayed {
     pub header: Header,
     /// The state at the end of the replay.
     pub state: State,
-    /// Digest of that state.
     pub state_digest: Digest,
     /// Number of records applied.
     pub records: u64,
@@ -183,7 +178,7 @@ impl Replay {
         if format != FORMAT {
             return Err(format!("format {format} is not known to this program, only {FORMAT}"));
         }
-        if first == 0 || last < first - 1 {
+        if first == 0 || last < first.minus(1) {
             return Err(format!("records {first} to {last} cannot be"));
         }
         match header.state.take() {
@@ -193,11 +188,11 @@ impl Replay {
             Some(text) => self.state = decode(&text)?,
         }
         let (revision, digest) = (self.state.revision(), self.state.digest());
-        if revision != first - 1 || digest != previous {
+        if revision != first.minus(1) || digest != previous {
             return Err(format!(
                 "the state before the first record is of revision {revision} with digest {digest}, \
                  not of {} with {previous}",
-                first - 1
+                first.minus(1)
             ));
         }
         if let Until::Revision(wanted) = self.until
@@ -216,7 +211,7 @@ impl Replay {
         self.records += 1;
         if let (Event::CheckpointSigned(signed), Some(base), Some(header)) =
             (&record.event, self.base, &self.header)
-            && signed.revision + 1 == header.first
+            && signed.revision.next() == header.first
         {
             let CheckpointSigned { digest, state_digest, .. } = *signed;
             if digest != header.previous || state_digest != base {

@@ -11,7 +11,9 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use romana_statemachine::command::{RaiseVersion, ReserveServices};
 use romana_statemachine::topology::{TopologySpec, builtin, builtin_names};
-use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, State, VERSION_MAX};
+use romana_statemachine::{
+    Actor, Command, Entry, Index, Millis, Position, Proposal, State, Term, VERSION_MAX,
+};
 use tokio::net::TcpStream;
 
 use crate::config::{Config, InitialTopology};
@@ -30,13 +32,7 @@ const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 pub enum BootstrapError {
     /// The document cannot be read.
     #[error("cannot read the initial topology {path}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The document is not one.
+    Read { path: String, source: std::io::Error },
     #[error("the initial topology {path} is not valid: {why}")]
     Document {
         /// The file, or the name of the built-in one.
@@ -47,42 +43,30 @@ pub enum BootstrapError {
     /// No built-in topology of that name.
     #[error("there is no built-in topology {name}; there are: {known}")]
     NoBuiltin {
-        /// The name.
         name: String,
         /// Those there are.
         known: String,
     },
     /// The region cannot be looked up.
     #[error("cannot look up the region at the instance metadata service ({why}): give --region")]
-    Region {
-        /// Why.
-        why: String,
-    },
+    Region { why: String },
     /// An override names a network that is not there.
     #[error("network_cidr_overrides names network {network}, which the initial topology has not")]
-    UnknownNetwork {
-        /// The network.
-        network: String,
-    },
+    UnknownNetwork { network: String },
     /// A network overlaps the service range.
     #[error(
         "network {network} ({cidr}) overlaps service_cluster_ip_range {range}: choose another CIDR, \
          with --network-cidr-overrides {network}=CIDR for example"
     )]
     OverlapsServices {
-        /// The network.
         network: String,
-        /// Its CIDR.
         cidr: String,
         /// The service range.
         range: String,
     },
     /// The cluster would refuse to keep the ranges of services.
     #[error("service_cluster_ip_range is not valid: {why}")]
-    Services {
-        /// Why.
-        why: String,
-    },
+    Services { why: String },
 }
 
 /// What the first leader of a new cluster proposes: today's behaviour from the first entry on, and
@@ -136,7 +120,7 @@ fn first(config: &Config) -> Result<(Vec<Proposal>, State), BootstrapError> {
     }
     let mut state = State::new();
     let entry = Entry { at: Millis(0), proposals: proposals.clone() };
-    let (outcomes, _) = state.apply(Position { term: 0, index: 1 }, &entry);
+    let (outcomes, _) = state.apply(Position { term: Term(0), index: Index(1) }, &entry);
     match outcomes.into_iter().find_map(|outcome| outcome.result.err()) {
         Some(refusal) => Err(BootstrapError::Services { why: refusal.to_string() }),
         None => Ok((proposals, state)),

@@ -17,13 +17,10 @@ use crate::name::{Actor, AddressName, HostName, SegmentId, TenantId};
 /// Something that a record concerns: what an index of a history goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject<'a> {
-    /// An address.
     Ip(IpAddr),
     /// A name of an address, a policy or a VIP.
     Name(&'a str),
-    /// A host.
     Host(&'a str),
-    /// A tenant.
     Tenant(&'a str),
 }
 
@@ -118,7 +115,6 @@ impl Event {
 /// What kind of event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// All of a topic.
     Topic(Topic),
     /// Those of a name, such as `AddressAllocated`.
     Name(String),
@@ -185,9 +181,7 @@ impl Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Moment {
-    /// The revision.
     pub revision: Revision,
-    /// Its time.
     pub at: Millis,
 }
 
@@ -195,15 +189,10 @@ pub struct Moment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tenure {
-    /// The address.
     pub ip: IpAddr,
-    /// The name it had.
     pub name: AddressName,
-    /// Its host.
     pub host: HostName,
-    /// Its tenant.
     pub tenant: TenantId,
-    /// Its segment.
     pub segment: SegmentId,
     /// Who asked for it; `None`: that is no longer kept.
     pub actor: Option<Actor>,
@@ -322,7 +311,7 @@ pub fn tenures<'a>(ip: IpAddr, records: impl IntoIterator<Item = &'a Record>) ->
 mod tests {
     use super::*;
     use crate::command::Command;
-    use crate::entry::{Entry, Position, Proposal};
+    use crate::entry::{Entry, Index, Position, Proposal, Term};
     use crate::state::State;
 
     extern crate std;
@@ -348,7 +337,7 @@ mod tests {
         for (n, line) in lines.into_iter().enumerate() {
             let command: Command = serde_json::from_str(line).unwrap();
             let actor = Actor::from(format!("op:{}", n % 2));
-            let position = Position { term: 1, index: n as u64 };
+            let position = Position { term: Term(1), index: Index(n as u64) };
             let entry =
                 Entry { at: Millis(1000 * n as u64), proposals: vec![Proposal { actor, command }] };
             records.extend(state.apply(position, &entry).1);
@@ -375,7 +364,7 @@ mod tests {
         );
         let (first, second) = (&tenures[0], &tenures[1]);
         let [began, next] = [first, second].map(|tenure| tenure.from.unwrap().revision);
-        assert!(first.held_at(began) && !first.held_at(began - 1));
+        assert!(first.held_at(began) && !first.held_at(began.minus(1)));
         assert!(!first.held_at(next) && second.held_at(next));
         // From the middle of the history the beginning of the first one is not known.
         let late = records.iter().filter(|record| record.revision > began);

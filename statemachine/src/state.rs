@@ -87,7 +87,6 @@ pub struct Now {
 pub struct Outcome {
     /// Revision after the command: that of its last event, or the state's if it caused none.
     pub revision: Revision,
-    /// The answer.
     pub result: Result<Answer, Refusal>,
 }
 
@@ -95,14 +94,11 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Answer {
-    /// Done.
     Done {
         /// Whether anything changed (`false`: it was so already).
         changed: bool,
     },
-    /// An address.
     Address {
-        /// It.
         allocation: Allocation,
         /// Whether this command allocated it (`false`: the name had it already).
         fresh: bool,
@@ -115,7 +111,6 @@ pub enum FollowError {
     /// Revisions are missing or repeated.
     #[error("record {got} cannot follow revision {have}")]
     Gap {
-        /// Revision of the state.
         have: Revision,
         /// Revision of the record.
         got: Revision,
@@ -174,7 +169,7 @@ impl State {
     /// # Errors
     /// [`FollowError`], and the state is as it was, when the record does not come next.
     pub fn follow(&mut self, record: &Record) -> Result<(), FollowError> {
-        if record.revision != self.revision + 1 {
+        if record.revision != self.revision.next() {
             return Err(FollowError::Gap { have: self.revision, got: record.revision });
         }
         if !record.follows(&self.digest) {
@@ -190,7 +185,7 @@ impl State {
 
     /// Evolves by an event and gives it its place in the history.
     pub(crate) fn record(&mut self, actor: Actor, event: Event) -> Record {
-        let (revision, index, at) = (self.revision + 1, self.index, self.at);
+        let (revision, index, at) = (self.revision.next(), self.index, self.at);
         let digest = Record::chain(&self.digest, revision, index, at, &actor, &event);
         self.revision = revision;
         self.digest = digest;

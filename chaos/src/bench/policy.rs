@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const GLANCE: Duration = Duration::from_millis(2);
 /// Address of the agent's status.
 const AGENT: &str = "10.77.0.1:9607";
-/// Rules of a policy.
+/// PolicyView of a policy.
 const RULES: usize = 10;
 /// Endpoints on the host, each of its own tenant.
 const ENDPOINTS: usize = 100;
@@ -47,7 +47,7 @@ const RESTORES: usize = 5;
 
 /// Results for a number of rules.
 struct Measured {
-    /// Rules on the host.
+    /// PolicyView on the host.
     rules: usize,
     /// Rules on other hosts.
     elsewhere: usize,
@@ -328,7 +328,7 @@ impl Run {
             let done = self.client.set_policy(policy).await?;
             let answered = Instant::now();
             let there = seen(news, &format!("policy {name}, revision {}", done.revision))?;
-            while alone && self.applied().await? < Some(done.revision) {
+            while alone && self.applied().await? < Some(done.revision.get()) {
                 tokio::time::sleep(GLANCE).await;
             }
             if change < WARM_UP {

@@ -144,7 +144,7 @@ impl Budget {
 
 /// Prints values with their budgets. Nothing is asserted, as machines differ.
 pub(super) fn print_budgets(budgets: &[Budget]) {
-    println!("{:<58} {:>10}  budget (design §6)", "", "measured");
+    println!("{:<58} {:>10}  budget", "", "measured");
     for budget in budgets {
         println!("{}", budget.line().trim_end());
     }

@@ -1,7 +1,7 @@
 //! The nemesis: injects faults by a plan drawn from a seed, and repairs them.
 //!
 //! ```text
-//!   seed ──► plan (pure): what, when, how long; now and then two at once ──► torment: begin … end … begin …
+//!   seed ──► plan (pure): what, when, how long; now and then two at once ──► inject: begin … end … begin …
 //! ```
 //! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. The victim is chosen when the fault
 //! begins, by the plan's dice: the leader is not known earlier.
@@ -285,7 +285,7 @@ struct Standing {
 ///
 /// # Errors
 /// A fault cannot be injected or repaired (a tool is missing, a process cannot be started).
-pub async fn torment(
+pub async fn inject(
     cluster: &mut Cluster,
     options: &NemesisOptions,
     clock: Clock,

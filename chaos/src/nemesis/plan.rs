@@ -19,7 +19,6 @@ const LAST: f64 = 0.9;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strike {
     pub fault: Fault,
-    /// When it begins, from the start of the run …
     pub from: Duration,
     /// … and when it ends.
     pub until: Duration,

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use clap::Subcommand;
 use ipnet::IpNet;
 use romana_client::{Error, Query};
+use romana_statemachine::Revision;
 use romana_statemachine::finding::{Finding as Difference, Severity};
 use serde_json::{Value, json};
 
@@ -92,12 +93,12 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
         let columns = ["CODE", "SUBJECT", "PROBLEM", "WHAT TO DO"];
         let mut table = Table::new(&columns, "no inconsistency found");
         for (subject, what) in &problems {
-            let (code, mend) = ("Inconsistent".into(), "romana audit verify".into());
-            table.toned(Tone::Bad, vec![code, subject.clone(), what.clone(), mend]);
+            let (code, remedy) = ("Inconsistent".into(), "romana audit verify".into());
+            table.toned(Tone::Bad, vec![code, subject.clone(), what.clone(), remedy]);
         }
         for found in &differences {
-            let Difference { code, subject, why, mend, .. } = found.clone();
-            table.toned(tone(found), vec![code, subject, why, mend]);
+            let Difference { code, subject, why, remedy, .. } = found.clone();
+            table.toned(tone(found), vec![code, subject, why, remedy]);
         }
         table.note(format!("checked {}", text(&counts)));
         if !problems.is_empty() && !settled {
@@ -116,7 +117,7 @@ struct Lists {
     hosts: Vec<Value>,
     endpoints: Vec<Value>,
     blackouts: Vec<Value>,
-    revisions: BTreeSet<u64>,
+    revisions: BTreeSet<Revision>,
 }
 
 impl Lists {
@@ -276,7 +277,7 @@ mod tests {
             hosts: list(hosts),
             endpoints: list(endpoints),
             blackouts: list(blackouts),
-            revisions: BTreeSet::from([1]),
+            revisions: BTreeSet::from([Revision(1)]),
         }
     }
 

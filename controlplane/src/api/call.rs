@@ -17,7 +17,7 @@ use romana_statemachine::{Answer, Command, Outcome, Proposal, Revision, State};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::route::{Param, Route, Verb};
+use super::operation::{Operation, Param, Verb};
 use super::strict::Strict;
 use super::{Api, origin, reply};
 use crate::budget::{self, Budgets, Cancel, Held, Pool};
@@ -66,7 +66,7 @@ impl Call {
     /// and dropped, within bounds: a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
-        route: &Route,
+        route: &Operation,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         mut body: B,
@@ -83,7 +83,7 @@ impl Call {
 
     async fn read_whole<B>(
         api: Api,
-        route: &Route,
+        route: &Operation,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         body: &mut B,
@@ -259,7 +259,7 @@ impl Call {
         match self.query("consistency") {
             None | Some("linearizable") => self.linearize().await,
             Some("local") => {
-                let recovered = self.api.replica().recovered(self.deadline).await;
+                let recovered = self.api.replica().reads().recovered(self.deadline).await;
                 recovered.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))
             }
             Some(other) => {
@@ -270,7 +270,7 @@ impl Call {
 
     /// Waits until the local state includes everything acknowledged before.
     pub(crate) async fn linearize(&self) -> Result<(), Failure> {
-        let read = self.api.replica().linearize(self.deadline).await;
+        let read = self.api.replica().reads().linearize(self.deadline).await;
         read.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))
     }
 

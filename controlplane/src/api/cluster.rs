@@ -16,8 +16,8 @@ use romana_statemachine::{Command, Member, Refusal, State, VERSION_MAX};
 use tokio::time::{Instant, sleep};
 
 use super::call::{Call, created};
+use super::operation::{BODY_BYTES_MAX, CONSISTENCY, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 use crate::tasks::versions;
 
@@ -26,8 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest time to look a member's name up.
 const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/cluster",
         "cluster",
@@ -35,7 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<ClusterStatus>)],
         handler!(status),
     ),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/members",
         "cluster",
@@ -44,7 +44,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(add),
     )
     .body::<AddMemberBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/cluster/members/{id}",
         "cluster",
@@ -53,7 +53,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(remove),
     )
     .query(&[Param::optional("force", "`true`: even if too few healthy members would be left")]),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/transfer",
         "cluster",
@@ -62,7 +62,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(transfer),
     )
     .body::<TransferBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/resume",
         "cluster",
@@ -70,7 +70,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Changed>)],
         handler!(resume),
     ),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/version",
         "cluster",
@@ -81,7 +81,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(raise),
     )
     .body::<RaiseBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/digest",
         "cluster",
@@ -93,7 +93,7 @@ pub(super) const ROUTES: &[Route] = &[
 ];
 
 async fn status(call: Call) -> reply::Result {
-    let status = call.api.replica().status();
+    let status = call.api.replica().members().status();
     reply::ok(status.revision, &status)
 }
 
@@ -106,7 +106,7 @@ async fn add(call: Call) -> reply::Result {
     let AddMemberBody { peer, replaces, force } = call.json()?;
     call.linearize().await?;
     let replica = call.api.replica();
-    let status = replica.status();
+    let status = replica.members().status();
     let member = |id: u64| status.members.iter().any(|member| member.id == id);
     if let Some(id) = replaces.filter(|id| !member(*id)) {
         return Err(no_member(id));
@@ -166,7 +166,7 @@ async fn remove(call: Call) -> reply::Result {
     let force = call.query_as::<bool>("force")?.unwrap_or(false);
     call.linearize().await?;
     let replica = call.api.replica();
-    let status = replica.status();
+    let status = replica.members().status();
     let gone = |id| replica.with_state(|state| state.member_is_removed(id));
     let known = replica.with_state(|state| state.member(id).is_some());
     if !known && !gone(id) && !status.members.iter().any(|member| member.id == id) {
@@ -274,7 +274,7 @@ async fn addresses(peer: &str) -> Vec<SocketAddr> {
 async fn transfer(call: Call) -> reply::Result {
     let TransferBody { to } = call.json_or_default()?;
     let replica = call.api.replica();
-    let status = replica.status();
+    let status = replica.members().status();
     let nobody = || Failure::new(Code::Unavailable, "no leader is known");
     let to = to.or_else(|| status.successor().or(status.leader)).ok_or_else(nobody)?;
     let member = status.members.iter().find(|member| member.id == to);
@@ -285,14 +285,14 @@ async fn transfer(call: Call) -> reply::Result {
             let message = format!("member {to} is not healthy, and cannot take over");
             return Err(Failure::new(Code::MemberNotHealthy, message).with("id", to));
         }
-        let asked = replica.transfer(to, call.deadline).await;
+        let asked = replica.leadership().transfer(to, call.deadline).await;
         asked.map_err(|error| match &error {
             TransferError::NotVoter { .. } => Failure::new(Code::MemberNotVoter, error.to_string()),
             TransferError::Unavailable { .. } => Failure::new(Code::Unavailable, error.to_string()),
         })?;
     }
     loop {
-        let ClusterStatus { leader, term, revision, .. } = replica.status();
+        let ClusterStatus { leader, term, revision, .. } = replica.members().status();
         if leader == Some(to) {
             return reply::ok(revision, &Leader { leader: to, term });
         }
@@ -317,12 +317,12 @@ async fn raise(call: Call) -> reply::Result {
     let unheard = |error: ReadError| Failure::new(Code::Unavailable, error.to_string());
     let agents = match force {
         true => Vec::new(),
-        false => replica.heard_by_leader(call.deadline).await.map_err(unheard)?,
+        false => replica.agents().heard_by_leader(call.deadline).await.map_err(unheard)?,
     };
     let mut version = first;
     // What the members know is asked once for all versions that are to come.
     let facts = match first < VERSION_MAX {
-        true => replica.facts(LOOK_UP_MAX).await,
+        true => replica.members().facts(LOOK_UP_MAX).await,
         false => BTreeMap::new(),
     };
     while version < VERSION_MAX {

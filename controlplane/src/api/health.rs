@@ -8,13 +8,13 @@ use romana_replica::FaultKind;
 use romana_statemachine::Revision;
 
 use super::call::Call;
+use super::operation::{Accepts, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{Accepts, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 use crate::metrics::{ClockReading, Reading};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/healthz",
         "health",
@@ -22,7 +22,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Health>)],
         handler!(healthy),
     ),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/readyz",
         "health",
@@ -30,7 +30,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Health>)],
         handler!(ready),
     ),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/metrics",
         "health",
@@ -47,13 +47,13 @@ fn revision(call: &Call) -> Revision {
 
 async fn healthy(call: Call) -> reply::Result {
     let replica = call.api.replica();
-    if replica.fault_kind() == Some(FaultKind::OlderCopy) {
+    if replica.health().fault_kind() == Some(FaultKind::OlderCopy) {
         // Starting it again would not help.
         let revision = revision(&call);
         return reply::ok(revision, &Health { status: "waiting to be replaced".into(), revision });
     }
-    if let Some(fault) = replica.fault() {
-        let damaged = replica.fault_kind() == Some(FaultKind::Damaged);
+    if let Some(fault) = replica.health().fault() {
+        let damaged = replica.health().fault_kind() == Some(FaultKind::Damaged);
         let code = if damaged { Code::HistoryDamaged } else { Code::Internal };
         return Err(Failure::new(code, format!("this replica has stopped: {fault}")));
     }
@@ -63,8 +63,8 @@ async fn healthy(call: Call) -> reply::Result {
 
 async fn ready(call: Call) -> reply::Result {
     let replica = call.api.replica();
-    if let Some(why) = replica.not_ready() {
-        let code = match replica.fault_kind() {
+    if let Some(why) = replica.health().not_ready() {
+        let code = match replica.health().fault_kind() {
             Some(FaultKind::OlderCopy) => Code::OlderCopy,
             Some(FaultKind::Damaged) => Code::HistoryDamaged,
             _ => Code::Unavailable,
@@ -77,12 +77,12 @@ async fn ready(call: Call) -> reply::Result {
 
 async fn metrics(call: Call) -> reply::Result {
     let replica = call.api.replica();
-    let (status, state, feed) = (replica.status(), replica.state(), replica.feed());
-    let clocks = replica.clocks();
+    let (status, state, feed) = (replica.members().status(), replica.state(), replica.feed());
+    let clocks = replica.clocks().status();
     let reading = Reading {
-        revision: state.revision(),
-        index: state.index(),
-        term: status.term,
+        revision: state.revision().get(),
+        index: state.index().get(),
+        term: status.term.get(),
         is_leader: status.leader == Some(replica.id()),
         has_leader: status.leader.is_some(),
         members: status.members.len() as u64,
@@ -90,9 +90,9 @@ async fn metrics(call: Call) -> reply::Result {
         feed_lag: feed.lag(),
         addresses: state.ipam().address_count() as u64,
         hosts: state.hosts().count() as u64,
-        history_oldest: replica.history().oldest(),
+        history_oldest: replica.history().oldest().get(),
         history_bytes: replica.history().bytes(),
-        signed: state.signed().map_or(0, |signed| signed.revision),
+        signed: state.signed().map_or(0, |signed| signed.revision.get()),
         disk_free: romana_storage::disk::free(replica.history().dir()).unwrap_or_default(),
         history_damaged: replica.history().damaged(),
         clocks_agreed: clocks.agreed,
@@ -104,7 +104,7 @@ async fn metrics(call: Call) -> reply::Result {
         ahead_ms: clock.ahead_ms,
         far: clock.far,
     });
-    let text = call.api.metrics().render(&reading, clocks, &replica.problems().counts());
+    let text = call.api.metrics().render(&reading, clocks, &replica.health().problems().counts());
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
     Ok(reply::raw(StatusCode::OK, state.revision(), OPENMETRICS, Body::from(text)))
 }

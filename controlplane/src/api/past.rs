@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::audit::{history_failure, moment};
 use super::call::Call;
 use super::diff::diff;
-use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler, of};
+use super::operation::{Accepts, CONSISTENCY, LIMIT, Operation, Param, Verb, handler, of};
 use super::{addresses, reply, snapshot};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
@@ -38,8 +38,8 @@ const BEGINNING_MAX: Duration = Duration::from_secs(5);
 const CHUNK_RECORDS: usize = 512;
 const CHUNK_BYTES: usize = 64 << 10;
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/audit/state",
         "audit",
@@ -51,7 +51,7 @@ pub(super) const ROUTES: &[Route] = &[
         Param::required("at", "A revision or RFC 3339 time"),
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/audit/diff",
         "audit",
@@ -65,7 +65,7 @@ pub(super) const ROUTES: &[Route] = &[
         LIMIT,
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/audit/verify",
         "audit",
@@ -74,7 +74,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Verification>)],
         handler!(verify),
     ),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/audit/export",
         "audit",
@@ -94,7 +94,7 @@ pub(super) const ROUTES: &[Route] = &[
 fn failure(error: PastError) -> Failure {
     match error {
         PastError::Gone { oldest, .. } => {
-            Failure::new(Code::RevisionCompacted, error.to_string()).with("oldest", oldest)
+            Failure::new(Code::RevisionCompacted, error.to_string()).with("oldest", oldest.get())
         }
         PastError::History(error) => history_failure(&error),
         error => {
@@ -156,16 +156,17 @@ async fn verify(call: Call) -> reply::Result {
     // All replicas read all of their histories: one proof at a time.
     let _held = call.api.budgets().proofs.take(1, call.deadline).await?;
     let revision = call.look(State::revision).await?;
-    let proofs = call.api.replica().prove(revision, Instant::now() + PROVE_MAX).await;
+    let proofs = call.api.replica().evidence().prove(revision, Instant::now() + PROVE_MAX).await;
     let first = proofs.values().find_map(|proof| proof.as_ref().ok()).cloned();
     let same = |proof: &Proof| {
         first.as_ref().is_some_and(|first| {
             (proof.digest, proof.state_digest) == (first.digest, first.state_digest)
         })
     };
-    let beginnings = call.api.replica().beginnings(Instant::now() + BEGINNING_MAX).await;
-    let signed = call.look(|state| state.signed().map_or(0, |signed| signed.revision)).await?;
-    let differences = retention::differences(&beginnings, signed);
+    let beginnings = call.api.replica().evidence().beginnings(Instant::now() + BEGINNING_MAX).await;
+    let signed =
+        call.look(|state| state.signed().map_or(0, |signed| signed.revision.get())).await?;
+    let differences = retention::differences(&beginnings, Revision(signed));
     let agreed =
         proofs.values().all(|proof| proof.as_ref().is_ok_and(same)) && differences.is_empty();
     let replicas = proofs
@@ -184,7 +185,7 @@ async fn export(call: Call) -> reply::Result {
     let from = moment(&call, "from", last).await?;
     let to = moment(&call, "to", last).await?.unwrap_or(last);
     let base = replaying(&call, move |audit, cancel| audit.base(from, cancel)).await?;
-    if base.first > to + 1 {
+    if base.first > to.next() {
         let why = format!("it would begin at revision {} and end at {to}", base.first);
         return Err(super::call::bad_query("to", &to.to_string(), &why));
     }
@@ -218,7 +219,7 @@ async fn piece(
         .map_err(|failure| std::io::Error::other(failure.problem().message.clone()))?;
     // The file lacks its last line then, and is known to be cut short.
     let piece = piece.inspect_err(|error: &PastError| {
-        tracing::warn!(error = error as &dyn std::error::Error, "export cut short");
+        tracing::warn!(error = error as &dyn std::error::Error, "export aborted");
     })?;
     Ok(piece.map(|bytes| (bytes, (export, held))))
 }
@@ -250,7 +251,7 @@ impl Export {
     }
 
     fn records(&mut self) -> Result<Bytes, PastError> {
-        let next = self.state.revision() + 1;
+        let next = self.state.revision().next();
         let mut records = self.replica.history().read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
         records.retain(|record| record.revision <= self.to);
         if records.is_empty() {
@@ -279,7 +280,7 @@ fn head(replica: &Replica, base: &Base, to: Revision) -> Result<Bytes, PastError
     let state = (base.first > 1).then(|| STANDARD.encode(base.state.snapshot()));
     line(&ExportHeader {
         romana_history: 1,
-        cluster_id: replica.status().cluster_id,
+        cluster_id: replica.members().status().cluster_id,
         first: base.first,
         previous: base.state.digest(),
         last: to,

@@ -1,6 +1,6 @@
 //! # Leader tasks
 //!
-//! Work that one replica does for the cluster: the one that leads (design §3.1). A [`Task`] is a long-running
+//! Work that one replica does for the cluster: the one that leads. A [`Task`] is a long-running
 //! function of a [`LeaderContext`]: it begins when the replica leads and has seen everything that the leader
 //! before acknowledged, and is dropped at any await when the replica no longer leads.
 //!
@@ -75,13 +75,13 @@ pub fn standard(services: Vec<IpNet>) -> Vec<Arc<dyn Task>> {
 
 /// Runs tasks while `replica` leads, until `stop`. Returns when all of them have ended.
 pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: CancellationToken) {
-    let mut leadership = replica.leadership();
+    let mut leadership = replica.leadership().watch();
     loop {
         let leads = *leadership.borrow_and_update();
         let turn = stop.child_token();
         let running = TaskTracker::new();
         if let Some(term) = leads {
-            tracing::info!(term, tasks = tasks.len(), "leader tasks start");
+            tracing::info!(term = term.get(), tasks = tasks.len(), "leader tasks start");
             for task in &tasks {
                 let (task, turn) = (Arc::clone(task), turn.clone());
                 let context = LeaderContext::new(replica.clone(), term, task.name());
@@ -98,7 +98,7 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
         running.close();
         running.wait().await;
         if let Some(term) = leads {
-            tracing::info!(term, "leader tasks stop");
+            tracing::info!(term = term.get(), "leader tasks stop");
         }
         if ended {
             return;
@@ -110,10 +110,10 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
 async fn keep(task: &dyn Task, mut context: LeaderContext) {
     // What the leader before acknowledged must be seen before anything is decided.
     while let Err(error) = context.confirm().await {
-        tracing::debug!(task = task.name(), %error, "not begun yet");
+        tracing::debug!(task = task.name(), %error, "leader task cannot start yet");
     }
     let (replica, term) = (context.replica.clone(), context.term);
-    let problem = |what| replica.problems().set(task.name(), "TaskEnded", what);
+    let problem = |what| replica.health().problems().set(task.name(), "TaskEnded", what);
     let mut pause = PAUSE_MIN;
     loop {
         // What a panic leaves half done is the context, which has no state of its own, and what is locked.
@@ -134,10 +134,10 @@ async fn keep(task: &dyn Task, mut context: LeaderContext) {
         };
         tracing::error!(
             task = task.name(),
-            term,
+            term = term.get(),
             why,
             ?pause,
-            "a leader task ended, and is begun again"
+            "leader task ended: restarting it"
         );
         problem(Some(why));
         sleep(pause).await;

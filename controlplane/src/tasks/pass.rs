@@ -50,9 +50,9 @@ impl<P: Pass> Task for Passes<P> {
                     // The next pass sees what became of it.
                     tracing::warn!(
                         task = P::NAME,
-                        term = context.term,
+                        term = context.term.get(),
                         why,
-                        "a pass is not finished"
+                        "leader task pass failed"
                     );
                 }
                 if failed != problem {

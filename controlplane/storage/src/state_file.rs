@@ -45,20 +45,10 @@ struct Body {
 pub enum StateFileError {
     /// The disk.
     #[error("{}", .path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// It is not what was written.
     #[error("{} is not whole: {why}", .path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    Damaged { path: PathBuf, why: String },
 }
 
 /// A file's bytes, to be written.
@@ -222,6 +212,8 @@ impl<H> StateFile<H> {
 
 #[cfg(test)]
 mod tests {
+    use romana_statemachine::Revision;
+
     use std::fs;
 
     use super::*;
@@ -257,7 +249,7 @@ mod tests {
             let file = StateFile::<u16>::open(&FORM, &path)?;
             Ok::<_, StateFileError>((*file.head(), file.read_state()?.revision()))
         };
-        assert_eq!(read(&whole).unwrap(), (7, 0));
+        assert_eq!(read(&whole).unwrap(), (7, Revision(0)));
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;

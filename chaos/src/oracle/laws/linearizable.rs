@@ -17,7 +17,7 @@ use romana_statemachine::Command;
 use romana_statemachine::name::{AddressName, HostName, TenantId};
 
 use super::super::{Case, Law, Verdict};
-use crate::history::{Ask, Call, Nanos, Outcome};
+use crate::evidence::{Ask, Call, Nanos, Outcome};
 
 /// Limit of search steps for one name; beyond that, the name counts as not judged.
 const STEPS_MAX: usize = 300_000;

@@ -1,6 +1,6 @@
 //! Law 2: all replicas have the same history, at the end and during the run.
 
-use crate::history::Testimony;
+use crate::evidence::Testimony;
 
 use romana_statemachine::plural;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! The laws on the cost of abusive clients for a replica and for other clients.
 
 use super::*;
-use crate::history::Resident;
+use crate::evidence::Resident;
 use crate::nemesis::Injected;
 
 const SECOND: u64 = 1_000 * MS;

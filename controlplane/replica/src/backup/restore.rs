@@ -25,7 +25,8 @@ use rustix::fs::FlockOperation;
 
 use super::file::{self, FileError, sync_dir};
 use crate::identity::{Identity, IdentityError, RESTORING};
-use crate::raft::{ReplicaConfig, SeedError, seed};
+use crate::raft::seed;
+use crate::raft::{ReplicaConfig, SeedError};
 
 /// What a restore makes in a data directory, and what an upload leaves there.
 const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];
@@ -51,11 +52,8 @@ pub enum RestoreError {
     Taken {
         /// The data directory.
         dir: PathBuf,
-        /// Id of the replica.
         id: u64,
-        /// Its cluster.
         cluster: String,
-        /// The backup that it was restored from.
         restored: Option<Digest>,
     },
     /// The directory holds something.
@@ -83,7 +81,6 @@ pub enum RestoreError {
     /// Something else.
     #[error("cannot {what}")]
     Io {
-        /// What was attempted.
         what: String,
         /// The answer.
         source: io::Error,
@@ -218,7 +215,7 @@ impl Marker {
     fn withdraw(self) {
         let emptied = self.empty(&self.dir.join(UPLOAD)).and_then(|()| self.remove());
         if let Err(error) = emptied {
-            tracing::warn!(%error, "the directory stays marked as half restored");
+            tracing::warn!(%error, "cannot remove the mark of an unfinished restore");
         }
     }
 
@@ -238,7 +235,7 @@ fn fill(config: &ReplicaConfig, own: Identity, file: &Path) -> Result<Restoratio
     let checked = file::read(file, |part| {
         match part {
             Part::Header(header) if header.oldest > 1 => {
-                history.reset(header.oldest - 1, header.previous)?;
+                history.reset(header.oldest.minus(1), header.previous)?;
             }
             Part::Records(records) => history.append(records)?,
             Part::Header(_) | Part::State(_) | Part::End(_) => {}

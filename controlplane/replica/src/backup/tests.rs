@@ -22,7 +22,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     let old = Cluster::started(3).await;
     populate(old.on(old.leader().await), 20).await;
     let follower = old.on(old.follower().await);
-    follower.linearize(soon()).await.unwrap();
+    follower.reads().linearize(soon()).await.unwrap();
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("backup");
     let before = backup(follower, &path, true);
@@ -34,13 +34,13 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     let (mut new, restorations) = restored(&path, 3).await;
     assert!(restorations.iter().all(|other| *other == restorations[0]));
     let said = &restorations[0];
-    assert_eq!((said.from_revision, said.revision), (before.revision(), before.revision() + 1));
+    assert_eq!((said.from_revision, said.revision), (before.revision(), before.revision().next()));
     assert_eq!((said.addresses, said.waiting, &said.source), (20, 1, &source));
     assert_ne!(said.cluster_id, source);
     let leader = new.leader().await;
     let replica = new.on(leader);
     assert_eq!(replica.cluster_id(), said.cluster_id);
-    replica.linearize(soon()).await.unwrap();
+    replica.reads().linearize(soon()).await.unwrap();
     assert_eq!(addresses(&replica.state()), addresses(&before));
     replica.state().validate().unwrap();
     // The history goes on where the backup ends.
@@ -88,7 +88,7 @@ async fn a_backup_without_history_is_enough() {
     let before = backup(old.on(1), &path, false);
     old.end().await;
     let (new, said) = restored(&path, 1).await;
-    assert_eq!(new.on(1).history().begin(), (before.revision() + 1, before.digest()));
+    assert_eq!(new.on(1).history().begin(), (before.revision().next(), before.digest()));
     assert_eq!(new.on(1).state().revision(), said[0].revision);
     done(new.on(1), Command::ResumeAllocation(ResumeAllocation {})).await;
     done(new.on(1), allocate("fresh", None)).await;
@@ -97,7 +97,7 @@ async fn a_backup_without_history_is_enough() {
     let state = backup(new.on(1), &again, true);
     let checked = file::read::<FileError>(&again, |_| Ok(())).unwrap();
     assert_eq!(checked.state.digest(), state.digest());
-    assert_eq!(checked.header.oldest, before.revision() + 1);
+    assert_eq!(checked.header.oldest, before.revision().next());
     new.end().await;
 }
 
@@ -190,10 +190,10 @@ async fn a_replica_with_another_file_stays_out() {
         new.start(id).await;
     }
     for id in [1, 2] {
-        tokio::time::timeout(PATIENCE, new.on(id).wait_ready()).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, new.on(id).health().wait_ready()).await.unwrap().unwrap();
     }
     create(new.on(1), "goes on").await;
-    assert!(!new.on(3).is_ready());
+    assert!(!new.on(3).health().is_ready());
     assert!(!has(new.on(3), "goes on"));
     new.end().await;
 }

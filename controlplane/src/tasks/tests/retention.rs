@@ -7,7 +7,7 @@ use romana_replica::purge;
 use romana_replica::retention::{self, Checkpoints};
 use romana_replica::testing::Cluster;
 use romana_statemachine::command::{RaiseVersion, Retention, TenantSpec};
-use romana_statemachine::{Actor, Command, Labels, Proposal};
+use romana_statemachine::{Actor, Command, Labels, Proposal, Revision};
 use tokio::time::Instant;
 
 use super::*;
@@ -69,8 +69,8 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
             _ => history.read(signed.revision, 1, 1).unwrap().remove(0).digest,
         };
         assert_eq!(digest, signed.digest);
-        assert!(replica.snapshot_revision() >= signed.revision);
-        let kept = replica.checkpoints().unwrap().list();
+        assert!(replica.snapshots().revision() >= signed.revision);
+        let kept = replica.evidence().checkpoints().unwrap().list();
         assert!(kept.iter().any(|standing| standing.is(&signed)), "{kept:?}");
     }
     stop.cancel();
@@ -100,11 +100,11 @@ struct Purging {
 impl Purging {
     async fn begin(cluster: &Cluster) -> Self {
         let replica = cluster.on(cluster.leader().await).clone();
-        let term = replica.leadership().borrow().expect("it leads");
+        let term = replica.leadership().watch().borrow().expect("it leads");
         let mut keepers = BTreeMap::new();
         for (id, replica) in &cluster.running {
             let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
-            replica.keep_checkpoints(Arc::clone(&keeper));
+            replica.evidence().keep(Arc::clone(&keeper));
             keepers.insert(*id, keeper);
         }
         let context = LeaderContext::new(replica, term, "retention");
@@ -112,7 +112,9 @@ impl Purging {
     }
 
     fn signed(&self) -> u64 {
-        self.context.replica.with_state(|state| state.signed().map_or(0, |signed| signed.revision))
+        self.context
+            .replica
+            .with_state(|state| state.signed().map_or(0, |signed| signed.revision.get()))
     }
 
     /// Each does what there is to do, once.
@@ -134,7 +136,7 @@ impl Purging {
     }
 }
 
-fn oldest(cluster: &Cluster) -> Vec<u64> {
+fn oldest(cluster: &Cluster) -> Vec<Revision> {
     cluster.running.values().map(|replica| replica.history().oldest()).collect()
 }
 
@@ -163,7 +165,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     let segments = cluster.on(leader).history().segments().unwrap().len();
     assert!(segments > 4, "{segments}");
     purging.work_long(&cluster).await;
-    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![1, 1, 1]));
+    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![Revision(1); 3]));
     assert_eq!(cluster.on(leader).history().segments().unwrap().len(), segments);
     drop(purging);
     // An hour later all of it is too old. Without a majority that agrees on that nothing goes.
@@ -182,7 +184,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     cluster.clocks(leader, "a dispute", |clocks| !clocks.agreed).await;
     let purging = Purging::begin(&cluster).await;
     purging.work_long(&cluster).await;
-    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![1, 1]));
+    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![Revision(1); 2]));
     // With a majority it goes, one step after the other.
     cluster.set_clock(leader, 0);
     cluster.clocks(leader, "agreement", |clocks| clocks.agreed).await;
@@ -193,15 +195,18 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
         let before = cluster.on(leader).history().segments().unwrap();
         purging.work(&cluster).await;
         let after = cluster.on(leader).history().oldest();
-        assert!(after <= before[1].last + 1, "{after} is more than a step from {before:?}");
+        assert!(after <= before[1].last.next(), "{after} is more than a step from {before:?}");
         assert!(oldest(&cluster).iter().all(|oldest| *oldest <= purging.signed() + 1));
         steps += usize::from(after > before[0].first);
     }
     // Each can tell where its history begins, and that is explained.
     let replica = cluster.on(leader);
-    let beginnings = replica.beginnings(soon()).await;
+    let beginnings = replica.evidence().beginnings(soon()).await;
     assert_eq!(beginnings[&leader].oldest, replica.history().oldest());
-    assert_eq!(retention::differences(&beginnings, purging.signed()), Vec::<String>::new());
+    assert_eq!(
+        retention::differences(&beginnings, Revision(purging.signed())),
+        Vec::<String>::new()
+    );
     drop(purging);
     cluster.end().await;
 }

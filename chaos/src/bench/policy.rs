@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const GLANCE: Duration = Duration::from_millis(2);
 /// Address of the agent's status.
 const AGENT: &str = "10.77.0.1:9607";
-/// PolicyView of a policy.
+/// Rules of a policy.
 const RULES: usize = 10;
 /// Endpoints on the host, each of its own tenant.
 const ENDPOINTS: usize = 100;
@@ -47,7 +47,7 @@ const RESTORES: usize = 5;
 
 /// Results for a number of rules.
 struct Measured {
-    /// PolicyView on the host.
+    /// Rules on the host.
     rules: usize,
     /// Rules on other hosts.
     elsewhere: usize,

@@ -30,18 +30,11 @@ const PLACES: &[(&str, &str)] = &[
 ];
 
 /// Modules that may depend on each other (an empty list: all), and why. Only ever shorten this list.
-const CYCLES: &[(&str, &[&str], &str)] = &[
-    (
-        "statemachine",
-        &[],
-        "the rules of each topic read and change the one State, which holds what each topic keeps",
-    ),
-    (
-        "client",
-        &["client", "gather"],
-        "a client gathers proposals, and what is gathered is sent by its core",
-    ),
-];
+const CYCLES: &[(&str, &[&str], &str)] = &[(
+    "statemachine",
+    &[],
+    "the rules of each topic read and change the one State, which holds what each topic keeps",
+)];
 
 /// A module, by its path from the root of its crate.
 type Module = Vec<String>;

@@ -18,7 +18,8 @@ use romana_statemachine::{Command, Topic};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::client::{Client, parse};
+use crate::call::parse;
+use crate::client::Client;
 use crate::config::Server;
 use crate::error::Error;
 use crate::follow::{FollowOptions, Follower, Snapshot};

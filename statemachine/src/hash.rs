@@ -1,7 +1,7 @@
-//! Hashes that stand in front of names in indexes, so that most comparisons are of two numbers in the
-//! same cache line. Never stored, sent or iterated by: a collision costs time and nothing else.
+//! Hashes stored next to names in indexes, so that most comparisons compare two numbers in the same cache line. Never
+//! persisted, sent or iterated by: a collision costs only time.
 
-/// A hash in the making. Multiply and fold, eight bytes at a time.
+/// A hash in progress. Multiply and fold, eight bytes at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hash(u64);
 

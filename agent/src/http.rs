@@ -1,4 +1,4 @@
-//! What the agent says about itself, at `/healthz`, `/readyz`, `/status` and `/metrics`.
+//! The agent's HTTP endpoints: `/healthz`, `/readyz`, `/status` and `/metrics`.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::{ConstCounter, Counter as PromCounter};
@@ -14,9 +14,9 @@ use crate::status::{Said, Status};
 
 /// The agent's probe.
 pub struct AgentProbe {
-    /// What the parts say.
+    /// State of the parts.
     pub said: Said,
-    /// Where the counters of policies are.
+    /// Source of the policy counters.
     pub filter: PacketFilter,
 }
 
@@ -31,7 +31,7 @@ impl Probe for AgentProbe {
         self.said.now()
     }
 
-    /// Ready: the kernel agrees with what is known of the log, however old that is, and containers can be attached.
+    /// Ready: the kernel agrees with the view, however old that is, and containers can be attached.
     fn is_ready(&self, status: &Status) -> bool {
         status.is_ready()
     }
@@ -47,7 +47,7 @@ impl Probe for AgentProbe {
         gauge_policy(registry, policy);
         match self.filter.counters().await {
             Ok(text) => register_counters(registry, counters(&text)),
-            Err(error) => tracing::warn!(%error, "no counters of policies"),
+            Err(error) => tracing::warn!(%error, "reading policy counters failed"),
         }
     }
 }
@@ -58,8 +58,12 @@ fn register_status(registry: &mut Registry, status: &Status) {
             gauge(registry, name, help, value);
         }
     };
-    number("revision", "Up to where the log was followed", status.revision);
-    number("applied_revision", "The revision that the kernel agrees with", status.applied);
+    number("revision", "Up to where the log was followed", status.revision.map(u64::from));
+    number(
+        "applied_revision",
+        "The revision that the kernel agrees with",
+        status.applied.map(u64::from),
+    );
     number("routes", "Routes that are wanted", Some(status.routes as u64));
     number("skipped_blocks", "Blocks without a route", Some(status.skipped.len() as u64));
     number("problems", "What somebody has to look at", Some(status.problems.len() as u64));
@@ -82,10 +86,10 @@ fn register_status(registry: &mut Registry, status: &Status) {
 fn gauge_policy(registry: &mut Registry, policy: &PolicyStatus) {
     let number = |value: usize| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
     registry.register("policies", "Policies that concern this host", number(policy.policies));
-    registry.register("policy_rules", "Rules of the packet filter", number(policy.rules));
+    registry.register("policy_rules", "PolicyView of the packet filter", number(policy.rules));
     registry.register("policy_sets", "Sets of the packet filter", number(policy.sets));
     if let Some(applied) = policy.applied {
-        let applied = ConstGauge::new(i64::try_from(applied).unwrap_or(i64::MAX));
+        let applied = ConstGauge::new(i64::try_from(applied.get()).unwrap_or(i64::MAX));
         let help = "The revision whose policies are in the kernel";
         registry.register("policy_applied_revision", help, applied);
     }

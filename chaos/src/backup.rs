@@ -12,7 +12,7 @@ use romana_statemachine::backup::{BackupError, Check, Checked, Reader};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::history::Backed;
+use crate::evidence::Backed;
 use crate::http::Connection;
 
 /// From one backup to the next.

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::caller::{Caller, library};
-use crate::history::{Ask, Call, Clock, Outcome};
+use crate::evidence::{Ask, Call, Clock, Outcome};
 
 /// Prefix groups, and hosts in each.
 const RACKS: u8 = 4;

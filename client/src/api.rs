@@ -1,5 +1,4 @@
-//! The calls of the API, typed. Changes go through the gatherer; reads go to any replica and are
-//! linearizable.
+//! The typed calls of the API. Changes go through the gatherer; reads go to any replica and are linearizable.
 
 use std::collections::HashSet;
 
@@ -28,17 +27,17 @@ use crate::model::{Allocation, Block, ClusterStatus, DigestAt, Done, Host, NewMe
 use crate::query::Query;
 use crate::transport::Ask;
 
-/// Pages that one list may have.
+/// Limit of pages in one list.
 const PAGES_MAX: usize = 100_000;
 
-/// The `continue` tokens that a list has given. Each page begins after the one before, so none comes twice.
+/// The `continue` tokens of a list so far. Each page begins after the previous one, so no token may repeat.
 #[derive(Debug, Default)]
 pub struct Tokens {
     seen: HashSet<String>,
 }
 
 impl Tokens {
-    /// Takes the next one.
+    /// Adds the next token.
     ///
     /// # Errors
     /// [`Error::Protocol`]: the list does not end.
@@ -52,31 +51,25 @@ fn endless() -> Error {
     Error::protocol("the list does not end")
 }
 
-/// Which blocks to list; absent = all.
+/// Filter of blocks; absent = all.
 #[derive(Clone, Debug, Default)]
 pub struct BlockFilter {
-    /// Of this network.
     pub network: Option<NetworkName>,
-    /// Of this host.
     pub host: Option<HostName>,
-    /// Of this tenant.
     pub tenant: Option<TenantId>,
 }
 
-/// Which addresses to list; absent = all.
+/// Filter of addresses; absent = all.
 #[derive(Clone, Debug, Default)]
 pub struct AddressFilter {
-    /// Of this network.
     pub network: Option<NetworkName>,
-    /// On this host.
     pub host: Option<HostName>,
-    /// Of this tenant.
     pub tenant: Option<TenantId>,
 }
 
-/// Changes. Errors: [`Error`]; after [`Error::Unknown`] it may have happened.
+/// Changes. Errors: [`Error`]; after [`Error::Unknown`] the change may have been committed.
 impl Client {
-    /// Allocates an address. The same request again gets the same address.
+    /// Allocates an address. Idempotent: the same request returns the same address.
     ///
     /// # Errors
     /// [`Error`].
@@ -88,7 +81,7 @@ impl Client {
         })
     }
 
-    /// Releases an address, by its name or by itself. Idempotent.
+    /// Releases an address, given by name or IP address. Idempotent.
     ///
     /// # Errors
     /// [`Error`].
@@ -96,7 +89,7 @@ impl Client {
         self.submit(&Command::ReleaseAddress(ReleaseAddress { address })).await
     }
 
-    /// Sets or replaces the topology, given as the vocabulary's document.
+    /// Sets or replaces the topology, given in the command format.
     ///
     /// # Errors
     /// [`Error`].
@@ -128,7 +121,7 @@ impl Client {
         self.submit(&Command::SetHostState(change)).await
     }
 
-    /// Removes a host; with `force`, evicts what lives on it.
+    /// Removes a host; with `force`, evicts its addresses.
     ///
     /// # Errors
     /// [`Error`].
@@ -136,7 +129,7 @@ impl Client {
         self.submit(&Command::RemoveHost(RemoveHost { name, force })).await
     }
 
-    /// Reports what really runs on a host.
+    /// Reports the addresses in use on a host.
     ///
     /// # Errors
     /// [`Error`].
@@ -152,7 +145,7 @@ impl Client {
         self.submit(&Command::AddBlackout(Blackout { cidr })).await
     }
 
-    /// Ends a blackout.
+    /// Removes a blackout.
     ///
     /// # Errors
     /// [`Error`].
@@ -248,7 +241,7 @@ impl Client {
         self.submit(&Command::RemoveVip(VipRef { name })).await
     }
 
-    /// Sends the seeds' topology document. The answer is the server's.
+    /// Sends a topology document in Romana 1's format. Returns the server's answer.
     ///
     /// # Errors
     /// [`Error`].
@@ -256,7 +249,7 @@ impl Client {
         self.send(Method::PUT, "/v1/topology", Some(document), true).await
     }
 
-    /// What a topology document would change. Commits nothing.
+    /// Computes the effect of a topology document. Commits nothing.
     ///
     /// # Errors
     /// [`Error`].
@@ -264,7 +257,7 @@ impl Client {
         self.inquire("/v1/topology/plan", document).await
     }
 
-    /// Validates and explains policies in the seeds' or 2.0's form. Commits nothing.
+    /// Validates and explains policies in Romana 1's or 2.0's format. Commits nothing.
     ///
     /// # Errors
     /// [`Error`].
@@ -275,7 +268,7 @@ impl Client {
 
 /// Reads.
 impl Client {
-    /// A whole list: all its pages.
+    /// Reads all pages of a list.
     ///
     /// # Errors
     /// [`Error`].
@@ -331,7 +324,7 @@ impl Client {
         self.list(query.with("tenant", filter.tenant.as_ref())).await
     }
 
-    /// A live address, by its name or by itself.
+    /// A live address, given by name or IP address.
     ///
     /// # Errors
     /// [`Error`].
@@ -339,7 +332,7 @@ impl Client {
         self.get(Query::new("/v1/addresses").segment(address).build()).await
     }
 
-    /// The topology document, with CIDRs of groups and with hosts.
+    /// The topology document, with groups' CIDRs and hosts.
     ///
     /// # Errors
     /// [`Error`].
@@ -355,7 +348,7 @@ impl Client {
         self.get("/v1/settings").await
     }
 
-    /// The cluster, as some replica sees it.
+    /// The cluster's status as seen by any replica.
     ///
     /// # Errors
     /// [`Error`].
@@ -363,7 +356,7 @@ impl Client {
         self.get("/v1/cluster").await
     }
 
-    /// The cluster as one replica sees it. The leader knows what is wrong with its tasks.
+    /// The cluster's status as seen by one replica. Only the leader knows the problems of its tasks.
     ///
     /// # Errors
     /// [`Error`].
@@ -371,8 +364,7 @@ impl Client {
         self.get_from(server, "/v1/cluster").await
     }
 
-    /// Adds a replica, or puts it in the place of another. It votes when it was started with `--join`
-    /// and has caught up.
+    /// Adds a replica, or replaces another. It votes once it was started with `--join` and has caught up.
     ///
     /// # Errors
     /// [`Error`].
@@ -381,7 +373,7 @@ impl Client {
         self.send(Method::POST, "/v1/cluster/members", Some(&body), true).await
     }
 
-    /// Removes a replica; its id is never used again. `force`: even if too few healthy ones are left.
+    /// Removes a replica; its id is never reused. `force`: even if too few healthy replicas remain.
     ///
     /// # Errors
     /// [`Error`].
@@ -391,7 +383,7 @@ impl Client {
         self.send::<Changed>(Method::DELETE, path, None::<&()>, true).await.map(|_| ())
     }
 
-    /// Hands leadership to a member, or to the best one, and waits until it leads.
+    /// Transfers leadership to a member, or to the most suitable one, and waits until it leads.
     ///
     /// # Errors
     /// [`Error`].
@@ -400,7 +392,7 @@ impl Client {
         self.send::<Leader>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
-    /// Revision and digest of one replica, as it is now.
+    /// The current revision and digest of one replica.
     ///
     /// # Errors
     /// [`Error`].
@@ -408,7 +400,7 @@ impl Client {
         self.get_from(server, "/v1/digest?consistency=local").await
     }
 
-    /// The whole state (or some topics of it) and the revision to follow from.
+    /// The state (or some topics of it) and the revision to follow from.
     ///
     /// # Errors
     /// [`Error`].
@@ -419,7 +411,7 @@ impl Client {
         parse(&self.core().fetch(&ask).await?)
     }
 
-    /// Follows the feed. Connects when the first item is asked for.
+    /// Follows the feed. Connects when the first item is requested.
     #[must_use]
     pub fn follow(&self, options: FollowOptions) -> Follower {
         Follower::new(self.clone(), options)

@@ -1,4 +1,4 @@
-//! The client: finds a replica that answers, tries again where that is safe, within a deadline.
+//! The client: finds a replica that answers, and retries within a deadline where that is safe.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::model::Done;
 use crate::retry::{Nature, Verdict, judge};
 use crate::transport::Ask;
 
-/// A way to the cluster. Cheap to clone; clones share connections and what is known of the cluster.
+/// A client of the cluster. Clones are cheap and share connections and the list of replicas.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -30,10 +30,10 @@ struct Inner {
 }
 
 impl Client {
-    /// A client. Connects when first used. Must be called within a Tokio runtime.
+    /// Creates a client. It connects on first use. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Config`] without a server or with an actor that no header can hold.
+    /// [`Error::Config`] without servers, or if the actor is no valid header value.
     pub fn new(config: ClientConfig) -> Result<Self, Error> {
         let core = Core::new(config)?;
         let gatherer = Gatherer::start(core.clone());
@@ -44,22 +44,23 @@ impl Client {
         &self.inner.core
     }
 
-    /// Carries out a command, together with those of other callers in one request. A command that
-    /// may be repeated is repeated until the deadline when its outcome is unknown.
+    /// Submits a command, batched with those of concurrent callers. A repeatable command is retried until the
+    /// deadline while its outcome is unknown.
     ///
     /// # Errors
-    /// [`Error`]; after [`Error::Unknown`] it may have happened.
+    /// [`Error`]; after [`Error::Unknown`] it may have been committed.
     pub async fn submit(&self, command: &Command) -> Result<Done, Error> {
         self.inner.gatherer.submit(command, self.core().deadline()).await
     }
 
-    /// The replicas this client knows, configured ones first.
+    /// The known replicas, configured ones first.
     #[must_use]
     pub fn servers(&self) -> Vec<Server> {
         self.core().servers().all()
     }
 
-    /// Asks one replica, once: for questions about that replica itself. `path` starts with `/v1/`.
+    /// Sends one request to one replica without retries: for queries about that
+    /// replica. `path` starts with `/v1/`.
     ///
     /// # Errors
     /// [`Error`].
@@ -89,7 +90,7 @@ impl Client {
         parse(&reply.body)
     }
 
-    /// Asks about a document. Nothing changes by it, so that the outcome is never unknown.
+    /// Posts a query about a document. It changes nothing, so the outcome is never unknown.
     ///
     /// # Errors
     /// [`Error`].
@@ -106,7 +107,7 @@ impl Client {
         parse(&reply.body)
     }
 
-    /// Sends a change. `idempotent` says that it may be sent again after an unknown outcome.
+    /// Sends a change. `idempotent` permits retries after an unknown outcome.
     /// An empty answer reads as `null`.
     ///
     /// # Errors
@@ -130,7 +131,7 @@ impl Client {
             }
             body => parse(body),
         };
-        // It was accepted; what it came to cannot be read.
+        // It was committed, but the result is unreadable.
         read.map_err(|error| Error::Unknown { why: error.to_string(), source: None })
     }
 }

@@ -27,7 +27,7 @@ use romana_replica::backup::RestoreError;
 use romana_replica::purge;
 use romana_replica::reseed;
 use romana_replica::{FaultKind, Replica, ReplicaConfig, StartError};
-use romana_storage::disk::{self, Room};
+use romana_storage::disk::{self, SpaceGuard};
 use romana_storage::wal::WalError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -142,7 +142,7 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let listener = listener::bind(config.listen).map_err(|error| listen_error(error.source))?;
     let listener = listener.into_std().map_err(listen_error)?;
-    let mut room = Room::new(config.data_dir.clone(), config.disk_reserve_bytes);
+    let mut room = SpaceGuard::new(config.data_dir.clone(), config.disk_reserve_bytes);
     let mut lives = 0;
     while room::wait(&mut room, &listener, &stop).await {
         let again = listener.try_clone().and_then(TcpListener::from_std).map_err(listen_error)?;
@@ -161,7 +161,7 @@ async fn serve(
     config: &Config,
     initial: Vec<romana_statemachine::Proposal>,
     listener: TcpListener,
-    room: &Room,
+    room: &SpaceGuard,
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<End, ServerError> {
@@ -214,7 +214,7 @@ async fn serve(
 /// Returns when the replica must not go on, and why.
 async fn end_of_life(
     replica: &Replica,
-    room: &Room,
+    room: &SpaceGuard,
     stop: &CancellationToken,
 ) -> Result<End, ServerError> {
     tokio::select! {

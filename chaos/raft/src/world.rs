@@ -9,10 +9,10 @@ use romana_statemachine::Record;
 use romana_storage::platform::{begin, below, disk, random};
 use turmoil::Sim;
 
-use crate::book::{Answer, Question};
 use crate::laws;
 use crate::node::{self, Order, Site, name};
-use crate::plan::{CALM, FAULTS, NODES, Plan, right_clock, wrong_clock};
+use crate::profile::{CALM, FAULTS, NODES, Plan, right_clock, wrong_clock};
+use crate::recorder::{Answer, Question};
 use crate::watch;
 
 /// What came of a run.

@@ -1,7 +1,7 @@
 //! The nemesis: breaks the cluster by a plan drawn from a seed, and repairs what it broke.
 //!
 //! ```text
-//!   seed ──► plan (pure): what, when, how long; now and then two at once ──► torment: begin … end … begin …
+//!   seed ──► plan (pure): what, when, how long; now and then two at once ──► inject: begin … end … begin …
 //! ```
 //! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. Whom a fault hits is decided when it
 //! begins, by the plan's dice: only then is it known who leads.
@@ -298,7 +298,7 @@ struct Standing {
 ///
 /// # Errors
 /// A fault cannot be injected or repaired (a tool is missing, a process cannot be started).
-pub async fn torment(
+pub async fn inject(
     cluster: &mut Cluster,
     options: &NemesisOptions,
     clock: Clock,

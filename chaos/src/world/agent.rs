@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use romana_agent::policy::compile::Compiler;
+use romana_agent::policy::inputs::{Attached, Attachments, PolicyInputs};
 use romana_agent::policy::options::Options as PolicyOptions;
-use romana_agent::policy::world::{Attached, Attachments, World as PolicyWorld};
 use romana_agent::routes::{Change, Facts, Link, Options, Target, diff, missing, plan};
 use romana_agent::view::View;
 use romana_statemachine::name::{AddressName, HostName};
@@ -91,7 +91,8 @@ impl Agent {
         if !self.connected {
             return;
         }
-        let from = usize::try_from(self.view.revision).unwrap_or(usize::MAX).min(records.len());
+        let from =
+            usize::try_from(self.view.revision.get()).unwrap_or(usize::MAX).min(records.len());
         for record in records[from..].iter().take(most) {
             self.delivered += 1;
             if bug == Some(Bug::LostRecord) && self.delivered.is_multiple_of(5) {
@@ -100,7 +101,8 @@ impl Agent {
             }
             self.view.apply(record);
         }
-        self.caught_up |= self.view.revision == records.last().map_or(0, |last| last.revision);
+        self.caught_up |=
+            self.view.revision == records.last().map_or(0, |last| last.revision.get());
     }
 
     /// Brings the kernel to what is known; ends after so many writes, as in a crash.
@@ -138,7 +140,7 @@ impl Agent {
     }
 
     /// What its filter is a function of.
-    pub(super) fn policy(&self) -> Option<PolicyWorld> {
+    pub(super) fn policy(&self) -> Option<PolicyInputs> {
         let attached = self.running.iter().filter_map(|(name, ip)| {
             let address = self.view.addresses.get(name)?;
             let link = Some(format!("romana-{ip}").as_str().into());
@@ -148,7 +150,7 @@ impl Agent {
                 Attached { link, tenant, segment, labels: Default::default(), is_pod: false },
             ))
         });
-        PolicyWorld::new(Arc::new(self.view.clone()), attached.collect::<Attachments>())
+        PolicyInputs::new(Arc::new(self.view.clone()), attached.collect::<Attachments>())
     }
 
     pub(super) fn save(&mut self) {

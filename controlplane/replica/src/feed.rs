@@ -160,9 +160,9 @@ impl Feed {
             return;
         }
         debug_assert!(
-            records
-                .windows(2)
-                .all(|two| two[0].revision + 1 == two[1].revision && two[0].index <= two[1].index),
+            records.windows(2).all(
+                |two| two[0].revision.next() == two[1].revision && two[0].index <= two[1].index
+            ),
             "records come in the order of the log"
         );
         lock(&self.0.ring).extend(records);
@@ -194,7 +194,7 @@ impl Feed {
         let last = self.last();
         let followers = lock(&self.0.followers);
         let slowest = followers.slots().map(|slot| slot.cursor.load(Ordering::Relaxed)).min();
-        slowest.map_or(0, |cursor| last.saturating_sub(cursor))
+        slowest.map_or(0, |cursor| last.get().saturating_sub(cursor))
     }
 
     /// Starts following after revision `after`. Must be called inside the runtime.
@@ -208,13 +208,13 @@ impl Feed {
         form: Form,
     ) -> Result<Follower, FeedError> {
         let oldest = self.0.history.oldest();
-        if after + 1 < oldest && after < lock(&self.0.ring).base() {
-            return Err(FeedError::Compacted { wanted: after + 1, oldest });
+        if after.next() < oldest && after < lock(&self.0.ring).base() {
+            return Err(FeedError::Compacted { wanted: after.next(), oldest });
         }
         self.dispatch();
         let slot = Arc::new(Slot {
             topics: filter.topics,
-            cursor: AtomicU64::new(after),
+            cursor: AtomicU64::new(after.get()),
             wake: Notify::new(),
         });
         let id = lock(&self.0.followers).add(filter.host.clone(), Arc::clone(&slot));

@@ -11,13 +11,13 @@ use romana_replica::backup::take::{Take, TakeError, origin};
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
+use super::operation::{Accepts, CONSISTENCY, Octets, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{Accepts, CONSISTENCY, Octets, Param, Route, Verb, handler, of};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/backup",
         "backup",
@@ -31,7 +31,7 @@ pub(super) const ROUTES: &[Route] = &[
         Param::optional("history", "`false`: the state alone, without the history (default true)"),
     ])
     .accepts(Accepts::Bytes),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/restore",
         "backup",
@@ -56,7 +56,8 @@ async fn take(call: Call) -> reply::Result {
     let replica = call.api.replica();
     // The history gets an entry's records after the state has them.
     let (mut applied, index) = (replica.reads().applied(), state.index());
-    let reached = timeout_at(call.deadline, applied.wait_for(|next| index == 0 || *next > index));
+    let reached =
+        timeout_at(call.deadline, applied.wait_for(|next| index == 0 || *next > index.get()));
     if !matches!(reached.await, Ok(Ok(_))) {
         return Err(Failure::new(Code::Unavailable, "the history does not reach the state yet"));
     }

@@ -14,14 +14,14 @@ use romana_storage::history::HistoryError;
 
 use super::FOLLOWERS_MAX;
 use super::call::{Call, bad_query, only};
+use super::operation::{Accepts, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{Accepts, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 /// What a follower of a host knows that does not say so.
 const UNSAID: u16 = 3;
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/events",
     "events",
@@ -96,7 +96,7 @@ async fn follow(call: Call) -> reply::Result {
         let last = feed.last();
         if after > last {
             let message = format!("revision {after} is after the last one, {last}");
-            return Err(Failure::new(Code::RevisionAhead, message).with("revision", last));
+            return Err(Failure::new(Code::RevisionAhead, message).with("revision", last.get()));
         }
     }
     let follower = feed.follow(after, Filter { topics, host, version }, form).map_err(failure)?;
@@ -115,7 +115,7 @@ fn failure(error: FeedError) -> Failure {
     let message = error.to_string();
     match error {
         FeedError::Compacted { oldest, .. } => {
-            Failure::new(Code::RevisionCompacted, message).with("oldest", oldest)
+            Failure::new(Code::RevisionCompacted, message).with("oldest", oldest.get())
         }
         FeedError::History(error @ HistoryError::Damaged { .. }) => {
             Failure::new(Code::HistoryDamaged, format!("{message}: {error}"))

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use romana_api::Page;
-use romana_statemachine::agent::{AGENT_INFO, Heard, RefusedAgent};
+use romana_statemachine::agent::{AGENT_INFO, HeartbeatAge, RefusedAgent};
 use romana_statemachine::finding::{AGENT_PROBLEM, Finding, Severity};
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Conflict, Host, Refusal, State, plural};
 
 use super::call::Call;
+use super::operation::{CONSISTENCY, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{CONSISTENCY, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/ipam/check",
     "ipam",
@@ -40,7 +40,7 @@ async fn check(call: Call) -> reply::Result {
 }
 
 /// What is wrong, the worst first.
-fn findings(state: &State, heard: &[Heard], refused: &[RefusedAgent]) -> Vec<Finding> {
+fn findings(state: &State, heard: &[HeartbeatAge], refused: &[RefusedAgent]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = inconsistent(state).collect();
     findings.extend(
         state.conflicts().flat_map(|(host, list)| list.iter().map(|one| conflict(host, one))),
@@ -81,8 +81,11 @@ fn conflict(host: &HostName, conflict: &Conflict) -> Finding {
 }
 
 /// Hosts with addresses about which nobody says whether they are in use.
-fn unverified<'a>(state: &'a State, heard: &'a [Heard]) -> impl Iterator<Item = Finding> + 'a {
-    let heard: BTreeMap<&HostName, &Heard> =
+fn unverified<'a>(
+    state: &'a State,
+    heard: &'a [HeartbeatAge],
+) -> impl Iterator<Item = Finding> + 'a {
+    let heard: BTreeMap<&HostName, &HeartbeatAge> =
         heard.iter().map(|heard| (&heard.heartbeat.host, heard)).collect();
     state.hosts().filter_map(move |host| {
         let why = match heard.get(&host.name) {
@@ -112,7 +115,7 @@ fn unverified_host(host: &Host, addresses: usize, why: &str) -> Finding {
 }
 
 /// What an agent says it cannot mend: attachments that have lost their link, for example.
-fn problems(heard: &Heard) -> impl Iterator<Item = Finding> + '_ {
+fn problems(heard: &HeartbeatAge) -> impl Iterator<Item = Finding> + '_ {
     let heartbeat = &heard.heartbeat;
     let recent = heard.silent_ms < SILENT_MS;
     heartbeat.problems.iter().filter(move |_| recent).map(|problem| Finding {
@@ -159,7 +162,7 @@ fn held(state: &State) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::agent::Heartbeat;
-    use romana_statemachine::{Entry, Millis, Position, Proposal};
+    use romana_statemachine::{Entry, Index, Millis, Position, Proposal, Revision, Term};
 
     use super::*;
 
@@ -168,16 +171,16 @@ mod tests {
         let command = |line: &&str| serde_json::from_str(line).unwrap();
         let proposal = |line| Proposal { actor: "op".into(), command: command(line) };
         let entry = Entry { at: Millis(0), proposals: lines.iter().map(proposal).collect() };
-        let (outcomes, _) = state.apply(Position { term: 1, index: 1 }, &entry);
+        let (outcomes, _) = state.apply(Position { term: Term(1), index: Index(1) }, &entry);
         outcomes.into_iter().for_each(|outcome| _ = outcome.result.unwrap());
         state
     }
 
-    fn heard(host: &str, silent_ms: u64) -> Heard {
+    fn heard(host: &str, silent_ms: u64) -> HeartbeatAge {
         let (host, version) = (host.into(), String::new());
         let heartbeat =
-            Heartbeat { host, version, revision: 1, applied: None, problems: Vec::new() };
-        Heard { heartbeat, silent_ms }
+            Heartbeat { host, version, revision: Revision(1), applied: None, problems: Vec::new() };
+        HeartbeatAge { heartbeat, silent_ms }
     }
 
     #[test]
@@ -194,7 +197,7 @@ mod tests {
             r#"{"AllocateAddress": {"name": "d", "host": "h2", "tenant": "t", "segment": "s"}}"#,
             r#"{"ReportAttachments": {"host": "h1", "revision": 9, "at": 0, "running": [{"name": "b", "ip": "10.0.0.2", "tenant": "t", "segment": "s"}], "kept": ["a", "c"]}}"#,
         ]);
-        let said = |heard: &[Heard]| -> Vec<String> {
+        let said = |heard: &[HeartbeatAge]| -> Vec<String> {
             let found = findings(&state, heard, &[]);
             found.iter().map(|one| format!("{} {}", one.code, one.subject)).collect()
         };
@@ -208,7 +211,7 @@ mod tests {
         let mut troubled = heard("h1", 0);
         troubled.heartbeat.problems.push("eth0 of container c has no host route".into());
         assert_eq!(said(&[troubled.clone(), heard("h2", 0)]), [conflict, "AgentProblem host h1"]);
-        let old = Heard { silent_ms: SILENT_MS, ..troubled };
+        let old = HeartbeatAge { silent_ms: SILENT_MS, ..troubled };
         assert_eq!(said(&[old, heard("h2", 0)]), [conflict, h1]);
         let second = RefusedAgent { host: "h1".into(), instance: "b".into(), machine: "m".into() };
         let found = findings(&state, &[heard("h1", 0), heard("h2", 0)], &[second]);

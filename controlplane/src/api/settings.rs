@@ -6,15 +6,15 @@ use romana_api::settings::{ClusterSettings, SettingsPatch};
 use romana_statemachine::command::{
     AgentSettingsChange, ReserveServices, Retention, SettingsChange,
 };
-use romana_statemachine::{Answer, Command, Now, State};
+use romana_statemachine::{Answer, Command, Now, State, Term};
 
 use super::call::Call;
+use super::operation::{BODY_BYTES_MAX, CONSISTENCY, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler, of};
 use crate::error::Failure;
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/settings",
         "settings",
@@ -23,7 +23,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Patch,
         "/v1/settings",
         "settings",
@@ -81,7 +81,7 @@ async fn patch(call: Call) -> reply::Result {
     let state = call.state().await?;
     let commands = commands(patch, state.retention());
     // All or nothing: what refuses one of these now would refuse it when it is committed.
-    let now = Now { at: state.at(), term: 0 };
+    let now = Now { at: state.at(), term: Term(0) };
     for command in &commands {
         state.decide(command, now).map_err(Failure::from)?;
         call.check_served(command)?;

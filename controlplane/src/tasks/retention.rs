@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_replica::ProposeError;
-use romana_replica::retention::{Standing, excess};
+use romana_replica::retention::{CheckpointId, excess};
 use romana_statemachine::command::{Retention as Wanted, SignCheckpoint};
 use romana_statemachine::{Command, Revision};
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ pub struct Retention;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     /// More than half say this, and nobody says otherwise.
-    Sign(Standing),
+    Sign(CheckpointId),
     /// Too few have it.
     Wait,
     /// Somebody has another state.
@@ -34,7 +34,7 @@ enum Verdict {
 }
 
 /// Judges what the voters said.
-fn judge(said: &BTreeMap<u64, Result<Standing, String>>) -> Verdict {
+fn judge(said: &BTreeMap<u64, Result<CheckpointId, String>>) -> Verdict {
     let mut words = said.values().filter_map(|said| said.as_ref().ok());
     let Some(first) = words.next() else { return Verdict::Wait };
     if words.any(|other| other != first) {
@@ -46,7 +46,7 @@ fn judge(said: &BTreeMap<u64, Result<Standing, String>>) -> Verdict {
 
 /// The checkpoint to have signed: the newest one before the end of what is kept for too long; if there
 /// is none, one is to be made just there.
-fn candidate(list: &[Standing], excess: Revision, signed: Revision) -> Option<Revision> {
+fn candidate(list: &[CheckpointId], excess: Revision, signed: Revision) -> Option<Revision> {
     let revisions = list.iter().map(|standing| standing.revision);
     let newest = revisions.filter(|revision| *revision <= excess && *revision > signed).max();
     newest.or_else(|| (excess > signed).then_some(excess))
@@ -56,7 +56,7 @@ impl Retention {
     /// The checkpoint to have signed now, if any.
     async fn wanted(&self, context: &LeaderContext) -> Option<Revision> {
         let (wanted, signed) = context.replica.with_state(|state| {
-            (state.retention().clone(), state.signed().map_or(0, |signed| signed.revision))
+            (state.retention().clone(), state.signed().map_or(0, |signed| signed.revision.get()))
         });
         if wanted == Wanted::default() {
             return None;
@@ -67,7 +67,7 @@ impl Retention {
         let now = context.replica.clocks().confirmed_time().unwrap_or_default();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
-            let candidate = candidate(&checkpoints.list(), excess, signed);
+            let candidate = candidate(&checkpoints.list(), excess, Revision(signed));
             Ok::<_, romana_storage::history::HistoryError>(candidate)
         };
         match tokio::task::spawn_blocking(look).await.ok()? {
@@ -94,10 +94,10 @@ impl Pass for Retention {
                 .evidence()
                 .checkpoints_at(revision, Instant::now() + ASK_TIMEOUT)
                 .await;
-            let Standing { revision, digest, state_digest } = match judge(&said) {
+            let CheckpointId { revision, digest, state_digest } = match judge(&said) {
                 Verdict::Sign(standing) if standing.revision == revision => standing,
                 Verdict::Sign(_) | Verdict::Wait => {
-                    tracing::debug!(revision, ?said, "checkpoint not signed yet");
+                    tracing::debug!(revision = revision.get(), ?said, "checkpoint not signed yet");
                     return Ok(());
                 }
                 Verdict::Differ => {
@@ -119,7 +119,7 @@ impl Pass for Retention {
             let outcomes = context.propose([Command::SignCheckpoint(sign)]).await?;
             match outcomes.into_iter().next().map(|outcome| outcome.result) {
                 Some(Err(refusal)) => tracing::warn!(%refusal, "the checkpoint was not signed"),
-                _ => tracing::info!(revision, "checkpoint signed"),
+                _ => tracing::info!(revision = revision.get(), "checkpoint signed"),
             }
             Ok(())
         })
@@ -132,19 +132,20 @@ mod tests {
 
     use super::*;
 
-    fn standing(revision: Revision, state: &[u8]) -> Standing {
-        Standing { revision, digest: Digest::of(b"d"), state_digest: Digest::of(state) }
+    fn standing(revision: Revision, state: &[u8]) -> CheckpointId {
+        CheckpointId { revision, digest: Digest::of(b"d"), state_digest: Digest::of(state) }
     }
 
     #[test]
     fn a_majority_signs_if_nobody_differs() {
         let said = |words: &[Option<&str>]| {
             let word = |word: &Option<&str>| {
-                word.map(|word| standing(7, word.as_bytes())).ok_or_else(|| "none".to_owned())
+                word.map(|word| standing(Revision(7), word.as_bytes()))
+                    .ok_or_else(|| "none".to_owned())
             };
             judge(&(1..).zip(words.iter().map(word)).collect())
         };
-        let sign = Verdict::Sign(standing(7, b"a"));
+        let sign = Verdict::Sign(standing(Revision(7), b"a"));
         assert_eq!(said(&[Some("a"), Some("a"), Some("a")]), sign);
         assert_eq!(said(&[Some("a"), None, Some("a")]), sign);
         assert_eq!(said(&[None, Some("a"), None]), Verdict::Wait);
@@ -156,12 +157,15 @@ mod tests {
 
     #[test]
     fn the_newest_checkpoint_before_what_should_go_is_signed() {
-        let list: Vec<Standing> = [10, 20, 30].map(|revision| standing(revision, b"a")).into();
-        assert_eq!(candidate(&list, 29, 0), Some(20));
-        assert_eq!(candidate(&list, 30, 20), Some(30));
-        assert_eq!(candidate(&list, 29, 20), Some(29), "made where it is needed");
-        assert_eq!(candidate(&list, 9, 0), Some(9));
-        assert_eq!(candidate(&[], 100, 0), Some(100));
+        let list: Vec<CheckpointId> =
+            [10, 20, 30].map(|revision| standing(Revision(revision), b"a")).into();
+        let candidate =
+            |list: &[CheckpointId], go, signed| candidate(list, Revision(go), Revision(signed));
+        assert_eq!(candidate(&list, 29, 0), Some(Revision(20)));
+        assert_eq!(candidate(&list, 30, 20), Some(Revision(30)));
+        assert_eq!(candidate(&list, 29, 20), Some(Revision(29)), "made where it is needed");
+        assert_eq!(candidate(&list, 9, 0), Some(Revision(9)));
+        assert_eq!(candidate(&[], 100, 0), Some(Revision(100)));
         assert_eq!(candidate(&list, 20, 20), None);
         assert_eq!(candidate(&list, 0, 0), None);
     }

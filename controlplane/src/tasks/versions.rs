@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_replica::{Facts, ProposeError};
-use romana_statemachine::agent::{AGENT_INFO, Heard};
+use romana_statemachine::agent::{AGENT_INFO, HeartbeatAge};
 use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Command, Term, VERSION_MAX};
@@ -82,14 +82,14 @@ impl fmt::Display for Obstacle {
 pub fn obstacle(
     next: u16,
     facts: &BTreeMap<u64, io::Result<Facts>>,
-    agents: &[Heard],
+    agents: &[HeartbeatAge],
 ) -> Option<Obstacle> {
     let of_member = |(id, facts): (&u64, &io::Result<Facts>)| match facts {
         Ok(facts) if facts.version_max >= next => None,
         Ok(facts) => Some(Obstacle::Member { id: *id, knows: facts.version_max }),
         Err(_) => Some(Obstacle::Silent { id: *id }),
     };
-    let of_agent = |heard: &Heard| {
+    let of_agent = |heard: &HeartbeatAge| {
         let (host, knows) = (heard.heartbeat.host.clone(), heard.heartbeat.knows());
         let speaks = Duration::from_millis(heard.silent_ms) < SILENT;
         (speaks && knows < next).then_some(Obstacle::Agent { host, knows })
@@ -132,8 +132,8 @@ impl Versions {
         }
         let facts = context.replica.members().facts(ASK_TIMEOUT).await;
         let known = context.replica.agents().heard();
-        let agents: Vec<Heard> = context.replica.with_state(|state| {
-            let there = |heard: &Heard| state.host(&heard.heartbeat.host).is_some();
+        let agents: Vec<HeartbeatAge> = context.replica.with_state(|state| {
+            let there = |heard: &HeartbeatAge| state.host(&heard.heartbeat.host).is_some();
             known.into_iter().filter(there).collect()
         });
         for next in current + 1..=VERSION_MAX {
@@ -178,6 +178,8 @@ impl Pass for Versions {
 
 #[cfg(test)]
 mod tests {
+    use romana_statemachine::Revision;
+
     use romana_statemachine::agent::Heartbeat;
 
     use super::*;
@@ -185,17 +187,17 @@ mod tests {
     #[test]
     fn who_does_not_know_a_version_keeps_the_cluster_from_it() {
         let knows = |version_max| Ok(Facts::of(version_max));
-        let heard = |host: &str, version: &str, silent_ms| Heard {
+        let heard = |host: &str, version: &str, silent_ms| HeartbeatAge {
             heartbeat: Heartbeat {
                 host: host.into(),
                 version: version.into(),
-                revision: 1,
+                revision: Revision(1),
                 applied: None,
                 problems: Vec::new(),
             },
             silent_ms,
         };
-        let said = |facts: [io::Result<Facts>; 2], agents: &[Heard]| {
+        let said = |facts: [io::Result<Facts>; 2], agents: &[HeartbeatAge]| {
             let facts = (1..).zip(facts).collect();
             obstacle(5, &facts, agents).map(|why| why.to_string())
         };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{Case, Law, Verdict, abuses};
-use crate::history::{Evidence, Nanos, Resident};
+use crate::evidence::{Evidence, Nanos, Resident};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

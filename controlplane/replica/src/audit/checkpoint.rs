@@ -18,7 +18,7 @@ use romana_storage::platform::fs;
 use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 
 use crate::Cancel;
-use crate::retention::{Checkpoints, Standing};
+use crate::retention::{CheckpointId, Checkpoints};
 
 const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
 const SUFFIX: &str = "ckpt";
@@ -72,7 +72,7 @@ struct Inner {
 
 #[derive(Clone, Debug)]
 struct Kept {
-    standing: Standing,
+    standing: CheckpointId,
     bytes: u64,
     /// It was signed: it stays.
     held: bool,
@@ -81,7 +81,7 @@ struct Kept {
 /// Whether a checkpoint is due when the revision goes from `before` to `after`.
 fn is_due(before: Revision, after: Revision, live: u64, every: u64) -> bool {
     let each = every.max(live.next_power_of_two()).max(1);
-    after / each > before / each
+    after.get() / each > before.get() / each
 }
 
 /// The one to give up: between the closest neighbours, neither held nor one of the newest, nor the first,
@@ -91,7 +91,7 @@ fn to_thin(kept: &BTreeMap<Revision, Kept>) -> Option<Revision> {
     let old = all.len().saturating_sub(NEWEST);
     let candidates = all.windows(3).take(old.saturating_sub(1));
     let free = candidates.filter(|trio| !trio[1].1);
-    free.min_by_key(|trio| trio[2].0 - trio[0].0).map(|trio| trio[1].0)
+    free.min_by_key(|trio| trio[2].0.since(trio[0].0)).map(|trio| trio[1].0)
 }
 
 impl Keeper {
@@ -141,7 +141,7 @@ impl Keeper {
     pub fn offer(&self, state: State) {
         if let Err(TrySendError::Full(state)) = self.0.offered.try_send(state) {
             let revision = state.revision();
-            tracing::info!(revision, "checkpoint skipped: one is being written");
+            tracing::info!(revision = revision.get(), "checkpoint skipped: one is being written");
         }
     }
 
@@ -151,13 +151,13 @@ impl Keeper {
 
     /// What the checkpoint at a revision is, if there is one.
     #[must_use]
-    pub fn standing(&self, revision: Revision) -> Option<Standing> {
+    pub fn standing(&self, revision: Revision) -> Option<CheckpointId> {
         self.kept().get(&revision).map(|kept| kept.standing)
     }
 
     /// What the newest checkpoint is.
     #[must_use]
-    pub fn newest(&self) -> Option<Standing> {
+    pub fn newest(&self) -> Option<CheckpointId> {
         self.kept().values().next_back().map(|kept| kept.standing)
     }
 
@@ -198,7 +198,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
-    pub fn write(&self, state: &State) -> Result<Standing, CheckpointError> {
+    pub fn write(&self, state: &State) -> Result<CheckpointId, CheckpointError> {
         let path = self.path(state.revision());
         let io = |source| CheckpointError::Io { path: path.clone(), source };
         let standing = standing(state);
@@ -224,18 +224,18 @@ impl Keeper {
             let Some(goes) = unreachable.or(too_much) else { return };
             kept.remove(&goes);
             if let Err(error) = fs::remove_file(self.path(goes)) {
-                tracing::warn!(revision = goes, %error, "a checkpoint is not removed");
+                tracing::warn!(revision = goes.get(), %error, "a checkpoint is not removed");
             }
         }
     }
 }
 
 impl Checkpoints for Keeper {
-    fn list(&self) -> Vec<Standing> {
+    fn list(&self) -> Vec<CheckpointId> {
         self.kept().values().map(|kept| kept.standing).collect()
     }
 
-    fn hold(&self, revision: Revision) -> Result<Standing, String> {
+    fn hold(&self, revision: Revision) -> Result<CheckpointId, String> {
         let there = self.kept().get(&revision).map(|kept| kept.standing);
         let standing = match there {
             Some(standing) => standing,
@@ -253,14 +253,14 @@ impl Checkpoints for Keeper {
     }
 }
 
-fn standing(state: &State) -> Standing {
+fn standing(state: &State) -> CheckpointId {
     let (revision, digest) = (state.revision(), state.digest());
-    Standing { revision, digest, state_digest: state.state_digest() }
+    CheckpointId { revision, digest, state_digest: state.state_digest() }
 }
 
 /// Opens a file and checks its head, and that it has the name of what is in it.
-fn open(path: &Path) -> Result<StateFile<Standing>, CheckpointError> {
-    let file = StateFile::<Standing>::open(&FORM, path)?;
+fn open(path: &Path) -> Result<StateFile<CheckpointId>, CheckpointError> {
+    let file = StateFile::<CheckpointId>::open(&FORM, path)?;
     let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
     if name != Some(file.head().revision) {
         return Err(file.damaged("it has the name of another").into());
@@ -289,7 +289,10 @@ fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
         let started = std::time::Instant::now();
         let written = keeper.0.history.sync().map_err(|error| error.to_string());
         match written.and_then(|()| keeper.write(&state).map_err(|error| error.to_string())) {
-            Ok(at) => tracing::info!(at.revision, took = ?started.elapsed(), "checkpoint written"),
+            Ok(at) => {
+                let (revision, took) = (at.revision.get(), started.elapsed());
+                tracing::info!(at.revision = revision, ?took, "checkpoint written");
+            }
             Err(error) => tracing::warn!(error, "no checkpoint"),
         }
     }
@@ -303,6 +306,8 @@ mod tests {
 
     #[test]
     fn due_at_each_multiple_of_what_lives() {
+        let is_due =
+            |before, after, live, every| is_due(Revision(before), Revision(after), live, every);
         assert!(!is_due(0, 99, 0, 100));
         assert!(is_due(0, 100, 0, 100) && is_due(99, 350, 0, 100) && !is_due(100, 199, 0, 100));
         assert!(!is_due(99, 101, 1000, 100) && is_due(1023, 1024, 1000, 100));
@@ -310,22 +315,23 @@ mod tests {
 
     #[test]
     fn the_closest_go_first_but_not_the_first_the_held_or_the_newest() {
-        let kept = |at: &[(Revision, bool)]| -> BTreeMap<Revision, Kept> {
-            let standing = |revision| Standing {
+        let kept = |at: &[(u64, bool)]| -> BTreeMap<Revision, Kept> {
+            let standing = |revision| CheckpointId {
                 revision,
                 digest: Digest::default(),
                 state_digest: Digest::default(),
             };
-            let kept = |(at, held): &(Revision, bool)| {
-                (*at, Kept { standing: standing(*at), bytes: 1, held: *held })
+            let kept = |(at, held): &(u64, bool)| {
+                let at = Revision(*at);
+                (at, Kept { standing: standing(at), bytes: 1, held: *held })
             };
             at.iter().map(kept).collect()
         };
         let at = [(10, false), (20, false), (25, true), (30, false), (60, false), (70, false)];
         let newest = [(71, false), (72, false), (73, false)];
         let all: Vec<_> = at.iter().chain(&newest).copied().collect();
-        assert_eq!(to_thin(&kept(&all)), Some(20));
-        assert_eq!(to_thin(&kept(&all[1..])), Some(30));
+        assert_eq!(to_thin(&kept(&all)), Some(Revision(20)));
+        assert_eq!(to_thin(&kept(&all[1..])), Some(Revision(30)));
         assert_eq!(to_thin(&kept(&all[4..])), None);
     }
 }

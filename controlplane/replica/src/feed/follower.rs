@@ -107,7 +107,7 @@ impl Follower {
 
     fn advance(&mut self, cursor: Revision) {
         self.cursor = self.cursor.max(cursor);
-        self.slot.cursor.store(self.cursor, Ordering::Relaxed);
+        self.slot.cursor.store(self.cursor.get(), Ordering::Relaxed);
     }
 
     fn bookmark(&mut self) -> Bytes {
@@ -142,7 +142,7 @@ impl Follower {
     async fn read_history(&mut self) -> Result<Option<Bytes>, FeedError> {
         let Some(held) = self.piece().await else { return Ok(None) };
         let turn = Arc::clone(&self.feed.0.readers).acquire_owned().await;
-        let (history, from) = (self.feed.0.history.clone(), self.cursor + 1);
+        let (history, from) = (self.feed.0.history.clone(), self.cursor.next());
         let (filter, form) = (self.filter.clone(), self.form);
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;

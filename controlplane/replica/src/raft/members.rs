@@ -135,7 +135,9 @@ fn successor(status: &ClusterStatus, among: &BTreeSet<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::command::{AddMember, ClaimMember, MemberRef, RaiseVersion};
-    use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, version};
+    use romana_statemachine::{
+        Actor, Command, Entry, Index, Millis, Position, Proposal, Revision, Term, version,
+    };
 
     use super::*;
     use crate::raft::status::Role;
@@ -146,7 +148,7 @@ mod tests {
         for (index, command) in (1..).zip([vec![raise], commands].concat()) {
             let proposals = vec![Proposal { actor: Actor::from("t"), command }];
             let entry = Entry { at: Millis(index), proposals };
-            for outcome in state.apply(Position { index, term: 1 }, &entry).0 {
+            for outcome in state.apply(Position { index: Index(index), term: Term(1) }, &entry).0 {
                 outcome.result.unwrap();
             }
         }
@@ -186,8 +188,8 @@ mod tests {
         ClusterStatus {
             cluster_id: String::new(),
             leader: Some(1),
-            term: 1,
-            revision: 1,
+            term: Term(1),
+            revision: Revision(1),
             members: members.collect(),
             held: None,
             clocks: None,

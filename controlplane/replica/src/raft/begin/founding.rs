@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use romana_statemachine::{Command, Proposal, VERSION_MAX};
+use romana_statemachine::{Command, Proposal, Term, VERSION_MAX};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -56,7 +56,7 @@ pub(in crate::raft) async fn found(raft: Raft, id: u64, initial: BTreeMap<u64, S
 
 /// Proposes what a new cluster begins with, when this replica leads and the state is empty.
 pub(in crate::raft) async fn propose_initial(
-    mut leadership: watch::Receiver<Option<u64>>,
+    mut leadership: watch::Receiver<Option<Term>>,
     replica: impl Fn() -> Option<Replica>,
     mut proposals: Vec<Proposal>,
 ) {

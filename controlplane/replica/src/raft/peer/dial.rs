@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::metrics::{PeerRefusal, PeerRefusals};
 use crate::raft::peer::bounds;
 use crate::raft::peer::frame::{FrameReader, FrameWriter};
-use crate::raft::peer::message::{Hello, Purpose, Welcome};
+use crate::raft::peer::message::{Handshake, HandshakeReply, Purpose};
 use crate::raft::store::codec::{pack, unpack};
 
 /// A refusal by the same peer is logged again after this long.
@@ -238,15 +238,15 @@ impl Dialer {
     async fn introduce(&self, to: u64, peer: &str, purpose: Purpose) -> io::Result<Conn> {
         let mut conn = Conn::new(TcpStream::connect(peer).await?)?;
         let Inner { cluster, id, api, .. } = &*self.0;
-        let hello = Hello::new(cluster.clone(), *id, to, api.clone(), purpose);
+        let hello = Handshake::new(cluster.clone(), *id, to, api.clone(), purpose);
         conn.writer.send(&pack(&hello)).await?;
         match unpack("welcome", &conn.reader.expect().await?)? {
-            Welcome::Accept { api } => {
+            HandshakeReply::Accept { api } => {
                 conn.reader.trust();
                 self.0.directory.set(to, api);
                 Ok(conn)
             }
-            Welcome::Refuse { why } => {
+            HandshakeReply::Refuse { why } => {
                 if self.0.complaints.news(peer, &why) {
                     tracing::warn!(peer, replica = to, %why, "connection refused by the peer");
                 }

@@ -157,7 +157,7 @@ impl Accepts {
 
 /// A route.
 #[derive(Clone, Copy)]
-pub(crate) struct Route {
+pub(crate) struct Operation {
     pub(crate) verb: Verb,
     /// Path with `{parameters}`.
     pub(crate) path: &'static str,
@@ -181,7 +181,7 @@ pub(crate) struct Route {
     pub(crate) handler: Handler,
 }
 
-impl Route {
+impl Operation {
     /// A route that takes no body, has no parameters and answers JSON.
     pub(crate) const fn new(
         verb: Verb,

@@ -1,4 +1,4 @@
-//! What two worlds differ in, found without looking at what they share.
+//! Computes the difference between two worlds without visiting what they share.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,16 +8,16 @@ use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use romana_statemachine::name::{PolicyName, TenantId};
 
-use super::world::{World, by_labels, single};
+use super::inputs::{PolicyInputs, by_labels, single};
 
 /// Differences.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Touched {
-    /// Prefixes at which somebody else may be, or somebody changed.
+pub(super) struct Delta {
+    /// Prefixes whose holder may have changed.
     pub(super) nets: BTreeSet<IpNet>,
-    /// Policies that are new, changed or gone.
+    /// Policies that were added, changed or removed.
     pub(super) policies: BTreeSet<PolicyName>,
-    /// Blocks of this host came or went, or their owners changed.
+    /// Blocks of this host were added or removed, or their owners changed.
     pub(super) own_blocks: bool,
 }
 
@@ -32,8 +32,8 @@ fn keys<K: Ord + Clone, V: PartialEq>(before: &OrdMap<K, V>, after: &OrdMap<K, V
     before.diff(after).map(key).collect()
 }
 
-pub(super) fn touched(before: &World, after: &World) -> Touched {
-    let mut touched = Touched::default();
+pub(super) fn touched(before: &PolicyInputs, after: &PolicyInputs) -> Delta {
+    let mut touched = Delta::default();
     touched.policies.extend(keys(&before.rules.policies, &after.rules.policies));
     let mut awaited = BTreeSet::new();
     for world in [before, after] {
@@ -59,7 +59,7 @@ pub(super) fn touched(before: &World, after: &World) -> Touched {
         touched.own_blocks = true;
         touched.nets.extend(after.of_tenants(&tenants));
     }
-    // What an endpoint is in a set depends on its block.
+    // Whether an endpoint is a member of a set depends on its block.
     let blocks: Vec<IpNet> = touched.nets.iter().copied().collect();
     for block in blocks.into_iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
         for world in [before, after] {
@@ -81,13 +81,13 @@ mod tests {
 
     use romana_statemachine::policy::{Policy, Target};
 
-    use super::super::world::Attachments;
+    use super::super::inputs::Attachments;
     use super::*;
-    use crate::rules::Rules;
+    use crate::policy_view::PolicyView;
     use crate::view::View;
 
-    /// imbl before 7.0.2 did not see the first change after what two maps share: a policy that was changed
-    /// stayed as it was in the kernel.
+    /// Regression test: imbl before 7.0.2 missed the first difference after a part that two maps share, and a
+    /// changed policy was not updated in the kernel.
     #[test]
     fn one_among_many_is_seen() {
         let policy = |n: usize, description: &str| Policy {
@@ -99,11 +99,11 @@ mod tests {
             ingress: Vec::new(),
             egress: Vec::new(),
         };
-        let world = |rules: &Rules| {
+        let world = |rules: &PolicyView| {
             let view = View { rules: Some(rules.clone()), ..View::new("h".into()) };
-            World::new(Arc::new(view), Attachments::new()).unwrap()
+            PolicyInputs::new(Arc::new(view), Attachments::new()).unwrap()
         };
-        let mut rules = Rules::default();
+        let mut rules = PolicyView::default();
         for n in 0..300 {
             rules.policies.insert(format!("p{n}").into(), policy(n, ""));
         }

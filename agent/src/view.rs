@@ -34,7 +34,7 @@ pub const TOPICS: [Topic; 8] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     pub host: HostName,
-    /// The last record applied.
+    /// The revision up to which it is complete.
     pub revision: Revision,
     /// The last revision that changed hosts, blocks, networks or conflicts, which routes depend on.
     #[serde(skip)]
@@ -232,7 +232,7 @@ impl View {
         }
     }
 
-    /// Networks in which a tenant may get addresses, in the order of design §3: first those
+    /// Networks in which a tenant may get addresses, in this order: first those
     /// that name it, then the open ones.
     pub fn networks_for(&self, tenant: &TenantId) -> impl Iterator<Item = &Network> {
         let named = self.networks.iter().filter(|network| network.tenants.contains(tenant));

@@ -62,12 +62,7 @@ pub enum ServerError {
     Bootstrap(#[from] BootstrapError),
     /// The API's address cannot be had.
     #[error("cannot listen on {address} for the API")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    Listen { address: SocketAddr, source: io::Error },
     /// The cluster did not take this replica in.
     #[error("this replica does not join")]
     Join(#[source] Box<JoinError>),
@@ -79,19 +74,13 @@ pub enum ServerError {
     Restore(#[source] Box<RestoreError>),
     /// The replica does not start.
     #[error("the replica does not start")]
-    Start {
-        /// Its id.
-        id: u64,
-        /// Why.
-        source: Box<StartError>,
-    },
+    Start { id: u64, source: Box<StartError> },
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
     /// The replica stopped itself over damaged data.
     #[error("the replica has stopped: {why}")]
     Damaged {
-        /// Its id.
         id: u64,
         /// What is damaged.
         why: String,
@@ -285,7 +274,7 @@ async fn hand_over(replica: &Replica) {
     }
     match replica.leadership().hand_over(Instant::now() + HAND_OVER).await {
         Ok(()) => info!("leadership handed over"),
-        Err(error) => info!(%error, "leadership was not handed over"),
+        Err(error) => info!(%error, "cannot transfer leadership"),
     }
 }
 

@@ -64,7 +64,6 @@ pub struct HeartbeatAge {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefusedAgent {
-    /// The host that it says it is.
     pub host: HostName,
     /// What its state directory calls itself.
     pub instance: InstanceId,

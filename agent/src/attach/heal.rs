@@ -165,7 +165,7 @@ impl Attacher {
     async fn mend_if(self: &Arc<Self>, entry: Entry, fault: Option<Fault>, healing: &mut Healing) {
         let key = entry.key.clone();
         let problem = match fault {
-            Some(fault) => self.mend(entry, fault, &mut healing.gone).await,
+            Some(fault) => self.repair(entry, fault, &mut healing.gone).await,
             None => None,
         };
         match problem {
@@ -185,7 +185,7 @@ impl Attacher {
     }
 
     /// Repairs an attachment. Returns a problem if it cannot be repaired.
-    async fn mend(
+    async fn repair(
         self: &Arc<Self>,
         entry: Entry,
         fault: Fault,

@@ -1,5 +1,5 @@
 //! Recovers attachments that exist in the kernel and in the log, but not in the ledger, after a damaged file
-//! or the loss of the state directory. A working attachment is never cut off for lack of a file (law 4).
+//! or the loss of the state directory. A working attachment is never cut off for lack of a file (P4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Reports attachments to the control plane, so that it releases addresses that are not in use (law 7).
+//! Reports attachments to the control plane, so that it releases addresses that are not in use (P7).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

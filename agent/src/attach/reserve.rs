@@ -5,7 +5,7 @@
 //!   cut off:  spare ─► lent to an attachment (out of the file, into the ledger)
 //!   online:   lent ─► claimed: the log gives it the attachment's name, marked as late
 //! ```
-//! A spare address is allocated to this host, and only this host releases it, so law 1 holds while the host
+//! A spare address is allocated to this host, and only this host releases it, so P1 holds while the host
 //! is cut off. Addresses missing from both files are never used, however old the view at start-up is.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ impl Spare {
 pub(super) struct Reserve {
     file: PathBuf,
     spares: Mutex<BTreeMap<AddressName, Spare>>,
-    /// Borrowed since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
+    /// Lent since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
     out: Mutex<BTreeSet<AddressName>>,
     unwanted: Mutex<BTreeMap<AddressName, Instant>>,
 }

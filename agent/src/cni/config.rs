@@ -25,7 +25,6 @@ pub struct NetConf {
     /// Set where this plugin is used for IPAM only.
     #[serde(default, deserialize_with = "object")]
     ipam: Option<Ipam>,
-    /// Socket of the agent.
     #[serde(default = "socket", deserialize_with = "socket_or_default")]
     pub socket: String,
     /// The agent's state directory.

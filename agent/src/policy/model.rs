@@ -56,7 +56,7 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     pub kind: SetKind,
-    /// IpSets; `true`: an exception from a larger member (`nomatch`).
+    /// Members; `true`: an exception from a larger member (`nomatch`).
     pub members: OrdMap<Member, bool>,
 }
 
@@ -86,9 +86,7 @@ impl SetKind {
 pub enum Member {
     /// A prefix; never of length 0, which `hash:net` cannot hold.
     Net(IpNet),
-    /// An address and its link.
     Link(IpAddr, Arc<str>),
-    /// A port of an address.
     Port(IpAddr, Protocol, u16),
 }
 

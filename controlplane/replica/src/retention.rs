@@ -43,11 +43,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// What a checkpoint is, in short: the same on all replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointId {
-    /// Its revision.
     pub revision: Revision,
     /// Digest of the history up to there.
     pub digest: Digest,
-    /// Digest of the state there.
     pub state_digest: Digest,
 }
 

@@ -89,7 +89,7 @@ async fn piece((mut take, held): Stream) -> Result<Option<(Bytes, Stream)>, axum
     });
     let (take, held, piece) = made.await?;
     let piece = piece.inspect_err(|error: &TakeError| {
-        tracing::error!(error = chain(error), "backup broken off");
+        tracing::error!(error = chain(error), "backup aborted");
     })?;
     Ok(piece.map(|bytes| (Bytes::from(bytes), (take, held))))
 }

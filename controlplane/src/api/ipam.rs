@@ -17,7 +17,7 @@ pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/ipam/check",
     "ipam",
-    "Differences between the log and the hosts, each with the reason and what mends it. Reads the \
+    "Differences between the log and the hosts, each with the reason and the remedy. Reads the \
      whole state.",
     &[(200, of::<Page<Finding>>)],
     handler!(check),
@@ -60,13 +60,13 @@ fn inconsistent(state: &State) -> impl Iterator<Item = Finding> {
         code: "Inconsistent".into(),
         subject: "the state".into(),
         why,
-        mend: "romana audit verify; then send its output and a backup to the developers".into(),
+        remedy: "romana audit verify; then send its output and a backup to the developers".into(),
     })
 }
 
 fn conflict(host: &HostName, conflict: &Conflict) -> Finding {
     let Conflict { name, ip, why } = conflict;
-    let mend = match why {
+    let remedy = match why {
         Refusal::AddressBlackedOut { cidr, .. } => format!("romana blackout remove {cidr}"),
         Refusal::VipAddressInUse { by, .. } => format!("give {by} another address"),
         _ => format!("restart {name} on {host}: it gets another address"),
@@ -76,7 +76,7 @@ fn conflict(host: &HostName, conflict: &Conflict) -> Finding {
         code: why.code().into(),
         subject: format!("address {ip}"),
         why: format!("host {host} uses it for {name}, and the log cannot give it: {why}"),
-        mend,
+        remedy,
     }
 }
 
@@ -108,13 +108,13 @@ fn unverified_host(host: &Host, addresses: usize, why: &str) -> Finding {
         code: "AddressesUnverified".into(),
         subject: format!("host {name}"),
         why: format!("{why}: {} there may or may not be in use", plural(addresses, "address")),
-        mend: format!(
+        remedy: format!(
             "start romana-agent there; if it is gone for ever: romana host remove {name} --force"
         ),
     }
 }
 
-/// What an agent says it cannot mend: attachments that have lost their link, for example.
+/// What an agent reports that it cannot repair: attachments that have lost their link, for example.
 fn problems(heard: &HeartbeatAge) -> impl Iterator<Item = Finding> + '_ {
     let heartbeat = &heard.heartbeat;
     let recent = heard.silent_ms < SILENT_MS;
@@ -123,7 +123,7 @@ fn problems(heard: &HeartbeatAge) -> impl Iterator<Item = Finding> + '_ {
         code: AGENT_PROBLEM.into(),
         subject: format!("host {}", heartbeat.host),
         why: problem.clone(),
-        mend: format!("see the log of romana-agent on {}", heartbeat.host),
+        remedy: format!("see the log of romana-agent on {}", heartbeat.host),
     })
 }
 
@@ -137,7 +137,7 @@ fn second_agent(state: &State, agent: &RefusedAgent) -> Finding {
         why: format!(
             "agent {instance} on machine {machine:?} says that it is {host}; {first} is, and the other is refused"
         ),
-        mend: "stop one of the two, or start it with the name of its own host (--host)".into(),
+        remedy: "stop one of the two, or start it with the name of its own host (--host)".into(),
     }
 }
 
@@ -155,7 +155,7 @@ fn held(state: &State) -> Option<Finding> {
         code: "AllocationHeld".into(),
         subject: "allocation".into(),
         why,
-        mend: "start the agents there; or go on without them: romana cluster resume".into(),
+        remedy: "start the agents there; or go on without them: romana cluster resume".into(),
     })
 }
 
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(said(&[]), [conflict, h1, h2]);
         assert_eq!(said(&[heard("h1", 0), heard("h2", SILENT_MS)]), [conflict, h2]);
         assert_eq!(said(&[heard("h1", 0), heard("h2", 0)]), [conflict]);
-        assert!(findings(&state, &[], &[]).iter().all(|one| !one.mend.is_empty()));
+        assert!(findings(&state, &[], &[]).iter().all(|one| !one.remedy.is_empty()));
         // What agents say, while they say it; and agents that may not say anything.
         let mut troubled = heard("h1", 0);
         troubled.heartbeat.problems.push("eth0 of container c has no host route".into());

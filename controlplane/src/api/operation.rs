@@ -46,7 +46,6 @@ impl Verb {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Param {
     pub(crate) name: &'static str,
-    /// What it is.
     pub(crate) about: &'static str,
     pub(crate) required: bool,
 }

@@ -219,7 +219,7 @@ async fn piece(
         .map_err(|failure| std::io::Error::other(failure.problem().message.clone()))?;
     // The file lacks its last line then, and is known to be cut short.
     let piece = piece.inspect_err(|error: &PastError| {
-        tracing::warn!(error = error as &dyn std::error::Error, "export cut short");
+        tracing::warn!(error = error as &dyn std::error::Error, "export aborted");
     })?;
     Ok(piece.map(|bytes| (bytes, (export, held))))
 }

@@ -73,7 +73,7 @@ impl Retention {
         match tokio::task::spawn_blocking(look).await.ok()? {
             Ok(candidate) => candidate,
             Err(error) => {
-                tracing::warn!(%error, "cannot see how much history is kept");
+                tracing::warn!(%error, "cannot read the size of the history");
                 None
             }
         }
@@ -118,7 +118,7 @@ impl Pass for Retention {
             context.report("StatesDiffer", None);
             let outcomes = context.propose([Command::SignCheckpoint(sign)]).await?;
             match outcomes.into_iter().next().map(|outcome| outcome.result) {
-                Some(Err(refusal)) => tracing::warn!(%refusal, "the checkpoint was not signed"),
+                Some(Err(refusal)) => tracing::warn!(%refusal, "cannot sign the checkpoint"),
                 _ => tracing::info!(revision = revision.get(), "checkpoint signed"),
             }
             Ok(())

@@ -46,19 +46,14 @@ struct Told {
 pub enum Obstacle {
     /// A member's program is older.
     Member {
-        /// Its id.
         id: u64,
         /// The newest version that it knows.
         knows: u16,
     },
     /// A member does not say what it knows.
-    Silent {
-        /// Its id.
-        id: u64,
-    },
+    Silent { id: u64 },
     /// A host's agent is older.
     Agent {
-        /// The host.
         host: HostName,
         /// The newest version that it knows.
         knows: u16,
@@ -116,7 +111,7 @@ impl Versions {
             return;
         }
         if let Some(why) = &obstacle {
-            tracing::info!(next, %why, "the version is not raised yet");
+            tracing::info!(next, %why, "version not raised yet");
         }
         told.obstacle = obstacle;
     }
@@ -155,7 +150,7 @@ async fn raise_to(next: u16, context: &LeaderContext) -> Result<bool, ProposeErr
         // The founder of a new cluster raises it as well: whoever comes second finds it done.
         Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
         Some(Err(refusal)) => {
-            tracing::warn!(%refusal, "the version was not raised");
+            tracing::warn!(%refusal, "cannot raise the version");
             Ok(false)
         }
         _ => {

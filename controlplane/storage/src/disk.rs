@@ -50,7 +50,6 @@ pub struct SpaceGuard {
 /// Too little room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LowSpace {
-    /// Where.
     pub dir: PathBuf,
     /// Bytes free.
     pub free: u64,

@@ -127,7 +127,10 @@ impl Shared {
     /// Stops writing for good.
     fn fail(&self, error: HistoryError) -> HistoryError {
         let cause = self.failure.get_or_init(|| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the history stops");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the history failed and stops"
+            );
             Arc::new(error)
         });
         HistoryError::Stopped(Arc::clone(cause))
@@ -325,7 +328,7 @@ impl History {
             let mut damage = self.damage_lock();
             // Whoever asks again meets it again: it is said once.
             if damage.as_ref() != Some(&told) {
-                tracing::error!(%error, "a read of the history met damage");
+                tracing::error!(%error, "the history is damaged");
                 *damage = Some(told);
             }
         }

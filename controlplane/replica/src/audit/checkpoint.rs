@@ -32,20 +32,10 @@ const NEWEST: usize = 4;
 pub enum CheckpointError {
     /// The disk.
     #[error("{}", .path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The file is not whole.
     #[error("{} is no whole checkpoint: {why}", .path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    Damaged { path: PathBuf, why: String },
 }
 
 impl From<StateFileError> for CheckpointError {
@@ -141,7 +131,10 @@ impl Keeper {
     pub fn offer(&self, state: State) {
         if let Err(TrySendError::Full(state)) = self.0.offered.try_send(state) {
             let revision = state.revision();
-            tracing::info!(revision = revision.get(), "checkpoint skipped: one is being written");
+            tracing::info!(
+                revision = revision.get(),
+                "checkpoint skipped: another one is being written"
+            );
         }
     }
 
@@ -224,7 +217,7 @@ impl Keeper {
             let Some(goes) = unreachable.or(too_much) else { return };
             kept.remove(&goes);
             if let Err(error) = fs::remove_file(self.path(goes)) {
-                tracing::warn!(revision = goes.get(), %error, "a checkpoint is not removed");
+                tracing::warn!(revision = goes.get(), %error, "cannot remove a checkpoint");
             }
         }
     }
@@ -270,15 +263,15 @@ fn open(path: &Path) -> Result<StateFile<CheckpointId>, CheckpointError> {
 
 fn set_aside(path: &Path, error: &CheckpointError) {
     let aside = path.with_extension("damaged");
-    tracing::error!(%error, aside = %aside.display(), "checkpoint set aside");
+    tracing::error!(%error, aside = %aside.display(), "moved a damaged checkpoint aside");
     if let Err(error) = fs::rename(path, &aside) {
-        tracing::warn!(%error, "it is not set aside");
+        tracing::warn!(%error, "cannot move the damaged checkpoint aside");
     }
 }
 
 fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
     if let Err(error) = rustix::process::nice(super::indexer::NICE) {
-        tracing::debug!(%error, "checkpoints are written with ordinary priority");
+        tracing::debug!(%error, "cannot lower the priority of the checkpoint writer");
     }
     while let Ok(state) = queue.recv() {
         let Some(keeper) = keeper() else { return };
@@ -293,7 +286,7 @@ fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
                 let (revision, took) = (at.revision.get(), started.elapsed());
                 tracing::info!(at.revision = revision, ?took, "checkpoint written");
             }
-            Err(error) => tracing::warn!(error, "no checkpoint"),
+            Err(error) => tracing::warn!(error, "cannot write a checkpoint"),
         }
     }
 }

@@ -186,7 +186,7 @@ impl Replica {
         };
         let synced = blocking(end).await;
         if let Ok(Err(error)) = synced {
-            tracing::error!(error = %chain(&error), "the history is not durable");
+            tracing::error!(error = %chain(&error), "cannot make the history durable");
         }
     }
 }

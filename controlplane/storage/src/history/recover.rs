@@ -209,7 +209,7 @@ fn scan(
     let cut = index.end;
     if let Some(why) = &broken {
         check_not_durable(path, &bytes, usize::try_from(cut).unwrap_or(0), later, why)?;
-        tracing::warn!(file = %path.display(), offset = cut, why, "cutting a torn tail of the history");
+        tracing::warn!(file = %path.display(), offset = cut, why, "truncated a torn tail of the history");
         file.set_len(cut).map_err(HistoryError::io("truncate", path))?;
     }
     // It is synced soon. If the last run ended because a sync failed, the kernel may take pages for

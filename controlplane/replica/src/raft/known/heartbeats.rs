@@ -122,7 +122,7 @@ pub(in crate::raft) async fn pass_on(
             for ask in heartbeats.into_iter().chain(refused) {
                 let deadline = Instant::now() + PASS_TIMEOUT;
                 if let Err(error) = links.to(leader, &peer).call(ask, deadline).await {
-                    tracing::debug!(%error, "what agents said was lost");
+                    tracing::debug!(%error, "cannot forward heartbeats to the leader");
                 }
             }
         }

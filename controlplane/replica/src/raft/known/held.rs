@@ -86,7 +86,6 @@ struct Told {
 struct Said {
     /// What is on the disk and agreed on.
     holds: Position,
-    /// What is there at all.
     has: Position,
     /// What is damaged of its history, as far as was noticed: others tell operators.
     damage: Option<String>,
@@ -314,7 +313,7 @@ pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: 
             if let Err(error) =
                 blocking(move || Ok(durable::put(&dir.join(NOTE), text.as_bytes())?)).await
             {
-                tracing::error!(%error, "that this data directory is an older copy is not written down");
+                tracing::error!(%error, "cannot record that this data directory is an older copy");
             }
             why
         }

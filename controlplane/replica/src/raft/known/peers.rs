@@ -182,7 +182,11 @@ impl Poll {
         match verdict {
             Verdict::Agreed => {}
             Verdict::Disputed => {
-                tracing::error!(what, revision = revision.get(), "the replicas' digests differ");
+                tracing::error!(
+                    what,
+                    revision = revision.get(),
+                    "state digests of the replicas differ"
+                );
             }
             Verdict::Outvoted => self.fault.set(format!(
                 "the other replicas agree on another {what} at revision {revision} than this one: \

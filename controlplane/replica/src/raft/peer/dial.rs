@@ -80,7 +80,7 @@ impl Complaints {
         self.refused.count(reason);
         let why = Printable(why).to_string();
         if self.news(who, &why) {
-            tracing::warn!(from = who, ?reason, why, "what a peer sent was refused");
+            tracing::warn!(from = who, ?reason, why, "rejected a message from a peer");
         }
     }
 
@@ -195,7 +195,7 @@ impl Dialer {
     /// Says what is wrong with a peer, again only after a while.
     pub(in crate::raft) fn complain(&self, peer: &str, why: &str) {
         if self.0.complaints.news(peer, why) {
-            tracing::error!(peer, why, "entries are not sent");
+            tracing::error!(peer, why, "cannot replicate entries to a peer");
         }
     }
 
@@ -225,11 +225,11 @@ impl Dialer {
         let reached = dialed.as_ref().map_or_else(there, |_| true);
         match (self.0.absences.tried(replica, reached, Instant::now()), dialed) {
             (Some(News::Away), Err(error)) => {
-                tracing::warn!(replica, peer, %error, "replica cannot be reached: trying on");
+                tracing::warn!(replica, peer, %error, "replica is unreachable: retrying");
             }
             (Some(News::Back { after, attempts }), _) => {
                 let after = format_args!("{}s", after.as_secs());
-                tracing::info!(replica, peer, %after, attempts, "replica is reached again");
+                tracing::info!(replica, peer, %after, attempts, "replica is reachable again");
             }
             _ => {}
         }
@@ -248,7 +248,7 @@ impl Dialer {
             }
             HandshakeReply::Refuse { why } => {
                 if self.0.complaints.news(peer, &why) {
-                    tracing::warn!(peer, replica = to, %why, "connection refused by the peer");
+                    tracing::warn!(peer, replica = to, %why, "a peer rejected the connection");
                 }
                 let why = format!("replica {to} at {peer} refused: {why}");
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, why))

@@ -160,7 +160,6 @@ pub(in crate::raft) enum PeerResponse {
     Vote(VoteResponse<TypeConfig>),
     Transferred(openraft::raft::TransferLeaderResponse<TypeConfig>),
     Proposed(Result<Vec<Outcome>, NotCommitted>),
-    /// Index, or why not.
     ReadIndex(Result<u64, String>),
     Status(PeerStatus),
     DigestAt(Option<Digest>),

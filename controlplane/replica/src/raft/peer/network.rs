@@ -279,7 +279,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             sent.map_err(|error| {
                 self.dialer.refuse_error(&self.peer, &error);
                 let replica = self.target;
-                tracing::warn!(replica, error = %AnyError::new(&error), "snapshot not delivered");
+                tracing::warn!(replica, error = %AnyError::new(&error), "cannot send a snapshot");
                 RPCError::Unreachable(Unreachable::new(&error))
             })
         };

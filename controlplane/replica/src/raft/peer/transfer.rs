@@ -167,7 +167,7 @@ pub(in crate::raft) async fn receive(
         return Err(io::Error::other("a snapshot transfer begins with its end"));
     };
     leader.known.snapshot(leader.id, &vote, &meta, revision)?;
-    tracing::info!(revision = revision.get(), bytes, "a snapshot is coming");
+    tracing::info!(revision = revision.get(), bytes, "receiving a snapshot");
     let end = machine.history().last();
     let (has, digest) = end;
     writer.send(&pack(&SnapshotReply::History { revision: has, digest })).await?;
@@ -179,7 +179,7 @@ pub(in crate::raft) async fn receive(
         Ok(vote) => SnapshotReply::Installed { vote },
         Err(error) => {
             let why = chain(&error);
-            tracing::warn!(%why, revision = revision.get(), "snapshot not installed");
+            tracing::warn!(%why, revision = revision.get(), "cannot install the snapshot");
             SnapshotReply::Failed(why)
         }
     };
@@ -269,7 +269,7 @@ async fn begin_anew(
     tracing::warn!(
         has = has.get(),
         oldest = start.0.next().get(),
-        "the leader keeps no history so old: beginning anew"
+        "the leader no longer keeps history that old: restarting the local history"
     );
     let history = machine.history().clone();
     blocking(move || history.reset(start.0, start.1).map_err(io::Error::other)).await?;

@@ -53,7 +53,7 @@ async fn is_noticed(cluster: &Cluster, id: u64) {
         })
         .await;
         assert!(
-            problems[0].mend.contains(&format!("cluster replace {id}")),
+            problems[0].remedy.contains(&format!("cluster replace {id}")),
             "{other}: {problems:?}"
         );
     }

@@ -50,7 +50,7 @@ pub async fn forget(
     problems: Problems,
     stop: CancellationToken,
 ) {
-    let (mut ips, mut revision) = (BTreeSet::new(), 0);
+    let (mut ips, mut revision) = (BTreeSet::new(), Revision(0));
     let mut gather = GATHER;
     while !stop.is_cancelled() {
         if ips.is_empty() {

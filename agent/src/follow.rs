@@ -65,7 +65,7 @@ pub struct Forgetting {
 impl Forgetting {
     fn ask(&self, revision: Revision, ips: impl IntoIterator<Item = IpAddr>) {
         for ip in ips {
-            self.asked.fetch_max(revision, Ordering::Relaxed);
+            self.asked.fetch_max(revision.get(), Ordering::Relaxed);
             // Nobody listens any more: the agent is stopping.
             _ = self.ask.send(Released { revision, ip });
         }
@@ -80,7 +80,7 @@ impl Forgetting {
                 match released(&client, after, upto).await {
                     Ok(ips) => break this.ask(upto, ips),
                     Err(Error::Refused(error)) => {
-                        tracing::warn!(after, upto, %error, "what was released is not known any more");
+                        tracing::warn!(%after, %upto, %error, "what was released is not known any more");
                         break;
                     }
                     Err(error) => tracing::debug!(%error, "what was released is not known yet"),
@@ -132,7 +132,7 @@ async fn released(
     upto: Revision,
 ) -> Result<BTreeSet<IpAddr>, Error> {
     let query = Query::new("/v1/audit/log").with("type", Some("AddressReleased"));
-    let query = query.with("from", Some(after + 1)).with("to", Some(upto));
+    let query = query.with("from", Some(after.next())).with("to", Some(upto));
     let page = client.list::<serde_json::Value>(query).await?;
     let ips = page
         .items

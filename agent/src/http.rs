@@ -58,8 +58,12 @@ fn register_status(registry: &mut Registry, status: &Status) {
             gauge(registry, name, help, value);
         }
     };
-    number("revision", "Up to where the log was followed", status.revision);
-    number("applied_revision", "The revision that the kernel agrees with", status.applied);
+    number("revision", "Up to where the log was followed", status.revision.map(u64::from));
+    number(
+        "applied_revision",
+        "The revision that the kernel agrees with",
+        status.applied.map(u64::from),
+    );
     number("routes", "Routes that are wanted", Some(status.routes as u64));
     number("skipped_blocks", "Blocks without a route", Some(status.skipped.len() as u64));
     number("problems", "What somebody has to look at", Some(status.problems.len() as u64));
@@ -85,7 +89,7 @@ fn gauge_policy(registry: &mut Registry, policy: &PolicyStatus) {
     registry.register("policy_rules", "Rules of the packet filter", number(policy.rules));
     registry.register("policy_sets", "Sets of the packet filter", number(policy.sets));
     if let Some(applied) = policy.applied {
-        let applied = ConstGauge::new(i64::try_from(applied).unwrap_or(i64::MAX));
+        let applied = ConstGauge::new(i64::try_from(applied.get()).unwrap_or(i64::MAX));
         let help = "The revision whose policies are in the kernel";
         registry.register("policy_applied_revision", help, applied);
     }

@@ -1,5 +1,6 @@
 //! Says each second that this agent lives, how far it is, and what it cannot mend by itself.
 
+use romana_statemachine::Revision;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: C
                 (Heartbeat::version_of(env!("CARGO_PKG_VERSION")), status.applied);
             let of_policy = status.policy.map(|policy| policy.problems).unwrap_or_default();
             let problems = [status.problems, of_policy].concat();
-            let revision = status.revision.unwrap_or(0);
+            let revision = status.revision.unwrap_or(Revision(0));
             Heartbeat { host: host.clone(), version, revision, applied, problems }
         };
         let named = matches!(*standing.borrow(), Standing::Speaks | Standing::Refused { .. });

@@ -140,7 +140,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
+    use romana_statemachine::{Command, Entry, Index, Millis, Position, Proposal, State, Term};
 
     use super::*;
 
@@ -178,7 +178,8 @@ mod tests {
             let command: Command = serde_json::from_str(line).unwrap();
             let proposals = vec![Proposal { actor: "op".into(), command }];
             let entry = Entry { at: Millis(1000 * n), proposals };
-            let (outcomes, records) = state.apply(Position { term: 1, index: n }, &entry);
+            let (outcomes, records) =
+                state.apply(Position { term: Term(1), index: Index(n) }, &entry);
             assert!(outcomes[0].result.is_ok(), "{line}: {outcomes:?}");
             records.iter().for_each(|record| rules.apply(record));
         }
@@ -198,9 +199,9 @@ mod tests {
             state.vips().cloned().collect(),
         );
         let mut shown = shown;
-        shown.date(Some(&rules), 99);
+        shown.date(Some(&rules), Revision(99));
         assert_eq!(rules, shown);
-        shown.date(None, 99);
+        shown.date(None, Revision(99));
         assert_eq!(shown.revision_of(&"p".into()), 99);
         assert_eq!((rules.policies.len(), rules.endpoints.len(), rules.vips.len()), (1, 1, 2));
         // It is kept on disk.

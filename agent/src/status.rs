@@ -144,7 +144,7 @@ impl Status {
     #[must_use]
     pub fn text(&self) -> String {
         let number =
-            |value: Option<u64>| value.map_or_else(|| "none".to_owned(), |n| n.to_string());
+            |value: Option<Revision>| value.map_or_else(|| "none".to_owned(), |n| n.to_string());
         let ago = |ms: u64| format!("{}.{} s ago", ms / 1000, ms % 1000 / 100);
         let never = || "no replica since the start".to_owned();
         let stale = self.stale_ms.map_or_else(never, ago);

@@ -112,8 +112,8 @@ impl View {
     pub fn new(host: HostName) -> Self {
         Self {
             host,
-            revision: 0,
-            routing: 0,
+            revision: Revision(0),
+            routing: Revision(0),
             at: Millis(0),
             cluster: None,
             hosts: OrdMap::new(),

@@ -151,11 +151,11 @@ fn judge_bare(ask: &Ask, answer: Result<Answer, HttpError>) -> Outcome {
         .unwrap_or_default();
     match (answer.status, answer.code()) {
         (404, "AddressNotFound") if matches!(ask, Ask::Read(_) | Ask::Local(..)) => {
-            Outcome::Acked { revision, changed: None, held: None }
+            Outcome::Acked { revision: Revision(revision), changed: None, held: None }
         }
         (200..=299, _) => match item.and_then(|item| item.pointer("/error/code")) {
             Some(code) => refused(code.as_str().unwrap_or_default()),
-            None => acked(ask, revision, &answer),
+            None => acked(ask, Revision(revision), &answer),
         },
         (_, code @ ("Unavailable" | "Busy" | "OutcomeUnknown" | "Internal")) => refused(code),
         (400..=499 | 507, code) if !code.is_empty() => refused(code),
@@ -210,6 +210,6 @@ pub fn held(body: &Value) -> Option<Held> {
         name: text("name")?.into(),
         ip: text("ip")?.parse().ok()?,
         host: text("host")?.into(),
-        revision: body.get("revision")?.as_u64()?,
+        revision: Revision(body.get("revision")?.as_u64()?),
     })
 }

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use romana_statemachine::{Digest, Record, State};
+use romana_statemachine::{Digest, Record, Revision, State};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -46,8 +46,8 @@ impl Follower {
     ///
     /// # Errors
     /// It does not get there within `patience`.
-    pub async fn finish(self, revision: u64, patience: Duration) -> Result<Followed> {
-        self.until.store(revision, Ordering::Relaxed);
+    pub async fn finish(self, revision: Revision, patience: Duration) -> Result<Followed> {
+        self.until.store(revision.get(), Ordering::Relaxed);
         let abort = self.task.abort_handle();
         match tokio::time::timeout(patience, self.task).await {
             Ok(followed) => followed.context("the follower"),

@@ -122,7 +122,7 @@ pub(crate) struct Case<'a> {
 impl Case<'_> {
     /// The digest of the history at a revision, not 0.
     fn digest_at(&self, revision: Revision) -> Option<Digest> {
-        let at = usize::try_from(revision).ok()?.checked_sub(1)?;
+        let at = usize::try_from(revision.get()).ok()?.checked_sub(1)?;
         self.witness.records.get(at).map(|record| record.digest)
     }
 

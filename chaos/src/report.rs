@@ -160,6 +160,8 @@ fn millis(nanos: Nanos) -> String {
 
 #[cfg(test)]
 mod tests {
+    use romana_statemachine::Revision;
+
     use super::*;
     use crate::history::{Ask, Call};
 
@@ -171,7 +173,7 @@ mod tests {
             let outcome = match n {
                 80..130 => Outcome::Unknown,
                 n if n % 20 == 0 => Outcome::Refused { code: String::from("AddressInUse") },
-                _ => Outcome::Acked { revision: n, changed: None, held: None },
+                _ => Outcome::Acked { revision: Revision(n), changed: None, held: None },
             };
             let ask = Ask::Command(Box::new(crate::workload::world().remove(0)));
             let returned = invoked + 1_000_000 + n * 10_000;

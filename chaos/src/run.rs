@@ -211,7 +211,7 @@ struct Heard {
 impl Heard {
     /// The last revision that was heard of.
     fn last(&self) -> Revision {
-        self.testimonies.first().map_or(0, |said| said.records.len() as u64)
+        Revision(self.testimonies.first().map_or(0, |said| said.records.len() as u64))
     }
 }
 

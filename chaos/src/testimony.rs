@@ -55,18 +55,20 @@ pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
     let answer = http::once(api, Method::GET, path, None, SAMPLE_MAX).await.ok()?;
     let revision = answer.body.get("revision").and_then(Value::as_u64)?;
     let digest = answer.body.get("digest").and_then(Value::as_str).and_then(Digest::from_hex)?;
-    Some(Sample { replica, revision, digest })
+    Some(Sample { replica, revision: Revision(revision), digest })
 }
 
 /// Up to which revision each replica is heard: the highest that somebody had when all could be
 /// asked; or, in the end, what each has.
 async fn converge(cluster: &Cluster, patience: Duration) -> (Vec<Revision>, Option<String>) {
     let start = Instant::now();
-    let mut target = 0;
+    let mut target = Revision(0);
     loop {
         let mut seen = Vec::new();
         for replica in cluster.replicas() {
-            seen.push(sample(replica.id, replica.api).await.map_or(0, |said| said.revision));
+            seen.push(
+                sample(replica.id, replica.api).await.map_or(Revision(0), |said| said.revision),
+            );
         }
         let least = seen.iter().copied().min().unwrap_or_default();
         if target == 0 && least > 0 {
@@ -134,7 +136,7 @@ async fn live(api: SocketAddr) -> Result<(Vec<Held>, Revision)> {
         revision.get_or_insert(at);
         next = answer.body.get("continue").and_then(Value::as_str).map(str::to_owned);
         if next.is_none() {
-            return Ok((all, revision.unwrap_or_default()));
+            return Ok((all, Revision(revision.unwrap_or_default())));
         }
     }
 }

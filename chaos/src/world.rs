@@ -26,7 +26,9 @@ use std::fmt;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use romana_statemachine::{Command, Digest, Entry, Outcome, Position, Proposal, Record, State};
+use romana_statemachine::{
+    Command, Digest, Entry, Outcome, Position, Proposal, Record, State, Term,
+};
 
 pub use agent::Agent;
 use clocks::Clocks;
@@ -148,13 +150,13 @@ impl World {
     fn propose(&mut self, command: &Command) -> Outcome {
         self.changed = true;
         self.clocks.pass(1);
-        let index = self.replicas[0].index() + 1;
+        let index = self.replicas[0].index().next();
         let proposal = Proposal { actor: "world".into(), command: command.clone() };
         let entry = Entry { at: self.clocks.stamp(), proposals: vec![proposal] };
-        let position = Position { term: 1, index };
+        let position = Position { term: Term(1), index };
         let (mut outcomes, records) = self.replicas[0].apply(position, &entry);
         for (at, replica) in self.replicas.iter_mut().enumerate().skip(1) {
-            if self.bug == Some(Bug::LostEntry) && at == 2 && index.is_multiple_of(40) {
+            if self.bug == Some(Bug::LostEntry) && at == 2 && index.get().is_multiple_of(40) {
                 continue;
             }
             replica.apply(position, &entry);

@@ -121,7 +121,8 @@ struct Feed {
 
 impl Follower {
     pub(crate) fn new(client: Client, options: FollowOptions) -> Self {
-        let digest = options.digest.or_else(|| (options.after == Some(0)).then(Digest::default));
+        let digest =
+            options.digest.or_else(|| (options.after == Some(Revision(0))).then(Digest::default));
         let last = options.after;
         let backoff = Backoff::new();
         let cluster = options.cluster.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
@@ -223,7 +224,7 @@ impl Follower {
 
     /// Leaves the server whose feed is over, and waits before another is asked.
     async fn over(&mut self, over: Over) {
-        tracing::debug!(last = self.last, ?over, "feed ended");
+        tracing::debug!(last = self.last.map(Revision::get), ?over, "feed ended");
         if let Some(feed) = self.feed.take() {
             self.client.core().servers().failed(&feed.server, Instant::now());
             let nonsense = matches!(over, Over::Nonsense(_));
@@ -380,7 +381,7 @@ impl Follower {
 fn check_order(got: Revision, last: Revision, filtered: bool) -> Result<(), Error> {
     match got {
         _ if got <= last => Err(Error::protocol(format!("record {got} came after {last}"))),
-        _ if !filtered && got != last + 1 => {
+        _ if !filtered && got != last.next() => {
             Err(Error::protocol(format!("record {got} came after {last}: a gap")))
         }
         _ => Ok(()),

@@ -334,7 +334,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
             Item::Unknown(one) => {
                 seen.unknown += 1;
                 let (event, revision) = (one.name(), one.revision);
-                tracing::info!(event, revision, "an event is left out: not known");
+                tracing::info!(event, revision = revision.get(), "an event is left out: not known");
                 self.view.advance(revision);
             }
             Item::Bookmark(revision) => self.view.advance(revision),

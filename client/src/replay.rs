@@ -187,7 +187,7 @@ impl Replay {
         if format != FORMAT {
             return Err(format!("format {format} is not known to this program, only {FORMAT}"));
         }
-        if first == 0 || last < first - 1 {
+        if first == 0 || last < first.minus(1) {
             return Err(format!("records {first} to {last} cannot be"));
         }
         match header.state.take() {
@@ -197,11 +197,11 @@ impl Replay {
             Some(text) => self.state = decode(&text)?,
         }
         let (revision, digest) = (self.state.revision(), self.state.digest());
-        if revision != first - 1 || digest != previous {
+        if revision != first.minus(1) || digest != previous {
             return Err(format!(
                 "the state before the first record is of revision {revision} with digest {digest}, \
                  not of {} with {previous}",
-                first - 1
+                first.minus(1)
             ));
         }
         if let Until::Revision(wanted) = self.until
@@ -220,7 +220,7 @@ impl Replay {
         self.records += 1;
         if let (Event::CheckpointSigned(signed), Some(base), Some(header)) =
             (&record.event, self.base, &self.header)
-            && signed.revision + 1 == header.first
+            && signed.revision.next() == header.first
         {
             let CheckpointSigned { digest, state_digest, .. } = *signed;
             if digest != header.previous || state_digest != base {

@@ -11,7 +11,9 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use romana_statemachine::command::{RaiseVersion, ReserveServices};
 use romana_statemachine::topology::{TopologySpec, builtin, builtin_names};
-use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, State, VERSION_MAX};
+use romana_statemachine::{
+    Actor, Command, Entry, Index, Millis, Position, Proposal, State, Term, VERSION_MAX,
+};
 use tokio::net::TcpStream;
 
 use crate::config::{Config, InitialTopology};
@@ -136,7 +138,7 @@ fn first(config: &Config) -> Result<(Vec<Proposal>, State), BootstrapError> {
     }
     let mut state = State::new();
     let entry = Entry { at: Millis(0), proposals: proposals.clone() };
-    let (outcomes, _) = state.apply(Position { term: 0, index: 1 }, &entry);
+    let (outcomes, _) = state.apply(Position { term: Term(0), index: Index(1) }, &entry);
     match outcomes.into_iter().find_map(|outcome| outcome.result.err()) {
         Some(refusal) => Err(BootstrapError::Services { why: refusal.to_string() }),
         None => Ok((proposals, state)),

@@ -322,7 +322,7 @@ pub fn tenures<'a>(ip: IpAddr, records: impl IntoIterator<Item = &'a Record>) ->
 mod tests {
     use super::*;
     use crate::command::Command;
-    use crate::entry::{Entry, Position, Proposal};
+    use crate::entry::{Entry, Index, Position, Proposal, Term};
     use crate::state::State;
 
     extern crate std;
@@ -348,7 +348,7 @@ mod tests {
         for (n, line) in lines.into_iter().enumerate() {
             let command: Command = serde_json::from_str(line).unwrap();
             let actor = Actor::from(format!("op:{}", n % 2));
-            let position = Position { term: 1, index: n as u64 };
+            let position = Position { term: Term(1), index: Index(n as u64) };
             let entry =
                 Entry { at: Millis(1000 * n as u64), proposals: vec![Proposal { actor, command }] };
             records.extend(state.apply(position, &entry).1);
@@ -375,7 +375,7 @@ mod tests {
         );
         let (first, second) = (&tenures[0], &tenures[1]);
         let [began, next] = [first, second].map(|tenure| tenure.from.unwrap().revision);
-        assert!(first.held_at(began) && !first.held_at(began - 1));
+        assert!(first.held_at(began) && !first.held_at(began.minus(1)));
         assert!(!first.held_at(next) && second.held_at(next));
         // From the middle of the history the beginning of the first one is not known.
         let late = records.iter().filter(|record| record.revision > began);

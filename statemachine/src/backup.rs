@@ -146,7 +146,7 @@ impl Header {
     /// Records in the backup.
     #[must_use]
     pub fn records(&self) -> u64 {
-        (self.revision + 1).saturating_sub(self.oldest)
+        self.revision.next().since(self.oldest)
     }
 
     /// Whether the history goes back to the first event.

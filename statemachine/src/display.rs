@@ -24,6 +24,7 @@ use crate::command::{
     AllocateAddress, Command, Endpoint, HostChange, HostSpec, HostState, Retention, SettingsChange,
     VipSpec,
 };
+use crate::entry::Term;
 use crate::plural;
 use crate::policy::Policy;
 use crate::printable::is_printable;
@@ -262,7 +263,7 @@ fn word(state: HostState) -> &'static str {
 }
 
 /// The term of a leader task's command.
-struct InTerm(Option<u64>);
+struct InTerm(Option<Term>);
 
 impl Display for InTerm {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::command::Command;
 use crate::event::Event;
 use crate::name::Actor;
+pub use crate::revision::{Index, Revision, Term};
 
 /// Milliseconds since the Unix epoch, as stamped by the leader (cluster time, not its wall clock). Never goes
 /// back along the log.
@@ -26,15 +27,6 @@ impl Millis {
         Self(self.0.saturating_add(ms))
     }
 }
-
-/// Position of an event: dense, one per event, starting at 1. 0 is before the first event.
-pub type Revision = u64;
-
-/// Position of an entry in the Raft log.
-pub type Index = u64;
-
-/// A Raft term.
-pub type Term = u64;
 
 /// A record with a digest before it that is shorter than this is hashed where it is written, without an
 /// allocation. Nearly all are.

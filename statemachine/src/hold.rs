@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use imbl::OrdSet;
 
 use crate::command::{AllocateAddress, HostReport};
-use crate::entry::{Record, Revision};
+use crate::entry::{Index, Record, Revision, Term};
 use crate::event::{AllocationResumed, Event, HostReported, Restored, ResumedBy};
 use crate::limits::NAMES_LISTED_MAX;
 use crate::members::Members;
@@ -109,7 +109,7 @@ impl State {
     /// states and arguments give equal results, so that the replicas of the new cluster begin alike.
     #[must_use]
     pub fn restored(mut self, restored: Restored) -> (Self, Record) {
-        (self.index, self.term) = (0, 0);
+        (self.index, self.term) = (Index(0), Term(0));
         let record = self.record(Actor::from("restore"), Event::Restored(restored));
         (self, record)
     }

@@ -61,6 +61,7 @@ pub mod refusal;
 mod report;
 mod reserve;
 mod retention;
+mod revision;
 pub mod routes;
 #[cfg(feature = "schema")]
 pub mod schema;

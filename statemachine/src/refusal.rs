@@ -11,7 +11,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Millis, Term};
+use crate::entry::{Millis, Revision, Term};
 use crate::name::{
     AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, TableId, TenantId,
     VipName,
@@ -256,7 +256,7 @@ refusals! {
         => Conflict, "host {host} has {addresses} live addresses";
         "Move what runs there, or evict with force (romana host remove --force).";
     /// A report from the future.
-    ReportAhead { revision: u64, current: u64 }
+    ReportAhead { revision: Revision, current: Revision }
         => Malformed, "the report is based on revision {revision}, the log is at {current}";
         "Report the revision that the agent has followed to.";
     /// The name is taken by somebody else.
@@ -378,10 +378,10 @@ refusals! {
         "Upgrade every replica: the leader raises the version when all of them know it. romana cluster status shows them.";
     /// A checkpoint is not after the last one, or not yet reached.
     CheckpointNotNext {
-        revision: u64,
+        revision: Revision,
         /// Revision of the last signed one.
-        signed: u64,
-        current: u64,
+        signed: Revision,
+        current: Revision,
     }
         => Conflict, "a checkpoint at revision {revision} cannot be signed: the last one is at {signed}, the log is at {current}";
         "Nothing: the leader's task signs a later one.";
@@ -408,7 +408,7 @@ refusals! {
     /// After a restore, hosts must report first.
     AllocationHeld {
         /// Revision of the restore.
-        since: u64,
+        since: Revision,
         /// Some that have not reported.
         hosts: Vec<HostName>,
         /// How many have not.

@@ -102,7 +102,7 @@ impl<'a> Later<'a> {
         let state = self.ahead.get_or_insert_with(|| self.now.clone());
         state.at = self.at;
         for event in events {
-            state.revision += 1;
+            state.revision = state.revision.next();
             state.evolve(event);
         }
     }

@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::command::{Retention, SignCheckpoint};
+use crate::entry::Revision;
 use crate::event::{CheckpointSigned, Event};
 use crate::limits::{RETENTION_AGE_MS, RETENTION_BYTES};
 use crate::refusal::Refusal;
@@ -26,7 +27,7 @@ pub(crate) fn decide(state: &State, wanted: &Retention) -> Result<Vec<Event>, Re
 
 pub(crate) fn decide_sign(state: &State, sign: &SignCheckpoint) -> Result<Vec<Event>, Refusal> {
     let SignCheckpoint { revision, digest, state_digest, .. } = *sign;
-    let signed = state.signed.as_ref().map_or(0, |signed| signed.revision);
+    let signed = state.signed.as_ref().map_or(Revision(0), |signed| signed.revision);
     if revision <= signed || revision > state.revision {
         return Err(Refusal::CheckpointNotNext { revision, signed, current: state.revision });
     }

@@ -174,7 +174,7 @@ impl State {
     /// # Errors
     /// [`FollowError`], and the state is as it was, when the record does not come next.
     pub fn follow(&mut self, record: &Record) -> Result<(), FollowError> {
-        if record.revision != self.revision + 1 {
+        if record.revision != self.revision.next() {
             return Err(FollowError::Gap { have: self.revision, got: record.revision });
         }
         if !record.follows(&self.digest) {
@@ -190,7 +190,7 @@ impl State {
 
     /// Evolves by an event and gives it its place in the history.
     pub(crate) fn record(&mut self, actor: Actor, event: Event) -> Record {
-        let (revision, index, at) = (self.revision + 1, self.index, self.at);
+        let (revision, index, at) = (self.revision.next(), self.index, self.at);
         let digest = Record::chain(&self.digest, revision, index, at, &actor, &event);
         self.revision = revision;
         self.digest = digest;

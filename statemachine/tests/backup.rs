@@ -12,7 +12,8 @@ use romana_statemachine::backup::{
 };
 use romana_statemachine::command::{RaiseVersion, TenantSpec};
 use romana_statemachine::{
-    Actor, Command, Digest, Entry, Labels, Millis, Position, Proposal, Record, State,
+    Actor, Command, Digest, Entry, Index, Labels, Millis, Position, Proposal, Record, Revision,
+    State, Term,
 };
 
 /// A state and its history: a topology-less cluster with tenants.
@@ -26,7 +27,7 @@ fn state(tenants: u64) -> (State, Vec<Record>) {
     for (index, command) in (1..).zip(std::iter::once(raise).chain((0..tenants).map(tenant))) {
         let proposals = vec![Proposal { actor: Actor::from("test"), command }];
         let entry = Entry { at: Millis(1_000 + index), proposals };
-        history.extend(state.apply(Position { term: 1, index }, &entry).1);
+        history.extend(state.apply(Position { term: Term(1), index: Index(index) }, &entry).1);
     }
     (state, history)
 }
@@ -50,7 +51,7 @@ fn backup(
 ) -> (Vec<u8>, End) {
     let snapshot = state.snapshot();
     let previous = history[..skip].last().map_or_else(Digest::default, |record| record.digest);
-    let from = (skip as u64 + 1, previous);
+    let from = (Revision(skip as u64 + 1), previous);
     let header = Header::of(state, snapshot.len(), origin(), from);
     let (mut writer, mut bytes) = Writer::begin(&header);
     for piece in snapshot.chunks(piece) {
@@ -91,7 +92,7 @@ fn what_is_written_is_read() {
     let (bytes, _) = backup(&source, 100, 1000, 100);
     let partial = read(&bytes, 64).unwrap();
     assert!(!partial.replayed);
-    assert_eq!((partial.header.oldest, partial.header.records()), (101, 201));
+    assert_eq!((partial.header.oldest, partial.header.records()), (Revision(101), 201));
     let (bytes, _) = backup(&source, 301, 1 << 20, 1);
     assert_eq!(read(&bytes, 64).unwrap().header.records(), 0);
     let (bytes, _) = backup(&state(0), 0, 1 << 20, 1);
@@ -115,7 +116,7 @@ fn every_truncation_says_how_far_it_got() {
     }
     assert_eq!(
         read(b"", 1).unwrap_err(),
-        BackupError::Truncated { bytes: 0, whole: 0, revision: 0 }
+        BackupError::Truncated { bytes: 0, whole: 0, revision: Revision(0) }
     );
     assert_eq!(read(b"PK\x03\x04", 1).unwrap_err(), BackupError::NotBackup);
 }
@@ -183,8 +184,9 @@ fn parts_cannot_be_left_out_moved_or_added() {
 fn a_writer_refuses_what_a_reader_would() {
     let (state, history) = state(5);
     let snapshot = state.snapshot();
-    let begin =
-        |length| Writer::begin(&Header::of(&state, length, origin(), (1, Digest::default()))).0;
+    let begin = |length| {
+        Writer::begin(&Header::of(&state, length, origin(), (Revision(1), Digest::default()))).0
+    };
     assert!(begin(snapshot.len()).end().is_err());
     assert!(begin(3).state(&snapshot).is_err());
     let mut writer = begin(snapshot.len());
@@ -199,7 +201,7 @@ fn a_state_that_the_history_does_not_give_is_found() {
     // Another state of the same revision and digest cannot be made but by hand: here the header lies.
     let (good, _) = state(5);
     let snapshot = good.snapshot();
-    let mut header = Header::of(&good, snapshot.len(), origin(), (1, Digest::default()));
+    let mut header = Header::of(&good, snapshot.len(), origin(), (Revision(1), Digest::default()));
     header.state_digest = Digest::of(b"another");
     let (mut writer, mut bytes) = Writer::begin(&header);
     bytes.extend(writer.state(&snapshot).unwrap());

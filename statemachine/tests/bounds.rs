@@ -11,11 +11,11 @@ use romana_statemachine::limits::{
     POLICY_LIST_MAX, REPORT_NAMES_MAX, VIP_CANDIDATES_MAX,
 };
 use romana_statemachine::{
-    Command, Entry, Millis, Now, Position, Proposal, Refusal, State, VERSION_MAX,
+    Command, Entry, Millis, Now, Position, Proposal, Refusal, State, Term, VERSION_MAX,
 };
 use serde_json::{Value, json};
 
-const NOW: Now = Now { at: Millis(0), term: 1 };
+const NOW: Now = Now { at: Millis(0), term: Term(1) };
 
 fn command(value: Value) -> Command {
     serde_json::from_value(value).unwrap()
@@ -24,7 +24,7 @@ fn command(value: Value) -> Command {
 fn apply(state: &mut State, at: u64, commands: impl IntoIterator<Item = Value>) -> usize {
     let proposal = |value| Proposal { actor: "test".into(), command: command(value) };
     let proposals = commands.into_iter().map(proposal).collect();
-    let position = Position { term: 1, index: state.index() + 1 };
+    let position = Position { term: Term(1), index: state.index().next() };
     let (outcomes, records) = state.apply(position, &Entry { at: Millis(at), proposals });
     outcomes.into_iter().for_each(|outcome| _ = outcome.result.unwrap());
     records.len()

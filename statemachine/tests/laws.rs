@@ -20,8 +20,8 @@ use romana_statemachine::entry::{unwire, wire};
 use romana_statemachine::event::Restored;
 use romana_statemachine::routes::{self, Via};
 use romana_statemachine::{
-    Command, Digest, Entry, Event, Millis, Now, Outcome, Position, Proposal, Record, State,
-    VERSION_MAX,
+    Command, Digest, Entry, Event, Index, Millis, Now, Outcome, Position, Proposal, Record,
+    Revision, State, Term, VERSION_MAX,
 };
 
 /// One log entry to be: how the leader's clock moves, what is proposed, and whether a replica is
@@ -162,7 +162,7 @@ impl World {
             self.restore();
         }
         self.decide_alone(step);
-        let position = Position { term: 1, index: self.index };
+        let position = Position { term: Term(1), index: Index(self.index) };
         let proposal =
             |command: &Command| Proposal { actor: "law".into(), command: command.clone() };
         let proposals = step.commands.iter().map(proposal).collect();
@@ -200,9 +200,9 @@ impl World {
         let before = self.state.snapshot();
         let at = Millis(u64::try_from(self.clock).unwrap()).max(self.state.at());
         let mut copy = self.state.clone();
-        let position = Position { term: 1, index: self.index };
+        let position = Position { term: Term(1), index: Index(self.index) };
         copy.apply(position, &Entry { at, proposals: Vec::new() });
-        let decided = copy.decide(&step.commands[0], Now { at, term: 1 });
+        let decided = copy.decide(&step.commands[0], Now { at, term: Term(1) });
         let planned = match &step.commands[0] {
             Command::SetTopology(spec) => Some((copy.clone(), copy.plan_topology(spec))),
             _ => None,
@@ -238,7 +238,7 @@ impl World {
         }
         check_group_routers(&self.state);
         if let Some(shown) = self.state.topology_document() {
-            let now = Now { at: self.state.at(), term: 1 };
+            let now = Now { at: self.state.at(), term: Term(1) };
             let again = self.state.decide(&Command::SetTopology(shown), now);
             assert_eq!(again, Ok(Vec::new()), "what is shown cannot be set again");
         }
@@ -317,7 +317,7 @@ fn check_lists(state: &State) {
     }
 }
 
-fn check_outcomes(before: u64, outcomes: &[Outcome], records: &[Record], state: &State) {
+fn check_outcomes(before: Revision, outcomes: &[Outcome], records: &[Record], state: &State) {
     let mut last = before;
     for outcome in outcomes {
         assert!(outcome.revision >= last);
@@ -327,7 +327,7 @@ fn check_outcomes(before: u64, outcomes: &[Outcome], records: &[Record], state: 
         last = outcome.revision;
     }
     assert_eq!(last, state.revision());
-    assert_eq!(last - before, records.len() as u64, "one revision per event");
+    assert_eq!(last.since(before), records.len() as u64, "one revision per event");
     for record in records {
         assert_round_trip(record);
         assert_round_trip(&record.event);
@@ -363,7 +363,7 @@ proptest! {
             for (n, part) in commands.chunks(size).enumerate() {
                 let proposal = |c: &Command| Proposal { actor: "law".into(), command: c.clone() };
                 let proposals = part.iter().map(proposal).collect();
-                let position = Position { term: 1, index: 1 + n as u64 / 1000 };
+                let position = Position { term: Term(1), index: Index(1 + n as u64 / 1000) };
                 state.apply(position, &Entry { at: Millis(7), proposals });
             }
             (state.revision(), state.digest(), state.snapshot())
@@ -404,12 +404,12 @@ fn broken_histories_are_not_followed() {
     let mut state = State::new();
     let command = serde_json::from_str(r#"{"CreateTenant":{"id":"t"}}"#).unwrap();
     let proposals = vec![Proposal { actor: "law".into(), command }];
-    let (_, records) =
-        state.apply(Position { term: 1, index: 1 }, &Entry { at: Millis(1), proposals });
+    let (_, records) = state
+        .apply(Position { term: Term(1), index: Index(1) }, &Entry { at: Millis(1), proposals });
     let [record] = records.as_slice() else { panic!("{records:?}") };
     let mut follower = State::new();
     let empty = follower.snapshot();
-    follower.follow(&Record { revision: 2, ..record.clone() }).unwrap_err();
+    follower.follow(&Record { revision: Revision(2), ..record.clone() }).unwrap_err();
     follower.follow(&Record { actor: "other".into(), ..record.clone() }).unwrap_err();
     follower.follow(&Record { at: Millis(2), ..record.clone() }).unwrap_err();
     assert_eq!(follower.snapshot(), empty);

@@ -20,8 +20,8 @@ use romana_statemachine::command::ResumeAllocation;
 use romana_statemachine::event::Restored;
 use romana_statemachine::topology::Network;
 use romana_statemachine::{
-    Answer, Command, Digest, Entry, Millis, Outcome, Position, Proposal, Record, Refusal, State,
-    routes,
+    Answer, Command, Digest, Entry, Index, Millis, Outcome, Position, Proposal, Record, Refusal,
+    State, Term, routes,
 };
 
 /// Runs one script.
@@ -76,7 +76,7 @@ impl Script {
     fn apply(&mut self, command: Command, out: &mut String) {
         self.index += 1;
         let before = (self.state.revision(), self.state.digest());
-        let position = Position { term: self.term, index: self.index };
+        let position = Position { term: Term(self.term), index: Index(self.index) };
         let proposal = Proposal { actor: "test".into(), command: command.clone() };
         let entry = Entry { at: Millis(self.at), proposals: vec![proposal] };
         let (outcomes, records) = self.state.apply(position, &entry);

@@ -11,7 +11,7 @@ use romana_statemachine::policy::compare::{PAIRS_MAX, RANGES_MAX, compare};
 use romana_statemachine::policy::evaluate::{Why, verdict};
 use romana_statemachine::policy::kubernetes::NetworkPolicy;
 use romana_statemachine::policy::party::Transport;
-use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
+use romana_statemachine::{Command, Entry, Index, Millis, Position, Proposal, State, Term};
 use serde_json::{Value, json};
 
 /// A state made by commands.
@@ -36,7 +36,8 @@ impl World {
     fn tell(&mut self, command: Value) {
         let command: Command = serde_json::from_value(command).unwrap();
         self.index += 1;
-        let (at, position) = (Millis(self.index), Position { term: 1, index: self.index });
+        let (at, position) =
+            (Millis(self.index), Position { term: Term(1), index: Index(self.index) });
         let proposals = vec![Proposal { actor: "test".into(), command: command.clone() }];
         let (outcomes, _) = self.state.apply(position, &Entry { at, proposals });
         assert!(outcomes[0].result.is_ok(), "{command:?}: {:?}", outcomes[0]);

@@ -11,7 +11,8 @@ use romana_statemachine::command::Access;
 use romana_statemachine::entry::{unwire, wire};
 use romana_statemachine::refusal::Conflict;
 use romana_statemachine::{
-    Command, Digest, Entry, Event, Millis, Outcome, Position, Proposal, Record, Refusal, State,
+    Command, Digest, Entry, Event, Index, Millis, Outcome, Position, Proposal, Record, Refusal,
+    State, Term,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -272,7 +273,7 @@ fn history() -> (State, Vec<Outcome>, Vec<Record>) {
         r#"{"RemoveHost": {"name": "h3", "force": true}}"#,
     ];
     for (n, line) in lines.into_iter().enumerate() {
-        let position = Position { term: 2, index: 10 + n as u64 };
+        let position = Position { term: Term(2), index: Index(10 + n as u64) };
         let proposals = vec![Proposal { actor: "op".into(), command: read(line) }];
         let at = Millis(1_700_000_000_000 + n as u64);
         let (new_outcomes, new_records) = state.apply(position, &Entry { at, proposals });
@@ -327,7 +328,7 @@ fn snapshots_of_version_two_are_frozen() {
     let proposals = commands.map(|command| Proposal { actor: "op".into(), command });
     let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.collect() };
     let mut state = State::new();
-    state.apply(Position { term: 7, index: 40 }, &entry);
+    state.apply(Position { term: Term(7), index: Index(40) }, &entry);
     let restored = r#"{"source": "c1", "cluster": "c2", "revision": 9, "digest": "DIGEST", "backup": "DIGEST"}"#;
     let (mut state, _) = state.restored(read(restored));
     let claim = r#"{"ClaimMember": {"id": 1, "nonce": "aa", "peer": "10.0.0.1:9601"}}"#;
@@ -335,7 +336,7 @@ fn snapshots_of_version_two_are_frozen() {
     let proposals =
         [claim, remove].map(|line| Proposal { actor: "op".into(), command: read(line) });
     let entry = Entry { at: Millis(1_700_000_001_000), proposals: proposals.into() };
-    state.apply(Position { term: 1, index: 2 }, &entry);
+    state.apply(Position { term: Term(1), index: Index(2) }, &entry);
     let bytes = frozen("snapshot", "version_two", &state.snapshot());
     let again = State::from_snapshot(&bytes).unwrap();
     again.validate().unwrap();
@@ -361,7 +362,7 @@ fn snapshots_of_version_three_are_frozen() {
     let proposals = lines.map(|line| Proposal { actor: "op".into(), command: read(line) });
     let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.into() };
     let mut state = State::new();
-    let (_, records) = state.apply(Position { term: 7, index: 40 }, &entry);
+    let (_, records) = state.apply(Position { term: Term(7), index: Index(40) }, &entry);
     let bytes = frozen("snapshot", "version_three", &state.snapshot());
     let again = State::from_snapshot(&bytes).unwrap();
     again.validate().unwrap();
@@ -395,7 +396,7 @@ fn snapshots_of_version_four_are_frozen() {
     let proposals = lines.map(|line| Proposal { actor: "op".into(), command: read(line) });
     let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.into() };
     let mut state = State::new();
-    state.apply(Position { term: 7, index: 40 }, &entry);
+    state.apply(Position { term: Term(7), index: Index(40) }, &entry);
     let bytes = frozen("snapshot", "version_four", &state.snapshot());
     let again = State::from_snapshot(&bytes).unwrap();
     again.validate().unwrap();

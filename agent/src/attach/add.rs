@@ -159,7 +159,7 @@ impl Attacher {
     ) -> Result<Added, Failed> {
         let asked = wants.iter().map(|want| self.allocate(add, want));
         let given = futures_util::future::join_all(asked).await;
-        let (mut failed, mut revision) = (None, 0);
+        let (mut failed, mut revision) = (None, Revision(0));
         for (held, given) in entry.addresses.iter_mut().zip(given) {
             match given {
                 Ok(Given { ip, lent, since }) => {
@@ -179,7 +179,7 @@ impl Attacher {
             return Err(why);
         }
         if !late {
-            revision = revision.max(self.set_endpoints(entry).await?);
+            revision = revision.max(Revision(self.set_endpoints(entry).await?.get()));
         }
         let ips: Vec<IpAddr> = entry.addresses.iter().filter_map(|held| held.ip).collect();
         let addresses = ips.iter().map(|ip| IpNet::from(*ip)).collect();
@@ -253,7 +253,7 @@ impl Attacher {
             Err(_) => failed(code::AGAIN, format!("no answer within {patience:?}"), ""),
         };
         let (lent, ip) = self.borrow(&owner, why)?;
-        Ok(Given { ip, lent: Some(lent), since: 0 })
+        Ok(Given { ip, lent: Some(lent), since: Revision(0) })
     }
 
     async fn ask(&self, add: &Add, want: &Want) -> Result<Given, Error> {

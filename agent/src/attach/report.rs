@@ -108,7 +108,7 @@ impl Attacher {
         self.restore_endpoints(&view).await.map_err(|error| error.msg)?;
         let settled = self.keep_reserve(&view).await.map_err(|error| error.msg)?;
         if changed {
-            tracing::info!(revision, "the log and what is attached here differed");
+            tracing::info!(revision = revision.get(), "the log and what is attached here differed");
             // What was adopted has no endpoint yet.
             return Ok((RETRY, view));
         }

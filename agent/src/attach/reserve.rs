@@ -331,9 +331,9 @@ impl Attacher {
     pub(super) async fn set_endpoints(&self, entry: &Entry) -> Result<Revision, Failed> {
         let Some((tenant, segment)) = entry.owner.clone().filter(|_| !entry.labels.is_empty())
         else {
-            return Ok(0);
+            return Ok(Revision(0));
         };
-        let mut revision = 0;
+        let mut revision = Revision(0);
         for ip in entry.addresses.iter().filter_map(|held| held.ip) {
             let endpoint = Endpoint {
                 ip,

@@ -1,5 +1,6 @@
 //! Addresses and hosts that change hands: who had them before decides nothing for who has them next.
 
+use romana_statemachine::Revision;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -200,7 +201,7 @@ fn a_pod_of_an_unknown_namespace_waits_for_its_labels_in_namespaces() {
         "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"]}});
     lab.policy(&deny);
     let revision = lab.romana(&["cluster", "status"])["revision"].as_u64().expect("a revision");
-    lab.settled(revision);
+    lab.settled(Revision(revision));
     let ips = attach_in(&mut lab, "late", "late");
     attach_in(&mut lab, "free", "elsewhere");
     lab.reaches("free", there[0]);

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use romana_agent::status::Status;
 use romana_client::{Client, ClientConfig};
-use romana_statemachine::Command;
 use romana_statemachine::command::AllocateAddress;
+use romana_statemachine::{Command, Revision};
 use serde_json::Value;
 
 /// How long anything may take to come true.
@@ -111,9 +111,9 @@ impl Lab {
     }
 
     /// Proposes commands, one after the other. Returns the revision after them.
-    pub(crate) fn submit(&self, commands: Vec<Command>) -> u64 {
+    pub(crate) fn submit(&self, commands: Vec<Command>) -> Revision {
         self.with_client(async move |client| {
-            let mut revision = 0;
+            let mut revision = Revision(0);
             for command in &commands {
                 let done = client.submit(command).await;
                 revision = done.unwrap_or_else(|error| panic!("{command:?}: {error:?}")).revision;
@@ -148,7 +148,7 @@ impl Lab {
     }
 
     /// Waits until every agent has the policies of a revision in the kernel.
-    pub(crate) fn settled(&self, revision: u64) {
+    pub(crate) fn settled(&self, revision: Revision) {
         for (host, _) in &self.agents {
             let settled = |status: Status| {
                 status.policy.and_then(|policy| policy.applied).is_some_and(|at| at >= revision)

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use romana_statemachine::Command;
 use romana_statemachine::policy::party::Transport::{self, Tcp, Udp};
+use romana_statemachine::{Command, Revision};
 use serde_json::{Value, json};
 
 use crate::lab::{Cni, Lab, addresses, in_namespace_thread, until};
@@ -56,7 +56,7 @@ fn submit(lab: &Lab, commands: Vec<Value>) {
 fn set(lab: &Lab, document: &Value) {
     lab.policy(document);
     let revision = lab.romana(&["cluster", "status"])["revision"].as_u64().expect("a revision");
-    lab.settled(revision);
+    lab.settled(Revision(revision));
 }
 
 fn ip(text: &str) -> IpAddr {

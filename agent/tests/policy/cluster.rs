@@ -15,7 +15,7 @@ use romana_agent::policy::world::{Attached, Attachments, World};
 use romana_agent::view::View;
 use romana_statemachine::policy::evaluate::{Why, verdict};
 use romana_statemachine::policy::party::{Party, Transport};
-use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
+use romana_statemachine::{Command, Entry, Index, Millis, Position, Proposal, State, Term};
 use serde_json::{Value, json};
 
 use crate::interpreter::{Host, Packet, check};
@@ -110,7 +110,8 @@ impl Cluster {
         self.index += 1;
         let proposals = vec![Proposal { actor: "test".into(), command }];
         let entry = Entry { at: Millis(self.index * 60_000), proposals };
-        let (_, records) = self.state.apply(Position { term: 1, index: self.index }, &entry);
+        let (_, records) =
+            self.state.apply(Position { term: Term(1), index: Index(self.index) }, &entry);
         for agent in &mut self.agents {
             records.iter().for_each(|record| Arc::make_mut(&mut agent.view).apply(record));
         }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use romana_statemachine::policy::compare::{Change, Comparison, End, compare};
 use romana_statemachine::policy::evaluate::{Subject, judge};
 use romana_statemachine::policy::party::Transport;
-use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
+use romana_statemachine::{Command, Entry, Index, Millis, Position, Proposal, State, Term};
 
 use serde_json::Value;
 
@@ -72,7 +72,7 @@ pub(crate) fn verify(cluster: &Cluster, proposed: &[Value]) -> Result<(), String
     let proposals = policies
         .into_iter()
         .map(|policy| Proposal { actor: "test".into(), command: Command::SetPolicy(policy) });
-    let position = Position { term: 1, index: cluster.index + 1 };
+    let position = Position { term: Term(1), index: Index(cluster.index + 1) };
     let entry = Entry { at: Millis(u64::MAX / 2), proposals: proposals.collect() };
     after.apply(position, &entry);
     let preview = Preview::new(&compared, &cluster.state, &after);

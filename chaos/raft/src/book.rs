@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
-use romana_statemachine::{Digest, Revision};
+use romana_statemachine::{Digest, Revision, Term};
 
 /// What a client asked.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) struct Book {
     /// The digest of each revision, and who said so first.
     pub(crate) digests: BTreeMap<Revision, (Digest, u64)>,
     /// Who led in each term.
-    pub(crate) leaders: BTreeMap<u64, u64>,
+    pub(crate) leaders: BTreeMap<Term, u64>,
     /// What cannot be, in the order found.
     pub(crate) broken: Vec<String>,
     /// What was done to whom, for people.
@@ -124,7 +124,7 @@ impl Book {
     }
 
     /// A replica leads in a term.
-    pub(crate) fn lead(&mut self, node: u64, term: u64) {
+    pub(crate) fn lead(&mut self, node: u64, term: Term) {
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
             self.break_law(

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use romana_client::Client;
-use romana_statemachine::Command;
 use romana_statemachine::command::AllocateAddress;
 use romana_statemachine::command::{HostChange, Labels};
+use romana_statemachine::{Command, Revision};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,10 +64,10 @@ impl Board {
     }
 
     /// When the last of so many followers had it.
-    async fn at_all(&self, revision: u64, all: u64) -> Result<Instant> {
+    async fn at_all(&self, revision: Revision, all: u64) -> Result<Instant> {
         let start = Instant::now();
         loop {
-            let found = self.arrivals().get(&revision).copied();
+            let found = self.arrivals().get(&revision.get()).copied();
             let (count, last) = found.unwrap_or((0, start));
             if count >= all {
                 return Ok(last);
@@ -332,7 +332,7 @@ async fn for_one(client: &Client, crowd: &mut Crowd, site: Site) -> Result<Narro
     let (before, bytes_before) = (crowd.records(), crowd.bytes());
     let per_host = 6;
     let touched = TOUCHED.min(site.hosts - 1);
-    let mut last = 0;
+    let mut last = Revision(0);
     for nth in 1..=per_host {
         for host in 1..=touched {
             let ask = Command::AllocateAddress(on_host(host, nth));

@@ -326,7 +326,7 @@ impl Run {
             let done = self.client.set_policy(policy).await?;
             let answered = Instant::now();
             let there = seen(news, &format!("policy {name}, revision {}", done.revision))?;
-            while alone && self.applied().await? < Some(done.revision) {
+            while alone && self.applied().await? < Some(done.revision.get()) {
                 tokio::time::sleep(GLANCE).await;
             }
             if change < WARM_UP {

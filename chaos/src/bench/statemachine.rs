@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use romana_statemachine::command::{ReleaseAddress, SettingsChange};
-use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, State};
+use romana_statemachine::{Actor, Command, Entry, Index, Millis, Position, Proposal, State, Term};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -132,7 +132,8 @@ struct Machinery {
 impl Machinery {
     fn apply(&mut self, entry: &Entry) -> Result<()> {
         self.index += 1;
-        let (outcomes, records) = self.state.apply(Position { term: 1, index: self.index }, entry);
+        let (outcomes, records) =
+            self.state.apply(Position { term: Term(1), index: Index(self.index) }, entry);
         std::hint::black_box(records);
         for outcome in outcomes {
             outcome.result.context("the state machine refused")?;

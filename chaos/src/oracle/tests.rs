@@ -7,7 +7,7 @@ mod audit;
 use romana_statemachine::command::{AllocateAddress, HostSpec, ReleaseAddress};
 use romana_statemachine::name::AddressName;
 use romana_statemachine::{
-    Actor, Command, Digest, Entry, Event, Millis, Position, Proposal, Record, State,
+    Actor, Command, Digest, Entry, Event, Millis, Position, Proposal, Record, Revision, State, Term,
 };
 
 use super::{Violation, judge};
@@ -36,10 +36,10 @@ impl Truth {
 
     /// Carries a command out and records the call; each takes a millisecond.
     fn ask(&mut self, command: Command) -> usize {
-        let index = self.state.index() + 1;
+        let index = self.state.index().next();
         let proposal = Proposal { actor: Actor::from("test"), command: command.clone() };
-        let entry = Entry { at: Millis(index * 1_000), proposals: vec![proposal] };
-        let (outcomes, records) = self.state.apply(Position { term: 1, index }, &entry);
+        let entry = Entry { at: Millis(index.get() * 1_000), proposals: vec![proposal] };
+        let (outcomes, records) = self.state.apply(Position { term: Term(1), index }, &entry);
         self.records.extend(records);
         let outcome = &outcomes[0];
         let (changed, held) = match outcome.result.as_ref().expect("the command is right") {
@@ -155,9 +155,9 @@ fn good() -> Truth {
 fn rechain(records: &mut [Record]) {
     let mut digest = Digest::default();
     for (record, revision) in records.iter_mut().zip(1..) {
-        record.revision = revision;
+        record.revision = Revision(revision);
         let Record { index, at, actor, event, .. } = &*record;
-        digest = Record::chain(&digest, revision, *index, *at, actor, event);
+        digest = Record::chain(&digest, Revision(revision), *index, *at, actor, event);
         record.digest = digest;
     }
 }
@@ -383,7 +383,11 @@ fn a_replica_that_is_behind_for_good() {
 #[test]
 fn a_digest_that_was_once_another() {
     let mut evidence = good().evidence();
-    evidence.samples.push(Sample { replica: 1, revision: 3, digest: Digest::of(b"fork") });
+    evidence.samples.push(Sample {
+        replica: 1,
+        revision: Revision(3),
+        digest: Digest::of(b"fork"),
+    });
     breaks("one-history", &evidence);
 }
 
@@ -495,12 +499,12 @@ fn a_local_read_that_goes_back_or_is_of_no_time() {
     let revision = truth.state.revision();
     let local = |revision| Outcome::Acked { revision, changed: None, held: None };
     truth.call(Ask::Local("nobody".into(), 1), local(revision));
-    truth.call(Ask::Local("nobody".into(), 2), local(revision - 2));
-    truth.call(Ask::Local("nobody".into(), 2), local(revision - 1));
+    truth.call(Ask::Local("nobody".into(), 2), local(revision.minus(2)));
+    truth.call(Ask::Local("nobody".into(), 2), local(revision.minus(1)));
     assert_eq!(judge(&truth.evidence()), []);
     let mut back = truth.evidence();
     back.calls.push(truth.calls[truth.calls.len() - 1].clone());
-    back.calls.last_mut().expect("a call").outcome = local(revision - 3);
+    back.calls.last_mut().expect("a call").outcome = local(revision.minus(3));
     breaks("local-reads", &back);
     truth.call(Ask::Local("a".into(), 3), local(revision));
     breaks("local-reads", &truth.evidence());
@@ -534,7 +538,7 @@ fn stamps_of_another_time() {
         let mut evidence = Evidence { began: Some(Millis(0)), ..truth.evidence() };
         for call in &mut evidence.calls {
             let Outcome::Acked { revision, .. } = call.outcome else { continue };
-            let at = truth.records[usize::try_from(revision).expect("small") - 1].at.0;
+            let at = truth.records[usize::try_from(revision.get()).expect("small") - 1].at.0;
             let asked = (at + behind).saturating_sub(ahead);
             (call.invoked, call.returned) = (asked * MS, (asked + 1) * MS);
         }

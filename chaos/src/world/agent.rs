@@ -91,7 +91,8 @@ impl Agent {
         if !self.connected {
             return;
         }
-        let from = usize::try_from(self.view.revision).unwrap_or(usize::MAX).min(records.len());
+        let from =
+            usize::try_from(self.view.revision.get()).unwrap_or(usize::MAX).min(records.len());
         for record in records[from..].iter().take(most) {
             self.delivered += 1;
             if bug == Some(Bug::LostRecord) && self.delivered.is_multiple_of(5) {
@@ -100,7 +101,8 @@ impl Agent {
             }
             self.view.apply(record);
         }
-        self.caught_up |= self.view.revision == records.last().map_or(0, |last| last.revision);
+        self.caught_up |=
+            self.view.revision == records.last().map_or(0, |last| last.revision.get());
     }
 
     /// Brings the kernel to what is known; ends after so many writes, as in a crash.

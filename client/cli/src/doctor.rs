@@ -10,7 +10,7 @@ use romana_client::model::{ClusterStatus, DigestAt};
 use romana_client::{Error, Query, Server};
 use romana_statemachine::agent::Heard;
 use romana_statemachine::finding::{AGENT_PROBLEM, Severity};
-use romana_statemachine::plural;
+use romana_statemachine::{Revision, plural};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -172,7 +172,7 @@ fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
 /// Which replica said which digest at which revision.
 #[derive(Debug, Default)]
 struct Digests {
-    said: BTreeMap<u64, Vec<(String, DigestAt)>>,
+    said: BTreeMap<Revision, Vec<(String, DigestAt)>>,
     silent: BTreeMap<String, String>,
     asked: usize,
 }
@@ -290,7 +290,7 @@ async fn check_agents(ctx: &Context, hosts: &[Value]) -> Result<Vec<Finding>, Fa
     Ok(agents(hosts, &heard.items, heard.revision))
 }
 
-fn agents(hosts: &[Value], heard: &[Heard], revision: u64) -> Vec<Finding> {
+fn agents(hosts: &[Value], heard: &[Heard], revision: Revision) -> Vec<Finding> {
     let known: BTreeSet<String> = hosts.iter().map(|host| cell(host, "/name")).collect();
     let heard = heard.iter().filter(|heard| known.contains(heard.heartbeat.host.as_str()));
     let (mut findings, mut count) = (Vec::new(), 0);
@@ -302,7 +302,7 @@ fn agents(hosts: &[Value], heard: &[Heard], revision: u64) -> Vec<Finding> {
             findings.push(warning("agents", what).mend(format!("start romana-agent on {host}")));
             continue;
         }
-        let behind = revision.saturating_sub(heartbeat.applied.unwrap_or(0));
+        let behind = revision.since(heartbeat.applied.unwrap_or_default());
         if behind > BEHIND_MAX {
             let what = format!("{host}: its kernel is {} behind", plural(behind, "revision"));
             let mend = format!("romana-agent status, on {host}");
@@ -378,7 +378,7 @@ mod tests {
     fn digests(said: &[(&str, u64, u8)]) -> Digests {
         let mut digests = Digests { asked: 3, ..Digests::default() };
         for (server, revision, digest) in said {
-            let at = DigestAt { revision: *revision, digest: Digest([*digest; 32]) };
+            let at = DigestAt { revision: Revision(*revision), digest: Digest([*digest; 32]) };
             digests.add((*server).into(), at);
         }
         digests
@@ -422,7 +422,7 @@ mod tests {
             heartbeat: Heartbeat {
                 host: host.into(),
                 version: "1".into(),
-                revision: 20_000,
+                revision: Revision(20_000),
                 applied,
                 problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
             },
@@ -430,17 +430,19 @@ mod tests {
         };
         let hosts = ["a", "b", "c", "d"].map(|name| json!({"name": name}));
         let all = [
-            heard("a", 0, Some(20_000), &[]),
-            heard("b", SILENT_MS_MAX + 1, Some(20_000), &["old"]),
+            heard("a", 0, Some(Revision(20_000)), &[]),
+            heard("b", SILENT_MS_MAX + 1, Some(Revision(20_000)), &["old"]),
             heard("c", 0, None, &["this host does not forward"]),
             heard("gone", 99_999, None, &[]),
         ];
-        let said: Vec<String> =
-            agents(&hosts, &all, 20_000).into_iter().map(|finding| finding.what).collect();
+        let said: Vec<String> = agents(&hosts, &all, Revision(20_000))
+            .into_iter()
+            .map(|finding| finding.what)
+            .collect();
         let behind = "c: its kernel is 20000 revisions behind";
         assert_eq!(said, ["b: silent for 5 s", behind, "c: this host does not forward"]);
-        assert_eq!(tones(&agents(&hosts, &all[..1], 20_000)), [Tone::Good]);
-        assert_eq!(agents(&hosts, &[], 20_000), []);
+        assert_eq!(tones(&agents(&hosts, &all[..1], Revision(20_000))), [Tone::Good]);
+        assert_eq!(agents(&hosts, &[], Revision(20_000)), []);
     }
 
     #[test]

@@ -49,11 +49,15 @@ impl Command {
         let Self::Follow { from, topics, host, count, until, bookmarks } = self;
         let after = match from {
             Some(revision) => revision,
-            None => ctx.client.cluster().await?.revision,
+            None => ctx.client.cluster().await?.revision.get(),
         };
         let host = host.map(HostName::from);
-        let options =
-            FollowOptions { after: Some(after), topics, host, ..FollowOptions::default() };
+        let options = FollowOptions {
+            after: Some(Revision(after)),
+            topics,
+            host,
+            ..FollowOptions::default()
+        };
         let mut follower = ctx.client.follow(options);
         let mut trouble = Trouble::of(&follower);
         let mut left = count.unwrap_or(u64::MAX);

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use clap::Subcommand;
 use ipnet::IpNet;
 use romana_client::{Error, Query};
+use romana_statemachine::Revision;
 use romana_statemachine::finding::{Finding as Difference, Severity};
 use serde_json::{Value, json};
 
@@ -116,7 +117,7 @@ struct Lists {
     hosts: Vec<Value>,
     endpoints: Vec<Value>,
     blackouts: Vec<Value>,
-    revisions: BTreeSet<u64>,
+    revisions: BTreeSet<Revision>,
 }
 
 impl Lists {
@@ -276,7 +277,7 @@ mod tests {
             hosts: list(hosts),
             endpoints: list(endpoints),
             blackouts: list(blackouts),
-            revisions: BTreeSet::from([1]),
+            revisions: BTreeSet::from([Revision(1)]),
         }
     }
 

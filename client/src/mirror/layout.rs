@@ -166,7 +166,7 @@ impl Groups for Layout {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::routes::{for_group, for_host, for_router};
-    use romana_statemachine::{Command, Entry, Millis, Position, Proposal, State};
+    use romana_statemachine::{Command, Entry, Index, Millis, Position, Proposal, State, Term};
     use serde_json::json;
 
     use super::*;
@@ -211,7 +211,8 @@ mod tests {
             let command: Command = serde_json::from_str(line).unwrap();
             let proposals = vec![Proposal { actor: "t".into(), command }];
             let entry = Entry { at: Millis(index), proposals };
-            let (outcomes, records) = state.apply(Position { index, term: 1 }, &entry);
+            let (outcomes, records) =
+                state.apply(Position { index: Index(index), term: Term(1) }, &entry);
             assert!(outcomes[0].result.is_ok(), "{line}: {outcomes:?}");
             for record in &records {
                 view.apply(record);

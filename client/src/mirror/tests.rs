@@ -1,4 +1,4 @@
-use romana_statemachine::{Digest, Event};
+use romana_statemachine::{Digest, Event, Revision};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -104,23 +104,27 @@ async fn a_view_follows_and_goes_on_from_its_copy() {
     let mut mirror = Mirror::open(Hosts::default(), &file, Witness::default()).unwrap();
     assert!(names(&mirror).is_none() && mirror.options().after.is_none());
     let mut published = mirror.seen();
-    take(&mut mirror, vec![snapshot(3, json!(["a"])), added(4, "b"), added(5, "c")]).unwrap();
+    take(
+        &mut mirror,
+        vec![snapshot(Revision(3), json!(["a"])), added(Revision(4), "b"), added(Revision(5), "c")],
+    )
+    .unwrap();
     assert_eq!(names(&mirror).unwrap(), ["a", "b", "c"]);
     assert!(published.has_changed().unwrap());
     published.borrow_and_update();
     assert_eq!(mirror.observer.seen, ["None -> 3", "4", "5"]);
     assert_eq!(mirror.observer.saved, 1, "the first view is saved at once");
     let held = mirror.seen.borrow().view.clone().unwrap();
-    take(&mut mirror, vec![Item::Bookmark(9)]).unwrap();
+    take(&mut mirror, vec![Item::Bookmark(Revision(9))]).unwrap();
     assert_eq!(held.revision, 5, "who looks at a view keeps what it looks at");
     mirror.save_if_allowed();
     drop(mirror);
 
     let mut mirror = Mirror::open(Hosts::default(), &file, Witness::default()).unwrap();
     let options = mirror.options();
-    assert_eq!((options.after, options.cluster.as_deref()), (Some(9), Some("c1")));
+    assert_eq!((options.after, options.cluster.as_deref()), (Some(Revision(9)), Some("c1")));
     assert!(!mirror.seen.borrow().caught_up, "the copy may be old");
-    take(&mut mirror, vec![snapshot(20, json!(["z"]))]).unwrap();
+    take(&mut mirror, vec![snapshot(Revision(20), json!(["z"]))]).unwrap();
     assert_eq!(mirror.observer.seen, ["Some(9) -> 20"]);
     assert!(mirror.seen.borrow().caught_up);
 
@@ -134,12 +138,12 @@ async fn a_newer_cluster_is_followed_as_far_as_it_is_understood() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("view");
     let mut mirror = Mirror::open(Hosts::default(), &file, Witness::default()).unwrap();
-    take(&mut mirror, vec![snapshot(6, json!([]))]).unwrap();
+    take(&mut mirror, vec![snapshot(Revision(6), json!([]))]).unwrap();
     let unknown = json!({"revision": 7, "index": 1, "at": 1, "actor": "a", "optional": true,
         "event": {"Teleported": {}}, "digest": Digest::default()});
     take(&mut mirror, vec![Item::Unknown(serde_json::from_value(unknown).unwrap())]).unwrap();
     let seen = mirror.seen.borrow().clone();
-    assert_eq!((seen.view.unwrap().revision, seen.unknown), (7, 1));
+    assert_eq!((seen.view.unwrap().revision, seen.unknown), (Revision(7), 1));
     assert_eq!(seen.stranded, None);
 
     let heard = seen.heard;
@@ -150,7 +154,7 @@ async fn a_newer_cluster_is_followed_as_far_as_it_is_understood() {
     assert_eq!(seen.heard, heard, "it grows stale");
     mirror.tell(Some("a page".into()));
     assert_eq!(mirror.seen.borrow().trouble.as_deref(), Some("a page"));
-    take(&mut mirror, vec![Item::Bookmark(9)]).unwrap();
+    take(&mut mirror, vec![Item::Bookmark(Revision(9))]).unwrap();
     let seen = mirror.seen.borrow().clone();
     assert_eq!((seen.stranded, seen.trouble), (None, None));
 }
@@ -160,29 +164,30 @@ async fn a_snapshot_that_is_not_understood_leaves_a_gap_until_one_is() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("view");
     let mut mirror = Mirror::open(Hosts::default(), &file, Witness::default()).unwrap();
-    take(&mut mirror, vec![snapshot(3, json!(["a"]))]).unwrap();
-    let error = take(&mut mirror, vec![snapshot(9, json!({"other": "form"}))]).unwrap_err();
+    take(&mut mirror, vec![snapshot(Revision(3), json!(["a"]))]).unwrap();
+    let error =
+        take(&mut mirror, vec![snapshot(Revision(9), json!({"other": "form"}))]).unwrap_err();
     assert!(matches!(&error, Error::Newer { why } if why.contains("member hosts")), "{error:?}");
     assert_eq!(names(&mirror).unwrap(), ["a"], "the old view stands");
     assert_eq!(mirror.options().after, None, "records from 9 on do not continue it");
-    take(&mut mirror, vec![snapshot(10, json!(["b"]))]).unwrap();
+    take(&mut mirror, vec![snapshot(Revision(10), json!(["b"]))]).unwrap();
     assert_eq!(names(&mirror).unwrap(), ["b"]);
-    assert_eq!(mirror.options().after, Some(10));
+    assert_eq!(mirror.options().after, Some(Revision(10)));
 }
 
 #[test]
 fn two_views_are_a_view() {
     let two = (Hosts::default(), Hosts::default());
     assert_eq!(two.topics(), [Topic::Hosts]);
-    let Item::Reset(snapshot) = snapshot(3, json!(["a"])) else { unreachable!() };
+    let Item::Reset(snapshot) = snapshot(Revision(3), json!(["a"])) else { unreachable!() };
     let mut two = two.restart(&snapshot).unwrap();
-    let Item::Record(record) = added(4, "b") else { unreachable!() };
+    let Item::Record(record) = added(Revision(4), "b") else { unreachable!() };
     two.apply(&record);
-    two.advance(4);
+    two.advance(Revision(4));
     two.set_cluster("c1");
     assert_eq!(two.0, two.1);
     assert_eq!(
         (two.revision(), two.cluster(), &*two.1.names),
-        (4, Some("c1"), &["a".into(), "b".into()][..])
+        (Revision(4), Some("c1"), &["a".into(), "b".into()][..])
     );
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use romana_statemachine::command::{RaiseVersion, SignCheckpoint};
-use romana_statemachine::{Actor, Command, Entry, Position, Proposal};
+use romana_statemachine::{Actor, Command, Entry, Position, Proposal, Revision, Term};
 use serde_json::{Value, json};
 
 use super::*;
@@ -14,7 +14,7 @@ struct World {
     records: Vec<Record>,
 }
 
-const SIGNED: Revision = 12;
+const SIGNED: u64 = 12;
 
 impl World {
     fn new() -> Self {
@@ -35,7 +35,8 @@ impl World {
         }
         let at = &world.states[usize::try_from(SIGNED).unwrap()];
         let (digest, state_digest) = (at.digest(), at.state_digest());
-        let sign = SignCheckpoint { term: 1, revision: SIGNED, digest, state_digest };
+        let sign =
+            SignCheckpoint { term: Term(1), revision: Revision(SIGNED), digest, state_digest };
         world.apply(Command::SignCheckpoint(sign));
         world.json(json!({"CreateTenant": {"id": "last", "labels": {}}}));
         world
@@ -47,10 +48,10 @@ impl World {
 
     fn apply(&mut self, command: Command) {
         let state = self.states.last().unwrap();
-        let index = state.index() + 1;
+        let index = state.index().next();
         let proposal = Proposal { actor: Actor::from("test"), command };
-        let entry = Entry { at: Millis(index * 1000), proposals: vec![proposal] };
-        let (outcomes, records) = state.clone().apply(Position { term: 1, index }, &entry);
+        let entry = Entry { at: Millis(index.get() * 1000), proposals: vec![proposal] };
+        let (outcomes, records) = state.clone().apply(Position { term: Term(1), index }, &entry);
         outcomes.into_iter().for_each(|outcome| _ = outcome.result.unwrap());
         for record in records {
             let mut next = self.states.last().unwrap().clone();
@@ -60,16 +61,16 @@ impl World {
         }
     }
 
-    fn state(&self, revision: Revision) -> &State {
+    fn state(&self, revision: u64) -> &State {
         &self.states[usize::try_from(revision).unwrap()]
     }
 
-    fn last(&self) -> Revision {
+    fn last(&self) -> u64 {
         self.records.len() as u64
     }
 
     /// The lines of an export.
-    fn export(&self, first: Revision, last: Revision) -> Vec<String> {
+    fn export(&self, first: u64, last: u64) -> Vec<String> {
         let (base, end) = (self.state(first - 1), self.state(last));
         let mut header = json!({
             "romana_history": 1, "cluster_id": "c", "first": first, "previous": base.digest(),
@@ -99,7 +100,10 @@ fn an_export_replays_to_the_state_it_came_from() {
         for last in [first - 1, first, world.last()] {
             let replayed = run(&world.export(first, last), Until::End).unwrap();
             let want = world.state(last);
-            assert_eq!((replayed.state.revision(), replayed.state.digest()), (last, want.digest()));
+            assert_eq!(
+                (replayed.state.revision(), replayed.state.digest()),
+                (Revision(last), want.digest())
+            );
             assert_eq!(replayed.state_digest, want.state_digest());
             assert_eq!(replayed.records, last + 1 - first);
             assert!(replayed.complete);
@@ -116,7 +120,7 @@ fn it_stops_where_it_is_told_to() {
     for first in [1, 5] {
         let lines = world.export(first, world.last());
         for wanted in first - 1..=world.last() {
-            let replayed = run(&lines, Until::Revision(wanted)).unwrap();
+            let replayed = run(&lines, Until::Revision(Revision(wanted))).unwrap();
             assert_eq!(replayed.state.revision(), wanted);
             assert_eq!(replayed.state_digest, world.state(wanted).state_digest());
             assert!(!replayed.complete);
@@ -128,9 +132,9 @@ fn it_stops_where_it_is_told_to() {
         }
     }
     let lines = world.export(5, world.last());
-    let error = run(&lines, Until::Revision(3)).unwrap_err().to_string();
+    let error = run(&lines, Until::Revision(Revision(3))).unwrap_err().to_string();
     assert!(error.contains("line 1: the file leads from revision 4"), "{error}");
-    assert!(run(&lines, Until::Revision(world.last() + 1)).is_err());
+    assert!(run(&lines, Until::Revision(Revision(world.last() + 1))).is_err());
 }
 
 #[test]
@@ -169,7 +173,7 @@ fn errors_name_the_line_and_what_is_wrong() {
     let (other, _) = other.restored(romana_statemachine::event::Restored {
         source: "x".into(),
         cluster: "c".into(),
-        revision: 1,
+        revision: Revision(1),
         digest: Digest::default(),
         backup: Digest::default(),
     });

@@ -2,6 +2,7 @@
 
 use romana_client::Error;
 use romana_client::audit::{Export, Verification};
+use romana_statemachine::Revision;
 
 use crate::support::{Act, Fake};
 
@@ -56,8 +57,8 @@ async fn answers_are_typed() {
     .await;
     let client = fake.client();
     let page = client.audit_who("10.0.0.1".parse().unwrap(), Some("6")).await.unwrap();
-    assert_eq!((page.items.len(), page.revision), (1, 9));
-    assert!(page.items[0].held_at(6) && page.items[0].reason.is_none());
+    assert_eq!((page.items.len(), page.revision), (1, Revision(9)));
+    assert!(page.items[0].held_at(Revision(6)) && page.items[0].reason.is_none());
     let Verification { agreed, replicas, .. } = client.audit_verify().await.unwrap();
     assert_eq!((agreed, replicas[0].id, replicas[0].proof.clone()), (false, 2, None));
     assert_eq!(replicas[0].error.as_deref(), Some("damaged"));

@@ -3,7 +3,7 @@
 use crate::support::{Act, Fake};
 use romana_client::{Client, Error, FollowOptions, Item};
 use romana_statemachine::event::{HostRef, VersionRaised};
-use romana_statemachine::{Actor, Digest, Event, Millis, Record, Topic};
+use romana_statemachine::{Actor, Digest, Event, Index, Millis, Record, Revision, Topic};
 
 /// A history of `count` records.
 fn history(count: u64) -> Vec<Record> {
@@ -14,8 +14,8 @@ fn history(count: u64) -> Vec<Record> {
             _ => Event::VersionRaised(VersionRaised { version: 1 }),
         };
         let (actor, at) = (Actor::from("a"), Millis(revision));
-        digest = Record::chain(&digest, revision, revision, at, &actor, &event);
-        Record { revision, index: revision, at, actor, event, digest }
+        digest = Record::chain(&digest, Revision(revision), Index(revision), at, &actor, &event);
+        Record { revision: Revision(revision), index: Index(revision), at, actor, event, digest }
     };
     (1..=count).map(record).collect()
 }
@@ -29,7 +29,7 @@ fn bookmark(revision: u64) -> String {
 }
 
 fn from_start() -> FollowOptions {
-    FollowOptions { after: Some(0), ..FollowOptions::default() }
+    FollowOptions { after: Some(Revision(0)), ..FollowOptions::default() }
 }
 
 /// Follows for so many items, or to an error; each in a word.
@@ -223,7 +223,7 @@ async fn a_cluster_that_has_not_come_so_far_is_another_one() {
         }
     })
     .await;
-    let options = FollowOptions { after: Some(9), ..FollowOptions::default() };
+    let options = FollowOptions { after: Some(Revision(9)), ..FollowOptions::default() };
     assert_eq!(items(&fake.client(), options, 3).await, ["ahead", "reset 2", "r3"]);
 }
 

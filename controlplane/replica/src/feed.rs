@@ -188,9 +188,9 @@ impl Feed {
             return;
         }
         debug_assert!(
-            records
-                .windows(2)
-                .all(|two| two[0].revision + 1 == two[1].revision && two[0].index <= two[1].index),
+            records.windows(2).all(
+                |two| two[0].revision.next() == two[1].revision && two[0].index <= two[1].index
+            ),
             "records come in the order of the log"
         );
         lock(&self.0.ring).extend(records);
@@ -222,7 +222,7 @@ impl Feed {
         let last = self.last();
         let followers = lock(&self.0.followers);
         let slowest = followers.slots().map(|slot| slot.cursor.load(Ordering::Relaxed)).min();
-        slowest.map_or(0, |cursor| last.saturating_sub(cursor))
+        slowest.map_or(0, |cursor| last.get().saturating_sub(cursor))
     }
 
     /// Starts following after revision `after`. Must be called inside the runtime.
@@ -236,13 +236,13 @@ impl Feed {
         form: Form,
     ) -> Result<Follower, FeedError> {
         let oldest = self.0.history.oldest();
-        if after + 1 < oldest && after < lock(&self.0.ring).base() {
-            return Err(FeedError::Compacted { wanted: after + 1, oldest });
+        if after.next() < oldest && after < lock(&self.0.ring).base() {
+            return Err(FeedError::Compacted { wanted: after.next(), oldest });
         }
         self.dispatch();
         let slot = Arc::new(Slot {
             topics: filter.topics,
-            cursor: AtomicU64::new(after),
+            cursor: AtomicU64::new(after.get()),
             wake: Notify::new(),
         });
         let id = lock(&self.0.followers).add(filter.host.clone(), Arc::clone(&slot));
@@ -404,7 +404,7 @@ impl Follower {
 
     fn advance(&mut self, cursor: Revision) {
         self.cursor = self.cursor.max(cursor);
-        self.slot.cursor.store(self.cursor, Ordering::Relaxed);
+        self.slot.cursor.store(self.cursor.get(), Ordering::Relaxed);
     }
 
     fn bookmark(&mut self) -> Bytes {
@@ -439,7 +439,7 @@ impl Follower {
     async fn read_history(&mut self) -> Result<Option<Bytes>, FeedError> {
         let Some(held) = self.piece().await else { return Ok(None) };
         let turn = Arc::clone(&self.feed.0.readers).acquire_owned().await;
-        let (history, from) = (self.feed.0.history.clone(), self.cursor + 1);
+        let (history, from) = (self.feed.0.history.clone(), self.cursor.next());
         let (filter, form) = (self.filter.clone(), self.form);
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;

@@ -80,7 +80,7 @@ pub async fn pass(
     let purge = move || history.purge_before(revision.min(may_go));
     let oldest = blocking(purge).await?.map_err(|error| error.to_string())?;
     *stepped = Instant::now();
-    tracing::info!(oldest, signed = revision, "history purged: a step");
+    tracing::info!(oldest = oldest.get(), signed = revision.get(), "history purged: a step");
     Ok(())
 }
 

@@ -88,9 +88,9 @@ pub fn excess(segments: &[SegmentInfo], retention: &Retention, now: Millis) -> R
             break;
         }
         bytes = bytes.saturating_sub(segment.bytes);
-        excess = segment.last;
+        excess = segment.last.get();
     }
-    excess
+    Revision(excess)
 }
 
 /// Where a step of purging ends that begins with the oldest segment: after it, and after those behind it that
@@ -100,7 +100,9 @@ pub fn step(segments: &[SegmentInfo], retention: &Retention) -> Revision {
     let closed = &segments[..segments.len().saturating_sub(1)];
     let mut closed = closed.iter().take(closed.len().div_ceil(PARTS_AT_ONCE));
     let Some(first) = closed.next() else {
-        return segments.first().map_or(0, |open| open.first.saturating_sub(1));
+        return segments
+            .first()
+            .map_or(Revision(0), |open| Revision(open.first.get().saturating_sub(1)));
     };
     let (mut bytes, mut end) = (first.bytes, first.last);
     for next in closed {
@@ -146,9 +148,9 @@ impl Beginning {
         let closed = &segments[..segments.len().saturating_sub(1)];
         let further = closed.iter().find(|segment| segment.first > end);
         Self {
-            oldest: first.map_or(1, |first| first.first),
+            oldest: first.map_or(Revision(1), |first| first.first),
             at: first.and_then(|first| first.began).unwrap_or_default(),
-            next: further.map_or(end, |further| further.last) + 1,
+            next: further.map_or(end, |further| further.last).next(),
         }
     }
 }
@@ -157,7 +159,7 @@ impl Beginning {
 /// signed checkpoint, or 0.
 #[must_use]
 pub fn differences(beginnings: &BTreeMap<u64, Beginning>, signed: Revision) -> Vec<String> {
-    let lost = beginnings.iter().filter(|(_, it)| it.oldest > signed + 1).map(|(id, it)| {
+    let lost = beginnings.iter().filter(|(_, it)| it.oldest > signed.next()).map(|(id, it)| {
         let oldest = it.oldest;
         format!(
             "the history of replica {id} begins at revision {oldest}, and nothing after revision {signed} was \
@@ -195,8 +197,8 @@ mod tests {
     /// Segments of 10 records and 100 bytes, one every 1 000 ms.
     fn segments(count: u64) -> Vec<SegmentInfo> {
         let segment = |at: u64| SegmentInfo {
-            first: at * 10 + 1,
-            last: at * 10 + 10,
+            first: Revision(at * 10 + 1),
+            last: Revision(at * 10 + 10),
             bytes: 100,
             began: Some(Millis(at * 1_000)),
             ended: (at + 1 < count).then_some(Millis(at * 1_000 + 999)),
@@ -253,14 +255,14 @@ mod tests {
         };
         // Two closed segments behind the beginning: the step, and one for other ends.
         let all = kept(0, 10);
-        assert_eq!((all.oldest, all.at, all.next), (1, Millis(0), 21));
+        assert_eq!((all.oldest, all.at, all.next), (Revision(1), Millis(0), Revision(21)));
         let told = |beginnings: &[Beginning], signed| {
             let all = (1..).zip(beginnings.iter().copied()).collect();
             differences(&all, signed)
         };
-        assert_eq!(told(&[all, all, all], 0), Vec::<String>::new());
-        assert_eq!(told(&[all, kept(1, 10), kept(2, 10)], 20), Vec::<String>::new());
-        let much = told(&[kept(1, 10), all, kept(3, 10)], 30);
+        assert_eq!(told(&[all, all, all], Revision(0)), Vec::<String>::new());
+        assert_eq!(told(&[all, kept(1, 10), kept(2, 10)], Revision(20)), Vec::<String>::new());
+        let much = told(&[kept(1, 10), all, kept(3, 10)], Revision(30));
         assert_eq!(much.len(), 1, "{much:?}");
         assert!(
             much[0].contains("replica 3 begins at revision 31, that of replica 2 at 1:"),
@@ -269,15 +271,15 @@ mod tests {
         // One purged all that it had, and the others' segments are still open.
         let open = kept(0, 1);
         assert_eq!(open.next, 1);
-        assert_eq!(told(&[kept(4, 5), open, open], 40).len(), 2);
+        assert_eq!(told(&[kept(4, 5), open, open], Revision(40)).len(), 2);
         // More is gone than was signed.
-        let lost = told(&[kept(1, 10), kept(1, 10), kept(2, 10)], 10);
+        let lost = told(&[kept(1, 10), kept(1, 10), kept(2, 10)], Revision(10));
         assert_eq!(lost.len(), 1, "{lost:?}");
         assert!(lost[0].contains("replica 3 begins at revision 21, and nothing after revision 10"));
-        assert_eq!(told(&[kept(1, 10)], 0).len(), 1);
-        assert_eq!(told(&[], 0), Vec::<String>::new());
+        assert_eq!(told(&[kept(1, 10)], Revision(0)).len(), 1);
+        assert_eq!(told(&[], Revision(0)), Vec::<String>::new());
         let empty = Beginning::of(&[], &retention(None, None));
-        assert_eq!((empty.oldest, empty.next), (1, 1));
+        assert_eq!((empty.oldest, empty.next), (Revision(1), Revision(1)));
     }
 
     #[test]

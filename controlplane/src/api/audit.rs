@@ -73,7 +73,7 @@ fn still_kept(oldest: Option<Moment>, last: Revision) -> Result<(), Failure> {
             let message =
                 format!("revision {last} is no longer kept: the oldest is {revision}{time}");
             let failure = Failure::new(Code::RevisionCompacted, message);
-            Err(failure.with("oldest", revision).with("oldest_at", at.0))
+            Err(failure.with("oldest", revision.get()).with("oldest_at", at.0))
         }
     }
 }
@@ -83,7 +83,7 @@ async fn who(call: Call) -> reply::Result {
     let ip: IpAddr = text.parse().map_err(|_| bad_query("ip", text, "it is not an address"))?;
     let (revision, live) = call.look(|state| (state.revision(), lasting(state, ip))).await?;
     let (at, limit) = (moment(&call, "at", revision).await?, call.limit()?);
-    let after = call.query_as::<Revision>("continue")?.unwrap_or(0);
+    let after = call.query_as::<Revision>("continue")?.unwrap_or(Revision(0));
     let ask = move |audit: &Audit| match at {
         Some(at) => audit
             .who_at(ip, at, revision)
@@ -106,13 +106,13 @@ async fn log(call: Call) -> reply::Result {
     let from = moment(&call, "from", revision).await?;
     let from = if call.query("from").is_some_and(|text| text.parse::<Revision>().is_err()) {
         // Of a time: the first record after it, or at it.
-        from.map(|last| last.saturating_add(1))
+        from.map(|last| last.plus(1))
     } else {
         from
     };
     let upto = moment(&call, "to", revision).await?.unwrap_or(revision);
     let next = call.query_as::<Revision>("continue")?;
-    let start = next.or(from).unwrap_or(0);
+    let start = next.or(from).unwrap_or(Revision(0));
     let limit = call.limit()?;
     let ask = move |audit: &Audit, cancel: &Cancel| {
         let page = audit.log(&filter, start, upto, limit, cancel)?;
@@ -165,7 +165,7 @@ pub(super) async fn moment(
     if let Ok(revision) = text.parse::<Revision>() {
         if revision > last {
             let message = format!("revision {revision} is after the last one, {last}");
-            return Err(Failure::new(Code::RevisionAhead, message).with("revision", last));
+            return Err(Failure::new(Code::RevisionAhead, message).with("revision", last.get()));
         }
         return Ok(Some(revision));
     }
@@ -173,7 +173,7 @@ pub(super) async fn moment(
         .parse()
         .map_err(|_| bad_query(name, text, "it is no revision and no RFC 3339 time"))?;
     let at = romana_statemachine::Millis(u64::try_from(time.as_millisecond()).unwrap_or(0));
-    let revision = ask_audit(call, 0, move |audit, _| audit.revision_at(at)).await?;
+    let revision = ask_audit(call, Revision(0), move |audit, _| audit.revision_at(at)).await?;
     Ok(Some(revision.min(last)))
 }
 
@@ -194,7 +194,7 @@ fn failure(error: AuditError) -> Failure {
     let message = error.to_string();
     match error {
         AuditError::Rebuilding { reached } => {
-            Failure::new(Code::IndexRebuilding, message).with("reached", reached)
+            Failure::new(Code::IndexRebuilding, message).with("reached", reached.get())
         }
         AuditError::History(error) => history_failure(&error),
         AuditError::Stuck(error) => history_failure(&error),
@@ -207,7 +207,7 @@ pub(super) fn history_failure(error: &HistoryError) -> Failure {
     match error {
         HistoryError::Compacted { oldest } => {
             let message = format!("that is no longer kept: the oldest revision is {oldest}");
-            Failure::new(Code::RevisionCompacted, message).with("oldest", *oldest)
+            Failure::new(Code::RevisionCompacted, message).with("oldest", oldest.get())
         }
         error => {
             let damaged = matches!(error, HistoryError::Damaged { .. });
@@ -226,9 +226,11 @@ mod tests {
     #[test]
     fn nothing_is_said_of_what_is_no_longer_kept() {
         let kept = |revision| Some(Moment { revision, at: Millis(1_700_000_000_000) });
-        for (oldest, last) in [(None, 0), (kept(1), 0), (kept(7), 7), (kept(7), 20)] {
-            assert!(still_kept(oldest, last).is_ok(), "{oldest:?} {last}");
+        for (oldest, last) in
+            [(None, 0), (kept(Revision(1)), 0), (kept(Revision(7)), 7), (kept(Revision(7)), 20)]
+        {
+            assert!(still_kept(oldest, Revision(last)).is_ok(), "{oldest:?} {last}");
         }
-        assert!(still_kept(kept(7), 6).is_err());
+        assert!(still_kept(kept(Revision(7)), Revision(6)).is_err());
     }
 }

@@ -56,7 +56,8 @@ async fn take(call: Call) -> reply::Result {
     let replica = call.api.replica();
     // The history gets an entry's records after the state has them.
     let (mut applied, index) = (replica.applied(), state.index());
-    let reached = timeout_at(call.deadline, applied.wait_for(|next| index == 0 || *next > index));
+    let reached =
+        timeout_at(call.deadline, applied.wait_for(|next| index == 0 || *next > index.get()));
     if !matches!(reached.await, Ok(Ok(_))) {
         return Err(Failure::new(Code::Unavailable, "the history does not reach the state yet"));
     }

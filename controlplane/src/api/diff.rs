@@ -109,7 +109,7 @@ fn addresses(
 
 #[cfg(test)]
 mod tests {
-    use romana_statemachine::{Entry, Millis, Position, Proposal};
+    use romana_statemachine::{Entry, Millis, Position, Proposal, Term};
     use serde_json::json;
 
     use super::*;
@@ -121,7 +121,7 @@ mod tests {
         };
         let proposals = commands.iter().map(proposal).collect();
         let mut next = state.clone();
-        let position = Position { term: 1, index: state.index() + 1 };
+        let position = Position { term: Term(1), index: state.index().next() };
         let (outcomes, _) = next.apply(position, &Entry { at: Millis(1), proposals });
         outcomes.into_iter().for_each(|outcome| _ = outcome.result.unwrap());
         next

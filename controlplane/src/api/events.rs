@@ -96,7 +96,7 @@ async fn follow(call: Call) -> reply::Result {
         let last = feed.last();
         if after > last {
             let message = format!("revision {after} is after the last one, {last}");
-            return Err(Failure::new(Code::RevisionAhead, message).with("revision", last));
+            return Err(Failure::new(Code::RevisionAhead, message).with("revision", last.get()));
         }
     }
     let follower = feed.follow(after, Filter { topics, host, version }, form).map_err(failure)?;
@@ -115,7 +115,7 @@ fn failure(error: FeedError) -> Failure {
     let message = error.to_string();
     match error {
         FeedError::Compacted { oldest, .. } => {
-            Failure::new(Code::RevisionCompacted, message).with("oldest", oldest)
+            Failure::new(Code::RevisionCompacted, message).with("oldest", oldest.get())
         }
         FeedError::History(error @ HistoryError::Damaged { .. }) => {
             Failure::new(Code::HistoryDamaged, format!("{message}: {error}"))

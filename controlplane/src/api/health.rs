@@ -80,9 +80,9 @@ async fn metrics(call: Call) -> reply::Result {
     let (status, state, feed) = (replica.status(), replica.state(), replica.feed());
     let clocks = replica.clocks();
     let reading = Reading {
-        revision: state.revision(),
-        index: state.index(),
-        term: status.term,
+        revision: state.revision().get(),
+        index: state.index().get(),
+        term: status.term.get(),
         is_leader: status.leader == Some(replica.id()),
         has_leader: status.leader.is_some(),
         members: status.members.len() as u64,
@@ -90,9 +90,9 @@ async fn metrics(call: Call) -> reply::Result {
         feed_lag: feed.lag(),
         addresses: state.ipam().address_count() as u64,
         hosts: state.hosts().count() as u64,
-        history_oldest: replica.history().oldest(),
+        history_oldest: replica.history().oldest().get(),
         history_bytes: replica.history().bytes(),
-        signed: state.signed().map_or(0, |signed| signed.revision),
+        signed: state.signed().map_or(0, |signed| signed.revision.get()),
         disk_free: romana_storage::disk::free(replica.history().dir()).unwrap_or_default(),
         history_damaged: replica.history().damaged(),
         clocks_agreed: clocks.agreed,

@@ -159,7 +159,7 @@ fn held(state: &State) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::agent::Heartbeat;
-    use romana_statemachine::{Entry, Millis, Position, Proposal};
+    use romana_statemachine::{Entry, Index, Millis, Position, Proposal, Revision, Term};
 
     use super::*;
 
@@ -168,7 +168,7 @@ mod tests {
         let command = |line: &&str| serde_json::from_str(line).unwrap();
         let proposal = |line| Proposal { actor: "op".into(), command: command(line) };
         let entry = Entry { at: Millis(0), proposals: lines.iter().map(proposal).collect() };
-        let (outcomes, _) = state.apply(Position { term: 1, index: 1 }, &entry);
+        let (outcomes, _) = state.apply(Position { term: Term(1), index: Index(1) }, &entry);
         outcomes.into_iter().for_each(|outcome| _ = outcome.result.unwrap());
         state
     }
@@ -176,7 +176,7 @@ mod tests {
     fn heard(host: &str, silent_ms: u64) -> Heard {
         let (host, version) = (host.into(), String::new());
         let heartbeat =
-            Heartbeat { host, version, revision: 1, applied: None, problems: Vec::new() };
+            Heartbeat { host, version, revision: Revision(1), applied: None, problems: Vec::new() };
         Heard { heartbeat, silent_ms }
     }
 

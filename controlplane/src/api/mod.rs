@@ -299,7 +299,7 @@ impl Api {
 
     fn stamp(&self, mut response: Response<Body>) -> Response<Body> {
         let revision = self.0.replica.with_state(romana_statemachine::State::revision);
-        response.headers_mut().insert(REVISION_HEADER, HeaderValue::from(revision));
+        response.headers_mut().insert(REVISION_HEADER, HeaderValue::from(revision.get()));
         response.headers_mut().insert(CLUSTER_HEADER, self.0.cluster.clone());
         response
     }

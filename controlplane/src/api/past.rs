@@ -94,7 +94,7 @@ pub(super) const ROUTES: &[Route] = &[
 fn failure(error: PastError) -> Failure {
     match error {
         PastError::Gone { oldest, .. } => {
-            Failure::new(Code::RevisionCompacted, error.to_string()).with("oldest", oldest)
+            Failure::new(Code::RevisionCompacted, error.to_string()).with("oldest", oldest.get())
         }
         PastError::History(error) => history_failure(&error),
         error => {
@@ -164,8 +164,9 @@ async fn verify(call: Call) -> reply::Result {
         })
     };
     let beginnings = call.api.replica().beginnings(Instant::now() + BEGINNING_MAX).await;
-    let signed = call.look(|state| state.signed().map_or(0, |signed| signed.revision)).await?;
-    let differences = retention::differences(&beginnings, signed);
+    let signed =
+        call.look(|state| state.signed().map_or(0, |signed| signed.revision.get())).await?;
+    let differences = retention::differences(&beginnings, Revision(signed));
     let agreed =
         proofs.values().all(|proof| proof.as_ref().is_ok_and(same)) && differences.is_empty();
     let replicas = proofs
@@ -184,7 +185,7 @@ async fn export(call: Call) -> reply::Result {
     let from = moment(&call, "from", last).await?;
     let to = moment(&call, "to", last).await?.unwrap_or(last);
     let base = replaying(&call, move |audit, cancel| audit.base(from, cancel)).await?;
-    if base.first > to + 1 {
+    if base.first > to.next() {
         let why = format!("it would begin at revision {} and end at {to}", base.first);
         return Err(super::call::bad_query("to", &to.to_string(), &why));
     }
@@ -250,7 +251,7 @@ impl Export {
     }
 
     fn records(&mut self) -> Result<Bytes, PastError> {
-        let next = self.state.revision() + 1;
+        let next = self.state.revision().next();
         let mut records = self.replica.history().read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
         records.retain(|record| record.revision <= self.to);
         if records.is_empty() {

@@ -9,7 +9,7 @@ use romana_statemachine::name::PolicyName;
 use romana_statemachine::policy::compare::{Change, Comparison, Reach, compare, reach};
 use romana_statemachine::policy::document::{self, Document, PolicyDocument, to_document};
 use romana_statemachine::policy::{Policy, Target, describe};
-use romana_statemachine::{Command, Refusal, State, plural};
+use romana_statemachine::{Command, Refusal, Revision, State, plural};
 
 use super::call::{Call, created};
 use super::reply;
@@ -119,7 +119,7 @@ pub(super) fn read(call: &Call) -> Result<Vec<Policy>, Failure> {
 
 /// Sets policies that were checked; the change they make together.
 pub(super) async fn set(call: &Call, policies: Vec<Policy>) -> Result<Changed, Failure> {
-    let mut changed = Changed { changed: false, revision: 0 };
+    let mut changed = Changed { changed: false, revision: Revision(0) };
     if policies.is_empty() {
         changed.revision = call.api.replica().with_state(State::revision);
         return Ok(changed);

@@ -47,7 +47,7 @@ pub(crate) fn raw(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(REVISION_HEADER, HeaderValue::from(revision));
+    headers.insert(REVISION_HEADER, HeaderValue::from(revision.get()));
     response
 }
 

@@ -6,7 +6,7 @@ use romana_api::settings::{ClusterSettings, SettingsPatch};
 use romana_statemachine::command::{
     AgentSettingsChange, ReserveServices, Retention, SettingsChange,
 };
-use romana_statemachine::{Answer, Command, Now, State};
+use romana_statemachine::{Answer, Command, Now, State, Term};
 
 use super::call::Call;
 use super::reply;
@@ -81,7 +81,7 @@ async fn patch(call: Call) -> reply::Result {
     let state = call.state().await?;
     let commands = commands(patch, state.retention());
     // All or nothing: what refuses one of these now would refuse it when it is committed.
-    let now = Now { at: state.at(), term: 0 };
+    let now = Now { at: state.at(), term: Term(0) };
     for command in &commands {
         state.decide(command, now).map_err(Failure::from)?;
         call.check_served(command)?;

@@ -81,7 +81,7 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
         let turn = stop.child_token();
         let running = TaskTracker::new();
         if let Some(term) = leads {
-            tracing::info!(term, tasks = tasks.len(), "leader tasks start");
+            tracing::info!(term = term.get(), tasks = tasks.len(), "leader tasks start");
             for task in &tasks {
                 let (task, turn) = (Arc::clone(task), turn.clone());
                 let context = LeaderContext::new(replica.clone(), term, task.name());
@@ -98,7 +98,7 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
         running.close();
         running.wait().await;
         if let Some(term) = leads {
-            tracing::info!(term, "leader tasks stop");
+            tracing::info!(term = term.get(), "leader tasks stop");
         }
         if ended {
             return;
@@ -134,7 +134,7 @@ async fn keep(task: &dyn Task, mut context: LeaderContext) {
         };
         tracing::error!(
             task = task.name(),
-            term,
+            term = term.get(),
             why,
             ?pause,
             "a leader task ended, and is begun again"

@@ -50,7 +50,7 @@ impl<P: Pass> Task for Passes<P> {
                     // The next pass sees what became of it.
                     tracing::warn!(
                         task = P::NAME,
-                        term = context.term,
+                        term = context.term.get(),
                         why,
                         "a pass is not finished"
                     );

@@ -56,7 +56,7 @@ impl Retention {
     /// The checkpoint to have signed now, if any.
     async fn wanted(&self, context: &LeaderContext) -> Option<Revision> {
         let (wanted, signed) = context.replica.with_state(|state| {
-            (state.retention().clone(), state.signed().map_or(0, |signed| signed.revision))
+            (state.retention().clone(), state.signed().map_or(0, |signed| signed.revision.get()))
         });
         if wanted == Wanted::default() {
             return None;
@@ -67,7 +67,7 @@ impl Retention {
         let now = context.replica.confirmed_time().unwrap_or_default();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
-            let candidate = candidate(&checkpoints.list(), excess, signed);
+            let candidate = candidate(&checkpoints.list(), excess, Revision(signed));
             Ok::<_, romana_storage::history::HistoryError>(candidate)
         };
         match tokio::task::spawn_blocking(look).await.ok()? {
@@ -93,7 +93,7 @@ impl Pass for Retention {
             let Standing { revision, digest, state_digest } = match judge(&said) {
                 Verdict::Sign(standing) if standing.revision == revision => standing,
                 Verdict::Sign(_) | Verdict::Wait => {
-                    tracing::debug!(revision, ?said, "checkpoint not signed yet");
+                    tracing::debug!(revision = revision.get(), ?said, "checkpoint not signed yet");
                     return Ok(());
                 }
                 Verdict::Differ => {
@@ -115,7 +115,7 @@ impl Pass for Retention {
             let outcomes = context.propose([Command::SignCheckpoint(sign)]).await?;
             match outcomes.into_iter().next().map(|outcome| outcome.result) {
                 Some(Err(refusal)) => tracing::warn!(%refusal, "the checkpoint was not signed"),
-                _ => tracing::info!(revision, "checkpoint signed"),
+                _ => tracing::info!(revision = revision.get(), "checkpoint signed"),
             }
             Ok(())
         })
@@ -136,11 +136,12 @@ mod tests {
     fn a_majority_signs_if_nobody_differs() {
         let said = |words: &[Option<&str>]| {
             let word = |word: &Option<&str>| {
-                word.map(|word| standing(7, word.as_bytes())).ok_or_else(|| "none".to_owned())
+                word.map(|word| standing(Revision(7), word.as_bytes()))
+                    .ok_or_else(|| "none".to_owned())
             };
             judge(&(1..).zip(words.iter().map(word)).collect())
         };
-        let sign = Verdict::Sign(standing(7, b"a"));
+        let sign = Verdict::Sign(standing(Revision(7), b"a"));
         assert_eq!(said(&[Some("a"), Some("a"), Some("a")]), sign);
         assert_eq!(said(&[Some("a"), None, Some("a")]), sign);
         assert_eq!(said(&[None, Some("a"), None]), Verdict::Wait);
@@ -152,12 +153,15 @@ mod tests {
 
     #[test]
     fn the_newest_checkpoint_before_what_should_go_is_signed() {
-        let list: Vec<Standing> = [10, 20, 30].map(|revision| standing(revision, b"a")).into();
-        assert_eq!(candidate(&list, 29, 0), Some(20));
-        assert_eq!(candidate(&list, 30, 20), Some(30));
-        assert_eq!(candidate(&list, 29, 20), Some(29), "made where it is needed");
-        assert_eq!(candidate(&list, 9, 0), Some(9));
-        assert_eq!(candidate(&[], 100, 0), Some(100));
+        let list: Vec<Standing> =
+            [10, 20, 30].map(|revision| standing(Revision(revision), b"a")).into();
+        let candidate =
+            |list: &[Standing], go, signed| candidate(list, Revision(go), Revision(signed));
+        assert_eq!(candidate(&list, 29, 0), Some(Revision(20)));
+        assert_eq!(candidate(&list, 30, 20), Some(Revision(30)));
+        assert_eq!(candidate(&list, 29, 20), Some(Revision(29)), "made where it is needed");
+        assert_eq!(candidate(&list, 9, 0), Some(Revision(9)));
+        assert_eq!(candidate(&[], 100, 0), Some(Revision(100)));
         assert_eq!(candidate(&list, 20, 20), None);
         assert_eq!(candidate(&list, 0, 0), None);
     }

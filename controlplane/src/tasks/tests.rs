@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use romana_replica::ProposeError;
 use romana_replica::testing::{Cluster, PATIENCE, eventually, soon};
-use romana_statemachine::{Event, Term};
+use romana_statemachine::{Event, Revision, Term};
 
 use super::*;
 
@@ -81,7 +81,7 @@ async fn the_reaper_ends_cooldowns() {
     }
     let history = cluster.on(1).history();
     eventually("ended cool-downs", || {
-        let records = history.read(1, 100, 1 << 20).unwrap();
+        let records = history.read(Revision(1), 100, 1 << 20).unwrap();
         let ended = records.iter().any(|record| {
             matches!(record.event, Event::CooldownsEnded(_))
                 && record.actor.as_str() == "task:reaper"

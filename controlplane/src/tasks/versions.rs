@@ -178,6 +178,8 @@ impl Pass for Versions {
 
 #[cfg(test)]
 mod tests {
+    use romana_statemachine::Revision;
+
     use romana_statemachine::agent::Heartbeat;
 
     use super::*;
@@ -189,7 +191,7 @@ mod tests {
             heartbeat: Heartbeat {
                 host: host.into(),
                 version: version.into(),
-                revision: 1,
+                revision: Revision(1),
                 applied: None,
                 problems: Vec::new(),
             },

@@ -66,7 +66,7 @@ fn announce(restoration: &Restoration) {
     tracing::info!(
         cluster_id,
         source,
-        from_revision,
+        from_revision = from_revision.get(),
         waiting,
         "restored: nothing fresh is allocated until these hosts have reported"
     );

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use romana_statemachine::{Actor, Digest, Event, Millis, Record, event};
+use romana_statemachine::{Actor, Digest, Event, Index, Millis, Record, Revision, event};
 use romana_storage::history::{History, HistoryOptions};
 use romana_storage::wal::{Wal, WalOptions};
 
@@ -89,7 +89,7 @@ fn history(dir: &Path) -> Result<()> {
     println!("history: opened in {:?}", begin.elapsed());
     let begin = Instant::now();
     for n in 0..2000_u64 {
-        history.read(1 + n * 104_729 % 500_000, 1, 1 << 20)?;
+        history.read(Revision(1 + n * 104_729 % 500_000), 1, 1 << 20)?;
     }
     println!("history: read of one record anywhere {:?}", begin.elapsed() / 2000);
     let begin = Instant::now();
@@ -117,7 +117,7 @@ fn record(last: &mut (u64, Digest)) -> Record {
         reason: event::ReleaseReason::Requested,
     });
     let (at, actor) = (Millis(revision), Actor::from("agent:host-1"));
-    let digest = Record::chain(&last.1, revision, revision, at, &actor, &event);
+    let digest = Record::chain(&last.1, Revision(revision), Index(revision), at, &actor, &event);
     *last = (revision, digest);
-    Record { revision, index: revision, at, actor, event, digest }
+    Record { revision: Revision(revision), index: Index(revision), at, actor, event, digest }
 }

@@ -187,7 +187,7 @@ impl History {
         self.compare(old)?;
         let mut have = last;
         for record in new {
-            if record.revision != have + 1 {
+            if record.revision != have.next() {
                 return Err(HistoryError::Gap { have, got: record.revision });
             }
             have = record.revision;
@@ -232,7 +232,7 @@ impl History {
     /// Closes the open segment and begins the next one.
     fn rotate(&self, writer: &mut Writer) -> Result<(), HistoryError> {
         let mut state = self.inner.shared.state();
-        let start = Start { first: state.last.0 + 1, previous: state.last.1 };
+        let start = Start { first: state.last.0.next(), previous: state.last.1 };
         let raw = Arc::new(Raw::create(&self.inner.dir, start)?);
         state.segments.insert(start.first, Segment::Raw(Arc::clone(&raw)));
         let last = state.last;
@@ -294,7 +294,7 @@ impl History {
     /// The first revision that can be read (or will be: 1 in an empty history).
     #[must_use]
     pub fn oldest(&self) -> Revision {
-        self.inner.shared.state().segments.keys().next().copied().unwrap_or(1)
+        self.inner.shared.state().segments.keys().next().copied().unwrap_or(Revision(1))
     }
 
     /// The first revision that can be read (or will be), and the digest of the history before it.
@@ -302,7 +302,8 @@ impl History {
     pub fn begin(&self) -> (Revision, Digest) {
         let state = self.inner.shared.state();
         let first = state.segments.values().next().map(Segment::start);
-        first.map_or_else(|| (1, Digest::default()), |start| (start.first, start.previous))
+        first
+            .map_or_else(|| (Revision(1), Digest::default()), |start| (start.first, start.previous))
     }
 
     /// Reads records from `from` on: at most `max_records` with `max_bytes` of wire form together,
@@ -354,7 +355,7 @@ impl History {
         max_bytes: usize,
     ) -> Result<Vec<Record>, HistoryError> {
         let shared = &self.inner.shared;
-        let mut collector = Collector::all(from.max(1));
+        let mut collector = Collector::all(from.max(Revision(1)));
         collector.records_left = max_records;
         collector.bytes_left = max_bytes;
         collector.shared = Some(Arc::clone(shared));
@@ -366,7 +367,7 @@ impl History {
                     break;
                 }
                 let Some((_, segment)) = state.segments.range(..=wanted).next_back() else {
-                    let oldest = state.segments.keys().next().copied().unwrap_or(1);
+                    let oldest = state.segments.keys().next().copied().unwrap_or(Revision(1));
                     return Err(HistoryError::Compacted { oldest });
                 };
                 segment.clone()
@@ -404,7 +405,7 @@ impl History {
     pub fn verify(&self) -> Result<(Revision, Digest), HistoryError> {
         let (mut revision, mut digest) = self.start();
         loop {
-            let records = match self.read(revision + 1, 4096, 1 << 20) {
+            let records = match self.read(revision.next(), 4096, 1 << 20) {
                 Err(HistoryError::Compacted { .. }) => {
                     // Purged meanwhile: what is left has a start of its own.
                     (revision, digest) = self.start();

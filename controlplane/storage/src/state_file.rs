@@ -222,6 +222,8 @@ impl<H> StateFile<H> {
 
 #[cfg(test)]
 mod tests {
+    use romana_statemachine::Revision;
+
     use std::fs;
 
     use super::*;
@@ -257,7 +259,7 @@ mod tests {
             let file = StateFile::<u16>::open(&FORM, &path)?;
             Ok::<_, StateFileError>((*file.head(), file.read_state()?.revision()))
         };
-        assert_eq!(read(&whole).unwrap(), (7, 0));
+        assert_eq!(read(&whole).unwrap(), (7, Revision(0)));
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;

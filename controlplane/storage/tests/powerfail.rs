@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use romana_statemachine::{Actor, Event, Millis, Record, event};
+use romana_statemachine::{Actor, Event, Index, Millis, Record, Revision, event};
 use romana_storage::history::{History, HistoryOptions};
 use romana_storage::wal::{Recovered, Wal, WalOptions};
 
@@ -199,14 +199,15 @@ fn a_full_disk_stops_the_log_and_keeps_what_was_acknowledged() {
 }
 
 /// Records that follow `last`.
-fn records(last: &mut (u64, romana_statemachine::Digest), count: u64) -> Vec<Record> {
+fn records(last: &mut (Revision, romana_statemachine::Digest), count: u64) -> Vec<Record> {
     let mut make = || {
-        let revision = last.0 + 1;
+        let revision = last.0.next();
         let event = Event::TenantDeleted(event::TenantDeleted { id: revision.to_string().into() });
-        let (at, actor) = (Millis(revision), Actor::from("powerfail"));
-        let digest = Record::chain(&last.1, revision, revision, at, &actor, &event);
+        let (at, actor) = (Millis(revision.get()), Actor::from("powerfail"));
+        let index = Index(revision.get());
+        let digest = Record::chain(&last.1, revision, index, at, &actor, &event);
         *last = (revision, digest);
-        Record { revision, index: revision, at, actor, event, digest }
+        Record { revision, index, at, actor, event, digest }
     };
     (0..count).map(|_| make()).collect()
 }
@@ -261,14 +262,14 @@ fn purger_process() {
         }
         if round % 11 == 0 {
             history.close_segment().unwrap();
-            let oldest = history.purge_before(last.0.saturating_sub(500)).unwrap();
+            let oldest = history.purge_before(Revision(last.0.get().saturating_sub(500))).unwrap();
             say(&format!("oldest {oldest}"));
         }
         if round % 29 == 0 {
-            last = (last.0 + 100, romana_statemachine::Digest::of(&round.to_le_bytes()));
+            last = (last.0.plus(100), romana_statemachine::Digest::of(&round.to_le_bytes()));
             history.reset(last.0, last.1).unwrap();
             say(&format!("synced {}", last.0));
-            say(&format!("oldest {}", last.0 + 1));
+            say(&format!("oldest {}", last.0.next()));
         }
     }
 }

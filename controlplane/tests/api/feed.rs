@@ -1,5 +1,6 @@
 //! The feed over HTTP: catching up, following, resuming, bookmarks, filters, and its end.
 
+use romana_statemachine::Revision;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -137,7 +138,7 @@ async fn what_is_not_kept_is_gone_and_said_so() {
         assert_eq!(world.put(&format!("/v1/tenants/{name}"), &tenant).await.status, 201);
         world.replica.history().close_segment().unwrap();
     }
-    assert_eq!(world.replica.history().purge_before(2).unwrap(), 3);
+    assert_eq!(world.replica.history().purge_before(Revision(2)).unwrap(), 3);
     for headers in [&[NDJSON][..], &[][..], &[("last-event-id", "1")][..]] {
         let gone = world.ask("GET", "/v1/events?from=1", headers, "").await;
         assert_eq!((gone.status.as_u16(), gone.code().as_str()), (410, "RevisionCompacted"));

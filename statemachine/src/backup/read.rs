@@ -104,7 +104,7 @@ impl Reader {
             _ => Err(BackupError::Truncated {
                 bytes: self.offset + unused,
                 whole: self.offset,
-                revision: if self.records > 0 { self.next.0 - 1 } else { 0 },
+                revision: if self.records > 0 { self.next.0.minus(1) } else { Revision(0) },
             }),
         }
     }
@@ -178,7 +178,7 @@ impl Reader {
         match part {
             Part::Header(header) => {
                 let Header { revision, oldest, .. } = header;
-                if *oldest == 0 || *revision == Revision::MAX || *oldest > *revision + 1 {
+                if *oldest == 0 || *revision == Revision::MAX || *oldest > revision.next() {
                     return Err(self.damaged("the header contradicts itself"));
                 }
                 self.next = (*oldest, header.previous);
@@ -200,7 +200,7 @@ impl Reader {
 
     fn admit_records(&mut self, records: &[Record]) -> Result<(), BackupError> {
         self.check_state_is_whole()?;
-        let last = self.header.as_ref().map_or(0, |header| header.revision);
+        let last = self.header.as_ref().map_or(Revision(0), |header| header.revision);
         for record in records {
             let (revision, digest) = &self.next;
             if record.revision != *revision || *revision > last {
@@ -211,7 +211,7 @@ impl Reader {
                 let why = format!("the digest of record {revision} does not continue the chain");
                 return Err(self.damaged(why));
             }
-            self.next = (revision + 1, record.digest);
+            self.next = (revision.next(), record.digest);
             self.records += 1;
         }
         Ok(())
@@ -219,7 +219,7 @@ impl Reader {
 
     fn admit_end(&mut self, end: &End) -> Result<(), BackupError> {
         self.check_state_is_whole()?;
-        let last = self.header.as_ref().map(|header| (header.revision + 1, header.digest));
+        let last = self.header.as_ref().map(|header| (header.revision.next(), header.digest));
         if last != Some(self.next) {
             return Err(self.damaged("the history does not end at the state"));
         }

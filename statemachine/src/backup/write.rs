@@ -62,7 +62,7 @@ impl Writer {
             if record.revision != *revision || !record.follows(digest) {
                 return Err(wrong("the records do not continue the history"));
             }
-            self.next = (revision + 1, record.digest);
+            self.next = (revision.next(), record.digest);
             self.records += 1;
         }
         self.frame(kind::RECORDS, &wire(records))
@@ -76,7 +76,7 @@ impl Writer {
         if self.state_left > 0 {
             return Err(wrong("the state is shorter than announced"));
         }
-        if self.next != (self.last.0 + 1, self.last.1) {
+        if self.next != (self.last.0.next(), self.last.1) {
             return Err(wrong("the records do not end at the state"));
         }
         let digest = Digest(*self.hasher.finalize().as_bytes());

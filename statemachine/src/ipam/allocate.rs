@@ -60,7 +60,7 @@ pub(crate) fn decide_allocate(
     let mut later = state.clone();
     later.at = now.at;
     for event in &events {
-        later.revision += 1;
+        later.revision = later.revision.next();
         later.evolve(event);
     }
     events.extend(find(&later, ask, now.at, None)?);

@@ -105,7 +105,7 @@ mod tests {
             prop_assert!(matches!((&few, &many), (Live::Few(_), Live::Many(_))));
             let mut model = BTreeMap::new();
             for (revision, (puts, offset)) in (1u64..).zip(deeds) {
-                let address = Address { name: "pod".into(), revision };
+                let address = Address { name: "pod".into(), revision: Revision(revision) };
                 if puts {
                     few.insert(offset, address.clone());
                     many.insert(offset, address.clone());

@@ -6,7 +6,7 @@ use serde::ser::{SerializeSeq, SerializeTuple};
 use serde::{Serialize, Serializer};
 
 use super::{Snapshot2, Snapshot3, Snapshot4};
-use crate::entry::{Digest, Millis};
+use crate::entry::{Digest, Index, Millis, Term};
 use crate::ipam::Block;
 use crate::state::State;
 use crate::tenant::Tenant;
@@ -136,8 +136,8 @@ impl State {
     #[must_use]
     pub fn state_digest(&self) -> Digest {
         let mut content = self.clone();
-        content.index = 0;
-        content.term = 0;
+        content.index = Index(0);
+        content.term = Term(0);
         content.at = Millis::default();
         content.snapshot_digest()
     }

@@ -32,7 +32,7 @@ use romana_statemachine::command::{
 };
 use romana_statemachine::policy::document;
 use romana_statemachine::topology::{TopologySpec, builtin};
-use romana_statemachine::{Command, Labels, Millis};
+use romana_statemachine::{Command, Labels, Millis, Revision, Term};
 
 /// One step of a script.
 pub(crate) enum Step {
@@ -125,7 +125,7 @@ fn attached(args: &mut Args) -> Result<Command, String> {
         running.push(Attached { name: name.as_str().into(), ip, tenant, segment });
     }
     let kept = kept.split(',').filter(|name| !name.is_empty()).map(Into::into).collect();
-    let report = ReportAttachments { host, revision, at, running, kept };
+    let report = ReportAttachments { host, revision: Revision(revision), at, running, kept };
     Ok(Command::ReportAttachments(report))
 }
 
@@ -166,7 +166,7 @@ fn command(word: &str, rest: &str, term: u64) -> Result<Command, String> {
             let host = args.next()?.into();
             let revision = number(args.next()?.trim_start_matches('r'))?;
             let running = args.rest().into_iter().map(Into::into).collect();
-            Command::ReportHost(HostReport { host, revision, running })
+            Command::ReportHost(HostReport { host, revision: Revision(revision), running })
         }
         "attached" => attached(&mut args)?,
         "claim" => claim(&mut args)?,
@@ -183,7 +183,7 @@ fn command(word: &str, rest: &str, term: u64) -> Result<Command, String> {
                 .transpose()?,
             vip_lease_ms: args.take("vip_lease_ms").map(|v| number(&v)).transpose()?,
         }),
-        "cooldowns" => Command::EndCooldowns(EndCooldowns { term: args.term(term)? }),
+        "cooldowns" => Command::EndCooldowns(EndCooldowns { term: Term(args.term(term)?) }),
         "tenant" | "segment" => owner(word, &mut args)?,
         "policy" => {
             args.keyword("remove")?;
@@ -238,7 +238,7 @@ fn host(args: &mut Args) -> Result<Command, String> {
         "draining" => HostState::Draining,
         _ => return Err(String::from("host add, update, up, down, draining or remove")),
     };
-    let term = args.take("term").map(|term| number(&term)).transpose()?;
+    let term = args.take("term").map(|term| number(&term)).transpose()?.map(Term);
     Ok(Command::SetHostState(SetHostState { name, state, term }))
 }
 
@@ -310,9 +310,9 @@ fn vip(args: &mut Args, term: u64) -> Result<Command, String> {
         }
         "assign" => {
             let term = args.term(term)?;
-            Command::AssignVip(AssignVip { name, host: args.next()?.into(), term })
+            Command::AssignVip(AssignVip { name, host: args.next()?.into(), term: Term(term) })
         }
-        "unassign" => Command::UnassignVip(UnassignVip { name, term: args.term(term)? }),
+        "unassign" => Command::UnassignVip(UnassignVip { name, term: Term(args.term(term)?) }),
         _ => Command::RemoveVip(VipRef { name }),
     })
 }
@@ -325,9 +325,9 @@ fn router(args: &mut Args, term: u64) -> Result<Command, String> {
     Ok(match verb.as_str() {
         "assign" => {
             let host = args.next()?.into();
-            Command::AssignRouter(AssignRouter { prefix, table, host, term })
+            Command::AssignRouter(AssignRouter { prefix, table, host, term: Term(term) })
         }
-        _ => Command::UnassignRouter(UnassignRouter { prefix, table, term }),
+        _ => Command::UnassignRouter(UnassignRouter { prefix, table, term: Term(term) }),
     })
 }
 

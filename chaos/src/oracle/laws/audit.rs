@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use romana_client::audit::{Moment, Tenure};
-use romana_statemachine::{Event, Record, State};
+use romana_statemachine::{Event, Record, Revision, State};
 
 use super::super::{Case, Law, Verdict};
 use crate::history::{Audited, Exported, Testimony};
@@ -65,7 +65,7 @@ pub(in super::super) fn fold(records: &[Record]) -> Option<Exported> {
     let mut state = State::new();
     records.iter().try_for_each(|record| state.follow(record)).ok()?;
     let (revision, digest) = (state.revision(), state.digest());
-    Some(Exported { first: 1, revision, digest, state_digest: state.state_digest() })
+    Some(Exported { first: Revision(1), revision, digest, state_digest: state.state_digest() })
 }
 
 fn who(said: &Audited, held: &BTreeMap<IpAddr, Vec<Tenure>>, verdict: &mut Verdict) {
@@ -102,7 +102,8 @@ fn verify(said: &Audited, witness: &Testimony, verdict: &mut Verdict) {
     }
     for word in &verified.replicas {
         let Some(proof) = word.proof.as_ref().filter(|_| word.ok) else { continue };
-        let at = usize::try_from(proof.revision).ok().and_then(|revision| revision.checked_sub(1));
+        let at =
+            usize::try_from(proof.revision.get()).ok().and_then(|revision| revision.checked_sub(1));
         // What came after the witness was heard, nobody can judge.
         let Some(record) = at.and_then(|at| witness.records.get(at)) else { continue };
         if proof.digest != record.digest {

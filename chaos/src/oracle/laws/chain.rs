@@ -1,6 +1,6 @@
 //! Records are linked: nothing is missing, nothing was changed, time does not go back.
 
-use romana_statemachine::{Digest, Millis, Record};
+use romana_statemachine::{Digest, Index, Millis, Record, Revision};
 
 use super::super::{Case, Law, Verdict};
 
@@ -12,11 +12,11 @@ pub(in super::super) const LAW: Law = Law {
 };
 
 fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    let (mut last, mut digest) = (0, Digest::default());
-    let mut before = (Millis(0), 0);
+    let (mut last, mut digest) = (Revision(0), Digest::default());
+    let mut before = (Millis(0), Index(0));
     for record in &case.witness.records {
         let Record { revision, index, at, .. } = record;
-        if *revision != last + 1 {
+        if *revision != last.next() {
             verdict.broken(format!("revision {revision} comes after {last}"));
         }
         if !record.follows(&digest) {

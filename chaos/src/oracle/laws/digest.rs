@@ -100,7 +100,7 @@ fn another_digit(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::event::AddressReleased;
-    use romana_statemachine::{Actor, Event, Millis};
+    use romana_statemachine::{Actor, Event, Index, Millis, Revision};
 
     use super::*;
 
@@ -117,8 +117,8 @@ mod tests {
             reason: romana_statemachine::event::ReleaseReason::Requested,
         });
         let (actor, at) = (Actor::from("me"), Millis(5));
-        let digest = Record::chain(&Digest::default(), 1, 2, at, &actor, &event);
-        let record = Record { revision: 1, index: 2, at, actor, event, digest };
+        let digest = Record::chain(&Digest::default(), Revision(1), Index(2), at, &actor, &event);
+        let record = Record { revision: Revision(1), index: Index(2), at, actor, event, digest };
         let shown = serde_json::to_value(&record).unwrap();
         assert_eq!(unnoticed(&shown, &|it| it.follows(&Digest::default())), Vec::<String>::new());
         let chain = |it: &Record, actor: &Actor, at| {

@@ -20,7 +20,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     let time = |nanos: Nanos| began.0.saturating_add(nanos / 1_000_000);
     for call in &case.evidence.calls {
         let Outcome::Acked { revision, changed: Some(true), .. } = &call.outcome else { continue };
-        let at = usize::try_from(*revision).ok().and_then(|at| at.checked_sub(1));
+        let at = usize::try_from(revision.get()).ok().and_then(|at| at.checked_sub(1));
         let Some(record) = at.and_then(|at| case.witness.records.get(at)) else { continue };
         let (from, to) = (time(call.invoked), time(call.returned));
         let at = record.at.0;

@@ -32,7 +32,7 @@ impl Floor {
             })
             .collect();
         steps.sort_unstable();
-        let mut highest = 0;
+        let mut highest = Revision(0);
         for (_, revision) in &mut steps {
             highest = highest.max(*revision);
             *revision = highest;
@@ -43,7 +43,7 @@ impl Floor {
     /// The highest revision acknowledged strictly before `time`.
     fn before(&self, time: Nanos) -> Revision {
         let count = self.steps.partition_point(|(returned, _)| *returned < time);
-        count.checked_sub(1).map_or(0, |last| self.steps[last].1)
+        count.checked_sub(1).map_or(Revision(0), |last| self.steps[last].1)
     }
 }
 
@@ -56,7 +56,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
             continue;
         }
         let Outcome::Acked { revision, changed, .. } = &call.outcome else { continue };
-        let least = floor.before(call.invoked) + u64::from(*changed == Some(true));
+        let least = floor.before(call.invoked).plus(u64::from(*changed == Some(true)));
         if *revision < least {
             let what = format!(
                 "client {} at {} ms, {:?}: answered at revision {revision}, but revision {} had \

@@ -1,6 +1,7 @@
 //! What the replicas say about the past.
 
 use romana_client::audit::{Proof, Verification, Verified};
+use romana_statemachine::Revision;
 use romana_statemachine::event::ReleaseReason;
 
 use super::super::laws::audit::{fold, tenures};
@@ -18,7 +19,7 @@ fn told() -> Evidence {
         id,
         ok: true,
         proof: Some(Proof {
-            oldest: 1,
+            oldest: Revision(1),
             revision: end.revision,
             digest: end.digest,
             state_digest: end.state_digest,
@@ -95,8 +96,11 @@ fn exports_lead_to_where_the_history_leads() {
         |said, _| said.exported = Some(Err("line 7: the file was cut".into())),
         |said, other| export_of(said).digest = other,
         |said, other| export_of(said).state_digest = other,
-        |said, _| export_of(said).revision -= 1,
-        |said, _| export_of(said).first = 2,
+        |said, _| {
+            let export = export_of(said);
+            export.revision = export.revision.minus(1);
+        },
+        |said, _| export_of(said).first = Revision(2),
     ];
     for change in changes {
         let mut lied = evidence.clone();
@@ -116,6 +120,6 @@ fn all_say_that_all_is_whole() {
     assert_eq!(laws(&judge(&lied)), ["audit"]);
     // What came later cannot be judged.
     let mut later = evidence;
-    proof_of(&mut later).revision += 1000;
+    proof_of(&mut later).revision = proof_of(&mut later).revision.plus(1000);
     assert_eq!(judge(&later), []);
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use clap::Args;
 use romana_client::model::Page;
 use romana_client::{FollowOptions, Item, Query, Tokens};
-use romana_statemachine::Record;
 use romana_statemachine::audit::{Filter, Kind};
+use romana_statemachine::{Record, Revision};
 use serde_json::Value;
 
 use super::moment::{Moment, moment};
@@ -87,9 +87,9 @@ impl Log {
     /// Says that there may have been more: nothing is known of what is no longer kept.
     fn note(&self, oldest: romana_client::audit::Moment) {
         let asked = match self.from {
-            None => 1,
+            None => Revision(1),
             Some(Moment::Revision(revision)) => revision,
-            Some(Moment::Time(at)) if Moment::millis(at) < oldest.at => 1,
+            Some(Moment::Time(at)) if Moment::millis(at) < oldest.at => Revision(1),
             Some(Moment::Time(_)) => oldest.revision,
         };
         if asked < oldest.revision {
@@ -125,7 +125,12 @@ impl Log {
     }
 
     /// What happens after `revision`, by the same rules as the server's.
-    async fn follow(&self, ctx: &Context, revision: u64, mut left: u64) -> Result<(), Failure> {
+    async fn follow(
+        &self,
+        ctx: &Context,
+        revision: Revision,
+        mut left: u64,
+    ) -> Result<(), Failure> {
         let options = FollowOptions { after: Some(revision), ..FollowOptions::default() };
         let (filter, mut follower) = (self.filter(), ctx.client.follow(options));
         while left > 0 {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use romana_client::model::{ClusterStatus, DigestAt};
 use romana_client::{Client, ClientConfig, Error, FollowOptions, Item, Query};
 use romana_statemachine::command::{AllocateAddress, HostSource, HostSpec};
-use romana_statemachine::{Digest, plural};
+use romana_statemachine::{Digest, Revision, plural};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -379,14 +379,14 @@ async fn restart(replicas: &mut Replicas, client: &Client, dead: u64) -> Result<
 }
 
 /// How far the follower is: revision, events seen, digest of the chain.
-type Progress = (u64, u64, Option<Digest>);
+type Progress = (Revision, u64, Option<Digest>);
 
 /// Follows the feed from the first event on, across the leader's death. The client checks that each
 /// record comes next in the chain, and fails otherwise.
 fn follow(client: &Client) -> (watch::Receiver<Progress>, JoinHandle<Result<(), Error>>) {
-    let options = FollowOptions { after: Some(0), ..FollowOptions::default() };
+    let options = FollowOptions { after: Some(Revision(0)), ..FollowOptions::default() };
     let mut follower = client.follow(options);
-    let (progress, seen) = watch::channel((0, 0, None));
+    let (progress, seen) = watch::channel((Revision(0), 0, None));
     let task = tokio::spawn(async move {
         let mut events = 0;
         loop {
@@ -397,7 +397,11 @@ fn follow(client: &Client) -> (watch::Receiver<Progress>, JoinHandle<Result<(), 
                     return Err(Error::Config { why: "the feed started over".into() });
                 }
             }
-            progress.send_replace((follower.revision().unwrap_or(0), events, follower.digest()));
+            progress.send_replace((
+                follower.revision().unwrap_or_default(),
+                events,
+                follower.digest(),
+            ));
         }
     });
     (seen, task)
@@ -424,7 +428,7 @@ async fn followed(
         return Err(Failure::Broken(format!("the follower of the feed failed: {why}")));
     };
     task.abort();
-    let whole = events == revision && (revision != last.revision || digest == Some(last.digest));
+    let whole = revision == events && (revision != last.revision || digest == Some(last.digest));
     claim(
         whole,
         format!(

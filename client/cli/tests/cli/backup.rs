@@ -55,7 +55,7 @@ fn load(three: &Three, acked: &Acked) -> JoinSet<()> {
             for n in 0.. {
                 let name = format!("load-{caller}-{n}");
                 if let Ok(got) = client.allocate(allocation(name.clone(), host, None)).await {
-                    acked.lock().unwrap().insert(name, (got.ip, got.revision));
+                    acked.lock().unwrap().insert(name, (got.ip, got.revision.get()));
                 }
             }
         });
@@ -201,7 +201,7 @@ async fn begins_a_new_cluster(file: &Path, source: &str, checked: &Checked) {
     assert_ne!(made["cluster_id"].as_str(), Some(source));
     assert_eq!(
         (made["waiting"].as_u64(), made["from_revision"].as_u64()),
-        (Some(2), Some(checked.header.revision))
+        (Some(2), Some(checked.header.revision.get()))
     );
     check_restored(&new, checked).await;
     let again = client.restore(&server, 1, futures_util::stream::iter([Ok("x".into())])).await;
@@ -267,7 +267,10 @@ async fn a_lost_majority_is_recovered_from_what_is_left() {
     let held = addresses(&checked);
     for (name, (ip, revision)) in &acked {
         let is_there = held.get(name) == Some(ip);
-        assert!(is_there || *revision > checked.header.revision, "{name} of revision {revision}");
+        assert!(
+            is_there || *revision > checked.header.revision.get(),
+            "{name} of revision {revision}"
+        );
     }
     // With all three disks nothing that was acknowledged is missing.
     let all = old.dir.path().join("all.backup");

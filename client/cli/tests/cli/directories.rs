@@ -1,5 +1,6 @@
 //! What may stand in a data directory, and what a replica says of what should not.
 
+use romana_statemachine::Revision;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -209,7 +210,7 @@ fn a_history_that_is_too_large_is_purged_and_goes_on() {
     dev.start_again();
     // What the memory of the feed had is gone: a follower of everything is told so and starts anew.
     assert!(oldest_kept(&dev) > 1);
-    let everything = FollowOptions { after: Some(0), ..FollowOptions::default() };
+    let everything = FollowOptions { after: Some(Revision(0)), ..FollowOptions::default() };
     let first = runtime.block_on(async { client.follow(everything).next().await.unwrap() });
     assert!(matches!(first, Item::Reset(snapshot) if snapshot.revision > FILL));
     // All of the state is there, and more may come.

@@ -81,7 +81,7 @@ struct Kept {
 /// Whether a checkpoint is due when the revision goes from `before` to `after`.
 fn is_due(before: Revision, after: Revision, live: u64, every: u64) -> bool {
     let each = every.max(live.next_power_of_two()).max(1);
-    after / each > before / each
+    after.get() / each > before.get() / each
 }
 
 /// The one to give up: between the closest neighbours, neither held nor one of the newest, nor the first,
@@ -91,7 +91,7 @@ fn to_thin(kept: &BTreeMap<Revision, Kept>) -> Option<Revision> {
     let old = all.len().saturating_sub(NEWEST);
     let candidates = all.windows(3).take(old.saturating_sub(1));
     let free = candidates.filter(|trio| !trio[1].1);
-    free.min_by_key(|trio| trio[2].0 - trio[0].0).map(|trio| trio[1].0)
+    free.min_by_key(|trio| trio[2].0.since(trio[0].0)).map(|trio| trio[1].0)
 }
 
 impl Keeper {
@@ -141,7 +141,7 @@ impl Keeper {
     pub fn offer(&self, state: State) {
         if let Err(TrySendError::Full(state)) = self.0.offered.try_send(state) {
             let revision = state.revision();
-            tracing::info!(revision, "checkpoint skipped: one is being written");
+            tracing::info!(revision = revision.get(), "checkpoint skipped: one is being written");
         }
     }
 
@@ -224,7 +224,7 @@ impl Keeper {
             let Some(goes) = unreachable.or(too_much) else { return };
             kept.remove(&goes);
             if let Err(error) = fs::remove_file(self.path(goes)) {
-                tracing::warn!(revision = goes, %error, "a checkpoint is not removed");
+                tracing::warn!(revision = goes.get(), %error, "a checkpoint is not removed");
             }
         }
     }
@@ -289,7 +289,10 @@ fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
         let started = std::time::Instant::now();
         let written = keeper.0.history.sync().map_err(|error| error.to_string());
         match written.and_then(|()| keeper.write(&state).map_err(|error| error.to_string())) {
-            Ok(at) => tracing::info!(at.revision, took = ?started.elapsed(), "checkpoint written"),
+            Ok(at) => {
+                let (revision, took) = (at.revision.get(), started.elapsed());
+                tracing::info!(at.revision = revision, ?took, "checkpoint written");
+            }
             Err(error) => tracing::warn!(error, "no checkpoint"),
         }
     }
@@ -303,6 +306,8 @@ mod tests {
 
     #[test]
     fn due_at_each_multiple_of_what_lives() {
+        let is_due =
+            |before, after, live, every| is_due(Revision(before), Revision(after), live, every);
         assert!(!is_due(0, 99, 0, 100));
         assert!(is_due(0, 100, 0, 100) && is_due(99, 350, 0, 100) && !is_due(100, 199, 0, 100));
         assert!(!is_due(99, 101, 1000, 100) && is_due(1023, 1024, 1000, 100));
@@ -310,22 +315,23 @@ mod tests {
 
     #[test]
     fn the_closest_go_first_but_not_the_first_the_held_or_the_newest() {
-        let kept = |at: &[(Revision, bool)]| -> BTreeMap<Revision, Kept> {
+        let kept = |at: &[(u64, bool)]| -> BTreeMap<Revision, Kept> {
             let standing = |revision| Standing {
                 revision,
                 digest: Digest::default(),
                 state_digest: Digest::default(),
             };
-            let kept = |(at, held): &(Revision, bool)| {
-                (*at, Kept { standing: standing(*at), bytes: 1, held: *held })
+            let kept = |(at, held): &(u64, bool)| {
+                let at = Revision(*at);
+                (at, Kept { standing: standing(at), bytes: 1, held: *held })
             };
             at.iter().map(kept).collect()
         };
         let at = [(10, false), (20, false), (25, true), (30, false), (60, false), (70, false)];
         let newest = [(71, false), (72, false), (73, false)];
         let all: Vec<_> = at.iter().chain(&newest).copied().collect();
-        assert_eq!(to_thin(&kept(&all)), Some(20));
-        assert_eq!(to_thin(&kept(&all[1..])), Some(30));
+        assert_eq!(to_thin(&kept(&all)), Some(Revision(20)));
+        assert_eq!(to_thin(&kept(&all[1..])), Some(Revision(30)));
         assert_eq!(to_thin(&kept(&all[4..])), None);
     }
 }

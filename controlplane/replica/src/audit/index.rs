@@ -137,15 +137,16 @@ impl Index {
             let mut found = Vec::new();
             // The segment that `from` lies in begins before it.
             let db = self.db()?;
-            let start = db.get_lt(entry_key(key, from.saturating_add(1)))?;
+            let start = db.get_lt(entry_key(key, from.next()))?;
             let start = start.map(|(entry, _)| entry).filter(|entry| entry.starts_with(key));
             let start = start.map_or_else(|| entry_key(key, from).to_vec(), |entry| entry.to_vec());
             for entry in db.range(start..entry_key(key, before).to_vec()) {
                 let (entry, offsets) = entry?;
                 let first = entry.get(KEY_BYTES..).and_then(|bytes| bytes.try_into().ok());
-                let first = first.map(Revision::from_be_bytes);
+                let first = first.map(u64::from_be_bytes);
                 let first = first.ok_or(IndexError::Damaged("a key has another length"))?;
-                let revisions = decode(&offsets)?.into_iter().map(|at| first + Revision::from(at));
+                let revisions =
+                    decode(&offsets)?.into_iter().map(|at| Revision(first).plus(u64::from(at)));
                 found.extend(revisions.filter(|revision| (from..before).contains(revision)));
             }
             Ok(found)
@@ -166,7 +167,7 @@ fn entry_key(key: &Key, first: Revision) -> [u8; KEY_BYTES + 8] {
     let mut entry = [0; KEY_BYTES + 8];
     let (front, back) = entry.split_at_mut(KEY_BYTES);
     front.copy_from_slice(key);
-    back.copy_from_slice(&first.to_be_bytes());
+    back.copy_from_slice(&first.get().to_be_bytes());
     entry
 }
 
@@ -217,17 +218,23 @@ mod tests {
     fn what_is_added_is_found_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = ([1; KEY_BYTES], [2; KEY_BYTES]);
-        let mark = Mark::new(1, 200, Digest::default());
+        let mark = Mark::new(Revision(1), Revision(200), Digest::default());
         {
             let (index, none) = Index::open(dir.path()).unwrap();
             assert_eq!(none, None);
             let first = [(&a, &[0, 7][..]), (&b, &[3][..])];
-            index.add(1, first.into_iter(), Mark::new(1, 100, Digest::default())).unwrap();
-            index.add(101, [(&a, &[9][..])].into_iter(), mark).unwrap();
+            index
+                .add(
+                    Revision(1),
+                    first.into_iter(),
+                    Mark::new(Revision(1), Revision(100), Digest::default()),
+                )
+                .unwrap();
+            index.add(Revision(101), [(&a, &[9][..])].into_iter(), mark).unwrap();
         }
         let (index, found) = Index::open(dir.path()).unwrap();
         assert_eq!(found, Some(mark));
-        let find = |key, from, before| index.find(key, from, before).unwrap();
+        let find = |key, from, before| index.find(key, Revision(from), Revision(before)).unwrap();
         assert_eq!(find(&a, 1, 1000), [1, 8, 110]);
         assert_eq!(find(&a, 2, 110), [8]);
         assert_eq!(find(&a, 9, 1000), [110]);

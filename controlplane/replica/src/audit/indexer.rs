@@ -59,7 +59,7 @@ impl Shared {
     fn index_all(&self) -> Result<(), Trouble> {
         let (index, mark) = self.open()?;
         let (revision, digest) = mark.map_or_else(|| self.history.start(), |m| (m.last, m.digest));
-        let first = mark.map_or(revision + 1, |mark| mark.first);
+        let first = mark.map_or_else(|| revision.next(), |mark| mark.first);
         *self.view_mut() = View { index: Some(index.clone()), tail: Tail::after(revision, digest) };
         self.reached.send_replace(revision);
         while !self.stopping() {
@@ -68,7 +68,7 @@ impl Shared {
                 if view.index.is_none() {
                     return Err(IndexError::Damaged("a question found it broken").into());
                 }
-                (view.tail.last + 1, view.tail.digest)
+                (view.tail.last.next(), view.tail.digest)
             };
             let records = match self.read(next, digest) {
                 Err(Trouble::History(error)) => {
@@ -91,26 +91,28 @@ impl Shared {
 
     /// The next records, which must continue what was indexed.
     fn read(&self, next: Revision, digest: Digest) -> Result<Vec<Record>, Trouble> {
-        if self.history.last().0 + 1 < next {
-            return Err(Trouble::OtherHistory(next - 1));
+        if self.history.last().0.next() < next {
+            return Err(Trouble::OtherHistory(next.minus(1)));
         }
         let read = |most| self.history.read(next, most, RECORD_BYTES_MAX);
         let records = match read(RECORDS_MAX) {
             // Up to the damage all is whole: the rest of this segment, if that is not where it is.
             Err(HistoryError::Damaged { .. }) => {
-                let end = self.history.segment_after(next).unwrap_or(next + 1);
-                read(usize::try_from(end - next).unwrap_or(RECORDS_MAX).min(RECORDS_MAX))
+                let end = self.history.segment_after(next).unwrap_or_else(|| next.next());
+                read(usize::try_from(end.since(next)).unwrap_or(RECORDS_MAX).min(RECORDS_MAX))
             }
             records => records,
         };
         let records = match records {
-            Err(HistoryError::Compacted { .. }) => return Err(Trouble::OtherHistory(next - 1)),
+            Err(HistoryError::Compacted { .. }) => {
+                return Err(Trouble::OtherHistory(next.minus(1)));
+            }
             records => records?,
         };
         let mut last = digest;
         for record in &records {
             if !record.follows(&last) {
-                return Err(Trouble::OtherHistory(record.revision - 1));
+                return Err(Trouble::OtherHistory(record.revision.minus(1)));
             }
             last = record.digest;
         }
@@ -175,8 +177,8 @@ impl Shared {
     /// What was purged stays in the index, unless it is most of it.
     fn check_purged(&self, first: Revision, next: Revision) -> Result<(), Trouble> {
         let (purged, _) = self.history.start();
-        let gone = purged.saturating_sub(first);
-        let mostly = gone > 0 && gone > next.saturating_sub(purged);
+        let gone = purged.since(first);
+        let mostly = gone > 0 && gone > next.since(purged);
         if mostly { Err(Trouble::MostlyPurged) } else { Ok(()) }
     }
 

@@ -143,7 +143,7 @@ impl Audit {
     #[must_use]
     pub fn lag(&self) -> u64 {
         let reached = *self.0.shared.reached.borrow();
-        self.0.shared.history.last().0.saturating_sub(reached)
+        self.0.shared.history.last().0.since(reached)
     }
 
     /// How often the index was thrown away and built again since the start.

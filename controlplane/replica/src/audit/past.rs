@@ -88,7 +88,7 @@ fn follow(
         if cancel.is_cancelled() {
             return Err(PastError::Cancelled);
         }
-        let next = state.revision() + 1;
+        let next = state.revision().next();
         let records = history.read(next, CHUNK_RECORDS, CHUNK_BYTES)?;
         if records.is_empty() {
             return Err(FollowError::Gap { have: state.revision(), got: revision }.into());
@@ -119,7 +119,7 @@ impl Audit {
     pub fn base(&self, from: Option<Revision>, cancel: &Cancel) -> Result<Base, PastError> {
         let (start, _) = self.0.shared.history.start();
         let earliest = match start {
-            0 => 0,
+            Revision(0) => Revision(0),
             start => {
                 let first = self.checkpoints().list().into_iter().map(|at| at.revision);
                 let first = first.filter(|at| *at >= start).min();
@@ -127,8 +127,8 @@ impl Audit {
                 first.ok_or(PastError::Gone { wanted: start, oldest: last })?
             }
         };
-        let before = from.map_or(earliest, |from| from.saturating_sub(1));
-        Ok(Base { first: before + 1, state: self.state_at(before, cancel)? })
+        let before = from.map_or(earliest, |from| from.minus(1));
+        Ok(Base { first: before.next(), state: self.state_at(before, cancel)? })
     }
 
     /// The checkpoints.
@@ -205,7 +205,7 @@ fn chain(
         if cancel.is_cancelled() {
             return Err(PastError::Cancelled);
         }
-        for record in history.read(revision + 1, CHUNK_RECORDS, CHUNK_BYTES)? {
+        for record in history.read(revision.next(), CHUNK_RECORDS, CHUNK_BYTES)? {
             if revision == to.0 {
                 break;
             }

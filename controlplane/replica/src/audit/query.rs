@@ -91,7 +91,7 @@ impl Audit {
         at: Revision,
         upto: Revision,
     ) -> Result<Option<Tenure>, AuditError> {
-        let revisions = self.revisions(&[keys::of_ip(ip)], 0, upto)?;
+        let revisions = self.revisions(&[keys::of_ip(ip)], Revision(0), upto)?;
         let (before, later) = revisions.split_at(revisions.partition_point(|r| *r <= at));
         let mut records = Vec::new();
         for revision in before.iter().rev() {
@@ -184,7 +184,7 @@ impl Audit {
                     let more = record.revision <= upto;
                     return Ok(Page { items, next: more.then_some(record.revision) });
                 }
-                (next, looked) = (record.revision + 1, looked + 1);
+                (next, looked) = (record.revision.next(), looked + 1);
                 if filter.wants(&record) {
                     items.push(record);
                 }
@@ -200,12 +200,12 @@ impl Audit {
     /// [`AuditError::History`].
     pub fn revision_at(&self, at: Millis) -> Result<Revision, AuditError> {
         let history = &self.0.shared.history;
-        let (mut low, mut high) = (history.oldest(), history.last().0 + 1);
+        let (mut low, mut high) = (history.oldest(), history.last().0.next());
         while low < high {
-            let middle = low + (high - low) / 2;
-            if self.record(middle)?.at <= at { low = middle + 1 } else { high = middle }
+            let middle = low.plus((high.since(low)) / 2);
+            if self.record(middle)?.at <= at { low = middle.next() } else { high = middle }
         }
-        Ok(low - 1)
+        Ok(low.minus(1))
     }
 
     /// Where the history begins; `None`: nothing has happened yet.
@@ -250,7 +250,7 @@ impl Audit {
             tracing::warn!(error = &error as &dyn std::error::Error, "audit: the index is broken");
             shared.view_mut().index = None;
             self.0.wake();
-            AuditError::Rebuilding { reached: 0 }
+            AuditError::Rebuilding { reached: Revision(0) }
         })?;
         let mut revisions: Vec<Revision> = found.into_iter().flatten().collect();
         revisions.retain(|revision| *revision <= upto);

@@ -21,7 +21,7 @@ pub(super) struct Tail {
 impl Tail {
     /// Begins after a record.
     pub(super) fn after(revision: Revision, digest: Digest) -> Self {
-        Self { first: revision + 1, last: revision, digest, postings: HashMap::new() }
+        Self { first: revision.next(), last: revision, digest, postings: HashMap::new() }
     }
 
     /// How many keys it has.
@@ -31,7 +31,7 @@ impl Tail {
 
     /// Adds the next record.
     pub(super) fn add(&mut self, record: &Record) {
-        let offset = u32::try_from(record.revision - self.first).unwrap_or(u32::MAX);
+        let offset = u32::try_from(record.revision.since(self.first)).unwrap_or(u32::MAX);
         keys::of_record(record, |key| {
             let list = self.postings.entry(key).or_default();
             if list.last() != Some(&offset) {
@@ -44,7 +44,7 @@ impl Tail {
     /// Revisions at which a key occurs, from `from` on, in order.
     pub(super) fn find(&self, key: &Key, from: Revision) -> Vec<Revision> {
         let list = self.postings.get(key).map(Vec::as_slice).unwrap_or_default();
-        let revisions = list.iter().map(|offset| self.first + Revision::from(*offset));
+        let revisions = list.iter().map(|offset| self.first.plus(u64::from(*offset)));
         revisions.filter(|revision| *revision >= from).collect()
     }
 

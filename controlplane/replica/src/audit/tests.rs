@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use romana_statemachine::audit::{Filter, Kind, tenures};
-use romana_statemachine::{Entry, Millis, Position, Proposal, Record, State};
+use romana_statemachine::{
+    Entry, Index, Millis, Position, Proposal, Record, Revision, State, Term,
+};
 use romana_storage::history::HistoryOptions;
 use serde_json::json;
 use tokio::time::timeout;
@@ -47,7 +49,7 @@ fn records(count: usize, seed: u64) -> Vec<Record> {
         let command = serde_json::from_value(command).unwrap();
         let actor = format!("op:{}", roll(3)).as_str().into();
         let entry = Entry { at: Millis(index * 10), proposals: vec![Proposal { actor, command }] };
-        all.extend(state.apply(Position { term: 1, index }, &entry).1);
+        all.extend(state.apply(Position { term: Term(1), index: Index(index) }, &entry).1);
         index += 1;
     }
     all
@@ -92,16 +94,16 @@ fn check(audit: &Audit, records: &[Record]) {
     for last in 0..40u8 {
         let ip = IpAddr::from([10, 0, 0, last]);
         let expected = tenures(ip, records);
-        assert_eq!(audit.who(ip, upto, 0, usize::MAX).unwrap().items, expected, "{ip}");
+        assert_eq!(audit.who(ip, upto, Revision(0), usize::MAX).unwrap().items, expected, "{ip}");
         let mut paged = Vec::new();
-        let mut after = Some(0);
+        let mut after = Some(Revision(0));
         while let Some(start) = after {
             let page = audit.who(ip, upto, start, 2).unwrap();
             paged.extend(page.items);
             after = page.next;
         }
         assert_eq!(paged, expected, "{ip} in pages");
-        for at in (1..=upto).step_by(7) {
+        for at in Revision(1).through(upto).step_by(7) {
             let holder = expected.iter().find(|tenure| tenure.held_at(at)).cloned();
             assert_eq!(audit.who_at(ip, at, upto).unwrap(), holder, "{ip} at {at}");
         }
@@ -116,19 +118,19 @@ fn check(audit: &Audit, records: &[Record]) {
         Filter { kind: Some(Kind::from_name("hosts")), actor: Some("op:1".into()), ..none() },
         Filter { actor: Some("nobody".into()), ..none() },
     ] {
-        let (mut found, mut from) = (Vec::new(), Some(5));
+        let (mut found, mut from) = (Vec::new(), Some(Revision(5)));
         while let Some(start) = from {
-            let page = audit.log(&filter, start, upto - 3, 11, &Cancel::default()).unwrap();
+            let page = audit.log(&filter, start, upto.minus(3), 11, &Cancel::default()).unwrap();
             found.extend(page.items);
             from = page.next;
         }
-        let inside = |record: &&Record| record.revision >= 5 && record.revision <= upto - 3;
+        let inside = |record: &&Record| record.revision >= 5 && record.revision <= upto.minus(3);
         let expected = records.iter().filter(inside).filter(|record| filter.wants(record));
         assert_eq!(found, expected.cloned().collect::<Vec<_>>(), "{filter:?}");
     }
     for at in [0, 1, 55, 1000, u64::MAX] {
         let expected = records.iter().filter(|record| record.at.0 <= at).map(|r| r.revision).max();
-        assert_eq!(audit.revision_at(Millis(at)).unwrap(), expected.unwrap_or(0));
+        assert_eq!(audit.revision_at(Millis(at)).unwrap(), expected.unwrap_or(Revision(0)));
     }
 }
 
@@ -141,7 +143,7 @@ async fn answers_are_those_of_the_records() {
     let audit = world.audit().await;
     check(&audit, early);
     world.append(late);
-    settled(&audit, 900).await;
+    settled(&audit, Revision(900)).await;
     check(&audit, &records);
     assert_eq!(audit.rebuilds(), 0);
     audit.stop();
@@ -173,21 +175,25 @@ async fn a_purged_history_answers_for_what_it_has() {
     let records = records(900, 3);
     world.append(&records);
     let audit = world.audit().await;
-    let oldest = world.history.purge_before(300).unwrap();
+    let oldest = world.history.purge_before(Revision(300)).unwrap();
     assert!(oldest > 1);
     let kept: Vec<Record> = records.iter().filter(|r| r.revision >= oldest).cloned().collect();
     for last in 0..20u8 {
         let ip = IpAddr::from([10, 0, 0, last]);
-        assert_eq!(audit.who(ip, 900, 0, usize::MAX).unwrap().items, tenures(ip, &kept));
+        assert_eq!(
+            audit.who(ip, Revision(900), Revision(0), usize::MAX).unwrap().items,
+            tenures(ip, &kept)
+        );
     }
-    let oldest = world.history.purge_before(800).unwrap();
+    let oldest = world.history.purge_before(Revision(800)).unwrap();
     assert!(oldest > 600);
     // Most of it is gone: the index is made small again.
     while audit.rebuilds() == 0 {
         tokio::task::yield_now().await;
     }
-    settled(&audit, 900).await;
-    let found = audit.log(&Filter::default(), 1, 900, 1, &Cancel::default()).unwrap();
+    settled(&audit, Revision(900)).await;
+    let found =
+        audit.log(&Filter::default(), Revision(1), Revision(900), 1, &Cancel::default()).unwrap();
     assert_eq!(found.items[0].revision, oldest);
 }
 
@@ -253,14 +259,14 @@ proptest! {
                 let ip = IpAddr::from([10, 0, 0, 1]);
                 let mut rebuilding = false;
                 for ip in (0..40u8).map(|last| IpAddr::from([10, 0, 0, last])).chain([ip]) {
-                    match audit.who(ip, 700, 0, usize::MAX) {
+                    match audit.who(ip, Revision(700), Revision(0), usize::MAX) {
                         Ok(page) => assert_eq!(page.items, tenures(ip, &records)),
                         Err(AuditError::Rebuilding { .. }) => rebuilding = true,
                         Err(error) => panic!("{error}"),
                     }
                 }
                 if !rebuilding { break; }
-                settled(&audit, 700).await;
+                settled(&audit, Revision(700)).await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             check(&audit, &records);
@@ -297,12 +303,12 @@ async fn a_damaged_history_is_no_index_that_is_built() {
     settled(&audit, last).await;
     let ip = IpAddr::from([10, 0, 0, 0]);
     for _ in 0..3 {
-        let refused = audit.who(ip, last, 0, usize::MAX).unwrap_err();
+        let refused = audit.who(ip, last, Revision(0), usize::MAX).unwrap_err();
         let AuditError::Stuck(error) = refused else { panic!("{refused}") };
         assert!(matches!(*error, HistoryError::Damaged { .. }), "{error}");
     }
     let damage = history.damage().unwrap();
     assert!(damage.contains(&hurt.file_name().unwrap().to_string_lossy().into_owned()), "{damage}");
     // Up to there all is answered, while it is tried again.
-    assert!(audit.who(ip, 5, 0, usize::MAX).is_ok());
+    assert!(audit.who(ip, Revision(5), Revision(0), usize::MAX).is_ok());
 }

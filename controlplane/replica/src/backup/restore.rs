@@ -238,7 +238,7 @@ fn fill(config: &ReplicaConfig, own: Identity, file: &Path) -> Result<Restoratio
     let checked = file::read(file, |part| {
         match part {
             Part::Header(header) if header.oldest > 1 => {
-                history.reset(header.oldest - 1, header.previous)?;
+                history.reset(header.oldest.minus(1), header.previous)?;
             }
             Part::Records(records) => history.append(records)?,
             Part::Header(_) | Part::State(_) | Part::End(_) => {}

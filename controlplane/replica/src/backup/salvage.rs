@@ -141,7 +141,7 @@ impl Salvage {
         let survivor = Survivor { dir, at: scratch.path(), owner };
         let Loaded { state, history, log, last, voted, agreed } = survivor.load(&cluster_id)?;
         let agreed_revision = agreed.1;
-        let unsure = last.1.saturating_sub(agreed.0);
+        let unsure = last.1.since(agreed.0);
         drop(log);
         Ok(Self {
             dir: dir.into(),
@@ -208,7 +208,7 @@ impl Survivor<'_> {
             .map_err(|error| self.unfit(chain(&error)))?;
         let (state, applied) = snapshot.unwrap_or_else(|| (State::new(), None));
         let agreed = self.agreed(&history, &state, applied)?;
-        let voted = recovered.vote.as_ref().map_or(Ok(0), |vote| stored::voted(vote));
+        let voted = recovered.vote.as_ref().map_or(Ok(Term(0)), |vote| stored::voted(vote));
         let voted = voted.map_err(|error| self.unfit(error.to_string()))?;
         let (state, last) = self.apply(&log, &recovered, &history, state, applied)?;
         Ok(Loaded { state, history, log, last, voted, agreed })
@@ -222,7 +222,7 @@ impl Survivor<'_> {
         applied: Option<(Term, Index)>,
     ) -> Result<(Index, Revision), SalvageError> {
         let (revision, _) = history.last();
-        let applied = applied.map_or(0, |(_, index)| index);
+        let applied = applied.map_or(Index(0), |(_, index)| index);
         if revision < state.revision() {
             let why = format!(
                 "the snapshot is of revision {}, and the history ends at {revision}",
@@ -234,7 +234,7 @@ impl Survivor<'_> {
             HistoryError::Compacted { .. } => Ok(Vec::new()),
             other => Err(self.history(other)),
         })?;
-        let index = record.first().map_or(0, |record| record.index);
+        let index = record.first().map_or(Index(0), |record| record.index);
         Ok((index.max(applied), revision))
     }
 
@@ -247,8 +247,8 @@ impl Survivor<'_> {
         mut state: State,
         applied: Option<(Term, Index)>,
     ) -> Result<(State, (Term, Index)), SalvageError> {
-        let mut last = applied.unwrap_or((0, 0));
-        let mut next = applied.map_or(0, |(_, index)| index + 1);
+        let mut last = applied.unwrap_or((Term(0), Index(0)));
+        let mut next = applied.map_or(0, |(_, index)| index.next().get());
         if recovered.first > next {
             let why =
                 format!("the log begins at entry {}, the snapshot ends before", recovered.first);
@@ -262,9 +262,9 @@ impl Survivor<'_> {
             for (index, bytes) in entries {
                 let read = stored::commands(bytes);
                 let (term, commands) = read.map_err(|error| self.unfit(error.to_string()))?;
-                last = (term, index);
+                last = (term, Index(index));
                 let Some(commands) = commands else { continue };
-                let (_, records) = state.apply(Position { term, index }, &commands);
+                let (_, records) = state.apply(Position { term, index: Index(index) }, &commands);
                 // What the history has already must be the same.
                 history.append(&records).map_err(|error| self.history(error))?;
             }
@@ -282,7 +282,7 @@ impl Survivor<'_> {
         last: &mut (Term, Index),
     ) -> Result<(), SalvageError> {
         loop {
-            let next = state.revision() + 1;
+            let next = state.revision().next();
             let records =
                 history.read(next, RECORDS_MAX, READ_BYTES).map_err(|error| self.history(error))?;
             if records.is_empty() {

@@ -56,8 +56,11 @@ impl Take {
             return Err(TakeError::Behind { revision });
         }
         let (oldest, previous) = history.begin();
-        let from =
-            if records && oldest <= revision { (oldest, previous) } else { (revision + 1, digest) };
+        let from = if records && oldest <= revision {
+            (oldest, previous)
+        } else {
+            (revision.next(), digest)
+        };
         let bytes = state.snapshot();
         let header = Header::of(state, bytes.len(), origin, from);
         let (writer, first) = Writer::begin(&header);
@@ -94,7 +97,7 @@ impl Take {
             let mut records = self.history.read(self.next, BATCH_RECORDS_MAX, BATCH_BYTES_MAX)?;
             records.retain(|record| record.revision <= self.header.revision);
             let behind = TakeError::Behind { revision: self.header.revision };
-            self.next = records.last().ok_or(behind)?.revision + 1;
+            self.next = records.last().ok_or(behind)?.revision.next();
             return Ok(Some(writer.records(&records)?));
         }
         match self.writer.take() {

@@ -34,7 +34,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     let (mut new, restorations) = restored(&path, 3).await;
     assert!(restorations.iter().all(|other| *other == restorations[0]));
     let said = &restorations[0];
-    assert_eq!((said.from_revision, said.revision), (before.revision(), before.revision() + 1));
+    assert_eq!((said.from_revision, said.revision), (before.revision(), before.revision().next()));
     assert_eq!((said.addresses, said.waiting, &said.source), (20, 1, &source));
     assert_ne!(said.cluster_id, source);
     let leader = new.leader().await;
@@ -88,7 +88,7 @@ async fn a_backup_without_history_is_enough() {
     let before = backup(old.on(1), &path, false);
     old.end().await;
     let (new, said) = restored(&path, 1).await;
-    assert_eq!(new.on(1).history().begin(), (before.revision() + 1, before.digest()));
+    assert_eq!(new.on(1).history().begin(), (before.revision().next(), before.digest()));
     assert_eq!(new.on(1).state().revision(), said[0].revision);
     done(new.on(1), Command::ResumeAllocation(ResumeAllocation {})).await;
     done(new.on(1), allocate("fresh", None)).await;
@@ -97,7 +97,7 @@ async fn a_backup_without_history_is_enough() {
     let state = backup(new.on(1), &again, true);
     let checked = file::read::<FileError>(&again, |_| Ok(())).unwrap();
     assert_eq!(checked.state.digest(), state.digest());
-    assert_eq!(checked.header.oldest, before.revision() + 1);
+    assert_eq!(checked.header.oldest, before.revision().next());
     new.end().await;
 }
 

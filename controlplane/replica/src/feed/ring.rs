@@ -189,7 +189,7 @@ impl Ring {
 
     /// Revision of the last record.
     pub(super) fn last(&self) -> Revision {
-        self.base + self.items.len() as u64
+        self.base.plus(self.items.len() as u64)
     }
 
     pub(super) fn extend(&mut self, records: Vec<Record>) {
@@ -197,8 +197,8 @@ impl Ring {
             if record.revision <= self.last() {
                 continue; // replayed from the log after a restart
             }
-            if record.revision > self.last() + 1 {
-                *self = Self::new(record.revision - 1, self.capacity_bytes); // a snapshot came
+            if record.revision > self.last().next() {
+                *self = Self::new(record.revision.minus(1), self.capacity_bytes); // a snapshot came
             }
             match record.event.only_host() {
                 Some(host) => match self.hosts.get_mut(host) {
@@ -220,7 +220,7 @@ impl Ring {
     fn evict(&mut self) {
         let Some(item) = self.items.pop_front() else { return };
         self.bytes -= item.weight;
-        self.base += 1;
+        self.base = self.base.next();
         let topic = item.record.event.topic() as usize;
         self.evicted.any[topic] = self.base;
         let Some(host) = item.record.event.only_host() else {
@@ -244,12 +244,12 @@ impl Ring {
     fn missed(&self, cursor: Revision, filter: &Filter) -> bool {
         let last = |by_topic: &[Revision; Topic::ALL.len()]| {
             let wanted = Topic::ALL.into_iter().filter(|topic| filter.topics.has(*topic));
-            wanted.map(|topic| by_topic[topic as usize]).max().unwrap_or(0)
+            wanted.map(|topic| by_topic[topic as usize]).max().unwrap_or(Revision(0))
         };
         let last = match &filter.host {
             None => last(&self.evicted.any),
             Some(host) => {
-                let mine = self.evicted.hosts.get(host).copied().unwrap_or(0);
+                let mine = self.evicted.hosts.get(host).copied().unwrap_or(Revision(0));
                 last(&self.evicted.shared).max(mine)
             }
         };
@@ -263,8 +263,8 @@ impl Ring {
         }
         let after = cursor.max(self.base);
         let Some(host) = &filter.host else {
-            let upto = self.last().min(after.saturating_add(max as u64));
-            return self.pick(after + 1..=upto, upto.max(cursor), filter);
+            let upto = self.last().min(after.plus(max as u64));
+            return self.pick(after.next().through(upto), upto.max(cursor), filter);
         };
         let none = VecDeque::new();
         let mine = self.hosts.get(host).unwrap_or(&none);
@@ -297,7 +297,7 @@ impl Ring {
     ) -> Look {
         let mut items = Vec::new();
         for revision in revisions {
-            let Ok(at) = usize::try_from(revision - self.base - 1) else { break };
+            let Ok(at) = usize::try_from(revision.since(self.base) - 1) else { break };
             match self.items.get(at) {
                 Some(item) if filter.wants(&item.record.event) => items.push(Arc::clone(item)),
                 _ => {}
@@ -314,7 +314,7 @@ impl Ring {
         }
         let (mut any, mut shared, mut hosts) =
             (Topics::default(), Topics::default(), HashMap::new());
-        let skip = usize::try_from(from - self.base).unwrap_or(usize::MAX);
+        let skip = usize::try_from(from.since(self.base)).unwrap_or(usize::MAX);
         for item in self.items.iter().skip(skip) {
             let topic = item.record.event.topic();
             any = any.with(topic);

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use romana_statemachine::command::{AllocateAddress, HostSpec, Labels, ReleaseAddress};
-use romana_statemachine::{Actor, Command, Entry, Millis, Position, Proposal, State};
+use romana_statemachine::{
+    Actor, Command, Entry, Millis, Position, Proposal, Revision, State, Term,
+};
 use romana_storage::history::HistoryOptions;
 
 use super::*;
@@ -35,7 +37,7 @@ impl Machine {
 
     fn apply(&mut self, command: Command) {
         let proposals = vec![Proposal { actor: Actor::from("test"), command }];
-        let position = Position { term: 1, index: self.state.index() + 1 };
+        let position = Position { term: Term(1), index: self.state.index().next() };
         let (outcomes, records) = self.state.apply(position, &Entry { at: Millis(1), proposals });
         assert!(outcomes[0].result.is_ok(), "{outcomes:?}");
         self.history.append(&records).unwrap();
@@ -68,7 +70,7 @@ async fn until_bookmark(follower: &mut Follower) -> Vec<Revision> {
         for line in std::str::from_utf8(&bytes).unwrap().lines() {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             match line["revision"].as_u64() {
-                Some(revision) => revisions.push(revision),
+                Some(revision) => revisions.push(Revision(revision)),
                 None => return revisions,
             }
         }
@@ -79,7 +81,7 @@ async fn until_bookmark(follower: &mut Follower) -> Vec<Revision> {
 async fn a_slow_follower_costs_no_memory_and_misses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut machine = Machine::new(dir.path(), 64 << 10);
-    let mut slow = machine.follow(0, None);
+    let mut slow = machine.follow(Revision(0), None);
     for n in 0..3_000 {
         machine.allocate(&format!("a{n}"), "h1");
     }
@@ -87,10 +89,10 @@ async fn a_slow_follower_costs_no_memory_and_misses_nothing() {
         let ring = lock(&machine.feed.0.ring);
         (ring.base(), ring.last())
     };
-    assert!(last - base < 100, "the ring holds {} records", last - base);
-    assert_eq!(machine.feed.lag(), last);
+    assert!(last.since(base) < 100, "the ring holds {} records", last.since(base));
+    assert_eq!(machine.feed.lag(), last.get());
     let got = until_bookmark(&mut slow).await;
-    assert_eq!(got, (1..=last).collect::<Vec<_>>());
+    assert_eq!(got, Revision(1).through(last).collect::<Vec<_>>());
     drop(slow);
     assert_eq!(machine.feed.followers(), 0);
 }
@@ -124,12 +126,15 @@ async fn a_host_is_not_sent_to_the_history_for_others_events() {
 async fn what_is_no_longer_kept_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let history = History::open(dir.path(), HistoryOptions::default()).unwrap();
-    history.reset(100, romana_statemachine::Digest::default()).unwrap();
+    history.reset(Revision(100), romana_statemachine::Digest::default()).unwrap();
     let feed = Feed::new(history, 64 << 10);
     let filter = || Filter { topics: Topics::all(), host: None, version: u16::MAX };
-    let refused = feed.follow(50, filter(), Form::Sse);
-    assert!(matches!(refused, Err(FeedError::Compacted { wanted: 51, oldest: 101 })));
-    assert!(feed.follow(100, filter(), Form::Sse).is_ok());
+    let refused = feed.follow(Revision(50), filter(), Form::Sse);
+    assert!(matches!(
+        refused,
+        Err(FeedError::Compacted { wanted: Revision(51), oldest: Revision(101) })
+    ));
+    assert!(feed.follow(Revision(100), filter(), Form::Sse).is_ok());
 }
 
 #[tokio::test]
@@ -137,7 +142,7 @@ async fn each_record_is_written_once() {
     let dir = tempfile::tempdir().unwrap();
     let machine = Machine::new(dir.path(), 64 << 10);
     let last = machine.feed.last();
-    let (mut a, mut b) = (machine.follow(last - 1, None), machine.follow(last - 1, None));
+    let (mut a, mut b) = (machine.follow(last.minus(1), None), machine.follow(last.minus(1), None));
     let (a, b) = (a.next().await.unwrap().unwrap(), b.next().await.unwrap().unwrap());
     assert_eq!(a.as_ptr(), b.as_ptr());
 }

@@ -93,7 +93,7 @@ impl Known {
 
     /// A revision: a log of so many entries can have thousands of times as many of them.
     pub(super) fn revision(&self, revision: Revision) -> Checked {
-        ahead("revision", revision, self.index, INDEX_AHEAD_MAX)
+        ahead("revision", revision.get(), self.index, INDEX_AHEAD_MAX)
     }
 
     fn vote(&self, vote: &Vote) -> Checked {
@@ -201,7 +201,7 @@ impl Known {
 
     /// What a peer says about itself.
     pub(super) fn status(&self, status: &PeerStatus) -> Checked {
-        self.term(status.term)?;
+        self.term(status.term.get())?;
         self.index(status.applied)?;
         self.revision(status.revision)
     }
@@ -243,7 +243,7 @@ mod tests {
         assert!(known(0, 0).index(INDEX_AHEAD_MAX).is_ok());
         assert!(known(0, 0).index(INDEX_AHEAD_MAX + 1).is_err());
         assert!(known(0, u64::MAX).index(u64::MAX).is_err());
-        assert!(known(0, 5).revision(u64::MAX).is_err());
+        assert!(known(0, 5).revision(Revision(u64::MAX)).is_err());
     }
 
     #[test]

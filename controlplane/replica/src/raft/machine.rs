@@ -12,7 +12,7 @@ use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use romana_daemon::error::chain;
-use romana_statemachine::{Entry, Position, Record, Revision, State};
+use romana_statemachine::{Entry, Index, Position, Record, Revision, State, Term};
 use romana_storage::history::History;
 use romana_storage::platform::blocking;
 use tokio::sync::watch;
@@ -194,7 +194,7 @@ impl Machine {
 
     /// Revision of the newest snapshot; 0 when there is none.
     pub(super) fn snapshot_revision(&self) -> Revision {
-        self.newest().map_or(0, |file| file.head().revision)
+        self.newest().map_or(Revision(0), |file| file.head().revision)
     }
 
     /// Index after the last entry in the newest snapshot.
@@ -243,7 +243,8 @@ impl Machine {
                     live.state
                         .understands(&commands)
                         .map_err(|version| self.stop("upgrade needed", TooNew { version }))?;
-                    let position = Position { term: id.leader_id.term, index: id.index };
+                    let position =
+                        Position { term: Term(id.leader_id.term), index: Index(id.index) };
                     let before = live.state.revision();
                     let (outcomes, caused) = live.state.apply(position, &commands);
                     if self.0.audit.checkpoints().is_due(before, &live.state) {
@@ -301,12 +302,12 @@ impl Machine {
     fn publish_since(&self, before: Revision) -> Result<(), LoadError> {
         let end = self.live().state.revision();
         // A history that began anew has not all of them: followers are told at the gap.
-        let mut next = (before + 1).max(self.0.history.oldest());
+        let mut next = before.next().max(self.0.history.oldest());
         while next <= end {
             let mut records = self.0.history.read(next, RECORDS_MAX, RECORD_BYTES_MAX)?;
             records.retain(|record| record.revision <= end);
             let Some(last) = records.last() else { return Ok(()) };
-            next = last.revision + 1;
+            next = last.revision.next();
             self.0.feed.publish(records);
         }
         Ok(())
@@ -328,7 +329,7 @@ fn invariants(state: &State) -> Result<(), Broken> {
         return Ok(());
     }
     let size = (state.ipam().address_count() + state.hosts().count()) as u64;
-    if !state.index().is_multiple_of(size / CHECKED_SIZE + 1) {
+    if !state.index().get().is_multiple_of(size / CHECKED_SIZE + 1) {
         return Ok(());
     }
     state.validate().map_err(|wrong| Broken(wrong.join("; ")))
@@ -436,7 +437,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let started = std::time::Instant::now();
         let built = blocking(build).await.map_err(io::Error::other)?;
         let file = built.map_err(|error| self.machine.stop("snapshot", error))?;
-        let (index, revision) = (file.head().last.map(|id| id.index), file.head().revision);
+        let (index, revision) = (file.head().last.map(|id| id.index), file.head().revision.get());
         let (bytes, took) = (file.bytes(), started.elapsed());
         self.machine.0.times.snapshot.observe(took.as_secs_f64());
         tracing::info!(index, revision, bytes, ?took, "snapshot written");

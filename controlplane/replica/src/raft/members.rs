@@ -289,7 +289,7 @@ fn taken_text(id: u64) -> String {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::command::{AddMember, RaiseVersion};
-    use romana_statemachine::{Entry, Millis, Position};
+    use romana_statemachine::{Entry, Index, Millis, Position, Revision, Term};
 
     use super::super::status::Role;
     use super::*;
@@ -300,7 +300,7 @@ mod tests {
         for (index, command) in (1..).zip([vec![raise], commands].concat()) {
             let proposals = vec![Proposal { actor: Actor::from("t"), command }];
             let entry = Entry { at: Millis(index), proposals };
-            for outcome in state.apply(Position { index, term: 1 }, &entry).0 {
+            for outcome in state.apply(Position { index: Index(index), term: Term(1) }, &entry).0 {
                 outcome.result.unwrap();
             }
         }
@@ -340,8 +340,8 @@ mod tests {
         ClusterStatus {
             cluster_id: String::new(),
             leader: Some(1),
-            term: 1,
-            revision: 1,
+            term: Term(1),
+            revision: Revision(1),
             members: members.collect(),
             held: None,
             clocks: None,

@@ -180,7 +180,7 @@ impl Poll {
         match verdict {
             Verdict::Agreed => {}
             Verdict::Disputed => {
-                tracing::error!(what, revision, "the replicas' digests differ");
+                tracing::error!(what, revision = revision.get(), "the replicas' digests differ");
             }
             Verdict::Outvoted => self.fault.set(format!(
                 "the other replicas agree on another {what} at revision {revision} than this one: \

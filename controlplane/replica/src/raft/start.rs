@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use romana_statemachine::{Command, Proposal, VERSION_MAX};
+use romana_statemachine::{Command, Proposal, Term, VERSION_MAX};
 use romana_storage::history::{History, HistoryOptions};
 use romana_storage::platform::net::TcpListener;
 use romana_storage::platform::{blocking, fs};
@@ -415,7 +415,7 @@ async fn bound_log(raft: Raft, log: LogStore, machine: Machine, tuning: Tuning) 
 
 /// Proposes what a new cluster begins with, when this replica leads and the state is empty.
 async fn propose_initial(
-    mut leadership: tokio::sync::watch::Receiver<Option<u64>>,
+    mut leadership: tokio::sync::watch::Receiver<Option<Term>>,
     replica: impl Fn() -> Option<Replica>,
     mut proposals: Vec<Proposal>,
 ) {

@@ -15,7 +15,7 @@ use super::types::{LogId, Vote};
 pub(crate) type Stored = (State, Option<(Term, Index)>);
 
 fn place(id: LogId) -> (Term, Index) {
-    (id.leader_id.term, id.index)
+    (Term(id.leader_id.term), Index(id.index))
 }
 
 /// The newest snapshot of a cluster in a directory that is whole.
@@ -27,7 +27,7 @@ pub(crate) fn newest_snapshot(dir: PathBuf, cluster: &str) -> io::Result<Option<
 /// The term of a vote.
 pub(crate) fn voted(vote: &[u8]) -> io::Result<Term> {
     let vote: Vote = unpack("vote", vote)?;
-    Ok(vote.leader_id.term)
+    Ok(Term(vote.leader_id.term))
 }
 
 /// The term of an entry of the log, and its commands, if they are not Raft's own.
@@ -37,5 +37,5 @@ pub(crate) fn commands(entry: Bytes) -> io::Result<(Term, Option<Entry>)> {
         EntryPayload::Normal(payload) => Some(unpack("log entry", &payload.0)?),
         EntryPayload::Blank | EntryPayload::Membership(_) => None,
     };
-    Ok((entry.log_id.leader_id.term, commands))
+    Ok((Term(entry.log_id.leader_id.term), commands))
 }

@@ -11,7 +11,7 @@ impl TopicRevisions {
     /// The last change of any of these topics; 0 without one.
     #[must_use]
     pub fn newest(&self, topics: &[Topic]) -> Revision {
-        topics.iter().map(|topic| self.0[*topic as usize]).max().unwrap_or(0)
+        topics.iter().map(|topic| self.0[*topic as usize]).max().unwrap_or(Revision(0))
     }
 
     /// Takes what happened.
@@ -38,7 +38,7 @@ mod tests {
         }
         let mut revisions = TopicRevisions::default();
         assert_eq!(revisions.newest(&[]), 0);
-        revisions.all_changed(7);
+        revisions.all_changed(Revision(7));
         assert_eq!(revisions.newest(&[Topic::Hosts]), 7);
     }
 }

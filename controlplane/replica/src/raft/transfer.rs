@@ -86,7 +86,7 @@ pub(super) async fn send(
         SnapshotReply::Working => return Err(out_of_step()),
     };
     known.revision(has)?;
-    let mut next = restart(&mut conn, history, has, revision).await?.unwrap_or(has) + 1;
+    let mut next = restart(&mut conn, history, has, revision).await?.unwrap_or(has).next();
     while next <= revision {
         let history = history.clone();
         let read = move || history.read(next, RECORDS_MAX, CHUNK_BYTES);
@@ -97,7 +97,7 @@ pub(super) async fn send(
             let why = format!("the history ends before revision {revision} of the snapshot");
             return Err(io::Error::other(why));
         };
-        next = last.revision + 1;
+        next = last.revision.next();
         put(&mut conn, &SnapshotPart::Records(records)).await?;
     }
     let mut at = 0;
@@ -167,7 +167,7 @@ pub(super) async fn receive(
         return Err(io::Error::other("a snapshot transfer begins with its end"));
     };
     leader.known.snapshot(leader.id, &vote, &meta, revision)?;
-    tracing::info!(revision, bytes, "a snapshot is coming");
+    tracing::info!(revision = revision.get(), bytes, "a snapshot is coming");
     let end = machine.history().last();
     let (has, digest) = end;
     writer.send(&pack(&SnapshotReply::History { revision: has, digest })).await?;
@@ -179,7 +179,7 @@ pub(super) async fn receive(
         Ok(vote) => SnapshotReply::Installed { vote },
         Err(error) => {
             let why = chain(&error);
-            tracing::warn!(%why, revision, "snapshot not installed");
+            tracing::warn!(%why, revision = revision.get(), "snapshot not installed");
             SnapshotReply::Failed(why)
         }
     };
@@ -266,7 +266,11 @@ async fn begin_anew(
         let why = format!("told to begin after {}, but the history here ends at {has}", start.0);
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
-    tracing::warn!(has, oldest = start.0 + 1, "the leader keeps no history so old: beginning anew");
+    tracing::warn!(
+        has = has.get(),
+        oldest = start.0.next().get(),
+        "the leader keeps no history so old: beginning anew"
+    );
     let history = machine.history().clone();
     blocking(move || history.reset(start.0, start.1).map_err(io::Error::other)).await?;
     Ok(start)
@@ -283,7 +287,7 @@ fn continues(
     records: &[Record],
 ) -> io::Result<(Revision, Digest)> {
     for record in records {
-        if record.revision != revision + 1 || !record.follows(&digest) {
+        if record.revision != revision.next() || !record.follows(&digest) {
             let why = format!("record {} does not continue the history", record.revision);
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }

@@ -107,18 +107,19 @@ impl View {
             let members: BTreeMap<u64, String> =
                 membership.nodes().map(|(id, member)| (*id, member.peer.clone())).collect();
             let now = Seen {
-                term: metrics.current_term,
+                term: Term(metrics.current_term),
                 leader: metrics.current_leader,
-                leads: leads.then_some(metrics.current_term),
+                leads: leads.then_some(Term(metrics.current_term)),
                 members: if members.is_empty() { seen.members.clone() } else { members },
                 voters: membership.voter_ids().collect(),
                 confirmed: seen.confirmed
-                    && (seen.leader, seen.term) == (metrics.current_leader, metrics.current_term),
+                    && (seen.leader, seen.term)
+                        == (metrics.current_leader, Term(metrics.current_term)),
             };
             let changed = now != *seen;
             if changed {
                 if now.leader != seen.leader || now.term != seen.term {
-                    tracing::info!(term = now.term, leader = now.leader, "leadership");
+                    tracing::info!(term = now.term.get(), leader = now.leader, "leadership");
                 }
                 *seen = now;
             }

@@ -1,7 +1,7 @@
 //! The wait for what hosts report after a restore.
 
 use romana_replica::testing::{allocate, backup, done, eventually, populate, restored, say};
-use romana_statemachine::{Event, Refusal};
+use romana_statemachine::{Event, Refusal, Revision};
 
 use super::*;
 
@@ -25,7 +25,8 @@ async fn the_wait_for_reports_ends_when_it_is_set_to() {
     eventually("the end of the wait", || replica.state().held().is_none().then_some(())).await;
     done(replica, allocate("fresh", None)).await;
     let (last, _) = replica.history().last();
-    let records = replica.history().read(1, usize::try_from(last).unwrap(), 1 << 20).unwrap();
+    let records =
+        replica.history().read(Revision(1), usize::try_from(last.get()).unwrap(), 1 << 20).unwrap();
     let ended = records.iter().find(|record| matches!(record.event, Event::AllocationResumed(_)));
     assert_eq!(ended.unwrap().actor.as_str(), "task:hold");
     stop.cancel();

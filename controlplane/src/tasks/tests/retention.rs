@@ -7,7 +7,7 @@ use romana_replica::purge;
 use romana_replica::retention::{self, Checkpoints};
 use romana_replica::testing::Cluster;
 use romana_statemachine::command::{RaiseVersion, Retention, TenantSpec};
-use romana_statemachine::{Actor, Command, Labels, Proposal};
+use romana_statemachine::{Actor, Command, Labels, Proposal, Revision};
 use tokio::time::Instant;
 
 use super::*;
@@ -112,7 +112,9 @@ impl Purging {
     }
 
     fn signed(&self) -> u64 {
-        self.context.replica.with_state(|state| state.signed().map_or(0, |signed| signed.revision))
+        self.context
+            .replica
+            .with_state(|state| state.signed().map_or(0, |signed| signed.revision.get()))
     }
 
     /// Each does what there is to do, once.
@@ -134,7 +136,7 @@ impl Purging {
     }
 }
 
-fn oldest(cluster: &Cluster) -> Vec<u64> {
+fn oldest(cluster: &Cluster) -> Vec<Revision> {
     cluster.running.values().map(|replica| replica.history().oldest()).collect()
 }
 
@@ -163,7 +165,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     let segments = cluster.on(leader).history().segments().unwrap().len();
     assert!(segments > 4, "{segments}");
     purging.work_long(&cluster).await;
-    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![1, 1, 1]));
+    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![Revision(1); 3]));
     assert_eq!(cluster.on(leader).history().segments().unwrap().len(), segments);
     drop(purging);
     // An hour later all of it is too old. Without a majority that agrees on that nothing goes.
@@ -182,7 +184,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     cluster.clocks(leader, "a dispute", |clocks| !clocks.agreed).await;
     let purging = Purging::begin(&cluster).await;
     purging.work_long(&cluster).await;
-    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![1, 1]));
+    assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![Revision(1); 2]));
     // With a majority it goes, one step after the other.
     cluster.set_clock(leader, 0);
     cluster.clocks(leader, "agreement", |clocks| clocks.agreed).await;
@@ -193,7 +195,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
         let before = cluster.on(leader).history().segments().unwrap();
         purging.work(&cluster).await;
         let after = cluster.on(leader).history().oldest();
-        assert!(after <= before[1].last + 1, "{after} is more than a step from {before:?}");
+        assert!(after <= before[1].last.next(), "{after} is more than a step from {before:?}");
         assert!(oldest(&cluster).iter().all(|oldest| *oldest <= purging.signed() + 1));
         steps += usize::from(after > before[0].first);
     }
@@ -201,7 +203,10 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     let replica = cluster.on(leader);
     let beginnings = replica.beginnings(soon()).await;
     assert_eq!(beginnings[&leader].oldest, replica.history().oldest());
-    assert_eq!(retention::differences(&beginnings, purging.signed()), Vec::<String>::new());
+    assert_eq!(
+        retention::differences(&beginnings, Revision(purging.signed())),
+        Vec::<String>::new()
+    );
     drop(purging);
     cluster.end().await;
 }

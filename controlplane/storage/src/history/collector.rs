@@ -46,7 +46,7 @@ impl Collector {
         }
         self.bytes_left = self.bytes_left.saturating_sub(size);
         self.records_left -= 1;
-        self.next += 1;
+        self.next = self.next.next();
         self.records.push(record);
         true
     }

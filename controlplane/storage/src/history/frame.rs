@@ -39,7 +39,7 @@ impl Start {
         let mut bytes = [0; HEADER];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.first.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.first.get().to_le_bytes());
         bytes[24..56].copy_from_slice(&self.previous.0);
         let crc = crc32fast::hash(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
@@ -58,7 +58,7 @@ impl Start {
             return Err(format!("format version {version} is not known to this program"));
         }
         let previous = bytes[24..].first_chunk().copied().map(Digest).unwrap_or_default();
-        Ok(Self { first: u64_at(bytes, 16), previous })
+        Ok(Self { first: Revision(u64_at(bytes, 16)), previous })
     }
 }
 

@@ -79,7 +79,16 @@ impl Packed {
         let last = u64_at(&footer, 8);
         let index_crc = u32_at(&footer, 60);
         let blocks = OnceLock::new();
-        Ok(Self { start, path, last, digest, index_offset, index_len, index_crc, blocks })
+        Ok(Self {
+            start,
+            path,
+            last: Revision(last),
+            digest,
+            index_offset,
+            index_len,
+            index_crc,
+            blocks,
+        })
     }
 
     /// Collects records from the one that `collector` wants next, until it has enough or the segment
@@ -182,7 +191,7 @@ fn encode(
         let (item, end) = frame::item(content, at).map_err(|why| (at, why.to_owned()))?;
         if matches!(item, Item::Record(_)) {
             raw.extend_from_slice(&content[at..end]);
-            next += 1;
+            next = next.next();
         }
         at = end;
         if raw.len() >= BLOCK_BYTES || (at >= content.len() && !raw.is_empty()) {
@@ -191,7 +200,7 @@ fn encode(
             first = next;
         }
     }
-    if next != last.0 + 1 {
+    if next != last.0.next() {
         return Err((at, format!("the segment ends before revision {}", last.0)));
     }
     let index = entry::wire(&blocks);
@@ -214,7 +223,7 @@ fn push_block(bytes: &mut Vec<u8>, first: Revision, raw: &[u8]) -> Block {
 fn footer(last: (Revision, Digest), index_offset: u64, index: &[u8]) -> [u8; FOOTER] {
     let mut footer = [0; FOOTER];
     footer[..8].copy_from_slice(&FOOTER_MAGIC);
-    footer[8..16].copy_from_slice(&last.0.to_le_bytes());
+    footer[8..16].copy_from_slice(&last.0.get().to_le_bytes());
     footer[16..48].copy_from_slice(&last.1.0);
     footer[48..56].copy_from_slice(&index_offset.to_le_bytes());
     footer[56..60].copy_from_slice(&u32::try_from(index.len()).unwrap_or(u32::MAX).to_le_bytes());

@@ -140,10 +140,10 @@ pub(super) fn collect(
                 if !collector.take(record, size) {
                     return Err((at, format!("this is not record {}", collector.next)));
                 }
-                *revision += 1;
+                *revision = revision.next();
             }
         } else {
-            *revision += 1;
+            *revision = revision.next();
         }
         at += length;
     }

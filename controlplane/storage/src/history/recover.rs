@@ -92,7 +92,7 @@ fn finish(
     let active = if let Some(active) = active {
         active
     } else {
-        let start = Start { first: last.0 + 1, previous: last.1 };
+        let start = Start { first: last.0.next(), previous: last.1 };
         let raw = Arc::new(Raw::create(dir, start)?);
         if segments.is_empty() {
             raw.sync()?;
@@ -165,7 +165,7 @@ fn continues(
         return Err(format!("the header says that it starts at revision {}", start.first));
     }
     match before {
-        Some((last, _)) if start.first != last + 1 => {
+        Some((last, _)) if start.first != last.next() => {
             Err(format!("the segment before ends at revision {last}"))
         }
         Some((_, digest)) if start.previous != digest => {
@@ -233,7 +233,7 @@ struct Chain {
 
 fn follow(start: Start, bytes: &[u8]) -> Chain {
     let mut index = Index::new(start);
-    let mut last = (start.first - 1, start.previous);
+    let mut last = (start.first.minus(1), start.previous);
     let (mut durable, mut broken) = (0, None);
     let mut at = frame::HEADER;
     while at < bytes.len() {
@@ -261,7 +261,7 @@ fn step(bytes: &[u8], at: usize, last: &mut (Revision, Digest)) -> Result<(Item,
     let Item::Record(body) = &item else { return Ok((item, end)) };
     let record: Record = entry::unwire(&bytes[body.clone()])
         .map_err(|error| format!("a record is not readable: {error}"))?;
-    if record.revision != last.0 + 1 {
+    if record.revision != last.0.next() {
         return Err(format!("revision {} comes after {}", record.revision, last.0));
     }
     if !record.follows(&last.1) {

@@ -47,7 +47,7 @@ impl History {
     pub fn start(&self) -> (Revision, Digest) {
         let state = self.inner.shared.state();
         let start = state.segments.values().next().map(Segment::start);
-        start.map(|start| (start.first - 1, start.previous)).unwrap_or_default()
+        start.map(|start| (start.first.minus(1), start.previous)).unwrap_or_default()
     }
 
     /// The first revision of the segment after the one that `revision` lies in; `None`: that is the
@@ -55,7 +55,7 @@ impl History {
     #[must_use]
     pub fn segment_after(&self, revision: Revision) -> Option<Revision> {
         let state = self.inner.shared.state();
-        state.segments.range(revision + 1..).next().map(|(first, _)| *first)
+        state.segments.range(revision.next()..).next().map(|(first, _)| *first)
     }
 
     /// Size of all segments on the disk, bytes.
@@ -76,12 +76,12 @@ impl History {
                 state.segments.iter().map(|(first, segment)| (*first, segment.bytes())).collect();
             (found, state.last.0)
         };
-        let ends = found.iter().skip(1).map(|(first, _)| first - 1).chain([last]);
+        let ends = found.iter().skip(1).map(|(first, _)| first.minus(1)).chain([last]);
         let mut infos: Vec<SegmentInfo> = Vec::with_capacity(found.len());
         for ((first, bytes), last) in found.iter().zip(ends) {
             let began = if *first <= last { Some(self.began(*first)?) } else { None };
             if let Some(before) = infos.last_mut() {
-                let ended = began.map_or_else(|| self.began(first - 1), Ok)?;
+                let ended = began.map_or_else(|| self.began(first.minus(1)), Ok)?;
                 before.ended = Some(ended);
             }
             infos.push(SegmentInfo { first: *first, last, bytes: *bytes, began, ended: None });
@@ -150,7 +150,7 @@ impl History {
         let mut segments = state.segments.iter();
         let (first, segment) = segments.next()?;
         let (next, after) = segments.next()?;
-        (next - 1 <= revision).then(|| (*first, segment.clone(), after.start()))
+        (next.minus(1) <= revision).then(|| (*first, segment.clone(), after.start()))
     }
 
     /// Throws everything away and begins after `revision`, whose digest is `digest`: for a replica
@@ -165,13 +165,13 @@ impl History {
         let _one = shared.syncing();
         let mut writer = self.writer();
         let mut state = shared.state();
-        let start = Start { first: revision + 1, previous: digest };
+        let start = Start { first: revision.next(), previous: digest };
         let begin = || {
             let marker = announce(&self.inner.dir, start)?;
             carry_out(&self.inner.dir, start, &marker)
         };
         let raw = begin().map_err(|error| shared.fail(error))?;
-        state.segments = BTreeMap::from([(revision + 1, Segment::Raw(Arc::clone(&raw)))]);
+        state.segments = BTreeMap::from([(revision.next(), Segment::Raw(Arc::clone(&raw)))]);
         state.last = (revision, digest);
         shared.cache().clear();
         self.inner.times.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -232,7 +232,7 @@ pub(super) fn finish(dir: &Path) -> Result<(), HistoryError> {
             other => Err(format!("it has {other} bytes, not {HEADER}")),
         });
         let start = start.map_err(|why| HistoryError::damaged(&path, 0, why))?;
-        tracing::warn!(first = start.first, "finishing an interrupted reset of the history");
+        tracing::warn!(first = start.first.get(), "finishing an interrupted reset of the history");
         carry_out(dir, start, &path)?;
     }
     Ok(())

@@ -53,7 +53,7 @@ pub(super) fn full_segments(segments: &BTreeMap<Revision, Segment>) -> Vec<Full>
     let pairs = segments.values().zip(segments.values().skip(1));
     let full = pairs.filter_map(|(segment, next)| match segment {
         Segment::Raw(raw) => {
-            let last = (next.start().first - 1, next.start().previous);
+            let last = (next.start().first.minus(1), next.start().previous);
             Some(Full { raw: Arc::clone(raw), last })
         }
         Segment::Packed(_) => None,

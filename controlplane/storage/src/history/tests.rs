@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use romana_statemachine::{Actor, Digest, Event, Millis, Record, event};
+use romana_statemachine::{Actor, Digest, Event, Index, Millis, Record, Revision, event};
 
 use super::{History, HistoryError, HistoryOptions};
 
@@ -12,23 +12,24 @@ pub(super) const SMALL: HistoryOptions = HistoryOptions { segment_bytes: 4096 };
 const LARGE: HistoryOptions = HistoryOptions { segment_bytes: 1 << 30 };
 
 /// `count` records that follow `last`.
-pub(super) fn records(mut last: (u64, Digest), count: u64) -> Vec<Record> {
+pub(super) fn records(mut last: (Revision, Digest), count: u64) -> Vec<Record> {
     let mut make = || {
-        let revision = last.0 + 1;
+        let revision = last.0.next();
         let event = Event::TenantCreated(event::TenantCreated {
             id: format!("tenant-{revision}").into(),
             labels: [("number".to_owned(), revision.to_string())].into_iter().collect(),
         });
-        let (at, actor) = (Millis(revision * 10), Actor::from("test"));
-        let digest = Record::chain(&last.1, revision, revision + 7, at, &actor, &event);
+        let (at, actor) = (Millis(revision.get() * 10), Actor::from("test"));
+        let index = Index(revision.get() + 7);
+        let digest = Record::chain(&last.1, revision, index, at, &actor, &event);
         last = (revision, digest);
-        Record { revision, index: revision + 7, at, actor, event, digest }
+        Record { revision, index, at, actor, event, digest }
     };
     (0..count).map(|_| make()).collect()
 }
 
-pub(super) fn start() -> (u64, Digest) {
-    (0, Digest::default())
+pub(super) fn start() -> (Revision, Digest) {
+    (Revision(0), Digest::default())
 }
 
 pub(super) fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
@@ -49,7 +50,7 @@ fn what_is_appended_is_read_now_and_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let want = records(start(), 500);
         let history = History::open(dir.path(), options.clone()).unwrap();
-        assert_eq!((history.last(), history.oldest()), (start(), 1));
+        assert_eq!((history.last(), history.oldest()), (start(), Revision(1)));
         assert!(all(&history).is_empty());
         for part in want.chunks(7) {
             history.append(part).unwrap();
@@ -57,7 +58,7 @@ fn what_is_appended_is_read_now_and_after_reopening() {
         assert_eq!(all(&history), want);
         drop(history);
         let history = History::open(dir.path(), options).unwrap();
-        assert_eq!(history.last(), (500, want[499].digest));
+        assert_eq!(history.last(), (Revision(500), want[499].digest));
         assert_eq!(all(&history), want);
         assert_eq!(history.verify().unwrap(), history.last());
     }
@@ -78,11 +79,14 @@ fn full_segments_are_compressed_and_read_at_any_revision() {
     let history = History::open(dir.path(), SMALL).unwrap();
     for from in (1..=2000).step_by(37) {
         let at = usize::try_from(from).unwrap() - 1;
-        assert_eq!(history.read(from, 100, usize::MAX).unwrap(), want[at..2000.min(at + 100)]);
+        assert_eq!(
+            history.read(Revision(from), 100, usize::MAX).unwrap(),
+            want[at..2000.min(at + 100)]
+        );
     }
-    assert_eq!(history.read(900, 10, 0).unwrap(), want[899..900]);
-    assert!(history.read(2001, 10, 10).unwrap().is_empty());
-    assert!(history.read(3000, 10, 10).unwrap().is_empty());
+    assert_eq!(history.read(Revision(900), 10, 0).unwrap(), want[899..900]);
+    assert!(history.read(Revision(2001), 10, 10).unwrap().is_empty());
+    assert!(history.read(Revision(3000), 10, 10).unwrap().is_empty());
 }
 
 #[test]
@@ -100,10 +104,13 @@ fn known_records_are_compared_and_gaps_refused() {
         record.digest = Digest::of(format!("another {}", record.revision).as_bytes());
     }
     let error = history.append(&other).unwrap_err();
-    assert!(matches!(error, HistoryError::Diverged { revision: 54 }), "{error}");
-    let gap = records((101, Digest::default()), 1);
+    assert!(matches!(error, HistoryError::Diverged { revision: Revision(54) }), "{error}");
+    let gap = records((Revision(101), Digest::default()), 1);
     let error = history.append(&gap).unwrap_err();
-    assert!(matches!(error, HistoryError::Gap { have: 100, got: 102 }), "{error}");
+    assert!(
+        matches!(error, HistoryError::Gap { have: Revision(100), got: Revision(102) }),
+        "{error}"
+    );
     assert_eq!(all(&history), want);
 }
 
@@ -206,7 +213,7 @@ fn later_open_segments_go_with_a_torn_earlier_one() {
     drop(history);
     let other = tempfile::tempdir().unwrap();
     let history = History::open(other.path(), LARGE).unwrap();
-    history.reset(100, want[99].digest).unwrap();
+    history.reset(Revision(100), want[99].digest).unwrap();
     history.append(&want[100..]).unwrap();
     drop(history);
     let second = files(other.path(), "log").remove(0);
@@ -227,15 +234,18 @@ fn a_reset_begins_after_a_snapshot() {
     let history = History::open(dir.path(), SMALL).unwrap();
     let want = records(start(), 300);
     history.append(&want[..100]).unwrap();
-    history.reset(200, want[199].digest).unwrap();
-    assert_eq!((history.last(), history.oldest()), ((200, want[199].digest), 201));
+    history.reset(Revision(200), want[199].digest).unwrap();
+    assert_eq!(
+        (history.last(), history.oldest()),
+        ((Revision(200), want[199].digest), Revision(201))
+    );
     history.append(&want[200..]).unwrap();
-    let error = history.read(200, 1, 1).unwrap_err();
-    assert!(matches!(error, HistoryError::Compacted { oldest: 201 }), "{error}");
+    let error = history.read(Revision(200), 1, 1).unwrap_err();
+    assert!(matches!(error, HistoryError::Compacted { oldest: Revision(201) }), "{error}");
     drop(history);
     let history = History::open(dir.path(), SMALL).unwrap();
     assert_eq!(all(&history), want[200..]);
-    assert_eq!(history.verify().unwrap(), (300, want[299].digest));
+    assert_eq!(history.verify().unwrap(), (Revision(300), want[299].digest));
 }
 
 /// The first segment may start anywhere, so where the history begins is noted beside.
@@ -271,7 +281,7 @@ fn readers_do_not_wait_for_the_writer() {
                 let mut seen = 0_usize;
                 while seen < want.len() {
                     let from = seen as u64 + 1;
-                    let read = history.read(from, 40 + seen % 7, 10_000).unwrap();
+                    let read = history.read(Revision(from), 40 + seen % 7, 10_000).unwrap();
                     assert_eq!(read, want[seen..seen + read.len()], "reader {reader}");
                     seen += read.len();
                     thread::yield_now();

@@ -2,7 +2,7 @@
 
 use romana_statemachine::Refusal;
 use romana_statemachine::command::{SegmentSpec, TenantRef};
-use romana_statemachine::{Actor, Command, Labels, Proposal};
+use romana_statemachine::{Actor, Command, Labels, Proposal, Revision};
 
 use super::super::Role;
 use super::*;
@@ -71,7 +71,7 @@ async fn outcomes_come_back_in_order_with_refusals() {
     ];
     let follower = cluster.on(cluster.follower().await);
     let outcomes = follower.propose(proposals, soon()).await.unwrap();
-    let revisions: Vec<u64> = outcomes.iter().map(|outcome| outcome.revision).collect();
+    let revisions: Vec<_> = outcomes.iter().map(|outcome| outcome.revision).collect();
     assert_eq!(revisions, [1, 1, 2, 3]);
     let refused: Vec<&Refusal> =
         outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()).collect();
@@ -174,7 +174,7 @@ async fn a_late_one_gets_snapshot_and_history() {
     cluster.on(1).linearize(soon()).await.unwrap();
     assert_eq!(cluster.on(1).with_state(|state| state.tenants().count()), 60);
     assert_eq!(cluster.on(1).history().last(), cluster.on(2).history().last());
-    let records = cluster.on(1).history().read(1, 1000, 1 << 20).unwrap();
+    let records = cluster.on(1).history().read(Revision(1), 1000, 1 << 20).unwrap();
     assert_eq!(records.len(), 60);
     assert_eq!(std::fs::read_dir(cluster.data(1).join("snapshots")).unwrap().count(), 1);
 

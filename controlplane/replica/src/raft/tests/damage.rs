@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use romana_daemon::error::chain;
-use romana_statemachine::{Digest, Record};
+use romana_statemachine::{Digest, Record, Revision};
 use romana_storage::history::{History, HistoryError};
 
 use super::*;
@@ -79,7 +79,7 @@ fn everything(history: &History) -> Result<Vec<Record>, HistoryError> {
     let mut records: Vec<Record> = Vec::new();
     loop {
         let next = records.len() as u64 + 1;
-        let more = history.read(next, 100, 1 << 16)?;
+        let more = history.read(Revision(next), 100, 1 << 16)?;
         if more.is_empty() {
             return Ok(records);
         }
@@ -174,7 +174,7 @@ async fn case(cluster: &mut Cluster, whole: &Whole, seed: u64) -> bool {
     }
     replica.linearize(soon()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let now = replica.with_state(|state| (state.revision(), state.digest()));
-    assert_eq!(now, (whole.revision, whole.digest), "{what}");
+    assert_eq!(now, (Revision(whole.revision), whole.digest), "{what}");
     match everything(replica.history()) {
         Ok(records) => assert_eq!(records, whole.records, "{what}"),
         Err(error) => check_refusal(&error.to_string(), &file, &what),
@@ -222,7 +222,7 @@ async fn whole(cluster: &mut Cluster) -> Whole {
     cluster.stop(1).await;
     let dir = cluster.dir.path().join("whole");
     copy(&cluster.data(1), &dir);
-    Whole { dir, older, revision, digest, records }
+    Whole { dir, older, revision: revision.get(), digest, records }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

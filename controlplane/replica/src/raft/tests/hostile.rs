@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
-use romana_statemachine::Digest;
+use romana_statemachine::{Digest, Revision, Term};
 use romana_storage::wal::{Wal, WalOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -90,10 +90,10 @@ fn questions(to: u64) -> Vec<(&'static str, Ask)> {
         ("vote before the vote", Ask::PreVote(request(vote(MAX, false), id(9, 9_999)))),
         ("transfer: term", Ask::Transfer(transfer(vote(MAX, true), id(1, 1)))),
         ("transfer: index", Ask::Transfer(transfer(vote(1, true), id(1, MAX)))),
-        ("digest", Ask::DigestAt(MAX)),
-        ("checkpoint", Ask::CheckpointAt(MAX)),
-        ("standing", Ask::StandingAt(MAX)),
-        ("proof", Ask::Prove(MAX)),
+        ("digest", Ask::DigestAt(Revision(MAX))),
+        ("checkpoint", Ask::CheckpointAt(Revision(MAX))),
+        ("standing", Ask::StandingAt(Revision(MAX))),
+        ("proof", Ask::Prove(Revision(MAX))),
     ]
 }
 
@@ -156,9 +156,9 @@ async fn forged_snapshots_are_refused_and_said() {
     };
     let mut refused = 0;
     for (what, part) in [
-        ("term", begin(MAX, id(1, 9), 9)),
-        ("index", begin(9, id(9, MAX), 9)),
-        ("revision", begin(9, id(9, 9_999), MAX)),
+        ("term", begin(MAX, id(1, 9), Revision(9))),
+        ("index", begin(9, id(9, MAX), Revision(9))),
+        ("revision", begin(9, id(9, 9_999), Revision(MAX))),
     ] {
         let mut conn = connect(&cluster, from, to, Purpose::WatchedSnapshot).await;
         conn.writer.send(&pack(&part)).await.unwrap();
@@ -169,10 +169,10 @@ async fn forged_snapshots_are_refused_and_said() {
     // More than was announced: neither the disk nor the history is at the sender's mercy.
     for part in [
         SnapshotPart::Chunk(Bytes::from_static(&[0; 11])),
-        SnapshotPart::Restart { revision: MAX, digest: Digest([0; 32]) },
+        SnapshotPart::Restart { revision: Revision(MAX), digest: Digest([0; 32]) },
     ] {
         let mut conn = connect(&cluster, from, to, Purpose::Snapshot).await;
-        let begun = begin(cluster.on(to).status().term, id(1, 9_999), 9_999);
+        let begun = begin(cluster.on(to).status().term.get(), id(1, 9_999), Revision(9_999));
         conn.writer.send(&pack(&begun)).await.unwrap();
         conn.reader.expect().await.unwrap();
         conn.writer.send(&pack(&part)).await.unwrap();
@@ -274,9 +274,9 @@ async fn lie(mut conn: Conn) -> std::io::Result<()> {
             Ask::ReadIndex => Reply::ReadIndex(Ok(MAX)),
             Ask::Status => Reply::Status(PeerStatus {
                 api: String::new(),
-                term: MAX,
+                term: Term(MAX),
                 leader: Some(3),
-                revision: MAX,
+                revision: Revision(MAX),
                 applied: MAX,
                 digest: Digest([0; 32]),
                 ready: true,

@@ -1,5 +1,6 @@
 //! Retention: who lags behind what is kept begins anew.
 
+use romana_statemachine::Revision;
 use romana_storage::history::{History, HistoryOptions};
 
 use super::*;
@@ -73,7 +74,7 @@ async fn begins_anew(interrupted: bool) {
         let follow = |after| feed.follow(after, everything(), Form::Ndjson);
         assert_eq!(feed.last(), history.last().0);
         assert!(follow(history.start().0).is_ok());
-        assert!(follow(0).is_err());
+        assert!(follow(Revision(0)).is_err());
         cluster.stop(1).await;
         cluster.start(1).await;
         cluster.ready().await;

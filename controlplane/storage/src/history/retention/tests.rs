@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use proptest::prelude::*;
-use romana_statemachine::Record;
+use romana_statemachine::{Record, Revision};
 use tempfile::TempDir;
 
 use super::super::tests::{SMALL, all, files, records, start};
@@ -28,8 +28,8 @@ fn reopened(dir: &Path) -> History {
 fn check(history: &History, want: &[Record]) {
     let oldest = history.oldest();
     let (before, digest) = history.start();
-    assert_eq!(before + 1, oldest);
-    let at = usize::try_from(before).unwrap();
+    assert_eq!(before.next(), oldest);
+    let at = usize::try_from(before.get()).unwrap();
     assert_eq!(digest, at.checked_sub(1).map_or_else(Digest::default, |at| want[at].digest));
     assert_eq!(all(history), want[at..]);
     assert_eq!(history.verify().unwrap(), history.last());
@@ -53,7 +53,7 @@ proptest! {
         let mut least = 1;
         for revision in purges {
             let before = history.segments().unwrap();
-            let oldest = history.purge_before(revision).unwrap();
+            let oldest = history.purge_before(Revision(revision)).unwrap();
             prop_assert_eq!(oldest, history.oldest());
             prop_assert!(oldest >= least && oldest <= (revision + 1).max(least));
             prop_assert!(oldest <= open.first);
@@ -64,7 +64,7 @@ proptest! {
                 segments.iter().map(|it| (it.first, it.last, it.began, it.ended)).collect()
             };
             prop_assert!(place(&before).ends_with(&place(&after)));
-            least = oldest;
+            least = oldest.get();
             check(&history, &want);
         }
         drop(history);
@@ -72,7 +72,7 @@ proptest! {
         prop_assert_eq!(history.oldest(), least);
         check(&history, &want);
         history.append(&want).unwrap();
-        history.append(&records((count, want.last().unwrap().digest), 5)).unwrap();
+        history.append(&records((Revision(count), want.last().unwrap().digest), 5)).unwrap();
         prop_assert_eq!(history.verify().unwrap().0, count + 5);
     }
 }
@@ -89,7 +89,7 @@ fn segments_say_what_they_hold() {
             let first = want.get(usize::try_from(next).unwrap() - 1);
             assert_eq!(segment.began, first.map(|record| record.at));
             assert!(segment.bytes >= HEADER as u64);
-            next = segment.last + 1;
+            next = segment.last.next().get();
         }
         for pair in segments.windows(2) {
             assert!(pair[0].ended.is_some() && pair[0].ended >= pair[0].began);
@@ -105,9 +105,9 @@ fn segments_say_what_they_hold() {
     assert!(segments.len() <= count + 1);
     assert_eq!(segments.last().unwrap().began, None);
     assert_eq!(segments[segments.len() - 2].ended, Some(want[299].at));
-    assert_eq!(history.purge_before(u64::MAX).unwrap(), 301);
+    assert_eq!(history.purge_before(Revision(u64::MAX)).unwrap(), 301);
     check(&history, &want);
-    assert_eq!(history.start(), (300, want[299].digest));
+    assert_eq!(history.start(), (Revision(300), want[299].digest));
 }
 
 /// A crash between two removals, in either form of a segment.
@@ -118,8 +118,11 @@ fn an_interrupted_purge_leaves_a_shorter_history() {
     let packed = files(dir.path(), PACKED);
     assert!(packed.len() > 3);
     // What goes is noted before it goes.
-    origin::note(dir.path(), Start { first: want.len() as u64, previous: Digest::default() })
-        .unwrap();
+    origin::note(
+        dir.path(),
+        Start { first: Revision(want.len() as u64), previous: Digest::default() },
+    )
+    .unwrap();
     for path in &packed {
         fs::remove_file(path).unwrap();
         // The packer had not come to removing the open form.
@@ -142,8 +145,8 @@ fn names(dir: &Path) -> Vec<PathBuf> {
 fn an_interrupted_reset_is_finished_or_has_not_begun() {
     let (dir, history, want) = history(300, 4096);
     drop(history);
-    let far = records((300, want[299].digest), 200);
-    let begin = Start { first: 451, previous: far[149].digest };
+    let far = records((Revision(300), want[299].digest), 200);
+    let begin = Start { first: Revision(451), previous: far[149].digest };
     let count = names(dir.path()).len();
     for removed in 0..=count {
         for created in [false, true] {
@@ -164,7 +167,7 @@ fn an_interrupted_reset_is_finished_or_has_not_begun() {
                 Raw::create(copy.path(), begin).unwrap();
             }
             let history = reopened(copy.path());
-            assert_eq!(history.last(), (450, begin.previous));
+            assert_eq!(history.last(), (Revision(450), begin.previous));
             assert_eq!(history.oldest(), 451);
             assert_eq!(names(copy.path()).len(), 2, "the segment and the note of its start");
             history.append(&far).unwrap();
@@ -177,7 +180,8 @@ fn an_interrupted_reset_is_finished_or_has_not_begun() {
 fn a_damaged_announcement_is_refused() {
     let (dir, history, want) = history(100, 4096);
     drop(history);
-    let marker = announce(dir.path(), Start { first: 200, previous: Digest::of(b"x") }).unwrap();
+    let marker =
+        announce(dir.path(), Start { first: Revision(200), previous: Digest::of(b"x") }).unwrap();
     let whole = fs::read(&marker).unwrap();
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
@@ -202,7 +206,7 @@ fn readers_get_what_is_there_or_are_told_that_it_is_gone() {
             scope.spawn(move || {
                 let mut next = 1 + reader * 100;
                 while !done.load(Ordering::Relaxed) {
-                    match history.read(next, 200, 50_000) {
+                    match history.read(Revision(next), 200, 50_000) {
                         Ok(read) => {
                             let at = usize::try_from(next).unwrap() - 1;
                             assert_eq!(read, want[at..at + read.len()], "reader {reader}");
@@ -210,7 +214,7 @@ fn readers_get_what_is_there_or_are_told_that_it_is_gone() {
                         }
                         Err(HistoryError::Compacted { oldest }) => {
                             assert!(oldest > next, "{oldest} {next}");
-                            next = oldest;
+                            next = oldest.get();
                         }
                         Err(error) => panic!("{error}"),
                     }
@@ -218,7 +222,7 @@ fn readers_get_what_is_there_or_are_told_that_it_is_gone() {
             });
         }
         for revision in (0..3000).step_by(60) {
-            history.purge_before(revision).unwrap();
+            history.purge_before(Revision(revision)).unwrap();
             thread::yield_now();
         }
         done.store(true, Ordering::Relaxed);

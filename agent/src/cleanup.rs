@@ -1,9 +1,10 @@
-//! `romana-agent cleanup`: takes away everything of ours that is in this namespace's kernel, for hosts that leave
-//! Romana for good. Restarts and upgrades need none of it: what the agent leaves behind works on.
+//! `romana-agent cleanup`: removes everything that Romana has set up in this namespace's kernel,
+//! for hosts that leave Romana for good. It is not needed for restarts and upgrades: what the
+//! agent leaves behind keeps working.
 //!
-//! In this order, so that nothing refers to what has gone: rules and chains of every iptables on this host, sets,
-//! routes of our protocol in every table, links. A link whose other end is in a container stays with its routes,
-//! unless it is forced. What is not recognised as ours ([`crate::ours`]) is left alone.
+//! The order ensures that nothing refers to a removed object: rules and chains of every iptables variant,
+//! sets, routes of our protocol in all tables, links. A link whose peer is in a container is kept with its
+//! routes, unless forced. Objects not recognised as Romana's ([`crate::ours`]) are left alone.
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
@@ -28,36 +29,33 @@ pub struct Cleanup {
     pub force: bool,
 }
 
-/// It cannot be done.
+/// The cleanup failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
-    /// An agent would put everything back.
+    /// A running agent would restore everything.
     #[error("romana-agent runs with the state directory {}: stop it first", .0.display())]
     Running(PathBuf),
-    /// The kernel cannot be read.
     #[error("cannot read what is in the kernel")]
     Kernel(#[from] KernelError),
-    /// Rules or sets cannot be read.
     #[error("cannot read rules and sets")]
     Filter(#[from] FilterError),
-    /// Something is still there.
     #[error("{0} of what is Romana's is still there, see above")]
     Left(usize),
 }
 
-/// What is in the kernel of ours.
+/// Romana's objects in the kernel.
 struct Found {
-    /// By program of `iptables-restore`: tables, and the lines that end what is ours in them.
+    /// By `iptables-restore` program: tables, and the commands that remove Romana's rules from them.
     rules: Vec<Saved>,
     sets: Vec<String>,
     routes: Vec<OwnRoute>,
     links: Vec<OwnLink>,
 }
 
-/// Takes everything away, or says what there is. `say` gets a line for each thing.
+/// Removes everything, or lists what there is. `say` is called with a line for each object.
 ///
 /// # Errors
-/// [`CleanupError`]; the rest was done all the same.
+/// [`CleanupError`]; the remaining objects are removed nevertheless.
 pub async fn run(
     wanted: &Cleanup,
     state_dir: &Path,
@@ -116,7 +114,7 @@ async fn remove_routes_and_links(
     let keeps = |link: &&OwnLink| link.in_use && !wanted.force;
     let kept: Vec<u32> = links.iter().filter(keeps).map(|link| link.index).collect();
     for route in routes {
-        // They are part of what a container uses, and are told with its link.
+        // These routes belong to a link that is kept, and are reported with it.
         if route.link().is_some_and(|link| kept.contains(&link)) {
             continue;
         }
@@ -141,14 +139,14 @@ async fn remove_routes_and_links(
     }
 }
 
-/// Whether an agent has this directory. One that is not there has none.
+/// Whether an agent holds the lock of this directory. A missing directory is not locked.
 fn is_locked(dir: &Path) -> bool {
     let opened = std::fs::File::options().write(true).open(dir.join(LOCK_FILE));
     opened.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-/// The lines for `iptables-restore` that take away what is ours in a table as `iptables-save` prints it: rules that
-/// lead to our chains, then what is in these, then the chains.
+/// Input for `iptables-restore` that removes Romana's part of a table, as printed by `iptables-save`: first
+/// rules that jump to our chains, then the chains' rules, then the chains.
 fn removal(saved: &str) -> Vec<String> {
     let ours = |name: &str| name.starts_with(CHAIN_PREFIX);
     let chains: Vec<&str> = saved

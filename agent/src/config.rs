@@ -18,13 +18,13 @@ use crate::policy::enforce::Settings;
 use crate::policy::options::Options;
 use crate::policy::packet_filter::Backend;
 
-/// Port of the metrics.
+/// Port of the metrics endpoint.
 pub const METRICS_PORT: u16 = 9607;
-/// Kubernetes has bits 14 and 15, other systems those below 24.
+/// Kubernetes uses bits 14 and 15, other systems bits below 24.
 const MARK_BIT: u32 = 24;
-/// As in other systems.
+/// The NFLOG group that other systems use too.
 const LOG_GROUP: u16 = 100;
-/// Route tables that the kernel fills itself: default, local.
+/// Route tables that the kernel manages: unspecified, default, local.
 const RESERVED_TABLES: [u32; 3] = [0, 253, 255];
 
 /// Romana on a host: routes to the blocks of the other hosts, and containers' links.
@@ -61,7 +61,7 @@ pub enum Command {
     },
 }
 
-/// Longer than an upgrade or a reboot of a host takes.
+/// Longer than an upgrade or reboot of a host takes.
 const TAKEOVER_SECONDS: u64 = 300;
 
 /// What a flag, a variable or a key of the file can say.
@@ -148,94 +148,78 @@ struct Given {
     log: Option<String>,
 }
 
-/// A checked, complete configuration.
+/// The validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Replicas.
     pub servers: Vec<Server>,
-    /// This host.
     pub host: HostName,
-    /// Directory for what must outlive the agent.
+    /// Directory for persistent state.
     pub state_dir: PathBuf,
-    /// Program routes.
+    /// Whether to program routes.
     pub routes: bool,
-    /// Route table.
     pub route_table: u32,
-    /// Also route through gateways.
+    /// Whether to route through gateways as well.
     pub multihop: bool,
-    /// Use all addresses of a host.
+    /// Whether to use all addresses of a host as next hops.
     pub ecmp: bool,
-    /// How to add this host to the cluster, if it is to be added.
+    /// How to register this host; `None`: do not register it.
     pub register: Option<Registration>,
     /// Socket for the plugin.
     pub socket: PathBuf,
-    /// Silence of another agent of this host after which this one takes its place.
+    /// This agent takes over after another agent of the host has been silent for this time.
     pub takeover_after: Duration,
-    /// MTU of containers' links.
+    /// Default MTU of containers' links.
     pub mtu: Option<u32>,
-    /// How policy is enforced.
+    /// Policy enforcement.
     pub policy: Settings,
-    /// What to masquerade, if anything.
+    /// What to masquerade; `None`: nothing.
     pub nat: Option<Nat>,
-    /// Set sysctls.
+    /// Whether to set sysctls.
     pub set_sysctls: bool,
-    /// Where to answer.
+    /// Address of the metrics endpoint.
     pub metrics: SocketAddr,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: Form,
-    /// What to log.
+    /// Log filter.
     pub log: String,
 }
 
-/// What a host is registered with.
+/// Data for the registration of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Its addresses, the main one first; empty: those with a global scope on the default route's link.
+    /// The host's addresses, main address first; empty: the global addresses of the default route's link.
     pub ips: Vec<IpAddr>,
-    /// Its labels.
     pub labels: romana_statemachine::command::Labels,
 }
 
-/// The configuration is not usable.
+/// The configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
     #[error("cannot read {}", .path.display())]
     Read {
-        /// Which.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// The file is not what it should be.
     #[error("{}: {why}", .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// The arguments cannot be read.
+    File { path: PathBuf, why: String },
     #[error(transparent)]
     Arguments(clap::Error),
-    /// A value cannot be.
     #[error("{key}: {why}")]
     Value {
-        /// Which.
         key: &'static str,
-        /// What is wrong, and what to do.
+        /// What is wrong, and the remedy.
         why: String,
     },
 }
 
-/// The control plane cannot be asked.
+/// The client of the control plane cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("the control plane cannot be reached as configured")]
 pub struct ClientError(#[from] romana_client::Error);
 
 impl Config {
-    /// Puts flags, environment (both in `args`) and the file together, and checks the result.
+    /// Merges flags and environment (both in `args`) with the file, and validates the result.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -303,7 +287,7 @@ impl Config {
         })
     }
 
-    /// A client of the control plane whose requests take at most `timeout`; `None`: as long as is usual.
+    /// Creates a client of the control plane with a request timeout of `timeout`; `None`: the default.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -315,7 +299,7 @@ impl Config {
     }
 }
 
-/// Where `romana-agent status` asks: it reads the same flags, variables and file as the agent.
+/// The address that `romana-agent status` queries, from the same flags, variables and file as the agent's.
 ///
 /// # Errors
 /// [`ConfigError`].
@@ -325,7 +309,7 @@ pub fn metrics_address(args: &Args) -> Result<SocketAddr, ConfigError> {
         .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))))
 }
 
-/// The state directory of the agent of this host, for what works on it while no agent runs.
+/// The state directory of this host's agent, for commands that use it while no agent runs.
 ///
 /// # Errors
 /// [`ConfigError`].
@@ -333,7 +317,7 @@ pub fn state_dir(args: &Args) -> Result<PathBuf, ConfigError> {
     Ok(given(args)?.state_dir.unwrap_or_else(|| PathBuf::from(ours::STATE_DIR)))
 }
 
-/// Flags and environment over the file.
+/// Flags and environment take precedence over the file.
 fn given(args: &Args) -> Result<Given, ConfigError> {
     args.given.over_file(args.config.as_deref()).map_err(|error| match error {
         LayersError::Read { path, source } => ConfigError::Read { path, source },
@@ -350,7 +334,7 @@ fn kernel_name() -> Result<String, ConfigError> {
     })
 }
 
-/// It becomes part of a rule.
+/// Whether a name is a valid interface name: it becomes part of a rule.
 fn is_interface(name: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte);
     (1..=15).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(letter)
@@ -399,7 +383,7 @@ mod tests {
             .replace("# nat_", "nat_");
         let said: toml::Table = all.parse().unwrap();
         let given: Given = toml::from_str(&all).unwrap();
-        // Every key that there is, by its name in the debug form.
+        // Check every key, by its name in the debug form.
         let shown = format!("{given:?}");
         assert!(!shown.contains("None"), "a key is missing: {shown}");
         assert_eq!(said.len(), shown.matches("Some(").count());

@@ -1,5 +1,5 @@
-//! Forgets the connections of addresses that the log releases, on every host: who has an address next must
-//! neither be reached by them nor reach others, against policy. The reuse delay is the time for it.
+//! Deletes tracked connections of released addresses on every host, so that they neither reach the address's
+//! next holder nor give it access to others against policy. The reuse delay is the time allowed for this.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,36 +14,35 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kernel::connections;
 
-/// Releases within this time are one look, and within so many times as long as the last look took: to read a
-/// long table again and again must not take a processor.
+/// Releases within this time are handled in one pass. The interval grows with the duration of the last pass,
+/// so that reading a long table does not occupy a processor.
 const GATHER: Duration = Duration::from_millis(100);
 const REST: u32 = 10;
-/// Longest: the reuse delay of addresses is longer.
+/// Upper bound of the interval; the reuse delay of addresses is longer.
 const GATHER_MAX: Duration = Duration::from_secs(5);
-/// The name of this part.
+/// Name of this part.
 const PART: &str = "connections";
-/// Pause after the kernel refused.
+/// Retry interval after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// An address that was released, and when.
+/// A released address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Released {
-    /// When.
+    /// Revision of the release.
     pub revision: Revision,
-    /// The address.
     pub ip: IpAddr,
 }
 
-/// What has been forgotten.
+/// Progress of the deletion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Everything that was released until then.
+    /// Connections of all addresses released until this revision are deleted.
     pub revision: Revision,
-    /// Whether the kernel refuses.
+    /// Whether the last attempt failed.
     pub failing: bool,
 }
 
-/// Forgets until `stop`.
+/// Deletes connections of released addresses until `stop`.
 pub async fn forget(
     mut released: mpsc::UnboundedReceiver<Released>,
     done: watch::Sender<Forgotten>,
@@ -71,7 +70,7 @@ pub async fn forget(
         match done_now {
             Ok(count) => {
                 if count > 0 {
-                    tracing::info!(count, addresses = ips.len(), "connections forgotten");
+                    tracing::info!(count, addresses = ips.len(), "connections deleted");
                 }
                 ips.clear();
                 problems.report(PART, Vec::new());

@@ -1,4 +1,4 @@
-//! The agent's parts: everything is started here; `romana_daemon` supervises and stops it.
+//! Starts the parts of the agent; `romana_daemon` supervises and stops them.
 //!
 //! ```text
 //!   Following ──► seen ─┐
@@ -8,7 +8,8 @@
 //!   attach ─► Gate ─────┘
 //!   romana-cni ──► socket ──► attach ──► ledger, log, kernel
 //! ```
-//! One code path for the first start, normal work, restart and repair. On SIGTERM everything stays in the kernel.
+//! First start, normal operation, restart and repair share one code path. SIGTERM
+//! leaves the kernel state unchanged.
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ use crate::{nat, sysctl};
 /// Runs the agent until `tasks` are stopped.
 ///
 /// # Errors
-/// It did not start, or a task died.
+/// Start-up failed, or a task died.
 pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     let (stop, problems) = (tasks.stop(), Problems::default());
     let state_dir = StateDir::open(&config.state_dir, &config.socket)?;

@@ -1,5 +1,5 @@
-//! Which agent speaks for the host. The log names one; this one is refused while it names another that is
-//! heard, and takes its place when that has been silent.
+//! Decides which agent acts for the host. The log names one instance. While that one sends heartbeats, others
+//! are refused; once it has been silent, another takes over.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,51 +13,48 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::state_dir::StateDir;
 
-/// Heartbeats come each second: an agent that has missed one is quiet.
+/// Heartbeats are sent every second: an agent that missed one is quiet.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// How long it need not be asked again: heartbeats tell when another agent takes the place.
+/// How long a confirmation stays valid: a refused heartbeat tells when another agent takes over.
 const SURE: Duration = Duration::from_secs(600);
 
-/// Whether this agent speaks for its host.
+/// Whether this agent is the accepted one of its host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
-    /// The log was not asked yet.
+    /// The control plane was not asked yet.
     #[default]
     Unknown,
-    /// The cluster is of before agents had names (version 4 of the log).
+    /// The cluster does not support instance names yet (version 4 of the log).
     Unnamed,
-    /// It does.
     Speaks,
-    /// Another one does.
+    /// Another agent is.
     Refused {
-        /// Which.
+        /// The other agent's instance.
         by: String,
     },
 }
 
-/// This agent's part in it.
+/// This agent's enrolment.
 #[derive(Debug)]
 pub struct Enrolment {
-    /// The host.
     pub host: HostName,
-    /// What this agent calls itself.
     pub instance: InstanceId,
-    /// The name of the machine, for people.
+    /// Name of the machine, for messages.
     pub machine: String,
-    /// After so much quiet of another agent this one takes its place.
+    /// After this silence of another agent, this one takes over.
     takeover_after: Duration,
     standing: watch::Sender<Standing>,
-    /// A heartbeat was refused.
+    /// Notified when a heartbeat is refused.
     pub refused: Notify,
-    /// When the log named this agent last.
+    /// When the log last confirmed this agent.
     named: Mutex<Option<Instant>>,
-    /// Which other one is quiet, and since when this one sees that.
+    /// Which other agent is quiet, and since when this one has observed that.
     quiet: Mutex<Option<(String, Instant)>>,
 }
 
 impl Enrolment {
-    /// Of an agent that has not asked yet.
+    /// The initial state, before the control plane was asked.
     #[must_use]
     pub fn new(config: &Config, state_dir: &StateDir) -> Self {
         let (host, instance) = (config.host.clone(), state_dir.instance.clone());
@@ -76,16 +73,16 @@ impl Enrolment {
         }
     }
 
-    /// How it stands, as it changes.
+    /// A receiver of changes.
     #[must_use]
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
     }
 
-    /// Asks the log to name this agent; also in the place of one that has been silent.
+    /// Asks the control plane to accept this agent, also as the successor of a silent one.
     ///
     /// # Errors
-    /// Why it is not named.
+    /// Why it is not accepted.
     pub async fn ask(&self, client: &Client) -> Result<(), String> {
         if self.is_sure() {
             return Ok(());
@@ -96,7 +93,7 @@ impl Enrolment {
         };
         let refusal = match enrol(None).await {
             Err(Error::Refused(refusal)) if refusal.code == "HostHasAgent" => refusal,
-            // A cluster, or a replica, that does not know of this yet.
+            // The cluster or the replica does not support enrolment yet.
             Err(Error::Refused(refusal))
                 if refusal.code == "VersionTooLow" || refusal.status == 400 =>
             {
@@ -111,10 +108,7 @@ impl Enrolment {
         };
         let other = refusal.details["instance"].as_str().unwrap_or_default().to_owned();
         if self.is_silent(client, &other).await? {
-            tracing::warn!(
-                other,
-                "another agent has spoken for this host and is silent: taking its place"
-            );
+            tracing::warn!(other, "taking over from another agent of this host that is silent");
             enrol(Some(other.into())).await.map_err(|error| error.to_string())?;
             self.speaks();
             return Ok(());
@@ -124,9 +118,9 @@ impl Enrolment {
         Err(why)
     }
 
-    /// Whether the other agent has been quiet for a while, as this one has seen all the time: a leader that is new
-    /// has heard nobody yet, and one that was stopped thinks that all are silent. Heartbeats of this agent are
-    /// refused, so those that are heard are the other's.
+    /// Whether the other agent has been quiet for a while, as observed by this one throughout: a new leader
+    /// has not received any heartbeats yet, and a leader that was paused considers all agents silent.
+    /// Heartbeats of this agent are refused, so those that arrive are the other's.
     async fn is_silent(&self, client: &Client, other: &str) -> Result<bool, String> {
         let heard = client.heartbeats().await.map_err(|error| error.to_string())?;
         let last = heard.items.iter().find(|heard| heard.heartbeat.host == self.host);
@@ -146,13 +140,13 @@ impl Enrolment {
         self.stand(Standing::Speaks);
     }
 
-    /// Whether the log has named this agent lately, and no heartbeat was refused since.
+    /// Whether the log confirmed this agent recently, and no heartbeat has been refused since.
     fn is_sure(&self) -> bool {
         let named = *self.named.lock().unwrap_or_else(PoisonError::into_inner);
         *self.standing.borrow() == Standing::Speaks && named.is_some_and(|at| at.elapsed() < SURE)
     }
 
-    /// The host is new in the log, and has no agent there.
+    /// Resets the confirmation: the host was registered again, and has no agent.
     pub fn forget(&self) {
         *self.named.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -165,7 +159,7 @@ impl Enrolment {
         });
     }
 
-    /// Takes in that a heartbeat was refused: another agent has taken this one's place, or had it.
+    /// Handles a refused heartbeat: another agent has taken over, or had done so before.
     pub fn refuse(&self, by: &str) {
         self.stand(Standing::Refused { by: by.to_owned() });
         self.refused.notify_one();
@@ -173,13 +167,13 @@ impl Enrolment {
 }
 
 impl Standing {
-    /// Whether this agent may say what its host runs.
+    /// Whether this agent may report for its host.
     #[must_use]
     pub fn is_heard(&self) -> bool {
         matches!(self, Self::Speaks | Self::Unnamed)
     }
 
-    /// What people should know of it.
+    /// The problem to report, if any.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let Self::Refused { by } = self else { return None };

@@ -1,5 +1,5 @@
-//! Keeps this host's view up to date ([`mirror`]), and has the connections of released addresses forgotten, also of
-//! those that were released while nobody followed.
+//! Keeps this host's view up to date ([`mirror`]), and passes on released addresses, including those released
+//! while the agent did not follow the log.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,19 +19,19 @@ use crate::connections::{Forgotten, Released};
 use crate::ours::{FOLLOWED_FILE, VIEW_FILE};
 use crate::view::View;
 
-/// What is said of an agent that the cluster has left behind.
+/// Problem of an agent that is too old to follow the cluster's log.
 pub const NOT_FOLLOWED: &str = "the log is not followed any further";
-/// Pause before what was released is asked for again.
+/// Retry interval of queries for released addresses.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// This host's view, and how old it may be.
+/// This host's view, and how recent it is.
 pub type Seen = mirror::Seen<View>;
 
 /// Follows the log for a host.
 pub type Following = Mirror<View, Forgetting>;
 
-/// Reads the copy of the view of a host in the state directory; beside the socket is noted how far it went. Releases are asked to be forgotten by `ask`; `done` says which
-/// are.
+/// Loads the saved view of a host from the state directory; the revision it reached is also stored next to
+/// the socket. Released addresses are sent to `ask`; `done` reports progress.
 ///
 /// # Errors
 /// [`DurableError::Io`].
@@ -49,16 +49,17 @@ pub fn open(
     Mirror::open(empty, &state_dir.join(VIEW_FILE), forgetting)
 }
 
-/// Who forgets connections of released addresses.
+/// Passes on released addresses.
 #[derive(Clone, Debug)]
 pub struct Forgetting {
     ask: mpsc::UnboundedSender<Released>,
     done: watch::Receiver<Forgotten>,
-    /// The last release that was told.
+    /// Revision of the last release that was passed on.
     asked: Arc<AtomicU64>,
-    /// How many gaps are being asked about.
+    /// Number of gaps that are being filled.
     gaps: Arc<AtomicUsize>,
-    /// The revision of the copy, in a place that lives as long as the kernel does: its connections are as old.
+    /// File with the revision of the view, on a file system that does not outlive the
+    /// kernel, like tracked connections.
     followed: PathBuf,
 }
 
@@ -66,12 +67,12 @@ impl Forgetting {
     fn ask(&self, revision: Revision, ips: impl IntoIterator<Item = IpAddr>) {
         for ip in ips {
             self.asked.fetch_max(revision.get(), Ordering::Relaxed);
-            // Nobody listens any more: the agent is stopping.
+            // A send error means that the agent is stopping.
             _ = self.ask.send(Released { revision, ip });
         }
     }
 
-    /// Asks the log what was released between two revisions, of which the view after the second one says nothing.
+    /// Queries the addresses that were released between two revisions; the later view does not contain them.
     fn fill(&self, client: Client, after: Revision, upto: Revision) {
         let this = self.clone();
         this.gaps.fetch_add(1, Ordering::Relaxed);
@@ -80,10 +81,15 @@ impl Forgetting {
                 match released(&client, after, upto).await {
                     Ok(ips) => break this.ask(upto, ips),
                     Err(Error::Refused(error)) => {
-                        tracing::warn!(%after, %upto, %error, "what was released is not known any more");
+                        tracing::warn!(
+                            after = after.get(),
+                            upto = upto.get(),
+                            %error,
+                            "query of released addresses failed: the log no longer has them"
+                        );
                         break;
                     }
-                    Err(error) => tracing::debug!(%error, "what was released is not known yet"),
+                    Err(error) => tracing::debug!(%error, "released addresses query failed"),
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -108,8 +114,8 @@ impl Observer<View> for Forgetting {
         }
     }
 
-    /// Whether everything that was asked for has been done. A copy of the view that is written before would
-    /// hide the rest from the next start. Where the kernel cannot do it people are told, and the copy is worth more.
+    /// Whether all released addresses have been handled. Saving the view earlier would hide the rest from the
+    /// next start. If the kernel refuses, that is reported as a problem, and the view is saved nevertheless.
     fn may_save(&self) -> bool {
         let done = self.done.borrow();
         let asked = self.asked.load(Ordering::Relaxed);
@@ -118,14 +124,14 @@ impl Observer<View> for Forgetting {
     }
 
     fn saved(&mut self, view: &View) {
-        // Without it a start that has lost the view knows of no gap.
+        // Without this file, a start without a view detects no gap.
         if let Err(error) = durable::save(&self.followed, &view.revision) {
-            tracing::debug!(%error, "where the view ends is not saved");
+            tracing::debug!(%error, "saving the followed revision failed");
         }
     }
 }
 
-/// Addresses that were released after a revision, up to another.
+/// Addresses released after a revision, up to another.
 async fn released(
     client: &Client,
     after: Revision,

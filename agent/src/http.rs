@@ -1,4 +1,4 @@
-//! What the agent says about itself, at `/healthz`, `/readyz`, `/status` and `/metrics`.
+//! The agent's HTTP endpoints: `/healthz`, `/readyz`, `/status` and `/metrics`.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::{ConstCounter, Counter as PromCounter};
@@ -14,9 +14,9 @@ use crate::status::{Said, Status};
 
 /// The agent's probe.
 pub struct AgentProbe {
-    /// What the parts say.
+    /// State of the parts.
     pub said: Said,
-    /// Where the counters of policies are.
+    /// Source of the policy counters.
     pub filter: PacketFilter,
 }
 
@@ -31,7 +31,7 @@ impl Probe for AgentProbe {
         self.said.now()
     }
 
-    /// Ready: the kernel agrees with what is known of the log, however old that is, and containers can be attached.
+    /// Ready: the kernel agrees with the view, however old that is, and containers can be attached.
     fn is_ready(&self, status: &Status) -> bool {
         status.is_ready()
     }
@@ -47,7 +47,7 @@ impl Probe for AgentProbe {
         gauge_policy(registry, policy);
         match self.filter.counters().await {
             Ok(text) => register_counters(registry, counters(&text)),
-            Err(error) => tracing::warn!(%error, "no counters of policies"),
+            Err(error) => tracing::warn!(%error, "reading policy counters failed"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Puts the CNI plugin and its network configuration in place, and takes them away again.
+//! Installs and uninstalls the CNI plugin and its network configuration.
 //!
-//! Both are written beside and renamed: a runtime never sees half of one. Another network configuration
-//! is never overruled: whoever has two is asked which one is meant.
+//! Both are written to a temporary file and renamed, so a runtime never reads a partial file. Another network
+//! configuration is not overridden: the operator has to choose one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,15 +13,15 @@ use serde_json::json;
 
 use crate::ours::{CONFLIST_FILE, PLUGIN_FILE, PLUGIN_TYPE, SOCKET, STATE_DIR};
 
-/// Endings of network configurations (CNI conventions).
+/// File extensions of network configurations (CNI conventions).
 const CONFIG_ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// Longest plugin, bytes.
+/// Size limit of the plugin, bytes.
 const PLUGIN_BYTES_MAX: u64 = 1 << 30;
 
-/// The version of the CNI specification that every runtime in use speaks, and the one that has GC and STATUS.
-/// Runtimes that speak the second know `cniVersions` and take the newest of it; others look at `cniVersion` alone
-/// (spec 1.1, section 1).
+/// The version of the CNI specification that every runtime in use supports, and the one with GC and
+/// STATUS. Runtimes that support the second read `cniVersions` and choose the newest; others read
+/// `cniVersion` only (spec 1.1, section 1).
 const COMMON_VERSION: &str = "1.0.0";
 const GC_VERSION: &str = "1.1.0";
 
@@ -54,21 +54,16 @@ pub struct Install {
     pub uninstall: bool,
 }
 
-/// It is not installed.
+/// Installation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// The file system says no.
     #[error("cannot {action} {}", .path.display())]
     Io {
-        /// What was tried.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// Another network is configured.
     #[error(
         "{} configures another network: remove it, or install with --force (a runtime uses the first by \
          name)", .0.display()
@@ -81,14 +76,14 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallErr
     move |source| InstallError::Io { action, path, source }
 }
 
-/// Installs, or takes away. Says what it did. `plugin`: the file to install.
+/// Installs or uninstalls. Returns a line for each action. `plugin`: the file to install.
 ///
 /// # Errors
 /// [`InstallError`].
 pub fn run(wanted: &Install, plugin: &Path) -> Result<Vec<String>, InstallError> {
     let (bin, conf) = (wanted.bin_dir.join(PLUGIN_FILE), wanted.conf_dir.join(CONFLIST_FILE));
     if wanted.uninstall {
-        // First what makes runtimes use it.
+        // Start with the file that makes runtimes use the plugin.
         let removed = [remove(&conf)?, remove(&bin)?];
         let mut said: Vec<String> = removed.into_iter().flatten().collect();
         said.push(String::from(
@@ -121,7 +116,7 @@ fn conflist(wanted: &Install) -> String {
     format!("{list:#}\n")
 }
 
-/// Another network configuration.
+/// The path of another network configuration, if any.
 fn other(dir: &Path) -> Result<Option<PathBuf>, InstallError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(io("list", dir))? {
@@ -135,7 +130,7 @@ fn other(dir: &Path) -> Result<Option<PathBuf>, InstallError> {
     Ok(found.into_iter().min())
 }
 
-/// Puts a file in place, if it is not there already.
+/// Writes a file unless it has this content already.
 fn place(path: &Path, content: &[u8], mode: u32) -> Result<Option<String>, InstallError> {
     let same = fs::metadata(path).is_ok_and(|found| {
         found.permissions().mode() & 0o7777 == mode

@@ -1,7 +1,7 @@
 //! # The agent
 //!
-//! What runs on a host: it follows the log, programs routes, attaches containers, and says what it
-//! sees.
+//! The agent of a host: it follows the log, programs routes, enforces policy,
+//! attaches containers, and reports.
 //!
 //! ```text
 //!   feed ──► view ──► plan (pure) ──► diff (pure) ──► kernel          romana-cni ──► attach ──► kernel
@@ -10,16 +10,16 @@
 //! ```
 //!
 //! ## Laws
-//! 1. Fail-static: the loss of the control plane, of the agent, or of both changes nothing in the kernel.
-//!    Before the agent has caught up with a replica it only puts in what is missing.
-//! 2. Only what [`ours`] lists is ever changed or removed.
-//! 3. What is right is not written again: a restart writes nothing.
-//! 4. A container's policy is in the kernel before its ADD answers; what is not known is closed.
-//! 5. An ADD that fails, and a crash anywhere, leave nothing behind; a DEL is never lost.
+//! 1. Fail static: the loss of the control plane, of the agent, or of both changes nothing in the kernel.
+//!    Until the agent has caught up with a replica, it only adds what is missing.
+//! 2. Only what [`ours`] lists is changed or removed.
+//! 3. Correct state is not rewritten: a restart writes nothing.
+//! 4. A container's policy is in the kernel before its ADD returns; unknown containers are isolated.
+//! 5. A failed ADD, and a crash at any point, leave nothing behind; a DEL is never lost.
 //!
 //! ## Reading order
-//! [`ours`], [`view`], [`routes`], [`router`], [`daemon`]; then [`policy`]; then [`wire`], [`cni`], [`attach`]. Left
-//! out for now: VIPs.
+//! [`ours`], [`view`], [`routes`], [`router`], [`daemon`]; then [`policy`]; then [`wire`], [`cni`],
+//! [`attach`]. VIPs are not implemented.
 
 pub mod attach;
 pub mod cleanup;

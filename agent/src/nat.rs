@@ -1,12 +1,12 @@
-//! Masquerades what leaves the Romana networks (`--nat`): everything else sees the host's address, Romana's
-//! networks see the container's (reference/romana-2.0.md §6.2).
+//! Masquerades packets that leave the Romana networks (`--nat`): external destinations see the host's
+//! address, Romana networks see the container's (reference/romana-2.0.md §6.2).
 //!
 //! ```text
 //!   nat POSTROUTING ─► ROMANA-MASQ:  -d <each network> RETURN
 //!                                    -s <each network> [-o <interface>] MASQUERADE
 //! ```
-//! The chain is compared with what it should be, and written as a whole in one transaction where it
-//! differs. Without `--nat` it is taken away.
+//! The chain is compared with the desired rules and rewritten in one transaction if it differs.
+//! Without `--nat` it is removed.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -24,7 +24,7 @@ use crate::ours::MASQUERADE_CHAIN as CHAIN;
 
 const TABLE: &str = "nat";
 const HOOK: &str = "POSTROUTING";
-/// When the chain is looked at, besides on news.
+/// When the chain is checked, besides on changes.
 const SCHEDULE: Schedule = Schedule {
     period: Some(Duration::from_secs(30)),
     retry: Duration::from_secs(1),
@@ -34,11 +34,11 @@ const SCHEDULE: Schedule = Schedule {
 /// What is masqueraded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nat {
-    /// Only what leaves through this interface; `None`: through any.
+    /// Only packets that leave through this interface; `None`: any interface.
     pub interface: Option<String>,
 }
 
-/// The rules of the chain for one family, as `iptables -S` prints them.
+/// The rules of the chain for one family, as printed by `iptables -S`.
 #[must_use]
 pub fn rules(nat: &Nat, networks: &[IpNet], v4: bool) -> Vec<String> {
     let own = || networks.iter().filter(move |cidr| cidr.addr().is_ipv4() == v4);
@@ -48,7 +48,7 @@ pub fn rules(nat: &Nat, networks: &[IpNet], v4: bool) -> Vec<String> {
     inside.chain(outside).collect()
 }
 
-/// Keeps the chain as wanted until `stop`; with `None` it is taken away, once.
+/// Reconciles the chain until `stop`; with `None` it is removed once.
 pub async fn keep(
     nat: Option<Nat>,
     seen: watch::Receiver<Seen>,
@@ -67,11 +67,11 @@ pub async fn keep(
     stop.cancelled().await;
 }
 
-/// Keeps the chain.
+/// Reconciler of the chain.
 struct Masquerade {
     nat: Nat,
     seen: watch::Receiver<Seen>,
-    /// The networks that the last pass was made for.
+    /// The networks of the last pass.
     networks: Option<Vec<IpNet>>,
 }
 
@@ -92,7 +92,7 @@ impl Reconcile for Masquerade {
         pass
     }
 
-    /// Most news is not about networks.
+    /// Most changes of the view do not affect networks.
     async fn wake(&mut self) {
         loop {
             if self.seen.changed().await.is_err() {
@@ -137,7 +137,7 @@ fn put(v4: bool, wanted: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Declaring a chain empties it: the transaction replaces all of it, and nothing else.
+/// Declaring a chain empties it: the transaction replaces its content, and nothing else.
 fn restore(v4: bool, rules: &[String]) -> Result<(), String> {
     let mut text = format!("*{TABLE}\n:{CHAIN} - [0:0]\n");
     for rule in rules {
@@ -162,7 +162,7 @@ fn restore(v4: bool, rules: &[String]) -> Result<(), String> {
 }
 
 fn take_away(v4: bool) -> Result<(), String> {
-    // Without iptables there is nothing to take away.
+    // Without iptables there is nothing to remove.
     let Ok(tables) = open(v4) else { return Ok(()) };
     if !tables.chain_exists(TABLE, CHAIN).unwrap_or(false) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Says each second that this agent lives, how far it is, and what it cannot mend by itself.
+//! Sends a heartbeat every second, with the agent's progress and its problems.
 
 use romana_statemachine::Revision;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::enrol::{Enrolment, Standing};
 use crate::status::Said;
 
-/// A heartbeat that takes longer than this says nothing any more.
+/// A heartbeat that takes longer is abandoned.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Sends heartbeats until `stop`. One that does not arrive is not sent again: the next one follows.
+/// Sends heartbeats until `stop`. A lost one is not retried: the next one follows.
 pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: CancellationToken) {
     let (host, standing) = (&enrolment.host, enrolment.standing());
     let mut clock = interval(PERIOD);
@@ -48,9 +48,12 @@ pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: C
                 enrolment.refuse(refusal.details["instance"].as_str().unwrap_or_default());
             }
             Err(error @ (Error::Unavailable { .. } | Error::Unknown { .. })) => {
-                tracing::warn!(%error, "no replica hears this agent: what it has set up stays as it is");
+                tracing::warn!(
+                    %error,
+                    "heartbeat failed: no replica is reachable, kernel state is kept"
+                );
             }
-            Err(error) => tracing::debug!(%error, "a heartbeat was not taken"),
+            Err(error) => tracing::debug!(%error, "heartbeat failed"),
         }
     }
 }

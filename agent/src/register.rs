@@ -1,5 +1,5 @@
-//! Adds this host to the cluster, if that is asked for, and keeps its addresses there true; in any case
-//! says there that it has an agent.
+//! Registers this host with the cluster, if configured, and keeps its addresses up to date;
+//! in any case enrols this agent.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,26 +18,21 @@ use crate::enrol::Enrolment;
 use crate::follow::Seen;
 use crate::kernel::facts;
 
-/// How often it looks whether the addresses are still right.
+/// How often the addresses are checked.
 const PERIOD: Duration = Duration::from_secs(30);
-/// So many addresses of other hosts are asked for the way to them.
+/// How many addresses of other hosts are tried to find the route to them.
 const OTHERS_ASKED: usize = 16;
-/// When it looks. How long another agent of this host has been silent is measured by asking: failures do not put
-/// that off.
+/// Schedule of passes. The silence of another agent of this host is measured by asking repeatedly,
+/// so failures do not slow it down.
 pub const SCHEDULE: Schedule = Schedule { period: Some(PERIOD), retry: RETRY, retry_max: RETRY };
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Registers the host, if it is to be registered, has this agent speak for it, and looks after its facts.
+/// Registers the host, if configured, enrols this agent, and keeps the host's facts up to date.
 pub struct Registrar {
-    /// How to register.
     pub config: Config,
-    /// What this agent is called.
     pub enrolment: Arc<Enrolment>,
-    /// The control plane.
     pub client: Client,
-    /// The kernel.
     pub handle: Handle,
-    /// The view of the cluster.
     pub seen: watch::Receiver<Seen>,
 }
 
@@ -58,8 +53,8 @@ impl Reconcile for Registrar {
     }
 }
 
-/// The host is there, this agent speaks for it, and its facts are true: in this order, so that one of two
-/// agents changes nothing.
+/// Registers the host, enrols this agent, and updates the facts, in this order: of two agents,
+/// the refused one changes nothing.
 async fn look(
     config: &Config,
     enrolment: &Enrolment,
@@ -87,17 +82,17 @@ async fn look(
     let Some((ip, further)) = ips.split_first() else { return Ok(()) };
     if let Some(change) = change(&host, *ip, further, own_info()) {
         client.update_host(change).await.map_err(|error| error.to_string())?;
-        tracing::info!(host = %config.host, %ip, "registration changed");
+        tracing::info!(host = %config.host, %ip, "host registration updated");
     }
     Ok(())
 }
 
-/// What this program says of itself among its host's facts.
+/// The agent's own entries in its host's facts.
 fn own_info() -> Labels {
     Labels::from([(AGENT_INFO.into(), env!("CARGO_PKG_VERSION").into())])
 }
 
-/// Addresses to register, the main one first; one at least.
+/// Addresses to register, main address first; at least one.
 async fn addresses(
     config: &Config,
     registration: &Registration,
@@ -117,7 +112,7 @@ async fn addresses(
     Ok(ips)
 }
 
-/// Addresses at which the others are: hosts, and after them replicas.
+/// Addresses of the others: hosts first, then replicas.
 fn others(config: &Config, seen: &watch::Receiver<Seen>) -> Result<Vec<IpAddr>, String> {
     let seen = seen.borrow();
     let view = seen.view.as_ref().filter(|_| seen.caught_up);
@@ -139,11 +134,11 @@ async fn add(
     let (addresses, source) = (further.to_vec(), HostSource::Operator);
     let spec = HostSpec { name, ip: *ip, addresses, labels, info: own_info(), source };
     client.add_host(spec).await.map_err(|error| error.to_string())?;
-    tracing::info!(host = %config.host, %ip, "registered");
+    tracing::info!(host = %config.host, %ip, "host registered");
     Ok(())
 }
 
-/// What is not as the cluster knows it. Labels are the operator's once the host is there.
+/// The differences to the cluster's record. Labels of an existing host are managed by the operator.
 fn change(host: &Host, ip: IpAddr, further: &[IpAddr], own: Labels) -> Option<HostChange> {
     let mut info = host.info.clone();
     info.extend(own);

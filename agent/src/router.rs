@@ -1,4 +1,4 @@
-//! Keeps the kernel's routes as the plan wants them: on news, and on a timer.
+//! Reconciles the kernel's routes with the plan: on changes, and on a timer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -22,15 +22,15 @@ use crate::routes::{Change, Gateway, Options, Plan, diff, missing, plan, sparing
 use crate::status::Status;
 use crate::view::View;
 
-/// How often it looks when nothing happens.
+/// Interval without events.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How often while a host that is down is being asked, and soonest after a failure.
+/// Interval while a host that is down is being probed, and minimum back-off after a failure.
 const RETRY: Duration = Duration::from_secs(1);
-/// When it looks.
+/// Schedule of passes.
 pub const SCHEDULE: Schedule =
     Schedule { period: Some(PERIOD), retry: RETRY, retry_max: Duration::from_secs(8) };
 
-/// Keeps routes.
+/// The route reconciler.
 pub struct Router {
     host: String,
     enabled: bool,
@@ -40,15 +40,15 @@ pub struct Router {
     seen: watch::Receiver<Seen>,
     status: watch::Sender<Status>,
     wake: Arc<Notify>,
-    /// What the last pass that succeeded was made for, and how it went.
+    /// Input, status and problems of the last successful pass.
     done: Option<((Revision, bool), Status, Vec<String>)>,
-    /// Whether the kernel has to be read whatever the view says.
+    /// Whether the kernel has to be read even if the view is unchanged.
     look: bool,
     looked: Instant,
 }
 
 impl Router {
-    /// Keeps the routes that `config` wants.
+    /// Creates a reconciler for the routes that `config` asks for.
     #[must_use]
     pub fn new(
         config: &Config,
@@ -64,7 +64,7 @@ impl Router {
         Self { host, enabled, options, handle, table, seen, status, wake, done, look, looked }
     }
 
-    /// Looks at the kernel and changes what differs from the plan.
+    /// Reads the kernel and applies the differences to the plan.
     async fn apply(&self, view: &View, caught_up: bool) -> Result<(Status, Pass), KernelError> {
         let revision = Some(view.revision);
         if !self.enabled {
@@ -111,7 +111,7 @@ impl Router {
         });
     }
 
-    /// Ways to hosts that are not on a link here.
+    /// Gateways towards hosts that are not on a link.
     async fn gateways(&self, view: &View, links: &Links) -> BTreeMap<IpAddr, Gateway> {
         let mut found = BTreeMap::new();
         if !self.options.multihop {
@@ -135,7 +135,7 @@ impl Reconcile for Router {
     async fn pass(&mut self) -> Pass {
         let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
         let Some(view) = view else {
-            // What is in the kernel stays.
+            // The kernel is left unchanged.
             self.done = None;
             self.say(Status::default());
             let problems = vec!["nothing is known of the cluster yet".into()];
@@ -144,7 +144,7 @@ impl Reconcile for Router {
         let known = (view.routing, caught_up);
         let unchanged = self.done.as_ref().filter(|(at, ..)| !self.look && *at == known);
         if let Some((_, status, problems)) = unchanged {
-            // Most events are about addresses and policies: the routes stay as they are.
+            // Most events concern addresses and policies, and do not affect routes.
             let revision = Some(view.revision);
             self.say(Status { revision, applied: revision, ..status.clone() });
             let next = Next::In(PERIOD.saturating_sub(self.looked.elapsed()));
@@ -179,7 +179,7 @@ impl Reconcile for Router {
     }
 }
 
-/// Addresses, on links here, of hosts that are down in the log; with the index of the link.
+/// Addresses on our links of hosts that are down in the log, with the link's index.
 fn down_here(view: &View, links: &Links) -> BTreeMap<IpAddr, u32> {
     let down = view
         .hosts

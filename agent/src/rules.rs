@@ -1,6 +1,6 @@
-//! What policies, endpoints, tenants and VIPs there are, as far as a host follows them.
+//! Policies, endpoints, tenants and VIPs in a host's view.
 //!
-//! The maps are persistent: the view is copied with every event while somebody looks at the one before.
+//! The maps are persistent: the view is copied on every event while readers hold the previous one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,25 +15,20 @@ use serde::{Deserialize, Serialize};
 /// Policies, endpoints, tenants and VIPs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// All policies.
     pub policies: OrdMap<PolicyName, Policy>,
-    /// The revision at which each was set, as far as known: from a snapshot, that of the snapshot.
+    /// The revision at which each policy was set, if known; at most that of the snapshot.
     #[serde(default)]
     pub revisions: OrdMap<PolicyName, Revision>,
-    /// All endpoints: a policy's peers may be anywhere.
+    /// All endpoints, as a policy's peers may be on any host.
     pub endpoints: OrdMap<IpAddr, Endpoint>,
-    /// Tenants that were created.
     pub tenants: OrdMap<TenantId, Tenant>,
-    /// All VIPs.
     pub vips: OrdMap<VipName, Vip>,
 }
 
 /// A tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tenant {
-    /// Its labels.
     pub labels: Labels,
-    /// Labels of its segments.
     pub segments: BTreeMap<SegmentId, Labels>,
 }
 
@@ -61,7 +56,7 @@ impl Rules {
         self.revisions.get(policy).copied().unwrap_or_default()
     }
 
-    /// Takes over what an earlier view knew of when policies were set: a snapshot does not say.
+    /// Takes over the policies' revisions from an earlier view, as a snapshot does not contain them.
     pub(crate) fn date(&mut self, before: Option<&Self>, revision: Revision) {
         for (name, policy) in &self.policies {
             let known = before.filter(|before| before.policies.get(name) == Some(policy));
@@ -70,7 +65,7 @@ impl Rules {
         }
     }
 
-    /// What a snapshot has of them.
+    /// Reads them from a snapshot.
     pub(crate) fn new(
         policies: Vec<Policy>,
         endpoints: Vec<Endpoint>,
@@ -90,7 +85,7 @@ impl Rules {
         }
     }
 
-    /// Takes the next record.
+    /// Applies the next record.
     pub(crate) fn apply(&mut self, record: &Record) {
         match record.event.clone() {
             Event::PolicySet(policy) => {
@@ -144,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// What the records lead to is what a snapshot of the state has.
+    /// Applying records gives the same result as reading a snapshot of the state.
     #[test]
     fn records_and_snapshots_agree() {
         let lines = [
@@ -204,7 +199,7 @@ mod tests {
         shown.date(None, Revision(99));
         assert_eq!(shown.revision_of(&"p".into()), 99);
         assert_eq!((rules.policies.len(), rules.endpoints.len(), rules.vips.len()), (1, 1, 2));
-        // It is kept on disk.
+        // Round trip, as the view is saved to disk.
         let text = serde_json::to_string(&rules).unwrap();
         assert_eq!(serde_json::from_str::<Rules>(&text).unwrap(), rules);
     }

@@ -1,4 +1,4 @@
-//! The state directory: one agent uses it, and nothing that a killed writer left behind stays in it.
+//! Locks the state directory for one agent, and removes temporary files of killed writers.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -11,46 +11,39 @@ use romana_statemachine::name::InstanceId;
 use crate::ours::{INSTANCE_FILE, LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
 use romana_daemon::durable::{self, DurableError};
 
-/// Longer than a plugin takes to leave a DEL in the spool.
+/// Longer than a plugin takes to spool a DEL.
 const PLUGIN_TIME: Duration = Duration::from_secs(60);
 
-/// A state directory that belongs to this process. The lock ends with the process, however it ends.
+/// A state directory locked by this process. The kernel releases the lock when the process ends.
 #[derive(Debug)]
 pub struct StateDir {
     _lock: File,
-    /// What the agent that uses it calls itself: made once, at random.
+    /// The agent's instance name: random, generated once.
     pub instance: InstanceId,
 }
 
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
-    /// It cannot be made, or the lock in it cannot be opened.
     #[error("cannot use {path}")]
     Unusable {
-        /// Which.
         path: String,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// Another agent uses it: two would undo each other's work.
+    /// Another agent uses it: two agents would undo each other's changes.
     #[error("another agent uses {path}: stop it, or choose another --state-dir")]
-    Locked {
-        /// The state directory.
-        path: String,
-    },
-    /// A replica keeps its data there, or there is something else in it than files.
+    Locked { path: String },
+    /// It belongs to a replica, or contains something other than files.
     #[error(transparent)]
     Unfit(#[from] owner::Unfit),
-    /// Files that were left behind cannot be removed.
     #[error(transparent)]
     Leftovers(#[from] DurableError),
 }
 
 impl StateDir {
-    /// Makes the directory if it is not there, locks it, and removes what killed writers left behind. `socket`:
-    /// that of the agent; beside it is a second copy of its name, which outlives the loss of the directory.
+    /// Creates the directory if necessary, locks it, and removes temporary files of killed writers. `socket`:
+    /// the agent's socket; a second copy of the instance name next to it survives the loss of the directory.
     ///
     /// # Errors
     /// [`StateDirError`].
@@ -74,14 +67,15 @@ impl StateDir {
     }
 }
 
-/// The name of this agent. Without it the agent would have to wait until the log takes it for another one.
+/// The instance name of this agent. Without it, the agent would count as another one,
+/// and have to wait to take over.
 fn instance(dir: &Path, socket: &Path) -> Result<InstanceId, DurableError> {
     let files = [dir.join(INSTANCE_FILE), socket.with_extension(INSTANCE_FILE)];
     let read = |file: &PathBuf| match durable::load::<InstanceId>(file) {
         Ok(found) => Ok(found.filter(|instance| instance.check().is_ok())),
         Err(error @ DurableError::Damaged { .. }) => {
             let aside = durable::set_aside(file);
-            tracing::error!(%error, aside = %aside.display(), "a copy of this agent's name is damaged");
+            tracing::error!(%error, aside = %aside.display(), "damaged instance file set aside");
             Ok(None)
         }
         Err(error) => Err(error),

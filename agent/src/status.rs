@@ -1,4 +1,4 @@
-//! What the agent says about itself: one document for `/status` and `romana-agent status`.
+//! The agent's status: one document for `/status` and `romana-agent status`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,59 +19,51 @@ use crate::policy::PolicyStatus;
 use crate::policy::enforce::Enforcer;
 use crate::sysctl;
 
-/// What an agent sees and has done.
+/// The agent's status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The host.
     pub host: String,
     /// Version of the program.
     pub version: String,
-    /// Up to where the agent has followed the log; `None`: it has no view yet.
+    /// Revision of the view; `None`: there is no view yet.
     pub revision: Option<Revision>,
     /// The revision that the kernel agrees with.
     pub applied: Option<Revision>,
-    /// Milliseconds since a replica was last heard; `None`: not since the start.
+    /// Milliseconds since the last answer of a replica; `None`: none since the start.
     pub stale_ms: Option<u64>,
-    /// Routes in the kernel that are ours.
+    /// Number of our routes in the kernel.
     pub routes: usize,
-    /// Blocks without a route because there is none to be had here, and why.
+    /// Blocks without a route that need no action, and why.
     pub skipped: BTreeMap<IpNet, String>,
-    /// Policy; `None`: this agent does not enforce it.
+    /// Policy status; `None`: this agent does not enforce policy.
     #[serde(default)]
     pub policy: Option<PolicyStatus>,
-    /// What somebody has to do something about.
+    /// Problems that need an operator.
     pub problems: Vec<String>,
-    /// Whether no ADD can work. `problems` says why, once that has lasted.
+    /// Whether no ADD can succeed. Once that has lasted, `problems` says why.
     #[serde(default)]
     pub unable: bool,
-    /// Changes asked of the kernel since the start.
+    /// Changes requested from the kernel since the start.
     pub writes: u64,
-    /// Events since the start that this agent does not know, and left out as it may.
+    /// Number of unknown events since the start that were skipped, as their records permit.
     #[serde(default)]
     pub unknown_events: u64,
 }
 
-/// What the parts of the agent say.
+/// State of the agent's parts.
 #[derive(Clone, Debug)]
 pub struct Said {
-    /// The router.
     pub routes: watch::Receiver<Status>,
-    /// The enforcer of policy.
     pub policy: watch::Receiver<Option<PolicyStatus>>,
-    /// What the parts cannot put right.
     pub problems: Problems,
-    /// Whether this agent speaks for its host.
     pub standing: watch::Receiver<Standing>,
-    /// Why no ADD can work.
     pub unable: watch::Receiver<Option<Unable>>,
-    /// Who follows the log.
     pub seen: watch::Receiver<Seen>,
-    /// The state directory.
     pub state_dir: PathBuf,
 }
 
 impl Said {
-    /// What these parts say.
+    /// Collects the parts' receivers.
     #[must_use]
     pub fn new(
         config: &Config,
@@ -88,7 +80,7 @@ impl Said {
         Self { routes, policy, problems, standing, unable, seen, state_dir }
     }
 
-    /// All of it, now. `applied`: what is in the kernel in every respect.
+    /// The current status. `applied` is the lowest revision that all parts have applied.
     #[must_use]
     pub fn now(&self) -> Status {
         let Seen { heard, unknown: unknown_events, stranded, trouble, .. } =
@@ -100,12 +92,12 @@ impl Said {
             None => routes.applied,
             Some(policy) => routes.applied.min(policy.applied),
         };
-        // Those of policy are in its own status.
+        // Problems of policy are in its own status.
         let mut problems = self.problems.all_but(Enforcer::PART);
         problems.extend(self.standing.borrow().problem());
         problems.extend(trouble.map(|why| format!("the log is not followed for now: {why}")));
         problems.extend(stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent")));
-        // As it is now: somebody may have set it since the start.
+        // Read now, as another program may have changed it since the start.
         problems.extend(sysctl::provide(false));
         problems.extend(set_aside(&self.state_dir));
         let unable = self.unable.borrow().clone();
@@ -115,7 +107,7 @@ impl Said {
     }
 }
 
-/// Files that could not be read, and what they were about was taken from the log and the kernel.
+/// A problem if damaged files were set aside; their content was recovered from the log and the kernel.
 fn set_aside(state_dir: &Path) -> Option<String> {
     let aside = durable::aside_in(state_dir);
     let first = aside.first()?.display();
@@ -126,13 +118,13 @@ fn set_aside(state_dir: &Path) -> Option<String> {
 }
 
 impl Status {
-    /// Whether the kernel agrees with what is known of the log, and containers can be attached.
+    /// Whether the kernel agrees with the view, and containers can be attached.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.unable && self.agrees()
     }
 
-    /// Whether the kernel agrees with what is known of the log, however old that is.
+    /// Whether the kernel agrees with the view, however old that is.
     #[must_use]
     pub fn agrees(&self) -> bool {
         self.revision.is_some()
@@ -140,7 +132,7 @@ impl Status {
             && self.policy.as_ref().is_none_or(|policy| policy.applied.is_some())
     }
 
-    /// For people.
+    /// The status as text.
     #[must_use]
     pub fn text(&self) -> String {
         let number =

@@ -1,25 +1,25 @@
-//! The sysctls that forwarding needs (seeds: agent flag `-provision-sysctls`). They are the host's: the
-//! agent sets them only if it is told to, and never sets them back.
+//! The sysctls that forwarding needs (in Romana 2: agent flag `-provision-sysctls`). They belong to the host:
+//! the agent sets them only if configured, and never resets them.
 
 use std::path::Path;
 
-/// What must be 1.
+/// Must be 1.
 const NEEDED: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 const ROOT: &str = "/proc/sys";
 
-/// Sets what is needed, or only looks, and logs what is not as it should be.
+/// Sets the sysctls, or only checks them, and logs what is wrong.
 pub fn prepare(set: bool) {
     let problems = provide(set).into_iter();
-    problems.for_each(|problem| tracing::warn!(problem, "this host does not forward"));
+    problems.for_each(|problem| tracing::warn!(problem, "forwarding is not enabled on this host"));
 }
 
-/// Sets what is needed, or only looks. Returns what is not as it should be, for people.
+/// Sets the sysctls, or only checks them. Returns what is wrong, as messages.
 #[must_use]
 pub fn provide(set: bool) -> Vec<String> {
     NEEDED.iter().filter_map(|name| provide_one(name, set)).collect()
 }
 
-/// Why packets of a family are not forwarded, if they are not.
+/// Why packets of a family are not forwarded, if so.
 #[must_use]
 pub fn not_forwarding(v4: bool) -> Option<String> {
     let [four, six] = NEEDED;

@@ -1,5 +1,5 @@
-//! What the agent knows of the cluster: the part of the state that concerns a host, folded from a
-//! snapshot and the feed. Pure.
+//! The agent's view of the cluster: the part of the state that concerns a host, built from
+//! a snapshot and the feed. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::Rules;
 
-/// What an agent follows.
+/// Topics that an agent follows.
 pub const TOPICS: [Topic; 8] = [
     Topic::Topology,
     Topic::Hosts,
@@ -33,81 +33,69 @@ pub const TOPICS: [Topic; 8] = [
 /// A host's view of the cluster at a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// The host whose view it is.
     pub host: HostName,
-    /// Up to where it is true.
+    /// The last record applied.
     pub revision: Revision,
-    /// The last revision that changed hosts, blocks, networks or conflicts: what routes depend on.
+    /// The last revision that changed hosts, blocks, networks or conflicts, which routes depend on.
     #[serde(skip)]
     pub routing: Revision,
-    /// Time of that revision.
+    /// Log time of that revision.
     #[serde(default)]
     pub at: Millis,
-    /// The cluster that it is of, once that is known.
+    /// The cluster's id, once known.
     #[serde(default)]
     pub cluster: Option<String>,
-    /// All hosts.
     pub hosts: OrdMap<HostName, Host>,
-    /// All blocks.
     pub blocks: OrdMap<IpNet, Block>,
-    /// All networks, in the order in which addresses are taken from them.
+    /// Networks, in the order of allocation.
     pub networks: Vec<Network>,
     /// Addresses of this host, by name.
     pub addresses: OrdMap<AddressName, Address>,
-    /// Policies and what they are about; `None`: a copy from before they were followed.
+    /// Policies and what they refer to; `None`: saved by a release that did not follow them.
     #[serde(default)]
     pub rules: Option<Rules>,
-    /// Addresses in use here that the log cannot give to this host, as text.
+    /// Addresses in use on this host that the log cannot allocate to it, as text.
     #[serde(default)]
     pub conflicts: Vec<String>,
-    /// How many addresses to hold in reserve for each owner that lives here.
+    /// Number of addresses to hold in reserve for each owner on this host.
     pub reserve_per_owner: u32,
 }
 
 /// A host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
-    /// Its addresses in the physical network, the main one first.
+    /// Addresses in the physical network, main address first.
     pub ips: Vec<IpAddr>,
-    /// Its state.
     pub state: HostState,
 }
 
 /// A block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
-    /// Its host.
     pub host: HostName,
-    /// Its tenant.
     pub tenant: TenantId,
-    /// Its segment.
     pub segment: SegmentId,
 }
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Its name.
     pub name: NetworkName,
-    /// Its range.
     pub cidr: IpNet,
-    /// Tenants that it is for; empty: open to all.
+    /// Tenants that may use it; empty: all.
     pub tenants: Vec<TenantId>,
 }
 
 /// An address of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// It.
     pub ip: IpAddr,
-    /// Its tenant.
     pub tenant: TenantId,
-    /// Its segment.
     pub segment: SegmentId,
 }
 
 impl View {
-    /// Of a cluster in which nothing is known to be.
+    /// The view of an empty cluster.
     #[must_use]
     pub fn new(host: HostName) -> Self {
         Self {
@@ -126,7 +114,7 @@ impl View {
         }
     }
 
-    /// What a snapshot says to a host.
+    /// Builds a host's view from a snapshot.
     fn from_snapshot(host: &HostName, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
         let mut view = Self::new(host.clone());
         (view.revision, view.routing) = (snapshot.revision, snapshot.revision);
@@ -162,8 +150,8 @@ impl View {
         Ok(view)
     }
 
-    /// Takes the next record. What this program does not know, or does not concern this host, only
-    /// moves the revision.
+    /// Applies the next record. Events that are unknown or do not concern this
+    /// host only advance the revision.
     pub fn apply(&mut self, record: &Record) {
         self.revision = self.revision.max(record.revision);
         self.at = self.at.max(record.at);
@@ -214,8 +202,8 @@ impl View {
         }
     }
 
-    /// Addresses that somebody had, and that nobody or somebody else has in a later view: of endpoints anywhere,
-    /// and of this host. What else was released between the two is not known.
+    /// Addresses that lost or changed their holder between this view and a later one: of endpoints on any
+    /// host, and of this host. Addresses allocated and released in between are missing.
     pub fn gone<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = IpAddr> + 'a {
         let of = |view: &Self| match &view.rules {
             Some(rules) => rules.endpoints.clone(),
@@ -244,8 +232,8 @@ impl View {
         }
     }
 
-    /// Networks a tenant may get addresses from, in the order of design §3: those that name it, then
-    /// the open ones.
+    /// Networks in which a tenant may get addresses, in the order of design §3: first those
+    /// that name it, then the open ones.
     pub fn networks_for(&self, tenant: &TenantId) -> impl Iterator<Item = &Network> {
         let named = self.networks.iter().filter(|network| network.tenants.contains(tenant));
         named.chain(self.networks.iter().filter(|network| network.tenants.is_empty()))
@@ -302,7 +290,7 @@ impl mirror::View for View {
         self.cluster.as_deref()
     }
 
-    /// A copy without rules is of an earlier release: routes go on by it until a snapshot is here.
+    /// A view without rules was saved by an earlier release: it serves for routes until a snapshot arrives.
     fn is_whole(&self) -> bool {
         self.rules.is_some()
     }
@@ -321,7 +309,7 @@ impl From<ShownHost> for Host {
     }
 }
 
-/// A host in a snapshot; what else is there is not ours to know.
+/// A host in a snapshot; other fields are ignored.
 #[derive(Deserialize)]
 struct ShownHost {
     name: HostName,
@@ -355,7 +343,7 @@ struct AgentSettings {
     reserve_per_owner: u32,
 }
 
-/// Whether routes, or what the keeper of routes reports, depend on an event.
+/// Whether an event affects routes, or the reported status of routes.
 fn concerns_routes(event: &Event) -> bool {
     matches!(event.topic(), Topic::Topology | Topic::Hosts | Topic::Blocks)
         || matches!(event, Event::ConflictsReported(_))
@@ -366,7 +354,7 @@ fn shown(conflict: &Conflict) -> String {
     format!("{ip} is used for {name}, and the log cannot give it: {why}")
 }
 
-/// Networks of a document; a CIDR that does not parse was refused by the cluster.
+/// Networks of a topology; the cluster has already refused CIDRs that do not parse.
 fn networks(topology: &TopologySpec) -> Vec<Network> {
     let known = topology.networks.iter().filter_map(|spec| {
         let cidr = spec.cidr.parse().ok()?;

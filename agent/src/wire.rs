@@ -1,9 +1,9 @@
-//! What the plugin and the agent say to each other over the agent's unix socket: one request and one
-//! reply per connection, each a 4-byte big-endian length and JSON.
+//! The protocol between plugin and agent on the agent's unix socket: one request and one reply per
+//! connection, each a 4-byte big-endian length followed by JSON.
 //!
-//! The plugin checks the syntax of what the runtime gave it (environment, network configuration) and
-//! shapes the answer for the version that was asked for; the agent does everything else. So a plugin
-//! of one release can speak to an agent of the next: fields are added, never changed.
+//! The plugin checks the syntax of the runtime's input (environment, network configuration) and formats the
+//! answer for the requested version; the agent does everything else. So a plugin of one release can talk to
+//! an agent of the next: fields are added, never changed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,60 +14,48 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Longest request or reply, bytes: GC lists every attachment of a host.
+/// Size limit of a message, bytes: GC lists every attachment of a host.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
 
 /// An attachment's key: the same for ADD, CHECK and DEL (CNI spec, `CNI_CONTAINERID`, `CNI_IFNAME`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
-    /// The container. Letters, digits and `_ . -`.
+    /// The container id: letters, digits and `_ . -`.
     pub container_id: String,
     /// The interface in the container, at most 15 bytes.
     pub ifname: String,
 }
 
-/// What the plugin asks.
+/// A request of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase")]
 pub enum Request {
     /// Attach a container.
     Add(Add),
-    /// Detach it. Done whether or not there is anything left.
-    Del {
-        /// Which attachment.
-        key: Key,
-        /// Name of the network.
-        network: String,
-    },
-    /// Compare what is there with what was given out.
+    /// Detach it. Succeeds also if nothing is left of it.
+    Del { key: Key, network: String },
+    /// Compare the kernel's state with the result of ADD.
     Check {
-        /// Which attachment.
         key: Key,
-        /// Name of the network.
         network: String,
         /// Path of the container's network namespace.
         netns: String,
         /// Addresses of this interface in `prevResult`.
         addresses: Vec<IpNet>,
     },
-    /// Detach everything of the network but these.
+    /// Detach all attachments of the network but these.
     Gc {
-        /// Name of the network.
         network: String,
-        /// Attachments that stay.
+        /// Attachments to keep.
         valid: Vec<Key>,
     },
-    /// Whether an ADD can be expected to work.
-    Status {
-        /// Name of the network.
-        network: String,
-    },
+    /// Whether an ADD is expected to succeed.
+    Status { network: String },
 }
 
-/// An attachment to make.
+/// An attachment to create.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Add {
-    /// Which attachment.
     pub key: Key,
     /// Name of the network configuration.
     pub network: String,
@@ -77,40 +65,40 @@ pub struct Add {
     pub tenant: String,
     /// The segment: `segment` of the configuration or of `args`, else `default`.
     pub segment: String,
-    /// The pod's or VM's name, for people; empty if unknown.
+    /// Name of the pod or VM, for the audit log; empty if unknown.
     pub pod: String,
     /// Labels of the endpoint.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// MTU of the interface; `None`: the agent's.
+    /// MTU of the interface; `None`: the agent's default.
     pub mtu: Option<u32>,
-    /// MAC address asked for (`runtimeConfig.mac`).
+    /// Requested MAC address (`runtimeConfig.mac`).
     pub mac: Option<String>,
-    /// Addresses asked for (`runtimeConfig.ips`, `args.cni.ips`, `IP=`); at most one per family.
+    /// Requested addresses (`runtimeConfig.ips`, `args.cni.ips`, `IP=`); at most one per family.
     #[serde(default)]
     pub ips: Vec<IpAddr>,
 }
 
-/// The answer.
+/// The agent's reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "lowercase")]
 pub enum Reply {
     /// To ADD.
     Added(Added),
-    /// To the others.
+    /// To other requests.
     Done {},
-    /// Not done; a failed ADD has left nothing behind.
+    /// The request failed; a failed ADD has left nothing behind.
     Failed(Failed),
 }
 
-/// What an ADD made.
+/// The result of an ADD.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Added {
-    /// The host end of the pair, if one was made.
+    /// The host end of the pair, if one was created.
     pub host_link: Option<Link>,
-    /// The container's end, named as asked.
+    /// The container's end, named as requested.
     pub link: Option<Link>,
-    /// Addresses, as they are on the container's end (/32, /128).
+    /// Addresses of the container's end (/32, /128).
     pub addresses: Vec<IpNet>,
     /// Destinations routed on-link through the interface in the container: the default routes.
     pub routes: Vec<IpNet>,
@@ -119,27 +107,23 @@ pub struct Added {
 /// A link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Its name.
     pub name: String,
-    /// Its MAC address.
     pub mac: String,
-    /// Its MTU.
     pub mtu: u32,
 }
 
-/// Why not, as a CNI error.
+/// A failure, as a CNI error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// CNI error code (spec §5; own ones from 100).
+    /// CNI error code (spec §5; plugin-specific from 100).
     pub code: u32,
-    /// What and why.
     pub msg: String,
-    /// What to do.
+    /// The remedy.
     #[serde(default)]
     pub details: String,
 }
 
-/// What and why, and what to do.
+/// The message, and the remedy.
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { code, msg, details } = self;
@@ -148,7 +132,7 @@ impl fmt::Display for Failed {
     }
 }
 
-/// A name for a request, the same for the same one.
+/// A digest of a request; equal requests have equal digests.
 #[must_use]
 pub fn digest(request: &Request) -> String {
     let text = serde_json::to_vec(request).unwrap_or_default();
@@ -158,7 +142,7 @@ pub fn digest(request: &Request) -> String {
 /// Sends a message.
 ///
 /// # Errors
-/// When the other side is gone, or the message is too long.
+/// The peer has closed the connection, or the message is too long.
 pub fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     if body.len() > FRAME_BYTES_MAX {
@@ -173,7 +157,7 @@ pub fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
 /// Receives a message.
 ///
 /// # Errors
-/// When the other side is gone, or what it says does not parse or is too long.
+/// The peer has closed the connection, or its message is malformed or too long.
 pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;

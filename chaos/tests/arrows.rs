@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-statemachine", &[]),
     ("romana-api", &["romana-statemachine"]),
     ("romana-client", &["romana-api", "romana-daemon", "romana-statemachine"]),
-    ("romana-cli", &["romana-client", "romana-daemon", "romana-statemachine"]),
+    ("romana-cli", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-daemon", &["romana-statemachine"]),
     ("romana-storage", &["romana-daemon", "romana-statemachine"]),
     ("romana-replica", &["romana-api", "romana-daemon", "romana-statemachine", "romana-storage"]),

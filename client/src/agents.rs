@@ -1,4 +1,4 @@
-//! Calls of agents, and what operators ask about them.
+//! Calls made by agents, and operators' queries about agents.
 
 use hyper::Method;
 use romana_api::Changed;
@@ -32,19 +32,19 @@ impl Client {
         parse(&self.core().fetch(&Ask::get(query.with("host", host).build())).await?)
     }
 
-    /// Makes an agent the one that speaks for its host.
+    /// Enrols an agent as the one that acts for its host.
     ///
     /// # Errors
-    /// [`Error`]; refused with code `HostHasAgent`: another one does.
+    /// [`Error`]; refused with code `HostHasAgent`: another agent is enrolled.
     pub async fn enrol_agent(&self, enrol: EnrolAgent) -> Result<Done, Error> {
         self.submit(&Command::EnrolAgent(enrol)).await
     }
 
-    /// Says that an agent lives. `agent`: its instance and the name of its machine, if it is enrolled or was
-    /// refused; a cluster before version 4 does not know them.
+    /// Sends a heartbeat. `agent`: its instance and machine name, if it is enrolled or was refused; a cluster
+    /// before version 4 does not support them.
     ///
     /// # Errors
-    /// [`Error`]; refused with code `HostHasAgent`: another one speaks for the host.
+    /// [`Error`]; refused with code `HostHasAgent`: another agent is enrolled.
     pub async fn heartbeat(
         &self,
         heartbeat: &Heartbeat,
@@ -63,7 +63,7 @@ impl Client {
         self.send::<Changed>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
-    /// What each host's agent said last.
+    /// The last heartbeat of each host's agent.
     ///
     /// # Errors
     /// [`Error`].
@@ -71,7 +71,7 @@ impl Client {
         self.get("/v1/heartbeats").await
     }
 
-    /// Says what runs on a host, with addresses where they are known.
+    /// Reports the attachments of a host, with addresses where they are known.
     ///
     /// # Errors
     /// [`Error`].
@@ -84,7 +84,7 @@ impl Client {
         Ok(Done { revision, changed, allocation: None })
     }
 
-    /// Differences between the log and what the hosts say.
+    /// Differences between the log and the hosts' reports.
     ///
     /// # Errors
     /// [`Error`].
@@ -92,7 +92,7 @@ impl Client {
         self.get("/v1/ipam/check").await
     }
 
-    /// Gives an address of the reserve the name that it was used under.
+    /// Renames a reserved address to the name it is used under.
     ///
     /// # Errors
     /// [`Error`].

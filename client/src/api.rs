@@ -1,5 +1,4 @@
-//! The calls of the API, typed. Changes go through the gatherer; reads go to any replica and are
-//! linearizable.
+//! The typed calls of the API. Changes go through the gatherer; reads go to any replica and are linearizable.
 
 use std::collections::HashSet;
 
@@ -27,17 +26,17 @@ use crate::model::{Allocation, Block, ClusterStatus, DigestAt, Done, Host, NewMe
 use crate::query::Query;
 use crate::transport::Ask;
 
-/// Pages that one list may have.
+/// Limit of pages in one list.
 const PAGES_MAX: usize = 100_000;
 
-/// The `continue` tokens that a list has given. Each page begins after the one before, so none comes twice.
+/// The `continue` tokens of a list so far. Each page begins after the previous one, so no token may repeat.
 #[derive(Debug, Default)]
 pub struct Tokens {
     seen: HashSet<String>,
 }
 
 impl Tokens {
-    /// Takes the next one.
+    /// Adds the next token.
     ///
     /// # Errors
     /// [`Error::Protocol`]: the list does not end.
@@ -51,31 +50,25 @@ fn endless() -> Error {
     Error::protocol("the list does not end")
 }
 
-/// Which blocks to list; absent = all.
+/// Filter of blocks; absent = all.
 #[derive(Clone, Debug, Default)]
 pub struct BlockFilter {
-    /// Of this network.
     pub network: Option<NetworkName>,
-    /// Of this host.
     pub host: Option<HostName>,
-    /// Of this tenant.
     pub tenant: Option<TenantId>,
 }
 
-/// Which addresses to list; absent = all.
+/// Filter of addresses; absent = all.
 #[derive(Clone, Debug, Default)]
 pub struct AddressFilter {
-    /// Of this network.
     pub network: Option<NetworkName>,
-    /// On this host.
     pub host: Option<HostName>,
-    /// Of this tenant.
     pub tenant: Option<TenantId>,
 }
 
-/// Changes. Errors: [`Error`]; after [`Error::Unknown`] it may have happened.
+/// Changes. Errors: [`Error`]; after [`Error::Unknown`] the change may have been committed.
 impl Client {
-    /// Allocates an address. The same request again gets the same address.
+    /// Allocates an address. Idempotent: the same request returns the same address.
     ///
     /// # Errors
     /// [`Error`].
@@ -87,7 +80,7 @@ impl Client {
         })
     }
 
-    /// Releases an address, by its name or by itself. Idempotent.
+    /// Releases an address, given by name or IP address. Idempotent.
     ///
     /// # Errors
     /// [`Error`].
@@ -95,7 +88,7 @@ impl Client {
         self.submit(&Command::ReleaseAddress(ReleaseAddress { address })).await
     }
 
-    /// Sets or replaces the topology, given as the vocabulary's document.
+    /// Sets or replaces the topology, given in the command format.
     ///
     /// # Errors
     /// [`Error`].
@@ -127,7 +120,7 @@ impl Client {
         self.submit(&Command::SetHostState(change)).await
     }
 
-    /// Removes a host; with `force`, evicts what lives on it.
+    /// Removes a host; with `force`, evicts its addresses.
     ///
     /// # Errors
     /// [`Error`].
@@ -135,7 +128,7 @@ impl Client {
         self.submit(&Command::RemoveHost(RemoveHost { name, force })).await
     }
 
-    /// Reports what really runs on a host.
+    /// Reports the addresses in use on a host.
     ///
     /// # Errors
     /// [`Error`].
@@ -151,7 +144,7 @@ impl Client {
         self.submit(&Command::AddBlackout(Blackout { cidr })).await
     }
 
-    /// Ends a blackout.
+    /// Removes a blackout.
     ///
     /// # Errors
     /// [`Error`].
@@ -247,7 +240,7 @@ impl Client {
         self.submit(&Command::RemoveVip(VipRef { name })).await
     }
 
-    /// Sends the seeds' topology document. The answer is the server's.
+    /// Sends a topology document in Romana 1's format. Returns the server's answer.
     ///
     /// # Errors
     /// [`Error`].
@@ -255,7 +248,7 @@ impl Client {
         self.send(Method::PUT, "/v1/topology", Some(document), true).await
     }
 
-    /// What a topology document would change. Commits nothing.
+    /// Computes the effect of a topology document. Commits nothing.
     ///
     /// # Errors
     /// [`Error`].
@@ -263,7 +256,7 @@ impl Client {
         self.inquire("/v1/topology/plan", document).await
     }
 
-    /// Validates and explains policies in the seeds' or 2.0's form. Commits nothing.
+    /// Validates and explains policies in Romana 1's or 2.0's format. Commits nothing.
     ///
     /// # Errors
     /// [`Error`].
@@ -274,7 +267,7 @@ impl Client {
 
 /// Reads.
 impl Client {
-    /// A whole list: all its pages.
+    /// Reads all pages of a list.
     ///
     /// # Errors
     /// [`Error`].
@@ -330,7 +323,7 @@ impl Client {
         self.list(query.with("tenant", filter.tenant.as_ref())).await
     }
 
-    /// A live address, by its name or by itself.
+    /// A live address, given by name or IP address.
     ///
     /// # Errors
     /// [`Error`].
@@ -338,7 +331,7 @@ impl Client {
         self.get(Query::new("/v1/addresses").segment(address).build()).await
     }
 
-    /// The topology document, with CIDRs of groups and with hosts.
+    /// The topology document, with groups' CIDRs and hosts.
     ///
     /// # Errors
     /// [`Error`].
@@ -354,7 +347,7 @@ impl Client {
         self.get("/v1/settings").await
     }
 
-    /// The cluster, as some replica sees it.
+    /// The cluster's status as seen by any replica.
     ///
     /// # Errors
     /// [`Error`].
@@ -362,7 +355,7 @@ impl Client {
         self.get("/v1/cluster").await
     }
 
-    /// The cluster as one replica sees it. The leader knows what is wrong with its tasks.
+    /// The cluster's status as seen by one replica. Only the leader knows the problems of its tasks.
     ///
     /// # Errors
     /// [`Error`].
@@ -370,8 +363,7 @@ impl Client {
         self.get_from(server, "/v1/cluster").await
     }
 
-    /// Adds a replica, or puts it in the place of another. It votes when it was started with `--join`
-    /// and has caught up.
+    /// Adds a replica, or replaces another. It votes once it was started with `--join` and has caught up.
     ///
     /// # Errors
     /// [`Error`].
@@ -380,7 +372,7 @@ impl Client {
         self.send(Method::POST, "/v1/cluster/members", Some(&body), true).await
     }
 
-    /// Removes a replica; its id is never used again. `force`: even if too few healthy ones are left.
+    /// Removes a replica; its id is never reused. `force`: even if too few healthy replicas remain.
     ///
     /// # Errors
     /// [`Error`].
@@ -390,7 +382,7 @@ impl Client {
         self.send::<Changed>(Method::DELETE, path, None::<&()>, true).await.map(|_| ())
     }
 
-    /// Hands leadership to a member, or to the best one, and waits until it leads.
+    /// Transfers leadership to a member, or to the most suitable one, and waits until it leads.
     ///
     /// # Errors
     /// [`Error`].
@@ -399,7 +391,7 @@ impl Client {
         self.send::<Leader>(Method::POST, path, Some(&body), true).await.map(|_| ())
     }
 
-    /// Revision and digest of one replica, as it is now.
+    /// The current revision and digest of one replica.
     ///
     /// # Errors
     /// [`Error`].
@@ -407,7 +399,7 @@ impl Client {
         self.get_from(server, "/v1/digest?consistency=local").await
     }
 
-    /// The whole state (or some topics of it) and the revision to follow from.
+    /// The state (or some topics of it) and the revision to follow from.
     ///
     /// # Errors
     /// [`Error`].
@@ -418,7 +410,7 @@ impl Client {
         parse(&self.core().fetch(&ask).await?)
     }
 
-    /// Follows the feed. Connects when the first item is asked for.
+    /// Follows the feed. Connects when the first item is requested.
     #[must_use]
     pub fn follow(&self, options: FollowOptions) -> Follower {
         Follower::new(self.clone(), options)

@@ -1,4 +1,4 @@
-//! Questions about the past: who held an address, what was decided, what the state was.
+//! Audit queries: who held an address, which decisions were made, what the state was.
 
 use std::net::IpAddr;
 
@@ -16,19 +16,19 @@ use crate::query::Query;
 use crate::retry::Backoff;
 use crate::transport::Ask;
 
-/// An exported history that is arriving: pieces of the file, cut anywhere.
+/// A history export in transfer: chunks of the file with arbitrary boundaries.
 #[derive(Debug)]
 pub struct Export {
     body: Incoming,
-    /// How long a piece may take.
+    /// Timeout for a chunk.
     patience: std::time::Duration,
 }
 
 impl Export {
-    /// The next piece; `None` at the end. Whether the file is whole, its last line says.
+    /// The next chunk; `None` at the end. The last line of the file tells whether it is complete.
     ///
     /// # Errors
-    /// [`Error::Protocol`]: the replica has gone.
+    /// [`Error::Protocol`]: the transfer was interrupted.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let frame = match timeout(self.patience, self.body.frame()).await {
@@ -44,9 +44,9 @@ impl Export {
     }
 }
 
-/// Questions about the past. `at`, `from` and `to` are revisions or RFC 3339 times.
+/// Audit queries. `at`, `from` and `to` are revisions or RFC 3339 times.
 impl Client {
-    /// Who held an address, oldest first; with `at`, who held it then.
+    /// Holders of an address, oldest first; with `at`, the holder at that point.
     ///
     /// # Errors
     /// [`Error`].
@@ -54,7 +54,7 @@ impl Client {
         self.list(Query::new("/v1/audit/who").with("ip", Some(ip)).with("at", at)).await
     }
 
-    /// Has every replica read its whole history. Takes as long as the slowest.
+    /// Makes every replica verify its whole history. Takes as long as the slowest one.
     ///
     /// # Errors
     /// [`Error`].
@@ -62,7 +62,7 @@ impl Client {
         self.get("/v1/audit/verify").await
     }
 
-    /// The history as a file: see [`crate::replay`].
+    /// Exports the history as a file: see [`crate::replay`].
     ///
     /// # Errors
     /// [`Error`].

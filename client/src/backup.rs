@@ -1,4 +1,4 @@
-//! Backups over the wire: a stream of bytes from any replica, and to replicas that wait for one.
+//! Transfers backups: downloads from any replica, and uploads to replicas that wait for one.
 
 use std::io;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::error::{ApiError, Error};
 use crate::query::Query;
 use crate::transport::{Ask, Fault};
 
-/// A backup that is silent for longer is given up.
+/// Timeout without data.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Time for a replica to take, verify and restore a backup.
+/// Timeout for a replica to receive, verify and restore a backup.
 const RESTORE_MAX: Duration = Duration::from_secs(3600);
-/// Time for a replica to begin a backup: it copies the state first.
+/// Timeout for a replica to start a backup: it copies the state first.
 const BEGIN_MAX: Duration = Duration::from_secs(120);
 
-/// A backup that is being received. What it is worth, `romana_statemachine::backup` says.
+/// A backup in transfer. `romana_statemachine::backup` verifies it.
 #[derive(Debug)]
 pub struct Download {
     body: Incoming,
@@ -32,7 +32,7 @@ pub struct Download {
 }
 
 impl Download {
-    /// The replica that it comes from.
+    /// The replica that sends it.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
@@ -41,7 +41,7 @@ impl Download {
     /// The next bytes; `None`: the stream has ended.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: it broke off.
+    /// [`Error::Unavailable`]: the transfer was interrupted.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let broken = |why: String| {
@@ -60,8 +60,8 @@ impl Download {
 }
 
 impl Client {
-    /// Takes a backup from any replica: of everything acknowledged before, or with `local` of what
-    /// that replica has; with `history` or of the state alone.
+    /// Takes a backup from any replica: of everything acknowledged before, or with `local` of that replica's
+    /// state; with `history`, or of the state only.
     ///
     /// # Errors
     /// [`Error`].
@@ -75,10 +75,10 @@ impl Client {
         Ok(Download { body: response.into_body(), server })
     }
 
-    /// Sends a backup of `length` bytes to one replica that waits for one, once.
+    /// Uploads a backup of `length` bytes to a replica that waits for one. Not retried.
     ///
     /// # Errors
-    /// [`Error`]; [`Error::Refused`] with the code `ClusterNotEmpty` when the replica serves a cluster.
+    /// [`Error`]; [`Error::Refused`] with the code `ClusterNotEmpty` if the replica serves a cluster.
     pub async fn restore(
         &self,
         server: &Server,

@@ -1,4 +1,4 @@
-//! The client: finds a replica that answers, tries again where that is safe, within a deadline.
+//! The client: finds a replica that answers, and retries within a deadline where that is safe.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::retry::{Backoff, Heard, Nature, Verdict, judge};
 use crate::servers::Servers;
 use crate::transport::{Ask, Fault, Reply, Transport, read_pieces, read_reply};
 
-/// A way to the cluster. Cheap to clone; clones share connections and what is known of the cluster.
+/// A client of the cluster. Clones are cheap and share connections and the list of replicas.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -31,7 +31,7 @@ struct Inner {
     gatherer: Gatherer,
 }
 
-/// Everything but the gatherer, which itself needs it.
+/// Everything but the gatherer, which needs the core itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
     transport: Transport,
@@ -40,10 +40,10 @@ pub(crate) struct Core {
 }
 
 impl Client {
-    /// A client. Connects when first used. Must be called within a Tokio runtime.
+    /// Creates a client. It connects on first use. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Config`] without a server or with an actor that no header can hold.
+    /// [`Error::Config`] without servers, or if the actor is no valid header value.
     pub fn new(config: ClientConfig) -> Result<Self, Error> {
         if config.servers.is_empty() {
             return Err(Error::config("no server is given; write http://HOST:9600"));
@@ -62,22 +62,23 @@ impl Client {
         &self.inner.core
     }
 
-    /// Carries out a command, together with those of other callers in one request. A command that
-    /// may be repeated is repeated until the deadline when its outcome is unknown.
+    /// Submits a command, batched with those of concurrent callers. A repeatable command is retried until the
+    /// deadline while its outcome is unknown.
     ///
     /// # Errors
-    /// [`Error`]; after [`Error::Unknown`] it may have happened.
+    /// [`Error`]; after [`Error::Unknown`] it may have been committed.
     pub async fn submit(&self, command: &Command) -> Result<Done, Error> {
         self.inner.gatherer.submit(command, self.core().deadline()).await
     }
 
-    /// The replicas this client knows, configured ones first.
+    /// The known replicas, configured ones first.
     #[must_use]
     pub fn servers(&self) -> Vec<Server> {
         self.core().servers().all()
     }
 
-    /// Asks one replica, once: for questions about that replica itself. `path` starts with `/v1/`.
+    /// Sends one request to one replica without retries: for queries about that
+    /// replica. `path` starts with `/v1/`.
     ///
     /// # Errors
     /// [`Error`].
@@ -107,7 +108,7 @@ impl Client {
         parse(&reply.body)
     }
 
-    /// Asks about a document. Nothing changes by it, so that the outcome is never unknown.
+    /// Posts a query about a document. It changes nothing, so the outcome is never unknown.
     ///
     /// # Errors
     /// [`Error`].
@@ -124,7 +125,7 @@ impl Client {
         parse(&reply.body)
     }
 
-    /// Sends a change. `idempotent` says that it may be sent again after an unknown outcome.
+    /// Sends a change. `idempotent` permits retries after an unknown outcome.
     /// An empty answer reads as `null`.
     ///
     /// # Errors
@@ -148,7 +149,7 @@ impl Client {
             }
             body => parse(body),
         };
-        // It was accepted; what it came to cannot be read.
+        // It was committed, but the result is unreadable.
         read.map_err(|error| Error::Unknown { why: error.to_string(), source: None })
     }
 }
@@ -162,13 +163,13 @@ impl Core {
         Instant::now() + self.config.timeout
     }
 
-    /// How long one attempt may take.
+    /// Timeout of one attempt.
     pub(crate) fn attempt_timeout(&self) -> Duration {
         self.config.patience.unwrap_or(self.config.attempt_timeout)
     }
 
     pub(crate) fn servers(&self) -> MutexGuard<'_, Servers> {
-        // Every critical section leaves the book in order.
+        // No critical section leaves the list inconsistent, so poisoning is ignored.
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -176,8 +177,8 @@ impl Core {
         self.call_until(&ask, nature, self.deadline()).await.map(|answered| answered.reply)
     }
 
-    /// Tries until there is an answer, trying again is not safe, or time is up. Another replica is asked at once;
-    /// the pause is for when all have declined.
+    /// Retries until there is an answer, a retry is unsafe, or the deadline has passed. Another replica is
+    /// tried at once; the back-off applies when all have failed.
     pub(crate) async fn call_until(
         &self,
         ask: &Ask,
@@ -227,12 +228,12 @@ impl Core {
         }
     }
 
-    /// Opens a stream from any replica: the head is awaited, the body is the caller's.
+    /// Opens a stream from any replica: waits for the head, the caller reads the body.
     pub(crate) async fn open(&self, ask: &Ask) -> Result<(Server, Response<Incoming>), Error> {
         self.open_within(ask, self.attempt_timeout()).await
     }
 
-    /// [`Self::open`], when the replica has to prepare something first.
+    /// [`Self::open`] with a longer timeout, for answers that the replica has to prepare.
     pub(crate) async fn open_within(
         &self,
         ask: &Ask,
@@ -260,8 +261,7 @@ impl Core {
         }
     }
 
-    /// Reads an answer that grows with the cluster. It may take as long as it goes on: each piece of it has the time of
-    /// an attempt.
+    /// Reads an answer whose size grows with the cluster. The timeout of an attempt applies to each chunk.
     pub(crate) async fn fetch(&self, ask: &Ask) -> Result<Bytes, Error> {
         let (deadline, mut backoff) = (self.deadline(), Backoff::new());
         loop {
@@ -285,7 +285,7 @@ impl Core {
         })
     }
 
-    /// Asks the cluster about itself, in the background, when what we know is old or failed us.
+    /// Refreshes the list of replicas in the background, if it is old or a replica has failed.
     fn refresh_if_due(&self, now: Instant) {
         if !self.servers().claim_refresh(now) {
             return;
@@ -311,16 +311,16 @@ impl Core {
     }
 }
 
-/// An answer, and what makes it less than the whole truth.
+/// An answer, and whether an earlier attempt may have been committed.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) reply: Reply,
-    /// An earlier attempt of the same call may have happened, and why that is not known. The answer is about the
-    /// last attempt only.
+    /// Why an earlier attempt of the same call may have been committed, if so. The answer is
+    /// that of the last attempt only.
     pub(crate) doubt: Option<String>,
 }
 
-/// A refusal of a later attempt says nothing about an earlier one that may have happened.
+/// A refusal of a later attempt does not tell whether an earlier one was committed.
 pub(crate) fn in_doubt(error: Error, doubt: Option<&str>) -> Error {
     match (error, doubt) {
         (Error::Refused(refusal), Some(doubt)) => Error::Unknown {
@@ -333,12 +333,12 @@ pub(crate) fn in_doubt(error: Error, doubt: Option<&str>) -> Error {
     }
 }
 
-/// What the attempts of one call met: the last of those that tell most.
+/// The most informative failure among the attempts of one call; the last one of equals.
 #[derive(Default)]
 struct Trouble {
     why: String,
     source: Option<Cause>,
-    /// Whether it may have happened, and what was heard.
+    /// Whether it may have been committed, and how much was received.
     weight: (bool, Heard),
 }
 
@@ -349,7 +349,7 @@ impl Trouble {
         }
     }
 
-    /// Why it is not known whether an attempt has happened; `None`: none has.
+    /// Why an attempt may have been committed; `None`: none was.
     fn doubt(&self) -> Option<String> {
         self.weight.0.then(|| self.why.clone())
     }
@@ -363,7 +363,8 @@ impl Trouble {
     }
 }
 
-/// Reads a JSON object, which every answer is but that of a batch. (As a struct, serde would read a list as well.)
+/// Parses a JSON object, which every answer except that of a batch is. (serde would
+/// accept a list for a struct as well.)
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Error::protocol("it is not a JSON object"));

@@ -1,4 +1,4 @@
-//! Where the replicas are and how long to try.
+//! Addresses of the replicas, and timeouts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,25 +11,25 @@ use crate::error::Error;
 
 pub use romana_api::API_PORT;
 
-/// How a [`crate::Client`] reaches the cluster.
+/// Configuration of a [`crate::Client`].
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Some replicas; the others are discovered. At least one.
+    /// Some replicas, at least one; others are discovered.
     pub servers: Vec<Server>,
-    /// How long one call may take in all, retries included.
+    /// Timeout of a call, including retries.
     pub timeout: Duration,
-    /// How long one attempt may take before another replica is tried. Attempts that must not be
-    /// repeated are not cut short.
+    /// Timeout of an attempt, after which another replica is tried. Attempts that must not
+    /// be repeated are not cut short.
     pub attempt_timeout: Duration,
-    /// For questions that take long to answer: an attempt may take so long, also when `timeout` is over, which is then
-    /// the time for finding a replica that can answer.
+    /// For slow queries: timeout of an attempt that may exceed `timeout`, which then limits
+    /// the search for a replica only.
     pub patience: Option<Duration>,
-    /// Who asks, recorded with every event (`X-Romana-Actor`). Visible ASCII.
+    /// The actor, recorded with every event (`X-Romana-Actor`). Visible ASCII.
     pub actor: String,
 }
 
 impl ClientConfig {
-    /// Configuration for these servers, with the usual timeouts.
+    /// Configuration for these servers, with default timeouts.
     #[must_use]
     pub fn new(servers: Vec<Server>) -> Self {
         Self {
@@ -50,7 +50,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The address of a request. `path` starts with a slash.
+    /// The URI of a request. `path` starts with a slash.
     pub(crate) fn uri(&self, path: &str) -> Result<Uri, Error> {
         Uri::builder()
             .scheme(self.scheme.clone())
@@ -60,13 +60,13 @@ impl Server {
             .map_err(|_| Error::config(format!("{path:?} is not a request path")))
     }
 
-    /// Its host: a name, or an address without brackets.
+    /// The host: a name, or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Its port.
+    /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(crate::API_PORT)
@@ -78,14 +78,14 @@ impl Server {
         let host = self.authority.host();
         match Authority::from_str(&format!("{host}:{port}")) {
             Ok(authority) => Self { scheme: self.scheme.clone(), authority },
-            Err(_) => self.clone(), // A host and a port make an authority.
+            Err(_) => self.clone(), // Unreachable: a host and a port form a valid authority.
         }
     }
 
-    /// Reads a list separated by commas, such as `http://10.0.0.1,http://10.0.0.2:9600`.
+    /// Parses a comma-separated list, such as `http://10.0.0.1,http://10.0.0.2:9600`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad element or an empty list.
+    /// [`Error::Config`] for an invalid element or an empty list.
     pub fn list(text: &str, default_port: u16) -> Result<Vec<Self>, Error> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let servers =
@@ -96,10 +96,10 @@ impl Server {
         Ok(servers)
     }
 
-    /// Reads `http://host[:port]` or `host[:port]`.
+    /// Parses `http://host[:port]` or `host[:port]`.
     ///
     /// # Errors
-    /// [`Error::Config`] saying what is wrong with it.
+    /// [`Error::Config`] with the reason.
     pub fn parse(url: &str, default_port: u16) -> Result<Self, Error> {
         let bad = |why: &str| Error::config(format!("{url:?} is not a server: {why}"));
         let text = url.trim().trim_end_matches('/');

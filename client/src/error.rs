@@ -1,55 +1,42 @@
-//! What can go wrong, told apart by the one question that matters after a write: did it happen?
+//! Errors of the client. They distinguish what matters after a write: whether it may have been committed.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
 
 pub use romana_api::ApiError;
 
-/// A cause, shared: one failed batch fails many callers.
+/// A shared cause: one failed batch fails many callers.
 pub type Cause = Arc<dyn StdError + Send + Sync>;
 
-/// Why a call did not give an answer.
+/// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The cluster refused: nothing happened, and trying again gives the same.
+    /// The cluster refused: nothing was committed, and a retry gives the same result.
     #[error("{0}")]
     Refused(Box<ApiError>),
-    /// No replica could take the request: nothing happened.
+    /// No replica accepted the request: nothing was committed.
     #[error("no replica could answer: {why}")]
     Unavailable {
-        /// What the last attempts met.
         why: String,
-        /// The cause of the last attempt.
         #[source]
         source: Option<Cause>,
     },
-    /// The request was sent, the answer was lost: it may have happened.
+    /// The answer was lost: the request may have been committed.
     #[error("the outcome is unknown (it may have happened): {why}")]
     Unknown {
-        /// What the last attempts met.
         why: String,
-        /// The cause of the last attempt.
         #[source]
         source: Option<Cause>,
     },
-    /// What came back is not what a Romana replica answers.
+    /// The answer is not that of a Romana replica.
     #[error("not an answer of a Romana replica: {why}")]
-    Protocol {
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The cluster is newer than this program, and what happened there cannot be left out.
+    Protocol { why: String },
+    /// The cluster is newer than this program, and an unknown event cannot be skipped.
     #[error("{why}")]
-    Newer {
-        /// What is not known, and where it is.
-        why: String,
-    },
-    /// The client cannot be used as configured, or the request cannot be expressed.
+    Newer { why: String },
+    /// The configuration or the request is invalid.
     #[error("{why}")]
-    Config {
-        /// What is wrong.
-        why: String,
-    },
+    Config { why: String },
 }
 
 impl Error {
@@ -63,13 +50,13 @@ impl Error {
         Self::Config { why: why.into() }
     }
 
-    /// Whether the request may have been carried out.
+    /// Whether the request may have been committed.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
         matches!(self, Self::Unknown { .. })
     }
 
-    /// What the last replica said that refused, or could not answer.
+    /// The error in the last replica's answer, if there was one.
     #[must_use]
     pub fn said(&self) -> Option<&ApiError> {
         match self {

@@ -1,17 +1,17 @@
-//! Follows the feed: every record from a revision on, across lost connections and replicas.
+//! Follows the feed: all records from a revision on, across reconnects and replicas.
 //!
-//! The feed is NDJSON: a line is a record, or a bookmark (`{"bookmark":{"revision":N}}`) that says
-//! that there is nothing else up to there. A follower resumes after the last revision it has seen,
-//! from any replica. When the history has been compacted past that point it starts again from a
-//! snapshot and says so ([`Item::Reset`]): its consumer replaces what it holds.
+//! The feed is NDJSON: a line is a record or a bookmark (`{"bookmark":{"revision":N}}`), which says that
+//! there are no further records up to that revision. A follower resumes after the last revision it has seen,
+//! from any replica. If the history is compacted beyond that point, it restarts from a snapshot and reports
+//! that ([`Item::Reset`]): its consumer replaces its state.
 //!
-//! The cluster may be newer than its followers: a record whose event is not known moves the revision on, and is
-//! an item of its own ([`Item::Unknown`]), unless the follower says that it must understand the topic.
+//! The cluster may be newer than its followers: a record with an unknown event advances the revision and is
+//! yielded as [`Item::Unknown`], unless the follower requires that topic.
 //!
-//! Without filters every revision must arrive once, and each record's digest must continue the
-//! chain: a gap, a duplicate or another history is an error, not an item. With filters the chain cannot
-//! be checked; but every answer names its cluster, and a cluster that was restored from a backup is
-//! another one, even where it goes on at the same revisions.
+//! Without filters, every revision must arrive once, and each record's digest must continue the chain: a
+//! gap, a duplicate or another history is an error, not an item. With filters the chain cannot be checked,
+//! but every answer names its cluster, and a cluster restored from a backup has another name even if it
+//! continues at the same revisions.
 
 use std::time::Duration;
 
@@ -42,39 +42,40 @@ use line::{Line, Over, parse_line};
 
 /// The media type of a feed.
 const NDJSON: &str = "application/x-ndjson";
-/// One end of a feed is no trouble: a replica has stopped. So many without a line between them are.
+/// Feeds that end without a line in between before this counts as trouble: a single one
+/// means that a replica has stopped.
 const ENDS_MAX: u32 = 2;
-/// A feed that is silent for longer is dead: three bookmarks are missing.
+/// A feed without data for this time is dead: three bookmarks are missing.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
-/// What to follow.
+/// Options of a follower.
 #[derive(Clone, Debug, Default)]
 pub struct FollowOptions {
-    /// Follow records after this revision; 0 = from the first. `None` = from a snapshot.
+    /// Follow records after this revision; 0 = from the first. `None` = start with a snapshot.
     pub after: Option<Revision>,
-    /// Digest of the history at `after`, if known: then the first record is checked too.
+    /// Digest of the history at `after`, if known, to check the first record as well.
     pub digest: Option<Digest>,
     /// Only these topics; empty = all.
     pub topics: Vec<Topic>,
-    /// Leave out what concerns only other hosts.
+    /// Skip records that concern other hosts only.
     pub host: Option<HostName>,
-    /// Topics that must be understood: an event of one that is not known, and that may not be left out, is
+    /// Topics that must be understood: an unknown event of one of these that may not be skipped is
     /// [`Error::Newer`], and nothing after it is yielded.
     pub required: Vec<Topic>,
-    /// The cluster that `after` is of, if known ([`Follower::cluster`]): no other is followed from there.
+    /// The cluster of `after`, if known ([`Follower::cluster`]): no other cluster is followed.
     pub cluster: Option<String>,
 }
 
-/// What a follower yields.
+/// An item of a follower.
 #[derive(Clone, Debug)]
 pub enum Item {
     /// The next record.
     Record(Box<Record>),
-    /// The next record, whose event this program does not know.
+    /// The next record, with an event that this program does not know.
     Unknown(Box<Unknown>),
-    /// Everything (that passes the filter) up to this revision has been yielded.
+    /// All records that pass the filter up to this revision have been yielded.
     Bookmark(Revision),
-    /// Replace everything by this snapshot; records after its revision follow.
+    /// Replace the state by this snapshot; records after its revision follow.
     Reset(Box<Snapshot>),
 }
 
@@ -91,21 +92,21 @@ pub struct Snapshot {
     pub state: serde_json::Map<String, Value>,
 }
 
-/// A position in the feed, and the connection it is read from.
+/// A position in the feed, and the connection to read from.
 ///
-/// Invariant: everything that passes the filter up to `last` was yielded, once.
+/// Invariant: everything that passes the filter up to `last` was yielded exactly once.
 #[derive(Debug)]
 pub struct Follower {
     client: Client,
     options: FollowOptions,
     last: Option<Revision>,
     digest: Option<Digest>,
-    /// The cluster whose records were yielded.
+    /// The cluster of the records yielded.
     cluster: Option<HeaderValue>,
     feed: Option<Feed>,
     heard: Option<Instant>,
     backoff: Backoff,
-    /// Feeds that ended, or could not be had, since the last line.
+    /// Feeds that ended or failed to open since the last line.
     ends: u32,
     trouble: watch::Sender<Option<String>>,
 }
@@ -115,7 +116,7 @@ struct Feed {
     server: Server,
     body: Incoming,
     lines: Lines,
-    /// The media type of an answer that is no feed.
+    /// The media type of an answer that is not a feed.
     other: Option<String>,
 }
 
@@ -136,7 +137,7 @@ impl Follower {
         self.last
     }
 
-    /// The cluster whose records were yielded, once one has answered.
+    /// The cluster of the records yielded, once one has answered.
     #[must_use]
     pub fn cluster(&self) -> Option<&str> {
         self.cluster.as_ref().and_then(|id| id.to_str().ok())
@@ -148,27 +149,26 @@ impl Follower {
         self.digest
     }
 
-    /// How long ago a replica was last heard. `None` before the first time.
+    /// Time since the last data from a replica; `None` before the first.
     #[must_use]
     pub fn staleness(&self) -> Option<Duration> {
         self.heard.map(|heard| heard.elapsed())
     }
 
-    /// Why there is nothing to follow, as it changes: what comes in place of a feed, or why none is to be had.
-    /// [`Self::next`] goes on trying meanwhile. `None`: all is well.
+    /// Why the feed cannot be followed, as a watch. [`Self::next`] continues to retry. `None`: no problem.
     #[must_use]
     pub fn trouble(&self) -> watch::Receiver<Option<String>> {
         self.trouble.subscribe()
     }
 
-    /// The next item. Waits, and reconnects for as long as it takes. Cancel safe.
+    /// The next item. Waits, and reconnects indefinitely. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the cluster refuses the request, also because it has not come so far as
-    /// this follower (`RevisionAhead`: it was restored); [`Error::Protocol`] if records are missing,
-    /// repeated or do not continue the chain, or if this is another cluster. After an error about the
-    /// history, the next call starts from a snapshot. [`Error::Newer`]: an event of a required topic is not
-    /// known; the next call meets it again.
+    /// [`Error::Refused`] if the cluster refuses the request, for example because its history is shorter than
+    /// the follower's (`RevisionAhead`: it was restored from a backup); [`Error::Protocol`] if records are
+    /// missing, repeated or do not continue the chain, or if this is another cluster. After an error of the
+    /// history, the next call starts from a snapshot. [`Error::Newer`]: an event of a required topic is
+    /// unknown; the next call meets it again.
     pub async fn next(&mut self) -> Result<Item, Error> {
         loop {
             let Some(last) = self.last else {
@@ -222,7 +222,7 @@ impl Follower {
         })
     }
 
-    /// Leaves the server whose feed is over, and waits before another is asked.
+    /// Disconnects from a server whose feed has ended, and backs off before the next attempt.
     async fn over(&mut self, over: Over) {
         tracing::debug!(last = self.last.map(Revision::get), ?over, "feed ended");
         if let Some(feed) = self.feed.take() {
@@ -233,11 +233,11 @@ impl Follower {
         sleep(self.backoff.next(None, rand::random())).await;
     }
 
-    /// Notes an attempt that came to nothing. `at_once`: one is enough to tell of it.
+    /// Records a failed attempt. `at_once`: report it even if it is the first.
     fn missed(&mut self, at_once: bool, why: String) {
         self.ends = self.ends.saturating_add(1);
         if at_once || self.ends >= ENDS_MAX {
-            // The first reason stays: who is told of each would be told all the time.
+            // Keep the first reason: updates for each attempt would wake the receivers all the time.
             self.trouble.send_if_modified(|trouble| {
                 let new = trouble.is_none();
                 trouble.get_or_insert(why);
@@ -246,18 +246,18 @@ impl Follower {
         }
     }
 
-    /// Notes that there is something to follow.
+    /// Clears the trouble.
     fn well(&mut self) {
         (self.heard, self.ends, self.backoff) = (Some(Instant::now()), 0, Backoff::new());
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
     }
 
-    /// Starts anew: what was yielded is not the past of what comes.
+    /// Resets the position: the records yielded do not precede what comes.
     fn forget(&mut self) {
         (self.last, self.digest, self.cluster, self.feed) = (None, None, None, None);
     }
 
-    /// Waits before the next attempt, if another may help.
+    /// Backs off before the next attempt, if the error is retryable.
     async fn pause(&mut self, error: Error) -> Result<(), Error> {
         match error {
             Error::Unavailable { .. } | Error::Unknown { .. } => {
@@ -310,7 +310,7 @@ impl Follower {
         Ok(())
     }
 
-    /// The next line, or why the feed is over.
+    /// The next line, or why the feed ended.
     async fn read(&mut self) -> Result<Line, Over> {
         let ended = |why: &str| Err(Over::Ended(why.to_owned()));
         let Some(feed) = &mut self.feed else { return ended("not connected") };
@@ -335,7 +335,7 @@ impl Follower {
         }
     }
 
-    /// Checks that a line comes next. `None`: it says nothing new.
+    /// Checks that a line is the expected one. `None`: it contains nothing new.
     fn accept(&mut self, line: Line, last: Revision) -> Result<Option<Item>, Error> {
         let filtered = !self.options.topics.is_empty() || self.options.host.is_some();
         match line {
@@ -360,7 +360,8 @@ impl Follower {
                 if !unknown.optional && unknown.concerns(&self.options.required) {
                     return Err(Error::Newer { why: unknown.to_string() });
                 }
-                // What is digested is not known: the chain goes on from what the record says.
+                // The digest of an unknown event cannot be verified: continue the
+                // chain from the record's own digest.
                 self.digest = self.digest.map(|_| unknown.digest);
                 self.last = Some(unknown.revision);
                 Ok(Some(Item::Unknown(unknown)))

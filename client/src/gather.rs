@@ -1,4 +1,4 @@
-//! Gathers commands of concurrent callers into `POST /v1/batch`.
+//! Batches commands of concurrent callers into `POST /v1/batch`.
 //!
 //! ```text
 //!   callers ──► queue (bounded) ──► whatever waits when a slot is free ──► one request
@@ -6,9 +6,9 @@
 //!   callers ◄───────────────────── one answer per command ◄────────────────┘
 //! ```
 //!
-//! There is no delay to fill a batch: a lone caller is sent at once, and under load a batch is what
-//! queued up while the slots were busy. Callers write their own JSON, in parallel; the gatherer only
-//! joins it. Each command keeps its own outcome: one refusal leaves the others.
+//! There is no delay to fill a batch: a single command is sent at once, and under load a batch is what queued
+//! up while all slots were in use. Callers serialize their commands in parallel; the gatherer only joins the
+//! JSON. Each command has its own outcome: a refusal does not affect the others.
 
 use std::sync::Arc;
 
@@ -26,13 +26,13 @@ use crate::model::{Done, outcome};
 use crate::retry::Nature;
 use crate::transport::Ask;
 
-/// Commands waiting to be sent; more wait in their callers.
+/// Limit of queued commands; further callers wait.
 const QUEUE_MAX: usize = 16_384;
-/// Batches in flight.
+/// Limit of batches in flight.
 const IN_FLIGHT_MAX: usize = 3;
-/// Commands of one batch.
+/// Limit of commands in a batch.
 const BATCH_COMMANDS_MAX: usize = ENTRY_COMMANDS_MAX;
-/// Body of one batch, bytes; a single larger command is sent alone.
+/// Size limit of a batch, bytes; a larger command is sent alone.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// The queue of a client's commands.
@@ -41,7 +41,7 @@ pub(crate) struct Gatherer {
     queue: mpsc::Sender<Waiting>,
 }
 
-/// A command that waits for its turn and its outcome.
+/// A queued command.
 #[derive(Debug)]
 struct Waiting {
     json: Vec<u8>,
@@ -51,7 +51,7 @@ struct Waiting {
 }
 
 impl Gatherer {
-    /// Starts the task that sends; it ends when the gatherer is dropped and the queue is empty.
+    /// Starts the sending task; it ends when the gatherer is dropped and the queue is empty.
     pub(crate) fn start(core: Core) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(run(core, waiting));
@@ -70,7 +70,7 @@ impl Gatherer {
             Ok(Err(_)) => return Err(unavailable("the client is shut down")),
             Err(_) => return Err(unavailable("the queue of this client stayed full")),
         }
-        // The task keeps to the deadline too, and may know more about what happened.
+        // The task observes the deadline too, and may know more about the outcome.
         let grace = std::time::Duration::from_millis(100);
         match timeout_at(deadline + grace, outcome).await {
             Ok(Ok(outcome)) => outcome,
@@ -95,7 +95,7 @@ async fn run(core: Core, mut queue: mpsc::Receiver<Waiting>) {
         if queue.recv_many(&mut waiting, BATCH_COMMANDS_MAX).await == 0 {
             return;
         }
-        // Callers that were answered together come back together: let them all queue first.
+        // Callers that were answered together submit again together: let them all queue first.
         tokio::task::yield_now().await;
         while waiting.len() < BATCH_COMMANDS_MAX {
             let Ok(next) = queue.try_recv() else { break };
@@ -105,14 +105,14 @@ async fn run(core: Core, mut queue: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Sends what was taken from the queue, in as many requests as its size asks for.
+/// Sends the commands taken from the queue, in as many requests as their size requires.
 async fn send_all(core: Core, waiting: Vec<Waiting>, _slot: OwnedSemaphorePermit) {
     let now = Instant::now();
     let mut batch = Vec::with_capacity(waiting.len());
     let mut bytes = 0;
     for command in waiting {
         if command.answer.is_closed() {
-            continue; // Its caller is gone and it was never sent: it shall not happen.
+            continue; // The caller has gone and the command was never sent: drop it.
         }
         if command.deadline <= now {
             _ = command.answer.send(Err(unavailable("it was not sent in time")));
@@ -128,8 +128,8 @@ async fn send_all(core: Core, waiting: Vec<Waiting>, _slot: OwnedSemaphorePermit
     send_batch(&core, batch).await;
 }
 
-/// Sends one batch. If its outcome is unknown and some of it must not be repeated, the rest is
-/// repeated on its own.
+/// Sends one batch. If its outcome is unknown and some commands must not be
+/// repeated, only the others are retried.
 async fn send_batch(core: &Core, batch: Vec<Waiting>) {
     let idempotent = batch.iter().all(|command| command.idempotent);
     let nature = if idempotent { Nature::Idempotent } else { Nature::Once };
@@ -148,7 +148,7 @@ async fn send_batch(core: &Core, batch: Vec<Waiting>) {
     }
 }
 
-/// Outcomes in the order of the commands, and why earlier attempts may have happened, if they may.
+/// Outcomes in the order of the commands, and why earlier attempts may have been committed, if so.
 async fn attempt(
     core: &Core,
     batch: &[Waiting],
@@ -179,7 +179,7 @@ fn body(batch: &[Waiting]) -> Bytes {
     body.freeze()
 }
 
-/// Gives each caller its outcome. A caller that is gone does not mind.
+/// Delivers the outcomes. Callers that have gone are ignored.
 fn deliver(batch: Vec<Waiting>, items: Vec<BatchItem>, doubt: Option<&str>) {
     for (command, item) in batch.into_iter().zip(items) {
         let outcome = match outcome(item) {

@@ -1,6 +1,6 @@
 //! # The client
 //!
-//! The way to a Romana cluster for everybody else: CLI, agents, publisher, judge.
+//! The client library of a Romana cluster, for CLI, agents, publisher and tests.
 //!
 //! ```text
 //!   Client::allocate(…) ──► gather ──► POST /v1/batch ─┐
@@ -10,16 +10,16 @@
 //! ```
 //!
 //! ## Laws
-//! 1. [`Error::Unavailable`] and [`Error::Refused`] mean that nothing happened; [`Error::Unknown`]
-//!    means that it may have.
-//! 2. A command that must not happen twice is never sent again after it may have happened.
+//! 1. [`Error::Unavailable`] and [`Error::Refused`] mean that nothing was committed; [`Error::Unknown`]
+//!    means that it may have been.
+//! 2. A command that must not be executed twice is never resent after it may have been committed.
 //! 3. Every call ends by its deadline.
 //! 4. Nothing that a server sends makes the client panic.
-//! 5. An unfiltered [`Follower`] notices a gap, a duplicate or a forged record.
+//! 5. An unfiltered [`Follower`] detects a gap, a duplicate or a forged record.
 //!
 //! ## Reading order
-//! [`client`], then [`retry`](self) and `gather`, then [`follow`], [`mirror`] and `backup`; [`replay`] needs no
-//! cluster. Left out: TLS (its place is `transport.rs`), caching of reads.
+//! [`client`], then [`retry`](self) and `gather`, then [`follow`], [`mirror`] and `backup`; [`replay`] needs
+//! no cluster. Not implemented: TLS (it belongs in `transport.rs`), caching of reads.
 
 mod agents;
 mod api;

@@ -1,12 +1,12 @@
-//! Keeps a part of the cluster's state up to date by following the log, and a copy of it on disk: a program that
-//! starts while no replica answers works with what it knew last.
+//! Mirrors a part of the cluster's state by following the log, and saves it to disk: a program that starts
+//! while no replica answers uses the last saved state.
 //!
 //! ```text
 //!   Follower ──► items, a batch at a time ──► View::restart, View::apply ──► published once ──► watch<Seen>
 //!                                       └──► Observer                 └──► copy on disk, once a second at most
 //! ```
-//! What is kept is a [`View`]: any part of the state that is folded from a snapshot and the records after it. Two
-//! views side by side are a view as well.
+//! The mirrored part is a [`View`]: built from a snapshot and the records after it. A
+//! pair of views is a view as well.
 
 mod layout;
 
@@ -29,29 +29,28 @@ use crate::follow::Snapshot;
 use crate::{Client, Error, FollowOptions, Follower, Item};
 pub use layout::Layout;
 
-/// The copy is at most so old.
+/// Maximum age of unsaved changes.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// Pause after an error of the feed that says nothing about when to come back.
+/// Pause after an error of the feed that does not give a retry time.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Items that are taken before what is seen is published.
+/// Limit of items applied before the view is published.
 const BATCH_MAX: usize = 1_024;
 
-/// A snapshot is not what it should be.
+/// A snapshot is malformed.
 #[derive(Debug, thiserror::Error)]
 #[error("member {member} of the snapshot: {why}")]
 pub struct SnapshotError {
-    /// The member.
+    /// The member concerned.
     pub member: &'static str,
-    /// What is wrong with it.
     pub why: String,
 }
 
-/// The members of a snapshot, as the types that a view knows.
+/// The members of a snapshot, as a view's types.
 impl Snapshot {
-    /// A member; `None` without it.
+    /// A member; `None` if it is absent.
     ///
     /// # Errors
-    /// [`SnapshotError`]: it is of another form than this program knows.
+    /// [`SnapshotError`]: it has a form that this program does not know.
     pub fn member<T: DeserializeOwned>(
         &self,
         member: &'static str,
@@ -61,7 +60,7 @@ impl Snapshot {
         parsed.map(Some).map_err(|why| SnapshotError { member, why })
     }
 
-    /// A member that is a list; empty without it.
+    /// A member that is a list; empty if it is absent.
     ///
     /// # Errors
     /// As [`Self::member`].
@@ -70,40 +69,40 @@ impl Snapshot {
     }
 }
 
-/// A part of the cluster's state, folded from a snapshot and the records after it. Pure, and cheap to clone (persistent
-/// maps): what is published is a clone.
+/// A part of the cluster's state, built from a snapshot and the records after it. Pure, and cheap to clone
+/// (persistent maps), as every published view is a clone.
 pub trait View: Clone + Send + Sync + 'static {
-    /// The topics that it is made of.
+    /// The topics that it depends on.
     fn topics(&self) -> Vec<Topic>;
 
-    /// The host that it is for: what concerns only other hosts is left out of the feed.
+    /// The host that it is for: the feed skips records that concern other hosts only.
     fn host(&self) -> Option<HostName> {
         None
     }
 
-    /// What a snapshot says, in place of what was known.
+    /// Builds the view from a snapshot.
     ///
     /// # Errors
     /// [`SnapshotError`]. The mirror keeps the old view.
     fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError>;
 
-    /// Takes the next record. What it does not know is left out.
+    /// Applies the next record. Unknown content is skipped.
     fn apply(&mut self, record: &Record);
 
-    /// Nothing else happened up to a revision.
+    /// Advances the revision without a record.
     fn advance(&mut self, revision: Revision);
 
-    /// Up to where it is true.
+    /// The last revision applied.
     fn revision(&self) -> Revision;
 
-    /// It is of this cluster.
+    /// Sets the cluster.
     fn set_cluster(&mut self, cluster: &str);
 
-    /// The cluster that it is of, once that is known.
+    /// The cluster, once known.
     fn cluster(&self) -> Option<&str>;
 
-    /// Whether records may continue it after it was read from a copy. Otherwise it is shown until a snapshot is
-    /// here.
+    /// Whether a saved view can be continued with records. Otherwise it is
+    /// published until a snapshot arrives.
     fn is_whole(&self) -> bool {
         true
     }
@@ -119,7 +118,7 @@ impl<A: View, B: View> View for (A, B) {
     }
 
     fn host(&self) -> Option<HostName> {
-        // A filter for one host would starve a view of all.
+        // A filter for one host would withhold records from a view of all hosts.
         self.0.host().filter(|host| self.1.host().as_ref() == Some(host))
     }
 
@@ -155,21 +154,21 @@ impl<A: View, B: View> View for (A, B) {
     }
 }
 
-/// A view, and how old it may be.
+/// A view, and how recent it is.
 #[derive(Debug)]
 pub struct Seen<V> {
     /// The view; `None` before the first one.
     pub view: Option<Arc<V>>,
-    /// When a replica was last heard; `None`: not since the start.
+    /// When a replica last sent data; `None`: not since the start.
     pub heard: Option<Instant>,
-    /// Whether the view has been as new as a replica's since the start. Before, others may know better: the copy is
-    /// older than the last change.
+    /// Whether the view has caught up with a replica since the start. Until then it may be older
+    /// than what others have acted upon.
     pub caught_up: bool,
-    /// Events since the start that this program does not know, and that could be left out.
+    /// Number of unknown events since the start that were skipped.
     pub unknown: u64,
     /// Why the view is no longer followed: the cluster is newer than this program.
     pub stranded: Option<String>,
-    /// What comes in place of a feed, or why none is to be had; it is tried again.
+    /// Why the feed cannot be followed; it is retried.
     pub trouble: Option<String>,
 }
 
@@ -189,20 +188,20 @@ impl<V> Default for Seen<V> {
     }
 }
 
-/// Somebody who must see every step of a mirror, and may hold back the copy on disk.
+/// Observes every step of a mirror, and may delay saving.
 pub trait Observer<V>: Send + 'static {
-    /// A record comes; the view does not have it yet.
+    /// A record arrives; the view does not have it yet.
     fn record(&mut self, record: &Record);
 
-    /// A snapshot takes the place of what was known, if anything was.
+    /// A snapshot replaces the previous view, if there was one.
     fn restart(&mut self, client: &Client, before: Option<&V>, after: &V);
 
-    /// Whether a copy that is written now hides nothing that still has to be done.
+    /// Whether the view may be saved now. Return `false` while work for records before it is pending.
     fn may_save(&self) -> bool {
         true
     }
 
-    /// A copy was written.
+    /// The view was saved.
     fn saved(&mut self, _: &V) {}
 }
 
@@ -214,15 +213,15 @@ impl<V> Observer<V> for () {
 
 /// Follows the log for a view.
 pub struct Mirror<V, O = ()> {
-    /// The view as of the last item; before the first snapshot or copy, an empty one.
+    /// The view as of the last item; initially empty.
     view: V,
-    /// Whether there was a snapshot or a copy.
+    /// Whether there was a snapshot or a saved view.
     is_known: bool,
-    /// Whether something came that it does not tell of: a snapshot that was not understood.
+    /// Whether the view misses something: a snapshot that could not be read.
     has_gap: bool,
     seen: watch::Sender<Seen<V>>,
     file: PathBuf,
-    /// Since when the copy is older than the view.
+    /// Since when the saved view is outdated.
     unsaved: Option<Instant>,
     observer: O,
 }
@@ -234,8 +233,8 @@ impl<V, O> fmt::Debug for Mirror<V, O> {
 }
 
 impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
-    /// Reads the copy in `file`, unless it is one of another host. A damaged one is set aside: the snapshot of a
-    /// replica takes its place. `empty`: the view when nothing is known.
+    /// Loads the view saved in `file`, unless it is that of another host. A damaged file is set aside, and a
+    /// replica's snapshot replaces it. `empty`: the view before anything is known.
     ///
     /// # Errors
     /// [`DurableError::Io`].
@@ -256,7 +255,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
         Ok(Self { view, is_known, has_gap: false, seen, file, unsaved: None, observer })
     }
 
-    /// What is seen, as it changes.
+    /// A receiver of the published view.
     #[must_use]
     pub fn seen(&self) -> watch::Receiver<Seen<V>> {
         self.seen.subscribe()
@@ -290,18 +289,18 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
         self.save_if_allowed();
     }
 
-    /// Goes on where the copy ends. The digest there is not known, so a filtered feed is all there is.
+    /// Options to continue from the saved view. Its digest is unknown, so the feed is always filtered.
     fn options(&self) -> FollowOptions {
         let whole = self.is_known && self.view.is_whole() && !self.has_gap;
         let whole = whole.then_some(&self.view);
         let after = whole.map(View::revision);
         let cluster = whole.and_then(|view| view.cluster().map(str::to_owned));
         let (topics, host) = (self.view.topics(), self.view.host());
-        // A view acts on all that it is made of: to guess would be to do something wrong.
+        // All topics are required: a view that skipped an unknown event would act on wrong data.
         FollowOptions { after, required: topics.clone(), topics, host, cluster, digest: None }
     }
 
-    /// Takes an item and those that have come with it, and publishes what they make of the view.
+    /// Applies an item and those that arrived with it, and publishes the view.
     fn take_batch(
         &mut self,
         first: Result<Item, Error>,
@@ -323,7 +322,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
     }
 
     fn take(&mut self, item: Item, client: &Client, seen: &mut Seen<V>) -> Result<(), Error> {
-        // A bookmark follows when everything that there was has come.
+        // A bookmark follows when all existing records have arrived.
         let caught_up = !matches!(item, Item::Record(_) | Item::Unknown(_));
         match item {
             Item::Record(record) => {
@@ -382,7 +381,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
         });
     }
 
-    /// Shows what keeps the log from being followed, until something of it comes.
+    /// Publishes why the log cannot be followed, until data arrives.
     fn tell(&self, trouble: Option<String>) {
         self.seen.send_if_modified(|seen| {
             let new = seen.trouble != trouble;
@@ -394,7 +393,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
         });
     }
 
-    /// Saves the view, or looks again later.
+    /// Saves the view if the observer permits; otherwise checks again later.
     fn save_if_allowed(&mut self) {
         if self.observer.may_save() {
             self.save();

@@ -1,5 +1,5 @@
-//! What replicas answer, as far as the client gives it another form than [`romana_api`] does. Unknown members are
-//! ignored and missing ones get defaults: a client may be older or newer than the cluster.
+//! Replicas' answers in a form that differs from [`romana_api`]'s. Unknown members are ignored and missing
+//! ones get defaults: a client may be older or newer than the cluster.
 
 pub use romana_api::Page;
 use romana_api::batch::BatchItem;
@@ -13,12 +13,12 @@ use romana_statemachine::{Answer, Revision};
 
 use crate::error::ApiError;
 
-/// What a command that was not refused came to.
+/// The result of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Done {
-    /// Revision after the command; 0 if the replica did not say.
+    /// Revision after the command; 0 if the replica did not give it.
     pub revision: Revision,
-    /// Whether it changed anything (`false`: it was so already).
+    /// `false`: the state was already as requested.
     pub changed: bool,
     /// The address, if the command allocates one.
     pub allocation: Option<Allocation>,

@@ -1,27 +1,27 @@
-//! Lines of a stream whose pieces end anywhere, each bounded.
+//! Splits a stream with arbitrary chunk boundaries into lines of bounded length.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Longest line, bytes: a record with the largest topology there may be.
+/// Size limit of a line, bytes: a record with the largest possible topology.
 pub(crate) const LINE_BYTES_MAX: usize = 64 << 20;
 
-/// Cuts pieces into lines.
+/// Splits chunks into lines.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     buffer: BytesMut,
-    /// Bytes of the buffer that are known to hold no line feed.
+    /// Length of the buffer's prefix that contains no line feed.
     searched: usize,
 }
 
 impl Lines {
-    /// Adds a piece. `false` if the line would be longer than is accepted.
+    /// Adds a chunk. `false` if the line would exceed the limit.
     #[must_use]
     pub(crate) fn push(&mut self, piece: &[u8]) -> bool {
         self.buffer.extend_from_slice(piece);
         self.buffer.len() <= LINE_BYTES_MAX
     }
 
-    /// The next whole line that is not blank, without its end.
+    /// The next complete line that is not blank, without its line end.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         loop {
             let unsearched = self.buffer.get(self.searched..)?;

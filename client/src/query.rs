@@ -1,4 +1,4 @@
-//! Request paths: segments and parameters, percent-encoded.
+//! Request paths: percent-encoded segments and parameters.
 
 use std::fmt::{Display, Write};
 
@@ -24,7 +24,7 @@ impl Query {
         self
     }
 
-    /// Adds a parameter, if there is a value.
+    /// Adds a parameter, if it has a value.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: Option<impl Display>) -> Self {
         if let Some(value) = value {
@@ -44,8 +44,8 @@ impl Query {
     }
 }
 
-/// Percent-encodes all but RFC 3986's unreserved characters, and `:`, `@`, `,` that paths and
-/// queries may hold. A lone `.` or `..` would be resolved as a directory and is encoded too.
+/// Percent-encodes all characters except RFC 3986's unreserved ones and `:`, `@`, `,`, which paths and
+/// queries may contain. A segment `.` or `..` would be resolved as a directory and is encoded too.
 fn encode(text: &mut String, value: &str) {
     let dots = matches!(value, "." | "..");
     for byte in value.bytes() {

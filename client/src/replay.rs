@@ -1,5 +1,5 @@
-//! Replaying an exported history: from what `GET /v1/audit/export` sent to the state that it leads
-//! to, without a server and without trust.
+//! Replays an exported history: computes the state from the output of `GET /v1/audit/export`, without a
+//! server and without trusting the file.
 //!
 //! ```text
 //!   {"romana_history":1,"cluster_id":…,"first":…,"previous":…,"state":…,"last":…,"digest":…}
@@ -7,13 +7,13 @@
 //!   {"end":{"revision":…,"digest":…,"state_digest":…}}
 //! ```
 //!
-//! Every record must continue the chain of digests, and the state folded from them must be the one
-//! that the end names. So a file that is cut, reordered or edited is refused, with the line. A file
-//! that begins later than revision 1 carries the state before its first record; when a record further
-//! on signs just that checkpoint, the state is held against the signature.
+//! Every record must continue the chain of digests, and the resulting state must match the digest at the end.
+//! A truncated, reordered or edited file is refused, with the line number. A file that begins after revision
+//! 1 contains the state before its first record; if a later record signs that checkpoint, the state is
+//! checked against the signature.
 //!
-//! What cannot be checked: `cluster_id`, which nothing signs, and whether the whole is a forgery made
-//! from one end to the other. For that, compare the digest at some revision with another source.
+//! Not verifiable: `cluster_id`, which is not signed, and whether the whole file is a consistent forgery. To
+//! exclude that, compare the digest at some revision with another source.
 
 use std::io::{self, BufRead};
 
@@ -25,71 +25,67 @@ use romana_statemachine::event::CheckpointSigned;
 use romana_statemachine::{Digest, Event, Millis, Record, Revision, State};
 use serde::Deserialize;
 
-/// Longest line of a record, bytes: one with the largest topology there may be.
+/// Size limit of a record's line, bytes: one with the largest possible topology.
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
-/// Longest first line, bytes: one with the state of a large cluster in it.
+/// Size limit of the first line, bytes: one that contains the state of a large cluster.
 pub const HEADER_BYTES_MAX: usize = 2 << 30;
-/// Format of the file.
+/// Version of the file format.
 const FORMAT: u64 = 1;
 
-/// Why a file is not a true export.
+/// Why a file is not a valid export.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// A line is wrong.
     #[error("line {line}: {why}")]
     Line {
-        /// Which, from 1.
+        /// Line number, from 1.
         line: u64,
-        /// What is wrong with it.
         why: String,
     },
-    /// The file cannot be read.
     #[error("the file cannot be read after line {line}")]
     Io {
         /// The last line that was read.
         line: u64,
-        /// Why.
         source: io::Error,
     },
 }
 
-/// How far to replay.
+/// Where the replay stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Until {
-    /// To the end, which is checked.
+    /// At the end, which is verified.
     #[default]
     End,
-    /// To this revision. What comes after it is not looked at.
+    /// At this revision. Later records are not read.
     Revision(Revision),
-    /// Up to the last record that is not after this time.
+    /// At the last record that is not after this time.
     Time(Millis),
 }
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Clone, Debug)]
 pub struct Replayed {
     /// First line of the file.
     pub header: Header,
-    /// The state at the end, or where it was told to stop.
+    /// The state at the end of the replay.
     pub state: State,
     /// Digest of that state.
     pub state_digest: Digest,
-    /// Records that were folded.
+    /// Number of records applied.
     pub records: u64,
-    /// Whether the file's end was reached and is right.
+    /// Whether the end of the file was reached and verified.
     pub complete: bool,
-    /// The record that signs the state with which the file begins, if it passed.
+    /// The record that signs the initial state of the file, if the replay reached it.
     pub vouched_by: Option<Revision>,
 }
 
-/// A replay in progress: takes lines. Bounded by the state's size.
+/// A replay in progress, which takes lines. Memory is bounded by the state's size.
 #[derive(Debug)]
 pub struct Replay {
     until: Until,
     line: u64,
     header: Option<Header>,
     state: State,
-    /// Digest of the state that came with the header.
+    /// Digest of the state in the header.
     base: Option<Digest>,
     vouched_by: Option<Revision>,
     records: u64,
@@ -98,7 +94,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// One that has seen nothing.
+    /// The state before the first line.
     #[must_use]
     pub fn new(until: Until) -> Self {
         Self {
@@ -114,7 +110,7 @@ impl Replay {
         }
     }
 
-    /// Revision that was reached.
+    /// The last revision replayed.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.state.revision()
@@ -126,16 +122,16 @@ impl Replay {
         self.header.as_ref()
     }
 
-    /// Whether it has come to where it was told to stop: further lines are not needed.
+    /// Whether the replay has reached its end point and needs no further lines.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.stopped
     }
 
-    /// Takes the next line, with or without its end.
+    /// Processes the next line, with or without its line end.
     ///
     /// # Errors
-    /// [`ReplayError::Line`]; the replay is worth nothing after it.
+    /// [`ReplayError::Line`]; the replay is invalid afterwards.
     pub fn line(&mut self, line: &[u8]) -> Result<(), ReplayError> {
         self.line += 1;
         if self.stopped {
@@ -256,7 +252,7 @@ impl Replay {
         Ok(())
     }
 
-    /// What it came to.
+    /// The result.
     ///
     /// # Errors
     /// [`ReplayError::Line`]: the lines ended too early.
@@ -290,13 +286,13 @@ impl Replay {
 
 fn parse<'a, T: Deserialize<'a>>(line: &'a [u8], what: &str) -> Result<T, String> {
     serde_json::from_slice(line).map_err(|error| {
-        // A line of its own has no lines.
+        // Each line is parsed separately, so "line 1" would mislead.
         let why = error.to_string().replace(" at line 1 column ", " at column ");
         format!("it is not {what}: {why}")
     })
 }
 
-/// The state before the first record.
+/// Decodes the state before the first record.
 fn decode(text: &str) -> Result<State, String> {
     let bytes = BASE64.decode(text).map_err(|error| format!("the state is not base64: {error}"))?;
     let state = State::from_snapshot(&bytes).map_err(|error| error.to_string())?;
@@ -308,7 +304,7 @@ fn decode(text: &str) -> Result<State, String> {
     }
 }
 
-/// Replays a whole file; `progress` is told how many bytes were used, and by whom.
+/// Replays a whole file; `progress` is called with the replay and the number of bytes read.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -337,7 +333,7 @@ pub fn replay(
     replay.finish()
 }
 
-/// Reads a line with its end; nothing at the end of the file. `false`: it is longer than `max`.
+/// Reads a line with its line end; nothing at the end of the file. `false`: it is longer than `max`.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, max: usize) -> io::Result<bool> {
     loop {
         let piece = match reader.fill_buf() {

@@ -1,5 +1,5 @@
-//! Whether to try again: pure decisions about one attempt. Which commands may be repeated is in their table
-//! (`Command::meta`).
+//! Decides on retries: pure decisions about one attempt. Which commands may be repeated is defined in
+//! their table (`Command::meta`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,47 +7,41 @@ use std::time::Duration;
 use crate::error::{ApiError, Cause, Error};
 use crate::transport::{Fault, Reply};
 
-/// What repeating a request does.
+/// The effect of repeating a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nature {
-    /// It changes nothing.
     Read,
-    /// Twice is the same as once.
     Idempotent,
-    /// It must not be sent again once it may have happened.
+    /// It must not be resent once it may have been committed.
     Once,
 }
 
-/// How much of an answer came back, least first.
+/// How much of an answer was received, in ascending order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Heard {
     /// Nothing: the connection was refused or broke.
     #[default]
     Nobody,
-    /// Nothing in time.
+    /// Nothing before the timeout.
     Silence,
     /// A reply, which may say why the cluster cannot answer.
     Reply,
 }
 
-/// What one attempt came to.
+/// The verdict on one attempt.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// The answer.
     Answer(Reply),
-    /// An error that another attempt would not change.
+    /// An error that a retry would not change.
     Fail(Error),
-    /// Try again, on another replica if there is one.
+    /// Retry, on another replica if there is one.
     Again {
-        /// What was met.
         why: String,
-        /// Its cause.
         source: Option<Cause>,
-        /// Whether this attempt may have taken effect.
+        /// Whether this attempt may have been committed.
         maybe: bool,
-        /// How much of an answer came back.
         heard: Heard,
-        /// How long the server asked us to wait.
+        /// The server's `Retry-After`.
         wait: Option<Duration>,
     },
 }
@@ -105,13 +99,13 @@ fn judge_reply(reply: Reply) -> Verdict {
     }
 }
 
-/// What a replica said that is broken, as the cause: others may do better, and if none does, its code and hint are
-/// worth reading.
+/// The error of a failing replica, as the cause: if no other replica can
+/// answer, its code and hint are useful.
 fn said(error: ApiError) -> Option<Cause> {
     Some(Arc::new(error))
 }
 
-/// Growing pauses with jitter.
+/// Exponential back-off with jitter.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     tries: u32,
@@ -119,7 +113,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     const FIRST_MS: u64 = 10;
-    /// An election takes some hundred milliseconds: until then, ask often enough to notice its end.
+    /// An election takes some hundred milliseconds; during that, retry often enough to notice its end.
     const ELECTION_MS: u64 = 100;
     const ELECTION_TRIES: u32 = 20;
     const LAST_MS: u64 = 1_000;
@@ -129,7 +123,7 @@ impl Backoff {
     }
 
     /// The next pause. `asked` is the server's `Retry-After`. Its unit, a second, is longer than an
-    /// election takes: one second or less means "soon" and is left to us; more is kept to.
+    /// election: values up to one second mean "soon" and our own back-off applies; larger ones are obeyed.
     /// `roll` is a random number in 0..1.
     pub(crate) fn next(&mut self, asked: Option<Duration>, roll: f64) -> Duration {
         let early = Self::ELECTION_MS.min(Self::FIRST_MS << self.tries.min(10));

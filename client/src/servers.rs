@@ -1,4 +1,4 @@
-//! Which replica to ask next: a small pure book of the replicas we know.
+//! Chooses the replica to ask next: a small pure list of the known replicas.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use tokio::time::Instant;
 use crate::config::Server;
 use crate::model::ClusterStatus;
 
-/// How long a replica that failed is left alone while there are others.
+/// How long a failed replica is avoided while there are others.
 const AVOID: Duration = Duration::from_millis(1_000);
-/// How long what a replica said about the cluster is believed.
+/// How long a replica's description of the cluster is valid.
 const FRESH: Duration = Duration::from_secs(5);
-/// Most replicas that are kept in the book.
+/// Limit of known replicas.
 const KNOWN_MAX: usize = 64;
 
-/// The replicas we know.
+/// The known replicas.
 ///
-/// Invariants: at least one server; configured ones are never forgotten; no server twice; `leader`
-/// and `preferred` are valid positions.
+/// Invariants: at least one server; configured ones are never removed; no duplicates; `leader` and
+/// `preferred` are valid positions.
 #[derive(Debug)]
 pub(crate) struct Servers {
     known: Vec<Known>,
@@ -46,7 +46,7 @@ impl Servers {
         Self { known, configured, leader: None, preferred, refresh_after: None }
     }
 
-    /// The replica to ask: the leader for writes, else the one that worked last, else another.
+    /// The replica to ask: the leader for writes, else the one that answered last, else another.
     pub(crate) fn choose(&mut self, write: bool, now: Instant) -> Server {
         let ready = |known: &Known| known.avoid_until.is_none_or(|until| until <= now);
         let leader = self.leader.filter(|_| write).and_then(|at| self.known.get(at));
@@ -63,7 +63,7 @@ impl Servers {
         self.known[self.preferred].server.clone()
     }
 
-    /// A replica did not serve us: leave it alone for a while.
+    /// Records that a replica failed, to avoid it for a while.
     pub(crate) fn failed(&mut self, server: &Server, now: Instant) {
         if let Some(at) = self.position(server) {
             if let Some(known) = self.known.get_mut(at) {
@@ -76,12 +76,12 @@ impl Servers {
         self.refresh_after = None;
     }
 
-    /// Whether there is one that did not just fail.
+    /// Whether there is a replica that has not just failed.
     pub(crate) fn is_one_ready(&self, now: Instant) -> bool {
         self.known.iter().any(|known| known.avoid_until.is_none_or(|until| until <= now))
     }
 
-    /// A replica served us.
+    /// Records that a replica answered.
     pub(crate) fn worked(&mut self, server: &Server) {
         let at = self.position(server);
         if let Some(known) = at.and_then(|at| self.known.get_mut(at)) {
@@ -89,17 +89,17 @@ impl Servers {
         }
     }
 
-    /// Whether the cluster should be asked about itself; if so, nobody else is told so for a while.
+    /// Whether the cluster's members should be queried; if so, other callers are not told to for a while.
     pub(crate) fn claim_refresh(&mut self, now: Instant) -> bool {
         let due = self.refresh_after.is_none_or(|after| after <= now);
         if due {
-            // A short claim: if the answer gets lost, somebody else asks soon.
+            // A short interval: if the answer is lost, another caller asks soon.
             self.refresh_after = Some(now + AVOID / 4);
         }
         due
     }
 
-    /// What a replica said about the cluster.
+    /// Updates the list from a replica's description of the cluster.
     pub(crate) fn learned(&mut self, cluster: &ClusterStatus, now: Instant) {
         self.refresh_after = Some(now + if cluster.leader.is_some() { FRESH } else { AVOID / 4 });
         let members: Vec<(u64, Server)> =
@@ -119,7 +119,7 @@ impl Servers {
         self.preferred %= self.known.len().max(1);
     }
 
-    /// All of them, configured ones first.
+    /// All replicas, configured ones first.
     pub(crate) fn all(&self) -> Vec<Server> {
         self.known.iter().map(|known| known.server.clone()).collect()
     }
@@ -160,7 +160,7 @@ mod tests {
         servers.failed(&server(1), now);
         assert_eq!(servers.choose(true, now), server(2));
         servers.failed(&server(2), now + AVOID / 2);
-        // All failed: the one that may be asked first again.
+        // All have failed: the one whose avoidance ends first.
         assert_ne!(servers.choose(true, now + AVOID / 2), server(2));
         servers.worked(&server(2));
         assert_eq!(servers.choose(false, now + AVOID / 2), server(2));

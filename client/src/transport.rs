@@ -1,4 +1,4 @@
-//! One HTTP/1.1 exchange with one replica. The only file that knows the connector: TLS goes here.
+//! One HTTP/1.1 exchange with one replica. Only this file knows the connector: TLS belongs here.
 
 use std::io;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::Server;
 use crate::error::{Cause, Error};
 
-/// Longest answer that is read, bytes (a snapshot of a million addresses is about 300 MB).
+/// Size limit of an answer, bytes (a snapshot of a million addresses is about 300 MB).
 const REPLY_BYTES_MAX: usize = 1 << 30;
-/// Longest time for an answer that comes in pieces.
+/// Timeout for an answer that is read in chunks.
 const PIECES_MAX: Duration = Duration::from_secs(600);
-/// Idle connections are dropped after this.
+/// Idle connections are closed after this.
 const IDLE_MAX: Duration = Duration::from_secs(30);
-/// How long connecting may take.
+/// Connection timeout.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// A request, the same for every replica.
@@ -36,7 +36,7 @@ pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) body: Option<Bytes>,
     pub(crate) accept: &'static str,
-    /// The answer has no end: its head has a deadline, its body has not.
+    /// The answer is a stream: the deadline applies to its head, not its body.
     pub(crate) endless: bool,
 }
 
@@ -50,7 +50,7 @@ impl Ask {
     }
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -61,18 +61,18 @@ pub(crate) struct Reply {
 /// Why there is no answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// The request did not leave: nothing happened.
+    /// The request was not sent: nothing was committed.
     NotSent(Cause),
-    /// The request left, no whole answer came back.
+    /// The request was sent, but no complete answer was received.
     Lost(Cause),
-    /// The request may have left; time ran out.
+    /// The request may have been sent; the deadline has passed.
     TimedOut,
-    /// The request cannot be expressed.
+    /// The request is invalid.
     Unfit(Error),
 }
 
 impl Fault {
-    /// What was met, for people.
+    /// A message for users.
     pub(crate) fn why(&self) -> String {
         match self {
             Self::NotSent(_) => String::from("it does not accept connections"),
@@ -82,7 +82,7 @@ impl Fault {
         }
     }
 
-    /// What the layers below say.
+    /// The underlying error.
     pub(crate) fn cause(&self) -> Option<Cause> {
         match self {
             Self::NotSent(cause) | Self::Lost(cause) => Some(Arc::clone(cause)),
@@ -96,7 +96,7 @@ impl Fault {
 pub(crate) struct Transport {
     http: Http<HttpConnector, Full<Bytes>>,
     actor: HeaderValue,
-    /// How long a replica may wait for a quorum, or for its turn.
+    /// How long a replica may wait for a quorum, or for a free slot.
     wait_max: Duration,
 }
 
@@ -138,7 +138,7 @@ impl Transport {
         read_reply(response, deadline).await
     }
 
-    /// Sends a request whose body comes piece by piece, and reads the whole answer.
+    /// Sends a request with a streamed body, and reads the whole answer.
     pub(crate) async fn upload(
         &self,
         server: &Server,
@@ -175,7 +175,7 @@ impl Transport {
         ask: &Ask,
         deadline: Instant,
     ) -> Result<Request<Full<Bytes>>, Error> {
-        // The server gives up a little earlier than we do: then it says what it knows.
+        // The server gives up a little earlier than the client, so that its error arrives in time.
         let left =
             deadline.saturating_duration_since(Instant::now()).min(self.wait_max).mul_f64(0.9);
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -220,7 +220,7 @@ pub(crate) async fn read_reply(
     }
 }
 
-/// Reads a body to its end, each piece of it within `patience`.
+/// Reads a body to its end, each chunk within `patience`.
 pub(crate) async fn read_pieces(body: Incoming, patience: Duration) -> Result<Bytes, Fault> {
     let mut body = Limited::new(body, REPLY_BYTES_MAX);
     let (mut bytes, until) = (BytesMut::new(), Instant::now() + PIECES_MAX);
@@ -234,7 +234,7 @@ pub(crate) async fn read_pieces(body: Incoming, patience: Duration) -> Result<By
     }
 }
 
-/// `Retry-After` in seconds; a date is not used by our servers.
+/// `Retry-After` in seconds; our servers do not use dates.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
     Some(Duration::from_secs(u64::from(seconds)))

@@ -191,7 +191,8 @@ async fn serve(
     let mut tasks = Tasks::new(CancellationToken::new());
     let leading = tasks.stop();
     tasks.spawn("connections", server.clone().accept_until(listener, leading.clone()));
-    tasks.spawn("claim", replica.clone().keep_claim(leading.clone()));
+    let (claiming, until) = (replica.clone(), leading.clone());
+    tasks.spawn("claim", async move { claiming.members().keep_claim(until).await });
     tasks.spawn("retention", purge::keep(replica.clone(), leading.clone()));
     let standard = leader_tasks::standard(config.service_cluster_ip_range.clone());
     tasks.spawn("leader tasks", leader_tasks::run(replica.clone(), standard, leading));
@@ -221,7 +222,7 @@ async fn end_of_life(
             hand_over(replica).await;
             Ok(End::Stopped)
         }
-        (kind, why) = replica.wait_fault() => match kind {
+        (kind, why) = replica.health().wait_fault() => match kind {
             FaultKind::DiskFull => Ok(End::Full(why)),
             FaultKind::OlderCopy => {
                 // It takes part in nothing. It stays to say why, wherever somebody looks.
@@ -279,10 +280,10 @@ async fn start(config: ReplicaConfig, patience: Duration) -> Result<Replica, Sta
 
 /// Lets another replica lead before this one leaves, so that nobody waits for an election.
 async fn hand_over(replica: &Replica) {
-    if replica.leadership().borrow().is_none() {
+    if replica.leadership().watch().borrow().is_none() {
         return;
     }
-    match replica.hand_over(Instant::now() + HAND_OVER).await {
+    match replica.leadership().hand_over(Instant::now() + HAND_OVER).await {
         Ok(()) => info!("leadership handed over"),
         Err(error) => info!(%error, "leadership was not handed over"),
     }

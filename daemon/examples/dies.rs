@@ -1,4 +1,4 @@
-//! A daemon of which a task dies, to see that it ends and says why.
+//! A daemon with a task that dies, to test that the process exits and says why.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! A daemon that does nothing but report its health: all that a program has to write before it does its own work.
+//! A daemon that only reports its health: the minimal code of a program of this kind.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Layered configuration: a flag goes before its environment variable, that before the configuration file, and that
-//! before the default.
+//! Layered configuration: a flag takes precedence over its environment variable, that over the configuration
+//! file, and that over the default.
 //!
 //! ```text
 //!   #[derive(clap::Args, serde::Deserialize)]
@@ -7,8 +7,8 @@
 //!
 //!   defaults ◄── Given, with the file's keys ◄── flags and variables: Layers<Given> in the program's clap::Parser
 //! ```
-//! All fields are `Option`s, and clap knows no defaults: `None` means that no layer sets the option. The program
-//! completes and checks what comes out.
+//! All fields are `Option`s, and clap has no defaults: `None` means that no layer sets the option. The
+//! program adds defaults and validates the result.
 
 use std::io;
 use std::marker::PhantomData;
@@ -19,32 +19,19 @@ use serde::de::DeserializeOwned;
 
 use crate::file::{self, CONFIG_BYTES_MAX};
 
-/// The configuration cannot be put together.
+/// The layers cannot be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum LayersError {
-    /// The file cannot be read.
     #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file is not what it should be.
+    Read { path: PathBuf, source: io::Error },
     #[error("{} is not a valid configuration", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
-    /// The arguments cannot be read.
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("the arguments are not valid")]
     Arguments(#[from] clap::Error),
 }
 
-/// What flags and environment variables say about the options in `T`, to be put over a configuration file. Flatten it
-/// into the program's arguments. By default they say nothing.
+/// The options in `T` as set by flags and environment variables, to be merged over a configuration file.
+/// Flatten it into the program's arguments. The default sets no option.
 #[derive(Clone, Debug)]
 pub struct Layers<T> {
     given: Option<ArgMatches>,
@@ -52,7 +39,7 @@ pub struct Layers<T> {
 }
 
 impl<T: FromArgMatches> Layers<T> {
-    /// Puts flags and environment over a lower layer.
+    /// Merges flags and environment over a lower layer.
     ///
     /// # Errors
     /// [`LayersError::Arguments`].
@@ -63,7 +50,7 @@ impl<T: FromArgMatches> Layers<T> {
         Ok(lower)
     }
 
-    /// Puts flags and environment over the file, if there is one.
+    /// Merges flags and environment over the file, if there is one.
     ///
     /// # Errors
     /// [`LayersError`].
@@ -90,7 +77,7 @@ impl<T> Default for Layers<T> {
 
 impl<T: FromArgMatches> FromArgMatches for Layers<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        // What is wrong is said now.
+        // Parse errors must be reported here, not on the merge.
         T::from_arg_matches(matches)?;
         Ok(Self { given: Some(matches.clone()), options: PhantomData })
     }

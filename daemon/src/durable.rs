@@ -1,10 +1,10 @@
-//! JSON that must be whole: in files that are replaced in one step ([`crate::whole`]), with a checksum over all of it.
+//! Durable JSON files with a checksum, replaced atomically ([`crate::whole`]).
 //!
 //! ```text
 //!   "ROMANA1\n" · CRC-32 of the rest, 8 hex digits · "\n" · JSON
 //! ```
-//! A newer form gets another first line: an older program then says that it does not know it, instead
-//! of guessing.
+//! A new format gets another first line, so that an older program reports an
+//! unknown format instead of guessing.
 
 use std::fs;
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use crate::file;
 use crate::whole::{self, Failed, Machine, parent};
 
 const MAGIC: &[u8] = b"ROMANA1\n";
-/// Longest file that is read, bytes: a view of a cluster with a million endpoints.
+/// Size limit of a file, bytes: a view of a cluster with a million endpoints.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes before the JSON.
 const HEAD: usize = MAGIC.len() + 9;
@@ -25,25 +25,15 @@ const HEAD: usize = MAGIC.len() + 9;
 /// A file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum DurableError {
-    /// The file system says no.
     #[error("cannot {action} {}", .path.display())]
     Io {
-        /// What was tried.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// The file is not what was written.
     #[error("{} is damaged: {why}", .path.display())]
-    Damaged {
-        /// Which.
-        path: PathBuf,
-        /// How it shows.
-        why: String,
-    },
+    Damaged { path: PathBuf, why: String },
 }
 
 impl From<Failed> for DurableError {
@@ -53,14 +43,14 @@ impl From<Failed> for DurableError {
 }
 
 impl DurableError {
-    /// What the file system said to an action on a path.
+    /// Wraps an I/O error with the action and the path.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
 }
 
-/// Writes a file so that after a crash there is the old one or the new one, whole.
+/// Writes a file atomically: after a crash there is either the old content or the new one.
 ///
 /// # Errors
 /// [`DurableError::Io`].
@@ -74,12 +64,12 @@ pub fn save(path: &Path, content: &impl Serialize) -> Result<(), DurableError> {
     }
     let (file, beside) = file.into_parts();
     whole::finish(&Machine, &file, &beside, path)?;
-    // It is not to be removed: its name is gone.
+    // Renamed already, so the temporary file must not be removed on drop.
     _ = beside.keep();
     Ok(())
 }
 
-/// Removes a file durably. One that is not there is removed already.
+/// Durably removes a file. A missing file is no error.
 ///
 /// # Errors
 /// [`DurableError::Io`].
@@ -92,12 +82,12 @@ pub fn remove(path: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// Begins the names of files that are being written (`tempfile`).
+/// Prefix of temporary files (`tempfile`).
 const TEMPORARY: &str = ".tmp";
-/// Ends the names of files that were set aside.
+/// Extension of files that were set aside.
 const ASIDE: &str = "damaged";
 
-/// Files that were set aside in a state directory and the directories in it.
+/// Files that were set aside in a state directory and its subdirectories.
 #[must_use]
 pub fn aside_in(dir: &Path) -> Vec<PathBuf> {
     let files = |dir: &Path| {
@@ -105,7 +95,7 @@ pub fn aside_in(dir: &Path) -> Vec<PathBuf> {
         files.map(|file| file.path()).collect::<Vec<_>>()
     };
     let mut all = files(dir);
-    // Only what has no ending can be a directory of ours.
+    // Only names without extension can be our directories.
     let dirs: Vec<PathBuf> =
         all.iter().filter(|path| path.extension().is_none() && path.is_dir()).cloned().collect();
     all.extend(dirs.iter().flat_map(|dir| files(dir)));
@@ -114,7 +104,7 @@ pub fn aside_in(dir: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Whether a path is of a file in use: neither being written nor set aside.
+/// Whether a path is that of a file in use: neither temporary nor set aside.
 #[must_use]
 pub fn is_whole(path: &Path) -> bool {
     !is_temporary(path) && path.extension().is_none_or(|extension| extension != ASIDE)
@@ -124,8 +114,8 @@ fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
 }
 
-/// Removes what writers left behind in a directory when they were killed: files that were never renamed
-/// into place and have not been touched for `age`. A directory that is not there has none.
+/// Removes temporary files of killed writers from a directory: those that have not been modified for `age`. A
+/// missing directory is no error.
 ///
 /// # Errors
 /// [`DurableError::Io`].
@@ -144,7 +134,7 @@ pub fn remove_leftovers(dir: &Path, age: std::time::Duration) -> Result<(), Dura
     Ok(())
 }
 
-/// Reads a file back; `None` if there is none.
+/// Reads a file; `None` if it does not exist.
 ///
 /// # Errors
 /// [`DurableError`].
@@ -171,11 +161,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| error.to_string())
 }
 
-/// Puts a damaged file out of the way, for somebody to look at. Returns where it is.
+/// Renames a damaged file so that an operator can inspect it. Returns the new path.
 pub fn set_aside(path: &Path) -> PathBuf {
     let aside = path.with_extension(ASIDE);
     if let Err(error) = fs::rename(path, &aside) {
-        tracing::warn!(path = %path.display(), %error, "a damaged file cannot be set aside");
+        tracing::warn!(path = %path.display(), %error, "setting a damaged file aside failed");
     }
     aside
 }

@@ -1,4 +1,4 @@
-//! How errors are shown: with their causes, on one line.
+//! Formats errors with their causes, on one line.
 
 use std::error::Error;
 use std::fmt;
@@ -7,8 +7,8 @@ use std::io;
 /// An error of any kind.
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// Shows an error and its causes: `what failed: why: why that`. A cause that the text contains already is left out,
-/// because many libraries put the cause into the error's own text.
+/// Displays an error and its causes: `operation failed: cause: cause of that`. A cause that the text already
+/// contains is skipped, as many libraries include the cause in the error's own text.
 #[derive(Clone, Copy, Debug)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'a));
 
@@ -32,7 +32,7 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Whether something is so of an error or of one of its causes, also of those that an I/O error has inside.
+/// Whether a predicate holds for an error or one of its causes, including errors wrapped in I/O errors.
 pub fn any_cause(
     error: &(dyn Error + 'static),
     is_so: &dyn Fn(&(dyn Error + 'static)) -> bool,

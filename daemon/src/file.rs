@@ -1,8 +1,9 @@
-//! Files at paths that users give: read with a bound and only if they are regular, and replaced whole.
+//! Files at user-supplied paths: reads are limited to regular files of bounded size, and
+//! writes replace the file atomically.
 //!
-//! A path may name anything. A named pipe that no program writes to blocks whoever opens it, a device may have no
-//! end, and a link that is renamed over is gone. So what is read must be a regular file, and what is written follows
-//! links, replaces regular files in one step, and goes straight into pipes and character devices.
+//! A path may name anything. Opening a named pipe without a writer blocks, a device may have no end, and a
+//! rename over a symbolic link would destroy the link. Therefore only regular files are read. Writes follow
+//! links, replace regular files atomically, and go directly into pipes and character devices.
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,20 +15,20 @@ use tempfile::NamedTempFile;
 
 use crate::whole::{self, Machine, parent};
 
-/// Links that a path may go through, as in the kernel.
+/// Limit of symbolic links in a path, as in the kernel.
 const LINKS_MAX: usize = 40;
-/// Permissions of a new file, less what the umask takes away.
+/// Permissions of a new file, before the umask.
 const NEW_MODE: u32 = 0o666;
 
-/// Longest configuration file, bytes.
+/// Size limit of a configuration file, bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// What the system says, or [`ErrorKind::InvalidInput`] with what the path names instead.
+/// The system's error, or [`ErrorKind::InvalidInput`] with the type of the file.
 pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // Before it is opened: opening a device may do something.
+    // Checked before opening, as opening a device may have side effects.
     regular(fs::metadata(path)?.file_type())?;
     let file = OpenOptions::new().read(true).custom_flags(no_wait()).open(path)?;
     let found = file.metadata()?;
@@ -53,21 +54,21 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 /// The same as text.
 ///
 /// # Errors
-/// As [`read`], and [`ErrorKind::InvalidData`] when it is not UTF-8.
+/// As [`read`], and [`ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
     String::from_utf8(read(path, bytes_max)?)
         .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 
-/// Opens a file to append to, such as a log. A named pipe without a reader is an error instead of a wait.
+/// Opens a file for appending, such as a log. A named pipe without a reader is an error instead of blocking.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).custom_flags(no_wait()).open(path)
 }
 
-/// A flag so that a pipe is not waited for; it does nothing to regular files.
+/// Open flag against blocking on a pipe; it has no effect on regular files.
 fn no_wait() -> i32 {
     OFlags::NONBLOCK.bits().cast_signed()
 }
@@ -80,7 +81,7 @@ fn regular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::InvalidInput, why))
 }
 
-/// What a path names, in a word.
+/// The name of a file type.
 pub(crate) fn name(kind: FileType) -> &'static str {
     match kind {
         kind if kind.is_dir() => "a directory",
@@ -92,11 +93,11 @@ pub(crate) fn name(kind: FileType) -> &'static str {
     }
 }
 
-/// A file that is being written at a path that a user gave.
+/// A file being written at a user-supplied path.
 ///
-/// Links are followed. A regular file, and one that is not there yet, is written beside and gets its name in
-/// [`Replacement::finish`]: until then, and after any failure, the path has what it had. Into a pipe or a character
-/// device the bytes go as they come. Anything else is refused.
+/// Links are followed. A regular or new file is written to a temporary file and renamed in
+/// [`Replacement::finish`]: until then, and after a failure, the path keeps its content. Pipes and character
+/// devices are written directly. Other types are refused.
 #[derive(Debug)]
 pub struct Replacement {
     to: To,
@@ -109,10 +110,10 @@ enum To {
 }
 
 impl Replacement {
-    /// Begins to write. Blocks: a named pipe is waited for until a program reads it.
+    /// Starts writing. Blocking: opening a named pipe waits for a reader.
     ///
     /// # Errors
-    /// What the system says, or [`ErrorKind::InvalidInput`] when nothing can be written to what is there.
+    /// The system's error, or [`ErrorKind::InvalidInput`] if the file type cannot be written.
     pub fn create(path: &Path) -> io::Result<Self> {
         let (path, mode) = match fs::metadata(path) {
             Ok(found) if found.is_file() => (fs::canonicalize(path)?, Some(found.permissions())),
@@ -159,17 +160,17 @@ impl Replacement {
         Err(io::Error::new(ErrorKind::InvalidInput, why))
     }
 
-    /// Makes what was written durable, and gives the file its name.
+    /// Makes the content durable, and renames the file into place.
     ///
     /// # Errors
-    /// What the system says; the path has what it had before.
+    /// The system's error; the path keeps its previous content.
     pub fn finish(self) -> io::Result<()> {
         match self.to {
             To::Stream(mut file) => file.flush(),
             To::Beside { file, path } => {
                 let (file, beside) = file.into_parts();
                 whole::finish(&Machine, &file, &beside, &path)?;
-                // It is not to be removed: its name is gone.
+                // Renamed already, so the temporary file must not be removed on drop.
                 _ = beside.keep();
                 Ok(())
             }
@@ -193,7 +194,7 @@ impl Write for Replacement {
     }
 }
 
-/// Where a chain of links ends that leads to no file yet.
+/// The target of a chain of links that leads to no file yet.
 fn end_of_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -223,7 +224,7 @@ mod tests {
         mknodat(CWD, path, Kind::Fifo, Mode::RWXU, 0).unwrap();
     }
 
-    /// Fails instead of waiting for ever.
+    /// Fails the test instead of blocking forever.
     fn soon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, wait) = mpsc::channel();
         std::thread::spawn(move || done.send(work()));

@@ -9,8 +9,8 @@
 //!       └── probe: /healthz /readyz /status /metrics ◄────────────┘
 //!             └── listener: bounded connections over TCP, or over what an acceptor makes of it
 //! ```
-//! `examples/idle.rs` is the smallest program of this shape. Besides: how errors are shown, files at paths that users
-//! give, files that must be whole, and directories that are not shared.
+//! `examples/idle.rs` is the smallest program of this form. The crate also has error formatting, files at
+//! user-supplied paths, durable files, and exclusive directories.
 
 pub mod config;
 pub mod durable;

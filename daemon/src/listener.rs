@@ -1,11 +1,13 @@
-//! The HTTP listener of a program: whatever clients do, what they can make the program keep or wait for is bounded.
+//! The HTTP listener of a program. Whatever clients do, the memory and time they can
+//! make the program spend is bounded.
 //!
 //! ```text
 //!   TcpListener ─► permit ─► Acceptor (plain; TLS) ─► Guarded ─► hyper ─► service
 //!   finish: no further requests ─► closed: none is left ─► cut: those that are left
 //! ```
-//! Bounds: connections at the same time, a time for the handshake, for a request's head and for a connection without
-//! a request ([`HEAD_TIMEOUT`]), the size of a head, and a rate at which a client must take what it asked for.
+//! Bounds: the number of connections; the time for a handshake, for a request's head and
+//! for an idle connection ([`HEAD_TIMEOUT`]); the size of a head; and a minimum rate at
+//! which a client must read its answers.
 
 mod guard;
 
@@ -35,30 +37,28 @@ pub use guard::{BadHead, Guarded, HeadAnswer, OnBadHead, plain_answers};
 
 use crate::error::AnyError;
 
-/// Time for a handshake, for a request's head, and for a connection without a request.
+/// Timeout for a handshake, a request's head, and an idle connection.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes that a connection buffers, at most, each way: the longest head.
+/// Size limit of a connection's buffer in each direction, and so of a head.
 pub const HEAD_BYTES_MAX: usize = 32 << 10;
-/// Headers of a request.
+/// Limit of headers in a request.
 pub const HEADERS_MAX: usize = 64;
-/// Bytes that the kernel keeps for a client that does not read; left to itself it takes megabytes.
+/// Send buffer in the kernel for a client that does not read; the default is megabytes.
 const SEND_BUFFER_BYTES: u32 = 256 << 10;
-/// Connections that wait to be accepted.
+/// Limit of connections waiting to be accepted.
 const BACKLOG: u32 = 1024;
-/// Pause after a connection that could not be accepted, for example because no file descriptor is left.
+/// Pause after a failed accept, for example because there is no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// An address cannot be listened on.
+/// The listener cannot bind to an address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct ListenError {
-    /// The address.
     pub address: SocketAddr,
-    /// Why.
     pub source: io::Error,
 }
 
-/// A listener whose connections keep few unread bytes in the kernel.
+/// Binds a listener whose connections have small send buffers.
 ///
 /// # Errors
 /// [`ListenError`].
@@ -73,16 +73,16 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     bound().map_err(|source| ListenError { address, source })
 }
 
-/// Turns an accepted connection into the stream that HTTP is spoken on.
+/// Turns an accepted TCP connection into the stream that carries HTTP.
 pub trait Acceptor: Clone + Send + Sync + 'static {
-    /// The stream. It may know who the peer is.
+    /// The stream, which may identify the peer.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Makes the stream, after a handshake if there is one; it may take [`HEAD_TIMEOUT`].
+    /// Creates the stream, after a handshake if there is one, within [`HEAD_TIMEOUT`].
     fn accept(&self, stream: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-/// HTTP straight over TCP.
+/// HTTP over plain TCP.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain;
 
@@ -94,16 +94,16 @@ impl Acceptor for Plain {
     }
 }
 
-/// Figures about connections. Clones share them.
+/// Metrics of connections. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// Connections that are open.
+    /// Open connections.
     pub open: Gauge,
-    /// Connections that were closed at once because there were too many.
+    /// Connections closed immediately because there were too many.
     pub refused: Counter,
 }
 
-/// The connections of a listener. Clones are handles of the same.
+/// The connections of a listener. Clones share them.
 #[derive(Clone)]
 pub struct Connections {
     permits: Arc<Semaphore>,
@@ -115,7 +115,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// At most `max` at the same time; `on_bad_head` words the answers to heads that are no heads.
+    /// Allows at most `max` connections; `on_bad_head` creates the answers to invalid heads.
     #[must_use]
     pub fn new(max: usize, on_bad_head: OnBadHead, counters: Counters) -> Self {
         Self {
@@ -128,8 +128,8 @@ impl Connections {
         }
     }
 
-    /// Accepts connections until this is dropped; those that were accepted live on. `service_for` makes what answers
-    /// on a stream.
+    /// Accepts connections until this is dropped; accepted ones continue. `service_for`
+    /// creates the service for a stream.
     pub async fn accept<A, F, S>(&self, listener: &TcpListener, acceptor: A, service_for: F)
     where
         A: Acceptor,
@@ -142,15 +142,15 @@ impl Connections {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Of the connection, or no descriptor left: neither is a reason to end.
-                    warn!(%error, "cannot accept a connection");
+                    // An error of the connection, or no descriptor left: keep accepting in both cases.
+                    warn!(%error, "accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
                 self.counters.refused.inc();
-                debug!(%peer, "too many connections, closing this one");
+                debug!(%peer, "connection refused: too many are open");
                 continue;
             };
             let (this, acceptor, service_for) =
@@ -159,7 +159,7 @@ impl Connections {
                 let _permit = permit;
                 this.counters.open.inc();
                 if let Err(error) = this.serve(stream, acceptor, service_for).await {
-                    debug!(%peer, error = &*error as &dyn std::error::Error, "connection ended");
+                    debug!(%peer, error = &*error as &dyn std::error::Error, "connection failed");
                 }
                 this.counters.open.dec();
             });
@@ -196,43 +196,43 @@ impl Connections {
         }
     }
 
-    /// Connections that are open.
+    /// Number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.len()
     }
 
-    /// Lets each connection end after the request that it is at.
+    /// Closes each connection after its current request.
     pub fn finish(&self) {
         self.finishing.cancel();
         self.open.close();
     }
 
-    /// Returns after [`Connections::finish`] when no connection is open.
+    /// Returns when no connection is open after [`Connections::finish`].
     pub async fn closed(&self) {
         self.open.wait().await;
     }
 
-    /// Ends all connections, whatever they are at.
+    /// Closes all connections immediately.
     pub fn cut(&self) {
         self.cut.cancel();
         self.finish();
     }
 
-    /// Lets requests in progress end within `patience`, then cuts the connections that are left.
+    /// Waits up to `patience` for current requests, then closes the remaining connections.
     pub async fn drain(&self, patience: Duration) {
         self.finish();
         if timeout(patience, self.closed()).await.is_err() {
-            warn!(connections = self.open(), "cutting connections");
+            warn!(connections = self.open(), "closing connections that did not finish in time");
         }
         self.cut();
     }
 }
 
-/// HTTP/1.1 with bounds on what a peer can make us wait for or keep.
+/// HTTP/1.1 with bounds on the time and memory a peer can use.
 ///
-/// `pipeline_flush` stays off: with it hyper buffers answers without a bound, and keeps one back for as long as
-/// anything at all comes after its request.
+/// `pipeline_flush` stays off: with it hyper buffers answers without limit, and delays an
+/// answer while further input arrives.
 fn http() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder

@@ -1,8 +1,8 @@
-//! The log of a program: one line per event on standard error, as text for people or JSON for programs.
+//! The log of a program: one line per event on standard error, as text or JSON.
 //!
-//! Values come from clients, peers, files and kernels, who may have chosen every byte of them. So each is
-//! written through [`Printable`], whatever the event: a line is one line, it moves no cursor, and no value
-//! makes it long. Warnings that repeat are counted instead of written ([`crate::repeats`]).
+//! Values come from clients, peers, files and kernels, and may contain arbitrary bytes. Each is written
+//! through [`Printable`]: an event is always one line of bounded length, without terminal control sequences.
+//! Repeated warnings are counted instead of written ([`crate::repeats`]).
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -38,19 +38,18 @@ pub enum Form {
     Json,
 }
 
-/// The log could not be set up.
+/// The log cannot be initialised.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter is not one.
     #[error("the log filter is not valid")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// It was set up before.
+    /// It was initialised before.
     #[error("the log is set up already")]
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Sets up the log of this process on standard error. `filter` is a level or a list of
-/// `target=level`, as in `info,romana_replica::raft=debug`.
+/// Initialises the log of this process on standard error. `filter` is a level or a list of `target=level`, as
+/// in `info,romana_replica::raft=debug`.
 ///
 /// # Errors
 /// [`LogError`].
@@ -71,12 +70,12 @@ pub fn init(form: Form, filter: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Whether a field is not of the event, but of the library that it came through.
+/// Whether a field was added by the `log` bridge instead of the event.
 fn is_foreign(field: &Field) -> bool {
     field.name().starts_with("log.")
 }
 
-/// Writes fields for people: the message, then `name=value`.
+/// Writes events as text: the message, then `name=value`.
 #[derive(Clone, Copy, Debug)]
 pub struct Text;
 
@@ -125,7 +124,7 @@ impl Visit for TextVisitor<'_> {
     }
 }
 
-/// Writes events for programs: `{"timestamp", "level", fields …, "target"}`.
+/// Writes events as JSON: `{"timestamp", "level", fields …, "target"}`.
 struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -228,7 +227,7 @@ mod tests {
         }
     }
 
-    /// What is logged meanwhile.
+    /// The log output of `log`.
     fn logged(form: Form, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();

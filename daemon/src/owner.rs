@@ -1,6 +1,7 @@
-//! Whose a directory is, and whether what is in it can be read. A replica's data directory is emptied when its disk was lost or it joins again; the agent's
-//! state directory has what runs on its host, and is never emptied. So the two programs refuse to share one, also
-//! one inside the other.
+//! Ensures that a directory belongs to one program, and that its files can be read. A replica's
+//! data directory is emptied when its disk was lost or it joins again; the agent's state
+//! directory records what runs on its host, and is never emptied. So the two programs refuse to
+//! share a directory, or to nest theirs.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -8,21 +9,21 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::file;
 
-/// How far below a directory is looked.
+/// How deep subdirectories are searched.
 const DEPTH_MAX: usize = 3;
-/// Directories that are looked at: nobody waits for a whole file system.
+/// Limit of directories searched, so that a large file system does not delay the start.
 const DIRS_MAX: usize = 10_000;
-/// Most of a file that is read to know it, bytes.
+/// Bytes of a file that are read to identify it.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
-/// Files of one directory that are looked at.
+/// Files examined per directory.
 const FILES_MAX: usize = 16;
 
-/// A program with a directory of its own.
+/// A program with its own directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// `romana-agent`, with its `--state-dir`.
+    /// `romana-agent` with its `--state-dir`.
     Agent,
-    /// `romanad`, with its `--data-dir`.
+    /// `romanad` with its `--data-dir`.
     Replica,
 }
 
@@ -34,7 +35,7 @@ impl Program {
         }
     }
 
-    /// What to do when a file of its directory is lost.
+    /// The remedy when a file of its directory is lost.
     fn lost(self) -> &'static str {
         match self {
             Self::Agent => {
@@ -48,7 +49,7 @@ impl Program {
         }
     }
 
-    /// Whether a directory is this program's, by what is in the files that only it writes.
+    /// Whether a directory belongs to this program, judged by the content of files that only it writes.
     fn owns(self, dir: &Path) -> bool {
         match self {
             Self::Agent => {
@@ -77,37 +78,29 @@ fn begins(path: &Path, head: &[u8]) -> bool {
 /// Why a program cannot use a directory.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// It is another program's, or has one of another program in it, or is in one.
+    /// It belongs to another program, contains such a directory, or is inside one.
     #[error(
         "{} cannot be the directory of {}: {} is that of {}, and whatever empties the one would delete the other. \
          Choose another directory", .dir.display(), .own.name(), .found.display(), .other.name()
     )]
     Shared {
-        /// The directory.
         dir: PathBuf,
-        /// Who wants it.
+        /// The program that is starting.
         own: Program,
-        /// The other program's directory …
+        /// The other program's directory.
         found: PathBuf,
-        /// … and which program that is.
+        /// The other program.
         other: Program,
     },
-    /// There is something in it that may be waited for without end, or has none.
+    /// It contains a pipe or device, which may block on open or have no end.
     #[error(
         "{} is {kind}, and {} keeps regular files there: it does not start. Look at it with `ls -l`, and take it \
          away; if one of the program's files was there, put that back. {}", .path.display(), .own.name(), .own.lost()
     )]
-    Special {
-        /// What.
-        path: PathBuf,
-        /// What it is.
-        kind: &'static str,
-        /// Whose directory it is in.
-        own: Program,
-    },
+    Special { path: PathBuf, kind: &'static str, own: Program },
 }
 
-/// Looks whether a program may have a directory for its own, which may not be there yet.
+/// Checks that a program can use a directory, which need not exist yet.
 ///
 /// # Errors
 /// [`Unfit`].
@@ -124,7 +117,7 @@ pub fn check(dir: &Path, own: Program) -> Result<(), Unfit> {
     }
 }
 
-/// Looks whether all that is in a program's directory can be opened without waiting.
+/// Checks that all files in a program's directory can be opened without blocking.
 ///
 /// # Errors
 /// [`Unfit::Special`].
@@ -135,7 +128,7 @@ pub fn readable(dir: &Path, own: Program) -> Result<(), Unfit> {
     }
 }
 
-/// A pipe or a device, also at the end of a link. (A socket is refused by the system when it is opened.)
+/// Finds a pipe or device, also behind a link. (Opening a socket fails, so sockets need no check.)
 fn special(dir: &Path, depth: usize, left: &mut usize) -> Option<(PathBuf, &'static str)> {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -148,7 +141,7 @@ fn special(dir: &Path, depth: usize, left: &mut usize) -> Option<(PathBuf, &'sta
             }
         }
         if kind.is_symlink() {
-            // One that leads nowhere is not opened either.
+            // A dangling link is never opened.
             let Ok(end) = fs::metadata(&path) else { continue };
             kind = end.file_type();
         }
@@ -159,7 +152,7 @@ fn special(dir: &Path, depth: usize, left: &mut usize) -> Option<(PathBuf, &'sta
     None
 }
 
-/// Where a path leads: links are followed as far as it exists.
+/// Resolves the links of a path as far as it exists.
 fn real(dir: &Path) -> PathBuf {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let there = dir.ancestors().find_map(|above| {

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/status` and `/metrics`: what a program says about itself, from one [`Probe`].
+//! The endpoints `/healthz`, `/readyz`, `/status` and `/metrics`, implemented with one [`Probe`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,31 +20,31 @@ use tokio_util::sync::CancellationToken;
 use crate::listener::{Connections, Counters, Plain, plain_answers};
 use crate::problems::Problems;
 
-/// The content type of [`render`]'s text.
+/// Content type of the output of [`render`].
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Connections to the probe at the same time.
+/// Limit of connections to the probe.
 const CONNECTIONS_MAX: usize = 256;
-/// Time for requests in progress at the stop.
+/// Timeout for current requests at the stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a program says about itself.
+/// The state of a program.
 pub trait Probe: Send + Sync + 'static {
     /// The document at `/status`.
     type Status: Serialize + Send + Sync;
 
-    /// The first part of all names of metrics.
+    /// Prefix of all metric names.
     fn prefix(&self) -> &'static str;
 
-    /// How the program is now.
+    /// The current status.
     fn status(&self) -> Self::Status;
 
     /// Whether the program does its work; `/readyz` answers 503 if not.
     fn is_ready(&self, status: &Self::Status) -> bool;
 
-    /// The status for people: the body of `/readyz`.
+    /// The status as text: the body of `/readyz`.
     fn text(&self, status: &Self::Status) -> String;
 
-    /// Registers what `/metrics` shows.
+    /// Registers the metrics for `/metrics`.
     fn metrics(
         &self,
         status: &Self::Status,
@@ -57,7 +57,7 @@ pub async fn serve<P: Probe>(listener: TcpListener, probe: P, stop: Cancellation
     let service = TowerToHyperService::new(router(probe));
     let connections = Connections::new(CONNECTIONS_MAX, plain_answers(), Counters::default());
     if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "health, status and metrics are served");
+        tracing::info!(%address, "serving health, status and metrics");
     }
     tokio::select! {
         () = stop.cancelled() => {}
@@ -104,13 +104,13 @@ pub fn render(registry: &Registry) -> Result<String, std::fmt::Error> {
     Ok(text)
 }
 
-/// Registers a number as it is now.
+/// Registers a gauge with its current value.
 pub fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
     let value = i64::try_from(value).unwrap_or(i64::MAX);
     registry.register(name, help, ConstGauge::new(value));
 }
 
-/// The probe of a program that has nothing of its own to say: it is ready while no part reports a problem.
+/// A probe without program-specific state: ready while no part reports a problem.
 #[derive(Clone, Debug)]
 pub struct Health {
     program: &'static str,
@@ -118,7 +118,7 @@ pub struct Health {
     problems: Problems,
 }
 
-/// What [`Health`] says.
+/// The status of [`Health`].
 #[derive(Clone, Debug, Serialize)]
 pub struct HealthStatus {
     program: &'static str,
@@ -128,7 +128,7 @@ pub struct HealthStatus {
 }
 
 impl Health {
-    /// `program` is also the first part of the metrics' names.
+    /// `program` is also the prefix of metric names.
     #[must_use]
     pub fn new(program: &'static str, version: &'static str, problems: Problems) -> Self {
         Self { program, version, problems }

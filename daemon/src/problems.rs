@@ -1,5 +1,5 @@
-//! What a program cannot put right by itself: each part reports its problems here, and status, metrics and log get them
-//! from here in one way.
+//! Problems that a program cannot resolve without an operator: its parts report them
+//! here, for status, metrics and log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,11 +19,11 @@ struct PartLabels {
 }
 
 impl Problems {
-    /// Replaces the problems of a part; none, when it works. Those that are new are logged once.
+    /// Replaces the problems of a part; an empty list means that it works. New problems are logged once.
     pub fn report(&self, part: &'static str, problems: Vec<String>) {
         let before = self.parts().insert(part, problems.clone()).unwrap_or_default();
         for problem in problems.iter().filter(|problem| !before.contains(problem)) {
-            tracing::warn!(part, problem, "the host or the cluster is not as wanted");
+            tracing::warn!(part, problem, "new problem");
         }
     }
 
@@ -41,7 +41,7 @@ impl Problems {
         others.flat_map(|(_, problems)| problems).cloned().collect()
     }
 
-    /// Registers how many problems each part has.
+    /// Registers the number of problems of each part as metrics.
     pub fn register(&self, registry: &mut Registry) {
         let counts = Family::<PartLabels, Gauge>::default();
         for (part, problems) in &*self.parts() {

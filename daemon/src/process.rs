@@ -1,5 +1,5 @@
-//! The frame of `main`: log, runtime, signals, tasks, and the exit code. 0: stopped as told; 1: it failed; 2: usage or
-//! configuration.
+//! The frame of `main`: log, runtime, signals, tasks, and the exit code. 0: stopped as requested; 1: failed;
+//! 2: usage or configuration error.
 
 use std::error::Error;
 use std::future::Future;
@@ -11,29 +11,29 @@ use crate::error::{AnyError, chain};
 use crate::log::{self, Form};
 use crate::tasks::{Tasks, stop_signal};
 
-/// Exit code for a failure at work.
+/// Exit code of a failure at run time.
 pub const FAILED: u8 = 1;
-/// Exit code for arguments or a configuration that cannot be used.
+/// Exit code of invalid arguments or configuration.
 pub const USAGE: u8 = 2;
 
-/// This process, by the name of its program.
+/// This process, with the name of its program.
 #[derive(Clone, Copy, Debug)]
 pub struct Process(pub &'static str);
 
 impl Process {
-    /// Says on standard error why the process ends.
+    /// Prints on standard error why the process ends.
     pub fn say(self, text: &str) {
-        // Parts of it may come from files and from peers.
+        // Parts of the text may come from files and peers.
         eprintln!("{}: {}", self.0, escaped_lines(text));
     }
 
-    /// Says what failed and its causes.
+    /// Prints an error and its causes.
     pub fn fail(self, error: &dyn Error, code: u8) -> ExitCode {
         self.say(&chain(error));
         ExitCode::from(code)
     }
 
-    /// [`ExitCode::SUCCESS`], or [`Process::fail`].
+    /// Returns [`ExitCode::SUCCESS`], or calls [`Process::fail`].
     pub fn end<E: Into<AnyError>>(self, result: Result<(), E>, code: u8) -> ExitCode {
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -41,8 +41,8 @@ impl Process {
         }
     }
 
-    /// Runs a daemon: sets up the log and starts `work` on a runtime. Its [`Tasks`] are told to stop by SIGTERM and
-    /// SIGINT; `work` starts them and ends with [`Tasks::run`].
+    /// Runs a daemon: initialises the log and starts `work` on a runtime. SIGTERM and SIGINT stop its
+    /// [`Tasks`]; `work` starts tasks and ends with [`Tasks::run`].
     pub fn run<F, E>(self, form: Form, filter: &str, work: impl FnOnce(Tasks) -> F) -> ExitCode
     where
         F: Future<Output = Result<(), E>>,

@@ -1,6 +1,6 @@
-//! The loop of everything that keeps an actual state as it is wanted: a pass looks at both and changes what differs.
-//! It is level-triggered: a pass remembers nothing but what saves work, so the first start, normal work, restart and
-//! repair are one code path.
+//! The reconciliation loop: a pass compares actual with desired state and changes what differs. It is
+//! level-triggered: a pass keeps no state except caches, so first start, normal operation, restart
+//! and repair share one code path.
 //!
 //! ```text
 //!   pass ─► problems ─► status, metrics, log
@@ -16,59 +16,58 @@ use tokio_util::sync::CancellationToken;
 
 use crate::problems::Problems;
 
-/// When a pass follows without a reason from outside.
+/// When a pass runs without being woken.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    /// After a pass that succeeded; `None`: only when it is woken.
+    /// Interval after a successful pass; `None`: run only when woken.
     pub period: Option<Duration>,
-    /// After the first pass that failed; twice as long after each further one …
+    /// Back-off after the first failed pass, doubled after each further one …
     pub retry: Duration,
     /// … up to this.
     pub retry_max: Duration,
 }
 
-/// How a pass ended.
+/// The result of a pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
-    /// What it could not put right, for people.
+    /// Problems that the pass could not resolve, as messages.
     pub problems: Vec<String>,
-    /// When to look again.
     pub next: Next,
 }
 
-/// When the next pass follows, unless it is woken before.
+/// When the next pass runs, unless it is woken before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Next {
     /// After the period.
     #[default]
     Period,
-    /// After so long.
+    /// After this time.
     In(Duration),
-    /// It failed: after the back-off.
+    /// After the back-off, as the pass failed.
     Retry,
 }
 
 impl Pass {
-    /// It failed, for this reason.
+    /// A failed pass, with the reason.
     #[must_use]
     pub fn failed(why: String) -> Self {
         Self { problems: vec![why], next: Next::Retry }
     }
 }
 
-/// Something that is kept as it is wanted.
+/// A reconciler of some state.
 pub trait Reconcile: Send + 'static {
-    /// The name of the part, under which its problems are reported.
+    /// Name of the part under which its problems are reported.
     const PART: &'static str;
 
-    /// Whether a pass may be dropped at the stop. Otherwise it is waited for.
+    /// Whether a pass is cancelled at the stop. Otherwise the stop waits for it.
     const DROPPED_AT_STOP: bool = false;
 
-    /// Looks once and changes what differs.
+    /// Compares actual with desired state and changes what differs.
     fn pass(&mut self) -> impl Future<Output = Pass> + Send;
 
-    /// Returns when there is a reason for a pass. It is dropped when the pause is over: what it has taken note of must
-    /// be in `self`.
+    /// Returns when there is a reason for a pass. It is cancelled when the interval is over: state it
+    /// has received must be in `self`.
     fn wake(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -91,7 +90,7 @@ pub async fn run<R: Reconcile>(
         let pause = schedule.pause(next, failures);
         tokio::select! {
             () = stop.cancelled() => {}
-            // Both outcomes mean: look.
+            // Timeout or wake-up: run a pass either way.
             _ = timeout(pause, reconciler.wake()) => {}
         }
     }
@@ -134,7 +133,7 @@ mod tests {
         assert_eq!(woken_only.pause(Next::Period, 0), Duration::MAX);
     }
 
-    /// Fails as often as it is told, and says how each pass ended.
+    /// Fails a given number of times, and reports the result of each pass.
     struct Flaky {
         failures: usize,
         wake: Arc<Notify>,
@@ -174,7 +173,7 @@ mod tests {
         wake.notify_one();
         assert_eq!(passes.recv().await.unwrap(), Next::Period);
         wake.notify_one();
-        // The problem was there until the pass before this one.
+        // The problem was present until the pass before this one.
         assert_eq!(passes.recv().await.unwrap(), Next::Period);
         assert_eq!(problems.all(), Vec::<String>::new());
         stop.cancel();

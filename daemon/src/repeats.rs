@@ -1,10 +1,11 @@
-//! Warnings that repeat: the first is a line, those after it are counted, and two more kinds of lines say how many there
-//! were so far and that they have ended.
+//! Suppresses repeated warnings: the first is written, later ones are counted, and summary lines
+//! report the count so far and the end.
 //!
-//! What fails is tried again, by us and by libraries, some of it ten times a second for as long as a disk is full or a
-//! replica is away. The place in the code makes a warning the same one, and so do its values: which host, which file.
-//! Numbers do not, nor do causes that differ in their numbers only. A place that says very much, about very many
-//! hosts for example, gets [`LINES_MAX`] lines for each [`ENDED_AFTER`]; the rest is counted together.
+//! Failed operations are retried by us and by libraries, sometimes ten times a second for as long as a disk
+//! is full or a replica is down. Warnings are the same if they come from the same place in the code and have
+//! the same values, such as host or file. Numbers are not compared, nor are causes that differ only in
+//! numbers. A place with very many different warnings, for example about many hosts, gets [`LINES_MAX`] lines
+//! per [`ENDED_AFTER`]; the rest is counted together.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,52 +19,52 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// What has not been said again for so long has ended.
+/// A warning that was not repeated for this time has ended.
 pub const ENDED_AFTER: Duration = Duration::from_secs(30);
-/// How often it is counted while it lasts: after a minute, then more and more rarely.
+/// Delay of the first summary while a warning lasts; later ones are increasingly rare.
 const FIRST_COUNT: Duration = Duration::from_secs(60);
 const COUNT_EVERY_MAX: Duration = Duration::from_secs(3600);
-/// Different warnings of one place in the code that are written while the first of them lasts.
+/// Limit of different warnings from one place that are written while the first of them lasts.
 pub const LINES_MAX: usize = 20;
-/// How often the clock is looked at while there is something to count.
+/// How often summaries are checked while warnings are counted.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The target of the lines that count.
+/// Log target of the summary lines.
 const TARGET: &str = "romana_daemon::repeats";
 
-/// A place in the code, and what it says apart from numbers.
+/// A place in the code, and the text of its warning without numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     place: Identifier,
-    /// `None`: everything else that the place says.
+    /// `None`: all other warnings of the place.
     words: Option<String>,
 }
 
-/// A warning that was written, and may be repeated.
+/// A warning that was written and may be repeated.
 #[derive(Clone, Debug)]
 struct Repeated {
     level: Level,
     line: String,
     began: Instant,
     last: Instant,
-    /// How often it came after the first time.
+    /// Number of repetitions.
     count: u64,
-    /// When the next line says how often, and how long it waits after that.
+    /// When the next summary is due, and the delay after that.
     next: Instant,
     wait: Duration,
 }
 
-/// A line about warnings that were not written.
+/// A summary of suppressed warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted {
-    /// Of what level they were.
+    /// Level of the warnings.
     pub level: Level,
-    /// The first of them.
+    /// The first warning.
     pub line: String,
-    /// How many there were after it.
+    /// Number of repetitions.
     pub count: u64,
     /// From the first to the last.
     pub during: Duration,
-    /// Whether they have ended.
+    /// Whether the warning has ended.
     pub ended: bool,
 }
 
@@ -71,7 +72,7 @@ pub struct Counted {
 #[derive(Debug, Default)]
 struct Lasting {
     warnings: HashMap<Key, Repeated>,
-    /// How many lines each place has.
+    /// Number of lines written for each place.
     lines: HashMap<Identifier, usize>,
 }
 
@@ -103,7 +104,7 @@ impl Lasting {
         !known && !rest
     }
 
-    /// What is to be said of the warnings that were not written.
+    /// The summaries that are due.
     fn look(&mut self, now: Instant) -> Vec<Counted> {
         let mut counted = Vec::new();
         let lines = &mut self.lines;
@@ -130,12 +131,12 @@ impl Lasting {
     }
 }
 
-/// A filter that keeps repeated warnings out of the log.
+/// A log filter that suppresses repeated warnings.
 #[derive(Clone, Debug, Default)]
 pub struct Repeats(Arc<(Mutex<Lasting>, Condvar)>);
 
 impl Repeats {
-    /// Counts from now on, in a thread of its own; it ends with the process.
+    /// Starts the thread that writes summaries; it ends with the process.
     pub fn count(&self) {
         let counting = self.clone();
         let thread = thread::Builder::new().name("log".into());
@@ -145,11 +146,11 @@ impl Repeats {
             }
         });
         if let Err(error) = started {
-            tracing::warn!(%error, "repeated warnings are not counted");
+            tracing::warn!(%error, "starting the summary thread of repeated warnings failed");
         }
     }
 
-    /// Waits until there are warnings, and a little; then looks at them.
+    /// Waits until there are warnings, then a little longer, and returns the summaries that are due.
     fn wait(&self) -> Vec<Counted> {
         let (_, news) = &*self.0;
         let lasting = self.lasting();
@@ -198,7 +199,7 @@ impl Counted {
     }
 }
 
-/// A duration for people.
+/// Formats a duration in seconds.
 struct Seconds(Duration);
 
 impl fmt::Display for Seconds {
@@ -212,19 +213,19 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// What an event says.
+/// The content of an event.
 #[derive(Clone, Debug, Default)]
 struct Said {
-    /// What makes it the same warning.
+    /// The part that identifies the warning.
     words: String,
-    /// For people: its message, and its values.
+    /// Message and values, for the summary.
     line: String,
 }
 
 impl Said {
     fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
-        // A library's values are in its message, and nothing is known of them.
+        // Libraries put values into the message text, where they cannot be told apart.
         let ours = metadata.target().starts_with("romana");
         let mut visitor = Visitor { ours, said: Self::default() };
         visitor.said.words.push_str(metadata.target());
@@ -247,7 +248,7 @@ impl Visitor {
         };
         self.said.line.push_str(if self.said.line.is_empty() { "" } else { " " });
         self.said.line.push_str(&shown);
-        // Who or what it is about; other numbers change from one time to the next.
+        // Numbers that identify the subject; other numbers change between repetitions.
         let about = matches!(name, "replica" | "peer" | "id" | "member" | "from" | "to");
         if number && !about {
             return;

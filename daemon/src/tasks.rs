@@ -1,5 +1,5 @@
-//! The tasks of a program. They run until the program is told to stop; one that ends or panics before that ends the
-//! program, because a daemon of which a part is dead looks healthy and does not do its work.
+//! The tasks of a program. They run until the program is told to stop; a task that ends or panics earlier
+//! ends the program, because a daemon with a dead part looks healthy but does not do its work.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::reconcile::{self, Reconcile, Schedule};
 /// Returns a token that the first SIGTERM or SIGINT cancels.
 ///
 /// # Errors
-/// The system refuses to deliver signals.
+/// The signal handlers cannot be installed.
 pub fn stop_signal() -> io::Result<CancellationToken> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
@@ -29,36 +29,21 @@ pub fn stop_signal() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// How a task ended that must not have.
+/// How a task ended unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// It returned before the stop.
     #[error("task {task} ended before the program was told to stop")]
-    Ended {
-        /// The task's name.
-        task: &'static str,
-    },
-    /// It returned an error.
+    Ended { task: &'static str },
     #[error("task {task} failed")]
-    Failed {
-        /// The task's name.
-        task: &'static str,
-        /// What it returned.
-        source: AnyError,
-    },
-    /// It panicked.
+    Failed { task: &'static str, source: AnyError },
     #[error("task {task} panicked: {message}")]
-    Panicked {
-        /// The task's name.
-        task: &'static str,
-        /// The panic's message.
-        message: String,
-    },
+    Panicked { task: &'static str, message: String },
 }
 
-/// What a task may return: nothing, or a result.
+/// The return value of a task: nothing, or a result.
 pub trait Outcome: Send + 'static {
-    /// As a result.
+    /// Converts it into a result.
     ///
     /// # Errors
     /// The task's error.
@@ -77,7 +62,7 @@ impl<E: Into<AnyError> + Send + 'static> Outcome for Result<(), E> {
     }
 }
 
-/// The supervised tasks of a program, or of a part of it that is stopped on its own. They are aborted if this is
+/// The supervised tasks of a program, or of a part that is stopped separately. They are aborted if this is
 /// dropped before [`Tasks::stop_all`].
 #[derive(Debug, Default)]
 pub struct Tasks {
@@ -94,13 +79,13 @@ enum Kind {
 }
 
 impl Tasks {
-    /// No tasks yet; `stop` tells them to end.
+    /// Starts without tasks; `stop` tells them to end.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
         Self { stop, ..Self::default() }
     }
 
-    /// What tells the tasks to end.
+    /// The token that tells the tasks to end.
     #[must_use]
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
@@ -114,7 +99,7 @@ impl Tasks {
         self.start(name, Kind::Lasting, task);
     }
 
-    /// Starts a task that may end well before the stop. It must not fail.
+    /// Starts a task that may end before the stop, but must not fail.
     pub fn spawn_job<T>(&mut self, name: &'static str, task: T)
     where
         T: Future<Output: Outcome> + Send + 'static,
@@ -122,7 +107,7 @@ impl Tasks {
         self.start(name, Kind::Job, task);
     }
 
-    /// Starts a reconcile loop under the name of its part.
+    /// Starts a reconciliation loop under the name of its part.
     pub fn reconcile<R: Reconcile>(&mut self, reconciler: R, when: Schedule, problems: &Problems) {
         self.spawn(R::PART, reconcile::run(reconciler, when, problems.clone(), self.stop()));
     }
@@ -135,14 +120,14 @@ impl Tasks {
         self.names.insert(task.id(), (name, kind));
     }
 
-    /// Runs until the stop, or until a task ends before it; then stops all tasks and waits for them.
+    /// Runs until the stop, or until a task ends unexpectedly; then stops all tasks and waits for them.
     ///
     /// # Errors
-    /// [`TaskError`]: of the task that ended too early, or that failed while it stopped.
+    /// [`TaskError`] of the task that ended too early, or that failed during the stop.
     pub async fn run(mut self) -> Result<(), TaskError> {
         let stop = self.stop();
         let early = tokio::select! {
-            // A task that ends because of the stop does not end early.
+            // The stop is checked first: a task that ends because of it has not ended early.
             biased;
             () = stop.cancelled() => None,
             error = self.first_end() => Some(error),
@@ -152,7 +137,7 @@ impl Tasks {
         early.map_or(stopped, Err)
     }
 
-    /// Waits until a task ends although it was not told to; for ever, if none does. Cancel safe.
+    /// Waits until a task ends unexpectedly; pending forever if none does. Cancel safe.
     pub async fn first_end(&mut self) -> TaskError {
         while let Some(end) = self.next_end().await {
             match end {
@@ -164,10 +149,10 @@ impl Tasks {
         std::future::pending().await
     }
 
-    /// Tells all tasks to stop and waits until they have.
+    /// Tells all tasks to stop and waits for them.
     ///
     /// # Errors
-    /// [`TaskError`] of the first one that failed.
+    /// [`TaskError`] of the first task that failed.
     pub async fn stop_all(mut self) -> Result<(), TaskError> {
         self.stop.cancel();
         let mut first = Ok(());
@@ -179,7 +164,7 @@ impl Tasks {
         first
     }
 
-    /// The next task that ends, and how.
+    /// The next task that ends, and its result.
     async fn next_end(&mut self) -> Option<Result<(&'static str, Kind), TaskError>> {
         let ended = self.running.join_next_with_id().await?;
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
@@ -194,7 +179,7 @@ impl Tasks {
 
 impl TaskError {
     fn logged(self) -> Self {
-        tracing::error!(error = &self as &dyn std::error::Error, "a task of this program ended");
+        tracing::error!(error = &self as &dyn std::error::Error, "task ended unexpectedly");
         self
     }
 }

@@ -1,49 +1,50 @@
-//! Files that are there whole or not at all, whenever the power goes: written beside, made durable, renamed, and the
-//! directory made durable. The one place that does so; what is in the files is up to whoever calls.
+//! Atomic, durable file replacement: write a temporary file, sync it, rename it, sync the
+//! directory. After a power failure a file is either complete or absent. This is the only
+//! implementation; callers define the content.
 //!
 //! ```text
 //!   create beside ─► write ─► sync the file ─► rename ─► sync the directory
 //! ```
-//! Left out any of it, and some file system brings back an empty file, a half one, or the old name.
+//! If any step is left out, some file system brings back an empty file, a partial one, or the old name.
 //!
-//! Generic over the file system, because a replica's can be simulated (`romana_storage::platform`); [`Machine`] is the
-//! machine's own.
+//! Generic over the file system, because a replica's can be simulated
+//! (`romana_storage::platform`); [`Machine`] is the real one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// What is asked of a file system.
+/// The file system operations needed.
 pub trait Files {
     /// An open file.
     type File: Write;
 
-    /// Makes a file, or empties the one that is there.
+    /// Creates a file, or truncates an existing one.
     ///
     /// # Errors
-    /// What the system says, here and below.
+    /// The system's error, here and below.
     fn create(&self, path: &Path) -> io::Result<Self::File>;
 
-    /// Makes what was written to a file durable.
+    /// Makes a file's content durable.
     ///
     /// # Errors
-    /// After one nobody knows what is on the disk.
+    /// After an error the content on disk is unknown.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
 
-    /// Gives a file another name in its directory, in place of one that has it.
+    /// Renames a file within its directory, replacing an existing one.
     ///
     /// # Errors
-    /// Nothing has changed.
+    /// After an error nothing has changed.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Makes the names in a directory durable.
+    /// Makes the entries of a directory durable.
     ///
     /// # Errors
-    /// After one nobody knows which names are on the disk.
+    /// After an error the entries on disk are unknown.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
-/// The machine's own file system.
+/// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Machine;
 
@@ -71,11 +72,8 @@ impl Files for Machine {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}", path.display())]
 pub struct Failed {
-    /// What was attempted.
     pub action: &'static str,
-    /// On what.
     pub path: PathBuf,
-    /// What the system said.
     pub source: io::Error,
 }
 
@@ -87,16 +85,16 @@ impl Failed {
 }
 
 impl From<Failed> for io::Error {
-    /// What the system said, for callers that say themselves what they were doing.
+    /// Drops the context, for callers that add their own.
     fn from(failed: Failed) -> Self {
         failed.source
     }
 }
 
-/// Writes the file `path`, beside it at first.
+/// Writes the file `path` by way of a temporary file.
 ///
 /// # Errors
-/// [`Failed`]: the file is as it was, or whole and new.
+/// [`Failed`]: the file has either the old or the new content.
 pub fn replace<F: Files>(
     files: &F,
     path: &Path,
@@ -107,7 +105,7 @@ pub fn replace<F: Files>(
     rename(files, beside, path)
 }
 
-/// Writes a file, durably, under a name that does not count yet: [`rename`] gives it the one that does.
+/// Durably writes a file under a temporary name; [`rename`] gives it the final one.
 ///
 /// # Errors
 /// [`Failed`].
@@ -121,7 +119,7 @@ pub fn write<F: Files>(
     files.sync(&file).map_err(Failed::at("sync", path))
 }
 
-/// Gives a file that was written as `beside` its name.
+/// Renames the temporary file `beside` into place.
 ///
 /// # Errors
 /// [`Failed`].
@@ -135,7 +133,7 @@ pub fn finish<F: Files>(
     rename(files, beside, path)
 }
 
-/// Gives a file that is durable already another name, durably.
+/// Durably renames a file whose content is durable already.
 ///
 /// # Errors
 /// [`Failed`].
@@ -144,7 +142,7 @@ pub fn rename<F: Files>(files: &F, from: &Path, to: &Path) -> Result<(), Failed>
     sync_dir(files, parent(to))
 }
 
-/// Makes what was created, renamed and removed in a directory durable.
+/// Makes files created, renamed and removed in a directory durable.
 ///
 /// # Errors
 /// [`Failed`].
@@ -164,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Notes what is done, and fails at one step.
+    /// Records the operations, and fails at one of them.
     #[derive(Default)]
     struct Witness {
         done: RefCell<Vec<String>>,

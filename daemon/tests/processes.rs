@@ -1,4 +1,4 @@
-//! The examples as processes: health, signals, exit codes, and a task that dies.
+//! Runs the examples as processes: health, signals, exit codes, and a task that dies.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// An example, which is built beside the tests.
+/// An example, which cargo builds next to the tests.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let path: PathBuf = tests.parent().unwrap().with_file_name("examples").join(name);
@@ -18,12 +18,12 @@ fn example(name: &str) -> Command {
     Command::new(path)
 }
 
-/// Kills the process when the test ends, however it ends.
+/// Kills the process when the test ends.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended already.
         _ = self.0.kill();
         _ = self.0.wait();
     }
@@ -36,14 +36,14 @@ impl Running {
         (Self(child), log)
     }
 
-    /// Sends a signal; the exit code.
+    /// Sends a signal; returns the exit code.
     fn end(mut self, signal: Signal) -> Option<i32> {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
         self.0.wait().unwrap().code()
     }
 }
 
-/// Where the health is served, from the log.
+/// Reads the health address from the log.
 fn address(log: &mut impl BufRead) -> String {
     let mut text = String::new();
     loop {
@@ -82,7 +82,7 @@ fn a_daemon_reports_its_health_and_stops_as_told() {
         assert_eq!(status, 200);
         assert!(text.contains("\nidle_ready 1\n") && text.ends_with("# EOF\n"), "{text}");
         assert_eq!(get(&address, "/nothing").0, 404);
-        // It does not keep the daemon.
+        // An open connection does not delay the stop.
         let waiting = TcpStream::connect(&address).unwrap();
         assert_eq!(idle.end(signal), Some(0));
         drop(waiting);
@@ -100,7 +100,7 @@ fn configuration_is_checked_before_anything_starts() {
         assert_eq!(out.status.code(), Some(code), "{said}");
         assert_eq!(said.contains("idle.toml is not a valid configuration"), code == 2, "{said}");
     }
-    // An address that is taken.
+    // An address in use.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let out = example("idle").args(["--metrics", &address]).output().unwrap();

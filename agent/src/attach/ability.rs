@@ -1,4 +1,4 @@
-//! Whether an ADD can be expected to work: what STATUS answers, and readiness.
+//! Whether an ADD is expected to succeed: the answer to STATUS, and part of readiness.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,14 +17,14 @@ use crate::sysctl;
 use crate::view::View;
 use crate::wire::Failed;
 
-/// How often readiness is looked at.
+/// How often readiness is checked.
 const PERIOD: Duration = Duration::from_secs(1);
-/// After this it does not pass by itself.
+/// A failure that lasts longer is reported as a problem.
 const LASTS: Duration = Duration::from_secs(5);
-/// How long a network that was exhausted is taken to be so.
+/// How long a network counts as exhausted after an ADD found no address.
 const EXHAUSTED_FOR: Duration = Duration::from_secs(30);
 
-/// No ADD can work.
+/// Why no ADD can succeed.
 #[derive(Clone, Debug)]
 pub struct Unable {
     why: String,
@@ -32,13 +32,14 @@ pub struct Unable {
 }
 
 impl Unable {
-    /// As of now.
+    /// A failure that begins now.
     #[must_use]
     pub fn new(why: String) -> Self {
         Self { why, since: Instant::now() }
     }
 
-    /// For people, once it has lasted: what passes by itself, as after the start, is no problem of theirs.
+    /// The problem to report, once it has lasted: short failures, such as those
+    /// at start-up, are not reported.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let lasts = self.since.elapsed() >= LASTS;
@@ -47,7 +48,7 @@ impl Unable {
 }
 
 impl Attacher {
-    /// Says whether an ADD can be expected to work, each second and when something changes, until `stop`.
+    /// Publishes whether an ADD is expected to succeed, every second and on each change, until `stop`.
     pub(super) async fn watch_ability(self: Arc<Self>, stop: CancellationToken) {
         let mut clock = interval(PERIOD);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -70,7 +71,7 @@ impl Attacher {
         }
     }
 
-    /// Whether an ADD can be expected to work.
+    /// Whether an ADD is expected to succeed.
     pub(super) fn status(&self) -> Result<(), Failed> {
         let unable = |(msg, details): (String, &str)| failed(code::NOT_AVAILABLE, msg, details);
         let seen = self.seen.borrow().clone();
@@ -102,7 +103,7 @@ impl Attacher {
         why.map_or(Ok(()), |why| Err(unable(why)))
     }
 
-    /// The packet filter of a container would not be in place.
+    /// Policy is not enforced yet, so a new container would be unprotected.
     fn no_policy(&self) -> Option<(String, &'static str)> {
         let policy = self.policy.borrow().clone().filter(|policy| policy.applied.is_none())?;
         let why = policy.problems.first().cloned();
@@ -110,7 +111,7 @@ impl Attacher {
         Some((why, "see `romana-agent status`; iptables and ipset must be there"))
     }
 
-    /// The last ADD found no address.
+    /// The last ADD found no free address.
     fn exhausted(&self) -> Option<(String, &'static str)> {
         let last = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, why) = last.as_ref()?;
@@ -119,7 +120,7 @@ impl Attacher {
     }
 }
 
-/// The cluster has no place for containers of this host.
+/// No network of the cluster has room for containers of this host.
 fn no_place(view: &View, host: &HostName) -> Option<(String, &'static str)> {
     if !view.hosts.contains_key(host) {
         let details = "add it with `romana host add`, or start the agent with --register";
@@ -129,10 +130,10 @@ fn no_place(view: &View, host: &HostName) -> Option<(String, &'static str)> {
     view.networks.is_empty().then(|| ("the cluster has no network".into(), details))
 }
 
-/// Nothing can be written down.
+/// The disk is full, so no attachment can be recorded.
 fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
     let system = rustix::fs::statvfs(state_dir).ok()?;
-    // File systems that do not count their files have none.
+    // File systems without an inode limit report zero inodes.
     let full = system.f_bavail == 0 || system.f_files > 0 && system.f_favail == 0;
     let details = "make room on the disk of the agent's state directory, or mend it";
     if full {
@@ -145,7 +146,7 @@ fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
     Some((format!("{} cannot be written to: {error}", ledger.display()), details))
 }
 
-/// Packets of containers would end here.
+/// The host does not forward packets of containers.
 fn not_forwarding(view: &View) -> Option<(String, &'static str)> {
     let families = [true, false].into_iter();
     let mut used = families

@@ -1,4 +1,4 @@
-//! ADD.
+//! The CNI command ADD.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
@@ -20,46 +20,46 @@ use crate::ours::host_link;
 use crate::view::View;
 use crate::wire::{Add, Added, Failed, Key};
 
-/// MTU where nothing says another.
+/// Default MTU, if neither the configuration nor a link gives one.
 const MTU: u32 = 1500;
-/// How long the MTU of the links is believed, if hosts and routes stay as they are.
+/// How long the MTU of the links is cached while hosts and routes do not change.
 const MTU_KEPT: Duration = Duration::from_secs(10);
-/// So many addresses of other hosts are asked for their links.
+/// How many addresses of other hosts are resolved to links.
 const OTHERS_ASKED: usize = 32;
-/// Far away: what the default route leads to.
+/// Remote addresses, to find the link of the default route.
 const ANYWHERE: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1)),
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
-/// Bounds of an MTU: what IPv4 needs, and the largest packet.
+/// Valid MTUs: the minimum of IPv4, and the largest packet.
 const MTU_BOUNDS: std::ops::RangeInclusive<u32> = 68..=65_535;
 
-/// How long the log is asked before the reserve is touched: usually, and when it has been silent.
+/// How long to wait for the control plane before an address is taken from the
+/// reserve: normally, and after silence.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_CUT_OFF: Duration = Duration::from_millis(300);
-/// A log that says nothing for so long (a bookmark comes every 5 s) is out of reach.
+/// The control plane is unreachable after this silence (the feed sends a bookmark every 5 s).
 pub(super) const SILENT: Duration = Duration::from_secs(7);
 
-/// An address to ask for.
+/// An address to request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Want {
     name: AddressName,
-    /// Networks to try, in order; empty: whichever the address is of.
+    /// Candidate networks, in order of preference; empty: the network that contains the requested address.
     networks: Vec<NetworkName>,
     ip: Option<IpAddr>,
 }
 
-/// An address that was given.
+/// An address that was granted.
 struct Given {
     ip: IpAddr,
-    /// From the reserve.
+    /// Set if the address comes from the reserve.
     lent: Option<Lent>,
-    /// When the log gave it.
+    /// Revision of the allocation.
     since: Revision,
 }
 
-/// What to ask for: an address of each family in which there is a network for the tenant, or those that
-/// were asked for.
+/// Addresses to request: one of each family in which the tenant has a network, or the addresses given.
 pub(super) fn wants(add: &Add, view: &View) -> Result<Vec<Want>, Failed> {
     let tenant = TenantId::from(add.tenant.as_str());
     let mut wants = Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn wants(add: &Add, view: &View) -> Result<Vec<Want>, Failed> {
 }
 
 impl Attacher {
-    /// Attaches a container, or leaves nothing behind.
+    /// Attaches a container; if that fails, undoes everything.
     pub(super) async fn add(self: &Arc<Self>, add: &Add) -> Result<Added, Failed> {
         let _alone = self.lock(&add.key).await;
         if let Some(problem) = self.standing.borrow().problem() {
@@ -138,7 +138,7 @@ impl Attacher {
         }
     }
 
-    /// What an ADD found says whether the next one can expect an address; one that failed otherwise says nothing.
+    /// Records whether the last ADD found a free address. Other failures do not change the record.
     fn note_exhaustion(&self, built: &Result<Added, Failed>) {
         let now = match built {
             Ok(_) => None,
@@ -171,7 +171,7 @@ impl Attacher {
         }
         let late = entry.addresses.iter().any(|held| held.lent.is_some());
         if late {
-            // It is in no other file any more.
+            // Durable first: after a crash, the entry is the only record of the borrowed address.
             self.put(entry.clone()).await?;
         }
         crash_point("allocated");
@@ -198,7 +198,7 @@ impl Attacher {
             added.routes = ips.iter().filter_map(default).collect();
             (added.host_link, added.link) = (Some(host), Some(link));
         }
-        // Every policy that was set before the address was given is in the kernel from here on.
+        // From here on, every policy that was set before the allocation is in the kernel.
         self.gate.note(entry.key.clone(), entry.filtered());
         self.gate.settled(revision).await.map_err(|error| {
             let details = "`romana-agent status` on this host says why: try again";
@@ -211,7 +211,7 @@ impl Attacher {
         Ok(added)
     }
 
-    /// Refuses a key that is in use; clears away what is left of an older attachment.
+    /// Refuses a key that is in use, and removes the remains of an earlier attachment.
     async fn check_new(self: &Arc<Self>, add: &Add) -> Result<(), Failed> {
         let link = host_link(&add.key.container_id, &add.key.ifname);
         if self.ledger.has_link_of(&add.key) {
@@ -235,7 +235,7 @@ impl Attacher {
         Ok(links::delete(&self.handle, &link).await?)
     }
 
-    /// An address from the log; if that cannot be asked, one of the reserve.
+    /// Allocates an address from the control plane; if that is unreachable, takes one from the reserve.
     async fn allocate(&self, add: &Add, want: &Want) -> Result<Given, Failed> {
         let v4 = want.ip.map_or_else(|| names::is_v4(&want.name), |ip| ip.is_ipv4());
         let owner =
@@ -247,7 +247,7 @@ impl Attacher {
         let patience = if silent { PATIENCE_CUT_OFF } else { PATIENCE };
         let why = match timeout(patience, self.ask(add, want)).await {
             Ok(Ok(given)) => return Ok(given),
-            // The log has answered: the reserve is for when it cannot.
+            // The control plane answered; the reserve is only for when it does not.
             Ok(Err(error @ Error::Refused(_))) => return Err(error.into()),
             Ok(Err(error)) => error.into(),
             Err(_) => failed(code::AGAIN, format!("no answer within {patience:?}"), ""),
@@ -280,7 +280,7 @@ impl Attacher {
         }
     }
 
-    /// The smallest MTU of the links by which the host reaches the others; alone, that of its default route.
+    /// The smallest MTU of the links that lead to other hosts; on a single host, that of the default route.
     async fn default_mtu(&self, view: &View) -> Result<u32, KernelError> {
         let now = Instant::now();
         let known = *self.mtu.lock().unwrap_or_else(PoisonError::into_inner);
@@ -310,7 +310,7 @@ impl Attacher {
         smallest
     }
 
-    /// Writes an entry without holding up the runtime.
+    /// Writes an entry on a blocking thread.
     pub(super) async fn put(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
         let attacher = Arc::clone(self);
         let (key, filtered) = (entry.key.clone(), entry.filtered());
@@ -339,7 +339,7 @@ fn parse_mac(text: &str) -> Result<[u8; 6], Failed> {
         let part = parts.next().filter(|part| part.len() == 2);
         part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
     });
-    // The lowest bit of the first byte: a group, not an interface.
+    // The lowest bit of the first byte marks a multicast address.
     if !parsed || parts.next().is_some() || mac[0] & 1 == 1 {
         let details = "write six bytes in hex, such as 02:00:00:00:00:01";
         return Err(failed(code::CONFIG, format!("{text:?} is no MAC address"), details));
@@ -347,7 +347,7 @@ fn parse_mac(text: &str) -> Result<[u8; 6], Failed> {
     Ok(mac)
 }
 
-/// Ends the program where `ROMANA_AGENT_CRASH_AT` says, in debug builds: for tests of what is left.
+/// Exits at the step named in `ROMANA_AGENT_CRASH_AT` (debug builds only), to test recovery.
 pub(super) fn crash_point(step: &str) {
     if cfg!(debug_assertions) && std::env::var("ROMANA_AGENT_CRASH_AT").is_ok_and(|at| at == step) {
         std::process::abort();

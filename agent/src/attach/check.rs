@@ -1,4 +1,4 @@
-//! CHECK.
+//! The CNI command CHECK.
 
 use ipnet::IpNet;
 
@@ -9,7 +9,7 @@ use crate::ours::host_link;
 use crate::wire::{Failed, Key};
 
 impl Attacher {
-    /// Compares what is there with what was given out.
+    /// Compares the kernel's state with the result of ADD.
     pub(super) async fn check(
         &self,
         key: &Key,
@@ -51,7 +51,7 @@ impl Attacher {
             if !default {
                 return Err(differs(format!("{} has lost its default route", key.ifname)));
             }
-            // What counts is the way that the kernel takes, whatever routes there are.
+            // Look up the route that the kernel uses: another program's route or rule may take precedence.
             let way = facts::reach(&self.handle, ip).await.map(|(link, _)| link);
             if way != Some(end.index) {
                 return Err(differs(format!("the host does not reach {ip} by {link}")));

@@ -1,5 +1,5 @@
-//! Attachments are desired state: what the host's side of one has lost is put back, and what cannot be is a
-//! problem that people see.
+//! Reconciles attachments: the host side of each is desired state. Drift is repaired; what cannot be
+//! repaired is reported as a problem.
 //!
 //! ```text
 //!   ledger (wanted) ─► links and host routes of one look (actual) ─► plan (pure) ─► apply, under the lock of
@@ -24,30 +24,28 @@ use crate::kernel::taken::Taken;
 use crate::ours::host_link;
 use crate::wire::Key;
 
-/// How often everything is looked at when nothing happens.
+/// Interval of full passes without events.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How often while something is wrong.
+/// Interval while a problem lasts.
 const RETRY: Duration = Duration::from_secs(1);
-/// When it looks, besides when something is touched.
+/// Schedule of passes, besides events from the kernel.
 pub(super) const SCHEDULE: Schedule =
     Schedule { period: Some(PERIOD), retry: RETRY, retry_max: RETRY };
-/// Changes within this time are one look.
+/// Changes within this time are handled in one pass.
 const GATHER: Duration = Duration::from_millis(200);
 /// How long an attachment without link and namespace is kept for the runtime's DEL.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
-/// What is wrong with an attachment.
+/// A fault of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Fault {
-    /// Host routes are missing, or lead elsewhere.
+    /// Host routes are missing, or use another link.
     Routes(u32),
-    /// The host's end is down.
     Down,
-    /// The host's end is not there.
     NoLink,
 }
 
-/// Compares an attachment with what is there.
+/// Compares an attachment with the kernel's state.
 fn fault(
     entry: &Entry,
     ends: &BTreeMap<String, HostEnd>,
@@ -62,8 +60,9 @@ fn fault(
     ips.any(|ip| routes.get(&ip) != Some(&end.index)).then_some(Fault::Routes(end.index))
 }
 
-/// Whether an attachment that has lost its link has lost its namespace as well. That of one that was recovered is
-/// not known: its link was there when it was recovered, and a pair that is gone takes its addresses along.
+/// Whether both link and namespace of an attachment are gone. The namespace of a recovered
+/// attachment is unknown: its link existed at recovery, and deleting a veth pair also removes its
+/// addresses, so a missing link suffices.
 fn is_namespace_gone(entry: &Entry) -> bool {
     entry.netns.as_deref().is_some_and(|path| path.is_empty() || !Path::new(path).exists())
 }
@@ -72,16 +71,16 @@ fn is_attached(entry: &Entry) -> bool {
     entry.stage == Stage::Ready && entry.netns.is_some()
 }
 
-/// What heals, between two looks.
+/// State kept between passes.
 #[derive(Default)]
 struct Healing {
-    /// What is wrong, by attachment: looked at again each second.
+    /// Problems by attachment; these are checked again every second.
     problems: BTreeMap<Key, String>,
-    /// Since when attachments have neither link nor namespace.
+    /// When attachments were first seen without link and namespace.
     gone: BTreeMap<Key, Instant>,
 }
 
-/// Keeps attachments healthy.
+/// Reconciles attachments.
 pub(super) struct Healer {
     attacher: Arc<Attacher>,
     taken: Arc<Taken>,
@@ -98,7 +97,8 @@ impl Healer {
 impl Reconcile for Healer {
     const PART: &'static str = "attachments";
 
-    /// Heals what the kernel says was touched, what is wrong, and on a timer everything.
+    /// Reconciles attachments that the kernel reported as changed and those with
+    /// problems; all of them on the timer.
     async fn pass(&mut self) -> Pass {
         let Self { attacher, taken, healing, looked } = self;
         let touched = taken.take();
@@ -129,7 +129,7 @@ impl Reconcile for Healer {
 }
 
 impl Attacher {
-    /// Looks at everything, and puts back what is missing.
+    /// Checks all attachments, and restores what is missing.
     async fn look_at_all(self: &Arc<Self>, healing: &mut Healing) -> Result<(), KernelError> {
         let entries = self.ledger.select(is_attached);
         healing.forget_all_but(&entries);
@@ -137,7 +137,7 @@ impl Attacher {
         self.look_at(keys, healing).await
     }
 
-    /// The same for some: what it costs does not grow with the attachments of the host.
+    /// Checks some attachments; the cost does not depend on how many the host has.
     async fn look_at(
         self: &Arc<Self>,
         keys: BTreeSet<Key>,
@@ -174,7 +174,7 @@ impl Attacher {
         }
     }
 
-    /// An address that the kernel does not send by a link, whatever routes of ours there are.
+    /// The first address whose route in the kernel uses another link, despite our host route.
     async fn goes_elsewhere(&self, ips: &[IpAddr], index: u32) -> Option<IpAddr> {
         for ip in ips {
             if facts::reach(&self.handle, *ip).await.map(|(link, _)| link) != Some(index) {
@@ -184,14 +184,14 @@ impl Attacher {
         None
     }
 
-    /// Mends an attachment. Returns a problem if that is not possible.
+    /// Repairs an attachment. Returns a problem if it cannot be repaired.
     async fn mend(
         self: &Arc<Self>,
         entry: Entry,
         fault: Fault,
         gone: &mut BTreeMap<Key, Instant>,
     ) -> Option<String> {
-        // Busy: it is being added or removed, and the next look sees the outcome.
+        // Locked: an ADD or DEL is in progress, and the next pass sees its outcome.
         let _alone = self.try_lock(&entry.key)?;
         if self.ledger.get(&entry.key).as_ref() != Some(&entry) {
             return None;
@@ -207,7 +207,7 @@ impl Attacher {
                     Ok(()) => {
                         let elsewhere = self.goes_elsewhere(&ips, index).await;
                         if elsewhere.is_none() {
-                            tracing::warn!(link, "host routes were missing: restored");
+                            tracing::warn!(link, "restored missing host routes");
                         }
                         elsewhere.map(|ip| {
                             format!("{of}: the route of another program, or a rule, leads {ip} elsewhere")
@@ -225,7 +225,11 @@ impl Attacher {
                 if since.elapsed() < GONE_AFTER {
                     return Some(format!("{of}: its network namespace is gone, without a DEL"));
                 }
-                tracing::warn!(container_id, ifname, "namespace and link are gone: released");
+                tracing::warn!(
+                    container_id,
+                    ifname,
+                    "attachment released: namespace and link are gone"
+                );
                 let removed = self.begin_removal(entry).await;
                 removed.err().map(|error| format!("{of} cannot be released: {}", error.msg))
             }

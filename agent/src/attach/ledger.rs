@@ -1,12 +1,13 @@
-//! What is attached here, on disk: one file per attachment, written before anything is done about it.
+//! The durable record of attachments: one file per attachment, written before each step.
 //!
 //! ```text
 //!   Intended ──► Ready ──► Removing ──► (gone)
 //!       └──────────────────────▲
 //! ```
-//! `Intended` holds the names before they are asked for, so that whatever becomes of the request, and of
-//! this program, they can be given back. What is `Intended` when the agent starts was cut short and is
-//! removed. `Removing` is the queue of releases: the file goes when the log has them.
+//! An `Intended` entry holds the address names before they are requested, so that they can be released
+//! whatever happens to the request or to this program. Entries that are `Intended` at start-up belong to
+//! interrupted ADDs and are removed. `Removing` entries form the queue of releases: a file is deleted once
+//! the control plane has released its addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,88 +26,86 @@ use crate::wire::Key;
 use romana_daemon::durable::{self, DurableError};
 
 const SUFFIX: &str = "json";
-/// Of an entry that was to be written as `Removing`, and the disk was full: to rename needs no room.
+/// Suffix of an entry that became `Removing` while the disk was full: renaming needs no disk space.
 const RENAMED: &str = "removing";
 
-/// How far an attachment is.
+/// Stage of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Being made.
+    /// An ADD is in progress.
     Intended,
-    /// In use.
     Ready,
-    /// Its link is to go, and its addresses are to be given back.
+    /// The link is to be deleted, and the addresses are to be released.
     Removing,
 }
 
 /// An address of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// Its name in the log.
+    /// Name of the allocation.
     pub name: AddressName,
-    /// The address, once it is known.
+    /// `None` until the address is allocated.
     pub ip: Option<IpAddr>,
-    /// The log does not know yet that the address has this name: it is from the reserve.
+    /// Set while the control plane does not know that a borrowed address has this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lent: Option<Lent>,
 }
 
 impl Held {
-    /// An address that is wanted.
+    /// A requested address.
     pub(super) fn new(name: AddressName) -> Self {
         Self { name, ip: None, lent: None }
     }
 }
 
-/// An address that was lent while the host was cut off.
+/// An address borrowed from the reserve while the control plane was unreachable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lent {
-    /// Its name in reserve.
+    /// Name of the reservation.
     pub name: AddressName,
-    /// When it was lent, by this host's clock.
+    /// When it was borrowed, by this host's clock.
     pub since: Millis,
 }
 
 /// An attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its key.
     pub key: Key,
-    /// Name of the network configuration it is of; empty: recovered from kernel and log.
+    /// Name of the network configuration; empty: unknown, as the entry was
+    /// recovered from the kernel and the log.
     pub network: String,
-    /// Path of the container's namespace, empty if it is not known; `None`: addresses only.
+    /// Path of the container's network namespace, empty if unknown; `None`: addresses only (IPAM).
     pub netns: Option<String>,
-    /// Its addresses.
     pub addresses: Vec<Held>,
-    /// Whose it is; `None`: written by an earlier release.
+    /// Tenant and segment; `None`: written by an earlier release.
     #[serde(default)]
     pub owner: Option<(TenantId, SegmentId)>,
-    /// Labels of its endpoint.
+    /// Labels of the endpoint.
     #[serde(default)]
     pub labels: Labels,
-    /// How far it is.
     pub stage: Stage,
 }
 
 impl Entry {
-    /// Whether a DEL of a network configuration is about it. That of one that was recovered is not known.
+    /// Whether a DEL of a network configuration applies to this entry. For a recovered entry the
+    /// configuration is unknown, and every DEL applies.
     pub(super) fn is_of(&self, network: &str) -> bool {
         self.network.is_empty() || self.network == network
     }
 
-    /// What the packet filter has to know of it.
+    /// What policy enforcement needs to know about the attachment.
     pub(super) fn filtered(&self) -> Vec<(IpAddr, Attached)> {
         if self.stage == Stage::Removing {
             return Vec::new();
         }
         let link = host_link(&self.key.container_id, &self.key.ifname);
         let link: Option<Name> = self.netns.is_some().then(|| link.into());
-        // Of an earlier release: its block says whose it is.
+        // Written by an earlier release: the block gives tenant and segment.
         let (tenant, segment) = self.owner.clone().unwrap_or_else(|| ("".into(), "".into()));
         let held = self.addresses.iter().filter_map(|held| Some((held.ip?, held)));
         let of = |(ip, held): (IpAddr, &Held)| {
-            // The log knows labels better, unless it has not been told.
+            // The log has the current labels, except those of a borrowed address.
             let labels = held.lent.as_ref().map(|_| self.labels.clone()).unwrap_or_default();
             let (link, tenant, segment) = (link.clone(), tenant.clone(), segment.clone());
             let is_pod = is_pod(&held.name, &tenant);
@@ -116,14 +115,14 @@ impl Entry {
     }
 }
 
-/// The ledger.
+/// The durable record of attachments.
 #[derive(Debug)]
 pub struct Ledger {
     dir: PathBuf,
     entries: Mutex<Entries>,
 }
 
-/// Entries, found by their keys, links and addresses: what one attachment costs does not grow with the others.
+/// Entries, indexed by key, link and address: a lookup does not scan all attachments.
 #[derive(Debug, Default)]
 struct Entries {
     by_key: BTreeMap<Key, Entry>,
@@ -151,7 +150,7 @@ impl Entries {
             }
         }
         for ip in entry.addresses.iter().filter_map(|held| held.ip) {
-            // Another attachment may have the address by now.
+            // Another attachment may have taken over the address.
             if self.by_ip.get(&ip) == Some(key) {
                 self.by_ip.remove(&ip);
             }
@@ -160,8 +159,8 @@ impl Entries {
 }
 
 impl Ledger {
-    /// Reads what is in a state directory. A damaged file is set aside: what it was about is found in
-    /// the kernel and in the log.
+    /// Reads the entries of a state directory. A damaged file is set aside: its attachment is
+    /// recovered from the kernel and the log.
     ///
     /// # Errors
     /// [`DurableError::Io`].
@@ -174,7 +173,7 @@ impl Ledger {
             let path = file.map_err(io("list", &dir))?.path();
             let is_renamed = path.extension().is_some_and(|extension| extension == RENAMED);
             if is_renamed && path.with_extension(SUFFIX).exists() {
-                // It was attached anew after that.
+                // The key was attached again after the rename.
                 continue;
             }
             if !is_renamed && path.extension().is_none_or(|extension| extension != SUFFIX) {
@@ -187,7 +186,11 @@ impl Ledger {
                 }),
                 Err(error @ DurableError::Damaged { .. }) => {
                     let aside = durable::set_aside(&path);
-                    tracing::error!(%error, aside = %aside.display(), "an attachment is not known");
+                    tracing::error!(
+                        %error,
+                        aside = %aside.display(),
+                        "reading an attachment failed: damaged file set aside"
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -195,13 +198,13 @@ impl Ledger {
         Ok(Self { dir, entries: Mutex::new(entries) })
     }
 
-    /// Writes an entry, durably, in place of what there was.
+    /// Durably inserts or replaces an entry.
     ///
     /// # Errors
-    /// [`DurableError::Io`]: it may be on the disk or not; in memory it is not.
+    /// [`DurableError::Io`]: the entry may or may not be on disk; memory is unchanged.
     pub fn put(&self, entry: Entry) -> Result<(), DurableError> {
         durable::save(&self.path(&entry.key), &entry)?;
-        // An older attachment of the key may have left on a full disk.
+        // An earlier attachment of the key may have been renamed on a full disk.
         let renamed = self.path(&entry.key).with_extension(RENAMED);
         if renamed.exists() {
             durable::remove(&renamed)?;
@@ -210,18 +213,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes in that an entry is being removed without writing it, as the disk takes nothing: its file gets another
-    /// name.
+    /// Marks an entry as `Removing` by renaming its file, for a full disk.
     ///
     /// # Errors
-    /// [`DurableError::Io`]: in memory it is so, and not on the disk.
+    /// [`DurableError::Io`]: memory is updated, the disk is not.
     pub fn rename(&self, entry: Entry) -> Result<(), DurableError> {
         let path = self.path(&entry.key);
         self.entries().insert(Entry { stage: Stage::Removing, ..entry });
         fs::rename(&path, path.with_extension(RENAMED)).map_err(DurableError::io("rename", &path))
     }
 
-    /// Forgets an entry, durably.
+    /// Durably removes an entry.
     ///
     /// # Errors
     /// [`DurableError::Io`].
@@ -236,14 +238,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// An entry.
+    /// The entry of a key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Entry> {
         self.entries().by_key.get(key).cloned()
     }
 
-    /// Whether another attachment's link has the name that this one's would have: it is a digest, and
-    /// short.
+    /// Whether another attachment has the link name that this key would get: names are
+    /// short digests and may collide.
     #[must_use]
     pub fn has_link_of(&self, key: &Key) -> bool {
         let link = host_link(&key.container_id, &key.ifname);
@@ -256,7 +258,7 @@ impl Ledger {
         self.select(|_| true)
     }
 
-    /// Entries that are so.
+    /// Entries that satisfy a predicate.
     pub fn select(&self, is_so: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         self.entries().by_key.values().filter(|entry| is_so(entry)).cloned().collect()
     }
@@ -274,7 +276,7 @@ impl Ledger {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keys may be longer than file names.
+    /// A digest, as keys may be longer than file names.
     fn path(&self, key: &Key) -> PathBuf {
         let name = Digest::of(format!("{}/{}", key.container_id, key.ifname).as_bytes());
         let name: String = name.to_string().chars().take(32).collect();
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn links_of_the_same_name_are_told_apart() {
-        // 32 bits: two among some ten thousand share a name.
+        // The digest has 32 bits: among some ten thousand keys two collide.
         let key = |n: u32| Key { container_id: format!("c{n}"), ifname: "eth0".into() };
         let mut seen = std::collections::HashMap::new();
         let (one, two) = (0u32..)
@@ -341,7 +343,7 @@ mod tests {
         fs::write(ledger.path(&key(0)), "nonsense").unwrap();
         let again = Ledger::open(dir.path()).unwrap();
         assert_eq!(again.all(), [Entry { stage: Stage::Ready, ..entry(1) }]);
-        // What leaves on a full disk has left, also after a restart; what is attached anew has not.
+        // An entry renamed on a full disk stays `Removing` after a restart; one attached again does not.
         again.rename(entry(1)).unwrap();
         let again = Ledger::open(dir.path()).unwrap();
         assert_eq!(again.all(), [Entry { stage: Stage::Removing, ..entry(1) }]);

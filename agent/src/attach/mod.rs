@@ -1,14 +1,14 @@
-//! Attaches containers and detaches them: what the plugin asks for over the agent's socket.
+//! Attaches and detaches containers: serves the plugin's requests on the agent's socket.
 //!
 //! ```text
 //!   ADD: intent on disk ─► addresses from the log ─► pair, addresses, routes ─► policy ─► ready on disk
 //!   DEL: removing on disk ─► link gone ─► answer            … and in the background: addresses given back
 //! ```
-//! An ADD that fails half way is a DEL from there on. A DEL needs neither the container's namespace nor
-//! the control plane.
+//! A failed ADD is undone like a DEL. A DEL needs neither the container's namespace nor the control plane.
 //!
-//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `ability`, `heal`, `recover`, `server`; `report` says what is attached;
-//! `reserve` is for hosts that are cut off.
+//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `ability`, `heal`, `recover`,
+//! `server`; `report` reports attachments to the control plane; `reserve` holds addresses
+//! for use while it is unreachable.
 
 mod ability;
 mod add;
@@ -50,18 +50,16 @@ use crate::policy::gate::Gate;
 use crate::wire::{Failed, Key};
 use reserve::Reserve;
 
-/// How attaching is done.
+/// Configuration of attachments.
 #[derive(Clone, Debug)]
 pub struct AttachConfig {
-    /// This host.
     pub host: HostName,
-    /// Where to listen for the plugin.
+    /// Socket for the plugin.
     pub socket: PathBuf,
-    /// Where the ledger is.
+    /// Directory of the ledger.
     pub state_dir: PathBuf,
-    /// MTU of containers' links that ask for none; `None`: that of the link of the host's default route.
+    /// Default MTU of containers' links; `None`: the MTU of the link of the host's default route.
     pub mtu: Option<u32>,
-    /// Route table of the host routes.
     pub route_table: u32,
 }
 
@@ -77,7 +75,7 @@ impl From<&Config> for AttachConfig {
     }
 }
 
-/// What all requests share.
+/// State shared by all requests.
 struct Attacher {
     config: AttachConfig,
     ledger: Ledger,
@@ -86,46 +84,46 @@ struct Attacher {
     seen: watch::Receiver<Seen>,
     handle: Handle,
     gate: Gate,
-    /// One thing at a time is done about a key.
+    /// Locks by key: one operation at a time.
     busy: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
-    /// MTU of the way to the other hosts: as of which revision of routes, and since when.
+    /// MTU towards other hosts: the routes' revision it was computed at, and when.
     mtu: Mutex<Option<((Revision, Instant), u32)>>,
-    /// Held while the spool is taken up.
+    /// Locks the processing of spooled DELs.
     spool: tokio::sync::Mutex<()>,
-    /// Something is to be given back.
+    /// Addresses wait to be released.
     released: Notify,
-    /// What is attached has changed.
+    /// The set of attachments has changed.
     changed: Notify,
-    /// Whether this agent speaks for its host.
+    /// Whether this agent is the accepted one of its host.
     standing: watch::Receiver<Standing>,
-    /// How policy is in the kernel.
+    /// State of policy enforcement.
     policy: watch::Receiver<Option<PolicyStatus>>,
-    /// Why no ADD can work.
+    /// Why no ADD can succeed.
     unable: watch::Sender<Option<Unable>>,
-    /// When an ADD found no address, and how that was said; `None`: one has found one since.
+    /// When an ADD last found no free address, and the message; `None`: a later ADD found one.
     exhausted: Mutex<Option<(Instant, String)>>,
 }
 
 impl Attacher {
-    /// Waits until nothing else is done about a key.
+    /// Waits for the lock of a key.
     async fn lock(&self, key: &Key) -> OwnedMutexGuard<()> {
         self.lock_of(key).lock_owned().await
     }
 
-    /// The same without waiting; `None`: something is being done.
+    /// Takes the lock of a key without waiting; `None`: it is held.
     fn try_lock(&self, key: &Key) -> Option<OwnedMutexGuard<()>> {
         self.lock_of(key).try_lock_owned().ok()
     }
 
     fn lock_of(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that nobody holds or waits for are of the past.
+        // Drop locks without holders or waiters.
         busy.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(busy.entry(key.clone()).or_default())
     }
 }
 
-/// CNI error codes (spec 1.1, section 5); from 100 they are ours.
+/// CNI error codes (spec 1.1, section 5); codes from 100 are plugin-specific.
 mod code {
     pub(super) const UNSUPPORTED: u32 = 2;
     pub(super) const UNKNOWN_CONTAINER: u32 = 3;
@@ -145,7 +143,8 @@ fn failed(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Fail
     Failed { code, msg: msg.into(), details: details.into() }
 }
 
-/// When an address that cools down can be had, at the latest: this host's clock may be wrong, and is not asked.
+/// When a cooling address becomes available at the latest. Computed without this
+/// host's clock, which may be wrong.
 fn cooled_down_in(details: &serde_json::Value) -> String {
     let delay = Duration::from_millis(details["reuse_delay_ms"].as_u64().unwrap_or_default());
     format!("try again in {} s at the latest", delay.as_secs() + 1)
@@ -186,7 +185,7 @@ impl From<romana_client::Error> for Failed {
                 refusal.to_string(),
                 "`romana network list` shows what is free",
             ),
-            // The moment is wrong, not the question: runtimes try again after code 11.
+            // A temporary condition: runtimes retry after code 11.
             Error::Refused(refusal) if error.code() == Some("AddressCoolingDown") => {
                 failed(code::AGAIN, refusal.to_string(), cooled_down_in(&refusal.details))
             }

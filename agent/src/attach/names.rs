@@ -1,4 +1,5 @@
-//! Names of an attachment's addresses: for people in the audit, and found again from what every DEL has.
+//! Names of an attachment's allocations: readable in the audit log, and
+//! derivable from the parameters of a DEL.
 
 use romana_statemachine::limits::NAME_BYTES_MAX;
 use romana_statemachine::name::AddressName;
@@ -6,13 +7,13 @@ use romana_statemachine::name::AddressName;
 use crate::ours::ADDRESS_PREFIXES;
 use crate::wire::Key;
 
-/// The end of an attachment's names. Neither part can have a colon, so no other key has the same end.
+/// Suffix of all names of an attachment. Neither part can contain a colon, so suffixes are unique.
 fn suffix(key: &Key) -> String {
     format!(":{}:{}", key.container_id, key.ifname)
 }
 
-/// `cni:<tenant>.<pod>:<container>:<interface>`, for IPv6 `cni6:…`; tenant and pod are cut if it is too
-/// long.
+/// `cni:<tenant>.<pod>:<container>:<interface>`, or `cni6:…` for IPv6; tenant and
+/// pod are truncated if too long.
 #[must_use]
 pub fn name(tenant: &str, pod: &str, key: &Key, v4: bool) -> AddressName {
     let [four, six] = ADDRESS_PREFIXES;
@@ -23,18 +24,18 @@ pub fn name(tenant: &str, pod: &str, key: &Key, v4: bool) -> AddressName {
     AddressName::from(format!("{prefix}{head}{tail}"))
 }
 
-/// Whether a name is of an IPv4 address.
+/// Whether a name is that of an IPv4 address.
 pub(super) fn is_v4(name: &AddressName) -> bool {
     name.as_str().starts_with(ADDRESS_PREFIXES[0])
 }
 
-/// Whether a name is of an attachment.
+/// Whether a name belongs to the attachment of a key.
 #[must_use]
 pub fn is_of(name: &AddressName, key: &Key) -> bool {
     is_ours(name.as_str()) && name.as_str().ends_with(&suffix(key))
 }
 
-/// The key of the attachment that a name is of.
+/// The key of the attachment that a name belongs to.
 pub(super) fn key_of(name: &AddressName) -> Option<Key> {
     let mut parts = name.as_str().rsplitn(3, ':');
     let (ifname, container_id, head) = (parts.next()?, parts.next()?, parts.next()?);
@@ -42,7 +43,7 @@ pub(super) fn key_of(name: &AddressName) -> Option<Key> {
     (is_ours(name.as_str()) && !head.is_empty()).then_some(key)
 }
 
-/// Whether a name is of some attachment.
+/// Whether a name belongs to an attachment.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
     ADDRESS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))

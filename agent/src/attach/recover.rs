@@ -1,5 +1,5 @@
-//! Takes up again what runs in the kernel and is in the log, but not in the ledger: a file of it was damaged, or
-//! the state directory was lost. Nothing that works is closed for lack of a file (law 4).
+//! Recovers attachments that exist in the kernel and in the log, but not in the ledger, after a damaged file
+//! or the loss of the state directory. A working attachment is never cut off for lack of a file (law 4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::ours::host_link;
 use crate::view::View;
 use crate::wire::{Failed, Key};
 
-/// Attachments of the log whose links are in the kernel and that the ledger does not know. Which network
-/// configuration they are of, and where their namespaces are, is in no other place.
+/// Attachments in the log whose links exist and that the ledger does not have. Their network
+/// configurations and namespaces are unknown.
 fn lost(view: &View, known: &BTreeSet<Key>, links: &BTreeSet<String>) -> Vec<Entry> {
     let mut found: BTreeMap<Key, Entry> = BTreeMap::new();
     for (name, address) in &view.addresses {
@@ -38,11 +38,11 @@ fn lost(view: &View, known: &BTreeSet<Key>, links: &BTreeSet<String>) -> Vec<Ent
 }
 
 impl Attacher {
-    /// Tells the packet filter what is attached: at once if every link of ours is accounted for, else as soon
-    /// as the log is known well enough to say whose the others are. Until then the kernel stays as it is.
+    /// Passes the attachments to policy enforcement: at once if every link is accounted for, else once the
+    /// view is recent enough to identify the others. Until then the kernel is left unchanged.
     pub(super) async fn begin(self: Arc<Self>, stop: CancellationToken) {
         if !self.recover().await {
-            // Until a replica was heard, a link without an entry may be younger than the copy of the log.
+            // Until the view has caught up, a link without an entry may be newer than the view.
             let mut seen = self.seen.clone();
             let caught_up = tokio::select! {
                 () = stop.cancelled() => return,
@@ -58,12 +58,12 @@ impl Attacher {
         self.changed.notify_one();
     }
 
-    /// Recovers what it can. Whether all links of ours are accounted for now.
+    /// Recovers attachments. Returns whether every link is accounted for now.
     async fn recover(self: &Arc<Self>) -> bool {
         let links: BTreeSet<String> = match links::host_ends(&self.handle).await {
             Ok(ends) => ends.into_keys().collect(),
             Err(error) => {
-                tracing::warn!(%error, "links cannot be read: nothing can be recovered from them");
+                tracing::warn!(%error, "reading links failed: attachments cannot be recovered");
                 return false;
             }
         };
@@ -72,22 +72,22 @@ impl Attacher {
         for entry in view.iter().flat_map(|view| lost(view, &known, &links)) {
             let Key { container_id, ifname } = entry.key.clone();
             match self.recover_one(entry).await {
-                Ok(true) => tracing::warn!(container_id, ifname, "recovered from kernel and log"),
+                Ok(true) => tracing::warn!(container_id, ifname, "attachment recovered"),
                 Ok(false) => {}
-                Err(error) => tracing::error!(container_id, %error, "not recovered"),
+                Err(error) => tracing::error!(container_id, %error, "attachment recovery failed"),
             }
         }
         let accounted: BTreeSet<String> = self.ledger.all().iter().map(link_of).collect();
         let strange: Vec<&String> = links.difference(&accounted).collect();
         if !strange.is_empty() {
-            tracing::warn!(links = ?strange, "no attachment that is known has these links");
+            tracing::warn!(links = ?strange, "links without a known attachment");
         }
         strange.is_empty()
     }
 }
 
 impl Attacher {
-    /// Whether it was recovered: not if the plugin has attached or detached it since the links were read.
+    /// Recovers an attachment, unless the plugin attached or detached it after the links were read.
     async fn recover_one(self: &Arc<Self>, entry: Entry) -> Result<bool, Failed> {
         let _alone = self.lock(&entry.key).await;
         let is_new = self.ledger.get(&entry.key).is_none();

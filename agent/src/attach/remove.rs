@@ -1,4 +1,4 @@
-//! DEL, GC, and what is given back in the background.
+//! The CNI commands DEL and GC, and the release of addresses in the background.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use crate::ours::{SPOOL_DIR, host_link};
 use crate::wire::{Failed, Key, Request};
 use romana_daemon::durable::{self, DurableError};
 
-/// Pause after the control plane did not take a release.
+/// Retry interval after the control plane did not accept a release.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the queue is looked at when nothing happens.
+/// Interval at which the queue is checked without events.
 const PERIOD: Duration = Duration::from_secs(30);
 
 impl Attacher {
-    /// Detaches a container. Done whether or not there is anything left of it.
+    /// Detaches a container. Succeeds also if nothing is left of it.
     pub(super) async fn del(self: &Arc<Self>, key: &Key, network: &str) -> Result<(), Failed> {
         let is_going = |entry: &Entry| entry.stage == Stage::Removing && entry.is_of(network);
         if self.ledger.get(key).as_ref().is_some_and(is_going) {
-            // The link is gone. The rest is done in the background, which waits for the log with the key locked.
+            // The link is gone. The release runs in the background and holds the key's lock while it waits.
             self.released.notify_one();
             return Ok(());
         }
         let _alone = self.lock(key).await;
         let entry = match self.ledger.get(key) {
-            // The container's interface of this name belongs to another network by now.
+            // The container's interface of this name belongs to another network now.
             Some(entry) if !entry.is_of(network) => return Ok(()),
             Some(entry) => entry,
             None => match self.lost(key, network) {
@@ -43,7 +43,7 @@ impl Attacher {
         self.begin_removal(entry).await
     }
 
-    /// An attachment that the ledger has lost, as the log has it.
+    /// Rebuilds from the log an attachment that the ledger has lost.
     fn lost(&self, key: &Key, network: &str) -> Option<Entry> {
         let view = self.seen.borrow().view.clone()?;
         let of = view.addresses.iter().filter(|(name, _)| names::is_of(name, key));
@@ -56,8 +56,8 @@ impl Attacher {
         (!entry.addresses.is_empty()).then_some(entry)
     }
 
-    /// The removal is durable, and the link gone, on return. On a full disk the file of the attachment
-    /// gets another name, which needs no room.
+    /// On return, the removal is durable and the link is gone. On a full disk the attachment's file is
+    /// renamed instead, which needs no disk space.
     pub(super) async fn begin_removal(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
         let key = entry.key.clone();
         let entry = Entry { stage: Stage::Removing, ..entry };
@@ -68,10 +68,10 @@ impl Attacher {
             tracing::error!(
                 container = key.container_id,
                 why = error.msg,
-                "a DEL is not written down"
+                "recording a DEL failed"
             );
             if let Err(error) = self.ledger.rename(entry) {
-                tracing::error!(%error, "a crash now would undo a DEL");
+                tracing::error!(%error, "recording a DEL by rename failed");
             }
             self.gate.note(key.clone(), Vec::new());
         }
@@ -83,8 +83,7 @@ impl Attacher {
         Ok(())
     }
 
-    /// Deletes the host's end of an attachment's pair. The pair of another one whose key has the same
-    /// digest is left alone.
+    /// Deletes the host's end of an attachment's veth pair, unless another key with the same digest has it.
     pub(super) async fn delete_link(&self, key: &Key) -> Result<(), KernelError> {
         if self.ledger.has_link_of(key) {
             return Ok(());
@@ -92,21 +91,22 @@ impl Attacher {
         links::delete(&self.handle, &host_link(&key.container_id, &key.ifname)).await
     }
 
-    /// Takes back what an ADD has begun. What fails is tried again in the background.
+    /// Undoes an ADD. What fails is retried in the background.
     pub(super) async fn undo(self: &Arc<Self>, entry: Entry) {
         if let Err(error) = self.begin_removal(entry).await {
-            tracing::warn!(%error, "a failed ADD is not undone yet");
+            tracing::warn!(%error, "undoing a failed ADD failed, will retry");
             self.released.notify_one();
         }
     }
 
-    /// Detaches everything of a network that is not valid; goes on after a failure, and then says so.
+    /// Detaches all attachments of a network that are not listed as valid; continues after a
+    /// failure, and returns the first error.
     pub(super) async fn gc(
         self: &Arc<Self>,
         network: &str,
         valid: &BTreeSet<Key>,
     ) -> Result<(), Failed> {
-        // Of which network one that was recovered is, is not known; where there is only one, it is of that.
+        // The network of a recovered entry is unknown; with a single network, it must be that one.
         let others = |entry: &Entry| !entry.network.is_empty() && entry.network != network;
         let is_alone = self.ledger.select(others).is_empty();
         let stale = self.ledger.select(|entry| {
@@ -117,7 +117,7 @@ impl Attacher {
         let mut wrong = Vec::new();
         for entry in stale {
             let _alone = self.lock(&entry.key).await;
-            // Somebody may have removed it while the lock was waited for.
+            // Skip it if it changed while this task waited for the lock.
             let Some(entry) = self.ledger.get(&entry.key).filter(|now| *now == entry) else {
                 continue;
             };
@@ -133,16 +133,16 @@ impl Attacher {
         Err(failed(code::AGAIN, msg, wrong.join("; ")))
     }
 
-    /// What was being made when the agent ended last is removed.
+    /// Removes attachments that the last run left unfinished.
     pub(super) async fn undo_unfinished(self: &Arc<Self>) {
         for entry in self.ledger.select(|entry| entry.stage == Stage::Intended) {
-            tracing::info!(container = entry.key.container_id, "an ADD was cut short: undone");
+            tracing::info!(container = entry.key.container_id, "undid an ADD that was interrupted");
             self.undo(entry).await;
         }
     }
 
-    /// Takes up DELs that the plugin left while no agent answered. They are older than any ADD that begins after
-    /// this returns; one at a time does it, so that none is held back in between.
+    /// Processes DELs that the plugin spooled while no agent answered. They precede any ADD that begins after
+    /// this returns. The lock makes concurrent callers wait for the same DELs.
     pub(super) async fn take_spool(self: &Arc<Self>) {
         let _turn = self.spool.lock().await;
         let dir = self.config.state_dir.join(SPOOL_DIR);
@@ -154,26 +154,30 @@ impl Attacher {
             let done = match durable::load::<Request>(&path) {
                 Ok(Some(Request::Del { key, network })) => self.del(&key, &network).await,
                 Ok(_) => Ok(()),
-                // Files are renamed into place whole, so this one will not get better. GC and the report
-                // of what is attached find what it was about.
+                // Files are written by rename, so a damaged one does not become complete later. GC and
+                // the report find its attachment.
                 Err(error @ DurableError::Damaged { .. }) => {
                     let aside = durable::set_aside(&path);
-                    tracing::error!(%error, aside = %aside.display(), "a DEL that was left is damaged");
+                    tracing::error!(
+                        %error,
+                        aside = %aside.display(),
+                        "reading a spooled DEL failed: damaged file set aside"
+                    );
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a DEL that was left cannot be read");
+                    tracing::warn!(%error, "reading a spooled DEL failed");
                     continue;
                 }
             };
             match done.and_then(|()| Ok(durable::remove(&path)?)) {
-                Ok(()) => tracing::info!(path = %path.display(), "took up a DEL that was left"),
-                Err(error) => tracing::warn!(%error, "a DEL that was left is not done yet"),
+                Ok(()) => tracing::info!(path = %path.display(), "processed a spooled DEL"),
+                Err(error) => tracing::warn!(%error, "processing a spooled DEL failed, will retry"),
             }
         }
     }
 
-    /// Gives back what is to be given back, for as long as it takes, until `stop`.
+    /// Releases the addresses of `Removing` entries, retrying until `stop`.
     pub(super) async fn release_all(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let mut again = false;
@@ -184,7 +188,11 @@ impl Attacher {
                     done = self.finish(&entry) => done,
                 };
                 if let Err(error) = done {
-                    tracing::debug!(%error, container = entry.key.container_id, "not released yet");
+                    tracing::debug!(
+                        %error,
+                        container = entry.key.container_id,
+                        "release of addresses failed, will retry"
+                    );
                     again = true;
                 }
             }
@@ -194,15 +202,15 @@ impl Attacher {
                     () = self.released.notified() => {}
                 }
             };
-            // Both outcomes mean: look.
+            // Timeout or wake-up: check the queue either way.
             _ = timeout(if again { RETRY } else { PERIOD }, wake).await;
         }
     }
 
-    /// Brings what is not in use to its end: an ADD that failed and could not be undone, or a removal.
+    /// Completes an entry that is not in use: a failed ADD that was not undone, or a removal.
     async fn finish(self: &Arc<Self>, entry: &Entry) -> Result<(), Failed> {
         if entry.stage == Stage::Intended {
-            // Busy: it is being made.
+            // Locked: an ADD is in progress.
             let Some(_alone) = self.try_lock(&entry.key) else { return Ok(()) };
             if self.ledger.get(&entry.key).as_ref() == Some(entry) {
                 self.begin_removal(entry.clone()).await?;
@@ -211,7 +219,7 @@ impl Attacher {
         self.release(&entry.key).await
     }
 
-    /// Gives the addresses of an attachment back, unless it is being made again.
+    /// Releases the addresses of an attachment, unless its key is being attached again.
     async fn release(self: &Arc<Self>, key: &Key) -> Result<(), Failed> {
         let _alone = self.lock(key).await;
         let Some(entry) = self.ledger.get(key).filter(|entry| entry.stage == Stage::Removing)
@@ -219,7 +227,7 @@ impl Attacher {
             return Ok(());
         };
         self.delete_link(key).await?;
-        // The audit tells of what was lent, also when it is not in use any more.
+        // Claim first, so that the audit log shows the borrowing even if it has ended.
         let was_lent = entry.addresses.iter().any(|held| held.lent.is_some());
         let entry = self.claim(entry).await?;
         self.forget_connections(&entry).await;
@@ -237,18 +245,22 @@ impl Attacher {
         let removed = tokio::task::spawn_blocking(move || attacher.ledger.remove(&key)).await;
         removed.map_err(|error| failed(code::IO, error.to_string(), ""))??;
         if was_lent {
-            // Its name in reserve is free again: the reserve can be filled.
+            // The reservation name is free again, so the reserve can be refilled.
             self.changed.notify_one();
         }
         Ok(())
     }
 
-    /// Who has the addresses next must not be reached by connections of this one. What cannot be forgotten
-    /// now is when the log says that they are released, as on all hosts.
+    /// Forgets connections of the released addresses, so that they do not reach the next holder. On failure
+    /// it happens when the log announces the release, as on all hosts.
     async fn forget_connections(&self, entry: &Entry) {
         let ips = entry.addresses.iter().filter_map(|held| held.ip).collect();
         if let Err(error) = connections::forget(&ips).await {
-            tracing::warn!(?ips, error = &error as &dyn std::error::Error, "connections stay");
+            tracing::warn!(
+                ?ips,
+                error = &error as &dyn std::error::Error,
+                "conntrack flush failed"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Says what is attached here, so that the log gives up what is not (law 7).
+//! Reports attachments to the control plane, so that it releases addresses that are not in use (law 7).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use crate::kernel::{KernelError, links};
 use crate::view::View;
 use crate::wire::Failed;
 
-/// A report at least so often.
+/// Longest interval between reports.
 const PERIOD: Duration = Duration::from_secs(60);
-/// Pause after a report that could not be made.
+/// Retry interval after a failed report.
 const RETRY: Duration = Duration::from_secs(1);
-/// What the log gave up is reported after this time, together.
+/// Releases by the control plane are collected for this time before a report.
 const GATHER: Duration = Duration::from_millis(500);
-/// What was attached and detached, of which the log knows, after this time: a report costs what is attached here.
+/// Local changes that the control plane already knows are collected for this time: a report costs as
+/// much as there are attachments.
 const GATHER_CHANGES: Duration = Duration::from_secs(5);
 
 impl Attacher {
@@ -32,7 +33,7 @@ impl Attacher {
             let (pause, view) = match self.report().await {
                 Ok((pause, view)) => (pause, Some(view)),
                 Err(why) => {
-                    tracing::debug!(why, "not reported");
+                    tracing::debug!(why, "report of attachments failed");
                     (RETRY, None)
                 }
             };
@@ -43,13 +44,13 @@ impl Attacher {
                     () = async { self.contradicted(view).await; sleep(GATHER).await } => {}
                 }
             };
-            // Both outcomes mean: report.
+            // Timeout or wake-up: report either way.
             _ = timeout(pause, wake).await;
         }
     }
 
-    /// Returns when the log has given up what is attached here, or when the settings of the reserve change, since
-    /// the view that was reported on.
+    /// Returns when the log has released an address that is attached here, or the reserve's settings have
+    /// changed, since the reported view.
     async fn contradicted(&self, mut before: Option<Arc<View>>) {
         let mut seen = self.seen.clone();
         loop {
@@ -70,7 +71,7 @@ impl Attacher {
         }
     }
 
-    /// Whether an address of something attached went from one view to the next.
+    /// Whether an attached address was released between two views.
     fn has_lost(&self, before: &View, now: &View) -> bool {
         let gone = before.addresses.diff(&now.addresses).filter_map(|item| match item {
             DiffItem::Remove(name, _) => names::key_of(name).map(|key| (key, name)),
@@ -84,16 +85,16 @@ impl Attacher {
         })
     }
 
-    /// Reports; for how long the next report can wait, and what this one was based on.
+    /// Sends a report. Returns how long the next one can wait, and the view the report is based on.
     async fn report(self: &Arc<Self>) -> Result<(Duration, Arc<View>), String> {
-        // Before looking: what is allocated afterwards is younger than the report, and left alone.
+        // Take the view first: later allocations are newer than the report, and the control plane keeps them.
         let view = {
             let seen = self.seen.borrow();
             let known = |view: &&Arc<View>| seen.caught_up && view.hosts.contains_key(&view.host);
             let view = seen.view.as_ref().filter(known).cloned();
             view.ok_or("nothing new is known of the cluster")?
         };
-        // Another agent's attachments are not known here: to report would be to release them.
+        // Another agent's attachments are unknown here, and a report without them would release them.
         if !self.standing.borrow().is_heard() {
             return Err("this agent does not speak for its host".into());
         }
@@ -108,14 +109,14 @@ impl Attacher {
         self.restore_endpoints(&view).await.map_err(|error| error.msg)?;
         let settled = self.keep_reserve(&view).await.map_err(|error| error.msg)?;
         if changed {
-            tracing::info!(revision = revision.get(), "the log and what is attached here differed");
-            // What was adopted has no endpoint yet.
+            tracing::info!(revision = revision.get(), "report of attachments corrected the log");
+            // The adopted addresses have no endpoints yet.
             return Ok((RETRY, view));
         }
         Ok((if settled { PERIOD } else { UNWANTED }, view))
     }
 
-    /// Tells the log labels again that it has lost with an address that somebody released.
+    /// Sets labels again that were lost when another client released the address.
     async fn restore_endpoints(self: &Arc<Self>, view: &View) -> Result<(), Failed> {
         let Some(rules) = &view.rules else { return Ok(()) };
         let is_lost = |held: &Held| {
@@ -137,8 +138,8 @@ impl Attacher {
         Ok(())
     }
 
-    /// What is attached for certain, and under which address. Not what is lent: the log has it under its
-    /// name in reserve.
+    /// Attachments that are certain, with their addresses. Borrowed addresses are left out: the log has them
+    /// under their reservation names.
     fn attached(&self, view: &View) -> Vec<Attached> {
         let entries = self.ledger.all().into_iter();
         let ready = entries.filter(|entry| entry.stage == Stage::Ready);
@@ -157,8 +158,8 @@ impl Attacher {
         attached.collect()
     }
 
-    /// Names of what is attached or being attached, of what our routes still lead to although the ledger
-    /// has lost it, and of what the plugin did not attach: that is not for us to guess away.
+    /// Names to keep: existing attachments and those in progress, addresses that our routes still serve
+    /// although the ledger lost them, and all names that the plugin did not create.
     async fn kept(&self, view: &View) -> Result<BTreeSet<AddressName>, KernelError> {
         let entries = self.ledger.all();
         let mut running = BTreeSet::new();

@@ -1,13 +1,12 @@
-//! Addresses in reserve: committed in advance, so that pods start while no quorum answers.
+//! The address reserve: addresses allocated in advance, so that pods can start while there is no quorum.
 //!
 //! ```text
 //!   online:   wanted ─► allocated under `reserve:…` ─► spare (file) ─► not wanted: out of the file ─► released
 //!   cut off:  spare ─► lent to an attachment (out of the file, into the ledger)
 //!   online:   lent ─► claimed: the log gives it the attachment's name, marked as late
 //! ```
-//! The log has given a spare address to this host, and nobody but this host gives it up: so law 1 holds
-//! while it is cut off. What is in neither file is not used, however old the copy of the log is that this
-//! program started from.
+//! A spare address is allocated to this host, and only this host releases it, so law 1 holds while the host
+//! is cut off. Addresses missing from both files are never used, however old the view at start-up is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,10 +28,10 @@ use crate::view::View;
 use crate::wire::Failed;
 use romana_daemon::durable::{self, DurableError};
 
-/// What has not been wanted for so long is given back.
+/// Spares that were not wanted for this time are released.
 pub(super) const UNWANTED: Duration = Duration::from_secs(10);
 
-/// Whose an address is, and of which family.
+/// Tenant, segment and family of an address.
 pub(super) type Owner = (TenantId, SegmentId, bool);
 
 /// A spare address.
@@ -49,26 +48,25 @@ impl Spare {
     }
 }
 
-/// What this host holds in reserve, on disk.
+/// The reserve of this host, on disk.
 #[derive(Debug)]
 pub(super) struct Reserve {
     file: PathBuf,
     spares: Mutex<BTreeMap<AddressName, Spare>>,
-    /// Lent since the start and not claimed yet: the ledger knows of it a moment later only. Locked after
-    /// the spares.
+    /// Lent since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
     out: Mutex<BTreeSet<AddressName>>,
     unwanted: Mutex<BTreeMap<AddressName, Instant>>,
 }
 
 impl Reserve {
-    /// Reads what is in a state directory. A damaged file is no reserve: the log has the names.
+    /// Reads the reserve of a state directory. A damaged file counts as empty: the log has the names.
     pub(super) fn open(state_dir: &Path) -> Result<Self, DurableError> {
         let file = state_dir.join(RESERVE_FILE);
         let spares = match durable::load(&file) {
             Ok(spares) => spares.unwrap_or_default(),
             Err(error @ DurableError::Damaged { .. }) => {
                 let aside = durable::set_aside(&file);
-                tracing::error!(%error, aside = %aside.display(), "nothing is in reserve");
+                tracing::error!(%error, aside = %aside.display(), "damaged reserve file set aside");
                 BTreeMap::new()
             }
             Err(error) => return Err(error),
@@ -85,17 +83,17 @@ impl Reserve {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nothing is in reserve, for nobody.
+    /// Whether the reserve is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.spares().is_empty()
     }
 
-    /// Whether an owner has something in reserve.
+    /// Whether an owner has a spare.
     pub(super) fn has(&self, owner: &Owner) -> bool {
         self.spares().values().any(|spare| spare.owner() == *owner)
     }
 
-    /// Takes a spare address of an owner, durably.
+    /// Durably takes a spare address of an owner.
     pub(super) fn lend(&self, owner: &Owner) -> Result<Option<(Lent, IpAddr)>, DurableError> {
         let mut spares = self.spares();
         let found = spares.iter().find(|(_, spare)| spare.owner() == *owner);
@@ -107,7 +105,7 @@ impl Reserve {
         Ok(Some((Lent { name, since: now() }, ip)))
     }
 
-    /// Puts a spare address in, unless it is lent.
+    /// Adds a spare address, unless it is lent.
     fn put(&self, name: AddressName, spare: Spare) -> Result<(), DurableError> {
         let mut spares = self.spares();
         if spares.get(&name) == Some(&spare) || self.out().contains(&name) {
@@ -120,7 +118,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Takes a name out for good. `false`: it is lent.
+    /// Removes a name for good. `false`: the address is lent.
     fn retire(&self, name: &AddressName) -> Result<bool, DurableError> {
         let mut spares = self.spares();
         if self.out().contains(name) {
@@ -149,7 +147,7 @@ fn now() -> Millis {
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// `reserve:<host>:<tenant>.<segment>:<family>:<slot>`, with a digest where that is too long.
+/// `reserve:<host>:<tenant>.<segment>:<family>:<slot>`, with a digest if that is too long.
 fn reserve_name(host: &HostName, owner: &Owner, slot: u32) -> AddressName {
     let (tenant, segment, v4) = owner;
     let family = if *v4 { 4 } else { 6 };
@@ -161,7 +159,7 @@ fn reserve_name(host: &HostName, owner: &Owner, slot: u32) -> AddressName {
     AddressName::from(format!("{RESERVE_PREFIX}{digest}:{family}:{slot}"))
 }
 
-/// Names to hold in reserve: so many for each owner that has something attached here.
+/// Names to hold in reserve: `each` per owner that has an attachment here.
 fn wanted(host: &HostName, entries: &[Entry], each: u32) -> BTreeMap<AddressName, Owner> {
     let ready = entries.iter().filter(|entry| entry.stage == Stage::Ready);
     let owners: BTreeSet<Owner> = ready
@@ -177,14 +175,14 @@ fn wanted(host: &HostName, entries: &[Entry], each: u32) -> BTreeMap<AddressName
     names.collect()
 }
 
-/// Names in reserve that attachments use and the log does not know of yet.
+/// Reservation names that attachments use and the control plane does not know about yet.
 pub(super) fn lent(entries: &[Entry]) -> BTreeSet<AddressName> {
     let held = entries.iter().flat_map(|entry| &entry.addresses);
     held.filter_map(|held| held.lent.as_ref().map(|lent| lent.name.clone())).collect()
 }
 
 impl Attacher {
-    /// Brings the reserve to what is wanted. Whether nothing waits to be given back.
+    /// Reconciles the reserve. Returns whether no spare waits to be released.
     pub(super) async fn keep_reserve(self: &Arc<Self>, view: &View) -> Result<bool, Failed> {
         let entries = self.ledger.all();
         let host = &self.config.host;
@@ -200,7 +198,7 @@ impl Attacher {
         self.give_back_unwanted(&wanted, &lent, view).await
     }
 
-    /// Has an address committed under a name in reserve; which may be so already.
+    /// Allocates an address under a reservation name, which may be done already.
     async fn reserve_one(
         self: &Arc<Self>,
         name: &AddressName,
@@ -222,7 +220,7 @@ impl Attacher {
             };
             let ip = match self.client.allocate(ask).await {
                 Ok(allocation) => allocation.ip,
-                // The next network may have some; if none has, there is no reserve.
+                // Try the next network; if all are exhausted, there is no spare.
                 Err(Error::Refused(_)) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -232,7 +230,7 @@ impl Attacher {
         Ok(())
     }
 
-    /// Releases spares that have not been wanted for a while. First they leave the file.
+    /// Releases spares that have not been wanted for a while. They are removed from the file first.
     async fn give_back_unwanted(
         &self,
         wanted: &BTreeMap<AddressName, Owner>,
@@ -252,7 +250,7 @@ impl Attacher {
                 .collect()
         };
         for name in due {
-            // An ADD may have taken it just now.
+            // An ADD may have borrowed it just now.
             if self.reserve.retire(&name)? {
                 self.client.release(name).await?;
             }
@@ -261,7 +259,7 @@ impl Attacher {
         Ok(waiting.is_empty())
     }
 
-    /// Tells the log what was lent while this host was cut off, and which endpoints have labels.
+    /// Claims addresses borrowed while the host was cut off, and sets the labels of endpoints.
     pub(super) async fn settle(self: &Arc<Self>) -> Result<(), Failed> {
         let unsettled = |entry: &Entry| -> bool {
             entry.stage == Stage::Ready && entry.addresses.iter().any(|held| held.lent.is_some())
@@ -275,7 +273,7 @@ impl Attacher {
         Ok(())
     }
 
-    /// Claims what an entry was lent; the entry without a debt.
+    /// Claims the borrowed addresses of an entry; returns the entry with them settled.
     pub(super) async fn claim(self: &Arc<Self>, mut entry: Entry) -> Result<Entry, Failed> {
         let Some((tenant, segment)) = entry.owner.clone() else { return Ok(entry) };
         for held in &mut entry.addresses {
@@ -295,12 +293,18 @@ impl Attacher {
                 false => self.client.claim_reserve(claim).await.map(|_| ()),
             };
             match done {
-                Ok(()) => tracing::info!(name = %held.name, %ip, "claimed what was lent"),
-                // The allocation that was asked for has just been made.
+                Ok(()) => tracing::info!(name = %held.name, %ip, "claimed a borrowed address"),
+                // The original allocation has just been committed after all.
                 Err(error) if error.code() == Some("AddressNameInUse") => return Err(error.into()),
-                // Evicted meanwhile: the report says that it is in use, and the log what becomes of it.
+                // Evicted in the meantime: the report shows the address in use,
+                // and the control plane decides.
                 Err(Error::Refused(error)) => {
-                    tracing::error!(name = %held.name, %ip, %error, "what was lent is not ours any more");
+                    tracing::error!(
+                        name = %held.name,
+                        %ip,
+                        %error,
+                        "claim of a borrowed address refused: it has been released"
+                    );
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -313,8 +317,8 @@ impl Attacher {
         Ok(entry)
     }
 
-    /// Whether the log has an address under its name. The allocation that was asked for before the reserve
-    /// was touched may have been made after all: it is given back, as the attachment has another address.
+    /// Whether the log has an address under its own name. If the original allocation was committed late, it
+    /// is released, as the attachment uses the borrowed address.
     async fn is_claimed(&self, name: &AddressName, ip: IpAddr) -> Result<bool, Failed> {
         match self.client.address(name).await {
             Ok(allocation) if allocation.ip != ip => {
@@ -327,7 +331,7 @@ impl Attacher {
         }
     }
 
-    /// Tells the log the labels of an attachment, if it has any. Returns the revision at which it has them.
+    /// Sets the labels of an attachment's endpoints, if any. Returns the revision at which they are set.
     pub(super) async fn set_endpoints(&self, entry: &Entry) -> Result<Revision, Failed> {
         let Some((tenant, segment)) = entry.owner.clone().filter(|_| !entry.labels.is_empty())
         else {
@@ -348,10 +352,10 @@ impl Attacher {
         Ok(revision)
     }
 
-    /// An address from the reserve, after the log could not be asked.
+    /// Borrows an address from the reserve after the control plane could not be reached.
     pub(super) fn borrow(&self, owner: &Owner, why: Failed) -> Result<(Lent, IpAddr), Failed> {
         let (lent, ip) = self.reserve.lend(owner)?.ok_or(why)?;
-        tracing::warn!(name = %lent.name, %ip, "cut off: an address of the reserve is used");
+        tracing::warn!(name = %lent.name, %ip, "control plane unreachable: reserve used");
         Ok((lent, ip))
     }
 }

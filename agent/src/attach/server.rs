@@ -1,4 +1,4 @@
-//! The agent's socket.
+//! The server for the plugin, on the agent's socket.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -31,43 +31,36 @@ use crate::policy::PolicyStatus;
 use crate::policy::gate::Gate;
 use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
 
-/// Time to say what is wanted.
+/// Timeout for reading a request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for anything to be done: runtimes give up after some minutes.
+/// Timeout for an operation; runtimes give up after some minutes.
 const WORK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The agent cannot serve the plugin.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The socket cannot be made.
     #[error("cannot listen at {path}")]
     Socket {
-        /// Where.
         path: String,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// Somebody answers there.
+    /// Another process answers on the socket.
     #[error("another agent listens at {path}: stop it, or choose another --socket")]
-    Taken {
-        /// Where.
-        path: String,
-    },
-    /// The ledger cannot be read.
+    Taken { path: String },
     #[error(transparent)]
     Ledger(#[from] DurableError),
 }
 
-/// What attachments hear and say.
+/// Channels to and from other parts of the agent.
 pub struct News {
-    /// What was taken away in the kernel.
+    /// Names and addresses that were removed from the kernel.
     pub taken: Arc<Taken>,
-    /// Whether this agent speaks for its host.
+    /// Whether this agent is the accepted one of its host.
     pub standing: watch::Receiver<Standing>,
-    /// How policy is in the kernel.
+    /// State of policy enforcement.
     pub policy: watch::Receiver<Option<PolicyStatus>>,
-    /// Why no ADD can work.
+    /// Why no ADD can succeed.
     pub unable: watch::Sender<Option<Unable>>,
 }
 
@@ -78,7 +71,7 @@ pub struct Server {
     taken: Arc<Taken>,
 }
 
-/// Makes the socket and opens the ledger.
+/// Creates the socket and opens the ledger.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -114,10 +107,10 @@ pub async fn open(
 }
 
 impl Server {
-    /// Serves the plugin until `stop`, and keeps what is attached as it should be.
+    /// Serves the plugin and reconciles attachments until `stop`.
     ///
     /// # Errors
-    /// [`TaskError`] of a part that died.
+    /// [`TaskError`] if a part died.
     pub async fn run(self, problems: Problems, stop: CancellationToken) -> Result<(), TaskError> {
         let Self { listener, attacher, taken } = self;
         attacher.undo_unfinished().await;
@@ -150,11 +143,11 @@ async fn converse_all(listener: UnixListener, attacher: Arc<Attacher>, tracker: 
                 let attacher = Arc::clone(&attacher);
                 tracker.spawn(async move {
                     if let Err(error) = attacher.converse(stream).await {
-                        tracing::debug!(%error, "the plugin went away");
+                        tracing::debug!(%error, "connection of the plugin failed");
                     }
                 });
             }
-            // Out of file descriptors, for example: breathe, rather than spin.
+            // Pause on errors such as running out of file descriptors, instead of spinning.
             Err(error) => {
                 tracing::warn!(%error, "accept failed on the CNI socket");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -163,7 +156,8 @@ async fn converse_all(listener: UnixListener, attacher: Arc<Attacher>, tracker: 
     }
 }
 
-/// Makes the socket, for root alone. One that nobody answers at is of an agent that ended.
+/// Creates the socket, accessible to root only. A socket without a listener is
+/// left over from an earlier agent.
 async fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     let shown = path.display().to_string();
     let socket_error = |source| ServeError::Socket { path: shown.clone(), source };
@@ -185,7 +179,7 @@ async fn listen(path: &Path) -> Result<UnixListener, ServeError> {
 }
 
 impl Attacher {
-    /// One request, one reply. The work goes on if the plugin goes away: it is undone by a DEL.
+    /// Handles one request. The operation continues if the plugin disconnects; a DEL undoes it.
     async fn converse(self: &Arc<Self>, mut stream: UnixStream) -> io::Result<()> {
         let request = timeout(ASK_TIMEOUT, receive(&mut stream)).await??;
         let reply = match serde_json::from_slice::<Request>(&request) {
@@ -203,7 +197,7 @@ impl Attacher {
 
     async fn answer(self: &Arc<Self>, request: Request) -> Reply {
         let attacher = Arc::clone(self);
-        // Never cut short: what is begun is finished, or undone.
+        // Not cancelled on timeout: an operation finishes or is undone.
         let work = tokio::spawn(async move { attacher.dispatch(request).await });
         let done = match timeout(WORK_TIMEOUT, work).await {
             Ok(Ok(done)) => done,
@@ -216,7 +210,7 @@ impl Attacher {
     async fn dispatch(self: &Arc<Self>, request: Request) -> Result<Reply, Failed> {
         match request {
             Request::Add(add) => {
-                // A plugin that gave up while this agent started may have left a DEL since.
+                // A plugin that gave up during start-up may have spooled a DEL since.
                 self.take_spool().await;
                 return self.add(&add).await.map(Reply::Added);
             }

@@ -1,4 +1,4 @@
-//! The network configuration: standard input.
+//! The network configuration, from standard input.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,19 +12,17 @@ use super::{CniError, Version, version};
 use crate::ours::{PLUGIN_TYPE, SOCKET, STATE_DIR};
 use crate::wire::Key;
 
-/// A network configuration. Keys that are not here are other plugins' or the runtime's (spec, section 1).
+/// A network configuration. Unknown keys belong to other plugins or the runtime (spec, section 1).
 #[derive(Clone, Debug, Deserialize)]
 pub struct NetConf {
-    /// Version of the specification.
     #[serde(rename = "cniVersion", default)]
     cni_version: Option<String>,
-    /// Name of the network.
     #[serde(default, deserialize_with = "or_default")]
     pub name: String,
-    /// The plugin that is run.
+    /// Name of the plugin.
     #[serde(rename = "type", default, deserialize_with = "or_default")]
     kind: String,
-    /// Set where this plugin is only asked for addresses.
+    /// Set where this plugin is used for IPAM only.
     #[serde(default, deserialize_with = "object")]
     ipam: Option<Ipam>,
     /// Socket of the agent.
@@ -33,32 +31,32 @@ pub struct NetConf {
     /// The agent's state directory.
     #[serde(rename = "stateDir", default = "state_dir", deserialize_with = "state_dir_or_default")]
     pub state_dir: String,
-    /// Tenant of containers that do not say theirs.
+    /// Default tenant of containers.
     #[serde(default)]
     pub tenant: Option<String>,
     /// Segment of the containers.
     #[serde(default)]
     pub segment: Option<String>,
-    /// MTU of the containers' links; 0: the agent's.
+    /// MTU of the containers' links; 0: the agent's default.
     #[serde(default)]
     pub mtu: Option<u32>,
     /// Passed through to the result.
     #[serde(default)]
     pub dns: Option<Value>,
-    /// What the plugin before this one made.
+    /// Result of the preceding plugin in the chain.
     #[serde(rename = "prevResult", default)]
     pub prev_result: Option<Value>,
-    /// What the configuration says that this plugin can do.
+    /// Capabilities that the configuration declares.
     #[serde(default, deserialize_with = "or_default")]
     capabilities: BTreeMap<String, bool>,
-    /// What the runtime wants of it.
+    /// Runtime configuration, by capability.
     #[serde(rename = "runtimeConfig", default, deserialize_with = "object")]
     pub runtime: Runtime,
-    /// What whoever runs the container wants.
+    /// Arguments of the container's operator.
     #[serde(default, deserialize_with = "object")]
     pub args: Args,
-    /// Attachments that stay, for GC.
-    /// `null` is Go's empty list; only a member that is missing says nothing.
+    /// Valid attachments, for GC. Go writes `null` for an empty list; only an absent
+    /// key means that no list was given.
     #[serde(rename = "cni.dev/valid-attachments", default, deserialize_with = "present")]
     valid: Option<Vec<Valid>>,
 }
@@ -67,7 +65,7 @@ pub struct NetConf {
 struct Ipam {
     #[serde(rename = "type", default, deserialize_with = "or_default")]
     kind: String,
-    /// As above, for whoever asks this plugin for addresses only.
+    /// As above, if this plugin is used for IPAM.
     socket: Option<String>,
     #[serde(rename = "stateDir")]
     state_dir: Option<String>,
@@ -78,10 +76,10 @@ struct Ipam {
 /// Capability arguments (CNI conventions).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Runtime {
-    /// Addresses to use, with or without a prefix length.
+    /// Requested addresses, with or without a prefix length.
     #[serde(default, deserialize_with = "or_default")]
     pub ips: Vec<String>,
-    /// MAC address to use.
+    /// Requested MAC address.
     #[serde(default)]
     pub mac: Option<String>,
     #[serde(rename = "portMappings", default)]
@@ -93,7 +91,6 @@ pub struct Runtime {
 /// `args` of the configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Args {
-    /// Those under `cni`.
     #[serde(default, deserialize_with = "object")]
     pub cni: CniArgs,
 }
@@ -101,10 +98,9 @@ pub struct Args {
 /// `args.cni` (CNI conventions).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct CniArgs {
-    /// Addresses to use.
+    /// Requested addresses.
     #[serde(default, deserialize_with = "or_default")]
     pub ips: Vec<String>,
-    /// Labels of the container.
     #[serde(default, deserialize_with = "or_default")]
     pub labels: Vec<Label>,
 }
@@ -112,9 +108,7 @@ pub struct CniArgs {
 /// A label.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Label {
-    /// Its key.
     pub key: String,
-    /// Its value.
     pub value: String,
 }
 
@@ -125,7 +119,7 @@ struct Valid {
     ifname: String,
 }
 
-/// `null` is what Go writes for an empty list or map.
+/// Accepts `null`, which Go writes for an empty list or map.
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -134,7 +128,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// The same for what has members: a list would be read as those in their order.
+/// As [`or_default`], for structs: serde would also read a list as their fields in order.
 fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -172,13 +166,13 @@ fn state_dir() -> String {
 }
 
 impl NetConf {
-    /// Reads a configuration.
+    /// Parses a configuration.
     ///
     /// # Errors
-    /// Code 6: it is none. Code 1: of another version.
+    /// Code 6: not a configuration. Code 1: unsupported version.
     pub fn parse(stdin: &[u8]) -> Result<Self, CniError> {
         let whole = |value: Value| match value.is_object() {
-            // A list would be read as the members in their order.
+            // serde would read a list as the fields in order.
             false => Err(serde_json::Error::custom("it is not a JSON object")),
             true => Self::deserialize(value),
         };
@@ -198,7 +192,7 @@ impl NetConf {
         Ok(config)
     }
 
-    /// What is said in `ipam` counts: the rest is the main plugin's.
+    /// Values in `ipam` take precedence: the rest belongs to the main plugin.
     fn take_ipam(&mut self) {
         let Some(ipam) = self.ipam.clone() else { return };
         self.socket = ipam.socket.unwrap_or_else(|| self.socket.clone());
@@ -207,21 +201,21 @@ impl NetConf {
         self.segment = ipam.segment.or_else(|| self.segment.take());
     }
 
-    /// The version of the answer.
+    /// Version of the answer.
     ///
     /// # Errors
-    /// Not after [`Self::parse`].
+    /// Never fails after [`Self::parse`].
     pub fn version(&self) -> Result<Version, CniError> {
         Version::parse(self.cni_version.as_deref().unwrap_or(version::UNNAMED))
     }
 
-    /// Whether another plugin asks this one for addresses only.
+    /// Whether another plugin uses this one for IPAM.
     #[must_use]
     pub fn is_ipam(&self) -> bool {
         self.kind != PLUGIN_TYPE && self.ipam.as_ref().is_some_and(|ipam| ipam.kind == PLUGIN_TYPE)
     }
 
-    /// Checks what a command needs.
+    /// Checks what a command requires.
     pub(super) fn check(&self, command: Command) -> Result<(), CniError> {
         let (name, since) = match command {
             Command::Check => ("CHECK", Version::V0_4_0),
@@ -252,7 +246,7 @@ impl NetConf {
         Ok(())
     }
 
-    /// Refuses addresses of another IPAM plugin: whoever names one expects them.
+    /// Refuses addresses in another IPAM plugin's section, which would be ignored.
     fn check_ipam(&self, command: Command) -> Result<(), CniError> {
         let other = self.ipam.as_ref().map(|ipam| ipam.kind.as_str()).unwrap_or_default();
         let matters = matches!(command, Command::Add | Command::Check) && self.kind == PLUGIN_TYPE;
@@ -263,7 +257,7 @@ impl NetConf {
         Err(CniError::new(7, msg, "take `ipam` out of the network configuration"))
     }
 
-    /// Attachments that stay.
+    /// Keys of the valid attachments.
     pub(super) fn valid(&self) -> Result<Vec<Key>, CniError> {
         let valid = self.valid.as_ref().ok_or_else(|| {
             CniError::new(
@@ -279,7 +273,7 @@ impl NetConf {
         Ok(valid.iter().map(key).collect())
     }
 
-    /// Addresses that are asked for.
+    /// The requested addresses.
     pub(super) fn ips(&self, args: &BTreeMap<String, String>) -> Result<Vec<IpAddr>, CniError> {
         let asked = self.runtime.ips.iter().chain(&self.args.cni.ips);
         let asked = asked

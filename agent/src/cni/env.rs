@@ -1,16 +1,16 @@
-//! What the runtime asks: the environment.
+//! The runtime's request, from the environment.
 
 use std::collections::BTreeMap;
 
 use super::CniError;
 use crate::wire::Key;
 
-/// Longest name of an interface (IFNAMSIZ without its end).
+/// Longest interface name (IFNAMSIZ minus the terminator).
 const IFNAME_BYTES_MAX: usize = 15;
-/// Longest container id: what fits a name with the rest.
+/// Longest container id, so that an allocation name fits.
 const CONTAINER_BYTES_MAX: usize = 200;
 
-/// The environment, as far as CNI defines it.
+/// The environment variables that CNI defines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Env(BTreeMap<String, String>);
 
@@ -25,19 +25,18 @@ pub(super) enum Command {
     Version,
 }
 
-/// A call, checked.
+/// A validated call.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) command: Command,
-    /// Which attachment; `None` for GC and STATUS.
+    /// The attachment; `None` for GC and STATUS.
     pub(super) key: Option<Key>,
     pub(super) netns: Option<String>,
-    /// `CNI_ARGS`.
     pub(super) args: BTreeMap<String, String>,
 }
 
 impl Env {
-    /// Takes what is ours of an environment. What is no text is as good as absent.
+    /// Selects the CNI variables. A value that is not UTF-8 counts as absent.
     pub fn new(vars: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> Self {
         let texts = vars.into_iter().filter_map(|(name, value)| {
             let pair = (name.into_string().ok()?, value.into_string().ok()?);
@@ -64,7 +63,7 @@ impl Env {
 }
 
 impl Call {
-    /// Checks what a command needs; all that is missing is named at once.
+    /// Checks what a command requires; the error names everything that is missing.
     pub(super) fn read(env: &Env, command: Command) -> Result<Self, CniError> {
         let needed: &[&str] = match command {
             Command::Add | Command::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
@@ -101,7 +100,7 @@ fn container_id(text: &str) -> Result<String, CniError> {
     Ok(text.into())
 }
 
-/// The pattern of the specification for container ids and names of networks.
+/// The specification's pattern for container ids and network names.
 pub(super) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
@@ -122,14 +121,14 @@ fn ifname(text: &str) -> Result<String, CniError> {
             "",
         ));
     }
-    // It becomes part of a name in the log.
+    // It becomes part of an allocation name.
     if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte)) {
         return wrong("interface name has a character other than letters, digits and . _ - @");
     }
     Ok(text.into())
 }
 
-/// Keys that this plugin understands: its own, Kubernetes' and the conventions'.
+/// Keys that this plugin understands: its own, Kubernetes' and those of the conventions.
 const KNOWN: [&str; 9] = [
     "IgnoreUnknown",
     "K8S_POD_NAMESPACE",
@@ -141,11 +140,11 @@ const KNOWN: [&str; 9] = [
     "IP",
     "MAC",
 ];
-/// What Go reads as true.
+/// Values that Go parses as true.
 const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
 
-/// `KEY=VALUE;…`. Something is to be removed whatever is said of it; everything else that cannot be read, or is
-/// not known and not to be ignored, is refused: who wrote it expects that it does something.
+/// Parses `KEY=VALUE;…`. DEL ignores what it cannot read. Other commands refuse what is malformed or unknown,
+/// unless `IgnoreUnknown` is set: its author expects an effect.
 fn arguments(text: &str, command: Command) -> Result<BTreeMap<String, String>, CniError> {
     let mut found = BTreeMap::new();
     let mut wrong = Vec::new();

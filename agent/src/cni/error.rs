@@ -1,4 +1,4 @@
-//! Errors as CNI wants them.
+//! CNI error results.
 
 use std::io;
 
@@ -9,11 +9,9 @@ use super::env::Command;
 /// An error of the plugin (spec 1.1, section 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniError {
-    /// Its code.
     pub code: u32,
-    /// What and why.
     pub msg: String,
-    /// More, or what to do.
+    /// Further details, or the remedy.
     pub details: String,
 }
 
@@ -22,15 +20,15 @@ impl CniError {
         Self { code, msg: msg.into(), details: details.into() }
     }
 
-    /// Nobody answers: for STATUS "not available", else "try again later". Whether containers that run
-    /// are affected is not ours to know: the host goes on without its agent.
+    /// The agent does not answer: "not available" for STATUS, else "try again later". Code 51 (limited
+    /// connectivity) is not used, as running containers keep their network without the agent.
     pub(super) fn no_agent(command: Command, socket: &str, error: &io::Error) -> Self {
         let code = if command == Command::Status { 50 } else { 11 };
         let details = format!("{error}; is romana-agent running on this host?");
         Self::new(code, format!("the agent at {socket} does not answer"), details)
     }
 
-    /// As it goes to stdout.
+    /// The JSON form for standard output.
     pub(super) fn print(&self, version: &str) -> String {
         let mut text = json!({"cniVersion": version, "code": self.code, "msg": self.msg});
         if !self.details.is_empty() {

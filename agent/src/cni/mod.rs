@@ -1,10 +1,10 @@
-//! The CNI plugin without its I/O: environment and configuration in, an answer out.
+//! The CNI plugin without its I/O: maps environment and configuration to an answer.
 //!
 //! Specification 1.1 (github.com/containernetworking/cni, SPEC.md). Codes and texts follow the reference
-//! plugins where those have them. The plugin holds no state: everything is the agent's.
+//! plugins where those define them. The plugin is stateless: the agent holds all state.
 //!
-//! Reading order: `env` (what is asked), `config` (about which network), `request`, `result` (the answer's
-//! shape in each version).
+//! Reading order: `env` (the command), `config` (the network), `request`,
+//! `result` (the answer in each version).
 
 mod config;
 mod env;
@@ -23,33 +23,33 @@ pub use version::Version;
 use crate::wire::{Reply, Request};
 use env::{Call, Command};
 
-/// What the plugin prints, and how it ends.
+/// Output and exit status of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// JSON, or nothing.
+    /// JSON, or empty.
     pub stdout: String,
     /// Exit status: 0 or 1.
     pub status: u8,
 }
 
-/// A way to the agent: sends a request to the socket at a path, and returns the reply.
+/// Client of the agent: sends a request to the socket at a path, and returns the reply.
 pub trait Agent {
-    /// Asks.
+    /// Sends a request.
     ///
     /// # Errors
-    /// The agent cannot be reached, or does not answer.
+    /// The agent is unreachable, or does not answer.
     fn ask(&mut self, socket: &str, request: &Request) -> io::Result<Reply>;
 
-    /// Leaves a DEL for the agent to find when it is back.
+    /// Spools a DEL for the agent's next start.
     ///
     /// # Errors
-    /// It cannot be left.
+    /// The DEL cannot be written.
     fn leave(&mut self, state_dir: &str, request: &Request) -> io::Result<()>;
 }
 
-/// Does what the runtime asks.
+/// Executes the runtime's command.
 pub fn run(env: &Env, stdin: io::Result<Vec<u8>>, agent: &mut impl Agent) -> Output {
-    // Every answer says its version, also that to a call which makes no sense (spec, section 5).
+    // Every answer includes a version, also an error for an invalid call (spec, section 5).
     let version = stdin.as_deref().ok().and_then(version::claimed);
     match answer(env, stdin, agent) {
         Ok(stdout) => Output { stdout, status: 0 },
@@ -78,7 +78,7 @@ fn answer(
     let reply = match agent.ask(&config.socket, &request) {
         Ok(reply) => reply,
         Err(error) if command == Command::Del => {
-            // Nothing is lost: the agent takes it up when it is back.
+            // The DEL is not lost: the agent processes the spool when it starts.
             let left = agent.leave(&config.state_dir, &request);
             let why =
                 |left| format!("the agent at {} does not answer ({error}): {left}", config.socket);

@@ -1,4 +1,4 @@
-//! What the agent is asked.
+//! The request to the agent.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use super::env::{Call, Command};
 use super::{CniError, result};
 use crate::wire::{Add, Key, Request};
 
-/// Tenant and segment of what says none.
+/// Default tenant and segment.
 const DEFAULT: &str = "default";
 
-/// The agent's part of a call.
+/// Builds the agent's request for a call.
 pub(super) fn request(call: &Call, config: &NetConf) -> Result<Request, CniError> {
     let network = config.name.clone();
     let key =
@@ -55,8 +55,8 @@ fn add(call: &Call, config: &NetConf, key: Key) -> Result<Add, CniError> {
     })
 }
 
-/// Our addresses in `prevResult`: those of the interface that the call is about. CHECK without one of ours
-/// cannot be right (spec, section 2).
+/// Our addresses in `prevResult`: those of the call's interface. CHECK without any
+/// is an error (spec, section 2).
 fn given_out(call: &Call, config: &NetConf) -> Result<Vec<IpNet>, CniError> {
     let missing = |what: &str| CniError::new(7, format!("prevResult {what}"), "");
     let previous = config.prev_result.as_ref().ok_or_else(|| missing("is missing"))?;

@@ -1,4 +1,4 @@
-//! The answer to ADD, in the shape of the version that was asked for.
+//! The result of ADD, in the format of the requested version.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use super::env::Call;
 use super::{CniError, Version};
 use crate::wire::{Added, Link};
 
-/// Prints the answer. With a `prevResult`, that and what was added to it.
+/// Prints the result. With a `prevResult`, the result is that plus what was added.
 pub(super) fn print(call: &Call, config: &NetConf, added: Added) -> Result<String, CniError> {
     let version = config.version()?;
     let mut result = match &config.prev_result {
@@ -68,7 +68,7 @@ fn shown(link: &Link, sandbox: Option<&str>, version: Version) -> Value {
     shown
 }
 
-/// `prevResult` is not what a plugin says.
+/// `prevResult` is malformed.
 pub(super) fn unreadable(what: &str) -> CniError {
     CniError::new(6, format!("prevResult: {what} cannot be read"), "")
 }

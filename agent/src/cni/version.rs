@@ -4,24 +4,24 @@ use serde_json::{Value, json};
 
 use super::CniError;
 
-/// What the plugin speaks, oldest first.
+/// Supported versions, oldest first.
 const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// A configuration that names none has this one.
+/// Version of a configuration that does not name one.
 pub(super) const UNNAMED: &str = "0.1.0";
 
-/// A version that the plugin speaks.
+/// A supported version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(usize);
 
 impl Version {
     /// 0.4.0, the first with CHECK.
     pub const V0_4_0: Self = Self(1);
-    /// 1.0.0, from which on addresses do not say their family.
+    /// 1.0.0, the first without address families in results.
     pub const V1_0_0: Self = Self(2);
     /// 1.1.0, the first with GC and STATUS.
     pub const V1_1_0: Self = Self(3);
 
-    /// The version of that name.
+    /// Parses a version.
     pub(super) fn parse(text: &str) -> Result<Self, CniError> {
         if let Some(at) = SUPPORTED.iter().position(|known| *known == text) {
             return Ok(Self(at));
@@ -35,22 +35,22 @@ impl Version {
         Err(CniError::new(1, "incompatible CNI versions", details))
     }
 
-    /// Its name.
+    /// The version as text.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         SUPPORTED.get(self.0).copied().unwrap_or_default()
     }
 }
 
-/// What a configuration calls its version, as far as it can be read.
+/// The version in a configuration, as far as it can be parsed.
 pub(super) fn claimed(stdin: &[u8]) -> Option<String> {
     let config: Value = serde_json::from_slice(stdin).ok()?;
     let text = config.get("cniVersion")?.as_str()?;
-    // It is repeated in the answer.
+    // Limited, as it is repeated in the answer.
     (text.len() <= 64).then(|| text.to_owned())
 }
 
-/// The newest version that the plugin speaks.
+/// The newest supported version.
 pub(super) fn newest() -> &'static str {
     SUPPORTED.last().copied().unwrap_or_default()
 }

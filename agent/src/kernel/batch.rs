@@ -1,5 +1,5 @@
-//! Many changes of routes in few calls: messages are put after each other in one buffer, and the kernel
-//! answers each with its own acknowledgement (netlink(7)).
+//! Batches route changes: several messages are written to one buffer, and the kernel
+//! acknowledges each (netlink(7)).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,27 +13,28 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-/// Messages of one call: their acknowledgements fit into a socket's buffer as it is by default.
+/// Messages per batch: their acknowledgements fit into a socket buffer of default size.
 const MESSAGES_MAX: usize = 128;
 
-/// One change.
+/// A route change.
 pub(super) enum Ask {
-    /// Put a route in where none of this destination and metric is.
+    /// Add a route, if none has this destination and metric.
     Add(RouteMessage),
-    /// Put a route in, in place of ours.
+    /// Replace our route.
     Replace(RouteMessage),
-    /// Take one out.
+    /// Remove a route.
     Remove(RouteMessage),
 }
 
-/// Makes all changes, in order. Blocks. Returns an outcome for each.
+/// Applies all changes in order. Blocking. Returns a result for each.
 ///
 /// # Errors
-/// The socket fails: what was done is not known, and is seen at the next look.
+/// The socket failed: the outcome is unknown, and is read in the next pass.
 pub(super) fn apply(asks: Vec<Ask>) -> io::Result<Vec<Result<(), rtnetlink::Error>>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
-    // An error says which message it is about by its number: the message itself need not come back.
+    // An acknowledgement identifies its message by sequence number, so the
+    // kernel need not return the message.
     socket.set_cap_ack(true)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut outcomes = Vec::with_capacity(asks.len());
@@ -63,12 +64,12 @@ fn push(buffer: &mut Vec<u8>, number: u32, ask: Ask) {
     let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
     message.finalize();
     let start = buffer.len();
-    // Messages begin at multiples of four bytes (NLMSG_ALIGN).
+    // Messages are aligned to four bytes (NLMSG_ALIGN).
     buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
     message.serialize(&mut buffer[start..]);
 }
 
-/// Reads so many acknowledgements.
+/// Reads this many acknowledgements.
 fn receive(
     socket: &Socket,
     count: usize,

@@ -24,23 +24,24 @@ const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
-/// CTA_TUPLE_IP, and in it CTA_IP_V4_SRC and CTA_IP_V6_SRC.
+/// CTA_TUPLE_IP, and within it CTA_IP_V4_SRC and CTA_IP_V6_SRC.
 const ADDRESSES: u16 = 1;
 const SOURCE_V4: u16 = 1;
 const SOURCE_V6: u16 = 3;
-/// Bytes of nfgenmsg, whose first one is the family.
+/// Size of nfgenmsg, whose first byte is the family.
 const FAMILY: usize = 4;
 /// AF_INET and AF_INET6.
 const FAMILIES: [(bool, u8); 2] = [(true, 2), (false, 10)];
-/// Bytes of the header of an attribute, and to what its length is rounded up.
+/// Size of an attribute header, and alignment of attributes.
 const ATTRIBUTE: usize = 4;
 
-/// Forgets connections that addresses have begun, or have answered: who has an address next must neither be
-/// reached by them nor reach others. The whole table is read once for all of them: not every kernel that takes
-/// a filter applies it to who has answered. Returns how many there were.
+/// Deletes connections that the addresses have initiated or answered, so that neither the next holder of
+/// an address is reached by them, nor others by the next holder. The whole table is read once for all
+/// addresses: not every kernel that accepts a filter applies it to the reply direction. Returns the
+/// number of connections deleted.
 ///
 /// # Errors
-/// [`KernelError`]: some may be left.
+/// [`KernelError`]: some connections may remain.
 pub async fn forget(ips: &BTreeSet<IpAddr>) -> Result<usize, KernelError> {
     let (connection, handle, _) = new_connection::<Message>(NETLINK_NETFILTER)?;
     let connection = tokio::spawn(connection);
@@ -73,7 +74,7 @@ async fn forget_over(
     Ok(forgotten)
 }
 
-/// Deletes a connection. `false`: it has ended meanwhile.
+/// Deletes a connection. `false`: it had already ended.
 async fn delete(
     handle: &ConnectionHandle<Message>,
     connection: &[u8],
@@ -88,8 +89,8 @@ async fn delete(
     }
 }
 
-/// What names a connection, of all that is told of it: who has begun it, and its id, should there be another
-/// between the two by now.
+/// The attributes that identify a connection: its original tuple, and its id, as another connection
+/// may have the same tuple by now.
 fn name(connection: &[u8]) -> Vec<u8> {
     let mut bytes = connection.get(..FAMILY).unwrap_or_default().to_vec();
     for attribute in attributes(connection.get(FAMILY..).unwrap_or_default()) {
@@ -102,7 +103,7 @@ fn name(connection: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Who has begun a connection, and who has answered it.
+/// Source addresses of both directions of a connection.
 fn sources(connection: &[u8]) -> impl Iterator<Item = IpAddr> + '_ {
     let tuples = attributes(connection.get(FAMILY..).unwrap_or_default());
     let tuples = tuples.filter(|tuple| matches!(tuple.kind(), ORIGINAL | REPLY));
@@ -115,7 +116,7 @@ fn sources(connection: &[u8]) -> impl Iterator<Item = IpAddr> + '_ {
     })
 }
 
-/// Attributes up to the first one that is malformed.
+/// Attributes up to the first malformed one.
 fn attributes(bytes: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
     NlasIterator::new(bytes).map_while(Result::ok)
 }
@@ -149,7 +150,7 @@ async fn request(
     Ok(())
 }
 
-/// A message as it is on the wire: a dump is long, and few of its connections are of interest.
+/// A message left unparsed: a dump is long, and few of its connections are relevant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Message {
     kind: u16,
@@ -198,7 +199,7 @@ mod tests {
         bytes
     }
 
-    /// As the kernel tells it: nested attributes are marked.
+    /// Encoded as by the kernel: nested attributes carry a flag.
     fn tuple(kind: u16, source: [u8; 4]) -> Vec<u8> {
         let addresses = [attribute(SOURCE_V4, &source), attribute(2, &[10, 0, 0, 9])].concat();
         let parts = [attribute(ADDRESSES | 0x8000, &addresses), attribute(2 | 0x8000, &[])];

@@ -1,5 +1,6 @@
-//! Says when another program has changed the nf_tables rules: the kernel tells of every transaction, and of the
-//! process that made it (`NFT_MSG_NEWGEN`, linux/netfilter/nf_tables.h). Sets of `ipset` and x_tables tell nothing.
+//! Detects changes of nf_tables rules by other programs: the kernel announces every transaction with
+//! the process that made it (`NFT_MSG_NEWGEN`, linux/netfilter/nf_tables.h). Changes of `ipset` sets
+//! and x_tables are not announced.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +21,7 @@ const PROCESS: u16 = 2;
 const HEADER: usize = 16;
 const FAMILY: usize = 4;
 const ATTRIBUTE: usize = 4;
-/// How many processes of ours are remembered: news of them arrives within milliseconds.
+/// How many of our processes are remembered: announcements arrive within milliseconds.
 const OWN_MAX: usize = 64;
 
 /// Processes of this agent that write rules.
@@ -28,7 +29,7 @@ const OWN_MAX: usize = 64;
 pub struct OwnWriters(Arc<Mutex<VecDeque<u32>>>);
 
 impl OwnWriters {
-    /// Remembers a process.
+    /// Records a process.
     pub fn add(&self, process: u32) {
         let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         own.push_back(process);
@@ -42,11 +43,10 @@ impl OwnWriters {
     }
 }
 
-/// Notifies `wake` whenever a process that is not ours changes rules. Runs on a thread of its own until the
-/// process ends.
+/// Notifies `wake` when a process that is not ours changes rules. The thread runs until the process exits.
 ///
 /// # Errors
-/// There is no socket: the timer is left.
+/// The socket cannot be opened; the timer still detects changes.
 pub fn watch(own: OwnWriters, wake: Arc<Notify>) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
@@ -59,7 +59,7 @@ pub fn watch(own: OwnWriters, wake: Arc<Notify>) -> io::Result<()> {
                         wake.notify_one();
                     }
                 }
-                // News was lost (ENOBUFS): it may have been about another program's change.
+                // Announcements were lost (ENOBUFS), perhaps one of another program's change.
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     wake.notify_one();
                     std::thread::sleep(std::time::Duration::from_millis(100));
@@ -71,7 +71,7 @@ pub fn watch(own: OwnWriters, wake: Arc<Notify>) -> io::Result<()> {
     std::thread::Builder::new().name("nf_tables".into()).spawn(listen).map(drop)
 }
 
-/// Processes whose transactions a datagram tells of; 0 where the kernel does not name one.
+/// Processes of the transactions in a datagram; 0 if the kernel does not name one.
 fn writers(datagram: &[u8]) -> Vec<u32> {
     let mut found = Vec::new();
     let mut rest = datagram;
@@ -119,7 +119,7 @@ mod tests {
         bytes.extend(kind.to_ne_bytes());
         bytes.extend([0; 10]);
         bytes.extend([0; 4]);
-        // The generation's id comes first.
+        // The generation id comes first.
         bytes.extend([8_u16.to_ne_bytes(), 1_u16.to_ne_bytes()].concat());
         bytes.extend(7_u32.to_be_bytes());
         bytes.extend([8_u16.to_ne_bytes(), PROCESS.to_ne_bytes()].concat());

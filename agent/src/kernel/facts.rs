@@ -1,4 +1,4 @@
-//! Reads what the host is connected to, and says when that changes.
+//! Reads the host's links, addresses and neighbours, and watches them for changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use super::{
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::routes::{Facts, Gateway, Link};
 
-/// What was read of the links.
+/// Links of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Links {
     /// Links that are up and not ours.
@@ -75,7 +75,7 @@ fn mtu_of(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// The network of an address. Link-local ones say nothing about hosts.
+/// The network of an address; `None` for link-local ones, which do not identify a network.
 fn prefix_of(message: &AddressMessage) -> Option<ipnet::IpNet> {
     let ip = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Address(ip) => Some(*ip),
@@ -85,13 +85,13 @@ fn prefix_of(message: &AddressMessage) -> Option<ipnet::IpNet> {
     if local { None } else { network(ip, message.header.prefix_len) }
 }
 
-/// The gateway by which the kernel reaches an address, if it does not have it on a link.
+/// The gateway towards an address; `None` if it is on a link.
 pub async fn gateway(handle: &Handle, ip: IpAddr) -> Option<Gateway> {
     let Way { via, link, .. } = Way::from(&route_to(handle, ip).await?);
     Some(Gateway { via: via?, link: link? })
 }
 
-/// The link by which the kernel reaches another host, and the address that it says it has there.
+/// The link towards another host, and the preferred source address.
 pub async fn reach(handle: &Handle, ip: IpAddr) -> Option<(u32, Option<IpAddr>)> {
     let route = route_to(handle, ip).await?;
     if route.header.kind != RouteType::Unicast {
@@ -104,11 +104,11 @@ pub async fn reach(handle: &Handle, ip: IpAddr) -> Option<(u32, Option<IpAddr>)>
     Some((Way::from(&route).link?, source))
 }
 
-/// The route that the kernel would take to an address.
+/// The kernel's route to an address.
 async fn route_to(handle: &Handle, ip: IpAddr) -> Option<RouteMessage> {
     let length = if ip.is_ipv4() { 32 } else { 128 };
     let mut ask = RouteMessageBuilder::<IpAddr>::new().destination_prefix(ip, length).ok()?.build();
-    // With strict checks the kernel refuses a question that says more.
+    // With strict checks the kernel refuses requests with other header fields set.
     ask.header = RouteHeader {
         address_family: ask.header.address_family,
         destination_prefix_length: length,
@@ -117,8 +117,8 @@ async fn route_to(handle: &Handle, ip: IpAddr) -> Option<RouteMessage> {
     handle.route().get(ask).execute().next().await?.ok()
 }
 
-/// The addresses under which this host reaches the others, IPv4 first, at most one of each family: the source of
-/// the route to the first of `others` that there is a route to; else an address of the link of the default route.
+/// Addresses of this host towards others, IPv4 first, at most one of each family: the source address of the
+/// route to the first reachable one of `others`; else an address of the default route's link.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -151,7 +151,7 @@ pub async fn own_addresses(handle: &Handle, others: &[IpAddr]) -> Result<Vec<IpA
     Ok(own)
 }
 
-/// The host's own end of an address.
+/// The local address.
 fn own_ip(message: &AddressMessage) -> Option<IpAddr> {
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(ip) => Some(*ip),
@@ -165,8 +165,8 @@ fn own_ip(message: &AddressMessage) -> Option<IpAddr> {
     })
 }
 
-/// Which of these addresses do not answer on their link; the kernel is told to ask them (again). One that
-/// is being asked, and has never answered or not answered lately, is silent until it does.
+/// Which of these addresses do not answer on their link; also makes the kernel probe them again. An address
+/// that is being probed counts as silent if it has never answered, or not recently.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -195,16 +195,17 @@ pub async fn silent(
         let header = &mut probe.message_mut().header;
         (header.state, header.flags) = (state, flags);
         if let Err(error) = probe.execute().await {
-            tracing::debug!(%ip, %error, "a neighbour cannot be asked");
+            tracing::debug!(%ip, %error, "neighbour probe failed");
         }
     }
     Ok(silent)
 }
 
-/// How to have the kernel ask a neighbour now; one that answered lately would be believed for up to 45 s.
+/// State that makes the kernel probe a neighbour now; a recent answer would
+/// otherwise be trusted for up to 45 s.
 fn probing(state: Option<NeighbourState>) -> Option<(NeighbourState, NeighbourFlags)> {
     match state {
-        // It is being asked, or never is.
+        // It is being probed, or never is.
         Some(
             NeighbourState::Probe
             | NeighbourState::Incomplete
@@ -226,11 +227,11 @@ fn neighbour_ip(entry: &NeighbourMessage) -> Option<IpAddr> {
     })
 }
 
-/// Tells of changes in the kernel until `stop`. Without news the timers of those who wait are left.
+/// Watches the kernel for changes until `stop`. If that fails, the timers of the reconcilers remain.
 pub async fn watch_all(wake: Arc<Notify>, taken: Arc<Taken>, stop: CancellationToken) {
     let watching = async {
         if let Err(error) = watch(&wake, &taken).await {
-            tracing::warn!(%error, "no news from the kernel: looking on a timer only");
+            tracing::warn!(%error, "watching the kernel failed: changes are found by the timer");
         }
         std::future::pending().await
     };
@@ -240,11 +241,11 @@ pub async fn watch_all(wake: Arc<Notify>, taken: Arc<Taken>, stop: CancellationT
     }
 }
 
-/// Wakes the keeper of routes whenever links, addresses, or routes of ours change, and the keeper of attachments
-/// when routes of ours go, or links of ours go or change. Runs until it is dropped.
+/// Wakes the route reconciler on changes of links, addresses and our routes, and the attachment reconciler
+/// when our routes are removed or our links change. Runs until it is dropped.
 ///
 /// # Errors
-/// No socket.
+/// The socket cannot be opened.
 async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
     let (connection, _handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Link,
@@ -258,7 +259,7 @@ async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
             let replaces = message.header.flags & NLM_F_REPLACE != 0;
             let message = match message.payload {
                 NetlinkPayload::InnerMessage(message) => message,
-                // News was lost: anything may have happened.
+                // Events were lost: anything may have changed.
                 NetlinkPayload::Overrun(_) => {
                     wake.notify_one();
                     taken.everything();
@@ -279,8 +280,8 @@ async fn watch(wake: &Notify, taken: &Taken) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Routes of others come and go without end; when one takes ours away, ours is in the message. Links of
-/// attachments say nothing about the ways to other hosts.
+/// Other programs' routes change all the time; if one replaces ours, the message contains ours. Links of
+/// attachments do not affect routes to other hosts.
 fn concerns_routes(message: &RouteNetlinkMessage, replaces: bool) -> bool {
     match message {
         RouteNetlinkMessage::DelRoute(route) => is_ours(route) && !is_host_route(route),
@@ -288,7 +289,7 @@ fn concerns_routes(message: &RouteNetlinkMessage, replaces: bool) -> bool {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             !is_host_end(link)
         }
-        // Each host end has link-local ones, which say nothing about hosts.
+        // Every host end has link-local addresses, which do not affect routes.
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             prefix_of(address).is_some()
         }
@@ -296,13 +297,14 @@ fn concerns_routes(message: &RouteNetlinkMessage, replaces: bool) -> bool {
     }
 }
 
-/// A host link that goes down takes its routes along without a message about each.
+/// Records changes that affect attachments. A host link that goes down loses its
+/// routes without a message for each.
 fn tell(message: &RouteNetlinkMessage, taken: &Taken) {
     match message {
         RouteNetlinkMessage::DelRoute(route) if is_ours(route) && is_host_route(route) => {
             Way::from(route).to.into_iter().for_each(|ip| taken.route(ip));
         }
-        // In place of ours, or before it.
+        // A route that replaces ours or takes precedence over it.
         RouteNetlinkMessage::NewRoute(route) if !is_ours(route) && is_whole(route) => {
             Way::from(route).to.into_iter().for_each(|ip| taken.route(ip));
         }
@@ -330,7 +332,7 @@ fn is_host_end(link: &LinkMessage) -> bool {
     name_of(link).is_some_and(|name| name.starts_with(LINK_PREFIX))
 }
 
-/// Puts together what a plan needs to know.
+/// Assembles the input of a plan.
 #[must_use]
 pub fn facts(
     links: &Links,

@@ -1,4 +1,4 @@
-//! What of ours is in this namespace's kernel, whoever put it there: for taking all of it away.
+//! Finds all of Romana's objects in this namespace's kernel, whichever process created them, for `cleanup`.
 
 use futures_util::StreamExt;
 use rtnetlink::Handle;
@@ -15,7 +15,7 @@ use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 pub struct OwnRoute(RouteMessage);
 
 impl OwnRoute {
-    /// The link that it leads to, if it is one.
+    /// Its output link, if it has one.
     #[must_use]
     pub fn link(&self) -> Option<u32> {
         Way::from(&self.0).link
@@ -38,13 +38,11 @@ impl std::fmt::Display for OwnRoute {
     }
 }
 
-/// A link that has a name of ours and is one of a pair.
+/// A veth link with one of our names.
 pub struct OwnLink {
-    /// Its index.
     pub index: u32,
-    /// Its name.
     pub name: String,
-    /// Its other end is in another namespace.
+    /// Its peer is in another namespace.
     pub in_use: bool,
 }
 
@@ -59,7 +57,7 @@ pub async fn routes(handle: &Handle) -> Result<Vec<OwnRoute>, KernelError> {
         ask.header.address_family = family;
         ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
         let routes = dump_routes(handle, ask).await?.into_iter();
-        // A kernel without strict checks gives everything.
+        // A kernel without strict checks ignores the filter.
         let ours = routes.filter(|route| u8::from(route.header.protocol) == ROUTE_PROTOCOL);
         found.extend(ours.map(OwnRoute));
     }
@@ -87,7 +85,7 @@ fn is_pair(attribute: &LinkAttribute) -> bool {
     infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)))
 }
 
-/// Removes a route as it was read; one that has gone is removed already.
+/// Removes a route as it was read; a missing route counts as removed.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -96,7 +94,7 @@ pub async fn remove_route(handle: &Handle, route: OwnRoute) -> Result<(), Kernel
     ask(handle, RouteNetlinkMessage::DelRoute(route.0), what).await
 }
 
-/// Removes a link, and so its pair and the routes to it.
+/// Removes a link, with its peer and the routes through it.
 ///
 /// # Errors
 /// [`KernelError`].

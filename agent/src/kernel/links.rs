@@ -1,4 +1,4 @@
-//! Pairs of links between the host and containers, and what is in the container's namespace.
+//! Creates veth pairs between the host and containers, and configures the container's namespace.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,33 +22,32 @@ use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::wire::Link;
 
-/// The host's own address on each pair: what IPv6 routes in containers lead to. On-link routes would need
-/// an NDP proxy entry for every address in the world; ARP has a proxy for all.
+/// Link-local address of the host's end: the next hop of IPv6 routes in containers. On-link routes would need
+/// an NDP proxy entry for every destination; ARP has a proxy for all.
 const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// Route tables of further interfaces in a container: this and the index of the link.
+/// Base number of route tables for additional interfaces of a container; the link's index is added.
 const TABLES: u32 = 57_000;
 
-/// The pair to make.
+/// A veth pair to create.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// Name of the host's end.
     pub host_link: String,
-    /// Name of the container's end.
+    /// Name of the container's interface.
     pub ifname: String,
-    /// MTU of both.
+    /// MTU of both ends.
     pub mtu: u32,
-    /// MAC address of the container's end; `None`: the kernel chooses.
+    /// MAC address of the container's end; `None`: chosen by the kernel.
     pub mac: Option<[u8; 6]>,
     /// Addresses of the container's end.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Makes a pair with the container's end in its namespace, up, with addresses and default routes. The
-/// host's end is up, and answers for everybody.
+/// Creates a pair: the container's end is in its namespace and up, with addresses and default routes; the
+/// host's end is up and proxies ARP.
 ///
 /// # Errors
-/// [`KernelError`]; then the pair may be there in part: deleting the host's end removes all of it.
+/// [`KernelError`]; the pair may exist partly then, and deleting the host's end removes it.
 pub async fn make(
     handle: &Handle,
     netns: &Netns,
@@ -84,12 +83,12 @@ async fn create(handle: &Handle, netns: &Netns, pair: &Pair) -> Result<(), Kerne
     made.map_err(KernelError::asked(format!("the pair {} – {}", pair.host_link, pair.ifname)))
 }
 
-/// In the container's namespace.
+/// Configures the container's end, inside its namespace.
 async fn settle(handle: &Handle, pair: &Pair) -> Result<Link, KernelError> {
     let link = find(handle, &pair.ifname).await?;
     let index = link.header.index;
     if pair.addresses.iter().any(IpAddr::is_ipv6) {
-        // Runtimes switch it off where they expect none.
+        // Runtimes disable IPv6 if they expect none.
         write_sysctl(&format!("ipv6/conf/{}/disable_ipv6", pair.ifname), "0")?;
         write_sysctl(&format!("ipv6/conf/{}/accept_ra", pair.ifname), "0")?;
     }
@@ -103,8 +102,9 @@ async fn settle(handle: &Handle, pair: &Pair) -> Result<Link, KernelError> {
     Ok(shown(&link, pair))
 }
 
-/// Leads everything to the host. Where another interface does that already, only packets from this address go by
-/// this one, by a table and a rule of its own; all others when the first one has gone.
+/// Adds a default route to the host. If another interface has one already, this interface gets a
+/// route table and a rule for packets from its address, and a default route of lower priority
+/// for when the first is removed.
 async fn default_by(handle: &Handle, ip: IpAddr, link: u32) -> Result<(), KernelError> {
     let asked = || KernelError::asked("the default route in the container");
     match handle.route().add(default_route(ip, link)).execute().await {
@@ -128,7 +128,7 @@ async fn default_by(handle: &Handle, ip: IpAddr, link: u32) -> Result<(), Kernel
     added.map_err(KernelError::asked("the rule for a second interface of the container"))
 }
 
-/// Rules of interfaces that have gone: their tables went with the links.
+/// Removes rules of interfaces that no longer exist; their tables vanished with the links.
 async fn remove_old_rules(handle: &Handle) -> Result<(), KernelError> {
     let links = dump_links(handle).await?;
     let is_old = |table: u32| {
@@ -172,13 +172,13 @@ async fn add_address(
 ) -> Result<(), rtnetlink::Error> {
     let mut ask = handle.address().add(link, ip, length);
     if ip.is_ipv6() {
-        // The log says that nobody else has it.
+        // The allocation guarantees that the address is unique, so no duplicate detection.
         ask.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     ask.execute().await
 }
 
-/// The host's end answers ARP for everything it has a route to, at once.
+/// Makes the host's end answer ARP for every address that has a route, without delay.
 fn host_settings(link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
     if ips.iter().any(IpAddr::is_ipv4) {
         write_sysctl(&format!("ipv4/conf/{link}/proxy_arp"), "1")?;
@@ -190,7 +190,7 @@ fn host_settings(link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// What is not as [`host_settings`] made it; for people.
+/// The first setting that differs from [`host_settings`], as a message.
 #[must_use]
 pub fn wrong_setting(link: &str, ips: &[IpAddr]) -> Option<String> {
     let v4 = ips.iter().any(IpAddr::is_ipv4).then(|| (format!("ipv4/conf/{link}/proxy_arp"), "1"));
@@ -218,7 +218,7 @@ async fn find(handle: &Handle, name: &str) -> Result<LinkMessage, KernelError> {
     look_up(handle, name).await?.ok_or_else(missing)
 }
 
-/// `None`: there is no such link. That the kernel cannot be asked is an error, not an absent link.
+/// `None`: the link does not exist. A failed query is an error.
 async fn look_up(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, KernelError> {
     let mut found = handle.link().get().match_name(name.to_owned()).execute();
     match found.next().await {
@@ -228,15 +228,15 @@ async fn look_up(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Ker
     }
 }
 
-/// The host's end of this name, if it is there.
+/// The host's end with this name, if it exists.
 ///
 /// # Errors
-/// [`KernelError`]: the kernel cannot be asked.
+/// [`KernelError`]: the query failed.
 pub async fn host_end(handle: &Handle, name: &str) -> Result<Option<HostEnd>, KernelError> {
     Ok(look_up(handle, name).await?.as_ref().map(HostEnd::from))
 }
 
-/// Deletes a link of the host, if it is there.
+/// Deletes a link of the host, if it exists.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -244,13 +244,13 @@ pub async fn delete(handle: &Handle, name: &str) -> Result<(), KernelError> {
     let Some(link) = look_up(handle, name).await? else { return Ok(()) };
     let deleted = handle.link().del(link.header.index).execute().await;
     match deleted {
-        // It went with its namespace in the meantime.
+        // It vanished with its namespace in the meantime.
         Err(error) if has_errno(&error, Errno::NODEV) => Ok(()),
         deleted => deleted.map_err(KernelError::asked(format!("the end of link {name}"))),
     }
 }
 
-/// Routes an address of a container to its link.
+/// Routes a container's address to its link.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -264,11 +264,11 @@ pub async fn route(
     route_to(handle, table, ip, index).await
 }
 
-/// Routes an address of a container to a link, by its index. A route of ours to the same address goes;
-/// one of another program is left alone.
+/// Routes a container's address to a link, given by index. Replaces our route to the
+/// address, but not another program's.
 ///
 /// # Errors
-/// [`KernelError::ForeignRoute`], or what the kernel says.
+/// [`KernelError::ForeignRoute`], or the kernel's error.
 async fn route_to(handle: &Handle, table: u32, ip: IpAddr, index: u32) -> Result<(), KernelError> {
     let message = host_route(table, ip, index)?;
     let asked = || KernelError::asked(format!("route {ip} dev {index}"));
@@ -284,7 +284,7 @@ async fn route_to(handle: &Handle, table: u32, ip: IpAddr, index: u32) -> Result
     let Some((old, _)) = routes.iter().find(|(_, other)| *other == ip) else {
         return Err(foreign());
     };
-    // Not replaced: that would be the first of that prefix, and another program may have one beside ours.
+    // Not with NLM_F_REPLACE: it replaces the first route of the prefix, which may be another program's.
     handle.route().del(host_route(table, ip, *old)?).execute().await.map_err(asked())?;
     match handle.route().add(message).execute().await {
         Err(error) if has_errno(&error, Errno::EXIST) => Err(foreign()),
@@ -308,9 +308,7 @@ fn host_route(table: u32, ip: IpAddr, index: u32) -> Result<RouteMessage, Kernel
 /// The host's end of an attachment's pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostEnd {
-    /// Its index.
     pub index: u32,
-    /// Whether it is up.
     pub up: bool,
 }
 
@@ -330,8 +328,8 @@ impl From<&LinkMessage> for HostEnd {
     }
 }
 
-/// Puts back what the host's side of an attachment needs: the settings and the own address of the host's end,
-/// both lost when it goes down, and the host routes.
+/// Restores the host side of an attachment: settings and link-local address of the host's end, which are lost
+/// when it goes down, and host routes.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -355,7 +353,7 @@ pub async fn restore(
     Ok(())
 }
 
-/// Addresses that our routes lead to links of containers with, by link; `table`: `None` is any.
+/// Addresses of our host routes, by link; `table`: `None` for all tables.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -372,7 +370,7 @@ pub async fn host_routes(
         let routes = dump_routes(handle, ask).await?;
         found.extend(routes.iter().filter_map(|route| {
             let Way { to, link, .. } = Way::from(route);
-            // A kernel without strict checks gives everything.
+            // A kernel without strict checks ignores the filter.
             let ours = u8::from(route.header.protocol) == ROUTE_PROTOCOL;
             link.zip(to).filter(|_| ours && is_host_route(route))
         }));
@@ -380,18 +378,17 @@ pub async fn host_routes(
     Ok(found)
 }
 
-/// What is there of an attachment, in its container.
+/// State of an attachment inside its container.
 #[derive(Clone, Debug, Default)]
 pub struct Inside {
-    /// Whether the interface is there and up.
+    /// Whether the interface exists and is up.
     pub up: bool,
-    /// Its addresses.
     pub addresses: Vec<IpNet>,
-    /// Whether there is a default route through it, for IPv4 and IPv6.
+    /// Whether it has a default route, for IPv4 and IPv6.
     pub default: (bool, bool),
 }
 
-/// Looks into a container.
+/// Reads the state of an interface inside a container.
 ///
 /// # Errors
 /// [`KernelError`].

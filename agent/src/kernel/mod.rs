@@ -1,4 +1,4 @@
-//! The kernel's side of it: netlink, one file per kind of thing.
+//! Access to the kernel over netlink, one file per kind of object.
 
 mod batch;
 pub mod connections;
@@ -25,46 +25,33 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage}
 use rustix::io::Errno;
 use tokio::sync::Mutex;
 
-/// Set on the answers of a dump during which something changed (linux/netlink.h).
+/// Set on the messages of a dump during which something changed (linux/netlink.h).
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
-/// The kernel does not do what it was asked.
+/// A request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// It refused, or cannot be asked.
     #[error("the kernel refuses: {what}")]
     Netlink {
-        /// What was asked.
         what: String,
-        /// Why not.
         #[source]
         source: rtnetlink::Error,
     },
-    /// What was asked for changes faster than it can be read.
+    /// A dump was interrupted by changes on every attempt.
     #[error("{what} was interrupted by changes {DUMP_ATTEMPTS} times")]
-    Unsteady {
-        /// What was asked.
-        what: &'static str,
-    },
-    /// Another program has a route of the same destination and metric.
+    Unsteady { what: &'static str },
     #[error(
         "another program has a route to {prefix} with the same metric: it is left alone; remove it, or \
          choose another CIDR for the network"
     )]
-    ForeignRoute {
-        /// The destination.
-        prefix: IpNet,
-    },
-    /// A setting of a link cannot be made.
+    ForeignRoute { prefix: IpNet },
+    /// A setting of a link cannot be written.
     #[error("cannot write {path}")]
     Sysctl {
-        /// Which.
         path: String,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// No socket.
     #[error("no netlink socket")]
     Socket(#[from] std::io::Error),
 }
@@ -75,7 +62,7 @@ impl KernelError {
     }
 }
 
-/// A connection to the kernel, served by a task of its own.
+/// Opens a netlink connection, served by its own task.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -115,7 +102,7 @@ async fn dump<T>(
     }
 }
 
-/// `None`: the answers are inconsistent.
+/// `None`: the dump is inconsistent.
 async fn dump_once<T>(
     handle: &Handle,
     ask: RouteNetlinkMessage,
@@ -138,7 +125,7 @@ async fn dump_once<T>(
     Ok(steady.then_some(found))
 }
 
-/// Whether a refusal is about the moment, not about the question.
+/// Whether an error is temporary.
 fn is_busy(error: &rtnetlink::Error) -> bool {
     has_errno(error, Errno::BUSY) || has_errno(error, Errno::INTR)
 }
@@ -192,7 +179,7 @@ fn name_of(link: &LinkMessage) -> Option<String> {
     })
 }
 
-/// What a route says of its way.
+/// The destination and next hops of a route.
 #[derive(Debug, Default)]
 struct Way {
     to: Option<IpAddr>,

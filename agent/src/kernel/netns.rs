@@ -16,33 +16,24 @@ const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 #[derive(Debug)]
 pub struct Netns(pub(super) File);
 
-/// A namespace cannot be used.
+/// The namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// There is none at the path.
     #[error("cannot open the network namespace {path}")]
     Open {
-        /// The path.
         path: String,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// What is at the path is something else: its namespace was unmounted, and an empty file is left.
+    /// The file is not a namespace: an unmounted namespace leaves an empty file.
     #[error("{path} is no network namespace")]
-    Other {
-        /// The path.
-        path: String,
-    },
-    /// It is the host's.
+    Other { path: String },
+    /// It is the host's namespace.
     #[error("the network namespace {path} is the host's own")]
-    Own {
-        /// The path.
-        path: String,
-    },
+    Own { path: String },
 }
 
-/// Whether an open namespace is a network's, and not one of processes or mounts: a thread of its own tries to enter.
+/// Whether an open namespace is a network namespace: a dedicated thread tries to enter it.
 fn is_of_network(namespace: &File) -> bool {
     std::thread::scope(|scope| {
         let enter = || {
@@ -61,7 +52,7 @@ impl Netns {
     /// [`NetnsError`].
     pub fn open(path: &str) -> Result<Self, NetnsError> {
         let open = |path: &str| {
-            // A namespace is a file; a runtime may name anything.
+            // A namespace is a file, but a runtime may pass any path.
             let opened = romana_daemon::file::open(Path::new(path)).map(|(file, _)| file);
             opened.map_err(|source| match source.kind() {
                 std::io::ErrorKind::InvalidInput => NetnsError::Other { path: path.into() },
@@ -86,7 +77,7 @@ impl Netns {
         Ok(Self(file))
     }
 
-    /// Does something in the namespace, on a thread of its own.
+    /// Runs `work` inside the namespace, on a dedicated thread.
     pub(super) async fn within<T, W>(&self, what: &'static str, work: W) -> Result<T, KernelError>
     where
         T: Send + 'static,
@@ -105,7 +96,7 @@ impl Netns {
                     work(handle).await
                 })
             })();
-            // Nobody waits any more: there is nobody to tell.
+            // The caller has gone; the result is dropped.
             _ = answer.send(done);
         })?;
         answered.await.unwrap_or_else(|_| Err(std::io::Error::other(what).into()))

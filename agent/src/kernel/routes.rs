@@ -1,9 +1,9 @@
-//! Reads and writes our routes to blocks: those of [`ROUTE_PROTOCOL`] in one table, except the host routes
-//! of attachments, which belong to [`crate::attach`].
+//! Reads and writes our routes to blocks: those of [`ROUTE_PROTOCOL`] in one table, except host routes,
+//! which belong to [`crate::attach`].
 //!
-//! Routes and links are never read together, so no decision here depends on which link is whose: a route
-//! of an attachment is recognised by its own form (a single address, on-link), and a removal names protocol,
-//! type and next hops of the route that was read. A route that has changed since is left alone.
+//! Routes and links are not read atomically, so no decision here depends on a link's owner: a host route is
+//! recognised by its form (a single address, on-link), and a removal names protocol, type and next hops of
+//! the route that was read. A route that has changed since is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,7 +26,7 @@ use crate::routes::{Change, Hop, Target};
 /// The main table (rt_tables).
 pub const MAIN_TABLE: u32 = 254;
 
-/// A route table, of which we own the routes of our protocol.
+/// A route table; the routes of our protocol in it are ours.
 #[derive(Clone)]
 pub struct RouteTable {
     handle: Handle,
@@ -41,13 +41,13 @@ impl RouteTable {
         Self { handle, table, writes: Arc::default() }
     }
 
-    /// Changes asked of the kernel since the start.
+    /// Number of changes requested since the start.
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
     }
 
-    /// Our routes, except host routes of attachments.
+    /// Our routes, except host routes.
     ///
     /// # Errors
     /// [`KernelError`].
@@ -65,7 +65,7 @@ impl RouteTable {
         Ok(found)
     }
 
-    /// Prefixes to which other programs have routes in this table.
+    /// Prefixes of other programs' routes in this table.
     ///
     /// # Errors
     /// [`KernelError`].
@@ -84,7 +84,7 @@ impl RouteTable {
         Ok(found)
     }
 
-    /// A kernel without strict checks gives everything.
+    /// Needed because a kernel without strict checks ignores the filter.
     fn is_ours(&self, route: &RouteMessage) -> bool {
         let table = route.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Table(table) => Some(*table),
@@ -94,10 +94,10 @@ impl RouteTable {
             && table.unwrap_or_else(|| u32::from(route.header.table)) == self.table
     }
 
-    /// Makes changes, in their order. Returns what failed.
+    /// Applies changes in order. Returns those that failed.
     ///
     /// # Errors
-    /// [`KernelError::Socket`]: what was done is not known.
+    /// [`KernelError::Socket`]: the outcome is unknown.
     pub async fn apply(
         &self,
         changes: Vec<Change>,
@@ -127,8 +127,8 @@ impl RouteTable {
         Ok(failed.collect())
     }
 
-    /// A message that removes the route that was read, and no other: the kernel compares protocol, type and
-    /// next hops. Only a route of a form that we never write is removed whatever it says.
+    /// A message that removes exactly the route that was read: the kernel compares protocol, type and next
+    /// hops. A route of a form that we never write is removed without this comparison.
     fn removal(&self, prefix: IpNet, target: &Target) -> RouteMessage {
         let mut message = self.message(prefix, target);
         message.header.scope = RouteScope::NoWhere;
@@ -162,7 +162,7 @@ impl RouteTable {
     }
 }
 
-/// Somebody else removed what was to be removed.
+/// Whether the route to remove was already gone.
 fn is_gone(change: &Change, error: &rtnetlink::Error) -> bool {
     matches!(change, Change::Remove(..)) && has_errno(error, Errno::SRCH)
 }
@@ -192,8 +192,8 @@ fn next_hop(hop: &Hop) -> Option<RouteNextHop> {
     Some(builder.interface(hop.link).via(hop.via).ok()?.build())
 }
 
-/// What a route of ours says. One that says something else leads through no hop, which nobody wants:
-/// it will be put right.
+/// Parses one of our routes. A route of unexpected form is given no next hops, which no
+/// plan contains, so it is corrected.
 fn understand(route: &RouteMessage) -> Option<(IpNet, Target)> {
     let Way { to, via, link } = Way::from(route);
     let mut hops: Vec<Hop> = Vec::new();
@@ -222,8 +222,8 @@ fn understand(route: &RouteMessage) -> Option<(IpNet, Target)> {
     Some((prefix, target))
 }
 
-/// Whether a route of ours has the form of an attachment's: a single address on a link, without gateway.
-/// Routes to blocks always have a gateway.
+/// Whether one of our routes is a host route: a single address on a link, without gateway. Routes
+/// to blocks always have a gateway.
 pub(super) fn is_host_route(route: &RouteMessage) -> bool {
     let header = &route.header;
     let whole = if header.address_family == AddressFamily::Inet { 32 } else { 128 };

@@ -1,4 +1,4 @@
-//! What changes of the kernel may have taken from attachments: gathered between two looks.
+//! Collects kernel changes that may affect attachments, between two passes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,18 +6,18 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// What to look at again.
+/// What the next pass has to check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Host ends of pairs that went, or changed.
+    /// Host ends of pairs that changed or were removed.
     pub links: BTreeSet<String>,
-    /// Addresses whose host routes went, or to which others have routes.
+    /// Addresses whose host routes were removed, or to which other programs added routes.
     pub ips: BTreeSet<IpAddr>,
-    /// News was lost.
+    /// Events were lost.
     pub everything: bool,
 }
 
-/// News of the kernel, until somebody looks.
+/// Kernel events since the last pass.
 #[derive(Debug, Default)]
 pub struct Taken {
     touched: Mutex<Touched>,
@@ -25,17 +25,17 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// A host end went, or changed.
+    /// Records that a host end changed or was removed.
     pub fn link(&self, name: String) {
         self.add(|touched| _ = touched.links.insert(name));
     }
 
-    /// A host route went.
+    /// Records that a host route was removed.
     pub fn route(&self, ip: IpAddr) {
         self.add(|touched| _ = touched.ips.insert(ip));
     }
 
-    /// News was lost.
+    /// Records that events were lost.
     pub fn everything(&self) {
         self.add(|touched| touched.everything = true);
     }
@@ -45,12 +45,12 @@ impl Taken {
         self.news.notify_one();
     }
 
-    /// Waits for news.
+    /// Waits for an event.
     pub async fn news(&self) {
         self.news.notified().await;
     }
 
-    /// What was touched since this was asked last.
+    /// Returns and clears the changes recorded so far.
     pub fn take(&self) -> Touched {
         std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }

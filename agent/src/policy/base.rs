@@ -1,4 +1,4 @@
-//! The chains that are there whatever the policies are: how a packet finds its way to them.
+//! The base chains, which exist whatever the policies are and dispatch packets to them.
 //!
 //! ```text
 //!   FORWARD ─► ROMANA-FORWARD   from or to a container's link with an address that is not its own: DROP
@@ -21,12 +21,12 @@ use super::model::{Action, Chain, End, Family, Match, Name, Rule};
 use super::names::{self, side};
 use super::options::Options;
 
-/// How far policies apply to this host itself, in one direction.
+/// How far policies isolate this host itself, in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Isolated {
-    /// By a policy for hosts: all of it.
+    /// Entirely, by a policy for hosts.
     pub(super) whole: bool,
-    /// Addresses by policies for CIDRs.
+    /// Addresses isolated by policies for CIDRs.
     pub(super) ips: BTreeSet<IpAddr>,
 }
 
@@ -49,16 +49,16 @@ pub(super) fn end_of(direction: Direction) -> End {
     }
 }
 
-/// What NFLOG says before a denied packet: 63 bytes at most, so the end of a long name.
+/// The NFLOG prefix of a denied packet: 63 bytes at most, so a long name is truncated at the front.
 pub(super) fn log_prefix(direction: Direction, policy: &str, revision: Option<Revision>) -> String {
     const NAME_BYTES: usize = 34;
     let from = policy.len().saturating_sub(NAME_BYTES);
     let at = revision.map(|revision| format!("@{revision}")).unwrap_or_default();
-    // Names are ASCII.
+    // Names are ASCII, so any index is a character boundary.
     format!("romana deny-{} {}{at}", side(direction).word, policy.get(from..).unwrap_or_default())
 }
 
-/// Chains with the way through them, for a family.
+/// The base chains of a family.
 pub(super) fn chains(
     family: Family,
     options: &Options,
@@ -107,8 +107,8 @@ fn forward() -> Vec<Rule> {
     ]
 }
 
-/// What does not belong to the container's link that it comes or goes by: also all of a container
-/// whose policy is not in place yet.
+/// Drops packets whose address does not belong to the container's link they use; this includes all packets of
+/// a container whose policy is not in place yet.
 fn stray(end: End, saying: &str) -> Rule {
     let stray = Rule::new(Action::Drop).when(Match::Container(end));
     stray.when(not_in(names::LINKS, end)).saying(saying)
@@ -119,7 +119,7 @@ fn pass() -> Vec<Rule> {
     vec![accept(End::Source), accept(End::Destination)]
 }
 
-/// INPUT or OUTPUT: `direction` is that of the host.
+/// The chain for INPUT or OUTPUT; `direction` is that of the host.
 fn host(
     family: Family,
     ports: &BTreeSet<u16>,
@@ -173,7 +173,8 @@ fn host(
     rules
 }
 
-/// Marked by a policy, and back; or denied. Nobody else sees the mark.
+/// Returns packets that a policy has marked, and denies others. The mark is
+/// cleared before other rules see it.
 fn judge(policies: &str, deny: &str) -> Vec<Rule> {
     let unmark = || Rule::new(Action::Unmark);
     vec![unmark(), jump(policies), jump(deny).when(Match::Unmarked), unmark()]

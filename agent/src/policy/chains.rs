@@ -1,5 +1,5 @@
-//! A policy's own chains. A packet goes through them if the policy applies to the side that is judged, and
-//! comes back marked if a rule allows it.
+//! The chains of a policy. Packets pass through them if the policy selects the side in question, and
+//! return marked if a rule allows them.
 //!
 //! ```text
 //!   ROMANA-I-web-…   policy web, revision 12
@@ -20,17 +20,17 @@ use romana_statemachine::policy::{
 use super::model::{Action, End, Family, Match, Name, Rule};
 use super::names;
 
-/// What a multiport match has room for; a range takes two.
+/// Ports in one multiport match; a range counts as two.
 const PORT_SLOTS: usize = 15;
-/// iptables takes this ICMP type for any.
+/// iptables interprets this ICMP type as any.
 const ICMP_ANY: u8 = 255;
 
-/// A set that rules look into, by what it holds.
+/// A set that rules refer to, by content.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Use {
-    /// Endpoints, or addresses, that a peer means.
+    /// Endpoints or addresses that match a peer.
     Peer(Peer),
-    /// Ports that a name means.
+    /// Endpoints' ports with a name.
     Port(String, Protocol),
 }
 
@@ -48,7 +48,7 @@ impl Use {
 pub(super) struct Built {
     pub(super) chains: Vec<(Name, Vec<Rule>)>,
     pub(super) uses: Vec<Use>,
-    /// What cannot be said in the kernel; it is not allowed.
+    /// What cannot be expressed in the kernel, and is not allowed therefore.
     pub(super) problems: BTreeSet<String>,
 }
 
@@ -95,7 +95,7 @@ fn marking(peer: &[Match], kind: &[Match], saying: &str) -> Rule {
 
 type Said = (Vec<Match>, String);
 
-/// A peer is at most one condition; a peer of the other family is none.
+/// Matches for the peers of a rule, at most one match each; peers of the other family are skipped.
 fn peers(rule: &PolicyRule, direction: Direction, family: Family, built: &mut Built) -> Vec<Said> {
     let (end, word) = match direction {
         Direction::Ingress => (End::Source, "from"),
@@ -124,7 +124,7 @@ fn peers(rule: &PolicyRule, direction: Direction, family: Family, built: &mut Bu
     found
 }
 
-/// Kinds of traffic, each as conditions.
+/// Kinds of traffic, each as a list of matches.
 fn traffic(rule: &PolicyRule, family: Family, built: &mut Built) -> Vec<Vec<Match>> {
     rule.traffic.iter().flat_map(|kind| one_traffic(kind, family, built)).collect()
 }
@@ -159,7 +159,7 @@ fn one_traffic(kind: &Traffic, family: Family, built: &mut Built) -> Vec<Vec<Mat
     found
 }
 
-/// Numbers and ranges, as many together as one condition holds.
+/// Port numbers and ranges, grouped to fit one match each.
 fn slots(ports: &[Port]) -> Vec<Vec<(u16, u16)>> {
     let mut found: Vec<Vec<(u16, u16)>> = Vec::new();
     let mut left = 0;
@@ -182,7 +182,7 @@ fn slots(ports: &[Port]) -> Vec<Vec<(u16, u16)>> {
     found
 }
 
-/// A range without parts of it, as prefixes, none of length 0.
+/// A range minus its exceptions, as prefixes; none has length 0.
 pub(super) fn without(cidr: IpNet, except: &[IpNet]) -> Vec<IpNet> {
     let mut found = Vec::new();
     let mut left = vec![cidr];

@@ -1,8 +1,8 @@
-//! From what is known to what is to be in the kernel, step by step: a change costs what it concerns, not
-//! what there is. The first [`Compiler::update`] after [`Compiler::new`] is the definition; a test holds
-//! every other way against it.
+//! Compiles the filter incrementally: the cost of an update depends on the change, not on the size of
+//! the cluster. [`Compiler::new`] followed by one [`Compiler::update`] defines the result; a test
+//! compares incremental updates with it.
 //!
-//! `members` says what is in which set; `chains` and `base` make the rules.
+//! `members` computes the content of sets; `chains` and `base` generate the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,29 +26,29 @@ use super::world::World;
 #[derive(Clone, Debug)]
 struct Unit {
     policy: Policy,
-    /// Whether it applies to this host itself: to all of it, or to these addresses.
+    /// How far it selects this host itself.
     host: Isolated,
-    /// Ranges that it names and that are enforced here.
+    /// Its target ranges that are enforced here.
     ranges: Vec<IpNet>,
-    /// Families for which its chains are in the filter, and whether endpoints here are selected in them; the
-    /// chains, and what they use.
+    /// Families in which its chains are in the filter, and whether it selects endpoints here; the
+    /// chains, and the sets they use.
     active: BTreeMap<Family, bool>,
     chains: Vec<(Family, Name)>,
     uses: Vec<(Family, Use)>,
     problems: BTreeSet<String>,
 }
 
-/// What lines of a policy in common chains are a function of, beside its name.
+/// What a policy's lines in the shared chains depend on, besides its name.
 #[derive(PartialEq)]
 struct Outline {
     active: BTreeMap<Family, bool>,
     isolates: [bool; 2],
     host: Isolated,
-    /// Where denials are logged.
+    /// Revision for log prefixes; `None`: denials are not logged.
     revision: Option<Revision>,
 }
 
-/// Compiles.
+/// The incremental compiler.
 #[derive(Clone, Debug)]
 pub struct Compiler {
     options: Options,
@@ -58,7 +58,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Nothing is known yet: everything of containers here is closed.
+    /// The initial state without any knowledge: all containers here are isolated.
     #[must_use]
     pub fn new(world: &World, options: Options) -> Self {
         let members = Members::new(World::empty(world.view.host.clone()));
@@ -69,13 +69,13 @@ impl Compiler {
         new
     }
 
-    /// What is to be in the kernel.
+    /// The desired filter.
     #[must_use]
     pub fn filter(&self) -> Filter {
         Filter { sets: self.members.sets().clone(), chains: self.chains.clone() }
     }
 
-    /// What cannot be put in the kernel, and is therefore closed.
+    /// What cannot be expressed in the kernel, and is denied therefore.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let of = |(name, unit): (&PolicyName, &Unit)| {
@@ -89,13 +89,13 @@ impl Compiler {
         self.units.iter().filter(|(_, unit)| !unit.active.is_empty()).map(|(name, _)| name)
     }
 
-    /// Takes what is known now.
+    /// Updates the filter to a new state of the world.
     pub fn update(&mut self, world: World) {
         let before = &self.members.world;
         let fresh =
             world.view.networks != before.view.networks || world.own_ips() != before.own_ips();
         if fresh {
-            // Rare, and everything depends on it.
+            // A rare change that affects everything.
             *self = Self::new(&world, self.options.clone());
         }
         let Touched { nets, mut policies, own_blocks } = touched(&self.members.world, &world);
@@ -120,7 +120,7 @@ impl Compiler {
         }
     }
 
-    /// What the chains that are common to all have of a policy. A change that leaves it as it is costs nothing there.
+    /// The part of a policy that the shared chains depend on. If it is unchanged, they need no update.
     fn outline(&self, name: &PolicyName) -> Option<Outline> {
         let unit = self.units.get(name).filter(|unit| !unit.active.is_empty())?;
         let isolates = DIRECTIONS.map(|direction| unit.policy.isolates(direction));
@@ -158,7 +158,8 @@ impl Compiler {
         self.units.insert(name.clone(), unit);
     }
 
-    /// Policies that begin to concern this host get their chains; those that end to lose them. Says which.
+    /// Adds chains of policies that start to concern this host, and removes those of policies that cease to.
+    /// Returns the policies affected.
     fn activate_all(&mut self) -> BTreeSet<PolicyName> {
         let mut changed = BTreeSet::new();
         let names: Vec<PolicyName> = self.units.keys().cloned().collect();
@@ -211,7 +212,7 @@ impl Compiler {
         unit.active = families;
     }
 
-    /// Takes a policy's chains out.
+    /// Removes a policy's chains.
     fn retire(&mut self, name: &PolicyName) {
         let Some(unit) = self.units.get_mut(name) else { return };
         let families = std::mem::take(&mut unit.active);
@@ -242,7 +243,7 @@ impl Compiler {
         }
     }
 
-    /// Lines of the policies in the chains that are common to all.
+    /// Updates the policies' lines in the shared chains.
     fn put_lines(&mut self) {
         for family in Family::ALL {
             for direction in DIRECTIONS {
@@ -288,7 +289,7 @@ impl Compiler {
         }
     }
 
-    /// An equal chain stays the one that it is: then nobody looks into it.
+    /// Keeps an equal chain, so that a comparison by pointer skips it.
     fn put_chain(&mut self, family: Family, name: Name, chain: Chain) {
         let key = (family, name);
         if self.chains.get(&key) != Some(&chain) {
@@ -297,7 +298,7 @@ impl Compiler {
     }
 }
 
-/// Lines of a policy that applies to this host itself.
+/// Lines of a policy that selects this host itself.
 fn host_lines(
     name: &PolicyName,
     unit: &Unit,

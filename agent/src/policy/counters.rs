@@ -1,7 +1,7 @@
-//! Counters of policies, from what `iptables-save -c` prints.
+//! Policy counters, from the output of `iptables-save -c`.
 //!
-//! Allowed: the rules of a policy's own chains that mark, and those of the chains that it alone calls.
-//! Denied: the policy's line in the chain of what is dropped. Both since the rule was written last.
+//! Allowed: the marking rules of a policy's own chains and of the chains that only it calls. Denied: the
+//! policy's line in the chain of dropped packets. Both count since the rule was last written.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +9,25 @@ use romana_statemachine::policy::evaluate::Direction;
 
 use super::names::side;
 
-/// What a policy decided.
+/// A counter of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// Its name.
     pub policy: String,
     /// `in` or `out`.
     pub direction: &'static str,
-    /// Allowed, or denied.
+    /// `false`: denied.
     pub allowed: bool,
-    /// Packets.
     pub packets: u64,
-    /// Bytes.
     pub bytes: u64,
 }
 
-/// Reads them. Both families count together.
+/// Parses the counters and adds those of both families.
 #[must_use]
 pub fn counters(text: &str) -> Vec<Counter> {
     let mut owners: BTreeMap<&str, (String, &'static str)> = BTreeMap::new();
     let mut sums: BTreeMap<(String, &'static str, bool), (u64, u64)> = BTreeMap::new();
     let parsed = || text.lines().filter_map(parse);
-    // Who calls which chain is known before its rules count.
+    // Callers of chains must be known before rules are counted.
     for (_, chain, rule) in parsed() {
         let directions = [Direction::Ingress, Direction::Egress].map(side);
         if let Some(side) = directions.iter().find(|side| chain.starts_with(side.policy)) {
@@ -68,13 +65,13 @@ pub fn counters(text: &str) -> Vec<Counter> {
 fn denied(chain: &str, rule: &str) -> Option<(String, &'static str, bool)> {
     let directions = [Direction::Ingress, Direction::Egress].map(side);
     let side = directions.into_iter().find(|side| chain == side.denied)?;
-    // Lines that log are beside those that count.
+    // Skip logging rules, which precede the counting ones.
     let counts = !rule.contains("-j ");
     let name = between(rule, "\"policy ", "\"").filter(|_| counts)?;
     Some((name.trim_end_matches(", for hosts").to_owned(), side.word, false))
 }
 
-/// `[packets:bytes] -A CHAIN rule`.
+/// Parses `[packets:bytes] -A CHAIN rule`.
 fn parse(line: &str) -> Option<((u64, u64), &str, &str)> {
     let (counts, rest) = line.strip_prefix('[')?.split_once("] -A ")?;
     let (packets, bytes) = counts.split_once(':')?;

@@ -1,13 +1,13 @@
-//! What has to be asked of the kernel for it to hold a filter: from the filter that it holds, or from what was
-//! read of it.
+//! Computes the changes that turn the kernel's filter into the desired one, from the filter
+//! written before or from what was read.
 //!
 //! ```text
 //!   1  ipset restore      sets that are new, members that are more
 //!   2  iptables-restore   one transaction for each family: chains, their rules, the jumps to them
 //!   3  ipset restore      what becomes closed; members that are fewer; links last; sets that are not needed
 //! ```
-//! In this order nothing is open that is not to be: a policy's rules are there before what they select is
-//! closed, and that is closed before a container's link is let through.
+//! The order of changes never opens anything that should be closed: a policy's rules are in place before its
+//! targets are isolated, and targets are isolated before a container's link is let through.
 
 use std::collections::BTreeMap;
 
@@ -18,21 +18,21 @@ use super::names::{self, HOOKS, side};
 use crate::ours::CHAIN_PREFIX;
 use romana_statemachine::policy::evaluate::Direction;
 
-/// More members than any set of ours needs; the kernel's default is 65 536.
+/// More members than any of our sets needs; the kernel's default is 65 536.
 const MEMBERS_MAX: u32 = 1 << 20;
 
-/// What was read of the kernel, as text.
+/// The filter as read from the kernel, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
-    /// Sets that are ours, by their full name: type, and members with `nomatch` where it is an exception.
+    /// Our sets, by full name: type, and members with `nomatch` if they are exceptions.
     pub sets: BTreeMap<String, (String, BTreeMap<String, bool>)>,
-    /// Chains that are ours: their rules.
+    /// Rules of our chains.
     pub chains: BTreeMap<(Family, String), Vec<String>>,
-    /// Rules of the built-in chains that we are called from.
+    /// Rules of the built-in chains that jump to ours.
     pub hooks: BTreeMap<(Family, String), Vec<String>>,
 }
 
-/// What is to be asked of the kernel, in its programs' words.
+/// Input for the packet filter's programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// For `ipset restore`, before the rules.
@@ -50,14 +50,14 @@ impl Changes {
         self.before.is_empty() && self.rules.is_empty() && self.after.is_empty()
     }
 
-    /// How many lines there are.
+    /// Number of lines.
     #[must_use]
     pub fn len(&self) -> usize {
         self.before.len() + self.after.len() + self.rules.values().map(Vec::len).sum::<usize>()
     }
 }
 
-/// Collects changes in the order in which they are made.
+/// Collects changes in the order of execution.
 #[derive(Debug, Default)]
 struct Script {
     create: Vec<String>,
@@ -72,10 +72,10 @@ struct Script {
     delete: BTreeMap<Family, Vec<String>>,
 }
 
-/// How rules of each family are written.
+/// The style of rules of each family.
 pub type Styles<'a> = &'a dyn Fn(Family) -> Style;
 
-/// From one filter to another.
+/// Changes from one filter to another.
 #[must_use]
 pub fn step(before: &Filter, after: &Filter, styles: Styles<'_>) -> Changes {
     let mut script = Script::default();
@@ -103,7 +103,7 @@ pub fn step(before: &Filter, after: &Filter, styles: Styles<'_>) -> Changes {
     script.end()
 }
 
-/// From what was read to a filter. `only_missing`: what is there stays, whatever it is.
+/// Changes from what was read to a filter. `only_missing`: existing objects are left unchanged.
 #[must_use]
 pub fn repair(actual: &Actual, wanted: &Filter, styles: Styles<'_>, only_missing: bool) -> Changes {
     let mut script = Script::default();
@@ -145,7 +145,7 @@ pub fn repair(actual: &Actual, wanted: &Filter, styles: Styles<'_>, only_missing
     script.end()
 }
 
-/// Everything of ours goes.
+/// Removes everything that is ours.
 #[must_use]
 pub fn removal(actual: &Actual) -> Changes {
     let mut changes = Changes::default();
@@ -248,14 +248,14 @@ impl Script {
         self.fewer.push(format!("del {}{} {member}", name, family.digit()));
     }
 
-    /// A member becomes an exception, or an exception a member.
+    /// Turns a member into an exception, or back.
     fn turn(&mut self, family: Family, name: &Name, member: &str, except: bool) {
         let set = full(family, name);
         self.fewer.push(format!("del {set} {member}"));
         self.fewer.push(format!("add {set} {member}{}", flag(except)));
     }
 
-    /// Declaring a chain empties it: the transaction replaces all of it, and nothing else.
+    /// Declaring a chain empties it: the transaction replaces its content, and nothing else.
     fn write_chain(&mut self, family: Family, name: &str, lines: &[String]) {
         self.declare.entry(family).or_default().push(format!(":{name} - [0:0]"));
         let append = self.append.entry(family).or_default();
@@ -289,12 +289,12 @@ impl Script {
 
     fn delete_chain(&mut self, family: Family, name: &str) {
         let delete = self.delete.entry(family).or_default();
-        // All are emptied before one is deleted: they name each other.
+        // Chains refer to each other, so all are emptied before any is deleted.
         delete.insert(0, format!("-F {name}"));
         delete.push(format!("-X {name}"));
     }
 
-    /// Our chain is called first, once.
+    /// Makes our chain the first jump, exactly once.
     fn hook(&mut self, family: Family, hook: &str, chain: &str, there: &[String]) {
         let jump = format!("-j {chain}");
         let calls = there.iter().filter(|line| **line == jump).count();
@@ -324,7 +324,7 @@ impl Script {
     }
 }
 
-/// Lines that are not among others, each as often as it is too many.
+/// Lines that exceed those of another list (multiset difference).
 fn but<'a>(lines: &'a [String], others: &[String]) -> Vec<&'a String> {
     let mut left: BTreeMap<&str, usize> = BTreeMap::new();
     for line in others {
@@ -340,9 +340,9 @@ fn but<'a>(lines: &'a [String], others: &[String]) -> Vec<&'a String> {
     lines.iter().filter(surplus).collect()
 }
 
-/// Whether a chain or a set is ours.
+/// Whether a chain or set is ours.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
-    // The chain of `nat` has its own keeper.
+    // The masquerade chain has its own reconciler.
     name.starts_with(CHAIN_PREFIX) && name != crate::ours::MASQUERADE_CHAIN
 }

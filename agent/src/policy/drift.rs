@@ -1,5 +1,5 @@
-//! Looks into the kernel for what other programs have changed, while our own changes go on: a look takes longer
-//! than a change, and nobody waits for it.
+//! Detects changes of the kernel's filter by other programs, concurrently with our own writes: reading takes
+//! longer than writing, and writes do not wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,20 +12,20 @@ use super::diff::{Actual, full};
 use super::model::{Family, Filter, Name};
 use crate::policy::packet_filter::{FilterError, PacketFilter};
 
-/// What a look saw.
+/// The result of a check.
 pub(super) enum Seen {
-    /// Everything.
+    /// The whole filter.
     Whole(Actual),
-    /// How many members each set has.
+    /// Number of members of each set.
     Sizes(BTreeMap<String, usize>),
 }
 
-/// A look that is under way.
+/// A check in progress.
 pub(super) struct Look {
-    /// What was written since it began: whether it saw that before or after cannot be told.
+    /// What was written since it began: it is unknown whether the check saw the old or new state.
     pub(super) written: Written,
     seen: JoinHandle<Result<Seen, FilterError>>,
-    /// Who wants to know whether it finds anything.
+    /// Callers that wait for the result.
     pub(super) verifying: Vec<oneshot::Sender<bool>>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Notes what a step from one filter to another writes.
+    /// Records what a step from one filter to another writes.
     pub(super) fn note(&mut self, before: &Filter, after: &Filter) {
         self.sets.extend(changed(&before.sets, &after.sets));
         self.chains.extend(changed(&before.chains, &after.chains));
@@ -45,22 +45,22 @@ impl Written {
 }
 
 impl Look {
-    /// Reads everything.
+    /// Reads the whole filter.
     pub(super) fn whole(filter: &PacketFilter, verifying: Vec<oneshot::Sender<bool>>) -> Self {
         let filter = filter.clone();
         let seen = tokio::spawn(async move { filter.read().await.map(Seen::Whole) });
         Self { written: Written::default(), seen, verifying }
     }
 
-    /// Counts members: sets tell nothing when they are changed, but members that are missing or too many show
-    /// in their number.
+    /// Counts the members of sets: set changes are not announced, but added or
+    /// removed members change the count.
     pub(super) fn sizes(filter: &PacketFilter) -> Self {
         let filter = filter.clone();
         let seen = tokio::spawn(async move { filter.set_sizes().await.map(Seen::Sizes) });
         Self { written: Written::default(), seen, verifying: Vec::new() }
     }
 
-    /// What it saw.
+    /// Waits for the result.
     pub(super) async fn end(&mut self) -> Result<Seen, FilterError> {
         match (&mut self.seen).await {
             Ok(seen) => seen,
@@ -72,8 +72,8 @@ impl Look {
     }
 }
 
-/// Leaves out what was written while it was read: whether the kernel had it before or after cannot be told. What is
-/// to be compared with the rest.
+/// Removes from the comparison what was written during the read: it is unknown whether the read saw the old
+/// or new state. Returns the rest of the desired filter.
 pub(super) fn steady(written: &Written, now: &Filter, actual: &mut Actual) -> Filter {
     let mut wanted = now.clone();
     for (family, name) in &written.sets {
@@ -87,7 +87,7 @@ pub(super) fn steady(written: &Written, now: &Filter, actual: &mut Actual) -> Fi
     wanted
 }
 
-/// Whether sets that were not written meanwhile have another number of members than they should.
+/// Whether sets that were not written in the meantime have an unexpected number of members.
 pub(super) fn miscounted(written: &Written, now: &Filter, sizes: &BTreeMap<String, usize>) -> bool {
     let written: BTreeSet<String> =
         written.sets.iter().map(|(family, name)| full(*family, name)).collect();
@@ -143,7 +143,7 @@ mod tests {
         Actual { sets: sets.collect(), ..Actual::default() }
     }
 
-    /// Lines about sets that a repair would have.
+    /// Set lines of a repair.
     fn lines(actual: &Actual, wanted: &Filter) -> Vec<String> {
         let style = |family| Style { family, mark: 1, log_group: 1 };
         let changes = repair(actual, wanted, &style, false);
@@ -154,12 +154,12 @@ mod tests {
     fn own_changes_during_a_look_are_no_drift_and_foreign_ones_are() {
         let then = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.2/32"]), ("C", &[])]);
         let between = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.3/32"]), ("D", &[])]);
-        // What was changed and changed back was written, too.
+        // A set that was changed and changed back counts as written, too.
         let now = filter(&[("A", &["10.0.0.1/32"]), ("B", &["10.0.0.2/32"]), ("D", &[])]);
         let mut written = Written::default();
         written.note(&then, &between);
         written.note(&between, &now);
-        // Read before or after the change: it is not known.
+        // The read may have seen the state before or after the change.
         for moment in [&then, &between, &now] {
             let mut actual = read(moment);
             let wanted = steady(&written, &now, &mut actual);

@@ -1,8 +1,9 @@
-//! Keeps the kernel's filter as the compiler wants it: on news, on what is attached, and on a timer.
+//! Reconciles the kernel's filter with the compiled one: on changes of the view or
+//! of attachments, and on a timer.
 //!
-//! What is believed to be in the kernel is compared with it at the start, after a failure, and on the timer;
-//! in between only steps are written. Before the agent has caught up with a replica only what is missing is
-//! put in: the kernel may know better than the copy.
+//! The whole filter is compared with the kernel at the start, after a failure, and on the timer; in between
+//! only differences are written. Until the agent has caught up with a replica, it only adds what is missing:
+//! the kernel may be more recent than the saved view.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,27 +28,25 @@ use crate::kernel::disturbance;
 use crate::policy::packet_filter::{Backend, FilterError, PacketFilter};
 use crate::wire::Key;
 
-/// How often the kernel is read when nothing happens.
+/// Interval of full checks without events.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How often sets are counted and a failure is tried again, and the shortest time between two looks because of other programs' changes.
+/// Interval of set counts and of retries, and the minimum time between checks
+/// caused by other programs' changes.
 const DRIFT_PERIOD: Duration = Duration::from_secs(1);
 
 /// How policy is enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Whether at all; if not, everything of ours is taken away.
+    /// `false`: everything that is ours is removed.
     pub enabled: bool,
-    /// Which iptables.
     pub backend: Backend,
     /// The bit of the packet mark.
     pub mark: u32,
-    /// The group of NFLOG.
     pub log_group: u16,
-    /// What is compiled.
     pub options: Options,
 }
 
-/// Enforces policy.
+/// The policy reconciler.
 pub struct Enforcer {
     settings: Settings,
     seen: watch::Receiver<Seen>,
@@ -59,29 +58,29 @@ pub struct Enforcer {
     attached: Attachments,
     waiting: Vec<(Revision, oneshot::Sender<()>)>,
     verifying: Vec<oneshot::Sender<bool>>,
-    /// The look that is under way.
+    /// The check in progress.
     look: Option<Look>,
     compiler: Option<Compiler>,
-    /// What the kernel holds.
+    /// The filter in the kernel, as far as it is known.
     held: Option<Filter>,
-    /// When it was last read; `None`: not yet, or something failed since.
+    /// When the kernel was last read; `None`: not yet, or an operation has failed since.
     read: Option<Instant>,
     writes: u64,
-    /// Another program has changed rules or sets since the kernel was read last.
+    /// Another program has changed rules or sets since the kernel was last read.
     disturbed: bool,
-    /// How often what the kernel held was not what was written.
+    /// How often the kernel's filter differed from what was written.
     drifts: u64,
-    /// Whether what is of ours was taken away, because policy is not enforced.
+    /// Whether our rules were removed because policy is not enforced.
     taken_away: bool,
     disturbance: Arc<Notify>,
     clock: Interval,
 }
 
-/// It waits for its own reasons to look, the timer among them.
+/// The enforcer waits for its own triggers, including the timer.
 pub const SCHEDULE: Schedule =
     Schedule { period: None, retry: DRIFT_PERIOD, retry_max: DRIFT_PERIOD };
 
-/// An enforcer, the way to it, and what it says.
+/// Creates an enforcer, its handle, and a receiver of its status.
 #[must_use]
 pub fn enforcer(
     settings: Settings,
@@ -93,7 +92,7 @@ pub fn enforcer(
         watch::channel(settings.enabled.then(|| PolicyStatus::new(filter.name())));
     let disturbance = Arc::new(Notify::new());
     if let Err(error) = disturbance::watch(filter.own_writers(), Arc::clone(&disturbance)) {
-        tracing::warn!(%error, "changes of rules by other programs are found by the timer only");
+        tracing::warn!(%error, "watching nf_tables failed: changes are found by the timer only");
     }
     let mut clock = interval(DRIFT_PERIOD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,7 +143,7 @@ impl Reconcile for Enforcer {
         Pass { problems: problems.unwrap_or_default(), next: Next::Period }
     }
 
-    /// Dropped at the stop only.
+    /// Closed only when the agent stops.
     async fn wake(&mut self) {
         self.wait().await;
     }
@@ -179,8 +178,8 @@ impl Enforcer {
         }
     }
 
-    /// Whether the kernel is to be read: on the timer, which changes do not put off, soon after another program's
-    /// change, and when somebody asks.
+    /// Whether the kernel has to be read: on the timer, which writes do not postpone, soon after another
+    /// program's change, and on request.
     fn is_due(&self) -> bool {
         let soon = self.disturbed || !self.filter.tells();
         let period = if soon { DRIFT_PERIOD } else { PERIOD };
@@ -189,7 +188,7 @@ impl Enforcer {
         due && self.look.is_none()
     }
 
-    /// Begins to read the kernel, if that is due and what it holds is known.
+    /// Starts a check, if one is due and the expected filter is known.
     fn begin_look(&mut self) {
         if self.held.is_none() || !self.is_due() {
             return;
@@ -204,7 +203,7 @@ impl Enforcer {
         }
     }
 
-    /// Compares what a look saw with what the kernel is to hold, and restores that.
+    /// Compares the result of a check with the expected filter, and restores that.
     async fn looked(&mut self, look: Look, seen: Result<drift::Seen, FilterError>) {
         let Some(held) = self.held.clone() else { return };
         let done = match seen {
@@ -227,7 +226,7 @@ impl Enforcer {
         }
     }
 
-    /// Undoes what another program did. Whether it did nothing.
+    /// Reverts changes of other programs. Returns whether there were none.
     async fn restore(&mut self, actual: &Actual, held: &Filter) -> Result<bool, FilterError> {
         let Settings { mark, log_group, .. } = self.settings;
         let styles = |family| Style { family, mark, log_group };
@@ -237,7 +236,7 @@ impl Enforcer {
         }
         self.drifts += 1;
         let lines = drift.len();
-        tracing::warn!(lines, "another program changed Romana's rules or sets: restored");
+        tracing::warn!(lines, "restored rules or sets that another program changed");
         self.filter.apply(&drift).await?;
         let drifts = self.drifts;
         self.status.send_modify(|status| {
@@ -262,7 +261,7 @@ impl Enforcer {
 
     fn note(&mut self, key: Key, addresses: Addresses) {
         for (ip, attached) in self.keys.remove(&key).unwrap_or_default() {
-            // Another attachment may have the address by now.
+            // Another attachment may have taken over the address.
             if self.attached.get(&ip) == Some(&attached) {
                 self.attached.remove(&ip);
             }
@@ -275,7 +274,7 @@ impl Enforcer {
         }
     }
 
-    /// Compiles what is known, and writes what differs.
+    /// Compiles the view, and writes the differences.
     async fn compile_and_write(&mut self) {
         let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
         let world = view.and_then(|view| World::new(view, self.attached.clone()));
@@ -311,10 +310,10 @@ impl Enforcer {
                     .into_iter()
                     .partition::<Vec<_>, _>(|(wanted, _)| *wanted <= revision);
                 self.waiting = waiting.into_iter().filter(|(_, done)| !done.is_closed()).collect();
-                // An ADD that has given up is undone.
+                // A send error means that the ADD has timed out; it is undone.
                 ready.into_iter().for_each(|(_, done)| _ = done.send(()));
                 if self.held.is_none() {
-                    // The kernel may know better than the copy, and has been read just now.
+                    // The kernel may be more recent than the saved view, and was read just now.
                     self.verifying.drain(..).for_each(|done| _ = done.send(true));
                 }
             }
@@ -322,11 +321,11 @@ impl Enforcer {
         }
     }
 
-    /// What the kernel holds is not known any more: the next pass reads it first.
+    /// Marks the kernel's filter as unknown: the next pass reads it first.
     fn failed(&mut self, error: &FilterError) {
         (self.held, self.read) = (None, None);
         let text = chain(error);
-        tracing::warn!(error = text, "the kernel's filter is not as wanted");
+        tracing::warn!(error = text, "policy reconciliation failed");
         self.status.send_modify(|status| {
             if let Some(status) = status {
                 status.applied = None;
@@ -335,7 +334,7 @@ impl Enforcer {
         });
     }
 
-    /// Writes what differs. Returns how many lines that was.
+    /// Writes the differences. Returns the number of lines.
     async fn write(&mut self, wanted: &Filter, caught_up: bool) -> Result<usize, FilterError> {
         let Settings { mark, log_group, .. } = self.settings;
         let styles = |family| Style { family, mark, log_group };
@@ -348,7 +347,7 @@ impl Enforcer {
             }
             None => {
                 self.disturbed = false;
-                // What a look under way sees is older than what is written now.
+                // A check in progress would see state older than this write.
                 if let Some(look) = self.look.take() {
                     self.verifying.extend(look.verifying);
                 }
@@ -358,14 +357,14 @@ impl Enforcer {
             }
         };
         if !changes.is_empty() {
-            tracing::debug!(?changes, caught_up, "writing");
+            tracing::debug!(?changes, caught_up, "writing policy changes");
             self.filter.apply(&changes).await?;
         }
         self.held = caught_up.then(|| wanted.clone());
         Ok(changes.len())
     }
 
-    /// Takes everything of ours away. Says whether that is done.
+    /// Removes everything that is ours. Returns whether that is complete.
     async fn take_away(&self) -> bool {
         let done = async {
             let actual = self.filter.read().await?;
@@ -377,17 +376,17 @@ impl Enforcer {
         };
         match done.await {
             Ok(()) => true,
-            // Without iptables there is nothing to take away.
+            // Without iptables there is nothing to remove.
             Err(FilterError::Run { .. }) => true,
             Err(error) => {
-                tracing::warn!(%error, "rules of an earlier run are not taken away");
+                tracing::warn!(%error, "removal of policy rules failed");
                 false
             }
         }
     }
 }
 
-/// When a look has ended; never, if there is none.
+/// Waits for the result of a check; pending forever if there is none.
 async fn end(look: &mut Option<Look>) -> Result<drift::Seen, FilterError> {
     match look {
         Some(look) => look.end().await,

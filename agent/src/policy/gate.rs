@@ -1,4 +1,4 @@
-//! The way to the enforcer: attachments say what they have, and wait for their policy.
+//! The handle of the enforcer: attachments announce their addresses, and wait for their policy.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,20 +15,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) type Addresses = Vec<(IpAddr, Attached)>;
 
-/// What attachments say to the enforcer, and ask of it.
+/// A message to the enforcer.
 #[derive(Debug)]
 pub(super) enum Ask {
-    /// All that is attached; nothing is done before this is known.
+    /// All attachments at start-up; the enforcer waits for this first.
     Begin(Vec<(Key, Addresses)>),
-    /// What an attachment has now.
+    /// The addresses of an attachment now.
     Note(Key, Addresses),
-    /// When the kernel has all of this revision, and all that was noted before.
+    /// Answer when the kernel has the policies of this revision for all attachments noted before.
     Settle(Revision, oneshot::Sender<()>),
-    /// Whether the kernel holds what was written to it; what it does not is put back.
+    /// Answer whether the kernel holds what was written; repair it if not.
     Verify(oneshot::Sender<bool>),
 }
 
-/// The way to the enforcer.
+/// The handle of the enforcer.
 #[derive(Clone, Debug)]
 pub struct Gate(pub(super) mpsc::UnboundedSender<Ask>);
 
@@ -38,21 +38,21 @@ pub struct Gate(pub(super) mpsc::UnboundedSender<Ask>);
 pub struct NotSettled;
 
 impl Gate {
-    /// Says what is attached when the agent starts.
+    /// Announces all attachments at start-up.
     pub fn begin(&self, all: Vec<(Key, Addresses)>) {
-        // A task that has ended needs nothing.
+        // A send error means that the enforcer has stopped.
         _ = self.0.send(Ask::Begin(all));
     }
 
-    /// Says what an attachment has now; nothing, when it goes.
+    /// Announces the addresses of an attachment; none when it is removed.
     pub fn note(&self, key: Key, addresses: Addresses) {
         _ = self.0.send(Ask::Note(key, addresses));
     }
 
-    /// Waits until the kernel has the policies of a revision for everything that was noted.
+    /// Waits until the kernel has the policies of a revision for everything announced before.
     ///
     /// # Errors
-    /// [`NotSettled`]: it stays closed meanwhile.
+    /// [`NotSettled`]: the container stays isolated.
     pub async fn settled(&self, revision: Revision) -> Result<(), NotSettled> {
         let (done, waits) = oneshot::channel();
         _ = self.0.send(Ask::Settle(revision, done));
@@ -62,10 +62,10 @@ impl Gate {
         }
     }
 
-    /// Whether the kernel holds what was written to it. If not, that is restored on return.
+    /// Whether the kernel holds what was written. If not, it is repaired on return.
     ///
     /// # Errors
-    /// [`NotSettled`]: it cannot be read.
+    /// [`NotSettled`]: the kernel cannot be read.
     pub async fn is_intact(&self) -> Result<bool, NotSettled> {
         let (done, waits) = oneshot::channel();
         _ = self.0.send(Ask::Verify(done));

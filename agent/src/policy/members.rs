@@ -1,6 +1,7 @@
-//! What is in which set. Every set is a predicate over prefixes: endpoints' addresses, blocks, and ranges
-//! that policies name. A block is a member if its owner, without labels, satisfies the predicate; an
-//! endpoint in a block is a member of its own if it alone does, and an exception if it alone does not.
+//! Computes the members of sets. Every set is a predicate over prefixes: addresses of endpoints, blocks,
+//! and ranges that policies name. A block is a member if its owner, without labels, satisfies the
+//! predicate. An endpoint in a block is a separate member if only the endpoint satisfies it, and an
+//! exception if only the block does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,30 +18,30 @@ use super::names::{self, side};
 use super::options::DIRECTIONS;
 use super::world::{World, single};
 
-/// What a set holds.
+/// The predicate of a set.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Holds {
-    /// What a policy applies to, here.
+    /// Targets of a policy on this host.
     Targets(PolicyName),
-    /// What rules look for, anywhere.
+    /// What rules refer to, on any host.
     Used(Use),
-    /// What is closed in a direction, here.
+    /// What is isolated in a direction, on this host.
     Closed(Direction),
-    /// All endpoints here.
+    /// All endpoints on this host.
     Local,
-    /// Those of Kubernetes namespaces whose pods are known.
+    /// Endpoints of Kubernetes namespaces whose pods are known.
     Kubernetes,
-    /// Addresses behind links.
+    /// Addresses with their links.
     Links,
 }
 
-/// What a policy selects here.
+/// What a policy selects on this host.
 #[derive(Clone, Debug)]
 struct Selection {
     policy: Policy,
-    /// Those that it names.
+    /// Ranges that it names.
     ranges: BTreeSet<IpNet>,
-    /// All that it selects.
+    /// All prefixes that it selects.
     nets: BTreeSet<IpNet>,
 }
 
@@ -50,18 +51,18 @@ pub(super) struct Members {
     pub(super) world: World,
     /// Blocks and endpoints of this host.
     here: BTreeSet<IpNet>,
-    /// Ranges that policies name, and how many do.
+    /// Ranges that policies name, with the number of policies.
     ranges: BTreeMap<IpNet, usize>,
     selections: BTreeMap<PolicyName, Selection>,
-    /// How many policies isolate what is at a prefix, by direction.
+    /// Number of policies that isolate a prefix, by direction.
     isolating: BTreeMap<IpNet, [usize; 2]>,
-    /// What each set holds, and how many times it is asked for.
+    /// The predicate of each set, and its reference count.
     holds: BTreeMap<(Family, Name), (Holds, usize)>,
     sets: OrdMap<(Family, Name), Set>,
-    /// Prefixes to look at again: in all sets, and in those of what is closed.
+    /// Prefixes to re-evaluate: in all sets, and in the sets of what is isolated.
     touched: BTreeSet<IpNet>,
     closing: BTreeSet<IpNet>,
-    /// Ranges came or went: what they must leave out is to be found again.
+    /// Ranges were added or removed, so their exceptions have to be recomputed.
     ranges_changed: bool,
 }
 
@@ -95,13 +96,13 @@ impl Members {
         &self.sets
     }
 
-    /// Whether a policy selects something of a family here.
+    /// Whether a policy selects something of a family on this host.
     pub(super) fn selects(&self, policy: &PolicyName, family: Family) -> bool {
         let of = |net: &IpNet| Family::of(net.addr()) == family;
         self.selections.get(policy).is_some_and(|selection| selection.nets.iter().any(of))
     }
 
-    /// What is at these prefixes is another, or changed.
+    /// Marks prefixes whose holder has changed.
     pub(super) fn touch(&mut self, nets: &BTreeSet<IpNet>) {
         for net in nets {
             if self.world.identity(*net).is_some() && self.world.is_here(*net) {
@@ -127,7 +128,7 @@ impl Members {
         self.touched.extend(nets);
     }
 
-    /// Takes a policy in; `ranges`: those of its targets that are enforced here.
+    /// Adds a policy; `ranges`: its target ranges that are enforced here.
     pub(super) fn select(&mut self, policy: &Policy, ranges: &[IpNet]) {
         let mut nets: BTreeSet<IpNet> =
             self.here.iter().copied().filter(|net| self.world.selects(policy, *net)).collect();
@@ -145,7 +146,7 @@ impl Members {
         self.selections.insert(policy.name.clone(), selection);
     }
 
-    /// Takes a policy out again.
+    /// Removes a policy.
     pub(super) fn deselect(&mut self, policy: &Policy, ranges: &[IpNet]) {
         let Some(selection) = self.selections.remove(&policy.name) else { return };
         for net in &selection.nets {
@@ -161,7 +162,7 @@ impl Members {
         self.closing.extend(selection.nets);
     }
 
-    /// Asks for a set.
+    /// Adds a reference to a set.
     pub(super) fn hold(&mut self, family: Family, name: Name, holds: Holds, kind: SetKind) {
         let key = (family, name);
         if let Some((_, uses)) = self.holds.get_mut(&key) {
@@ -185,7 +186,7 @@ impl Members {
         self.holds.insert(key, (holds, 1));
     }
 
-    /// Needs a set no more.
+    /// Drops a reference to a set.
     pub(super) fn release(&mut self, family: Family, name: Name) {
         let key = (family, name);
         let Some((_, uses)) = self.holds.get_mut(&key) else { return };
@@ -196,12 +197,12 @@ impl Members {
         }
     }
 
-    /// Brings the sets up to date with what was touched.
+    /// Updates the sets for all marked prefixes.
     pub(super) fn settle(&mut self) {
         let touched = std::mem::take(&mut self.touched);
         let mut closing = std::mem::take(&mut self.closing);
         closing.extend(&touched);
-        // What an endpoint is in the set depends on its block.
+        // Whether an endpoint is a member of its own depends on its block.
         let blocks: Vec<IpNet> = closing.iter().copied().collect();
         for block in blocks.into_iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
             closing.extend(self.world.endpoints_in(block).map(single));
@@ -228,7 +229,7 @@ impl Members {
         }
     }
 
-    /// Puts what is at a prefix in a set, or out of it.
+    /// Adds a prefix to a set, or removes it.
     fn place(&self, holds: &Holds, set: &mut Set, net: IpNet) {
         let single = net.prefix_len() == net.max_prefix_len();
         match holds {
@@ -265,7 +266,7 @@ impl Members {
         let attached = self.world.attached.get(&ip);
         let link = attached.and_then(|attached| attached.link.clone());
         let wanted = link.map(|link| Member::Link(ip, link)).into_iter().collect();
-        // No link's name is greater.
+        // No link name sorts after this one.
         let (first, last) = (Member::Link(ip, "".into()), Member::Link(ip, "\u{10ffff}".into()));
         replace(set, first, last, wanted);
     }
@@ -277,7 +278,7 @@ impl Members {
             let covers = |range: &IpNet| *range != net && range.contains(&net);
             let range = self.ranges.contains_key(&net);
             let covered = matches!(holds, Holds::Closed(_)) && self.ranges.keys().any(covers);
-            // Others judge what is theirs.
+            // Other hosts enforce policy for their own endpoints.
             if (range || covered) && self.is_foreign(net) {
                 return covered.then_some(true);
             }
@@ -293,9 +294,9 @@ impl Members {
         }
     }
 
-    /// The smallest larger prefix that says what is in a set: the block, or a range that a policy names.
+    /// The next larger prefix that determines membership: the block, or a range that a policy names.
     fn parent(&self, holds: &Holds, net: IpNet) -> Option<IpNet> {
-        // What nobody has is as its block or its range is.
+        // An unallocated address inherits membership from its block or range.
         self.world.identity(net)?;
         let anywhere = matches!(holds, Holds::Used(_));
         let block = self.world.block_of(net.addr()).map(|(cidr, _)| cidr);
@@ -330,7 +331,7 @@ impl Members {
         }
     }
 
-    /// Whether another host judges what is at a prefix.
+    /// Whether another host enforces policy for a prefix.
     fn is_foreign(&self, net: IpNet) -> bool {
         let host = |ip: IpAddr| net == single(ip);
         self.world.identity(net).is_some() || self.world.hosts().any(host)
@@ -348,7 +349,7 @@ fn count(isolating: &mut BTreeMap<IpNet, [usize; 2]>, policy: &Policy, net: IpNe
     }
 }
 
-/// Members from `first` to `last` become these.
+/// Replaces the members from `first` to `last`.
 fn replace(set: &mut Set, first: Member, last: Member, wanted: BTreeSet<Member>) {
     let there: Vec<Member> =
         set.members.range(first..=last).map(|(member, _)| member.clone()).collect();

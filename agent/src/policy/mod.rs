@@ -1,19 +1,20 @@
-//! Policy on a host: from what is known of the cluster to rules and sets in the kernel.
+//! Policy enforcement on a host: compiles the view of the cluster into kernel rules and sets.
 //!
 //! ```text
 //!   view, attachments ──► compile (pure, incremental) ──► Filter ──► diff (pure) ──► ipset, iptables-restore
 //!                                                                     ▲ actual: ipset save, iptables-save
 //! ```
-//! What a policy means is defined by `romana_statemachine::policy::evaluate`; the compiled rules give the
-//! same verdicts (`tests/policy.rs`). Sets hold who, chains hold what: an endpoint that comes, goes or
-//! changes is a few set members; a policy that changes is its own chains, replaced in one transaction.
+//! The semantics of a policy are defined by `romana_statemachine::policy::evaluate`; the compiled
+//! rules give the same verdicts (`tests/policy.rs`). Sets hold addresses, chains hold rules:
+//! adding, removing or changing an endpoint changes a few set members; changing a policy replaces
+//! its own chains in one transaction.
 //!
 //! ## Choices
-//! - Established connections stay when a policy begins to forbid them; those of an endpoint that goes are
-//!   forgotten with it.
-//! - What is allowed of endpoints here is accepted in FORWARD, whatever comes after; what hosts send and
-//!   receive goes on to the host's own rules.
-//! - Before it is known what a container is, nothing leaves or reaches it.
+//! - Established connections continue when a policy starts to forbid them; those of a
+//!   removed endpoint are deleted.
+//! - Allowed packets of endpoints here are accepted in FORWARD, whatever rules follow; traffic of the host
+//!   itself continues to the host's own rules.
+//! - Until the identity of a container is known, it neither sends nor receives.
 //!
 //! Reading order: [`model`], `names`, `base`, `chains`, [`world`], `members`, [`compile`], [`diff`], [`gate`], [`enforce`].
 

@@ -1,5 +1,5 @@
-//! What is to be in the kernel, as data: sets, chains and rules, and the text of `iptables` and `ipset`
-//! for them. The text is what `iptables-save` and `ipset save` print, so that wanted and actual compare.
+//! The desired filter as data: sets, chains and rules, and their text for `iptables` and `ipset`. The text
+//! equals the output of `iptables-save` and `ipset save`, so that desired and actual state can be compared.
 
 use std::fmt::{self, Display};
 use std::net::IpAddr;
@@ -9,31 +9,29 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use romana_statemachine::policy::Protocol;
 
-/// The set of addresses behind containers' links: with the link, so it has two dimensions.
+/// The set of containers' addresses with their links; it has two dimensions.
 pub const LINKS: &str = "ROMANA-links";
-/// Begins names of sets of named ports, which have two dimensions as well.
+/// Prefix of sets of named ports, which have two dimensions as well.
 pub const PORTS: &str = "ROMANA-P-";
 
-/// An address family: each has its own tables and sets.
+/// An address family; each has its own tables and sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
-    /// IPv4.
     V4,
-    /// IPv6.
     V6,
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Of an address.
+    /// The family of an address.
     #[must_use]
     pub fn of(ip: IpAddr) -> Self {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// As names of sets end: 4 or 6.
+    /// The suffix of set names: 4 or 6.
     #[must_use]
     pub fn digit(self) -> char {
         match self {
@@ -43,13 +41,12 @@ impl Family {
     }
 }
 
-/// A chain's or a set's name, without the digit of the family.
+/// Name of a chain or set, without the digit of the family.
 pub type Name = Arc<str>;
 
-/// All of it, for one host.
+/// The filter of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Sets.
     pub sets: OrdMap<(Family, Name), Set>,
     /// Chains of table `filter`.
     pub chains: OrdMap<(Family, Name), Chain>,
@@ -58,25 +55,22 @@ pub struct Filter {
 /// A set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// What its members are.
     pub kind: SetKind,
     /// Members; `true`: an exception from a larger member (`nomatch`).
     pub members: OrdMap<Member, bool>,
 }
 
-/// What members of a set are.
+/// The member type of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SetKind {
-    /// Prefixes.
     Nets,
-    /// An address and a link.
     Links,
     /// An address, a protocol and a port.
     Ports,
 }
 
 impl SetKind {
-    /// Its type in `ipset`.
+    /// The type name in `ipset`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -92,7 +86,7 @@ impl SetKind {
 pub enum Member {
     /// A prefix; never of length 0, which `hash:net` cannot hold.
     Net(IpNet),
-    /// An address behind a link.
+    /// An address and its link.
     Link(IpAddr, Arc<str>),
     /// A port of an address.
     Port(IpAddr, Protocol, u16),
@@ -112,29 +106,25 @@ impl Display for Member {
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its rules. Shared: most chains stay as they are when something changes.
+    /// Shared, as most chains do not change in an update.
     pub rules: Arc<Vec<Rule>>,
-    /// Whether their order means something. Where it does not, one rule is added or removed alone.
+    /// Whether the order of rules matters. If not, single rules are added and removed.
     pub ordered: bool,
 }
 
-/// A rule: if all of it matches, the action.
+/// A rule: the action applies if all conditions match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Conditions.
     pub matches: Vec<Match>,
-    /// For people; letters, digits, spaces and `.:,=/@()-_!` only.
+    /// For operators; letters, digits, spaces and `.:,=/@()-_!` only.
     pub comment: String,
-    /// What then.
     pub action: Action,
 }
 
-/// Which end of a packet.
+/// An end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Where it comes from.
     Source,
-    /// Where it goes to.
     Destination,
 }
 
@@ -152,67 +142,62 @@ impl End {
 pub enum Match {
     /// An address in a prefix.
     Net(End, IpNet),
-    /// Came in, or goes out, by a container's link.
+    /// The packet uses a container's link on this side.
     Container(End),
-    /// Came in, or goes out, by loopback.
+    /// The packet uses loopback on this side.
     Loopback(End),
-    /// A protocol.
     Protocol(Protocol),
     /// A destination port in one of these ranges; at most 15 slots, a range takes two.
     Ports(Vec<(u16, u16)>),
-    /// ICMP type, and code.
+    /// ICMP type and code.
     Icmp(u8, Option<u8>),
-    /// A packet of a connection that was allowed.
+    /// A packet of an allowed connection.
     Established,
     /// An address of this host.
     Own(End),
-    /// In a set, or not.
+    /// Membership in a set.
     In {
-        /// Which.
         set: Name,
-        /// Which end: for a set of links the link on that side, too; for one of ports the destination port.
+        /// The end to look up; for a set of links also the link on that side, for a set
+        /// of ports the destination port.
         end: End,
-        /// Whether it must not be in it.
+        /// Negated.
         not: bool,
     },
-    /// Allowed by no policy so far.
+    /// No policy has allowed the packet so far.
     Unmarked,
 }
 
-/// What to do with a packet.
+/// The action of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Count it.
     Count,
-    /// Go through a chain, and come back.
+    /// Continue in a chain, which may return.
     Jump(Name),
-    /// Back to the chain before.
+    /// Return to the calling chain.
     Return,
-    /// Let it pass all of the table.
+    /// Accept the packet for the whole table.
     Accept,
-    /// Drop it.
     Drop,
-    /// Note that a policy allows it.
+    /// Record that a policy allows the packet.
     Mark,
-    /// Forget that.
+    /// Clear the mark.
     Unmark,
-    /// Log it by NFLOG, at most ten a second, with this prefix.
+    /// Log by NFLOG, at most ten a second, with this prefix.
     Log(String),
 }
 
-/// How rules are written.
+/// Parameters of the rules' text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// The family.
     pub family: Family,
-    /// The bit of the packet mark that says "allowed".
+    /// The bit of the packet mark that means "allowed".
     pub mark: u32,
-    /// The group of NFLOG.
     pub log_group: u16,
 }
 
 impl Rule {
-    /// As `iptables-save` prints it, after `-A CHAIN`.
+    /// The rule as printed by `iptables-save`, after `-A CHAIN`.
     #[must_use]
     pub fn text(&self, style: Style) -> String {
         let mut matches: Vec<&Match> = self.matches.iter().collect();
@@ -234,7 +219,7 @@ impl Rule {
 }
 
 impl Match {
-    /// What iptables prints first, whatever was written first.
+    /// The order in which iptables prints conditions, whatever the input order.
     fn place(&self) -> u8 {
         match self {
             Self::Net(End::Source, _) => 0,
@@ -267,7 +252,7 @@ impl Match {
             Self::Own(end) => format!("-m addrtype --{}-type LOCAL", end.as_str()),
             Self::In { set, end, not } => {
                 let ends = match set.as_ref() {
-                    // Two dimensions.
+                    // Sets with two dimensions.
                     set if set.starts_with(LINKS) => [end.as_str(); 2].join(","),
                     set if set.starts_with(PORTS) => "dst,dst".into(),
                     _ => end.as_str().into(),
@@ -321,17 +306,17 @@ impl Rule {
         Self { matches: Vec::new(), comment: String::new(), action }
     }
 
-    /// One condition more.
+    /// Adds a condition.
     #[must_use]
     pub fn when(mut self, one: Match) -> Self {
         self.matches.push(one);
         self
     }
 
-    /// With a comment, made printable.
+    /// Adds a comment, restricted to printable characters.
     #[must_use]
     pub fn saying(mut self, comment: &str) -> Self {
-        /// What the kernel keeps of a comment is longer; nobody reads more.
+        /// Shorter than the kernel's limit, for readability.
         const CHARS_MAX: usize = 200;
         let plain = |c: char| c.is_ascii_alphanumeric() || " .:,=/@()-_!".contains(c);
         let chars = comment.chars().take(CHARS_MAX);

@@ -1,5 +1,5 @@
-//! Names of chains and sets. A chain's name has at most 28 bytes, a set's 31 with the digit of its family;
-//! what is longer is cut, and told apart by a digest.
+//! Names of chains and sets. A chain's name has at most 28 bytes, a set's 31 including the digit of its
+//! family; longer names are truncated and distinguished by a digest.
 
 use std::fmt::Write as _;
 
@@ -11,46 +11,46 @@ use romana_statemachine::policy::evaluate::Direction;
 use super::model::Name;
 pub use super::model::{LINKS, PORTS};
 
-/// Hooks: where packets come in.
+/// Hook for packets to the host.
 pub const INPUT: &str = "ROMANA-INPUT";
-/// Packets from the host itself.
+/// Hook for packets from the host.
 pub const OUTPUT: &str = "ROMANA-OUTPUT";
-/// Packets that are forwarded.
+/// Hook for forwarded packets.
 pub const FORWARD: &str = "ROMANA-FORWARD";
-/// The built-in chains, and our chain that each jumps to first.
+/// The built-in chains, and our chain that is the first jump of each.
 pub const HOOKS: [(&str, &str); 3] = [("INPUT", INPUT), ("FORWARD", FORWARD), ("OUTPUT", OUTPUT)];
-/// What our endpoints' packets end with: forwarded whatever the host's own rules say.
+/// The last chain for packets of our endpoints: accepts them whatever the host's own rules are.
 pub const PASS: &str = "ROMANA-PASS";
 
 /// Endpoints of this host.
 pub const LOCAL: &str = "ROMANA-local";
-/// Those of Kubernetes namespaces whose pods are known.
+/// Endpoints of Kubernetes namespaces whose pods are known.
 pub const KUBERNETES: &str = "ROMANA-kubernetes";
 
-/// Names of a direction.
+/// Names for a direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Side {
-    /// Set: what is closed in that direction, but for what policies allow.
+    /// Set: what is isolated in this direction.
     pub closed: &'static str,
-    /// Chain: allowed, or dropped.
+    /// Chain: allows or drops.
     pub judge: &'static str,
     /// Chain: the policies.
     pub policies: &'static str,
-    /// Chain: what is dropped.
+    /// Chain: drops.
     pub deny: &'static str,
-    /// Chain: counts what is dropped, by policy.
+    /// Chain: counts drops by policy.
     pub denied: &'static str,
     /// Chain: `judge` for this host itself.
     pub host_judge: &'static str,
     /// Chain: policies of this host itself.
     pub host_policies: &'static str,
-    /// Begins names of policies' chains.
+    /// Prefix of policies' chains.
     pub policy: &'static str,
-    /// For people.
+    /// For messages.
     pub word: &'static str,
 }
 
-/// Names of a direction.
+/// The names for a direction.
 #[must_use]
 pub fn side(direction: Direction) -> &'static Side {
     match direction {
@@ -79,26 +79,26 @@ pub fn side(direction: Direction) -> &'static Side {
     }
 }
 
-/// A policy's chain of a direction.
+/// A policy's chain for a direction.
 #[must_use]
 pub fn policy_chain(policy: &PolicyName, direction: Direction) -> Name {
     named(side(direction).policy, short(policy), policy.as_str())
 }
 
-/// The chain of one rule of a policy, by its place.
+/// The chain of a single rule of a policy, by index.
 #[must_use]
 pub fn rule_chain(policy: &PolicyName, direction: Direction, place: usize) -> Name {
     let key = format!("{policy} {} {place}", side(direction).word);
     named("ROMANA-R-", short(policy), &key)
 }
 
-/// The set of what a policy applies to on this host.
+/// The set of a policy's targets on this host.
 #[must_use]
 pub fn target_set(policy: &PolicyName) -> Name {
     named("ROMANA-T-", short(policy), policy.as_str())
 }
 
-/// The set of what a peer means.
+/// The set of addresses that match a peer.
 #[must_use]
 pub fn peer_set(peer: &Peer) -> Name {
     let word = match peer {
@@ -107,17 +107,17 @@ pub fn peer_set(peer: &Peer) -> Name {
         Peer::Cidr { .. } => "cidr",
         _ => "labels",
     };
-    // Every field is in the debug form, quoted where it is text.
+    // The debug form contains every field, with text quoted.
     named("ROMANA-G-", word, &format!("{peer:?}"))
 }
 
-/// The set of ports of a name.
+/// The set of endpoints' ports with a name.
 #[must_use]
 pub fn port_set(name: &str, protocol: &str) -> Name {
     named(PORTS, name, &format!("{name} {protocol}"))
 }
 
-/// The part of a policy's name that people look for: `kube.shop.web` is `web`.
+/// The significant part of a policy's name: `kube.shop.web` is `web`.
 fn short(policy: &PolicyName) -> &str {
     policy.as_str().rsplit('.').next().unwrap_or_default()
 }

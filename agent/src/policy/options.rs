@@ -1,4 +1,4 @@
-//! What the operator chose about policy, and the directions in which it works.
+//! The operator's options for policy, and the directions of enforcement.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use romana_statemachine::policy::evaluate::Direction;
 /// Both directions, in the order in which they are compiled.
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// What the operator chose.
+/// The operator's options.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Log what is denied.
+    /// Log denied packets.
     pub log: bool,
-    /// TCP ports, of the replicas, that no policy for hosts closes.
+    /// TCP ports of the replicas, which policies for hosts never close.
     pub failsafe: BTreeSet<u16>,
 }

@@ -1,5 +1,5 @@
-//! iptables and ipset: what is there is read from their `save`, what is to change goes to their `restore`.
-//! Argument vectors only; what is written goes through standard input.
+//! Runs iptables and ipset: reads with `save`, writes with `restore`. Programs are run without a shell;
+//! input goes through standard input.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use super::model::Family;
 use super::names::HOOKS;
 use crate::kernel::disturbance::OwnWriters;
 
-/// Longest that any of them may take.
+/// Timeout for each program.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which iptables.
@@ -30,32 +30,19 @@ pub enum Backend {
     Legacy,
 }
 
-/// A program did not do what it was asked.
+/// A program failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// It cannot be run.
     #[error("{program} cannot be run: is it installed?")]
     Run {
-        /// Which.
         program: String,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// It refused.
     #[error("{program}: {why}")]
-    Refused {
-        /// Which.
-        program: String,
-        /// What it said.
-        why: String,
-    },
-    /// It took too long.
+    Refused { program: String, why: String },
     #[error("{program} did not end within {PATIENCE:?}")]
-    Slow {
-        /// Which.
-        program: String,
-    },
+    Slow { program: String },
 }
 
 /// The programs of a back end.
@@ -67,7 +54,7 @@ pub struct PacketFilter {
 }
 
 impl PacketFilter {
-    /// Finds out which iptables this host uses.
+    /// Detects which iptables variant this host uses.
     pub async fn find(wanted: Backend) -> Self {
         let infix = match wanted {
             Backend::Nft => "-nft",
@@ -88,7 +75,7 @@ impl PacketFilter {
         Self { infix, own: OwnWriters::default(), tells: !is_legacy }
     }
 
-    /// Whether the kernel tells of changes (`disturbance`): x_tables does not, and has to be read.
+    /// Whether the kernel announces changes (`disturbance`): x_tables does not, and has to be polled.
     #[must_use]
     pub fn tells(&self) -> bool {
         self.tells
@@ -100,7 +87,7 @@ impl PacketFilter {
         self.own.clone()
     }
 
-    /// How many members each of our sets has, by its full name. Cheap: `ipset` does not list the members.
+    /// Number of members of each of our sets, by full name. Cheap: `ipset` does not list the members.
     ///
     /// # Errors
     /// [`FilterError`].
@@ -108,7 +95,7 @@ impl PacketFilter {
         Ok(read_sizes(&run("ipset", &["list", "-terse"], None).await?))
     }
 
-    /// For people.
+    /// Name of the back end, for messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!("iptables{}", self.infix)
@@ -119,7 +106,7 @@ impl PacketFilter {
         format!("{ip}tables{}-{action}", self.infix)
     }
 
-    /// Reads what is there of ours.
+    /// Reads our part of the filter.
     ///
     /// # Errors
     /// [`FilterError`].
@@ -149,10 +136,10 @@ impl PacketFilter {
         Ok(v4 + &v6)
     }
 
-    /// Makes changes, in their order.
+    /// Applies changes in order.
     ///
     /// # Errors
-    /// [`FilterError`]: they may be made in part, up to some step.
+    /// [`FilterError`]: the changes may have been applied partly.
     pub async fn apply(&self, changes: &Changes) -> Result<(), FilterError> {
         if changes.rules.is_empty() {
             return ipset([&changes.before[..], &changes.after[..]].concat()).await;
@@ -170,7 +157,7 @@ impl PacketFilter {
     }
 }
 
-/// A table of some iptables, and lines for it.
+/// A table of an iptables variant, and input lines for it.
 #[derive(Debug)]
 pub struct Saved {
     program: String,
@@ -180,15 +167,15 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// For people.
+    /// Name of the table, for messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}, table {}", self.program, self.table)
     }
 }
 
-/// Reads every table that may have something of ours, of every iptables on this host. `lines` makes of each what is
-/// to be done there. One that is not installed, or that the kernel does not know, has nothing.
+/// Reads every table that may contain our rules, of every iptables variant on this host. `lines` computes the
+/// input lines for each. A variant that is not installed, or that the kernel does not support, has no tables.
 ///
 /// # Errors
 /// [`FilterError`].
@@ -206,7 +193,7 @@ pub async fn saved_everywhere(
                     Err(FilterError::Run { .. }) => continue,
                     Err(error) => return Err(error),
                 };
-                // Without an infix it is one of the other two.
+                // The program without an infix is one of the other two.
                 let known = |one: &Saved| one.table == table && one.program.starts_with(&program);
                 let lines = lines(&saved);
                 if !lines.is_empty() && !found.iter().any(known) {
@@ -221,14 +208,14 @@ pub async fn saved_everywhere(
 /// Tables that the agent writes to.
 const TABLES: [&str; 2] = ["filter", "nat"];
 
-/// Those that are there: asking x_tables for another one makes it.
+/// Existing tables only: querying x_tables for another one creates it.
 fn legacy_tables(ip: &str) -> Vec<&'static str> {
     let there = std::fs::read_to_string(format!("/proc/net/{ip}_tables_names"));
     let there = there.unwrap_or_default();
     TABLES.into_iter().filter(|table| there.lines().any(|line| line == *table)).collect()
 }
 
-/// Carries the lines out, in one transaction.
+/// Applies the lines in one transaction.
 ///
 /// # Errors
 /// [`FilterError`].
@@ -238,7 +225,7 @@ pub async fn restore(saved: &Saved) -> Result<(), FilterError> {
     run(&program, &["--noflush", "--wait"], Some(text)).await.map(drop)
 }
 
-/// The names of our sets. Without `ipset` there are none.
+/// The names of our sets; none if `ipset` is not installed.
 ///
 /// # Errors
 /// [`FilterError`].
@@ -250,7 +237,7 @@ pub async fn own_sets() -> Result<Vec<String>, FilterError> {
     }
 }
 
-/// Destroys a set that no rule names any more.
+/// Destroys a set that no rule refers to.
 ///
 /// # Errors
 /// [`FilterError`].
@@ -258,7 +245,7 @@ pub async fn destroy_set(name: &str) -> Result<(), FilterError> {
     run("ipset", &["destroy", name], None).await.map(drop)
 }
 
-/// Members that are there already, and sets, are no error: a step that failed half way is done again.
+/// Existing sets and members are no error: a step that failed half way is repeated.
 async fn ipset(lines: Vec<String>) -> Result<(), FilterError> {
     if lines.is_empty() {
         return Ok(());
@@ -268,7 +255,7 @@ async fn ipset(lines: Vec<String>) -> Result<(), FilterError> {
     run("ipset", &["-exist", "restore"], Some(text)).await.map(drop)
 }
 
-/// How many rules somebody else has in a back end.
+/// Number of other programs' rules in a back end.
 async fn rules(infix: &str) -> usize {
     let Ok(text) = run(&format!("iptables{infix}-save"), &[], None).await else { return 0 };
     let foreign =
@@ -280,7 +267,7 @@ async fn run(program: &str, args: &[&str], input: Option<String>) -> Result<Stri
     run_as(program, args, input, &|_| {}).await
 }
 
-/// `started` hears the process id before the program has read its input.
+/// `started` is called with the process id before the program has read its input.
 async fn run_as(
     program: &str,
     args: &[&str],
@@ -300,7 +287,7 @@ async fn run_as(
     let stdin = child.stdin.take();
     let feed = async {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {
-            // A program that ends early says why.
+            // A program that exits early reports why.
             _ = stdin.write_all(input.as_bytes()).await;
         }
     };
@@ -314,7 +301,7 @@ async fn run_as(
     Err(FilterError::Refused { program: program.into(), why })
 }
 
-/// What `ipset list -terse` printed.
+/// Parses the output of `ipset list -terse`.
 fn read_sizes(text: &str) -> BTreeMap<String, usize> {
     let (mut sizes, mut name) = (BTreeMap::new(), "");
     for line in text.lines() {
@@ -329,7 +316,7 @@ fn read_sizes(text: &str) -> BTreeMap<String, usize> {
     sizes
 }
 
-/// What `ipset save` printed.
+/// Parses the output of `ipset save`.
 pub fn read_sets(text: &str, actual: &mut Actual) {
     for line in text.lines() {
         let mut words = line.split(' ');
@@ -350,7 +337,7 @@ pub fn read_sets(text: &str, actual: &mut Actual) {
     }
 }
 
-/// What `iptables-save` printed.
+/// Parses the output of `iptables-save`.
 pub fn read_rules(family: Family, text: &str, actual: &mut Actual) {
     for line in text.lines() {
         if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
@@ -358,7 +345,7 @@ pub fn read_rules(family: Family, text: &str, actual: &mut Actual) {
                 actual.chains.entry((family, chain.into())).or_default();
             }
         } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| {
-            // A rule without anything but its chain.
+            // A rule that consists of its chain only.
             rest.split_once(' ').or(Some((rest, "")))
         }) {
             let key = (family, chain.to_owned());

@@ -1,34 +1,33 @@
-//! What is said of policy on this host.
+//! The reported status of policy enforcement.
 
 use romana_statemachine::Revision;
 use serde::{Deserialize, Serialize};
 
-/// How policy is in the kernel.
+/// Status of policy enforcement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
-    /// Which iptables.
+    /// The iptables variant.
     pub backend: String,
-    /// The revision whose policies are in the kernel; `None`: not yet, or not any more.
+    /// The revision whose policies are in the kernel; `None`: not yet, or unknown after a failure.
     pub applied: Option<Revision>,
-    /// Policies that concern this host.
+    /// Number of policies that concern this host.
     pub policies: usize,
-    /// Sets that are ours.
+    /// Number of our sets.
     pub sets: usize,
-    /// Rules that are ours.
+    /// Number of our rules.
     pub rules: usize,
-    /// How long the last change took, from compiling to the kernel, microseconds.
+    /// Duration of the last change, from compiling to the kernel, microseconds.
     pub took_us: u64,
-    /// How often another program had changed our rules or sets, and they were restored, since the start.
+    /// How often other programs changed our rules or sets and they were restored, since the start.
     #[serde(default)]
     pub drifts: u64,
     /// Lines written since the start.
     pub writes: u64,
-    /// What is not as wanted.
     pub problems: Vec<String>,
 }
 
 impl PolicyStatus {
-    /// Nothing is done yet.
+    /// The initial status.
     #[must_use]
     pub fn new(backend: String) -> Self {
         Self { backend, ..Self::default() }

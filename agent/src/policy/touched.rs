@@ -1,4 +1,4 @@
-//! What two worlds differ in, found without looking at what they share.
+//! Computes the difference between two worlds without visiting what they share.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,11 +13,11 @@ use super::world::{World, by_labels, single};
 /// Differences.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Touched {
-    /// Prefixes at which somebody else may be, or somebody changed.
+    /// Prefixes whose holder may have changed.
     pub(super) nets: BTreeSet<IpNet>,
-    /// Policies that are new, changed or gone.
+    /// Policies that were added, changed or removed.
     pub(super) policies: BTreeSet<PolicyName>,
-    /// Blocks of this host came or went, or their owners changed.
+    /// Blocks of this host were added or removed, or their owners changed.
     pub(super) own_blocks: bool,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn touched(before: &World, after: &World) -> Touched {
         touched.own_blocks = true;
         touched.nets.extend(after.of_tenants(&tenants));
     }
-    // What an endpoint is in a set depends on its block.
+    // Whether an endpoint is a member of a set depends on its block.
     let blocks: Vec<IpNet> = touched.nets.iter().copied().collect();
     for block in blocks.into_iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
         for world in [before, after] {
@@ -86,8 +86,8 @@ mod tests {
     use crate::rules::Rules;
     use crate::view::View;
 
-    /// imbl before 7.0.2 did not see the first change after what two maps share: a policy that was changed
-    /// stayed as it was in the kernel.
+    /// Regression test: imbl before 7.0.2 missed the first difference after a part that two maps share, and a
+    /// changed policy was not updated in the kernel.
     #[test]
     fn one_among_many_is_seen() {
         let policy = |n: usize, description: &str| Policy {

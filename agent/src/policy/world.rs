@@ -1,4 +1,4 @@
-//! What a host's filter is a function of, and what policies see at a prefix: an endpoint's address, a block,
+//! The inputs of a host's filter, and what policies match a prefix by: an endpoint's address, a block,
 //! or a range that a policy names.
 
 use std::collections::BTreeSet;
@@ -17,33 +17,29 @@ use super::model::Name;
 use crate::rules::Rules;
 use crate::view::{Block, View};
 
-/// An address that a container here has.
+/// An attached address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// The host's end of its link; `None`: somebody else made the link.
+    /// The host's end of its link; `None`: another program created the link.
     pub link: Option<Name>,
-    /// Its tenant.
     pub tenant: TenantId,
-    /// Its segment.
     pub segment: SegmentId,
-    /// Labels that it came with; empty: it came with none.
+    /// Labels from its ADD, if any.
     pub labels: Labels,
     /// Whether it is a Kubernetes pod.
     pub is_pod: bool,
 }
 
-/// Addresses that containers here have.
+/// Attached addresses of this host.
 pub type Attachments = OrdMap<IpAddr, Attached>;
 
-/// What a host's filter is a function of.
+/// The inputs of a host's filter.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// What is known of the cluster.
     pub(super) view: Arc<View>,
     pub(super) rules: Rules,
-    /// What is attached here.
     pub(super) attached: Attachments,
-    /// Tenants whose endpoints policies select by labels; found when they are first asked for.
+    /// Tenants whose endpoints are selected by labels; computed on first use.
     selected: OnceLock<Arc<BTreeSet<TenantId>>>,
 }
 
@@ -54,20 +50,20 @@ pub fn single(ip: IpAddr) -> IpNet {
 }
 
 impl World {
-    /// `None`: the view is a copy from before policies were followed.
+    /// `None`: the view was saved by a release that did not follow policies.
     #[must_use]
     pub fn new(view: Arc<View>, attached: Attachments) -> Option<Self> {
         let rules = view.rules.clone()?;
         Some(Self { view, rules, attached, selected: OnceLock::new() })
     }
 
-    /// Nothing is known, but for whom it is.
+    /// A world without any knowledge but the host's name.
     pub(super) fn empty(host: HostName) -> Self {
         let (view, rules) = (Arc::new(View::new(host)), Rules::default());
         Self { view, rules, attached: Attachments::new(), selected: OnceLock::new() }
     }
 
-    /// Up to where it is true.
+    /// Revision of the view.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.view.revision
@@ -77,8 +73,8 @@ impl World {
         Some(&self.rules.tenants.get(tenant)?.labels)
     }
 
-    /// Whether a prefix is of a pod that is no endpoint yet, in a namespace that is not known yet and whose pods
-    /// a policy selects by labels: closed until it is known whether that means this one.
+    /// Whether a prefix is that of a pod that is not an endpoint yet, in an unknown namespace whose pods a
+    /// policy selects by labels: it is isolated until its labels are known.
     pub(super) fn is_awaited(&self, net: IpNet) -> bool {
         let ip = net.addr();
         let pod = self.attached.get(&ip).filter(|one| net == single(ip) && one.is_pod);
@@ -97,7 +93,7 @@ impl World {
         })
     }
 
-    /// Pods here of these tenants.
+    /// Pods of these tenants on this host.
     pub(super) fn pods_of<'a>(
         &'a self,
         tenants: &'a BTreeSet<TenantId>,
@@ -106,13 +102,13 @@ impl World {
         self.attached.iter().filter(move |(_, one)| of(one)).map(|(ip, _)| *ip)
     }
 
-    /// The block that an address is in.
+    /// The block that contains an address.
     pub(super) fn block_of(&self, ip: IpAddr) -> Option<(IpNet, &Block)> {
         let (cidr, block) = self.view.blocks.get_prev(&single(ip))?;
         cidr.contains(&ip).then_some((*cidr, block))
     }
 
-    /// Who has an address: an endpoint, or what is attached and not (yet) an endpoint.
+    /// The identity of an address: an endpoint, or an attachment that is not an endpoint (yet).
     pub(super) fn endpoint(&self, ip: IpAddr) -> Option<Identity<'_>> {
         if let Some(found) = self.rules.endpoints.get(&ip) {
             let labels = self.tenant_labels(&found.tenant);
@@ -131,7 +127,7 @@ impl World {
         })
     }
 
-    /// Whom a prefix belongs to: an endpoint, or the owner of a block.
+    /// The identity of a prefix: an endpoint, or the owner of a block.
     pub(super) fn identity(&self, net: IpNet) -> Option<Identity<'_>> {
         let single = net.prefix_len() == net.max_prefix_len();
         let endpoint = single.then(|| self.endpoint(net.addr())).flatten();
@@ -159,9 +155,9 @@ impl World {
             || net == single(ip) && self.attached.contains_key(&ip)
     }
 
-    /// Whether a range that a policy names is enforced on this host as a range: it is part of a block of
-    /// this host whose containers need not be known, or of no Romana network at all, so that whose packets
-    /// pass here is not known.
+    /// Whether a range that a policy names is enforced as a range on this host: it is part of
+    /// a block of this host whose tenant is known, or of no Romana network, so that it is
+    /// unknown which host its packets pass.
     pub(super) fn is_range(&self, net: IpNet) -> bool {
         let own = self.block_of(net.addr()).is_some_and(|(cidr, block)| {
             let known = self.identity(cidr).is_some_and(|identity| identity.labels.is_some());
@@ -175,26 +171,26 @@ impl World {
         self.view.hosts.get(&self.view.host).map(|host| host.ips.as_slice()).unwrap_or_default()
     }
 
-    /// Addresses of all hosts but this.
+    /// Addresses of all other hosts.
     pub(super) fn hosts(&self) -> impl Iterator<Item = IpAddr> {
         let others = self.view.hosts.iter().filter(|(name, _)| **name != self.view.host);
         others.flat_map(|(_, host)| host.ips.iter().copied())
     }
 
-    /// Addresses in a prefix that somebody has.
+    /// Allocated addresses in a prefix.
     pub(super) fn endpoints_in(&self, net: IpNet) -> impl Iterator<Item = IpAddr> {
         let (first, last) = (net.network(), net.broadcast());
         let endpoints = self.rules.endpoints.range(first..=last).map(|(ip, _)| *ip);
         endpoints.chain(self.attached.range(first..=last).map(|(ip, _)| *ip))
     }
 
-    /// Blocks, and addresses that somebody has, everywhere.
+    /// All blocks and allocated addresses of the cluster.
     pub(super) fn everywhere(&self) -> impl Iterator<Item = IpNet> {
         let ips = self.rules.endpoints.keys().chain(self.attached.keys());
         self.view.blocks.keys().copied().chain(ips.map(|ip| single(*ip)))
     }
 
-    /// Those of tenants.
+    /// Blocks and addresses of these tenants.
     pub(super) fn of_tenants(&self, tenants: &BTreeSet<TenantId>) -> Vec<IpNet> {
         let of = |net: &IpNet| {
             self.identity(*net).is_some_and(|identity| tenants.contains(identity.tenant))
@@ -202,7 +198,8 @@ impl World {
         self.everywhere().filter(of).collect()
     }
 
-    /// Whether a policy selects all of a prefix. Nothing selects what is not known: it stays closed.
+    /// Whether a policy selects all of a prefix. A prefix without identity is
+    /// selected by none: it stays isolated.
     pub(super) fn selects(&self, policy: &Policy, net: IpNet) -> bool {
         let identity = self.identity(net);
         if identity.is_some_and(|identity| identity.labels.is_none()) || self.is_awaited(net) {

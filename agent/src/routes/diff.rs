@@ -1,4 +1,4 @@
-//! What to change in the kernel.
+//! Computes the changes of a route table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,18 +7,18 @@ use ipnet::IpNet;
 
 use super::Target;
 
-/// A change to a route table.
+/// A change of a route table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Put a route in where there is none of ours. The route of another program is never replaced (law 8).
+    /// Add a route where we have none. Another program's route is never replaced (law 8).
     Add(IpNet, Target),
-    /// Put a route in, in place of ours of that prefix.
+    /// Replace our route of that prefix.
     Replace(IpNet, Target),
-    /// Take out our route that says this; one that says something else by now stays.
+    /// Remove our route with this target; if it has changed since, it stays.
     Remove(IpNet, Target),
 }
 
-/// What was to be done, in an error.
+/// The operation, for error messages.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -29,8 +29,8 @@ impl fmt::Display for Change {
     }
 }
 
-/// Changes that turn what is there into what is wanted: nothing where it is right already. Routes come
-/// before others go, so that a prefix which is split or merged stays reachable.
+/// Changes that turn the actual routes into the desired ones; correct routes are not touched. Additions
+/// precede removals, so that a split or merged prefix stays reachable.
 #[must_use]
 pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
     let wrong = wanted.iter().filter(|(prefix, target)| actual.get(*prefix) != Some(*target));
@@ -42,8 +42,8 @@ pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) 
     sets.chain(gone.map(|(prefix, target)| Change::Remove(*prefix, target.clone()))).collect()
 }
 
-/// The same changes where other programs have routes of these prefixes beside ours: to replace would be to replace
-/// the first one, whosever it is, so ours goes and comes (law 8).
+/// The same changes where other programs have routes of the same prefixes: a replacement would hit the first
+/// route, whosever it is, so ours is removed and added (law 8).
 #[must_use]
 pub fn sparing(
     changes: Vec<Change>,
@@ -60,8 +60,7 @@ pub fn sparing(
     spared.collect()
 }
 
-/// The same while the kernel may know better than we do, because what is wanted may be old: only what is
-/// missing is put in (law 4).
+/// Additions only, while the desired state may be older than the kernel's (law 4).
 #[must_use]
 pub fn missing(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
     let missing = wanted.iter().filter(|(prefix, _)| !actual.contains_key(*prefix));

@@ -1,7 +1,6 @@
-//! Routes to the blocks of other hosts, and `unreachable` ones for what is free of the own blocks.
+//! Routes to the blocks of other hosts, and `unreachable` routes for the free part of this host's blocks.
 //!
-//! `plan` says what should be in the kernel, `diff` what to change. Both are pure; `crate::kernel` reads
-//! and writes.
+//! `plan` computes the desired routes, `diff` the changes. Both are pure; `crate::kernel` reads and writes.
 
 mod diff;
 mod plan;

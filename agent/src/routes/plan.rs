@@ -1,4 +1,4 @@
-//! What should be in the kernel, from what the cluster says and what the host is connected to.
+//! Computes the desired routes from the view of the cluster and the host's links.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use crate::view::View;
 
-/// What the host is connected to.
+/// Facts about the host's links.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Links that are up, except our own.
     pub links: Vec<Link>,
-    /// Gateways towards hosts that are not on a link here. Looked up for [`Options::multihop`] only.
+    /// Gateways towards hosts that are not on a link. Looked up for [`Options::multihop`] only.
     pub gateways: BTreeMap<IpAddr, Gateway>,
     /// Addresses that do not answer on their link (the neighbour entry failed).
     pub silent: BTreeSet<IpAddr>,
@@ -25,37 +25,34 @@ pub struct Facts {
 /// A link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its index.
     pub index: u32,
-    /// Its name.
     pub name: String,
-    /// Networks that are on it, without host bits.
+    /// Networks on the link, without host bits.
     pub prefixes: Vec<IpNet>,
 }
 
-/// The way to a host that is not on a link here.
+/// The gateway towards a host that is not on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// The router's address.
     pub via: IpAddr,
-    /// Index of the link it is on.
+    /// Index of its link.
     pub link: u32,
 }
 
-/// How routes are planned.
+/// Options of the plan.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Also route to hosts behind a gateway, through it.
+    /// Route to hosts behind a gateway, too.
     pub multihop: bool,
-    /// Use all addresses of a host that are on a link here, not only the first.
+    /// Use all addresses of a host that are on a link, not only the first.
     pub ecmp: bool,
 }
 
-/// Where a route leads.
+/// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// Nowhere: packets to addresses that nobody has are answered, not sent in circles.
+    /// Packets to unallocated addresses are answered with an error instead of looping.
     Unreachable,
     /// Through one of these.
     Via(Vec<Hop>),
@@ -64,35 +61,30 @@ pub enum Target {
 /// A next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Hop {
-    /// Its address.
     pub via: IpAddr,
-    /// Index of the link it is on.
+    /// Index of its link.
     pub link: u32,
 }
 
 /// The plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The routes.
     pub routes: BTreeMap<IpNet, Target>,
-    /// Blocks without a route, and why.
+    /// Blocks without a route.
     pub skipped: Vec<Skipped>,
 }
 
 /// A block without a route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Skipped {
-    /// The block.
     pub block: IpNet,
-    /// Its host.
     pub host: HostName,
-    /// Why.
     pub why: String,
-    /// Whether somebody has to do something about it.
+    /// Whether an operator has to act.
     pub problem: bool,
 }
 
-/// Plans the routes of the host whose view it is. An own block of a single address has none.
+/// Plans the routes of the view's host. Its own blocks of a single address have no route.
 #[must_use]
 pub fn plan(view: &View, facts: &Facts, options: Options) -> Plan {
     let mut skipped = Vec::new();
@@ -105,14 +97,14 @@ pub fn plan(view: &View, facts: &Facts, options: Options) -> Plan {
             }
         }
     });
-    // It would stand in place of the route to the container.
+    // It would take the place of the route to the container.
     let single = |prefix: &IpNet| prefix.prefix_len() == prefix.max_prefix_len();
     let routes = routes.into_iter();
     let routes = routes.filter(|(prefix, to)| *to != Target::Unreachable || !single(prefix));
     Plan { routes: routes.collect(), skipped }
 }
 
-/// Why there is no route.
+/// Why a block has no route.
 struct Reason {
     why: String,
     problem: bool,

@@ -107,7 +107,7 @@ pub(crate) async fn live(id: u64, plan: Rc<Plan>, site: Rc<Site>) -> turmoil::Re
         }
     };
     let (orders, mut told) = mpsc::unbounded_channel();
-    let leads = replica.leadership();
+    let leads = replica.leadership().watch();
     site.running.borrow_mut().insert(id, Running { replica: replica.clone(), leads, orders });
     site.lives.set(site.lives.get() + 1);
     for number in 0..plan.clients {
@@ -117,7 +117,7 @@ pub(crate) async fn live(id: u64, plan: Rc<Plan>, site: Rc<Site>) -> turmoil::Re
     }
     loop {
         tokio::select! {
-            (_, why) = replica.wait_fault() => {
+            (_, why) = replica.health().wait_fault() => {
                 if !excused() {
                     site.book.with(|book| book.break_law("goes on", format!("node {id}: {why}")));
                 }
@@ -132,8 +132,10 @@ pub(crate) async fn live(id: u64, plan: Rc<Plan>, site: Rc<Site>) -> turmoil::Re
 async fn obey(replica: &Replica, order: Order) {
     // What cannot be done now is not done.
     match order {
-        Order::Transfer(to) => _ = replica.transfer(to, Instant::now() + PATIENCE).await,
-        Order::Snapshot => _ = replica.snapshot().await,
+        Order::Transfer(to) => {
+            _ = replica.leadership().transfer(to, Instant::now() + PATIENCE).await
+        }
+        Order::Snapshot => _ = replica.snapshots().take().await,
         Order::Clock(clock) => set_clock(clock),
     }
 }
@@ -217,13 +219,13 @@ impl Client {
 
     async fn read(&mut self, replica: &Replica, site: &Site) {
         let which = site.book.with(|book| book.ask(self.id, self.name.clone(), Question::Read));
-        let read = replica.linearize(Instant::now() + PATIENCE).await;
+        let read = replica.reads().linearize(Instant::now() + PATIENCE).await;
         self.saw(read.is_ok(), which, replica, site);
     }
 
     async fn read_here(&mut self, replica: &Replica, site: &Site) {
         let which = site.book.with(|book| book.ask(self.id, self.name.clone(), Question::ReadHere));
-        let read = replica.recovered(Instant::now() + PATIENCE).await;
+        let read = replica.reads().recovered(Instant::now() + PATIENCE).await;
         self.saw(read.is_ok(), which, replica, site);
     }
 

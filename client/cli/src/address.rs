@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use clap::Subcommand;
 use romana_client::Query;
-use serde_json::{Value, json};
+use romana_statemachine::command::AllocateAddress;
+use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -69,15 +70,14 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Allocate { name, host, tenant, segment, network, ip } => {
-                let mut body = json!({
-                    "name": name, "host": host, "tenant": tenant, "segment": segment,
-                });
-                if let Some(network) = network {
-                    body["network"] = network.into();
-                }
-                if let Some(ip) = ip {
-                    body["ip"] = ip.to_string().into();
-                }
+                let body = AllocateAddress {
+                    name: name.into(),
+                    host: host.into(),
+                    tenant: tenant.into(),
+                    segment: segment.into(),
+                    network: network.map(Into::into),
+                    ip,
+                };
                 let answer = ctx.post(Query::new("/v1/addresses"), &body, true, ADDRESS).await?;
                 ctx.out.show(&answer, || table(std::slice::from_ref(&answer)))
             }

@@ -2,7 +2,8 @@
 
 use clap::Subcommand;
 use romana_client::Query;
-use serde_json::{Value, json};
+use romana_statemachine::command::Blackout;
+use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -31,7 +32,8 @@ impl Command {
         let path = Query::new("/v1/blackouts");
         match self {
             Self::Add { cidr } => {
-                let answer = ctx.post(path, &json!({ "cidr": cidr }), true, CHANGED).await?;
+                let answer =
+                    ctx.post(path, &Blackout { cidr: cidr.clone() }, true, CHANGED).await?;
                 ctx.out.done(&answer, format!("{cidr} is blacked out"))
             }
             Self::Remove { cidr } => {

@@ -1,6 +1,7 @@
 //! `romana cluster`.
 
 use clap::Subcommand;
+use romana_api::cluster::{AddMemberBody, RaiseBody, TransferBody};
 use romana_client::Query;
 use serde_json::{Value, json};
 
@@ -89,7 +90,7 @@ impl Command {
                 add(ctx, &peer, Some(id), force).await
             }
             Self::Transfer { id } => {
-                let body = json!({ "to": id });
+                let body = TransferBody { to: id };
                 let answer =
                     ctx.post(Query::new("/v1/cluster/transfer"), &body, false, LEADER).await?;
                 let leader = cell(&answer, "/leader");
@@ -101,7 +102,7 @@ impl Command {
                 ctx.out.done(&answer, "allocation goes on")
             }
             Self::RaiseVersion { force } => {
-                let body = json!({ "force": force });
+                let body = RaiseBody { force };
                 let answer =
                     ctx.post(Query::new("/v1/cluster/version"), &body, true, RAISED).await?;
                 let version = cell(&answer, "/version");
@@ -113,11 +114,7 @@ impl Command {
 
 /// Adds a member, in the place of another or not; says how it is started.
 async fn add(ctx: &Context, peer: &str, replaces: Option<u64>, force: bool) -> Result<(), Failure> {
-    let mut body = json!({ "peer": peer, "replaces": replaces });
-    if force {
-        // Absent otherwise: a replica of an earlier release does not know it.
-        body["force"] = Value::Bool(true);
-    }
+    let body = AddMemberBody { peer: peer.into(), replaces, force };
     let answer = ctx.post(Query::new(MEMBERS), &body, true, NEW_MEMBER).await?;
     let (id, start) = (cell(&answer, "/id"), cell(&answer, "/start"));
     ctx.out.done(&answer, format!("replica {id} added at {peer}; start it there:\n  {start}"))

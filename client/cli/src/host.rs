@@ -1,13 +1,14 @@
 //! `romana host`.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use clap::Subcommand;
 use ipnet::IpNet;
+use romana_api::host::HostPatch;
 use romana_client::Query;
 use romana_statemachine::Refusal;
-use serde_json::{Value, json};
+use romana_statemachine::command::{HostSource, HostSpec, HostState, Labels};
+use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -84,12 +85,15 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Add { name, ip, cidr, agent_port, labels, addresses } => {
-                let info = info(cidr, agent_port);
-                let labels: BTreeMap<_, _> = labels.into_iter().collect();
-                let body = json!({
-                    "name": name, "ip": ip, "labels": labels, "addresses": addresses, "info": info,
-                });
-                add(ctx, &name, cidr, &body).await
+                let spec = HostSpec {
+                    name: name.into(),
+                    ip,
+                    addresses,
+                    labels: labels.into_iter().collect(),
+                    info: info(cidr, agent_port),
+                    source: HostSource::Operator,
+                };
+                add(ctx, cidr, &spec).await
             }
             Self::Remove { host, force } => {
                 let name = resolve(ctx, host).await?;
@@ -108,31 +112,39 @@ impl Command {
                 let found = ctx.get(query.clone(), NAMED).await?;
                 let labels = serde_json::from_value(found["labels"].clone()).unwrap_or_default();
                 let labels = labels::apply(labels, changes);
-                let answer = ctx.patch(query, &json!({ "labels": labels }), SHOWN).await?;
+                let patch = HostPatch { labels: Some(labels), ..HostPatch::default() };
+                let answer = ctx.patch(query, &patch, SHOWN).await?;
                 ctx.out.done(&answer, format!("host {name} labelled"))
             }
-            Self::Drain { host } => set_state(ctx, host, "draining").await,
-            Self::Up { host } => set_state(ctx, host, "up").await,
+            Self::Drain { host } => set_state(ctx, host, HostState::Draining).await,
+            Self::Up { host } => set_state(ctx, host, HostState::Up).await,
         }
     }
 }
 
-async fn set_state(ctx: &Context, host: String, state: &str) -> Result<(), Failure> {
+async fn set_state(ctx: &Context, host: String, state: HostState) -> Result<(), Failure> {
     let name = resolve(ctx, host).await?;
     let query = Query::new("/v1/hosts").segment(&name);
-    let answer = ctx.patch(query, &json!({ "state": state }), SHOWN).await?;
-    ctx.out.done(&answer, format!("host {name} is {state}"))
+    let patch = HostPatch { state: Some(state), ..HostPatch::default() };
+    let answer = ctx.patch(query, &patch, SHOWN).await?;
+    let word = match state {
+        HostState::Up => "up",
+        HostState::Down => "down",
+        HostState::Draining => "draining",
+    };
+    ctx.out.done(&answer, format!("host {name} is {word}"))
 }
 
 /// Facts of the seeds' command line that decide nothing any more, kept with the host.
-fn info(cidr: Option<IpNet>, agent_port: Option<u16>) -> BTreeMap<&'static str, String> {
-    let cidr = cidr.map(|cidr| ("romana_cidr", cidr.to_string()));
-    let port = agent_port.map(|port| ("agent_port", port.to_string()));
+fn info(cidr: Option<IpNet>, agent_port: Option<u16>) -> Labels {
+    let cidr = cidr.map(|cidr| ("romana_cidr".into(), cidr.to_string()));
+    let port = agent_port.map(|port| ("agent_port".into(), port.to_string()));
     cidr.into_iter().chain(port).collect()
 }
 
-async fn add(ctx: &Context, name: &str, cidr: Option<IpNet>, body: &Value) -> Result<(), Failure> {
-    let answer = ctx.post(Query::new("/v1/hosts"), body, true, SHOWN).await?;
+async fn add(ctx: &Context, cidr: Option<IpNet>, spec: &HostSpec) -> Result<(), Failure> {
+    let name = &spec.name;
+    let answer = ctx.post(Query::new("/v1/hosts"), spec, true, SHOWN).await?;
     let groups: Vec<IpNet> = items(answer.get("places").unwrap_or(&Value::Null))
         .iter()
         .filter_map(|place| place.get("group")?.as_str()?.parse().ok())

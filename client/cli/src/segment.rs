@@ -1,8 +1,7 @@
 //! `romana segment`.
 
-use std::collections::BTreeMap;
-
 use clap::Subcommand;
+use romana_api::tenant::LabelsBody;
 use romana_client::Query;
 use serde_json::{Value, json};
 
@@ -53,8 +52,7 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Add { tenant, segment, labels } => {
-                let labels: BTreeMap<_, _> = labels.into_iter().collect();
-                let body = json!({ "labels": labels });
+                let body = LabelsBody { labels: labels.into_iter().collect() };
                 let answer = ctx.put(path(&tenant, &segment), &body, SHOWN).await?;
                 ctx.note_kubernetes("labels of pods become segments");
                 ctx.out.done(&answer, format!("segment {tenant}/{segment} added"))

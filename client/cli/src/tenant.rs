@@ -1,10 +1,9 @@
 //! `romana tenant`.
 
-use std::collections::BTreeMap;
-
 use clap::Subcommand;
+use romana_api::tenant::LabelsBody;
 use romana_client::Query;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -47,9 +46,9 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Create { name, labels } => {
-                let labels: BTreeMap<_, _> = labels.into_iter().collect();
+                let body = LabelsBody { labels: labels.into_iter().collect() };
                 let query = Query::new("/v1/tenants").segment(&name);
-                let answer = ctx.put(query, &json!({ "labels": labels }), SHOWN).await?;
+                let answer = ctx.put(query, &body, SHOWN).await?;
                 ctx.note_kubernetes("namespaces become tenants");
                 ctx.out.done(&answer, format!("tenant {name} created"))
             }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use clap::Subcommand;
+use romana_api::vip::VipBody;
 use romana_client::Query;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -45,7 +46,8 @@ impl Command {
         let path = Query::new("/v1/vips");
         match self {
             Self::Add { name, ip, candidates } => {
-                let body = json!({"ip": ip, "candidates": candidates});
+                let candidates = candidates.into_iter().map(Into::into).collect();
+                let body = VipBody { ip, candidates };
                 let answer = ctx.put(path.segment(&name), &body, NAMED.or_changed()).await?;
                 ctx.out.done(&answer, format!("VIP {name} is requested at {ip}"))
             }

@@ -1,4 +1,4 @@
-//! Lines of the feed: a record, or a bookmark; and a record whose event is of a later version.
+//! Lines of the feed: records, bookmarks, and records with events of a later version.
 
 use std::fmt;
 
@@ -20,25 +20,23 @@ pub(super) enum Line {
 /// A record whose event this program does not know, or knows in another form: the cluster is newer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unknown {
-    /// Position in the history.
     pub revision: Revision,
-    /// Raft index of the entry that caused it.
+    /// Raft index of the log entry.
     pub index: Index,
-    /// Entry time.
+    /// Log time of the entry.
     pub at: Millis,
-    /// Who asked.
     pub actor: Actor,
-    /// The event, as it came.
+    /// The event, unparsed.
     pub event: Value,
-    /// Digest of the chain up to this record, which cannot be checked.
+    /// Digest of the chain up to this record, which cannot be verified.
     pub digest: Digest,
-    /// The version of behaviour that brought the event; `None`: the replica does not say.
+    /// The version that introduced the event; `None`: not given by the replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u16>,
-    /// The event's topic, if the replica says it.
+    /// The event's topic, if given by the replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
-    /// Whether it may be left out: routes, policies and attachments are the same with it.
+    /// Whether it may be skipped: it does not affect routes, policies or attachments.
     #[serde(default)]
     pub optional: bool,
 }
@@ -54,7 +52,7 @@ impl Unknown {
         }
     }
 
-    /// Whether it is of one of these topics. One that is not named may be of any.
+    /// Whether it belongs to one of these topics. An event without a topic may belong to any.
     pub(super) fn concerns(&self, topics: &[Topic]) -> bool {
         let known = self.topic.as_deref().and_then(Topic::from_name);
         !topics.is_empty() && known.is_none_or(|topic| topics.contains(&topic))
@@ -76,12 +74,12 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// Why a feed is over.
+/// Why a feed ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Over {
-    /// Connections end: replicas do, and cut off who is slow.
+    /// The connection ended: replicas stop, and disconnect slow readers.
     Ended(String),
-    /// What came is no feed: it would be a wonder if more of it were one.
+    /// The input is not a feed, so a retry is unlikely to help.
     Nonsense(String),
 }
 
@@ -93,10 +91,10 @@ impl Over {
     }
 }
 
-/// Reads a line.
+/// Parses a line.
 ///
 /// # Errors
-/// Why it is none: also when it says why the feed ends.
+/// Why it is invalid, including an error line that ends the feed.
 pub(super) fn parse_line(line: &[u8]) -> Result<Line, Over> {
     if line.starts_with(b"{\"bookmark\"") {
         let bookmark: Bookmark = serde_json::from_slice(line).map_err(|_| nonsense(line))?;
@@ -114,7 +112,7 @@ pub(super) fn parse_line(line: &[u8]) -> Result<Line, Over> {
     }
 }
 
-/// What came in the place of a record, as far as it is worth reading.
+/// An excerpt of input that is not a record.
 fn nonsense(line: &[u8]) -> Over {
     const SHOWN_BYTES: usize = 60;
     let start = String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES)]);

@@ -1,4 +1,4 @@
-//! A view of hosts, blocks and prefix groups: all that routes are derived from.
+//! A view of hosts, blocks and prefix groups, from which all routes are derived.
 
 use std::net::IpAddr;
 
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::{SnapshotError, View};
 use crate::follow::Snapshot;
 
-/// Where the blocks are, as of a revision. `romana_statemachine::routes` derives the same routes from it as from the
-/// state.
+/// The location of blocks at a revision. `romana_statemachine::routes` derives the same
+/// routes from it as from the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     revision: Revision,
@@ -28,13 +28,13 @@ pub struct Layout {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Host {
-    /// The main one first.
+    /// Main address first.
     ips: Vec<IpAddr>,
     places: Vec<Place>,
 }
 
-/// A topology, kept as its document. Without one, or with one that only a newer program understands, there are no
-/// groups.
+/// A topology, stored as its document. Without one, or with one that only a newer program
+/// understands, there are no groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Option<TopologySpec>", into = "Option<TopologySpec>")]
 struct Carved(Option<Topology>);
@@ -51,7 +51,7 @@ impl From<Carved> for Option<TopologySpec> {
     }
 }
 
-/// A host in a snapshot; what else is there does not matter here.
+/// A host in a snapshot; other fields are ignored.
 #[derive(Deserialize)]
 struct ShownHost {
     name: HostName,
@@ -171,8 +171,8 @@ mod tests {
 
     use super::*;
 
-    /// Two networks, one with groups of groups, and the larger one with other groups later; hosts of one family and of
-    /// both, one that changes and one that goes.
+    /// Two networks, one with nested groups, and the larger one with other groups later; hosts with one and
+    /// with two families, one that changes and one that is removed.
     const LINES: [&str; 14] = [
         r#"{"SetTopology": {"networks": [{"name": "a", "cidr": "10.0.0.0/16", "block_mask": 29}, {"name": "b", "cidr": "fd00::/64", "block_mask": 126}],
             "topologies": [{"networks": ["a"], "map": [{"name": "z1", "assignment": {"zone": "1"}, "groups": [{"groups": []}, {"groups": []}]}, {"name": "z2", "assignment": {"zone": "2"}}]},
@@ -193,7 +193,7 @@ mod tests {
         r#"{"RemoveHost": {"name": "h4", "force": true}}"#,
     ];
 
-    /// All routes there are, from every point of view.
+    /// All routes, as seen from every host.
     fn all(source: &impl Groups, hosts: &[HostName]) -> Vec<String> {
         let groups = source.networks().iter().flat_map(|network| {
             network.groups.iter().map(|group| group.cidr).chain([network.cidr])
@@ -220,7 +220,7 @@ mod tests {
             }
             assert_eq!(view.revision(), state.revision());
             assert_eq!(all(&view, &hosts), all(&state, &hosts), "{line}");
-            // The same from a copy on disk, and from a snapshot.
+            // The same from a saved view, and from a snapshot.
             let copy: Layout = serde_json::from_value(json!(view)).unwrap();
             assert_eq!(copy, view);
             let blocks = state.ipam().blocks();

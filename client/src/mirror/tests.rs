@@ -47,7 +47,7 @@ impl View for Hosts {
     }
 }
 
-/// Remembers what it was shown.
+/// Records what it observes.
 #[derive(Default)]
 struct Witness {
     seen: Vec<String>,
@@ -85,7 +85,7 @@ fn added(revision: Revision, name: &str) -> Item {
     Item::Record(serde_json::from_value(record).unwrap())
 }
 
-/// Takes items as if they came together, and publishes what they make.
+/// Applies items as if they arrived together, and publishes the view.
 fn take<O: Observer<Hosts>>(mirror: &mut Mirror<Hosts, O>, items: Vec<Item>) -> Result<(), Error> {
     let mut seen = mirror.seen.borrow().clone();
     let taken = items.into_iter().try_for_each(|item| mirror.take(item, &client(), &mut seen));

@@ -1,4 +1,4 @@
-//! True exports replay to their end; those that are cut, reordered or edited never do.
+//! Valid exports replay to their end; truncated, reordered or edited ones never do.
 
 use proptest::prelude::*;
 use romana_statemachine::command::{RaiseVersion, SignCheckpoint};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A history with a topology, hosts, addresses that come and go, and a signed checkpoint.
+/// A history with a topology, hosts, addresses that are allocated and released, and a signed checkpoint.
 struct World {
     /// By revision, from 0.
     states: Vec<State>,
@@ -197,7 +197,7 @@ fn same(a: &Replayed, b: &Replayed) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// One line lost, repeated, moved or cut, anywhere.
+    /// One line removed, repeated, moved or truncated, at any position.
     #[test]
     fn lines_that_are_not_all_there_in_order_do_not_pass(
         first in 1..16_u64, at in 0..40_usize, to in 0..40_usize, kind in 0..4, part in 0..100_usize,
@@ -219,7 +219,8 @@ proptest! {
         prop_assert!(changed == lines || run(&changed, Until::End).is_err());
     }
 
-    /// One byte changed, anywhere: refused, unless it says the same (the cluster's name aside).
+    /// One byte changed at any position: refused, unless the meaning is the same (or
+    /// only the cluster's name changed).
     #[test]
     fn edited_bytes_do_not_pass(first in 1..16_u64, at in any::<prop::sample::Index>(), byte: u8) {
         let world = World::new();

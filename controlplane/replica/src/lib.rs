@@ -32,7 +32,8 @@ pub mod testing;
 pub use cancel::{Cancel, CancelGuard};
 pub use identity::{IdentityError, Owner, join, owner};
 pub use raft::{
-    Change, ClocksStatus, ClusterStatus, Facts, FaultKind, MemberProblem, MemberStatus, Membership,
-    Problems, ProposeError, ReadError, Replica, ReplicaConfig, Role, StartError, TopicRevisions,
+    Agents, Change, Clocks, ClocksStatus, ClusterStatus, Evidence, Facts, FaultKind, Health,
+    Leadership, MemberProblem, MemberStatus, Members, Membership, Problems, ProposeError,
+    ReadError, Reads, Replica, ReplicaConfig, Role, Snapshots, StartError, TopicRevisions,
     TransferError, Tuning, WallClock, next_change, reseed,
 };

@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Purges this replica's history by its own checkpoints, as the state says, until `stop`.
 pub async fn keep(replica: Replica, stop: CancellationToken) {
     let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
-    replica.keep_checkpoints(Arc::clone(&keeper));
+    replica.evidence().keep(Arc::clone(&keeper));
     run(replica, keeper, stop).await;
 }
 
@@ -55,7 +55,8 @@ pub async fn pass(
     if retention == Retention::default() {
         return Ok(());
     }
-    let (history, now) = (replica.history().clone(), replica.confirmed_time().unwrap_or_default());
+    let (history, now) =
+        (replica.history().clone(), replica.clocks().confirmed_time().unwrap_or_default());
     let pause = pause(&retention);
     let look = move || look(&history, &retention, now);
     let (oldest_end, may_go) = blocking(look).await?.map_err(|error| error.to_string())?;
@@ -73,8 +74,8 @@ pub async fn pass(
             held.revision, held.digest, held.state_digest, signed.digest, signed.state_digest
         ));
     }
-    if replica.snapshot_revision() < revision {
-        return replica.snapshot().await;
+    if replica.snapshots().revision() < revision {
+        return replica.snapshots().take().await;
     }
     let history = replica.history().clone();
     let purge = move || history.purge_before(revision.min(may_go));

@@ -152,7 +152,7 @@ impl Cluster {
 
     pub async fn ready(&self) {
         for replica in self.running.values() {
-            tokio::time::timeout(PATIENCE, replica.wait_ready()).await.unwrap().unwrap();
+            tokio::time::timeout(PATIENCE, replica.health().wait_ready()).await.unwrap().unwrap();
         }
     }
 
@@ -167,7 +167,8 @@ impl Cluster {
     /// The leader, when all who run agree on it.
     pub async fn leader(&self) -> u64 {
         eventually("a leader", || {
-            let mut leaders = self.running.values().map(|replica| replica.status().leader);
+            let mut leaders =
+                self.running.values().map(|replica| replica.members().status().leader);
             let leader = leaders.next()??;
             let agreed = leaders.all(|other| other == Some(leader));
             (agreed && self.running.contains_key(&leader)).then_some(leader)
@@ -213,7 +214,7 @@ impl Cluster {
         what: &str,
         so: impl Fn(&ClocksStatus) -> bool,
     ) -> ClocksStatus {
-        let known = || Some(self.on(id).clocks()).filter(|clocks| so(clocks));
+        let known = || Some(self.on(id).clocks().status()).filter(|clocks| so(clocks));
         eventually(what, known).await
     }
 }

@@ -55,7 +55,7 @@ async fn take(call: Call) -> reply::Result {
     let state = call.state().await?;
     let replica = call.api.replica();
     // The history gets an entry's records after the state has them.
-    let (mut applied, index) = (replica.applied(), state.index());
+    let (mut applied, index) = (replica.reads().applied(), state.index());
     let reached =
         timeout_at(call.deadline, applied.wait_for(|next| index == 0 || *next > index.get()));
     if !matches!(reached.await, Ok(Ok(_))) {

@@ -259,7 +259,7 @@ impl Call {
         match self.query("consistency") {
             None | Some("linearizable") => self.linearize().await,
             Some("local") => {
-                let recovered = self.api.replica().recovered(self.deadline).await;
+                let recovered = self.api.replica().reads().recovered(self.deadline).await;
                 recovered.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))
             }
             Some(other) => {
@@ -270,7 +270,7 @@ impl Call {
 
     /// Waits until the local state includes everything acknowledged before.
     pub(crate) async fn linearize(&self) -> Result<(), Failure> {
-        let read = self.api.replica().linearize(self.deadline).await;
+        let read = self.api.replica().reads().linearize(self.deadline).await;
         read.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))
     }
 

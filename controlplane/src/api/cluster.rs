@@ -93,7 +93,7 @@ pub(super) const ROUTES: &[Route] = &[
 ];
 
 async fn status(call: Call) -> reply::Result {
-    let status = call.api.replica().status();
+    let status = call.api.replica().members().status();
     reply::ok(status.revision, &status)
 }
 
@@ -106,7 +106,7 @@ async fn add(call: Call) -> reply::Result {
     let AddMemberBody { peer, replaces, force } = call.json()?;
     call.linearize().await?;
     let replica = call.api.replica();
-    let status = replica.status();
+    let status = replica.members().status();
     let member = |id: u64| status.members.iter().any(|member| member.id == id);
     if let Some(id) = replaces.filter(|id| !member(*id)) {
         return Err(no_member(id));
@@ -166,7 +166,7 @@ async fn remove(call: Call) -> reply::Result {
     let force = call.query_as::<bool>("force")?.unwrap_or(false);
     call.linearize().await?;
     let replica = call.api.replica();
-    let status = replica.status();
+    let status = replica.members().status();
     let gone = |id| replica.with_state(|state| state.member_is_removed(id));
     let known = replica.with_state(|state| state.member(id).is_some());
     if !known && !gone(id) && !status.members.iter().any(|member| member.id == id) {
@@ -274,7 +274,7 @@ async fn addresses(peer: &str) -> Vec<SocketAddr> {
 async fn transfer(call: Call) -> reply::Result {
     let TransferBody { to } = call.json_or_default()?;
     let replica = call.api.replica();
-    let status = replica.status();
+    let status = replica.members().status();
     let nobody = || Failure::new(Code::Unavailable, "no leader is known");
     let to = to.or_else(|| status.successor().or(status.leader)).ok_or_else(nobody)?;
     let member = status.members.iter().find(|member| member.id == to);
@@ -285,14 +285,14 @@ async fn transfer(call: Call) -> reply::Result {
             let message = format!("member {to} is not healthy, and cannot take over");
             return Err(Failure::new(Code::MemberNotHealthy, message).with("id", to));
         }
-        let asked = replica.transfer(to, call.deadline).await;
+        let asked = replica.leadership().transfer(to, call.deadline).await;
         asked.map_err(|error| match &error {
             TransferError::NotVoter { .. } => Failure::new(Code::MemberNotVoter, error.to_string()),
             TransferError::Unavailable { .. } => Failure::new(Code::Unavailable, error.to_string()),
         })?;
     }
     loop {
-        let ClusterStatus { leader, term, revision, .. } = replica.status();
+        let ClusterStatus { leader, term, revision, .. } = replica.members().status();
         if leader == Some(to) {
             return reply::ok(revision, &Leader { leader: to, term });
         }
@@ -317,12 +317,12 @@ async fn raise(call: Call) -> reply::Result {
     let unheard = |error: ReadError| Failure::new(Code::Unavailable, error.to_string());
     let agents = match force {
         true => Vec::new(),
-        false => replica.heard_by_leader(call.deadline).await.map_err(unheard)?,
+        false => replica.agents().heard_by_leader(call.deadline).await.map_err(unheard)?,
     };
     let mut version = first;
     // What the members know is asked once for all versions that are to come.
     let facts = match first < VERSION_MAX {
-        true => replica.facts(LOOK_UP_MAX).await,
+        true => replica.members().facts(LOOK_UP_MAX).await,
         false => BTreeMap::new(),
     };
     while version < VERSION_MAX {

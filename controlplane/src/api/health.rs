@@ -47,13 +47,13 @@ fn revision(call: &Call) -> Revision {
 
 async fn healthy(call: Call) -> reply::Result {
     let replica = call.api.replica();
-    if replica.fault_kind() == Some(FaultKind::OlderCopy) {
+    if replica.health().fault_kind() == Some(FaultKind::OlderCopy) {
         // Starting it again would not help.
         let revision = revision(&call);
         return reply::ok(revision, &Health { status: "waiting to be replaced".into(), revision });
     }
-    if let Some(fault) = replica.fault() {
-        let damaged = replica.fault_kind() == Some(FaultKind::Damaged);
+    if let Some(fault) = replica.health().fault() {
+        let damaged = replica.health().fault_kind() == Some(FaultKind::Damaged);
         let code = if damaged { Code::HistoryDamaged } else { Code::Internal };
         return Err(Failure::new(code, format!("this replica has stopped: {fault}")));
     }
@@ -63,8 +63,8 @@ async fn healthy(call: Call) -> reply::Result {
 
 async fn ready(call: Call) -> reply::Result {
     let replica = call.api.replica();
-    if let Some(why) = replica.not_ready() {
-        let code = match replica.fault_kind() {
+    if let Some(why) = replica.health().not_ready() {
+        let code = match replica.health().fault_kind() {
             Some(FaultKind::OlderCopy) => Code::OlderCopy,
             Some(FaultKind::Damaged) => Code::HistoryDamaged,
             _ => Code::Unavailable,
@@ -77,8 +77,8 @@ async fn ready(call: Call) -> reply::Result {
 
 async fn metrics(call: Call) -> reply::Result {
     let replica = call.api.replica();
-    let (status, state, feed) = (replica.status(), replica.state(), replica.feed());
-    let clocks = replica.clocks();
+    let (status, state, feed) = (replica.members().status(), replica.state(), replica.feed());
+    let clocks = replica.clocks().status();
     let reading = Reading {
         revision: state.revision().get(),
         index: state.index().get(),
@@ -104,7 +104,7 @@ async fn metrics(call: Call) -> reply::Result {
         ahead_ms: clock.ahead_ms,
         far: clock.far,
     });
-    let text = call.api.metrics().render(&reading, clocks, &replica.problems().counts());
+    let text = call.api.metrics().render(&reading, clocks, &replica.health().problems().counts());
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
     Ok(reply::raw(StatusCode::OK, state.revision(), OPENMETRICS, Body::from(text)))
 }

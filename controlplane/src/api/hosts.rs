@@ -216,12 +216,12 @@ async fn heartbeat(call: Call) -> reply::Result {
     {
         instance.check()?;
         let refused = RefusedAgent { host: host.clone(), instance, machine: short(machine) };
-        replica.refuse_agent(refused);
+        replica.agents().refuse(refused);
         return Err(Refusal::HostHasAgent { host, instance: agent }.into());
     }
     let problems = problems.into_iter().take(PROBLEMS_MAX).map(short).collect();
     let version = short(version);
-    replica.heartbeat(Heartbeat { host, version, revision, applied, problems });
+    replica.agents().heartbeat(Heartbeat { host, version, revision, applied, problems });
     reply::ok(at, &Changed { changed: false, revision: at })
 }
 
@@ -234,7 +234,7 @@ async fn enrol(call: Call) -> reply::Result {
 
 async fn heartbeats(call: Call) -> reply::Result {
     let replica = call.api.replica();
-    let heard = replica.heard_by_leader(call.deadline).await;
+    let heard = replica.agents().heard_by_leader(call.deadline).await;
     let items = heard.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
     let revision = replica.with_state(State::revision);
     reply::whole(revision, items)

@@ -29,10 +29,10 @@ const SILENT_MS: u64 = 30_000;
 
 async fn check(call: Call) -> reply::Result {
     let state = call.state().await?;
-    let heard = call.api.replica().heard_by_leader(call.deadline).await;
+    let heard = call.api.replica().agents().heard_by_leader(call.deadline).await;
     let heard = heard.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
     let revision = state.revision();
-    let refused = call.api.replica().refused_agents(call.deadline).await;
+    let refused = call.api.replica().agents().refused(call.deadline).await;
     let refused = refused.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
     let checks = &call.api.budgets().checks;
     let items = call.work(checks, move |_| findings(&state, &heard, &refused)).await?;

@@ -156,14 +156,14 @@ async fn verify(call: Call) -> reply::Result {
     // All replicas read all of their histories: one proof at a time.
     let _held = call.api.budgets().proofs.take(1, call.deadline).await?;
     let revision = call.look(State::revision).await?;
-    let proofs = call.api.replica().prove(revision, Instant::now() + PROVE_MAX).await;
+    let proofs = call.api.replica().evidence().prove(revision, Instant::now() + PROVE_MAX).await;
     let first = proofs.values().find_map(|proof| proof.as_ref().ok()).cloned();
     let same = |proof: &Proof| {
         first.as_ref().is_some_and(|first| {
             (proof.digest, proof.state_digest) == (first.digest, first.state_digest)
         })
     };
-    let beginnings = call.api.replica().beginnings(Instant::now() + BEGINNING_MAX).await;
+    let beginnings = call.api.replica().evidence().beginnings(Instant::now() + BEGINNING_MAX).await;
     let signed =
         call.look(|state| state.signed().map_or(0, |signed| signed.revision.get())).await?;
     let differences = retention::differences(&beginnings, Revision(signed));
@@ -280,7 +280,7 @@ fn head(replica: &Replica, base: &Base, to: Revision) -> Result<Bytes, PastError
     let state = (base.first > 1).then(|| STANDARD.encode(base.state.snapshot()));
     line(&ExportHeader {
         romana_history: 1,
-        cluster_id: replica.status().cluster_id,
+        cluster_id: replica.members().status().cluster_id,
         first: base.first,
         previous: base.state.digest(),
         last: to,

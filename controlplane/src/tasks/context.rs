@@ -35,7 +35,7 @@ impl LeaderContext {
     /// Log time: the clock that entries are stamped with.
     #[must_use]
     pub fn now(&self) -> Millis {
-        self.replica.log_time()
+        self.replica.clocks().log_time()
     }
 
     /// Until when a proposal made now is waited for.
@@ -71,8 +71,12 @@ impl LeaderContext {
     /// [`NotLeading`]: it does not, or nobody confirms it.
     pub async fn confirm(&self) -> Result<(), NotLeading> {
         let not = |why: String| NotLeading { term: self.term, why };
-        self.replica.linearize(self.deadline()).await.map_err(|error| not(error.to_string()))?;
-        let leads = *self.replica.leadership().borrow();
+        self.replica
+            .reads()
+            .linearize(self.deadline())
+            .await
+            .map_err(|error| not(error.to_string()))?;
+        let leads = *self.replica.leadership().watch().borrow();
         match leads {
             Some(term) if term == self.term => Ok(()),
             Some(term) => Err(not(format!("it leads in term {term}"))),
@@ -83,7 +87,7 @@ impl LeaderContext {
     /// Wakes when topics change from now on.
     #[must_use]
     pub fn wake(&self, topics: &'static [Topic]) -> Wake {
-        let changes = self.replica.topics();
+        let changes = self.replica.reads().topics();
         let seen = changes.borrow().newest(topics);
         Wake { topics, changes, seen }
     }
@@ -91,13 +95,13 @@ impl LeaderContext {
     /// Says what is wrong with the task's work, or that it is right again (`None`). `code` is stable and in
     /// CamelCase. Shown by `/v1/cluster`, the doctor and the metrics of this replica until it no longer leads.
     pub fn report(&self, code: &'static str, problem: Option<String>) {
-        self.replica.problems().set(self.task, code, problem);
+        self.replica.health().problems().set(self.task, code, problem);
     }
 }
 
 impl Drop for LeaderContext {
     fn drop(&mut self) {
-        self.replica.problems().forget(self.task);
+        self.replica.health().problems().forget(self.task);
     }
 }
 

@@ -55,7 +55,7 @@ impl Liveness {
     /// Hosts with an agent, and how long each has been silent.
     fn watched(&self, context: &LeaderContext) -> Vec<Watched> {
         let state = context.replica.state();
-        let heard = context.replica.heard().into_iter();
+        let heard = context.replica.agents().heard().into_iter();
         let heard: BTreeMap<HostName, Duration> = heard
             .map(|heard| (heard.heartbeat.host, Duration::from_millis(heard.silent_ms)))
             .collect();

@@ -23,12 +23,12 @@ impl Pass for Members {
     fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
             let replica = &context.replica;
-            let (membership, status) = (replica.membership(), replica.status());
+            let (membership, status) = (replica.members().membership(), replica.members().status());
             let Some(change) = next_change(&replica.state(), &membership, &status) else {
                 context.report("MembershipNotChanged", None);
                 return Ok(());
             };
-            match replica.change(change.clone(), context.deadline()).await {
+            match replica.members().change(change.clone(), context.deadline()).await {
                 Ok(()) => {
                     tracing::info!(%change, "membership changed");
                     context.report("MembershipNotChanged", None);

@@ -75,7 +75,7 @@ pub fn standard(services: Vec<IpNet>) -> Vec<Arc<dyn Task>> {
 
 /// Runs tasks while `replica` leads, until `stop`. Returns when all of them have ended.
 pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: CancellationToken) {
-    let mut leadership = replica.leadership();
+    let mut leadership = replica.leadership().watch();
     loop {
         let leads = *leadership.borrow_and_update();
         let turn = stop.child_token();
@@ -113,7 +113,7 @@ async fn keep(task: &dyn Task, mut context: LeaderContext) {
         tracing::debug!(task = task.name(), %error, "not begun yet");
     }
     let (replica, term) = (context.replica.clone(), context.term);
-    let problem = |what| replica.problems().set(task.name(), "TaskEnded", what);
+    let problem = |what| replica.health().problems().set(task.name(), "TaskEnded", what);
     let mut pause = PAUSE_MIN;
     loop {
         // What a panic leaves half done is the context, which has no state of its own, and what is locked.

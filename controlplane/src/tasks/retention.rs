@@ -62,9 +62,9 @@ impl Retention {
             return None;
         }
         let (history, checkpoints) =
-            (context.replica.history().clone(), context.replica.checkpoints()?);
+            (context.replica.history().clone(), context.replica.evidence().checkpoints()?);
         // What is purged stays purged: too old is what a majority of the clocks say is too old.
-        let now = context.replica.confirmed_time().unwrap_or_default();
+        let now = context.replica.clocks().confirmed_time().unwrap_or_default();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
             let candidate = candidate(&checkpoints.list(), excess, Revision(signed));
@@ -89,7 +89,11 @@ impl Pass for Retention {
     fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), ProposeError>> {
         Box::pin(async move {
             let Some(revision) = self.wanted(context).await else { return Ok(()) };
-            let said = context.replica.checkpoints_at(revision, Instant::now() + ASK_TIMEOUT).await;
+            let said = context
+                .replica
+                .evidence()
+                .checkpoints_at(revision, Instant::now() + ASK_TIMEOUT)
+                .await;
             let Standing { revision, digest, state_digest } = match judge(&said) {
                 Verdict::Sign(standing) if standing.revision == revision => standing,
                 Verdict::Sign(_) | Verdict::Wait => {

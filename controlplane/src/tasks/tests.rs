@@ -44,7 +44,7 @@ async fn only_the_leader_runs_tasks() {
     };
     let before = eventually("the leader's turn", || seen(leader)).await;
     let next = cluster.follower().await;
-    cluster.on(leader).transfer(next, soon()).await.unwrap();
+    cluster.on(leader).leadership().transfer(next, soon()).await.unwrap();
     let after = eventually("the next leader's turn", || seen(next)).await;
     assert!(after > before);
     stop.cancel();
@@ -127,7 +127,7 @@ async fn a_task_that_ends_is_a_problem_and_begins_again() {
     let (replica, stop) = (cluster.on(1).clone(), CancellationToken::new());
     let running =
         tokio::spawn(run(replica.clone(), vec![Arc::new(Clumsy(Mutex::default()))], stop.clone()));
-    let problems = || replica.status().members[0].problems.clone();
+    let problems = || replica.members().status().members[0].problems.clone();
     let said = async |what: &str| {
         eventually(what, || problems().into_iter().find(|problem| problem.what.contains(what)))
             .await
@@ -136,7 +136,7 @@ async fn a_task_that_ends_is_a_problem_and_begins_again() {
     assert_eq!(failed.code, "TaskEnded");
     said("it panicked").await;
     assert_eq!(said("it rains").await.code, "Cloudy");
-    assert_eq!(replica.problems().counts()["clumsy"], 2, "it has not run for long");
+    assert_eq!(replica.health().problems().counts()["clumsy"], 2, "it has not run for long");
     stop.cancel();
     tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
     assert_eq!(problems(), [], "the next leader has its own");
@@ -147,7 +147,7 @@ async fn a_task_that_ends_is_a_problem_and_begins_again() {
 async fn a_task_wakes_for_its_topics_alone() {
     let cluster = Cluster::started(1).await;
     let replica = cluster.on(1);
-    let term = eventually("a leader", || *replica.leadership().borrow()).await;
+    let term = eventually("a leader", || *replica.leadership().watch().borrow()).await;
     let context = LeaderContext::new(replica.clone(), term, "waker");
     context.confirm().await.unwrap();
     let mut wake = context.wake(&[romana_statemachine::Topic::Hosts]);
@@ -167,12 +167,15 @@ async fn who_leads_no_more_changes_nothing_outside() {
     let cluster = Cluster::started(3).await;
     let leader = cluster.leader().await;
     let replica = cluster.on(leader);
-    let term = eventually("a term", || *replica.leadership().borrow()).await;
+    let term = eventually("a term", || *replica.leadership().watch().borrow()).await;
     let context = LeaderContext::new(replica.clone(), term, "outsider");
     context.confirm().await.unwrap();
     let next = cluster.follower().await;
-    replica.transfer(next, soon()).await.unwrap();
-    eventually("it leads no more", || replica.leadership().borrow().is_none().then_some(())).await;
+    replica.leadership().transfer(next, soon()).await.unwrap();
+    eventually("it leads no more", || {
+        replica.leadership().watch().borrow().is_none().then_some(())
+    })
+    .await;
     let refused = context.confirm().await.unwrap_err();
     assert!(refused.to_string().contains(&format!("does not lead in term {term}")), "{refused}");
     cluster.end().await;

@@ -130,8 +130,8 @@ impl Versions {
         if current >= VERSION_MAX || with_agents && !self.has_heard(context) {
             return Ok(());
         }
-        let facts = context.replica.facts(ASK_TIMEOUT).await;
-        let known = context.replica.heard();
+        let facts = context.replica.members().facts(ASK_TIMEOUT).await;
+        let known = context.replica.agents().heard();
         let agents: Vec<Heard> = context.replica.with_state(|state| {
             let there = |heard: &Heard| state.host(&heard.heartbeat.host).is_some();
             known.into_iter().filter(there).collect()

@@ -61,7 +61,7 @@ impl World {
         config.tuning.wal_segment_bytes = 4 << 20;
         tune(&mut config.tuning);
         let replica = Replica::start_on(config, peers).await.unwrap();
-        replica.wait_ready().await.unwrap();
+        replica.health().wait_ready().await.unwrap();
         let api = Api::new(replica.clone(), Duration::from_secs(5));
         let server = Server::new(api, 256);
         let accepting = tokio::spawn(server.clone().accept(listener));

@@ -1,8 +1,8 @@
-//! A stream with bounds on what its peer can make us wait for.
+//! A stream that bounds how long its peer can stall.
 //!
-//! hyper answers a head that it cannot read by a status alone, and closes. [`Guarded`] puts the program's own answer
-//! in the place of that one, and reads on for a moment, so that the client gets it before the connection is reset.
-//! It also cuts off a peer that takes no bytes, or next to none.
+//! hyper answers an invalid head with a bare status, and closes. [`Guarded`] substitutes the program's own
+//! answer, and continues to read for a moment so that the client receives it before the connection is reset.
+//! It also disconnects a peer that reads nothing, or almost nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -14,47 +14,45 @@ use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// A peer that takes no bytes for so long is cut off …
+/// A peer that reads nothing for this time is disconnected …
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// … and so is one that takes fewer than these a second after that.
+/// … and so is one that reads fewer bytes per second than this afterwards.
 const STALL_BYTES_PER_SEC: u32 = 16 << 10;
-/// After an answer to a head that cannot be read, what else comes is read and dropped: for so long …
+/// After the answer to an invalid head, further input is read and discarded for this time …
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// … and so many bytes.
+/// … up to this many bytes.
 const LINGER_BYTES_MAX: usize = 4 << 20;
-/// How a client greets that takes for granted that HTTP/2 is spoken here.
+/// Connection preface of a client that assumes HTTP/2.
 const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0";
-/// Longest answer of hyper itself.
+/// Size limit of hyper's own answers.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
 
-/// Why a request's head cannot be read.
+/// Why a request's head is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadHead {
     /// The target is longer than [`super::HEAD_BYTES_MAX`].
     UriTooLong,
     /// There are more than [`super::HEADERS_MAX`] headers, or more than [`super::HEAD_BYTES_MAX`] bytes.
     TooLarge,
-    /// It is no head of HTTP/1.1.
+    /// Not an HTTP/1.1 head.
     Malformed,
 }
 
-/// The answer to a head that cannot be read.
+/// The answer to an invalid head.
 #[derive(Clone, Debug)]
 pub struct HeadAnswer {
-    /// The status.
     pub status: StatusCode,
-    /// The type of the body.
+    /// Content type of the body.
     pub content_type: &'static str,
-    /// Further header lines, each with its end of line.
+    /// Additional header lines, each with its line end.
     pub headers: String,
-    /// The body.
     pub body: String,
 }
 
-/// Words the answers to heads that cannot be read.
+/// Creates the answers to invalid heads.
 pub type OnBadHead = Arc<dyn Fn(BadHead) -> HeadAnswer + Send + Sync>;
 
-/// Answers in plain text.
+/// Plain-text answers.
 #[must_use]
 pub fn plain_answers() -> OnBadHead {
     Arc::new(|why| {
@@ -68,35 +66,35 @@ pub fn plain_answers() -> OnBadHead {
     })
 }
 
-/// A stream whose writes fail when the peer takes no bytes, and on which no answer lacks its body.
+/// A stream whose writes fail if the peer does not read, and whose answers always have a body.
 pub struct Guarded<T> {
     stream: T,
     on_bad_head: OnBadHead,
     patience: Patience,
-    /// Whether anything has come.
+    /// Whether any input has arrived.
     begun: bool,
-    /// Whether the end of a line has come since the last answer.
+    /// Whether a line end has arrived since the last answer.
     line: bool,
-    /// Our answer in the place of hyper's, and how much of it is written.
+    /// Our answer in place of hyper's, and the number of bytes written.
     words: Option<(Vec<u8>, usize)>,
     linger: Option<Linger>,
 }
 
-/// How long a peer may take for what it was sent.
+/// The time a peer has to read what was sent.
 struct Patience {
     stalled: Option<Pin<Box<Sleep>>>,
     timeout: Duration,
 }
 
-/// What is read and dropped at the end.
+/// Reading and discarding at the end of a connection.
 struct Linger {
     over: Pin<Box<Sleep>>,
     left: usize,
 }
 
 impl Patience {
-    /// Passes the result of a write of `wanted` bytes on. The clock runs while something is left to
-    /// write; bytes that were taken buy time, but none in advance.
+    /// Passes on the result of a write of `wanted` bytes. The clock runs while there is data to write;
+    /// accepted bytes extend the deadline, but no credit accumulates.
     fn watch(
         &mut self,
         wanted: usize,
@@ -125,13 +123,13 @@ impl Patience {
 }
 
 impl<T> Guarded<T> {
-    /// A stream whose heads that cannot be read are answered as `on_bad_head` says.
+    /// Wraps a stream; `on_bad_head` creates the answers to invalid heads.
     pub fn new(stream: T, on_bad_head: OnBadHead) -> Self {
         let patience = Patience { stalled: None, timeout: STALL_TIMEOUT };
         Self { stream, on_bad_head, patience, begun: false, line: false, words: None, linger: None }
     }
 
-    /// What an answer of hyper's own stands for.
+    /// The error that an answer generated by hyper stands for.
     fn own_answer(&self, bytes: &[u8]) -> Option<BadHead> {
         let short = bytes.len() <= OWN_ANSWER_BYTES_MAX && bytes.starts_with(b"HTTP/1.1 4");
         if !short || !bytes.ends_with(b"\r\n\r\n") {
@@ -150,7 +148,7 @@ impl<T> Guarded<T> {
         }
     }
 
-    /// Takes an answer that hyper made itself, and remembers ours.
+    /// Replaces an answer generated by hyper with ours. Returns whether it did.
     fn replace(&mut self, bytes: &[u8]) -> bool {
         let Some(why) = self.own_answer(bytes) else { return false };
         let HeadAnswer { status, content_type, headers, body } = (self.on_bad_head)(why);
@@ -166,7 +164,7 @@ impl<T> Guarded<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Guarded<T> {
-    /// Writes what is left of our answer.
+    /// Writes the rest of our answer.
     fn poll_words(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some((words, written)) = &mut self.words {
             let left = words.get(*written..).unwrap_or_default();
@@ -192,8 +190,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        // hyper closes without a word after this greeting. Without its first letter it is like any other head that
-        // is none.
+        // hyper closes silently on this preface. Without its first letter it is an ordinary invalid head.
         let new = buffer.filled_mut().get_mut(before..).unwrap_or_default();
         if !self.begun && new.starts_with(HTTP2_GREETING) {
             new[0] = b' ';
@@ -250,7 +247,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         ready!(self.poll_words(context))?;
         ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
         let this = &mut *self;
-        // A socket that is closed with unread bytes is reset, and our answer with it.
+        // Closing a socket with unread bytes resets the connection, and the client may lose our answer.
         let Some(Linger { over, left }) = &mut this.linger else { return Poll::Ready(Ok(())) };
         let mut bytes = [0; 4096];
         while *left > 0 && over.as_mut().poll(context).is_pending() {

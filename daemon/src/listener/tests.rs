@@ -23,7 +23,7 @@ async fn listening(max: usize, router: Router) -> (Connections, SocketAddr, Join
     (connections, address, accepting)
 }
 
-/// Reads until the text has come.
+/// Reads until the text has arrived.
 async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
@@ -45,7 +45,7 @@ async fn connections_beyond_the_bound_are_closed_and_counted() {
     assert_eq!((connections.open(), connections.counters.refused.get()), (1, 1));
     assert_eq!(connections.counters.open.get(), 1);
     accepting.abort();
-    // It has no request: it ends at once.
+    // The connection is idle, so it is closed at once.
     connections.drain(HEAD_TIMEOUT).await;
     assert_eq!(one.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     assert_eq!((connections.open(), connections.counters.open.get()), (0, 0));
@@ -79,12 +79,12 @@ async fn requests_in_progress_end_before_the_drain_does() {
 
     let mut stuck = TcpStream::connect(address).await.unwrap();
     stuck.write_all(ASK).await.unwrap();
-    // Connections that come after the end are not served for long.
+    // Connections accepted after this are closed soon.
     connections.cut();
     assert_eq!(stuck.read_to_end(&mut Vec::new()).await.unwrap_or(0), 0);
 }
 
-/// Not TCP to the client: what a handshake made of it.
+/// A stream other than TCP, such as one created by a handshake.
 #[derive(Clone)]
 struct Wrapped(Arc<tokio::sync::Mutex<Option<DuplexStream>>>);
 

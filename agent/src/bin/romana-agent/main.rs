@@ -1,5 +1,5 @@
-//! `romana-agent`: arguments, configuration, run, exit code. 0: stopped as told, or checked; 1: it
-//! failed; 2: usage or configuration.
+//! `romana-agent`: arguments, configuration, run, exit code. 0: stopped as requested, or check passed; 1:
+//! failed; 2: usage or configuration error.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,9 +17,9 @@ use romana_agent::{daemon, ours};
 use romana_daemon::process::{FAILED, Process, USAGE};
 use romana_statemachine::{escaped_json, escaped_lines};
 
-/// How long the agent may take to say how it is.
+/// Timeout for the agent's status.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer, bytes.
+/// Size limit of the answer, bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// This program.
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The plugin is beside this program.
+/// Installs the plugin, whose executable is next to this one.
 fn install(wanted: &Install) -> anyhow::Result<()> {
     let own = std::env::current_exe().context("find this program")?;
     let done = install::run(wanted, &own.with_file_name(ours::PLUGIN_FILE))?;
@@ -58,19 +58,19 @@ fn install(wanted: &Install) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes what is ours out of the kernel.
+/// Removes Romana's state from the kernel.
 fn cleanup(wanted: &Cleanup, state_dir: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let say = |line: String| println!("{}", escaped_lines(&line));
     Ok(runtime.block_on(romana_agent::cleanup::run(wanted, state_dir, say))?)
 }
 
-/// Asks the agent of this host how it is, and prints it.
+/// Prints the status of this host's agent.
 fn status(address: SocketAddr, json: bool) -> anyhow::Result<()> {
     let no_agent = || format!("no agent answers at {address}: is it running?");
     let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT).with_context(no_agent)?;
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-    // HTTP/1.0: the answer is whole when the connection ends.
+    // HTTP/1.0: the end of the connection ends the answer.
     let ask = format!("GET /status HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(ask.as_bytes()).with_context(no_agent)?;
     let mut answer = String::new();

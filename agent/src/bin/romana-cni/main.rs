@@ -1,5 +1,5 @@
-//! `romana-cni`, the CNI plugin: standard input and the agent's socket. It starts for every container: it
-//! has no runtime, no log and no state.
+//! `romana-cni`, the CNI plugin: it passes standard input to the agent's socket. It is started for every
+//! container, so it has no runtime, no log and no state.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,10 +13,10 @@ use romana_agent::wire::{self, FRAME_BYTES_MAX, Reply, Request};
 use romana_daemon::durable;
 use romana_statemachine::escaped_json;
 
-/// The agent answers within a minute, whatever happens.
+/// The agent always answers within a minute.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The agent of this host.
+/// Client of this host's agent.
 struct Socket;
 
 impl Agent for Socket {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let read = io::stdin().take(FRAME_BYTES_MAX as u64).read_to_end(&mut stdin);
     let output = cni::run(&Env::new(std::env::vars_os()), read.map(|_| stdin), &mut Socket);
     if !output.stdout.is_empty() {
-        // A runtime that does not read the answer has gone.
+        // An error means that the runtime no longer reads.
         _ = writeln!(io::stdout(), "{}", escaped_json(&output.stdout));
     }
     ExitCode::from(output.status)

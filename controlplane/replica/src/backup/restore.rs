@@ -25,7 +25,8 @@ use rustix::fs::FlockOperation;
 
 use super::file::{self, FileError, sync_dir};
 use crate::identity::{Identity, IdentityError, RESTORING};
-use crate::raft::{ReplicaConfig, SeedError, seed};
+use crate::raft::seed;
+use crate::raft::{ReplicaConfig, SeedError};
 
 /// What a restore makes in a data directory, and what an upload leaves there.
 const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];

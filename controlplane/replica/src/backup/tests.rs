@@ -22,7 +22,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     let old = Cluster::started(3).await;
     populate(old.on(old.leader().await), 20).await;
     let follower = old.on(old.follower().await);
-    follower.linearize(soon()).await.unwrap();
+    follower.reads().linearize(soon()).await.unwrap();
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("backup");
     let before = backup(follower, &path, true);
@@ -40,7 +40,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     let leader = new.leader().await;
     let replica = new.on(leader);
     assert_eq!(replica.cluster_id(), said.cluster_id);
-    replica.linearize(soon()).await.unwrap();
+    replica.reads().linearize(soon()).await.unwrap();
     assert_eq!(addresses(&replica.state()), addresses(&before));
     replica.state().validate().unwrap();
     // The history goes on where the backup ends.
@@ -190,10 +190,10 @@ async fn a_replica_with_another_file_stays_out() {
         new.start(id).await;
     }
     for id in [1, 2] {
-        tokio::time::timeout(PATIENCE, new.on(id).wait_ready()).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, new.on(id).health().wait_ready()).await.unwrap().unwrap();
     }
     create(new.on(1), "goes on").await;
-    assert!(!new.on(3).is_ready());
+    assert!(!new.on(3).health().is_ready());
     assert!(!has(new.on(3), "goes on"));
     new.end().await;
 }

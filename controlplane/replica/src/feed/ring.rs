@@ -1,14 +1,16 @@
 //! The recent part of the history in memory, with what is needed to skip through it quickly.
 
-use super::{
-    Bytes, Event, Filter, Form, HashMap, HostName, OnceLock, Record, Revision, Topic, VecDeque,
-};
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use romana_api::feed::RecordLine;
 use romana_statemachine::entry::wire;
 use romana_statemachine::event::EventMeta;
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Event, Record, Revision, Topic};
+
+use super::{Filter, Form};
 
 /// Bytes that a record of ordinary size takes, both JSON forms included.
 const ORDINARY_BYTES: usize = 1536;

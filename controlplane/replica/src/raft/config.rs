@@ -9,8 +9,8 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use romana_statemachine::Proposal;
 
-use super::clocks::WallClock;
 use crate::identity::IdentityError;
+use crate::raft::known::clocks::WallClock;
 
 /// What a replica must be told.
 #[derive(Clone, Debug)]

@@ -7,27 +7,14 @@
 //!   RemoveMember ─► (it leads: hands over) ─► not in Raft's membership any more
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use openraft::ChangeMembers;
-use openraft::async_runtime::watch::WatchReceiver;
-use romana_statemachine::command::{ClaimMember, MemberRef};
-use romana_statemachine::{Actor, Command, Member as Known, Proposal, State, version};
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
+use romana_statemachine::{Member as Known, State};
 
-use super::Replica;
-use super::status::{ClusterStatus, MemberStatus};
-use super::types::Member;
+use crate::raft::status::{ClusterStatus, MemberStatus};
 
 /// A learner that is at most so many entries behind may vote.
 const LAG_MAX: u64 = 1000;
-/// How often a replica looks at its own claim.
-const CLAIM_EVERY: Duration = Duration::from_millis(250);
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
-/// A removed voter helps for so long to agree on the membership without it.
-const REMOVED_GRACE: Duration = Duration::from_secs(5);
 
 /// Raft's membership as the leader has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,154 +132,15 @@ fn successor(status: &ClusterStatus, among: &BTreeSet<u64>) -> Option<u64> {
     healthy.min_by_key(|member| (member.lag, member.id)).map(|member| member.id)
 }
 
-impl Replica {
-    /// Raft's membership, as this replica has it.
-    pub fn membership(&self) -> Membership {
-        let metrics = self.0.host.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let stored = &metrics.membership_config;
-        let voters: BTreeSet<u64> = stored.voter_ids().collect();
-        let members = stored.nodes().map(|(id, _)| *id);
-        let learners = members.filter(|id| !voters.contains(id)).collect();
-        let joint = stored.membership().get_joint_config().len() > 1;
-        Membership { voters, learners, joint }
-    }
-
-    /// Makes a change of the membership. For the leader; anybody else is refused.
-    ///
-    /// # Errors
-    /// Why it was not made, or is not known to be.
-    pub async fn change(&self, change: Change, deadline: Instant) -> Result<(), String> {
-        let raft = &self.0.host.raft;
-        let made = async {
-            match change {
-                Change::AddLearner { id, peer } => {
-                    let added = raft.add_learner(id, Member { peer }, false).await;
-                    added.map(|_| ()).map_err(|error| error.to_string())
-                }
-                Change::SetVoters(voters) => {
-                    let voters = ChangeMembers::ReplaceAllVoters(voters);
-                    let changed = raft.change_membership(voters, false).await;
-                    changed.map(|_| ()).map_err(|error| error.to_string())
-                }
-                Change::DropLearner(id) => {
-                    let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-                    let changed = raft.change_membership(gone, false).await;
-                    changed.map(|_| ()).map_err(|error| error.to_string())
-                }
-                Change::HandOver(to) => {
-                    self.transfer(to, deadline).await.map_err(|error| error.to_string())
-                }
-                Change::Retire(id) => {
-                    let command = Command::RemoveMember(MemberRef { id });
-                    self.say(command, "task:members", deadline).await
-                }
-            }
-        };
-        let late = || Err("it is not finished in time".into());
-        timeout_at(deadline, made).await.unwrap_or_else(|_| late())
-    }
-
-    async fn say(&self, command: Command, actor: &str, deadline: Instant) -> Result<(), String> {
-        let proposal = Proposal { actor: Actor::from(actor), command };
-        let proposed = self.propose(vec![proposal], deadline).await;
-        let outcomes = proposed.map_err(|error| error.to_string())?;
-        let refused = outcomes.into_iter().find_map(|outcome| outcome.result.err());
-        refused.map_or(Ok(()), |refusal| Err(refusal.to_string()))
-    }
-
-    /// What the data directory of this replica calls itself.
-    #[must_use]
-    pub fn nonce(&self) -> Option<&str> {
-        self.0.host.identity.nonce.as_deref()
-    }
-
-    /// The members in the state, and which of them have started.
-    pub fn claims(&self) -> BTreeMap<u64, bool> {
-        let claimed = |member: &Known| (member.id, member.nonce.is_some());
-        self.with_state(|state| state.members().map(claimed).collect())
-    }
-
-    /// Claims this replica's id for its data directory, once the cluster knows claims, and watches
-    /// over it until `stop`: a replica whose id belongs to another directory, or to nobody any more,
-    /// stops with a fault.
-    pub async fn keep_claim(self, stop: CancellationToken) {
-        let mut removed = None;
-        while !stop.is_cancelled() && self.fault().is_none() {
-            match self.standing() {
-                Standing::Unclaimed(nonce) => {
-                    // It says where it is as the others were told.
-                    if let Some(peer) = self.0.view.peer(self.id()) {
-                        let claim = ClaimMember { id: self.id(), nonce, peer };
-                        let command = Command::ClaimMember(claim);
-                        let said =
-                            self.say(command, "replica", Instant::now() + CLAIM_TIMEOUT).await;
-                        if let Err(why) = said {
-                            tracing::debug!(why, "id not claimed yet");
-                        }
-                    }
-                }
-                Standing::Fine => removed = None,
-                Standing::Removed => {
-                    let since = *removed.get_or_insert_with(Instant::now);
-                    let voter = self.0.view.get().voters.contains(&self.id());
-                    if !voter || since.elapsed() > REMOVED_GRACE {
-                        self.0.fault.set(removed_text(self.id()));
-                    }
-                }
-                Standing::Taken => self.0.fault.set(taken_text(self.id())),
-            }
-            // Nothing is lost when the wait is cut short.
-            _ = timeout(CLAIM_EVERY, stop.cancelled()).await;
-        }
-        // With a fault there is nothing to watch over; a task that ends before it is told to ends the program, which
-        // may have to stay and say why it stopped.
-        stop.cancelled().await;
-    }
-
-    fn standing(&self) -> Standing {
-        let id = self.id();
-        let Some(own) = self.nonce() else { return Standing::Fine };
-        self.with_state(|state| match state.member(id).and_then(|member| member.nonce.as_deref()) {
-            _ if state.version() < version::MEMBERS => Standing::Fine,
-            _ if state.member_is_removed(id) => Standing::Removed,
-            None => Standing::Unclaimed(own.into()),
-            Some(nonce) if nonce == own => Standing::Fine,
-            Some(_) => Standing::Taken,
-        })
-    }
-}
-
-/// How this replica's claim to its id stands.
-enum Standing {
-    Fine,
-    Unclaimed(String),
-    Removed,
-    Taken,
-}
-
-fn removed_text(id: u64) -> String {
-    format!(
-        "replica {id} was removed from the cluster, and its id is never used again: to have a \
-         replica here, run `romana cluster add PEER`, empty the data directory, and start it with \
-         --join"
-    )
-}
-
-fn taken_text(id: u64) -> String {
-    format!(
-        "id {id} belongs to another data directory than this one, which is new or a copy: run \
-         `romana cluster replace {id}`, empty this data directory, and start it with --join"
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use romana_statemachine::command::{AddMember, RaiseVersion};
-    use romana_statemachine::{Entry, Index, Millis, Position, Revision, Term};
+    use romana_statemachine::command::{AddMember, ClaimMember, MemberRef, RaiseVersion};
+    use romana_statemachine::{
+        Actor, Command, Entry, Index, Millis, Position, Proposal, Revision, Term, version,
+    };
 
-    use super::super::status::Role;
     use super::*;
+    use crate::raft::status::Role;
 
     fn state(commands: Vec<Command>) -> State {
         let mut state = State::new();

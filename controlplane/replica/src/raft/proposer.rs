@@ -15,10 +15,10 @@ use romana_statemachine::{Millis, Outcome, Proposal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::clocks::Clocks;
-use super::codec::{pack, unpack};
-use super::message::{Batch, Declined};
-use super::types::{Payload, Raft};
+use crate::raft::known::clocks::Clocks;
+use crate::raft::peer::message::{Batch, Declined};
+use crate::raft::store::codec::{pack, unpack};
+use crate::raft::store::types::{Payload, Raft};
 
 /// Bytes of commands at which an entry is full. A single proposal may be longer.
 const ENTRY_BYTES: usize = 1 << 20;

@@ -69,8 +69,8 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
             _ => history.read(signed.revision, 1, 1).unwrap().remove(0).digest,
         };
         assert_eq!(digest, signed.digest);
-        assert!(replica.snapshot_revision() >= signed.revision);
-        let kept = replica.checkpoints().unwrap().list();
+        assert!(replica.snapshots().revision() >= signed.revision);
+        let kept = replica.evidence().checkpoints().unwrap().list();
         assert!(kept.iter().any(|standing| standing.is(&signed)), "{kept:?}");
     }
     stop.cancel();
@@ -100,11 +100,11 @@ struct Purging {
 impl Purging {
     async fn begin(cluster: &Cluster) -> Self {
         let replica = cluster.on(cluster.leader().await).clone();
-        let term = replica.leadership().borrow().expect("it leads");
+        let term = replica.leadership().watch().borrow().expect("it leads");
         let mut keepers = BTreeMap::new();
         for (id, replica) in &cluster.running {
             let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
-            replica.keep_checkpoints(Arc::clone(&keeper));
+            replica.evidence().keep(Arc::clone(&keeper));
             keepers.insert(*id, keeper);
         }
         let context = LeaderContext::new(replica, term, "retention");
@@ -201,7 +201,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     }
     // Each can tell where its history begins, and that is explained.
     let replica = cluster.on(leader);
-    let beginnings = replica.beginnings(soon()).await;
+    let beginnings = replica.evidence().beginnings(soon()).await;
     assert_eq!(beginnings[&leader].oldest, replica.history().oldest());
     assert_eq!(
         retention::differences(&beginnings, Revision(purging.signed())),

@@ -23,7 +23,7 @@ fn true_time() -> u64 {
 /// Commits something on a replica's cluster: the time of the entry.
 async fn stamp(replica: &Replica, name: &str) -> u64 {
     create(replica, name).await;
-    replica.linearize(soon()).await.unwrap();
+    replica.reads().linearize(soon()).await.unwrap();
     replica.with_state(State::at).0
 }
 
@@ -53,7 +53,7 @@ async fn the_leader_s_clock_jumps_an_hour_and_log_time_does_not() {
             assert!(clocks.agreed && clocks.log_ahead_ms.unsigned_abs() < BOUND_MS, "{clocks:?}");
         }
         near(stamp(cluster.on(leader), &format!("later-{round}")).await);
-        near(cluster.on(leader).confirmed_time().unwrap().0);
+        near(cluster.on(leader).clocks().confirmed_time().unwrap().0);
         cluster.set_clock(leader, 0);
         for id in 1..=3 {
             cluster.clocks(id, "a right clock", |clocks| far(clocks).is_empty()).await;
@@ -64,9 +64,11 @@ async fn the_leader_s_clock_jumps_an_hour_and_log_time_does_not() {
     let next = 1 + leader % 3;
     cluster.set_clock(next, HOUR_MS);
     let last = stamp(cluster.on(leader), "last").await;
-    cluster.on(leader).transfer(next, soon()).await.unwrap();
-    eventually("another leader", || (cluster.on(next).status().leader == Some(next)).then_some(()))
-        .await;
+    cluster.on(leader).leadership().transfer(next, soon()).await.unwrap();
+    eventually("another leader", || {
+        (cluster.on(next).members().status().leader == Some(next)).then_some(())
+    })
+    .await;
     let first = stamp(cluster.on(next), "first").await;
     assert!(first >= last);
     near(first);
@@ -77,7 +79,7 @@ async fn the_leader_s_clock_jumps_an_hour_and_log_time_does_not() {
     cluster.start(leader).await;
     cluster.ready().await;
     cluster.clocks(leader, "its own wrong clock", |clocks| far(clocks) == [leader]).await;
-    near(cluster.on(leader).log_time().0);
+    near(cluster.on(leader).clocks().log_time().0);
     cluster.end().await;
 }
 
@@ -122,11 +124,11 @@ async fn without_a_majority_log_time_goes_on_steadily() {
     let clocks =
         cluster.clocks(leader, "a dispute", |clocks| !clocks.agreed && clocks.members.len() == 2);
     assert!(far(&clocks.await).is_empty(), "who is wrong is not known");
-    assert_eq!(cluster.on(leader).confirmed_time(), None);
+    assert_eq!(cluster.on(leader).clocks().confirmed_time(), None);
     near(stamp(cluster.on(leader), "alone").await);
     cluster.set_clock(leader, 0);
     cluster.clocks(leader, "agreement", |clocks| clocks.agreed).await;
-    near(cluster.on(leader).confirmed_time().unwrap().0);
+    near(cluster.on(leader).clocks().confirmed_time().unwrap().0);
     near(stamp(cluster.on(leader), "after").await);
     cluster.end().await;
 }
@@ -141,7 +143,7 @@ async fn one_alone_follows_its_own_clock_slowly() {
     let behind = |clocks: &ClocksStatus| clocks.log_ahead_ms < -HOUR_MS / 2;
     cluster.clocks(1, "log time that is behind", behind).await;
     near(stamp(&replica, "ahead").await);
-    assert!(far(&replica.clocks()).is_empty(), "there is no other");
+    assert!(far(&replica.clocks().status()).is_empty(), "there is no other");
     cluster.set_clock(1, 0);
     cluster.clocks(1, "log time that is right", |clocks| clocks.log_ahead_ms.abs() < 500).await;
     near(stamp(&replica, "back").await);
@@ -156,8 +158,9 @@ async fn one_alone_follows_its_own_clock_slowly() {
     cluster.set_clock(1, 0);
     let ahead = |clocks: &ClocksStatus| clocks.log_ahead_ms > HOUR_MS / 2;
     cluster.clocks(1, "log time that is ahead", ahead).await;
-    let later = Millis(cluster.on(1).log_time().0 + 200);
-    eventually("log time goes on", || (cluster.on(1).log_time() >= later).then_some(())).await;
+    let later = Millis(cluster.on(1).clocks().log_time().0 + 200);
+    eventually("log time goes on", || (cluster.on(1).clocks().log_time() >= later).then_some(()))
+        .await;
     assert!(stamp(cluster.on(1), "goes-on").await >= later.0);
     cluster.end().await;
 }

@@ -4,9 +4,9 @@ use romana_statemachine::Refusal;
 use romana_statemachine::command::{SegmentSpec, TenantRef};
 use romana_statemachine::{Actor, Command, Labels, Proposal, Revision};
 
-use super::super::Role;
 use super::*;
 use crate::IdentityError;
+use crate::raft::Role;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_commit_and_all_agree() {
@@ -15,13 +15,13 @@ async fn all_commit_and_all_agree() {
         let name = format!("tenant-{id}");
         assert!(create(cluster.on(id), &name).await.result.is_ok());
         for reader in 1..=3 {
-            cluster.on(reader).linearize(soon()).await.unwrap();
+            cluster.on(reader).reads().linearize(soon()).await.unwrap();
             assert!(has(cluster.on(reader), &name), "{reader} does not see the write of {id}");
         }
     }
     cluster.converge().await;
     let status = eventually("a healthy cluster", || {
-        let status = cluster.on(1).status();
+        let status = cluster.on(1).members().status();
         status.members.iter().all(|member| member.healthy).then_some(status)
     })
     .await;
@@ -38,7 +38,7 @@ async fn one_alone_is_a_cluster() {
     cluster.stop(1).await;
     cluster.start(1).await;
     cluster.ready().await;
-    cluster.on(1).linearize(soon()).await.unwrap();
+    cluster.on(1).reads().linearize(soon()).await.unwrap();
     assert!(has(cluster.on(1), "a"));
     cluster.end().await;
 }
@@ -48,7 +48,7 @@ async fn one_alone_is_a_cluster() {
 async fn a_leader_with_a_fault_leads_no_more() {
     let cluster = Cluster::started(3).await;
     let leader = cluster.leader().await;
-    let mut leadership = cluster.on(leader).leadership();
+    let mut leadership = cluster.on(leader).leadership().watch();
     assert!(leadership.borrow_and_update().is_some());
     cluster.on(leader).0.fault.set("a disk has died".into());
     let resigned = leadership.wait_for(Option::is_none);
@@ -93,7 +93,7 @@ async fn the_leader_dies_and_the_rest_go_on() {
     create(cluster.on(survivor), "after").await;
     cluster.start(leader).await;
     cluster.ready().await;
-    cluster.on(leader).linearize(soon()).await.unwrap();
+    cluster.on(leader).reads().linearize(soon()).await.unwrap();
     assert!(has(cluster.on(leader), "before") && has(cluster.on(leader), "after"));
     cluster.converge().await;
     cluster.end().await;
@@ -106,22 +106,24 @@ async fn a_minority_knows_no_leader() {
         let mut cluster = Cluster::started(3).await;
         let leader = cluster.leader().await;
         let left = if leader_is_left { leader } else { 1 + leader % 3 };
-        assert_eq!(cluster.on(left).status().leader, Some(leader));
+        assert_eq!(cluster.on(left).members().status().leader, Some(leader));
         let others: Vec<u64> = (1..=3).filter(|id| *id != left).collect();
         for id in &others {
             cluster.stop(*id).await;
         }
-        let why = eventually("a replica that knows it is alone", || cluster.on(left).not_ready());
+        let why = eventually("a replica that knows it is alone", || {
+            cluster.on(left).health().not_ready()
+        });
         let why = why.await;
         assert!(why.contains("majority") || why.contains("more than half"), "{why}");
-        let status = cluster.on(left).status();
+        let status = cluster.on(left).members().status();
         assert_eq!(status.leader, None);
         assert!(status.members.iter().all(|member| member.role != Role::Leader));
         for id in &others {
             cluster.start(*id).await;
         }
         cluster.ready().await;
-        eventually("a leader", || cluster.on(left).status().leader).await;
+        eventually("a leader", || cluster.on(left).members().status().leader).await;
         cluster.end().await;
     }
 }
@@ -132,7 +134,7 @@ async fn everything_survives_a_restart_of_all() {
     for number in 0..20 {
         create(cluster.on(1 + number % 3), &format!("tenant-{number}")).await;
     }
-    let before = cluster.on(1).status().term;
+    let before = cluster.on(1).members().status().term;
     for id in 1..=3 {
         cluster.stop(id).await;
     }
@@ -141,11 +143,11 @@ async fn everything_survives_a_restart_of_all() {
     }
     cluster.ready().await;
     for id in 1..=3 {
-        cluster.on(id).linearize(soon()).await.unwrap();
+        cluster.on(id).reads().linearize(soon()).await.unwrap();
         assert_eq!(cluster.on(id).with_state(|state| state.tenants().count()), 20);
         assert_eq!(cluster.on(id).history().last().0, 20);
     }
-    assert!(cluster.on(1).status().term >= before);
+    assert!(cluster.on(1).members().status().term >= before);
     cluster.converge().await;
     cluster.end().await;
 }
@@ -171,7 +173,7 @@ async fn a_late_one_gets_snapshot_and_history() {
     .await;
     cluster.start(1).await;
     cluster.ready().await;
-    cluster.on(1).linearize(soon()).await.unwrap();
+    cluster.on(1).reads().linearize(soon()).await.unwrap();
     assert_eq!(cluster.on(1).with_state(|state| state.tenants().count()), 60);
     assert_eq!(cluster.on(1).history().last(), cluster.on(2).history().last());
     let records = cluster.on(1).history().read(Revision(1), 1000, 1 << 20).unwrap();
@@ -182,7 +184,7 @@ async fn a_late_one_gets_snapshot_and_history() {
     create(cluster.on(2), "meanwhile").await;
     cluster.start(1).await;
     cluster.ready().await;
-    cluster.on(1).linearize(soon()).await.unwrap();
+    cluster.on(1).reads().linearize(soon()).await.unwrap();
     assert!(has(cluster.on(1), "meanwhile") && has(cluster.on(1), "tenant-0"));
     cluster.converge().await;
     cluster.end().await;
@@ -208,7 +210,7 @@ async fn the_log_is_bounded_in_bytes() {
     cluster.stop(1).await;
     cluster.start(1).await;
     cluster.ready().await;
-    cluster.on(1).linearize(soon()).await.unwrap();
+    cluster.on(1).reads().linearize(soon()).await.unwrap();
     assert_eq!(cluster.on(1).with_state(|state| state.tenants().count()), 100);
     cluster.end().await;
 }
@@ -223,7 +225,7 @@ async fn without_a_quorum_nothing_happens_and_is_said() {
     }
     let alone = cluster.on(leader);
     let deadline = Instant::now() + Duration::from_secs(2);
-    assert!(alone.linearize(deadline).await.is_err());
+    assert!(alone.reads().linearize(deadline).await.is_err());
     let deadline = Instant::now() + Duration::from_secs(2);
     let error = alone.propose(vec![tenant("lost")], deadline).await.unwrap_err();
     let honest = matches!(error, ProposeError::Unavailable { .. } | ProposeError::Unknown { .. });
@@ -243,7 +245,7 @@ async fn many_callers_share_entries() {
     for caller in callers.collect::<Vec<_>>() {
         assert!(caller.await.unwrap().result.is_ok());
     }
-    cluster.on(1).linearize(soon()).await.unwrap();
+    cluster.on(1).reads().linearize(soon()).await.unwrap();
     assert_eq!(cluster.on(1).with_state(|state| state.tenants().count()), 300);
     assert!(index(&cluster) - before < 200, "no group commit");
     cluster.converge().await;
@@ -255,8 +257,8 @@ async fn leadership_moves_on_request_from_anybody() {
     let cluster = Cluster::started(3).await;
     let leader = cluster.leader().await;
     let target = cluster.follower().await;
-    let mut leads = cluster.on(target).leadership();
-    cluster.on(target).transfer(target, soon()).await.unwrap();
+    let mut leads = cluster.on(target).leadership().watch();
+    cluster.on(target).leadership().transfer(target, soon()).await.unwrap();
     tokio::time::timeout(PATIENCE, leads.wait_for(Option::is_some)).await.unwrap().unwrap();
     assert_ne!(leader, target);
     create(cluster.on(leader), "a").await;
@@ -279,7 +281,7 @@ async fn initial_commands_are_proposed_once() {
     cluster.leader().await;
     let replica = cluster.running.values().next().unwrap();
     create(replica, "third").await;
-    replica.linearize(soon()).await.unwrap();
+    replica.reads().linearize(soon()).await.unwrap();
     assert_eq!(replica.with_state(|state| state.revision()), 3);
     cluster.end().await;
 }

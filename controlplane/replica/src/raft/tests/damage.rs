@@ -166,13 +166,13 @@ async fn case(cluster: &mut Cluster, whole: &Whole, seed: u64) -> bool {
             return true;
         }
     };
-    let ready = tokio::time::timeout(PATIENCE, replica.wait_ready()).await;
+    let ready = tokio::time::timeout(PATIENCE, replica.health().wait_ready()).await;
     if let Err(fault) = ready.unwrap_or_else(|_| panic!("{what}: never ready")) {
         check_refusal(&fault, &file, &what);
         replica.shutdown().await;
         return true;
     }
-    replica.linearize(soon()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    replica.reads().linearize(soon()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let now = replica.with_state(|state| (state.revision(), state.digest()));
     assert_eq!(now, (Revision(whole.revision), whole.digest), "{what}");
     match everything(replica.history()) {

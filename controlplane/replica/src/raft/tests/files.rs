@@ -76,7 +76,7 @@ async fn whatever_stands_in_place_of_a_file_is_said() {
     for number in 0..20 {
         create(cluster.on(1), &format!("kept-{number}")).await;
     }
-    eventually("a snapshot", || (cluster.on(1).snapshot_revision() > 5).then_some(())).await;
+    eventually("a snapshot", || (cluster.on(1).snapshots().revision() > 5).then_some(())).await;
     cluster.stop(1).await;
     let (dir, whole) = (cluster.data(1), cluster.dir.path().join("whole"));
     fs::rename(&dir, &whole).unwrap();
@@ -94,9 +94,9 @@ async fn whatever_stands_in_place_of_a_file_is_said() {
             let what = format!("{thing:?} in place of {name}");
             match cluster.try_start(cluster.config(1)).await {
                 Ok(replica) => {
-                    let ready = tokio::time::timeout(PATIENCE, replica.wait_ready()).await;
+                    let ready = tokio::time::timeout(PATIENCE, replica.health().wait_ready()).await;
                     ready.unwrap().unwrap_or_else(|why| panic!("{what}: {why}"));
-                    replica.linearize(soon()).await.unwrap();
+                    replica.reads().linearize(soon()).await.unwrap();
                     assert!(has(&replica, "kept-19") && has(&replica, "kept-0"), "{what}: lost");
                     replica.shutdown().await;
                 }

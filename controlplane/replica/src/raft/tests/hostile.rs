@@ -10,15 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::super::codec::{pack, put_append, unpack};
-use super::super::dial::{Conn, Dialer, Directory};
-use super::super::message::{
-    Appended, Ask, Hello, PeerStatus, Purpose, Reply, SnapshotPart, Welcome,
-};
-use super::super::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 use super::*;
 use crate::backup::Salvage;
 use crate::metrics::PeerRefusal;
+use crate::raft::peer::dial::{Conn, Dialer, Directory};
+use crate::raft::peer::message::{
+    Appended, Ask, Hello, PeerStatus, Purpose, Reply, SnapshotPart, Welcome,
+};
+use crate::raft::store::codec::{pack, put_append, unpack};
+use crate::raft::store::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 
 const TIME: Duration = Duration::from_secs(5);
 const MAX: u64 = u64::MAX;
@@ -67,10 +67,10 @@ async fn counted(cluster: &Cluster, on: u64, refused: u64) {
 async fn goes_on(cluster: &Cluster, name: &str) {
     for replica in cluster.running.values() {
         create(replica, &format!("{name}-{}", replica.id())).await;
-        replica.linearize(soon()).await.unwrap();
-        let term = replica.status().term;
+        replica.reads().linearize(soon()).await.unwrap();
+        let term = replica.members().status().term;
         assert!(term < 1_000, "{name}: replica {} is in term {term}", replica.id());
-        assert_eq!(replica.fault(), None, "{name}");
+        assert_eq!(replica.health().fault(), None, "{name}");
     }
 }
 
@@ -172,12 +172,13 @@ async fn forged_snapshots_are_refused_and_said() {
         SnapshotPart::Restart { revision: Revision(MAX), digest: Digest([0; 32]) },
     ] {
         let mut conn = connect(&cluster, from, to, Purpose::Snapshot).await;
-        let begun = begin(cluster.on(to).status().term.get(), id(1, 9_999), Revision(9_999));
+        let begun =
+            begin(cluster.on(to).members().status().term.get(), id(1, 9_999), Revision(9_999));
         conn.writer.send(&pack(&begun)).await.unwrap();
         conn.reader.expect().await.unwrap();
         conn.writer.send(&pack(&part)).await.unwrap();
         let reply = conn.reader.expect().await.unwrap();
-        let reply: super::super::message::SnapshotReply = unpack("reply", &reply).unwrap();
+        let reply: crate::raft::peer::message::SnapshotReply = unpack("reply", &reply).unwrap();
         assert!(format!("{reply:?}").contains("beyond the end"), "{reply:?}");
     }
     goes_on(&cluster, "snapshots").await;
@@ -301,7 +302,7 @@ async fn forged_answers_are_refused_and_said() {
         (refusals(1) > 1 && refusals(2) > 1).then_some(())
     })
     .await;
-    let status = cluster.on(1).status();
+    let status = cluster.on(1).members().status();
     assert!(status.members.iter().all(|member| member.lag < 1_000), "{status:?}");
     // Elections as well.
     for id in [1, 2] {

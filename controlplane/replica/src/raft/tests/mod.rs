@@ -17,7 +17,7 @@ use romana_storage::wal::Wal;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::{ProposeError, Replica, ReplicaConfig, StartError, Tuning};
+use crate::raft::{ProposeError, Replica, ReplicaConfig, StartError, Tuning};
 use crate::testing::{Cluster, PATIENCE, create, eventually, has, soon, tenant};
 
 impl Replica {

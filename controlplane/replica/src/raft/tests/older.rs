@@ -5,13 +5,13 @@ use std::path::Path;
 
 use openraft::raft::VoteRequest;
 
-use super::super::FaultKind;
-use super::super::codec::pack;
-use super::super::dial::{Dialer, Directory};
-use super::super::link::Link;
-use super::super::message::{Ask, Purpose, Reply};
-use super::super::types::{LogId, TypeConfig, Vote};
 use super::*;
+use crate::raft::FaultKind;
+use crate::raft::peer::dial::{Dialer, Directory};
+use crate::raft::peer::link::Link;
+use crate::raft::peer::message::{Ask, Purpose, Reply};
+use crate::raft::store::codec::pack;
+use crate::raft::store::types::{LogId, TypeConfig, Vote};
 
 pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -40,14 +40,14 @@ async fn put_back(cluster: &mut Cluster, id: u64) {
 
 /// What it says of itself, and that the others say it too.
 async fn is_noticed(cluster: &Cluster, id: u64) {
-    let why = eventually("an older copy that says so", || cluster.on(id).fault()).await;
+    let why = eventually("an older copy that says so", || cluster.on(id).health().fault()).await;
     assert!(why.contains("older copy") && why.contains(&format!("cluster replace {id}")), "{why}");
-    assert_eq!(cluster.on(id).fault_kind(), Some(FaultKind::OlderCopy));
-    assert!(cluster.on(id).not_ready().unwrap().contains("older copy"));
-    assert!(cluster.on(id).recovered(soon()).await.is_err(), "its state is served");
+    assert_eq!(cluster.on(id).health().fault_kind(), Some(FaultKind::OlderCopy));
+    assert!(cluster.on(id).health().not_ready().unwrap().contains("older copy"));
+    assert!(cluster.on(id).reads().recovered(soon()).await.is_err(), "its state is served");
     for (other, replica) in cluster.running.iter().filter(|(other, _)| **other != id) {
         let problems = eventually("the others say so", || {
-            let members = replica.status().members;
+            let members = replica.members().status().members;
             let member = members.into_iter().find(|member| member.id == id)?;
             (!member.problems.is_empty() && !member.healthy).then_some(member.problems)
         })
@@ -90,7 +90,8 @@ async fn a_follower_that_was_put_back_is_refused() {
     assert!(!votes(&cluster, 1 + id % 3, id).await, "it votes");
     // The program stays, to say why.
     let stop = tokio_util::sync::CancellationToken::new();
-    let mut claim = std::pin::pin!(cluster.on(id).clone().keep_claim(stop.clone()));
+    let replica = cluster.on(id).clone();
+    let mut claim = std::pin::pin!(replica.members().keep_claim(stop.clone()));
     assert!(futures_util::poll!(claim.as_mut()).is_pending());
     stop.cancel();
     claim.await;
@@ -104,9 +105,9 @@ async fn a_leader_that_was_put_back_is_refused() {
     let mut cluster = Cluster::started(3).await;
     let id = cluster.leader().await;
     keep_files(&mut cluster, id).await;
-    cluster.on(1 + id % 3).transfer(id, soon()).await.unwrap();
+    cluster.on(1 + id % 3).leadership().transfer(id, soon()).await.unwrap();
     eventually("the leadership again", || {
-        (cluster.on(id).status().leader == Some(id)).then_some(())
+        (cluster.on(id).members().status().leader == Some(id)).then_some(())
     })
     .await;
     for number in 0..5 {
@@ -149,9 +150,13 @@ async fn a_vote_that_was_put_back_is_refused() {
     // Another term, in which it votes.
     let leader = cluster.leader().await;
     let next = (1..=3).find(|other| ![id, leader].contains(other)).unwrap();
-    cluster.on(id).transfer(next, soon()).await.unwrap();
+    cluster.on(id).leadership().transfer(next, soon()).await.unwrap();
     eventually("another leader", || {
-        cluster.running.values().all(|one| one.status().leader == Some(next)).then_some(())
+        cluster
+            .running
+            .values()
+            .all(|one| one.members().status().leader == Some(next))
+            .then_some(())
     })
     .await;
     put_back(&mut cluster, id).await;
@@ -179,7 +184,7 @@ async fn it_is_said_with_another_one_down() {
     .await;
     cluster.stop(down).await;
     put_back(&mut cluster, id).await;
-    let why = eventually("an older copy that says so", || cluster.on(id).fault()).await;
+    let why = eventually("an older copy that says so", || cluster.on(id).health().fault()).await;
     assert!(why.contains("cluster replace"), "{why}");
     assert!(!votes(&cluster, down, id).await, "it votes");
     cluster.end().await;
@@ -232,7 +237,7 @@ async fn a_restart_is_no_older_copy() {
         }
         cluster.ready().await;
         for replica in cluster.running.values() {
-            assert_eq!(replica.fault(), None);
+            assert_eq!(replica.health().fault(), None);
         }
     }
     cluster.converge().await;

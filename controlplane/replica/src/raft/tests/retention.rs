@@ -12,11 +12,11 @@ async fn move_on(cluster: &Cluster, from: u64) {
     for number in from..from + 60 {
         create(cluster.on(2), &format!("tenant-{number}")).await;
     }
-    cluster.on(2).linearize(soon()).await.unwrap();
+    cluster.on(2).reads().linearize(soon()).await.unwrap();
     for id in [2, 3] {
         let replica = cluster.on(id);
         let snapshot = eventually("a snapshot", || {
-            let snapshot = replica.snapshot_revision();
+            let snapshot = replica.snapshots().revision();
             (snapshot >= from + 30).then_some(snapshot)
         })
         .await;
@@ -62,7 +62,7 @@ async fn begins_anew(interrupted: bool) {
         }
         cluster.start(1).await;
         cluster.ready().await;
-        cluster.on(1).linearize(soon()).await.unwrap();
+        cluster.on(1).reads().linearize(soon()).await.unwrap();
         cluster.converge().await;
         let history = cluster.on(1).history();
         assert!(kept.contains(&history.start()), "{:?} {kept:?}", history.start());

@@ -6,13 +6,13 @@ use romana_storage::history::{History, HistoryOptions};
 use romana_storage::wal::{Wal, WalOptions};
 use tempfile::TempDir;
 
-use super::super::fault::Fault;
-use super::super::log::LogStore;
-use super::super::machine::Machine;
-use super::super::snapshot::SnapshotStore;
-use super::super::types::TypeConfig;
 use crate::audit::Audit;
 use crate::feed::Feed;
+use crate::raft::fault::Fault;
+use crate::raft::store::log::LogStore;
+use crate::raft::store::machine::Machine;
+use crate::raft::store::snapshot::SnapshotStore;
+use crate::raft::store::types::TypeConfig;
 
 struct Builder {
     /// Memory for the tail of the log: with none, everything is read back from disk.

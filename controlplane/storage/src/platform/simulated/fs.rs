@@ -1,5 +1,12 @@
 //! As much of `std::fs` as the replica uses, on the simulated disks.
 
+#![allow(
+    missing_docs,
+    clippy::len_without_is_empty,
+    clippy::missing_errors_doc,
+    reason = "as in std::fs"
+)]
+
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

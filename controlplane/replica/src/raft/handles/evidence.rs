@@ -1,0 +1,104 @@
+//! Evidence: what this replica and the others can show of the past, to be compared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use romana_api::audit::Proof;
+use romana_statemachine::{Revision, State, version};
+use tokio::time::{Instant, timeout_at};
+
+use crate::raft::Shared;
+use crate::raft::known::view;
+use crate::raft::peer::message::{Ask, Reply};
+use crate::retention::{Beginning, Checkpoints, Standing};
+
+/// What the replicas can show of the past: checkpoints, whole histories, where they begin.
+#[derive(Clone, Copy)]
+pub struct Evidence<'a>(pub(in crate::raft) &'a Shared);
+
+impl Evidence<'_> {
+    /// Says who keeps states of the past on this replica. Only the first call counts.
+    pub fn keep(self, checkpoints: Arc<dyn Checkpoints>) {
+        _ = self.0.host.checkpoints.set(checkpoints);
+    }
+
+    /// Who keeps states of the past on this replica, once there is somebody.
+    #[must_use]
+    pub fn checkpoints(self) -> Option<Arc<dyn Checkpoints>> {
+        self.0.host.checkpoints.get().cloned()
+    }
+
+    /// What the voters say about their checkpoints at a revision, each making it if it can: this
+    /// replica's own word included. To be asked from version 2 on.
+    pub async fn checkpoints_at(
+        self,
+        revision: Revision,
+        deadline: Instant,
+    ) -> BTreeMap<u64, Result<Standing, String>> {
+        let view::Seen { members, voters, .. } = self.0.view.get();
+        let asked = members.iter().filter(|(id, _)| voters.contains(id)).map(async |(id, peer)| {
+            if *id == self.0.id() {
+                return (*id, self.0.host.checkpoint_at(revision).await);
+            }
+            let ask = Ask::CheckpointAt(revision);
+            let said = match self.0.links.to(*id, peer).call(ask, deadline).await {
+                Ok(Reply::CheckpointAt(said)) => said,
+                Ok(other) => Err(other.misfit()),
+                Err(error) => Err(error.to_string()),
+            };
+            (*id, said)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Has every member read and fold its whole history: what each finds at a revision, or why it finds
+    /// nothing. Takes as long as the slowest.
+    pub async fn prove(
+        self,
+        at: Revision,
+        deadline: Instant,
+    ) -> BTreeMap<u64, Result<Proof, String>> {
+        let members = self.0.view.get().members;
+        // A replica of the first release would not know the question.
+        let all = self.0.with_state(State::version) >= version::PROOFS;
+        let asked = members.iter().map(async |(id, peer)| {
+            let proof = async {
+                if *id == self.0.id() {
+                    return self.0.host.prove(at).await;
+                }
+                if !all {
+                    return Err("it may be of an older release".into());
+                }
+                match self.0.links.to(*id, peer).call(Ask::Prove(at), deadline).await {
+                    Ok(Reply::Proved(proof)) => proof,
+                    Ok(other) => Err(other.misfit()),
+                    Err(error) => Err(error.to_string()),
+                }
+            };
+            let late = || Err("it has not answered in time".into());
+            (*id, timeout_at(deadline, proof).await.unwrap_or_else(|_| late()))
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Where the members' histories begin, of those that say so. To be asked from version 4 on; before, only
+    /// this replica answers.
+    pub async fn beginnings(self, deadline: Instant) -> BTreeMap<u64, Beginning> {
+        let members = self.0.view.get().members;
+        let all = self.0.with_state(State::version) >= version::BEGINNINGS;
+        let asked = members.iter().map(async |(id, peer)| {
+            if *id == self.0.id() {
+                return Some((*id, self.0.host.beginning().await.ok()?));
+            }
+            if !all {
+                return None;
+            }
+            match self.0.links.to(*id, peer).call(Ask::Beginning, deadline).await {
+                Ok(Reply::Beginning(Ok(beginning))) => Some((*id, beginning)),
+                _ => None,
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+}

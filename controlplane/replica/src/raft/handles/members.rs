@@ -1,0 +1,248 @@
+//! Members: what is known of each, the steps by which they change, and this replica's own claim to its id.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
+use romana_statemachine::command::{ClaimMember, MemberRef};
+use romana_statemachine::{Actor, Command, Member as Known, Proposal, version};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::raft::known::held;
+use crate::raft::known::peers::Said;
+use crate::raft::members::{Change, Membership};
+use crate::raft::peer::facts;
+use crate::raft::status::{self, replaceable};
+use crate::raft::store::types::Member;
+use crate::raft::{ClusterStatus, Facts, MemberProblem, MemberStatus, Role, Shared};
+
+/// How often a replica looks at its own claim.
+const CLAIM_EVERY: Duration = Duration::from_millis(250);
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+/// A removed voter helps for so long to agree on the membership without it.
+const REMOVED_GRACE: Duration = Duration::from_secs(5);
+
+/// The members of the cluster: who they are, how they are, and how they come and go.
+#[derive(Clone, Copy)]
+pub struct Members<'a>(pub(in crate::raft) &'a Shared);
+
+impl<'a> Members<'a> {
+    /// The cluster as this replica sees it.
+    #[must_use]
+    pub fn status(self) -> ClusterStatus {
+        let seen = self.0.view.get();
+        let own = self.0.host.status();
+        let said =
+            |id| if id == self.0.id() { Some((own.clone(), true)) } else { self.0.peers.get(id) };
+        let known: Vec<(u64, String, Option<Said>)> =
+            seen.members.iter().map(|(id, peer)| (*id, peer.clone(), said(*id))).collect();
+        let applied = |said: &Option<Said>| said.as_ref().map_or(0, |(status, _)| status.applied);
+        let furthest = known.iter().map(|(.., said)| applied(said)).max().unwrap_or(0);
+        let claims = self.claims();
+        let members = known.into_iter().map(|(id, peer, said)| MemberStatus {
+            id,
+            claimed: claims.get(&id).copied().unwrap_or(false),
+            peer,
+            role: match () {
+                () if seen.confirmed_leader() == Some(id) => Role::Leader,
+                () if seen.voters.is_empty() || seen.voters.contains(&id) => Role::Follower,
+                () => Role::Learner,
+            },
+            healthy: said
+                .as_ref()
+                .is_some_and(|(status, recent)| *recent && status.ready && status.fault.is_none()),
+            lag: furthest.saturating_sub(applied(&said)),
+            problems: self.problems_of(id, said.as_ref()),
+            api: match said {
+                Some((status, _)) => status.api,
+                None => self.0.host.directory.get(id).unwrap_or_default(),
+            },
+        });
+        ClusterStatus {
+            cluster_id: self.0.host.identity.cluster_id.clone(),
+            leader: seen.confirmed_leader(),
+            term: seen.term,
+            revision: own.revision,
+            members: members.collect(),
+            held: self.0.with_state(status::held),
+            clocks: Some(self.0.host.clocks.status()),
+        }
+    }
+
+    /// What is wrong with a member, as far as this replica knows.
+    fn problems_of(self, id: u64, said: Option<&Said>) -> Vec<MemberProblem> {
+        let fault = said.and_then(|(status, _)| status.fault.clone());
+        let fault = fault.map(|what| replaceable("Stopped", what, id));
+        let older = self.0.host.positions.is_older(id);
+        let older = older.then(|| replaceable("OlderCopy", held::OLDER.into(), id));
+        let own = (id == self.0.id()).then(|| self.0.host.machine.history().damage());
+        let damage = own.unwrap_or_else(|| self.0.host.positions.damage(id));
+        let damage = damage.map(|what| replaceable("HistoryDamaged", what, id));
+        let tasks = if id == self.0.id() { self.0.host.problems.list() } else { Vec::new() };
+        older.or(fault).into_iter().chain(damage).chain(tasks).collect()
+    }
+
+    /// What the programs of all members are: this replica's own, and what the others say.
+    pub async fn facts(self, within: Duration) -> BTreeMap<u64, io::Result<Facts>> {
+        let members = self.0.view.get().members;
+        let dialer = self.0.links.dialer();
+        let asked = members.iter().map(async |(id, peer)| {
+            let own = *id == self.0.id();
+            let facts = if own {
+                Ok(self.0.with_state(Facts::own))
+            } else {
+                facts::ask(dialer, *id, peer, within).await
+            };
+            (*id, facts)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Raft's membership, as this replica has it.
+    pub fn membership(self) -> Membership {
+        let metrics = self.0.host.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let stored = &metrics.membership_config;
+        let voters: BTreeSet<u64> = stored.voter_ids().collect();
+        let members = stored.nodes().map(|(id, _)| *id);
+        let learners = members.filter(|id| !voters.contains(id)).collect();
+        let joint = stored.membership().get_joint_config().len() > 1;
+        Membership { voters, learners, joint }
+    }
+
+    /// Makes a change of the membership. For the leader; anybody else is refused.
+    ///
+    /// # Errors
+    /// Why it was not made, or is not known to be.
+    pub async fn change(self, change: Change, deadline: Instant) -> Result<(), String> {
+        let raft = &self.0.host.raft;
+        let made = async {
+            match change {
+                Change::AddLearner { id, peer } => {
+                    let added = raft.add_learner(id, Member { peer }, false).await;
+                    added.map(|_| ()).map_err(|error| error.to_string())
+                }
+                Change::SetVoters(voters) => {
+                    let voters = ChangeMembers::ReplaceAllVoters(voters);
+                    let changed = raft.change_membership(voters, false).await;
+                    changed.map(|_| ()).map_err(|error| error.to_string())
+                }
+                Change::DropLearner(id) => {
+                    let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+                    let changed = raft.change_membership(gone, false).await;
+                    changed.map(|_| ()).map_err(|error| error.to_string())
+                }
+                Change::HandOver(to) => self
+                    .0
+                    .leadership()
+                    .transfer(to, deadline)
+                    .await
+                    .map_err(|error| error.to_string()),
+                Change::Retire(id) => {
+                    let command = Command::RemoveMember(MemberRef { id });
+                    self.say(command, "task:members", deadline).await
+                }
+            }
+        };
+        let late = || Err("it is not finished in time".into());
+        timeout_at(deadline, made).await.unwrap_or_else(|_| late())
+    }
+
+    async fn say(self, command: Command, actor: &str, deadline: Instant) -> Result<(), String> {
+        let proposal = Proposal { actor: Actor::from(actor), command };
+        let proposed = self.0.propose(vec![proposal], deadline).await;
+        let outcomes = proposed.map_err(|error| error.to_string())?;
+        let refused = outcomes.into_iter().find_map(|outcome| outcome.result.err());
+        refused.map_or(Ok(()), |refusal| Err(refusal.to_string()))
+    }
+
+    /// What the data directory of this replica calls itself.
+    #[must_use]
+    pub fn nonce(self) -> Option<&'a str> {
+        self.0.host.identity.nonce.as_deref()
+    }
+
+    /// The members in the state, and which of them have started.
+    pub fn claims(self) -> BTreeMap<u64, bool> {
+        let claimed = |member: &Known| (member.id, member.nonce.is_some());
+        self.0.with_state(|state| state.members().map(claimed).collect())
+    }
+
+    /// Claims this replica's id for its data directory, once the cluster knows claims, and watches
+    /// over it until `stop`: a replica whose id belongs to another directory, or to nobody any more,
+    /// stops with a fault.
+    pub async fn keep_claim(self, stop: CancellationToken) {
+        let mut removed = None;
+        while !stop.is_cancelled() && self.0.health().fault().is_none() {
+            match self.standing() {
+                Standing::Unclaimed(nonce) => {
+                    // It says where it is as the others were told.
+                    if let Some(peer) = self.0.view.peer(self.0.id()) {
+                        let claim = ClaimMember { id: self.0.id(), nonce, peer };
+                        let command = Command::ClaimMember(claim);
+                        let said =
+                            self.say(command, "replica", Instant::now() + CLAIM_TIMEOUT).await;
+                        if let Err(why) = said {
+                            tracing::debug!(why, "id not claimed yet");
+                        }
+                    }
+                }
+                Standing::Fine => removed = None,
+                Standing::Removed => {
+                    let since = *removed.get_or_insert_with(Instant::now);
+                    let voter = self.0.view.get().voters.contains(&self.0.id());
+                    if !voter || since.elapsed() > REMOVED_GRACE {
+                        self.0.fault.set(removed_text(self.0.id()));
+                    }
+                }
+                Standing::Taken => self.0.fault.set(taken_text(self.0.id())),
+            }
+            // Nothing is lost when the wait is cut short.
+            _ = timeout(CLAIM_EVERY, stop.cancelled()).await;
+        }
+        // With a fault there is nothing to watch over; a task that ends before it is told to ends the program, which
+        // may have to stay and say why it stopped.
+        stop.cancelled().await;
+    }
+
+    fn standing(self) -> Standing {
+        let id = self.0.id();
+        let Some(own) = self.nonce() else { return Standing::Fine };
+        self.0.with_state(|state| {
+            match state.member(id).and_then(|member| member.nonce.as_deref()) {
+                _ if state.version() < version::MEMBERS => Standing::Fine,
+                _ if state.member_is_removed(id) => Standing::Removed,
+                None => Standing::Unclaimed(own.into()),
+                Some(nonce) if nonce == own => Standing::Fine,
+                Some(_) => Standing::Taken,
+            }
+        })
+    }
+}
+
+/// How this replica's claim to its id stands.
+enum Standing {
+    Fine,
+    Unclaimed(String),
+    Removed,
+    Taken,
+}
+
+fn removed_text(id: u64) -> String {
+    format!(
+        "replica {id} was removed from the cluster, and its id is never used again: to have a \
+         replica here, run `romana cluster add PEER`, empty the data directory, and start it with \
+         --join"
+    )
+}
+
+fn taken_text(id: u64) -> String {
+    format!(
+        "id {id} belongs to another data directory than this one, which is new or a copy: run \
+         `romana cluster replace {id}`, empty this data directory, and start it with --join"
+    )
+}

@@ -1,0 +1,209 @@
+//! What the other replicas say about themselves, asked regularly; and whether all computed the same.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use romana_statemachine::{Digest, Revision, State, version};
+use romana_storage::platform::blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::raft::config::reseed;
+use crate::raft::fault::Fault;
+use crate::raft::known::view::View;
+use crate::raft::peer::message::{Ask, PeerStatus, Reply};
+use crate::raft::peer::network::Links;
+use crate::raft::store::log::LogStore;
+use crate::raft::store::machine::Machine;
+
+/// How often the others are asked.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT: Duration = Duration::from_millis(400);
+/// Digests are compared each time this many answers were asked for.
+const COMPARE_EACH: u32 = 10;
+/// A replica that has not answered for this long is not healthy.
+const HEALTHY_FOR: Duration = Duration::from_millis(1500);
+const RECORD_BYTES_MAX: usize = 16 << 20;
+
+/// What a replica said last, and whether that is recent.
+pub(in crate::raft) type Said = (PeerStatus, bool);
+
+/// The latest answers. Clones share them.
+#[derive(Clone, Default)]
+pub(in crate::raft) struct Peers(Arc<Mutex<BTreeMap<u64, (PeerStatus, Instant)>>>);
+
+impl Peers {
+    /// What a replica said last.
+    pub(in crate::raft) fn get(&self, id: u64) -> Option<Said> {
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get(&id).map(|(status, at)| (status.clone(), at.elapsed() < HEALTHY_FOR))
+    }
+
+    fn set(&self, id: u64, status: PeerStatus) {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.insert(id, (status, Instant::now()));
+    }
+}
+
+/// The digest of the history at a revision, if it is kept. Blocks.
+pub(in crate::raft) fn digest_at(machine: &Machine, revision: Revision) -> Option<Digest> {
+    let (last, digest) = machine.history().last();
+    if revision == last {
+        return Some(digest);
+    }
+    let read = machine.history().read(revision, 1, RECORD_BYTES_MAX).ok()?;
+    read.first().filter(|record| record.revision == revision).map(|record| record.digest)
+}
+
+/// What comparing digests of one revision shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Everybody who answered has the same.
+    Agreed,
+    /// Some differ, and more than half of the cluster has this replica's, or nobody has that many.
+    Disputed,
+    /// More than half of the cluster agrees on another digest.
+    Outvoted,
+}
+
+/// Judges this replica's digest by those of others, in a cluster of `voters`.
+fn judge(own: Digest, others: &[Digest], voters: usize) -> Verdict {
+    if others.iter().all(|digest| *digest == own) {
+        return Verdict::Agreed;
+    }
+    let outvoted = others.iter().any(|candidate| {
+        let votes = others.iter().filter(|digest| *digest == candidate).count();
+        *candidate != own && votes * 2 > voters
+    });
+    if outvoted { Verdict::Outvoted } else { Verdict::Disputed }
+}
+
+/// Asks the others, until `stop`.
+pub(in crate::raft) struct Poll {
+    pub(in crate::raft) id: u64,
+    pub(in crate::raft) machine: Machine,
+    pub(in crate::raft) links: Links,
+    pub(in crate::raft) view: View,
+    pub(in crate::raft) peers: Peers,
+    pub(in crate::raft) fault: Fault,
+    pub(in crate::raft) log: LogStore,
+}
+
+impl Poll {
+    pub(in crate::raft) async fn run(self, stop: CancellationToken) {
+        let mut clock = interval(ASK_EVERY);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for round in 0u32.. {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = clock.tick() => {}
+            }
+            let answers = self.ask_all(|_| Ask::Status).await;
+            let statuses = answers.into_iter().filter_map(|(id, reply)| match reply {
+                Reply::Status(status) => self.plausible(id, &status).then_some((id, status)),
+                _ => None,
+            });
+            let statuses: Vec<(u64, PeerStatus)> = statuses.collect();
+            for (id, status) in &statuses {
+                self.peers.set(*id, status.clone());
+            }
+            if round % COMPARE_EACH == COMPARE_EACH - 1 {
+                self.compare(&statuses).await;
+                self.compare_states().await;
+            }
+        }
+    }
+
+    /// Whether the numbers of a status can be right.
+    fn plausible(&self, id: u64, status: &PeerStatus) -> bool {
+        let checked = self.log.known().status(status).map_err(io::Error::from);
+        let peer = || self.view.peer(id).unwrap_or_default();
+        checked.inspect_err(|error| self.links.dialer().refuse_error(&peer(), error)).is_ok()
+    }
+
+    async fn ask_all(&self, ask: impl Fn(u64) -> Ask) -> Vec<(u64, Reply)> {
+        let members = self.view.get().members;
+        let asked = members.into_iter().filter(|(id, _)| *id != self.id).map(|(id, peer)| {
+            let (link, ask) = (self.links.to(id, &peer), ask(id));
+            async move {
+                let answer = link.call(ask, Instant::now() + ASK_TIMEOUT).await.ok()?;
+                Some((id, answer))
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Compares digests at the latest revision that all who answered have.
+    async fn compare(&self, statuses: &[(u64, PeerStatus)]) {
+        let own = self.machine.with_state(|state| state.revision());
+        let others = statuses.iter().map(|(_, status)| status.revision);
+        let Some(revision) = others.chain([own]).min().filter(|revision| *revision > 0) else {
+            return;
+        };
+        let machine = self.machine.clone();
+        let read = blocking(move || digest_at(&machine, revision));
+        let Some(own) = read.await.ok().flatten() else { return };
+        let answers = self.ask_all(|_| Ask::DigestAt(revision)).await;
+        let digests: Vec<Digest> = answers
+            .iter()
+            .filter_map(|(_, reply)| match reply {
+                Reply::DigestAt(digest) => *digest,
+                _ => None,
+            })
+            .collect();
+        self.act_on(judge(own, &digests, self.view.get().voters.len()), "history", revision);
+    }
+
+    /// Compares the states at this replica's newest checkpoint.
+    async fn compare_states(&self) {
+        // A replica of the first release would not know the question.
+        if self.machine.with_state(State::version) < version::PROOFS {
+            return;
+        }
+        let Some(own) = self.machine.audit().checkpoints().newest() else { return };
+        let answers = self.ask_all(|_| Ask::StandingAt(own.revision)).await;
+        let digests: Vec<Digest> = answers
+            .iter()
+            .filter_map(|(_, reply)| match reply {
+                Reply::StandingAt(standing) => standing.map(|standing| standing.state_digest),
+                _ => None,
+            })
+            .collect();
+        let verdict = judge(own.state_digest, &digests, self.view.get().voters.len());
+        self.act_on(verdict, "state", own.revision);
+    }
+
+    fn act_on(&self, verdict: Verdict, what: &str, revision: Revision) {
+        match verdict {
+            Verdict::Agreed => {}
+            Verdict::Disputed => {
+                tracing::error!(what, revision = revision.get(), "the replicas' digests differ");
+            }
+            Verdict::Outvoted => self.fault.set(format!(
+                "the other replicas agree on another {what} at revision {revision} than this one: \
+                 its memory, its disk or its program is damaged: {}",
+                reseed(self.id)
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_that_differs_from_the_majority_stops() {
+        let (a, b, c) = (Digest([1; 32]), Digest([2; 32]), Digest([3; 32]));
+        assert_eq!(judge(a, &[], 3), Verdict::Agreed);
+        assert_eq!(judge(a, &[a, a], 3), Verdict::Agreed);
+        assert_eq!(judge(a, &[b, a], 3), Verdict::Disputed);
+        assert_eq!(judge(b, &[a, a], 3), Verdict::Outvoted);
+        assert_eq!(judge(a, &[b, c], 3), Verdict::Disputed);
+        assert_eq!(judge(a, &[b], 3), Verdict::Disputed);
+        assert_eq!(judge(a, &[b, b], 5), Verdict::Disputed);
+    }
+}

@@ -1,0 +1,125 @@
+//! What agents say each second: kept in the leader's memory, passed on to it by the others.
+//!
+//! Not in the log: it is true for a moment, and a new leader hears it anew.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
+use romana_statemachine::name::{HostName, InstanceId};
+use romana_statemachine::{State, version};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::raft::peer::host::Host;
+use crate::raft::peer::message::Ask;
+use crate::raft::peer::network::Links;
+
+/// How often heartbeats are passed on.
+const PASS_EVERY: Duration = Duration::from_millis(250);
+const PASS_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is so old is of a host that is gone.
+const KEPT: Duration = Duration::from_secs(2 * 86_400);
+/// A refused agent asks each second: one that is silent for so long has gone.
+const REFUSED_KEPT: Duration = Duration::from_secs(10);
+
+/// The last heartbeat of each host, and when it came.
+#[derive(Debug, Default)]
+pub(in crate::raft) struct Pulse {
+    heard: Mutex<BTreeMap<HostName, (Heartbeat, Instant)>>,
+    /// To be passed on.
+    waiting: Mutex<BTreeMap<HostName, Heartbeat>>,
+    /// Agents for whose host another one speaks, by instance, and when they were refused.
+    refused: Mutex<BTreeMap<InstanceId, (RefusedAgent, Instant)>>,
+    /// The same, to be passed on.
+    refused_waiting: Mutex<BTreeMap<InstanceId, RefusedAgent>>,
+}
+
+impl Pulse {
+    /// Takes heartbeats in, as the leader.
+    pub(in crate::raft) fn hear(&self, heartbeats: impl IntoIterator<Item = Heartbeat>) {
+        let now = Instant::now();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        for heartbeat in heartbeats {
+            heard.insert(heartbeat.host.clone(), (heartbeat, now));
+        }
+    }
+
+    /// All that was heard, by host.
+    pub(in crate::raft) fn heard(&self) -> Vec<Heard> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|_, (_, at)| at.elapsed() < KEPT);
+        let said = heard.values().map(|(heartbeat, at)| {
+            let silent_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Heard { heartbeat: heartbeat.clone(), silent_ms }
+        });
+        said.collect()
+    }
+
+    /// Takes an agent that was refused here, to be passed on.
+    pub(in crate::raft) fn wait_refused(&self, agent: RefusedAgent) {
+        let mut waiting = self.refused_waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(agent.instance.clone(), agent);
+    }
+
+    /// Takes refused agents in, as the leader.
+    pub(in crate::raft) fn refuse(&self, agents: impl IntoIterator<Item = RefusedAgent>) {
+        let now = Instant::now();
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.extend(agents.into_iter().map(|agent| (agent.instance.clone(), (agent, now))));
+    }
+
+    /// Agents that were refused lately.
+    pub(in crate::raft) fn refused(&self) -> Vec<RefusedAgent> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, (_, at)| at.elapsed() < REFUSED_KEPT);
+        refused.values().map(|(agent, _)| agent.clone()).collect()
+    }
+
+    pub(in crate::raft) fn wait(&self, heartbeat: Heartbeat) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(heartbeat.host.clone(), heartbeat);
+    }
+
+    fn take(&self) -> Vec<Heartbeat> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *waiting).into_values().collect()
+    }
+
+    fn take_refused(&self) -> Vec<RefusedAgent> {
+        let mut waiting = self.refused_waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *waiting).into_values().collect()
+    }
+}
+
+/// Passes heartbeats on to the leader until `stop`. What is lost is said again a second later.
+pub(in crate::raft) async fn pass_on(host: Arc<Host>, links: Links, stop: CancellationToken) {
+    let mut clock = interval(PASS_EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = clock.tick() => {}
+        }
+        let (heartbeats, refused) = (host.pulse.take(), host.pulse.take_refused());
+        let at = host.machine.with_state(State::version);
+        let Some(leader) = host.view.leader().filter(|_| at >= version::HEARTBEATS) else {
+            continue;
+        };
+        if leader == host.identity.id {
+            host.pulse.hear(heartbeats);
+            host.pulse.refuse(refused);
+        } else if let Some(peer) = host.view.peer(leader) {
+            let heartbeats = (!heartbeats.is_empty()).then_some(Ask::Heartbeats(heartbeats));
+            let refused =
+                (at >= version::ENROLMENT && !refused.is_empty()).then_some(Ask::Refused(refused));
+            for ask in heartbeats.into_iter().chain(refused) {
+                let deadline = Instant::now() + PASS_TIMEOUT;
+                if let Err(error) = links.to(leader, &peer).call(ask, deadline).await {
+                    tracing::debug!(%error, "what agents said was lost");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What a replica answers: to the others, and to itself where it is asked what anybody can be asked.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use romana_api::audit::Proof;
+use romana_daemon::error::chain;
+use romana_statemachine::Revision;
+use romana_storage::platform::blocking;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::Cancel;
+use crate::identity::Identity;
+use crate::raft::fault::Fault;
+use crate::raft::known::clocks::Clocks;
+use crate::raft::known::held::{Gate, Positions};
+use crate::raft::known::problems::Problems;
+use crate::raft::known::pulse::Pulse;
+use crate::raft::known::view::View;
+use crate::raft::peer::bounds::Implausible;
+use crate::raft::peer::dial::{Complaints, Directory};
+use crate::raft::peer::message::{Ask, Declined, PeerStatus, Reply};
+use crate::raft::proposer::Proposer;
+use crate::raft::reads::ROUND_MAX;
+use crate::raft::store::log::LogStore;
+use crate::raft::store::machine::Machine;
+use crate::raft::store::types::Raft;
+use crate::retention::{Beginning, Checkpoints, Standing};
+
+/// Longest a forwarded proposal may ask to wait.
+const WITHIN_MAX: Duration = Duration::from_secs(60);
+
+/// One reading of a whole history at a time.
+static PROVING: Semaphore = Semaphore::const_new(1);
+
+/// What answering needs.
+pub(in crate::raft) struct Host {
+    pub(in crate::raft) identity: Identity,
+    pub(in crate::raft) api: String,
+    pub(in crate::raft) raft: Raft,
+    pub(in crate::raft) log: LogStore,
+    pub(in crate::raft) machine: Machine,
+    pub(in crate::raft) proposer: Proposer,
+    pub(in crate::raft) view: View,
+    pub(in crate::raft) fault: Fault,
+    pub(in crate::raft) directory: Directory,
+    pub(in crate::raft) complaints: Complaints,
+    /// Who keeps states of the past, once there is somebody.
+    pub(in crate::raft) checkpoints: OnceLock<Arc<dyn Checkpoints>>,
+    /// Of the leader's tasks that run here.
+    pub(in crate::raft) problems: Problems,
+    /// What agents have said.
+    pub(in crate::raft) pulse: Pulse,
+    pub(in crate::raft) clocks: Clocks,
+    /// How far the others have come.
+    pub(in crate::raft) positions: Positions,
+    /// Whether this replica may vote and take entries.
+    pub(in crate::raft) gate: Gate,
+}
+
+impl Host {
+    /// Whether the numbers in a question can be right.
+    pub(in crate::raft) fn plausible(&self, from: u64, ask: &Ask) -> Result<(), Implausible> {
+        let known = self.log.known();
+        match ask {
+            Ask::Vote(request) | Ask::PreVote(request) => known.vote_request(from, request),
+            Ask::Transfer(request) => known.transfer(request),
+            Ask::DigestAt(revision)
+            | Ask::CheckpointAt(revision)
+            | Ask::Prove(revision)
+            | Ask::StandingAt(revision) => known.revision(*revision),
+            Ask::Ping
+            | Ask::Propose { .. }
+            | Ask::ReadIndex
+            | Ask::Status
+            | Ask::HandOver(_)
+            | Ask::Heartbeats(_)
+            | Ask::Heard
+            | Ask::Refused(_)
+            | Ask::RefusedAgents
+            | Ask::Beginning => Ok(()),
+        }
+    }
+
+    pub(in crate::raft) async fn answer(&self, ask: Ask) -> Reply {
+        if matches!(ask, Ask::Vote(_) | Ask::PreVote(_) | Ask::Transfer(_))
+            && let Err(error) = self.gate.pass().await
+        {
+            return Reply::Failed(error.to_string());
+        }
+        match ask {
+            Ask::Ping => Reply::Pong,
+            Ask::Vote(request) => match self.raft.vote(request).await {
+                Ok(response) => Reply::Vote(response),
+                Err(error) => Reply::Failed(error.to_string()),
+            },
+            Ask::PreVote(request) => match self.raft.pre_vote(request).await {
+                Ok(response) => Reply::Vote(response),
+                Err(error) => Reply::Failed(error.to_string()),
+            },
+            Ask::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
+                Ok(response) => Reply::Transferred(response),
+                Err(error) => Reply::Failed(error.to_string()),
+            },
+            Ask::Propose { batch, within_ms } => {
+                if !batch.check() {
+                    let why = "the leader cannot read the commands: it may be of another version";
+                    return Reply::Proposed(Err(Declined::Unavailable(why.into())));
+                }
+                let within = Duration::from_millis(within_ms).min(WITHIN_MAX);
+                Reply::Proposed(self.proposer.propose(batch, Instant::now() + within).await)
+            }
+            Ask::ReadIndex => Reply::ReadIndex(self.read_index().await),
+            Ask::Status => Reply::Status(self.status()),
+            Ask::HandOver(to) => Reply::HandedOver(self.hand_over(to).await),
+            Ask::DigestAt(revision) => {
+                let machine = self.machine.clone();
+                let read = move || crate::raft::known::peers::digest_at(&machine, revision);
+                Reply::DigestAt(blocking(read).await.ok().flatten())
+            }
+            Ask::CheckpointAt(revision) => Reply::CheckpointAt(self.checkpoint_at(revision).await),
+            Ask::Prove(revision) => Reply::Proved(self.prove(revision).await),
+            Ask::StandingAt(revision) => {
+                Reply::StandingAt(self.machine.audit().checkpoints().standing(revision))
+            }
+            Ask::Heartbeats(heartbeats) => {
+                self.pulse.hear(heartbeats);
+                Reply::Pong
+            }
+            Ask::Heard => Reply::Heard(self.view.get().leads.map(|_| self.pulse.heard())),
+            Ask::Refused(agents) => {
+                self.pulse.refuse(agents);
+                Reply::Pong
+            }
+            Ask::RefusedAgents => {
+                Reply::RefusedAgents(self.view.get().leads.map(|_| self.pulse.refused()))
+            }
+            Ask::Beginning => Reply::Beginning(self.beginning().await),
+        }
+    }
+
+    /// Reads and folds this replica's whole history; the digests told are those at a revision. Whoever
+    /// asks meanwhile waits his turn; who does not wait any more has it ended.
+    pub(in crate::raft) async fn prove(&self, at: Revision) -> Result<Proof, String> {
+        // Nobody waits for his turn behind one who waits for a revision that may never come.
+        let mut applied = self.machine.applied();
+        while self.machine.with_state(|state| state.revision()) < at {
+            applied.changed().await.map_err(|error| error.to_string())?;
+        }
+        let turn = PROVING.acquire().await.map_err(|error| error.to_string())?;
+        let machine = self.machine.clone();
+        let cancel = Cancel::default();
+        let _guard = cancel.on_drop();
+        let prove = move || {
+            let _turn = turn;
+            let live = machine.with_state(romana_statemachine::State::clone);
+            machine.audit().prove(&live, at, &cancel).map_err(|error| chain(&error))
+        };
+        blocking(prove).await.map_err(|error| error.to_string())?
+    }
+
+    /// Where this replica's history begins.
+    pub(in crate::raft) async fn beginning(&self) -> Result<Beginning, String> {
+        let retention = self.machine.with_state(|state| state.retention().clone());
+        let history = self.machine.history().clone();
+        let read = move || Ok(Beginning::of(&history.segments()?, &retention));
+        let read = blocking(read).await.map_err(|error| error.to_string())?;
+        read.map_err(|error: romana_storage::history::HistoryError| chain(&error))
+    }
+
+    /// The digests of this replica's checkpoint at a revision, which it makes if it can; or why not.
+    pub(in crate::raft) async fn checkpoint_at(
+        &self,
+        revision: Revision,
+    ) -> Result<Standing, String> {
+        let checkpoints = self.checkpoints.get().ok_or("this replica keeps no checkpoints")?;
+        let checkpoints = Arc::clone(checkpoints);
+        let hold = move || checkpoints.hold(revision);
+        blocking(hold).await.map_err(|error| error.to_string())?
+    }
+
+    /// Starts handing leadership to `to`, if this replica leads.
+    pub(in crate::raft) async fn hand_over(&self, to: u64) -> Result<(), String> {
+        if self.view.get().leads.is_none() {
+            return Err("this replica does not lead any more".into());
+        }
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())
+    }
+
+    /// The read index, if this replica leads.
+    pub(in crate::raft) async fn read_index(&self) -> Result<u64, String> {
+        // Right after a restart a leader may know less than it acknowledged before.
+        if !self.view.recovered() {
+            return Err("this replica has not yet caught up with its own log".into());
+        }
+        let asked = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match timeout(ROUND_MAX, asked).await {
+            Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no quorum answers".into()),
+        }
+    }
+
+    pub(in crate::raft) fn status(&self) -> PeerStatus {
+        let seen = self.view.get();
+        let (revision, digest) =
+            self.machine.with_state(|state| (state.revision(), state.digest()));
+        PeerStatus {
+            api: self.api.clone(),
+            term: seen.term,
+            leader: seen.leader,
+            revision,
+            applied: self.machine.last_applied().map_or(0, |id| id.index),
+            digest,
+            ready: self.view.recovered() && self.fault.get().is_none(),
+            fault: self.fault.get(),
+        }
+    }
+}

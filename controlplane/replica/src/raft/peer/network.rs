@@ -1,0 +1,425 @@
+//! How Raft reaches the other replicas.
+//!
+//! Each stream of append requests has a connection that lives as long as it works; heartbeats have
+//! one of their own, so that they never wait behind entries, and so has each snapshot. Votes go
+//! over the [`Link`] that also carries proposals.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend};
+use romana_storage::history::History;
+use tokio::time::{Instant, timeout};
+
+use crate::raft::known::held::{self, Positions};
+use crate::raft::peer::bounds::Implausible;
+use crate::raft::peer::dial::{Conn, Dialer};
+use crate::raft::peer::link::{CallError, Link};
+use crate::raft::peer::message::{Appended, Ask, Purpose, Reply};
+use crate::raft::peer::transfer;
+use crate::raft::store::codec::{put_append, unpack};
+use crate::raft::store::log::LogStore;
+use crate::raft::store::snapshot::SnapshotFile;
+use crate::raft::store::types::{LogId, Member, SnapshotOf, TypeConfig, Vote};
+
+/// A peer that owes the answer to an append request for longer is given up. Longer than an fsync
+/// on a slow disk takes.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+/// Append requests sent and not answered.
+const PIPELINE: usize = 64;
+
+type Error = RPCError<TypeConfig>;
+
+fn unreachable(error: &io::Error) -> Error {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+fn broken(error: &io::Error) -> Error {
+    RPCError::Network(NetworkError::new(error))
+}
+
+/// The links to all peers, made when they are first needed.
+#[derive(Clone)]
+pub(in crate::raft) struct Links {
+    dialer: Dialer,
+    links: Arc<Mutex<BTreeMap<u64, (String, Link)>>>,
+}
+
+impl Links {
+    pub(in crate::raft) fn new(dialer: Dialer) -> Self {
+        Self { dialer, links: Arc::default() }
+    }
+
+    /// The link to a peer at its address.
+    pub(in crate::raft) fn to(&self, id: u64, peer: &str) -> Link {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        match links.get(&id) {
+            Some((known, link)) if known == peer => link.clone(),
+            _ => {
+                let link = Link::new(self.dialer.clone(), id, peer.into());
+                links.insert(id, (peer.into(), link.clone()));
+                link
+            }
+        }
+    }
+
+    /// What opens connections.
+    pub(in crate::raft) fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    /// Drops all links.
+    pub(in crate::raft) fn clear(&self) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Makes clients for openraft.
+pub(in crate::raft) struct Network {
+    pub(in crate::raft) dialer: Dialer,
+    pub(in crate::raft) links: Links,
+    pub(in crate::raft) history: History,
+    pub(in crate::raft) log: LogStore,
+    pub(in crate::raft) positions: Positions,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Client {
+        Client {
+            dialer: self.dialer.clone(),
+            link: self.links.to(target, &node.peer),
+            history: self.history.clone(),
+            log: self.log.clone(),
+            positions: self.positions.clone(),
+            target,
+            peer: node.peer.clone(),
+            conn: None,
+        }
+    }
+}
+
+/// One use of one peer by openraft: a replication stream, heartbeats, an election, a snapshot.
+pub(in crate::raft) struct Client {
+    dialer: Dialer,
+    link: Link,
+    history: History,
+    log: LogStore,
+    positions: Positions,
+    target: u64,
+    peer: String,
+    /// The append connection, when no stream uses it and nothing is outstanding on it.
+    conn: Option<Conn>,
+}
+
+impl Client {
+    async fn dial(&self) -> Result<Conn, Error> {
+        let conn = self.dialer.dial(self.target, &self.peer, Purpose::Append, CONNECT_TIMEOUT);
+        conn.await.map_err(|error| unreachable(&error))
+    }
+
+    async fn ask(&self, ask: Ask, option: &RPCOption) -> Result<Reply, Error> {
+        let deadline = Instant::now() + option.soft_ttl();
+        match self.link.call(ask, deadline).await {
+            Ok(Reply::Failed(why)) => Err(broken(&io::Error::other(why))),
+            Ok(reply) => Ok(reply),
+            Err(CallError::NotSent(why)) => Err(unreachable(&io::Error::other(why))),
+            Err(CallError::Lost(why)) => Err(broken(&io::Error::other(why))),
+        }
+    }
+}
+
+impl Client {
+    /// The answer of a voter, if it can be one.
+    fn voted(&self, reply: Reply) -> Result<VoteResponse<TypeConfig>, Error> {
+        match reply {
+            Reply::Vote(response) => {
+                self.plausible(self.log.known().vote_response(&response)).map(|()| response)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A follower lacks an entry. Openraft takes it for certain that a follower keeps what it has acknowledged: it
+    /// would wait for ever for one that did not.
+    fn lacked(&self, vote: Vote, id: LogId) -> Option<Error> {
+        if !self.positions.lacks(self.target, vote, id.index) {
+            return None;
+        }
+        let why = format!("replica {}: {}", self.target, held::older_text(self.target));
+        self.dialer.complain(&self.peer, &why);
+        Some(unreachable(&io::Error::other(why)))
+    }
+
+    /// An impossible answer is none.
+    fn plausible(&self, checked: Result<(), Implausible>) -> Result<(), Error> {
+        checked.map_err(|implausible| {
+            let error = io::Error::from(implausible);
+            self.dialer.refuse_error(&self.peer, &error);
+            broken(&error)
+        })
+    }
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    broken(&io::Error::other(reply.misfit()))
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, Error> {
+        let once = Box::pin(stream::once(async move { request }));
+        let mut results = self.stream_append(once, option).await?;
+        match results.next().await {
+            Some(Ok(result)) => Ok(result.into()),
+            Some(Err(error)) => Err(error),
+            None => Err(broken(&io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        _: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, Error>>, Error>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            // openraft waits between attempts inside the input: ask it before connecting.
+            let Some(first) = input.next().await else {
+                let none: BoxStream<'s, _> = Box::pin(stream::empty());
+                return Ok(none);
+            };
+            let mut conn = match self.conn.take() {
+                Some(conn) => conn,
+                None => self.dial().await?,
+            };
+            let sent = send(&mut conn, &mut VecDeque::new(), &first).await;
+            if let Err(error) = sent {
+                // The kept connection had gone; try once with a new one.
+                tracing::debug!(peer = %self.peer, %error, "append connection lost");
+                conn = self.dial().await?;
+                let mut none = VecDeque::new();
+                send(&mut conn, &mut none, &first).await.map_err(|error| broken(&error))?;
+            }
+            let sent = VecDeque::from([Instant::now()]);
+            let (vote, committed) = (first.vote, first.leader_commit.map(|id| id.index));
+            let told = Told { vote, committed, last: last_index(&first) };
+            let pipe = Pipe { client: self, conn, input: Some(input), sent, told };
+            let results: BoxStream<'s, _> = Box::pin(stream::unfold(Some(pipe), Pipe::step));
+            Ok(results)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Error> {
+        let asked = request.vote;
+        let reply = self.ask(Ask::Vote(request), &option).await?;
+        let response = self.voted(reply)?;
+        if response.vote_granted && response.vote == asked {
+            self.positions.voted(self.target, asked.leader_id.term);
+        }
+        Ok(response)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Error> {
+        let reply = self.ask(Ask::PreVote(request), &option).await?;
+        self.voted(reply)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Error> {
+        match self.ask(Ask::Transfer(request), &option).await? {
+            Reply::Transferred(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let dialed = transfer::dial(&self.dialer, self.target, &self.peer, CONNECT_TIMEOUT);
+        let send = async {
+            let conn = dialed.await.map_err(|error| unreachable(&error))?;
+            let known = self.log.known();
+            let sent = transfer::send(conn, vote, &snapshot, &self.history, known).await;
+            sent.map_err(|error| {
+                self.dialer.refuse_error(&self.peer, &error);
+                let replica = self.target;
+                tracing::warn!(replica, error = %AnyError::new(&error), "snapshot not delivered");
+                RPCError::Unreachable(Unreachable::new(&error))
+            })
+        };
+        tokio::select! {
+            sent = send => Ok(SnapshotResponse::new(sent?)),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+}
+
+/// Writes one append request.
+async fn send(
+    conn: &mut Conn,
+    sent: &mut VecDeque<Instant>,
+    request: &AppendEntriesRequest<TypeConfig>,
+) -> io::Result<()> {
+    sent.push_back(Instant::now());
+    conn.writer.push(|out| put_append(request, out))?;
+    let stuck = || io::Error::new(io::ErrorKind::TimedOut, "the peer does not read");
+    timeout(APPEND_TIMEOUT, conn.writer.flush()).await.map_err(|_| stuck())?
+}
+
+/// A stream of append requests in progress: requests go out while results come in.
+struct Pipe<'s, S> {
+    client: &'s mut Client,
+    conn: Conn,
+    /// `None` when openraft has no more requests.
+    input: Option<S>,
+    /// When the requests were sent that are not answered yet, oldest first.
+    sent: VecDeque<Instant>,
+    told: Told,
+}
+
+/// What the peer was told.
+struct Told {
+    /// Who leads.
+    vote: Vote,
+    /// Index up to which entries are agreed on.
+    committed: Option<u64>,
+    /// Index of the last entry.
+    last: u64,
+}
+
+type Step<'s, S> = Option<(Result<StreamAppendResult<TypeConfig>, Error>, Option<Pipe<'s, S>>)>;
+
+impl<'s, S> Pipe<'s, S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+{
+    /// The next result. After an error the stream ends and the connection is dropped; after the
+    /// last result it is kept.
+    async fn step(pipe: Option<Self>) -> Step<'s, S> {
+        let mut pipe = pipe?;
+        loop {
+            if pipe.input.is_none() && pipe.sent.is_empty() {
+                pipe.client.conn = Some(pipe.conn);
+                return None;
+            }
+            let overdue = pipe.sent.front().map(|at| *at + APPEND_TIMEOUT);
+            let more = pipe.input.is_some() && pipe.sent.len() < PIPELINE;
+            tokio::select! {
+                request = next(&mut pipe.input), if more => match request {
+                    None => pipe.input = None,
+                    Some(request) => {
+                        pipe.told.add(&request);
+                        if let Err(error) = send(&mut pipe.conn, &mut pipe.sent, &request).await {
+                            return Some((Err(broken(&error)), None));
+                        }
+                    }
+                },
+                frame = pipe.conn.reader.expect() => {
+                    pipe.sent.pop_front();
+                    let result = frame.and_then(|frame| pipe.read(&frame));
+                    return Some(match result {
+                        Ok(Appended::Upto(upto)) => {
+                            pipe.acknowledged(upto);
+                            (Ok(Ok(upto)), Some(pipe))
+                        }
+                        Ok(Appended::Conflict(id)) => {
+                            let lacked = pipe.client.lacked(pipe.told.vote, id);
+                            (lacked.map_or(Ok(Err(StreamAppendError::Conflict(id))), Err), None)
+                        }
+                        Ok(Appended::HigherVote(vote)) => {
+                            (Ok(Err(StreamAppendError::HigherVote(vote))), None)
+                        }
+                        Err(error) => {
+                            pipe.client.dialer.refuse_error(&pipe.client.peer, &error);
+                            (Err(broken(&error)), None)
+                        }
+                    });
+                }
+                () = until(overdue) => {
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "no append result in time");
+                    return Some((Err(broken(&error)), None));
+                }
+            }
+        }
+    }
+}
+
+impl<S> Pipe<'_, S> {
+    /// An append result, if it can be one.
+    fn read(&self, frame: &[u8]) -> io::Result<Appended> {
+        let appended = unpack("append result", frame)?;
+        self.client.log.known().appended(self.told.last, &appended)?;
+        Ok(appended)
+    }
+
+    fn acknowledged(&self, upto: Option<LogId>) {
+        if let Some(upto) = upto {
+            let Told { vote, committed, .. } = self.told;
+            self.client.positions.acknowledged(self.client.target, vote, upto.index, committed);
+        }
+    }
+}
+
+impl Told {
+    fn add(&mut self, request: &AppendEntriesRequest<TypeConfig>) {
+        self.vote = request.vote;
+        self.committed = self.committed.max(request.leader_commit.map(|id| id.index));
+        self.last = self.last.max(last_index(request));
+    }
+}
+
+/// Index of the last entry that a request tells of.
+fn last_index(request: &AppendEntriesRequest<TypeConfig>) -> u64 {
+    let last = request.entries.last().map(|entry| entry.log_id);
+    last.or(request.prev_log_id).map_or(0, |id| id.index)
+}
+
+async fn next<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
+    match input {
+        Some(input) => input.next().await,
+        None => None,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,84 @@
+//! Proposing: by the proposer here while this replica leads, else by way of the leader.
+
+use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
+use romana_statemachine::{Outcome, Proposal};
+use tokio::time::Instant;
+
+use crate::raft::known::view::pause;
+use crate::raft::peer::link::CallError;
+use crate::raft::peer::message::{Ask, Batch, Declined, Reply};
+use crate::raft::{ProposeError, Replica, Shared, proposer};
+
+impl Replica {
+    /// Commits proposals: all of them in one log entry, or none. Each is decided on its own; the
+    /// outcomes are in the order of the proposals. On return they are applied on the leader, and
+    /// on this replica only if it leads.
+    ///
+    /// While nothing was sent, a missing or changing leader is waited for until `deadline`.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; only [`ProposeError::Unknown`] can mean that something happened.
+    pub async fn propose(
+        &self,
+        proposals: Vec<Proposal>,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, ProposeError> {
+        self.0.propose(proposals, deadline).await
+    }
+}
+
+impl Shared {
+    /// [`Replica::propose`].
+    pub(super) async fn propose(
+        &self,
+        proposals: Vec<Proposal>,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, ProposeError> {
+        let commands = proposals.len();
+        if commands == 0 {
+            return Ok(Vec::new());
+        }
+        let (commands_max, bytes_max) = (ENTRY_COMMANDS_MAX, proposer::BATCH_BYTES_MAX);
+        let too_large = ProposeError::TooLarge { commands, commands_max, bytes_max };
+        let batch = Batch::new(&proposals).ok_or(too_large)?;
+        let mut news = self.view.watch();
+        loop {
+            let why = match self.propose_once(&batch, deadline).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(Declined::Busy) => return Err(ProposeError::Busy),
+                Err(Declined::Unknown(why)) => return Err(ProposeError::Unknown { why }),
+                Err(Declined::NotLeader) => "no leader is known".into(),
+                Err(Declined::Unavailable(why)) => why,
+            };
+            if let Some(why) = self.health().fault() {
+                return Err(ProposeError::Unavailable { why });
+            }
+            if !pause(&mut news, deadline).await {
+                return Err(ProposeError::Unavailable { why });
+            }
+        }
+    }
+
+    async fn propose_once(
+        &self,
+        batch: &Batch,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, Declined> {
+        let Some(leader) = self.view.leader() else { return Err(Declined::NotLeader) };
+        if leader == self.id() {
+            return self.host.proposer.propose(batch.clone(), deadline).await;
+        }
+        let Some(peer) = self.view.peer(leader) else { return Err(Declined::NotLeader) };
+        // The leader gives up a little earlier, so that its answer still arrives.
+        let within = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let ask = Ask::Propose { batch: batch.clone(), within_ms };
+        match self.links.to(leader, &peer).call(ask, deadline).await {
+            Ok(Reply::Proposed(result)) => result,
+            Ok(Reply::Failed(why)) => Err(Declined::Unknown(why)),
+            Ok(other) => Err(Declined::Unknown(other.misfit())),
+            Err(CallError::NotSent(why)) => Err(Declined::Unavailable(why)),
+            Err(CallError::Lost(why)) => Err(Declined::Unknown(why)),
+        }
+    }
+}

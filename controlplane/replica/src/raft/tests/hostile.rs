@@ -172,8 +172,8 @@ async fn forged_snapshots_are_refused_and_said() {
         SnapshotPart::Restart { revision: Revision(MAX), digest: Digest([0; 32]) },
     ] {
         let mut conn = connect(&cluster, from, to, Purpose::Snapshot).await;
-        let begun =
-            begin(cluster.on(to).members().status().term.get(), id(1, 9_999), Revision(9_999));
+        let term = cluster.on(to).members().status().term.get();
+        let begun = begin(term, id(1, 9_999), Revision(9_999));
         conn.writer.send(&pack(&begun)).await.unwrap();
         conn.reader.expect().await.unwrap();
         conn.writer.send(&pack(&part)).await.unwrap();

@@ -15,7 +15,7 @@ use rtnetlink::Handle;
 
 use crate::kernel::KernelError;
 use crate::kernel::leftovers::{self, OwnLink, OwnRoute};
-use crate::ours::{CHAIN_PREFIX, LOCK_FILE};
+use crate::ownership::{CHAIN_PREFIX, LOCK_FILE};
 use crate::policy::packet_filter::{self, FilterError, Saved};
 
 /// What to take away, and how.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::kernel::routes::MAIN_TABLE;
 use crate::nat::Nat;
-use crate::ours;
+use crate::ownership;
 use crate::policy::enforce::Settings;
 use crate::policy::options::Options;
 use crate::policy::packet_filter::Backend;
@@ -269,13 +269,13 @@ impl Config {
         Ok(Self {
             servers,
             host,
-            state_dir: given.state_dir.unwrap_or_else(|| PathBuf::from(ours::STATE_DIR)),
+            state_dir: given.state_dir.unwrap_or_else(|| PathBuf::from(ownership::STATE_DIR)),
             routes: given.routes.unwrap_or(true),
             route_table,
             multihop: given.multihop_blocks.unwrap_or(false),
             ecmp: given.ecmp.unwrap_or(false),
             register: given.register.unwrap_or(false).then_some(registration),
-            socket: given.socket.unwrap_or_else(|| PathBuf::from(ours::SOCKET)),
+            socket: given.socket.unwrap_or_else(|| PathBuf::from(ownership::SOCKET)),
             takeover_after: Duration::from_secs(given.takeover_after.unwrap_or(TAKEOVER_SECONDS)),
             mtu: given.mtu,
             policy,
@@ -314,7 +314,7 @@ pub fn metrics_address(args: &Args) -> Result<SocketAddr, ConfigError> {
 /// # Errors
 /// [`ConfigError`].
 pub fn state_dir(args: &Args) -> Result<PathBuf, ConfigError> {
-    Ok(given(args)?.state_dir.unwrap_or_else(|| PathBuf::from(ours::STATE_DIR)))
+    Ok(given(args)?.state_dir.unwrap_or_else(|| PathBuf::from(ownership::STATE_DIR)))
 }
 
 /// Flags and environment take precedence over the file.

@@ -28,7 +28,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A released address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Released {
-    /// Revision of the release.
     pub revision: Revision,
     pub ip: IpAddr,
 }

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   Following ──► seen ─┐
-//!   netlink news ───────┼──► Router::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
+//!   netlink news ───────┼──► RouteReconciler::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
 //!   timer ──────────────┘
 //!   Following ──► seen ─┬──► Enforcer::pass: compile ─► diff ─► ipset, iptables ──► status
-//!   attach ─► Gate ─────┘
+//!   attach ─► EnforcerHandle ─────┘
 //!   romana-cni ──► socket ──► attach ──► ledger, log, kernel
 //! ```
 //! First start, normal operation, restart and repair share one code path. SIGTERM
@@ -23,14 +23,14 @@ use crate::config::Config;
 use crate::connections::{self, Forgotten};
 use crate::enrol::Enrolment;
 use crate::follow;
+use crate::heartbeat::{self, HEARTBEAT_TIMEOUT};
 use crate::http::AgentProbe;
 use crate::kernel::taken::Taken;
 use crate::kernel::{facts, netlink};
 use crate::policy::enforce::{self, enforcer};
 use crate::policy::packet_filter::PacketFilter;
-use crate::pulse::{self, HEARTBEAT_TIMEOUT};
 use crate::register::{self, Registrar};
-use crate::router::{self, Router};
+use crate::route_reconciler::{self, RouteReconciler};
 use crate::state_dir::StateDir;
 use crate::status::{Said, Status};
 use crate::{nat, sysctl};
@@ -55,14 +55,15 @@ pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     sysctl::prepare(config.set_sysctls);
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
-    let router = Router::new(&config, handle.clone(), seen.clone(), status, Arc::clone(&wake));
+    let router =
+        RouteReconciler::new(&config, handle.clone(), seen.clone(), status, Arc::clone(&wake));
     let standing = enrolment.standing();
     let said = Said::new(&config, routes, &policy, &problems, &standing, unable, &seen);
     let news = attach::News { taken: Arc::clone(&taken), standing, policy, unable: unable_of };
     let plugin = attach::open(&config, client.clone(), seen.clone(), handle.clone(), gate, news);
     let plugin = plugin.await?;
     let forget = connections::forget(released, forgetting, problems.clone(), stop.clone());
-    let beat = pulse::beat(Arc::clone(&enrolment), beating, said.clone(), stop.clone());
+    let beat = heartbeat::beat(Arc::clone(&enrolment), beating, said.clone(), stop.clone());
     let nat = nat::keep(config.nat.clone(), seen.clone(), problems.clone(), stop.clone());
 
     tasks.spawn("kernel news", facts::watch_all(wake, taken, stop.clone()));
@@ -72,7 +73,7 @@ pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     tasks.spawn("heartbeat", beat);
     tasks.spawn("connections", forget);
     tasks.spawn("nat", nat);
-    tasks.reconcile(router, router::SCHEDULE, &problems);
+    tasks.reconcile(router, route_reconciler::SCHEDULE, &problems);
     tasks.reconcile(enforcer, enforce::SCHEDULE, &problems);
     let registrar = Registrar { config: config.clone(), enrolment, client, handle, seen };
     tasks.reconcile(registrar, register::SCHEDULE, &problems);

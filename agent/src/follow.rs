@@ -16,7 +16,7 @@ use romana_statemachine::{Event, Record, Revision};
 use tokio::sync::{mpsc, watch};
 
 use crate::connections::{Forgotten, Released};
-use crate::ours::{FOLLOWED_FILE, VIEW_FILE};
+use crate::ownership::{FOLLOWED_FILE, VIEW_FILE};
 use crate::view::View;
 
 /// Problem of an agent that is too old to follow the cluster's log.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use romana_daemon::file::{self, Replacement};
 use serde_json::json;
 
-use crate::ours::{CONFLIST_FILE, PLUGIN_FILE, PLUGIN_TYPE, SOCKET, STATE_DIR};
+use crate::ownership::{CONFLIST_FILE, PLUGIN_FILE, PLUGIN_TYPE, SOCKET, STATE_DIR};
 
 /// File extensions of network configurations (CNI conventions).
 const CONFIG_ENDINGS: [&str; 3] = ["conf", "conflist", "json"];

@@ -1,5 +1,5 @@
 //! Masquerades packets that leave the Romana networks (`--nat`): external destinations see the host's
-//! address, Romana networks see the container's (reference/romana-2.0.md §6.2).
+//! address, Romana networks see the container's.
 //!
 //! ```text
 //!   nat POSTROUTING ─► ROMANA-MASQ:  -d <each network> RETURN
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::follow::Seen;
-use crate::ours::MASQUERADE_CHAIN as CHAIN;
+use crate::ownership::MASQUERADE_CHAIN as CHAIN;
 
 const TABLE: &str = "nat";
 const HOOK: &str = "POSTROUTING";

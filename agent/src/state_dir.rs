@@ -8,7 +8,7 @@ use std::time::Duration;
 use romana_daemon::owner::{self, Program};
 use romana_statemachine::name::InstanceId;
 
-use crate::ours::{INSTANCE_FILE, LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
+use crate::ownership::{INSTANCE_FILE, LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
 use romana_daemon::durable::{self, DurableError};
 
 /// Longer than a plugin takes to spool a DEL.

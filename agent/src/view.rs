@@ -16,7 +16,7 @@ use romana_statemachine::topology::TopologySpec;
 use romana_statemachine::{Conflict, Event, Millis, Record, Revision, Topic};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::Rules;
+use crate::policy_view::PolicyView;
 
 /// Topics that an agent follows.
 pub const TOPICS: [Topic; 8] = [
@@ -53,7 +53,7 @@ pub struct View {
     pub addresses: OrdMap<AddressName, Address>,
     /// Policies and what they refer to; `None`: saved by a release that did not follow them.
     #[serde(default)]
-    pub rules: Option<Rules>,
+    pub rules: Option<PolicyView>,
     /// Addresses in use on this host that the log cannot allocate to it, as text.
     #[serde(default)]
     pub conflicts: Vec<String>,
@@ -108,7 +108,7 @@ impl View {
             blocks: OrdMap::new(),
             networks: Vec::new(),
             addresses: OrdMap::new(),
-            rules: Some(Rules::default()),
+            rules: Some(PolicyView::default()),
             conflicts: Vec::new(),
             reserve_per_owner: 0,
         }
@@ -135,7 +135,7 @@ impl View {
         if let Some(topology) = snapshot.member::<Option<TopologySpec>>("topology")?.flatten() {
             view.networks = networks(&topology);
         }
-        view.rules = Some(Rules::new(
+        view.rules = Some(PolicyView::new(
             snapshot.list("policies")?,
             snapshot.list("endpoints")?,
             snapshot.list("tenants")?,
@@ -232,7 +232,7 @@ impl View {
         }
     }
 
-    /// Networks in which a tenant may get addresses, in the order of design §3: first those
+    /// Networks in which a tenant may get addresses, in this order: first those
     /// that name it, then the open ones.
     pub fn networks_for(&self, tenant: &TenantId) -> impl Iterator<Item = &Network> {
         let named = self.networks.iter().filter(|network| network.tenants.contains(tenant));

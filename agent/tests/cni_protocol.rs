@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use romana_agent::cni::{self, Agent, Env};
-use romana_agent::wire::{Added, Failed, Link, Reply, Request};
+use romana_agent::ipc::{Added, Failed, Link, Reply, Request};
 use serde_json::{Value, json};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/judges/cni11_golden.txt");

@@ -92,7 +92,6 @@ pub struct ExportHeader {
     pub previous: Digest,
     /// Revision of the last record.
     pub last: Revision,
-    /// Its digest.
     pub digest: Digest,
     /// The state before the first record in base64, unless that is the first of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +110,5 @@ pub struct ExportEnd {
     pub revision: Revision,
     /// Digest of the history there.
     pub digest: Digest,
-    /// Digest of the state there.
     pub state_digest: Digest,
 }

@@ -12,7 +12,6 @@ pub struct Restoration {
     pub cluster_id: String,
     /// Id of the cluster that the backup is of.
     pub source: String,
-    /// Revision of the backup.
     pub from_revision: Revision,
     /// Revision of the new cluster: that of the `Restored` event.
     pub revision: Revision,

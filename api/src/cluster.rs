@@ -71,8 +71,9 @@ pub struct MemberProblem {
     pub code: String,
     /// What is wrong.
     pub what: String,
-    /// What to do about it: a command, or a sentence.
-    pub mend: String,
+    /// What to do about it: a command, or a sentence. Replicas of the first releases call it `mend`.
+    #[serde(alias = "mend")]
+    pub remedy: String,
 }
 
 /// What a member does.
@@ -112,7 +113,6 @@ pub struct ClocksStatus {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct MemberClock {
-    /// The member.
     pub id: u64,
     /// How far it is ahead of what a majority agrees on (without an agreement, of log time), or behind it
     /// (negative), milliseconds.

@@ -25,7 +25,6 @@ pub struct Romana2Error {
     pub hint: String,
     /// What kind of thing it is about, or empty.
     pub resource_type: String,
-    /// Which one.
     pub resource_id: String,
     /// Always empty.
     pub see_also: String,

@@ -48,7 +48,6 @@ pub struct VerdictSide {
     pub why: String,
     /// Policies that isolate it.
     pub isolating: Vec<String>,
-    /// Rules that allow it.
     pub allowing: Vec<RuleAt>,
 }
 

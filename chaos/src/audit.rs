@@ -20,7 +20,7 @@ use romana_statemachine::{Event, Record, Revision};
 use tokio::time::timeout;
 
 use crate::cluster::Cluster;
-use crate::history::{Audited, Exported};
+use crate::evidence::{Audited, Exported};
 use crate::http::Connection;
 
 /// Addresses that are asked for on each replica; of more, as many are drawn.

@@ -12,7 +12,7 @@ use romana_statemachine::backup::{BackupError, Check, Checked, Reader};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::history::Backed;
+use crate::evidence::Backed;
 use crate::http::Connection;
 
 /// From one backup to the next.
@@ -22,11 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What came of asking for a backup.
 enum Taken {
-    /// A whole one.
     Whole(Box<Checked>),
     /// None: the replica was away, or went away.
     Broken,
-    /// One that is wrong, and why.
     Wrong(BackupError),
 }
 

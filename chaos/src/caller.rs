@@ -13,7 +13,7 @@ use romana_statemachine::name::AddressName;
 use romana_statemachine::{Command, Revision};
 use serde_json::{Value, json};
 
-use crate::history::{Ask, Held, Outcome};
+use crate::evidence::{Ask, Held, Outcome};
 use crate::http::{Answer, Connection, HttpError};
 
 /// How long a bare request waits for its answer.

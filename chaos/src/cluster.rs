@@ -34,7 +34,6 @@ const OWN_PORTS: (u16, u16) = (9600, 9601);
 /// How to build a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// How many replicas.
     pub replicas: usize,
     /// The `romanad` program.
     pub romanad: PathBuf,
@@ -72,7 +71,6 @@ impl ClusterOptions {
 /// One replica: a process, or the place of one that is down.
 #[derive(Debug)]
 pub struct Replica {
-    /// Its id, from 1.
     pub id: u64,
     /// Where it serves the API.
     pub api: SocketAddr,

@@ -16,7 +16,7 @@ use romana_statemachine::{Digest, Record, Revision, State};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::history::Followed;
+use crate::evidence::Followed;
 use crate::http::Connection;
 
 /// Longest life of a connection before the follower cuts it.

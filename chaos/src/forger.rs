@@ -81,11 +81,9 @@ impl Forgery {
 pub struct Target {
     /// Its peer listener.
     pub peer: SocketAddr,
-    /// Its id.
     pub id: u64,
     /// The id that is claimed.
     pub from: u64,
-    /// The cluster.
     pub cluster: String,
 }
 

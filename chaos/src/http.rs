@@ -33,7 +33,6 @@ pub enum HttpError {
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// HTTP status.
     pub status: u16,
     /// `X-Romana-Revision`, if it was there.
     pub revision: Option<u64>,

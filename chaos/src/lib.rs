@@ -7,7 +7,7 @@
 //!   cluster (processes) ◄── nemesis (kill, pause, power cut, partition)
 //!        ▲   ▲
 //!        │   └── followers, samplers ──┐
-//!        └────── workload (clients) ───┴──► history::Evidence ──► oracle (pure) ──► violations
+//!        └────── workload (clients) ───┴──► evidence::Evidence ──► oracle (pure) ──► violations
 //! ```
 //!
 //! ## Reading order
@@ -24,9 +24,10 @@ pub mod bench;
 pub mod caller;
 pub mod clock;
 pub mod cluster;
+pub mod evidence;
+pub mod final_state;
 pub mod follower;
 pub mod forger;
-pub mod history;
 pub mod http;
 pub mod nemesis;
 pub mod oracle;
@@ -34,7 +35,6 @@ pub mod report;
 mod resident;
 pub mod run;
 pub mod soak;
-pub mod testimony;
 pub mod wait;
 pub mod workload;
 pub mod world;

@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use romana_statemachine::name::AddressName;
 use romana_statemachine::{Digest, Revision};
 
-use crate::history::{Evidence, Nanos, Testimony};
+use crate::evidence::{Evidence, Nanos, Testimony};
 use crate::nemesis::Injected;
 use crate::nemesis::abuse::ABUSE;
 pub(crate) use laws::memory::costs;
@@ -38,7 +38,6 @@ const SHOWN_MAX: usize = 20;
 pub struct Law {
     /// What reports call it.
     pub name: &'static str,
-    /// What it says.
     pub says: &'static str,
     check: fn(&Case<'_>, &mut Verdict),
 }
@@ -72,7 +71,6 @@ pub const LAWS: &[&Law] = &[
 /// A broken law.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which law.
     pub law: &'static str,
     /// What was seen.
     pub what: String,

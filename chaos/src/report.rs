@@ -6,7 +6,7 @@ mod text;
 
 use std::collections::BTreeMap;
 
-use crate::history::{Evidence, Nanos, Outcome};
+use crate::evidence::{Evidence, Nanos, Outcome};
 use crate::nemesis::Injected;
 use crate::oracle::{LAWS, Violation};
 
@@ -21,7 +21,6 @@ const PART_MIN: Nanos = 100_000_000;
 /// A part of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Part {
-    /// Where it begins.
     pub from: Nanos,
     /// Calls that were answered in it.
     pub acked: u64,
@@ -163,7 +162,7 @@ mod tests {
     use romana_statemachine::Revision;
 
     use super::*;
-    use crate::history::{Ask, Call};
+    use crate::evidence::{Ask, Call};
 
     /// Two seconds, a call every ten milliseconds; none is answered for half a second.
     pub(super) fn story() -> Story {

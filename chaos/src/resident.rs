@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::bench::report::resident_bytes;
 use crate::cluster::Lives;
-use crate::history::{Clock, Resident};
+use crate::evidence::{Clock, Resident};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

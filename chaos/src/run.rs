@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep};
 use crate::audit;
 use crate::backup::Keeper;
 use crate::cluster::{Cluster, ClusterOptions, SmallDisk};
+use crate::evidence::{Audited, Clock, Evidence, Outcome, Sample, Testimony};
+use crate::final_state::{self, sample};
 use crate::follower::Follower;
-use crate::history::{Audited, Clock, Evidence, Outcome, Sample, Testimony};
 use crate::http;
-use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, torment};
+use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, inject};
 use crate::oracle::{Violation, costs, judge};
 use crate::report::Story;
 use crate::resident::Watcher;
-use crate::testimony::{self, sample};
 use crate::workload::{Workload, WorkloadOptions, set_up};
 
 /// How long the cluster may take to be whole again after the last fault.
@@ -44,11 +44,8 @@ pub struct RunOptions {
     pub seed: u64,
     /// How long faults are injected.
     pub seconds: u64,
-    /// Clients.
     pub clients: usize,
-    /// Replicas.
     pub replicas: usize,
-    /// Faults.
     pub faults: Vec<Fault>,
     /// From one fault to the next.
     pub interval: Duration,
@@ -160,9 +157,9 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let workload = WorkloadOptions { clients: options.clients, seed: options.seed };
     let workload = Workload::start(&apis, &workload, clock)?;
 
-    let damage = torment(cluster, &options.nemesis(), clock).await?;
+    let damage = inject(cluster, &options.nemesis(), clock).await?;
     let mut violations = healed(cluster, &damage).await;
-    violations.extend(bit(cluster, &damage));
+    violations.extend(faults_took_effect(cluster, &damage));
     evidence.faults.clone_from(&damage.faults);
     // What did not heal by now is known to be broken: the rest of the evidence is worth a moment.
     let patience = if violations.is_empty() { HEAL_PATIENCE } else { LAST_MOMENT };
@@ -182,7 +179,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     if options.previous.is_some() {
         violations.extend(upgraded(cluster).await);
     }
-    let heard = hear_out(cluster, options.seed, patience).await;
+    let heard = collect_until_quiet(cluster, options.seed, patience).await;
     let last = heard.last();
     violations.extend(heard.violations);
     (evidence.testimonies, evidence.audited) = (heard.testimonies, heard.audited);
@@ -217,7 +214,7 @@ impl Heard {
 
 /// Hears everybody until nothing came meanwhile: what was on its way when a client gave up may be committed much
 /// later, between two answers.
-async fn hear_out(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
+async fn collect_until_quiet(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
     /// Nobody asks for anything any more: it ends soon.
     const LATE_MAX: usize = 5;
     let mut heard = hear(cluster, seed, patience).await;
@@ -235,7 +232,7 @@ async fn hear_out(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
 
 async fn hear(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
     let mut heard = Heard::default();
-    match testimony::collect(cluster, patience).await {
+    match final_state::collect(cluster, patience).await {
         Ok((testimonies, complaint)) => {
             heard.testimonies = testimonies;
             heard.violations.extend(complaint.map(|what| Violation { law: "converge", what }));
@@ -270,7 +267,7 @@ async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
 }
 
 /// Faults that do nothing show nothing: what was cut must have been missed.
-fn bit(cluster: &mut Cluster, damage: &Damage) -> Option<Violation> {
+fn faults_took_effect(cluster: &mut Cluster, damage: &Damage) -> Option<Violation> {
     /// Between replicas a second never passes without packets.
     const LONG: u64 = 1_000_000_000;
     let of_links = |injected: &&Injected| {

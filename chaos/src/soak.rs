@@ -37,13 +37,10 @@ pub struct SoakOptions {
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total {
-    /// Rounds.
     pub rounds: u64,
     /// Rounds that broke a law.
     pub broken: u64,
-    /// Calls.
     pub calls: u64,
-    /// Faults.
     pub faults: u64,
 }
 

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::caller::{Caller, library};
-use crate::history::{Ask, Call, Clock, Outcome};
+use crate::evidence::{Ask, Call, Clock, Outcome};
 
 /// Prefix groups, and hosts in each.
 const RACKS: u8 = 4;
@@ -137,9 +137,7 @@ pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
 /// How to run the clients.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
-    /// How many clients.
     pub clients: usize,
-    /// The seed.
     pub seed: u64,
 }
 

@@ -43,7 +43,6 @@ pub const HOSTS: usize = 4;
 pub struct Law {
     /// What reports call it.
     pub name: &'static str,
-    /// What it says.
     pub says: &'static str,
     check: fn(&World) -> Result<(), String>,
 }

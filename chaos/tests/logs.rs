@@ -75,10 +75,10 @@ async fn one_line_when_a_replica_goes_and_one_when_it_comes() {
     let after: Vec<usize> = (0..3).map(|at| length(&cluster, at)).collect();
 
     cluster.kill(one).unwrap();
-    wait_line(&cluster, leader, after[leader], "replica cannot be reached").await;
+    wait_line(&cluster, leader, after[leader], "replica is unreachable").await;
     ask(&cluster, leader, AWAY).await;
     cluster.start_replica(one).unwrap();
-    let back = wait_line(&cluster, leader, after[leader], "replica is reached again").await;
+    let back = wait_line(&cluster, leader, after[leader], "replica is reachable again").await;
     assert!(attempts(&back) > 20, "{back}");
     for at in [leader, other] {
         let lines = lines(&cluster, at, after[at]);

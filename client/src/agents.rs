@@ -3,7 +3,7 @@
 use hyper::Method;
 use romana_api::Changed;
 use romana_api::host::{HeartbeatBody, ReportBody};
-use romana_statemachine::agent::{Heard, Heartbeat};
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge};
 use romana_statemachine::command::{ClaimReserve, EnrolAgent, ReportAttachments};
 use romana_statemachine::finding::Finding;
 use romana_statemachine::name::{HostName, InstanceId};
@@ -67,7 +67,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn heartbeats(&self) -> Result<Page<Heard>, Error> {
+    pub async fn heartbeats(&self) -> Result<Page<HeartbeatAge>, Error> {
         self.get("/v1/heartbeats").await
     }
 

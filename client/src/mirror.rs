@@ -243,7 +243,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
             Ok(copy) => copy.filter(|copy| copy.host() == empty.host()),
             Err(error @ DurableError::Damaged { .. }) => {
                 let aside = durable::set_aside(file);
-                tracing::error!(%error, aside = %aside.display(), "starting without a view");
+                tracing::error!(%error, aside = %aside.display(), "cannot read the saved view: starting from the control plane");
                 None
             }
             Err(error) => return Err(error),
@@ -333,7 +333,11 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
             Item::Unknown(one) => {
                 seen.unknown += 1;
                 let (event, revision) = (one.name(), one.revision);
-                tracing::info!(event, revision = revision.get(), "an event is left out: not known");
+                tracing::info!(
+                    event,
+                    revision = revision.get(),
+                    "skipped an event that this version does not know"
+                );
                 self.view.advance(revision);
             }
             Item::Bookmark(revision) => self.view.advance(revision),
@@ -368,13 +372,13 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
 
     fn complain(&self, error: &Error) {
         let Error::Newer { why } = error else {
-            tracing::warn!(error = error as &dyn std::error::Error, "the log cannot be followed");
+            tracing::warn!(error = error as &dyn std::error::Error, "cannot follow the log");
             return self.tell(Some(error.to_string()));
         };
         self.seen.send_if_modified(|seen| {
             let new = seen.stranded.as_ref() != Some(why);
             if new {
-                tracing::error!(why, "the log is not followed any further: upgrade this program");
+                tracing::error!(why, "stopped following the log: upgrade this program");
                 seen.stranded = Some(why.clone());
             }
             new
@@ -386,7 +390,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
         self.seen.send_if_modified(|seen| {
             let new = seen.trouble != trouble;
             if let Some(why) = trouble.as_ref().filter(|_| new) {
-                tracing::warn!(why, "there is nothing to follow");
+                tracing::warn!(why, "the control plane has no events for this follower");
             }
             seen.trouble = trouble;
             new
@@ -410,7 +414,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
         if let Err(error) = durable::save(&self.file, &self.view) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "the view is not saved: a restart without a replica would know less"
+                "cannot save the view: after a restart without the control plane an older one is used"
             );
         }
         self.observer.saved(&self.view);

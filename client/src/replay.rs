@@ -36,11 +36,7 @@ const FORMAT: u64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     #[error("line {line}: {why}")]
-    Line {
-        /// Line number, from 1.
-        line: u64,
-        why: String,
-    },
+    Line { line: u64, why: String },
     #[error("the file cannot be read after line {line}")]
     Io {
         /// The last line that was read.
@@ -68,7 +64,6 @@ pub struct Replayed {
     pub header: Header,
     /// The state at the end of the replay.
     pub state: State,
-    /// Digest of that state.
     pub state_digest: Digest,
     /// Number of records applied.
     pub records: u64,

@@ -32,13 +32,7 @@ const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 pub enum BootstrapError {
     /// The document cannot be read.
     #[error("cannot read the initial topology {path}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The document is not one.
+    Read { path: String, source: std::io::Error },
     #[error("the initial topology {path} is not valid: {why}")]
     Document {
         /// The file, or the name of the built-in one.
@@ -49,42 +43,30 @@ pub enum BootstrapError {
     /// No built-in topology of that name.
     #[error("there is no built-in topology {name}; there are: {known}")]
     NoBuiltin {
-        /// The name.
         name: String,
         /// Those there are.
         known: String,
     },
     /// The region cannot be looked up.
     #[error("cannot look up the region at the instance metadata service ({why}): give --region")]
-    Region {
-        /// Why.
-        why: String,
-    },
+    Region { why: String },
     /// An override names a network that is not there.
     #[error("network_cidr_overrides names network {network}, which the initial topology has not")]
-    UnknownNetwork {
-        /// The network.
-        network: String,
-    },
+    UnknownNetwork { network: String },
     /// A network overlaps the service range.
     #[error(
         "network {network} ({cidr}) overlaps service_cluster_ip_range {range}: choose another CIDR, \
          with --network-cidr-overrides {network}=CIDR for example"
     )]
     OverlapsServices {
-        /// The network.
         network: String,
-        /// Its CIDR.
         cidr: String,
         /// The service range.
         range: String,
     },
     /// The cluster would refuse to keep the ranges of services.
     #[error("service_cluster_ip_range is not valid: {why}")]
-    Services {
-        /// Why.
-        why: String,
-    },
+    Services { why: String },
 }
 
 /// What the first leader of a new cluster proposes: today's behaviour from the first entry on, and

@@ -83,7 +83,7 @@ pub async fn prepare(config: &mut Config) -> Result<(), JoinError> {
     }
     if owner(&config.data_dir)?.is_none() {
         let (cluster, id) = ask_all(&config.join, &config.advertise_peer).await?;
-        tracing::info!(cluster, id, "joining");
+        tracing::info!(cluster, id, "joining the cluster");
         join(&config.data_dir, cluster, id)?;
     }
     if let Some(Owner { id, initial_cluster }) = owner(&config.data_dir)? {
@@ -113,7 +113,7 @@ async fn ask_all(servers: &[String], peer: &str) -> Result<(String, u64), JoinEr
         let why = whys.join("; ");
         // It is asked several times a second, and said when the answer changes.
         if why != said {
-            tracing::info!(why, "not taken in yet: waiting");
+            tracing::info!(why, "not a member yet: waiting");
             said = why;
         }
         sleep(PAUSE).await;

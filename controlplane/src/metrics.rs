@@ -70,7 +70,6 @@ pub struct Reading {
     pub feed_lag: u64,
     /// Live addresses.
     pub addresses: u64,
-    /// Hosts.
     pub hosts: u64,
     /// The oldest revision in the history.
     pub history_oldest: u64,
@@ -93,7 +92,6 @@ pub struct Reading {
 /// A member's wall clock, read when somebody scrapes.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockReading {
-    /// The member.
     pub member: u64,
     /// How far it is ahead, milliseconds.
     pub ahead_ms: i64,

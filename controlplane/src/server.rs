@@ -27,7 +27,7 @@ use romana_replica::backup::RestoreError;
 use romana_replica::purge;
 use romana_replica::reseed;
 use romana_replica::{FaultKind, Replica, ReplicaConfig, StartError};
-use romana_storage::disk::{self, Room};
+use romana_storage::disk::{self, SpaceGuard};
 use romana_storage::wal::WalError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -62,12 +62,7 @@ pub enum ServerError {
     Bootstrap(#[from] BootstrapError),
     /// The API's address cannot be had.
     #[error("cannot listen on {address} for the API")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    Listen { address: SocketAddr, source: io::Error },
     /// The cluster did not take this replica in.
     #[error("this replica does not join")]
     Join(#[source] Box<JoinError>),
@@ -79,19 +74,13 @@ pub enum ServerError {
     Restore(#[source] Box<RestoreError>),
     /// The replica does not start.
     #[error("the replica does not start")]
-    Start {
-        /// Its id.
-        id: u64,
-        /// Why.
-        source: Box<StartError>,
-    },
+    Start { id: u64, source: Box<StartError> },
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
     /// The replica stopped itself over damaged data.
     #[error("the replica has stopped: {why}")]
     Damaged {
-        /// Its id.
         id: u64,
         /// What is damaged.
         why: String,
@@ -142,7 +131,7 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let listener = listener::bind(config.listen).map_err(|error| listen_error(error.source))?;
     let listener = listener.into_std().map_err(listen_error)?;
-    let mut room = Room::new(config.data_dir.clone(), config.disk_reserve_bytes);
+    let mut room = SpaceGuard::new(config.data_dir.clone(), config.disk_reserve_bytes);
     let mut lives = 0;
     while room::wait(&mut room, &listener, &stop).await {
         let again = listener.try_clone().and_then(TcpListener::from_std).map_err(listen_error)?;
@@ -161,7 +150,7 @@ async fn serve(
     config: &Config,
     initial: Vec<romana_statemachine::Proposal>,
     listener: TcpListener,
-    room: &Room,
+    room: &SpaceGuard,
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<End, ServerError> {
@@ -214,7 +203,7 @@ async fn serve(
 /// Returns when the replica must not go on, and why.
 async fn end_of_life(
     replica: &Replica,
-    room: &Room,
+    room: &SpaceGuard,
     stop: &CancellationToken,
 ) -> Result<End, ServerError> {
     tokio::select! {
@@ -285,7 +274,7 @@ async fn hand_over(replica: &Replica) {
     }
     match replica.leadership().hand_over(Instant::now() + HAND_OVER).await {
         Ok(()) => info!("leadership handed over"),
-        Err(error) => info!(%error, "leadership was not handed over"),
+        Err(error) => info!(%error, "cannot transfer leadership"),
     }
 }
 

@@ -89,7 +89,6 @@ pub enum Unfit {
         own: Program,
         /// The other program's directory.
         found: PathBuf,
-        /// The other program.
         other: Program,
     },
     /// It contains a pipe or device, which may block on open or have no end.

@@ -23,7 +23,6 @@ pub struct Schedule {
     pub period: Option<Duration>,
     /// Back-off after the first failed pass, doubled after each further one …
     pub retry: Duration,
-    /// … up to this.
     pub retry_max: Duration,
 }
 

@@ -52,7 +52,7 @@ impl Heartbeat {
 /// A heartbeat, and how long ago it was heard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Heard {
+pub struct HeartbeatAge {
     /// The last one of its host.
     pub heartbeat: Heartbeat,
     /// Milliseconds since it came.
@@ -64,7 +64,6 @@ pub struct Heard {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefusedAgent {
-    /// The host that it says it is.
     pub host: HostName,
     /// What its state directory calls itself.
     pub instance: InstanceId,

@@ -17,13 +17,10 @@ use crate::name::{Actor, AddressName, HostName, SegmentId, TenantId};
 /// Something that a record concerns: what an index of a history goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject<'a> {
-    /// An address.
     Ip(IpAddr),
     /// A name of an address, a policy or a VIP.
     Name(&'a str),
-    /// A host.
     Host(&'a str),
-    /// A tenant.
     Tenant(&'a str),
 }
 
@@ -118,7 +115,6 @@ impl Event {
 /// What kind of event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// All of a topic.
     Topic(Topic),
     /// Those of a name, such as `AddressAllocated`.
     Name(String),
@@ -185,9 +181,7 @@ impl Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Moment {
-    /// The revision.
     pub revision: Revision,
-    /// Its time.
     pub at: Millis,
 }
 
@@ -195,15 +189,10 @@ pub struct Moment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tenure {
-    /// The address.
     pub ip: IpAddr,
-    /// The name it had.
     pub name: AddressName,
-    /// Its host.
     pub host: HostName,
-    /// Its tenant.
     pub tenant: TenantId,
-    /// Its segment.
     pub segment: SegmentId,
     /// Who asked for it; `None`: that is no longer kept.
     pub actor: Option<Actor>,

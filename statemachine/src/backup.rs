@@ -81,7 +81,6 @@ pub struct Header {
     pub at: Millis,
     /// Raft index of that entry.
     pub index: Index,
-    /// Its term.
     pub term: Term,
     /// Digest of the content of the state ([`State::state_digest`]).
     pub state_digest: Digest,
@@ -199,15 +198,11 @@ pub enum BackupError {
     Damaged {
         /// Of the frame.
         offset: u64,
-        /// What is wrong there.
         why: String,
     },
     /// It is whole, and what it says cannot be.
     #[error("the backup is inconsistent: {why}")]
-    Inconsistent {
-        /// What is wrong.
-        why: String,
-    },
+    Inconsistent { why: String },
 }
 
 /// The check of a frame.

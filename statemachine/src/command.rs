@@ -72,7 +72,6 @@ pub enum Command {
     DeleteSegment(SegmentRef),
     /// Creates or replaces a policy.
     SetPolicy(Policy),
-    /// Removes a policy.
     RemovePolicy(PolicyRef),
     /// Creates or replaces an endpoint.
     SetEndpoint(Endpoint),
@@ -84,7 +83,6 @@ pub enum Command {
     AssignVip(AssignVip),
     /// Takes a VIP off its host.
     UnassignVip(UnassignVip),
-    /// Removes a VIP.
     RemoveVip(VipRef),
     /// Makes a host the router of a prefix in a route table.
     AssignRouter(AssignRouter),

@@ -51,7 +51,6 @@ pub enum Event {
     VersionRaised(VersionRaised),
     /// Settings are now these.
     SettingsChanged(Settings),
-    /// A host was added.
     HostAdded(HostAdded),
     /// A host's facts or places changed.
     HostUpdated(HostUpdated),

@@ -4,7 +4,7 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
-/// Something that is not as it should be, and what mends it.
+/// An inconsistency, and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
@@ -14,10 +14,10 @@ pub struct Finding {
     pub code: String,
     /// What it is about: `host h1`, `address 10.0.0.5`.
     pub subject: String,
-    /// What is wrong, and why.
     pub why: String,
-    /// What to do: a command, or a sentence.
-    pub mend: String,
+    /// What to do: a command, or a sentence. Replicas of the first releases call it `mend`.
+    #[serde(alias = "mend")]
+    pub remedy: String,
 }
 
 /// How bad a finding is: the worst first.

@@ -32,13 +32,11 @@ use crate::vip;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Host {
-    /// Its name.
     pub name: HostName,
     /// Its address in the physical network.
     pub ip: IpAddr,
     /// Further addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its labels.
     pub labels: Labels,
     /// Free-form facts.
     pub info: Labels,
@@ -48,7 +46,6 @@ pub struct Host {
     pub state: HostState,
     /// Its leaf group in each network that has one for it.
     pub places: Vec<Place>,
-    /// Revision at which it was added.
     pub added: Revision,
 }
 

@@ -79,20 +79,13 @@ pub struct Ipam {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Allocation {
-    /// Its name.
     pub name: AddressName,
-    /// The address.
     pub ip: IpAddr,
-    /// Its block.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub block: IpNet,
-    /// Its network.
     pub network: NetworkName,
-    /// Its host.
     pub host: HostName,
-    /// Its tenant.
     pub tenant: TenantId,
-    /// Its segment.
     pub segment: SegmentId,
     /// The revision at which it was allocated.
     pub revision: Revision,
@@ -102,7 +95,6 @@ pub struct Allocation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GroupUsage {
-    /// Its range.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// Hosts that have their place there.

@@ -100,15 +100,9 @@ pub enum Peer {
     /// All endpoints of a segment.
     Segment(TenantId, SegmentId),
     /// Endpoints with matching labels, in tenants with matching labels.
-    Endpoints {
-        /// Which tenants.
-        tenants: TenantSelector,
-        /// Which of their endpoints.
-        endpoints: Selector,
-    },
+    Endpoints { tenants: TenantSelector, endpoints: Selector },
     /// An address range, without some parts of it. Matches endpoints' addresses too.
     Cidr {
-        /// The range.
         #[serde(with = "crate::prefix::json")]
         #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
         cidr: IpNet,
@@ -128,7 +122,6 @@ pub enum Peer {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum TenantSelector {
-    /// One, by id.
     Id(TenantId),
     /// Those whose labels match.
     Labels(Selector),
@@ -190,11 +183,8 @@ pub enum Protocol {
     /// All traffic.
     #[default]
     Any,
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
-    /// SCTP.
     Sctp,
     /// ICMP for IPv4, ICMPv6 for IPv6.
     Icmp,
@@ -219,7 +209,6 @@ impl Protocol {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Traffic {
-    /// The protocol.
     pub protocol: Protocol,
     /// Destination ports; empty = all. Only with TCP, UDP and SCTP.
     #[serde(default)]
@@ -234,7 +223,6 @@ pub struct Traffic {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Port {
-    /// One number, 1 to 65535.
     Number(u16),
     /// First and last number.
     Range(u16, u16),

@@ -109,7 +109,6 @@ refusals! {
     TooLarge { field: String, size: u64, max: u64 }
         => Malformed, "{field} has size {size}, the most is {max}";
         "Split the request.";
-    /// A CIDR is not one.
     InvalidCidr {
         /// The text, cut.
         cidr: String,
@@ -222,7 +221,6 @@ refusals! {
     SettingOutOfRange { setting: String, value: u64, min: u64, max: u64 }
         => Malformed, "{setting} = {} is not between {} and {}", Setting(setting, *value), Setting(setting, *min), Setting(setting, *max);
         "Choose a value in the range.";
-    /// Not the next version.
     VersionNotNext {
         version: u16,
         current: u16,
@@ -453,7 +451,6 @@ refusals! {
     /// A text means two things.
     AmbiguousName {
         text: String,
-        /// What is named so.
         named: String,
         /// What has that address.
         found: String,

@@ -5,7 +5,7 @@
 //!
 //! Inside a group a route is per host: its blocks, adjacent ones merged. Outside it is per group, and
 //! whole subtrees of groups are one prefix. So a host's routes outside its groups never exceed the
-//! number of groups (law 3).
+//! number of groups (P3).
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -44,7 +44,6 @@ pub trait Groups: Blocks {
 
 /// How a block is reached.
 pub enum Way<'a> {
-    /// It is here.
     Local,
     /// Through the host that has it: its addresses of the block's family, the main one first. It may have none.
     Host(&'a mut dyn Iterator<Item = IpAddr>),
@@ -125,12 +124,9 @@ pub struct Routes {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Route {
-    /// Where to.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
-    /// Its network.
     pub network: NetworkName,
-    /// How.
     pub via: Via,
 }
 
@@ -139,11 +135,9 @@ pub struct Route {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
-    /// It is here.
     Local,
     /// Through the host that has the blocks.
     Host {
-        /// The host.
         name: HostName,
         /// Its address of the prefix's family.
         ip: IpAddr,
@@ -152,7 +146,6 @@ pub enum Via {
     Group {
         /// The group's name, if it has one.
         name: Option<String>,
-        /// Its hosts.
         hosts: Vec<HostName>,
     },
 }
@@ -161,10 +154,8 @@ pub enum Via {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exception {
-    /// Where to.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
-    /// Why.
     pub reason: String,
 }
 

@@ -43,7 +43,6 @@ pub enum SnapshotError {
         /// As found.
         format: u16,
     },
-    /// Not a snapshot, or damaged.
     #[error("the snapshot cannot be decoded: {0}")]
     Damaged(postcard::Error),
     /// It decodes, but its topology is none.

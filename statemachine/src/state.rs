@@ -87,7 +87,6 @@ pub struct Now {
 pub struct Outcome {
     /// Revision after the command: that of its last event, or the state's if it caused none.
     pub revision: Revision,
-    /// The answer.
     pub result: Result<Answer, Refusal>,
 }
 
@@ -95,14 +94,11 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Answer {
-    /// Done.
     Done {
         /// Whether anything changed (`false`: it was so already).
         changed: bool,
     },
-    /// An address.
     Address {
-        /// It.
         allocation: Allocation,
         /// Whether this command allocated it (`false`: the name had it already).
         fresh: bool,
@@ -115,7 +111,6 @@ pub enum FollowError {
     /// Revisions are missing or repeated.
     #[error("record {got} cannot follow revision {have}")]
     Gap {
-        /// Revision of the state.
         have: Revision,
         /// Revision of the record.
         got: Revision,

@@ -25,9 +25,7 @@ use crate::version;
 /// A tenant that was created.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tenant {
-    /// Its labels.
     pub labels: Labels,
-    /// Its segments and their labels.
     pub segments: OrdMap<SegmentId, Labels>,
 }
 

@@ -11,15 +11,11 @@ pub enum Topic {
     Topology,
     /// Hosts and their states.
     Hosts,
-    /// Blocks.
     Blocks,
-    /// Addresses.
     Addresses,
     /// Tenants and segments.
     Tenants,
-    /// Policies.
     Policies,
-    /// Endpoints.
     Endpoints,
     /// Virtual IPs.
     Vips,

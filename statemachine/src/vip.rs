@@ -36,9 +36,7 @@ use crate::tenant::check_routable;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vip {
-    /// Its name.
     pub name: VipName,
-    /// The address.
     pub ip: IpAddr,
     /// Hosts that may answer; empty = any host that is up.
     pub candidates: Vec<HostName>,
@@ -50,7 +48,6 @@ pub struct Vip {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipHolder {
-    /// The host.
     pub host: HostName,
     /// When its lease is over, unless renewed.
     pub until: Millis,

@@ -234,7 +234,7 @@ impl World {
             let routes = routes::for_host(&self.state, &host.name).unwrap();
             let outside =
                 routes.routes.iter().filter(|route| matches!(route.via, Via::Group { .. }));
-            assert!(outside.count() as u64 <= routes.groups, "law 3 at {}", host.name);
+            assert!(outside.count() as u64 <= routes.groups, "P3 at {}", host.name);
         }
         check_group_routers(&self.state);
         if let Some(shown) = self.state.topology_document() {

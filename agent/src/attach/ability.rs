@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::add::SILENT;
 use super::{Attacher, code, failed};
 use crate::follow::NOT_FOLLOWED;
-use crate::ours::LEDGER_DIR;
+use crate::ipc::Failed;
+use crate::ownership::LEDGER_DIR;
 use crate::sysctl;
 use crate::view::View;
-use crate::wire::Failed;
 
 /// How often readiness is checked.
 const PERIOD: Duration = Duration::from_secs(1);

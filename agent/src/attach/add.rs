@@ -11,14 +11,14 @@ use romana_statemachine::name::{AddressName, NetworkName, SegmentId, TenantId};
 use romana_statemachine::{Allocation, Revision};
 use tokio::time::{Instant, timeout};
 
-use super::{Attacher, Entry, Held, Lent, Stage, code, failed, names};
+use super::{Attacher, AttachmentAddress, BorrowedAddress, Entry, Stage, code, failed, names};
+use crate::ipc::{Add, Added, Failed, Key};
 use crate::kernel::KernelError;
 use crate::kernel::facts::{self, Links};
 use crate::kernel::links::{self, Pair};
 use crate::kernel::netns::Netns;
-use crate::ours::host_link;
+use crate::ownership::host_link;
 use crate::view::View;
-use crate::wire::{Add, Added, Failed, Key};
 
 /// Default MTU, if neither the configuration nor a link gives one.
 const MTU: u32 = 1500;
@@ -43,7 +43,7 @@ pub(super) const SILENT: Duration = Duration::from_secs(7);
 
 /// An address to request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Want {
+pub(super) struct AddressRequest {
     name: AddressName,
     /// Candidate networks, in order of preference; empty: the network that contains the requested address.
     networks: Vec<NetworkName>,
@@ -51,16 +51,16 @@ pub(super) struct Want {
 }
 
 /// An address that was granted.
-struct Given {
+struct AddressGrant {
     ip: IpAddr,
     /// Set if the address comes from the reserve.
-    lent: Option<Lent>,
+    lent: Option<BorrowedAddress>,
     /// Revision of the allocation.
     since: Revision,
 }
 
 /// Addresses to request: one of each family in which the tenant has a network, or the addresses given.
-pub(super) fn wants(add: &Add, view: &View) -> Result<Vec<Want>, Failed> {
+pub(super) fn wants(add: &Add, view: &View) -> Result<Vec<AddressRequest>, Failed> {
     let tenant = TenantId::from(add.tenant.as_str());
     let mut wants = Vec::new();
     for v4 in [true, false] {
@@ -78,7 +78,7 @@ pub(super) fn wants(add: &Add, view: &View) -> Result<Vec<Want>, Failed> {
         }
         let name = names::name(&add.tenant, &add.pod, &add.key, v4);
         let networks = if ip.is_some() { Vec::new() } else { networks };
-        wants.push(Want { name, networks, ip });
+        wants.push(AddressRequest { name, networks, ip });
     }
     if wants.is_empty() {
         let msg = format!("no network is open to tenant {}", add.tenant);
@@ -111,7 +111,7 @@ impl Attacher {
         let wants = wants(add, &view)?;
         let netns = add.netns.as_deref().map(Netns::open).transpose()?;
         self.check_new(add).await?;
-        let held = |want: &Want| Held::new(want.name.clone());
+        let held = |want: &AddressRequest| AttachmentAddress::new(want.name.clone());
         let owner = (TenantId::from(add.tenant.as_str()), SegmentId::from(add.segment.as_str()));
         let mut entry = Entry {
             key: add.key.clone(),
@@ -151,7 +151,7 @@ impl Attacher {
     async fn build(
         self: &Arc<Self>,
         add: &Add,
-        wants: &[Want],
+        wants: &[AddressRequest],
         netns: Option<Netns>,
         mtu: u32,
         mac: Option<[u8; 6]>,
@@ -162,7 +162,7 @@ impl Attacher {
         let (mut failed, mut revision) = (None, Revision(0));
         for (held, given) in entry.addresses.iter_mut().zip(given) {
             match given {
-                Ok(Given { ip, lent, since }) => {
+                Ok(AddressGrant { ip, lent, since }) => {
                     (held.ip, held.lent) = (Some(ip), lent);
                     revision = revision.max(since);
                 }
@@ -236,7 +236,7 @@ impl Attacher {
     }
 
     /// Allocates an address from the control plane; if that is unreachable, takes one from the reserve.
-    async fn allocate(&self, add: &Add, want: &Want) -> Result<Given, Failed> {
+    async fn allocate(&self, add: &Add, want: &AddressRequest) -> Result<AddressGrant, Failed> {
         let v4 = want.ip.map_or_else(|| names::is_v4(&want.name), |ip| ip.is_ipv4());
         let owner =
             (TenantId::from(add.tenant.as_str()), SegmentId::from(add.segment.as_str()), v4);
@@ -253,10 +253,10 @@ impl Attacher {
             Err(_) => failed(code::AGAIN, format!("no answer within {patience:?}"), ""),
         };
         let (lent, ip) = self.borrow(&owner, why)?;
-        Ok(Given { ip, lent: Some(lent), since: Revision(0) })
+        Ok(AddressGrant { ip, lent: Some(lent), since: Revision(0) })
     }
 
-    async fn ask(&self, add: &Add, want: &Want) -> Result<Given, Error> {
+    async fn ask(&self, add: &Add, want: &AddressRequest) -> Result<AddressGrant, Error> {
         let ask = |network: Option<&NetworkName>| AllocateAddress {
             name: want.name.clone(),
             host: self.config.host.clone(),
@@ -270,7 +270,7 @@ impl Attacher {
         loop {
             match self.client.allocate(ask(network)).await {
                 Ok(Allocation { ip, revision: since, .. }) => {
-                    return Ok(Given { ip, lent: None, since });
+                    return Ok(AddressGrant { ip, lent: None, since });
                 }
                 Err(error) => match networks.next() {
                     Some(next) if error.code() == Some("NetworkExhausted") => network = Some(next),
@@ -390,7 +390,8 @@ mod tests {
 
     fn told(tenant: &str, ips: &[&str]) -> Result<Vec<String>, u32> {
         let wants = wants(&add(tenant, ips), &view()).map_err(|failed| failed.code)?;
-        let show = |want: Want| format!("{} {:?} {:?}", want.name, want.networks, want.ip);
+        let show =
+            |want: AddressRequest| format!("{} {:?} {:?}", want.name, want.networks, want.ip);
         Ok(wants.into_iter().map(show).collect())
     }
 

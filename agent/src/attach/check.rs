@@ -3,10 +3,10 @@
 use ipnet::IpNet;
 
 use super::{Attacher, Stage, code, failed};
+use crate::ipc::{Failed, Key};
 use crate::kernel::netns::Netns;
 use crate::kernel::{facts, links};
-use crate::ours::host_link;
-use crate::wire::{Failed, Key};
+use crate::ownership::host_link;
 
 impl Attacher {
     /// Compares the kernel's state with the result of ADD.

@@ -17,12 +17,12 @@ use romana_daemon::reconcile::{Next, Pass, Reconcile, Schedule};
 use tokio::time::Instant;
 
 use super::{Attacher, Entry, Stage};
+use crate::ipc::Key;
 use crate::kernel::KernelError;
 use crate::kernel::facts;
 use crate::kernel::links::{self, HostEnd};
 use crate::kernel::taken::Taken;
-use crate::ours::host_link;
-use crate::wire::Key;
+use crate::ownership::host_link;
 
 /// Interval of full passes without events.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -165,7 +165,7 @@ impl Attacher {
     async fn mend_if(self: &Arc<Self>, entry: Entry, fault: Option<Fault>, healing: &mut Healing) {
         let key = entry.key.clone();
         let problem = match fault {
-            Some(fault) => self.mend(entry, fault, &mut healing.gone).await,
+            Some(fault) => self.repair(entry, fault, &mut healing.gone).await,
             None => None,
         };
         match problem {
@@ -185,7 +185,7 @@ impl Attacher {
     }
 
     /// Repairs an attachment. Returns a problem if it cannot be repaired.
-    async fn mend(
+    async fn repair(
         self: &Arc<Self>,
         entry: Entry,
         fault: Fault,
@@ -255,7 +255,7 @@ mod tests {
     use romana_statemachine::Labels;
 
     use super::*;
-    use crate::attach::Held;
+    use crate::attach::AttachmentAddress;
 
     #[test]
     fn what_is_lost_is_told_apart() {
@@ -266,7 +266,10 @@ mod tests {
             key,
             network: "net".into(),
             netns: Some("/nonexistent/netns".into()),
-            addresses: vec![Held { ip: Some(ip), ..Held::new("a".into()) }],
+            addresses: vec![AttachmentAddress {
+                ip: Some(ip),
+                ..AttachmentAddress::new("a".into())
+            }],
             owner: None,
             labels: Labels::new(),
             stage: Stage::Ready,

@@ -19,10 +19,10 @@ use romana_statemachine::{Digest, Labels, Millis};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use crate::ours::{LEDGER_DIR, host_link};
+use crate::ipc::Key;
+use crate::ownership::{LEDGER_DIR, host_link};
+use crate::policy::inputs::Attached;
 use crate::policy::model::Name;
-use crate::policy::world::Attached;
-use crate::wire::Key;
 use romana_daemon::durable::{self, DurableError};
 
 const SUFFIX: &str = "json";
@@ -42,17 +42,17 @@ pub enum Stage {
 
 /// An address of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
+pub struct AttachmentAddress {
     /// Name of the allocation.
     pub name: AddressName,
     /// `None` until the address is allocated.
     pub ip: Option<IpAddr>,
     /// Set while the control plane does not know that a borrowed address has this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lent: Option<Lent>,
+    pub lent: Option<BorrowedAddress>,
 }
 
-impl Held {
+impl AttachmentAddress {
     /// A requested address.
     pub(super) fn new(name: AddressName) -> Self {
         Self { name, ip: None, lent: None }
@@ -61,7 +61,7 @@ impl Held {
 
 /// An address borrowed from the reserve while the control plane was unreachable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lent {
+pub struct BorrowedAddress {
     /// Name of the reservation.
     pub name: AddressName,
     /// When it was borrowed, by this host's clock.
@@ -77,7 +77,7 @@ pub struct Entry {
     pub network: String,
     /// Path of the container's network namespace, empty if unknown; `None`: addresses only (IPAM).
     pub netns: Option<String>,
-    pub addresses: Vec<Held>,
+    pub addresses: Vec<AttachmentAddress>,
     /// Tenant and segment; `None`: written by an earlier release.
     #[serde(default)]
     pub owner: Option<(TenantId, SegmentId)>,
@@ -104,7 +104,7 @@ impl Entry {
         // Written by an earlier release: the block gives tenant and segment.
         let (tenant, segment) = self.owner.clone().unwrap_or_else(|| ("".into(), "".into()));
         let held = self.addresses.iter().filter_map(|held| Some((held.ip?, held)));
-        let of = |(ip, held): (IpAddr, &Held)| {
+        let of = |(ip, held): (IpAddr, &AttachmentAddress)| {
             // The log has the current labels, except those of a borrowed address.
             let labels = held.lent.as_ref().map(|_| self.labels.clone()).unwrap_or_default();
             let (link, tenant, segment) = (link.clone(), tenant.clone(), segment.clone());
@@ -329,7 +329,7 @@ mod tests {
             key: key(n),
             network: "net".into(),
             netns: None,
-            addresses: vec![Held::new("a".into())],
+            addresses: vec![AttachmentAddress::new("a".into())],
             owner: None,
             labels: Labels::new(),
             stage: Stage::Intended,

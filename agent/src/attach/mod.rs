@@ -36,18 +36,18 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 pub use ability::Unable;
-pub use ledger::{Entry, Held, Ledger, Lent, Stage};
+pub use ledger::{AttachmentAddress, BorrowedAddress, Entry, Ledger, Stage};
 pub use names::{is_of, is_ours, name};
 pub use server::{News, ServeError, Server, open};
 
 use crate::config::Config;
 use crate::enrol::Standing;
 use crate::follow::Seen;
+use crate::ipc::{Failed, Key};
 use crate::kernel::KernelError;
 use crate::kernel::netns::NetnsError;
 use crate::policy::PolicyStatus;
-use crate::policy::gate::Gate;
-use crate::wire::{Failed, Key};
+use crate::policy::gate::EnforcerHandle;
 use reserve::Reserve;
 
 /// Configuration of attachments.
@@ -83,7 +83,7 @@ struct Attacher {
     client: Client,
     seen: watch::Receiver<Seen>,
     handle: Handle,
-    gate: Gate,
+    gate: EnforcerHandle,
     /// Locks by key: one operation at a time.
     busy: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     /// MTU towards other hosts: the routes' revision it was computed at, and when.

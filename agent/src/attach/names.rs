@@ -4,8 +4,8 @@
 use romana_statemachine::limits::NAME_BYTES_MAX;
 use romana_statemachine::name::AddressName;
 
-use crate::ours::ADDRESS_PREFIXES;
-use crate::wire::Key;
+use crate::ipc::Key;
+use crate::ownership::ADDRESS_PREFIXES;
 
 /// Suffix of all names of an attachment. Neither part can contain a colon, so suffixes are unique.
 fn suffix(key: &Key) -> String {

@@ -1,5 +1,5 @@
 //! Recovers attachments that exist in the kernel and in the log, but not in the ledger, after a damaged file
-//! or the loss of the state directory. A working attachment is never cut off for lack of a file (law 4).
+//! or the loss of the state directory. A working attachment is never cut off for lack of a file (P4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use romana_statemachine::Labels;
 use tokio_util::sync::CancellationToken;
 
-use super::{Attacher, Entry, Held, Stage, names};
+use super::{Attacher, AttachmentAddress, Entry, Stage, names};
+use crate::ipc::{Failed, Key};
 use crate::kernel::links;
-use crate::ours::host_link;
+use crate::ownership::host_link;
 use crate::view::View;
-use crate::wire::{Failed, Key};
 
 /// Attachments in the log whose links exist and that the ledger does not have. Their network
 /// configurations and namespaces are unknown.
@@ -22,7 +22,8 @@ fn lost(view: &View, known: &BTreeSet<Key>, links: &BTreeSet<String>) -> Vec<Ent
         if !links.contains(&host_link(&key.container_id, &key.ifname)) {
             continue;
         }
-        let held = Held { ip: Some(address.ip), ..Held::new(name.clone()) };
+        let held =
+            AttachmentAddress { ip: Some(address.ip), ..AttachmentAddress::new(name.clone()) };
         let entry = found.entry(key.clone()).or_insert_with(|| Entry {
             key,
             network: String::new(),

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::add::crash_point;
-use super::{Attacher, Entry, Held, Stage, code, failed, names};
+use super::{Attacher, AttachmentAddress, Entry, Stage, code, failed, names};
+use crate::ipc::{Failed, Key, Request};
 use crate::kernel::{KernelError, connections, links};
-use crate::ours::{SPOOL_DIR, host_link};
-use crate::wire::{Failed, Key, Request};
+use crate::ownership::{SPOOL_DIR, host_link};
 use romana_daemon::durable::{self, DurableError};
 
 /// Retry interval after the control plane did not accept a release.
@@ -47,8 +47,11 @@ impl Attacher {
     fn lost(&self, key: &Key, network: &str) -> Option<Entry> {
         let view = self.seen.borrow().view.clone()?;
         let of = view.addresses.iter().filter(|(name, _)| names::is_of(name, key));
-        let addresses: Vec<Held> = of
-            .map(|(name, address)| Held { ip: Some(address.ip), ..Held::new(name.clone()) })
+        let addresses: Vec<AttachmentAddress> = of
+            .map(|(name, address)| AttachmentAddress {
+                ip: Some(address.ip),
+                ..AttachmentAddress::new(name.clone())
+            })
             .collect();
         let (key, network) = (key.clone(), network.to_owned());
         let (owner, labels, stage) = (None, Labels::new(), Stage::Removing);

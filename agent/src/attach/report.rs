@@ -1,4 +1,4 @@
-//! Reports attachments to the control plane, so that it releases addresses that are not in use (law 7).
+//! Reports attachments to the control plane, so that it releases addresses that are not in use (P7).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::reserve::UNWANTED;
-use super::{Attacher, Held, Stage, names};
+use super::{Attacher, AttachmentAddress, Stage, names};
+use crate::ipc::Failed;
 use crate::kernel::{KernelError, links};
 use crate::view::View;
-use crate::wire::Failed;
 
 /// Longest interval between reports.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -119,7 +119,7 @@ impl Attacher {
     /// Sets labels again that were lost when another client released the address.
     async fn restore_endpoints(self: &Arc<Self>, view: &View) -> Result<(), Failed> {
         let Some(rules) = &view.rules else { return Ok(()) };
-        let is_lost = |held: &Held| {
+        let is_lost = |held: &AttachmentAddress| {
             let ip = held.ip.filter(|_| held.lent.is_none());
             let logged = view.addresses.get(&held.name).map(|address| address.ip);
             ip.is_some_and(|ip| logged == Some(ip) && !rules.endpoints.contains_key(&ip))

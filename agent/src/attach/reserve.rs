@@ -5,7 +5,7 @@
 //!   cut off:  spare ─► lent to an attachment (out of the file, into the ledger)
 //!   online:   lent ─► claimed: the log gives it the attachment's name, marked as late
 //! ```
-//! A spare address is allocated to this host, and only this host releases it, so law 1 holds while the host
+//! A spare address is allocated to this host, and only this host releases it, so P1 holds while the host
 //! is cut off. Addresses missing from both files are never used, however old the view at start-up is.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,10 +22,10 @@ use romana_statemachine::{Digest, Millis, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Attacher, Entry, Lent, Stage};
-use crate::ours::RESERVE_FILE;
+use super::{Attacher, BorrowedAddress, Entry, Stage};
+use crate::ipc::Failed;
+use crate::ownership::RESERVE_FILE;
 use crate::view::View;
-use crate::wire::Failed;
 use romana_daemon::durable::{self, DurableError};
 
 /// Spares that were not wanted for this time are released.
@@ -53,7 +53,7 @@ impl Spare {
 pub(super) struct Reserve {
     file: PathBuf,
     spares: Mutex<BTreeMap<AddressName, Spare>>,
-    /// Lent since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
+    /// BorrowedAddress since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
     out: Mutex<BTreeSet<AddressName>>,
     unwanted: Mutex<BTreeMap<AddressName, Instant>>,
 }
@@ -94,7 +94,10 @@ impl Reserve {
     }
 
     /// Durably takes a spare address of an owner.
-    pub(super) fn lend(&self, owner: &Owner) -> Result<Option<(Lent, IpAddr)>, DurableError> {
+    pub(super) fn lend(
+        &self,
+        owner: &Owner,
+    ) -> Result<Option<(BorrowedAddress, IpAddr)>, DurableError> {
         let mut spares = self.spares();
         let found = spares.iter().find(|(_, spare)| spare.owner() == *owner);
         let Some((name, ip)) = found.map(|(name, spare)| (name.clone(), spare.ip)) else {
@@ -102,7 +105,7 @@ impl Reserve {
         };
         self.without(&mut spares, &name)?;
         self.out().insert(name.clone());
-        Ok(Some((Lent { name, since: now() }, ip)))
+        Ok(Some((BorrowedAddress { name, since: now() }, ip)))
     }
 
     /// Adds a spare address, unless it is lent.
@@ -353,7 +356,11 @@ impl Attacher {
     }
 
     /// Borrows an address from the reserve after the control plane could not be reached.
-    pub(super) fn borrow(&self, owner: &Owner, why: Failed) -> Result<(Lent, IpAddr), Failed> {
+    pub(super) fn borrow(
+        &self,
+        owner: &Owner,
+        why: Failed,
+    ) -> Result<(BorrowedAddress, IpAddr), Failed> {
         let (lent, ip) = self.reserve.lend(owner)?.ok_or(why)?;
         tracing::warn!(name = %lent.name, %ip, "control plane unreachable: reserve used");
         Ok((lent, ip))

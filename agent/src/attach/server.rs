@@ -26,10 +26,10 @@ use super::{AttachConfig, Attacher, Ledger, Unable, code, failed};
 use crate::config::Config;
 use crate::enrol::Standing;
 use crate::follow::Seen;
+use crate::ipc::{FRAME_BYTES_MAX, Failed, Reply, Request};
 use crate::kernel::taken::Taken;
 use crate::policy::PolicyStatus;
-use crate::policy::gate::Gate;
-use crate::wire::{FRAME_BYTES_MAX, Failed, Reply, Request};
+use crate::policy::gate::EnforcerHandle;
 
 /// Timeout for reading a request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ pub async fn open(
     client: Client,
     seen: watch::Receiver<Seen>,
     handle: Handle,
-    gate: Gate,
+    gate: EnforcerHandle,
     news: News,
 ) -> Result<Server, ServeError> {
     let config = AttachConfig::from(config);
@@ -191,7 +191,7 @@ impl Attacher {
             }
         };
         let mut frame = Vec::new();
-        crate::wire::send(&mut frame, &reply)?;
+        crate::ipc::send(&mut frame, &reply)?;
         timeout(ASK_TIMEOUT, stream.write_all(&frame)).await?
     }
 

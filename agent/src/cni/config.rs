@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::env::{Command, is_identifier};
 use super::{CniError, Version, version};
-use crate::ours::{PLUGIN_TYPE, SOCKET, STATE_DIR};
-use crate::wire::Key;
+use crate::ipc::Key;
+use crate::ownership::{PLUGIN_TYPE, SOCKET, STATE_DIR};
 
 /// A network configuration. Unknown keys belong to other plugins or the runtime (spec, section 1).
 #[derive(Clone, Debug, Deserialize)]
@@ -25,7 +25,6 @@ pub struct NetConf {
     /// Set where this plugin is used for IPAM only.
     #[serde(default, deserialize_with = "object")]
     ipam: Option<Ipam>,
-    /// Socket of the agent.
     #[serde(default = "socket", deserialize_with = "socket_or_default")]
     pub socket: String,
     /// The agent's state directory.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::CniError;
-use crate::wire::Key;
+use crate::ipc::Key;
 
 /// Longest interface name (IFNAMSIZ minus the terminator).
 const IFNAME_BYTES_MAX: usize = 15;

@@ -20,7 +20,7 @@ pub use env::Env;
 pub use error::CniError;
 pub use version::Version;
 
-use crate::wire::{Reply, Request};
+use crate::ipc::{Reply, Request};
 use env::{Call, Command};
 
 /// Output and exit status of the plugin.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::config::NetConf;
 use super::env::{Call, Command};
 use super::{CniError, result};
-use crate::wire::{Add, Key, Request};
+use crate::ipc::{Add, Key, Request};
 
 /// Default tenant and segment.
 const DEFAULT: &str = "default";

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::config::NetConf;
 use super::env::Call;
 use super::{CniError, Version};
-use crate::wire::{Added, Link};
+use crate::ipc::{Added, Link};
 
 /// Prints the result. With a `prevResult`, the result is that plus what was added.
 pub(super) fn print(call: &Call, config: &NetConf, added: Added) -> Result<String, CniError> {

@@ -20,9 +20,7 @@ const MESSAGES_MAX: usize = 128;
 pub(super) enum Ask {
     /// Add a route, if none has this destination and metric.
     Add(RouteMessage),
-    /// Replace our route.
     Replace(RouteMessage),
-    /// Remove a route.
     Remove(RouteMessage),
 }
 

@@ -23,7 +23,7 @@ use super::taken::Taken;
 use super::{
     KernelError, Way, dump_addresses, dump_links, dump_neighbours, dump_routes, name_of, network,
 };
-use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
+use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::routes::{Facts, Gateway, Link};
 
 /// Links of the host.

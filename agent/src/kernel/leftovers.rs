@@ -9,7 +9,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::{KernelError, Way, dump_links, dump_routes, has_errno, name_of};
-use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
+use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
 
 /// A route of our protocol, in any table.
 pub struct OwnRoute(RouteMessage);

@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use super::netns::Netns;
 use super::routes::is_host_route;
 use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno, name_of};
-use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOL};
-use crate::wire::Link;
+use crate::ipc::Link;
+use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
 
 /// Link-local address of the host's end: the next hop of IPv6 routes in containers. On-link routes would need
 /// an NDP proxy entry for every destination; ARP has a proxy for all.

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::batch::{self, Ask};
 use super::{KernelError, Way, address, dump_routes, has_errno, network};
-use crate::ours::ROUTE_PROTOCOL;
+use crate::ownership::ROUTE_PROTOCOL;
 use crate::routes::{Change, Hop, Target};
 
 /// The main table (rt_tables).

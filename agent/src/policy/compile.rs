@@ -15,12 +15,12 @@ use romana_statemachine::policy::{Policy, Target};
 
 use super::base::{self, Isolated};
 use super::chains::{self, Use, without};
-use super::members::{Holds, Members};
+use super::delta::{Delta, touched};
+use super::inputs::PolicyInputs;
+use super::ip_sets::{IpSets, SetPredicate};
 use super::model::{Action, Chain, Family, Filter, Match, Name, Rule, SetKind};
 use super::names::{self, Side, side};
 use super::options::{DIRECTIONS, Options};
-use super::touched::{Touched, touched};
-use super::world::World;
 
 /// A policy, as far as it concerns this host.
 #[derive(Clone, Debug)]
@@ -53,15 +53,15 @@ struct Outline {
 pub struct Compiler {
     options: Options,
     units: BTreeMap<PolicyName, Unit>,
-    members: Members,
+    members: IpSets,
     chains: imbl::OrdMap<(Family, Name), Chain>,
 }
 
 impl Compiler {
     /// The initial state without any knowledge: all containers here are isolated.
     #[must_use]
-    pub fn new(world: &World, options: Options) -> Self {
-        let members = Members::new(World::empty(world.view.host.clone()));
+    pub fn new(world: &PolicyInputs, options: Options) -> Self {
+        let members = IpSets::new(PolicyInputs::empty(world.view.host.clone()));
         let (units, chains) = Default::default();
         let mut new = Self { options, units, members, chains };
         new.put_base();
@@ -90,7 +90,7 @@ impl Compiler {
     }
 
     /// Updates the filter to a new state of the world.
-    pub fn update(&mut self, world: World) {
+    pub fn update(&mut self, world: PolicyInputs) {
         let before = &self.members.world;
         let fresh =
             world.view.networks != before.view.networks || world.own_ips() != before.own_ips();
@@ -98,7 +98,7 @@ impl Compiler {
             // A rare change that affects everything.
             *self = Self::new(&world, self.options.clone());
         }
-        let Touched { nets, mut policies, own_blocks } = touched(&self.members.world, &world);
+        let Delta { nets, mut policies, own_blocks } = touched(&self.members.world, &world);
         if own_blocks {
             let ranged =
                 |policy: &Policy| policy.applied_to.iter().any(|t| matches!(t, Target::Cidr(_)));
@@ -198,7 +198,7 @@ impl Compiler {
                 unit.problems.extend(built.problems);
             }
             if selects {
-                let holds = Holds::Targets(name.clone());
+                let holds = SetPredicate::Targets(name.clone());
                 self.members.hold(family, names::target_set(name), holds, SetKind::Nets);
             }
         }
@@ -207,7 +207,7 @@ impl Compiler {
                 Use::Peer(_) => SetKind::Nets,
                 Use::Port(..) => SetKind::Ports,
             };
-            self.members.hold(*family, one.set(), Holds::Used(one.clone()), kind);
+            self.members.hold(*family, one.set(), SetPredicate::Used(one.clone()), kind);
         }
         unit.active = families;
     }

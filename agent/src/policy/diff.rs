@@ -15,7 +15,7 @@ use imbl::ordmap::DiffItem;
 
 use super::model::{Chain, Family, Filter, Member, Name, Set, Style};
 use super::names::{self, HOOKS, side};
-use crate::ours::CHAIN_PREFIX;
+use crate::ownership::CHAIN_PREFIX;
 use romana_statemachine::policy::evaluate::Direction;
 
 /// More members than any of our sets needs; the kernel's default is 65 536.
@@ -26,9 +26,9 @@ const MEMBERS_MAX: u32 = 1 << 20;
 pub struct Actual {
     /// Our sets, by full name: type, and members with `nomatch` if they are exceptions.
     pub sets: BTreeMap<String, (String, BTreeMap<String, bool>)>,
-    /// Rules of our chains.
+    /// PolicyView of our chains.
     pub chains: BTreeMap<(Family, String), Vec<String>>,
-    /// Rules of the built-in chains that jump to ours.
+    /// PolicyView of the built-in chains that jump to ours.
     pub hooks: BTreeMap<(Family, String), Vec<String>>,
 }
 
@@ -344,5 +344,5 @@ fn but<'a>(lines: &'a [String], others: &[String]) -> Vec<&'a String> {
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
     // The masquerade chain has its own reconciler.
-    name.starts_with(CHAIN_PREFIX) && name != crate::ours::MASQUERADE_CHAIN
+    name.starts_with(CHAIN_PREFIX) && name != crate::ownership::MASQUERADE_CHAIN
 }

@@ -18,15 +18,15 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use super::compile::Compiler;
 use super::diff::{Actual, removal, repair, step};
 use super::drift::{self, Look};
-use super::gate::{Addresses, Ask, Gate};
+use super::gate::{Addresses, Ask, EnforcerHandle};
+use super::inputs::{Attachments, PolicyInputs};
 use super::model::{Filter, Style};
 use super::options::Options;
 use super::status::PolicyStatus;
-use super::world::{Attachments, World};
 use crate::follow::Seen;
+use crate::ipc::Key;
 use crate::kernel::disturbance;
 use crate::policy::packet_filter::{Backend, FilterError, PacketFilter};
-use crate::wire::Key;
 
 /// Interval of full checks without events.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -86,7 +86,7 @@ pub fn enforcer(
     settings: Settings,
     seen: watch::Receiver<Seen>,
     filter: PacketFilter,
-) -> (Enforcer, Gate, watch::Receiver<Option<PolicyStatus>>) {
+) -> (Enforcer, EnforcerHandle, watch::Receiver<Option<PolicyStatus>>) {
     let (send, asks) = mpsc::unbounded_channel();
     let (status, shown) =
         watch::channel(settings.enabled.then(|| PolicyStatus::new(filter.name())));
@@ -118,7 +118,7 @@ pub fn enforcer(
         disturbance,
         clock,
     };
-    (enforcer, Gate(send), shown)
+    (enforcer, EnforcerHandle(send), shown)
 }
 
 impl Reconcile for Enforcer {
@@ -277,7 +277,7 @@ impl Enforcer {
     /// Compiles the view, and writes the differences.
     async fn compile_and_write(&mut self) {
         let Seen { view, caught_up, .. } = self.seen.borrow_and_update().clone();
-        let world = view.and_then(|view| World::new(view, self.attached.clone()));
+        let world = view.and_then(|view| PolicyInputs::new(view, self.attached.clone()));
         let Some(world) = world.filter(|_| self.begun) else { return };
         let revision = world.revision();
         let started = Instant::now();

@@ -7,8 +7,8 @@ use romana_statemachine::Revision;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::world::Attached;
-use crate::wire::Key;
+use super::inputs::Attached;
+use crate::ipc::Key;
 
 /// How long an ADD waits for its policy.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,14 +30,14 @@ pub(super) enum Ask {
 
 /// The handle of the enforcer.
 #[derive(Clone, Debug)]
-pub struct Gate(pub(super) mpsc::UnboundedSender<Ask>);
+pub struct EnforcerHandle(pub(super) mpsc::UnboundedSender<Ask>);
 
 /// The policy of a container is not in place.
 #[derive(Debug, thiserror::Error)]
 #[error("the policy of the container is not in place within {PATIENCE:?}")]
 pub struct NotSettled;
 
-impl Gate {
+impl EnforcerHandle {
     /// Announces all attachments at start-up.
     pub fn begin(&self, all: Vec<(Key, Addresses)>) {
         // A send error means that the enforcer has stopped.

@@ -56,7 +56,7 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     pub kind: SetKind,
-    /// Members; `true`: an exception from a larger member (`nomatch`).
+    /// IpSets; `true`: an exception from a larger member (`nomatch`).
     pub members: OrdMap<Member, bool>,
 }
 
@@ -86,9 +86,7 @@ impl SetKind {
 pub enum Member {
     /// A prefix; never of length 0, which `hash:net` cannot hold.
     Net(IpNet),
-    /// An address and its link.
     Link(IpAddr, Arc<str>),
-    /// A port of an address.
     Port(IpAddr, Protocol, u16),
 }
 
@@ -236,8 +234,8 @@ impl Match {
         match self {
             Self::Net(End::Source, net) => format!("-s {net}"),
             Self::Net(End::Destination, net) => format!("-d {net}"),
-            Self::Container(End::Source) => format!("-i {}+", crate::ours::LINK_PREFIX),
-            Self::Container(End::Destination) => format!("-o {}+", crate::ours::LINK_PREFIX),
+            Self::Container(End::Source) => format!("-i {}+", crate::ownership::LINK_PREFIX),
+            Self::Container(End::Destination) => format!("-o {}+", crate::ownership::LINK_PREFIX),
             Self::Loopback(End::Source) => "-i lo".into(),
             Self::Loopback(End::Destination) => "-o lo".into(),
             Self::Protocol(Protocol::Icmp) if !v4 => "-p ipv6-icmp".into(),

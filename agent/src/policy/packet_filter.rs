@@ -126,7 +126,7 @@ impl PacketFilter {
         run(&self.program(family, "save"), &args, None).await
     }
 
-    /// Rules with their counters, of both families.
+    /// PolicyView with their counters, of both families.
     ///
     /// # Errors
     /// [`FilterError`].
@@ -259,7 +259,7 @@ async fn ipset(lines: Vec<String>) -> Result<(), FilterError> {
 async fn rules(infix: &str) -> usize {
     let Ok(text) = run(&format!("iptables{infix}-save"), &[], None).await else { return 0 };
     let foreign =
-        |line: &&str| line.starts_with("-A ") && !line.contains(crate::ours::CHAIN_PREFIX);
+        |line: &&str| line.starts_with("-A ") && !line.contains(crate::ownership::CHAIN_PREFIX);
     text.lines().filter(foreign).count()
 }
 

@@ -12,9 +12,7 @@ pub struct PolicyStatus {
     pub applied: Option<Revision>,
     /// Number of policies that concern this host.
     pub policies: usize,
-    /// Number of our sets.
     pub sets: usize,
-    /// Number of our rules.
     pub rules: usize,
     /// Duration of the last change, from compiling to the kernel, microseconds.
     pub took_us: u64,

@@ -10,7 +10,7 @@ use super::Target;
 /// A change of a route table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Add a route where we have none. Another program's route is never replaced (law 8).
+    /// Add a route where we have none. Another program's route is never replaced (P8).
     Add(IpNet, Target),
     /// Replace our route of that prefix.
     Replace(IpNet, Target),
@@ -43,7 +43,7 @@ pub fn diff(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) 
 }
 
 /// The same changes where other programs have routes of the same prefixes: a replacement would hit the first
-/// route, whosever it is, so ours is removed and added (law 8).
+/// route, whosever it is, so ours is removed and added (P8).
 #[must_use]
 pub fn sparing(
     changes: Vec<Change>,
@@ -60,7 +60,7 @@ pub fn sparing(
     spared.collect()
 }
 
-/// Additions only, while the desired state may be older than the kernel's (law 4).
+/// Additions only, while the desired state may be older than the kernel's (P4).
 #[must_use]
 pub fn missing(actual: &BTreeMap<IpNet, Target>, wanted: &BTreeMap<IpNet, Target>) -> Vec<Change> {
     let missing = wanted.iter().filter(|(prefix, _)| !actual.contains_key(*prefix));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use romana_agent::ours::host_link;
+use romana_agent::ownership::host_link;
 
 use crate::lab::{Lab, addresses, until};
 use crate::routes::{flat, start_all};

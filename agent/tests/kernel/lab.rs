@@ -515,7 +515,7 @@ impl Lab {
         self.try_exec(from, &["ping", "-n", "-c", "1", "-W", "1", to]).is_some()
     }
 
-    /// Rules of a host's chain in the table `nat`.
+    /// PolicyView of a host's chain in the table `nat`.
     pub(crate) fn nat(&self, host: &str, args: &[&str]) -> Option<String> {
         let output = self.try_exec(host, &[&["iptables", "-t", "nat"], args].concat())?;
         Some(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -9,6 +9,7 @@ mod cluster;
 #[allow(dead_code, reason = "cluster uses it")]
 mod interpreter;
 
+mod attachment_modes;
 mod churn;
 mod cleanup;
 mod cni;
@@ -22,8 +23,7 @@ mod policy;
 mod previous;
 mod probe;
 mod random;
+mod reconciliation;
 mod routes;
 mod trouble;
-mod truth;
 mod upgrade;
-mod ways;

@@ -335,7 +335,7 @@ fn others(lab: &Lab) {
     }
 }
 
-/// Rules and sets of the first host, without what the kernel counts.
+/// PolicyView and sets of the first host, without what the kernel counts.
 fn ours(lab: &Lab) -> (Vec<String>, Vec<String>) {
     let rules = lab.text("h1", &["iptables-save"]).expect("rules");
     let rules: Vec<String> =

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use romana_agent::policy::compile::Compiler;
 use romana_agent::policy::diff::{Changes, step};
+use romana_agent::policy::inputs::{Attached, Attachments, PolicyInputs};
 use romana_agent::policy::model::{Family, Style};
 use romana_agent::policy::names::{FORWARD, INPUT, OUTPUT};
 use romana_agent::policy::options::Options;
-use romana_agent::policy::world::{Attached, Attachments, World};
 use romana_agent::view::View;
 use romana_statemachine::policy::evaluate::{Why, verdict};
 use romana_statemachine::policy::party::{Party, Transport};
@@ -30,13 +30,13 @@ pub(crate) struct Agent {
 impl Agent {
     fn new(name: &str) -> Self {
         let view = Arc::new(View::new(name.into()));
-        let world = World::new(Arc::clone(&view), Attachments::new()).unwrap();
+        let world = PolicyInputs::new(Arc::clone(&view), Attachments::new()).unwrap();
         let options = Options { log: true, ..Options::default() };
         Self { name: name.into(), view, compiler: Compiler::new(&world, options) }
     }
 
     /// Containers with a link of ours have even addresses.
-    fn world(&self) -> World {
+    fn world(&self) -> PolicyInputs {
         let rules = self.view.rules.as_ref().unwrap();
         let here = |ip: &IpAddr| self.is_here(*ip);
         let named = rules.endpoints.keys().copied();
@@ -52,7 +52,7 @@ impl Agent {
                 Attached { link, tenant, segment, labels: Default::default(), is_pod: false },
             ))
         });
-        World::new(Arc::clone(&self.view), attached.collect()).unwrap()
+        PolicyInputs::new(Arc::clone(&self.view), attached.collect()).unwrap()
     }
 
     fn is_here(&self, ip: IpAddr) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use romana_agent::ours::LINK_PREFIX;
+use romana_agent::ownership::LINK_PREFIX;
 use romana_agent::policy::model::{Action, End, Family, Filter, Match, Member, Name, Rule, Set};
 use romana_agent::policy::names;
 use romana_statemachine::policy::Protocol;

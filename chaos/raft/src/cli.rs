@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::lie::Lie;
-use crate::{stories, sweep, watch, world};
+use crate::{component_fuzz, sweep, watch, world};
 
 /// Three replicas on simulated disks, networks and clocks.
 #[derive(Debug, Parser)]
@@ -95,7 +95,7 @@ pub(crate) fn main() -> Result<ExitCode> {
             sweep::sweep(seed..seed.saturating_add(count), jobs, lie, first)
         }
         Command::Stories { seed, count, lie } => {
-            let badly = stories::tell(seed..seed.saturating_add(count), lie.into());
+            let badly = component_fuzz::tell(seed..seed.saturating_add(count), lie.into());
             for (seed, why) in &badly {
                 let lie = lie.name();
                 println!(

@@ -10,9 +10,9 @@ use std::time::Duration;
 use romana_statemachine::{Event, Record, Revision};
 use romana_storage::platform::true_time;
 
-use crate::book::{Answer, Book, Operation, Question};
 use crate::node::PREFIX;
-use crate::plan::RIGHT;
+use crate::profile::RIGHT;
+use crate::recorder::{Answer, Book, Operation, Question};
 
 impl Operation {
     fn told(&self) -> Option<(u64, Revision)> {

@@ -30,9 +30,9 @@
 //! Built with `--cfg romana_sim`: `make sim` does that.
 
 #[cfg(romana_sim)]
-mod book;
-#[cfg(romana_sim)]
 mod cli;
+#[cfg(romana_sim)]
+mod component_fuzz;
 #[cfg(romana_sim)]
 mod laws;
 #[cfg(romana_sim)]
@@ -40,9 +40,9 @@ mod lie;
 #[cfg(romana_sim)]
 mod node;
 #[cfg(romana_sim)]
-mod plan;
+mod profile;
 #[cfg(romana_sim)]
-mod stories;
+mod recorder;
 #[cfg(romana_sim)]
 mod sweep;
 #[cfg(romana_sim)]

@@ -15,8 +15,8 @@ use romana_storage::platform::{Clock, below, disk, random, set_clock};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::book::{Answer, Question, Shared};
-use crate::plan::{NODES, Plan};
+use crate::profile::{NODES, Plan};
+use crate::recorder::{Answer, Question, Shared};
 
 const PORT: u16 = 7600;
 /// How long a client waits.

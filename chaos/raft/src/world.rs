@@ -9,10 +9,10 @@ use romana_statemachine::{Record, Revision};
 use romana_storage::platform::{begin, below, disk, random};
 use turmoil::Sim;
 
-use crate::book::{Answer, Question};
 use crate::laws;
 use crate::node::{self, Order, Site, name};
-use crate::plan::{CALM, FAULTS, NODES, Plan, right_clock, wrong_clock};
+use crate::profile::{CALM, FAULTS, NODES, Plan, right_clock, wrong_clock};
+use crate::recorder::{Answer, Question};
 use crate::watch;
 
 /// What came of a run.
@@ -118,7 +118,7 @@ impl World {
         let (over, still) = self.cuts.drain(..).partition(|(_, until)| *until <= self.now);
         self.cuts = still;
         for (cut, _) in Vec::from_iter::<Vec<(Cut, u64)>>(over) {
-            self.mend(cut);
+            self.repair(cut);
         }
         self.look();
         !self.is_broken()
@@ -242,7 +242,7 @@ impl World {
         self.cuts.push((cut, self.now + 50 + below(self.plan.outage)));
     }
 
-    fn mend(&mut self, cut: Cut) {
+    fn repair(&mut self, cut: Cut) {
         match cut {
             Cut::Both(one, other) | Cut::OneWay(one, other) => {
                 self.tell(format!("nodes {one} and {other} hear each other"));
@@ -265,7 +265,7 @@ impl World {
             disk::forget_faults(&name(id));
         }
         for (cut, _) in std::mem::take(&mut self.cuts) {
-            self.mend(cut);
+            self.repair(cut);
         }
         let down: Vec<u64> = self.down.keys().copied().collect();
         down.into_iter().for_each(|id| self.start(id));

@@ -1,4 +1,4 @@
-//! The cluster of design §6 and smaller ones like it: 200 addresses on each host, eight of a tenant, a
+//! The cluster of the budgets and smaller ones like it: 200 addresses on each host, eight of a tenant, a
 //! tenant on a dozen hosts. A million addresses: 5 000 hosts, 10 000 tenants, 250 racks.
 
 use romana_statemachine::Command;

@@ -20,7 +20,6 @@ const CONTROL: &str = "10.77.0.250";
 
 /// A namespace, deleted with what runs in it.
 pub(super) struct Namespace {
-    /// Its name.
     pub(super) name: String,
     /// What runs in it.
     pub(super) children: Vec<Child>,

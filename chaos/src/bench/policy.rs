@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const GLANCE: Duration = Duration::from_millis(2);
 /// Where the agent tells its status.
 const AGENT: &str = "10.77.0.1:9607";
-/// Rules of a policy.
+/// PolicyView of a policy.
 const RULES: usize = 10;
 /// Endpoints on the host, each of a tenant of its own.
 const ENDPOINTS: usize = 100;
@@ -46,9 +46,9 @@ const RESTORES: usize = 5;
 
 /// What was measured with a number of rules.
 struct Measured {
-    /// Rules on the host.
+    /// PolicyView on the host.
     rules: usize,
-    /// Rules elsewhere.
+    /// PolicyView elsewhere.
     elsewhere: usize,
     /// From the acknowledgement, alone.
     answered: Histogram<u64>,

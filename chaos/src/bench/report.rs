@@ -98,7 +98,7 @@ pub(super) fn print_rows(rows: &[Row]) {
     }
 }
 
-/// A figure beside what design §6 allows for it.
+/// A figure beside its budget.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Budget {
     what: String,
@@ -145,7 +145,7 @@ impl Budget {
 
 /// Figures beside their budgets. Nothing is asserted: machines differ.
 pub(super) fn print_budgets(budgets: &[Budget]) {
-    println!("{:<58} {:>10}  budget (design §6)", "", "measured");
+    println!("{:<58} {:>10}  budget", "", "measured");
     for budget in budgets {
         println!("{}", budget.line().trim_end());
     }

@@ -1,7 +1,7 @@
 //! The nemesis: breaks the cluster by a plan drawn from a seed, and repairs what it broke.
 //!
 //! ```text
-//!   seed ──► plan (pure): what, when, how long; now and then two at once ──► torment: begin … end … begin …
+//!   seed ──► plan (pure): what, when, how long; now and then two at once ──► inject: begin … end … begin …
 //! ```
 //! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. Whom a fault hits is decided when it
 //! begins, by the plan's dice: only then is it known who leads.
@@ -79,9 +79,7 @@ pub enum Sort {
     Process,
     /// The network between replicas.
     Network,
-    /// Disks.
     Disk,
-    /// Clocks.
     Clock,
     /// Nothing: what comes from outside should.
     Hostile,
@@ -113,7 +111,6 @@ pub struct Needs {
     pub shim: bool,
     /// Network namespaces.
     pub namespaces: bool,
-    /// Small disks.
     pub small_disks: bool,
     /// An older program.
     pub previous: bool,
@@ -167,7 +164,6 @@ pub struct Kind {
     pub about: &'static str,
     /// What it breaks.
     pub sort: Sort,
-    /// What it needs.
     pub needs: Needs,
     /// Breaks. The number is for [`Hit::id`].
     begin: Begin,
@@ -255,20 +251,17 @@ impl FromStr for Fault {
 /// What to break and how often.
 #[derive(Clone, Debug)]
 pub struct NemesisOptions {
-    /// Which faults.
     pub faults: Vec<Fault>,
     /// From one fault to the next.
     pub interval: Duration,
     /// For how long.
     pub duration: Duration,
-    /// The seed.
     pub seed: u64,
 }
 
 /// A fault that was injected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injected {
-    /// Which.
     pub fault: Fault,
     /// What it hit, for people: `replica 2`, `all`.
     pub hit: String,
@@ -298,7 +291,7 @@ struct Standing {
 ///
 /// # Errors
 /// A fault cannot be injected or repaired (a tool is missing, a process cannot be started).
-pub async fn torment(
+pub async fn inject(
     cluster: &mut Cluster,
     options: &NemesisOptions,
     clock: Clock,

@@ -18,9 +18,7 @@ const LAST: f64 = 0.9;
 /// A fault that is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strike {
-    /// Which.
     pub fault: Fault,
-    /// When it begins, from the start …
     pub from: Duration,
     /// … and when it ends.
     pub until: Duration,

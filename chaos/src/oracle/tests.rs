@@ -11,7 +11,7 @@ use romana_statemachine::{
 };
 
 use super::{Violation, judge};
-use crate::history::{Ask, Backed, Call, Evidence, Followed, Held, Outcome, Sample, Testimony};
+use crate::evidence::{Ask, Backed, Call, Evidence, Followed, Held, Outcome, Sample, Testimony};
 use crate::workload::world;
 
 const MS: u64 = 1_000_000;

@@ -16,7 +16,6 @@ pub(super) struct Span {
     pub(super) host: HostName,
     /// Revision of the allocation.
     pub(super) from: Revision,
-    /// Revision of the release and its reason.
     pub(super) to: Option<(Revision, ReleaseReason)>,
 }
 
@@ -39,7 +38,6 @@ pub(super) struct Timeline {
     pub(super) hosts_added: Vec<(HostName, Revision)>,
     /// Hosts removed: name, whether evicted, revision.
     pub(super) hosts_removed: Vec<(HostName, bool, Revision)>,
-    /// Last revision.
     pub(super) last: Revision,
 }
 

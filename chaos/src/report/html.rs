@@ -4,7 +4,7 @@ use romana_statemachine::plural;
 use std::fmt::Write;
 
 use super::{Part, Story, millis, seconds};
-use crate::history::Nanos;
+use crate::evidence::Nanos;
 
 const STYLE: &str = include_str!("style.css");
 /// The plots' size, and the room for their axes.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use romana_agent::policy::compile::Compiler;
+use romana_agent::policy::inputs::{Attached, Attachments, PolicyInputs};
 use romana_agent::policy::options::Options as PolicyOptions;
-use romana_agent::policy::world::{Attached, Attachments, World as PolicyWorld};
 use romana_agent::routes::{Change, Facts, Link, Options, Target, diff, missing, plan};
 use romana_agent::view::View;
 use romana_statemachine::name::{AddressName, HostName};
@@ -18,7 +18,6 @@ use super::Bug;
 /// Routes of a kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// Ours.
     pub ours: BTreeMap<IpNet, Target>,
     /// Those of others, and what they say.
     pub foreign: BTreeMap<IpNet, u32>,
@@ -27,7 +26,6 @@ pub struct Kernel {
 /// An agent and its host.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    /// Its host.
     pub host: HostName,
     /// What it knows.
     pub(super) view: View,
@@ -140,7 +138,7 @@ impl Agent {
     }
 
     /// What its filter is a function of.
-    pub(super) fn policy(&self) -> Option<PolicyWorld> {
+    pub(super) fn policy(&self) -> Option<PolicyInputs> {
         let attached = self.running.iter().filter_map(|(name, ip)| {
             let address = self.view.addresses.get(name)?;
             let link = Some(format!("romana-{ip}").as_str().into());
@@ -150,7 +148,7 @@ impl Agent {
                 Attached { link, tenant, segment, labels: Default::default(), is_pod: false },
             ))
         });
-        PolicyWorld::new(Arc::new(self.view.clone()), attached.collect::<Attachments>())
+        PolicyInputs::new(Arc::new(self.view.clone()), attached.collect::<Attachments>())
     }
 
     pub(super) fn save(&mut self) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use romana_client::model::{ClusterStatus, DigestAt};
 use romana_client::{Error, Query, Server};
-use romana_statemachine::agent::Heard;
+use romana_statemachine::agent::HeartbeatAge;
 use romana_statemachine::finding::{AGENT_PROBLEM, Severity};
 use romana_statemachine::{Revision, plural};
 use serde_json::{Value, json};
@@ -43,13 +43,13 @@ struct Finding {
     tone: Tone,
     check: &'static str,
     what: String,
-    /// What mends it; empty if nothing has to be.
-    mend: String,
+    /// The remedy; empty if nothing is wrong.
+    remedy: String,
 }
 
 impl Finding {
-    fn mend(self, mend: impl Into<String>) -> Self {
-        Self { mend: mend.into(), ..self }
+    fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self { remedy: remedy.into(), ..self }
     }
 }
 
@@ -88,15 +88,15 @@ async fn as_its_leader_sees(ctx: &Context, cluster: ClusterStatus) -> ClusterSta
 }
 
 fn good(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Good, check, what, mend: String::new() }
+    Finding { tone: Tone::Good, check, what, remedy: String::new() }
 }
 
 fn warning(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Warning, check, what, mend: String::new() }
+    Finding { tone: Tone::Warning, check, what, remedy: String::new() }
 }
 
 fn bad(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Bad, check, what, mend: String::new() }
+    Finding { tone: Tone::Bad, check, what, remedy: String::new() }
 }
 
 fn report(ctx: &Context, findings: &[Finding]) -> Result<(), Failure> {
@@ -107,13 +107,13 @@ fn report(ctx: &Context, findings: &[Finding]) -> Result<(), Failure> {
     };
     let list: Vec<Value> = findings
         .iter()
-        .map(|f| json!({"result": word(f.tone), "check": f.check, "what": f.what, "mend": f.mend}))
+        .map(|f| json!({"result": word(f.tone), "check": f.check, "what": f.what, "remedy": f.remedy}))
         .collect();
     ctx.out.show(&json!({ "items": list }), || {
         let mut table = Table::new(&["RESULT", "CHECK", "", "WHAT TO DO"], "nothing was checked");
         for finding in findings {
-            let Finding { tone, check, what, mend } = finding.clone();
-            table.toned(tone, vec![word(tone).into(), check.into(), what, mend]);
+            let Finding { tone, check, what, remedy } = finding.clone();
+            table.toned(tone, vec![word(tone).into(), check.into(), what, remedy]);
         }
         table
     })?;
@@ -128,7 +128,7 @@ fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
         Some(id) => findings.push(good("leader", format!("replica {id}, term {}", cluster.term))),
         None => findings.push(
             bad("leader", String::from("there is none: no change is possible"))
-                .mend("start more than half of the replicas, and let them reach each other"),
+                .remedy("start more than half of the replicas, and let them reach each other"),
         ),
     }
     if let Some(held) = &cluster.held {
@@ -138,8 +138,8 @@ fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
             plural(held.waiting, "host"),
             hosts.join(", ")
         );
-        let mend = "start the agents there, or go on without them: romana cluster resume";
-        findings.push(warning("restore", what).mend(mend));
+        let remedy = "start the agents there, or go on without them: romana cluster resume";
+        findings.push(warning("restore", what).remedy(remedy));
     }
     let healthy = cluster.members.iter().filter(|member| member.healthy).count();
     let ids: Vec<String> =
@@ -149,22 +149,22 @@ fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
     } else {
         let left = healthy.saturating_sub(count / 2 + 1);
         let what = format!("not healthy: {}; {left} more may fail", ids.join(", "));
-        let mend = "start them; one that lost its disk: romana cluster replace ID";
-        findings.push(bad("members", what).mend(mend));
+        let remedy = "start them; one that lost its disk: romana cluster replace ID";
+        findings.push(bad("members", what).remedy(remedy));
     }
     for member in &cluster.members {
         findings.extend(member.problems.iter().map(|problem| {
             let what = format!("replica {}: {} ({})", member.id, problem.what, problem.code);
-            bad("members", what).mend(&*problem.mend)
+            bad("members", what).remedy(&*problem.remedy)
         }));
     }
     if count < 3 || count.is_multiple_of(2) {
         let what = format!("there are {count}; 3 or 5 survive failures best");
-        findings.push(warning("members", what).mend("romana cluster add HOST:PORT"));
+        findings.push(warning("members", what).remedy("romana cluster add HOST:PORT"));
     }
     for member in cluster.members.iter().filter(|member| member.lag > LAG_MAX) {
         let what = format!("replica {} is {} behind", member.id, plural(member.lag, "entry"));
-        findings.push(warning("lag", what).mend("look at its disk and network"));
+        findings.push(warning("lag", what).remedy("look at its disk and network"));
     }
     findings
 }
@@ -221,7 +221,7 @@ impl Digests {
         let mut findings = Vec::new();
         for (server, why) in &self.silent {
             let what = format!("{server} does not answer: {why}");
-            findings.push(bad("replica", what).mend("start it, or: romana cluster remove ID"));
+            findings.push(bad("replica", what).remedy("start it, or: romana cluster remove ID"));
         }
         let mut differ = false;
         for (revision, said) in &self.said {
@@ -231,8 +231,8 @@ impl Digests {
                 let what = format!(
                     "at revision {revision}, {first} and {other} differ: replicas have forked"
                 );
-                let mend = "romana audit verify says which one; then: romana cluster replace ID";
-                findings.push(bad("digest", what).mend(mend));
+                let remedy = "romana audit verify says which one; then: romana cluster replace ID";
+                findings.push(bad("digest", what).remedy(remedy));
             }
         }
         let revision = self.said.iter().rev().find(|(_, said)| said.len() == self.compared());
@@ -270,8 +270,8 @@ fn check_hosts(hosts: &[Value]) -> Vec<Finding> {
     if down.is_empty() {
         findings.push(good("hosts", format!("{} known, none is down", hosts.len())));
     } else {
-        let mend = "start romana-agent there; one that is gone: romana host remove NAME --force";
-        findings.push(warning("hosts", format!("down: {}", down.join(", "))).mend(mend));
+        let remedy = "start romana-agent there; one that is gone: romana host remove NAME --force";
+        findings.push(warning("hosts", format!("down: {}", down.join(", "))).remedy(remedy));
     }
     let draining = with("draining");
     if !draining.is_empty() {
@@ -290,28 +290,28 @@ async fn check_agents(ctx: &Context, hosts: &[Value]) -> Result<Vec<Finding>, Fa
     Ok(agents(hosts, &heard.items, heard.revision))
 }
 
-fn agents(hosts: &[Value], heard: &[Heard], revision: Revision) -> Vec<Finding> {
+fn agents(hosts: &[Value], heard: &[HeartbeatAge], revision: Revision) -> Vec<Finding> {
     let known: BTreeSet<String> = hosts.iter().map(|host| cell(host, "/name")).collect();
     let heard = heard.iter().filter(|heard| known.contains(heard.heartbeat.host.as_str()));
     let (mut findings, mut count) = (Vec::new(), 0);
-    for Heard { heartbeat, silent_ms } in heard {
+    for HeartbeatAge { heartbeat, silent_ms } in heard {
         count += 1;
         let host = &heartbeat.host;
         if *silent_ms > SILENT_MS_MAX {
             let what = format!("{host}: silent for {} s", silent_ms / 1000);
-            findings.push(warning("agents", what).mend(format!("start romana-agent on {host}")));
+            findings.push(warning("agents", what).remedy(format!("start romana-agent on {host}")));
             continue;
         }
         let behind = revision.since(heartbeat.applied.unwrap_or_default());
         if behind > BEHIND_MAX {
             let what = format!("{host}: its kernel is {} behind", plural(behind, "revision"));
-            let mend = format!("romana-agent status, on {host}");
-            findings.push(warning("agents", what).mend(mend));
+            let remedy = format!("romana-agent status, on {host}");
+            findings.push(warning("agents", what).remedy(remedy));
         }
-        let mend = format!("romana-agent status, on {host}");
+        let remedy = format!("romana-agent status, on {host}");
         let problems = heartbeat.problems.iter();
         findings.extend(
-            problems.map(|why| warning("agents", format!("{host}: {why}")).mend(mend.clone())),
+            problems.map(|why| warning("agents", format!("{host}: {why}")).remedy(remedy.clone())),
         );
     }
     if findings.is_empty() && count > 0 {
@@ -330,8 +330,8 @@ async fn check_addresses(ctx: &Context) -> Result<Vec<Finding>, Failure> {
         .map(|found| {
             let what = format!("{}: {}", found.subject, found.why);
             match found.severity {
-                Severity::Error => bad("addresses", what).mend(found.mend),
-                Severity::Warning => warning("addresses", what).mend(found.mend),
+                Severity::Error => bad("addresses", what).remedy(found.remedy),
+                Severity::Warning => warning("addresses", what).remedy(found.remedy),
             }
         })
         .collect();
@@ -357,8 +357,8 @@ fn check_groups(networks: &[Value]) -> Vec<Finding> {
             };
             match used {
                 0..80 => {}
-                80..95 => findings.push(warning("groups", what()).mend(MORE)),
-                _ => findings.push(bad("groups", what()).mend(MORE)),
+                80..95 => findings.push(warning("groups", what()).remedy(MORE)),
+                _ => findings.push(bad("groups", what()).remedy(MORE)),
             }
         }
     }
@@ -406,19 +406,19 @@ mod tests {
     fn what_is_wrong_with_a_member_is_said_with_what_mends_it() {
         let member: romana_client::model::MemberStatus = serde_json::from_value(json!({
             "id": 2, "role": "follower", "healthy": false,
-            "problems": [{"code": "OlderCopy", "what": "an older copy", "mend": "romana cluster replace 2"}]
+            "problems": [{"code": "OlderCopy", "what": "an older copy", "remedy": "romana cluster replace 2"}]
         }))
         .unwrap();
         let cluster = ClusterStatus { members: vec![member], ..ClusterStatus::default() };
         let found = check_cluster(&cluster);
         let found = found.iter().find(|finding| finding.what.contains("OlderCopy")).unwrap();
         assert_eq!(found.what, "replica 2: an older copy (OlderCopy)");
-        assert_eq!((found.tone, &*found.mend), (Tone::Bad, "romana cluster replace 2"));
+        assert_eq!((found.tone, &*found.remedy), (Tone::Bad, "romana cluster replace 2"));
     }
 
     #[test]
     fn agents_are_silent_or_behind_or_complain() {
-        let heard = |host: &str, silent_ms, applied, problems: &[&str]| Heard {
+        let heard = |host: &str, silent_ms, applied, problems: &[&str]| HeartbeatAge {
             heartbeat: Heartbeat {
                 host: host.into(),
                 version: "1".into(),

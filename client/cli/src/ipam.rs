@@ -93,12 +93,12 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
         let columns = ["CODE", "SUBJECT", "PROBLEM", "WHAT TO DO"];
         let mut table = Table::new(&columns, "no inconsistency found");
         for (subject, what) in &problems {
-            let (code, mend) = ("Inconsistent".into(), "romana audit verify".into());
-            table.toned(Tone::Bad, vec![code, subject.clone(), what.clone(), mend]);
+            let (code, remedy) = ("Inconsistent".into(), "romana audit verify".into());
+            table.toned(Tone::Bad, vec![code, subject.clone(), what.clone(), remedy]);
         }
         for found in &differences {
-            let Difference { code, subject, why, mend, .. } = found.clone();
-            table.toned(tone(found), vec![code, subject, why, mend]);
+            let Difference { code, subject, why, remedy, .. } = found.clone();
+            table.toned(tone(found), vec![code, subject, why, remedy]);
         }
         table.note(format!("checked {}", text(&counts)));
         if !problems.is_empty() && !settled {

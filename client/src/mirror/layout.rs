@@ -21,7 +21,6 @@ pub struct Layout {
     revision: Revision,
     cluster: Option<String>,
     hosts: OrdMap<HostName, Host>,
-    /// The host of each block.
     blocks: OrdMap<IpNet, HostName>,
     topology: Carved,
 }

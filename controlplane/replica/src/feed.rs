@@ -50,7 +50,6 @@ pub enum FeedError {
     /// What the follower wants next is no longer kept.
     #[error("revision {wanted} is no longer kept, the oldest is {oldest}")]
     Compacted {
-        /// What was wanted.
         wanted: Revision,
         /// Oldest revision that is kept.
         oldest: Revision,

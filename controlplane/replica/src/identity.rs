@@ -54,28 +54,13 @@ pub(crate) const RESTORING: &str = "restoring";
 pub enum IdentityError {
     /// The file cannot be read or written.
     #[error("{}", .path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The file is there and is not ours.
     #[error("{} does not parse: it is damaged, or of a later version; restore it from a backup", .path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
+    Damaged { path: PathBuf, source: serde_json::Error },
     /// The name of the data directory is none.
     #[error("{} should hold what this data directory calls itself, a word that was made when it was new: {why}", .path.display())]
-    Nonce {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        why: &'static str,
-    },
+    Nonce { path: PathBuf, why: &'static str },
     /// `--id` and the data differ.
     #[error(
         "{} holds the data of replica {theirs}, and this is replica {ours}: start it with \

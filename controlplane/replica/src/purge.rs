@@ -35,7 +35,7 @@ pub async fn run(replica: Replica, checkpoints: Arc<dyn Checkpoints>, stop: Canc
         }
         let why = pass(&replica, &checkpoints, &mut stepped).await.err();
         if let Some(why) = why.as_ref().filter(|_| why != trouble) {
-            tracing::warn!(why, "the history is not purged");
+            tracing::warn!(why, "cannot purge the history");
         }
         trouble = why;
     }
@@ -81,7 +81,7 @@ pub async fn pass(
     let purge = move || history.purge_before(revision.min(may_go));
     let oldest = blocking(purge).await?.map_err(|error| error.to_string())?;
     *stepped = Instant::now();
-    tracing::info!(oldest = oldest.get(), signed = revision.get(), "history purged: a step");
+    tracing::info!(oldest = oldest.get(), signed = revision.get(), "history purged");
     Ok(())
 }
 

@@ -42,16 +42,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// What a checkpoint is, in short: the same on all replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
-    /// Its revision.
+pub struct CheckpointId {
     pub revision: Revision,
     /// Digest of the history up to there.
     pub digest: Digest,
-    /// Digest of the state there.
     pub state_digest: Digest,
 }
 
-impl Standing {
+impl CheckpointId {
     /// Whether this is what was signed.
     #[must_use]
     pub fn is(&self, signed: &CheckpointSigned) -> bool {
@@ -63,14 +61,14 @@ impl Standing {
 /// Who keeps states of the past.
 pub trait Checkpoints: Send + Sync + 'static {
     /// The checkpoints that are durable, oldest first.
-    fn list(&self) -> Vec<Standing>;
+    fn list(&self) -> Vec<CheckpointId>;
 
     /// Makes the checkpoint at `revision` durable, by replay if it is not there, and keeps it while
     /// the history begins before it. Blocks on the disk.
     ///
     /// # Errors
     /// Why it cannot be had, for logs.
-    fn hold(&self, revision: Revision) -> Result<Standing, String>;
+    fn hold(&self, revision: Revision) -> Result<CheckpointId, String>;
 }
 
 /// Up to which revision a history may go; 0: nothing. `segments` are oldest first, the last is open.

@@ -11,12 +11,14 @@ use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Allocation, Answer, Command, Owner, Refusal, State};
 
 use super::call::{Call, bad_query, parse};
+use super::operation::{
+    BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
+};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Post,
         "/v1/addresses",
         "addresses",
@@ -25,7 +27,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(allocate),
     )
     .body::<AllocateAddress>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/addresses",
         "addresses",
@@ -43,7 +45,7 @@ pub(super) const ROUTES: &[Route] = &[
         CONTINUE,
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/addresses/{address}",
         "addresses",
@@ -52,7 +54,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/addresses/{address}",
         "addresses",

@@ -11,13 +11,13 @@ use romana_storage::history::HistoryError;
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
-use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
+use super::operation::{CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of};
 use super::{addresses, reply};
 use crate::budget::Cancel;
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/audit/who",
         "audit",
@@ -33,7 +33,7 @@ pub(super) const ROUTES: &[Route] = &[
         CONTINUE,
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/audit/log",
         "audit",

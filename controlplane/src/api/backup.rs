@@ -11,13 +11,13 @@ use romana_replica::backup::take::{Take, TakeError, origin};
 use tokio::time::timeout_at;
 
 use super::call::{Call, bad_query};
+use super::operation::{Accepts, CONSISTENCY, Octets, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{Accepts, CONSISTENCY, Octets, Param, Route, Verb, handler, of};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/backup",
         "backup",
@@ -31,7 +31,7 @@ pub(super) const ROUTES: &[Route] = &[
         Param::optional("history", "`false`: the state alone, without the history (default true)"),
     ])
     .accepts(Accepts::Bytes),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/restore",
         "backup",
@@ -89,7 +89,7 @@ async fn piece((mut take, held): Stream) -> Result<Option<(Bytes, Stream)>, axum
     });
     let (take, held, piece) = made.await?;
     let piece = piece.inspect_err(|error: &TakeError| {
-        tracing::error!(error = chain(error), "backup broken off");
+        tracing::error!(error = chain(error), "backup aborted");
     })?;
     Ok(piece.map(|bytes| (Bytes::from(bytes), (take, held))))
 }

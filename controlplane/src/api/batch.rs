@@ -8,11 +8,11 @@ use romana_statemachine::name::AddressName;
 use romana_statemachine::{Command, Outcome, Refusal, Revision};
 
 use super::call::{Call, parse};
+use super::operation::{BATCH_BYTES_MAX, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{BATCH_BYTES_MAX, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Post,
     "/v1/batch",
     "batch",

@@ -6,11 +6,13 @@ use romana_statemachine::{Command, State, command};
 
 use super::addresses::required;
 use super::call::{Call, created};
+use super::operation::{
+    BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
+};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/blackouts",
         "blackouts",
@@ -19,7 +21,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/blackouts",
         "blackouts",
@@ -28,7 +30,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(add),
     )
     .body::<command::Blackout>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/blackouts",
         "blackouts",

@@ -7,10 +7,10 @@ use romana_statemachine::Block;
 use romana_statemachine::name::HostName;
 
 use super::call::Call;
+use super::operation::{CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/blocks",
     "blocks",

@@ -17,7 +17,7 @@ use romana_statemachine::{Answer, Command, Outcome, Proposal, Revision, State};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::route::{Param, Route, Verb};
+use super::operation::{Operation, Param, Verb};
 use super::strict::Strict;
 use super::{Api, origin, reply};
 use crate::budget::{self, Budgets, Cancel, Held, Pool};
@@ -66,7 +66,7 @@ impl Call {
     /// and dropped, within bounds: a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
-        route: &Route,
+        route: &Operation,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         mut body: B,
@@ -83,7 +83,7 @@ impl Call {
 
     async fn read_whole<B>(
         api: Api,
-        route: &Route,
+        route: &Operation,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         body: &mut B,

@@ -16,8 +16,8 @@ use romana_statemachine::{Command, Member, Refusal, State, VERSION_MAX};
 use tokio::time::{Instant, sleep};
 
 use super::call::{Call, created};
+use super::operation::{BODY_BYTES_MAX, CONSISTENCY, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 use crate::tasks::versions;
 
@@ -26,8 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest time to look a member's name up.
 const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/cluster",
         "cluster",
@@ -35,7 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<ClusterStatus>)],
         handler!(status),
     ),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/members",
         "cluster",
@@ -44,7 +44,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(add),
     )
     .body::<AddMemberBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/cluster/members/{id}",
         "cluster",
@@ -53,7 +53,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(remove),
     )
     .query(&[Param::optional("force", "`true`: even if too few healthy members would be left")]),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/transfer",
         "cluster",
@@ -62,7 +62,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(transfer),
     )
     .body::<TransferBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/resume",
         "cluster",
@@ -70,7 +70,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Changed>)],
         handler!(resume),
     ),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/cluster/version",
         "cluster",
@@ -81,7 +81,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(raise),
     )
     .body::<RaiseBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/digest",
         "cluster",

@@ -9,12 +9,14 @@ use romana_statemachine::command::{Endpoint, EndpointRef};
 use romana_statemachine::{Command, State};
 
 use super::call::{Call, created};
+use super::operation::{
+    BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
+};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/endpoints",
         "endpoints",
@@ -30,7 +32,7 @@ pub(super) const ROUTES: &[Route] = &[
         CONTINUE,
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/endpoints/{ip}",
         "endpoints",
@@ -39,7 +41,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Put,
         "/v1/endpoints/{ip}",
         "endpoints",
@@ -48,7 +50,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(put),
     )
     .body::<EndpointBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/endpoints/{ip}",
         "endpoints",

@@ -14,14 +14,14 @@ use romana_storage::history::HistoryError;
 
 use super::FOLLOWERS_MAX;
 use super::call::{Call, bad_query, only};
+use super::operation::{Accepts, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{Accepts, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
 /// What a follower of a host knows that does not say so.
 const UNSAID: u16 = 3;
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/events",
     "events",

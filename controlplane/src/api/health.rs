@@ -8,13 +8,13 @@ use romana_replica::FaultKind;
 use romana_statemachine::Revision;
 
 use super::call::Call;
+use super::operation::{Accepts, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{Accepts, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 use crate::metrics::{ClockReading, Reading};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/healthz",
         "health",
@@ -22,7 +22,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Health>)],
         handler!(healthy),
     ),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/readyz",
         "health",
@@ -30,7 +30,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Health>)],
         handler!(ready),
     ),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/metrics",
         "health",

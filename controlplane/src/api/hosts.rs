@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use romana_api::host::{EnrolmentBody, HeartbeatBody, HostPatch, ReportBody};
 use romana_api::{Changed, Page};
-use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
 use romana_statemachine::command::{
     EnrolAgent, HostChange, HostReport, HostSpec, HostState, RemoveHost, ReportAttachments,
     SetHostState,
@@ -14,12 +14,14 @@ use romana_statemachine::version::ADOPTION;
 use romana_statemachine::{Command, Host, Refusal, State};
 
 use super::call::{Call, created};
+use super::operation::{
+    BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
+};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/hosts",
         "hosts",
@@ -33,7 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
         CONTINUE,
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/hosts",
         "hosts",
@@ -42,9 +44,9 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(add),
     )
     .body::<HostSpec>(BODY_BYTES_MAX),
-    Route::new(Verb::Get, "/v1/hosts/{name}", "hosts", "A host.", &[(200, of::<Host>)], handler!(get))
+    Operation::new(Verb::Get, "/v1/hosts/{name}", "hosts", "A host.", &[(200, of::<Host>)], handler!(get))
         .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Patch,
         "/v1/hosts/{name}",
         "hosts",
@@ -53,7 +55,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(patch),
     )
     .body::<HostPatch>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/hosts/{name}",
         "hosts",
@@ -62,7 +64,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(remove),
     )
     .query(&[Param::optional("force", "`true`: release what lives on it (recorded as eviction)")]),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/hosts/{name}/report",
         "hosts",
@@ -73,7 +75,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(report),
     )
     .body::<ReportBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/hosts/{name}/heartbeat",
         "hosts",
@@ -82,7 +84,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(heartbeat),
     )
     .body::<HeartbeatBody>(HEARTBEAT_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/hosts/{name}/agent",
         "hosts",
@@ -92,12 +94,12 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(enrol),
     )
     .body::<EnrolmentBody>(HEARTBEAT_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/heartbeats",
         "hosts",
         "What each host's agent said last, and how long ago.",
-        &[(200, of::<Page<Heard>>)],
+        &[(200, of::<Page<HeartbeatAge>>)],
         handler!(heartbeats),
     ),
 ];

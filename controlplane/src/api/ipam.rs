@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 
 use romana_api::Page;
-use romana_statemachine::agent::{AGENT_INFO, Heard, RefusedAgent};
+use romana_statemachine::agent::{AGENT_INFO, HeartbeatAge, RefusedAgent};
 use romana_statemachine::finding::{AGENT_PROBLEM, Finding, Severity};
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Conflict, Host, Refusal, State, plural};
 
 use super::call::Call;
+use super::operation::{CONSISTENCY, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{CONSISTENCY, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/ipam/check",
     "ipam",
-    "Differences between the log and the hosts, each with the reason and what mends it. Reads the \
+    "Differences between the log and the hosts, each with the reason and the remedy. Reads the \
      whole state.",
     &[(200, of::<Page<Finding>>)],
     handler!(check),
@@ -40,7 +40,7 @@ async fn check(call: Call) -> reply::Result {
 }
 
 /// What is wrong, the worst first.
-fn findings(state: &State, heard: &[Heard], refused: &[RefusedAgent]) -> Vec<Finding> {
+fn findings(state: &State, heard: &[HeartbeatAge], refused: &[RefusedAgent]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = inconsistent(state).collect();
     findings.extend(
         state.conflicts().flat_map(|(host, list)| list.iter().map(|one| conflict(host, one))),
@@ -60,13 +60,13 @@ fn inconsistent(state: &State) -> impl Iterator<Item = Finding> {
         code: "Inconsistent".into(),
         subject: "the state".into(),
         why,
-        mend: "romana audit verify; then send its output and a backup to the developers".into(),
+        remedy: "romana audit verify; then send its output and a backup to the developers".into(),
     })
 }
 
 fn conflict(host: &HostName, conflict: &Conflict) -> Finding {
     let Conflict { name, ip, why } = conflict;
-    let mend = match why {
+    let remedy = match why {
         Refusal::AddressBlackedOut { cidr, .. } => format!("romana blackout remove {cidr}"),
         Refusal::VipAddressInUse { by, .. } => format!("give {by} another address"),
         _ => format!("restart {name} on {host}: it gets another address"),
@@ -76,13 +76,16 @@ fn conflict(host: &HostName, conflict: &Conflict) -> Finding {
         code: why.code().into(),
         subject: format!("address {ip}"),
         why: format!("host {host} uses it for {name}, and the log cannot give it: {why}"),
-        mend,
+        remedy,
     }
 }
 
 /// Hosts with addresses about which nobody says whether they are in use.
-fn unverified<'a>(state: &'a State, heard: &'a [Heard]) -> impl Iterator<Item = Finding> + 'a {
-    let heard: BTreeMap<&HostName, &Heard> =
+fn unverified<'a>(
+    state: &'a State,
+    heard: &'a [HeartbeatAge],
+) -> impl Iterator<Item = Finding> + 'a {
+    let heard: BTreeMap<&HostName, &HeartbeatAge> =
         heard.iter().map(|heard| (&heard.heartbeat.host, heard)).collect();
     state.hosts().filter_map(move |host| {
         let why = match heard.get(&host.name) {
@@ -105,14 +108,14 @@ fn unverified_host(host: &Host, addresses: usize, why: &str) -> Finding {
         code: "AddressesUnverified".into(),
         subject: format!("host {name}"),
         why: format!("{why}: {} there may or may not be in use", plural(addresses, "address")),
-        mend: format!(
+        remedy: format!(
             "start romana-agent there; if it is gone for ever: romana host remove {name} --force"
         ),
     }
 }
 
-/// What an agent says it cannot mend: attachments that have lost their link, for example.
-fn problems(heard: &Heard) -> impl Iterator<Item = Finding> + '_ {
+/// What an agent reports that it cannot repair: attachments that have lost their link, for example.
+fn problems(heard: &HeartbeatAge) -> impl Iterator<Item = Finding> + '_ {
     let heartbeat = &heard.heartbeat;
     let recent = heard.silent_ms < SILENT_MS;
     heartbeat.problems.iter().filter(move |_| recent).map(|problem| Finding {
@@ -120,7 +123,7 @@ fn problems(heard: &Heard) -> impl Iterator<Item = Finding> + '_ {
         code: AGENT_PROBLEM.into(),
         subject: format!("host {}", heartbeat.host),
         why: problem.clone(),
-        mend: format!("see the log of romana-agent on {}", heartbeat.host),
+        remedy: format!("see the log of romana-agent on {}", heartbeat.host),
     })
 }
 
@@ -134,7 +137,7 @@ fn second_agent(state: &State, agent: &RefusedAgent) -> Finding {
         why: format!(
             "agent {instance} on machine {machine:?} says that it is {host}; {first} is, and the other is refused"
         ),
-        mend: "stop one of the two, or start it with the name of its own host (--host)".into(),
+        remedy: "stop one of the two, or start it with the name of its own host (--host)".into(),
     }
 }
 
@@ -152,7 +155,7 @@ fn held(state: &State) -> Option<Finding> {
         code: "AllocationHeld".into(),
         subject: "allocation".into(),
         why,
-        mend: "start the agents there; or go on without them: romana cluster resume".into(),
+        remedy: "start the agents there; or go on without them: romana cluster resume".into(),
     })
 }
 
@@ -173,11 +176,11 @@ mod tests {
         state
     }
 
-    fn heard(host: &str, silent_ms: u64) -> Heard {
+    fn heard(host: &str, silent_ms: u64) -> HeartbeatAge {
         let (host, version) = (host.into(), String::new());
         let heartbeat =
             Heartbeat { host, version, revision: Revision(1), applied: None, problems: Vec::new() };
-        Heard { heartbeat, silent_ms }
+        HeartbeatAge { heartbeat, silent_ms }
     }
 
     #[test]
@@ -194,7 +197,7 @@ mod tests {
             r#"{"AllocateAddress": {"name": "d", "host": "h2", "tenant": "t", "segment": "s"}}"#,
             r#"{"ReportAttachments": {"host": "h1", "revision": 9, "at": 0, "running": [{"name": "b", "ip": "10.0.0.2", "tenant": "t", "segment": "s"}], "kept": ["a", "c"]}}"#,
         ]);
-        let said = |heard: &[Heard]| -> Vec<String> {
+        let said = |heard: &[HeartbeatAge]| -> Vec<String> {
             let found = findings(&state, heard, &[]);
             found.iter().map(|one| format!("{} {}", one.code, one.subject)).collect()
         };
@@ -203,12 +206,12 @@ mod tests {
         assert_eq!(said(&[]), [conflict, h1, h2]);
         assert_eq!(said(&[heard("h1", 0), heard("h2", SILENT_MS)]), [conflict, h2]);
         assert_eq!(said(&[heard("h1", 0), heard("h2", 0)]), [conflict]);
-        assert!(findings(&state, &[], &[]).iter().all(|one| !one.mend.is_empty()));
+        assert!(findings(&state, &[], &[]).iter().all(|one| !one.remedy.is_empty()));
         // What agents say, while they say it; and agents that may not say anything.
         let mut troubled = heard("h1", 0);
         troubled.heartbeat.problems.push("eth0 of container c has no host route".into());
         assert_eq!(said(&[troubled.clone(), heard("h2", 0)]), [conflict, "AgentProblem host h1"]);
-        let old = Heard { silent_ms: SILENT_MS, ..troubled };
+        let old = HeartbeatAge { silent_ms: SILENT_MS, ..troubled };
         assert_eq!(said(&[old, heard("h2", 0)]), [conflict, h1]);
         let second = RefusedAgent { host: "h1".into(), instance: "b".into(), machine: "m".into() };
         let found = findings(&state, &[heard("h1", 0), heard("h2", 0)], &[second]);

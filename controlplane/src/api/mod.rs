@@ -1,4 +1,4 @@
-//! The HTTP API: one table of [`Route`]s, one file per noun.
+//! The HTTP API: one table of [`Operation`]s, one file per noun.
 //!
 //! ```text
 //!   connection (server) ─► Api::serve ──────────────► POST /v1/addresses, /v1/batch (no router)
@@ -24,12 +24,12 @@ mod hosts;
 mod ipam;
 mod networks;
 mod openapi;
+mod operation;
 mod origin;
 mod past;
 mod policies;
 mod reply;
 mod romana2;
-mod route;
 mod routes;
 mod schemas;
 mod settings;
@@ -59,39 +59,39 @@ use crate::connection::Stamp;
 use crate::error::{CLUSTER_HEADER, Code, Failure, REVISION_HEADER};
 use crate::metrics::Metrics;
 use call::Call;
+use operation::{Operation, Verb};
 pub(crate) use origin::check as check_origin;
-use route::{Route, Verb};
 
 /// Followers of the feed at the same time.
 const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
-fn table() -> impl Iterator<Item = &'static Route> {
-    let nouns: [&'static [Route]; 24] = [
-        addresses::ROUTES, // first: the hot path finds its row at once
-        batch::ROUTES,
-        topology::ROUTES,
-        networks::ROUTES,
-        hosts::ROUTES,
-        ipam::ROUTES,
-        blocks::ROUTES,
-        blackouts::ROUTES,
-        cluster::ROUTES,
-        settings::ROUTES,
-        tenants::ROUTES,
-        policies::ROUTES,
-        verdict::ROUTES,
-        endpoints::ROUTES,
-        vips::ROUTES,
-        routes::ROUTES,
-        events::ROUTES,
-        snapshot::ROUTES,
-        backup::ROUTES,
-        audit::ROUTES,
-        past::ROUTES,
-        openapi::ROUTES,
-        health::ROUTES,
-        romana2::ROUTES,
+fn table() -> impl Iterator<Item = &'static Operation> {
+    let nouns: [&'static [Operation]; 24] = [
+        addresses::OPERATIONS, // first: the hot path finds its row at once
+        batch::OPERATIONS,
+        topology::OPERATIONS,
+        networks::OPERATIONS,
+        hosts::OPERATIONS,
+        ipam::OPERATIONS,
+        blocks::OPERATIONS,
+        blackouts::OPERATIONS,
+        cluster::OPERATIONS,
+        settings::OPERATIONS,
+        tenants::OPERATIONS,
+        policies::OPERATIONS,
+        verdict::OPERATIONS,
+        endpoints::OPERATIONS,
+        vips::OPERATIONS,
+        routes::OPERATIONS,
+        events::OPERATIONS,
+        snapshot::OPERATIONS,
+        backup::OPERATIONS,
+        audit::OPERATIONS,
+        past::OPERATIONS,
+        openapi::OPERATIONS,
+        health::OPERATIONS,
+        romana2::OPERATIONS,
     ];
     nouns.into_iter().flatten()
 }
@@ -108,8 +108,8 @@ struct Inner {
     active: AtomicUsize,
     budgets: Budgets,
     cluster: HeaderValue,
-    allocate: (usize, &'static Route),
-    batch: (usize, &'static Route),
+    allocate: (usize, &'static Operation),
+    batch: (usize, &'static Operation),
 }
 
 /// Counts a request as active until it is dropped.
@@ -220,7 +220,7 @@ impl Api {
     }
 
     /// The row of a request that need not go through the router.
-    pub(crate) fn hot<B>(&self, request: &Request<B>) -> Option<(usize, &'static Route)> {
+    pub(crate) fn hot<B>(&self, request: &Request<B>) -> Option<(usize, &'static Operation)> {
         if *request.method() != Method::POST {
             return None;
         }
@@ -235,7 +235,7 @@ impl Api {
     pub(crate) async fn answer<B>(
         &self,
         at: usize,
-        route: &'static Route,
+        route: &'static Operation,
         path: Vec<(Arc<str>, String)>,
         request: Request<B>,
     ) -> Response<Body>
@@ -261,7 +261,7 @@ impl Api {
     }
 
     /// Has a call handled; a long answer counts until it is written.
-    async fn handle(&self, route: &Route, call: Call) -> Result<Response<Body>, Failure> {
+    async fn handle(&self, route: &Operation, call: Call) -> Result<Response<Body>, Failure> {
         let walks = &self.0.budgets.walks;
         let _turn = if route.is_walk() { Some(walks.take(1, call.deadline).await?) } else { None };
         let (head, body) = (route.handler)(call).await?.into_parts();
@@ -272,11 +272,11 @@ impl Api {
         &self,
         at: Option<usize>,
         started: Instant,
-        route: &Route,
+        route: &Operation,
         failure: Failure,
     ) -> Response<Body> {
         self.0.metrics.answered(at, failure.problem().status, started.elapsed());
-        let old = route.accepts == route::Accepts::Romana2;
+        let old = route.accepts == operation::Accepts::Romana2;
         self.stamp(if old { romana2::error(&failure) } else { failure.into_response() })
     }
 

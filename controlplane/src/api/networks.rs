@@ -7,11 +7,11 @@ use romana_statemachine::topology::Network;
 use romana_statemachine::{Block, Refusal, State};
 
 use super::call::Call;
+use super::operation::{CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/networks",
         "networks",
@@ -20,7 +20,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/networks/{name}",
         "networks",

@@ -12,12 +12,12 @@ use romana_api::romana2::Romana2Error;
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::route::{Accepts, Route, Verb, handler, of};
+use super::operation::{Accepts, Operation, Verb, handler, of};
 use super::schemas::Schemas;
 use super::{reply, table};
 use crate::error::Code;
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/openapi.json",
     "meta",
@@ -70,7 +70,7 @@ pub(super) fn document() -> Value {
     })
 }
 
-fn operation(route: &Route, schemas: &mut Schemas) -> Value {
+fn operation(route: &Operation, schemas: &mut Schemas) -> Value {
     let mut parameters: Vec<Value> = route
         .path_params()
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
@@ -117,7 +117,7 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
 }
 
 /// `GET /v1/hosts/{name}` → `getHostsName`.
-fn operation_id(route: &Route) -> String {
+fn operation_id(route: &Operation) -> String {
     let mut id = route.verb.as_str().to_lowercase();
     if route.accepts == Accepts::Romana2 {
         id.push_str("Romana2");

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::audit::{history_failure, moment};
 use super::call::Call;
 use super::diff::diff;
-use super::route::{Accepts, CONSISTENCY, LIMIT, Param, Route, Verb, handler, of};
+use super::operation::{Accepts, CONSISTENCY, LIMIT, Operation, Param, Verb, handler, of};
 use super::{addresses, reply, snapshot};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
@@ -38,8 +38,8 @@ const BEGINNING_MAX: Duration = Duration::from_secs(5);
 const CHUNK_RECORDS: usize = 512;
 const CHUNK_BYTES: usize = 64 << 10;
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/audit/state",
         "audit",
@@ -51,7 +51,7 @@ pub(super) const ROUTES: &[Route] = &[
         Param::required("at", "A revision or RFC 3339 time"),
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/audit/diff",
         "audit",
@@ -65,7 +65,7 @@ pub(super) const ROUTES: &[Route] = &[
         LIMIT,
         CONSISTENCY,
     ]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/audit/verify",
         "audit",
@@ -74,7 +74,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Verification>)],
         handler!(verify),
     ),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/audit/export",
         "audit",
@@ -218,7 +218,7 @@ async fn piece(
         .map_err(|failure| std::io::Error::other(failure.problem().message.clone()))?;
     // The file lacks its last line then, and is known to be cut short.
     let piece = piece.inspect_err(|error: &PastError| {
-        tracing::warn!(error = error as &dyn std::error::Error, "export cut short");
+        tracing::warn!(error = error as &dyn std::error::Error, "export aborted");
     })?;
     Ok(piece.map(|bytes| (bytes, (export, held))))
 }

@@ -12,12 +12,14 @@ use romana_statemachine::policy::{Policy, Target, describe};
 use romana_statemachine::{Command, Refusal, Revision, State, plural};
 
 use super::call::{Call, created};
+use super::operation::{
+    BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of,
+};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/policies",
         "policies",
@@ -26,7 +28,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/policies",
         "policies",
@@ -35,7 +37,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(post),
     )
     .body::<Document>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/policies/check",
         "policies",
@@ -45,7 +47,7 @@ pub(super) const ROUTES: &[Route] = &[
     )
     .body::<Document>(BODY_BYTES_MAX)
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/policies/{name}",
         "policies",
@@ -54,7 +56,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Put,
         "/v1/policies/{name}",
         "policies",
@@ -63,7 +65,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(put),
     )
     .body::<PolicyDocument>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/policies/{name}",
         "policies",

@@ -25,8 +25,8 @@ use serde_json::{Value, json};
 
 use super::addresses::required;
 use super::call::{Call, parse};
-use super::route::{
-    Accepts, BODY_BYTES_MAX, Param, ROMANA2_TYPES, Route, SchemaOf, Verb, handler, of,
+use super::operation::{
+    Accepts, BODY_BYTES_MAX, Operation, Param, ROMANA2_TYPES, SchemaOf, Verb, handler, of,
 };
 use super::{networks, policies, reply, topology};
 use crate::error::{Code, Failure};
@@ -36,16 +36,16 @@ const fn row(
     path: &'static str,
     about: &'static str,
     answers: &'static [(u16, SchemaOf)],
-    handler: super::route::Handler,
-) -> Route {
-    Route::new(verb, path, "romana-2.0", about, answers, handler).accepts(Accepts::Romana2)
+    handler: super::operation::Handler,
+) -> Operation {
+    Operation::new(verb, path, "romana-2.0", about, answers, handler).accepts(Accepts::Romana2)
 }
 
-const fn with_body<T: JsonSchema>(route: Route) -> Route {
+const fn with_body<T: JsonSchema>(route: Operation) -> Operation {
     route.body::<T>(BODY_BYTES_MAX).content_types(&ROMANA2_TYPES)
 }
 
-pub(super) const ROUTES: &[Route] = &[
+pub(super) const OPERATIONS: &[Operation] = &[
     with_body::<Romana2Address>(row(
         Verb::Post,
         "/address",

@@ -8,11 +8,11 @@ use romana_statemachine::routes::{for_group, for_host, for_router};
 
 use super::addresses::required;
 use super::call::{Call, bad_query};
+use super::operation::{CONSISTENCY, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{CONSISTENCY, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/routes",
     "routes",

@@ -9,7 +9,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::route::SchemaOf;
+use super::operation::SchemaOf;
 
 /// Where definitions are in the document.
 const DEFINITIONS: &str = "/components/schemas";

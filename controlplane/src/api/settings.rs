@@ -9,12 +9,12 @@ use romana_statemachine::command::{
 use romana_statemachine::{Answer, Command, Now, State, Term};
 
 use super::call::Call;
+use super::operation::{BODY_BYTES_MAX, CONSISTENCY, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler, of};
 use crate::error::Failure;
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/settings",
         "settings",
@@ -23,7 +23,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Patch,
         "/v1/settings",
         "settings",

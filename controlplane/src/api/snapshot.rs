@@ -17,12 +17,12 @@ use romana_statemachine::{Digest, RouterKey, State, Topic};
 use serde::Serialize;
 
 use super::call::Call;
-use super::route::{CONSISTENCY, Param, Route, Verb, handler, of};
+use super::operation::{CONSISTENCY, Operation, Param, Verb, handler, of};
 use super::{blackouts, events, reply, tenants, topology};
 use crate::budget::Held;
 use crate::error::Failure;
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/snapshot",
     "events",

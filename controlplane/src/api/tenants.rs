@@ -7,11 +7,13 @@ use romana_statemachine::name::{SegmentId, TenantId};
 use romana_statemachine::{Command, Refusal, State};
 
 use super::call::{Call, created};
+use super::operation::{
+    BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of,
+};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/tenants",
         "tenants",
@@ -20,7 +22,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/tenants/{id}",
         "tenants",
@@ -29,7 +31,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Put,
         "/v1/tenants/{id}",
         "tenants",
@@ -38,7 +40,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(put),
     )
     .body::<LabelsBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/tenants/{id}",
         "tenants",
@@ -46,7 +48,7 @@ pub(super) const ROUTES: &[Route] = &[
         &[(200, of::<Changed>)],
         handler!(delete),
     ),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/tenants/{id}/segments",
         "tenants",
@@ -55,7 +57,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(list_segments),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Get,
         "/v1/tenants/{id}/segments/{segment}",
         "tenants",
@@ -64,7 +66,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get_segment),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Put,
         "/v1/tenants/{id}/segments/{segment}",
         "tenants",
@@ -73,7 +75,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(put_segment),
     )
     .body::<LabelsBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/tenants/{id}/segments/{segment}",
         "tenants",

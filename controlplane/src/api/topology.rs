@@ -6,12 +6,12 @@ use romana_statemachine::{Command, Refusal, State};
 use serde_json::Value;
 
 use super::call::Call;
+use super::operation::{BODY_BYTES_MAX, CONSISTENCY, Operation, Verb, handler, of};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/topology",
         "topology",
@@ -20,7 +20,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(get),
     )
     .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
         Verb::Put,
         "/v1/topology",
         "topology",
@@ -29,7 +29,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(put),
     )
     .body::<TopologySpec>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Post,
         "/v1/topology/plan",
         "topology",

@@ -9,11 +9,11 @@ use romana_statemachine::policy::evaluate::{Side, verdict};
 use romana_statemachine::policy::party::{Party, Transport};
 
 use super::call::Call;
+use super::operation::{CONSISTENCY, Operation, Param, Verb, handler, of};
 use super::reply;
-use super::route::{CONSISTENCY, Param, Route, Verb, handler, of};
 use crate::error::{Code, Failure};
 
-pub(super) const ROUTES: &[Route] = &[Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
     "/v1/verdict",
     "policies",

@@ -7,11 +7,13 @@ use romana_statemachine::name::VipName;
 use romana_statemachine::{Command, Refusal, State, Vip};
 
 use super::call::{Call, created};
+use super::operation::{
+    BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of,
+};
 use super::reply;
-use super::route::{BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Route, Verb, handler, of};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route::new(
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
         Verb::Get,
         "/v1/vips",
         "vips",
@@ -20,9 +22,16 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(list),
     )
     .query(&[LIMIT, CONTINUE, CONSISTENCY]),
-    Route::new(Verb::Get, "/v1/vips/{name}", "vips", "A VIP.", &[(200, of::<Vip>)], handler!(get))
-        .query(&[CONSISTENCY]),
-    Route::new(
+    Operation::new(
+        Verb::Get,
+        "/v1/vips/{name}",
+        "vips",
+        "A VIP.",
+        &[(200, of::<Vip>)],
+        handler!(get),
+    )
+    .query(&[CONSISTENCY]),
+    Operation::new(
         Verb::Put,
         "/v1/vips/{name}",
         "vips",
@@ -31,7 +40,7 @@ pub(super) const ROUTES: &[Route] = &[
         handler!(put),
     )
     .body::<VipBody>(BODY_BYTES_MAX),
-    Route::new(
+    Operation::new(
         Verb::Delete,
         "/v1/vips/{name}",
         "vips",

@@ -45,7 +45,7 @@ impl Pass for Hold {
                 return Ok(());
             }
             context.propose([command]).await?;
-            tracing::warn!(waiting, longest, "allocation goes on without the reports of all hosts");
+            tracing::warn!(waiting, longest, "allocation resumes without reports from all hosts");
             Ok(())
         })
     }

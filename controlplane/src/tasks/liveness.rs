@@ -1,7 +1,7 @@
 //! Marks hosts down whose agent is silent, and up when it is heard again.
 //!
 //! Only hosts that have an agent, and never a majority of them at once: if most are silent, it is this
-//! side that is cut off, and withdrawing their routes would make an outage of it (law 4).
+//! side that is cut off, and withdrawing their routes would make an outage of it (P4).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -105,10 +105,10 @@ impl Pass for Liveness {
             let outcomes = context.propose(commands).await?;
             for ((host, state), outcome) in changes.iter().zip(outcomes) {
                 match outcome.result {
-                    Ok(_) => tracing::info!(%host, ?state, "a host is taken for that"),
+                    Ok(_) => tracing::info!(%host, ?state, "host state changed"),
                     // Somebody else leads by now, or it was removed meanwhile.
                     Err(Refusal::StaleTerm { .. } | Refusal::HostNotFound { .. }) => {}
-                    Err(refusal) => tracing::error!(%host, %refusal, "its state was not set"),
+                    Err(refusal) => tracing::error!(%host, %refusal, "cannot set the host's state"),
                 }
             }
             Ok(())

@@ -1,6 +1,6 @@
 //! # Leader tasks
 //!
-//! Work that one replica does for the cluster: the one that leads (design §3.1). A [`Task`] is a long-running
+//! Work that one replica does for the cluster: the one that leads. A [`Task`] is a long-running
 //! function of a [`LeaderContext`]: it begins when the replica leads and has seen everything that the leader
 //! before acknowledged, and is dropped at any await when the replica no longer leads.
 //!
@@ -110,7 +110,7 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
 async fn keep(task: &dyn Task, mut context: LeaderContext) {
     // What the leader before acknowledged must be seen before anything is decided.
     while let Err(error) = context.confirm().await {
-        tracing::debug!(task = task.name(), %error, "not begun yet");
+        tracing::debug!(task = task.name(), %error, "leader task cannot start yet");
     }
     let (replica, term) = (context.replica.clone(), context.term);
     let problem = |what| replica.health().problems().set(task.name(), "TaskEnded", what);
@@ -137,7 +137,7 @@ async fn keep(task: &dyn Task, mut context: LeaderContext) {
             term = term.get(),
             why,
             ?pause,
-            "a leader task ended, and is begun again"
+            "leader task ended: restarting it"
         );
         problem(Some(why));
         sleep(pause).await;

@@ -52,7 +52,7 @@ impl<P: Pass> Task for Passes<P> {
                         task = P::NAME,
                         term = context.term.get(),
                         why,
-                        "a pass is not finished"
+                        "leader task pass failed"
                     );
                 }
                 if failed != problem {

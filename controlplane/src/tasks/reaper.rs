@@ -37,7 +37,7 @@ impl Pass for Reaper {
                     // Somebody else leads by now, and does the rest.
                     Some(Err(Refusal::StaleTerm { .. })) => return Ok(()),
                     Some(Err(refusal)) => {
-                        tracing::error!(%refusal, "ending cool-downs was refused");
+                        tracing::error!(%refusal, "cannot end cool-downs");
                         return Ok(());
                     }
                     _ => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_replica::ProposeError;
-use romana_replica::retention::{Standing, excess};
+use romana_replica::retention::{CheckpointId, excess};
 use romana_statemachine::command::{Retention as Wanted, SignCheckpoint};
 use romana_statemachine::{Command, Revision};
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ pub struct Retention;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     /// More than half say this, and nobody says otherwise.
-    Sign(Standing),
+    Sign(CheckpointId),
     /// Too few have it.
     Wait,
     /// Somebody has another state.
@@ -34,7 +34,7 @@ enum Verdict {
 }
 
 /// Judges what the voters said.
-fn judge(said: &BTreeMap<u64, Result<Standing, String>>) -> Verdict {
+fn judge(said: &BTreeMap<u64, Result<CheckpointId, String>>) -> Verdict {
     let mut words = said.values().filter_map(|said| said.as_ref().ok());
     let Some(first) = words.next() else { return Verdict::Wait };
     if words.any(|other| other != first) {
@@ -46,7 +46,7 @@ fn judge(said: &BTreeMap<u64, Result<Standing, String>>) -> Verdict {
 
 /// The checkpoint to have signed: the newest one before the end of what is kept for too long; if there
 /// is none, one is to be made just there.
-fn candidate(list: &[Standing], excess: Revision, signed: Revision) -> Option<Revision> {
+fn candidate(list: &[CheckpointId], excess: Revision, signed: Revision) -> Option<Revision> {
     let revisions = list.iter().map(|standing| standing.revision);
     let newest = revisions.filter(|revision| *revision <= excess && *revision > signed).max();
     newest.or_else(|| (excess > signed).then_some(excess))
@@ -74,7 +74,7 @@ impl Retention {
         match tokio::task::spawn_blocking(look).await.ok()? {
             Ok(candidate) => candidate,
             Err(error) => {
-                tracing::warn!(%error, "cannot see how much history is kept");
+                tracing::warn!(%error, "cannot read the size of the history");
                 None
             }
         }
@@ -95,7 +95,7 @@ impl Pass for Retention {
                 .evidence()
                 .checkpoints_at(revision, Instant::now() + ASK_TIMEOUT)
                 .await;
-            let Standing { revision, digest, state_digest } = match judge(&said) {
+            let CheckpointId { revision, digest, state_digest } = match judge(&said) {
                 Verdict::Sign(standing) if standing.revision == revision => standing,
                 Verdict::Sign(_) | Verdict::Wait => {
                     tracing::debug!(revision = revision.get(), ?said, "checkpoint not signed yet");
@@ -119,7 +119,7 @@ impl Pass for Retention {
             context.report("StatesDiffer", None);
             let outcomes = context.propose([Command::SignCheckpoint(sign)]).await?;
             match outcomes.into_iter().next().map(|outcome| outcome.result) {
-                Some(Err(refusal)) => tracing::warn!(%refusal, "the checkpoint was not signed"),
+                Some(Err(refusal)) => tracing::warn!(%refusal, "cannot sign the checkpoint"),
                 _ => tracing::info!(revision = revision.get(), "checkpoint signed"),
             }
             Ok(())
@@ -133,8 +133,8 @@ mod tests {
 
     use super::*;
 
-    fn standing(revision: Revision, state: &[u8]) -> Standing {
-        Standing { revision, digest: Digest::of(b"d"), state_digest: Digest::of(state) }
+    fn standing(revision: Revision, state: &[u8]) -> CheckpointId {
+        CheckpointId { revision, digest: Digest::of(b"d"), state_digest: Digest::of(state) }
     }
 
     #[test]
@@ -158,10 +158,10 @@ mod tests {
 
     #[test]
     fn the_newest_checkpoint_before_what_should_go_is_signed() {
-        let list: Vec<Standing> =
+        let list: Vec<CheckpointId> =
             [10, 20, 30].map(|revision| standing(Revision(revision), b"a")).into();
         let candidate =
-            |list: &[Standing], go, signed| candidate(list, Revision(go), Revision(signed));
+            |list: &[CheckpointId], go, signed| candidate(list, Revision(go), Revision(signed));
         assert_eq!(candidate(&list, 29, 0), Some(Revision(20)));
         assert_eq!(candidate(&list, 30, 20), Some(Revision(30)));
         assert_eq!(candidate(&list, 29, 20), Some(Revision(29)), "made where it is needed");

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_replica::{Facts, ProposeError};
-use romana_statemachine::agent::{AGENT_INFO, Heard};
+use romana_statemachine::agent::{AGENT_INFO, HeartbeatAge};
 use romana_statemachine::command::RaiseVersion;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Command, Term, VERSION_MAX};
@@ -46,19 +46,14 @@ struct Told {
 pub enum Obstacle {
     /// A member's program is older.
     Member {
-        /// Its id.
         id: u64,
         /// The newest version that it knows.
         knows: u16,
     },
     /// A member does not say what it knows.
-    Silent {
-        /// Its id.
-        id: u64,
-    },
+    Silent { id: u64 },
     /// A host's agent is older.
     Agent {
-        /// The host.
         host: HostName,
         /// The newest version that it knows.
         knows: u16,
@@ -82,14 +77,14 @@ impl fmt::Display for Obstacle {
 pub fn obstacle(
     next: u16,
     facts: &BTreeMap<u64, io::Result<Facts>>,
-    agents: &[Heard],
+    agents: &[HeartbeatAge],
 ) -> Option<Obstacle> {
     let of_member = |(id, facts): (&u64, &io::Result<Facts>)| match facts {
         Ok(facts) if facts.version_max >= next => None,
         Ok(facts) => Some(Obstacle::Member { id: *id, knows: facts.version_max }),
         Err(_) => Some(Obstacle::Silent { id: *id }),
     };
-    let of_agent = |heard: &Heard| {
+    let of_agent = |heard: &HeartbeatAge| {
         let (host, knows) = (heard.heartbeat.host.clone(), heard.heartbeat.knows());
         let speaks = Duration::from_millis(heard.silent_ms) < SILENT;
         (speaks && knows < next).then_some(Obstacle::Agent { host, knows })
@@ -116,7 +111,7 @@ impl Versions {
             return;
         }
         if let Some(why) = &obstacle {
-            tracing::info!(next, %why, "the version is not raised yet");
+            tracing::info!(next, %why, "version not raised yet");
         }
         told.obstacle = obstacle;
     }
@@ -132,8 +127,8 @@ impl Versions {
         }
         let facts = context.replica.members().facts(ASK_TIMEOUT).await;
         let known = context.replica.agents().heard();
-        let agents: Vec<Heard> = context.replica.with_state(|state| {
-            let there = |heard: &Heard| state.host(&heard.heartbeat.host).is_some();
+        let agents: Vec<HeartbeatAge> = context.replica.with_state(|state| {
+            let there = |heard: &HeartbeatAge| state.host(&heard.heartbeat.host).is_some();
             known.into_iter().filter(there).collect()
         });
         for next in current + 1..=VERSION_MAX {
@@ -155,7 +150,7 @@ async fn raise_to(next: u16, context: &LeaderContext) -> Result<bool, ProposeErr
         // The founder of a new cluster raises it as well: whoever comes second finds it done.
         Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
         Some(Err(refusal)) => {
-            tracing::warn!(%refusal, "the version was not raised");
+            tracing::warn!(%refusal, "cannot raise the version");
             Ok(false)
         }
         _ => {
@@ -187,7 +182,7 @@ mod tests {
     #[test]
     fn who_does_not_know_a_version_keeps_the_cluster_from_it() {
         let knows = |version_max| Ok(Facts::of(version_max));
-        let heard = |host: &str, version: &str, silent_ms| Heard {
+        let heard = |host: &str, version: &str, silent_ms| HeartbeatAge {
             heartbeat: Heartbeat {
                 host: host.into(),
                 version: version.into(),
@@ -197,7 +192,7 @@ mod tests {
             },
             silent_ms,
         };
-        let said = |facts: [io::Result<Facts>; 2], agents: &[Heard]| {
+        let said = |facts: [io::Result<Facts>; 2], agents: &[HeartbeatAge]| {
             let facts = (1..).zip(facts).collect();
             obstacle(5, &facts, agents).map(|why| why.to_string())
         };

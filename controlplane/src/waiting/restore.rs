@@ -50,7 +50,7 @@ pub(crate) async fn before_start(
     if let Some(file) = file {
         match restore_off_thread(replica.clone(), file.into()).await? {
             Some(restoration) => announce(&restoration),
-            None => tracing::info!("restored from this backup before, starting as it is"),
+            None => tracing::info!("already restored from this backup: starting"),
         }
     } else if await_restore && !is_claimed(&replica.data_dir)? {
         tracing::info!("waiting for a backup: POST /v1/restore, or romana backup restore");
@@ -68,7 +68,7 @@ fn announce(restoration: &Restoration) {
         source,
         from_revision = from_revision.get(),
         waiting,
-        "restored: nothing fresh is allocated until these hosts have reported"
+        "restored: allocation waits for reports from these hosts"
     );
 }
 
@@ -163,7 +163,7 @@ impl Waiting {
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, path = %path.display(), "the backup was not removed");
+            tracing::warn!(%error, path = %path.display(), "cannot remove the uploaded backup");
         }
         let restoration = restored?;
         let Some(restoration) = restoration else {

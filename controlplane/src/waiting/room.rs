@@ -15,7 +15,7 @@ use axum::extract::State;
 use axum::http::{Request, Response};
 use hyper_util::service::TowerToHyperService;
 use romana_daemon::listener::{Connections, Counters, Plain};
-use romana_storage::disk::{LOOK_EVERY, Room, Short, free};
+use romana_storage::disk::{LOOK_EVERY, LowSpace, SpaceGuard, free};
 use serde_json::json;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ const CONNECTIONS_MAX: usize = 1024;
 /// Returns when there is room, or with `false` at `stop`. Until then everybody who asks is told
 /// why there is no replica.
 pub(crate) async fn wait(
-    room: &mut Room,
+    room: &mut SpaceGuard,
     listener: &TcpListener,
     stop: &CancellationToken,
 ) -> bool {
@@ -87,10 +87,13 @@ async fn serve(listener: tokio::net::TcpListener, router: Router, done: Cancella
 }
 
 /// What everybody is told meanwhile.
-async fn answer(State(state): State<Arc<(Short, Room)>>, request: Request<Body>) -> Response<Body> {
+async fn answer(
+    State(state): State<Arc<(LowSpace, SpaceGuard)>>,
+    request: Request<Body>,
+) -> Response<Body> {
     let (short, room) = &*state;
     let free = free(room.dir()).unwrap_or(short.free);
-    let short = Short { free, ..short.clone() };
+    let short = LowSpace { free, ..short.clone() };
     match request.uri().path() {
         // Starting it again would not help.
         "/healthz" => {

@@ -1,7 +1,7 @@
-//! Room on the disk: how much there is, how much a replica wants, and whether an error says that there is none.
+//! SpaceGuard on the disk: how much there is, how much a replica wants, and whether an error says that there is none.
 //!
-//! A replica whose disk is nearly full leaves before the disk is full ([`Room::low`]), and begins again when there is
-//! more than it needed ([`Room::short`]), so that it does not come and go.
+//! A replica whose disk is nearly full leaves before the disk is full ([`SpaceGuard::low`]), and begins again when there is
+//! more than it needed ([`SpaceGuard::short`]), so that it does not come and go.
 
 use std::error::Error;
 use std::io;
@@ -40,7 +40,7 @@ pub fn free(dir: &Path) -> io::Result<u64> {
 
 /// The room that a replica wants.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct SpaceGuard {
     dir: PathBuf,
     reserve: u64,
     /// Why the last replica ended, and that it did.
@@ -49,8 +49,7 @@ pub struct Room {
 
 /// Too little room.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Short {
-    /// Where.
+pub struct LowSpace {
     pub dir: PathBuf,
     /// Bytes free.
     pub free: u64,
@@ -60,7 +59,7 @@ pub struct Short {
     pub why: Option<String>,
 }
 
-impl std::fmt::Display for Short {
+impl std::fmt::Display for LowSpace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { dir, free, needed, why } = self;
         let dir = dir.display();
@@ -70,8 +69,8 @@ impl std::fmt::Display for Short {
     }
 }
 
-impl Room {
-    /// Room for the data in `dir`: `reserve` bytes are kept free; 0: as long as writing goes well.
+impl SpaceGuard {
+    /// SpaceGuard for the data in `dir`: `reserve` bytes are kept free; 0: as long as writing goes well.
     #[must_use]
     pub fn new(dir: PathBuf, reserve: u64) -> Self {
         Self { dir, reserve, ran_out: None }
@@ -112,19 +111,19 @@ impl Room {
 
     /// What is missing to begin. A disk that does not say is taken at its word when it is written to.
     #[must_use]
-    pub fn short(&self) -> Option<Short> {
+    pub fn short(&self) -> Option<LowSpace> {
         self.compare(self.needed())
     }
 
     /// The room that there is, where it is less than `needed`.
     #[must_use]
-    pub fn compare(&self, needed: u64) -> Option<Short> {
+    pub fn compare(&self, needed: u64) -> Option<LowSpace> {
         let free = free(&self.dir).ok().filter(|free| *free < needed)?;
-        Some(Short { dir: self.dir.clone(), free, needed, why: self.ran_out.clone() })
+        Some(LowSpace { dir: self.dir.clone(), free, needed, why: self.ran_out.clone() })
     }
 
     /// Returns when less than the reserve is free.
-    pub async fn low(&self) -> Short {
+    pub async fn low(&self) -> LowSpace {
         let mut clock = interval(LOOK_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -157,15 +156,15 @@ mod tests {
 
     #[test]
     fn what_ran_out_wants_more_to_begin_again() {
-        let mut room = Room::new(PathBuf::from("/nowhere/at/all"), 1 << 30);
+        let mut room = SpaceGuard::new(PathBuf::from("/nowhere/at/all"), 1 << 30);
         assert_eq!(room.needed(), 1 << 30);
         room.ran_out("a write failed".into());
         assert_eq!(room.needed(), 5 << 28);
-        let mut none = Room::new(PathBuf::from("/"), 0);
+        let mut none = SpaceGuard::new(PathBuf::from("/"), 0);
         assert!(none.short().is_none());
         none.ran_out("a write failed".into());
         assert!(none.needed() > 0);
-        let short = Room::new(PathBuf::from("/nowhere"), u64::MAX).short().unwrap();
+        let short = SpaceGuard::new(PathBuf::from("/nowhere"), u64::MAX).short().unwrap();
         assert_eq!((short.needed, short.why), (u64::MAX, None));
     }
 }

@@ -25,15 +25,15 @@
 //!
 //! [`verify`]: History::verify
 
-mod collector;
 mod error;
 mod frame;
+mod open_segment;
 mod origin;
-mod packed;
 mod packer;
-mod raw;
+mod read_batch;
 mod recover;
 mod retention;
+mod sealed_segment;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -48,13 +48,13 @@ use romana_statemachine::{Digest, Millis, Record, Revision};
 
 use crate::durable::sync_parent;
 use crate::platform::Worker;
-use collector::{Cache, Collector};
 pub use error::HistoryError;
 use frame::Start;
-use packed::Full;
+use open_segment::Raw;
 use packer::Packer;
-use raw::Raw;
+use read_batch::{Cache, Collector};
 pub use retention::SegmentInfo;
+use sealed_segment::Full;
 use segment::{Segment, full_segments};
 use writer::Writer;
 
@@ -127,7 +127,10 @@ impl Shared {
     /// Stops writing for good.
     fn fail(&self, error: HistoryError) -> HistoryError {
         let cause = self.failure.get_or_init(|| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the history stops");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the history failed and stops"
+            );
             Arc::new(error)
         });
         HistoryError::Stopped(Arc::clone(cause))
@@ -325,7 +328,7 @@ impl History {
             let mut damage = self.damage_lock();
             // Whoever asks again meets it again: it is said once.
             if damage.as_ref() != Some(&told) {
-                tracing::error!(%error, "a read of the history met damage");
+                tracing::error!(%error, "the history is damaged");
                 *damage = Some(told);
             }
         }

@@ -45,20 +45,10 @@ struct Body {
 pub enum StateFileError {
     /// The disk.
     #[error("{}", .path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// It is not what was written.
     #[error("{} is not whole: {why}", .path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    Damaged { path: PathBuf, why: String },
 }
 
 /// A file's bytes, to be written.

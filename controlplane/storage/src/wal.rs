@@ -130,7 +130,10 @@ impl Shared {
     fn fail(&self, error: WalError) -> Arc<WalError> {
         let error = Arc::new(error);
         if self.failure.set(Arc::clone(&error)).is_ok() {
-            tracing::error!(error = &*error as &dyn std::error::Error, "the log stops");
+            tracing::error!(
+                error = &*error as &dyn std::error::Error,
+                "the write-ahead log failed and stops"
+            );
         }
         self.failed().unwrap_or(error)
     }

@@ -53,7 +53,7 @@ impl State {
             code: "NetworkMisplaced".into(),
             subject: format!("network {name}"),
             why,
-            mend: "move its endpoints to a network with another range, and take it out of the topology".into(),
+            remedy: "move its endpoints to a network with another range, and take it out of the topology".into(),
         })
     }
 
@@ -70,7 +70,7 @@ impl State {
                     "{ip} lies in network {} ({}), whose addresses are for endpoints; it is not given out",
                     network.name, network.cidr
                 ),
-                mend: format!(
+                remedy: format!(
                     "exclude the range that hosts are in: romana blackout add {ip}/{}",
                     if ip.is_ipv4() { 32 } else { 128 }
                 ),
@@ -94,7 +94,7 @@ impl State {
                 "{} differ in upper and lower case or a last dot only, which DNS does not tell apart",
                 names.join(" and ")
             ),
-            mend: "drain and remove all but one: romana host remove".into(),
+            remedy: "drain and remove all but one: romana host remove".into(),
         })
     }
 
@@ -110,7 +110,7 @@ impl State {
             code: "AddressShared".into(),
             subject: format!("address {ip}"),
             why: format!("it belongs to {}", users.join(" and ")),
-            mend: "give one of them another address: restart what runs with it, or change the host or VIP".into(),
+            remedy: "give one of them another address: restart what runs with it, or change the host or VIP".into(),
         })
     }
 
@@ -121,7 +121,7 @@ impl State {
             code: refusal.code().into(),
             subject: format!("address {name}"),
             why: refusal.to_string(),
-            mend: "release the one that is named like an address, by the address that it has"
+            remedy: "release the one that is named like an address, by the address that it has"
                 .into(),
         })
     }
@@ -133,6 +133,6 @@ fn unusable(ip: IpAddr, user: &str) -> Option<Finding> {
         code: "AddressUnusable".into(),
         subject: user.to_string(),
         why: refusal.to_string(),
-        mend: "give it an address at which others can reach it".into(),
+        remedy: "give it an address at which others can reach it".into(),
     })
 }

@@ -22,11 +22,8 @@ pub struct Check {
 /// A backup in which nothing is wrong.
 #[derive(Clone, Debug)]
 pub struct Checked {
-    /// What it is of.
     pub header: Header,
-    /// Its end.
     pub end: End,
-    /// Its state.
     pub state: State,
     /// Whether the history was complete, and replaying it gave the state.
     pub replayed: bool,

@@ -61,11 +61,9 @@ pub struct Retention {
 pub struct SignCheckpoint {
     /// The term in which the task decided.
     pub term: Term,
-    /// Revision of the checkpoint.
     pub revision: Revision,
     /// Digest of the history there.
     pub digest: Digest,
-    /// Digest of the state there.
     pub state_digest: Digest,
 }
 

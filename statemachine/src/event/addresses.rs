@@ -99,7 +99,6 @@ pub struct AddressAdopted {
 pub struct AddressClaimed {
     /// The name that it has now.
     pub name: AddressName,
-    /// The name that it had.
     pub reserve: AddressName,
     pub ip: IpAddr,
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]

@@ -43,11 +43,9 @@ pub struct MemberRemoved {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckpointSigned {
-    /// Revision of the checkpoint.
     pub revision: Revision,
     /// Digest of the history there.
     pub digest: Digest,
-    /// Digest of the state there.
     pub state_digest: Digest,
 }
 
@@ -81,7 +79,6 @@ pub struct AllocationResumed {
 pub enum ResumedBy {
     /// All hosts have reported.
     Reports,
-    /// An operator said so.
     Operator,
     /// The wait that is set is over (version 3).
     Timeout,

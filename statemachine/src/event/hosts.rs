@@ -100,7 +100,6 @@ pub struct ConflictsReported {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Conflict {
-    /// The name that it has there.
     pub name: AddressName,
     pub ip: IpAddr,
     /// Why the log cannot give it.

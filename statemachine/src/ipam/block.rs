@@ -20,11 +20,8 @@ use crate::topology::Network;
 /// Whose a block is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
-    /// The host it is on.
     pub host: HostName,
-    /// The network it is from.
     pub network: NetworkName,
-    /// The tenant …
     pub tenant: TenantId,
     /// … and the segment that get addresses from it.
     pub segment: SegmentId,
@@ -148,7 +145,6 @@ impl Eq for OwnerKey {}
 /// An assigned block.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// Its range.
     pub cidr: IpNet,
     /// CIDR of its leaf group.
     pub group: IpNet,

@@ -75,7 +75,6 @@ pub struct Comparison {
 pub struct Reach {
     /// Endpoints, and addresses that are allocated.
     pub endpoints: usize,
-    /// Hosts.
     pub hosts: usize,
     /// Ranges in which it applies to every other address as well.
     pub ranges: Vec<IpNet>,

@@ -62,7 +62,6 @@ pub struct PolicyDocument {
     /// Which direction is isolated; absent when both lists are there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
-    /// Whom it applies to.
     pub applied_to: Vec<Party>,
     /// The other side, for the one rule of the seeds' form.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,7 +120,6 @@ pub struct Party {
     /// A tenant by id.
     #[serde(alias = "tenant_id", skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// A segment of it.
     #[serde(alias = "segment_id", skip_serializing_if = "Option::is_none")]
     pub segment: Option<String>,
     /// Tenants by labels; peers only, together with `selector`.
@@ -199,7 +197,6 @@ pub enum Operator {
     In,
     /// It is absent or has none of the values.
     NotIn,
-    /// It is there.
     Exists,
     /// It is absent.
     DoesNotExist,
@@ -218,7 +215,6 @@ pub struct Kind {
     /// Romana 2.0's ranges: first and last number.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port_ranges: Vec<(u64, u64)>,
-    /// ICMP type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp_type: Option<u64>,
     /// ICMP code; only with a type.
@@ -234,7 +230,6 @@ pub struct Kind {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a port is a number, a range \"8000-8080\" or a name")]
 pub enum PortDocument {
-    /// A number.
     Number(u64),
     /// A range `low-high`, or a name.
     Text(String),

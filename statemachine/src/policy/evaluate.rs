@@ -10,7 +10,7 @@
 //! | an endpoint of a Kubernetes namespace | the other side is its own host | open |
 //! | isolated by policies in that direction | a rule of one of them allows it | open |
 //! | | none does | closed |
-//! | an endpoint of another tenant, accepting | no policy selects it | closed (design §4.6) |
+//! | an endpoint of another tenant, accepting | no policy selects it | closed |
 //! | a host | the port is one of Romana's own | open |
 //! | anything else | | open |
 //!
@@ -39,9 +39,7 @@ pub const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=136;
 /// A direction of traffic, as seen from the side that is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
-    /// To it.
     Ingress,
-    /// From it.
     Egress,
 }
 
@@ -70,7 +68,6 @@ impl Policy {
 pub enum Why {
     /// No packet leaves.
     Itself,
-    /// No policy isolates it.
     NotIsolated,
     /// A rule allows it.
     Allowed,
@@ -112,7 +109,6 @@ impl fmt::Display for Why {
 /// How one side judges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
-    /// Why.
     pub why: Why,
     /// Policies that isolate it.
     pub isolating: Vec<PolicyName>,
@@ -140,9 +136,7 @@ impl Verdict {
 /// An address, and the policies that select it.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
-    /// The address.
     pub ip: IpAddr,
-    /// What it is.
     pub party: Party<'a>,
     /// Whether its namespace has to be known first.
     awaited: bool,

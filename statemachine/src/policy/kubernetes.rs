@@ -23,7 +23,6 @@ use crate::refusal::Refusal;
 pub struct NetworkPolicy {
     /// Names.
     pub metadata: Metadata,
-    /// What it says.
     #[serde(default, deserialize_with = "absent")]
     pub spec: Spec,
 }
@@ -31,9 +30,7 @@ pub struct NetworkPolicy {
 /// Names of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Metadata {
-    /// Its name.
     pub name: String,
-    /// Its namespace.
     pub namespace: String,
 }
 
@@ -85,9 +82,7 @@ pub struct Egress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct PeerSpec {
-    /// Pods.
     pub pod_selector: Option<Labelled>,
-    /// Namespaces.
     pub namespace_selector: Option<Labelled>,
     /// Addresses.
     pub ip_block: Option<IpBlock>,
@@ -97,7 +92,6 @@ pub struct PeerSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IpBlock {
-    /// The range.
     pub cidr: String,
     /// Parts of it that do not match.
     pub except: Option<Vec<String>>,
@@ -119,7 +113,6 @@ pub struct PortSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "a port is a number or a name")]
 pub enum NumberOrName {
-    /// A number.
     Number(u64),
     /// A name of a port of the destination's pod.
     Name(String),

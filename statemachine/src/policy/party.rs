@@ -12,7 +12,7 @@ use crate::state::State;
 
 /// A tenant with this label is a Kubernetes namespace: the API server sets it on each (Kubernetes 1.21).
 /// Its endpoints accept everything until a policy selects them; those of other tenants accept nothing
-/// until a policy opens it (design §4.6).
+/// until a policy opens it.
 pub const KUBERNETES_NAMESPACE: &str = "kubernetes.io/metadata.name";
 
 static NO_LABELS: Labels = BTreeMap::new();
@@ -20,11 +20,9 @@ static NO_LABELS: Labels = BTreeMap::new();
 /// An endpoint, as policies see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity<'a> {
-    /// Its tenant.
     pub tenant: &'a TenantId,
     /// The tenant's labels.
     pub tenant_labels: &'a Labels,
-    /// Its segment.
     pub segment: &'a SegmentId,
     /// Its labels; `None`: not known yet. That is so for an address in a block of a Kubernetes namespace
     /// until its pod becomes an endpoint.
@@ -201,16 +199,11 @@ impl Traffic {
 /// What an address is.
 #[derive(Clone, Debug)]
 pub enum Party<'a> {
-    /// An endpoint.
     Endpoint {
-        /// What it is.
         identity: Identity<'a>,
-        /// The host it is on.
         host: &'a HostName,
-        /// Its named ports.
         ports: &'a [NamedPort],
     },
-    /// A host.
     Host(&'a HostName),
     /// Neither: the world, or bare metal that only CIDRs know.
     Other,

@@ -28,9 +28,7 @@ pub struct Topology {
 /// A network and its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Its name.
     pub name: NetworkName,
-    /// Its range.
     pub cidr: IpNet,
     /// Prefix length of its blocks.
     pub block_mask: u8,
@@ -49,7 +47,6 @@ pub struct Network {
 pub struct Group {
     /// Its name, if it was given one.
     pub name: Option<String>,
-    /// Its range.
     pub cidr: IpNet,
     /// Position of its parent in the network's list.
     pub parent: Option<usize>,

@@ -49,7 +49,6 @@ pub struct TopologyPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedChange {
-    /// The network.
     pub network: NetworkName,
     /// What it is now.
     pub from: PlannedNetwork,
@@ -61,7 +60,6 @@ pub struct PlannedChange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedNetwork {
-    /// Its range.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// Prefix length of its blocks.
@@ -85,12 +83,9 @@ impl PlannedNetwork {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedGroup {
-    /// Its network.
     pub network: NetworkName,
-    /// Its range.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
-    /// Its name.
     pub name: Option<String>,
     /// How many hosts it would have.
     pub hosts: u64,
@@ -114,9 +109,7 @@ pub struct PlannedHandover {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedMove {
-    /// The host.
     pub host: HostName,
-    /// The network.
     pub network: NetworkName,
     /// Its present group.
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Cidr>"))]

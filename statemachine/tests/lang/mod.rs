@@ -51,8 +51,10 @@ pub(crate) enum Step {
     /// Show a part of the state.
     Show(Vec<String>),
     /// Go on as a new cluster that was restored from a backup of this one.
-    Restore { cluster: String, source: String },
-    /// Plan a topology.
+    Restore {
+        cluster: String,
+        source: String,
+    },
     Plan(TopologySpec),
 }
 

@@ -13,7 +13,7 @@ use romana_agent::cleanup::Cleanup;
 use romana_agent::config::{Args, Command, Config, metrics_address, state_dir};
 use romana_agent::install::{self, Install};
 use romana_agent::status::Status;
-use romana_agent::{daemon, ours};
+use romana_agent::{daemon, ownership};
 use romana_daemon::process::{FAILED, Process, USAGE};
 use romana_statemachine::{escaped_json, escaped_lines};
 
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 /// Installs the plugin, whose executable is next to this one.
 fn install(wanted: &Install) -> anyhow::Result<()> {
     let own = std::env::current_exe().context("find this program")?;
-    let done = install::run(wanted, &own.with_file_name(ours::PLUGIN_FILE))?;
+    let done = install::run(wanted, &own.with_file_name(ownership::PLUGIN_FILE))?;
     done.iter().for_each(|what| println!("{what}"));
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use romana_agent::cni::{self, Agent, Env};
-use romana_agent::ours;
-use romana_agent::wire::{self, FRAME_BYTES_MAX, Reply, Request};
+use romana_agent::ipc::{self, FRAME_BYTES_MAX, Reply, Request};
+use romana_agent::ownership;
 use romana_daemon::durable;
 use romana_statemachine::escaped_json;
 
@@ -24,14 +24,14 @@ impl Agent for Socket {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        wire::send(&mut stream, request)?;
-        wire::receive(&mut stream)
+        ipc::send(&mut stream, request)?;
+        ipc::receive(&mut stream)
     }
 
     fn leave(&mut self, state_dir: &str, request: &Request) -> io::Result<()> {
-        let dir = Path::new(state_dir).join(ours::SPOOL_DIR);
+        let dir = Path::new(state_dir).join(ownership::SPOOL_DIR);
         std::fs::create_dir_all(&dir)?;
-        let name = wire::digest(request);
+        let name = ipc::digest(request);
         durable::save(&dir.join(name), request).map_err(io::Error::other)
     }
 }

@@ -4,7 +4,7 @@ use romana_statemachine::Command;
 
 use super::super::timeline::Span;
 use super::super::{Case, Law, Verdict};
-use crate::history::{Ask, Call, Held, Outcome};
+use crate::evidence::{Ask, Call, Held, Outcome};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

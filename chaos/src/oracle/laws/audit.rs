@@ -7,7 +7,7 @@ use romana_client::audit::{Moment, Tenure};
 use romana_statemachine::{Event, Record, Revision, State};
 
 use super::super::{Case, Law, Verdict};
-use crate::history::{Audited, Exported, Testimony};
+use crate::evidence::{Audited, Exported, Testimony};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

@@ -1,7 +1,7 @@
 //! Backups that were taken under load.
 
 use super::super::{Case, Law, Verdict};
-use crate::history::Backed;
+use crate::evidence::Backed;
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

@@ -13,7 +13,7 @@ use romana_statemachine::Command;
 use romana_statemachine::name::{AddressName, HostName};
 
 use super::super::{Case, Law, Verdict};
-use crate::history::{Ask, Call, Held, Nanos, Outcome};
+use crate::evidence::{Ask, Call, Held, Nanos, Outcome};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

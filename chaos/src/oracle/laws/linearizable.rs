@@ -16,7 +16,7 @@ use romana_statemachine::Command;
 use romana_statemachine::name::{AddressName, HostName, TenantId};
 
 use super::super::{Case, Law, Verdict};
-use crate::history::{Ask, Call, Nanos, Outcome};
+use crate::evidence::{Ask, Call, Nanos, Outcome};
 
 /// Steps of the search for one name; more are not made, and the name counts as not judged.
 const STEPS_MAX: usize = 300_000;

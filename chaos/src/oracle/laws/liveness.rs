@@ -4,7 +4,7 @@
 //! takes some 300 ms; the bound is so far above it that a busy machine is not taken for a dead cluster.
 
 use super::super::{Case, Law, Verdict};
-use crate::history::{Nanos, Outcome};
+use crate::evidence::{Nanos, Outcome};
 
 /// Longest time without an acknowledged write while nothing is broken.
 const BOUND: Nanos = 10_000_000_000;
@@ -17,7 +17,7 @@ pub(in super::super) const LAW: Law = Law {
 };
 
 fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    let acked = |call: &&crate::history::Call| {
+    let acked = |call: &&crate::evidence::Call| {
         call.command().is_some() && matches!(call.outcome, Outcome::Acked { .. })
     };
     let mut times: Vec<Nanos> =

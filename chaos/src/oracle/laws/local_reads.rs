@@ -6,7 +6,7 @@ use romana_statemachine::Revision;
 
 use super::super::{Case, Law, Verdict};
 use super::acked::told;
-use crate::history::{Ask, Outcome};
+use crate::evidence::{Ask, Outcome};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

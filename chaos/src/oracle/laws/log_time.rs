@@ -1,7 +1,7 @@
 //! Log time is the true time, though one clock may be wrong: the judge's clock is right.
 
 use super::super::{Case, Law, Verdict};
-use crate::history::{Nanos, Outcome};
+use crate::evidence::{Nanos, Outcome};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

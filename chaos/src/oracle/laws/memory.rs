@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{Case, Law, Verdict, abuses};
-use crate::history::{Evidence, Nanos, Resident};
+use crate::evidence::{Evidence, Nanos, Resident};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {
@@ -28,7 +28,6 @@ const WATCHED_MIN: Nanos = 3_000_000_000;
 pub(crate) struct Cost {
     /// When it began.
     pub(crate) from: Nanos,
-    /// Whom.
     pub(crate) replica: u64,
     /// Bytes more than before, at most.
     pub(crate) grown: u64,

@@ -8,7 +8,7 @@ use romana_statemachine::name::{AddressName, HostName};
 
 use super::super::timeline::Timeline;
 use super::super::{Case, Law, Verdict};
-use crate::history::Call;
+use crate::evidence::Call;
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

@@ -1,6 +1,6 @@
 //! Law 2: all replicas tell one history, and told it while they ran.
 
-use crate::history::Testimony;
+use crate::evidence::Testimony;
 
 use romana_statemachine::plural;
 use serde_json::Value;

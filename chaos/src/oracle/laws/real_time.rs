@@ -7,7 +7,7 @@ use romana_statemachine::{Command, Revision};
 
 use super::super::timeline::Timeline;
 use super::super::{Case, Law, Verdict};
-use crate::history::{Ask, Call, Nanos, Outcome};
+use crate::evidence::{Ask, Call, Nanos, Outcome};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

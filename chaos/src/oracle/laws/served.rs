@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{Case, Law, Verdict, abuses, is_abuse};
-use crate::history::{Call, Evidence, Nanos, Outcome};
+use crate::evidence::{Call, Evidence, Nanos, Outcome};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

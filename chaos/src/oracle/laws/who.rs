@@ -3,7 +3,7 @@
 
 use super::super::{Case, Law, Verdict};
 use super::acked::told;
-use crate::history::{Ask, Outcome};
+use crate::evidence::{Ask, Outcome};
 
 /// The law.
 pub(in super::super) const LAW: Law = Law {

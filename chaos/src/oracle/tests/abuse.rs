@@ -1,7 +1,7 @@
 //! What clients that neither read nor finish may cost a replica, and the others.
 
 use super::*;
-use crate::history::Resident;
+use crate::evidence::Resident;
 use crate::nemesis::Injected;
 
 const SECOND: u64 = 1_000 * MS;

@@ -6,7 +6,7 @@ use romana_statemachine::event::ReleaseReason;
 
 use super::super::laws::audit::{fold, tenures};
 use super::*;
-use crate::history::Audited;
+use crate::evidence::Audited;
 
 /// A run in which an address went from hand to hand, and what true replicas say about it.
 fn told() -> Evidence {
@@ -76,7 +76,7 @@ fn the_past_is_what_the_history_says() {
     breaks("audit", &lied);
 }
 
-fn export_of(said: &mut Audited) -> &mut crate::history::Exported {
+fn export_of(said: &mut Audited) -> &mut crate::evidence::Exported {
     said.exported.as_mut().and_then(|it| it.as_mut().ok()).expect("right before")
 }
 

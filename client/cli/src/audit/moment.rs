@@ -6,9 +6,7 @@ use romana_statemachine::{Millis, Revision};
 /// A point of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// A revision.
     Revision(Revision),
-    /// A time.
     Time(Timestamp),
 }
 

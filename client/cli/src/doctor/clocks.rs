@@ -25,17 +25,17 @@ pub(super) fn check(cluster: &ClusterStatus) -> Vec<Finding> {
     for clock in clocks.members.iter().filter(|clock| clock.far) {
         let what = format!("the clock of {} is {}", name(clock.id), off(clock.ahead_ms));
         let what = format!("{what} the others', and is ignored");
-        findings.push(warning("clocks", what).mend(SET));
+        findings.push(warning("clocks", what).remedy(SET));
     }
     if clocks.log_ahead_ms.unsigned_abs() > LOG_OFF_MAX {
         let what =
             format!("log time is {} what the replicas' clocks say", off(clocks.log_ahead_ms));
-        let mend = if clocks.log_ahead_ms > 0 {
+        let remedy = if clocks.log_ahead_ms > 0 {
             "nothing: it goes on at half the pace until it is right; delays take twice as long"
         } else {
             "nothing: it gains a sixteenth until it is right"
         };
-        findings.push(warning("clocks", what).mend(mend));
+        findings.push(warning("clocks", what).remedy(remedy));
     }
     if findings.is_empty() {
         let widest = clocks.members.iter().map(|clock| clock.ahead_ms.unsigned_abs()).max();
@@ -49,15 +49,16 @@ fn disagree(clocks: &ClocksStatus, members: usize, name: impl Fn(u64) -> String)
     let known = clocks.members.len();
     if known <= members / 2 {
         let what = format!("only {known} of {members} are known, which is no majority");
-        return warning("clocks", what).mend("start the replicas, or update them to this release");
+        return warning("clocks", what)
+            .remedy("start the replicas, or update them to this release");
     }
     let all = clocks.members.iter();
     let all: Vec<String> = all
         .map(|clock| format!("{} is {} log time", name(clock.id), off(clock.ahead_ms)))
         .collect();
     let what = format!("no majority of them agree: {}", all.join(", "));
-    let mend = "set them: is NTP running? Until then nothing is purged by age";
-    warning("clocks", what).mend(mend)
+    let remedy = "set them: is NTP running? Until then nothing is purged by age";
+    warning("clocks", what).remedy(remedy)
 }
 
 /// `1h30s ahead of`. What is off by days is not told in seconds, nor what is off by seconds in milliseconds.

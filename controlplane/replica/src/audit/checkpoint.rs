@@ -18,7 +18,7 @@ use romana_storage::platform::fs;
 use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 
 use crate::Cancel;
-use crate::retention::{Checkpoints, Standing};
+use crate::retention::{CheckpointId, Checkpoints};
 
 const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
 const SUFFIX: &str = "ckpt";
@@ -32,20 +32,10 @@ const NEWEST: usize = 4;
 pub enum CheckpointError {
     /// The disk.
     #[error("{}", .path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The file is not whole.
     #[error("{} is no whole checkpoint: {why}", .path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    Damaged { path: PathBuf, why: String },
 }
 
 impl From<StateFileError> for CheckpointError {
@@ -72,7 +62,7 @@ struct Inner {
 
 #[derive(Clone, Debug)]
 struct Kept {
-    standing: Standing,
+    standing: CheckpointId,
     bytes: u64,
     /// It was signed: it stays.
     held: bool,
@@ -141,7 +131,10 @@ impl Keeper {
     pub fn offer(&self, state: State) {
         if let Err(TrySendError::Full(state)) = self.0.offered.try_send(state) {
             let revision = state.revision();
-            tracing::info!(revision = revision.get(), "checkpoint skipped: one is being written");
+            tracing::info!(
+                revision = revision.get(),
+                "checkpoint skipped: another one is being written"
+            );
         }
     }
 
@@ -151,13 +144,13 @@ impl Keeper {
 
     /// What the checkpoint at a revision is, if there is one.
     #[must_use]
-    pub fn standing(&self, revision: Revision) -> Option<Standing> {
+    pub fn standing(&self, revision: Revision) -> Option<CheckpointId> {
         self.kept().get(&revision).map(|kept| kept.standing)
     }
 
     /// What the newest checkpoint is.
     #[must_use]
-    pub fn newest(&self) -> Option<Standing> {
+    pub fn newest(&self) -> Option<CheckpointId> {
         self.kept().values().next_back().map(|kept| kept.standing)
     }
 
@@ -198,7 +191,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
-    pub fn write(&self, state: &State) -> Result<Standing, CheckpointError> {
+    pub fn write(&self, state: &State) -> Result<CheckpointId, CheckpointError> {
         let path = self.path(state.revision());
         let io = |source| CheckpointError::Io { path: path.clone(), source };
         let standing = standing(state);
@@ -224,18 +217,18 @@ impl Keeper {
             let Some(goes) = unreachable.or(too_much) else { return };
             kept.remove(&goes);
             if let Err(error) = fs::remove_file(self.path(goes)) {
-                tracing::warn!(revision = goes.get(), %error, "a checkpoint is not removed");
+                tracing::warn!(revision = goes.get(), %error, "cannot remove a checkpoint");
             }
         }
     }
 }
 
 impl Checkpoints for Keeper {
-    fn list(&self) -> Vec<Standing> {
+    fn list(&self) -> Vec<CheckpointId> {
         self.kept().values().map(|kept| kept.standing).collect()
     }
 
-    fn hold(&self, revision: Revision) -> Result<Standing, String> {
+    fn hold(&self, revision: Revision) -> Result<CheckpointId, String> {
         let there = self.kept().get(&revision).map(|kept| kept.standing);
         let standing = match there {
             Some(standing) => standing,
@@ -253,14 +246,14 @@ impl Checkpoints for Keeper {
     }
 }
 
-fn standing(state: &State) -> Standing {
+fn standing(state: &State) -> CheckpointId {
     let (revision, digest) = (state.revision(), state.digest());
-    Standing { revision, digest, state_digest: state.state_digest() }
+    CheckpointId { revision, digest, state_digest: state.state_digest() }
 }
 
 /// Opens a file and checks its head, and that it has the name of what is in it.
-fn open(path: &Path) -> Result<StateFile<Standing>, CheckpointError> {
-    let file = StateFile::<Standing>::open(&FORM, path)?;
+fn open(path: &Path) -> Result<StateFile<CheckpointId>, CheckpointError> {
+    let file = StateFile::<CheckpointId>::open(&FORM, path)?;
     let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
     if name != Some(file.head().revision) {
         return Err(file.damaged("it has the name of another").into());
@@ -270,15 +263,15 @@ fn open(path: &Path) -> Result<StateFile<Standing>, CheckpointError> {
 
 fn set_aside(path: &Path, error: &CheckpointError) {
     let aside = path.with_extension("damaged");
-    tracing::error!(%error, aside = %aside.display(), "checkpoint set aside");
+    tracing::error!(%error, aside = %aside.display(), "moved a damaged checkpoint aside");
     if let Err(error) = fs::rename(path, &aside) {
-        tracing::warn!(%error, "it is not set aside");
+        tracing::warn!(%error, "cannot move the damaged checkpoint aside");
     }
 }
 
 fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
     if let Err(error) = rustix::process::nice(super::indexer::NICE) {
-        tracing::debug!(%error, "checkpoints are written with ordinary priority");
+        tracing::debug!(%error, "cannot lower the priority of the checkpoint writer");
     }
     while let Ok(state) = queue.recv() {
         let Some(keeper) = keeper() else { return };
@@ -293,7 +286,7 @@ fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
                 let (revision, took) = (at.revision.get(), started.elapsed());
                 tracing::info!(at.revision = revision, ?took, "checkpoint written");
             }
-            Err(error) => tracing::warn!(error, "no checkpoint"),
+            Err(error) => tracing::warn!(error, "cannot write a checkpoint"),
         }
     }
 }
@@ -316,7 +309,7 @@ mod tests {
     #[test]
     fn the_closest_go_first_but_not_the_first_the_held_or_the_newest() {
         let kept = |at: &[(u64, bool)]| -> BTreeMap<Revision, Kept> {
-            let standing = |revision| Standing {
+            let standing = |revision| CheckpointId {
                 revision,
                 digest: Digest::default(),
                 state_digest: Digest::default(),

@@ -5,7 +5,7 @@
 //!   "mark"                                                    →  up to where, of which history
 //! ```
 //! sled 0.34 may not open after a crash, may panic, and its `flush` is no barrier
-//! (reference/raft-storage.md §2). So nothing here is the truth: every failure, a panic included, is an
+//!. So nothing here is the truth: every failure, a panic included, is an
 //! [`IndexError`], at which the caller throws the index away and builds it again. It is asked to flush
 //! once per segment and its files are fsynced afterwards; it has no flusher thread of its own.
 

@@ -41,14 +41,14 @@ impl Shared {
     /// Indexes until it is told to stop.
     pub(super) fn run(&self) {
         if let Err(error) = rustix::process::nice(NICE) {
-            tracing::debug!(%error, "the indexer runs with ordinary priority");
+            tracing::debug!(%error, "cannot lower the priority of the indexer");
         }
         while !self.stopping() {
             let Err(trouble) = self.index_all() else { return };
             let why = &trouble as &dyn std::error::Error;
             self.rebuilds.fetch_add(1, Ordering::Relaxed);
             self.view_mut().index = None;
-            tracing::warn!(error = why, "audit: the index is built again");
+            tracing::warn!(error = why, "audit: rebuilding the index");
             self.discard(None);
             if !self.stopping() {
                 thread::park_timeout(RETRY);
@@ -126,10 +126,7 @@ impl Shared {
             let news = stuck.as_ref().is_none_or(|known| known.to_string() != told);
             if news {
                 let why = &error as &dyn std::error::Error;
-                tracing::error!(
-                    error = why,
-                    "audit: indexing waits for a history that can be read"
-                );
+                tracing::error!(error = why, "audit: indexing paused: the history cannot be read");
                 *stuck = Some(Arc::new(error));
             }
             news
@@ -210,17 +207,17 @@ impl Shared {
             let aside = self.dir.with_extension("aside");
             tracing::warn!(
                 path = %self.dir.display(), aside = %aside.display(),
-                "audit: this is no directory, and set aside"
+                "audit: moved aside what is not a directory"
             );
             if let Err(error) = fs::rename(&self.dir, &aside) {
-                tracing::warn!(%error, "audit: it cannot be set aside");
+                tracing::warn!(%error, "audit: cannot move it aside");
             }
         }
     }
 
     fn count(&self, why: &str) {
         self.rebuilds.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(why, "audit: the index is built again");
+        tracing::warn!(why, "audit: rebuilding the index");
     }
 
     fn fits(&self, mark: &Mark) -> bool {
@@ -239,7 +236,7 @@ impl Shared {
             if Some(path.as_path()) != keep
                 && let Err(error) = fs::remove_dir_all(&path)
             {
-                tracing::warn!(path = %path.display(), %error, "an old index is not removed");
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old index");
             }
         }
     }

@@ -193,7 +193,7 @@ impl Handle {
         let Some(thread) = self.thread().take() else { return };
         thread.thread().unpark();
         if thread.join().is_err() {
-            tracing::warn!("the indexer ended badly");
+            tracing::warn!("the indexer thread panicked");
         }
     }
 }

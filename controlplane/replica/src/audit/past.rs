@@ -20,7 +20,6 @@ pub enum PastError {
     /// It is before what is kept.
     #[error("revision {wanted} is no longer kept: the oldest state is that of revision {oldest}")]
     Gone {
-        /// What was wanted.
         wanted: Revision,
         /// The oldest revision whose state can be told.
         oldest: Revision,
@@ -33,19 +32,13 @@ pub enum PastError {
     Broken(#[from] FollowError),
     /// A checkpoint is not what the history leads to.
     #[error("the checkpoint of revision {revision} is not what the history leads to")]
-    OtherCheckpoint {
-        /// Its revision.
-        revision: Revision,
-    },
+    OtherCheckpoint { revision: Revision },
     /// A checkpoint is damaged.
     #[error("a checkpoint is damaged")]
     Checkpoint(#[from] CheckpointError),
     /// The state in memory is not what the history leads to.
     #[error("the state in memory is not what the history leads to at revision {revision}")]
-    OtherState {
-        /// The revision.
-        revision: Revision,
-    },
+    OtherState { revision: Revision },
     /// Nobody waits for it any more.
     #[error("nobody waits for it")]
     Cancelled,

@@ -39,7 +39,6 @@ pub enum AuditError {
 /// A part of a long answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// The items.
     pub items: Vec<T>,
     /// Where the next page begins; `None`: this is the last one.
     pub next: Option<Revision>,
@@ -247,7 +246,7 @@ impl Audit {
             keys.iter().map(look).collect::<Result<Vec<_>, super::index::IndexError>>()
         };
         let found = found.map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "audit: the index is broken");
+            tracing::warn!(error = &error as &dyn std::error::Error, "audit: the index is damaged");
             shared.view_mut().index = None;
             self.0.wake();
             AuditError::Rebuilding { reached: Revision(0) }

@@ -9,9 +9,7 @@ use super::keys::{self, Key};
 /// The keys of some segments, in memory.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// First revision of the first of them.
     pub(super) first: Revision,
-    /// Last revision that is in.
     pub(super) last: Revision,
     /// Digest of the history there.
     pub(super) digest: Digest,

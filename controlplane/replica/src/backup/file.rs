@@ -20,21 +20,14 @@ pub enum FileError {
     /// The operating system refused something.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was attempted.
         action: &'static str,
-        /// On what.
         path: PathBuf,
         /// Its answer.
         source: io::Error,
     },
     /// The file is no backup, or a damaged one.
     #[error("{} cannot be used", path.display())]
-    Backup {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: BackupError,
-    },
+    Backup { path: PathBuf, source: BackupError },
     /// The backup cannot be taken.
     #[error(transparent)]
     Take(#[from] TakeError),

@@ -19,12 +19,12 @@
 //! 4. Recovery reads the directory of a survivor and changes nothing in it.
 
 pub mod file;
+mod offline;
 pub mod recover;
 mod restore;
-mod salvage;
 pub mod take;
 #[cfg(test)]
 mod tests;
 
+pub use offline::{Salvage, SalvageError};
 pub use restore::{RestoreError, UPLOAD, is_claimed, restore};
-pub use salvage::{Salvage, SalvageError};

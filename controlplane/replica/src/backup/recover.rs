@@ -8,7 +8,7 @@ use romana_daemon::owner::{self, Program};
 use romana_statemachine::{Millis, plural};
 
 use super::file::{self, FileError};
-use super::salvage::{Salvage, SalvageError};
+use super::offline::{Salvage, SalvageError};
 use super::take::{Take, TakeError, origin};
 
 /// Why there is no backup.

@@ -52,11 +52,8 @@ pub enum RestoreError {
     Taken {
         /// The data directory.
         dir: PathBuf,
-        /// Id of the replica.
         id: u64,
-        /// Its cluster.
         cluster: String,
-        /// The backup that it was restored from.
         restored: Option<Digest>,
     },
     /// The directory holds something.
@@ -84,7 +81,6 @@ pub enum RestoreError {
     /// Something else.
     #[error("cannot {what}")]
     Io {
-        /// What was attempted.
         what: String,
         /// The answer.
         source: io::Error,
@@ -219,7 +215,7 @@ impl Marker {
     fn withdraw(self) {
         let emptied = self.empty(&self.dir.join(UPLOAD)).and_then(|()| self.remove());
         if let Err(error) = emptied {
-            tracing::warn!(%error, "the directory stays marked as half restored");
+            tracing::warn!(%error, "cannot remove the mark of an unfinished restore");
         }
     }
 

@@ -222,18 +222,12 @@ pub enum StartError {
     Identity(#[from] IdentityError),
     /// The peer listener.
     #[error("cannot listen for other replicas on {address}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    Listen { address: SocketAddr, source: io::Error },
     /// A file or a directory.
     #[error("{what}")]
     Io {
         /// What failed.
         what: String,
-        /// Why.
         source: io::Error,
     },
     /// The write-ahead log does not open.
@@ -284,28 +278,18 @@ pub enum StartError {
          the wrong one. Put the old one back, or run `romana cluster replace {id}` and start with an \
          empty directory and --join", .dir.display()
     )]
-    Wiped {
-        /// Id of the replica.
-        id: u64,
-        /// The directory.
-        dir: PathBuf,
-    },
+    Wiped { id: u64, dir: PathBuf },
     /// `advertise_peer` and `initial_cluster` differ.
     #[error(
         "the peer address is {advertised}, and --initial-cluster says {listed} for replica {id}"
     )]
     Advertise {
-        /// Id of the replica.
         id: u64,
         /// Advertised address.
         advertised: String,
         /// Address in the list.
         listed: String,
     },
-    /// Raft itself.
     #[error("Raft does not start: {why}")]
-    Raft {
-        /// Why.
-        why: String,
-    },
+    Raft { why: String },
 }

@@ -50,7 +50,7 @@ impl Fault {
         self.0.send_if_modified(|fault| {
             let first = fault.is_none();
             if first {
-                tracing::error!(%why, "this replica stops");
+                tracing::error!(%why, "stopping this replica");
                 *fault = Some((kind, why));
             }
             first

@@ -32,7 +32,6 @@ pub struct Membership {
 pub enum Change {
     /// Replicate to a new member.
     AddLearner {
-        /// Its id.
         id: u64,
         /// Its peer address.
         peer: String,

@@ -71,8 +71,8 @@ use crate::metrics::{DiskTimes, PeerRefusals};
 use fault::Fault;
 use known::peers::Peers;
 use known::view::View;
-use peer::host::Host;
-use peer::network::Links;
+use peer::network::PeerPool;
+use peer::service::PeerService;
 use store::log::LogStore;
 
 /// Longest wait for tasks at the end.
@@ -83,9 +83,9 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 pub struct Replica(Arc<Shared>);
 
 struct Shared {
-    host: Arc<Host>,
+    host: Arc<PeerService>,
     log: LogStore,
-    links: Links,
+    links: PeerPool,
     reads: reads::Reads,
     peers: Peers,
     view: View,
@@ -186,7 +186,7 @@ impl Replica {
         };
         let synced = blocking(end).await;
         if let Ok(Err(error)) = synced {
-            tracing::error!(error = %chain(&error), "the history is not durable");
+            tracing::error!(error = %chain(&error), "cannot make the history durable");
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::raft::known::view::pause;
 use crate::raft::peer::link::CallError;
-use crate::raft::peer::message::{Ask, Batch, Declined, Reply};
+use crate::raft::peer::message::{Batch, NotCommitted, PeerRequest, PeerResponse};
 use crate::raft::{ProposeError, Replica, Shared, proposer};
 
 impl Replica {
@@ -45,10 +45,10 @@ impl Shared {
         loop {
             let why = match self.propose_once(&batch, deadline).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(Declined::Busy) => return Err(ProposeError::Busy),
-                Err(Declined::Unknown(why)) => return Err(ProposeError::Unknown { why }),
-                Err(Declined::NotLeader) => "no leader is known".into(),
-                Err(Declined::Unavailable(why)) => why,
+                Err(NotCommitted::Busy) => return Err(ProposeError::Busy),
+                Err(NotCommitted::Unknown(why)) => return Err(ProposeError::Unknown { why }),
+                Err(NotCommitted::NotLeader) => "no leader is known".into(),
+                Err(NotCommitted::Unavailable(why)) => why,
             };
             if let Some(why) = self.health().fault() {
                 return Err(ProposeError::Unavailable { why });
@@ -63,22 +63,22 @@ impl Shared {
         &self,
         batch: &Batch,
         deadline: Instant,
-    ) -> Result<Vec<Outcome>, Declined> {
-        let Some(leader) = self.view.leader() else { return Err(Declined::NotLeader) };
+    ) -> Result<Vec<Outcome>, NotCommitted> {
+        let Some(leader) = self.view.leader() else { return Err(NotCommitted::NotLeader) };
         if leader == self.id() {
             return self.host.proposer.propose(batch.clone(), deadline).await;
         }
-        let Some(peer) = self.view.peer(leader) else { return Err(Declined::NotLeader) };
+        let Some(peer) = self.view.peer(leader) else { return Err(NotCommitted::NotLeader) };
         // The leader gives up a little earlier, so that its answer still arrives.
         let within = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let ask = Ask::Propose { batch: batch.clone(), within_ms };
+        let ask = PeerRequest::Propose { batch: batch.clone(), within_ms };
         match self.links.to(leader, &peer).call(ask, deadline).await {
-            Ok(Reply::Proposed(result)) => result,
-            Ok(Reply::Failed(why)) => Err(Declined::Unknown(why)),
-            Ok(other) => Err(Declined::Unknown(other.misfit())),
-            Err(CallError::NotSent(why)) => Err(Declined::Unavailable(why)),
-            Err(CallError::Lost(why)) => Err(Declined::Unknown(why)),
+            Ok(PeerResponse::Proposed(result)) => result,
+            Ok(PeerResponse::Failed(why)) => Err(NotCommitted::Unknown(why)),
+            Ok(other) => Err(NotCommitted::Unknown(other.misfit())),
+            Err(CallError::NotSent(why)) => Err(NotCommitted::Unavailable(why)),
+            Err(CallError::Lost(why)) => Err(NotCommitted::Unknown(why)),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::raft::known::clocks::Clocks;
-use crate::raft::peer::message::{Batch, Declined};
+use crate::raft::peer::message::{Batch, NotCommitted};
 use crate::raft::store::codec::{pack, unpack};
 use crate::raft::store::types::{Payload, Raft};
 
@@ -74,7 +74,7 @@ struct Job {
     batch: Batch,
     /// Decides between the caller that gives up and the entry that takes the job.
     claim: Arc<AtomicU8>,
-    reply: oneshot::Sender<Result<Vec<Outcome>, Declined>>,
+    reply: oneshot::Sender<Result<Vec<Outcome>, NotCommitted>>,
 }
 
 /// Commits proposals where this replica leads. Clones share the queue.
@@ -98,10 +98,10 @@ impl Proposer {
         &self,
         batch: Batch,
         deadline: Instant,
-    ) -> Result<Vec<Outcome>, Declined> {
+    ) -> Result<Vec<Outcome>, NotCommitted> {
         let bytes = batch.bytes.len();
         if self.queued_bytes.load(Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
-            return Err(Declined::Busy);
+            return Err(NotCommitted::Busy);
         }
         let (reply, answer) = oneshot::channel();
         let claim = Arc::new(AtomicU8::new(WAITING));
@@ -110,16 +110,18 @@ impl Proposer {
         if let Err(refused) = self.jobs.try_send(job) {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(match refused {
-                mpsc::error::TrySendError::Full(_) => Declined::Busy,
-                mpsc::error::TrySendError::Closed(_) => Declined::Unavailable("stopping".into()),
+                mpsc::error::TrySendError::Full(_) => NotCommitted::Busy,
+                mpsc::error::TrySendError::Closed(_) => {
+                    NotCommitted::Unavailable("stopping".into())
+                }
             });
         }
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Declined::Unknown("this replica is stopping".into())),
+            Ok(Err(_)) => Err(NotCommitted::Unknown("this replica is stopping".into())),
             Err(_) => Err(match claim.swap(ABANDONED, Ordering::AcqRel) {
-                WAITING => Declined::Unavailable("it was not proposed in time".into()),
-                _ => Declined::Unknown("it was proposed and not committed in time".into()),
+                WAITING => NotCommitted::Unavailable("it was not proposed in time".into()),
+                _ => NotCommitted::Unknown("it was proposed and not committed in time".into()),
             }),
         }
     }
@@ -198,8 +200,8 @@ async fn commit(raft: &Raft, at: Millis, jobs: Vec<Job>) {
             }
             return;
         }
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Declined::NotLeader,
-        Err(error) => Declined::Unknown(error.to_string()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => NotCommitted::NotLeader,
+        Err(error) => NotCommitted::Unknown(error.to_string()),
     };
     for job in jobs {
         _ = job.reply.send(Err(declined.clone()));

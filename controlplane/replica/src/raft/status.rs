@@ -15,9 +15,9 @@ pub(super) fn held(state: &State) -> Option<Held> {
     })
 }
 
-/// Something that is wrong with a member, and that a new member in its place mends.
+/// Something that is wrong with a member, whose remedy is a new member in its place.
 pub(super) fn replaceable(code: &str, what: String, id: u64) -> MemberProblem {
-    MemberProblem { code: code.into(), what, mend: format!("romana cluster replace {id}") }
+    MemberProblem { code: code.into(), what, remedy: format!("romana cluster replace {id}") }
 }
 
 /// Why proposals are not known to be committed.
@@ -25,19 +25,13 @@ pub(super) fn replaceable(code: &str, what: String, id: u64) -> MemberProblem {
 pub enum ProposeError {
     /// Nothing happened. Trying again is safe.
     #[error("the proposal was not made: {why}")]
-    Unavailable {
-        /// Why.
-        why: String,
-    },
+    Unavailable { why: String },
     /// Nothing happened: too many proposals wait. Trying again later is safe.
     #[error("too many proposals are waiting")]
     Busy,
     /// The proposals may be committed, now or later. All of them or none.
     #[error("the outcome of the proposal is not known: {why}")]
-    Unknown {
-        /// Why.
-        why: String,
-    },
+    Unknown { why: String },
     /// Nothing happened: more than fits one log entry.
     #[error(
         "too many or too long for one proposal ({commands_max} commands, {bytes_max} bytes): {}",
@@ -46,9 +40,7 @@ pub enum ProposeError {
     TooLarge {
         /// Commands in the proposal.
         commands: usize,
-        /// Most commands.
         commands_max: usize,
-        /// Most bytes.
         bytes_max: usize,
     },
 }
@@ -58,10 +50,7 @@ pub enum ProposeError {
 pub enum ReadError {
     /// No leader with a quorum answered in time.
     #[error("the read could not be confirmed: {why}")]
-    Unavailable {
-        /// Why.
-        why: String,
-    },
+    Unavailable { why: String },
 }
 
 /// Why leadership was not handed over.
@@ -75,8 +64,5 @@ pub enum TransferError {
     },
     /// Nobody leads, or the leader does not answer.
     #[error("leadership was not handed over: {why}")]
-    Unavailable {
-        /// Why.
-        why: String,
-    },
+    Unavailable { why: String },
 }

@@ -19,15 +19,11 @@ pub enum HistoryError {
         file: PathBuf,
         /// Where in it, bytes from its start.
         offset: u64,
-        /// What is wrong there.
         why: String,
     },
     /// The records asked for are not kept any more.
     #[error("the history starts at revision {oldest}")]
-    Compacted {
-        /// The oldest revision there is.
-        oldest: Revision,
-    },
+    Compacted { oldest: Revision },
     /// Records are missing before the ones to append.
     #[error("revision {got} cannot follow revision {have}")]
     Gap {
@@ -38,16 +34,11 @@ pub enum HistoryError {
     },
     /// The history has another record of this revision: the replica has diverged.
     #[error("revision {revision} is in the history with another digest")]
-    Diverged {
-        /// The revision.
-        revision: Revision,
-    },
+    Diverged { revision: Revision },
     /// The operating system refused something.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was attempted.
         action: &'static str,
-        /// On what.
         path: PathBuf,
         /// Its answer.
         source: io::Error,

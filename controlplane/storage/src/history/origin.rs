@@ -35,7 +35,7 @@ pub(super) fn check(dir: &Path, found: Option<Start>) -> Result<(), HistoryError
         (Ok(noted), found) => Err(missing(dir, noted.first, found)),
         (Err(_), None) => Ok(()),
         (Err(why), Some(found)) => {
-            tracing::info!(file = %path.display(), why, first = found.first.get(), "noting where the history begins");
+            tracing::info!(file = %path.display(), why, first = found.first.get(), "recorded where the history begins");
             note(dir, found)
         }
     }

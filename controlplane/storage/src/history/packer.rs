@@ -5,8 +5,8 @@ use std::sync::Arc;
 use romana_statemachine::Revision;
 
 use super::error::HistoryError;
-use super::packed::{self, Full, Packed};
-use super::raw::Raw;
+use super::open_segment::Raw;
+use super::sealed_segment::{self, Full, Packed};
 use super::{Segment, Shared};
 use crate::durable::sync_parent;
 use crate::platform::{Work, fs};
@@ -31,9 +31,9 @@ impl Work for Packer {
 
 /// Compresses a segment and puts the result in its place.
 fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
-    let partial = packed::pack(full)?;
+    let partial = sealed_segment::pack(full)?;
     let raw = &full.raw;
-    let path = packed::packed_path(raw);
+    let path = sealed_segment::packed_path(raw);
     sync_before(shared, raw.start.first)?;
     {
         let mut state = shared.state();

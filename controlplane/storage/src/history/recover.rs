@@ -10,9 +10,9 @@ use romana_statemachine::{Digest, Record, Revision, entry};
 
 use super::error::HistoryError;
 use super::frame::{self, Item, Start};
+use super::open_segment::{Index, RAW, Raw};
 use super::origin;
-use super::packed::{PACKED, PARTIAL, Packed};
-use super::raw::{Index, RAW, Raw};
+use super::sealed_segment::{PACKED, PARTIAL, Packed};
 use super::{Segment, retention};
 use crate::durable::sync_parent;
 use crate::platform::FileExt;
@@ -209,7 +209,7 @@ fn scan(
     let cut = index.end;
     if let Some(why) = &broken {
         check_not_durable(path, &bytes, usize::try_from(cut).unwrap_or(0), later, why)?;
-        tracing::warn!(file = %path.display(), offset = cut, why, "cutting a torn tail of the history");
+        tracing::warn!(file = %path.display(), offset = cut, why, "truncated a torn tail of the history");
         file.set_len(cut).map_err(HistoryError::io("truncate", path))?;
     }
     // It is synced soon. If the last run ended because a sync failed, the kernel may take pages for

@@ -14,9 +14,9 @@ use romana_statemachine::{Digest, Millis, Revision};
 
 use super::error::HistoryError;
 use super::frame::{HEADER, Start};
+use super::open_segment::{RAW, Raw};
 use super::origin;
-use super::packed::{PACKED, PARTIAL};
-use super::raw::{RAW, Raw};
+use super::sealed_segment::{PACKED, PARTIAL};
 use super::writer::Writer;
 use super::{History, Segment};
 use crate::durable::{self, sync_parent};
@@ -28,7 +28,6 @@ const RESET: &str = "reset";
 /// A segment, as far as retention is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
-    /// Its first revision.
     pub first: Revision,
     /// Its last revision; before `first` while it is empty.
     pub last: Revision,
@@ -232,7 +231,7 @@ pub(super) fn finish(dir: &Path) -> Result<(), HistoryError> {
             other => Err(format!("it has {other} bytes, not {HEADER}")),
         });
         let start = start.map_err(|why| HistoryError::damaged(&path, 0, why))?;
-        tracing::warn!(first = start.first.get(), "finishing an interrupted reset of the history");
+        tracing::warn!(first = start.first.get(), "resuming an interrupted reset of the history");
         carry_out(dir, start, &path)?;
     }
     Ok(())

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use romana_statemachine::Revision;
 
 use super::frame::Start;
-use super::packed::{Full, Packed};
-use super::raw::Raw;
+use super::open_segment::Raw;
+use super::sealed_segment::{Full, Packed};
 
 #[derive(Clone, Debug)]
 pub(super) enum Segment {

@@ -6,7 +6,7 @@ use romana_statemachine::Record;
 
 use super::error::HistoryError;
 use super::frame;
-use super::raw::{Index, Raw};
+use super::open_segment::{Index, Raw};
 use crate::platform::FileExt;
 
 /// What is appended to, and what of it is not durable.

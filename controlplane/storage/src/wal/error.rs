@@ -23,7 +23,6 @@ pub enum WalError {
         file: PathBuf,
         /// Where in it, bytes from its start.
         offset: u64,
-        /// What is wrong there.
         why: String,
     },
     /// The log is another replica's, or of another data directory of this one.
@@ -42,9 +41,7 @@ pub enum WalError {
     /// The operating system refused something.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was attempted.
         action: &'static str,
-        /// On what.
         path: PathBuf,
         /// Its answer.
         source: io::Error,

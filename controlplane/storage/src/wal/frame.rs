@@ -122,7 +122,6 @@ impl Preamble {
 /// What every segment starts with, so that older ones can go.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
-    /// The vote.
     pub(super) vote: Option<Bytes>,
     /// Index and marker of the last purge.
     pub(super) purged: Option<(u64, Bytes)>,

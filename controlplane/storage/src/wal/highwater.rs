@@ -48,7 +48,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Point>, WalError> {
     };
     let point = [0, SLOT].into_iter().filter_map(|at| decode(bytes.get(at..)?)).max();
     if point.is_none() {
-        tracing::warn!(file = %path.display(), "the high-water mark of the log is damaged: making it anew");
+        tracing::warn!(file = %path.display(), "the high-water mark of the log is damaged: rewriting it");
     }
     Ok(point)
 }

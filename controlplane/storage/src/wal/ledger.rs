@@ -67,10 +67,12 @@ pub(super) struct Place {
 /// A change of the [`Catalog`].
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    /// An entry is there.
     Entry(u64, Place),
     /// Only these entries are valid.
-    Range { first: u64, next: u64 },
+    Range {
+        first: u64,
+        next: u64,
+    },
 }
 
 /// The readers' view: where each durable entry is.

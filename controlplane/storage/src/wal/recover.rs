@@ -68,7 +68,7 @@ pub(super) fn open(
     replay.check_complete(dir, run[0])?;
     check_end(&active, end, acknowledged)?;
     if let Some(until) = dirty {
-        tracing::warn!(file = %active.path.display(), offset = end, "cutting a torn tail of the log");
+        tracing::warn!(file = %active.path.display(), offset = end, "truncated a torn tail of the log");
         active.zero(end, until)?;
     }
     // What was read may be in the page cache only, and will be relied on. If the last run ended

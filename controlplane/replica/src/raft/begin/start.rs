@@ -17,18 +17,18 @@ use crate::raft::begin::open::{self, Stores};
 use crate::raft::config::{ReplicaConfig, StartError, Tuning};
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::{Clocks, Exchange};
+use crate::raft::known::heartbeats::{self, Pulse};
 use crate::raft::known::held::{self, Gate, Positions};
 use crate::raft::known::peers::{Peers, Poll};
 use crate::raft::known::problems::Problems;
-use crate::raft::known::pulse::{self, Pulse};
 use crate::raft::known::quorum;
 use crate::raft::known::slow::{self, Slowness};
 use crate::raft::known::view::{self, View};
 use crate::raft::peer::dial::{Complaints, Dialer, Directory};
-use crate::raft::peer::host::Host;
-use crate::raft::peer::message::{Ask, Reply};
-use crate::raft::peer::network::{Links, Network};
+use crate::raft::peer::message::{PeerRequest, PeerResponse};
+use crate::raft::peer::network::{Network, PeerPool};
 use crate::raft::peer::server;
+use crate::raft::peer::service::PeerService;
 use crate::raft::proposer::Proposer;
 use crate::raft::reads::{ROUND_MAX, Reads};
 use crate::raft::store::log::LogStore;
@@ -75,7 +75,7 @@ impl Replica {
         let cluster = identity.cluster_id.clone();
         let (api, refused) = (config.advertise_api.clone(), PeerRefusals::default());
         let dialer = Dialer::counting(cluster, *id, api, directory.clone(), refused.clone());
-        let links = Links::new(dialer.clone());
+        let links = PeerPool::new(dialer.clone());
         let positions = Positions::default();
         let network = Network {
             dialer: dialer.clone(),
@@ -90,7 +90,7 @@ impl Replica {
         let view = View::new(initial_cluster);
         let clocks = Clocks::new(config.wall.clone());
         let proposer = Proposer::start(raft.clone(), clocks.clone());
-        let host = Arc::new(Host {
+        let host = Arc::new(PeerService {
             identity,
             api: config.advertise_api.clone(),
             raft,
@@ -152,7 +152,7 @@ impl Replica {
             machine: host.machine.clone(),
         };
         tasks.spawn(exchange.run(stop.clone()));
-        tasks.spawn(pulse::pass_on(Arc::clone(host), links.clone(), stop.clone()));
+        tasks.spawn(heartbeats::pass_on(Arc::clone(host), links.clone(), stop.clone()));
         spawn(Box::pin(quorum::confirm(self.0.reads.clone(), view.clone())));
         let dir = config.data_dir.clone();
         spawn(Box::pin(held::watch(Arc::clone(host), links.dialer().clone(), dir)));
@@ -213,7 +213,7 @@ async fn raft(
 }
 
 /// The gate for reads: asks itself when this replica leads, else the leader.
-fn reads(host: &Arc<Host>, links: &Links) -> Reads {
+fn reads(host: &Arc<PeerService>, links: &PeerPool) -> Reads {
     let (host, links) = (Arc::downgrade(host), links.clone());
     Reads::start(move || {
         let (host, links) = (host.upgrade(), links.clone());
@@ -227,15 +227,15 @@ fn reads(host: &Arc<Host>, links: &Links) -> Reads {
             let log = host.log.clone();
             drop(host);
             let link = links.to(leader, &peer);
-            match link.call(Ask::ReadIndex, Instant::now() + ROUND_MAX).await {
-                Ok(Reply::ReadIndex(Ok(index))) => match log.known().index(index) {
+            match link.call(PeerRequest::ReadIndex, Instant::now() + ROUND_MAX).await {
+                Ok(PeerResponse::ReadIndex(Ok(index))) => match log.known().index(index) {
                     Ok(()) => Ok(index),
                     Err(implausible) => {
                         links.dialer().refuse_error(&peer, &implausible.clone().into());
                         Err(implausible.to_string())
                     }
                 },
-                Ok(Reply::ReadIndex(Err(why))) => Err(why),
+                Ok(PeerResponse::ReadIndex(Err(why))) => Err(why),
                 Ok(other) => Err(other.misfit()),
                 Err(error) => Err(error.to_string()),
             }

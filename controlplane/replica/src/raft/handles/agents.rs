@@ -1,10 +1,10 @@
 //! Agents: their heartbeats, and those that were turned away.
 
-use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
 use romana_statemachine::{State, version};
 use tokio::time::Instant;
 
-use crate::raft::peer::message::{Ask, Reply};
+use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::raft::{ReadError, Shared};
 
 /// What the agents of the hosts have said.
@@ -24,7 +24,7 @@ impl Agents<'_> {
 
     /// What this replica has heard as the leader.
     #[must_use]
-    pub fn heard(self) -> Vec<Heard> {
+    pub fn heard(self) -> Vec<HeartbeatAge> {
         self.0.host.pulse.heard()
     }
 
@@ -32,12 +32,12 @@ impl Agents<'_> {
     ///
     /// # Errors
     /// [`ReadError::Unavailable`]: the leader does not say.
-    pub async fn heard_by_leader(self, deadline: Instant) -> Result<Vec<Heard>, ReadError> {
+    pub async fn heard_by_leader(self, deadline: Instant) -> Result<Vec<HeartbeatAge>, ReadError> {
         if self.0.with_state(State::version) < version::HEARTBEATS {
             return Ok(Vec::new());
         }
-        match self.ask_leader(Ask::Heard, deadline).await? {
-            Reply::Heard(Some(heard)) => Ok(heard),
+        match self.ask_leader(PeerRequest::Heard, deadline).await? {
+            PeerResponse::Heard(Some(heard)) => Ok(heard),
             _ => Err(unavailable("the leader has just changed")),
         }
     }
@@ -50,14 +50,18 @@ impl Agents<'_> {
         if self.0.with_state(State::version) < version::ENROLMENT {
             return Ok(Vec::new());
         }
-        match self.ask_leader(Ask::RefusedAgents, deadline).await? {
-            Reply::RefusedAgents(Some(agents)) => Ok(agents),
+        match self.ask_leader(PeerRequest::RefusedAgents, deadline).await? {
+            PeerResponse::RefusedAgents(Some(agents)) => Ok(agents),
             _ => Err(unavailable("the leader has just changed")),
         }
     }
 
     /// The answer of the leader, which may be this replica.
-    async fn ask_leader(self, ask: Ask, deadline: Instant) -> Result<Reply, ReadError> {
+    async fn ask_leader(
+        self,
+        ask: PeerRequest,
+        deadline: Instant,
+    ) -> Result<PeerResponse, ReadError> {
         let seen = self.0.view.get();
         let leader = seen.leader.ok_or_else(|| unavailable("no leader is known"))?;
         if leader == self.0.id() {

@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::raft::Shared;
 use crate::raft::known::view;
-use crate::raft::peer::message::{Ask, Reply};
-use crate::retention::{Beginning, Checkpoints, Standing};
+use crate::raft::peer::message::{PeerRequest, PeerResponse};
+use crate::retention::{Beginning, CheckpointId, Checkpoints};
 
 /// What the replicas can show of the past: checkpoints, whole histories, where they begin.
 #[derive(Clone, Copy)]
@@ -35,15 +35,15 @@ impl Evidence<'_> {
         self,
         revision: Revision,
         deadline: Instant,
-    ) -> BTreeMap<u64, Result<Standing, String>> {
+    ) -> BTreeMap<u64, Result<CheckpointId, String>> {
         let view::Seen { members, voters, .. } = self.0.view.get();
         let asked = members.iter().filter(|(id, _)| voters.contains(id)).map(async |(id, peer)| {
             if *id == self.0.id() {
                 return (*id, self.0.host.checkpoint_at(revision).await);
             }
-            let ask = Ask::CheckpointAt(revision);
+            let ask = PeerRequest::CheckpointAt(revision);
             let said = match self.0.links.to(*id, peer).call(ask, deadline).await {
-                Ok(Reply::CheckpointAt(said)) => said,
+                Ok(PeerResponse::CheckpointAt(said)) => said,
                 Ok(other) => Err(other.misfit()),
                 Err(error) => Err(error.to_string()),
             };
@@ -70,8 +70,8 @@ impl Evidence<'_> {
                 if !all {
                     return Err("it may be of an older release".into());
                 }
-                match self.0.links.to(*id, peer).call(Ask::Prove(at), deadline).await {
-                    Ok(Reply::Proved(proof)) => proof,
+                match self.0.links.to(*id, peer).call(PeerRequest::Prove(at), deadline).await {
+                    Ok(PeerResponse::Proved(proof)) => proof,
                     Ok(other) => Err(other.misfit()),
                     Err(error) => Err(error.to_string()),
                 }
@@ -94,8 +94,8 @@ impl Evidence<'_> {
             if !all {
                 return None;
             }
-            match self.0.links.to(*id, peer).call(Ask::Beginning, deadline).await {
-                Ok(Reply::Beginning(Ok(beginning))) => Some((*id, beginning)),
+            match self.0.links.to(*id, peer).call(PeerRequest::Beginning, deadline).await {
+                Ok(PeerResponse::Beginning(Ok(beginning))) => Some((*id, beginning)),
                 _ => None,
             }
         });

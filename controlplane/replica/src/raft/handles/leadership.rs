@@ -4,7 +4,7 @@ use romana_statemachine::Term;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::raft::peer::message::{Ask, Reply};
+use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::raft::{Role, Shared, TransferError};
 
 /// Whether this replica leads, and who shall instead.
@@ -49,9 +49,9 @@ impl Leadership<'_> {
         }
         let peer = seen.members.get(&leader);
         let peer = peer.ok_or_else(|| unavailable("the leader's address is not known".into()))?;
-        let answer = self.0.links.to(leader, peer).call(Ask::HandOver(to), deadline).await;
+        let answer = self.0.links.to(leader, peer).call(PeerRequest::HandOver(to), deadline).await;
         match answer.map_err(|error| unavailable(error.to_string()))? {
-            Reply::HandedOver(result) => result.map_err(unavailable),
+            PeerResponse::HandedOver(result) => result.map_err(unavailable),
             other => Err(unavailable(other.misfit())),
         }
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::raft::known::held;
-use crate::raft::known::peers::Said;
+use crate::raft::known::peers::PeerReport;
 use crate::raft::members::{Change, Membership};
 use crate::raft::peer::facts;
 use crate::raft::status::{self, replaceable};
@@ -38,9 +38,10 @@ impl<'a> Members<'a> {
         let own = self.0.host.status();
         let said =
             |id| if id == self.0.id() { Some((own.clone(), true)) } else { self.0.peers.get(id) };
-        let known: Vec<(u64, String, Option<Said>)> =
+        let known: Vec<(u64, String, Option<PeerReport>)> =
             seen.members.iter().map(|(id, peer)| (*id, peer.clone(), said(*id))).collect();
-        let applied = |said: &Option<Said>| said.as_ref().map_or(0, |(status, _)| status.applied);
+        let applied =
+            |said: &Option<PeerReport>| said.as_ref().map_or(0, |(status, _)| status.applied);
         let furthest = known.iter().map(|(.., said)| applied(said)).max().unwrap_or(0);
         let claims = self.claims();
         let members = known.into_iter().map(|(id, peer, said)| MemberStatus {
@@ -74,7 +75,7 @@ impl<'a> Members<'a> {
     }
 
     /// What is wrong with a member, as far as this replica knows.
-    fn problems_of(self, id: u64, said: Option<&Said>) -> Vec<MemberProblem> {
+    fn problems_of(self, id: u64, said: Option<&PeerReport>) -> Vec<MemberProblem> {
         let fault = said.and_then(|(status, _)| status.fault.clone());
         let fault = fault.map(|what| replaceable("Stopped", what, id));
         let older = self.0.host.positions.is_older(id);

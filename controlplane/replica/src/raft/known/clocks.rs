@@ -185,7 +185,7 @@ impl Clocks {
             let by = Duration::from_micros(stepped.unsigned_abs());
             tracing::info!(
                 ?by,
-                "log time steps forward to what the clocks agree on: the replica was down"
+                "log time stepped forward to the time that the clocks agree on: the cluster was down"
             );
         }
         let far = agreed.as_ref().map_or_else(Far::new, |agreed| far(&offsets, agreed));
@@ -219,7 +219,7 @@ impl Known {
                 tracing::info!(
                     replica,
                     peer = peer(replica),
-                    "the clock of a replica is right again"
+                    "the clock of a replica agrees with the majority again"
                 );
             }
         }

@@ -39,8 +39,8 @@ use crate::raft::config::reseed;
 use crate::raft::fault::FaultKind;
 use crate::raft::peer::bounds::Known;
 use crate::raft::peer::dial::{Conn, Dialer};
-use crate::raft::peer::host::Host;
 use crate::raft::peer::message::Purpose;
+use crate::raft::peer::service::PeerService;
 use crate::raft::peer::transfer::blocking;
 use crate::raft::store::codec::{pack, unpack};
 use crate::raft::store::log::LogStore;
@@ -86,7 +86,6 @@ struct Told {
 struct Said {
     /// What is on the disk and agreed on.
     holds: Position,
-    /// What is there at all.
     has: Position,
     /// What is damaged of its history, as far as was noticed: others tell operators.
     damage: Option<String>,
@@ -248,7 +247,11 @@ fn own(log: &LogStore, machine: &Machine) -> Said {
 }
 
 /// Answers on a connection that was opened for this.
-pub(in crate::raft) async fn answer(mut conn: Conn, from: u64, host: &Host) -> io::Result<()> {
+pub(in crate::raft) async fn answer(
+    mut conn: Conn,
+    from: u64,
+    host: &PeerService,
+) -> io::Result<()> {
     let told = Told { yours: host.positions.of(from), mine: own(&host.log, &host.machine) };
     conn.writer.send(&pack(&told)).await
 }
@@ -259,7 +262,12 @@ fn plausible(known: &Known, position: Position) -> io::Result<()> {
 }
 
 /// Asks one replica how far it has come, and what it knows of this one. What was forgotten, if anything was.
-async fn ask(host: &Host, dialer: &Dialer, id: u64, peer: &str) -> io::Result<Option<Forgotten>> {
+async fn ask(
+    host: &PeerService,
+    dialer: &Dialer,
+    id: u64,
+    peer: &str,
+) -> io::Result<Option<Forgotten>> {
     // Before it looks how far it has come: it must not have less than is known for having been slow.
     let known = host.positions.of(id);
     let mut conn = dialer.dial(id, peer, Purpose::Position, ASK_TIMEOUT).await?;
@@ -292,7 +300,7 @@ fn noted(dir: &Path) -> Option<String> {
 
 /// Asks the others, again and again. Opens the gate after the first time, if they know nothing that this replica has
 /// forgotten; otherwise this replica stops, now and at every later start.
-pub(in crate::raft) async fn watch(host: Arc<Host>, dialer: Dialer, dir: PathBuf) {
+pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: PathBuf) {
     let looked = dir.clone();
     let noted = blocking(move || Ok(noted(&looked))).await;
     let why = match noted.unwrap_or_else(|error| Some(error.to_string())) {
@@ -305,7 +313,7 @@ pub(in crate::raft) async fn watch(host: Arc<Host>, dialer: Dialer, dir: PathBuf
             if let Err(error) =
                 blocking(move || Ok(durable::put(&dir.join(NOTE), text.as_bytes())?)).await
             {
-                tracing::error!(%error, "that this data directory is an older copy is not written down");
+                tracing::error!(%error, "cannot record that this data directory is an older copy");
             }
             why
         }
@@ -315,7 +323,7 @@ pub(in crate::raft) async fn watch(host: Arc<Host>, dialer: Dialer, dir: PathBuf
 }
 
 /// Returns when another replica knows something that this one has forgotten.
-async fn forgotten(host: &Host, dialer: &Dialer) -> Forgotten {
+async fn forgotten(host: &PeerService, dialer: &Dialer) -> Forgotten {
     let mut clock = interval(ASK_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let id = host.identity.id;
@@ -337,7 +345,7 @@ async fn forgotten(host: &Host, dialer: &Dialer) -> Forgotten {
 }
 
 /// The members, as far as they are known: a replica that joined later reads them from its log.
-async fn members(host: &Host) -> BTreeMap<u64, String> {
+async fn members(host: &PeerService) -> BTreeMap<u64, String> {
     let mut seen = host.view.watch();
     if own(&host.log, &host.machine).has.next > 0 {
         let known = seen.wait_for(|seen| !seen.members.is_empty());

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::raft::config::reseed;
 use crate::raft::fault::Fault;
 use crate::raft::known::view::View;
-use crate::raft::peer::message::{Ask, PeerStatus, Reply};
-use crate::raft::peer::network::Links;
+use crate::raft::peer::message::{PeerRequest, PeerResponse, PeerStatus};
+use crate::raft::peer::network::PeerPool;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 
@@ -29,7 +29,7 @@ const HEALTHY_FOR: Duration = Duration::from_millis(1500);
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// What a replica said last, and whether that is recent.
-pub(in crate::raft) type Said = (PeerStatus, bool);
+pub(in crate::raft) type PeerReport = (PeerStatus, bool);
 
 /// The latest answers. Clones share them.
 #[derive(Clone, Default)]
@@ -37,7 +37,7 @@ pub(in crate::raft) struct Peers(Arc<Mutex<BTreeMap<u64, (PeerStatus, Instant)>>
 
 impl Peers {
     /// What a replica said last.
-    pub(in crate::raft) fn get(&self, id: u64) -> Option<Said> {
+    pub(in crate::raft) fn get(&self, id: u64) -> Option<PeerReport> {
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         peers.get(&id).map(|(status, at)| (status.clone(), at.elapsed() < HEALTHY_FOR))
     }
@@ -85,7 +85,7 @@ fn judge(own: Digest, others: &[Digest], voters: usize) -> Verdict {
 pub(in crate::raft) struct Poll {
     pub(in crate::raft) id: u64,
     pub(in crate::raft) machine: Machine,
-    pub(in crate::raft) links: Links,
+    pub(in crate::raft) links: PeerPool,
     pub(in crate::raft) view: View,
     pub(in crate::raft) peers: Peers,
     pub(in crate::raft) fault: Fault,
@@ -101,9 +101,9 @@ impl Poll {
                 () = stop.cancelled() => return,
                 _ = clock.tick() => {}
             }
-            let answers = self.ask_all(|_| Ask::Status).await;
+            let answers = self.ask_all(|_| PeerRequest::Status).await;
             let statuses = answers.into_iter().filter_map(|(id, reply)| match reply {
-                Reply::Status(status) => self.plausible(id, &status).then_some((id, status)),
+                PeerResponse::Status(status) => self.plausible(id, &status).then_some((id, status)),
                 _ => None,
             });
             let statuses: Vec<(u64, PeerStatus)> = statuses.collect();
@@ -124,7 +124,7 @@ impl Poll {
         checked.inspect_err(|error| self.links.dialer().refuse_error(&peer(), error)).is_ok()
     }
 
-    async fn ask_all(&self, ask: impl Fn(u64) -> Ask) -> Vec<(u64, Reply)> {
+    async fn ask_all(&self, ask: impl Fn(u64) -> PeerRequest) -> Vec<(u64, PeerResponse)> {
         let members = self.view.get().members;
         let asked = members.into_iter().filter(|(id, _)| *id != self.id).map(|(id, peer)| {
             let (link, ask) = (self.links.to(id, &peer), ask(id));
@@ -146,11 +146,11 @@ impl Poll {
         let machine = self.machine.clone();
         let read = blocking(move || digest_at(&machine, revision));
         let Some(own) = read.await.ok().flatten() else { return };
-        let answers = self.ask_all(|_| Ask::DigestAt(revision)).await;
+        let answers = self.ask_all(|_| PeerRequest::DigestAt(revision)).await;
         let digests: Vec<Digest> = answers
             .iter()
             .filter_map(|(_, reply)| match reply {
-                Reply::DigestAt(digest) => *digest,
+                PeerResponse::DigestAt(digest) => *digest,
                 _ => None,
             })
             .collect();
@@ -164,11 +164,13 @@ impl Poll {
             return;
         }
         let Some(own) = self.machine.audit().checkpoints().newest() else { return };
-        let answers = self.ask_all(|_| Ask::StandingAt(own.revision)).await;
+        let answers = self.ask_all(|_| PeerRequest::StandingAt(own.revision)).await;
         let digests: Vec<Digest> = answers
             .iter()
             .filter_map(|(_, reply)| match reply {
-                Reply::StandingAt(standing) => standing.map(|standing| standing.state_digest),
+                PeerResponse::StandingAt(standing) => {
+                    standing.map(|standing| standing.state_digest)
+                }
                 _ => None,
             })
             .collect();
@@ -180,7 +182,11 @@ impl Poll {
         match verdict {
             Verdict::Agreed => {}
             Verdict::Disputed => {
-                tracing::error!(what, revision = revision.get(), "the replicas' digests differ");
+                tracing::error!(
+                    what,
+                    revision = revision.get(),
+                    "state digests of the replicas differ"
+                );
             }
             Verdict::Outvoted => self.fault.set(format!(
                 "the other replicas agree on another {what} at revision {revision} than this one: \

@@ -24,12 +24,12 @@ impl Problems {
             Some(what) => {
                 let before = all.insert((task, code), what.clone());
                 if before.is_none_or(|before| before != what) {
-                    tracing::warn!(task, code, what, "a leader task has a problem");
+                    tracing::warn!(task, code, what, "leader task reports a problem");
                 }
             }
             None => {
                 if all.remove(&(task, code)).is_some() {
-                    tracing::info!(task, code, "a leader task has a problem no longer");
+                    tracing::info!(task, code, "leader task recovered");
                 }
             }
         }
@@ -55,7 +55,7 @@ impl Problems {
         let shown = |((task, code), what): (&Key, &String)| MemberProblem {
             code: (*code).into(),
             what: format!("leader task {task}: {what}"),
-            mend: "the leader tries again by itself; if it stays, look at its log".into(),
+            remedy: "the leader tries again by itself; if it stays, look at its log".into(),
         };
         self.all().iter().map(shown).collect()
     }

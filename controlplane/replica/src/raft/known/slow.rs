@@ -63,9 +63,9 @@ pub(in crate::raft) async fn watch(replica: impl Fn() -> Option<Replica>, slowne
             continue;
         }
         again = Some(now + PAUSE);
-        tracing::warn!("the disk is slow: handing leadership over");
+        tracing::warn!("the disk is slow: transferring leadership");
         if let Err(why) = replica.leadership().hand_over(Instant::now() + ASK_MAX).await {
-            tracing::warn!(%why, "leadership was not handed over");
+            tracing::warn!(%why, "cannot transfer leadership");
         }
     }
 }

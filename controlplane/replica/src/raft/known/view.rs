@@ -124,7 +124,11 @@ impl View {
             let changed = now != *seen;
             if changed {
                 if now.leader != seen.leader || now.term != seen.term {
-                    tracing::info!(term = now.term.get(), leader = now.leader, "leadership");
+                    tracing::info!(
+                        term = now.term.get(),
+                        leader = now.leader,
+                        "leadership changed"
+                    );
                 }
                 *seen = now;
             }

@@ -45,7 +45,6 @@ pub(in crate::raft) enum Implausible {
         what: &'static str,
         /// What was sent.
         value: u64,
-        /// What is known.
         known: u64,
     },
     /// Entries that do not follow each other.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::metrics::{PeerRefusal, PeerRefusals};
 use crate::raft::peer::bounds;
 use crate::raft::peer::frame::{FrameReader, FrameWriter};
-use crate::raft::peer::message::{Hello, Purpose, Welcome};
+use crate::raft::peer::message::{Handshake, HandshakeReply, Purpose};
 use crate::raft::store::codec::{pack, unpack};
 
 /// A refusal by the same peer is logged again after this long.
@@ -80,7 +80,7 @@ impl Complaints {
         self.refused.count(reason);
         let why = Printable(why).to_string();
         if self.news(who, &why) {
-            tracing::warn!(from = who, ?reason, why, "what a peer sent was refused");
+            tracing::warn!(from = who, ?reason, why, "rejected a message from a peer");
         }
     }
 
@@ -195,7 +195,7 @@ impl Dialer {
     /// Says what is wrong with a peer, again only after a while.
     pub(in crate::raft) fn complain(&self, peer: &str, why: &str) {
         if self.0.complaints.news(peer, why) {
-            tracing::error!(peer, why, "entries are not sent");
+            tracing::error!(peer, why, "cannot replicate entries to a peer");
         }
     }
 
@@ -225,11 +225,11 @@ impl Dialer {
         let reached = dialed.as_ref().map_or_else(there, |_| true);
         match (self.0.absences.tried(replica, reached, Instant::now()), dialed) {
             (Some(News::Away), Err(error)) => {
-                tracing::warn!(replica, peer, %error, "replica cannot be reached: trying on");
+                tracing::warn!(replica, peer, %error, "replica is unreachable: retrying");
             }
             (Some(News::Back { after, attempts }), _) => {
                 let after = format_args!("{}s", after.as_secs());
-                tracing::info!(replica, peer, %after, attempts, "replica is reached again");
+                tracing::info!(replica, peer, %after, attempts, "replica is reachable again");
             }
             _ => {}
         }
@@ -238,17 +238,17 @@ impl Dialer {
     async fn introduce(&self, to: u64, peer: &str, purpose: Purpose) -> io::Result<Conn> {
         let mut conn = Conn::new(TcpStream::connect(peer).await?)?;
         let Inner { cluster, id, api, .. } = &*self.0;
-        let hello = Hello::new(cluster.clone(), *id, to, api.clone(), purpose);
+        let hello = Handshake::new(cluster.clone(), *id, to, api.clone(), purpose);
         conn.writer.send(&pack(&hello)).await?;
         match unpack("welcome", &conn.reader.expect().await?)? {
-            Welcome::Accept { api } => {
+            HandshakeReply::Accept { api } => {
                 conn.reader.trust();
                 self.0.directory.set(to, api);
                 Ok(conn)
             }
-            Welcome::Refuse { why } => {
+            HandshakeReply::Refuse { why } => {
                 if self.0.complaints.news(peer, &why) {
-                    tracing::warn!(peer, replica = to, %why, "connection refused by the peer");
+                    tracing::warn!(peer, replica = to, %why, "a peer rejected the connection");
                 }
                 let why = format!("replica {to} at {peer} refused: {why}");
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, why))

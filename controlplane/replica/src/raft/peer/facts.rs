@@ -1,7 +1,7 @@
 //! What another replica's program is, asked on a connection of its own: a replica of the first
 //! release does not know the question and closes the connection, which is an answer as well.
 //!
-//! New questions for the [`crate::raft::peer::link::Link`] wait until the cluster's version says that all members
+//! New questions for the [`crate::raft::peer::link::PeerClient`] wait until the cluster's version says that all members
 //! know them; this one is how the cluster finds that out.
 
 use std::collections::BTreeMap;

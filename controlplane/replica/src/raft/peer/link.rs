@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::raft::peer::dial::{Conn, Dialer};
-use crate::raft::peer::message::{Ask, Purpose, Reply};
+use crate::raft::peer::message::{PeerRequest, PeerResponse, Purpose};
 use crate::raft::store::codec::{pack, unpack};
 
 /// Calls that wait for the connection.
@@ -36,17 +36,17 @@ pub(in crate::raft) enum CallError {
 }
 
 struct Call {
-    ask: Ask,
-    reply: oneshot::Sender<Result<Reply, CallError>>,
+    ask: PeerRequest,
+    reply: oneshot::Sender<Result<PeerResponse, CallError>>,
 }
 
 /// The way to ask one replica. Clones share the connection, which is opened when it is needed.
 #[derive(Clone)]
-pub(in crate::raft) struct Link {
+pub(in crate::raft) struct PeerClient {
     calls: mpsc::Sender<Call>,
 }
 
-impl Link {
+impl PeerClient {
     /// A link to replica `to` at `peer`. Its task ends when the last clone is dropped.
     pub(in crate::raft) fn new(dialer: Dialer, to: u64, peer: String) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE);
@@ -57,9 +57,9 @@ impl Link {
     /// Asks, and waits for the answer until `deadline`.
     pub(in crate::raft) async fn call(
         &self,
-        ask: Ask,
+        ask: PeerRequest,
         deadline: Instant,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<PeerResponse, CallError> {
         let (reply, answer) = oneshot::channel();
         let full = |_| CallError::NotSent("too many calls wait for the connection".into());
         self.calls.try_send(Call { ask, reply }).map_err(full)?;
@@ -80,7 +80,7 @@ struct Worker {
 }
 
 /// In the order asked, so that they are also failed in it.
-type Pending = BTreeMap<u64, oneshot::Sender<Result<Reply, CallError>>>;
+type Pending = BTreeMap<u64, oneshot::Sender<Result<PeerResponse, CallError>>>;
 
 impl Worker {
     async fn run(mut self) {
@@ -133,7 +133,7 @@ impl Worker {
                 frame = conn.reader.next() => {
                     let Some(frame) = frame? else { return Ok(()) };
                     heard = Instant::now();
-                    let (id, reply): (u64, Reply) = unpack("reply", &frame)?;
+                    let (id, reply): (u64, PeerResponse) = unpack("reply", &frame)?;
                     if let Some(waiting) = pending.remove(&id) {
                         _ = waiting.send(Ok(reply));
                     }
@@ -143,7 +143,7 @@ impl Worker {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is silent"));
                     }
                     // Number 0 is nobody's: the answer only shows that the peer is there.
-                    conn.writer.push(|out| out.extend_from_slice(&pack(&(0u64, &Ask::Ping))))?;
+                    conn.writer.push(|out| out.extend_from_slice(&pack(&(0u64, &PeerRequest::Ping))))?;
                     flush(&mut conn).await?;
                 }
                 call = self.queue.recv() => match call {

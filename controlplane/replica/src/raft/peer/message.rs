@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
-use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
 use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::store::types::{SnapshotMeta, TypeConfig, Vote};
-use crate::retention::{Beginning, Standing};
+use crate::retention::{Beginning, CheckpointId};
 use romana_api::audit::Proof;
 
 /// Version of everything between replicas.
@@ -20,7 +20,7 @@ const MAGIC: [u8; 4] = *b"ROMP";
 pub(in crate::raft) enum Purpose {
     /// Append requests one way, results the other, both in order.
     Append,
-    /// [`Ask`]s and [`Reply`]s, numbered, in any order.
+    /// [`PeerRequest`]s and [`PeerResponse`]s, numbered, in any order.
     Call,
     /// One snapshot. What leaders ask for whose followers do not know [`Self::WatchedSnapshot`].
     Snapshot,
@@ -39,7 +39,7 @@ pub(in crate::raft) enum Purpose {
 
 /// The first frame of a connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::raft) struct Hello {
+pub(in crate::raft) struct Handshake {
     magic: [u8; 4],
     pub(in crate::raft) protocol: u16,
     pub(in crate::raft) cluster: String,
@@ -49,7 +49,7 @@ pub(in crate::raft) struct Hello {
     pub(in crate::raft) purpose: Purpose,
 }
 
-impl Hello {
+impl Handshake {
     pub(in crate::raft) fn new(
         cluster: String,
         from: u64,
@@ -98,9 +98,9 @@ impl Hello {
     }
 }
 
-/// The answer to a [`Hello`].
+/// The answer to a [`Handshake`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::raft) enum Welcome {
+pub(in crate::raft) enum HandshakeReply {
     /// Go on. Where this replica's API is.
     Accept { api: String },
     /// The connection is closed, and why.
@@ -117,7 +117,7 @@ pub(in crate::raft) enum Appended {
 
 /// A question to another replica.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::raft) enum Ask {
+pub(in crate::raft) enum PeerRequest {
     /// Are you there?
     Ping,
     Vote(VoteRequest<TypeConfig>),
@@ -155,12 +155,11 @@ pub(in crate::raft) enum Ask {
 
 /// An answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::raft) enum Reply {
+pub(in crate::raft) enum PeerResponse {
     Pong,
     Vote(VoteResponse<TypeConfig>),
     Transferred(openraft::raft::TransferLeaderResponse<TypeConfig>),
-    Proposed(Result<Vec<Outcome>, Declined>),
-    /// Index, or why not.
+    Proposed(Result<Vec<Outcome>, NotCommitted>),
     ReadIndex(Result<u64, String>),
     Status(PeerStatus),
     DigestAt(Option<Digest>),
@@ -169,18 +168,18 @@ pub(in crate::raft) enum Reply {
     /// Asked for, or why not.
     HandedOver(Result<(), String>),
     /// Its digests, or why there is none.
-    CheckpointAt(Result<Standing, String>),
+    CheckpointAt(Result<CheckpointId, String>),
     Proved(Result<Proof, String>),
-    StandingAt(Option<Standing>),
+    StandingAt(Option<CheckpointId>),
     /// All heartbeats that the leader has; `None`: it does not lead any more.
-    Heard(Option<Vec<Heard>>),
+    Heard(Option<Vec<HeartbeatAge>>),
     /// All refused agents that the leader knows of; `None`: it does not lead any more.
     RefusedAgents(Option<Vec<RefusedAgent>>),
     /// Where it begins, or why that is not known.
     Beginning(Result<Beginning, String>),
 }
 
-impl Reply {
+impl PeerResponse {
     /// What to say of an answer that does not fit the question.
     pub(in crate::raft) fn misfit(&self) -> String {
         let of = match self {
@@ -212,7 +211,7 @@ pub(in crate::raft) struct Batch {
 
 /// Why proposals were not committed, or are not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::raft) enum Declined {
+pub(in crate::raft) enum NotCommitted {
     /// Nothing happened: somebody else leads, or nobody.
     NotLeader,
     /// Nothing happened, and why.
@@ -282,15 +281,15 @@ mod tests {
     #[test]
     fn strangers_are_refused_with_a_reason() {
         let hello = |cluster: &str, from, to| {
-            Hello::new(cluster.into(), from, to, "http://a".into(), Purpose::Call)
+            Handshake::new(cluster.into(), from, to, "http://a".into(), Purpose::Call)
         };
-        let why = |hello: Hello| hello.refuse("c1", 1, |id| id <= 3);
+        let why = |hello: Handshake| hello.refuse("c1", 1, |id| id <= 3);
         assert_eq!(why(hello("c1", 2, 1)), None);
         assert!(why(hello("c2", 2, 1)).unwrap().contains("cluster c2"));
         assert!(why(hello("c1", 2, 3)).unwrap().contains("expects replica 3"));
         assert!(why(hello("c1", 1, 1)).unwrap().contains("which is this one"));
         assert!(why(hello("c1", 4, 1)).unwrap().contains("not a member"));
-        let old = Hello { protocol: 0, ..hello("c1", 2, 1) };
+        let old = Handshake { protocol: 0, ..hello("c1", 2, 1) };
         assert!(why(old).unwrap().contains("protocol 0"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each stream of append requests has a connection that lives as long as it works; heartbeats have
 //! one of their own, so that they never wait behind entries, and so has each snapshot. Votes go
-//! over the [`Link`] that also carries proposals.
+//! over the [`PeerClient`] that also carries proposals.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout};
 use crate::raft::known::held::{self, Positions};
 use crate::raft::peer::bounds::Implausible;
 use crate::raft::peer::dial::{Conn, Dialer};
-use crate::raft::peer::link::{CallError, Link};
-use crate::raft::peer::message::{Appended, Ask, Purpose, Reply};
+use crate::raft::peer::link::{CallError, PeerClient};
+use crate::raft::peer::message::{Appended, PeerRequest, PeerResponse, Purpose};
 use crate::raft::peer::transfer;
 use crate::raft::store::codec::{put_append, unpack};
 use crate::raft::store::log::LogStore;
@@ -52,23 +52,23 @@ fn broken(error: &io::Error) -> Error {
 
 /// The links to all peers, made when they are first needed.
 #[derive(Clone)]
-pub(in crate::raft) struct Links {
+pub(in crate::raft) struct PeerPool {
     dialer: Dialer,
-    links: Arc<Mutex<BTreeMap<u64, (String, Link)>>>,
+    links: Arc<Mutex<BTreeMap<u64, (String, PeerClient)>>>,
 }
 
-impl Links {
+impl PeerPool {
     pub(in crate::raft) fn new(dialer: Dialer) -> Self {
         Self { dialer, links: Arc::default() }
     }
 
     /// The link to a peer at its address.
-    pub(in crate::raft) fn to(&self, id: u64, peer: &str) -> Link {
+    pub(in crate::raft) fn to(&self, id: u64, peer: &str) -> PeerClient {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         match links.get(&id) {
             Some((known, link)) if known == peer => link.clone(),
             _ => {
-                let link = Link::new(self.dialer.clone(), id, peer.into());
+                let link = PeerClient::new(self.dialer.clone(), id, peer.into());
                 links.insert(id, (peer.into(), link.clone()));
                 link
             }
@@ -89,7 +89,7 @@ impl Links {
 /// Makes clients for openraft.
 pub(in crate::raft) struct Network {
     pub(in crate::raft) dialer: Dialer,
-    pub(in crate::raft) links: Links,
+    pub(in crate::raft) links: PeerPool,
     pub(in crate::raft) history: History,
     pub(in crate::raft) log: LogStore,
     pub(in crate::raft) positions: Positions,
@@ -115,7 +115,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// One use of one peer by openraft: a replication stream, heartbeats, an election, a snapshot.
 pub(in crate::raft) struct Client {
     dialer: Dialer,
-    link: Link,
+    link: PeerClient,
     history: History,
     log: LogStore,
     positions: Positions,
@@ -131,10 +131,10 @@ impl Client {
         conn.await.map_err(|error| unreachable(&error))
     }
 
-    async fn ask(&self, ask: Ask, option: &RPCOption) -> Result<Reply, Error> {
+    async fn ask(&self, ask: PeerRequest, option: &RPCOption) -> Result<PeerResponse, Error> {
         let deadline = Instant::now() + option.soft_ttl();
         match self.link.call(ask, deadline).await {
-            Ok(Reply::Failed(why)) => Err(broken(&io::Error::other(why))),
+            Ok(PeerResponse::Failed(why)) => Err(broken(&io::Error::other(why))),
             Ok(reply) => Ok(reply),
             Err(CallError::NotSent(why)) => Err(unreachable(&io::Error::other(why))),
             Err(CallError::Lost(why)) => Err(broken(&io::Error::other(why))),
@@ -144,9 +144,9 @@ impl Client {
 
 impl Client {
     /// The answer of a voter, if it can be one.
-    fn voted(&self, reply: Reply) -> Result<VoteResponse<TypeConfig>, Error> {
+    fn voted(&self, reply: PeerResponse) -> Result<VoteResponse<TypeConfig>, Error> {
         match reply {
-            Reply::Vote(response) => {
+            PeerResponse::Vote(response) => {
                 self.plausible(self.log.known().vote_response(&response)).map(|()| response)
             }
             other => Err(unexpected(&other)),
@@ -174,7 +174,7 @@ impl Client {
     }
 }
 
-fn unexpected(reply: &Reply) -> Error {
+fn unexpected(reply: &PeerResponse) -> Error {
     broken(&io::Error::other(reply.misfit()))
 }
 
@@ -236,7 +236,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Error> {
         let asked = request.vote;
-        let reply = self.ask(Ask::Vote(request), &option).await?;
+        let reply = self.ask(PeerRequest::Vote(request), &option).await?;
         let response = self.voted(reply)?;
         if response.vote_granted && response.vote == asked {
             self.positions.voted(self.target, asked.leader_id.term);
@@ -249,7 +249,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Error> {
-        let reply = self.ask(Ask::PreVote(request), &option).await?;
+        let reply = self.ask(PeerRequest::PreVote(request), &option).await?;
         self.voted(reply)
     }
 
@@ -258,8 +258,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Error> {
-        match self.ask(Ask::Transfer(request), &option).await? {
-            Reply::Transferred(response) => Ok(response),
+        match self.ask(PeerRequest::Transfer(request), &option).await? {
+            PeerResponse::Transferred(response) => Ok(response),
             other => Err(unexpected(&other)),
         }
     }
@@ -279,7 +279,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             sent.map_err(|error| {
                 self.dialer.refuse_error(&self.peer, &error);
                 let replica = self.target;
-                tracing::warn!(replica, error = %AnyError::new(&error), "snapshot not delivered");
+                tracing::warn!(replica, error = %AnyError::new(&error), "cannot send a snapshot");
                 RPCError::Unreachable(Unreachable::new(&error))
             })
         };

@@ -22,8 +22,10 @@ use crate::raft::known::held::{self};
 use crate::raft::peer::dial::Conn;
 use crate::raft::peer::facts;
 use crate::raft::peer::frame::FrameWriter;
-use crate::raft::peer::host::Host;
-use crate::raft::peer::message::{Appended, Ask, Hello, Purpose, Reply, Welcome};
+use crate::raft::peer::message::{
+    Appended, Handshake, HandshakeReply, PeerRequest, PeerResponse, Purpose,
+};
+use crate::raft::peer::service::PeerService;
 use crate::raft::peer::transfer;
 use crate::raft::store::codec::{pack, read_append, unpack};
 
@@ -43,7 +45,7 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// Accepts connections until `stop`.
 pub(in crate::raft) async fn serve(
-    host: Arc<Host>,
+    host: Arc<PeerService>,
     listener: TcpListener,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -112,7 +114,7 @@ impl Drop for Stranger {
     }
 }
 
-impl Host {
+impl PeerService {
     async fn connection(
         self: &Arc<Self>,
         stream: TcpStream,
@@ -129,7 +131,7 @@ impl Host {
         };
         drop(stranger);
         let from = from.ip().to_string();
-        let hello: Hello = unpack("hello", &hello)?;
+        let hello: Handshake = unpack("hello", &hello)?;
         let Identity { cluster_id, id, initial_cluster, .. } = &self.identity;
         // Members that came later are in the membership; before there is one, in the initial list.
         // A replica that joins knows nobody yet: who is of its cluster may talk to it.
@@ -138,12 +140,12 @@ impl Host {
             |peer| joining || initial_cluster.contains_key(&peer) || self.view.is_member(peer);
         if let Some(why) = hello.refuse(cluster_id, *id, member) {
             self.complaints.refuse(PeerRefusal::Stranger, &from, &why);
-            return conn.writer.send(&pack(&Welcome::Refuse { why })).await;
+            return conn.writer.send(&pack(&HandshakeReply::Refuse { why })).await;
         }
         let _slot = slots.try_acquire().map_err(io::Error::other)?;
         conn.reader.trust();
         self.directory.set(hello.from, hello.api);
-        conn.writer.send(&pack(&Welcome::Accept { api: self.api.clone() })).await?;
+        conn.writer.send(&pack(&HandshakeReply::Accept { api: self.api.clone() })).await?;
         match hello.purpose {
             Purpose::Append => self.appends(conn, hello.from).await,
             Purpose::Call => self.calls(conn, hello.from).await,
@@ -219,12 +221,12 @@ impl Host {
             let slots = Arc::new(Semaphore::new(ASKS_MAX));
             let mut proving = None;
             while let Some(frame) = reader.next().await? {
-                let (id, ask): (u64, Ask) = unpack("question", &frame)?;
+                let (id, ask): (u64, PeerRequest) = unpack("question", &frame)?;
                 host.plausible(from, &ask)?;
                 let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
                 let (host, replies) = (Arc::clone(&host), replies.clone());
                 let over = CancellationToken::new();
-                if matches!(ask, Ask::Prove(_)) {
+                if matches!(ask, PeerRequest::Prove(_)) {
                     // A replica asks for one proof at a time: it does not wait for the one before,
                     // nor for any when it has gone.
                     proving.replace(over.clone().drop_guard());
@@ -232,7 +234,7 @@ impl Host {
                 tokio::spawn(async move {
                     let answer = tokio::select! {
                         answer = host.answer(ask) => answer,
-                        () = over.cancelled() => Reply::Failed("another question took its place".into()),
+                        () = over.cancelled() => PeerResponse::Failed("another question took its place".into()),
                     };
                     let reply = pack(&(id, answer));
                     _ = replies.send(Bytes::from(reply)).await;

@@ -167,7 +167,7 @@ pub(in crate::raft) async fn receive(
         return Err(io::Error::other("a snapshot transfer begins with its end"));
     };
     leader.known.snapshot(leader.id, &vote, &meta, revision)?;
-    tracing::info!(revision = revision.get(), bytes, "a snapshot is coming");
+    tracing::info!(revision = revision.get(), bytes, "receiving a snapshot");
     let end = machine.history().last();
     let (has, digest) = end;
     writer.send(&pack(&SnapshotReply::History { revision: has, digest })).await?;
@@ -179,7 +179,7 @@ pub(in crate::raft) async fn receive(
         Ok(vote) => SnapshotReply::Installed { vote },
         Err(error) => {
             let why = chain(&error);
-            tracing::warn!(%why, revision = revision.get(), "snapshot not installed");
+            tracing::warn!(%why, revision = revision.get(), "cannot install the snapshot");
             SnapshotReply::Failed(why)
         }
     };
@@ -269,7 +269,7 @@ async fn begin_anew(
     tracing::warn!(
         has = has.get(),
         oldest = start.0.next().get(),
-        "the leader keeps no history so old: beginning anew"
+        "the leader no longer keeps history that old: restarting the local history"
     );
     let history = machine.history().clone();
     blocking(move || history.reset(start.0, start.1).map_err(io::Error::other)).await?;
@@ -310,7 +310,7 @@ mod tests {
 
     use super::*;
     use crate::raft::peer::dial::Directory;
-    use crate::raft::peer::message::{Hello, Welcome};
+    use crate::raft::peer::message::{Handshake, HandshakeReply};
 
     async fn pair() -> (Conn, Conn) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -343,9 +343,9 @@ mod tests {
             loop {
                 let mut conn = Conn::new(listener.accept().await.unwrap().0).unwrap();
                 let hello = conn.reader.expect().await.unwrap();
-                let hello: Hello = unpack("hello", &hello).unwrap();
+                let hello: Handshake = unpack("hello", &hello).unwrap();
                 if hello.purpose != Purpose::WatchedSnapshot {
-                    let welcome = Welcome::Accept { api: String::new() };
+                    let welcome = HandshakeReply::Accept { api: String::new() };
                     conn.writer.send(&pack(&welcome)).await.unwrap();
                     return hello.purpose;
                 }

@@ -27,7 +27,7 @@ const HEADER_BYTES: usize = 17;
 #[derive(Debug, thiserror::Error)]
 pub(in crate::raft) enum CodecError {
     #[error("{what} is cut short")]
-    Short { what: &'static str },
+    LowSpace { what: &'static str },
     #[error("log entry of unknown kind {0}")]
     Kind(u8),
     #[error("a {what} does not parse")]
@@ -89,7 +89,7 @@ pub(in crate::raft) fn entry_bytes(entry: &LogEntry) -> Bytes {
 /// Reads an entry. Its commands share `bytes`.
 pub(in crate::raft) fn read_entry(mut bytes: Bytes) -> Result<LogEntry, CodecError> {
     if bytes.len() < HEADER_BYTES {
-        return Err(CodecError::Short { what: "log entry" });
+        return Err(CodecError::LowSpace { what: "log entry" });
     }
     let kind = bytes.get_u8();
     let term = bytes.get_u64_le();
@@ -138,7 +138,7 @@ fn put_sized(out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
 }
 
 fn take_sized(bytes: &mut Bytes) -> Result<Bytes, CodecError> {
-    let short = || CodecError::Short { what: "append request" };
+    let short = || CodecError::LowSpace { what: "append request" };
     if bytes.len() < 4 {
         return Err(short());
     }

@@ -154,7 +154,7 @@ impl SnapshotStore {
     ) -> Result<(), SnapshotError> {
         for (path, error) in damaged {
             let aside = path.with_extension("damaged");
-            tracing::error!(%error, aside = %aside.display(), "snapshot set aside");
+            tracing::error!(%error, aside = %aside.display(), "moved a damaged snapshot aside");
             fs::rename(path, &aside)
                 .map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
         }
@@ -205,7 +205,7 @@ impl SnapshotStore {
             if old < path
                 && let Err(error) = fs::remove_file(&old)
             {
-                tracing::warn!(path = %old.display(), %error, "old snapshot not removed");
+                tracing::warn!(path = %old.display(), %error, "cannot remove an old snapshot");
             }
         }
         Ok(SnapshotFile(snapshot.0.named(path)))

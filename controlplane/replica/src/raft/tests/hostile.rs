@@ -15,7 +15,8 @@ use crate::backup::Salvage;
 use crate::metrics::PeerRefusal;
 use crate::raft::peer::dial::{Conn, Dialer, Directory};
 use crate::raft::peer::message::{
-    Appended, Ask, Hello, PeerStatus, Purpose, Reply, SnapshotPart, Welcome,
+    Appended, Handshake, HandshakeReply, PeerRequest, PeerResponse, PeerStatus, Purpose,
+    SnapshotPart,
 };
 use crate::raft::store::codec::{pack, put_append, unpack};
 use crate::raft::store::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeConfig, Vote};
@@ -74,26 +75,26 @@ async fn goes_on(cluster: &Cluster, name: &str) {
     }
 }
 
-fn questions(to: u64) -> Vec<(&'static str, Ask)> {
+fn questions(to: u64) -> Vec<(&'static str, PeerRequest)> {
     let vote = |term, committed| Vote { committed, ..Vote::new(term, 2) };
     let request = |vote, last| VoteRequest::<TypeConfig>::new(vote, Some(last));
     let transfer = |vote, last| TransferLeaderRequest::new(vote, to, Some(last));
     let forced = VoteRequest { leadership_transfer: true, ..request(vote(MAX, false), id(1, 1)) };
     vec![
-        ("vote: term", Ask::Vote(request(vote(MAX, false), id(9, 9_999)))),
-        ("vote: a term far ahead", Ask::Vote(request(vote(FAR, false), id(9, 9_999)))),
-        ("vote: handed over", Ask::Vote(forced)),
-        ("vote: last term", Ask::Vote(request(vote(9, false), id(MAX, 9)))),
-        ("vote: last index", Ask::Vote(request(vote(9, false), id(9, MAX)))),
-        ("vote: of a leader", Ask::Vote(request(vote(9, true), id(9, 9_999)))),
-        ("vote: for another", Ask::Vote(request(Vote::new(9, 3), id(9, 9_999)))),
-        ("vote before the vote", Ask::PreVote(request(vote(MAX, false), id(9, 9_999)))),
-        ("transfer: term", Ask::Transfer(transfer(vote(MAX, true), id(1, 1)))),
-        ("transfer: index", Ask::Transfer(transfer(vote(1, true), id(1, MAX)))),
-        ("digest", Ask::DigestAt(Revision(MAX))),
-        ("checkpoint", Ask::CheckpointAt(Revision(MAX))),
-        ("standing", Ask::StandingAt(Revision(MAX))),
-        ("proof", Ask::Prove(Revision(MAX))),
+        ("vote: term", PeerRequest::Vote(request(vote(MAX, false), id(9, 9_999)))),
+        ("vote: a term far ahead", PeerRequest::Vote(request(vote(FAR, false), id(9, 9_999)))),
+        ("vote: handed over", PeerRequest::Vote(forced)),
+        ("vote: last term", PeerRequest::Vote(request(vote(9, false), id(MAX, 9)))),
+        ("vote: last index", PeerRequest::Vote(request(vote(9, false), id(9, MAX)))),
+        ("vote: of a leader", PeerRequest::Vote(request(vote(9, true), id(9, 9_999)))),
+        ("vote: for another", PeerRequest::Vote(request(Vote::new(9, 3), id(9, 9_999)))),
+        ("vote before the vote", PeerRequest::PreVote(request(vote(MAX, false), id(9, 9_999)))),
+        ("transfer: term", PeerRequest::Transfer(transfer(vote(MAX, true), id(1, 1)))),
+        ("transfer: index", PeerRequest::Transfer(transfer(vote(1, true), id(1, MAX)))),
+        ("digest", PeerRequest::DigestAt(Revision(MAX))),
+        ("checkpoint", PeerRequest::CheckpointAt(Revision(MAX))),
+        ("standing", PeerRequest::StandingAt(Revision(MAX))),
+        ("proof", PeerRequest::Prove(Revision(MAX))),
     ]
 }
 
@@ -195,7 +196,7 @@ async fn garbage_is_refused_and_said() {
         frame
     };
     let hello = |purpose| {
-        let hello = Hello::new(cluster.on(1).cluster_id(), 2, 1, String::new(), purpose);
+        let hello = Handshake::new(cluster.on(1).cluster_id(), 2, 1, String::new(), purpose);
         framed(&pack(&hello))
     };
     let with = |purpose, more: &[u8]| [hello(purpose), more.to_vec()].concat();
@@ -251,9 +252,9 @@ impl Drop for Liar {
 }
 
 async fn lie(mut conn: Conn) -> std::io::Result<()> {
-    let hello: Hello = unpack("hello", &conn.reader.expect().await?)?;
+    let hello: Handshake = unpack("hello", &conn.reader.expect().await?)?;
     conn.reader.trust();
-    conn.writer.send(&pack(&Welcome::Accept { api: String::new() })).await?;
+    conn.writer.send(&pack(&HandshakeReply::Accept { api: String::new() })).await?;
     let mut lies = [
         Appended::HigherVote(Vote::new(MAX, 3)),
         Appended::Upto(Some(id(1, MAX))),
@@ -267,13 +268,13 @@ async fn lie(mut conn: Conn) -> std::io::Result<()> {
             conn.writer.send(&pack(&lies.next().unwrap())).await?;
             continue;
         }
-        let (number, ask): (u64, Ask) = unpack("question", &frame)?;
+        let (number, ask): (u64, PeerRequest) = unpack("question", &frame)?;
         let reply = match ask {
-            Ask::Vote(_) | Ask::PreVote(_) => {
-                Reply::Vote(VoteResponse::new(Vote::new(MAX, 3), Some(id(MAX, MAX)), false))
+            PeerRequest::Vote(_) | PeerRequest::PreVote(_) => {
+                PeerResponse::Vote(VoteResponse::new(Vote::new(MAX, 3), Some(id(MAX, MAX)), false))
             }
-            Ask::ReadIndex => Reply::ReadIndex(Ok(MAX)),
-            Ask::Status => Reply::Status(PeerStatus {
+            PeerRequest::ReadIndex => PeerResponse::ReadIndex(Ok(MAX)),
+            PeerRequest::Status => PeerResponse::Status(PeerStatus {
                 api: String::new(),
                 term: Term(MAX),
                 leader: Some(3),
@@ -283,7 +284,7 @@ async fn lie(mut conn: Conn) -> std::io::Result<()> {
                 ready: true,
                 fault: None,
             }),
-            _ => Reply::Pong,
+            _ => PeerResponse::Pong,
         };
         conn.writer.send(&pack(&(number, reply))).await?;
     }

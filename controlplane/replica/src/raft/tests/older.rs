@@ -8,8 +8,8 @@ use openraft::raft::VoteRequest;
 use super::*;
 use crate::raft::FaultKind;
 use crate::raft::peer::dial::{Dialer, Directory};
-use crate::raft::peer::link::Link;
-use crate::raft::peer::message::{Ask, Purpose, Reply};
+use crate::raft::peer::link::PeerClient;
+use crate::raft::peer::message::{PeerRequest, PeerResponse, Purpose};
 use crate::raft::store::codec::pack;
 use crate::raft::store::types::{LogId, TypeConfig, Vote};
 
@@ -53,7 +53,7 @@ async fn is_noticed(cluster: &Cluster, id: u64) {
         })
         .await;
         assert!(
-            problems[0].mend.contains(&format!("cluster replace {id}")),
+            problems[0].remedy.contains(&format!("cluster replace {id}")),
             "{other}: {problems:?}"
         );
     }
@@ -63,13 +63,13 @@ async fn is_noticed(cluster: &Cluster, id: u64) {
 async fn votes(cluster: &Cluster, from: u64, to: u64) -> bool {
     let id = cluster.on(to).cluster_id();
     let dialer = Dialer::new(id, from, String::new(), Directory::default());
-    let link = Link::new(dialer, to, cluster.peers()[&to].clone());
+    let link = PeerClient::new(dialer, to, cluster.peers()[&to].clone());
     let last = Some(LogId::new_term_index(500, 1_000_000));
     let request = VoteRequest::<TypeConfig>::new(Vote::new(500, from), last);
     let asked = VoteRequest { leadership_transfer: true, ..request };
-    match link.call(Ask::Vote(asked), soon()).await {
-        Ok(Reply::Vote(response)) => response.vote_granted,
-        Ok(Reply::Failed(_)) | Err(_) => false,
+    match link.call(PeerRequest::Vote(asked), soon()).await {
+        Ok(PeerResponse::Vote(response)) => response.vote_granted,
+        Ok(PeerResponse::Failed(_)) | Err(_) => false,
         Ok(other) => panic!("{other:?}"),
     }
 }

@@ -27,7 +27,6 @@ const PAGE: usize = 512;
 /// can be found with one build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lie {
-    /// None.
     #[default]
     None,
     /// A sync of a file does nothing.

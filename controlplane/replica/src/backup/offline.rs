@@ -30,9 +30,7 @@ const RECORDS_MAX: usize = 8192;
 pub struct Salvage {
     /// Its data directory.
     pub dir: PathBuf,
-    /// Its id.
     pub id: u64,
-    /// Its cluster.
     pub cluster: String,
     /// The founders of that cluster.
     pub initial_cluster: std::collections::BTreeMap<u64, String>,
@@ -42,11 +40,9 @@ pub struct Salvage {
     pub history: History,
     /// Its last entry, by term and index: of several survivors, the one with the highest has most.
     pub last: (Term, Index),
-    /// The term it had voted in.
     pub voted: Term,
     /// Index up to which entries were certainly agreed on.
     pub agreed: Index,
-    /// Revision there.
     pub agreed_revision: Revision,
     /// Entries after that: they may never have been acknowledged.
     pub unsure: u64,
@@ -58,10 +54,7 @@ pub struct Salvage {
 pub enum SalvageError {
     /// The directory says nothing about whose it is.
     #[error("{} is no data directory of a replica: it has no identity.json", dir.display())]
-    Nobody {
-        /// The directory.
-        dir: PathBuf,
-    },
+    Nobody { dir: PathBuf },
     /// There is something in it that is no file.
     #[error(transparent)]
     Special(#[from] owner::Unfit),
@@ -70,44 +63,24 @@ pub enum SalvageError {
     Identity(#[from] IdentityError),
     /// A process has it.
     #[error("{} is in use: stop the replica first", dir.display())]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-    },
+    InUse { dir: PathBuf },
     /// The operating system refused something.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was attempted.
         action: &'static str,
-        /// On what.
         path: PathBuf,
         /// Its answer.
         source: io::Error,
     },
     /// The log does not open, or not to its end.
     #[error("the log of {} cannot be read", dir.display())]
-    Wal {
-        /// The directory.
-        dir: PathBuf,
-        /// Why.
-        source: WalError,
-    },
+    Wal { dir: PathBuf, source: WalError },
     /// The history does not open, or contradicts the log.
     #[error("the history of {} cannot be used", dir.display())]
-    History {
-        /// The directory.
-        dir: PathBuf,
-        /// Why.
-        source: HistoryError,
-    },
+    History { dir: PathBuf, source: HistoryError },
     /// Snapshot, history and log do not fit together.
     #[error("the data in {} does not fit together: {why}", dir.display())]
-    Unfit {
-        /// The directory.
-        dir: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    Unfit { dir: PathBuf, why: String },
 }
 
 impl std::fmt::Debug for Salvage {

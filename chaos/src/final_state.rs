@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::caller::held;
 use crate::cluster::Cluster;
-use crate::history::{Held, Sample, Testimony};
+use crate::evidence::{Held, Sample, Testimony};
 use crate::http::{self, Connection};
 
 /// How long one answer may take; a whole history is long.

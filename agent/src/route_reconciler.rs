@@ -31,7 +31,7 @@ pub const SCHEDULE: Schedule =
     Schedule { period: Some(PERIOD), retry: RETRY, retry_max: Duration::from_secs(8) };
 
 /// The route reconciler.
-pub struct Router {
+pub struct RouteReconciler {
     host: String,
     enabled: bool,
     options: Options,
@@ -47,7 +47,7 @@ pub struct Router {
     looked: Instant,
 }
 
-impl Router {
+impl RouteReconciler {
     /// Creates a reconciler for the routes that `config` asks for.
     #[must_use]
     pub fn new(
@@ -129,7 +129,7 @@ impl Router {
     }
 }
 
-impl Reconcile for Router {
+impl Reconcile for RouteReconciler {
     const PART: &'static str = "routes";
 
     async fn pass(&mut self) -> Pass {

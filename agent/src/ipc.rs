@@ -83,7 +83,6 @@ pub struct Add {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "lowercase")]
 pub enum Reply {
-    /// To ADD.
     Added(Added),
     /// To other requests.
     Done {},

@@ -15,7 +15,6 @@ use crate::nemesis::Injected;
 /// What a client asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
-    /// A command.
     Command(Box<Command>),
     /// A linearizable read of an address by its name.
     Read(AddressName),
@@ -28,11 +27,8 @@ pub enum Ask {
 /// An address as an answer shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Its name.
     pub name: AddressName,
-    /// The address.
     pub ip: IpAddr,
-    /// Its host.
     pub host: HostName,
     /// Revision of its allocation.
     pub revision: Revision,
@@ -64,13 +60,10 @@ pub enum Outcome {
 /// A call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
-    /// Which client.
     pub client: usize,
-    /// When it was invoked.
     pub invoked: Nanos,
     /// When the answer was there, or hope was given up.
     pub returned: Nanos,
-    /// What was asked.
     pub ask: Ask,
     /// How it ended.
     pub outcome: Outcome,
@@ -99,22 +92,17 @@ impl Call {
 /// A replica's word about its own history at some moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// Which replica.
     pub replica: u64,
-    /// Its revision.
     pub revision: Revision,
-    /// Its digest there.
     pub digest: Digest,
 }
 
 /// What a replica's process took of the machine's memory at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resident {
-    /// Which replica.
     pub replica: u64,
     /// Which process: a replica that is started again is another one.
     pub process: u32,
-    /// When.
     pub at: Nanos,
     /// So many bytes.
     pub bytes: u64,
@@ -123,7 +111,6 @@ pub struct Resident {
 /// What one replica says at the end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Testimony {
-    /// Which replica.
     pub replica: u64,
     /// Its whole history.
     pub records: Vec<Record>,
@@ -155,14 +142,12 @@ pub struct Exported {
     pub revision: Revision,
     /// Digest of the history there.
     pub digest: Digest,
-    /// Digest of the state there.
     pub state_digest: Digest,
 }
 
 /// What one replica says about the past.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Audited {
-    /// Which replica.
     pub replica: u64,
     /// Who held the addresses that were asked for.
     pub held: BTreeMap<IpAddr, Vec<Tenure>>,
@@ -176,9 +161,7 @@ pub struct Audited {
 /// A backup that was taken while it ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backed {
-    /// From which replica.
     pub replica: u64,
-    /// Its revision.
     pub revision: Revision,
     /// Digest of its history.
     pub digest: Digest,

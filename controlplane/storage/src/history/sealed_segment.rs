@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Collector;
 use super::error::HistoryError;
 use super::frame::{self, HEADER, Item, Start, u32_at, u64_at};
-use super::raw::{Raw, collect};
+use super::open_segment::{Raw, collect};
 use crate::durable;
 use crate::platform::FileExt;
 use crate::platform::fs::File;

@@ -15,19 +15,19 @@ use crate::Cancel;
 use crate::identity::Identity;
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::Clocks;
+use crate::raft::known::heartbeats::Pulse;
 use crate::raft::known::held::{Gate, Positions};
 use crate::raft::known::problems::Problems;
-use crate::raft::known::pulse::Pulse;
 use crate::raft::known::view::View;
 use crate::raft::peer::bounds::Implausible;
 use crate::raft::peer::dial::{Complaints, Directory};
-use crate::raft::peer::message::{Ask, Declined, PeerStatus, Reply};
+use crate::raft::peer::message::{NotCommitted, PeerRequest, PeerResponse, PeerStatus};
 use crate::raft::proposer::Proposer;
 use crate::raft::reads::ROUND_MAX;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 use crate::raft::store::types::Raft;
-use crate::retention::{Beginning, Checkpoints, Standing};
+use crate::retention::{Beginning, CheckpointId, Checkpoints};
 
 /// Longest a forwarded proposal may ask to wait.
 const WITHIN_MAX: Duration = Duration::from_secs(60);
@@ -36,7 +36,7 @@ const WITHIN_MAX: Duration = Duration::from_secs(60);
 static PROVING: Semaphore = Semaphore::const_new(1);
 
 /// What answering needs.
-pub(in crate::raft) struct Host {
+pub(in crate::raft) struct PeerService {
     pub(in crate::raft) identity: Identity,
     pub(in crate::raft) api: String,
     pub(in crate::raft) raft: Raft,
@@ -60,84 +60,95 @@ pub(in crate::raft) struct Host {
     pub(in crate::raft) gate: Gate,
 }
 
-impl Host {
+impl PeerService {
     /// Whether the numbers in a question can be right.
-    pub(in crate::raft) fn plausible(&self, from: u64, ask: &Ask) -> Result<(), Implausible> {
+    pub(in crate::raft) fn plausible(
+        &self,
+        from: u64,
+        ask: &PeerRequest,
+    ) -> Result<(), Implausible> {
         let known = self.log.known();
         match ask {
-            Ask::Vote(request) | Ask::PreVote(request) => known.vote_request(from, request),
-            Ask::Transfer(request) => known.transfer(request),
-            Ask::DigestAt(revision)
-            | Ask::CheckpointAt(revision)
-            | Ask::Prove(revision)
-            | Ask::StandingAt(revision) => known.revision(*revision),
-            Ask::Ping
-            | Ask::Propose { .. }
-            | Ask::ReadIndex
-            | Ask::Status
-            | Ask::HandOver(_)
-            | Ask::Heartbeats(_)
-            | Ask::Heard
-            | Ask::Refused(_)
-            | Ask::RefusedAgents
-            | Ask::Beginning => Ok(()),
+            PeerRequest::Vote(request) | PeerRequest::PreVote(request) => {
+                known.vote_request(from, request)
+            }
+            PeerRequest::Transfer(request) => known.transfer(request),
+            PeerRequest::DigestAt(revision)
+            | PeerRequest::CheckpointAt(revision)
+            | PeerRequest::Prove(revision)
+            | PeerRequest::StandingAt(revision) => known.revision(*revision),
+            PeerRequest::Ping
+            | PeerRequest::Propose { .. }
+            | PeerRequest::ReadIndex
+            | PeerRequest::Status
+            | PeerRequest::HandOver(_)
+            | PeerRequest::Heartbeats(_)
+            | PeerRequest::Heard
+            | PeerRequest::Refused(_)
+            | PeerRequest::RefusedAgents
+            | PeerRequest::Beginning => Ok(()),
         }
     }
 
-    pub(in crate::raft) async fn answer(&self, ask: Ask) -> Reply {
-        if matches!(ask, Ask::Vote(_) | Ask::PreVote(_) | Ask::Transfer(_))
+    pub(in crate::raft) async fn answer(&self, ask: PeerRequest) -> PeerResponse {
+        if matches!(ask, PeerRequest::Vote(_) | PeerRequest::PreVote(_) | PeerRequest::Transfer(_))
             && let Err(error) = self.gate.pass().await
         {
-            return Reply::Failed(error.to_string());
+            return PeerResponse::Failed(error.to_string());
         }
         match ask {
-            Ask::Ping => Reply::Pong,
-            Ask::Vote(request) => match self.raft.vote(request).await {
-                Ok(response) => Reply::Vote(response),
-                Err(error) => Reply::Failed(error.to_string()),
+            PeerRequest::Ping => PeerResponse::Pong,
+            PeerRequest::Vote(request) => match self.raft.vote(request).await {
+                Ok(response) => PeerResponse::Vote(response),
+                Err(error) => PeerResponse::Failed(error.to_string()),
             },
-            Ask::PreVote(request) => match self.raft.pre_vote(request).await {
-                Ok(response) => Reply::Vote(response),
-                Err(error) => Reply::Failed(error.to_string()),
+            PeerRequest::PreVote(request) => match self.raft.pre_vote(request).await {
+                Ok(response) => PeerResponse::Vote(response),
+                Err(error) => PeerResponse::Failed(error.to_string()),
             },
-            Ask::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
-                Ok(response) => Reply::Transferred(response),
-                Err(error) => Reply::Failed(error.to_string()),
+            PeerRequest::Transfer(request) => match self.raft.handle_transfer_leader(request).await
+            {
+                Ok(response) => PeerResponse::Transferred(response),
+                Err(error) => PeerResponse::Failed(error.to_string()),
             },
-            Ask::Propose { batch, within_ms } => {
+            PeerRequest::Propose { batch, within_ms } => {
                 if !batch.check() {
                     let why = "the leader cannot read the commands: it may be of another version";
-                    return Reply::Proposed(Err(Declined::Unavailable(why.into())));
+                    return PeerResponse::Proposed(Err(NotCommitted::Unavailable(why.into())));
                 }
                 let within = Duration::from_millis(within_ms).min(WITHIN_MAX);
-                Reply::Proposed(self.proposer.propose(batch, Instant::now() + within).await)
+                PeerResponse::Proposed(self.proposer.propose(batch, Instant::now() + within).await)
             }
-            Ask::ReadIndex => Reply::ReadIndex(self.read_index().await),
-            Ask::Status => Reply::Status(self.status()),
-            Ask::HandOver(to) => Reply::HandedOver(self.hand_over(to).await),
-            Ask::DigestAt(revision) => {
+            PeerRequest::ReadIndex => PeerResponse::ReadIndex(self.read_index().await),
+            PeerRequest::Status => PeerResponse::Status(self.status()),
+            PeerRequest::HandOver(to) => PeerResponse::HandedOver(self.hand_over(to).await),
+            PeerRequest::DigestAt(revision) => {
                 let machine = self.machine.clone();
                 let read = move || crate::raft::known::peers::digest_at(&machine, revision);
-                Reply::DigestAt(blocking(read).await.ok().flatten())
+                PeerResponse::DigestAt(blocking(read).await.ok().flatten())
             }
-            Ask::CheckpointAt(revision) => Reply::CheckpointAt(self.checkpoint_at(revision).await),
-            Ask::Prove(revision) => Reply::Proved(self.prove(revision).await),
-            Ask::StandingAt(revision) => {
-                Reply::StandingAt(self.machine.audit().checkpoints().standing(revision))
+            PeerRequest::CheckpointAt(revision) => {
+                PeerResponse::CheckpointAt(self.checkpoint_at(revision).await)
             }
-            Ask::Heartbeats(heartbeats) => {
+            PeerRequest::Prove(revision) => PeerResponse::Proved(self.prove(revision).await),
+            PeerRequest::StandingAt(revision) => {
+                PeerResponse::StandingAt(self.machine.audit().checkpoints().standing(revision))
+            }
+            PeerRequest::Heartbeats(heartbeats) => {
                 self.pulse.hear(heartbeats);
-                Reply::Pong
+                PeerResponse::Pong
             }
-            Ask::Heard => Reply::Heard(self.view.get().leads.map(|_| self.pulse.heard())),
-            Ask::Refused(agents) => {
+            PeerRequest::Heard => {
+                PeerResponse::Heard(self.view.get().leads.map(|_| self.pulse.heard()))
+            }
+            PeerRequest::Refused(agents) => {
                 self.pulse.refuse(agents);
-                Reply::Pong
+                PeerResponse::Pong
             }
-            Ask::RefusedAgents => {
-                Reply::RefusedAgents(self.view.get().leads.map(|_| self.pulse.refused()))
+            PeerRequest::RefusedAgents => {
+                PeerResponse::RefusedAgents(self.view.get().leads.map(|_| self.pulse.refused()))
             }
-            Ask::Beginning => Reply::Beginning(self.beginning().await),
+            PeerRequest::Beginning => PeerResponse::Beginning(self.beginning().await),
         }
     }
 
@@ -174,7 +185,7 @@ impl Host {
     pub(in crate::raft) async fn checkpoint_at(
         &self,
         revision: Revision,
-    ) -> Result<Standing, String> {
+    ) -> Result<CheckpointId, String> {
         let checkpoints = self.checkpoints.get().ok_or("this replica keeps no checkpoints")?;
         let checkpoints = Arc::clone(checkpoints);
         let hold = move || checkpoints.hold(revision);

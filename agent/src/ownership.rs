@@ -1,5 +1,5 @@
 //! Everything that Romana owns on a host. What is not recognised here belongs to another program, and is
-//! never changed or removed (law 8).
+//! never changed or removed (P8).
 //!
 //! | object | how it is recognised |
 //! |---|---|
@@ -21,7 +21,7 @@
 
 use romana_statemachine::Digest;
 
-/// Route protocol of our routes (`romana` in `/etc/iproute2/rt_protos`; design §4.5).
+/// Route protocol of our routes (`romana` in `/etc/iproute2/rt_protos`).
 pub const ROUTE_PROTOCOL: u8 = 57;
 /// Prefix of host ends of veth pairs.
 pub const LINK_PREFIX: &str = "romana-";

@@ -46,7 +46,6 @@ impl Verb {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Param {
     pub(crate) name: &'static str,
-    /// What it is.
     pub(crate) about: &'static str,
     pub(crate) required: bool,
 }
@@ -157,7 +156,7 @@ impl Accepts {
 
 /// A route.
 #[derive(Clone, Copy)]
-pub(crate) struct Route {
+pub(crate) struct Operation {
     pub(crate) verb: Verb,
     /// Path with `{parameters}`.
     pub(crate) path: &'static str,
@@ -181,7 +180,7 @@ pub(crate) struct Route {
     pub(crate) handler: Handler,
 }
 
-impl Route {
+impl Operation {
     /// A route that takes no body, has no parameters and answers JSON.
     pub(crate) const fn new(
         verb: Verb,

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use romana_statemachine::agent::{Heard, Heartbeat, RefusedAgent};
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{State, version};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::raft::peer::host::Host;
-use crate::raft::peer::message::Ask;
-use crate::raft::peer::network::Links;
+use crate::raft::peer::message::PeerRequest;
+use crate::raft::peer::network::PeerPool;
+use crate::raft::peer::service::PeerService;
 
 /// How often heartbeats are passed on.
 const PASS_EVERY: Duration = Duration::from_millis(250);
@@ -47,12 +47,12 @@ impl Pulse {
     }
 
     /// All that was heard, by host.
-    pub(in crate::raft) fn heard(&self) -> Vec<Heard> {
+    pub(in crate::raft) fn heard(&self) -> Vec<HeartbeatAge> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, (_, at)| at.elapsed() < KEPT);
         let said = heard.values().map(|(heartbeat, at)| {
             let silent_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-            Heard { heartbeat: heartbeat.clone(), silent_ms }
+            HeartbeatAge { heartbeat: heartbeat.clone(), silent_ms }
         });
         said.collect()
     }
@@ -94,7 +94,11 @@ impl Pulse {
 }
 
 /// Passes heartbeats on to the leader until `stop`. What is lost is said again a second later.
-pub(in crate::raft) async fn pass_on(host: Arc<Host>, links: Links, stop: CancellationToken) {
+pub(in crate::raft) async fn pass_on(
+    host: Arc<PeerService>,
+    links: PeerPool,
+    stop: CancellationToken,
+) {
     let mut clock = interval(PASS_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -111,13 +115,14 @@ pub(in crate::raft) async fn pass_on(host: Arc<Host>, links: Links, stop: Cancel
             host.pulse.hear(heartbeats);
             host.pulse.refuse(refused);
         } else if let Some(peer) = host.view.peer(leader) {
-            let heartbeats = (!heartbeats.is_empty()).then_some(Ask::Heartbeats(heartbeats));
-            let refused =
-                (at >= version::ENROLMENT && !refused.is_empty()).then_some(Ask::Refused(refused));
+            let heartbeats =
+                (!heartbeats.is_empty()).then_some(PeerRequest::Heartbeats(heartbeats));
+            let refused = (at >= version::ENROLMENT && !refused.is_empty())
+                .then_some(PeerRequest::Refused(refused));
             for ask in heartbeats.into_iter().chain(refused) {
                 let deadline = Instant::now() + PASS_TIMEOUT;
                 if let Err(error) = links.to(leader, &peer).call(ask, deadline).await {
-                    tracing::debug!(%error, "what agents said was lost");
+                    tracing::debug!(%error, "cannot forward heartbeats to the leader");
                 }
             }
         }

@@ -14,7 +14,7 @@ use romana_statemachine::policy::{Policy, Target};
 use romana_statemachine::{Labels, Revision};
 
 use super::model::Name;
-use crate::rules::Rules;
+use crate::policy_view::PolicyView;
 use crate::view::{Block, View};
 
 /// An attached address.
@@ -35,9 +35,9 @@ pub type Attachments = OrdMap<IpAddr, Attached>;
 
 /// The inputs of a host's filter.
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct PolicyInputs {
     pub(super) view: Arc<View>,
-    pub(super) rules: Rules,
+    pub(super) rules: PolicyView,
     pub(super) attached: Attachments,
     /// Tenants whose endpoints are selected by labels; computed on first use.
     selected: OnceLock<Arc<BTreeSet<TenantId>>>,
@@ -49,7 +49,7 @@ pub fn single(ip: IpAddr) -> IpNet {
     IpNet::from(ip)
 }
 
-impl World {
+impl PolicyInputs {
     /// `None`: the view was saved by a release that did not follow policies.
     #[must_use]
     pub fn new(view: Arc<View>, attached: Attachments) -> Option<Self> {
@@ -59,7 +59,7 @@ impl World {
 
     /// A world without any knowledge but the host's name.
     pub(super) fn empty(host: HostName) -> Self {
-        let (view, rules) = (Arc::new(View::new(host)), Rules::default());
+        let (view, rules) = (Arc::new(View::new(host)), PolicyView::default());
         Self { view, rules, attached: Attachments::new(), selected: OnceLock::new() }
     }
 

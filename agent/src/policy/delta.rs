@@ -8,11 +8,11 @@ use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use romana_statemachine::name::{PolicyName, TenantId};
 
-use super::world::{World, by_labels, single};
+use super::inputs::{PolicyInputs, by_labels, single};
 
 /// Differences.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Touched {
+pub(super) struct Delta {
     /// Prefixes whose holder may have changed.
     pub(super) nets: BTreeSet<IpNet>,
     /// Policies that were added, changed or removed.
@@ -32,8 +32,8 @@ fn keys<K: Ord + Clone, V: PartialEq>(before: &OrdMap<K, V>, after: &OrdMap<K, V
     before.diff(after).map(key).collect()
 }
 
-pub(super) fn touched(before: &World, after: &World) -> Touched {
-    let mut touched = Touched::default();
+pub(super) fn touched(before: &PolicyInputs, after: &PolicyInputs) -> Delta {
+    let mut touched = Delta::default();
     touched.policies.extend(keys(&before.rules.policies, &after.rules.policies));
     let mut awaited = BTreeSet::new();
     for world in [before, after] {
@@ -81,9 +81,9 @@ mod tests {
 
     use romana_statemachine::policy::{Policy, Target};
 
-    use super::super::world::Attachments;
+    use super::super::inputs::Attachments;
     use super::*;
-    use crate::rules::Rules;
+    use crate::policy_view::PolicyView;
     use crate::view::View;
 
     /// Regression test: imbl before 7.0.2 missed the first difference after a part that two maps share, and a
@@ -99,11 +99,11 @@ mod tests {
             ingress: Vec::new(),
             egress: Vec::new(),
         };
-        let world = |rules: &Rules| {
+        let world = |rules: &PolicyView| {
             let view = View { rules: Some(rules.clone()), ..View::new("h".into()) };
-            World::new(Arc::new(view), Attachments::new()).unwrap()
+            PolicyInputs::new(Arc::new(view), Attachments::new()).unwrap()
         };
-        let mut rules = Rules::default();
+        let mut rules = PolicyView::default();
         for n in 0..300 {
             rules.policies.insert(format!("p{n}").into(), policy(n, ""));
         }

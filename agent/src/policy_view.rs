@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// Policies, endpoints, tenants and VIPs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rules {
+pub struct PolicyView {
     pub policies: OrdMap<PolicyName, Policy>,
     /// The revision at which each policy was set, if known; at most that of the snapshot.
     #[serde(default)]
@@ -49,7 +49,7 @@ struct ShownSegment {
     labels: Labels,
 }
 
-impl Rules {
+impl PolicyView {
     /// The revision at which a policy was set, as far as known.
     #[must_use]
     pub fn revision_of(&self, policy: &PolicyName) -> Revision {
@@ -168,7 +168,7 @@ mod tests {
             r#"{"RequestVip": {"name": "gone", "ip": "192.168.0.97"}}"#,
             r#"{"RemoveVip": {"name": "gone"}}"#,
         ];
-        let (mut state, mut rules) = (State::new(), Rules::default());
+        let (mut state, mut rules) = (State::new(), PolicyView::default());
         for (n, line) in (0..).zip(lines) {
             let command: Command = serde_json::from_str(line).unwrap();
             let proposals = vec![Proposal { actor: "op".into(), command }];
@@ -187,7 +187,7 @@ mod tests {
                 .map(|(id, labels)| ShownSegment { id: id.clone(), labels: labels.clone() })
                 .collect(),
         };
-        let shown = Rules::new(
+        let shown = PolicyView::new(
             state.policies().cloned().collect(),
             state.endpoints().cloned().collect(),
             state.tenants().map(tenant).collect(),
@@ -201,6 +201,6 @@ mod tests {
         assert_eq!((rules.policies.len(), rules.endpoints.len(), rules.vips.len()), (1, 1, 2));
         // Round trip, as the view is saved to disk.
         let text = serde_json::to_string(&rules).unwrap();
-        assert_eq!(serde_json::from_str::<Rules>(&text).unwrap(), rules);
+        assert_eq!(serde_json::from_str::<PolicyView>(&text).unwrap(), rules);
     }
 }

@@ -13,14 +13,14 @@ use romana_statemachine::policy::evaluate::Direction;
 use romana_statemachine::policy::{Peer, Policy, Protocol};
 
 use super::chains::{Use, without};
+use super::inputs::{PolicyInputs, single};
 use super::model::{Family, Member, Name, Set, SetKind};
 use super::names::{self, side};
 use super::options::DIRECTIONS;
-use super::world::{World, single};
 
 /// The predicate of a set.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Holds {
+pub(super) enum SetPredicate {
     /// Targets of a policy on this host.
     Targets(PolicyName),
     /// What rules refer to, on any host.
@@ -47,8 +47,8 @@ struct Selection {
 
 /// Sets and their members.
 #[derive(Clone, Debug)]
-pub(super) struct Members {
-    pub(super) world: World,
+pub(super) struct IpSets {
+    pub(super) world: PolicyInputs,
     /// Blocks and endpoints of this host.
     here: BTreeSet<IpNet>,
     /// Ranges that policies name, with the number of policies.
@@ -57,7 +57,7 @@ pub(super) struct Members {
     /// Number of policies that isolate a prefix, by direction.
     isolating: BTreeMap<IpNet, [usize; 2]>,
     /// The predicate of each set, and its reference count.
-    holds: BTreeMap<(Family, Name), (Holds, usize)>,
+    holds: BTreeMap<(Family, Name), (SetPredicate, usize)>,
     sets: OrdMap<(Family, Name), Set>,
     /// Prefixes to re-evaluate: in all sets, and in the sets of what is isolated.
     touched: BTreeSet<IpNet>,
@@ -66,8 +66,8 @@ pub(super) struct Members {
     ranges_changed: bool,
 }
 
-impl Members {
-    pub(super) fn new(world: World) -> Self {
+impl IpSets {
+    pub(super) fn new(world: PolicyInputs) -> Self {
         let mut new = Self {
             world,
             here: BTreeSet::new(),
@@ -81,12 +81,12 @@ impl Members {
             ranges_changed: false,
         };
         for family in Family::ALL {
-            new.hold(family, names::LINKS.into(), Holds::Links, SetKind::Links);
-            new.hold(family, names::LOCAL.into(), Holds::Local, SetKind::Nets);
-            new.hold(family, names::KUBERNETES.into(), Holds::Kubernetes, SetKind::Nets);
+            new.hold(family, names::LINKS.into(), SetPredicate::Links, SetKind::Links);
+            new.hold(family, names::LOCAL.into(), SetPredicate::Local, SetKind::Nets);
+            new.hold(family, names::KUBERNETES.into(), SetPredicate::Kubernetes, SetKind::Nets);
             for direction in DIRECTIONS {
                 let name = side(direction).closed.into();
-                new.hold(family, name, Holds::Closed(direction), SetKind::Nets);
+                new.hold(family, name, SetPredicate::Closed(direction), SetKind::Nets);
             }
         }
         new
@@ -163,19 +163,19 @@ impl Members {
     }
 
     /// Adds a reference to a set.
-    pub(super) fn hold(&mut self, family: Family, name: Name, holds: Holds, kind: SetKind) {
+    pub(super) fn hold(&mut self, family: Family, name: Name, holds: SetPredicate, kind: SetKind) {
         let key = (family, name);
         if let Some((_, uses)) = self.holds.get_mut(&key) {
             *uses += 1;
             return;
         }
         let nets: Vec<IpNet> = match &holds {
-            Holds::Used(Use::Peer(Peer::Cidr { .. })) => Vec::new(),
-            Holds::Used(_) => self.world.everywhere().collect(),
+            SetPredicate::Used(Use::Peer(Peer::Cidr { .. })) => Vec::new(),
+            SetPredicate::Used(_) => self.world.everywhere().collect(),
             _ => self.here.iter().chain(self.ranges.keys()).copied().collect(),
         };
         let mut set = Set { kind, members: OrdMap::new() };
-        if let Holds::Used(Use::Peer(Peer::Cidr { cidr, except })) = &holds {
+        if let SetPredicate::Used(Use::Peer(Peer::Cidr { cidr, except })) = &holds {
             let of = without(*cidr, except).into_iter();
             set.members.extend(of.map(|net| (Member::Net(net), false)));
         }
@@ -214,7 +214,7 @@ impl Members {
         let keys: Vec<(Family, Name)> = self.holds.keys().cloned().collect();
         for key in keys {
             let Some((holds, _)) = self.holds.get(&key) else { continue };
-            let nets = if matches!(holds, Holds::Closed(_)) { &closing } else { &touched };
+            let nets = if matches!(holds, SetPredicate::Closed(_)) { &closing } else { &touched };
             if nets.is_empty() {
                 continue;
             }
@@ -230,15 +230,15 @@ impl Members {
     }
 
     /// Adds a prefix to a set, or removes it.
-    fn place(&self, holds: &Holds, set: &mut Set, net: IpNet) {
+    fn place(&self, holds: &SetPredicate, set: &mut Set, net: IpNet) {
         let single = net.prefix_len() == net.max_prefix_len();
         match holds {
-            Holds::Used(Use::Peer(Peer::Cidr { .. })) => {}
-            Holds::Used(Use::Port(name, protocol)) if single => {
+            SetPredicate::Used(Use::Peer(Peer::Cidr { .. })) => {}
+            SetPredicate::Used(Use::Port(name, protocol)) if single => {
                 self.place_ports(name, *protocol, set, net.addr());
             }
-            Holds::Links if single => self.place_link(set, net.addr()),
-            Holds::Used(Use::Port(..)) | Holds::Links => {}
+            SetPredicate::Links if single => self.place_link(set, net.addr()),
+            SetPredicate::Used(Use::Port(..)) | SetPredicate::Links => {}
             holds => {
                 let member = Member::Net(net);
                 match self.wanted(holds, net) {
@@ -272,12 +272,13 @@ impl Members {
     }
 
     /// Whether a prefix is a member (`false`), an exception (`true`), or neither.
-    fn wanted(&self, holds: &Holds, net: IpNet) -> Option<bool> {
-        let anywhere = matches!(holds, Holds::Used(_));
+    fn wanted(&self, holds: &SetPredicate, net: IpNet) -> Option<bool> {
+        let anywhere = matches!(holds, SetPredicate::Used(_));
         if !anywhere && !self.here.contains(&net) {
             let covers = |range: &IpNet| *range != net && range.contains(&net);
             let range = self.ranges.contains_key(&net);
-            let covered = matches!(holds, Holds::Closed(_)) && self.ranges.keys().any(covers);
+            let covered =
+                matches!(holds, SetPredicate::Closed(_)) && self.ranges.keys().any(covers);
             // Other hosts enforce policy for their own endpoints.
             if (range || covered) && self.is_foreign(net) {
                 return covered.then_some(true);
@@ -295,10 +296,10 @@ impl Members {
     }
 
     /// The next larger prefix that determines membership: the block, or a range that a policy names.
-    fn parent(&self, holds: &Holds, net: IpNet) -> Option<IpNet> {
+    fn parent(&self, holds: &SetPredicate, net: IpNet) -> Option<IpNet> {
         // An unallocated address inherits membership from its block or range.
         self.world.identity(net)?;
-        let anywhere = matches!(holds, Holds::Used(_));
+        let anywhere = matches!(holds, SetPredicate::Used(_));
         let block = self.world.block_of(net.addr()).map(|(cidr, _)| cidr);
         let block = block.filter(|cidr| anywhere || self.here.contains(cidr));
         let ranges = self.ranges.keys().filter(|range| !anywhere && self.satisfies(holds, **range));
@@ -306,16 +307,16 @@ impl Members {
         block.into_iter().chain(ranges.copied()).filter(larger).max_by_key(IpNet::prefix_len)
     }
 
-    fn satisfies(&self, holds: &Holds, net: IpNet) -> bool {
+    fn satisfies(&self, holds: &SetPredicate, net: IpNet) -> bool {
         let identity = self.world.identity(net);
         match holds {
-            Holds::Targets(policy) => {
+            SetPredicate::Targets(policy) => {
                 self.selections.get(policy).is_some_and(|selection| selection.nets.contains(&net))
             }
-            Holds::Used(Use::Peer(peer)) => {
+            SetPredicate::Used(Use::Peer(peer)) => {
                 identity.is_some_and(|identity| peer.includes(&identity))
             }
-            Holds::Closed(direction) => {
+            SetPredicate::Closed(direction) => {
                 let isolated = self.isolating.get(&net);
                 isolated.is_some_and(|counts| counts[*direction as usize] > 0)
                     || self.world.is_awaited(net)
@@ -324,10 +325,10 @@ impl Members {
                             || *direction == Direction::Ingress && !identity.is_kubernetes()
                     })
             }
-            Holds::Local => identity.is_some(),
-            Holds::Kubernetes => identity
+            SetPredicate::Local => identity.is_some(),
+            SetPredicate::Kubernetes => identity
                 .is_some_and(|identity| identity.is_kubernetes() && identity.labels.is_some()),
-            Holds::Used(Use::Port(..)) | Holds::Links => false,
+            SetPredicate::Used(Use::Port(..)) | SetPredicate::Links => false,
         }
     }
 

@@ -86,7 +86,7 @@ fn register_status(registry: &mut Registry, status: &Status) {
 fn gauge_policy(registry: &mut Registry, policy: &PolicyStatus) {
     let number = |value: usize| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
     registry.register("policies", "Policies that concern this host", number(policy.policies));
-    registry.register("policy_rules", "PolicyView of the packet filter", number(policy.rules));
+    registry.register("policy_rules", "Rules of the packet filter", number(policy.rules));
     registry.register("policy_sets", "Sets of the packet filter", number(policy.sets));
     if let Some(applied) = policy.applied {
         let applied = ConstGauge::new(i64::try_from(applied.get()).unwrap_or(i64::MAX));

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyView {
     pub policies: OrdMap<PolicyName, Policy>,
-    /// The revision at which each policy was set, if known; at most that of the snapshot.
+    /// The revision at which each policy was set, as far as known; else that of the snapshot.
     #[serde(default)]
     pub revisions: OrdMap<PolicyName, Revision>,
     /// All endpoints, as a policy's peers may be on any host.

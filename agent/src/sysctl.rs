@@ -1,4 +1,4 @@
-//! The sysctls that forwarding needs (in Romana 2: agent flag `-provision-sysctls`). They belong to the host:
+//! The sysctls that forwarding needs (Romana 2.0: agent flag `-provision-sysctls`). They belong to the host:
 //! the agent sets them only if configured, and never resets them.
 
 use std::path::Path;

@@ -34,7 +34,7 @@ pub const TOPICS: [Topic; 8] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     pub host: HostName,
-    /// The last record applied.
+    /// The revision up to which it is complete.
     pub revision: Revision,
     /// The last revision that changed hosts, blocks, networks or conflicts, which routes depend on.
     #[serde(skip)]

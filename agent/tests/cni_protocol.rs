@@ -1,6 +1,6 @@
-//! The plugin's side of the CNI specification, by executing it: no agent answers here. Texts and codes are
-//! compared with what the reference plugins answered (`../shared/judges/cni11_golden.txt`), where they have
-//! them; numbers of rows are those of `reference/field.md` §3.1.
+//! Runs the plugin without an agent and tests its side of the CNI specification. Texts and codes are compared
+//! with the answers of the reference plugins (`../shared/judges/cni11_golden.txt`), where they have them; row
+//! numbers are those of `reference/field.md` §3.1.
 
 use std::io::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/judges/cni11_golden.txt");
 
-/// Runs the plugin with this environment and nothing else.
+/// Runs the plugin with only these environment variables.
 fn exec(vars: &[(&str, &str)], stdin: &str) -> (i32, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_romana-cni"));
     command.env_clear().envs(vars.iter().copied());
@@ -24,7 +24,7 @@ fn exec(vars: &[(&str, &str)], stdin: &str) -> (i32, Value) {
         .stderr(Stdio::null())
         .spawn()
         .expect("it runs");
-    // It may end before it has read everything.
+    // It may exit before it has read everything.
     _ = child.stdin.take().expect("its input").write_all(stdin.as_bytes());
     let output = child.wait_with_output().expect("it ends");
     let text = String::from_utf8(output.stdout).expect("text");
@@ -143,7 +143,7 @@ fn errors_that_the_reference_leaves_open() {
         ("S2", with("CNI_COMMAND", "STATUS"), newest.clone(), 50),
         ("C5", with("CNI_COMMAND", "CHECK"), config("1.1.0", json!({"prevResult": {}})), 7),
         ("G1", with("CNI_COMMAND", "GC"), newest.clone(), 7),
-        // Neither the agent nor its state directory is there: the runtime has to come again.
+        // Neither the agent nor its state directory exists: the runtime has to retry.
         ("D3", with("CNI_COMMAND", "DEL"), newest, 11),
     ] {
         let (status, error) = exec(&vars, &stdin);
@@ -162,7 +162,7 @@ fn versions_are_told() {
     }
 }
 
-/// An agent that answers what it is told to, and remembers what it was asked.
+/// An agent with a prepared answer that records the request.
 struct Scripted(Reply, Option<Request>);
 
 impl Agent for Scripted {
@@ -286,7 +286,7 @@ fn errors_of_the_agent_carry_the_version() {
 }
 
 proptest! {
-    /// Whatever it is given, it answers with JSON or with nothing.
+    /// Whatever the input, it answers with JSON or with nothing.
     #[test]
     fn it_never_panics(
         command in "(ADD|DEL|CHECK|GC|STATUS|VERSION|.{0,5})",
@@ -308,7 +308,8 @@ proptest! {
     }
 }
 
-/// Asks with this configuration and these variables. What the agent was asked, or the error.
+/// Calls the plugin with this configuration and these variables. Returns the
+/// request to the agent, or the error.
 fn asked(vars: &[(&str, &str)], stdin: &str) -> Result<Request, Value> {
     let mut agent = Scripted(added(), None);
     let output = cni::run(&env(vars), Ok(stdin.as_bytes().to_vec()), &mut agent);
@@ -382,7 +383,7 @@ fn arguments_that_nobody_understands_are_refused() {
             Ok(_) => assert!(!refused, "{args}"),
             Err(error) => assert!(refused && error["code"] == 4, "{args}: {error}"),
         }
-        // What is to go goes, whatever else is said.
+        // A DEL ignores other arguments.
         vars[0] = ("CNI_COMMAND", "DEL");
         assert!(asked(&vars, &stdin).is_ok(), "{args}");
     }

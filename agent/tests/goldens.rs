@@ -1,4 +1,4 @@
-//! What is planned and changed, as files: input, `---`, effects. `BLESS=1` writes what is printed.
+//! Plans and changes of routes as golden files: input, `---`, effects. `BLESS=1` rewrites them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,7 +35,7 @@ impl Case {
         let net = |word: &str| word.parse::<IpNet>().expect("a prefix");
         match what {
             "host" => {
-                // The first is the one that plans.
+                // The first host is the one whose routes are planned.
                 let view = self.view.get_or_insert_with(|| View::new(words[0].into()));
                 let state = if words.contains(&"down") { HostState::Down } else { HostState::Up };
                 let ips = words[1..].iter().filter(|word| **word != "down").map(|word| ip(word));
@@ -85,7 +85,7 @@ impl Case {
     }
 }
 
-/// `unreachable`, or `VIA LINK` pairs.
+/// Parses `unreachable` or `VIA LINK` pairs.
 fn target(words: &[&str]) -> Target {
     if words == ["unreachable"] {
         return Target::Unreachable;

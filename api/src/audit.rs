@@ -1,4 +1,4 @@
-//! `/v1/audit`: who had an address, what happened, what was when, and whether all replicas agree on it.
+//! `/v1/audit`: who held an address, what happened, what the state was, and whether all replicas agree.
 
 use std::borrow::Cow;
 
@@ -7,74 +7,74 @@ use romana_statemachine::{Digest, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What lies between two moments.
+/// The difference between two moments.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Difference {
     pub from: Moment,
     pub to: Moment,
     pub changes: Vec<Change>,
-    /// Whether there are more than are shown.
+    /// Whether there are more than shown.
     pub truncated: bool,
 }
 
-/// One thing that is not the same at two moments.
+/// An object that differs between the two moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
-    /// What it is: `host`, `block`, `address` and so on.
+    /// Kind of the object: `host`, `block`, `address` and so on.
     pub kind: Cow<'static, str>,
-    /// Which one: its name, address or prefix.
+    /// Name, address or prefix of the object.
     pub key: String,
-    /// As it was; `null`: it was not.
+    /// The object at the first moment; `null`: it did not exist.
     pub before: Option<Value>,
-    /// As it is then; `null`: it is no more.
+    /// The object at the second moment; `null`: it does not exist.
     pub after: Option<Value>,
 }
 
-/// What all replicas say about their histories.
+/// The verification of all replicas' histories.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verification {
-    /// Whether all are whole and the same.
+    /// Whether all histories are intact and equal.
     pub agreed: bool,
-    /// Where the replicas' histories begin, if that differs by more than one step of purging: sentences.
+    /// Differences between the oldest kept revisions of the replicas, if larger than one purge: sentences.
     #[serde(default)]
     pub differences: Vec<String>,
     pub replicas: Vec<Verified>,
 }
 
-/// What one replica says about its history, all of which it has read.
+/// The verification of one replica's history, which it has read completely.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verified {
-    /// Which replica.
+    /// Id of the replica.
     pub id: u64,
-    /// Whether its chain and its checkpoints are whole.
+    /// Whether its chain and its checkpoints are intact.
     pub ok: bool,
-    /// What it found, if it is.
+    /// The result, if it is intact.
     #[serde(flatten)]
     pub proof: Option<Proof>,
-    /// What is wrong, or why it does not answer.
+    /// What is wrong, or why the replica does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What reading all of a history showed. Also sent between replicas: the order of the fields is frozen.
+/// The result of reading a whole history. Also sent between replicas: the order of the fields is frozen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Proof {
-    /// The oldest revision that is kept.
+    /// The oldest revision kept.
     pub oldest: Revision,
-    /// The revision whose digests these are.
+    /// The revision of the digests.
     pub revision: Revision,
-    /// Digest of the history there.
+    /// Digest of the history at that revision.
     pub digest: Digest,
-    /// Digest of the state that the history leads to.
+    /// Digest of the state that results from the history.
     pub state_digest: Digest,
-    /// Checkpoints that were compared.
+    /// Number of checkpoints compared.
     pub checkpoints: u64,
-    /// How long it took, milliseconds.
+    /// Duration, milliseconds.
     pub took_ms: u64,
 }
 
@@ -82,33 +82,33 @@ pub struct Proof {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExportHeader {
-    /// Format of the file: 1.
+    /// Version of the file format: 1.
     pub romana_history: u64,
-    /// The cluster it comes from, as the file says: nothing signs this.
+    /// The cluster's id. It is not signed.
     pub cluster_id: String,
     /// Revision of the first record.
     pub first: Revision,
-    /// Digest of the record before.
+    /// Digest of the preceding record.
     pub previous: Digest,
     /// Revision of the last record.
     pub last: Revision,
     pub digest: Digest,
-    /// The state before the first record in base64, unless that is the first of all.
+    /// The state before the first record in base64, unless that is record 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }
 
-/// Last line of an exported history: without it, the file was cut short.
+/// Last line of an exported history: without it, the file is truncated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportLast {
     pub end: ExportEnd,
 }
 
-/// Where an exported history ends.
+/// The end of an exported history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportEnd {
     pub revision: Revision,
-    /// Digest of the history there.
+    /// Digest of the history at the end.
     pub digest: Digest,
     pub state_digest: Digest,
 }

@@ -1,26 +1,27 @@
-//! `/v1/restore`: what a replica made of a backup. The backup itself is a file: see [`romana_statemachine::backup`].
+//! `/v1/restore`: the result of restoring a backup. The backup itself is a file: see
+//! [`romana_statemachine::backup`].
 
 use romana_statemachine::{Digest, Revision};
 use serde::{Deserialize, Serialize};
 
-/// What a restore made: a new cluster.
+/// The result of a restore: a new cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Restoration {
     /// Id of the new cluster.
     pub cluster_id: String,
-    /// Id of the cluster that the backup is of.
+    /// Id of the backed-up cluster.
     pub source: String,
     pub from_revision: Revision,
     /// Revision of the new cluster: that of the `Restored` event.
     pub revision: Revision,
-    /// Digest of the history there.
+    /// Digest of the history at that revision.
     pub digest: Digest,
-    /// Digest of the backup: its name.
+    /// Digest of the backup, which identifies it.
     pub backup: Digest,
-    /// Live addresses.
+    /// Number of live addresses.
     pub addresses: u64,
-    /// Hosts that allocation waits for.
+    /// Number of hosts that must report before addresses are allocated.
     pub waiting: u64,
 }

@@ -1,11 +1,11 @@
-//! `/v1/batch`: many commands at once. The body is a list of [`romana_statemachine::Command`]s.
+//! `/v1/batch`: many commands in one request. The body is a list of [`romana_statemachine::Command`]s.
 
 use romana_statemachine::{Answer, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
 
-/// What became of one command of a batch: an answer or an error.
+/// The result of one command of a batch: an answer or an error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BatchItem {

@@ -4,21 +4,21 @@ use ipnet::IpNet;
 use romana_statemachine::name::{HostName, NetworkName, SegmentId, TenantId};
 use serde::{Deserialize, Serialize};
 
-/// A block that a host has.
+/// A block assigned to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Block {
     #[cfg_attr(feature = "schema", schemars(with = "romana_statemachine::schema::Cidr"))]
     pub cidr: IpNet,
     pub network: NetworkName,
-    /// The leaf group that it lies in.
+    /// The leaf group that contains it.
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(with = "Option<romana_statemachine::schema::Cidr>"))]
     pub group: Option<IpNet>,
     pub host: HostName,
     pub tenant: TenantId,
     pub segment: SegmentId,
-    /// How many of its addresses live.
+    /// Number of live addresses in it.
     #[serde(default)]
     pub live: u64,
 }
@@ -38,7 +38,7 @@ impl From<&romana_statemachine::Block> for Block {
     }
 }
 
-/// A range from which nothing is allocated.
+/// A range excluded from allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Blackout {

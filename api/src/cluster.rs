@@ -1,14 +1,14 @@
-//! `/v1/cluster` and `/v1/digest`: the replicas, their clocks, who leads and what is wrong.
+//! `/v1/cluster` and `/v1/digest`: replicas, clocks, leader and problems.
 
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Digest, Millis, Revision, Term};
 use serde::{Deserialize, Serialize};
 
-/// The cluster as one replica sees it.
+/// The cluster as seen by one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterStatus {
-    /// Derived from the initial peers and token, or from the backup that the cluster began with.
+    /// Derived from the initial peers and token, or from the backup that the cluster was restored from.
     #[serde(default)]
     pub cluster_id: String,
     /// Id of the leader, if one is known.
@@ -20,18 +20,18 @@ pub struct ClusterStatus {
     /// Revision of the replica that answers.
     #[serde(default)]
     pub revision: Revision,
-    /// By id.
+    /// Sorted by id.
     pub members: Vec<MemberStatus>,
-    /// Why nothing fresh is allocated; `null`: it is.
+    /// Why no new addresses are allocated; `null`: they are.
     #[serde(default)]
     pub held: Option<Held>,
-    /// What the members' wall clocks show, as this replica sees them; absent: it does not say.
+    /// The members' wall clocks as seen by this replica; absent: not reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clocks: Option<ClocksStatus>,
 }
 
 impl ClusterStatus {
-    /// The healthy follower that is furthest: who should lead next.
+    /// The healthy follower with the smallest lag, as the next leader.
     #[must_use]
     pub fn successor(&self) -> Option<u64> {
         let followers = self.members.iter().filter(|member| member.role == Role::Follower);
@@ -40,71 +40,71 @@ impl ClusterStatus {
     }
 }
 
-/// A replica, as it said itself not long ago.
+/// A replica, from its own recent report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct MemberStatus {
-    /// Never used again for another.
+    /// Never reused.
     pub id: u64,
-    /// URL of its API; empty until it was heard of.
+    /// URL of its API; empty until it has reported it.
     pub api: String,
-    /// Where the other replicas reach it, `HOST:PORT`.
+    /// Address for the other replicas, `HOST:PORT`.
     pub peer: String,
     pub role: Role,
     /// Whether it answered in the last one and a half seconds, is ready and has no fault.
     pub healthy: bool,
-    /// Log entries that it is behind the one that is furthest.
+    /// Number of log entries that it lags behind the most advanced member.
     pub lag: u64,
-    /// Whether its data directory has claimed the id: false until it has started once.
+    /// Whether its data directory has claimed the id: false until its first start.
     pub claimed: bool,
-    /// What is wrong with it, as far as the asked replica knows.
+    /// Its problems, as far as the answering replica knows.
     pub problems: Vec<MemberProblem>,
 }
 
-/// Something that is wrong with a member.
+/// A problem of a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct MemberProblem {
     /// A stable code, such as `OlderCopy`, `HistoryDamaged`, `Stopped`.
     pub code: String,
-    /// What is wrong.
+    /// Description of the problem.
     pub what: String,
-    /// What to do about it: a command, or a sentence. Replicas of the first releases call it `mend`.
+    /// What to do: a command, or a sentence. Replicas of the first releases call it `mend`.
     #[serde(alias = "mend")]
     pub remedy: String,
 }
 
-/// What a member does.
+/// The role of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Leader,
-    /// Votes and follows.
+    /// Votes and follows the leader.
     Follower,
-    /// Follows only.
+    /// Follows the leader without a vote.
     Learner,
-    /// Something that a later version knows.
+    /// A role of a later version.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
-/// What the members' wall clocks show.
+/// The members' wall clocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ClocksStatus {
-    /// The time that entries of the log are stamped with: milliseconds since 1970.
+    /// The time stamped on log entries: milliseconds since 1970.
     pub log_time: Millis,
     /// Whether a majority of the voters' clocks agree.
     pub agreed: bool,
-    /// How far log time is ahead of what they agree on, or behind it (negative), milliseconds; 0 without an
-    /// agreement.
+    /// How far log time is ahead of the time that the clocks agree on (negative: behind),
+    /// milliseconds; 0 without an agreement.
     pub log_ahead_ms: i64,
-    /// The clocks that are known, by member.
+    /// The known clocks, by member.
     pub members: Vec<MemberClock>,
 }
 
@@ -114,69 +114,69 @@ pub struct ClocksStatus {
 #[serde(default)]
 pub struct MemberClock {
     pub id: u64,
-    /// How far it is ahead of what a majority agrees on (without an agreement, of log time), or behind it
-    /// (negative), milliseconds.
+    /// How far it is ahead of the time that a majority agrees on (without an agreement: of log time),
+    /// milliseconds; negative: behind.
     pub ahead_ms: i64,
-    /// Whether it is so far from what a majority agrees on that it should be set.
+    /// Whether it differs from the majority so much that it should be corrected.
     pub far: bool,
 }
 
-/// Why nothing fresh is allocated: the cluster was restored from a backup, and waits for its hosts to say what runs
-/// there.
+/// Why no new addresses are allocated: the cluster was restored from a backup, and waits for its
+/// hosts to report what they run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Held {
     /// Revision of the restore.
     pub since: Revision,
-    /// How many hosts have not reported since.
+    /// Number of hosts that have not reported since.
     pub waiting: u64,
-    /// Some of them.
+    /// Some of these hosts.
     pub hosts: Vec<HostName>,
 }
 
-/// A member to be.
+/// A member to add.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddMemberBody {
-    /// Where the others will reach it, `HOST:PORT`.
+    /// Its address for the other replicas, `HOST:PORT`.
     pub peer: String,
-    /// The member in whose place it comes.
+    /// Id of the member that it replaces.
     #[serde(default)]
     pub replaces: Option<u64>,
-    /// Even if too few healthy voters are left while it is on its way. Left out where it is false: replicas of the
-    /// first release do not know it.
+    /// Add it even if too few healthy voters remain in the meantime. Omitted if false: replicas of
+    /// the first release do not know it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
 
-/// A member that was added.
+/// An added member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewMember {
     pub id: u64,
-    /// Where the others will reach it.
+    /// Its address for the other replicas.
     #[serde(default)]
     pub peer: String,
-    /// The member in whose place it comes.
+    /// Id of the member that it replaces.
     #[serde(default)]
     pub replaces: Option<u64>,
-    /// How to start it: a command line.
+    /// The command line that starts it.
     #[serde(default)]
     pub start: String,
 }
 
-/// Who is to lead.
+/// The target of a leadership transfer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferBody {
-    /// Id of a member; absent: the healthy one that is furthest.
+    /// Id of the member; absent: the healthy member with the smallest lag.
     pub to: Option<u64>,
 }
 
-/// Who leads after a transfer.
+/// The leader after a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Leader {
@@ -185,30 +185,30 @@ pub struct Leader {
     pub term: Term,
 }
 
-/// How to raise the version of behaviour.
+/// Options for raising the version of behaviour.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RaiseBody {
-    /// Even if an agent does not know it.
+    /// Raise it even if an agent does not support it.
     pub force: bool,
 }
 
-/// The version of behaviour that is on.
+/// The version of behaviour in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Raised {
     pub version: u16,
-    /// Whether it was raised by this.
+    /// Whether this request raised it.
     pub changed: bool,
     pub revision: Revision,
 }
 
-/// Where a replica's history ends.
+/// The end of a replica's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DigestAt {
     pub revision: Revision,
-    /// Digest of the history up to there. Equal revisions have equal digests on all replicas.
+    /// Digest of the history at that revision. Equal revisions have equal digests on all replicas.
     pub digest: Digest,
 }

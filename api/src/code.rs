@@ -1,15 +1,15 @@
-//! The one table from what went wrong to HTTP status, hint and time to retry.
+//! The table of error codes with HTTP status, hint and retry time.
 //!
-//! Two sources feed it: refusals (the state machine's answers, by [`Kind`]) and the codes below (HTTP's own and the
-//! cluster's). A caller can tell *refused* (nothing happened) from *unknown* (it may have happened): only
-//! [`Code::OutcomeUnknown`] means the latter.
+//! There are two sources of errors: refusals (the state machine's answers, by [`Kind`]) and the codes below
+//! (HTTP's and the cluster's). A caller can distinguish *refused* (nothing was committed) from *unknown* (it
+//! may have been committed): only [`Code::OutcomeUnknown`] means the latter.
 
 use romana_statemachine::Refusal;
 use romana_statemachine::refusal::Kind;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident => $status:literal, $retry:expr, $hint:literal;)*) => {
-        /// What can go wrong outside the rules of the state machine.
+        /// Errors other than the state machine's refusals.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Code { $($(#[$doc])* $code,)* }
 
@@ -23,19 +23,19 @@ macro_rules! codes {
                 match self { $(Self::$code => stringify!($code),)* }
             }
 
-            /// Its HTTP status (RFC 9110).
+            /// The HTTP status (RFC 9110).
             #[must_use]
             pub fn status(self) -> u16 {
                 match self { $(Self::$code => $status,)* }
             }
 
-            /// After how many seconds a retry makes sense.
+            /// Seconds after which a retry is useful.
             #[must_use]
             pub fn retry_after_secs(self) -> Option<u32> {
                 match self { $(Self::$code => $retry,)* }
             }
 
-            /// What to do about it.
+            /// The remedy.
             #[must_use]
             pub fn hint(self) -> &'static str {
                 match self { $(Self::$code => $hint,)* }
@@ -45,15 +45,15 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The body is not the JSON that the route takes.
+    /// The body is not the JSON expected by the route.
     MalformedBody => 400, None,
         "details.field says where; /v1/openapi.json describes the body.";
-    /// A query parameter is unknown, repeated or has a bad value.
+    /// A query parameter is unknown, repeated or invalid.
     MalformedQuery => 400, None,
         "details.parameter says which; /v1/openapi.json lists the parameters of every route.";
-    /// A header has a bad value.
+    /// A header is invalid.
     MalformedHeader => 400, None, "details.header says which.";
-    /// The head of the request is not one.
+    /// The head of the request is invalid.
     MalformedHead => 400, None,
         "Nothing happened. Look at the request line, Content-Length and Transfer-Encoding, and at what stands between you and the server.";
     /// The head of the request is too large.
@@ -61,15 +61,15 @@ codes! {
         "Nothing happened. Send fewer and shorter headers.";
     /// The target of the request is too long.
     UriTooLong => 414, None, "Nothing happened. Ask for less at once.";
-    /// A page of another site sent it.
+    /// The request was sent by a page of another site.
     CrossSite => 403, None,
         "Nothing happened. Changes are not made for pages of other sites; send the request without Origin and Sec-Fetch-Site, or from this server's own origin.";
-    /// A path segment is not UTF-8 or not what belongs there.
+    /// A path segment is not UTF-8, or invalid.
     MalformedPath => 400, None, "Percent-encode names in paths as UTF-8.";
-    /// Virtual IPs are not served yet.
+    /// Virtual IPs are not supported yet.
     VipsNotServed => 422, None,
         "Nothing happened. Use what your platform has for virtual IPs; those that an earlier release accepted can be shown and removed.";
-    /// No such route.
+    /// The route does not exist.
     PathNotFound => 404, None, "/v1/openapi.json lists all routes.";
     /// The endpoint does not exist.
     EndpointNotFound => 404, None, "GET /v1/endpoints shows the endpoints.";
@@ -77,43 +77,43 @@ codes! {
     TopologyNotFound => 404, None, "Set one: romana topology update FILE.";
     /// The group does not exist.
     GroupNotFound => 404, None, "GET /v1/topology shows the groups with their CIDRs.";
-    /// The route exists, not with this method.
+    /// The route exists, but not with this method.
     MethodNotAllowed => 405, None, "The Allow header lists the methods.";
-    /// The caller accepts no form that the route can answer in.
+    /// The caller accepts no content type that the route can produce.
     NotAcceptable => 406, None, "Accept what details.types lists, or send no Accept.";
     /// The client was too slow with its body.
     RequestTimeout => 408, None,
         "Nothing happened. Send the whole body at once, or allow more time with X-Romana-Timeout-Ms.";
-    /// What the follower wants next is no longer kept.
+    /// The revision to resume from is no longer kept.
     RevisionCompacted => 410, None,
         "Ask from details.oldest on, the oldest kept; what is older is in backups and exports only. Followers take GET /v1/snapshot and follow from its revision.";
-    /// The follower has seen more than this cluster decided.
+    /// The follower has seen a revision that this cluster has not reached.
     RevisionAhead => 409, None,
         "This is another cluster or a restored one: take GET /v1/snapshot and follow from its revision.";
     /// No member of the cluster has this id.
     MemberNotFound => 404, None, "`romana cluster status` shows the members.";
-    /// Without this member the cluster could not go on.
+    /// The cluster would lose its quorum without this member.
     MemberNeeded => 409, None,
         "Add a replica or bring the others back first; `--force` (in the API ?force=true) removes it all the same, but not the last voter.";
-    /// Somebody would not understand what is decided by the next version.
+    /// A replica or agent does not support the next version.
     VersionNotRaised => 409, None,
         "Upgrade what details.obstacle names; agents are not waited for with `romana cluster raise-version --force`.";
-    /// Leadership goes to a member that votes only.
+    /// Leadership can only be transferred to a voter.
     MemberNotVoter => 409, None,
         "`romana cluster status` shows the members; a learner votes when it has caught up.";
-    /// Another member is in its place already.
+    /// Another member has replaced it already.
     MemberReplaced => 409, None,
         "Nothing happened. Start that one, or take it back first: romana cluster remove ID, with details.by.";
-    /// Leadership goes to a member that can take over.
+    /// Leadership can only be transferred to a healthy member.
     MemberNotHealthy => 409, None,
         "Nothing happened. `romana cluster status` shows who is healthy; bring it back first.";
-    /// The command has checks of its own, which a batch would go around.
+    /// The command has checks of its own, which a batch would bypass.
     NotInBatch => 422, None,
         "Nothing happened. Take the route or the task of its own: members are changed under /v1/cluster/members.";
-    /// A backup was sent to a cluster that exists.
+    /// A backup was sent to an existing cluster.
     ClusterNotEmpty => 409, None,
         "A backup begins a new cluster: start romanad with --await-restore (or --restore FILE) on empty data directories.";
-    /// What was sent is no backup, or a damaged one.
+    /// The upload is not a backup, or damaged.
     BackupUnusable => 422, None,
         "Nothing was restored. `romana backup verify FILE` says what is wrong; take another backup.";
     /// This replica has no data yet: it waits for a backup.
@@ -123,14 +123,14 @@ codes! {
     BodyTooLarge => 413, None, "Split the request; details.max_bytes is the bound.";
     /// The body is not JSON.
     UnsupportedMediaType => 415, None, "Send Content-Type: application/json.";
-    /// Too much is waiting already.
+    /// Too many requests are waiting.
     Busy => 429, Some(1), "Nothing happened. Retry after the time in Retry-After.";
-    /// A defect of this program.
+    /// A bug in this program.
     Internal => 500, None, "Look into this replica's log and report the defect.";
     /// No leader, no quorum, or this replica is stopping.
     Unavailable => 503, Some(1),
         "Nothing happened. Retry, at another replica if there is one; `romana cluster status` shows them.";
-    /// The index that the question needs is being built.
+    /// The index for this query is being built.
     IndexRebuilding => 503, Some(1),
         "Ask another replica, or retry: details.reached says how far the index is.";
     /// The disk of this replica is full.
@@ -139,10 +139,10 @@ codes! {
     /// The data directory of this replica is an older copy of itself.
     OlderCopy => 503, None,
         "Ask another replica, and put a new member in this one's place: `romana cluster replace ID`. Starting this one again does not help.";
-    /// A file of this replica's history is not what was written.
+    /// A file of this replica's history is damaged.
     HistoryDamaged => 500, None,
         "Ask another replica, and seed this one anew from the others: `romana cluster replace ID`.";
-    /// The command was handed over and its fate is not known.
+    /// The command was proposed, but its outcome is unknown.
     OutcomeUnknown => 503, Some(1),
         "It may have happened. A retry with the same name is safe, or read the state first.";
 }
@@ -159,7 +159,7 @@ pub fn status_of(kind: Kind) -> u16 {
     }
 }
 
-/// The status of a code of either table; `None`: it is of another version.
+/// The status of a code of either table; `None`: a code of another version.
 #[must_use]
 pub fn status_of_code(code: &str) -> Option<u16> {
     let own = Code::ALL.iter().find(|known| known.as_str() == code).map(|known| known.status());

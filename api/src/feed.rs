@@ -4,32 +4,32 @@
 use romana_statemachine::{Revision, Topic};
 use serde::{Deserialize, Serialize};
 
-/// A record `R` of the history, and what to do about its event if that is not known.
+/// A record `R` of the history, and how to treat its event if that is unknown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "{R}Line"))]
 pub struct RecordLine<R> {
     #[serde(flatten)]
     pub record: R,
-    /// The version of behaviour that brought the event. Only of events since version 4: whoever reads the feed knows
-    /// all events before.
+    /// The version of behaviour that introduced the event. Only for events since version 4: all feed
+    /// readers know the earlier ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u16>,
-    /// The event's topic, beside `since`.
+    /// The event's topic, together with `since`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<Topic>,
-    /// Whether who does not know the event may leave it out, beside `since`.
+    /// Whether readers that do not know the event may skip it, together with `since`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
 
-/// All events of interest up to a revision have been sent.
+/// All matching events up to a revision have been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Bookmark {
     pub bookmark: BookmarkAt,
 }
 
-/// Where a bookmark is.
+/// The position of a bookmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BookmarkAt {

@@ -1,12 +1,12 @@
-//! Headers of requests and answers, in the lower case that HTTP libraries compare.
+//! Headers of requests and answers, in lower case as HTTP libraries compare them.
 
-/// Of answers: the revision that the answer is based on.
+/// In answers: the revision that the answer is based on.
 pub const REVISION: &str = "x-romana-revision";
-/// Of answers: id of the cluster that answered.
+/// In answers: id of the cluster.
 pub const CLUSTER: &str = "x-romana-cluster";
-/// Of requests: who asks, for the audit log. Visible ASCII, at most 253 bytes.
+/// In requests: the actor, for the audit log. Visible ASCII, at most 253 bytes.
 pub const ACTOR: &str = "x-romana-actor";
-/// Of requests: how long the replica may take, milliseconds, at most 60 000.
+/// In requests: the replica's time limit, milliseconds, at most 60 000.
 pub const TIMEOUT_MS: &str = "x-romana-timeout-ms";
-/// Of followers: the newest version of behaviour that they know.
+/// In followers' requests: the newest version of behaviour that they know.
 pub const VERSION: &str = "x-romana-version";

@@ -3,11 +3,11 @@
 use romana_statemachine::Revision;
 use serde::{Deserialize, Serialize};
 
-/// How a replica is.
+/// The health of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Health {
-    /// `healthy`, `ready`, or why starting it again would not help.
+    /// `healthy`, `ready`, or why a restart would not help.
     pub status: String,
     pub revision: Revision,
 }

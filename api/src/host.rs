@@ -8,7 +8,7 @@ use romana_statemachine::name::{AddressName, InstanceId};
 use romana_statemachine::{Millis, Revision};
 use serde::{Deserialize, Serialize};
 
-/// New facts of a host, or a new state; absent members stay.
+/// Changes of a host's facts, or a new state; absent members stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -21,58 +21,59 @@ pub struct HostPatch {
     pub labels: Option<Labels>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<Labels>,
-    /// Not together with other members: one change could be refused after the other was made.
+    /// Not together with other members: one change could be refused after the other was committed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<HostState>,
 }
 
-/// What runs on a host, said by its agent. The host is in the path.
+/// An agent's report of what runs on its host. The host is in the path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReportBody {
-    /// The revision that the agent had followed to when it looked.
+    /// The agent's revision when it collected the report.
     pub revision: Revision,
     /// Time of the revision; only with `attached`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Millis>,
-    /// Names of the addresses in use, those being set up included.
+    /// Names of the addresses in use, including those being set up.
     pub running: Vec<AddressName>,
-    /// Addresses in use that are known. What is not allocated is adopted, or kept as a conflict.
+    /// Known addresses in use. Those not allocated are adopted, or recorded as conflicts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached: Option<Vec<Attached>>,
 }
 
-/// That an agent lives. The host is in the path.
+/// An agent's heartbeat. The host is in the path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HeartbeatBody {
     /// Version of the agent's program.
     pub version: String,
-    /// Up to where it has followed the log.
+    /// The revision up to which the agent has followed the log.
     pub revision: Revision,
-    /// The revision that its kernel agrees with.
+    /// The revision that the host's kernel agrees with.
     #[serde(default)]
     pub applied: Option<Revision>,
-    /// What somebody has to look at: the first 16 are kept, 128 characters of each.
+    /// Problems for an operator: the first 16 are kept, 128 characters of each.
     #[serde(default)]
     pub problems: Vec<String>,
-    /// What the agent calls itself. Another one than speaks for the host is refused. Absent: it is of before version 4.
+    /// The agent's instance. Refused if another one is enrolled for the host.
+    /// Absent: an agent before version 4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,
-    /// The name of the machine that it runs on.
+    /// Name of the agent's machine.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub machine: String,
 }
 
-/// An agent that wants to speak for the host in the path.
+/// An agent that enrols for the host in the path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentBody {
     pub instance: InstanceId,
-    /// The agent that it replaces, if another one speaks for the host.
+    /// The agent that it replaces, if another one is enrolled.
     #[serde(default)]
     pub replaces: Option<InstanceId>,
 }

@@ -1,4 +1,4 @@
-//! The contract between `romanad` and everybody who talks to it over HTTP: types only, no I/O.
+//! The contract between `romanad` and its HTTP clients: types only, no I/O.
 //!
 //! ```text
 //!   statemachine (vocabulary) ◄── api ◄── controlplane (serves it)
@@ -6,15 +6,16 @@
 //!                                  └───── client, agent, CLI, tests (use it)
 //! ```
 //!
-//! A type is here if it is the body of a request or of an answer and is not part of the vocabulary
-//! ([`romana_statemachine`]) already. One module per noun of the API, as in `controlplane/src/api`.
+//! A type is here if it is the body of a request or answer and not already part of the vocabulary
+//! ([`romana_statemachine`]). One module per resource of the API, as in `controlplane/src/api`.
 //!
-//! - **Bodies** refuse unknown members: a typing error must not be taken for a default.
-//! - **Answers** are read tolerantly: a client may be older or newer than its cluster.
-//! - [`code`] is the table from error codes to HTTP statuses; [`header`] names the headers.
+//! - **Request bodies** refuse unknown members: a misspelled member must not be
+//!   ignored in favour of a default.
+//! - **Answers** are parsed tolerantly: a client may be older or newer than its cluster.
+//! - [`code`] maps error codes to HTTP statuses; [`header`] names the headers.
 //!
-//! With the feature `schema`, all types have a JSON Schema, from which `/v1/openapi.json` is made. The doc comments
-//! are its descriptions.
+//! With the feature `schema`, all types have a JSON Schema, from which `/v1/openapi.json` is generated. The
+//! doc comments are its descriptions.
 
 pub mod audit;
 pub mod backup;
@@ -43,7 +44,7 @@ pub use code::Code;
 pub use error::{ApiError, ErrorAnswer};
 pub use page::{Changed, Page};
 
-/// TCP port that `romanad` serves its API on, unless told otherwise.
+/// Default TCP port of `romanad`'s API.
 pub const API_PORT: u16 = 9600;
-/// TCP port on which replicas talk to each other, unless told otherwise.
+/// Default TCP port for the traffic between replicas.
 pub const PEER_PORT: u16 = 9601;

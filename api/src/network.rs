@@ -1,4 +1,4 @@
-//! `/v1/networks`: networks, and how full their groups are.
+//! `/v1/networks`: networks, and the utilization of their groups.
 
 use ipnet::IpNet;
 use romana_statemachine::GroupUsage;
@@ -16,10 +16,10 @@ pub struct Network {
     /// Prefix length of its blocks.
     #[serde(default)]
     pub block_mask: u8,
-    /// Whose it is; empty: everybody's.
+    /// Tenants that may use it; empty: all.
     #[serde(default)]
     pub tenants: Vec<TenantId>,
-    /// Whether the first and the last address of each block are left out.
+    /// Whether the first and the last address of each block are not allocated.
     #[serde(default)]
     pub skip_first_last: bool,
     /// Its leaf groups.
@@ -27,13 +27,13 @@ pub struct Network {
     pub groups: Vec<Group>,
 }
 
-/// A leaf group, and how full it is.
+/// A leaf group, and its utilization.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Group {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Labels that hosts of the group have.
+    /// Labels of the hosts in the group.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub assignment: Labels,
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! What many routes answer: a page of a list, or what a change came to.
+//! Generic answers: a page of a list, or the result of a change.
 
 use romana_statemachine::Revision;
 use romana_statemachine::audit::Moment;
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "{T}List"))]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// Revision that the list was read at.
+    /// Revision of the list.
     #[serde(default)]
     pub revision: Revision,
-    /// What `?continue=` gets to go on; absent on the last page.
+    /// The value of `?continue=` for the next page; absent on the last page.
     #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// Of answers about the past: the oldest revision that is kept. Of what was before, nothing is known.
+    /// In answers about the past: the oldest revision kept. Nothing is known about earlier ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<Moment>,
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Changed {
-    /// Whether anything changed: false if it was so already.
+    /// Whether anything changed: false if the state was already as requested.
     pub changed: bool,
-    /// Revision after it.
+    /// Revision after the change.
     pub revision: Revision,
 }

@@ -8,71 +8,71 @@ use romana_statemachine::name::PolicyName;
 use romana_statemachine::policy::document::PolicyDocument;
 use serde::{Deserialize, Serialize};
 
-/// What became of a document.
+/// The result of setting a document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoliciesSet {
     pub changed: bool,
     pub revision: Revision,
-    /// The policies that stand now.
+    /// The policies in force now.
     pub policies: Vec<PolicyName>,
 }
 
-/// What policies would do.
+/// The effect that policies would have.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoliciesExplained {
     pub policies: Vec<PolicyExplained>,
-    /// Between whom verdicts would change.
+    /// Pairs whose verdicts would change.
     pub changes: Vec<VerdictChange>,
-    /// How many pairs that would be, all told.
+    /// Total number of such pairs.
     pub changed: u64,
-    /// How many pairs were looked at.
+    /// Number of pairs examined.
     pub pairs: u64,
-    /// Whether there are more pairs than that, or more ranges.
+    /// Whether there are more pairs or ranges than those listed.
     pub truncated: bool,
-    /// Ranges whose unknown addresses were looked at.
+    /// Ranges whose unallocated addresses were examined.
     #[cfg_attr(feature = "schema", schemars(with = "Vec<romana_statemachine::schema::Cidr>"))]
     pub ranges: Vec<IpNet>,
-    /// What was not looked at: sentences.
+    /// What was not examined: sentences.
     pub not_looked_at: Vec<String>,
-    /// What may not be meant: sentences.
+    /// What may be unintended: sentences.
     pub warnings: Vec<String>,
     pub revision: Revision,
 }
 
-/// Which endpoints a policy is about now, and what it means.
+/// The endpoints that a policy selects now, and its meaning.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyExplained {
     pub name: PolicyName,
-    /// Whether a policy of that name exists, …
+    /// Whether a policy of that name exists.
     pub exists: bool,
-    /// … and is the same.
+    /// Whether the existing policy is the same.
     pub unchanged: bool,
-    /// Endpoints that it applies to now; addresses without one are counted too.
+    /// Number of endpoints that it selects now, including addresses without an endpoint.
     pub endpoints: u64,
-    /// Hosts that it applies to now.
+    /// Number of hosts that it selects now.
     pub hosts: u64,
-    /// Ranges in which it applies to every other address as well.
+    /// Ranges in which it selects every other address as well.
     #[cfg_attr(feature = "schema", schemars(with = "Vec<romana_statemachine::schema::Cidr>"))]
     pub ranges: Vec<IpNet>,
-    /// Sentences.
+    /// The meaning, as sentences.
     pub explanation: Vec<String>,
     pub policy: PolicyDocument,
 }
 
-/// What would change between two parties.
+/// The change of verdicts between two parties.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VerdictChange {
     pub source: IpAddr,
-    /// What the source stands for, if it is nobody's: the addresses of a range that nobody has.
+    /// The range that the source stands for, if it is an unallocated address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<romana_statemachine::schema::Cidr>"))]
     pub source_range: Option<IpNet>,
     pub destination: IpAddr,
-    /// Likewise.
+    /// The range that the destination stands for, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<romana_statemachine::schema::Cidr>"))]
     pub destination_range: Option<IpNet>,

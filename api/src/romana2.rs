@@ -1,4 +1,4 @@
-//! Romana 2.0's own routes and forms, for programs that were written for it.
+//! Romana 2.0's routes and formats, for existing clients.
 
 use std::net::IpAddr;
 
@@ -11,26 +11,26 @@ use romana_statemachine::{Labels, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// An error in 2.0's form.
+/// An error in 2.0's format.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Romana2Error {
     /// The HTTP status.
     pub status_code: u16,
-    /// What was asked and why not.
+    /// The request, and why it failed.
     pub details: String,
-    /// Stable code. Not in 2.0, as the hint.
+    /// Stable code. Not in 2.0, like the hint.
     pub code: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: String,
-    /// What kind of thing it is about, or empty.
+    /// Type of the object concerned, or empty.
     pub resource_type: String,
     pub resource_id: String,
     /// Always empty.
     pub see_also: String,
 }
 
-/// A request for an address. 2.0 took an empty tenant or segment; here that is `default`.
+/// A request for an address. 2.0 accepted an empty tenant or segment, which is `default` here.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -52,15 +52,15 @@ pub struct Romana2NewHost {
     pub ip: IpAddr,
     #[serde(default)]
     pub tags: Option<Labels>,
-    /// Of no use.
+    /// Ignored.
     #[serde(default)]
     pub agent_port: u16,
-    /// Of no use.
+    /// Ignored.
     #[serde(default)]
     pub k8s_info: Option<Value>,
 }
 
-/// Which policy. 2.0's ids are texts, older ones numbers.
+/// Reference to a policy. 2.0's ids are strings, those of earlier versions numbers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -73,7 +73,7 @@ pub struct Romana2PolicyRef {
     pub id: Value,
 }
 
-/// A policy. Parties are those of a policy document, with `tenant_id` and `segment_id`.
+/// A policy. Parties have the format of policy documents, with `tenant_id` and `segment_id`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Romana2Policy {
@@ -134,7 +134,7 @@ pub struct Romana2Hosts {
 pub struct Romana2Host {
     pub ip: IpAddr,
     pub name: HostName,
-    /// Always 0: agents have no port here.
+    /// Always 0: agents have no port.
     pub agent_port: u16,
     pub tags: Labels,
     pub k8s_info: Labels,

@@ -1,10 +1,10 @@
-//! `/v1/routes`: the aggregated routes from one point of view.
+//! `/v1/routes`: the aggregated routes as seen from one point.
 
 use romana_statemachine::Revision;
 use romana_statemachine::routes::Routes;
 use serde::Serialize;
 
-/// Routes, and the revision that they follow from.
+/// Routes, and the revision from which they are derived.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RoutesAt {

@@ -1,4 +1,4 @@
-//! `/v1/settings`: values that are the same on all replicas, hence in the log.
+//! `/v1/settings`: settings that apply to all replicas, and are stored in the log.
 
 use ipnet::IpNet;
 use romana_statemachine::AgentSettings;
@@ -13,13 +13,13 @@ pub struct ClusterSettings {
     pub settings: Settings,
     #[serde(flatten)]
     pub agents: AgentSettings,
-    /// How long records are kept; `null`: for ever.
+    /// How long records are kept; `null`: forever.
     #[serde(default)]
     pub history_retention_ms: Option<u64>,
-    /// How many bytes of records each replica keeps; `null`: all.
+    /// Limit of the size of records on each replica, bytes; `null`: none.
     #[serde(default)]
     pub history_retention_bytes: Option<u64>,
-    /// Ranges of Kubernetes services: no endpoint, host or network gets their addresses.
+    /// Ranges of Kubernetes services: excluded for endpoints, hosts and networks.
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<romana_statemachine::schema::Cidr>"))]
     pub service_ranges: Vec<IpNet>,
@@ -30,7 +30,7 @@ pub struct ClusterSettings {
     pub revision: Revision,
 }
 
-/// What is to change; absent members stay.
+/// Changes of settings; absent members stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -45,17 +45,17 @@ pub struct SettingsPatch {
     pub host_down_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore_hold_max_ms: Option<u64>,
-    /// `null`: for ever.
+    /// `null`: forever.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub history_retention_ms: Option<Option<u64>>,
-    /// `null`: all.
+    /// `null`: no limit.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub history_retention_bytes: Option<Option<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_ranges: Option<Vec<String>>,
 }
 
-/// Tells null from absent.
+/// Distinguishes `null` from absent.
 fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
     Option::<u64>::deserialize(from).map(Some)
 }

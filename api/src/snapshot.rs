@@ -1,4 +1,4 @@
-//! `/v1/snapshot`: the state at one revision, to start following from.
+//! `/v1/snapshot`: the state at one revision, as a starting point for followers.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::block::{Blackout, Block};
 use crate::tenant::Tenant;
 
-/// The state. Members are those of the topics that were asked for.
+/// The state. It has the members of the requested topics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Snapshot {
@@ -30,7 +30,7 @@ pub struct Snapshot {
     pub hosts: Option<Vec<Host>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Vec<Block>>,
-    /// With `?host=`: only those on the host.
+    /// With `?host=`: only those of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<Allocation>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,17 +45,17 @@ pub struct Snapshot {
     pub routers: Option<Vec<Router>>,
 }
 
-/// What comes before the lists.
+/// The members before the lists.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SnapshotHead {
     pub revision: Revision,
-    /// Digest of the history up to there.
+    /// Digest of the history up to that revision.
     pub digest: Digest,
-    /// Digest of the state, where that was asked for.
+    /// Digest of the state, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_digest: Option<Digest>,
-    /// Time of the last record.
+    /// Log time of the last record.
     pub at: Millis,
     #[serde(flatten)]
     pub topology: Option<TopologyHead>,
@@ -65,11 +65,11 @@ pub struct SnapshotHead {
     pub cluster: Option<ClusterHead>,
 }
 
-/// Of the topic `topology`.
+/// Members of the topic `topology`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopologyHead {
-    /// The document, as `/v1/topology` shows it; `null`: none was set.
+    /// The document, as in `/v1/topology`; `null`: none has been set.
     #[cfg_attr(
         feature = "schema",
         schemars(with = "Option<romana_statemachine::topology::TopologySpec>")
@@ -80,7 +80,7 @@ pub struct TopologyHead {
     pub version: u16,
 }
 
-/// Settings, and those that concern agents.
+/// All settings, including those that concern agents.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AllSettings {
@@ -90,27 +90,27 @@ pub struct AllSettings {
     pub agents: AgentSettings,
 }
 
-/// Of the topic `hosts`.
+/// Members of the topic `hosts`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostsHead {
-    /// Addresses that hosts use and the log cannot give them, by host.
+    /// Addresses in use by hosts that the log cannot allocate to them, by host.
     pub conflicts: BTreeMap<HostName, Vec<Conflict>>,
 }
 
-/// Of the topic `cluster`.
+/// Members of the topic `cluster`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterHead {
     pub retention: Retention,
     /// The newest checkpoint that the replicas have agreed on.
     pub signed: Option<CheckpointSigned>,
-    /// Why nothing fresh is allocated.
+    /// Why no new addresses are allocated.
     pub held: Option<HeldHosts>,
     pub members: Vec<Member>,
 }
 
-/// The cluster was restored: whom allocation waits for.
+/// The cluster was restored: hosts that must report before addresses are allocated.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HeldHosts {

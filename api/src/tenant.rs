@@ -11,7 +11,7 @@ pub struct Tenant {
     pub id: TenantId,
     #[serde(default)]
     pub labels: Labels,
-    /// By id.
+    /// Sorted by id.
     #[serde(default)]
     pub segments: Vec<Segment>,
 }
@@ -26,7 +26,7 @@ pub struct Segment {
 }
 
 impl Tenant {
-    /// A tenant of the state.
+    /// Converts a tenant of the state.
     #[must_use]
     pub fn new(id: &TenantId, tenant: &romana_statemachine::Tenant) -> Self {
         let segments = tenant
@@ -37,7 +37,7 @@ impl Tenant {
     }
 }
 
-/// The labels of a tenant or a segment: all that it has.
+/// The labels of a tenant or segment, its only attribute.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]

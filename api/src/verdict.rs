@@ -6,23 +6,23 @@ use std::net::IpAddr;
 use romana_statemachine::Revision;
 use serde::{Deserialize, Serialize};
 
-/// Whether a packet passes.
+/// The verdict on a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verdict {
     pub allowed: bool,
-    /// The packet, as it was asked about.
+    /// The packet in question.
     pub traffic: String,
     pub source: VerdictEnd,
     pub destination: VerdictEnd,
-    /// How the source's side judges.
+    /// The verdict of the source's side.
     pub egress: VerdictSide,
-    /// How the destination's side judges.
+    /// The verdict of the destination's side.
     pub ingress: VerdictSide,
     pub revision: Revision,
 }
 
-/// Who is at an end.
+/// An end of the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VerdictEnd {
@@ -39,14 +39,14 @@ pub struct VerdictEnd {
     pub host: Option<String>,
 }
 
-/// How a side judges.
+/// The verdict of one side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VerdictSide {
     pub open: bool,
-    /// A sentence.
+    /// The reason, as a sentence.
     pub why: String,
-    /// Policies that isolate it.
+    /// Policies that isolate this side.
     pub isolating: Vec<String>,
     pub allowing: Vec<RuleAt>,
 }
@@ -56,6 +56,6 @@ pub struct VerdictSide {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RuleAt {
     pub policy: String,
-    /// Its place in the policy's list, from 0.
+    /// Index in the policy's list, from 0.
     pub rule: u64,
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct VipBody {
     pub ip: IpAddr,
-    /// Hosts that may answer; none: all.
+    /// Hosts that may hold it; empty: all.
     #[serde(default)]
     pub candidates: Vec<HostName>,
 }

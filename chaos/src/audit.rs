@@ -1,5 +1,5 @@
-//! What every replica says about the past when all is quiet again: who held which address, its
-//! history as a file, and whether all histories are whole. The oracle judges it.
+//! Collects audit evidence from every replica after the run: who held which address, the exported history,
+//! and the verification of all histories. The oracle checks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -23,14 +23,14 @@ use crate::cluster::Cluster;
 use crate::evidence::{Audited, Exported};
 use crate::http::Connection;
 
-/// Addresses that are asked for on each replica; of more, as many are drawn.
+/// Limit of addresses queried on each replica; if there are more, a random sample.
 pub const ADDRESSES_MAX: usize = 5_000;
 /// Connections to one replica.
 const CONNECTIONS: usize = 4;
-/// How long one answer may take.
+/// Timeout of one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Every address that was ever given out, or a part of them that the seed draws; and how many.
+/// Every address ever allocated, or a sample drawn from the seed; and the total number.
 #[must_use]
 pub fn addresses(records: &[Record], seed: u64) -> (Vec<IpAddr>, usize) {
     let given = records.iter().filter_map(|record| match &record.event {
@@ -43,10 +43,10 @@ pub fn addresses(records: &[Record], seed: u64) -> (Vec<IpAddr>, usize) {
     (drawn, all)
 }
 
-/// Asks all replicas about the history up to `last`.
+/// Queries all replicas about the history up to `last`.
 ///
 /// # Errors
-/// A replica does not answer, or not as it should.
+/// A replica does not answer, or its answer is malformed.
 pub async fn collect(
     cluster: &Cluster,
     addresses: &[IpAddr],
@@ -76,7 +76,7 @@ async fn ask(
     Ok(Audited { replica, held, exported, verified })
 }
 
-/// Who held these addresses.
+/// The holders of these addresses.
 async fn who(api: SocketAddr, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Vec<Tenure>)>> {
     let mut connection = Connection::open(api, PATIENCE).await?;
     let mut held = Vec::with_capacity(addresses.len());
@@ -100,7 +100,7 @@ async fn who(api: SocketAddr, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Vec<T
     Ok(held)
 }
 
-/// Replays the replica's export as it comes. `None`: it does not serve exports yet.
+/// Replays the replica's export while it arrives. `None`: the replica does not support exports yet.
 async fn export(api: SocketAddr, last: Revision) -> Result<Option<Exported>> {
     let mut connection = Connection::open(api, PATIENCE).await?;
     let path = format!("/v1/audit/export?to={last}");

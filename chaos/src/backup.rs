@@ -1,4 +1,4 @@
-//! Takes backups, one after the other from one replica after the other, while everything goes on.
+//! Takes backups from the replicas in turn during the run.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use tokio::time::{sleep, timeout};
 use crate::evidence::Backed;
 use crate::http::Connection;
 
-/// From one backup to the next.
+/// Interval between backups.
 const EVERY: Duration = Duration::from_millis(700);
-/// How long a backup may take, and any part of it be waited for.
+/// Timeout of a backup, and of each part of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What came of asking for a backup.
+/// The result of a backup request.
 enum Taken {
     Whole(Box<Checked>),
-    /// None: the replica was away, or went away.
+    /// No complete backup: the replica was down, or stopped.
     Broken,
     Wrong(BackupError),
 }
@@ -76,7 +76,7 @@ fn backed(replica: u64, checked: &Checked) -> Backed {
     }
 }
 
-/// A backup of what a replica has, with every check.
+/// Takes a backup of a replica's state, with every check.
 async fn take(api: SocketAddr) -> Taken {
     let Ok(mut connection) = Connection::open(api, PATIENCE).await else { return Taken::Broken };
     let path = "/v1/backup?consistency=local";
@@ -91,7 +91,7 @@ async fn take(api: SocketAddr) -> Taken {
         let data = match timeout(PATIENCE, body.frame()).await {
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             Ok(None) => break,
-            // It went away.
+            // The replica stopped.
             Ok(Some(Err(_))) | Err(_) => return Taken::Broken,
         };
         reader.push(&data);

@@ -1,5 +1,5 @@
-//! Measurements, side by side with etcd in the same run, on the same disk, one after the other.
-//! Nothing is asserted: machines differ. The report says what was compared with what.
+//! Benchmarks, compared with etcd in the same run, on the same disk, one after the other. Nothing is
+//! asserted, as machines differ. The report states what was compared.
 
 mod abuse;
 mod audit;
@@ -136,24 +136,24 @@ pub enum What {
     },
 }
 
-/// How to measure.
+/// Options of a benchmark.
 #[derive(Clone, Debug, Default)]
 pub struct BenchOptions {
-    /// The `romanad` program, where it is not beside this one.
+    /// The `romanad` program; `None`: next to this one.
     pub romanad: Option<PathBuf>,
-    /// Where data directories are made, of both.
+    /// Parent of the data directories of both.
     pub dir: Option<PathBuf>,
-    /// Where to write the figures as JSON.
+    /// File for the results as JSON.
     pub json: Option<PathBuf>,
 }
 
-/// Measures and prints.
+/// Runs a benchmark and prints the results.
 ///
 /// # Errors
 /// A program is missing, a cluster does not start, or a request fails.
 pub async fn run(what: What, options: BenchOptions) -> Result<()> {
     if !matches!(what, What::Statemachine { .. }) {
-        // Before anything is started.
+        // Check before anything is started.
         find_romanad(options.romanad.as_deref())?;
     }
     let figures = match what {

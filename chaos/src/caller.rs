@@ -1,5 +1,5 @@
-//! How the judge's clients speak to the cluster: through the client library, which retries, or
-//! with one bare HTTP request, so that what a single request promises is judged as well.
+//! The clients' access to the cluster: with the client library, which retries, or with single HTTP requests,
+//! so that guarantees of a single request are checked as well.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use crate::evidence::{Ask, Held, Outcome};
 use crate::http::{Answer, Connection, HttpError};
 
-/// How long a bare request waits for its answer.
+/// Timeout of a single request.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A client library handle for these replicas.
+/// Creates a library client for these replicas.
 ///
 /// # Errors
-/// None in practice: the addresses are ours.
+/// Never in practice: the addresses are valid.
 pub fn library(apis: &[SocketAddr], actor: &str) -> Result<Client> {
     let servers = apis
         .iter()
@@ -34,31 +34,28 @@ pub fn library(apis: &[SocketAddr], actor: &str) -> Result<Client> {
     Client::new(config).context("make a client")
 }
 
-/// A way to speak.
+/// A way to call the cluster.
 #[derive(Debug)]
 pub enum Caller {
-    /// Through the client library.
     Library(Client),
-    /// One request at a time on a kept-alive connection, to a replica picked at random, no retries.
+    /// One request at a time on a kept-alive connection to a random replica, without retries.
     Bare {
-        /// All replicas.
         apis: Vec<SocketAddr>,
-        /// The connection in use.
         connection: Option<Connection>,
     },
 }
 
 impl Caller {
-    /// Whether it may ask a command more than once.
+    /// Whether it may send a command more than once.
     #[must_use]
     pub fn retries(&self) -> bool {
         matches!(self, Self::Library(_))
     }
 
-    /// Asks and says how it ended.
+    /// Makes a call and returns its outcome.
     pub async fn call(&mut self, ask: &Ask, rng: &mut SmallRng) -> Outcome {
         match (self, ask) {
-            // Reads are always bare: the library hides at which revision it read.
+            // Reads never use the library, which does not return the revision of a read.
             (Self::Library(client), Ask::Command(command)) => {
                 judge_library(client.submit(command).await)
             }
@@ -70,7 +67,7 @@ impl Caller {
                 };
                 Self::Bare { apis: vec![api], connection: None }.bare(ask, rng).await
             }
-            // The library has no word for one replica's own answer.
+            // The library has no call for a local read at a given replica.
             (Self::Library(_), Ask::Local(..)) => Outcome::Unavailable,
             (caller @ Self::Bare { .. }, ask) => caller.bare(ask, rng).await,
         }
@@ -80,7 +77,7 @@ impl Caller {
         let Self::Bare { apis, connection } = self else { return Outcome::Unavailable };
         let held = match (connection.take(), ask) {
             (_, Ask::Local(_, place)) => {
-                // The places begin at 1.
+                // Places count from 1.
                 let at = usize::try_from(*place).unwrap_or(1).saturating_sub(1);
                 Connection::open(apis[at.min(apis.len() - 1)], PATIENCE).await
             }
@@ -100,7 +97,7 @@ impl Caller {
     }
 }
 
-/// The request for what is asked: resources where there are some, else a batch of one.
+/// The request for a call: a resource if there is one, else a batch of one.
 fn request(ask: &Ask) -> (Method, String, Option<Value>) {
     let address = |name: &AddressName| format!("/v1/addresses/{name}");
     match ask {
@@ -181,16 +178,16 @@ fn acked(ask: &Ask, revision: Revision, answer: &Answer) -> Outcome {
         Ask::Read(_) | Ask::Local(..) | Ask::Who(_) => None,
         Ask::Command(_) => wants_address.then_some(answer.status == 201),
     };
-    // An accepted allocation without an address in its answer is for the oracle to see.
+    // An acknowledged allocation without an address in the answer is left to the oracle.
     let held = wants_address.then(|| held(&answer.body)).flatten();
     Outcome::Acked { revision, changed, held }
 }
 
-/// Who has an address now, of all who had it.
+/// The current holder among all holders of an address.
 fn who(revision: Revision, answer: &Answer) -> Outcome {
     let tenures = answer.body.get("items").and_then(Value::as_array);
     let Some(tenures) = tenures.filter(|_| answer.body.get("continue").is_none()) else {
-        // A page of more is no answer to this.
+        // Several pages are unexpected here.
         return Outcome::Unavailable;
     };
     let last = tenures.last().filter(|tenure| tenure.get("to").is_none_or(Value::is_null));
@@ -202,7 +199,7 @@ fn who(revision: Revision, answer: &Answer) -> Outcome {
     Outcome::Acked { revision, changed: None, held }
 }
 
-/// Reads an address out of an answer.
+/// Parses an address in an answer.
 #[must_use]
 pub fn held(body: &Value) -> Option<Held> {
     let text = |key: &str| body.get(key).and_then(Value::as_str);

@@ -1,10 +1,10 @@
-//! The one clock of a run.
+//! The clock of a run.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use romana_statemachine::Millis;
 
-/// Nanoseconds since the run began, on the one clock of the judge.
+/// Nanoseconds since the start of the run, on the judge's clock.
 pub type Nanos = u64;
 
 /// The clock of a run.
@@ -19,13 +19,13 @@ impl Clock {
         Self(Instant::now(), Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// The time of day at zero.
+    /// Wall-clock time at zero.
     #[must_use]
     pub fn began(&self) -> Millis {
         self.1
     }
 
-    /// The time now.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Nanos {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(Nanos::MAX)

@@ -1,5 +1,5 @@
-//! A cluster of real `romanad` processes on loopback, in a directory of its own, and what can be
-//! done to them: kill, pause, restart, cut the power. Everything is ended and removed on drop.
+//! A cluster of real `romanad` processes on loopback in its own directory, with operations on them: kill,
+//! pause, restart, cut the power. All processes and files are removed on drop.
 
 mod clocks;
 mod disks;
@@ -28,31 +28,30 @@ pub use ports::free_ports;
 pub(crate) use ports::log_file;
 pub use programs::{find_romanad, power_shim};
 
-/// Ports of the API and of peers, where each replica has a network namespace of its own.
+/// Ports of API and peers if each replica has its own network namespace.
 const OWN_PORTS: (u16, u16) = (9600, 9601);
 
-/// How to build a cluster.
+/// Options of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     pub replicas: usize,
-    /// The `romanad` program.
     pub romanad: PathBuf,
-    /// An older one, which all replicas begin with: [`Cluster::set_old`] ends that.
+    /// An older program, which all replicas run until [`Cluster::set_old`].
     pub previous: Option<PathBuf>,
-    /// Where the cluster's directory is made; the system's temporary directory if absent.
+    /// Parent of the cluster's directory; default: the system's temporary directory.
     pub parent: Option<PathBuf>,
-    /// Preload the shim that breaks disks and clocks, with this seed for torn writes.
+    /// Preload the shim for disk and clock faults; the seed determines torn writes.
     pub shim: Option<u64>,
-    /// With `shim`: a disk whose fsync lies. Acknowledged data is lost, and the judge must see it.
+    /// With `shim`: fsync does nothing. Acknowledged data is lost, and the oracle must detect it.
     pub lying_disk: bool,
-    /// Give each replica a network namespace of its own (needs root).
+    /// Give each replica its own network namespace (needs root).
     pub namespaces: bool,
     /// Give each replica a small disk (needs root).
     pub small_disks: Option<SmallDisk>,
 }
 
 impl ClusterOptions {
-    /// Three replicas on loopback and the disk that is there.
+    /// Three replicas on loopback, on the existing file system.
     #[must_use]
     pub fn new(romanad: PathBuf) -> Self {
         Self {
@@ -68,39 +67,39 @@ impl ClusterOptions {
     }
 }
 
-/// One replica: a process, or the place of one that is down.
+/// A replica, running or not.
 #[derive(Debug)]
 pub struct Replica {
     pub id: u64,
-    /// Where it serves the API.
+    /// Address of the API.
     pub api: SocketAddr,
-    /// Where it serves its peers.
+    /// Address of the peer listener.
     pub peer: SocketAddr,
     child: Option<Child>,
     paused: bool,
-    /// It may end by itself: that is no crash.
+    /// Its process may exit without a crash being reported.
     may_end: bool,
     starts: u64,
     /// Whether it runs [`ClusterOptions::previous`].
     old: bool,
-    /// Came later: it is started with `--join`.
+    /// Added later: started with `--join`.
     joins: bool,
 }
 
 impl Replica {
-    /// Whether it is meant to run (it may be paused).
+    /// Whether it has a process (which may be paused).
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.child.is_some()
     }
 
-    /// Whether it runs, and is not paused.
+    /// Whether it has a process that is not paused.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.child.is_some() && !self.paused
     }
 
-    /// Its process, when it is up.
+    /// Its process id, if it is up.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -117,21 +116,21 @@ impl Replica {
 #[derive(Debug)]
 pub struct Cluster {
     options: ClusterOptions,
-    /// After the replicas, which end when the cluster is dropped.
+    /// Declared after the replicas, which are killed first on drop.
     net: Option<Net>,
-    /// Before `dir`: unmounted before it is removed.
+    /// Declared before `dir`: unmounted before that is removed.
     small: Option<disks::SmallDisks>,
     dir: TempDir,
     shim: Option<PathBuf>,
     replicas: Vec<Replica>,
-    /// What `--initial-cluster` says, for ever.
+    /// The unchanging value of `--initial-cluster`.
     founders: String,
-    /// Ends that were seen in passing and that `crashes` has still to report.
+    /// Exits that were observed and that `crashes` has not reported yet.
     ended: Vec<String>,
     lives: Lives,
 }
 
-/// The last process of every replica, by the replica's id. Clones are handles of the same.
+/// The last process of every replica, by id. Clones share the map.
 #[derive(Clone, Debug, Default)]
 pub struct Lives(Arc<Mutex<BTreeMap<u64, u32>>>);
 
@@ -140,7 +139,7 @@ impl Lives {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(replica, process);
     }
 
-    /// Those that there are, or were last.
+    /// The current or last process of every replica.
     #[must_use]
     pub fn all(&self) -> BTreeMap<u64, u32> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -202,7 +201,7 @@ impl Cluster {
         self.lives.clone()
     }
 
-    /// The cluster's directory: data and logs.
+    /// The cluster's directory, with data and logs.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -220,25 +219,25 @@ impl Cluster {
         self.dir.path().join(format!("replica-{}.log", self.replicas[at].id))
     }
 
-    /// The network between them, if each has a namespace of its own.
+    /// The network between replicas, if they have their own namespaces.
     pub fn net(&mut self) -> Option<&mut Net> {
         self.net.as_mut()
     }
 
-    /// Makes a replica's data directory.
+    /// Creates a replica's data directory.
     fn make_disk(&mut self, at: usize) -> Result<()> {
         let dir = self.data_dir(at);
         std::fs::create_dir(&dir).context("make a data directory")?;
         self.small.as_mut().map_or(Ok(()), |small| small.mount(&dir))
     }
 
-    /// Starts a replica that is down, on the data it has.
+    /// Starts a replica that is down, with its existing data.
     ///
     /// # Errors
     /// The program does not start.
     pub fn start_replica(&mut self, at: usize) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path(at))?;
-        // Also those that are down: they may be there before it asks.
+        // Including replicas that are down, as they may be up when it connects.
         let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != at);
         let apis: Vec<String> = others.map(|(_, other)| format!("http://{}", other.api)).collect();
         let vars = self.shim_vars(at);
@@ -279,11 +278,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// What the shim is told when a replica starts.
+    /// Environment of the shim for a replica's next start.
     fn shim_vars(&self, at: usize) -> Vec<(&'static str, String)> {
         let (Some(shim), Some(seed)) = (&self.shim, self.options.shim) else { return Vec::new() };
         let replica = &self.replicas[at];
-        // Another seed each time, or every life would lose the same pages.
+        // Another seed for each start, so that different pages are lost.
         let seed = seed.wrapping_add(replica.id * 1_000).wrapping_add(replica.starts);
         let shown = |path: PathBuf| path.display().to_string();
         let mut vars = vec![
@@ -300,16 +299,16 @@ impl Cluster {
         vars
     }
 
-    /// What the shim says of cuts of a place's power.
+    /// The shim's log of power cuts at a place.
     #[must_use]
     pub fn power_log(&self, at: usize) -> PathBuf {
         self.dir.path().join(format!("power-{}.log", at + 1))
     }
 
-    /// A place for a replica that comes later. It has ports, and no id: see [`Cluster::join_as`].
+    /// Adds a place with ports for a replica that joins later; its id is set by [`Cluster::join_as`].
     ///
     /// # Errors
-    /// There are no free ports, or no namespace can be made.
+    /// There are no free ports, or no namespace can be created.
     pub fn add_place(&mut self) -> Result<usize> {
         let at = self.replicas.len();
         let (api, peer) = match &mut self.net {
@@ -331,13 +330,13 @@ impl Cluster {
             old: false,
             joins: true,
         });
-        // The clock of a place is there before anybody looks at it.
+        // The clock file must exist before it is read.
         self.set_clock(at, WrongClock::default())?;
         Ok(at)
     }
 
     fn two_free_ports(&self) -> Result<(SocketAddr, SocketAddr)> {
-        // The ports of those that are down look free.
+        // Ports of replicas that are down appear free.
         let ports = free_ports(2 + 2 * self.replicas.len())?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let used = |at: &SocketAddr| self.replicas.iter().any(|r| r.api == *at || r.peer == *at);
@@ -345,8 +344,8 @@ impl Cluster {
         free.next().zip(free.next()).context("two free ports")
     }
 
-    /// Gives the place of a replica that is down to a new one, which joins under this id when it is
-    /// started. The data that was there is removed.
+    /// Assigns a place whose replica is down to a new member, which joins with this id when
+    /// started. Removes the old data.
     ///
     /// # Errors
     /// The data cannot be removed.
@@ -362,7 +361,7 @@ impl Cluster {
         self.make_disk(at)
     }
 
-    /// Gives a replica that is down the present program, or the previous one.
+    /// Selects the current or the previous program for a replica that is down.
     pub fn set_old(&mut self, at: usize, old: bool) {
         self.replicas[at].old = old;
     }
@@ -373,12 +372,12 @@ impl Cluster {
         self.replicas.iter().position(|replica| replica.old)
     }
 
-    /// Takes the last place away; its replica is down.
+    /// Removes the last place, whose replica is down.
     pub fn remove_last_place(&mut self) {
         self.replicas.pop();
     }
 
-    /// Keeps the directory (data and logs) after the cluster has ended. Returns its path.
+    /// Keeps the directory (data and logs) on drop. Returns its path.
     pub fn keep(&mut self) -> PathBuf {
         self.dir.disable_cleanup(true);
         self.dir.path().to_owned()
@@ -389,7 +388,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         for replica in &mut self.replicas {
             if let Some(mut child) = replica.child.take() {
-                // Nothing to do about a process that cannot be killed.
+                // A process that cannot be killed is ignored.
                 _ = child.kill();
                 _ = child.wait();
             }

@@ -1,5 +1,5 @@
-//! What the clients saw: every call with its times and its outcome. The oracle reads nothing else
-//! about them.
+//! The evidence recorded during a run: every client call with its times and outcome, and the replicas' own
+//! reports. The oracle uses nothing else.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,19 +12,19 @@ use serde_json::Value;
 pub use crate::clock::{Clock, Nanos};
 use crate::nemesis::Injected;
 
-/// What a client asked.
+/// A client's request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     Command(Box<Command>),
     /// A linearizable read of an address by its name.
     Read(AddressName),
-    /// A local read at a replica, by its place from 1: what it has, however old.
+    /// A local read at a replica, by its place from 1: possibly stale.
     Local(AddressName, u64),
-    /// Who had an address, of the audit; the answer is who has it now.
+    /// An audit query of an address's holders; the outcome is the current holder.
     Who(IpAddr),
 }
 
-/// An address as an answer shows it.
+/// An address in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub name: AddressName,
@@ -34,26 +34,23 @@ pub struct Held {
     pub revision: Revision,
 }
 
-/// How a call ended.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done, or read.
+    /// It succeeded.
     Acked {
         /// Revision of the answer.
         revision: Revision,
-        /// Whether anything changed, where the answer says so.
+        /// Whether anything changed, if the answer says so.
         changed: Option<bool>,
         /// The address: allocated by the command, or found by the read.
         held: Option<Held>,
     },
-    /// It was refused: nothing happened.
-    Refused {
-        /// Code of the refusal.
-        code: String,
-    },
-    /// Nobody took it: nothing happened.
+    /// It was refused: nothing was committed.
+    Refused { code: String },
+    /// No replica accepted it: nothing was committed.
     Unavailable,
-    /// It may have happened.
+    /// It may have been committed.
     Unknown,
 }
 
@@ -62,18 +59,16 @@ pub enum Outcome {
 pub struct Call {
     pub client: usize,
     pub invoked: Nanos,
-    /// When the answer was there, or hope was given up.
+    /// Time of the answer, or of the timeout.
     pub returned: Nanos,
     pub ask: Ask,
-    /// How it ended.
     pub outcome: Outcome,
-    /// Whether it may have been asked more than once (by the client library): then it may have happened as
-    /// often.
+    /// Whether the client library may have sent it more than once: it may have been committed as often.
     pub retried: bool,
 }
 
 impl Call {
-    /// Whether it happened or may have happened.
+    /// Whether it was or may have been committed.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
         matches!(self.outcome, Outcome::Acked { .. } | Outcome::Unknown)
@@ -89,7 +84,7 @@ impl Call {
     }
 }
 
-/// A replica's word about its own history at some moment.
+/// A replica's digest at some moment of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     pub replica: u64,
@@ -97,18 +92,17 @@ pub struct Sample {
     pub digest: Digest,
 }
 
-/// What a replica's process took of the machine's memory at some moment.
+/// Resident memory of a replica's process at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resident {
     pub replica: u64,
-    /// Which process: a replica that is started again is another one.
+    /// Process id, which changes with a restart.
     pub process: u32,
     pub at: Nanos,
-    /// So many bytes.
     pub bytes: u64,
 }
 
-/// What one replica says at the end.
+/// The final report of one replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Testimony {
     pub replica: u64,
@@ -116,24 +110,24 @@ pub struct Testimony {
     pub records: Vec<Record>,
     /// Its live addresses …
     pub live: Vec<Held>,
-    /// … and the revision at which it listed them.
+    /// … and the revision of that list.
     pub live_at: Revision,
-    /// Its whole state, as it shows it.
+    /// Its whole state, as served.
     pub snapshot: Value,
 }
 
-/// What the follower that reconnects all the time saw.
+/// What a reconnecting follower saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Followed {
-    /// How often it connected.
+    /// Number of connections.
     pub connections: u64,
-    /// Digests of the state that it folded, one per revision from 1 on.
+    /// Digests of the follower's state, one per revision from 1 on.
     pub digests: Vec<Digest>,
-    /// What was wrong: gaps, duplicates, broken chains.
+    /// Violations: gaps, duplicates, broken chains.
     pub faults: Vec<String>,
 }
 
-/// What a replica's exported history leads to, replayed offline.
+/// The result of replaying a replica's exported history offline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// Its first record.
@@ -145,20 +139,19 @@ pub struct Exported {
     pub state_digest: Digest,
 }
 
-/// What one replica says about the past.
+/// The audit evidence from one replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Audited {
     pub replica: u64,
-    /// Who held the addresses that were asked for.
+    /// Holders of the addresses queried.
     pub held: BTreeMap<IpAddr, Vec<Tenure>>,
-    /// Its export up to where the histories were heard, or why it does not replay; `None`: it serves
-    /// none.
+    /// Its export up to the last revision of the evidence, or why the replay failed; `None`: not supported.
     pub exported: Option<Result<Exported, String>>,
-    /// What all replicas say about their histories, asked of this one; `None`: it does not serve that.
+    /// The verification of all replicas' histories, requested from this one; `None`: not supported.
     pub verified: Option<Verification>,
 }
 
-/// A backup that was taken while it ran.
+/// A backup taken during the run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backed {
     pub replica: u64,
@@ -167,29 +160,29 @@ pub struct Backed {
     pub digest: Digest,
     /// Live addresses in its state.
     pub live: Vec<(AddressName, IpAddr)>,
-    /// What was wrong with it in itself.
+    /// An internal inconsistency, if any.
     pub fault: Option<String>,
 }
 
-/// Everything the oracle judges by.
+/// Everything that the oracle judges by.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// The time of day when the run began; `None`: no majority of the replicas' clocks was right.
+    /// Wall-clock time at the start of the run; `None`: no majority of the replicas' clocks was correct.
     pub began: Option<Millis>,
     /// Calls of all clients, in any order.
     pub calls: Vec<Call>,
-    /// Digests sampled while it ran.
+    /// Digests sampled during the run.
     pub samples: Vec<Sample>,
-    /// The replicas' words at the end.
+    /// The replicas' final reports.
     pub testimonies: Vec<Testimony>,
     /// What the followers saw.
     pub followed: Vec<Followed>,
-    /// What the replicas say about the past.
+    /// The audit evidence.
     pub audited: Vec<Audited>,
-    /// Backups, each whole or wrong.
+    /// Backups, valid or not.
     pub backups: Vec<Backed>,
-    /// What was broken, and when.
+    /// The injected faults with their times.
     pub faults: Vec<Injected>,
-    /// Memory of all replicas while it ran, in order of time.
+    /// Memory samples of all replicas, in order of time.
     pub memory: Vec<Resident>,
 }

@@ -1,4 +1,4 @@
-//! What every replica says when all is quiet again: its whole history and its live addresses.
+//! Collects the final report of every replica: its whole history and its live addresses.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::cluster::Cluster;
 use crate::evidence::{Held, Sample, Testimony};
 use crate::http::{self, Connection};
 
-/// How long one answer may take; a whole history is long.
+/// Timeout of an answer; a whole history is long.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// And how long one about a revision.
+/// Timeout of a revision query.
 const SAMPLE_MAX: Duration = Duration::from_millis(300);
 
-/// Waits until all replicas have come to one revision, `patience` at most, then hears them. If they
-/// do not, each is heard up to where it is, and what they stay at is the second part.
+/// Waits up to `patience` until all replicas have the same revision, then collects their reports. If they do
+/// not converge, each is collected up to its own revision, and the second part describes the difference.
 ///
 /// # Errors
 /// A replica does not answer.
@@ -49,7 +49,7 @@ pub async fn collect(
     Ok((testimonies, complaint))
 }
 
-/// A replica's own revision and digest; `None` when it does not answer.
+/// A replica's revision and digest; `None` if it does not answer.
 pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
     let path = "/v1/digest?consistency=local";
     let answer = http::once(api, Method::GET, path, None, SAMPLE_MAX).await.ok()?;
@@ -58,8 +58,8 @@ pub(crate) async fn sample(replica: u64, api: SocketAddr) -> Option<Sample> {
     Some(Sample { replica, revision: Revision(revision), digest })
 }
 
-/// Up to which revision each replica is heard: the highest that somebody had when all could be
-/// asked; or, in the end, what each has.
+/// The revision up to which each replica's history is read: the highest of any replica once all have
+/// answered; or after the timeout, each one's own.
 async fn converge(cluster: &Cluster, patience: Duration) -> (Vec<Revision>, Option<String>) {
     let start = Instant::now();
     let mut target = Revision(0);
@@ -117,7 +117,7 @@ async fn history(api: SocketAddr, target: Revision) -> Result<Vec<Record>> {
     }
 }
 
-/// A replica's live addresses, and the revision at which it listed the first page.
+/// A replica's live addresses, and the revision of the first page.
 async fn live(api: SocketAddr) -> Result<(Vec<Held>, Revision)> {
     let (mut all, mut revision, mut next) = (Vec::new(), None, None::<String>);
     loop {

@@ -1,5 +1,5 @@
-//! A follower that loses its connection all the time and resumes at another replica. It folds what
-//! it sees with the state machine, which notices gaps, duplicates and broken chains.
+//! A follower that frequently disconnects and resumes at another replica. It applies records to a state
+//! machine, which detects gaps, duplicates and broken chains.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::evidence::Followed;
 use crate::http::Connection;
 
-/// Longest life of a connection before the follower cuts it.
+/// Maximum lifetime of a connection before the follower closes it.
 const LIFE_MS_MAX: u64 = 1500;
-/// How long a connection may take.
+/// Connection timeout.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Target that is never reached: follow until told where to end.
+/// A target that is never reached: follow until told where to stop.
 const FOR_EVER: u64 = u64::MAX;
 
-/// A follower at work.
+/// A running follower.
 #[derive(Debug)]
 pub struct Follower {
     until: Arc<AtomicU64>,
@@ -42,7 +42,7 @@ impl Follower {
         Self { until, task }
     }
 
-    /// Follows until `revision` is reached, then says what it saw.
+    /// Follows until `revision` is reached, then returns what it saw.
     ///
     /// # Errors
     /// It does not get there within `patience`.
@@ -69,13 +69,13 @@ async fn follow(apis: Vec<SocketAddr>, mut rng: SmallRng, until: Arc<AtomicU64>)
         if let Err(fault) = one_life(api, life, &mut state, &mut followed, &until).await {
             followed.faults.push(format!("{fault} (replica {api})"));
         }
-        // So that replicas which are down are not asked in a hot loop.
+        // Do not spin while replicas are down.
         sleep(Duration::from_millis(10)).await;
     }
     followed
 }
 
-/// One connection. Errors are violations; a lost connection is none.
+/// One connection. Errors are violations; a lost connection is not.
 async fn one_life(
     api: SocketAddr,
     life: Duration,
@@ -90,7 +90,7 @@ async fn one_life(
     let Ok(Ok(response)) = timeout_at(end, answer).await else { return Ok(()) };
     match response.status().as_u16() {
         200 => {}
-        // A replica that is behind us may say so; one that has lost history must not.
+        // A replica that lags behind this follower may answer that; one that has lost history must not.
         410 => return Err(format!("the history after {} is gone", state.revision())),
         _ => return Ok(()),
     }
@@ -114,7 +114,7 @@ async fn one_life(
 }
 
 fn take_line(line: &[u8], state: &mut State, digests: &mut Vec<Digest>) -> Result<(), String> {
-    // An error is the feed's last line: whether it may end is seen at the next connection.
+    // An error is the feed's last line: whether it was justified shows at the next connection.
     let other: [&[u8]; 2] = [b"{\"bookmark\"", b"{\"error\""];
     if line.is_empty() || other.iter().any(|start| line.starts_with(start)) {
         return Ok(());

@@ -1,8 +1,7 @@
-//! A peer that sends what no peer would: terms that no cluster reaches, entries that do not follow each other,
-//! frames of any length, bytes of any kind.
+//! A malicious peer: sends terms that no cluster reaches, inconsistent entries, frames of
+//! arbitrary length, and arbitrary bytes.
 //!
-//! The forms are written down here once more, as a stranger would who has read the wire: the program that is
-//! judged does not lend its own.
+//! The message formats are defined here independently: the program under test does not provide them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,54 +12,54 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Time for each step.
+/// Timeout of each step.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What connections are for.
+/// Connection types.
 const APPEND: u32 = 0;
 const CALL: u32 = 1;
 const WATCHED_SNAPSHOT: u32 = 4;
-/// Questions on a connection for calls.
+/// Request types on a call connection.
 const VOTE: u32 = 1;
 const PRE_VOTE: u32 = 2;
 const TRANSFER: u32 = 3;
 const PROVE: u32 = 10;
 
-/// A term and who has it; whether a majority has granted it.
+/// A term and its candidate; whether a majority has granted it.
 type Vote = ((u64, Option<u64>), bool);
 /// A term and an index.
 type LogId = (u64, u64);
 
-/// What is forged.
+/// A forged message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Forgery {
-    /// A candidate asks for the last term that there is.
+    /// A vote request for the highest possible term.
     Vote,
-    /// As one to whom leadership was handed: no lease protects against it.
+    /// The same as after a leadership transfer, when leases do not protect.
     VoteHandedOver,
-    /// A candidate that would ask.
+    /// A pre-vote request.
     PreVote,
-    /// A leader of the last term sends nothing.
+    /// An empty append from a leader of the last term.
     Append,
-    /// A leader sends the last entry that there can be.
+    /// The last possible entry from a leader.
     Entry,
-    /// A leader hands over in the last term.
+    /// A leadership transfer in the last term.
     Transfer,
-    /// A snapshot of everything.
+    /// A snapshot with the highest possible position.
     Snapshot,
-    /// The proof of a history that is never reached.
+    /// A proof of a history that is never reached.
     Prove,
-    /// Bytes in place of an introduction.
+    /// Arbitrary bytes in place of a handshake.
     Garbage,
-    /// A frame longer than there are.
+    /// A frame longer than the limit.
     Giant,
-    /// A frame whose end never comes.
+    /// An incomplete frame.
     Half,
 }
 
 impl Forgery {
-    /// All of them.
+    /// All forgeries.
     pub const ALL: [Self; 11] = [
         Self::Vote,
         Self::VoteHandedOver,
@@ -76,10 +75,10 @@ impl Forgery {
     ];
 }
 
-/// Whom to talk to, and in whose name.
+/// The victim, and the identity to claim.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its peer listener.
+    /// The victim's peer listener.
     pub peer: SocketAddr,
     pub id: u64,
     /// The id that is claimed.
@@ -93,7 +92,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes()[..], &crc.to_le_bytes(), payload].concat()
 }
 
-/// CRC-32 as in Ethernet: so few bytes need no table.
+/// CRC-32 as in Ethernet, without a table, as inputs are short.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
@@ -105,7 +104,7 @@ impl Target {
         frame(&wire(&hello))
     }
 
-    /// The introduction, and what follows it.
+    /// The handshake, and the bytes that follow it.
     fn bytes(&self, forgery: Forgery) -> (Option<Vec<u8>>, Vec<u8>) {
         let vote = |term, committed| -> Vote { ((term, Some(self.from)), committed) };
         let last: Option<LogId> = Some((u64::MAX, u64::MAX));
@@ -135,9 +134,9 @@ impl Target {
             }
             Forgery::Transfer => ask(TRANSFER, wire(&(vote(u64::MAX, true), self.id, near))),
             Forgery::Snapshot => {
-                // Of a membership of nobody, with its log id.
+                // An empty membership with its log id.
                 let empty: (Vec<Vec<u64>>, Vec<(u64, String)>) = (Vec::new(), Vec::new());
-                // The last one is a name that snapshots had once.
+                // The last field is a name that snapshots once had.
                 let meta = (last, (last, empty), "");
                 let begin = (0u32, vote(u64::MAX, true), meta, u64::MAX, u64::MAX);
                 (Some(self.hello(WATCHED_SNAPSHOT)), frame(&wire(&begin)))
@@ -152,10 +151,10 @@ impl Target {
         }
     }
 
-    /// Sends it. `Ok`: whether the other side answered; `false` when it ended the connection.
+    /// Sends it. `Ok`: whether the peer answered; `false` if it closed the connection.
     ///
     /// # Errors
-    /// It cannot be reached, or does not take the introduction.
+    /// The peer cannot be reached, or refuses the handshake.
     pub async fn send(&self, forgery: Forgery) -> Result<bool> {
         let connected = timeout(PATIENCE, TcpStream::connect(self.peer)).await;
         let mut stream = connected.context("no connection in time")??;
@@ -165,7 +164,7 @@ impl Target {
             let welcome = read_frame(&mut stream).await?.context("no welcome")?;
             ensure!(welcome.first() == Some(&0), "not welcome: {welcome:?}");
         }
-        // It may be closed while we write: that is an answer, too.
+        // The peer may close the connection during the write: that is a valid reaction.
         if stream.write_all(&rest).await.is_err() || forgery == Forgery::Half {
             return Ok(false);
         }

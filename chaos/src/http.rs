@@ -1,5 +1,5 @@
-//! The judge's own HTTP client: one connection, one request at a time, no retries. Every way a
-//! request can end is told apart, because the oracle must know what may have happened.
+//! The judge's HTTP client: one connection, one request at a time, no retries. All ways a request can fail
+//! are distinguished, because the oracle must know whether it may have been committed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Largest answer we read, bytes.
+/// Size limit of an answer, bytes.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Why there is no answer.
@@ -34,9 +34,9 @@ pub enum HttpError {
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
-    /// `X-Romana-Revision`, if it was there.
+    /// `X-Romana-Revision`, if present.
     pub revision: Option<u64>,
-    /// The body; `Null` when it is not JSON.
+    /// The body; `Null` if it is not JSON.
     pub body: Value,
 }
 
@@ -48,7 +48,7 @@ impl Answer {
     }
 }
 
-/// A kept-alive connection to one replica. Closed when dropped.
+/// A kept-alive connection to one replica. Closed on drop.
 #[derive(Debug)]
 pub struct Connection {
     to: SocketAddr,
@@ -66,7 +66,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// [`HttpError::Unsent`] when nobody answers within `patience`.
+    /// [`HttpError::Unsent`] if the connection fails within `patience`.
     pub async fn open(to: SocketAddr, patience: Duration) -> Result<Self, HttpError> {
         let unsent = |error| HttpError::Unsent(to, error);
         let stream = timeout(patience, TcpStream::connect(to))
@@ -78,7 +78,7 @@ impl Connection {
             .await
             .map_err(|error| unsent(std::io::Error::other(error)))?;
         let driver = tokio::spawn(async move {
-            // How it ended is told to whoever waits for an answer.
+            // The request's caller gets the error.
             _ = connection.await;
         });
         Ok(Self { to, sender, driver })
@@ -90,10 +90,10 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// Sends a request and returns as soon as the head of the answer is here.
+    /// Sends a request and returns as soon as the head of the answer has arrived.
     ///
     /// # Errors
-    /// [`HttpError::Lost`]: from the first byte on nobody knows what became of it.
+    /// [`HttpError::Lost`]: after the first byte the outcome is unknown.
     pub async fn send(
         &mut self,
         method: Method,
@@ -111,7 +111,7 @@ impl Connection {
             .body(Full::new(bytes))
             .map_err(|error| HttpError::Lost(error.to_string()))?;
         let lost = |error: hyper::Error| HttpError::Lost(error.to_string());
-        // The driver may not yet have seen the end of the answer before.
+        // The driver may not have processed the end of the previous answer yet.
         self.sender.ready().await.map_err(lost)?;
         self.sender.send_request(request).await.map_err(lost)
     }
@@ -119,7 +119,7 @@ impl Connection {
     /// Sends a request and reads the whole answer, both within `patience`.
     ///
     /// # Errors
-    /// [`HttpError::Lost`]; the connection must not be used again after it.
+    /// [`HttpError::Lost`]; the connection must not be used afterwards.
     pub async fn call(
         &mut self,
         method: Method,
@@ -153,7 +153,7 @@ async fn read(response: Response<Incoming>) -> Result<Answer, HttpError> {
     Ok(Answer { status, revision, body })
 }
 
-/// One request on a connection of its own.
+/// One request on a new connection.
 ///
 /// # Errors
 /// [`HttpError`].

@@ -1,7 +1,7 @@
 //! # The judge
 //!
-//! Runs real `romanad` processes, breaks them, and checks that the laws held; and measures them
-//! side by side with etcd. Nothing here is linked into what it judges, and nothing is mocked.
+//! Runs real `romanad` processes, injects faults, and checks that the laws hold; and benchmarks them against
+//! etcd. Nothing here is linked into the programs under test, and nothing is mocked.
 //!
 //! ```text
 //!   cluster (processes) ◄── nemesis (kill, pause, power cut, partition)
@@ -11,12 +11,12 @@
 //! ```
 //!
 //! ## Reading order
-//! [`history`] (what is recorded), [`oracle`] (what it must obey), [`run`] (one run), [`nemesis`],
-//! [`cluster`], [`audit`] (questions at the end), [`report`], [`soak`] (many runs); [`mod@bench`] stands alone.
+//! [`history`] (what is recorded), [`oracle`] (what must hold), [`run`] (one run), [`nemesis`], [`cluster`],
+//! [`audit`] (final queries), [`report`], [`soak`] (many runs); [`mod@bench`] is independent.
 //!
-//! Runs are real, so a seed fixes the dice, not the timing. [`world`] is the other way: everything in one process,
-//! the same from the same seed, without Raft; the crate in `raft/` has Raft, our log, history and snapshots under a
-//! simulated network, disk and clock.
+//! Runs use real processes, so a seed fixes the random choices, not the timing. [`world`] is the opposite:
+//! everything in one process, reproducible from a seed, without Raft; the crate in `raft/` runs Raft, our
+//! log, history and snapshots on a simulated network, disk and clock.
 
 pub mod audit;
 mod backup;

@@ -1,4 +1,4 @@
-//! `chaos`: break a cluster and judge it, or measure it beside etcd.
+//! `chaos`: tests a cluster under faults, or benchmarks it against etcd.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -288,7 +288,7 @@ async fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    // On Ctrl-C the future is dropped, and with it every process and directory that is ours.
+    // On Ctrl-C the future is dropped, which removes all our processes and directories.
     let result = tokio::select! {
         result = dispatch(Cli::parse()) => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),

@@ -1,16 +1,16 @@
 //! # The oracle
 //!
-//! Judges a finished run. Pure: evidence in, violations out, so that every law has a hand-made history that
-//! breaks it (`oracle/tests.rs`).
+//! Judges a finished run. Pure: evidence in, violations out, so that every law can be tested with a
+//! constructed history that breaks it (`oracle/tests.rs`).
 //!
-//! The cluster's own history is the witness of the order in which things happened: every answer carries a
-//! revision. So most of linearizability needs no search: it holds if the history is one legal sequence, each
-//! answer is right at its revision, and revisions respect real time. The law `linearizable` trusts no
-//! revision, and searches.
+//! The cluster's own history defines the order of operations: every answer contains a revision.
+//! Therefore most of linearizability needs no search: it holds if the history is one legal sequence,
+//! each answer is correct at its revision, and revisions respect real time. The law `linearizable` does
+//! not rely on revisions, and searches.
 //!
 //! A law is a file in `oracle/laws/` and a line in [`LAWS`]. `chaos laws` prints them.
 //!
-//! Left out: performance.
+//! Performance is not judged.
 
 mod laws;
 #[cfg(test)]
@@ -30,13 +30,13 @@ use crate::nemesis::abuse::ABUSE;
 pub(crate) use laws::memory::costs;
 use timeline::Timeline;
 
-/// Violations of one law that are reported; the rest are counted.
+/// Limit of violations reported per law; further ones are counted.
 const SHOWN_MAX: usize = 20;
 
 /// A law.
 #[derive(Debug)]
 pub struct Law {
-    /// What reports call it.
+    /// Name in reports.
     pub name: &'static str,
     pub says: &'static str,
     check: fn(&Case<'_>, &mut Verdict),
@@ -68,11 +68,11 @@ pub const LAWS: &[&Law] = &[
     &laws::served::LAW,
 ];
 
-/// A broken law.
+/// A violation of a law.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub law: &'static str,
-    /// What was seen.
+    /// The observation that breaks it.
     pub what: String,
 }
 
@@ -109,22 +109,22 @@ impl Verdict {
     }
 }
 
-/// What is judged.
+/// The evidence under judgement.
 pub(crate) struct Case<'a> {
     evidence: &'a Evidence,
-    /// The longest history that a replica told.
+    /// The longest history that a replica reported.
     witness: &'a Testimony,
     timeline: Timeline,
 }
 
 impl Case<'_> {
-    /// The digest of the history at a revision, not 0.
+    /// The digest of the history at a revision other than 0.
     fn digest_at(&self, revision: Revision) -> Option<Digest> {
         let at = usize::try_from(revision.get()).ok()?.checked_sub(1)?;
         self.witness.records.get(at).map(|record| record.digest)
     }
 
-    /// What somebody lists as live at a revision is what the history leaves.
+    /// Compares a list of live addresses at a revision with the history.
     fn compare(
         &self,
         who: &str,
@@ -147,7 +147,7 @@ fn is_abuse(fault: &Injected) -> bool {
     fault.fault.kind().name == ABUSE.name
 }
 
-/// When clients abused a replica.
+/// Times during which clients abused a replica.
 fn abuses(evidence: &Evidence) -> impl Iterator<Item = (Nanos, Nanos)> {
     let abuses = evidence.faults.iter().filter(|fault| is_abuse(fault));
     abuses.map(|fault| (fault.from, fault.until))

@@ -1,28 +1,28 @@
-// A disk that loses power, breaks, is slow or is full, and a clock that jumps, for one process: preloaded
+// Simulates faults of a disk (power loss, failing, slow, full) and of a wall clock for one process: preloaded
 // into it (LD_PRELOAD).
 //
-// Every write to a regular file under PF_DIR is remembered with what was there before, until the
-// file is fsynced. When the power is cut, the remembered writes are undone, newest first, and the
-// process exits with status 9. What the disk had been told to keep is kept; the rest is lost.
+// Every write to a regular file under PF_DIR is recorded with the previous content until the file is
+// fsynced. On a power cut the recorded writes are undone, newest first, and the process exits with
+// status 9. Synced data is kept; other data is lost.
 //
-//   PF_DIR=dir      files under this directory take part
-//   PF_RAND=seed    each 4 KiB page of an un-synced write is kept or lost by coin flip (torn
-//                   writes, in any order); without it all are lost
-//   PF_CUTSYNC=n    cut at the entry of the n-th fsync or fdatasync: there always is something to lose
-//   PF_LIE=1        fsync says yes and keeps nothing: a lying disk, to see that losses are noticed
-//   PF_EIO=n        the n-th sync of a file or directory fails with EIO, once, as the kernel reports it
-//   PF_ROOM=n       the disk is full after n bytes were written: a half write, then ENOSPC
-//   PF_CTL=file     looked at on each sync: "eio" = this and all later ones fail, "slow MS" = it takes
-//                   so many milliseconds more; anything else or no file = nothing
-//   PF_CLOCK=file   four signed 64-bit numbers, mapped: nanoseconds that CLOCK_REALTIME is ahead; millionths of the
-//                   time that it gains after the third, which is of CLOCK_MONOTONIC, nanoseconds; and how far it
-//                   lies, nanoseconds: another time whenever it is read. Other clocks are true
+//   PF_DIR=dir      files under this directory are affected
+//   PF_RAND=seed    each 4 KiB page of an unsynced write is kept or lost at random (torn writes, in any
+//                   order); without it all are lost
+//   PF_CUTSYNC=n    cut at the entry of the n-th fsync or fdatasync, so that there is always something to lose
+//   PF_LIE=1        fsync succeeds without effect: a lying disk, to verify that losses are detected
+//   PF_EIO=n        the n-th sync of a file or directory fails once with EIO, as the kernel reports it
+//   PF_ROOM=n       the disk is full after n bytes were written: a short write, then ENOSPC
+//   PF_CTL=file     read on each sync: "eio" = this and all later ones fail, "slow MS" = it takes this many
+//                   milliseconds longer; anything else or no file = no effect
+//   PF_CLOCK=file   four signed 64-bit numbers, mapped: offset of CLOCK_REALTIME, nanoseconds; its drift,
+//                   millionths of the time since the third number, a CLOCK_MONOTONIC time in nanoseconds;
+//                   amplitude of a random error of each reading, nanoseconds. Other clocks are correct
 //   PF_LOG=file     one line per cut: what was undone
 //   SIGUSR2         cut at the entry of the next fsync, or after 200 ms, whichever is first
 //
 // Model. fsync and fdatasync make a file's data and size durable; sync_file_range does not (man 2
-// sync_file_range). Creating, renaming and unlinking are durable at once (generous to the program).
-// Not seen: mmap, O_DIRECT, io_uring, copy_file_range and raw system calls that avoid libc.
+// sync_file_range). Creating, renaming and unlinking are durable at once (in the program's favour).
+// Not covered: mmap, O_DIRECT, io_uring, copy_file_range and raw system calls that bypass libc.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -53,7 +53,7 @@ typedef struct Undo {
   struct Undo *older;
 } Undo;
 
-// A file we have seen. `fd` is our own: it survives rename, and keeps the inode from being reused.
+// A known file. `fd` is a separate descriptor: it survives rename, and keeps the inode from being reused.
 typedef struct {
   int used, fd;
   dev_t dev;
@@ -72,7 +72,7 @@ static int random_pages, lying;
 static unsigned seed;
 static long cut_at_sync = -1, eio_at = -1, room = -1, syncs;
 static const char *control;
-// What is wrong with the clock.
+// The error of the clock.
 typedef struct {
   int64_t ahead, drift, since, lies;
 } Wrong;
@@ -93,7 +93,7 @@ static void on_signal(int signal) {
   sem_post(&pulled);
 }
 
-// Cuts the power 200 ms after the signal if no fsync came by in which to cut it.
+// Cuts the power 200 ms after the signal if there was no fsync to cut at.
 static void *watcher(void *unused) {
   (void)unused;
   while (sem_wait(&pulled) != 0) {}
@@ -138,7 +138,7 @@ __attribute__((constructor)) static void start(void) {
   signal(SIGUSR2, on_signal);
 }
 
-// Forgets files that are unlinked: nothing of them can come back.
+// Forgets unlinked files: their content cannot reappear.
 static void forget_unlinked(void) {
   struct stat st;
   for (int i = 0; i < FILES_MAX; i++) {
@@ -158,7 +158,7 @@ static void forget_unlinked(void) {
   }
 }
 
-// The number of our record of a file, or -1 if the file takes no part. Fills `st`.
+// The index of a file's record, or -1 if the file is not affected. Fills `st`.
 static int file_of(int fd, struct stat *st) {
   if (!dir_len || fstat(fd, st) || !S_ISREG(st->st_mode)) return -1;
   for (int i = 0; i < FILES_MAX; i++)
@@ -211,7 +211,7 @@ static void synced(int file) {
 
 static int lost(void) { return !random_pages || (rand_r(&seed) & 1); }
 
-// Puts back what was there before a write, page by page.
+// Restores the content before a write, page by page.
 static unsigned long take_back(const Undo *undo) {
   unsigned long pages = 0;
   unsigned char before[PAGE];
@@ -231,7 +231,7 @@ static unsigned long take_back(const Undo *undo) {
   return pages;
 }
 
-// The cut. Called with the lock held, which keeps every other thread from writing or syncing.
+// Cuts the power. Called with the lock held, so that no other thread can write or sync.
 static void power_off(void) {
   unsigned long writes = 0, pages = 0, shortened = 0;
   struct stat st;
@@ -250,7 +250,7 @@ static void power_off(void) {
   syscall(SYS_exit_group, 9);
 }
 
-// How much of a write fits; -1 with ENOSPC when nothing does.
+// How much of a write fits; -1 with ENOSPC if nothing does.
 static ssize_t fits(size_t len) {
   if (room < 0 || len == 0) return (ssize_t)len;
   if (room == 0) {
@@ -287,7 +287,7 @@ static size_t total(const struct iovec *parts, int count) {
   return len;
 }
 
-// Whether the descriptor is of a directory that takes part.
+// Whether the descriptor is that of an affected directory.
 static int is_our_dir(int fd) {
   struct stat st;
   char link[64], path[4096];
@@ -299,7 +299,7 @@ static int is_our_dir(int fd) {
   return !strncmp(path, dir, dir_len) && (path[dir_len] == '/' || !path[dir_len]);
 }
 
-// What the control file says: sleeps if it says slow, returns 1 if it says eio.
+// Applies the control file: sleeps if it contains slow, returns 1 if it contains eio.
 static int controlled(void) {
   char text[64];
   int fd = control ? open(control, O_RDONLY | O_CLOEXEC) : -1;
@@ -321,7 +321,7 @@ static int sync_with(int fd, int (*real)(int)) {
   pthread_mutex_lock(&lock);
   int file = file_of(fd, &st), ours = file >= 0 || is_our_dir(fd), failed = 0;
   if (ours && control) {
-    // Not under the lock: whoever writes to a socket takes it, too.
+    // Not under the lock, which writes to sockets take, too.
     pthread_mutex_unlock(&lock);
     failed = controlled();
     pthread_mutex_lock(&lock);
@@ -361,7 +361,7 @@ ssize_t write(int fd, const void *data, size_t len) {
     remember(file, &st, position(fd, &st), len);
     if (room > 0) room -= some;
   }
-  // Not under the lock for pipes and sockets: they may block for good.
+  // Not under the lock for pipes and sockets, which may block forever.
   if (file < 0) pthread_mutex_unlock(&lock);
   ssize_t done = real_write(fd, data, len);
   if (file >= 0) pthread_mutex_unlock(&lock);
@@ -412,7 +412,7 @@ int ftruncate64(int fd, off_t len) {
 
 int ftruncate(int fd, off_t len) { return ftruncate64(fd, len); }
 
-// Rust's standard library asks no other function for the time of day.
+// Rust's standard library uses no other function for the wall clock.
 int clock_gettime(clockid_t id, struct timespec *now) {
   static int (*real)(clockid_t, struct timespec *);
   if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");

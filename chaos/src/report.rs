@@ -1,5 +1,4 @@
-//! What a run was like over time: which fault when, how much was done, how long it took. Pure: evidence in,
-//! text or one page of HTML out.
+//! Reports a run over time: faults, throughput, latency. Pure: evidence in, text or one HTML page out.
 
 mod html;
 mod text;
@@ -13,48 +12,47 @@ use crate::oracle::{LAWS, Violation};
 pub use html::html;
 pub use text::text;
 
-/// As many parts as a run is cut into, at most.
+/// Limit of intervals in a report.
 const PARTS_MAX: u64 = 120;
-/// Shortest part.
+/// Shortest interval.
 const PART_MIN: Nanos = 100_000_000;
 
-/// A part of a run.
+/// An interval of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Part {
     pub from: Nanos,
-    /// Calls that were answered in it.
+    /// Calls acknowledged in the interval.
     pub acked: u64,
-    /// Calls that were refused in it.
+    /// Calls refused in the interval.
     pub refused: u64,
-    /// Calls that nobody took, or whose outcome is unknown.
+    /// Calls that no replica accepted, or whose outcome is unknown.
     pub failed: u64,
-    /// Latency of those acknowledged, nanoseconds: median, 99th percentile, longest; 0 if there are none.
+    /// Latency of acknowledged calls, nanoseconds: median, 99th percentile, maximum; 0 if there are none.
     pub latency: [Nanos; 3],
 }
 
-/// A run, told.
+/// The report of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Story {
-    /// The command that runs it again.
+    /// The command that reproduces it.
     pub command: String,
-    /// Counts, for people, as lines of name and value.
+    /// Counts as lines of name and value.
     pub facts: Vec<(String, String)>,
-    /// How long a part is.
+    /// Length of an interval.
     pub part: Nanos,
-    /// The parts, in order.
+    /// The intervals, in order.
     pub parts: Vec<Part>,
     /// Faults, by their beginning.
     pub faults: Vec<Injected>,
-    /// Laws: name, what it says, how often it was broken. Those that are not in the list of laws come last.
+    /// Laws: name, description, number of violations. Those that are not in the list of laws come last.
     pub laws: Vec<(String, String, usize)>,
-    /// What was seen to be broken.
     pub violations: Vec<Violation>,
     /// Longest time between two acknowledged writes, and when it began.
     pub gap: (Nanos, Nanos),
 }
 
 impl Story {
-    /// Tells a run.
+    /// Creates the report of a run.
     #[must_use]
     pub fn new(
         command: String,
@@ -78,13 +76,13 @@ impl Story {
         }
     }
 
-    /// The end of the last part.
+    /// The end of the last interval.
     #[must_use]
     pub fn end(&self) -> Nanos {
         self.part * self.parts.len() as u64
     }
 
-    /// Faults that were in force in a time.
+    /// Faults that were in force in an interval.
     pub fn faults_in(&self, from: Nanos, until: Nanos) -> impl Iterator<Item = &Injected> {
         self.faults.iter().filter(move |fault| fault.from < until && fault.until > from)
     }
@@ -142,13 +140,13 @@ pub fn longest_gap(evidence: &Evidence) -> (Nanos, Nanos) {
     gaps.max_by_key(|(gap, _)| *gap).unwrap_or_default()
 }
 
-/// Seconds with a digit after the point.
+/// Seconds with one decimal.
 fn seconds(nanos: Nanos) -> String {
     let tenths = nanos / 100_000_000;
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
-/// Milliseconds with as many digits as mean something.
+/// Milliseconds with significant digits.
 fn millis(nanos: Nanos) -> String {
     match nanos {
         0 => String::from("-"),
@@ -164,7 +162,7 @@ mod tests {
     use super::*;
     use crate::evidence::{Ask, Call};
 
-    /// Two seconds, a call every ten milliseconds; none is answered for half a second.
+    /// Two seconds with a call every ten milliseconds; none is answered for half a second.
     pub(super) fn story() -> Story {
         let mut evidence = Evidence::default();
         for n in 0..200_u64 {

@@ -1,4 +1,4 @@
-//! What the replicas' processes take of memory while a run goes on. Their word is not asked: the kernel's is.
+//! Samples the memory of the replicas' processes during a run, as reported by the kernel.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::bench::report::resident_bytes;
 use crate::cluster::Lives;
 use crate::evidence::{Clock, Resident};
 
-/// Between two looks.
+/// Sampling interval.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Looks at all replicas, again and again.
+/// Samples all replicas periodically.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     over: watch::Sender<bool>,
@@ -29,7 +29,7 @@ impl Watcher {
             while timeout(LOOK_EVERY, end.wait_for(|over| *over)).await.is_err() {
                 for (replica, process) in lives.all() {
                     let (at, bytes) = (clock.now(), resident_bytes(Some(process)));
-                    // One that has ended takes nothing, and is not compared with.
+                    // A process that has exited has no memory, and is not compared.
                     if bytes > 0 {
                         seen.push(Resident { replica, process, at, bytes });
                     }

@@ -1,4 +1,4 @@
-//! One run: a fresh cluster, clients, a nemesis, a heal, a verdict.
+//! One run: a new cluster, clients, a nemesis, recovery, a verdict.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,42 +27,40 @@ use crate::report::Story;
 use crate::resident::Watcher;
 use crate::workload::{Workload, WorkloadOptions, set_up};
 
-/// How long the cluster may take to be whole again after the last fault.
+/// Timeout for the cluster to recover after the last fault.
 const HEAL_PATIENCE: Duration = Duration::from_secs(30);
-/// How long anything is waited for when the heal has failed.
+/// Timeout of each step after a failed recovery.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
-/// How often replicas are asked for their digest.
+/// Sampling interval of digests.
 const SAMPLE_EVERY: Duration = Duration::from_millis(300);
 
-/// Where disks are small: room for what a run writes.
+/// Small disks, with enough space for a run.
 const SMALL_DISK: SmallDisk = SmallDisk { bytes: 640 << 20, reserve: 64 << 20 };
 
-/// What to run.
+/// Options of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// The seed of all dice.
     pub seed: u64,
     /// How long faults are injected.
     pub seconds: u64,
     pub clients: usize,
     pub replicas: usize,
     pub faults: Vec<Fault>,
-    /// From one fault to the next.
+    /// Interval between faults.
     pub interval: Duration,
-    /// A disk whose fsync lies, to see that power cuts are noticed when they cost something.
+    /// A disk with ineffective fsync, to verify that data loss by power cuts is detected.
     pub lying_disk: bool,
-    /// The `romanad` program.
     pub romanad: PathBuf,
-    /// An older one to begin with, for the fault `upgrade`.
+    /// An older program to start with, for the fault `upgrade`.
     pub previous: Option<PathBuf>,
-    /// Where the cluster's directory is made.
+    /// Parent of the cluster's directory.
     pub parent: Option<PathBuf>,
-    /// Keep data and logs even when all is well.
+    /// Keep data and logs even after a successful run.
     pub keep: bool,
 }
 
 impl RunOptions {
-    /// What is broken, and when.
+    /// Options of the nemesis.
     #[must_use]
     pub fn nemesis(&self) -> NemesisOptions {
         NemesisOptions {
@@ -73,7 +71,7 @@ impl RunOptions {
         }
     }
 
-    /// The command that runs the same again (the dice are the same; timing is the machine's).
+    /// The command that repeats the run (the random choices are the same; the timing is not).
     #[must_use]
     pub fn reproduce(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
@@ -96,20 +94,19 @@ impl RunOptions {
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// Broken laws; empty = it passed.
+    /// Broken laws; empty = passed.
     pub violations: Vec<Violation>,
-    /// How it went.
     pub story: Story,
-    /// Calls of all clients.
+    /// Number of calls.
     pub calls: u64,
     /// Where data and logs were kept.
     pub kept: Option<PathBuf>,
 }
 
-/// Runs.
+/// Executes a run.
 ///
 /// # Errors
 /// The run could not be carried out; broken laws are no error.
@@ -150,7 +147,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let sampler = Sampler::start(cluster);
     let watcher = Watcher::start(cluster.lives(), clock);
     let targets = cluster.replicas().iter().map(|replica| (replica.id, replica.api));
-    // The previous program gives none.
+    // The previous program does not support backups.
     let keeper = options.previous.is_none().then(|| Keeper::start(targets.collect()));
     let followers: Vec<Follower> =
         (0..2).map(|at| Follower::start(apis.clone(), options.seed ^ (0xf0 + at))).collect();
@@ -161,7 +158,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let mut violations = healed(cluster, &damage).await;
     violations.extend(faults_took_effect(cluster, &damage));
     evidence.faults.clone_from(&damage.faults);
-    // What did not heal by now is known to be broken: the rest of the evidence is worth a moment.
+    // The failed recovery is a violation already, so do not wait long for the rest of the evidence.
     let patience = if violations.is_empty() { HEAL_PATIENCE } else { LAST_MOMENT };
     let unserved = workload.all_served(patience).await;
     if !unserved.is_empty() {
@@ -195,27 +192,27 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     Ok(Report { violations, story, calls: evidence.calls.len() as u64, kept: None })
 }
 
-/// What the replicas say when all is quiet.
+/// The replicas' reports after the run.
 #[derive(Default)]
 struct Heard {
     testimonies: Vec<Testimony>,
     audited: Vec<Audited>,
-    /// For how many addresses they were asked, of how many.
+    /// Number of addresses queried, of how many.
     asked: (usize, usize),
     violations: Vec<Violation>,
 }
 
 impl Heard {
-    /// The last revision that was heard of.
+    /// The last revision in the reports.
     fn last(&self) -> Revision {
         Revision(self.testimonies.first().map_or(0, |said| said.records.len() as u64))
     }
 }
 
-/// Hears everybody until nothing came meanwhile: what was on its way when a client gave up may be committed much
-/// later, between two answers.
+/// Collects reports until no new record appears in the meantime: a call whose client timed out may be
+/// committed much later, between two answers.
 async fn collect_until_quiet(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
-    /// Nobody asks for anything any more: it ends soon.
+    /// There are no new calls, so this ends soon.
     const LATE_MAX: usize = 5;
     let mut heard = hear(cluster, seed, patience).await;
     for _ in 0..LATE_MAX {
@@ -253,7 +250,7 @@ async fn hear(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
     heard
 }
 
-/// After the last fault: the cluster becomes whole again, and nobody had crashed by himself.
+/// Checks after the last fault that the cluster recovers, and that no replica has crashed.
 async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
     let mut violations: Vec<Violation> =
         damage.crashes.iter().map(|what| Violation { law: "crash", what: what.clone() }).collect();
@@ -266,9 +263,9 @@ async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
     violations
 }
 
-/// Faults that do nothing show nothing: what was cut must have been missed.
+/// Checks that faults took effect: cut links must have dropped packets.
 fn faults_took_effect(cluster: &mut Cluster, damage: &Damage) -> Option<Violation> {
-    /// Between replicas a second never passes without packets.
+    /// Between replicas there are packets in every second.
     const LONG: u64 = 1_000_000_000;
     let of_links = |injected: &&Injected| {
         injected.fault.kind().sort == Sort::Network && injected.fault.kind().name != "slow-link"
@@ -284,7 +281,7 @@ fn faults_took_effect(cluster: &mut Cluster, damage: &Damage) -> Option<Violatio
     Some(Violation { law: "nemesis", what })
 }
 
-/// After a rolling upgrade all replicas run the new program, and its version is on.
+/// Checks after a rolling upgrade that all replicas run the new program, and that its version is active.
 async fn upgraded(cluster: &Cluster) -> Option<Violation> {
     let violation = |what: String| Some(Violation { law: "upgrade", what });
     if let Some(at) = cluster.outdated() {
@@ -305,7 +302,7 @@ async fn upgraded(cluster: &Cluster) -> Option<Violation> {
     }
 }
 
-/// Asks all replicas for their digest while everything else goes on.
+/// Samples digests of all replicas during the run.
 struct Sampler {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Vec<Sample>>,
@@ -336,7 +333,7 @@ impl Sampler {
     }
 }
 
-/// Counts, for people.
+/// Counts for the report.
 fn facts(evidence: &Evidence, (asked, given): (usize, usize)) -> Vec<(String, String)> {
     let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
     let mut refusals: BTreeMap<&str, usize> = BTreeMap::new();
@@ -384,7 +381,7 @@ fn facts(evidence: &Evidence, (asked, given): (usize, usize)) -> Vec<(String, St
     .to_vec()
 }
 
-/// What the replicas took, and what abuse had a part in it.
+/// Memory of the replicas, and the increase by abuse.
 fn memory(evidence: &Evidence) -> String {
     let most = evidence.memory.iter().map(|seen| seen.bytes).max().unwrap_or_default();
     let costs = costs(evidence);

@@ -1,4 +1,4 @@
-//! Round after round, each another run: other faults, other sizes, another seed, all drawn from one.
+//! Repeated runs with different faults, sizes and seeds, all drawn from one seed.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,28 +13,27 @@ use crate::nemesis::Fault;
 use crate::report::html;
 use crate::run::{Report, RunOptions, run};
 
-/// How to soak.
+/// Options of a soak test.
 #[derive(Clone, Debug)]
 pub struct SoakOptions {
     /// The seed of all rounds.
     pub seed: u64,
-    /// For how long; the last round begins before it is over.
+    /// The last round starts before this is over.
     pub duration: Duration,
     /// How long faults are injected in a round, seconds.
     pub round: u64,
-    /// Faults that may come.
+    /// Faults to draw from.
     pub faults: Vec<Fault>,
-    /// Whether to go on after a broken law.
+    /// Whether to continue after a broken law.
     pub keep_going: bool,
-    /// Where reports of rounds that broke a law are written.
+    /// Directory for reports of rounds that broke a law.
     pub reports: Option<PathBuf>,
-    /// The `romanad` program.
     pub romanad: PathBuf,
-    /// Where clusters' directories are made.
+    /// Parent of the clusters' directories.
     pub parent: Option<PathBuf>,
 }
 
-/// What came of it.
+/// Totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total {
     pub rounds: u64,
@@ -44,11 +43,11 @@ pub struct Total {
     pub faults: u64,
 }
 
-/// Round `number`, drawn from the seed.
+/// Options of round `number`, drawn from the seed.
 #[must_use]
 pub fn round(options: &SoakOptions, number: u64) -> RunOptions {
     let mut rng = SmallRng::seed_from_u64(options.seed.wrapping_add(number));
-    // All kinds at once hide what a few do often.
+    // A subset: with all kinds at once, each occurs rarely.
     let count = rng.random_range(1..=options.faults.len().max(1));
     let mut faults: Vec<Fault> = options.faults.sample(&mut rng, count).copied().collect();
     if number % 4 == 3 {
@@ -69,7 +68,7 @@ pub fn round(options: &SoakOptions, number: u64) -> RunOptions {
     }
 }
 
-/// Soaks, and says of each round what came of it.
+/// Runs rounds, and prints the result of each.
 ///
 /// # Errors
 /// A round could not be carried out.

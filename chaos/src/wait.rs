@@ -1,17 +1,17 @@
-//! Waiting for something that is to come, with a bound.
+//! Waits for a condition with a timeout.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tokio::time::{Instant, sleep};
 
-/// Between two looks.
+/// Poll interval.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 ///
 /// # Errors
-/// It is not so within `patience`.
+/// It does not hold within `patience`.
 pub async fn until(
     what: &str,
     patience: Duration,

@@ -1,6 +1,6 @@
-//! What the clients do, from a seed: addresses come and go, hosts and policies too, the topology changes under
-//! them. Each client has names of its own, so that what it expects is known to it; and there are names that
-//! several fight for, asked for once each, and specific addresses that several want.
+//! The clients' workload, drawn from a seed: addresses are allocated and released, hosts and policies change,
+//! and so does the topology. Each client has its own names, so that it knows what to expect; in addition
+//! several clients compete for shared names, each requested once, and for specific addresses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -28,20 +28,21 @@ use crate::evidence::{Ask, Call, Clock, Outcome};
 const RACKS: u8 = 4;
 const HOSTS_PER_RACK: u8 = 4;
 const TENANTS: u8 = 4;
-/// Addresses that a client holds before it rather releases.
+/// Number of held addresses above which a client prefers to release.
 const HELD_MAX: usize = 16;
-/// Longest pause of a client between two calls: clients are many, and the judged share the machine.
+/// Maximum pause of a client between calls: there are many clients, which share
+/// the machine with the replicas.
 const PAUSE_MS_MAX: u64 = 30;
-/// Names that several clients fight for at a time, and how long they do: what is judged by searching must be
-/// short.
+/// Number of concurrently shared names, and how long they are used: histories that are
+/// judged by searching must be short.
 const SHARED_NAMES: u8 = 4;
 const SHARED_NANOS: u64 = 2_000_000_000;
-/// Policies that come and go.
+/// Policies that are created and removed.
 const POLICIES: u8 = 6;
-/// Short, so that addresses are given out again while the run lasts.
+/// Short, so that addresses are reused during the run.
 const REUSE_DELAY_MS: u64 = 250;
 
-/// The topology: one network carved among racks; `wide` adds a second one.
+/// The topology: one network divided among racks; `wide` adds a second one.
 #[must_use]
 pub fn topology(wide: bool) -> TopologySpec {
     let racks: Vec<_> = (0..RACKS)
@@ -79,7 +80,7 @@ fn host(name: String, number: u16, rack: u8) -> HostSpec {
     }
 }
 
-/// The commands that make the world in which the clients live.
+/// The setup commands.
 #[must_use]
 pub fn world() -> Vec<Command> {
     let mut commands = vec![
@@ -99,10 +100,10 @@ pub fn world() -> Vec<Command> {
     commands
 }
 
-/// Makes the world. Records its calls like any others.
+/// Executes the setup commands, and records their calls.
 ///
 /// # Errors
-/// The cluster does not take a command within a minute.
+/// The cluster does not accept a command within a minute.
 pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
     let mut caller = Caller::Library(library(apis, "chaos:setup")?);
     let mut rng = SmallRng::seed_from_u64(0);
@@ -117,7 +118,7 @@ pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
             if let (Outcome::Refused { code }, true) = (&outcome, calls.len() == start) {
                 bail!("the cluster refused {ask:?}: {code}");
             }
-            // A refusal after an unknown outcome says that it has happened.
+            // A refusal after an unknown outcome means that it was committed.
             let settled = done || matches!(outcome, Outcome::Refused { .. });
             let returned = clock.now();
             let retried = caller.retries();
@@ -134,14 +135,14 @@ pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
     Ok(calls)
 }
 
-/// How to run the clients.
+/// Options of the workload.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
     pub clients: usize,
     pub seed: u64,
 }
 
-/// Clients at work.
+/// Running clients.
 #[derive(Debug)]
 pub struct Workload {
     stop: Arc<AtomicBool>,
@@ -151,15 +152,15 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts the clients. Half of them speak through the client library, half bare.
+    /// Starts the clients. Half of them use the client library, half single requests.
     ///
     /// # Errors
-    /// A client cannot be made.
+    /// A client cannot be created.
     pub fn start(apis: &[SocketAddr], options: &WorkloadOptions, clock: Clock) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let served: Arc<[AtomicU64]> = (0..options.clients).map(|_| AtomicU64::new(0)).collect();
         let mut clients = JoinSet::new();
-        // Some share a library handle, so that its gatherer has something to gather.
+        // Some share a library client, so that calls are batched.
         let shared = library(apis, "chaos:shared")?;
         for number in 1..=options.clients {
             let caller = match number % 4 {
@@ -185,7 +186,7 @@ impl Workload {
         Ok(Self { stop, served, clients })
     }
 
-    /// Waits until every client was served again, twice. Returns those who were not.
+    /// Waits until every client has had two more calls acknowledged. Returns those that have not.
     pub async fn all_served(&self, patience: Duration) -> Vec<usize> {
         let counts = || self.served.iter().map(|count| count.load(Ordering::Relaxed));
         let before: Vec<u64> = counts().collect();
@@ -204,7 +205,7 @@ impl Workload {
         }
     }
 
-    /// Lets every client finish its present call, and returns all calls.
+    /// Lets every client finish its current call, and returns all calls.
     ///
     /// # Errors
     /// A client panicked.
@@ -218,15 +219,15 @@ impl Workload {
     }
 }
 
-/// One client: what it holds, and its dice.
+/// A client's state: what it holds, and its random generator.
 struct Person {
     number: usize,
     rng: SmallRng,
     clock: Clock,
-    /// It asks once and is told what came of that.
+    /// It sends single requests without retries.
     bare: bool,
     replicas: u64,
-    /// Names that it allocated, or may have.
+    /// Names that it has allocated, or may have.
     held: Vec<(AddressName, HostName, u8)>,
     made: u64,
     own_host: bool,
@@ -284,7 +285,7 @@ impl Person {
         Ask::Command(Box::new(command))
     }
 
-    /// Something about a name that others are at, too.
+    /// An operation on a shared name.
     fn shared(&mut self) -> Ask {
         let (turn, which) =
             (self.clock.now() / SHARED_NANOS, self.rng.random_range(0..SHARED_NAMES));
@@ -300,7 +301,7 @@ impl Person {
         Ask::Command(Box::new(command))
     }
 
-    /// An address that others want, too, under a name of our own.
+    /// An address that others request too, under this client's name.
     fn allocate_this(&mut self) -> Command {
         let number = self.rng.random_range(0..RACKS * HOSTS_PER_RACK);
         // The upper end of the rack's part of the network, so that it is free at first.
@@ -319,7 +320,7 @@ impl Person {
         }
     }
 
-    /// An address that somebody may have: of the first block of a rack, or of those that several want.
+    /// An address that may be allocated: in the first block of a rack, or one of the contended ones.
     fn some_ip(&mut self) -> IpAddr {
         let rack = self.rng.random_range(0..RACKS) * 8;
         match self.rng.random_bool(0.5) {
@@ -377,7 +378,7 @@ impl Person {
         Command::ReleaseAddress(ReleaseAddress { address })
     }
 
-    /// A name to read: one of ours, or one that somebody else may be changing now.
+    /// A name to read: one of this client's, or one that others may be changing.
     fn some_name(&mut self) -> AddressName {
         if !self.held.is_empty() && self.rng.random_bool(0.5) {
             let at = self.pick();
@@ -412,7 +413,7 @@ impl Person {
         }
     }
 
-    /// A host on which everybody has something is evicted, or comes back.
+    /// Evicts or adds a host on which all clients have addresses.
     fn shared_host(&mut self) -> Command {
         let number = self.rng.random_range(0..RACKS * HOSTS_PER_RACK);
         let name = format!("h{number}");
@@ -423,7 +424,7 @@ impl Person {
     }
 
     fn blackout(&mut self) -> Command {
-        // Few ranges, so that adding and removing meet.
+        // Few ranges, so that adding and removing overlap.
         let third = self.rng.random_range(0..4_u8) * 8;
         let blackout =
             Blackout { cidr: format!("10.0.{third}.{}/31", self.rng.random_range(0..4_u8) * 2) };
@@ -434,7 +435,7 @@ impl Person {
         }
     }
 
-    /// Forgets a name once it certainly holds nothing, keeps it otherwise.
+    /// Forgets a name once it certainly holds nothing.
     fn learn(&mut self, ask: &Ask, outcome: &Outcome) {
         let Ask::Command(command) = ask else { return };
         let acked = matches!(outcome, Outcome::Acked { .. });

@@ -1,7 +1,7 @@
 //! # The world in one process
 //!
-//! The state machine, the agents' planners and kernels that are maps, driven by a seed: no process, no clock, no
-//! socket, so thousands of schedules a minute, and the same again from the same seed.
+//! A simulation of the state machine, the agents' planners, and kernels modelled as maps, driven by a seed:
+//! without processes, clocks or sockets, it runs thousands of schedules a minute, and is reproducible.
 //!
 //! ```text
 //!   step ──► Log (entries) ──► replicas: apply; one is restarted from a snapshot, one folds the events
@@ -9,12 +9,12 @@
 //!     │                └─► feed ──► agents: view ──► plan, diff ──► kernel (may fail after any write)
 //!     └─► laws, after each step
 //! ```
-//! What runs is what ships: [`State`], cluster time, the agents' views, `routes::plan`, `diff`, the policy compiler. What is
-//! modelled: kernels (maps of routes), the feed (in order, late, cut), disks (a copy that is saved now and
-//! then), and containers (who has which address).
+//! The code is the production code: [`State`], cluster time, the agents' views, `routes::plan`, `diff`, the
+//! policy compiler. Modelled are kernels (maps of routes), the feed (in order, delayed, interrupted), disks
+//! (a view saved now and then), and containers (which has which address).
 //!
-//! A law is a file in `world/laws/` and a line in [`LAWS`]. Left out: Raft and its log (`chaos run` has the real
-//! ones), and what rules do to packets (`agent/tests/policy` has an interpreter).
+//! A law is a file in `world/laws/` and a line in [`LAWS`]. Not covered: Raft and its log (`chaos run` has
+//! the real ones), and the effect of rules on packets (`agent/tests/policy` has an interpreter).
 
 mod agent;
 mod clocks;
@@ -35,13 +35,13 @@ use clocks::Clocks;
 pub use shrink::shrink;
 pub use step::Step;
 
-/// Hosts, and so agents.
+/// Number of hosts, each with an agent.
 pub const HOSTS: usize = 4;
 
 /// A law.
 #[derive(Debug)]
 pub struct Law {
-    /// What reports call it.
+    /// Name in reports.
     pub name: &'static str,
     pub says: &'static str,
     check: fn(&World) -> Result<(), String>,
@@ -61,14 +61,13 @@ pub const LAWS: &[&Law] = &[
     &laws::log_time::LAW,
 ];
 
-/// A law that was broken, and by which step.
+/// A broken law, and the step that broke it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// The law's name.
     pub law: &'static str,
-    /// What was seen.
+    /// The observation that breaks it.
     pub what: String,
-    /// The place of the step in the schedule.
+    /// Index of the step in the schedule.
     pub step: usize,
 }
 
@@ -78,47 +77,47 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Bugs that are planted at the seams, to see that the laws notice.
+/// Bugs injected at interfaces, to verify that the laws detect them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     /// Every fifth record is not delivered to agents.
     LostRecord,
-    /// Every seventh write to a kernel is lost, and nobody is told.
+    /// Every seventh write to a kernel is silently lost.
     LostWrite,
-    /// An agent that has not caught up takes away what its copy does not know.
+    /// An agent that has not caught up removes routes that its saved view does not have.
     EagerStart,
-    /// An agent takes routes of others for its own.
+    /// An agent treats other programs' routes as its own.
     ForeignTaken,
     /// A replica misses an entry.
     LostEntry,
-    /// A container goes on with an address that its agent has given up.
+    /// A container continues to use an address that its agent has released.
     Zombie,
     /// The leader stamps entries with its own clock.
     OwnClock,
 }
 
-/// The world.
+/// The simulated world.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// Everything that was decided.
+    /// All records committed so far.
     pub records: Vec<Record>,
-    /// What the last entry did.
+    /// The effect of the last entry.
     last: Vec<(Command, Outcome, Vec<Record>)>,
-    /// Three that apply entries, and one that folds events.
+    /// Three replicas that apply entries, and one that applies events.
     replicas: [State; 3],
     fold: State,
     agents: Vec<Agent>,
-    /// What time it is, and what the replicas believe.
+    /// The true time, and the replicas' clocks.
     clocks: Clocks,
-    /// Whether the last step changed a replica, or may have: what is as it was need not be judged again.
+    /// Whether the last step may have changed a replica; if not, it need not be judged again.
     changed: bool,
-    /// Whether everything was heard and done in the last step.
+    /// Whether the last step delivered and applied everything.
     quiet: bool,
     bug: Option<Bug>,
 }
 
 impl World {
-    /// An empty one, with the newest version of the log.
+    /// An empty world, with the newest version of the log.
     #[must_use]
     pub fn new(bug: Option<Bug>) -> Self {
         let state = State::new();
@@ -161,7 +160,7 @@ impl World {
             replica.apply(position, &entry);
         }
         for record in &records {
-            // What cannot follow is for the law of equal states to see.
+            // The law of equal states detects a failure.
             _ = self.fold.follow(record);
         }
         let outcome = outcomes.remove(0);
@@ -170,10 +169,10 @@ impl World {
         outcome
     }
 
-    /// Takes a step, and judges.
+    /// Executes a step, and checks the laws.
     ///
     /// # Errors
-    /// The law that it broke, and what was seen.
+    /// The law that it broke, and the observation.
     pub fn take(&mut self, step: &Step) -> Result<(), (&'static str, String)> {
         self.last.clear();
         (self.changed, self.quiet) = (false, false);
@@ -184,7 +183,7 @@ impl World {
         Ok(())
     }
 
-    /// What happened so far, as a digest: the same schedule gives the same.
+    /// Digest of everything that happened: equal schedules give equal digests.
     #[must_use]
     pub fn trace(&self) -> Digest {
         let kernels: Vec<String> =
@@ -193,7 +192,7 @@ impl World {
     }
 }
 
-/// Takes the steps of a schedule. Returns the trace's digest.
+/// Executes a schedule. Returns the trace's digest.
 ///
 /// # Errors
 /// The first law that was broken.
@@ -205,10 +204,10 @@ pub fn play(steps: &[Step], bug: Option<Bug>) -> Result<Digest, Broken> {
     Ok(world.trace())
 }
 
-/// Draws a schedule; steps are drawn in sight of what is there, so that they meet it.
+/// Draws and executes a schedule; steps are drawn depending on the current state, so that they affect it.
 ///
 /// # Errors
-/// The schedule up to the step that broke a law, and which.
+/// The schedule up to the step that broke a law, and the law.
 pub fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<Digest, (Vec<Step>, Broken)> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut world = World::new(bug);

@@ -1,12 +1,12 @@
-//! The shape of the workspace, held by a test: which room may know which, who knows openraft, what
-//! the state machine may touch, and how long files and functions may be.
+//! Checks the structure of the workspace: dependencies between crates, which crates use openraft, what the
+//! state machine may use, and the length of files and functions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
-/// Arrows between our crates. A room that is not here may know nobody.
+/// Allowed dependencies between our crates. A crate that is not listed may have none.
 const ARROWS: &[(&str, &[&str])] = &[
     ("romana-statemachine", &[]),
     ("romana-api", &["romana-statemachine"]),
@@ -24,13 +24,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),
 ];
 
-/// Arrows that only tests may use.
+/// Dependencies allowed for tests only.
 const TEST_ARROWS: &[(&str, &[&str])] = &[("romana-controlplane", &["romana-client"])];
 
-/// What the pure room may depend on.
+/// Allowed dependencies of the pure crate.
 const PURE: &[&str] = &["blake3", "imbl", "ipnet", "lz4_flex", "postcard", "serde", "thiserror"];
 
-/// Words that have no place in the pure room: clocks, threads, files, hash order, floats.
+/// Words that must not occur in the pure crate: clocks, threads, files, hash order, floats.
 const IMPURE: &[&str] = &[
     "std::",
     "HashMap",
@@ -45,7 +45,7 @@ const IMPURE: &[&str] = &[
     "static mut",
 ];
 
-/// Longest file, lines without inline tests; longest function, lines.
+/// Limits: lines of a file without inline tests, and lines of a function.
 const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 70;
 
@@ -98,7 +98,7 @@ fn production(path: &Path) -> String {
     }
 }
 
-/// Code without comments and text literals, line by line: enough for looking for words.
+/// Code without comments and string literals, line by line: sufficient for a search for words.
 fn code(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_text = false;
@@ -123,7 +123,7 @@ fn root(package: &Package) -> PathBuf {
     package.manifest_path.parent().expect("a manifest is in a directory").as_std_path().to_owned()
 }
 
-/// Source files of all our crates (not of their tests), by path from the workspace's root.
+/// Source files of all our crates (without tests), by path from the workspace's root.
 fn all_sources(metadata: &Metadata) -> BTreeMap<String, PathBuf> {
     let mut all = BTreeMap::new();
     for package in ours(metadata) {
@@ -209,7 +209,7 @@ fn the_state_machine_is_pure() {
     }
 }
 
-/// Whether a line has a word that is not the end of a longer one.
+/// Whether a line contains a word that is not the end of a longer one.
 fn has_word(line: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word).any(|(at, _)| {
@@ -267,7 +267,7 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         let name: String =
             signature.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         let close = format!("{}}}", &line[..line.len() - trimmed.len()]);
-        // One line, or a declaration without a body.
+        // A function on one line, or a declaration without a body.
         let short = line.ends_with('}') || line.ends_with(';');
         let length = if short {
             1
@@ -282,7 +282,7 @@ fn functions(text: &str) -> Vec<(String, usize)> {
     found
 }
 
-/// The last line of a declaration without a body, whose signature takes several lines.
+/// The last line of a declaration without a body, with a signature of several lines.
 fn declaration_ends(line: &str, close: &str) -> bool {
     let indent = &close[..close.len() - 1];
     line.strip_prefix(indent).is_some_and(|rest| rest.starts_with(')') && rest.ends_with(';'))

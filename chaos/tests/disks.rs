@@ -1,4 +1,4 @@
-//! Faults of disks, on real `romanad` processes: broken, slow, full, damaged.
+//! Disk faults on real `romanad` processes: failing, slow, full, damaged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ async fn get(cluster: &Cluster, at: usize, path: &str) -> Option<Answer> {
     http::once(cluster.replicas()[at].api, Method::GET, path, None, ASK).await.ok()
 }
 
-/// Creates a tenant at a replica; whether that was acknowledged.
+/// Creates a tenant at a replica. Returns whether that was acknowledged.
 async fn create(cluster: &Cluster, at: usize, name: &str) -> bool {
     let (path, body) = (format!("/v1/tenants/{name}"), json!({}));
     let api = cluster.replicas()[at].api;
@@ -29,7 +29,7 @@ async fn create(cluster: &Cluster, at: usize, name: &str) -> bool {
     answer.is_ok_and(|answer| (200..300).contains(&answer.status))
 }
 
-/// Creates tenants, again where it was not acknowledged, as a client would.
+/// Creates tenants, with retries as by a client.
 async fn create_all(cluster: &Cluster, at: usize, prefix: &str, count: usize) -> Vec<String> {
     let start = Instant::now();
     let names: Vec<String> = (0..count).map(|number| format!("{prefix}-{number}")).collect();
@@ -41,7 +41,7 @@ async fn create_all(cluster: &Cluster, at: usize, prefix: &str, count: usize) ->
     names
 }
 
-/// Every replica has all of it, and all have the same.
+/// Checks that every replica has all tenants, and that all states are equal.
 async fn all_is_there(cluster: &Cluster, acknowledged: &[String]) {
     for at in 0..3 {
         for name in acknowledged {
@@ -81,7 +81,7 @@ async fn wait_for(cluster: &Cluster, at: usize, path: &str, wanted: fn(&Answer) 
     }
 }
 
-/// A failed sync is the end of the replica: no retry, no acknowledgement, and the file is named.
+/// A failed sync ends the replica: no retry, no acknowledgement, and the error names the file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_ends_the_replica_and_nothing_else() {
     let mut cluster = Cluster::start(options(true)).await.expect("three replicas");
@@ -105,7 +105,7 @@ async fn a_failed_sync_ends_the_replica_and_nothing_else() {
     all_is_there(&cluster, &acknowledged).await;
 }
 
-/// The others carry on beside a slow disk, and a leader with one does not keep the lead.
+/// The other replicas are not delayed by a slow disk, and a leader with one gives up leadership.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_disk_does_not_slow_the_others() {
     let cluster = Cluster::start(options(true)).await.expect("three replicas");
@@ -115,7 +115,7 @@ async fn a_slow_disk_does_not_slow_the_others() {
     cluster.set_disk(follower, slow).expect("it gets slow");
     let start = Instant::now();
     let mut acknowledged = create_all(&cluster, leader, "beside", 60).await;
-    // One after the other through the slow disk they would take 30 s.
+    // One after the other on the slow disk they would take 30 s.
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     println!("60 commits beside a slow follower: {:?}", start.elapsed());
     cluster.set_disk(follower, Disk::Good).expect("it recovers");
@@ -131,10 +131,10 @@ async fn a_slow_disk_does_not_slow_the_others() {
     all_is_there(&cluster, &acknowledged).await;
 }
 
-/// A replica without room says so, leaves the others to it, and comes back by itself.
+/// A replica without disk space reports that, leaves the quorum, and returns by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_left_until_there_is_room() {
-    // Mounting needs root; without it there is nothing to test with.
+    // Mounting needs root.
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -143,7 +143,7 @@ async fn a_full_disk_is_left_until_there_is_room() {
     let mut cluster = Cluster::start(options).await.expect("three replicas on small disks");
     let leader = cluster.wait_leader(PATIENCE).await.expect("a leader");
     let mut acknowledged = create_all(&cluster, leader, "before", 10).await;
-    // The leader at its reserve; then a follower without a byte, all of a sudden.
+    // The leader at its reserve; then a follower whose disk is suddenly full.
     for (at, left) in [(leader, 32 << 20), ((leader + 1) % 3, 0)] {
         cluster.fill_disk(at, left).expect("it fills");
         let other = (at + 2) % 3;
@@ -172,7 +172,8 @@ fn newest(dir: &Path, ending: &str) -> PathBuf {
     found.expect("a file with that ending")
 }
 
-/// What is gone or damaged is refused with its name and the way out; with it back, all goes on.
+/// Missing or damaged files are refused with their name and the remedy; once
+/// restored, the replica works again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_replica_refuses_and_names_the_file() {
     let mut cluster = Cluster::start(options(false)).await.expect("three replicas");
@@ -187,7 +188,7 @@ async fn a_damaged_replica_refuses_and_names_the_file() {
         let mut zeroed = whole.clone();
         let from = if file == segment { 256 } else { 0 };
         zeroed[from..].fill(0);
-        // What is missing at the end of the history is made again from the log.
+        // A missing end of the history is rebuilt from the log.
         let is_history = file.extension().is_some_and(|ending| ending == "log");
         let zeroed = (!is_history).then_some(zeroed);
         for damaged in std::iter::once(None).chain(zeroed.map(Some)) {

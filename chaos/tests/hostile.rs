@@ -1,5 +1,5 @@
-//! A peer that sends what no peer would, to real replicas: none of it is believed, all of it is counted, and the
-//! cluster is the same afterwards, also when it is started again.
+//! Sends forged peer messages to real replicas: all are refused and counted, and the cluster is unchanged
+//! afterwards, also after a restart.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(30);
 const ASK: Duration = Duration::from_secs(3);
 
-/// How many messages a replica says that it has refused for a reason.
+/// The number of messages that a replica has refused for a reason.
 async fn refused(cluster: &Cluster, at: usize, reason: &str) -> u64 {
     let wanted = format!("romanad_peer_messages_refused_total{{reason=\"{reason}\"}} ");
     let mut stream = TcpStream::connect(cluster.replicas()[at].api).await.expect("it listens");
@@ -27,7 +27,7 @@ async fn refused(cluster: &Cluster, at: usize, reason: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok()).unwrap_or(0)
 }
 
-/// Writes at each replica, in a term that elections have come to.
+/// Writes at each replica, and checks that the term is one that elections can have reached.
 async fn goes_on(cluster: &mut Cluster, name: &str) {
     cluster.wait_ready(PATIENCE).await.expect("three replicas");
     for (at, api) in cluster.apis().into_iter().enumerate() {
@@ -58,7 +58,7 @@ async fn nothing_forged_is_believed() {
         let from = 1 + replica.id % 3;
         let target = Target { peer: replica.peer, id: replica.id, from, cluster: name.clone() };
         for forgery in Forgery::ALL {
-            // Each is counted, and for what it is: what is forged was understood.
+            // Each is counted under the right reason, which shows that the forgery was parsed.
             let reason = match forgery {
                 Forgery::Garbage | Forgery::Giant => "Garbage",
                 _ => "Implausible",

@@ -1,4 +1,4 @@
-//! What operators see in the logs while replicas are away: a line when it begins, a line when it ends, and no flood.
+//! The log of replicas while others are down: one line at the beginning, one at the end, and no flood.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,12 +10,12 @@ use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
 use romana_chaos::http::once;
 use romana_statemachine::VERSION_MAX;
 
-/// How long anything may take; the machine may be busy.
+/// Timeout of all waits; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a replica is away: it is tried some twenty times a second.
+/// How long a replica is down: connections are tried some twenty times a second.
 const AWAY: Duration = Duration::from_secs(6);
 
-/// Lines of a replica's log after the first so many bytes.
+/// Lines of a replica's log after a byte offset.
 fn lines(cluster: &Cluster, at: usize, after: usize) -> Vec<String> {
     let text = fs::read_to_string(cluster.log_path(at)).unwrap();
     text[after..].lines().map(String::from).collect()
@@ -25,7 +25,8 @@ fn length(cluster: &Cluster, at: usize) -> usize {
     usize::try_from(fs::metadata(cluster.log_path(at)).unwrap().len()).unwrap()
 }
 
-/// Waits for a line, and asks the replica meanwhile: there is work while others are away.
+/// Waits for a line, and sends requests to the replica in the meantime, so that there is
+/// traffic while others are down.
 async fn wait_line(cluster: &Cluster, at: usize, after: usize, words: &str) -> String {
     let start = Instant::now();
     loop {
@@ -39,7 +40,7 @@ async fn wait_line(cluster: &Cluster, at: usize, after: usize, words: &str) -> S
     }
 }
 
-/// Asks a replica at least once, and for so long.
+/// Sends requests to a replica for this time, at least one.
 async fn ask(cluster: &Cluster, at: usize, during: Duration) {
     let start = Instant::now();
     loop {
@@ -57,7 +58,7 @@ fn warnings(lines: &[String]) -> Vec<&String> {
     lines.iter().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect()
 }
 
-/// How often the leader tried, as the line says that tells of the end.
+/// The number of attempts of the leader, from the line that reports the end.
 fn attempts(line: &str) -> u64 {
     let number = line.split("attempts=").nth(1).unwrap();
     number.split(' ').next().unwrap().trim().parse().unwrap()
@@ -69,7 +70,7 @@ async fn one_line_when_a_replica_goes_and_one_when_it_comes() {
         Cluster::start(ClusterOptions::new(find_romanad(None).unwrap())).await.unwrap();
     cluster.wait_ready(PATIENCE).await.unwrap();
     let leader = cluster.wait_leader(PATIENCE).await.unwrap();
-    // A new cluster has a few things to say once.
+    // A new cluster logs a few lines once.
     wait_line(&cluster, leader, 0, &format!("version raised version={VERSION_MAX}")).await;
     let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let after: Vec<usize> = (0..3).map(|at| length(&cluster, at)).collect();
@@ -83,13 +84,13 @@ async fn one_line_when_a_replica_goes_and_one_when_it_comes() {
     for at in [leader, other] {
         let lines = lines(&cluster, at, after[at]);
         let warnings = warnings(&lines);
-        // A follower asks the others now and then, and may find the same.
+        // A follower contacts the others now and then, and may report the same.
         let expected = if at == leader { 1..=1 } else { 0..=1 };
         assert!(expected.contains(&warnings.len()), "replica {at}: {warnings:#?}");
         assert!(lines.len() <= 3, "replica {at}: {lines:#?}");
     }
 
-    // The leader alone: it says so of both, and little else.
+    // The leader alone reports both, and little else.
     cluster.wait_ready(PATIENCE).await.unwrap();
     let leader = cluster.wait_leader(PATIENCE).await.unwrap();
     let others = [(leader + 1) % 3, (leader + 2) % 3];

@@ -1,4 +1,4 @@
-//! Members come, go and are replaced under load: nothing that was acknowledged is lost.
+//! Members are added, removed and replaced under load: nothing acknowledged is lost.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(30);
 const ASK: Duration = Duration::from_secs(3);
 
-/// Creates tenants one after the other, at any replica that takes them; those that were
-/// acknowledged.
+/// Creates tenants sequentially at any replica that accepts them. Returns those that were acknowledged.
 async fn write(worker: usize, apis: Vec<SocketAddr>, stop: Arc<AtomicBool>) -> BTreeSet<String> {
     let mut acknowledged = BTreeSet::new();
     for turn in 0.. {
@@ -33,7 +32,7 @@ async fn write(worker: usize, apis: Vec<SocketAddr>, stop: Arc<AtomicBool>) -> B
     acknowledged
 }
 
-/// Asks a replica that leads or knows who does, until it says yes.
+/// Sends a request to replicas that lead or know the leader, until it succeeds.
 async fn ask(cluster: &Cluster, method: Method, path: &str, body: Option<Value>) -> Value {
     let start = Instant::now();
     loop {
@@ -50,7 +49,7 @@ async fn ask(cluster: &Cluster, method: Method, path: &str, body: Option<Value>)
     }
 }
 
-/// Waits until these members, and no others, vote and are healthy.
+/// Waits until exactly these members vote and are healthy.
 async fn wait_voters(cluster: &Cluster, ids: &[u64]) {
     let start = Instant::now();
     loop {
@@ -77,7 +76,7 @@ async fn add(cluster: &mut Cluster, at: usize, replaces: Option<u64>) -> u64 {
     id
 }
 
-/// Removes a member, and sees it end by itself.
+/// Removes a member, whose process must exit by itself.
 async fn remove(cluster: &mut Cluster, at: usize) {
     let id = cluster.replicas()[at].id;
     ask(cluster, Method::DELETE, &format!("/v1/cluster/members/{id}"), None).await;
@@ -111,7 +110,7 @@ async fn members_come_and_go_under_load() {
     }
     wait_voters(&cluster, &[1, 2, 3, 4, 5]).await;
 
-    // One of them leads: it hands over first.
+    // One of them is the leader, and transfers leadership first.
     let leader = cluster.wait_leader(PATIENCE).await.expect("a leader");
     remove(&mut cluster, leader).await;
     let next = (leader + 1) % 5;
@@ -124,14 +123,14 @@ async fn members_come_and_go_under_load() {
     };
     wait_voters(&cluster, &ids(&cluster)).await;
 
-    // A replica loses its disk and comes back at the same address under a new id.
+    // A replica loses its disk and returns at the same address with a new id.
     let lost = left[0];
     cluster.kill(lost).expect("it was up");
     let old = cluster.replicas()[lost].id;
     let id = add(&mut cluster, lost, Some(old)).await;
     assert_eq!(id, 6);
     wait_voters(&cluster, &ids(&cluster)).await;
-    // Later starts ask nobody.
+    // Later starts need no answer of other replicas.
     cluster.stop(lost).await.expect("it stops");
     cluster.start_replica(lost).expect("it starts");
     cluster.wait_ready(PATIENCE).await.expect("ready again");
@@ -157,8 +156,8 @@ async fn members_come_and_go_under_load() {
     assert!(cluster.crashes().is_empty());
 }
 
-/// A founder whose data directory was emptied is another one under the same id: it is told so, and
-/// stops, rather than deny what the one before it had promised.
+/// A founder whose data directory was emptied is a new member with an old id: it is refused, and stops, since
+/// it could break promises of its predecessor.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_founder_without_its_data_is_refused() {
     let options = ClusterOptions::new(
@@ -175,7 +174,7 @@ async fn a_founder_without_its_data_is_refused() {
         assert!(start.elapsed() < PATIENCE, "not claimed: {status:#}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // The leader hands over before it stops.
+    // The leader transfers leadership before it stops.
     let leader = cluster.wait_leader(PATIENCE).await.expect("a leader");
     cluster.stop(leader).await.expect("it stops");
     let tails = cluster.log_tails(100);

@@ -1,11 +1,12 @@
-//! The arrows between the modules of a crate, read from its sources: no module knows one that knows it, not even by way
-//! of others. What is read of a file are its `use` lines and the paths in it that begin with `crate`, `super` or `self`.
+//! Checks the dependencies between the modules of a crate, read from its sources: there must be no cycles. A
+//! file's dependencies are its `use` lines and the paths that begin with `crate`, `super` or `self`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Crates, and folders in them, whose modules are looked at. Of a crate its top-level modules; of a folder those in it.
+/// Crates, and folders in them, whose modules are checked: the top-level modules of
+/// a crate, or those in a folder.
 const PLACES: &[(&str, &str)] = &[
     ("statemachine", ""),
     ("api", ""),
@@ -28,27 +29,20 @@ const PLACES: &[(&str, &str)] = &[
     ("chaos/raft", ""),
 ];
 
-/// Modules that may know each other (of an empty list: all of the place), and why. Only ever shorten this list.
-const CYCLES: &[(&str, &[&str], &str)] = &[
-    (
-        "statemachine",
-        &[],
-        "the rules of each topic read and change the one State, which holds what each topic keeps",
-    ),
-    (
-        "client",
-        &["client", "gather"],
-        "a client gathers proposals, and what is gathered is sent by its core",
-    ),
-];
+/// Modules that may depend on each other (an empty list: all), and why. Only ever shorten this list.
+const CYCLES: &[(&str, &[&str], &str)] = &[(
+    "statemachine",
+    &[],
+    "the rules of each topic read and change the one State, which holds what each topic keeps",
+)];
 
 /// A module, by its path from the root of its crate.
 type Module = Vec<String>;
 
-/// The sources of a crate without those of its programs and tests.
+/// The sources of a crate, except its programs and tests.
 struct Sources {
     modules: BTreeMap<Module, String>,
-    /// Names that a module gives to what is in another.
+    /// Re-exports: names in a module for items in another.
     other_names: BTreeMap<Module, Module>,
 }
 
@@ -84,12 +78,12 @@ impl Sources {
         sources
     }
 
-    /// Whether there is such a module: a file of its own, or a folder with some.
+    /// Whether a module exists: a file, or a folder of modules.
     fn has(&self, module: &[String]) -> bool {
         self.modules.keys().any(|other| other.starts_with(module))
     }
 
-    /// What a path in a module means, from the root of the crate; `None`: something of another crate.
+    /// Resolves a path in a module to one from the crate's root; `None`: an item of another crate.
     fn resolve(&self, module: &[String], path: &[String]) -> Option<Module> {
         let ups = path.iter().take_while(|part| *part == "super").count();
         let rest = |from: usize| path.get(from..).unwrap_or_default();
@@ -107,7 +101,7 @@ impl Sources {
         }
     }
 
-    /// The same, where the path goes by a name that a module gives to what is in another.
+    /// Resolves re-exports.
     fn follow(&self, mut path: Module) -> Module {
         for _ in 0..5 {
             let named = (1..=path.len()).find_map(|end| {
@@ -122,7 +116,7 @@ impl Sources {
         path
     }
 
-    /// Who knows whom among the modules in a folder, and by which path.
+    /// Dependencies between the modules in a folder, and the paths that cause them.
     fn arrows(&self, folder: &[String]) -> BTreeMap<String, BTreeMap<String, String>> {
         let mut arrows: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         let member = |path: &[String]| {
@@ -158,7 +152,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A source file without its inline tests, comments, and what stands in quotes.
+/// A source file without its inline tests, comments, and string literals.
 fn code(text: &str) -> String {
     let inline_tests = ["#[cfg(test)]\nmod ", "#[cfg(all(test"];
     let end = inline_tests.iter().filter_map(|mark| {
@@ -173,7 +167,7 @@ fn code(text: &str) -> String {
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The paths of all `use` lines, and whether they give what is there a name for others.
+/// The paths of all `use` lines, and whether they are re-exports.
 fn used(text: &str) -> impl Iterator<Item = (bool, Vec<String>)> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("use ") {
@@ -190,7 +184,7 @@ fn used(text: &str) -> impl Iterator<Item = (bool, Vec<String>)> {
     found.into_iter()
 }
 
-/// The paths of a tree such as `a::{b, c::{d, self}}`.
+/// Expands a tree such as `a::{b, c::{d, self}}`.
 fn expand(before: &[String], tree: &str, into: &mut Vec<Vec<String>>) {
     let mut depth = 0;
     let branches = tree.split(|c| {
@@ -217,7 +211,7 @@ fn expand(before: &[String], tree: &str, into: &mut Vec<Vec<String>>) {
     }
 }
 
-/// Paths that are written out, in the code itself or in a `use` line.
+/// Qualified paths in the code or in a `use` line.
 fn inline(text: &str) -> impl Iterator<Item = Vec<String>> {
     let part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let words = text.split(move |c: char| !part(c)).filter(|word| word.contains("::"));
@@ -226,7 +220,7 @@ fn inline(text: &str) -> impl Iterator<Item = Vec<String>> {
     paths.filter(move |path| own(path) && !path.iter().any(String::is_empty))
 }
 
-/// A way from a module back to itself, if there is one.
+/// A cycle, if there is one.
 fn cycle(arrows: &BTreeMap<String, BTreeMap<String, String>>) -> Option<Vec<String>> {
     let mut done = BTreeSet::new();
     for start in arrows.keys() {
@@ -266,7 +260,7 @@ fn no_module_knows_one_that_knows_it() {
         let place = [&[(*krate).to_owned()], &folder[..]].concat().join("/");
         let mut arrows = sources.arrows(&folder);
         for (_, together, _) in CYCLES.iter().filter(|(at, ..)| *at == place) {
-            // All of them are one.
+            // Merge all of them into one.
             let one = |name: &String| together.is_empty() || together.contains(&name.as_str());
             for (_, to) in arrows.iter_mut().filter(|(from, _)| one(from)) {
                 to.retain(|to, _| !one(to));

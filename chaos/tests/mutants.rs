@@ -1,4 +1,4 @@
-//! The planted bugs can still be planted: each patch applies. `make mutants` lets the judge look for them.
+//! The mutants can be built: each patch applies. `make mutants` checks that the judge detects them.
 
 use std::path::Path;
 use std::process::Command;

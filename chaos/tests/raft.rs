@@ -1,5 +1,5 @@
-//! Raft in one process: fixed seeds, the seed of the commit, and disks that lie, which the laws must notice. Needs
-//! `make sim-build`, which `make unit` does.
+//! Raft in one process: fixed seeds, a seed derived from the commit, and lying disks, which the laws must
+//! detect. Needs `make sim-build`, which `make unit` runs.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -31,7 +31,7 @@ fn every_law_holds_in_fixed_seeds() {
     hold(1, 60);
 }
 
-/// Each of these found something (`chaos/BUGS.md`).
+/// Each of these seeds found a bug (`chaos/BUGS.md`).
 #[test]
 fn every_law_holds_where_one_was_broken() {
     for seed in [1076, 1122, 1317, 1322, 1854] {
@@ -62,14 +62,14 @@ fn a_seed_is_a_run() {
     assert_ne!(run("3"), run("17"));
 }
 
-/// Log and history alone, in more dangerous places than a cluster comes to.
+/// Log and history alone, in more dangerous situations than a cluster reaches.
 #[test]
 fn stories_end_well() {
     let output = chaos_raft(&["stories"]);
     assert!(output.status.success(), "{}", said(&output));
 }
 
-/// A control plane that leaves out a sync, or acknowledges before it, is one whose disk does that.
+/// A control plane that skips a sync, or acknowledges before it, is equivalent to one on such a disk.
 #[test]
 fn disks_that_lie_are_noticed() {
     for lie in ["sync", "late-sync", "directory"] {

@@ -1,21 +1,21 @@
-//! Texts for people have no values in the form that programs print for themselves: what is in a format string of the
-//! sources as `{value:?}` is a text in quotes, or on the list below with its reason.
+//! Messages for people must not contain values in debug format: every `{value:?}` in a format string of the
+//! sources must be quoted text, or be on the list below.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Names of texts that came from outside, which are shown in quotes.
+/// Names of external texts, which are shown in quotes.
 const QUOTED: [&str; 16] = [
     "text", "name", "value", "url", "path", "essence", "shown", "wanted", "given", "other",
     "machine", "theirs", "ours", "key", "found", "version",
 ];
-/// Other values whose form is one for people: durations (`250ms`, `10s`), and words of one enumeration.
+/// Other values with a readable debug format: durations (`250ms`, `10s`), and enumerations of words.
 const OTHERS: [&str; 7] =
     ["within", "patience", "PATIENCE", "WORK_TIMEOUT", "state", "attempt", "nature"];
 
-/// Sources of programs, without what only tests have.
+/// Sources of programs, without tests.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
@@ -50,7 +50,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// What stands before `end` in braces, on each line that makes a text. Asserts are for programmers.
+/// The text between a brace and `end`, on each line that formats a message. Asserts are excluded.
 fn in_braces<'a>(source: &'a str, end: &str) -> Vec<(&'a str, &'a str)> {
     let said = |line: &&str| !line.trim_start().starts_with("//") && !line.contains("assert");
     let mut found = Vec::new();
@@ -70,14 +70,14 @@ fn values_are_shown_as_people_write_them() {
     let mut wrong = Vec::new();
     for (path, source) in sources() {
         for (name, line) in in_braces(&source, ":?}") {
-            // `{:?}`: what is shown stands after the text.
+            // `{:?}`: the value follows the text.
             let argument = line.rsplit_once("\", ").map_or("", |(_, argument)| argument);
             let texts = ["&*why", "call.path(\"id\")", "given", "text"];
             let known = match name {
                 "" => texts.iter().any(|text| argument.starts_with(text)),
                 name => QUOTED.contains(&name) || OTHERS.contains(&name),
             };
-            // A log's visitor is given the value as it is, and a digest is made of all of it.
+            // A log visitor gets values in debug form, and a digest covers the whole form.
             let exempt = line.contains("format_args!") || line.contains("named(\"ROMANA-G-\"");
             if !known && !exempt {
                 wrong.push(format!("{}: {}", path.display(), line.trim()));

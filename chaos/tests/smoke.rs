@@ -7,7 +7,7 @@ use romana_chaos::cluster::find_romanad;
 use romana_chaos::nemesis::{Fault, possible};
 use romana_chaos::run::{RunOptions, run};
 
-/// What can be injected here; under CI that must be all of it.
+/// The faults that can be injected here; in CI that must be all of them.
 fn everything() -> String {
     let all = Fault::list("all").expect("faults");
     let can = possible(&all);
@@ -15,8 +15,8 @@ fn everything() -> String {
     can.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// `CHAOS_SEED`, or the commit: new luck with each, and the same luck with the same. A copy without git has
-/// always the same.
+/// `CHAOS_SEED`, or a seed derived from the commit: new with each commit, but
+/// reproducible. Without git it is fixed.
 fn seed_of_the_commit() -> u64 {
     if let Ok(seed) = std::env::var("CHAOS_SEED") {
         return seed.parse().expect("CHAOS_SEED is a number");
@@ -94,11 +94,11 @@ async fn a_new_seed_for_each_commit() {
     all_laws_hold(&options).await;
 }
 
-/// The judge is judged: on a disk whose fsync lies, power cuts lose acknowledged allocations.
+/// Tests the judge: on a disk with ineffective fsync, power cuts lose acknowledged allocations.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lying_disk_is_found_out() {
     let options = RunOptions { lying_disk: true, ..options(3, 5, 16, "power-all") };
-    // It may also come so far that no replica ever starts again.
+    // A replica may also be unable to start at all.
     if let Ok(report) = run(&options).await {
         if let Some(kept) = &report.kept {
             std::fs::remove_dir_all(kept).expect("remove what was kept");

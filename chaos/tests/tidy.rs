@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Longest line, characters. rustfmt leaves comments and texts as they are.
 const LINE_CHARS_MAX: usize = 140;
 
-/// Words that make a reader ask who or what is meant (design §8). They are looked for in comments.
+/// Words that make a reader ask who or what is meant. They are looked for in comments.
 const BANNED: [&str; 3] = ["anew", "whoever", "meanwhile"];
 
 /// Words that say nothing about a field.

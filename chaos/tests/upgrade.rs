@@ -1,4 +1,4 @@
-//! A rolling upgrade from the release before this one (`deploy/previous`), which `make test` builds.
+//! A rolling upgrade from the previous release (`deploy/previous`), which `make test` builds.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn present() -> PathBuf {
     find_romanad(None).expect("cargo build --workspace --bins comes first")
 }
 
-/// Replicas are replaced one by one under load; every law holds, and the new version is switched on.
+/// Replicas are replaced one by one under load; every law holds, and the new version is raised.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_are_upgraded_one_by_one() {
     let Some(previous) = previous() else { return };
@@ -41,8 +41,8 @@ async fn replicas_are_upgraded_one_by_one() {
     assert!(report.violations.is_empty(), "{:#?}\n{:?}", report.violations, report.story.facts);
 }
 
-/// A replica of the previous release does not guess at what it does not know: it stops, and the
-/// others go on. With the present program it takes part again.
+/// A replica of the previous release stops at an entry that it does not know, and the others continue. With
+/// the current program it participates again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_replica_stops_at_what_it_does_not_know() {
     let Some(previous) = previous() else { return };
@@ -61,7 +61,7 @@ async fn an_old_replica_stops_at_what_it_does_not_know() {
     cluster.stop(at).await.expect("it stops");
     cluster.set_old(at, true);
     cluster.start_replica(at).expect("it starts");
-    // What it missed is after the entry that it does not know.
+    // The entries that it missed follow the unknown one.
     let tenant = serde_json::json!({"labels": {}});
     let api = cluster.apis()[(at + 1) % 3];
     let put = once(api, Method::PUT, "/v1/tenants/t", Some(&tenant), PATIENCE).await;

@@ -1,4 +1,4 @@
-//! The world in one process: fixed seeds, and planted bugs that the laws must notice.
+//! The simulated world: fixed seeds, and injected bugs that the laws must detect.
 
 use romana_chaos::world::{Bug, run, shrink};
 
@@ -22,7 +22,8 @@ fn a_seed_is_a_schedule() {
     assert_ne!(run(7, STEPS, None).ok(), run(8, STEPS, None).ok());
 }
 
-/// Each planted bug is found within three hundred schedules, by its law; made shorter it is a few steps.
+/// Each injected bug is found within three hundred schedules, by its law; the
+/// shortened schedule has a few steps.
 #[test]
 fn planted_bugs_are_found() {
     for (bug, law) in [

@@ -9,7 +9,8 @@ use romana_statemachine::finding::Finding;
 use romana_statemachine::name::{HostName, InstanceId};
 use romana_statemachine::{Command, Topic};
 
-use crate::client::{Client, parse};
+use crate::call::parse;
+use crate::client::Client;
 use crate::error::Error;
 use crate::follow::Snapshot;
 use crate::model::{Done, Page};

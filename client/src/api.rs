@@ -18,7 +18,8 @@ use romana_statemachine::{Command, Topic};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::client::{Client, parse};
+use crate::call::parse;
+use crate::client::Client;
 use crate::config::Server;
 use crate::error::Error;
 use crate::follow::{FollowOptions, Follower, Snapshot};
@@ -240,7 +241,7 @@ impl Client {
         self.submit(&Command::RemoveVip(VipRef { name })).await
     }
 
-    /// Sends a topology document in Romana 1's format. Returns the server's answer.
+    /// Sends a topology document in the format of Romana's documentation. Returns the server's answer.
     ///
     /// # Errors
     /// [`Error`].
@@ -256,7 +257,7 @@ impl Client {
         self.inquire("/v1/topology/plan", document).await
     }
 
-    /// Validates and explains policies in Romana 1's or 2.0's format. Commits nothing.
+    /// Validates and explains policies in the format of Romana's documentation or of 2.0. Commits nothing.
     ///
     /// # Errors
     /// [`Error`].

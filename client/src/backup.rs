@@ -11,7 +11,7 @@ pub use romana_api::backup::Restoration;
 use tokio::time::{Instant, timeout};
 
 use crate::Client;
-use crate::client::parse;
+use crate::call::parse;
 use crate::config::Server;
 use crate::error::{ApiError, Error};
 use crate::query::Query;

@@ -20,7 +20,7 @@ use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::client::{Answered, Core, in_doubt};
+use crate::call::{Answered, Core, in_doubt};
 use crate::error::Error;
 use crate::model::{Done, outcome};
 use crate::retry::Nature;

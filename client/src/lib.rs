@@ -18,13 +18,14 @@
 //! 5. An unfiltered [`Follower`] detects a gap, a duplicate or a forged record.
 //!
 //! ## Reading order
-//! [`client`], then [`retry`](self) and `gather`, then [`follow`], [`mirror`] and `backup`; [`replay`] needs
+//! [`client`], `call`, then [`retry`](self) and `gather`, then [`follow`], [`mirror`] and `backup`; [`replay`] needs
 //! no cluster. Not implemented: TLS (it belongs in `transport.rs`), caching of reads.
 
 mod agents;
 mod api;
 pub mod audit;
 mod backup;
+mod call;
 pub mod client;
 mod config;
 mod error;

@@ -92,7 +92,7 @@ pub trait View: Clone + Send + Sync + 'static {
     /// Advances the revision without a record.
     fn advance(&mut self, revision: Revision);
 
-    /// The last revision applied.
+    /// The revision up to which it is complete.
     fn revision(&self) -> Revision;
 
     /// Sets the cluster.

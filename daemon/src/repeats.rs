@@ -190,11 +190,15 @@ impl Counted {
         let Self { level, line, count, during, ended } = self;
         let during = Seconds(*during);
         match (*ended, *level) {
-            (true, _) => tracing::info!(target: TARGET, count, %during, line, "repeated no more"),
-            (false, Level::ERROR) => {
-                tracing::error!(target: TARGET, count, %during, line, "still repeated");
+            (true, _) => {
+                tracing::info!(target: TARGET, count, %during, line, "repeated warning ended")
             }
-            (false, _) => tracing::warn!(target: TARGET, count, %during, line, "still repeated"),
+            (false, Level::ERROR) => {
+                tracing::error!(target: TARGET, count, %during, line, "repeated warning continues");
+            }
+            (false, _) => {
+                tracing::warn!(target: TARGET, count, %during, line, "repeated warning continues")
+            }
         }
     }
 }

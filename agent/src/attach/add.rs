@@ -171,7 +171,7 @@ impl Attacher {
         }
         let late = entry.addresses.iter().any(|held| held.lent.is_some());
         if late {
-            // Durable first: after a crash, the entry is the only record of the borrowed address.
+            // Durable first: after a crash, the entry is the only local record of the borrowed address.
             self.put(entry.clone()).await?;
         }
         crash_point("allocated");

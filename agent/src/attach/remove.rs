@@ -102,8 +102,8 @@ impl Attacher {
         }
     }
 
-    /// Detaches all attachments of a network that are not listed as valid; continues after a
-    /// failure, and returns the first error.
+    /// Detaches all attachments of a network that are not listed as valid; continues after
+    /// failures, and then reports all of them.
     pub(super) async fn gc(
         self: &Arc<Self>,
         network: &str,
@@ -262,7 +262,7 @@ impl Attacher {
             tracing::warn!(
                 ?ips,
                 error = &error as &dyn std::error::Error,
-                "conntrack flush failed"
+                "deletion of tracked connections failed"
             );
         }
     }

@@ -53,7 +53,7 @@ impl Spare {
 pub(super) struct Reserve {
     file: PathBuf,
     spares: Mutex<BTreeMap<AddressName, Spare>>,
-    /// BorrowedAddress since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
+    /// Lent since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
     out: Mutex<BTreeSet<AddressName>>,
     unwanted: Mutex<BTreeMap<AddressName, Instant>>,
 }

@@ -26,9 +26,9 @@ const MEMBERS_MAX: u32 = 1 << 20;
 pub struct Actual {
     /// Our sets, by full name: type, and members with `nomatch` if they are exceptions.
     pub sets: BTreeMap<String, (String, BTreeMap<String, bool>)>,
-    /// PolicyView of our chains.
+    /// Rules of our chains.
     pub chains: BTreeMap<(Family, String), Vec<String>>,
-    /// PolicyView of the built-in chains that jump to ours.
+    /// Rules of the built-in chains that jump to ours.
     pub hooks: BTreeMap<(Family, String), Vec<String>>,
 }
 

@@ -56,7 +56,7 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     pub kind: SetKind,
-    /// IpSets; `true`: an exception from a larger member (`nomatch`).
+    /// Members; `true`: an exception from a larger member (`nomatch`).
     pub members: OrdMap<Member, bool>,
 }
 

@@ -126,7 +126,7 @@ impl PacketFilter {
         run(&self.program(family, "save"), &args, None).await
     }
 
-    /// PolicyView with their counters, of both families.
+    /// Rules with their counters, of both families.
     ///
     /// # Errors
     /// [`FilterError`].

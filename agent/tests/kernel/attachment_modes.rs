@@ -1,5 +1,5 @@
-//! Other ways to be attached and to be reached: addresses only, after another plugin, IPv6 alone, several
-//! links, a host that moves, and very many blocks.
+//! Other ways to attach and reach containers: IPAM only, after another plugin, IPv6 only, several links, a
+//! host that changes its address, and very many blocks.
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn lab() -> Lab {
 fn as_an_ipam_delegate_it_gives_addresses_only_in_namespaces() {
     let mut lab = lab();
     let netns = lab.container("c1");
-    // As the bridge plugin calls its delegate: the main plugin's configuration, with `ipam`.
+    // As the bridge plugin calls its IPAM delegate: the main plugin's configuration, with `ipam`.
     let delegate = |lab: &Lab, command: &str| {
         let mut call = lab.cni("h1", command, "c1", &netns);
         let ipam = json!({"type": "romana-cni", "socket": call.config["socket"], "stateDir": call.config["stateDir"]});
@@ -94,12 +94,12 @@ fn a_host_that_gets_another_address_is_followed_in_namespaces() {
         lab.routes("h1").iter().any(|route| route.ends_with(&format!(" {gateway}")))
     };
     until("there is a route", || via(&lab, "10.77.0.3"));
-    // The new address first; then the host says so, and the old one goes.
+    // The new address is added first; then the host registers it, and the old one is removed.
     lab.ip("h3", &["addr", "add", "10.77.0.33/24", "dev", "eth0"]);
     lab.kill_agent("h3");
     lab.start_agent("h3", &["--register", "--host-ip", "10.77.0.33,fd77::3"]);
     until("the route follows", || via(&lab, "10.77.0.33") && !via(&lab, "10.77.0.3"));
-    // The other one goes with it, and all routes of the link: the agent puts its own back.
+    // The kernel removes the other one as well, and all routes of the link: the agent restores its own.
     lab.ip("h3", &["addr", "del", "10.77.0.3/24", "dev", "eth0"]);
     lab.ip("h3", &["addr", "replace", "10.77.0.33/24", "dev", "eth0"]);
     let netns = lab.container("c1");
@@ -135,7 +135,7 @@ fn a_host_on_two_links_is_reached_by_both_in_namespaces() {
     let netns = lab.container("c1");
     lab.cni("h1", "ADD", "c1", &netns).ok();
     lab.reaches("c1", ip);
-    // What the kernel shows is what was asked for: it is not written again.
+    // The kernel reports the routes as they were requested, so they are not rewritten.
     lab.kill_agent("h1");
     lab.start_agent("h1", &["--ecmp"]);
     assert!(before > 0);
@@ -152,7 +152,7 @@ fn ten_thousand_routes_are_written_once_in_namespaces() {
     for host in ["h2", "h3"] {
         lab.romana(&["host", "add", host, &format!("10.77.0.{}", &host[1..])]);
     }
-    // Blocks of two hosts by turns: no two that are adjacent have the same way.
+    // Blocks of two hosts alternate: no two adjacent blocks have the same next hop.
     lab.allocate_by_turns(10_000, ["h2", "h3"]);
     lab.start_agent("h1", &["--register", "--host-ip", "10.77.0.1"]);
     let status = |lab: &Lab| lab.status("h1").expect("its status");
@@ -167,7 +167,7 @@ fn ten_thousand_routes_are_written_once_in_namespaces() {
     assert_eq!(status(&lab).writes, 0, "a route that is right is not written again");
 }
 
-/// A management network, with the default route and another MTU, is none of the others' business.
+/// A management network with the default route and another MTU does not affect the traffic to other hosts.
 #[test]
 fn mtu_and_registered_address_are_those_of_the_way_to_the_others_in_namespaces() {
     let mut lab = Lab::one_link();

@@ -1,4 +1,4 @@
-//! What was acknowledged keeps its network while other things change, and foreign things stay.
+//! Acknowledged attachments keep their network while other things change, and foreign objects are left alone.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ fn attach(lab: &mut Lab, name: &str) -> Vec<IpAddr> {
     addresses(&lab.cni("h1", "ADD", name, &netns).ok())
 }
 
-/// Whether the host routes of these addresses lead to links of containers.
+/// Whether the host routes of these addresses use links of containers.
 fn has_routes(lab: &Lab, ips: &[IpAddr]) -> bool {
     let routes = ["-4", "-6"]
         .map(|family| lab.ip_json("h1", &[family, "route", "show", "proto", "57"]).to_string());
@@ -50,7 +50,8 @@ fn host_routes_that_are_taken_away_come_back_in_namespaces() {
     for (from, to) in [("c1", two[0]), ("c1", two[1]), ("c2", one[0]), ("c2", one[1])] {
         lab.reaches(from, to);
     }
-    // A route of another program in place of ours, or before it, is left alone and named; CHECK sees it, too.
+    // A route of another program that replaces ours or takes precedence is left alone and
+    // reported; CHECK reports it, too.
     let result = serde_json::json!({"interfaces": [{"name": "eth0", "sandbox": "x"}], "ips": []});
     let mut check = lab.cni("h1", "CHECK", "c1", &format!("/run/netns/{}", lab.ns("c1")));
     check.config["prevResult"] = result;
@@ -82,7 +83,7 @@ fn host_routes_that_are_taken_away_come_back_in_namespaces() {
     for ip in &one {
         lab.reaches("c2", *ip);
     }
-    // A link that is gone cannot be put back: it is said.
+    // A missing link cannot be restored, and is reported.
     let link = lab.links("h1").remove(0);
     lab.ip("h1", &["link", "del", &link]);
     until("the agent says so", || {
@@ -135,13 +136,13 @@ fn a_del_that_is_left_late_is_older_than_the_next_add_in_namespaces() {
     for name in ["c1", "other"] {
         attach(&mut lab, name);
     }
-    // This plugin found no agent, although there is one by now.
+    // This plugin call found no agent, although one is running now.
     let mut del = lab.cni("h1", "DEL", "c1", "");
     del.config["socket"] = "/nonexistent/agent.sock".into();
     del.ok();
     lab.delete_container("c1");
     let ips = attach(&mut lab, "c1");
-    // A DEL has the agent look into the spool.
+    // A DEL makes the agent process the spool.
     lab.cni("h1", "DEL", "other", "").ok();
     until("the spool is empty, and the other one gone", || lab.ledger("h1") == 1);
     assert_eq!(lab.links("h1").len(), 1);
@@ -163,7 +164,7 @@ fn another_networks_del_leaves_the_attachment_alone_in_namespaces() {
 fn foreign_routes_are_never_replaced_in_namespaces() {
     let mut lab = Lab::one_link();
     lab.topology(&flat());
-    // Of another program, where the block of h2 will be and where a container's address will be.
+    // Routes of another program, at a future block of h2 and at a future address of a container.
     lab.ip("h1", &["route", "add", "10.112.0.8/29", "via", "10.77.0.3", "proto", "4"]);
     lab.ip("h1", &["route", "add", "10.112.0.1/32", "dev", "lo", "proto", "4"]);
     start_all(&mut lab);
@@ -201,7 +202,7 @@ fn foreign_damage_to_policy_is_restored_also_while_policies_change_in_namespaces
     damage(&mut lab, "iptables-nft", &[ruleset]);
 }
 
-/// The kernel does not tell of changes there.
+/// The kernel does not announce changes of x_tables.
 #[test]
 fn foreign_damage_to_legacy_rules_is_restored_in_namespaces() {
     let mut lab = Lab::one_link();
@@ -211,7 +212,7 @@ fn foreign_damage_to_legacy_rules_is_restored_in_namespaces() {
     damage(&mut lab, "iptables-legacy", &[]);
 }
 
-/// Damages what is there of policy, in several ways, and waits until it is restored and counted.
+/// Damages the policy state in several ways, and waits each time until it is repaired and counted.
 fn damage(lab: &mut Lab, iptables: &str, more: &[&[&str]]) {
     let ips = attach(lab, "c1");
     let sets = lab.text("h1", &["ipset", "list", "-n"]).expect("sets");
@@ -236,7 +237,7 @@ fn damage(lab: &mut Lab, iptables: &str, more: &[&[&str]]) {
         assert!(lab.try_exec("h1", damage).is_some(), "{damage:?}");
         let mut change = 0;
         until(&format!("{damage:?} is restored and counted"), || {
-            // Policies change all the time: the repair comes all the same.
+            // Constant policy changes do not prevent the repair.
             change += 1;
             lab.policy(&serde_json::json!({
                 "name": "busy", "applied_to": [{"dest": "local"}], "description": format!("{n} {change}"),
@@ -253,7 +254,7 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     lab.reaches("c1", two[0]);
     let ping = lab.start_ping("c1", two[0]);
     lab.kill_agent("h1");
-    // One flipped byte in each file of the ledger.
+    // Flip one byte in each file of the ledger.
     for file in std::fs::read_dir(lab.dir().join("h1/attachments")).expect("the ledger") {
         let path = file.expect("a file").path();
         let mut bytes = std::fs::read(&path).expect("its content");
@@ -262,7 +263,7 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     }
     lab.start_agent("h1", &[]);
     lab.kill_agent("h1");
-    // And then all of the state directory.
+    // Then remove the whole state directory.
     std::fs::remove_dir_all(lab.dir().join("h1")).expect("removed");
     lab.start_agent("h1", &[]);
     until("it has heard a replica", || {
@@ -280,8 +281,8 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     until("all is given back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
 }
 
-/// Thirty at a time, ids used again, the agent killed in the middle: what was acknowledged and not deleted since
-/// has its link and its host routes, and the log agrees.
+/// Thirty concurrent operations with reused ids, and the agent is killed in between: every acknowledged
+/// attachment that was not deleted has its link and host routes, and the log agrees.
 #[test]
 fn what_was_acknowledged_keeps_its_network_under_churn_in_namespaces() {
     const ROUNDS: usize = 6;
@@ -307,7 +308,7 @@ fn what_was_acknowledged_keeps_its_network_under_churn_in_namespaces() {
         let done: Vec<_> =
             running.into_iter().map(|thread| thread.join().expect("it ends")).collect();
         until("it serves the plugin", || lab.cni("h1", "STATUS", "", "").call().0);
-        // One that was killed before it answered may have attached: the runtime ends that by a DEL.
+        // A killed call may have attached the container: the runtime sends a DEL for it.
         let attached: Vec<(&String, Vec<IpAddr>)> = names
             .iter()
             .zip(&done)
@@ -334,7 +335,7 @@ fn what_was_acknowledged_keeps_its_network_under_churn_in_namespaces() {
     assert!(lab.try_romana(&["ipam", "check"]).is_some(), "the check finds nothing");
 }
 
-/// As after a reboot: no DEL ever comes.
+/// As after a reboot, without any DEL.
 #[test]
 fn what_lost_its_namespace_is_released_after_a_minute_in_namespaces() {
     let mut lab = lab();

@@ -1,4 +1,4 @@
-//! `romana-agent cleanup`: nothing of ours stays, and nothing of others goes.
+//! `romana-agent cleanup` removes all our objects, and no others.
 
 use std::path::Path;
 use std::process::Output;
@@ -42,7 +42,7 @@ fn kernel(lab: &Lab, host: &str) -> String {
 fn a_host_leaves_romana_without_a_trace_in_namespaces() {
     let mut lab = Lab::one_link();
     lab.topology(&flat());
-    // What others have, some of it under the same numbers.
+    // Objects of other programs, some with the same numbers.
     lab.nat("h1", &["-A", "POSTROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"]).expect("iptables");
     lab.ip("h1", &["route", "add", "198.51.100.0/24", "dev", "lo", "proto", "static"]);
     for args in [

@@ -1,4 +1,4 @@
-//! Containers, attached by the plugin as a runtime calls it.
+//! Attaches containers by calling the plugin as a runtime does.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ fn containers_on_three_hosts_reach_each_other_in_namespaces() {
             "one of each family: {result}"
         );
         assert_eq!(lab.ip_json(&pod, &["link", "show", "dev", "eth0"])[0]["mtu"], 1400);
-        // What was given out is there.
+        // CHECK confirms the result of ADD.
         add.config["prevResult"] = result;
         let mut check = lab.cni(host, "CHECK", &pod, &netns);
         check.config = add.config;
@@ -51,7 +51,7 @@ fn containers_on_three_hosts_reach_each_other_in_namespaces() {
         }
     }
     let (pod, netns, ips) = &pods[0];
-    // The host reaches its own.
+    // The host reaches its own containers.
     lab.reaches("h1", ips[0]);
     lab.reaches("h1", ips[1]);
     let add = lab.cni("h1", "ADD", pod, netns);
@@ -59,7 +59,7 @@ fn containers_on_three_hosts_reach_each_other_in_namespaces() {
     assert!(!success && error["code"] == 102, "{error}");
     let names: Vec<_> = lab.allocated("h1").into_iter().map(|(name, _)| name).collect();
     assert!(names.contains(&"cni:blue.web:h1-c0:eth0".into()), "{names:?}");
-    // Gone, and gone again, without the namespace.
+    // DEL is idempotent, also without the namespace.
     let del = lab.cni("h1", "DEL", pod, "");
     del.ok();
     del.ok();
@@ -82,7 +82,7 @@ fn many_at_once_in_namespaces() {
     });
     let ips: BTreeSet<IpAddr> = results.iter().flat_map(addresses).collect();
     assert_eq!(ips.len(), 200);
-    // GC leaves what is listed, and nothing else.
+    // GC keeps the listed attachments only.
     let mut gc = lab.cni("h1", "GC", "", "");
     gc.config["cni.dev/valid-attachments"] = json!([{"containerID": "c7", "ifname": "eth0"}]);
     gc.ok();
@@ -126,7 +126,7 @@ fn a_crash_anywhere_leaves_nothing_behind_in_namespaces() {
         until("it serves the plugin", || lab.cni("h1", "STATUS", "", "").call().0);
         let added = lab.cni("h1", "ADD", step, &netns).call();
         if added.0 {
-            // What it crashes at comes later.
+            // This step is reached only by a later command.
             lab.cni("h1", "DEL", step, &netns).call();
         }
         until("it crashes", || lab.status("h1").is_none());
@@ -149,7 +149,8 @@ fn a_crash_anywhere_leaves_nothing_behind_in_namespaces() {
 fn a_failed_add_leaves_nothing_behind_in_namespaces() {
     let mut lab = lab();
     let netns = lab.container("c1");
-    // The name is taken in the container: the pair cannot be made, after the addresses were.
+    // The interface name exists in the container already: creating the pair fails
+    // after the addresses were allocated.
     lab.ip("c1", &["link", "add", "eth0", "type", "bridge"]);
     let (success, error) = lab.cni("h1", "ADD", "c1", &netns).call();
     assert!(!success && error["code"] == 101, "{error}");
@@ -171,7 +172,7 @@ fn what_is_not_attached_is_given_up_by_report_in_namespaces() {
     lab.cni("h1", "ADD", "gone", &gone).ok();
     let before: BTreeSet<_> = lab.links("h1").into_iter().collect();
     lab.cni("h1", "ADD", "there", &there).ok();
-    // A VM, or whatever an operator has: not the agent's to judge.
+    // An operator's address, such as that of a VM: not managed by the agent.
     lab.romana(&["address", "allocate", "--host", "h1", "vm-1"]);
     lab.kill_agent("h1");
     std::fs::remove_dir_all(lab.dir().join("h1/attachments")).expect("the ledger is lost");
@@ -180,12 +181,12 @@ fn what_is_not_attached_is_given_up_by_report_in_namespaces() {
     lab.start_agent("h1", &[]);
     let names = || lab.allocated("h1").into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     until("what is gone is given up", || !names().iter().any(|name| name.contains(":gone:")));
-    // Its route is there: whatever the ledger says, it may be in use.
+    // Its route exists, so it may be in use whatever the ledger says.
     let kept = ["cni6:blue.web:there:eth0", "cni:blue.web:there:eth0", "vm-1"];
     assert_eq!(names().into_iter().collect::<BTreeSet<_>>(), kept.map(String::from).into());
     let log = lab.romana_text(&["audit", "log", "--type", "AddressReleased"]).expect("the log");
     assert!(log.contains("reported"), "{log}");
-    // A DEL finds what the ledger has lost.
+    // A DEL recovers an attachment that the ledger has lost.
     lab.cni("h1", "DEL", "there", &there).ok();
     until("it is given back", || names() == ["vm-1"]);
     assert!(lab.links("h1").is_empty());

@@ -1,5 +1,5 @@
-//! Cyclonus' cases on a real kernel: nine pods in three namespaces on three hosts, every pair, TCP and UDP. In CI
-//! a fixed sample; all of them with `make test-policy`.
+//! Cyclonus' test cases on a real kernel: nine pods in three namespaces on three hosts, every pair, TCP and
+//! UDP. CI runs a fixed sample, `make test-policy` all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,17 +13,18 @@ use serde_json::{Value, json};
 use crate::lab::{Lab, until};
 use crate::probe::{reached, serve};
 
-/// What probes ask for.
+/// Protocols and ports of the probes.
 const PROBES: [(&str, Transport); 4] = [
     ("TCP/80", Transport::Tcp(80)),
     ("TCP/81", Transport::Tcp(81)),
     ("UDP/80", Transport::Udp(80)),
     ("UDP/81", Transport::Udp(81)),
 ];
-/// Of all cases, in CI: a sample that meets every group, and all that change pods, labels or namespaces.
+/// CI runs every sixth case: a sample with cases of every group, and all that
+/// change pods, labels or namespaces.
 const EVERY: usize = 6;
 
-/// Pods, the cluster, and what it has of a case.
+/// The pods, the cluster, and the objects of the current case.
 struct World {
     lab: Lab,
     /// Container namespace and host of each pod.
@@ -43,7 +44,7 @@ impl World {
         lab.closed_topology(&json!({
             "networks": [{"name": "pods", "cidr": "10.111.0.0/16", "block_mask": 32}],
             "topologies": [{"networks": ["pods"], "map": [{}]}]}));
-        // Cases use addresses again at once.
+        // Cases reuse addresses immediately.
         lab.romana(&["settings", "set", "address_reuse_delay=0"]);
         for n in 1..=3 {
             let ip = format!("10.77.0.{n}");
@@ -57,7 +58,7 @@ impl World {
         Self { lab, pods, policies, labels, tenants }
     }
 
-    /// Attaches a pod, or detaches those that are not wanted.
+    /// Attaches missing pods, and detaches those that are not wanted.
     fn pods(&mut self, wanted: &BTreeMap<String, IpAddr>) {
         let gone: Vec<String> =
             self.pods.keys().filter(|pod| !wanted.contains_key(*pod)).cloned().collect();
@@ -95,7 +96,7 @@ impl World {
         call.ok();
     }
 
-    /// Takes the cluster to where a step has it. Returns the revision.
+    /// Brings the cluster to the state of a step. Returns the revision.
     fn step(&mut self, step: &Value) {
         let wanted = addresses(step);
         let mut commands = Vec::new();
@@ -146,7 +147,7 @@ impl World {
         }
     }
 
-    /// Verdicts by real connections that are not as expected.
+    /// Results of real connections that differ from the expected ones.
     fn differing(&self, step: &Value) -> Vec<String> {
         let pods: Vec<(String, IpAddr)> = ordered(step);
         let verdicts = |(i, (from, _)): (usize, &(String, IpAddr))| {
@@ -176,7 +177,7 @@ impl World {
         })
     }
 
-    /// Until the next case.
+    /// Removes the objects of the case.
     fn clear(&mut self) {
         let names = std::mem::take(&mut self.policies);
         self.submit(
@@ -216,7 +217,7 @@ fn run(cases: &[Value]) {
             steps += 1;
             let mut differing = world.differing(step);
             if !differing.is_empty() {
-                // A busy machine may be late with an answer; it is never early with a drop.
+                // On a busy machine an answer may be late, but a drop is never early.
                 differing = world.differing(step);
             }
             wrong.extend(

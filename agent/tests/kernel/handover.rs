@@ -1,4 +1,4 @@
-//! Addresses and hosts that change hands: who had them before decides nothing for who has them next.
+//! Addresses and hosts with a new holder: the earlier holder has no effect on the next one.
 
 use romana_statemachine::Revision;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -22,7 +22,7 @@ fn attach(lab: &mut Lab, host: &str, name: &str) -> Vec<IpAddr> {
     addresses(&lab.cni(host, "ADD", name, &netns).ok())
 }
 
-/// Makes the kernel of a host track a connection, established.
+/// Makes the kernel of a host track an established connection.
 fn track(lab: &Lab, host: &str, from: &str, to: &str, answered_by: &str) {
     let tuple = ["-p", "udp", "--sport", "5000", "--dport", "53", "-s", from, "-d", to];
     let reply =
@@ -51,7 +51,7 @@ fn connections_of_a_released_address_are_forgotten_on_all_hosts_in_namespaces() 
     for host in ["h1", "h2", "h3"] {
         track(&lab, host, &v4, "10.112.9.9", "10.112.9.9");
         track(&lab, host, "10.112.9.9", &v4, &v4);
-        // Asked for at the address of a service.
+        // Initiated towards a service address.
         track(&lab, host, "10.112.9.8", "10.96.0.1", &v4);
         track(&lab, host, "fd11::99", &v6, &v6);
         track(&lab, host, "10.112.9.9", "10.112.9.8", "10.112.9.8");
@@ -60,7 +60,7 @@ fn connections_of_a_released_address_are_forgotten_on_all_hosts_in_namespaces() 
             track(&lab, host, &ip.to_string(), other, other);
         }
     }
-    // One host is not there when it happens, and learns of it later.
+    // One host is down when it happens, and learns of it later.
     lab.kill_agent("h3");
     lab.cni("h1", "DEL", "c1", "").ok();
     let left = |lab: &Lab, host: &str| {
@@ -71,7 +71,7 @@ fn connections_of_a_released_address_are_forgotten_on_all_hosts_in_namespaces() 
         until(&format!("{host} has forgotten"), || !left(&lab, host));
     }
     assert!(left(&lab, "h3"), "nobody has told it");
-    // And has lost what it knew, besides.
+    // In addition it has lost its state directory.
     std::fs::remove_dir_all(lab.dir().join("h3")).expect("removed");
     lab.start_agent("h3", &[]);
     until("h3 has forgotten", || !left(&lab, "h3"));
@@ -88,7 +88,7 @@ fn connections_of_a_released_address_are_forgotten_on_all_hosts_in_namespaces() 
     }
 }
 
-/// One datagram to a port, from the port that the flow has always had. Whether it is answered.
+/// Sends a datagram to a port, always from the same source port of the flow. Returns whether it is answered.
 fn goes_on(lab: &Lab, from: &str, to: IpAddr) -> bool {
     in_namespace_thread(&lab.ns(from), move || {
         let any: SocketAddr =
@@ -161,20 +161,20 @@ fn a_host_has_one_agent_in_namespaces() {
     add.config["socket"] = json!(lab.socket("h3-as-h1"));
     let (success, error) = add.call();
     assert!(!success && error["code"] == 11, "{error}");
-    // The first one is undisturbed.
+    // The first agent is not disturbed.
     let before = lab.romana(&["cluster", "status"])["revision"].clone();
     attach(&mut lab, "h1", "c3");
     let now = |lab: &Lab| lab.allocated("h1").iter().map(|(_, ip)| *ip).collect::<Vec<_>>();
     assert!(now(&lab).contains(&ips[0]) && before.is_u64());
     assert!(!problem(&lab, "h1"));
 
-    // A leader that is new has heard nobody: that is no silence of the first one.
+    // A new leader has not received any heartbeats: that does not count as silence of the first agent.
     lab.kill_replicas();
     lab.start_replicas();
     until("the log is served", || lab.try_romana(&["cluster", "status"]).is_some());
     attach(&mut lab, "h1", "c4");
     assert!(!problem(&lab, "h1"));
-    // When it is gone, the second one takes its place; it does not take it back.
+    // Once the first agent is gone, the second takes over; the first does not take over again.
     lab.kill_agent("h1");
     until("the second one speaks for the host", || !problem(&lab, "h3"));
     lab.spawn_agent("h1", &[], None);

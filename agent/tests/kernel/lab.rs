@@ -1,5 +1,5 @@
-//! A laboratory: hosts, racks, routers and a control plane, each in a network namespace of its own.
-//! Everything is removed when it goes, also after a panic.
+//! A laboratory: hosts, racks, routers and a control plane, each in its own network namespace. Everything is
+//! removed on drop, also after a panic.
 
 use std::fs;
 use std::net::IpAddr;
@@ -16,11 +16,11 @@ use romana_statemachine::command::AllocateAddress;
 use romana_statemachine::{Command, Revision};
 use serde_json::Value;
 
-/// How long anything may take to come true.
+/// Timeout of all waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked at.
+/// Poll interval.
 const LOOK: Duration = Duration::from_millis(20);
-/// Where the replicas answer: the control plane is one more machine on the first rack's link.
+/// Address of the replicas: the control plane is another machine on the first rack's link.
 const CONTROL: &str = "10.77.0.250";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -32,15 +32,15 @@ pub(crate) struct Lab {
     namespaces: Vec<String>,
     replicas: Vec<Child>,
     agents: Vec<(String, Child)>,
-    /// More flags for all agents.
+    /// Additional flags for all agents.
     options: Vec<String>,
-    /// Programs of replicas and agents that are started from now on.
+    /// Programs for replicas and agents started from now on.
     romanad: PathBuf,
     agent: PathBuf,
 }
 
 impl Lab {
-    /// An empty one.
+    /// An empty laboratory.
     pub(crate) fn new() -> Self {
         assert!(rustix::process::getuid().is_root(), "network namespaces need root");
         let name = format!("rt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -71,33 +71,33 @@ impl Lab {
         lab
     }
 
-    /// Agents do not enforce policy: containers made by hand are closed otherwise.
+    /// Agents do not enforce policy: they would isolate containers created manually.
     pub(crate) fn unfiltered(&mut self) {
         self.options(&["--policy=false"]);
     }
 
-    /// More flags for all agents that are started from now on.
+    /// Sets additional flags for agents started from now on.
     pub(crate) fn options(&mut self, options: &[&str]) {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
     }
 
-    /// The program of replicas that are started from now on.
+    /// Sets the program of replicas started from now on.
     pub(crate) fn romanad_is(&mut self, program: &Path) {
         self.romanad = program.into();
     }
 
-    /// The program of agents that are started from now on.
+    /// Sets the program of agents started from now on.
     pub(crate) fn agent_is(&mut self, program: &Path) {
         self.agent = program.into();
     }
 
-    /// What a program on a host prints. `None`: it failed.
+    /// Output of a program on a host. `None`: it failed.
     pub(crate) fn text(&self, host: &str, args: &[&str]) -> Option<String> {
         let output = self.try_exec(host, args)?;
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The metrics of the agent of a host.
+    /// Metrics of a host's agent.
     pub(crate) fn metrics(&self, host: &str) -> String {
         in_namespace_thread(&self.ns(host), || {
             use std::io::{Read, Write};
@@ -110,7 +110,7 @@ impl Lab {
         })
     }
 
-    /// Proposes commands, one after the other. Returns the revision after them.
+    /// Submits commands sequentially. Returns the revision after them.
     pub(crate) fn submit(&self, commands: Vec<Command>) -> Revision {
         self.with_client(async move |client| {
             let mut revision = Revision(0);
@@ -122,7 +122,7 @@ impl Lab {
         })
     }
 
-    /// Asks the API for all of these, one after the other.
+    /// Sends GET requests for these paths sequentially.
     pub(crate) fn get(&self, paths: Vec<String>) -> Vec<Value> {
         self.with_client(async move |client| {
             let mut answers = Vec::new();
@@ -133,7 +133,7 @@ impl Lab {
         })
     }
 
-    /// Does something with a client of the replicas, in their namespace.
+    /// Runs `work` with a client of the replicas, in their namespace.
     fn with_client<T: Send + 'static>(
         &self,
         work: impl AsyncFnOnce(Client) -> T + Send + 'static,
@@ -157,7 +157,7 @@ impl Lab {
         }
     }
 
-    /// Puts the hosts on one more link, 10.88.0.N.
+    /// Connects the hosts to a second link, 10.88.0.N.
     pub(crate) fn second_link(&mut self) {
         self.link("sw2");
         for n in 1..=3 {
@@ -165,7 +165,7 @@ impl Lab {
         }
     }
 
-    /// Allocates addresses on two hosts by turns, each of a tenant of its own and so in a block of its own.
+    /// Allocates addresses on two hosts in turn, each for its own tenant and so in its own block.
     pub(crate) fn allocate_by_turns(&self, count: usize, hosts: [&str; 2]) {
         let commands = (0..count).map(|n| AllocateAddress {
             name: format!("a{n}").into(),
@@ -182,8 +182,8 @@ impl Lab {
         });
     }
 
-    /// Two racks with two hosts each, 10.77.0.N and 10.78.0.N, a router `rt` in between, and the control
-    /// plane in the first.
+    /// Two racks with two hosts each, 10.77.0.N and 10.78.0.N, a router `rt` between them, and
+    /// the control plane in the first.
     pub(crate) fn two_racks() -> Self {
         let mut lab = Self::new();
         for (rack, subnet) in [("sw1", 77), ("sw2", 78)] {
@@ -207,12 +207,12 @@ impl Lab {
         format!("{}-{host}", self.name)
     }
 
-    /// A directory that goes with the laboratory.
+    /// A directory that is removed with the laboratory.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Makes an empty namespace, for a container. Returns its path.
+    /// Creates an empty namespace for a container. Returns its path.
     pub(crate) fn container(&mut self, name: &str) -> String {
         self.namespace(name);
         format!("/run/netns/{}", self.ns(name))
@@ -225,7 +225,7 @@ impl Lab {
         self.namespaces.retain(|namespace| *namespace != name);
     }
 
-    /// A call of the plugin on a host, as a runtime makes it.
+    /// A call of the plugin on a host, as by a runtime.
     pub(crate) fn cni(&self, host: &str, command: &str, container: &str, netns: &str) -> Cni {
         let socket = self.socket(host);
         let state_dir = self.dir.path().join(host);
@@ -269,7 +269,7 @@ impl Lab {
         names.filter(|name| name.starts_with("romana-")).map(str::to_owned).collect()
     }
 
-    /// What is left of attachments in the agent's state directory.
+    /// Number of files of attachments in the agent's state directory.
     pub(crate) fn ledger(&self, host: &str) -> usize {
         let dirs = ["attachments", "spool"].map(|dir| self.dir.path().join(host).join(dir));
         dirs.iter().filter_map(|dir| Some(fs::read_dir(dir).ok()?.count())).sum()
@@ -288,7 +288,7 @@ impl Lab {
         self.ip(switch, &["link", "set", "br0", "up"]);
     }
 
-    /// A machine on a link.
+    /// Adds a machine to a link.
     fn host(&mut self, host: &str, switch: &str, addresses: &[&str]) {
         self.namespace(host);
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
@@ -314,7 +314,7 @@ impl Lab {
         self.start_replicas();
     }
 
-    /// Starts the three replicas, on new data or that of before, and waits until they answer.
+    /// Starts the three replicas on new or existing data, and waits until they answer.
     pub(crate) fn start_replicas(&mut self) {
         let peers: Vec<String> = (1..=3).map(|n| format!("{n}={CONTROL}:97{n}0")).collect();
         let (ns, peers) = (self.ns("ctl"), peers.join(","));
@@ -335,7 +335,7 @@ impl Lab {
         until("the replicas answer", || self.try_romana(&["cluster", "status"]).is_some());
     }
 
-    /// What the replicas have logged since they were started last.
+    /// Log output of the replicas since their last start.
     pub(crate) fn replica_logs(&self) -> String {
         let logs = (1..=3).map(|n| self.dir.path().join(format!("romanad-{n}.log")));
         logs.filter_map(|log| fs::read_to_string(log).ok()).collect()
@@ -346,19 +346,19 @@ impl Lab {
         self.replicas.drain(..).for_each(end);
     }
 
-    /// Starts the agent of a host and waits until the kernel agrees with it.
+    /// Starts the agent of a host and waits until it is ready.
     pub(crate) fn start_agent(&mut self, host: &str, more: &[&str]) {
         self.spawn_agent(host, more, None);
         until("the agent is ready", || self.status(host).is_some_and(|status| status.agrees()));
         until("it serves the plugin", || self.socket(host).exists());
     }
 
-    /// Starts the agent of a host, to crash at a step.
+    /// Starts the agent of a host, optionally to crash at a step.
     pub(crate) fn spawn_agent(&mut self, host: &str, more: &[&str], crash_at: Option<&str>) {
         self.spawn_agent_as(host, host, more, crash_at);
     }
 
-    /// Starts the agent of a host under the name of another one.
+    /// Starts an agent on a host under the name of another host.
     pub(crate) fn spawn_agent_as(
         &mut self,
         host: &str,
@@ -378,7 +378,7 @@ impl Lab {
         self.agents.push((host.into(), child));
     }
 
-    /// The socket of the agent of a host.
+    /// The socket of a host's agent.
     pub(crate) fn socket(&self, host: &str) -> PathBuf {
         self.dir.path().join(format!("{host}.sock"))
     }
@@ -389,7 +389,7 @@ impl Lab {
         end(self.agents.swap_remove(at).1);
     }
 
-    /// Stops the agent of a host with SIGTERM: its copy is as new as it was.
+    /// Stops the agent of a host with SIGTERM, so that its saved view is current.
     pub(crate) fn stop_agent(&mut self, host: &str) {
         let at = self.agents.iter().position(|(name, _)| name == host).expect("it runs");
         let mut agent = self.agents.swap_remove(at).1;
@@ -397,7 +397,7 @@ impl Lab {
         assert!(agent.wait().expect("it ends").success());
     }
 
-    /// What the agent of a host says of itself.
+    /// The status of a host's agent.
     pub(crate) fn status(&self, host: &str) -> Option<Status> {
         let mut command =
             in_namespace(&self.ns(host), Path::new(env!("CARGO_BIN_EXE_romana-agent")));
@@ -418,19 +418,19 @@ impl Lab {
         command.output().expect("it can be run")
     }
 
-    /// What a command prints that fails if it finds something.
+    /// Output of a command that fails if it finds something.
     pub(crate) fn findings(&self, args: &[&str]) -> String {
         String::from_utf8_lossy(&self.cli(args).stdout).into_owned()
     }
 
-    /// How the CLI says that it was refused.
+    /// The refusal printed by the CLI.
     pub(crate) fn refusal(&self, args: &[&str]) -> Value {
         let output = self.cli(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
         serde_json::from_slice(&output.stderr).expect("an error as JSON")
     }
 
-    /// The same, as it prints.
+    /// The CLI's text output.
     pub(crate) fn romana_text(&self, args: &[&str]) -> Option<String> {
         let output = self.cli(args);
         if !output.status.success() {
@@ -439,12 +439,12 @@ impl Lab {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs the CLI.
+    /// Runs the CLI, which must succeed.
     pub(crate) fn romana(&self, args: &[&str]) -> Value {
         self.try_romana(args).unwrap_or_else(|| panic!("romana {args:?} failed"))
     }
 
-    /// Sets the topology, and opens everything: what is tested is not policy.
+    /// Sets the topology and a policy that allows everything, for tests of other things.
     pub(crate) fn topology(&self, document: &Value) {
         self.closed_topology(document);
         self.policy(&serde_json::json!({
@@ -464,14 +464,14 @@ impl Lab {
         self.romana(&["policy", "add", &file]);
     }
 
-    /// Writes a document. Returns its path.
+    /// Writes a document to a file. Returns its path.
     pub(crate) fn file(&self, name: &str, document: &Value) -> String {
         let file = self.dir.path().join(name);
         fs::write(&file, document.to_string()).expect("written");
         file.to_str().expect("a path").to_owned()
     }
 
-    /// Allocates an address and makes a pod for it by hand, as the CNI plugin would.
+    /// Allocates an address and creates a pod for it manually, as the CNI plugin would.
     pub(crate) fn pod(&mut self, name: &str, host: &str, network: &str) -> IpAddr {
         let args = ["address", "allocate", "--host", host, "--network", network, name];
         let ip = self.romana(&args)["ip"].as_str().expect("an address").to_owned();
@@ -486,7 +486,7 @@ impl Lab {
         let nodad = if address.is_ipv6() { &["nodad"][..] } else { &[] };
         let whole = format!("{ip}/{length}");
         self.ip(name, &[&["addr", "add", &whole, "dev", "eth0"], nodad].concat());
-        // The other end of the pair takes whatever comes.
+        // The peer of the pair accepts packets for any address.
         let mac = self.ip_json(host, &["link", "show", "dev", &link])[0]["address"].clone();
         let mac = mac.as_str().expect("a MAC address").to_owned();
         let (gateway, local) =
@@ -515,20 +515,20 @@ impl Lab {
         self.try_exec(from, &["ping", "-n", "-c", "1", "-W", "1", to]).is_some()
     }
 
-    /// PolicyView of a host's chain in the table `nat`.
+    /// Rules of a chain in a host's `nat` table.
     pub(crate) fn nat(&self, host: &str, args: &[&str]) -> Option<String> {
         let output = self.try_exec(host, &[&["iptables", "-t", "nat"], args].concat())?;
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Begins to ping, 500 times a second.
+    /// Starts a ping with 500 packets a second.
     pub(crate) fn start_ping(&self, from: &str, to: IpAddr) -> Ping {
         let mut command = in_namespace(&self.ns(from), Path::new("ping"));
         command.args(["-n", "-i", "0.002", &to.to_string()]);
         Ping(command.stdout(Stdio::piped()).spawn().expect("ping runs"))
     }
 
-    /// Routes of a host with our protocol that do not lead to a pod: destination and way, sorted.
+    /// A host's routes of our protocol, except those to pods: destination and next hop, sorted.
     pub(crate) fn routes(&self, host: &str) -> Vec<String> {
         let mut found = Vec::new();
         for family in ["-4", "-6"] {
@@ -563,7 +563,7 @@ impl Lab {
         run("ip", &[&["-n", &self.ns(host)], args].concat());
     }
 
-    /// The same, with its answer.
+    /// The same, with its output.
     pub(crate) fn ip_json(&self, host: &str, args: &[&str]) -> Value {
         let output = run("ip", &[&["-j", "-n", &self.ns(host)], args].concat());
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Array(vec![]))
@@ -596,7 +596,7 @@ impl Drop for Lab {
         self.kill_replicas();
         self.agents.drain(..).for_each(|(_, agent)| end(agent));
         for name in &self.namespaces {
-            // What is left in it (pings) goes first.
+            // Kill remaining processes (pings) first.
             if let Ok(pids) = Program::new("ip").args(["netns", "pids", name]).output() {
                 for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace() {
                     _ = Program::new("kill").args(["-9", pid]).status();
@@ -631,13 +631,13 @@ pub(crate) struct Cni {
 }
 
 impl Cni {
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.vars.retain(|(other, _)| other != name);
         self.vars.push((name.into(), value.into()));
     }
 
-    /// Calls it. Returns the exit status and what it printed.
+    /// Calls the plugin. Returns success and the output.
     pub(crate) fn call(&self) -> (bool, Value) {
         use std::io::Write;
         let mut command = in_namespace(&self.ns, Path::new("env"));
@@ -658,7 +658,7 @@ impl Cni {
         (output.status.success(), printed)
     }
 
-    /// Calls it; it must succeed.
+    /// Calls the plugin, which must succeed.
     pub(crate) fn ok(&self) -> Value {
         let (success, printed) = self.call();
         assert!(success, "{printed}");
@@ -675,11 +675,11 @@ pub(crate) fn addresses(result: &Value) -> Vec<IpAddr> {
     ips.filter_map(address).map(|ip| ip.parse().expect("an address")).collect()
 }
 
-/// A ping that runs.
+/// A running ping.
 pub(crate) struct Ping(Child);
 
 impl Ping {
-    /// Ends it. Returns packets sent and received.
+    /// Stops it. Returns packets sent and received.
     pub(crate) fn end(self) -> (u64, u64) {
         let pid = self.0.id().to_string();
         run("kill", &["-INT", &pid]);
@@ -692,7 +692,7 @@ impl Ping {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
@@ -713,7 +713,7 @@ fn in_namespace(ns: &str, program: &Path) -> Program {
     command
 }
 
-/// Runs something on a thread in a namespace.
+/// Runs `work` on a thread in a namespace.
 pub(crate) fn in_namespace_thread<T: Send + 'static>(
     ns: &str,
     work: impl FnOnce() -> T + Send + 'static,

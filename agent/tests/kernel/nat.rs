@@ -1,4 +1,4 @@
-//! What leaves the Romana networks.
+//! Masquerading of packets that leave the Romana networks.
 
 use crate::lab::{Lab, until};
 use crate::routes::flat;
@@ -8,7 +8,7 @@ fn only_what_leaves_is_masqueraded_in_namespaces() {
     let mut lab = Lab::one_link();
     lab.unfiltered();
     lab.topology(&flat());
-    // Somebody else's rule, before and after.
+    // Another program's rule, which must survive.
     lab.nat("h1", &["-A", "POSTROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"]).expect("iptables");
     let register = ["--register", "--host-ip", "10.77.0.1,fd77::1"];
     lab.start_agent("h1", &[&register[..], &["--nat"]].concat());
@@ -19,15 +19,15 @@ fn only_what_leaves_is_masqueraded_in_namespaces() {
     let here = lab.pod("a", "h1", "v4");
     let there = lab.pod("b", "h2", "v4");
     lab.reaches("a", there);
-    // h3 knows no way back to a container: it answers the host.
+    // h3 has no route back to a container: it answers the host.
     until("the outside answers", || lab.is_answered("a", "10.77.0.3"));
-    // b knows a way back to a, and to nobody else: what it gets from a is from a.
+    // b has a route back to a only: packets from a must not be masqueraded.
     lab.ip("b", &["route", "add", &here.to_string(), "via", "169.254.1.1"]);
     lab.ip("b", &["route", "del", "default"]);
     lab.reaches("a", there);
     let rules = lab.nat("h1", &["-S"]).expect("iptables");
     assert_eq!(rules.matches("-j ROMANA-MASQ").count(), 1, "{rules}");
-    // Somebody empties the chain: it is filled again by a restart, and taken away without --nat.
+    // Another program flushes the chain: a restart restores it, and a start without --nat removes it.
     lab.nat("h1", &["-F", "ROMANA-MASQ"]).expect("iptables");
     lab.kill_agent("h1");
     lab.start_agent("h1", &["--nat"]);
@@ -38,6 +38,6 @@ fn only_what_leaves_is_masqueraded_in_namespaces() {
     let left = lab.nat("h1", &["-S", "POSTROUTING"]).expect("iptables");
     assert_eq!(left.lines().filter(|line| line.starts_with("-A")).count(), 1, "{left}");
     assert!(left.contains("192.0.2.1"));
-    // A connection that is known stays masqueraded: another one is not.
+    // A tracked connection stays masqueraded, but a new one is not.
     assert!(!lab.is_answered("a", "10.77.0.3"), "it is still masqueraded");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::lab::{Lab, run, until};
 use crate::routes::{flat, start_all};
 
-/// Podman on one host, with nothing of the machine's.
+/// Podman on one host, isolated from the machine's configuration.
 struct Podman {
     ns: String,
     dir: PathBuf,
@@ -24,7 +24,7 @@ impl Podman {
         for part in ["root", "runroot", "tmp", "net.d", "rootfs/bin"] {
             fs::create_dir_all(dir.join(part)).expect("a directory");
         }
-        // The plugin and its configuration, as `romana-agent install` leaves them.
+        // The plugin and its configuration, as installed by `romana-agent install`.
         let socket = lab.socket(host);
         run(
             env!("CARGO_BIN_EXE_romana-agent"),
@@ -71,7 +71,7 @@ impl Podman {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Starts a container that waits.
+    /// Starts a container that sleeps.
     fn start(&self, name: &str) -> Vec<IpAddr> {
         let rootfs = self.dir.join("rootfs");
         self.call(&[

@@ -1,5 +1,5 @@
-//! Policy on a real kernel: documents of the seeds, hosts and ranges, what is new, what is established, what
-//! is somebody else's.
+//! Policy on a real kernel: documents as in Romana's documentation, hosts and ranges, new endpoints,
+//! established connections, foreign rules.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ fn call(lab: &Lab, host: &str, verb: &str, pod: &str, tenant: &str) -> Cni {
     call
 }
 
-/// Attaches a container that serves.
+/// Attaches a container that runs servers.
 fn pod(lab: &mut Lab, name: &str, host: &str, tenant: &str) -> Vec<IpAddr> {
     lab.container(name);
     serve(&lab.ns(name), PORTS);
@@ -38,7 +38,7 @@ fn reaches(lab: &Lab, from: &str, to: IpAddr, transport: Transport) -> bool {
     reached(&lab.ns(from), &[(to, transport)])[0]
 }
 
-/// Asks for all of these, and compares.
+/// Probes all of these, and compares the results.
 fn expect(lab: &Lab, from: &str, expected: &[(IpAddr, Transport, bool)]) {
     let asked: Vec<(IpAddr, Transport)> = expected.iter().map(|(ip, t, _)| (*ip, *t)).collect();
     let found = reached(&lab.ns(from), &asked);
@@ -63,7 +63,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// The seeds' example, and what nobody opens.
+/// The example of Romana's documentation, and connections that no policy allows.
 fn seeds_example(lab: &mut Lab) {
     let web = pod(lab, "web", "h1", "admin");
     pod(lab, "other", "h2", "guests");
@@ -86,7 +86,7 @@ fn seeds_example(lab: &mut Lab) {
     );
     for from in ["other", "near", "h3", "h1"] {
         for to in &web {
-            // Hosts beside the link have no way to IPv6 containers of other hosts here but by their routes.
+            // Hosts can reach IPv6 containers of other hosts only by their routes here.
             expect(
                 lab,
                 from,
@@ -106,7 +106,7 @@ fn seeds_example(lab: &mut Lab) {
 fn the_seeds_example_and_what_nobody_opens_in_namespaces() {
     let mut lab = lab();
     seeds_example(&mut lab);
-    // Romana 2.0's form, and an explanation that the kernel agrees with.
+    // Romana 2.0's format, and an explanation that agrees with the kernel.
     let web =
         lab.allocated("h1").into_iter().find(|(name, ip)| name.contains("web") && ip.is_ipv4());
     let (name, web) = web.expect("it has an address");
@@ -149,7 +149,7 @@ fn the_legacy_back_end_does_the_same_in_namespaces() {
     writes_nothing_again(&mut lab);
 }
 
-/// The four infrastructure policies of Romana (reference §5.2), a host by its address, and that nobody is
+/// The four infrastructure policies of Romana (reference §5.2) and a host given by address; no host may be
 /// cut off from the control plane.
 #[test]
 fn hosts_and_ranges_are_targets_in_namespaces() {
@@ -184,7 +184,7 @@ fn hosts_and_ranges_are_targets_in_namespaces() {
     );
     expect(&lab, "h3", &[(vm, Tcp(22), false), (h1, Tcp(22), false)]);
     assert!(lab.is_answered("h1", &vm.to_string()) && !lab.is_answered("h3", &vm.to_string()));
-    // The host still follows the log, also by new connections.
+    // The host still follows the log, also over new connections.
     lab.kill_agent("h1");
     lab.start_agent("h1", &[]);
     set(
@@ -197,7 +197,7 @@ fn hosts_and_ranges_are_targets_in_namespaces() {
     expect(&lab, "h2", &[(h3, Tcp(80), false)]);
 }
 
-/// Law 5: a server that listens before it has an address, and a client that never stops asking.
+/// Law 5: a server that listens before it has an address, and a client that probes continuously.
 #[test]
 fn nothing_passes_before_the_policy_does_in_namespaces() {
     let mut lab = lab();
@@ -234,8 +234,8 @@ fn nothing_passes_before_the_policy_does_in_namespaces() {
                 got_through
             });
             add.ok();
-            // After ADD the policy is in place: what is open is reached (the client's kernel has to ask for
-            // the address again), what is closed is not, however often it is asked.
+            // After ADD the policy is in place: allowed ports are reached (the client's kernel has to resolve
+            // the address again), others are not, however often they are probed.
             let open = || reaches(&lab, "client", wanted, Tcp(80));
             let found = (0..3).any(|_| open()) || name == "open" && (0..20).any(|_| open());
             done.store(true, Ordering::Relaxed);
@@ -245,7 +245,7 @@ fn nothing_passes_before_the_policy_does_in_namespaces() {
         });
         assert_eq!(got_through, name == "open", "{name}");
         if name == "unknown" {
-            // It is a pod that is not known yet: until it is.
+            // A pod that is not an endpoint yet, until it becomes one.
             assert!(!reaches(&lab, name, ip("10.77.0.3"), Tcp(80)));
             submit(
                 &lab,
@@ -262,8 +262,8 @@ fn nothing_passes_before_the_policy_does_in_namespaces() {
     }
 }
 
-/// Established connections stay when a policy begins to forbid them; those of a container that is gone are
-/// gone with it.
+/// Established connections continue when a policy starts to forbid them; those of a
+/// removed container are deleted.
 #[test]
 fn connections_stay_until_their_end_in_namespaces() {
     let mut lab = lab();
@@ -297,7 +297,7 @@ fn connections_stay_until_their_end_in_namespaces() {
     assert!(!answers(), "who has the address next is not reached by it");
 }
 
-/// A restart of an agent that was stopped, with nothing changed, writes nothing.
+/// A restart after a clean stop, with nothing changed, writes nothing.
 fn writes_nothing_again(lab: &mut Lab) {
     let before = lab.text("h1", &["ipset", "save"]);
     lab.stop_agent("h1");
@@ -307,7 +307,7 @@ fn writes_nothing_again(lab: &mut Lab) {
     assert_eq!(lab.text("h1", &["ipset", "save"]), before);
 }
 
-/// What others have on the host, and a set of our name that is not ours.
+/// Objects of other programs on the host, and a set with one of our names that is not ours.
 fn others(lab: &Lab) {
     for line in [
         &["ipset", "create", "FOREIGN", "hash:ip"][..],
@@ -316,7 +316,7 @@ fn others(lab: &Lab) {
         &["iptables", "-A", "FOREIGN", "-m", "set", "--match-set", "FOREIGN", "src", "-j", "DROP"],
         &["iptables", "-A", "FORWARD", "-j", "FOREIGN"],
         &["iptables", "-P", "FORWARD", "DROP"],
-        // Somebody has a set of our name and another type: it is said, and tried again.
+        // A set with our name and another type is reported, and creating it is retried.
         &["ipset", "create", "ROMANA-local4", "hash:ip"],
         &[
             "iptables",
@@ -335,7 +335,7 @@ fn others(lab: &Lab) {
     }
 }
 
-/// PolicyView and sets of the first host, without what the kernel counts.
+/// Rules and sets of the first host, without counters.
 fn ours(lab: &Lab) -> (Vec<String>, Vec<String>) {
     let rules = lab.text("h1", &["iptables-save"]).expect("rules");
     let rules: Vec<String> =
@@ -350,7 +350,7 @@ fn ours(lab: &Lab) -> (Vec<String>, Vec<String>) {
     (rules, sets)
 }
 
-/// What can happen to rules and sets.
+/// Ways to damage rules and sets.
 fn damage(lab: &Lab) {
     for line in [
         &["iptables", "-F", "ROMANA-FORWARD"][..],

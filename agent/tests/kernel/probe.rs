@@ -1,4 +1,4 @@
-//! Real connections between namespaces: servers that answer, and clients that ask many of them at once.
+//! Real connections between namespaces: servers, and clients that probe many of them concurrently.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use crate::lab::in_namespace_thread;
 
-/// An answer takes less; what is dropped is not answered at all.
+/// Answers arrive earlier; dropped packets are never answered.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// First source port of UDP probes, and how many there are.
+/// First source port of UDP probes, and the number of ports.
 const SOURCES: (u16, u16) = (10_000, 50_000);
 
 /// Answers TCP and UDP on ports of all addresses of a namespace, until the test ends.
@@ -30,7 +30,7 @@ pub(crate) fn serve(ns: &str, ports: &'static [u16]) {
                     let udp = UdpSocket::bind((any, *port)).await.expect("a socket");
                     tokio::spawn(async move {
                         loop {
-                            // Whether it is accepted is all that is asked.
+                            // Accepting the connection is sufficient.
                             drop(tcp.accept().await);
                         }
                     });
@@ -51,7 +51,7 @@ pub(crate) fn serve(ns: &str, ports: &'static [u16]) {
     wait.recv().expect("it serves");
 }
 
-/// Which of these are reached from a namespace, all asked at once.
+/// Which of these are reached from a namespace, probed concurrently.
 pub(crate) fn reached(ns: &str, asked: &[(IpAddr, Transport)]) -> Vec<bool> {
     let asked = asked.to_vec();
     in_namespace_thread(ns, move || {
@@ -74,8 +74,8 @@ async fn ask(ip: IpAddr, transport: Transport) -> bool {
     timeout(PATIENCE, asked).await.unwrap_or(false)
 }
 
-/// Asks from a port that no probe has had for long: to connection tracking, UDP from a port that was answered
-/// within two minutes is a connection, and those stay when a policy closes.
+/// Probes from a source port that was not used recently: for connection tracking, UDP from a port that was
+/// answered within two minutes belongs to an established connection, which stays allowed.
 async fn udp(to: SocketAddr) -> std::io::Result<()> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let (first, count) = SOURCES;

@@ -1,5 +1,5 @@
-//! Arbitrary policies on a real kernel: every connection fares as `GET /v1/verdict` says. A failing round says its
-//! seed; `ROMANA_POLICY_SEED` repeats it, `ROMANA_POLICY_ROUNDS` asks for more.
+//! Arbitrary policies on a real kernel: every connection behaves as `GET /v1/verdict` says. A failing round
+//! prints its seed; `ROMANA_POLICY_SEED` repeats it, `ROMANA_POLICY_ROUNDS` sets the number of rounds.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -69,7 +69,7 @@ fn round(seed: u64, pods: &BTreeMap<&str, IpAddr>) -> Vec<Value> {
     };
     let mut commands = Vec::new();
     for (name, host, tenant, segment) in PODS {
-        // One stays unknown: closed if its tenant is a Kubernetes namespace.
+        // One stays unknown: isolated if its tenant is a Kubernetes namespace.
         if name == "c" && seed.is_multiple_of(2) {
             commands.push(json!({"RemoveEndpoint": {"ip": pods[name]}}));
             continue;
@@ -115,7 +115,7 @@ fn arbitrary_policies_fare_as_explained_in_namespaces() {
         let expected = explained(&lab, &pods);
         let mut wrong = differing(&lab, &pods, &expected);
         if !wrong.is_empty() {
-            // A busy machine may be late with an answer.
+            // On a busy machine an answer may be late.
             wrong = differing(&lab, &pods, &expected);
         }
         assert!(wrong.is_empty(), "ROMANA_POLICY_SEED={seed}: {wrong:#?}\n{told:#?}");

@@ -1,4 +1,5 @@
-//! What the log says and what runs: adopted, given up, in conflict; and what goes on while cut off.
+//! Differences between the log and the running containers: adoption, release, conflicts;
+//! and operation without a quorum.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,7 @@ fn lab(settings: &[&str]) -> Lab {
     let mut lab = Lab::one_link();
     lab.topology(&flat());
     start_all(&mut lab);
-    // The version that knows them is switched on soon after the start.
+    // The version that supports these settings is raised soon after the start.
     let set = [&["settings", "set"], settings].concat();
     until("the settings are set", || lab.try_romana(&set).is_some());
     lab
@@ -34,7 +35,7 @@ fn containers_start_from_the_reserve_while_cut_off_in_namespaces() {
     let ping = lab.start_ping("c1", far);
     lab.kill_replicas();
     let second = addresses(&lab.cni("h1", "ADD", "c2", &nets[1]).ok());
-    // A restart while cut off lends nothing twice, and forgets nothing.
+    // A restart without quorum neither lends an address twice nor loses a borrowed one.
     lab.kill_agent("h1");
     lab.start_agent("h1", &[]);
     let third = addresses(&lab.cni("h1", "ADD", "c3", &nets[2]).ok());
@@ -52,7 +53,7 @@ fn containers_start_from_the_reserve_while_cut_off_in_namespaces() {
     assert_eq!(named(&lab, "h1", "cni:blue.web:c2:"), [second[0]]);
     until("what was deleted is given back", || named(&lab, "h1", ":c3:").is_empty());
     until("the reserve is filled again", || named(&lab, "h1", "reserve:").len() == 4);
-    // The audit has both holders of each, the late ones marked.
+    // The audit has both holders of each, and marks the late ones.
     for (ip, container) in [(second[0], "c2"), (third[1], "c3")] {
         let who = lab.romana(&["audit", "who", &ip.to_string()]);
         let (reserve, user) = (&who["items"][0], &who["items"][1]);
@@ -73,15 +74,15 @@ fn what_runs_is_adopted_or_a_conflict_in_namespaces() {
     let netns = lab.container("c1");
     let ip = addresses(&lab.cni("h1", "ADD", "c1", &netns).ok())[0];
     let name = "cni:blue.web:c1:eth0";
-    // Somebody releases what is in use: it cools down, and is adopted.
+    // A client releases an address in use: it cools down, and is adopted.
     lab.romana(&["address", "release", name]);
     until("it is adopted", || named(&lab, "h1", name) == [ip]);
     let who = lab.romana(&["audit", "who", &ip.to_string()]);
     assert!(who["items"][1]["late"]["adopted"].is_u64(), "{who}");
-    // Until all hosts have reported and its endpoint is back, that is what the check says.
+    // Until all hosts have reported and its endpoint is restored, the check reports differences.
     until("nothing is wrong", || lab.try_romana(&["ipam", "check"]).is_some());
 
-    // While the agent is away somebody else gets it.
+    // While the agent is down, the address is allocated to another name.
     lab.kill_agent("h1");
     lab.romana(&["settings", "set", "address_reuse_delay_ms=0"]);
     lab.romana(&["address", "release", name]);
@@ -95,7 +96,7 @@ fn what_runs_is_adopted_or_a_conflict_in_namespaces() {
         let problems = lab.status("h1").map(|status| status.problems).unwrap_or_default();
         problems.iter().any(|problem| problem.contains(&format!("{ip} is used for {name}")))
     });
-    // Neither is taken from anybody; when the container goes, so does the conflict.
+    // Neither loses the address; when the container is removed, the conflict ends.
     assert_eq!(named(&lab, "h1", "thief"), [ip]);
     lab.cni("h1", "DEL", "c1", &netns).ok();
     until("all is well again", || said().is_some());
@@ -110,7 +111,7 @@ fn a_silent_host_is_down_and_one_that_is_heard_is_up_in_namespaces() {
     lab.cni("h3", "ADD", "c3", &netns).ok();
     let has_route = |lab: &Lab| lab.routes("h1").iter().any(|route| route.ends_with(" 10.77.0.3"));
     until("there is a route to its block", || has_route(&lab));
-    // Its agent is gone, its kernel forwards: the log says down, the route stays.
+    // Its agent is dead, but its kernel forwards: the log says down, and the route stays.
     lab.kill_agent("h3");
     until("it is down", || state(&lab, "h3") == "down");
     assert_eq!((state(&lab, "h1"), state(&lab, "h2")), (json!("up"), json!("up")));
@@ -121,7 +122,7 @@ fn a_silent_host_is_down_and_one_that_is_heard_is_up_in_namespaces() {
     lab.start_agent("h3", &[]);
     until("it is up again", || state(&lab, "h3") == "up");
     until("the route is back", || has_route(&lab));
-    // Most of them silent: it is not they who are gone.
+    // Most hosts are silent: then the fault is probably not theirs.
     lab.kill_agent("h2");
     lab.kill_agent("h3");
     let silent = |lab: &Lab| {

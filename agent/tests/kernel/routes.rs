@@ -45,7 +45,7 @@ fn pods_reach_each_other_in_namespaces() {
             lab.reaches(from, *to);
         }
     }
-    // One block a host and family; the second address is in the first one's block.
+    // One block per host and family; the second address is in the first one's block.
     let v4 = |n: u8| format!("10.112.0.{}/29", (n - 1) * 8);
     let v6 =
         |n: u8| if n == 1 { "fd11::/122".into() } else { format!("fd11::{:x}/122", (n - 1) * 64) };
@@ -67,7 +67,7 @@ fn nothing_is_lost_and_nothing_rewritten_in_namespaces() {
     start_all(&mut lab);
     lab.pod("a", "h1", "v4");
     let to = lab.pod("b", "h2", "v4");
-    // Somebody else's: a route of another protocol, to a range of its own.
+    // A route of another program: another protocol, to another range.
     lab.ip("h1", &["route", "add", "192.168.7.0/24", "via", "10.77.0.2", "proto", "4"]);
     lab.reaches("a", to);
     let before = lab.ip_json("h1", &["route", "show"]);
@@ -76,7 +76,7 @@ fn nothing_is_lost_and_nothing_rewritten_in_namespaces() {
         lab.kill_agent(host);
     }
     lab.kill_replicas();
-    // With no replica at all, an agent starts from its copy and finds everything as it should be.
+    // Without any replica, an agent starts from its saved view and finds nothing to change.
     lab.start_agent("h1", &[]);
     let status = lab.status("h1").expect("a status");
     assert_eq!(status.writes, 0, "{status:#?}");
@@ -106,7 +106,7 @@ fn what_is_taken_away_comes_back_and_what_is_gone_goes_in_namespaces() {
     lab.expect_routes("h1", &[own.clone(), route(2), route(3)]);
     lab.ip("h1", &["route", "del", "10.112.0.8/29", "proto", "57"]);
     lab.expect_routes("h1", &[own.clone(), route(2), route(3)]);
-    // A second block beside the first, with the same next hop, makes one route of both.
+    // A second block adjacent to the first, with the same next hop: both are merged into one route.
     for n in 0..8 {
         lab.romana(&["address", "allocate", "--host", "h3", &format!("more{n}")]);
     }
@@ -141,7 +141,7 @@ fn hosts_behind_a_gateway_in_namespaces() {
     let pods: Vec<_> = (1..=4)
         .map(|n| (format!("p{n}"), lab.pod(&format!("p{n}"), &format!("h{n}"), "net")))
         .collect();
-    // The router carries each rack's prefix to a host of it: what the publisher will announce.
+    // The router sends each rack's prefix to a host of the rack, as the publisher will announce it.
     for (prefix, via) in [("10.112.0.0/29", "10.77.0.1"), ("10.112.0.8/29", "10.77.0.2")] {
         lab.ip("rt", &["route", "add", prefix, "via", via]);
     }
@@ -158,7 +158,7 @@ fn hosts_behind_a_gateway_in_namespaces() {
     let skipped = lab.status("h1").expect("a status").skipped;
     assert_eq!(skipped.len(), 2);
     assert!(skipped.values().all(|why| why.contains("behind a gateway")), "{skipped:?}");
-    // Through the gateway only where that is wanted.
+    // Routes through the gateway only with --multihop-blocks.
     lab.kill_agent("h1");
     lab.start_agent("h1", &["--multihop-blocks"]);
     let far = "10.112.128.0/28 10.77.0.254".to_owned();

@@ -1,4 +1,5 @@
-//! What runtimes and people are told when containers cannot be attached, or have lost something.
+//! Errors and problems reported to runtimes and operators when containers cannot be
+//! attached, or have lost something.
 
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ fn lab() -> Lab {
     lab
 }
 
-/// The error of STATUS; `None`: it is content.
+/// The error of STATUS; `None`: success.
 fn status(lab: &Lab) -> Option<Value> {
     let (success, error) = lab.cni("h1", "STATUS", "", "").call();
     (!success).then_some(error)
@@ -24,13 +25,13 @@ fn status(lab: &Lab) -> Option<Value> {
 fn says(lab: &Lab, what: &str) -> bool {
     let error = status(lab).unwrap_or_default();
     let said = error["code"] == 50 && error["msg"].as_str().is_some_and(|msg| msg.contains(what));
-    // Readiness and the list of problems say the same.
+    // Readiness and the list of problems agree.
     said && lab.status("h1").is_some_and(|status| {
         !status.is_ready() && status.problems.iter().any(|problem| problem.contains(what))
     })
 }
 
-/// A small disk in place of a directory.
+/// A small disk mounted on a directory.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -42,7 +43,7 @@ impl Disk {
 
     fn fill(&self) {
         let file = self.0.join("filler");
-        // It ends when nothing is left.
+        // The write fails when the disk is full.
         _ = std::fs::write(file, vec![0; 2 << 20]);
     }
 }
@@ -86,7 +87,7 @@ fn a_container_may_have_two_interfaces_in_namespaces() {
         1,
         "none is left of those that are gone: {rules}"
     );
-    // Without the first one the second one leads everywhere.
+    // Without the first interface, the second provides the default route.
     lab.cni("h1", "DEL", "two", &two).ok();
     until("the first one is gone", || lab.links("h1").len() == 1);
     let there = lab.romana(&["address", "list", "--host", "h2"])["items"][0]["ip"].clone();
@@ -152,7 +153,7 @@ fn a_full_disk_keeps_nobody_from_leaving_in_namespaces() {
     until("the disk is full", || says(&lab, "is full"));
     let (success, error) = lab.cni("h1", "ADD", "c2", &nets[2]).call();
     assert!(!success && error["code"] == 5, "{error}");
-    // It leaves although the log cannot be told, and that is not forgotten.
+    // It is detached although the control plane is unreachable, and the release is not lost.
     lab.kill_replicas();
     lab.cni("h1", "DEL", "c0", &nets[0]).ok();
     assert_eq!(lab.links("h1").len(), 1);
@@ -189,7 +190,7 @@ fn check_sees_settings_and_chains_in_namespaces() {
         set(good);
     }
     until("all is as it was", || check.call().0);
-    // The enforcer may be faster.
+    // The enforcer may repair it first.
     until("a flushed chain is seen", || {
         assert!(lab.try_exec("h1", &["iptables", "-F", "ROMANA-FORWARD"]).is_some());
         let (success, error) = check.call();

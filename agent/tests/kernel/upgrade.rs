@@ -15,7 +15,7 @@ fn topology() -> Value {
     })
 }
 
-/// Gives host h2 a block, and waits until h1 has the route to it.
+/// Allocates a block to host h2, and waits until h1 has the route to it.
 fn hear_of_a_block(lab: &Lab, name: &str) {
     let given = lab.romana(&["address", "allocate", name, "--host", "h2", "--tenant", name]);
     let ip = given["ip"].as_str().expect("an address").to_owned();
@@ -30,8 +30,8 @@ fn version(lab: &Lab) -> u64 {
     answer["version"].as_u64().expect("a version")
 }
 
-/// An agent of the previous release goes on under a control plane that says what it has never heard of; the
-/// version that brings this is not switched on before it is upgraded, unless somebody insists.
+/// An agent of the previous release works with a new control plane: the version with unknown events is not
+/// raised before the agent is upgraded, unless an operator forces it.
 #[test]
 fn an_agent_of_the_previous_release_is_not_left_behind() {
     let Some(romanad) = previous() else { return };
@@ -66,7 +66,7 @@ fn an_agent_of_the_previous_release_is_not_left_behind() {
     hear_of_a_block(&lab, "upgraded");
 }
 
-/// An agent that was upgraded first works with a control plane of the previous release.
+/// An agent that is upgraded first works with a control plane of the previous release.
 #[test]
 fn an_agent_may_be_upgraded_first() {
     let Some(romanad) = previous() else { return };

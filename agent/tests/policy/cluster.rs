@@ -62,7 +62,7 @@ impl Agent {
         host.or_else(|| endpoint.map(|endpoint| &endpoint.host)) == Some(&self.view.host)
     }
 
-    /// Compiled at once.
+    /// Compiled from scratch.
     pub(crate) fn fresh(&self) -> Compiler {
         let world = self.world();
         let mut fresh = Compiler::new(&world, Options { log: true, ..Options::default() });
@@ -104,7 +104,7 @@ impl Cluster {
         new
     }
 
-    /// Proposes a command; refusals are fine.
+    /// Proposes a command, which may be refused.
     pub(crate) fn tell(&mut self, command: &Value) {
         let command: Command = serde_json::from_value(command.clone()).unwrap();
         self.index += 1;
@@ -117,14 +117,14 @@ impl Cluster {
         }
     }
 
-    /// Proposes a command that must be taken.
+    /// Proposes a command that must be accepted.
     pub(crate) fn must(&mut self, command: &Value) {
         let before = self.state.revision();
         self.tell(command);
         assert!(self.state.revision() > before, "refused: {command}");
     }
 
-    /// Compiles; what the first host's kernel is asked for, IPv4.
+    /// Compiles. Returns the changes of the first host's kernel, IPv4.
     pub(crate) fn changes(&mut self) -> String {
         let before = self.agents[0].compiler.filter();
         self.update();
@@ -223,7 +223,7 @@ impl Cluster {
                 let leaves = match source {
                     (Some(at), true) => hop(at, OUTPUT, String::new(), wire()),
                     (Some(at), false) => hop(at, FORWARD, end(from), wire()),
-                    // Between strangers: by way of the first host.
+                    // Between addresses without a host: routed through the first host.
                     (None, _) if destination.0.is_none() => hop(0, FORWARD, wire(), wire()),
                     (None, _) => true,
                 };
@@ -237,7 +237,7 @@ impl Cluster {
         }
     }
 
-    /// Everybody that there is, and some strangers.
+    /// All addresses with a holder, and some without.
     fn pairs(&self) -> Vec<(IpAddr, IpAddr)> {
         let mut ips: BTreeSet<IpAddr> =
             self.state.endpoints().map(|endpoint| endpoint.ip).collect();
@@ -372,7 +372,7 @@ fn rules() -> impl Strategy<Value = Option<Vec<Value>>> {
     prop::option::of(prop::collection::vec(rule, 0..3))
 }
 
-/// A policy, not always one that can be enforced.
+/// A policy, which need not be enforceable.
 pub(crate) fn policy() -> impl Strategy<Value = Value> {
     let parts = (
         select(vec!["p", "q", "kube.kube.r", "s"]),
@@ -414,12 +414,12 @@ fn endpoint() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A command, not always one that is taken.
+/// A command, which may be refused.
 pub(crate) fn command() -> impl Strategy<Value = Value> {
     command_about(vec!["a", "b", "c", "d", "e", "f"])
 }
 
-/// The same with pods that wait for their namespace, which containers of a host do that are attached.
+/// The same with pods that wait for their namespace, as containers do that are attached.
 pub(crate) fn command_with_pods() -> impl Strategy<Value = Value> {
     command_about(vec!["a", "b", "c", "d", "cni:kube.p", "cni:kube.q"])
 }

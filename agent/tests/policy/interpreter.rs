@@ -1,4 +1,4 @@
-//! The kernel's part: what happens to a packet that goes through a host's filter.
+//! Simulates the kernel: the path of a packet through a host's filter.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ enum Fate {
 }
 
 impl Host<'_> {
-    /// Whether a packet passes a hook (a name of ours), where the host's own rules let everything pass.
+    /// Whether a packet passes a hook (one of our chains), if the host's own rules accept everything.
     pub(crate) fn passes(&self, hook: &str, packet: &Packet) -> bool {
         let mut marked = false;
         self.walk(&hook.into(), packet, &mut marked, 0) != Some(Fate::Dropped)
@@ -127,7 +127,8 @@ fn port(packet: &Packet) -> Option<(Protocol, u16)> {
     }
 }
 
-/// Every name is short enough, every set and chain that a rule names is there, no prefix has length 0.
+/// Checks that every name is short enough, every set and chain that a rule refers to
+/// exists, and no prefix has length 0.
 pub(crate) fn check(filter: &Filter) {
     for ((family, name), set) in &filter.sets {
         assert!(name.len() < 31, "{name}");

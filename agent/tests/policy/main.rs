@@ -1,6 +1,6 @@
 //! Compiled rules give the evaluator's verdicts: arbitrary clusters and policies, every pair of addresses,
-//! packets of every kind through an interpreter of the rules on each host that they pass. And compiling step
-//! by step gives what compiling at once gives.
+//! packets of every kind sent through an interpreter of the rules on each host on their path. Incremental
+//! compilation gives the same result as compiling from scratch.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,15 +16,15 @@ use proptest::prelude::*;
 use cluster::{Cluster, command, command_with_pods, policy};
 use romana_agent::policy::model::Filter;
 
-/// What two filters differ in, for people.
+/// The differences between two filters, as text.
 fn differing(left: &Filter, right: &Filter) -> Vec<String> {
     let sets = left.sets.diff(&right.sets).map(|item| format!("{item:?}"));
     let chains = left.chains.diff(&right.chains).map(|item| format!("{item:?}"));
     sets.chain(chains).collect()
 }
 
-/// Commands, `step`, commands …, `---`, what the first host's kernel is asked for in each step (IPv4). `BLESS=1`
-/// writes what is printed.
+/// Golden files: commands, `step`, commands …, `---`, the changes of the first host's kernel in each step
+/// (IPv4). `BLESS=1` rewrites them.
 #[test]
 fn rules_are_as_the_goldens_say() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/policy");

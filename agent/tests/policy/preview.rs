@@ -1,4 +1,5 @@
-//! What `POST /v1/policies/check` lists, read as a reader would, against what `explain` answers.
+//! Compares the output of `POST /v1/policies/check`, interpreted as a reader would,
+//! with the answers of `explain`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 
-/// Addresses that nobody has, on both sides of every border that policies here name; some become known.
+/// Unallocated addresses on both sides of every boundary that the policies here use; some become allocated.
 const STRANGERS: [&str; 28] = [
     "1.2.3.4",
     "8.8.8.7",
@@ -51,12 +52,13 @@ pub(crate) struct Preview<'a> {
     before: &'a State,
     after: &'a State,
     known: BTreeSet<IpAddr>,
-    /// Everybody, and strangers on both sides of every border: as `verdict` sees them, before and after.
+    /// All holders, and unallocated addresses on both sides of every boundary: as
+    /// `verdict` sees them, before and after.
     subjects: BTreeMap<IpAddr, [Subject<'a>; 2]>,
 }
 
-/// Whether `compare` lists, packet by packet, what `verdict` answers differently once policies are set; between
-/// any two addresses except those that it says it did not look at.
+/// Checks that `compare` lists, packet by packet, the verdicts that change once the policies are set, between
+/// any two addresses except those that it reports as not examined.
 pub(crate) fn verify(cluster: &Cluster, proposed: &[Value]) -> Result<(), String> {
     let commands: Vec<Command> =
         proposed.iter().map(|one| serde_json::from_value(one.clone()).unwrap()).collect();
@@ -93,14 +95,14 @@ impl<'a> Preview<'a> {
         Self { compared, before, after, known, subjects }
     }
 
-    /// Every two of them.
+    /// All pairs of addresses.
     pub(crate) fn pairs(&self) -> Vec<(IpAddr, IpAddr)> {
         let all = self.subjects.keys();
         let pairs = all.clone().flat_map(|a| all.clone().map(move |b| (*a, *b)));
         pairs.filter(|(a, b)| a.is_ipv4() == b.is_ipv4() && a != b).collect()
     }
 
-    /// Every packet between two addresses is listed if its verdict changes, and not if it does not.
+    /// Checks that every packet between two addresses is listed if and only if its verdict changes.
     pub(crate) fn check(&self, source: IpAddr, destination: IpAddr) -> Result<(), String> {
         let unallocated =
             |ip: &IpAddr| !self.known.contains(ip) && self.before.ipam().block_of(*ip).is_some();
@@ -133,7 +135,7 @@ impl<'a> Preview<'a> {
         Ok(())
     }
 
-    /// Whether an end stands for an address: for itself, or for those that are not known in a range.
+    /// Whether an end stands for an address: the address itself, or an unallocated one of its range.
     fn means(&self, end: End, ip: IpAddr) -> bool {
         let Some(range) = end.range else { return end.ip == ip };
         let narrower = |net: &IpNet| net.contains(&ip) && net.prefix_len() > range.prefix_len();
@@ -142,7 +144,7 @@ impl<'a> Preview<'a> {
     }
 }
 
-/// Whether a text of `opens` or `closes` means a packet.
+/// Whether a text of `opens` or `closes` covers a packet.
 fn says(text: &str, packet: Transport) -> bool {
     let (word, rest) = text.split_once(['/', ' ']).unwrap_or((text, ""));
     let ports = |number: u16| match rest.split_once('-') {
@@ -173,7 +175,7 @@ fn says(text: &str, packet: Transport) -> bool {
     }
 }
 
-/// Packets on both sides of everything that policies here name.
+/// Packets on both sides of every boundary that the policies here use.
 fn grid() -> Vec<Transport> {
     use Transport::{Icmp, Other, Sctp, Tcp, Udp};
     let ports = [1, 79, 80, 81, 82, 90, 91, 9599, 9600, 9601, 9602, u16::MAX];

@@ -1,5 +1,6 @@
-//! One part alone on one disk, in stories of a few lives: what a whole cluster meets once in thousands of seeds
-//! (a segment that cannot be packed, later ones that can, and then no power) is common in these.
+//! Tests one component on one disk over a few lives: situations that a whole cluster meets once
+//! in thousands of seeds (a segment that cannot be packed, later ones that can, then a
+//! power failure) are frequent here.
 
 mod history;
 mod log;
@@ -11,15 +12,15 @@ use romana_storage::platform::{begin, below, disk, random};
 /// Lives of a story.
 const LIVES: u64 = 5;
 
-/// What a story is about: something that lives on the disk of a machine.
+/// A component that stores data on a machine's disk.
 trait Part {
     fn new(machine: String) -> Self;
 
-    /// From the start of a process to its end; or which law it broke.
+    /// Runs from the start of a process to its end; the error is a broken law.
     fn live(&mut self) -> Result<(), String>;
 }
 
-/// Tells stories of each part, on disks that lie or do not. Of each part the first one that ends badly, and how.
+/// Runs stories of each component, optionally on lying disks. Returns the first failure of each component.
 pub(crate) fn tell(mut seeds: std::ops::Range<u64>, lie: disk::Lie) -> Vec<(u64, String)> {
     let history = seeds.clone().find_map(|seed| one::<history::Kept>(seed, "history", lie));
     let log = seeds.find_map(|seed| one::<log::Log>(seed, "log", lie));
@@ -47,7 +48,7 @@ fn one<P: Part>(seed: u64, what: &str, lie: disk::Lie) -> Option<(u64, String)> 
     None
 }
 
-/// Whether the disk of a machine has failed since this was asked for: then what is on it need not open.
+/// Returns a check whether the machine's disk has failed since this call: then the data need not be readable.
 fn excuse(machine: &str) -> impl Fn() -> bool + use<> {
     let (machine, failed) = (machine.to_owned(), disk::failed_syncs(machine));
     move || disk::is_dark(&machine) || disk::failed_syncs(&machine) > failed

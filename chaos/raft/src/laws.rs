@@ -1,8 +1,8 @@
-//! What must hold of the answers and of the history in the end. (What must hold at every moment, the book
-//! checks when it is told: one history, one leader.)
+//! Laws about the answers and the final history. (The book checks the laws that must hold at every moment:
+//! one history, one leader per term.)
 //!
-//! The order of all writes is known, as each answer says its revision. So linearizability needs no search: it
-//! is enough that no answer is older than one given before its question was asked.
+//! The order of all writes is known, as each answer contains its revision. Therefore linearizability needs no
+//! search: it suffices that no answer is older than one given before the request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,8 +23,8 @@ impl Operation {
     }
 }
 
-/// Checks everything. `records`: the whole history of each replica, in the end. `clocks`: whether a majority of
-/// the clocks was right all the while.
+/// Checks all laws. `records`: the final history of each replica. `clocks`: whether a majority of the
+/// clocks was correct throughout.
 pub(crate) fn judge(book: &mut Book, records: &BTreeMap<u64, Vec<Record>>, clocks: bool) {
     let mut broken = Vec::new();
     linearizable(&book.operations, &mut broken);
@@ -45,7 +45,7 @@ pub(crate) fn judge(book: &mut Book, records: &BTreeMap<u64, Vec<Record>>, clock
 
 type Broken = Vec<(&'static str, String)>;
 
-/// Writes take effect, and reads see, something between question and answer.
+/// Writes and reads take effect between request and answer.
 fn linearizable(operations: &[Operation], broken: &mut Broken) {
     let mut moments: Vec<(u64, bool, &Operation)> = Vec::new();
     for operation in operations {
@@ -80,7 +80,7 @@ fn linearizable(operations: &[Operation], broken: &mut Broken) {
     }
 }
 
-/// What one replica shows does not go back, over restarts.
+/// Local reads of one replica are monotonic, also across restarts.
 fn local_reads(operations: &[Operation], broken: &mut Broken) {
     let mut reads: Vec<&Operation> =
         operations.iter().filter(|read| read.question == Question::ReadHere).collect();
@@ -102,7 +102,7 @@ fn local_reads(operations: &[Operation], broken: &mut Broken) {
     }
 }
 
-/// What was answered is there, at its revision; what was refused is not; nothing is there twice.
+/// Acknowledged writes are in the history at their revisions, refused ones are not, and none occurs twice.
 fn kept(node: u64, operations: &[Operation], records: &[Record], broken: &mut Broken) {
     let mut made: BTreeMap<&str, Vec<Revision>> = BTreeMap::new();
     for record in records {
@@ -132,11 +132,11 @@ fn kept(node: u64, operations: &[Operation], records: &[Record], broken: &mut Br
     }
 }
 
-/// How far a stamp may be from the true time, milliseconds: clocks up to twice ten seconds apart are a majority
-/// while a third is not heard (`cluster_time`); a reading takes up to a second.
+/// Maximum error of a stamp, milliseconds: clocks up to twice ten seconds apart form a majority while a third
+/// is unreachable (`cluster_time`); a reading takes up to a second.
 const OFF_MAX: u64 = 10_000 + 1_000 + 4 * RIGHT.unsigned_abs();
 
-/// What happened between a question and its answer is stamped so.
+/// Stamps lie between request and answer.
 fn log_time(operations: &[Operation], records: &[Record], broken: &mut Broken) {
     let milli =
         |elapsed: Duration| u64::try_from(true_time(elapsed).as_millis()).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! Disks that lie, by their names on the command line.
+//! Lying disks, by their names on the command line.
 
 use clap::ValueEnum;
 use romana_storage::platform::disk;
@@ -18,7 +18,7 @@ pub(crate) enum Lie {
 }
 
 impl Lie {
-    /// As it is asked for.
+    /// The name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |lie| lie.get_name().to_owned())
     }

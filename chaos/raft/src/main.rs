@@ -1,8 +1,8 @@
 //! # Raft under a simulated network, disk and clock
 //!
-//! Three whole replicas (openraft, our log, state machine, history, snapshots and everything between) in one
-//! thread, from one seed: thirty seconds of power cuts, dead processes, cut and slow connections, failing syncs
-//! and wrong clocks take about one. The same seed is the same run, to the last bit.
+//! Three complete replicas (openraft, our log, state machine, history, snapshots and everything between) in
+//! one thread, driven by a seed: thirty seconds of power cuts, killed processes, cut and slow connections,
+//! failing syncs and wrong clocks take about one second. The same seed gives the same run, bit by bit.
 //!
 //! ```text
 //!   seed ─► plan (what this run is like) ─► world: a tick, faults, laws; a tick, faults, laws …
@@ -11,21 +11,21 @@
 //! ```
 //!
 //! ## What is exact
-//! The order of everything: tasks, messages, timers, dice. Every run is one of the orders that are possible, and
-//! the power can go at any single operation on a disk, also in the middle of what a real disk does in one go.
+//! The order of events: tasks, messages, timers, random values. Every run is one possible order, and the
+//! power can fail at any single disk operation, also within what a real disk does as one operation.
 //!
 //! ## What is not
-//! - A program that computes takes no time, and a thread is a task: there are no data races to be found here,
-//!   and no two threads of one replica at once. What a worker does in one go happens at one instant.
-//! - Connections are turmoil's: a lost segment is never sent again, so that its connection is silent until
-//!   somebody gives up on it. Real TCP would go on.
-//! - The API and its clients' connections, the audit's index (sled), checkpoints and the feed are not there;
-//!   members do not change. `chaos run` has all of them, with real processes.
-//! - Disks lose and tear what was not synced; they do not change what was. (`chaos run` does that, too.)
+//! - Computation takes no time, and threads are tasks: data races are not found, nor concurrent threads of
+//!   one replica. An uninterrupted step of a worker happens at one instant.
+//! - Connections are turmoil's: a lost segment is never resent, so the connection is silent until one side
+//!   gives up. Real TCP would continue.
+//! - The API and its clients' connections, the audit's index (sled), checkpoints and the feed are not
+//!   included; membership does not change. `chaos run` covers all of them with real processes.
+//! - Disks lose and tear unsynced data; they do not corrupt synced data. (`chaos run` does that, too.)
 //!
 //! ## Reading order
-//! `plan`, `book` with `laws`, `node`, `world`; `watch` (a run that does not end), `sweep` (many seeds, a process
-//! each); `stories` (log and history, each alone).
+//! `plan`, `book` with `laws`, `node`, `world`; `watch` (a run that hangs), `sweep` (many seeds, one process
+//! each); `stories` (log and history separately).
 //!
 //! Built with `--cfg romana_sim`: `make sim` does that.
 

@@ -1,4 +1,4 @@
-//! One machine: a replica, and clients that ask it.
+//! One machine: a replica and its clients.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,48 +19,47 @@ use crate::profile::{NODES, Plan};
 use crate::recorder::{Answer, Question, Shared};
 
 const PORT: u16 = 7600;
-/// How long a client waits.
+/// Timeout of a client.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// What the names of tenants begin with that clients make.
+/// Prefix of tenants' names created by clients.
 pub(crate) const PREFIX: &str = "made-";
-/// Names of addresses that all clients share.
+/// Number of addresses' names that all clients share.
 const NAMES: u64 = 24;
 
-/// What a node is told to do, now and then.
+/// An order to a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
-    /// Hand leadership to this one.
+    /// Transfer leadership to this member.
     Transfer(u64),
     Snapshot,
-    /// Set the clocks.
     Clock(Clock),
 }
 
-/// A replica that runs.
+/// A running replica.
 pub(crate) struct Running {
     pub(crate) replica: Replica,
     pub(crate) leads: watch::Receiver<Option<Term>>,
     pub(crate) orders: mpsc::UnboundedSender<Order>,
 }
 
-/// What nodes and world have in common.
+/// State shared by nodes and world.
 #[derive(Default)]
 pub(crate) struct Site {
     pub(crate) running: RefCell<BTreeMap<u64, Running>>,
     pub(crate) book: Shared,
-    /// The clocks of each machine, over its lives.
+    /// The clocks of each machine, which survive restarts.
     pub(crate) clocks: RefCell<BTreeMap<u64, Clock>>,
-    /// Clients ask nothing any more.
+    /// Clients send no more requests.
     pub(crate) quiet: Cell<bool>,
     lives: Cell<u64>,
 }
 
-/// The machine of a replica.
+/// The machine name of a replica.
 pub(crate) fn name(id: u64) -> String {
     format!("n{id}")
 }
 
-/// What a new cluster begins with.
+/// Initial commands of a cluster.
 fn beginning() -> Vec<Proposal> {
     const BEGINNING: &str = r#"[
         {"RaiseVersion": {"version": 2}}, {"RaiseVersion": {"version": 3}},
@@ -91,7 +90,7 @@ fn config(id: u64, plan: &Plan) -> ReplicaConfig {
     }
 }
 
-/// One life of a machine. Ends when its replica has stopped: somebody must start it again.
+/// One life of a machine. Returns when its replica has stopped; the world must restart it.
 pub(crate) async fn live(id: u64, plan: Rc<Plan>, site: Rc<Site>) -> turmoil::Result {
     let failed = disk::failed_syncs(&name(id));
     let excused = || disk::is_dark(&name(id)) || disk::failed_syncs(&name(id)) > failed;
@@ -130,7 +129,7 @@ pub(crate) async fn live(id: u64, plan: Rc<Plan>, site: Rc<Site>) -> turmoil::Re
 }
 
 async fn obey(replica: &Replica, order: Order) {
-    // What cannot be done now is not done.
+    // Orders that fail are ignored.
     match order {
         Order::Transfer(to) => {
             _ = replica.leadership().transfer(to, Instant::now() + PATIENCE).await
@@ -171,7 +170,7 @@ impl Client {
 
     async fn make(&mut self, replica: &Replica, site: &Site) {
         let name = format!("{PREFIX}{}-{}", self.name, self.asked);
-        // Long enough that files fill up.
+        // Long enough to fill files.
         let padding = "x".repeat(usize::try_from(below(60)).unwrap_or(0));
         let labels = (0..below(20)).map(|number| (format!("l{number}"), padding.clone()));
         let spec = TenantSpec { id: name.as_str().into(), labels: labels.collect::<Labels>() };

@@ -1,53 +1,52 @@
-//! What a run is like: drawn from its seed before it begins.
+//! The parameters of a run, drawn from its seed before it begins.
 
 use std::time::Duration;
 
 use romana_replica::Tuning;
 use romana_storage::platform::{Clock, below, random};
 
-/// Replicas.
+/// Number of replicas.
 pub(crate) const NODES: u64 = 3;
-/// Faults are injected between these two times, milliseconds of the run.
+/// Time range in which faults are injected, milliseconds.
 pub(crate) const FAULTS: std::ops::Range<u64> = 1_500..20_000;
-/// Longest, after the last fault, until everybody is answered again, milliseconds.
+/// Timeout after the last fault until all requests succeed again, milliseconds.
 pub(crate) const CALM: u64 = 10_000;
 
-/// Of each kind of fault, the mean time to the next one, milliseconds; `None`: none in this run.
+/// For each kind of fault, the mean interval, milliseconds; `None`: not in this run.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// The power of one machine goes, in the middle of some operation on its disk.
+    /// Power cut of one machine, within a disk operation.
     pub(crate) power: Option<u64>,
-    /// The power of all machines goes.
+    /// Power cut of all machines.
     pub(crate) blackout: Option<u64>,
-    /// A process dies; what it wrote stays in the page cache.
+    /// A process is killed; its writes remain in the page cache.
     pub(crate) kill: Option<u64>,
     /// A sync of a file fails.
     pub(crate) sync: Option<u64>,
-    /// Nothing passes between two machines, both ways or one way.
+    /// The link between two machines is cut, in one or both directions.
     pub(crate) cut: Option<u64>,
-    /// Nothing passes between one machine and the others.
+    /// One machine is isolated from the others.
     pub(crate) isolate: Option<u64>,
-    /// What is sent between two machines arrives late.
+    /// Messages between two machines are delayed.
     pub(crate) slow: Option<u64>,
-    /// A clock jumps, drifts or lies.
+    /// A clock jumps, drifts, or has a random error.
     pub(crate) clock: Option<u64>,
-    /// The one machine whose clock may be wrong; `None`: any may, and nothing is promised of log time.
+    /// The only machine whose clock may be wrong; `None`: any may, and log time is not checked.
     pub(crate) liar: Option<u64>,
-    /// Leadership is handed on.
+    /// Leadership transfer.
     pub(crate) transfer: Option<u64>,
-    /// A snapshot is asked for.
     pub(crate) snapshot: Option<u64>,
-    /// Longest that a machine is without power, or a fault of the network lasts, milliseconds.
+    /// Maximum duration of a power failure or network fault, milliseconds.
     pub(crate) outage: u64,
-    /// Longest that a message takes, milliseconds.
+    /// Maximum message latency, milliseconds.
     pub(crate) latency: u64,
-    /// Longest that a disk takes.
+    /// Maximum latency of a disk.
     pub(crate) disk: Duration,
     /// Clients of each node.
     pub(crate) clients: u64,
-    /// Longest pause of a client, milliseconds.
+    /// Maximum pause of a client, milliseconds.
     pub(crate) pause: u64,
-    /// How the replicas are tuned: small files and few entries between snapshots.
+    /// Tuning of the replicas: small files and few entries between snapshots.
     pub(crate) tuning: Tuning,
 }
 
@@ -55,14 +54,14 @@ fn between(from: u64, to: u64) -> u64 {
     from + below(to - from)
 }
 
-/// In half of all runs.
+/// With probability 1/2.
 fn sometimes(from: u64, to: u64) -> Option<u64> {
     let every = between(from, to);
     random::<bool>().then_some(every)
 }
 
 impl Plan {
-    /// The plan of a run, from the dice that its seed threw.
+    /// Draws the plan of a run from its random generator.
     pub(crate) fn draw() -> Self {
         Self {
             power: sometimes(500, 4_000),
@@ -97,9 +96,9 @@ impl Plan {
     }
 }
 
-/// How far a right clock is from the true time at most, milliseconds.
+/// Maximum error of a correct clock, milliseconds.
 pub(crate) const RIGHT: i64 = 50;
-/// How far a monotonic clock is from its pace at most, millionths.
+/// Maximum rate error of a monotonic clock, millionths.
 const PACE: i64 = 400;
 const DAY: i64 = 24 * 3_600_000;
 
@@ -108,19 +107,19 @@ fn either_way(most: i64) -> i64 {
     i64::try_from(below(wide)).unwrap_or(0) - most
 }
 
-/// Up to ten to the power of `power`, as often small as large, either way.
+/// Log-uniform up to ten to the power of `power`, with either sign.
 fn any_size(power: u32) -> i64 {
     let power = u32::try_from(1 + below(u64::from(power))).unwrap_or(1);
     either_way(10_i64.pow(power))
 }
 
-/// A clock as an NTP daemon keeps it.
+/// A clock as synchronized by an NTP daemon.
 pub(crate) fn right_clock() -> Clock {
     Clock { ahead: either_way(RIGHT), pace: either_way(PACE), ..Clock::default() }
 }
 
-/// A clock that has jumped by up to 400 days, gains or loses up to half of the time that passes, or shows
-/// another time whenever it is read.
+/// A clock that has jumped by up to 400 days, drifts by up to half of the elapsed time, or has
+/// a random error at each reading.
 pub(crate) fn wrong_clock() -> Clock {
     let right = right_clock();
     match below(4) {

@@ -1,4 +1,4 @@
-//! Who saw what, and when: all that the laws are judged by.
+//! Records all observations that the laws are checked with.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,62 +8,62 @@ use std::time::Duration;
 
 use romana_statemachine::{Digest, Revision, Term};
 
-/// What a client asked.
+/// A client's request.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) enum Question {
-    /// To make a tenant that nobody else makes.
+    /// Create a tenant with a unique name.
     Make,
-    /// For the state as of now.
+    /// A linearizable read.
     Read,
-    /// For the state that this replica has.
+    /// A local read.
     ReadHere,
 }
 
-/// What it was told.
+/// A client's answer.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Done, or read, at this revision.
     At(Revision),
-    /// Nothing happened.
+    /// Nothing was committed.
     Refused,
-    /// It may have happened, or happen yet.
+    /// It may have been committed, or be committed later.
     Unknown,
 }
 
-/// A question and its answer.
+/// A request and its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Operation {
-    /// Names what is made.
+    /// Name of the object to create.
     pub(crate) name: String,
-    /// The replica that was asked.
+    /// The replica asked.
     pub(crate) node: u64,
     pub(crate) question: Question,
     pub(crate) asked: u64,
-    /// `None`: its client died first.
+    /// `None`: the client died first.
     pub(crate) answered: Option<(u64, Answer)>,
-    /// When it was asked and answered, since the run began.
+    /// Times of request and answer, since the start of the run.
     pub(crate) during: (Duration, Duration),
 }
 
-/// What is known. Time is the place in the order of everything that was written here.
+/// The observations. Time is the position in the sequence of all observations.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     pub(crate) operations: Vec<Operation>,
-    /// The digest of each revision, and who said so first.
+    /// The digest of each revision, and the first replica that reported it.
     pub(crate) digests: BTreeMap<Revision, (Digest, u64)>,
-    /// Who led in each term.
+    /// The leader of each term.
     pub(crate) leaders: BTreeMap<Term, u64>,
-    /// What cannot be, in the order found.
+    /// Violations, in the order of detection.
     pub(crate) broken: Vec<String>,
-    /// What was done to whom, for people.
+    /// Injected faults, as text.
     pub(crate) told: Vec<String>,
-    /// Operations asked before the last fault.
+    /// Number of operations requested before the last fault.
     pub(crate) mark: usize,
     time: u64,
     trace: u64,
 }
 
-/// The book, from everywhere in the one thread.
+/// A shared handle of the book for the single thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared(Rc<RefCell<Book>>);
 
@@ -79,14 +79,14 @@ impl Book {
         self.time
     }
 
-    /// Mixes something into the trace, by which two runs are compared.
+    /// Adds a value to the trace, which is used to compare runs.
     pub(crate) fn trace(&mut self, what: impl Hash) {
         let mut hasher = DefaultHasher::new();
         (self.trace, what).hash(&mut hasher);
         self.trace = hasher.finish();
     }
 
-    /// The trace so far.
+    /// Digest of the trace so far.
     pub(crate) fn traced(&self) -> u64 {
         self.trace
     }
@@ -107,7 +107,7 @@ impl Book {
         }
     }
 
-    /// A replica has this state.
+    /// Records a replica's state.
     pub(crate) fn see(&mut self, node: u64, revision: Revision, digest: Digest) {
         if revision == 0 {
             return;
@@ -123,7 +123,7 @@ impl Book {
         }
     }
 
-    /// A replica leads in a term.
+    /// Records the leader of a term.
     pub(crate) fn lead(&mut self, node: u64, term: Term) {
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
@@ -143,7 +143,7 @@ impl Book {
     }
 }
 
-/// Since the run began.
+/// Time since the start of the run.
 fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Many seeds, a process each: nothing is left over from one to the next.
+//! Runs many seeds, one process each, so that runs are independent.
 
 use std::ops::Range;
 use std::process::{Command, ExitCode};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::lie::Lie;
 
-/// Lines of a seed's output that are shown.
+/// Number of output lines shown per seed.
 const SHOWN: usize = 4;
 
 pub(crate) fn sweep(seeds: Range<u64>, jobs: usize, lie: Lie, first: bool) -> Result<ExitCode> {

@@ -1,20 +1,20 @@
-//! Notices a run in which time stands still: somebody tries again for ever, without a pause.
+//! Detects a run in which simulated time stands still, because a task retries forever without a pause.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Real time between two looks. In a good run thousands of simulated milliseconds pass in it.
+/// Interval of checks in real time. A normal run simulates thousands of milliseconds in it.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// The simulated time, milliseconds.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
-/// It is so late.
+/// Publishes the simulated time.
 pub(crate) fn tick(now: u64) {
     NOW.store(now, Ordering::Relaxed);
 }
 
-/// Ends the process when time stands still. (What loops cannot be asked to stop.)
+/// Ends the process when time stands still. (A busy loop cannot be cancelled.)
 pub(crate) fn start(seed: u64) {
     std::thread::spawn(move || {
         let mut last = None;

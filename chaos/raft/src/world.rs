@@ -1,4 +1,4 @@
-//! A run: a tick, faults, laws; a tick, faults, laws …
+//! A run: alternates simulated time, faults and checks.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::profile::{CALM, FAULTS, NODES, Plan, right_clock, wrong_clock};
 use crate::recorder::{Answer, Question};
 use crate::watch;
 
-/// What came of a run.
+/// The result of a run.
 pub(crate) struct Verdict {
     pub(crate) trace: u64,
     pub(crate) made: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Verdict {
     pub(crate) told: Vec<String>,
 }
 
-/// A fault of the network, and what ends it.
+/// A network fault, and how to end it.
 #[derive(Clone, Copy)]
 enum Cut {
     Both(u64, u64),
@@ -39,14 +39,14 @@ struct World {
     site: Rc<Site>,
     /// Milliseconds.
     now: u64,
-    /// Machines that are down, and when they come back.
+    /// Machines that are down, and when they restart.
     down: BTreeMap<u64, u64>,
     cuts: Vec<(Cut, u64)>,
-    /// The last revision that each life of a replica showed.
+    /// The last revision seen in the current life of each replica.
     shown: BTreeMap<u64, Revision>,
 }
 
-/// Runs one seed. `lie`: what all disks claim and do not do.
+/// Runs one seed. `lie`: the lie of all disks.
 pub(crate) fn run(seed: u64, lie: disk::Lie) -> Verdict {
     begin(seed, Duration::from_millis(1));
     let plan = Rc::new(Plan::draw());
@@ -95,7 +95,7 @@ impl World {
         self.site.book.with(|book| !book.broken.is_empty())
     }
 
-    /// A millisecond. `false`: a law is broken.
+    /// Simulates a millisecond. `false`: a law is broken.
     fn tick(&mut self) -> bool {
         if let Err(error) = self.sim.step() {
             self.site.book.with(|book| book.break_law("no panic", error.to_string()));
@@ -124,7 +124,7 @@ impl World {
         !self.is_broken()
     }
 
-    /// What must hold at every moment.
+    /// Checks the laws that must hold at every moment.
     fn look(&mut self) {
         for (id, running) in &*self.site.running.borrow() {
             let seen = running.replica.with_state(|state| (state.revision(), state.digest()));
@@ -146,7 +146,7 @@ impl World {
         }
     }
 
-    /// Ends a machine's life; it comes back later.
+    /// Ends a machine's life; it restarts later.
     fn stop(&mut self, id: u64, why: &str) {
         self.tell(format!("node {id} {why}"));
         disk::kill(&name(id));
@@ -208,7 +208,7 @@ impl World {
         self.order(one, order);
     }
 
-    /// The clock of a machine becomes wrong, or right again. A machine that is down starts with it.
+    /// Makes a machine's clock wrong, or correct again. A machine that is down starts with it.
     fn set_clock(&self, id: u64) {
         let clock = wrong_clock();
         self.site.clocks.borrow_mut().insert(id, clock);
@@ -218,7 +218,7 @@ impl World {
     fn order(&self, id: u64, order: Order) {
         if let Some(running) = self.site.running.borrow().get(&id) {
             self.tell(format!("node {id}: {order:?}"));
-            // A node that has just stopped obeys nobody.
+            // A node that has just stopped ignores orders.
             _ = running.orders.send(order);
         }
     }
@@ -272,7 +272,7 @@ impl World {
         self.site.book.with(|book| book.mark = book.operations.len());
     }
 
-    /// Goes on until nothing is missing any more.
+    /// Continues until nothing is missing.
     fn until(&mut self, what: &str, within: u64, missing: fn(&Self) -> Vec<String>) -> bool {
         let deadline = self.now + within;
         while self.now < deadline {
@@ -289,7 +289,7 @@ impl World {
         false
     }
 
-    /// Since the last fault, each node has answered a write and a read; or which have not.
+    /// Nodes that have not answered a write and a read since the last fault.
     fn unanswered(&self) -> Vec<String> {
         self.site.book.with(|book| {
             let since = &book.operations[book.mark..];
@@ -306,7 +306,7 @@ impl World {
         })
     }
 
-    /// Everybody has applied as much, and nobody waits for an answer; or what is in the way.
+    /// Why the cluster is not quiet: replicas that lag behind, and unanswered requests.
     fn uneven(&self) -> Vec<String> {
         let running = self.site.running.borrow();
         let mut found: Vec<String> = self.site.book.with(|book| {
@@ -372,7 +372,7 @@ impl World {
         verdict
     }
 
-    /// Ends everything with the machines in the dark, so that nothing is done on the way out.
+    /// Ends the run with all machines powered off, so that destructors have no effect.
     fn finish(&mut self) {
         for id in 1..=NODES {
             disk::kill(&name(id));
@@ -381,7 +381,7 @@ impl World {
     }
 }
 
-/// All of a replica's history, checked from its start.
+/// A replica's whole history, verified from its start.
 fn history(replica: &Replica) -> Result<Vec<Record>, String> {
     let history = replica.history();
     history.verify().map_err(|error| format!("{error:?}"))?;

@@ -1,5 +1,5 @@
-//! One kind of abuse after the other at one replica of three: what it costs that replica, and what the
-//! others notice. Beside it all the time: a client that allocates and releases, and one that reads.
+//! Subjects one of three replicas to one kind of abuse after the other, and measures the cost for that
+//! replica and the effect on other clients: one that allocates and releases, and one that reads.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,19 +20,19 @@ use super::{BenchOptions, feed, ours, restart};
 use crate::cluster::Cluster;
 use crate::http;
 
-/// What one kind of abuse may cost: memory, threads, and the others' time.
+/// Budgets of one kind of abuse: memory, threads, and the other clients' latency.
 const GROWTH_MB_MAX: f64 = 300.0;
 const THREADS_MORE_MAX: f64 = 40.0;
 const P99_MS_MAX: f64 = 250.0;
-/// How soon what was abused is to be had again.
+/// Budget of the time until the abused resource is available again.
 const AGAIN_MS_MAX: f64 = 10_000.0;
-/// How long the others are measured without any abuse, at first.
+/// Duration of the initial measurement without abuse.
 const CALM: Duration = Duration::from_secs(3);
-/// Bytes of a body or frame that is half sent, or sent to somebody who does not want it.
+/// Bytes of a body or frame that is sent partly, or to a peer that does not accept it.
 const LARGE_BYTES: usize = 15 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 const ASK: Duration = Duration::from_secs(120);
-/// Between two looks at the process.
+/// Interval of process samples.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A kind of abuse.
@@ -81,12 +81,12 @@ impl Kind {
         }
     }
 
-    /// Whether those who ask go at once.
+    /// Whether the clients disconnect immediately.
     fn leaves(self) -> bool {
         matches!(self, Self::Proofs)
     }
 
-    /// What every one of them sends.
+    /// What each client sends.
     fn words(self, plan: &str) -> (Vec<u8>, usize) {
         let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: r\r\n\r\n").into_bytes();
         let post = |path: &str, length: usize| {
@@ -111,7 +111,7 @@ impl Kind {
         }
     }
 
-    /// A request that must be answered soon afterwards.
+    /// A request that must succeed soon afterwards.
     fn again(self) -> (&'static str, Method) {
         match self {
             Self::Exports => ("/v1/audit/export?from=1&to=1", Method::GET),
@@ -124,7 +124,7 @@ impl Kind {
     }
 }
 
-/// What one kind came to.
+/// The cost of one kind of abuse.
 struct Cost {
     kind: Kind,
     growth_mb: f64,
@@ -190,7 +190,7 @@ fn p99(times: &Histogram<u64>) -> f64 {
     times.value_at_quantile(0.99) as f64 / 1e3
 }
 
-/// Lets one kind of abuse happen for some seconds.
+/// Runs one kind of abuse for some seconds.
 async fn suffer(
     cluster: &Cluster,
     at: usize,
@@ -224,7 +224,7 @@ async fn suffer(
     Ok(Cost { kind, growth_mb, threads, writes, reads, again, left_mb })
 }
 
-/// One client that asks for what it does not take.
+/// A client that requests what it does not read.
 async fn abuse(to: SocketAddr, words: Vec<u8>, more: usize, leaves: bool) -> Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4096)?;
@@ -237,7 +237,7 @@ async fn abuse(to: SocketAddr, words: Vec<u8>, more: usize, leaves: bool) -> Res
     if leaves {
         return Ok(());
     }
-    // A byte a second, until the connection is closed.
+    // Reads a byte a second, until the connection is closed.
     let mut byte = [0];
     while stream.read(&mut byte).await? > 0 {
         sleep(Duration::from_secs(1)).await;
@@ -245,7 +245,7 @@ async fn abuse(to: SocketAddr, words: Vec<u8>, more: usize, leaves: bool) -> Res
     Ok(())
 }
 
-/// How long until a good request of the kind is answered as it should be.
+/// Time until a valid request of the kind is answered correctly.
 async fn served_again(api: SocketAddr, kind: Kind, plan: &str) -> Result<Duration> {
     let start = Instant::now();
     let body: Value = match kind {
@@ -264,7 +264,7 @@ async fn served_again(api: SocketAddr, kind: Kind, plan: &str) -> Result<Duratio
     }
 }
 
-/// The clients that do no harm.
+/// The well-behaved clients.
 struct Others {
     writes: tokio::task::JoinHandle<Result<Histogram<u64>>>,
     reads: tokio::task::JoinHandle<Result<Histogram<u64>>>,
@@ -289,14 +289,14 @@ impl Others {
         })
     }
 
-    /// Ends them: how long their requests took.
+    /// Stops them. Returns the latencies of their requests.
     async fn end(self) -> Result<(Histogram<u64>, Histogram<u64>)> {
         self.over.send_replace(true);
         Ok((self.writes.await??, self.reads.await??))
     }
 }
 
-/// Asks in turn until the end, and takes a breath after each.
+/// Sends requests sequentially until the end, with a pause after each.
 async fn repeat(
     api: SocketAddr,
     asks: Vec<(&'static str, String, String)>,

@@ -1,5 +1,5 @@
-//! The audit at the size of years: one replica decides millions of records, then is asked who had which
-//! address. `who` goes by an index; the same answer by a walk through the history is measured beside it.
+//! The audit with years of history: one replica decides millions of records, and is then asked who held which
+//! address. `who` uses an index; a scan of the history for the same answer is measured for comparison.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use crate::caller::library;
 use crate::cluster::Cluster;
 use crate::http;
 
-/// Addresses that are given out again and again.
+/// Addresses that are allocated over and over.
 const LIVE: u64 = 100_000;
 /// Pairs of a release and an allocation in one batch.
 const PAIRS: u64 = 256;
-/// How long the index may be behind when nothing happens any more.
+/// How long the index may take to catch up after the load.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const ASK: Duration = Duration::from_secs(600);
 
@@ -78,7 +78,7 @@ pub(super) async fn run(options: &BenchOptions, records: u64, questions: usize) 
         "history_mb": sizes.history, "index_mb": sizes.index}))
 }
 
-/// Releases and allocates until there are so many records. Returns the last revision.
+/// Releases and allocates until the history has this many records. Returns the last revision.
 async fn churn(api: std::net::SocketAddr, site: Site, records: u64) -> Result<u64> {
     let mut lean = Lean::open(api).await?;
     let mut number = 0;
@@ -98,7 +98,7 @@ async fn churn(api: std::net::SocketAddr, site: Site, records: u64) -> Result<u6
     answer.body["revision"].as_u64().context("a revision")
 }
 
-/// Waits until the index has everything.
+/// Waits until the index is complete.
 async fn indexed(api: std::net::SocketAddr) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -111,7 +111,7 @@ async fn indexed(api: std::net::SocketAddr) -> Result<()> {
     }
 }
 
-/// Asks about random addresses: how long each answer took, and how many holders it has.
+/// Queries random addresses: the latency of each answer, and its number of holders.
 async fn who(api: std::net::SocketAddr, questions: usize) -> Result<(Histogram<u64>, f64)> {
     let mut rng = SmallRng::seed_from_u64(7);
     let live = http::once(api, Method::GET, "/v1/addresses?limit=10000", None, ASK).await?;
@@ -145,7 +145,7 @@ async fn timed(api: std::net::SocketAddr, path: &str) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Starts the replica without its index, and waits until it answers from a new one.
+/// Starts the replica without its index, and waits until it answers from a rebuilt one.
 async fn rebuild(mut cluster: Cluster) -> Result<Duration> {
     cluster.kill(0)?;
     std::fs::remove_dir_all(cluster.data_dir(0).join("index")).context("remove the index")?;
@@ -156,7 +156,7 @@ async fn rebuild(mut cluster: Cluster) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Megabytes on the disk.
+/// Sizes on disk, megabytes.
 struct Sizes {
     history: f64,
     index: f64,

@@ -1,5 +1,5 @@
-//! CNI ADD and DEL: our plugin, through an agent and three replicas, beside Debian's bridge + host-local,
-//! in turn. Everything runs in a network namespace of its own; plugins are executed as a runtime does.
+//! CNI ADD and DEL: our plugin, with an agent and three replicas, compared with Debian's bridge + host-local,
+//! in turn. Everything runs in a dedicated network namespace; plugins are executed as by a runtime.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use super::namespaces::{Namespace, quiet, start_replicas, until};
 use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
-/// Where Debian's `containernetworking-plugins` is.
+/// Directory of Debian's `containernetworking-plugins`.
 const PEER_DIR: &str = "/usr/lib/cni";
-/// ADDs at once.
+/// Concurrent ADDs.
 const AT_ONCE: usize = 16;
-/// Pods on the host among which an ADD and a DEL cost the agent this much processor time; how many are measured.
+/// Numbers of existing pods for which the agent's processor time per ADD and DEL is measured.
 const CROWDS: [usize; 3] = [100, 500, 1_000];
 const MEASURED: usize = 50;
 /// `utime` and `stime` in `/proc/PID/stat` are in hundredths of a second (proc(5), USER_HZ).
@@ -59,13 +59,13 @@ impl Plugin {
     }
 }
 
-/// Figures of one plugin.
+/// Results of one plugin.
 struct Figures {
     name: &'static str,
     plugin: Plugin,
     add: Histogram<u64>,
     del: Histogram<u64>,
-    /// From the start of the program to its end, when there is nothing to do.
+    /// Run time of the program without work (the command VERSION).
     version: Histogram<u64>,
     rate: f64,
 }
@@ -87,7 +87,7 @@ impl Figures {
         Ok(())
     }
 
-    /// ADDs of many containers, some at once: how many per second.
+    /// ADDs of many containers, some concurrently: rate per second.
     fn many(&mut self, host: &Namespace, containers: &[Namespace]) -> Result<()> {
         let start = Instant::now();
         let results: Vec<Result<()>> = std::thread::scope(|scope| {
@@ -110,7 +110,7 @@ impl Figures {
     }
 }
 
-/// Measures, on a thread of its own: a thread does not come back from a namespace.
+/// Runs on a dedicated thread, because a thread cannot leave a namespace.
 pub(super) async fn run(options: &BenchOptions, count: usize) -> Result<Value> {
     let romanad = find_romanad(options.romanad.as_deref())?;
     let machine = Machine::look();
@@ -164,7 +164,7 @@ pub(super) async fn run(options: &BenchOptions, count: usize) -> Result<Value> {
     )
 }
 
-/// Processor time of the agent per ADD and DEL, with more and more pods on the host.
+/// Processor time of the agent per ADD and DEL, with an increasing number of pods on the host.
 fn crowds(plugin: &Plugin, host: &Namespace, prefix: &str) -> Result<Vec<Cost>> {
     let agent = host.children.last().context("the agent")?.id();
     let mut pods = Vec::new();
@@ -201,10 +201,10 @@ struct Cost {
 }
 
 impl Cost {
-    /// Of a process, since its start.
+    /// Processor time of a process since its start.
     fn of(process: u32) -> Result<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-        // The name, in parentheses, may have spaces.
+        // The name, in parentheses, may contain spaces.
         let (_, rest) = stat.rsplit_once(')').context("a name")?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let ms = |at: usize| -> Result<f64> {
@@ -235,7 +235,7 @@ fn measure(romanad: &Path, count: usize) -> Result<([Figures; 2], Vec<Cost>)> {
     for number in 0..count + 5 {
         for figures in &mut both {
             let container = Namespace::new(format!("{prefix}-{number}"))?;
-            // The first ones warm up.
+            // The first ones are warm-up.
             figures.one(&container, number >= 5)?;
         }
     }
@@ -251,7 +251,7 @@ fn measure(romanad: &Path, count: usize) -> Result<([Figures; 2], Vec<Cost>)> {
     Ok((both, crowds))
 }
 
-/// Starts three replicas and an agent in the namespace that this thread is in.
+/// Starts three replicas and an agent in this thread's namespace.
 fn start(romanad: &Path, dir: &Path, host: &mut Namespace) -> Result<Plugin> {
     let servers = start_replicas(romanad, dir, "127.0.0.1", 26, host)?;
     let (socket, state) = (dir.join("agent.sock"), dir.join("agent"));

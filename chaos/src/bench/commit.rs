@@ -1,5 +1,5 @@
-//! Durable commits: allocations through three replicas beside puts through three etcd members.
-//! Only one of the two clusters runs at a time.
+//! Durable commits: allocations with three replicas, compared with puts with three etcd members. Only one of
+//! the two clusters runs at a time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Endpoints with labels on several hosts, and policies that select them by labels: what a change of another policy
-//! must not pay for.
+//! Endpoints with labels on several hosts, and policies that select them by labels: a change of another
+//! policy must not cost more because of them.
 
 use anyhow::Result;
 use futures_util::StreamExt;
@@ -11,15 +11,16 @@ use romana_statemachine::policy::{
     Peer, Policy, Port, Protocol, Rule, Selector, Target, TenantSelector, Traffic,
 };
 
-/// How many endpoints, and policies.
+/// Number of endpoints and policies.
 pub(super) const ENDPOINTS: usize = 2_000;
 pub(super) const POLICIES: usize = 500;
 /// Namespaces, and apps in each.
 const TENANTS: usize = 20;
 const APPS: usize = 10;
-/// Every so many-th round of namespaces is on the host that is measured: of each namespace, and of each app.
+/// Every so many-th round of namespaces is on the host under test, so that it has some of
+/// each namespace and of each app.
 const HERE: usize = 7;
-/// Requests at a time.
+/// Concurrent requests.
 const AT_ONCE: usize = 64;
 
 fn tenant(n: usize) -> String {
@@ -46,7 +47,7 @@ fn endpoint(n: usize) -> Endpoint {
     }
 }
 
-/// From one app of a namespace to another one, to a port.
+/// A policy from one app of a namespace to another one, for one port.
 fn policy(n: usize) -> Policy {
     let peer = Peer::Endpoints {
         tenants: TenantSelector::Id(tenant(n).into()),
@@ -65,7 +66,7 @@ fn policy(n: usize) -> Policy {
     }
 }
 
-/// Puts all of them in the log.
+/// Commits all of them.
 pub(super) async fn gather(client: &Client) -> Result<()> {
     let (name, ip, source) = ("far".into(), [10, 77, 0, 99].into(), HostSource::Operator);
     let (addresses, labels, info) = Default::default();

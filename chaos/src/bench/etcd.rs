@@ -1,5 +1,5 @@
-//! etcd as the peer we are measured beside: three members with etcd's defaults, and as much of its
-//! gRPC interface as we need, declared by hand.
+//! etcd for comparison: three members with default settings, and the required part of its
+//! gRPC interface, declared manually.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -17,9 +17,9 @@ use tonic_prost::ProstCodec;
 use super::load;
 use crate::cluster::{free_ports, log_file};
 
-/// Bytes of a value.
+/// Size of a value.
 const VALUE_BYTES: usize = 256;
-/// Different keys.
+/// Number of keys.
 const KEYS: u64 = 100_000;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -71,7 +71,7 @@ struct StatusResponse {
     leader: u64,
 }
 
-/// One member.
+/// A member.
 #[derive(Debug)]
 struct Member {
     client: SocketAddr,
@@ -79,7 +79,7 @@ struct Member {
     child: Option<Child>,
 }
 
-/// Three members in a directory of their own. Everything is ended and removed on drop.
+/// Three members in their own directory. Processes and directory are removed on drop.
 #[derive(Debug)]
 pub(super) struct Etcd {
     dir: TempDir,
@@ -158,7 +158,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// The leader's place.
+    /// The leader's position.
     pub(super) async fn leader(&self) -> Result<usize> {
         for (at, member) in self.members.iter().enumerate() {
             let Ok(status) = Kv::open(member.client)?.status().await else { continue };
@@ -169,7 +169,7 @@ impl Etcd {
         anyhow::bail!("etcd has no leader")
     }
 
-    /// What it calls itself.
+    /// The version it reports.
     pub(super) async fn version(&self) -> Result<String> {
         let status = Kv::open(self.members[0].client)?.status().await?;
         Ok(format!("etcd {}", status.version))
@@ -180,7 +180,7 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         for member in &mut self.members {
             if let Some(mut child) = member.child.take() {
-                // Nothing to do about a process that cannot be killed.
+                // A process that cannot be killed is ignored.
                 _ = child.kill();
                 _ = child.wait();
             }
@@ -221,7 +221,7 @@ impl Kv {
         Ok(answer.header.map_or(0, |header| header.revision))
     }
 
-    /// A linearizable read. Returns how many keys were found.
+    /// A linearizable read. Returns the number of keys found.
     pub(super) async fn get(&mut self, key: u64) -> Result<i64, Status> {
         let request = RangeRequest { key: format!("/romana/{:08}", key % KEYS).into_bytes() };
         let answer: RangeResponse = self.unary("/etcdserverpb.KV/Range", request).await?;
@@ -229,7 +229,7 @@ impl Kv {
     }
 }
 
-/// What a caller does.
+/// The operation of a caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Deed {
     Put,
@@ -255,7 +255,7 @@ impl load::Caller for Putter {
     }
 }
 
-/// Callers on the leader: one connection for one caller, else eight shared ones.
+/// Callers of the leader: one connection for a single caller, else eight shared ones.
 pub(super) async fn callers(etcd: &Etcd, count: usize, deed: Deed) -> Result<Vec<Putter>> {
     let leader = etcd.clients()[etcd.leader().await?];
     let connections = (0..if count == 1 { 1 } else { 8 })

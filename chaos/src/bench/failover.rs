@@ -1,6 +1,5 @@
-//! kill -9 of the leader: how long until the next commit is acknowledged. One sequential client
-//! that tries all replicas in turn, the same way for both clusters. Both clusters are up all the
-//! time; they are hit in turn.
+//! kill -9 of the leader: time until the next commit is acknowledged. A sequential client tries all replicas
+//! in turn, the same way for both clusters. Both clusters run all the time; their leaders are killed in turn.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,14 +14,14 @@ use super::report::Machine;
 use super::{BenchOptions, etcd, ours};
 use crate::cluster::Cluster;
 
-/// How long the client waits for one attempt before it tries another replica.
+/// Timeout of an attempt before the client tries another replica.
 const ATTEMPT: Duration = Duration::from_millis(250);
-/// Between two attempts, so that refused connections do not spin.
+/// Pause between attempts, so that refused connections do not spin.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Quiet running before and after a kill.
+/// Duration without faults before and after a kill.
 const CALM: Duration = Duration::from_millis(1_500);
 
-/// Commits one thing at a replica.
+/// Commits one object at a replica.
 trait Committer {
     async fn commit(&mut self, at: usize, number: u64) -> bool;
     fn replicas(&self) -> usize;
@@ -80,7 +79,7 @@ struct Client<C> {
 }
 
 impl<C: Committer> Client<C> {
-    /// Commits one after the other until `end`; returns the longest time between two answers.
+    /// Commits sequentially until `end`; returns the longest time between two answers.
     async fn commit_until(&mut self, end: Instant) -> Result<Duration> {
         let mut last = Instant::now();
         let mut longest = Duration::ZERO;
@@ -102,7 +101,7 @@ impl<C: Committer> Client<C> {
     }
 }
 
-/// Commits across a kill that `kill` carries out in the middle.
+/// Commits before and after a kill, carried out by `kill`.
 async fn across<C: Committer>(
     client: &mut Client<C>,
     kill: impl FnOnce() -> Result<()>,
@@ -110,7 +109,7 @@ async fn across<C: Committer>(
     let before = CALM.mul_f64(rand::rng().random_range(0.5..1.0));
     client.commit_until(Instant::now() + before).await?;
     kill()?;
-    // Long enough that the slower of the two is through with its election.
+    // Long enough for the slower of the two to finish its election.
     client.commit_until(Instant::now() + 2 * CALM).await
 }
 

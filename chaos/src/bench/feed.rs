@@ -1,6 +1,6 @@
-//! Thousands of followers of the feed, each on a connection of its own, from this one process: how long
-//! until an event that concerns all is at the last of them, and who gets what concerns one host only.
-//! Most follow one host, as agents do; every fiftieth follows everything.
+//! Thousands of followers of the feed, each with its own connection, in this process: the time until an event
+//! that concerns all hosts has reached every follower, and which followers receive an event that concerns one
+//! host. Most follow one host, as agents do; every fiftieth follows everything.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -28,26 +28,26 @@ use crate::cluster::Cluster;
 
 /// Every so many-th follower follows everything.
 const EVERYTHING: u64 = 50;
-/// Hosts that addresses are allocated on.
+/// Hosts with allocations.
 const TOUCHED: u64 = 100;
-/// Longest wait for an event to be at all followers.
+/// Timeout until an event has reached all followers.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two events, so that one does not wait for the other.
+/// Pause between events, so that they do not delay each other.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What one follower was sent.
+/// What one follower received.
 #[derive(Debug, Default)]
 struct Sent {
     records: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// Where followers say what reached them.
+/// Arrivals reported by the followers.
 #[derive(Debug, Default)]
 struct Board {
-    /// By revision: how many have it, and when the last of them got it.
+    /// By revision: number of followers that have it, and the time of the last arrival.
     arrivals: Mutex<HashMap<u64, (u64, Instant)>>,
-    /// Followers that had their first bookmark.
+    /// Followers that have received their first bookmark.
     following: AtomicU64,
 }
 
@@ -63,7 +63,7 @@ impl Board {
         (*count, *last) = (*count + 1, now);
     }
 
-    /// When the last of so many followers had it.
+    /// The time at which the last of `all` followers had the revision.
     async fn at_all(&self, revision: Revision, all: u64) -> Result<Instant> {
         let start = Instant::now();
         loop {
@@ -76,7 +76,7 @@ impl Board {
                 start.elapsed() < PATIENCE,
                 "revision {revision} is at {count} of {all} followers"
             );
-            // The time of the last arrival was noted when it came.
+            // The poll interval does not matter: arrival times are recorded by the followers.
             sleep(Duration::from_millis(2)).await;
         }
     }
@@ -104,7 +104,7 @@ impl Follower {
         Ok(Self { number, stream, board, sent: Arc::default() })
     }
 
-    /// Reads lines. What is no record or bookmark is HTTP's framing.
+    /// Reads lines. Lines other than records and bookmarks are HTTP chunk framing.
     async fn follow(mut self) -> Result<()> {
         let mut buffer = Vec::with_capacity(1024);
         let mut following = false;
@@ -136,7 +136,7 @@ fn revision(line: &[u8]) -> Option<u64> {
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
-/// All followers, and what they were sent.
+/// All followers, and what they received.
 struct Crowd {
     board: Arc<Board>,
     sent: Vec<Arc<Sent>>,
@@ -162,7 +162,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Fails if a follower was cut off.
+    /// Fails if a follower was disconnected.
     fn check(&mut self) -> Result<()> {
         match self.tasks.try_join_next() {
             None => Ok(()),
@@ -237,7 +237,7 @@ async fn leader(cluster: &Cluster) -> Result<SocketAddr> {
     Ok(cluster.replicas()[leader].api)
 }
 
-/// Lets this process, and those it starts, have so many open files.
+/// Raises the limit of open files for this process and its children.
 pub(super) fn raise_open_files(wanted: u64) -> Result<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = maximum.unwrap_or_else(|| wanted.max(current.unwrap_or(wanted)));
@@ -249,7 +249,7 @@ pub(super) fn raise_open_files(wanted: u64) -> Result<u64> {
     Ok(raised)
 }
 
-/// Topology, hosts, and one address on each host that will be touched, so that its block is there.
+/// Creates topology, hosts, and one address on each host that will be used, so that its block exists.
 async fn set_up(client: &Client, site: Site) -> Result<()> {
     client.submit(&Command::SetTopology(site.topology(1))).await.context("set the topology")?;
     let hosts = site.furniture().filter(|command| matches!(command, Command::AddHost(_)));
@@ -258,7 +258,7 @@ async fn set_up(client: &Client, site: Site) -> Result<()> {
     together(client, first.collect()).await
 }
 
-/// Submits commands at once; none may be refused.
+/// Submits commands concurrently; none may be refused.
 async fn together(client: &Client, commands: Vec<Command>) -> Result<()> {
     let mut tasks = JoinSet::new();
     for command in commands {
@@ -282,8 +282,8 @@ fn on_host(host: u64, nth: u64) -> AllocateAddress {
     }
 }
 
-/// Events that concern every host: times until the last follower has them, from when they were asked
-/// for and from when they were acknowledged, sorted, milliseconds.
+/// Events that concern every host: times from request and from acknowledgement until the last follower
+/// has them; sorted, milliseconds.
 async fn for_all(
     client: &Client,
     crowd: &mut Crowd,
@@ -291,7 +291,7 @@ async fn for_all(
     events: usize,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
     let (mut from_ask, mut from_ack) = (Vec::new(), Vec::new());
-    // The first one is not counted: every follower's path is cold.
+    // The first one is warm-up and not counted.
     for number in 0..=events {
         crowd.check()?;
         sleep(PAUSE).await;
@@ -317,17 +317,17 @@ async fn for_all(
     Ok((from_ask, from_ack))
 }
 
-/// Who gets an event that concerns one host, on average.
+/// Which followers receive an event that concerns one host, on average.
 struct Narrow {
     events: u64,
     of_host: f64,
     of_everything: f64,
-    /// Records that a follower of another host got: must be none.
+    /// Records that a follower of another host received: must be 0.
     strays: u64,
     bytes: f64,
 }
 
-/// Events that concern one host each: further addresses in blocks that are there.
+/// Events that concern one host each: additional addresses in existing blocks.
 async fn for_one(client: &Client, crowd: &mut Crowd, site: Site) -> Result<Narrow> {
     let (before, bytes_before) = (crowd.records(), crowd.bytes());
     let per_host = 6;
@@ -341,7 +341,7 @@ async fn for_one(client: &Client, crowd: &mut Crowd, site: Site) -> Result<Narro
     }
     let of_everything = (crowd.sent.len() as u64).div_ceil(EVERYTHING);
     crowd.board.at_all(last, of_everything).await?;
-    // What should not come has had time to.
+    // Allow time for records that must not arrive.
     sleep(Duration::from_millis(500)).await;
     crowd.check()?;
     let events = per_host * touched;
@@ -358,14 +358,14 @@ async fn for_one(client: &Client, crowd: &mut Crowd, site: Site) -> Result<Narro
             narrow.strays += records;
         }
     }
-    // Hosts whose number is a multiple have no follower of their own.
+    // Hosts whose number is a multiple of this have no dedicated follower.
     let followed = (1..=touched).filter(|host| !host.is_multiple_of(EVERYTHING)).count();
     narrow.of_host /= followed as f64 * per_host as f64;
     narrow.bytes = (crowd.bytes() - bytes_before) as f64 / events as f64;
     Ok(narrow)
 }
 
-/// A quantile of sorted figures.
+/// A quantile of sorted values.
 fn at(sorted: &[f64], quantile: f64) -> f64 {
     let rank = (sorted.len() as f64 * quantile).ceil();
     #[expect(clippy::cast_possible_truncation, reason = "ranks are small")]

@@ -1,5 +1,5 @@
-//! The cluster of the budgets and smaller ones like it: 200 addresses on each host, eight of a tenant, a
-//! tenant on a dozen hosts. A million addresses: 5 000 hosts, 10 000 tenants, 250 racks.
+//! The cluster of design §6 and smaller ones of the same shape: 200 addresses on each host, eight of each
+//! tenant, a tenant on a dozen hosts. A million addresses: 5 000 hosts, 10 000 tenants, 250 racks.
 
 use romana_statemachine::Command;
 use romana_statemachine::command::{
@@ -16,7 +16,7 @@ const PER_OWNER: u64 = 8;
 const PER_RACK: u64 = 20;
 const HOSTS_MAX: u64 = 5_000;
 
-/// A cluster for so many addresses.
+/// A cluster sized for a number of addresses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site {
     pub(super) hosts: u64,
@@ -30,7 +30,7 @@ impl Site {
         Self { hosts, tenants: 2 * hosts, racks: hosts.div_ceil(PER_RACK) }
     }
 
-    /// A /8 with blocks of /29, carved among the racks; with a second network for plans.
+    /// A /8 with blocks of /29, divided among the racks; with a second network for plans.
     pub(super) fn topology(&self, networks: usize) -> TopologySpec {
         let racks: Vec<_> = (0..self.racks)
             .map(|rack| {
@@ -50,7 +50,7 @@ impl Site {
         .unwrap_or_default()
     }
 
-    /// What must be there before addresses are: hosts, tenants, segments.
+    /// Commands required before allocations: hosts, tenants, segments.
     pub(super) fn furniture(&self) -> impl Iterator<Item = Command> {
         let (racks, tenants) = (self.racks, self.tenants);
         let hosts = (0..self.hosts).map(move |number| Command::AddHost(host(number, racks)));
@@ -63,8 +63,8 @@ impl Site {
         }))
     }
 
-    /// The allocation with this number. As many later comes one on the same host of the same tenant as
-    /// there are addresses: what is released for it makes room in its block.
+    /// The allocation with this number. The allocation `live` numbers later has the same host and tenant, so
+    /// releasing this one makes room for it in the block.
     pub(super) fn allocation(&self, number: u64) -> AllocateAddress {
         let (host, nth) = (number % self.hosts, number / self.hosts);
         let owners = PER_HOST / PER_OWNER;

@@ -1,5 +1,5 @@
-//! A bare HTTP/1.1 client on one kept-alive connection: writes a request, reads one answer with a
-//! `Content-Length`. As little work as possible, because it shares the machine with the servers.
+//! A minimal HTTP/1.1 client on one kept-alive connection: writes a request, reads one answer with a
+//! `Content-Length`. It does as little work as possible, because it shares the machine with the servers.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Largest answer, bytes.
+/// Size limit of an answer, bytes.
 const ANSWER_MAX: usize = 1 << 20;
 
 /// The connection.
@@ -19,7 +19,7 @@ pub(super) struct Lean {
     buffer: Vec<u8>,
 }
 
-/// Where the body is.
+/// Status and body position of an answer.
 struct Head {
     status: u16,
     length: usize,
@@ -33,7 +33,7 @@ impl Lean {
         Ok(Self { stream, host: to.to_string(), out: Vec::new(), buffer: Vec::new() })
     }
 
-    /// Asks and returns the status. The answer's body is in [`Self::body`] until the next call.
+    /// Sends a request and returns the status. The answer's body is in [`Self::body`] until the next call.
     pub(super) async fn call(&mut self, method: &str, path: &str, body: &str) -> Result<u16> {
         self.out.clear();
         let host = &self.host;
@@ -66,7 +66,7 @@ impl Lean {
     }
 }
 
-/// Reads the head of an answer, if it is all there.
+/// Parses the head of an answer, if it is complete.
 fn head(bytes: &[u8]) -> Result<Option<Head>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let text = std::str::from_utf8(&bytes[..end]).context("the head of an answer")?;

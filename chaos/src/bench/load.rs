@@ -1,4 +1,4 @@
-//! Closed-loop load: each caller asks, waits for the answer, asks again.
+//! Closed-loop load: each caller sends a request, waits for the answer, and repeats.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Before counting starts.
+/// Duration before counting starts.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// One caller.
+/// A caller.
 pub(super) trait Caller: Send + 'static {
-    /// Asks once and returns when the answer is here.
+    /// Sends one request and waits for the answer.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// What was measured.
+/// The results.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Figures {
     /// Calls per second.
@@ -27,12 +27,12 @@ pub(super) struct Figures {
     pub(super) p50_us: u64,
     /// 99th percentile, microseconds.
     pub(super) p99_us: u64,
-    /// Worst, microseconds.
+    /// Maximum, microseconds.
     pub(super) max_us: u64,
 }
 
-/// Runs all callers for the warm-up and `measure`. Only calls that begin and end within `measure`
-/// count. An error of any caller fails the measurement: a rate of failures is no rate.
+/// Runs all callers for the warm-up and `measure`. Only calls that begin and end within `measure` count. An
+/// error of any caller fails the benchmark: a rate that includes failures is meaningless.
 pub(super) async fn drive<C: Caller>(callers: Vec<C>, measure: Duration) -> Result<Figures> {
     let start = Instant::now() + WARM_UP;
     let end = start + measure;

@@ -1,4 +1,4 @@
-//! Namespaces that a benchmark makes: three replicas in one, hosts with agents in others.
+//! Network namespaces for benchmarks: one with three replicas, others with hosts and agents.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -12,16 +12,16 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// How long anything may take to start.
+/// Timeout of start-up.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
-/// Where the control plane answers on a site's link.
+/// Address of the control plane on a site's link.
 const CONTROL: &str = "10.77.0.250";
 
-/// A namespace, deleted with what runs in it.
+/// A namespace, deleted on drop with its processes.
 pub(super) struct Namespace {
     pub(super) name: String,
-    /// What runs in it.
+    /// Processes in the namespace.
     pub(super) children: Vec<Child>,
 }
 
@@ -36,7 +36,7 @@ impl Namespace {
         format!("/run/netns/{}", self.name)
     }
 
-    /// Moves the calling thread into it: what the thread starts is there.
+    /// Moves the calling thread into the namespace; its child processes inherit it.
     pub(super) fn enter(&self) -> Result<()> {
         enter(&self.path())
     }
@@ -52,7 +52,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Three replicas and hosts on one link. Hosts go first, then the replicas, the link and what they wrote.
+/// Three replicas and hosts on one link. Drop order: hosts, replicas, link, files.
 pub(super) struct Site<'a> {
     romanad: &'a Path,
     prefix: String,
@@ -63,8 +63,8 @@ pub(super) struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    /// Starts the replicas, and leaves the calling thread in their namespace. `name`: two letters that no
-    /// other benchmark has.
+    /// Starts the replicas, and leaves the calling thread in their namespace. `name`: two
+    /// letters that no other benchmark uses.
     pub(super) fn start(romanad: &'a Path, name: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("romana-chaos-").tempdir()?;
         let prefix = format!("{name}{}", std::process::id());
@@ -78,7 +78,7 @@ impl<'a> Site<'a> {
         Ok(Self { romanad, prefix, servers, _control: control, switch, dir })
     }
 
-    /// A host `hN` with an agent.
+    /// Creates a host `hN` with an agent.
     pub(super) fn host(&self, n: usize, more: &[&str]) -> Result<Namespace> {
         let (name, address) = (format!("h{n}"), format!("10.77.0.{n}"));
         let mut host = Namespace::new(format!("{}-{name}", self.prefix))?;
@@ -93,7 +93,7 @@ impl<'a> Site<'a> {
         Ok(host)
     }
 
-    /// A client of the replicas, for a thread in their namespace, once so many hosts are registered.
+    /// A client for a thread in the replicas' namespace, once this many hosts are registered.
     pub(super) async fn client(&self, hosts: usize) -> Result<Client> {
         let servers = Server::list(&self.servers.join(","), romana_client::API_PORT)?;
         let client = Client::new(ClientConfig::new(servers))?;
@@ -115,7 +115,7 @@ pub(super) fn ip(args: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-/// A machine on the link.
+/// Connects a host to the link.
 pub(super) fn plug(host: &Namespace, switch: &Namespace, address: &str) -> Result<()> {
     let port = host.name.rsplit('-').next().unwrap_or_default();
     let make = ["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", &host.name];
@@ -126,8 +126,8 @@ pub(super) fn plug(host: &Namespace, switch: &Namespace, address: &str) -> Resul
     Ok(())
 }
 
-/// Starts three replicas at an address in the namespace that this thread is in, and sets a topology with
-/// one group and blocks of `block_mask`. Returns their APIs.
+/// Starts three replicas at an address in this thread's namespace, and sets a topology with one group and
+/// blocks of `block_mask`. Returns their APIs.
 pub(super) fn start_replicas(
     romanad: &Path,
     dir: &Path,
@@ -158,7 +158,7 @@ pub(super) fn start_replicas(
     Ok(servers)
 }
 
-/// Starts a program that writes to a log.
+/// Starts a program whose output goes to a log.
 pub(super) fn quiet(mut command: Command, log: &Path) -> Result<Child> {
     let log = File::create(log)?;
     let program = command.get_program().to_owned();
@@ -166,7 +166,7 @@ pub(super) fn quiet(mut command: Command, log: &Path) -> Result<Child> {
     command.spawn().with_context(|| format!("run {}", program.display()))
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(super) fn until(what: &str, mut so: impl FnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !so() {

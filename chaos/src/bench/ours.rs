@@ -1,4 +1,4 @@
-//! Our side of the measurements: a cluster with a realistic topology and room for long runs.
+//! Romana's side of the benchmarks: a cluster with a realistic topology and capacity for long runs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use super::load;
 use crate::caller::library;
 use crate::cluster::{Cluster, ClusterOptions, find_romanad};
 
-/// Racks (prefix groups), hosts and tenants.
+/// Numbers of racks (prefix groups), hosts and tenants.
 pub(super) const RACKS: u64 = 16;
 pub(super) const HOSTS: u64 = 64;
 pub(super) const TENANTS: u64 = 8;
 
-/// A /8 with blocks of /29, carved among the racks: two million blocks.
+/// A /8 with blocks of /29, divided among the racks: two million blocks.
 pub(super) fn topology() -> TopologySpec {
     let racks: Vec<_> = (0..RACKS)
         .map(
@@ -61,12 +61,12 @@ pub(super) fn allocation(number: u64) -> AllocateAddress {
     }
 }
 
-/// Three replicas with nothing in them.
+/// Three empty replicas.
 pub(super) async fn three(options: &BenchOptions) -> Result<Cluster> {
     replicas(options, 3).await
 }
 
-/// So many replicas with nothing in them.
+/// This many empty replicas.
 pub(super) async fn replicas(options: &BenchOptions, count: usize) -> Result<Cluster> {
     Cluster::start(ClusterOptions {
         replicas: count,
@@ -87,10 +87,10 @@ pub(super) async fn start(options: &BenchOptions) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// Numbers of allocations that were not used yet.
+/// Numbers of unused allocations.
 pub(super) type Numbers = Arc<AtomicU64>;
 
-/// A caller with a connection of its own: one HTTP request per allocation.
+/// A caller with its own connection: one HTTP request per allocation.
 pub(super) struct Single {
     lean: Lean,
     numbers: Numbers,
@@ -116,7 +116,7 @@ impl load::Caller for Single {
     }
 }
 
-/// A caller of the client library, which gathers what many callers ask.
+/// A caller of the client library, which batches concurrent calls.
 pub(super) struct Gathered {
     pub(super) client: Client,
     pub(super) numbers: Numbers,
@@ -131,7 +131,7 @@ impl load::Caller for Gathered {
     }
 }
 
-/// A caller that reads addresses, linearizable, on a connection of its own.
+/// A caller with linearizable reads of addresses on its own connection.
 pub(super) struct Reader {
     pub(super) lean: Lean,
     pub(super) next: u64,

@@ -1,9 +1,10 @@
-//! From a policy that is changed to its rules in a host's kernel, beside a whole table written by
-//! `iptables-restore`: at a hundred, a thousand and ten thousand rules, all on one host; and where ten thousand
-//! are in the cluster and a thousand of them on that host. The kernel itself says when it has them (nfnetlink).
+//! Time from a policy change until its rules are in a host's kernel, compared with writing a whole
+//! table by `iptables-restore`: with a hundred, a thousand and ten thousand rules, all on one host; and
+//! with ten thousand in the cluster, a thousand of them on that host. The time of arrival is the
+//! kernel's notification (nfnetlink).
 //!
-//! Changes come alone (the agent is done with the one before) and in a row (the kernel has the one before, but
-//! its `iptables-restore` is still on its way out, which takes the kernel another ten milliseconds).
+//! Changes are measured separately (the agent has finished the previous one) and back to back (the kernel has
+//! the previous one, but its `iptables-restore` has not exited yet, which takes another ten milliseconds).
 
 use std::io::Write;
 use std::path::Path;
@@ -29,38 +30,38 @@ use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked for.
+/// Poll interval.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often the agent is asked.
+/// Poll interval of the agent's status.
 const GLANCE: Duration = Duration::from_millis(2);
-/// Where the agent tells its status.
+/// Address of the agent's status.
 const AGENT: &str = "10.77.0.1:9607";
-/// PolicyView of a policy.
+/// Rules of a policy.
 const RULES: usize = 10;
-/// Endpoints on the host, each of a tenant of its own.
+/// Endpoints on the host, each of its own tenant.
 const ENDPOINTS: usize = 100;
-/// Changes that are not counted.
+/// Warm-up changes, not counted.
 const WARM_UP: usize = 10;
-/// Whole tables written.
+/// Number of whole-table writes.
 const RESTORES: usize = 5;
 
-/// What was measured with a number of rules.
+/// Results for a number of rules.
 struct Measured {
-    /// PolicyView on the host.
+    /// Rules on the host.
     rules: usize,
-    /// PolicyView elsewhere.
+    /// Rules on other hosts.
     elsewhere: usize,
-    /// From the acknowledgement, alone.
+    /// From the acknowledgement, separate changes.
     answered: Histogram<u64>,
-    /// From the request, alone.
+    /// From the request, separate changes.
     asked: Histogram<u64>,
-    /// From the acknowledgement, in a row.
+    /// From the acknowledgement, back to back.
     in_a_row: Histogram<u64>,
-    /// The whole table, median.
+    /// Writing the whole table, median.
     whole: Duration,
 }
 
-/// Measures, on a thread of its own: a thread does not come back from a namespace.
+/// Runs on a dedicated thread, because a thread cannot leave a namespace.
 pub(super) async fn run(options: &BenchOptions, changes: usize) -> Result<Value> {
     let romanad = find_romanad(options.romanad.as_deref())?;
     let machine = Machine::look();
@@ -162,7 +163,7 @@ fn measure(romanad: &Path, changes: usize) -> Result<Vec<Measured>> {
     })
 }
 
-/// The same in a crowd: a host with a hundred rules of its own, endpoints with labels here and elsewhere, and
+/// The same on a host with a hundred rules, with labelled endpoints here and on other hosts, and
 /// policies that select them by labels.
 fn measure_crowd(romanad: &Path, changes: usize) -> Result<Measured> {
     let site = Site::start(romanad, "bq")?;
@@ -185,17 +186,18 @@ fn measure_crowd(romanad: &Path, changes: usize) -> Result<Measured> {
     })
 }
 
-/// What the kernel said of its rules, and when.
+/// The kernel's notifications of rules, with their times.
 type News = Receiver<(Vec<u8>, Instant)>;
 
-/// Group of nfnetlink that says what becomes of nf_tables (`NFNLGRP_NFTABLES`).
+/// The nfnetlink group that announces nf_tables changes (`NFNLGRP_NFTABLES`).
 const GROUP: u32 = 7;
-/// More than any message has.
+/// Larger than any message.
 const MESSAGE: usize = 1 << 20;
-/// Room for all that is said of a whole table.
+/// Receive buffer for the notifications of a whole table.
 const ROOM: usize = 64 << 20;
 
-/// Tells of every rule that the host's kernel gets. On a thread of its own, in the host's namespace.
+/// Sends a notification for every rule that the host's kernel gets. Runs on a dedicated
+/// thread in the host's namespace.
 fn monitor(host: &Namespace) -> Result<News> {
     let (tell, news) = channel();
     let (ready, wait) = channel();
@@ -213,7 +215,7 @@ fn monitor(host: &Namespace) -> Result<News> {
             Err(error) => return drop(ready.send(Err(error))),
         };
         drop(ready.send(Ok(())));
-        // What is lost is noticed by who waits for it.
+        // Lost notifications show as a timeout of the receiver.
         loop {
             let mut said = Vec::with_capacity(MESSAGE);
             match socket.recv(&mut said, 0) {
@@ -230,14 +232,14 @@ fn monitor(host: &Namespace) -> Result<News> {
 struct Run {
     client: Client,
     agent: Lean,
-    /// Every version of a policy has one that no other has.
+    /// Unique for every version of a policy.
     port: u16,
     policies: usize,
     elsewhere: usize,
 }
 
 impl Run {
-    /// One of each tenant, on the host.
+    /// Creates one endpoint of each tenant on the host.
     async fn endpoints(&self) -> Result<()> {
         let asked = (0..ENDPOINTS).map(|n| {
             self.client.allocate(AllocateAddress {
@@ -253,7 +255,7 @@ impl Run {
         Ok(())
     }
 
-    /// Until there are so many policies for tenants that have nothing on this host.
+    /// Adds policies for tenants without endpoints on this host, up to this many.
     async fn spread(&mut self, policies: usize) -> Result<()> {
         for number in self.elsewhere..policies {
             let policy = self.policy(number);
@@ -266,7 +268,7 @@ impl Run {
         Ok(())
     }
 
-    /// One that is for one endpoint, from some tenants, to some ports.
+    /// A policy for one endpoint, from some tenants, to some ports.
     fn policy(&mut self, number: usize) -> Policy {
         self.port += 1;
         let tcp =
@@ -290,7 +292,7 @@ impl Run {
         }
     }
 
-    /// Until there are so many policies, in the kernel.
+    /// Adds policies up to this many, and waits until the kernel has them.
     async fn grow(&mut self, policies: usize, host: &Namespace) -> Result<()> {
         if self.policies == policies {
             return Ok(());
@@ -300,7 +302,7 @@ impl Run {
             self.client.set_policy(policy).await?;
         }
         self.policies = policies;
-        // So many rules at once are more than a monitor can follow.
+        // Poll instead: the monitor cannot keep up with so many rules at once.
         let last = format!("--dport {} ", self.port);
         let deadline = Instant::now() + PATIENCE;
         while !saved(host)?.contains(&last) {
@@ -310,8 +312,8 @@ impl Run {
         Ok(())
     }
 
-    /// Times from the request and from the acknowledgement. `alone`: when the agent is done with the one
-    /// before, not only the kernel.
+    /// Times from request and from acknowledgement. `alone`: wait until the agent has finished the
+    /// previous change, not only the kernel.
     async fn change(
         &mut self,
         changes: usize,
@@ -340,7 +342,7 @@ impl Run {
         Ok(figures)
     }
 
-    /// The revision whose policies the agent says are in the kernel.
+    /// The revision whose policies are in the kernel, as reported by the agent.
     async fn applied(&mut self) -> Result<Option<u64>> {
         self.agent.call("GET", "/status", "").await?;
         let status: Value = serde_json::from_slice(self.agent.body())?;
@@ -348,7 +350,7 @@ impl Run {
     }
 }
 
-/// When the kernel had the rule with a comment.
+/// When the kernel got the rule with a comment.
 fn seen(news: &News, comment: &str) -> Result<Instant> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -366,13 +368,13 @@ fn in_host(host: &Namespace, program: &str) -> Command {
     command
 }
 
-/// The table as it is.
+/// The current table.
 fn saved(host: &Namespace) -> Result<String> {
     let output = in_host(host, "iptables-nft-save").args(["-t", "filter"]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Writes the same table as a whole. Median.
+/// Writes the same table as a whole. Returns the median time.
 fn whole_table(host: &Namespace) -> Result<Duration> {
     let saved = saved(host)?;
     let mut took = Vec::new();

@@ -1,4 +1,4 @@
-//! Linearizable reads of one object by name, at the leader, beside etcd's.
+//! Linearizable reads of one object by name at the leader, compared with etcd.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::report::{Machine, Row, print_rows};
 use super::{BenchOptions, etcd, ours};
 use crate::caller::library;
 
-/// Objects that are there to be read.
+/// Number of objects.
 const OBJECTS: u64 = 10_000;
 
 pub(super) async fn run(

@@ -1,10 +1,10 @@
-//! Tables for people, and what machine it was.
+//! Formats result tables, and describes the machine.
 
 use serde::Serialize;
 
 use super::load::Figures;
 
-/// The machine and the moment: figures mean nothing without.
+/// Machine and date, without which results are meaningless.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
     cpu: String,
@@ -48,13 +48,12 @@ impl Machine {
 /// A row of a comparison.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
-    /// What was measured.
     pub(super) what: String,
-    /// Concurrent callers.
+    /// Number of concurrent callers.
     pub(super) callers: usize,
     /// Median of the rounds.
     pub(super) figures: Figures,
-    /// Rate relative to etcd's with as many callers.
+    /// Rate relative to etcd's with the same number of callers.
     pub(super) rate_ratio: f64,
     /// p50 relative to etcd's.
     pub(super) p50_ratio: f64,
@@ -98,27 +97,27 @@ pub(super) fn print_rows(rows: &[Row]) {
     }
 }
 
-/// A figure beside its budget.
+/// A value compared with its budget in design §6.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Budget {
     what: String,
     measured: f64,
-    /// What is allowed, and whether more is better.
+    /// The budget, and whether larger values are better.
     allowed: Option<(f64, bool)>,
 }
 
 impl Budget {
-    /// More is better.
+    /// A budget that is a minimum.
     pub(super) fn at_least(what: &str, measured: f64, allowed: f64) -> Self {
         Self { what: what.to_owned(), measured, allowed: Some((allowed, true)) }
     }
 
-    /// Less is better.
+    /// A budget that is a maximum.
     pub(super) fn at_most(what: &str, measured: f64, allowed: f64) -> Self {
         Self { what: what.to_owned(), measured, allowed: Some((allowed, false)) }
     }
 
-    /// A figure without a budget.
+    /// A value without a budget.
     pub(super) fn note(what: &str, measured: f64) -> Self {
         Self { what: what.to_owned(), measured, allowed: None }
     }
@@ -143,7 +142,7 @@ impl Budget {
     }
 }
 
-/// Figures beside their budgets. Nothing is asserted: machines differ.
+/// Prints values with their budgets. Nothing is asserted, as machines differ.
 pub(super) fn print_budgets(budgets: &[Budget]) {
     println!("{:<58} {:>10}  budget", "", "measured");
     for budget in budgets {
@@ -151,14 +150,14 @@ pub(super) fn print_budgets(budgets: &[Budget]) {
     }
 }
 
-/// The median by some figure (of an even number, the lower one).
+/// The median by a key (of an even number, the lower one).
 pub(super) fn median_by<T>(mut all: Vec<T>, figure: impl Fn(&T) -> f64) -> Option<T> {
     all.sort_by(|a, b| figure(a).total_cmp(&figure(b)));
     let middle = all.len().saturating_sub(1) / 2;
     all.into_iter().nth(middle)
 }
 
-/// Resident memory of a process (of this one, when none is named), bytes.
+/// Resident memory of a process (by default this one), bytes.
 pub(crate) fn resident_bytes(process: Option<u32>) -> u64 {
     let process = process.map_or_else(|| "self".to_owned(), |id| id.to_string());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! A cluster with a million addresses: how long a replica takes to come back, what it weighs, and how
-//! long commits stall while snapshots are written.
+//! A cluster with a million addresses: a replica's restart time and memory, and how long commits
+//! stall while snapshots are written.
 //!
-//! Snapshots come when the log has grown by enough bytes. To have one soon without much work for the
-//! processor, a filler writes large facts about one host again and again; it does so while there is no
-//! snapshot as well, so that the two are compared under the same load.
+//! Snapshots are triggered by the size of the log. To get one soon with little processor load, a filler
+//! repeatedly writes large facts about one host; it also runs while there is no snapshot, so that both
+//! are compared under the same load.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,11 +30,11 @@ use crate::http;
 const BATCH: u64 = 512;
 /// Batches in flight while filling.
 const FILLERS: u64 = 4;
-/// Commits before the first snapshot that are looked at.
+/// Duration of commits measured before the first snapshot.
 const CALM: Duration = Duration::from_secs(5);
-/// How long a snapshot may take to come.
+/// Timeout until a snapshot is written.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// The filler's pace, and what it writes: about 9 MB/s.
+/// Interval and size of the filler's writes: about 9 MB/s.
 const FILL_EVERY: Duration = Duration::from_millis(14);
 const FACTS: usize = 128;
 const FACT_BYTES: usize = 1_000;
@@ -46,7 +46,7 @@ struct Commit {
     answered: Instant,
 }
 
-/// When a replica wrote a snapshot.
+/// A snapshot written by a replica.
 #[derive(Clone, Copy, Debug)]
 struct Written {
     from: Instant,
@@ -61,7 +61,7 @@ struct Stall {
     snapshot_took_ms: f64,
 }
 
-/// How long until linearizable reads, milliseconds.
+/// Time until linearizable reads succeed, milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Back {
     one_ms: f64,
@@ -120,7 +120,7 @@ fn resident(cluster: &Cluster) -> f64 {
     cluster.replicas().iter().filter_map(|replica| replica.pid()).map(of).fold(0.0, f64::max)
 }
 
-/// Sets the cluster up and allocates all addresses.
+/// Sets up the cluster and allocates all addresses.
 pub(super) async fn fill(cluster: &Cluster, site: Site, live: u64) -> Result<Duration> {
     let client = library(&cluster.apis(), "chaos:bench")?;
     let start = Instant::now();
@@ -152,7 +152,7 @@ pub(super) async fn fill(cluster: &Cluster, site: Site, live: u64) -> Result<Dur
     Ok(start.elapsed())
 }
 
-/// Carries out commands; none may be refused.
+/// Submits a batch of commands; none may be refused.
 pub(super) async fn batch(lean: &mut Lean, commands: &[Command]) -> Result<()> {
     let status = lean.call("POST", "/v1/batch", &serde_json::to_string(commands)?).await?;
     let text = String::from_utf8_lossy(lean.body());
@@ -160,7 +160,7 @@ pub(super) async fn batch(lean: &mut Lean, commands: &[Command]) -> Result<()> {
     Ok(())
 }
 
-/// Commits all the time, in calm and while every replica writes a snapshot; the longest gaps.
+/// Commits continuously, without and with snapshots being written on every replica. Returns the longest gaps.
 async fn stall(cluster: &Cluster, site: Site, first: u64) -> Result<Stall> {
     let leader = cluster.wait_leader(Duration::from_secs(10)).await?;
     let api = cluster.replicas()[leader].api;
@@ -177,10 +177,10 @@ async fn stall(cluster: &Cluster, site: Site, first: u64) -> Result<Stall> {
         let status = lean.call("POST", "/v1/addresses", &body).await?;
         commits.push(Commit { asked, answered: Instant::now() });
         ensure!(status < 300, "status {status}: {}", String::from_utf8_lossy(lean.body()));
-        // Released again, outside the clock: the number of addresses stays.
+        // Release it, outside the measured time, so that the number of addresses stays the same.
         lean.call("DELETE", &format!("/v1/addresses/pod-{number}"), "").await?;
         number += 1;
-        // A steady pace, not the whole processor.
+        // A steady rate that leaves processor time for others.
         sleep(Duration::from_millis(1)).await;
     }
     drop(filler);
@@ -188,7 +188,7 @@ async fn stall(cluster: &Cluster, site: Site, first: u64) -> Result<Stall> {
     Ok(judge(&commits, &written, start))
 }
 
-/// The longest time from one answer (or the first question) to the next, in calm and during snapshots.
+/// The longest time from one answer (or the first request) to the next, without and during snapshots.
 fn judge(commits: &[Commit], written: &[Written], start: Instant) -> Stall {
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
     let in_snapshot = |from: Instant, to: Instant| {
@@ -216,7 +216,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Makes the log grow, at a steady pace, after a calm.
+/// Makes the log grow at a steady rate, after a period without load.
 async fn write_facts(client: Client) {
     let mut clock = interval(FILL_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -231,12 +231,12 @@ async fn write_facts(client: Client) {
             labels: None,
             info: Some(info),
         };
-        // A failure only delays the snapshot, which the caller has a limit for.
+        // A failure only delays the snapshot, and the caller has a timeout for that.
         _ = client.submit(&Command::UpdateHost(change)).await;
     }
 }
 
-/// Waits for a calm and until every replica has written one snapshot more, as its log says.
+/// Waits until every replica has written another snapshot, according to its log.
 async fn watch(logs: Vec<PathBuf>) -> Result<Vec<Written>> {
     let before: Vec<usize> = logs.iter().map(|log| snapshots(log).len()).collect();
     let start = Instant::now();
@@ -255,14 +255,14 @@ async fn watch(logs: Vec<PathBuf>) -> Result<Vec<Written>> {
     Ok(written.into_iter().flatten().collect())
 }
 
-/// How long each snapshot took, by the log of a replica.
+/// Durations of all snapshots in a replica's log.
 fn snapshots(log: &Path) -> Vec<Duration> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines = text.lines().filter(|line| line.contains("snapshot written"));
     lines.filter_map(|line| duration(line.split("took=").nth(1)?)).collect()
 }
 
-/// Reads what Rust prints for a duration.
+/// Parses Rust's debug format of a duration.
 fn duration(text: &str) -> Option<Duration> {
     let word = text.split_whitespace().next()?;
     let unit = word.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
@@ -276,7 +276,7 @@ fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs_f64(seconds))
 }
 
-/// kill -9 of a follower, then of all: the time until linearizable reads are answered, at each.
+/// kill -9 of a follower, then of all replicas: the time until each answers linearizable reads.
 async fn restart(cluster: &mut Cluster) -> Result<Back> {
     let leader = cluster.wait_leader(Duration::from_secs(30)).await?;
     let one = (leader + 1) % cluster.replicas().len();

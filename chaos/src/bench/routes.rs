@@ -1,5 +1,5 @@
-//! From an allocation that needs a new block to its route in every other host's kernel: hosts with real
-//! agents on one link, each in a network namespace.
+//! Time from an allocation that needs a new block until its route is in every other host's kernel: hosts with
+//! real agents on one link, each in its own network namespace.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -18,16 +18,16 @@ use super::namespaces::{Namespace, Site};
 use super::report::{Budget, Machine, print_budgets};
 use crate::cluster::find_romanad;
 
-/// A route that takes longer is lost.
+/// A route that takes longer counts as lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A route that a host's kernel got.
+/// A route added to a host's kernel.
 struct News {
     prefix: String,
     at: Instant,
 }
 
-/// Measures, on a thread of its own: a thread does not come back from a namespace.
+/// Runs on a dedicated thread, because a thread cannot leave a namespace.
 pub(super) async fn run(options: &BenchOptions, hosts: usize, blocks: usize) -> Result<Value> {
     let romanad = find_romanad(options.romanad.as_deref())?;
     let machine = Machine::look();
@@ -66,7 +66,7 @@ fn measure(romanad: &Path, hosts: usize, blocks: usize) -> Result<[Histogram<u64
     runtime.block_on(async { events(&site.client(hosts).await?, &news, hosts, blocks).await })
 }
 
-/// Tells of every route that a host's kernel gets.
+/// Sends a notification for every route that a host's kernel gets.
 fn monitor(host: &mut Namespace, tell: Sender<News>) -> Result<()> {
     let mut command = Command::new("ip");
     command
@@ -88,8 +88,8 @@ fn monitor(host: &mut Namespace, tell: Sender<News>) -> Result<()> {
     Ok(())
 }
 
-/// Each allocation is of another tenant, and on the next host: a new block that is not merged with the one
-/// before it.
+/// Each allocation is for another tenant, and on the next host: a new block that cannot
+/// be merged with the previous one.
 async fn events(
     client: &Client,
     news: &Receiver<News>,
@@ -119,7 +119,7 @@ async fn events(
                 last = last.max(news.at);
             }
         }
-        // The first ones warm up.
+        // The first ones are warm-up.
         if number >= 10 {
             for (figures, since) in figures.iter_mut().zip([asked, answered]) {
                 figures.record(u64::try_from((last - since).as_micros())?.max(1))?;

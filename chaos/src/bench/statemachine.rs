@@ -1,7 +1,7 @@
-//! The state machine alone: allocate and release per second, bytes per live address, snapshots, digests,
-//! plans. Each size runs in a process of its own, so that memory figures do not mix. Times are processor
-//! time of the one thread that works, so that other programs on the machine do not count, but for the
-//! cache and the memory that they share with it. Entries are made outside the clock.
+//! The state machine alone: allocations and releases per second, bytes per live address, snapshots, digests,
+//! plans. Each size runs in its own process, so that memory values are independent. Times are processor time
+//! of the single working thread, so that other programs on the machine only matter through shared caches and
+//! memory. Entries are created outside the measured time.
 
 use std::process::Command as Process;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 use super::large::Site;
 use super::report::{Budget, Machine, median_by, print_budgets, resident_bytes};
 
-/// Commands in one entry while filling and measuring: what the leader gathers under load.
+/// Commands per entry while filling and measuring: what the leader batches under load.
 const BATCH: u64 = 64;
-/// Entries made at a time, outside the clock.
+/// Entries created at a time, outside the measured time.
 const ENTRIES: u64 = 50;
-/// Pairs of allocate and release that are measured.
+/// Pairs of allocation and release that are measured.
 const PAIRS: u64 = 400_000;
 
-/// Figures of one size.
+/// Results for one size.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 struct Size {
     live: u64,
@@ -38,7 +38,7 @@ struct Size {
     clone_us: f64,
 }
 
-/// All sizes, each in as many rounds; the table shows medians by speed.
+/// Runs all sizes in several rounds; the table shows medians by speed.
 pub(super) fn run(live: &[usize], rounds: usize) -> Result<Value> {
     let machine = Machine::look();
     println!(
@@ -109,7 +109,7 @@ fn budgets(sizes: &[Size]) -> Vec<Budget> {
     let (least, most) = (speeds().fold(f64::MAX, f64::min), speeds().fold(0.0, f64::max));
     let mut budgets = vec![
         Budget::at_least("allocate + release, the slowest size, pairs/s", least, 500_000.0),
-        // Flat: what no noise explains is a factor; the design gives none.
+        // Speed must not depend on size; the design gives no budget for the ratio.
         Budget::note("the slowest size, relative to the fastest", least / most),
     ];
     if let Some(largest) = sizes.iter().max_by_key(|size| size.live) {
@@ -118,7 +118,7 @@ fn budgets(sizes: &[Size]) -> Vec<Budget> {
     budgets
 }
 
-/// One size, printed as JSON.
+/// Measures one size, and prints the result as JSON.
 pub(super) fn one(live: usize) -> Result<()> {
     println!("{}", serde_json::to_string(&measure(live as u64)?)?);
     Ok(())
@@ -162,7 +162,7 @@ fn measure(live: u64) -> Result<Size> {
     }
     let bytes_per_address = resident_bytes(None).saturating_sub(before) as f64 / live as f64;
 
-    // The oldest is released for each new one: the number of live addresses stays.
+    // Releases the oldest for each new one, so that the number of live addresses stays the same.
     let release = |number| {
         let address = site.allocation(number).name;
         Command::ReleaseAddress(ReleaseAddress { address })
@@ -194,7 +194,7 @@ fn measure(live: u64) -> Result<Size> {
     Ok(size)
 }
 
-/// What is done with a state as a whole.
+/// Operations on a whole state.
 fn whole(state: &State, site: Site) -> Result<Size> {
     let (copy, clone_ms) = timed(|| state.clone())?;
     let (bytes, snapshot_ms) = timed(|| copy.snapshot())?;
@@ -203,7 +203,7 @@ fn whole(state: &State, site: Site) -> Result<Size> {
     let (digest, digest_ms) = timed(|| state.state_digest())?;
     ensure!(again.digest() == state.digest(), "the snapshot is of another history");
     ensure!(again.state_digest() == digest, "the snapshot is another state");
-    // A second network, so that there is something to plan.
+    // A second network, so that there is a change to plan.
     let (plan, plan_ms) = timed(|| state.plan_topology(&site.topology(2)))?;
     let plan = plan.context("plan a topology")?;
     ensure!(plan.changed && plan.conflicts.is_empty(), "the plan is {:?}", plan.conflicts);

@@ -1,4 +1,4 @@
-//! What can be done to the disks of replicas: made small, filled, slowed down, broken.
+//! Disk faults of replicas: small, full, slow or failing disks.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,19 +11,18 @@ use rustix::io::Errno;
 
 use super::Cluster;
 
-/// A file that takes the room away.
+/// A file that occupies disk space.
 const BALLAST: &str = "ballast";
 
-/// How small a disk is.
+/// Size of a small disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SmallDisk {
-    /// Its size.
     pub bytes: u64,
-    /// Room that the replica is told to keep free.
+    /// Free space that the replica is configured to keep.
     pub reserve: u64,
 }
 
-/// Disks in memory, one for each replica. Unmounted on drop.
+/// In-memory disks, one for each replica. Unmounted on drop.
 #[derive(Debug)]
 pub(super) struct SmallDisks {
     pub(super) size: SmallDisk,
@@ -35,7 +34,7 @@ impl SmallDisks {
         Self { size, mounted: Vec::new() }
     }
 
-    /// Takes a disk away again.
+    /// Unmounts a disk.
     pub(super) fn unmount(&mut self, dir: &Path) -> Result<()> {
         let output = Command::new("umount").arg(dir).output().context("run umount")?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -44,7 +43,7 @@ impl SmallDisks {
         Ok(())
     }
 
-    /// Puts a disk where a directory is.
+    /// Mounts a disk on a directory.
     pub(super) fn mount(&mut self, dir: &Path) -> Result<()> {
         let output = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={},mode=755", self.size.bytes), "tmpfs"])
@@ -61,25 +60,24 @@ impl SmallDisks {
 impl Drop for SmallDisks {
     fn drop(&mut self) {
         for dir in &self.mounted {
-            // What cannot be unmounted now is found by whoever looks at the directory.
+            // Errors show later, when the directory is removed.
             _ = Command::new("umount").arg("-l").arg(dir).status();
         }
     }
 }
 
-/// What a disk does from now on, where the cluster was started with the shim.
+/// The behaviour of a disk, if the cluster was started with the shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disk {
-    /// What it should.
     Good,
     /// Every sync fails.
     Broken,
-    /// Every sync takes so much longer.
+    /// Every sync takes this much longer.
     Slow(Duration),
 }
 
 impl Cluster {
-    /// Tells the disk of a replica what to do.
+    /// Sets the behaviour of a replica's disk.
     ///
     /// # Errors
     /// The cluster was started without the shim.
@@ -97,10 +95,10 @@ impl Cluster {
         self.dir().join(format!("disk-{}", at + 1))
     }
 
-    /// Takes room away on the disk of a replica, until so many bytes are free.
+    /// Fills a replica's disk until this many bytes are free.
     ///
     /// # Errors
-    /// The room cannot be taken.
+    /// The disk cannot be filled.
     pub fn fill_disk(&self, at: usize, left: u64) -> Result<()> {
         let dir = self.data_dir(at);
         let file = File::create(dir.join(BALLAST)).context("make a ballast file")?;
@@ -113,17 +111,17 @@ impl Cluster {
             let held = file.metadata().context("look at the ballast file")?.len();
             match fallocate(&file, FallocateFlags::empty(), held, free - left) {
                 Ok(()) => return Ok(()),
-                // The replica writes, too: what is free now is less.
+                // The replica writes concurrently, so there may be less space than computed.
                 Err(Errno::NOSPC) => {}
                 Err(error) => return Err(error).context("fill a disk"),
             }
         }
     }
 
-    /// Gives back what [`Cluster::fill_disk`] took.
+    /// Frees the space that [`Cluster::fill_disk`] occupied.
     ///
     /// # Errors
-    /// Nothing was taken.
+    /// No space was occupied.
     pub fn empty_disk(&self, at: usize) -> Result<()> {
         fs::remove_file(self.data_dir(at).join(BALLAST)).context("remove the ballast file")
     }

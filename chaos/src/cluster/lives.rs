@@ -1,4 +1,4 @@
-//! What is done to replicas: killed, stopped, paused, cut off from power; and how they come back.
+//! Operations on replicas: kill, stop, pause, power cut, and recovery.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
@@ -17,7 +17,7 @@ impl Cluster {
     pub fn kill(&mut self, at: usize) -> Result<()> {
         let replica = &mut self.replicas[at];
         if let Some(child) = replica.child.as_mut() {
-            // Ended by itself: for `crashes` to report, not for us to hide.
+            // It exited by itself: `crashes` must report that.
             let ended = child.try_wait()?.is_some();
             ensure!(!ended || replica.may_end, "replica {} ended by itself", replica.id);
         }
@@ -29,7 +29,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks a replica to stop (SIGTERM) and waits until it has.
+    /// Stops a replica (SIGTERM) and waits for its exit.
     ///
     /// # Errors
     /// It is down already, or does not stop within 10 s.
@@ -38,7 +38,7 @@ impl Cluster {
         self.wait_exit(at, Duration::from_secs(10)).await.map(|_| ())
     }
 
-    /// SIGSTOP: it keeps its connections and answers nobody.
+    /// SIGSTOP: it keeps its connections but does not answer.
     ///
     /// # Errors
     /// The replica is down.
@@ -58,10 +58,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Cuts the power of some replicas at once: what they had not fsynced is lost.
+    /// Cuts the power of some replicas at the same time: what they had not fsynced is lost.
     ///
     /// # Errors
-    /// One is down, was started without the shim, or does not die of it.
+    /// One is down, was started without the shim, or does not exit.
     pub async fn cut_power(&mut self, which: &[usize]) -> Result<()> {
         ensure!(self.shim.is_some(), "the cluster was started without the shim");
         for &at in which {
@@ -69,7 +69,7 @@ impl Cluster {
         }
         for &at in which {
             let status = self.wait_exit(at, Duration::from_secs(5)).await?;
-            // One that has only just started dies of the signal itself: it had nothing to lose.
+            // A process that has only just started dies of the signal itself: it had nothing to lose.
             let cut = status.code() == Some(9) || status.signal() == Some(Signal::USR2.as_raw());
             if !cut && !self.replicas[at].may_end {
                 let id = self.replicas[at].id;
@@ -79,10 +79,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until a replica has ended by itself. Returns how.
+    /// Waits until a replica has exited by itself. Returns its status.
     ///
     /// # Errors
-    /// It is down, or does not end within `patience`.
+    /// It is down, or does not exit within `patience`.
     pub async fn wait_exit(&mut self, at: usize, patience: Duration) -> Result<ExitStatus> {
         let start = Instant::now();
         loop {
@@ -97,8 +97,7 @@ impl Cluster {
         }
     }
 
-    /// Replicas that ended by themselves since somebody last looked, with how: a violation, unless
-    /// it was us.
+    /// Replicas that exited by themselves since the last call, with their status: each is a violation.
     pub fn crashes(&mut self) -> Vec<String> {
         let mut crashed = std::mem::take(&mut self.ended);
         for replica in self.replicas.iter_mut().filter(|replica| !replica.may_end) {
@@ -115,12 +114,12 @@ impl Cluster {
         crashed
     }
 
-    /// Says whether a replica may end by itself from now on.
+    /// Sets whether a replica may exit by itself from now on.
     pub fn expect_end(&mut self, at: usize, may_end: bool) {
         self.replicas[at].may_end = may_end;
     }
 
-    /// Notes that a replica has ended, if it has. Says whether it is down.
+    /// Records a replica's exit, if it has exited. Returns whether it is down.
     pub fn settle_end(&mut self, at: usize) -> bool {
         let replica = &mut self.replicas[at];
         let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
@@ -130,10 +129,10 @@ impl Cluster {
         replica.child.is_none()
     }
 
-    /// Brings everybody back.
+    /// Brings all replicas back.
     ///
     /// # Errors
-    /// One does not start.
+    /// A replica does not start.
     pub fn heal(&mut self) -> Result<()> {
         (0..self.replicas.len()).try_for_each(|at| self.revive(at))
     }

@@ -1,5 +1,5 @@
-//! Each replica in a network namespace of its own, all on one switch with the judge: links are cut, made
-//! lossy, slow or late, each way on its own. Needs root, `ip`, `nft` and `tc`.
+//! Each replica in its own network namespace, connected with the judge by one switch: links can be cut, lossy
+//! or slow, each direction separately. Needs root, `ip`, `nft` and `tc`.
 //!
 //! ```text
 //!   judge ── veth ─┐                      a packet filter where it arrives:
@@ -17,36 +17,36 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
-/// A link from one replica to another, by their places.
+/// A directed link between replicas, by place.
 pub type Link = (usize, usize);
 
-/// What becomes of packets on a link.
+/// A fault of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
-    /// None arrives.
+    /// All packets are dropped.
     Cut,
-    /// So many of a hundred are lost.
+    /// This percentage of packets is dropped.
     Lossy(u8),
 }
 
-/// The switch, and what is plugged into it. Removed on drop.
+/// The switch and its connections. Removed on drop.
 #[derive(Debug)]
 pub struct Net {
-    /// Begins the names of all namespaces.
+    /// Prefix of the names of all namespaces.
     name: String,
     subnet: u8,
     places: usize,
-    /// What is done to links, by whoever does it: of two on a link the worse one counts.
+    /// Faults of links, by the id of the injector: if two affect a link, the worse one applies.
     treated: BTreeMap<u64, Vec<(Link, Treatment)>>,
 }
 
 impl Net {
-    /// A switch with the judge on it.
+    /// Creates a switch connected to the judge.
     ///
     /// # Errors
-    /// There is no root, or a program is missing.
+    /// Not root, or a program is missing.
     pub fn new() -> Result<Self> {
-        // Another name and subnet each time: the kernel takes its time to remove what was there before.
+        // A new name and subnet each time: the kernel removes earlier ones with a delay.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let (id, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let subnet = u8::try_from(id.wrapping_add(number) % 250)?;
@@ -72,16 +72,16 @@ impl Net {
         format!("{}-{}", self.name, place + 1)
     }
 
-    /// Where a replica is.
+    /// Address of a replica.
     #[must_use]
     pub fn ip(&self, place: usize) -> Ipv4Addr {
         Ipv4Addr::new(10, 99, self.subnet, u8::try_from(place + 1).unwrap_or(u8::MAX))
     }
 
-    /// A place for a replica, unless it is there: the first ones are there already.
+    /// Creates a place for a replica, unless it exists already.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     pub fn add_place(&mut self, place: usize) -> Result<()> {
         if place < self.places {
             return Ok(());
@@ -98,7 +98,8 @@ impl Net {
         ip(&["-n", &ns, "link", "set", "eth0", "up"])
     }
 
-    /// A program in a replica's namespace, under `env`: the variables are for it, not for what starts it.
+    /// A program in a replica's namespace, started with `env`: the variables are for the
+    /// program, not for its launcher.
     #[must_use]
     pub fn command(&self, place: usize, vars: &[(&str, String)], program: &Path) -> Command {
         let mut command = Command::new("ip");
@@ -107,7 +108,7 @@ impl Net {
         command
     }
 
-    /// Does something to links, until `who` does something else or [`Net::repair`]s them.
+    /// Injects faults of links, replacing those of the same `who`; [`Net::repair`] removes them.
     ///
     /// # Errors
     /// `nft` refuses.
@@ -116,7 +117,7 @@ impl Net {
         self.load()
     }
 
-    /// Undoes what `who` did to links.
+    /// Removes the faults that `who` injected.
     ///
     /// # Errors
     /// `nft` refuses.
@@ -127,7 +128,7 @@ impl Net {
         self.load()
     }
 
-    /// A narrow queue where a replica's packets leave; `None`: as wide as it was.
+    /// Limits the bandwidth of a replica's outgoing packets; `None`: no limit.
     ///
     /// # Errors
     /// `tc` refuses.
@@ -144,7 +145,7 @@ impl Net {
         }
     }
 
-    /// How many packets the filters have dropped since the beginning.
+    /// Number of packets that the filters have dropped so far.
     ///
     /// # Errors
     /// `nft` refuses.
@@ -163,7 +164,7 @@ impl Net {
         Ok(dropped)
     }
 
-    /// Writes the filters of all places, each in one transaction; counters stay.
+    /// Writes the filters of all places, each in one transaction; counters are kept.
     fn load(&self) -> Result<()> {
         for place in 0..self.places {
             let mut script = String::from(
@@ -205,7 +206,7 @@ impl Drop for Net {
         _ = ip(&["link", "del", &self.name]);
         let all = (0..self.places).map(|place| self.namespace(place)).chain([self.switch()]);
         for name in all {
-            // Its links go with it. The switch may be the one that could not be made.
+            // Its links are deleted with it. The switch may not exist if creating it failed.
             _ = ip(&["netns", "del", &name]);
         }
     }
@@ -215,7 +216,7 @@ fn ip(args: &[&str]) -> Result<()> {
     run("ip", args, None).map(drop)
 }
 
-/// Runs a program. Returns what it printed.
+/// Runs a program. Returns its output.
 fn run(program: &str, args: &[&str], input: Option<&str>) -> Result<String> {
     let mut child = Command::new(program)
         .args(args)

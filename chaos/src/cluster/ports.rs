@@ -1,4 +1,4 @@
-//! Free ports, and logs of processes that are no replicas.
+//! Free ports, and logs of processes other than replicas.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -6,14 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// Ports are taken from below the range that outgoing connections use, so that none of those can
-/// sit on a replica's port while it is down.
+/// Below the range of ephemeral ports, so that no outgoing connection can occupy a
+/// replica's port while it is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Free loopback ports. Bound one by one and let go together, so all differ.
+/// Free loopback ports. All are bound before any is released, so they differ.
 ///
 /// # Errors
-/// There are not as many.
+/// There are not enough.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let mut held = Vec::new();
     let offset = u16::try_from(std::process::id() % 12_000).unwrap_or_default();
@@ -30,7 +30,7 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     Ok(held.into_iter().map(|(port, _)| port).collect())
 }
 
-/// A log file for a process that is no replica.
+/// A log file for a process other than a replica.
 pub(crate) fn log_file(dir: &Path, name: &str) -> Result<File> {
     let path = dir.join(name);
     File::create(&path).with_context(|| format!("make {}", path.display()))

@@ -1,4 +1,4 @@
-//! Finding `romanad`, and building the power-cut shim.
+//! Finds `romanad`, and builds the power-cut shim.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 const POWERFAIL_C: &str = include_str!("../powerfail.c");
 
-/// The `romanad` program: the given path; else beside this program (or one directory up, where a
-/// test's is); else in `$CARGO_TARGET_DIR`.
+/// The `romanad` program: the given path; else next to this program (or one directory up, for
+/// tests); else in `$CARGO_TARGET_DIR`.
 ///
 /// # Errors
 /// It is in none of these places.
@@ -35,7 +35,7 @@ pub fn find_romanad(given: Option<&Path>) -> Result<PathBuf> {
 /// Compiles the power-cut shim with the system's C compiler and returns its path.
 ///
 /// # Errors
-/// There is no C compiler, or it does not compile.
+/// There is no C compiler, or it fails.
 pub fn power_shim(dir: &Path) -> Result<PathBuf> {
     let (source, shim) = (dir.join("powerfail.c"), dir.join("powerfail.so"));
     std::fs::write(&source, POWERFAIL_C).context("write the power-cut shim")?;

@@ -1,4 +1,4 @@
-//! What a cluster looks like from outside: who is ready, who leads, what the logs say.
+//! Observes a cluster from outside: readiness, leader, logs.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use serde_json::Value;
 use super::Cluster;
 use crate::http;
 
-/// How long to wait for one answer about the cluster's state.
+/// Timeout of one status query.
 const ASK: Duration = Duration::from_millis(500);
 
 impl Cluster {
     /// Waits until every replica that is up answers `/readyz`.
     ///
     /// # Errors
-    /// One is not ready within `patience`, or ended.
+    /// One is not ready within `patience`, or exited.
     pub async fn wait_ready(&mut self, patience: Duration) -> Result<()> {
         let start = Instant::now();
         for at in 0..self.replicas.len() {
@@ -39,7 +39,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The leader's place, as the first replica that answers sees it.
+    /// The leader's place, according to the first replica that answers.
     pub async fn leader(&self) -> Option<usize> {
         for replica in self.replicas.iter().filter(|replica| replica.is_up() && !replica.paused) {
             let Ok(answer) = http::once(replica.api, Method::GET, "/v1/cluster", None, ASK).await
@@ -68,7 +68,7 @@ impl Cluster {
         }
     }
 
-    /// The last lines of every log, for a report of a failure.
+    /// The last lines of every log, for a failure report.
     #[must_use]
     pub fn log_tails(&self, lines: usize) -> String {
         let mut text = String::new();

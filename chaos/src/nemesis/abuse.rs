@@ -1,5 +1,5 @@
-//! Clients that never read, read a byte at a time, or send half a body: the replica that they ask may refuse them. It
-//! must not grow, and it must serve the others: the laws `memory` and `served`.
+//! Clients that never read, read slowly, or send half a body: the replica may refuse them, but its memory
+//! must stay bounded, and it must serve the others (the laws `memory` and `served`).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio::time::sleep;
 
 use super::{Kind, Needs, Sort, nobody, one, present_victim};
 
-/// Clients of each way.
+/// Clients of each type.
 const CLIENTS: usize = 40;
-/// How long they go on.
+/// Duration of the abuse.
 const DWELL: Duration = Duration::from_secs(3);
-/// Between two bytes that are read.
+/// Interval between bytes that are read.
 const BYTE_EVERY: Duration = Duration::from_millis(50);
-/// What a body says that it has, and what of it is sent: together far more than the budget of bodies.
+/// Announced size of a body, and the part that is sent: in total far more than the budget of bodies.
 const BODY_BYTES: usize = 15 << 20;
 const HALF_BYTES: usize = 12 << 20;
 
-/// One replica, by many clients.
+/// Many clients abuse one replica.
 pub(crate) const ABUSE: Kind = Kind {
     name: "abusive-clients",
     about: "many clients of a replica never read, read a byte at a time, or send half a body",
@@ -39,7 +39,7 @@ pub(crate) const ABUSE: Kind = Kind {
     end: |_, _| Box::pin(async { Ok(()) }),
 };
 
-/// All of them, at once. Every second one reads a byte now and then, the others never.
+/// Starts all clients. Every second one reads a byte now and then, the others never.
 fn crowd(api: SocketAddr) -> JoinSet<std::io::Result<()>> {
     let get = |path: &str| (format!("GET {path} HTTP/1.1\r\nHost: romana\r\n\r\n"), 0);
     let half = format!(
@@ -61,7 +61,7 @@ fn crowd(api: SocketAddr) -> JoinSet<std::io::Result<()>> {
     all
 }
 
-/// One of them. That it is refused, or not read, is what is asked for.
+/// One client. It is expected to be refused or not read.
 async fn abuse(api: SocketAddr, head: String, more: usize, reads: bool) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(api).await?;
     stream.write_all(head.as_bytes()).await?;

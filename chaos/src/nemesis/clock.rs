@@ -1,5 +1,5 @@
-//! The time of day is wrong on one replica: it jumps, runs too fast or too slow, or is another whenever it is read.
-//! Its other clocks are true, and so are the others' clocks: the law `log-time` holds all the while.
+//! The wall clock of one replica is wrong: it jumps, runs too fast or too slow, or has a random error. Its
+//! monotonic clocks and the other replicas' clocks are correct, so the law `log-time` holds throughout.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use rand::rngs::SmallRng;
 use super::{End, Kind, Needs, Sort, nobody, one, victim};
 use crate::cluster::{Cluster, WrongClock};
 
-/// By up to 400 days; later it jumps back.
+/// Jumps by up to 400 days, and later back.
 pub(super) const JUMP: Kind = Kind {
     name: "clock-jump",
     about: "the clock of a replica, often the leader, jumps by up to 400 days, forward or back",
     sort: Sort::Clock,
     needs: Needs::SHIM,
     begin: |cluster, id, rng| {
-        // As often by milliseconds as by days.
+        // Log-uniform: milliseconds are as likely as days.
         let by = signed(seconds(-2.0..7.54, rng).as_nanos(), rng);
         let told = format!("{:+.1} s", by as f64 / 1e9);
         Box::pin(set(cluster, id, rng, WrongClock { ahead: by, ..WrongClock::default() }, told))
@@ -25,7 +25,7 @@ pub(super) const JUMP: Kind = Kind {
     end: RIGHT,
 };
 
-/// Later it is right again.
+/// Drifts, and is corrected later.
 pub(super) const DRIFT: Kind = Kind {
     name: "clock-drift",
     about: "the clock of a replica, often the leader, gains or loses up to half of the time that passes",
@@ -39,7 +39,7 @@ pub(super) const DRIFT: Kind = Kind {
     end: RIGHT,
 };
 
-/// Later it tells the truth.
+/// Has a random error, which ends later.
 pub(super) const LIE: Kind = Kind {
     name: "clock-lie",
     about: "the clock of a replica, often the leader, shows another time whenever it is read",
@@ -61,7 +61,7 @@ const RIGHT: End = |cluster, hit| {
     })
 };
 
-/// As often small as large: ten to the power of something.
+/// Log-uniform: small values are as likely as large ones.
 fn seconds(power: Range<f64>, rng: &mut SmallRng) -> Duration {
     Duration::from_secs_f64(10_f64.powf(rng.random_range(power)))
 }

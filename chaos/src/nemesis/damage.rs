@@ -1,5 +1,6 @@
-//! Files are damaged while a replica is down. It goes on rightly, or refuses to start and names the file or the
-//! way out; then a new member takes its place. Never together with another fault: what is damaged is lost.
+//! Damages files while a replica is down. The replica must then either work correctly, or refuse to
+//! start and name the file or the remedy; then a new member replaces it. Never combined with another
+//! fault, as damaged data is lost.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -20,10 +21,10 @@ use crate::http;
 /// How long a replica may take to be ready, or to refuse.
 const PATIENCE: Duration = Duration::from_secs(40);
 const ASK: Duration = Duration::from_millis(500);
-/// Bytes that are damaged, at most.
+/// Limit of damaged bytes.
 const BYTES_MAX: u64 = 64;
 
-/// In one file of one replica.
+/// Damages one file of one replica.
 pub(super) const DAMAGE: Kind = Kind {
     name: "damage",
     about: "bytes of a file of a replica are changed, or its end is lost, while it is down",
@@ -56,7 +57,7 @@ pub(super) const DAMAGE: Kind = Kind {
     end: |_, _| Box::pin(async { Ok(()) }),
 };
 
-/// What a replica said before it ended, if that names neither the file nor the way out.
+/// The replica's last output, if it names neither the file nor the remedy.
 fn unexplained(cluster: &Cluster, at: usize, from: u64, file: &Path) -> Result<Option<String>> {
     let said = fs::read(cluster.log_path(at)).context("its log")?;
     let said = String::from_utf8_lossy(said.get(usize::try_from(from)?..).unwrap_or_default());
@@ -65,7 +66,7 @@ fn unexplained(cluster: &Cluster, at: usize, from: u64, file: &Path) -> Result<O
     Ok((!said.contains(&stem) && !said.contains(&cure)).then(|| said.into_owned()))
 }
 
-/// Damages one file, not an empty one. Returns which.
+/// Damages one non-empty file. Returns its path.
 fn damage(dir: &Path, rng: &mut SmallRng) -> Result<PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![dir.to_owned()];
@@ -82,7 +83,7 @@ fn damage(dir: &Path, rng: &mut SmallRng) -> Result<PathBuf> {
     files.sort();
     let (path, len) = files.into_iter().choose(rng).context("there is no file")?;
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
-    // What is allocated ahead is empty: the beginning is where something is.
+    // Preallocated files are empty at the end, so damage the beginning.
     let at = rng.random_range(0..len.min(1 << 20));
     if rng.random_bool(0.2) {
         file.set_len(at)?;
@@ -97,7 +98,7 @@ fn damage(dir: &Path, rng: &mut SmallRng) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether it comes to be ready, rather than to end.
+/// Whether it becomes ready, rather than exits.
 async fn starts(cluster: &mut Cluster, at: usize) -> Result<bool> {
     let start = Instant::now();
     cluster.expect_end(at, true);

@@ -1,4 +1,4 @@
-//! Disks that are slow, fail, or are full.
+//! Slow, failing and full disks.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::{Kind, Needs, Sort, nobody, one, revive, victim};
 use crate::cluster::Disk;
 
-/// How long a replica may take to end of a failed sync: it syncs when it is written to.
+/// How long a replica may take to exit after a failed sync: it syncs only on writes.
 const END: Duration = Duration::from_secs(20);
 
 /// Every sync takes longer.
@@ -33,7 +33,7 @@ pub(super) const SLOW: Kind = Kind {
     },
 };
 
-/// Every sync fails: the replica must end by itself, and come back when the disk is good again.
+/// Every sync fails: the replica must exit, and is restarted once the disk works again.
 pub(super) const BROKEN: Kind = Kind {
     name: "broken-disk",
     about: "every sync of a replica fails with EIO: it ends by itself",
@@ -47,11 +47,11 @@ pub(super) const BROKEN: Kind = Kind {
     },
     end: |cluster, hit| {
         Box::pin(async move {
-            // One that was paused meanwhile cannot end.
+            // A replica that another fault has paused cannot exit.
             for &at in &hit.places {
                 if cluster.replicas()[at].is_up() {
                     cluster.revive(at)?;
-                    // Cut off from the others it may have had nothing to sync: then it goes on.
+                    // A replica without quorum may have had nothing to sync, and continues.
                     _ = cluster.wait_exit(at, END).await;
                 }
                 cluster.set_disk(at, Disk::Good)?;
@@ -63,7 +63,7 @@ pub(super) const BROKEN: Kind = Kind {
     ..SLOW
 };
 
-/// No byte is left: the replica leaves and comes back by itself.
+/// The disk is completely full: the replica leaves the quorum and returns without a restart.
 pub(super) const FULL: Kind = Kind {
     name: "full-disk",
     about: "the disk of a replica is full for a while",

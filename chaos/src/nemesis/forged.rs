@@ -1,5 +1,5 @@
-//! A peer that sends what no peer would, in the name of another replica. Nobody believes it: the term stays one that
-//! elections have come to.
+//! A malicious peer sends forged messages in the name of another replica. They must be ignored: the term must
+//! stay one that elections can have reached.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::forger::{Forgery, Target};
 use crate::http;
 
 const ASK: Duration = Duration::from_millis(500);
-/// So many elections are not held in any run.
+/// No run holds this many elections.
 const TERM_MAX: u64 = 1 << 32;
 
-/// A handful of them, at one replica.
+/// Sends some forgeries to one replica.
 pub(super) const FORGED: Kind = Kind {
     name: "forged-peer",
     about: "a replica is sent terms, entries, frames and bytes that no peer would send",
@@ -30,7 +30,7 @@ pub(super) const FORGED: Kind = Kind {
             let mut hit = one(cluster, id, at);
             for _ in 0..rng.random_range(1..=20) {
                 let forgery = Forgery::ALL[rng.random_range(0..Forgery::ALL.len())];
-                // It may be down, or cut off, by another fault; what it answers is refused or forgotten.
+                // Another fault may have stopped or disconnected it; a forgery must be refused or ignored.
                 if let Ok(answered) = target.send(forgery).await {
                     ensure!(!answered, "{forgery:?} was answered by replica {}", target.id);
                     hit.told.push_str(&format!(", {forgery:?}"));
@@ -52,7 +52,7 @@ async fn target(cluster: &Cluster, at: usize, rng: &mut rand::rngs::SmallRng) ->
     Some(Target { peer: replica.peer, id: replica.id, from, cluster: name })
 }
 
-/// No replica that answers is in a term that was forged.
+/// Checks that no replica that answers is in a forged term.
 async fn terms_are_small(cluster: &mut Cluster) -> Result<()> {
     for replica in cluster.replicas().iter().filter(|replica| replica.is_running()) {
         let asked = http::once(replica.api, Method::GET, "/v1/cluster", None, ASK).await;

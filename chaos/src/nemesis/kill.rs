@@ -2,7 +2,7 @@
 
 use super::{Hit, Kind, Needs, Sort, leader, nobody, one, revive, victim};
 
-/// Of the leader.
+/// Kills the leader.
 pub(super) const LEADER: Kind = Kind {
     name: "kill-leader",
     about: "kill -9 of the leader",
@@ -10,7 +10,7 @@ pub(super) const LEADER: Kind = Kind {
     needs: Needs::NOTHING,
     begin: |cluster, id, rng| {
         Box::pin(async move {
-            // No leader just now: any replica will do.
+            // Without a leader, kill any replica.
             let at = match leader(cluster).await {
                 Some(at) => Some(at),
                 None => victim(cluster, rng).await,
@@ -23,7 +23,7 @@ pub(super) const LEADER: Kind = Kind {
     end: |cluster, hit| Box::pin(async move { revive(cluster, hit) }),
 };
 
-/// Of any replica.
+/// Kills any replica.
 pub(super) const ONE: Kind = Kind {
     name: "kill",
     about: "kill -9 of a replica, often the leader",
@@ -37,7 +37,7 @@ pub(super) const ONE: Kind = Kind {
     ..LEADER
 };
 
-/// Of all replicas at once.
+/// Kills all replicas at once.
 pub(super) const ALL: Kind = Kind {
     name: "kill-all",
     about: "kill -9 of all replicas at once",

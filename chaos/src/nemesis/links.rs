@@ -1,4 +1,4 @@
-//! Links between replicas that are cut or lossy: connections stay open, and nothing or not all arrives.
+//! Cut or lossy links between replicas: connections stay open, but packets are dropped.
 
 use anyhow::{Context, Result};
 use rand::RngExt;
@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use super::{Hit, Kind, Needs, Sort, leader};
 use crate::cluster::{Cluster, Link, Treatment};
 
-/// Two sides that do not hear each other.
+/// Partitions the replicas into two sides.
 pub(super) const PARTITION: Kind = Kind {
     name: "partition",
     about: "the replicas are cut into two sides, one of them a majority",
@@ -25,7 +25,7 @@ pub(super) const PARTITION: Kind = Kind {
     end: |cluster, hit| Box::pin(async move { net(cluster)?.repair(hit.id) }),
 };
 
-/// The leader alone.
+/// Isolates the leader.
 pub(super) const LEADER: Kind = Kind {
     name: "isolate-leader",
     about: "the leader is cut off from all others",
@@ -39,7 +39,7 @@ pub(super) const LEADER: Kind = Kind {
     ..PARTITION
 };
 
-/// What one sends does not arrive; what is sent to it does. Or the other way round.
+/// Cuts one direction: packets from a replica, or packets to it, are dropped.
 pub(super) const ONE_WAY: Kind = Kind {
     name: "one-way",
     about: "packets from a replica do not arrive at the others, or theirs not at it",
@@ -59,7 +59,7 @@ pub(super) const ONE_WAY: Kind = Kind {
     ..PARTITION
 };
 
-/// Two that do not hear each other, while the rest hears both.
+/// Separates two replicas from each other, while the others reach both.
 pub(super) const BRIDGE: Kind = Kind {
     name: "bridge",
     about: "two replicas do not hear each other; the others hear both",
@@ -73,7 +73,7 @@ pub(super) const BRIDGE: Kind = Kind {
     ..PARTITION
 };
 
-/// Some packets are lost between all.
+/// Drops some packets between all replicas.
 pub(super) const LOSS: Kind = Kind {
     name: "loss",
     about: "5 to 40 of a hundred packets between replicas are lost",

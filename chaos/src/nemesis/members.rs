@@ -1,4 +1,4 @@
-//! Who belongs to the cluster changes under load. Never together with another fault: the majority is whole.
+//! Membership changes under load. Never combined with another fault, so there is a quorum.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::cluster::Cluster;
 use crate::http;
 use crate::wait::until;
 
-/// How long a change may take.
+/// Timeout of a change.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How long an answer may take.
+/// Timeout of an answer.
 const ASK: Duration = Duration::from_secs(3);
 
-/// A replica loses its disk, and a new member takes its place.
+/// A replica loses its disk, and a new member replaces it.
 pub(super) const REPLACE: Kind = Kind {
     name: "replace",
     about: "a replica loses its disk, and a new member takes its place",
@@ -36,7 +36,7 @@ pub(super) const REPLACE: Kind = Kind {
     end: |_, _| Box::pin(async { Ok(()) }),
 };
 
-/// A member more, then one less: the new one, or another whose place a new one takes.
+/// Adds a member, then removes one: the new one, or another which the new one replaces.
 pub(super) const GROW: Kind = Kind {
     name: "grow",
     about: "a member joins; later one is removed, often the leader",
@@ -66,7 +66,7 @@ async fn shrink(cluster: &mut Cluster, hit: &Hit) -> Result<()> {
     Ok(())
 }
 
-/// A new member, on an empty disk, in the place of one that is down.
+/// Starts a new member on an empty disk, in the place of one that is down.
 pub(super) async fn replace(cluster: &mut Cluster, at: usize) -> Result<()> {
     let old = cluster.replicas()[at].id;
     join(cluster, at, Some(old)).await
@@ -89,7 +89,7 @@ async fn join(cluster: &mut Cluster, at: usize, replaces: Option<u64>) -> Result
     .await
 }
 
-/// Removes a member, which ends by itself.
+/// Removes a member, whose process must then exit.
 async fn remove(cluster: &mut Cluster, at: usize) -> Result<()> {
     let id = cluster.replicas()[at].id;
     cluster.expect_end(at, true);
@@ -99,7 +99,7 @@ async fn remove(cluster: &mut Cluster, at: usize) -> Result<()> {
     ended.with_context(|| format!("the removed member {id}")).map(drop)
 }
 
-/// Asks replicas, one after the other, until one does it.
+/// Sends a request to the replicas in turn until one succeeds.
 async fn ask(cluster: &Cluster, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
     let mut last = String::from("nobody is up");
     let start = std::time::Instant::now();

@@ -1,4 +1,5 @@
-//! A replica that has hardly any memory left: its page cache goes, and if that is not enough the kernel ends it.
+//! Memory pressure on one replica: its page cache is reclaimed, and if that is
+//! not enough the kernel kills it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,11 +10,11 @@ use rand::RngExt;
 use super::{Hit, Kind, Needs, Sort, nobody, one, revive, victim};
 use crate::cluster::Cluster;
 
-/// Where control groups of memory are (version 1, or 2).
+/// Mount points of memory control groups (version 1 and 2).
 const GROUPS: [(&str, &str); 2] =
     [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
 
-/// Of one replica.
+/// Limits the memory of one replica.
 pub(super) const MEMORY: Kind = Kind {
     name: "memory",
     about: "a replica may use no more memory than it has; the kernel may end it",
@@ -31,7 +32,7 @@ pub(super) const MEMORY: Kind = Kind {
     end: |cluster, hit| Box::pin(async move { relax(cluster, hit) }),
 };
 
-/// Whether there are control groups for memory here, and we may make one.
+/// Whether memory control groups are available, and can be created.
 pub(super) fn possible() -> bool {
     let Ok((group, limit)) = group(0) else { return false };
     let made = fs::create_dir(&group).is_ok() && group.join(limit).exists();
@@ -41,7 +42,7 @@ pub(super) fn possible() -> bool {
 
 fn group(id: u64) -> Result<(PathBuf, &'static str)> {
     let found = GROUPS.iter().find(|(root, limit)| {
-        // Version 2 has the file in groups only.
+        // In version 2, only child groups have this file.
         fs::exists(format!("{root}/{limit}")).unwrap_or(false)
             || fs::read_to_string(format!("{root}/cgroup.controllers"))
                 .is_ok_and(|all| all.contains("memory"))
@@ -51,11 +52,11 @@ fn group(id: u64) -> Result<(PathBuf, &'static str)> {
     Ok((PathBuf::from(root).join(name), limit))
 }
 
-/// From now on it gets so many bytes more.
+/// Limits the process to this many additional bytes.
 fn squeeze(id: u64, pid: u32, bytes: u64) -> Result<()> {
     let (group, limit) = group(id)?;
     fs::create_dir(&group).with_context(|| format!("make {}", group.display()))?;
-    // What it has stays with the group that it came from: that is not counted here.
+    // Existing memory remains charged to the previous group, so only additional memory counts.
     fs::write(group.join(limit), bytes.to_string()).context("limit its memory")?;
     fs::write(group.join("cgroup.procs"), pid.to_string()).context("move it to the group")
 }
@@ -69,12 +70,12 @@ fn relax(cluster: &mut Cluster, hit: &Hit) -> Result<()> {
     fs::write(group.join(limit), unlimited).context("give it memory again")?;
     let root = group.parent().context("a root")?;
     for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
-        // It may end at this moment.
+        // The process may exit at this moment.
         _ = fs::write(root.join("cgroup.procs"), pid);
     }
     _ = fs::remove_dir(&group);
     for &at in &hit.places {
-        // What ended was ended by this.
+        // An exit was caused by this fault.
         cluster.settle_end(at);
         cluster.expect_end(at, false);
     }

@@ -1,10 +1,10 @@
-//! The nemesis: breaks the cluster by a plan drawn from a seed, and repairs what it broke.
+//! The nemesis: injects faults by a plan drawn from a seed, and repairs them.
 //!
 //! ```text
 //!   seed ──► plan (pure): what, when, how long; now and then two at once ──► inject: begin … end … begin …
 //! ```
-//! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. Whom a fault hits is decided when it
-//! begins, by the plan's dice: only then is it known who leads.
+//! A kind of fault is a file in `nemesis/` and a line in [`KINDS`]. The victim is chosen when the fault
+//! begins, by the plan's dice: the leader is not known earlier.
 
 pub(crate) mod abuse;
 mod clock;
@@ -72,18 +72,16 @@ pub const KINDS: &[&Kind] = &[
     &abuse::ABUSE,
 ];
 
-/// What sort of thing a kind of fault breaks. Two faults at once are of different sorts.
+/// What a fault affects. Concurrent faults affect different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
-    /// Processes.
     Process,
-    /// The network between replicas.
     Network,
     Disk,
     Clock,
-    /// Nothing: what comes from outside should.
+    /// Nothing is broken; external input is hostile.
     Hostile,
-    /// Who belongs to the cluster, and with which data: never together with another fault.
+    /// Membership or data of replicas: never combined with another fault.
     Members,
 }
 
@@ -97,19 +95,18 @@ impl Sort {
         ("members", Self::Members),
     ];
 
-    /// What options call it.
+    /// The name in options.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         Self::ALL.iter().find(|(_, sort)| *sort == self).map_or("", |(name, _)| name)
     }
 }
 
-/// What a kind of fault needs of the cluster.
+/// Requirements of a kind of fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// The shim for disks and clocks.
+    /// The shim for disk and clock faults.
     pub shim: bool,
-    /// Network namespaces.
     pub namespaces: bool,
     pub small_disks: bool,
     /// An older program.
@@ -117,7 +114,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Nothing.
+    /// No requirements.
     pub const NOTHING: Self =
         Self { shim: false, namespaces: false, small_disks: false, previous: false };
     /// The shim.
@@ -129,7 +126,7 @@ impl Needs {
     /// An older program.
     pub const PREVIOUS: Self = Self { previous: true, ..Self::NOTHING };
 
-    /// What several need together.
+    /// Union of the requirements of several faults.
     #[must_use]
     pub fn of(faults: &[Fault]) -> Self {
         faults.iter().map(|fault| fault.0.needs).fold(Self::NOTHING, |all, one| Self {
@@ -141,14 +138,13 @@ impl Needs {
     }
 }
 
-/// What a fault hit: what is needed to repair it, and to tell of it.
+/// The victims of a fault: what is needed to repair and report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hit {
-    /// Places of the replicas.
     pub places: Vec<usize>,
-    /// For people: `replica 2`, `all`.
+    /// For reports: `replica 2`, `all`.
     pub told: String,
-    /// Distinguishes it from others that are in force.
+    /// Distinguishes concurrent faults.
     pub id: u64,
 }
 
@@ -158,34 +154,33 @@ type End = for<'a> fn(&'a mut Cluster, &'a Hit) -> LocalBoxFuture<'a, Result<()>
 /// A kind of fault.
 #[derive(Debug)]
 pub struct Kind {
-    /// What options and reports call it.
+    /// The name in options and reports.
     pub name: &'static str,
-    /// What it does, in a line.
+    /// One-line description.
     pub about: &'static str,
-    /// What it breaks.
     pub sort: Sort,
     pub needs: Needs,
-    /// Breaks. The number is for [`Hit::id`].
+    /// Injects the fault. The number becomes [`Hit::id`].
     begin: Begin,
-    /// Repairs.
+    /// Repairs the fault.
     end: End,
 }
 
-/// A kind of fault, by its name.
+/// A kind of fault, referred to by name.
 #[derive(Clone, Copy)]
 pub struct Fault(&'static Kind);
 
 impl Fault {
-    /// What it is.
+    /// Its definition.
     #[must_use]
     pub fn kind(self) -> &'static Kind {
         self.0
     }
 
-    /// Reads a list: names of kinds, of sorts (`network`), `all` for everything but an upgrade, `none`.
+    /// Parses a list of kinds, sorts (`network`), `all` (everything but an upgrade), or `none`.
     ///
     /// # Errors
-    /// A name is not known.
+    /// A name is unknown.
     pub fn list(text: &str) -> Result<Vec<Self>, String> {
         let mut found: Vec<Self> = Vec::new();
         for word in text.split(',').filter(|word| !word.is_empty() && *word != "none") {
@@ -203,7 +198,7 @@ impl Fault {
     }
 }
 
-/// Those of the faults that can be injected here.
+/// The faults whose requirements are met on this machine.
 #[must_use]
 pub fn possible(faults: &[Fault]) -> Vec<Fault> {
     let root = rustix::process::geteuid().is_root();
@@ -248,22 +243,21 @@ impl FromStr for Fault {
     }
 }
 
-/// What to break and how often.
+/// Options of the nemesis.
 #[derive(Clone, Debug)]
 pub struct NemesisOptions {
     pub faults: Vec<Fault>,
-    /// From one fault to the next.
+    /// Interval between faults.
     pub interval: Duration,
-    /// For how long.
     pub duration: Duration,
     pub seed: u64,
 }
 
-/// A fault that was injected.
+/// An injected fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injected {
     pub fault: Fault,
-    /// What it hit, for people: `replica 2`, `all`.
+    /// The victims, for reports: `replica 2`, `all`.
     pub hit: String,
     /// When it was injected, on the run's clock …
     pub from: Nanos,
@@ -271,23 +265,23 @@ pub struct Injected {
     pub until: Nanos,
 }
 
-/// What was broken: for the report.
+/// What happened, for the report.
 #[derive(Clone, Debug, Default)]
 pub struct Damage {
-    /// Faults injected, in order of their repair.
+    /// Injected faults, in order of their repair.
     pub faults: Vec<Injected>,
-    /// Replicas that ended although nobody ended them.
+    /// Replicas that exited although no fault explains it.
     pub crashes: Vec<String>,
 }
 
-/// A strike that is in force.
+/// A fault in force.
 struct Standing {
     strike: Strike,
     hit: Hit,
     from: Nanos,
 }
 
-/// Breaks things by the plan of the seed, and repairs them.
+/// Injects faults by the seed's plan, and repairs them.
 ///
 /// # Errors
 /// A fault cannot be injected or repaired (a tool is missing, a process cannot be started).
@@ -307,7 +301,7 @@ pub async fn inject(
         sleep_until(start + next).await;
         damage.crashes.extend(cluster.crashes());
         if !damage.crashes.is_empty() {
-            // A law is broken already, and what else would break says less than this.
+            // A law is broken already; further faults would only obscure it.
             repair(cluster, standing).await;
             return Ok(damage);
         }
@@ -316,7 +310,7 @@ pub async fn inject(
             None => end(cluster, next, clock, &mut standing, &mut damage).await,
         };
         if let Err(error) = done {
-            // It cannot be hit when it has just ended by itself: then that is the news.
+            // Injection fails if the victim has just crashed: report the crash instead.
             damage.crashes.extend(cluster.crashes());
             return if damage.crashes.is_empty() { Err(error) } else { Ok(damage) };
         }
@@ -371,7 +365,7 @@ async fn end(
     Ok(())
 }
 
-/// A replica that runs: the leader, or in half of the cases any other.
+/// A running replica: the leader, or any other with probability 1/2.
 async fn victim(cluster: &Cluster, rng: &mut SmallRng) -> Option<usize> {
     let leader_too = rng.random_bool(0.5);
     let running = (0..cluster.replicas().len()).filter(|at| cluster.replicas()[*at].is_running());
@@ -382,27 +376,27 @@ async fn victim(cluster: &Cluster, rng: &mut SmallRng) -> Option<usize> {
     Some(any)
 }
 
-/// A replica that runs the present program: an older one does not know what some faults are about.
+/// A replica that runs the current program: some faults do not apply to older ones.
 async fn present_victim(cluster: &Cluster, rng: &mut SmallRng) -> Option<usize> {
     victim(cluster, rng).await.filter(|_| cluster.outdated().is_none())
 }
 
-/// The leader, if it runs.
+/// The leader, if it is running.
 async fn leader(cluster: &Cluster) -> Option<usize> {
     cluster.leader().await.filter(|at| cluster.replicas()[*at].is_running())
 }
 
-/// What hit one replica.
+/// A hit on one replica.
 fn one(cluster: &Cluster, id: u64, at: usize) -> Hit {
     Hit { places: vec![at], told: format!("replica {}", cluster.replicas()[at].id), id }
 }
 
-/// What hit nobody: there was nobody to hit.
+/// A hit on no replica, if there was no suitable one.
 fn nobody(id: u64) -> Hit {
     Hit { places: Vec::new(), told: String::from("nobody"), id }
 }
 
-/// Brings back those that were hit: resumes the paused, starts those that are down.
+/// Recovers the victims: resumes the paused, starts those that are down.
 fn revive(cluster: &mut Cluster, hit: &Hit) -> Result<()> {
     hit.places.iter().try_for_each(|at| cluster.revive(*at))
 }

@@ -1,6 +1,6 @@
-//! The data directory of a replica is put back to what it was some time ago, as a snapshot of a virtual machine would
-//! be. The replica must notice, say so with the way out, and take part in nothing; then a new member takes its place.
-//! Never together with another fault: what it forgot, others must know.
+//! Restores a replica's data directory to an earlier state, like a snapshot of a virtual machine. The replica
+//! must detect that, report it with the remedy, and not participate; then a new member replaces it. Never
+//! combined with another fault, as the others must have what it lost.
 
 use std::fs;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::wait::until;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 const ASK: Duration = Duration::from_millis(500);
-/// Entries that the replica applies after the copy was made: it has forgotten at least these.
+/// Entries that the replica must apply after the copy was taken, so that it loses at least these.
 const FORGOTTEN: u64 = 20;
-/// What it has forgotten is known to others after so long.
+/// Time until other members have stored how far the replica was.
 const KNOWN_AFTER: Duration = Duration::from_millis(2500);
 
 /// One replica, often the leader.
@@ -58,7 +58,7 @@ pub(super) const OLDER: Kind = Kind {
     end: |_, _| Box::pin(async { Ok(()) }),
 };
 
-/// Removes what is in a directory, and not the directory: a disk may be mounted there.
+/// Removes the content of a directory, but not the directory: a disk may be mounted on it.
 fn empty(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -77,7 +77,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The revision of a replica, by its own word.
+/// A replica's own revision.
 async fn revision(cluster: &Cluster, at: usize) -> Option<u64> {
     let api = cluster.replicas()[at].api;
     let path = "/v1/digest?consistency=local";
@@ -85,7 +85,7 @@ async fn revision(cluster: &Cluster, at: usize) -> Option<u64> {
     answer.body["revision"].as_u64()
 }
 
-/// Waits until it has applied what its copy lacks.
+/// Waits until it has applied enough entries that the copy lacks.
 async fn forget(cluster: &Cluster, at: usize) -> Result<()> {
     let before = std::cell::Cell::new(None);
     until("a replica that applies more", PATIENCE, async || {
@@ -97,14 +97,14 @@ async fn forget(cluster: &Cluster, at: usize) -> Result<()> {
     .await
 }
 
-/// Lets it lead, if that can be.
+/// Tries to make it the leader.
 async fn lead(cluster: &Cluster, at: usize) {
     let (api, id) = (cluster.replicas()[at].api, cluster.replicas()[at].id);
     let body = serde_json::json!({"to": id});
     _ = http::once(api, Method::POST, "/v1/cluster/transfer", Some(&body), ASK).await;
 }
 
-/// It says what is wrong and what to do, and never that it is ready.
+/// Checks that it reports the problem and the remedy, and never becomes ready.
 async fn refuses(cluster: &mut Cluster, at: usize) -> Result<()> {
     let start = Instant::now();
     let cure = format!("romana cluster replace {}", cluster.replicas()[at].id);

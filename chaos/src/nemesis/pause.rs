@@ -1,8 +1,8 @@
-//! SIGSTOP: a replica keeps its connections and answers nobody, and then goes on as if nothing had been.
+//! SIGSTOP: a replica keeps its connections but does not answer, and later continues with its old state.
 
 use super::{Kind, Needs, Sort, nobody, one, revive, victim};
 
-/// Of any replica.
+/// Pauses any replica.
 pub(super) const PAUSE: Kind = Kind {
     name: "pause",
     about: "SIGSTOP of a replica, often the leader; SIGCONT later",

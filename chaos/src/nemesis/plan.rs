@@ -1,4 +1,4 @@
-//! What is broken when: drawn from the seed alone, so that it can be printed, and drawn again.
+//! The schedule of faults: determined by the seed alone, so that it can be printed and reproduced.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use rand::{RngExt, SeedableRng};
 
 use super::{Fault, NemesisOptions, Sort};
 
-/// One in so many strikes comes while another is in force.
+/// Probability that a strike overlaps another.
 const TOGETHER: f64 = 0.3;
-/// Part of the interval that a fault is in force.
+/// Duration of a fault, relative to the interval.
 const DWELL: std::ops::Range<f64> = 0.05..0.6;
 
-/// Part of the interval by which all faults of a strike are over.
+/// All faults of a strike are over at this part of the interval.
 const LAST: f64 = 0.9;
 
-/// A fault that is to come.
+/// A planned fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strike {
     pub fault: Fault,
     pub from: Duration,
     /// … and when it ends.
     pub until: Duration,
-    /// Decides whom it hits.
+    /// Random value that selects the victim.
     pub dice: u64,
 }
 
@@ -39,13 +39,13 @@ pub fn plan(options: &NemesisOptions) -> Vec<Strike> {
         strikes.push(first);
         let others: Vec<Fault> =
             options.faults.iter().copied().filter(|other| go_together(fault, *other)).collect();
-        // Drawn always, so that one more kind of fault does not change what comes later.
+        // Always drawn, so that an additional kind of fault does not change later strikes.
         let (with, at, dice) =
             (rng.random_bool(TOGETHER), rng.random::<f64>(), rng.random::<u64>());
         if with && !others.is_empty() {
             let other = usize::try_from(dice % others.len() as u64).unwrap_or_default();
             let second = from + (until - from).mul_f64(at);
-            // Both are over when the next strike comes.
+            // Both end before the next strike.
             let until = (from + options.interval.mul_f64(LAST)).min(second + (until - from));
             strikes.push(Strike { fault: others[other], from: second, until, dice });
         }

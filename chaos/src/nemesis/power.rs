@@ -1,8 +1,8 @@
-//! Power cuts: what was not fsynced is lost, page by page.
+//! Power cuts: data that was not fsynced is lost, page by page.
 
 use super::{Hit, Kind, Needs, Sort, nobody, one, revive, victim};
 
-/// Of one replica.
+/// Cuts the power of one replica.
 pub(super) const ONE: Kind = Kind {
     name: "power",
     about: "power cut of a replica, often the leader: un-fsynced data is lost or torn",
@@ -18,7 +18,7 @@ pub(super) const ONE: Kind = Kind {
     end: |cluster, hit| Box::pin(async move { revive(cluster, hit) }),
 };
 
-/// Of all replicas.
+/// Cuts the power of all replicas.
 pub(super) const ALL: Kind = Kind {
     name: "power-all",
     about: "power cut of all replicas at once",

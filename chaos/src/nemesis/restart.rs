@@ -1,13 +1,13 @@
-//! Clean stops and starts.
+//! Clean stops and restarts.
 
 use std::time::Duration;
 
 use super::{Hit, Kind, Needs, Sort, nobody, one, revive, victim};
 
-/// How long a replica may take to be ready again before the next one is stopped.
+/// How long a replica may take to be ready before the next one is stopped.
 const READY: Duration = Duration::from_secs(20);
 
-/// Of one replica.
+/// Restarts one replica.
 pub(super) const ONE: Kind = Kind {
     name: "restart",
     about: "a clean stop and start of a replica, often the leader",
@@ -23,11 +23,11 @@ pub(super) const ONE: Kind = Kind {
     end: |cluster, hit| Box::pin(async move { revive(cluster, hit) }),
 };
 
-/// Of all replicas, one after the other, as an operator does it.
+/// Restarts all replicas, one after the other, as an operator does.
 pub(super) const ROLLING: Kind = Kind {
     name: "rolling-restart",
     about: "all replicas stopped and started one after the other",
-    // Alone: it waits for each to be ready.
+    // Never combined with other faults, as it waits for each replica to be ready.
     sort: Sort::Members,
     begin: |cluster, id, _| {
         Box::pin(async move {

@@ -1,12 +1,12 @@
-//! Narrow links: packets wait in a queue, up to 400 ms, and are lost when it is full. The kernel here has no
-//! netem; a token bucket delays what is more than it lets through.
+//! Links of limited bandwidth: packets are queued up to 400 ms, and dropped when the queue is full. The
+//! kernels used here have no netem; a token bucket filter delays packets above its rate.
 
 use anyhow::Context;
 use rand::RngExt;
 
 use super::{Kind, Needs, Sort, nobody, one, victim};
 
-/// Of one replica, in what it sends.
+/// Limits the outgoing bandwidth of one replica.
 pub(super) const SLOW_LINKS: Kind = Kind {
     name: "slow-link",
     about: "what a replica sends goes through a queue of 100 to 2000 kbit/s, 400 ms long",

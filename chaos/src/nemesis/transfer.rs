@@ -1,4 +1,4 @@
-//! The leader is asked to hand over.
+//! Leadership transfers.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use serde_json::json;
 use super::{Hit, Kind, Needs, Sort, nobody};
 use crate::http;
 
-/// How long the request may take.
+/// Timeout of the request.
 const ASK: Duration = Duration::from_secs(2);
 
-/// To any member.
+/// Transfers leadership to any member.
 pub(super) const TRANSFER: Kind = Kind {
     name: "transfer",
     about: "the leader is asked to hand over to another member",
@@ -27,7 +27,7 @@ pub(super) const TRANSFER: Kind = Kind {
             let to = cluster.replicas()[at].id;
             let path = "/v1/cluster/transfer";
             let body = json!({"to": to});
-            // A refusal is an answer, too: it may be cut off or far behind.
+            // A refusal is acceptable: the target may be disconnected or lag behind.
             let api = cluster.replicas()[at].api;
             _ = http::once(api, Method::POST, path, Some(&body), ASK).await;
             Ok(Hit { places: vec![at], told: format!("to replica {to}"), id })

@@ -2,7 +2,7 @@
 
 use super::{Kind, Needs, Sort, nobody, one, revive, victim};
 
-/// One replica after the other.
+/// Upgrades one replica after the other.
 pub(super) const UPGRADE: Kind = Kind {
     name: "upgrade",
     about: "a replica that runs the previous program is stopped, and goes on with the present one",

@@ -1,5 +1,5 @@
-//! Every law has a history that keeps it and one that breaks it: an oracle that cannot fail
-//! proves nothing.
+//! Every law is tested with a history that keeps it and one that breaks it: an oracle
+//! that cannot fail proves nothing.
 
 mod abuse;
 mod audit;
@@ -16,7 +16,7 @@ use crate::workload::world;
 
 const MS: u64 = 1_000_000;
 
-/// A true run, made by the real state machine: the calls, the history, the replicas' words.
+/// A correct run, generated with the real state machine: calls, history, replicas' reports.
 struct Truth {
     state: State,
     records: Vec<Record>,
@@ -34,7 +34,7 @@ impl Truth {
         truth
     }
 
-    /// Carries a command out and records the call; each takes a millisecond.
+    /// Executes a command and records the call; each takes a millisecond.
     fn ask(&mut self, command: Command) -> usize {
         let index = self.state.index().next();
         let proposal = Proposal { actor: Actor::from("test"), command: command.clone() };
@@ -137,7 +137,7 @@ fn allocate(name: &str) -> Command {
     })
 }
 
-/// A run with a bit of everything: three allocations, a repetition, a release, reads.
+/// A run with a variety of calls: three allocations, a repetition, a release, reads.
 fn good() -> Truth {
     let mut truth = Truth::new();
     let a = truth.allocate("a");
@@ -151,7 +151,7 @@ fn good() -> Truth {
     truth
 }
 
-/// Makes a history look right again after its events were changed.
+/// Recomputes the digests of a history after its events were changed.
 fn rechain(records: &mut [Record]) {
     let mut digest = Digest::default();
     for (record, revision) in records.iter_mut().zip(1..) {
@@ -162,7 +162,8 @@ fn rechain(records: &mut [Record]) {
     }
 }
 
-/// Changes the history on all replicas alike, with right digests: nobody notices but the oracle.
+/// Changes the history on all replicas in the same way, with valid digests, so that
+/// only the oracle can detect it.
 fn forge(evidence: &mut Evidence, change: impl Fn(&mut Vec<Record>)) {
     for said in &mut evidence.testimonies {
         change(&mut said.records);
@@ -205,10 +206,10 @@ fn a_right_history_passes() {
 #[test]
 fn unknown_outcomes_may_have_happened_or_not() {
     let mut truth = good();
-    // Happened, but nobody was told.
+    // Committed, but without an answer.
     let at = truth.allocate("d");
     truth.calls[at].outcome = Outcome::Unknown;
-    // Did not happen.
+    // Not committed.
     truth.call(Ask::Command(Box::new(allocate("e"))), Outcome::Unknown);
     assert_eq!(judge(&truth.evidence()), []);
 }
@@ -321,7 +322,7 @@ fn a_read_that_made_something_up() {
 fn a_write_ordered_before_one_that_had_been_answered() {
     let mut truth = good();
     let last = truth.calls.len() - 1;
-    // The last allocation is said to have been asked for after a much later answer.
+    // The last allocation is given an invocation time after a much later answer.
     let revision = truth.state.revision();
     let outcome = Outcome::Acked { revision, changed: None, held: None };
     truth.call(Ask::Read("nothing".into()), outcome);
@@ -532,7 +533,7 @@ fn a_long_silence_without_a_fault() {
 
 #[test]
 fn stamps_of_another_time() {
-    // Each stamp is so far ahead of the judge's clock, or behind it.
+    // Each stamp is this far ahead of the judge's clock, or behind it.
     let stamped = |ahead: u64, behind: u64| {
         let truth = good();
         let mut evidence = Evidence { began: Some(Millis(0)), ..truth.evidence() };
@@ -562,7 +563,7 @@ fn an_audit_that_names_somebody_else() {
     breaks("who", &truth.evidence());
 }
 
-/// Calls before the first of a run: those that made the world.
+/// Calls before the first of a run: the setup.
 fn begin() -> usize {
     world().len()
 }
@@ -574,7 +575,7 @@ fn two_names_that_surely_hold_one_address() {
     truth.read("a", Some(a.clone()));
     let mut evidence = truth.evidence();
     assert_eq!(judge(&evidence), []);
-    // The answer to the allocation of c names the address of a.
+    // The answer to the allocation of c contains the address of a.
     let Outcome::Acked { held: Some(held), .. } =
         &mut evidence.calls[truth.calls.len() - 2].outcome
     else {
@@ -582,10 +583,10 @@ fn two_names_that_surely_hold_one_address() {
     };
     held.ip = a.ip;
     breaks("exclusive", &evidence);
-    // c is seen where a is.
+    // c is seen at the address of a.
     truth.read("c", Some(Held { ip: a.ip, ..c }));
     breaks("exclusive", &truth.evidence());
-    // Once a may have been released, it may be so.
+    // Once a may have been released, that is possible.
     truth.release("a");
     let last = truth.calls.len() - 1;
     truth.calls.swap(last, last - 1);
@@ -613,7 +614,7 @@ fn an_address_that_did_not_rest() {
     breaks("reuse", &evidence);
 }
 
-/// The table of laws and the tests here do not part.
+/// Every law in the table has tests here.
 #[test]
 fn every_law_has_a_test_that_breaks_it() {
     let tests =

@@ -1,5 +1,5 @@
-//! The history read as a timeline: who held which address from when to when. It is read as it stands; whether
-//! it may stand so is for the laws to say.
+//! The history as a timeline: who held which address from when to when. The history is taken as it is; the
+//! laws decide whether it is valid.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use romana_statemachine::event::ReleaseReason;
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Event, Record, Revision};
 
-/// One holding of an address by a name.
+/// The time in which a name held an address.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
     pub(super) name: AddressName,
@@ -30,7 +30,7 @@ impl Span {
 pub(super) struct Timeline {
     /// All spans in order of allocation.
     pub(super) spans: Vec<Span>,
-    /// Places in `spans`, by name.
+    /// Indices into `spans`, by name.
     by_name: HashMap<AddressName, Vec<usize>>,
     /// The same by address.
     by_ip: HashMap<IpAddr, Vec<usize>>,
@@ -54,18 +54,18 @@ impl Timeline {
         self.by_name.get(name).into_iter().flatten().map(|&at| &self.spans[at])
     }
 
-    /// What a name held at a revision.
+    /// The span of a name at a revision.
     pub(super) fn held_at(&self, name: &AddressName, revision: Revision) -> Option<&Span> {
         self.of_name(name).rev().find(|span| span.holds_at(revision))
     }
 
-    /// Who held an address at a revision.
+    /// The span of an address at a revision.
     pub(super) fn holder_at(&self, ip: IpAddr, revision: Revision) -> Option<&Span> {
         let spans = self.by_ip.get(&ip).into_iter().flatten().map(|&at| &self.spans[at]);
         spans.rev().find(|span| span.holds_at(revision))
     }
 
-    /// What a name held without interruption from one revision to another.
+    /// The span of a name that covers two revisions.
     pub(super) fn held_through(
         &self,
         name: &AddressName,
@@ -75,17 +75,17 @@ impl Timeline {
         self.of_name(name).find(|span| span.holds_at(first) && span.holds_at(last))
     }
 
-    /// What is live at a revision.
+    /// Spans that are live at a revision.
     pub(super) fn live_at(&self, revision: Revision) -> impl Iterator<Item = &Span> {
         self.spans.iter().filter(move |span| span.holds_at(revision))
     }
 }
 
-/// The state of reading.
+/// State while reading.
 #[derive(Default)]
 struct Reader {
     timeline: Timeline,
-    /// Who holds an address now: place in `spans`.
+    /// Current holders of addresses: indices into `spans`.
     holders: HashMap<IpAddr, usize>,
 }
 

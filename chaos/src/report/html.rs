@@ -1,4 +1,4 @@
-//! One page that needs nothing else: no script, no other file, no network.
+//! A self-contained HTML page without scripts or external resources.
 
 use romana_statemachine::plural;
 use std::fmt::Write;
@@ -7,18 +7,18 @@ use super::{Part, Story, millis, seconds};
 use crate::evidence::Nanos;
 
 const STYLE: &str = include_str!("style.css");
-/// The plots' size, and the room for their axes.
+/// Size of the plots, and margins for their axes.
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 22.0;
-/// Room above, for the names of faults.
+/// Top margin, for the names of faults.
 const TOP: f64 = 12.0;
 
-/// A line of a plot: its class, what it is, and its value in each part; `None`: there is none.
+/// A line of a plot: its class, its label, and its value in each interval; `None`: no value.
 type Line<'a> = (&'a str, &'a str, Vec<Option<f64>>);
 
-/// The page.
+/// Renders the page.
 #[must_use]
 pub fn html(story: &Story) -> String {
     let broken = story.violations.len();
@@ -68,7 +68,7 @@ fn throughput(story: &Story) -> String {
     plot(story, "Calls per second", &lines, &ticks, &|value| value / most)
 }
 
-/// On a logarithmic scale, from a tenth of a millisecond to a hundred seconds.
+/// Logarithmic scale, from a tenth of a millisecond to a hundred seconds.
 fn latency(story: &Story) -> String {
     const DECADES: f64 = 6.0;
     let of = |at: usize| -> Vec<Option<f64>> {
@@ -197,7 +197,7 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    /// Elements are closed in the order in which they were opened, and nothing is fetched.
+    /// All elements are closed in order, and nothing is loaded.
     #[test]
     fn the_page_is_whole_and_alone() {
         let story = super::super::tests::story();

@@ -1,15 +1,15 @@
-//! The timeline as text: a line for each part.
+//! The timeline as text: one line for each interval.
 
 use std::fmt::Write;
 
 use super::{Story, millis, seconds};
 
-/// Lines, at most.
+/// Limit of lines.
 const LINES_MAX: usize = 60;
-/// Width of the bar of what was acknowledged.
+/// Width of the bar of acknowledged calls.
 const BAR: u64 = 24;
 
-/// The timeline.
+/// Renders the timeline.
 #[must_use]
 pub fn text(story: &Story) -> String {
     let merged = story.parts.len().div_ceil(LINES_MAX).max(1);

@@ -1,4 +1,4 @@
-//! An agent: what it knows, what it saved, what its host's kernel holds, which containers run.
+//! An agent: its view, its saved view, its host's kernel, and the running containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,7 +19,7 @@ use super::Bug;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
     pub ours: BTreeMap<IpNet, Target>,
-    /// Those of others, and what they say.
+    /// Other programs' routes, with a value to detect changes.
     pub foreign: BTreeMap<IpNet, u32>,
 }
 
@@ -27,23 +27,21 @@ pub struct Kernel {
 #[derive(Clone, Debug)]
 pub struct Agent {
     pub host: HostName,
-    /// What it knows.
     pub(super) view: View,
-    /// What it would know after a restart.
+    /// The view after a restart.
     saved: View,
-    /// Whether it hears the feed.
+    /// Whether it receives the feed.
     pub(super) connected: bool,
-    /// Whether it has heard all that there was since its start.
+    /// Whether it has caught up since its start.
     pub(super) caught_up: bool,
-    /// The host's routes.
     pub kernel: Kernel,
-    /// Ours before the last pass, and whether it had caught up: for the law of fail-static hosts.
+    /// Our routes before the last pass, and whether the agent had caught up: for the law `fail-static`.
     pub(super) before: Option<(BTreeMap<IpNet, Target>, bool)>,
-    /// What somebody else took out of ours since.
+    /// Our routes that other programs have removed since.
     pub(super) lost: BTreeSet<IpNet>,
-    /// Foreign routes as their owners left them.
+    /// Other programs' routes as they were left.
     pub(super) foreign: BTreeMap<IpNet, u32>,
-    /// Addresses that containers have.
+    /// Addresses of running containers.
     pub(super) running: BTreeMap<AddressName, IpAddr>,
     pub(super) compiler: Option<Compiler>,
     delivered: u64,
@@ -58,7 +56,7 @@ fn facts() -> Facts {
     Facts { links: vec![link], ..Facts::default() }
 }
 
-/// The routes that a host should have by a view.
+/// The desired routes of a host.
 pub(super) fn wanted(view: &View) -> BTreeMap<IpNet, Target> {
     plan(view, &facts(), Options::default()).routes
 }
@@ -84,7 +82,7 @@ impl Agent {
         }
     }
 
-    /// The next records of the feed, at most so many; then a bookmark, if that was all.
+    /// Delivers up to `most` records of the feed; then a bookmark, if that was all.
     pub(super) fn hear(&mut self, records: &[Record], most: usize, bug: Option<Bug>) {
         if !self.connected {
             return;
@@ -103,7 +101,7 @@ impl Agent {
             self.view.revision == records.last().map_or(Revision(0), |last| last.revision);
     }
 
-    /// Brings the kernel to what is known; ends after so many writes, as in a crash.
+    /// Reconciles the kernel with the view; stops after `most` writes, as in a crash.
     pub(super) fn pass(&mut self, most: usize, bug: Option<Bug>) {
         let wanted = wanted(&self.view);
         let eager = bug == Some(Bug::EagerStart);
@@ -137,7 +135,7 @@ impl Agent {
         self.compiler.get_or_insert_with(fresh).update(world.clone());
     }
 
-    /// What its filter is a function of.
+    /// The inputs of its policy filter.
     pub(super) fn policy(&self) -> Option<PolicyInputs> {
         let attached = self.running.iter().filter_map(|(name, ip)| {
             let address = self.view.addresses.get(name)?;
@@ -155,13 +153,13 @@ impl Agent {
         self.saved = self.view.clone();
     }
 
-    /// The program ends and begins again with what it saved; the kernel stays.
+    /// Restarts the agent with its saved view; the kernel state stays.
     pub(super) fn restart(&mut self) {
         self.view = self.saved.clone();
         (self.caught_up, self.compiler) = (false, None);
     }
 
-    /// The host starts again: containers and routes of ours are gone, others put theirs back.
+    /// Reboots the host: containers and our routes are gone, other programs restore theirs.
     pub(super) fn reboot(&mut self) {
         self.restart();
         self.running.clear();
@@ -169,7 +167,7 @@ impl Agent {
         self.before = None;
     }
 
-    /// Somebody else puts a route in, or takes it out.
+    /// Another program adds or removes a route.
     pub(super) fn others(&mut self, number: u32) {
         let prefix = IpNet::from(IpAddr::from(Ipv4Addr::from(0xac10_0000 + number * 256)));
         if self.foreign.remove(&prefix).is_none() {
@@ -178,7 +176,7 @@ impl Agent {
         self.kernel.foreign.clone_from(&self.foreign);
     }
 
-    /// Somebody takes one of our routes out.
+    /// Another program removes one of our routes.
     pub(super) fn lose_route(&mut self, number: usize) {
         let prefix = self.kernel.ours.keys().nth(number % self.kernel.ours.len().max(1)).copied();
         if let Some(prefix) = prefix {
@@ -187,7 +185,7 @@ impl Agent {
         }
     }
 
-    /// What the view should be by the state: everything was heard.
+    /// Whether the view equals the one derived from the state.
     pub(super) fn is_current(&self, state: &State) -> bool {
         self.caught_up && self.view.revision == state.revision()
     }

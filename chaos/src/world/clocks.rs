@@ -1,36 +1,36 @@
-//! The replicas' clocks, one of which is wrong, and the log time that they come to.
+//! The replicas' clocks, one of which is wrong, and the resulting log time.
 
 use std::collections::BTreeMap;
 
 use romana_replica::cluster_time::{Interval, LogClock, Micros, Reading, agree};
 use romana_statemachine::Millis;
 
-/// Replicas.
+/// Number of replicas.
 const REPLICAS: usize = 3;
-/// The one whose clock may be wrong.
+/// The replica whose clock may be wrong.
 const LIAR: usize = 2;
-/// When the world begins.
+/// Initial time.
 const BEGIN: Micros = 1_000_000;
-/// How long a reading of another replica's clock takes.
+/// Round-trip time of reading another replica's clock.
 const ROUND: Micros = 2_000;
-/// How often the clocks are compared.
+/// Interval of clock comparisons.
 const EVERY: Micros = 500_000;
-/// How far the right clocks are off.
+/// Errors of the correct clocks.
 const OFF: [Micros; REPLICAS] = [-20_000, 15_000, 5_000];
 
-/// What the clocks show.
+/// The simulated clocks.
 #[derive(Clone, Debug)]
 pub(super) struct Clocks {
-    /// The true time since the world began.
+    /// True time since the start.
     time: Micros,
     compared: Micros,
-    /// How far each wall clock is ahead, and how much the liar's gains, millionths of the time after it was set.
+    /// Offset of each wall clock, and the drift of the wrong one, millionths of the time since it was set.
     ahead: [Micros; REPLICAS],
     drift: (i64, Micros),
     logs: [LogClock; REPLICAS],
     leader: usize,
     last: Millis,
-    /// The leader believes its own clock.
+    /// Injected bug: the leader trusts its own clock.
     trusting: bool,
 }
 
@@ -73,7 +73,7 @@ impl Clocks {
         }
     }
 
-    /// Time passes.
+    /// Advances the time.
     pub(super) fn pass(&mut self, ms: u64) {
         let until = self.time + Micros::try_from(ms).unwrap_or(0) * 1_000;
         while self.time < until {
@@ -84,18 +84,18 @@ impl Clocks {
         }
     }
 
-    /// The clock that may be wrong is so far ahead, and gains so much.
+    /// Sets offset and drift of the wrong clock.
     pub(super) fn set(&mut self, ahead_ms: i64, drift: i64) {
         self.ahead[LIAR] = ahead_ms * 1_000;
         self.drift = (drift, self.time);
     }
 
-    /// Another one leads.
+    /// Changes the leader.
     pub(super) fn lead(&mut self, replica: usize) {
         self.leader = replica % REPLICAS;
     }
 
-    /// A replica starts again: it knows its last entry, and the clocks.
+    /// Restarts a replica: it knows its last entry, and the clocks.
     pub(super) fn restart(&mut self, replica: usize) {
         self.logs[replica] = LogClock::new(self.time);
         self.compare();
@@ -113,7 +113,7 @@ impl Clocks {
         at
     }
 
-    /// How far a time of the log is ahead of the true one, milliseconds.
+    /// How far a log time is ahead of the true time, milliseconds.
     pub(super) fn off(&self, at: Millis) -> i64 {
         let time = (BEGIN + self.time) / 1_000;
         i64::try_from(at.0).unwrap_or(i64::MAX).saturating_sub(time)

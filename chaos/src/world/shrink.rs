@@ -1,11 +1,11 @@
-//! A schedule that breaks a law, made shorter while it still does.
+//! Shortens a schedule that breaks a law.
 
 use super::{Broken, Bug, Step, play};
 
-/// Tries, at most.
+/// Limit of attempts.
 const TRIES: usize = 3_000;
 
-/// Leaves steps out, in parts that get smaller, as long as the same law is broken.
+/// Removes steps, in ever smaller parts, as long as the same law is broken.
 #[must_use]
 pub fn shrink(mut steps: Vec<Step>, mut broken: Broken, bug: Option<Bug>) -> (Vec<Step>, Broken) {
     let (mut part, mut tries) = (steps.len().div_ceil(2), 0);

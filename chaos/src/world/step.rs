@@ -1,4 +1,4 @@
-//! What can happen, and how it is drawn.
+//! The possible steps, and how they are drawn.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,44 +12,44 @@ use serde_json::{Value, json};
 
 use super::{Bug, HOSTS, World};
 
-/// Something that happens.
+/// A step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Somebody asks for something.
+    /// A client submits a command.
     Propose(Box<Command>),
     /// Time passes, milliseconds.
     Wait(u64),
-    /// The clock of one replica is so many milliseconds ahead of the true time, and gains so many millionths.
+    /// Sets the offset (milliseconds) and drift (millionths) of one replica's clock.
     Clock(i64, i64),
-    /// Another replica leads.
+    /// Another replica becomes the leader.
     Lead(usize),
     /// A container starts on a host: its agent allocates.
     Add(usize, AddressName),
-    /// A container ends.
+    /// A container stops.
     Del(usize, AddressName),
-    /// An agent hears so many records.
+    /// An agent receives up to this many records.
     Hear(usize, usize),
-    /// An agent does not hear the feed any more, or hears it again.
+    /// An agent is disconnected from the feed, or reconnected.
     Connect(usize, bool),
-    /// An agent brings its kernel to what it knows, with so many writes at most.
+    /// An agent reconciles its kernel, with a limit of writes.
     Pass(usize, usize),
-    /// An agent saves what it knows.
+    /// An agent saves its view.
     Save(usize),
-    /// An agent ends and begins again.
+    /// An agent restarts.
     Restart(usize),
-    /// A host starts again.
+    /// A host reboots.
     Reboot(usize),
-    /// An agent reports what runs.
+    /// An agent reports its containers.
     Report(usize),
-    /// Somebody else changes a route of theirs, or takes out one of ours.
+    /// Another program changes one of its routes, or removes one of ours.
     Foreign(usize, u32),
-    /// A replica starts again from a snapshot of itself.
+    /// A replica restarts from its own snapshot.
     Snapshot(usize),
-    /// All agents hear everything, save, and pass until there is nothing to do.
+    /// All agents receive everything, save, and reconcile until there is nothing to do.
     Settle,
 }
 
-/// Commands that a world begins with.
+/// Initial commands of a world.
 pub(super) fn beginning() -> Vec<Command> {
     let mut all = vec![
         json!({"RaiseVersion": {"version": 2}}),
@@ -62,7 +62,7 @@ pub(super) fn beginning() -> Vec<Command> {
     all.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect()
 }
 
-/// Topologies that keep, move or refuse what lives under the others.
+/// Topologies that keep, move or refuse what was allocated under the others.
 const TOPOLOGIES: [fn() -> Value; 4] = [
     || topology("n", 26, &json!([{"assignment": {"rack": "0"}}, {"assignment": {"rack": "1"}}])),
     || topology("n", 26, &json!([{}])),
@@ -115,7 +115,7 @@ pub(super) fn draw(world: &World, rng: &mut SmallRng) -> Step {
     }
 }
 
-/// What operators, the orchestrator and leader tasks ask for.
+/// A command of operators, the orchestrator or leader tasks.
 fn command(state: &State, rng: &mut SmallRng) -> Option<Command> {
     let (n, tenant, at) =
         (rng.random_range(0..6_u8), rng.random_range(0..2_u8), rng.random_range(0..HOSTS));
@@ -178,7 +178,7 @@ fn policy(n: u8, tenant: u8, rng: &mut SmallRng) -> Option<Value> {
         "egress": if n.is_multiple_of(2) { json!([rule]) } else { json!([]) }}}))
 }
 
-/// Takes a step.
+/// Executes a step.
 pub(super) fn take(world: &mut World, step: &Step) {
     let bug = world.bug;
     match step {
@@ -210,7 +210,7 @@ pub(super) fn take(world: &mut World, step: &Step) {
             world.changed = true;
             world.clocks.restart(*at);
             let bytes = world.replicas[*at].snapshot();
-            // What does not come back is for the law of equal states to see.
+            // The law of equal states detects a failure.
             if let Ok(again) = State::from_snapshot(&bytes) {
                 world.replicas[*at] = again;
             }
@@ -248,7 +248,7 @@ fn add(world: &mut World, at: usize, name: &AddressName) {
     }
 }
 
-/// Whoever evicts a host has seen to it that nothing runs there.
+/// An operator who evicts a host has made sure that nothing runs there.
 fn evicted(world: &mut World, command: &Command) {
     let Command::RemoveHost(remove) = command else { return };
     let gone: Option<HostName> = remove.force.then(|| remove.name.clone());
@@ -268,7 +268,7 @@ fn report(world: &mut World, at: usize) {
         let (tenant, segment) = owner.unwrap_or_else(|| ("t0".into(), "s".into()));
         Attached { name: name.clone(), ip: *ip, tenant, segment }
     };
-    // Not the agent's to judge.
+    // Names that do not belong to the agent.
     let others = agent.view.addresses.keys().filter(|name| !name.as_str().starts_with("cni:"));
     let report = ReportAttachments {
         host: agent.host.clone(),

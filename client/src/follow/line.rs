@@ -112,7 +112,7 @@ pub(super) fn parse_line(line: &[u8]) -> Result<Line, Over> {
     }
 }
 
-/// An excerpt of input that is not a record.
+/// The error for input that is not a record, with an excerpt.
 fn nonsense(line: &[u8]) -> Over {
     const SHOWN_BYTES: usize = 60;
     let start = String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES)]);

@@ -1,4 +1,4 @@
-//! The history: it opens, whole and in order, with everything that a sync acknowledged.
+//! The history opens, complete and in order, with everything that a sync has acknowledged.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ use romana_statemachine::{Actor, Digest, Event, Index, Millis, Record, Revision,
 use romana_storage::history::{History, HistoryError, HistoryOptions};
 use romana_storage::platform::{below, disk};
 
-/// A machine's history, and what it owes.
+/// A machine's history, and the guarantees given.
 pub(super) struct Kept {
     machine: String,
     /// The last revision that a sync acknowledged.
     safe: Revision,
-    /// The revision up to which nothing is kept.
+    /// Records up to this revision may be purged.
     purged: Revision,
 }
 
@@ -40,7 +40,7 @@ impl Kept {
         }
         history.verify().map_err(|error| format!("is damaged: {error:?}"))?;
         for _ in 0..below(60) {
-            // A history that has stopped stays so: its next life looks at what is there.
+            // A stopped history stays stopped: its next life checks the content.
             if disk::is_dark(&self.machine) || self.step(history).is_err() {
                 break;
             }
@@ -60,7 +60,7 @@ impl Kept {
             13 => disk::cut_power_after(&self.machine, 1 + below(30)),
             14 => history.close_segment()?,
             _ => {
-                // What is wanted may go, in part or whole, also when that is interrupted.
+                // The requested part may be purged entirely or partly, also on interruption.
                 let upto = Revision(below(self.safe.next().get()));
                 self.purged = self.purged.max(upto);
                 _ = history.purge_before(upto)?;

@@ -1,5 +1,5 @@
-//! The log: after any end of a life it is what some change made of it, and none before the last one that was
-//! acknowledged.
+//! The log: after any end of a life its content is that after some change, and not one
+//! before the last acknowledged change.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use romana_storage::platform::{below, disk};
 use romana_storage::wal::{Done, Recovered, Wal, WalOptions};
 use tokio::sync::oneshot;
 
-/// What can be in a log. Entries and votes are numbers, spread over some bytes.
+/// Possible content of a log. Entries and votes are numbers, spread over some bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Content {
     vote: Option<u64>,
@@ -18,10 +18,10 @@ struct Content {
     entries: Vec<u64>,
 }
 
-/// A machine's log, and what may be in it.
+/// A machine's log, and its possible content.
 pub(super) struct Log {
     machine: String,
-    /// Each change that was asked for, after the one before; the first is certainly there.
+    /// The content after each requested change; the first is certain.
     versions: Vec<Content>,
     changes: u64,
 }
@@ -59,7 +59,7 @@ impl Log {
         let options = WalOptions { segment_bytes: 4096, mark: None, owner: None };
         let (log, found) = match Wal::open(&dir, options) {
             Ok(opened) if !disk::is_dark(&self.machine) => opened,
-            // With the last of the power.
+            // The power failed during the open.
             Ok(_) => return Ok(()),
             Err(_) if excused() => return Ok(()),
             Err(error) => return Err(format!("does not open: {error:?}")),
@@ -80,7 +80,7 @@ impl Log {
         Ok(())
     }
 
-    /// Does something. `false`: the log has stopped.
+    /// Executes one operation. `false`: the log has stopped.
     async fn step(&mut self, log: &Wal, acknowledged: &Arc<AtomicUsize>) -> bool {
         match below(16) {
             13 => disk::fail_next_sync(&self.machine),
@@ -125,11 +125,11 @@ impl Log {
             }
             _ = tell.send(outcome.is_ok());
         }));
-        // Others go on at once: then there are groups.
+        // Do not always wait, so that writes are grouped.
         below(3) == 0 || told.await.unwrap_or(false)
     }
 
-    /// So many entries more. Each is a version: a part of a group may be there.
+    /// Appends entries. Each gives a version, as a group may be written partly.
     fn append(&mut self, now: &mut Content, count: u64) -> Vec<(u64, u64)> {
         let mut entries = Vec::new();
         for _ in 0..count {

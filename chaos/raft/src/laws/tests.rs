@@ -3,7 +3,7 @@ use romana_statemachine::{Digest, Index, Millis, Revision};
 
 use super::*;
 
-/// A question to a node, asked and answered at places in the order of everything.
+/// A request to a node, with the positions of request and answer in the sequence of observations.
 fn operation(
     question: Question,
     name: &str,
@@ -23,7 +23,7 @@ fn read(question: Question, node: u64, asked: u64, answered: u64, seen: Revision
     operation(question, "", node, asked, Some((answered, Answer::At(seen))))
 }
 
-/// A record of a tenant, stamped so long after the run began.
+/// A record of a tenant, with a stamp relative to the start of the run.
 fn record(revision: Revision, name: &str, after: Duration) -> Record {
     let at = Millis(u64::try_from(true_time(after).as_millis()).unwrap());
     let tenant =
@@ -51,7 +51,7 @@ fn an_answer_is_not_older_than_what_was_known_before_it_was_asked_for() {
     let first = || made("a", 1, 2, Revision(5));
     assert_eq!(check(&[first(), read(Question::Read, 2, 3, 4, Revision(5))]), [""; 0]);
     assert_eq!(check(&[first(), read(Question::Read, 2, 3, 4, Revision(4))]), ["linearizable"]);
-    // Asked before the answer came: it may be older.
+    // Requested before the other answer, so it may be older.
     assert_eq!(
         check(&[made("a", 1, 4, Revision(5)), read(Question::Read, 2, 3, 5, Revision(4))]),
         [""; 0]

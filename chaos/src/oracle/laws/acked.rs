@@ -1,4 +1,4 @@
-//! Law 1: what was answered is in the history, at the revision of the answer.
+//! Law 1: acknowledged changes are in the history, at the revision of the answer.
 
 use romana_statemachine::Command;
 
@@ -25,9 +25,9 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
             continue;
         }
         match &call.ask {
-            // Not found: `real-time` knows since when, which the answer does not say.
+            // Not found: the answer does not contain the revision of the change, so `real-time` judges it.
             Ask::Read(_) if held.is_none() => {}
-            // `local-reads` and `who` judge those.
+            // Judged by `local-reads` and `who`.
             Ask::Local(..) | Ask::Who(_) => {}
             Ask::Read(name) => {
                 agree(call, held.as_ref(), timeline.held_at(name, *revision), verdict);
@@ -48,12 +48,12 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// A call, for people.
+/// A call as text.
 pub(super) fn told(call: &Call) -> String {
     format!("client {} at {} ms, {:?}", call.client, call.invoked / 1_000_000, call.ask)
 }
 
-/// An answer is what the history has.
+/// Checks that an answer agrees with the history.
 pub(super) fn agree(
     call: &Call,
     answer: Option<&Held>,

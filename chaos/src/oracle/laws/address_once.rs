@@ -1,4 +1,4 @@
-//! Law 1: an address has one holder, a holder one address, and only who holds it gives it up.
+//! Law 1: an address has one holder, a name holds one address, and only the holder releases it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// Who holds what, as the history goes.
+/// Current holders while the history is read.
 #[derive(Default)]
 struct Holders<'a> {
     by_ip: HashMap<IpAddr, &'a AddressName>,

@@ -1,4 +1,4 @@
-//! The past as the replicas tell it when asked, held against the recorded history.
+//! The audit's answers about the past, compared with the recorded history.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Who held which address when, by the history: folded here, as the judge trusts nobody's index.
+/// Tenures of addresses, computed from the history independently of the replicas' index.
 pub(in super::super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenure>> {
     let mut held: BTreeMap<IpAddr, Vec<Tenure>> = BTreeMap::new();
     for record in records {
@@ -60,7 +60,7 @@ pub(in super::super) fn tenures(records: &[Record]) -> BTreeMap<IpAddr, Vec<Tenu
     held
 }
 
-/// What an export of the whole history leads to; `None` if the history is broken, which others say.
+/// The result of exporting the whole history; `None` if the history is broken, which other laws report.
 pub(in super::super) fn fold(records: &[Record]) -> Option<Exported> {
     let mut state = State::new();
     records.iter().try_for_each(|record| state.follow(record)).ok()?;
@@ -104,7 +104,7 @@ fn verify(said: &Audited, witness: &Testimony, verdict: &mut Verdict) {
         let Some(proof) = word.proof.as_ref().filter(|_| word.ok) else { continue };
         let at =
             usize::try_from(proof.revision.get()).ok().and_then(|revision| revision.checked_sub(1));
-        // What came after the witness was heard, nobody can judge.
+        // Revisions after the recorded history cannot be judged.
         let Some(record) = at.and_then(|at| witness.records.get(at)) else { continue };
         if proof.digest != record.digest {
             let what = format!("asked of replica {id}: {word:?}, the history has another digest");

@@ -1,4 +1,4 @@
-//! Backups that were taken under load.
+//! Backups taken under load.
 
 use super::super::{Case, Law, Verdict};
 use crate::evidence::Backed;

@@ -1,4 +1,4 @@
-//! Law 3: blocks lie in their groups and apart, and addresses in the blocks of their hosts.
+//! Law 3: blocks are inside their groups and do not overlap, and addresses are in blocks of their hosts.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ pub(in super::super) const LAW: Law = Law {
 
 #[derive(Default)]
 struct Blocks {
-    /// Assigned ones by first address: block, host.
+    /// Assigned blocks by first address: block, host.
     assigned: BTreeMap<IpAddr, (IpNet, HostName)>,
     live: HashSet<IpAddr>,
 }

@@ -1,4 +1,4 @@
-//! Records are linked: nothing is missing, nothing was changed, time does not go back.
+//! Records are linked: none is missing or modified, and time does not go back.
 
 use romana_statemachine::{Digest, Index, Millis, Record, Revision};
 

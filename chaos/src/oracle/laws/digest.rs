@@ -1,6 +1,6 @@
-//! The digest covers everything: of each kind of event in the history one record is taken, and every value in
-//! it changed in turn. The digest must not be right any more: one that skips a field would hide a difference
-//! between replicas.
+//! The digest covers every field: takes one record of each kind of event, and changes each of
+//! its values in turn. The digest must become invalid; a digest that skips a field would hide
+//! a difference between replicas.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     for record in &case.witness.records {
         let shown = serde_json::to_value(record).unwrap_or_default();
         let kind = kind(&shown["event"]);
-        // What is wrong as it stands is for the law of the chain.
+        // A record that is invalid as it is belongs to the law `chain`.
         if record.follows(&previous) && kinds.insert(kind.clone()) {
             for path in unnoticed(&shown, &|record| record.follows(&previous)) {
                 verdict.broken(format!("{kind}: {path} can be changed"));
@@ -37,7 +37,7 @@ fn kind(event: &Value) -> String {
     named.unwrap_or_else(|| event.as_str().unwrap_or_default().to_owned())
 }
 
-/// Values that can be changed, and the record still looks right.
+/// Paths of values that can be changed without making the record invalid.
 fn unnoticed(shown: &Value, is_right: &dyn Fn(&Record) -> bool) -> Vec<String> {
     let mut paths = Vec::new();
     leaves(shown, String::new(), &mut paths);
@@ -48,7 +48,7 @@ fn unnoticed(shown: &Value, is_right: &dyn Fn(&Record) -> bool) -> Vec<String> {
             if let Some(place) = changed.pointer_mut(path) {
                 *place = other;
             }
-            // What is no record, or the same one in other words, says nothing.
+            // Skip changes that do not parse, or parse to the same record.
             let record = serde_json::from_value::<Record>(changed).ok();
             let record = record.filter(|it| serde_json::to_value(it).ok().as_ref() != Some(shown));
             record.is_some_and(|record| is_right(&record))
@@ -74,7 +74,7 @@ fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
     }
 }
 
-/// Other values of the same kind.
+/// Other values of the same type.
 fn others(value: &Value) -> Vec<Value> {
     match value {
         Value::Bool(is) => vec![(!is).into()],
@@ -89,7 +89,7 @@ fn others(value: &Value) -> Vec<Value> {
     }
 }
 
-/// A text with another first digit: an address, a prefix or a digest stays one.
+/// A text with another first digit: addresses, prefixes and digests stay well-formed.
 fn another_digit(text: &str) -> Option<String> {
     let at = text.find(|c: char| c.is_ascii_digit())?;
     let digit = text[at..].chars().next()?.to_digit(10)?;
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// A digest without one field, whichever it is, is found out.
+    /// A digest that skips any one field is detected.
     #[test]
     fn what_a_digest_skips_is_named() {
         let event = Event::AddressReleased(AddressReleased {

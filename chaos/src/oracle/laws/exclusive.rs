@@ -1,10 +1,10 @@
-//! Linearizability of allocation by address, from what clients saw alone: times and answers.
+//! Linearizability of allocation by address, using only the clients' observations: times and answers.
 //!
-//! An address is a lock, and a name that was told to have it holds it surely from the answer until somebody asks
-//! for something that may take it away: its release, or the eviction of its host. Sure holds of two names
-//! cannot overlap, nor can one be seen within the sure hold of another: no order of the operations would
-//! explain it. (That is Gibbons and Korach's reading of a register with distinct values: *Testing Shared
-//! Memories*, 1997, by zones.)
+//! An address is a lock. A name that was granted it certainly holds it from the answer until the invocation
+//! of a call that may take it away: its release, or the eviction of its host. Certain holds of two names must
+//! not overlap, and no name may be observed within the certain hold of another: no order of the operations
+//! would explain that. (This is the zone argument of Gibbons and Korach for registers with distinct values:
+//! *Testing Shared Memories*, 1997.)
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// A time in which a name surely has an address.
+/// A time in which a name certainly has an address.
 #[derive(Clone, Copy, Debug)]
 struct Hold<'a> {
     name: &'a AddressName,
@@ -71,7 +71,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Of holds by their beginning.
+/// Checks holds, sorted by their beginning, for overlaps.
 fn overlaps(ip: IpAddr, holds: &[Hold<'_>], verdict: &mut Verdict) {
     let mut longest: Option<&Hold<'_>> = None;
     for hold in holds {
@@ -89,7 +89,7 @@ impl<'a> Takings<'a> {
         let mut takings = Self::default();
         let may = |call: &&Call| call.may_have_happened() || call.retried;
         for call in calls.iter().filter(may) {
-            // What is unknown may happen at any time later.
+            // A call with unknown outcome may take effect at any later time.
             let end = match call.outcome {
                 Outcome::Acked { .. } => call.returned,
                 _ => Nanos::MAX,
@@ -108,11 +108,11 @@ impl<'a> Takings<'a> {
         takings
     }
 
-    /// From the answer of an allocation to the first call that may have taken the address away.
+    /// From the answer of an allocation to the first call that may take the address away.
     fn hold(&self, call: &Call, held: &'a Held) -> Hold<'a> {
         let of_name = self.of_name.get(held.name.as_str()).into_iter().flatten();
         let of_host = self.of_host.get(&held.host).into_iter().flatten();
-        // What was over before the allocation was asked for cannot concern it.
+        // A call that returned before the allocation was invoked cannot affect it.
         let concerns = |(_, end): &&(Nanos, Nanos)| *end >= call.invoked;
         let taken = of_name.chain(of_host).filter(concerns).map(|(invoked, _)| *invoked).min();
         Hold { name: &held.name, from: call.returned, to: taken.unwrap_or(Nanos::MAX) }

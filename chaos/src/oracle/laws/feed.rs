@@ -1,4 +1,4 @@
-//! The feed is ordered, unique, without gaps, and can be resumed anywhere.
+//! The feed is ordered, without duplicates or gaps, and can be resumed anywhere.
 
 use romana_statemachine::Revision;
 

@@ -1,13 +1,14 @@
-//! Linearizability (Herlihy, Wing: *Linearizability: A Correctness Condition for Concurrent Objects*, 1990) of
-//! allocation by name, from what clients saw alone: times and answers. It trusts no revision.
+//! Linearizability (Herlihy, Wing: *Linearizability: A Correctness Condition for Concurrent
+//! Objects*, 1990) of allocation by name, using only the clients' observations: times and answers.
+//! It does not rely on revisions.
 //!
-//! The search is that of Wing and Gong (*Testing and Verifying Concurrent Objects*, 1993) with the memory of
-//! Lowe (*Testing for Linearizability*, 2017): an operation that nobody must precede is tried first, and what
-//! was tried already, the same operations done with the same state after them, is not tried again. Names are
-//! judged one by one: a history is linearizable only if it is for each object.
+//! The search is that of Wing and Gong (*Testing and Verifying Concurrent Objects*, 1993) with the
+//! memoization of Lowe (*Testing for Linearizability*, 2017): an operation that no other must precede is
+//! tried first, and a configuration (set of completed operations and resulting state) is never visited twice.
+//! Names are judged separately: a history is linearizable if and only if it is for each object.
 //!
-//! An operation whose outcome is unknown may take effect at any time after it was asked for, or never. One
-//! through the client library, which asks again by itself, may take effect twice.
+//! An operation with unknown outcome may take effect at any time after its invocation, or never. With the
+//! client library, which retries, it may take effect twice.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ use romana_statemachine::name::{AddressName, HostName, TenantId};
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Ask, Call, Nanos, Outcome};
 
-/// Steps of the search for one name; more are not made, and the name counts as not judged.
+/// Limit of search steps for one name; beyond that, the name counts as not judged.
 const STEPS_MAX: usize = 300_000;
 
 /// The law.
@@ -28,27 +29,27 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// What a name holds.
+/// The state of a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Holding {
     host: HostName,
     tenant: TenantId,
-    /// Not known while nobody has been told.
+    /// `None`: unknown, as no answer contained it.
     ip: Option<IpAddr>,
 }
 
-/// What an operation does to a name, and what it says of it.
+/// The effect of an operation on a name, and its answer.
 #[derive(Clone, Debug)]
 enum Deed {
     /// Allocated; `told`: the address in the answer.
     Allocate { host: HostName, tenant: TenantId, told: Option<IpAddr> },
     /// Refused, as the name belongs to something else.
     InUse { host: HostName, tenant: TenantId },
-    /// Given up.
+    /// The address was released.
     Release,
-    /// A host was evicted: what is on it is given up.
+    /// A host was evicted: its addresses are released.
     Evict(HostName),
-    /// Read; what was found.
+    /// Read, with its result.
     Read(Option<(IpAddr, HostName)>),
 }
 
@@ -57,7 +58,7 @@ enum Deed {
 struct Operation {
     invoked: Nanos,
     returned: Nanos,
-    /// It need not have happened.
+    /// It may not have happened.
     optional: bool,
     deed: Deed,
 }
@@ -90,7 +91,7 @@ fn shown(operations: &[Operation], best: usize) -> String {
     lines.map(line).collect::<Vec<_>>().join("; ")
 }
 
-/// The operations of each name, in the order in which they were asked for.
+/// The operations of each name, by time of invocation.
 fn histories(calls: &[Call]) -> BTreeMap<&AddressName, Vec<Operation>> {
     let mut names: BTreeMap<&AddressName, Vec<Operation>> = BTreeMap::new();
     for call in calls {
@@ -132,7 +133,7 @@ fn host(deed: &Deed) -> Option<HostName> {
     }
 }
 
-/// An operation, and a second one that may have happened too.
+/// The operation of a call, and a second one that a retry may have caused.
 fn operations(call: &Call) -> Vec<Operation> {
     let (invoked, returned) = (call.invoked, call.returned);
     let new = |optional, deed| Operation {
@@ -164,7 +165,7 @@ fn operations(call: &Call) -> Vec<Operation> {
             }
             let mut all = vec![new(false, done)];
             if call.retried {
-                // What it did before it was answered is over when it is answered.
+                // An earlier attempt took effect before the answer.
                 all.push(Operation { returned, ..new(true, possible) });
             }
             all
@@ -193,7 +194,7 @@ fn eviction(call: &Call) -> Option<Operation> {
     Some(Operation { invoked: call.invoked, returned, optional, deed })
 }
 
-/// What the name holds after an operation; `None`: it cannot have happened then.
+/// The state of a name after an operation; `None`: the operation is not possible in this state.
 fn step(holding: &Option<Holding>, deed: &Deed) -> Option<Option<Holding>> {
     match (deed, holding) {
         (Deed::Allocate { host, tenant, told }, None) => {
@@ -225,19 +226,19 @@ fn step(holding: &Option<Holding>, deed: &Deed) -> Option<Option<Holding>> {
 
 enum Found {
     Order,
-    /// Not more than so many could be explained.
+    /// At most this many operations could be ordered.
     None(usize),
     TooMany,
 }
 
-/// A place in the search: what is done, what is held after it, and what is to be tried next.
+/// A node of the search: completed operations, the state after them, and the next candidate.
 struct Place {
     done: Done,
     holding: Option<Holding>,
     next: usize,
 }
 
-/// Which operations are done: all before the first, and some after it.
+/// A set of completed operations: a prefix, and some after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Done {
     first: usize,
@@ -268,13 +269,13 @@ impl Done {
         self.first + self.more.len()
     }
 
-    /// The one that was asked for last.
+    /// The completed operation that was invoked last.
     fn last(&self) -> Option<usize> {
         self.more.last().copied().or_else(|| self.first.checked_sub(1))
     }
 }
 
-/// Looks for an order. Operations are in the order in which they were asked for.
+/// Searches for an order. Operations are sorted by time of invocation.
 fn search(operations: &[Operation]) -> Found {
     let mut tried: HashMap<Done, HashSet<Option<Holding>>> = HashMap::new();
     let mut path = vec![Place { done: Done::default(), holding: None, next: 0 }];
@@ -286,7 +287,7 @@ fn search(operations: &[Operation]) -> Found {
         }
         let waiting = |at: &usize| !place.done.has(*at) && !operations[*at].optional;
         let open = (place.done.first..operations.len()).filter(waiting);
-        // Whatever was answered before another was asked for comes before it.
+        // An operation that returned before another was invoked precedes it.
         let Some(first_answer) = open.map(|at| operations[at].returned).min() else {
             return Found::Order;
         };

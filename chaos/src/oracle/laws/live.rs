@@ -1,4 +1,4 @@
-//! What replicas list is what the history leaves.
+//! The replicas' lists of live addresses agree with the history.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,12 @@
-//! Service: while nothing is broken, writes are acknowledged.
+//! Liveness: without faults, writes are acknowledged.
 //!
-//! Time is counted that passes without an acknowledged write *and* without any fault in force. An election
-//! takes some 300 ms; the bound is so far above it that a busy machine is not taken for a dead cluster.
+//! Counts time without an acknowledged write *and* without any fault in force. An election takes some 300 ms;
+//! the bound is far larger, so that a busy machine does not look like a dead cluster.
 
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Nanos, Outcome};
 
-/// Longest time without an acknowledged write while nothing is broken.
+/// Longest time without an acknowledged write while there is no fault.
 const BOUND: Nanos = 10_000_000_000;
 
 /// The law.
@@ -32,7 +32,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// How much of a time some fault was in force. Faults may overlap.
+/// How much of an interval some fault was in force. Faults may overlap.
 fn broken(case: &Case<'_>, from: Nanos, to: Nanos) -> Nanos {
     let mut faults: Vec<(Nanos, Nanos)> =
         case.evidence.faults.iter().map(|fault| (fault.from, fault.until)).collect();

@@ -1,4 +1,4 @@
-//! Local reads: of the past perhaps, but a true past, and never an older one than before.
+//! Local reads: possibly stale, but consistent with the history, and monotonic per replica.
 
 use std::collections::HashMap;
 

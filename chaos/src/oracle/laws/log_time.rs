@@ -1,4 +1,4 @@
-//! Log time is the true time, though one clock may be wrong: the judge's clock is right.
+//! Log time follows true time although one clock may be wrong: the judge's clock is correct.
 
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Nanos, Outcome};
@@ -10,9 +10,9 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// A stamp is not further before the call, or after the answer, milliseconds. With a replica down, one right clock and
-/// a wrong one are a majority while they are within twice ten seconds; and whoever was down steps to what they
-/// agree on.
+/// Maximum time of a stamp before the call or after the answer, milliseconds. With a replica down, one
+/// correct clock and a wrong one form a majority while they differ by less than twice ten seconds, and a
+/// returning replica steps to the time they agree on.
 const OFF_MAX: u64 = 12_000;
 
 fn check(case: &Case<'_>, verdict: &mut Verdict) {

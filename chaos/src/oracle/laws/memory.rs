@@ -1,5 +1,5 @@
-//! No client takes a replica's memory: what clients cost that do not read or do not finish is bounded by the
-//! replica's budgets, and comes back when they are gone.
+//! Clients cannot exhaust a replica's memory: the cost of clients that do not read or do not finish is
+//! bounded by the replica's budgets, and is released when they are gone.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +13,24 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// What they may cost together: the budgets of bodies (96 MB) and answers (64 MB), what a few exports and states hold,
-/// and what the load takes meanwhile. Bytes do not depend on how fast a machine is.
+/// Maximum total cost: the budgets of bodies (96 MB) and answers (64 MB), memory of a few exports and states,
+/// and of the concurrent load. Bytes do not depend on the speed of the machine.
 const GROWTH_BYTES_MAX: u64 = 250 << 20;
-/// What may be left when they are gone: what an allocator keeps for the next time.
+/// Maximum remainder afterwards: memory that the allocator keeps.
 const LEFT_BYTES_MAX: u64 = 150 << 20;
-/// The least that is seen within this time is what is left.
+/// The remainder is the minimum seen within this time.
 const BACK_WITHIN: Nanos = 10_000_000_000;
-/// One that was not watched for so long says nothing of what came back.
+/// A replica must be sampled at least this long for its remainder to be judged.
 const WATCHED_MIN: Nanos = 3_000_000_000;
 
-/// What an abuse cost a replica.
+/// The cost of an abuse for a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cost {
-    /// When it began.
     pub(crate) from: Nanos,
     pub(crate) replica: u64,
-    /// Bytes more than before, at most.
+    /// Maximum increase, bytes.
     pub(crate) grown: u64,
-    /// Bytes more than before, when it was over; `None`: that was not watched for long enough.
+    /// Increase that remained afterwards, bytes; `None`: not sampled for long enough.
     pub(crate) left: Option<u64>,
 }
 
@@ -48,7 +47,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// What every abuse cost every replica that lived through it.
+/// The cost of every abuse for every replica that did not restart during it.
 pub(crate) fn costs(evidence: &Evidence) -> Vec<Cost> {
     let mut processes: BTreeMap<(u64, u32), Vec<&Resident>> = BTreeMap::new();
     for seen in &evidence.memory {

@@ -1,4 +1,4 @@
-//! Law 7: everything in the history has a cause.
+//! Law 7: every record in the history has a cause.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,14 +21,14 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     Asked::new(&case.evidence.calls).explain(&case.timeline, verdict);
 }
 
-/// What was asked and may have happened.
+/// Requests that were or may have been committed.
 #[derive(Default)]
 struct Asked<'a> {
     allocated: HashSet<(&'a AddressName, &'a HostName)>,
     /// Names, and addresses as text.
     released: HashSet<&'a str>,
     hosts_added: HashSet<&'a HostName>,
-    /// Whether with force.
+    /// Whether with `force`.
     hosts_removed: HashMap<&'a HostName, bool>,
 }
 

@@ -1,4 +1,4 @@
-//! Law 2: all replicas tell one history, and told it while they ran.
+//! Law 2: all replicas have the same history, at the end and during the run.
 
 use crate::evidence::Testimony;
 
@@ -35,7 +35,7 @@ fn same(said: &Testimony, witness: &Testimony, verdict: &mut Verdict) {
     if let Some((one, other)) = differs {
         verdict.broken(format!("replica {a} has {one:?} where replica {b} has {other:?}"));
     }
-    // Of another revision nobody can say whether it is the same; entries that cause nothing move the time alone.
+    // Snapshots of different revisions cannot be compared; entries without events only advance the time.
     if said.snapshot["revision"] != witness.snapshot["revision"] {
         return;
     }

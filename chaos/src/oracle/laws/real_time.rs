@@ -1,4 +1,4 @@
-//! Real time: whatever was acknowledged before a call began comes before it in the history.
+//! Real time: whatever was acknowledged before a call began precedes it in the history.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// The highest revision that was acknowledged by some time.
+/// The highest revision acknowledged by a given time.
 struct Floor {
     /// Times of answers, ascending, each with the highest revision answered until then.
     steps: Vec<(Nanos, Revision)>,
@@ -51,7 +51,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     let (calls, timeline) = (&case.evidence.calls, &case.timeline);
     let floor = Floor::new(calls);
     for call in calls {
-        // A local read may be of the past.
+        // Local reads may be stale.
         if matches!(call.ask, Ask::Local(..)) {
             continue;
         }
@@ -82,8 +82,8 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// A read that found nothing looked at some moment between its call and its answer; the revision
-/// it shows may be later than that moment.
+/// A read without result took effect between its call and its answer; the revision in the
+/// answer may be later than that.
 fn not_found(call: &Call, floor: &Floor, timeline: &Timeline, verdict: &mut Verdict) {
     let (Ask::Read(name), Outcome::Acked { revision, held: None, .. }) = (&call.ask, &call.outcome)
     else {
@@ -96,7 +96,7 @@ fn not_found(call: &Call, floor: &Floor, timeline: &Timeline, verdict: &mut Verd
     }
 }
 
-/// When a name was first asked for.
+/// When each name was first requested.
 fn first_asked(calls: &[Call]) -> HashMap<&AddressName, Nanos> {
     let mut first = HashMap::new();
     for call in calls {

@@ -1,4 +1,4 @@
-//! The events alone lead to the state, and the state survives its snapshot.
+//! The events alone determine the state, and the state survives a snapshot.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// What the two do not have in common, the first of it.
+/// The first difference.
 fn first_difference(one: &[String], other: &[String]) -> Option<String> {
     let at = one.iter().zip(other).position(|(a, b)| a != b);
     let at = at.or_else(|| (one.len() != other.len()).then(|| one.len().min(other.len())))?;
@@ -46,8 +46,8 @@ fn first_difference(one: &[String], other: &[String]) -> Option<String> {
     Some(format!("{:?}, and {:?}", around(one), around(other)))
 }
 
-/// All that is in a state. What is derived may be arranged in another way, so it is words, in order, and not
-/// those that tell one arrangement (of `Few`) from another.
+/// All words of a state's debug form. Derived data may be arranged differently, so words are sorted, and
+/// those that depend on the arrangement (of `Few`) are left out.
 fn words(state: &State) -> Vec<String> {
     let shown = format!("{state:?}");
     let parts = shown.split(|c: char| !c.is_ascii_alphanumeric() && !".:/_-".contains(c));

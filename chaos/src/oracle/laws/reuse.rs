@@ -1,4 +1,4 @@
-//! An address rests before somebody else gets it: what was cached about its last holder is forgotten by then.
+//! A released address is not reused before the reuse delay: by then, caches of its last holder have expired.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ pub(in super::super) const LAW: Law = Law {
 
 fn check(case: &Case<'_>, verdict: &mut Verdict) {
     let mut released: HashMap<IpAddr, Millis> = HashMap::new();
-    // As a cluster begins.
+    // The initial settings of a cluster.
     let mut delay = Settings::default().address_reuse_delay_ms;
     for record in &case.witness.records {
         match &record.event {

@@ -1,7 +1,7 @@
-//! No client takes a replica from the others: while some clients abuse it and nothing else is broken, all others are
-//! answered, and not much later than in calm.
+//! Abusive clients cannot deny service to others: while clients abuse a replica and there is no other fault,
+//! all other calls are answered, with latency not much above that without abuse.
 //!
-//! What is long is measured in the same run, so that a slow machine is not taken for a replica that is busy.
+//! Limits are relative to the same run, so that a slow machine does not look like a busy replica.
 
 use std::collections::BTreeMap;
 
@@ -15,22 +15,22 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// The 99th percentile of all abuses of a run is at most so many times that of calm …
+/// Limit of the 99th percentile during all abuses of a run, as a multiple of that without abuse …
 const TIMES_MAX: u64 = 10;
-/// … or this, whatever it was in calm.
+/// … or this, if larger.
 const P99_FLOOR: Nanos = 2_000_000_000;
-/// Nobody waits longer than this, or than so many times the 99th percentile of calm.
+/// Limit of a client's wait, unless the multiple of the 99th percentile without abuse is larger.
 const GAP_FLOOR: Nanos = 10_000_000_000;
-/// A percentile of fewer answers is not judged.
+/// Minimum number of answers for a percentile to be judged.
 const ANSWERS_MIN: usize = 100;
-/// After a fault it is not calm at once: there are elections, and replicas that catch up.
+/// Time after a fault for elections and catching up.
 const RECOVERY: Nanos = 2_000_000_000;
 
-/// A time in which some clients abused a replica, and nothing else was broken.
+/// A time in which clients abused a replica, without other faults.
 struct Window {
     from: Nanos,
     until: Nanos,
-    /// What comes later is broken by another fault.
+    /// Later times are affected by another fault.
     end: Nanos,
 }
 
@@ -63,7 +63,7 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// The abuses that no other fault was near.
+/// The abuses without another fault close in time.
 fn windows(evidence: &Evidence) -> Vec<Window> {
     let others = || evidence.faults.iter().filter(|it| !is_abuse(it));
     abuses(evidence)
@@ -75,12 +75,12 @@ fn windows(evidence: &Evidence) -> Vec<Window> {
         .collect()
 }
 
-/// Done, or refused for a reason of its own.
+/// Succeeded, or refused with a definite reason.
 fn answered(call: &Call) -> bool {
     matches!(call.outcome, Outcome::Acked { .. } | Outcome::Refused { .. })
 }
 
-/// The 99th percentile of how long answers took, if there are enough of them.
+/// The 99th percentile of latency, if there are enough answers.
 fn p99<'a>(calls: impl Iterator<Item = &'a Call>) -> Option<Nanos> {
     let answered = calls.filter(|call| answered(call));
     let mut took: Vec<Nanos> = answered.map(|call| call.returned - call.invoked).collect();
@@ -88,8 +88,7 @@ fn p99<'a>(calls: impl Iterator<Item = &'a Call>) -> Option<Nanos> {
     (took.len() >= ANSWERS_MIN).then(|| took[(took.len() - 1) * 99 / 100])
 }
 
-/// The longest time that each client was without an answer, of those that begin in a window; what comes after its `end`
-/// is not counted.
+/// The longest wait of each client for an answer that begins in a window; waits end at the window's `end`.
 fn gaps(case: &Case<'_>, window: &Window) -> BTreeMap<usize, Nanos> {
     let Window { from, until, end } = *window;
     let mut longest = BTreeMap::new();
@@ -97,7 +96,7 @@ fn gaps(case: &Case<'_>, window: &Window) -> BTreeMap<usize, Nanos> {
     let mut calls: Vec<&Call> = case.evidence.calls.iter().collect();
     calls.sort_unstable_by_key(|call| call.returned);
     for call in calls.into_iter().filter(|call| call.returned >= from) {
-        // What it asked before the window it has waited for since the window began.
+        // A call from before the window counts as waiting since the window began.
         let since = *last.entry(call.client).or_insert_with(|| call.invoked.max(from));
         if since >= until {
             continue;

@@ -1,5 +1,5 @@
-//! The audit, asked while all goes on: who has an address is what the history says at the revision of the answer.
-//! (`audit` judges all of the past, when all is quiet again.)
+//! Audit queries during the run: the holder of an address agrees with the history at the revision of the
+//! answer. (`audit` judges the whole past after the run.)
 
 use super::super::{Case, Law, Verdict};
 use super::acked::told;

@@ -1,4 +1,4 @@
-//! What clients that neither read nor finish may cost a replica, and the others.
+//! The laws on the cost of abusive clients for a replica and for other clients.
 
 use super::*;
 use crate::evidence::Resident;
@@ -11,7 +11,7 @@ fn fault(name: &str, from: u64, until: u64) -> Injected {
     Injected { fault, hit: String::from("replica 2"), from, until }
 }
 
-/// Memory of replica 2: (second, MB), in one life.
+/// Memory samples of replica 2: (second, MB), in one process.
 fn seen(looks: &[(u64, u64)]) -> Vec<Resident> {
     let resident = |&(second, mb): &(u64, u64)| Resident {
         replica: 2,
@@ -22,7 +22,7 @@ fn seen(looks: &[(u64, u64)]) -> Vec<Resident> {
     looks.iter().map(resident).collect()
 }
 
-/// A true run with an abuse from 10 s to 12 s, in which replica 2 takes so much.
+/// A correct run with an abuse from 10 s to 12 s, and these memory samples of replica 2.
 fn abused(looks: &[(u64, u64)]) -> Evidence {
     let faults = vec![fault("abusive-clients", 10 * SECOND, 12 * SECOND)];
     Evidence { memory: seen(looks), faults, ..good().evidence() }
@@ -32,7 +32,7 @@ fn abused(looks: &[(u64, u64)]) -> Evidence {
 fn a_replica_that_grows_for_abusive_clients() {
     assert_eq!(judge(&abused(&[(9, 100), (11, 349), (13, 120), (20, 110)])), []);
     breaks("memory", &abused(&[(9, 100), (11, 351), (13, 120), (20, 110)]));
-    // Without the abuse it may take what it needs.
+    // Without the abuse there is no limit.
     let calm = Evidence { faults: Vec::new(), ..abused(&[(9, 100), (11, 401)]) };
     assert_eq!(judge(&calm), []);
 }
@@ -41,15 +41,15 @@ fn a_replica_that_grows_for_abusive_clients() {
 fn a_replica_that_keeps_what_abusive_clients_cost() {
     breaks("memory", &abused(&[(9, 100), (11, 340), (13, 330), (20, 260)]));
     assert_eq!(judge(&abused(&[(9, 100), (11, 340), (13, 330), (20, 240)])), []);
-    // Soon after the abuse nothing is known of what comes back, and a new life is no growth.
+    // Shortly after the abuse the remainder is unknown, and a new process is no increase.
     assert_eq!(judge(&abused(&[(9, 100), (11, 340), (13, 330)])), []);
     let mut evidence = abused(&[(9, 100), (11, 110), (13, 500), (20, 500)]);
     evidence.memory.iter_mut().skip(2).for_each(|seen| seen.process = 23);
     assert_eq!(judge(&evidence), []);
 }
 
-/// A true run of a client that reads every 400 ms for 30 s, in which reads take so many milliseconds, and those from
-/// 10 s to 20 s, while a replica is abused, so many.
+/// A correct run of a client that reads every 400 ms for 30 s, with latency `calm`, and latency `abused` from
+/// 10 s to 20 s, while a replica is abused (milliseconds).
 fn read_for_long(calm: u64, abused: u64) -> Evidence {
     let mut truth = good();
     let revision = truth.state.revision();
@@ -71,7 +71,7 @@ fn ordinary_clients_that_are_served_late() {
     let two = |calm, abused| {
         let one = read_for_long(calm, abused);
         let mut both = one.clone();
-        // As many clients as it takes to have a percentile.
+        // Enough clients for a percentile.
         for client in 2..=60 {
             both.calls.extend(
                 one.calls
@@ -93,7 +93,7 @@ fn ordinary_clients_that_are_served_late() {
 fn ordinary_clients_that_starve() {
     assert_eq!(judge(&read_for_long(10, 9_900)), []);
     breaks("served", &read_for_long(10, 10_100));
-    // Quick answers that say nothing are none.
+    // Quick answers without content do not count.
     let declined = |until: u64| {
         let mut evidence = read_for_long(10, 10);
         let declined = 10 * SECOND..until * SECOND;

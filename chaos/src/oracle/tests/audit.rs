@@ -1,4 +1,4 @@
-//! What the replicas say about the past.
+//! The laws on the audit's answers.
 
 use romana_client::audit::{Proof, Verification, Verified};
 use romana_statemachine::Revision;
@@ -8,7 +8,7 @@ use super::super::laws::audit::{fold, tenures};
 use super::*;
 use crate::evidence::Audited;
 
-/// A run in which an address went from hand to hand, and what true replicas say about it.
+/// A run in which an address has several holders, and correct answers about it.
 fn told() -> Evidence {
     let mut truth = good();
     truth.release("a");
@@ -51,7 +51,7 @@ fn the_past_is_what_the_history_says() {
     assert!(held.values().any(|tenures| tenures[0].to.is_some()));
     assert!(held.values().any(|tenures| tenures[0].to.is_none()));
 
-    // Any difference of any tenure is seen.
+    // Any difference in any tenure is detected.
     let changes: [fn(&mut Vec<romana_client::audit::Tenure>); 9] = [
         Vec::clear,
         |tenures| tenures[0].name = "somebody".into(),
@@ -118,7 +118,7 @@ fn all_say_that_all_is_whole() {
     let mut lied = evidence.clone();
     proof_of(&mut lied).digest = Digest::of(b"another");
     assert_eq!(laws(&judge(&lied)), ["audit"]);
-    // What came later cannot be judged.
+    // Later revisions cannot be judged.
     let mut later = evidence;
     proof_of(&mut later).revision = proof_of(&mut later).revision.plus(1000);
     assert_eq!(judge(&later), []);

@@ -1,4 +1,4 @@
-//! Law 7: nothing is freed on a guess.
+//! Law 7: nothing is released on a guess.
 
 use romana_statemachine::event::ReleaseReason;
 use romana_statemachine::{Command, Event};

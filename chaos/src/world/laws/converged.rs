@@ -1,5 +1,5 @@
-//! When all was heard and nothing fails, every kernel is what the present state wants, and every packet for an
-//! address goes to its host.
+//! When everything is delivered and nothing fails, every kernel is in the desired state, and every packet
+//! for an address reaches its host.
 
 use romana_agent::routes::Target;
 
@@ -31,7 +31,7 @@ fn check(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Follows the longest prefix for each address, by what the log says of hosts.
+/// Follows the longest matching prefix for each address, using the hosts in the log.
 fn reached(world: &World, agent: &Agent) -> Result<(), String> {
     let state = world.state();
     for held in state.ipam().addresses_after(None) {
@@ -46,7 +46,7 @@ fn reached(world: &World, agent: &Agent) -> Result<(), String> {
                 hops.iter().all(|hop| there(&hop.via)) && held.host != agent.host
             }
             Some(Target::Unreachable) => held.host == agent.host,
-            // An own block of one address has no route of ours.
+            // A host's own block of one address has no route of ours.
             None => held.host == agent.host,
         };
         if !right {

@@ -1,4 +1,4 @@
-//! Law 4: an agent that has not heard all that there is takes nothing away.
+//! Law 4: an agent that has not caught up removes nothing.
 
 use super::super::{Law, World};
 
@@ -13,7 +13,7 @@ fn check(world: &World) -> Result<(), String> {
     for agent in &world.agents {
         let Some((before, false)) = &agent.before else { continue };
         for (prefix, target) in before {
-            // What somebody else took out meanwhile was not the agent.
+            // Routes removed by other programs are not the agent's doing.
             let now = agent.kernel.ours.get(prefix);
             if now.is_some_and(|now| now != target) || now.is_none() && !agent.lost.contains(prefix)
             {

@@ -1,4 +1,4 @@
-//! Law 8: we touch only what is ours.
+//! Law 8: we change only what is ours.
 
 use super::super::{Law, World};
 

@@ -1,4 +1,4 @@
-//! Law 1, seen from the hosts: what a container has, nobody else is given.
+//! Law 1 as seen by the hosts: an address in use by a container is not allocated to another.
 
 use super::super::{Law, World};
 

@@ -1,4 +1,4 @@
-//! Log time, while one clock of three jumps, drifts and lies.
+//! Log time, while one clock of three jumps, drifts or has a random error.
 
 use super::super::{Law, World};
 
@@ -9,7 +9,7 @@ pub(in super::super) const LAW: Law = Law {
     check,
 };
 
-/// What the right clocks are off by, twice, and a reading.
+/// Twice the error of the correct clocks, plus a reading.
 const OFF_MS_MAX: i64 = 100;
 
 fn check(world: &World) -> Result<(), String> {

@@ -1,5 +1,6 @@
-//! What is compiled step by step is what would be compiled at once: what a policy means does not depend on how
-//! the agent came to know of it. (What the rules do to packets is judged in `agent/tests/policy`.)
+//! Incremental compilation gives the same result as compiling from scratch: the meaning of a
+//! policy does not depend on how the agent learned about it. (The effect of rules on packets is
+//! tested in `agent/tests/policy`.)
 
 use romana_agent::policy::compile::Compiler;
 use romana_agent::policy::options::Options;

@@ -1,4 +1,4 @@
-//! Law 2: whoever applied the entries, folded the events or came back from a snapshot has the same state.
+//! Law 2: applying entries, applying events and restoring a snapshot lead to the same state.
 
 use super::super::{Law, World};
 

@@ -1,4 +1,4 @@
-//! Laws 1 and 3, and all else that a state promises of itself.
+//! Laws 1 and 3, and all other invariants of the state.
 
 use super::super::{Law, World};
 

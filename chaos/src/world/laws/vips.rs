@@ -1,5 +1,5 @@
-//! Law 6: a VIP answers on one host at most. Each host answers by its own clock, from the moment it is told to
-//! the end of the lease that was decided: so no other may be told before that end.
+//! Law 6: a VIP is active on one host at most. Each host uses its own clock, from the moment it learns of the
+//! lease until the end of the lease: so no other host may learn of a lease before that end.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ pub(in super::super) const LAW: Law = Law {
 };
 
 fn check(world: &World) -> Result<(), String> {
-    // Only what is new can break it.
+    // Only a new assignment can break it.
     let assigned =
         |record: &&romana_statemachine::Record| matches!(record.event, Event::VipAssigned(_));
     if !world.last.iter().flat_map(|(.., records)| records).any(|record| assigned(&record)) {

@@ -41,7 +41,7 @@ const SIZE_EVERY: Duration = Duration::from_millis(250);
 
 impl Replica {
     /// Starts a replica: opens its data, listens for the others, and takes part in elections.
-    /// Returns before there is a leader; [`Replica::wait_ready`] waits for one. Must be called
+    /// Returns before there is a leader; [`crate::Health::wait_ready`] waits for one. Must be called
     /// inside a runtime.
     ///
     /// # Errors

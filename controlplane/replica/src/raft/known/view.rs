@@ -30,7 +30,7 @@ pub(in crate::raft) struct Seen {
     /// Peer addresses of all members.
     pub(in crate::raft) members: BTreeMap<u64, String>,
     pub(in crate::raft) voters: BTreeSet<u64>,
-    /// Whether a majority has confirmed the leader lately ([`crate::raft::quorum`]).
+    /// Whether a majority has confirmed the leader lately ([`crate::raft::known::quorum`]).
     pub(in crate::raft) confirmed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What replicas say to each other, append requests aside ([`crate::raft::codec`]). Postcard: frozen by
+//! What replicas say to each other, append requests aside ([`crate::raft::store::codec`]). Postcard: frozen by
 //! [`PROTOCOL`], add variants at the end.
 
 use bytes::Bytes;
@@ -29,10 +29,10 @@ pub(in crate::raft) enum Purpose {
     /// One snapshot, and the follower says that it is at work. Not known to releases with version 3 of
     /// the log and before.
     WatchedSnapshot,
-    /// Readings of the peer's wall clock: [`crate::raft::clocks`]. Not known to releases with version 3 of the
+    /// Readings of the peer's wall clock: [`crate::raft::known::clocks`]. Not known to releases with version 3 of the
     /// log and before.
     Clock,
-    /// What this replica knows that the other one held, and what that one holds: [`crate::raft::held`]. Not known to
+    /// What this replica knows that the other one held, and what that one holds: [`crate::raft::known::held`]. Not known to
     /// releases with version 3 of the log and before.
     Position,
 }

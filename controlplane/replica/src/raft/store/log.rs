@@ -188,7 +188,7 @@ impl LogStore {
         self.tail().last.map_or(0, |id| id.index)
     }
 
-    /// What this replica knows of terms and indexes, for [`bounds`](crate::raft::bounds).
+    /// What this replica knows of terms and indexes, for [`bounds`](crate::raft::peer::bounds).
     pub(in crate::raft) fn known(&self) -> Known {
         let tail = self.tail();
         let voted = tail.vote.map_or(0, |vote| vote.leader_id.term);

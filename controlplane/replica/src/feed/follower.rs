@@ -121,7 +121,7 @@ impl Follower {
         })
     }
 
-    /// SpaceGuard in the budget for one more piece; `None` when there is none until a bookmark is due.
+    /// Room in the budget for one more piece; `None` when there is none until a bookmark is due.
     async fn piece(&self) -> Option<OwnedSemaphorePermit> {
         let wanted = u32::try_from(PIECE_BYTES).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.feed.0.pieces).acquire_many_owned(wanted);

@@ -112,7 +112,7 @@ impl Event {
     }
 }
 
-/// What kind of event.
+/// A kind of event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Topic(Topic),
@@ -138,7 +138,7 @@ impl Kind {
 /// Selects records: those that match every criterion that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// What kind of event.
+    /// Events of this kind.
     pub kind: Option<Kind>,
     /// Events that concern this address.
     pub ip: Option<IpAddr>,
@@ -148,7 +148,7 @@ pub struct Filter {
     pub host: Option<HostName>,
     /// Events that concern this tenant.
     pub tenant: Option<TenantId>,
-    /// Who asked.
+    /// Events of commands that this actor submitted.
     pub actor: Option<Actor>,
 }
 

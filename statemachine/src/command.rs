@@ -38,7 +38,7 @@ pub use vips::{AssignRouter, AssignVip, UnassignRouter, UnassignVip, VipRef, Vip
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Command {
-    /// Sets or replaces the topology. Refused as a whole if existing blocks or addresses would lose their place.
+    /// Sets or replaces the topology. Everything in use is kept, or the change is refused as a whole.
     SetTopology(TopologySpec),
     /// Excludes a range from allocation.
     AddBlackout(Blackout),
@@ -56,7 +56,7 @@ pub enum Command {
     SetHostState(SetHostState),
     /// Removes a host; with `force`, also the addresses allocated on it.
     RemoveHost(RemoveHost),
-    /// Reports the addresses in use on a host: releases those that are not.
+    /// Reports the addresses in use on a host; allocated addresses that are not in use are released.
     ReportHost(HostReport),
     /// Allocates an address. Idempotent by name.
     AllocateAddress(AllocateAddress),
@@ -102,8 +102,8 @@ pub enum Command {
     RemoveMember(MemberRef),
     /// Ends the hold on allocation after a restore without waiting for further reports.
     ResumeAllocation(ResumeAllocation),
-    /// Reports names and addresses in use on a host: releases those that are not, adopts those that are not
-    /// allocated.
+    /// Reports names and addresses in use on a host; releases allocated ones that are not in use, and adopts those in
+    /// use that are not allocated.
     ReportAttachments(ReportAttachments),
     /// Renames a reserve address that was used while its host was cut off.
     ClaimReserve(ClaimReserve),

@@ -129,7 +129,7 @@ pub fn wire<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// Decodes a wire form. All bytes must be used.
 ///
 /// # Errors
-/// What postcard says: truncated, unknown variant, or trailing bytes.
+/// An error of postcard: truncated, unknown variant, or trailing bytes.
 pub fn unwire<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, postcard::Error> {
     let (value, rest) = postcard::take_from_bytes(bytes)?;
     if rest.is_empty() { Ok(value) } else { Err(postcard::Error::DeserializeBadEncoding) }

@@ -14,7 +14,7 @@ impl Hash {
         Self(START).with(text).finish()
     }
 
-    /// Of several texts in order.
+    /// The hash of several texts, in order.
     pub(crate) fn of_all<const N: usize>(texts: [&str; N]) -> u64 {
         texts.iter().fold(Self(START), |hash, text| hash.with(text)).finish()
     }

@@ -46,7 +46,7 @@ pub(crate) fn check(state: &State, ask: &AllocateAddress) -> Result<(), Refusal>
     })
 }
 
-/// What a host's report ends while allocation is held. A report that names unallocated addresses does not count: the
+/// The events of a host's report while allocation is held. A report that names unallocated addresses is refused: the
 /// agent first requests those, each by its address.
 pub(crate) fn decide_reported(state: &State, report: &HostReport) -> Result<Vec<Event>, Refusal> {
     let Some(held) = &state.held else { return Ok(Vec::new()) };
@@ -64,7 +64,7 @@ pub(crate) fn decide_reported(state: &State, report: &HostReport) -> Result<Vec<
     Ok(reported(state, &report.host, report.revision))
 }
 
-/// What a host's report ends while allocation is held, if the report counts.
+/// The events of a host's report while allocation is held: none if it is not awaited or older than the restore.
 pub(crate) fn reported(state: &State, host: &HostName, revision: Revision) -> Vec<Event> {
     let waits = |held: &&Held| held.waiting.contains(host) && revision >= held.since;
     let Some(_) = state.held.as_ref().filter(waits) else { return Vec::new() };

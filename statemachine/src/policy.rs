@@ -83,7 +83,7 @@ pub enum Target {
     ),
     /// The hosts themselves.
     Host,
-    /// All endpoints on the same host.
+    /// All endpoints on the host that enforces the policy.
     Local,
 }
 

@@ -419,7 +419,7 @@ refusals! {
         host: HostName,
         /// Some of them.
         names: Vec<AddressName>,
-        /// How many there are.
+        /// Total number of such names.
         total: u64,
     }
         => Conflict, "host {host} runs what is not allocated there: {}, such as {}", plural(*total, "attachment"), names.first().map_or("", AddressName::as_str);

@@ -111,7 +111,7 @@ struct Block1 {
     tenant: TenantId,
     segment: SegmentId,
     empty_since: Option<Millis>,
-    /// How many there are.
+    /// Number of live addresses.
     live: u64,
     /// Offset in the block, name, revision.
     addresses: Vec<(u128, AddressName, Revision)>,

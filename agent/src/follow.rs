@@ -82,8 +82,8 @@ impl Forgetting {
                     Ok(ips) => break this.ask(upto, ips),
                     Err(Error::Refused(error)) => {
                         tracing::warn!(
-                            %after,
-                            %upto,
+                            after = after.get(),
+                            upto = upto.get(),
                             %error,
                             "query of released addresses failed: the log no longer has them"
                         );

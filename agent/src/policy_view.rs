@@ -32,23 +32,6 @@ pub struct Tenant {
     pub segments: BTreeMap<SegmentId, Labels>,
 }
 
-/// A tenant in a snapshot.
-#[derive(Debug, Deserialize)]
-pub(crate) struct ShownTenant {
-    id: TenantId,
-    #[serde(default)]
-    labels: Labels,
-    #[serde(default)]
-    segments: Vec<ShownSegment>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ShownSegment {
-    id: SegmentId,
-    #[serde(default)]
-    labels: Labels,
-}
-
 impl PolicyView {
     /// The revision at which a policy was set, as far as known.
     #[must_use]
@@ -69,10 +52,10 @@ impl PolicyView {
     pub(crate) fn new(
         policies: Vec<Policy>,
         endpoints: Vec<Endpoint>,
-        tenants: Vec<ShownTenant>,
+        tenants: Vec<romana_api::tenant::Tenant>,
         vips: Vec<Vip>,
     ) -> Self {
-        let tenant = |shown: ShownTenant| {
+        let tenant = |shown: romana_api::tenant::Tenant| {
             let segments = shown.segments.into_iter().map(|segment| (segment.id, segment.labels));
             (shown.id, Tenant { labels: shown.labels, segments: segments.collect() })
         };
@@ -178,15 +161,7 @@ mod tests {
             assert!(outcomes[0].result.is_ok(), "{line}: {outcomes:?}");
             records.iter().for_each(|record| rules.apply(record));
         }
-        let tenant = |(id, tenant): (&TenantId, &romana_statemachine::Tenant)| ShownTenant {
-            id: id.clone(),
-            labels: tenant.labels.clone(),
-            segments: tenant
-                .segments
-                .iter()
-                .map(|(id, labels)| ShownSegment { id: id.clone(), labels: labels.clone() })
-                .collect(),
-        };
+        let tenant = |(id, tenant)| romana_api::tenant::Tenant::new(id, tenant);
         let shown = PolicyView::new(
             state.policies().cloned().collect(),
             state.endpoints().cloned().collect(),

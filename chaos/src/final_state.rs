@@ -133,10 +133,10 @@ async fn live(api: SocketAddr) -> Result<(Vec<Held>, Revision)> {
             all.push(held(item).with_context(|| format!("{item} is no address"))?);
         }
         let at = answer.body.get("revision").and_then(Value::as_u64).context("no revision")?;
-        revision.get_or_insert(at);
+        revision.get_or_insert(Revision(at));
         next = answer.body.get("continue").and_then(Value::as_str).map(str::to_owned);
         if next.is_none() {
-            return Ok((all, Revision(revision.unwrap_or_default())));
+            return Ok((all, revision.unwrap_or_default()));
         }
     }
 }

@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "romana-controlplane",
         &["romana-api", "romana-daemon", "romana-replica", "romana-statemachine", "romana-storage"],
     ),
-    ("romana-agent", &["romana-client", "romana-daemon", "romana-statemachine"]),
+    ("romana-agent", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),
     ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),
 ];
@@ -153,6 +153,37 @@ fn arrows_between_rooms() {
             assert!(may.contains(to), "{from} must not know {to}; it may know {may:?}");
         }
     }
+}
+
+/// Dependencies that no source names, and why they are there.
+const UNNAMED: &[(&str, &str)] = &[];
+
+#[test]
+fn no_dependency_is_unused() {
+    let metadata = metadata();
+    let mut unused = Vec::new();
+    for package in ours(&metadata) {
+        let nested: Vec<PathBuf> = ours(&metadata).into_iter().map(root).collect();
+        let own = root(package);
+        let text: String = ["src", "tests", "benches", "examples"]
+            .iter()
+            .flat_map(|dir| sources(&own.join(dir)))
+            .filter(|path| {
+                !nested
+                    .iter()
+                    .any(|root| *root != own && root.starts_with(&own) && path.starts_with(root))
+            })
+            .map(|path| code(&std::fs::read_to_string(path).expect("a source file")))
+            .collect();
+        for dependency in &package.dependencies {
+            let name = dependency.rename.as_deref().unwrap_or(&dependency.name).replace('-', "_");
+            let excused = UNNAMED.iter().any(|(known, _)| *known == dependency.name);
+            if !excused && !text.lines().any(|line| has_word(line, &name)) {
+                unused.push(format!("{} does not use {}", package.name, dependency.name));
+            }
+        }
+    }
+    assert!(unused.is_empty(), "{}", unused.join("\n"));
 }
 
 #[test]

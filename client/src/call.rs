@@ -47,18 +47,18 @@ impl Core {
         Instant::now() + self.config.timeout
     }
 
-    /// How long one attempt may take where nobody says that he has more patience.
+    /// The default timeout of an attempt.
     pub(crate) fn one_attempt(&self) -> Duration {
         self.config.attempt_timeout
     }
 
-    /// How long one attempt may take.
+    /// Timeout of one attempt.
     pub(crate) fn attempt_timeout(&self) -> Duration {
         self.config.patience.unwrap_or(self.config.attempt_timeout)
     }
 
     pub(crate) fn servers(&self) -> MutexGuard<'_, Servers> {
-        // Every critical section leaves the book in order.
+        // No critical section leaves the list inconsistent, so poisoning is ignored.
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,8 +66,8 @@ impl Core {
         self.call_until(&ask, nature, self.deadline()).await.map(|answered| answered.reply)
     }
 
-    /// Tries until there is an answer, trying again is not safe, or time is up. Another replica is asked at once;
-    /// the pause is for when all have declined.
+    /// Retries until there is an answer, a retry is unsafe, or the deadline has passed. Another replica is
+    /// tried at once; the back-off applies when all have failed.
     pub(crate) async fn call_until(
         &self,
         ask: &Ask,
@@ -117,12 +117,12 @@ impl Core {
         }
     }
 
-    /// Opens a stream from any replica: the head is awaited, the body is the caller's.
+    /// Opens a stream from any replica: waits for the head, the caller reads the body.
     pub(crate) async fn open(&self, ask: &Ask) -> Result<(Server, Response<Incoming>), Error> {
         self.open_within(ask, self.attempt_timeout()).await
     }
 
-    /// [`Self::open`], when the replica has to prepare something first.
+    /// [`Self::open`] with a longer timeout, for answers that the replica has to prepare.
     pub(crate) async fn open_within(
         &self,
         ask: &Ask,
@@ -150,8 +150,7 @@ impl Core {
         }
     }
 
-    /// Reads an answer that grows with the cluster. It may take as long as it goes on: each piece of it has the time of
-    /// an attempt.
+    /// Reads an answer whose size grows with the cluster. The timeout of an attempt applies to each chunk.
     pub(crate) async fn fetch(&self, ask: &Ask) -> Result<Bytes, Error> {
         let (deadline, mut backoff) = (self.deadline(), Backoff::new());
         loop {
@@ -175,7 +174,7 @@ impl Core {
         })
     }
 
-    /// Asks the cluster about itself, in the background, when what we know is old or failed us.
+    /// Refreshes the list of replicas in the background, if it is old or a replica has failed.
     fn refresh_if_due(&self, now: Instant) {
         if !self.servers().claim_refresh(now) {
             return;
@@ -201,16 +200,16 @@ impl Core {
     }
 }
 
-/// An answer, and what makes it less than the whole truth.
+/// An answer, and whether an earlier attempt may have been committed.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) reply: Reply,
-    /// An earlier attempt of the same call may have happened, and why that is not known. The answer is about the
-    /// last attempt only.
+    /// Why an earlier attempt of the same call may have been committed, if so. The answer is
+    /// that of the last attempt only.
     pub(crate) doubt: Option<String>,
 }
 
-/// A refusal of a later attempt says nothing about an earlier one that may have happened.
+/// A refusal of a later attempt does not tell whether an earlier one was committed.
 pub(crate) fn in_doubt(error: Error, doubt: Option<&str>) -> Error {
     match (error, doubt) {
         (Error::Refused(refusal), Some(doubt)) => Error::Unknown {
@@ -223,12 +222,12 @@ pub(crate) fn in_doubt(error: Error, doubt: Option<&str>) -> Error {
     }
 }
 
-/// What the attempts of one call met: the last of those that tell most.
+/// The most informative failure among the attempts of one call; the last one of equals.
 #[derive(Default)]
 struct Trouble {
     why: String,
     source: Option<Cause>,
-    /// Whether it may have happened, and what was heard.
+    /// Whether it may have been committed, and how much was received.
     weight: (bool, Heard),
 }
 
@@ -239,7 +238,7 @@ impl Trouble {
         }
     }
 
-    /// Why it is not known whether an attempt has happened; `None`: none has.
+    /// Why an attempt may have been committed; `None`: none was.
     fn doubt(&self) -> Option<String> {
         self.weight.0.then(|| self.why.clone())
     }
@@ -253,7 +252,8 @@ impl Trouble {
     }
 }
 
-/// Reads a JSON object, which every answer is but that of a batch. (As a struct, serde would read a list as well.)
+/// Parses a JSON object, which every answer except that of a batch is. (serde would
+/// accept a list for a struct as well.)
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Error::protocol("it is not a JSON object"));

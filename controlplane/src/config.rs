@@ -147,7 +147,7 @@ struct Given {
     /// With an empty data directory: wait until somebody sends a backup, and begin with it.
     #[arg(long, env = "ROMANAD_AWAIT_RESTORE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     await_restore: Option<bool>,
-    /// SpaceGuard to keep free on the disk of the data, bytes [default: 268435456; 0: none].
+    /// Room to keep free on the disk of the data, bytes [default: 268435456; 0: none].
     #[arg(long, env = "ROMANAD_DISK_RESERVE_BYTES", value_name = "BYTES")]
     disk_reserve_bytes: Option<u64>,
     /// Log lines for people or for programs [default: text].
@@ -270,7 +270,7 @@ pub struct Config {
     pub restore: Option<PathBuf>,
     /// Whether to wait for one.
     pub await_restore: bool,
-    /// SpaceGuard to keep free on the disk of the data, bytes.
+    /// Room to keep free on the disk of the data, bytes.
     pub disk_reserve_bytes: u64,
     /// How log lines look.
     pub log_format: Form,

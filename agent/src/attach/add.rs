@@ -179,7 +179,7 @@ impl Attacher {
             return Err(why);
         }
         if !late {
-            revision = revision.max(Revision(self.set_endpoints(entry).await?.get()));
+            revision = revision.max(self.set_endpoints(entry).await?);
         }
         let ips: Vec<IpAddr> = entry.addresses.iter().filter_map(|held| held.ip).collect();
         let addresses = ips.iter().map(|ip| IpNet::from(*ip)).collect();

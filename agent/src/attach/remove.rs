@@ -4,22 +4,52 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_daemon::durable::{self, DurableError};
+use romana_daemon::reconcile::{Next, Pass, Reconcile, Schedule};
 use romana_statemachine::command::EndpointRef;
 use romana_statemachine::{Labels, plural};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::add::crash_point;
 use super::{Attacher, AttachmentAddress, Entry, Stage, code, failed, names};
 use crate::ipc::{Failed, Key, Request};
 use crate::kernel::{KernelError, connections, links};
 use crate::ownership::{SPOOL_DIR, host_link};
-use romana_daemon::durable::{self, DurableError};
 
 /// Retry interval after the control plane did not accept a release.
 const RETRY: Duration = Duration::from_secs(1);
 /// Interval at which the queue is checked without events.
 const PERIOD: Duration = Duration::from_secs(30);
+
+/// When the queue is checked without a reason.
+pub(super) const SCHEDULE: Schedule =
+    Schedule { period: Some(PERIOD), retry: RETRY, retry_max: RETRY };
+
+/// Releases the addresses of entries that are not in use any more.
+pub(super) struct Releaser(pub(super) Arc<Attacher>);
+
+impl Reconcile for Releaser {
+    const PART: &'static str = "releases";
+    const DROPPED_AT_STOP: bool = true;
+
+    async fn pass(&mut self) -> Pass {
+        let Self(attacher) = self;
+        let mut next = Next::Period;
+        attacher.take_spool().await;
+        for entry in attacher.ledger.select(|entry| entry.stage != Stage::Ready) {
+            if let Err(error) = attacher.finish(&entry).await {
+                // Normal while the control plane is away, which status says already.
+                let container = entry.key.container_id;
+                tracing::debug!(%error, container, "release of addresses failed, will retry");
+                next = Next::Retry;
+            }
+        }
+        Pass { problems: Vec::new(), next }
+    }
+
+    async fn wake(&mut self) {
+        self.0.released.notified().await;
+    }
+}
 
 impl Attacher {
     /// Detaches a container. Succeeds also if nothing is left of it.
@@ -177,36 +207,6 @@ impl Attacher {
                 Ok(()) => tracing::info!(path = %path.display(), "processed a spooled DEL"),
                 Err(error) => tracing::warn!(%error, "processing a spooled DEL failed, will retry"),
             }
-        }
-    }
-
-    /// Releases the addresses of `Removing` entries, retrying until `stop`.
-    pub(super) async fn release_all(self: Arc<Self>, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let mut again = false;
-            self.take_spool().await;
-            for entry in self.ledger.select(|entry| entry.stage != Stage::Ready) {
-                let done = tokio::select! {
-                    () = stop.cancelled() => return,
-                    done = self.finish(&entry) => done,
-                };
-                if let Err(error) = done {
-                    tracing::debug!(
-                        %error,
-                        container = entry.key.container_id,
-                        "release of addresses failed, will retry"
-                    );
-                    again = true;
-                }
-            }
-            let wake = async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = self.released.notified() => {}
-                }
-            };
-            // Timeout or wake-up: check the queue either way.
-            _ = timeout(if again { RETRY } else { PERIOD }, wake).await;
         }
     }
 

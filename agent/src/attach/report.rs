@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
+use romana_daemon::reconcile::{Next, Pass, Reconcile, Schedule};
 use romana_statemachine::command::{Attached, ReportAttachments};
 use romana_statemachine::name::AddressName;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 
 use super::reserve::UNWANTED;
 use super::{Attacher, AttachmentAddress, Stage, names};
@@ -26,29 +26,51 @@ const GATHER: Duration = Duration::from_millis(500);
 /// much as there are attachments.
 const GATHER_CHANGES: Duration = Duration::from_secs(5);
 
-impl Attacher {
-    /// Reports until `stop`.
-    pub(super) async fn report_all(self: Arc<Self>, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let (pause, view) = match self.report().await {
-                Ok((pause, view)) => (pause, Some(view)),
-                Err(why) => {
-                    tracing::debug!(why, "report of attachments failed");
-                    (RETRY, None)
-                }
-            };
-            let wake = async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = async { self.changed.notified().await; sleep(GATHER_CHANGES).await } => {}
-                    () = async { self.contradicted(view).await; sleep(GATHER).await } => {}
-                }
-            };
-            // Timeout or wake-up: report either way.
-            _ = timeout(pause, wake).await;
+/// When a report follows without a reason.
+pub(super) const SCHEDULE: Schedule =
+    Schedule { period: Some(PERIOD), retry: RETRY, retry_max: RETRY };
+
+/// Keeps the log's record of the attachments of this host as they are.
+pub(super) struct Reporter {
+    attacher: Arc<Attacher>,
+    /// The view that the last report was based on.
+    reported: Option<Arc<View>>,
+}
+
+impl Reporter {
+    pub(super) fn new(attacher: Arc<Attacher>) -> Self {
+        Self { attacher, reported: None }
+    }
+}
+
+impl Reconcile for Reporter {
+    const PART: &'static str = "reports";
+
+    async fn pass(&mut self) -> Pass {
+        match self.attacher.report().await {
+            Ok((pause, view)) => {
+                self.reported = Some(view);
+                Pass { problems: Vec::new(), next: Next::In(pause) }
+            }
+            Err(why) => {
+                // Normal while the control plane is away, which status says already.
+                tracing::debug!(why, "report of attachments failed");
+                self.reported = None;
+                Pass { problems: Vec::new(), next: Next::Retry }
+            }
         }
     }
 
+    async fn wake(&mut self) {
+        let attacher = &self.attacher;
+        tokio::select! {
+            () = async { attacher.changed.notified().await; sleep(GATHER_CHANGES).await } => {}
+            () = async { attacher.contradicted(self.reported.clone()).await; sleep(GATHER).await } => {}
+        }
+    }
+}
+
+impl Attacher {
     /// Returns when the log has released an address that is attached here, or the reserve's settings have
     /// changed, since the reported view.
     async fn contradicted(&self, mut before: Option<Arc<View>>) {

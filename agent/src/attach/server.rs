@@ -20,9 +20,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::heal::{Healer, SCHEDULE};
+use super::heal::Healer;
+use super::remove::Releaser;
+use super::report::Reporter;
 use super::reserve::Reserve;
-use super::{AttachConfig, Attacher, Ledger, Unable, code, failed};
+use super::{AttachConfig, Attacher, Ledger, Unable, code, failed, heal, remove, report};
 use crate::config::Config;
 use crate::enrol::Standing;
 use crate::follow::Seen;
@@ -116,11 +118,10 @@ impl Server {
         attacher.undo_unfinished().await;
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn_job("recover", Arc::clone(&attacher).begin(stop.clone()));
-        tasks.spawn("release", Arc::clone(&attacher).release_all(stop.clone()));
-        tasks.spawn("report", Arc::clone(&attacher).report_all(stop.clone()));
         tasks.spawn("ability", Arc::clone(&attacher).watch_ability(stop.clone()));
-        let healer = Healer::new(Arc::clone(&attacher), taken);
-        tasks.reconcile(healer, SCHEDULE, &problems);
+        tasks.reconcile(Releaser(Arc::clone(&attacher)), remove::SCHEDULE, &problems);
+        tasks.reconcile(Reporter::new(Arc::clone(&attacher)), report::SCHEDULE, &problems);
+        tasks.reconcile(Healer::new(Arc::clone(&attacher), taken), heal::SCHEDULE, &problems);
         let conversations = TaskTracker::new();
         let early = tokio::select! {
             biased;

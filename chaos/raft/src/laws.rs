@@ -57,14 +57,14 @@ fn linearizable(operations: &[Operation], broken: &mut Broken) {
         }
     }
     moments.sort_by_key(|(at, ..)| *at);
-    let (mut known, mut floors) = (0, BTreeMap::new());
+    let (mut known, mut floors) = (Revision(0), BTreeMap::new());
     for (_, asked, operation) in moments {
         let Some((_, revision)) = operation.told() else { continue };
         if asked {
             floors.insert(operation.asked, known);
             continue;
         }
-        let floor = floors.remove(&operation.asked).unwrap_or(0);
+        let floor = floors.remove(&operation.asked).unwrap_or_default();
         let is_write = operation.question == Question::Make;
         if revision < floor || is_write && revision == floor {
             let Operation { node, name, question, .. } = operation;

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
-use romana_statemachine::{Digest, Revision};
+use romana_statemachine::{Digest, Revision, Term};
 
 /// A client's request.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) struct Book {
     /// The digest of each revision, and the first replica that reported it.
     pub(crate) digests: BTreeMap<Revision, (Digest, u64)>,
     /// The leader of each term.
-    pub(crate) leaders: BTreeMap<u64, u64>,
+    pub(crate) leaders: BTreeMap<Term, u64>,
     /// Violations, in the order of detection.
     pub(crate) broken: Vec<String>,
     /// Injected faults, as text.
@@ -124,7 +124,7 @@ impl Book {
     }
 
     /// Records the leader of a term.
-    pub(crate) fn lead(&mut self, node: u64, term: u64) {
+    pub(crate) fn lead(&mut self, node: u64, term: Term) {
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
             self.break_law(

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use romana_replica::Replica;
-use romana_statemachine::Record;
+use romana_statemachine::{Record, Revision};
 use romana_storage::platform::{begin, below, disk, random};
 use turmoil::Sim;
 
@@ -43,7 +43,7 @@ struct World {
     down: BTreeMap<u64, u64>,
     cuts: Vec<(Cut, u64)>,
     /// The last revision seen in the current life of each replica.
-    shown: BTreeMap<u64, u64>,
+    shown: BTreeMap<u64, Revision>,
 }
 
 /// Runs one seed. `lie`: the lie of all disks.
@@ -129,7 +129,7 @@ impl World {
         for (id, running) in &*self.site.running.borrow() {
             let seen = running.replica.with_state(|state| (state.revision(), state.digest()));
             let leads = *running.leads.borrow();
-            let before = self.shown.insert(*id, seen.0).unwrap_or(0);
+            let before = self.shown.insert(*id, seen.0).unwrap_or_default();
             self.site.book.with(|book| {
                 book.see(*id, seen.0, seen.1);
                 if let Some(term) = leads {
@@ -345,7 +345,7 @@ impl World {
         }
         let revision =
             replicas.values().map(|replica| replica.with_state(|state| state.revision()));
-        let revision = revision.max().unwrap_or(0);
+        let revision = revision.max().unwrap_or(Revision(0));
         self.site.running.borrow_mut().clear();
         drop(replicas);
         let clocks = self.plan.liar.is_some();
@@ -363,7 +363,7 @@ impl World {
                 trace: book.traced(),
                 made: count(Question::Make),
                 reads: count(Question::Read) + count(Question::ReadHere),
-                revision,
+                revision: revision.get(),
                 broken: std::mem::take(&mut book.broken),
                 told: std::mem::take(&mut book.told),
             }
@@ -389,7 +389,7 @@ fn history(replica: &Replica) -> Result<Vec<Record>, String> {
     loop {
         let some = history.read(next, 4096, 1 << 20).map_err(|error| format!("{error:?}"))?;
         let Some(last) = some.last() else { return Ok(all) };
-        next = last.revision + 1;
+        next = last.revision.next();
         all.extend(some);
     }
 }

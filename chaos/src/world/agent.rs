@@ -11,7 +11,7 @@ use romana_agent::policy::options::Options as PolicyOptions;
 use romana_agent::routes::{Change, Facts, Link, Options, Target, diff, missing, plan};
 use romana_agent::view::View;
 use romana_statemachine::name::{AddressName, HostName};
-use romana_statemachine::{Record, State};
+use romana_statemachine::{Record, Revision, State};
 
 use super::Bug;
 
@@ -98,7 +98,7 @@ impl Agent {
             self.view.apply(record);
         }
         self.caught_up |=
-            self.view.revision == records.last().map_or(0, |last| last.revision.get());
+            self.view.revision == records.last().map_or(Revision(0), |last| last.revision);
     }
 
     /// Reconciles the kernel with the view; stops after `most` writes, as in a crash.

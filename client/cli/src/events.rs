@@ -48,16 +48,12 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let Self::Follow { from, topics, host, count, until, bookmarks } = self;
         let after = match from {
-            Some(revision) => revision,
-            None => ctx.client.cluster().await?.revision.get(),
+            Some(revision) => Revision(revision),
+            None => ctx.client.cluster().await?.revision,
         };
         let host = host.map(HostName::from);
-        let options = FollowOptions {
-            after: Some(Revision(after)),
-            topics,
-            host,
-            ..FollowOptions::default()
-        };
+        let options =
+            FollowOptions { after: Some(after), topics, host, ..FollowOptions::default() };
         let mut follower = ctx.client.follow(options);
         let mut trouble = Trouble::of(&follower);
         let mut left = count.unwrap_or(u64::MAX);

@@ -192,7 +192,7 @@ impl Feed {
         let last = self.last();
         let followers = lock(&self.0.followers);
         let slowest = followers.slots().map(|slot| slot.cursor.load(Ordering::Relaxed)).min();
-        slowest.map_or(0, |cursor| last.get().saturating_sub(cursor))
+        slowest.map_or(0, |cursor| last.since(Revision(cursor)))
     }
 
     /// Starts following after revision `after`. Must be called in a tokio runtime.

@@ -76,7 +76,7 @@ pub trait Checkpoints: Send + Sync + 'static {
 pub fn excess(segments: &[SegmentInfo], retention: &Retention, now: Millis) -> Revision {
     let closed = segments.len().saturating_sub(1);
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    let mut excess = 0;
+    let mut excess = Revision(0);
     for segment in segments.iter().take(closed) {
         let is_old = retention
             .age_ms
@@ -86,9 +86,9 @@ pub fn excess(segments: &[SegmentInfo], retention: &Retention, now: Millis) -> R
             break;
         }
         bytes = bytes.saturating_sub(segment.bytes);
-        excess = segment.last.get();
+        excess = segment.last;
     }
-    Revision(excess)
+    excess
 }
 
 /// Where a purge step ends: after the oldest segment and the following ones, as long as they are a small fraction of

@@ -164,9 +164,8 @@ async fn verify(call: Call) -> reply::Result {
         })
     };
     let beginnings = call.api.replica().evidence().beginnings(Instant::now() + BEGINNING_MAX).await;
-    let signed =
-        call.look(|state| state.signed().map_or(0, |signed| signed.revision.get())).await?;
-    let differences = retention::differences(&beginnings, Revision(signed));
+    let signed = call.look(|state| state.signed().map(|signed| signed.revision)).await?;
+    let differences = retention::differences(&beginnings, signed.unwrap_or_default());
     let agreed =
         proofs.values().all(|proof| proof.as_ref().is_ok_and(same)) && differences.is_empty();
     let replicas = proofs

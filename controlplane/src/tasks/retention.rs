@@ -56,7 +56,8 @@ impl Retention {
     /// The checkpoint to have signed now, if any.
     async fn wanted(&self, context: &LeaderContext) -> Option<Revision> {
         let (wanted, signed) = context.replica.with_state(|state| {
-            (state.retention().clone(), state.signed().map_or(0, |signed| signed.revision.get()))
+            let signed = state.signed().map(|signed| signed.revision);
+            (state.retention().clone(), signed.unwrap_or_default())
         });
         if wanted == Wanted::default() {
             return None;
@@ -67,7 +68,7 @@ impl Retention {
         let now = context.replica.clocks().confirmed_time().unwrap_or_default();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);
-            let candidate = candidate(&checkpoints.list(), excess, Revision(signed));
+            let candidate = candidate(&checkpoints.list(), excess, signed);
             Ok::<_, romana_storage::history::HistoryError>(candidate)
         };
         match tokio::task::spawn_blocking(look).await.ok()? {

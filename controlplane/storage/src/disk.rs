@@ -1,4 +1,4 @@
-//! SpaceGuard on the disk: how much there is, how much a replica wants, and whether an error says that there is none.
+//! Room on the disk: how much there is, how much a replica wants, and whether an error says that there is none.
 //!
 //! A replica whose disk is nearly full leaves before the disk is full ([`SpaceGuard::low`]), and begins again when there is
 //! more than it needed ([`SpaceGuard::short`]), so that it does not come and go.
@@ -70,7 +70,7 @@ impl std::fmt::Display for LowSpace {
 }
 
 impl SpaceGuard {
-    /// SpaceGuard for the data in `dir`: `reserve` bytes are kept free; 0: as long as writing goes well.
+    /// Room for the data in `dir`: `reserve` bytes are kept free; 0: as long as writing goes well.
     #[must_use]
     pub fn new(dir: PathBuf, reserve: u64) -> Self {
         Self { dir, reserve, ran_out: None }

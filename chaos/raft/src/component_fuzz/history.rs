@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use romana_statemachine::{Actor, Digest, Event, Millis, Record, Revision, event};
+use romana_statemachine::{Actor, Digest, Event, Index, Millis, Record, Revision, event};
 use romana_storage::history::{History, HistoryError, HistoryOptions};
 use romana_storage::platform::{below, disk};
 
@@ -17,7 +17,7 @@ pub(super) struct Kept {
 
 impl super::Part for Kept {
     fn new(machine: String) -> Self {
-        Self { machine, safe: 0, purged: 0 }
+        Self { machine, safe: Revision(0), purged: Revision(0) }
     }
 
     fn live(&mut self) -> Result<(), String> {
@@ -34,7 +34,7 @@ impl super::Part for Kept {
 impl Kept {
     fn use_it(&mut self, history: &History) -> Result<(), String> {
         let (last, oldest) = (history.last().0, history.oldest());
-        if last < self.safe || oldest > self.purged + 1 {
+        if last < self.safe || oldest > self.purged.next() {
             let Self { safe, purged, .. } = self;
             return Err(format!("owes {purged}..={safe}, and has {oldest}..={last}"));
         }
@@ -61,7 +61,7 @@ impl Kept {
             14 => history.close_segment()?,
             _ => {
                 // The requested part may be purged entirely or partly, also on interruption.
-                let upto = below(self.safe + 1);
+                let upto = Revision(below(self.safe.next().get()));
                 self.purged = self.purged.max(upto);
                 _ = history.purge_before(upto)?;
             }
@@ -73,19 +73,20 @@ impl Kept {
 /// `count` records that follow `last`.
 fn records(mut last: (Revision, Digest), count: u64) -> Vec<Record> {
     let mut make = || {
-        let revision = last.0 + 1;
+        let revision = last.0.next();
         let id = format!(
             "tenant-{revision}-{}",
-            "x".repeat(usize::try_from(revision % 64).unwrap_or(0))
+            "x".repeat(usize::try_from(revision.get() % 64).unwrap_or(0))
         );
         let event = Event::TenantCreated(event::TenantCreated {
             id: id.into(),
             labels: [].into_iter().collect(),
         });
-        let (at, actor) = (Millis(revision * 10), Actor::from("story"));
-        let digest = Record::chain(&last.1, revision, revision, at, &actor, &event);
+        let (at, actor) = (Millis(revision.get() * 10), Actor::from("story"));
+        let index = Index(revision.get());
+        let digest = Record::chain(&last.1, revision, index, at, &actor, &event);
         last = (revision, digest);
-        Record { revision, index: revision, at, actor, event, digest }
+        Record { revision, index, at, actor, event, digest }
     };
     (0..count).map(|_| make()).collect()
 }

@@ -1,5 +1,5 @@
 use romana_statemachine::event::TenantCreated;
-use romana_statemachine::{Digest, Millis};
+use romana_statemachine::{Digest, Index, Millis, Revision};
 
 use super::*;
 
@@ -29,7 +29,14 @@ fn record(revision: Revision, name: &str, after: Duration) -> Record {
     let tenant =
         TenantCreated { id: format!("{PREFIX}{name}").as_str().into(), labels: BTreeMap::new() };
     let (actor, digest) = ("client".into(), Digest::default());
-    Record { revision, index: revision, at, actor, event: Event::TenantCreated(tenant), digest }
+    Record {
+        revision,
+        index: Index(revision.get()),
+        at,
+        actor,
+        event: Event::TenantCreated(tenant),
+        digest,
+    }
 }
 
 fn broken(law: impl FnOnce(&mut Broken)) -> Vec<&'static str> {
@@ -41,18 +48,21 @@ fn broken(law: impl FnOnce(&mut Broken)) -> Vec<&'static str> {
 #[test]
 fn an_answer_is_not_older_than_what_was_known_before_it_was_asked_for() {
     let check = |operations: &[Operation]| broken(|found| linearizable(operations, found));
-    let first = || made("a", 1, 2, 5);
-    assert_eq!(check(&[first(), read(Question::Read, 2, 3, 4, 5)]), [""; 0]);
-    assert_eq!(check(&[first(), read(Question::Read, 2, 3, 4, 4)]), ["linearizable"]);
+    let first = || made("a", 1, 2, Revision(5));
+    assert_eq!(check(&[first(), read(Question::Read, 2, 3, 4, Revision(5))]), [""; 0]);
+    assert_eq!(check(&[first(), read(Question::Read, 2, 3, 4, Revision(4))]), ["linearizable"]);
     // Requested before the other answer, so it may be older.
-    assert_eq!(check(&[made("a", 1, 4, 5), read(Question::Read, 2, 3, 5, 4)]), [""; 0]);
     assert_eq!(
-        check(&[first(), made("b", 3, 4, 5)]),
+        check(&[made("a", 1, 4, Revision(5)), read(Question::Read, 2, 3, 5, Revision(4))]),
+        [""; 0]
+    );
+    assert_eq!(
+        check(&[first(), made("b", 3, 4, Revision(5))]),
         ["linearizable"],
         "a write is a new revision"
     );
     assert_eq!(
-        check(&[first(), read(Question::ReadHere, 2, 3, 4, 1)]),
+        check(&[first(), read(Question::ReadHere, 2, 3, 4, Revision(1))]),
         [""; 0],
         "that is its right"
     );
@@ -62,8 +72,11 @@ fn an_answer_is_not_older_than_what_was_known_before_it_was_asked_for() {
 fn a_replica_does_not_show_less_than_before() {
     let check = |operations: &[Operation]| broken(|found| local_reads(operations, found));
     let here = |node, asked, seen| read(Question::ReadHere, node, asked, asked + 1, seen);
-    assert_eq!(check(&[here(1, 1, 5), here(2, 3, 4), here(1, 5, 5)]), [""; 0]);
-    assert_eq!(check(&[here(1, 1, 5), here(1, 3, 4)]), ["local reads"]);
+    assert_eq!(
+        check(&[here(1, 1, Revision(5)), here(2, 3, Revision(4)), here(1, 5, Revision(5))]),
+        [""; 0]
+    );
+    assert_eq!(check(&[here(1, 1, Revision(5)), here(1, 3, Revision(4))]), ["local reads"]);
 }
 
 #[test]
@@ -72,22 +85,30 @@ fn what_was_answered_is_there_and_nothing_else() {
         broken(|found| kept(1, operations, records, found))
     };
     let there = |revision, name| record(revision, name, Duration::ZERO);
-    assert_eq!(check(&[made("a", 1, 2, 5)], &[there(5, "a")]), [""; 0]);
-    assert_eq!(check(&[made("a", 1, 2, 5)], &[]), ["kept"], "lost");
-    assert_eq!(check(&[made("a", 1, 2, 5)], &[there(6, "a")]), ["kept"], "elsewhere");
-    assert_eq!(check(&[made("a", 1, 2, 5)], &[there(5, "a"), there(6, "a")]), ["kept"], "twice");
+    assert_eq!(check(&[made("a", 1, 2, Revision(5))], &[there(Revision(5), "a")]), [""; 0]);
+    assert_eq!(check(&[made("a", 1, 2, Revision(5))], &[]), ["kept"], "lost");
+    assert_eq!(
+        check(&[made("a", 1, 2, Revision(5))], &[there(Revision(6), "a")]),
+        ["kept"],
+        "elsewhere"
+    );
+    assert_eq!(
+        check(&[made("a", 1, 2, Revision(5))], &[there(Revision(5), "a"), there(Revision(6), "a")]),
+        ["kept"],
+        "twice"
+    );
     let told = |answer| operation(Question::Make, "a", 1, 1, Some((2, answer)));
-    assert_eq!(check(&[told(Answer::Refused)], &[there(5, "a")]), ["kept"]);
-    assert_eq!(check(&[told(Answer::Unknown)], &[there(5, "a")]), [""; 0]);
+    assert_eq!(check(&[told(Answer::Refused)], &[there(Revision(5), "a")]), ["kept"]);
+    assert_eq!(check(&[told(Answer::Unknown)], &[there(Revision(5), "a")]), [""; 0]);
     assert_eq!(check(&[told(Answer::Unknown)], &[]), [""; 0]);
-    assert_eq!(check(&[], &[there(5, "a")]), ["kept"], "nobody made it");
+    assert_eq!(check(&[], &[there(Revision(5), "a")]), ["kept"], "nobody made it");
 }
 
 #[test]
 fn a_stamp_is_not_far_from_the_true_time() {
     let check = |after: Duration| {
-        let operations = [made("a", 100, 2, 5)];
-        broken(|found| log_time(&operations, &[record(5, "a", after)], found))
+        let operations = [made("a", 100, 2, Revision(5))];
+        broken(|found| log_time(&operations, &[record(Revision(5), "a", after)], found))
     };
     let bound = Duration::from_millis(OFF_MAX);
     let (asked, answered) = (Duration::from_secs(100), Duration::from_secs(101));

@@ -1,5 +1,7 @@
 //! The feed is ordered, without duplicates or gaps, and can be resumed anywhere.
 
+use romana_statemachine::Revision;
+
 use super::super::{Case, Law, Verdict};
 
 /// The law.
@@ -14,8 +16,8 @@ fn check(case: &Case<'_>, verdict: &mut Verdict) {
         for fault in &followed.faults {
             verdict.broken(format!("follower {at}: {fault}"));
         }
-        let (got, last) = (followed.digests.len() as u64, case.timeline.last);
-        if got < last.get() {
+        let (got, last) = (Revision(followed.digests.len() as u64), case.timeline.last);
+        if got < last {
             verdict.broken(format!("follower {at} ended at {got}, the history at {last}"));
         }
         let differs = (1..)

@@ -76,19 +76,10 @@ impl Packed {
             return Err(bad(at, "the index of the blocks does not end at the footer"));
         }
         let digest = footer[16..].first_chunk().copied().map(Digest).unwrap_or_default();
-        let last = u64_at(&footer, 8);
+        let last = Revision(u64_at(&footer, 8));
         let index_crc = u32_at(&footer, 60);
         let blocks = OnceLock::new();
-        Ok(Self {
-            start,
-            path,
-            last: Revision(last),
-            digest,
-            index_offset,
-            index_len,
-            index_crc,
-            blocks,
-        })
+        Ok(Self { start, path, last, digest, index_offset, index_len, index_crc, blocks })
     }
 
     /// Collects records from the one that `collector` wants next, until it has enough or the segment

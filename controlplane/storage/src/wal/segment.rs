@@ -44,7 +44,7 @@ impl Spare {
         match allocate(&file, size).and_then(|()| file.sync_all()) {
             Ok(()) => Ok(Self { path, file, size }),
             Err(source) => {
-                // SpaceGuard that is short now is not given to a file that nobody will use.
+                // Room that is short now is not given to a file that nobody will use.
                 let _ = fs::remove_file(&path);
                 Err(WalError::Io { action: "allocate", path, source })
             }

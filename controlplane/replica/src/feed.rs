@@ -126,7 +126,7 @@ struct Slot {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.published.notify_one(); // the dispatcher sees that nobody is left
+        self.published.notify_one(); // the dispatcher ends: no handle is left
     }
 }
 

@@ -4,9 +4,9 @@
 //! all other requests get an error that says so.
 //!
 //! ```text
-//!   server::run: room (disk space) ─► restore (a backup, if requested) ─► replica serves … until the disk is full
-//!   ──┐ ▲  answers DiskFull      answers AwaitingRestore                                                 │
-//!   └────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!   server::run: room (disk) ─► restore (a backup, if requested) ─► replica serves … until the disk is full ─┐
+//!                  ▲  answers DiskFull      answers AwaitingRestore                                          │
+//!                  └─────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 
 pub(crate) mod restore;

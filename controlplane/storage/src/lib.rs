@@ -3,7 +3,7 @@
 //! What a replica keeps on its disk, and the platform below it: real or simulated.
 //!
 //! ```text
-//!   wal       Raft's durable state: entries, votes       history   every record of every event, in segments
+//!   wal       Raft's durable state: entries, votes           history   every record of every event, in segments
 //!      └─────────────────────┬──────────────────────────────────┘
 //!   durable   atomic file writes                         state_file   a state in a file: snapshots, checkpoints
 //!   disk      free space, and detection of full disks

@@ -71,7 +71,6 @@ pub struct Cluster {
     addresses: BTreeMap<u64, SocketAddr>,
     /// Peer listeners of replicas that were not started yet.
     pub listeners: BTreeMap<u64, TcpListener>,
-    /// Running replicas.
     pub running: BTreeMap<u64, Replica>,
     /// The machines' clocks, which tests can set wrong.
     walls: BTreeMap<u64, WallClock>,

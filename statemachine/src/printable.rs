@@ -10,7 +10,7 @@ const SHOWN_CHARS_MAX: usize = 512;
 /// Shows a value without what would move the cursor, end the line, or turn or hide text, and no more of
 /// it than [`SHOWN_CHARS_MAX`] characters.
 ///
-/// Whoever sent the text chose every byte of it. What is not shown as it is, is shown as an escape
+/// The sender of the text chose every byte of it. What is not shown as it is, is shown as an escape
 /// (`\u{1b}`), and what is left out is counted.
 ///
 /// ```

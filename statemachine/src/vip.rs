@@ -2,7 +2,7 @@
 //!
 //! A VIP is held under a lease that the holder keeps by its own clock: it stops answering when the
 //! lease runs out, whatever it hears. Hence no other host gets the VIP's address before that, even
-//! when the VIP was unassigned, removed or given another address meanwhile: the holder may be cut
+//! when the VIP was unassigned, removed or given another address before: the holder may be cut
 //! off and not know yet (`State::vip_fences`). A planned move is smoothest without
 //! an unassignment: stop renewing, and assign when the lease is over.
 

@@ -248,7 +248,7 @@ fn format_1_is_frozen() {
 fn a_later_format_is_refused_by_its_number() {
     let (bytes, _) = backup(&state(3), 0, 100, 2);
     let starts = frames(&bytes);
-    // The format is the first byte of the header's payload; its check has to be made anew.
+    // The format is the first byte of the header's payload; its checksum has to be computed again.
     let mut header = bytes[starts[0] + 13..starts[1]].to_vec();
     header[0] = 9;
     let mut hasher = blake3::Hasher::new();

@@ -24,7 +24,7 @@ pub struct CommandMeta {
     pub topic: Topic,
 }
 
-/// Who proposes a command. Whoever stands further down may propose what those above may.
+/// Who proposes a command, from the least privilege to the most: each may also propose the commands of those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// The agent of the host that it is about.

@@ -1,7 +1,5 @@
 //! Commands with what an agent says about the addresses that are in use on its host.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::vec::Vec;
 use core::net::IpAddr;
 

@@ -1,7 +1,5 @@
 //! Events about hosts, and about what their agents report.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::vec::Vec;
 use core::net::IpAddr;
 

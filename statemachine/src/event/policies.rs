@@ -1,7 +1,5 @@
 //! Events about policies and endpoints. What is set is the document that the command had.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};

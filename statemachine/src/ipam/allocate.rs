@@ -96,8 +96,8 @@ fn existing(state: &State, ask: &AllocateAddress) -> Option<Result<Vec<Event>, R
     Some(if same { Ok(Vec::new()) } else { Err(in_use) })
 }
 
-/// Exactly the address that is asked for, which may be cooling down if it was released until then: whoever
-/// asks has it.
+/// Exactly the address that is asked for. It may be cooling down if it was released until then: the asking host
+/// still uses it.
 pub(super) fn decide_exactly(
     state: &State,
     ask: &AllocateAddress,

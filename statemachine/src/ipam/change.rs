@@ -156,7 +156,7 @@ impl Ipam {
         }
     }
 
-    /// Puts a block in, its free addresses counted anew from what is live and what cools.
+    /// Puts a block in. Its free addresses are computed from its live and cooling ones.
     pub(crate) fn refresh(&mut self, mut block: Block) {
         let cidr = block.cidr;
         block.free = self.fresh_free(cidr, block.skip_ends);

@@ -39,7 +39,6 @@ use crate::refusal::Refusal;
 /// What can be posted: any number of policies, in any of the three wrappings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Document {
-    /// The policies.
     pub securitypolicies: Vec<PolicyDocument>,
 }
 

@@ -21,7 +21,6 @@ static NO_LABELS: Labels = BTreeMap::new();
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity<'a> {
     pub tenant: &'a TenantId,
-    /// The tenant's labels.
     pub tenant_labels: &'a Labels,
     pub segment: &'a SegmentId,
     /// Its labels; `None`: not known yet. That is so for an address in a block of a Kubernetes namespace

@@ -73,10 +73,10 @@ pub(crate) struct Declared {
 }
 
 impl Topology {
-    /// What a document that is in force was carved into.
+    /// Carves a document that is in force.
     ///
     /// # Errors
-    /// Why it is no topology: whoever set it knew more than this program.
+    /// Why it is not valid, although it is in force: a newer program set it.
     pub fn new(spec: &TopologySpec) -> Result<Self, Refusal> {
         Self::build(spec).map(|built| built.topology)
     }

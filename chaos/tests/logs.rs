@@ -119,7 +119,7 @@ async fn one_that_waits_to_be_taken_in_says_so_once() {
     cluster.start_replica(joins).unwrap();
     let start = Instant::now();
     let waits =
-        |lines: &[String]| lines.iter().filter(|line| line.contains("not taken in yet")).count();
+        |lines: &[String]| lines.iter().filter(|line| line.contains("not a member yet")).count();
     while waits(&lines(&cluster, joins, 0)) == 0 {
         assert!(start.elapsed() < PATIENCE, "{}", cluster.log_tails(20));
         ask(&cluster, leader, Duration::from_millis(50)).await;

@@ -1,5 +1,5 @@
-//! The topology of a new cluster: from a document, or one of the built-in ones. It becomes the first
-//! proposal; a cluster that has a history ignores it.
+//! The initial topology of a new cluster: from a document, or a built-in one. It becomes the first
+//! proposal; a cluster that already has a history ignores it.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -18,13 +18,13 @@ use tokio::net::TcpStream;
 
 use crate::config::{Config, InitialTopology};
 
-/// Where AWS instances ask about themselves: link-local, answered by the hypervisor.
+/// The AWS instance metadata service: link-local, answered by the hypervisor.
 const METADATA: &str = "169.254.169.254:80";
-/// Time for the whole look-up.
+/// Timeout of the whole look-up.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest answer that is read, bytes.
+/// Maximum size of an answer, in bytes.
 const METADATA_BYTES_MAX: usize = 4096;
-/// Largest topology document, bytes.
+/// Maximum size of a topology document, in bytes.
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 
 /// Why there is no initial topology.
@@ -35,22 +35,22 @@ pub enum BootstrapError {
     Read { path: String, source: std::io::Error },
     #[error("the initial topology {path} is not valid: {why}")]
     Document {
-        /// The file, or the name of the built-in one.
+        /// The file, or the name of the built-in topology.
         path: String,
-        /// Which field, and what is wrong.
+        /// The invalid field and the reason.
         why: String,
     },
-    /// No built-in topology of that name.
+    /// There is no built-in topology with that name.
     #[error("there is no built-in topology {name}; there are: {known}")]
     NoBuiltin {
         name: String,
-        /// Those there are.
+        /// The names of the built-in topologies.
         known: String,
     },
-    /// The region cannot be looked up.
+    /// The region could not be determined.
     #[error("cannot look up the region at the instance metadata service ({why}): give --region")]
     Region { why: String },
-    /// An override names a network that is not there.
+    /// An override names an unknown network.
     #[error("network_cidr_overrides names network {network}, which the initial topology has not")]
     UnknownNetwork { network: String },
     /// A network overlaps the service range.
@@ -58,18 +58,13 @@ pub enum BootstrapError {
         "network {network} ({cidr}) overlaps service_cluster_ip_range {range}: choose another CIDR, \
          with --network-cidr-overrides {network}=CIDR for example"
     )]
-    OverlapsServices {
-        network: String,
-        cidr: String,
-        /// The service range.
-        range: String,
-    },
-    /// The cluster would refuse to keep the ranges of services.
+    OverlapsServices { network: String, cidr: String, range: String },
+    /// The cluster would refuse to reserve the service ranges.
     #[error("service_cluster_ip_range is not valid: {why}")]
     Services { why: String },
 }
 
-/// What the first leader of a new cluster proposes: today's behaviour from the first entry on, and
+/// What the first leader of a new cluster proposes: the current behaviour version from the first entry on, and
 /// the initial topology, if there is one.
 ///
 /// # Errors
@@ -101,15 +96,15 @@ pub async fn initial_proposals(config: &Config) -> Result<Vec<Proposal>, Bootstr
     Ok(proposals)
 }
 
-/// A new cluster has no member of an older release.
+/// A new cluster has no members of an older release, so it starts with the newest version.
 fn newest() -> Vec<Proposal> {
     let raise = |version| Command::RaiseVersion(RaiseVersion { version });
     let commands = (2..=VERSION_MAX).map(raise);
     commands.map(|command| Proposal { actor: Actor::from("bootstrap"), command }).collect()
 }
 
-/// That, and the ranges of services, if they are known. And what a new cluster is after it: what it would refuse is
-/// refused now, and not when nobody looks.
+/// That version, and the service ranges if they are known; and the state of a new cluster after them. What the
+/// cluster would refuse is refused here, where the operator sees it.
 fn first(config: &Config) -> Result<(Vec<Proposal>, State), BootstrapError> {
     let mut proposals = newest();
     let ranges: Vec<String> =
@@ -134,8 +129,8 @@ fn read(path: &Path) -> Result<TopologySpec, BootstrapError> {
     document(&text).map_err(|why| BootstrapError::Document { path: shown, why })
 }
 
-/// JSON, and what is not is read as YAML: Romana 2.0's documents have comments and commas at the end of lists. What
-/// is wrong with a document that is neither is said of the form that it begins like.
+/// Parses JSON, and anything else as YAML: Romana 2.0's documents have comments and trailing commas in lists. If a
+/// document is neither, the error refers to the format that it starts like.
 fn document(text: &[u8]) -> Result<TopologySpec, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let read = serde_path_to_error::deserialize(&mut deserializer);
@@ -163,7 +158,7 @@ fn built_in(name: &str) -> Result<TopologySpec, BootstrapError> {
     })
 }
 
-/// Puts the overrides in and checks against the service range.
+/// Applies the overrides and checks against the service range.
 fn adapt(mut spec: TopologySpec, config: &Config) -> Result<TopologySpec, BootstrapError> {
     for (name, cidr) in &config.network_cidr_overrides {
         let network = spec.networks.iter_mut().find(|network| network.name == *name);
@@ -174,7 +169,7 @@ fn adapt(mut spec: TopologySpec, config: &Config) -> Result<TopologySpec, Bootst
     let pairs = config.service_cluster_ip_range.iter();
     let pairs = pairs.flat_map(|range| spec.networks.iter().map(move |network| (range, network)));
     for (range, network) in pairs {
-        // A CIDR that is none is refused with the rest of the document.
+        // An invalid CIDR is refused with the rest of the document.
         let Ok(cidr) = romana_statemachine::parse_cidr(&network.cidr) else { continue };
         if cidr.contains(range) || range.contains(&cidr) {
             return Err(BootstrapError::OverlapsServices {
@@ -187,7 +182,7 @@ fn adapt(mut spec: TopologySpec, config: &Config) -> Result<TopologySpec, Bootst
     Ok(spec)
 }
 
-/// The region of this instance: its availability zone without the last letter.
+/// The region of this instance: its availability zone without the trailing letter.
 async fn look_up_region(service: &str) -> Result<String, BootstrapError> {
     let fail = |why: &dyn Display| BootstrapError::Region { why: why.to_string() };
     let zone = tokio::time::timeout(METADATA_TIMEOUT, look_up_zone(service))
@@ -206,7 +201,7 @@ async fn look_up_region(service: &str) -> Result<String, BootstrapError> {
     Ok(letters.as_str().to_owned())
 }
 
-/// Why the metadata service gave nothing.
+/// Why the metadata service gave no answer.
 #[derive(Debug, thiserror::Error)]
 enum LookUpError {
     #[error("{0}")]
@@ -222,7 +217,7 @@ enum LookUpError {
 }
 
 async fn look_up_zone(service: &str) -> Result<String, LookUpError> {
-    // Version 2 of the service wants a token; version 1 knows none and refuses to give one.
+    // Version 2 of the service requires a token; version 1 does not know tokens and refuses to issue one.
     let token = Request::builder()
         .method(Method::PUT)
         .uri("/latest/api/token")
@@ -274,7 +269,7 @@ mod tests {
         Config::load(Args::parse_from(words), None).unwrap()
     }
 
-    /// A metadata service on loopback; `tokens`: whether it insists on them.
+    /// A metadata service on loopback; `tokens`: whether it requires tokens.
     async fn metadata(zone: &'static str, tokens: bool) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -377,7 +372,7 @@ mod tests {
         assert!(error.contains("networks[0]") && error.contains("colour"), "{error}");
     }
 
-    /// As Romana 2.0's documents are written: comments, commas at the end, or YAML altogether.
+    /// Romana 2.0's documents have comments and trailing commas, or are YAML.
     #[test]
     fn a_document_may_have_comments() {
         let json = "{ # networks\n \"networks\": [{\"name\": \"n\", \"cidr\": \"10.0.0.0/8\",}], \"topologies\": [],}";

@@ -1,4 +1,4 @@
-//! What all clients of one replica may cost together.
+//! Resource budgets shared by all clients of one replica.
 //!
 //! ```text
 //!   body ──bytes──► bodies      work on a blocking thread ──permit──► lookups, replays, plans, …
@@ -6,13 +6,13 @@
 //! ```
 //!
 //! ## Laws
-//! 1. What is over waits for a moment, and is then refused with `Busy`: 429 and Retry-After.
-//! 2. A permit goes with the work or the bytes that it stands for, not with the request: a client that
-//!    leaves gives back only what is really over.
-//! 3. Work whose client has gone ends at the next look at its [`Cancel`]; what waits for its turn, at once.
+//! 1. Work over budget waits briefly and is then refused with `Busy`: 429 and Retry-After.
+//! 2. A permit is held by the work or bytes that it stands for, not by the request: when a client disconnects,
+//!    only the permits of finished work are released.
+//! 3. Work whose client has disconnected ends when it next checks its [`Cancel`]; queued work ends at once.
 //! 4. Small bodies and answers do not wait behind large ones.
 //!
-//! Left out: what one connection may cost (`romana_daemon::listener`), and peers (`romana_replica`).
+//! Out of scope: limits of one connection (`romana_daemon::listener`), and of peers (`romana_replica`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,17 +30,17 @@ pub(crate) use romana_replica::Cancel;
 
 use crate::error::{Code, Failure};
 
-/// The part of every body that is counted apart from the rest.
+/// The first part of each body, which has a separate budget.
 pub(crate) const SMALL_BYTES: usize = 64 << 10;
-/// Bytes of the first parts of all bodies, and of the rests.
+/// Budget for the first parts of all bodies, and for their remaining parts, in bytes.
 const SMALL_BODIES_BYTES: usize = 32 << 20;
 const LARGE_BODIES_BYTES: usize = 64 << 20;
-/// Bytes of all answers that are longer than [`SMALL_BYTES`] and not yet written.
+/// Budget for all unwritten answers longer than [`SMALL_BYTES`], in bytes.
 const ANSWERS_BYTES: usize = 64 << 20;
-/// Time that what is over waits.
+/// How long requests over budget wait.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// A number of permits for one kind of work, or of bytes for one kind of thing.
+/// A pool of permits for one kind of work, or of bytes for one kind of data.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     permits: Arc<Semaphore>,
@@ -48,20 +48,20 @@ pub(crate) struct Pool {
     what: &'static str,
 }
 
-/// What was taken out of a pool; it goes back when this is dropped.
+/// Permits taken from a pool; returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Held(Vec<OwnedSemaphorePermit>);
 
 impl Held {
-    /// Nothing.
+    /// No permits.
     pub(crate) const fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds what was taken since.
+    /// Adds more permits.
     pub(crate) fn add(&mut self, more: Self) {
         for more in more.0 {
-            // Permits of one pool become one.
+            // Merge permits of the same pool.
             let same =
                 |held: &&mut OwnedSemaphorePermit| Arc::ptr_eq(held.semaphore(), more.semaphore());
             match self.0.iter_mut().find(same) {
@@ -77,14 +77,14 @@ impl Pool {
         Self { permits: Arc::new(Semaphore::new(size)), size, what }
     }
 
-    /// Takes so many now, or says that there are too few.
+    /// Takes `count` permits now, or fails if too few are available.
     pub(crate) fn try_take(&self, count: usize) -> Result<Held, Failure> {
         let wanted = self.wanted(count);
         let taken = Arc::clone(&self.permits).try_acquire_many_owned(wanted);
         taken.map(|permit| Held(vec![permit])).map_err(|_| self.busy())
     }
 
-    /// Takes so many; waits for them, but not long.
+    /// Takes `count` permits; waits briefly if too few are available.
     pub(crate) async fn take(&self, count: usize, deadline: Instant) -> Result<Held, Failure> {
         if let Ok(held) = self.try_take(count) {
             return Ok(held);
@@ -98,7 +98,7 @@ impl Pool {
         }
     }
 
-    /// What is larger than the pool takes all of it.
+    /// A request larger than the pool takes the whole pool.
     fn wanted(&self, count: usize) -> u32 {
         u32::try_from(count.min(self.size)).unwrap_or(u32::MAX)
     }
@@ -110,32 +110,32 @@ impl Pool {
     }
 }
 
-/// The budgets of one replica. Clones are handles of the same.
+/// The budgets of one replica. Clones are handles to the same budgets.
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
-    /// First parts of bodies, bytes.
+    /// First parts of bodies, in bytes.
     pub(crate) small_bodies: Pool,
-    /// The rests of bodies, bytes.
+    /// Remaining parts of bodies, in bytes.
     pub(crate) large_bodies: Pool,
-    /// Long answers, bytes.
+    /// Long answers, in bytes.
     pub(crate) answers: Pool,
-    /// Lists and other walks through the state, on the threads that serve everybody.
+    /// Lists and other scans of the state on runtime threads.
     pub(crate) walks: Pool,
-    /// Questions that read the history at a few places.
+    /// Queries that read the history in a few places.
     pub(crate) lookups: Pool,
     /// Replays of the history.
     pub(crate) replays: Pool,
     /// Proofs of all replicas' histories.
     pub(crate) proofs: Pool,
-    /// What would become of the whole state.
+    /// Previews of changes to the whole state.
     pub(crate) plans: Pool,
-    /// What is the matter with the whole state.
+    /// Checks of the whole state.
     pub(crate) checks: Pool,
-    /// States of the past that somebody reads.
+    /// Past states being read by clients.
     pub(crate) states: Pool,
-    /// Exports that somebody reads.
+    /// Exports being read by clients.
     pub(crate) exports: Pool,
-    /// Backups that somebody reads: each holds the bytes of a state.
+    /// Backups being read by clients: each holds an encoded state.
     pub(crate) backups: Pool,
 }
 
@@ -157,7 +157,7 @@ impl Budgets {
         }
     }
 
-    /// Takes what a body needs that has grown from `from` to `to` bytes.
+    /// Takes the budget for a body that grew from `from` to `to` bytes.
     pub(crate) async fn body(
         &self,
         (from, to): (usize, usize),
@@ -175,7 +175,7 @@ impl Budgets {
         Ok(held)
     }
 
-    /// Counts an answer's body until it is written, if it is long and of known length.
+    /// Counts an answer's body against the budget until it is written, if it is long and of known length.
     pub(crate) fn count(&self, body: Body) -> Result<Body, Failure> {
         let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
         match length {
@@ -188,13 +188,13 @@ impl Budgets {
     }
 }
 
-/// A body whose bytes give something back when they are gone.
+/// A body whose bytes release their permits when they are dropped.
 struct Counted {
     body: Body,
     held: Option<Held>,
 }
 
-/// Bytes, and what goes back with them.
+/// Bytes with their permits.
 struct Owned {
     bytes: Bytes,
     _held: Held,
@@ -236,8 +236,8 @@ impl HttpBody for Counted {
     }
 }
 
-/// Does work on a thread where that is no harm. What is held goes back when the work is over, and the
-/// work is told when whoever asked for it has gone.
+/// Runs blocking work on another thread. The permits are released when the work ends, and the work is
+/// cancelled when its caller has gone.
 pub(crate) async fn work<T: Send + 'static>(
     held: Held,
     work: impl FnOnce(&Cancel) -> T + Send + 'static,
@@ -245,7 +245,7 @@ pub(crate) async fn work<T: Send + 'static>(
     Ok(work_on(held, work).await?.0)
 }
 
-/// The same, for work that goes on: what is held comes back with its result.
+/// The same, for work in several steps: returns the permits with the result.
 pub(crate) async fn work_on<T: Send + 'static>(
     held: Held,
     what: impl FnOnce(&Cancel) -> T + Send + 'static,
@@ -256,7 +256,7 @@ pub(crate) async fn work_on<T: Send + 'static>(
     done.map_err(|error| Failure::new(Code::Internal, format!("the work ended: {error}")))
 }
 
-/// Does something that takes long here and now, and lets another thread serve the others meanwhile.
+/// Runs long work on the current thread, and lets another thread run the other tasks.
 pub(crate) fn apart<T>(what: impl FnOnce() -> T) -> T {
     let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
     match flavor {
@@ -336,7 +336,7 @@ mod tests {
         beginning.await.unwrap();
         assert!(pool.try_take(1).is_err());
         working.abort();
-        // The permit comes back when the work has seen it.
+        // The permit is released when the work has noticed the cancellation.
         let deadline = Instant::now() + Duration::from_secs(60);
         pool.take(1, deadline).await.unwrap();
     }

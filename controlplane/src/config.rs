@@ -1,7 +1,7 @@
 //! Configuration of `romanad`: flags, environment, file, defaults, in this order of precedence.
 //!
 //! Everything that must agree across replicas is a command in the log (settings, topology), not a key
-//! here. `Given` is what came in, [`Config`] is checked and complete.
+//! here. `Given` is the raw input, [`Config`] is checked and complete.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,16 +17,16 @@ use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
 
-/// Bounds of the request deadline, milliseconds.
+/// Bounds of the request deadline, in milliseconds.
 const REQUEST_TIMEOUT_MS: (u64, u64) = (1, 60_000);
 /// Bounds of the number of connections.
 const CONNECTIONS: (usize, usize) = (16, 1_000_000);
-/// Bounds of the feed's memory, bytes.
+/// Bounds of the feed's memory, in bytes.
 const FEED_BYTES: (usize, usize) = (1 << 20, 16 << 30);
-/// Bounds of the room kept free on the disk, bytes.
+/// Bounds of the disk reserve, in bytes.
 const DISK_RESERVE: (u64, u64) = (0, 1 << 40);
 
-/// What is logged by default: openraft speaks up only when something is wrong.
+/// Default log filter: openraft logs errors only.
 const LOG_DEFAULT: &str = "info,openraft=error";
 
 /// Clouds for which there are built-in topologies.
@@ -194,10 +194,10 @@ impl Pairs {
     }
 }
 
-/// What is wrong with the configuration.
+/// Errors in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file, or the arguments, cannot be read.
+    /// The file or the arguments cannot be read.
     #[error(transparent)]
     Layers(#[from] LayersError),
     /// A value is missing.
@@ -205,81 +205,76 @@ pub enum ConfigError {
     Missing {
         /// Key in the file.
         key: &'static str,
-        /// Flag.
         flag: &'static str,
     },
-    /// A value is wrong.
+    /// A value is invalid.
     #[error("{key} = {value:?} is not valid: {why}")]
     Invalid {
         /// Key in the file; the flag is the same with hyphens.
         key: &'static str,
-        /// As given.
+        /// The given value.
         value: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
 }
 
-/// Where the topology of a new cluster comes from, in the order of preference.
+/// Source of a new cluster's topology, in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InitialTopology {
     /// A document.
     File(PathBuf),
-    /// The built-in one of an AWS region; `None`: the region is looked up.
+    /// The built-in topology of an AWS region; `None`: the region is looked up.
     Aws(Option<String>),
-    /// The built-in one of this name.
+    /// The built-in topology with this name.
     Builtin(&'static str),
-    /// None: somebody sets it later.
+    /// None: it is set later.
     Later,
 }
 
 /// A complete configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Id of this replica.
     pub id: u64,
-    /// Where its data is.
     pub data_dir: PathBuf,
-    /// Where the API is served.
+    /// Address on which the API is served.
     pub listen: SocketAddr,
-    /// Where peers are served.
+    /// Address on which peers are served.
     pub peer_listen: SocketAddr,
-    /// Where clients reach the API; `None`: where it is served.
+    /// Address at which clients reach the API; `None`: the address on which it is served.
     pub advertise_api: Option<String>,
-    /// Where peers reach this replica.
+    /// Address at which peers reach this replica.
     pub advertise_peer: String,
-    /// The founders, by id.
+    /// The founding members, by id.
     pub initial_cluster: BTreeMap<u64, String>,
-    /// `host:port` of APIs of the cluster to join. Then `id` is 0 until [`crate::join::prepare`].
+    /// `host:port` of the APIs of the cluster to join. `id` is then 0 until [`crate::join::prepare`].
     pub join: Vec<String>,
-    /// Tells clusters with the same founders apart.
+    /// Distinguishes clusters with the same founders.
     pub cluster_token: String,
-    /// Where the topology of a new cluster comes from.
+    /// Source of a new cluster's topology.
     pub initial_topology: InitialTopology,
-    /// CIDRs to replace in it.
+    /// CIDRs to replace in the initial topology.
     pub network_cidr_overrides: BTreeMap<NetworkName, IpNet>,
-    /// Ranges of services, which no network, host or endpoint may share.
+    /// Service ranges, which no network, host or endpoint may overlap.
     pub service_cluster_ip_range: Vec<IpNet>,
-    /// Deadline of requests that name none.
+    /// Deadline of requests that do not name one.
     pub request_timeout: Duration,
-    /// Connections at the same time.
+    /// Maximum number of concurrent connections.
     pub connections_max: usize,
-    /// Memory for recent records of the feed, bytes.
+    /// Memory for recent records of the feed, in bytes.
     pub feed_memory_bytes: usize,
-    /// The backup to begin a new cluster with.
+    /// The backup from which a new cluster starts.
     pub restore: Option<PathBuf>,
-    /// Whether to wait for one.
+    /// Whether to wait for a backup.
     pub await_restore: bool,
-    /// Room to keep free on the disk of the data, bytes.
+    /// Bytes to keep free on the disk of the data directory.
     pub disk_reserve_bytes: u64,
-    /// How log lines look.
     pub log_format: Form,
-    /// What to log.
     pub log: String,
 }
 
 impl Config {
-    /// Reads the file that the arguments name, if any, and completes the configuration.
+    /// Reads the configuration file, if the arguments name one, and completes the configuration.
     /// `kubernetes_host` is the value of `KUBERNETES_SERVICE_HOST`.
     ///
     /// # Errors
@@ -371,7 +366,7 @@ fn within<T: PartialOrd + ToString>(
     Ok(())
 }
 
-/// This release has no follower of Kubernetes: whoever asks for one must not believe to have it.
+/// Refuses `kubernetes`, which this release does not support: silently ignoring it would mislead the operator.
 fn refuse_kubernetes(wanted: bool) -> Result<(), ConfigError> {
     if wanted {
         let why = "this release does not follow a Kubernetes API server: leave it out, and bring hosts and policies in \
@@ -424,7 +419,7 @@ fn cidrs(pairs: Vec<(String, String)>) -> Result<BTreeMap<NetworkName, IpNet>, C
     Ok(overrides)
 }
 
-/// One range of services, or one of each family.
+/// Parses one service range, or one per address family.
 fn service_ranges(given: Option<String>) -> Result<Vec<IpNet>, ConfigError> {
     let key = "service_cluster_ip_range";
     let given = given.unwrap_or_default();
@@ -439,7 +434,7 @@ fn service_ranges(given: Option<String>) -> Result<Vec<IpNet>, ConfigError> {
     }
 }
 
-/// This replica's id, unless it joins: then the cluster knows it.
+/// This replica's id; 0 if it joins, because the cluster then assigns it.
 fn own_id(join: &[String], given: Option<u64>, dev: bool) -> Result<u64, ConfigError> {
     match given {
         Some(0) => Err(invalid("id", "0", "ids start at 1")),
@@ -461,7 +456,7 @@ fn servers(urls: Vec<String>) -> Result<Vec<String>, ConfigError> {
     urls.into_iter().map(server).collect()
 }
 
-/// Where peers reach this replica: as told, else as in the list of founders, else where it listens.
+/// Peer address of this replica: as configured, else from the list of founders, else the listen address.
 fn own_address(
     id: u64,
     founders: &BTreeMap<u64, String>,
@@ -493,7 +488,7 @@ fn own_address(
     Ok(listen.to_string())
 }
 
-/// The API's address when it is served on all interfaces: the host that peers use.
+/// API address when it is served on all interfaces: the host of the peer address.
 fn api_beside(peer: &str, listen: SocketAddr) -> Option<String> {
     if !listen.ip().is_unspecified() {
         return None; // where it is served, which is known when it is
@@ -510,7 +505,7 @@ fn initial_topology(
 ) -> InitialTopology {
     match (file, cloud, kubernetes_host) {
         (Some(file), ..) => InitialTopology::File(file),
-        // 100.64.0.1 is what kops gives the API server, 10.96.0.1 what kubeadm does.
+        // kops gives the API server 100.64.0.1, kubeadm gives it 10.96.0.1.
         (None, Some(Cloud::Aws), _) | (None, None, Some("100.64.0.1")) => {
             InitialTopology::Aws(region)
         }

@@ -1,4 +1,4 @@
-//! How the API answers a request's head that is no head: in the form of all its errors.
+//! Answers to malformed request heads, in the form of all API errors.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use romana_daemon::listener::{BadHead, HEAD_BYTES_MAX, HEADERS_MAX, HeadAnswer, 
 
 use crate::error::{Code, Failure};
 
-/// Header lines that every answer has.
+/// Header lines common to all answers.
 pub(crate) type Stamp = Arc<dyn Fn(&Failure) -> String + Send + Sync>;
 
-/// The stamp while there is no replica.
+/// The header lines while there is no replica.
 pub(crate) fn no_replica() -> Stamp {
     Arc::new(|_| String::from("x-romana-revision: 0\r\n"))
 }
 
-/// Answers to heads that cannot be read.
+/// Answers request heads that cannot be parsed.
 pub(crate) fn on_bad_head(stamp: Stamp) -> OnBadHead {
     Arc::new(move |why| {
         let failure = failure(why);
         let (status, headers) = (failure.problem().status, stamp(&failure));
         let answer = ErrorAnswer { error: failure.into_error() };
-        // Text always has a JSON form.
+        // Text always serializes.
         let body = serde_json::to_string(&answer).unwrap_or_default();
         HeadAnswer { status, content_type: "application/json", headers, body }
     })

@@ -1,4 +1,4 @@
-//! Why a request was not answered as asked, and the answer that says so. The table of codes is
+//! Failures of requests, and the error answers for them. The table of codes is
 //! [`romana_api::code`].
 
 use axum::body::Body;
@@ -10,29 +10,28 @@ use romana_api::{ApiError, ErrorAnswer};
 use romana_statemachine::Refusal;
 use serde_json::{Map, Value};
 
-/// Why a request was not answered as asked. Boxed: failures are rare, results are everywhere.
+/// Why a request failed. Boxed: failures are rare, results are everywhere.
 #[derive(Debug)]
 pub struct Failure(Box<Problem>);
 
-/// What a failure says.
+/// Contents of a failure.
 #[derive(Debug)]
 pub struct Problem {
-    /// HTTP status.
     pub status: StatusCode,
-    /// Stable code.
+    /// Stable error code.
     pub code: &'static str,
-    /// What was asked and why not.
+    /// What was requested and why it failed.
     pub message: String,
-    /// What to do.
+    /// What the caller can do.
     pub hint: &'static str,
-    /// The facts, for programs.
+    /// Machine-readable facts.
     pub details: Map<String, Value>,
     /// Seconds after which a retry makes sense.
     pub retry_after_secs: Option<u32>,
 }
 
 impl Failure {
-    /// A failure with a message.
+    /// A failure with a code and a message.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self(Box::new(Problem {
@@ -52,13 +51,13 @@ impl Failure {
         self
     }
 
-    /// What it says.
+    /// The contents of this failure.
     #[must_use]
     pub fn problem(&self) -> &Problem {
         &self.0
     }
 
-    /// What the caller is told.
+    /// The error body for the caller.
     #[must_use]
     pub fn into_error(self) -> ApiError {
         let Problem { status, code, message, hint, details, .. } = *self.0;
@@ -71,17 +70,17 @@ impl Failure {
         }
     }
 
-    /// The answer, without `X-Romana-Revision`.
+    /// The HTTP answer, without `X-Romana-Revision`.
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let (status, retry) = (self.0.status, self.0.retry_after_secs);
-        // Text and JSON values always serialise.
+        // Text and JSON values always serialize.
         let body =
             serde_json::to_vec(&ErrorAnswer { error: self.into_error() }).unwrap_or_default();
         respond(status, retry, body.into(), "application/json")
     }
 
-    /// An answer with this failure's status and a given body.
+    /// An HTTP answer with this failure's status and the given body.
     pub(crate) fn respond_with(&self, body: Bytes, content_type: &'static str) -> Response<Body> {
         respond(self.0.status, self.0.retry_after_secs, body, content_type)
     }
@@ -103,7 +102,7 @@ fn respond(
     response
 }
 
-/// A status of the contract's table.
+/// A status from the API's table.
 fn status(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
@@ -111,7 +110,7 @@ fn status(status: u16) -> StatusCode {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let details = match serde_json::to_value(&refusal) {
-            // Externally tagged: {"Code": {details}}, or "Code" when there are none.
+            // Externally tagged: {"Code": {details}}, or "Code" when there are no details.
             Ok(Value::Object(tagged)) => match tagged.into_iter().next() {
                 Some((_, Value::Object(details))) => details,
                 _ => Map::new(),

@@ -1,6 +1,6 @@
-//! `romanad --join`: how a replica learns who it is. An operator has added it (`romana cluster add`),
-//! so some replica of the cluster knows a member at this one's peer address that has not started.
-//! Its id is taken once, and written into the data directory; later starts ask nobody.
+//! `romanad --join`: how a replica learns its identity. An operator has added it (`romana cluster add`),
+//! so the cluster has a member with this replica's peer address that has not started. The replica takes that member's
+//! id once and writes it to its data directory; later starts do not ask the cluster.
 
 use std::time::Duration;
 
@@ -15,33 +15,32 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
 
-/// How long the cluster is asked.
+/// How long to keep asking the cluster.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(300);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest answer that is read, bytes.
+/// Maximum size of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Why a replica cannot join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The data directory is not usable.
+    /// The data directory cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Nobody knows this replica.
+    /// The cluster has no member for this replica.
     #[error(
         "the cluster did not take this replica in within {PATIENCE:?}: {why}; add it first: \
          romana cluster add {peer}"
     )]
     Unknown {
-        /// This replica's peer address.
         peer: String,
-        /// The last answer.
+        /// The last answer of the cluster.
         why: String,
     },
 }
 
-/// What is read of `GET /v1/cluster`.
+/// The fields used from `GET /v1/cluster`.
 #[derive(Deserialize)]
 struct Cluster {
     cluster_id: String,
@@ -57,7 +56,7 @@ struct Member {
 }
 
 impl Cluster {
-    /// The id of the member that is meant by a peer address.
+    /// Id of the member with a peer address.
     fn id_of(&self, peer: &str) -> Result<u64, String> {
         let here: Vec<&Member> = self.members.iter().filter(|member| member.peer == peer).collect();
         if let Some(new) = here.iter().find(|member| member.role == "learner" && !member.claimed) {
@@ -72,8 +71,8 @@ impl Cluster {
     }
 }
 
-/// Completes the configuration of a replica that joins: its id, and what else its data says. Asks the
-/// cluster when the data directory is new.
+/// Completes the configuration of a joining replica with its id and its stored identity. Asks the
+/// cluster if the data directory is new.
 ///
 /// # Errors
 /// [`JoinError`].
@@ -111,7 +110,7 @@ async fn ask_all(servers: &[String], peer: &str) -> Result<(String, u64), JoinEr
             return Err(JoinError::Unknown { peer: peer.into(), why: whys.join("; ") });
         }
         let why = whys.join("; ");
-        // It is asked several times a second, and said when the answer changes.
+        // Asked several times a second: log only when the answer changes.
         if why != said {
             tracing::info!(why, "not a member yet: waiting");
             said = why;
@@ -122,7 +121,7 @@ async fn ask_all(servers: &[String], peer: &str) -> Result<(String, u64), JoinEr
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Asks a server for the cluster. `server` is `host:port`.
+/// Requests the cluster from a server, given as `host:port`.
 async fn ask(server: &str) -> Result<Cluster, AnyError> {
     let stream = TcpStream::connect(server).await?;
     let (mut sender, connection) =

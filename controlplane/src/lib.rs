@@ -1,15 +1,15 @@
 //! # The control plane
 //!
-//! `romanad`: the API of one replica, the tasks of the leader, and the program around them.
+//! `romanad`: the API of one replica, the leader tasks, and the daemon around them.
 //!
 //! ```text
-//!   main ─► config ─► server ─┬─► waiting      no room on the disk, or no backup yet: it says so
-//!                             ├─► Replica      romana_replica: decides, keeps, tells
+//!   main ─► config ─► server ─┬─► waiting      no disk space, or no backup yet: answers with an error
+//!                             ├─► Replica      romana_replica: consensus, state, history, feed
 //!                             ├─► api          requests ─► proposals, reads, the feed
-//!                             └─► tasks        what the leader does by itself: versions, liveness, retention, …
+//!                             └─► tasks        leader tasks: versions, liveness, retention, …
 //! ```
 //!
-//! What a replica is stands in `romana_replica`, what it keeps in `romana_storage`; neither knows HTTP.
+//! The replica is implemented in `romana_replica`, its storage in `romana_storage`; neither depends on HTTP.
 //!
 //! Reading order: [`server`] (wiring), `api::mod` and `api::addresses` (a request), `tasks::mod` (a leader task).
 

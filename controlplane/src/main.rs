@@ -1,5 +1,5 @@
-//! `romanad`: arguments, configuration, run, exit code. 0: stopped as told or checked; 1: it failed;
-//! 2: usage or configuration.
+//! `romanad`: arguments, configuration, run, exit code. 0: stopped on request, or configuration checked;
+//! 1: runtime failure; 2: invalid usage or configuration.
 
 use std::process::ExitCode;
 
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Each follower of the feed is an open file, and service managers allow few unless they are asked.
+/// Raises the limit of open files: each follower of the feed needs one, and service managers set a low default.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -1,5 +1,5 @@
 //! Metrics in the OpenMetrics text format, served at `/metrics`. One struct, built by the server and
-//! passed down; no globals. Figures that the replica knows anyway are read when scraped.
+//! passed down; no globals. Values that the replica already has are read at each scrape.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -49,53 +49,47 @@ struct CodeLabels {
     code: &'static str,
 }
 
-/// Figures that are read when somebody scrapes.
+/// Values that are read at each scrape.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
-    /// Revision of the local state.
     pub revision: u64,
     /// Raft index of the local state.
     pub index: u64,
-    /// Raft term.
     pub term: u64,
-    /// Whether this replica leads.
     pub is_leader: bool,
     /// Whether a leader is known.
     pub has_leader: bool,
-    /// Members of the cluster.
     pub members: u64,
     /// Followers of the feed.
     pub followers: u64,
-    /// Records between the end of the feed and its slowest follower.
+    /// Number of records by which the slowest follower lags behind.
     pub feed_lag: u64,
-    /// Live addresses.
     pub addresses: u64,
     pub hosts: u64,
     /// The oldest revision in the history.
     pub history_oldest: u64,
-    /// Size of the history on the disk, bytes.
+    /// Size of the history on disk, in bytes.
     pub history_bytes: u64,
-    /// Revision of the last checkpoint that the cluster signed; 0 when there is none.
+    /// Revision of the last signed checkpoint; 0 if there is none.
     pub signed: u64,
-    /// Bytes free on the disk.
+    /// Free bytes on the disk.
     pub disk_free: u64,
-    /// Reads of the history that met damage.
+    /// Reads of the history that found damage.
     pub history_damaged: u64,
     /// Whether a majority of the voters' clocks agree.
     pub clocks_agreed: bool,
-    /// Log time, milliseconds since 1970.
+    /// Log time in milliseconds since 1970.
     pub log_time: u64,
-    /// How far log time is ahead of what the clocks agree on, milliseconds.
+    /// How far log time is ahead of the clocks' agreement, in milliseconds.
     pub log_ahead_ms: i64,
 }
 
-/// A member's wall clock, read when somebody scrapes.
+/// A member's wall clock, read at each scrape.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockReading {
     pub member: u64,
-    /// How far it is ahead, milliseconds.
     pub ahead_ms: i64,
-    /// Whether it is far from what a majority agrees on.
+    /// Whether it deviates too far from the majority.
     pub far: bool,
 }
 
@@ -200,16 +194,16 @@ impl ReadingGauges {
     }
 }
 
-/// How a proposal ended, apart from refusals.
+/// How a proposal failed, apart from refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProposalFailure {
     /// Nothing happened.
     Unavailable,
-    /// Nothing happened: too much was waiting.
+    /// Nothing happened: too many proposals were waiting.
     Busy,
     /// It may have happened.
     Unknown,
-    /// Nothing happened: more than fits into one entry.
+    /// Nothing happened: the proposal exceeds one log entry.
     TooLarge,
 }
 
@@ -225,8 +219,8 @@ impl ProposalFailure {
 }
 
 impl Metrics {
-    /// Metrics for routes given as (method, path), by whose position durations are observed, of
-    /// a disk, and of what peers sent.
+    /// Metrics for routes given as (method, path), whose durations are recorded by position; includes those of the
+    /// disk and of refused peer messages.
     #[must_use]
     pub fn new(
         routes: impl Iterator<Item = (&'static str, &'static str)>,
@@ -299,10 +293,10 @@ impl Metrics {
         }
     }
 
-    /// A request on the route at `route` (if it was one) was answered.
+    /// Counts an answered request; `route` is its position, if it matched a route.
     pub fn answered(&self, route: Option<usize>, status: StatusCode, took: Duration) {
         if let Some((labels, duration)) = route.and_then(|route| self.routes.get(route)) {
-            // A route appears when it is used first; afterwards its histogram is not looked up.
+            // A route's histogram is created at its first use and cached.
             let duration = duration.get_or_init(|| self.durations.get_or_create(labels).clone());
             duration.observe(took.as_secs_f64());
         }
@@ -312,30 +306,30 @@ impl Metrics {
         }
     }
 
-    /// A command was committed and not refused.
+    /// Counts a committed command that was accepted.
     pub fn committed(&self) {
         self.committed.inc();
     }
 
-    /// A command was committed and refused.
+    /// Counts a committed command that was refused.
     pub fn refused(&self, code: &'static str) {
         self.refused.inc();
         self.refusals.get_or_create(&CodeLabels { code }).inc();
     }
 
-    /// Commands were not committed, as far as is known.
+    /// Counts commands that were not committed, as far as is known.
     pub fn failed(&self, failure: ProposalFailure, commands: usize) {
         let labels = OutcomeLabels { outcome: failure.as_str() };
         self.failed.get_or_create(&labels).inc_by(commands as u64);
     }
 
-    /// Figures about connections.
+    /// Connection counters.
     #[must_use]
     pub fn connections(&self) -> &Counters {
         &self.connections
     }
 
-    /// All metrics as text.
+    /// Renders all metrics as text.
     ///
     /// # Errors
     /// Never in practice: writing to a string does not fail.
@@ -346,7 +340,7 @@ impl Metrics {
         problems: &BTreeMap<&'static str, u64>,
     ) -> Result<String, std::fmt::Error> {
         self.reading.set(reading);
-        // A member that is silent or gone has no clock.
+        // A member that is silent or removed has no clock.
         self.clocks_ahead.clear();
         self.clocks_far.clear();
         for ClockReading { member, ahead_ms, far } in clocks {

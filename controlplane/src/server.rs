@@ -1,12 +1,12 @@
-//! `romanad` from top to bottom: replica, API, connections, and a clean end.
+//! The top level of `romanad`: replica, API, connections, and a clean shutdown.
 //!
 //! ```text
-//!   run: bootstrap ─► bind ─► room on the disk ─► Replica::start ─► accept connections … until SIGTERM
-//!        or a fault (a full disk: from "room on the disk" again)
+//!   run: bootstrap ─► bind ─► disk space ─► Replica::start ─► accept connections … until SIGTERM
+//!        or a fault (a full disk: again from "disk space")
 //!   end: stop accepting ─► drain requests ─► close the feed (last bookmarks) ─► Replica::shutdown
 //! ```
 //!
-//! What a connection may cost is bounded in [`romana_daemon::listener`], what all of them may in
+//! Limits of one connection are in [`romana_daemon::listener`], limits of all connections in
 //! `crate::budget`.
 
 use std::io;
@@ -43,58 +43,58 @@ use crate::tasks as leader_tasks;
 use crate::waiting::restore::before_start;
 use crate::waiting::room;
 
-/// Time for the requests in progress when we stop.
+/// Time for the active requests to finish at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for the connections to end after the feed was closed.
+/// Time for the connections to end after the feed is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for leadership to go over before a replica leaves.
+/// Time for a leadership transfer before a replica leaves.
 const HAND_OVER: Duration = Duration::from_secs(2);
-/// Time for a replica that was stopped in this process to let go of its files and its port.
+/// Time for a replica that was stopped in this process to release its files and its port.
 const LET_GO: Duration = Duration::from_secs(10);
-/// How often the end of a drain and the health of the replica are looked at.
+/// How often the drain and the replica's health are checked.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why the daemon ends with an error.
+/// Why the daemon fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// No initial topology.
+    /// The initial topology is invalid.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
-    /// The API's address cannot be had.
+    /// The API's address cannot be bound.
     #[error("cannot listen on {address} for the API")]
     Listen { address: SocketAddr, source: io::Error },
-    /// The cluster did not take this replica in.
+    /// The cluster did not accept this replica.
     #[error("this replica does not join")]
     Join(#[source] Box<JoinError>),
-    /// An agent keeps its state there, or there is something else in it than files.
+    /// An agent keeps its state in the directory, or it contains something other than files.
     #[error(transparent)]
     Unfit(#[from] owner::Unfit),
-    /// The data directory was not filled from a backup.
+    /// The data directory could not be restored from a backup.
     #[error("nothing was restored")]
     Restore(#[source] Box<RestoreError>),
-    /// The replica does not start.
+    /// The replica cannot start.
     #[error("the replica does not start")]
     Start { id: u64, source: Box<StartError> },
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
-    /// The replica stopped itself over damaged data.
+    /// The replica stopped because its data is damaged.
     #[error("the replica has stopped: {why}")]
     Damaged {
         id: u64,
         /// What is damaged.
         why: String,
     },
-    /// The replica stopped itself.
+    /// The replica stopped with a fault.
     #[error("the replica has stopped: {0}")]
     Fault(String),
-    /// A part of it died.
+    /// One of its tasks ended unexpectedly.
     #[error(transparent)]
     Task(#[from] TaskError),
 }
 
 impl ServerError {
-    /// What to do about it, where the error does not say so itself.
+    /// What the operator can do about it, where the error does not say so itself.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         match self {
@@ -105,19 +105,19 @@ impl ServerError {
     }
 }
 
-/// How a replica ended that could be started.
+/// How a running replica ended.
 enum End {
-    /// It was told to.
+    /// Stopped on request.
     Stopped,
-    /// There is no room on the disk, for this reason.
+    /// The disk is full, for this reason.
     Full(String),
 }
 
-/// Runs a replica and its API until SIGTERM or SIGINT, then stops cleanly. While there is no room on
-/// the disk there is no replica, and everybody is told so.
+/// Runs a replica and its API until SIGTERM or SIGINT, then stops cleanly. While the disk has no free space, no
+/// replica runs, and every request gets an error that says so.
 ///
 /// # Errors
-/// [`ServerError`]: it did not start, or the replica stopped itself.
+/// [`ServerError`]: the replica could not start, or stopped with a fault.
 pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let stop = stop_signal().map_err(ServerError::Signals)?;
     owner::check(&config.data_dir, Program::Replica)?;
@@ -145,7 +145,7 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// One life of the replica.
+/// Runs one replica until it ends.
 async fn serve(
     config: &Config,
     initial: Vec<romana_statemachine::Proposal>,
@@ -200,7 +200,7 @@ async fn serve(
     end.and_then(|end| stopped.map(|()| end).map_err(ServerError::from))
 }
 
-/// Returns when the replica must not go on, and why.
+/// Waits until the replica must stop, and returns why.
 async fn end_of_life(
     replica: &Replica,
     room: &SpaceGuard,
@@ -214,7 +214,7 @@ async fn end_of_life(
         (kind, why) = replica.health().wait_fault() => match kind {
             FaultKind::DiskFull => Ok(End::Full(why)),
             FaultKind::OlderCopy => {
-                // It takes part in nothing. It stays to say why, wherever somebody looks.
+                // The replica takes no part in the cluster, but keeps running to report the reason.
                 stop.cancelled().await;
                 Err(ServerError::Fault(why))
             }
@@ -250,7 +250,7 @@ fn replica_config(
     replica
 }
 
-/// Starts a replica; within `patience` again while one that was stopped is still in the way.
+/// Starts a replica; retries within `patience` while a stopped one still holds its files or its port.
 async fn start(config: ReplicaConfig, patience: Duration) -> Result<Replica, StartError> {
     let deadline = Instant::now() + patience;
     loop {
@@ -267,7 +267,7 @@ async fn start(config: ReplicaConfig, patience: Duration) -> Result<Replica, Sta
     }
 }
 
-/// Lets another replica lead before this one leaves, so that nobody waits for an election.
+/// Hands over leadership before this replica leaves, so that the cluster needs no election timeout.
 async fn hand_over(replica: &Replica) {
     if replica.leadership().watch().borrow().is_none() {
         return;
@@ -278,7 +278,7 @@ async fn hand_over(replica: &Replica) {
     }
 }
 
-/// The connections of an API.
+/// Serves the connections of an API.
 #[derive(Clone)]
 pub struct Server {
     api: Api,
@@ -286,7 +286,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for an API that takes so many connections at the same time.
+    /// A server for an API with a limit of concurrent connections.
     #[must_use]
     pub fn new(api: Api, connections_max: usize) -> Self {
         let answers = on_bad_head(api.stamp_lines());
@@ -302,7 +302,7 @@ impl Server {
         }
     }
 
-    /// Accepts connections until it is dropped or aborted.
+    /// Accepts connections until the future is dropped or aborted.
     pub async fn accept(self, listener: TcpListener) {
         let (api, router) = (self.api.clone(), self.api.router());
         let service = move |_: &TcpStream| {
@@ -320,7 +320,7 @@ impl Server {
         self.connections.accept(&listener, Plain, service).await;
     }
 
-    /// Lets requests in progress end, then the feed, then the connections; bounded in time.
+    /// Waits for active requests, closes the feed, then waits for the connections; each for a limited time.
     pub async fn drain(&self) {
         self.connections.finish();
         let drained = until(DRAIN_TIMEOUT, || self.api.active() == 0).await;
@@ -332,14 +332,14 @@ impl Server {
         self.connections.cut();
     }
 
-    /// Connections that are open.
+    /// Number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.connections.open()
     }
 }
 
-/// Waits until something is so; whether it became so in time.
+/// Waits until a condition holds; returns whether it did so in time.
 async fn until(timeout: Duration, so: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + timeout;
     while !so() {

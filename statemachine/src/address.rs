@@ -1,6 +1,6 @@
-//! Which addresses somebody may have, and who has one: the same answer at every entrance (hosts, endpoints, VIPs,
-//! networks, allocations), since version 4. Hosts' addresses and the ranges of services are kept from endpoints
-//! like those of VIPs, and no network is put over them.
+//! Which addresses may be used, and what uses them. Hosts, endpoints, VIPs, networks and allocations all apply the
+//! same checks, since version 4. Endpoints cannot get the addresses of hosts, VIPs or service ranges, and no network
+//! may overlap a service range.
 
 mod check;
 
@@ -22,7 +22,8 @@ use crate::refusal::Refusal;
 use crate::state::State;
 use crate::vip;
 
-/// Ranges in which nobody can be reached (RFC 6890 and the IANA registries that it began), and what they are.
+/// Special-purpose ranges that are not reachable unicast addresses (RFC 6890 and the IANA registries it created),
+/// with their names.
 const SPECIAL: [(IpNet, &str); 9] = [
     (v4([0, 0, 0, 0], 8), "the unspecified address and \"this network\""),
     (v4([127, 0, 0, 0], 8), "loopback"),
@@ -35,7 +36,7 @@ const SPECIAL: [(IpNet, &str); 9] = [
     (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
 ];
 
-/// IPv4 addresses written as IPv6 (RFC 4291, section 2.5.5.2).
+/// IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
 const MAPPED: IpNet = v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96);
 
 const fn v4(ip: [u8; 4], len: u8) -> IpNet {
@@ -47,7 +48,7 @@ const fn v6(ip: [u16; 8], len: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(ip, len))
 }
 
-/// Refuses an address at which nobody can be reached.
+/// Refuses an address in a special-purpose range.
 pub(crate) fn check(ip: IpAddr) -> Result<(), Refusal> {
     let special = SPECIAL.iter().find(|(range, _)| range.contains(&ip));
     special.map_or(Ok(()), |(range, what)| {
@@ -56,7 +57,7 @@ pub(crate) fn check(ip: IpAddr) -> Result<(), Refusal> {
     })
 }
 
-/// Refuses a range with addresses at which nobody can be reached.
+/// Refuses a range that overlaps a special-purpose range.
 pub(crate) fn check_range(cidr: IpNet) -> Result<(), Refusal> {
     let special = SPECIAL.iter().find(|(range, _)| prefix::overlap(*range, cidr));
     special.map_or(Ok(()), |(range, what)| {
@@ -65,12 +66,12 @@ pub(crate) fn check_range(cidr: IpNet) -> Result<(), Refusal> {
     })
 }
 
-/// Whether a range is IPv4 written as IPv6: no packet has such an address.
+/// Whether a range is IPv4-mapped IPv6: no packet carries such an address.
 pub(crate) fn is_mapped(cidr: IpNet) -> bool {
     MAPPED.contains(&cidr)
 }
 
-/// Somebody who has an address.
+/// What uses an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum User {
     Vip(VipName),
@@ -92,7 +93,7 @@ impl fmt::Display for User {
     }
 }
 
-/// Who has an address.
+/// Everything that uses an address.
 pub(crate) fn users(state: &State, ip: IpAddr) -> impl Iterator<Item = User> {
     let vip = || vip::at(state, ip).map(|vip| User::Vip(vip.name.clone()));
     let host = || state.host_addresses.get(&ip).map(|name| User::Host(name.clone()));
@@ -105,15 +106,15 @@ pub(crate) fn users(state: &State, ip: IpAddr) -> impl Iterator<Item = User> {
     [vip(), host(), endpoint(), address(), services()].into_iter().flatten()
 }
 
-/// Refuses an address for an endpoint that a host, a VIP or services have.
+/// Refuses an address for an endpoint if a host, a VIP or a service range uses it.
 pub(crate) fn check_endpoint(state: &State, ip: IpAddr) -> Result<(), Refusal> {
     let mut users = users(state, ip);
     let other = users.find(|user| matches!(user, User::Host(_) | User::Services(_) | User::Vip(_)));
     other.map_or(Ok(()), |user| Err(Refusal::AddressTaken { ip, by: user.to_string() }))
 }
 
-/// Refuses an address for a host that somebody else has, or that a network gives to endpoints. Where a blackout is,
-/// it gives none.
+/// Refuses a host address that is in use by anything else, or that lies in a network. A network does not allocate
+/// from a blackout, so a host may have an address there.
 pub(crate) fn check_host(state: &State, host: &HostName, ip: IpAddr) -> Result<(), Refusal> {
     check(ip)?;
     if let Some(other) = users(state, ip).find(|user| *user != User::Host(host.clone())) {
@@ -149,7 +150,7 @@ pub(crate) fn decide_reserve(
     Ok(vec![Event::ServicesReserved(ServicesReserved { ranges })])
 }
 
-/// Refuses a range for services that a network, a host, an endpoint or a VIP is in.
+/// Refuses a service range that contains a host, an endpoint or a VIP, or overlaps a network.
 fn check_services(state: &State, cidr: IpNet) -> Result<(), Refusal> {
     check_range(cidr)?;
     let mut networks = state.topology().into_iter().flat_map(|topology| topology.networks());
@@ -174,12 +175,13 @@ fn check_services(state: &State, cidr: IpNet) -> Result<(), Refusal> {
 }
 
 impl State {
-    /// The ranges of services, in order.
+    /// The service ranges, in order.
     pub fn service_ranges(&self) -> impl Iterator<Item = IpNet> {
         self.ipam.services.iter().copied()
     }
 
-    /// From [`version::ADDRESS_CHECKS`] on, hosts' addresses are kept from endpoints: those that there are.
+    /// From [`version::ADDRESS_CHECKS`] on, the addresses of hosts are reserved: this reserves those of existing
+    /// hosts.
     pub(crate) fn reserve_hosts(&mut self) {
         self.ipam.hosts = self.host_addresses.keys().copied().collect();
     }

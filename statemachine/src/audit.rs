@@ -1,4 +1,4 @@
-//! Questions to a history: which records concern a thing, and who had an address when.
+//! Queries on a history: which records concern a subject, and who had an address when.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -14,7 +14,7 @@ use crate::event::{
 };
 use crate::name::{Actor, AddressName, HostName, SegmentId, TenantId};
 
-/// Something that a record concerns: what an index of a history goes by.
+/// Something that a record concerns: the key of an index of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject<'a> {
     Ip(IpAddr),
@@ -25,7 +25,7 @@ pub enum Subject<'a> {
 }
 
 impl Event {
-    /// Tells what the event concerns. A topology concerns everything, and names none.
+    /// Calls `tell` with each subject of the event. A topology concerns everything, and has no subject.
     pub fn subjects<'a>(&'a self, mut tell: impl FnMut(Subject<'a>)) {
         use Subject::{Host, Ip, Name, Tenant};
         match self {
@@ -62,7 +62,7 @@ impl Event {
         }
     }
 
-    /// The same for events about neither hosts nor their blocks and addresses.
+    /// The subjects of events that are not about hosts, blocks or addresses.
     fn subjects_of_others<'a>(&'a self, mut tell: impl FnMut(Subject<'a>)) {
         use Subject::{Host, Ip, Name, Tenant};
         match self {
@@ -94,12 +94,12 @@ impl Event {
             Self::VipRemoved(vip) => tell(Name(vip.name.as_str())),
             Self::RouterAssigned(router) => tell(Host(router.host.as_str())),
             Self::RouterUnassigned(router) => tell(Host(router.host.as_str())),
-            // The cluster itself, topology and settings.
+            // Events about the cluster itself, topology and settings.
             _ => {}
         }
     }
 
-    /// The range of addresses that the event changes as a whole: an address in it is concerned.
+    /// The range that the event changes as a whole: it concerns every address in it.
     #[must_use]
     pub fn range(&self) -> Option<IpNet> {
         match self {
@@ -112,16 +112,16 @@ impl Event {
     }
 }
 
-/// What kind of event.
+/// A kind of event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Topic(Topic),
-    /// Those of a name, such as `AddressAllocated`.
+    /// Events of one name, such as `AddressAllocated`.
     Name(String),
 }
 
 impl Kind {
-    /// The kind of that name: a topic's or an event's. Whether there is such an event is not looked at.
+    /// The kind of that name: a topic's or an event's. Does not check that such an event exists.
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         Topic::from_name(name).map_or_else(|| Self::Name(name.into()), Self::Topic)
@@ -135,10 +135,10 @@ impl Kind {
     }
 }
 
-/// Which records are wanted: those that fit everything that is given.
+/// Selects records: those that match every criterion that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// What kind of event.
+    /// Events of this kind.
     pub kind: Option<Kind>,
     /// Events that concern this address.
     pub ip: Option<IpAddr>,
@@ -148,12 +148,12 @@ pub struct Filter {
     pub host: Option<HostName>,
     /// Events that concern this tenant.
     pub tenant: Option<TenantId>,
-    /// Who asked.
+    /// Events of commands that this actor submitted.
     pub actor: Option<Actor>,
 }
 
 impl Filter {
-    /// Whether a record is wanted.
+    /// Whether a record matches.
     #[must_use]
     pub fn wants(&self, record: &Record) -> bool {
         let event = &record.event;
@@ -185,7 +185,7 @@ pub struct Moment {
     pub at: Millis,
 }
 
-/// One holder of an address, from the allocation to the release.
+/// One tenure of an address: from its allocation to its release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tenure {
@@ -194,33 +194,33 @@ pub struct Tenure {
     pub host: HostName,
     pub tenant: TenantId,
     pub segment: SegmentId,
-    /// Who asked for it; `None`: that is no longer kept.
+    /// Who requested it; `None`: no longer in the history.
     pub actor: Option<Actor>,
-    /// Since when; `None`: that is no longer kept.
+    /// When it began; `None`: no longer in the history.
     pub from: Option<Moment>,
-    /// Until when; `None`: it lasts.
+    /// When it ended; `None`: it has not ended.
     pub to: Option<Moment>,
-    /// Why it ended; `None`: it lasts.
+    /// Why it ended; `None`: it has not ended.
     pub reason: Option<ReleaseReason>,
-    /// It was in use before the log knew of it, and how the log came to know; `None`: it was asked for
-    /// as usual.
+    /// Set if the address was in use before the log recorded it: how it was discovered. `None`: an ordinary
+    /// allocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<Late>,
 }
 
-/// How the log came to know of an address that was in use already.
+/// How the log learned of an address that was already in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Late {
-    /// Taken from the reserve while its host was cut off: since when, by the host's clock.
+    /// Taken from the reserve while its host was cut off; since when, by the host's clock.
     Claimed(Millis),
-    /// Found running without being allocated: revision that the host's report is based on.
+    /// Found in use without an allocation; revision that the host's report is based on.
     Adopted(Revision),
 }
 
 impl Tenure {
-    /// The tenure that a record begins, if it begins one.
+    /// The tenure that a record begins, if any.
     #[must_use]
     pub fn begun(record: &Record) -> Option<Self> {
         let (name, ip, host, tenant, segment, late) = match record.event.clone() {
@@ -251,7 +251,7 @@ impl Tenure {
         Some(Self { ip, name, host, tenant, segment, actor, from, to: None, reason: None, late })
     }
 
-    /// The tenure that a record ends, if it ends one; its beginning is not in it.
+    /// The tenure that a record ends, if any; its beginning is not set.
     #[must_use]
     pub fn ended(record: &Record) -> Option<Self> {
         let (name, ip, host, tenant, segment, reason) = match record.event.clone() {
@@ -273,7 +273,7 @@ impl Tenure {
         Some(Self { ip, name, host, tenant, segment, actor: None, from: None, to, reason, late })
     }
 
-    /// Whether it held at a revision: from its first event on, and before its last.
+    /// Whether the tenure covers a revision: from its first event up to, not including, its last.
     #[must_use]
     pub fn held_at(&self, revision: Revision) -> bool {
         self.from.is_none_or(|from| from.revision <= revision)
@@ -282,15 +282,15 @@ impl Tenure {
 }
 
 impl Moment {
-    /// The moment of a record.
+    /// The revision and time of a record.
     #[must_use]
     pub fn of(record: &Record) -> Self {
         Self { revision: record.revision, at: record.at }
     }
 }
 
-/// The holders of an address, oldest first, by the records of a history (others are passed over). Of a
-/// history that begins late, the first tenure may lack its beginning.
+/// The tenures of an address, oldest first, from the records of a history (unrelated records are skipped). If the
+/// history is incomplete, the first tenure may lack its beginning.
 #[must_use]
 pub fn tenures<'a>(ip: IpAddr, records: impl IntoIterator<Item = &'a Record>) -> Vec<Tenure> {
     let mut tenures: Vec<Tenure> = Vec::new();
@@ -317,7 +317,7 @@ mod tests {
     extern crate std;
     use std::{format, vec};
 
-    /// Two names take the same address after each other; another host does something else.
+    /// Two names get the same address, one after the other; another host does something else.
     fn history() -> Vec<Record> {
         let lines = [
             r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 30}], "topologies": [{"networks": ["n"], "map": [{}]}]}}"#,
@@ -366,7 +366,7 @@ mod tests {
         let [began, next] = [first, second].map(|tenure| tenure.from.unwrap().revision);
         assert!(first.held_at(began) && !first.held_at(began.minus(1)));
         assert!(!first.held_at(next) && second.held_at(next));
-        // From the middle of the history the beginning of the first one is not known.
+        // The rest of the history does not say when the first tenure began.
         let late = records.iter().filter(|record| record.revision > began);
         let late = super::tenures(first.ip, late);
         assert_eq!(late[0], Tenure { actor: None, from: None, ..first.clone() });

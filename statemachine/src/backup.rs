@@ -1,8 +1,7 @@
 //! # Backups
 //!
-//! A backup is the state at one revision with the history that led there, as one stream of bytes: a
-//! file, or the answer of `GET /v1/backup`. Written and read piece by piece; no part of it is larger
-//! than [`FRAME_BYTES_MAX`].
+//! A backup is the state at one revision and the history up to it, as one stream of bytes: a file, or the response of
+//! `GET /v1/backup`. It is written and read frame by frame; no frame is larger than [`FRAME_BYTES_MAX`].
 //!
 //! ```text
 //!   magic 8 · frame · frame …
@@ -10,13 +9,13 @@
 //!   check    first 8 bytes of BLAKE3 over offset in the file u64 · length · kind · payload
 //!   kinds    1 header   2 state, in pieces   3 records, in batches   4 end;  + 128: payload is LZ4
 //! ```
-//! In this order. `end` carries the digest of all bytes before it: what has no end is no backup. The
-//! framing is for ever; what the payloads mean is said by the format number that the header begins
-//! with, and a program refuses the formats of later ones.
+//! In this order. `end` carries the digest of all bytes before it; a stream without `end` is not a complete backup.
+//! The framing never changes. The format number at the start of the header defines the payloads; a program refuses
+//! formats newer than its own.
 //!
 //! ## Laws
 //! 1. What [`Reader`] accepts to the end is byte for byte what one [`Writer`] wrote.
-//! 2. A reader holds one frame and what was pushed last, whatever the bytes say.
+//! 2. A reader holds one frame and the bytes pushed last, whatever the input.
 //! 3. What [`Check`] accepts besides is a state whose invariants hold, at the end of a history whose
 //!    digests chain up to it; if that history is complete, replaying it gives that state.
 
@@ -35,18 +34,18 @@ pub use write::Writer;
 use crate::entry::{Digest, Index, Millis, Revision, Term};
 use crate::state::State;
 
-/// What a backup begins with.
+/// The first bytes of every backup.
 pub const MAGIC: [u8; 8] = *b"ROMBKUP\n";
-/// The format that this program writes, and the last one that it reads.
+/// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u16 = 1;
 /// Largest payload of a frame, bytes, before and after compression.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
-/// State in one frame, bytes.
+/// Bytes of state per frame.
 pub const STATE_PIECE_BYTES: usize = 1 << 20;
 
-/// Bytes before a payload: length, kind, check.
+/// Bytes of the frame header: length, kind, check.
 const PREFIX_BYTES: usize = 13;
-/// Payloads are compressed from this size on, if they become smaller.
+/// Payloads of at least this size are compressed, if that makes them smaller.
 const COMPRESS_BYTES_MIN: usize = 4 << 10;
 /// Added to the kind of a compressed frame.
 const LZ4: u8 = 128;
@@ -59,23 +58,23 @@ mod kind {
     pub(super) const END: u8 = 4;
 }
 
-/// What a backup is of. Frozen, as all of format 1.
+/// Describes a backup. Frozen, like all of format 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Version of the program that wrote it, for people.
+    /// Version of the program that wrote it, for information.
     pub program: String,
     /// Id of the cluster.
     pub cluster: String,
-    /// Id of the replica that it was taken from.
+    /// Id of the replica that took the backup.
     pub replica: u64,
-    /// By that replica's clock.
+    /// When it was taken, by that replica's clock.
     pub taken_at: Millis,
-    /// Put together from the data directory of a replica that was down: its end may never have been
-    /// acknowledged to anybody, and what was may be missing.
+    /// Recovered from the data directory of a stopped replica: its last records may never have been acknowledged, and
+    /// acknowledged ones may be missing.
     pub recovered: bool,
     /// Revision of the state.
     pub revision: Revision,
-    /// Digest of the history there.
+    /// Digest of the history at that revision.
     pub digest: Digest,
     /// Time of the last entry in the state.
     pub at: Millis,
@@ -105,15 +104,15 @@ pub struct Origin {
     pub cluster: String,
     /// Id of the replica.
     pub replica: u64,
-    /// The clock there.
+    /// When, by the clock of the replica.
     pub taken_at: Millis,
-    /// From the data of a replica that is down.
+    /// Recovered from the data of a stopped replica.
     pub recovered: bool,
 }
 
 impl Header {
-    /// The header of a backup of `state`, whose snapshot has `state_bytes` bytes, with the records
-    /// from `oldest` on; `previous` is the digest before. In O(n).
+    /// The header of a backup of `state`, whose snapshot has `state_bytes` bytes, with the records from `oldest` on;
+    /// `previous` is the digest before `oldest`. O(n).
     #[must_use]
     pub fn of(
         state: &State,
@@ -162,22 +161,22 @@ pub struct End {
     pub bytes: u64,
     /// Records among them.
     pub records: u64,
-    /// BLAKE3 of the bytes before the end: the name of this backup.
+    /// BLAKE3 of the bytes before the end. It identifies the backup.
     pub digest: Digest,
 }
 
-/// Why bytes are no backup, or not one that can be used.
+/// Why a backup cannot be read or used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BackupError {
-    /// It begins like something else.
+    /// The magic is missing.
     #[error("this is not a backup: it does not begin like one")]
     NotBackup,
-    /// A later program wrote it.
+    /// Written by a newer program.
     #[error(
         "the backup has format {format}, and this program reads up to {FORMAT}: use a newer one"
     )]
     Format {
-        /// As found.
+        /// The format in the header.
         format: u16,
     },
     /// The end is missing.
@@ -186,21 +185,21 @@ pub enum BackupError {
          take it again"
     )]
     Truncated {
-        /// Bytes that there were.
+        /// Bytes that were read.
         bytes: u64,
-        /// Bytes of whole frames among them.
+        /// Bytes of complete frames among them.
         whole: u64,
-        /// The last record among those; 0 when there is none.
+        /// Revision of the last complete record; 0 if there is none.
         revision: Revision,
     },
-    /// Bytes are not what was written.
+    /// The bytes differ from those that were written.
     #[error("the backup is damaged at byte {offset}: {why}")]
     Damaged {
-        /// Of the frame.
+        /// Offset of the frame.
         offset: u64,
         why: String,
     },
-    /// It is whole, and what it says cannot be.
+    /// The bytes are intact, but the content contradicts itself.
     #[error("the backup is inconsistent: {why}")]
     Inconsistent { why: String },
 }

@@ -1,8 +1,8 @@
-//! What can be asked of the state: one variant per command, which is also the JSON that
-//! `POST /v1/batch` takes (`{"AllocateAddress": {"name": …}}`).
+//! The commands that change the state: one variant per command. The JSON form is what `POST /v1/batch` takes
+//! (`{"AllocateAddress": {"name": …}}`).
 //!
 //! The wire form numbers variants and fields by position. Frozen: append variants, never edit one.
-//! A changed command is a new variant that waits for [`Command::RaiseVersion`].
+//! To change a command, add a new variant that requires a newer version ([`Command::RaiseVersion`]).
 
 mod addresses;
 mod cluster;
@@ -38,25 +38,25 @@ pub use vips::{AssignRouter, AssignVip, UnassignRouter, UnassignVip, VipRef, Vip
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Command {
-    /// Sets or replaces the topology. Everything that lives is kept, or the whole is refused.
+    /// Sets or replaces the topology. Everything in use is kept, or the change is refused as a whole.
     SetTopology(TopologySpec),
     /// Excludes a range from allocation.
     AddBlackout(Blackout),
-    /// Ends a blackout. The CIDR must be one that was added.
+    /// Ends a blackout. The CIDR must match one that was added.
     RemoveBlackout(Blackout),
     /// Changes cluster settings.
     ChangeSettings(SettingsChange),
-    /// Switches behaviour on that every replica must have.
+    /// Enables the behaviour of a version, which every replica must support.
     RaiseVersion(RaiseVersion),
-    /// Adds a host and places it in a prefix group of every network that has one for it.
+    /// Adds a host and places it in a prefix group of every network with an eligible one.
     AddHost(HostSpec),
     /// Changes a host's labels, addresses or info.
     UpdateHost(HostChange),
     /// Marks a host up, down or draining.
     SetHostState(SetHostState),
-    /// Removes a host; with `force`, also everything that lives on it.
+    /// Removes a host; with `force`, also the addresses allocated on it.
     RemoveHost(RemoveHost),
-    /// What really runs on a host, said by its agent: frees what does not.
+    /// Reports the addresses in use on a host; allocated addresses that are not in use are released.
     ReportHost(HostReport),
     /// Allocates an address. Idempotent by name.
     AllocateAddress(AllocateAddress),
@@ -79,39 +79,40 @@ pub enum Command {
     RemoveEndpoint(EndpointRef),
     /// Creates or replaces the request for a VIP.
     RequestVip(VipSpec),
-    /// Puts a VIP on a host for the length of a lease, or renews the lease.
+    /// Assigns a VIP to a host for the length of a lease, or renews the lease.
     AssignVip(AssignVip),
-    /// Takes a VIP off its host.
+    /// Unassigns a VIP from its host.
     UnassignVip(UnassignVip),
     RemoveVip(VipRef),
     /// Makes a host the router of a prefix in a route table.
     AssignRouter(AssignRouter),
     /// Withdraws the router of a prefix.
     UnassignRouter(UnassignRouter),
-    /// Ends cool-downs that are over and returns emptied blocks to their groups.
+    /// Ends cool-downs that have expired and returns empty blocks to their groups.
     EndCooldowns(EndCooldowns),
-    /// Says how long the history is kept.
+    /// Sets how long the history is kept.
     SetRetention(Retention),
-    /// Agrees on a checkpoint, before which the history may be purged.
+    /// Signs a checkpoint, before which the history may be purged.
     SignCheckpoint(SignCheckpoint),
-    /// Gives a new member its id. Raft's membership changes apart from it.
+    /// Assigns an id to a new member. Raft's membership changes separately.
     AddMember(AddMember),
-    /// Says which data directory a member's id belongs to, for ever.
+    /// Binds a member's id to a data directory, permanently.
     ClaimMember(ClaimMember),
     /// Retires a member's id. Idempotent.
     RemoveMember(MemberRef),
-    /// Ends the hold on allocation after a restore without waiting for more hosts.
+    /// Ends the hold on allocation after a restore without waiting for further reports.
     ResumeAllocation(ResumeAllocation),
-    /// What really runs on a host, with addresses: frees what does not, adopts what is not allocated.
+    /// Reports names and addresses in use on a host; releases allocated ones that are not in use, and adopts those in
+    /// use that are not allocated.
     ReportAttachments(ReportAttachments),
-    /// Names an address of the reserve that was used while its host was cut off.
+    /// Renames a reserve address that was used while its host was cut off.
     ClaimReserve(ClaimReserve),
-    /// Changes the settings of what concerns agents.
+    /// Changes the settings for agents.
     ChangeAgentSettings(AgentSettingsChange),
-    /// Ends the wait for reports after a restore, when it has been long enough.
+    /// Ends the hold after a restore once its time limit has passed.
     EndHold(EndHold),
-    /// Makes an agent the one that speaks for its host. Idempotent.
+    /// Enrols an agent for its host. Idempotent.
     EnrolAgent(EnrolAgent),
-    /// Keeps ranges for services: no endpoint, host or network gets their addresses. Idempotent.
+    /// Sets the service ranges: no endpoint, host or network gets addresses in them. Idempotent.
     ReserveServices(ReserveServices),
 }

@@ -1,8 +1,7 @@
-//! Commands, events and records as one line of text: what logs, goldens and the CLI show. Meant for
-//! people; programs read JSON. Names in a command are not checked yet, so control characters are
-//! escaped: a line stays a line.
+//! Commands, events and records as one line of text, for logs, golden files and the CLI. For people; programs read
+//! JSON. Names in a command are not validated yet, so control characters are escaped to keep the output on one line.
 
-/// Gives wrappers of one part of the vocabulary their text.
+/// Implements `Display` for single-field wrapper types.
 macro_rules! shown {
     ($($wrapper:ident($inner:ty): |$this:ident, $f:ident| $body:block)*) => {$(
         struct $wrapper<'a>(&'a $inner);
@@ -31,7 +30,7 @@ use crate::printable::is_printable;
 use crate::time::{Size, Span};
 use crate::topology::TopologySpec;
 
-/// Passes text on; what does not show itself is escaped.
+/// Passes text through and escapes non-printable characters.
 struct OneLine<'a, 'b>(&'a mut Formatter<'b>);
 
 impl Write for OneLine<'_, '_> {
@@ -49,10 +48,10 @@ impl Write for OneLine<'_, '_> {
     }
 }
 
-/// Networks and hosts of a topology in a line; the others are counted.
+/// Maximum number of items of a topology that are listed; the rest are counted.
 const LISTED_MAX: usize = 8;
 
-/// Says how many are not listed.
+/// Writes how many items are not listed.
 fn more(f: &mut Formatter<'_>, count: usize, what: &str) -> fmt::Result {
     match count.saturating_sub(LISTED_MAX) {
         0 => Ok(()),
@@ -60,7 +59,7 @@ fn more(f: &mut Formatter<'_>, count: usize, what: &str) -> fmt::Result {
     }
 }
 
-/// Items separated by commas, in brackets; nothing at all when there are none.
+/// Items separated by commas, in brackets; nothing if there are none.
 struct List<I>(&'static str, I, &'static str);
 
 impl<I: Iterator<Item = T> + Clone, T: Display> Display for List<I> {

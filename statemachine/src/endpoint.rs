@@ -1,6 +1,6 @@
-//! Endpoints: what is subject to policy, and what policies know of it. Since version 4 an endpoint belongs to
-//! one allocation of its address: it cannot differ from that in whose it is, and is gone with it. So nobody
-//! who has an address next is judged by the labels of who had it before.
+//! Endpoints, which are subject to policy, and the properties that policies select by. Since version 4 an endpoint is
+//! tied to the allocation of its address: it has the same tenant, segment and host, and is removed with the
+//! allocation. So the next user of an address is never matched by the labels of the previous one.
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -53,9 +53,9 @@ pub(crate) fn decide_set(state: &State, endpoint: &Endpoint) -> Result<Vec<Event
     Ok(vec![Event::EndpointSet(endpoint.clone())])
 }
 
-/// Named ports: bounded, well named, numbered from 1, on a protocol that has ports. A name may be there several
-/// times: each container of a pod names its own ports, and a policy that names one means all of them. Before
-/// version 4 once per protocol.
+/// Checks named ports: their count, names, numbers (from 1) and protocols (only those with ports). A name may occur
+/// several times: each container of a pod names its own ports, and a policy that refers to the name matches all of
+/// them. Before version 4, once per protocol.
 fn check_ports(state: &State, endpoint: &Endpoint) -> Result<(), Refusal> {
     let ip = endpoint.ip;
     let refuse = |why| Err(Refusal::InvalidEndpoint { ip, why });
@@ -85,7 +85,7 @@ pub(crate) fn decide_remove(state: &State, endpoint: &EndpointRef) -> Result<Vec
     Ok(vec![removed(found)])
 }
 
-/// The allocation of an endpoint's address, if that is another's or elsewhere.
+/// The allocation of an endpoint's address, if its tenant, segment or host differs from the endpoint's.
 pub(crate) fn contradicted(state: &State, endpoint: &Endpoint) -> Option<Allocation> {
     let address = state.ipam.by_ip(endpoint.ip)?;
     let same = address.tenant == endpoint.tenant
@@ -94,14 +94,14 @@ pub(crate) fn contradicted(state: &State, endpoint: &Endpoint) -> Option<Allocat
     (!same).then_some(address)
 }
 
-/// Endpoints that differ from the allocation of their address are gone: what a cluster has when it comes to
+/// Removes endpoints that contradict the allocation of their address, when a cluster reaches
 /// [`version::ENDPOINTS_TIED`].
 pub(crate) fn contradicting(state: &State) -> Vec<Event> {
     let differs = |endpoint: &&Endpoint| contradicted(state, endpoint).is_some();
     state.endpoints().filter(differs).map(removed).collect()
 }
 
-/// The endpoint at an address whose allocation ends or begins: it is gone.
+/// Removes the endpoint at an address whose allocation ends or begins.
 pub(crate) fn outlived(state: &State, ip: IpAddr) -> Option<Event> {
     let endpoint = state.endpoint(ip).filter(|_| state.version >= version::ENDPOINTS_TIED);
     endpoint.map(removed)

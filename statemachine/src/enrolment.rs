@@ -1,5 +1,5 @@
-//! Which agent speaks for a host, since version 4. Two agents under one host name would each release what the
-//! other runs: the log names one of them, and the other is refused.
+//! Which agent is enrolled for a host, since version 4. Two agents under one host name would each release the
+//! addresses that the other uses, so the log records one of them, and the other is refused.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -11,7 +11,7 @@ use crate::name::{HostName, InstanceId};
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// Idempotent: who speaks for the host already may say so again.
+/// Idempotent: the enrolled agent may enrol again.
 pub(crate) fn decide(state: &State, enrol: &EnrolAgent) -> Result<Vec<Event>, Refusal> {
     let EnrolAgent { host, instance, replaces } = enrol.clone();
     instance.check()?;
@@ -31,7 +31,7 @@ pub(crate) fn decide(state: &State, enrol: &EnrolAgent) -> Result<Vec<Event>, Re
 }
 
 impl State {
-    /// The agent that speaks for a host; `None`: none has said so yet.
+    /// The agent enrolled for a host; `None`: none yet.
     #[must_use]
     pub fn agent_of(&self, host: &HostName) -> Option<&InstanceId> {
         self.agents.get(host)

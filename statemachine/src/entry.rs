@@ -1,4 +1,4 @@
-//! The log as bytes: entries that go in, event records that come out, and their digests.
+//! The log as bytes: entries as input, event records as output, and their digests.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,8 +11,8 @@ use crate::event::Event;
 use crate::name::Actor;
 pub use crate::revision::{Index, Revision, Term};
 
-/// Milliseconds since the Unix epoch, as stamped by the leader (cluster time, not its wall clock). Never goes
-/// back along the log.
+/// Milliseconds since the Unix epoch, as stamped by the leader (cluster time, not its wall clock). Never decreases
+/// along the log.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -28,33 +28,33 @@ impl Millis {
     }
 }
 
-/// A record with a digest before it that is shorter than this is hashed where it is written, without an
-/// allocation. Nearly all are.
+/// Records shorter than this, with the previous digest, are encoded on the stack for hashing instead of the heap.
+/// Nearly all are.
 const SHORT_BYTES: usize = 512;
-/// What a wire form is given to begin with: enough for most.
+/// Initial capacity of an encoding buffer: enough for most values.
 const ORDINARY_BYTES: usize = 192;
 
-/// One command and who asked for it.
+/// A command and the actor who submitted it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Proposal {
-    /// Who asked.
+    /// Who submitted it.
     pub actor: Actor,
-    /// What is asked.
+    /// The command itself.
     pub command: Command,
 }
 
-/// What one Raft log entry carries: the commands that were waiting when the leader proposed it.
+/// The content of a Raft log entry: the commands that were queued when the leader proposed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Entry {
-    /// Cluster time when the leader proposed the entry. Apply takes the maximum with what it had.
+    /// Cluster time when the leader proposed the entry. Applying uses the maximum of this and the previous time.
     pub at: Millis,
-    /// Commands in order of arrival. Each is decided on its own: one refusal leaves the others.
+    /// Commands in order of arrival. Each is decided separately: a refusal does not affect the others.
     pub proposals: Vec<Proposal>,
 }
 
-/// Where an entry stands in the Raft log.
+/// Position of an entry in the Raft log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// Raft term of the entry. Commands of leader tasks from an earlier term are refused.
@@ -71,9 +71,9 @@ pub struct Record {
     pub revision: Revision,
     /// Raft index of the entry that caused it.
     pub index: Index,
-    /// Entry time, never before that of the previous record.
+    /// Time of the entry, never before that of the previous record.
     pub at: Millis,
-    /// Who asked.
+    /// Who submitted the command.
     pub actor: Actor,
     /// What happened.
     pub event: Event,
@@ -82,8 +82,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// The digest of the record whose body is given, after a record with digest `previous`:
-    /// BLAKE3 over `previous` and the wire form of (revision, index, at, actor, event).
+    /// The digest of the record with this body, after a record with digest `previous`: BLAKE3 over `previous` and the
+    /// wire form of (revision, index, at, actor, event).
     #[must_use]
     pub fn chain(
         previous: &Digest,
@@ -107,7 +107,7 @@ impl Record {
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// Whether this record's digest is right after a record with digest `previous`.
+    /// Whether this record's digest is correct after a record with digest `previous`.
     #[must_use]
     pub fn follows(&self, previous: &Digest) -> bool {
         let Self { revision, index, at, actor, event, digest } = self;
@@ -115,7 +115,7 @@ impl Record {
     }
 }
 
-/// The wire form (postcard) of anything serialisable.
+/// The wire form (postcard) of a serialisable value.
 ///
 /// # Panics
 /// Never for the types of this crate: they have known lengths and no `flatten`.
@@ -126,16 +126,16 @@ pub fn wire<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
         .expect("types of the vocabulary have a wire form")
 }
 
-/// Reads a wire form back. All bytes must be used.
+/// Decodes a wire form. All bytes must be used.
 ///
 /// # Errors
-/// What postcard says: truncated, unknown variant, or trailing bytes.
+/// An error of postcard: truncated, unknown variant, or trailing bytes.
 pub fn unwire<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, postcard::Error> {
     let (value, rest) = postcard::take_from_bytes(bytes)?;
     if rest.is_empty() { Ok(value) } else { Err(postcard::Error::DeserializeBadEncoding) }
 }
 
-/// A BLAKE3 digest. Lower-case hexadecimal in JSON and on screen.
+/// A BLAKE3 digest. Lower-case hexadecimal in JSON and in text.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
@@ -146,7 +146,7 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// Reads 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     #[must_use]
     pub fn from_hex(hex: &str) -> Option<Self> {
         let mut digest = [0; 32];

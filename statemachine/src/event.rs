@@ -1,4 +1,4 @@
-//! What happened: the only thing that changes the state, the content of the history and the feed.
+//! Events: the only thing that changes the state, and the content of the history and the feed.
 //!
 //! Frozen like [`crate::command`]: append variants, never edit one.
 
@@ -41,91 +41,91 @@ pub use vips::{RouterAssigned, RouterUnassigned, VipAssigned, VipRemoved, VipUna
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Event {
-    /// The topology is now this one.
+    /// The topology was set or replaced.
     TopologySet(TopologySet),
-    /// A range is excluded from allocation.
+    /// A range was excluded from allocation.
     BlackoutAdded(BlackoutAdded),
-    /// A range is allocated from again.
+    /// A range is no longer excluded from allocation.
     BlackoutRemoved(BlackoutRemoved),
-    /// Behaviour of this version is on.
+    /// The behaviour of a version was enabled.
     VersionRaised(VersionRaised),
-    /// Settings are now these.
+    /// The cluster settings changed.
     SettingsChanged(Settings),
     HostAdded(HostAdded),
     /// A host's facts or places changed.
     HostUpdated(HostUpdated),
-    /// A host does not answer.
+    /// A host does not respond.
     HostDown(HostRef),
     /// A host is in service.
     HostUp(HostRef),
-    /// A host is being emptied.
+    /// A host is being drained.
     HostDraining(HostRef),
-    /// A host is gone.
+    /// A host was removed.
     HostRemoved(HostRemoved),
-    /// A block belongs to a host and an owner now.
+    /// A block was assigned to a host and an owner.
     BlockAssigned(BlockAssigned),
-    /// A block is free again.
+    /// A block was returned to its group.
     BlockReleased(BlockReleased),
-    /// An address belongs to a name now.
+    /// An address was allocated to a name.
     AddressAllocated(AddressAllocated),
-    /// An address belongs to nobody now.
+    /// An address was released.
     AddressReleased(AddressReleased),
-    /// Addresses released until then may be given out again.
+    /// Addresses released until a given time may be allocated again.
     CooldownsEnded(CooldownsEnded),
-    /// A tenant exists with these labels.
+    /// A tenant was created, or its labels were replaced.
     TenantCreated(TenantCreated),
-    /// A tenant is gone.
+    /// A tenant was deleted.
     TenantDeleted(TenantDeleted),
-    /// A segment exists with these labels.
+    /// A segment was created, or its labels were replaced.
     SegmentCreated(SegmentCreated),
-    /// A segment is gone.
+    /// A segment was deleted.
     SegmentDeleted(SegmentDeleted),
-    /// A policy is in force.
+    /// A policy was created or replaced.
     PolicySet(Policy),
-    /// A policy is gone.
+    /// A policy was removed.
     PolicyRemoved(PolicyRemoved),
-    /// An endpoint exists like this.
+    /// An endpoint was created or replaced.
     EndpointSet(Endpoint),
-    /// An endpoint is gone.
+    /// An endpoint was removed.
     EndpointRemoved(EndpointRemoved),
-    /// A VIP is wanted.
+    /// A VIP was requested.
     VipRequested(VipSpec),
-    /// A VIP is on a host, or its lease was renewed.
+    /// A VIP was assigned to a host, or its lease was renewed.
     VipAssigned(VipAssigned),
-    /// A VIP is on no host.
+    /// A VIP was unassigned from its host.
     VipUnassigned(VipUnassigned),
-    /// A VIP is no longer wanted.
+    /// The request for a VIP was removed.
     VipRemoved(VipRemoved),
-    /// A host forwards for a prefix.
+    /// A host became the router of a prefix.
     RouterAssigned(RouterAssigned),
-    /// No host forwards for a prefix.
+    /// The router of a prefix was withdrawn.
     RouterUnassigned(RouterUnassigned),
-    /// The history is kept for so long.
+    /// The retention of the history was set.
     RetentionSet(Retention),
-    /// The replicas agree on a checkpoint.
+    /// The replicas agreed on a checkpoint.
     CheckpointSigned(CheckpointSigned),
-    /// A member got its id.
+    /// A new member was assigned an id.
     MemberAdded(MemberAdded),
-    /// A member's id belongs to a data directory.
+    /// A member's id was bound to a data directory.
     MemberClaimed(MemberClaimed),
-    /// A member is gone, and its id with it.
+    /// A member was removed, and its id retired.
     MemberRemoved(MemberRemoved),
-    /// The cluster begins with a backup of another.
+    /// The cluster was restored from a backup of another cluster.
     Restored(Restored),
     /// A host has reported after a restore.
     HostReported(HostReported),
-    /// Allocation goes on after a restore.
+    /// Allocation resumed after a restore.
     AllocationResumed(AllocationResumed),
-    /// An address that ran without being allocated belongs to who uses it.
+    /// An address that was in use without an allocation was allocated to its user.
     AddressAdopted(AddressAdopted),
-    /// An address of a reserve has been in use for a while.
+    /// A reserve address is in use, and has been for a while.
     AddressClaimed(AddressClaimed),
-    /// What a host runs and cannot be given.
+    /// The addresses that a host uses but cannot be allocated.
     ConflictsReported(ConflictsReported),
-    /// Settings of what concerns agents are now these.
+    /// The settings for agents changed.
     AgentSettingsChanged(AgentSettings),
-    /// An agent speaks for a host now.
+    /// An agent was enrolled for a host.
     AgentEnrolled(AgentEnrolled),
-    /// The ranges of services are these now.
+    /// The service ranges were set.
     ServicesReserved(ServicesReserved),
 }

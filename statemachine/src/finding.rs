@@ -10,26 +10,26 @@ use serde::{Deserialize, Serialize};
 pub struct Finding {
     /// Errors come first.
     pub severity: Severity,
-    /// For programs: the same in all versions.
+    /// Machine-readable: the same in all versions.
     pub code: String,
-    /// What it is about: `host h1`, `address 10.0.0.5`.
+    /// The object concerned: `host h1`, `address 10.0.0.5`.
     pub subject: String,
     pub why: String,
-    /// What to do: a command, or a sentence. Replicas of the first releases call it `mend`.
+    /// What to do: a command, or a sentence. Replicas of the first releases named it `mend`.
     #[serde(alias = "mend")]
     pub remedy: String,
 }
 
-/// How bad a finding is: the worst first.
+/// Severity of a finding, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Something does not work.
     Error,
-    /// Something may not work before long, or cannot be verified.
+    /// Something may soon stop working, or cannot be verified.
     Warning,
 }
 
-/// Code of findings that agents report of their hosts.
+/// Code of findings that agents report about their hosts.
 pub const AGENT_PROBLEM: &str = "AgentProblem";

@@ -1,7 +1,7 @@
-//! Hashes that stand in front of names in indexes, so that most comparisons are of two numbers in the
-//! same cache line. Never stored, sent or iterated by: a collision costs time and nothing else.
+//! Hashes stored next to names in indexes, so that most comparisons compare two numbers in the same cache line. Never
+//! persisted, sent or iterated by: a collision costs only time.
 
-/// A hash in the making. Multiply and fold, eight bytes at a time.
+/// A hash in progress. Multiply and fold, eight bytes at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hash(u64);
 
@@ -14,7 +14,7 @@ impl Hash {
         Self(START).with(text).finish()
     }
 
-    /// Of several texts in order.
+    /// The hash of several texts, in order.
     pub(crate) fn of_all<const N: usize>(texts: [&str; N]) -> u64 {
         texts.iter().fold(Self(START), |hash, text| hash.with(text)).finish()
     }

@@ -1,8 +1,6 @@
-//! A cluster that was restored from a backup, and the hold on its allocation until all hosts have reported.
-//! Since version 2.
+//! Restored clusters: allocation is held until all hosts have reported. Since version 2.
 //!
-//! What was allocated after the backup is known to the hosts only: until they have said what runs on them,
-//! nothing fresh is given out.
+//! Only the hosts know what was allocated after the backup: until they have reported, no new address is allocated.
 
 use alloc::collections::BTreeSet;
 use alloc::vec;
@@ -20,22 +18,23 @@ use crate::refusal::Refusal;
 use crate::state::State;
 use crate::version;
 
-/// Why nothing fresh is allocated.
+/// Why allocation is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Revision of the restore.
     pub since: Revision,
-    /// Hosts that have not reported since.
+    /// Hosts that have not reported since the restore.
     pub waiting: OrdSet<HostName>,
 }
 
-/// The end of the hold before all hosts have reported; nothing if there is none.
+/// Ends the hold before all hosts have reported; no events if there is no hold.
 pub(crate) fn resume(state: &State, by: ResumedBy) -> Vec<Event> {
     let resumed = state.held.as_ref().map(|_| AllocationResumed { by });
     resumed.map(Event::AllocationResumed).into_iter().collect()
 }
 
-/// While allocation is held, only what already runs is taken up again: by its address.
+/// While allocation is held, only addresses that are already in use are allocated again, each requested by its
+/// address.
 pub(crate) fn check(state: &State, ask: &AllocateAddress) -> Result<(), Refusal> {
     let Some(held) = state.held.as_ref().filter(|_| ask.ip.is_none()) else {
         return Ok(());
@@ -47,8 +46,8 @@ pub(crate) fn check(state: &State, ask: &AllocateAddress) -> Result<(), Refusal>
     })
 }
 
-/// What a host's report ends while allocation is held. A report that names what is not allocated
-/// does not count: the agent takes those up first, each by its address.
+/// The events of a host's report while allocation is held. A report that names unallocated addresses is refused: the
+/// agent first requests those, each by its address.
 pub(crate) fn decide_reported(state: &State, report: &HostReport) -> Result<Vec<Event>, Refusal> {
     let Some(held) = &state.held else { return Ok(Vec::new()) };
     if !held.waiting.contains(&report.host) || report.revision < held.since {
@@ -65,7 +64,7 @@ pub(crate) fn decide_reported(state: &State, report: &HostReport) -> Result<Vec<
     Ok(reported(state, &report.host, report.revision))
 }
 
-/// What the report of a host ends while allocation is held, if it counts.
+/// The events of a host's report while allocation is held: none if it is not awaited or older than the restore.
 pub(crate) fn reported(state: &State, host: &HostName, revision: Revision) -> Vec<Event> {
     let waits = |held: &&Held| held.waiting.contains(host) && revision >= held.since;
     let Some(_) = state.held.as_ref().filter(waits) else { return Vec::new() };
@@ -75,21 +74,21 @@ pub(crate) fn reported(state: &State, host: &HostName, revision: Revision) -> Ve
     events
 }
 
-/// The end of the hold, if this is the last host that it waits for.
+/// Ends the hold if this is the last host it waits for.
 pub(crate) fn resumed_without(state: &State, host: &HostName) -> Option<Event> {
     let held = state.held.as_ref()?;
     let last = held.waiting.len() == 1 && held.waiting.contains(host);
     last.then_some(Event::AllocationResumed(AllocationResumed { by: ResumedBy::Reports }))
 }
 
-/// The host has reported, or is gone.
+/// The host has reported, or was removed.
 pub(crate) fn evolve_reported(state: &mut State, host: &HostName) {
     if let Some(held) = &mut state.held {
         held.waiting.remove(host);
     }
 }
 
-/// A restored cluster begins with new members and waits for all its hosts.
+/// A restored cluster starts with new members and waits for all its hosts.
 pub(crate) fn evolve_restored(state: &mut State) {
     let waiting: OrdSet<HostName> = state.hosts.values().map(|host| host.name.clone()).collect();
     let since = state.revision;
@@ -99,14 +98,14 @@ pub(crate) fn evolve_restored(state: &mut State) {
 }
 
 impl State {
-    /// Why nothing fresh is allocated; `None`: allocation goes on.
+    /// Why allocation is held; `None`: it is not.
     #[must_use]
     pub fn held(&self) -> Option<&Held> {
         self.held.as_ref()
     }
 
-    /// The state of a new cluster that begins with this one, and the record that says so. Equal
-    /// states and arguments give equal results, so that the replicas of the new cluster begin alike.
+    /// The initial state of a new cluster that is restored from this one, and the record of the restore.
+    /// Deterministic, so that the replicas of the new cluster start with equal states.
     #[must_use]
     pub fn restored(mut self, restored: Restored) -> (Self, Record) {
         (self.index, self.term) = (Index(0), Term(0));

@@ -1,4 +1,4 @@
-//! Hosts: what they are, and in which prefix group of each network they have their place.
+//! Hosts, and their places: a prefix group in each network.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -40,11 +40,10 @@ pub struct Host {
     pub labels: Labels,
     /// Free-form facts.
     pub info: Labels,
-    /// Who manages it.
     pub source: HostSource,
-    /// Whether it may be given VIPs and routes.
+    /// Whether it may be assigned VIPs and routes.
     pub state: HostState,
-    /// Its leaf group in each network that has one for it.
+    /// Its leaf group in each network with an eligible one.
     pub places: Vec<Place>,
     pub added: Revision,
 }
@@ -62,14 +61,14 @@ impl Host {
     }
 }
 
-/// All hosts, in order of their names, and found by the hash of it: an allocation asks for its host, and
-/// comparing texts down a tree costs several times as much.
+/// All hosts, ordered by name, with an index by hash of the name: every allocation looks up its host, and comparing
+/// strings down a tree costs several times as much.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts {
     by_name: OrdMap<HostName, Arc<Host>>,
-    /// The last one that was put in with each hash.
+    /// The host inserted last with each hash.
     by_hash: OrdMap<u64, Arc<Host>>,
-    /// Names by the hash of their lower case.
+    /// Names by the hash of their lower-case form.
     folded: OrdSet<(u64, HostName)>,
 }
 
@@ -83,7 +82,8 @@ impl Hosts {
         self.by_name.values()
     }
 
-    /// One whose name differs in case or a last dot only: DNS, by which hosts are often called, sees no difference.
+    /// A host whose name differs only in case or a trailing dot: DNS, which often resolves host names, treats them as
+    /// equal.
     pub(crate) fn like(&self, name: &HostName) -> Option<&Arc<Host>> {
         let hash = folded(name);
         let alike = self.folded.range((hash, HostName::from(""))..);
@@ -113,7 +113,7 @@ fn folded(name: &HostName) -> u64 {
     Hash::of(&in_dns(name.as_str()).collect::<String>())
 }
 
-/// A name as DNS compares it: without case, and without the dot at the end of a full name.
+/// A name as DNS compares it: ignoring case and the trailing dot of a fully qualified name.
 pub(crate) fn in_dns(name: &str) -> impl Iterator<Item = char> + '_ {
     name.strip_suffix('.').unwrap_or(name).chars().map(|c| c.to_ascii_lowercase())
 }
@@ -141,8 +141,7 @@ pub(crate) fn decide_add(state: &State, spec: &HostSpec) -> Result<Vec<Event>, R
     Ok(vec![added(spec, places)])
 }
 
-/// What is asked of a new host from version 4 on: a name that is no other's, also in DNS, and addresses that nobody
-/// has.
+/// Checks for a new host from version 4 on: its name is unique, also in DNS, and its addresses are unused.
 pub(crate) fn check_fresh(
     state: &State,
     name: &HostName,
@@ -163,7 +162,7 @@ pub(crate) fn check_fresh(
     ips.try_for_each(|ip| check_taken(state, name, ip))
 }
 
-/// The same of what is new of a host that changes; what it has had stays as it is.
+/// The same checks for the changed properties of a host; unchanged ones are not checked again.
 fn check_changed(state: &State, host: &Host, next: &Host) -> Result<(), Refusal> {
     if state.version < version::ADDRESS_CHECKS {
         return Ok(());
@@ -177,7 +176,7 @@ fn check_changed(state: &State, host: &Host, next: &Host) -> Result<(), Refusal>
     new.try_for_each(|ip| check_taken(state, &host.name, ip))
 }
 
-/// Refuses an address that somebody else has, or by which another host is called.
+/// Refuses an address that is already in use, or that is the name of another host.
 fn check_taken(state: &State, host: &HostName, ip: IpAddr) -> Result<(), Refusal> {
     address::check_host(state, host, ip)?;
     let called = HostName::from(ip.to_string());
@@ -214,7 +213,7 @@ pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Ev
     Ok(vec![Event::HostUpdated(HostUpdated { name, ip, addresses, labels, info, places })])
 }
 
-/// A host's places with other labels: it stays where it may, and moves only where it has no block.
+/// A host's places with new labels: it keeps its groups where still eligible, and moves only where it has no block.
 fn places_with(state: &State, host: &Host, labels: &Labels) -> Result<Vec<Place>, Refusal> {
     let topology = state.topology().ok_or(Refusal::NoTopology)?;
     let labels = &*both_names(state.version, labels);
@@ -283,7 +282,7 @@ fn find<'a>(state: &'a State, name: &HostName) -> Result<&'a Host, Refusal> {
     state.host(name).ok_or_else(|| not_found(state, name))
 }
 
-/// Why there is no such host: perhaps it is written otherwise.
+/// The refusal for an unknown host: suggests a host with a similar name.
 pub(crate) fn not_found(state: &State, name: &HostName) -> Refusal {
     let like = state.hosts.like(name).filter(|_| state.version >= version::ADDRESS_CHECKS);
     match like.map(|other| other.name.clone()) {
@@ -292,7 +291,7 @@ pub(crate) fn not_found(state: &State, name: &HostName) -> Refusal {
     }
 }
 
-/// Checks that addresses can be a host's and that no other host has them.
+/// Checks that addresses are valid for a host and that no other host has them.
 pub(crate) fn check_addresses(
     state: &State,
     host: &HostName,
@@ -319,7 +318,7 @@ pub(crate) fn check_addresses(
     Ok(())
 }
 
-/// Refuses addresses that no host or endpoint can have.
+/// Refuses addresses that are not valid unicast addresses.
 pub(crate) fn check_unicast(ip: IpAddr) -> Result<(), Refusal> {
     let broadcast = IpAddr::from([255, 255, 255, 255]);
     if ip.is_unspecified() || ip.is_multicast() || ip == broadcast {
@@ -329,24 +328,24 @@ pub(crate) fn check_unicast(ip: IpAddr) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Chooses groups by the number of hosts that they have: fewest first, then first in order.
+/// Chooses the eligible group with the fewest hosts; among equals, the first.
 pub(crate) struct Placement {
     hosts: BTreeMap<IpNet, u64>,
 }
 
 impl Placement {
-    /// With the hosts that have their places now.
+    /// Counts the current hosts.
     pub(crate) fn of(state: &State) -> Self {
         let pools = state.ipam.pools.iter();
         Self { hosts: pools.map(|(group, pool)| (*group, pool.hosts)).collect() }
     }
 
-    /// With no host yet.
+    /// Without hosts.
     pub(crate) fn empty() -> Self {
         Self { hosts: BTreeMap::new() }
     }
 
-    /// Counts a host in.
+    /// Counts a host in a group.
     pub(crate) fn add(&mut self, group: IpNet) {
         *self.hosts.entry(group).or_default() += 1;
     }
@@ -398,7 +397,7 @@ pub(crate) fn evolve_removed(state: &mut State, name: &HostName) {
     take(state, name);
 }
 
-/// Puts a host into all indexes.
+/// Inserts a host into all indexes.
 pub(crate) fn insert(state: &mut State, host: Host) {
     for ip in host.ips() {
         state.host_addresses.insert(ip, host.name.clone());
@@ -412,7 +411,7 @@ pub(crate) fn insert(state: &mut State, host: Host) {
     state.hosts.insert(Arc::new(host));
 }
 
-/// Takes a host out of all indexes.
+/// Removes a host from all indexes.
 pub(crate) fn take(state: &mut State, name: &HostName) -> Option<Host> {
     let host = state.hosts.remove(name)?;
     for ip in host.ips() {

@@ -1,14 +1,13 @@
-//! IPAM: which address belongs to whom.
+//! IPAM: the allocation of addresses.
 //!
-//! A block of the network's `block_mask` belongs to (network, leaf group, host, tenant, segment). An
-//! allocation takes, first that works, network by network: the lowest free address of the host's own
-//! blocks of that owner, in order; a block that came back to the host's group, oldest first; a block
-//! never used, lowest first. A released address cools down before it is free again; an emptied block
-//! comes back to its group after the same delay ([`crate::Command::EndCooldowns`]).
+//! A block of the network's `block_mask` belongs to (network, leaf group, host, tenant, segment). An allocation goes
+//! through the networks in order and takes the first of: the lowest free address of the host's blocks of that owner,
+//! in order; a block returned to the host's group, oldest first; a block never used, lowest first. A released address
+//! cools down before it is free again; an empty block returns to its group after the same delay
+//! ([`crate::Command::EndCooldowns`]).
 //!
-//! Every index is a persistent B-tree, so that allocate and release are O(log n) and a copy of the
-//! whole is O(1). [`Ipam`] holds them; `change` changes them (`evolve_…`); deciding is in `allocate` and
-//! `release`.
+//! Every index is a persistent B-tree: allocate and release are O(log n), and a copy of the whole is O(1). [`Ipam`]
+//! holds them; `change` changes them (`evolve_…`); `allocate` and `release` decide.
 
 mod adopt;
 mod allocate;
@@ -52,30 +51,30 @@ pub(crate) use release::{decide_leaked, decide_release, end_cooldowns, evict};
 /// Blocks, addresses, blackouts, and all indexes over them.
 #[derive(Clone, Debug, Default)]
 pub struct Ipam {
-    /// By where they begin: they do not overlap. Shared one by one, so that a change under a copy of the
+    /// By first address: blocks do not overlap. Each block is shared separately, so that a change after copying the
     /// state copies one block and a row of pointers.
     blocks: OrdMap<Start, Arc<Block>>,
-    /// Blocks with a free address, by owner: where an allocation looks first.
+    /// Blocks with a free address, by owner: the first place an allocation searches.
     open: OpenBlocks,
     pub(crate) host_blocks: OrdSet<(HostName, IpNet)>,
-    /// What nobody has, by leaf group.
+    /// Unassigned blocks, by leaf group.
     pub(crate) pools: OrdMap<IpNet, Pool>,
     names: Names,
     /// When each address that is cooling down was released.
     pub(crate) cooling: OrdMap<IpAddr, Millis>,
     cooling_queue: OrdSet<(Millis, IpAddr)>,
-    /// Blocks without a live address, by when they became so.
+    /// Blocks without a live address, by the time they became empty.
     empty: OrdSet<(Millis, IpNet)>,
     pub(crate) blackouts: OrdSet<IpNet>,
-    /// Addresses of VIPs: never given out.
+    /// Addresses of VIPs: never allocated.
     pub(crate) reserved: OrdSet<IpAddr>,
-    /// Addresses of hosts: never given out. Empty before version 4.
+    /// Addresses of hosts: never allocated. Empty before version 4.
     pub(crate) hosts: OrdSet<IpAddr>,
-    /// Ranges of services: never given out.
+    /// Service ranges: never allocated.
     pub(crate) services: OrdSet<IpNet>,
 }
 
-/// A live address and whose it is.
+/// A live address and its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Allocation {
@@ -91,21 +90,18 @@ pub struct Allocation {
     pub revision: Revision,
 }
 
-/// How full a leaf group is.
+/// Usage of a leaf group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GroupUsage {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
-    /// Hosts that have their place there.
+    /// Hosts with their place in the group.
     pub hosts: u64,
-    /// Blocks assigned.
     pub blocks: u64,
-    /// Live addresses.
     pub addresses: u64,
-    /// Addresses cooling down.
     pub cooling: u64,
-    /// Addresses in all (2^64 − 1 when there are more).
+    /// Total number of addresses (2^64 − 1 if there are more).
     pub capacity: u64,
 }
 
@@ -116,12 +112,12 @@ impl Ipam {
         self.blocks.values().map(|block| &**block)
     }
 
-    /// Blocks from where a CIDR begins on, in order.
+    /// Blocks from the first address of a CIDR on, in order.
     pub fn blocks_from(&self, from: IpNet) -> impl Iterator<Item = &Block> {
         self.blocks.range(Start::of(from)..).map(|(_, block)| &**block)
     }
 
-    /// Blocks that begin after an address (all when absent), in order.
+    /// Blocks that begin after an address (all if `None`), in order.
     pub fn blocks_after(&self, after: Option<IpAddr>) -> impl Iterator<Item = &Block> {
         let from = after.map_or(Bound::Unbounded, |ip| Bound::Excluded(Start::of(ip.into())));
         self.blocks.range((from, Bound::Unbounded)).map(|(_, block)| &**block)
@@ -133,7 +129,7 @@ impl Ipam {
         self.blocks.get(&Start::of(cidr)).map(|block| &**block).filter(|block| block.cidr == cidr)
     }
 
-    /// The assigned block around an address.
+    /// The assigned block that contains an address.
     #[must_use]
     pub fn block_of(&self, ip: IpAddr) -> Option<&Block> {
         let (_, block) = self.blocks.get_prev(&Start::of(ip.into()))?;
@@ -153,12 +149,12 @@ impl Ipam {
         self.names.len()
     }
 
-    /// Live addresses after `after` (from the first one when absent), in order.
+    /// Live addresses after `after` (from the first one if `None`), in order.
     pub fn addresses_after(&self, after: Option<IpAddr>) -> impl Iterator<Item = Allocation> {
         self.addresses_of(after, |_| true)
     }
 
-    /// The same, of some owners only: the blocks of others are passed over whole.
+    /// The same, for some owners only: blocks of other owners are skipped as a whole.
     pub fn addresses_of(
         &self,
         after: Option<IpAddr>,
@@ -169,7 +165,7 @@ impl Ipam {
         let rest = begun.zip(after).into_iter().flat_map(|(block, after)| {
             let next = prefix::offset(block.cidr, after).saturating_add(1);
             let rest = block.addresses.from(next);
-            // The offset after the last one of all there are is not past `after`.
+            // If `after` has the last possible offset, no offset follows.
             rest.map(|(offset, address)| block.allocation(offset, address))
                 .filter(move |allocation| allocation.ip > after)
         });
@@ -191,7 +187,7 @@ impl Ipam {
         blocks.flat_map(Block::allocations).filter(move |allocation| cidr.contains(&allocation.ip))
     }
 
-    /// The live address.
+    /// The live allocation of an address.
     #[must_use]
     pub fn by_ip(&self, ip: IpAddr) -> Option<Allocation> {
         let block = self.block_of(ip)?;
@@ -199,7 +195,7 @@ impl Ipam {
         block.addresses.get(offset).map(|address| block.allocation(offset, address))
     }
 
-    /// The address of that name.
+    /// The live allocation of a name.
     #[must_use]
     pub fn by_name(&self, name: &AddressName) -> Option<Allocation> {
         self.names.find(name, |place| {
@@ -214,7 +210,7 @@ impl Ipam {
         self.block(prefix::enclosing(place.ip, place.block_len))
     }
 
-    /// The allocation that an event made.
+    /// The allocation that an event created.
     pub(crate) fn allocated(
         &self,
         event: &AddressAllocated,
@@ -225,13 +221,13 @@ impl Ipam {
         Some(Allocation { name, ip, block, network, host, tenant, segment, revision })
     }
 
-    /// The address that is named so or, failing that, is so written.
+    /// The address with this name or, failing that, the address that the text spells.
     #[must_use]
     pub fn by_name_or_ip(&self, text: &AddressName) -> Option<Allocation> {
         self.by_name(text).or_else(|| self.by_ip(text.as_str().parse().ok()?))
     }
 
-    /// Refuses a text that is the name of one address and the writing of another.
+    /// Refuses a text that is the name of one address and spells another.
     ///
     /// # Errors
     /// [`Refusal::AmbiguousName`], with both.
@@ -252,7 +248,7 @@ impl Ipam {
         self.blackouts.iter().copied()
     }
 
-    /// How full a leaf group is.
+    /// Usage of a leaf group.
     #[must_use]
     pub fn usage(&self, group: IpNet) -> GroupUsage {
         let mut usage = GroupUsage {
@@ -284,32 +280,32 @@ impl Ipam {
         self.blackouts.get_prev(&IpNet::from(ip)).copied().filter(|cidr| cidr.contains(&ip))
     }
 
-    /// The range of services that an address is in.
+    /// The service range that contains an address.
     pub(crate) fn services_of(&self, ip: IpAddr) -> Option<IpNet> {
         self.services.iter().copied().find(|range| range.contains(&ip))
     }
 
-    /// The range around an address in which none is given out: a blackout's, that of services, or the address of a
-    /// VIP or host.
+    /// The closed range around an address, from which nothing is allocated: a blackout, a service range, or the
+    /// address of a VIP or host.
     fn closed_around(&self, ip: IpAddr) -> Option<IpNet> {
         let alone = || self.reserved.contains(&ip) || self.hosts.contains(&ip);
         self.blackout_of(ip).or_else(|| self.services_of(ip)).or_else(|| alone().then(|| ip.into()))
     }
 
-    /// Whether an end of cool-downs would do something: leader tasks ask before they propose.
+    /// Whether `EndCooldowns` would have an effect.
     fn due(&self, limit: Millis) -> bool {
         let cooled = self.cooling_queue.get_min().is_some_and(|(at, _)| *at <= limit);
         cooled || self.empty.get_min().is_some_and(|(since, _)| *since <= limit)
     }
 }
 
-/// The smallest CIDR there is.
+/// The smallest possible CIDR.
 fn lowest() -> IpNet {
     IpNet::V4(ipnet::Ipv4Net::default())
 }
 
 impl State {
-    /// Whether `EndCooldowns` would do something at a time.
+    /// Whether `EndCooldowns` would have an effect at a given time. Leader tasks check before they propose it.
     #[must_use]
     pub fn cooldowns_due(&self, at: Millis) -> bool {
         release::limit(self, at).is_some_and(|limit| self.ipam.due(limit))

@@ -1,4 +1,4 @@
-//! Labels: key–value pairs by which groups and policies select.
+//! Labels: key–value pairs that groups and policies select by.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;

@@ -1,8 +1,8 @@
 //! # The state machine
 //!
-//! The vocabulary and the rules of Romana. Everything that crosses a process boundary is defined
-//! here, once: names, [`Command`]s, [`Event`]s, [`Refusal`]s, [`Record`]s and the snapshot. No I/O,
-//! no clock, no randomness, no hash order: `no_std` makes most of that a compile error.
+//! The data model and the rules of Romana. Everything that crosses a process boundary is defined here, once: names,
+//! [`Command`]s, [`Event`]s, [`Refusal`]s, [`Record`]s and the snapshot. No I/O, no clock, no randomness, no hash-map
+//! order: `no_std` turns most violations into compile errors.
 //!
 //! ```text
 //!   Entry { at, commands }            one Raft log entry: what was waiting when it was proposed
@@ -20,14 +20,14 @@
 //! ## Laws
 //! 1. An address belongs to at most one name at any revision.
 //! 2. The state is a function of the log: equal logs give equal digests.
-//! 3. Every block lies in a prefix group in which its host has its place.
-//! 4. `decide` looks at the state, the command and the entry's time and term; at nothing else.
+//! 3. Every block lies in a prefix group in which its host has a place.
+//! 4. `decide` depends only on the state, the command and the entry's time and term.
 //! 5. `evolve` follows the event even where today's `decide` would choose differently.
 //!
 //! ## Reading order
-//! The vocabulary: [`command`], [`event`] and [`refusal`] (what can be asked, what can happen, why not), a file
-//! per topic under each. The rules: `state` (invariants; dispatch in `state/decide` and `state/evolve`), then one
-//! topic: `ipam` beside `tests/scripts/ipam`.
+//! The data model: [`command`], [`event`] and [`refusal`] (requests, changes, reasons for a refusal), with a file per
+//! topic under each. The rules: `state` (invariants; dispatch in `state/decide` and `state/evolve`), then one topic
+//! at a time: `ipam` beside `tests/scripts/ipam`.
 
 #![no_std]
 

@@ -1,4 +1,4 @@
-//! Every bound of the vocabulary, its unit in its name.
+//! Every limit of the data model, with its unit in its name.
 
 /// Longest name, bytes (a DNS name's limit, RFC 1035 §2.3.4).
 pub const NAME_BYTES_MAX: usize = 253;
@@ -26,13 +26,13 @@ pub const POLICY_LIST_MAX: usize = 4096;
 pub const NAMED_PORTS_MAX: usize = 256;
 /// Candidates of one VIP.
 pub const VIP_CANDIDATES_MAX: usize = 4096;
-/// Names in one attachment report (addresses that run on one host).
+/// Names in one attachment report (addresses in use on one host).
 pub const REPORT_NAMES_MAX: usize = 65_536;
 /// Longest reuse delay: one day, in milliseconds.
 pub const REUSE_DELAY_MS_MAX: u64 = 86_400_000;
 /// Longest VIP lease: one hour, in milliseconds.
 pub const VIP_LEASE_MS_MAX: u64 = 3_600_000;
-/// Emptied blocks that one `EndCooldowns` returns; the rest wait for the next one.
+/// Empty blocks that one `EndCooldowns` returns; the rest wait for the next one.
 pub const BLOCKS_RETURNED_MAX: usize = 512;
 /// Members of the control plane, learners included.
 pub const MEMBERS_MAX: usize = 15;
@@ -40,17 +40,17 @@ pub const MEMBERS_MAX: usize = 15;
 pub const MEMBER_TEXT_BYTES_MAX: usize = 300;
 /// Names listed in a refusal; the rest are counted.
 pub const NAMES_LISTED_MAX: usize = 10;
-/// Shortest and longest age for which the history is kept: a minute to a hundred years, milliseconds.
+/// Shortest and longest retention of the history: a minute to a hundred years, milliseconds.
 pub const RETENTION_AGE_MS: (u64, u64) = (60_000, 3_155_760_000_000);
-/// Smallest and largest size of the history: 1 MiB to 1 EiB, bytes.
+/// Smallest and largest size limit of the history: 1 MiB to 1 EiB, bytes.
 pub const RETENTION_BYTES: (u64, u64) = (1 << 20, 1 << 60);
-/// Conflicts kept of one host; more are not shown.
+/// Conflicts kept per host; further ones are dropped.
 pub const CONFLICTS_KEPT_MAX: usize = 256;
 /// Addresses in reserve for one tenant and segment on one host.
 pub const RESERVE_MAX: u32 = 64;
-/// Shortest and longest silence after which a host counts as down: a second to a day, milliseconds.
+/// Shortest and longest time without heartbeats after which a host is marked down: a second to a day, milliseconds.
 pub const HOST_DOWN_AFTER_MS: (u64, u64) = (1_000, 86_400_000);
-/// Longest wait for reports after a restore that can be set: thirty days, milliseconds.
+/// Longest hold after a restore that can be set: thirty days, milliseconds.
 pub const HOLD_MS_MAX: u64 = 2_592_000_000;
 /// Ranges of services.
 pub const SERVICE_RANGES_MAX: usize = 8;

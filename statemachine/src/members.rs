@@ -1,7 +1,7 @@
 //! Members of the control plane, since version 2.
 //!
-//! Raft's membership says who votes; what is here says who a member is, so that an id is never given
-//! twice and a replica that lost its disk is told from a new one.
+//! Raft's membership determines who votes. These records identify members, so that an id is never assigned twice and
+//! a replica that lost its disk is distinguished from a new one.
 
 use alloc::format;
 use alloc::string::String;
@@ -17,7 +17,7 @@ use crate::limits::{MEMBER_TEXT_BYTES_MAX, MEMBERS_MAX};
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// Members by id, and the ids that are never given again.
+/// Members by id, and the retired ids, which are never assigned again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Members {
     pub(crate) known: OrdMap<u64, Member>,
@@ -28,14 +28,13 @@ pub(crate) struct Members {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Member {
-    /// Never given to another member.
+    /// Never assigned to another member.
     pub id: u64,
     /// `host:port` of its peer listener.
     pub peer: String,
-    /// What its data directory calls itself: made at random when the directory was new. `None` until
-    /// it has started.
+    /// Id of its data directory, chosen at random when the directory was created. `None` until it has started.
     pub nonce: Option<String>,
-    /// The member in whose place it was added.
+    /// The member that it was added to replace.
     pub replaces: Option<u64>,
 }
 
@@ -51,7 +50,7 @@ pub(crate) fn decide_add(state: &State, add: &AddMember) -> Result<Vec<Event>, R
     }
     let same = members.values().find(|m| m.peer == add.peer && Some(m.id) != add.replaces);
     match same {
-        // The same request again, before the member has started.
+        // The same request repeated before the member has started.
         Some(member) if member.nonce.is_none() && member.replaces == add.replaces => Ok(Vec::new()),
         Some(member) => Err(Refusal::MemberExists { id: member.id, peer: add.peer.clone() }),
         None => {
@@ -62,7 +61,7 @@ pub(crate) fn decide_add(state: &State, add: &AddMember) -> Result<Vec<Event>, R
     }
 }
 
-/// Founders have no `MemberAdded`: their first claim makes them known.
+/// Founding members have no `MemberAdded`: their first claim registers them.
 pub(crate) fn decide_claim(state: &State, claim: &ClaimMember) -> Result<Vec<Event>, Refusal> {
     check_peer(&claim.peer)?;
     check_text("nonce", &claim.nonce)?;
@@ -105,7 +104,7 @@ fn check_peer(peer: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Printable ASCII without spaces, bounded.
+/// Printable ASCII without spaces, of limited length.
 fn check_text(field: &str, text: &str) -> Result<(), Refusal> {
     if text.len() > MEMBER_TEXT_BYTES_MAX {
         let (size, max) = (text.len() as u64, MEMBER_TEXT_BYTES_MAX as u64);
@@ -138,12 +137,12 @@ impl Members {
 }
 
 impl State {
-    /// Members that have been added or have started, by id.
+    /// Members that were added or have started, by id.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.known.values()
     }
 
-    /// The member of an id that has been added or has started.
+    /// The member with an id, if it was added or has started.
     #[must_use]
     pub fn member(&self, id: u64) -> Option<&Member> {
         self.members.known.get(&id)
@@ -155,7 +154,7 @@ impl State {
         self.members.removed.contains(&id)
     }
 
-    /// The highest id that any member had; 0 when none is known.
+    /// The highest id ever assigned; 0 if none.
     #[must_use]
     pub fn last_member_id(&self) -> u64 {
         let present = self.members.known.get_max().map_or(0, |(id, _)| *id);

@@ -1,8 +1,8 @@
-//! Names: what operators and orchestrators call things. One newtype per kind, so that two kinds
-//! cannot be swapped; all share one rule ([`check`]).
+//! Names of objects, chosen by operators and orchestrators. One newtype per kind, so that kinds cannot be confused;
+//! all share one rule ([`check`]).
 //!
-//! A name is kept as it came (deserialising never fails): `decide` refuses bad ones, so that an old
-//! log stays readable when a rule is tightened.
+//! Deserialising never fails and keeps the name as sent; `decide` refuses invalid names. So an old log stays readable
+//! when a rule is tightened.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -18,7 +18,7 @@ use crate::refusal::Refusal;
 /// character.
 ///
 /// # Errors
-/// [`Refusal::InvalidName`] naming the field and what is wrong.
+/// [`Refusal::InvalidName`] with the field and the reason.
 pub fn check(field: &'static str, name: &str) -> Result<(), Refusal> {
     let refuse = |why: &str| {
         let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
@@ -39,8 +39,8 @@ pub fn check(field: &'static str, name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Reads text into its shared place at once. Serde's own way makes a `String` first: one allocation
-/// more for each of the five names of an allocation, on every replica.
+/// Deserialises text directly into shared memory. Serde's own implementation creates a `String` first: one more
+/// allocation for each of the five names in an `AllocateAddress`, on every replica.
 struct SharedText;
 
 impl de::Visitor<'_> for SharedText {
@@ -139,22 +139,22 @@ names! {
     PolicyName, "policy";
     /// A virtual IP.
     VipName, "VIP";
-    /// Who asked for a command: a user, an agent (`agent:host`), a leader task (`task:reaper`).
+    /// Who submitted a command: a user, an agent (`agent:host`), a leader task (`task:reaper`).
     Actor, "actor";
-    /// An agent: what its state directory calls itself.
+    /// An agent, identified by the id of its state directory.
     InstanceId, "agent instance";
     /// A VPC route table or zone that a router serves.
     TableId, "route table";
 }
 
-/// Begins the names of addresses that an agent holds in reserve.
+/// Prefix of the names of addresses that an agent holds in reserve.
 pub const RESERVE_PREFIX: &str = "reserve:";
 
-/// Begin the names of addresses that the CNI plugin asks for, IPv4 and IPv6:
-/// `cni:<tenant>.<pod>:<container>:<interface>`, without the dot and the pod where there is none.
+/// Prefixes of the names of addresses that the CNI plugin requests, IPv4 and IPv6:
+/// `cni:<tenant>.<pod>:<container>:<interface>`, without the dot and the pod if there is no pod.
 pub const PLUGIN_PREFIXES: [&str; 2] = ["cni:", "cni6:"];
 
-/// Whether the plugin asked for an address for a Kubernetes pod of this tenant.
+/// Whether the CNI plugin requested the address for a Kubernetes pod of this tenant.
 #[must_use]
 pub fn is_pod(name: &AddressName, tenant: &TenantId) -> bool {
     let mut prefixes = PLUGIN_PREFIXES.iter();

@@ -1,8 +1,8 @@
-//! How many of something there are, in words.
+//! Counts in text, with the noun in singular or plural.
 
 use core::fmt;
 
-/// A number and its noun in a sentence: `1 host`, `2 hosts`, `0 policies`. The noun is given in the singular.
+/// A number and its noun in a sentence: `1 host`, `2 hosts`, `0 policies`. Takes the noun in the singular.
 ///
 /// ```
 /// use romana_statemachine::plural;

@@ -1,10 +1,9 @@
-//! Policies: one model, a superset of the seeds' schema, Romana 2.0's and Kubernetes NetworkPolicy.
+//! Policies: one model, a superset of the seeds' schema, Romana 2.0's, and Kubernetes NetworkPolicy.
 //!
-//! A policy selects endpoints (`applied_to`), says in which directions it isolates them, and opens
-//! traffic by rules. Rules of all policies add up; there is no order and no deny rule. An endpoint
-//! that a policy isolates in a direction accepts in that direction only what some rule allows.
-//! JSON documents in the seeds' and in 2.0's form are read by [`document`], Kubernetes' by [`kubernetes`].
-//! What policies mean is defined by [`evaluate`].
+//! A policy selects endpoints (`applied_to`), states in which directions it isolates them, and allows traffic by
+//! rules. The rules of all policies add up; there is no order and there are no deny rules. An endpoint that is
+//! isolated in a direction accepts in that direction only what some rule allows. [`document`] reads JSON documents in
+//! the seeds' and in 2.0's form, [`kubernetes`] those of Kubernetes. [`evaluate`] defines the semantics of policies.
 
 pub mod compare;
 pub mod describe;
@@ -35,37 +34,37 @@ pub(crate) use validate::check_port_name;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// Its name: what it is set, shown and removed by.
+    /// Its name, the key for setting, showing and removing it.
     pub name: PolicyName,
-    /// For people.
+    /// For information.
     #[serde(default)]
     pub description: String,
-    /// Whom it applies to. At least one.
+    /// The targets that it applies to. At least one.
     pub applied_to: Vec<Target>,
-    /// Whether targets accept only what rules allow, inbound.
+    /// Whether targets accept only inbound traffic that rules allow.
     pub isolates_ingress: bool,
-    /// Whether targets send only what rules allow, outbound.
+    /// Whether targets send only outbound traffic that rules allow.
     pub isolates_egress: bool,
-    /// What may come in. Used only with `isolates_ingress`.
+    /// Inbound traffic to allow. Used only with `isolates_ingress`.
     #[serde(default)]
     pub ingress: Vec<Rule>,
-    /// What may go out. Used only with `isolates_egress`.
+    /// Outbound traffic to allow. Used only with `isolates_egress`.
     #[serde(default)]
     pub egress: Vec<Rule>,
 }
 
-/// Traffic of any of `traffic` with any of `peers`.
+/// Allows traffic that matches any of `traffic` with any of `peers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The other side. Empty: nobody (NetworkPolicy's empty `from` is [`Peer::Any`]).
+    /// The other side. Empty: no peer (NetworkPolicy's empty `from` is [`Peer::Any`]).
     pub peers: Vec<Peer>,
-    /// What kind of traffic. Empty: none (NetworkPolicy's empty `ports` is [`Protocol::Any`]).
+    /// The kinds of traffic. Empty: none (NetworkPolicy's empty `ports` is [`Protocol::Any`]).
     pub traffic: Vec<Traffic>,
 }
 
-/// Whom a policy applies to.
+/// A target that a policy applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -76,7 +75,7 @@ pub enum Target {
     Segment(TenantId, SegmentId),
     /// Endpoints of a tenant with matching labels.
     Endpoints(TenantId, Selector),
-    /// Whatever has an address in the range: bare metal, VMs.
+    /// Everything with an address in the range: bare metal, VMs.
     Cidr(
         #[serde(with = "crate::prefix::json")]
         #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
@@ -84,7 +83,7 @@ pub enum Target {
     ),
     /// The hosts themselves.
     Host,
-    /// All endpoints of the host a rule is rendered on.
+    /// All endpoints on the host that enforces the policy.
     Local,
 }
 
@@ -93,7 +92,7 @@ pub enum Target {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum Peer {
-    /// Anybody.
+    /// Any address.
     Any,
     /// All endpoints of a tenant.
     Tenant(TenantId),
@@ -101,34 +100,34 @@ pub enum Peer {
     Segment(TenantId, SegmentId),
     /// Endpoints with matching labels, in tenants with matching labels.
     Endpoints { tenants: TenantSelector, endpoints: Selector },
-    /// An address range, without some parts of it. Matches endpoints' addresses too.
+    /// An address range, with exceptions. Also matches the addresses of endpoints.
     Cidr {
         #[serde(with = "crate::prefix::json")]
         #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
         cidr: IpNet,
-        /// Parts of it that do not match.
+        /// Subranges that do not match.
         #[serde(with = "crate::prefix::json::list")]
         #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
         except: Vec<IpNet>,
     },
     /// The host of the endpoint.
     Host,
-    /// All endpoints of the same host.
+    /// All endpoints on the same host.
     Local,
 }
 
-/// Which tenants.
+/// Selects tenants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub enum TenantSelector {
     Id(TenantId),
-    /// Those whose labels match.
+    /// Tenants whose labels match.
     Labels(Selector),
 }
 
-/// A label selector with the semantics of Kubernetes' `LabelSelector`: everything must match; empty
-/// matches all.
+/// A label selector with the semantics of Kubernetes' `LabelSelector`: all conditions must match; an empty selector
+/// matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -148,14 +147,14 @@ pub enum Expression {
     In(String, Vec<String>),
     /// The label is absent or has none of the values.
     NotIn(String, Vec<String>),
-    /// The label is there.
+    /// The label is present.
     Exists(String),
     /// The label is absent.
     DoesNotExist(String),
 }
 
 impl Selector {
-    /// Whether labels match.
+    /// Whether the labels match.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let wanted = self.labels.iter().all(|(key, value)| labels.get(key) == Some(value));
@@ -210,10 +209,10 @@ impl Protocol {
 #[serde(deny_unknown_fields)]
 pub struct Traffic {
     pub protocol: Protocol,
-    /// Destination ports; empty = all. Only with TCP, UDP and SCTP.
+    /// Destination ports; empty: all. Only with TCP, UDP and SCTP.
     #[serde(default)]
     pub ports: Vec<Port>,
-    /// ICMP type and code; absent = all. Only with ICMP.
+    /// ICMP type and code; absent: all. Only with ICMP.
     #[serde(default)]
     pub icmp: Option<Icmp>,
 }
@@ -237,7 +236,7 @@ pub enum Port {
 pub struct Icmp {
     /// The type.
     pub kind: u8,
-    /// The code; absent = all codes of the type.
+    /// The code; absent: all codes of the type.
     #[serde(default)]
     pub code: Option<u8>,
 }
@@ -261,9 +260,9 @@ pub(crate) fn decide_remove(state: &State, policy: &PolicyRef) -> Result<Vec<Eve
     Ok(alloc::vec![Event::PolicyRemoved(PolicyRemoved { name })])
 }
 
-/// Which tenants and segments a policy names.
+/// Which tenants and segments a policy refers to.
 impl Policy {
-    /// Whether it names the tenant, or a segment of it.
+    /// Whether it refers to the tenant or one of its segments.
     pub(crate) fn names_tenant(&self, tenant: &TenantId) -> bool {
         let target = self.applied_to.iter().any(|target| match target {
             Target::Tenant(id) | Target::Segment(id, _) | Target::Endpoints(id, _) => id == tenant,
@@ -279,7 +278,7 @@ impl Policy {
             })
     }
 
-    /// Whether it names the segment.
+    /// Whether it refers to the segment.
     pub(crate) fn names_segment(&self, tenant: &TenantId, segment: &SegmentId) -> bool {
         let is = |t: &TenantId, s: &SegmentId| t == tenant && s == segment;
         let target = |target: &Target| matches!(target, Target::Segment(t, s) if is(t, s));
@@ -300,7 +299,7 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
     }
 
-    /// Kubernetes' semantics, the surprising one included: `NotIn` matches where the label is absent.
+    /// Kubernetes' semantics, including the surprising one: `NotIn` matches if the label is absent.
     #[test]
     fn selectors_match_as_in_kubernetes() {
         let values = || alloc::vec![String::from("a"), String::from("b")];

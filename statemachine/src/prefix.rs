@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::refusal::Refusal;
 
-/// Where a prefix begins, as a key that is cheap to compare: IPv4 before IPv6, then by number.
+/// The first address of a prefix, as a key that is cheap to compare: IPv4 before IPv6, then by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Start {
     v6: bool,
@@ -36,10 +36,10 @@ pub(crate) fn number(ip: IpAddr) -> u128 {
     }
 }
 
-/// The address with that number, of the family of `like`.
+/// The address with a number, in the family of `like`.
 pub(crate) fn address(like: IpAddr, number: u128) -> IpAddr {
     match like {
-        // IPv4 numbers come from IPv4 prefixes: they fit.
+        // Numbers of IPv4 addresses come from IPv4 prefixes, so they fit.
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX))),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(number)),
     }
@@ -81,13 +81,13 @@ pub(crate) fn enclosing(ip: IpAddr, len: u8) -> IpNet {
     IpNet::new(ip, len).map_or_else(|_| IpNet::from(ip), |net| net.trunc())
 }
 
-/// Whether two prefixes share an address.
+/// Whether two prefixes overlap.
 pub(crate) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
-/// Reads a CIDR without host bits. Its address is written as addresses are: `010.0.0.0` is none, as some programs
-/// read it as 8.0.0.0.
+/// Parses a CIDR without host bits. The address must be in standard notation: `010.0.0.0` is invalid, because some
+/// programs read it as 8.0.0.0.
 ///
 /// # Errors
 /// [`Refusal::InvalidCidr`], [`Refusal::HostBitsSet`].
@@ -100,7 +100,7 @@ pub fn parse(cidr: &str) -> Result<IpNet, Refusal> {
     Ok(net)
 }
 
-/// As [`parse`], and numbers may have leading zeros, as they might before version 4 of the log.
+/// Like [`parse`], but numbers may have leading zeros, as was allowed before version 4 of the log.
 pub(crate) fn parse_before_4(cidr: &str) -> Result<IpNet, Refusal> {
     let refuse = |why: &str| invalid(cidr, why);
     if !cidr.contains('/') {
@@ -119,8 +119,8 @@ fn invalid(cidr: &str, why: &str) -> Refusal {
     Refusal::InvalidCidr { cidr: shown, why: why.to_string() }
 }
 
-/// Reads CIDRs of JSON as [`parse`] does, but lets host bits stand: who decides says what is wrong with them. The
-/// binary form, which the log has, is as it always was.
+/// Reads CIDRs in JSON like [`parse`], but accepts host bits: `decide` refuses those with a reason. The binary form,
+/// used in the log, is unchanged.
 pub(crate) mod json {
     use alloc::string::String;
     use alloc::vec::Vec;
@@ -143,7 +143,7 @@ pub(crate) mod json {
         net.ok_or_else(|| de::Error::custom(super::invalid(&text, "it is no address/length")))
     }
 
-    /// The same of a list.
+    /// The same for a list.
     pub(crate) mod list {
         use super::{Deserialize, Deserializer, IpNet, Serialize, Serializer, Vec};
 

@@ -1,17 +1,17 @@
-//! Text from outside, as it may stand in a line of a log or on a terminal.
+//! Makes untrusted text safe for a log line or a terminal.
 
 use alloc::borrow::Cow;
 use alloc::string::String;
 use core::fmt::{self, Display, Write};
 
-/// Characters of a text that are shown.
+/// Maximum number of characters of a text that are displayed.
 const SHOWN_CHARS_MAX: usize = 512;
 
-/// Shows a value without what would move the cursor, end the line, or turn or hide text, and no more of
-/// it than [`SHOWN_CHARS_MAX`] characters.
+/// Displays a value without characters that move the cursor, end the line, or reorder or hide text, and at most
+/// [`SHOWN_CHARS_MAX`] characters of it.
 ///
-/// The sender of the text chose every byte of it. What is not shown as it is, is shown as an escape
-/// (`\u{1b}`), and what is left out is counted.
+/// The sender of the text controls every byte of it. Other characters are displayed as escapes (`\u{1b}`), and
+/// characters beyond the limit are counted.
 ///
 /// ```
 /// use romana_statemachine::Printable;
@@ -31,7 +31,7 @@ impl<T: Display> Display for Printable<T> {
     }
 }
 
-/// Passes on what may be shown.
+/// Writes through and escapes non-printable characters.
 struct Escaping<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
     left: usize,
@@ -56,13 +56,13 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// A text of one line, all of it, without what would act on a terminal: [`Printable`] without its bound.
+/// The whole of a single-line text, with terminal control characters escaped: [`Printable`] without its limit.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escaped_but(text, |_| false)
 }
 
-/// The same for a text that may have several lines.
+/// The same for text of several lines.
 #[must_use]
 pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     escaped_but(text, |c| c == '\n')
@@ -80,8 +80,8 @@ fn escaped_but(text: &str, may: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// JSON that means the same, in characters that show themselves: serializers escape less than a terminal
-/// obeys. Line feeds stand between tokens only, and stay.
+/// Equivalent JSON in printable characters: serializers escape fewer characters than terminals interpret. Line feeds
+/// occur only between tokens, and are kept.
 #[must_use]
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     let shown = |c: char| is_printable(c) || c == '\n';
@@ -102,8 +102,8 @@ pub fn escaped_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether a character shows itself and nothing else: it is no control, and none of those that Unicode
-/// has for the direction, joining and ordering of text.
+/// Whether a character is printable: neither a control character nor one of Unicode's format characters for
+/// direction, joining and ordering.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
     !(c.is_control()

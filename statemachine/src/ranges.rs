@@ -1,5 +1,5 @@
-//! Sets of numbers kept as ranges: which addresses of a block are free, which blocks of a group were
-//! never used. Numbers are offsets (`u128`, wide enough for IPv6).
+//! Sets of numbers stored as ranges: the free addresses of a block, the never-used blocks of a group. Numbers are
+//! offsets (`u128`, wide enough for IPv6).
 
 use imbl::OrdMap;
 
@@ -39,7 +39,7 @@ impl RangeSet {
         self.ranges.is_empty()
     }
 
-    /// Takes `n` out. Says whether it was a member.
+    /// Removes `n`. Returns whether it was a member.
     pub(crate) fn remove(&mut self, n: u128) -> bool {
         let Some((first, last)) = self.range_of(n) else { return false };
         self.ranges.remove(&first);
@@ -52,7 +52,7 @@ impl RangeSet {
         true
     }
 
-    /// Puts `n` in, joining it with its neighbours. Says whether it was new.
+    /// Inserts `n`, merging adjacent ranges. Returns whether it was new.
     pub(crate) fn insert(&mut self, n: u128) -> bool {
         if self.contains(n) {
             return false;
@@ -78,10 +78,10 @@ impl RangeSet {
     }
 }
 
-/// Addresses of a block up to this many are kept as bits.
+/// Blocks of up to this many addresses use a bitmap.
 const BITS: u128 = 64;
 
-/// The free offsets of one block: bits for small blocks (nearly all), ranges for large ones.
+/// The free offsets of one block: a bitmap for small blocks (nearly all), ranges for large ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FreeSet {
     Bits(u64),
@@ -135,7 +135,7 @@ impl FreeSet {
     }
 }
 
-/// The bit of an offset below [`BITS`]; 0 above, which no caller asks for.
+/// The bit of an offset below [`BITS`]; 0 for larger offsets, which callers never pass.
 fn bit(n: u128) -> u64 {
     u32::try_from(n).ok().and_then(|n| 1u64.checked_shl(n)).unwrap_or(0)
 }

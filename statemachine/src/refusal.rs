@@ -1,6 +1,6 @@
-//! Refusals: why a command was not carried out. A refusal is an answer, not an event: nothing
-//! happened. Each has a stable code (the variant's name), a [`Kind`] (hence one HTTP status), a
-//! message that says what was asked and why not, and a hint that says what to do.
+//! Refusals: why a command was not carried out. A refusal is a response, not an event: the state did not change. Each
+//! has a stable code (the variant's name), a [`Kind`] (which determines the HTTP status), a message with the request
+//! and the reason, and a hint with the remedy.
 
 mod text;
 
@@ -23,20 +23,20 @@ use text::{Setting, Several, unfit_mask};
 /// The class of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The request makes no sense whatever the state (HTTP 400).
+    /// The request is invalid in any state (HTTP 400).
     Malformed,
-    /// Something named does not exist (404).
+    /// A named object does not exist (404).
     NotFound,
-    /// It conflicts with what exists (409).
+    /// The request conflicts with existing objects (409).
     Conflict,
     /// A rule forbids it (422).
     Forbidden,
-    /// Capacity is used up (507).
+    /// No capacity is left (507).
     Exhausted,
 }
 
 impl Refusal {
-    /// Whether it is about a version that somebody else has raised to already.
+    /// Whether the refusal means that the version was raised to already by another request.
     #[must_use]
     pub fn is_raised_already(&self) -> bool {
         matches!(self, Self::VersionNotNext { version, current, .. } if version <= current)
@@ -66,7 +66,7 @@ macro_rules! refusals {
                 match self { $(Self::$code { .. } => Kind::$kind,)* }
             }
 
-            /// What to do about it.
+            /// The remedy.
             #[must_use]
             pub fn hint(&self) -> &'static str {
                 match self { $(Self::$code { .. } => $hint,)* }
@@ -83,7 +83,7 @@ macro_rules! refusals {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Conflict {
-    /// What is in the way: a host, a block, a blackout.
+    /// The object in conflict: a host, a block, a blackout.
     pub subject: String,
     /// Why it cannot be kept.
     pub reason: String,
@@ -92,9 +92,9 @@ pub struct Conflict {
 refusals! {
     /// A name breaks the rule for names.
     InvalidName {
-        /// What kind of name.
+        /// The kind of name.
         field: String,
-        /// The name, escaped and cut.
+        /// The name, escaped and truncated.
         name: String,
         why: String,
     }
@@ -104,12 +104,12 @@ refusals! {
     InvalidLabels { why: String }
         => Malformed, "the labels are not valid: {why}";
         "At most 128 labels, keys of 1 to 1024 bytes and values of at most 1024 bytes.";
-    /// A list or text exceeds its bound.
+    /// A list or text exceeds its limit.
     TooLarge { field: String, size: u64, max: u64 }
         => Malformed, "{field} has size {size}, the most is {max}";
         "Split the request.";
     InvalidCidr {
-        /// The text, cut.
+        /// The text, truncated.
         cidr: String,
         why: String,
     }
@@ -118,12 +118,12 @@ refusals! {
     /// A CIDR has bits set after its prefix.
     HostBitsSet {
         cidr: IpNet,
-        /// What was probably meant.
+        /// The CIDR without host bits: probably what was meant.
         network: IpNet,
     }
         => Malformed, "{cidr} has bits set after its prefix length";
         "Write the network address, as given in details.network.";
-    /// An address is not one that a host or endpoint can have.
+    /// An address is not valid for a host or endpoint.
     InvalidAddress { ip: IpAddr, why: String }
         => Malformed, "the address {ip} cannot be used: {why}";
         "Use a unicast address.";
@@ -131,7 +131,7 @@ refusals! {
     BlockMaskOutOfRange { network: NetworkName, block_mask: u32, min: u32, max: u32 }
         => Malformed, "{}", unfit_mask(network, *block_mask, *min, *max);
         "Choose one in the range, leave it out, or give a larger CIDR: a block is smaller than its network, and has at least four addresses where the first and last are skipped.";
-    /// The same network name twice.
+    /// A network name occurs twice.
     DuplicateNetwork { network: NetworkName }
         => Malformed, "network {network} is defined twice";
         "Give each network its own name.";
@@ -151,12 +151,12 @@ refusals! {
     EmptyMap { networks: Vec<NetworkName> }
         => Malformed, "the map for {} has no group", Several(networks);
         "Use \"map\": [{\"groups\": []}] for one group that holds all hosts.";
-    /// More groups than the network has room for.
+    /// A network does not have room for its groups.
     TooManyGroups {
         network: NetworkName,
-        /// Groups at the level that does not fit, padded.
+        /// Groups at the level that does not fit, including padding.
         groups: u64,
-        /// What they must share.
+        /// The range to divide among them.
         cidr: IpNet,
         /// Prefix length of a block.
         block_mask: u8,
@@ -167,7 +167,7 @@ refusals! {
     GroupsTooDeep { max: u64 }
         => Malformed, "groups are nested deeper than {max} levels";
         "Flatten the map.";
-    /// A group is contradictory.
+    /// A group is inconsistent.
     InvalidGroup {
         /// Its name or position.
         group: String,
@@ -175,35 +175,35 @@ refusals! {
     }
         => Malformed, "group {group} is not valid: {why}";
         "See the topology examples: a group has either groups or hosts; a host has a name and an ip.";
-    /// Declared twice in the document.
+    /// A host is declared twice in the document.
     DuplicateHost { host: HostName }
         => Malformed, "host {host} is declared twice, or with two addresses";
         "Declare a host once per map, with the same ip.";
-    /// A topology change would lose something.
+    /// A topology change would lose existing objects.
     TopologyConflicts {
-        /// The first hundred.
+        /// At most the first hundred.
         conflicts: Vec<Conflict>,
-        /// How many there are.
+        /// Total number of conflicts.
         total: u64,
     }
         => Conflict, "the topology would not keep everything that lives: {}, first: {}", plural(*total, "conflict"), conflicts.first().map_or("", |c| c.reason.as_str());
         "Resolve what details.conflicts lists, or keep the present groups; `romana topology plan` shows the outcome.";
-    /// No topology yet.
+    /// No topology has been set.
     NoTopology => Conflict, "there is no topology yet";
         "Set one: romana topology update FILE.";
-    /// No such network.
+    /// The network does not exist.
     NetworkNotFound { network: NetworkName }
         => NotFound, "network {network} does not exist";
         "romana network list shows the networks.";
-    /// Not inside any network.
+    /// A range is not inside any network.
     OutsideNetworks { cidr: IpNet }
         => Forbidden, "{cidr} is not inside any network";
         "romana network list shows the networks and their CIDRs.";
-    /// Would cover a network.
+    /// A blackout would cover a whole network.
     BlackoutTooLarge { cidr: IpNet, network: NetworkName }
         => Forbidden, "{cidr} would black out the whole of network {network}";
         "Black out a part of it, or remove the network from the topology.";
-    /// Live addresses inside.
+    /// A blackout would contain live addresses.
     BlackoutInUse {
         cidr: IpNet,
         /// One live address in it.
@@ -212,7 +212,7 @@ refusals! {
     }
         => Conflict, "{cidr} holds live addresses, such as {ip} ({name})";
         "Release them first; romana address list shows them.";
-    /// No such blackout.
+    /// The blackout does not exist.
     BlackoutNotFound { cidr: IpNet }
         => NotFound, "{cidr} is not blacked out";
         "The CIDR must be exactly one that was added: romana blackout list.";
@@ -223,12 +223,12 @@ refusals! {
     VersionNotNext {
         version: u16,
         current: u16,
-        /// The highest that this program knows.
+        /// The highest version that this program supports.
         supported: u16,
     }
         => Conflict, "version {version} cannot follow {current} (this program knows up to {supported})";
         "Raise by one, when every replica runs a program that knows the version.";
-    /// No such host.
+    /// The host does not exist.
     HostNotFound { host: HostName }
         => NotFound, "host {host} does not exist";
         "romana host list shows the hosts; add it with romana host add.";
@@ -240,23 +240,23 @@ refusals! {
     HostAddressInUse { ip: IpAddr, host: HostName }
         => Conflict, "the address {ip} belongs to host {host}";
         "Give each host its own address, or remove the other host first.";
-    /// No group takes the host.
+    /// No prefix group is eligible for the host.
     NoGroupForHost { host: HostName }
         => Forbidden, "no prefix group of any network takes host {host}: its labels match none";
         "Give it the labels that a group's assignment asks for: romana topology show.";
-    /// New labels do not fit the group in which the host has blocks.
+    /// With the new labels the host would not be eligible for a group where it has blocks.
     LabelsLeaveGroup { host: HostName, group: IpNet }
         => Conflict, "with these labels host {host} would have to leave group {group}, in which it has blocks";
         "Empty the host first, or keep the labels that the group asks for.";
-    /// Live addresses on a host.
+    /// The host has live addresses.
     HostInUse { host: HostName, addresses: u64 }
         => Conflict, "host {host} has {addresses} live addresses";
         "Move what runs there, or evict with force (romana host remove --force).";
-    /// A report from the future.
+    /// A report is based on a revision that does not exist yet.
     ReportAhead { revision: Revision, current: Revision }
         => Malformed, "the report is based on revision {revision}, the log is at {current}";
         "Report the revision that the agent has followed to.";
-    /// The name is taken by somebody else.
+    /// The name is already used for another allocation.
     AddressNameInUse {
         name: AddressName,
         ip: IpAddr,
@@ -266,41 +266,41 @@ refusals! {
     }
         => Conflict, "the name {name} has {ip} on host {host} for {tenant}/{segment}";
         "Release it first, or use another name. Same name, host, tenant and segment is a safe retry.";
-    /// No such address.
+    /// The address does not exist.
     AddressNotFound { address: AddressName }
         => NotFound, "no address is named or is {address}";
         "romana address list shows the addresses.";
-    /// No network for this tenant on this host.
+    /// The host has no network for this tenant.
     NoNetworkForTenant { tenant: TenantId, host: HostName }
         => Forbidden, "no network gives addresses to tenant {tenant} on host {host}";
         "Add the tenant to a network's tenants, or define a network without tenants.";
-    /// The network asked for is not for this tenant or host.
+    /// The requested network does not admit this tenant, or has no place for this host.
     NetworkNotForTenant { network: NetworkName, tenant: TenantId, host: HostName }
         => Forbidden, "network {network} gives no addresses to tenant {tenant} on host {host}";
         "Leave out the network, or add the tenant to its tenants, or label the host for one of its groups.";
-    /// No address left.
+    /// No free address is left.
     NetworkExhausted {
         host: HostName,
-        /// Groups that were tried.
+        /// Groups that were searched.
         groups: Vec<IpNet>,
-        /// Addresses there that are cooling down.
+        /// Addresses in them that are cooling down.
         cooling: u64,
     }
         => Exhausted, "no address is left for host {host} in {} ({cooling} are cooling down)", Several(groups);
         "Wait for the reuse delay if addresses are cooling down; else release some, or enlarge the network.";
-    /// The address asked for is taken.
+    /// The requested address is already allocated.
     AddressInUse { ip: IpAddr, name: AddressName }
         => Conflict, "{ip} belongs to {name}";
         "Ask for another address, or none in particular.";
-    /// The address asked for is blacked out.
+    /// The requested address is in a blackout.
     AddressBlackedOut { ip: IpAddr, cidr: IpNet }
         => Forbidden, "{ip} is blacked out by {cidr}";
         "Ask for another address, or end the blackout.";
-    /// The address asked for was released too recently.
+    /// The requested address was released too recently.
     AddressCoolingDown { ip: IpAddr, released_at: Millis, reuse_delay_ms: u64 }
         => Conflict, "{ip} was released at {released_at} and is kept back until {} ({})", released_at.plus(*reuse_delay_ms), Span(*reuse_delay_ms);
         "Wait until then, or ask for another address.";
-    /// The address asked for is not one this host can have.
+    /// The requested address is outside the groups of the host.
     AddressOutsideGroup {
         ip: IpAddr,
         host: HostName,
@@ -309,27 +309,27 @@ refusals! {
     }
         => Forbidden, "{ip} is outside the prefix groups of host {host} for this tenant: {}", Several(groups);
         "Ask for an address inside one of details.groups.";
-    /// The address asked for is left out by the network's `skip_first_last`.
+    /// The network's `skip_first_last` excludes the requested address.
     AddressSkipped { ip: IpAddr, block: IpNet }
         => Forbidden, "{ip} is the first or last address of block {block}, which the network leaves out";
         "Ask for another address.";
-    /// The block of the address asked for belongs to another.
+    /// The block of the requested address has another owner.
     BlockInUse { block: IpNet, host: HostName, tenant: TenantId, segment: SegmentId }
         => Conflict, "block {block} belongs to {tenant}/{segment} on host {host}";
         "Ask for an address of another block.";
-    /// No such tenant.
+    /// The tenant does not exist.
     TenantNotFound { tenant: TenantId }
         => NotFound, "tenant {tenant} does not exist";
         "romana tenant list shows the tenants.";
-    /// The tenant owns something.
+    /// The tenant still has objects.
     TenantInUse { tenant: TenantId, what: String }
         => Conflict, "tenant {tenant} still has {what}";
         "Remove that first.";
-    /// No such segment.
+    /// The segment does not exist.
     SegmentNotFound { tenant: TenantId, segment: SegmentId }
         => NotFound, "tenant {tenant} has no segment {segment}";
         "romana segment list TENANT shows the segments.";
-    /// The segment owns something.
+    /// The segment still has objects.
     SegmentInUse { tenant: TenantId, segment: SegmentId, what: String }
         => Conflict, "segment {tenant}/{segment} still has {what}";
         "Remove that first.";
@@ -337,7 +337,7 @@ refusals! {
     InvalidPolicy { policy: String, field: String, why: String }
         => Malformed, "policy {policy}, {field}: {why}";
         "Correct the field; romana policy check FILE explains a policy without applying it.";
-    /// No such policy.
+    /// The policy does not exist.
     PolicyNotFound { policy: PolicyName }
         => NotFound, "policy {policy} does not exist";
         "romana policy list shows the policies.";
@@ -345,7 +345,7 @@ refusals! {
     InvalidEndpoint { ip: IpAddr, why: String }
         => Malformed, "endpoint {ip} is not valid: {why}";
         "Correct the field.";
-    /// No such VIP.
+    /// The VIP does not exist.
     VipNotFound { vip: VipName }
         => NotFound, "VIP {vip} does not exist";
         "romana vip list shows the VIPs.";
@@ -353,7 +353,7 @@ refusals! {
     VipAddressInUse { ip: IpAddr, by: String }
         => Conflict, "{ip} is used by {by}";
         "Choose an address that no VIP, endpoint or host has.";
-    /// The host may not have the VIP.
+    /// The host may not hold the VIP.
     HostNotCandidate { vip: VipName, host: HostName, why: String }
         => Forbidden, "host {host} may not answer for VIP {vip}: {why}";
         "Choose a candidate that is up.";
@@ -361,19 +361,19 @@ refusals! {
     VipLeaseHeld { vip: VipName, host: HostName, until: Millis }
         => Conflict, "host {host} holds VIP {vip} until {until}";
         "Unassign it first, or wait until the lease is over.";
-    /// No such router assignment.
+    /// The router assignment does not exist.
     RouterNotFound { prefix: IpNet, table: TableId }
         => NotFound, "no host forwards for {prefix} in {table}";
         "GET /v1/snapshot?topics=routers shows the routers.";
-    /// A leader task's command from an earlier term.
+    /// A leader task's command is from an earlier term.
     StaleTerm { term: Term, current: Term }
         => Conflict, "the command was decided in term {term}, the log is in term {current}";
         "Nothing: the new leader's task decides anew.";
-    /// The cluster runs at a version that does not know this yet.
+    /// The cluster is at a version that does not support this yet.
     VersionTooLow { needed: u16, current: u16 }
         => Conflict, "this needs version {needed} of the cluster, which is at {current}";
         "Upgrade every replica: the leader raises the version when all of them know it. romana cluster status shows them.";
-    /// A checkpoint is not after the last one, or not yet reached.
+    /// A checkpoint is not after the last one, or its revision is not reached yet.
     CheckpointNotNext {
         revision: Revision,
         /// Revision of the last signed one.
@@ -382,7 +382,7 @@ refusals! {
     }
         => Conflict, "a checkpoint at revision {revision} cannot be signed: the last one is at {signed}, the log is at {current}";
         "Nothing: the leader's task signs a later one.";
-    /// Not an address of a peer listener.
+    /// The text is not the address of a peer listener.
     InvalidPeer {
         /// As given, escaped.
         peer: String,
@@ -394,69 +394,69 @@ refusals! {
     MemberExists { id: u64, peer: String }
         => Conflict, "member {id} has the peer address {peer}";
         "If its disk is gone: romana cluster replace ID. If it is no longer wanted: romana cluster remove ID.";
-    /// The id is retired.
+    /// The member id is retired.
     MemberIsRemoved { id: u64 }
         => Conflict, "member {id} was removed, and its id is never used again";
         "Add a new member: romana cluster add HOST:PORT, and start it with an empty data directory and --join.";
-    /// The id belongs to another data directory.
+    /// The member id is bound to another data directory.
     MemberIsClaimed { id: u64 }
         => Conflict, "member {id} has another data directory than this one: its disk was lost or swapped";
         "Put the old data directory back, or: romana cluster replace ID, and start with an empty one and --join.";
-    /// After a restore, hosts must report first.
+    /// Allocation is held after a restore until hosts have reported.
     AllocationHeld {
         /// Revision of the restore.
         since: Revision,
-        /// Some that have not reported.
+        /// Some of the hosts that have not reported.
         hosts: Vec<HostName>,
-        /// How many have not.
+        /// Number of hosts that have not reported.
         waiting: u64,
     }
         => Conflict, "the cluster was restored from a backup at revision {since}, and waits for the reports of {}", plural(*waiting, "host");
         "Wait for the agents, or go on without them: romana cluster resume. An address that is known can be asked for by its ip.";
-    /// A report after a restore has attachments that the log does not know.
+    /// A report after a restore has attachments that are not in the log.
     ReportIncomplete {
         host: HostName,
         /// Some of them.
         names: Vec<AddressName>,
-        /// How many there are.
+        /// Total number of such names.
         total: u64,
     }
         => Conflict, "host {host} runs what is not allocated there: {}, such as {}", plural(*total, "attachment"), names.first().map_or("", AddressName::as_str);
         "Allocate each by its name and ip first, then report again.";
-    /// Another agent speaks for the host.
+    /// Another agent is enrolled for the host.
     HostHasAgent { host: HostName, instance: InstanceId }
         => Conflict, "another agent, {instance}, speaks for host {host}";
         "Stop one of the two, or start this one with the name of its own host (--host). One that stays silent is replaced by itself (--takeover-after).";
-    /// A range with addresses that nobody can have.
+    /// A range overlaps a special-purpose range.
     RangeNotUsable { cidr: IpNet, why: String }
         => Forbidden, "addresses of {cidr} cannot be given out: {why}";
         "Use a range of unicast addresses, such as one of RFC 1918 (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16) or RFC 4193 (fd00::/8).";
-    /// Somebody has the address.
+    /// The address is already in use.
     AddressTaken { ip: IpAddr, by: String }
         => Conflict, "{ip} belongs to {by}";
         "Choose an address that no host, VIP, endpoint or service has.";
-    /// A range for services is in use.
+    /// A service range overlaps addresses in use.
     RangeTaken { cidr: IpNet, by: String }
         => Conflict, "{cidr} cannot be kept for services: it shares addresses with {by}";
         "Give services the range that the cluster has for them (--service-cluster-ip-range), and networks and hosts others.";
-    /// The address of a host would lie in a network.
+    /// A host address lies in a network.
     HostInsideNetwork { host: HostName, ip: IpAddr, network: NetworkName, cidr: IpNet }
         => Conflict, "{ip} of host {host} lies in network {network} ({cidr}), whose addresses are for endpoints";
         "Give hosts addresses outside all networks; or exclude the range that hosts are in first: romana blackout add CIDR.";
-    /// A name reads as an address.
+    /// A name spells an address.
     NameReadsAsAddress { name: String }
         => Malformed, "the name {name} reads as an address of somebody else";
         "Things are looked up by name and by address: choose a name that is no address, or that is the thing's own address.";
-    /// A text means two things.
+    /// A text is ambiguous.
     AmbiguousName {
         text: String,
         named: String,
-        /// What has that address.
+        /// The user of that address.
         found: String,
     }
         => Conflict, "{text} means two things: it is the name of {named}, and it is {found}";
         "Name the one that is meant otherwise: by its own address or its own name, as given in details.";
-    /// Another host's name differs in case or a last dot only.
+    /// Another host's name differs only in case or a trailing dot.
     HostDiffersInCase { host: HostName, other: HostName }
         => Conflict, "there is no host {host}, but {other}, which differs in upper and lower case or a last dot only";
         "Write the name as it is in the log. DNS does not tell such names apart, so a cluster has only one of them.";

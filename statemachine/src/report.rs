@@ -1,4 +1,4 @@
-//! Reports: what runs on a host, as its agent says.
+//! Reports of agents about the attachments on their hosts.
 //!
 //! ```text
 //!   report ─► allocated and not running: released, the report cited
@@ -19,7 +19,7 @@ use crate::name::HostName;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
 
-/// Releases what was allocated on the host up to the report's revision and does not run there.
+/// Releases addresses allocated on the host up to the report's revision that are not in use there.
 pub(crate) fn decide_names(
     state: &State,
     report: &HostReport,
@@ -35,7 +35,7 @@ pub(crate) fn decide_names(
     Ok(events)
 }
 
-/// Releases what does not run, adopts what runs and is free; what is neither is a conflict.
+/// Releases addresses that are not in use, and adopts those that are in use and free; any other is a conflict.
 pub(crate) fn decide_attachments(
     state: &State,
     report: &ReportAttachments,
@@ -57,7 +57,7 @@ pub(crate) fn decide_attachments(
                 later.evolve(&adopted);
                 events.extend(adopted);
             }
-            // Released after the agent had looked: the next report knows.
+            // Released after the agent had looked: its next report will be correct.
             Err(Refusal::AddressCoolingDown { .. }) => {}
             Err(refusal @ Refusal::InvalidName { .. }) => return Err(refusal),
             Err(why) => {
@@ -77,7 +77,7 @@ pub(crate) fn decide_attachments(
     Ok(events)
 }
 
-/// A state that some events are ahead of another; a copy only if there are any.
+/// The state after some events; copied only if there are any.
 struct Later<'a> {
     now: &'a State,
     ahead: Option<State>,
@@ -117,7 +117,7 @@ pub(crate) fn evolve_conflicts(state: &mut State, reported: &ConflictsReported) 
 }
 
 impl State {
-    /// Addresses that run on hosts and that the log cannot give them, by host.
+    /// Addresses in use on hosts that cannot be allocated to them, by host.
     pub fn conflicts(&self) -> impl Iterator<Item = (&HostName, &[Conflict])> {
         self.conflicts.iter().map(|(host, conflicts)| (host, &conflicts[..]))
     }

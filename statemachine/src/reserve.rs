@@ -1,5 +1,5 @@
-//! The reserve: addresses that are allocated in advance, under names of their own, for a host that is cut off.
-//! Since version 3.
+//! The reserve: addresses allocated in advance, under reserved names, for use while a host is cut off. Since version
+//! 3.
 //!
 //! ```text
 //!   allocated in advance ─► used while cut off ─► claimed on return, under the name that it was used by
@@ -15,7 +15,7 @@ use crate::name::RESERVE_PREFIX;
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// Idempotent: what was claimed already may be claimed again.
+/// Idempotent: a claimed address may be claimed again.
 pub(crate) fn decide_claim(state: &State, claim: &ClaimReserve) -> Result<Vec<Event>, Refusal> {
     let ClaimReserve { reserve, name, host, tenant, segment, since } = claim.clone();
     name.check()?;
@@ -24,7 +24,7 @@ pub(crate) fn decide_claim(state: &State, claim: &ClaimReserve) -> Result<Vec<Ev
     let held = state.ipam.by_name(&reserve).filter(of_claim);
     let held = held.filter(|held| held.name.as_str().starts_with(RESERVE_PREFIX));
     if let Some(live) = state.ipam.by_name(&name) {
-        // Claimed already; unless the reserve is still there: then the name has another address.
+        // Already claimed, unless the reserve still exists: then the name has another address.
         if of_claim(&live) && held.is_none() {
             return Ok(Vec::new());
         }

@@ -35,7 +35,7 @@ pub(crate) fn decide_sign(state: &State, sign: &SignCheckpoint) -> Result<Vec<Ev
 }
 
 impl State {
-    /// How long the history is kept.
+    /// The retention of the history.
     #[must_use]
     pub fn retention(&self) -> &Retention {
         &self.retention

@@ -1,4 +1,4 @@
-//! Positions in the history and in the Raft log. A type each, so that one cannot be taken for another; on the wire and
+//! Positions in the history and in the Raft log. One type each, so that they cannot be confused; in the wire form and
 //! in JSON they are plain numbers.
 
 use core::cmp::Ordering;
@@ -33,7 +33,7 @@ macro_rules! positions {
         }
 
         impl $kind {
-            /// The last one that there can be.
+            /// The largest value.
             pub const MAX: Self = Self(u64::MAX);
 
             /// Its number.
@@ -42,31 +42,31 @@ macro_rules! positions {
                 self.0
             }
 
-            /// The one after it. There always is one: numbers far beyond what is known are refused before they get
+            /// The next one. Cannot overflow: numbers far beyond the current position are refused before they get
             /// here.
             #[must_use]
             pub const fn next(self) -> Self {
                 self.plus(1)
             }
 
-            /// So many further on; at most [`Self::MAX`].
+            /// The position `count` further on; at most [`Self::MAX`].
             #[must_use]
             pub const fn plus(self, count: u64) -> Self {
                 Self(self.0.saturating_add(count))
             }
 
-            /// So many before; at least 0.
+            /// The position `count` before; at least 0.
             #[must_use]
             pub const fn minus(self, count: u64) -> Self {
                 Self(self.0.saturating_sub(count))
             }
 
-            /// From this one up to another, that one included.
+            /// From this one through another one, inclusive.
             pub fn through(self, last: Self) -> impl DoubleEndedIterator<Item = Self> {
                 (self.0..=last.0).map(Self)
             }
 
-            /// How many there are from another one up to this; 0 if that is not before it.
+            /// Distance from another one to this one; 0 if the other is not before it.
             #[must_use]
             pub const fn since(self, other: Self) -> u64 {
                 self.0.saturating_sub(other.0)
@@ -120,7 +120,7 @@ macro_rules! positions {
 }
 
 positions! {
-    /// Position of an event: dense, one per event, starting at 1. 0 is before the first event.
+    /// Position of an event in the history: consecutive, starting at 1. 0 is before the first event.
     Revision;
     /// Position of an entry in the Raft log.
     Index;

@@ -1,10 +1,10 @@
-//! Routes that follow from hosts, blocks and groups: what a host, a group's router or the routers above need to
-//! know, aggregated along the topology, and why each exception exists. A view, not state.
+//! Routes derived from hosts, blocks and groups: what a host, a group's router or the upstream routers need,
+//! aggregated along the topology, and the reason for each exception. A view, not state.
 //!
-//! They are derived from anything that knows [`Blocks`] and [`Groups`]: the state, or what a follower has made of it.
+//! The source is anything that implements [`Blocks`] and [`Groups`]: the state, or a follower's mirror of it.
 //!
-//! Inside a group a route is per host: its blocks, adjacent ones merged. Outside it is per group, and
-//! whole subtrees of groups are one prefix. So a host's routes outside its groups never exceed the
+//! Inside a group there are routes per host: its blocks, adjacent ones merged. Outside there is one route per group,
+//! and whole subtrees of groups are one prefix. So the number of a host's routes outside its groups never exceeds the
 //! number of groups (P3).
 
 use alloc::collections::BTreeMap;
@@ -23,37 +23,37 @@ use crate::topology::{Group, Network, Topology};
 
 /// Hosts and the blocks that are assigned to them.
 pub trait Blocks {
-    /// Blocks that lie in a range (all of them without one) and their hosts, in order.
+    /// Blocks in a range (all of them if `None`) and their hosts, in order.
     fn blocks(&self, within: Option<IpNet>) -> impl Iterator<Item = (IpNet, &HostName)>;
 
-    /// Addresses of a host in the physical network, the main one first; `None`: there is no such host.
+    /// Addresses of a host in the physical network, the main one first; `None`: the host does not exist.
     fn ips(&self, host: &HostName) -> Option<impl Iterator<Item = IpAddr>>;
 }
 
-/// The prefix groups of all networks, and which hosts have their place where.
+/// The prefix groups of all networks, and the places of hosts in them.
 pub trait Groups: Blocks {
-    /// Networks of the topology; none before there is one.
+    /// Networks of the topology; empty before it is set.
     fn networks(&self) -> &[Network];
 
     /// The leaf group of a network in which a host has its place.
     fn place(&self, host: &HostName, network: &NetworkName) -> Option<IpNet>;
 
-    /// Hosts that have their place in a range of a network, by name.
+    /// Hosts with their place in a range of a network, by name.
     fn hosts_in(&self, network: &NetworkName, range: IpNet) -> impl Iterator<Item = &HostName>;
 }
 
 /// How a block is reached.
 pub enum Way<'a> {
     Local,
-    /// Through the host that has it: its addresses of the block's family, the main one first. It may have none.
+    /// Through the host that owns it: its addresses of the block's family, the main one first. There may be none.
     Host(&'a mut dyn Iterator<Item = IpAddr>),
-    /// Its host is not known.
+    /// The host is not known.
     Unknown,
 }
 
-/// Routes to the blocks of a range (all of them without one), as `here` sees them. `choose` says where a block's route
-/// leads; without an answer it has none. Blocks whose routes lead to the same place are merged where their union is
-/// exact: a route never covers what belongs to somebody else, or to nobody.
+/// Routes to the blocks of a range (all of them if `None`), as seen from `here`. `choose` returns the next hop of a
+/// block; without one the block has no route. Blocks with the same next hop are merged if their union is exact: a
+/// route never covers unassigned addresses or those of other hosts.
 pub fn to_blocks<'a, To: Ord + Clone>(
     source: &'a impl Blocks,
     within: Option<IpNet>,
@@ -108,7 +108,7 @@ impl Groups for State {
     }
 }
 
-/// Routes for one point of view.
+/// Routes from one point of view.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Routes {
@@ -116,7 +116,7 @@ pub struct Routes {
     pub routes: Vec<Route>,
     /// What could not be routed or aggregated, and why.
     pub exceptions: Vec<Exception>,
-    /// Prefix groups that take hosts: the bound for routes outside a group.
+    /// Number of prefix groups that take hosts: the upper bound for routes outside a group.
     pub groups: u64,
 }
 
@@ -130,19 +130,19 @@ pub struct Route {
     pub via: Via,
 }
 
-/// How a prefix is reached.
+/// The next hop of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     Local,
-    /// Through the host that has the blocks.
+    /// The host that owns the blocks.
     Host {
         name: HostName,
         /// Its address of the prefix's family.
         ip: IpAddr,
     },
-    /// Through the router of the group, which any of these hosts can be.
+    /// The router of the group, which can be any of these hosts.
     Group {
         /// The group's name, if it has one.
         name: Option<String>,
@@ -159,8 +159,8 @@ pub struct Exception {
     pub reason: String,
 }
 
-/// Routes of a host: its own blocks, those of the other hosts of its groups, and the other groups.
-/// `None` if there is no such host.
+/// Routes of a host: its own blocks, those of the other hosts in its groups, and the other groups. `None` if the host
+/// does not exist.
 #[must_use]
 pub fn for_host(source: &impl Groups, name: &HostName) -> Option<Routes> {
     _ = source.ips(name)?;
@@ -176,7 +176,7 @@ pub fn for_host(source: &impl Groups, name: &HostName) -> Option<Routes> {
     Some(routes.sorted())
 }
 
-/// Routes of the routers above: one per group that has hosts.
+/// Routes of the upstream routers: one per group that has hosts.
 #[must_use]
 pub fn for_router(source: &impl Groups) -> Routes {
     let mut routes = Routes::new(source);
@@ -186,8 +186,8 @@ pub fn for_router(source: &impl Groups) -> Routes {
     routes.sorted()
 }
 
-/// Routes of a group's own router. Of a leaf group: one or more per host of it. Of a group of groups, or of a whole
-/// network: one per group inside that has hosts. `None` if it is neither.
+/// Routes of a group's own router. For a leaf group: one or more per host in it. For a group of groups or a whole
+/// network: one per group inside that has hosts. `None` if the range is neither.
 #[must_use]
 pub fn for_group(source: &impl Groups, group: IpNet) -> Option<Routes> {
     let network = source.networks().iter().find(|network| network.cidr.contains(&group))?;
@@ -195,7 +195,8 @@ pub fn for_group(source: &impl Groups, group: IpNet) -> Option<Routes> {
     if network.leaf(group).is_some() {
         routes.blocks_of(source, network, group, None);
     } else {
-        // The innermost of this range: a group that is alone on its level has all of the range above.
+        // The innermost group with this range: a group that is the only one on its level has its parent's whole
+        // range.
         let groups = network.groups.iter().enumerate();
         let of_range = groups.filter(|(_, one)| one.cidr == group && !one.padding);
         let parent = of_range.map(|(at, _)| at).next_back();
@@ -208,7 +209,7 @@ pub fn for_group(source: &impl Groups, group: IpNet) -> Option<Routes> {
     Some(routes.sorted())
 }
 
-/// The largest groups of a network that do not hold a leaf: siblings of it and of all groups above.
+/// The largest groups of a network that do not contain a leaf: the siblings of the leaf and of all its ancestors.
 fn outside(network: &Network, leaf: Option<IpNet>) -> impl Iterator<Item = &Group> {
     let apart = move |group: &Group| leaf.is_none_or(|leaf| !group.cidr.contains(&leaf));
     network.groups.iter().filter(move |group| {

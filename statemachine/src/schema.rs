@@ -1,4 +1,4 @@
-//! JSON Schemas of what serde is told to write in a form of its own. The rest is derived.
+//! JSON Schemas of types with custom serde implementations. The others are derived.
 
 use alloc::borrow::Cow;
 
@@ -36,12 +36,12 @@ pub(crate) fn name() -> Schema {
     })
 }
 
-/// A name that may be written as a number: it is read as its digits. Answers have the text.
+/// A name that may be written as a number, which is read as its decimal digits. Responses have the text.
 pub fn name_or_number(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"anyOf": [name(), {"type": "integer", "minimum": 0}]})
 }
 
-/// Members that are read under a second name: Romana 2.0's, or Kubernetes'.
+/// Adds fields that have an alias: Romana 2.0's or Kubernetes' name.
 pub(crate) fn with_aliases(schema: &mut Schema) {
     let Some(members) = schema.get_mut("properties").and_then(|members| members.as_object_mut())
     else {

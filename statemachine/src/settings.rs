@@ -1,4 +1,4 @@
-//! Cluster settings: values that must be the same everywhere, hence in the log.
+//! Cluster settings: values that must be equal on all replicas, and are therefore in the log.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,13 +13,13 @@ use crate::limits::{
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// Settings of every cluster.
+/// Settings of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Settings {
-    /// How long a released address is not given out again, milliseconds. 0 = at once.
+    /// How long a released address is not reused, milliseconds. 0: it is reusable at once.
     pub address_reuse_delay_ms: u64,
-    /// How long a host may answer for a VIP without a renewal, milliseconds.
+    /// Length of a VIP lease, milliseconds: how long a host may answer for the VIP without a renewal.
     pub vip_lease_ms: u64,
 }
 
@@ -29,15 +29,16 @@ impl Default for Settings {
     }
 }
 
-/// Settings of what concerns agents, since version 3.
+/// Settings for agents, since version 3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentSettings {
-    /// Addresses that an agent holds in reserve for each tenant and segment that its host runs; 0: none.
+    /// Addresses that an agent keeps in reserve for each tenant and segment with endpoints on its host; 0: none.
     pub reserve_per_owner: u32,
-    /// Silence after which a host with an agent counts as down, milliseconds; 0: never.
+    /// Time without heartbeats after which a host with an agent is marked down, milliseconds; 0: never.
     pub host_down_after_ms: u64,
-    /// Longest that allocation waits for reports after a restore, milliseconds; 0: until all are there.
+    /// Maximum time that allocation waits for reports after a restore, milliseconds; 0: until all hosts have
+    /// reported.
     pub restore_hold_max_ms: u64,
 }
 
@@ -100,7 +101,7 @@ pub(crate) fn decide_agents(
 }
 
 impl State {
-    /// Settings of what concerns agents.
+    /// Settings for agents.
     #[must_use]
     pub fn agent_settings(&self) -> &AgentSettings {
         &self.agent_settings

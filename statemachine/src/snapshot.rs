@@ -1,7 +1,7 @@
-//! The snapshot: the whole state as bytes, with a version in front.
+//! The snapshot: the whole state as bytes, preceded by a format version.
 //!
-//! Only what cannot be derived is in it; indexes are rebuilt on reading. Equal states give equal
-//! bytes: everything is in the order of its key.
+//! It contains only what cannot be derived; indexes are rebuilt on reading. Equal states give equal bytes: everything
+//! is sorted by its key.
 
 mod write;
 
@@ -30,8 +30,8 @@ use crate::topology::{Topology, TopologySpec};
 use crate::vip::{RouterKey, Vip, VipHolder};
 use write::Content;
 
-/// The forms that this program reads and writes: the one of the version that the cluster is at, so that a
-/// replica of an earlier release can take it as long as it may.
+/// The formats that this program reads and writes. It writes the format of the cluster's version, so that a replica
+/// of an earlier release can read it while the cluster is at a version that it supports.
 const FORMATS: core::ops::RangeInclusive<u16> = 1..=4;
 
 /// Why a snapshot cannot be read.
@@ -40,17 +40,17 @@ pub enum SnapshotError {
     /// Written by a newer program.
     #[error("the snapshot has format {format}, this program reads 1 to 4")]
     Format {
-        /// As found.
+        /// The format in the snapshot.
         format: u16,
     },
     #[error("the snapshot cannot be decoded: {0}")]
     Damaged(postcard::Error),
-    /// It decodes, but its topology is none.
+    /// It decodes, but its topology is not valid.
     #[error("the snapshot is inconsistent: {0}")]
     Inconsistent(String),
 }
 
-/// Format 1, as it is read; `write` writes it. Frozen.
+/// Format 1, for reading; `write` writes it. Frozen.
 #[derive(Deserialize)]
 struct Snapshot1 {
     version: u16,
@@ -74,7 +74,7 @@ struct Snapshot1 {
     vip_fences: Vec<(IpAddr, VipHolder)>,
 }
 
-/// What format 2 adds. Frozen.
+/// The additions of format 2. Frozen.
 #[derive(Serialize, Deserialize)]
 struct Snapshot2 {
     members: Vec<Member>,
@@ -84,14 +84,14 @@ struct Snapshot2 {
     held: Option<(Revision, Vec<HostName>)>,
 }
 
-/// What format 3 adds. Frozen.
+/// The additions of format 3. Frozen.
 #[derive(Serialize, Deserialize)]
 struct Snapshot3 {
     settings: AgentSettings,
     conflicts: Vec<(HostName, Vec<Conflict>)>,
 }
 
-/// What format 4 adds. Frozen.
+/// The additions of format 4. Frozen.
 #[derive(Serialize, Deserialize)]
 struct Snapshot4 {
     agents: Vec<(HostName, InstanceId)>,
@@ -111,14 +111,14 @@ struct Block1 {
     tenant: TenantId,
     segment: SegmentId,
     empty_since: Option<Millis>,
-    /// How many there are.
+    /// Number of live addresses.
     live: u64,
     /// Offset in the block, name, revision.
     addresses: Vec<(u128, AddressName, Revision)>,
 }
 
 impl State {
-    /// The state as bytes.
+    /// Encodes the state as a snapshot.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
         let cluster = || Snapshot2::of(self);
@@ -133,10 +133,10 @@ impl State {
         }
     }
 
-    /// Reads a state back.
+    /// Decodes a snapshot.
     ///
     /// # Errors
-    /// [`SnapshotError`]; never a state that differs from the one that was written.
+    /// [`SnapshotError`]; a state that is returned equals the one that was written.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let (format, rest): (u16, _) =
             postcard::take_from_bytes(bytes).map_err(SnapshotError::Damaged)?;

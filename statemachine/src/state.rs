@@ -1,5 +1,5 @@
-//! The state, how a log entry or a record changes it, and how it is read. What a command causes is in
-//! `decide`, what an event does in `evolve`; both only dispatch: the rules are in the module of each topic.
+//! The state, how log entries and records change it, and how it is read. `decide` determines the events of a command,
+//! `evolve` applies an event; both only dispatch to the rules in the module of each topic.
 
 mod decide;
 mod evolve;
@@ -27,20 +27,20 @@ use crate::topology::Topology;
 use crate::version::VERSION_MAX;
 use crate::vip::{RouterKey, Vip, VipHolder};
 
-/// Everything that was decided, as of one revision. A clone is O(1): the maps are persistent.
+/// All decisions up to one revision. A clone is O(1): the maps are persistent.
 ///
 /// Invariants, checked by [`State::validate`]:
 /// - a name has one address and an address one name; both directions agree;
 /// - every live address lies in a block, is not free there, not cooling and not blacked out;
-/// - every block is as long as its network's block mask says and lies in a leaf group of it that is
-///   not padding; its host exists and has its place in that group; no two blocks overlap;
+/// - every block has the length of its network's block mask and lies in a leaf group of it that is not padding; its
+///   host exists and has its place in that group; no two blocks overlap;
 /// - a block's free, cooling, live and skipped addresses are disjoint and make up the block;
-/// - the pool of a group holds exactly the blocks of the group that nobody has;
-/// - each host has one place per network at most, a leaf group that its labels allow; names and
-///   addresses of hosts are unique; host counts of groups are right;
+/// - the pool of a group holds exactly the unassigned blocks of the group;
+/// - each host has at most one place per network, in a leaf group that its labels allow; names and addresses of hosts
+///   are unique; host counts of groups are correct;
 /// - blackouts are disjoint, each inside one network;
-/// - hosts that a restore waits for, and hosts with conflicts or an agent, exist; no member has an id that was retired;
-/// - from version 4 on, an endpoint is of the owner and host that its address is allocated to, if it is;
+/// - hosts that a restore waits for, and hosts with conflicts or an agent, exist; no member has a retired id;
+/// - from version 4 on, an endpoint has the owner and host of the allocation of its address, if there is one;
 /// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -60,20 +60,20 @@ pub struct State {
     pub(crate) endpoints: OrdMap<IpAddr, Arc<Endpoint>>,
     pub(crate) vips: OrdMap<VipName, Arc<Vip>>,
     pub(crate) routers: OrdMap<RouterKey, HostName>,
-    /// Leases that outlive their assignment: nobody else may answer for the address before.
+    /// Leases that outlive their assignment: until they expire no other host may answer for the address.
     pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
     pub(crate) members: Members,
     pub(crate) retention: Retention,
     pub(crate) signed: Option<CheckpointSigned>,
     pub(crate) held: Option<Held>,
     pub(crate) agent_settings: AgentSettings,
-    /// The agent that speaks for each host.
+    /// The agent enrolled for each host.
     pub(crate) agents: OrdMap<HostName, InstanceId>,
-    /// What hosts run and the log cannot give them.
+    /// Addresses that hosts use but cannot be allocated.
     pub(crate) conflicts: OrdMap<HostName, Arc<Vec<Conflict>>>,
 }
 
-/// When and under which leader a command is decided.
+/// The time and Raft term at which a command is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// Entry time.
@@ -82,25 +82,25 @@ pub struct Now {
     pub term: Term,
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Revision after the command: that of its last event, or the state's if it caused none.
+    /// Revision after the command: that of its last event, or the current one if it caused none.
     pub revision: Revision,
     pub result: Result<Answer, Refusal>,
 }
 
-/// The answer to a command that was not refused.
+/// The result of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Answer {
     Done {
-        /// Whether anything changed (`false`: it was so already).
+        /// Whether anything changed (`false`: the state was already as requested).
         changed: bool,
     },
     Address {
         allocation: Allocation,
-        /// Whether this command allocated it (`false`: the name had it already).
+        /// Whether this command allocated it (`false`: the name already had it).
         fresh: bool,
     },
 }
@@ -115,7 +115,7 @@ pub enum FollowError {
         /// Revision of the record.
         got: Revision,
     },
-    /// The chain of digests is broken: another history, or damage.
+    /// The digest chain is broken: the record is from another history, or damaged.
     #[error("the digest of record {revision} does not continue the chain")]
     Chain {
         /// Revision of the record.
@@ -130,8 +130,8 @@ impl State {
         Self { version: 1, ..Self::default() }
     }
 
-    /// Whether this program may apply an entry: not one that goes on at a version of behaviour which
-    /// it does not know. To refuse it as a command would be to decide differently than the others.
+    /// Whether this program may apply an entry: not if the entry raises the cluster to an unsupported version.
+    /// Refusing it as a command would be a different decision from that of the other replicas.
     ///
     /// # Errors
     /// The version.
@@ -142,8 +142,8 @@ impl State {
         if beyond { Err(next) } else { Ok(()) }
     }
 
-    /// Applies one log entry: decides each command on its own, in order, and evolves by what it
-    /// causes. Returns one outcome per command, and the records of all events.
+    /// Applies one log entry: decides each command separately, in order, and applies its events. Returns one outcome
+    /// per command, and the records of all events.
     pub fn apply(&mut self, position: Position, entry: &Entry) -> (Vec<Outcome>, Vec<Record>) {
         self.index = position.index;
         self.term = position.term;
@@ -164,10 +164,10 @@ impl State {
         (outcomes, records)
     }
 
-    /// Follows a history: evolves by a record that somebody else's `apply` made.
+    /// Follows a history: applies a record that another replica's `apply` produced.
     ///
     /// # Errors
-    /// [`FollowError`], and the state is as it was, when the record does not come next.
+    /// [`FollowError`] if the record is not the next one; the state is then unchanged.
     pub fn follow(&mut self, record: &Record) -> Result<(), FollowError> {
         if record.revision != self.revision.next() {
             return Err(FollowError::Gap { have: self.revision, got: record.revision });
@@ -183,7 +183,7 @@ impl State {
         Ok(())
     }
 
-    /// Evolves by an event and gives it its place in the history.
+    /// Applies an event and appends it to the history.
     pub(crate) fn record(&mut self, actor: Actor, event: Event) -> Record {
         let (revision, index, at) = (self.revision.next(), self.index, self.at);
         let digest = Record::chain(&self.digest, revision, index, at, &actor, &event);
@@ -193,7 +193,7 @@ impl State {
         Record { revision, index, at, actor, event, digest }
     }
 
-    /// The answer to a command that caused these records.
+    /// The result of a command that caused these records.
     fn answer(&self, command: &Command, records: &[Record]) -> Answer {
         let changed = !records.is_empty();
         let allocation = match (records.last(), command) {
@@ -210,9 +210,9 @@ impl State {
     }
 }
 
-/// Reading.
+/// Read access.
 impl State {
-    /// Version of behaviour that is on.
+    /// The enabled version of behaviour.
     #[must_use]
     pub fn version(&self) -> u16 {
         self.version
@@ -265,7 +265,7 @@ impl State {
         self.hosts.values().map(|host| &**host)
     }
 
-    /// The host that has this physical address.
+    /// The host with this physical address.
     #[must_use]
     pub fn host_at(&self, ip: IpAddr) -> Option<&Host> {
         self.host_addresses.get(&ip).and_then(|name| self.host(name))
@@ -321,7 +321,7 @@ impl State {
         self.vips.values().map(|vip| &**vip)
     }
 
-    /// Which host forwards for which prefix in which route table.
+    /// Which host is the router of which prefix in which route table.
     pub fn routers(&self) -> impl Iterator<Item = (&RouterKey, &HostName)> {
         self.routers.iter()
     }

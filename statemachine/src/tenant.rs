@@ -1,7 +1,7 @@
-//! Tenants and their segments: who owns addresses.
+//! Tenants and their segments: the owners of addresses.
 //!
-//! A tenant need not be created to own addresses (Romana 2.0 never created any); creating it gives
-//! it labels, which policies select by, and a list of segments.
+//! A tenant can own addresses without being created (Romana 2.0 never created any); creating it gives it labels,
+//! which policies select by, and a list of segments.
 
 use alloc::format;
 use alloc::string::String;
@@ -87,7 +87,7 @@ pub(crate) fn decide_delete_segment(
     }
 }
 
-/// Something that a tenant, or one segment of it, still has besides segments.
+/// Something that still belongs to a tenant, or to one segment of it, other than segments.
 fn left_of(state: &State, tenant: &TenantId, segment: Option<&SegmentId>) -> Option<String> {
     let is_of = |t: &TenantId, s: &SegmentId| t == tenant && segment.is_none_or(|id| id == s);
     let names = |policy: &&Policy| match segment {
@@ -124,7 +124,8 @@ pub(crate) fn evolve_segment_deleted(state: &mut State, deleted: &SegmentDeleted
     state.tenants.insert(deleted.tenant.clone(), Arc::new(tenant));
 }
 
-/// Refuses addresses at which others cannot reach an endpoint or a VIP. Before version 4 fewer of them.
+/// Refuses addresses that are not routable unicast addresses, for an endpoint or a VIP. Before version 4, fewer of
+/// them.
 pub(crate) fn check_routable(state: &State, ip: IpAddr) -> Result<(), Refusal> {
     if state.version >= version::ADDRESS_CHECKS {
         return address::check(ip);

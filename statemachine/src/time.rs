@@ -1,4 +1,4 @@
-//! Times, durations and sizes as people read them.
+//! Times, durations and sizes in human-readable form.
 
 use core::fmt;
 
@@ -26,8 +26,8 @@ impl fmt::Display for Millis {
     }
 }
 
-/// Year, month and day by the number of days since 1970-01-01, in the Gregorian calendar. Counted in eras of 400
-/// years, and from March on, so that a leap day is the last one of a year.
+/// Year, month and day from the number of days since 1970-01-01, in the Gregorian calendar. Counts eras of 400 years,
+/// and years from March on, so that a leap day is the last day of its year.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,5 +1,5 @@
-//! Checks of the invariants that [`State`] lists. For tests, `romana ipam check` and the judge: the
-//! cost is that of reading everything.
+//! Checks of the invariants that [`State`] lists. For tests, `romana ipam check` and the chaos judge: they read the
+//! whole state.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -19,7 +19,7 @@ impl State {
     /// Checks all invariants.
     ///
     /// # Errors
-    /// What is wrong, one sentence each.
+    /// The violations, one sentence each.
     pub fn validate(&self) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
         self.ipam.check_indexes(|sentence| wrong.push(sentence));
@@ -78,8 +78,8 @@ impl State {
         }
     }
 
-    /// Live, cooling, free and skipped addresses make up a block. Large blocks: only the counts of
-    /// live and cooling ones.
+    /// Live, cooling, free and skipped addresses make up a block. For large blocks, only the numbers of live and
+    /// cooling ones are checked.
     fn check_books(&self, block: &Block, wrong: &mut Vec<String>) {
         let (cidr, ipam) = (block.cidr, &self.ipam);
         let live = block.addresses.len();
@@ -98,7 +98,7 @@ impl State {
         }
     }
 
-    /// Every block of a group is assigned or in the group's pool, not both.
+    /// Every block of a group is either assigned or in the group's pool.
     fn check_pools(&self, wrong: &mut Vec<String>) {
         for (group, pool) in &self.ipam.pools {
             let mut assigned = 0u128;

@@ -1,6 +1,6 @@
-//! Versions of behaviour: what each one brought. New behaviour waits for [`Command::RaiseVersion`] in the log, so
-//! that all replicas begin it at the same entry. Which version brought a command or an event is in their tables
-//! ([`Command::meta`], [`Event::meta`]); what else changed with a version is here.
+//! Versions of behaviour, and what each one introduced. New behaviour is enabled by [`Command::RaiseVersion`] in the
+//! log, so that all replicas switch at the same entry. The version of a command or an event is in their tables
+//! ([`Command::meta`], [`Event::meta`]); other changes are listed here.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -11,43 +11,43 @@ use crate::event::{Event, VersionRaised};
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// The highest version that this program knows.
+/// The highest version that this program supports.
 pub const VERSION_MAX: u16 = 4;
 
-/// Members are in the log: a replica claims its id, and a restored cluster begins with none.
+/// Members are in the log: a replica claims its id, and a restored cluster starts without members.
 pub const MEMBERS: u16 = 2;
 
-/// Replicas compare their states at checkpoints, and prove their histories when they are asked to.
+/// Replicas compare their states at checkpoints, and prove their histories on request.
 pub const PROOFS: u16 = 2;
 
-/// Heartbeats of agents: hosts that fall silent are down.
+/// Heartbeats of agents: hosts without heartbeats are marked down.
 pub const HEARTBEATS: u16 = 3;
 
-/// Reports have addresses: what runs and is free is adopted.
+/// Reports contain addresses: those that are in use and free are adopted.
 pub const ADOPTION: u16 = 3;
 
-/// One agent for each host; others are refused, and remembered for a while.
+/// One agent per host; others are refused, and remembered for a while.
 pub const ENROLMENT: u16 = 4;
 
-/// Replicas tell each other where their histories begin.
+/// Replicas exchange where their histories begin.
 pub const BEGINNINGS: u16 = 4;
 
-/// One definition of an address that somebody may have, at every entrance; ranges of services.
+/// One definition of a usable address, applied to all objects; service ranges.
 pub const ADDRESS_CHECKS: u16 = 4;
 
-/// An endpoint agrees with the allocation of its address, and ends with it.
+/// An endpoint matches the allocation of its address, and is removed with it.
 pub const ENDPOINTS_TIED: u16 = 4;
 
-/// Labels of regions and zones are understood by their old and new names.
+/// Labels of regions and zones match by their old and new names.
 pub const ZONE_LABELS: u16 = 4;
 
-/// Refuses a command that the cluster does not know yet.
+/// Refuses a command that the cluster's version does not support.
 pub(crate) fn check(state: &State, command: &Command) -> Result<(), Refusal> {
     let (needed, current) = (command.meta().since, state.version);
     if current < needed { Err(Refusal::VersionTooLow { needed, current }) } else { Ok(()) }
 }
 
-/// Idempotent: the present version may be raised to again.
+/// Idempotent: raising to the current version is accepted.
 pub(crate) fn decide_raise(state: &State, version: u16) -> Result<Vec<Event>, Refusal> {
     let current = state.version;
     if version == current {
@@ -64,7 +64,7 @@ pub(crate) fn decide_raise(state: &State, version: u16) -> Result<Vec<Event>, Re
 }
 
 impl State {
-    /// Whether the cluster is at a version that knows a command; it refuses the command otherwise.
+    /// Whether the cluster's version supports a command; otherwise it refuses the command.
     #[must_use]
     pub fn knows(&self, command: &Command) -> bool {
         check(self, command).is_ok()

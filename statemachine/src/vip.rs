@@ -1,10 +1,9 @@
-//! Virtual IPs and routers: duties that one host at a time has for the others.
+//! Virtual IPs and routers: roles that one host at a time fills for the cluster.
 //!
-//! A VIP is held under a lease that the holder keeps by its own clock: it stops answering when the
-//! lease runs out, whatever it hears. Hence no other host gets the VIP's address before that, even
-//! when the VIP was unassigned, removed or given another address before: the holder may be cut
-//! off and not know yet (`State::vip_fences`). A planned move is smoothest without
-//! an unassignment: stop renewing, and assign when the lease is over.
+//! A VIP is held under a lease that the holder times by its own clock: it stops answering when the lease expires,
+//! even if it is cut off. Hence no other host gets the VIP's address before then, even if the VIP was unassigned,
+//! removed or given another address in the meantime: the holder may not know yet (`State::vip_fences`). The smoothest
+//! planned move needs no unassignment: stop renewing, and assign the VIP when the lease has expired.
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -32,15 +31,15 @@ use crate::refusal::Refusal;
 use crate::state::{Now, State};
 use crate::tenant::check_routable;
 
-/// A VIP that somebody wants answered.
+/// A requested VIP and its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vip {
     pub name: VipName,
     pub ip: IpAddr,
-    /// Hosts that may answer; empty = any host that is up.
+    /// Hosts that may hold it; empty: any host that is up.
     pub candidates: Vec<HostName>,
-    /// Who answers, if anybody.
+    /// The host that holds it, if any.
     pub holder: Option<VipHolder>,
 }
 
@@ -49,29 +48,29 @@ pub struct Vip {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipHolder {
     pub host: HostName,
-    /// When its lease is over, unless renewed.
+    /// When its lease expires, unless renewed.
     pub until: Millis,
 }
 
-/// What a router is assigned for.
+/// The prefix and route table of a router assignment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RouterKey {
     /// The prefix that is routed.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
-    /// The route table or zone the route is in.
+    /// The route table or zone of the route.
     pub table: TableId,
 }
 
 impl Vip {
-    /// Whether a host may answer as far as the request goes.
+    /// Whether the request allows a host to hold the VIP.
     #[must_use]
     pub fn is_candidate(&self, host: &HostName) -> bool {
         self.candidates.is_empty() || self.candidates.contains(host)
     }
 
-    /// The event that takes it off its host, if it is on one.
+    /// The event that unassigns it from its host, if it has one.
     fn unassigned(&self) -> Option<Event> {
         self.holder.as_ref().map(|holder| {
             let (name, host) = (self.name.clone(), holder.host.clone());
@@ -115,7 +114,7 @@ pub(crate) fn at(state: &State, ip: IpAddr) -> Option<&Vip> {
     state.vips().find(|vip| vip.ip == ip)
 }
 
-/// Who else uses the address that a VIP wants.
+/// What else uses the address that a VIP requests.
 fn user_of(state: &State, spec: &VipSpec) -> Option<String> {
     at(state, spec.ip)
         .filter(|vip| vip.name != spec.name)
@@ -150,7 +149,7 @@ pub(crate) fn decide_assign(
     }
     match host.state {
         HostState::Up => {}
-        // Who holds it goes on answering until somebody else can.
+        // The holder keeps the VIP until another host can take over.
         HostState::Draining if holds => {}
         HostState::Draining => return refuse("it is draining"),
         HostState::Down => return refuse("it is down"),
@@ -184,7 +183,7 @@ fn find<'a>(state: &'a State, name: &VipName) -> Result<&'a Vip, Refusal> {
     state.vip(name).ok_or_else(|| Refusal::VipNotFound { vip: name.clone() })
 }
 
-/// What takes every VIP and router duty off a host that is being removed.
+/// Unassigns every VIP and router role of a host that is being removed.
 pub(crate) fn release_host(state: &State, host: &HostName) -> Vec<Event> {
     let held = |vip: &&Vip| vip.holder.as_ref().is_some_and(|holder| holder.host == *host);
     let vips = state.vips().filter(held).filter_map(Vip::unassigned);

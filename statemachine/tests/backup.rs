@@ -1,5 +1,5 @@
-//! The backup format: what was written is read, and nothing else is. The bytes under `wire/backup`
-//! are frozen; `UPDATE=1 cargo test` writes missing files and never touches one that exists.
+//! The backup format: valid backups are read, everything else is refused. The bytes under `wire/backup` are frozen;
+//! `UPDATE=1 cargo test` writes missing files and never changes an existing one.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use romana_statemachine::{
     State, Term,
 };
 
-/// A state and its history: a topology-less cluster with tenants.
+/// A state and its history: a cluster with tenants and no topology.
 fn state(tenants: u64) -> (State, Vec<Record>) {
     let (mut state, mut history) = (State::new(), Vec::new());
     let raise = Command::RaiseVersion(RaiseVersion { version: 2 });
@@ -65,7 +65,7 @@ fn backup(
     (bytes, end)
 }
 
-/// Reads and checks bytes that come in pieces.
+/// Reads and checks a backup in pieces of this size.
 fn read(bytes: &[u8], piece: usize) -> Result<Checked, BackupError> {
     let (mut reader, mut check) = (Reader::new(), Check::new());
     for piece in bytes.chunks(piece) {
@@ -198,7 +198,7 @@ fn a_writer_refuses_what_a_reader_would() {
 #[test]
 fn a_state_that_the_history_does_not_give_is_found() {
     let (_, history) = state(5);
-    // Another state of the same revision and digest cannot be made but by hand: here the header lies.
+    // A different state with the same revision and digest can only be forged: here the header has a wrong digest.
     let (good, _) = state(5);
     let snapshot = good.snapshot();
     let mut header = Header::of(&good, snapshot.len(), origin(), (Revision(1), Digest::default()));
@@ -235,7 +235,7 @@ fn format_1_is_frozen() {
     let (bytes, end) = backup(&state(3), 0, 100, 2);
     assert_eq!(hex(&frozen("format1.hex", &bytes)), hex(&bytes), "the form changed");
     assert_eq!(read(&bytes, 64).unwrap().end, end);
-    // How well LZ4 compresses may change; what it once wrote is read for ever.
+    // LZ4's output may change with its version; old output must remain readable.
     let source = state(100);
     let (bytes, _) = backup(&source, 0, 1 << 20, 1000);
     let plain = source.0.snapshot().len() + romana_statemachine::entry::wire(&source.1).len();
@@ -248,7 +248,7 @@ fn format_1_is_frozen() {
 fn a_later_format_is_refused_by_its_number() {
     let (bytes, _) = backup(&state(3), 0, 100, 2);
     let starts = frames(&bytes);
-    // The format is the first byte of the header's payload; its checksum has to be computed again.
+    // The format is the first byte of the header's payload; the frame's check has to be recomputed.
     let mut header = bytes[starts[0] + 13..starts[1]].to_vec();
     header[0] = 9;
     let mut hasher = blake3::Hasher::new();

@@ -1,5 +1,5 @@
-//! Every bound of [`limits`]: the most is accepted, one more is refused. (Depth of groups, addresses
-//! of a host and the ranges of settings are in the scripts.)
+//! Every limit of [`limits`]: the maximum is accepted, one more is refused. (The scripts test the depth of groups,
+//! the addresses of a host and the ranges of settings.)
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -44,7 +44,7 @@ fn state() -> State {
     state
 }
 
-/// Decides what `make` makes of the most, which is accepted, and of one more, which is refused.
+/// Decides the command that `make` returns for the maximum, which is accepted, and for one more, which is refused.
 fn bounded(most: usize, code: &str, make: impl Fn(usize) -> Value) {
     let state = state();
     if let Err(refusal) = state.decide(&command(make(most)), NOW) {
@@ -168,7 +168,7 @@ fn allocate(n: usize) -> Value {
     json!({"AllocateAddress": {"name": format!("a{n}"), "host": "h1", "tenant": "t", "segment": "s"}})
 }
 
-/// More emptied blocks than one command returns wait for the next one.
+/// Empty blocks beyond the limit of one command wait for the next one.
 #[test]
 fn emptied_blocks_come_back_in_portions() {
     let mut state = state();
@@ -185,7 +185,7 @@ fn emptied_blocks_come_back_in_portions() {
     assert_eq!(apply(&mut state, 30_000, end()), 0);
 }
 
-/// Of many conflicts the first hundred are listed, and all are counted.
+/// Only the first hundred conflicts are listed, but all are counted.
 #[test]
 fn conflicts_are_listed_up_to_a_bound() {
     let mut state = state();
@@ -198,7 +198,7 @@ fn conflicts_are_listed_up_to_a_bound() {
     assert_eq!((conflicts.len(), total), (CONFLICTS_LISTED_MAX, all as u64));
 }
 
-/// An entry that switches on what this program does not know is not for it to apply.
+/// A program must not apply an entry that raises the cluster to a version that it does not support.
 #[test]
 fn versions_beyond_this_program() {
     let raise = |version| {
@@ -211,6 +211,6 @@ fn versions_beyond_this_program() {
         apply(&mut state, 0, [json!({"RaiseVersion": {"version": version}})]);
     }
     assert_eq!(state.understands(&raise(VERSION_MAX + 1)), Err(VERSION_MAX + 1));
-    // Not next: refused alike by all programs.
+    // Not the next version: all programs refuse it alike.
     assert_eq!(state.understands(&raise(VERSION_MAX + 2)), Ok(()));
 }

@@ -1,5 +1,5 @@
-//! The laws of the state machine, on arbitrary histories: whatever is asked in whatever order, with
-//! topologies that change, hosts that are evicted and clocks that jump.
+//! The laws of the state machine, on arbitrary histories: any commands in any order, with changing topologies,
+//! evicted hosts and clocks that jump.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,8 +24,8 @@ use romana_statemachine::{
     Revision, State, Term, VERSION_MAX,
 };
 
-/// One log entry to be: how the leader's clock moves, what is proposed, and whether a replica is
-/// restarted from a snapshot before it, or the whole cluster is restored from a backup.
+/// One log entry: how the leader's clock moves, what is proposed, and whether a replica is restarted from a snapshot
+/// before it, or the whole cluster is restored from a backup.
 #[derive(Clone)]
 struct Step {
     clock: i64,
@@ -34,7 +34,7 @@ struct Step {
     restore: bool,
 }
 
-/// As a script would say it: a failing history is to be read.
+/// In the language of the scripts, so that a failing history is readable.
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "@{:+}{}", self.clock, if self.restart { " restart" } else { "" })?;
@@ -52,7 +52,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = (clock, commands, restart, restore)
         .prop_map(|(clock, commands, restart, restore)| Step { clock, commands, restart, restore });
     let steps = prop::collection::vec(step, 1..60);
-    // Half of the histories are at the newest version from the beginning on.
+    // Half of the histories start at the newest version.
     (steps, any::<bool>()).prop_map(|(mut steps, newest)| {
         let commands: Vec<Command> = (2..=VERSION_MAX).map(commands::raise).collect();
         let first = Step { clock: 0, commands, restart: false, restore: false };
@@ -61,14 +61,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-/// What the history says, kept apart from the state machine: names, addresses, cool-downs, leases.
+/// A model of the history, independent of the state machine: names, addresses, cool-downs, leases.
 #[derive(Default)]
 struct Judge {
     holder_of: BTreeMap<IpAddr, String>,
     address_of: BTreeMap<String, IpAddr>,
-    /// Released addresses whose delay is not over yet, and since when.
+    /// Released addresses that are cooling down, and since when.
     cooling: BTreeMap<IpAddr, u64>,
-    /// Who may answer for the address of a VIP, and until when.
+    /// The holder of a VIP's address, and when its lease expires.
     leases: BTreeMap<IpAddr, (String, u64)>,
     delay: u64,
 }
@@ -78,7 +78,7 @@ impl Judge {
         Self { delay: 30_000, ..Self::default() }
     }
 
-    /// Lets go of cool-downs that are over at a time.
+    /// Removes cool-downs that have expired.
     fn clock(&mut self, at: u64) {
         let delay = self.delay;
         self.cooling.retain(|_, released| at.saturating_sub(*released) < delay);
@@ -97,7 +97,7 @@ impl Judge {
                 assert!(!self.cooling.contains_key(&event.ip), "{record}: it was still cooling");
                 assert!(event.block.contains(&event.ip), "{record}: outside of its block");
             }
-            // It runs already: whether it cools down does not matter.
+            // It is in use already, so it may be cooling down.
             Event::AddressAdopted(event) => {
                 let name = event.name.to_string();
                 let other = self.holder_of.insert(event.ip, name.clone());
@@ -135,7 +135,7 @@ impl Judge {
     }
 }
 
-/// A replica that applies, one that is restarted from snapshots now and then, and one that follows.
+/// A replica that applies entries, one that is restarted from snapshots from time to time, and one that follows.
 struct World {
     state: State,
     restarted: State,
@@ -177,13 +177,13 @@ impl World {
             self.judge.judge(record);
         }
         self.judge.clock(self.state.at().0);
-        // An entry without commands tells the follower time, term and index.
+        // An entry without commands gives the follower the time, term and index.
         self.follower.apply(position, &Entry { at: entry.at, proposals: Vec::new() });
         self.check(&entry);
         records
     }
 
-    /// Every replica begins the new cluster alike.
+    /// All replicas begin the new cluster with the same state.
     fn restore(&mut self) {
         let (revision, digest) = (self.state.revision(), self.state.digest());
         let (source, cluster) = (String::from("old"), String::from("new"));
@@ -194,8 +194,8 @@ impl World {
         (self.restarted, self.state) = (state.clone(), state);
     }
 
-    /// Decides the first command without applying it: nothing may change, and what is decided is
-    /// what applying causes.
+    /// Decides the first command without applying it: the state must not change, and applying must cause the same
+    /// events.
     fn decide_alone(&self, step: &Step) {
         let before = self.state.snapshot();
         let at = Millis(u64::try_from(self.clock).unwrap()).max(self.state.at());
@@ -245,7 +245,7 @@ impl World {
     }
 }
 
-/// The router of every group, and of every network, knows a way to each block inside, or says why not.
+/// The router of every group and network has exactly one route or exception for each block inside.
 fn check_group_routers(state: &State) {
     for network in state.topology().into_iter().flat_map(|topology| topology.networks()) {
         let groups = network.groups.iter().filter(|group| !group.padding).map(|group| group.cidr);
@@ -261,7 +261,7 @@ fn check_group_routers(state: &State) {
     }
 }
 
-/// From version 4 on nobody gets an address that somebody else has at that moment.
+/// From version 4 on no address is allocated that is in use at that moment.
 fn check_one_owner(before: &State, record: &Record) {
     if before.version() < 4 {
         return;
@@ -297,7 +297,7 @@ fn check_one_owner(before: &State, record: &Record) {
     }
 }
 
-/// Lists go on where they ended, and filters leave out nothing else.
+/// Pagination continues where the last page ended, and filters omit only what does not match.
 fn check_lists(state: &State) {
     let ipam = state.ipam();
     let all: Vec<_> = ipam.addresses_after(None).collect();
@@ -335,7 +335,7 @@ fn check_outcomes(before: Revision, outcomes: &[Outcome], records: &[Record], st
     }
 }
 
-/// A value survives the wire and JSON.
+/// Checks that a value survives the wire form and JSON.
 fn assert_round_trip<T>(value: &T)
 where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
@@ -346,7 +346,7 @@ where
 }
 
 proptest! {
-    /// Names, addresses, cool-downs, leases, invariants, replay, restart: after every entry.
+    /// Names, addresses, cool-downs, leases, invariants, replay and restart, checked after every entry.
     #[test]
     fn laws_hold(steps in steps()) {
         let mut world = World::new();
@@ -355,7 +355,7 @@ proptest! {
         }
     }
 
-    /// Equal logs give equal digests, however the entries are cut.
+    /// Equal logs give equal digests, however the commands are divided into entries.
     #[test]
     fn digests_are_a_function_of_the_log(commands in prop::collection::vec(commands::command(), 1..80)) {
         let run = |size: usize| {
@@ -371,7 +371,7 @@ proptest! {
         prop_assert_eq!(run(1), run(7));
     }
 
-    /// Commands survive the wire and JSON, and print as one line.
+    /// Commands survive the wire form and JSON, and print as one line.
     #[test]
     fn commands_round_trip(command in commands::command()) {
         assert_round_trip(&command);
@@ -379,7 +379,7 @@ proptest! {
     }
 }
 
-/// The histories above are worth something: everything that can happen happens in some of them.
+/// The generated histories are representative: together they contain every kind of event.
 #[test]
 fn histories_reach_every_event() {
     let mut runner = TestRunner::deterministic();
@@ -393,12 +393,12 @@ fn histories_reach_every_event() {
     assert_eq!(seen.len(), 42, "{seen:?}");
 }
 
-/// The first word of its line.
+/// The first word of the event's text.
 fn kind(event: &Event) -> String {
     event.to_string().split(' ').next().unwrap_or_default().to_string()
 }
 
-/// A record that does not come next is not followed, and changes nothing.
+/// A record that is not the next one is refused, and changes nothing.
 #[test]
 fn broken_histories_are_not_followed() {
     let mut state = State::new();

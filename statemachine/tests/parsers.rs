@@ -1,5 +1,5 @@
-//! What reads outside text: names, CIDRs, digests, policy documents, commands, wire forms and
-//! snapshots. Nothing panics on any input; what is valid survives being printed and read back.
+//! Parsers of external input: names, CIDRs, digests, policy documents, commands, wire forms and snapshots. None
+//! panics on any input; valid values survive printing and parsing.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ use romana_statemachine::policy::{
 use romana_statemachine::topology::{TopologySpec, builtin, builtin_names};
 use romana_statemachine::{Command, Digest, Entry, Event, Record, Refusal, State, parse_cidr};
 
-/// Text with the characters that JSON, CIDRs and names are made of, or with any.
+/// Text of the characters that occur in JSON, CIDRs and names, or of any characters.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         "\\PC{0,40}",
@@ -153,7 +153,7 @@ proptest! {
         let _ = State::from_snapshot(&bytes);
     }
 
-    /// A name is accepted if and only if it follows the rule, written down a second time here.
+    /// A name is accepted if and only if it satisfies the rule, which is implemented a second time here.
     #[test]
     fn names_follow_the_rule(text in prop_oneof![text(), name()]) {
         let first = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
@@ -180,7 +180,7 @@ proptest! {
     }
 }
 
-/// Errors of documents say which field is wrong, in all wrappings.
+/// Errors in documents name the wrong field, in all wrappings.
 #[test]
 fn documents_name_unknown_fields() {
     let error = |text: &str| serde_json::from_str::<Document>(text).unwrap_err().to_string();
@@ -199,7 +199,7 @@ fn documents_name_unknown_fields() {
     assert!(port.contains("a port is a number"), "{port}");
 }
 
-/// Every built-in topology is one that can be set, with as many leaves as Romana 2.0's.
+/// Every built-in topology can be set, and has as many leaves as Romana 2.0's.
 #[test]
 fn builtins_can_be_set() {
     assert_eq!(builtin_names().len(), 15);
@@ -220,7 +220,7 @@ fn builtins_can_be_set() {
     assert_eq!(builtin("us-east-1"), None);
 }
 
-/// A number with a leading zero is decimal to some and octal to others: no entrance reads it.
+/// Some programs read a number with a leading zero as decimal, others as octal: no parser accepts it.
 #[test]
 fn leading_zeros_are_read_nowhere() {
     for cidr in ["010.0.0.0/8", "10.0.00.0/16"] {

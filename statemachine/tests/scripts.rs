@@ -1,9 +1,9 @@
-//! Golden scripts: what the rules do, written down. A case is a file under `scripts/`: blocks of
-//! commands, `---`, and what they cause, one line per effect; a blank line ends a block. The language
-//! is that of [`lang`]. `UPDATE=1 cargo test` rewrites what differs: read the diff before keeping it.
+//! Golden scripts that document the rules. A case is a file under `scripts/`: blocks of commands, `---`, and their
+//! effects, one per line; a blank line ends a block. [`lang`] defines the language. `UPDATE=1 cargo test` rewrites
+//! what differs: read the diff before keeping it.
 //!
-//! After every command the harness also checks that the invariants hold, that a refusal changed
-//! nothing, that following the records gives the same state, and that the snapshot reads back.
+//! After every command the harness also checks that the invariants hold, that a refusal changed nothing, that
+//! following the records gives the same state, and that the snapshot can be read back.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -350,10 +350,10 @@ fn difference(text: &str, fresh: &str) -> String {
     String::from("they differ in the last newline")
 }
 
-/// Answers of the API about what is read; no command is refused with them.
+/// Codes of the API for reads; no command is refused with them.
 const OF_READING: [&str; 1] = ["AddressNotFound"];
 
-/// No refusal without a script that shows it.
+/// Every refusal occurs in a script.
 #[test]
 fn every_refusal_has_a_script() {
     let mut text = String::new();

@@ -1,6 +1,6 @@
-//! The tables of commands and events, beside what the code said before there were tables: the version checks of each
-//! rule, the client's list of what may be repeated, the API's list of what is not for batches. A new command or event
-//! gets a line; none is edited.
+//! The tables of commands and events, compared with the properties before the tables existed: the version checks of
+//! each rule, the client's list of retryable commands, the API's list of commands that batches exclude. A new command
+//! or event gets a new line; existing lines never change.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-//! The evaluator against verdicts that others computed: Cyclonus' 230 cases, 123 669 probes between
-//! different pods (`shared/judges/cyclonus_cases.json`), and the cases that Cyclonus has not.
+//! The evaluator against independently computed verdicts: Cyclonus' 230 cases, 123 669 probes between different pods
+//! (`shared/judges/cyclonus_cases.json`), and cases that Cyclonus lacks.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ use romana_statemachine::policy::party::Transport;
 use romana_statemachine::{Command, Entry, Index, Millis, Position, Proposal, State, Term};
 use serde_json::{Value, json};
 
-/// A state made by commands.
+/// A state built by commands.
 struct World {
     state: State,
     index: u64,
@@ -93,7 +93,7 @@ fn packet(probe: &str) -> Transport {
     }
 }
 
-/// Takes the state to where a step of a case has it, whatever led there.
+/// Brings the state to that of a step of a case, whatever the previous state.
 fn step(world: &mut World, step: &Value) {
     for (tenant, labels) in step["namespaceLabels"].as_object().unwrap() {
         world.tell(json!({"CreateTenant": {"id": tenant, "labels": labels}}));
@@ -158,7 +158,7 @@ fn the_evaluator_agrees_with_cyclonus() {
     assert!(probes > 100_000, "{probes}");
 }
 
-/// Kubernetes matches `NotIn` and `DoesNotExist` where the key is missing; Cyclonus has no such case.
+/// Kubernetes matches `NotIn` and `DoesNotExist` if the key is missing; Cyclonus has no such case.
 #[test]
 fn missing_keys_match_not_in_and_does_not_exist() {
     for (operator, values) in [("NotIn", json!(["prod"])), ("DoesNotExist", json!([]))] {
@@ -180,8 +180,8 @@ fn missing_keys_match_not_in_and_does_not_exist() {
     }
 }
 
-/// What has no policy: closed where the tenant is no Kubernetes namespace, open where it is, and closed
-/// again while the pod is not known.
+/// An endpoint without policies: closed if its tenant is not a Kubernetes namespace, open if it is, and closed while
+/// the pod is unknown.
 #[test]
 fn what_no_policy_selects() {
     let mut world = World::new();
@@ -208,8 +208,8 @@ fn what_no_policy_selects() {
     assert_eq!(why("10.111.0.2", "10.111.0.2"), (Why::Itself, Why::Itself));
 }
 
-/// A pod of a namespace that is not known is closed if a policy selects pods of that namespace by labels; what is no
-/// pod has no labels that could come later.
+/// A pod of an unknown namespace is closed if a policy selects pods of that namespace by labels; an address that is
+/// not a pod's is not, because no labels will follow.
 #[test]
 fn who_waits_for_its_namespace() {
     let mut world = World::new();
@@ -259,7 +259,7 @@ fn three_endpoints() -> World {
     world
 }
 
-/// A policy of `fields.txt`: everybody may reach tenant `a`, changed.
+/// A policy of `fields.txt`: any peer may reach tenant `a`, with a change.
 fn changed(change: &str) -> Value {
     let mut policy = json!({"name": "p", "applied_to": [{"Tenant": "a"}], "isolates_ingress": true,
         "isolates_egress": false,
@@ -276,7 +276,7 @@ fn crossing(line: &str) -> (&str, &str, Transport) {
     (from, to, Transport::parse(what, true).expect(what))
 }
 
-/// Two policies that differ in one field, and a packet that fares differently: nothing is silently ignored.
+/// Two policies that differ in one field give different verdicts for a packet: no field is silently ignored.
 #[test]
 fn every_field_of_a_policy_changes_a_verdict() {
     let cases = include_str!("fields.txt").split("\n\n").skip(1);
@@ -293,7 +293,7 @@ fn every_field_of_a_policy_changes_a_verdict() {
     }
 }
 
-/// A preview that leaves something out says how much, and what it looked at it did whole.
+/// An incomplete preview states how much is missing, and is exact for what it covers.
 #[test]
 fn what_a_preview_leaves_out_is_said() {
     let mut world = World::new();
@@ -310,7 +310,7 @@ fn what_a_preview_leaves_out_is_said() {
     let found = compare(&world.state, std::slice::from_ref(&policy));
     assert_eq!((found.ranges.len(), found.ranges_left.len()), (RANGES_MAX, 2));
     assert_eq!(found.ranges_left[1].to_string(), "172.16.255.0/24");
-    // 150 pods and 3 hosts; 0.0.0.0/0 and 254 of the ranges on the other side. The hosts are not concerned.
+    // 150 pods and 3 hosts; 0.0.0.0/0 and 254 of the ranges as peers. Pairs of hosts are not concerned.
     let pairs = 153 * 152 - 3 * 2 + 2 * 150 * 255;
     assert_eq!((found.pairs, found.pairs_left), (PAIRS_MAX, pairs - PAIRS_MAX as u64));
     let few = world.state.endpoints().take(20).map(|endpoint| endpoint.ip).collect::<Vec<_>>();

@@ -1,6 +1,6 @@
-//! Wire forms, frozen: the bytes under `wire/v1` were written by the first release and must be
-//! written and read alike for ever. A new command or event gets a new file; no file is edited.
-//! `UPDATE=1 cargo test` writes missing files and never touches one that exists.
+//! Frozen wire forms: the bytes under `wire/v1` were written by the first release, and must be written and read alike
+//! by all later ones. A new command or event gets a new file; existing files never change. `UPDATE=1 cargo test`
+//! writes missing files and never changes an existing one.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -34,7 +34,7 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-/// Compares bytes with the frozen ones; returns those.
+/// Compares bytes with the frozen ones, and returns the frozen ones.
 fn frozen(kind: &str, name: &str, bytes: &[u8]) -> Vec<u8> {
     let path = file(kind, name);
     if !path.exists() && std::env::var_os("UPDATE").is_some() {
@@ -172,7 +172,7 @@ fn read<T: DeserializeOwned>(line: &str) -> T {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// A value for each field that refusals have.
+/// A sample value for each field of the refusals.
 const FIELDS: &str = r#"{
     "a": "a", "a_cidr": "10.0.0.0/8", "address": "a", "addresses": 3, "b": "b",
     "b_cidr": "10.1.0.0/16", "block": "10.0.0.0/29", "block_mask": 24, "by": "host h1",
@@ -186,7 +186,7 @@ const FIELDS: &str = r#"{
     "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"], "instance": "c0ffee",
     "text": "10.0.0.1", "named": "address 10.0.0.0", "found": "address 10.0.0.1", "other": "H1"}"#;
 
-/// The refusal with that code. Fields of one name have one sample value, bar one.
+/// The refusal with a code. Fields with the same name have the same sample value, with one exception.
 fn refusal(code: &str) -> Refusal {
     if let Ok(refusal) = serde_json::from_value(serde_json::json!(code)) {
         return refusal;
@@ -209,7 +209,7 @@ fn commands_are_frozen() {
     assert!(commands.iter().map(Command::meta).eq(Command::TABLE));
     for command in &commands {
         check("command", command);
-        // What tasks of the leader propose is fenced by their term.
+        // The term fences the commands of leader tasks.
         let fenced = command.term().is_some() || command.meta().access != Access::Leader;
         assert!(fenced, "{command}");
     }
@@ -219,7 +219,7 @@ fn commands_are_frozen() {
 fn events_are_frozen() {
     let events = events();
     assert!(events.iter().map(Event::meta).eq(Event::TABLE));
-    // New ones come last, and say when they came.
+    // New events come last, with the version that introduced them.
     assert!(events.iter().map(|event| event.meta().since).is_sorted());
     assert!(events.iter().all(|event| event.meta().since <= romana_statemachine::VERSION_MAX));
     events.iter().for_each(|event| check("event", event));
@@ -234,7 +234,7 @@ fn refusals_are_frozen() {
     }
 }
 
-/// The number of a variant is its first byte: a variant that is put in between shows here.
+/// The number of a variant is its first byte: this detects a variant inserted in the middle.
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
@@ -244,7 +244,7 @@ fn variants_are_numbered_in_order() {
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }
 
-/// A state with something of everything, and how it came about.
+/// A state with objects of every kind, and its outcomes and records.
 fn history() -> (State, Vec<Outcome>, Vec<Record>) {
     let (mut state, mut outcomes, mut records) = (State::new(), Vec::new(), Vec::new());
     let lines = [
@@ -283,7 +283,7 @@ fn history() -> (State, Vec<Outcome>, Vec<Record>) {
     (state, outcomes, records)
 }
 
-/// Entry, outcomes and records; the digests in the records freeze the chain as well.
+/// Entry, outcomes and records; the digests in the records also freeze the digest chain.
 #[test]
 fn entries_and_records_are_frozen() {
     let proposal = |command| Proposal { actor: "agent:h1".into(), command };
@@ -346,7 +346,7 @@ fn snapshots_of_version_two_are_frozen() {
     assert_eq!(again.snapshot(), bytes);
 }
 
-/// Format 3: what agents have said, and the settings of it.
+/// Format 3: reports of agents, and the settings for agents.
 #[test]
 fn snapshots_of_version_three_are_frozen() {
     let lines = [
@@ -369,7 +369,7 @@ fn snapshots_of_version_three_are_frozen() {
     assert_eq!((again.conflicts().count(), again.ipam().address_count()), (1, 2));
     assert_eq!(again.agent_settings().reserve_per_owner, 2);
     assert_eq!(again.snapshot(), bytes);
-    // The digest of a state covers all of it, and those of before are as they were.
+    // The digest of a state covers all of it, and the digests of older formats do not change.
     let mut follower = State::new();
     let mut digests = std::collections::BTreeSet::new();
     for record in &records {
@@ -380,7 +380,7 @@ fn snapshots_of_version_three_are_frozen() {
     assert_eq!(unhex(&text), frozen("snapshot", "version_three_digest", &unhex(&text)));
 }
 
-/// Format 4: which agent speaks for a host; the ranges of services.
+/// Format 4: the agents enrolled for hosts; service ranges.
 #[test]
 fn snapshots_of_version_four_are_frozen() {
     let lines = [
@@ -406,7 +406,7 @@ fn snapshots_of_version_four_are_frozen() {
     assert_eq!((again.snapshot(), again.state_digest()), (bytes, state.state_digest()));
 }
 
-/// Cut or changed snapshots are refused or read as something valid; they never panic.
+/// Truncated or modified snapshots are refused or read as a valid state; reading never panics.
 #[test]
 fn damaged_snapshots_do_no_harm() {
     let bytes = history().0.snapshot();
@@ -422,8 +422,8 @@ fn damaged_snapshots_do_no_harm() {
     }
 }
 
-/// The times of a value become times of today and its lists long; durations and sizes become the largest there are, if
-/// that is asked for.
+/// Replaces the times in a value by current ones and extends its lists; `largest` sets durations and sizes to their
+/// maximum.
 fn swell(value: &Value, name: &str, largest: bool) -> Value {
     let is_time = matches!(name, "until" | "at" | "released_until") || name.ends_with("_at");
     let is_amount = name.ends_with("_ms") || name.ends_with("bytes");
@@ -444,7 +444,7 @@ fn swell(value: &Value, name: &str, largest: bool) -> Value {
     }
 }
 
-/// Checks the sentence of a value, and of what becomes of it with times of today and large numbers.
+/// Checks the text of a value, also with current times and large numbers.
 fn check_sentence<T: Serialize + DeserializeOwned + std::fmt::Display>(sample: &T) {
     let sample = serde_json::to_value(sample).unwrap();
     for largest in [false, true] {
@@ -472,7 +472,7 @@ fn check_sentence<T: Serialize + DeserializeOwned + std::fmt::Display>(sample: &
     }
 }
 
-/// What people read has times, durations and sizes, and no value as a program prints it for itself.
+/// Text for people has formatted times, durations and sizes, and no debug representations.
 #[test]
 fn no_sentence_has_machine_values() {
     events().iter().for_each(check_sentence);

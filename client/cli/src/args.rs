@@ -1,4 +1,4 @@
-//! The command line: nouns, beside the flags of `global`. The verbs of a noun are in its file.
+//! The command line: the nouns, and the global flags (`global`). The verbs of a noun are in its file.
 
 use clap::{Parser, Subcommand};
 
@@ -94,7 +94,7 @@ mod tests {
         Args::command().debug_assert();
     }
 
-    /// All commands below one, by their words.
+    /// Collects all leaf commands below one, by their words.
     fn leaves(command: &clap::Command, words: &str, found: &mut BTreeSet<String>) {
         let mut below =
             command.get_subcommands().filter(|below| below.get_name() != "help").peekable();
@@ -104,7 +104,7 @@ mod tests {
         below.for_each(|below| leaves(below, &format!("{words} {}", below.get_name()), found));
     }
 
-    /// The words of the command that a line is of.
+    /// The words of the command in a line, without its arguments.
     pub(crate) fn command_of(line: &str) -> Result<String, String> {
         let words = std::iter::once("romana").chain(line.split_whitespace());
         let matches = Args::command().try_get_matches_from(words).map_err(|why| why.to_string())?;
@@ -116,7 +116,7 @@ mod tests {
         Ok(path.join(" "))
     }
 
-    /// Files of the repository in which people find commands.
+    /// Files of the repository that may mention commands.
     fn texts(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
@@ -131,7 +131,7 @@ mod tests {
         }
     }
 
-    /// What is wrong with a command that a text names, if it names one. `rest`: what comes after `romana `.
+    /// The error in the command that a text mentions, if any. `rest` is what follows `romana `.
     fn misnamed(rest: &str) -> Option<String> {
         let end = rest.find(['`', '"', '\n', ')', ';']).unwrap_or(rest.len());
         let end = rest[..end].find(", ").unwrap_or(end);
@@ -192,7 +192,7 @@ mod tests {
         let lines = lines.filter(|line| !line.starts_with('#'));
         let run: BTreeSet<String> = lines
             .map(|line| match line.split_once(' ').unwrap() {
-                // The last word says where.
+                // The last word gives the reason.
                 ("-", words) => words.rsplit_once(' ').unwrap().0.to_owned(),
                 (_, words) => command_of(words).unwrap_or_else(|why| panic!("{line}: {why}")),
             })

@@ -1,4 +1,4 @@
-//! `romana audit`: the past. One file per verb.
+//! `romana audit`: queries on the history. One file per verb.
 
 mod diff;
 mod document;
@@ -18,7 +18,7 @@ use clap::Subcommand;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Questions that read the whole history may take this long, unless --timeout says more.
+/// Timeout of queries that read the whole history, unless --timeout is given.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Subcommand)]

@@ -1,4 +1,4 @@
-//! `romana backup`: take one, look at one, begin a new cluster with one.
+//! `romana backup`: save, verify and show backups, and restore one as a new cluster.
 
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
@@ -22,15 +22,15 @@ use crate::failure::Failure;
 use crate::sink::Sink;
 use crate::table::{Table, cell};
 
-/// Bytes read at once.
+/// Bytes per read.
 const READ_BYTES: usize = 256 << 10;
-/// Bytes in which the end of a backup is looked for.
+/// Bytes at the end of a file that are searched for the end of the backup.
 const TAIL_BYTES: u64 = 128;
-/// How long the new cluster may take to be ready.
+/// How long the new cluster may take until it is ready.
 const READY_MAX: Duration = Duration::from_secs(120);
-/// How long nothing is said about that.
+/// How long to wait before reporting that it is not ready.
 const QUIET_MAX: Duration = Duration::from_secs(2);
-/// Between two looks at it.
+/// Pause between two checks of whether it is ready.
 const READY_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +82,7 @@ impl Command {
     }
 }
 
-/// A backup as it passes by, checked.
+/// Checks a backup while it is streamed.
 struct Passing {
     reader: Reader,
     check: Check,
@@ -113,7 +113,7 @@ impl Passing {
     }
 }
 
-/// A bar on terminals, for so many bytes; a counter when that is not known.
+/// A progress bar on terminals, for this many bytes; a counter if the length is unknown.
 fn bar(length: Option<u64>) -> ProgressBar {
     let template = match length {
         Some(_) => "  {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {msg}",
@@ -127,7 +127,7 @@ fn bar(length: Option<u64>) -> ProgressBar {
 }
 
 async fn save(ctx: &Context, file: &Path, history: bool, local: bool) -> Result<(), Failure> {
-    // Before the server is asked: a path that cannot be written to needs no backup.
+    // Opened before the request: without a writable path there is no use for the backup.
     let mut sink = Sink::open(Some(file)).await?;
     let mut download = ctx.client.backup(history, local).await?;
     let mut passing = Passing::new(bar(None));
@@ -157,7 +157,7 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     move |error| Failure::io(path, error)
 }
 
-/// Something is no good backup: as a refusal, with the code that a replica would give.
+/// A bad backup, as a refusal with the same code as a replica's.
 fn bad(what: &str, error: &BackupError) -> Failure {
     let (offset, hint) = match error {
         BackupError::Damaged { offset, .. } => (json!(offset), "Use another backup."),
@@ -220,7 +220,7 @@ fn time(at: Millis) -> String {
     Timestamp::from_millisecond(millis).map_or_else(|_| at.to_string(), |time| time.to_string())
 }
 
-/// A header and an end, as JSON.
+/// A header and an end as JSON.
 fn shown(file: &Path, header: &Header, end: Option<&End>) -> Value {
     json!({
         "file": file.display().to_string(),
@@ -242,7 +242,7 @@ fn shown(file: &Path, header: &Header, end: Option<&End>) -> Value {
     })
 }
 
-/// What was checked, as JSON.
+/// The result of the checks as JSON.
 fn described(file: &Path, checked: &Checked) -> Value {
     let mut value = shown(file, &checked.header, Some(&checked.end));
     value["verified"] = json!(true);
@@ -327,7 +327,7 @@ async fn restore(ctx: &Context, file: &Path) -> Result<(), Failure> {
     ctx.out.show(&value, || restored(&value))
 }
 
-/// The replicas that wait for a backup. All must answer; none must serve something else.
+/// The replicas that wait for a backup. All must respond; those that do not wait are left out.
 async fn waiting(ctx: &Context, servers: &[Server]) -> Result<Vec<Server>, Failure> {
     let mut waiting = Vec::new();
     for server in servers {
@@ -335,7 +335,7 @@ async fn waiting(ctx: &Context, servers: &[Server]) -> Result<Vec<Server>, Failu
             Ok(health) if health.get("waiting") == Some(&json!(true)) => {
                 waiting.push(server.clone())
             }
-            // Perhaps an earlier attempt got so far; whether it fits is seen at the end.
+            // An earlier attempt may have restored it already; whether it is the right cluster is checked at the end.
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
@@ -343,7 +343,7 @@ async fn waiting(ctx: &Context, servers: &[Server]) -> Result<Vec<Server>, Failu
     Ok(waiting)
 }
 
-/// The bytes of a file as a stream that moves a bar.
+/// The bytes of a file as a stream that advances a progress bar.
 async fn pieces(
     file: &Path,
     bar: &ProgressBar,
@@ -363,7 +363,7 @@ async fn pieces(
     }))
 }
 
-/// Waits until all serve the new cluster, and says what for when that takes long.
+/// Waits until all servers serve the new cluster, and reports the reason if that takes long.
 async fn wait_ready(ctx: &Context, servers: &[Server], made: &Restoration) -> Result<(), Failure> {
     let (begin, patience) = (Instant::now(), ctx.patience(READY_MAX));
     for server in servers {
@@ -396,7 +396,7 @@ async fn wait_ready(ctx: &Context, servers: &[Server], made: &Restoration) -> Re
     Ok(())
 }
 
-/// The backup is where it was sent to, and the new cluster does not serve.
+/// The founders have the backup, but the new cluster does not serve.
 fn incomplete(made: &Restoration, why: &str) -> Failure {
     let Restoration { cluster_id, revision, .. } = made;
     Failure::Incomplete(

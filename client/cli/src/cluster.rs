@@ -10,9 +10,9 @@ use crate::failure::Failure;
 use crate::shape::{CHANGED, CLUSTER, Kind, Shape};
 use crate::table::{Table, Tone, cell, items};
 
-/// Who leads after a transfer.
+/// The leader after a transfer.
 const LEADER: Shape = Shape::new(&[("leader", Kind::Number)]);
-/// The version that is on.
+/// The version after it was raised.
 const RAISED: Shape = Shape::new(&[("version", Kind::Number)]);
 /// A member that was added.
 const NEW_MEMBER: Shape = Shape::new(&[("id", Kind::Number), ("start", Kind::Text)]);
@@ -112,7 +112,7 @@ impl Command {
     }
 }
 
-/// Adds a member, in the place of another or not; says how it is started.
+/// Adds a member, possibly to replace another one, and prints how to start it.
 async fn add(ctx: &Context, peer: &str, replaces: Option<u64>, force: bool) -> Result<(), Failure> {
     let body = AddMemberBody { peer: peer.into(), replaces, force };
     let answer = ctx.post(Query::new(MEMBERS), &body, true, NEW_MEMBER).await?;
@@ -120,7 +120,7 @@ async fn add(ctx: &Context, peer: &str, replaces: Option<u64>, force: bool) -> R
     ctx.out.done(&answer, format!("replica {id} added at {peer}; start it there:\n  {start}"))
 }
 
-/// Where a member is: nobody is replaced by a guess.
+/// The peer address of a member. An unknown id is an error, so that a typing error replaces no member.
 async fn peer_of(ctx: &Context, id: u64) -> Result<String, Failure> {
     let status = ctx.get(Query::new(PATH), CLUSTER).await?;
     let members = status.get("members").map(items).unwrap_or_default();
@@ -130,7 +130,7 @@ async fn peer_of(ctx: &Context, id: u64) -> Result<String, Failure> {
     peer.map(Into::into).ok_or_else(unknown)
 }
 
-/// With the codes of what is wrong.
+/// Appends the codes of the member's problems.
 fn with_problems(healthy: &str, member: &Value) -> String {
     let problems = member.get("problems").map(items).unwrap_or_default();
     let codes: Vec<String> = problems.iter().map(|problem| cell(problem, "/code")).collect();

@@ -14,7 +14,7 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// Prints the script of a program whose command line this is.
+    /// Prints the completion script for this command line.
     pub(crate) fn run(&self, mut romana: clap::Command) -> Result<(), Failure> {
         let mut script = Vec::new();
         generate(self.shell, &mut romana, "romana", &mut script);

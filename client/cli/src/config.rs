@@ -1,4 +1,4 @@
-//! Settings of the CLI: flag > environment > file > default. Reading is apart from deciding.
+//! Settings of the CLI: flag > environment > file > default. Reading the file is separate from merging.
 
 use std::env;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use serde_yaml_ng::Value;
 use crate::failure::Failure;
 use crate::global::{Format, Global, Platform};
 
-/// What a command runs with.
+/// The effective settings of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) servers: Vec<Server>,
@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub(crate) timeout: Duration,
 }
 
-/// The file. Keys are read without regard to case, as they always were.
+/// The configuration file. Keys are case-insensitive, as in earlier releases.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
@@ -37,7 +37,7 @@ struct File {
 }
 
 impl File {
-    /// The file that is named, or the first of the usual ones that is there.
+    /// The file that was given, or the first of the default ones that exists.
     fn load(global: &Global) -> Result<Self, Failure> {
         if let Some(path) = &global.config {
             return match read(path)? {
@@ -64,18 +64,18 @@ enum Port {
 }
 
 impl Config {
-    /// Reads the file, if there is one, and decides.
+    /// Reads the file, if there is one, and merges it.
     pub(crate) fn load(global: &Global) -> Result<Self, Failure> {
         Self::decide(global, File::load(global)?)
     }
 
-    /// The format of messages about a command line that is not one: `said` there, or in the file.
+    /// The format for errors of an invalid command line: `said`, if it was given there, or the file's.
     pub(crate) fn format_of(said: Option<Format>, config: Option<PathBuf>) -> Format {
         let file = || File::load(&Global { config, ..Global::default() }).ok()?.format;
         said.or_else(file).unwrap_or_default()
     }
 
-    /// Flags and environment (clap has merged them) over the file over defaults.
+    /// Merges: flags and environment (already merged by clap) over the file over defaults.
     fn decide(global: &Global, file: File) -> Result<Self, Failure> {
         let file_port = match file.rootport {
             None => None,
@@ -87,7 +87,7 @@ impl Config {
         let url = global.root_url.as_deref().or(file.rooturl.as_deref());
         let port = global.root_port.or(file_port).unwrap_or(API_PORT);
         let mut servers = Server::list(url.unwrap_or("http://127.0.0.1"), port)?;
-        // A port on the command line is newer than one inside the file's URL.
+        // A port on the command line takes precedence over one in the file's URL.
         if let (Some(port), None) = (global.root_port, &global.root_url) {
             servers = servers.iter().map(|server| server.with_port(port)).collect();
         }
@@ -102,7 +102,7 @@ impl Config {
     }
 }
 
-/// The text of a file; `None` if there is none.
+/// The text of a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, Failure> {
     let bad = |why: String| Failure::usage(format!("{}: {why}", path.display()));
     match file::read_text(path, CONFIG_BYTES_MAX) {

@@ -1,4 +1,4 @@
-//! What every command gets: the client and the way to print.
+//! The context of every command: the client and the output.
 
 use std::env;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::global::Platform;
 use crate::output::Output;
 use crate::shape::{CHANGED, Shape};
 
-/// The client and the way to print.
+/// The client and the output.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) out: Output,
@@ -35,32 +35,32 @@ impl Context {
         Ok(Self { client, out, platform, config: client_config })
     }
 
-    /// `patience`, unless the user said another.
+    /// `patience`, unless the user set a timeout.
     pub(crate) fn patience(&self, patience: Duration) -> Duration {
         let said = self.config.timeout != ClientConfig::new(Vec::new()).timeout;
         if said { self.config.timeout } else { patience }
     }
 
-    /// A client for questions that take long to answer: `patience`, unless the user said another time. That nobody can
-    /// answer is said as soon as for any other question.
+    /// A client for slow queries: their timeout is `patience`, unless the user set one. An unreachable cluster is
+    /// reported as soon as for any other request.
     pub(crate) fn patient(&self, patience: Duration) -> Result<Client, Failure> {
         let patience = Some(self.patience(patience));
         Ok(Client::new(ClientConfig { patience, ..self.config.clone() })?)
     }
 
-    /// Says that Kubernetes does this by itself, if that is the platform.
+    /// Notes that Kubernetes does this automatically, if that is the platform.
     pub(crate) fn note_kubernetes(&self, what: &str) {
         if self.platform == Some(Platform::Kubernetes) {
             anstream::eprintln!("note: on Kubernetes, {what} by themselves");
         }
     }
 
-    /// Reads something of this shape.
+    /// Reads an object of this shape.
     pub(crate) async fn get(&self, query: Query, shape: Shape) -> Result<Value, Failure> {
         read(self.client.get(query.build()).await?, shape)
     }
 
-    /// A whole list of such items, in the form of the server's pages.
+    /// Reads a whole list of items of this shape, in the form of the server's pages.
     pub(crate) async fn list(&self, query: Query, shape: Shape) -> Result<Value, Failure> {
         let page = self.page(query, shape).await?;
         let mut list = json!({"items": page.items, "revision": page.revision});
@@ -70,14 +70,14 @@ impl Context {
         Ok(list)
     }
 
-    /// A whole list of such items.
+    /// Reads a whole list of items of this shape.
     pub(crate) async fn page(&self, query: Query, shape: Shape) -> Result<Page<Value>, Failure> {
         let page = self.client.list::<Value>(query).await?;
         page.items.iter().try_for_each(|item| shape.check(item)).map_err(unfit)?;
         Ok(page)
     }
 
-    /// Several things by name: one object for one name, else a list.
+    /// Reads several objects by name.
     pub(crate) async fn get_each(
         &self,
         path: &'static str,
@@ -109,7 +109,7 @@ impl Context {
         done(self.client.send(Method::PATCH, query.build(), Some(body), true).await?, shape)
     }
 
-    /// `idempotent`: it may be sent again after an unknown outcome.
+    /// `idempotent`: the request may be retried after an unknown outcome.
     pub(crate) async fn post(
         &self,
         query: Query,
@@ -126,14 +126,14 @@ impl Context {
     }
 }
 
-/// A read answer of the right shape.
+/// Checks the shape of a response to a read.
 pub(crate) fn read(answer: Value, shape: Shape) -> Result<Value, Failure> {
     shape.check(&answer).map_err(unfit)?;
     Ok(answer)
 }
 
-/// The answer to a change, of the right shape. One of another shape was not given by a replica that made the change;
-/// a replica may have made it all the same.
+/// Checks the shape of a response to a change. With another shape the outcome is unknown: the response is not a
+/// replica's, but a replica may have made the change.
 pub(crate) fn done(answer: Value, shape: Shape) -> Result<Value, Failure> {
     let unknown = |why| Error::Unknown {
         why: format!("what came back is not an answer of a Romana replica: {why}"),
@@ -143,12 +143,12 @@ pub(crate) fn done(answer: Value, shape: Shape) -> Result<Value, Failure> {
     Ok(answer)
 }
 
-/// An answer to a question that is none.
+/// The error for a malformed response to a read.
 pub(crate) fn unfit(why: String) -> Failure {
     Error::Protocol { why }.into()
 }
 
-/// Who asks, for the history: the local user.
+/// The actor in the history: the local user.
 fn actor() -> String {
     let user = env::var("USER").or_else(|_| env::var("LOGNAME")).unwrap_or_default();
     let user: String =

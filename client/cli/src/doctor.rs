@@ -1,4 +1,4 @@
-//! `romana doctor`: is the cluster healthy? Every check is printed; one that fails fails the command.
+//! `romana doctor`: checks the health of the cluster. Every check is printed; a failed check fails the command.
 
 mod clocks;
 
@@ -24,26 +24,26 @@ use crate::{ipam, network};
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Command {}
 
-/// Rounds of asking for digests: a busy cluster may need some until two replicas are at one revision.
+/// Rounds of requests for digests: on a busy cluster it may take several until two replicas are at the same revision.
 const DIGEST_ROUNDS_MAX: usize = 40;
-/// Between two rounds.
+/// Pause between two rounds.
 const DIGEST_PAUSE: Duration = Duration::from_millis(25);
-/// Entries a replica may be behind without a warning.
+/// Lag of a replica without a warning, entries.
 const LAG_MAX: u64 = 1_000;
 
-/// Silence of an agent without a warning, milliseconds; revisions that a kernel may be behind.
+/// Time without a heartbeat before a warning, milliseconds; and lag of a kernel before a warning, revisions.
 const SILENT_MS_MAX: u64 = 5_000;
 const BEHIND_MAX: u64 = 10_000;
-/// What helps a full group.
+/// The remedy for a full group.
 const MORE: &str = "add a network, or hosts in another group: romana topology plan FILE";
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     tone: Tone,
     check: &'static str,
     what: String,
-    /// The remedy; empty if nothing is wrong.
+    /// The remedy; empty if there is no problem.
     remedy: String,
 }
 
@@ -77,7 +77,7 @@ impl Command {
     }
 }
 
-/// The leader knows more than the others: what is wrong with its tasks.
+/// The cluster status from the leader, which also includes problems of its tasks.
 async fn as_its_leader_sees(ctx: &Context, cluster: ClusterStatus) -> ClusterStatus {
     let leader = cluster.members.iter().find(|member| Some(member.id) == cluster.leader);
     let Some(server) = leader.and_then(|leader| leader.api.parse::<Server>().ok()) else {
@@ -169,7 +169,7 @@ fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
     findings
 }
 
-/// Which replica said which digest at which revision.
+/// The digests that replicas reported, by revision.
 #[derive(Debug, Default)]
 struct Digests {
     said: BTreeMap<Revision, Vec<(String, DigestAt)>>,
@@ -178,7 +178,7 @@ struct Digests {
 }
 
 impl Digests {
-    /// Asks all replicas until all that answer were seen at one common revision.
+    /// Asks all replicas until those that respond were seen at one common revision.
     async fn gather(ctx: &Context, servers: &[Server]) -> Self {
         let mut digests = Self { asked: servers.len(), ..Self::default() };
         for _ in 0..DIGEST_ROUNDS_MAX {
@@ -206,12 +206,12 @@ impl Digests {
         }
     }
 
-    /// Replicas in the largest group that was seen at one revision.
+    /// Number of replicas in the largest group at one revision.
     fn compared(&self) -> usize {
         self.said.values().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// Replicas that said something.
+    /// Number of replicas that responded.
     fn answered(&self) -> usize {
         let said = self.said.values().flatten().map(|(server, _)| server);
         said.collect::<BTreeSet<_>>().len()
@@ -280,7 +280,7 @@ fn check_hosts(hosts: &[Value]) -> Vec<Finding> {
     findings
 }
 
-/// Agents that are silent, behind, or have something to say.
+/// Agents that are silent, behind, or report problems.
 async fn check_agents(ctx: &Context, hosts: &[Value]) -> Result<Vec<Finding>, Failure> {
     let heard = match ctx.client.heartbeats().await {
         Ok(heard) => heard,
@@ -320,9 +320,9 @@ fn agents(hosts: &[Value], heard: &[HeartbeatAge], revision: Revision) -> Vec<Fi
     findings
 }
 
-/// The log held against what the hosts say.
+/// Compares the log with the hosts' reports.
 async fn check_addresses(ctx: &Context) -> Result<Vec<Finding>, Failure> {
-    // The restore and the agents have checks of their own.
+    // Separate checks cover the restore and the agents.
     let elsewhere = ["AllocationHeld", AGENT_PROBLEM];
     let differences = ipam::differences(ctx).await?.into_iter();
     let mut findings: Vec<Finding> = differences
@@ -397,7 +397,7 @@ mod tests {
         let busy = digests(&[("a", 5, 1), ("b", 6, 2), ("c", 7, 1)]);
         assert_eq!(tones(&busy.findings()), [Tone::Warning]);
         assert!(busy.findings()[0].what.contains("busy"));
-        // The others are away: that is another thing.
+        // The other replicas are down: reported separately.
         let alone = digests(&[("a", 5, 1), ("a", 6, 1)]);
         assert!(alone.findings()[0].what.contains("nothing to compare"));
     }

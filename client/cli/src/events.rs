@@ -89,10 +89,10 @@ impl Command {
     }
 }
 
-/// Reasons that are told: a server may have another one each time.
+/// Maximum number of reasons printed: a server may give a different one each time.
 const SAID_MAX: usize = 10;
 
-/// Says on stderr why there is nothing to print, once for each reason.
+/// Prints to stderr why there are no events, once for each reason.
 struct Trouble {
     now: watch::Receiver<Option<String>>,
     said: Vec<String>,
@@ -103,10 +103,10 @@ impl Trouble {
         Self { now: follower.trouble(), said: Vec::new() }
     }
 
-    /// Waits for news, and tells them. Cancel safe.
+    /// Waits for a new reason, and prints it. Cancel safe.
     async fn told(&mut self) {
         if self.now.changed().await.is_err() {
-            // The follower is gone, and with it who waits here.
+            // The follower was dropped, and this future will be as well.
             return std::future::pending().await;
         }
         let Some(why) = self.now.borrow_and_update().clone() else { return };
@@ -117,12 +117,12 @@ impl Trouble {
     }
 }
 
-/// A record for people, in one line.
+/// A record as one line of text.
 pub(crate) fn line(record: &Record) -> String {
     line_of(record.revision, record.at, &record.actor, &record.event.to_string())
 }
 
-/// The same for one whose event this program does not know.
+/// The same for a record with an event that this program does not know.
 fn unknown_line(unknown: &Unknown) -> String {
     let Unknown { revision, at, actor, event, .. } = unknown;
     line_of(*revision, *at, actor, &format!("{} (newer than this program)", Printable(event)))

@@ -10,28 +10,28 @@ use serde_json::{Value, json};
 
 use crate::global::Format;
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The cluster, or the way to it.
+    /// The cluster refused the request, or could not be reached.
     Client(Error),
-    /// The command cannot be carried out as written.
+    /// The command is invalid as written.
     Usage(String),
-    /// A document cannot be read, or is not what the command takes.
+    /// A document cannot be read, or is not valid for the command.
     Document(String),
-    /// The command line is not one, as its parser says, which has its own hint.
+    /// The command line is invalid: clap's message and hint.
     Syntax(String, String),
-    /// A check that the command makes found something; it was printed already.
+    /// A check found a problem, which was printed already.
     Found,
     /// The cluster has no leader that a majority confirms.
     NoLeader,
-    /// Reading or writing here.
+    /// A local read or write failed.
     Io(String, io::Error),
-    /// A file is not what it should be.
+    /// A file is damaged.
     Damaged(String),
-    /// A part of it happened; and what to do.
+    /// The command was carried out in part; the second text is the hint.
     Incomplete(String, &'static str),
-    /// Something that was claimed did not hold (demo).
+    /// A claim of the demo does not hold.
     Broken(String),
 }
 
@@ -44,7 +44,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// What the CLI itself finds, in the words that the cluster has for it.
+/// A refusal by the CLI itself, in the same form as the cluster's.
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let details = serde_json::to_value(&refusal).unwrap_or_default();
@@ -88,13 +88,13 @@ impl Failure {
                 let ApiError { code, message, hint, details, .. } = &**error;
                 (code.clone(), message.clone(), hint.clone(), details.clone())
             }
-            // It is not away, it is broken, and says what to do.
+            // The replica responded that it is damaged, with the remedy.
             Self::Client(error @ Error::Unavailable { .. })
                 if let Some(said) = error.said().filter(|said| said.status == 500) =>
             {
                 (said.code.clone(), chain(error), said.hint.clone(), said.details.clone())
             }
-            // A replica said why, or took too long.
+            // A replica gave a reason, or timed out.
             Self::Client(error @ Error::Unavailable { source, .. })
                 if source.is_none() || error.said().is_some() =>
             {
@@ -145,11 +145,11 @@ impl Failure {
         format!("{code}: {message}")
     }
 
-    /// Tells the user, and gives the exit code.
+    /// Prints the failure, and returns the exit code.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
         let code = ExitCode::from(self.exit_code());
         match self {
-            // The reader of our output has gone: not our failure.
+            // The reader of the output has closed the pipe: not a failure.
             Self::Io(_, error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
@@ -158,7 +158,7 @@ impl Failure {
         }
         let (name, message, hint, details) = self.parts();
         if format == Format::Table {
-            // What a server says is for reading: it moves no cursor and adds no lines.
+            // Server messages are untrusted: escaped, so that they cannot control the terminal or add lines.
             anstream::eprintln!("\u{1b}[1;31merror:\u{1b}[0m {}", escaped(&message));
             if !hint.is_empty() {
                 anstream::eprintln!("\u{1b}[36mhint:\u{1b}[0m  {}", escaped(&hint));
@@ -172,7 +172,7 @@ impl Failure {
     }
 }
 
-/// What is wrong, in a sentence.
+/// The message, as a sentence.
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (_, message, ..) = self.parts();
@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    /// Every kind of failure is a sentence, and has no value as a program prints it for itself.
+    /// Every kind of failure has a message without debug representations.
     #[test]
     fn failures_are_sentences() {
         let cause = || Some(Arc::new(io::Error::other("refused")) as romana_client::Cause);

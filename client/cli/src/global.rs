@@ -1,4 +1,4 @@
-//! Flags that every command takes, and what they are made of.
+//! Flags that every command takes, and their value parsers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Deserialize;
 
-/// Longest time that `--timeout` takes.
+/// Longest time that `--timeout` accepts.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Flags that every command takes, before or after it.
@@ -63,7 +63,7 @@ pub(crate) enum Platform {
     Openstack,
 }
 
-/// Reads `500ms`, `10s`, `2m` or a number of seconds.
+/// Parses `500ms`, `10s`, `2m` or a number of seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is not a time such as 500ms, 10s or 2m, at most an hour");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -135,7 +135,7 @@ async fn set_state(ctx: &Context, host: String, state: HostState) -> Result<(), 
     ctx.out.done(&answer, format!("host {name} is {word}"))
 }
 
-/// Facts of the seeds' command line that decide nothing any more, kept with the host.
+/// Arguments of the seeds' command line that no longer have an effect, stored as facts of the host.
 fn info(cidr: Option<IpNet>, agent_port: Option<u16>) -> Labels {
     let cidr = cidr.map(|cidr| ("romana_cidr".into(), cidr.to_string()));
     let port = agent_port.map(|port| ("agent_port".into(), port.to_string()));
@@ -159,7 +159,8 @@ async fn add(ctx: &Context, cidr: Option<IpNet>, spec: &HostSpec) -> Result<(), 
     ctx.out.done(&answer, format!("host {name} added to {}", list.join(", ")))
 }
 
-/// The name of a host that is given by name or address. Where the two are different hosts, neither is meant.
+/// The name of a host given by name or address. If the text is the name of one host and the address of another, it is
+/// refused.
 async fn resolve(ctx: &Context, host: String) -> Result<String, Failure> {
     let Ok(ip) = host.parse::<IpAddr>() else { return Ok(host) };
     let hosts = ctx.client.hosts().await?;

@@ -1,4 +1,4 @@
-//! Documents from a file or from stdin, bounded.
+//! Documents from a file or stdin, of limited size.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// Longest document, bytes.
+/// Maximum size of a document, bytes.
 const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 
-/// Reads a JSON (or YAML) document; without a file, or from `-`, from stdin.
+/// Reads a JSON (or YAML) document from a file; without one, or from `-`, from stdin.
 pub(crate) async fn document(file: Option<PathBuf>) -> Result<Value, Failure> {
     match <[Value; 1]>::try_from(documents(file).await?) {
         Ok([document]) => Ok(document),
@@ -24,7 +24,7 @@ pub(crate) async fn document(file: Option<PathBuf>) -> Result<Value, Failure> {
     }
 }
 
-/// The same for YAML that may be several documents, separated by `---`; one at least.
+/// The same for YAML with several documents, separated by `---`; at least one.
 pub(crate) async fn documents(file: Option<PathBuf>) -> Result<Vec<Value>, Failure> {
     let read = tokio::task::spawn_blocking(move || {
         let (name, text) = match file.filter(|path| path != Path::new("-")) {
@@ -46,8 +46,8 @@ pub(crate) async fn documents(file: Option<PathBuf>) -> Result<Vec<Value>, Failu
     read.await.map_err(|error| Failure::io("reading", io::Error::other(error)))?
 }
 
-/// A regular file, or what the caller has opened for this program: `/dev/stdin`, and `/dev/fd/63` of a shell's
-/// `<(command)`. Another pipe or device is refused: it may never end, or never begin.
+/// Opens a regular file, or one that the caller opened for this program: `/dev/stdin`, and `/dev/fd/63` from a
+/// shell's `<(command)`. Other pipes and devices are refused: reading them may block or never end.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     if path.starts_with("/dev/fd") || path == Path::new("/dev/stdin") {
         return File::open(path);
@@ -65,8 +65,8 @@ fn bounded(name: &str, reader: impl Read) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// JSON, and what is not is read as YAML: so documents that look like JSON may have comments (`# …`) and commas
-/// before a closing bracket, as the documents of Romana 2.0 have. Empty YAML documents are left out.
+/// Parses JSON, and anything else as YAML: so documents that look like JSON may have comments (`# …`) and trailing
+/// commas, as in Romana 2.0. Skips empty YAML documents.
 fn parse(text: &str) -> Result<Vec<Value>, String> {
     let begins_json = matches!(text.trim_start().chars().next(), Some('{' | '[' | '"'));
     let not_json = match begins_json.then(|| serde_json::from_str(text)) {
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// The seeds' documents: comments, commas at the end, and tabs.
+    /// The seeds' documents: comments, trailing commas, and tabs.
     #[test]
     fn json_with_comments_is_read() {
         let wanted = serde_json::json!({"networks": [{"name": "a", "block_mask": 29}], "b": true});

@@ -1,6 +1,5 @@
-//! `romana ipam`: the log held against what the hosts say; and addresses, blocks, groups and endpoints
-//! held against each other, from outside: the state machine keeps these invariants itself, this is the
-//! second opinion.
+//! `romana ipam`: compares the log with the hosts' reports; and cross-checks addresses, blocks, groups and endpoints
+//! from outside. The state machine maintains these invariants; this check is independent of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -48,8 +47,7 @@ pub(crate) async fn networks(ctx: &Context) -> Result<Vec<Value>, Failure> {
     Ok(ctx.page(Query::new("/v1/networks"), NAMED).await?.items)
 }
 
-/// Differences between the log and what the hosts say; none from a replica that does not know the
-/// question.
+/// Differences between the log and the hosts' reports; none from a replica that does not support the request.
 pub(crate) async fn differences(ctx: &Context) -> Result<Vec<Difference>, Failure> {
     match ctx.client.ipam_check().await {
         Ok(found) => Ok(found.items),
@@ -65,7 +63,7 @@ fn tone(difference: &Difference) -> Tone {
     }
 }
 
-/// Rounds of reading: the lists must show one revision to be held against each other.
+/// Rounds of reading: the lists must be of the same revision to be compared.
 const ROUNDS_MAX: usize = 10;
 
 async fn check(ctx: &Context) -> Result<(), Failure> {
@@ -109,7 +107,7 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
     if problems.is_empty() && differences.is_empty() { Ok(()) } else { Err(Failure::Found) }
 }
 
-/// Everything that is compared.
+/// The lists to compare.
 #[derive(Debug, Default)]
 struct Lists {
     addresses: Vec<Value>,
@@ -157,7 +155,7 @@ fn ip(value: &Value) -> Option<IpAddr> {
     value.get("ip")?.as_str()?.parse().ok()
 }
 
-/// What contradicts itself: subject and what is wrong.
+/// Contradictions between the lists: subject and problem.
 fn problems(lists: &Lists) -> Problems {
     let mut found = Problems::new();
     let blocks: BTreeMap<IpNet, &Value> =
@@ -221,7 +219,7 @@ fn check_blocks(lists: &Lists, blocks: &BTreeMap<IpNet, &Value>, found: &mut Pro
     let mut previous: Option<IpNet> = None;
     for (cidr, block) in blocks {
         let mut say = |what: String| found.push((cidr.to_string(), what));
-        // In order, so that an overlap is with the one before.
+        // Blocks are sorted, so an overlap is with the previous one.
         if let Some(before) = previous.filter(|before| before.contains(cidr)) {
             say(format!("it overlaps block {before}"));
         }

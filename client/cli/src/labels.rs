@@ -9,7 +9,7 @@ pub(crate) enum Change {
     Remove(String),
 }
 
-/// Reads `key=value`.
+/// Parses `key=value`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
@@ -17,7 +17,7 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Reads `key=value` or `key-`.
+/// Parses `key=value` or `key-`.
 pub(crate) fn change(text: &str) -> Result<Change, String> {
     if let Ok((key, value)) = pair(text) {
         return Ok(Change::Set(key, value));
@@ -28,7 +28,7 @@ pub(crate) fn change(text: &str) -> Result<Change, String> {
     }
 }
 
-/// Labels after changes, applied in order.
+/// Applies changes to labels, in order.
 pub(crate) fn apply(
     mut labels: BTreeMap<String, String>,
     changes: Vec<Change>,

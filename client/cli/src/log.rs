@@ -1,4 +1,4 @@
-//! What is tried: to stderr with `-v`, and to `LogFile`.
+//! Logging: to stderr with `-v`, and to `LogFile`.
 
 use std::io::{self, IsTerminal};
 
@@ -13,9 +13,9 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::config::Config;
 
-/// Starts logging. A log that cannot be written is said once and does without.
+/// Starts logging. If the log file cannot be written, prints a warning and continues without it.
 ///
-/// The file has each command and what it came to; with `-v` or `Verbose` also what was tried, as stderr has.
+/// The file has each command and its result; with `-v` or `Verbose` also each attempt, as on stderr.
 pub(crate) fn start(config: &Config) {
     let level = if config.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let ours = || Targets::new().with_target("romana", level).with_target("romana_client", level);
@@ -41,6 +41,6 @@ pub(crate) fn start(config: &Config) {
             Err(error) => eprintln!("warning: no log in {}: {error}", path.display()),
         }
     }
-    // Fails only if there is a subscriber already.
+    // Fails only if a subscriber is already set.
     _ = tracing_subscriber::registry().with(layers).try_init();
 }

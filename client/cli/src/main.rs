@@ -1,10 +1,10 @@
 //! `romana`: the command line of a Romana cluster.
 //!
-//! One file per noun; each talks to the cluster through `romana_client` and prints through
-//! [`output`]. What the server said is printed unchanged with `-f json`; tables are for people.
+//! One file per noun; each talks to the cluster through `romana_client` and prints through [`output`]. `-f json`
+//! prints the server's response unchanged; tables are for people.
 //!
-//! Exit codes: 0 done, 1 refused (nothing happened), 2 wrong usage, 3 no replica could answer
-//! (nothing happened), 4 unknown outcome (it may have happened).
+//! Exit codes: 0 done, 1 refused (nothing changed), 2 wrong usage, 3 no replica could respond (nothing changed), 4
+//! unknown outcome (it may have been carried out).
 
 mod address;
 mod args;
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         Err(error) => return Failure::io("the runtime does not start", error).report(format),
     };
     let result = runtime.block_on(run(args, &mut format));
-    // A blocked read of stdin must not keep the program.
+    // A blocked read of stdin must not delay the exit.
     runtime.shutdown_background();
     match result {
         Ok(()) => {
@@ -76,9 +76,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the command. `format` is corrected when the configuration says another.
+/// Runs the command. Sets `format` to that of the configuration.
 async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
-    // These need no cluster and no configuration.
+    // These commands need no cluster and no configuration.
     match args.noun {
         Noun::Completion(command) => return command.run(Args::command()),
         Noun::Demo(command) => return command.run().await,

@@ -66,12 +66,12 @@ pub(crate) fn groups(network: &Value) -> &[Value] {
     network.get("groups").map(items).unwrap_or_default()
 }
 
-/// A count; 0 if it is not there.
+/// A count; 0 if it is missing.
 pub(crate) fn number(value: &Value, key: &str) -> u64 {
     value.get(key).and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// Percent of a group's addresses that cannot be given out now.
+/// Percentage of a group's addresses that cannot be allocated now.
 pub(crate) fn percent_used(group: &Value) -> u64 {
     let used = number(group, "addresses").saturating_add(number(group, "cooling"));
     match number(group, "capacity") {
@@ -80,7 +80,8 @@ pub(crate) fn percent_used(group: &Value) -> u64 {
     }
 }
 
-/// How many addresses a group has. Numbers that no one reads are powers of two; the API's end at 2^64 - 1.
+/// The number of addresses in a group. Large ones are printed as powers of two; the API's value is capped at 2^64 -
+/// 1.
 fn capacity(group: &Value) -> String {
     match number(group, "capacity") {
         u64::MAX => {
@@ -95,7 +96,7 @@ fn capacity(group: &Value) -> String {
     }
 }
 
-/// How full the groups of networks are.
+/// The usage of the groups of networks.
 pub(crate) fn usage(networks: &[Value]) -> Table {
     let mut table = Table::new(
         &[

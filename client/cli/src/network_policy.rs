@@ -1,4 +1,4 @@
-//! Kubernetes NetworkPolicy objects in a document of policies: made policies of ours before they are sent.
+//! Kubernetes NetworkPolicy objects in policy documents: converted to Romana policies before they are sent.
 
 use romana_statemachine::policy::document::to_document;
 use romana_statemachine::policy::kubernetes::NetworkPolicy;
@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// The document to send: Kubernetes objects are translated, any other document is left as it is, and several become
-/// a list.
+/// The document to send: converts Kubernetes objects, keeps any other document, and joins several into a list.
 pub(crate) fn translate(documents: Vec<Value>) -> Result<Value, Failure> {
     let mut documents = documents.into_iter().map(translate_one).collect::<Result<Vec<_>, _>>()?;
     if documents.len() == 1 {

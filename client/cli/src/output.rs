@@ -1,4 +1,4 @@
-//! Printing: tables and sentences for people, JSON or YAML for programs.
+//! Output: tables and sentences for people, JSON or YAML for programs.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::global::Format;
 use crate::table::Table;
 
-/// The way to print.
+/// The output of a command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     format: Format,
@@ -20,12 +20,12 @@ impl Output {
         Self { format }
     }
 
-    /// Whether people read it, not programs.
+    /// Whether the output is for people, not programs.
     pub(crate) fn is_for_people(&self) -> bool {
         self.format == Format::Table
     }
 
-    /// Prints what the server said: as a table, or as it is (what would act on a terminal is escaped).
+    /// Prints the server's response: as a table, or unchanged (terminal control characters are escaped).
     pub(crate) fn show(&self, value: &Value, table: impl FnOnce() -> Table) -> Result<(), Failure> {
         let text = match self.format {
             Format::Table => table().render(),
@@ -34,7 +34,7 @@ impl Output {
         write(&text)
     }
 
-    /// Prints what was done, in a sentence or some lines, or what the server said about it.
+    /// Prints what was done, in a sentence or a few lines, or the server's response.
     pub(crate) fn done(&self, value: &Value, sentence: impl AsRef<str>) -> Result<(), Failure> {
         match self.format {
             Format::Table => write(&format!("{}\n", escaped_lines(sentence.as_ref()))),
@@ -62,13 +62,13 @@ impl Output {
         }
         let yaml = serde_yaml_ng::to_string(value)
             .map_err(|error| Failure::io("YAML", io::Error::other(error)))?;
-        // YAML has no escapes outside of quotes; every JSON document is a YAML document.
+        // YAML has no escapes outside quotes, but every JSON document is valid YAML.
         let is_plain = yaml.chars().all(|c| is_printable(c) || c == '\n');
         Ok(if is_plain { yaml } else { json() })
     }
 }
 
-/// Writes to stdout, without colours unless it is a terminal.
+/// Writes to stdout; with colours only on a terminal.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = anstream::stdout().lock();
     stdout

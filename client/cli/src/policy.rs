@@ -1,5 +1,5 @@
-//! `romana policy`. Documents in the seeds' form (`{"securitypolicies": […]}`), one policy, or a
-//! list are all sent as they are: the server knows the schemas.
+//! `romana policy`. Documents in the seeds' form (`{"securitypolicies": […]}`), single policies and lists are sent
+//! unchanged: the server knows the schemas.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::shape::{Kind, NAMED, Shape};
 use crate::table::{Table, Tone, cell, items, one_or_list, text};
 use crate::{input, network_policy};
 
-/// What was applied, or would be.
+/// The policies that were applied, or would be.
 const APPLIED: Shape = Shape::new(&[("policies", Kind::List)]);
 /// Whether traffic passes.
 const VERDICT: Shape = Shape::new(&[("allowed", Kind::Bool)]);
@@ -106,13 +106,13 @@ impl Command {
     }
 }
 
-/// Asks the server to explain a document, and prints that.
+/// Asks the server to check and explain a document, and prints the result.
 async fn check(ctx: &Context, document: &Value) -> Result<(), Failure> {
     let answer = read(ctx.client.check_policies(document).await?, APPLIED)?;
     ctx.out.done(&answer, explanation(&answer))
 }
 
-/// Names of policies have no slash.
+/// Policy names contain no slash.
 fn is_traffic(text: &str) -> bool {
     text.contains('/') || text == "icmp" || text == "other"
 }
@@ -131,7 +131,7 @@ async fn explain_verdict(
     ctx.out.done(&answer, verdict(&answer))
 }
 
-/// A verdict, as lines.
+/// A verdict, as lines of text.
 fn verdict(answer: &Value) -> String {
     let end = |key: &str| {
         let (ip, kind) =
@@ -171,7 +171,7 @@ fn verdict(answer: &Value) -> String {
     lines.join("\n")
 }
 
-/// What the server explained, as lines.
+/// The server's explanation, as lines of text.
 fn explanation(answer: &Value) -> String {
     let mut lines = Vec::new();
     for policy in answer.get("policies").map(items).unwrap_or_default() {
@@ -193,7 +193,7 @@ fn explanation(answer: &Value) -> String {
     lines.join("\n")
 }
 
-/// Between whom verdicts would change.
+/// The pairs whose verdicts would change.
 fn changes(answer: &Value) -> Vec<String> {
     let Some(list) = answer.get("changes").map(items) else { return Vec::new() };
     let changed = cell(answer, "/changed");
@@ -221,7 +221,7 @@ fn changes(answer: &Value) -> Vec<String> {
     lines
 }
 
-/// An end of a change: an address, or what one address of a range stands for.
+/// One end of a change: an address, or the range that it represents.
 fn party_of(change: &Value, end: &str) -> String {
     match change.get(format!("{end}_range")).map(text) {
         Some(range) => format!("other addresses in {range}"),
@@ -229,7 +229,7 @@ fn party_of(change: &Value, end: &str) -> String {
     }
 }
 
-/// Whom a policy applies to, in words.
+/// What a policy applies to, in words.
 fn reach(policy: &Value) -> String {
     let count = |key: &str| policy.get(key).and_then(Value::as_u64).unwrap_or(0);
     let some = |n: u64, one: &str| match n {
@@ -262,7 +262,7 @@ fn policies(document: &Value) -> &[Value] {
     items(document.get("securitypolicies").unwrap_or(document))
 }
 
-/// A party (target or peer) in a few words.
+/// A party (target or peer) in short form.
 fn party(party: &Value) -> String {
     let word = |key: &str| party.get(key).map(text);
     let who = match (word("tenant"), word("segment")) {
@@ -281,7 +281,7 @@ fn parties(policy: &Value, key: &str) -> String {
     if words.is_empty() { String::from("-") } else { words.join(", ") }
 }
 
-/// Which directions a policy isolates.
+/// The directions that a policy isolates.
 fn direction(policy: &Value) -> String {
     match cell(policy, "/direction") {
         none if none == "-" => {

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell, items};
 
-/// The routes of one place.
+/// The routes from one point of view.
 const ROUTES: Shape = Shape::new(&[("routes", Kind::List)]);
 
 #[derive(Debug, Subcommand)]
@@ -57,7 +57,7 @@ fn routes(answer: &Value) -> &[Value] {
     items(answer.get("routes").unwrap_or(answer))
 }
 
-/// How a route goes on: `via` is a word, or an object named by the kind.
+/// The next hop of a route: `via` is a word, or an object with the kind as its key.
 fn via(route: &Value) -> String {
     let Some(via) = route.get("via") else { return String::from("-") };
     if let Some(host) = via.get("host") {
@@ -89,7 +89,7 @@ fn table(answer: &Value) -> Table {
     table
 }
 
-/// The route whose prefix is the longest that holds the address.
+/// The route with the longest prefix that contains the address.
 fn longest_match(answer: &Value, ip: std::net::IpAddr) -> Option<&Value> {
     let prefix = |route: &Value| cell(route, "/prefix").parse::<ipnet::IpNet>().ok();
     let holding = routes(answer).iter().filter_map(|route| Some((prefix(route)?, route)));

@@ -46,11 +46,11 @@ impl Command {
     }
 }
 
-/// Settings that are times, without the `_ms` of their names in the API.
+/// Settings with a time as value, without the suffix `_ms` of their names in the API.
 const TIMES: [&str; 4] =
     ["address_reuse_delay", "vip_lease", "host_down_after", "restore_hold_max"];
 
-/// A time: `500ms`, `10s`, `1h`, `2d`, or `0`.
+/// Parses a time: `500ms`, `10s`, `1h`, `2d`, or `0`.
 fn time(value: &str) -> Result<Value, Failure> {
     if matches!(value, "0" | "0s") {
         return Ok(Value::from(0));
@@ -62,7 +62,7 @@ fn time(value: &str) -> Result<Value, Failure> {
     })
 }
 
-/// How long the history is kept: `30d`, milliseconds, or `off` for ever.
+/// Parses a maximum age of the history: `30d`, milliseconds, or `off` for no limit.
 fn age(value: &str) -> Result<Value, Failure> {
     if value == "off" {
         return Ok(Value::Null);
@@ -73,7 +73,7 @@ fn age(value: &str) -> Result<Value, Failure> {
     })
 }
 
-/// How much of the history is kept: `10GiB`, bytes, or `off` for all of it.
+/// Parses a maximum size of the history: `10GiB`, bytes, or `off` for no limit.
 fn size(value: &str) -> Result<Value, Failure> {
     if value == "off" {
         return Ok(Value::Null);
@@ -98,7 +98,7 @@ fn size(value: &str) -> Result<Value, Failure> {
     })
 }
 
-/// The change as the server takes it. `X=30s` is short for `X_ms=30000`.
+/// The change in the form that the server accepts. `X=30s` is short for `X_ms=30000`.
 fn body(changes: Vec<(String, String)>) -> Result<Map<String, Value>, Failure> {
     let read = changes.into_iter().map(|(name, value)| {
         match name.as_str() {
@@ -146,7 +146,7 @@ fn table(settings: &Value) -> Table {
     table
 }
 
-/// A setting by the name that `settings set` takes, whose values have units.
+/// The name of a setting in `settings set`, where values have units.
 fn setting(name: &str) -> String {
     match name {
         "history_retention_bytes" => "history_retention_size".into(),

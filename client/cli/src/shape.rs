@@ -1,32 +1,32 @@
-//! What an answer must have for what a command says about it. A server that answers something else, such as a
-//! proxy with a page of its own, has not done what was asked, whatever its status.
+//! The fields that a command requires in a response. A response without them, such as a proxy's error page, is not a
+//! replica's, whatever its status.
 
 use serde_json::Value;
 
-/// What a member is.
+/// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Text that is not empty.
+    /// Non-empty text.
     Text,
     Number,
     Bool,
     List,
     Object,
-    /// Anything, but there.
+    /// Any type, but present.
     Any,
 }
 
-/// The members of an answer that a command relies on.
+/// The fields of a response that a command relies on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     members: &'static [(&'static str, Kind)],
-    /// Or else what a command did: an object that is gone again when it would be shown.
+    /// Also accepts [`CHANGED`]: the response if the object no longer existed when it was read back.
     or_changed: bool,
 }
 
 const CHANGED_MEMBERS: &[(&str, Kind)] = &[("changed", Kind::Bool), ("revision", Kind::Number)];
 
-/// What a command did.
+/// The result of a change.
 pub(crate) const CHANGED: Shape = Shape::new(CHANGED_MEMBERS);
 /// A host, network, policy or virtual IP.
 pub(crate) const NAMED: Shape = Shape::new(&[("name", Kind::Text)]);
@@ -50,12 +50,12 @@ impl Shape {
         Self { members, or_changed: false }
     }
 
-    /// That, or [`CHANGED`].
+    /// This shape, or [`CHANGED`].
     pub(crate) const fn or_changed(self) -> Self {
         Self { or_changed: true, ..self }
     }
 
-    /// What is missing, if anything.
+    /// Reports a missing field as an error.
     pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
         if !value.is_object() {
             return Err(format!("it is {}, not an object", kind_of(value)));

@@ -1,4 +1,4 @@
-//! Where a command writes a file that the user named, piece by piece: a [`Replacement`], or stdout.
+//! Streams output to a file that the user named: a [`Replacement`], or stdout.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use crate::failure::Failure;
 
-/// Names of stdout.
+/// Paths that mean stdout.
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
 /// A file that is being written.
@@ -24,7 +24,7 @@ enum To {
 }
 
 impl Sink {
-    /// Begins to write; to stdout without a path, and by its names.
+    /// Opens the output; stdout if there is no path, or if it is one of stdout's.
     pub(crate) async fn open(path: Option<&Path>) -> Result<Self, Failure> {
         match path.filter(|path| !STDOUT.iter().any(|name| *path == Path::new(name))) {
             None => Ok(Self { to: To::Stdout, path: PathBuf::from("stdout") }),
@@ -39,7 +39,7 @@ impl Sink {
         }
     }
 
-    /// Whether it goes to stdout, which has no place for anything else then.
+    /// Whether it writes to stdout; messages must then not go there.
     pub(crate) fn is_stdout(&self) -> bool {
         matches!(self.to, To::Stdout)
     }
@@ -55,7 +55,7 @@ impl Sink {
         .await
     }
 
-    /// Makes it durable and gives it its name.
+    /// Makes the file durable and renames it to its final name.
     pub(crate) async fn finish(self) -> Result<(), Failure> {
         blocking(self.path, move || match self.to {
             To::File(file) => file.finish(),
@@ -65,7 +65,7 @@ impl Sink {
     }
 }
 
-/// A disk or a pipe is waited for on a thread of its own.
+/// Runs blocking I/O on a separate thread.
 async fn blocking<T: Send + 'static>(
     path: PathBuf,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Tables for people: aligned columns without borders, rows of JSON objects.
+//! Tables for people: aligned columns without borders; each row is a JSON object.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Layout, pres
 use romana_statemachine::{escaped, escaped_lines};
 use serde_json::Value;
 
-/// How a row is meant.
+/// The severity of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,
@@ -15,7 +15,7 @@ pub(crate) enum Tone {
     Bad,
 }
 
-/// Columns and rows. What would act on the terminal is shown escaped: names come from others.
+/// Columns and rows. Terminal control characters are escaped: the text is untrusted.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<&'static str>,
@@ -25,7 +25,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// `empty` is said instead of a table without rows.
+    /// `empty` is printed instead of a table without rows.
     pub(crate) fn new(columns: &[&'static str], empty: impl Into<Cow<'static, str>>) -> Self {
         let (rows, notes) = (Vec::new(), Vec::new());
         Self { columns: columns.into(), rows, empty: empty.into(), notes }
@@ -40,12 +40,12 @@ impl Table {
         self.rows.push((tone, cells));
     }
 
-    /// A sentence below the table, or several lines.
+    /// Adds a note below the table, of one or several lines.
     pub(crate) fn note(&mut self, text: impl AsRef<str>) {
         self.notes.push(escaped_lines(text.as_ref()).into_owned());
     }
 
-    /// The text, with colours. A column whose cells are all numbers is aligned to the right.
+    /// Renders the text, with colours. Columns of numbers are aligned to the right.
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         if self.rows.is_empty() {
@@ -104,7 +104,7 @@ fn colours(tone: Option<Tone>) -> (&'static str, &'static str) {
     }
 }
 
-/// The items of a list; of something else, itself.
+/// The items of a list; any other value is its own single item.
 pub(crate) fn items(list: &Value) -> &[Value] {
     match list.get("items").or(Some(list)) {
         Some(Value::Array(items)) => items,
@@ -112,7 +112,7 @@ pub(crate) fn items(list: &Value) -> &[Value] {
     }
 }
 
-/// What is printed for several things that were asked for by name: the one, or a list.
+/// The output for objects requested by name: the object itself if there is one, otherwise a list.
 pub(crate) fn one_or_list(mut found: Vec<Value>) -> Value {
     match found.pop() {
         Some(only) if found.is_empty() => only,
@@ -123,13 +123,13 @@ pub(crate) fn one_or_list(mut found: Vec<Value>) -> Value {
     }
 }
 
-/// A member of an object for a cell: nested members are named with slashes (`/usage/free`).
-/// Missing, null and empty are `-`.
+/// A field of an object as a cell: nested fields are separated by slashes (`/usage/free`). Missing, null and empty
+/// values are `-`.
 pub(crate) fn cell(value: &Value, pointer: &str) -> String {
     value.pointer(pointer).map_or_else(|| String::from("-"), text)
 }
 
-/// A value as the text of a cell, in one line: see [`escaped`].
+/// A value as the text of a cell, on one line: see [`escaped`].
 pub(crate) fn text(value: &Value) -> String {
     escaped(&raw(value)).into_owned()
 }

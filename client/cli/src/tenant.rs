@@ -69,7 +69,7 @@ impl Command {
     }
 }
 
-/// Ids of the segments of a tenant: members of an object, or a list of objects or ids.
+/// The segments of a tenant, with their labels: from the fields of an object, or a list of objects or ids.
 pub(crate) fn segments(tenant: &Value) -> Vec<(String, String)> {
     match tenant.get("segments") {
         Some(Value::Object(map)) => {

@@ -15,7 +15,7 @@ use crate::table::{Table, Tone, cell, items, text};
 
 /// The topology after a change.
 const SHOWN: Shape = TOPOLOGY.or_changed();
-/// What would change.
+/// The plan of a change.
 const PLAN: Shape = Shape::new(&[("changed", Kind::Bool)]);
 
 #[derive(Debug, Subcommand)]
@@ -57,7 +57,7 @@ impl Command {
     }
 }
 
-/// The groups of every map as an indented tree.
+/// The groups of every map, as an indented tree.
 fn tree(document: &Value) -> Table {
     let mut table = Table::new(
         &["GROUP", "CIDR", "ASSIGNMENT", "HOSTS"],
@@ -89,12 +89,12 @@ fn cidrs(document: &Value, map: &Value) -> String {
     cidrs.join(",")
 }
 
-/// Whether `topology update` would refuse it.
+/// Whether `topology update` would be refused.
 fn is_refused(plan: &Value) -> bool {
     plan.get("conflicts").is_some_and(|list| !items(list).is_empty())
 }
 
-/// Deepest group that is shown: the server allows 20 levels.
+/// Maximum depth of groups to display: the server allows 20 levels.
 const DEPTH_MAX: usize = 32;
 
 fn branch(table: &mut Table, group: &Value, depth: usize) {
@@ -117,7 +117,7 @@ fn branch(table: &mut Table, group: &Value, depth: usize) {
     }
 }
 
-/// What becomes of whole networks, as lines.
+/// The changes of whole networks, as lines of text.
 fn networks(plan: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for (word, key) in [("add", "networks_added"), ("remove", "networks_removed")] {
@@ -155,13 +155,13 @@ fn networks(plan: &Value) -> Vec<String> {
     lines
 }
 
-/// How many of something an answer says there are.
+/// A count in a response, with its noun.
 fn number(value: &Value, pointer: &str, noun: &str) -> String {
     let count = value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     plural(count, noun).to_string()
 }
 
-/// A value in a few words: no tenants named means all of them.
+/// A value in short form: an empty list of tenants means all.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(list) if list.is_empty() => "all".into(),

@@ -1,4 +1,4 @@
-//! Errors of the command line itself, in the format that was asked for on that same line.
+//! Errors of the command line itself, in the format requested on that command line.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::global::Format;
 
-/// Prints help or a version that was asked for, or says what is wrong.
+/// Prints the requested help or version, or the error.
 pub(crate) fn report(error: &clap::Error) -> ExitCode {
     let said = Said::of(env::args_os().skip(1), |name| env::var_os(name));
     let wrong = error.use_stderr();
@@ -19,12 +19,12 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
         let (message, hint) = parts(&error.render().to_string());
         return Failure::Syntax(message, hint).report(Format::Json);
     }
-    // A reader that has gone needs no help.
+    // A closed pipe is not an error here.
     _ = error.print();
     if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
-/// What a command line says about formats, however wrong the rest of it is.
+/// The format options of a command line, even if the rest of it is invalid.
 #[derive(Debug, Default, PartialEq)]
 struct Said {
     format: Option<Format>,
@@ -57,7 +57,7 @@ impl Said {
     }
 }
 
-/// `-f` or `-c` in one of the forms that a flag may have, and a value that is in the same word.
+/// `-f` or `-c` in any of its forms, and the value if it is in the same word.
 fn flag(word: &str) -> Option<(char, Option<&str>)> {
     for (long, short) in [("--format", 'f'), ("--config", 'c')] {
         match word.strip_prefix(long) {
@@ -72,7 +72,7 @@ fn flag(word: &str) -> Option<(char, Option<&str>)> {
     Some((short, rest.map(|rest| rest.strip_prefix('=').unwrap_or(rest))))
 }
 
-/// What is wrong, and what else clap has to say.
+/// The message, and the rest of clap's output as the hint.
 fn parts(text: &str) -> (String, String) {
     let text = text.trim();
     let text = text.strip_prefix("error: ").unwrap_or(text);

@@ -1,4 +1,4 @@
-//! Questions about the past, and an export that arrives in pieces or not at all.
+//! Audit queries, and exports that arrive in pieces or not at all.
 
 use romana_client::Error;
 use romana_client::audit::{Export, Verification};
@@ -18,7 +18,7 @@ async fn whole(mut export: Export) -> Result<Vec<u8>, Error> {
 async fn an_export_comes_whole_or_fails() {
     let text = "{\"romana_history\":1}\n{\"end\":{}}\n";
     let fake = Fake::start(None, move |number, _| match number {
-        // One replica is gone at first: nothing is lost by asking again.
+        // The first replica closes the connection: a read is safe to retry.
         0 => Act::Cut,
         1 => Act::ok(text),
         2 => Act::Pieces(vec!["{\"romana_history\":1}\n".into()], true),

@@ -1,4 +1,4 @@
-//! The library against a server that misbehaves: what is tried again, and what is said.
+//! The library against a server that misbehaves: retries and error messages.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn ask(name: &str) -> AllocateAddress {
     }
 }
 
-/// A server that nobody listens at.
+/// A server address without a listener.
 fn nobody() -> Server {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     Server::parse("127.0.0.1", port).unwrap()
@@ -42,13 +42,13 @@ async fn a_busy_server_is_asked_again() {
         _ => Act::ok(format!("[{DONE}]")),
     })
     .await;
-    // Not idempotent, but nothing had happened.
+    // Not idempotent, but the failed attempts had no effect.
     let done = fake.client().remove_host("h".into(), false).await.unwrap();
     assert!(done.changed && done.revision == 8);
     assert_eq!(fake.seen().len(), 3);
 }
 
-/// The first attempt may have been committed before what made the second one fail.
+/// A refusal after a lost attempt is ambiguous: the first attempt may have been committed.
 #[tokio::test]
 async fn a_refusal_after_a_lost_attempt_is_unknown() {
     for lost in [|| Act::Cut, || Act::status(504, r#"{"error":{"code":"OutcomeUnknown"}}"#)] {
@@ -62,7 +62,7 @@ async fn a_refusal_after_a_lost_attempt_is_unknown() {
         let Error::Unknown { source: Some(source), .. } = &error else { panic!("{error:?}") };
         assert_eq!(source.to_string(), "no host h", "the refusal is its detail");
         assert_eq!(fake.seen().len(), 2);
-        // A request of its own, as the CLI makes them.
+        // A request without a batch, as the CLI sends them.
         let fake = Fake::start(None, move |number, _| match number {
             0 => lost(),
             _ => Act::status(404, REFUSED),
@@ -87,7 +87,7 @@ async fn a_refusal_after_attempts_that_did_not_happen_is_one() {
     assert!(matches!(error, Error::Refused(_)), "{error:?}");
 }
 
-/// One that must not be repeated may have happened with those that were in its batch.
+/// After a batch with a non-idempotent command was lost, a refusal of the other commands is ambiguous.
 #[tokio::test]
 async fn what_shared_a_lost_batch_is_unknown_when_it_is_refused() {
     let fake = Fake::start(None, |_, seen| match seen.body.contains("RemoveHost") {
@@ -116,7 +116,7 @@ async fn another_server_is_asked_at_once() {
     };
     let first = Fake::start(None, move |_, _| full()).await;
     let second = Fake::start(None, |_, _| Act::ok(format!("[{DONE}]"))).await;
-    // Which one is asked first is a matter of luck.
+    // Which one is asked first is random.
     for _ in 0..8 {
         let servers = vec![first.server(), second.server()];
         let client = Client::new(ClientConfig {
@@ -190,7 +190,7 @@ async fn each_command_of_a_batch_has_its_own_outcome() {
 #[tokio::test]
 async fn one_that_must_not_be_repeated_does_not_keep_others_from_it() {
     let fake = Fake::start(None, |number, seen| match number {
-        // Holds the slots until both commands have been gathered into one batch.
+        // Fails every batch that contains `RemoveHost`.
         _ if seen.body.contains("RemoveHost") => Act::Cut,
         _ => {
             let count = seen.body.matches("AllocateAddress").count();
@@ -237,7 +237,7 @@ async fn garbage_is_an_error_and_no_panic() {
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
 }
 
-/// A client that gives up soon.
+/// A client with a short timeout.
 fn short(servers: Vec<Server>) -> Client {
     let timeout = Duration::from_millis(400);
     Client::new(ClientConfig {
@@ -257,13 +257,13 @@ async fn without_servers_every_call_ends_by_its_deadline() {
     let error = client.hosts().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(3));
-    // Silent servers: it may have happened.
+    // Servers that accept the request but do not respond: it may have been executed.
     let fake = Fake::start(None, |_, _| Act::Stall).await;
     let error = short(vec![fake.server()]).allocate(ask("a")).await.unwrap_err();
     assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
 }
 
-/// What a replica said tells more than that nobody is elsewhere.
+/// The reason that a replica gives takes precedence over connection errors of the others.
 #[tokio::test]
 async fn why_there_is_no_answer_is_told_by_who_said_it() {
     let why = "no majority follows it";
@@ -276,7 +276,7 @@ async fn why_there_is_no_answer_is_told_by_who_said_it() {
     }
 }
 
-/// A reason that was given is not forgotten when later attempts get no answer in time.
+/// The reason from an early attempt is kept when later attempts time out.
 #[tokio::test]
 async fn silence_does_not_hide_a_reason() {
     let body = r#"{"error":{"code":"Unavailable","message":"no majority follows it"}}"#;
@@ -290,7 +290,7 @@ async fn silence_does_not_hide_a_reason() {
     assert!(fake.seen().len() > 1);
 }
 
-/// Patience is for answers that take long, not for finding out that nobody can answer.
+/// `patience` extends the wait for a response, not the search for a replica that can give one.
 #[tokio::test]
 async fn patience_does_not_outlast_the_search_for_a_replica() {
     let timeout = Duration::from_millis(400);
@@ -301,12 +301,12 @@ async fn patience_does_not_outlast_the_search_for_a_replica() {
     let busy = Fake::start(None, |_, _| Act::status(503, "")).await;
     let error = patient(vec![nobody(), busy.server()]).hosts().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
-    // A replica is told how long it may wait for a majority, not how long its answer may take.
+    // The header tells the replica how long to wait for a majority, not how long its response may take.
     let head = &busy.seen()[0].head;
     assert!(head.contains("x-romana-timeout-ms: 360\r\n"), "{head}");
 }
 
-/// A preview changes nothing, whatever became of the question.
+/// A preview changes nothing, whatever its outcome.
 #[tokio::test]
 async fn the_outcome_of_a_preview_is_never_unknown() {
     let document = serde_json::json!({});
@@ -323,7 +323,7 @@ async fn another_replica_takes_over() {
     let stalled = Fake::start(None, |_, _| Act::Stall).await;
     let works = Fake::start(None, |_, _| Act::ok(format!("[{ALLOCATED}]"))).await;
     for servers in [vec![nobody(), works.server()], vec![stalled.server(), works.server()]] {
-        // Whichever it starts with.
+        // The client starts with a random server.
         for _ in 0..4 {
             client(servers.clone()).allocate(ask("a")).await.unwrap();
         }
@@ -343,7 +343,7 @@ async fn writes_find_the_leader_and_reads_stay() {
     })
     .await;
     let client = follower.client();
-    // The first call asks about the cluster in the background.
+    // The first call queries the cluster in the background.
     while client.servers().len() < 2 {
         assert_eq!(client.hosts().await.unwrap().revision, 3);
     }

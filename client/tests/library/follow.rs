@@ -1,4 +1,4 @@
-//! The follower against a feed that ends, repeats, skips and lies.
+//! The follower against a feed that ends, repeats, skips and sends wrong data.
 
 use crate::support::{Act, Fake};
 use romana_client::{Client, Error, FollowOptions, Item};
@@ -32,7 +32,7 @@ fn from_start() -> FollowOptions {
     FollowOptions { after: Some(Revision(0)), ..FollowOptions::default() }
 }
 
-/// Follows for so many items, or to an error; each in a word.
+/// Follows for `count` items or until an error; describes each in a word.
 async fn items(client: &Client, options: FollowOptions, count: usize) -> Vec<String> {
     let mut follower = client.follow(options);
     let mut words = Vec::new();
@@ -77,7 +77,7 @@ async fn it_resumes_where_the_feed_ended() {
     assert_eq!(items(&client, from_start(), 5).await, ["r1", "r2", "r3", "r4", "b4"]);
 }
 
-/// One lost connection is not worth a word; what is no feed is, until one is there.
+/// A single lost connection is not reported; a response that is no feed is, until a feed is available.
 #[tokio::test]
 async fn what_comes_in_place_of_a_feed_is_told() {
     let records = history(1);
@@ -134,7 +134,8 @@ async fn a_filtered_feed_may_skip() {
     assert_eq!(items(&fake.client(), options, 3).await, ["r2", "b3", "r4"]);
 }
 
-/// A snapshot of a large cluster, or over a slow link, takes longer than an attempt may: it is read while it goes on.
+/// A snapshot of a large cluster, or over a slow link, may take longer than an attempt: reading continues while data
+/// arrives.
 #[tokio::test]
 async fn a_snapshot_may_take_longer_than_an_attempt() {
     let whole = r#"{"revision":3,"state":{"hosts":[]}}"#;
@@ -143,7 +144,7 @@ async fn a_snapshot_may_take_longer_than_an_attempt() {
         Act::Slowly(pieces.clone(), std::time::Duration::from_millis(20))
     })
     .await;
-    // 700 ms, and an attempt has 300.
+    // The body takes 700 ms, an attempt 300.
     let words = items(&fake.client(), FollowOptions::default(), 1).await;
     assert_eq!(words, ["reset 3"]);
     assert_eq!(fake.seen().len(), 1);
@@ -169,7 +170,7 @@ async fn what_is_compacted_starts_over_from_a_snapshot() {
     .await;
     let client = fake.client();
     assert_eq!(items(&client, from_start(), 3).await, ["reset 5", "b5", "r6"]);
-    // Without a revision it starts from a snapshot at once.
+    // Without a revision it starts with a snapshot at once.
     assert_eq!(items(&client, FollowOptions::default(), 2).await, ["reset 5", "b5"]);
     let mut follower = client.follow(FollowOptions::default());
     assert_eq!(follower.staleness(), None);
@@ -188,7 +189,7 @@ async fn a_refusal_ends_the_stream() {
     assert!(matches!(items[..], [Err(Error::Refused(_))]), "{items:?}");
 }
 
-/// A feed of a cluster, which ends.
+/// The feed of a cluster, which then ends.
 fn feed_of(cluster: &str, lines: &str) -> Act {
     Act::Raw(format!("HTTP/1.1 200 OK\r\nX-Romana-Cluster: {cluster}\r\n\r\n{lines}"))
 }
@@ -199,7 +200,7 @@ async fn a_restored_cluster_is_not_mistaken_for_the_old_one() {
     let fake = Fake::start(None, move |number, seen| match number {
         0 => feed_of("old", &line(&records[0])),
         1 => feed_of("old", &line(&records[1])),
-        // Restored meanwhile; a filtered follower cannot see it from the records.
+        // Restored in between; a filtered follower cannot detect that from the records.
         2 => feed_of("new", &line(&records[2])),
         _ if seen.line.contains("/v1/snapshot") => Act::ok(r#"{"revision":3}"#),
         _ => feed_of("new", &line(&records[3])),
@@ -227,7 +228,7 @@ async fn a_cluster_that_has_not_come_so_far_is_another_one() {
     assert_eq!(items(&fake.client(), options, 3).await, ["ahead", "reset 2", "r3"]);
 }
 
-/// A record whose event nobody here knows, that continues nothing.
+/// A record with an unknown event, outside the digest chain.
 fn newer(revision: u64, more: &str) -> String {
     let digest = Digest::of(b"newer");
     format!(
@@ -244,7 +245,7 @@ async fn an_event_of_a_later_version_strands_nobody() {
         Act::Pieces(vec![feed.clone()], false)
     })
     .await;
-    // A gap behind it is noticed as before.
+    // A gap after it is still detected.
     assert_eq!(items(&fake.client(), from_start(), 3).await, ["r1", "?2 Teleported", "wrong"]);
 }
 

@@ -1,4 +1,4 @@
-//! A small HTTP server that misbehaves as told.
+//! A small HTTP server that misbehaves as configured.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -9,7 +9,7 @@ use romana_client::{Client, ClientConfig, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(crate) async fn until(what: &str, patience: Duration, mut so: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + patience;
     while !so().await {
@@ -18,19 +18,19 @@ pub(crate) async fn until(what: &str, patience: Duration, mut so: impl AsyncFnMu
     }
 }
 
-/// What the server does with a request.
+/// The server's reaction to a request.
 pub(crate) enum Act {
     /// Status, further header lines, body.
     Reply(u16, &'static str, String),
-    /// Closes the connection without a word.
+    /// Closes the connection without a response.
     Cut,
     /// Sends this and closes the connection.
     Raw(String),
-    /// Says nothing until the client goes.
+    /// Sends nothing until the client closes the connection.
     Stall,
-    /// Sends the pieces of a body, with so much time before each.
+    /// Sends the pieces of a body, with this delay before each.
     Slowly(Vec<String>, Duration),
-    /// Sends pieces of an endless body, then closes (`true`) or stays silent.
+    /// Sends pieces of an endless body, then closes the connection (`true`) or stays silent.
     Pieces(Vec<String>, bool),
 }
 
@@ -44,7 +44,7 @@ impl Act {
     }
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) line: String,
@@ -61,8 +61,8 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// The handler gets the number of the request (0, 1, …) and the request. Questions about the
-    /// cluster are not counted and answered by `cluster`, if any.
+    /// The handler gets the number of the request (0, 1, …) and the request. Requests for the cluster status are not
+    /// counted; `cluster` is their response, if set.
     pub(crate) async fn start(
         cluster: Option<String>,
         handler: impl Fn(usize, &Seen) -> Act + Send + Sync + 'static,
@@ -142,7 +142,7 @@ async fn serve(
                 return None;
             }
             Act::Stall => {
-                // Until the client closes.
+                // Waits until the client closes the connection.
                 while stream.read(&mut [0; 64]).await.ok()? > 0 {}
                 return None;
             }

@@ -1,20 +1,20 @@
-//! Work that can be told that nobody waits for it any more.
+//! Cancellation of long blocking work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tells long work that nobody waits for it any more.
+/// Tells long work that its caller has gone.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Whether to go on.
+    /// Whether the work should stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Cancels it when the guard is dropped.
+    /// A guard that cancels when it is dropped.
     #[must_use]
     pub fn on_drop(&self) -> CancelGuard {
         CancelGuard(self.clone())

@@ -1,60 +1,58 @@
 //! # Cluster time
 //!
-//! The time that entries of the log are stamped with. No single clock decides it: the leader goes on from the
-//! last stamp by its monotonic clock, and corrects itself slowly towards what a majority of the members' wall
-//! clocks agree on (Marzullo's algorithm).
+//! Log time: the timestamps of log entries. No single clock decides it: the leader continues from the last timestamp
+//! by its monotonic clock, and corrects itself slowly towards what a majority of the members' wall clocks agree on
+//! (Marzullo's algorithm).
 //!
 //! ```text
 //!   readings of wall clocks ──► agree ──► Agreement or none ──► LogClock::correct
 //!   monotonic clock ───────────────────────────────────────────► LogClock::read ──► stamp
 //! ```
-//! Everything here is a pure function of numbers. The exchange of readings is `raft::clocks`.
+//! Everything here is a pure function of numbers. Clock readings are exchanged in `raft::known::clocks`.
 //!
 //! ## Laws
-//! 1. While a majority of the clocks is right within δ, and readings are known within w, an agreement is
-//!    within δ + w + tolerance of the true time, whatever the others show.
-//! 2. Log time never goes back, and never stands still while the monotonic clock goes on.
-//! 3. Against the monotonic clock, log time gains [`GAIN`] of it at most and loses [`LOSS`] of it at most.
-//!    The one exception is the first agreement after a start: how long the replica was down is known from
-//!    the clocks alone, so log time steps forward to it once.
+//! 1. While a majority of the clocks is correct within δ, and readings are known within w, an agreement is
+//!    within δ + w + tolerance of the true time, whatever the other clocks show.
+//! 2. Log time never goes back, and never stands still while the monotonic clock advances.
+//! 3. Relative to the monotonic clock, log time gains at most 1/[`GAIN`] and loses at most 1/[`LOSS`].
+//!    The only exception is the first agreement after a start: only the clocks tell how long the replica was down, so
+//!    log time steps forward once.
 //!
-//! All times are microseconds. A replica sees each clock as an offset to its own monotonic clock.
+//! All times are microseconds. A replica sees each clock as an offset from its own monotonic clock.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use romana_statemachine::Millis;
 
-/// Microseconds: a time, a span, or an offset to a monotonic clock.
+/// Microseconds: a time, a duration, or an offset from a monotonic clock.
 pub type Micros = i64;
 
 const MILLI: Micros = 1_000;
 const SECOND: Micros = 1_000_000;
-/// Clocks that differ by no more than the tolerance agree: the smallest one with a majority counts.
+/// Clocks that differ by at most the tolerance agree. The smallest tolerance with a majority is used, from this …
 const TOLERANCE_MIN: Micros = 10 * MILLI;
-/// Clocks further apart than twice this never agree.
+/// … to this.
 const TOLERANCE_MAX: Micros = 10 * SECOND;
-/// A clock this far from what a majority agrees on is reported.
+/// A clock that deviates this much from the agreement is reported.
 pub const FAR: Micros = SECOND;
-/// A question that took longer says too little about a clock.
+/// A reading with a longer round trip is too imprecise.
 const ROUND_MAX: Micros = SECOND;
-/// An older reading is forgotten.
+/// Older readings are ignored.
 const KEPT: Micros = 3 * SECOND;
-/// Two monotonic clocks drift apart by less than a part in so many.
+/// Two monotonic clocks drift apart by less than 1 part in this many.
 const DRIFT: Micros = 1_000;
-/// Log time that is behind gains at most a part in so many.
+/// Log time that is behind gains at most 1 part in this many.
 pub const GAIN: Micros = 16;
-/// Log time that is ahead loses at most a part in so many.
+/// Log time that is ahead loses at most 1 part in this many.
 pub const LOSS: Micros = 2;
-/// Numbers from other machines are cut to this, so that sums of them stay in range.
+/// Values from other machines are clamped to this, so that sums do not overflow.
 const MICROS_MAX: Micros = Micros::MAX / 8;
 
-/// What an offset may be.
+/// Possible range of an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
-    /// The least.
     pub low: Micros,
-    /// The greatest.
     pub high: Micros,
 }
 
@@ -63,7 +61,7 @@ impl Interval {
         Self { low: self.low.saturating_sub(by), high: self.high.saturating_add(by) }
     }
 
-    /// How far another interval is after this one, or before it (negative); 0 where they touch.
+    /// How far another interval lies after this one, or before it (negative); 0 if they touch or overlap.
     #[must_use]
     pub fn distance(self, other: Self) -> Micros {
         let after = other.low.saturating_sub(self.high).max(0);
@@ -72,14 +70,14 @@ impl Interval {
     }
 }
 
-/// One reading of another machine's wall clock, with times of the own monotonic clock.
+/// One reading of another machine's wall clock, with times of the local monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// When it was asked for.
+    /// When the request was sent.
     pub sent: Micros,
-    /// When it came.
+    /// When the answer arrived.
     pub received: Micros,
-    /// What the wall clock showed in between.
+    /// What the wall clock showed between the two.
     pub wall: Micros,
 }
 
@@ -90,7 +88,7 @@ impl Reading {
         Self { sent: now, received: now, wall }
     }
 
-    /// What the clock's offset may be now; `None` when the reading is too old or took too long.
+    /// The possible range of the clock's offset now; `None` when the reading is too old or took too long.
     #[must_use]
     pub fn offset(&self, now: Micros) -> Option<Interval> {
         let (round, age) = (self.received - self.sent, now - self.received);
@@ -103,12 +101,12 @@ impl Reading {
     }
 }
 
-/// What a majority of clocks agrees on.
+/// What a majority of the clocks agrees on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// Offset of the true time to the own monotonic clock.
+    /// Offset of the true time from the local monotonic clock.
     pub offset: Interval,
-    /// How far clocks that agree may be from it.
+    /// How far clocks that agree may deviate from it.
     pub tolerance: Micros,
 }
 
@@ -120,9 +118,8 @@ impl Agreement {
     }
 }
 
-/// What a majority of `voters` clocks agrees on, if one does: Marzullo's algorithm with the smallest tolerance
-/// for which there is a majority. Where several ranges have one, all between the first and the last of
-/// them is possible.
+/// The agreement of a majority of `voters` clocks, if there is one: Marzullo's algorithm with the smallest tolerance
+/// that yields a majority. If several ranges have a majority, the result spans from the first to the last.
 #[must_use]
 pub fn agree(clocks: &[Interval], voters: usize) -> Option<Agreement> {
     let majority = voters / 2 + 1;
@@ -134,9 +131,9 @@ pub fn agree(clocks: &[Interval], voters: usize) -> Option<Agreement> {
     })
 }
 
-/// From the first to the last point that at least `least` intervals have in common.
+/// The range from the first to the last point that at least `least` intervals contain.
 fn common(intervals: impl Iterator<Item = Interval>, least: usize) -> Option<Interval> {
-    // At one point beginnings come before ends: intervals that touch have that point in common.
+    // At equal points starts sort before ends: intervals that touch have that point in common.
     let mut edges: Vec<(Micros, bool)> =
         intervals.flat_map(|it| [(it.low, false), (it.high, true)]).collect();
     edges.sort_unstable();
@@ -156,34 +153,34 @@ fn common(intervals: impl Iterator<Item = Interval>, least: usize) -> Option<Int
     found
 }
 
-/// Log time on one replica: goes on by its monotonic clock, whether it leads or not, so that a new leader
-/// goes on where the old one stopped.
+/// Log time on one replica. It advances by the replica's monotonic clock, whether the replica leads or not, so that a
+/// new leader continues where the old one stopped.
 #[derive(Clone, Debug)]
 pub struct LogClock {
-    /// Log time when the monotonic clock showed `now`.
+    /// Log time at monotonic time `now`.
     at: Micros,
     now: Micros,
-    /// Whether anything is known about the time.
+    /// Whether log time is known at all.
     is_set: bool,
-    /// Whether an agreement has been seen since the start.
+    /// Whether there was an agreement since the start.
     settled: bool,
     agreed: Option<Interval>,
 }
 
 impl LogClock {
-    /// At the start of a replica: nothing is known yet.
+    /// Initial state at the start of a replica: log time is unknown.
     #[must_use]
     pub fn new(now: Micros) -> Self {
         Self { at: 0, now, is_set: false, settled: false, agreed: None }
     }
 
-    /// Whether an agreement has been seen since the start.
+    /// Whether there was an agreement since the start.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.settled
     }
 
-    /// The log has an entry of this time, by now.
+    /// Raises log time to the timestamp of a log entry.
     pub fn raise(&mut self, at: Millis, now: Micros) {
         self.advance(now);
         let at = Micros::try_from(at.0).unwrap_or(MICROS_MAX).saturating_mul(MILLI);
@@ -191,8 +188,8 @@ impl LogClock {
         self.is_set |= self.at > 0;
     }
 
-    /// Takes what the majority agrees on now, if it does. Returns by how much log time stepped forward from
-    /// what was known before.
+    /// Corrects log time towards the current agreement, if there is one. Returns how far log time stepped forward
+    /// from its previous value.
     pub fn correct(&mut self, agreed: Option<Agreement>, now: Micros) -> Micros {
         self.advance(now);
         self.agreed = agreed.map(|agreed| agreed.offset);
@@ -205,8 +202,8 @@ impl LogClock {
         if std::mem::replace(&mut self.is_set, true) { behind } else { 0 }
     }
 
-    /// Begins without an agreement: with the earliest clock that is known, unless the log says what time it
-    /// is. Log time that is too early can be corrected, one that is too late stays.
+    /// Starts without an agreement, from the earliest known clock, unless the log already provides a time. Log time
+    /// that is too early can be corrected; log time that is too late cannot.
     pub fn begin_alone(&mut self, clocks: &[Interval], now: Micros) {
         self.advance(now);
         if !std::mem::replace(&mut self.is_set, true) {
@@ -215,20 +212,20 @@ impl LogClock {
         }
     }
 
-    /// Log time now.
+    /// Current log time.
     pub fn read(&mut self, now: Micros) -> Millis {
         self.advance(now);
         Millis(u64::try_from(self.at / MILLI).unwrap_or(0))
     }
 
-    /// How far log time is ahead of what was agreed on, or behind it (negative); `None` without an agreement.
+    /// How far log time is ahead of the agreement, or behind it (negative); `None` without an agreement.
     #[must_use]
     pub fn ahead(&self) -> Option<Micros> {
         let own = self.at - self.now;
         self.agreed.map(|agreed| agreed.distance(Interval { low: own, high: own }))
     }
 
-    /// The offset of log time to the monotonic clock.
+    /// Offset of log time from the monotonic clock.
     #[must_use]
     pub fn offset(&self) -> Micros {
         self.at - self.now
@@ -249,25 +246,25 @@ impl LogClock {
     }
 }
 
-/// Readings of all clocks of a cluster, as one replica has them.
+/// The latest reading of each clock of a cluster, as seen by one replica.
 #[derive(Clone, Debug, Default)]
 pub struct Readings(BTreeMap<u64, Reading>);
 
-/// A clock that is far from what a majority agrees on: its owner and by how much it is ahead.
+/// Clocks that deviate from the agreement: the member, and how far its clock is ahead.
 pub type Far = BTreeMap<u64, Micros>;
 
 impl Readings {
-    /// A member's clock was read.
+    /// Stores a reading of a member's clock.
     pub fn set(&mut self, id: u64, reading: Reading) {
         self.0.insert(id, reading);
     }
 
-    /// Forgets all but these members.
+    /// Drops the readings of all other members.
     pub fn retain(&mut self, member: impl Fn(u64) -> bool) {
         self.0.retain(|id, _| member(*id));
     }
 
-    /// The offsets that are known now.
+    /// The offsets known now.
     #[must_use]
     pub fn offsets(&self, now: Micros) -> BTreeMap<u64, Interval> {
         let known = self.0.iter().map(|(id, reading)| (*id, reading.offset(now)));
@@ -275,7 +272,7 @@ impl Readings {
     }
 }
 
-/// The clocks that are far from an agreement.
+/// The clocks that deviate from the agreement.
 #[must_use]
 pub fn far(offsets: &BTreeMap<u64, Interval>, agreed: &Agreement) -> Far {
     let near: RangeInclusive<Micros> = -FAR..=FAR;

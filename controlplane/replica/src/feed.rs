@@ -1,4 +1,4 @@
-//! The feed: what was decided, to whoever follows, in order and without gaps.
+//! The feed: all records, delivered to followers in order and without gaps.
 //!
 //! ```text
 //!   apply ──publish──► ring (recent records, bounded in bytes) ◄──cursor── follower ──► socket
@@ -8,15 +8,15 @@
 //! ```
 //!
 //! Laws:
-//! - a follower is a cursor: it owns no queue, so a slow one costs no more than the piece that it was
-//!   given last, and delays nobody;
-//! - those pieces have one budget for all followers: who would exceed it waits;
+//! - a follower is a cursor and owns no queue: a slow one costs no more than the last piece it was given, and delays
+//!   no other follower;
+//! - these pieces share one budget across all followers: a follower that would exceed it waits;
 //! - `publish` takes a short lock, pushes and signals: it never waits for a follower;
-//! - each record becomes JSON once, when the first follower wants it, and the bytes are shared;
-//! - a follower of one host is woken only by what concerns that host, and is not sent to the history
-//!   for records it would have skipped anyway (`Evicted` remembers what left the ring).
+//! - each record is encoded as JSON once, when a follower first needs it, and the bytes are shared;
+//! - a follower of one host is woken only by records that concern that host, and does not read the history
+//!   for records that it would skip (`Evicted` remembers what left the ring).
 //!
-//! Left out: HTTP (that is `api::events`), and cutting off sockets that take nothing (`server`).
+//! Out of scope: HTTP (`api::events`), and closing sockets that do not drain (`server`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,33 +39,33 @@ use ring::{Interest, Ring};
 
 /// A bookmark is sent at least this often.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
-/// Bytes of all pieces that were given to followers and are not yet written.
+/// Bytes of all pieces given to followers and not yet written.
 const PIECES_BYTES_MAX: usize = 64 << 20;
-/// Followers that read the history at the same time.
+/// Followers that may read the history concurrently.
 const HISTORY_READERS_MAX: usize = 2;
 
-/// Why a feed ends before its follower does.
+/// Why a feed ends early.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// What the follower wants next is no longer kept.
+    /// The follower's next record is no longer kept.
     #[error("revision {wanted} is no longer kept, the oldest is {oldest}")]
     Compacted {
         wanted: Revision,
-        /// Oldest revision that is kept.
+        /// Oldest kept revision.
         oldest: Revision,
     },
     /// The history cannot be read.
     #[error("the history cannot be read")]
     History(#[source] HistoryError),
-    /// A record cannot be written as JSON.
+    /// A record cannot be encoded as JSON.
     #[error("a record cannot be written as JSON")]
     Json(#[source] serde_json::Error),
-    /// The reading task was cancelled or panicked.
+    /// The task that reads the history was cancelled or panicked.
     #[error("the task that reads the history ended")]
     Task(#[source] tokio::task::JoinError),
 }
 
-/// How a follower wants records written.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Server-Sent Events.
@@ -74,14 +74,13 @@ pub enum Form {
     Ndjson,
 }
 
-/// What a follower follows.
+/// What a follower wants to receive.
 #[derive(Clone, Debug)]
 pub struct Filter {
-    /// Topics of interest.
     pub topics: Topics,
-    /// Leave out events that concern only another host.
+    /// Leave out events that concern only other hosts.
     pub host: Option<HostName>,
-    /// Leave out events of later versions: the follower would not understand them, and not say so.
+    /// Leave out events of later versions, which the follower would silently misread.
     pub version: u16,
 }
 
@@ -96,7 +95,7 @@ impl Filter {
     }
 }
 
-/// The feed of one replica. Clones are handles of the same feed.
+/// The feed of one replica. Clones are handles to the same feed.
 #[derive(Clone)]
 pub struct Feed(Arc<Shared>);
 
@@ -111,7 +110,7 @@ struct Shared {
     pieces: Arc<Semaphore>,
 }
 
-/// Who waits, arranged so that waking looks only at those concerned.
+/// The waiting followers, indexed so that a wake-up visits only those concerned.
 #[derive(Default)]
 struct Followers {
     next: u64,
@@ -127,7 +126,7 @@ struct Slot {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.published.notify_one(); // the dispatcher sees that nobody is left
+        self.published.notify_one(); // the dispatcher ends: no handle is left
     }
 }
 
@@ -152,8 +151,8 @@ impl Feed {
         }))
     }
 
-    /// Hands over records that were just applied, in order, after they went to the history. Records
-    /// that the feed had already are skipped. Never waits for a follower.
+    /// Publishes records that were just applied, in order, after they were appended to the history. Records
+    /// that the feed already has are skipped. Never waits for a follower.
     pub fn publish(&self, records: Vec<Record>) {
         if records.is_empty() {
             return;
@@ -168,13 +167,13 @@ impl Feed {
         self.0.published.notify_one();
     }
 
-    /// Revision of the last record published.
+    /// Revision of the last published record.
     #[must_use]
     pub fn last(&self) -> Revision {
         lock(&self.0.ring).last()
     }
 
-    /// Ends the feed: followers get what is left and a bookmark, then their streams end.
+    /// Closes the feed: followers get the remaining records and a bookmark, then their streams end.
     pub fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
         self.0.published.notify_one();
@@ -187,7 +186,7 @@ impl Feed {
         lock(&self.0.followers).slots().count()
     }
 
-    /// Records between the last one and the slowest follower's last look.
+    /// Number of records by which the slowest follower lags behind.
     #[must_use]
     pub fn lag(&self) -> u64 {
         let last = self.last();
@@ -196,7 +195,7 @@ impl Feed {
         slowest.map_or(0, |cursor| last.since(Revision(cursor)))
     }
 
-    /// Starts following after revision `after`. Must be called inside the runtime.
+    /// Starts following after revision `after`. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// [`FeedError::Compacted`] when the record after `after` is no longer kept.

@@ -1,13 +1,12 @@
-//! Who a data directory belongs to: one replica of one cluster, for ever.
+//! Identity of a data directory: it belongs to one replica of one cluster, permanently.
 //!
-//! A Raft replica that comes back under another id, or among other peers than those it voted with,
-//! can undo what was agreed. So the first start writes down who it is, and later starts that say
-//! something else are refused.
+//! A Raft replica that comes back under another id, or among peers other than those it voted with, can undo what was
+//! committed. So the first start records the identity, and later starts with a different one are refused.
 //!
-//! The cluster's id is derived from the initial peers and an optional token, so that replicas agree
-//! on it in any order of starting, without talking. Set a new token to make a new cluster at the
-//! addresses of an old one. A cluster that is restored from a backup has the backup's digest in its id
-//! besides, so that replicas that were restored from different files, or not at all, refuse each other.
+//! The cluster id is derived from the initial peers and an optional token, so that replicas agree on it in any order
+//! of starting, without communication. To create a new cluster at the addresses of an old one, set a new token. The
+//! id of a restored cluster also includes the digest of the backup, so that replicas that were restored from
+//! different files, or not at all, refuse each other.
 
 mod join;
 
@@ -26,27 +25,26 @@ pub use join::{Owner, join, owner};
 
 const FILE: &str = "identity.json";
 const NONCE: &str = "nonce";
-/// Longest that a directory calls itself.
+/// Maximum length of a nonce.
 const NONCE_BYTES_MAX: usize = 64;
 
-/// Who a replica is.
+/// Identity of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Identity {
     pub(crate) cluster_id: String,
     pub(crate) id: u64,
     pub(crate) initial_cluster: BTreeMap<u64, String>,
-    /// Digest of the backup that the cluster was restored from.
+    /// Digest of the backup from which the cluster was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restored: Option<Digest>,
-    /// What this data directory calls itself: made at random when it is new, so that a replica that
-    /// lost its data is told from the one that had the id before. In a file of its own, which
-    /// programs before version 2 leave alone.
+    /// Random id of this data directory, chosen when it is new: it distinguishes a replica that lost its data from
+    /// the previous one with the same id. Stored in a separate file, which programs before version 2 ignore.
     #[serde(skip)]
     pub(crate) nonce: Option<String>,
 }
 
-/// The file that is there while a directory is being filled from a backup.
+/// Marker file that exists while a directory is being filled from a backup.
 pub(crate) const RESTORING: &str = "restoring";
 
 /// Why a data directory is refused.
@@ -55,10 +53,10 @@ pub enum IdentityError {
     /// The file cannot be read or written.
     #[error("{}", .path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// The file is there and is not ours.
+    /// The file exists but does not parse.
     #[error("{} does not parse: it is damaged, or of a later version; restore it from a backup", .path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
-    /// The name of the data directory is none.
+    /// The nonce is invalid.
     #[error("{} should hold what this data directory calls itself, a word that was made when it was new: {why}", .path.display())]
     Nonce { path: PathBuf, why: &'static str },
     /// `--id` and the data differ.
@@ -67,11 +65,10 @@ pub enum IdentityError {
          --id {theirs}, or give replica {ours} a data directory of its own", .dir.display()
     )]
     OtherId {
-        /// The data directory.
         dir: PathBuf,
-        /// Id in the data.
+        /// Id in the data directory.
         theirs: u64,
-        /// Id asked for.
+        /// Configured id.
         ours: u64,
     },
     /// `--initial-cluster` and the data differ.
@@ -80,11 +77,10 @@ pub enum IdentityError {
          {ours}: put the old list back (members that came later are in the data)", .dir.display()
     )]
     OtherPeers {
-        /// The data directory.
         dir: PathBuf,
-        /// List in the data.
+        /// List in the data directory.
         theirs: String,
-        /// List asked for.
+        /// Configured list.
         ours: String,
     },
     /// The cluster token and the data differ.
@@ -93,19 +89,18 @@ pub enum IdentityError {
          --cluster-token back, or start the new cluster with empty data directories", .dir.display()
     )]
     OtherCluster {
-        /// The data directory.
         dir: PathBuf,
-        /// Cluster in the data.
+        /// Cluster in the data directory.
         theirs: String,
-        /// Cluster asked for.
+        /// Configured cluster.
         ours: String,
     },
     /// The replica is not in its own list.
     #[error("replica {id} is not in --initial-cluster {peers}: add it, with its peer address")]
     NotInitial {
-        /// Id asked for.
+        /// Configured id.
         id: u64,
-        /// List asked for.
+        /// Configured list.
         peers: String,
     },
     /// A restore was interrupted.
@@ -113,22 +108,16 @@ pub enum IdentityError {
         "{} is half filled from a backup: start again with --restore FILE, which begins anew, or \
          empty the directory", .dir.display()
     )]
-    HalfRestored {
-        /// The data directory.
-        dir: PathBuf,
-    },
-    /// There is data without a name.
+    HalfRestored { dir: PathBuf },
+    /// There is data without an identity.
     #[error(
         "{} has a log or snapshots, and no {FILE}: restore that file, or empty the directory \
          if this replica is new", .dir.display()
     )]
-    Nameless {
-        /// The data directory.
-        dir: PathBuf,
-    },
+    Nameless { dir: PathBuf },
 }
 
-/// What a directory calls itself, by its file; or what is wrong with that.
+/// Parses a nonce file; an error says what is wrong with it.
 fn nonce_of(bytes: &[u8]) -> Result<String, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?.trim();
     match text {
@@ -139,7 +128,7 @@ fn nonce_of(bytes: &[u8]) -> Result<String, &'static str> {
     }
 }
 
-/// A peer list as it is written on a command line.
+/// Formats a peer list as on the command line.
 pub(crate) fn list(peers: &BTreeMap<u64, String>) -> String {
     let peers: Vec<String> = peers.iter().map(|(id, peer)| format!("{id}={peer}")).collect();
     peers.join(",")
@@ -152,13 +141,13 @@ impl Identity {
         Self { cluster_id, id, initial_cluster, restored: None, nonce: None }
     }
 
-    /// A replica that joins a cluster, under the id that it was given there.
+    /// Identity of a replica that joins a cluster, with the id it was assigned there.
     pub(crate) fn joining(cluster_id: String, id: u64) -> Self {
         let initial_cluster = BTreeMap::new();
         Self { cluster_id, id, initial_cluster, restored: None, nonce: None }
     }
 
-    /// With the name that the data directory has for itself, which is made if there is none.
+    /// Adds the nonce of the data directory, which is created if it is missing.
     pub(crate) fn named(mut self, dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join(NONCE);
         let nonce = match fs::read(&path) {
@@ -175,7 +164,7 @@ impl Identity {
         Ok(self)
     }
 
-    /// Whose its log is, once the data directory has a name.
+    /// The owner recorded in the log, once the data directory has a nonce.
     pub(crate) fn owner(&self) -> Option<wal::Owner> {
         let nonce = self.nonce.as_ref()?;
         let digest = Digest::of(format!("romana log\n{}\n{nonce}", self.cluster_id).as_bytes());
@@ -183,14 +172,14 @@ impl Identity {
         Some(wal::Owner { member: self.id, tag })
     }
 
-    /// The same replica, of the cluster that is restored from a backup.
+    /// The identity of the same replica in the cluster restored from a backup.
     pub(crate) fn restored_from(mut self, backup: Digest) -> Self {
         self.cluster_id = short(&format!("romana restore\n{}\n{backup}", self.cluster_id));
         self.restored = Some(backup);
         self
     }
 
-    /// Who the data directory belongs to, if anybody.
+    /// The stored identity of a data directory, if there is one.
     pub(crate) fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = dir.join(FILE);
         match fs::read(&path) {
@@ -209,9 +198,8 @@ impl Identity {
         Err(IdentityError::NotInitial { id: self.id, peers: list(&self.initial_cluster) })
     }
 
-    /// Compares with what the data directory says, or writes it there on the first start.
-    /// `has_data` says whether there is a log or a snapshot. Returns the whole identity: that a
-    /// cluster was restored is known to its data alone.
+    /// Compares with the stored identity, or stores this one on the first start. `has_data`: whether there is a log
+    /// or a snapshot. Returns the full identity: only the stored one says that a cluster was restored.
     pub(crate) fn claim(self, dir: &Path, has_data: bool) -> Result<Self, IdentityError> {
         self.check_initial()?;
         match Self::load(dir)? {

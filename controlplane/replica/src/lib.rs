@@ -1,18 +1,18 @@
 //! # A replica
 //!
-//! One of the three: it keeps the log with the others, decides by the state machine, and has the state, the history
-//! and the feed.
+//! One replica of the control plane: it replicates the log with the others, applies it to the state machine, and
+//! holds the state, the history and the feed.
 //!
 //! ```text
-//!   Replica::propose ─► raft ─► romana_storage::wal      what was asked, durable on a majority
+//!   Replica::propose ─► raft ─► romana_storage::wal      proposals, durable on a majority
 //!                        │ apply (romana_statemachine)
-//!                        ├──► romana_storage::history    what happened, for good ──► audit: who had what, when
-//!                        └──► feed                       what happened, now
-//!   backup: take one, restore one, recover what a lost majority left      retention: what may go
+//!                        ├──► romana_storage::history    records, permanently ──► audit: who held what, when
+//!                        └──► feed                       records, live
+//!   backup: take, restore, recover after the loss of a majority      retention: what may be purged
 //! ```
 //!
-//! Nothing here knows HTTP: a [`Replica`] is what the API and the leader tasks stand on. openraft is known to
-//! `raft` alone, sled to one file of [`audit`].
+//! Nothing here depends on HTTP: the API and the leader tasks are built on [`Replica`]. Only `raft` uses openraft,
+//! and only one file of [`audit`] uses sled.
 //!
 //! Reading order: [`Replica`], then the laws in `raft/mod.rs`, [`feed`], [`audit`], [`backup`].
 

@@ -1,4 +1,4 @@
-//! Purging a replica's history, a step at a time: what [`crate::retention`] allows and the cluster has signed.
+//! Purges a replica's history step by step: what [`crate::retention`] allows and the cluster has signed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 use crate::raft::Replica;
 use crate::retention::{Checkpoints, excess, is_full, pause, step};
 
-/// How often a replica looks whether something is to be purged.
+/// How often a replica checks whether something can be purged.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Purges this replica's history by its own checkpoints, as the state says, until `stop`.
+/// Purges this replica's history, with its own checkpoint store, as the state requires, until `stop`.
 pub async fn keep(replica: Replica, stop: CancellationToken) {
     let keeper: Arc<dyn Checkpoints> = Arc::new(replica.audit().checkpoints().clone());
     replica.evidence().keep(Arc::clone(&keeper));
     run(replica, keeper, stop).await;
 }
 
-/// Purges this replica's history, as the state says, until `stop`.
+/// Purges this replica's history as the state requires, until `stop`.
 pub async fn run(replica: Replica, checkpoints: Arc<dyn Checkpoints>, stop: CancellationToken) {
     let mut clock = interval(EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -41,10 +41,10 @@ pub async fn run(replica: Replica, checkpoints: Arc<dyn Checkpoints>, stop: Canc
     }
 }
 
-/// Looks once, and purges a step of what may go. `stepped`: when it did so last, or began to look.
+/// Checks once, and purges one step if allowed. `stepped`: time of the last step, or of the first check.
 ///
 /// # Errors
-/// Why it cannot, for logs; the next pass tries again.
+/// Why it cannot purge, for logs; the next pass retries.
 pub async fn pass(
     replica: &Replica,
     checkpoints: &Arc<dyn Checkpoints>,
@@ -60,7 +60,7 @@ pub async fn pass(
     let pause = pause(&retention);
     let look = move || look(&history, &retention, now);
     let (oldest_end, may_go) = blocking(look).await?.map_err(|error| error.to_string())?;
-    // What the leader found too old must be so for this replica as well, by what it knows of the clocks.
+    // What the leader found too old must also be too old for this replica, by the clocks it knows.
     let goes = |signed: &CheckpointSigned| oldest_end <= signed.revision.min(may_go);
     let Some(signed) = signed.filter(goes).filter(|_| stepped.elapsed() >= pause) else {
         return Ok(());
@@ -85,8 +85,8 @@ pub async fn pass(
     Ok(())
 }
 
-/// Closes the open segment if it is full. The end of the oldest closed one, or the greatest revision; and up to
-/// where the next step may go.
+/// Closes the open segment if it is full. Returns the end of the oldest closed segment (or the greatest revision),
+/// and how far the next step may purge.
 fn look(
     history: &History,
     retention: &Retention,

@@ -1,24 +1,24 @@
-//! How long the history is kept.
+//! Retention: how long the history is kept.
 //!
 //! ```text
-//!   leader task:  too much is kept ─► newest checkpoint before it ─► all agree ─► SignCheckpoint
-//!   each replica: signed, held here, in a snapshot ─► whole segments before it are purged, a step at a time
+//!   leader task:  too much is kept ─► newest checkpoint before the excess ends ─► all agree ─► SignCheckpoint
+//!   each replica: signed, held here, in a snapshot ─► purges whole segments before it, one step at a time
 //! ```
 //!
-//! What is purged is gone on every replica, so it is vouched for first: the replicas agree on the state
-//! at a checkpoint, and a record further on in the kept history says so for ever. What is kept
-//! begins at or before that checkpoint, so its chain of digests leads through the signature.
+//! Purged records are gone on every replica, so the cluster signs first: the replicas agree on the state at a
+//! checkpoint, and a later record in the kept history documents that permanently. The kept history begins at or
+//! before that checkpoint, so its chain of digests includes the signed one.
 //!
 //! Laws:
 //! 1. Nothing after the last signed checkpoint is purged, nor the open segment.
 //! 2. A replica purges only what its own newest snapshot and its own durable checkpoint cover.
-//! 3. Without a retention nothing is ever purged.
-//! 4. Nothing is purged for its age unless a majority of the replicas' clocks say, to the leader and to the
-//!    replica that purges, that it is so old.
-//! 5. The history goes step by step ([`step`], [`pause`]), never all at once: whoever was wrong about the
-//!    time or the setting has lost little when it is noticed.
+//! 3. Without a retention setting nothing is ever purged.
+//! 4. Nothing is purged by age unless a majority of the replicas' clocks confirms the age, to the leader and to the
+//!    replica that purges.
+//! 5. The history is purged step by step ([`step`], [`pause`]), never all at once: a wrong clock or setting has done
+//!    little damage when it is noticed.
 //!
-//! Here are the rules; [`crate::purge`] is who follows them. Left out: the agreement itself, a leader task.
+//! This module has the rules; [`crate::purge`] executes them. Out of scope: the agreement itself, a leader task.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,28 +29,28 @@ use romana_statemachine::{Digest, Millis, Revision};
 use romana_storage::history::SegmentInfo;
 use serde::{Deserialize, Serialize};
 
-/// The open segment is closed when it has this part of what may be kept, so that it can go in time.
+/// The open segment is closed at this fraction (1/n) of the allowed size or age, so that it can be purged in time.
 const PARTS: u64 = 8;
-/// A step is no more than this part of what may be kept, or one segment if that is more.
+/// A step purges at most this fraction (1/n) of what may be kept, or one segment if that is larger.
 const STEPS: u64 = 64;
-/// Nor is it more than this part of all segments, or one.
+/// It also purges at most this fraction (1/n) of all segments, or one segment.
 const PARTS_AT_ONCE: usize = 8;
-/// From one step to the next by age: this part of the age, …
+/// Pause between two steps by age: this fraction (1/n) of the age, …
 const PAUSES: u64 = 1_000;
-/// … but no longer.
+/// … but at most this long.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// What a checkpoint is, in short: the same on all replicas.
+/// Digests that identify a checkpoint: the same on all replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointId {
     pub revision: Revision,
-    /// Digest of the history up to there.
+    /// Digest of the history up to the checkpoint.
     pub digest: Digest,
     pub state_digest: Digest,
 }
 
 impl CheckpointId {
-    /// Whether this is what was signed.
+    /// Whether this checkpoint is the signed one.
     #[must_use]
     pub fn is(&self, signed: &CheckpointSigned) -> bool {
         let CheckpointSigned { revision, digest, state_digest } = *signed;
@@ -58,20 +58,20 @@ impl CheckpointId {
     }
 }
 
-/// Who keeps states of the past.
+/// A store of checkpoints.
 pub trait Checkpoints: Send + Sync + 'static {
-    /// The checkpoints that are durable, oldest first.
+    /// The durable checkpoints, oldest first.
     fn list(&self) -> Vec<CheckpointId>;
 
-    /// Makes the checkpoint at `revision` durable, by replay if it is not there, and keeps it while
+    /// Makes the checkpoint at `revision` durable, by replay if it is missing, and keeps it while
     /// the history begins before it. Blocks on the disk.
     ///
     /// # Errors
-    /// Why it cannot be had, for logs.
+    /// Why it is unavailable, for logs.
     fn hold(&self, revision: Revision) -> Result<CheckpointId, String>;
 }
 
-/// Up to which revision a history may go; 0: nothing. `segments` are oldest first, the last is open.
+/// Revision up to which the history may be purged; 0: nothing. `segments` are oldest first, the last is open.
 #[must_use]
 pub fn excess(segments: &[SegmentInfo], retention: &Retention, now: Millis) -> Revision {
     let closed = segments.len().saturating_sub(1);
@@ -91,8 +91,8 @@ pub fn excess(segments: &[SegmentInfo], retention: &Retention, now: Millis) -> R
     excess
 }
 
-/// Where a step of purging ends that begins with the oldest segment: after it, and after those behind it that
-/// are a small part of what may be kept. Before the oldest, when only the open one is left.
+/// Where a purge step ends: after the oldest segment and the following ones, as long as they are a small fraction of
+/// what may be kept. Before the oldest segment if only the open one is left.
 #[must_use]
 pub fn step(segments: &[SegmentInfo], retention: &Retention) -> Revision {
     let closed = &segments[..segments.len().saturating_sub(1)];
@@ -118,7 +118,7 @@ pub fn step(segments: &[SegmentInfo], retention: &Retention) -> Revision {
     end
 }
 
-/// How long to wait from one step to the next.
+/// Pause between two steps.
 #[must_use]
 pub fn pause(retention: &Retention) -> Duration {
     let by_age = retention.age_ms.map_or(Duration::ZERO, |age| Duration::from_millis(age / PAUSES));
@@ -128,17 +128,17 @@ pub fn pause(retention: &Retention) -> Duration {
 /// Where a replica's history begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beginning {
-    /// The oldest revision that is kept.
+    /// The oldest kept revision.
     pub oldest: Revision,
-    /// When it was decided.
+    /// Timestamp of that record.
     pub at: Millis,
-    /// Where the history begins at the latest when the next step of purging is done, and one more segment is
-    /// gone: those of the replicas do not end at the same places.
+    /// Upper bound of where the history begins after the next step of purging and one more segment: segment
+    /// boundaries differ between replicas.
     pub next: Revision,
 }
 
 impl Beginning {
-    /// Of a history with these segments.
+    /// The beginning of a history with these segments.
     #[must_use]
     pub fn of(segments: &[SegmentInfo], retention: &Retention) -> Self {
         let first = segments.first();
@@ -153,8 +153,8 @@ impl Beginning {
     }
 }
 
-/// What is wrong with where the replicas' histories begin, in sentences. `signed`: the revision of the last
-/// signed checkpoint, or 0.
+/// Inconsistencies between where the replicas' histories begin, as sentences. `signed`: revision of the last signed
+/// checkpoint, or 0.
 #[must_use]
 pub fn differences(beginnings: &BTreeMap<u64, Beginning>, signed: Revision) -> Vec<String> {
     let lost = beginnings.iter().filter(|(_, it)| it.oldest > signed.next()).map(|(id, it)| {
@@ -180,7 +180,7 @@ pub fn differences(beginnings: &BTreeMap<u64, Beginning>, signed: Revision) -> V
     found
 }
 
-/// Whether the open segment should be closed, so that what is in it can go in time.
+/// Whether the open segment should be closed, so that its records can be purged in time.
 #[must_use]
 pub fn is_full(open: &SegmentInfo, retention: &Retention, now: Millis) -> bool {
     let Some(began) = open.began else { return false };
@@ -251,7 +251,7 @@ mod tests {
         let kept = |from: usize, count: u64| {
             Beginning::of(&segments(count)[from..], &retention(Some(2_000), None))
         };
-        // Two closed segments behind the beginning: the step, and one for other ends.
+        // Two closed segments after the beginning: one for the step, one for differing boundaries.
         let all = kept(0, 10);
         assert_eq!((all.oldest, all.at, all.next), (Revision(1), Millis(0), Revision(21)));
         let told = |beginnings: &[Beginning], signed| {
@@ -266,11 +266,11 @@ mod tests {
             much[0].contains("replica 3 begins at revision 31, that of replica 2 at 1:"),
             "{much:?}"
         );
-        // One purged all that it had, and the others' segments are still open.
+        // One replica purged all it had, and the others' segments are still open.
         let open = kept(0, 1);
         assert_eq!(open.next, 1);
         assert_eq!(told(&[kept(4, 5), open, open], Revision(40)).len(), 2);
-        // More is gone than was signed.
+        // More was purged than was signed.
         let lost = told(&[kept(1, 10), kept(1, 10), kept(2, 10)], Revision(10));
         assert_eq!(lost.len(), 1, "{lost:?}");
         assert!(lost[0].contains("replica 3 begins at revision 21, and nothing after revision 10"));

@@ -1,4 +1,4 @@
-//! Replicas in one process, on loopback and real disks, for tests of whatever stands on them.
+//! Replicas in one process, on loopback and real disks, for tests.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,14 +24,14 @@ use crate::backup::take::{Take, origin};
 use crate::backup::{file, restore};
 use crate::{ClocksStatus, ProposeError, Replica, ReplicaConfig, StartError, Tuning, WallClock};
 
-/// Longest any condition is waited for.
+/// Longest wait for a condition.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value.
 pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = soon();
     let mut clock = tokio::time::interval(Duration::from_millis(5));
@@ -49,7 +49,7 @@ pub fn tenant(name: &str) -> Proposal {
     Proposal { actor: Actor::from("test"), command: Command::CreateTenant(spec) }
 }
 
-/// Creates a tenant; again where the outcome is unknown, as it is idempotent.
+/// Creates a tenant; retries if the outcome is unknown, because creation is idempotent.
 pub async fn create(replica: &Replica, name: &str) -> Outcome {
     loop {
         match replica.propose(vec![tenant(name)], soon()).await {
@@ -64,18 +64,17 @@ pub fn has(replica: &Replica, name: &str) -> bool {
     replica.with_state(|state| state.tenant(&name.into()).is_some())
 }
 
-/// Three places for replicas: directories and addresses that stay the same over restarts.
+/// Three replica slots: directories and addresses that survive restarts.
 pub struct Cluster {
-    /// Where their directories are.
+    /// Parent of their data directories.
     pub dir: TempDir,
     addresses: BTreeMap<u64, SocketAddr>,
-    /// Peer listeners of those who were not started yet.
+    /// Peer listeners of replicas that were not started yet.
     pub listeners: BTreeMap<u64, TcpListener>,
-    /// Who runs.
     pub running: BTreeMap<u64, Replica>,
-    /// The machines' clocks, to set them wrong.
+    /// The machines' clocks, which tests can set wrong.
     walls: BTreeMap<u64, WallClock>,
-    /// For those who are started next.
+    /// Tuning for replicas started from now on.
     pub tuning: Tuning,
 }
 
@@ -88,7 +87,7 @@ impl Cluster {
             listeners.insert(id, listener);
         }
         let tuning = Tuning {
-            // Debug builds on a busy machine: elections only when somebody is really gone.
+            // Debug builds on a busy machine: elect only when a leader is really gone.
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1000),
@@ -123,7 +122,7 @@ impl Cluster {
         self.running.insert(id, replica);
     }
 
-    /// Starts a replica, waiting for a stopped one to let go of its files and its port.
+    /// Starts a replica; waits until a stopped one has released its files and its port.
     pub async fn try_start(&mut self, config: ReplicaConfig) -> Result<Replica, StartError> {
         let deadline = soon();
         let mut clock = tokio::time::interval(Duration::from_millis(20));
@@ -164,7 +163,7 @@ impl Cluster {
         &self.running[&id]
     }
 
-    /// The leader, when all who run agree on it.
+    /// The leader, once all running replicas agree on it.
     pub async fn leader(&self) -> u64 {
         eventually("a leader", || {
             let mut leaders =
@@ -181,7 +180,7 @@ impl Cluster {
         self.running.keys().copied().find(|id| *id != leader).unwrap()
     }
 
-    /// Waits until all who run have the same revision and digest.
+    /// Waits until all running replicas have the same revision and digest.
     pub async fn converge(&self) {
         eventually("equal digests", || {
             let mut ends = self
@@ -202,12 +201,12 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// Sets a replica's clock so far ahead of the true time.
+    /// Sets a replica's clock ahead of the true time.
     pub fn set_clock(&self, id: u64, ahead_ms: i64) {
         self.walls[&id].ahead.store(ahead_ms * 1_000, Ordering::Relaxed);
     }
 
-    /// Waits until what a replica knows about the clocks is so.
+    /// Waits until a replica's clock status satisfies a condition.
     pub async fn clocks(
         &self,
         id: u64,
@@ -242,7 +241,7 @@ pub fn allocate(name: &str, ip: Option<IpAddr>) -> Command {
     })
 }
 
-/// Version 2, a topology, a host, and some addresses.
+/// Creates version 2, a topology, a host, and some addresses.
 pub async fn populate(replica: &Replica, addresses: usize) {
     done(replica, Command::RaiseVersion(RaiseVersion { version: 2 })).await;
     done(replica, Command::SetTopology(serde_json::from_str(TOPOLOGY).unwrap())).await;
@@ -254,7 +253,7 @@ pub async fn populate(replica: &Replica, addresses: usize) {
     }
 }
 
-/// A backup of what a replica has now.
+/// Takes a backup of a replica's current state.
 pub fn backup(replica: &Replica, path: &Path, records: bool) -> State {
     let state = replica.state();
     let origin = origin(replica.cluster_id(), replica.id(), false);
@@ -263,7 +262,7 @@ pub fn backup(replica: &Replica, path: &Path, records: bool) -> State {
     state
 }
 
-/// A cluster whose directories are filled from a file.
+/// A cluster whose directories are restored from a file.
 pub async fn restored(path: &Path, size: u64) -> (Cluster, Vec<Restoration>) {
     let mut cluster = Cluster::new(size).await;
     let fill = |id| restore(&cluster.config(id), path).unwrap().unwrap();

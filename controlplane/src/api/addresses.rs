@@ -1,4 +1,4 @@
-//! `/v1/addresses`: allocation, the hot path, and lists.
+//! `/v1/addresses`: allocation (the hot path) and lists.
 
 use std::net::IpAddr;
 
@@ -75,7 +75,7 @@ async fn allocate(call: Call) -> reply::Result {
     Ok(reply::raw(status, revision, "application/json", body))
 }
 
-/// What a list is narrowed to.
+/// Filters of a list.
 struct Filter<'a> {
     network: Option<&'a str>,
     host: Option<&'a str>,
@@ -91,7 +91,7 @@ impl Filter<'_> {
             && self.cidr.is_none_or(|cidr| cidr.contains(ip))
     }
 
-    /// Whether addresses of this network, host, tenant and segment are wanted.
+    /// Whether an address with this network, host, tenant and segment matches.
     fn owner(&self, has: [&str; 4]) -> bool {
         let wanted = [self.network, self.host, self.tenant, self.segment];
         wanted.into_iter().zip(has).all(|(wanted, has)| wanted.is_none_or(|wanted| wanted == has))
@@ -109,7 +109,7 @@ async fn list(call: Call) -> reply::Result {
     };
     let after = call.query_as::<IpAddr>("continue")?;
     let key = |address: &Allocation| address.ip;
-    // The narrowest index there is: a block, a host, or everything from where the last page ended.
+    // Use the most selective index: a block, a host, or all addresses after the end of the previous page.
     match (filter.cidr, filter.host) {
         (Some(cidr), _) => {
             let found = state.ipam().addresses_in(cidr).filter(|address| filter.wants(address));

@@ -1,4 +1,4 @@
-//! `/v1/audit/who` and `/v1/audit/log`: who had an address, and what happened to a thing.
+//! `/v1/audit/who` and `/v1/audit/log`: who held an address, and what happened to an object.
 
 use std::net::IpAddr;
 
@@ -57,13 +57,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ]),
 ];
 
-/// A part of a long answer, as it is shown.
+/// One page of a long answer in the API's form.
 fn shown<T>((page, oldest): (Page<T>, Option<Moment>), revision: Revision) -> romana_api::Page<T> {
     let next = page.next.map(|next| next.to_string());
     romana_api::Page { items: page.items, revision, next, oldest }
 }
 
-/// Refuses a question about a revision of which nothing is kept: no answer would be true.
+/// Refuses a query about a revision before the kept history, because no answer would be correct.
 fn still_kept(oldest: Option<Moment>, last: Revision) -> Result<(), Failure> {
     match oldest.filter(|oldest| oldest.revision > 1 && last < oldest.revision) {
         None => Ok(()),
@@ -94,7 +94,7 @@ async fn who(call: Call) -> reply::Result {
     let (mut page, oldest) = ask_audit(&call, revision, ask).await?;
     still_kept(oldest, at.unwrap_or(revision))?;
     if page.items.is_empty() && after == 0 && at.is_none_or(|at| at == revision) {
-        // Allocated before the oldest record that is kept.
+        // Allocated before the oldest kept record.
         page.items.extend(live);
     }
     reply::ok(revision, &shown((page, oldest), revision))
@@ -105,7 +105,7 @@ async fn log(call: Call) -> reply::Result {
     let filter = filter(&call)?;
     let from = moment(&call, "from", revision).await?;
     let from = if call.query("from").is_some_and(|text| text.parse::<Revision>().is_err()) {
-        // Of a time: the first record after it, or at it.
+        // For a time: the first record at or after it.
         from.map(|last| last.plus(1))
     } else {
         from
@@ -117,7 +117,7 @@ async fn log(call: Call) -> reply::Result {
     let ask = move |audit: &Audit, cancel: &Cancel| {
         let page = audit.log(&filter, start, upto, limit, cancel)?;
         let oldest = audit.kept()?;
-        // A page is long: it is written here, where it has its turn, and not on a thread that serves everybody.
+        // Serialize the large page here, under the pool's permit, and not on a runtime thread.
         Ok((reply::ok(revision, &shown((page, oldest), revision)), oldest))
     };
     let (answer, oldest) = ask_audit(&call, upto, ask).await?;
@@ -155,7 +155,7 @@ fn filter(call: &Call) -> Result<Filter, Failure> {
     })
 }
 
-/// A revision, or the last one that was not after a time.
+/// Resolves a revision, or the last one that was not after a time.
 pub(super) async fn moment(
     call: &Call,
     name: &'static str,
@@ -177,14 +177,14 @@ pub(super) async fn moment(
     Ok(Some(revision.min(last)))
 }
 
-/// Asks this replica's audit, when it has got as far as `upto`.
+/// Queries this replica's audit, once it has indexed up to `upto`.
 pub(super) async fn ask_audit<T: Send + 'static>(
     call: &Call,
     upto: Revision,
     ask: impl FnOnce(&Audit, &Cancel) -> Result<T, AuditError> + Send + 'static,
 ) -> Result<T, Failure> {
     let audit = call.api.replica().audit().clone();
-    // If it is not reached in time, asking says how far it is.
+    // On timeout, the query itself reports how far the index reaches.
     _ = timeout_at(call.deadline, audit.reached(upto)).await;
     let lookups = &call.api.budgets().lookups;
     call.work(lookups, move |cancel| ask(&audit, cancel)).await?.map_err(failure)
@@ -202,7 +202,7 @@ fn failure(error: AuditError) -> Failure {
     }
 }
 
-/// What is said when the history cannot be read.
+/// The failure for an unreadable history.
 pub(super) fn history_failure(error: &HistoryError) -> Failure {
     match error {
         HistoryError::Compacted { oldest } => {

@@ -1,5 +1,5 @@
-//! `/v1/backup`: the state and its history as a stream; `/v1/restore`, which is for clusters that do
-//! not exist yet.
+//! `/v1/backup`: the state and its history as a stream; `/v1/restore`: only for clusters that do not exist
+//! yet.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -54,7 +54,7 @@ async fn take(call: Call) -> reply::Result {
     let held = call.api.budgets().backups.take(1, call.deadline).await?;
     let state = call.state().await?;
     let replica = call.api.replica();
-    // The history gets an entry's records after the state has them.
+    // The history receives an entry's records after the state has applied them.
     let (mut applied, index) = (replica.reads().applied(), state.index());
     let reached =
         timeout_at(call.deadline, applied.wait_for(|next| index == 0 || *next > index.get()));
@@ -78,10 +78,10 @@ async fn take(call: Call) -> reply::Result {
     Ok(response)
 }
 
-/// What a stream of a backup keeps: the permit goes with it.
+/// State of a backup stream, with its permit.
 type Stream = (Take, Held);
 
-/// The next piece, made when the client has taken the one before.
+/// The next piece, produced once the client has consumed the previous one.
 async fn piece((mut take, held): Stream) -> Result<Option<(Bytes, Stream)>, axum::BoxError> {
     let made = tokio::task::spawn_blocking(move || {
         let piece = take.piece();

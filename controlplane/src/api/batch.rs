@@ -39,7 +39,7 @@ async fn batch(call: Call) -> reply::Result {
         return Err(Failure::new(Code::NotInBatch, message).with("command", at));
     }
     commands.iter().try_for_each(check_names)?;
-    // Commands of several callers: one that is not served does not keep the others.
+    // The commands may come from several callers: one that cannot be served does not block the others.
     let unserved: Vec<Option<Failure>> =
         commands.iter().map(|c| call.check_served(c).err()).collect();
     let served: Vec<Command> = commands
@@ -66,7 +66,7 @@ async fn batch(call: Call) -> reply::Result {
     Ok(reply::raw(StatusCode::OK, revision, "application/json", body))
 }
 
-/// Refuses reports about names that nothing can have; of other commands, the rules see to that.
+/// Refuses reports with invalid names; the state machine checks the names in other commands.
 fn check_names(command: &Command) -> Result<(), Refusal> {
     match command {
         Command::ReportHost(report) => report.running.iter().try_for_each(AddressName::check),

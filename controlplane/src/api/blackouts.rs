@@ -1,4 +1,4 @@
-//! `/v1/blackouts`: ranges that nothing is allocated from.
+//! `/v1/blackouts`: ranges excluded from allocation.
 
 use romana_api::block::Blackout;
 use romana_api::{Changed, Page};

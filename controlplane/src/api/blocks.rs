@@ -1,4 +1,4 @@
-//! `/v1/blocks`: the blocks that hosts have.
+//! `/v1/blocks`: the blocks assigned to hosts.
 
 use ipnet::IpNet;
 use romana_api::Page;

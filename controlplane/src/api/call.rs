@@ -1,4 +1,4 @@
-//! One request on its way through: what every handler needs of it, checked once.
+//! One request: everything that handlers need from it, checked once.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -24,29 +24,29 @@ use crate::budget::{self, Budgets, Cancel, Held, Pool};
 use crate::error::{Code, Failure};
 use crate::metrics::ProposalFailure;
 
-/// Longest deadline that a client may ask for.
+/// Longest deadline that a client may request.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// Items of a list, by default and at most.
+/// Default and maximum number of items in a list.
 pub(crate) const LIST_ITEMS_MAX: usize = 10_000;
 
-/// What is read of a body that is refused, before the answer: bytes …
+/// Limits for draining a refused body before the answer: bytes …
 const DRAIN_BYTES_MAX: usize = 32 << 20;
 /// … and time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for a body to arrive: this, and a second for every so many bytes …
+/// Time for a body to arrive: this, plus a second per so many bytes …
 const BODY_GRACE: Duration = Duration::from_secs(5);
 const BODY_BYTES_PER_SEC: u32 = 1 << 20;
-/// … and never so long without a byte.
+/// … and at most this long without receiving a byte.
 const BODY_STALL: Duration = Duration::from_secs(5);
 
-/// Reading a body of more bytes takes longer than others should wait.
+/// Parsing a larger body takes longer than other requests should wait.
 const LARGE_BYTES: usize = 256 << 10;
 
-/// What is read of a body where none is wanted, bytes.
+/// Bytes read of a body where none is expected.
 const NOTHING_BYTES_MAX: usize = 64;
 
-/// What `curl -d` calls any body, also one of JSON. Read as JSON everywhere; a form is refused as such.
+/// The type that `curl -d` sends for any body, including JSON. Parsed as JSON everywhere; a real form fails to parse.
 const CURL_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// A request whose head and body have been read and checked against its route.
@@ -57,13 +57,13 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) deadline: Instant,
-    /// What the body takes of the budget.
+    /// The body's share of the budget.
     _held: Held,
 }
 
 impl Call {
-    /// Checks a request's head and reads its body. If that fails, what is left of the body is read
-    /// and dropped, within bounds: a client that is still sending would not see the answer.
+    /// Checks a request's head and reads its body. On failure the rest of the body is drained, within limits,
+    /// because a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
         route: &Operation,
@@ -119,7 +119,7 @@ impl Call {
         Ok(Self { api, path, query, headers: parts.headers, body, deadline, _held: held })
     }
 
-    /// A path parameter; empty if the route has none of that name.
+    /// A path parameter; empty if the route has none with that name.
     pub(crate) fn path(&self, name: &str) -> &str {
         let found = self.path.iter().find(|(key, _)| **key == *name);
         found.map_or("", |(_, value)| value.as_str())
@@ -130,7 +130,7 @@ impl Call {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// A query parameter as a value.
+    /// A query parameter, parsed.
     pub(crate) fn query_as<T: std::str::FromStr>(
         &self,
         name: &'static str,
@@ -142,17 +142,17 @@ impl Call {
         text.parse().map(Some).map_err(|why| bad_query(name, text, &format!("{why}")))
     }
 
-    /// The body as a value.
+    /// The body, parsed.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         parse(&self.body)
     }
 
-    /// The body as a value; an empty body is the default.
+    /// The body, parsed; an empty body gives the default.
     pub(crate) fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Failure> {
         if self.body.is_empty() { Ok(T::default()) } else { self.json() }
     }
 
-    /// Who asks.
+    /// The actor of this request.
     pub(crate) fn actor(&self) -> Result<Actor, Failure> {
         let value = only(&self.headers, header::ACTOR)?;
         let Some(value) = value else { return Ok(self.api.actor()) };
@@ -166,8 +166,8 @@ impl Call {
         Ok(actor)
     }
 
-    /// Does work that takes long on a thread of its own: what the pool allows at a time, and no longer
-    /// than the client waits.
+    /// Runs long work on a blocking thread: limited by the pool, and cancelled when the client
+    /// disconnects.
     pub(crate) async fn work<T: Send + 'static>(
         &self,
         pool: &Pool,
@@ -177,7 +177,7 @@ impl Call {
         budget::work(held, work).await
     }
 
-    /// Proposes commands; one outcome each.
+    /// Proposes commands and returns one outcome each.
     pub(crate) async fn propose_all(
         &self,
         commands: Vec<Command>,
@@ -201,7 +201,7 @@ impl Call {
         Ok(outcomes)
     }
 
-    /// Refuses a command that would be accepted and then do nothing.
+    /// Refuses a command that would be accepted but have no effect.
     pub(crate) fn check_served(&self, command: &Command) -> Result<(), Failure> {
         self.api.replica().with_state(|state| check_served(command, state))
     }
@@ -219,7 +219,7 @@ impl Call {
         }
     }
 
-    /// Proposes one command that is answered by whether it changed anything.
+    /// Proposes one command whose answer is whether it changed anything.
     pub(crate) async fn change(&self, command: Command) -> Result<Changed, Failure> {
         let (revision, answer) = self.propose(command).await?;
         let changed = match answer {
@@ -241,19 +241,19 @@ impl Call {
         Failure::new(code, message)
     }
 
-    /// The state to answer from: linearizable unless `?consistency=local`.
+    /// The state for a read: linearizable unless `?consistency=local`.
     pub(crate) async fn state(&self) -> Result<State, Failure> {
         self.await_consistency().await?;
         Ok(self.api.replica().state())
     }
 
-    /// What a short look at the state gives, under its lock: cheaper than a copy where it is enough.
+    /// Runs a short read of the state under its lock: cheaper than a copy.
     pub(crate) async fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Failure> {
         self.await_consistency().await?;
         Ok(self.api.replica().with_state(look))
     }
 
-    /// Waits until the state is as new as `?consistency=` asks for. Local reads may be of the past, but do not go
+    /// Waits until the state is as recent as `?consistency=` requires. Local reads may be stale, but never go
     /// back.
     async fn await_consistency(&self) -> Result<(), Failure> {
         match self.query("consistency") {
@@ -268,14 +268,14 @@ impl Call {
         }
     }
 
-    /// Waits until the local state includes everything acknowledged before.
+    /// Waits until the local state includes everything that was acknowledged before.
     pub(crate) async fn linearize(&self) -> Result<(), Failure> {
         let read = self.api.replica().reads().linearize(self.deadline).await;
         read.map_err(|error| Failure::new(Code::Unavailable, error.to_string()))
     }
 
-    /// After a change: what `view` shows of the state that includes it, as the answer. If the state
-    /// cannot be had in time, the change alone is the answer: it did happen.
+    /// Answers a change with what `view` returns for a state that includes it. If that state is not
+    /// available in time, answers with the change alone, because it did happen.
     pub(crate) async fn show<T: serde::Serialize>(
         &self,
         status: StatusCode,
@@ -291,7 +291,7 @@ impl Call {
         reply::json(status, change.revision, &change)
     }
 
-    /// `?limit=` within its bounds.
+    /// `?limit=`, checked against its bounds.
     pub(crate) fn limit(&self) -> Result<usize, Failure> {
         let limit = self.query_as::<usize>("limit")?.unwrap_or(LIST_ITEMS_MAX);
         if limit == 0 || limit > LIST_ITEMS_MAX {
@@ -302,7 +302,7 @@ impl Call {
     }
 }
 
-/// Refuses commands that would be accepted and then do nothing. What stands already may be said again.
+/// Refuses commands that would be accepted but have no effect. Repeating what is already set is allowed.
 fn check_served(command: &Command, state: &State) -> Result<(), Failure> {
     let lease = state.settings().vip_lease_ms;
     let what = match command {
@@ -316,19 +316,19 @@ fn check_served(command: &Command, state: &State) -> Result<(), Failure> {
     Err(Failure::new(Code::VipsNotServed, message))
 }
 
-/// The status of a change: 201 if something was created, 200 if it stood.
+/// Status of a change: 201 if something was created, 200 if it existed.
 pub(crate) fn created(change: Changed) -> StatusCode {
     if change.changed { StatusCode::CREATED } else { StatusCode::OK }
 }
 
-/// A query parameter with a bad value.
+/// Failure for a query parameter with an invalid value.
 pub(crate) fn bad_query(name: &str, value: &str, why: &str) -> Failure {
     let shown: String = value.chars().take(128).collect();
     Failure::new(Code::MalformedQuery, format!("{name}={shown} is not valid: {why}"))
         .with("parameter", name)
 }
 
-/// Reads JSON; a mistake is reported with the path of the field.
+/// Parses JSON; an error names the path of the field.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     if body.len() > LARGE_BYTES { budget::apart(|| read(body)) } else { read(body) }
 }
@@ -340,7 +340,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     {
         return Ok(value);
     }
-    // Only now is the path worth its price.
+    // Parse again to find the path: too expensive for the normal case.
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let error = match serde_path_to_error::deserialize::<_, T>(Strict(&mut deserializer)) {
         Err(error) => error,
@@ -362,7 +362,7 @@ fn malformed(field: &str, error: &serde_json::Error) -> Failure {
         .with("column", error.column())
 }
 
-/// The value of a header that is there once at most: of two, nobody could say which counts.
+/// The value of a header that may occur only once: with two values it would be ambiguous which one counts.
 pub(crate) fn only<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
@@ -414,8 +414,8 @@ fn query(parts: &Parts, known: &[Param]) -> Result<Vec<(String, String)>, Failur
     Ok(pairs)
 }
 
-/// Whether every `%` in a query begins the escape of a byte, and the bytes are UTF-8. Readers of forms
-/// put something else in the place of what is not.
+/// Whether every `%` in a query starts a valid escape, and the decoded bytes are UTF-8. Form decoders
+/// would replace invalid parts.
 fn is_encoded(query: &str) -> bool {
     let mut bytes = Vec::with_capacity(query.len());
     let mut rest = query.as_bytes();
@@ -433,8 +433,8 @@ fn is_encoded(query: &str) -> bool {
     std::str::from_utf8(&bytes).is_ok()
 }
 
-/// Refuses what a page's form can send, on every route that changes something, with a body or without;
-/// except the type that curl gives to any body (a browser says whose page it was).
+/// Refuses the content types that an HTML form can send, on every route that changes something, with or without a
+/// body; except the type that curl sends for any body (for browsers, `origin` is checked).
 fn refuse_form(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
     let given = only(headers, "Content-Type")?.and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim();
@@ -446,7 +446,7 @@ fn refuse_form(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A body that was packed would be read as if it were not.
+/// Refuses compressed bodies: they would be read as if they were not compressed.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     let Some(value) = only(headers, "Content-Encoding")? else { return Ok(()) };
     let given = value.to_str().unwrap_or("").trim();
@@ -469,7 +469,7 @@ fn check_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Fail
     Err(Failure::new(Code::UnsupportedMediaType, message).with("types", accepted.to_vec()))
 }
 
-/// Where no body is wanted, clients that always send one may send an empty object.
+/// Where no body is expected, an empty object is allowed for clients that always send one.
 fn nothing(body: &Bytes) -> Result<Bytes, Failure> {
     match body.trim_ascii() {
         b"" | b"{}" => Ok(Bytes::new()),
@@ -482,7 +482,7 @@ fn too_large(max: usize) -> Failure {
         .with("max_bytes", max)
 }
 
-/// Reads and drops what is left of a body.
+/// Drains the rest of a body.
 async fn drain<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
     let mut read = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -493,14 +493,14 @@ async fn drain<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
     }
 }
 
-/// Until when a body of so many bytes must be there, if it began at `start`.
+/// Deadline for the arrival of a body of this size that started at `start`.
 fn body_deadline(start: Instant, bytes: u64) -> Instant {
     let seconds = u32::try_from(bytes / u64::from(BODY_BYTES_PER_SEC)).unwrap_or(u32::MAX);
     start + BODY_GRACE + Duration::from_secs(1) * seconds
 }
 
-/// Reads a body, at most `max` bytes, until the deadline, or before it if the body is too slow; with it
-/// what it takes of the budget.
+/// Reads a body of at most `max` bytes until the deadline, or earlier if it arrives too slowly; returns it with
+/// its share of the budget.
 async fn collect<B>(
     body: &mut B,
     max: usize,
@@ -534,7 +534,7 @@ where
             return Err(too_large(max));
         }
         held.add(budgets.body((length, length + data.len()), deadline).await?);
-        // Nearly all bodies are one frame, which is not copied.
+        // Nearly all bodies are a single frame: do not copy it.
         if length == 0 {
             first = data;
         } else {

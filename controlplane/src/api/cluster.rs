@@ -1,4 +1,4 @@
-//! `/v1/cluster` and `/v1/digest`: the replicas, their coming and going, and the proof that they agree.
+//! `/v1/cluster` and `/v1/digest`: the members, membership changes, and the proof that the replicas agree.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,9 +21,9 @@ use super::reply;
 use crate::error::{Code, Failure};
 use crate::tasks::versions;
 
-/// How often it is looked whether the leader has changed.
+/// How often a change of leader is polled.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Longest time to look a member's name up.
+/// Timeout for resolving a member's name.
 const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -116,7 +116,7 @@ async fn add(call: Call) -> reply::Result {
         voters.retain(|member| member.role != Role::Learner);
         if voters.iter().any(|member| member.id == id) {
             voters.retain(|member| member.id != id);
-            // The new one votes in its place, and does nothing yet.
+            // The new member takes the place of the old voter, and has no data yet.
             needed(id, &voters, voters.len() + 1)?;
         }
     }
@@ -147,8 +147,8 @@ async fn add(call: Call) -> reply::Result {
     call.show(created(change), change, view).await
 }
 
-/// How a new member is started. It listens where its peers will look for it, on the port of its address there; a
-/// name is of an address that only its machine knows.
+/// The command line that starts a new member. It listens on the port of its peer address; if the address is a name,
+/// only that machine knows the IP address.
 fn start_line(apis: &str, peer: &str) -> String {
     let port = peer.rsplit_once(':').map_or(peer, |(_, port)| port);
     let listen = match peer.parse::<SocketAddr>() {
@@ -184,7 +184,7 @@ async fn remove(call: Call) -> reply::Result {
     reply::json(StatusCode::OK, change.revision, &change)
 }
 
-/// Refuses to do without a voter when the others would be no majority of those that vote then.
+/// Refuses to remove a voter when the other healthy voters would not form a majority.
 fn needed(id: u64, others: &[MemberStatus], voters: usize) -> Result<(), Failure> {
     let healthy = others.iter().filter(|member| member.healthy).count();
     if healthy * 2 > voters {
@@ -197,7 +197,7 @@ fn needed(id: u64, others: &[MemberStatus], voters: usize) -> Result<(), Failure
     Err(failure.with("voters", voters).with("healthy", healthy))
 }
 
-/// Refuses a second member in the place of one: both would vote.
+/// Refuses a second replacement of the same member: both would vote.
 fn one_at_a_time(state: &State, id: u64, peer: &str) -> Result<(), Failure> {
     let other = state.members().find(|member| member.replaces == Some(id) && member.peer != peer);
     other.map_or(Ok(()), |other| Err(in_place(other, id)))
@@ -209,8 +209,8 @@ fn in_place(other: &Member, id: u64) -> Failure {
     Failure::new(Code::MemberReplaced, message).with("id", id).with("by", other.id)
 }
 
-/// Of members that were asked for at the same time, perhaps on several replicas, for one place or one address under
-/// several names: the new one that must go again, and why.
+/// Of members that were added concurrently, possibly through several replicas, for the same place or the same address
+/// under different names: the new one to remove again, and why.
 async fn came_second(
     replica: &Replica,
     peer: &str,
@@ -233,7 +233,7 @@ async fn came_second(
     None
 }
 
-/// Why no new member can be at an address: another one is there, also under another name, or nobody can be.
+/// Why no new member can use an address: another member has it, possibly under another name, or it is unusable.
 async fn taken(peer: &str, replaces: Option<u64>, status: &ClusterStatus) -> Option<Refusal> {
     let wanted = addresses(peer).await;
     if let Some(ip) = wanted.iter().map(SocketAddr::ip).find(IpAddr::is_unspecified) {
@@ -249,7 +249,7 @@ async fn taken(peer: &str, replaces: Option<u64>, status: &ClusterStatus) -> Opt
             return Some(Refusal::InvalidPeer { peer: peer.into(), why });
         }
         if Some(member.id) == replaces || member.peer == peer {
-            // Whoever decides compares what is written alike.
+            // Equal spellings are compared by the state machine.
             continue;
         }
         let at_peer = addresses(&member.peer).await.iter().any(|at| wanted.contains(at));
@@ -260,12 +260,12 @@ async fn taken(peer: &str, replaces: Option<u64>, status: &ClusterStatus) -> Opt
     None
 }
 
-/// Whether two addresses are written alike but for case.
+/// Whether two addresses are spelled the same, ignoring case.
 fn same(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-/// What a `host:port` stands for on this machine; empty if that is not known here.
+/// The addresses that a `host:port` resolves to on this machine; empty if it does not resolve.
 async fn addresses(peer: &str) -> Vec<SocketAddr> {
     let found = tokio::time::timeout(LOOK_UP_MAX, tokio::net::lookup_host(peer)).await;
     found.ok().and_then(Result::ok).into_iter().flatten().collect()
@@ -280,7 +280,7 @@ async fn transfer(call: Call) -> reply::Result {
     let member = status.members.iter().find(|member| member.id == to);
     let member = member.ok_or_else(|| no_member(to))?;
     if status.leader != Some(to) {
-        // The leader would step down for somebody who cannot lead.
+        // The leader would step down for a member that cannot lead.
         if !member.healthy {
             let message = format!("member {to} is not healthy, and cannot take over");
             return Err(Failure::new(Code::MemberNotHealthy, message).with("id", to));
@@ -320,7 +320,7 @@ async fn raise(call: Call) -> reply::Result {
         false => replica.agents().heard_by_leader(call.deadline).await.map_err(unheard)?,
     };
     let mut version = first;
-    // What the members know is asked once for all versions that are to come.
+    // Ask the members once for all versions to come.
     let facts = match first < VERSION_MAX {
         true => replica.members().facts(LOOK_UP_MAX).await,
         false => BTreeMap::new(),
@@ -335,7 +335,7 @@ async fn raise(call: Call) -> reply::Result {
         let command = Command::RaiseVersion(RaiseVersion { version });
         let outcome = call.propose_all(vec![command]).await?.pop().map(|outcome| outcome.result);
         match outcome {
-            // The leader's task was quicker.
+            // The leader's task was faster.
             Some(Err(refusal)) if !refusal.is_raised_already() => return Err(refusal.into()),
             _ => {}
         }

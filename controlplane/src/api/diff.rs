@@ -1,4 +1,4 @@
-//! What differs between two states, in the forms that the API shows. Pure.
+//! Differences between two states, in the API's form. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{blackouts, tenants};
 
-/// Things of one kind, by key. Everything but addresses, of which there may be millions.
+/// Objects of one kind, by key. Used for everything except addresses, of which there may be millions.
 type Section = fn(&State) -> BTreeMap<String, Value>;
 
 const SECTIONS: [(&str, Section); 12] = [
@@ -38,7 +38,7 @@ const SECTIONS: [(&str, Section); 12] = [
 ];
 
 fn value(of: impl Serialize) -> Value {
-    // The vocabulary has string keys and finite numbers only: it always has a JSON form.
+    // The API types have string keys and finite numbers only, so they always serialize.
     serde_json::to_value(of).unwrap_or_default()
 }
 
@@ -53,7 +53,7 @@ fn all<T: Serialize>(
     things.map(|thing| (key(&thing), value(&thing))).collect()
 }
 
-/// The differences from one state to another, by kind and key; no more than `limit`, and whether there
+/// The differences from one state to another, by kind and key; at most `limit`, and whether there
 /// are more.
 pub(super) fn diff(before: &State, after: &State, limit: usize) -> (Vec<Change>, bool) {
     let mut changes = Vec::new();
@@ -80,7 +80,7 @@ pub(super) fn diff(before: &State, after: &State, limit: usize) -> (Vec<Change>,
     addresses(before, after, limit, &mut changes)
 }
 
-/// Walks both lists of addresses side by side.
+/// Merges the two sorted lists of addresses.
 fn addresses(
     before: &State,
     after: &State,
@@ -165,7 +165,7 @@ mod tests {
         assert!(!more);
         assert_eq!(diff(&first, &second, 3), (changes[..3].to_vec(), true));
         assert_eq!(diff(&first, &second, 1), (changes[..1].to_vec(), true));
-        // The other way round, before and after change places.
+        // In the other direction, before and after are swapped.
         let (back, _) = diff(&second, &first, 10);
         assert_eq!(back[2].after, changes[2].before);
     }

@@ -1,4 +1,4 @@
-//! `/v1/endpoints`: what has an address and is subject to policy. On Kubernetes a leader task keeps
+//! `/v1/endpoints`: objects that have an address and are subject to policy. On Kubernetes a leader task maintains
 //! them; elsewhere the orchestrator sets them here.
 
 use std::net::IpAddr;

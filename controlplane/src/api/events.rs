@@ -18,7 +18,7 @@ use super::operation::{Accepts, Operation, Param, Verb, handler, of};
 use super::reply;
 use crate::error::{Code, Failure};
 
-/// What a follower of a host knows that does not say so.
+/// Version assumed for a host's follower that does not state one.
 const UNSAID: u16 = 3;
 
 pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
@@ -57,8 +57,8 @@ fn start(call: &Call) -> Result<Revision, Failure> {
     Ok(from.unwrap_or_else(|| call.api.replica().feed().last()))
 }
 
-/// The newest version whose events are sent. Agents before version 4 do not say what they know, and would stop for
-/// good at the first event that they do not know.
+/// The newest version whose events are sent. Agents before version 4 do not state their version, and would stop
+/// permanently at the first event that they do not know.
 fn version(call: &Call, of_host: bool) -> Result<u16, Failure> {
     let Some(value) = only(&call.headers, header::VERSION)? else {
         return Ok(if of_host { UNSAID } else { u16::MAX });
@@ -69,7 +69,7 @@ fn version(call: &Call, of_host: bool) -> Result<u16, Failure> {
         let why = format!("{name} is not a version: a number such as {VERSION_MAX}");
         Failure::new(Code::MalformedHeader, why).with("header", name)
     };
-    // It is told of later ones, and sees that it does not know them.
+    // Later events are sent in an envelope, so the follower can see that it does not know them.
     version.map(|_| u16::MAX).ok_or_else(malformed)
 }
 
@@ -91,7 +91,7 @@ async fn follow(call: Call) -> reply::Result {
         return Err(Failure::new(Code::Busy, message));
     }
     if after > feed.last() {
-        // This replica may lag; if the whole cluster is behind the follower, it is another one.
+        // This replica may lag. If the whole cluster is behind the follower, it is a different cluster.
         call.linearize().await?;
         let last = feed.last();
         if after > last {
@@ -124,7 +124,7 @@ fn failure(error: FeedError) -> Failure {
     }
 }
 
-/// A follower as a stream. Its last words, if it fails, are the error.
+/// A follower as a stream. If it fails, the error is the last item.
 fn stream(follower: Follower, form: Form) -> impl Stream<Item = Result<Bytes, FeedError>> {
     stream::unfold(Some(follower), move |follower| async move {
         let mut follower = follower?;
@@ -133,7 +133,7 @@ fn stream(follower: Follower, form: Form) -> impl Stream<Item = Result<Bytes, Fe
             Ok(None) => None,
             Err(error) => {
                 let error = ErrorAnswer { error: failure(error).into_error() };
-                // Text always has a JSON form.
+                // Text always serializes.
                 let error = serde_json::to_string(&error).unwrap_or_default();
                 let bytes = match form {
                     Form::Sse => format!("event: error\ndata: {error}\n\n"),
@@ -145,7 +145,7 @@ fn stream(follower: Follower, form: Form) -> impl Stream<Item = Result<Bytes, Fe
     })
 }
 
-/// The topics of `?topics=`, all if it is absent.
+/// The topics of `?topics=`; all topics if it is missing.
 pub(super) fn topics(call: &Call) -> Result<Topics, Failure> {
     let Some(list) = call.query("topics") else { return Ok(Topics::all()) };
     let mut topics = Topics::default();

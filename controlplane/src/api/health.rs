@@ -48,7 +48,7 @@ fn revision(call: &Call) -> Revision {
 async fn healthy(call: Call) -> reply::Result {
     let replica = call.api.replica();
     if replica.health().fault_kind() == Some(FaultKind::OlderCopy) {
-        // Starting it again would not help.
+        // A restart would not help.
         let revision = revision(&call);
         return reply::ok(revision, &Health { status: "waiting to be replaced".into(), revision });
     }

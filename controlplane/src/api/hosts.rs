@@ -1,4 +1,4 @@
-//! `/v1/hosts`: hosts, and the reports of what runs on them.
+//! `/v1/hosts`: hosts, and the agents' reports of what runs on them.
 
 use std::collections::BTreeSet;
 
@@ -104,18 +104,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
 ];
 
-/// Largest heartbeat, bytes; problems kept of one, and bytes of each.
+/// Maximum size of a heartbeat; maximum number of problems kept from it, and the size of each.
 const HEARTBEAT_BYTES_MAX: usize = 64 << 10;
 const PROBLEMS_MAX: usize = 16;
 const PROBLEM_BYTES_MAX: usize = 512;
 
-/// Refuses names that nothing can have.
+/// Refuses invalid names.
 fn check_names(report: &ReportBody) -> Result<(), Refusal> {
     let attached = report.attached.iter().flatten().map(|one| &one.name);
     report.running.iter().chain(attached).try_for_each(AddressName::check)
 }
 
-/// The command that a report is, as the cluster's version of behaviour knows it.
+/// The command for a report, in the form that the cluster's behaviour version knows.
 fn report_command(report: ReportBody, host: HostName, version: u16) -> Command {
     let ReportBody { revision, at, running, attached } = report;
     match (attached, at) {
@@ -175,7 +175,7 @@ async fn patch(call: Call) -> reply::Result {
     let facts = ip.is_some() || addresses.is_some() || labels.is_some() || info.is_some();
     let command = match state {
         Some(_) if facts => {
-            // Two commands: one could be refused after the other was done.
+            // These need two commands, of which the second could be refused after the first was applied.
             let why = "state cannot be changed together with other members: send two requests";
             return Err(Failure::new(Code::MalformedBody, why).with("field", "state"));
         }

@@ -1,4 +1,4 @@
-//! `/v1/ipam/check`: differences between the log and what the hosts say.
+//! `/v1/ipam/check`: drift between the log and the agents' reports.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
 )
 .query(&[CONSISTENCY])];
 
-/// Silence after which what runs on a host is not verified any more.
+/// Silence after which the attachments of a host count as unverified.
 const SILENT_MS: u64 = 30_000;
 
 async fn check(call: Call) -> reply::Result {
@@ -39,7 +39,7 @@ async fn check(call: Call) -> reply::Result {
     reply::whole(revision, items)
 }
 
-/// What is wrong, the worst first.
+/// The findings, most severe first.
 fn findings(state: &State, heard: &[HeartbeatAge], refused: &[RefusedAgent]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = inconsistent(state).collect();
     findings.extend(
@@ -80,7 +80,7 @@ fn conflict(host: &HostName, conflict: &Conflict) -> Finding {
     }
 }
 
-/// Hosts with addresses about which nobody says whether they are in use.
+/// Hosts with addresses whose use no agent reports.
 fn unverified<'a>(
     state: &'a State,
     heard: &'a [HeartbeatAge],
@@ -114,7 +114,7 @@ fn unverified_host(host: &Host, addresses: usize, why: &str) -> Finding {
     }
 }
 
-/// What an agent reports that it cannot repair: attachments that have lost their link, for example.
+/// Problems that an agent reports and cannot repair: for example attachments whose link is gone.
 fn problems(heard: &HeartbeatAge) -> impl Iterator<Item = Finding> + '_ {
     let heartbeat = &heard.heartbeat;
     let recent = heard.silent_ms < SILENT_MS;
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(said(&[heard("h1", 0), heard("h2", SILENT_MS)]), [conflict, h2]);
         assert_eq!(said(&[heard("h1", 0), heard("h2", 0)]), [conflict]);
         assert!(findings(&state, &[], &[]).iter().all(|one| !one.remedy.is_empty()));
-        // What agents say, while they say it; and agents that may not say anything.
+        // Problems that agents report, as long as they report them; and refused agents.
         let mut troubled = heard("h1", 0);
         troubled.heartbeat.problems.push("eth0 of container c has no host route".into());
         assert_eq!(said(&[troubled.clone(), heard("h2", 0)]), [conflict, "AgentProblem host h1"]);
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(found.last().map(|one| one.code.as_str()), Some("HostHasTwoAgents"));
     }
 
-    /// What a cluster has from before version 4, when more was accepted.
+    /// Inconsistencies from before version 4, when more was accepted.
     #[test]
     fn what_two_have_and_nobody_can_have_is_found() {
         let state = state(&[

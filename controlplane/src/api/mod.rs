@@ -1,12 +1,12 @@
-//! The HTTP API: one table of [`Operation`]s, one file per noun.
+//! The HTTP API: one table of [`Operation`]s, one file per resource.
 //!
 //! ```text
 //!   connection (server) ─► Api::serve ──────────────► POST /v1/addresses, /v1/batch (no router)
 //!                              └─► axum router ─► answer: read head and body ─► handler ─► response
 //! ```
 //!
-//! A write is a command for the log, a read looks at a state. Errors come from one table
-//! ([`romana_api::code`]), the OpenAPI document from the same rows as the router.
+//! A write is a command for the log; a read uses a copy of the state. Errors come from one table
+//! ([`romana_api::code`]); the OpenAPI document is generated from the same table as the router.
 
 mod addresses;
 mod audit;
@@ -62,7 +62,7 @@ use call::Call;
 use operation::{Operation, Verb};
 pub(crate) use origin::check as check_origin;
 
-/// Followers of the feed at the same time.
+/// Maximum number of concurrent followers of the feed.
 const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
@@ -96,7 +96,7 @@ fn table() -> impl Iterator<Item = &'static Operation> {
     nouns.into_iter().flatten()
 }
 
-/// The API of one replica. Clones are handles of the same.
+/// The API of one replica. Clones are handles to the same API.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);
 
@@ -112,7 +112,7 @@ struct Inner {
     batch: (usize, &'static Operation),
 }
 
-/// Counts a request as active until it is dropped.
+/// Counts a request as active until dropped.
 struct Active<'a>(&'a AtomicUsize);
 
 impl Drop for Active<'_> {
@@ -122,7 +122,7 @@ impl Drop for Active<'_> {
 }
 
 impl Api {
-    /// The API of a replica. Requests that name no deadline get `request_timeout`.
+    /// Creates the API of a replica. Requests without a deadline get `request_timeout`.
     #[must_use]
     pub fn new(replica: Replica, request_timeout: Duration) -> Self {
         let find = |path: &str| {
@@ -156,7 +156,7 @@ impl Api {
         &self.0.metrics
     }
 
-    /// What all clients may cost together.
+    /// Budgets shared by all clients.
     pub(crate) fn budgets(&self) -> &Budgets {
         &self.0.budgets
     }
@@ -165,18 +165,18 @@ impl Api {
         self.0.request_timeout
     }
 
-    /// The actor of requests that name none.
+    /// The actor of requests that do not name one.
     fn actor(&self) -> Actor {
         self.0.actor.clone()
     }
 
-    /// Requests that are being worked on; followers of the feed do not count.
+    /// Number of active requests; followers of the feed do not count.
     #[must_use]
     pub fn active(&self) -> usize {
         self.0.active.load(Ordering::SeqCst)
     }
 
-    /// Ends the feed: followers get what is left, a bookmark, and the end of their streams.
+    /// Closes the feed: followers get the remaining records and a bookmark, then their streams end.
     pub fn close_feed(&self) {
         self.0.replica.feed().close();
     }
@@ -219,7 +219,7 @@ impl Api {
             })
     }
 
-    /// The row of a request that need not go through the router.
+    /// The table row of a request that bypasses the router.
     pub(crate) fn hot<B>(&self, request: &Request<B>) -> Option<(usize, &'static Operation)> {
         if *request.method() != Method::POST {
             return None;
@@ -260,7 +260,7 @@ impl Api {
         }
     }
 
-    /// Has a call handled; a long answer counts until it is written.
+    /// Runs the handler of a call; counts a long answer against the budget until it is written.
     async fn handle(&self, route: &Operation, call: Call) -> Result<Response<Body>, Failure> {
         let walks = &self.0.budgets.walks;
         let _turn = if route.is_walk() { Some(walks.take(1, call.deadline).await?) } else { None };
@@ -280,13 +280,13 @@ impl Api {
         self.stamp(if old { romana2::error(&failure) } else { failure.into_response() })
     }
 
-    /// Answers a request that is on no route.
+    /// Answers a request that matches no route.
     fn rejected(&self, failure: Failure) -> Response<Body> {
         self.0.metrics.answered(None, failure.problem().status, Duration::ZERO);
         self.stamp(failure.into_response())
     }
 
-    /// The header lines that an answer of the connection itself gets. Counts it.
+    /// The header lines for answers that the connection itself sends. Counts each such answer.
     pub(crate) fn stamp_lines(&self) -> Stamp {
         let api = self.clone();
         Arc::new(move |failure| {
@@ -305,7 +305,7 @@ impl Api {
     }
 }
 
-/// The cluster's id, for every answer. It is made of hexadecimal digits.
+/// The cluster id header for every answer. The id consists of hexadecimal digits.
 fn cluster_header(replica: &Replica) -> HeaderValue {
     HeaderValue::from_str(&replica.cluster_id()).unwrap_or(HeaderValue::from_static("-"))
 }

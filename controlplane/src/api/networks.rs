@@ -1,4 +1,4 @@
-//! `/v1/networks`: networks, and how full their groups are.
+//! `/v1/networks`: networks, and the utilisation of their groups.
 
 use romana_api::Page;
 use romana_api::network::Group;
@@ -31,7 +31,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .query(&[CONSISTENCY]),
 ];
 
-/// A network and the utilisation of its leaf groups.
+/// The API's form of a network, with the utilisation of its leaf groups.
 pub(super) fn view(state: &State, network: &Network) -> romana_api::network::Network {
     let groups = network.leaves().map(|group| Group {
         name: group.name.clone(),
@@ -57,7 +57,7 @@ pub(super) fn blocks<'a>(
     from.take_while(|block| network.cidr.contains(&block.cidr))
 }
 
-/// Network of that name, or the refusal to say so.
+/// The network with that name, or a refusal.
 pub(super) fn find<'a>(state: &'a State, name: &str) -> Result<&'a Network, Refusal> {
     let network = NetworkName::from(name);
     let found = state.topology().and_then(|topology| topology.network(&network));

@@ -1,5 +1,5 @@
-//! `/v1/openapi.json`: made from the table of routes, the table of errors and the types of the contract, so that it
-//! misses nothing and is never out of date.
+//! `/v1/openapi.json`: generated from the table of operations, the table of errors and the API types, so that it is
+//! complete and never out of date.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,4 @@
-//! A route: one row of the table from which the router, the OpenAPI document and the metrics come.
+//! An operation: one row of the table from which the router, the OpenAPI document and the metrics are built.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -11,15 +11,15 @@ use super::call::Call;
 use super::reply;
 use crate::error::{Code, Failure};
 
-/// Largest body of most routes, bytes.
+/// Default maximum body size, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
-/// Largest body of a batch, bytes.
+/// Maximum body size of a batch, in bytes.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
 
-/// What answers a request.
+/// The function that handles a request.
 pub(crate) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = reply::Result> + Send>>;
 
-/// A method.
+/// An HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Get,
@@ -30,7 +30,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    /// As HTTP writes it.
+    /// The method's HTTP name.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -69,7 +69,7 @@ pub(crate) const LIMIT: Param =
 pub(crate) const CONTINUE: Param =
     Param::optional("continue", "The `continue` of the page before: the next page");
 
-/// Gives the schema of a type.
+/// Generates the schema of a type.
 pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// The schema of a type.
@@ -77,7 +77,7 @@ pub(crate) fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-/// What is not JSON: a backup.
+/// Binary content: a backup.
 pub(crate) struct Octets;
 
 impl JsonSchema for Octets {
@@ -98,7 +98,7 @@ impl JsonSchema for Octets {
     }
 }
 
-/// In which forms a route can answer.
+/// The content types that a route can answer with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accepts {
     Json,
@@ -113,7 +113,7 @@ pub(crate) const ROMANA2_TYPES: [&str; 3] =
     ["application/json", "application/vnd.romana.v1+json", "application/vnd.romana+json"];
 
 impl Accepts {
-    /// The content types, the default first.
+    /// The content types; the first is the default.
     pub(crate) fn types(self) -> &'static [&'static str] {
         match self {
             Self::Json => &["application/json"],
@@ -124,12 +124,12 @@ impl Accepts {
         }
     }
 
-    /// Refuses a request that accepts none of the types. (Exclusion by `q=0` is not looked at.)
+    /// Refuses a request that accepts none of the types. (Exclusion by `q=0` is ignored.)
     pub(crate) fn check(self, headers: &HeaderMap) -> Result<(), Failure> {
         self.choose(headers).map(|_| ())
     }
 
-    /// The first of the types that the request accepts, in the request's order.
+    /// The first type that the request accepts, in the order of the request.
     pub(crate) fn choose(self, headers: &HeaderMap) -> Result<&'static str, Failure> {
         let default = self.types()[0];
         if !headers.contains_key(header::ACCEPT) {
@@ -154,34 +154,34 @@ impl Accepts {
     }
 }
 
-/// A route.
+/// An operation of the API.
 #[derive(Clone, Copy)]
 pub(crate) struct Operation {
     pub(crate) verb: Verb,
     /// Path with `{parameters}`.
     pub(crate) path: &'static str,
-    /// The noun it belongs to.
+    /// The resource it belongs to.
     pub(crate) tag: &'static str,
-    /// What it does, one line.
+    /// One-line summary.
     pub(crate) about: &'static str,
     pub(crate) query: &'static [Param],
-    /// Largest body in bytes; 0 = takes none.
+    /// Maximum body size in bytes; 0: takes no body.
     pub(crate) body_max: usize,
-    /// The body's schema.
+    /// Schema of the body.
     pub(crate) body: Option<SchemaOf>,
     pub(crate) content_types: &'static [&'static str],
     pub(crate) accepts: Accepts,
-    /// Its answer does not depend on the body, which is not read.
+    /// The answer does not depend on the body, which is not read.
     pub(crate) ignores_body: bool,
-    /// It may look at very much of the state, though it is no list with a limit.
+    /// It may visit a large part of the state, although it is not a list with a limit.
     pub(crate) walks: bool,
-    /// Statuses of success, each with the answer's schema.
+    /// Success statuses, each with the schema of the answer.
     pub(crate) answers: &'static [(u16, SchemaOf)],
     pub(crate) handler: Handler,
 }
 
 impl Operation {
-    /// A route that takes no body, has no parameters and answers JSON.
+    /// An operation without body and parameters that answers with JSON.
     pub(crate) const fn new(
         verb: Verb,
         path: &'static str,
@@ -212,7 +212,7 @@ impl Operation {
         self
     }
 
-    /// It takes a `T` of at most so many bytes.
+    /// Adds a body of type `T` and its maximum size.
     pub(crate) const fn body<T: JsonSchema>(mut self, max: usize) -> Self {
         self.body = Some(of::<T>);
         self.body_max = max;
@@ -239,14 +239,14 @@ impl Operation {
         self
     }
 
-    /// Whether answering may mean looking at very much of the state: lists, and what says so. (The audit
-    /// looks at the disk, on other threads.)
+    /// Whether answering may visit a large part of the state: lists, and operations marked so. (Audit queries read
+    /// the disk, on other threads.)
     pub(crate) fn is_walk(&self) -> bool {
         let list = self.query.iter().any(|param| param.name == LIMIT.name);
         self.walks || list && self.tag != "audit"
     }
 
-    /// Names of the path's parameters.
+    /// Names of the path parameters.
     pub(crate) fn path_params(&self) -> impl Iterator<Item = &'static str> {
         self.path.split('{').skip(1).filter_map(|rest| rest.split('}').next())
     }

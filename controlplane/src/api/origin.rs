@@ -1,18 +1,18 @@
-//! Changes are not made for pages of other sites.
+//! Cross-site request protection: pages of other sites cannot make changes.
 //!
-//! A browser sends what a form or a script of any page asks for, with the user's reach into the network.
-//! It says whose page it was: `Sec-Fetch-Site`, and `Origin` with everything that is not a plain GET.
-//! Programs (curl, our CLI, agents, Romana 2.0's clients) send neither, and are not concerned.
+//! A browser sends requests of any page's forms and scripts, with the user's access to the network. It identifies the
+//! page: by `Sec-Fetch-Site`, and by `Origin` with everything except a plain GET. Programs (curl, our CLI, agents,
+//! Romana 2.0's clients) send neither and are not affected.
 
 use axum::http::{HeaderMap, Uri, header, uri::Authority};
 
 use super::call::only;
 use crate::error::{Code, Failure};
 
-/// Refuses a request that a page of another origin made.
+/// Refuses a request that was made by a page of another origin.
 pub(crate) fn check(headers: &HeaderMap, target: &Uri) -> Result<(), Failure> {
     if let Some(site) = only(headers, "Sec-Fetch-Site")? {
-        // `none`: a user asked for it, without any page.
+        // `none`: the user made the request, not a page.
         let own = [b"same-origin".as_slice(), b"none"];
         if !own.contains(&site.as_bytes()) {
             return Err(refused("a page of another site sent it"));
@@ -28,7 +28,7 @@ pub(crate) fn check(headers: &HeaderMap, target: &Uri) -> Result<(), Failure> {
     }
 }
 
-/// Whether two are the same server; the scheme's port may be left out.
+/// Whether both name the same server; the scheme's default port may be omitted.
 fn same(scheme: &str, given: &Authority, own: &Authority) -> bool {
     let usual = if scheme == "https" { 443 } else { 80 };
     let port = |authority: &Authority| authority.port_u16().unwrap_or(usual);

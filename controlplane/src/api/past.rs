@@ -1,5 +1,5 @@
-//! `/v1/audit/state|diff|verify|export`: the state as it was, what changed between, the proof that the
-//! history leads to the state that is, and the history as a file that others can replay.
+//! `/v1/audit/state|diff|verify|export`: past states, the difference between two of them, the proof that the
+//! history leads to the current state, and the history as a file that can be replayed elsewhere.
 
 use std::time::Duration;
 
@@ -30,11 +30,11 @@ use super::{addresses, reply, snapshot};
 use crate::budget::{self, Cancel, Held};
 use crate::error::{Code, Failure};
 
-/// Longest time for all replicas to read their histories.
+/// Longest time for all replicas to verify their histories.
 const PROVE_MAX: Duration = Duration::from_secs(1800);
-/// Longest time for all replicas to say where their histories begin.
+/// Longest time for all replicas to report where their histories begin.
 const BEGINNING_MAX: Duration = Duration::from_secs(5);
-/// Records of an export read at a time, and their size: as JSON they are some three times larger.
+/// Records and bytes of an export read at a time; as JSON they are about three times larger.
 const CHUNK_RECORDS: usize = 512;
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -104,7 +104,7 @@ fn failure(error: PastError) -> Failure {
     }
 }
 
-/// Does long work on the disk, a few at a time.
+/// Runs long work on the disk, with limited concurrency.
 async fn replaying<T: Send + 'static>(
     call: &Call,
     work: impl FnOnce(&Audit, &Cancel) -> Result<T, PastError> + Send + 'static,
@@ -114,7 +114,7 @@ async fn replaying<T: Send + 'static>(
     call.work(replays, move |cancel| work(&audit, cancel)).await?.map_err(failure)
 }
 
-/// A required point in time, not after `last`.
+/// Resolves a required point in time, not after `last`.
 async fn point(call: &Call, name: &'static str, last: Revision) -> Result<Revision, Failure> {
     addresses::required(call, name)?;
     Ok(moment(call, name, last).await?.unwrap_or(last))
@@ -153,7 +153,7 @@ async fn difference(call: Call) -> reply::Result {
 }
 
 async fn verify(call: Call) -> reply::Result {
-    // All replicas read all of their histories: one proof at a time.
+    // Every replica reads its whole history: run one proof at a time.
     let _held = call.api.budgets().proofs.take(1, call.deadline).await?;
     let revision = call.look(State::revision).await?;
     let proofs = call.api.replica().evidence().prove(revision, Instant::now() + PROVE_MAX).await;
@@ -198,17 +198,17 @@ async fn export(call: Call) -> reply::Result {
     Ok(response)
 }
 
-/// An export that is being written, as fast as whoever reads it.
+/// An export in progress, produced at the pace of the reader.
 struct Export {
     replica: Replica,
     head: Option<Bytes>,
-    /// The state that the records written so far lead to.
+    /// The state after the records written so far.
     state: State,
     to: Revision,
     ended: bool,
 }
 
-/// The next piece, made when the client has taken the one before.
+/// The next piece, produced once the client has consumed the previous one.
 async fn piece(
     (mut export, held): (Export, Held),
 ) -> Result<Option<(Bytes, (Export, Held))>, axum::BoxError> {
@@ -216,7 +216,7 @@ async fn piece(
     let ((piece, export), held) = budget::work_on(held, make)
         .await
         .map_err(|failure| std::io::Error::other(failure.problem().message.clone()))?;
-    // The file lacks its last line then, and is known to be cut short.
+    // The file then lacks its last line, which shows that it is incomplete.
     let piece = piece.inspect_err(|error: &PastError| {
         tracing::warn!(error = error as &dyn std::error::Error, "export aborted");
     })?;
@@ -229,8 +229,8 @@ impl Export {
         Ok(Self { replica, head, state: base.state, to, ended: false })
     }
 
-    /// The next piece; `None` after the last. Folds as it goes: what does not follow is not exported.
-    /// Blocks on the disk.
+    /// The next piece; `None` after the last. Replays as it goes: a record that does not continue the chain is not
+    /// exported. Blocks on the disk.
     fn piece(&mut self) -> Result<Option<Bytes>, PastError> {
         if let Some(head) = self.head.take() {
             return Ok(Some(head));
@@ -260,7 +260,7 @@ impl Export {
         let mut piece = BytesMut::with_capacity(4 * CHUNK_BYTES);
         for record in &records {
             self.state.follow(record)?;
-            // Records always have a JSON form.
+            // Records always serialize.
             _ = serde_json::to_writer((&mut piece).writer(), record);
             piece.put_u8(b'\n');
         }
@@ -268,7 +268,7 @@ impl Export {
     }
 }
 
-/// The first line.
+/// The first line of an export.
 fn head(replica: &Replica, base: &Base, to: Revision) -> Result<Bytes, PastError> {
     let digest: Digest = if to < base.first {
         base.state.digest()
@@ -288,10 +288,10 @@ fn head(replica: &Replica, base: &Base, to: Revision) -> Result<Bytes, PastError
     })
 }
 
-/// A line of the file.
+/// One line of the file.
 fn line(value: &impl serde::Serialize) -> Result<Bytes, PastError> {
     let mut line = BytesMut::new();
-    // It always has a JSON form.
+    // These values always serialize.
     _ = serde_json::to_writer((&mut line).writer(), value);
     line.put_u8(b'\n');
     Ok(line.freeze())

@@ -1,4 +1,4 @@
-//! `/v1/policies`: documents in the seeds' form or in Romana 2.0's, answered in the seeds' form.
+//! `/v1/policies`: accepts the seeds' document form and Romana 2.0's; answers in the seeds' form.
 
 use axum::http::StatusCode;
 use romana_api::policy::{PoliciesExplained, PoliciesSet, PolicyExplained, VerdictChange};
@@ -75,7 +75,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
 ];
 
-/// Ranges that a sentence names; more are counted.
+/// Ranges named in a sentence; the others are only counted.
 const RANGES_NAMED: usize = 10;
 
 fn changing(change: Change) -> VerdictChange {
@@ -90,7 +90,7 @@ fn changing(change: Change) -> VerdictChange {
     }
 }
 
-/// Hosts that are cut off by mistake are hard to reach.
+/// Warns about a policy that may cut off hosts: they are hard to reach afterwards.
 fn warning(policy: &Policy) -> Option<String> {
     let hosts = policy.applied_to.contains(&Target::Host);
     let directions = match (policy.isolates_ingress, policy.isolates_egress) {
@@ -107,7 +107,7 @@ fn warning(policy: &Policy) -> Option<String> {
     })
 }
 
-/// Reads a document and checks every policy in it.
+/// Parses a document and checks every policy in it.
 pub(super) fn read(call: &Call) -> Result<Vec<Policy>, Failure> {
     let document: Document = call.json()?;
     let policies = document::parse(&document)?;
@@ -119,7 +119,7 @@ pub(super) fn read(call: &Call) -> Result<Vec<Policy>, Failure> {
     Ok(policies)
 }
 
-/// Sets policies that were checked; the change they make together.
+/// Sets policies that were checked, and returns the combined change.
 pub(super) async fn set(call: &Call, policies: Vec<Policy>) -> Result<Changed, Failure> {
     let mut changed = Changed { changed: false, revision: Revision(0) };
     if policies.is_empty() {
@@ -158,7 +158,7 @@ async fn check(call: Call) -> reply::Result {
     reply::ok(revision, &explained)
 }
 
-/// What policies would do. Looks at every address that is known, at others by range, and at many pairs of them.
+/// Predicts the effect of policies. Evaluates every known address, other addresses by range, and many pairs of them.
 fn preview(state: &State, policies: &[Policy]) -> PoliciesExplained {
     let compared = compare(state, policies);
     let not_looked_at = not_looked_at(&compared);
@@ -177,7 +177,7 @@ fn preview(state: &State, policies: &[Policy]) -> PoliciesExplained {
     }
 }
 
-/// What was not looked at: there changes are possible that are not listed.
+/// What was not evaluated, and may change without being listed.
 fn not_looked_at(compared: &Comparison) -> Vec<String> {
     let Comparison { pairs_left, ranges_left, unallocated, .. } = compared;
     let mut left = Vec::new();

@@ -1,4 +1,4 @@
-//! Answers: JSON with the revision it is based on, and lists in pages.
+//! Answers: JSON with the revision it is based on, and paginated lists.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::call::Call;
 use crate::error::{Code, Failure, REVISION_HEADER};
 
-/// What a handler comes to.
+/// Result of a handler.
 pub(crate) type Result = std::result::Result<Response<Body>, Failure>;
 
 /// A value as JSON bytes.
@@ -52,7 +52,7 @@ pub(crate) fn raw(
 }
 
 /// A page of a list in ascending order of `key`: the items after `?continue=`, at most `?limit=`.
-/// `continue` is the key of the last item of the page before, so pages never repeat an item.
+/// `continue` is the key of the previous page's last item, so pages never repeat an item.
 pub(crate) fn page<I, T, K, V>(
     call: &Call,
     state: &State,
@@ -83,14 +83,14 @@ where
     ok(state.revision(), &Page { items: page, revision: state.revision(), next, oldest: None })
 }
 
-/// A list that has no pages.
+/// A list without pagination.
 pub(crate) fn whole<T: Serialize>(revision: Revision, items: Vec<T>) -> Result {
     ok(revision, &Page { items, revision, next: None, oldest: None })
 }
 
 /// A key that can be a `continue` token.
 pub(crate) trait Token: Sized {
-    /// Reads one.
+    /// Parses a token.
     fn token(text: &str) -> Option<Self>;
 }
 

@@ -1,10 +1,10 @@
-//! Romana 2.0's own paths and shapes, so that the OpenStack driver and old scripts keep working.
-//! Everything of 2.0 that the API still knows is in this file; the rules behind it are today's.
+//! Romana 2.0's paths and formats, so that the OpenStack driver and old scripts keep working.
+//! All of the API's 2.0 compatibility is in this file; the rules behind it are the current ones.
 //!
-//! Better than 2.0: errors carry their text and the right status, retries are harmless (the same
-//! allocation gives the same address, a second release or removal is no error), `GET /policies/{id}`
-//! and both forms of DELETE work, nothing waits longer than the deadline or answers `null` for what
-//! does not exist.
+//! Improvements over 2.0: errors carry their text and the correct status, retries are idempotent (the same
+//! allocation gives the same address, a second release or removal is not an error), `GET /policies/{id}`
+//! and both forms of DELETE work, and no request waits longer than its deadline or answers `null` for an object
+//! that does not exist.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
@@ -133,7 +133,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
 ];
 
-/// 2.0's error body, with the text that 2.0 lost.
+/// 2.0's error body, with the text that 2.0 omitted.
 pub(super) fn error(failure: &Failure) -> Response<Body> {
     let problem = failure.problem();
     let text = |key: &str| problem.details.get(key).and_then(Value::as_str);
@@ -153,7 +153,7 @@ pub(super) fn error(failure: &Failure) -> Response<Body> {
     failure.respond_with(reply::bytes(&body).unwrap_or_default(), "application/json")
 }
 
-/// 2.0 took an empty tenant or segment; names here are not empty.
+/// 2.0 accepted an empty tenant or segment; current names cannot be empty.
 fn or_default(name: &str) -> &str {
     if name.is_empty() { "default" } else { name }
 }
@@ -265,7 +265,7 @@ async fn add_host(call: Call) -> reply::Result {
     reply::ok(change.revision, &())
 }
 
-/// A policy in 2.0's schema: `id` for `name`, one list of peers and rules, `tenant_id`.
+/// A policy in 2.0's schema: `id` instead of `name`, one list of peers and rules, `tenant_id`.
 fn policy(policy: &Policy) -> Result<Value, Failure> {
     let document = serde_json::to_value(to_document(policy));
     let mut document =

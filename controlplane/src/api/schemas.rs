@@ -1,7 +1,7 @@
-//! The schemas of the OpenAPI document, made from the types of the contract.
+//! Schemas of the OpenAPI document, generated from the API types.
 //!
-//! What may be left out of a body is always written in an answer: the same type has a schema for each, so there are
-//! two generators. Where both come to the same, one definition is enough.
+//! A field that is optional in a body is always present in an answer: the same type has a different schema for each,
+//! so there are two generators. If both schemas are equal, one definition is used.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use serde_json::{Map, Value};
 
 use super::operation::SchemaOf;
 
-/// Where definitions are in the document.
+/// Location of the definitions in the document.
 const DEFINITIONS: &str = "/components/schemas";
-/// Where definitions of bodies seem to be until they have their names.
+/// Temporary location of the definitions of bodies, until their names are known.
 const BODIES: &str = "/components/bodies";
 
-/// Schemas that are being collected.
+/// The schemas collected so far.
 pub(super) struct Schemas {
     answers: SchemaGenerator,
     bodies: SchemaGenerator,
@@ -36,17 +36,17 @@ impl Schemas {
         }
     }
 
-    /// The schema of an answer.
+    /// The schema of an answer type.
     pub(super) fn answer(&mut self, of: SchemaOf) -> Value {
         of(&mut self.answers).to_value()
     }
 
-    /// The schema of a body.
+    /// The schema of a body type.
     pub(super) fn body(&mut self, of: SchemaOf) -> Value {
         of(&mut self.bodies).to_value()
     }
 
-    /// All definitions; references in the document lead to them.
+    /// All definitions; resolves the references in the document to them.
     pub(super) fn close(mut self, document: &mut Value) -> Map<String, Value> {
         let mut all = self.answers.take_definitions(true);
         let bodies = self.bodies.take_definitions(true);
@@ -60,7 +60,7 @@ impl Schemas {
     }
 }
 
-/// What definitions of bodies are called: as the type, unless an answer's definition has that name and is not the same.
+/// Names of the body definitions: the type's name, unless an answer definition with that name differs.
 fn names(answers: &Map<String, Value>, bodies: &Map<String, Value>) -> BTreeMap<String, String> {
     let mut names: BTreeMap<_, _> =
         bodies.keys().map(|name| (name.clone(), name.clone())).collect();
@@ -70,13 +70,13 @@ fn names(answers: &Map<String, Value>, bodies: &Map<String, Value>) -> BTreeMap<
             refer(&mut schema, &names);
             names[*name] == **name && answers.get(*name).is_some_and(|other| *other != schema)
         };
-        // Another name for one makes those that refer to it differ as well.
+        // Renaming a definition changes those that refer to it as well.
         let Some(name) = bodies.keys().find(differs) else { return names };
         names.insert(name.clone(), format!("{name}Body"));
     }
 }
 
-/// Makes references to definitions of bodies lead to where they are.
+/// Redirects references to body definitions to their final names.
 fn refer(value: &mut Value, names: &BTreeMap<String, String>) {
     match value {
         Value::Object(members) => {

@@ -1,4 +1,4 @@
-//! `/v1/settings`: values that are the same on all replicas, hence in the log.
+//! `/v1/settings`: values that must be the same on all replicas and are therefore in the log.
 
 use axum::http::StatusCode;
 use romana_api::Changed;
@@ -34,7 +34,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .body::<SettingsPatch>(BODY_BYTES_MAX),
 ];
 
-/// The commands that make the change, given what is kept now.
+/// The commands for a patch, given the current retention.
 fn commands(patch: SettingsPatch, kept: &Retention) -> Vec<Command> {
     let SettingsPatch { address_reuse_delay_ms, vip_lease_ms, .. } = patch;
     let mut commands = Vec::new();
@@ -80,7 +80,7 @@ async fn patch(call: Call) -> reply::Result {
     let patch: SettingsPatch = call.json()?;
     let state = call.state().await?;
     let commands = commands(patch, state.retention());
-    // All or nothing: what refuses one of these now would refuse it when it is committed.
+    // Atomic: check now whether any of these would be refused when it is committed.
     let now = Now { at: state.at(), term: Term(0) };
     for command in &commands {
         state.decide(command, now).map_err(Failure::from)?;

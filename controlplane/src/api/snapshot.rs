@@ -1,5 +1,5 @@
-//! `/v1/snapshot`: the state at one revision, to start following from. Written piece by piece as the
-//! client takes it: the state is a cheap copy, and nothing is serialised ahead.
+//! `/v1/snapshot`: the state at one revision, from which a client can start following. Written piece by piece as the
+//! client reads it: the state is a cheap copy, and nothing is serialized ahead.
 
 use std::net::IpAddr;
 
@@ -37,22 +37,22 @@ pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     CONSISTENCY,
 ])];
 
-/// Items written at once.
+/// Items per piece.
 const PIECE_ITEMS: usize = 500;
 
-/// How far a section has been written.
+/// Progress within a section.
 #[derive(Default)]
 struct Place {
     items: usize,
     last_ip: Option<IpAddr>,
 }
 
-/// Writes the next items of a section, each with a comma before it except the section's first;
-/// returns how many.
+/// Writes the next items of a section, each preceded by a comma except the section's first;
+/// returns the number of items.
 type Section =
     fn(&State, Option<&HostName>, &mut Place, &mut BytesMut) -> Result<usize, serde_json::Error>;
 
-/// The list sections: topic, member, content.
+/// The list sections: topic, JSON member, writer.
 const SECTIONS: [(Topic, &str, Section); 9] = [
     (Topic::Topology, "blackouts", |state, _, place, out| write(blackouts::all(state), place, out)),
     (Topic::Hosts, "hosts", |state, _, place, out| write(state.hosts(), place, out)),
@@ -90,7 +90,7 @@ fn write<T: Serialize>(
     Ok(written)
 }
 
-/// Blocks can be many: continue by key, not by counting.
+/// Writes blocks. There may be many: continue by key, not by count.
 fn write_blocks(
     state: &State,
     _: Option<&HostName>,
@@ -98,7 +98,7 @@ fn write_blocks(
     out: &mut BytesMut,
 ) -> Result<usize, serde_json::Error> {
     let before = place.items;
-    // Blocks do not overlap: the next one begins after the last address of the one before.
+    // Blocks do not overlap: the next one starts after the last address of the previous one.
     let blocks = state.ipam().blocks_after(place.last_ip).take(PIECE_ITEMS);
     for block in blocks {
         if place.items > 0 {
@@ -111,7 +111,7 @@ fn write_blocks(
     Ok(place.items - before)
 }
 
-/// The same for addresses.
+/// Writes addresses, also continuing by key.
 fn write_addresses(
     state: &State,
     host: Option<&HostName>,
@@ -134,15 +134,15 @@ fn write_addresses(
     Ok(written)
 }
 
-/// A snapshot that is being written.
+/// A snapshot in progress.
 struct Writer {
     state: State,
-    /// Whose addresses alone are written.
+    /// Write only addresses of this host.
     host: Option<HostName>,
     sections: std::vec::IntoIter<(&'static str, Section)>,
     open: Option<(Section, Place)>,
     done: bool,
-    /// What its state takes of the budget, if it is one of the past.
+    /// The share of the budget of a past state.
     _held: Held,
 }
 
@@ -172,7 +172,7 @@ impl Writer {
     }
 }
 
-/// What comes before the lists, without the closing brace.
+/// The part before the lists, without the closing brace.
 fn head(state: &State, topics: Topics, state_digest: Option<Digest>) -> Result<Bytes, Failure> {
     let topology = match topics.has(Topic::Topology) {
         true => Some(topology_head(state)?),
@@ -222,7 +222,7 @@ async fn get(call: Call) -> reply::Result {
     respond_to(host, call.state().await?, topics, None, Held::none())
 }
 
-/// A state as a document, written as the client takes it.
+/// A state as a document, written as the client reads it.
 pub(super) fn respond(
     state: State,
     topics: Topics,
@@ -232,7 +232,7 @@ pub(super) fn respond(
     respond_to(None, state, topics, state_digest, held)
 }
 
-/// The same, without the addresses of all hosts but one.
+/// The same, optionally limited to the addresses of one host.
 fn respond_to(
     host: Option<HostName>,
     state: State,

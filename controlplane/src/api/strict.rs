@@ -1,10 +1,10 @@
-//! JSON without the freedoms that serde takes: where a struct is wanted, only an object is one.
+//! Strict JSON: where a struct is expected, only an object is accepted.
 //!
-//! Derived code takes an array for a struct, member by member. `[null, null]` would be a change of the
-//! retention then, and a body of an older form could mean something else in a newer one.
+//! Code derived by serde also accepts an array for a struct, field by field. Then `[null, null]` would be a change of
+//! the retention, and a body for an older version could have another meaning in a newer one.
 //!
-//! Everything is passed on as it is, except that [`Refusing`] stands in for the visitors of structs. What
-//! serde buffers (untagged and flattened forms) is out of reach: a test keeps structs out of those.
+//! Everything is forwarded unchanged, except that [`Refusing`] wraps the visitors of structs. Forms that serde
+//! buffers (untagged and flattened) are not covered: a test ensures that they contain no structs.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-/// A deserializer, visitor, seed or access whose structs are objects.
+/// A deserializer, visitor, seed or access that accepts only objects for structs.
 pub(super) struct Strict<T>(pub(super) T);
 
-/// The visitor of a struct: what it says of arrays is not asked for.
+/// The visitor of a struct; its handling of arrays is never called.
 struct Refusing<V>(V);
 
 macro_rules! pass {
@@ -149,7 +149,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     }
 }
 
-/// Takes an object, and nothing else.
+/// Accepts only objects.
 impl<'de, V: Visitor<'de>> Visitor<'de> for Refusing<V> {
     type Value = V::Value;
 

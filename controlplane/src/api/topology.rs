@@ -1,4 +1,4 @@
-//! `/v1/topology`: the seeds' document in, the same document out with CIDRs and hosts.
+//! `/v1/topology`: accepts the seeds' document and returns the same document with CIDRs and hosts.
 
 use axum::http::StatusCode;
 use romana_statemachine::topology::{TopologyPlan, TopologySpec};
@@ -41,10 +41,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .query(&[CONSISTENCY]),
 ];
 
-/// Members that are left out when they say nothing.
+/// Fields that are omitted when they have their default.
 const OPTIONAL: [&str; 4] = ["tenants", "addresses", "assignment", "skip_first_last"];
 
-/// The document as people write it: without what says nothing.
+/// The document as users write it: without default values.
 pub(super) fn view(state: &State) -> Result<Option<Value>, Failure> {
     let Some(spec) = state.topology_document() else { return Ok(None) };
     let mut document = serde_json::to_value(&spec)
@@ -66,7 +66,7 @@ fn prune(value: &mut Value) {
                 };
                 !(value.is_null() || says_nothing && OPTIONAL.contains(&name.as_str()))
             });
-            // Keys of label maps are the users', not ours.
+            // Keys of label maps belong to users and are kept as they are.
             let ours = |name: &str| !matches!(name, "labels" | "assignment");
             members.iter_mut().filter(|(name, _)| ours(name)).for_each(|(_, value)| prune(value));
         }
@@ -83,7 +83,7 @@ async fn get(call: Call) -> reply::Result {
     }
 }
 
-/// There is no topology to show: a 404, unlike the conflict that writes get.
+/// There is no topology to show: a 404, while writes get a conflict.
 pub(super) fn not_set() -> Failure {
     let refusal = Refusal::NoTopology;
     Failure::new(Code::TopologyNotFound, refusal.to_string())
@@ -100,7 +100,7 @@ async fn plan(call: Call) -> reply::Result {
     let spec: TopologySpec = call.json()?;
     let state = call.state().await?;
     let revision = state.revision();
-    // Looks at every block: tens of milliseconds when there are very many.
+    // Visits every block: takes tens of milliseconds when there are very many.
     let plans = &call.api.budgets().plans;
     let plan = call.work(plans, move |_| state.plan_topology(&spec)).await?;
     reply::ok(revision, &plan?)

@@ -57,7 +57,7 @@ async fn get(call: Call) -> reply::Result {
     reply::ok(revision, &answer)
 }
 
-/// An address, by itself or by a name.
+/// An address, given directly or by name.
 fn at(call: &Call, state: &State, parameter: &str) -> Result<IpAddr, Failure> {
     let text = call.query(parameter).unwrap_or_default();
     let named = || {

@@ -1,4 +1,4 @@
-//! `/v1/vips`: virtual IPs that somebody wants answered, and who answers.
+//! `/v1/vips`: requested virtual IPs, and the hosts that answer for them.
 
 use romana_api::vip::VipBody;
 use romana_api::{Changed, Page};

@@ -1,4 +1,4 @@
-//! What a leader task has while its replica leads.
+//! The context of a leader task while its replica leads.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use romana_statemachine::{Actor, Command, Millis, Outcome, Proposal, Revision, T
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-/// Longest wait for a proposal of a task, and for a majority to confirm that the replica leads.
+/// Longest wait for a task's proposal, and for a majority to confirm leadership.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The replica does not lead in the term of the task any more, or cannot tell.
+/// The replica no longer leads in the task's term, or cannot confirm it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this replica does not lead in term {term} any more, as far as a majority confirms: {why}")]
 pub struct NotLeading {
@@ -18,11 +18,11 @@ pub struct NotLeading {
     why: String,
 }
 
-/// The state, a way to change it, log time, wake-ups and a place for problems: all that a leader task has.
+/// The interface of a leader task: the state, proposals, log time, wake-ups and problem reports.
 pub struct LeaderContext {
-    /// The replica that leads.
+    /// The leading replica.
     pub replica: Replica,
-    /// The term it leads in: goes into the commands.
+    /// The term in which it leads; included in the commands.
     pub term: Term,
     task: &'static str,
 }
@@ -32,22 +32,22 @@ impl LeaderContext {
         Self { replica, term, task }
     }
 
-    /// Log time: the clock that entries are stamped with.
+    /// Log time: the clock of entry timestamps.
     #[must_use]
     pub fn now(&self) -> Millis {
         self.replica.clocks().log_time()
     }
 
-    /// Until when a proposal made now is waited for.
+    /// Deadline of a proposal made now.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         Instant::now() + PROPOSE_TIMEOUT
     }
 
-    /// Proposes commands in the task's name. One outcome for each.
+    /// Proposes commands as this task. Returns one outcome each.
     ///
     /// # Errors
-    /// [`ProposeError`]: nothing happened, or it is unknown. The next look at the state tells.
+    /// [`ProposeError`]: nothing happened, or the outcome is unknown. The next read of the state tells.
     pub async fn propose(
         &self,
         commands: impl IntoIterator<Item = Command>,
@@ -63,12 +63,12 @@ impl LeaderContext {
         self.replica.propose(proposals, self.deadline()).await
     }
 
-    /// Asks a majority whether this replica still leads in the task's term, and waits until it has seen everything
-    /// that was acknowledged. Before anything outside the log is changed, and only then for certain until then: what
-    /// is outside must bear that a new leader does the same a moment later.
+    /// Confirms with a majority that this replica still leads in the task's term, and waits until it has applied
+    /// everything that was acknowledged. Call it before changing anything outside the log. It holds only up to that
+    /// moment: external changes must tolerate that a new leader repeats them shortly afterwards.
     ///
     /// # Errors
-    /// [`NotLeading`]: it does not, or nobody confirms it.
+    /// [`NotLeading`]: it does not lead, or no majority confirms it.
     pub async fn confirm(&self) -> Result<(), NotLeading> {
         let not = |why: String| NotLeading { term: self.term, why };
         self.replica
@@ -84,7 +84,7 @@ impl LeaderContext {
         }
     }
 
-    /// Wakes when topics change from now on.
+    /// A wake-up for changes of these topics from now on.
     #[must_use]
     pub fn wake(&self, topics: &'static [Topic]) -> Wake {
         let changes = self.replica.reads().topics();
@@ -92,8 +92,8 @@ impl LeaderContext {
         Wake { topics, changes, seen }
     }
 
-    /// Says what is wrong with the task's work, or that it is right again (`None`). `code` is stable and in
-    /// CamelCase. Shown by `/v1/cluster`, the doctor and the metrics of this replica until it no longer leads.
+    /// Sets a problem of this task, or clears it (`None`). `code` is stable and in CamelCase. Shown by `/v1/cluster`,
+    /// the doctor and the metrics of this replica until it no longer leads.
     pub fn report(&self, code: &'static str, problem: Option<String>) {
         self.replica.health().problems().set(self.task, code, problem);
     }
@@ -114,8 +114,8 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Returns when one of the topics has changed since the last call, or after `longest`. Returns at once for a
-    /// change that came between two calls.
+    /// Waits until one of the topics has changed since the last call, or for `longest`. Returns at once if a topic
+    /// changed between two calls.
     pub async fn changed(&mut self, longest: Duration) {
         let Self { topics, changes, seen } = self;
         let newer = async {
@@ -124,7 +124,7 @@ impl Wake {
         };
         match timeout(longest, newer).await {
             Ok(Some(newest)) => *seen = newest,
-            // The replica is gone, and the task is about to be dropped.
+            // The replica has stopped, and this task is about to be dropped.
             Ok(None) => std::future::pending().await,
             Err(_) => {}
         }

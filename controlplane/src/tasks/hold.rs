@@ -1,4 +1,4 @@
-//! Ends the wait for reports after a restore, when it has been as long as is set.
+//! Ends the hold on allocations after a restore once the configured time has passed.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
 
-/// How often it looks.
+/// Interval between passes.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// The task that ends the wait. A new leader waits the whole time again: waiting is the safe side.
+/// The task that ends the hold. A new leader waits for the whole time again, because waiting is safe.
 #[derive(Debug, Default)]
 pub struct Hold {
-    /// Which hold in which term, and since when.
+    /// The current hold with its term, and when it was first seen.
     begun: Mutex<Option<((Term, Revision), Instant)>>,
 }
 

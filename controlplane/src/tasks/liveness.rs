@@ -1,7 +1,7 @@
-//! Marks hosts down whose agent is silent, and up when it is heard again.
+//! Marks hosts as down when their agent is silent, and as up when it sends heartbeats again.
 //!
-//! Only hosts that have an agent, and never a majority of them at once: if most are silent, it is this
-//! side that is cut off, and withdrawing their routes would make an outage of it (P4).
+//! Only hosts that have an agent, and never a majority of them at once: if most are silent, this side is
+//! probably partitioned, and withdrawing their routes would cause an outage (P4).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,15 +17,15 @@ use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
 
-/// How often it looks.
+/// Interval between passes.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Hosts whose state one pass changes.
+/// Maximum number of host state changes per pass.
 const CHANGES_MAX: usize = 256;
 
-/// The task that says which hosts answer.
+/// The task that tracks which hosts are alive.
 #[derive(Debug, Default)]
 pub struct Liveness {
-    /// The term, and since when this replica listens for each host in it: a new leader has heard nobody.
+    /// The term, and since when this replica has listened for each host in it: a new leader has no heartbeats yet.
     begun: Mutex<(Term, BTreeMap<HostName, Instant>)>,
 }
 
@@ -34,11 +34,11 @@ pub struct Liveness {
 struct Watched {
     name: HostName,
     state: HostState,
-    /// How long nothing was heard of it.
+    /// Time since the last heartbeat.
     silent: Duration,
 }
 
-/// Which hosts are down now, and which are up again.
+/// The hosts to mark as down, and those to mark as up.
 fn changes(hosts: &[Watched], after: Duration) -> Vec<(HostName, HostState)> {
     let silent = hosts.iter().filter(|host| host.silent >= after).count();
     let cut_off = silent * 2 > hosts.len();
@@ -52,7 +52,7 @@ fn changes(hosts: &[Watched], after: Duration) -> Vec<(HostName, HostState)> {
 }
 
 impl Liveness {
-    /// Hosts with an agent, and how long each has been silent.
+    /// Hosts with an agent, and the time since each one's last heartbeat.
     fn watched(&self, context: &LeaderContext) -> Vec<Watched> {
         let state = context.replica.state();
         let heard = context.replica.agents().heard().into_iter();
@@ -70,7 +70,7 @@ impl Liveness {
             let listening = *begun.1.entry(host.name.clone()).or_insert(now);
             let silent = heard.get(&host.name).copied().unwrap_or(Duration::MAX);
             let silent = silent.min(now.duration_since(listening));
-            // A down host that was not heard yet is down: only a heartbeat brings it up.
+            // A down host without a heartbeat in this term stays down: only a heartbeat marks it up.
             let unheard = !heard.contains_key(&host.name) && host.state == HostState::Down;
             let silent = if unheard { Duration::MAX } else { silent };
             Watched { name: host.name.clone(), state: host.state, silent }
@@ -106,7 +106,7 @@ impl Pass for Liveness {
             for ((host, state), outcome) in changes.iter().zip(outcomes) {
                 match outcome.result {
                     Ok(_) => tracing::info!(%host, ?state, "host state changed"),
-                    // Somebody else leads by now, or it was removed meanwhile.
+                    // Another replica leads by now, or the host was removed.
                     Err(Refusal::StaleTerm { .. } | Refusal::HostNotFound { .. }) => {}
                     Err(refusal) => tracing::error!(%host, %refusal, "cannot set the host's state"),
                 }

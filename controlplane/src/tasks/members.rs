@@ -1,4 +1,4 @@
-//! Brings Raft's membership to what the state says, one change at a time.
+//! Reconciles Raft's membership with the state, one change at a time.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use romana_replica::{ProposeError, next_change};
 
 use super::{LeaderContext, Pass};
 
-/// How often it looks.
+/// Interval between passes.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// The task that changes the membership.
@@ -33,7 +33,7 @@ impl Pass for Members {
                     tracing::info!(%change, "membership changed");
                     context.report("MembershipNotChanged", None);
                 }
-                // The next pass sees what became of it.
+                // The next pass sees the outcome.
                 Err(why) => {
                     context.report("MembershipNotChanged", Some(format!("{change}: {why}")));
                 }

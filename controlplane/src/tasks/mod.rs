@@ -1,20 +1,20 @@
 //! # Leader tasks
 //!
-//! Work that one replica does for the cluster: the one that leads. A [`Task`] is a long-running
-//! function of a [`LeaderContext`]: it begins when the replica leads and has seen everything that the leader
-//! before acknowledged, and is dropped at any await when the replica no longer leads.
+//! Work that the leader does for the cluster. A [`Task`] is a long-running function of a [`LeaderContext`]: it starts
+//! when the replica leads and has applied everything that the previous leader acknowledged, and is dropped at any
+//! await when the replica no longer leads.
 //!
 //! ```text
-//!   gains leadership ─► linearize ─► one run per task ─► ends? said, and begun again after a pause
+//!   gains leadership ─► linearize ─► one run per task ─► ends? logged, and restarted after a pause
 //!   loses it ─────────► the runs are dropped
 //! ```
-//! Most tasks are a [`Pass`]: level-triggered, they look at the state as it is and propose what is missing;
-//! [`Passes`] repeats one by timer and when chosen topics change. They remember nothing between passes but how
-//! long they have waited, so that it does not matter which replica makes the next one.
+//! Most tasks are a [`Pass`]: level-triggered, they compare the state with what it should be and propose the
+//! difference; [`Passes`] repeats a pass by timer and when selected topics change. They keep no state between passes
+//! except waiting times, so it does not matter which replica runs the next one.
 //!
-//! Two leaders may overlap for a moment. So commands of tasks carry the term in which they were decided, and the
-//! state machine refuses those of an earlier one. A task that changes something outside the log asks
-//! [`LeaderContext::confirm`] before.
+//! Two leaders may overlap briefly. So commands of tasks carry the term in which they were decided, and the
+//! state machine refuses those of an earlier term. A task that changes something outside the log calls
+//! [`LeaderContext::confirm`] first.
 
 mod context;
 pub mod hold;
@@ -42,24 +42,24 @@ use tokio_util::task::TaskTracker;
 pub use context::{LeaderContext, NotLeading, Wake};
 pub use pass::{Pass, Passes};
 
-/// Pause before a task that ended is begun again: the first one, and the longest; it doubles in between.
+/// Back-off before an ended task restarts: the first pause and the longest; it doubles in between.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Why a task ended. Each has error types of its own.
+/// Why a task ended. Each task has its own error types.
 pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Work for the leader.
+/// Work done by the leader.
 pub trait Task: Send + Sync + 'static {
-    /// Its name, for logs, metrics and problems; its commands are proposed by `task:NAME`.
+    /// The task's name in logs, metrics and problems; its commands are proposed as `task:NAME`.
     fn name(&self) -> &'static str;
 
-    /// Runs until leadership is lost. One that returns before is begun again after a pause, and its error stands
-    /// among the problems of this replica until the task has run for as long as that.
+    /// Runs until leadership is lost. If it returns earlier, it is restarted after a pause, and its error is listed
+    /// in the problems of this replica until the task has run for as long as that pause.
     fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>>;
 }
 
-/// All tasks of every cluster; `services`: the ranges of services, as configured.
+/// All tasks of every cluster; `services`: the configured service ranges.
 #[must_use]
 pub fn standard(services: Vec<IpNet>) -> Vec<Arc<dyn Task>> {
     vec![
@@ -106,9 +106,9 @@ pub async fn run(replica: Replica, tasks: Vec<Arc<dyn Task>>, stop: Cancellation
     }
 }
 
-/// Runs one task, and again whenever it ends.
+/// Runs one task, and restarts it whenever it ends.
 async fn keep(task: &dyn Task, mut context: LeaderContext) {
-    // What the leader before acknowledged must be seen before anything is decided.
+    // Apply everything that the previous leader acknowledged before the first decision.
     while let Err(error) = context.confirm().await {
         tracing::debug!(task = task.name(), %error, "leader task cannot start yet");
     }
@@ -116,7 +116,7 @@ async fn keep(task: &dyn Task, mut context: LeaderContext) {
     let problem = |what| replica.health().problems().set(task.name(), "TaskEnded", what);
     let mut pause = PAUSE_MIN;
     loop {
-        // What a panic leaves half done is the context, which has no state of its own, and what is locked.
+        // Unwind safe: a panic can only interrupt changes of the context, which holds no state, and of locked data.
         let run = AssertUnwindSafe(task.run(&mut context)).catch_unwind();
         let mut run = std::pin::pin!(run);
         let ended = match timeout(PAUSE_MAX, run.as_mut()).await {

@@ -1,4 +1,4 @@
-//! Level-triggered tasks: look, propose what is missing, wait.
+//! Level-triggered tasks: compare, propose the difference, wait.
 
 use std::error::Error;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use tokio::time::sleep;
 
 use super::{LeaderContext, Task, TaskError};
 
-/// Shortest pause between passes that changes of the state ask for.
+/// Minimum pause between passes triggered by changes of the state.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Work that is done in passes.
+/// Work done in passes.
 pub trait Pass: Send + Sync + 'static {
-    /// Why a pass was not finished.
+    /// Why a pass failed.
     type Error: Error + Send + Sync + 'static;
 
     /// The task's name.
     const NAME: &'static str;
 
-    /// Longest time between two passes.
+    /// Maximum time between two passes.
     const PERIOD: Duration;
 
-    /// Topics whose changes ask for a pass, besides the timer.
+    /// Topics whose changes trigger a pass, in addition to the timer.
     const TOPICS: &'static [Topic] = &[];
 
-    /// Looks once, and proposes what is missing. Dropped at any await when leadership is lost.
+    /// Runs one pass: reads the state and proposes what is missing. Dropped at any await when leadership is lost.
     fn pass<'a>(&'a self, context: &'a LeaderContext) -> BoxFuture<'a, Result<(), Self::Error>>;
 }
 
@@ -47,7 +47,7 @@ impl<P: Pass> Task for Passes<P> {
             loop {
                 let problem = self.0.pass(context).await.err().map(|error| chain(&error));
                 if let Some(why) = problem.as_ref().filter(|_| failed != problem) {
-                    // The next pass sees what became of it.
+                    // The next pass sees the outcome.
                     tracing::warn!(
                         task = P::NAME,
                         term = context.term.get(),

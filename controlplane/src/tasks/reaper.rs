@@ -1,4 +1,4 @@
-//! Ends cool-downs: gives released addresses free, and empty blocks back to their groups.
+//! Ends cool-downs: frees released addresses, and returns empty blocks to their groups.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use romana_statemachine::{Command, Refusal};
 
 use super::{LeaderContext, Pass};
 
-/// How often it looks: how late a cool-down may end.
+/// Interval between passes: bounds the delay of a cool-down's end.
 const PERIOD: Duration = Duration::from_millis(250);
-/// Commands of one pass: each gives back a bounded number of blocks.
+/// Maximum commands per pass; each returns a bounded number of blocks.
 const COMMANDS_MAX: usize = 64;
 
 /// The task that ends cool-downs.
@@ -34,7 +34,7 @@ impl Pass for Reaper {
                 let command = Command::EndCooldowns(EndCooldowns { term: context.term });
                 let outcomes = context.propose([command]).await?;
                 match outcomes.into_iter().next().map(|outcome| outcome.result) {
-                    // Somebody else leads by now, and does the rest.
+                    // Another replica leads by now and continues.
                     Some(Err(Refusal::StaleTerm { .. })) => return Ok(()),
                     Some(Err(refusal)) => {
                         tracing::error!(%refusal, "cannot end cool-downs");

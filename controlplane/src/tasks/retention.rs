@@ -1,5 +1,5 @@
-//! Has a checkpoint signed when more of the history is kept than the retention allows, so that every
-//! replica may purge what is before it.
+//! Has a checkpoint signed when the history exceeds the retention, so that every replica may purge the
+//! records before it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,27 +13,27 @@ use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
 
-/// How often it looks.
+/// Interval between passes.
 const PERIOD: Duration = Duration::from_secs(2);
-/// A replica may have to replay to make its checkpoint; the next pass finds it made.
+/// Timeout for the replicas' checkpoints. A replica may have to replay to create one; the next pass then finds it.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The task that has checkpoints signed.
 #[derive(Debug)]
 pub struct Retention;
 
-/// What the replicas' words about one checkpoint come to.
+/// Result of comparing the replicas' checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// More than half say this, and nobody says otherwise.
+    /// A majority has this checkpoint, and no replica has a different one.
     Sign(CheckpointId),
-    /// Too few have it.
+    /// Too few replicas have it.
     Wait,
-    /// Somebody has another state.
+    /// A replica has a different state.
     Differ,
 }
 
-/// Judges what the voters said.
+/// Judges the answers of the voters.
 fn judge(said: &BTreeMap<u64, Result<CheckpointId, String>>) -> Verdict {
     let mut words = said.values().filter_map(|said| said.as_ref().ok());
     let Some(first) = words.next() else { return Verdict::Wait };
@@ -44,8 +44,8 @@ fn judge(said: &BTreeMap<u64, Result<CheckpointId, String>>) -> Verdict {
     if agree * 2 > said.len() { Verdict::Sign(*first) } else { Verdict::Wait }
 }
 
-/// The checkpoint to have signed: the newest one before the end of what is kept for too long; if there
-/// is none, one is to be made just there.
+/// The checkpoint to sign: the newest one before the end of the excess history; if there
+/// is none, a new one at that point.
 fn candidate(list: &[CheckpointId], excess: Revision, signed: Revision) -> Option<Revision> {
     let revisions = list.iter().map(|standing| standing.revision);
     let newest = revisions.filter(|revision| *revision <= excess && *revision > signed).max();
@@ -53,7 +53,7 @@ fn candidate(list: &[CheckpointId], excess: Revision, signed: Revision) -> Optio
 }
 
 impl Retention {
-    /// The checkpoint to have signed now, if any.
+    /// The checkpoint to sign now, if any.
     async fn wanted(&self, context: &LeaderContext) -> Option<Revision> {
         let (wanted, signed) = context.replica.with_state(|state| {
             let signed = state.signed().map(|signed| signed.revision);
@@ -64,7 +64,7 @@ impl Retention {
         }
         let (history, checkpoints) =
             (context.replica.history().clone(), context.replica.evidence().checkpoints()?);
-        // What is purged stays purged: too old is what a majority of the clocks say is too old.
+        // Purging is irreversible, so age is measured by the time that a majority of the clocks confirm.
         let now = context.replica.clocks().confirmed_time().unwrap_or_default();
         let look = move || {
             let excess = excess(&history.segments()?, &wanted, now);

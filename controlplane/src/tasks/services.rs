@@ -1,5 +1,5 @@
-//! Keeps the ranges of services that this replica is configured with in the log, so that no network, host or endpoint
-//! gets their addresses: a range that is set later, or on a cluster from before version 4, counts as well.
+//! Reconciles the configured service ranges into the log, so that no network, host or endpoint gets their addresses:
+//! including ranges that are configured later, or on a cluster from before version 4.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use romana_statemachine::{Command, State};
 
 use super::{LeaderContext, Pass};
 
-/// How often it looks.
+/// Interval between passes.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// The task that reserves the ranges of services.
+/// The task that reserves the service ranges.
 #[derive(Debug)]
 pub struct Services {
-    /// As configured; empty: whatever the log has stays.
+    /// The configured ranges; empty: the ranges in the log stay.
     pub ranges: Vec<IpNet>,
 }
 

@@ -9,7 +9,7 @@ use romana_statemachine::{Event, Revision, Term};
 
 use super::*;
 
-/// Remembers whose turn it was.
+/// Records which replica ran the task, and in which term.
 struct Witness(Mutex<Vec<(u64, Term)>>);
 
 impl Pass for Witness {
@@ -153,7 +153,7 @@ async fn a_task_wakes_for_its_topics_alone() {
     let mut wake = context.wake(&[romana_statemachine::Topic::Hosts]);
     let commands = commands().into_iter().map(|proposal| proposal.command);
     let commands: Vec<_> = commands.collect();
-    // Topology and settings are not hosts.
+    // Topology and settings do not concern hosts.
     context.propose(commands[..2].to_vec()).await.unwrap();
     let asleep = tokio::time::timeout(Duration::from_millis(50), wake.changed(PATIENCE)).await;
     assert!(asleep.is_err());

@@ -1,9 +1,9 @@
-//! Raises the version of behaviour when every member's program, and every agent that is heard, knows the next one.
+//! Raises the behaviour version when every member's program, and every live agent, supports the next one.
 //!
-//! This is how a rolling upgrade ends: replicas are replaced one by one while the old version is in
-//! force, and the last one switches the new one on, in the log, for all at the same entry. Agents would not
-//! understand what is decided by it, and stop at the first event that they must not leave out; an operator who
-//! cannot wait for them says so (`romana cluster raise-version --force`).
+//! This completes a rolling upgrade: replicas are replaced one by one while the old version is in force. When the
+//! last one is replaced, the leader activates the new version through the log, for all replicas at the same entry.
+//! Older agents would not understand the decisions made under it, and would stop at the first event that they must
+//! not skip; an operator who cannot wait for them uses `romana cluster raise-version --force`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,10 +21,10 @@ use tokio::time::Instant;
 
 use super::{LeaderContext, Pass};
 
-/// How often it asks while there is a version to raise to.
+/// Polling interval while there is a version to raise to.
 const PERIOD: Duration = Duration::from_secs(1);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Agents speak each second: a new leader has heard all of them after this.
+/// Agents send a heartbeat each second: after this time a new leader has heard all of them.
 const HEARING: Duration = Duration::from_secs(4);
 /// An agent that is silent for longer is gone.
 const SILENT: Duration = Duration::from_secs(10);
@@ -33,29 +33,29 @@ const SILENT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Versions(Mutex<Told>);
 
-/// What was said and seen since this replica leads.
+/// What was logged and seen since this replica leads.
 #[derive(Debug, Default)]
 struct Told {
-    /// Since when it leads in a term.
+    /// The term in which it leads, and since when.
     led: Option<(Term, Instant)>,
     obstacle: Option<Obstacle>,
 }
 
-/// What keeps a cluster from the next version.
+/// What prevents the next version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// A member's program is older.
+    /// A member's program is too old.
     Member {
         id: u64,
-        /// The newest version that it knows.
+        /// The newest version that it supports.
         knows: u16,
     },
-    /// A member does not say what it knows.
+    /// A member did not report its version.
     Silent { id: u64 },
-    /// A host's agent is older.
+    /// A host's agent is too old.
     Agent {
         host: HostName,
-        /// The newest version that it knows.
+        /// The newest version that it supports.
         knows: u16,
     },
 }
@@ -72,7 +72,7 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// The first thing that keeps the cluster from version `next`. Agents that have been silent for long do not.
+/// The first obstacle to version `next`. Agents that have been silent for long are ignored.
 #[must_use]
 pub fn obstacle(
     next: u16,
@@ -93,7 +93,7 @@ pub fn obstacle(
 }
 
 impl Versions {
-    /// Whether the leader has heard those that are there.
+    /// Whether this leader has led long enough to have heard all live agents.
     fn has_heard(&self, context: &LeaderContext) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (term, since) = *told.led.get_or_insert_with(|| (context.term, Instant::now()));
@@ -104,7 +104,7 @@ impl Versions {
         since.elapsed() >= HEARING
     }
 
-    /// Says what keeps the cluster from a version, once.
+    /// Logs a new obstacle once.
     fn tell(&self, next: u16, obstacle: Option<Obstacle>) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.obstacle == obstacle {
@@ -116,7 +116,7 @@ impl Versions {
         told.obstacle = obstacle;
     }
 
-    /// Raises the version as far as everybody knows it.
+    /// Raises the version as far as all members and agents support it.
     async fn raise(&self, context: &LeaderContext) -> Result<(), ProposeError> {
         let (current, with_agents) = context.replica.with_state(|state| {
             let mut hosts = state.hosts();
@@ -142,12 +142,12 @@ impl Versions {
     }
 }
 
-/// Proposes a version. Whether it is in force.
+/// Proposes a version. Returns whether it is in force.
 async fn raise_to(next: u16, context: &LeaderContext) -> Result<bool, ProposeError> {
     let command = Command::RaiseVersion(RaiseVersion { version: next });
     let outcomes = context.propose([command]).await?;
     match outcomes.into_iter().next().map(|outcome| outcome.result) {
-        // The founder of a new cluster raises it as well: whoever comes second finds it done.
+        // The founder of a new cluster raises the version as well: the second proposal is refused as already done.
         Some(Err(refusal)) if refusal.is_raised_already() => Ok(true),
         Some(Err(refusal)) => {
             tracing::warn!(%refusal, "cannot raise the version");

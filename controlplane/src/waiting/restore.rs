@@ -1,5 +1,5 @@
-//! A replica that waits for a backup: it answers health checks and takes `POST /v1/restore`. When its
-//! data directory is filled, it starts as any other, on the same listener.
+//! A replica that waits for a backup: it answers health checks and accepts `POST /v1/restore`. Once its
+//! data directory is filled, it starts normally, on the same listener.
 
 use std::io;
 use std::path::Path;
@@ -30,13 +30,13 @@ use crate::api::check_origin;
 use crate::connection::{no_replica, on_bad_head};
 use crate::error::{Code, Failure, REVISION_HEADER};
 
-/// A sender that gives nothing for so long is cut off.
+/// A sender that stalls for this long is disconnected.
 const STALL_MAX: Duration = Duration::from_secs(30);
-/// Connections at the same time.
+/// Maximum number of concurrent connections.
 const CONNECTIONS_MAX: usize = 256;
 
-/// Fills the data directory from a file, if one is given; or waits for a backup, if that is asked for
-/// and the directory is nobody's. Returns when the replica can start, or with `stop`.
+/// Fills the data directory from a file, if one is given; or waits for a backup, if requested and the directory has
+/// no owner. Returns when the replica can start, or on `stop`.
 ///
 /// # Errors
 /// [`RestoreError`].
@@ -83,11 +83,11 @@ async fn restore_off_thread(
     })
 }
 
-/// A replica that waits.
+/// The server of a replica that waits for a backup.
 #[derive(Clone)]
 struct Waiting {
     replica: ReplicaConfig,
-    /// Held by the upload that is under way.
+    /// Held by the upload in progress.
     upload: Arc<Mutex<()>>,
     done: watch::Sender<Option<Restoration>>,
 }
@@ -97,7 +97,7 @@ impl Waiting {
         Self { replica, upload: Arc::default(), done: watch::Sender::new(None) }
     }
 
-    /// Serves until the directory is filled. `None`: stopped before. Answers that are being written go on.
+    /// Serves until the directory is filled. `None`: stopped before. Answers in progress are completed.
     async fn wait(self, listener: &TcpListener, stop: &CancellationToken) -> Option<Restoration> {
         let mut done = self.done.subscribe();
         let answers = on_bad_head(no_replica());
@@ -140,12 +140,12 @@ impl Waiting {
         };
         let headers = response.headers_mut();
         headers.insert(REVISION_HEADER, HeaderValue::from(0));
-        // What comes next on this connection is for the replica that starts.
+        // The next request on this connection is for the replica that starts: close it.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
 
-    /// Stores a backup and fills the directory from it.
+    /// Stores an uploaded backup and restores the directory from it.
     async fn take(&self, body: Incoming) -> Result<Value, Failure> {
         let Ok(_one) = self.upload.try_lock() else {
             return Err(Failure::new(Code::Busy, "a backup is being restored already"));
@@ -175,7 +175,7 @@ impl Waiting {
     }
 }
 
-/// Writes a body into a file.
+/// Writes a body to a file.
 async fn store(mut body: Incoming, dir: &Path, path: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| {
         Failure::new(
@@ -201,7 +201,7 @@ async fn store(mut body: Incoming, dir: &Path, path: &Path) -> Result<(), Failur
     file.sync_all().await.map_err(failed)
 }
 
-/// Why a restore was refused, for the caller.
+/// The failure for a refused restore.
 fn refused(error: RestoreError) -> Failure {
     let code = match &error {
         RestoreError::File(FileError::Backup { .. }) => Code::BackupUnusable,

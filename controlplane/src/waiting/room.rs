@@ -1,9 +1,9 @@
-//! A replica without room on its disk, and what it says.
+//! Waits for free disk space, and answers requests until there is some.
 //!
-//! A replica whose disk is nearly full leaves before the disk is full: it hands leadership over, stops
-//! as on SIGTERM, and answers every request `DiskFull` until there is room again; then it starts anew,
-//! in the same process. A disk that is full all of a sudden takes the same road. Nothing that was
-//! acknowledged is lost: what was acknowledged is on the disk.
+//! A replica whose disk is nearly full stops before the disk is full: it hands over leadership, stops as on SIGTERM,
+//! and the process answers every request with `DiskFull` until there is space again; then it starts a new replica in
+//! the same process. A disk that fills up suddenly is handled the same way. Acknowledged data is not lost: it is
+//! already on the disk.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use tracing::{info, warn};
 use crate::connection::{no_replica, on_bad_head};
 use crate::error::{Code, Failure};
 
-/// A disk that refused a write is not believed before this time to have room again: there may be a quota.
+/// After a write failed because the disk was full, wait at least this long before a restart: there may be a quota.
 const FULL_PAUSE: Duration = Duration::from_secs(5);
-/// Connections at the same time.
+/// Maximum number of concurrent connections.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// Returns when there is room, or with `false` at `stop`. Until then everybody who asks is told
+/// Waits for free disk space; returns `false` on `stop`. Until then every request gets an error that says
 /// why there is no replica.
 pub(crate) async fn wait(
     room: &mut SpaceGuard,
@@ -67,14 +67,14 @@ pub(crate) async fn wait(
     };
     done.cancel();
     if let Some(serving) = serving {
-        // It ends at once and has nothing to say.
+        // It ends at once and its result does not matter.
         _ = serving.await;
     }
     room.begin();
     there_is_room
 }
 
-/// Answers everybody by `router`, with the bounds of a connection, until `done`.
+/// Answers every request with `router`, within the limits of a connection, until `done`.
 async fn serve(listener: tokio::net::TcpListener, router: Router, done: CancellationToken) {
     let answers = on_bad_head(no_replica());
     let connections = Connections::new(CONNECTIONS_MAX, answers, Counters::default());
@@ -86,7 +86,7 @@ async fn serve(listener: tokio::net::TcpListener, router: Router, done: Cancella
     connections.cut();
 }
 
-/// What everybody is told meanwhile.
+/// The answer to every request while there is no disk space.
 async fn answer(
     State(state): State<Arc<(LowSpace, SpaceGuard)>>,
     request: Request<Body>,
@@ -95,7 +95,7 @@ async fn answer(
     let free = free(room.dir()).unwrap_or(short.free);
     let short = LowSpace { free, ..short.clone() };
     match request.uri().path() {
-        // Starting it again would not help.
+        // A restart would not help.
         "/healthz" => {
             let body =
                 json!({"status": "waiting for room on the disk", "message": short.to_string()});

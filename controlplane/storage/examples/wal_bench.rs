@@ -1,7 +1,7 @@
 //! Measures the log and the history by hand:
 //! `cargo run --release -p romana-storage --example wal_bench -- DIR [SECONDS]`
 //!
-//! Entries of 256 bytes, one per append, so many in flight; each is durable when it counts.
+//! Entries of 256 bytes, one per append, several in flight; an entry counts once it is durable.
 
 use std::path::Path;
 use std::sync::mpsc;

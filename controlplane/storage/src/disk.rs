@@ -1,7 +1,7 @@
-//! Room on the disk: how much there is, how much a replica wants, and whether an error says that there is none.
+//! Free disk space: how much there is, how much a replica needs, and whether an error means that the disk is full.
 //!
-//! A replica whose disk is nearly full leaves before the disk is full ([`SpaceGuard::low`]), and begins again when there is
-//! more than it needed ([`SpaceGuard::short`]), so that it does not come and go.
+//! A replica stops before its disk is full ([`SpaceGuard::low`]), and starts again only when more is free than it
+//! needed before ([`SpaceGuard::short`]), so that it does not flap.
 
 use std::error::Error;
 use std::io;
@@ -12,12 +12,12 @@ use romana_daemon::error::any_cause;
 use romana_statemachine::time::Size;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often free space is looked at.
+/// How often free space is checked.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A disk that refused a write is believed to have room again not before this much is free.
+/// After a write failed because the disk was full, this much must be free before a restart.
 const ROOM_MIN: u64 = 96 << 20;
 
-/// Whether an error comes from a disk (or a quota) that is full.
+/// Whether an error was caused by a full disk (or quota).
 #[must_use]
 pub fn is_full(error: &(dyn Error + 'static)) -> bool {
     any_cause(error, &|cause| {
@@ -27,10 +27,10 @@ pub fn is_full(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// Bytes free for us on the disk of `dir`, or of what it will be made in. Blocks, shortly.
+/// Free bytes on the disk of `dir`, or of its nearest existing parent. Blocks briefly.
 ///
 /// # Errors
-/// The system does not say.
+/// The system call failed.
 pub fn free(dir: &Path) -> io::Result<u64> {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or_else(|| Path::new("."));
     let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
@@ -38,24 +38,22 @@ pub fn free(dir: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// The room that a replica wants.
+/// The free space that a replica needs.
 #[derive(Clone, Debug)]
 pub struct SpaceGuard {
     dir: PathBuf,
     reserve: u64,
-    /// Why the last replica ended, and that it did.
+    /// Why the last replica ran out of space, if it did.
     ran_out: Option<String>,
 }
 
-/// Too little room.
+/// Not enough free space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LowSpace {
     pub dir: PathBuf,
-    /// Bytes free.
     pub free: u64,
-    /// Bytes wanted.
     pub needed: u64,
-    /// What failed, if something did.
+    /// The failed operation, if there was one.
     pub why: Option<String>,
 }
 
@@ -70,19 +68,19 @@ impl std::fmt::Display for LowSpace {
 }
 
 impl SpaceGuard {
-    /// Room for the data in `dir`: `reserve` bytes are kept free; 0: as long as writing goes well.
+    /// Guards the disk of `dir`: keeps `reserve` bytes free; with 0, stops only when a write fails.
     #[must_use]
     pub fn new(dir: PathBuf, reserve: u64) -> Self {
         Self { dir, reserve, ran_out: None }
     }
 
-    /// Notes that the replica ended for want of room: to begin again it wants a quarter more, so
-    /// that it does not come and go.
+    /// Records that the replica ran out of space: a restart then needs a quarter more, so that it does not
+    /// flap.
     pub fn ran_out(&mut self, why: String) {
         self.ran_out = Some(why);
     }
 
-    /// Bytes that must be free to begin.
+    /// Bytes that must be free for a start.
     #[must_use]
     pub fn needed(&self) -> u64 {
         match self.ran_out {
@@ -92,37 +90,37 @@ impl SpaceGuard {
         }
     }
 
-    /// The directory whose disk is meant.
+    /// The directory whose disk is guarded.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Whether the last replica ended for want of room.
+    /// Whether the last replica ran out of space.
     #[must_use]
     pub fn has_run_out(&self) -> bool {
         self.ran_out.is_some()
     }
 
-    /// Forgets that: a replica begins.
+    /// Resets that: a replica starts.
     pub fn begin(&mut self) {
         self.ran_out = None;
     }
 
-    /// What is missing to begin. A disk that does not say is taken at its word when it is written to.
+    /// The missing space for a start. If free space cannot be read, start anyway; a failing write will tell.
     #[must_use]
     pub fn short(&self) -> Option<LowSpace> {
         self.compare(self.needed())
     }
 
-    /// The room that there is, where it is less than `needed`.
+    /// The free space, if it is less than `needed`.
     #[must_use]
     pub fn compare(&self, needed: u64) -> Option<LowSpace> {
         let free = free(&self.dir).ok().filter(|free| *free < needed)?;
         Some(LowSpace { dir: self.dir.clone(), free, needed, why: self.ran_out.clone() })
     }
 
-    /// Returns when less than the reserve is free.
+    /// Waits until less than the reserve is free.
     pub async fn low(&self) -> LowSpace {
         let mut clock = interval(LOOK_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! Whole files on the platform's disk: [`romana_daemon::whole`] on the real file system, or on the simulated one.
+//! Atomic file writes: [`romana_daemon::whole`] on the platform's file system, real or simulated.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -31,8 +31,8 @@ impl Files for Disk {
     }
 }
 
-/// Writes the file `path` so that after a power cut there is the old one or the new one, whole; as `beside` at first,
-/// which must be in the same directory.
+/// Replaces the file `path` atomically: after a power cut either the old or the new contents are there. Writes to
+/// `beside` first, which must be in the same directory.
 ///
 /// # Errors
 /// [`Failed`].
@@ -44,7 +44,7 @@ pub fn replace(
     whole::replace(&Disk, path, beside, write)
 }
 
-/// [`replace`] by some bytes; the file beside it has `.tmp` behind its name.
+/// Like [`replace`] with the given bytes; the temporary file has `.tmp` appended to its name.
 ///
 /// # Errors
 /// [`Failed`].
@@ -54,7 +54,7 @@ pub fn put(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
     replace(path, Path::new(&beside), |file| file.write_all(bytes))
 }
 
-/// Writes a file, durably, under a name that does not count yet.
+/// Writes a file durably under a temporary name.
 ///
 /// # Errors
 /// [`Failed`].
@@ -62,7 +62,7 @@ pub fn write(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Re
     whole::write(&Disk, path, write)
 }
 
-/// Makes a file that was written as `beside` durable and gives it its name.
+/// Syncs a file that was written as `beside` and renames it to its final name.
 ///
 /// # Errors
 /// [`Failed`].
@@ -70,7 +70,7 @@ pub fn finish(file: &File, beside: &Path, path: &Path) -> Result<(), Failed> {
     whole::finish(&Disk, file, beside, path)
 }
 
-/// Gives a file that is durable already another name in its directory, durably.
+/// Renames a durable file within its directory, durably.
 ///
 /// # Errors
 /// [`Failed`].
@@ -78,7 +78,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), Failed> {
     whole::rename(&Disk, from, to)
 }
 
-/// Makes what was created, renamed and removed in a directory durable.
+/// Makes creations, renames and removals in a directory durable.
 ///
 /// # Errors
 /// [`Failed`].
@@ -86,7 +86,7 @@ pub fn sync_dir(dir: &Path) -> Result<(), Failed> {
     whole::sync_dir(&Disk, dir)
 }
 
-/// [`sync_dir`] for the directory that a file or directory is in.
+/// [`sync_dir`] for the parent directory of a path.
 ///
 /// # Errors
 /// [`Failed`].

@@ -1,8 +1,8 @@
 //! # The history
 //!
-//! Every record of every event, in segments that are only appended to: since genesis, or, where a
-//! retention is set, since some checkpoint on which the cluster agreed. It is the audit trail, what
-//! followers of the feed catch up from, and the past of any address.
+//! Every record of every event, in append-only segments: since genesis, or, with a retention setting, since a
+//! checkpoint that the cluster signed. It is the audit trail, the source from which followers of the feed catch up,
+//! and the past of any address.
 //!
 //! ```text
 //!   append ─► open segment (page cache) ─► full ─► packer thread ─► closed segment (compressed)
@@ -10,18 +10,18 @@
 //! ```
 //!
 //! ## Laws
-//! 1. After `sync` returned, everything appended before it is there after any power cut. What was not
-//!    synced may be lost from the end (and is derived again from the Raft log), never from the middle.
-//! 2. Records are dense and chained by their digests; what does not continue the chain is refused.
-//! 3. Damage is an error with file and offset, at open or at the read that meets it. [`verify`]
-//!    looks at everything. A missing segment is damage; where the history begins is noted (`origin`).
+//! 1. After `sync` returned, everything appended before it survives any power cut. Records that were not
+//!    synced may be lost from the end (and are derived again from the Raft log), never from the middle.
+//! 2. Records are dense and chained by their digests; a record that does not continue the chain is refused.
+//! 3. Damage is an error with file and offset, at open or at the read that finds it. [`verify`]
+//!    checks everything. A missing segment is damage; where the history begins is recorded (`origin`).
 //! 4. After a failed write or sync nothing is written any more.
-//! 5. Only whole closed segments go, oldest first; what is left verifies from its own start.
+//! 5. Only whole closed segments are purged, oldest first; the rest verifies from its own start.
 //!
-//! Left out: indexes by anything but the revision, and a lock: the replica that owns the directory
+//! Out of scope: indexes by anything but the revision, and a lock: the replica that owns the directory
 //! has locked its log.
 //!
-//! Reading order: `frame` (bytes), `raw`, `packed`, `segment`, `recover`, `retention`.
+//! Reading order: `frame` (encoding), `open_segment`, `sealed_segment`, `segment`, `recover`, `retention`.
 //!
 //! [`verify`]: History::verify
 
@@ -58,21 +58,21 @@ use sealed_segment::Full;
 use segment::{Segment, full_segments};
 use writer::Writer;
 
-/// How to keep the history.
+/// Options of the history.
 #[derive(Clone, Debug)]
 pub struct HistoryOptions {
-    /// Size at which a segment is closed and compressed, bytes.
+    /// Size in bytes at which a segment is closed and compressed.
     pub segment_bytes: u64,
 }
 
 impl Default for HistoryOptions {
-    /// Segments of 16 MiB: about 100 000 records, a tenth of a second to check at open.
+    /// Segments of 16 MiB: about 100 000 records, checked in a tenth of a second at open.
     fn default() -> Self {
         Self { segment_bytes: 16 << 20 }
     }
 }
 
-/// The history. Clones are handles to the same one. Appending and reading go on at the same time.
+/// The history. Clones are handles to the same one. Appends and reads run concurrently.
 #[derive(Clone)]
 pub struct History {
     inner: Arc<Inner>,
@@ -84,20 +84,20 @@ struct Inner {
     shared: Arc<Shared>,
     writer: Mutex<Writer>,
     packer: Worker<Packer>,
-    /// When segments began, as far as that was looked up.
+    /// Cached times of the first records of segments.
     times: Mutex<BTreeMap<Revision, Millis>>,
 }
 
-/// What readers, writer and packer have in common.
+/// State shared by readers, writer and packer.
 struct Shared {
     state: Mutex<State>,
-    /// One sync at a time: of two that meet the same failure, only one is told.
+    /// Serializes syncs: if two concurrent syncs fail for the same reason, only one reports the original error.
     syncing: Mutex<()>,
     cache: Mutex<Cache>,
     failure: OnceLock<Arc<HistoryError>>,
-    /// Reads that met damage.
+    /// Number of reads that found damage.
     damaged: AtomicU64,
-    /// What the last of them met.
+    /// The damage that the last of them found.
     damage: Mutex<Option<String>>,
 }
 
@@ -124,7 +124,7 @@ impl Shared {
         self.failure.get().map_or(Ok(()), |cause| Err(HistoryError::Stopped(Arc::clone(cause))))
     }
 
-    /// Stops writing for good.
+    /// Stops writing permanently.
     fn fail(&self, error: HistoryError) -> HistoryError {
         let cause = self.failure.get_or_init(|| {
             tracing::error!(
@@ -138,10 +138,10 @@ impl Shared {
 }
 
 impl History {
-    /// Opens the history in `dir`, which is made if it is missing. A torn tail is cut.
+    /// Opens the history in `dir`, creates it if it is missing, and truncates a torn tail.
     ///
     /// # Errors
-    /// [`HistoryError::Damaged`] (nothing was changed then), [`HistoryError::Io`].
+    /// [`HistoryError::Damaged`] (nothing was changed), [`HistoryError::Io`].
     pub fn open(dir: &Path, options: HistoryOptions) -> Result<Self, HistoryError> {
         let recover::Opened { segments, active, last } = recover::open(dir)?;
         let full = full_segments(&segments);
@@ -157,11 +157,11 @@ impl History {
         let packer = Worker::spawn_helper("history-packer", Packer(Arc::clone(&shared)))
             .map_err(HistoryError::io("start the threads of", dir))?;
         for segment in full {
-            // It has just been started.
+            // The thread was just started, so this cannot fail.
             _ = packer.send(segment);
         }
         let mut writer = Writer::new(active);
-        // All of it was made durable just now.
+        // All of it was just made durable.
         writer.mark(writer.end)?;
         let inner = Inner {
             dir: dir.to_owned(),
@@ -174,8 +174,8 @@ impl History {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Appends records, in order. They can be read at once, but are durable only after
-    /// [`History::sync`]. Records that are there already are compared and skipped.
+    /// Appends records in order. They are readable at once, but durable only after [`History::sync`].
+    /// Records that are already there are compared and skipped.
     ///
     /// # Errors
     /// [`HistoryError::Gap`], [`HistoryError::Diverged`]: nothing was appended.
@@ -204,8 +204,8 @@ impl History {
         Ok(())
     }
 
-    /// Records that we have must be the ones that come again. Digests are a chain: if the last is right,
-    /// so are those before it, and only if it is not are they looked at one by one, to name the first.
+    /// Compares records that are already there. Digests form a chain: if the last one matches, so do all before it.
+    /// Only on a mismatch are they compared one by one, to report the first difference.
     fn compare(&self, records: &[Record]) -> Result<(), HistoryError> {
         let oldest = self.oldest();
         if let Some(last) = records.last().filter(|record| record.revision >= oldest) {
@@ -232,7 +232,7 @@ impl History {
         Ok(())
     }
 
-    /// Closes the open segment and begins the next one.
+    /// Closes the open segment and starts the next one.
     fn rotate(&self, writer: &mut Writer) -> Result<(), HistoryError> {
         let mut state = self.inner.shared.state();
         let start = Start { first: state.last.0.next(), previous: state.last.1 };
@@ -242,20 +242,20 @@ impl History {
         drop(state);
         let full = Full { raw: std::mem::replace(&mut writer.active, Arc::clone(&raw)), last };
         writer.end = frame::HEADER as u64;
-        // A mark may be the last thing in it: torn, it would make what follows look as if it never was durable.
+        // A torn mark at its end would make the records after it look as if they were never durable: sync it again.
         writer.owe(Arc::clone(&full.raw));
         writer.owe(raw);
         writer.new_files = true;
-        // Without a packer it stays as it is.
+        // Without a packer the segment stays uncompressed.
         _ = self.inner.packer.send(full);
         Ok(())
     }
 
-    /// Makes everything appended so far durable. Blocks on the disk; appending goes on meanwhile.
+    /// Makes everything appended so far durable. Blocks on the disk; appends continue concurrently.
     ///
     /// # Errors
-    /// [`HistoryError::Stopped`]: the disk failed, now or before. It is never asked again: after a
-    /// failed sync nobody knows what is on it.
+    /// [`HistoryError::Stopped`]: the disk failed, now or before. A sync is never retried: after a failed sync the
+    /// contents of the disk are unknown.
     pub fn sync(&self) -> Result<(), HistoryError> {
         let shared = &self.inner.shared;
         let _one = shared.syncing();
@@ -282,7 +282,7 @@ impl History {
         Ok(())
     }
 
-    /// Where it is.
+    /// The directory of the history.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.inner.dir
@@ -294,13 +294,13 @@ impl History {
         self.inner.shared.state().last
     }
 
-    /// The first revision that can be read (or will be: 1 in an empty history).
+    /// The oldest readable revision (1 in an empty history).
     #[must_use]
     pub fn oldest(&self) -> Revision {
         self.inner.shared.state().segments.keys().next().copied().unwrap_or(Revision(1))
     }
 
-    /// The first revision that can be read (or will be), and the digest of the history before it.
+    /// The oldest readable revision (1 in an empty history), and the digest of the history before it.
     #[must_use]
     pub fn begin(&self) -> (Revision, Digest) {
         let state = self.inner.shared.state();
@@ -309,11 +309,11 @@ impl History {
             .map_or_else(|| (Revision(1), Digest::default()), |start| (start.first, start.previous))
     }
 
-    /// Reads records from `from` on: at most `max_records` with `max_bytes` of wire form together,
-    /// but one at least if there is one. Blocks on the disk.
+    /// Reads records from `from` on: at most `max_records`, with at most `max_bytes` of wire form in total, but at
+    /// least one if there is one. Blocks on the disk.
     ///
     /// # Errors
-    /// [`HistoryError::Compacted`] when `from` is before the oldest; [`HistoryError::Damaged`];
+    /// [`HistoryError::Compacted`] when `from` is before the oldest revision; [`HistoryError::Damaged`];
     /// [`HistoryError::Io`].
     pub fn read(
         &self,
@@ -326,7 +326,7 @@ impl History {
             self.inner.shared.damaged.fetch_add(1, Ordering::Relaxed);
             let told = error.to_string();
             let mut damage = self.damage_lock();
-            // Whoever asks again meets it again: it is said once.
+            // A retry finds the same damage: log it once.
             if damage.as_ref() != Some(&told) {
                 tracing::error!(%error, "the history is damaged");
                 *damage = Some(told);
@@ -335,7 +335,7 @@ impl History {
         read
     }
 
-    /// What the last read met that met damage, since the start.
+    /// The damage that the last such read found, since the start.
     #[must_use]
     pub fn damage(&self) -> Option<String> {
         self.damage_lock().clone()
@@ -345,7 +345,7 @@ impl History {
         self.inner.shared.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many reads met damage.
+    /// Number of reads that found damage.
     #[must_use]
     pub fn damaged(&self) -> u64 {
         self.inner.shared.damaged.load(Ordering::Relaxed)
@@ -384,7 +384,7 @@ impl History {
                 if collector.next >= oldest {
                     return Err(error);
                 }
-                // Purged while it was read.
+                // Purged during the read.
                 break;
             }
             if collector.next == wanted && !collector.is_full() {
@@ -400,17 +400,17 @@ impl History {
         }
     }
 
-    /// Reads everything and checks the whole chain of digests. Returns the last revision and digest.
+    /// Reads everything and verifies the whole chain of digests. Returns the last revision and digest.
     ///
     /// # Errors
-    /// [`HistoryError::Damaged`], [`HistoryError::Diverged`] (a digest does not follow),
+    /// [`HistoryError::Damaged`], [`HistoryError::Diverged`] (a digest does not match),
     /// [`HistoryError::Io`].
     pub fn verify(&self) -> Result<(Revision, Digest), HistoryError> {
         let (mut revision, mut digest) = self.start();
         loop {
             let records = match self.read(revision.next(), 4096, 1 << 20) {
                 Err(HistoryError::Compacted { .. }) => {
-                    // Purged meanwhile: what is left has a start of its own.
+                    // Purged during the check: continue from the new start.
                     (revision, digest) = self.start();
                     continue;
                 }

@@ -1,19 +1,19 @@
 //! # Storage
 //!
-//! What a replica keeps on its disk, and the machine below it: real, or simulated.
+//! What a replica keeps on its disk, and the platform below it: real or simulated.
 //!
 //! ```text
-//!   wal       what Raft must not forget: entries, votes      history   every record of every event, in segments
+//!   wal       Raft's durable state: entries, votes           history   every record of every event, in segments
 //!      └─────────────────────┬──────────────────────────────────┘
-//!   durable   files that are whole or not there          state_file   a state in a file: snapshots, checkpoints
-//!   disk      is there room, and was it a full disk that refused
+//!   durable   atomic file writes                         state_file   a state in a file: snapshots, checkpoints
+//!   disk      free space, and detection of full disks
 //!                            │
 //!   platform  files, connections, threads, clocks, random numbers: std and tokio,
-//!             or with `--cfg romana_sim` a machine made of memory (`chaos/raft`)
+//!             or with `--cfg romana_sim` an in-memory simulation (`chaos/raft`)
 //! ```
 //!
-//! Nothing here knows Raft: payloads of the log are opaque bytes. The history holds records of the state
-//! machine, because their digests are its own proof.
+//! Nothing here depends on Raft: the log's payloads are opaque bytes. The history stores records of the state
+//! machine, because it verifies their digests.
 //!
 //! Start with [`wal`] and [`history`]: each states its laws at the top.
 

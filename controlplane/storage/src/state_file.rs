@@ -1,11 +1,11 @@
-//! A state in a file of its own, with a head that says what it is: what snapshots and checkpoints are.
+//! A file that contains a state, with a typed head: the format of snapshots and checkpoints.
 //!
 //! ```text
 //!   magic 8 · head length u32 · head crc32 u32 · head (postcard) · body (lz4 frame of the state)
-//!                                                 the caller's, then lengths and digest of the body
+//!                                                 the caller's part, then lengths and digest of the body
 //! ```
-//! Opening checks the head and the length of the file, reading the state checks all the rest. How a file gets its
-//! name is in [`crate::durable`].
+//! Opening a file checks the head and the file's length; reading the state checks the rest. Atomic renames are in
+//! [`crate::durable`].
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -23,16 +23,16 @@ use crate::platform::fs::File;
 
 const PREFIX_BYTES: usize = 16;
 
-/// What tells one kind of file from the others.
+/// Format of one kind of state file.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
-    /// How it begins.
+    /// Magic number at the start.
     pub magic: &'static [u8; 8],
-    /// Longest head, bytes.
+    /// Maximum length of the head, in bytes.
     pub head_bytes_max: usize,
 }
 
-/// What the head of every form ends with.
+/// Last part of the head in every format.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Body {
     state_bytes: u64,
@@ -40,18 +40,18 @@ struct Body {
     body_digest: Digest,
 }
 
-/// Why a file cannot be used.
+/// Why a state file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
-    /// The disk.
+    /// A file operation failed.
     #[error("{}", .path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// It is not what was written.
+    /// The contents are corrupt.
     #[error("{} is not whole: {why}", .path.display())]
     Damaged { path: PathBuf, why: String },
 }
 
-/// A file's bytes, to be written.
+/// An encoded state file, to be written.
 #[derive(Debug)]
 pub struct Encoded {
     prefix: [u8; PREFIX_BYTES],
@@ -60,10 +60,10 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// A state under a head. Takes about a second per million addresses.
+    /// Encodes a state under a head. Takes about a second per million addresses.
     ///
     /// # Errors
-    /// It does not compress.
+    /// The state cannot be compressed.
     pub fn new<H: Serialize>(form: &Form, head: &H, state: &State) -> io::Result<Self> {
         let bytes = state.snapshot();
         let mut encoder = FrameEncoder::new(Vec::new());
@@ -79,22 +79,22 @@ impl Encoded {
         Ok(Self { prefix, head, body })
     }
 
-    /// Writes it.
+    /// Writes the encoded file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The I/O error.
     pub fn write_to(&self, file: &mut impl Write) -> io::Result<()> {
         [&self.prefix[..], &self.head, &self.body].iter().try_for_each(|part| file.write_all(part))
     }
 
-    /// How long it is.
+    /// Length of the encoded file.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         (self.prefix.len() + self.head.len() + self.body.len()) as u64
     }
 }
 
-/// A file whose head was read. Stays readable after its name is gone.
+/// An open file whose head was read. It stays readable after it is unlinked.
 #[derive(Clone, Debug)]
 pub struct StateFile<H> {
     path: PathBuf,
@@ -147,13 +147,13 @@ impl<H: DeserializeOwned> StateFile<H> {
 }
 
 impl<H> StateFile<H> {
-    /// What the caller wrote into the head.
+    /// The caller's part of the head.
     #[must_use]
     pub fn head(&self) -> &H {
         &self.head
     }
 
-    /// Where it is.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -165,21 +165,21 @@ impl<H> StateFile<H> {
         self.bytes
     }
 
-    /// The same file under the name that it got meanwhile.
+    /// The same file under its new name, after a rename.
     #[must_use]
     pub fn named(self, path: PathBuf) -> Self {
         Self { path, ..self }
     }
 
-    /// [`StateFileError::Damaged`] here.
+    /// A [`StateFileError::Damaged`] for this file.
     pub fn damaged(&self, why: impl Into<String>) -> StateFileError {
         StateFileError::Damaged { path: self.path.clone(), why: why.into() }
     }
 
-    /// Bytes from `at`, `max` at most; empty at the end. Blocks.
+    /// Bytes from `at`, at most `max`; empty at the end. Blocks.
     ///
     /// # Errors
-    /// What the system says.
+    /// The I/O error.
     pub fn read_at(&self, at: u64, max: usize) -> io::Result<Bytes> {
         let left = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(max);
         let mut chunk = vec![0; max.min(left)];
@@ -187,7 +187,7 @@ impl<H> StateFile<H> {
         Ok(chunk.into())
     }
 
-    /// Decodes the state, checking everything. Blocks, for about a second per million addresses.
+    /// Decodes and verifies the state. Blocks, for about a second per million addresses.
     ///
     /// # Errors
     /// [`StateFileError`].

@@ -1,7 +1,7 @@
 //! # The write-ahead log
 //!
-//! Keeps what Raft must not forget: entries, the vote, truncations and purges, in one sequence of
-//! records, so that their order on disk is the order in which they were asked for. Payloads are
+//! Stores Raft's durable state: entries, the vote, truncations and purges, in one sequence of
+//! records, so that they are on disk in the order of the calls. Payloads are
 //! opaque. What is *acknowledged* (its [`Done`] was called with `Ok`) is durable.
 //!
 //! ```text
@@ -9,26 +9,26 @@
 //!        │ queue, never blocks                        │ preads, checks checksums
 //!        ▼                                            ▼
 //!   writer thread: gather → one pwrite → one fdatasync → catalog → Done, Done, Done
-//!        │ takes a spare, gives used segments away
+//!        │ takes a spare segment, retires purged ones
 //!        ▼
 //!   keeper thread: allocates the next segment ahead, recycles or unlinks purged ones
 //! ```
 //!
 //! ## Laws
-//! 1. What is acknowledged is there after any crash and any power cut, whole and in order.
-//! 2. A torn tail (a group that was being written, never acknowledged) is cut at open, durably.
-//!    Damage to anything else refuses to open and names file and offset.
-//! 3. The first error of a write, of a sync (of a file or the directory) or of an allocation stops
-//!    the log for good: after a failed fsync nobody knows what is on the disk, and asking again would
-//!    hide it. Restart to find out.
+//! 1. What is acknowledged survives any crash and any power cut, complete and in order.
+//! 2. A torn tail (a group that was being written, never acknowledged) is truncated at open, durably.
+//!    With any other damage the log does not open, and the error names file and offset.
+//! 3. The first error of a write, a sync (of a file or the directory) or an allocation stops
+//!    the log permanently: after a failed fsync the contents of the disk are unknown, and a retry would
+//!    hide that. Only a restart can find out.
 //! 4. One process at a time (`LOCK`).
-//! 5. A log that lost its end (a file removed, cut, zeroed or put back from an older copy) does not
-//!    open: how far it was acknowledged is noted in a file of its own. What cannot be noticed from
-//!    here is that file and the log put back together.
+//! 5. A log that lost its end (a file removed, truncated, zeroed or replaced by an older copy) does not
+//!    open: the acknowledged end is recorded in a separate file. The log alone cannot detect that this file
+//!    and the log were both rolled back.
 //!
-//! Left out: a cache of the last entries (its owner has one), and compression.
+//! Out of scope: a cache of the last entries (the owner has one), and compression.
 //!
-//! Reading order: `frame` (bytes), `ledger` (meaning), `recover` (open), `highwater`, `writer`,
+//! Reading order: `frame` (encoding), `ledger` (semantics), `recover` (open), `highwater`, `writer`,
 //! `keeper`.
 
 mod error;
@@ -56,19 +56,19 @@ pub use frame::Owner;
 use ledger::{Catalog, Run};
 use writer::{Change, Job, Writer};
 
-/// Called once, on the writer's thread, when a change is durable or never will be. It must not block.
+/// Called once, on the writer's thread, when a change is durable or has failed. It must not block.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// How to keep the log.
+/// Options of the log.
 #[derive(Clone, Debug)]
 pub struct WalOptions {
-    /// Size of a segment, bytes. At least 4096; smaller values are raised.
+    /// Segment size in bytes. At least 4096; smaller values are raised.
     pub segment_bytes: u64,
-    /// The file of the high-water mark; `None`: `MARK`, in the log's directory. Elsewhere it outlives
-    /// that directory, so that its loss is noticed.
+    /// Path of the high-water mark; `None`: `MARK` in the log's directory. Outside that directory it also
+    /// detects the loss of the whole directory.
     pub mark: Option<PathBuf>,
-    /// Whose log it is: written into each segment, and a log of another owner does not open. Files without an
-    /// owner do.
+    /// Owner of the log: written into each segment; a log of another owner does not open. Files without an owner
+    /// do.
     pub owner: Option<Owner>,
 }
 
@@ -79,21 +79,21 @@ impl Default for WalOptions {
     }
 }
 
-/// What the log has at open. All of it is durable.
+/// Contents of the log at open. All of it is durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// The vote saved last.
+    /// The last saved vote.
     pub vote: Option<Bytes>,
     /// Index and marker of the last purge.
     pub purged: Option<(u64, Bytes)>,
-    /// The first entry, or where it would be.
+    /// Index of the first entry, or of the next one if there is none.
     pub first: u64,
-    /// The last entry. `None`: the log has no entries.
+    /// Index of the last entry. `None`: the log has no entries.
     pub last: Option<u64>,
 }
 
-/// The log. Clones are handles to the same log; when the last one is dropped, what is queued is
-/// still written, and the drop waits for it (unless it happens in a [`Done`]).
+/// The log. Clones are handles to the same log; dropping the last one writes the queued changes
+/// and waits for that (unless it happens in a [`Done`]).
 #[derive(Clone)]
 pub struct Wal {
     inner: Arc<Inner>,
@@ -104,7 +104,7 @@ struct Inner {
     writer: Worker<Writer>,
 }
 
-/// What writer, keeper and readers have in common.
+/// State shared by writer, keeper and readers.
 #[derive(Default)]
 struct Shared {
     catalog: Mutex<Catalog>,
@@ -112,7 +112,7 @@ struct Shared {
     on_sync: OnceLock<OnSync>,
 }
 
-/// Told how long each sync of a group took. Called on the writer's thread; must not block.
+/// Receives the duration of each group's sync. Called on the writer's thread; must not block.
 pub type OnSync = Box<dyn Fn(Duration) + Send + Sync>;
 
 impl Shared {
@@ -126,7 +126,7 @@ impl Shared {
         }
     }
 
-    /// Stops the log. Returns the error that stopped it first.
+    /// Stops the log. Returns the first error that stopped it.
     fn fail(&self, error: WalError) -> Arc<WalError> {
         let error = Arc::new(error);
         if self.failure.set(Arc::clone(&error)).is_ok() {
@@ -140,10 +140,10 @@ impl Shared {
 }
 
 impl Wal {
-    /// Opens the log in `dir`, which is made if it is missing, and says what is in it.
+    /// Opens the log in `dir`, creates it if it is missing, and returns its contents.
     ///
     /// # Errors
-    /// [`WalError::Locked`], [`WalError::Damaged`] or [`WalError::Foreign`] (nothing was changed then),
+    /// [`WalError::Locked`], [`WalError::Damaged`] or [`WalError::Foreign`] (nothing was changed),
     /// [`WalError::Io`].
     pub fn open(dir: &Path, options: WalOptions) -> Result<(Self, Recovered), WalError> {
         let segment_bytes = options.segment_bytes.max(4096);
@@ -162,32 +162,32 @@ impl Wal {
         Ok((Self { inner: Arc::new(inner) }, recovered))
     }
 
-    /// Appends entries. The first index is one after the last entry (any, in a log that never had
-    /// one), the others follow without holes; otherwise `done` gets `InvalidInput`, and the entries
-    /// before the wrong one may be there.
+    /// Appends entries. The first index must follow the last entry (any index in a log that never had
+    /// an entry), and the others must be consecutive; otherwise `done` gets `InvalidInput`, and the entries
+    /// before the wrong one may have been appended.
     pub fn append(&self, entries: Vec<(u64, Bytes)>, done: Done) {
         self.enqueue(Change::Append(entries), done);
     }
 
-    /// Saves the vote, replacing the one before.
+    /// Saves the vote, replacing the previous one.
     pub fn save_vote(&self, vote: Bytes, done: Done) {
         self.enqueue(Change::Vote(vote), done);
     }
 
-    /// Removes the entries after `last` (`None`: all). Nothing happens where there are none.
+    /// Removes the entries after `last` (`None`: all). No effect if there are none.
     pub fn truncate_after(&self, last: Option<u64>, done: Done) {
         self.enqueue(Change::TruncateAfter(last), done);
     }
 
-    /// Removes the entries up to `upto` and keeps `marker` as [`Recovered::purged`]. When the log
-    /// ends before `upto`, it goes on after it. Nothing happens if it was purged that far already.
+    /// Removes the entries up to `upto` and keeps `marker` as [`Recovered::purged`]. If the log ends before `upto`,
+    /// the next entry follows `upto`. No effect if it was purged that far already.
     pub fn purge(&self, upto: u64, marker: Bytes, done: Done) {
         self.enqueue(Change::Purge(upto, marker), done);
     }
 
     fn enqueue(&self, change: Change, done: Done) {
         if let Err(job) = self.inner.writer.send(Job { change, done }) {
-            // Only after a panic of the writer, in a `Done` for instance.
+            // Only after a panic of the writer, for example in a `Done`.
             let source = io::Error::other("the writer of the log has ended");
             let path = PathBuf::new();
             let error = WalError::Io { action: "write the log", path, source };
@@ -195,12 +195,12 @@ impl Wal {
         }
     }
 
-    /// Reads the entries `from..to_exclusive` as far as they are durable: as many as have `max_bytes`
-    /// of payload together, but one at least if there is one. Blocks on the disk.
+    /// Reads the durable entries of `from..to_exclusive`: as many as have `max_bytes` of payload in total, but at
+    /// least one if there is one. Blocks on the disk.
     ///
     /// # Errors
     /// [`WalError::Purged`] when `from` is before the first entry; [`WalError::Damaged`] when an
-    /// entry is not what was written; [`WalError::Io`].
+    /// entry is corrupt; [`WalError::Io`].
     pub fn read(
         &self,
         from: u64,
@@ -217,25 +217,25 @@ impl Wal {
         Ok(entries)
     }
 
-    /// Has somebody told how long syncs take, from now on. The first one that asks is told.
+    /// Registers an observer of sync durations. Only the first call counts.
     pub fn on_sync(&self, observe: OnSync) {
-        // A second observer would be a mistake of the caller without consequence.
+        // A second observer would be a harmless mistake of the caller.
         _ = self.inner.shared.on_sync.set(observe);
     }
 
-    /// Why the log has stopped, if it has. It never starts again; every later [`Done`] gets this.
+    /// Why the log has stopped, if it has. It never resumes; every later [`Done`] gets this error.
     #[must_use]
     pub fn failed(&self) -> Option<Arc<WalError>> {
         self.inner.shared.failed()
     }
 
-    /// Returns when the log has stopped, with [`Self::failed`].
+    /// Waits until the log has stopped, and returns [`Self::failed`].
     pub async fn wait_failed(&self) -> Arc<WalError> {
         Arc::clone(self.inner.shared.failure.wait().await)
     }
 }
 
-/// Reads neighbours with one call; their payloads share one allocation.
+/// Reads adjacent entries with one call; their payloads share one allocation.
 fn read_run(run: &Run, entries: &mut Vec<(u64, Bytes)>) -> Result<(), WalError> {
     let (Some(first), Some(last)) = (run.places.first(), run.places.last()) else { return Ok(()) };
     let base = first.offset;

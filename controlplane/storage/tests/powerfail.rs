@@ -1,5 +1,5 @@
-//! The log and the history on a disk that loses power, breaks or fills up (`chaos/src/powerfail.c`).
-//! This program starts itself as the process that is hit: [`writer_process`], [`historian_process`].
+//! The log and the history on a disk that loses power, fails or fills up (`chaos/src/powerfail.c`).
+//! This program runs itself as the affected child process: [`writer_process`], [`historian_process`].
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -14,7 +14,7 @@ use romana_statemachine::{Actor, Event, Index, Millis, Record, Revision, event};
 use romana_storage::history::{History, HistoryOptions};
 use romana_storage::wal::{Recovered, Wal, WalOptions};
 
-/// Names the directory in the child, and makes it one.
+/// Environment variable with the child's directory; its presence marks a child.
 const DIR: &str = "POWERFAIL_DIR";
 
 const LOG: WalOptions = WalOptions { segment_bytes: 64 << 10, mark: None, owner: None };
@@ -34,7 +34,7 @@ fn shim(dir: &Path) -> PathBuf {
     library
 }
 
-/// Runs `process` of this program on `dir` with the shim and its `settings`.
+/// Runs `process` of this program on `dir`, with the shim and its `settings`.
 fn run(process: &str, shim: &Path, dir: &Path, settings: &[(&str, String)]) -> Output {
     let program = std::env::current_exe().unwrap();
     Command::new(program)
@@ -47,28 +47,28 @@ fn run(process: &str, shim: &Path, dir: &Path, settings: &[(&str, String)]) -> O
         .unwrap()
 }
 
-/// The numbers that the child said last, by word.
+/// The last number that the child printed, by keyword.
 fn said(output: &Output) -> HashMap<String, u64> {
     let text = String::from_utf8_lossy(&output.stdout);
     let words = text.lines().filter_map(|line| line.split_once(' '));
     words.filter_map(|(word, number)| Some((word.to_owned(), number.parse().ok()?))).collect()
 }
 
-/// One line, at once: what is not written when the power fails was not said.
+/// Prints one line unbuffered: a line that is not written before the power fails does not count.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("\n{line}\n").as_bytes()).unwrap();
     out.flush().unwrap();
 }
 
-/// The entry `index`: tells its own index and is up to two pages long.
+/// The payload of entry `index`: contains the index and is up to two pages long.
 fn payload(index: u64) -> Bytes {
     let words = usize::try_from(index * 7919 % 1000).unwrap() + 1;
     index.to_le_bytes().repeat(words).into()
 }
 
-/// In the child: appends with eight entries in flight, now and then a vote and a purge, and says what
-/// is acknowledged. After the first error it waits for five more.
+/// In the child: appends with eight entries in flight, with an occasional vote and purge, and prints what
+/// is acknowledged. After the first error it waits for five more results.
 #[test]
 fn writer_process() {
     let Some(dir) = std::env::var_os(DIR) else { return };
@@ -109,7 +109,7 @@ fn writer_process() {
     say(&format!("failed {}", u64::from(wal.failed().is_some())));
 }
 
-/// Opens the log after the fault: everything that was said is there.
+/// Opens the log after the fault and checks that everything the child reported is there.
 fn check_log(dir: &Path, said: &HashMap<String, u64>, round: &str) -> Recovered {
     let (wal, found) = Wal::open(dir, LOG).unwrap_or_else(|error| panic!("{round}: {error}"));
     let at_least = |word: &str| said.get(word).copied().unwrap_or(0);
@@ -125,7 +125,7 @@ fn check_log(dir: &Path, said: &HashMap<String, u64>, round: &str) -> Recovered 
     found
 }
 
-/// Numbers for faults, the same in every run.
+/// Deterministic random numbers for faults.
 fn dice(round: u64, upto: u64) -> u64 {
     (round.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 33)
         % upto
@@ -138,14 +138,14 @@ fn power_cuts_lose_nothing_acknowledged() {
     let log = tools.path().join("cuts");
     let mut undone = 0;
     for round in 0..40 {
-        // Ten cuts one after the other on each log.
+        // Ten consecutive power cuts on each log.
         let dir = tools.path().join(format!("log-{}", round / 10));
         std::fs::create_dir_all(&dir).unwrap();
         let mut settings = vec![
             ("PF_CUTSYNC", (1 + dice(round, 120)).to_string()),
             ("PF_LOG", log.display().to_string()),
         ];
-        // In some rounds all un-synced pages are lost, in the others any.
+        // In some rounds all unsynced pages are lost, in the others a random subset.
         if round % 5 != 0 {
             settings.push(("PF_RAND", round.to_string()));
         }
@@ -162,7 +162,7 @@ fn power_cuts_lose_nothing_acknowledged() {
 fn a_failed_sync_stops_the_log_for_good() {
     let tools = tempfile::tempdir().unwrap();
     let shim = shim(tools.path());
-    // Files and the directory, at open, in groups and at rotation.
+    // Fails syncs of files and of the directory: at open, in groups and at rotation.
     for nth in [1, 3, 4, 5, 6, 9, 20, 21, 22, 23, 24, 25, 26, 27, 60] {
         let dir = tempfile::tempdir().unwrap();
         let output = run("writer_process", &shim, dir.path(), &[("PF_EIO", nth.to_string())]);
@@ -191,7 +191,7 @@ fn a_full_disk_stops_the_log_and_keeps_what_was_acknowledged() {
             assert_eq!(words.get("failed"), Some(&1), "{text}");
             assert_eq!(words.get("acknowledged-after-an-error"), Some(&0), "{text}");
         }
-        // Still full: it opens, as it is, or says why not; then there is room again.
+        // With the disk still full it opens, or says why not; then there is space again.
         let again = run("writer_process", &shim, dir.path(), &[("PF_ROOM", "0".to_owned())]);
         assert!(!String::from_utf8_lossy(&again.stdout).contains("damaged"), "{again:?}");
         check_log(dir.path(), &words, &format!("room {room}"));
@@ -212,7 +212,7 @@ fn records(last: &mut (Revision, romana_statemachine::Digest), count: u64) -> Ve
     (0..count).map(|_| make()).collect()
 }
 
-/// In the child: appends to a history and syncs it now and then, and says what is durable.
+/// In the child: appends to a history with occasional syncs, and prints what is durable.
 #[test]
 fn historian_process() {
     let Some(dir) = std::env::var_os(DIR) else { return };
@@ -248,7 +248,7 @@ fn power_cuts_lose_nothing_of_the_synced_history() {
     }
 }
 
-/// In the child: as [`historian_process`], and purges what is old and now and then begins anew.
+/// In the child: like [`historian_process`], and also purges old records and occasionally resets the history.
 #[test]
 fn purger_process() {
     let Some(dir) = std::env::var_os(DIR) else { return };

@@ -1,5 +1,5 @@
-//! Clients that never read, read a byte now and then, send half of something, or what is no request: the
-//! others are served meanwhile, and what was taken comes back.
+//! Clients that never read, read a byte now and then, send half of a request, or send garbage: the
+//! others are served, and the resources are released afterwards.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use tokio::time::{Instant, timeout};
 
 use super::world::{World, allocation};
 
-/// Longer than anything here may take.
+/// Longer than any step of these tests may take.
 const LONG: Duration = Duration::from_secs(60);
 /// Much longer than an answer takes that waits for nothing.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A connection that keeps next to nothing of what comes.
+/// A connection with a minimal receive buffer.
 async fn lazy(world: &World) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
@@ -32,7 +32,7 @@ async fn ask(world: &World, target: &str) -> TcpStream {
     say(world, format!("GET {target} HTTP/1.1\r\nhost: romana\r\n\r\n").as_bytes()).await
 }
 
-/// The head of an answer.
+/// Reads the head of an answer.
 async fn head(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let mut byte = [0];
@@ -49,14 +49,14 @@ async fn status(stream: &mut TcpStream) -> String {
     head(stream).await.split(' ').nth(1).unwrap_or("nothing").to_owned()
 }
 
-/// Everything until the end.
+/// Reads everything until the end.
 async fn whole(mut stream: TcpStream) -> String {
     let mut text = String::new();
     timeout(SOON, stream.read_to_string(&mut text)).await.unwrap().unwrap();
     text
 }
 
-/// Many records.
+/// Creates many records.
 async fn history(world: &World) {
     for round in 0..12 {
         let tenant = |n: u32| {
@@ -68,7 +68,7 @@ async fn history(world: &World) {
     }
 }
 
-/// Everybody else is served.
+/// Checks that other clients are served.
 async fn others(world: &World) {
     let started = Instant::now();
     for (n, target) in
@@ -83,7 +83,7 @@ async fn others(world: &World) {
     assert!(started.elapsed() < SOON, "it took {:?}", started.elapsed());
 }
 
-/// Asks again until the answer is this.
+/// Repeats a request until it gets this answer.
 async fn becomes(world: &World, target: &str, wanted: &str) {
     let until = Instant::now() + LONG;
     loop {
@@ -178,7 +178,7 @@ async fn half_sent_bodies_take_no_more_than_their_budget() {
     }
     let known = said.keys().all(|status| ["408", "429"].contains(&status.as_str()));
     assert!(known && said.contains_key("408") && said.contains_key("429"), "{said:?}");
-    // What they took has come back: a large body is taken again.
+    // Their budget was released: a large body is accepted again.
     let large = format!("[{}]", " ".repeat(12 << 20));
     let headers = [("content-type", "application/json")];
     assert_eq!(world.ask("POST", "/v1/batch", &headers, large).await.status, 200);
@@ -220,7 +220,7 @@ async fn followers_that_never_read_cost_nobody_anything() {
         unread.push(ask(&world, "/v1/events?from=0").await);
     }
     others(&world).await;
-    // One that reads gets everything.
+    // A follower that reads gets everything.
     let mut reader = ask(&world, "/v1/events?from=0").await;
     let last = world.replica.state().revision();
     let wanted = format!("\"bookmark\":{{\"revision\":{last}}}");

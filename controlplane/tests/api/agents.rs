@@ -1,4 +1,4 @@
-//! What agents say over HTTP, and what comes of it.
+//! Agents' reports and heartbeats over HTTP, and their effects.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ async fn reports_with_addresses_free_adopt_and_find_conflicts() {
     };
     let ip = world.get("/v1/addresses/a").await.json()["ip"].clone();
     let free = "10.111.0.5";
-    // A cluster of before takes the names alone.
+    // A cluster with an older version accepts the names only.
     let early = report(json!([attached("a", ip.as_str().unwrap()), attached("x", free)])).await;
     assert_eq!(early.json()["changed"], false);
     assert_eq!(world.get("/v1/addresses/x").await.status, 404);
@@ -147,7 +147,7 @@ async fn settings_of_agents_wait_for_version_three() {
     world.raise(2).await;
     world.raise(3).await;
     assert_eq!(patch(change).await.json()["reserve_per_owner"], 2);
-    // One that is refused takes the others with it.
+    // One refused value refuses the others as well.
     let bad = patch(json!({"reserve_per_owner": 65, "address_reuse_delay_ms": 7})).await;
     assert_eq!(bad.code(), "SettingOutOfRange");
     let shown = world.get("/v1/settings").await.json();

@@ -1,4 +1,4 @@
-//! Backups over HTTP: consistent while commands go on, and only into new clusters.
+//! Backups over HTTP: consistent while commands are committed, and restored only into new clusters.
 
 use romana_statemachine::backup::{BackupError, Check, Checked, Reader};
 use serde_json::json;
@@ -58,7 +58,7 @@ async fn what_is_asked_wrongly_is_refused() {
     assert_eq!(world.get("/v1/backup?history=perhaps").await.code(), "MalformedQuery");
     let refused = world.ask("GET", "/v1/backup", &[("accept", "application/json")], "").await;
     assert_eq!(refused.code(), "NotAcceptable");
-    // Whatever is sent, and however much of it: this replica has a cluster.
+    // This replica belongs to a cluster: any upload, of any size, is refused.
     for length in [0, 10, 20 << 20] {
         let body = vec![0_u8; length];
         let kind = [("content-type", "application/octet-stream")];

@@ -1,4 +1,4 @@
-//! Every class of error: status, code, and that nothing happened.
+//! Every class of error: status, code, and no effect.
 
 use serde_json::json;
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::world::{World, allocation};
 
-/// Reads lines of a feed as they come.
+/// Reads the lines of a feed as they arrive.
 struct Lines {
     body: Incoming,
     text: String,
@@ -29,7 +29,7 @@ impl Lines {
         Self { body: response.into_body(), text: String::new() }
     }
 
-    /// The next line that is not empty; `None` at the end.
+    /// The next non-empty line; `None` at the end.
     async fn next(&mut self) -> Option<String> {
         loop {
             if let Some((line, rest)) = self.text.split_once('\n') {
@@ -64,7 +64,7 @@ async fn a_follower_catches_up_and_goes_on() {
     world.post("/v1/addresses", &allocation("a", "h1")).await;
     assert!(lines.record().await["event"]["BlockAssigned"].is_object());
     assert_eq!(lines.record().await["event"]["AddressAllocated"]["name"], "a");
-    // Quiet again: a bookmark within the interval.
+    // Idle again: a bookmark arrives within the interval.
     let bookmark = loop {
         let line = lines.record().await;
         if let Some(bookmark) = line.get("bookmark") {
@@ -100,7 +100,7 @@ async fn filters_leave_out_what_does_not_concern() {
     }
     world.delete("/v1/hosts/h1?force=true").await;
     assert_eq!(lines.record().await["event"]["AddressAllocated"]["name"], "b");
-    // What is released concerns every host, wherever it was.
+    // A release concerns every host, wherever the address was.
     let mut released = Vec::new();
     let removed = loop {
         let line = lines.record().await;
@@ -150,7 +150,7 @@ async fn what_is_not_kept_is_gone_and_said_so() {
     world.end().await;
 }
 
-/// The agents of before would stop for good at an event that they do not know.
+/// Older agents would stop permanently at an event that they do not know.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_later_versions_go_to_those_who_say_what_they_know() {
     let world = World::furnished().await;

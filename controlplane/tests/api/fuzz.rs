@@ -1,4 +1,4 @@
-//! Whatever comes in, the answer is one of ours: no panic, no 500.
+//! Fuzzing: for any input the answer is one of the documented ones: no panic, no 500.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -22,7 +22,7 @@ const TARGETS: [(&str, &str); 14] = [
     ("POST", "/policies"),
 ];
 
-/// JSON that looks a little like ours.
+/// JSON that resembles valid requests.
 fn jsonish() -> impl Strategy<Value = String> {
     let key = prop::sample::select(vec![
         "name",

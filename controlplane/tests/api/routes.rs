@@ -1,4 +1,4 @@
-//! Every route once and more, each answer checked against the OpenAPI document.
+//! Every route at least once, with each answer checked against the OpenAPI document.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use super::schema;
 use super::world::{Answer, World, allocation, topology};
 
-/// Asks, checks the status and the answer's shape, and notes which route that was.
+/// Sends requests, checks the status and the shape of each answer, and records which routes were used.
 struct Tour<'a> {
     world: &'a World,
     document: Value,
     seen: BTreeSet<(String, String)>,
 }
 
-/// Whether a path is one of a template's.
+/// Whether a path matches a template.
 fn fits(template: &str, path: &str) -> bool {
     let (mut a, mut b) = (template.split('/'), path.split('/'));
     loop {
@@ -40,7 +40,7 @@ impl Tour<'_> {
         assert!(answer.headers.contains_key("x-romana-revision"), "{method} {target}");
         let path = target.split('?').next().unwrap();
         let paths = self.document["paths"].as_object().unwrap();
-        // A literal segment goes before a parameter, as in the router.
+        // A literal segment takes precedence over a parameter, as in the router.
         let template = paths.keys().filter(|template| fits(template, path));
         let template = template.min_by_key(|template| template.matches('{').count()).unwrap();
         let operation = &paths[template][method.to_lowercase()];
@@ -89,7 +89,7 @@ async fn every_route_answers_as_documented() {
     let mut missing = Vec::new();
     for (path, methods) in tour.document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            // The feed does not end by itself, a backup is no JSON: they have tests of their own.
+            // The feed does not end by itself, and a backup is not JSON: they have separate tests.
             let seen = tour.seen.contains(&(method.to_uppercase(), path.clone()));
             if !seen && !["/v1/events", "/v1/backup"].contains(&path.as_str()) {
                 missing.push(format!("{method} {path}"));
@@ -124,7 +124,7 @@ async fn topology_and_hosts(tour: &mut Tour<'_>) {
     for (name, ip) in [("h2", "192.168.0.2"), ("h3", "fd00::3")] {
         tour.ask("POST", "/v1/hosts", Some(json!({"name": name, "ip": ip})), 201).await;
     }
-    // What GET prints, PUT takes, and it changes nothing.
+    // PUT accepts what GET returns, and changes nothing.
     let printed = tour.ask("GET", "/v1/topology", None, 200).await;
     assert_eq!(printed["topologies"][0]["map"][0]["cidr"], "10.111.0.0/16");
     assert_eq!(printed["topologies"][0]["map"][0]["hosts"].as_array().unwrap().len(), 3);
@@ -142,7 +142,7 @@ async fn topology_and_hosts(tour: &mut Tour<'_>) {
         tour.ask("GET", "/v1/hosts?state=draining", None, 200).await["items"][0]["name"],
         "h2"
     );
-    // Pages neither repeat nor leave out.
+    // Pages neither repeat nor skip items.
     let (mut names, mut target) = (Vec::new(), "/v1/hosts?limit=2".to_owned());
     loop {
         let page = tour.ask("GET", &target, None, 200).await;
@@ -214,8 +214,8 @@ async fn addresses(tour: &mut Tour<'_>) {
     tour.ask("POST", "/v1/batch", Some(json!([])), 200).await;
 }
 
-/// Of members that are asked for at the same time for one address under several names, one is added; of those for one
-/// place as well.
+/// Of members added concurrently for one address under several names, only one is added; likewise for members
+/// that replace the same one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_members_at_the_same_time_one_is_added() {
     let world = World::furnished().await;
@@ -247,7 +247,7 @@ async fn of_members_at_the_same_time_one_is_added() {
     world.end().await;
 }
 
-/// A member that never starts comes and goes.
+/// Adds and removes a member that never starts.
 async fn members(tour: &mut Tour<'_>) {
     let raise = json!([{"RaiseVersion": {"version": 2}}]);
     let refused = tour.ask("POST", "/v1/batch", Some(raise), 422).await;
@@ -295,7 +295,7 @@ async fn members(tour: &mut Tour<'_>) {
     assert_eq!(again["changed"], false);
 }
 
-/// Whoever had the address of `a1`, and what happened.
+/// Queries the holders of the address of `a1`, and the log.
 async fn audit(tour: &mut Tour<'_>) {
     let log = "/v1/audit/log?type=AddressAllocated&name=a1";
     let log = tour.ask("GET", log, None, 200).await;
@@ -335,7 +335,7 @@ async fn audit(tour: &mut Tour<'_>) {
     past(tour, revision).await;
 }
 
-/// The state before and after the record of that revision, and all of it as a file.
+/// Queries the state before and after the record at that revision, and the export.
 async fn past(tour: &mut Tour<'_>, revision: u64) {
     let state = async |tour: &mut Tour<'_>, at: u64| {
         tour.ask("GET", &format!("/v1/audit/state?at={at}"), None, 200).await
@@ -425,7 +425,8 @@ async fn policies(tour: &mut Tour<'_>) {
     tour.ask("DELETE", "/v1/policies/policy2", None, 200).await;
 }
 
-/// A policy that closes SSH to hosts: whom it applies to and what closes is said, and what was not looked at.
+/// A policy that closes SSH to hosts: the answer says which hosts it applies to, what it closes, and what was not
+/// evaluated.
 async fn hosts_are_looked_at(tour: &mut Tour<'_>) {
     let policy = json!({
         "name": "hosts",
@@ -447,7 +448,7 @@ async fn hosts_are_looked_at(tour: &mut Tour<'_>) {
     assert_eq!(explained["not_looked_at"], json!(["addresses of blocks that are not allocated"]));
 }
 
-/// By name and by address; what is no address, no port, or of two families is refused.
+/// By name and by address; refuses invalid addresses and ports, and mixed address families.
 async fn verdicts(tour: &mut Tour<'_>) {
     for (traffic, allowed) in
         [("tcp/80", true), ("tcp/81", false), ("icmp", true), ("other", false)]
@@ -481,7 +482,7 @@ async fn vips_and_views(tour: &mut Tour<'_>) {
     let stands = json!({"vip_lease_ms": 1000});
     let settings = tour.ask("PATCH", "/v1/settings", Some(stands), 200).await;
     assert_eq!(settings["address_reuse_delay_ms"], 0, "all or nothing");
-    // In a batch it keeps nothing else.
+    // In a batch it does not block the other commands.
     let mut request = vip;
     request["name"] = json!("web.default");
     let tenant = json!({"CreateTenant": {"id": "beside", "labels": {}}});
@@ -491,7 +492,7 @@ async fn vips_and_views(tour: &mut Tour<'_>) {
     assert_eq!(codes, [json!("VipsNotServed"), Value::Null, json!("VipsNotServed")]);
     assert_eq!(results[1]["answer"]["Done"]["changed"], true, "{results}");
     tour.ask("DELETE", "/v1/tenants/beside", None, 200).await;
-    // One that an earlier release accepted is shown and removed.
+    // A VIP that an earlier release accepted is shown and can be removed.
     let (name, ip) = ("web.default".into(), "192.168.99.101".parse().unwrap());
     let spec = VipSpec { name, ip, candidates: vec!["h1".into()] };
     tour.world.propose("test", Command::RequestVip(spec)).await;

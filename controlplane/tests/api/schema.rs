@@ -1,8 +1,9 @@
-//! The part of JSON Schema that the OpenAPI document uses. What a schema with members does not name is not documented.
+//! The subset of JSON Schema that the OpenAPI document uses. Fields that a schema does not list count as
+//! undocumented.
 
 use serde_json::Value;
 
-/// What is wrong with a value, if anything.
+/// Why a value does not match a schema.
 pub(crate) fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let fail = |why: &str| Err(format!("{why}: {value} against {schema}"));
     if schema == &Value::Bool(true) {

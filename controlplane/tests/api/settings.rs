@@ -1,4 +1,4 @@
-//! How long the history is kept, as a setting.
+//! Retention of the history as a setting.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ async fn retention_is_a_setting_from_version_two_on() {
     assert_eq!(before["history_retention_ms"], Value::Null);
     assert_eq!(before["history_retention_bytes"], Value::Null);
     assert_eq!(patch(month).await.json()["history_retention_ms"], 2_592_000_000_u64);
-    // Each half alone leaves the other; null is for ever; other settings go along.
+    // Each half leaves the other unchanged; null means forever; other settings can be set in the same request.
     let size = json!({"history_retention_bytes": 10_u64 << 30, "address_reuse_delay_ms": 5});
     let set = patch(size).await.json();
     assert_eq!(set["history_retention_ms"], 2_592_000_000_u64);
@@ -27,7 +27,7 @@ async fn retention_is_a_setting_from_version_two_on() {
     assert_eq!(off["history_retention_ms"], Value::Null);
     assert_eq!(off["history_retention_bytes"], 10_u64 << 30);
 
-    // One that is refused takes the others with it.
+    // One refused value refuses the others as well.
     let bad = patch(json!({"history_retention_ms": 5, "address_reuse_delay_ms": 7})).await;
     assert_eq!((bad.status.as_u16(), bad.code().as_str()), (400, "SettingOutOfRange"));
     let bad = patch(json!({"history_retention_ms": null, "vip_lease_ms": 1})).await;

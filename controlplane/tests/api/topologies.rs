@@ -1,12 +1,12 @@
-//! Whole topologies over HTTP: the examples of `deploy/topologies`, which are the seeds', and the
-//! built-in ones. Figures from the Romana 2.0 reference, §1.3, §1.9 and §14.
+//! Complete topologies over HTTP: the examples in `deploy/topologies`, which are the seeds', and the
+//! built-in ones. Figures are from the Romana 2.0 reference, §1.3, §1.9 and §14.
 
 use romana_statemachine::topology::builtin;
 use serde_json::{Value, json};
 
 use super::world::World;
 
-/// CIDRs of the lowest groups of a shown topology, in order.
+/// CIDRs of the leaf groups of a topology in an answer, in order.
 fn leaves(group: &Value, found: &mut Vec<String>) {
     match group["groups"].as_array() {
         Some(inner) if !inner.is_empty() => inner.iter().for_each(|group| leaves(group, found)),
@@ -14,7 +14,7 @@ fn leaves(group: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Sets a topology, checks that what is shown sets it again without a change, and returns the groups
+/// Sets a topology, checks that setting the answer again changes nothing, and returns the groups
 /// of each map.
 async fn set(world: &World, document: &Value) -> Vec<Vec<String>> {
     let answer = world.put("/v1/topology", document).await;

@@ -1,4 +1,4 @@
-//! One replica with its API on a port of its own, and a client for it.
+//! One replica with its API on a separate port, and a client for it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub(crate) struct World {
     _dir: tempfile::TempDir,
 }
 
-/// An answer, read to its end.
+/// An answer, read completely.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -48,7 +48,7 @@ impl World {
         Self::tuned(|_| {}).await
     }
 
-    /// One with other tunables.
+    /// A replica with other tunables.
     pub(crate) async fn tuned(tune: impl FnOnce(&mut Tuning)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let peers = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -68,7 +68,7 @@ impl World {
         Self { replica, server, address, accepting, _dir: dir }
     }
 
-    /// One with a topology and two hosts.
+    /// A replica with a topology and two hosts.
     pub(crate) async fn furnished() -> Self {
         let world = Self::new().await;
         assert_eq!(world.put("/v1/topology", &topology()).await.status, 200);
@@ -79,12 +79,12 @@ impl World {
         world
     }
 
-    /// Switches a version on, as the task of the leader does.
+    /// Raises the version, as the leader's task does.
     pub(crate) async fn raise(&self, version: u16) {
         self.propose("task:versions", Command::RaiseVersion(RaiseVersion { version })).await;
     }
 
-    /// Puts a command into the log, past the API.
+    /// Commits a command directly, bypassing the API.
     pub(crate) async fn propose(&self, actor: &str, command: Command) {
         let proposals = vec![Proposal { actor: Actor::from(actor), command }];
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);

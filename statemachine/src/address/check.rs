@@ -1,4 +1,4 @@
-//! What a cluster has from before there was one definition: findings of `ipam check`, each with its remedy.
+//! Findings of `ipam check`, each with its remedy: conflicts that older versions of the checks let into a cluster.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -15,7 +15,7 @@ use crate::state::State;
 use crate::topology::Network;
 
 impl State {
-    /// Addresses that two have or nobody can have, and names that mean two things.
+    /// Addresses with two users, unusable addresses, and ambiguous names.
     #[must_use]
     pub fn address_findings(&self) -> Vec<Finding> {
         let networks = self.topology().into_iter().flat_map(|topology| topology.networks());
@@ -37,7 +37,7 @@ impl State {
         found
     }
 
-    /// A network that is over what it must not be over.
+    /// A network that overlaps a special-purpose range or a service range.
     fn network<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = Finding> + 'a {
         let (name, cidr) = (&network.name, network.cidr);
         let special = SPECIAL.iter().find(|(range, _)| prefix::overlap(*range, cidr));
@@ -57,7 +57,7 @@ impl State {
         })
     }
 
-    /// A host whose address lies in a network, or is none that can be reached.
+    /// A host whose address lies in a network or in a special-purpose range.
     fn host_finding<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = Finding> + 'a {
         host.ips().filter_map(move |ip| {
             let network = self.topology()?.network_around(ip.into())?;
@@ -79,7 +79,7 @@ impl State {
         .chain(host.ips().filter_map(|ip| unusable(ip, &format!("host {}", host.name))))
     }
 
-    /// Hosts whose names DNS does not tell apart.
+    /// Hosts whose names are equal in DNS.
     fn hosts_alike(&self) -> impl Iterator<Item = Finding> {
         let mut spellings: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for host in self.hosts() {
@@ -98,7 +98,7 @@ impl State {
         })
     }
 
-    /// An address that several have. An endpoint and the allocation of its address are one.
+    /// An address with several users. An endpoint and the allocation of its address count as one.
     fn shared(&self, ip: IpAddr) -> Option<Finding> {
         let mut all: Vec<User> = users(self, ip).collect();
         if all.iter().any(|user| matches!(user, User::Address(_))) {

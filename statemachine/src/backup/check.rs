@@ -1,4 +1,4 @@
-//! Checking what a backup says, beyond its bytes: the state, and the history that led there.
+//! Checks the content of a backup, beyond its bytes: the state, and the history that led to it.
 
 use alloc::format;
 use alloc::string::String;
@@ -8,29 +8,29 @@ use super::{BackupError, End, Header, Part};
 use crate::entry::Record;
 use crate::state::State;
 
-/// Takes the parts of a [`super::Reader`] and checks what they mean.
+/// Takes the parts that a [`super::Reader`] returns and checks their content.
 #[derive(Debug, Default)]
 pub struct Check {
     header: Option<Header>,
     bytes: Vec<u8>,
     state: Option<State>,
-    /// The state as the records give it, from the first on.
+    /// The state from replaying the records, from the first on.
     replayed: Option<State>,
     end: Option<End>,
 }
 
-/// A backup in which nothing is wrong.
+/// A backup that passed all checks.
 #[derive(Clone, Debug)]
 pub struct Checked {
     pub header: Header,
     pub end: End,
     pub state: State,
-    /// Whether the history was complete, and replaying it gave the state.
+    /// Whether the history was complete, and replaying it gave the same state.
     pub replayed: bool,
 }
 
 impl Check {
-    /// A check that has seen nothing.
+    /// A check before the first part.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -59,7 +59,7 @@ impl Check {
         }
     }
 
-    /// What was checked, after the end.
+    /// The result, after the end.
     ///
     /// # Errors
     /// [`BackupError::Inconsistent`], also before the end.

@@ -1,4 +1,4 @@
-//! Reading a backup from bytes as they come: push some, take the parts that are whole.
+//! Incremental reader of backups: push bytes, take the complete parts.
 
 use alloc::borrow::Cow;
 use alloc::format;
@@ -16,23 +16,23 @@ use crate::entry::{Digest, Record, Revision, unwire};
 /// A part of a backup.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
-    /// What it is of. Comes first.
+    /// The header; comes first.
     Header(Header),
     /// A piece of the state's bytes.
     State(Vec<u8>),
-    /// Records that come next.
+    /// The next records.
     Records(Vec<Record>),
-    /// The end: all of it was as written.
+    /// The end: all bytes before it are intact.
     End(End),
 }
 
-/// Reads one backup. After an error it is of no more use.
+/// Reads one backup. Not usable after an error.
 #[derive(Debug, Default)]
 pub struct Reader {
     buffer: Vec<u8>,
-    /// Bytes of `buffer` that were used.
+    /// Bytes of `buffer` that were consumed.
     used: usize,
-    /// Bytes of whole frames so far.
+    /// Bytes of complete frames so far.
     offset: u64,
     hasher: blake3::Hasher,
     begun: bool,
@@ -44,13 +44,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that has seen nothing.
+    /// A reader before the first byte.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives it the next bytes. Take all [`Self::part`]s before pushing more.
+    /// Appends the next bytes. Take all [`Self::part`]s before pushing more.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.used);
         self.used = 0;
@@ -91,7 +91,7 @@ impl Reader {
         Ok(Some(part))
     }
 
-    /// The end that was read.
+    /// The header and the end, after all was read.
     ///
     /// # Errors
     /// [`BackupError::Truncated`] when it was not reached, [`BackupError::Damaged`] when bytes
@@ -115,7 +115,7 @@ impl Reader {
         self.header.as_ref()
     }
 
-    /// Bytes of whole parts so far.
+    /// Bytes of complete parts so far.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
@@ -125,7 +125,7 @@ impl Reader {
         BackupError::Damaged { offset: self.offset, why: why.into() }
     }
 
-    /// Takes the magic. `false`: more bytes are needed.
+    /// Consumes the magic. `false`: more bytes are needed.
     fn begin(&mut self) -> Result<bool, BackupError> {
         let length = self.buffer.len().min(MAGIC.len());
         if self.buffer.get(..length) != MAGIC.get(..length) {
@@ -173,7 +173,7 @@ impl Reader {
         unwire(raw).map_err(|error| self.damaged(format!("the {what} does not parse: {error}")))
     }
 
-    /// Checks that a part comes next, and notes it.
+    /// Checks that the part is in sequence, and records it.
     fn admit(&mut self, part: &Part) -> Result<(), BackupError> {
         match part {
             Part::Header(header) => {
@@ -239,8 +239,8 @@ impl Reader {
     }
 }
 
-/// The end of a backup of `length` bytes, found in its last bytes (128 are enough) without reading the
-/// rest: its name. Says nothing about whether the rest is whole.
+/// The end of a backup of `length` bytes, parsed from its last bytes (128 are enough) without reading the rest. It
+/// identifies the backup, but does not verify the rest.
 #[must_use]
 pub fn end_of(tail: &[u8], length: u64) -> Option<End> {
     (0..tail.len()).find_map(|at| {
@@ -255,14 +255,14 @@ pub fn end_of(tail: &[u8], length: u64) -> Option<End> {
     })
 }
 
-/// Length, kind and check, when they are there.
+/// Length, kind and check of a frame, if complete.
 fn prefix(bytes: &[u8]) -> Option<(u32, u8, [u8; 8])> {
     let length = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
     let check = bytes.get(5..PREFIX_BYTES)?.try_into().ok()?;
     Some((length, *bytes.get(4)?, check))
 }
 
-/// The payload as it was before compression.
+/// The payload, decompressed.
 fn unpack(kind: u8, payload: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     if kind & LZ4 == 0 {
         return Ok(Cow::Borrowed(payload));

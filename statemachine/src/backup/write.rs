@@ -1,4 +1,4 @@
-//! Writing a backup, frame by frame. The bytes are the caller's to send or store.
+//! Writes a backup, frame by frame. The caller sends or stores the bytes.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use crate::entry::{Digest, Record, Revision, wire};
 pub struct Writer {
     offset: u64,
     hasher: blake3::Hasher,
-    /// State that has still to be written.
+    /// Bytes of state still to be written.
     state_left: u64,
     next: (Revision, Digest),
     last: (Revision, Digest),
@@ -24,7 +24,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a backup. Returns the first bytes too.
+    /// Begins a backup, and returns its first bytes.
     #[must_use]
     pub fn begin(header: &Header) -> (Self, Vec<u8>) {
         let mut writer = Self {
@@ -68,7 +68,7 @@ impl Writer {
         self.frame(kind::RECORDS, &wire(records))
     }
 
-    /// Ends the backup. Returns the last bytes, and what they say.
+    /// Ends the backup, and returns the last bytes and their content.
     ///
     /// # Errors
     /// [`BackupError::Inconsistent`] when state or records are missing.

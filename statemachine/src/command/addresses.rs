@@ -1,4 +1,4 @@
-//! Commands about addresses: to allocate, to release, to end cool-downs.
+//! Commands about addresses: allocate, release, end cool-downs.
 
 use core::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 pub struct AllocateAddress {
     /// The idempotency key: the same name, host, tenant and segment get the same address again.
     pub name: AddressName,
-    /// Where the endpoint is.
+    /// The host that the endpoint runs on.
     pub host: HostName,
     pub tenant: TenantId,
     pub segment: SegmentId,
@@ -35,11 +35,11 @@ pub struct ReleaseAddress {
     pub address: AddressName,
 }
 
-/// End what is over.
+/// End cool-downs that have expired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EndCooldowns {
-    /// The term in which the task decided.
+    /// The term in which the leader task decided.
     pub term: Term,
 }

@@ -13,9 +13,9 @@ use crate::entry::{Digest, Revision, Term};
 pub struct AddMember {
     /// `host:port` of its peer listener.
     pub peer: String,
-    /// The highest id among Raft's present members: the new one is higher.
+    /// The highest id among Raft's current members: the new id will be higher.
     pub floor: u64,
-    /// The member in whose place it comes.
+    /// The member that it replaces.
     #[serde(default)]
     pub replaces: Option<u64>,
 }
@@ -26,7 +26,7 @@ pub struct AddMember {
 #[serde(deny_unknown_fields)]
 pub struct ClaimMember {
     pub id: u64,
-    /// What the data directory calls itself.
+    /// Id of the data directory.
     pub nonce: String,
     /// `host:port` of its peer listener.
     pub peer: String,
@@ -40,24 +40,24 @@ pub struct MemberRef {
     pub id: u64,
 }
 
-/// How long the history is kept; `None`: for ever. What exceeds either bound may be purged, up to the
-/// last signed checkpoint.
+/// How long the history is kept; `None`: without limit. Records beyond either limit may be purged, up to the last
+/// signed checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// Longest age of a record, milliseconds.
+    /// Maximum age of a record, milliseconds.
     pub age_ms: Option<u64>,
-    /// Largest size of the history on a replica's disk, bytes.
+    /// Maximum size of the history on a replica's disk, bytes.
     pub bytes: Option<u64>,
 }
 
-/// A checkpoint on which the replicas agree.
+/// A checkpoint that the replicas agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SignCheckpoint {
-    /// The term in which the task decided.
+    /// The term in which the leader task decided.
     pub term: Term,
     pub revision: Revision,
     /// Digest of the history there.
@@ -65,17 +65,17 @@ pub struct SignCheckpoint {
     pub state_digest: Digest,
 }
 
-/// Go on allocating.
+/// Resume allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResumeAllocation {}
 
-/// The wait for reports after a restore is over (leader task).
+/// The hold after a restore has reached its time limit (leader task).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EndHold {
-    /// The term in which the task decided.
+    /// The term in which the leader task decided.
     pub term: Term,
 }

@@ -1,4 +1,4 @@
-//! Commands about hosts, their states and the agents that speak for them.
+//! Commands about hosts, their states and the agents enrolled for them.
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -9,7 +9,7 @@ use crate::entry::Term;
 use crate::labels::Labels;
 use crate::name::{HostName, InstanceId};
 
-/// Who manages a host: decides who may remove it without being asked.
+/// Who manages a host: decides who may remove it without confirmation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -19,7 +19,7 @@ pub enum HostSource {
     Operator,
     /// Declared in a topology document.
     Topology,
-    /// A Kubernetes Node: removed with it.
+    /// A Kubernetes Node: the host is removed with it.
     Kubernetes,
 }
 
@@ -35,17 +35,17 @@ pub struct HostSpec {
     /// Further addresses (the other family, other links). Unique.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// Labels: choose the prefix group.
+    /// Labels; they select the prefix group.
     #[serde(default)]
     pub labels: Labels,
-    /// Free-form facts, kept and shown.
+    /// Free-form facts, stored and displayed.
     #[serde(default)]
     pub info: Labels,
     #[serde(default)]
     pub source: HostSource,
 }
 
-/// New facts about a host; absent ones stay.
+/// New facts about a host; absent fields do not change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -55,7 +55,7 @@ pub struct HostChange {
     pub ip: Option<IpAddr>,
     #[serde(default)]
     pub addresses: Option<Vec<IpAddr>>,
-    /// New labels, replacing the old ones. The host must still be eligible where it has blocks.
+    /// New labels, replacing the old ones. The host must remain eligible for the groups where it has blocks.
     #[serde(default)]
     pub labels: Option<Labels>,
     /// New facts, replacing the old ones.
@@ -63,7 +63,7 @@ pub struct HostChange {
     pub info: Option<Labels>,
 }
 
-/// Whether a host may be given VIPs and routes.
+/// Whether a host may be assigned VIPs and routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -71,9 +71,9 @@ pub enum HostState {
     /// In service.
     #[default]
     Up,
-    /// Not answering.
+    /// Not responding.
     Down,
-    /// Being emptied: gets no new VIP or router duty; addresses are still allocated (DaemonSets).
+    /// Being drained: gets no new VIP or router assignment; addresses are still allocated (DaemonSets).
     Draining,
 }
 
@@ -84,7 +84,7 @@ pub enum HostState {
 pub struct SetHostState {
     pub name: HostName,
     pub state: HostState,
-    /// Set by leader tasks: the term in which they decided.
+    /// Only if a leader task sets the state: the term in which it decided.
     #[serde(default)]
     pub term: Option<Term>,
 }
@@ -95,21 +95,21 @@ pub struct SetHostState {
 #[serde(deny_unknown_fields)]
 pub struct RemoveHost {
     pub name: HostName,
-    /// Evict: release what lives on it instead of refusing. Recorded as such.
+    /// Evict: release the addresses on the host instead of refusing. The history records it as an eviction.
     #[serde(default)]
     pub force: bool,
 }
 
-/// An agent that wants to speak for a host.
+/// An agent to enrol for a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnrolAgent {
     /// The host, which must exist.
     pub host: HostName,
-    /// What the agent's state directory calls itself.
+    /// Id of the agent's state directory.
     pub instance: InstanceId,
-    /// The agent in whose place it comes, because nothing is heard of that one any more.
+    /// The agent that it replaces, because that one no longer sends heartbeats.
     #[serde(default)]
     pub replaces: Option<InstanceId>,
 }

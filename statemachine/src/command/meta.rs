@@ -1,39 +1,39 @@
-//! What is known of each command by its kind: one table, a row per command.
+//! Properties of each kind of command: one table, a row per command.
 
 use super::Command;
 use crate::entry::Term;
 use crate::event::Topic;
 
-/// What is known of a command by its kind.
+/// Properties of a kind of command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandMeta {
     /// The variant's name, as in JSON.
     pub name: &'static str,
-    /// The version of behaviour that brought it. A cluster that is at an earlier one refuses it.
+    /// The version that introduced it. A cluster at an earlier version refuses it.
     pub since: u16,
-    /// Whether twice is the same as once: it says how things are to be, or is keyed by a name. It may be sent again
-    /// when the outcome of the first attempt is unknown. Others are refused the second time, which would hide that
-    /// the first was done.
+    /// Whether applying it twice has the same effect as once: it states a desired value, or is keyed by a name. It
+    /// may be retried when the outcome of the first attempt is unknown. The second attempt of any other command is
+    /// refused, which would hide that the first one succeeded.
     pub idempotent: bool,
-    /// Whether `POST /v1/batch` takes it. Others have checks of their own at a path of their own, or are not for
+    /// Whether `POST /v1/batch` accepts it. Others have a path of their own with additional checks, or are not for
     /// clients at all.
     pub batchable: bool,
     /// Who proposes it.
     pub access: Access,
-    /// The topic of what it changes.
+    /// The topic of the objects that it changes.
     pub topic: Topic,
 }
 
-/// Who proposes a command, from the least privilege to the most: each may also propose the commands of those before it.
+/// Who proposes a command. Each may also propose the commands of those listed before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// The agent of the host that it is about.
+    /// The agent of the host concerned.
     Agent,
-    /// Operators, and orchestrators in their place.
+    /// Operators, and orchestrators on their behalf.
     Operator,
     /// A replica, about itself.
     Replica,
-    /// A task of the leader. It carries the term in which the task decided, and is refused in a later one.
+    /// A leader task. The command carries the term in which the task decided, and is refused in a later term.
     Leader,
 }
 
@@ -52,11 +52,11 @@ macro_rules! commands {
     };
     ($($name:ident $since:literal $idempotent:ident $batch:ident $access:ident $topic:ident;)*) => {
         impl Command {
-            /// What is known of all commands, in the order of the wire form.
+            /// Properties of all commands, in the order of the wire form.
             pub const TABLE: &[CommandMeta] =
                 &[$(commands!(@row $name $since $idempotent $batch $access $topic),)*];
 
-            /// What is known of the command by its kind.
+            /// Properties of the command's kind.
             #[must_use]
             pub fn meta(&self) -> &'static CommandMeta {
                 match self {
@@ -113,7 +113,7 @@ commands! {
 }
 
 impl Command {
-    /// The term in which a task of the leader decided it. All commands of [`Access::Leader`] have one, and
+    /// The term in which a leader task decided it. All commands of [`Access::Leader`] have one, and
     /// [`Command::SetHostState`] when a task proposes it.
     #[must_use]
     pub fn term(&self) -> Option<Term> {

@@ -1,4 +1,4 @@
-//! Commands about policies, and about the endpoints that they apply to.
+//! Commands about policies and the endpoints that they apply to.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use crate::labels::Labels;
 use crate::name::{HostName, PolicyName, SegmentId, TenantId};
 use crate::policy::Protocol;
 
-/// Which policy.
+/// The policy to remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -18,7 +18,7 @@ pub struct PolicyRef {
     pub name: PolicyName,
 }
 
-/// Something that has an address and is subject to policy: a pod or a VM.
+/// A workload with an address that is subject to policy: a pod or a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -34,7 +34,7 @@ pub struct Endpoint {
     pub ports: Vec<NamedPort>,
 }
 
-/// A port with a name.
+/// A named port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -45,7 +45,7 @@ pub struct NamedPort {
     pub port: u16,
 }
 
-/// Which endpoint.
+/// The endpoint to remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

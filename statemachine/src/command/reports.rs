@@ -1,4 +1,4 @@
-//! Commands with what an agent says about the addresses that are in use on its host.
+//! Commands with an agent's report of the addresses in use on its host.
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -14,9 +14,9 @@ use crate::name::{AddressName, HostName, SegmentId, TenantId};
 #[serde(deny_unknown_fields)]
 pub struct HostReport {
     pub host: HostName,
-    /// The revision the agent had followed to when it looked. Younger addresses are left alone.
+    /// Revision up to which the agent had followed the log when it looked. Later allocations are not affected.
     pub revision: Revision,
-    /// Names of the addresses in use there, those being set up included.
+    /// Names of the addresses in use there, including those being set up.
     pub running: Vec<AddressName>,
 }
 
@@ -31,35 +31,35 @@ pub struct Attached {
     pub segment: SegmentId,
 }
 
-/// What runs on a host, with addresses.
+/// The attachments on a host, with addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReportAttachments {
     pub host: HostName,
-    /// The revision the agent had followed to when it looked. Younger addresses are left alone.
+    /// Revision up to which the agent had followed the log when it looked. Later allocations are not affected.
     pub revision: Revision,
-    /// Time of that revision: what was released later is not adopted.
+    /// Time of that revision: addresses released later are not adopted.
     pub at: Millis,
     pub running: Vec<Attached>,
-    /// Names that stay although nothing can be said of their addresses: those being set up, and those
-    /// that are not the agent's to judge.
+    /// Names to keep although the agent cannot report their addresses: those being set up, and those that it does not
+    /// manage.
     #[serde(default)]
     pub kept: Vec<AddressName>,
 }
 
-/// An address of the reserve that was used while no quorum could be asked.
+/// A reserve address that was used while no quorum was reachable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ClaimReserve {
-    /// The name in reserve; begins with [`crate::name::RESERVE_PREFIX`].
+    /// Its name in the reserve; begins with [`crate::name::RESERVE_PREFIX`].
     pub reserve: AddressName,
-    /// The name that it was used under.
+    /// The name of the attachment that uses it.
     pub name: AddressName,
     pub host: HostName,
     pub tenant: TenantId,
     pub segment: SegmentId,
-    /// Since when it is used, by the host's clock.
+    /// When the use began, by the host's clock.
     pub since: Millis,
 }

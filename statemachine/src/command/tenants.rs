@@ -16,7 +16,7 @@ pub struct TenantSpec {
     pub labels: Labels,
 }
 
-/// Which tenant.
+/// The tenant to delete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -36,7 +36,7 @@ pub struct SegmentSpec {
     pub labels: Labels,
 }
 
-/// Which segment.
+/// The segment to delete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

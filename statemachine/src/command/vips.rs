@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::Term;
 use crate::name::{HostName, TableId, VipName};
 
-/// A virtual IP that somebody wants answered.
+/// A virtual IP to be assigned to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -17,12 +17,12 @@ pub struct VipSpec {
     /// Its name (`<service>.<namespace>` when it comes from Kubernetes).
     pub name: VipName,
     pub ip: IpAddr,
-    /// Hosts that may answer; empty = any host that is up.
+    /// Hosts that may hold it; empty: any host that is up.
     #[serde(default)]
     pub candidates: Vec<HostName>,
 }
 
-/// Which VIP.
+/// The VIP to remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -30,28 +30,28 @@ pub struct VipRef {
     pub name: VipName,
 }
 
-/// A VIP to put on a host.
+/// A VIP to assign to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AssignVip {
     pub name: VipName,
     pub host: HostName,
-    /// The term in which the task decided.
+    /// The term in which the leader task decided.
     pub term: Term,
 }
 
-/// A VIP to take off its host.
+/// A VIP to unassign from its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UnassignVip {
     pub name: VipName,
-    /// The term in which the task decided.
+    /// The term in which the leader task decided.
     pub term: Term,
 }
 
-/// A router to assign.
+/// A router to assign to a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -59,14 +59,14 @@ pub struct AssignRouter {
     #[serde(with = "crate::prefix::json")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
-    /// The route table or zone that the route is in.
+    /// The route table or zone of the route.
     pub table: TableId,
     pub host: HostName,
-    /// The term in which the task decided.
+    /// The term in which the leader task decided.
     pub term: Term,
 }
 
-/// A router to withdraw.
+/// A router to withdraw from a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -74,8 +74,8 @@ pub struct UnassignRouter {
     #[serde(with = "crate::prefix::json")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
-    /// A route table or a zone.
+    /// The route table or zone of the route.
     pub table: TableId,
-    /// The term in which the task decided.
+    /// The term in which the leader task decided.
     pub term: Term,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Millis, Revision};
 use crate::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
 
-/// A block belongs to a host and an owner now.
+/// A block was assigned to a host and an owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockAssigned {
@@ -23,18 +23,18 @@ pub struct BlockAssigned {
     pub segment: SegmentId,
 }
 
-/// A block is free again.
+/// A block was returned to its group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockReleased {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     pub host: HostName,
-    /// Not to be assigned before this time (later than the event only after an eviction).
+    /// Not assigned again before this time (later than the event only after an eviction).
     pub reusable_at: Millis,
 }
 
-/// An address belongs to a name now.
+/// An address was allocated to a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressAllocated {
@@ -47,7 +47,7 @@ pub struct AddressAllocated {
     pub segment: SegmentId,
 }
 
-/// An address belongs to nobody now.
+/// An address was released.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressReleased {
@@ -66,17 +66,17 @@ pub struct AddressReleased {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ReleaseReason {
-    /// Somebody asked.
+    /// A client released it.
     Requested,
     /// Its host was removed by force.
     Evicted,
-    /// Its host's report, based on this revision, does not have it.
+    /// It is missing from its host's report, which is based on this revision.
     Reported(Revision),
-    /// It was held in reserve, and is in use now (version 3). Only in answers to audit.
+    /// It was held in reserve, and is now in use (version 3). Only in responses to audit queries.
     Claimed,
 }
 
-/// An address that ran without being allocated, and was free, belongs to who uses it.
+/// A free address that was in use without an allocation was allocated to its user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressAdopted {
@@ -91,11 +91,11 @@ pub struct AddressAdopted {
     pub reported: Revision,
 }
 
-/// An address of a reserve has been in use for a while.
+/// A reserve address is in use, and has been for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressClaimed {
-    /// The name that it has now.
+    /// The new name of the address.
     pub name: AddressName,
     pub reserve: AddressName,
     pub ip: IpAddr,
@@ -104,14 +104,14 @@ pub struct AddressClaimed {
     pub host: HostName,
     pub tenant: TenantId,
     pub segment: SegmentId,
-    /// Since when, by the host's clock: before the event.
+    /// When the use began, by the host's clock: before the event.
     pub since: Millis,
 }
 
-/// Addresses released until then may be given out again.
+/// Addresses released until a given time may be allocated again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CooldownsEnded {
-    /// Those released at or before this time.
+    /// Applies to addresses released at or before this time.
     pub released_until: Millis,
 }

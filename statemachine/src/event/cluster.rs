@@ -6,38 +6,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Digest, Revision};
 
-/// A member got its id.
+/// A new member was assigned an id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberAdded {
     pub id: u64,
     /// `host:port` of its peer listener.
     pub peer: String,
-    /// The member in whose place it comes.
+    /// The member that it replaces.
     pub replaces: Option<u64>,
 }
 
-/// A member's id belongs to a data directory.
+/// A member's id was bound to a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberClaimed {
     pub id: u64,
-    /// What the data directory calls itself.
+    /// Id of the data directory.
     pub nonce: String,
     /// `host:port` of its peer listener.
     pub peer: String,
 }
 
-/// A member is gone.
+/// A member was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberRemoved {
-    /// The id, which is never given again.
+    /// The id, which is never assigned again.
     pub id: u64,
 }
 
-/// The replicas agree on a checkpoint: the chain of the history vouches for it, so that a history
-/// which begins there still verifies.
+/// The replicas agreed on a checkpoint. It is part of the digest chain, so that a history that begins at the
+/// checkpoint can still be verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckpointSigned {
@@ -47,11 +47,11 @@ pub struct CheckpointSigned {
     pub state_digest: Digest,
 }
 
-/// The cluster begins with a backup of another.
+/// The cluster was restored from a backup of another cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Restored {
-    /// Id of the cluster that the backup is of.
+    /// Id of the cluster that the backup was taken from.
     pub source: String,
     /// Id of this cluster.
     pub cluster: String,
@@ -63,14 +63,14 @@ pub struct Restored {
     pub backup: Digest,
 }
 
-/// Allocation goes on after a restore.
+/// Allocation resumed after a restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AllocationResumed {
     pub by: ResumedBy,
 }
 
-/// Why allocation goes on.
+/// Why allocation resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +78,6 @@ pub enum ResumedBy {
     /// All hosts have reported.
     Reports,
     Operator,
-    /// The wait that is set is over (version 3).
+    /// The hold reached its time limit (version 3).
     Timeout,
 }

@@ -1,4 +1,4 @@
-//! Events about hosts, and about what their agents report.
+//! Events about hosts and the reports of their agents.
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::labels::Labels;
 use crate::name::{AddressName, HostName, InstanceId, NetworkName};
 use crate::refusal::Refusal;
 
-/// Where a host gets addresses of a network from: the leaf prefix group, named by its CIDR.
+/// The leaf prefix group, named by its CIDR, from which a host gets addresses of a network.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Place {
@@ -35,7 +35,7 @@ pub struct HostAdded {
     pub places: Vec<Place>,
 }
 
-/// A host's facts or places changed: all of them, as they are now.
+/// A host's facts or places changed: all of them, with their new values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostUpdated {
@@ -54,26 +54,26 @@ pub struct HostRef {
     pub name: HostName,
 }
 
-/// A host is gone.
+/// A host was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostRemoved {
     pub name: HostName,
-    /// Whether live addresses were taken from it (`force`).
+    /// Whether live addresses were released with it (`force`).
     pub evicted: bool,
 }
 
-/// An agent speaks for a host now.
+/// An agent was enrolled for a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentEnrolled {
     pub host: HostName,
     pub instance: InstanceId,
-    /// The one that did before.
+    /// The agent that it replaces.
     pub replaces: Option<InstanceId>,
 }
 
-/// A host has reported after a restore, and all that it runs is allocated.
+/// A host has reported after a restore, and all addresses that it uses are allocated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostReported {
@@ -82,24 +82,23 @@ pub struct HostReported {
     pub revision: Revision,
 }
 
-/// All conflicts of a host, as of now.
+/// All current conflicts of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConflictsReported {
     pub host: HostName,
     /// Revision that its report is based on.
     pub reported: Revision,
-    /// In the order of the report, at most [`crate::limits::CONFLICTS_KEPT_MAX`]; empty: there are none
-    /// any more.
+    /// In the order of the report, at most [`crate::limits::CONFLICTS_KEPT_MAX`]; empty: none are left.
     pub conflicts: Vec<Conflict>,
 }
 
-/// An address that runs on a host and that the log cannot give it.
+/// An address that is in use on a host and cannot be allocated to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Conflict {
     pub name: AddressName,
     pub ip: IpAddr,
-    /// Why the log cannot give it.
+    /// Why it cannot be allocated.
     pub why: Refusal,
 }

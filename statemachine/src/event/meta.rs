@@ -1,18 +1,18 @@
-//! What is known of each event by its kind: one table, a row per event.
+//! Properties of each kind of event: one table, a row per event.
 
 use super::{Event, Topic};
 use crate::name::HostName;
 
-/// What is known of an event by its kind.
+/// Properties of a kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventMeta {
     /// The variant's name, as in the feed and in `?type=`.
     pub name: &'static str,
-    /// The version of behaviour that brought it: a program that knows only an earlier one does not know it.
+    /// The version that introduced it: a program that supports only earlier versions does not know it.
     pub since: u16,
-    /// Whether a follower that does not know it may leave it out: routes, policies and attachments are the same
-    /// with it. A new event is not optional until somebody has made sure. (Members that are added to an event
-    /// must be such that older followers may ignore them; otherwise it is a new event.)
+    /// Whether a follower that does not know the event may skip it: routes, policies and attachments do not depend on
+    /// it. Mark a new event optional only after checking that. (Fields added to an event must be such that older
+    /// followers may ignore them; otherwise add a new event.)
     pub optional: bool,
     /// The topic by which followers subscribe to it.
     pub topic: Topic,
@@ -31,10 +31,10 @@ macro_rules! events {
     };
     ($($name:ident $since:literal $optional:ident $topic:ident;)*) => {
         impl Event {
-            /// What is known of all events, in the order of the wire form.
+            /// Properties of all events, in the order of the wire form.
             pub const TABLE: &[EventMeta] = &[$(events!(@row $name $since $optional $topic),)*];
 
-            /// What is known of the event by its kind.
+            /// Properties of the event's kind.
             #[must_use]
             pub fn meta(&self) -> &'static EventMeta {
                 match self {
@@ -106,9 +106,9 @@ impl Event {
         self.meta().name
     }
 
-    /// The one host this event concerns, if it is of interest to no other: what the feed's host
-    /// filter goes by. Blocks, hosts, policies and endpoints concern everybody (routes and sets), and so does
-    /// the release of an address: every host forgets its connections.
+    /// The host that this event concerns, if it concerns no other: the feed's host filter uses it. Blocks, hosts,
+    /// policies and endpoints concern every host (routes and sets), and so does the release of an address: every host
+    /// drops its connections.
     #[must_use]
     pub fn only_host(&self) -> Option<&HostName> {
         match self {

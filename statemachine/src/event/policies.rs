@@ -1,4 +1,4 @@
-//! Events about policies and endpoints. What is set is the document that the command had.
+//! Events about policies and endpoints. They carry the document of the command.
 
 use core::net::IpAddr;
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{HostName, PolicyName};
 
-/// A policy is gone.
+/// A policy was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyRemoved {
     pub name: PolicyName,
 }
 
-/// An endpoint is gone.
+/// An endpoint was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EndpointRemoved {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::labels::Labels;
 use crate::name::{SegmentId, TenantId};
 
-/// A tenant exists with these labels.
+/// A tenant was created, or its labels were replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TenantCreated {
@@ -13,14 +13,14 @@ pub struct TenantCreated {
     pub labels: Labels,
 }
 
-/// A tenant is gone.
+/// A tenant was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TenantDeleted {
     pub id: TenantId,
 }
 
-/// A segment exists with these labels.
+/// A segment was created, or its labels were replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SegmentCreated {
@@ -29,7 +29,7 @@ pub struct SegmentCreated {
     pub labels: Labels,
 }
 
-/// A segment is gone.
+/// A segment was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SegmentDeleted {

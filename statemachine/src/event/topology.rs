@@ -9,13 +9,13 @@ use super::Place;
 use crate::name::HostName;
 use crate::topology::TopologySpec;
 
-/// The topology is now this one.
+/// The topology was set or replaced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopologySet {
     /// The document, without hosts and computed CIDRs.
     pub topology: TopologySpec,
-    /// Places of all hosts that were there before.
+    /// New places of all existing hosts.
     pub hosts: Vec<HostPlaces>,
 }
 
@@ -27,7 +27,7 @@ pub struct HostPlaces {
     pub places: Vec<Place>,
 }
 
-/// A range is excluded from allocation.
+/// A range was excluded from allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlackoutAdded {
@@ -35,7 +35,7 @@ pub struct BlackoutAdded {
     pub cidr: IpNet,
 }
 
-/// A range is allocated from again.
+/// A range is no longer excluded from allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlackoutRemoved {
@@ -43,7 +43,7 @@ pub struct BlackoutRemoved {
     pub cidr: IpNet,
 }
 
-/// The ranges of services are these now.
+/// The service ranges were set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServicesReserved {
@@ -52,7 +52,7 @@ pub struct ServicesReserved {
     pub ranges: Vec<IpNet>,
 }
 
-/// Behaviour of this version is on.
+/// The behaviour of a version was enabled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VersionRaised {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{HostName, TableId, VipName};
 
-/// A VIP is on a host, or its lease was renewed.
+/// A VIP was assigned to a host, or its lease was renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipAssigned {
@@ -18,7 +18,7 @@ pub struct VipAssigned {
     pub lease_ms: u64,
 }
 
-/// A VIP is on no host.
+/// A VIP was unassigned from its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipUnassigned {
@@ -27,31 +27,31 @@ pub struct VipUnassigned {
     pub host: HostName,
 }
 
-/// A VIP is no longer wanted.
+/// The request for a VIP was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VipRemoved {
     pub name: VipName,
 }
 
-/// A host forwards for a prefix.
+/// A host became the router of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RouterAssigned {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
-    /// A route table or a zone.
+    /// The route table or zone of the route.
     pub table: TableId,
     pub host: HostName,
 }
 
-/// No host forwards for a prefix.
+/// The router of a prefix was withdrawn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RouterUnassigned {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub prefix: IpNet,
-    /// A route table or a zone.
+    /// The route table or zone of the route.
     pub table: TableId,
     pub host: HostName,
 }

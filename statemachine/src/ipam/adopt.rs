@@ -1,4 +1,4 @@
-//! Deciding what becomes of an address that a host uses: see [`crate::report`].
+//! Decides on addresses reported in use by a host: see [`crate::report`].
 
 use alloc::vec::Vec;
 
@@ -13,7 +13,7 @@ use crate::prefix;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
 
-/// The address that is used becomes the user's, if that can be; nothing if it is his.
+/// Allocates an address in use to its user, if possible; no events if it is already allocated to it.
 pub(crate) fn decide_adopt(
     state: &State,
     report: &ReportAttachments,
@@ -24,7 +24,7 @@ pub(crate) fn decide_adopt(
     let host = report.host.clone();
     let ask = AllocateAddress { name, host, tenant, segment, network: None, ip: Some(ip) };
     let mut events = allocate::decide_exactly(state, &ask, now, report.at)?;
-    // The endpoint of who has used the address all the time is not of somebody before.
+    // An endpoint that already belongs to this user is kept; one of a previous user is removed.
     let is_own = state.endpoint(ip).is_some_and(|endpoint| {
         (&endpoint.tenant, &endpoint.segment, &endpoint.host)
             == (&ask.tenant, &ask.segment, &ask.host)
@@ -42,7 +42,7 @@ pub(crate) fn decide_adopt(
 }
 
 impl Ipam {
-    /// As an allocation, but the address may be cooling down.
+    /// Like an allocation, but the address may be cooling down.
     pub(crate) fn evolve_adopted(&mut self, adopted: &AddressAdopted, revision: Revision) {
         if let Some(at) = self.cooling.remove(&adopted.ip) {
             self.cooling_queue.remove(&(at, adopted.ip));
@@ -53,7 +53,7 @@ impl Ipam {
         self.evolve_allocated(&allocated, revision);
     }
 
-    /// The address has another name.
+    /// Renames the address.
     pub(crate) fn evolve_claimed(&mut self, claimed: &AddressClaimed, revision: Revision) {
         let Some(block) = block_mut(&mut self.blocks, claimed.block) else { return };
         let place = Place { ip: claimed.ip, block_len: claimed.block.prefix_len() };

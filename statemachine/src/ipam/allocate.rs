@@ -1,4 +1,4 @@
-//! Deciding an allocation.
+//! Decides allocations.
 
 use alloc::format;
 use alloc::string::ToString;
@@ -52,7 +52,7 @@ pub(crate) fn decide_allocate(
     let Err(Refusal::NetworkExhausted { .. } | Refusal::AddressCoolingDown { .. }) = first else {
         return first;
     };
-    // Cool-downs that are over but that no task has ended yet must not stand in the way.
+    // Expired cool-downs that no leader task has ended yet must not prevent an allocation.
     let mut events = super::end_cooldowns(state, now.at);
     if events.is_empty() {
         return first;
@@ -67,7 +67,7 @@ pub(crate) fn decide_allocate(
     Ok(events)
 }
 
-/// From version 4 on an address is not named like another one: people ask for addresses by either.
+/// From version 4 on, the name of an address must not spell another address: lookups accept either.
 fn check_fresh_name(state: &State, ask: &AllocateAddress) -> Result<(), Refusal> {
     let reads_as: Option<IpAddr> = ask.name.as_str().parse().ok();
     match reads_as.filter(|ip| state.version >= version::ADDRESS_CHECKS && ask.ip != Some(*ip)) {
@@ -83,7 +83,7 @@ fn check_names(ask: &AllocateAddress) -> Result<(), Refusal> {
     ask.segment.check()
 }
 
-/// What is to be said if the name has an address already.
+/// The result if the name already has an address.
 fn existing(state: &State, ask: &AllocateAddress) -> Option<Result<Vec<Event>, Refusal>> {
     let existing = state.ipam.by_name(&ask.name)?;
     let same = existing.host == ask.host
@@ -96,8 +96,8 @@ fn existing(state: &State, ask: &AllocateAddress) -> Option<Result<Vec<Event>, R
     Some(if same { Ok(Vec::new()) } else { Err(in_use) })
 }
 
-/// Exactly the address that is asked for. It may be cooling down if it was released until then: the asking host
-/// still uses it.
+/// Allocates exactly the requested address. It may be cooling down if it was released until then: the requester
+/// already uses it.
 pub(super) fn decide_exactly(
     state: &State,
     ask: &AllocateAddress,
@@ -111,7 +111,8 @@ pub(super) fn decide_exactly(
     }
 }
 
-/// Finds an address in the state as it is; one that was released until a time although it cools down.
+/// Finds an address in the current state; an address released until a given time qualifies although it is cooling
+/// down.
 fn find(
     state: &State,
     ask: &AllocateAddress,
@@ -129,8 +130,8 @@ fn find(
     }
 }
 
-/// Networks that name the tenant, then the open ones, in definition order; only where the host has
-/// its place.
+/// Networks that name the tenant, then the unrestricted ones, in definition order; only those where the host has a
+/// place.
 fn candidates<'a>(
     state: &'a State,
     ask: &'a AllocateAddress,
@@ -167,7 +168,7 @@ fn find_any(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Found>
     in_own_block(ipam, &candidate.owner).or_else(|| in_new_block(ipam, candidate, at))
 }
 
-/// The lowest free address of the owner's own blocks, in order.
+/// The lowest free address in the owner's blocks, in order.
 fn in_own_block(ipam: &Ipam, owner: &OwnerNames<'_>) -> Option<Found> {
     ipam.open.of(owner).find_map(|cidr| {
         let ip = ipam.first_free(cidr, &ipam.block(cidr)?.free)?;
@@ -175,8 +176,7 @@ fn in_own_block(ipam: &Ipam, owner: &OwnerNames<'_>) -> Option<Found> {
     })
 }
 
-/// The first address of a block that nobody has: one that came back, oldest first; else one never
-/// used, lowest first.
+/// The first address of an unassigned block: a returned one, oldest first; otherwise one never used, lowest first.
 fn in_new_block(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Found> {
     let pool = ipam.pools.get(&candidate.group)?;
     let skip = candidate.network.skip_first_last;
@@ -189,7 +189,7 @@ fn in_new_block(ipam: &Ipam, candidate: &Candidate<'_>, at: Millis) -> Option<Fo
     Some(Found::InNewBlock(ip, cidr))
 }
 
-/// Blocks of a group never used, lowest first, without those that are closed as a whole.
+/// Blocks of a group that were never used, lowest first, without those that are entirely closed.
 fn untouched<'a>(ipam: &'a Ipam, pool: &'a Pool, group: IpNet) -> impl Iterator<Item = IpNet> + 'a {
     let mut from = Some(0);
     core::iter::from_fn(move || {
@@ -210,7 +210,7 @@ fn untouched<'a>(ipam: &'a Ipam, pool: &'a Pool, group: IpNet) -> impl Iterator<
 }
 
 impl Ipam {
-    /// The lowest free address of a block that is not blacked out and not a VIP's, a host's or a service's.
+    /// The lowest free address of a block outside blackouts, VIPs, hosts and service ranges.
     fn first_free(&self, cidr: IpNet, free: &FreeSet) -> Option<IpAddr> {
         let mut from = 0;
         loop {
@@ -225,7 +225,7 @@ impl Ipam {
     }
 }
 
-/// Exactly the address that was asked for.
+/// Exactly the requested address.
 fn find_exact<'a, 'b>(
     state: &State,
     ask: &AllocateAddress,

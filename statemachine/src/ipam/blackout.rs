@@ -1,4 +1,4 @@
-//! Deciding blackouts.
+//! Decides blackouts.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,7 +27,7 @@ pub(crate) fn decide_blackout(state: &State, ask: &Blackout) -> Result<Vec<Event
     if let Some(live) = ipam.addresses_in(cidr).next() {
         return Err(Refusal::BlackoutInUse { cidr, ip: live.ip, name: live.name });
     }
-    // Blackouts stay disjoint: this one takes the place of those inside it.
+    // Blackouts stay disjoint: this one replaces those inside it.
     let inside = ipam.blackouts.range(cidr..).take_while(|inner| cidr.contains(*inner));
     let mut events: Vec<_> = inside.map(|inner| removed(*inner)).collect();
     events.push(Event::BlackoutAdded(BlackoutAdded { cidr }));

@@ -1,4 +1,4 @@
-//! Blocks, and the pools of blocks that nobody has.
+//! Blocks, and the pools of unassigned blocks.
 
 use alloc::sync::Arc;
 use core::borrow::Borrow;
@@ -17,24 +17,24 @@ use crate::prefix;
 use crate::ranges::{FreeSet, RangeSet};
 use crate::topology::Network;
 
-/// Whose a block is.
+/// The owner of a block.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
     pub host: HostName,
     pub network: NetworkName,
     pub tenant: TenantId,
-    /// … and the segment that get addresses from it.
+    /// … and the segment whose addresses it holds.
     pub segment: SegmentId,
 }
 
-/// A shared owner with its hash in front: compared without touching other memory, mostly.
+/// A shared owner with its hash: most comparisons touch no other memory.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnerKey {
     hash: u64,
     owner: Arc<Owner>,
 }
 
-/// An owner by its names, to look one up without making one.
+/// An owner by its names, for a lookup without allocating memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnerNames<'a> {
     hash: u64,
@@ -44,7 +44,7 @@ pub(crate) struct OwnerNames<'a> {
     segment: &'a SegmentId,
 }
 
-/// What [`OwnerKey`] and [`OwnerNames`] have in common, so that a map of the one finds the other.
+/// Common to [`OwnerKey`] and [`OwnerNames`], so that a map with one as the key can be searched by the other.
 pub(crate) trait Owns {
     fn names(&self) -> OwnerNames<'_>;
 }
@@ -60,7 +60,7 @@ impl<'a> OwnerNames<'a> {
         Self { hash: Hash::of_all(names), host, network, tenant, segment }
     }
 
-    /// Whether it is this one.
+    /// Whether these are the names of the key's owner.
     pub(crate) fn are(&self, key: &OwnerKey) -> bool {
         self.hash == key.hash && self.texts() == key.names().texts()
     }
@@ -152,23 +152,23 @@ pub struct Block {
     pub live: u64,
     pub(crate) owner: OwnerKey,
     pub(crate) addresses: Live,
-    /// Addresses that can be given out: neither live, nor cooling, nor left out at the ends.
-    /// Blackouts are not in the books: an allocation steps over them.
+    /// Addresses that can be allocated: neither live, nor cooling, nor skipped at the ends. Blackouts are not
+    /// considered here: an allocation skips them.
     pub(crate) free: FreeSet,
-    /// Since when no address of it is live, if so.
+    /// When its last live address was released, if it has none.
     pub(crate) empty_since: Option<Millis>,
-    /// Whether its first and last address are left out.
+    /// Whether its first and last address are skipped.
     pub(crate) skip_ends: bool,
 }
 
 impl Block {
-    /// Whose it is.
+    /// The owner of the block.
     #[must_use]
     pub fn owner(&self) -> &Owner {
         &self.owner.owner
     }
 
-    /// Since when no address of it is live, if so.
+    /// When its last live address was released, if it has none.
     #[must_use]
     pub fn empty_since(&self) -> Option<Millis> {
         self.empty_since
@@ -186,7 +186,7 @@ impl Block {
         Self { cidr, group, live: 0, owner, addresses, free, empty_since: Some(at), skip_ends }
     }
 
-    /// A block of a snapshot; its free addresses are counted by [`super::Ipam::refresh`].
+    /// A block from a snapshot; [`super::Ipam::refresh`] computes its free addresses.
     pub(crate) fn restored(
         event: &BlockAssigned,
         owner: Owner,
@@ -198,7 +198,7 @@ impl Block {
         Self { live, empty_since, ..Self::assigned(event, owner, Millis(0), skip_ends, free) }
     }
 
-    /// The live address at an offset, and whose it is.
+    /// The live allocation at an offset.
     pub(super) fn allocation(&self, offset: u128, address: &Address) -> Allocation {
         let Owner { network, host, tenant, segment } = self.owner().clone();
         let Address { name, revision } = address.clone();
@@ -211,7 +211,7 @@ impl Block {
         self.addresses.from(0).map(|(offset, address)| self.allocation(offset, address))
     }
 
-    /// Moves the block to the network and group that its range lies in now.
+    /// Moves the block to the network and group that now contain its range.
     pub(super) fn rehome(&mut self, network: &Network, group: IpNet) {
         self.group = group;
         self.skip_ends = network.skip_first_last;
@@ -221,28 +221,28 @@ impl Block {
         }
     }
 
-    /// Whether an address of the block is left out at its ends.
+    /// Whether an offset is a skipped end of the block.
     pub(crate) fn skips(cidr: IpNet, skip_ends: bool, offset: u128) -> bool {
         skip_ends && (offset == 0 || offset == prefix::last_offset(cidr))
     }
 }
 
-/// All addresses of a block but those left out at its ends.
+/// All addresses of a block except skipped ends.
 pub(super) fn free_set(cidr: IpNet, skip_ends: bool) -> FreeSet {
     let last = prefix::last_offset(cidr);
     let ends = u128::from(skip_ends);
     FreeSet::of(last.saturating_add(1), ends, last.saturating_sub(ends))
 }
 
-/// The blocks of a leaf group that nobody has.
+/// The unassigned blocks of a leaf group.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pub(crate) block_mask: u8,
-    /// Hosts that have their place in the group.
+    /// Hosts with their place in the group.
     pub(crate) hosts: u64,
     /// Positions of blocks never used.
     pub(crate) untouched: RangeSet,
-    /// Blocks that came back, by when they may be assigned again, then by age.
+    /// Returned blocks, by the time from which they may be assigned again, then by age.
     pub(crate) returned: OrdMap<(Millis, Revision), IpNet>,
     /// The same, by block.
     returned_as: OrdMap<IpNet, (Millis, Revision)>,
@@ -261,7 +261,7 @@ impl Pool {
         }
     }
 
-    /// Whether nobody has the block.
+    /// Whether the block is unassigned.
     pub(crate) fn has(&self, group: IpNet, cidr: IpNet) -> bool {
         let position = prefix::position(group, self.block_mask, cidr.network());
         self.untouched.contains(position) || self.returned_as.contains_key(&cidr)
@@ -275,7 +275,7 @@ impl Pool {
         }
     }
 
-    /// Puts a block of a snapshot back, which is not among those never used.
+    /// Restores a returned block from a snapshot.
     pub(crate) fn restore_returned(
         &mut self,
         group: IpNet,

@@ -1,4 +1,4 @@
-//! What events do to blocks and addresses, and to the indexes over them.
+//! Applies events to blocks, addresses and their indexes.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -70,8 +70,8 @@ impl Ipam {
         }
     }
 
-    /// The free addresses of a block that has no live one: all but those left out at the ends and
-    /// those that cool down since an earlier owner had them.
+    /// The free addresses of a block without live ones: all except skipped ends and those still cooling down from an
+    /// earlier owner.
     pub(super) fn fresh_free(&self, cidr: IpNet, skip_ends: bool) -> FreeSet {
         let mut free = block::free_set(cidr, skip_ends);
         for (ip, _) in self.cooling.range(cidr.network()..=cidr.broadcast()) {
@@ -80,12 +80,12 @@ impl Ipam {
         free
     }
 
-    /// Makes an address free if its block is assigned and does not leave it out.
+    /// Marks an address as free if its block is assigned and does not skip it.
     pub(super) fn set_free(&mut self, ip: IpAddr) {
         let Some(cidr) = self.block_of(ip).map(|block| block.cidr) else { return };
         let Some(block) = block_mut(&mut self.blocks, cidr) else { return };
         let offset = prefix::offset(cidr, ip);
-        // A topology that leaves the ends out may have come while this one was cooling down.
+        // A topology that skips the ends may have been set while the address was cooling down.
         if Block::skips(cidr, block.skip_ends, offset) {
             return;
         }
@@ -129,15 +129,15 @@ impl Ipam {
         self.blackouts.remove(&cidr);
     }
 
-    /// Counts a host in or out of a leaf group.
+    /// Increments or decrements the number of hosts of a leaf group.
     pub(crate) fn count_host(&mut self, group: IpNet, added: bool) {
         if let Some(pool) = self.pools.get_mut(&group) {
             pool.hosts = if added { pool.hosts + 1 } else { pool.hosts.saturating_sub(1) };
         }
     }
 
-    /// Puts everything that lives into the groups of a new topology: blocks find their network and
-    /// group by their range; what nobody has is never used again. Hosts are counted by the caller.
+    /// Moves all blocks to the groups of a new topology: assigned blocks find their network and group by their range;
+    /// unassigned blocks count as never used. The caller counts the hosts.
     pub(crate) fn adopt(&mut self, topology: &Topology) {
         self.pools = OrdMap::new();
         for network in topology.networks() {
@@ -156,7 +156,7 @@ impl Ipam {
         }
     }
 
-    /// Puts a block in. Its free addresses are computed from its live and cooling ones.
+    /// Inserts a block after recomputing its free addresses from the live and the cooling ones.
     pub(crate) fn refresh(&mut self, mut block: Block) {
         let cidr = block.cidr;
         block.free = self.fresh_free(cidr, block.skip_ends);
@@ -176,7 +176,7 @@ impl Ipam {
         self.blocks.insert(Start::of(cidr), Arc::new(block));
     }
 
-    /// Finds every live address by its name: for reading a snapshot, when all blocks are in.
+    /// Rebuilds the index by name, when reading a snapshot, after all blocks were inserted.
     pub(crate) fn restore_names(&mut self) {
         self.names = Names::of(self.blocks().flat_map(|block| {
             let place = |offset| Place {
@@ -187,14 +187,14 @@ impl Ipam {
         }));
     }
 
-    /// Puts a cooling address in: for reading a snapshot.
+    /// Inserts a cooling address, when reading a snapshot.
     pub(crate) fn restore_cooling(&mut self, ip: IpAddr, at: Millis) {
         self.cooling.insert(ip, at);
         self.cooling_queue.insert((at, ip));
     }
 }
 
-/// The block with this CIDR, to change; copied first if a copy of the state has it as well.
+/// The block with this CIDR, for a change; cloned first if a copy of the state shares it.
 pub(super) fn block_mut(blocks: &mut OrdMap<Start, Arc<Block>>, cidr: IpNet) -> Option<&mut Block> {
     blocks.get_mut(&Start::of(cidr)).map(Arc::make_mut).filter(|block| block.cidr == cidr)
 }
@@ -208,8 +208,8 @@ pub(crate) fn evolve_assigned(state: &mut State, event: &BlockAssigned) {
     state.ipam.assign(event, owner, state.at, skip_ends);
 }
 
-/// Whose the block is, in the names that the host and the tenant are kept under where they are known:
-/// blocks share them, instead of each keeping the text that came with its own command.
+/// The owner of the block, with the name strings of the host and tenant in the state if they exist: blocks share them
+/// instead of keeping the strings of each command.
 pub(crate) fn owner_of(state: &State, event: &BlockAssigned) -> Owner {
     let BlockAssigned { network, host, tenant, segment, .. } = event;
     let known = state.tenants.get_key_value(tenant);

@@ -1,4 +1,4 @@
-//! Cross-checks of the indexes that only this module sees: see [`crate::State::validate`].
+//! Cross-checks of the private indexes of this module: see [`crate::State::validate`].
 
 use alloc::format;
 use alloc::string::String;

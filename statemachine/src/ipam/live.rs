@@ -7,17 +7,17 @@ use imbl::OrdMap;
 use crate::entry::Revision;
 use crate::name::AddressName;
 
-/// Blocks up to this many addresses keep them in one piece.
+/// Blocks of up to this many addresses keep them in one vector.
 const FEW: u128 = 64;
 
-/// A live address. Everything else about it follows from its block.
+/// A live address. Its other properties follow from its block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) name: AddressName,
     pub(crate) revision: Revision,
 }
 
-/// Live addresses by offset: one sorted piece for small blocks (nearly all), a tree for large ones.
+/// Live addresses by offset: a sorted vector for small blocks (nearly all), a tree for large ones.
 #[derive(Clone, Debug)]
 pub(crate) enum Live {
     Few(Vec<(u8, Address)>),
@@ -25,7 +25,7 @@ pub(crate) enum Live {
 }
 
 impl Live {
-    /// None, in a block whose last offset is `last`.
+    /// No addresses, in a block whose last offset is `last`.
     pub(crate) fn none(last: u128) -> Self {
         if last < FEW { Self::Few(Vec::new()) } else { Self::Many(OrdMap::new()) }
     }
@@ -64,7 +64,7 @@ impl Live {
             Self::Few(few) => match place(few, offset) {
                 Ok(at) => few[at].1 = address,
                 Err(at) => {
-                    // Doubled from one on: many blocks have one address only.
+                    // Capacity starts at one and doubles: many blocks have only one address.
                     if few.len() == few.capacity() {
                         few.reserve_exact(few.len().max(1));
                     }

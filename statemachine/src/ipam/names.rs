@@ -1,4 +1,4 @@
-//! Which address a name has.
+//! Index of addresses by name.
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -8,8 +8,8 @@ use imbl::Vector;
 use crate::hash::Hash;
 use crate::name::AddressName;
 
-/// Where the address of a name is: itself and the length of its block, with which the block is one
-/// look-up away. The name stands there, and nowhere else.
+/// Where the address of a name is stored: the address itself and the prefix length of its block, so that the block is
+/// one lookup away. Only the block stores the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) ip: IpAddr,
@@ -23,12 +23,12 @@ struct Entry {
     place: Place,
 }
 
-/// Name → place: a hash table that grows and shrinks by one bucket at a time (linear hashing), so that no
-/// single operation is long, in a persistent vector, so that a copy is O(1). A look-up touches two or
-/// three cache lines however many names there are; down a tree it was five times as many.
+/// Name → place: a hash table that grows and shrinks by one bucket at a time (linear hashing), so that no single
+/// operation is long, in a persistent vector, so that a copy is O(1). A lookup touches two or three cache lines
+/// regardless of the number of names; a tree needed five times as many.
 ///
-/// Entries hold no name: what was found by its hash is told from another name's by looking at its place.
-/// `BITS` of the hash are used: 32, but in tests.
+/// Entries do not store the name: a match of the hash is confirmed by reading the name at its place. `BITS` of the
+/// hash are used: 32, except in tests.
 #[derive(Clone, Debug)]
 pub(crate) struct Names<const BITS: u32 = 32> {
     buckets: Vector<Vec<Entry>>,
@@ -37,7 +37,7 @@ pub(crate) struct Names<const BITS: u32 = 32> {
 
 /// Names per bucket, on average.
 const LOAD: usize = 6;
-/// Room that a full bucket is given.
+/// Capacity added to a full bucket.
 const SPARE: usize = 2;
 
 impl<const BITS: u32> Default for Names<BITS> {
@@ -52,7 +52,7 @@ impl<const BITS: u32> Names<BITS> {
         self.len
     }
 
-    /// The place that has the name, as `has` finds when it looks there.
+    /// The place of the name, as confirmed by `has`.
     pub(super) fn find<T>(
         &self,
         name: &AddressName,
@@ -64,11 +64,11 @@ impl<const BITS: u32> Names<BITS> {
         like.map(|entry| entry.place).find_map(has)
     }
 
-    /// Puts in a name that was not there.
+    /// Inserts a name that is not in the index.
     pub(super) fn insert(&mut self, name: &AddressName, place: Place) {
         let hash = hash::<BITS>(name);
         if let Some(bucket) = self.buckets.get_mut(slot(hash, self.buckets.len())) {
-            // Little by little: there are very many buckets.
+            // In small steps: there are very many buckets.
             if bucket.len() == bucket.capacity() {
                 bucket.reserve_exact(SPARE);
             }
@@ -80,7 +80,7 @@ impl<const BITS: u32> Names<BITS> {
         }
     }
 
-    /// Takes out a name that has this address.
+    /// Removes a name with this address.
     pub(super) fn remove(&mut self, name: &AddressName, ip: IpAddr) {
         let hash = hash::<BITS>(name);
         let Some(bucket) = self.buckets.get_mut(slot(hash, self.buckets.len())) else { return };
@@ -93,7 +93,7 @@ impl<const BITS: u32> Names<BITS> {
         }
     }
 
-    /// Names that are all new, and none before.
+    /// An index of these names, which must be distinct.
     pub(super) fn of<'a>(names: impl Iterator<Item = (&'a AddressName, Place)>) -> Self {
         let entry = |(name, place)| Entry { hash: hash::<BITS>(name), place };
         let mut entries: Vec<_> = names.map(entry).collect();
@@ -109,7 +109,7 @@ impl<const BITS: u32> Names<BITS> {
         Self { buckets: buckets.collect(), len }
     }
 
-    /// One bucket more: it takes its part of the one whose names it shared.
+    /// Adds a bucket: it takes its share of the names of its parent.
     fn grow(&mut self) {
         let new = self.buckets.len();
         let Some(bucket) = self.buckets.get_mut(parent(new)) else { return };
@@ -119,7 +119,7 @@ impl<const BITS: u32> Names<BITS> {
         self.buckets.push_back(moved);
     }
 
-    /// One bucket less: what it had goes back to where it came from.
+    /// Removes the last bucket: its names return to its parent.
     fn shrink(&mut self) {
         let Some(last) = self.buckets.pop_back() else { return };
         if let Some(bucket) = self.buckets.get_mut(parent(self.buckets.len())) {
@@ -128,15 +128,15 @@ impl<const BITS: u32> Names<BITS> {
     }
 }
 
-/// The bucket for a hash among `count`: by as many low bits as there are buckets for, one less where that
-/// bucket is still to come.
+/// The bucket of a hash among `count`: selected by as many low bits as needed, or one fewer if that bucket does not
+/// exist yet.
 fn slot(hash: u32, count: usize) -> usize {
     let wide = count.next_power_of_two() - 1;
     let at = hash as usize & wide;
     if at < count { at } else { at & (wide >> 1) }
 }
 
-/// The bucket that has the names of bucket `at` until there is one: the same without its highest bit.
+/// The bucket that holds the names of bucket `at` until that exists: the same index without its highest bit.
 fn parent(at: usize) -> usize {
     at & !(1 << at.checked_ilog2().unwrap_or(0))
 }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     proptest! {
-        /// With three bits of hash nearly all names collide.
+        /// With a three-bit hash nearly all names collide.
         #[test]
         fn collisions_change_nothing(deeds in prop::collection::vec((any::<bool>(), 0u8..24), 1..200)) {
             let (mut names, mut model) = (Names::<3>::default(), BTreeMap::new());

@@ -1,12 +1,12 @@
-//! Which blocks of each owner have a free address: where an allocation looks first.
+//! Index of the blocks with a free address, by owner: the first place an allocation searches.
 
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::block::{OwnerKey, Owns};
 
-/// Blocks with a free address, by owner. Nearly always an owner has one: finding it is one look-up,
-/// several times cheaper than opening a range of (owner, block).
+/// Blocks with a free address, by owner. Nearly every owner has one: finding it takes one lookup, several times
+/// cheaper than a range scan over (owner, block).
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenBlocks(OrdMap<OwnerKey, Few>);
 

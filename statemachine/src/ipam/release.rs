@@ -1,4 +1,4 @@
-//! Deciding what is given back: releases, leaks, evictions, the end of cool-downs.
+//! Decides releases: requested ones, leaks, evictions, the end of cool-downs.
 
 use alloc::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::state::{Now, State};
 use crate::version;
 
-/// Idempotent: releasing what nobody has causes nothing.
+/// Idempotent: releasing an unallocated address has no effect.
 pub(crate) fn decide_release(
     state: &State,
     ask: &ReleaseAddress,
@@ -35,7 +35,7 @@ pub(crate) fn decide_release(
     Ok(release(state, [allocation], ReleaseReason::Requested, now))
 }
 
-/// Releases what a host had at a revision and does not have any more.
+/// Releases addresses that a host had at a revision but no longer uses.
 pub(crate) fn decide_leaked(
     state: &State,
     host: &HostName,
@@ -55,11 +55,11 @@ pub(crate) fn decide_leaked(
     Ok(release(state, leaked, ReleaseReason::Reported(revision), now))
 }
 
-/// Releases everything on a host. Its blocks may be assigned again when their addresses have cooled.
+/// Releases everything on a host. Its blocks may be assigned again after the cool-down of their addresses.
 pub(crate) fn evict(state: &State, host: &HostName, now: Now) -> Vec<Event> {
     let delay = state.settings.address_reuse_delay_ms;
     let live = state.ipam.host_addresses(host);
-    // Endpoints of the host are gone already; those that say they are elsewhere go with their address.
+    // Endpoints of the host were removed already; endpoints that name another host are removed with their address.
     let elsewhere = |ip| {
         endpoint::outlived(state, ip)
             .filter(|_| state.endpoint(ip).is_some_and(|e| e.host != *host))
@@ -78,7 +78,7 @@ pub(crate) fn evict(state: &State, host: &HostName, now: Now) -> Vec<Event> {
     events
 }
 
-/// Frees addresses whose cool-down is over, and blocks that have been empty for as long.
+/// Frees addresses whose cool-down has expired, and blocks that have been empty for as long.
 pub(crate) fn end_cooldowns(state: &State, at: Millis) -> Vec<Event> {
     let Some(limit) = limit(state, at) else { return Vec::new() };
     let ipam = &state.ipam;
@@ -95,12 +95,12 @@ pub(crate) fn end_cooldowns(state: &State, at: Millis) -> Vec<Event> {
     events
 }
 
-/// What was released at or before this has cooled down at a time.
+/// Addresses released at or before the returned time have cooled down.
 pub(super) fn limit(state: &State, at: Millis) -> Option<Millis> {
     at.0.checked_sub(state.settings.address_reuse_delay_ms).map(Millis)
 }
 
-/// Releases addresses; without a reuse delay, blocks that this empties as well.
+/// Releases addresses; without a reuse delay, also the blocks that this empties.
 fn release(
     state: &State,
     allocations: impl IntoIterator<Item = Allocation>,

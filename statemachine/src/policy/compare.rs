@@ -1,9 +1,9 @@
-//! What policies would change before they are set: between whom what traffic would be allowed that is not now, and
-//! the other way round.
+//! What policies would change before they are set: which traffic between which parties would be newly allowed, and
+//! which no longer.
 //!
-//! It sees what [`verdict`](super::evaluate::verdict) sees: endpoints, addresses that are allocated, hosts, VIPs, and
-//! everybody else, in ranges within which policies cannot tell addresses apart. What is not looked at is said.
-//! It is exact, not sampled: one address of each range and one packet of each class stand for all.
+//! Covers what [`verdict`](super::evaluate::verdict) covers: endpoints, allocated addresses, hosts, VIPs, and all
+//! other addresses, in ranges within which policies do not distinguish addresses. The result states what was not
+//! compared. It is exact, not sampled: one address represents each range, and one packet each class.
 
 mod classes;
 mod parties;
@@ -21,66 +21,66 @@ use super::party::Party;
 use super::{Policy, Target};
 use crate::state::State;
 
-/// Pairs that are looked at; more are not.
+/// Pairs that are compared; further ones are not.
 pub const PAIRS_MAX: usize = 20_000;
-/// Changes that are listed; more are counted.
+/// Changes that are listed; further ones are only counted.
 pub const CHANGES_MAX: usize = 1_000;
-/// Ranges of unknown addresses that are looked at; more are not.
+/// Ranges of unknown addresses that are compared; further ones are not.
 pub const RANGES_MAX: usize = 256;
 
-/// Who is at an end of a connection.
+/// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// The address that was looked at.
+    /// The address that was compared.
     pub ip: IpAddr,
-    /// The range that it stands for: the addresses of it that no endpoint, host, VIP or block has, and that lie in
-    /// none of the narrower [`Comparison::ranges`]. `None`: the address is known, and stands for itself.
+    /// The range that the address represents: its addresses outside every endpoint, host, VIP, block and narrower
+    /// range in [`Comparison::ranges`]. `None`: the address is known, and represents itself.
     pub range: Option<IpNet>,
 }
 
 /// What would change between two parties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Who opens the connection.
+    /// The side that opens the connection.
     pub source: End,
-    /// Who accepts it.
+    /// The side that accepts the connection.
     pub destination: End,
-    /// Traffic that would be allowed, and is not now.
+    /// Traffic that is not allowed now, and would be.
     pub opens: Vec<String>,
     /// Traffic that is allowed now, and would not be.
     pub closes: Vec<String>,
 }
 
-/// What would change.
+/// The changes that policies would make.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Pairs that change, by address; those with unknown addresses last.
+    /// Pairs that change, by address; pairs with unknown addresses last.
     pub changes: Vec<Change>,
-    /// How many pairs change: more than are listed, perhaps.
+    /// Number of pairs that change; may exceed the number listed.
     pub changed: usize,
-    /// How many pairs were looked at.
+    /// Number of pairs that were compared.
     pub pairs: usize,
-    /// How many more pairs there are, which were not looked at.
+    /// Number of further pairs, which were not compared.
     pub pairs_left: u64,
-    /// Ranges whose unknown addresses were looked at: both families, and what policies name and matters here.
+    /// Ranges whose unknown addresses were compared: both families, and the relevant ranges in policies.
     pub ranges: Vec<IpNet>,
-    /// Further ranges, whose unknown addresses were not.
+    /// Further ranges, whose unknown addresses were not compared.
     pub ranges_left: Vec<IpNet>,
-    /// Whether blocks have addresses that are not allocated. Those are never looked at.
+    /// Whether blocks have unallocated addresses. Those are never compared.
     pub unallocated: bool,
 }
 
-/// Whom a policy applies to now.
+/// What a policy applies to now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Endpoints, and addresses that are allocated.
+    /// Endpoints and allocated addresses.
     pub endpoints: usize,
     pub hosts: usize,
-    /// Ranges in which it applies to every other address as well.
+    /// Ranges in which it also applies to all other addresses.
     pub ranges: Vec<IpNet>,
 }
 
-/// Whom a policy applies to now.
+/// What a policy applies to now.
 #[must_use]
 pub fn reach(state: &State, policy: &Policy) -> Reach {
     let mut reach = Reach::default();
@@ -102,7 +102,7 @@ pub fn reach(state: &State, policy: &Policy) -> Reach {
     reach
 }
 
-/// Compares the state with itself after policies are set.
+/// Compares the state before and after policies are set.
 #[must_use]
 pub fn compare(state: &State, proposed: &[Policy]) -> Comparison {
     let policies = Policies::new(state, proposed);

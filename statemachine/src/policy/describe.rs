@@ -1,4 +1,4 @@
-//! A policy in words: what `POST /v1/policies/check` answers, and the comments of compiled rules.
+//! A policy in words: for the response of `POST /v1/policies/check`, and the comments of compiled rules.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -9,7 +9,7 @@ use super::{
     Expression, Peer, Policy, Port, Protocol, Rule, Selector, Target, TenantSelector, Traffic,
 };
 
-/// What a policy means, one sentence per line.
+/// The meaning of a policy, one sentence per line.
 #[must_use]
 pub fn sentences(policy: &Policy) -> Vec<String> {
     let targets: Vec<String> = policy.applied_to.iter().map(target).collect();

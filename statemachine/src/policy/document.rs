@@ -1,5 +1,5 @@
-//! Policy documents: the JSON that people write. The seeds' form, Romana 2.0's, and additions for
-//! what neither can say; [`to_document`] answers in the seeds' form.
+//! Policy documents: the JSON that operators write. The seeds' form, Romana 2.0's, and extensions for what neither
+//! can express; [`to_document`] writes the seeds' form.
 //!
 //! ```text
 //! {"securitypolicies": [P, …]}, [P, …] or P, where P has
@@ -12,9 +12,9 @@
 //! rule  {protocol, ports: [80, "8000-8080", "http"], port_ranges: [[1, 9]], icmp_type, icmp_code}
 //! ```
 //!
-//! Every rule allows, in both directions: `direction: egress` isolates the targets outbound and
-//! opens what the rules say. Romana 2.0's egress policies were block lists; they are refused rather
-//! than turned into their opposite. They are known by the list `ingress` beside `direction: egress`.
+//! Every rule allows, in both directions: `direction: egress` isolates the targets outbound and allows what the rules
+//! match. Romana 2.0's egress policies were block lists; they are refused rather than inverted. They are recognised
+//! by the list `ingress` beside `direction: egress`.
 
 mod read;
 mod write;
@@ -36,7 +36,7 @@ pub use write::to_document;
 use super::Policy;
 use crate::refusal::Refusal;
 
-/// What can be posted: any number of policies, in any of the three wrappings.
+/// A policy request body: any number of policies, in any of the three wrappings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Document {
     pub securitypolicies: Vec<PolicyDocument>,
@@ -47,31 +47,31 @@ pub struct Document {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyDocument {
-    /// Its name. A number is read as its digits.
+    /// Its name. A number is read as its decimal digits.
     #[serde(deserialize_with = "name_or_number", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::name_or_number"))]
     pub name: Option<String>,
-    /// Romana 2.0's word for the name; older ones' ids are numbers.
+    /// The name in Romana 2.0's documents; older ones have numeric ids.
     #[serde(deserialize_with = "name_or_number", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::name_or_number"))]
     pub id: Option<String>,
-    /// For people.
+    /// For information.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Which direction is isolated; absent when both lists are there.
+    /// Which direction is isolated; absent if both lists are present.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
     pub applied_to: Vec<Party>,
-    /// The other side, for the one rule of the seeds' form.
+    /// The other side, in the seeds' form with one rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<Party>>,
-    /// The traffic, for the one rule of the seeds' form.
+    /// The traffic, in the seeds' form with one rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<Kind>>,
-    /// What may come in; its presence isolates inbound.
+    /// Inbound traffic to allow; if present, the policy isolates inbound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Vec<Opening>>,
-    /// What may go out; its presence isolates outbound.
+    /// Outbound traffic to allow; if present, the policy isolates outbound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<Opening>>,
 }
@@ -87,7 +87,7 @@ pub enum Direction {
     Egress,
 }
 
-/// Traffic of any of `rules` with any of `peers`.
+/// Allows traffic that matches any of `rules` with any of `peers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -98,7 +98,7 @@ pub struct Opening {
     pub rules: Vec<Kind>,
 }
 
-/// A target or a peer. Which fields go together: see the module.
+/// A target or a peer. The module documentation lists the valid combinations of fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::with_aliases))]
@@ -113,23 +113,23 @@ pub struct Party {
     /// An address range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cidr: Option<String>,
-    /// Parts of it that do not match; peers only.
+    /// Subranges that do not match; peers only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
-    /// A tenant by id.
+    /// Id of a tenant.
     #[serde(alias = "tenant_id", skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     #[serde(alias = "segment_id", skip_serializing_if = "Option::is_none")]
     pub segment: Option<String>,
-    /// Tenants by labels; peers only, together with `selector`.
+    /// Selects tenants by labels; peers only, together with `selector`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenants: Option<Labelled>,
-    /// Endpoints of the tenants by labels.
+    /// Selects endpoints of the tenants by labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<Labelled>,
 }
 
-/// A label selector; Kubernetes' field names are read, too.
+/// A label selector; Kubernetes' field names are accepted as well.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::with_aliases))]
@@ -158,14 +158,14 @@ pub struct Labelled {
 pub struct Condition {
     /// The label's key.
     pub key: String,
-    /// What must hold.
+    /// The operator of the condition.
     pub operator: Operator,
-    /// For `In` and `NotIn`.
+    /// The values for `In` and `NotIn`.
     #[serde(default, deserialize_with = "absent", skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
 }
 
-/// `null`, which Go writes for an empty list or map, is as if the field were absent.
+/// Reads `null`, which Go writes for an empty list or map, as an absent field.
 pub(super) fn absent<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Default + Deserialize<'de>,
@@ -174,7 +174,7 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A name, which may be a number: it is read as its digits.
+/// A name, which may be a number: it is read as its decimal digits.
 fn name_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a name is a text or a whole number that is not negative")]
@@ -188,27 +188,27 @@ fn name_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<S
     }))
 }
 
-/// What must hold for a label.
+/// The operator of a condition on a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Operator {
-    /// It has one of the values.
+    /// The label has one of the values.
     In,
-    /// It is absent or has none of the values.
+    /// The label is absent or has none of the values.
     NotIn,
     Exists,
-    /// It is absent.
+    /// The label is absent.
     DoesNotExist,
 }
 
-/// A kind of traffic: the seeds' rule.
+/// A kind of traffic: a rule of the seeds' form.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Kind {
-    /// `any`, `tcp`, `udp`, `sctp` or `icmp`, in any case.
+    /// `any`, `tcp`, `udp`, `sctp` or `icmp`, case-insensitive.
     pub protocol: String,
-    /// Numbers, ranges `"8000-8080"` and names; absent = all.
+    /// Numbers, ranges `"8000-8080"` and names; absent: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortDocument>,
     /// Romana 2.0's ranges: first and last number.
@@ -219,7 +219,7 @@ pub struct Kind {
     /// ICMP code; only with a type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp_code: Option<u64>,
-    /// Accepted when `true`: answers to allowed traffic are always allowed.
+    /// Must be `true` if present: replies to allowed traffic are always allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_stateful: Option<bool>,
 }
@@ -234,7 +234,7 @@ pub enum PortDocument {
     Text(String),
 }
 
-/// Turns a document into policies, which are valid ([`Policy::check`]).
+/// Converts a document to valid policies ([`Policy::check`]).
 ///
 /// # Errors
 /// [`Refusal::InvalidPolicy`] with the path of the field in the document, such as `peers[1].cidr`.
@@ -256,7 +256,7 @@ pub fn parse(document: &Document) -> Result<Vec<Policy>, Refusal> {
     Ok(policies)
 }
 
-/// A refusal of the model, its field as the document names it.
+/// A refusal by the model, with the field path of the document.
 fn located(document: &PolicyDocument, refusal: Refusal) -> Refusal {
     let Refusal::InvalidPolicy { policy, field, why } = refusal else { return refusal };
     let mut field = field.replace(".traffic", ".rules").replace(".icmp.code", ".icmp_code");
@@ -269,7 +269,7 @@ fn located(document: &PolicyDocument, refusal: Refusal) -> Refusal {
     Refusal::InvalidPolicy { policy, field, why }
 }
 
-/// Foreign text as it may appear in a message: cut, and without control characters.
+/// Untrusted text for a message: truncated, without control characters.
 fn printable(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_default).collect()
 }
@@ -280,7 +280,7 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// Tells the three wrappings apart without losing the place of an error, as an untagged enum would.
+/// Distinguishes the three wrappings while keeping the position of an error, which an untagged enum would lose.
 struct Wrapping;
 
 impl<'de> serde::de::Visitor<'de> for Wrapping {
@@ -316,7 +316,7 @@ impl<'de> serde::de::Visitor<'de> for Wrapping {
     }
 }
 
-/// A map whose first key was read already.
+/// A map whose first key has been read already.
 struct Resumed<A> {
     first: Option<String>,
     map: A,

@@ -1,7 +1,7 @@
-//! Who may talk to whom: the definition. What agents compile, what `romana policy explain` prints and
-//! what `check` compares all agree with this.
+//! The definition of which connections are allowed. The rules that agents compile, the output of `romana policy
+//! explain` and the comparison in `check` all agree with it.
 //!
-//! A connection is allowed if its source may open it and its destination may accept it. Each side:
+//! A connection is allowed if its source may open it and its destination may accept it. For each side:
 //!
 //! | the side is | and | then |
 //! |---|---|---|
@@ -14,12 +14,11 @@
 //! | a host | the port is one of Romana's own | open |
 //! | anything else | | open |
 //!
-//! An address always reaches itself, and a host its own addresses: no packet leaves. Packets of a
-//! connection that was allowed are allowed, in both directions, until the connection ends or the
-//! endpoint goes.
+//! An address always reaches itself, and a host its own addresses: no packet leaves the host. Packets of an allowed
+//! connection are allowed in both directions until the connection ends or the endpoint is removed.
 //!
-//! An address that is neither endpoint nor host is judged by policies with a matching CIDR target, on
-//! the host that its packets pass: for it, the peers `host` and `local` mean any host's.
+//! An address that is neither endpoint nor host is subject to policies with a matching CIDR target, on the host that
+//! its packets pass; for such an address, the peers `host` and `local` match any host's.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -30,13 +29,13 @@ use super::{Peer, Policy, Rule, Target};
 use crate::name::{PolicyName, TenantId, is_pod};
 use crate::state::State;
 
-/// Ports of hosts that no policy closes, TCP: the control plane's API and its replicas'. Without them a
-/// policy could not be taken back.
+/// TCP ports of hosts that no policy closes: the control plane's API and the replicas' peer port. Without them a
+/// policy could not be reverted.
 pub const FAILSAFE_PORTS: [u16; 2] = [9600, 9601];
-/// ICMPv6 types without which a link does not work (RFC 4861): not filtered between hosts and endpoints.
+/// ICMPv6 types that every link requires (RFC 4861): not filtered between hosts and endpoints.
 pub const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=136;
 
-/// A direction of traffic, as seen from the side that is judged.
+/// A direction of traffic, as seen from the side under evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     Ingress,
@@ -44,7 +43,7 @@ pub enum Direction {
 }
 
 impl Policy {
-    /// Whether it isolates its targets in a direction.
+    /// Whether the policy isolates its targets in a direction.
     #[must_use]
     pub fn isolates(&self, direction: Direction) -> bool {
         match direction {
@@ -53,7 +52,7 @@ impl Policy {
         }
     }
 
-    /// Its rules of a direction.
+    /// Its rules for a direction.
     #[must_use]
     pub fn rules(&self, direction: Direction) -> &[Rule] {
         match direction {
@@ -66,18 +65,18 @@ impl Policy {
 /// Why a side is open or closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
-    /// No packet leaves.
+    /// No packet leaves the host.
     Itself,
     NotIsolated,
     /// A rule allows it.
     Allowed,
-    /// Kubernetes: a node and its own pods.
+    /// Kubernetes: a node and the pods on it.
     OwnNode,
     /// Romana's own ports, or neighbour discovery.
     Failsafe,
     /// Policies isolate it and no rule allows it.
     Denied,
-    /// No policy opens it, and its tenant is no Kubernetes namespace.
+    /// No policy allows it, and its tenant is not a Kubernetes namespace.
     ClosedByDefault,
     /// Its labels are not known yet.
     Unknown,
@@ -106,17 +105,17 @@ impl fmt::Display for Why {
     }
 }
 
-/// How one side judges.
+/// The result for one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
     pub why: Why,
     /// Policies that isolate it.
     pub isolating: Vec<PolicyName>,
-    /// Rules that allow it: the policy and the rule's place in its list, from 0.
+    /// Rules that allow it: the policy, and the index of the rule in its list, from 0.
     pub allowing: Vec<(PolicyName, usize)>,
 }
 
-/// Whether a connection may be opened.
+/// Whether a connection may be opened, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The source's side.
@@ -138,13 +137,13 @@ impl Verdict {
 pub struct Subject<'a> {
     pub ip: IpAddr,
     pub party: Party<'a>,
-    /// Whether its namespace has to be known first.
+    /// Whether its namespace must become known first.
     awaited: bool,
     selecting: Vec<&'a Policy>,
 }
 
 impl<'a> Subject<'a> {
-    /// Which of the policies select an address.
+    /// Determines which of the policies select an address.
     #[must_use]
     pub fn new(
         state: &'a State,
@@ -160,24 +159,24 @@ impl<'a> Subject<'a> {
         Self { ip, party, awaited, selecting }
     }
 
-    /// Policies that select it.
+    /// The policies that select it.
     pub fn selecting(&self) -> impl Iterator<Item = &'a Policy> {
         self.selecting.iter().copied()
     }
 
-    /// Whether any does.
+    /// Whether any policy selects it.
     #[must_use]
     pub fn is_selected(&self) -> bool {
         !self.selecting.is_empty()
     }
 
-    /// Whether its namespace has to be known before it may talk.
+    /// Whether its traffic is blocked until its namespace is known.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.awaited
     }
 
-    /// How it judges a packet from or to another one.
+    /// Evaluates this side for a packet from or to another address.
     #[must_use]
     pub fn judge(&self, direction: Direction, other: &Self, packet: Transport) -> Side {
         let isolating: Vec<&Policy> =
@@ -211,14 +210,15 @@ impl<'a> Subject<'a> {
         Side { why, isolating, allowing }
     }
 
-    /// What is decided before any policy is asked.
+    /// Cases that are decided before any policy is evaluated.
     fn exempt(&self, other: &Self, packet: Transport) -> Option<Why> {
         let hosts = [self, other].map(|subject| matches!(subject.party, Party::Host(_)));
         let same_host = self.party.host().is_some() && self.party.host() == other.party.host();
         if self.ip == other.ip || hosts == [true, true] && same_host {
             return Some(Why::Itself);
         }
-        // Between links' ends: hosts share some with each other and with strangers, endpoints with their own host.
+        // Neighbour discovery runs between the ends of a link: hosts share links with each other and with other
+        // machines, endpoints with their own host.
         let stranger = self.party.host().is_none();
         let linked = hosts[0] || hosts[1] && (same_host || stranger);
         let discovery = |kind| NEIGHBOUR_DISCOVERY.contains(&kind) && self.ip.is_ipv6();
@@ -259,7 +259,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// The namespace of a pod that is no endpoint yet, if the log does not know that either.
+/// The namespace of a pod without an endpoint, if the log does not know the namespace either.
 fn unknown_namespace(state: &State, ip: IpAddr) -> Option<TenantId> {
     let address = state.ipam().by_ip(ip).filter(|_| state.endpoint(ip).is_none())?;
     let unknown = is_pod(&address.name, &address.tenant) && state.tenant(&address.tenant).is_none();
@@ -275,7 +275,7 @@ fn selects(target: &Target, ip: IpAddr, party: &Party<'_>) -> bool {
     }
 }
 
-/// Judges a connection between two subjects.
+/// Evaluates a connection between two subjects.
 #[must_use]
 pub fn judge(source: &Subject<'_>, destination: &Subject<'_>, packet: Transport) -> Verdict {
     Verdict {
@@ -284,7 +284,7 @@ pub fn judge(source: &Subject<'_>, destination: &Subject<'_>, packet: Transport)
     }
 }
 
-/// Whether a connection may be opened, and which policies decide.
+/// Whether a connection may be opened, and which policies decide it.
 #[must_use]
 pub fn verdict(state: &State, source: IpAddr, destination: IpAddr, packet: Transport) -> Verdict {
     let subject = |ip| Subject::new(state, ip, state.policies());

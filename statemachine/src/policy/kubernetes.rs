@@ -1,8 +1,8 @@
-//! Kubernetes NetworkPolicy (`networking.k8s.io/v1`) as a policy of ours: complete, or refused.
+//! Converts a Kubernetes NetworkPolicy (`networking.k8s.io/v1`) to a Romana policy: completely, or not at all.
 //!
-//! The policy `kube.<namespace>.<name>` applies to the selected pods of the namespace, which is the tenant
-//! of that name; a name too long for a policy is cut, and a hash of the whole is put after it. What a field
-//! of the API that this release does not know would mean is not guessed: it is refused.
+//! The policy `kube.<namespace>.<name>` applies to the selected pods of the namespace, which is the tenant of the
+//! same name. A name that is too long is truncated, and a hash of the full name is appended. An object with API
+//! fields that this release does not know is refused.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -18,16 +18,15 @@ use crate::limits::NAME_BYTES_MAX;
 use crate::name::{PolicyName, TenantId};
 use crate::refusal::Refusal;
 
-/// A NetworkPolicy object, as the API server gives it. Of its metadata only the names matter.
+/// A NetworkPolicy object from the API server. Only the names in its metadata are used.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct NetworkPolicy {
-    /// Names.
     pub metadata: Metadata,
     #[serde(default, deserialize_with = "absent")]
     pub spec: Spec,
 }
 
-/// Names of an object.
+/// Metadata of an object: its names.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Metadata {
     pub name: String,
@@ -38,14 +37,14 @@ pub struct Metadata {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Spec {
-    /// Which pods of the namespace; empty: all.
+    /// Selects pods of the namespace; empty: all.
     #[serde(deserialize_with = "absent")]
     pub pod_selector: Labelled,
-    /// What may come in.
+    /// Inbound traffic to allow.
     pub ingress: Option<Vec<Ingress>>,
-    /// What may go out.
+    /// Outbound traffic to allow.
     pub egress: Option<Vec<Egress>>,
-    /// Directions it isolates; absent: ingress, and egress if there are egress rules.
+    /// Directions to isolate; absent: ingress, and egress if there are egress rules.
     pub policy_types: Option<Vec<PolicyType>>,
 }
 
@@ -62,9 +61,9 @@ pub enum PolicyType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ingress {
-    /// Sources; none: any.
+    /// Sources; absent or empty: any.
     pub from: Option<Vec<PeerSpec>>,
-    /// Ports; none: any.
+    /// Ports; absent or empty: any.
     pub ports: Option<Vec<PortSpec>>,
 }
 
@@ -72,9 +71,9 @@ pub struct Ingress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Egress {
-    /// Destinations; none: any.
+    /// Destinations; absent or empty: any.
     pub to: Option<Vec<PeerSpec>>,
-    /// Ports; none: any.
+    /// Ports; absent or empty: any.
     pub ports: Option<Vec<PortSpec>>,
 }
 
@@ -93,7 +92,7 @@ pub struct PeerSpec {
 #[serde(deny_unknown_fields, default)]
 pub struct IpBlock {
     pub cidr: String,
-    /// Parts of it that do not match.
+    /// Subranges that do not match.
     pub except: Option<Vec<String>>,
 }
 
@@ -105,7 +104,7 @@ pub struct PortSpec {
     pub protocol: Option<String>,
     /// A number or a name; absent: all ports.
     pub port: Option<NumberOrName>,
-    /// The last of a range that begins at `port`.
+    /// The last port of a range that begins at `port`.
     pub end_port: Option<u64>,
 }
 
@@ -114,15 +113,15 @@ pub struct PortSpec {
 #[serde(untagged, expecting = "a port is a number or a name")]
 pub enum NumberOrName {
     Number(u64),
-    /// A name of a port of the destination's pod.
+    /// The name of a port of the destination pod.
     Name(String),
 }
 
-/// A field, and what is wrong with it.
+/// A field, and the problem.
 type Fault = (String, String);
 
 impl NetworkPolicy {
-    /// The policy that it is for us.
+    /// The corresponding Romana policy.
     ///
     /// # Errors
     /// [`Refusal::InvalidPolicy`] with the path of the field, such as `spec.ingress[0].from[1].ipBlock.cidr`.
@@ -153,7 +152,7 @@ impl NetworkPolicy {
             ingress: Vec::new(),
             egress: Vec::new(),
         };
-        // Rules of a direction that is not isolated mean nothing in Kubernetes.
+        // Kubernetes ignores rules of a direction that is not isolated.
         for (i, rule) in spec.ingress.iter().flatten().enumerate().filter(|_| isolates_ingress) {
             let path = format!("spec.ingress[{i}]");
             let peers = peers(&format!("{path}.from"), namespace, rule.from.as_deref())?;
@@ -172,7 +171,7 @@ impl NetworkPolicy {
 const DIGEST_DIGITS: usize = 32;
 
 /// `kube.<namespace>.<name>`; if that is too long, `kube.<namespace>.<first part of name>-<hash of name>`.
-/// The hash is BLAKE3, 128 bits of it. It is never to change: policies in the log have these names.
+/// The hash is BLAKE3, 128 bits of it. It must never change: policies in the log have these names.
 fn policy_name(namespace: &str, name: &str) -> PolicyName {
     let whole = format!("kube.{namespace}.{name}");
     if whole.len() <= NAME_BYTES_MAX {
@@ -180,7 +179,7 @@ fn policy_name(namespace: &str, name: &str) -> PolicyName {
     }
     let digest = Digest::of(name.as_bytes()).to_string();
     let tail = format!("-{}", digest.get(..DIGEST_DIGITS).unwrap_or(&digest));
-    // The namespace is never cut: one that is too long is refused, not mistaken for another.
+    // The namespace is never truncated: one that is too long is refused, so that it cannot collide with another.
     let least = "kube.".len() + namespace.len() + 1;
     let room = NAME_BYTES_MAX.saturating_sub(tail.len()).max(least);
     let first = whole.get(..whole.floor_char_boundary(room)).unwrap_or_default();
@@ -199,7 +198,7 @@ fn peer(path: &str, namespace: &TenantId, spec: &PeerSpec) -> Result<Peer, Fault
             return Err((format!("{path}.ipBlock"), "it stands beside a selector".into()));
         }
         let parse = |field: String, text: &str| {
-            // The API server lets bits after the prefix stand; they mean nothing.
+            // The API server accepts bits after the prefix and ignores them.
             match crate::prefix::parse(text) {
                 Ok(net) | Err(Refusal::HostBitsSet { network: net, .. }) => Ok(net),
                 Err(refusal) => Err((field, refusal.to_string())),

@@ -1,4 +1,4 @@
-//! Who is who: what policies see of an address, and whether a target or a peer means it.
+//! Identities: the properties of an address that policies use, and whether a target or a peer matches it.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -10,9 +10,9 @@ use crate::command::{Labels, NamedPort};
 use crate::name::{HostName, SegmentId, TenantId};
 use crate::state::State;
 
-/// A tenant with this label is a Kubernetes namespace: the API server sets it on each (Kubernetes 1.21).
-/// Its endpoints accept everything until a policy selects them; those of other tenants accept nothing
-/// until a policy opens it.
+/// A tenant with this label is a Kubernetes namespace: the API server sets it on each (Kubernetes 1.21). Its
+/// endpoints accept everything until a policy selects them; those of other tenants accept nothing until a policy
+/// allows it.
 pub const KUBERNETES_NAMESPACE: &str = "kubernetes.io/metadata.name";
 
 static NO_LABELS: Labels = BTreeMap::new();
@@ -23,13 +23,13 @@ pub struct Identity<'a> {
     pub tenant: &'a TenantId,
     pub tenant_labels: &'a Labels,
     pub segment: &'a SegmentId,
-    /// Its labels; `None`: not known yet. That is so for an address in a block of a Kubernetes namespace
-    /// until its pod becomes an endpoint.
+    /// Its labels; `None`: not known yet, as for an address in a block of a Kubernetes namespace until its pod
+    /// becomes an endpoint.
     pub labels: Option<&'a Labels>,
 }
 
 impl<'a> Identity<'a> {
-    /// Of an address in a block that is no endpoint (yet): the block's owner is all that is known.
+    /// Identity of an address in a block without an endpoint (yet): only the block's owner is known.
     #[must_use]
     pub fn of_block(
         tenant: &'a TenantId,
@@ -40,7 +40,7 @@ impl<'a> Identity<'a> {
         Self { labels: known.labels.filter(|_| !known.is_kubernetes()), ..known }
     }
 
-    /// Of an endpoint.
+    /// Identity of an endpoint.
     #[must_use]
     pub fn of_endpoint(
         tenant: &'a TenantId,
@@ -60,7 +60,7 @@ impl<'a> Identity<'a> {
 }
 
 impl Selector {
-    /// Whether labels match that may be unknown: then only a selector that looks at none.
+    /// Whether labels match that may be unknown: unknown labels match only an empty selector.
     #[must_use]
     pub fn matches_known(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
         match labels {
@@ -71,7 +71,7 @@ impl Selector {
 }
 
 impl Policy {
-    /// Whether it selects endpoints of a tenant by their labels.
+    /// Whether it selects endpoints of the tenant by their labels.
     #[must_use]
     pub fn selects_by_labels(&self, tenant: &TenantId) -> bool {
         self.applied_to.iter().any(|target| match target {
@@ -82,7 +82,7 @@ impl Policy {
 }
 
 impl Target {
-    /// Whether it means an endpoint by what the endpoint is (not by its address).
+    /// Whether it matches an endpoint by identity (not by address).
     #[must_use]
     pub fn includes(&self, who: &Identity<'_>) -> bool {
         match self {
@@ -98,7 +98,7 @@ impl Target {
 }
 
 impl Peer {
-    /// Whether it means an endpoint by what the endpoint is (not by its address or place).
+    /// Whether it matches an endpoint by identity (not by address or host).
     #[must_use]
     pub fn includes(&self, who: &Identity<'_>) -> bool {
         match self {
@@ -116,7 +116,7 @@ impl Peer {
     }
 }
 
-/// What kind of traffic a packet is.
+/// The protocol and port, or ICMP type and code, of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
     /// TCP to a port.
@@ -132,11 +132,10 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Reads `tcp/80`, `udp/53`, `sctp/9`, `icmp/8`, `icmp/3/1`, `icmp` (an echo request of the family) and
-    /// `other`.
+    /// Parses `tcp/80`, `udp/53`, `sctp/9`, `icmp/8`, `icmp/3/1`, `icmp` (an echo request of the family) and `other`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem, as text.
     pub fn parse(text: &str, ipv4: bool) -> Result<Self, String> {
         let mut parts = text.splitn(3, '/');
         let (protocol, first, second) = (parts.next(), parts.next(), parts.next());
@@ -172,7 +171,7 @@ impl Transport {
 }
 
 impl Traffic {
-    /// Whether it means a packet to a destination that has these named ports.
+    /// Whether it matches a packet to a destination with these named ports.
     #[must_use]
     pub fn matches(&self, packet: Transport, destination: &[NamedPort]) -> bool {
         if self.protocol == Protocol::Any {
@@ -195,7 +194,7 @@ impl Traffic {
     }
 }
 
-/// What an address is.
+/// What an address belongs to.
 #[derive(Clone, Debug)]
 pub enum Party<'a> {
     Endpoint {
@@ -204,13 +203,14 @@ pub enum Party<'a> {
         ports: &'a [NamedPort],
     },
     Host(&'a HostName),
-    /// Neither: the world, or bare metal that only CIDRs know.
+    /// Neither: an external address, or bare metal that only CIDRs match.
     Other,
 }
 
 impl<'a> Party<'a> {
-    /// What an address is: an endpoint; else one of a host; else in the block of a host, whose owner it has.
-    /// An endpoint in a block is on the block's host, whatever else is said of it: packets go there.
+    /// What an address belongs to: an endpoint; otherwise a host; otherwise the owner of the block that contains it.
+    /// An endpoint in a block counts as being on the block's host, whatever its own record says: packets are routed
+    /// there.
     #[must_use]
     pub fn at(state: &'a State, ip: IpAddr) -> Self {
         let labels = |tenant: &TenantId| state.tenant(tenant).map(|tenant| &tenant.labels);
@@ -230,7 +230,7 @@ impl<'a> Party<'a> {
         Self::Endpoint { identity, host: &owner.host, ports: &[] }
     }
 
-    /// The host it is on, or that it is.
+    /// The host that the address is on or belongs to.
     #[must_use]
     pub fn host(&self) -> Option<&'a HostName> {
         match self {

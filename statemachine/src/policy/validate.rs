@@ -1,7 +1,7 @@
-//! What a policy must be to be enforced exactly as written. Everything else is refused, with the
-//! field and the reason: no silent narrowing or widening.
+//! Conditions under which a policy can be enforced exactly as written. Anything else is refused, with the field and
+//! the reason: nothing is silently narrowed or widened.
 //!
-//! Redundant items (the same peer twice) are accepted: they change nothing, and Kubernetes has them.
+//! Redundant items (the same peer twice) are accepted: they have no effect, and Kubernetes allows them.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 /// Longest name of a port, bytes (RFC 6335 §5.1).
 const PORT_NAME_BYTES_MAX: usize = 15;
 
-/// A field and what is wrong with it.
+/// A field and the problem.
 struct Fault {
     field: String,
     why: String,
@@ -42,13 +42,13 @@ impl Policy {
         self.check_mapped()
     }
 
-    /// What was asked before version 4 of the log.
+    /// The checks before version 4 of the log.
     pub(super) fn check_before_4(&self) -> Result<(), Refusal> {
         self.name.check()?;
         check(self).map_err(|fault| self.refusal(fault))
     }
 
-    /// Refuses IPv4 that is written as IPv6: no packet has such an address, so it would match nothing.
+    /// Refuses IPv4-mapped IPv6 ranges: no packet carries such an address, so they would match nothing.
     pub(super) fn check_mapped(&self) -> Result<(), Refusal> {
         let targets = self.applied_to.iter().enumerate().filter_map(|(i, target)| match target {
             Target::Cidr(cidr) => Some((format!("applied_to[{i}].cidr"), *cidr)),
@@ -121,7 +121,7 @@ fn check_rule(policy: &Policy, path: &str, rule: &Rule, ingress: bool) -> Checke
     }
     let traffic = format!("{path}.traffic");
     filled(&traffic, rule.traffic.len())?;
-    // Named ports are looked up on the destination, and hosts have none.
+    // Named ports are resolved at the destination, and hosts have none.
     let hosts = match ingress {
         true => policy.applied_to.contains(&Target::Host),
         false => rule.peers.contains(&Peer::Host),
@@ -181,7 +181,7 @@ fn check_peer(path: &str, peer: &Peer) -> Checked {
     }
 }
 
-/// Refuses peers that no target of the policy can ever meet on the wire.
+/// Refuses peers that can never exchange packets with any target of the policy.
 fn check_pairing(policy: &Policy, path: &str, peer: &Peer) -> Checked {
     match peer {
         Peer::Host if policy.applied_to.contains(&Target::Host) => {
@@ -292,8 +292,8 @@ fn check_port(path: &str, port: &Port, hosts: bool) -> Checked {
     }
 }
 
-/// The rule for names of ports, that of RFC 6335 §5.1 and Kubernetes: 1 to 15 lower-case letters,
-/// digits and inner single hyphens, with at least one letter. So no name is a number or a range.
+/// The rule for port names, as in RFC 6335 §5.1 and Kubernetes: 1 to 15 lower-case letters, digits and inner single
+/// hyphens, with at least one letter. So no name can be read as a number or a range.
 pub(crate) fn check_port_name(name: &str) -> Result<(), String> {
     let shown: String = name.chars().take(32).flat_map(char::escape_default).collect();
     let refuse = |why: &str| Err(format!("the port name \"{shown}\" {why}"));
@@ -312,7 +312,7 @@ pub(crate) fn check_port_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The highest code of a type, in ICMP or in ICMPv6 (IANA's registries): one rule serves both.
+/// The highest code of a type, in ICMP or in ICMPv6 (IANA's registries): one table serves both.
 fn icmp_code_max(kind: u8) -> u8 {
     match kind {
         1 => 8,              // ICMPv6 destination unreachable
@@ -329,7 +329,7 @@ fn icmp_code_max(kind: u8) -> u8 {
     }
 }
 
-/// Names inside a policy: the refusal of the name becomes one of the policy's field.
+/// Converts the refusal of a name inside a policy to a refusal of the policy's field.
 fn named(path: &str, checked: Result<(), Refusal>) -> Checked {
     match checked {
         Ok(()) => Ok(()),

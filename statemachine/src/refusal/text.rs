@@ -8,7 +8,7 @@ use core::fmt;
 use crate::name::NetworkName;
 use crate::time::{Size, Span};
 
-/// Names or ranges in a sentence; some of them, if they are many.
+/// Names or ranges in a sentence; only the first of them if there are many.
 pub(super) struct Several<'a, T>(pub(super) &'a [T]);
 
 impl<T: fmt::Display> fmt::Display for Several<'_, T> {
@@ -27,7 +27,7 @@ impl<T: fmt::Display> fmt::Display for Several<'_, T> {
     }
 }
 
-/// A setting's value, by the unit in its name.
+/// A setting's value, formatted by the unit in its name.
 pub(super) struct Setting<'a>(pub(super) &'a str, pub(super) u64);
 
 impl fmt::Display for Setting<'_> {
@@ -40,7 +40,7 @@ impl fmt::Display for Setting<'_> {
     }
 }
 
-/// Why a block mask does not do. Where addresses are skipped there may be none that does.
+/// Why a block mask does not fit. If end addresses are skipped, no mask may fit.
 pub(super) fn unfit_mask(network: &NetworkName, given: u32, min: u32, max: u32) -> String {
     match min.cmp(&max) {
         Ordering::Less => {

@@ -1,4 +1,4 @@
-//! Writing a snapshot: straight from the state, without a second copy of it in memory.
+//! Writes a snapshot directly from the state, without a second copy of it in memory.
 
 use alloc::vec::Vec;
 
@@ -11,16 +11,16 @@ use crate::ipam::Block;
 use crate::state::State;
 use crate::tenant::Tenant;
 
-/// What [`super::Snapshot1`] reads, from the state.
+/// The content of [`super::Snapshot1`], serialised from the state.
 pub(super) struct Content<'a>(pub(super) &'a State);
 
-/// A block as [`super::Block1`] reads it.
+/// A block in the form of [`super::Block1`].
 struct BlockContent<'a>(&'a Block);
 
-/// A tenant as [`super::Tenant1`] reads it.
+/// A tenant in the form of [`super::Tenant1`].
 struct TenantContent<'a>(&'a Tenant);
 
-/// As many items as said: a sequence that is written as it is walked.
+/// A sequence with the given number of items, serialised while iterating.
 struct Seq<F>(usize, F);
 
 impl<I, F> Serialize for Seq<F>
@@ -35,7 +35,7 @@ where
     }
 }
 
-/// The sequence of what a function walks, counted first: counting is cheap.
+/// The sequence of the items of an iterator, which runs once to count them: that is cheap.
 fn seq<I: Iterator, F: Fn() -> I>(walk: F) -> Seq<F> {
     Seq(walk().count(), walk)
 }
@@ -92,13 +92,13 @@ impl Serialize for TenantContent<'_> {
     }
 }
 
-/// Hashes what is written, a piece at a time.
+/// Hashes what is written, in pieces.
 struct Hashing {
     hasher: blake3::Hasher,
     piece: Vec<u8>,
 }
 
-/// Bytes that are hashed at once: enough for all lanes of a wide processor.
+/// Bytes hashed per call: enough to use all SIMD lanes.
 const PIECE_BYTES: usize = 64 << 10;
 
 impl postcard::ser_flavors::Flavor for Hashing {
@@ -123,7 +123,7 @@ impl postcard::ser_flavors::Flavor for Hashing {
     }
 }
 
-/// The digest of the wire form of something, which is not kept anywhere.
+/// The digest of the wire form of a value, without storing the wire form.
 fn wire_digest<T: Serialize>(value: &T) -> Digest {
     let hashing = Hashing { hasher: blake3::Hasher::new(), piece: Vec::with_capacity(PIECE_BYTES) };
     #[expect(clippy::expect_used, reason = "postcard fails only on unknown lengths")]
@@ -131,8 +131,8 @@ fn wire_digest<T: Serialize>(value: &T) -> Digest {
 }
 
 impl State {
-    /// The digest of the content: equal for all states that the same history leads to. Independent
-    /// of entries that caused nothing. In O(n).
+    /// The digest of the content: equal for all states with the same history, regardless of entries without events.
+    /// O(n).
     #[must_use]
     pub fn state_digest(&self) -> Digest {
         let mut content = self.clone();
@@ -142,7 +142,7 @@ impl State {
         content.snapshot_digest()
     }
 
-    /// The digest of the snapshot, in format 2 at least.
+    /// The digest of the snapshot, in format 2 or later.
     fn snapshot_digest(&self) -> Digest {
         let cluster = Snapshot2::of(self);
         if self.version < 3 {

@@ -1,4 +1,4 @@
-//! What a command causes: one line per command, after the checks that all commands have in common.
+//! Decides commands: one line per command, after the checks common to all commands.
 
 use alloc::vec::Vec;
 
@@ -24,7 +24,7 @@ use crate::version;
 use crate::vip;
 
 impl State {
-    /// Decides what a command causes, without changing anything.
+    /// Determines the events of a command, without changing the state.
     ///
     /// # Errors
     /// Why it is refused.
@@ -75,7 +75,7 @@ impl State {
     }
 }
 
-/// Refuses a command that a task of an earlier leader decided.
+/// Refuses a command that a leader task decided in an earlier term.
 fn check_term(command: &Command, now: Now) -> Result<(), Refusal> {
     match command.term() {
         Some(term) if term != now.term => Err(Refusal::StaleTerm { term, current: now.term }),

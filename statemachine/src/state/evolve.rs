@@ -1,5 +1,5 @@
-//! What an event does: one line per event. It cannot fail, and it follows the event even where today's `decide`
-//! would choose differently.
+//! Applies events: one line per event. It cannot fail, and it follows the event even where today's `decide` would
+//! choose differently.
 
 use alloc::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::version;
 use crate::vip;
 
 impl State {
-    /// Changes the state as an event says. Revision, time and digest are the caller's business.
+    /// Applies an event to the state. The caller updates revision, time and digest.
     pub(crate) fn evolve(&mut self, event: &Event) {
         match event {
             Event::TopologySet(set) => topology::evolve_set(self, set),

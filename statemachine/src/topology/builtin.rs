@@ -1,4 +1,4 @@
-//! The topologies that Romana 2.0 came with, by name: `kubeadm` and one per AWS region.
+//! The topologies that shipped with Romana 2.0, by name: `kubeadm` and one per AWS region.
 
 use alloc::format;
 use alloc::string::String;
@@ -16,8 +16,8 @@ const KUBEADM_CIDR: &str = "10.112.0.0/12";
 const KUBEADM_GROUPS: usize = 8;
 const AWS_CIDR: &str = "100.96.0.0/11";
 
-/// Region, letters of its zones, groups per zone. us-east-1 has four: 6 × 8 = 48 prefixes would be
-/// too near to the 50 routes that a VPC route table holds.
+/// Region, letters of its zones, groups per zone. us-east-1 has four: 6 × 8 = 48 prefixes would be too close to the
+/// limit of 50 routes in a VPC route table.
 const AWS: [(&str, &str, usize); 14] = [
     ("ap-northeast-1", "ac", 8),
     ("ap-northeast-2", "ac", 8),
@@ -68,8 +68,7 @@ fn topology(cidr: &str, map: Vec<GroupSpec>) -> TopologySpec {
     TopologySpec { networks: vec![network], topologies: vec![MapSpec { networks, map }] }
 }
 
-/// An availability zone: its groups ask for the zone's labels, so that each zone has prefixes of
-/// its own.
+/// An availability zone: its groups require the zone's labels, so that each zone has separate prefixes.
 fn zone(region: &str, zone: &str, groups: usize) -> GroupSpec {
     let leaf = |n| {
         let labels = [

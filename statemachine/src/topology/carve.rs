@@ -1,8 +1,8 @@
 //! Carving: from the document to groups with CIDRs (Romana 2.0 reference §1.3).
 //!
-//! The groups of one level share their parent's range evenly: their number is padded to the next
-//! power of two and child `i` gets the `i`-th part. A single group gets the whole. Padding is kept
-//! in the list, so that it can be shown, but never takes a host.
+//! The groups of one level divide their parent's range evenly: their number is padded to the next power of two, and
+//! child `i` gets the `i`-th part. A single group gets the whole range. Padding is kept in the list for display, but
+//! never takes a host.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -18,7 +18,7 @@ use crate::name::{HostName, NetworkName, TenantId};
 use crate::prefix;
 use crate::refusal::Refusal;
 
-/// A topology in force: the document and what it is carved into.
+/// A topology in force: the document and the groups carved from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     pub(crate) spec: TopologySpec,
@@ -32,29 +32,29 @@ pub struct Network {
     pub cidr: IpNet,
     /// Prefix length of its blocks.
     pub block_mask: u8,
-    /// Tenants that get addresses here, and nobody else; empty = everybody.
+    /// Tenants that may get addresses here; empty: all tenants.
     pub tenants: BTreeSet<TenantId>,
-    /// Whether the first and last address of each block are left out.
+    /// Whether the first and last address of each block are skipped.
     pub skip_first_last: bool,
     /// All groups, parents before children, padding included.
     pub groups: Vec<Group>,
-    /// Positions in `groups` of the leaves that take hosts, by CIDR.
+    /// Indexes in `groups` of the leaves that take hosts, by CIDR.
     leaves: BTreeMap<IpNet, usize>,
 }
 
 /// A prefix group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Its name, if it was given one.
+    /// Its name, if it has one.
     pub name: Option<String>,
     pub cidr: IpNet,
-    /// Position of its parent in the network's list.
+    /// Index of its parent in the network's list.
     pub parent: Option<usize>,
-    /// Labels that a host must have: its own assignment and those of all groups above.
+    /// Labels that a host must have: its own assignment and those of all its ancestors.
     pub requires: Labels,
-    /// Whether it has no groups inside: such a group takes hosts.
+    /// Whether it has no groups inside: only such a group takes hosts.
     pub leaf: bool,
-    /// Whether it only fills up its level to a power of two.
+    /// Whether it only pads its level to a power of two.
     pub padding: bool,
 }
 
@@ -64,19 +64,19 @@ pub(crate) struct Built {
     pub(crate) declared: BTreeMap<HostName, Declared>,
 }
 
-/// A declared host and the leaf of each network that it is declared in.
+/// A declared host, and its declared leaf in each network.
 pub(crate) struct Declared {
     pub(crate) host: DeclaredHost,
     pub(crate) leaves: Vec<(NetworkName, IpNet)>,
-    /// What those leaves ask for: the labels of a host declared without any.
+    /// The labels that those leaves require: used for a host declared without labels.
     pub(crate) requires: Labels,
 }
 
 impl Topology {
-    /// Carves a document that is in force.
+    /// Carves the document of a topology in force.
     ///
     /// # Errors
-    /// Why it is not valid, although it is in force: a newer program set it.
+    /// Why the document is not valid: a newer program must have set it.
     pub fn new(spec: &TopologySpec) -> Result<Self, Refusal> {
         Self::build(spec).map(|built| built.topology)
     }
@@ -110,13 +110,13 @@ impl Topology {
         &self.networks
     }
 
-    /// The network of that name.
+    /// The network with that name.
     #[must_use]
     pub fn network(&self, name: &NetworkName) -> Option<&Network> {
         self.networks.iter().find(|network| network.name == *name)
     }
 
-    /// The network that holds all of a range.
+    /// The network that contains a whole range.
     #[must_use]
     pub fn network_around(&self, cidr: IpNet) -> Option<&Network> {
         self.networks.iter().find(|network| network.cidr.contains(&cidr))
@@ -124,13 +124,13 @@ impl Topology {
 }
 
 impl Network {
-    /// Whether a tenant may get addresses here.
+    /// Whether a tenant may get addresses in the network.
     #[must_use]
     pub fn admits(&self, tenant: &TenantId) -> bool {
         self.tenants.is_empty() || self.tenants.contains(tenant)
     }
 
-    /// The leaf groups that take hosts, in order of their ranges.
+    /// The leaf groups that take hosts, ordered by range.
     pub fn leaves(&self) -> impl Iterator<Item = &Group> {
         self.leaves.values().filter_map(|at| self.groups.get(*at))
     }
@@ -141,7 +141,7 @@ impl Network {
         self.leaves.get(&cidr).and_then(|at| self.groups.get(*at))
     }
 
-    /// The leaf group that holds all of a range.
+    /// The leaf group that contains a whole range.
     #[must_use]
     pub fn leaf_around(&self, cidr: IpNet) -> Option<&Group> {
         let (range, at) = self.leaves.range(..=cidr).next_back()?;
@@ -158,7 +158,7 @@ impl Network {
 }
 
 impl Group {
-    /// Whether a host with these labels may have its place here.
+    /// Whether a host with these labels is eligible for the group.
     #[must_use]
     pub fn takes(&self, labels: &Labels) -> bool {
         let matches = |(key, value)| labels.get(key) == Some(value);
@@ -205,8 +205,8 @@ fn network(spec: &NetworkSpec) -> Result<Network, Refusal> {
     })
 }
 
-/// The prefix length of blocks: as given, if it is longer than the CIDR's (a network of one address
-/// has one block of one address); else 29 (IPv6: 122), or the CIDR's own length if that is longer.
+/// The prefix length of blocks: as given, if it is longer than the CIDR's (a network of one address has one block of
+/// one address); otherwise 29 (IPv6: 122), or the CIDR's own length if that is longer.
 fn block_mask(spec: &NetworkSpec, cidr: IpNet) -> Result<u8, Refusal> {
     let (own, longest) = (cidr.prefix_len(), cidr.max_prefix_len());
     let usual = if longest == 32 { 29 } else { 122 };
@@ -224,7 +224,7 @@ fn block_mask(spec: &NetworkSpec, cidr: IpNet) -> Result<u8, Refusal> {
     }
 }
 
-/// The map of each network, checked: every network is in one map at most and every map has groups.
+/// The validated map of each network: every network is in at most one map and every map has groups.
 fn maps(spec: &TopologySpec) -> Result<BTreeMap<NetworkName, &MapSpec>, Refusal> {
     let defined: BTreeSet<_> = spec.networks.iter().map(|network| &network.name).collect();
     let mut map_of = BTreeMap::new();
@@ -248,18 +248,18 @@ fn maps(spec: &TopologySpec) -> Result<BTreeMap<NetworkName, &MapSpec>, Refusal>
 /// Walks one map for one network.
 struct Carver<'a> {
     network: &'a mut Network,
-    /// Hosts met on the way and the position of their group.
+    /// Hosts found on the way, and the index of their group.
     hosts: Vec<(DeclaredHost, usize)>,
 }
 
-/// The group whose inside is being carved.
+/// The group being divided.
 #[derive(Clone)]
 struct Level {
     cidr: IpNet,
     parent: Option<usize>,
     depth: usize,
     requires: Labels,
-    /// For messages: names or positions down to here.
+    /// For messages: names or positions from the root to this level.
     path: String,
 }
 
@@ -273,7 +273,7 @@ impl Carver<'_> {
             path: String::from("map"),
         };
         if all_hosts(map, &level.path)? {
-            // A map that lists hosts is one group that holds them.
+            // A map that lists hosts is a single group with these hosts.
             let group = GroupSpec { hosts: Some(map.to_vec()), ..GroupSpec::default() };
             return self.groups(core::slice::from_ref(&group), &level);
         }
@@ -353,7 +353,7 @@ impl Carver<'_> {
     }
 }
 
-/// What a group holds.
+/// The content of a group.
 enum Content<'a> {
     Empty,
     Hosts(&'a [GroupSpec]),
@@ -384,7 +384,7 @@ fn content<'a>(spec: &'a GroupSpec, path: &str) -> Result<Content<'a>, Refusal> 
     }
 }
 
-/// Whether a list is one of hosts. A mix is refused: 2.0 guessed from the first element.
+/// Whether a list contains hosts. A mixed list is refused: 2.0 decided by the first element.
 fn all_hosts(list: &[GroupSpec], path: &str) -> Result<bool, Refusal> {
     let hosts = list.iter().filter(|element| element.is_host()).count();
     if hosts != 0 && hosts != list.len() {
@@ -410,7 +410,7 @@ fn declared_host(spec: &GroupSpec, path: &str) -> Result<DeclaredHost, Refusal> 
     Ok(DeclaredHost { name, ip, addresses: spec.addresses.clone(), labels })
 }
 
-/// Notes the hosts that a map declares for one of its networks.
+/// Records the hosts that a map declares for one of its networks.
 fn declare(
     declared: &mut BTreeMap<HostName, Declared>,
     network: &Network,
@@ -434,7 +434,7 @@ fn declare(
     Ok(())
 }
 
-/// The document as it is kept: block masks filled in; no hosts, no computed values, no padding.
+/// The document as stored: with block masks; without hosts, computed values and padding.
 fn normalise(spec: &TopologySpec, networks: &[Network]) -> TopologySpec {
     let mut spec = spec.clone();
     for (spec, network) in spec.networks.iter_mut().zip(networks) {

@@ -1,5 +1,5 @@
-//! Setting a topology over one that lives: everything is kept, or the whole is refused with the
-//! list of what is in the way.
+//! Replaces a topology that is in use: all existing objects are kept, or the whole change is refused with a list of
+//! conflicts.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -42,7 +42,7 @@ pub(crate) fn decide_set(
 }
 
 pub(crate) fn evolve_set(state: &mut State, event: &TopologySet) {
-    // The document was carved when it was decided; carving is the same for ever.
+    // `decide` carved the same document; carving is deterministic across versions.
     let Ok(Built { topology, .. }) = Topology::build(&event.topology) else { return };
     let placed = |HostPlaces { host, places }: &HostPlaces| {
         let host = host::take(state, host)?;
@@ -58,14 +58,13 @@ impl State {
     /// What setting a topology would do, without doing it.
     ///
     /// # Errors
-    /// When the document itself is refused. Conflicts with what lives are part of the plan.
+    /// The refusal of the document itself. Conflicts with existing objects are part of the plan.
     pub fn plan_topology(&self, spec: &TopologySpec) -> Result<TopologyPlan, Refusal> {
         let now = Now { at: self.at, term: self.term };
         Ok(Change::work_out(self, spec, now)?.plan(self))
     }
 
-    /// The topology as a document: what was set, one map per network, with the CIDRs of its groups
-    /// and with their hosts.
+    /// The topology as a document: as it was set, with one map per network, the CIDRs of its groups, and their hosts.
     #[must_use]
     pub fn topology_document(&self) -> Option<TopologySpec> {
         let topology = self.topology()?;
@@ -83,7 +82,7 @@ impl State {
     }
 }
 
-/// Fills the groups of a document in; they come in the order in which they were carved.
+/// Adds computed values to the groups of a document, in the order in which they were carved.
 struct Fill<'a> {
     state: &'a State,
     network: &'a Network,
@@ -118,7 +117,7 @@ fn host_element(host: &Host) -> GroupSpec {
     }
 }
 
-/// A change that is being worked out.
+/// A topology change under evaluation.
 pub(super) struct Change {
     pub(super) topology: Topology,
     pub(super) conflicts: Vec<Conflict>,
@@ -126,7 +125,7 @@ pub(super) struct Change {
     pub(super) added: Vec<(HostSpec, Vec<Place>)>,
     pub(super) released: Vec<BlockReleased>,
     pub(super) kept: (u64, u64),
-    /// Blocks and live addresses that get from one network to another.
+    /// Blocks and live addresses that move from one network to another.
     pub(super) handed_over: BTreeMap<(NetworkName, NetworkName), (u64, u64)>,
 }
 
@@ -172,8 +171,8 @@ impl Change {
         }
     }
 
-    /// A network is not put over addresses that hosts or services have. One that lies over some already is a finding
-    /// of `ipam check`, and no reason to refuse other changes.
+    /// A network must not cover addresses of hosts or services. One that already does is a finding of `ipam check`,
+    /// and does not prevent other changes.
     fn check_users(&mut self, state: &State, declared: &BTreeMap<HostName, Declared>) {
         if state.version < version::ADDRESS_CHECKS {
             return;
@@ -212,8 +211,8 @@ impl Change {
         }
     }
 
-    /// Finds the group of each block, which pins its host there. Blocks without a live address give
-    /// way where the new topology has no place for them.
+    /// Finds the group of each block, which pins its host there. Blocks without a live address are released if the
+    /// new topology has no place for them.
     fn pin_blocks(&mut self, state: &State, now: Now) -> Pins {
         let mut pins = Pins::new();
         for block in state.ipam.blocks() {
@@ -248,7 +247,7 @@ impl Change {
         pins
     }
 
-    /// The network and group in which a block would lie, or why it cannot be kept.
+    /// The network and group that would contain a block, or why it cannot be kept.
     fn home(
         &self,
         state: &State,
@@ -284,7 +283,7 @@ impl Change {
         Ok((name.clone(), leaf.cidr))
     }
 
-    /// Pins declared hosts to the groups they are declared in, and notes which are new.
+    /// Pins declared hosts to their declared groups, and records which are new.
     fn pin_declared(
         &mut self,
         state: &State,
@@ -334,7 +333,7 @@ impl Change {
         Ok(())
     }
 
-    /// Gives every host its places: where it is pinned; else where it was; else where fewest are.
+    /// Places every host: where it is pinned; otherwise where it was; otherwise in the group with the fewest hosts.
     fn place_hosts(&mut self, state: &State, declared: &BTreeMap<HostName, Declared>, pins: &Pins) {
         let mut placement = Placement::empty();
         let mut settled: BTreeMap<HostName, BTreeMap<NetworkName, IpNet>> = BTreeMap::new();
@@ -371,7 +370,7 @@ impl Change {
         }
     }
 
-    /// Adds places in the networks that a host has none in yet.
+    /// Adds places in the networks where a host has none yet.
     fn complete(
         &self,
         mut settled: BTreeMap<NetworkName, IpNet>,
@@ -413,7 +412,7 @@ impl Change {
     }
 }
 
-/// Refuses networks in whose ranges nobody can be reached, or whose text others read as another range.
+/// Refuses networks in special-purpose ranges, and ranges in a notation that other programs read differently.
 fn check_ranges<'a>(
     spec: &TopologySpec,
     networks: impl Iterator<Item = &'a Network>,

@@ -1,4 +1,4 @@
-//! What setting a topology would do: the plan. What it says is what happens (`tests/laws.rs`).
+//! The plan of a topology change: what setting it would do. Setting it does exactly that (`tests/laws.rs`).
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -20,21 +20,21 @@ use crate::state::State;
 pub struct TopologyPlan {
     /// Whether anything would change.
     pub changed: bool,
-    /// Why it would be refused; empty = it would be accepted.
+    /// Why it would be refused; empty: it would be accepted.
     pub conflicts: Vec<Conflict>,
     /// The groups that would take hosts.
     pub groups: Vec<PlannedGroup>,
-    /// Hosts that would have another group.
+    /// Hosts that would move to another group.
     pub hosts_moved: Vec<PlannedMove>,
     /// Hosts that the document declares and that would be added.
     pub hosts_added: Vec<HostName>,
     /// Networks that are new.
     pub networks_added: Vec<NetworkName>,
-    /// Networks that would be gone.
+    /// Networks that would be removed.
     pub networks_removed: Vec<NetworkName>,
-    /// Networks that stay, with another range, block size or tenants.
+    /// Networks that stay, with a different range, block size or tenants.
     pub networks_changed: Vec<PlannedChange>,
-    /// Blocks that would be of another network than now.
+    /// Blocks that would move to another network.
     pub blocks_handed_over: Vec<PlannedHandover>,
     /// Empty blocks that would be released, because the topology has no place for them.
     #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
@@ -45,18 +45,18 @@ pub struct TopologyPlan {
     pub addresses_kept: u64,
 }
 
-/// A network that would be another one under its name.
+/// A network whose properties would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedChange {
     pub network: NetworkName,
-    /// What it is now.
+    /// The current properties.
     pub from: PlannedNetwork,
-    /// What it would be.
+    /// The new properties.
     pub to: PlannedNetwork,
 }
 
-/// What a network is, without its groups.
+/// The properties of a network, without its groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedNetwork {
@@ -64,14 +64,14 @@ pub struct PlannedNetwork {
     pub cidr: IpNet,
     /// Prefix length of its blocks.
     pub block_mask: u8,
-    /// Tenants that get addresses here, and no others; empty = all.
+    /// Tenants that may get addresses here; empty: all tenants.
     pub tenants: BTreeSet<TenantId>,
-    /// Whether the first and last address of each block are left out.
+    /// Whether the first and last address of each block are skipped.
     pub skip_first_last: bool,
 }
 
 impl PlannedNetwork {
-    /// What a network is.
+    /// The properties of a network.
     #[must_use]
     pub fn of(network: &Network) -> Self {
         let Network { cidr, block_mask, ref tenants, skip_first_last, .. } = *network;
@@ -87,34 +87,34 @@ pub struct PlannedGroup {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     pub name: Option<String>,
-    /// How many hosts it would have.
+    /// Number of hosts that it would have.
     pub hosts: u64,
 }
 
-/// Blocks that would be of another network than now.
+/// Blocks that would move to another network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedHandover {
-    /// Their network now.
+    /// The current network.
     pub from: NetworkName,
-    /// Their network afterwards.
+    /// The new network.
     pub to: NetworkName,
-    /// How many blocks.
+    /// Number of blocks.
     pub blocks: u64,
-    /// How many live addresses those have.
+    /// Number of live addresses in them.
     pub addresses: u64,
 }
 
-/// A host that would have another group.
+/// A host that would move to another group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedMove {
     pub host: HostName,
     pub network: NetworkName,
-    /// Its present group.
+    /// The current group.
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Cidr>"))]
     pub from: Option<IpNet>,
-    /// Its group afterwards.
+    /// The new group.
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Cidr>"))]
     pub to: Option<IpNet>,
 }
@@ -158,7 +158,7 @@ fn handover(
     PlannedHandover { from, to, blocks, addresses }
 }
 
-/// The networks of another topology that are new, those that it has no more, and those that differ.
+/// The networks that another topology adds, removes and changes.
 fn networks_between(
     before: Option<&Topology>,
     after: &Topology,
@@ -177,7 +177,7 @@ fn networks_between(
     (added.map(name).collect(), removed.map(name).collect(), both.collect())
 }
 
-/// The networks in which a host's group differs.
+/// The networks in which a host's group would change.
 fn moves(state: &State, after: &HostPlaces) -> Vec<PlannedMove> {
     let Some(host) = state.host(&after.host) else { return Vec::new() };
     let names = host.places.iter().chain(&after.places).map(|place| &place.network);

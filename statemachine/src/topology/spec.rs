@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::command::Labels;
 use crate::name::{HostName, NetworkName, TenantId};
 
-/// The document. What `GET /v1/topology` prints is accepted by `PUT /v1/topology`.
+/// The document. `PUT /v1/topology` accepts the output of `GET /v1/topology`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TopologySpec {
     /// Address ranges.
     pub networks: Vec<NetworkSpec>,
-    /// Which networks are carved how.
+    /// How the networks are divided into groups.
     pub topologies: Vec<MapSpec>,
 }
 
@@ -33,11 +33,11 @@ pub struct NetworkSpec {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub block_mask: Option<u32>,
-    /// Tenants that get addresses here, and nobody else; empty = everybody.
+    /// Tenants that may get addresses here; empty: all tenants.
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub tenants: Vec<TenantId>,
-    /// Leave out the first and the last address of each block.
+    /// Skip the first and the last address of each block.
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub skip_first_last: bool,
@@ -47,14 +47,14 @@ pub struct NetworkSpec {
     pub revision: Option<u64>,
 }
 
-/// How networks are carved.
+/// How networks are divided into groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MapSpec {
     /// Names of the networks. A network is in one map only.
     pub networks: Vec<NetworkName>,
-    /// The groups: one = it owns the whole CIDR; several = they share it evenly.
+    /// The groups. A single group gets the whole CIDR; several divide it evenly.
     pub map: Vec<GroupSpec>,
 }
 
@@ -66,36 +66,36 @@ pub struct GroupSpec {
     /// Its name; required for a host.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub name: Option<String>,
-    /// Makes it a host.
+    /// If present, the element is a host.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub ip: Option<IpAddr>,
     /// Further addresses of a host.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub addresses: Vec<IpAddr>,
-    /// Labels of a host; absent = those its groups ask for.
+    /// Labels of a host; absent: those its groups require.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub labels: Option<Labels>,
-    /// Nested groups, or hosts. Empty = lowest level.
+    /// Nested groups, or hosts. Empty: a leaf group.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub groups: Option<Vec<GroupSpec>>,
-    /// Hosts. Only one of `groups` and `hosts`.
+    /// Hosts. `groups` and `hosts` exclude each other.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub hosts: Option<Vec<GroupSpec>>,
     /// Labels that a host must have to be placed here.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub assignment: Labels,
-    /// How routes to it are announced; kept and shown.
+    /// How routes to it are announced; stored and displayed.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub routing: Option<String>,
     /// Output only: its CIDR. Ignored on input.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub cidr: Option<String>,
-    /// Output only: padding. Such an element is left out on input.
+    /// Output only: padding. Such an element is ignored on input.
     #[cfg_attr(feature = "schema", schemars(skip_serializing_if = "says_nothing"))]
     pub dummy: Option<bool>,
 }
 
-/// A host that a document declares, and in which group.
+/// A host that a document declares, and its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeclaredHost {
     pub(crate) name: HostName,
@@ -105,8 +105,8 @@ pub(crate) struct DeclaredHost {
 }
 
 impl TopologySpec {
-    /// The same with a map of its own for each network: groups of two networks have different CIDRs,
-    /// and a host need not be in the same place of both.
+    /// The same document with a separate map for each network: groups of two networks have different CIDRs, and a
+    /// host may have different places in them.
     pub(crate) fn per_network(&self) -> Self {
         let alone = |map: &MapSpec, network: &NetworkName| MapSpec {
             networks: alloc::vec![network.clone()],
@@ -126,7 +126,8 @@ impl GroupSpec {
     }
 }
 
-/// Whether a member is left out of the document that is shown: the API prunes it (`controlplane/src/api/topology.rs`).
+/// Whether a field is omitted from the document in responses: the API removes it
+/// (`controlplane/src/api/topology.rs`).
 #[cfg(feature = "schema")]
 fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()

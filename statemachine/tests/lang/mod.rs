@@ -1,8 +1,9 @@
-//! The language of the scripts: one command per line, close to what the CLI takes.
+//! The language of the scripts: one command per line, similar to the CLI's arguments.
 //!
 //! ```text
-//! topology JSON | builtin NAME | as shown       plan JSON            (JSON may go on over lines)
-//! host add NAME IP[,IP…] [source=kubernetes] [label=value …]   host update NAME [ip=] [addresses=] [labels=a=b,…] [info=…]
+//! topology JSON | builtin NAME | as shown       plan JSON            (JSON may span lines)
+//! host add NAME IP[,IP…] [source=kubernetes] [label=value …]
+//! host update NAME [ip=] [addresses=] [labels=a=b,…] [info=…]
 //! host up|down|draining NAME [term=N]           host remove NAME [force]
 //! report NAME rN [ADDRESS-NAME …]               cooldowns [term=N]
 //! allocate NAME on HOST for TENANT/SEGMENT [network=N] [ip=IP]      release NAME-OR-IP
@@ -10,12 +11,12 @@
 //! claim NAME of RESERVE on HOST for TENANT/SEGMENT since MILLIS
 //! blackout add|remove CIDR                      set [address_reuse_delay_ms=N] [vip_lease_ms=N]
 //! tenant create|delete ID [label=value …]       segment create|delete TENANT/ID [label=value …]
-//! policy JSON (the model) | document JSON (what people write) | policy remove NAME
+//! policy JSON (the model) | document JSON (as operators write it) | policy remove NAME
 //! endpoint set IP on HOST for TENANT/SEGMENT [port:NAME=tcp/80 …] [label=value …]   endpoint remove IP
 //! vip request NAME IP [HOST …] | assign NAME HOST [term=N] | unassign NAME [term=N] | remove NAME
 //! router assign PREFIX TABLE HOST [term=N]      router unassign PREFIX TABLE [term=N]
 //! version N                                     do JSON (any command, as in POST /v1/batch)
-//! restore CLUSTER from SOURCE                   (goes on as a new cluster)
+//! restore CLUSTER from SOURCE                   (continues as a new cluster)
 //! @MILLIS | @+MILLIS   entry time      term N   term of the entries      show WHAT [ARGUMENTS]
 //! # comment
 //! ```
@@ -36,21 +37,21 @@ use romana_statemachine::{Command, Labels, Millis, Revision, Term};
 
 /// One step of a script.
 pub(crate) enum Step {
-    /// Commands to apply, each in an entry of its own.
+    /// Commands to apply, each in a separate entry.
     Apply(Vec<Command>),
     /// A document that is refused before it becomes commands.
     Refused(romana_statemachine::Refusal),
-    /// Set the topology that is in force, as it is shown.
+    /// Set the current topology, in the form in which it is shown.
     AsShown,
     /// Set the clock.
     At(u64),
-    /// Move the clock.
+    /// Advance the clock.
     After(u64),
     /// Set the term.
     Term(u64),
     /// Show a part of the state.
     Show(Vec<String>),
-    /// Go on as a new cluster that was restored from a backup of this one.
+    /// Continue as a new cluster that was restored from a backup of this one.
     Restore {
         cluster: String,
         source: String,
@@ -58,7 +59,7 @@ pub(crate) enum Step {
     Plan(TopologySpec),
 }
 
-/// Reads the commands of a block. `term` is the one that leader tasks use unless told.
+/// Parses the commands of a block. `term` is the default for leader tasks.
 pub(crate) fn parse(text: &str, mut term: u64) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     let mut lines = text.lines().peekable();
@@ -337,7 +338,7 @@ fn router(args: &mut Args, term: u64) -> Result<Command, String> {
 struct Args(Vec<String>);
 
 impl Args {
-    /// Words are separated by spaces; one in double quotes is read as JSON text.
+    /// Words are separated by spaces; a word in double quotes is parsed as JSON text.
     fn new(text: &str) -> Self {
         let mut words = Vec::new();
         let mut rest = text.trim_start();
@@ -351,7 +352,7 @@ impl Args {
             words.push(serde_json::from_str(word).unwrap_or_else(|_| word.to_string()));
             rest = rest[end..].trim_start();
         }
-        // A bare number is JSON, too, but stays a word.
+        // A bare number is valid JSON as well, but stays a word.
         Self(words)
     }
 
@@ -368,7 +369,7 @@ impl Args {
         if next == word { Ok(()) } else { Err(format!("{word} expected, not {next}")) }
     }
 
-    /// The value of `key=value`, wherever it stands.
+    /// Removes the argument `key=value`, at any position, and returns the value.
     fn take(&mut self, key: &str) -> Option<String> {
         let prefix = format!("{key}=");
         let at = self.0.iter().position(|word| word.starts_with(&prefix))?;

@@ -1,4 +1,4 @@
-//! Arbitrary commands over a small world, so that they meet: four hosts, a dozen names, two tenants,
+//! Arbitrary commands over a small set of objects, so that they interact: four hosts, a dozen names, two tenants,
 //! networks of 64 addresses in both families.
 
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use proptest::sample::select;
 use romana_statemachine::Command;
 use romana_statemachine::topology::TopologySpec;
 
-/// Topologies that keep, move or refuse what lives under the others.
+/// Topologies that keep, move or refuse the blocks of the others.
 const TOPOLOGIES: &[&str] = &[
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}],
         "topologies": [{"networks": ["n"], "map": [{}]}]}"#,
@@ -26,12 +26,12 @@ const TOPOLOGIES: &[&str] = &[
         "topologies": [{"networks": ["six"], "map": [{}]}]}"#,
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}, {"name": "six", "cidr": "fd00::/122", "block_mask": 125}],
         "topologies": [{"networks": ["n"], "map": [{"hosts": [{"name": "h0", "ip": "192.168.0.1"}]}, {}]}, {"networks": ["six"], "map": [{}]}]}"#,
-    // Labels of zones, by their older and by their present name.
+    // Zone labels, by their old and their current name.
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}],
         "topologies": [{"networks": ["n"], "map": [{}, {"assignment": {"failure-domain.beta.kubernetes.io/zone": "a"}}]}]}"#,
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/26", "block_mask": 29}],
         "topologies": [{"networks": ["n"], "map": [{"groups": [{}, {}]}, {"assignment": {"topology.kubernetes.io/zone": "a"}}]}]}"#,
-    // Blocks large enough to keep their free addresses as ranges.
+    // Blocks that are large enough to store their free addresses as ranges.
     r#"{"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 25}, {"name": "six", "cidr": "fd00::/118", "block_mask": 120, "skip_first_last": true}],
         "topologies": [{"networks": ["n", "six"], "map": [{}]}]}"#,
 ];
@@ -108,7 +108,7 @@ fn host() -> impl Strategy<Value = Command> {
             ))
         },
     );
-    // Addresses that networks, endpoints and VIPs may have, too.
+    // Addresses that networks, endpoints and VIPs may have as well.
     let inside = (0..4, ip())
         .prop_map(|(host, ip)| json(format!(r#"{{"AddHost":{{"name":"h{host}","ip":"{ip}"}}}}"#)));
     let spelled = (0..4).prop_map(|host| {
@@ -162,12 +162,12 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
     prop_oneof![2 => request, 6 => assign, 1 => unassign, 1 => remove, 1 => router]
 }
 
-/// The command that switches a version on.
+/// The command that enables a version.
 pub(crate) fn raise(version: u16) -> Command {
     json(format!(r#"{{"RaiseVersion":{{"version":{version}}}}}"#))
 }
 
-/// The cluster itself: most of it is refused until the version is raised.
+/// Commands about the cluster: most are refused until the version is raised.
 fn cluster() -> impl Strategy<Value = Command> {
     let raise = select(vec![2, 3, 4]).prop_map(raise);
     let retention =
@@ -196,7 +196,7 @@ fn cluster() -> impl Strategy<Value = Command> {
     prop_oneof![2 => raise, 1 => services, 1 => retention, 1 => sign, 2 => add, 2 => claim, 1 => remove, 1 => resume]
 }
 
-/// What agents say; refused until the version is raised.
+/// Reports of agents; refused until the version is raised.
 fn agents() -> impl Strategy<Value = Command> {
     let attached = (0..14, ip(), 0..2, 0..2).prop_map(|(name, ip, tenant, segment)| {
         format!(r#"{{"name":"n{name}","ip":"{ip}","tenant":"t{tenant}","segment":"s{segment}"}}"#)
@@ -237,7 +237,7 @@ fn agents() -> impl Strategy<Value = Command> {
     prop_oneof![6 => report, 3 => reserve, 3 => claim, 1 => settings, 1 => end, 2 => enrol]
 }
 
-/// Any command; those of leader tasks in term 1.
+/// Any command; those of leader tasks are in term 1.
 pub(crate) fn command() -> impl Strategy<Value = Command> {
     let release = prop_oneof![
         4 => (0..14).prop_map(|n| format!("n{n}")),

@@ -1,4 +1,4 @@
-//! What a plan of a topology says is what happens: every consequence of the change, one by one.
+//! The plan of a topology change matches its effects, each consequence in turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -47,7 +47,7 @@ pub(crate) fn check(
     assert!(before.endpoints().eq(after.endpoints()), "endpoints changed");
 }
 
-/// Every address stays whose and where it is, and changes its network only as planned.
+/// Every address keeps its owner and host, and changes its network only as planned.
 fn check_addresses(before: &State, plan: &TopologyPlan, after: &State) {
     let (old, new) = (before.ipam().addresses_after(None), after.ipam().addresses_after(None));
     let mut handed: BTreeMap<(NetworkName, NetworkName), u64> = BTreeMap::new();

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell, text};
 
-/// What changed between two points.
+/// The changes between two points.
 const DIFF: Shape =
     Shape::new(&[("changes", Kind::List), ("from", Kind::Object), ("to", Kind::Object)]);
 
@@ -59,11 +59,11 @@ fn table(diff: &Value) -> Table {
     table
 }
 
-/// Differences of one thing in a line; more are counted. So are the characters of a value.
+/// Maximum number of differences listed per line; the rest are counted. Long values are truncated.
 const DIFFERENCES_MAX: usize = 8;
 const VALUE_CHARS_MAX: usize = 200;
 
-/// What differs, down to the innermost values, as `path: before → after`.
+/// The differences, down to the innermost values, as `path: before → after`.
 fn changed(before: &Value, after: &Value) -> String {
     let mut found = Vec::new();
     compare("", Some(before), Some(after), &mut found);
@@ -103,7 +103,7 @@ fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mu
     }
 }
 
-/// A value in a line: times as times, and no more of a text than can be read.
+/// A value on one line: times are formatted, and long text is truncated.
 fn shown(name: &str, value: &Value) -> String {
     let is_time = name.ends_with("at") || name.ends_with("since") || name.ends_with("until");
     if is_time && value.as_u64().is_some_and(|ms| ms >= 100_000_000_000) {
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// A large topology in which a little changes is a short line.
+    /// A small change in a large topology is a short line.
     #[test]
     fn only_what_differs_is_shown() {
         let groups = |last: &str| {

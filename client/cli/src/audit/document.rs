@@ -1,4 +1,4 @@
-//! A state as JSON, as the servers show it.
+//! A state as JSON, in the form that the servers use.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-/// Members of the topology that are left out when they say nothing.
+/// Fields of the topology that are omitted if empty.
 const OPTIONAL: [&str; 4] = ["tenants", "addresses", "assignment", "skip_first_last"];
 
 /// The state in the form of `GET /v1/snapshot`.
@@ -63,7 +63,7 @@ pub(super) fn document(state: &State) -> Result<Value, Failure> {
     }))
 }
 
-/// Leaves out what says nothing, as people would who write a topology.
+/// Omits null, and optional fields without content, as in a hand-written topology.
 fn prune(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -76,7 +76,7 @@ fn prune(value: &mut Value) {
                 };
                 !(value.is_null() || says_nothing && OPTIONAL.contains(&name.as_str()))
             });
-            // Keys of label maps are the users', not ours.
+            // Keys of label maps are user data, not field names.
             let ours = |name: &str| !matches!(name, "labels" | "assignment");
             members.iter_mut().filter(|(name, _)| ours(name)).for_each(|(_, value)| prune(value));
         }

@@ -30,7 +30,7 @@ impl Export {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let [from, to] = [self.from, self.to].map(|moment| moment.map(Moment::text));
         let client = ctx.patient(super::PATIENCE)?;
-        // Before the server is asked: a path that cannot be written to needs no export.
+        // Opened before the request: without a writable path there is no use for the export.
         let mut sink = Sink::open(self.output.as_deref()).await?;
         let mut export = client.audit_export(from.as_deref(), to.as_deref()).await?;
         let bar = bytes_bar(None);
@@ -62,7 +62,7 @@ impl Export {
     }
 }
 
-/// The beginning of the last line that is not blank, and how many bytes there were.
+/// The beginning of the last line that is not blank, and the total number of bytes.
 #[derive(Default)]
 struct Tail {
     line: Vec<u8>,
@@ -70,7 +70,7 @@ struct Tail {
     bytes: u64,
 }
 
-/// What is kept of a line.
+/// Bytes kept of a line.
 const KEPT: usize = 200;
 
 impl Tail {

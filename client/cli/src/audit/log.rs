@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::shape::{Kind as Member, Shape};
 use crate::table::cell;
 
-/// A record, also of a kind that this program does not know.
+/// A record, possibly with an event that this program does not know.
 const RECORD: Shape = Shape::new(&[("revision", Member::Number), ("event", Member::Object)]);
 
 /// Prints what was decided.
@@ -84,7 +84,7 @@ impl Log {
         }
     }
 
-    /// Says that there may have been more: nothing is known of what is no longer kept.
+    /// Notes that there may have been more events, if the query reaches back before the oldest record kept.
     fn note(&self, oldest: romana_client::audit::Moment) {
         let asked = match self.from {
             None => Revision(1),
@@ -112,7 +112,7 @@ impl Log {
             .with("actor", self.actor.as_ref())
     }
 
-    /// The same as the server's.
+    /// The same filter as the server's.
     fn filter(&self) -> Filter {
         Filter {
             kind: self.kind.as_deref().map(Kind::from_name),
@@ -124,7 +124,7 @@ impl Log {
         }
     }
 
-    /// What happens after `revision`, by the same rules as the server's.
+    /// Prints the events after `revision` that match the same filter as the server's.
     async fn follow(
         &self,
         ctx: &Context,
@@ -139,7 +139,7 @@ impl Log {
                     print(ctx, &serde_json::to_value(&*record).unwrap_or_default())?;
                     left -= 1;
                 }
-                // Whether it is of interest cannot be said: better shown than missed.
+                // An unknown event cannot be filtered: print it rather than miss it.
                 Item::Unknown(unknown) => {
                     print(ctx, &serde_json::to_value(&*unknown).unwrap_or_default())?;
                     left -= 1;
@@ -155,7 +155,7 @@ impl Log {
     }
 }
 
-/// A record as a line; one that this program does not know, as it came.
+/// Prints a record as a line; an unknown one as received.
 fn print(ctx: &Context, record: &Value) -> Result<(), Failure> {
     ctx.out.element(record, || {
         let known = serde_json::from_value::<Record>(record.clone());
@@ -163,7 +163,7 @@ fn print(ctx: &Context, record: &Value) -> Result<(), Failure> {
     })
 }
 
-/// A record of a later release, as far as it can be read.
+/// A record from a newer release, as far as it can be parsed.
 fn unknown(record: &Value) -> String {
     let number = record.get("revision").and_then(Value::as_u64).unwrap_or(0);
     let (at, actor) = (super::show::time(record.get("at")), cell(record, "/actor"));

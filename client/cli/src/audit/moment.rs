@@ -1,4 +1,4 @@
-//! Points of the history as people write them: a revision, a time, or how long ago.
+//! Points of the history as entered by users: a revision, a time, or how long ago.
 
 use jiff::{SignedDuration, Timestamp};
 use romana_statemachine::{Millis, Revision};
@@ -11,7 +11,7 @@ pub(crate) enum Moment {
 }
 
 impl Moment {
-    /// As the server takes it.
+    /// The form that the server accepts.
     pub(crate) fn text(self) -> String {
         match self {
             Self::Revision(revision) => revision.to_string(),
@@ -19,18 +19,18 @@ impl Moment {
         }
     }
 
-    /// A time as the history has it.
+    /// A time in the history's unit.
     pub(crate) fn millis(at: Timestamp) -> Millis {
         Millis(u64::try_from(at.as_millisecond()).unwrap_or(0))
     }
 }
 
-/// For clap.
+/// The value parser for clap.
 pub(crate) fn moment(text: &str) -> Result<Moment, String> {
     parse(text, Timestamp::now())
 }
 
-/// Reads `12345`, `2026-11-23T10:00:00Z`, `2026-11-23`, `-2h`, `-1d12h` or `now`.
+/// Parses `12345`, `2026-11-23T10:00:00Z`, `2026-11-23`, `-2h`, `-1d12h` or `now`.
 fn parse(text: &str, now: Timestamp) -> Result<Moment, String> {
     let bad = || {
         format!(

@@ -1,4 +1,4 @@
-//! What several verbs show alike.
+//! Output that several verbs share.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use crate::table::text;
 
-/// A time for people: the history has milliseconds.
+/// A time in readable form: the history has milliseconds.
 pub(super) fn time(at: Option<&Value>) -> String {
     let ms = at.and_then(Value::as_i64).and_then(|ms| Timestamp::from_millisecond(ms).ok());
     ms.map_or_else(|| at.map_or_else(|| "-".into(), text), |at| format!("{at:.3}"))
 }
 
-/// The reason of a release: a word, or a word with more.
+/// The reason of a release: a word, or a word with a detail.
 pub(super) fn why(reason: &Value) -> String {
     match reason {
         Value::Object(map) => {
@@ -27,13 +27,13 @@ fn lower(word: &str) -> String {
     word.to_lowercase()
 }
 
-/// The beginning of a digest, enough to tell it from others.
+/// The first digits of a digest, enough to distinguish it from others.
 pub(super) fn short(digest: Option<&Value>) -> String {
     let digest = digest.and_then(Value::as_str).unwrap_or("-");
     digest.chars().take(12).collect()
 }
 
-/// Bytes that pass; to `length`, if it is known. Shown on a terminal only.
+/// A progress bar in bytes, up to `length` if it is known. Shown on a terminal only.
 pub(super) fn bytes_bar(length: Option<u64>) -> ProgressBar {
     let template = match length {
         Some(_) => "{bar:40} {bytes} of {total_bytes}  {msg}",

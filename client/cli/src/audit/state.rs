@@ -34,7 +34,7 @@ impl State {
     }
 }
 
-/// How much there is of what; the whole is for programs.
+/// The number of objects of each kind; the full state is for programs.
 pub(super) fn table(state: &Value) -> Table {
     let mut table = Table::new(&["", ""], "nothing");
     table.row(vec!["revision".into(), cell(state, "/revision")]);

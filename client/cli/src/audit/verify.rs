@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell};
 
-/// What all replicas say.
+/// The results of all replicas.
 const VERIFIED: Shape = Shape::new(&[("agreed", Kind::Bool), ("replicas", Kind::List)]);
 
 pub(super) async fn run(ctx: &Context) -> Result<(), Failure> {

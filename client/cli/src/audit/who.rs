@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::shape::{Kind, Shape};
 use crate::table::{Table, Tone, cell, items};
 
-/// A holder of an address.
+/// A tenure of an address.
 const TENURE: Shape = Shape::new(&[("ip", Kind::Text), ("name", Kind::Text)]);
 
 /// Who held an address.
@@ -54,7 +54,7 @@ fn table(list: &Value) -> Table {
         let until = if lasts { "now".into() } else { time(tenure.pointer("/to/at")) };
         let ended = tenure.get("reason").filter(|reason| !reason.is_null());
         let ended = if lasts { "-".into() } else { ended.map_or_else(|| "-".into(), why) };
-        // A beginning that was purged is not known.
+        // The beginning may have been purged.
         let from =
             tenure.pointer("/from/at").map_or_else(|| "(earlier)".into(), |at| time(Some(at)));
         let mut row = vec![from, until];

@@ -1,5 +1,5 @@
-//! `romana demo`: the tour in one command, on real processes. Every claim that is printed with a
-//! tick was checked against the cluster; if one does not hold, the demo fails.
+//! `romana demo`: the tour in one command, on real processes. Every claim printed with a tick was checked against the
+//! cluster; if one does not hold, the demo fails.
 
 mod replicas;
 mod stream;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::failure::Failure;
 use replicas::Replicas;
 
-/// Longest time that the whole tour may take.
+/// Timeout of the whole tour.
 const TOUR_MAX: Duration = Duration::from_secs(60);
 
 /// Starts three replicas on this machine, kills the leader, and shows that nothing is lost.
@@ -33,7 +33,7 @@ impl Command {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let romanad = replicas::find(self.romanad)?;
         let mut replicas = Replicas::prepare(romanad, self.keep)?;
-        // Whatever ends the tour, the replicas are stopped and their directory removed.
+        // However the tour ends, the replicas are stopped and their directory is removed.
         let (result, interrupted) = tokio::select! {
             result = timeout(TOUR_MAX, tour::run(&mut replicas)) => {
                 let late = || Failure::Broken(String::from("the demo did not end in a minute"));
@@ -49,7 +49,7 @@ impl Command {
     }
 }
 
-/// Waits for a signal that asks us to stop.
+/// Waits for a signal to stop, and returns its name.
 async fn interrupted() -> &'static str {
     let wait = async |kind, name| match signal(kind) {
         Ok(mut signal) => {

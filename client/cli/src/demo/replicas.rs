@@ -13,15 +13,13 @@ use tokio::process::{Child, Command};
 
 use crate::failure::Failure;
 
-/// Lines of a log that are shown after a failure.
+/// Lines of a log printed after a failure.
 const LOG_LINES_MAX: usize = 12;
-/// Where ports are looked for, and how often.
+/// Range that ports are chosen from, and the number of attempts.
 const PORTS: Range<u16> = 20_000..32_000;
 const PORT_TRIES_MAX: usize = 1_000;
 
-/// The replicas.
-///
-/// Invariant: every process is a child of ours and is killed when this is dropped.
+/// The replicas. Every process is a child process and is killed when this is dropped.
 pub(super) struct Replicas {
     romanad: PathBuf,
     dir: TempDir,
@@ -41,7 +39,7 @@ impl Replica {
     }
 }
 
-/// The program to run.
+/// The `romanad` to run.
 pub(super) fn find(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     if let Some(path) = given {
         return match path.is_file() {
@@ -58,8 +56,8 @@ pub(super) fn find(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Free ports of the loopback interface, below those that systems give out by themselves: nobody
-/// takes one by chance before we use it.
+/// Free ports of the loopback interface, below the ephemeral range, so that the system does not assign them to
+/// another process before they are used.
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     let mut listeners = Vec::with_capacity(count);
     let mut last = io::Error::other("no port was tried");
@@ -80,7 +78,7 @@ fn free_ports(count: usize) -> io::Result<Vec<u16>> {
 }
 
 impl Replicas {
-    /// Chooses ports and a directory. Nothing runs yet.
+    /// Chooses ports and a directory, and starts nothing.
     pub(super) fn prepare(romanad: PathBuf, keep: bool) -> Result<Self, Failure> {
         let dir = tempfile::Builder::new().prefix("romana-demo-").disable_cleanup(keep).tempdir();
         let dir = dir.map_err(|error| Failure::io("temporary directory", error))?;
@@ -104,7 +102,7 @@ impl Replicas {
         self.list.iter().map(Replica::server).collect()
     }
 
-    /// Starts one replica, for the first time or again.
+    /// Starts a replica, for the first time or again.
     pub(super) fn start(&mut self, id: u64) -> Result<(), Failure> {
         let peers: Vec<String> = self
             .list
@@ -124,7 +122,7 @@ impl Replicas {
         command.args(["--peer-listen", &format!("127.0.0.1:{}", replica.peer)]);
         command.arg("--data-dir").arg(data);
         command.stdin(Stdio::null()).stdout(log).stderr(errors).kill_on_drop(true);
-        // Not in the terminal's process group: on Ctrl-C we stop them ourselves, in order.
+        // In a separate process group: on Ctrl-C the demo stops them in order.
         command.process_group(0);
         let child = command.spawn();
         let child =
@@ -133,7 +131,7 @@ impl Replicas {
         Ok(())
     }
 
-    /// kill -9, and waits until the process is gone.
+    /// Sends SIGKILL, and waits until the process has ended.
     pub(super) async fn kill(&mut self, id: u64) -> Result<(), Failure> {
         let replica = self.list.iter_mut().find(|replica| replica.id == id);
         if let Some(mut child) = replica.and_then(|replica| replica.child.take()) {
@@ -142,7 +140,7 @@ impl Replicas {
         Ok(())
     }
 
-    /// A replica that ended by itself, if one did.
+    /// The id of a replica that exited unexpectedly, if any.
     pub(super) fn ended(&mut self) -> Option<u64> {
         self.list.iter_mut().find_map(|replica| {
             let status = replica.child.as_mut()?.try_wait();
@@ -150,7 +148,7 @@ impl Replicas {
         })
     }
 
-    /// The id of the leader, as a replica that answered sees it.
+    /// The id of the leader in a replica's response.
     pub(super) fn leader(&self, cluster: &ClusterStatus) -> Option<u64> {
         cluster.leader.filter(|id| self.list.iter().any(|replica| replica.id == *id))
     }
@@ -159,7 +157,7 @@ impl Replicas {
         self.dir.path().join(format!("replica-{id}.log"))
     }
 
-    /// The ends of the logs, for whoever looks for the reason of a failure.
+    /// Prints the last lines of the logs, for the diagnosis of a failure.
     pub(super) fn show_logs(&self) {
         for replica in &self.list {
             let lines = last_lines(&self.log(replica.id));
@@ -169,7 +167,7 @@ impl Replicas {
         }
     }
 
-    /// Kills all and waits. The directory goes when this is dropped.
+    /// Kills all replicas and waits for them. The directory is removed on drop.
     pub(super) async fn stop(mut self) {
         for replica in &mut self.list {
             if let Some(child) = &mut replica.child {

@@ -1,4 +1,4 @@
-//! A stream of allocations from several callers, and what was acknowledged when.
+//! A stream of allocations by several callers, with the times of their acknowledgements.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,9 +11,9 @@ use romana_statemachine::command::AllocateAddress;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// Callers at the same time.
+/// Number of concurrent callers.
 const CALLERS: u64 = 16;
-/// Pause of a caller between two allocations, so that a laptop stays usable.
+/// Pause of a caller between two allocations, to limit the load on a laptop.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// An acknowledged allocation.
@@ -24,7 +24,7 @@ pub(super) struct Ack {
     answered: Instant,
 }
 
-/// Callers at work.
+/// The running callers.
 pub(super) struct Stream {
     callers: JoinSet<Result<Vec<Ack>, Error>>,
     stop: Arc<AtomicBool>,
@@ -32,7 +32,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Starts callers that allocate on the hosts in turn.
+    /// Starts callers that allocate on each host in turn.
     pub(super) fn start(client: &Client, hosts: &[String]) -> Self {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut callers = JoinSet::new();
@@ -61,12 +61,12 @@ impl Stream {
         Self { callers, stop, acknowledged }
     }
 
-    /// How many allocations have been acknowledged so far.
+    /// Number of allocations acknowledged so far.
     pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Stops the callers and collects what was acknowledged to them.
+    /// Stops the callers and collects their acknowledgements.
     pub(super) async fn finish(mut self) -> Result<Vec<Ack>, Error> {
         self.stop.store(true, Ordering::Relaxed);
         let mut acks = Vec::new();
@@ -93,14 +93,13 @@ fn ask(name: &str, host: &str) -> AllocateAddress {
     }
 }
 
-/// Time from a moment to the first acknowledgement of something asked after it.
+/// Time from a moment to the first acknowledgement of a request sent after it.
 pub(super) fn next_ack_after(acks: &[Ack], moment: Instant) -> Option<Duration> {
     let after = acks.iter().filter(|ack| ack.asked >= moment);
     after.map(|ack| ack.answered - moment).min()
 }
 
-/// Compares what was acknowledged with what there is: lost or changed acknowledgements, and addresses
-/// that two names have.
+/// Compares the acknowledgements with the present addresses: lost or changed ones, and addresses with two names.
 pub(super) fn compare(acks: &[Ack], present: &[(String, IpAddr)]) -> (Vec<String>, Vec<IpAddr>) {
     let by_name: BTreeMap<&str, IpAddr> =
         present.iter().map(|(name, ip)| (name.as_str(), *ip)).collect();

@@ -1,4 +1,4 @@
-//! The tour itself, step by step.
+//! The steps of the tour.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,11 +20,11 @@ use super::stream::{self, Ack, Stream};
 use crate::failure::Failure;
 use crate::table::{cell, items};
 
-/// Between two looks at something that is awaited.
+/// Pause between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long something that is awaited may take.
+/// Timeout of a condition.
 const WAIT_MAX: Duration = Duration::from_secs(15);
-/// Stream of allocations before the leader is killed, and after commits go on.
+/// Allocations acknowledged before the leader is killed, and after it.
 const BEFORE_KILL: u64 = 1_000;
 const AFTER_KILL: u64 = 1_000;
 const RACKS: usize = 4;
@@ -65,12 +65,12 @@ fn say(text: impl AsRef<str>) {
     anstream::println!("    {}", text.as_ref());
 }
 
-/// A claim that was checked.
+/// Prints a claim that was checked.
 fn tick(text: impl AsRef<str>) {
     anstream::println!("  \u{1b}[32m✓\u{1b}[0m {}", text.as_ref());
 }
 
-/// A claim: holds, or the demo is over.
+/// Prints a claim if it holds; otherwise the demo fails.
 fn claim(holds: bool, text: impl Into<String>) -> Done {
     let text = text.into();
     if holds {
@@ -105,7 +105,7 @@ async fn start(replicas: &mut Replicas) -> Result<Client, Failure> {
     };
     let client = Client::new(config)?;
     let cluster = leader(replicas, &client, None).await?;
-    // Its first commit: the leader can write, and a read sees it.
+    // Its first commit: the leader can write, and a read returns it.
     let ready = client.get::<Value>("/v1/hosts").await?;
     claim(
         items(&ready).is_empty(),
@@ -119,7 +119,7 @@ async fn start(replicas: &mut Replicas) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// Waits until a replica that runs says who leads, and it is not `except`.
+/// Waits until a running replica reports a leader other than `except`.
 async fn leader(
     replicas: &mut Replicas,
     client: &Client,
@@ -145,7 +145,7 @@ async fn leader(
     }
 }
 
-/// The prefix of each rack, by the rack's label.
+/// Sets the topology, and returns the prefix of each rack by the rack's label.
 async fn topology(client: &Client) -> Result<BTreeMap<String, IpNet>, Failure> {
     heading("2. A topology: 10.111.0.0/16 for four racks");
     let document: Value = serde_json::from_str(include_str!("topology.json"))
@@ -165,7 +165,7 @@ async fn topology(client: &Client) -> Result<BTreeMap<String, IpNet>, Failure> {
     Ok(racks)
 }
 
-/// Adds two hosts per rack. The rack of each host, by the host's name.
+/// Adds two hosts per rack, and returns the rack of each host by the host's name.
 async fn add_hosts(
     client: &Client,
     racks: &BTreeMap<String, IpNet>,
@@ -246,7 +246,7 @@ async fn routes(client: &Client) -> Done {
     )
 }
 
-/// Kills the leader in a stream of allocations. Which one it was, and what was acknowledged.
+/// Kills the leader during a stream of allocations; returns its id and the acknowledgements.
 async fn kill_leader(
     replicas: &mut Replicas,
     client: &Client,
@@ -286,7 +286,7 @@ async fn kill_leader(
     Ok((dead, acks))
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar, on terminals only.
 fn bar(length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("    {bar:40} {pos} acknowledged");
     let bar = ProgressBar::new(length);
@@ -332,7 +332,7 @@ async fn nothing_lost(
     claim(inside, "every one lies in the prefix of its rack")
 }
 
-/// Waits until all replicas but `except` are at one revision, and compares their digests.
+/// Waits until all replicas except `except` are at the same revision, and compares their digests.
 async fn agree(
     replicas: &Replicas,
     client: &Client,
@@ -378,11 +378,11 @@ async fn restart(replicas: &mut Replicas, client: &Client, dead: u64) -> Result<
     Ok(all)
 }
 
-/// How far the follower is: revision, events seen, digest of the chain.
+/// The follower's progress: revision, number of events, digest of the chain.
 type Progress = (Revision, u64, Option<Digest>);
 
-/// Follows the feed from the first event on, across the leader's death. The client checks that each
-/// record comes next in the chain, and fails otherwise.
+/// Follows the feed from the first event on, across the death of the leader. The client checks that each record
+/// continues the chain, and fails otherwise.
 fn follow(client: &Client) -> (watch::Receiver<Progress>, JoinHandle<Result<(), Error>>) {
     let options = FollowOptions { after: Some(Revision(0)), ..FollowOptions::default() };
     let mut follower = client.follow(options);

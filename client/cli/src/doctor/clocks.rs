@@ -1,16 +1,16 @@
-//! Do the replicas' clocks agree, and is log time what they say?
+//! Checks whether the replicas' clocks agree, and whether log time matches them.
 
 use romana_client::model::{ClocksStatus, ClusterStatus};
 use romana_statemachine::time::Span;
 
 use super::{Finding, good, warning};
 
-/// Log time that is off by less needs no warning, milliseconds.
+/// Offset of log time without a warning, milliseconds.
 const LOG_OFF_MAX: u64 = 10_000;
-/// What helps.
+/// The remedy.
 const SET: &str = "set it: is NTP running there? (chronyc tracking, timedatectl)";
 
-/// Nothing, where the cluster does not say.
+/// No findings if the cluster does not report its clocks.
 pub(super) fn check(cluster: &ClusterStatus) -> Vec<Finding> {
     let Some(clocks) = &cluster.clocks else { return Vec::new() };
     let mut findings = Vec::new();
@@ -61,7 +61,7 @@ fn disagree(clocks: &ClocksStatus, members: usize, name: impl Fn(u64) -> String)
     warning("clocks", what).remedy(remedy)
 }
 
-/// `1h30s ahead of`. What is off by days is not told in seconds, nor what is off by seconds in milliseconds.
+/// `1h30s ahead of`, rounded: an offset of days without seconds, an offset of seconds without milliseconds.
 fn off(ahead_ms: i64) -> String {
     let ms = ahead_ms.unsigned_abs();
     let unit = match ms {

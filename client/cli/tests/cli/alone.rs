@@ -1,4 +1,4 @@
-//! A replica whose majority is away, as scripts see it.
+//! A replica without its majority, as seen by scripts.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::real::{free_port, romanad};
 
-/// One founder of three, alone; killed when dropped.
+/// One running founder out of three; killed when dropped.
 struct Alone {
     api: u16,
     child: Child,

@@ -42,10 +42,10 @@ async fn set_up(client: &Client) {
     }
 }
 
-/// What was acknowledged: name → address and revision.
+/// Acknowledged allocations: name → address and revision.
 type Acked = Arc<Mutex<BTreeMap<String, (IpAddr, u64)>>>;
 
-/// Callers that allocate until they are aborted.
+/// Starts callers that allocate until they are aborted.
 fn load(three: &Three, acked: &Acked) -> JoinSet<()> {
     let mut callers = JoinSet::new();
     for caller in 0..8 {
@@ -63,7 +63,7 @@ fn load(three: &Three, acked: &Acked) -> JoinSet<()> {
     callers
 }
 
-/// Waits until so many were acknowledged; all that were.
+/// Waits until at least `wanted` allocations were acknowledged; returns all of them.
 async fn enough(acked: &Acked, wanted: usize) -> BTreeMap<String, (IpAddr, u64)> {
     let there = async || acked.lock().unwrap().len() >= wanted;
     until(&format!("{wanted} allocations"), PATIENCE, there).await;
@@ -86,7 +86,8 @@ fn addresses(checked: &Checked) -> BTreeMap<String, IpAddr> {
     live.map(|live| (live.name.to_string(), live.ip)).collect()
 }
 
-/// Restored is what was backed up; nothing fresh before all hosts have reported; then no address twice.
+/// The restored state equals the backup; allocation is held until all hosts have reported; afterwards no address is
+/// allocated twice.
 async fn check_restored(new: &Three, checked: &Checked) {
     let expected = addresses(checked);
     let client = new.client();
@@ -112,7 +113,7 @@ async fn check_restored(new: &Three, checked: &Checked) {
     let doctor = new.romana(&new.servers(), "doctor");
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(said.contains("allocation is held"), "{said}");
-    // An address that was given out after the backup: the host has it, and takes it up.
+    // An address that was allocated after the backup: the host still has it, and requests it by address.
     let ip: IpAddr = "10.111.63.77".parse().unwrap();
     assert!(!expected.values().any(|other| *other == ip));
     let taken = client.allocate(allocation("later".into(), "h1", Some(ip))).await.unwrap();
@@ -134,8 +135,8 @@ async fn check_restored(new: &Three, checked: &Checked) {
     assert_eq!(all.len(), count, "an address was given out twice");
 }
 
-/// A founder alone takes the backup, and what is said is true: it has it, and nothing serves yet. The others may be
-/// given it afterwards.
+/// Restores a single founder, which must report that it has the backup and that the cluster does not serve yet. The
+/// others can be given the backup afterwards.
 fn one_founder_is_not_enough(new: &Three, file: &Path) {
     let output = Command::new(env!("CARGO_BIN_EXE_romana"))
         .args(["--timeout", "4s", "-r", &new.server(0).to_string(), "backup", "restore"])
@@ -156,8 +157,8 @@ fn one_founder_is_not_enough(new: &Three, file: &Path) {
     assert!(!said.contains("Nothing happened"), "{said}");
 }
 
-/// A backup of a follower, while the leader dies and clients go on. Returns what was acknowledged before it, and whose
-/// place it is that died.
+/// Takes a backup from a follower while the leader is killed and clients go on. Returns the allocations acknowledged
+/// before the backup, and the index of the killed leader.
 async fn backup_under_load(
     old: &mut Three,
     file: &Path,
@@ -187,7 +188,7 @@ async fn backup_under_load(
     (before, leader)
 }
 
-/// Founders that wait are given the backup of a cluster, and begin another one.
+/// Waiting founders are given the backup of a cluster, and begin a new one.
 async fn begins_a_new_cluster(file: &Path, source: &str, checked: &Checked) {
     let new = Three::started(&["--await-restore"]);
     let client = new.client();
@@ -216,7 +217,7 @@ async fn a_backup_under_load_begins_a_new_cluster() {
     set_up(&client).await;
     let file = old.dir.path().join("b.backup");
     let (before, leader) = backup_under_load(&mut old, &file).await;
-    // Sent to nobody while one of them is away, nor to a cluster.
+    // Not sent to any founder while one of them is unreachable, and not to a cluster that serves.
     let restore = format!("backup restore {}", file.display());
     assert_eq!(old.refused(&restore), "Unavailable");
     old.start(leader, &[]);
@@ -272,7 +273,7 @@ async fn a_lost_majority_is_recovered_from_what_is_left() {
             "{name} of revision {revision}"
         );
     }
-    // With all three disks nothing that was acknowledged is missing.
+    // With all three disks no acknowledged allocation is missing.
     let all = old.dir.path().join("all.backup");
     recover(&[0, 1, 2], &all);
     let (all, path) = (read(&all), all);
@@ -285,11 +286,11 @@ async fn a_lost_majority_is_recovered_from_what_is_left() {
     let mut new = Three::started(&["--restore", &path]);
     new.ready().await;
     check_restored(&new, &all).await;
-    // With the flag left, a start is a start.
+    // If the flag stays on the command line, a restart is an ordinary start.
     new.kill(0);
     new.start(0, &["--restore", &path]);
     new.ready().await;
-    // With another file, it is not.
+    // With a different file, the replica refuses to start.
     new.kill(0);
     new.start(0, &["--restore", &out.display().to_string()]);
     let log = new.ended(0);
@@ -315,7 +316,7 @@ async fn bad_files_are_refused_everywhere() {
         assert_eq!(one.refused(&format!("backup verify {bad}")), "BackupUnusable");
         assert_eq!(one.refused(&format!("backup restore {bad}")), "BackupUnusable");
     }
-    // A replica does not take the client's word for it.
+    // A replica verifies the backup itself.
     let mut new = Three::new();
     new.start(0, &["--await-restore"]);
     let client = new.client();
@@ -331,10 +332,10 @@ async fn bad_files_are_refused_everywhere() {
         }
     };
     assert_eq!(refused.code(), Some("BackupUnusable"), "{refused}");
-    // It still waits, and takes the good one.
+    // It still waits, and accepts an intact backup.
     assert!(send(&whole).await.unwrap().addresses == 0);
 
-    // Not into a directory that holds something.
+    // A replica does not restore into a directory with data.
     one.kill(0);
     let cut = one.dir.path().join("cut").display().to_string();
     one.start(0, &["--restore", &cut]);

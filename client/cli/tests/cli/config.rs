@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use crate::support::{Act, Fake};
 
-/// Runs `romana` with a home that has this configuration, in an otherwise empty environment.
+/// Runs `romana` with a home directory that has this configuration file, in an otherwise empty environment.
 fn romana(file: &str, env: &[(&str, &str)], args: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
     if !file.is_empty() {
@@ -91,7 +91,7 @@ fn a_usage_error_comes_in_the_format_that_was_asked_for() {
     assert!(output.status.success() && !output.stdout.is_empty());
 }
 
-/// Runs `romana` where a pipe that is never written to is `pipe`, and gives up after a while.
+/// Runs `romana` with a named pipe without a writer as `pipe` or as the configuration file, and with a timeout.
 fn beside_a_pipe(config: bool, args: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
     let name = if config { ".romana.yaml" } else { "pipe" };
@@ -140,7 +140,7 @@ fn nobody_there_is_unavailable() {
     assert_eq!(error["error"]["code"], "Unavailable");
 }
 
-/// What is tried is text where it is not shown on a terminal, and has no value as a program prints it for itself.
+/// The log of attempts is plain text if stderr is not a terminal, and contains no debug representations.
 #[test]
 fn what_is_tried_is_text() {
     let output = romana("", &[], &["host", "list", "-v", "-r", "127.0.0.1:1", "--timeout", "1s"]);

@@ -1,4 +1,4 @@
-//! What may stand in a data directory, and what a replica says of what should not.
+//! What may be in a data directory, and how a replica reports unexpected content.
 
 use romana_statemachine::Revision;
 use std::fs;
@@ -53,7 +53,7 @@ fn programs_read_regular_files_only() {
     }
 }
 
-/// Starts a replica that is not to start; `timeout` ends one that waits.
+/// Starts a replica that must refuse to start; `timeout` ends one that waits instead.
 fn start_in(data: &Path) -> Output {
     Command::new("timeout")
         .arg("60")
@@ -110,7 +110,7 @@ fn get(api: u16, path: &str) -> String {
     answer
 }
 
-/// A closed segment of the history, once there is one.
+/// A sealed segment of the history, once there is one.
 fn packed(data: &Path) -> PathBuf {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -126,7 +126,7 @@ fn packed(data: &Path) -> PathBuf {
 #[test]
 fn a_damaged_history_is_named_everywhere_with_the_way_out() {
     let dev = Dev::start();
-    // Far more than there will be, so that segments are closed early and nothing is purged.
+    // Far more than this test writes, so that segments are sealed early and nothing is purged.
     dev.ok("settings set history_retention_size=16MiB");
     dev.file("topology.json", include_str!("../../src/demo/topology.json"));
     dev.ok("topology update topology.json");
@@ -136,7 +136,7 @@ fn a_damaged_history_is_named_everywhere_with_the_way_out() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async { fill(&client(&dev), 0..FILL).await });
     assert!(dev.soon(&who, 0).status.success());
-    // All blocks of a closed segment, under a replica that runs.
+    // Damages all blocks of a sealed segment while the replica runs.
     let file = packed(&dev.dir.path().join("data"));
     let mut bytes = fs::read(&file).unwrap();
     let blocks = FIRST_BLOCK..bytes.len() - FIRST_BLOCK;
@@ -158,11 +158,11 @@ fn a_damaged_history_is_named_everywhere_with_the_way_out() {
     let reads =
         metrics.lines().find_map(|line| line.strip_prefix("romanad_history_damaged_reads "));
     assert!(reads.is_some_and(|reads| reads != "0"), "{metrics}");
-    // It goes on with what needs no past.
+    // The replica still serves what needs no history.
     dev.ok("tenant create after");
 }
 
-/// Where the blocks of a segment begin, at the latest.
+/// The first block of a segment begins before this offset.
 const FIRST_BLOCK: usize = 256;
 
 /// Enough tenants to fill a segment of the history.
@@ -173,7 +173,7 @@ fn client(dev: &Dev) -> Client {
     Client::new(ClientConfig::new(vec![server])).unwrap()
 }
 
-/// Tenants whose labels take much room and cannot be compressed.
+/// Creates tenants with large labels that do not compress.
 async fn fill(client: &Client, tenants: std::ops::Range<u64>) {
     for number in tenants {
         let noise = |_| (0..64).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
@@ -183,7 +183,7 @@ async fn fill(client: &Client, tenants: std::ops::Range<u64>) {
     }
 }
 
-/// The least revision in the history's directory: where it begins.
+/// The lowest revision in the history's directory.
 fn oldest_kept(dev: &Dev) -> u64 {
     let files = fs::read_dir(dev.dir.path().join("data/history")).unwrap();
     let stem = |path: PathBuf| path.file_stem()?.to_str()?.parse().ok();
@@ -203,17 +203,17 @@ fn a_history_that_is_too_large_is_purged_and_goes_on() {
         assert!(Instant::now() < deadline, "nothing was purged");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // The setting and the claim of the replica come before it.
+    // Three events: the setting, the claim of the replica, then the checkpoint.
     let signed = dev.ok("-f json events follow --from 0 -t cluster -n 3");
     assert!(signed.contains("CheckpointSigned"), "{signed}");
     dev.kill();
     dev.start_again();
-    // What the memory of the feed had is gone: a follower of everything is told so and starts anew.
+    // The feed's buffer in memory is gone: a follower of everything gets a reset and a snapshot.
     assert!(oldest_kept(&dev) > 1);
     let everything = FollowOptions { after: Some(Revision(0)), ..FollowOptions::default() };
     let first = runtime.block_on(async { client.follow(everything).next().await.unwrap() });
     assert!(matches!(first, Item::Reset(snapshot) if snapshot.revision > FILL));
-    // All of the state is there, and more may come.
+    // The state is complete, and writes succeed.
     runtime.block_on(fill(&client, FILL..FILL + 1));
     assert_eq!(dev.json("tenant list")["items"].as_array().unwrap().len(), 31);
     assert!(dev.ok("doctor").contains("leader"));

@@ -1,17 +1,17 @@
-//! Cases in `cases/*.txt`: a command, what the server answers, and what comes of it.
+//! Cases in `cases/*.txt`: a command, the server's responses, and the expected result.
 //!
 //! ```text
 //! $ host list -f json            the arguments
 //! | {"networks": []}             standard input, line by line
-//! < GET /v1/hosts 200 {…}        what the server answers to that method and path
+//! < GET /v1/hosts 200 {…}        the server's response to that method and path
 //! ---
-//! > GET /v1/hosts                what it was asked, with the body
+//! > GET /v1/hosts                the request it got, with the body
 //! …                              standard output
 //! ! …                            standard error
 //! = 0                            the exit code
 //! ```
 //!
-//! `UPDATE_GOLDENS=1 cargo test -p romana-cli --test cli` writes what comes instead of comparing.
+//! `UPDATE_GOLDENS=1 cargo test -p romana-cli --test cli` writes the actual results instead of comparing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-/// What the server answers, by method and path.
+/// The server's responses, by method and path.
 fn answers(case: &str) -> Vec<(String, u16, String)> {
     let lines = case.lines().filter_map(|line| line.strip_prefix("< "));
     lines
@@ -77,7 +77,7 @@ async fn run(case: &str) -> String {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    // A command that reads nothing may be gone already.
+    // A command that does not read stdin may have exited already.
     _ = input.write_all(stdin.join("\n").as_bytes()).await;
     drop(input);
     let output = child.wait_with_output().await.unwrap();
@@ -92,7 +92,7 @@ async fn run(case: &str) -> String {
         text.push_str(format!("! {line}").trim_end());
         text.push('\n');
     }
-    // Ports differ from run to run.
+    // Ports differ between runs.
     let text = text.replace(&fake.server().to_string(), "http://SERVER");
     format!("{text}= {}\n", output.status.code().unwrap_or(-1))
 }

@@ -1,4 +1,4 @@
-//! `romana` as its users meet it: arguments, output and exit codes, one file per case.
+//! `romana` from the outside: arguments, output and exit codes, one file per case.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,5 +1,5 @@
-//! The code blocks of README.md, run as they stand. A command that is new there is run here too, or is named below
-//! with the reason why it cannot be.
+//! Runs the code blocks of README.md. Every new command is run here as well, or is listed below with the reason why
+//! it cannot be.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::real::{Dev, program};
 
-/// Beginnings of commands that no test of this package can run, and why.
+/// Prefixes of commands that no test of this package can run, with the reason.
 const NOT_RUN: &[(&str, &str)] = &[
     ("make demo", "a release build; `real.rs` runs the demo itself"),
     ("make test", "it is what runs this test"),
@@ -22,15 +22,15 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("romana-agent status", "an agent needs root; agent/tests/kernel asks agents all the time"),
 ];
 
-/// Commands that do not end with 0 here, and why that is right.
+/// Commands that exit with another code than 0 here, with the reason.
 const EXIT_CODES: &[(&str, i32)] = &[
-    // No agent says what runs on node-17.
+    // No agent reports the addresses in use on node-17.
     ("romana ipam check", 1),
-    // Nobody has started the replica that was added.
+    // The replica that was added was never started.
     ("romana doctor", 1),
 ];
 
-/// A command, and what the README says that it prints.
+/// A command and its output in the README.
 #[derive(Debug)]
 struct Step {
     line: String,
@@ -66,7 +66,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Runs a command of the README: `romana` against the replica; of the daemons, everything but the running.
+/// Runs a command of the README: `romana` against the replica; daemons only with `--check`.
 fn run(dev: &Dev, line: &str) -> Output {
     let line = line.trim_start_matches("target/release/");
     let (name, rest) = line.split_once(' ').unwrap();
@@ -82,7 +82,7 @@ fn run(dev: &Dev, line: &str) -> Output {
     }
 }
 
-/// Columns may differ in width, and revisions in what happened before.
+/// Compares output, ignoring column widths and revisions.
 fn same(shown: &[String], printed: &str) -> bool {
     let words = |line: &str| -> Vec<String> {
         let mut words: Vec<String> = line.split_whitespace().map(Into::into).collect();
@@ -115,7 +115,7 @@ fn the_readme_is_true() {
             continue;
         }
         if line.starts_with("romana policy check") {
-            // The caller that the output is about.
+            // The output is about this address.
             dev.run("host add node-4 192.168.20.4 --label rack=rack-1");
             dev.run("address allocate guest --host node-4 -t guests --ip 10.111.0.9");
         }

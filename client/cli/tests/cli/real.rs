@@ -1,4 +1,4 @@
-//! Against real `romanad` processes: one replica for the nouns, three for the demo.
+//! Tests against real `romanad` processes: one replica for the nouns, three for the demo.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,12 +13,12 @@ use tempfile::TempDir;
 
 use super::shapes::{FILES, commands};
 
-/// `romanad` of this build.
+/// The `romanad` of this build.
 pub(crate) fn romanad() -> PathBuf {
     program("romanad")
 }
 
-/// A program of this build; built if only this package was.
+/// A program of this build; builds it if only this package was built.
 pub(crate) fn program(name: &str) -> PathBuf {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_romana")).with_file_name(name);
     if !program.is_file() {
@@ -28,7 +28,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     program
 }
 
-/// A free port below those that the system gives out by itself to tests that run beside this one.
+/// A free port below the ephemeral range, so that tests running in parallel do not get it.
 pub(crate) fn free_port() -> u16 {
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     std::iter::repeat_with(|| rand::random_range(20_000..32_000)).find(free).unwrap()
@@ -68,7 +68,7 @@ impl Dev {
             .unwrap()
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills it with SIGKILL, like a power failure.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -92,7 +92,7 @@ impl Dev {
             .unwrap()
     }
 
-    /// Runs a command that succeeds; what it prints.
+    /// Runs a command that succeeds, and returns its output.
     pub(crate) fn ok(&self, line: &str) -> String {
         let output = self.run(line);
         let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
@@ -100,7 +100,7 @@ impl Dev {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs a command until it ends with this code: what a leader or member is, its peers learn a moment later.
+    /// Runs a command until it exits with this code: peers learn of leader and membership changes with a delay.
     pub(crate) fn soon(&self, line: &str, code: i32) -> Output {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -115,7 +115,7 @@ impl Dev {
         serde_json::from_str(&self.ok(&format!("-f json {line}"))).unwrap()
     }
 
-    /// Runs a command that is refused; the code of the refusal.
+    /// Runs a command that is refused, and returns the code of the refusal.
     pub(crate) fn refused(&self, line: &str) -> String {
         let output = self.run(&format!("-f json {line}"));
         assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
@@ -123,7 +123,7 @@ impl Dev {
         error["error"]["code"].as_str().unwrap().to_owned()
     }
 
-    /// `GET /v1/snapshot`, as it is.
+    /// The response of `GET /v1/snapshot`.
     fn snapshot(&self) -> Value {
         let server = Server::parse("127.0.0.1", self.api).unwrap();
         let client = async || {
@@ -154,7 +154,7 @@ fn a_plan_that_would_be_refused_fails(dev: &Dev) {
     assert!(String::from_utf8_lossy(&refused.stdout).contains("it would be refused"));
 }
 
-/// Hosts come, go down and up, and are labelled.
+/// Adds, drains and labels hosts.
 fn hosts(dev: &Dev) {
     dev.ok("host add h1 192.168.0.1 --label rack=rack-1");
     dev.ok("host add h2 192.168.0.2 10.111.64.0/18 9604 --label rack=rack-2");
@@ -167,7 +167,7 @@ fn hosts(dev: &Dev) {
     assert_eq!(dev.json("host show h1")["labels"]["zone"], "a");
 }
 
-/// Addresses are given once and given back.
+/// Allocates and releases addresses.
 fn addresses(dev: &Dev) {
     let first = dev.json("address allocate a1 --host h1 -t shop -s web");
     assert_eq!(first["ip"], "10.111.0.0");
@@ -183,7 +183,7 @@ fn addresses(dev: &Dev) {
     dev.ok("host remove h1 --force");
 }
 
-/// What policies are about.
+/// Checks, adds and removes policies.
 fn policies(dev: &Dev) {
     dev.ok("blackout add 10.111.0.0/24");
     assert_eq!(dev.json("blackout list")["items"][0]["cidr"], "10.111.0.0/24");
@@ -204,7 +204,7 @@ fn policies(dev: &Dev) {
     assert_eq!(dev.refused("policy show p1"), "PolicyNotFound");
 }
 
-/// How the cluster behaves, and what is the matter with it.
+/// Settings, routes and checks.
 fn settings_and_checks(dev: &Dev) {
     assert_eq!(dev.refused("vip add v1 192.168.99.1 --candidate h2"), "VipsNotServed");
     assert_eq!(dev.json("settings set address_reuse_delay=5s")["address_reuse_delay_ms"], 5000);
@@ -215,7 +215,7 @@ fn settings_and_checks(dev: &Dev) {
     assert!(dev.ok("route explain 10.111.64.0").contains("10.111.64.0/18"));
     assert!(dev.ok("network list").contains("my-network"));
     assert!(dev.ok("ipam show").contains("10.111.64.0/18"));
-    // No agent says whether what is allocated is in use; nothing else is wrong.
+    // No agent reports the addresses in use; there are no other findings.
     let output = dev.run("-f json ipam check");
     assert_eq!(output.status.code(), Some(1), "what is not known is not well: {output:?}");
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -235,7 +235,7 @@ fn every_noun_works_against_a_real_replica() {
     dev.file("topology.json", include_str!("../../src/demo/topology.json"));
     assert_eq!(dev.json("topology plan topology.json")["changed"], true);
     assert_eq!(dev.ok("topology update topology.json"), "Topology updated successfully.\n");
-    // What is shown is accepted again.
+    // The output of `topology show` is valid input.
     dev.file("again.json", &dev.ok("-f json topology show"));
     dev.ok("topology update again.json");
 
@@ -281,7 +281,7 @@ fn files_are_written_where_the_path_leads() {
         dev.ok(&format!("{write}link"));
         assert!(at("link").is_symlink(), "{write} replaced a link");
         dev.ok(&format!("{check}real"));
-        // Through a pipe, and to stdout by its other name.
+        // Through a pipe, and to stdout by its device name.
         _ = std::fs::remove_file(at("pipe"));
         assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
         let reader = Command::new("cat").arg(at("pipe")).stdout(Stdio::piped()).spawn().unwrap();
@@ -326,7 +326,7 @@ fn a_log_file_has_each_command_and_verbose_more() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("no log in pipe"), "{output:?}");
 }
 
-/// Who had the address that was released, and what was done about it.
+/// Who had the released address, and the log of its events.
 fn the_past_is_told(dev: &Dev) {
     let held = dev.json("audit who 10.111.0.0");
     assert_eq!(held["items"][0]["name"], "a1");
@@ -343,7 +343,7 @@ fn the_past_is_told(dev: &Dev) {
     assert!(last.contains("HostAdded h2"), "{last}");
 }
 
-/// The records of the feed, put into the form of an export, lead to what the replica shows.
+/// Replaying the records of the feed, in the form of an export, gives the state that the replica shows.
 fn replays_to_the_live_state(dev: &Dev, events: &str) {
     let mut state = State::new();
     for line in events.lines() {
@@ -369,11 +369,11 @@ fn replays_to_the_live_state(dev: &Dev, events: &str) {
     let mut shown = dev.json("audit replay history.ndjson --state");
     assert_eq!(shown.as_object_mut().unwrap().remove("state_digest"), Some(json!(state_digest)));
     let mut live = dev.snapshot();
-    // Time goes on without events.
+    // Time advances without events.
     for state in [&mut shown, &mut live] {
         state.as_object_mut().unwrap().remove("at");
     }
-    // A cool-down may have ended meanwhile.
+    // A cool-down may have ended in the meantime.
     if live["revision"] == shown["revision"] {
         assert_eq!(shown, live);
     }

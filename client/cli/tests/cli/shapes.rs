@@ -1,4 +1,4 @@
-//! Answers that are none: whatever a server says with status 200, no command takes it for what was asked.
+//! Malformed responses: whatever a server sends with status 200, no command accepts it as a valid response.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use tokio::process::Command;
 
 use crate::support::{Act, Fake, until};
 
-/// The commands of `commands.txt`: exit code and words.
+/// The commands of `commands.txt`: exit code and arguments.
 pub(crate) fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lines = include_str!("commands.txt").lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.split_once(' ').unwrap())
 }
 
-/// Files that commands read.
+/// Files that the commands read.
 pub(crate) const FILES: [(&str, &str); 2] = [
     ("topology.json", include_str!("../../src/demo/topology.json")),
     (
@@ -26,7 +26,7 @@ pub(crate) const FILES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Commands that are not for this: those that ask no server, and the one that goes on asking until a replica answers.
+/// Commands that are not tested here: those without a server, and the one that retries until a replica responds.
 const LEFT_OUT: [&str; 5] =
     ["completion", "audit replay", "backup verify", "backup show", "events follow"];
 
@@ -77,7 +77,7 @@ async fn nonsense_is_never_success() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The one command that goes on asking says what it gets, once, and goes on.
+/// The one command that retries reports the response once, and goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_follows_says_what_comes_in_place_of_events() {
     let answer = "<html>It works!</html>\n";

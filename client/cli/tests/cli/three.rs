@@ -1,4 +1,4 @@
-//! Three real replicas that are killed, emptied and started again.
+//! Three real replicas that are killed, wiped and restarted.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use crate::real::{free_port, romanad};
 use crate::support::until;
 
-/// Longest that anything is waited for.
+/// Timeout of every wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Three places for replicas. Everything is killed when this is dropped.
+/// Three slots for replicas. All processes are killed when this is dropped.
 pub(crate) struct Three {
     pub(crate) dir: TempDir,
     ports: Vec<(u16, u16)>,
@@ -83,7 +83,7 @@ impl Three {
         }
     }
 
-    /// Waits until a replica has ended by itself; what it said.
+    /// Waits until a replica has exited with an error, and returns its log.
     pub(crate) fn ended(&mut self, at: usize) -> String {
         let status = self.children[at].take().unwrap().wait().unwrap();
         assert!(!status.success());

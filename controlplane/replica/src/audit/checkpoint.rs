@@ -1,8 +1,8 @@
-//! Checkpoints: the whole state as of some revisions, so that the state at any other is a short replay.
+//! Checkpoints: the whole state at some revisions, so that the state at any other revision is a short replay.
 //!
-//! Each is a [`StateFile`]. They are taken at the same revisions on all replicas: after the first entry at or behind each multiple
-//! of a number of records that only the state decides. They can be made again from the history, so a
-//! file that is not whole is set aside and never used, and the oldest and closest ones make room.
+//! Each is a [`StateFile`]. All replicas take them at the same revisions: after the first entry at or after each
+//! multiple of an interval that depends only on the state. A checkpoint can be rebuilt from the history, so a damaged
+//! file is set aside and never used. When space is short, the oldest and most closely spaced ones are removed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,18 +22,18 @@ use crate::retention::{CheckpointId, Checkpoints};
 
 const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
 const SUFFIX: &str = "ckpt";
-/// Space that checkpoints may take, bytes, if that is more than half of the history's.
+/// Minimum space budget of checkpoints in bytes; half of the history's size if that is larger.
 const BYTES_MIN: u64 = 256 << 20;
-/// The newest ones are never thinned.
+/// This many of the newest checkpoints are never thinned.
 const NEWEST: usize = 4;
 
-/// Why a checkpoint is not there.
+/// Why a checkpoint is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The disk.
+    /// A file operation failed.
     #[error("{}", .path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// The file is not whole.
+    /// The file is damaged.
     #[error("{} is no whole checkpoint: {why}", .path.display())]
     Damaged { path: PathBuf, why: String },
 }
@@ -47,14 +47,14 @@ impl From<StateFileError> for CheckpointError {
     }
 }
 
-/// The checkpoints of one replica. Clones are handles of the same.
+/// The checkpoints of one replica. Clones are handles to the same store.
 #[derive(Clone)]
 pub struct Keeper(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
     history: History,
-    /// A checkpoint is due each time so many records have passed, or as many as there are addresses.
+    /// Minimum interval between checkpoints, in records; larger states use a longer one.
     every: u64,
     kept: Mutex<BTreeMap<Revision, Kept>>,
     offered: SyncSender<State>,
@@ -64,7 +64,7 @@ struct Inner {
 struct Kept {
     standing: CheckpointId,
     bytes: u64,
-    /// It was signed: it stays.
+    /// Referenced by a signed checkpoint: never thinned.
     held: bool,
 }
 
@@ -74,8 +74,8 @@ fn is_due(before: Revision, after: Revision, live: u64, every: u64) -> bool {
     after.get() / each > before.get() / each
 }
 
-/// The one to give up: between the closest neighbours, neither held nor one of the newest, nor the first,
-/// on which everything after it rests.
+/// The checkpoint to remove: the one between the closest neighbours. Held ones, the newest ones, and the first one
+/// (on which all later ones depend) stay.
 fn to_thin(kept: &BTreeMap<Revision, Kept>) -> Option<Revision> {
     let all: Vec<(Revision, bool)> = kept.iter().map(|(at, kept)| (*at, kept.held)).collect();
     let old = all.len().saturating_sub(NEWEST);
@@ -85,7 +85,7 @@ fn to_thin(kept: &BTreeMap<Revision, Kept>) -> Option<Revision> {
 }
 
 impl Keeper {
-    /// Opens the checkpoints in `dir`, which is made if it is missing, and starts the thread that writes
+    /// Opens the checkpoints in `dir`, creates it if it is missing, and starts the thread that writes
     /// them. `every`: see [`super::Audit::start`].
     ///
     /// # Errors
@@ -121,13 +121,13 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Whether a checkpoint is due after an entry, before which the state was at `before`.
+    /// Whether a checkpoint is due after an entry that was applied to the state at `before`.
     #[must_use]
     pub fn is_due(&self, before: Revision, state: &State) -> bool {
         is_due(before, state.revision(), state.ipam().address_count() as u64, self.0.every)
     }
 
-    /// Has a state written, unless one is being written. Does not block.
+    /// Offers a state to the writer thread; dropped if the thread is busy. Does not block.
     pub fn offer(&self, state: State) {
         if let Err(TrySendError::Full(state)) = self.0.offered.try_send(state) {
             let revision = state.revision();
@@ -142,13 +142,13 @@ impl Keeper {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the checkpoint at a revision is, if there is one.
+    /// The id of the checkpoint at a revision, if it exists.
     #[must_use]
     pub fn standing(&self, revision: Revision) -> Option<CheckpointId> {
         self.kept().get(&revision).map(|kept| kept.standing)
     }
 
-    /// What the newest checkpoint is.
+    /// The id of the newest checkpoint.
     #[must_use]
     pub fn newest(&self) -> Option<CheckpointId> {
         self.kept().values().next_back().map(|kept| kept.standing)
@@ -158,7 +158,7 @@ impl Keeper {
         self.0.dir.join(format!("{revision:020}.{SUFFIX}"))
     }
 
-    /// The state of the newest whole checkpoint at or before a revision. Blocks.
+    /// The state of the newest intact checkpoint at or before a revision. Blocks.
     #[must_use]
     pub fn before(&self, revision: Revision) -> Option<State> {
         loop {
@@ -173,7 +173,7 @@ impl Keeper {
         }
     }
 
-    /// Reads one, checking everything. Blocks.
+    /// Reads and verifies a checkpoint. Blocks.
     ///
     /// # Errors
     /// [`CheckpointError`].
@@ -187,7 +187,7 @@ impl Keeper {
         Ok(state)
     }
 
-    /// Writes a checkpoint, durably, and makes room. Blocks.
+    /// Writes a checkpoint durably and thins older ones. Blocks.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
@@ -205,7 +205,7 @@ impl Keeper {
         Ok(standing)
     }
 
-    /// Removes what the history no longer reaches, and what is too much.
+    /// Removes checkpoints that the history no longer reaches, and those beyond the space budget.
     fn thin(&self) {
         let (start, _) = self.0.history.start();
         let most = BYTES_MIN.max(self.0.history.bytes() / 2);
@@ -251,7 +251,7 @@ fn standing(state: &State) -> CheckpointId {
     CheckpointId { revision, digest, state_digest: state.state_digest() }
 }
 
-/// Opens a file and checks its head, and that it has the name of what is in it.
+/// Opens a file, and checks its head and that its name matches its contents.
 fn open(path: &Path) -> Result<StateFile<CheckpointId>, CheckpointError> {
     let file = StateFile::<CheckpointId>::open(&FORM, path)?;
     let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
@@ -278,7 +278,7 @@ fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
         if keeper.kept().contains_key(&state.revision()) {
             continue;
         }
-        // The history must reach a checkpoint before it is relied on.
+        // The history must be durable up to a checkpoint before the checkpoint is relied on.
         let started = std::time::Instant::now();
         let written = keeper.0.history.sync().map_err(|error| error.to_string());
         match written.and_then(|()| keeper.write(&state).map_err(|error| error.to_string())) {

@@ -1,13 +1,12 @@
-//! The index of the closed segments: the one file that knows sled.
+//! The index of the closed segments. This is the only file that uses sled.
 //!
 //! ```text
-//!   key (16) · first revision of the segment (8, big-endian)  →  revisions of the segment, as distances
-//!   "mark"                                                    →  up to where, of which history
+//!   key (16) · first revision of the segment (8, big-endian)  →  revisions in the segment, delta-encoded
+//!   "mark"                                                    →  how far the index reaches, and of which history
 //! ```
-//! sled 0.34 may not open after a crash, may panic, and its `flush` is no barrier
-//!. So nothing here is the truth: every failure, a panic included, is an
-//! [`IndexError`], at which the caller throws the index away and builds it again. It is asked to flush
-//! once per segment and its files are fsynced afterwards; it has no flusher thread of its own.
+//! sled 0.34 may fail to open after a crash, may panic, and its `flush` is no write barrier. So the index is never
+//! authoritative: every failure, including a panic, is an [`IndexError`], at which the caller discards the index and
+//! rebuilds it. It is flushed once per segment, and its files are fsynced afterwards; it has no flusher thread.
 
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use super::keys::{KEY_BYTES, Key};
 
 const MARK: &[u8] = b"mark";
-/// Changes with the form of what is stored: another one is built anew.
+/// Format of the stored data: an index with another format is rebuilt.
 const FORMAT: u16 = 1;
-/// Memory for sled's pages, bytes.
+/// Page cache of sled, in bytes.
 const CACHE_BYTES: u64 = 32 << 20;
 
 /// The index cannot be used.
@@ -39,15 +38,15 @@ pub(super) enum IndexError {
     Damaged(&'static str),
 }
 
-/// Up to where the index goes.
+/// How far the index reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     format: u16,
-    /// First revision that it knows.
+    /// First indexed revision.
     pub(super) first: Revision,
-    /// Last revision that it knows.
+    /// Last indexed revision.
     pub(super) last: Revision,
-    /// Digest of the history there.
+    /// Digest of the history at `last`.
     pub(super) digest: Digest,
 }
 
@@ -57,14 +56,14 @@ impl Mark {
     }
 }
 
-/// The index. Clones are handles of the same.
+/// The index. Clones are handles to the same index.
 #[derive(Clone)]
 pub(super) struct Index {
     db: Arc<Guarded>,
     dir: PathBuf,
 }
 
-/// The database. sled writes when the last handle goes, and panics if it cannot.
+/// The database. sled writes when the last handle is dropped, and panics if it cannot.
 struct Guarded(Option<sled::Db>);
 
 impl Drop for Guarded {
@@ -79,7 +78,7 @@ impl Drop for Guarded {
     }
 }
 
-/// Runs something of sled's, which may panic.
+/// Runs a sled operation that may panic.
 fn guarded<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -89,7 +88,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexEr
 }
 
 impl Index {
-    /// Opens the index in `dir`, or makes an empty one. Returns how far it goes.
+    /// Opens the index in `dir`, or creates an empty one. Returns how far it reaches.
     pub(super) fn open(dir: &Path) -> Result<(Self, Option<Mark>), IndexError> {
         guarded(|| {
             let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES);
@@ -105,8 +104,7 @@ impl Index {
         })
     }
 
-    /// Adds what a segment holds, and says how far the index goes now. `postings` are in order of
-    /// their keys. Durable on return.
+    /// Adds the postings of a segment and moves the mark. `postings` are sorted by key. Durable on return.
     pub(super) fn add<'a>(
         &self,
         first: Revision,
@@ -114,9 +112,9 @@ impl Index {
         mark: Mark,
     ) -> Result<(), IndexError> {
         guarded(|| {
-            // One by one: sled frees what an update replaces after a number of calls, not of updates, and
-            // a batch is one call. Ten million records in batches took 24 GB. Until the mark is there,
-            // what is added will be added again.
+            // One by one: sled frees replaced pages after a number of calls, not of updates, and a batch is one call.
+            // Ten million records in batches took 24 GB. If this is interrupted, the mark is missing and everything
+            // is added again.
             for (key, offsets) in postings {
                 self.db()?.insert(entry_key(key, first), encode(offsets))?;
             }
@@ -126,7 +124,7 @@ impl Index {
         })
     }
 
-    /// Revisions at which a key occurs, from `from` on, before `before`, in order.
+    /// Revisions at which a key occurs, at or after `from` and before `before`, in order.
     pub(super) fn find(
         &self,
         key: &Key,
@@ -135,7 +133,7 @@ impl Index {
     ) -> Result<Vec<Revision>, IndexError> {
         guarded(|| {
             let mut found = Vec::new();
-            // The segment that `from` lies in begins before it.
+            // The segment that contains `from` may start before it.
             let db = self.db()?;
             let start = db.get_lt(entry_key(key, from.next()))?;
             let start = start.map(|(entry, _)| entry).filter(|entry| entry.starts_with(key));
@@ -157,7 +155,7 @@ impl Index {
         self.db.0.as_ref().ok_or(IndexError::Damaged("it is closed"))
     }
 
-    /// Bytes on the disk.
+    /// Size on disk, in bytes.
     pub(super) fn size(&self) -> u64 {
         guarded(|| Ok(self.db()?.size_on_disk()?)).unwrap_or(0)
     }
@@ -171,7 +169,7 @@ fn entry_key(key: &Key, first: Revision) -> [u8; KEY_BYTES + 8] {
     entry
 }
 
-/// Rising offsets as distances, which are mostly one or two bytes.
+/// Delta-encodes ascending offsets; most deltas take one or two bytes.
 fn encode(offsets: &[u32]) -> Vec<u8> {
     let mut last = 0;
     let distances = offsets.iter().map(|offset| {

@@ -1,4 +1,4 @@
-//! The thread that keeps the index: opens it or builds it again, and follows the history.
+//! The indexer thread: opens or rebuilds the index, and follows the history.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use super::index::{Index, IndexError, Mark};
 use super::tail::Tail;
 use super::{Shared, View};
 
-/// Records read at a time.
+/// Records per read.
 const RECORDS_MAX: usize = 2048;
 const RECORD_BYTES_MAX: usize = 1 << 20;
-/// How often the history is looked at when nobody asks.
+/// How often the history is polled without queries.
 const IDLE: Duration = Duration::from_millis(100);
-/// Pause before an index that failed is built again, or a history that cannot be read is tried again.
+/// Pause before a failed index is rebuilt, or an unreadable history is read again.
 const RETRY: Duration = Duration::from_secs(1);
-/// The lowest priority: what commits goes before, and a question waits for the rest.
+/// The lowest priority: commits go first, and queries wait for the index.
 pub(super) const NICE: i32 = 19;
 
-/// Why indexing begins anew.
+/// Why indexing starts over.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error(transparent)]
@@ -38,7 +38,7 @@ enum Trouble {
 }
 
 impl Shared {
-    /// Indexes until it is told to stop.
+    /// Indexes until it is stopped.
     pub(super) fn run(&self) {
         if let Err(error) = rustix::process::nice(NICE) {
             tracing::debug!(%error, "cannot lower the priority of the indexer");
@@ -89,14 +89,14 @@ impl Shared {
         Ok(())
     }
 
-    /// The next records, which must continue what was indexed.
+    /// The next records, which must continue the indexed ones.
     fn read(&self, next: Revision, digest: Digest) -> Result<Vec<Record>, Trouble> {
         if self.history.last().0.next() < next {
             return Err(Trouble::OtherHistory(next.minus(1)));
         }
         let read = |most| self.history.read(next, most, RECORD_BYTES_MAX);
         let records = match read(RECORDS_MAX) {
-            // Up to the damage all is whole: the rest of this segment, if that is not where it is.
+            // Everything before the damage is intact: index the rest of this segment, unless the damage is in it.
             Err(HistoryError::Damaged { .. }) => {
                 let end = self.history.segment_after(next).unwrap_or_else(|| next.next());
                 read(usize::try_from(end.since(next)).unwrap_or(RECORDS_MAX).min(RECORDS_MAX))
@@ -119,7 +119,7 @@ impl Shared {
         Ok(records)
     }
 
-    /// The history cannot be read: whoever waits for the index is told so.
+    /// Records that the history cannot be read, so that queries waiting for the index fail.
     fn get_stuck(&self, error: HistoryError) {
         let told = error.to_string();
         self.stuck.send_if_modified(|stuck| {
@@ -133,7 +133,7 @@ impl Shared {
         });
     }
 
-    /// Adds records to the tail, and a tail that is long enough to the index where a segment ends.
+    /// Adds records to the tail; at the end of a segment, moves a tail that is large enough to the index.
     fn take(&self, index: &Index, first: Revision, records: &[Record]) -> Result<(), Trouble> {
         let mut records = records;
         while let Some(head) = records.first() {
@@ -158,7 +158,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Moves the tail to the disk. Questions find it in one place or the other at any moment.
+    /// Moves the tail to the index on disk. Queries find its contents in one of the two at any moment.
     fn close(&self, index: &Index, first: Revision) -> Result<(), Trouble> {
         let mark = {
             let view = self.view();
@@ -171,7 +171,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What was purged stays in the index, unless it is most of it.
+    /// Purged revisions stay in the index until they are the larger part of it; then it is rebuilt.
     fn check_purged(&self, first: Revision, next: Revision) -> Result<(), Trouble> {
         let (purged, _) = self.history.start();
         let gone = purged.since(first);
@@ -179,7 +179,7 @@ impl Shared {
         if mostly { Err(Trouble::MostlyPurged) } else { Ok(()) }
     }
 
-    /// Opens the newest index there is, if it fits the history; else a new one.
+    /// Opens the newest index if it matches the history; else creates a new one.
     fn open(&self) -> Result<(Index, Option<Mark>), Trouble> {
         self.make_room();
         fs::create_dir_all(&self.dir).map_err(IndexError::from)?;
@@ -201,7 +201,7 @@ impl Shared {
         Ok((Index::open(&path)?.0, None))
     }
 
-    /// Takes away what stands in the place of the directory and is none: what was in it can be built again.
+    /// Moves aside a file that is in the place of the directory; the index can be rebuilt.
     fn make_room(&self) {
         if fs::symlink_metadata(&self.dir).is_ok() && !self.dir.is_dir() {
             let aside = self.dir.with_extension("aside");
@@ -230,7 +230,7 @@ impl Shared {
         record.is_some_and(|r| (r.revision, r.digest) == (mark.last, mark.digest))
     }
 
-    /// Removes all indexes but one.
+    /// Removes all indexes except one.
     fn discard(&self, keep: Option<&Path>) {
         for (_, path) in generations(&self.dir) {
             if Some(path.as_path()) != keep
@@ -242,7 +242,7 @@ impl Shared {
     }
 }
 
-/// Indexes in a directory, by number. There is one, but for a moment.
+/// Index directories by number. There is normally one, and briefly two.
 fn generations(dir: &Path) -> Vec<(u64, PathBuf)> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let numbered = |path: PathBuf| {

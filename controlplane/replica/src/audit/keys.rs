@@ -1,5 +1,5 @@
-//! What a record is found by: short digests of what it concerns, of its kind and of who asked. Two
-//! things with the same key would cost a look at a record that is then not wanted, no more.
+//! Keys of a record: short digests of its subjects, its kind and its actor. A collision only costs the read of a
+//! record that the filter then rejects.
 
 use romana_statemachine::audit::{Filter, Kind, Subject};
 use romana_statemachine::{Digest, Record};
@@ -10,7 +10,6 @@ use ipnet::IpNet;
 /// Length of a key, bytes.
 pub(super) const KEY_BYTES: usize = 16;
 
-/// A key.
 pub(super) type Key = [u8; KEY_BYTES];
 
 fn key(tag: u8, text: &[u8]) -> Key {
@@ -54,8 +53,8 @@ pub(super) fn of_record(record: &Record, mut tell: impl FnMut(Key)) {
     tell(key(b'a', record.actor.as_str().as_bytes()));
 }
 
-/// Keys such that every record that a filter wants has one of them: those of its narrowest part.
-/// `None`: any record may be wanted.
+/// Keys such that every record that matches a filter has one of them; derived from its most selective part.
+/// `None`: any record may match.
 pub(super) fn of_filter(filter: &Filter) -> Option<Vec<Key>> {
     let Filter { kind, ip, name, host, tenant, actor } = filter;
     if let Some(name) = name {
@@ -79,7 +78,7 @@ pub(super) fn of_filter(filter: &Filter) -> Option<Vec<Key>> {
     })
 }
 
-/// An address, and every range around it.
+/// An address and all ranges that contain it.
 fn around(ip: IpAddr) -> Vec<Key> {
     let all = IpNet::from(ip);
     let ranges = (0..=all.max_prefix_len()).filter_map(|length| IpNet::new(ip, length).ok());

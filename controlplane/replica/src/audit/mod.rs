@@ -1,6 +1,6 @@
 //! # Audit
 //!
-//! Questions to the history: who had an address, what happened to a thing, what the state was.
+//! Queries on the history: who held an address, what happened to an object, what the state was.
 //!
 //! ```text
 //!   history ──► indexer (a thread) ──► tail (open segment, in memory)
@@ -9,17 +9,17 @@
 //! ```
 //!
 //! ## Laws
-//! 1. The history is the truth. The index says where to look in it; what is answered was read there.
-//! 2. An index that fails in any way, or that is of another history, is thrown away and built again;
-//!    questions that need it are refused meanwhile, and nothing else is affected. What is indexed stays so
-//!    when the history cannot be read on; questions beyond that say why.
-//! 3. Applying waits for nothing here. An index that is behind is waited for by the question.
+//! 1. The history is authoritative. The index only says where to look; answers are read from the history.
+//! 2. An index that fails in any way, or belongs to another history, is discarded and rebuilt. Until then queries
+//!    that need it are refused; nothing else is affected. If the history becomes unreadable, the indexed part
+//!    stays usable, and queries beyond it report why.
+//! 3. Applying entries never waits for the audit. A query waits for an index that lags behind.
 //!
-//! An index entry costs a record nothing on the way of a commit: the indexer reads the history after the
-//! fact, with low priority, and writes each segment at once when it is closed, so that sled sees one
-//! entry per thing and segment instead of one per record and thing.
+//! Indexing costs a commit nothing: the indexer reads the history afterwards, with low priority, and writes each
+//! segment in one go when it is closed, so that sled gets one entry per subject and segment instead of one per
+//! record and subject.
 //!
-//! Time needs no index: entry times never go back, so the history is searched by halving.
+//! Time needs no index: entry times never decrease, so a binary search of the history is enough.
 //!
 //! Reading order: `keys`, `tail`, `index`, `indexer`, `query`; `checkpoint`, `past`.
 
@@ -50,11 +50,11 @@ pub use query::{AuditError, Page, lasting};
 use index::Index;
 use tail::Tail;
 
-/// Keys in the tail, some 30 MB of them. The more at once, the fewer updates of each page in the index on
-/// disk, which cost most.
+/// Keys in the tail, about 30 MB. The larger the tail, the fewer updates of each page of the index on disk, and these
+/// updates dominate the cost.
 const TAIL_KEYS: usize = 256 << 10;
 
-/// The audit of one replica. Clones are handles of the same.
+/// The audit of one replica. Clones are handles to the same audit.
 #[derive(Clone)]
 pub struct Audit(Arc<Handle>);
 
@@ -64,26 +64,26 @@ struct Handle {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What questions and the indexer have in common.
+/// State shared by queries and the indexer.
 struct Shared {
     history: History,
     dir: PathBuf,
-    /// A tail with so many keys goes to the disk when its segment ends.
+    /// A tail with this many keys moves to the disk when its segment ends.
     tail_keys: usize,
     view: RwLock<View>,
-    /// Last revision that is indexed.
+    /// Last indexed revision.
     reached: watch::Sender<Revision>,
     rebuilds: AtomicU64,
-    /// Why the history cannot be read on, while it cannot.
+    /// Why the history cannot be read, while it cannot.
     stuck: watch::Sender<Option<Arc<HistoryError>>>,
     stop: AtomicBool,
 }
 
-/// What questions look at.
+/// What queries read.
 struct View {
-    /// `None` while it is built again from the start.
+    /// `None` while it is rebuilt from the start.
     index: Option<Index>,
-    /// What comes after the index.
+    /// Records after the index.
     tail: Tail,
 }
 
@@ -103,17 +103,17 @@ impl Shared {
 
 impl Audit {
     /// Starts indexing a history and keeping checkpoints, in `index/` and `checkpoints/` of a replica's
-    /// data directory. A checkpoint is due each `every` records, or as many as there are live addresses
-    /// when those are more: the work for it stays in proportion.
+    /// data directory. A checkpoint is due every `every` records, or every n records where n is the number of live
+    /// addresses if that is larger: the cost stays proportional.
     ///
     /// # Errors
-    /// A thread cannot be started, or a directory not be made. (Bad files are no error: they are set
-    /// aside, or built again.)
+    /// A thread cannot be started, or a directory cannot be created. (Damaged files are no error: they are set
+    /// aside or rebuilt.)
     pub fn start(history: History, data_dir: &Path, every: u64) -> std::io::Result<Self> {
         Self::with_tail(history, data_dir, every, TAIL_KEYS)
     }
 
-    /// The same, with another length of the tail.
+    /// The same, with another tail size.
     fn with_tail(
         history: History,
         data_dir: &Path,
@@ -139,32 +139,32 @@ impl Audit {
         Ok(Self(Arc::new(Handle { shared, keeper, thread: Mutex::new(thread) })))
     }
 
-    /// How many records the index is behind the history.
+    /// How many records the index lags behind the history.
     #[must_use]
     pub fn lag(&self) -> u64 {
         let reached = *self.0.shared.reached.borrow();
         self.0.shared.history.last().0.since(reached)
     }
 
-    /// How often the index was thrown away and built again since the start.
+    /// How often the index was discarded and rebuilt since the start.
     #[must_use]
     pub fn rebuilds(&self) -> u64 {
         self.0.shared.rebuilds.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the index on the disk.
+    /// Size of the index on disk, in bytes.
     #[must_use]
     pub fn index_bytes(&self) -> u64 {
         self.0.shared.view().index.as_ref().map_or(0, Index::size)
     }
 
-    /// Returns when everything up to a revision is indexed, or cannot be as the history cannot be read. May wait for
-    /// ever: give it a deadline.
+    /// Waits until everything up to a revision is indexed, or cannot be because the history is unreadable. May wait
+    /// forever: use a deadline.
     pub async fn reached(&self, revision: Revision) {
         let mut reached = self.0.shared.reached.subscribe();
         let mut stuck = self.0.shared.stuck.subscribe();
         self.0.wake();
-        // The senders live as long as self: waiting cannot fail.
+        // The senders live as long as self, so the waits cannot fail.
         tokio::select! {
             _ = reached.wait_for(|reached| *reached >= revision) => {}
             _ = stuck.wait_for(Option::is_some) => {}

@@ -1,4 +1,4 @@
-//! The state as it was, and the proof that the history leads to the state that is.
+//! Past states, and the proof that the history leads to the current state.
 
 use std::time::Instant;
 
@@ -14,37 +14,37 @@ use crate::retention::Checkpoints;
 const CHUNK_RECORDS: usize = 4096;
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Why the past cannot be told.
+/// Why a past state is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum PastError {
-    /// It is before what is kept.
+    /// It is older than the kept history.
     #[error("revision {wanted} is no longer kept: the oldest state is that of revision {oldest}")]
     Gone {
         wanted: Revision,
-        /// The oldest revision whose state can be told.
+        /// The oldest revision whose state is available.
         oldest: Revision,
     },
     /// The history cannot be read.
     #[error("the history cannot be read")]
     History(#[from] HistoryError),
-    /// The history does not lead on from a state.
+    /// The history does not continue from a state.
     #[error("the history is broken")]
     Broken(#[from] FollowError),
-    /// A checkpoint is not what the history leads to.
+    /// A checkpoint differs from what the history leads to.
     #[error("the checkpoint of revision {revision} is not what the history leads to")]
     OtherCheckpoint { revision: Revision },
     /// A checkpoint is damaged.
     #[error("a checkpoint is damaged")]
     Checkpoint(#[from] CheckpointError),
-    /// The state in memory is not what the history leads to.
+    /// The state in memory differs from what the history leads to.
     #[error("the state in memory is not what the history leads to at revision {revision}")]
     OtherState { revision: Revision },
-    /// Nobody waits for it any more.
+    /// The caller has gone.
     #[error("nobody waits for it")]
     Cancelled,
 }
 
-/// The state from which the history leads to a revision: a checkpoint, or the beginning.
+/// The state from which the history is replayed to a revision: a checkpoint, or the empty state.
 fn base(keeper: &Keeper, history: &History, revision: Revision) -> Result<State, PastError> {
     if let Some(state) = keeper.before(revision) {
         return Ok(state);
@@ -57,7 +57,7 @@ fn base(keeper: &Keeper, history: &History, revision: Revision) -> Result<State,
     Ok(State::new())
 }
 
-/// The state at a revision, by replay. Blocks.
+/// Computes the state at a revision by replay. Blocks.
 pub(super) fn replay(
     keeper: &Keeper,
     history: &History,
@@ -69,7 +69,7 @@ pub(super) fn replay(
     Ok(state)
 }
 
-/// Follows a history up to a revision; `look` sees the state after every record.
+/// Replays a history up to a revision; `look` sees the state after every record.
 fn follow(
     state: &mut State,
     history: &History,
@@ -94,18 +94,16 @@ fn follow(
     Ok(())
 }
 
-/// The first record of an export, and the state before it: the beginning, or the first checkpoint from
-/// `from` on that is not before it.
+/// The first record of an export, and the state before it: the empty state, or that of the first checkpoint at or
+/// after `from`.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// Revision of the first record.
     pub first: Revision,
-    /// The state before it.
     pub state: State,
 }
 
 impl Audit {
-    /// Where an export may begin: at `from`, or as early as can be when that is not given. Blocks.
+    /// Where an export may begin: at `from`, or as early as possible without it. Blocks.
     ///
     /// # Errors
     /// [`PastError`].
@@ -124,13 +122,13 @@ impl Audit {
         Ok(Base { first: before.next(), state: self.state_at(before, cancel)? })
     }
 
-    /// The checkpoints.
+    /// The checkpoint store.
     #[must_use]
     pub fn checkpoints(&self) -> &Keeper {
         &self.0.keeper
     }
 
-    /// The state at a revision that the history has reached. Blocks, for the length of a replay.
+    /// The state at a revision that the history has reached. Blocks for the duration of a replay.
     ///
     /// # Errors
     /// [`PastError`].
@@ -138,12 +136,12 @@ impl Audit {
         replay(self.checkpoints(), &self.0.shared.history, revision, cancel)
     }
 
-    /// Reads the whole history up to a state and folds it: every digest of the chain, every checkpoint
-    /// on the way and the state itself must be what it leads to. The digests that are told are those at
-    /// `at`, which the state has reached. Blocks, for long.
+    /// Reads and folds the whole history up to a state: every digest of the chain, every checkpoint on the way and
+    /// the state itself must match. Returns the digests at `at`, which the state must have reached. Blocks for a long
+    /// time.
     ///
     /// # Errors
-    /// [`PastError`]: what is wrong.
+    /// [`PastError`]: the first mismatch.
     pub fn prove(&self, live: &State, at: Revision, cancel: &Cancel) -> Result<Proof, PastError> {
         let started = Instant::now();
         let (keeper, history) = (self.checkpoints(), &self.0.shared.history);
@@ -154,7 +152,7 @@ impl Audit {
         expected.retain(|at| *at <= revision && *at >= start);
         let mut state = State::new();
         if start > 0 {
-            // What is before the first checkpoint is a chain of digests, and no more.
+            // Before the first checkpoint only the chain of digests can be checked.
             let first = expected.first().copied();
             let first = first.ok_or(PastError::Gone { wanted: start, oldest: revision })?;
             state = keeper.read(first)?;

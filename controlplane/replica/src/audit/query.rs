@@ -1,4 +1,4 @@
-//! Questions. All of them block on the disk.
+//! Audit queries. All of them block on the disk.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,41 +11,41 @@ use super::Audit;
 use super::keys::{self, Key};
 use crate::Cancel;
 
-/// Records looked at for one page of a log that has no narrow filter.
+/// Records read for one page of a log without a selective filter.
 const SCAN_RECORDS_MAX: usize = 200_000;
 const CHUNK_RECORDS: usize = 1024;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Why a question is not answered.
+/// Why a query cannot be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// The index is being built.
+    /// The index is being rebuilt.
     #[error("the index is being built: it has reached revision {reached}")]
     Rebuilding {
-        /// Up to where it goes.
+        /// How far it reaches.
         reached: Revision,
     },
-    /// The history cannot be read, or no longer reaches back so far.
+    /// The history cannot be read, or no longer reaches back that far.
     #[error("the history cannot be read")]
     History(#[from] HistoryError),
-    /// What the question needs is not indexed, as the history cannot be read.
+    /// The query needs records that cannot be indexed, because the history cannot be read.
     #[error("the history cannot be read")]
     Stuck(#[source] Arc<HistoryError>),
-    /// Nobody waits for the answer any more.
+    /// The caller has gone.
     #[error("nobody waits for the answer")]
     Cancelled,
 }
 
-/// A part of a long answer.
+/// One page of a long answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// Where the next page begins; `None`: this is the last one.
+    /// Start of the next page; `None` on the last one.
     pub next: Option<Revision>,
 }
 
 impl Audit {
-    /// The holders of an address up to a revision, oldest first; `after`: those that began after it.
+    /// Tenures of an address up to a revision, oldest first; only those that began after `after`.
     ///
     /// # Errors
     /// [`AuditError`].
@@ -60,7 +60,7 @@ impl Audit {
         let (mut records, mut begun, mut more) = (Vec::new(), 0, false);
         for revision in revisions {
             let record = self.record(revision)?;
-            // The page before ended with the tenure that this record began.
+            // The previous page ended with the tenure that this record began.
             if revision == after {
                 records.push(record);
                 continue;
@@ -95,7 +95,7 @@ impl Audit {
         let mut records = Vec::new();
         for revision in before.iter().rev() {
             let record = self.record(*revision)?;
-            // One record may end a tenure and begin the next.
+            // A record may end one tenure and begin the next.
             if Tenure::begun(&record).is_some() {
                 records.push(record);
                 break;
@@ -115,8 +115,8 @@ impl Audit {
         Ok(tenures(ip, &records).into_iter().find(|tenure| tenure.held_at(at)))
     }
 
-    /// Records that a filter wants, from `from` on and not after `upto`, oldest first. A page may have
-    /// fewer than `limit`, even none, and go on.
+    /// Records that match a filter, from `from` to `upto`, oldest first. A page may have fewer than `limit` records,
+    /// even none, and still have a successor.
     ///
     /// # Errors
     /// [`AuditError`].
@@ -192,8 +192,8 @@ impl Audit {
         Ok(Page { items, next: (next <= upto).then_some(next) })
     }
 
-    /// The last revision whose time is not after `at`; 0 when all are. Times never go back, so this
-    /// halves.
+    /// The last revision whose time is not after `at`; 0 when all are. Times never decrease, so this is a binary
+    /// search.
     ///
     /// # Errors
     /// [`AuditError::History`].
@@ -207,7 +207,7 @@ impl Audit {
         Ok(low.minus(1))
     }
 
-    /// Where the history begins; `None`: nothing has happened yet.
+    /// Where the history begins; `None` while it is empty.
     ///
     /// # Errors
     /// [`AuditError`].
@@ -221,7 +221,7 @@ impl Audit {
         Ok(Some(Moment { revision, at }))
     }
 
-    /// Revisions with one of some keys, from `from` on and not after `upto`, in order.
+    /// Revisions that have one of some keys, from `from` to `upto`, in order.
     fn revisions(
         &self,
         keys: &[Key],
@@ -265,7 +265,7 @@ impl Audit {
     }
 }
 
-/// The tenure of a live address whose beginning is no longer kept.
+/// The tenure of a live address whose first record is no longer kept.
 #[must_use]
 pub fn lasting(state: &State, ip: IpAddr) -> Option<Tenure> {
     let live = state.ipam().by_ip(ip)?;

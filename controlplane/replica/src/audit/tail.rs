@@ -1,4 +1,4 @@
-//! The index of what is not in the index on disk yet: the open segment, and those before it that wait.
+//! The in-memory part of the index: the open segment, and closed ones not yet written to disk.
 
 use std::collections::HashMap;
 
@@ -11,18 +11,18 @@ use super::keys::{self, Key};
 pub(super) struct Tail {
     pub(super) first: Revision,
     pub(super) last: Revision,
-    /// Digest of the history there.
+    /// Digest of the history at the last record.
     pub(super) digest: Digest,
     postings: HashMap<Key, Vec<u32>>,
 }
 
 impl Tail {
-    /// Begins after a record.
+    /// An empty tail that starts after a record.
     pub(super) fn after(revision: Revision, digest: Digest) -> Self {
         Self { first: revision.next(), last: revision, digest, postings: HashMap::new() }
     }
 
-    /// How many keys it has.
+    /// Number of keys.
     pub(super) fn keys(&self) -> usize {
         self.postings.len()
     }

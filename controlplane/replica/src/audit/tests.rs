@@ -1,5 +1,5 @@
-//! The index against the history itself: whatever happens to the index, answers are those that a walk
-//! through the records gives.
+//! Compares the index with the history: whatever happens to the index, its answers equal those of a scan of
+//! all records.
 
 use std::fs;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::Cancel;
 
-/// Records in which few addresses change hands often.
+/// Records in which few addresses change owners often.
 fn records(count: usize, seed: u64) -> Vec<Record> {
     let mut state = State::new();
     let mut all = Vec::new();
@@ -72,7 +72,7 @@ impl World {
         self.dir.path().join("index")
     }
 
-    /// A segment is closed at the end of an append.
+    /// Appends records and closes the segment.
     fn append(&self, records: &[Record]) {
         records.chunks(20).for_each(|some| self.history.append(some).unwrap());
     }
@@ -88,7 +88,7 @@ async fn settled(audit: &Audit, revision: Revision) {
     timeout(Duration::from_secs(30), audit.reached(revision)).await.expect("indexed in time");
 }
 
-/// Asks about everything, and compares with the records.
+/// Runs all kinds of queries, and compares the answers with the records.
 fn check(audit: &Audit, records: &[Record]) {
     let upto = records.last().unwrap().revision;
     for last in 0..40u8 {
@@ -147,7 +147,7 @@ async fn answers_are_those_of_the_records() {
     check(&audit, &records);
     assert_eq!(audit.rebuilds(), 0);
     audit.stop();
-    // Opened again it goes on where it was.
+    // After a reopen it continues where it was.
     drop(audit);
     let audit = world.audit().await;
     check(&audit, &records);
@@ -187,7 +187,7 @@ async fn a_purged_history_answers_for_what_it_has() {
     }
     let oldest = world.history.purge_before(Revision(800)).unwrap();
     assert!(oldest > 600);
-    // Most of it is gone: the index is made small again.
+    // Most of it is purged: the index is rebuilt smaller.
     while audit.rebuilds() == 0 {
         tokio::task::yield_now().await;
     }
@@ -207,7 +207,7 @@ fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
-/// What may happen to a file.
+/// Kinds of damage to a file.
 #[derive(Clone, Debug)]
 enum Damage {
     Flip(usize, u8),
@@ -242,7 +242,7 @@ fn inflict(path: &Path, damage: &Damage) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever is wrong with its files, the index answers rightly or is built again.
+    /// Whatever is wrong with its files, the index answers correctly or is rebuilt.
     #[test]
     fn a_damaged_index_is_never_wrong(which in any::<usize>(), damage in damage()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -254,7 +254,7 @@ proptest! {
             let files = files(&world.index_dir());
             inflict(&files[which % files.len()], &damage);
             let audit = world.audit().await;
-            // A question may be what finds the damage.
+            // The query itself may find the damage.
             loop {
                 let ip = IpAddr::from([10, 0, 0, 1]);
                 let mut rebuilding = false;
@@ -274,8 +274,8 @@ proptest! {
     }
 }
 
-/// What cannot be read on is said, at once and each time, and not called an index that is being built; what is
-/// indexed is answered.
+/// An unreadable history is reported as such, at once and every time, and not as an index that is being rebuilt;
+/// queries on the indexed part are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_history_is_no_index_that_is_built() {
     let world = World::new();
@@ -283,7 +283,7 @@ async fn a_damaged_history_is_no_index_that_is_built() {
     world.append(&records[..200]);
     let World { dir, history } = world;
     drop(history);
-    // The one segment that is in the middle, whole in its head and its end: its damage shows when it is read.
+    // The single middle segment, with intact header and footer: its damage shows only when it is read.
     let mut segments: Vec<_> = fs::read_dir(dir.path().join("history"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -309,6 +309,6 @@ async fn a_damaged_history_is_no_index_that_is_built() {
     }
     let damage = history.damage().unwrap();
     assert!(damage.contains(&hurt.file_name().unwrap().to_string_lossy().into_owned()), "{damage}");
-    // Up to there all is answered, while it is tried again.
+    // The indexed part is answered while the indexer retries.
     assert!(audit.who(ip, Revision(5), Revision(0), usize::MAX).is_ok());
 }

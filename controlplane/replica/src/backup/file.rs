@@ -1,4 +1,4 @@
-//! Backups as files: reading with every check, writing durably.
+//! Backup files: verified reading, durable writing.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -9,23 +9,18 @@ use romana_statemachine::backup::{BackupError, Check, Checked, End, Part, Reader
 
 use super::take::{Take, TakeError};
 
-/// Bytes read at once.
+/// Bytes per read.
 const READ_BYTES: usize = 256 << 10;
-/// Bytes in which the end of a backup is looked for.
+/// Bytes searched for the end of a backup.
 const TAIL_BYTES: u64 = 128;
 
 /// Why a backup file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The operating system refused something.
+    /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        /// Its answer.
-        source: io::Error,
-    },
-    /// The file is no backup, or a damaged one.
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// The file is not a backup, or is damaged.
     #[error("{} cannot be used", path.display())]
     Backup { path: PathBuf, source: BackupError },
     /// The backup cannot be taken.
@@ -41,10 +36,10 @@ impl FileError {
     }
 }
 
-/// Reads a backup file to its end, checks all of it, and gives its parts to `take`. Blocks.
+/// Reads a backup file to its end, verifies all of it, and passes its parts to `take`. Blocks.
 ///
 /// # Errors
-/// [`FileError`], or what `take` says.
+/// [`FileError`], or the error of `take`.
 pub fn read<E: From<FileError>>(
     path: &Path,
     mut take: impl FnMut(&Part) -> Result<(), E>,
@@ -68,7 +63,7 @@ pub fn read<E: From<FileError>>(
     Ok(check.finish().map_err(unusable)?)
 }
 
-/// The end of a backup file, without reading the rest; `None` if it has none.
+/// The end of a backup file, without reading the rest; `None` if it is missing.
 ///
 /// # Errors
 /// [`FileError::Io`].
@@ -82,11 +77,11 @@ pub fn end(path: &Path) -> Result<Option<End>, FileError> {
     Ok(end_of(&tail, length))
 }
 
-/// Writes a backup beside `path`, durably, and gives it that name; a file of that name is refused.
+/// Writes a backup to a temporary file beside `path`, durably, and renames it; refuses to replace a file.
 /// Blocks.
 ///
 /// # Errors
-/// [`FileError`]; nothing is left then.
+/// [`FileError`]; no file is left then.
 pub fn write(path: &Path, mut take: Take) -> Result<(), FileError> {
     if path.exists() {
         let source = io::Error::from(io::ErrorKind::AlreadyExists);
@@ -99,7 +94,7 @@ pub fn write(path: &Path, mut take: Take) -> Result<(), FileError> {
     file.finish().map_err(FileError::io("finish", path))
 }
 
-/// Makes names in the directory of `path` durable.
+/// Syncs the directory of `path`.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
     let synced = whole::sync_dir(&Machine, whole::parent(path));
     synced.map_err(|Failed { action, path, source }| FileError::Io { action, path, source })

@@ -1,21 +1,21 @@
 //! # Backup, restore, recovery
 //!
-//! The format is `romana_statemachine::backup`; here is where its bytes come from and go to.
+//! The format is defined in `romana_statemachine::backup`; this module is about sources and destinations.
 //!
 //! ```text
 //!   running replica ── state (a copy, O(1)) + history ──► take ──► GET /v1/backup
-//!   directory of a dead one ── salvage ─────────────────► take ──► recover: romanad recover --out FILE
+//!   directory of a dead one ── offline ─────────────────► take ──► recover: romanad recover --out FILE
 //!   FILE ──► romanad --restore FILE ──────────────────┐
 //!   POST /v1/restore ──► romanad --await-restore ─────┴─► restore ──► an empty data directory, filled
 //! ```
 //!
 //! ## Laws
-//! 1. A backup is the state at one revision and the history up to that revision, from one replica,
-//!    while everything goes on.
-//! 2. A restore makes a new cluster: another id, a `Restored` event, and nothing fresh is allocated
-//!    until every host has said what runs there, or an operator says to go on.
-//! 3. A directory that holds anything is never restored into. One that was filled half way does not
-//!    start.
+//! 1. A backup is the state at one revision and the history up to that revision, taken from one running
+//!    replica.
+//! 2. A restore creates a new cluster: it has a new id and a `Restored` event, and allocates no fresh addresses
+//!    until every host has reported what runs there, or an operator lifts the hold.
+//! 3. A restore never writes into a directory that holds anything else. A directory that was filled only partly
+//!    does not start.
 //! 4. Recovery reads the directory of a survivor and changes nothing in it.
 
 pub mod file;

@@ -1,9 +1,9 @@
-//! Reading the data directory of a replica that is down, for good: everything that it has, applied,
-//! whether it was ever acknowledged or not.
+//! Reads the data directory of a replica that is down permanently: all of its entries, applied, whether they were
+//! acknowledged or not.
 //!
-//! The directory is locked and only read. What is opened is a copy of its log and of the open end of
-//! its history, beside links to the rest, so that the code that opens a replica's files, and puts
-//! them in order while it does, is the same as at a start.
+//! The directory is locked and only read. The log and the open end of the history are copied, and the other files are
+//! linked, into a scratch directory. So the code that opens a replica's files, and repairs them while it does, is the
+//! same as at a start.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,30 +21,29 @@ use tempfile::TempDir;
 use crate::identity::{Identity, IdentityError};
 use crate::raft::stored;
 
-/// Bytes of entries read at once.
+/// Bytes of entries per read.
 const READ_BYTES: usize = 4 << 20;
-/// Records read at once.
+/// Records per read.
 const RECORDS_MAX: usize = 8192;
 
-/// What a survivor has.
+/// What was read from a survivor.
 pub struct Salvage {
-    /// Its data directory.
     pub dir: PathBuf,
     pub id: u64,
     pub cluster: String,
-    /// The founders of that cluster.
+    /// The founding members of its cluster.
     pub initial_cluster: std::collections::BTreeMap<u64, String>,
-    /// The state after all its entries.
+    /// The state after all of its entries.
     pub state: State,
-    /// The history up to that state. Its files go with this value.
+    /// The history up to that state. Its files are removed when this value is dropped.
     pub history: History,
-    /// Its last entry, by term and index: of several survivors, the one with the highest has most.
+    /// Its last entry, by term and index: of several survivors, the highest has the most data.
     pub last: (Term, Index),
     pub voted: Term,
-    /// Index up to which entries were certainly agreed on.
+    /// Index up to which entries are certainly committed.
     pub agreed: Index,
     pub agreed_revision: Revision,
-    /// Entries after that: they may never have been acknowledged.
+    /// Number of entries after that: they may never have been acknowledged.
     pub unsure: u64,
     scratch: TempDir,
 }
@@ -52,33 +51,28 @@ pub struct Salvage {
 /// Why a survivor cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SalvageError {
-    /// The directory says nothing about whose it is.
+    /// The directory has no identity.
     #[error("{} is no data directory of a replica: it has no identity.json", dir.display())]
     Nobody { dir: PathBuf },
-    /// There is something in it that is no file.
+    /// It contains something that is not a regular file.
     #[error(transparent)]
     Special(#[from] owner::Unfit),
-    /// It says something that does not parse.
+    /// Its identity does not parse.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// A process has it.
+    /// A process is using it.
     #[error("{} is in use: stop the replica first", dir.display())]
     InUse { dir: PathBuf },
-    /// The operating system refused something.
+    /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        /// Its answer.
-        source: io::Error,
-    },
-    /// The log does not open, or not to its end.
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// The log cannot be opened, or not be read to its end.
     #[error("the log of {} cannot be read", dir.display())]
     Wal { dir: PathBuf, source: WalError },
-    /// The history does not open, or contradicts the log.
+    /// The history cannot be opened, or contradicts the log.
     #[error("the history of {} cannot be used", dir.display())]
     History { dir: PathBuf, source: HistoryError },
-    /// Snapshot, history and log do not fit together.
+    /// Snapshot, history and log do not match.
     #[error("the data in {} does not fit together: {why}", dir.display())]
     Unfit { dir: PathBuf, why: String },
 }
@@ -91,15 +85,15 @@ impl std::fmt::Debug for Salvage {
 }
 
 impl Salvage {
-    /// Reads everything in `dir`. Scratch files are made in `scratch`: as large as the log, which is a
-    /// few hundred megabytes at most. Blocks.
+    /// Reads everything in `dir`. Temporary files are created in `scratch`: as large as the log, a few hundred
+    /// megabytes at most. Blocks.
     ///
     /// # Errors
     /// [`SalvageError`].
     pub fn read(dir: &Path, scratch: &Path) -> Result<Self, SalvageError> {
         let identity =
             Identity::load(dir)?.ok_or_else(|| SalvageError::Nobody { dir: dir.into() })?;
-        // A name that is missing is not made here.
+        // Do not create a missing nonce here: the directory is only read.
         let identity = if dir.join("nonce").exists() { identity.named(dir)? } else { identity };
         let owner = identity.owner();
         let Identity { cluster_id, id, initial_cluster, .. } = identity;
@@ -132,7 +126,7 @@ impl Salvage {
         })
     }
 
-    /// Time of the last entry that changed or tried to change anything.
+    /// Time of the last entry that changed or tried to change the state.
     #[must_use]
     pub fn at(&self) -> Millis {
         self.state.at()
@@ -144,14 +138,14 @@ impl Salvage {
         self.state.digest()
     }
 
-    /// Where the copies are.
+    /// Directory of the copies.
     #[must_use]
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
 }
 
-/// What the copies hold.
+/// What was loaded from the copies.
 struct Loaded {
     state: State,
     history: History,
@@ -161,7 +155,7 @@ struct Loaded {
     agreed: (Index, Revision),
 }
 
-/// A survivor's directory and the copies of it.
+/// A survivor's directory and its copies.
 struct Survivor<'a> {
     dir: &'a Path,
     at: &'a Path,
@@ -187,7 +181,7 @@ impl Survivor<'_> {
         Ok(Loaded { state, history, log, last, voted, agreed })
     }
 
-    /// What was agreed on for sure: only such entries are in a snapshot or in the history.
+    /// What is certainly committed: only committed entries are in a snapshot or in the history.
     fn agreed(
         &self,
         history: &History,
@@ -238,7 +232,7 @@ impl Survivor<'_> {
                 last = (term, Index(index));
                 let Some(commands) = commands else { continue };
                 let (_, records) = state.apply(Position { term, index: Index(index) }, &commands);
-                // What the history has already must be the same.
+                // Records that the history already has must be equal.
                 history.append(&records).map_err(|error| self.history(error))?;
             }
         }
@@ -246,8 +240,8 @@ impl Survivor<'_> {
         Ok((state, last))
     }
 
-    /// An entry can be agreed on, and in the history, before it is in the log here: with the log lost
-    /// in a power cut, the history may go on.
+    /// Applies records that are only in the history: an entry can be committed, and in the history, before the local
+    /// log has it durably. If a power cut took the end of the log, the history may reach further.
     fn follow(
         &self,
         history: &History,
@@ -290,12 +284,12 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Salvag
     move |source| SalvageError::Io { action, path, source }
 }
 
-/// Makes sure that no replica runs on the directory, now or while it is read.
+/// Ensures that no replica uses the directory, now or while it is read.
 fn lock(dir: &Path) -> Result<Option<File>, SalvageError> {
     let path = dir.join("wal").join("LOCK");
     let file = match OpenOptions::new().read(true).open(&path) {
         Ok(file) => file,
-        // Never started.
+        // Never started: there is no lock file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("open", &path)(error)),
     };
@@ -306,7 +300,7 @@ fn lock(dir: &Path) -> Result<Option<File>, SalvageError> {
     }
 }
 
-/// Makes `to`, with a copy of each file of `from` for which `copied` holds, and a link to each other.
+/// Creates `to` with a copy of each file of `from` for which `copied` holds, and links to the others.
 fn copy_all(from: &Path, to: &Path, copied: impl Fn(&Path) -> bool) -> Result<(), SalvageError> {
     fs::create_dir(to).map_err(failed("make", to))?;
     let from = match fs::canonicalize(from) {

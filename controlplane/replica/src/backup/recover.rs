@@ -1,4 +1,4 @@
-//! `romanad recover`: a backup from what a majority that is lost for good has left behind.
+//! `romanad recover`: creates a backup from the survivors of a cluster that lost its majority permanently.
 
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,19 @@ use super::file::{self, FileError};
 use super::offline::{Salvage, SalvageError};
 use super::take::{Take, TakeError, origin};
 
-/// Why there is no backup.
+/// Why no backup was written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// No survivor can be read.
     #[error("no survivor can be read")]
     Salvage(#[from] SalvageError),
-    /// The survivors are of different clusters.
+    /// The survivors belong to different clusters.
     #[error("{} and {} are of different clusters: {ours} and {theirs}", .dirs.0.display(), .dirs.1.display())]
     Mixed {
-        /// Two directories.
         dirs: (PathBuf, PathBuf),
-        /// Cluster of the first.
+        /// Cluster of the first directory.
         ours: String,
-        /// Cluster of the second.
+        /// Cluster of the second directory.
         theirs: String,
     },
     /// The backup cannot be taken.
@@ -35,8 +34,8 @@ pub enum RecoverError {
     File(#[from] FileError),
 }
 
-/// Reads the data directories of survivors that are stopped, writes the backup of the one that has most to `out`,
-/// which must not exist, and says what that means. Blocks.
+/// Reads the data directories of stopped survivors, writes a backup of the one with the most data to `out`, which
+/// must not exist, and returns a summary for the operator. Blocks.
 ///
 /// # Errors
 /// [`RecoverError`].
@@ -70,7 +69,7 @@ pub fn recover(data_dirs: &[PathBuf], out: &Path) -> Result<String, RecoverError
     let count = found.len();
     let best = found.into_iter().max_by_key(|salvage| salvage.last);
     let Some(best) = best else {
-        // There is one directory at least: without a survivor there is a failure.
+        // There is at least one directory: without a survivor there is a failure.
         let dir = data_dirs.first().cloned().unwrap_or_default();
         return Err(failure.unwrap_or(SalvageError::Nobody { dir }).into());
     };
@@ -96,7 +95,7 @@ fn summary(salvage: &Salvage) -> String {
     )
 }
 
-/// What the operator must know before going on.
+/// The summary for the operator.
 fn outcome(best: &Salvage, survivors: usize, out: &Path) -> String {
     let Salvage { id, state, last, agreed, agreed_revision, unsure, voted, .. } = best;
     let members = best.initial_cluster.len().max(state.members().count());

@@ -1,15 +1,15 @@
-//! Filling an empty data directory from a backup: one replica of a new cluster.
+//! Restore: fills an empty data directory from a backup, for one replica of a new cluster.
 //!
 //! ```text
 //!   marker ─► history (records, Restored) ─► snapshot at entry 1 ─► log, purged up to 1
 //!                                                        ─► identity.json ─► no marker
 //! ```
-//! All replicas that are given the same file and founders begin alike: same state, same history, same
-//! cluster id. Raft sees a log whose first entry is gone and a snapshot that has it, so that there
-//! is nothing to found, and whoever joins later is brought up by the snapshot.
+//! All replicas that are given the same file and founders start identically: same state, same history, same
+//! cluster id. Raft sees a log whose first entry was purged and a snapshot that includes it. So the cluster needs no
+//! founding, and a replica that joins later gets the snapshot.
 //!
-//! The identity comes last: a directory without one, but with the marker, was not filled to the end.
-//! It does not start, and the next restore begins it anew.
+//! The identity is written last: a directory with the marker but without an identity was filled only partly. It does
+//! not start, and the next restore starts over.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -28,18 +28,18 @@ use crate::identity::{Identity, IdentityError, RESTORING};
 use crate::raft::seed;
 use crate::raft::{ReplicaConfig, SeedError};
 
-/// What a restore makes in a data directory, and what an upload leaves there.
+/// Files that a restore creates in a data directory, and that an upload leaves there.
 const OURS: [&str; 5] = ["wal", "history", "snapshots", "identity.json.tmp", UPLOAD];
-/// Where a backup that is sent to a replica is kept until it is restored.
+/// File in which an uploaded backup is kept until it is restored.
 pub const UPLOAD: &str = "restore.upload";
 
-/// Why nothing was restored.
+/// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The directory belongs to somebody else.
+    /// The directory belongs to another replica or cluster.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The file cannot be used.
+    /// The backup file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
     /// The directory holds a replica that was not restored from this backup.
@@ -49,42 +49,28 @@ pub enum RestoreError {
         dir.display(),
         how(restored.as_ref())
     )]
-    Taken {
-        /// The data directory.
-        dir: PathBuf,
-        id: u64,
-        cluster: String,
-        restored: Option<Digest>,
-    },
-    /// The directory holds something.
+    Taken { dir: PathBuf, id: u64, cluster: String, restored: Option<Digest> },
+    /// The directory is not empty.
     #[error(
         "{} is not empty ({name} is in it): a backup is restored into an empty directory", dir.display()
     )]
     NotEmpty {
-        /// The data directory.
         dir: PathBuf,
-        /// One of the things in it.
+        /// One of its entries.
         name: String,
     },
-    /// Another process does the same.
+    /// Another process is restoring into it.
     #[error("{} is being restored by another process", dir.display())]
-    Locked {
-        /// The data directory.
-        dir: PathBuf,
-    },
+    Locked { dir: PathBuf },
     /// The history cannot be written.
     #[error("the history cannot be written")]
     History(#[from] HistoryError),
     /// The log cannot be written.
     #[error("the log cannot be written")]
     Wal(#[from] WalError),
-    /// Something else.
+    /// Another file operation failed.
     #[error("cannot {what}")]
-    Io {
-        what: String,
-        /// The answer.
-        source: io::Error,
-    },
+    Io { what: String, source: io::Error },
 }
 
 impl From<SeedError> for RestoreError {
@@ -106,10 +92,10 @@ fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> RestoreError {
     move |source| RestoreError::Io { what, source }
 }
 
-/// Whether a data directory is somebody's already.
+/// Whether a data directory already belongs to a replica.
 ///
 /// # Errors
-/// [`IdentityError`]: that cannot be found out.
+/// [`IdentityError`]: this cannot be determined.
 pub fn is_claimed(dir: &Path) -> Result<bool, IdentityError> {
     Identity::load(dir).map(|identity| identity.is_some())
 }
@@ -118,7 +104,7 @@ pub fn is_claimed(dir: &Path) -> Result<bool, IdentityError> {
 /// earlier, and there is nothing to do. Blocks.
 ///
 /// # Errors
-/// [`RestoreError`]. What was begun is removed, if that can be.
+/// [`RestoreError`]. Partial results are removed if possible.
 pub fn restore(config: &ReplicaConfig, file: &Path) -> Result<Option<Restoration>, RestoreError> {
     let dir = &config.data_dir;
     let own = Identity::new(config.id, config.initial_cluster.clone(), &config.cluster_token);
@@ -138,11 +124,11 @@ pub fn restore(config: &ReplicaConfig, file: &Path) -> Result<Option<Restoration
     filled.map(Some)
 }
 
-/// Whether a directory that has data got it from this file.
+/// Whether a directory with data was restored from this file.
 fn already(own: Identity, stored: Identity, dir: &Path, file: &Path) -> Result<(), RestoreError> {
     let given = match file::end(file) {
         Ok(end) => end.map(|end| end.digest),
-        // Once restored, the file may be gone.
+        // The file may be gone after the restore.
         Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             stored.restored
         }
@@ -158,14 +144,14 @@ fn already(own: Identity, stored: Identity, dir: &Path, file: &Path) -> Result<(
     }
 }
 
-/// The file that says that a directory is being filled. Locked while it is.
+/// The marker file of a directory that is being filled. Locked during the restore.
 struct Marker {
     dir: PathBuf,
     file: File,
 }
 
 impl Marker {
-    /// Makes the marker in a directory that is empty, or empties one in which a restore was interrupted.
+    /// Creates the marker in an empty directory, or clears a directory in which a restore was interrupted.
     fn take(dir: &Path, source: &Path) -> Result<Self, RestoreError> {
         let path = dir.join(RESTORING);
         let begun = path.exists();
@@ -192,7 +178,7 @@ impl Marker {
         Ok(marker)
     }
 
-    /// Removes what a restore makes, bar the file that is restored.
+    /// Removes the files that a restore creates, except the backup itself.
     fn empty(&self, source: &Path) -> Result<(), RestoreError> {
         for name in OURS {
             let path = self.dir.join(name);
@@ -211,7 +197,7 @@ impl Marker {
         Ok(())
     }
 
-    /// After a failure: leaves the directory as it was, or the marker where that fails.
+    /// After a failure: restores the directory to its previous contents; the marker stays if that fails.
     fn withdraw(self) {
         let emptied = self.empty(&self.dir.join(UPLOAD)).and_then(|()| self.remove());
         if let Err(error) = emptied {
@@ -227,7 +213,7 @@ impl Marker {
     }
 }
 
-/// Fills a directory that is empty.
+/// Fills an empty directory.
 fn fill(config: &ReplicaConfig, own: Identity, file: &Path) -> Result<Restoration, RestoreError> {
     let dir = &config.data_dir;
     let options = HistoryOptions { segment_bytes: config.tuning.history_segment_bytes };
@@ -270,7 +256,7 @@ fn fill(config: &ReplicaConfig, own: Identity, file: &Path) -> Result<Restoratio
     })
 }
 
-/// The state in which the new cluster begins must be as sound as the one in the backup.
+/// Checks that the initial state of the new cluster is as consistent as the one in the backup.
 fn check_restored(state: &State, file: &Path) -> Result<(), RestoreError> {
     state.validate().map_err(|what| {
         let why = format!("after the restore: {}", what.join("; "));

@@ -1,4 +1,4 @@
-//! Taking a backup: its bytes, piece by piece, as fast as whoever reads them.
+//! Takes a backup: a stream of bytes, produced at the pace of the reader.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use romana_statemachine::backup::{BackupError, Header, Origin, STATE_PIECE_BYTES
 use romana_statemachine::{Millis, Revision, State};
 use romana_storage::history::{History, HistoryError};
 
-/// Records in one piece, at most, and bytes of them.
+/// Maximum records and bytes per batch.
 const BATCH_RECORDS_MAX: usize = 8192;
 const BATCH_BYTES_MAX: usize = 512 << 10;
 
@@ -16,22 +16,19 @@ pub enum TakeError {
     /// The history cannot be read.
     #[error("the history cannot be read")]
     History(#[from] HistoryError),
-    /// State and history do not fit together.
+    /// State and history do not match.
     #[error(transparent)]
     Backup(#[from] BackupError),
-    /// The history ends before the state.
+    /// The history ends before the revision of the state.
     #[error("the history ends before revision {revision}")]
-    Behind {
-        /// Revision of the state.
-        revision: Revision,
-    },
+    Behind { revision: Revision },
 }
 
-/// A backup that is being written. Holds the bytes of the state, and no more than one batch of records.
+/// A backup in progress. Holds the encoded state and at most one batch of records.
 pub struct Take {
     header: Header,
     state: Vec<u8>,
-    /// State that was written, bytes.
+    /// Bytes of the state already written.
     written: usize,
     history: History,
     next: Revision,
@@ -40,8 +37,8 @@ pub struct Take {
 }
 
 impl Take {
-    /// Begins a backup of `state`, which the history must reach; without `records`, of the state
-    /// alone. Takes about a second per million addresses.
+    /// Begins a backup of `state`, which the history must reach; without `records`, a backup of the state
+    /// only. Takes about a second per million addresses.
     ///
     /// # Errors
     /// [`TakeError::Behind`].
@@ -68,7 +65,7 @@ impl Take {
         Ok(Self { header, state: bytes, written: 0, history, next: from.0, first, writer })
     }
 
-    /// What it is of.
+    /// The header of this backup.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
@@ -77,7 +74,7 @@ impl Take {
     /// The next bytes; `None` after the last. Blocks on the disk.
     ///
     /// # Errors
-    /// [`TakeError`]; what was given out is then no backup.
+    /// [`TakeError`]; the bytes returned so far are then not a valid backup.
     pub fn piece(&mut self) -> Result<Option<Vec<u8>>, TakeError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
@@ -107,14 +104,14 @@ impl Take {
     }
 }
 
-/// The clock, for headers.
+/// Wall-clock time, for headers.
 #[must_use]
 pub fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Where a backup is taken.
+/// Origin of a backup, for headers.
 #[must_use]
 pub fn origin(cluster: String, replica: u64, recovered: bool) -> Origin {
     let program = env!("CARGO_PKG_VERSION").into();

@@ -1,4 +1,4 @@
-//! Backups of running replicas, restored into new clusters; and what a dead replica left behind.
+//! Backups of running replicas, restored into new clusters; and recovery from the files of a dead replica.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     replica.reads().linearize(soon()).await.unwrap();
     assert_eq!(addresses(&replica.state()), addresses(&before));
     replica.state().validate().unwrap();
-    // The history goes on where the backup ends.
+    // The history continues where the backup ends.
     assert_eq!(replica.history().begin().0, 1);
     let records = replica.history().read(said.revision, 1, 1 << 20).unwrap();
     assert!(matches!(&records[0].event, Event::Restored(event) if event.source == source));
@@ -51,7 +51,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
 
     let fresh = say(replica, allocate("fresh", None)).await.unwrap().result;
     assert!(matches!(fresh, Err(Refusal::AllocationHeld { waiting: 1, .. })), "{fresh:?}");
-    // What the host says that it runs is taken up, by its address.
+    // What the host reports as running is adopted, with its address.
     let ip = "10.0.0.77".parse().unwrap();
     done(replica, allocate("runs", Some(ip))).await;
     done(replica, Command::ResumeAllocation(ResumeAllocation {})).await;
@@ -60,7 +60,7 @@ async fn a_backup_begins_a_new_cluster_that_holds_its_breath() {
     assert_eq!(new.on(leader).state().ipam().address_count(), 22);
     assert_eq!(new.on(leader).history().verify().unwrap().0, new.on(leader).state().revision());
 
-    // Nothing in the log before the snapshot; and a restart is as any other.
+    // The log has nothing before the snapshot, and a restart works normally.
     let purged = new.on(leader).wal().read(0, 2, 1 << 20);
     assert!(
         matches!(purged, Err(romana_storage::wal::WalError::Purged { first: 2 })),
@@ -92,7 +92,7 @@ async fn a_backup_without_history_is_enough() {
     assert_eq!(new.on(1).state().revision(), said[0].revision);
     done(new.on(1), Command::ResumeAllocation(ResumeAllocation {})).await;
     done(new.on(1), allocate("fresh", None)).await;
-    // A backup of it, again.
+    // Back up the restored cluster again.
     let again = new.dir.path().join("again");
     let state = backup(new.on(1), &again, true);
     let checked = file::read::<FileError>(&again, |_| Ok(())).unwrap();
@@ -157,7 +157,7 @@ async fn an_interrupted_restore_is_done_again() {
     old.end().await;
     let mut new = Cluster::new(1).await;
     restore(&new.config(1), &path).unwrap().unwrap();
-    // As if it had been killed just before the end.
+    // As if the process had been killed just before the end.
     fs::remove_file(new.data(1).join("identity.json")).unwrap();
     fs::write(new.data(1).join("restoring"), "").unwrap();
     let error = new.try_start(new.config(1)).await.err().unwrap();

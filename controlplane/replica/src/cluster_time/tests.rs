@@ -1,4 +1,4 @@
-//! Goldens of the agreement, and laws of both.
+//! Golden values of the agreement, and the laws of agreement and log time.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const HOUR: Micros = 3_600 * SECOND;
 
-/// A clock that is so far ahead, known within `width`.
+/// A clock that is ahead by `ahead`, known within `width`.
 fn clock(ahead: Micros, width: Micros) -> Interval {
     Interval { low: ahead - width, high: ahead + width }
 }
@@ -34,9 +34,9 @@ fn a_majority_agrees_and_liars_do_not_count() {
     assert_eq!(agreed(&[0, 2 * MILLI, -400 * 24 * HOUR]), "-8..10 ms within 10 ms");
     assert_eq!(agreed(&[0, HOUR, MILLI, -HOUR, 2 * MILLI]), "-8..10 ms within 10 ms");
     assert_eq!(agreed(&[0, HOUR, MILLI, HOUR, 2 * MILLI]), "-8..10 ms within 10 ms");
-    // The two that are closest agree; the third is not far enough to be a liar, and does not count.
+    // The closest two agree; the third is not far enough off to be wrong, and has no influence.
     assert_eq!(agreed(&[0, 100 * MILLI, 700 * MILLI]), "20..80 ms within 80 ms");
-    // Far apart, all three in a row: anything between is possible.
+    // Equally far apart: any time between the first and the last is possible.
     assert_eq!(agreed(&[0, SECOND, 2 * SECOND]), "360..1640 ms within 640 ms");
 }
 
@@ -59,10 +59,10 @@ fn without_a_majority_there_is_no_agreement() {
 
 #[test]
 fn what_is_known_badly_narrows_nothing() {
-    // A slow link: the reading holds for both others, which agree with each other.
+    // A slow link: the wide reading is compatible with both others, which agree with each other.
     let clocks = [clock(0, 0), clock(MILLI, 0), clock(0, 400 * MILLI)];
     assert_eq!(shown(&clocks, 3), "-10..11 ms within 10 ms");
-    // It holds for either of two that do not: between them, all is possible.
+    // It is compatible with either of two that disagree: any time between them is possible.
     let clocks = [clock(-100 * MILLI, 0), clock(100 * MILLI, 0), clock(0, 400 * MILLI)];
     assert_eq!(shown(&clocks, 3), "-110..110 ms within 10 ms");
 }
@@ -102,20 +102,20 @@ fn agreement(ahead: Micros) -> Option<Agreement> {
     Some(Agreement { offset: clock(ahead, 10 * MILLI), tolerance: 10 * MILLI })
 }
 
-/// A log clock that agrees with everybody at the beginning, and goes on.
+/// A log clock that starts in agreement with all clocks, and advances.
 #[test]
 fn the_leader_s_wall_clock_moves_nothing() {
     let mut log = LogClock::new(0);
     assert_eq!(log.correct(agreement(HOUR), 0), 0, "nothing was known before");
     let begun = log.read(0);
     assert_eq!(begun, Millis(3_600_000 - 10));
-    // No majority: on by the monotonic clock.
+    // No majority: continue by the monotonic clock.
     log.correct(None, SECOND);
     assert_eq!(log.read(2 * SECOND), begun.plus(2_000));
-    // All of a sudden a majority says that it is an hour later: log time gains a sixteenth.
+    // Suddenly a majority says that it is an hour later: log time gains a sixteenth.
     log.correct(agreement(2 * HOUR), 2 * SECOND);
     assert_eq!(log.read(18 * SECOND), begun.plus(2_000 + 17_000));
-    // It is back: log time loses what it gained, and never goes back.
+    // The majority returns: log time loses what it gained, and never goes back.
     log.correct(agreement(HOUR), 18 * SECOND);
     let ahead = 1_000 - 20;
     assert_eq!(log.read(18 * SECOND + 100 * MILLI), begun.plus(19_000 + 50));
@@ -125,7 +125,7 @@ fn the_leader_s_wall_clock_moves_nothing() {
 
 #[test]
 fn a_log_that_is_far_ahead_goes_on_at_half_the_pace() {
-    // An entry of 400 days from now, as an older release could leave it.
+    // An entry 400 days in the future, as an older release could have written it.
     let year = Millis(1_767_225_600_000);
     let poison = year.plus(400 * 24 * 3_600_000);
     let mut log = LogClock::new(0);
@@ -150,7 +150,7 @@ fn a_replica_that_was_down_steps_forward_once() {
     assert_eq!(log.correct(agreement(offset + week), 8 * SECOND), 0, "once");
 }
 
-/// Followers hear of an entry a moment after it was stamped: that moment is not added to its time.
+/// Followers receive an entry shortly after it was stamped: that delay is not added to its time.
 #[test]
 fn an_entry_is_as_late_as_it_says() {
     let mut log = LogClock::new(0);
@@ -168,21 +168,21 @@ fn alone_a_new_log_begins_with_the_earliest_clock() {
     let mut log = LogClock::new(0);
     log.begin_alone(&clocks, 0);
     assert_eq!(log.read(0), Millis(7_200_000));
-    // The first agreement still counts as such.
+    // The first agreement still counts as the first.
     assert_eq!(log.correct(agreement(3 * HOUR), 0), HOUR - 10 * MILLI);
-    // A log that has a time goes on from that.
+    // A log with a timestamp continues from it.
     let mut log = LogClock::new(0);
     log.raise(Millis(5_000), 0);
     log.begin_alone(&clocks, 0);
     assert_eq!(log.read(0), Millis(5_000));
-    // Nothing at all is known.
+    // Nothing is known at all.
     let mut log = LogClock::new(0);
     log.begin_alone(&[], 9 * MILLI);
     assert_eq!(log.read(10 * MILLI), Millis(10));
 }
 
-/// How wrong a right clock is at most, how wide a reading is at most, and clocks: the first of them, a
-/// majority, are right.
+/// Maximum error of a correct clock, maximum width of a reading, and clocks: the first of them, a
+/// majority, are correct.
 fn cluster() -> impl Strategy<Value = (Micros, Micros, Vec<Interval>)> {
     let delta = prop_oneof![Just(0), 0..5 * MILLI, 0..2 * SECOND, 0..5 * SECOND];
     let width = prop_oneof![Just(0), 0..MILLI, 0..SECOND];
@@ -205,7 +205,7 @@ fn cluster() -> impl Strategy<Value = (Micros, Micros, Vec<Interval>)> {
 }
 
 proptest! {
-    /// Law 1: one liar among three, two among five, three among seven; some of them silent.
+    /// Law 1: one wrong clock among three, two among five, three among seven; some of them silent.
     #[test]
     fn the_true_time_is_near_the_agreement((delta, width, clocks) in cluster()) {
         let agreed = agree(&clocks, clocks.len()).expect("a majority is right");
@@ -220,7 +220,7 @@ proptest! {
         }
     }
 
-    /// Law 1 without knowing who is right: every point of an agreement is near a majority's clocks.
+    /// Law 1 without knowing which clocks are correct: every point of an agreement is near a majority's clocks.
     #[test]
     fn an_agreement_is_always_of_a_majority(
         clocks in prop::collection::vec((-30 * SECOND..30 * SECOND, 0..SECOND), 0..8),
@@ -268,14 +268,14 @@ proptest! {
     }
 }
 
-/// A wall clock that jumps and drifts, beside a monotonic one that drifts a little.
+/// A wall clock that jumps and drifts, and a monotonic clock that drifts slightly.
 #[derive(Clone, Copy, Debug)]
 struct Machine {
-    /// Of the wall clock.
+    /// Offset of the wall clock.
     ahead: Micros,
-    /// Of the wall clock: gained each second.
+    /// Drift of the wall clock per second.
     drift: Micros,
-    /// Of the monotonic clock: gained each second.
+    /// Drift of the monotonic clock per second.
     mono_drift: Micros,
     mono_start: Micros,
 }
@@ -290,12 +290,12 @@ impl Machine {
     }
 }
 
-/// When the run begins.
+/// Start time of a run.
 const BEGIN: Micros = 1_767_225_600 * SECOND;
-/// A right clock is no further off.
+/// Maximum error of a correct clock.
 const RIGHT: Micros = 50 * MILLI;
 
-/// What happens in a run: after so many milliseconds a liar's clock does this, and this one leads.
+/// A step of a run: after this many milliseconds the wrong clock changes like this, and this replica leads.
 type Turn = (u16, usize, Micros, Micros, usize);
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
@@ -305,8 +305,8 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 }
 
 proptest! {
-    /// Of three or five replicas, a minority's clocks jump, drift and lie, and leadership moves: log time stays
-    /// within a bound of the true time, and never goes back.
+    /// Of three or five replicas, a minority's clocks jump and drift, and leadership moves: log time stays within a
+    /// bound of the true time, and never goes back.
     #[test]
     fn log_time_stays_near_the_true_time(
         liars in 1_usize..=2,
@@ -333,7 +333,7 @@ proptest! {
                     log.raise(last, own.mono(time));
                     log.correct(agree(&clocks, replicas), own.mono(time));
                 }
-                // An entry now, and one before clocks are compared again.
+                // An entry now, and one before the next comparison of the clocks.
                 for later in [0, 400 * MILLI] {
                     let (leader, time) = (leader % replicas, time + later);
                     let at = logs[leader].read(machines[leader].mono(time));
@@ -345,7 +345,7 @@ proptest! {
                 }
             }
             let liar = &mut machines[liar % liars];
-            // The jump is seen from now on only.
+            // The jump is visible only from now on.
             (liar.ahead, liar.drift) = (ahead - time / SECOND * drift, drift);
         }
     }

@@ -1,4 +1,4 @@
-//! A follower: a place in the feed, and how it goes on from there.
+//! A follower: a cursor in the feed, and how it advances.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use super::ring::{self, Item};
 use super::{BOOKMARK_INTERVAL, Feed, FeedError, Filter, Form, Slot, lock};
 
-/// Bytes that a piece of ordinary records has, about.
+/// Approximate size of a piece of ordinary records, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
-/// Records that one look into the ring returns, at most.
+/// Maximum records per look into the ring.
 const CHUNK_RECORDS_MAX: usize = 128;
-/// Records and bytes that one read of the history returns, at most.
+/// Maximum records and bytes per read of the history.
 const HISTORY_RECORDS_MAX: usize = 128;
 const HISTORY_BYTES_MAX: usize = 32 << 10;
 
-/// One follower's place in the feed.
+/// One follower's position in the feed.
 pub struct Follower {
     feed: Feed,
     id: u64,
@@ -40,7 +40,7 @@ impl Drop for Follower {
 }
 
 impl Follower {
-    /// One that was added under this number.
+    /// The follower registered under this number.
     pub(super) fn new(
         feed: Feed,
         (id, slot): (u64, Arc<Slot>),
@@ -52,7 +52,7 @@ impl Follower {
         Self { feed, id, slot, cursor, filter, form, bookmark_at, greeted: false, ended: false }
     }
 
-    /// The next bytes for the follower; waits for them. `None` when the feed was closed.
+    /// Waits for the next bytes of the follower. `None` when the feed was closed.
     ///
     /// # Errors
     /// [`FeedError`]; the stream should end then.
@@ -71,7 +71,7 @@ impl Follower {
                 }
                 ring::Look::Items { items, upto } => {
                     if let [only] = &*items {
-                        // Shared with the other followers.
+                        // The encoded bytes are shared with other followers.
                         let bytes = only.bytes(self.form).map_err(FeedError::Json)?;
                         self.advance(upto);
                         return Ok(Some(bytes));
@@ -94,7 +94,7 @@ impl Follower {
                     if wait.await.is_ok() {
                         continue;
                     }
-                    // Look once more before the bookmark, so that it is not behind what is known.
+                    // Look once more before the bookmark, so that it includes the newest revision.
                     self.greeted = false;
                     continue;
                 }
@@ -121,14 +121,14 @@ impl Follower {
         })
     }
 
-    /// Room in the budget for one more piece; `None` when there is none until a bookmark is due.
+    /// Reserves budget for one more piece; `None` if there is none before the next bookmark is due.
     async fn piece(&self) -> Option<OwnedSemaphorePermit> {
         let wanted = u32::try_from(PIECE_BYTES).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.feed.0.pieces).acquire_many_owned(wanted);
         tokio::time::timeout_at(self.bookmark_at, room).await.ok()?.ok()
     }
 
-    /// Writes records down, one after the other.
+    /// Encodes and concatenates records.
     fn join(&self, items: &[Arc<Item>]) -> Result<Bytes, FeedError> {
         let mut joined = BytesMut::with_capacity(PIECE_BYTES.min(items.len() * 512));
         for item in items {
@@ -137,8 +137,7 @@ impl Follower {
         Ok(joined.freeze())
     }
 
-    /// Reads on from the history. `None` when nothing in the chunk was of interest, or there was no room
-    /// for it yet.
+    /// Continues from the history. `None` when no record of the chunk matched, or no budget was available in time.
     async fn read_history(&mut self) -> Result<Option<Bytes>, FeedError> {
         let Some(held) = self.piece().await else { return Ok(None) };
         let turn = Arc::clone(&self.feed.0.readers).acquire_owned().await;
@@ -152,7 +151,7 @@ impl Follower {
         });
         let (upto, bytes) = read.await.map_err(FeedError::Task)??;
         let Some(upto) = upto else {
-            // The ring jumped (a snapshot came) and the history has not followed yet.
+            // The ring skipped ahead (a snapshot was installed) and the history has not caught up yet.
             _ = tokio::time::timeout_at(self.bookmark_at, self.slot.wake.notified()).await;
             return Ok(None);
         };
@@ -168,7 +167,7 @@ fn unreadable(error: HistoryError, wanted: Revision) -> FeedError {
     }
 }
 
-/// The last revision of some records, and those of interest as bytes.
+/// The last revision of some records, and the encoded matching ones.
 fn write(
     records: &[Record],
     filter: &Filter,
@@ -181,7 +180,7 @@ fn write(
     Ok((records.last().map(|record| record.revision), joined.freeze()))
 }
 
-/// A piece of the feed, and its part of the budget.
+/// A piece of the feed and its share of the budget.
 struct Piece {
     bytes: Bytes,
     _held: OwnedSemaphorePermit,
@@ -194,9 +193,9 @@ impl AsRef<[u8]> for Piece {
 }
 
 impl Piece {
-    /// Bytes that give back their part of the budget when they are gone.
+    /// Bytes that release their share of the budget when they are dropped.
     fn counted(bytes: Bytes, mut held: OwnedSemaphorePermit) -> Bytes {
-        // What was too much goes back at once.
+        // Return the unused part of the reservation at once.
         drop(held.split(held.num_permits().saturating_sub(bytes.len())));
         Bytes::from_owner(Self { bytes, _held: held })
     }

@@ -1,4 +1,4 @@
-//! The recent part of the history in memory, with what is needed to skip through it quickly.
+//! The recent records in memory, indexed so that followers can skip quickly.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use romana_statemachine::{Event, Record, Revision, Topic};
 
 use super::{Filter, Form};
 
-/// Bytes that a record of ordinary size takes, both JSON forms included.
+/// Memory of a record of ordinary size in bytes, including both JSON forms.
 const ORDINARY_BYTES: usize = 1536;
 
 /// A set of topics.
@@ -26,7 +26,7 @@ impl Topics {
         Topic::ALL.into_iter().fold(Self::default(), Self::with)
     }
 
-    /// The set and one more.
+    /// The set with one more topic.
     #[must_use]
     pub fn with(self, topic: Topic) -> Self {
         Self(self.0 | 1 << topic as u16)
@@ -51,7 +51,7 @@ impl Topics {
     }
 }
 
-/// A record in the ring and, once somebody wanted them, its JSON forms.
+/// A record in the ring and its JSON forms, encoded on demand.
 pub(super) struct Item {
     record: Record,
     weight: usize,
@@ -60,7 +60,7 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// The record in a form; written once, then shared.
+    /// The record in a form; encoded once, then shared.
     pub(super) fn bytes(&self, form: Form) -> Result<Bytes, serde_json::Error> {
         let cache = match form {
             Form::Sse => &self.sse,
@@ -74,11 +74,11 @@ impl Item {
     }
 }
 
-/// Events from this version on come with what a follower needs that does not know them. Whoever reads it
-/// knows all events before.
+/// Events from this version on are wrapped in an envelope for followers that do not know them. Every follower knows
+/// the earlier events.
 const ENVELOPED_SINCE: u16 = 4;
 
-/// Writes a record in a form.
+/// Encodes a record.
 pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::Error> {
     let mut bytes = BytesMut::with_capacity(512);
     if form == Form::Sse {
@@ -102,7 +102,7 @@ pub(super) fn render(record: &Record, form: Form) -> Result<Bytes, serde_json::E
     Ok(bytes.freeze())
 }
 
-/// An estimate of what a record takes in memory, its JSON forms included.
+/// Estimated memory of a record, including its JSON forms.
 fn weigh(event: &Event) -> usize {
     match event {
         Event::TopologySet(_)
@@ -117,38 +117,36 @@ fn weigh(event: &Event) -> usize {
     }
 }
 
-/// What left the ring last, by whom it could concern: a follower behind the ring that missed nothing
-/// of interest need not read the history.
+/// The last evicted revision per topic and host: a follower behind the ring that missed nothing of interest need not
+/// read the history.
 struct Evicted {
     any: [Revision; Topic::ALL.len()],
     shared: [Revision; Topic::ALL.len()],
     hosts: HashMap<HostName, Revision>,
 }
 
-/// Who could be interested in new records.
+/// Which followers new records could concern.
 pub(super) enum Interest {
-    /// Unknown: wake everybody.
+    /// Unknown: wake all followers.
     Everybody,
-    /// Topics of all records, of those that concern every host, and of those of one host.
+    /// Topics of the new records.
     Some {
-        /// Of all records.
         any: Topics,
-        /// Of those that concern every host.
+        /// Topics of records that concern every host.
         shared: Topics,
-        /// Of those that concern one host only.
+        /// Topics of records that concern one host only.
         hosts: HashMap<HostName, Topics>,
     },
 }
 
 /// What a follower finds in the ring.
 pub(super) enum Look {
-    /// Its next record may have left the ring.
+    /// Its next record may have been evicted.
     Behind,
-    /// Records of interest, and the revision up to which there are no others.
+    /// Matching records, and the revision up to which there are no others.
     Items {
-        /// The records.
         items: Vec<Arc<Item>>,
-        /// Nothing of interest is missing up to here.
+        /// There is no other matching record up to here.
         upto: Revision,
     },
 }
@@ -242,7 +240,7 @@ impl Ring {
         }
     }
 
-    /// Whether a record of interest after `cursor` may have left the ring.
+    /// Whether a matching record after `cursor` may have been evicted.
     fn missed(&self, cursor: Revision, filter: &Filter) -> bool {
         let last = |by_topic: &[Revision; Topic::ALL.len()]| {
             let wanted = Topic::ALL.into_iter().filter(|topic| filter.topics.has(*topic));
@@ -258,7 +256,7 @@ impl Ring {
         last > cursor
     }
 
-    /// The next records of interest after `cursor`, at most `max` looked at.
+    /// The next matching records after `cursor`; visits at most `max` records.
     pub(super) fn look(&self, cursor: Revision, filter: &Filter, max: usize) -> Look {
         if cursor < self.base && self.missed(cursor, filter) {
             return Look::Behind;
@@ -308,7 +306,7 @@ impl Ring {
         Look::Items { items, upto }
     }
 
-    /// Who could be interested in what came after `seen`, which moves to the end.
+    /// Which followers the records after `seen` could concern; advances `seen` to the end.
     pub(super) fn interest_since(&self, seen: &mut Revision) -> Interest {
         let from = std::mem::replace(seen, self.last());
         if from < self.base {

@@ -1,4 +1,4 @@
-//! The feed over a real history: order, memory, filters, and what is no longer kept.
+//! The feed over a real history: order, memory, filters, and compaction.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use romana_storage::history::HistoryOptions;
 
 use super::*;
 
-/// A state machine that tells a history and a feed.
+/// A state machine that publishes to a history and a feed.
 struct Machine {
     state: State,
     history: History,
@@ -62,7 +62,7 @@ impl Machine {
     }
 }
 
-/// Revisions that a follower gets up to and including its next bookmark.
+/// Revisions that a follower receives up to its next bookmark, including that.
 async fn until_bookmark(follower: &mut Follower) -> Vec<Revision> {
     let mut revisions = Vec::new();
     loop {
@@ -102,7 +102,7 @@ async fn a_host_is_not_sent_to_the_history_for_others_events() {
     let dir = tempfile::tempdir().unwrap();
     let mut machine = Machine::new(dir.path(), 64 << 10);
     machine.allocate("mine", "h2");
-    machine.allocate("first", "h1"); // its block, which concerns everybody, has room for all
+    machine.allocate("first", "h1"); // its block concerns every host, and has room for all
     let start = machine.feed.last();
     let mut follower = machine.follow(start, Some("h2"));
     assert!(until_bookmark(&mut follower).await.is_empty());
@@ -116,7 +116,7 @@ async fn a_host_is_not_sent_to_the_history_for_others_events() {
     machine.allocate("mine2", "h2");
     let bytes = follower.next().await.unwrap().unwrap();
     assert!(std::str::from_utf8(&bytes).unwrap().contains("mine2"));
-    // A release concerns every host: it forgets the connections of the address.
+    // A release concerns every host: connection tracking entries of the address are removed.
     machine.apply(Command::ReleaseAddress(ReleaseAddress { address: "other7".into() }));
     let bytes = follower.next().await.unwrap().unwrap();
     assert!(std::str::from_utf8(&bytes).unwrap().contains("other7"));

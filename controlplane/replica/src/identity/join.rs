@@ -1,4 +1,4 @@
-//! Joining a cluster that exists: the id comes from the cluster, before anything else is known.
+//! Joining an existing cluster: the cluster assigns the id before the replica starts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,28 +6,27 @@ use std::path::Path;
 
 use super::{Identity, IdentityError};
 
-/// Whom a data directory belongs to.
+/// The owner of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The replica's id.
     pub id: u64,
-    /// The founders that it knew: none if it joined later.
+    /// The founding members that it knows; empty if it joined later.
     pub initial_cluster: BTreeMap<u64, String>,
 }
 
-/// Whom a data directory belongs to, if anybody.
+/// The owner of a data directory, if it has one.
 ///
 /// # Errors
-/// [`IdentityError`]: that cannot be found out.
+/// [`IdentityError`]: this cannot be determined.
 pub fn owner(dir: &Path) -> Result<Option<Owner>, IdentityError> {
     let owner = |Identity { id, initial_cluster, .. }| Owner { id, initial_cluster };
     Ok(Identity::load(dir)?.map(owner))
 }
 
-/// Gives an empty data directory to a replica that joins a cluster.
+/// Initializes an empty data directory for a replica that joins a cluster.
 ///
 /// # Errors
-/// [`IdentityError`]: it is somebody's, or not empty, or cannot be written.
+/// [`IdentityError`]: it already has an owner, is not empty, or cannot be written.
 pub fn join(dir: &Path, cluster_id: String, id: u64) -> Result<(), IdentityError> {
     let io = |source| IdentityError::Io { path: dir.into(), source };
     fs::create_dir_all(dir).map_err(io)?;

@@ -1,4 +1,4 @@
-//! How a replica is configured, and why it may not start.
+//! Configuration of a replica, and the errors that prevent its start.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,35 +12,34 @@ use romana_statemachine::Proposal;
 use crate::identity::IdentityError;
 use crate::raft::known::clocks::WallClock;
 
-/// What a replica must be told.
+/// Configuration of a replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
-    /// Its id, from 1. Never given to another replica, or to this one after its data is lost.
+    /// Replica id, from 1. Never reused: neither for another replica, nor for this one after it lost its data.
     pub id: u64,
-    /// Where its data is: `identity.json`, `nonce`, `wal/`, `history/`, `snapshots/`. Made if missing.
+    /// Data directory: `identity.json`, `nonce`, `wal/`, `history/`, `snapshots/`. Created if missing.
     pub data_dir: PathBuf,
-    /// Where it listens for other replicas.
+    /// Address on which it listens for other replicas.
     pub peer_listen: SocketAddr,
-    /// `host:port` under which others reach `peer_listen`: what `initial_cluster` says for `id`.
+    /// `host:port` at which other replicas reach `peer_listen`: the entry for `id` in `initial_cluster`.
     pub advertise_peer: String,
-    /// URL of its API, for others to tell clients.
+    /// URL of its API; other replicas hand it to clients.
     pub advertise_api: String,
-    /// The replicas with which the cluster begins: id → peer address. The same for all of them.
+    /// Founding replicas: id → peer address. Must be the same on all of them.
     pub initial_cluster: BTreeMap<u64, String>,
-    /// Whether it joined a cluster: who it is was written into the data directory before.
+    /// Whether it joined an existing cluster; its identity was then written to the data directory before.
     pub joined: bool,
-    /// Tells apart clusters that begin with the same `initial_cluster`. The same for all replicas.
+    /// Distinguishes clusters with the same `initial_cluster`. Must be the same on all replicas.
     pub cluster_token: String,
     /// Proposed once, by the first leader, while the state is empty.
     pub initial: Vec<Proposal>,
     /// This machine's wall clock.
     pub wall: WallClock,
-    /// The rest.
     pub tuning: Tuning,
 }
 
 impl ReplicaConfig {
-    /// A configuration with the usual tunables. `advertise_peer` is taken from `initial_cluster`.
+    /// A configuration with default tunables. `advertise_peer` is taken from `initial_cluster`.
     #[must_use]
     pub fn new(
         id: u64,
@@ -65,34 +64,34 @@ impl ReplicaConfig {
     }
 }
 
-/// What can be tuned. The defaults are for a local network.
+/// Tunables. The defaults suit a local network.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// How often a leader shows that it leads.
+    /// Heartbeat interval of a leader.
     pub heartbeat: Duration,
-    /// A follower that hears no leader campaigns after between one and two of …
+    /// Minimum election timeout: a follower without a leader campaigns after a random time from this …
     pub election_min: Duration,
-    /// … these. At least twice `heartbeat`.
+    /// … to this. At least twice `heartbeat`.
     pub election_max: Duration,
     /// A snapshot is written after this many log entries,
     pub snapshot_entries: u64,
-    /// or this many bytes of them, or as many as the snapshot before has, whichever is more: what a
-    /// replica reads again when it starts is about what it reads of the snapshot.
+    /// or after this many bytes of entries (the size of the previous snapshot if that is larger): a starting replica
+    /// then replays about as much log as it loads from the snapshot.
     pub snapshot_bytes: u64,
-    /// Entries kept behind a snapshot, for followers that are a little behind.
+    /// Entries kept before a snapshot, for followers that lag slightly.
     pub keep_entries: u64,
-    /// But not more bytes of them than this.
+    /// Upper bound of the bytes of these entries.
     pub keep_bytes: usize,
-    /// Memory for the tail of the log, bytes.
+    /// Memory for the tail of the log, in bytes.
     pub log_tail_bytes: usize,
-    /// Size of a segment of the write-ahead log, bytes.
+    /// Segment size of the write-ahead log, in bytes.
     pub wal_segment_bytes: u64,
-    /// Size of a segment of the history, bytes.
+    /// Segment size of the history, in bytes.
     pub history_segment_bytes: u64,
-    /// Memory for recent records of the feed, bytes.
+    /// Memory for recent records of the feed, in bytes.
     pub feed_bytes: usize,
-    /// A checkpoint of the state is kept each so many records, or more ([`crate::audit::Audit::start`]).
-    /// The same for all replicas, or they cannot compare.
+    /// A checkpoint of the state is due after this many records or more ([`crate::audit::Audit::start`]).
+    /// Must be the same on all replicas, because they compare checkpoints.
     pub checkpoint_records: u64,
 }
 
@@ -120,7 +119,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Tuning {
-    /// What openraft is told. `elects`: from the beginning, not only when it is told to.
+    /// Configuration of openraft. `elects`: whether it starts elections at once, or only when enabled later.
     pub(super) fn raft(&self, elects: bool) -> Result<openraft::Config, openraft::ConfigError> {
         let config = openraft::Config {
             cluster_name: "romana".into(),
@@ -131,11 +130,11 @@ impl Tuning {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
             max_in_snapshot_log_to_keep: self.keep_entries,
             purge_batch_size: (self.snapshot_entries / 8).clamp(1, 1024),
-            // The transfer has its own limits on stalling.
+            // The snapshot transfer has its own stall detection.
             install_snapshot_timeout: 300_000,
             enable_pre_vote: Some(true),
             enable_elect: elects,
-            // Two leases: a leader that hears no quorum for so long asks who is there.
+            // Two leases: a leader that has heard no quorum for this long probes its followers.
             quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
             backoff: "100ms".into(),
             ..openraft::Config::default()
@@ -144,7 +143,7 @@ impl Tuning {
     }
 }
 
-/// What to do about a replica whose data is damaged: the one sentence about it.
+/// What the operator does about a replica with damaged data. All messages use this text.
 #[must_use]
 pub fn reseed(id: u64) -> String {
     format!(
@@ -155,7 +154,7 @@ pub fn reseed(id: u64) -> String {
 }
 
 impl StartError {
-    /// What to do about it, where the error does not say so itself: for replica `id`.
+    /// What the operator of replica `id` can do about it, where the error does not say so itself.
     #[must_use]
     pub fn advice(&self, id: u64) -> Option<String> {
         use romana_storage::history::HistoryError;
@@ -177,7 +176,7 @@ impl StartError {
     }
 }
 
-/// Whether what failed is that something in the data directory is not what it should be, or not to be had.
+/// Whether the cause is a file or directory of an unexpected kind, or one that cannot be accessed.
 fn is_misplaced(error: &StartError) -> bool {
     use io::ErrorKind::{
         AlreadyExists, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound,
@@ -205,7 +204,7 @@ fn is_misplaced(error: &StartError) -> bool {
     })
 }
 
-/// What to do about that.
+/// What the operator does about it.
 fn misplaced(id: u64) -> String {
     format!(
         "what stands there is not what this program wrote, or it may not read it: look at it with `ls -l`, and put \
@@ -214,29 +213,29 @@ fn misplaced(id: u64) -> String {
     )
 }
 
-/// Why a replica does not start.
+/// Why a replica cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data belongs to somebody else.
+    /// The data belongs to another replica or cluster.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The peer listener.
+    /// The peer listener cannot be bound.
     #[error("cannot listen for other replicas on {address}")]
     Listen { address: SocketAddr, source: io::Error },
-    /// A file or a directory.
+    /// A file operation failed.
     #[error("{what}")]
     Io {
-        /// What failed.
+        /// The operation.
         what: String,
         source: io::Error,
     },
-    /// The write-ahead log does not open.
+    /// The write-ahead log cannot be opened.
     #[error("the write-ahead log does not open")]
     Wal(#[from] romana_storage::wal::WalError),
-    /// The history does not open.
+    /// The history cannot be opened.
     #[error("the history does not open")]
     History(#[from] romana_storage::history::HistoryError),
-    /// State and history cannot be used together.
+    /// State and history do not match.
     #[error("the stored state cannot be used")]
     State(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The log begins after the newest usable snapshot.
@@ -245,34 +244,24 @@ pub enum StartError {
          snapshot ends at {snapshot}{damaged}", dir.display()
     )]
     Gap {
-        /// Directory of the snapshots.
         dir: PathBuf,
-        /// First entry of the log.
         first: u64,
-        /// Last entry in the snapshot.
         snapshot: u64,
-        /// What is wrong with newer snapshots.
+        /// Why newer snapshots cannot be used.
         damaged: String,
     },
-    /// A term or an index that no cluster reaches: a forged message was taken for true, once.
+    /// A term or index that no cluster can reach: a forged message was accepted earlier.
     #[error(
         "the log in {} is at term {term} and entry {index}, which no cluster reaches: a forged message was \
          believed by an earlier release. Nothing is lost, but no leader can be elected from it: stop all \
          replicas, run `romanad recover --data-dir {} --out FILE` on the one that is furthest, and begin \
          a new cluster in empty directories with --restore FILE", dir.display(), dir.display()
     )]
-    Exhausted {
-        /// The data directory.
-        dir: PathBuf,
-        /// Highest term.
-        term: u64,
-        /// Last entry.
-        index: u64,
-    },
-    /// Tunables that do not fit together.
+    Exhausted { dir: PathBuf, term: u64, index: u64 },
+    /// Inconsistent tunables.
     #[error("the tunables of Raft do not fit together")]
     Tuning(#[source] Box<openraft::ConfigError>),
-    /// The directory is empty, and the others know another one of this id.
+    /// The directory is empty, and other members know a different data directory for this id.
     #[error(
         "{} is empty, and replica {id} has had another data directory: its disk was lost, or this is \
          the wrong one. Put the old one back, or run `romana cluster replace {id}` and start with an \
@@ -285,9 +274,8 @@ pub enum StartError {
     )]
     Advertise {
         id: u64,
-        /// Advertised address.
         advertised: String,
-        /// Address in the list.
+        /// Address in `initial_cluster`.
         listed: String,
     },
     #[error("Raft does not start: {why}")]

@@ -1,4 +1,4 @@
-//! Why a replica has stopped: set once, for good.
+//! The fault of a replica: the reason why it stopped. Set once, never cleared.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use romana_storage::history::HistoryError;
 use romana_storage::wal::WalError;
 use tokio::sync::watch;
 
-/// What kind of reason it is, as far as somebody acts on it.
+/// Kind of a fault, for callers that handle some kinds specially.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A disk is full: it may start again when there is room.
+    /// A disk is full: a restart succeeds once there is free space.
     DiskFull,
-    /// The data directory is an older copy of itself: it must be replaced, and starting again does not help.
+    /// The data directory is an older copy: it must be replaced; a restart does not help.
     OlderCopy,
-    /// Bytes that were durable are not what was written: what the others have must be copied to it anew.
+    /// Durable bytes are corrupt: the replica must be re-seeded from the other members.
     Damaged,
-    /// Anything else: somebody must look.
+    /// Any other fault: an operator must investigate.
     Other,
 }
 
-/// The first reason to stop that anybody found. Clones share it.
+/// The first reason to stop. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Fault(Arc<watch::Sender<Option<(FaultKind, String)>>>);
 
@@ -30,12 +30,12 @@ impl Fault {
         Self(Arc::new(watch::Sender::new(None)))
     }
 
-    /// Stops the replica, unless it has stopped already: the first reason is the cause.
+    /// Stops the replica, unless it has stopped already: the first reason is kept as the cause.
     pub(super) fn set(&self, why: String) {
         self.set_kind(FaultKind::Other, why);
     }
 
-    /// [`Self::set`] for what storage says: whether the disk is full, or what is on it is damaged.
+    /// [`Self::set`] for a storage error: derives whether the disk is full or its data is damaged.
     pub(super) fn set_error(&self, why: String, error: &(dyn Error + 'static)) {
         let kind = match () {
             () if romana_storage::disk::is_full(error) => FaultKind::DiskFull,
@@ -45,7 +45,7 @@ impl Fault {
         self.set_kind(kind, why);
     }
 
-    /// [`Self::set`], with its kind.
+    /// [`Self::set`] with an explicit kind.
     pub(super) fn set_kind(&self, kind: FaultKind, why: String) {
         self.0.send_if_modified(|fault| {
             let first = fault.is_none();
@@ -65,12 +65,12 @@ impl Fault {
         self.0.borrow().as_ref().map(|(kind, _)| *kind)
     }
 
-    /// Returns when there is a fault.
+    /// Waits for a fault.
     pub(super) async fn wait(&self) -> String {
         self.wait_kind().await.1
     }
 
-    /// [`Self::wait`], with its kind.
+    /// Like [`Self::wait`], with the kind.
     pub(super) async fn wait_kind(&self) -> (FaultKind, String) {
         let mut watch = self.0.subscribe();
         // The sender lives as long as self: waiting cannot fail.
@@ -79,7 +79,7 @@ impl Fault {
     }
 }
 
-/// Whether an error, or one of its causes, says that durable bytes have changed.
+/// Whether an error, or one of its causes, reports corruption of durable bytes.
 fn is_damage(error: &(dyn Error + 'static)) -> bool {
     any_cause(error, &|cause| {
         matches!(

@@ -1,10 +1,10 @@
-//! Membership: which change of Raft's membership the state asks for next, and how it is made.
+//! Membership reconciliation: which change of Raft's membership is due next, and how it is performed.
 //!
 //! The state says who is a member; Raft's membership follows it, one change at a time:
 //!
 //! ```text
 //!   AddMember ─► learner ─► (it starts: ClaimMember) ─► caught up ─► voter, in place of `replaces`
-//!   RemoveMember ─► (it leads: hands over) ─► not in Raft's membership any more
+//!   RemoveMember ─► (if it leads: hand over) ─► removed from Raft's membership
 //! ```
 
 use std::collections::BTreeSet;
@@ -13,34 +13,29 @@ use romana_statemachine::{Member as Known, State};
 
 use crate::raft::status::{ClusterStatus, MemberStatus};
 
-/// A learner that is at most so many entries behind may vote.
+/// A learner may become a voter when it lags by at most this many entries.
 const LAG_MAX: u64 = 1000;
 
-/// Raft's membership as the leader has it.
+/// Raft's membership as the leader knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// Who votes; while a change is under way, by the membership before it or after it.
+    /// The voters; during a joint change, those of the old and the new membership.
     pub voters: BTreeSet<u64>,
-    /// Who follows only.
     pub learners: BTreeSet<u64>,
-    /// A change was begun and is not at its end.
+    /// A joint change is in progress.
     pub joint: bool,
 }
 
-/// One step towards the membership that the state asks for.
+/// One step towards the membership in the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Replicate to a new member.
-    AddLearner {
-        id: u64,
-        /// Its peer address.
-        peer: String,
-    },
-    /// Let exactly these vote; other voters leave.
+    AddLearner { id: u64, peer: String },
+    /// Set the voters to exactly these; other voters leave.
     SetVoters(BTreeSet<u64>),
     /// Stop replicating to a learner.
     DropLearner(u64),
-    /// Another leader, since this one is to leave.
+    /// Hand over leadership, because this replica is to leave.
     HandOver(u64),
     /// Retire the id of a member that was replaced.
     Retire(u64),
@@ -61,7 +56,7 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// The next step, seen from the leader; `None`: the membership is as the state says.
+/// The next step, as seen by the leader; `None`: Raft's membership matches the state.
 pub fn next_change(state: &State, raft: &Membership, status: &ClusterStatus) -> Option<Change> {
     let Membership { voters, learners, joint } = raft;
     let removed = |id: &u64| state.member_is_removed(*id);
@@ -78,7 +73,7 @@ pub fn next_change(state: &State, raft: &Membership, status: &ClusterStatus) -> 
     if let Some(id) = learners.iter().copied().find(removed) {
         return Some(Change::DropLearner(id));
     }
-    // One whose successor votes already only waits for its id to be retired.
+    // A member whose successor already votes only waits for its id to be retired.
     let leaving = |id| state.members().any(|member| member.replaces == Some(id));
     let strange = |member: &&Known| {
         let id = member.id;
@@ -107,7 +102,7 @@ pub fn next_change(state: &State, raft: &Membership, status: &ClusterStatus) -> 
         let mut wanted = staying.clone();
         wanted.insert(member.id);
         replaced.inspect(|id| _ = wanted.remove(id));
-        // Never a membership that could not go on: it waits until enough of them are well.
+        // Never change to a membership without a healthy quorum: wait until enough members are healthy.
         let healthy = wanted.iter().filter_map(|id| of(status, *id)).filter(|one| one.healthy);
         if healthy.count() * 2 <= wanted.len() {
             continue;
@@ -125,7 +120,7 @@ fn caught_up(status: &ClusterStatus, id: u64) -> bool {
     of(status, id).is_some_and(|member| member.healthy && member.lag <= LAG_MAX)
 }
 
-/// The healthy voter that is furthest.
+/// The most advanced healthy voter.
 fn successor(status: &ClusterStatus, among: &BTreeSet<u64>) -> Option<u64> {
     let healthy = among.iter().filter_map(|id| of(status, *id)).filter(|member| member.healthy);
     healthy.min_by_key(|member| (member.lag, member.id)).map(|member| member.id)
@@ -172,7 +167,7 @@ mod tests {
         Membership { voters: set(voters), learners: set(learners), joint: false }
     }
 
-    /// Everybody is healthy but `ill`; replica 1 leads.
+    /// All members are healthy except `ill`; replica 1 leads.
     fn status(raft: &Membership, ill: &[u64], lag: u64) -> ClusterStatus {
         let members = raft.voters.iter().chain(&raft.learners).map(|id| MemberStatus {
             id: *id,

@@ -1,29 +1,29 @@
 //! # Consensus
 //!
-//! Everything that knows openraft. To the rest of the program a [`Replica`] commits proposals,
-//! makes reads linearizable, and has the state, the history and the feed.
+//! All code that uses openraft. The rest of the program sees a [`Replica`]: it commits proposals,
+//! makes reads linearizable, and holds the state, the history and the feed.
 //!
 //! ```text
 //!   propose ─► proposer ─► Raft ─► log (WAL) ─► quorum ─► machine: state, history, feed ─► outcomes
 //!      │ (a follower forwards to the leader)  ▲
 //!      ▼                                      │ append, vote, snapshot
-//!   link ── call ──► server of the leader     network ◄──► server of the followers
+//!   client ── call ─► server of the leader    network ◄──► server of the followers
 //! ```
 //!
 //! ## Laws
-//! 1. An acknowledged proposal is on the disks of a quorum and applied here.
-//! 2. An error says whether anything can have happened. What may have been sent is never sent again.
-//! 3. Equal logs give equal states; a replica that finds its own differs stops, and says so.
-//! 4. The log is purged only behind a durable snapshot and a durable history.
-//! 5. A replica's data belongs to one id in one cluster, for ever ([`crate::IdentityError`]).
-//! 6. Nothing here blocks the runtime: disks are waited for on other threads.
+//! 1. An acknowledged proposal is durable on a quorum and applied on this replica.
+//! 2. An error says whether the proposal may have been committed. A request that may have been sent is never resent.
+//! 3. Equal logs give equal states; a replica whose state differs from the others stops with a fault.
+//! 4. The log is purged only after a durable snapshot and a durable history cover it.
+//! 5. A replica's data belongs to one id in one cluster, permanently ([`crate::IdentityError`]).
+//! 6. Nothing here blocks the runtime: disk I/O runs on other threads.
 //!
-//! Left out: HTTP, who may ask for what, and TLS between replicas.
+//! Out of scope: HTTP, authorization, and TLS between replicas.
 //!
 //! ## Reading order
-//! - what a replica can be asked: this file, `propose`, [`handles`] (a file each)
-//! - what Raft stands on: `store` · how replicas talk: `peer` · what each knows: `known`
-//! - how callers share rounds: `proposer`, `reads` · who belongs: `members` · how it begins: `begin`
+//! - the API of a replica: this file, `propose`, [`handles`] (one file per subject)
+//! - storage under Raft: `store` · replica-to-replica protocol: `peer` · what a replica knows: `known`
+//! - batching of callers: `proposer`, `reads` · membership: `members` · startup: `begin`
 
 mod begin;
 mod config;
@@ -75,10 +75,10 @@ use peer::network::PeerPool;
 use peer::service::PeerService;
 use store::log::LogStore;
 
-/// Longest wait for tasks at the end.
+/// Longest wait for tasks at shutdown.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
-/// One replica of the control plane. Clones are handles of the same replica.
+/// One replica of the control plane. Clones are handles to the same replica.
 #[derive(Clone)]
 pub struct Replica(Arc<Shared>);
 
@@ -113,8 +113,8 @@ impl Drop for Shared {
 }
 
 impl Replica {
-    /// Reads the local state under its lock. Keep it short: applying waits. For longer reads take
-    /// [`Self::state`].
+    /// Reads the local state under its lock. Keep it short, because applying entries waits for the lock. For longer
+    /// reads use [`Self::state`].
     pub fn with_state<R>(&self, read: impl FnOnce(&State) -> R) -> R {
         self.0.host.machine.with_state(read)
     }
@@ -137,7 +137,7 @@ impl Replica {
         self.0.host.machine.history()
     }
 
-    /// Questions to the history of this replica.
+    /// Audit queries on the history of this replica.
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.0.audit
@@ -155,19 +155,19 @@ impl Replica {
         self.0.host.identity.cluster_id.clone()
     }
 
-    /// What the disk takes, for metrics.
+    /// Disk latencies, for metrics.
     #[must_use]
     pub fn disk_times(&self) -> &DiskTimes {
         self.0.host.machine.times()
     }
 
-    /// What was refused of what other replicas sent, for metrics.
+    /// Counters of refused peer messages, for metrics.
     #[must_use]
     pub fn peer_refusals(&self) -> &PeerRefusals {
         &self.0.refused
     }
 
-    /// Stops: leaves the cluster as a crash would, but with everything on disk. Callers that wait
+    /// Stops the replica: like a crash for the cluster, but with everything flushed to disk. Waiting callers
     /// get errors. Idempotent.
     pub async fn shutdown(self) {
         self.0.stop.cancel();

@@ -1,4 +1,4 @@
-//! Proposing: by the proposer here while this replica leads, else by way of the leader.
+//! Proposing: through the local proposer while this replica leads, else through the leader.
 
 use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::{Outcome, Proposal};
@@ -10,14 +10,13 @@ use crate::raft::peer::message::{Batch, NotCommitted, PeerRequest, PeerResponse}
 use crate::raft::{ProposeError, Replica, Shared, proposer};
 
 impl Replica {
-    /// Commits proposals: all of them in one log entry, or none. Each is decided on its own; the
-    /// outcomes are in the order of the proposals. On return they are applied on the leader, and
-    /// on this replica only if it leads.
+    /// Commits proposals: all of them in one log entry, or none. Each is decided separately; the outcomes are in the
+    /// order of the proposals. On return they are applied on the leader, and on this replica only if it leads.
     ///
-    /// While nothing was sent, a missing or changing leader is waited for until `deadline`.
+    /// As long as nothing was sent, waits for a missing or changing leader until `deadline`.
     ///
     /// # Errors
-    /// [`ProposeError`]; only [`ProposeError::Unknown`] can mean that something happened.
+    /// [`ProposeError`]; only with [`ProposeError::Unknown`] can the proposals have been committed.
     pub async fn propose(
         &self,
         proposals: Vec<Proposal>,
@@ -69,7 +68,7 @@ impl Shared {
             return self.host.proposer.propose(batch.clone(), deadline).await;
         }
         let Some(peer) = self.view.peer(leader) else { return Err(NotCommitted::NotLeader) };
-        // The leader gives up a little earlier, so that its answer still arrives.
+        // The leader gives up a little earlier, so that its answer still arrives in time.
         let within = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let ask = PeerRequest::Propose { batch: batch.clone(), within_ms };

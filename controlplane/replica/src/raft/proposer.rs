@@ -1,7 +1,7 @@
-//! Group commit: whatever waits becomes one log entry.
+//! Group commit: all waiting proposals become one log entry.
 //!
-//! While one entry is on its way to a quorum, the next fills up; a few are in flight at once. So one
-//! caller alone waits for one round, and five hundred share it.
+//! While one entry is being replicated, the next one fills up; a few are in flight at once. So a single caller waits
+//! for one round, and five hundred callers share it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -22,11 +22,11 @@ use crate::raft::store::types::{Payload, Raft};
 
 /// Bytes of commands at which an entry is full. A single proposal may be longer.
 const ENTRY_BYTES: usize = 1 << 20;
-/// Longest batch of one caller, bytes: must fit a frame between replicas.
+/// Maximum batch of one caller, in bytes: it must fit in a frame between replicas.
 pub(super) const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Entries on their way at once.
+/// Entries in flight.
 const IN_FLIGHT: usize = 4;
-/// Callers that wait, and bytes that they bring. More is refused as busy.
+/// Waiting callers; further ones are refused as busy, and so are those beyond the limit of queued bytes.
 const QUEUE: usize = 16_384;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 
@@ -35,7 +35,7 @@ const TAKEN: u8 = 1;
 const ABANDONED: u8 = 2;
 
 impl Batch {
-    /// Encodes proposals; `None` when they are too many or too long for one entry.
+    /// Encodes proposals; `None` when they are too many or too large for one entry.
     pub(super) fn new(proposals: &[Proposal]) -> Option<Self> {
         let mut bytes = Vec::new();
         for proposal in proposals {
@@ -46,8 +46,7 @@ impl Batch {
         fits.then(|| Self { count, bytes: bytes.into() })
     }
 
-    /// Whether another replica's batch can be committed: an entry that does not parse would stop
-    /// every replica.
+    /// Whether a batch from another replica can be committed: an entry that does not parse would stop every replica.
     pub(super) fn check(&self) -> bool {
         let count = self.count as usize;
         if count > ENTRY_COMMANDS_MAX || self.bytes.len() > BATCH_BYTES_MAX {
@@ -59,7 +58,7 @@ impl Batch {
     }
 }
 
-/// The wire form of an entry, put together from wire forms of its proposals.
+/// The wire form of an entry, concatenated from the wire forms of its proposals.
 fn entry_of(at: Millis, jobs: &[Job]) -> Bytes {
     let count: usize = jobs.iter().map(|job| job.batch.count as usize).sum();
     let mut entry = pack(&(at, count));
@@ -72,12 +71,12 @@ fn entry_of(at: Millis, jobs: &[Job]) -> Bytes {
 
 struct Job {
     batch: Batch,
-    /// Decides between the caller that gives up and the entry that takes the job.
+    /// Decides the race between the caller that times out and the entry that takes the job.
     claim: Arc<AtomicU8>,
     reply: oneshot::Sender<Result<Vec<Outcome>, NotCommitted>>,
 }
 
-/// Commits proposals where this replica leads. Clones share the queue.
+/// Commits proposals while this replica leads. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Proposer {
     jobs: mpsc::Sender<Job>,
@@ -85,7 +84,7 @@ pub(super) struct Proposer {
 }
 
 impl Proposer {
-    /// Starts the task that makes entries. It ends when the last clone is dropped.
+    /// Starts the task that builds entries. It ends when the last clone is dropped.
     pub(super) fn start(raft: Raft, clocks: Clocks) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -93,7 +92,7 @@ impl Proposer {
         Self { jobs, queued_bytes }
     }
 
-    /// Commits a batch: all of it in one entry, applied here on return.
+    /// Commits a batch: all of it in one entry, applied on this replica on return.
     pub(super) async fn propose(
         &self,
         batch: Batch,
@@ -158,7 +157,7 @@ async fn run(
     while flights.next().await.is_some() {}
 }
 
-/// The first job and those behind it, as far as one entry takes them; and the one that did not fit.
+/// The first job and as many queued ones as fit in one entry; and the job that did not fit.
 fn gather(
     first: Job,
     queue: &mut mpsc::Receiver<Job>,
@@ -184,7 +183,7 @@ fn gather(
     (jobs, None)
 }
 
-/// Commits jobs as one entry and hands the outcomes out.
+/// Commits jobs as one entry and delivers the outcomes.
 async fn commit(raft: &Raft, at: Millis, jobs: Vec<Job>) {
     if jobs.is_empty() {
         return;

@@ -1,8 +1,8 @@
-//! Linearizable reads: up to where must this replica have applied to know every write that was
-//! acknowledged before the read began?
+//! Linearizable reads: finds the read index, up to which this replica must have applied to include every write that
+//! was acknowledged before the read began.
 //!
-//! The leader answers after hearing from a quorum that it still leads. Readers that wait at the same
-//! time share one round; a reader never joins a round that began before it came.
+//! The leader answers after a quorum has confirmed that it still leads. Readers that wait at the same time share one
+//! round; a reader never joins a round that began before the reader arrived.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
-/// Readers that wait for a round.
+/// Readers that may wait for a round.
 const QUEUE: usize = 16_384;
-/// Rounds on their way at once.
+/// Rounds in flight.
 const IN_FLIGHT: usize = 4;
-/// Longest round.
+/// Longest duration of a round.
 pub(super) const ROUND_MAX: Duration = Duration::from_secs(1);
 
 type Answer = Result<u64, String>;
 
-/// The gate through which readers pass. Clones share it.
+/// Batches requests for the read index. Clones share it.
 #[derive(Clone)]
 pub(super) struct Reads {
     waiters: mpsc::Sender<oneshot::Sender<Answer>>,
 }
 
 impl Reads {
-    /// Starts the gate. `round` asks the leader once. Its task ends with the last clone.
+    /// Starts the task that batches readers. `round` asks the leader once. The task ends with the last clone.
     pub(super) fn start(
         round: impl Fn() -> BoxFuture<'static, Answer> + Send + Sync + 'static,
     ) -> Self {
@@ -36,7 +36,7 @@ impl Reads {
         Self { waiters }
     }
 
-    /// The index to wait for; or why it is not known.
+    /// The read index, or why it is unknown.
     pub(super) async fn index(&self) -> Answer {
         let (waiter, answer) = oneshot::channel();
         self.waiters.try_send(waiter).map_err(|_| "too many reads wait".to_string())?;

@@ -1,11 +1,11 @@
-//! What a replica says about its cluster.
+//! Status of the cluster as a replica reports it, and the errors of its handles.
 
 use romana_api::cluster::Held;
 pub use romana_api::cluster::{ClusterStatus, MemberProblem, MemberStatus, Role};
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::{State, plural};
 
-/// Why nothing fresh is allocated, if that is so.
+/// Why allocation of fresh addresses is on hold, if it is.
 pub(super) fn held(state: &State) -> Option<Held> {
     let held = state.held()?;
     Some(Held {
@@ -15,37 +15,32 @@ pub(super) fn held(state: &State) -> Option<Held> {
     })
 }
 
-/// Something that is wrong with a member, whose remedy is a new member in its place.
+/// A problem of a member that is solved by replacing the member.
 pub(super) fn replaceable(code: &str, what: String, id: u64) -> MemberProblem {
     MemberProblem { code: code.into(), what, remedy: format!("romana cluster replace {id}") }
 }
 
-/// Why proposals are not known to be committed.
+/// Why proposals were not committed, or are not known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Nothing happened. Trying again is safe.
+    /// Nothing happened. A retry is safe.
     #[error("the proposal was not made: {why}")]
     Unavailable { why: String },
-    /// Nothing happened: too many proposals wait. Trying again later is safe.
+    /// Nothing happened: too many proposals are waiting. A later retry is safe.
     #[error("too many proposals are waiting")]
     Busy,
-    /// The proposals may be committed, now or later. All of them or none.
+    /// The proposals may be committed, now or later: all of them or none.
     #[error("the outcome of the proposal is not known: {why}")]
     Unknown { why: String },
-    /// Nothing happened: more than fits one log entry.
+    /// Nothing happened: the proposals exceed one log entry.
     #[error(
         "too many or too long for one proposal ({commands_max} commands, {bytes_max} bytes): {}",
         plural(*.commands, "command")
     )]
-    TooLarge {
-        /// Commands in the proposal.
-        commands: usize,
-        commands_max: usize,
-        bytes_max: usize,
-    },
+    TooLarge { commands: usize, commands_max: usize, bytes_max: usize },
 }
 
-/// Why a read cannot be linearizable.
+/// Why a read cannot be linearized.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// No leader with a quorum answered in time.
@@ -53,16 +48,13 @@ pub enum ReadError {
     Unavailable { why: String },
 }
 
-/// Why leadership was not handed over.
+/// Why leadership was not transferred.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {
-    /// The target does not vote.
+    /// The target is not a voter.
     #[error("replica {to} is not a voting member")]
-    NotVoter {
-        /// The target.
-        to: u64,
-    },
-    /// Nobody leads, or the leader does not answer.
+    NotVoter { to: u64 },
+    /// There is no leader, or it does not answer.
     #[error("leadership was not handed over: {why}")]
     Unavailable { why: String },
 }

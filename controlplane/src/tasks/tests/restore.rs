@@ -1,4 +1,4 @@
-//! The wait for what hosts report after a restore.
+//! The hold on allocations after a restore, until the hosts have reported.
 
 use romana_replica::testing::{allocate, backup, done, eventually, populate, restored, say};
 use romana_statemachine::{Event, Refusal, Revision};

@@ -1,4 +1,4 @@
-//! Retention: what is signed goes everywhere, at the pace and by the clocks of a majority.
+//! Retention: signed history is purged on every replica, at the pace and by the clocks of a majority.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ fn propose(command: Command) -> Vec<Proposal> {
     vec![Proposal { actor: Actor::from("test"), command }]
 }
 
-/// Tenants with much to say.
+/// Creates tenants with large labels.
 async fn fill(replica: &Replica, from: u64, to: u64) {
     for batch in (from..to).collect::<Vec<_>>().chunks(100) {
         let tenants = batch.iter().map(|number| {
@@ -42,7 +42,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
         .propose(propose(Command::RaiseVersion(RaiseVersion { version: 2 })), soon())
         .await
         .unwrap();
-    // Enough, also when all of it is packed by the time that it is looked at.
+    // Enough even if all of it is already compressed.
     fill(leader, 0, 7000).await;
     let stop = CancellationToken::new();
     let mut running = Vec::new();
@@ -62,7 +62,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
         let history = replica.history();
         let (before, _) = history.start();
         assert!(before > 0 && before <= signed.revision, "{before} {signed:?}");
-        // The chain leads from what is kept to the record that vouches for it.
+        // The chain leads from the kept history to the record with the signature.
         assert_eq!(history.verify().unwrap(), history.last());
         let digest = match history.start() {
             (revision, digest) if revision == signed.revision => digest,
@@ -77,7 +77,7 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     for task in running {
         tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
     }
-    // It starts again with what it has.
+    // It restarts with what it has.
     let oldest = cluster.on(1).history().oldest();
     cluster.stop(1).await;
     cluster.start(1).await;
@@ -87,10 +87,10 @@ async fn what_is_too_much_goes_everywhere_once_it_is_signed() {
     cluster.end().await;
 }
 
-/// Age at which history is too old, with a pause of 90 ms from step to step.
+/// Age limit of the history, which gives a pause of 90 ms between steps.
 const AGE: Retention = Retention { age_ms: Some(90_000), bytes: None };
 
-/// What the leader's task and the replicas do, step by step.
+/// Runs the leader's task and the replicas' purging, step by step.
 struct Purging {
     context: LeaderContext,
     keepers: BTreeMap<u64, Arc<dyn Checkpoints>>,
@@ -117,7 +117,7 @@ impl Purging {
             .with_state(|state| state.signed().map_or(0, |signed| signed.revision.get()))
     }
 
-    /// Each does what there is to do, once.
+    /// Runs the leader's task and each replica's purging once.
     async fn work(&self, cluster: &Cluster) {
         super::super::retention::Retention.pass(&self.context).await.unwrap();
         for (id, replica) in &cluster.running {
@@ -126,7 +126,7 @@ impl Purging {
         }
     }
 
-    /// The same, again and again, for longer than a pause.
+    /// The same repeatedly, for longer than a pause.
     async fn work_long(&self, cluster: &Cluster) {
         let begun = Instant::now();
         while begun.elapsed() < retention::pause(&AGE) * 3 {
@@ -145,7 +145,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     const HOUR_MS: i64 = 3_600_000;
     let mut cluster = Cluster::new(3).await;
     cluster.tuning.history_segment_bytes = 20 << 10;
-    // An hour ago.
+    // Set all clocks back by an hour.
     for id in 1..=3 {
         cluster.set_clock(id, -HOUR_MS);
         cluster.start(id).await;
@@ -159,7 +159,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     assert!(cluster.on(leader).propose(set, soon()).await.unwrap()[0].result.is_ok());
     cluster.converge().await;
     let purging = Purging::begin(&cluster).await;
-    // The leader's clock is far ahead: nothing goes, nor is prepared for going.
+    // The leader's clock is far ahead: nothing is purged, nor prepared for it.
     cluster.set_clock(leader, 400 * 24 * HOUR_MS);
     cluster.clocks(leader, "a wrong clock", |clocks| clocks.members.iter().any(|c| c.far)).await;
     let segments = cluster.on(leader).history().segments().unwrap().len();
@@ -168,7 +168,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![Revision(1); 3]));
     assert_eq!(cluster.on(leader).history().segments().unwrap().len(), segments);
     drop(purging);
-    // An hour later all of it is too old. Without a majority that agrees on that nothing goes.
+    // An hour later all of it is too old. Without a majority that agrees on the time nothing is purged.
     for id in 1..=3 {
         cluster.stop(id).await;
         cluster.set_clock(id, 0);
@@ -185,7 +185,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
     let purging = Purging::begin(&cluster).await;
     purging.work_long(&cluster).await;
     assert_eq!((purging.signed(), oldest(&cluster)), (0, vec![Revision(1); 2]));
-    // With a majority it goes, one step after the other.
+    // With a majority it is purged, one step after the other.
     cluster.set_clock(leader, 0);
     cluster.clocks(leader, "agreement", |clocks| clocks.agreed).await;
     let deadline = soon();
@@ -199,7 +199,7 @@ async fn too_old_is_what_a_majority_of_the_clocks_says_is_too_old() {
         assert!(oldest(&cluster).iter().all(|oldest| *oldest <= purging.signed() + 1));
         steps += usize::from(after > before[0].first);
     }
-    // Each can tell where its history begins, and that is explained.
+    // Each replica reports where its history begins, and the differences are explained.
     let replica = cluster.on(leader);
     let beginnings = replica.evidence().beginnings(soon()).await;
     assert_eq!(beginnings[&leader].oldest, replica.history().oldest());

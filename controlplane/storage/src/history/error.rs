@@ -1,4 +1,4 @@
-//! What can go wrong with the history.
+//! Errors of the history.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,42 +8,35 @@ use romana_statemachine::Revision;
 
 use crate::durable::Failed;
 
-/// Why the history does not open, take records or answer.
+/// Why the history cannot be opened, appended to or read.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// Bytes that were durable are not what was written. Seed the replica anew from the
-    /// others.
+    /// Durable bytes are corrupt. Re-seed the replica from the others.
     #[error("{}: damaged at offset {offset}: {why}", file.display())]
     Damaged {
-        /// The segment.
         file: PathBuf,
-        /// Where in it, bytes from its start.
+        /// Offset in bytes from its start.
         offset: u64,
         why: String,
     },
-    /// The records asked for are not kept any more.
+    /// The requested records are no longer kept.
     #[error("the history starts at revision {oldest}")]
     Compacted { oldest: Revision },
-    /// Records are missing before the ones to append.
+    /// Records between the last one and the appended ones are missing.
     #[error("revision {got} cannot follow revision {have}")]
     Gap {
-        /// The last revision there is.
+        /// Revision of the last record in the history.
         have: Revision,
-        /// The revision that came.
+        /// Revision of the appended record.
         got: Revision,
     },
-    /// The history has another record of this revision: the replica has diverged.
+    /// The history has a different record at this revision: the replica has diverged.
     #[error("revision {revision} is in the history with another digest")]
     Diverged { revision: Revision },
-    /// The operating system refused something.
+    /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        /// Its answer.
-        source: io::Error,
-    },
-    /// Writing failed earlier; it is not tried again.
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// Writing failed earlier; it is not retried.
     #[error("the history has stopped after a failure")]
     Stopped(#[source] Arc<HistoryError>),
 }

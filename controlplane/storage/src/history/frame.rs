@@ -1,13 +1,13 @@
-//! The bytes of an open segment. Pure.
+//! Encoding of an open segment. Pure.
 //!
 //! ```text
 //!   header (64 bytes): magic, version, first revision, digest before it, CRC
 //!   frame:  length u32 · CRC of length and body · body (wire form of a Record)
-//!   mark:   length 0xFFFF_FFFF · CRC · tag · offset: everything before it was durable then
+//!   mark:   length 0xFFFF_FFFF · CRC · tag · offset: everything before it was durable when it was written
 //! ```
 //!
-//! Little-endian. Marks follow each sync. A bad frame that a mark behind it calls durable is damage;
-//! others are what a power cut leaves.
+//! Little-endian. A mark follows each sync. A bad frame before the offset of a later mark is damage; any other bad
+//! frame is the result of a power cut.
 
 use std::ops::Range;
 
@@ -25,12 +25,12 @@ pub(super) const FRAME: usize = 8;
 /// Length of a mark, bytes.
 const MARK: usize = 24;
 
-/// Where a segment stands in the history.
+/// Position of a segment in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     /// Revision of its first record.
     pub(super) first: Revision,
-    /// Digest of the record before.
+    /// Digest of the previous record.
     pub(super) previous: Digest,
 }
 
@@ -65,9 +65,9 @@ impl Start {
 /// One item of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// A record: its body is here.
+    /// A record, and the range of its body.
     Record(Range<usize>),
-    /// A mark: what is before this offset was durable.
+    /// A mark: everything before this offset was durable.
     Mark(u64),
 }
 
@@ -76,14 +76,14 @@ pub(super) fn push(buffer: &mut Vec<u8>, record: &Record) {
     let start = buffer.len();
     buffer.extend_from_slice(&[0; FRAME]);
     buffer.extend_from_slice(&entry::wire(record));
-    // No record is near 4 GiB: commands are bounded by the API and by Raft's messages.
+    // No record is near 4 GiB: the API and Raft's messages bound the size of commands.
     let length = u32::try_from(buffer.len() - start - FRAME).unwrap_or(MARK_LENGTH - 1);
     let crc = checksum(length, &buffer[start + FRAME..]);
     buffer[start..start + 4].copy_from_slice(&length.to_le_bytes());
     buffer[start + 4..start + FRAME].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// A mark that says that everything before `offset` is durable.
+/// Encodes a mark: everything before `offset` is durable.
 pub(super) fn mark(offset: u64) -> [u8; MARK] {
     let mut bytes = [0; MARK];
     bytes[..4].copy_from_slice(&MARK_LENGTH.to_le_bytes());
@@ -94,7 +94,7 @@ pub(super) fn mark(offset: u64) -> [u8; MARK] {
     bytes
 }
 
-/// The item at `at` and where the next one starts; or what is wrong.
+/// The item at `at` and the offset of the next one; or what is wrong.
 pub(super) fn item(bytes: &[u8], at: usize) -> Result<(Item, usize), &'static str> {
     let head = bytes.get(at..).and_then(|rest| rest.first_chunk::<FRAME>());
     let Some(head) = head else { return Err("the file ends here") };
@@ -112,19 +112,19 @@ pub(super) fn item(bytes: &[u8], at: usize) -> Result<(Item, usize), &'static st
     Ok((if length == MARK_LENGTH { Item::Mark(durable) } else { Item::Record(body..end) }, end))
 }
 
-/// Bytes that the item at `at` takes, when its header is there. May be wrong if it is damaged.
+/// Length of the item at `at`, if its header is complete. May be wrong if the header is damaged.
 pub(super) fn item_len(bytes: &[u8], at: usize) -> Option<usize> {
     let head = bytes.get(at..)?.first_chunk::<FRAME>()?;
     let length = u32_at(head, 0);
     Some(if length == MARK_LENGTH { MARK } else { FRAME + length as usize })
 }
 
-/// Whether the item at `at` says that it is a mark.
+/// Whether the item at `at` has the tag of a mark.
 pub(super) fn is_mark(bytes: &[u8], at: usize) -> bool {
     u32_at(bytes, at) == MARK_LENGTH
 }
 
-/// Whether a mark at or after `from`, in a segment given whole, says that `from` was durable.
+/// Whether a mark at or after `from`, in a complete segment, proves that `from` was durable.
 pub(super) fn was_durable(bytes: &[u8], from: usize) -> bool {
     let rest = bytes.get(from..).unwrap_or_default();
     rest.windows(MARK).any(|window| {

@@ -1,4 +1,4 @@
-//! Open segments: appended to, read at any revision.
+//! Open segments: append-only, readable from any revision.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ use super::frame::{self, HEADER, Item, Start};
 use crate::platform::FileExt;
 use crate::platform::fs::{File, OpenOptions};
 
-/// Ending of an open segment's name.
+/// File extension of an open segment.
 pub(super) const RAW: &str = "log";
 
-/// How many bytes lie between two points of the index.
+/// Bytes between two points of the sparse index.
 const POINT_BYTES: u64 = 16 << 10;
 
-/// How much is read at once.
+/// Bytes per read.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// A segment as it is appended to.
+/// An open segment.
 #[derive(Debug)]
 pub(super) struct Raw {
     pub(super) start: Start,
@@ -29,12 +29,12 @@ pub(super) struct Raw {
     index: Mutex<Index>,
 }
 
-/// What of a raw segment can be read, and where to begin.
+/// The sparse index of an open segment, and the end of its readable part.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// A few records and their offsets, ascending; the first record's always.
+    /// Some records and their offsets, ascending; always includes the first record.
     points: Vec<(Revision, u64)>,
-    /// End of what was written.
+    /// End of the written part.
     pub(super) end: u64,
 }
 
@@ -43,14 +43,14 @@ impl Index {
         Self { points: vec![(start.first, HEADER as u64)], end: HEADER as u64 }
     }
 
-    /// Notes that the record is at `offset`.
+    /// Adds the offset of a record, if it is far enough from the last point.
     pub(super) fn note(&mut self, revision: Revision, offset: u64) {
         if self.points.last().is_none_or(|(_, last)| offset >= last + POINT_BYTES) {
             self.points.push((revision, offset));
         }
     }
 
-    /// The nearest point before `revision`.
+    /// The last point at or before `revision`.
     fn before(&self, revision: Revision) -> (Revision, u64) {
         let after = self.points.partition_point(|(point, _)| *point <= revision);
         self.points.get(after.saturating_sub(1)).copied().unwrap_or((revision, self.end))
@@ -58,7 +58,7 @@ impl Index {
 }
 
 impl Raw {
-    /// Makes an empty segment in `dir`. Not durable before a sync of file and directory.
+    /// Creates an empty segment in `dir`. Durable only after file and directory are synced.
     pub(super) fn create(dir: &Path, start: Start) -> Result<Self, HistoryError> {
         let path = dir.join(format!("{:020}.{RAW}", start.first));
         let file = OpenOptions::new()
@@ -80,13 +80,12 @@ impl Raw {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes everything written before durable.
+    /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> Result<(), HistoryError> {
         self.file.sync_data().map_err(HistoryError::io("sync", &self.path))
     }
 
-    /// Collects records from the one that `collector` wants next, until it has enough or the segment
-    /// ends.
+    /// Reads records from the collector's next one, until it is full or the segment ends.
     pub(super) fn read(&self, collector: &mut Collector) -> Result<(), HistoryError> {
         let (mut revision, mut at, end) = {
             let index = self.index();
@@ -117,8 +116,8 @@ impl Raw {
     }
 }
 
-/// Gives the whole records in `bytes` to the collector; `revision` is that of the first one and is
-/// moved on. Returns how many bytes were used; `Err`: where something is wrong, and what.
+/// Passes the complete records in `bytes` to the collector; `revision` is that of the first one and is
+/// advanced. Returns the number of bytes consumed; `Err`: the offset of the first error, and what it is.
 pub(super) fn collect(
     bytes: &[u8],
     revision: &mut Revision,
@@ -129,7 +128,7 @@ pub(super) fn collect(
         if length > bytes.len() - at || collector.is_full() {
             break;
         }
-        // Checksums of what is passed over are left to `verify`.
+        // Skipped records are not checksummed; `verify` checks them.
         let is_wanted = *revision >= collector.next;
         if is_wanted || frame::is_mark(bytes, at) {
             let (item, _) = frame::item(bytes, at).map_err(|why| (at, why.to_owned()))?;

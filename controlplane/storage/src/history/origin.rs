@@ -1,8 +1,8 @@
-//! Where the history begins, noted in a file of its own (`ORIGIN`): the first segment may start at any
-//! revision, so by itself nobody would miss one that is gone.
+//! Records where the history begins, in a separate file (`ORIGIN`): the first segment may start at any
+//! revision, so without it a missing first segment would go unnoticed.
 //!
-//! Written before segments are removed on purpose. One that is missing or damaged proves nothing and
-//! is made anew: the history is whole without it.
+//! Written before segments are purged. A missing or damaged file proves nothing and is written again: the history is
+//! complete without it.
 
 use std::io;
 use std::path::Path;
@@ -16,13 +16,13 @@ use crate::platform::fs;
 
 const ORIGIN: &str = "ORIGIN";
 
-/// Notes that the history begins here, durably.
+/// Records durably that the history begins here.
 pub(super) fn note(dir: &Path, start: Start) -> Result<(), HistoryError> {
     Ok(durable::put(&dir.join(ORIGIN), &start.encode())?)
 }
 
-/// Checks that the history does not begin later than was noted; notes where it does if nothing was.
-/// `found`: start of the first segment; `None` when there is none.
+/// Checks that the history does not begin later than recorded; records its beginning if there is no file.
+/// `found`: start of the first segment; `None` if there is none.
 pub(super) fn check(dir: &Path, found: Option<Start>) -> Result<(), HistoryError> {
     let path = dir.join(ORIGIN);
     let noted = match fs::read(&path) {

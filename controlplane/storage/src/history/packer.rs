@@ -1,4 +1,4 @@
-//! The thread that compresses full segments.
+//! The packer thread, which compresses full segments.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{Segment, Shared};
 use crate::durable::sync_parent;
 use crate::platform::{Work, fs};
 
-/// What the thread has.
+/// State of the packer thread.
 pub(super) struct Packer(pub(super) Arc<Shared>);
 
 impl Work for Packer {
@@ -19,7 +19,7 @@ impl Work for Packer {
 
     fn take(&mut self, full: Full, _: &mut dyn FnMut() -> Option<Full>) {
         if let Err(error) = replace(&self.0, &full) {
-            // The open form stays and is as good. The next start tries again.
+            // The open segment stays and remains usable. The next start tries again.
             tracing::warn!(
                 file = %full.raw.path.display(),
                 error = &error as &dyn std::error::Error,
@@ -29,7 +29,7 @@ impl Work for Packer {
     }
 }
 
-/// Compresses a segment and puts the result in its place.
+/// Compresses a segment and replaces it with the result.
 fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
     let partial = sealed_segment::pack(full)?;
     let raw = &full.raw;
@@ -39,7 +39,7 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
         let mut state = shared.state();
         let current = state.segments.get(&raw.start.first);
         if !matches!(current, Some(Segment::Raw(current)) if Arc::ptr_eq(current, raw)) {
-            // Reset or purged meanwhile.
+            // The history was reset, or the segment purged, during the compression.
             return fs::remove_file(&partial).map_err(HistoryError::io("remove", &partial));
         }
         fs::rename(&partial, &path).map_err(HistoryError::io("rename", &partial))?;
@@ -48,14 +48,14 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
     }
     sync_parent(&raw.path)?;
     match fs::remove_file(&raw.path) {
-        // Purged meanwhile, in both its forms.
+        // The segment was purged concurrently, in both its forms.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(HistoryError::io("remove", &raw.path)),
     }
 }
 
-/// Makes the open segments before `first` durable. There are some where compressing failed, and a closed
-/// segment proves that nothing before it can be missing.
+/// Makes the open segments before `first` durable. They exist where compression failed. Required because a closed
+/// segment proves that everything before it was durable.
 fn sync_before(shared: &Shared, first: Revision) -> Result<(), HistoryError> {
     let _one = shared.syncing();
     shared.check()?;

@@ -1,4 +1,4 @@
-//! What one read wants and has, and the blocks that reads unpacked lately.
+//! The records collected by one read, and the cache of decompressed blocks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,25 +7,25 @@ use romana_statemachine::{Record, Revision};
 
 use super::Shared;
 
-/// Unpacked blocks, newest first: (segment, offset) and content.
+/// Decompressed blocks, newest first: (segment, offset) and contents.
 pub(super) type Cache = VecDeque<((Revision, u64), Arc<Vec<u8>>)>;
 
-/// How many unpacked blocks are kept.
+/// Number of cached blocks.
 const CACHE_BLOCKS: usize = 16;
 
-/// Gathers the records of one read.
+/// Collects the records of one read.
 pub(super) struct Collector {
-    /// The record wanted next.
+    /// Revision of the next record to collect.
     pub(super) next: Revision,
     pub(super) records: Vec<Record>,
     pub(super) records_left: usize,
     pub(super) bytes_left: usize,
-    /// For its cache.
+    /// Gives access to the block cache.
     pub(super) shared: Option<Arc<Shared>>,
 }
 
 impl Collector {
-    /// Wants everything from `next` on.
+    /// A collector without limits that starts at `next`.
     pub(super) fn all(next: Revision) -> Self {
         let (records_left, bytes_left) = (usize::MAX, usize::MAX);
         Self { next, records: Vec::new(), records_left, bytes_left, shared: None }
@@ -35,7 +35,7 @@ impl Collector {
         self.records_left == 0
     }
 
-    /// Takes a record whose wire form has `size` bytes, or is full. `false`: it is not the right one.
+    /// Takes a record with `size` bytes of wire form, or becomes full. `false`: it is not the next record.
     pub(super) fn take(&mut self, record: Record, size: usize) -> bool {
         if record.revision != self.next {
             return false;

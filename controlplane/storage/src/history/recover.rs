@@ -1,5 +1,5 @@
-//! Finds out what of the history is there, at open. Closed segments: header and footer only (the
-//! rest is checked when it is read). Open ones are read whole and their chain of digests is checked.
+//! Recovery at open. Of closed segments only header and footer are checked (the rest is checked when it is
+//! read). Open ones are read completely and their chain of digests is checked.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -18,16 +18,16 @@ use crate::durable::sync_parent;
 use crate::platform::FileExt;
 use crate::platform::fs::{self, OpenOptions};
 
-/// The history as found, ready to be appended to.
+/// The recovered history, ready for appends.
 pub(super) struct Opened {
     /// By first revision.
     pub(super) segments: BTreeMap<Revision, Segment>,
-    /// The one to append to: the last of `segments`.
+    /// The segment to append to: the last of `segments`.
     pub(super) active: Arc<Raw>,
     pub(super) last: (Revision, Digest),
 }
 
-/// Opens the history in `dir`, or makes an empty one.
+/// Opens the history in `dir`, or creates an empty one.
 pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     fs::create_dir_all(dir).map_err(HistoryError::io("create", dir))?;
     sync_parent(dir)?;
@@ -71,7 +71,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     finish(dir, segments, active, last.unwrap_or_default())
 }
 
-/// Nothing is missing at the start. Segments that are there say so themselves; what is wrong with one
+/// Checks that nothing is missing at the start. Existing segments carry their own start; damage to one
 /// is found when it is opened.
 fn check_origin(dir: &Path, files: &[(Revision, PathBuf)]) -> Result<(), HistoryError> {
     let Some((first, path)) = files.first() else { return origin::check(dir, None) };
@@ -101,7 +101,7 @@ fn finish(
         segments.insert(start.first, Segment::Raw(Arc::clone(&raw)));
         raw
     };
-    // What was read may be in the page cache only, and will be relied on.
+    // The contents may be in the page cache only, and will be relied on: sync them.
     for segment in segments.values() {
         if let Segment::Raw(raw) = segment {
             raw.sync()?;
@@ -111,8 +111,8 @@ fn finish(
     Ok(Opened { segments, active, last })
 }
 
-/// The segments' files by first revision. Removes what an interrupted compression left: the partial
-/// file, or the open segment whose packed form is complete.
+/// The segment files by first revision. Removes what an interrupted compression left: the partial
+/// file, or the open segment whose sealed form is complete.
 fn list(dir: &Path) -> Result<Vec<(Revision, PathBuf)>, HistoryError> {
     let mut files: BTreeMap<Revision, PathBuf> = BTreeMap::new();
     let mut useless = Vec::new();
@@ -143,7 +143,7 @@ fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == PACKED)
 }
 
-/// A segment starts where the one before ends. The first one may start anywhere.
+/// Checks that a segment starts where the previous one ends. The first one may start anywhere.
 fn check_start(
     path: &Path,
     start: Start,
@@ -175,15 +175,15 @@ fn continues(
     }
 }
 
-/// What an open segment turned out to be.
+/// Result of scanning an open segment.
 enum Scan {
-    /// Whole; ends with this record.
+    /// Intact; ends with this record.
     Good(Arc<Raw>, (Revision, Digest)),
-    /// What is behind this was never durable. `None`: all of it.
+    /// Truncated to this part, because the rest was never durable. `None`: nothing is left.
     Cut(Option<(Arc<Raw>, (Revision, Digest))>),
 }
 
-/// Reads an open segment; `later` are the files after it.
+/// Reads and checks an open segment; `later` are the files after it.
 fn scan(
     path: &Path,
     name: Revision,
@@ -212,8 +212,8 @@ fn scan(
         tracing::warn!(file = %path.display(), offset = cut, why, "truncated a torn tail of the history");
         file.set_len(cut).map_err(HistoryError::io("truncate", path))?;
     }
-    // It is synced soon. If the last run ended because a sync failed, the kernel may take pages for
-    // clean that are not on the disk: write them again.
+    // It is synced soon. If the last run ended because a sync failed, the kernel may consider pages clean
+    // that are not on the disk: write them again.
     let end = bytes.len().min(usize::try_from(cut).unwrap_or(usize::MAX));
     let unsure = bytes.get(durable..end).unwrap_or_default();
     file.write_all_at(unsure, durable as u64).map_err(HistoryError::io("write", path))?;
@@ -221,13 +221,13 @@ fn scan(
     Ok(if broken.is_some() { Scan::Cut(Some((raw, last))) } else { Scan::Good(raw, last) })
 }
 
-/// The good part of a segment.
+/// The intact part of a segment.
 struct Chain {
     index: Index,
     last: (Revision, Digest),
-    /// What is before was certainly durable.
+    /// Offset before which everything was certainly durable.
     durable: usize,
-    /// What is wrong with what comes after it, if anything comes.
+    /// What is wrong after the intact part, if anything follows.
     broken: Option<String>,
 }
 
@@ -255,7 +255,7 @@ fn follow(start: Start, bytes: &[u8]) -> Chain {
     Chain { index, last, durable, broken }
 }
 
-/// Reads one item; a record must follow `last`, and becomes it.
+/// Reads one item; a record must continue from `last`, which is advanced to it.
 fn step(bytes: &[u8], at: usize, last: &mut (Revision, Digest)) -> Result<(Item, usize), String> {
     let (item, end) = frame::item(bytes, at).map_err(str::to_owned)?;
     let Item::Record(body) = &item else { return Ok((item, end)) };
@@ -271,8 +271,8 @@ fn step(bytes: &[u8], at: usize, last: &mut (Revision, Digest)) -> Result<(Item,
     Ok((item, end))
 }
 
-/// An error, if something proves that what is at `offset` was durable: a mark behind it, here or in
-/// a later segment, or a later packed segment.
+/// Returns an error if the bytes at `offset` are proven to have been durable: by a mark after them, in this
+/// or a later segment, or by a later sealed segment.
 fn check_not_durable(
     path: &Path,
     bytes: &[u8],

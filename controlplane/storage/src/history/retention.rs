@@ -1,9 +1,9 @@
-//! A history that begins later: purging its oldest segments, and beginning anew after a snapshot.
+//! Removal of old history: purging the oldest segments, and a reset after a snapshot.
 //!
-//! Laws: whole segments go, the oldest first, each durably before the next, never the open one; so a
-//! crash leaves a history that is shorter at its start, and its chain still verifies from the digest
-//! in the header of the first segment that is left. A reset happens whole or not at all: what it
-//! begins with is written down first, and the next opening finishes what a crash interrupted.
+//! Laws: whole segments are purged, oldest first, each durably before the next, never the open one. So a
+//! crash leaves a history that begins later, and its chain still verifies from the digest in the header of the first
+//! remaining segment. A reset is atomic: its new start is written to a marker file first, and the next open
+//! completes a reset that a crash interrupted.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -22,26 +22,25 @@ use super::{History, Segment};
 use crate::durable::{self, sync_parent};
 use crate::platform::fs;
 
-/// Ending of the file that says that a reset is in progress, and what begins.
+/// File extension of the marker of a reset in progress; the file contains the new start.
 const RESET: &str = "reset";
 
-/// A segment, as far as retention is concerned.
+/// Properties of a segment that matter for retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
     pub first: Revision,
-    /// Its last revision; before `first` while it is empty.
+    /// Last revision; less than `first` while the segment is empty.
     pub last: Revision,
-    /// Its size on the disk, bytes.
+    /// Size on disk, in bytes.
     pub bytes: u64,
-    /// Time of its first record. `None` while it is empty.
+    /// Time of the first record. `None` while the segment is empty.
     pub began: Option<Millis>,
-    /// Time at which everything in it had happened. `None` for the open one.
+    /// Upper bound of the times of its records. `None` for the open segment.
     pub ended: Option<Millis>,
 }
 
 impl History {
-    /// After which record the history begins, and the digest of that record: `(0, default)` when
-    /// nothing was ever purged.
+    /// Revision and digest of the record before the history begins: `(0, default)` when nothing was purged.
     #[must_use]
     pub fn start(&self) -> (Revision, Digest) {
         let state = self.inner.shared.state();
@@ -49,22 +48,21 @@ impl History {
         start.map(|start| (start.first.minus(1), start.previous)).unwrap_or_default()
     }
 
-    /// The first revision of the segment after the one that `revision` lies in; `None`: that is the
-    /// open one.
+    /// First revision of the segment after the one that contains `revision`; `None` if that is the open one.
     #[must_use]
     pub fn segment_after(&self, revision: Revision) -> Option<Revision> {
         let state = self.inner.shared.state();
         state.segments.range(revision.next()..).next().map(|(first, _)| *first)
     }
 
-    /// Size of all segments on the disk, bytes.
+    /// Size of all segments on disk, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.inner.shared.state().segments.values().map(Segment::bytes).sum()
     }
 
-    /// The segments, oldest first; the last one is the open one. Reads one record of each segment
-    /// that it has not seen before.
+    /// The segments, oldest first; the last one is the open one. Reads one record of each segment whose time is not
+    /// cached yet.
     ///
     /// # Errors
     /// Those of [`History::read`].
@@ -88,7 +86,7 @@ impl History {
         Ok(infos)
     }
 
-    /// Time of a record: the first of a segment, or the last one there is. Remembered.
+    /// Time of a record: the first one of a segment, or the newest of all. Cached.
     fn began(&self, first: Revision) -> Result<Millis, HistoryError> {
         let times = || self.inner.times.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = times().get(&first) {
@@ -99,7 +97,7 @@ impl History {
         Ok(at)
     }
 
-    /// Closes the open segment, if there is something in it, so that it can be purged one day.
+    /// Closes the open segment, if it is not empty, so that it can be purged later.
     ///
     /// # Errors
     /// [`HistoryError::Stopped`]: the disk failed, now or before.
@@ -113,18 +111,18 @@ impl History {
         self.rotate(&mut writer).map_err(|error| shared.fail(error))
     }
 
-    /// Removes the segments whose records are all at or before `revision`; the open one stays in any
-    /// case. Who reads what goes gets [`HistoryError::Compacted`]. Returns the oldest revision left.
+    /// Purges the segments whose records are all at or before `revision`; the open one always stays.
+    /// Readers of purged records get [`HistoryError::Compacted`]. Returns the oldest remaining revision.
     ///
     /// # Errors
-    /// [`HistoryError::Io`]: a file cannot be removed; it and all after it stay.
+    /// [`HistoryError::Io`]: a file could not be removed; it and all later ones stay.
     /// [`HistoryError::Stopped`]: the disk failed, now or before.
     pub fn purge_before(&self, revision: Revision) -> Result<Revision, HistoryError> {
         let shared = &self.inner.shared;
         if self.purgeable(revision).is_none() {
             return Ok(self.oldest());
         }
-        // What stays must be there before that on which its chain rests goes.
+        // The remaining records must be durable before the segments that their chain depends on are removed.
         self.sync()?;
         let _one = shared.syncing();
         while let Some((first, segment, next)) = self.purgeable(revision) {
@@ -143,7 +141,7 @@ impl History {
         Ok(self.oldest())
     }
 
-    /// The oldest segment, if it is closed and ends at or before `revision`; and what begins after it.
+    /// The oldest segment, if it is closed and ends at or before `revision`; and the start of the next one.
     fn purgeable(&self, revision: Revision) -> Option<(Revision, Segment, Start)> {
         let state = self.inner.shared.state();
         let mut segments = state.segments.iter();
@@ -152,9 +150,9 @@ impl History {
         (next.minus(1) <= revision).then(|| (*first, segment.clone(), after.start()))
     }
 
-    /// Throws everything away and begins after `revision`, whose digest is `digest`: for a replica
-    /// whose own history ends before what its peers keep begins. Durable on return; a crash before
-    /// leaves all or nothing of it done.
+    /// Discards everything and restarts after `revision`, whose digest is `digest`: for a replica
+    /// whose history ends before its peers' history begins. Durable on return; atomic if it crashes
+    /// before.
     ///
     /// # Errors
     /// [`HistoryError::Stopped`]: the disk failed, now or before.
@@ -193,7 +191,7 @@ fn remove(path: &Path) -> Result<(), HistoryError> {
     Ok(())
 }
 
-/// Writes down, durably, that everything goes and what begins instead. Returns the file that says so.
+/// Writes the marker of a reset durably, with the new start. Returns its path.
 fn announce(dir: &Path, start: Start) -> Result<PathBuf, HistoryError> {
     let marker = dir.join(format!("{:020}.{RESET}", start.first));
     let partial = marker.with_extension(PARTIAL);
@@ -201,7 +199,7 @@ fn announce(dir: &Path, start: Start) -> Result<PathBuf, HistoryError> {
     Ok(marker)
 }
 
-/// Does what was announced.
+/// Performs the reset that a marker describes.
 fn carry_out(dir: &Path, start: Start, marker: &Path) -> Result<Arc<Raw>, HistoryError> {
     for entry in fs::read_dir(dir).map_err(HistoryError::io("list", dir))? {
         let path = entry.map_err(HistoryError::io("list", dir))?.path();
@@ -218,7 +216,7 @@ fn carry_out(dir: &Path, start: Start, marker: &Path) -> Result<Arc<Raw>, Histor
     Ok(Arc::new(raw))
 }
 
-/// Finishes a reset that a crash interrupted, if there is one.
+/// Completes a reset that a crash interrupted, if there is one.
 pub(super) fn finish(dir: &Path) -> Result<(), HistoryError> {
     for entry in fs::read_dir(dir).map_err(HistoryError::io("list", dir))? {
         let path = entry.map_err(HistoryError::io("list", dir))?.path();

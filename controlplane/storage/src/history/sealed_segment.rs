@@ -1,4 +1,4 @@
-//! Closed segments: compressed in blocks, so that a record is found without unpacking the rest.
+//! Closed segments, compressed in blocks, so that one record is read without decompressing the rest.
 //!
 //! ```text
 //!   header (as of an open segment) · blocks (LZ4 each) · index of the blocks · footer (80 bytes)
@@ -19,30 +19,29 @@ use crate::durable;
 use crate::platform::FileExt;
 use crate::platform::fs::File;
 
-/// Ending of a closed segment's name.
+/// File extension of a closed segment.
 pub(super) const PACKED: &str = "lz4";
-/// Ending of a file that is being made.
+/// File extension of a temporary file.
 pub(super) const PARTIAL: &str = "tmp";
 
 const FOOTER: usize = 80;
 const FOOTER_MAGIC: [u8; 8] = *b"ROMANAFT";
-/// Bytes of records in a block, before compression: what is unpacked to read one record.
+/// Uncompressed bytes per block: what is decompressed to read one record.
 const BLOCK_BYTES: usize = 32 << 10;
 
-/// A block.
+/// Index entry of a block.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Block {
-    /// Its first record.
+    /// Revision of its first record.
     first: Revision,
     offset: u64,
     packed: u32,
     raw: u32,
-    /// Checksum of the packed bytes.
+    /// Checksum of the compressed bytes.
     crc: u32,
 }
 
-/// A segment that does not change any more. Its file is opened when it is read: there may be
-/// thousands.
+/// An immutable segment. Its file is opened only for reads, because there may be thousands.
 #[derive(Debug)]
 pub(super) struct Packed {
     pub(super) start: Start,
@@ -82,8 +81,7 @@ impl Packed {
         Ok(Self { start, path, last, digest, index_offset, index_len, index_crc, blocks })
     }
 
-    /// Collects records from the one that `collector` wants next, until it has enough or the segment
-    /// ends.
+    /// Reads records from the collector's next one, until it is full or the segment ends.
     pub(super) fn read(&self, collector: &mut Collector) -> Result<(), HistoryError> {
         let blocks = self.blocks()?;
         let after = blocks.partition_point(|block| block.first <= collector.next);
@@ -143,14 +141,14 @@ impl Packed {
     }
 }
 
-/// A segment that nothing is appended to any more, and its last record.
+/// A segment that is complete, and its last record.
 pub(super) struct Full {
     pub(super) raw: Arc<Raw>,
     pub(super) last: (Revision, Digest),
 }
 
-/// Writes the packed form of a full segment beside it, durably, under a temporary name: returns the
-/// path. The caller renames it to [`packed_path`].
+/// Compresses a full segment into a temporary file beside it, durably, and returns the path. The caller renames it to
+/// [`packed_path`].
 pub(super) fn pack(full: &Full) -> Result<PathBuf, HistoryError> {
     let raw = &*full.raw;
     let length = usize::try_from(raw.index().end).unwrap_or(usize::MAX);
@@ -162,12 +160,12 @@ pub(super) fn pack(full: &Full) -> Result<PathBuf, HistoryError> {
     Ok(path)
 }
 
-/// The name of the packed form of a segment.
+/// Path of the sealed form of a segment.
 pub(super) fn packed_path(raw: &Raw) -> PathBuf {
     raw.path.with_extension(PACKED)
 }
 
-/// The packed form of a segment given whole; or where something is wrong with it, and what.
+/// Encodes the sealed form of a complete segment; or the offset of an error in it, and what it is.
 fn encode(
     start: Start,
     last: (Revision, Digest),
@@ -205,7 +203,7 @@ fn push_block(bytes: &mut Vec<u8>, first: Revision, raw: &[u8]) -> Block {
     let packed = lz4_flex::block::compress(raw);
     let offset = bytes.len() as u64;
     bytes.extend_from_slice(&packed);
-    // A block is a little longer than `BLOCK_BYTES`, or one record.
+    // A block is slightly longer than `BLOCK_BYTES`, or has one record.
     let short = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let crc = crc32fast::hash(&packed);
     Block { first, offset, packed: short(packed.len()), raw: short(raw.len()), crc }

@@ -1,4 +1,4 @@
-//! A segment in either of its forms.
+//! A segment, open or sealed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ impl Segment {
         }
     }
 
-    /// The segment, if it is an open one.
+    /// The open segment, if this is one.
     pub(super) fn open(&self) -> Option<Arc<Raw>> {
         match self {
             Self::Raw(raw) => Some(Arc::clone(raw)),
@@ -39,7 +39,7 @@ impl Segment {
         }
     }
 
-    /// Its size on the disk.
+    /// Size on disk.
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Raw(raw) => raw.index().end,
@@ -48,7 +48,7 @@ impl Segment {
     }
 }
 
-/// Open segments with others after them: compressing was interrupted. Where one ends, the next starts.
+/// Open segments that have successors: their compression was interrupted. Each ends where the next one starts.
 pub(super) fn full_segments(segments: &BTreeMap<Revision, Segment>) -> Vec<Full> {
     let pairs = segments.values().zip(segments.values().skip(1));
     let full = pairs.filter_map(|(segment, next)| match segment {

@@ -1,4 +1,4 @@
-//! The history: reopened, torn, compressed, damaged, and read while it is written.
+//! The history: reopened, torn, compressed, damaged, and read during writes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ fn full_segments_are_compressed_and_read_at_any_revision() {
     for part in want.chunks(50) {
         history.append(part).unwrap();
     }
-    // Dropping waits for the compression of what is full.
+    // Dropping waits for the compression of full segments.
     drop(history);
     assert!(files(dir.path(), "lz4").len() >= 2);
     assert_eq!(files(dir.path(), "log").len(), 1);
@@ -99,7 +99,7 @@ fn known_records_are_compared_and_gaps_refused() {
     history.append(&want).unwrap();
     assert_eq!(all(&history), want);
     let mut other = want[50..].to_vec();
-    // A chain: what is different once is different from there on.
+    // A chain: once it differs, it differs from there on.
     for record in &mut other[3..] {
         record.digest = Digest::of(format!("another {}", record.revision).as_bytes());
     }
@@ -141,7 +141,7 @@ fn a_torn_tail_is_cut_and_can_be_appended_again() {
     }
 }
 
-/// Where the record `revision` ends in an open segment.
+/// Offset of the end of record `revision` in an open segment.
 fn end_of(bytes: &[u8], revision: u64) -> usize {
     let mut at = super::frame::HEADER;
     let mut seen = 0;
@@ -164,7 +164,7 @@ fn damage_to_what_was_synced_is_refused() {
     let whole = fs::read(&file).unwrap();
     let end = end_of(&whole, 50);
     for at in (0..end).step_by(17) {
-        // A mark of an opening says less than the last one and may be damaged, too.
+        // A mark written at open covers less than the last one, and may be damaged, too.
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
         fs::write(&file, &bytes).unwrap();
@@ -203,7 +203,7 @@ fn damage_to_a_closed_segment_is_refused_at_open_or_at_the_read() {
     assert!(matches!(History::open(dir.path(), SMALL), Err(HistoryError::Damaged { .. })));
 }
 
-/// A power cut while the segment before was not synced either: nothing but a prefix is left.
+/// A power cut before the previous segment was synced: only a prefix of the history is left.
 #[test]
 fn later_open_segments_go_with_a_torn_earlier_one() {
     let want = records(start(), 200);
@@ -248,7 +248,7 @@ fn a_reset_begins_after_a_snapshot() {
     assert_eq!(history.verify().unwrap(), (Revision(300), want[299].digest));
 }
 
-/// The first segment may start anywhere, so where the history begins is noted beside.
+/// The first segment may start anywhere, so the beginning of the history is recorded separately.
 #[test]
 fn a_missing_first_segment_is_refused() {
     let dir = tempfile::tempdir().unwrap();

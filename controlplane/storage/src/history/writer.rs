@@ -1,4 +1,4 @@
-//! The writer's side of the open segment.
+//! Write access to the open segment.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use super::frame;
 use super::open_segment::{Index, Raw};
 use crate::platform::FileExt;
 
-/// What is appended to, and what of it is not durable.
+/// The open segment, and what is not durable yet.
 pub(super) struct Writer {
     pub(super) active: Arc<Raw>,
-    /// End of what was written; readers may go so far.
+    /// End of the written part; readers may read up to here.
     pub(super) end: u64,
-    /// Segments with content that is not known to be durable.
+    /// Segments whose contents are not known to be durable.
     pub(super) unsynced: Vec<Arc<Raw>>,
     /// Whether files were created since the directory was synced.
     pub(super) new_files: bool,
@@ -27,7 +27,7 @@ impl Writer {
         Self { active, end, unsynced: Vec::new(), new_files: false, buffer: Vec::new() }
     }
 
-    /// Writes records with one call and lets readers see them.
+    /// Appends records with one write and publishes them to readers.
     pub(super) fn write(&mut self, records: &[Record]) -> Result<(), HistoryError> {
         self.buffer.clear();
         let mut places = Vec::with_capacity(records.len());
@@ -40,14 +40,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Notes that a segment is not known to be durable.
+    /// Marks a segment as not durable.
     pub(super) fn owe(&mut self, raw: Arc<Raw>) {
         if !self.unsynced.iter().any(|owed| Arc::ptr_eq(owed, &raw)) {
             self.unsynced.push(raw);
         }
     }
 
-    /// Notes that everything before `end` is durable.
+    /// Writes a mark: everything before `end` is durable.
     pub(super) fn mark(&mut self, end: u64) -> Result<(), HistoryError> {
         self.buffer.clear();
         self.buffer.extend_from_slice(&frame::mark(end));

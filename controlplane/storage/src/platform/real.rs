@@ -1,4 +1,4 @@
-//! The machine itself.
+//! The real platform.
 
 pub use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ pub mod net {
     pub use tokio::net::{TcpListener, TcpStream};
 }
 
-/// Takes the file for this process alone. `false`: another one has it.
+/// Locks the file for this process. `false`: another process holds the lock.
 pub fn lock(file: &fs::File) -> io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -30,8 +30,8 @@ pub fn lock(file: &fs::File) -> io::Result<bool> {
     }
 }
 
-/// Gives the file `size` bytes of allocated room, so that writing there cannot fail for want of it; only
-/// the size, where the file system cannot.
+/// Allocates `size` bytes for the file, so that later writes cannot fail for lack of space; sets only the size if the
+/// file system cannot allocate.
 pub fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
@@ -39,14 +39,14 @@ pub fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
     }
 }
 
-/// Waits for a disk on a thread where that is no harm.
+/// Runs blocking disk work on a separate thread.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     tokio::task::spawn_blocking(work).await
 }
 
-/// Starts a thread for what may lag behind for as long as it likes.
+/// Starts a low-priority thread.
 pub fn background(
     name: &str,
     work: impl FnOnce() + Send + 'static,
@@ -54,12 +54,12 @@ pub fn background(
     thread::Builder::new().name(name.to_owned()).spawn(work).map(Some)
 }
 
-/// The wall clock, since 1970.
+/// Wall-clock time since 1970.
 pub fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A clock that never jumps, and goes on while the machine is suspended.
+/// A clock that never jumps and also advances while the machine is suspended.
 pub fn steady_time() -> Duration {
     let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::Boottime);
     Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
@@ -73,16 +73,16 @@ where
     rand::random()
 }
 
-/// A thread with a queue. Dropped, it does what is queued and ends, and the drop waits for that (unless it
-/// happens on the thread itself).
+/// A thread with a job queue. Dropping it processes the queued jobs and waits for the thread to end (unless the drop
+/// runs on that thread).
 pub struct Worker<W: Work> {
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     queue: Option<Sender<W::Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<W: Work> Worker<W> {
-    /// Starts it.
+    /// Starts the thread.
     pub fn spawn(name: &str, mut work: W) -> io::Result<Self> {
         let (queue, inbox) = mpsc::channel();
         let run = move || {
@@ -95,12 +95,12 @@ impl<W: Work> Worker<W> {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Starts one whose work another worker waits for.
+    /// Starts a thread whose work another worker waits for.
     pub fn spawn_helper(name: &str, work: W) -> io::Result<Self> {
         Self::spawn(name, work)
     }
 
-    /// Queues a job; gives it back when the thread has ended, which only a panic does.
+    /// Queues a job; returns it if the thread has ended, which only happens after a panic.
     pub fn send(&self, job: W::Job) -> Result<(), W::Job> {
         match &self.queue {
             Some(queue) => queue.send(job).map_err(|error| error.0),
@@ -114,7 +114,7 @@ impl<W: Work> Drop for Worker<W> {
         drop(self.queue.take());
         let Some(thread) = self.thread.take() else { return };
         if thread.thread().id() != thread::current().id() {
-            // A panic of the worker has been reported by then.
+            // A panic of the worker was already reported.
             _ = thread.join();
         }
     }

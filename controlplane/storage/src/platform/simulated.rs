@@ -1,11 +1,11 @@
-//! A machine made of memory, for three replicas on one thread (`chaos/raft`).
+//! An in-memory simulation of the platform, for three replicas on one thread (`chaos/raft`).
 //!
-//! The disks are [`disk`]; the network is turmoil's; time is the runtime's own, which turmoil keeps paused and
-//! moves on. Threads are tasks, or are done in place where another worker waits for them. All dice are thrown
-//! here, with one seed for the whole process: the same seed is the same run.
+//! Disks are simulated by [`disk`], the network by turmoil; time is the runtime's clock, which turmoil pauses and
+//! advances. Threads are tasks; a helper's work runs in place, where another worker waits for it. All random numbers
+//! come from one generator per process: the same seed gives the same run.
 //!
-//! A disk takes time only between asking and doing: what a worker does in one go happens at one instant.
-//! The power can still go at any operation in the middle of it ([`disk::cut_power_after`]).
+//! Disk time passes only between request and execution: what a worker does in one call happens at one instant.
+//! Power can still fail in the middle, at any operation ([`disk::cut_power_after`]).
 
 pub mod disk;
 pub mod fs;
@@ -36,27 +36,27 @@ pub mod net {
 
 thread_local! {
     static DICE: RefCell<SmallRng> = RefCell::new(SmallRng::seed_from_u64(0));
-    /// The longest that a disk takes, microseconds.
+    /// The longest time that a disk operation takes, in microseconds.
     static SLOWEST: Cell<u64> = const { Cell::new(1000) };
-    /// The clocks of each machine and when they were set, by the id of its runtime.
+    /// The clocks of each machine and when they were set, by runtime id.
     static SET: RefCell<BTreeMap<String, (Clock, Duration)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// How the clocks of a machine differ from the true time. The default is right.
+/// How the clocks of a machine deviate from the true time. The default is correct.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
-    /// How far the wall clock is ahead of the true time, or behind it (negative), milliseconds.
+    /// Offset of the wall clock from the true time, in milliseconds; negative if behind.
     pub ahead: i64,
-    /// How much the wall clock gains on the true time since it was set, or loses (negative), millionths.
+    /// Drift of the wall clock since it was set, in parts per million; negative if slow.
     pub drift: i64,
-    /// The wall clock shows up to so much more or less whenever it is read, milliseconds.
+    /// Random error of each reading of the wall clock, up to ± this many milliseconds.
     pub lies: u64,
-    /// How much the monotonic clock gains on the true time, or loses (negative), millionths.
+    /// Drift of the monotonic clock, in parts per million; negative if slow.
     pub pace: i64,
 }
 
 impl Clock {
-    /// What the wall clock shows, nanoseconds since 1970, `set` being when it was set.
+    /// What the wall clock shows, in nanoseconds since 1970; it was set at `set`.
     fn wall(&self, now: i128, set: i128) -> i128 {
         let drifted = (now - set) * i128::from(self.drift) / MILLION;
         let lie = if self.lies == 0 {
@@ -72,7 +72,7 @@ impl Clock {
     }
 }
 
-/// Nanoseconds of a millisecond, and millionths of a whole.
+/// Nanoseconds per millisecond, and parts per million.
 const MILLION: i128 = 1_000_000;
 
 fn nanos(time: Duration) -> i128 {
@@ -87,22 +87,22 @@ fn elapsed() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
 
-/// Where all clocks begin: 2026-01-01.
+/// Start time of all clocks: 2026-01-01.
 const EPOCH: Duration = Duration::from_secs(1_767_225_600);
 
-/// Throws the dice anew: everything that follows is a function of the seed. A disk takes up to `slowest` for
-/// what a worker does in one go.
+/// Seeds the random generator: everything that follows is a function of the seed. A disk takes up to `slowest` for
+/// what a worker does in one call.
 pub fn begin(seed: u64, slowest: Duration) {
     DICE.set(SmallRng::seed_from_u64(seed));
     SLOWEST.set(u64::try_from(slowest.as_micros()).unwrap_or(u64::MAX));
 }
 
-/// Sets the clocks of the machine that asks. The times that it waits for are always right.
+/// Sets the clocks of the calling machine. Its timers are not affected.
 pub fn set_clock(clock: Clock) {
     SET.with_borrow_mut(|set| set.insert(machine(), (clock, elapsed())));
 }
 
-/// Each life of a machine has a runtime of its own.
+/// Id of the calling machine's runtime: each restart of a machine creates a new one.
 fn machine() -> String {
     tokio::runtime::Handle::current().id().to_string()
 }
@@ -112,19 +112,19 @@ fn clock() -> (Clock, i128) {
     (clock, nanos(set))
 }
 
-/// The true time since 1970, so long after the run began.
+/// The true time since 1970, at `elapsed` after the start of the run.
 #[must_use]
 pub fn true_time(elapsed: Duration) -> Duration {
     EPOCH + elapsed
 }
 
-/// The wall clock of the machine that asks, since 1970.
+/// Wall-clock time of the calling machine, since 1970.
 pub fn unix_time() -> Duration {
     let (clock, set) = clock();
     duration(clock.wall(nanos(elapsed()), set))
 }
 
-/// A clock of the machine that asks that never jumps.
+/// Monotonic time of the calling machine.
 pub fn steady_time() -> Duration {
     duration(clock().0.steady(nanos(elapsed())))
 }
@@ -146,17 +146,17 @@ async fn disk_time() {
     sleep(Duration::from_micros(below(SLOWEST.get()))).await;
 }
 
-/// Takes a file for this life of the machine alone. `false`: it is taken.
+/// Locks a file for this life of the machine. `false`: it is locked already.
 pub fn lock(file: &fs::File) -> io::Result<bool> {
     file.lock()
 }
 
-/// Gives the file `size` bytes of allocated room.
+/// Allocates `size` bytes for the file.
 pub fn allocate(file: &fs::File, size: u64) -> io::Result<()> {
     file.set_len(size)
 }
 
-/// Waits for a disk.
+/// Runs disk work after a simulated delay.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
@@ -164,7 +164,7 @@ pub async fn blocking<T: Send + 'static>(
     Ok(work())
 }
 
-/// What may lag behind for as long as it likes, is not done at all.
+/// Background work is skipped in the simulation.
 #[allow(clippy::unnecessary_wraps)] // as the real one
 pub fn background(
     _: &str,
@@ -173,7 +173,7 @@ pub fn background(
     Ok(None)
 }
 
-/// A task with a queue; or, for a helper, nothing but its state.
+/// A task with a job queue; for a helper, only its state.
 pub enum Worker<W: Work> {
     Task(mpsc::UnboundedSender<W::Job>),
     InPlace(Arc<Mutex<Option<W>>>),

@@ -1,4 +1,4 @@
-//! What can go wrong with the log.
+//! Errors of the log.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,53 +6,42 @@ use std::sync::Arc;
 
 use crate::durable::Failed;
 
-/// Why the log does not open, does not answer or has stopped.
+/// Why the log cannot be opened or read, or has stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
-    /// Another process (or another handle of this one) has the directory.
+    /// Another process (or another handle in this one) has locked the directory.
     #[error("{} is locked: another process uses this log", path.display())]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-    },
-    /// Bytes that were durable are not what was written. Nothing was changed; seed the
-    /// replica anew from the others.
+    Locked { path: PathBuf },
+    /// Durable bytes are corrupt. Nothing was changed; re-seed the replica from the others.
     #[error("{}: damaged at offset {offset}: {why}", file.display())]
     Damaged {
-        /// The segment.
         file: PathBuf,
-        /// Where in it, bytes from its start.
+        /// Offset in bytes from its start.
         offset: u64,
         why: String,
     },
-    /// The log is another replica's, or of another data directory of this one.
+    /// The log belongs to another replica, or to another data directory of this one.
     #[error(
         "{} is of another log: it belongs to replica {theirs}, and this is replica {ours} in the data directory \
          that `nonce` names: put the log back that belongs here", file.display()
     )]
     Foreign {
-        /// The segment.
         file: PathBuf,
-        /// The member whose it is.
+        /// Id of its owner.
         theirs: u64,
-        /// The member that opens it.
+        /// Id of the replica that opens it.
         ours: u64,
     },
-    /// The operating system refused something.
+    /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        /// Its answer.
-        source: io::Error,
-    },
-    /// These entries are gone.
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// These entries were purged.
     #[error("log entries before index {first} were purged")]
     Purged {
-        /// The first entry that is still there.
+        /// The first remaining entry.
         first: u64,
     },
-    /// The log stopped earlier, for good.
+    /// The log stopped earlier, permanently.
     #[error("the log has stopped after a failure")]
     Stopped(#[source] Arc<WalError>),
 }
@@ -70,7 +59,7 @@ impl WalError {
         move |source| Self::Io { action, path, source }
     }
 
-    /// The error that a caller of a stopped log gets: `cause`, which stays its source.
+    /// The error for callers of a stopped log, with `cause` as its source.
     pub(super) fn answer(cause: &Arc<Self>) -> io::Error {
         io::Error::new(cause.kind(), Self::Stopped(Arc::clone(cause)))
     }

@@ -1,4 +1,4 @@
-//! The bytes of a segment. Pure.
+//! Encoding of a segment. Pure.
 //!
 //! ```text
 //!   preamble (64 bytes): magic, version, salt, sequence number, size, end of the segment before, owner, CRC
@@ -6,9 +6,9 @@
 //!           payload, then zeros up to a multiple of 8
 //! ```
 //!
-//! Little-endian. The header's CRC starts from the segment's random salt and the record's offset:
-//! neither the old bytes of a recycled file, nor a payload that looks like a record, nor a record in
-//! the wrong place is taken for one. The length is covered, so a flipped bit cannot end the log.
+//! Little-endian. The header's CRC is seeded with the segment's random salt and covers the record's offset: so old
+//! bytes of a recycled file, a payload that looks like a record, or a misplaced record are never accepted. The CRC
+//! covers the length, so a flipped bit cannot end the log early.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 const MAGIC: [u8; 8] = *b"ROMANAWL";
 const VERSION: u32 = 1;
 
-/// Length of the preamble, bytes: where the first record starts.
+/// Length of the preamble in bytes: offset of the first record.
 pub(super) const PREAMBLE: usize = 64;
 /// Length of a record's header, bytes.
 pub(super) const HEADER: usize = 24;
@@ -25,22 +25,20 @@ const ALIGN: usize = 8;
 /// The longest payload of a record, bytes.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 28;
 
-/// What a record says.
+/// Kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
     /// First record of each segment: the [`Checkpoint`] of everything before it.
     Checkpoint = 1,
-    /// Everything before the offset in `index` (its own) was durable when this was written. Starts
+    /// Everything before the offset in `index` (its own offset) was durable when this was written. First record of
     /// every group.
     Mark = 2,
-    /// The entry `index`.
     Entry = 3,
-    /// The vote.
     Vote = 4,
-    /// Entries from `index` on are void.
+    /// Entries from `index` on are removed.
     Truncate = 5,
-    /// Entries up to `index` are void; the payload is the caller's marker.
+    /// Entries up to `index` are purged; the payload is the caller's marker.
     Purge = 6,
 }
 
@@ -51,27 +49,26 @@ impl Kind {
     }
 }
 
-/// Whose a log is: told apart from every other by its member's id and a digest of what else distinguishes it.
+/// Owner of a log: the member's id, and a digest of what else distinguishes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// The member's id.
     pub member: u64,
-    /// Of its cluster and its data directory.
+    /// Digest of the cluster id and the nonce of the data directory.
     pub tag: [u8; 12],
 }
 
-/// The identity of a segment.
+/// Head of a segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Preamble {
-    /// Random: starts the CRC of every header in the segment.
+    /// Random; seeds the CRC of every header in the segment.
     pub(super) salt: u32,
-    /// Position among the segments, dense, from 1.
+    /// Sequence number of the segment, consecutive from 1.
     pub(super) sequence: u64,
-    /// Bytes allocated at its start. A shorter file has lost its end.
+    /// Allocated size in bytes. A shorter file was truncated.
     pub(super) size: u64,
-    /// Where the records of the segment before end.
+    /// End of the records in the previous segment.
     pub(super) previous_end: u64,
-    /// Whose it is; `None` in files of releases with version 3 of Romana's log and before, which have zeros there.
+    /// `None` in files of releases with log version 3 and before, which have zeros there.
     pub(super) owner: Option<Owner>,
 }
 
@@ -92,7 +89,7 @@ impl Preamble {
         bytes
     }
 
-    /// Reads a preamble back, or says what is wrong with it.
+    /// Decodes a preamble, or says what is wrong with it.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let Some(bytes) = bytes.first_chunk::<PREAMBLE>() else {
             return Err(format!("the file has {} bytes, less than a preamble", bytes.len()));
@@ -119,7 +116,7 @@ impl Preamble {
     }
 }
 
-/// What every segment starts with, so that older ones can go.
+/// The state of the log at the start of a segment, so that older segments can be removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
     pub(super) vote: Option<Bytes>,
@@ -131,22 +128,22 @@ pub(super) struct Checkpoint {
     pub(super) next: u64,
 }
 
-/// A record as read.
+/// A decoded record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
     pub(super) kind: Kind,
     pub(super) index: u64,
     pub(super) payload: &'a [u8],
-    /// Where the next record starts.
+    /// Offset of the next record.
     pub(super) end: usize,
 }
 
-/// Bytes that a record with this payload takes.
+/// Length of a record with this payload, in bytes.
 pub(super) fn record_len(payload: usize) -> usize {
     HEADER + payload.next_multiple_of(ALIGN)
 }
 
-/// Appends a record to `group`, which will be written at `base`. Returns the record's offset.
+/// Encodes a record into `group`, which will be written at `base`. Returns the record's offset.
 pub(super) fn push(
     group: &mut Vec<u8>,
     base: u64,
@@ -156,7 +153,7 @@ pub(super) fn push(
 ) -> u64 {
     let offset = base + group.len() as u64;
     let mut header = [0; HEADER];
-    // Callers refuse payloads over `PAYLOAD_BYTES_MAX` first.
+    // Callers have refused payloads over `PAYLOAD_BYTES_MAX`.
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     header[..4].copy_from_slice(&length.to_le_bytes());
     header[4] = kind as u8;
@@ -170,7 +167,7 @@ pub(super) fn push(
     offset
 }
 
-/// The record at `at` in `bytes`, where `bytes` starts at `base` in the segment; or what is wrong.
+/// Decodes the record at `at` in `bytes`, where `bytes` starts at `base` in the segment; or says what is wrong.
 pub(super) fn record(
     bytes: &[u8],
     base: u64,
@@ -194,24 +191,24 @@ pub(super) fn record(
     Ok(Record { kind, index: u64_at(header, 8), payload, end: at + record_len(length) })
 }
 
-/// What is after the last good record.
+/// What follows the last good record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Leftovers {
-    /// The first mark: everything before it was durable once.
+    /// The first mark: everything before it was once durable.
     pub(super) mark: Option<usize>,
-    /// Where the last header ends that could be taken for a record's later.
+    /// End of the last header that could later be mistaken for a record.
     pub(super) until: Option<usize>,
 }
 
-/// A stretch without headers.
+/// A block of zeros, which contains no header.
 const ZEROS: [u8; 4096] = [0; 4096];
 
-/// Looks for headers at or after `from`, which is where good records end.
+/// Searches for headers at or after `from`, where the good records end.
 pub(super) fn leftovers(bytes: &[u8], salt: u32, from: usize) -> Leftovers {
     let mut found = Leftovers::default();
     let mut at = from.next_multiple_of(ALIGN);
     while let Some(header) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER>()) {
-        // The cheap comparisons first: this walks over the rest of a segment, mostly zeros.
+        // Cheap comparisons first: this scans the rest of a segment, mostly zeros.
         if bytes.get(at..at + ZEROS.len()) == Some(&ZEROS) {
             at += ZEROS.len();
             continue;

@@ -1,15 +1,14 @@
-//! How far the log was acknowledged, noted in a file of its own, so that a log that lost its end is
-//! told from one that never had it: a newest segment that was removed, cut at a clean boundary,
-//! overwritten with zeros or put back from an older copy looks whole by itself.
+//! The high-water mark: the acknowledged end of the log, recorded in a separate file, to detect a log that lost its
+//! end. A log whose newest segment was removed, truncated at a record boundary, overwritten with zeros or replaced by
+//! an older copy is consistent in itself.
 //!
 //! ```text
 //!   two slots of 512 bytes, written in turn: magic · segment u64 · offset u64 · CRC
 //! ```
 //!
-//! Written after the sync that makes a group durable and before the group is acknowledged; not
-//! synced itself but at rotation and at the end. So what it says is always true, and what it misses
-//! after a power cut is the latest moments. A file that is missing or damaged proves nothing, and is
-//! made anew: the log is whole without it.
+//! Written after the sync that makes a group durable, and before the group is acknowledged; synced only at rotation
+//! and at shutdown. So it is always correct, and after a power cut it may lag behind by the last moments. A missing
+//! or damaged file proves nothing and is written again: the log is complete without it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,12 +20,12 @@ use crate::platform::FileExt;
 use crate::platform::fs::{self, File, OpenOptions};
 
 const MAGIC: [u8; 8] = *b"ROMANAHW";
-/// What a disk writes whole or not at all.
+/// Bytes that a disk writes atomically.
 const SLOT: usize = 512;
-/// Bytes of a slot that count.
+/// Length of the data in a slot.
 const NOTE: usize = 28;
 
-/// Up to where everything is durable: segment, and offset in it.
+/// End of the durable part: segment, and offset in it.
 pub(super) type Point = (u64, u64);
 
 /// The file, as the writer uses it.
@@ -37,7 +36,7 @@ pub(super) struct HighWater {
     slot: u64,
 }
 
-/// What the file says; `None` when it is missing or damaged.
+/// Reads the mark; `None` when the file is missing or damaged.
 pub(super) fn read(path: &Path) -> Result<Option<Point>, WalError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -54,7 +53,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Point>, WalError> {
 }
 
 impl HighWater {
-    /// Makes the file say `point`, durably.
+    /// Creates or overwrites the file with `point`, durably.
     pub(super) fn open(path: &Path, point: Point) -> Result<Self, WalError> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
@@ -69,14 +68,14 @@ impl HighWater {
         Ok(Self { path: path.to_owned(), file, slot: 0 })
     }
 
-    /// Notes that everything before `point` is durable.
+    /// Records that everything before `point` is durable.
     pub(super) fn note(&mut self, point: Point) -> Result<(), WalError> {
         self.slot = 1 - self.slot;
         let written = self.file.write_all_at(&encode(point), self.slot * SLOT as u64);
         written.map_err(WalError::io("write", &self.path))
     }
 
-    /// Makes the last note durable.
+    /// Makes the last mark durable.
     pub(super) fn sync(&self) -> Result<(), WalError> {
         self.file.sync_data().map_err(WalError::io("sync", &self.path))
     }

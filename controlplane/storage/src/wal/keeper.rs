@@ -1,5 +1,5 @@
-//! The thread that makes segments ahead and takes away used ones, so that the writer never waits
-//! for either: unlinking 64 MiB can take 80 ms.
+//! The keeper thread: allocates segments ahead and removes purged ones, so that the writer never waits
+//! for either. Unlinking 64 MiB can take 80 ms.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use super::segment::{SPARE, Segment, Spare};
 use crate::durable::sync_dir;
 use crate::platform::{Work, Worker, fs};
 
-/// What the writer asks for.
+/// A request of the writer.
 pub(super) enum Chore {
-    /// A spare of this size.
+    /// Allocate a spare of this size.
     Make(u64),
-    /// These are not needed any more (their purge is durable).
+    /// Remove these segments (their purge is durable).
     Retire(Vec<Arc<Segment>>),
 }
 
-/// The writer's end.
+/// The writer's handle to the thread.
 pub(super) struct Keeper {
     dir: PathBuf,
     housekeeper: Worker<Housekeeper>,
@@ -27,7 +27,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the thread. `retired`: what recovery found to be unused.
+    /// Starts the thread. `retired`: unused segments found by recovery.
     pub(super) fn start(dir: PathBuf, shared: Arc<Shared>, size: u64) -> std::io::Result<Self> {
         let (outbox, spares) = mpsc::channel();
         let housekeeper =
@@ -38,8 +38,8 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// The spare that was made ahead; the next one is begun. A disk that was full when it was made
-    /// gets a second chance now: no data was in it yet.
+    /// Takes the spare that was allocated ahead, and requests the next one. If the allocation failed because the disk
+    /// was full, it is tried again now: no data was written yet.
     pub(super) fn take(&self, size: u64) -> Result<Spare, WalError> {
         let spare = match self.spares.recv() {
             Ok(Err(WalError::Io { source, .. }))
@@ -58,7 +58,7 @@ impl Keeper {
         spare
     }
 
-    /// Takes segments away, soon.
+    /// Hands segments over for removal.
     pub(super) fn retire(&self, segments: Vec<Arc<Segment>>) {
         if !segments.is_empty() {
             self.ask(Chore::Retire(segments));
@@ -66,24 +66,24 @@ impl Keeper {
     }
 
     fn ask(&self, chore: Chore) {
-        // A keeper that has ended is noticed in `take`.
+        // If the keeper has ended, `take` reports it.
         _ = self.housekeeper.send(chore);
     }
 }
 
-/// What the thread has.
+/// State of the thread.
 struct Housekeeper {
     dir: PathBuf,
     shared: Arc<Shared>,
     outbox: Sender<Result<Spare, WalError>>,
-    /// Number of the last spare: names are not used twice.
+    /// Number of the last spare: names are not reused.
     made: u64,
-    /// Retired segments to be used again: overwriting allocated blocks is faster than filling new
-    /// ones (no journal commit in each fdatasync).
+    /// Retired segments for reuse: overwriting allocated blocks is faster than filling new ones (no journal commit in
+    /// each fdatasync).
     pool: Vec<Spare>,
 }
 
-/// How many retired segments are kept for later.
+/// Maximum number of retired segments kept for reuse.
 const POOL_MAX: usize = 2;
 
 impl Work for Housekeeper {
@@ -106,7 +106,7 @@ impl Work for Housekeeper {
         }
     }
 
-    /// Spares are made anew at the next start.
+    /// Removes the spares; the next start allocates new ones.
     fn end(self) {
         for spare in self.pool {
             _ = fs::remove_file(spare.path);
@@ -120,14 +120,14 @@ impl Housekeeper {
         self.dir.join(format!("{}.{SPARE}", self.made))
     }
 
-    /// Recycles or unlinks. The directory is synced before a file gets new content: otherwise a
-    /// power cut could bring its old name back, with bytes that do not belong to it.
+    /// Recycles or unlinks segments. The directory is synced before a file gets new contents: otherwise a
+    /// power cut could restore its old name with the new bytes.
     fn retire(&mut self, segments: Vec<Arc<Segment>>) -> Result<(), WalError> {
         let mut recycled = Vec::new();
         for segment in segments {
             let path = segment.path.clone();
             match Arc::try_unwrap(segment) {
-                // Nobody reads it any more, and nobody can come: the catalog has let go of it.
+                // No reader holds it, and none can come: the catalog has dropped it.
                 Ok(segment) if self.pool.len() + recycled.len() < POOL_MAX => {
                     let spare = self.next_path();
                     fs::rename(&path, &spare).map_err(WalError::io("rename", &path))?;

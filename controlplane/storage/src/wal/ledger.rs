@@ -1,5 +1,5 @@
-//! What the log contains, without its bytes. Pure: the same code runs when writing and when reading
-//! back, so that both agree on what a record means.
+//! The logical contents of the log, without payloads. Pure: the same code runs when writing and when recovering, so
+//! that both agree on the meaning of a record.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use bytes::Bytes;
 use super::frame::Checkpoint;
 use super::segment::Segment;
 
-/// Vote, purge marker and the range of entries. The writer's view: it includes what is being written.
+/// Vote, purge marker and the range of entries. The writer's view: it includes the group being written.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger(pub(super) Checkpoint);
 
 impl Ledger {
-    /// Whether `index` can be appended now.
+    /// Appends `index`, or says why it cannot be appended now.
     pub(super) fn append(&mut self, index: u64) -> Result<(), String> {
         let log = &mut self.0;
         if log.purged.is_none() && log.first == log.next {
-            // A log without a past starts where its owner says.
+            // A log that never had entries starts at any index.
             (log.first, log.next) = (index, index);
         }
         if index != log.next {
@@ -28,7 +28,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Keeps entries before `next`. Whether that removes any.
+    /// Keeps the entries before `next`. Returns whether that removed any.
     pub(super) fn truncate_from(&mut self, next: u64) -> bool {
         let next = next.max(self.0.first);
         let removes = next < self.0.next;
@@ -36,8 +36,8 @@ impl Ledger {
         removes
     }
 
-    /// Voids entries up to `upto`; the log goes on after it, also when it had not got there. Whether
-    /// that is news.
+    /// Purges entries up to `upto`; the log continues after it, even if it ended before. Returns whether that changed
+    /// anything.
     pub(super) fn purge(&mut self, upto: u64, marker: &Bytes) -> bool {
         if self.0.purged.as_ref().is_some_and(|(have, _)| upto <= *have) {
             return false;
@@ -48,17 +48,17 @@ impl Ledger {
         true
     }
 
-    /// The step that brings a [`Catalog`] up to here.
+    /// The step that updates a [`Catalog`] to this state.
     pub(super) fn range(&self) -> Step {
         Step::Range { first: self.0.first, next: self.0.next }
     }
 }
 
-/// Where an entry's record is.
+/// Location of an entry's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) segment: u64,
-    /// Of the record's header, bytes from the start of the segment.
+    /// Offset of the record's header, in bytes from the start of the segment.
     pub(super) offset: u64,
     /// Length of the payload, bytes.
     pub(super) length: u32,
@@ -75,7 +75,7 @@ pub(super) enum Step {
     },
 }
 
-/// The readers' view: where each durable entry is.
+/// The readers' view: the location of each durable entry.
 ///
 /// Invariants: `places[i]` is that of entry `base + i`; each place's segment is in `segments`.
 #[derive(Debug, Default)]
@@ -85,20 +85,20 @@ pub(super) struct Catalog {
     segments: BTreeMap<u64, Arc<Segment>>,
 }
 
-/// Entries next to each other in one segment.
+/// Adjacent entries in one segment.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) segment: Arc<Segment>,
-    /// Index of the first.
+    /// Index of the first entry.
     pub(super) index: u64,
     pub(super) places: Vec<Place>,
 }
 
-/// A run is cut where more than this many bytes of something else lie between two entries.
+/// A run ends where more than this many bytes lie between two entries.
 const GAP_BYTES_MAX: u64 = 4096;
 
 impl Catalog {
-    /// A catalog of a log whose entries before `base` are somewhere else, or nowhere.
+    /// An empty catalog that starts at `base`.
     pub(super) fn starting_at(base: u64) -> Self {
         Self { base, ..Self::default() }
     }
@@ -129,26 +129,26 @@ impl Catalog {
         }
     }
 
-    /// Whether a segment was added.
+    /// Whether there are any segments.
     pub(super) fn has_segments(&self) -> bool {
         !self.segments.is_empty()
     }
 
-    /// The first entry that has a place (or would get one).
+    /// Index of the first entry, or of the next one if there is none.
     pub(super) fn base(&self) -> u64 {
         self.base
     }
 
-    /// Removes the segments before the one with the first entry (without entries: before `active`):
-    /// whatever else is in them, the checkpoint of a later one has too.
+    /// Removes the segments before the one with the first entry (without entries: before `active`): the checkpoint of
+    /// a later segment covers everything else in them.
     pub(super) fn take_unused(&mut self, active: u64) -> Vec<Arc<Segment>> {
         let needed = self.places.front().map_or(active, |place| place.segment);
         let used = self.segments.split_off(&needed);
         std::mem::replace(&mut self.segments, used).into_values().collect()
     }
 
-    /// Where the entries `from..to` are, as far as they exist: as many as have `max_bytes` of payload
-    /// together, but one at least. `Err`: the first entry, when `from` is before it.
+    /// Locations of the existing entries of `from..to`: as many as have `max_bytes` of payload in total, but at least
+    /// one. `Err`: index of the first entry, when `from` is before it.
     pub(super) fn find(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Run>, u64> {
         let Some(skip) = from.checked_sub(self.base) else { return Err(self.base) };
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);

@@ -1,11 +1,11 @@
-//! Reading the log back at open: finds out what is durable, cuts a torn tail, refuses damage.
+//! Recovery at open: determines what is durable, truncates a torn tail, refuses damage.
 //!
-//! A power cut loses any pages of the group that was being written, not only the last ones. Such a
-//! group was never acknowledged and is cut at its first bad record. It cannot be confused with
+//! A power cut can lose any pages of the group that was being written, not only the last ones. Such a
+//! group was never acknowledged and is truncated at its first bad record. It cannot be confused with
 //! damage: each group starts with a mark, written only after everything before it was durable. So a
-//! mark after a bad record is the proof that the record was good once. Segments before the last were
-//! durable before the next one got its name, and the next one says where they end. And where the log
-//! ended when it was last acknowledged is noted beside it (`highwater`).
+//! mark after a bad record proves that the record was once durable. Earlier segments were
+//! durable before the next one got its name, and the next one records where they end. The end of
+//! the log at its last acknowledgement is recorded in a separate file (`highwater`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,19 +22,19 @@ use crate::durable::{sync_dir, sync_parent};
 use crate::platform;
 use crate::platform::fs::{self, File, OpenOptions};
 
-/// The log as found, ready to be written to.
+/// The recovered log, ready to be written to.
 pub(super) struct Opened {
     pub(super) ledger: Ledger,
     pub(super) catalog: Catalog,
     pub(super) active: Arc<Segment>,
-    /// Where the next group goes.
+    /// Offset of the next group.
     pub(super) offset: u64,
     pub(super) highwater: HighWater,
     pub(super) lock: File,
 }
 
-/// Opens the log in `dir`, or makes an empty one. `mark` is the file of its high-water mark.
-/// Whoever it belongs to must be `owner`, if both are known.
+/// Opens the log in `dir`, or creates an empty one. `mark` is the path of its high-water mark. The log must
+/// belong to `owner`, if both owners are known.
 pub(super) fn open(
     dir: &Path,
     mark: &Path,
@@ -54,7 +54,7 @@ pub(super) fn open(
     let Some(last) = sequences.last().copied() else {
         return create(dir, mark, (segment_bytes, owner), lock);
     };
-    // Removing used segments may have been interrupted: what counts is the run up to the last one.
+    // Removal of unused segments may have been interrupted: use only the last consecutive run.
     let start = (1..sequences.len()).rev().find(|&i| sequences[i - 1] + 1 != sequences[i]);
     let run = &sequences[start.unwrap_or(0)..];
     let mut replay = Replay { owner, ..Replay::default() };
@@ -71,8 +71,8 @@ pub(super) fn open(
         tracing::warn!(file = %active.path.display(), offset = end, "truncated a torn tail of the log");
         active.zero(end, until)?;
     }
-    // What was read may be in the page cache only, and will be relied on. If the last run ended
-    // because a sync failed, the kernel may take the pages of that group for clean: write them again.
+    // The contents may be in the page cache only, and will be relied on: sync them. If the last run ended because a
+    // sync failed, the kernel may consider the pages of that group clean: write them again.
     let Replay { ledger, catalog, last_group, .. } = replay;
     active.write_at(&last_group, end - last_group.len() as u64)?;
     active.sync()?;
@@ -85,7 +85,7 @@ pub(super) fn open(
     Ok(Opened { ledger, catalog, active, offset: end, highwater, lock })
 }
 
-/// The last segment must be good to where it was acknowledged.
+/// Checks that the last segment is good up to the acknowledged end.
 fn check_end(active: &Segment, end: u64, acknowledged: Option<Point>) -> Result<(), WalError> {
     match acknowledged {
         Some((segment, upto)) if segment == active.preamble.sequence && end < upto => {
@@ -147,24 +147,24 @@ fn segment_path(dir: &Path, sequence: u64) -> PathBuf {
     dir.join(format!("{sequence:016}.{SEGMENT}"))
 }
 
-/// What the segments read so far add up to.
+/// State accumulated from the segments read so far.
 #[derive(Default)]
 struct Replay {
-    /// Whose log it should be.
+    /// Expected owner.
     owner: Option<Owner>,
     ledger: Ledger,
     catalog: Catalog,
     /// The last group of the last segment.
     last_group: Vec<u8>,
-    /// The segment before, where its good records end, and what is wrong there.
+    /// The previous segment, the end of its good records, and what is wrong there.
     previous: Option<(Arc<Segment>, u64, &'static str)>,
 }
 
-/// A segment, where its records end, and up to where the bytes after that must be zeroed.
+/// A segment, the end of its records, and the end of the bytes after them that must be zeroed.
 type Tail = (Arc<Segment>, u64, Option<u64>);
 
 impl Replay {
-    /// Reads one more segment.
+    /// Reads the next segment.
     fn segment(&mut self, dir: &Path, sequence: u64, is_last: bool) -> Result<Tail, WalError> {
         let (segment, bytes) = load(segment_path(dir, sequence))?;
         if segment.preamble.sequence != sequence {
@@ -189,18 +189,18 @@ impl Replay {
         Ok((segment, end as u64, None))
     }
 
-    /// The segment before must be good to where its successor says it ends.
+    /// Checks that the previous segment is good up to the end that its successor records.
     fn close_previous(&mut self, successor: &Segment) -> Result<(), WalError> {
         let Some((segment, end, why)) = self.previous.take() else { return Ok(()) };
         let want = successor.preamble.previous_end;
-        // A mark written while nothing was to do may follow, as the successor starts with that state.
+        // A mark written while idle may follow: the successor starts with the same state.
         if end == want || end == want + frame::record_len(0) as u64 {
             return Ok(());
         }
         Err(segment.damaged(end, format!("{why}; good records went up to {want}")))
     }
 
-    /// Takes records in up to the first that is bad. Returns its offset.
+    /// Replays records up to the first bad one. Returns its offset.
     fn records(&mut self, segment: &Arc<Segment>, bytes: &[u8]) -> Result<usize, WalError> {
         let salt = segment.preamble.salt;
         let stop = |at: usize, why: &str| segment.damaged(at as u64, why);
@@ -264,7 +264,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Every entry that should be there is.
+    /// Checks that no entry is missing.
     fn check_complete(&self, dir: &Path, oldest: u64) -> Result<(), WalError> {
         let Checkpoint { first, next, .. } = self.ledger.0;
         let have = self.catalog.base();
@@ -278,7 +278,7 @@ impl Replay {
     }
 }
 
-/// Reads a file whole and its preamble.
+/// Reads a file and decodes its preamble.
 fn load(path: PathBuf) -> Result<(Arc<Segment>, Vec<u8>), WalError> {
     let file = OpenOptions::new().read(true).write(true).open(&path);
     let mut file = file.map_err(WalError::io("open", &path))?;
@@ -296,8 +296,8 @@ fn load(path: PathBuf) -> Result<(Arc<Segment>, Vec<u8>), WalError> {
     }
 }
 
-/// Judges what follows the good records of the last segment: nothing, the remains of a group that
-/// was never acknowledged (returns where they end), or damage.
+/// Classifies what follows the good records of the last segment: nothing, the remains of a group that was never
+/// acknowledged (returns where they end), or damage.
 fn tail(segment: &Segment, bytes: &[u8], end: usize) -> Result<Option<u64>, WalError> {
     let salt = segment.preamble.salt;
     let leftovers = frame::leftovers(bytes, salt, end);
@@ -305,6 +305,6 @@ fn tail(segment: &Segment, bytes: &[u8], end: usize) -> Result<Option<u64>, WalE
         let why = frame::record(bytes, 0, salt, end).err().unwrap_or("bad record");
         return Err(segment.damaged(end as u64, format!("{why}; it was durable before {mark}")));
     }
-    // Old bytes of a recycled file are no records here and may stay.
+    // Old bytes of a recycled file are not valid records here and may stay.
     Ok(leftovers.until.map(|until| until as u64))
 }

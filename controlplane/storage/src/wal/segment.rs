@@ -1,4 +1,4 @@
-//! Segment files: made ahead as spares, started with a checkpoint, read at any offset.
+//! Segment files: allocated ahead as spares, started with a checkpoint, readable at any offset.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use crate::durable;
 use crate::platform::fs::{self, File, OpenOptions};
 use crate::platform::{FileExt, allocate, random};
 
-/// Ending of a segment's name.
+/// File extension of a segment.
 pub(super) const SEGMENT: &str = "wal";
-/// Ending of a spare's name.
+/// File extension of a spare.
 pub(super) const SPARE: &str = "spare";
 
-/// A segment that can be read, and written by the one writer.
+/// A segment, readable by all and writable by the one writer.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) preamble: Preamble,
@@ -22,7 +22,7 @@ pub(super) struct Segment {
     pub(super) file: File,
 }
 
-/// A file of full size without content that counts.
+/// An allocated file without valid contents.
 #[derive(Debug)]
 pub(super) struct Spare {
     pub(super) path: PathBuf,
@@ -31,8 +31,8 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Makes the file `path` with `size` bytes of allocated room, durably, so that writing to it
-    /// later cannot fail for want of room.
+    /// Creates the file `path` with `size` allocated bytes, durably, so that later writes cannot fail for lack of
+    /// space.
     pub(super) fn create(path: PathBuf, size: u64) -> Result<Self, WalError> {
         let file = OpenOptions::new()
             .read(true)
@@ -44,16 +44,16 @@ impl Spare {
         match allocate(&file, size).and_then(|()| file.sync_all()) {
             Ok(()) => Ok(Self { path, file, size }),
             Err(source) => {
-                // Room that is short now is not given to a file that nobody will use.
+                // Space is short: do not leave it allocated to a file that will not be used.
                 let _ = fs::remove_file(&path);
                 Err(WalError::Io { action: "allocate", path, source })
             }
         }
     }
 
-    /// Makes it the segment `sequence`, durably. Returns where the first group goes.
+    /// Turns the spare into segment `sequence`, durably. Returns the offset of the first group.
     ///
-    /// The name is given last: a file with a segment's name has a valid preamble and checkpoint,
+    /// The file is renamed last: a file with a segment's name has a valid preamble and checkpoint,
     /// or is damaged.
     pub(super) fn start(
         self,
@@ -75,7 +75,7 @@ impl Spare {
 }
 
 impl Segment {
-    /// Fills `bytes` from `offset` on.
+    /// Reads `bytes` from `offset` on.
     pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), WalError> {
         self.file.read_exact_at(bytes, offset).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => self.damaged(offset, "the file ends before the entry"),
@@ -83,12 +83,12 @@ impl Segment {
         })
     }
 
-    /// [`WalError::Damaged`] here.
+    /// A [`WalError::Damaged`] for this segment.
     pub(super) fn damaged(&self, offset: u64, why: impl Into<String>) -> WalError {
         WalError::Damaged { file: self.path.clone(), offset, why: why.into() }
     }
 
-    /// Writes a group.
+    /// Writes a group at `offset`.
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WalError> {
         self.file.write_all_at(bytes, offset).map_err(WalError::io("write", &self.path))
     }
@@ -98,7 +98,7 @@ impl Segment {
         self.file.sync_data().map_err(WalError::io("sync", &self.path))
     }
 
-    /// Replaces `from..until` by zeros.
+    /// Overwrites `from..until` with zeros.
     pub(super) fn zero(&self, from: u64, until: u64) -> Result<(), WalError> {
         let zeros = vec![0; 1 << 16];
         let mut at = from;

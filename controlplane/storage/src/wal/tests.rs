@@ -1,4 +1,4 @@
-//! The log against a model, and against damage.
+//! Compares the log with a model, and damages it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::{Owner, Recovered, Wal, WalError, WalOptions};
 
 const TINY: WalOptions = WalOptions { segment_bytes: 4096, mark: None, owner: None };
 
-/// Runs `ask` with a `Done` and waits for it.
+/// Runs `ask` with a `Done` and waits for its result.
 fn wait(ask: impl FnOnce(super::Done)) -> std::io::Result<()> {
     let (tell, told) = mpsc::channel();
     ask(Box::new(move |outcome| tell.send(outcome).unwrap()));
@@ -50,7 +50,7 @@ enum Step {
         length: usize,
     },
     Vote(u8),
-    /// Truncates so many entries before the end (beyond it: negative).
+    /// Truncates to this many entries before the end (negative: after it).
     Truncate(i64),
     TruncateAll,
     Purge(i64),
@@ -75,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The obvious log.
+/// A simple in-memory log.
 #[derive(Default)]
 struct Model {
     vote: Option<Bytes>,
@@ -193,7 +193,7 @@ proptest! {
     }
 }
 
-/// Flips one bit anywhere in a log: it opens with everything, or refuses and names the place.
+/// Flips one bit of a log: the log opens with everything, or refuses and names the place.
 fn flip(at: usize, bit: u8) -> Result<(), TestCaseError> {
     let dir = tempfile::tempdir().unwrap();
     let (wal, _) = Wal::open(dir.path(), TINY).unwrap();
@@ -278,7 +278,7 @@ fn a_missing_segment_is_refused_and_nothing_is_removed() {
     }
 }
 
-/// What the segments cannot tell by themselves: the end is gone, and looks as if it had never been.
+/// The segments alone do not show that the end is lost: they look as if it had never been there.
 #[test]
 fn a_log_that_lost_its_end_is_refused() {
     let make = || {
@@ -300,7 +300,7 @@ fn a_log_that_lost_its_end_is_refused() {
     drop(wal);
     fs::write(&file, older).unwrap();
     refused(dir.path(), &file);
-    // Zeros from the first group on, a clean end.
+    // Zeros from the first group on: a clean end.
     let (dir, wal) = make();
     drop(wal);
     let file = segments(dir.path()).remove(0);
@@ -308,7 +308,7 @@ fn a_log_that_lost_its_end_is_refused() {
     bytes[200..].fill(0);
     fs::write(&file, bytes).unwrap();
     refused(dir.path(), &file);
-    // Every segment; and the whole directory, where the mark is elsewhere.
+    // All segments; and the whole directory, with the mark elsewhere.
     let (dir, wal) = make();
     drop(wal);
     let file = segments(dir.path()).remove(0);
@@ -322,7 +322,7 @@ fn a_log_that_lost_its_end_is_refused() {
     assert!(matches!(Wal::open(&log, options()), Err(WalError::Damaged { .. })));
 }
 
-/// The mark only says more: without it, or with a damaged one, the log is what it is.
+/// The mark is only additional evidence: if it is missing or damaged, the log opens with what it has.
 #[test]
 fn a_damaged_mark_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
@@ -340,7 +340,7 @@ fn a_damaged_mark_is_made_anew() {
     }
 }
 
-/// Damage in what was read back later is noticed, too.
+/// Damage to entries that are read later is detected, too.
 #[test]
 fn a_damaged_entry_is_not_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -363,7 +363,7 @@ fn a_torn_tail_is_cut_for_good() {
     append(&wal, 3..9, 100);
     drop(wal);
     let file = segments(dir.path()).remove(0);
-    // As if the power had failed in the last write: no mark after it, one entry's bytes missing.
+    // As if power had failed during the last write: no mark after it, one entry's bytes missing.
     let mut bytes = fs::read(&file).unwrap();
     let is_mark = |word: &&[u8]| **word == [0, 0, 0, 0, 2, 0, 0, 0];
     let mark = 8 * bytes.chunks(8).collect::<Vec<_>>().iter().rposition(is_mark).unwrap();
@@ -371,15 +371,15 @@ fn a_torn_tail_is_cut_for_good() {
     let hole = bytes.windows(8).position(|w| w == 5_u64.to_le_bytes()).unwrap();
     bytes[hole..hole + 40].fill(0);
     fs::write(&file, bytes).unwrap();
-    // Acknowledged, it would be damage; a power cut in the write leaves an older note.
+    // If it was acknowledged, this is damage; a power cut during the write leaves an older mark.
     assert!(matches!(Wal::open(dir.path(), TINY), Err(WalError::Damaged { .. })));
     fs::remove_file(dir.path().join("MARK")).unwrap();
     let (wal, found) = Wal::open(dir.path(), TINY).unwrap();
     assert_eq!(found.last, Some(4));
-    // With the marks around it this takes exactly the room that entry 5 had: 6 would be next.
+    // Together with its marks this takes exactly the space of entry 5: entry 6 would be next.
     append(&wal, 5..6, 56);
     drop(wal);
-    // The entries behind the hole do not come back.
+    // The entries behind the hole do not reappear.
     let (_, found) = Wal::open(dir.path(), TINY).unwrap();
     assert_eq!(found.last, Some(5));
 }
@@ -424,7 +424,7 @@ fn the_last_handle_may_be_dropped_in_a_callback() {
     told.recv().unwrap().unwrap();
 }
 
-/// Purged segments are used again, and what was in them does not show.
+/// Purged segments are recycled, and their old contents never show.
 #[test]
 fn purged_segments_go_away() {
     let dir = tempfile::tempdir().unwrap();
@@ -442,7 +442,7 @@ fn purged_segments_go_away() {
     assert_eq!(everything(&wal, &found).len(), 29);
 }
 
-/// A log belongs to one replica: the segments of another do not open, files from before there were owners do.
+/// A log belongs to one replica: another replica's segments do not open; files without an owner do.
 #[test]
 fn another_ones_log_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -454,7 +454,7 @@ fn another_ones_log_is_refused() {
             recovered.last
         })
     };
-    // From before: it opens, and a segment that begins later says whose it is.
+    // Without an owner it opens, and a segment that starts later records the owner.
     assert_eq!(open(TINY).unwrap(), None);
     assert_eq!(open(owned(2, 7)).unwrap(), Some(39));
     assert_eq!(open(owned(2, 7)).unwrap(), Some(79));
@@ -464,6 +464,6 @@ fn another_ones_log_is_refused() {
         assert_eq!(ours, member);
         assert!(refused.to_string().contains("belongs to replica 2"), "{refused}");
     }
-    // Who does not know whose it is reads it: `romanad recover` looks by itself.
+    // A reader without an owner opens it: `romanad recover` checks the owner itself.
     assert_eq!(open(TINY).unwrap(), Some(119));
 }

@@ -1,5 +1,5 @@
-//! The one thread that writes: takes everything that queued during the last fdatasync, writes it
-//! with one call, makes it durable with one call, then tells everybody in order.
+//! The writer thread: takes all changes queued during the last fdatasync, writes them with one call, makes them
+//! durable with one call, then calls back in order.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,10 +19,10 @@ use super::segment::Segment;
 use super::{Done, Shared};
 use crate::platform::{Work, fs};
 
-/// A group is closed when it has this many bytes: bounds the buffer and the time to the next answer.
+/// Maximum bytes of a group: bounds the buffer and the latency.
 const GROUP_BYTES: usize = 4 << 20;
 
-/// What can be asked of the writer.
+/// A change requested of the writer.
 pub(super) enum Change {
     Append(Vec<(u64, Bytes)>),
     Vote(Bytes),
@@ -30,7 +30,7 @@ pub(super) enum Change {
     Purge(u64, Bytes),
 }
 
-/// A change, and whom to tell.
+/// A change and its callback.
 pub(super) struct Job {
     pub(super) change: Change,
     pub(super) done: Done,
@@ -61,12 +61,12 @@ pub(super) struct Writer {
     keeper: Keeper,
     ledger: Ledger,
     active: Arc<Segment>,
-    /// Where the next group goes. Everything before is durable.
+    /// Offset of the next group. Everything before is durable.
     offset: u64,
     segment_bytes: u64,
     owner: Option<Owner>,
     buffer: Vec<u8>,
-    /// What readers learn when the group is durable.
+    /// Updates to publish to readers when the group is durable.
     steps: Vec<Step>,
     purged: bool,
     highwater: HighWater,
@@ -146,7 +146,7 @@ impl Writer {
         Ok(refusals)
     }
 
-    /// Puts one change into the group, or says why it cannot be.
+    /// Encodes one change into the group, or says why it is refused.
     fn encode(&mut self, change: &Change) -> Result<(), String> {
         if change.is_too_long() {
             return Err(format!("a payload is longer than {PAYLOAD_BYTES_MAX} bytes"));
@@ -189,7 +189,7 @@ impl Writer {
         frame::push(&mut self.buffer, self.offset, salt, (kind, index), payload)
     }
 
-    /// Lets readers see the group, and gives segments away that a purge made useless.
+    /// Publishes the group to readers, and retires segments that a purge made unused.
     fn publish(&mut self) {
         let mut catalog = self.shared.catalog.lock().unwrap_or_else(PoisonError::into_inner);
         for step in self.steps.drain(..) {
@@ -202,8 +202,8 @@ impl Writer {
         }
     }
 
-    /// Goes on in a new segment when `bytes` do not fit any more. A group is never split; a segment
-    /// with one group may be longer than usual.
+    /// Starts a new segment when `bytes` do not fit in this one. A group is never split; a segment
+    /// with a single group may be longer than usual.
     fn rotate_for(&mut self, bytes: usize) -> Result<(), WalError> {
         let checkpoint = 2 * frame::PREAMBLE as u64;
         if self.offset + bytes as u64 <= self.segment_bytes || self.offset <= checkpoint {
@@ -221,8 +221,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Nothing to do: notes that all of it is durable, so that damage to the last group is told from
-    /// a torn write. Not synced; the next group begins with the same bytes in the same place.
+    /// When idle: writes a mark that everything is durable, so that damage to the last group is distinguished from
+    /// a torn write. Not synced; the next group begins with the same bytes at the same offset.
     fn mark(&mut self) {
         if self.shared.failed().is_some() {
             return;
@@ -256,7 +256,7 @@ impl Work for Writer {
     }
 }
 
-/// `first` and what else is waiting, up to the size of a group.
+/// `first` and the queued jobs, up to the size of a group.
 fn gather(first: Job, more: &mut dyn FnMut() -> Option<Job>) -> Vec<Job> {
     let mut bytes = first.change.bytes();
     let mut jobs = vec![first];

@@ -1,4 +1,4 @@
-//! Traffic in classes: the numbers that policies name cut each protocol into parts within which every packet
+//! Traffic classes: the port and ICMP numbers in policies divide each protocol into parts within which every packet
 //! has the same verdict.
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -11,21 +11,21 @@ use super::super::party::{Party, Transport};
 use super::super::{Policy, Port, Protocol, Rule};
 use crate::command::NamedPort;
 
-/// Packets with the same verdict, and one of them.
+/// A class of packets with the same verdict, and one of them.
 #[derive(Clone, Copy)]
 pub(super) struct Class {
     pub(super) packet: Transport,
     span: Span,
 }
 
-/// Which packets a class has.
+/// The packets of a class.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Span {
-    /// Of a protocol: from the first port to the last.
+    /// A protocol's ports, from the first to the last.
     Ports(Protocol, u16, u16),
-    /// A type and a code.
+    /// An ICMP type and code.
     Icmp(u8, u8),
-    /// A type, without the codes that have classes of their own.
+    /// An ICMP type, without the codes that have classes of their own.
     IcmpType(u8),
     /// ICMP, without the types that have classes of their own.
     OtherIcmp,
@@ -44,7 +44,8 @@ type Cuts = BTreeMap<Protocol, BTreeSet<u32>>;
 const PORTED: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 impl Classes {
-    /// Cuts where the policies do that select either side, before or after, and where hosts have exceptions.
+    /// Divides the traffic at the boundaries that matter: those in policies that select either side, before or after,
+    /// and those of the exemptions for hosts.
     pub(super) fn between<'a>(
         subjects: [&Subject<'a>; 4],
         source: &Party<'a>,
@@ -84,7 +85,7 @@ impl Classes {
         self.all.iter()
     }
 
-    /// What to call some of them, in their order.
+    /// Names for the given classes, in their order.
     pub(super) fn names(&self, some: &[Class]) -> Vec<String> {
         if some.len() == self.all.len() {
             return alloc::vec!["everything".into()];
@@ -140,7 +141,7 @@ fn list<'a>(numbers: impl IntoIterator<Item = &'a u8>) -> String {
     numbers.join(" and ")
 }
 
-/// The numbers that a port means at a destination with these named ports.
+/// The port numbers that a port matches at a destination with these named ports.
 fn ranges(port: &Port, named: &[NamedPort]) -> Vec<(u16, u16)> {
     match port {
         Port::Number(number) => alloc::vec![(*number, *number)],

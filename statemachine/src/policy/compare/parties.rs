@@ -1,5 +1,5 @@
-//! Who is looked at: every address that is known, and of the others one (and another one) of each range within
-//! which policies cannot tell addresses apart.
+//! The addresses to compare: every known address, and one (and a twin) for each range within which policies do not
+//! distinguish addresses.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -18,12 +18,12 @@ use crate::state::State;
 pub(super) struct Policies<'a> {
     pub(super) before: Vec<&'a Policy>,
     pub(super) after: Vec<&'a Policy>,
-    /// Those that are replaced, and those that are set.
+    /// The policies that are replaced, and those that are set.
     pub(super) changing: Vec<&'a Policy>,
 }
 
 impl<'a> Policies<'a> {
-    /// Of two of one name, the last one is set.
+    /// If two have the same name, the last one is set.
     pub(super) fn new(state: &'a State, proposed: &'a [Policy]) -> Self {
         let mut names = BTreeSet::new();
         let last = proposed.iter().rev().filter(|policy| names.insert(&policy.name));
@@ -38,12 +38,12 @@ impl<'a> Policies<'a> {
     }
 }
 
-/// An address before and after.
+/// An address before and after the change.
 pub(super) struct Both<'a> {
     pub(super) end: End,
     pub(super) before: Subject<'a>,
     pub(super) after: Subject<'a>,
-    /// Whether a policy that changes selects it, or makes it wait.
+    /// Whether a changing policy selects it, or makes it wait for its namespace.
     pub(super) concerned: bool,
 }
 
@@ -57,15 +57,15 @@ impl<'a> Both<'a> {
     }
 }
 
-/// Who is looked at. A range's address and its twin stand for two addresses of the range.
+/// The addresses to compare. A range's address and its twin represent two addresses of the range.
 pub(super) struct Parties<'a> {
     pub(super) all: Vec<Both<'a>>,
-    /// By place in `all`: another address of the same range.
+    /// By position in `all`: another address of the same range.
     twins: BTreeMap<usize, Both<'a>>,
     pub(super) ranges: Vec<IpNet>,
-    /// Ranges that were left out.
+    /// Ranges that were not compared.
     pub(super) ranges_left: Vec<IpNet>,
-    /// Whether blocks have addresses that are not allocated. They are left out.
+    /// Whether blocks have unallocated addresses. They are not compared.
     pub(super) unallocated: bool,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Parties<'a> {
         }
     }
 
-    /// Pairs of one family of which a side is concerned.
+    /// Pairs of the same family with at least one concerned side.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&Both<'a>, &Both<'a>)> {
         let concerned: Vec<usize> = (0..self.all.len()).filter(|at| self.is(*at)).collect();
         self.all.iter().enumerate().flat_map(move |(from, source)| {
@@ -114,7 +114,7 @@ impl<'a> Parties<'a> {
         })
     }
 
-    /// How many pairs those are.
+    /// Number of pairs in [`Self::pairs`].
     pub(super) fn pair_count(&self) -> u64 {
         let mut counts = [(0_u64, 0_u64); 2];
         for both in &self.all {
@@ -135,7 +135,7 @@ impl<'a> Parties<'a> {
     }
 }
 
-/// Addresses of endpoints, hosts and VIPs, and those that are allocated.
+/// Addresses of endpoints, hosts and VIPs, and allocated addresses.
 pub(super) fn known(state: &State) -> BTreeSet<IpAddr> {
     let mut known: BTreeSet<IpAddr> = state.endpoints().map(|endpoint| endpoint.ip).collect();
     known.extend(state.ipam().addresses_after(None).map(|allocation| allocation.ip));
@@ -144,15 +144,15 @@ pub(super) fn known(state: &State) -> BTreeSet<IpAddr> {
     known
 }
 
-/// Ranges whose borders may matter, the important ones first, each once.
+/// Ranges whose boundaries may matter, the important ones first, without duplicates.
 struct Ranges {
     ordered: Vec<IpNet>,
     set: BTreeSet<IpNet>,
 }
 
 impl Ranges {
-    /// Both families as a whole; what changing policies name; whom others apply to; and the peers of those others
-    /// that select an address which a changing policy selects too, as far as that can be told.
+    /// Both families as a whole; the ranges in changing policies; the targets of other policies; and the peers of
+    /// other policies that may select the same addresses as a changing policy.
     fn new(policies: &Policies<'_>, known: &[Both<'_>]) -> Self {
         let mut ranges = Self { ordered: Vec::new(), set: BTreeSet::new() };
         let v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
@@ -196,10 +196,11 @@ fn peers(policy: &Policy) -> impl Iterator<Item = IpNet> {
     ranges.flatten()
 }
 
-/// Addresses outside of blocks that no endpoint, host or VIP has.
+/// Addresses outside all blocks, without an endpoint, host or VIP.
 struct Unknown<'a> {
     ranges: &'a BTreeSet<IpNet>,
-    /// Blocks, and known addresses outside of them. Neighbours are one: a long row of blocks is stepped over at once.
+    /// Blocks, and known addresses outside of them. Adjacent ranges are merged, so that a long run of blocks is
+    /// skipped in one step.
     taken: BTreeSet<IpNet>,
 }
 
@@ -211,7 +212,7 @@ impl<'a> Unknown<'a> {
         Self { ranges: &ranges.set, taken: IpNet::aggregate(&taken).into_iter().collect() }
     }
 
-    /// Two addresses of a range that lie in no narrower one; not its first address, if there are others.
+    /// Two addresses of a range outside all narrower ranges; avoids its first address if there are others.
     fn two_of(&self, range: IpNet) -> [Option<IpAddr>; 2] {
         let zero = self.free(range, 0).filter(|offset| *offset == 0);
         let beyond = |offset: u128| self.free(range, offset.checked_add(1)?);
@@ -223,7 +224,7 @@ impl<'a> Unknown<'a> {
         found.map(|offset| offset.map(|offset| prefix::nth(range, offset)))
     }
 
-    /// The first offset, from one on, of an unknown address.
+    /// The first offset of an unknown address, starting at an offset.
     fn free(&self, range: IpNet, from: u128) -> Option<u128> {
         let last = prefix::last_offset(range);
         let mut offset = from;

@@ -1,4 +1,4 @@
-//! From documents to the model.
+//! Conversion of documents to the model.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -13,7 +13,7 @@ use super::super::{
 use super::printable;
 use super::{Direction, Kind, Labelled, Opening, Operator, Party, PolicyDocument, PortDocument};
 
-/// The path of a field, and what is wrong with it.
+/// The path of a field, and the problem.
 type Fault = (String, String);
 
 fn fault<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Fault> {
@@ -46,7 +46,7 @@ pub(super) fn policy(document: &PolicyDocument) -> Result<Policy, Fault> {
 
 type Rules = Option<Vec<Rule>>;
 
-/// The rules of each direction; `None` where the policy does not isolate.
+/// The rules of each direction; `None` if the policy does not isolate it.
 fn directions(document: &PolicyDocument) -> Result<(Rules, Rules), Fault> {
     let PolicyDocument { direction, peers, rules, ingress, egress, .. } = document;
     if peers.is_some() || rules.is_some() {
@@ -98,7 +98,7 @@ fn parties(path: &str, list: &[Party]) -> Result<Vec<Peer>, Fault> {
     peers.map(|(i, party)| peer(&format!("{path}[{i}]"), party)).collect()
 }
 
-/// Refuses fields of a party beyond those that its kind has.
+/// Refuses fields of a party that its kind does not have.
 fn only(path: &str, party: &Party, allowed: &[&str]) -> Result<(), Fault> {
     let fields = [
         ("peer", party.peer.is_some()),
@@ -268,7 +268,7 @@ fn port(path: &str, port: &PortDocument) -> Result<Port, Fault> {
         PortDocument::Number(port) => return Ok(Port::Number(number(path, *port)?)),
         PortDocument::Text(text) => text,
     };
-    // A name has a letter, so digits on both sides of a hyphen are a range.
+    // A name contains a letter, so digits on both sides of a hyphen are a range.
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.split_once('-') {
         Some((low, high)) if digits(low) && digits(high) => {

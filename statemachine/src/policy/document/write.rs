@@ -1,4 +1,4 @@
-//! From the model to documents.
+//! Conversion of the model to documents.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -12,8 +12,8 @@ use super::{
     Condition, Direction, Kind, Labelled, Opening, Operator, Party, PolicyDocument, PortDocument,
 };
 
-/// The document of a policy, in the seeds' form where that can say it. Reading it back gives the
-/// same policy, if the policy is valid.
+/// The document of a policy, in the seeds' form if that can express it. Reading it back gives the same policy, if the
+/// policy is valid.
 #[must_use]
 pub fn to_document(policy: &Policy) -> PolicyDocument {
     let mut document = PolicyDocument {

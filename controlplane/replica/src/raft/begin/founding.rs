@@ -1,4 +1,4 @@
-//! How a cluster begins: one replica founds it, and whoever leads first proposes what it starts with.
+//! Founding a cluster: one replica initializes Raft, and the first leader proposes the initial state.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use tokio::time::{Instant, sleep};
 use crate::raft::store::types::{Member, Raft};
 use crate::raft::{Facts, Replica};
 
-/// How much longer each next replica waits before it founds the cluster: whoever is first is
-/// elected without a contest, and if it is missing, the next one goes ahead.
+/// Founding delay per replica, in order of id: the first replica is elected without a contest, and if it is down,
+/// the next one founds the cluster.
 const FOUND_STAGGER: Duration = Duration::from_millis(400);
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a new cluster waits for members that have not started before it begins with the oldest
-/// behaviour.
+/// How long a new cluster waits for members that have not started, before it begins with the oldest behaviour
+/// version.
 const STARTERS_PATIENCE: Duration = Duration::from_secs(2);
 const FACTS_TIMEOUT: Duration = Duration::from_millis(500);
 const FACTS_PAUSE: Duration = Duration::from_millis(50);
 
-/// Founds the cluster, if this replica has no log: all begin with the same first entry.
+/// Founds the cluster if this replica has no log. All replicas begin with the same first entry.
 pub(in crate::raft) async fn found(raft: Raft, id: u64, initial: BTreeMap<u64, String>) {
     if initial.is_empty() {
-        // It joins a cluster that exists.
+        // This replica joins an existing cluster.
         return;
     }
     let rank = u32::try_from(initial.keys().filter(|other| **other < id).count()).unwrap_or(0);
@@ -46,7 +46,7 @@ pub(in crate::raft) async fn found(raft: Raft, id: u64, initial: BTreeMap<u64, S
     match raft.is_initialized().await {
         Ok(false) => match raft.initialize(members).await {
             Ok(()) => tracing::info!(id, "founding the cluster"),
-            // Somebody else was faster.
+            // Another replica founded it first.
             Err(error) => tracing::debug!(%error, "not founding the cluster"),
         },
         Ok(true) => {}
@@ -54,7 +54,7 @@ pub(in crate::raft) async fn found(raft: Raft, id: u64, initial: BTreeMap<u64, S
     }
 }
 
-/// Proposes what a new cluster begins with, when this replica leads and the state is empty.
+/// Proposes the initial state of a new cluster, if this replica leads and the state is empty.
 pub(in crate::raft) async fn propose_initial(
     mut leadership: watch::Receiver<Option<Term>>,
     replica: impl Fn() -> Option<Replica>,
@@ -92,9 +92,9 @@ pub(in crate::raft) async fn propose_initial(
     }
 }
 
-/// Whether every member's program knows the newest version: a cluster that is upgraded before anything
-/// was stored in it looks like a new one. Where one does not, or does not answer in time, the version is
-/// raised later, by a leader task.
+/// Whether every member's program knows the newest version. A cluster that is upgraded before anything was stored
+/// looks like a new one. If a member does not know it, or does not answer in time, a leader task raises the version
+/// later.
 async fn all_know_newest(replica: &Replica, deadline: Instant) -> bool {
     loop {
         let facts = replica.members().facts(FACTS_TIMEOUT).await;

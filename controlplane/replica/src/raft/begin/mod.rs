@@ -1,4 +1,4 @@
-//! How a replica begins: what is on its disk, its parts and tasks, and the cluster, if it is new.
+//! Startup of a replica: opens its files, builds its components, starts its tasks, and founds a new cluster.
 
 pub(super) mod founding;
 pub(super) mod open;

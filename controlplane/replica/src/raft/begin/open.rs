@@ -1,4 +1,4 @@
-//! Opening what a replica has on its disk, after checking that it may.
+//! Opens a replica's files, after checking that it may use them.
 
 use std::path::Path;
 
@@ -18,16 +18,16 @@ use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 use crate::raft::store::snapshot::{Found, SnapshotError, SnapshotStore};
 
-/// What is on disk.
+/// The opened files of a replica.
 pub(in crate::raft) struct Stores {
     pub(in crate::raft) identity: Identity,
     pub(in crate::raft) log: LogStore,
     pub(in crate::raft) machine: Machine,
 }
 
-/// A founder whose disk was lost must not come back under its id: it has forgotten its vote. One that
-/// starts with nothing asks the others whether they know a directory of its id. If nobody answers, it is
-/// taken for a first start.
+/// A founder that lost its disk must not come back under its old id, because it has forgotten its vote. A founder
+/// with an empty directory asks the other members whether they know a data directory with its id. If none answers,
+/// this counts as a first start.
 pub(in crate::raft) async fn check_wiped(
     config: &ReplicaConfig,
     identity: &Identity,
@@ -45,7 +45,7 @@ pub(in crate::raft) async fn check_wiped(
     Ok(())
 }
 
-/// What is advertised must be what the founders were told.
+/// Checks that the advertised address is the one in `initial_cluster`.
 pub(in crate::raft) fn check_advertised(config: &ReplicaConfig) -> Result<(), StartError> {
     let (id, advertised) = (config.id, config.advertise_peer.clone());
     match config.initial_cluster.get(&id) {
@@ -56,7 +56,7 @@ pub(in crate::raft) fn check_advertised(config: &ReplicaConfig) -> Result<(), St
     }
 }
 
-/// Opens everything on disk, after checking whose it is. Blocks.
+/// Opens all files, after checking which replica they belong to. Blocks.
 pub(in crate::raft) fn open(
     config: &ReplicaConfig,
     identity: Identity,
@@ -74,7 +74,7 @@ pub(in crate::raft) fn open(
     };
     let Tuning { wal_segment_bytes, history_segment_bytes, log_tail_bytes, feed_bytes, .. } =
         config.tuning;
-    // The mark is beside the log: a log that is gone as a whole is missed.
+    // The high-water mark is stored outside `wal/`, so that the loss of the whole log is detected.
     let (segment_bytes, owner) = (wal_segment_bytes, identity.owner());
     let options = WalOptions { segment_bytes, mark: Some(dir.join("wal.mark")), owner };
     let (wal, recovered) = Wal::open(&dir.join("wal"), options)?;

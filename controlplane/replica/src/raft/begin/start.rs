@@ -1,4 +1,4 @@
-//! Starting a replica: open what is on disk, put its parts together, and set its tasks going.
+//! Starts a replica: opens its files, connects its components, and spawns its tasks.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -36,16 +36,16 @@ use crate::raft::store::machine::Machine;
 use crate::raft::store::types::Raft;
 use crate::raft::{Replica, Shared};
 
-/// How often the size of the log is looked at.
+/// How often the size of the log is checked.
 const SIZE_EVERY: Duration = Duration::from_millis(250);
 
 impl Replica {
-    /// Starts a replica: opens its data, listens for the others, and takes part in elections.
+    /// Starts a replica: opens its data, listens for other replicas, and takes part in elections.
     /// Returns before there is a leader; [`crate::Health::wait_ready`] waits for one. Must be called
-    /// inside a runtime.
+    /// in a tokio runtime.
     ///
     /// # Errors
-    /// [`StartError`], in sentences for operators.
+    /// [`StartError`], worded for operators.
     pub async fn start(config: ReplicaConfig) -> Result<Self, StartError> {
         let address = config.peer_listen;
         let listener = TcpListener::bind(address).await;
@@ -53,10 +53,10 @@ impl Replica {
         Self::start_on(config, listener).await
     }
 
-    /// [`Self::start`] with a listener that is open already, in place of `peer_listen`.
+    /// Like [`Self::start`], with a listener that is already open instead of `peer_listen`.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// See [`Self::start`].
     pub async fn start_on(
         config: ReplicaConfig,
         listener: TcpListener,
@@ -197,8 +197,8 @@ async fn until_stopped(stop: CancellationToken, task: Task) {
     }
 }
 
-/// Raft over what was opened, and whether that is nothing yet: a replica that has nothing has forgotten nothing, and
-/// may vote at once.
+/// Starts Raft on the opened files. Also returns whether they are empty: a replica without data has forgotten
+/// nothing and may vote at once.
 async fn raft(
     config: &ReplicaConfig,
     network: Network,
@@ -212,7 +212,7 @@ async fn raft(
     Ok((raft.map_err(|error| StartError::Raft { why: error.to_string() })?, fresh))
 }
 
-/// The gate for reads: asks itself when this replica leads, else the leader.
+/// The read-index source: this replica if it leads, else the leader.
 fn reads(host: &Arc<PeerService>, links: &PeerPool) -> Reads {
     let (host, links) = (Arc::downgrade(host), links.clone());
     Reads::start(move || {
@@ -243,7 +243,7 @@ fn reads(host: &Arc<PeerService>, links: &PeerPool) -> Reads {
     })
 }
 
-/// Waits until everything that this replica had acknowledged before it was restarted is applied.
+/// Waits until everything that this replica acknowledged before its restart is applied.
 async fn recover(raft: Raft, view: View) {
     match raft.wait_for_recovery(None).await {
         Ok(_) => view.set_recovered(),
@@ -251,8 +251,8 @@ async fn recover(raft: Raft, view: View) {
     }
 }
 
-/// Asks for a snapshot when too many bytes of log were applied since the last one, and drops what is
-/// kept of the log before it and is too much.
+/// Triggers a snapshot when enough bytes of log were applied since the last one, and purges the entries before it
+/// that exceed `keep_bytes`.
 async fn bound_log(raft: Raft, log: LogStore, machine: Machine, tuning: Tuning) {
     let mut clock = interval(SIZE_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! Agents: their heartbeats, and those that were turned away.
+//! Agents: their heartbeats, and the agents that were refused.
 
 use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
 use romana_statemachine::{State, version};
@@ -7,31 +7,32 @@ use tokio::time::Instant;
 use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::raft::{ReadError, Shared};
 
-/// What the agents of the hosts have said.
+/// Heartbeats of the host agents, and refused agents.
 #[derive(Clone, Copy)]
 pub struct Agents<'a>(pub(in crate::raft) &'a Shared);
 
 impl Agents<'_> {
-    /// Takes an agent's heartbeat, and passes it on to the leader soon.
+    /// Accepts an agent's heartbeat; it is forwarded to the leader in the next batch.
     pub fn heartbeat(self, heartbeat: Heartbeat) {
         self.0.host.pulse.wait(heartbeat);
     }
 
-    /// Notes an agent for whose host another one speaks, and tells the leader soon.
+    /// Records an agent that was refused because its host already has another one; the leader is told in the next
+    /// batch.
     pub fn refuse(self, agent: RefusedAgent) {
         self.0.host.pulse.wait_refused(agent);
     }
 
-    /// What this replica has heard as the leader.
+    /// The heartbeats that this replica received as the leader.
     #[must_use]
     pub fn heard(self) -> Vec<HeartbeatAge> {
         self.0.host.pulse.heard()
     }
 
-    /// What the leader has heard; nothing while the cluster does not know heartbeats.
+    /// The heartbeats that the leader has; empty while the cluster version has no heartbeats.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`]: the leader does not say.
+    /// [`ReadError::Unavailable`]: the leader did not answer.
     pub async fn heard_by_leader(self, deadline: Instant) -> Result<Vec<HeartbeatAge>, ReadError> {
         if self.0.with_state(State::version) < version::HEARTBEATS {
             return Ok(Vec::new());
@@ -42,10 +43,11 @@ impl Agents<'_> {
         }
     }
 
-    /// Agents that were refused lately, as the leader knows; none while the cluster does not know of that.
+    /// Agents that were refused recently, as known to the leader; empty while the cluster version does not report
+    /// them.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`]: the leader does not say.
+    /// [`ReadError::Unavailable`]: the leader did not answer.
     pub async fn refused(self, deadline: Instant) -> Result<Vec<RefusedAgent>, ReadError> {
         if self.0.with_state(State::version) < version::ENROLMENT {
             return Ok(Vec::new());
@@ -56,7 +58,7 @@ impl Agents<'_> {
         }
     }
 
-    /// The answer of the leader, which may be this replica.
+    /// The leader's answer; this replica may be the leader.
     async fn ask_leader(
         self,
         ask: PeerRequest,

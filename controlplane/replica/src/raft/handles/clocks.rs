@@ -1,28 +1,28 @@
-//! Time: that of the log, and what the members' clocks show.
+//! Time: log time, and the wall clocks of the members.
 
 use romana_statemachine::Millis;
 
 use crate::raft::{ClocksStatus, Shared};
 
-/// The time, as far as the members' clocks agree on it.
+/// Log time, and the members' clocks.
 #[derive(Clone, Copy)]
 pub struct Clocks<'a>(pub(in crate::raft) &'a Shared);
 
 impl Clocks<'_> {
-    /// Log time as this replica knows it: what the next entry would be stamped with if it led.
+    /// Log time as this replica knows it: the timestamp of the next entry if it led.
     #[must_use]
     pub fn log_time(self) -> Millis {
         self.0.host.clocks.log_time()
     }
 
-    /// A time that has come for certain: log time, as far as a majority of the members' clocks confirm it.
-    /// `None`: they do not agree, or too few are heard. What cannot be undone waits for this one.
+    /// A time that has certainly passed: log time, bounded by what a majority of the members' clocks confirm.
+    /// `None`: they disagree, or too few are reachable. Irreversible actions wait for this time.
     #[must_use]
     pub fn confirmed_time(self) -> Option<Millis> {
         self.0.host.clocks.confirmed_time()
     }
 
-    /// What the members' clocks show, as this replica sees them.
+    /// The members' clocks as this replica sees them.
     #[must_use]
     pub fn status(self) -> ClocksStatus {
         self.0.host.clocks.status()

@@ -1,4 +1,4 @@
-//! Evidence: what this replica and the others can show of the past, to be compared.
+//! Evidence of the past on this replica and on the others, for comparison.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::raft::known::view;
 use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::retention::{Beginning, CheckpointId, Checkpoints};
 
-/// What the replicas can show of the past: checkpoints, whole histories, where they begin.
+/// Checkpoints, history proofs and history beginnings of the replicas.
 #[derive(Clone, Copy)]
 pub struct Evidence<'a>(pub(in crate::raft) &'a Shared);
 
 impl Evidence<'_> {
-    /// Says who keeps states of the past on this replica. Only the first call counts.
+    /// Registers the checkpoint store of this replica. Only the first call counts.
     pub fn keep(self, checkpoints: Arc<dyn Checkpoints>) {
         _ = self.0.host.checkpoints.set(checkpoints);
     }
 
-    /// Who keeps states of the past on this replica, once there is somebody.
+    /// The checkpoint store of this replica, once registered.
     #[must_use]
     pub fn checkpoints(self) -> Option<Arc<dyn Checkpoints>> {
         self.0.host.checkpoints.get().cloned()
     }
 
-    /// What the voters say about their checkpoints at a revision, each making it if it can: this
-    /// replica's own word included. To be asked from version 2 on.
+    /// The voters' checkpoints at a revision, this replica's included; each voter creates the checkpoint if it can.
+    /// Available from cluster version 2 on.
     pub async fn checkpoints_at(
         self,
         revision: Revision,
@@ -52,15 +52,15 @@ impl Evidence<'_> {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// Has every member read and fold its whole history: what each finds at a revision, or why it finds
-    /// nothing. Takes as long as the slowest.
+    /// Makes every member read and fold its whole history: per member, the digests at a revision, or why there are
+    /// none. Takes as long as the slowest member.
     pub async fn prove(
         self,
         at: Revision,
         deadline: Instant,
     ) -> BTreeMap<u64, Result<Proof, String>> {
         let members = self.0.view.get().members;
-        // A replica of the first release would not know the question.
+        // A replica of the first release does not know this request.
         let all = self.0.with_state(State::version) >= version::PROOFS;
         let asked = members.iter().map(async |(id, peer)| {
             let proof = async {
@@ -82,8 +82,8 @@ impl Evidence<'_> {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// Where the members' histories begin, of those that say so. To be asked from version 4 on; before, only
-    /// this replica answers.
+    /// Where the members' histories begin, for members that answer. Available from cluster version 4 on; before, only
+    /// this replica's is known.
     pub async fn beginnings(self, deadline: Instant) -> BTreeMap<u64, Beginning> {
         let members = self.0.view.get().members;
         let all = self.0.with_state(State::version) >= version::BEGINNINGS;

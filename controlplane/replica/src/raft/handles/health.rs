@@ -1,22 +1,22 @@
-//! Health: whether a replica can serve, why it has stopped, and what its leader tasks complain of.
+//! Health: whether a replica can serve, why it stopped, and the problems of its leader tasks.
 
 use romana_daemon::error::chain;
 
 use crate::raft::{FaultKind, Problems, Shared};
 
-/// Whether this replica can serve, and if not, why.
+/// Readiness and fault of this replica.
 #[derive(Clone, Copy)]
 pub struct Health<'a>(pub(in crate::raft) &'a Shared);
 
 impl<'a> Health<'a> {
-    /// Whether this replica can serve: [`Self::not_ready`] has no reason.
+    /// Whether this replica can serve: [`Self::not_ready`] is `None`.
     #[must_use]
     pub fn is_ready(self) -> bool {
         self.not_ready().is_none()
     }
 
     /// Why this replica cannot serve: it has a fault, has not caught up with its own log, or no majority has
-    /// confirmed a leader within the last second or so.
+    /// confirmed a leader within about the last second.
     #[must_use]
     pub fn not_ready(self) -> Option<String> {
         if let Some(fault) = self.fault() {
@@ -40,7 +40,7 @@ impl<'a> Health<'a> {
         }
     }
 
-    /// Returns when [`Self::is_ready`] holds, or with the fault when there is one.
+    /// Waits until [`Self::is_ready`] holds, or for a fault.
     ///
     /// # Errors
     /// The fault.
@@ -57,24 +57,24 @@ impl<'a> Health<'a> {
         }
     }
 
-    /// Why this replica has stopped, if it has. It does not start again by itself.
+    /// Why this replica has stopped, if it has. It does not recover by itself.
     #[must_use]
     pub fn fault(self) -> Option<String> {
         self.0.fault.get().or_else(|| self.0.log.wal().failed().map(|error| chain(&*error)))
     }
 
-    /// Of what kind [`Self::fault`] is.
+    /// The kind of [`Self::fault`].
     #[must_use]
     pub fn fault_kind(self) -> Option<FaultKind> {
         self.0.fault.kind()
     }
 
-    /// Returns when this replica has stopped, with the reason.
+    /// Waits until this replica has stopped, and returns the reason.
     pub async fn wait_fault(self) -> (FaultKind, String) {
         self.0.fault.wait_kind().await
     }
 
-    /// What is wrong with the leader tasks that run on this replica.
+    /// Problems of the leader tasks on this replica.
     #[must_use]
     pub fn problems(self) -> &'a Problems {
         &self.0.host.problems

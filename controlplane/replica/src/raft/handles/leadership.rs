@@ -1,4 +1,4 @@
-//! Leadership: whether this replica has it, and handing it over.
+//! Leadership: whether this replica leads, and leadership transfer.
 
 use romana_statemachine::Term;
 use tokio::sync::watch;
@@ -7,12 +7,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::raft::{Role, Shared, TransferError};
 
-/// Whether this replica leads, and who shall instead.
+/// Leadership of this replica, and its transfer.
 #[derive(Clone, Copy)]
 pub struct Leadership<'a>(pub(in crate::raft) &'a Shared);
 
 impl Leadership<'_> {
-    /// The term in which this replica leads; `None` while it does not. A channel to watch.
+    /// The term in which this replica leads; `None` while it does not lead.
     #[must_use]
     pub fn watch(self) -> watch::Receiver<Option<Term>> {
         let (send, receive) = watch::channel(self.0.view.get().leads);
@@ -32,8 +32,8 @@ impl Leadership<'_> {
         receive
     }
 
-    /// Hands leadership to another voter, from any replica. Returns when it was asked for; watch
-    /// [`super::Members::status`] for the effect.
+    /// Transfers leadership to another voter, from any replica. Returns once the transfer was requested; watch
+    /// [`super::Members::status`] for the result.
     ///
     /// # Errors
     /// [`TransferError`].
@@ -56,11 +56,11 @@ impl Leadership<'_> {
         }
     }
 
-    /// Hands leadership, if it is here, to the healthy voter that is furthest, and waits until it is
-    /// there.
+    /// If this replica leads, transfers leadership to the most advanced healthy voter, and waits until that voter
+    /// leads.
     ///
     /// # Errors
-    /// [`TransferError::Unavailable`] when there is none, or it did not take over by `deadline`.
+    /// [`TransferError::Unavailable`] when there is no such voter, or it did not take over by `deadline`.
     pub async fn hand_over(self, deadline: Instant) -> Result<(), TransferError> {
         let status = self.0.members().status();
         if status.leader != Some(self.0.id()) {

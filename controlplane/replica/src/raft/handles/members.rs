@@ -1,4 +1,4 @@
-//! Members: what is known of each, the steps by which they change, and this replica's own claim to its id.
+//! Members: their status, membership changes, and this replica's claim to its id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,13 +20,13 @@ use crate::raft::status::{self, replaceable};
 use crate::raft::store::types::Member;
 use crate::raft::{ClusterStatus, Facts, MemberProblem, MemberStatus, Role, Shared};
 
-/// How often a replica looks at its own claim.
+/// How often a replica checks its own claim.
 const CLAIM_EVERY: Duration = Duration::from_millis(250);
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
-/// A removed voter helps for so long to agree on the membership without it.
+/// How long a removed voter keeps running, so that the change that removes it can commit.
 const REMOVED_GRACE: Duration = Duration::from_secs(5);
 
-/// The members of the cluster: who they are, how they are, and how they come and go.
+/// The members of the cluster: their status, and membership changes.
 #[derive(Clone, Copy)]
 pub struct Members<'a>(pub(in crate::raft) &'a Shared);
 
@@ -74,7 +74,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// What is wrong with a member, as far as this replica knows.
+    /// Problems of a member, as far as this replica knows.
     fn problems_of(self, id: u64, said: Option<&PeerReport>) -> Vec<MemberProblem> {
         let fault = said.and_then(|(status, _)| status.fault.clone());
         let fault = fault.map(|what| replaceable("Stopped", what, id));
@@ -87,7 +87,7 @@ impl<'a> Members<'a> {
         older.or(fault).into_iter().chain(damage).chain(tasks).collect()
     }
 
-    /// What the programs of all members are: this replica's own, and what the others say.
+    /// Program facts of all members, this replica included.
     pub async fn facts(self, within: Duration) -> BTreeMap<u64, io::Result<Facts>> {
         let members = self.0.view.get().members;
         let dialer = self.0.links.dialer();
@@ -103,7 +103,7 @@ impl<'a> Members<'a> {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// Raft's membership, as this replica has it.
+    /// Raft's membership as this replica knows it.
     pub fn membership(self) -> Membership {
         let metrics = self.0.host.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -115,10 +115,10 @@ impl<'a> Members<'a> {
         Membership { voters, learners, joint }
     }
 
-    /// Makes a change of the membership. For the leader; anybody else is refused.
+    /// Performs a membership change. Only the leader may; other replicas get an error.
     ///
     /// # Errors
-    /// Why it was not made, or is not known to be.
+    /// Why the change was not made, or why its outcome is unknown.
     pub async fn change(self, change: Change, deadline: Instant) -> Result<(), String> {
         let raft = &self.0.host.raft;
         let made = async {
@@ -161,27 +161,26 @@ impl<'a> Members<'a> {
         refused.map_or(Ok(()), |refusal| Err(refusal.to_string()))
     }
 
-    /// What the data directory of this replica calls itself.
+    /// The nonce of this replica's data directory.
     #[must_use]
     pub fn nonce(self) -> Option<&'a str> {
         self.0.host.identity.nonce.as_deref()
     }
 
-    /// The members in the state, and which of them have started.
+    /// The members in the state, and whether each has started.
     pub fn claims(self) -> BTreeMap<u64, bool> {
         let claimed = |member: &Known| (member.id, member.nonce.is_some());
         self.0.with_state(|state| state.members().map(claimed).collect())
     }
 
-    /// Claims this replica's id for its data directory, once the cluster knows claims, and watches
-    /// over it until `stop`: a replica whose id belongs to another directory, or to nobody any more,
-    /// stops with a fault.
+    /// Claims this replica's id for its data directory, once the cluster version has claims, and checks the claim
+    /// until `stop`: a replica whose id belongs to another directory, or is no longer a member, stops with a fault.
     pub async fn keep_claim(self, stop: CancellationToken) {
         let mut removed = None;
         while !stop.is_cancelled() && self.0.health().fault().is_none() {
             match self.standing() {
                 Standing::Unclaimed(nonce) => {
-                    // It says where it is as the others were told.
+                    // Advertise the address that the other members were told.
                     if let Some(peer) = self.0.view.peer(self.0.id()) {
                         let claim = ClaimMember { id: self.0.id(), nonce, peer };
                         let command = Command::ClaimMember(claim);
@@ -202,11 +201,11 @@ impl<'a> Members<'a> {
                 }
                 Standing::Taken => self.0.fault.set(taken_text(self.0.id())),
             }
-            // Nothing is lost when the wait is cut short.
+            // Cutting the wait short is harmless.
             _ = timeout(CLAIM_EVERY, stop.cancelled()).await;
         }
-        // With a fault there is nothing to watch over; a task that ends before it is told to ends the program, which
-        // may have to stay and say why it stopped.
+        // With a fault there is nothing left to check. A task that ends before `stop` would end the program, which
+        // may have to stay up to report the fault.
         stop.cancelled().await;
     }
 
@@ -225,7 +224,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// How this replica's claim to its id stands.
+/// State of this replica's claim to its id.
 enum Standing {
     Fine,
     Unclaimed(String),

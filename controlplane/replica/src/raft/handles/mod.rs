@@ -1,10 +1,10 @@
-//! What a [`Replica`] can be asked, by what it is about: each handle borrows the replica and has a few methods.
+//! The API of a [`Replica`], grouped by subject: each handle borrows the replica and has a few methods.
 //!
 //! ```text
-//!   reads        linearize, recovered; applied and topics, to be watched      clocks     log time, and who is wrong
-//!   health       ready or not, and the fault                                   agents     heartbeats
-//!   members      status, steps of change, this replica's claim                 snapshots  the newest, and a new one
-//!   leadership   watch, transfer, hand over                                    evidence   checkpoints, proofs
+//!   reads        linearize, recovered; applied and topics, to watch      clocks     log time, and wrong clocks
+//!   health       readiness and fault                                     agents     heartbeats
+//!   members      status, changes, this replica's claim                   snapshots  the newest, and a new one
+//!   leadership   watch, transfer, hand over                              evidence   checkpoints, proofs
 //! ```
 
 mod agents;
@@ -28,13 +28,13 @@ pub use snapshots::Snapshots;
 use crate::raft::{Replica, Shared};
 
 impl Replica {
-    /// What it has applied, and whether that is as far as a reader needs.
+    /// What this replica has applied, and whether that is enough for a reader.
     #[must_use]
     pub fn reads(&self) -> Reads<'_> {
         Reads(&self.0)
     }
 
-    /// Whether it can serve, and if not, why.
+    /// Readiness and fault.
     #[must_use]
     pub fn health(&self) -> Health<'_> {
         Health(&self.0)
@@ -46,25 +46,25 @@ impl Replica {
         Members(&self.0)
     }
 
-    /// Whether it leads, and who shall instead.
+    /// Leadership, and its transfer.
     #[must_use]
     pub fn leadership(&self) -> Leadership<'_> {
         Leadership(&self.0)
     }
 
-    /// The time, as far as the clocks agree.
+    /// Log time, and the members' clocks.
     #[must_use]
     pub fn clocks(&self) -> Clocks<'_> {
         Clocks(&self.0)
     }
 
-    /// What the replicas can show of the past.
+    /// Checkpoints, history proofs and history beginnings of the replicas.
     #[must_use]
     pub fn evidence(&self) -> Evidence<'_> {
         Evidence(&self.0)
     }
 
-    /// What the agents of the hosts have said.
+    /// Heartbeats of the host agents, and refused agents.
     #[must_use]
     pub fn agents(&self) -> Agents<'_> {
         Agents(&self.0)
@@ -77,7 +77,7 @@ impl Replica {
     }
 }
 
-/// Those that handles need of each other.
+/// Helpers that several handles share.
 impl Shared {
     pub(in crate::raft) fn health(&self) -> Health<'_> {
         Health(self)

@@ -1,4 +1,4 @@
-//! Reading: up to where the local state is, and whether that is as far as a reader needs.
+//! Reads: what the local state includes, and whether that is enough for a reader.
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::raft::known::view::pause;
 use crate::raft::{ReadError, Shared, TopicRevisions};
 
-/// What this replica has applied, and how to know that it is enough.
+/// What this replica has applied, and whether that is enough for a reader.
 #[derive(Clone, Copy)]
 pub struct Reads<'a>(pub(in crate::raft) &'a Shared);
 
@@ -37,11 +37,11 @@ impl Reads<'_> {
         }
     }
 
-    /// Waits until the local state is as new as any that this replica has shown: after a restart it begins with
-    /// its last snapshot, and applies what followed once a leader says how far that is committed.
+    /// Waits until the local state is as new as any that this replica has served. After a restart it begins with its
+    /// last snapshot, and applies later entries once a leader announces the commit index.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] when that is not so by `deadline`.
+    /// [`ReadError::Unavailable`] when `deadline` passes first.
     pub async fn recovered(self, deadline: Instant) -> Result<(), ReadError> {
         let mut news = self.0.view.watch();
         loop {
@@ -58,13 +58,13 @@ impl Reads<'_> {
         }
     }
 
-    /// Changes each time the local state may have changed: the index after the last entry applied.
+    /// Index after the last applied entry. Changes whenever the local state may have changed.
     #[must_use]
     pub fn applied(self) -> watch::Receiver<u64> {
         self.0.host.machine.applied()
     }
 
-    /// When each topic changed last, as this replica has applied it.
+    /// The latest change of each topic, as applied on this replica.
     #[must_use]
     pub fn topics(self) -> watch::Receiver<TopicRevisions> {
         self.0.host.machine.topics()

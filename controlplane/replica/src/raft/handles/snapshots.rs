@@ -1,10 +1,10 @@
-//! Snapshots: how far the newest goes, and taking one.
+//! Snapshots: the newest one, and taking a new one.
 
 use romana_statemachine::Revision;
 
 use crate::raft::Shared;
 
-/// Snapshots of the state, behind which the log is purged.
+/// Snapshots of the state. The log is purged up to the newest one.
 #[derive(Clone, Copy)]
 pub struct Snapshots<'a>(pub(in crate::raft) &'a Shared);
 
@@ -15,10 +15,10 @@ impl Snapshots<'_> {
         self.0.host.machine.snapshot_revision()
     }
 
-    /// Writes a snapshot soon, and purges the log behind it.
+    /// Triggers a snapshot, after which the log is purged.
     ///
     /// # Errors
-    /// Why Raft cannot.
+    /// Why Raft cannot take one.
     pub async fn take(self) -> Result<(), String> {
         self.0.host.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }

@@ -1,8 +1,7 @@
-//! Readings of the members' wall clocks, and the log time that follows from them
-//! ([`crate::cluster_time`] decides).
+//! Reads the members' wall clocks and derives log time from them (the algorithm is [`crate::cluster_time`]).
 //!
-//! Each replica asks every other one for its wall clock on a connection of its own, so that no reading waits
-//! behind other messages. A release that does not know the question closes the connection and counts as
+//! Each replica asks every other one for its wall clock on a dedicated connection, so that a reading never waits
+//! behind other messages. An older release that does not know the request closes the connection and counts as
 //! silent.
 
 use std::collections::BTreeMap;
@@ -32,20 +31,20 @@ use crate::raft::store::machine::Machine;
 const READ_EVERY: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-/// Pause before a peer is asked again that does not know the question.
+/// Pause before asking a peer again that does not know the request.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(2);
-/// How long the first entry after a start waits for an agreement.
+/// Longest time that the first entry after a start waits for the clocks to agree.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
-/// The answer to a question, which is a number.
+/// The answer to the request with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Answer {
     number: u64,
-    /// Since 1970, microseconds.
+    /// Microseconds since 1970.
     wall: u64,
 }
 
-/// This machine's wall clock. Tests may set it wrong.
+/// This machine's wall clock. Tests can offset it.
 #[derive(Clone, Debug, Default)]
 pub struct WallClock {
     #[cfg(any(test, feature = "testing"))]
@@ -69,7 +68,7 @@ fn steady() -> Micros {
     micros(steady_time())
 }
 
-/// The clocks, and log time. Clones share them.
+/// The clocks and log time. Clones share them.
 #[derive(Clone)]
 pub(in crate::raft) struct Clocks(Arc<Inner>);
 
@@ -83,13 +82,13 @@ struct Known {
     log: LogClock,
     readings: Readings,
     agreed: Option<Agreement>,
-    /// What was said in the log and is not over.
+    /// Deviations that were logged and still last.
     far: Far,
     disputed: bool,
 }
 
 impl Clocks {
-    /// Before anything is known.
+    /// Initial state, without any reading.
     pub(in crate::raft) fn new(wall: WallClock) -> Self {
         let known = Known {
             log: LogClock::new(steady()),
@@ -106,11 +105,10 @@ impl Clocks {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits, for a moment at most, until log time can be told: before the first entry of a replica that has
-    /// just started.
+    /// Waits briefly until log time is known: before the first entry after a start.
     pub(in crate::raft) async fn settle(&self) {
         let mut settled = self.0.settled.subscribe();
-        // The sender lives as long as self: only the time can run out.
+        // The sender lives as long as self, so only the timeout can fail.
         if timeout(SETTLE_MAX, settled.wait_for(|settled| *settled)).await.is_ok() {
             return;
         }
@@ -131,7 +129,7 @@ impl Clocks {
         self.known().log.read(steady())
     }
 
-    /// A time that has certainly come: log time, where a majority of the clocks confirm that it is so late.
+    /// A time that has certainly passed: log time, bounded by what a majority of the clocks confirm.
     pub(in crate::raft) fn confirmed_time(&self) -> Option<Millis> {
         let mut known = self.known();
         let now = steady();
@@ -140,7 +138,7 @@ impl Clocks {
         Some(known.log.read(now).min(agreed))
     }
 
-    /// What the clocks show.
+    /// Status of the clocks.
     pub(in crate::raft) fn status(&self) -> ClocksStatus {
         let mut known = self.known();
         let now = steady();
@@ -166,14 +164,14 @@ impl Clocks {
         self.known().readings.set(id, reading);
     }
 
-    /// Compares the clocks, corrects log time, and logs what is new.
+    /// Compares the clocks, corrects log time, and logs changes.
     fn compare(&self, own: u64, seen: &Seen, last: Millis) {
         let mut known = self.known();
         let now = steady();
         known.readings.set(own, Reading::own(now, self.0.wall.micros()));
         known.readings.retain(|id| id == own || seen.members.contains_key(&id));
         let offsets = known.readings.offsets(now);
-        // Until Raft has said who votes, all members do.
+        // Until Raft reports the voters, count all members as voters.
         let votes = |id: &u64| seen.voters.contains(id) || seen.voters.is_empty();
         let voters = seen.members.keys().filter(|id| votes(id)).count();
         let clocks: Vec<Interval> =
@@ -198,11 +196,11 @@ impl Clocks {
     }
 }
 
-/// A smaller step needs no line in the log.
+/// Smaller steps are not logged.
 const STEP_LOGGED: Micros = 1_000_000;
 
 impl Known {
-    /// Logs a line when a clock becomes wrong, and one when it is right again.
+    /// Logs when a clock becomes wrong, and when it is right again.
     fn report(&mut self, far: Far, disputed: bool, seen: &Seen, offsets: &BTreeMap<u64, Interval>) {
         let peer = |id: &u64| seen.members.get(id).map_or("", String::as_str).to_owned();
         for (replica, ahead) in far.iter().filter(|(id, _)| !self.far.contains_key(id)) {
@@ -238,7 +236,7 @@ impl Known {
     }
 }
 
-/// Answers on a connection that was opened for this, until it ends.
+/// Serves clock readings on a connection until it closes.
 pub(in crate::raft) async fn answer(conn: Conn, clocks: &Clocks) -> io::Result<()> {
     let Conn { mut reader, mut writer } = conn;
     while let Some(frame) = reader.next().await? {
@@ -249,7 +247,7 @@ pub(in crate::raft) async fn answer(conn: Conn, clocks: &Clocks) -> io::Result<(
     Ok(())
 }
 
-/// Reads the clocks of all members and compares them, until `stop`.
+/// Reads and compares the clocks of all members until `stop`.
 pub(in crate::raft) struct Exchange {
     pub(in crate::raft) id: u64,
     pub(in crate::raft) clocks: Clocks,
@@ -262,7 +260,7 @@ impl Exchange {
     pub(in crate::raft) async fn run(self, stop: CancellationToken) {
         let mut tick = interval(READ_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The peers that are asked, and under which address; dropped, the asking ends.
+        // Peers being polled, with their addresses; dropping the guard stops the polling.
         let mut asked: BTreeMap<u64, (String, DropGuard)> = BTreeMap::new();
         let (news, mut heard) = watch::channel(());
         loop {
@@ -279,7 +277,7 @@ impl Exchange {
             self.clocks.compare(self.id, &seen, self.machine.with_state(State::at));
             tokio::select! {
                 () = stop.cancelled() => return,
-                // The first readings after a start are waited for.
+                // Wait for the first readings after a start.
                 _ = heard.changed(), if !*self.clocks.0.settled.borrow() => {}
                 _ = tick.tick() => {}
             }
@@ -316,7 +314,7 @@ impl Exchange {
     }
 }
 
-/// Reads a peer's clock again and again, until the connection fails.
+/// Reads a peer's clock repeatedly until the connection fails.
 async fn converse(
     mut conn: Conn,
     id: u64,
@@ -348,7 +346,7 @@ async fn converse(
 mod tests {
     use super::*;
 
-    /// Frozen: between replicas of different releases.
+    /// The wire format is frozen: replicas of different releases use it.
     #[test]
     fn the_exchange_has_its_form() {
         assert_eq!(pack(&Purpose::Clock), [5]);

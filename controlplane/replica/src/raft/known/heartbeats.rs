@@ -1,6 +1,6 @@
-//! What agents say each second: kept in the leader's memory, passed on to it by the others.
+//! Agent heartbeats: kept in the leader's memory; the other replicas forward those they receive.
 //!
-//! Not in the log: it is true for a moment, and a new leader hears it anew.
+//! Not replicated: heartbeats are short-lived, and a new leader relearns them within a second.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,28 +16,28 @@ use crate::raft::peer::message::PeerRequest;
 use crate::raft::peer::network::PeerPool;
 use crate::raft::peer::service::PeerService;
 
-/// How often heartbeats are passed on.
+/// How often heartbeats are forwarded.
 const PASS_EVERY: Duration = Duration::from_millis(250);
 const PASS_TIMEOUT: Duration = Duration::from_secs(1);
-/// What is so old is of a host that is gone.
+/// An older heartbeat belongs to a host that is gone.
 const KEPT: Duration = Duration::from_secs(2 * 86_400);
-/// A refused agent asks each second: one that is silent for so long has gone.
+/// A refused agent retries each second: one that has been silent for this long is gone.
 const REFUSED_KEPT: Duration = Duration::from_secs(10);
 
-/// The last heartbeat of each host, and when it came.
+/// The last heartbeat of each host, and when it arrived.
 #[derive(Debug, Default)]
 pub(in crate::raft) struct Pulse {
     heard: Mutex<BTreeMap<HostName, (Heartbeat, Instant)>>,
-    /// To be passed on.
+    /// Heartbeats to forward.
     waiting: Mutex<BTreeMap<HostName, Heartbeat>>,
-    /// Agents for whose host another one speaks, by instance, and when they were refused.
+    /// Refused agents (their host already has another one), by instance, and when they were refused.
     refused: Mutex<BTreeMap<InstanceId, (RefusedAgent, Instant)>>,
-    /// The same, to be passed on.
+    /// Refused agents to report to the leader.
     refused_waiting: Mutex<BTreeMap<InstanceId, RefusedAgent>>,
 }
 
 impl Pulse {
-    /// Takes heartbeats in, as the leader.
+    /// Stores heartbeats, as the leader.
     pub(in crate::raft) fn hear(&self, heartbeats: impl IntoIterator<Item = Heartbeat>) {
         let now = Instant::now();
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +46,7 @@ impl Pulse {
         }
     }
 
-    /// All that was heard, by host.
+    /// All known heartbeats, by host.
     pub(in crate::raft) fn heard(&self) -> Vec<HeartbeatAge> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, (_, at)| at.elapsed() < KEPT);
@@ -57,20 +57,20 @@ impl Pulse {
         said.collect()
     }
 
-    /// Takes an agent that was refused here, to be passed on.
+    /// Queues an agent that was refused here, to be reported to the leader.
     pub(in crate::raft) fn wait_refused(&self, agent: RefusedAgent) {
         let mut waiting = self.refused_waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.insert(agent.instance.clone(), agent);
     }
 
-    /// Takes refused agents in, as the leader.
+    /// Stores refused agents, as the leader.
     pub(in crate::raft) fn refuse(&self, agents: impl IntoIterator<Item = RefusedAgent>) {
         let now = Instant::now();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.extend(agents.into_iter().map(|agent| (agent.instance.clone(), (agent, now))));
     }
 
-    /// Agents that were refused lately.
+    /// Agents that were refused recently.
     pub(in crate::raft) fn refused(&self) -> Vec<RefusedAgent> {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.retain(|_, (_, at)| at.elapsed() < REFUSED_KEPT);
@@ -93,7 +93,7 @@ impl Pulse {
     }
 }
 
-/// Passes heartbeats on to the leader until `stop`. What is lost is said again a second later.
+/// Forwards heartbeats to the leader until `stop`. A lost one is replaced by the next, a second later.
 pub(in crate::raft) async fn pass_on(
     host: Arc<PeerService>,
     links: PeerPool,

@@ -1,25 +1,25 @@
-//! What each replica is known to hold: so that one whose files are an older copy is noticed.
+//! Remembers what each replica holds, to detect a replica whose files are an older copy.
 //!
-//! A data directory that was put back to what it was (a snapshot of a virtual machine or a volume, a copy of
-//! files) has forgotten votes that its replica gave and entries that it acknowledged. Nothing in it shows
-//! that. Its replica could vote twice in a term, and elect a leader that lacks what a majority has
-//! acknowledged. So the others remember:
+//! A data directory that was rolled back (a snapshot of a virtual machine or a volume, a copy of files) has lost
+//! votes that its replica granted and entries that it acknowledged. Nothing in it shows that. Its replica could
+//! vote twice in a term, and elect a leader that lacks entries acknowledged by a majority. So the other replicas
+//! remember:
 //!
 //! ```text
-//!   each second, and before it votes or takes entries after a start, each asks each other one:
-//!     "how much do you hold, and what do you know that I held?"   more than it has ──► it stops, and says why
-//!   the leader: a follower lacks an entry that it has acknowledged ──► it is not asked again, and that is said
+//!   each second, and before it votes or accepts entries after a start, each replica asks each other one:
+//!     "how much do you hold, and what do you know that I held?"   more than it has ──► it stops with a fault
+//!   the leader: a follower lacks an entry that it acknowledged ──► replication to it stops, with a problem
 //! ```
 //!
-//! What counts is on the disk and agreed on: entries beyond that may be taken back by a later leader. It counts when
-//! it is heard at a member's own address: whoever calls could use another's name, and two such calls would stop a
-//! cluster of three.
+//! Only durable, committed entries count: a later leader may truncate uncommitted ones. An answer counts only from
+//! a member's own address: a caller could use another member's name, and two such calls would stop a cluster of
+//! three.
 //!
-//! What the others remember ends with their processes. So a replica that was found to be an older copy writes that
-//! down in its data directory, and stays out of everything at every later start.
+//! The memory of the other replicas is lost when they restart. So a replica that was found to be an older copy
+//! records that in its data directory, and refuses to take part at every later start.
 //!
-//! Left out: what nobody else has seen in the last second, and copies that were put back while all others
-//! were down: nobody remembers.
+//! Not detected: what no other replica saw during the last second, and copies that were restored while all other
+//! replicas were down.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,24 +47,24 @@ use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 use crate::raft::store::types::Vote;
 
-/// How often the others are asked.
+/// How often the other replicas are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait for one of them.
+/// Timeout of one request.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
-/// The file of a data directory that was found to be an older copy: why.
+/// File that marks a data directory as an older copy; it contains the reason.
 const NOTE: &str = "older-copy";
 
-/// How far a replica has come.
+/// Raft position of a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::raft) struct Position {
-    /// The term that it has voted in.
+    /// The term of its last vote.
     pub(in crate::raft) term: u64,
     /// Index after its last entry.
     pub(in crate::raft) next: u64,
 }
 
 impl Position {
-    /// Whether a replica that has come to here has forgotten something.
+    /// Whether a replica at this position has lost something of `known`.
     fn lacks(self, known: Self) -> bool {
         self.term < known.term || self.next < known.next
     }
@@ -74,35 +74,35 @@ impl Position {
     }
 }
 
-/// The answer: what it knows of who asks, and how far it has come itself.
+/// The answer: what it knows about the asking replica, and its own position.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Told {
     yours: Position,
     mine: Said,
 }
 
-/// How far a replica says that it has come.
+/// What a replica reports about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Said {
-    /// What is on the disk and agreed on.
+    /// What is durable and committed.
     holds: Position,
     has: Position,
-    /// What is damaged of its history, as far as was noticed: others tell operators.
+    /// Damage to its history, if it has noticed any; the other replicas report it to operators.
     damage: Option<String>,
 }
 
-/// What is remembered of one replica.
+/// What is remembered about one replica.
 #[derive(Clone, Debug, Default)]
 struct Remembered {
     held: Position,
-    /// The last entry that it has acknowledged to this replica as the leader by this vote.
+    /// The leader's vote, and the last entry acknowledged to this replica under that vote.
     acknowledged: Option<(Vote, u64)>,
-    /// It has less than it held.
+    /// It holds less than it held before.
     older: bool,
     damage: Option<String>,
 }
 
-/// What this replica remembers of the others. Clones share it.
+/// What this replica remembers about the others. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::raft) struct Positions(Arc<Mutex<BTreeMap<u64, Remembered>>>);
 
@@ -112,13 +112,13 @@ impl Positions {
         change(all.entry(id).or_default())
     }
 
-    /// It has granted its vote in this term.
+    /// Replica `id` granted its vote in this term.
     pub(in crate::raft) fn voted(&self, id: u64, term: u64) {
         self.with(id, |it| it.held.term = it.held.term.max(term));
     }
 
-    /// It has acknowledged the entries up to this one to the leader of `vote`, who has told it that those up to
-    /// `committed` are agreed on.
+    /// Replica `id` acknowledged the entries up to this one to the leader of `vote`, which had told it that the
+    /// entries up to `committed` are committed.
     pub(in crate::raft) fn acknowledged(
         &self,
         id: u64,
@@ -134,7 +134,7 @@ impl Positions {
         });
     }
 
-    /// It says that it lacks the entry of this index, to the leader of `vote`. Whether it had it.
+    /// Replica `id` told the leader of `vote` that it lacks the entry at this index. Returns whether it had it.
     pub(in crate::raft) fn lacks(&self, id: u64, vote: Vote, index: u64) -> bool {
         self.with(id, |it| {
             let had = it.acknowledged.is_some_and(|(by, last)| by == vote && index <= last);
@@ -144,12 +144,12 @@ impl Positions {
         })
     }
 
-    /// How far it has come, as far as is known.
+    /// The known position of a replica.
     fn of(&self, id: u64) -> Position {
         self.with(id, |it| it.held)
     }
 
-    /// It says how far it has come; `known` is what was known before it was asked.
+    /// Records the position that replica `id` reports; `known` is what was known before the request.
     fn said(&self, id: u64, known: Position, said: Said) {
         self.with(id, |it| {
             it.older = said.has.lacks(known);
@@ -160,34 +160,34 @@ impl Positions {
         });
     }
 
-    /// Index after the last entry that it is known to hold.
+    /// Index after the last entry that replica `id` is known to hold.
     #[cfg(test)]
     pub(in crate::raft) fn held(&self, id: u64) -> u64 {
         self.of(id).next
     }
 
-    /// What is damaged of its history, as far as is known.
+    /// Known damage to the history of replica `id`.
     pub(in crate::raft) fn damage(&self, id: u64) -> Option<String> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&id).and_then(|it| it.damage.clone())
     }
 
-    /// Whether its files are an older copy, as far as is known.
+    /// Whether the files of replica `id` are known to be an older copy.
     pub(in crate::raft) fn is_older(&self, id: u64) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&id).is_some_and(|it| it.older)
     }
 }
 
-/// What others say about such a replica.
+/// How other replicas describe it.
 pub(in crate::raft) const OLDER: &str = "its data directory is an older copy: it lacks entries that it has acknowledged, or a vote that it gave";
 
-/// The same, with what to do.
+/// The same, with the remedy.
 pub(in crate::raft) fn older_text(id: u64) -> String {
     format!("{OLDER}; run `romana cluster replace {id}`")
 }
 
-/// What a replica says about itself.
+/// How a replica describes this about itself.
 fn own_text(id: u64, has: Position, known: Position) -> String {
     format!(
         "this data directory is an older copy of itself: another replica knows that this one had voted in term {} \
@@ -200,7 +200,7 @@ fn own_text(id: u64, has: Position, known: Position) -> String {
     )
 }
 
-/// Whether this replica may vote and take entries: not before it has heard what the others know of it.
+/// Holds back votes and entries until this replica knows what the others remember about it.
 #[derive(Clone, Debug)]
 pub(in crate::raft) struct Gate(Arc<watch::Sender<Passage>>);
 
@@ -212,7 +212,7 @@ enum Passage {
 }
 
 impl Gate {
-    /// One that is closed, or open from the beginning.
+    /// A new gate, open or closed.
     pub(in crate::raft) fn new(open: bool) -> Self {
         let passage = if open { Passage::Free } else { Passage::NotYet };
         Self(Arc::new(watch::Sender::new(passage)))
@@ -222,10 +222,10 @@ impl Gate {
         self.0.send_replace(passage);
     }
 
-    /// Waits until it is known; an error: this replica must not do anything any more.
+    /// Waits for the gate; an error means that this replica must stop taking part.
     pub(in crate::raft) async fn pass(&self) -> io::Result<()> {
         let known = |passage: &Passage| *passage != Passage::NotYet;
-        // The sender lives as long as self: waiting cannot fail.
+        // The sender lives as long as self, so the wait cannot fail.
         let passage = self.0.subscribe().wait_for(known).await.map(|passage| *passage);
         if matches!(passage, Ok(Passage::Free)) {
             return Ok(());
@@ -234,7 +234,7 @@ impl Gate {
     }
 }
 
-/// How far this replica has come: what is on its disk and agreed on, and what it has at all.
+/// This replica's position: what is durable and committed, and all it has.
 fn own(log: &LogStore, machine: &Machine) -> Said {
     let (term, last, on_disk) = log.position();
     let snapshot = machine.snapshot_next();
@@ -246,7 +246,7 @@ fn own(log: &LogStore, machine: &Machine) -> Said {
     }
 }
 
-/// Answers on a connection that was opened for this.
+/// Serves the request on a connection opened for it.
 pub(in crate::raft) async fn answer(
     mut conn: Conn,
     from: u64,
@@ -261,14 +261,14 @@ fn plausible(known: &Known, position: Position) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks one replica how far it has come, and what it knows of this one. What was forgotten, if anything was.
+/// Asks one replica for its position and for what it knows about this one. Returns what was lost, if anything.
 async fn ask(
     host: &PeerService,
     dialer: &Dialer,
     id: u64,
     peer: &str,
 ) -> io::Result<Option<Forgotten>> {
-    // Before it looks how far it has come: it must not have less than is known for having been slow.
+    // Read before the other replica reads its position: its answer must not look stale only because it was slow.
     let known = host.positions.of(id);
     let mut conn = dialer.dial(id, peer, Purpose::Position, ASK_TIMEOUT).await?;
     let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the replica does not answer");
@@ -289,7 +289,7 @@ struct Forgotten {
     known: Position,
 }
 
-/// What was written down when the data directory was found to be an older copy.
+/// The recorded reason, if the data directory was found to be an older copy.
 fn noted(dir: &Path) -> Option<String> {
     match fs::read(dir.join(NOTE)) {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
@@ -298,8 +298,8 @@ fn noted(dir: &Path) -> Option<String> {
     }
 }
 
-/// Asks the others, again and again. Opens the gate after the first time, if they know nothing that this replica has
-/// forgotten; otherwise this replica stops, now and at every later start.
+/// Asks the other replicas periodically. Opens the gate after the first round if they know nothing that this replica
+/// has lost; otherwise this replica stops, now and at every later start.
 pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: PathBuf) {
     let looked = dir.clone();
     let noted = blocking(move || Ok(noted(&looked))).await;
@@ -322,7 +322,7 @@ pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: 
     host.fault.set_kind(FaultKind::OlderCopy, why);
 }
 
-/// Returns when another replica knows something that this one has forgotten.
+/// Waits until another replica knows something that this one has lost.
 async fn forgotten(host: &PeerService, dialer: &Dialer) -> Forgotten {
     let mut clock = interval(ASK_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -333,7 +333,7 @@ async fn forgotten(host: &PeerService, dialer: &Dialer) -> Forgotten {
         let others = members.iter().filter(|(other, _)| **other != id);
         let asked = others.map(async |(other, peer)| {
             let asked = ask(host, dialer, *other, peer).await;
-            // One that does not answer knows nothing, nor one that is of an older release.
+            // A replica that does not answer, or is of an older release, knows nothing.
             asked.inspect_err(|error| dialer.refuse_error(peer, error)).ok().flatten()
         });
         if let Some(forgotten) = join_all(asked).await.into_iter().flatten().next() {
@@ -344,12 +344,12 @@ async fn forgotten(host: &PeerService, dialer: &Dialer) -> Forgotten {
     }
 }
 
-/// The members, as far as they are known: a replica that joined later reads them from its log.
+/// The known members: a replica that joined later reads them from its log.
 async fn members(host: &PeerService) -> BTreeMap<u64, String> {
     let mut seen = host.view.watch();
     if own(&host.log, &host.machine).has.next > 0 {
         let known = seen.wait_for(|seen| !seen.members.is_empty());
-        // Without any there is nobody to ask.
+        // No known members: there is no replica to ask.
         _ = timeout(ASK_TIMEOUT, known).await;
     }
     host.view.get().members
@@ -372,7 +372,7 @@ mod tests {
         let positions = Positions::default();
         let say = |holds, has| positions.said(2, positions.of(2), said(holds, has));
         say(at(3, 10), at(3, 14));
-        // Not agreed on: a later leader may have taken them back.
+        // Uncommitted: a later leader may have truncated them.
         say(at(3, 10), at(3, 11));
         assert!(!positions.is_older(2));
         for has in [at(3, 9), at(2, 20)] {
@@ -380,10 +380,10 @@ mod tests {
             assert!(positions.is_older(2), "{has:?}");
             assert_eq!(positions.of(2), at(3, 10));
         }
-        // What an older copy says is not learnt; one that has everything is none.
+        // The report of an older copy is not stored; a replica that has everything is not an older copy.
         say(at(3, 10), at(4, 10));
         assert!(!positions.is_older(2) && !positions.is_older(3));
-        // What was learnt since it was asked does not count against it.
+        // What was learnt after the request does not count against the replica.
         positions.said(2, at(3, 10), said(at(3, 12), at(3, 12)));
         positions.said(2, at(3, 10), said(at(3, 11), at(3, 11)));
         assert!(!positions.is_older(2));
@@ -400,10 +400,10 @@ mod tests {
         positions.acknowledged(2, vote, 20, Some(15));
         positions.acknowledged(2, vote, 18, Some(15));
         assert_eq!(positions.of(2), at(8, 16));
-        // To the same leader it acknowledged more than is agreed on, and cannot lack that.
+        // It acknowledged more than is committed to the same leader, and cannot lack that.
         assert!(positions.lacks(2, vote, 20) && positions.lacks(2, vote, 0));
         assert!(!positions.lacks(2, vote, 21));
-        // To another one it can.
+        // To a later leader it can.
         let next = Vote::new_committed(9, 3);
         assert!(!positions.lacks(2, next, 16));
         assert!(positions.lacks(2, next, 15));

@@ -1,4 +1,4 @@
-//! What a replica knows: of Raft, of the other replicas, of the agents, of the clocks, of its own disk.
+//! What a replica knows about Raft, the other replicas, the agents, the clocks and its own disk.
 
 pub(super) mod clocks;
 pub(super) mod heartbeats;

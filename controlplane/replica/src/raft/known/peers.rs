@@ -1,4 +1,4 @@
-//! What the other replicas say about themselves, asked regularly; and whether all computed the same.
+//! Polls the status of the other replicas, and compares digests with theirs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,24 +19,24 @@ use crate::raft::peer::network::PeerPool;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 
-/// How often the others are asked.
+/// How often the other replicas are polled.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 const ASK_TIMEOUT: Duration = Duration::from_millis(400);
-/// Digests are compared each time this many answers were asked for.
+/// Digests are compared once per this many polls.
 const COMPARE_EACH: u32 = 10;
 /// A replica that has not answered for this long is not healthy.
 const HEALTHY_FOR: Duration = Duration::from_millis(1500);
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
-/// What a replica said last, and whether that is recent.
+/// The last status of a replica, and whether it is recent.
 pub(in crate::raft) type PeerReport = (PeerStatus, bool);
 
-/// The latest answers. Clones share them.
+/// The latest status of each replica. Clones share them.
 #[derive(Clone, Default)]
 pub(in crate::raft) struct Peers(Arc<Mutex<BTreeMap<u64, (PeerStatus, Instant)>>>);
 
 impl Peers {
-    /// What a replica said last.
+    /// The last status of a replica.
     pub(in crate::raft) fn get(&self, id: u64) -> Option<PeerReport> {
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         peers.get(&id).map(|(status, at)| (status.clone(), at.elapsed() < HEALTHY_FOR))
@@ -58,18 +58,18 @@ pub(in crate::raft) fn digest_at(machine: &Machine, revision: Revision) -> Optio
     read.first().filter(|record| record.revision == revision).map(|record| record.digest)
 }
 
-/// What comparing digests of one revision shows.
+/// Result of comparing digests at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Everybody who answered has the same.
+    /// All answers have the same digest.
     Agreed,
-    /// Some differ, and more than half of the cluster has this replica's, or nobody has that many.
+    /// Some differ, but a majority of the cluster has this replica's digest, or no digest has a majority.
     Disputed,
-    /// More than half of the cluster agrees on another digest.
+    /// A majority of the cluster agrees on another digest.
     Outvoted,
 }
 
-/// Judges this replica's digest by those of others, in a cluster of `voters`.
+/// Judges this replica's digest by the digests of others, in a cluster of `voters`.
 fn judge(own: Digest, others: &[Digest], voters: usize) -> Verdict {
     if others.iter().all(|digest| *digest == own) {
         return Verdict::Agreed;
@@ -81,7 +81,7 @@ fn judge(own: Digest, others: &[Digest], voters: usize) -> Verdict {
     if outvoted { Verdict::Outvoted } else { Verdict::Disputed }
 }
 
-/// Asks the others, until `stop`.
+/// Polls the other replicas until `stop`.
 pub(in crate::raft) struct Poll {
     pub(in crate::raft) id: u64,
     pub(in crate::raft) machine: Machine,
@@ -117,7 +117,7 @@ impl Poll {
         }
     }
 
-    /// Whether the numbers of a status can be right.
+    /// Whether the numbers in a status are plausible.
     fn plausible(&self, id: u64, status: &PeerStatus) -> bool {
         let checked = self.log.known().status(status).map_err(io::Error::from);
         let peer = || self.view.peer(id).unwrap_or_default();
@@ -136,7 +136,7 @@ impl Poll {
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// Compares digests at the latest revision that all who answered have.
+    /// Compares digests at the latest revision that all answering replicas have.
     async fn compare(&self, statuses: &[(u64, PeerStatus)]) {
         let own = self.machine.with_state(|state| state.revision());
         let others = statuses.iter().map(|(_, status)| status.revision);
@@ -157,9 +157,9 @@ impl Poll {
         self.act_on(judge(own, &digests, self.view.get().voters.len()), "history", revision);
     }
 
-    /// Compares the states at this replica's newest checkpoint.
+    /// Compares checkpoints at the revision of this replica's newest one.
     async fn compare_states(&self) {
-        // A replica of the first release would not know the question.
+        // A replica of the first release does not know this request.
         if self.machine.with_state(State::version) < version::PROOFS {
             return;
         }

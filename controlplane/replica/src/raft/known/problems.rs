@@ -1,11 +1,11 @@
-//! What is wrong with the work of a replica's leader tasks: shown as problems of this member.
+//! Problems of a replica's leader tasks, shown as problems of this member.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::raft::status::MemberProblem;
 
-/// Who has the problem, and its code.
+/// Task and problem code.
 type Key = (&'static str, &'static str);
 
 /// Problems of tasks, by task and code. Clones share them.
@@ -17,7 +17,7 @@ impl Problems {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task has a problem now, or no longer. Logs a line when that is new.
+    /// Sets or clears a problem of a task, and logs the change.
     pub fn set(&self, task: &'static str, code: &'static str, what: Option<String>) {
         let mut all = self.all();
         match what {
@@ -35,12 +35,12 @@ impl Problems {
         }
     }
 
-    /// Forgets all problems of a task, which ends because its replica no longer leads.
+    /// Clears all problems of a task that ends because its replica no longer leads.
     pub fn forget(&self, task: &str) {
         self.all().retain(|(of, _), _| *of != task);
     }
 
-    /// How many each task has; tasks without any are left out.
+    /// Number of problems per task; tasks without problems are left out.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
@@ -50,7 +50,7 @@ impl Problems {
         counts
     }
 
-    /// All of them, as problems of this member.
+    /// All problems, as problems of this member.
     pub(in crate::raft) fn list(&self) -> Vec<MemberProblem> {
         let shown = |((task, code), what): (&Key, &String)| MemberProblem {
             code: (*code).into(),

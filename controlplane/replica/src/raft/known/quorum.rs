@@ -1,5 +1,5 @@
-//! Whether somebody leads: known only while a majority confirms it. Raft itself goes on calling the last leader
-//! leader when it is dead, and a leader that has lost its followers goes on calling itself so.
+//! Whether the cluster has a leader: true only while a majority confirms it. Raft itself keeps reporting the last
+//! leader when that is dead, and a leader without followers keeps reporting itself.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::raft::known::view::View;
 use crate::raft::reads::{ROUND_MAX, Reads};
 
-/// How often the leader is asked whether a majority still follows it.
+/// How often the leader is asked to confirm that a majority follows it.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// Pause after an answer that was none.
+/// Pause after a failed request.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Asks the leader, whoever that is, as readers do: it answers after it has heard from a majority. News of another
-/// leader cut the pause short.
+/// Asks the current leader for its read index, as readers do: it answers only after a majority confirmed it. A change
+/// of leader ends the pause early.
 pub(in crate::raft) async fn confirm(reads: Reads, view: View) {
     let mut news = view.watch();
     loop {

@@ -1,9 +1,9 @@
-//! A leader whose disk is slow hands leadership over.
+//! A leader with a slow disk hands over leadership.
 //!
-//! With a slow disk a leader still commits through its followers, but whatever needs its own disk (a
-//! vote, a reply to a follower's catching up) waits. The rule: when each sync of the log took longer
-//! than [`SLOW`] for [`PATIENCE`], the leader asks the follower that is furthest to take over; then not
-//! again for [`PAUSE`], so that replicas that are all slow do not pass it around.
+//! With a slow disk a leader still commits through its followers, but operations that need its own disk (a
+//! vote, the reply to a follower that catches up) wait. The rule: when each fsync of the log took longer
+//! than [`SLOW`] during [`PATIENCE`], the leader asks the most advanced follower to take over; then not
+//! again for [`PAUSE`], so that replicas that are all slow do not pass leadership around.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::raft::Replica;
 
-/// A sync that takes longer is slow.
+/// A longer fsync is slow.
 const SLOW: Duration = Duration::from_millis(250);
-/// How long all of them must be.
+/// How long all fsyncs must have been slow.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// From one hand-over to the next.
+/// Minimum time between two hand-overs.
 const PAUSE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ASK_MAX: Duration = Duration::from_secs(2);
 
-/// Since when syncs are slow, and when the last one was. Clones share it.
+/// When fsyncs became slow, and when the last one ended. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::raft) struct Slowness(Arc<Mutex<Option<(Instant, Instant)>>>);
 
@@ -30,7 +30,7 @@ impl Slowness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A sync that ended `now` took so long.
+    /// Records an fsync that ended at `now` and its duration.
     pub(in crate::raft) fn note(&self, took: Duration, now: Instant) {
         let mut slow = self.slow();
         *slow = match *slow {
@@ -40,7 +40,7 @@ impl Slowness {
         };
     }
 
-    /// Whether all syncs of the last while were slow.
+    /// Whether all recent fsyncs were slow.
     fn lasts(&self, now: Instant) -> bool {
         self.slow().is_some_and(|(since, last)| {
             now.duration_since(since) >= PATIENCE && now.duration_since(last) < PATIENCE
@@ -48,7 +48,7 @@ impl Slowness {
     }
 }
 
-/// Watches over a replica while it is there.
+/// Watches a replica as long as it exists.
 pub(in crate::raft) async fn watch(replica: impl Fn() -> Option<Replica>, slowness: Slowness) {
     let mut clock = interval(LOOK_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,27 +1,27 @@
-//! When each topic changed last.
+//! The latest change of each topic.
 
 use romana_statemachine::{Record, Revision, Topic};
 
-/// The revision of the last change of each topic, as far as this replica has applied the log. After a snapshot was
+/// The revision of the latest change of each topic, as far as this replica has applied the log. When a snapshot is
 /// installed, all topics count as changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TopicRevisions([Revision; Topic::ALL.len()]);
 
 impl TopicRevisions {
-    /// The last change of any of these topics; 0 without one.
+    /// The latest change of any of these topics; 0 if there is none.
     #[must_use]
     pub fn newest(&self, topics: &[Topic]) -> Revision {
         topics.iter().map(|topic| self.0[*topic as usize]).max().unwrap_or(Revision(0))
     }
 
-    /// Takes what happened.
+    /// Records the topics of applied records.
     pub(in crate::raft) fn take(&mut self, records: &[Record]) {
         for record in records {
             self.0[record.event.topic() as usize] = record.revision;
         }
     }
 
-    /// Everything may have changed, up to a revision.
+    /// Marks all topics as changed at a revision.
     pub(in crate::raft) fn all_changed(&mut self, at: Revision) {
         self.0 = [at; Topic::ALL.len()];
     }

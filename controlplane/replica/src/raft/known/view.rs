@@ -1,4 +1,4 @@
-//! What this replica knows about the cluster, as Raft's metrics say, in a form for others to watch.
+//! This replica's view of the cluster, derived from Raft's metrics, as a watchable value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::raft::fault::Fault;
 use crate::raft::store::types::{Metrics, Raft};
 
-/// Pause before trying again, unless news of the leadership come first.
+/// Pause before a retry, unless leadership changes first.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// One look at the cluster.
+/// A snapshot of the view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::raft) struct Seen {
     pub(in crate::raft) term: Term,
@@ -30,18 +30,18 @@ pub(in crate::raft) struct Seen {
     /// Peer addresses of all members.
     pub(in crate::raft) members: BTreeMap<u64, String>,
     pub(in crate::raft) voters: BTreeSet<u64>,
-    /// Whether a majority has confirmed the leader lately ([`crate::raft::known::quorum`]).
+    /// Whether a majority has confirmed the leader recently ([`crate::raft::known::quorum`]).
     pub(in crate::raft) confirmed: bool,
 }
 
 impl Seen {
-    /// The leader, if it is known to lead.
+    /// The leader, if a majority has confirmed it.
     pub(in crate::raft) fn confirmed_leader(&self) -> Option<u64> {
         self.leader.filter(|_| self.confirmed)
     }
 }
 
-/// The current look, to read and to watch. Clones share it.
+/// The current view, to read and to watch. Clones share it.
 #[derive(Clone)]
 pub(in crate::raft) struct View {
     seen: Arc<watch::Sender<Seen>>,
@@ -49,7 +49,7 @@ pub(in crate::raft) struct View {
 }
 
 impl View {
-    /// Before anything is known: the members are those of the command line.
+    /// Initial view: the members are those of the command line.
     pub(in crate::raft) fn new(initial: &BTreeMap<u64, String>) -> Self {
         let seen = Seen { members: initial.clone(), ..Seen::default() };
         Self { seen: Arc::new(watch::Sender::new(seen)), recovered: Arc::default() }
@@ -79,7 +79,7 @@ impl View {
         self.seen.borrow().members.get(&id).cloned()
     }
 
-    /// Whether this replica has applied everything it had acknowledged before it was restarted.
+    /// Whether this replica has applied everything that it acknowledged before its restart.
     pub(in crate::raft) fn recovered(&self) -> bool {
         self.recovered.load(Ordering::Acquire)
     }
@@ -89,7 +89,7 @@ impl View {
         self.seen.send_modify(|_| ());
     }
 
-    /// A majority has confirmed this leader, or none.
+    /// Sets the leader that a majority confirmed, or `None`.
     pub(in crate::raft) fn confirm(&self, leader: Option<u64>) {
         self.seen.send_if_modified(|seen| {
             let confirmed = leader.is_some() && leader == seen.leader;
@@ -99,7 +99,7 @@ impl View {
         });
     }
 
-    /// This replica leads no more, whatever Raft says.
+    /// Marks this replica as not leading, regardless of Raft's metrics.
     fn resign(&self) {
         self.seen.send_if_modified(|seen| seen.leads.take().is_some());
     }
@@ -137,8 +137,8 @@ impl View {
     }
 }
 
-/// Follows Raft's metrics until `stop`. Tells `fault` when Raft stops by itself, and stops Raft when
-/// there is a fault: a replica that is not to be trusted must not vote.
+/// Follows Raft's metrics until `stop`. Sets `fault` when Raft stops by itself, and stops Raft when
+/// there is a fault: a replica that cannot be trusted must not vote.
 pub(in crate::raft) async fn observe(
     raft: Raft,
     view: View,
@@ -177,8 +177,7 @@ pub(in crate::raft) async fn observe(
     }
 }
 
-/// Returns when there is a fault. A log that has stopped is one, though Raft finds out only when it
-/// next writes.
+/// Waits for a fault. A stopped WAL counts as one: Raft notices it only at its next write.
 async fn any_fault(wal: &Wal, fault: &Fault) {
     tokio::select! {
         _ = fault.wait() => {}
@@ -190,12 +189,12 @@ fn log_stopped(fault: &Fault, error: &WalError) {
     fault.set_error(format!("the log has stopped: {}", chain(error)), error);
 }
 
-/// Waits a moment, or for news of the leadership. `false` when the deadline has passed.
+/// Waits briefly, or until leadership changes. `false` when the deadline has passed.
 pub(in crate::raft) async fn pause(news: &mut watch::Receiver<Seen>, deadline: Instant) -> bool {
     if Instant::now() + RETRY_PAUSE >= deadline {
         return false;
     }
-    // Neither outcome matters: in both cases it is time to try again.
+    // Timeout or change: retry in both cases.
     _ = timeout(RETRY_PAUSE, news.changed()).await;
     true
 }

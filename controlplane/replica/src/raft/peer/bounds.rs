@@ -1,13 +1,13 @@
-//! Numbers that other replicas send: held against what this one knows before anything is done with them.
+//! Plausibility checks for numbers from other replicas: each is compared with what this replica knows before it is
+//! used.
 //!
-//! One message with a term of 2⁶⁴−1 would end a cluster for good: every replica would take that term over,
-//! keep it on disk, and have no next one to elect a leader in. So a number far beyond what a cluster can
-//! have reached since this replica last heard is refused, in every message, question or answer, that
-//! carries one; and no number is accepted to which one cannot be added. The connection of a peer that
-//! sends such a thing is closed, or its question is not answered; this is logged, and counted by
-//! `romanad_peer_messages_refused_total`.
+//! One message with a term of 2⁶⁴−1 would end a cluster permanently: every replica would adopt and persist that
+//! term, and no higher term would be left to elect a leader in. So a number far beyond what a cluster can have
+//! reached since this replica last had contact is refused, in every message, request or response; and so is a
+//! number to which one cannot be added. A connection that carries such a message is closed, or the request is not
+//! answered; this is logged, and counted by `romanad_peer_messages_refused_total`.
 //!
-//! Left out: whether a plausible message is true. Who holds a certificate of a replica is believed.
+//! Out of scope: whether a plausible message is true. The holder of a replica certificate is trusted.
 
 use std::io;
 
@@ -17,40 +17,39 @@ use romana_statemachine::Revision;
 use crate::raft::peer::message::{Appended, PeerStatus};
 use crate::raft::store::types::{LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 
-/// A term may be so far ahead: at an election each 150 ms, twenty years of them.
+/// How far ahead a term may be: with an election every 150 ms, twenty years of elections.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
-/// An entry or a revision may be so far ahead: at a million in a second, nine years of them.
+/// How far ahead an entry or a revision may be: at a million per second, nine years of entries.
 const INDEX_AHEAD_MAX: u64 = 1 << 48;
-/// No term, index or revision is above this: one can be added to it, and to the sum.
+/// Upper bound of every term, index and revision: one can be added to it, and to the sum.
 pub(in crate::raft) const NUMBER_MAX: u64 = 1 << 62;
 
-/// What this replica knows, from its own disk.
+/// What this replica knows from its own disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::raft) struct Known {
-    /// The highest term that it has voted in or has an entry of.
+    /// The highest term in which it voted or has an entry.
     pub(in crate::raft) term: u64,
-    /// Its last entry.
+    /// Index of its last entry.
     pub(in crate::raft) index: u64,
-    /// It has nothing yet and joins a cluster that may be in any term.
+    /// It has no data yet and joins a cluster that may be in any term.
     pub(in crate::raft) joins: bool,
 }
 
-/// A message that no replica of this cluster sends.
+/// A message that no correct replica of this cluster sends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::raft) enum Implausible {
-    /// A number is far beyond what is known.
+    /// A number is far ahead of what is known.
     #[error("{what} {value} is far beyond {known}, the highest that this replica knows")]
     Ahead {
-        /// What kind of number.
+        /// Kind of the number.
         what: &'static str,
-        /// What was sent.
         value: u64,
         known: u64,
     },
-    /// Entries that do not follow each other.
+    /// Entries that are not consecutive.
     #[error("{what}")]
     Inconsistent {
-        /// In what way.
+        /// The inconsistency.
         what: String,
     },
 }
@@ -63,7 +62,7 @@ impl From<Implausible> for io::Error {
     }
 }
 
-/// Whether an error says that the peer sent an [`Implausible`] message.
+/// Whether an error was caused by an [`Implausible`] message.
 pub(in crate::raft) fn is_implausible(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Implausible>())
 }
@@ -85,12 +84,12 @@ impl Known {
         ahead("term", term, self.term, most)
     }
 
-    /// The index of an entry.
+    /// Checks the index of an entry.
     pub(in crate::raft) fn index(&self, index: u64) -> Checked {
         ahead("entry", index, self.index, INDEX_AHEAD_MAX)
     }
 
-    /// A revision: a log of so many entries can have thousands of times as many of them.
+    /// Checks a revision: a log of n entries can have thousands of times as many revisions.
     pub(in crate::raft) fn revision(&self, revision: Revision) -> Checked {
         ahead("revision", revision.get(), self.index, INDEX_AHEAD_MAX)
     }
@@ -105,7 +104,7 @@ impl Known {
         self.index(id.index)
     }
 
-    /// A vote that is asked for: the one who asks is the candidate.
+    /// Checks a vote request: the sender must be the candidate.
     pub(in crate::raft) fn vote_request(
         &self,
         from: u64,
@@ -116,13 +115,13 @@ impl Known {
         own_vote(from, &request.vote, false)
     }
 
-    /// The answer to that.
+    /// Checks a vote response.
     pub(in crate::raft) fn vote_response(&self, response: &VoteResponse<TypeConfig>) -> Checked {
         self.vote(&response.vote)?;
         self.log_id(response.last_log_id.as_ref())
     }
 
-    /// Entries, one after the other, of terms that do not go back, from their leader.
+    /// Checks an append request: consecutive entries with non-decreasing terms, from their leader.
     pub(in crate::raft) fn append(
         &self,
         from: u64,
@@ -153,7 +152,7 @@ impl Known {
         Ok(())
     }
 
-    /// The answer to that: a follower acknowledges nothing that it was not sent, up to entry `sent`.
+    /// Checks an append response: a follower acknowledges only what it was sent, up to entry `sent`.
     pub(in crate::raft) fn appended(&self, sent: u64, appended: &Appended) -> Checked {
         match appended {
             Appended::HigherVote(vote) => self.vote(vote),
@@ -170,7 +169,7 @@ impl Known {
         }
     }
 
-    /// What a snapshot begins with.
+    /// Checks the head of a snapshot.
     pub(in crate::raft) fn snapshot(
         &self,
         from: u64,
@@ -185,7 +184,7 @@ impl Known {
         self.revision(revision)
     }
 
-    /// What the follower answers at its end.
+    /// Checks the follower's response at the end of a snapshot.
     pub(in crate::raft) fn installed(&self, vote: &Vote) -> Checked {
         self.vote(vote)
     }
@@ -194,19 +193,19 @@ impl Known {
         self.log_id(membership.log_id().as_ref())
     }
 
-    /// A leader hands its leadership on.
+    /// Checks a leadership transfer.
     pub(in crate::raft) fn transfer(&self, request: &TransferLeaderRequest<TypeConfig>) -> Checked {
         self.vote(request.from_leader())?;
         self.log_id(request.last_log_id())
     }
 
-    /// How far a replica has come.
+    /// Checks the position of a replica.
     pub(in crate::raft) fn position(&self, term: u64, next: u64) -> Checked {
         self.term(term)?;
         self.index(next)
     }
 
-    /// What a peer says about itself.
+    /// Checks the status of a peer.
     pub(in crate::raft) fn status(&self, status: &PeerStatus) -> Checked {
         self.term(status.term.get())?;
         self.index(status.applied)?;
@@ -214,7 +213,7 @@ impl Known {
     }
 }
 
-/// A candidate asks for votes for itself, and a leader sends entries and snapshots in its own term.
+/// A candidate requests votes only for itself, and a leader sends entries and snapshots only in its own term.
 fn own_vote(from: u64, vote: &Vote, committed: bool) -> Checked {
     if vote.leader_id.voted_for == from && vote.committed == committed {
         return Ok(());
@@ -246,7 +245,7 @@ mod tests {
         ] {
             assert_eq!(known.term(term).is_ok(), believed, "{known:?}, {term}");
         }
-        // A replica that was away for years, or is new, is told of any index that there can be.
+        // A replica that is new or was offline for years accepts any index that can occur.
         assert!(known(0, 0).index(INDEX_AHEAD_MAX).is_ok());
         assert!(known(0, 0).index(INDEX_AHEAD_MAX + 1).is_err());
         assert!(known(0, u64::MAX).index(u64::MAX).is_err());

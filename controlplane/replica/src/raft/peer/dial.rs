@@ -16,12 +16,12 @@ use crate::raft::peer::frame::{FrameReader, FrameWriter};
 use crate::raft::peer::message::{Handshake, HandshakeReply, Purpose};
 use crate::raft::store::codec::{pack, unpack};
 
-/// A refusal by the same peer is logged again after this long.
+/// An equal refusal by the same peer is logged again after this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// Different complaints in that time, at most: strangers choose what they say.
+/// Most different complaints logged in that time: unauthenticated peers choose their text.
 const COMPLAINTS_MAX: usize = 20;
 
-/// An open connection, introduced.
+/// An open connection after the handshake.
 pub(in crate::raft) struct Conn {
     pub(in crate::raft) reader: FrameReader<OwnedReadHalf>,
     pub(in crate::raft) writer: FrameWriter<OwnedWriteHalf>,
@@ -35,7 +35,7 @@ impl Conn {
     }
 }
 
-/// Where the APIs of the other replicas are, as they said themselves.
+/// API URLs of the other replicas, as they advertise them.
 #[derive(Clone, Debug, Default)]
 pub(in crate::raft) struct Directory(Arc<Mutex<BTreeMap<u64, String>>>);
 
@@ -49,7 +49,7 @@ impl Directory {
     }
 }
 
-/// Says a thing again only after a while, unless it changes; counts each time.
+/// Rate-limited logging: logs an unchanged complaint again only after a while; counts every one.
 #[derive(Debug, Default)]
 pub(in crate::raft) struct Complaints {
     said: Mutex<Said>,
@@ -59,18 +59,18 @@ pub(in crate::raft) struct Complaints {
 #[derive(Debug, Default)]
 struct Said {
     last: BTreeMap<String, (String, Instant)>,
-    /// Complaints since then.
+    /// Complaints since `since`.
     recent: usize,
     since: Option<Instant>,
 }
 
 impl Complaints {
-    /// With the counters that metrics show.
+    /// With the counters of refused messages.
     pub(in crate::raft) fn counting(refused: PeerRefusals) -> Self {
         Self { said: Mutex::default(), refused }
     }
 
-    /// Says and counts that something which came from `who` was refused.
+    /// Logs and counts a refused message from `who`.
     pub(in crate::raft) fn refuse(
         &self,
         reason: PeerRefusal,
@@ -84,7 +84,7 @@ impl Complaints {
         }
     }
 
-    /// [`Self::refuse`], if the error says that what came was no message, or an impossible one.
+    /// Calls [`Self::refuse`] if the error says that the peer sent garbage or an implausible message.
     pub(in crate::raft) fn refuse_error(&self, who: &str, error: &io::Error) {
         if error.kind() == io::ErrorKind::InvalidData {
             let implausible = bounds::is_implausible(error);
@@ -93,13 +93,13 @@ impl Complaints {
         }
     }
 
-    /// Whether `what` about `who` is news.
+    /// Whether `what` about `who` should be logged now.
     pub(in crate::raft) fn news(&self, who: &str, what: &str) -> bool {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.since.is_none_or(|since| since.elapsed() >= COMPLAIN_EVERY) {
             (said.since, said.recent) = (Some(Instant::now()), 0);
         }
-        // Strangers choose their names: do not remember more of them than a cluster has.
+        // Unauthenticated peers choose their names: remember no more of them than a cluster has.
         if said.last.len() > 256 {
             said.last.clear();
         }
@@ -114,11 +114,11 @@ impl Complaints {
     }
 }
 
-/// A peer that is not reached for so long is said to be away: not at once, as the members of a cluster start one
-/// after the other.
+/// A peer is reported as unreachable only after this time, because the members of a cluster start one after the
+/// other.
 const AWAY_AFTER: Duration = Duration::from_secs(1);
 
-/// Which replicas are not reached. Each is tried many times a second: one line says when it begins, one when it ends.
+/// Unreachable replicas. Each is tried many times a second: one line is logged at the beginning, one at the end.
 #[derive(Debug, Default)]
 pub(in crate::raft) struct Absences(Mutex<BTreeMap<u64, Absence>>);
 
@@ -129,7 +129,7 @@ struct Absence {
     said: bool,
 }
 
-/// What is news about a replica.
+/// A change in the reachability of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
     Away,
@@ -152,7 +152,7 @@ impl Absences {
     }
 }
 
-/// Connects to peers in this replica's name.
+/// Connects to peers as this replica.
 #[derive(Clone)]
 pub(in crate::raft) struct Dialer(Arc<Inner>);
 
@@ -175,7 +175,7 @@ impl Dialer {
         Self::counting(cluster, id, api, directory, PeerRefusals::default())
     }
 
-    /// With the counters that metrics show.
+    /// With the counters of refused messages.
     pub(in crate::raft) fn counting(
         cluster: String,
         id: u64,
@@ -187,19 +187,19 @@ impl Dialer {
         Self(Arc::new(Inner { cluster, id, api, directory, complaints, absences }))
     }
 
-    /// Says and counts it, if an answer of a peer was no message, or an impossible one.
+    /// Logs and counts the error if a peer's answer was garbage or an implausible message.
     pub(in crate::raft) fn refuse_error(&self, peer: &str, error: &io::Error) {
         self.0.complaints.refuse_error(peer, error);
     }
 
-    /// Says what is wrong with a peer, again only after a while.
+    /// Logs a problem with a peer, rate-limited.
     pub(in crate::raft) fn complain(&self, peer: &str, why: &str) {
         if self.0.complaints.news(peer, why) {
             tracing::error!(peer, why, "cannot replicate entries to a peer");
         }
     }
 
-    /// Connects to replica `to` at `peer` and introduces this one.
+    /// Connects to replica `to` at `peer` and performs the handshake.
     pub(in crate::raft) async fn dial(
         &self,
         to: u64,
@@ -216,9 +216,9 @@ impl Dialer {
         dialed
     }
 
-    /// Says that a replica is away, or back.
+    /// Logs when a replica becomes unreachable, and when it is reachable again.
     fn say(&self, replica: u64, peer: &str, dialed: &io::Result<Conn>) {
-        // One that refuses is there, and an older one may not know the purpose; the first is said elsewhere.
+        // A peer that refuses is reachable, and an older one may not know the purpose; refusals are logged elsewhere.
         let there = |error: &io::Error| {
             error.kind() == io::ErrorKind::PermissionDenied || is_unknown(error)
         };
@@ -257,7 +257,7 @@ impl Dialer {
     }
 }
 
-/// Whether the peer took the connection and closed it without a word: so does an older release that does
+/// Whether the peer accepted the connection and closed it without an answer, as an older release does that does
 /// not know the purpose.
 pub(in crate::raft) fn is_unknown(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};

@@ -1,8 +1,8 @@
-//! What another replica's program is, asked on a connection of its own: a replica of the first
-//! release does not know the question and closes the connection, which is an answer as well.
+//! Facts about another replica's program, requested on a dedicated connection: a replica of the first release does
+//! not know the request and closes the connection, which is an answer as well.
 //!
-//! New questions for the [`crate::raft::peer::link::PeerClient`] wait until the cluster's version says that all members
-//! know them; this one is how the cluster finds that out.
+//! New requests for the [`crate::raft::peer::link::PeerClient`] are not used until the cluster version says that all
+//! members know them; these facts are how the cluster finds that out.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,22 +17,22 @@ use crate::raft::peer::dial::{Conn, Dialer, is_unknown};
 use crate::raft::peer::message::Purpose;
 use crate::raft::store::codec::{pack, unpack};
 
-/// Longest wait for the others before a first start.
+/// Longest wait for the other replicas before a first start.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a replica says about its program.
+/// Facts about a replica's program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Version of the program, for people.
+    /// Program version, for display.
     pub program: String,
-    /// The highest version of behaviour that it knows.
+    /// The highest behaviour version that it supports.
     pub version_max: u16,
-    /// Ids that are claimed in its state, and by which data directory.
+    /// Claimed ids in its state, with the nonce of the data directory.
     pub(in crate::raft) claims: Vec<(u64, String)>,
 }
 
 impl Facts {
-    /// Those of this program, with a state.
+    /// Facts about this program, with the claims of a state.
     pub(in crate::raft) fn own(state: &State) -> Self {
         let claim = |member: &Member| Some((member.id, member.nonce.clone()?));
         Self {
@@ -42,25 +42,25 @@ impl Facts {
         }
     }
 
-    /// Those of a program that knows a version.
+    /// Facts about a program that supports a version.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn of(version_max: u16) -> Self {
         Self { version_max, ..Self::first_release() }
     }
 
-    /// Those of the first release.
+    /// Facts about the first release.
     fn first_release() -> Self {
         Self { program: "0.1.0".into(), version_max: 1, claims: Vec::new() }
     }
 }
 
-/// Answers on a connection that was opened for this.
+/// Serves the request on a connection opened for it.
 pub(in crate::raft) async fn answer(mut conn: Conn, own: Facts) -> io::Result<()> {
     conn.writer.send(&pack(&own)).await
 }
 
-/// Asks a replica.
+/// Requests the facts of a replica.
 pub(in crate::raft) async fn ask(
     dialer: &Dialer,
     id: u64,
@@ -77,8 +77,8 @@ pub(in crate::raft) async fn ask(
     Ok(unpack("facts", &frame)?)
 }
 
-/// Whether one of the others knows a data directory that has this id: for a replica whose own directory
-/// is empty. Who does not answer knows nothing.
+/// Whether another replica knows a data directory that has claimed this id. Used by a replica whose own directory
+/// is empty. A replica that does not answer counts as not knowing one.
 pub(in crate::raft) async fn is_taken(
     dialer: &Dialer,
     id: u64,

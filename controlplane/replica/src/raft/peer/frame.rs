@@ -1,16 +1,16 @@
 //! Frames on a connection between replicas: `length u32 · crc32 u32 · payload`, little-endian.
 //!
-//! The checksum is there because TCP's misses some damage, and a damaged entry would divide the
-//! replicas. Lengths are bounded before anything is allocated.
+//! The checksum is needed because TCP's misses some corruption, and a corrupt entry would make the replicas
+//! diverge. Lengths are bounded before memory is allocated.
 
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Longest payload of a frame, bytes.
+/// Maximum payload of a frame, in bytes.
 pub(in crate::raft) const FRAME_BYTES_MAX: usize = 16 << 20;
-/// Longest payload of a frame before the peer has introduced itself.
+/// Maximum payload of a frame before the handshake, in bytes.
 pub(in crate::raft) const HELLO_BYTES_MAX: usize = 4 << 10;
 const HEADER_BYTES: usize = 8;
 const READ_BYTES: usize = 64 << 10;
@@ -23,12 +23,12 @@ pub(in crate::raft) struct FrameReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// A reader of short frames, until [`Self::trust`].
+    /// A reader that accepts only short frames until [`Self::trust`].
     pub(in crate::raft) fn new(inner: R) -> Self {
         Self { inner, buffer: BytesMut::new(), max: HELLO_BYTES_MAX }
     }
 
-    /// Takes frames of any length from now on.
+    /// Accepts frames up to the maximum from now on.
     pub(in crate::raft) fn trust(&mut self) {
         self.max = FRAME_BYTES_MAX;
     }
@@ -47,7 +47,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// The next payload; an error when there is none.
+    /// The next payload; an error if the connection is closed.
     pub(in crate::raft) async fn expect(&mut self) -> io::Result<Bytes> {
         self.next().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
@@ -114,7 +114,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         }
     }
 
-    /// Sends what was pushed.
+    /// Sends the queued frames.
     pub(in crate::raft) async fn flush(&mut self) -> io::Result<()> {
         self.inner.write_all_buf(&mut self.buffer).await?;
         if self.buffer.capacity() > 4 << 20 {
@@ -156,7 +156,7 @@ mod tests {
         bytes.put_u32_le(0);
         let error = FrameReader::new(&bytes[..]).expect().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        // What a stranger sends is not kept beyond that, however it is cut.
+        // Buffering for an unauthenticated peer is bounded, however its bytes are split.
         let mut reader = FrameReader::new(&[0; 64 << 10][..]);
         _ = reader.next().await;
         assert!(reader.buffer.capacity() <= 2 * (HELLO_BYTES_MAX + HEADER_BYTES));

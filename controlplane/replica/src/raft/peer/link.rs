@@ -1,7 +1,7 @@
-//! Many questions to one replica over one connection.
+//! Multiplexes requests to one replica over one connection.
 //!
-//! A link says of each failed call whether the question can have reached the peer: that is the
-//! difference between "nothing happened" and "unknown".
+//! For each failed call the client says whether the request can have reached the peer: this is the difference
+//! between "nothing happened" and "unknown".
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,23 +14,23 @@ use crate::raft::peer::dial::{Conn, Dialer};
 use crate::raft::peer::message::{PeerRequest, PeerResponse, Purpose};
 use crate::raft::store::codec::{pack, unpack};
 
-/// Calls that wait for the connection.
+/// Calls that may wait for the connection.
 const QUEUE: usize = 4096;
-/// Calls written before one flush.
+/// Calls written before a flush.
 const WRITES_MAX: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-/// A peer that owes an answer is asked whether it is there this often,
+/// A peer with outstanding calls is pinged this often,
 const PING_EVERY: Duration = Duration::from_millis(250);
-/// and given up when nothing at all came for this long.
+/// and the connection is closed when nothing was received for this long.
 const SILENCE_MAX: Duration = Duration::from_millis(1000);
 
-/// Why a call has no answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::raft) enum CallError {
-    /// The question was never sent.
+    /// The request was never sent.
     #[error("{0}")]
     NotSent(String),
-    /// The question may have arrived.
+    /// The request may have arrived.
     #[error("{0}")]
     Lost(String),
 }
@@ -40,21 +40,21 @@ struct Call {
     reply: oneshot::Sender<Result<PeerResponse, CallError>>,
 }
 
-/// The way to ask one replica. Clones share the connection, which is opened when it is needed.
+/// A client for one replica. Clones share the connection, which is opened on demand.
 #[derive(Clone)]
 pub(in crate::raft) struct PeerClient {
     calls: mpsc::Sender<Call>,
 }
 
 impl PeerClient {
-    /// A link to replica `to` at `peer`. Its task ends when the last clone is dropped.
+    /// A client for replica `to` at `peer`. Its task ends when the last clone is dropped.
     pub(in crate::raft) fn new(dialer: Dialer, to: u64, peer: String) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE);
         tokio::spawn(Worker { dialer, to, peer, queue, next_id: 0 }.run());
         Self { calls }
     }
 
-    /// Asks, and waits for the answer until `deadline`.
+    /// Sends a request, and waits for the response until `deadline`.
     pub(in crate::raft) async fn call(
         &self,
         ask: PeerRequest,
@@ -79,7 +79,7 @@ struct Worker {
     next_id: u64,
 }
 
-/// In the order asked, so that they are also failed in it.
+/// In the order of sending, so that calls also fail in that order.
 type Pending = BTreeMap<u64, oneshot::Sender<Result<PeerResponse, CallError>>>;
 
 impl Worker {
@@ -102,7 +102,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    // All who waited for this attempt learn of it; the next call tries again.
+                    // All calls that waited for this attempt fail; the next call connects again.
                     let why = error.to_string();
                     let mut failed = Some(call);
                     while let Some(call) = failed {
@@ -114,7 +114,7 @@ impl Worker {
         }
     }
 
-    /// Sends calls and hands out replies until the connection ends.
+    /// Sends calls and dispatches responses until the connection ends.
     async fn converse(
         &mut self,
         mut conn: Conn,
@@ -128,7 +128,8 @@ impl Worker {
         self.send(&mut conn, first, pending).await?;
         loop {
             tokio::select! {
-                // First of all look whether the peer has gone: what is not sent is not unknown.
+                // Check first whether the peer closed the connection: a call that is not sent yet then fails as
+                // `NotSent`.
                 biased;
                 frame = conn.reader.next() => {
                     let Some(frame) = frame? else { return Ok(()) };
@@ -142,7 +143,7 @@ impl Worker {
                     if heard.elapsed() > SILENCE_MAX {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is silent"));
                     }
-                    // Number 0 is nobody's: the answer only shows that the peer is there.
+                    // Number 0 belongs to no call: the response only shows that the peer is alive.
                     conn.writer.push(|out| out.extend_from_slice(&pack(&(0u64, &PeerRequest::Ping))))?;
                     flush(&mut conn).await?;
                 }
@@ -159,7 +160,7 @@ impl Worker {
         }
     }
 
-    /// Sends a call and whatever else waits.
+    /// Sends a call and the queued ones behind it.
     async fn send(
         &mut self,
         conn: &mut Conn,

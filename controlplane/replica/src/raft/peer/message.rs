@@ -1,5 +1,5 @@
-//! What replicas say to each other, append requests aside ([`crate::raft::store::codec`]). Postcard: frozen by
-//! [`PROTOCOL`], add variants at the end.
+//! Messages between replicas, except append requests ([`crate::raft::store::codec`]). Encoded with postcard and
+//! frozen by [`PROTOCOL`]: add new variants at the end.
 
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
@@ -11,29 +11,28 @@ use crate::raft::store::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::retention::{Beginning, CheckpointId};
 use romana_api::audit::Proof;
 
-/// Version of everything between replicas.
+/// Version of the protocol between replicas.
 pub(in crate::raft) const PROTOCOL: u16 = 1;
 const MAGIC: [u8; 4] = *b"ROMP";
 
-/// What a connection is for.
+/// Purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::raft) enum Purpose {
-    /// Append requests one way, results the other, both in order.
+    /// Append requests in one direction, results in the other, both in order.
     Append,
     /// [`PeerRequest`]s and [`PeerResponse`]s, numbered, in any order.
     Call,
-    /// One snapshot. What leaders ask for whose followers do not know [`Self::WatchedSnapshot`].
+    /// One snapshot. Used for followers that do not know [`Self::WatchedSnapshot`].
     Snapshot,
-    /// One answer: [`crate::raft::peer::facts::Facts`]. Not known to the first release.
+    /// One response: [`crate::raft::peer::facts::Facts`]. Unknown to the first release.
     Facts,
-    /// One snapshot, and the follower says that it is at work. Not known to releases with version 3 of
-    /// the log and before.
+    /// One snapshot, during which the follower reports progress. Unknown to releases with log version 3 and before.
     WatchedSnapshot,
-    /// Readings of the peer's wall clock: [`crate::raft::known::clocks`]. Not known to releases with version 3 of the
-    /// log and before.
+    /// Readings of the peer's wall clock: [`crate::raft::known::clocks`]. Unknown to releases with log version 3 and
+    /// before.
     Clock,
-    /// What this replica knows that the other one held, and what that one holds: [`crate::raft::known::held`]. Not known to
-    /// releases with version 3 of the log and before.
+    /// Exchange of positions, and of what each side remembers about the other: [`crate::raft::known::held`]. Unknown
+    /// to releases with log version 3 and before.
     Position,
 }
 
@@ -60,8 +59,7 @@ impl Handshake {
         Self { magic: MAGIC, protocol: PROTOCOL, cluster, from, to, api, purpose }
     }
 
-    /// Why a replica that is `id` of `cluster`, among members for which `member` holds, does not
-    /// talk to the sender.
+    /// Why replica `id` of `cluster` refuses the sender, or `None`; `member` tells whether an id is a member.
     pub(in crate::raft) fn refuse(
         &self,
         cluster: &str,
@@ -98,12 +96,12 @@ impl Handshake {
     }
 }
 
-/// The answer to a [`Handshake`].
+/// Reply to a [`Handshake`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::raft) enum HandshakeReply {
-    /// Go on. Where this replica's API is.
+    /// Accepted. Carries the URL of this replica's API.
     Accept { api: String },
-    /// The connection is closed, and why.
+    /// Refused; the connection is closed.
     Refuse { why: String },
 }
 
@@ -115,45 +113,45 @@ pub(in crate::raft) enum Appended {
     HigherVote(Vote),
 }
 
-/// A question to another replica.
+/// A request to another replica.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::raft) enum PeerRequest {
-    /// Are you there?
+    /// Liveness check.
     Ping,
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
-    /// To the leader: commit these, within so many milliseconds.
+    /// To the leader: commit these proposals, within this many milliseconds.
     Propose {
         batch: Batch,
         within_ms: u64,
     },
-    /// To the leader: up to where must I have applied to know everything acknowledged until now?
+    /// Asks the leader for its read index (linearizable reads).
     ReadIndex,
     Status,
     /// The digest of the history at this revision.
     DigestAt(Revision),
-    /// To the leader: let this voter lead.
+    /// To the leader: transfer leadership to this voter.
     HandOver(u64),
-    /// The checkpoint at this revision. Since version 2.
+    /// The checkpoint at this revision, created if necessary. Since version 2.
     CheckpointAt(Revision),
-    /// Read and fold the whole history, up to this revision at least. From version 2 on.
+    /// Read and fold the whole history, at least up to this revision. Since version 2.
     Prove(Revision),
-    /// The checkpoint at this revision, if there is one. From version 2 on.
+    /// The checkpoint at this revision, if it exists. Since version 2.
     StandingAt(Revision),
-    /// To the leader: what agents have said. From version 3 on.
+    /// To the leader: heartbeats of agents. Since version 3.
     Heartbeats(Vec<Heartbeat>),
-    /// To the leader: what agents said last. From version 3 on.
+    /// To the leader: request the last heartbeat of each agent. Since version 3.
     Heard,
-    /// To the leader: agents that were refused. From version 4 on.
+    /// To the leader: agents that were refused. Since version 4.
     Refused(Vec<RefusedAgent>),
-    /// To the leader: agents that were refused lately. From version 4 on.
+    /// To the leader: request the agents that were refused recently. Since version 4.
     RefusedAgents,
-    /// Where the history begins. From version 4 on.
+    /// Where the history begins. Since version 4.
     Beginning,
 }
 
-/// An answer.
+/// A response to a [`PeerRequest`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::raft) enum PeerResponse {
     Pong,
@@ -163,24 +161,24 @@ pub(in crate::raft) enum PeerResponse {
     ReadIndex(Result<u64, String>),
     Status(PeerStatus),
     DigestAt(Option<Digest>),
-    /// The question could not be answered.
+    /// The request failed.
     Failed(String),
-    /// Asked for, or why not.
+    /// Whether the transfer was started, or why not.
     HandedOver(Result<(), String>),
-    /// Its digests, or why there is none.
+    /// The checkpoint's digests, or why there is none.
     CheckpointAt(Result<CheckpointId, String>),
     Proved(Result<Proof, String>),
     StandingAt(Option<CheckpointId>),
-    /// All heartbeats that the leader has; `None`: it does not lead any more.
+    /// All heartbeats that the leader has; `None`: it no longer leads.
     Heard(Option<Vec<HeartbeatAge>>),
-    /// All refused agents that the leader knows of; `None`: it does not lead any more.
+    /// All refused agents that the leader knows; `None`: it no longer leads.
     RefusedAgents(Option<Vec<RefusedAgent>>),
-    /// Where it begins, or why that is not known.
+    /// Where the history begins, or why that is unknown.
     Beginning(Result<Beginning, String>),
 }
 
 impl PeerResponse {
-    /// What to say of an answer that does not fit the question.
+    /// Error text for a response of the wrong kind.
     pub(in crate::raft) fn misfit(&self) -> String {
         let of = match self {
             Self::Failed(why) => return why.clone(),
@@ -202,27 +200,27 @@ impl PeerResponse {
     }
 }
 
-/// Encoded proposals: `count` wire forms after each other.
+/// Encoded proposals: `count` wire forms, concatenated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::raft) struct Batch {
     pub(in crate::raft) count: u32,
     pub(in crate::raft) bytes: Bytes,
 }
 
-/// Why proposals were not committed, or are not known to be.
+/// Why proposals were not committed, or are not known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::raft) enum NotCommitted {
-    /// Nothing happened: somebody else leads, or nobody.
+    /// Nothing happened: this replica does not lead.
     NotLeader,
-    /// Nothing happened, and why.
+    /// Nothing happened, for this reason.
     Unavailable(String),
     /// Nothing happened: the queue is full.
     Busy,
-    /// They may be committed, and why that is not known.
+    /// The proposals may be committed; the reason why this is unknown.
     Unknown(String),
 }
 
-/// What a replica says about itself.
+/// Status that a replica reports about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::raft) struct PeerStatus {
     pub(in crate::raft) api: String,
@@ -246,11 +244,11 @@ pub(in crate::raft) enum SnapshotPart {
     },
     /// The next records that the follower's history lacks.
     Records(Vec<Record>),
-    /// The next bytes of the file.
+    /// The next bytes of the snapshot file.
     Chunk(Bytes),
     End,
-    /// The follower's history ends before the leader's begins: begin anew after this record. Comes
-    /// before all records, and only where a retention was set, which means version 2.
+    /// The follower's history ends before the leader's begins: restart it after this record. Sent before all records,
+    /// and only if a retention was set, which implies version 2.
     Restart {
         revision: Revision,
         digest: Digest,
@@ -260,17 +258,17 @@ pub(in crate::raft) enum SnapshotPart {
 /// Follower to leader, on a snapshot connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::raft) enum SnapshotReply {
-    /// To `Begin`: where the follower's history ends.
+    /// Reply to `Begin`: where the follower's history ends.
     History {
         revision: Revision,
         digest: Digest,
     },
-    /// To `End`: the follower's vote.
+    /// Reply to `End`: the follower's vote.
     Installed {
         vote: Vote,
     },
     Failed(String),
-    /// After `History`, every second until it is done. Only where it is watched.
+    /// Sent after `History`, every second until the follower is done, on a watched connection only.
     Working,
 }
 

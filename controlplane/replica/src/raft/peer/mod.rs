@@ -1,5 +1,5 @@
-//! How replicas talk: frames, messages and what can be true in them, connections, questions and answers, snapshots on
-//! their way.
+//! Communication between replicas: frames, messages and their plausibility checks, connections, requests, and
+//! snapshot transfer.
 
 pub(super) mod bounds;
 pub(super) mod dial;

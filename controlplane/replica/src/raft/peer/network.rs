@@ -1,8 +1,8 @@
-//! How Raft reaches the other replicas.
+//! openraft's network: how Raft reaches the other replicas.
 //!
-//! Each stream of append requests has a connection that lives as long as it works; heartbeats have
-//! one of their own, so that they never wait behind entries, and so has each snapshot. Votes go
-//! over the [`PeerClient`] that also carries proposals.
+//! Each stream of append requests has a connection that is kept while it works. Heartbeats have a dedicated
+//! connection, so that they never wait behind entries, and so has each snapshot. Votes use the [`PeerClient`] that
+//! also carries proposals.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -33,11 +33,11 @@ use crate::raft::store::log::LogStore;
 use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::store::types::{LogId, Member, SnapshotOf, TypeConfig, Vote};
 
-/// A peer that owes the answer to an append request for longer is given up. Longer than an fsync
-/// on a slow disk takes.
+/// The connection is closed when a peer takes longer to answer an append request. Longer than an fsync on a slow
+/// disk takes.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-/// Append requests sent and not answered.
+/// Append requests in flight.
 const PIPELINE: usize = 64;
 
 type Error = RPCError<TypeConfig>;
@@ -50,7 +50,7 @@ fn broken(error: &io::Error) -> Error {
     RPCError::Network(NetworkError::new(error))
 }
 
-/// The links to all peers, made when they are first needed.
+/// The clients for all peers, created on first use.
 #[derive(Clone)]
 pub(in crate::raft) struct PeerPool {
     dialer: Dialer,
@@ -62,7 +62,7 @@ impl PeerPool {
         Self { dialer, links: Arc::default() }
     }
 
-    /// The link to a peer at its address.
+    /// The client for a peer at its address.
     pub(in crate::raft) fn to(&self, id: u64, peer: &str) -> PeerClient {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         match links.get(&id) {
@@ -75,12 +75,12 @@ impl PeerPool {
         }
     }
 
-    /// What opens connections.
+    /// Opens connections to peers.
     pub(in crate::raft) fn dialer(&self) -> &Dialer {
         &self.dialer
     }
 
-    /// Drops all links.
+    /// Drops all clients.
     pub(in crate::raft) fn clear(&self) {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -112,7 +112,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// One use of one peer by openraft: a replication stream, heartbeats, an election, a snapshot.
+/// One use of a peer by openraft: a replication stream, heartbeats, an election, or a snapshot.
 pub(in crate::raft) struct Client {
     dialer: Dialer,
     link: PeerClient,
@@ -121,7 +121,7 @@ pub(in crate::raft) struct Client {
     positions: Positions,
     target: u64,
     peer: String,
-    /// The append connection, when no stream uses it and nothing is outstanding on it.
+    /// The append connection, while no stream uses it and no request is outstanding on it.
     conn: Option<Conn>,
 }
 
@@ -143,7 +143,7 @@ impl Client {
 }
 
 impl Client {
-    /// The answer of a voter, if it can be one.
+    /// A vote response, if it is plausible.
     fn voted(&self, reply: PeerResponse) -> Result<VoteResponse<TypeConfig>, Error> {
         match reply {
             PeerResponse::Vote(response) => {
@@ -153,8 +153,8 @@ impl Client {
         }
     }
 
-    /// A follower lacks an entry. Openraft takes it for certain that a follower keeps what it has acknowledged: it
-    /// would wait for ever for one that did not.
+    /// Handles a follower that lacks an entry. Openraft assumes that a follower keeps what it has acknowledged; for a
+    /// follower that did not, it would wait forever.
     fn lacked(&self, vote: Vote, id: LogId) -> Option<Error> {
         if !self.positions.lacks(self.target, vote, id.index) {
             return None;
@@ -164,7 +164,7 @@ impl Client {
         Some(unreachable(&io::Error::other(why)))
     }
 
-    /// An impossible answer is none.
+    /// Turns an implausible response into an error.
     fn plausible(&self, checked: Result<(), Implausible>) -> Result<(), Error> {
         checked.map_err(|implausible| {
             let error = io::Error::from(implausible);
@@ -204,7 +204,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            // openraft waits between attempts inside the input: ask it before connecting.
+            // openraft waits between attempts inside `input`: poll it before connecting.
             let Some(first) = input.next().await else {
                 let none: BoxStream<'s, _> = Box::pin(stream::empty());
                 return Ok(none);
@@ -215,7 +215,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             };
             let sent = send(&mut conn, &mut VecDeque::new(), &first).await;
             if let Err(error) = sent {
-                // The kept connection had gone; try once with a new one.
+                // The idle connection was closed; retry once with a new one.
                 tracing::debug!(peer = %self.peer, %error, "append connection lost");
                 conn = self.dial().await?;
                 let mut none = VecDeque::new();
@@ -302,24 +302,24 @@ async fn send(
     timeout(APPEND_TIMEOUT, conn.writer.flush()).await.map_err(|_| stuck())?
 }
 
-/// A stream of append requests in progress: requests go out while results come in.
+/// A pipelined stream of append requests: requests are sent while results arrive.
 struct Pipe<'s, S> {
     client: &'s mut Client,
     conn: Conn,
     /// `None` when openraft has no more requests.
     input: Option<S>,
-    /// When the requests were sent that are not answered yet, oldest first.
+    /// Send times of the unanswered requests, oldest first.
     sent: VecDeque<Instant>,
     told: Told,
 }
 
-/// What the peer was told.
+/// What the peer was sent.
 struct Told {
-    /// Who leads.
+    /// The leader's vote.
     vote: Vote,
-    /// Index up to which entries are agreed on.
+    /// Index of the last committed entry.
     committed: Option<u64>,
-    /// Index of the last entry.
+    /// Index of the last entry sent.
     last: u64,
 }
 
@@ -329,8 +329,8 @@ impl<'s, S> Pipe<'s, S>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
 {
-    /// The next result. After an error the stream ends and the connection is dropped; after the
-    /// last result it is kept.
+    /// The next result. After an error the stream ends and the connection is dropped; after the last result the
+    /// connection is kept.
     async fn step(pipe: Option<Self>) -> Step<'s, S> {
         let mut pipe = pipe?;
         loop {
@@ -381,7 +381,7 @@ where
 }
 
 impl<S> Pipe<'_, S> {
-    /// An append result, if it can be one.
+    /// Parses an append result and checks that it is plausible.
     fn read(&self, frame: &[u8]) -> io::Result<Appended> {
         let appended = unpack("append result", frame)?;
         self.client.log.known().appended(self.told.last, &appended)?;
@@ -404,7 +404,7 @@ impl Told {
     }
 }
 
-/// Index of the last entry that a request tells of.
+/// Index of the last entry that a request covers.
 fn last_index(request: &AppendEntriesRequest<TypeConfig>) -> u64 {
     let last = request.entries.last().map(|entry| entry.log_id);
     last.or(request.prev_log_id).map_or(0, |id| id.index)

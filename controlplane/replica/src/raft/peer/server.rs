@@ -1,4 +1,4 @@
-//! The peer listener: who may connect, and what comes and goes on a connection. What is answered: `host`.
+//! The peer listener: admission of connections, and the I/O on each. The requests are answered by `service`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,18 +29,18 @@ use crate::raft::peer::service::PeerService;
 use crate::raft::peer::transfer;
 use crate::raft::store::codec::{pack, read_append, unpack};
 
-/// Connections at once of those who have introduced themselves.
+/// Maximum connections after the handshake.
 const CONNECTIONS_MAX: usize = 256;
-/// Connections at once of those who have not: of more, the one that has waited longest is closed. Each
-/// may have sent no more than the longest introduction.
+/// Maximum connections before the handshake: above this, the oldest one is closed. Each buffers at most one
+/// handshake frame.
 const STRANGERS_MAX: usize = 128;
-/// Questions of one connection being answered at once.
+/// Requests of one connection that are answered concurrently.
 const ASKS_MAX: usize = 4096;
-/// Time to introduce oneself.
+/// Timeout of the handshake.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Append requests read and not yet with Raft.
+/// Append requests that are read but not yet handed to Raft.
 const APPENDS_QUEUED: usize = 64;
-/// Time for the peer to close a connection that is at its end.
+/// Time for the peer to close a connection that is finished.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// Accepts connections until `stop`.
@@ -58,7 +58,7 @@ pub(in crate::raft) async fn serve(
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, from)) = accepted else {
-            // Out of file descriptors, for example: breathe, rather than spin.
+            // For example out of file descriptors: pause instead of spinning.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -79,11 +79,11 @@ pub(in crate::raft) async fn serve(
     }
 }
 
-/// Connections whose peers have not said yet who they are, oldest first.
+/// Connections whose peers have not completed the handshake, oldest first.
 #[derive(Clone, Debug, Default)]
 struct Strangers(Arc<Mutex<(u64, BTreeMap<u64, CancellationToken>)>>);
 
-/// One of them, until it is dropped.
+/// One such connection; dropping it removes it from the set.
 struct Stranger {
     all: Strangers,
     number: u64,
@@ -91,7 +91,7 @@ struct Stranger {
 }
 
 impl Strangers {
-    /// One more; if there are too many, the oldest goes.
+    /// Adds a connection; if there are too many, cancels the oldest.
     fn admit(&self) -> Stranger {
         let over = CancellationToken::new();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,8 +133,8 @@ impl PeerService {
         let from = from.ip().to_string();
         let hello: Handshake = unpack("hello", &hello)?;
         let Identity { cluster_id, id, initial_cluster, .. } = &self.identity;
-        // Members that came later are in the membership; before there is one, in the initial list.
-        // A replica that joins knows nobody yet: who is of its cluster may talk to it.
+        // Members that joined later are in the membership; before there is one, the initial list applies. A replica
+        // that joins has no membership yet and accepts every peer of its cluster.
         let joining = initial_cluster.is_empty() && self.view.knows_nobody();
         let member =
             |peer| joining || initial_cluster.contains_key(&peer) || self.view.is_member(peer);
@@ -163,7 +163,7 @@ impl PeerService {
         transfer::receive(conn, leader, &self.raft, &self.machine).await
     }
 
-    /// Append requests in, results out, both in order.
+    /// Serves a stream of append requests, in order.
     async fn appends(&self, conn: Conn, from: u64) -> io::Result<()> {
         self.gate.pass().await?;
         let Conn { reader, mut writer } = conn;
@@ -171,8 +171,8 @@ impl PeerService {
         let read = async move {
             let mut reader = reader;
             while let Some(frame) = reader.next().await? {
-                // After the last result, requests are still read: closing a connection that has
-                // unread bytes could take that result with it.
+                // After the last result, keep reading requests: closing a connection with unread bytes could discard
+                // that result.
                 let request = read_append(frame)?;
                 self.log.known().append(from, &request)?;
                 _ = requests.send(request).await;
@@ -192,7 +192,7 @@ impl PeerService {
                 };
                 writer.send(&pack(&appended)).await?;
                 if last {
-                    // What follows in the stream rests on what was refused.
+                    // The rest of the stream depends on the refused request.
                     break;
                 }
             }
@@ -211,7 +211,7 @@ impl PeerService {
         }
     }
 
-    /// Numbered questions, answered in any order.
+    /// Serves numbered requests, answered in any order.
     async fn calls(self: &Arc<Self>, conn: Conn, from: u64) -> io::Result<()> {
         let Conn { mut reader, writer } = conn;
         let (replies, queue) = mpsc::channel(ASKS_MAX);
@@ -227,8 +227,8 @@ impl PeerService {
                 let (host, replies) = (Arc::clone(&host), replies.clone());
                 let over = CancellationToken::new();
                 if matches!(ask, PeerRequest::Prove(_)) {
-                    // A replica asks for one proof at a time: it does not wait for the one before,
-                    // nor for any when it has gone.
+                    // A replica runs one proof at a time: a new request cancels the previous one, and so does the end
+                    // of the connection.
                     proving.replace(over.clone().drop_guard());
                 }
                 tokio::spawn(async move {
@@ -250,7 +250,7 @@ impl PeerService {
     }
 }
 
-/// Writes replies as they come, all that wait before one flush.
+/// Writes responses as they arrive, all queued ones before each flush.
 async fn write_replies<W>(
     mut writer: FrameWriter<W>,
     mut queue: mpsc::Receiver<Bytes>,

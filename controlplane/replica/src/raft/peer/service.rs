@@ -1,4 +1,4 @@
-//! What a replica answers: to the others, and to itself where it is asked what anybody can be asked.
+//! Serves requests from other replicas, and from this replica itself.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -32,10 +32,10 @@ use crate::retention::{Beginning, CheckpointId, Checkpoints};
 /// Longest a forwarded proposal may ask to wait.
 const WITHIN_MAX: Duration = Duration::from_secs(60);
 
-/// One reading of a whole history at a time.
+/// Allows one proof of the whole history at a time.
 static PROVING: Semaphore = Semaphore::const_new(1);
 
-/// What answering needs.
+/// The components needed to serve requests.
 pub(in crate::raft) struct PeerService {
     pub(in crate::raft) identity: Identity,
     pub(in crate::raft) api: String,
@@ -47,21 +47,21 @@ pub(in crate::raft) struct PeerService {
     pub(in crate::raft) fault: Fault,
     pub(in crate::raft) directory: Directory,
     pub(in crate::raft) complaints: Complaints,
-    /// Who keeps states of the past, once there is somebody.
+    /// The checkpoint store, once registered.
     pub(in crate::raft) checkpoints: OnceLock<Arc<dyn Checkpoints>>,
-    /// Of the leader's tasks that run here.
+    /// Problems of the leader tasks on this replica.
     pub(in crate::raft) problems: Problems,
-    /// What agents have said.
+    /// Heartbeats of the agents.
     pub(in crate::raft) pulse: Pulse,
     pub(in crate::raft) clocks: Clocks,
-    /// How far the others have come.
+    /// Known positions of the other replicas.
     pub(in crate::raft) positions: Positions,
-    /// Whether this replica may vote and take entries.
+    /// Holds back votes and entries until the other replicas were asked.
     pub(in crate::raft) gate: Gate,
 }
 
 impl PeerService {
-    /// Whether the numbers in a question can be right.
+    /// Checks that the numbers in a request are plausible.
     pub(in crate::raft) fn plausible(
         &self,
         from: u64,
@@ -152,10 +152,10 @@ impl PeerService {
         }
     }
 
-    /// Reads and folds this replica's whole history; the digests told are those at a revision. Whoever
-    /// asks meanwhile waits his turn; who does not wait any more has it ended.
+    /// Reads and folds this replica's whole history; returns the digests at a revision. Concurrent calls run one
+    /// after the other; dropping the future cancels the work.
     pub(in crate::raft) async fn prove(&self, at: Revision) -> Result<Proof, String> {
-        // Nobody waits for his turn behind one who waits for a revision that may never come.
+        // Wait for the revision before queueing: a caller whose revision never comes must not block others.
         let mut applied = self.machine.applied();
         while self.machine.with_state(|state| state.revision()) < at {
             applied.changed().await.map_err(|error| error.to_string())?;
@@ -181,7 +181,7 @@ impl PeerService {
         read.map_err(|error: romana_storage::history::HistoryError| chain(&error))
     }
 
-    /// The digests of this replica's checkpoint at a revision, which it makes if it can; or why not.
+    /// The digests of this replica's checkpoint at a revision, created if possible; or why there is none.
     pub(in crate::raft) async fn checkpoint_at(
         &self,
         revision: Revision,
@@ -192,7 +192,7 @@ impl PeerService {
         blocking(hold).await.map_err(|error| error.to_string())?
     }
 
-    /// Starts handing leadership to `to`, if this replica leads.
+    /// Starts a leadership transfer to `to`, if this replica leads.
     pub(in crate::raft) async fn hand_over(&self, to: u64) -> Result<(), String> {
         if self.view.get().leads.is_none() {
             return Err("this replica does not lead any more".into());

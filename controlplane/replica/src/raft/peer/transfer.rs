@@ -1,6 +1,6 @@
-//! Bringing a replica that is too far behind up to date: first the records that its history lacks,
-//! then the snapshot. Records come before, because a state without its history is not accepted.
-//! Where the leader's history was purged past the end of the follower's, the follower's begins anew.
+//! Snapshot transfer to a replica that is too far behind: first the records that its history lacks, then the
+//! snapshot. The records come first because a state without its history is not accepted. If the leader's history
+//! was purged past the end of the follower's, the follower's history restarts.
 
 use std::io;
 use std::time::Duration;
@@ -26,14 +26,14 @@ type Writer = FrameWriter<OwnedWriteHalf>;
 
 const CHUNK_BYTES: usize = 1 << 20;
 const RECORDS_MAX: usize = 4096;
-/// A part that takes longer than this to pass ends the transfer.
+/// The transfer is aborted when sending one part takes longer.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// A follower at work says so as often.
+/// How often a working follower reports progress.
 const WORKING_EVERY: Duration = Duration::from_secs(1);
-/// A follower that owes an answer for longer is gone: its machine lost power, perhaps, and nobody closed the
+/// A follower that is silent for longer counts as gone: its machine may have lost power without closing the
 /// connection.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Reading a large snapshot and installing it, for one that says nothing meanwhile.
+/// Timeout for reading and installing a large snapshot, for a follower that does not report progress.
 const INSTALL_MAX: Duration = Duration::from_secs(120);
 
 async fn put(conn: &mut Conn, part: &SnapshotPart) -> io::Result<()> {
@@ -50,7 +50,7 @@ async fn get<T: for<'a> serde::Deserialize<'a>>(
     Ok(unpack("part of a snapshot transfer", &frame)?)
 }
 
-/// A connection for [`send`], and whether the follower says that it is at work.
+/// Opens a connection for [`send`]; also returns whether the follower reports progress.
 pub(in crate::raft) async fn dial(
     dialer: &Dialer,
     to: u64,
@@ -124,8 +124,8 @@ fn out_of_step() -> io::Error {
     io::Error::other("the follower is out of step")
 }
 
-/// When the follower's history ends before what is kept here: tells it to begin anew after the record
-/// before ours, whose revision is returned.
+/// If the follower's history ends before this replica's begins, tells the follower to restart it after the record
+/// before the first one kept here, and returns that record's revision.
 async fn restart(
     conn: &mut Conn,
     history: &History,
@@ -144,17 +144,17 @@ async fn restart(
     Ok(Some(revision))
 }
 
-/// Who sends a snapshot.
+/// The sender of a snapshot.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::raft) struct Leader {
     pub(in crate::raft) id: u64,
-    /// What this replica knows.
+    /// What this replica knows, for plausibility checks.
     pub(in crate::raft) known: Known,
-    /// It wants to hear that this one is at work.
+    /// It expects progress reports.
     pub(in crate::raft) watched: bool,
 }
 
-/// Receives a snapshot on the follower's side, and hands it to Raft.
+/// Receives a snapshot on the follower, and hands it to Raft.
 pub(in crate::raft) async fn receive(
     conn: Conn,
     leader: Leader,
@@ -186,7 +186,7 @@ pub(in crate::raft) async fn receive(
     writer.send(&pack(&reply)).await
 }
 
-/// Does the work, and says from time to time that it is not done.
+/// Runs the work, and reports progress until it is done.
 async fn at_work<T>(writer: &mut Writer, work: impl Future<Output = T>) -> io::Result<T> {
     tokio::pin!(work);
     loop {
@@ -197,13 +197,13 @@ async fn at_work<T>(writer: &mut Writer, work: impl Future<Output = T>) -> io::R
     }
 }
 
-/// What the leader says first.
+/// The sender's announcement.
 struct Announced<'a> {
     vote: Vote,
     meta: &'a SnapshotMeta,
-    /// The revision of the snapshot.
+    /// Revision of the snapshot.
     revision: Revision,
-    /// Its length.
+    /// Length of the snapshot, in bytes.
     bytes: u64,
 }
 
@@ -255,8 +255,8 @@ fn beyond(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// Gives up a history that ends before what the leader keeps begins. What comes must lead from
-/// `start` to the snapshot's digest, or the snapshot is not installed.
+/// Discards a history that ends before the leader's begins. The records that follow must lead from `start` to the
+/// snapshot's digest, otherwise the snapshot is not installed.
 async fn begin_anew(
     machine: &Machine,
     has: Revision,
@@ -296,7 +296,7 @@ fn continues(
     Ok((revision, digest))
 }
 
-/// An error of the work, or of the thread that did it.
+/// Runs blocking work on another thread; an error of the work or of that thread.
 pub(in crate::raft) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(done.unwrap(), Ok(7));
     }
 
-    /// An older release closes a connection for what it does not know.
+    /// An older release closes a connection with an unknown purpose.
     #[tokio::test]
     async fn an_older_follower_is_not_watched() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

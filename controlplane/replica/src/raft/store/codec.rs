@@ -1,7 +1,7 @@
-//! Log entries and append requests as bytes: the same form on disk and between replicas.
+//! Encoding of log entries and append requests: the same on disk and between replicas.
 //!
-//! An entry is a fixed header and a body; everything is little-endian. Commands are copied as they
-//! are, so that a megabyte of them is never parsed on the way from the leader to the disk.
+//! An entry is a fixed header and a body; everything is little-endian. Commands are copied without parsing: a
+//! megabyte of them is never parsed between the leader and the disk.
 //!
 //! ```text
 //!   entry    kind u8 · term u64 · index u64 · body
@@ -23,7 +23,7 @@ const COMMANDS: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 const HEADER_BYTES: usize = 17;
 
-/// Bytes that are not what they should be: damage, or another version's form.
+/// The bytes are corrupt, or encoded by another version.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::raft) enum CodecError {
     #[error("{what} is cut short")]
@@ -40,12 +40,12 @@ impl From<CodecError> for std::io::Error {
     }
 }
 
-/// Postcard of one of our own messages; those always have a form.
+/// Encodes one of our own messages with postcard, which cannot fail for them.
 pub(in crate::raft) fn pack<T: Serialize>(value: &T) -> Vec<u8> {
     romana_statemachine::entry::wire(value)
 }
 
-/// Reads what [`pack`] wrote.
+/// Decodes what [`pack`] wrote.
 pub(in crate::raft) fn unpack<T: for<'a> Deserialize<'a>>(
     what: &'static str,
     bytes: &[u8],
@@ -53,7 +53,7 @@ pub(in crate::raft) fn unpack<T: for<'a> Deserialize<'a>>(
     romana_statemachine::entry::unwire(bytes).map_err(|source| CodecError::Parse { what, source })
 }
 
-/// Bytes that [`put_entry`] will write, membership aside.
+/// Number of bytes that [`put_entry`] will write, without membership.
 pub(in crate::raft) fn entry_size(entry: &LogEntry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(payload) => HEADER_BYTES + payload.0.len(),
@@ -79,14 +79,14 @@ pub(in crate::raft) fn put_entry(entry: &LogEntry, out: &mut BytesMut) {
     }
 }
 
-/// An entry as bytes of its own.
+/// An encoded entry.
 pub(in crate::raft) fn entry_bytes(entry: &LogEntry) -> Bytes {
     let mut out = BytesMut::with_capacity(entry_size(entry));
     put_entry(entry, &mut out);
     out.freeze()
 }
 
-/// Reads an entry. Its commands share `bytes`.
+/// Decodes an entry. Its commands share `bytes`.
 pub(in crate::raft) fn read_entry(mut bytes: Bytes) -> Result<LogEntry, CodecError> {
     if bytes.len() < HEADER_BYTES {
         return Err(CodecError::LowSpace { what: "log entry" });
@@ -103,7 +103,7 @@ pub(in crate::raft) fn read_entry(mut bytes: Bytes) -> Result<LogEntry, CodecErr
     Ok(LogEntry { log_id: LogId::new_term_index(term, index), payload })
 }
 
-/// Writes an append request.
+/// Encodes an append request.
 pub(in crate::raft) fn put_append(request: &AppendEntriesRequest<TypeConfig>, out: &mut BytesMut) {
     let head = pack(&(&request.vote, &request.prev_log_id, &request.leader_commit));
     put_sized(out, |out| out.extend_from_slice(&head));
@@ -112,7 +112,7 @@ pub(in crate::raft) fn put_append(request: &AppendEntriesRequest<TypeConfig>, ou
     }
 }
 
-/// Reads what [`put_append`] wrote. The entries share `bytes`.
+/// Decodes what [`put_append`] wrote. The entries share `bytes`.
 pub(in crate::raft) fn read_append(
     mut bytes: Bytes,
 ) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
@@ -126,7 +126,7 @@ pub(in crate::raft) fn read_append(
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }
 
-/// Writes something after its length, which is filled in afterwards.
+/// Writes a value behind its length, which is filled in afterwards.
 fn put_sized(out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
     let at = out.len();
     out.put_u32_le(0);

@@ -1,9 +1,9 @@
-//! openraft's log over our write-ahead log.
+//! openraft's log storage on top of our write-ahead log.
 //!
-//! The tail of the log is kept in memory, where replication and apply read it; what is older is
-//! read back from disk. An entry leaves memory only when it is on disk, so that every entry is
-//! readable from the moment it was appended. Votes, appends, truncations and purges go to the WAL
-//! as one sequence and become durable in that order; its thread completes openraft's callbacks.
+//! The tail of the log is kept in memory, where replication and apply read it; older entries are read back from disk.
+//! An entry leaves memory only after it is on disk, so every entry is readable from the moment it was appended.
+//! Votes, appends, truncations and purges go to the WAL as one sequence and become durable in that order; the WAL's
+//! thread completes openraft's callbacks.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -27,9 +27,9 @@ use crate::raft::peer::bounds::Known;
 use crate::raft::store::codec::{entry_bytes, entry_size, pack, read_entry, unpack};
 use crate::raft::store::types::{LogEntry, LogId, TypeConfig, Vote};
 
-/// Bytes of entries read in one go, from memory or from disk. At least one entry is read.
+/// Bytes of entries per read, from memory or from disk. At least one entry is read.
 const READ_BYTES_MAX: usize = 4 << 20;
-/// Memory of one entry apart from its commands, bytes (an estimate).
+/// Estimated memory of an entry without its commands, in bytes.
 const ENTRY_OVERHEAD: usize = 96;
 
 /// The log of one replica. Clones share it.
@@ -37,18 +37,18 @@ const ENTRY_OVERHEAD: usize = 96;
 pub(in crate::raft) struct LogStore {
     wal: Wal,
     tail: Arc<Mutex<Tail>>,
-    /// It belongs to a replica that joins a cluster, whose term may be any.
+    /// The replica joins a cluster that may be in any term.
     joins: bool,
 }
 
-/// What is known without reading the disk.
+/// What is known without disk reads.
 ///
-/// Invariants: `entries` are consecutive and end with the last entry of the log; everything in
-/// the log before them is on disk (`on_disk` ≥ the index before the first of them).
+/// Invariants: `entries` are consecutive and end with the last entry of the log; all earlier entries of the log are
+/// on disk (`on_disk` ≥ the index before the first of `entries`).
 struct Tail {
     vote: Option<Vote>,
     purged: Option<LogId>,
-    /// Index of the first entry, in memory or on disk; or where it would be.
+    /// Index of the first entry, in memory or on disk; the next index if there is none.
     first: u64,
     last: Option<LogId>,
     entries: VecDeque<LogEntry>,
@@ -73,7 +73,7 @@ impl Tail {
         self.entries.push_back(entry);
     }
 
-    /// Forgets the oldest entries while there are too many bytes of them, as far as they are on disk.
+    /// Drops the oldest durable entries from memory while their bytes exceed the limit.
     fn shrink(&mut self) {
         while self.bytes > self.bytes_max && self.first_index() <= self.on_disk {
             let Some(entry) = self.entries.pop_front() else { return };
@@ -104,7 +104,7 @@ impl Tail {
         self.on_disk = self.on_disk.max(Some(upto.index));
     }
 
-    /// Entries of `from..to` in memory, to [`READ_BYTES_MAX`]; `None` when `from` is not there.
+    /// Entries of `from..to` in memory, up to [`READ_BYTES_MAX`]; `None` when `from` is not in memory.
     fn read(&self, from: u64, to: u64) -> Option<Vec<LogEntry>> {
         let first = self.first_index()?;
         let skip = usize::try_from(from.checked_sub(first)?).ok()?;
@@ -119,10 +119,10 @@ impl Tail {
 }
 
 impl LogStore {
-    /// Takes over an opened WAL. Reads its last entry. Blocks.
+    /// Takes over an opened WAL and reads its last entry. Blocks.
     ///
     /// # Errors
-    /// When what the WAL holds does not parse or cannot be read.
+    /// When the contents of the WAL do not parse or cannot be read.
     pub(in crate::raft) fn open(
         wal: Wal,
         recovered: &Recovered,
@@ -130,9 +130,9 @@ impl LogStore {
     ) -> io::Result<Self> {
         let vote: Option<Vote> =
             recovered.vote.as_ref().map(|bytes| unpack("vote", bytes)).transpose()?;
-        // Never lead again in the term of an earlier life. Openraft would, on a committed vote for
-        // itself; but followers may hold entries of that term that we sent and had not yet written,
-        // and we would give their indexes to other entries (found by chaos, seed 21).
+        // Never lead again in a term from before the restart. Openraft would, given a committed vote for this
+        // replica; but followers may hold entries of that term that this replica sent and had not yet written, and it
+        // would assign their indexes to other entries (found by chaos, seed 21).
         let vote = vote.map(|vote| Vote { committed: false, ..vote });
         let purged: Option<LogId> = match &recovered.purged {
             Some((_, marker)) => Some(unpack("purge marker", marker)?),
@@ -159,18 +159,18 @@ impl LogStore {
         Ok(Self { wal, tail: Arc::new(Mutex::new(tail)), joins: false })
     }
 
-    /// The log of a replica that joins a cluster.
+    /// Marks it as the log of a replica that joins a cluster.
     pub(in crate::raft) fn joining(self, joins: bool) -> Self {
         Self { joins, ..self }
     }
 
-    /// The WAL below.
+    /// The underlying WAL.
     pub(in crate::raft) fn wal(&self) -> &Wal {
         &self.wal
     }
 
-    /// Index of the first of the last entries that make up so many bytes; `None` when there are not as
-    /// many in memory.
+    /// Index of the first of the last entries that add up to this many bytes; `None` when there are fewer bytes in
+    /// memory.
     pub(in crate::raft) fn first_within(&self, bytes: usize) -> Option<u64> {
         let tail = self.tail();
         let mut left = bytes;
@@ -188,7 +188,7 @@ impl LogStore {
         self.tail().last.map_or(0, |id| id.index)
     }
 
-    /// What this replica knows of terms and indexes, for [`bounds`](crate::raft::peer::bounds).
+    /// This replica's term and index, for the plausibility checks in [`bounds`](crate::raft::peer::bounds).
     pub(in crate::raft) fn known(&self) -> Known {
         let tail = self.tail();
         let voted = tail.vote.map_or(0, |vote| vote.leader_id.term);
@@ -197,7 +197,7 @@ impl LogStore {
         Known { term, index: tail.last.map_or(0, |id| id.index), joins }
     }
 
-    /// The term that it has voted in, the index after its last entry, and after the last one that is on the disk.
+    /// The term of the last vote, the index after the last entry, and the index after the last durable entry.
     pub(in crate::raft) fn position(&self) -> (u64, u64, u64) {
         let tail = self.tail();
         let after = |index: Option<u64>| index.map_or(0, |index| index + 1);
@@ -209,7 +209,7 @@ impl LogStore {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entries of `from..to`, to about [`READ_BYTES_MAX`], at least one if there is one.
+    /// Entries of `from..to`, up to about [`READ_BYTES_MAX`], at least one if there is one.
     async fn read(&self, from: u64, to: u64) -> io::Result<Vec<LogEntry>> {
         let (from, to) = {
             let tail = self.tail();
@@ -229,7 +229,7 @@ impl LogStore {
         read.into_iter().map(|(_, bytes)| Ok(read_entry(bytes)?)).collect()
     }
 
-    /// All entries of `from..to`, read piece by piece.
+    /// All entries of `from..to`, read in chunks.
     fn stream(&self, from: u64, to: u64) -> impl Stream<Item = io::Result<LogEntry>> + use<> {
         let start = (self.clone(), from, VecDeque::<LogEntry>::new());
         stream::try_unfold(start, move |(log, next, mut ready)| async move {
@@ -242,7 +242,7 @@ impl LogStore {
         })
     }
 
-    /// Waits until an operation that `enqueue` hands to the WAL is durable.
+    /// Waits until an operation that `enqueue` submits to the WAL is durable.
     async fn durable(
         &self,
         enqueue: impl FnOnce(&Wal, romana_storage::wal::Done),
@@ -383,7 +383,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if self.tail().last.map(|id| id.index) <= last_log_id.map(|id| id.index) {
             return Ok(());
         }
-        // Waiting makes every earlier append complete first: none can mark a new entry durable.
+        // Wait until every earlier append has completed, so that none can mark a new entry durable.
         let upto = last_log_id.map(|id| id.index);
         self.durable(|wal, done| wal.truncate_after(upto, done)).await?;
         self.tail().truncate_after(last_log_id);

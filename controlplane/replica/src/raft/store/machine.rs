@@ -1,7 +1,7 @@
 //! The state machine under Raft: applies the log to the state, the history and the feed.
 //!
-//! Whatever cannot be applied (an entry that does not parse, a history that says otherwise, a
-//! failed write) stops this replica: going on would mean computing another state than the others.
+//! An entry that cannot be applied (it does not parse, the history contradicts it, or a write fails) stops this
+//! replica: continuing would compute a state that differs from the others.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,15 +26,15 @@ use crate::raft::store::codec::{entry_size, unpack};
 use crate::raft::store::snapshot::{SnapshotFile, SnapshotStore};
 use crate::raft::store::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
 
-/// Entries applied under one write lock. Readers wait for that long.
+/// Entries applied under one write lock. Readers wait that long.
 const BATCH_ENTRIES_MAX: usize = 64;
-/// Bytes of entries applied under one write lock, about: more than one entry is only taken below it.
+/// Approximate bytes of entries applied under one write lock: another entry is taken only below this.
 const BATCH_BYTES_MAX: usize = 256 << 10;
-/// Records read from the history at a time, to tell the feed about them.
+/// Records read from the history at a time when publishing them to the feed.
 const RECORDS_MAX: usize = 4096;
 const RECORD_BYTES_MAX: usize = 4 << 20;
 
-/// What an entry made: its responder and its answers are sent when history and feed have it.
+/// The result of an entry: the responder and its answers, sent once history and feed have the records.
 type Applied = (Option<openraft::storage::ApplyResponder<TypeConfig>>, Answers);
 
 /// The state of one replica. Clones share it.
@@ -48,16 +48,16 @@ struct Inner {
     audit: Audit,
     snapshots: SnapshotStore,
     newest: Mutex<Option<SnapshotFile>>,
-    /// Index after the last one applied.
+    /// Index after the last applied entry.
     next: watch::Sender<u64>,
     topics: watch::Sender<TopicRevisions>,
-    /// Bytes of entries applied since this was last asked for.
+    /// Bytes of entries applied since the last [`Machine::take_applied_bytes`].
     applied_bytes: AtomicU64,
     fault: Fault,
     times: DiskTimes,
 }
 
-/// Everything that changes together.
+/// The fields that change together.
 #[derive(Clone)]
 struct Live {
     state: State,
@@ -81,7 +81,7 @@ pub(in crate::raft) enum LoadError {
     History(#[from] romana_storage::history::HistoryError),
 }
 
-/// The log goes on at a version that this program does not know.
+/// The log continues at a version that this program does not know.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the cluster goes on at version {version}, which this program does not know: start this \
@@ -92,7 +92,7 @@ struct TooNew {
 }
 
 impl Machine {
-    /// Begins with a snapshot. The log after it is applied by Raft. Blocks.
+    /// Starts from a snapshot. Raft applies the log after it. Blocks.
     pub(in crate::raft) fn open(
         snapshots: SnapshotStore,
         newest: Option<(SnapshotFile, State)>,
@@ -149,7 +149,7 @@ impl Machine {
         &self.0.audit
     }
 
-    /// What the disk takes.
+    /// Disk latencies.
     pub(in crate::raft) fn times(&self) -> &DiskTimes {
         &self.0.times
     }
@@ -158,18 +158,18 @@ impl Machine {
         &self.0.snapshots
     }
 
-    /// Returns when the entry of this index is applied, and in history and feed.
+    /// Waits until the entry of this index is applied, and its records are in history and feed.
     pub(in crate::raft) async fn wait_applied(&self, index: u64) {
-        // The sender lives as long as self: waiting cannot fail.
+        // The sender lives as long as self, so the wait cannot fail.
         _ = self.0.next.subscribe().wait_for(|next| *next > index).await;
     }
 
-    /// The index after the last one applied, to watch.
+    /// The index after the last applied entry, to watch.
     pub(in crate::raft) fn applied(&self) -> watch::Receiver<u64> {
         self.0.next.subscribe()
     }
 
-    /// When each topic changed last, to watch.
+    /// The latest change of each topic, to watch.
     pub(in crate::raft) fn topics(&self) -> watch::Receiver<TopicRevisions> {
         self.0.topics.subscribe()
     }
@@ -183,7 +183,7 @@ impl Machine {
         self.0.applied_bytes.swap(0, Ordering::Relaxed)
     }
 
-    /// Length of the newest snapshot; 0 when there is none.
+    /// Length of the newest snapshot in bytes; 0 when there is none.
     pub(in crate::raft) fn snapshot_bytes(&self) -> u64 {
         self.newest().map_or(0, |file| file.bytes())
     }
@@ -202,7 +202,7 @@ impl Machine {
         self.newest().and_then(|file| file.head().last).map_or(0, |id| id.index + 1)
     }
 
-    /// Remembers a snapshot, unless a newer one was installed while it was written.
+    /// Records a snapshot as the newest, unless a newer one was installed while it was written.
     fn set_newest(&self, file: &SnapshotFile) {
         let mut newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if newest.as_ref().is_none_or(|known| known.head().last <= file.head().last) {
@@ -258,7 +258,7 @@ impl Machine {
                 if let EntryPayload::Membership(membership) = entry.payload {
                     live.membership = Membership::new(Some(id), membership);
                 }
-                // Raft's own tests leave gaps.
+                // openraft's own tests leave gaps.
                 debug_assert!(live.last.is_none_or(|last| id.index > last.index));
                 live.last = Some(id);
                 next = id.index + 1;
@@ -283,7 +283,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes over a received snapshot, which the history must already reach.
+    /// Installs a received snapshot; the history must already reach it.
     fn install(&self, snapshot: &SnapshotFile) -> Result<Revision, LoadError> {
         let state = snapshot.read_state()?;
         agree(&self.0.history, &state)?;
@@ -298,10 +298,10 @@ impl Machine {
         Ok(before)
     }
 
-    /// Tells the feed about the records that a snapshot jumped over.
+    /// Publishes the records that a snapshot skipped.
     fn publish_since(&self, before: Revision) -> Result<(), LoadError> {
         let end = self.live().state.revision();
-        // A history that began anew has not all of them: followers are told at the gap.
+        // A history that restarted lacks some of them: followers are told when they reach the gap.
         let mut next = before.next().max(self.0.history.oldest());
         while next <= end {
             let mut records = self.0.history.read(next, RECORDS_MAX, RECORD_BYTES_MAX)?;
@@ -314,16 +314,16 @@ impl Machine {
     }
 }
 
-/// The state is not what every state must be.
+/// The state violates an invariant.
 #[derive(Debug, thiserror::Error)]
 #[error("the state breaks an invariant: {0}")]
 struct Broken(String);
 
-/// Entries of a state this large are checked one by one; of one that is ten times as large, every tenth.
+/// Up to this size of the state every entry is checked; at ten times the size, every tenth.
 const CHECKED_SIZE: u64 = 500;
 
-/// Checks the invariants of a state after an entry, in builds for tests: a fault is found where it begins, not
-/// where somebody stumbles over it.
+/// Checks the invariants of a state after an entry, in test builds: a fault is found where it begins, not where it
+/// first has an effect.
 fn invariants(state: &State) -> Result<(), Broken> {
     if !cfg!(any(romana_sim, debug_assertions)) {
         return Ok(());
@@ -335,7 +335,7 @@ fn invariants(state: &State) -> Result<(), Broken> {
     state.validate().map_err(|wrong| Broken(wrong.join("; ")))
 }
 
-/// Checks that the history reaches the state and knows the same digest for its revision.
+/// Checks that the history reaches the state and has the same digest for its revision.
 fn agree(history: &History, state: &State) -> Result<(), LoadError> {
     let (last, last_digest) = history.last();
     let revision = state.revision();
@@ -384,7 +384,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             }
             self.apply_batch(batch)?;
             self.0.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-            // A long replay must not keep the thread from elections and heartbeats.
+            // A long replay must not starve elections and heartbeats.
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -416,7 +416,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
-/// Writes a snapshot from a copy of the state, while the state goes on.
+/// Writes a snapshot from a copy of the state while the state keeps changing.
 pub(in crate::raft) struct Builder {
     machine: Machine,
     live: Live,
@@ -428,7 +428,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf> {
         let (machine, live) = (self.machine.clone(), self.live.clone());
         let build = move || {
-            // The log may be purged once the snapshot exists: the history must not need it then.
+            // The log may be purged once the snapshot exists: the history must be durable by then.
             machine.0.history.sync()?;
             let file = machine.0.snapshots.write(&live.state, live.last, live.membership)?;
             machine.set_newest(&file);

@@ -1,5 +1,5 @@
-//! What Raft stands on: its types, their bytes, the log, the state machine and its snapshots; and the same files while
-//! nothing runs (`seed`, `stored`).
+//! Storage under Raft: its types and their encoding, the log, the state machine and its snapshots; and access to the
+//! same files while no replica runs (`seed`, `stored`).
 
 pub(super) mod codec;
 pub(super) mod log;

@@ -1,4 +1,4 @@
-//! What Raft runs on: tokio; in a simulation, with dice that follow the seed.
+//! The async runtime of Raft: tokio; in a simulation, with a random generator that follows the seed.
 
 #[cfg(not(romana_sim))]
 pub(crate) use openraft_rt_tokio::TokioRuntime as Runtime;
@@ -16,8 +16,8 @@ mod seeded {
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
 
-    /// Tokio, but for the dice. (Openraft has a runtime for this, whose dice exist only in tasks that Raft
-    /// itself has started: here others call it, too.)
+    /// Tokio, with another random generator. (Openraft provides a runtime for this, but its generator exists only in
+    /// tasks that Raft started itself; here other tasks call it as well.)
     #[derive(Debug)]
     pub(crate) struct Seeded(TokioRuntime);
 

@@ -1,5 +1,5 @@
-//! Where a cluster begins that was restored: everything up to its first entry is in a snapshot, and the log goes on
-//! after it. To Raft it looks like any log whose first entry was purged.
+//! Seeds a restored cluster: the first snapshot covers everything up to the first entry, and the log continues after
+//! it. To Raft this looks like a log whose first entry was purged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,17 +16,15 @@ use crate::raft::store::codec::pack;
 use crate::raft::store::snapshot::SnapshotStore;
 use crate::raft::store::types::{LogId, Member, Membership, Vote};
 
-/// Where the log begins: everything up to here is in the first snapshot.
+/// First index of the log: the first snapshot covers everything up to here.
 const BEGIN: u64 = 1;
-/// The term in which it begins. The first election is of the next one.
+/// Term of that entry. The first election is in the next term.
 const TERM: u64 = 1;
 
-/// Why a directory cannot be made to begin like this.
+/// Why a directory cannot be seeded.
 #[derive(Debug)]
 pub(crate) enum SeedError {
-    /// A file cannot be written.
     Io { what: String, source: io::Error },
-    /// The log cannot be written.
     Wal(WalError),
 }
 
@@ -41,7 +39,7 @@ fn io(what: &str) -> impl FnOnce(io::Error) -> SeedError {
     move |source| SeedError::Io { what, source }
 }
 
-/// Writes the snapshot that the cluster begins with, and the log after it, into a data directory that has neither.
+/// Writes the initial snapshot and the log after it into a data directory that has neither.
 pub(crate) fn seed(
     dir: &Path,
     segment_bytes: u64,
@@ -55,7 +53,7 @@ pub(crate) fn seed(
         .map(|(id, peer)| (*id, Member { peer: peer.clone() }))
         .collect();
     let voters: BTreeSet<u64> = nodes.keys().copied().collect();
-    // All replicas say the same: as if this one had led the term in which the log begins.
+    // Must be the same on all replicas: write it as if this voter had led the first term.
     let first = voters.first().copied().unwrap_or(identity.id);
     let membership = openraft::Membership::new(vec![voters], nodes)
         .map_err(|error| io("make the first membership")(io::Error::other(error)))?;
@@ -64,7 +62,7 @@ pub(crate) fn seed(
     snapshots
         .and_then(|snapshots| snapshots.write(state, Some(begin), membership))
         .map_err(|error| io("write the first snapshot")(error.into()))?;
-    // A start makes the mark where it belongs; here it goes with the log if this is done again.
+    // The high-water mark is created at the first start; without one here, the log can be seeded again.
     let options = WalOptions { segment_bytes, mark: None, owner: None };
     let (wal, _) = Wal::open(&dir.join("wal"), options).map_err(SeedError::Wal)?;
     let vote = Bytes::from(pack(&Vote::new(TERM, first)));

@@ -1,8 +1,8 @@
 //! Snapshot files: the whole state as of one log entry.
 //!
-//! A snapshot is a [`StateFile`], made durable before it gets its name; older ones go afterwards. A file that is not whole is passed over and the next
-//! older one is tried; it is set aside when the replica can start without it. Half-written ones are
-//! removed at start.
+//! A snapshot is a [`StateFile`] that becomes durable before it gets its final name; older ones are removed
+//! afterwards. A damaged file is skipped and the next older one is tried; it is set aside when the replica can start
+//! without it. Partially written files are removed at start.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -62,11 +62,11 @@ pub(in crate::raft) struct Head {
 #[derive(Debug, Default)]
 pub(in crate::raft) struct Found {
     pub(in crate::raft) newest: Option<(SnapshotFile, State)>,
-    /// Newer ones that are not whole.
+    /// Newer snapshots that are damaged.
     pub(in crate::raft) damaged: Vec<(PathBuf, SnapshotError)>,
 }
 
-/// A snapshot on disk. Stays readable after the file's name is gone.
+/// A snapshot on disk. It stays readable after its file is unlinked.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFile(StateFile<Head>);
 
@@ -85,12 +85,12 @@ impl SnapshotFile {
         SnapshotMeta { last_log_id: *last, last_membership: membership.clone() }
     }
 
-    /// Bytes from `at`, `max` at most; empty at the end. Blocks.
+    /// Bytes from `at`, at most `max`; empty at the end. Blocks.
     pub(in crate::raft) fn read_at(&self, at: u64, max: usize) -> io::Result<Bytes> {
         self.0.read_at(at, max)
     }
 
-    /// Decodes the state, checking everything. Blocks, for about a second per million addresses.
+    /// Decodes and verifies the state. Blocks, for about a second per million addresses.
     pub(in crate::raft) fn read_state(&self) -> Result<State, SnapshotError> {
         let state = self.0.read_state()?;
         if (state.revision(), state.digest()) != (self.head().revision, self.head().digest) {
@@ -109,7 +109,7 @@ impl SnapshotFile {
     }
 }
 
-/// The directory of snapshots of one replica. All methods block.
+/// The snapshot directory of one replica. All methods block.
 #[derive(Clone, Debug)]
 pub(in crate::raft) struct SnapshotStore {
     dir: PathBuf,
@@ -117,7 +117,7 @@ pub(in crate::raft) struct SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// Opens the directory, making it if need be, and removes what was half written.
+    /// Opens the directory, creates it if it is missing, and removes partially written files.
     pub(in crate::raft) fn open(dir: PathBuf, cluster: String) -> Result<Self, SnapshotError> {
         let store = Self { dir, cluster };
         fs::create_dir_all(&store.dir).map_err(|source| store.io(source))?;
@@ -129,7 +129,7 @@ impl SnapshotStore {
         Ok(store)
     }
 
-    /// The newest snapshot that is whole, with its state; and what is wrong with newer ones.
+    /// The newest intact snapshot with its state; and the errors of newer, damaged ones.
     pub(in crate::raft) fn newest(&self) -> Result<Found, SnapshotError> {
         let mut found = Found::default();
         let mut paths = self.snapshots()?;
@@ -147,7 +147,7 @@ impl SnapshotStore {
         Ok(found)
     }
 
-    /// Takes damaged snapshots out of the way, for somebody to look at.
+    /// Moves damaged snapshots aside for an operator to inspect.
     pub(in crate::raft) fn set_aside(
         &self,
         damaged: &[(PathBuf, SnapshotError)],
@@ -161,7 +161,7 @@ impl SnapshotStore {
         Ok(())
     }
 
-    /// Writes a snapshot and makes it the only one.
+    /// Writes a snapshot and removes all others.
     pub(in crate::raft) fn write(
         &self,
         state: &State,
@@ -183,7 +183,7 @@ impl SnapshotStore {
         self.adopt(incoming.finish()?)
     }
 
-    /// A file to write a snapshot into, from here or from another replica.
+    /// A file for a new snapshot, written locally or received from another replica.
     pub(in crate::raft) fn incoming(&self) -> Result<Incoming, SnapshotError> {
         let unique: u64 = random();
         let path = self.dir.join(format!("incoming-{unique:016x}.tmp"));
@@ -192,7 +192,7 @@ impl SnapshotStore {
         Ok(Incoming { store: self.clone(), file, path, done: false })
     }
 
-    /// Gives a finished file its name, durably, and removes the older ones.
+    /// Gives a finished file its final name, durably, and removes older snapshots.
     pub(in crate::raft) fn adopt(
         &self,
         snapshot: SnapshotFile,
@@ -216,7 +216,7 @@ impl SnapshotStore {
         self.dir.join(format!("{index:020}-{term:010}.{SUFFIX}"))
     }
 
-    /// [`Self::check`], and that the file is what its name says: not the copy of another.
+    /// Like [`Self::check`]; also checks that the file's contents match its name: a renamed copy is refused.
     fn check_named(&self, path: &Path) -> Result<SnapshotFile, SnapshotError> {
         let snapshot = self.check(path)?;
         let own = self.path_of(&snapshot);
@@ -236,7 +236,7 @@ impl SnapshotStore {
         Ok(snapshot)
     }
 
-    /// Snapshots, oldest first.
+    /// Paths of the snapshots, oldest first.
     fn snapshots(&self) -> Result<Vec<PathBuf>, SnapshotError> {
         let mut paths = self.list()?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == SUFFIX));
@@ -255,7 +255,7 @@ impl SnapshotStore {
     }
 }
 
-/// A snapshot being written. Dropped unfinished, it removes its file.
+/// A snapshot that is being written. Dropping it unfinished removes its file.
 #[derive(Debug)]
 pub(in crate::raft) struct Incoming {
     store: SnapshotStore,
@@ -270,7 +270,7 @@ impl Incoming {
         written.map_err(|source| SnapshotError::Io { path: self.path.clone(), source })
     }
 
-    /// Makes the file durable and checks it. It gets its name from [`SnapshotStore::adopt`].
+    /// Makes the file durable and checks it. [`SnapshotStore::adopt`] gives it its final name.
     pub(in crate::raft) fn finish(mut self) -> Result<SnapshotFile, SnapshotError> {
         let synced = self.file.sync_all();
         synced.map_err(|source| SnapshotError::Io { path: self.path.clone(), source })?;
@@ -330,7 +330,7 @@ mod tests {
         }
         fs::write(file.0.path(), &whole).unwrap();
         assert!(snapshots.newest().unwrap().newest.is_some());
-        // The same under the name of a later one.
+        // The same contents under the name of a later snapshot.
         let later = file.0.path().with_file_name("00000000000000000009-0000000001.snap");
         fs::rename(file.0.path(), later).unwrap();
         assert_eq!(snapshots.newest().unwrap().damaged.len(), 1);

@@ -1,4 +1,4 @@
-//! What Raft has left in the files of a replica that does not run, in terms that need no openraft.
+//! Reads Raft's files of a replica that does not run, in terms that do not depend on openraft.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,14 +11,14 @@ use crate::raft::store::codec::{read_entry, unpack};
 use crate::raft::store::snapshot::SnapshotStore;
 use crate::raft::store::types::{LogId, Vote};
 
-/// A state, and the entry that it ends with; of a cluster that is new, none.
+/// A state and the last entry it covers; `None` for a new cluster.
 pub(crate) type Stored = (State, Option<(Term, Index)>);
 
 fn place(id: LogId) -> (Term, Index) {
     (Term(id.leader_id.term), Index(id.index))
 }
 
-/// The newest snapshot of a cluster in a directory that is whole.
+/// The newest intact snapshot of a cluster in a directory.
 pub(crate) fn newest_snapshot(dir: PathBuf, cluster: &str) -> io::Result<Option<Stored>> {
     let newest = SnapshotStore::open(dir, cluster.into())?.newest()?.newest;
     Ok(newest.map(|(file, state)| (state, file.head().last.map(place))))
@@ -30,7 +30,7 @@ pub(crate) fn voted(vote: &[u8]) -> io::Result<Term> {
     Ok(Term(vote.leader_id.term))
 }
 
-/// The term of an entry of the log, and its commands, if they are not Raft's own.
+/// The term of a log entry, and its commands, unless it is one of Raft's own entries.
 pub(crate) fn commands(entry: Bytes) -> io::Result<(Term, Option<Entry>)> {
     let entry = read_entry(entry)?;
     let commands = match &entry.payload {

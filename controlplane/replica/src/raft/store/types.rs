@@ -1,4 +1,4 @@
-//! What Raft is told about us: the types of its log, its nodes and its answers.
+//! openraft's type configuration: the types of the log, the nodes and the responses.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use romana_statemachine::Outcome;
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
-    /// Our instance of Raft: at most one leader in a term.
+    /// Our configuration of Raft: at most one leader per term.
     pub(crate) TypeConfig:
         D = Payload,
         R = Answers,
@@ -19,7 +19,7 @@ openraft::declare_raft_types!(
         AsyncRuntime = crate::raft::store::runtime::Runtime,
 );
 
-/// Raft itself, over our state machine.
+/// Raft with our state machine.
 pub(in crate::raft) type Raft = openraft::Raft<TypeConfig, crate::raft::store::machine::Machine>;
 pub(in crate::raft) type LogId = alias::LogIdOf<TypeConfig>;
 pub(in crate::raft) type LogEntry = alias::EntryOf<TypeConfig>;
@@ -30,8 +30,8 @@ pub(in crate::raft) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 pub(in crate::raft) type SnapshotOf =
     alias::SnapshotOf<TypeConfig, crate::raft::store::snapshot::SnapshotFile>;
 
-/// The wire form of a [`romana_statemachine::Entry`]: encoded once, by the leader; decoded once, by
-/// each replica's apply. Clones share the bytes.
+/// The wire form of a [`romana_statemachine::Entry`]: encoded once, by the leader; decoded once on each replica, when
+/// it is applied. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Payload(pub(in crate::raft) Bytes);
 
@@ -47,11 +47,11 @@ impl fmt::Display for Payload {
     }
 }
 
-/// One outcome per command of the entry; none for entries of Raft's own.
+/// One outcome per command of the entry; none for Raft's own entries.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Answers(pub(in crate::raft) Vec<Outcome>);
 
-/// A replica as the Raft membership knows it.
+/// A replica in Raft's membership.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Member {
     /// `host:port` of its peer listener.

@@ -1,4 +1,4 @@
-//! Replicas whose clocks jump and lie: log time stays near the true time, and it is said whose clock is wrong.
+//! Replicas with wrong clocks: log time stays near the true time, and the wrong clock is reported.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::ClocksStatus;
 
 const HOUR_MS: i64 = 3_600_000;
-/// How far log time may be from the true time: all this runs on one machine, which may be busy.
+/// Maximum deviation of log time from the true time: all replicas run on one machine, which may be busy.
 const BOUND_MS: u64 = 1_000;
 
 fn far(clocks: &ClocksStatus) -> Vec<u64> {
@@ -20,7 +20,7 @@ fn true_time() -> u64 {
     u64::try_from(since.as_millis()).unwrap()
 }
 
-/// Commits something on a replica's cluster: the time of the entry.
+/// Commits an entry on a replica's cluster, and returns its timestamp.
 async fn stamp(replica: &Replica, name: &str) -> u64 {
     create(replica, name).await;
     replica.reads().linearize(soon()).await.unwrap();
@@ -60,7 +60,7 @@ async fn the_leader_s_clock_jumps_an_hour_and_log_time_does_not() {
         }
         near(stamp(cluster.on(leader), &format!("after-{round}")).await);
     }
-    // Another one leads whose clock is wrong from the start.
+    // Another replica leads whose clock was wrong from the start.
     let next = 1 + leader % 3;
     cluster.set_clock(next, HOUR_MS);
     let last = stamp(cluster.on(leader), "last").await;
@@ -72,7 +72,7 @@ async fn the_leader_s_clock_jumps_an_hour_and_log_time_does_not() {
     let first = stamp(cluster.on(next), "first").await;
     assert!(first >= last);
     near(first);
-    // And one that starts anew, with a wrong clock.
+    // And a replica that restarts with a wrong clock.
     cluster.stop(leader).await;
     cluster.set_clock(next, 0);
     cluster.set_clock(leader, -HOUR_MS);
@@ -92,7 +92,7 @@ async fn a_new_cluster_begins_with_what_a_majority_says() {
     }
     cluster.ready().await;
     near(stamp(cluster.on(1), "first").await);
-    // All of it is down for a while, says the majority of the clocks when it starts again.
+    // According to a majority of the clocks, the whole cluster was down for a while.
     let last = cluster.on(1).with_state(State::at).0;
     for id in 1..=3 {
         cluster.stop(id).await;
@@ -116,7 +116,7 @@ async fn without_a_majority_log_time_goes_on_steadily() {
         cluster.clocks(id, "three clocks", |clocks| clocks.members.len() == 3).await;
     }
     near(stamp(cluster.on(1), "before").await);
-    // One is gone, and the two that are left say different things.
+    // One is down, and the remaining two disagree.
     let leader = cluster.leader().await;
     let gone = 1 + leader % 3;
     cluster.stop(gone).await;
@@ -133,7 +133,7 @@ async fn without_a_majority_log_time_goes_on_steadily() {
     cluster.end().await;
 }
 
-/// One replica trusts its own clock, but a jump that is taken back costs it nothing.
+/// A single replica trusts its own clock, but a jump that is reverted has no effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_alone_follows_its_own_clock_slowly() {
     let mut cluster = Cluster::started(1).await;
@@ -147,7 +147,7 @@ async fn one_alone_follows_its_own_clock_slowly() {
     cluster.set_clock(1, 0);
     cluster.clocks(1, "log time that is right", |clocks| clocks.log_ahead_ms.abs() < 500).await;
     near(stamp(&replica, "back").await);
-    // Started with a clock that is ahead, it believes it; put back, log time goes on all the same.
+    // Started with a clock that is ahead, it trusts it; when the clock is set back, log time still advances.
     drop(replica);
     cluster.stop(1).await;
     cluster.set_clock(1, HOUR_MS);

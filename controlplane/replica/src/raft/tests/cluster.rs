@@ -1,4 +1,4 @@
-//! Three replicas: elect, commit, lose one, come back, catch up; and who is refused.
+//! Three replicas: election, commits, loss of a replica, its return and catch-up; and refused peers.
 
 use romana_statemachine::Refusal;
 use romana_statemachine::command::{SegmentSpec, TenantRef};
@@ -43,7 +43,7 @@ async fn one_alone_is_a_cluster() {
     cluster.end().await;
 }
 
-/// What only a leader does, it would otherwise go on doing: at once, for ever, without success.
+/// A faulty leader would otherwise keep repeating the leader's work: at once, forever, without success.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_with_a_fault_leads_no_more() {
     let cluster = Cluster::started(3).await;
@@ -99,7 +99,7 @@ async fn the_leader_dies_and_the_rest_go_on() {
     cluster.end().await;
 }
 
-/// Raft goes on naming the last leader, and a leader goes on naming itself: whoever has no majority knows nobody.
+/// Raft keeps reporting the last leader, and a leader keeps reporting itself: without a majority there is no leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_minority_knows_no_leader() {
     for leader_is_left in [true, false] {
@@ -200,7 +200,7 @@ async fn the_log_is_bounded_in_bytes() {
     for number in 0..100 {
         create(cluster.on(1), &format!("tenant-{number}")).await;
     }
-    // By entries, all would be kept.
+    // By the number of entries, all would be kept.
     eventually("a purged log", || {
         let purged = cluster.on(1).0.host.raft.metrics();
         let purged = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&purged).purged;

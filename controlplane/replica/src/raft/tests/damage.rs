@@ -1,7 +1,7 @@
-//! A replica whose files are damaged in a random place never serves a wrong answer: it refuses to
+//! A replica with a randomly damaged file never serves a wrong answer: either it refuses to
 //! start and names the file, or it has everything it had.
 //!
-//! One replica alone, so that nobody else can make up for what it lost. `ROMANA_DAMAGE_CASES=N` runs
+//! A single replica, so that no other one can replace what it lost. `ROMANA_DAMAGE_CASES=N` runs
 //! more cases, `ROMANA_DAMAGE_SEED=N` only this one.
 
 use std::fs;
@@ -18,7 +18,7 @@ use super::*;
 const CASES: u64 = 48;
 const PAGE: usize = 4096;
 
-/// What happens to a file.
+/// Kind of damage to a file.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Flip,
@@ -26,13 +26,13 @@ enum Kind {
     ZeroPage,
     ZeroRest,
     Remove,
-    /// Replaced by what it was some time ago.
+    /// Replaced by an older version of itself.
     Older,
     /// Replaced by another file of its directory.
     Swapped,
-    /// Something is behind its end.
+    /// Bytes appended at its end.
     Longer,
-    /// A file that somebody left beside it.
+    /// An unknown file beside it.
     Stray,
 }
 
@@ -48,7 +48,7 @@ const KINDS: [Kind; 9] = [
     Kind::Stray,
 ];
 
-/// What the replica had before.
+/// The undamaged data of the replica.
 struct Whole {
     dir: PathBuf,
     older: PathBuf,
@@ -87,14 +87,14 @@ fn everything(history: &History) -> Result<Vec<Record>, HistoryError> {
     }
 }
 
-/// A place in a file: any, or one in what is written of it (segments of the log are mostly zeros).
+/// An offset in a file: any, or one in its written part (log segments are mostly zeros).
 fn place(rng: &mut SmallRng, bytes: &[u8]) -> usize {
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let end = if rng.random_bool(0.8) { used } else { bytes.len() };
     rng.random_range(0..end.max(1))
 }
 
-/// Damages one file. Returns it, and what was done.
+/// Damages one file. Returns its path and a description.
 fn damage(rng: &mut SmallRng, whole: &Whole, dir: &Path) -> (PathBuf, String) {
     let mut all = Vec::new();
     files(dir, &mut all);
@@ -149,7 +149,7 @@ fn check_refusal(text: &str, file: &Path, what: &str) {
     assert!(named, "{what}: the refusal does not name it: {text}");
 }
 
-/// Has a copy of the data damaged and tries to start on it. Whether it refused.
+/// Damages a copy of the data and tries to start on it. Returns whether the start was refused.
 async fn case(cluster: &mut Cluster, whole: &Whole, seed: u64) -> bool {
     let mut rng = SmallRng::seed_from_u64(seed);
     let scratch = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ async fn case(cluster: &mut Cluster, whole: &Whole, seed: u64) -> bool {
     false
 }
 
-/// Starts; again while only the port of the one before is in the way.
+/// Starts a replica; retries while only the port of the previous one is in use.
 async fn start(config: ReplicaConfig) -> Result<Replica, StartError> {
     let deadline = soon();
     loop {
@@ -199,7 +199,7 @@ async fn start(config: ReplicaConfig) -> Result<Replica, StartError> {
     }
 }
 
-/// Several segments of everything, and a snapshot behind which the log is purged.
+/// Data with several segments of everything, and a snapshot up to which the log is purged.
 async fn whole(cluster: &mut Cluster) -> Whole {
     let older = cluster.dir.path().join("older");
     for part in 0..2 {

@@ -1,5 +1,5 @@
-//! Whatever stands in the place of a file that a replica reads when it starts: it goes on and has everything, or it
-//! refuses with the file's name and the way out.
+//! Replaces each file that a replica reads at its start by something else: the replica starts and has everything, or
+//! it refuses, naming the file and the remedy.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,15 +9,15 @@ use romana_daemon::error::chain;
 
 use super::*;
 
-/// What stands there.
+/// What is put in the place of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Thing {
     Directory,
     Empty,
-    /// Bytes that are no text, and nothing else that a replica writes.
+    /// Bytes that are neither text nor anything that a replica writes.
     Bytes,
     Dangling,
-    /// A link to itself.
+    /// A symbolic link to itself.
     Circle,
 }
 
@@ -41,7 +41,7 @@ fn put(thing: Thing, path: &Path) {
     }
 }
 
-/// Files and directories of a replica, by a part of their names; and whether it can do without.
+/// Files and directories of a replica, by a part of their names; and whether it can start without them.
 const NAMES: [(&str, bool); 11] = [
     ("identity.json", false),
     ("nonce", false),
@@ -56,7 +56,7 @@ const NAMES: [(&str, bool); 11] = [
     ("index", true),
 ];
 
-/// The path of the first file that a name stands for.
+/// The path of the first file that matches a name.
 fn find(dir: &Path, name: &str) -> PathBuf {
     let Some(parent) = name.strip_suffix("/*") else { return dir.join(name) };
     let entries = fs::read_dir(dir.join(parent)).unwrap().map(|entry| entry.unwrap().path());
@@ -85,7 +85,7 @@ async fn whatever_stands_in_place_of_a_file_is_said() {
             super::older::copy(&whole, &dir);
             let path = find(&dir, name);
             if path.is_dir() && thing == Thing::Directory {
-                // A directory with something else in it, and nothing that belongs there.
+                // A directory that contains only an unexpected file.
                 remove(&path);
             } else if path.exists() {
                 remove(&path);

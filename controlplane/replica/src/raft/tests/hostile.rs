@@ -1,5 +1,5 @@
-//! A peer that sends what no peer would: forged numbers, entries that do not follow each other, frames of any
-//! length, bytes of any kind; as one who asks, and as one who answers.
+//! A hostile peer: forged numbers, entries that are not consecutive, frames of any length, arbitrary bytes; as a
+//! client and as a server.
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -23,10 +23,10 @@ use crate::raft::store::types::{LogEntry, LogId, Membership, SnapshotMeta, TypeC
 
 const TIME: Duration = Duration::from_secs(5);
 const MAX: u64 = u64::MAX;
-/// Just beyond what is believed of a cluster that has just begun.
+/// Just beyond what is plausible for a new cluster.
 const FAR: u64 = (1 << 32) + 1_000_000;
 
-/// Opens a connection to replica `to` in the name of `from`.
+/// Opens a connection to replica `to` as `from`.
 async fn connect(cluster: &Cluster, from: u64, to: u64, purpose: Purpose) -> Conn {
     let id = cluster.on(to).cluster_id();
     let dialer = Dialer::new(id, from, "http://forged".into(), Directory::default());
@@ -50,21 +50,21 @@ fn append(vote: Vote, prev: LogId, commit: Option<LogId>, ids: &[LogId]) -> Vec<
     out.to_vec()
 }
 
-/// Whether the other side has ended the connection; an answer to what was forged is none.
+/// Whether the other side has closed the connection without answering.
 async fn is_closed(conn: &mut Conn) -> bool {
     let read =
         tokio::time::timeout(TIME, conn.reader.next()).await.expect("an end of the connection");
     !matches!(read, Ok(Some(_)))
 }
 
-/// The refusal is counted when its connection has ended.
+/// Waits until the refusal is counted, which happens when its connection has ended.
 async fn counted(cluster: &Cluster, on: u64, refused: u64) {
     let refusals = || cluster.on(on).peer_refusals().counted(PeerRefusal::Implausible);
     eventually("a refusal", || (refusals() >= refused).then_some(())).await;
     assert_eq!(refusals(), refused);
 }
 
-/// A cluster that still does what it is for, in a term that it has come to by itself.
+/// Checks that the cluster still works, in a plausible term.
 async fn goes_on(cluster: &Cluster, name: &str) {
     for replica in cluster.running.values() {
         create(replica, &format!("{name}-{}", replica.id())).await;
@@ -167,7 +167,7 @@ async fn forged_snapshots_are_refused_and_said() {
         refused += 1;
         counted(&cluster, to, refused).await;
     }
-    // More than was announced: neither the disk nor the history is at the sender's mercy.
+    // More than was announced: neither the disk nor the history may grow without limit.
     for part in [
         SnapshotPart::Chunk(Bytes::from_static(&[0; 11])),
         SnapshotPart::Restart { revision: Revision(MAX), digest: Digest([0; 32]) },
@@ -217,7 +217,7 @@ async fn garbage_is_refused_and_said() {
         stream.write_all(&bytes).await.unwrap();
         let mut rest = Vec::new();
         let read = tokio::time::timeout(TIME, stream.read_to_end(&mut rest)).await;
-        // A reset is an end as well.
+        // A reset counts as closed as well.
         assert!(read.is_ok(), "{what} keeps its connection");
         eventually(what, || {
             let counted = cluster.on(1).peer_refusals().counted(PeerRefusal::Garbage);
@@ -229,7 +229,7 @@ async fn garbage_is_refused_and_said() {
     cluster.end().await;
 }
 
-/// Answers everything that it is asked with numbers that cannot be, until it is dropped.
+/// Answers every request with implausible numbers, until it is dropped.
 struct Liar(tokio::task::JoinHandle<()>);
 
 impl Liar {
@@ -237,7 +237,7 @@ impl Liar {
         Self(tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
-                    // It ends as soon as it is seen through.
+                    // The connection ends as soon as the lie is detected.
                     _ = lie(Conn::new(stream).unwrap()).await;
                 });
             }
@@ -305,7 +305,7 @@ async fn forged_answers_are_refused_and_said() {
     .await;
     let status = cluster.on(1).members().status();
     assert!(status.members.iter().all(|member| member.lag < 1_000), "{status:?}");
-    // Elections as well.
+    // Elections work as well.
     for id in [1, 2] {
         cluster.stop(id).await;
         cluster.start(id).await;
@@ -316,7 +316,7 @@ async fn forged_answers_are_refused_and_said() {
     cluster.end().await;
 }
 
-/// An earlier release believed it, and kept it: that is said, and what the log has can be had.
+/// An earlier release accepted and stored it: the replica reports this, and the data can be recovered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_at_the_last_term_is_refused_with_the_way_out() {
     let mut cluster = Cluster::started(1).await;

@@ -1,4 +1,4 @@
-//! Replicas in one process, on loopback and real disks; and openraft's own suite for storage.
+//! Replicas in one process, on loopback and real disks; and openraft's own test suite for storage.
 
 mod clocks;
 mod cluster;

@@ -1,5 +1,5 @@
-//! A replica whose data directory was put back to what it was: it is noticed, it says so, and it neither votes nor
-//! acknowledges anything.
+//! A replica whose data directory was rolled back to an older copy: this is detected and reported, and the replica
+//! neither votes nor acknowledges anything.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(super) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Stops a replica and starts it again, with its files as they are now kept for later.
+/// Restarts a replica, and keeps a copy of its current files.
 async fn keep_files(cluster: &mut Cluster, id: u64) {
     cluster.stop(id).await;
     copy(&cluster.data(id), &cluster.dir.path().join("kept"));
@@ -30,7 +30,7 @@ async fn keep_files(cluster: &mut Cluster, id: u64) {
     cluster.ready().await;
 }
 
-/// Stops a replica, and starts it with the files that were kept.
+/// Stops a replica, and starts it with the kept files.
 async fn put_back(cluster: &mut Cluster, id: u64) {
     cluster.stop(id).await;
     std::fs::remove_dir_all(cluster.data(id)).unwrap();
@@ -38,7 +38,7 @@ async fn put_back(cluster: &mut Cluster, id: u64) {
     cluster.start(id).await;
 }
 
-/// What it says of itself, and that the others say it too.
+/// Waits until the replica and the others report the rollback.
 async fn is_noticed(cluster: &Cluster, id: u64) {
     let why = eventually("an older copy that says so", || cluster.on(id).health().fault()).await;
     assert!(why.contains("older copy") && why.contains(&format!("cluster replace {id}")), "{why}");
@@ -59,7 +59,7 @@ async fn is_noticed(cluster: &Cluster, id: u64) {
     }
 }
 
-/// Asks a replica for its vote, in the name of another.
+/// Requests the vote of a replica in the name of another one.
 async fn votes(cluster: &Cluster, from: u64, to: u64) -> bool {
     let id = cluster.on(to).cluster_id();
     let dialer = Dialer::new(id, from, String::new(), Directory::default());
@@ -83,19 +83,19 @@ async fn a_follower_that_was_put_back_is_refused() {
     for number in 0..5 {
         create(cluster.on(id), &format!("lost-{number}")).await;
     }
-    // It forgets what it has acknowledged, not what it never had.
+    // Only lost acknowledged entries count, not entries that it never had.
     eventually("a follower that has it", || has(cluster.on(id), "lost-4").then_some(())).await;
     put_back(&mut cluster, id).await;
     is_noticed(&cluster, id).await;
     assert!(!votes(&cluster, 1 + id % 3, id).await, "it votes");
-    // The program stays, to say why.
+    // The process keeps running to report the reason.
     let stop = tokio_util::sync::CancellationToken::new();
     let replica = cluster.on(id).clone();
     let mut claim = std::pin::pin!(replica.members().keep_claim(stop.clone()));
     assert!(futures_util::poll!(claim.as_mut()).is_pending());
     stop.cancel();
     claim.await;
-    // The others go on.
+    // The other replicas continue.
     create(cluster.on(1 + id % 3), "after").await;
     cluster.end().await;
 }
@@ -119,7 +119,7 @@ async fn a_leader_that_was_put_back_is_refused() {
     cluster.end().await;
 }
 
-/// What counts is heard at a member's own address, and not from whoever calls in its name.
+/// Only an answer from a member's own address counts, not a caller that claims its name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_calls_is_not_believed() {
     let cluster = Cluster::started(3).await;
@@ -138,7 +138,7 @@ async fn who_calls_is_not_believed() {
     cluster.end().await;
 }
 
-/// Only its vote is older: it could vote a second time in a term.
+/// Only its vote is older: it could vote twice in a term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vote_that_was_put_back_is_refused() {
     let mut cluster = Cluster::started(3).await;
@@ -164,7 +164,7 @@ async fn a_vote_that_was_put_back_is_refused() {
     cluster.end().await;
 }
 
-/// With one of the others down there is no quorum, but what is wrong is said all the same.
+/// With one of the others down there is no quorum, but the rollback is still reported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_said_with_another_one_down() {
     let mut cluster = Cluster::started(3).await;
@@ -175,7 +175,7 @@ async fn it_is_said_with_another_one_down() {
     let down = cluster.follower().await;
     let down = if down == id { (1..=3).rfind(|other| *other != id).unwrap() } else { down };
     let up = (1..=3).find(|other| ![id, down].contains(other)).unwrap();
-    // The one that stays knows it: it led, or asked within the last second.
+    // The remaining replica knows it: it led, or asked within the last second.
     eventually("what is known", || {
         let knows = cluster.on(up).0.host.positions.clone();
         let has = cluster.on(id).0.host.machine.last_applied()?.index + 1;
@@ -190,7 +190,7 @@ async fn it_is_said_with_another_one_down() {
     cluster.end().await;
 }
 
-/// What the others remember ends with their processes: what was noticed once is not forgotten by that.
+/// The memory of the others is lost when they restart: a detected rollback must still be remembered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_stays_refused_when_all_start_again() {
     let mut cluster = Cluster::started(3).await;
@@ -214,7 +214,7 @@ async fn it_stays_refused_when_all_start_again() {
     cluster.end().await;
 }
 
-/// Restarts, also of all at once, are not mistaken for it, nor a log that is kept in a snapshot only.
+/// Restarts, even of all replicas at once, do not look like a rollback, nor does a log that only a snapshot covers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_is_no_older_copy() {
     let mut cluster = Cluster::new(3).await;

@@ -1,4 +1,4 @@
-//! Retention: who lags behind what is kept begins anew.
+//! Retention: a replica that lags behind the kept history restarts its own.
 
 use romana_statemachine::Revision;
 use romana_storage::history::{History, HistoryOptions};
@@ -6,7 +6,7 @@ use romana_storage::history::{History, HistoryOptions};
 use super::*;
 use crate::feed::{Filter, Form, Topics};
 
-/// Writes more, waits until the log is purged, and purges the histories of 2 and 3 up to their
+/// Writes more entries, waits until the log is purged, and purges the histories of 2 and 3 up to their
 /// newest snapshots.
 async fn move_on(cluster: &Cluster, from: u64) {
     for number in from..from + 60 {
@@ -49,12 +49,12 @@ async fn begins_anew(interrupted: bool) {
     cluster.start(2).await;
     cluster.start(3).await;
     cluster.ready().await;
-    // 1 is new at first, and has the history of the first round in the second.
+    // Replica 1 is new in the first round, and has the first round's history in the second.
     for round in 0..2 {
         move_on(&cluster, round * 60).await;
         let kept = [2, 3].map(|id| cluster.on(id).history().start());
         if interrupted && round == 1 {
-            // It had been told, and lost its power before the snapshot came.
+            // It had received the restart, and lost power before the snapshot arrived.
             let history =
                 History::open(&cluster.data(1).join("history"), HistoryOptions::default());
             let (revision, digest) = kept[0];
@@ -68,7 +68,7 @@ async fn begins_anew(interrupted: bool) {
         assert!(kept.contains(&history.start()), "{:?} {kept:?}", history.start());
         assert_eq!(history.verify().unwrap(), cluster.on(2).history().last());
         assert!(has(cluster.on(1), "tenant-0"));
-        // The feed goes on from what is kept, and says so to whoever wants more.
+        // The feed continues from what is kept, and refuses followers that need more.
         let everything = || Filter { topics: Topics::all(), host: None, version: u16::MAX };
         let feed = cluster.on(1).feed();
         let follow = |after| feed.follow(after, everything(), Form::Ndjson);

@@ -1,4 +1,4 @@
-//! openraft's conformance suite over our log and state machine.
+//! openraft's conformance suite, run on our log and state machine.
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -15,7 +15,7 @@ use crate::raft::store::snapshot::SnapshotStore;
 use crate::raft::store::types::TypeConfig;
 
 struct Builder {
-    /// Memory for the tail of the log: with none, everything is read back from disk.
+    /// Memory for the tail of the log: with 0, everything is read back from disk.
     tail_bytes: usize,
 }
 

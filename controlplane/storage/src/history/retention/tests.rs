@@ -1,4 +1,4 @@
-//! Purged at any revision, interrupted at any moment, and read meanwhile.
+//! Purges at any revision, interrupted at any moment, with concurrent reads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -24,7 +24,7 @@ fn reopened(dir: &Path) -> History {
     History::open(dir, SMALL).unwrap()
 }
 
-/// What is left is the end of `want`, and its chain verifies.
+/// Checks that the history is a suffix of `want`, and that its chain verifies.
 fn check(history: &History, want: &[Record]) {
     let oldest = history.oldest();
     let (before, digest) = history.start();
@@ -57,7 +57,7 @@ proptest! {
             prop_assert_eq!(oldest, history.oldest());
             prop_assert!(oldest >= least && oldest <= (revision + 1).max(least));
             prop_assert!(oldest <= open.first);
-            // As much as possible went.
+            // Everything that may be purged was.
             let after = history.segments().unwrap();
             prop_assert!(after.len() == 1 || after[0].last > revision);
             let place = |segments: &[SegmentInfo]| -> Vec<_> {
@@ -97,7 +97,7 @@ fn segments_say_what_they_hold() {
         assert_eq!(segments.last().unwrap().ended, None);
         assert_eq!(next, 301);
     }
-    // An open segment can be closed early; an empty one stays.
+    // An open segment can be closed early; an empty one stays open.
     let count = history.segments().unwrap().len();
     history.close_segment().unwrap();
     history.close_segment().unwrap();
@@ -117,7 +117,7 @@ fn an_interrupted_purge_leaves_a_shorter_history() {
     drop(history);
     let packed = files(dir.path(), PACKED);
     assert!(packed.len() > 3);
-    // What goes is noted before it goes.
+    // The new beginning is recorded before the removal.
     origin::note(
         dir.path(),
         Start { first: Revision(want.len() as u64), previous: Digest::default() },
@@ -125,7 +125,7 @@ fn an_interrupted_purge_leaves_a_shorter_history() {
     .unwrap();
     for path in &packed {
         fs::remove_file(path).unwrap();
-        // The packer had not come to removing the open form.
+        // The packer had not yet removed the open form.
         fs::write(path.with_extension(PARTIAL), b"half").unwrap();
         let history = reopened(dir.path());
         check(&history, &want);
@@ -139,8 +139,8 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// A crash at any moment of a reset: before the announcement nothing has changed, after it the next
-/// opening finishes it.
+/// A crash at any moment of a reset: before the marker exists nothing has changed, after it the next
+/// open completes the reset.
 #[test]
 fn an_interrupted_reset_is_finished_or_has_not_begun() {
     let (dir, history, want) = history(300, 4096);
@@ -154,11 +154,11 @@ fn an_interrupted_reset_is_finished_or_has_not_begun() {
             for path in names(dir.path()) {
                 fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
             }
-            // Not announced yet.
+            // The marker does not have its final name yet.
             fs::write(copy.path().join("00000000000000000451.tmp"), b"half").unwrap();
             check(&reopened(copy.path()), &want);
             announce(copy.path(), begin).unwrap();
-            // In any order: the directory was not synced between.
+            // In any order, because the directory was not synced in between.
             let (first, last) = (removed % 3, names(dir.path()));
             for path in last.iter().cycle().skip(first).take(removed) {
                 _ = fs::remove_file(copy.path().join(path.file_name().unwrap()));

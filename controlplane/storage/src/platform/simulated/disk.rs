@@ -1,5 +1,5 @@
-//! A disk as POSIX lets it be, with a page cache in front: what is synced is there after a power cut, and of
-//! everything else any part may be.
+//! A disk with the weakest guarantees of POSIX and a page cache: synced data survives a power cut, and of everything
+//! else any part may survive.
 //!
 //! ```text
 //!   write, set_len ─► now ──sync──► safe          per file: each page that was not synced is kept or lost
@@ -7,11 +7,11 @@
 //!                                                 per directory: a prefix of what was not synced is kept
 //! ```
 //!
-//! The first part of a path says whose disk it is: `/n1/data/wal` is on the disk of machine `n1`. A file that
-//! was opened stays what it is under another name, or without one. Each start of a machine is a new life;
-//! files opened in an earlier one do nothing any more, as if their process were dead.
+//! The first component of a path names the machine: `/n1/data/wal` is on the disk of machine `n1`. An open file stays
+//! valid when it is renamed or unlinked. Each start of a machine is a new life; files that were opened in an earlier
+//! life stop working, as if their process had died.
 //!
-//! More cruel than most: ext4 makes a new file's name durable with its first sync, and writes in order.
+//! Weaker than most file systems: ext4 makes a new file's name durable with its first sync, and writes in order.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,20 +20,20 @@ use std::path::{Path, PathBuf};
 
 use super::below;
 
-/// Bytes that reach the disk together or not at all.
+/// Bytes that reach the disk atomically.
 const PAGE: usize = 512;
 
-/// What a disk claims and does not do: the bugs of a control plane that does not sync, put where all of them
-/// can be found with one build.
+/// Operations that a disk acknowledges without performing them: this simulates the bugs of a control plane that does
+/// not sync, all in one build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lie {
     #[default]
     None,
-    /// A sync of a file does nothing.
+    /// Syncing a file has no effect.
     Sync,
-    /// A sync of a file does what the sync before it should have done: it returns too early.
+    /// Syncing a file makes the data of the previous sync durable: it returns too early.
     LateSync,
-    /// A sync of a directory does nothing.
+    /// Syncing a directory has no effect.
     Directory,
 }
 
@@ -52,15 +52,15 @@ struct File {
     now: Vec<u8>,
     safe: Vec<u8>,
     dirty: BTreeSet<usize>,
-    /// For [`Lie::LateSync`]: what the next sync makes safe.
+    /// For [`Lie::LateSync`]: the contents that the next sync makes durable.
     late: Option<Vec<u8>>,
-    /// The life that locked it, and by which opening.
+    /// The life and the open file that hold the lock.
     locked: Option<(u64, u64)>,
 }
 
 type Names = BTreeMap<PathBuf, Node>;
 
-/// A change to the names in one directory; `None`: removed.
+/// A change of names in one directory; `None`: removed.
 struct Change(Vec<(PathBuf, Option<Node>)>);
 
 #[derive(Default)]
@@ -68,27 +68,27 @@ pub(super) struct Disk {
     files: BTreeMap<u64, File>,
     now: Names,
     safe: Names,
-    /// Of each directory, what was not synced.
+    /// Changes that were not synced, by directory.
     unsynced: BTreeMap<PathBuf, Vec<Change>>,
     made: u64,
     pub(super) life: u64,
-    /// No power: nothing works.
+    /// The power is off: every operation fails.
     dark: bool,
-    /// Operations until the power goes.
+    /// Number of operations until the power fails.
     cut_after: Option<u64>,
-    /// The next sync fails, and what it should have made safe never will be.
+    /// The next sync fails, and its data never becomes durable.
     sync_fails: bool,
     failed_syncs: u64,
     lie: Lie,
 }
 
-/// The machine of a path.
+/// The machine that a path belongs to.
 fn owner(path: &Path) -> String {
     let first = path.iter().nth(1).unwrap_or_default();
     first.to_string_lossy().into_owned()
 }
 
-/// Works with the disk of a path.
+/// Runs `work` on the disk that a path belongs to.
 pub(super) fn with<R>(path: &Path, work: impl FnOnce(&mut Disk) -> R) -> R {
     on(&owner(path), work)
 }
@@ -97,47 +97,47 @@ fn on<R>(machine: &str, work: impl FnOnce(&mut Disk) -> R) -> R {
     DISKS.with_borrow_mut(|disks| work(disks.entry(machine.to_owned()).or_default()))
 }
 
-/// Lets a machine's disk lie from now on.
+/// Sets how a machine's disk lies from now on.
 pub fn lie(machine: &str, lie: Lie) {
     on(machine, |disk| disk.lie = lie);
 }
 
-/// The power of a machine goes in the middle of one of its next operations, the one after `operations` more:
-/// before a sync takes effect, after anything else did. Ask [`is_dark`] when.
+/// Cuts the power of a machine in the middle of an operation, after `operations` more:
+/// before a sync takes effect, after any other operation did. [`is_dark`] tells when it happened.
 pub fn cut_power_after(machine: &str, operations: u64) {
     on(machine, |disk| disk.cut_after = Some(operations));
 }
 
-/// Whether the power of a machine is gone.
+/// Whether the power of a machine is off.
 #[must_use]
 pub fn is_dark(machine: &str) -> bool {
     on(machine, |disk| disk.dark)
 }
 
-/// Cuts the power of a machine now.
+/// Cuts the power of a machine at once.
 pub fn cut_power(machine: &str) {
     on(machine, Disk::cut);
 }
 
-/// The next sync of a file on this machine fails; the pages that it was for are lost with the power, however
-/// often they are synced later.
+/// Makes the next file sync on this machine fail; its pages are lost at the next power cut, even if they are
+/// synced again.
 pub fn fail_next_sync(machine: &str) {
     on(machine, |disk| disk.sync_fails = true);
 }
 
-/// How many syncs have failed on this machine.
+/// Number of failed syncs on this machine.
 #[must_use]
 pub fn failed_syncs(machine: &str) -> u64 {
     on(machine, |disk| disk.failed_syncs)
 }
 
-/// Takes back what was ordered and has not happened.
+/// Cancels scheduled faults that have not happened yet.
 pub fn forget_faults(machine: &str) {
     on(machine, |disk| (disk.cut_after, disk.sync_fails) = (None, false));
 }
 
-/// Ends a life of a machine's processes: what they have open is closed, what they wrote is in the page cache.
-/// Nothing works until [`power_on`].
+/// Kills the processes of a machine: their open files are closed, their writes are in the page cache.
+/// Every operation fails until [`power_on`].
 pub fn kill(machine: &str) {
     on(machine, |disk| {
         disk.life += 1;
@@ -145,7 +145,7 @@ pub fn kill(machine: &str) {
     });
 }
 
-/// Gives a machine power again.
+/// Restores the power of a machine.
 pub fn power_on(machine: &str) {
     on(machine, |disk| {
         (disk.dark, disk.cut_after, disk.sync_fails) = (false, None, false);
@@ -157,7 +157,7 @@ fn no_power() -> io::Error {
 }
 
 impl Disk {
-    /// Counts an operation, and says whether the power goes with it.
+    /// Counts an operation; returns whether the power fails during it.
     fn strike(&mut self) -> io::Result<bool> {
         self.powered()?;
         let Some(left) = &mut self.cut_after else { return Ok(false) };
@@ -169,7 +169,7 @@ impl Disk {
         if self.dark { Err(no_power()) } else { Ok(()) }
     }
 
-    /// After an operation that took effect with the last of the power.
+    /// The result of an operation that took effect, depending on whether the power failed during it.
     fn struck(&mut self, struck: bool) -> io::Result<()> {
         if struck {
             self.cut();
@@ -212,7 +212,7 @@ impl Disk {
         self.struck(struck)
     }
 
-    /// Makes a file and returns its number.
+    /// Creates a file and returns its number.
     pub(super) fn create(&mut self, path: &Path) -> io::Result<u64> {
         let directory = self.directory_of(path)?;
         self.made += 1;
@@ -234,7 +234,7 @@ impl Disk {
         self.change(&directory, Change(vec![(path.to_owned(), None)]))
     }
 
-    /// Within one directory.
+    /// Renames within one directory.
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.powered()?;
         let directory = self.directory_of(to)?;
@@ -305,7 +305,7 @@ impl Disk {
         let (lie, fails) = (self.lie, std::mem::take(&mut self.sync_fails));
         let file = self.file(number)?;
         if fails {
-            // As Linux does: the pages count as clean from here on.
+            // As on Linux: the pages count as clean from now on.
             file.dirty.clear();
             self.failed_syncs += 1;
             return Err(io::Error::other("the disk failed"));
@@ -340,7 +340,7 @@ impl Disk {
         }
     }
 
-    /// A number for an opening.
+    /// A number that identifies an open file.
     pub(super) fn opening(&mut self) -> u64 {
         self.made += 1;
         self.made
@@ -378,7 +378,7 @@ impl File {
         self.now.resize(length, 0);
     }
 
-    /// Makes the pages that are known to be dirty safe.
+    /// Makes the dirty pages durable.
     fn sync(&mut self) {
         self.safe.resize(self.now.len(), 0);
         for page in std::mem::take(&mut self.dirty) {
@@ -393,7 +393,7 @@ impl File {
         }
     }
 
-    /// The power is gone: any of the pages that were not synced are there, and the length is old or new.
+    /// Applies a power cut: keeps a random subset of the unsynced pages, and either the old or the new length.
     fn cut(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
         if !dirty.is_empty() {
@@ -402,7 +402,7 @@ impl File {
                 self.safe.resize(self.now.len(), 0);
             }
             for page in dirty {
-                // None, all, or some.
+                // Keep none, all, or some.
                 if some == 1 || some == 2 && below(2) == 0 {
                     self.keep(page);
                 }

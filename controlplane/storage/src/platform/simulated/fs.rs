@@ -1,4 +1,4 @@
-//! As much of `std::fs` as the replica uses, on the simulated disks.
+//! The part of `std::fs` that the replica uses, on simulated disks.
 
 #![allow(
     missing_docs,
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::disk::{self, Disk, Node};
 
-/// As `std::os::unix::fs::FileExt`.
+/// Like `std::os::unix::fs::FileExt`.
 pub trait FileExt {
     fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
@@ -22,7 +22,7 @@ pub trait FileExt {
 /// An open file or directory.
 #[derive(Debug)]
 pub struct File {
-    /// The name by which it was opened: says whose disk it is, and which directory.
+    /// The path by which it was opened: determines the disk, and the directory.
     path: PathBuf,
     /// `None`: a directory.
     number: Option<u64>,
@@ -47,7 +47,7 @@ impl File {
         Self::create(path)
     }
 
-    /// Works with the file, if this life is not over.
+    /// Runs `work` on the file, if its life has not ended.
     fn with<R>(&self, work: impl FnOnce(&mut Disk, u64) -> io::Result<R>) -> io::Result<R> {
         disk::with(&self.path, |disk| {
             if disk.life != self.life {
@@ -121,7 +121,7 @@ impl Drop for File {
     }
 }
 
-/// As `std::fs::Metadata`.
+/// Like `std::fs::Metadata`.
 pub struct Metadata(u64);
 
 impl Metadata {
@@ -130,7 +130,7 @@ impl Metadata {
     }
 }
 
-/// As `std::fs::OpenOptions`. Who may read and write is not looked at.
+/// Like `std::fs::OpenOptions`. Access modes are not checked.
 #[derive(Default)]
 pub struct OpenOptions {
     create: bool,
@@ -181,7 +181,7 @@ impl OpenOptions {
     }
 }
 
-/// As `std::fs::DirEntry`.
+/// Like `std::fs::DirEntry`.
 pub struct DirEntry(PathBuf);
 
 impl DirEntry {

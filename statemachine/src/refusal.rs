@@ -47,7 +47,6 @@ macro_rules! refusals {
     ($($(#[$doc:meta])* $code:ident $(($inner:ty))? $({ $($(#[$fdoc:meta])* $field:ident: $type:ty),* $(,)? })?
         => $kind:ident, $message:literal $(, $arg:expr)*; $hint:literal;)*) => {
         /// Why a command was refused. The wire form is frozen: append variants, never edit one.
-        #[allow(missing_docs, reason = "fields are documented where their names do not say it all")]
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
         pub enum Refusal {
             $($(#[$doc])* #[error($message $(, $arg)*)]

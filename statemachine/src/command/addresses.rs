@@ -1,7 +1,5 @@
 //! Commands about addresses: allocate, release, end cool-downs.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};

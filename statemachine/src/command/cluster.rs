@@ -1,7 +1,5 @@
 //! Commands about the control plane itself: members, retention, checkpoints, and the hold after a restore.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,5 @@
 //! Commands about hosts, their states and the agents enrolled for them.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::vec::Vec;
 use core::net::IpAddr;
 

@@ -1,7 +1,5 @@
 //! Commands about policies and the endpoints that they apply to.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;

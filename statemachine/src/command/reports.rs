@@ -1,7 +1,5 @@
 //! Commands with an agent's report of the addresses in use on its host.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::vec::Vec;
 use core::net::IpAddr;
 

@@ -1,7 +1,5 @@
 //! Commands about tenants and their segments.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use serde::{Deserialize, Serialize};
 
 use crate::labels::Labels;

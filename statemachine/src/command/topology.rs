@@ -1,7 +1,5 @@
 //! Commands about the topology, blackouts, service ranges, settings and the version.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::string::String;
 use alloc::vec::Vec;
 

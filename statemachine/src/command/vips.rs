@@ -1,7 +1,5 @@
 //! Commands about virtual IPs and routers.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::vec::Vec;
 use core::net::IpAddr;
 

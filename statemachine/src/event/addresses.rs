@@ -1,7 +1,5 @@
 //! Events about blocks and addresses.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use core::net::IpAddr;
 
 use ipnet::IpNet;

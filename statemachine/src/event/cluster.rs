@@ -1,7 +1,5 @@
 //! Events about the control plane itself: members, checkpoints, restores.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};

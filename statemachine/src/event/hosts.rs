@@ -1,7 +1,5 @@
 //! Events about hosts and the reports of their agents.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::vec::Vec;
 use core::net::IpAddr;
 

@@ -1,7 +1,5 @@
 //! Events about policies and endpoints. They carry the document of the command.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};

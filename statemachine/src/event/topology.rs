@@ -1,7 +1,5 @@
 //! Events about the topology, blackouts, service ranges and the version.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use alloc::vec::Vec;
 
 use ipnet::IpNet;

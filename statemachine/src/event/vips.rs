@@ -1,7 +1,5 @@
 //! Events about virtual IPs and routers.
 
-#![allow(missing_docs, reason = "fields are documented where their names do not say it all")]
-
 use core::net::IpAddr;
 
 use ipnet::IpNet;

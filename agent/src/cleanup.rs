@@ -4,7 +4,7 @@
 //!
 //! The order ensures that nothing refers to a removed object: rules and chains of every iptables variant,
 //! sets, routes of our protocol in all tables, links. A link whose peer is in a container is kept with its
-//! routes, unless forced. Objects not recognised as Romana's ([`crate::ours`]) are left alone.
+//! routes, unless forced. Objects not recognised as Romana's ([`crate::ownership`]) are left alone.
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};

@@ -12,13 +12,13 @@
 //! ## Laws
 //! 1. Fail static: the loss of the control plane, of the agent, or of both changes nothing in the kernel.
 //!    Until the agent has caught up with a replica, it only adds what is missing.
-//! 2. Only what [`ours`] lists is changed or removed.
+//! 2. Only what [`ownership`] lists is changed or removed.
 //! 3. Correct state is not rewritten: a restart writes nothing.
 //! 4. A container's policy is in the kernel before its ADD returns; unknown containers are isolated.
 //! 5. A failed ADD, and a crash at any point, leave nothing behind; a DEL is never lost.
 //!
 //! ## Reading order
-//! [`ours`], [`view`], [`routes`], [`router`], [`daemon`]; then [`policy`]; then [`wire`], [`cni`],
+//! [`ownership`], [`view`], [`routes`], [`route_reconciler`], [`daemon`]; then [`policy`]; then [`ipc`], [`cni`],
 //! [`attach`]. VIPs are not implemented.
 
 pub mod attach;

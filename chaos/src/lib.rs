@@ -11,7 +11,7 @@
 //! ```
 //!
 //! ## Reading order
-//! [`history`] (what is recorded), [`oracle`] (what must hold), [`run`] (one run), [`nemesis`], [`cluster`],
+//! [`evidence`] (what is recorded), [`oracle`] (what must hold), [`run`] (one run), [`nemesis`], [`cluster`],
 //! [`audit`] (final queries), [`report`], [`soak`] (many runs); [`mod@bench`] is independent.
 //!
 //! Runs use real processes, so a seed fixes the random choices, not the timing. [`world`] is the opposite:

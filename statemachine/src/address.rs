@@ -180,7 +180,7 @@ impl State {
         self.ipam.services.iter().copied()
     }
 
-    /// From [`version::ADDRESS_CHECKS`] on, the addresses of hosts are reserved: this reserves those of existing
+    /// From [`crate::version::ADDRESS_CHECKS`] on, the addresses of hosts are reserved: this reserves those of existing
     /// hosts.
     pub(crate) fn reserve_hosts(&mut self) {
         self.ipam.hosts = self.host_addresses.keys().copied().collect();

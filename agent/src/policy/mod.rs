@@ -16,7 +16,7 @@
 //!   itself continues to the host's own rules.
 //! - Until the identity of a container is known, it neither sends nor receives.
 //!
-//! Reading order: [`model`], `names`, `base`, `chains`, [`world`], `members`, [`compile`], [`diff`], [`gate`], [`enforce`].
+//! Reading order: [`model`], `names`, `base`, `chains`, [`inputs`], `ip_sets`, [`compile`], [`diff`], [`gate`], [`enforce`].
 
 mod base;
 mod chains;

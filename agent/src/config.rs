@@ -75,7 +75,7 @@ struct Given {
     #[arg(long, env = "ROMANA_AGENT_HOSTNAME", value_name = "NAME")]
     hostname: Option<String>,
     /// Directory for what must outlive the agent [default: /var/lib/romana].
-    #[arg(long, env = "ROMANA_AGENT_STATE_DIR", value_name = "DIR")]
+    #[arg(long, env = "ROMANA_AGENT_STATE_DIR", value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
     /// Program routes to the blocks of the other hosts [default: true].
     #[arg(long, env = "ROMANA_AGENT_ROUTES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]

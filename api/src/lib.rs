@@ -37,6 +37,7 @@ pub mod routes;
 pub mod settings;
 pub mod snapshot;
 pub mod tenant;
+pub mod topology;
 pub mod verdict;
 pub mod vip;
 

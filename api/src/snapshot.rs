@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-
-use romana_statemachine::event::CheckpointSigned;
-
 use romana_statemachine::command::{Endpoint, Retention};
+use romana_statemachine::event::CheckpointSigned;
 use romana_statemachine::name::{HostName, TableId};
 use romana_statemachine::policy::Policy;
 use romana_statemachine::{
-    AgentSettings, Allocation, Conflict, Digest, Host, Member, Millis, Revision, Settings, Vip,
+    AgentSettings, Allocation, Conflict, Digest, Host, Member, Millis, Revision, Settings, State,
+    Vip,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::block::{Blackout, Block};
 use crate::tenant::Tenant;
+use crate::topology;
 
 /// The state. It has the members of the requested topics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -127,4 +127,80 @@ pub struct Router {
     pub prefix: IpNet,
     pub table: TableId,
     pub host: HostName,
+}
+
+impl Snapshot {
+    /// All of a state at once. Replicas write large ones piece by piece instead.
+    #[must_use]
+    pub fn new(state: &State) -> Self {
+        let ipam = state.ipam();
+        Self {
+            head: SnapshotHead {
+                revision: state.revision(),
+                digest: state.digest(),
+                state_digest: None,
+                at: state.at(),
+                topology: Some(TopologyHead::new(state)),
+                hosts: Some(HostsHead::new(state)),
+                cluster: Some(ClusterHead::new(state)),
+            },
+            blackouts: Some(ipam.blackouts().map(|cidr| Blackout { cidr }).collect()),
+            hosts: Some(state.hosts().cloned().collect()),
+            blocks: Some(ipam.blocks().map(Block::from).collect()),
+            addresses: Some(ipam.addresses_after(None).collect()),
+            tenants: Some(state.tenants().map(|(id, tenant)| Tenant::new(id, tenant)).collect()),
+            policies: Some(state.policies().cloned().collect()),
+            endpoints: Some(state.endpoints().cloned().collect()),
+            vips: Some(state.vips().cloned().collect()),
+            routers: Some(routers(state).collect()),
+        }
+    }
+}
+
+impl TopologyHead {
+    /// Of a state.
+    #[must_use]
+    pub fn new(state: &State) -> Self {
+        let (settings, agents) = (state.settings().clone(), state.agent_settings().clone());
+        Self {
+            topology: topology::document(state),
+            settings: AllSettings { settings, agents },
+            version: state.version(),
+        }
+    }
+}
+
+impl HostsHead {
+    /// Of a state.
+    #[must_use]
+    pub fn new(state: &State) -> Self {
+        let conflicts = state.conflicts().map(|(host, list)| (host.clone(), list.to_vec()));
+        Self { conflicts: conflicts.collect() }
+    }
+}
+
+impl ClusterHead {
+    /// Of a state.
+    #[must_use]
+    pub fn new(state: &State) -> Self {
+        let held = state.held().map(|held| HeldHosts {
+            since: held.since,
+            waiting: held.waiting.iter().cloned().collect(),
+        });
+        Self {
+            retention: state.retention().clone(),
+            signed: state.signed().cloned(),
+            held,
+            members: state.members().cloned().collect(),
+        }
+    }
+}
+
+/// The routers of a state.
+pub fn routers(state: &State) -> impl Iterator<Item = Router> {
+    state.routers().map(|(key, host)| Router {
+        prefix: key.prefix,
+        table: key.table.clone(),
+        host: host.clone(),
+    })
 }

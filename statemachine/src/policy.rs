@@ -1,9 +1,9 @@
-//! Policies: one model, a superset of the seeds' schema, Romana 2.0's, and Kubernetes NetworkPolicy.
+//! Policies: one model, a superset of Romana's own document form, Romana 2.0's, and Kubernetes NetworkPolicy.
 //!
 //! A policy selects endpoints (`applied_to`), states in which directions it isolates them, and allows traffic by
 //! rules. The rules of all policies add up; there is no order and there are no deny rules. An endpoint that is
 //! isolated in a direction accepts in that direction only what some rule allows. [`document`] reads JSON documents in
-//! the seeds' and in 2.0's form, [`kubernetes`] those of Kubernetes. [`evaluate`] defines the semantics of policies.
+//! Romana's own and in 2.0's form, [`kubernetes`] those of Kubernetes. [`evaluate`] defines the semantics of policies.
 
 pub mod compare;
 pub mod describe;

@@ -1,6 +1,6 @@
 //! Topology: networks, and the tree of prefix groups that each is carved into.
 //!
-//! [`TopologySpec`] is the document (the seeds' JSON, in and out), [`Topology`] its compiled form: per network a flat
+//! [`TopologySpec`] is the document (JSON, in and out), [`Topology`] its compiled form: per network a flat
 //! list of [`Group`]s with their CIDRs. A leaf group is named by its CIDR: neither networks nor leaves overlap, so it
 //! is unique in the cluster.
 

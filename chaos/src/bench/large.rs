@@ -1,4 +1,4 @@
-//! The cluster of design §6 and smaller ones of the same shape: 200 addresses on each host, eight of each
+//! The cluster of the budgets and smaller ones of the same shape: 200 addresses on each host, eight of each
 //! tenant, a tenant on a dozen hosts. A million addresses: 5 000 hosts, 10 000 tenants, 250 racks.
 
 use romana_statemachine::Command;

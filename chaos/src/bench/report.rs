@@ -97,7 +97,7 @@ pub(super) fn print_rows(rows: &[Row]) {
     }
 }
 
-/// A value compared with its budget in design §6.
+/// A value compared with its budget.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Budget {
     what: String,

@@ -1,7 +1,6 @@
 //! `romana audit`: queries on the history. One file per verb.
 
 mod diff;
-mod document;
 mod export;
 mod log;
 pub(crate) mod moment;

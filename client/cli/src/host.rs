@@ -135,7 +135,7 @@ async fn set_state(ctx: &Context, host: String, state: HostState) -> Result<(), 
     ctx.out.done(&answer, format!("host {name} is {word}"))
 }
 
-/// Arguments of the seeds' command line that no longer have an effect, stored as facts of the host.
+/// Arguments of the first command line that no longer have an effect, stored as facts of the host.
 fn info(cidr: Option<IpNet>, agent_port: Option<u16>) -> Labels {
     let cidr = cidr.map(|cidr| ("romana_cidr".into(), cidr.to_string()));
     let port = agent_port.map(|port| ("agent_port".into(), port.to_string()));

@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// The seeds' documents: comments, trailing commas, and tabs.
+    /// Documents as operators write them: comments, trailing commas, and tabs.
     #[test]
     fn json_with_comments_is_read() {
         let wanted = serde_json::json!({"networks": [{"name": "a", "block_mask": 29}], "b": true});

@@ -1,4 +1,4 @@
-//! `romana policy`. Documents in the seeds' form (`{"securitypolicies": […]}`), single policies and lists are sent
+//! `romana policy`. Documents in Romana's own form (`{"securitypolicies": […]}`), single policies and lists are sent
 //! unchanged: the server knows the schemas.
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use romana_api::audit::Change;
 use romana_api::block::Block;
-use romana_api::snapshot::Router;
+use romana_api::snapshot::routers;
 use romana_statemachine::State;
 use serde::Serialize;
 use serde_json::Value;
@@ -26,14 +26,7 @@ const SECTIONS: [(&str, Section); 12] = [
     ("policy", |state| all(state.policies(), |policy| policy.name.to_string())),
     ("endpoint", |state| all(state.endpoints(), |endpoint| endpoint.ip.to_string())),
     ("vip", |state| all(state.vips(), |vip| vip.name.to_string())),
-    ("router", |state| {
-        let shown = state.routers().map(|(key, host)| Router {
-            prefix: key.prefix,
-            table: key.table.clone(),
-            host: host.clone(),
-        });
-        all(shown, |router| format!("{} {}", router.prefix, router.table))
-    }),
+    ("router", |state| all(routers(state), |router| format!("{} {}", router.prefix, router.table))),
     ("member", |state| all(state.members(), |member| member.id.to_string())),
 ];
 

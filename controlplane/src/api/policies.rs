@@ -1,4 +1,4 @@
-//! `/v1/policies`: accepts the seeds' document form and Romana 2.0's; answers in the seeds' form.
+//! `/v1/policies`: accepts Romana's own document form and Romana 2.0's; answers in Romana's own form.
 
 use axum::http::StatusCode;
 use romana_api::policy::{PoliciesExplained, PoliciesSet, PolicyExplained, VerdictChange};

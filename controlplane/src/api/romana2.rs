@@ -226,7 +226,7 @@ async fn all_blocks(call: Call) -> reply::Result {
 
 async fn get_topology(call: Call) -> reply::Result {
     let state = call.state().await?;
-    match topology::view(&state)? {
+    match romana_api::topology::document(&state) {
         Some(document) => reply::ok(state.revision(), &document),
         None => Err(topology::not_set()),
     }

@@ -8,17 +8,15 @@ use axum::http::StatusCode;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use romana_api::block::Block;
-use romana_api::snapshot::{
-    AllSettings, ClusterHead, HeldHosts, HostsHead, Router, Snapshot, SnapshotHead, TopologyHead,
-};
+use romana_api::snapshot::{ClusterHead, HostsHead, Snapshot, SnapshotHead, TopologyHead, routers};
 use romana_replica::feed::Topics;
 use romana_statemachine::name::HostName;
-use romana_statemachine::{Digest, RouterKey, State, Topic};
+use romana_statemachine::{Digest, State, Topic};
 use serde::Serialize;
 
 use super::call::Call;
 use super::operation::{CONSISTENCY, Operation, Param, Verb, handler, of};
-use super::{blackouts, events, reply, tenants, topology};
+use super::{blackouts, events, reply, tenants};
 use crate::budget::Held;
 use crate::error::Failure;
 
@@ -62,15 +60,7 @@ const SECTIONS: [(Topic, &str, Section); 9] = [
     (Topic::Policies, "policies", |state, _, place, out| write(state.policies(), place, out)),
     (Topic::Endpoints, "endpoints", |state, _, place, out| write(state.endpoints(), place, out)),
     (Topic::Vips, "vips", |state, _, place, out| write(state.vips(), place, out)),
-    (Topic::Routers, "routers", |state, _, place, out| {
-        let routers = state.routers();
-        let shown = |(key, host): (&RouterKey, &HostName)| Router {
-            prefix: key.prefix,
-            table: key.table.clone(),
-            host: host.clone(),
-        };
-        write(routers.map(shown), place, out)
-    }),
+    (Topic::Routers, "routers", |state, _, place, out| write(routers(state), place, out)),
 ];
 
 fn write<T: Serialize>(
@@ -174,46 +164,18 @@ impl Writer {
 
 /// The part before the lists, without the closing brace.
 fn head(state: &State, topics: Topics, state_digest: Option<Digest>) -> Result<Bytes, Failure> {
-    let topology = match topics.has(Topic::Topology) {
-        true => Some(topology_head(state)?),
-        false => None,
-    };
     let head = SnapshotHead {
         revision: state.revision(),
         digest: state.digest(),
         state_digest,
         at: state.at(),
-        topology,
-        hosts: topics.has(Topic::Hosts).then(|| hosts_head(state)),
-        cluster: topics.has(Topic::Cluster).then(|| cluster_head(state)),
+        topology: topics.has(Topic::Topology).then(|| TopologyHead::new(state)),
+        hosts: topics.has(Topic::Hosts).then(|| HostsHead::new(state)),
+        cluster: topics.has(Topic::Cluster).then(|| ClusterHead::new(state)),
     };
     let mut bytes = reply::bytes(&head)?;
     bytes.truncate(bytes.len() - 1);
     Ok(bytes)
-}
-
-fn topology_head(state: &State) -> Result<TopologyHead, Failure> {
-    let (settings, agents) = (state.settings().clone(), state.agent_settings().clone());
-    let settings = AllSettings { settings, agents };
-    Ok(TopologyHead { topology: topology::view(state)?, settings, version: state.version() })
-}
-
-fn hosts_head(state: &State) -> HostsHead {
-    let conflicts = state.conflicts().map(|(host, list)| (host.clone(), list.to_vec()));
-    HostsHead { conflicts: conflicts.collect() }
-}
-
-fn cluster_head(state: &State) -> ClusterHead {
-    let held = state.held().map(|held| HeldHosts {
-        since: held.since,
-        waiting: held.waiting.iter().cloned().collect(),
-    });
-    ClusterHead {
-        retention: state.retention().clone(),
-        signed: state.signed().cloned(),
-        held,
-        members: state.members().cloned().collect(),
-    }
 }
 
 async fn get(call: Call) -> reply::Result {

@@ -1,9 +1,9 @@
-//! `/v1/topology`: accepts the seeds' document and returns the same document with CIDRs and hosts.
+//! `/v1/topology`: accepts the topology document and returns the same document with CIDRs and hosts.
 
 use axum::http::StatusCode;
+use romana_api::topology;
 use romana_statemachine::topology::{TopologyPlan, TopologySpec};
-use romana_statemachine::{Command, Refusal, State};
-use serde_json::Value;
+use romana_statemachine::{Command, Refusal};
 
 use super::call::Call;
 use super::operation::{BODY_BYTES_MAX, CONSISTENCY, Operation, Verb, handler, of};
@@ -41,43 +41,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .query(&[CONSISTENCY]),
 ];
 
-/// Fields that are omitted when they have their default.
-const OPTIONAL: [&str; 4] = ["tenants", "addresses", "assignment", "skip_first_last"];
-
-/// The document as users write it: without default values.
-pub(super) fn view(state: &State) -> Result<Option<Value>, Failure> {
-    let Some(spec) = state.topology_document() else { return Ok(None) };
-    let mut document = serde_json::to_value(&spec)
-        .map_err(|why| Failure::new(Code::Internal, format!("the topology: {why}")))?;
-    prune(&mut document);
-    Ok(Some(document))
-}
-
-fn prune(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            members.retain(|name, value| {
-                let says_nothing = match value {
-                    Value::Null => true,
-                    Value::Array(items) => items.is_empty(),
-                    Value::Object(members) => members.is_empty(),
-                    Value::Bool(on) => !*on,
-                    _ => false,
-                };
-                !(value.is_null() || says_nothing && OPTIONAL.contains(&name.as_str()))
-            });
-            // Keys of label maps belong to users and are kept as they are.
-            let ours = |name: &str| !matches!(name, "labels" | "assignment");
-            members.iter_mut().filter(|(name, _)| ours(name)).for_each(|(_, value)| prune(value));
-        }
-        Value::Array(items) => items.iter_mut().for_each(prune),
-        _ => {}
-    }
-}
-
 async fn get(call: Call) -> reply::Result {
     let state = call.state().await?;
-    match view(&state)? {
+    match topology::document(&state) {
         Some(document) => reply::ok(state.revision(), &document),
         None => Err(not_set()),
     }
@@ -92,8 +58,7 @@ pub(super) fn not_set() -> Failure {
 async fn put(call: Call) -> reply::Result {
     let spec: TopologySpec = call.json()?;
     let change = call.change(Command::SetTopology(spec)).await?;
-    let show = |state: &State| view(state).ok().flatten();
-    call.show(StatusCode::OK, change, show).await
+    call.show(StatusCode::OK, change, topology::document).await
 }
 
 async fn plan(call: Call) -> reply::Result {

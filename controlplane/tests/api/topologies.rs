@@ -1,4 +1,4 @@
-//! Complete topologies over HTTP: the examples in `deploy/topologies`, which are the seeds', and the
+//! Complete topologies over HTTP: the examples in `deploy/topologies`, and the
 //! built-in ones. Figures are from the Romana 2.0 reference, §1.3, §1.9 and §14.
 
 use romana_statemachine::topology::builtin;

@@ -1,5 +1,5 @@
-//! Policy documents: the JSON that operators write. The seeds' form, Romana 2.0's, and extensions for what neither
-//! can express; [`to_document`] writes the seeds' form.
+//! Policy documents: the JSON that operators write. Romana's own form, Romana 2.0's, and extensions for what neither
+//! can express; [`to_document`] writes Romana's own form.
 //!
 //! ```text
 //! {"securitypolicies": [P, …]}, [P, …] or P, where P has
@@ -62,10 +62,10 @@ pub struct PolicyDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
     pub applied_to: Vec<Party>,
-    /// The other side, in the seeds' form with one rule.
+    /// The other side, in Romana's own form with one rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<Party>>,
-    /// The traffic, in the seeds' form with one rule.
+    /// The traffic, in Romana's own form with one rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<Kind>>,
     /// Inbound traffic to allow; if present, the policy isolates inbound.
@@ -201,7 +201,7 @@ pub enum Operator {
     DoesNotExist,
 }
 
-/// A kind of traffic: a rule of the seeds' form.
+/// A kind of traffic: a rule of Romana's own form.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]

@@ -1,4 +1,4 @@
-//! The topology document: the seeds' JSON (Romana 2.0 reference §1.1).
+//! The topology document: JSON that Romana 2.0 reads as well.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -4,10 +4,10 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use romana_api::snapshot::Snapshot;
 use romana_client::replay::{self, ReplayError, Replayed, Until};
 use serde_json::{Value, json};
 
-use super::document::document;
 use super::moment::{Moment, moment};
 use super::show::{bytes_bar, time};
 use crate::failure::Failure;
@@ -41,7 +41,7 @@ impl Replay {
             run.await.map_err(|error| Failure::io("replaying", io::Error::other(error)))??;
         let summary = summary(&replayed);
         if self.state {
-            let mut state = document(&replayed.state)?;
+            let mut state = json!(Snapshot::new(&replayed.state));
             state["state_digest"] = summary["state_digest"].clone();
             return out.show(&state, || super::state::table(&state));
         }

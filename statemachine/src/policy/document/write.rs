@@ -12,7 +12,7 @@ use super::{
     Condition, Direction, Kind, Labelled, Opening, Operator, Party, PolicyDocument, PortDocument,
 };
 
-/// The document of a policy, in the seeds' form if that can express it. Reading it back gives the same policy, if the
+/// The document of a policy, in Romana's own form if that can express it. Reading it back gives the same policy, if the
 /// policy is valid.
 #[must_use]
 pub fn to_document(policy: &Policy) -> PolicyDocument {

@@ -11,8 +11,8 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## The tour: three replicas, four racks, a killed leader, nothing lost
-	$(CARGO) build --release -p romana-controlplane -p romana-cli --bins
-	"$${CARGO_TARGET_DIR:-target}/release/romana" demo
+	$(CARGO) build --profile demo -p romana-controlplane -p romana-cli --bins
+	"$${CARGO_TARGET_DIR:-target}/demo/romana" demo
 
 test: setup fmt lint unit doc ## All checks and tests: what CI runs
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use romana_api::ErrorAnswer;
 use romana_daemon::listener::{BadHead, HEAD_BYTES_MAX, HEADERS_MAX, HeadAnswer, OnBadHead};
 
 use crate::error::{Code, Failure};
@@ -20,10 +19,7 @@ pub(crate) fn on_bad_head(stamp: Stamp) -> OnBadHead {
     Arc::new(move |why| {
         let failure = failure(why);
         let (status, headers) = (failure.problem().status, stamp(&failure));
-        let answer = ErrorAnswer { error: failure.into_error() };
-        // Text always serializes.
-        let body = serde_json::to_string(&answer).unwrap_or_default();
-        HeadAnswer { status, content_type: "application/json", headers, body }
+        HeadAnswer { status, content_type: "application/json", headers, body: failure.into_body() }
     })
 }
 

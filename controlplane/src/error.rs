@@ -74,10 +74,14 @@ impl Failure {
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let (status, retry) = (self.0.status, self.0.retry_after_secs);
+        respond(status, retry, self.into_body().into(), "application/json")
+    }
+
+    /// The body of the answer: JSON.
+    #[must_use]
+    pub fn into_body(self) -> String {
         // Text and JSON values always serialize.
-        let body =
-            serde_json::to_vec(&ErrorAnswer { error: self.into_error() }).unwrap_or_default();
-        respond(status, retry, body.into(), "application/json")
+        serde_json::to_string(&ErrorAnswer { error: self.into_error() }).unwrap_or_default()
     }
 
     /// An HTTP answer with this failure's status and the given body.

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use romana_api::feed::RecordLine;
-use romana_api::{ErrorAnswer, header};
+use romana_api::header;
 use romana_replica::feed::{FeedError, Filter, Follower, Form, Topics};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Record, Revision, Topic, VERSION_MAX};
@@ -132,9 +132,7 @@ fn stream(follower: Follower, form: Form) -> impl Stream<Item = Result<Bytes, Fe
             Ok(Some(bytes)) => Some((Ok(bytes), Some(follower))),
             Ok(None) => None,
             Err(error) => {
-                let error = ErrorAnswer { error: failure(error).into_error() };
-                // Text always serializes.
-                let error = serde_json::to_string(&error).unwrap_or_default();
+                let error = failure(error).into_body();
                 let bytes = match form {
                     Form::Sse => format!("event: error\ndata: {error}\n\n"),
                     Form::Ndjson => format!("{error}\n"),

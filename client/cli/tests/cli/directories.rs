@@ -110,17 +110,22 @@ fn get(api: u16, path: &str) -> String {
     answer
 }
 
-/// A sealed segment of the history, once there is one.
-fn packed(data: &Path) -> PathBuf {
+/// What a condition finds, once it does.
+fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let closed = |file: &PathBuf| file.extension().is_some_and(|ending| ending == "lz4");
-        if let Some(file) = files(&data.join("history")).into_iter().find(closed) {
-            return file;
+        if let Some(found) = condition() {
+            return found;
         }
-        assert!(Instant::now() < deadline, "no segment is closed");
+        assert!(Instant::now() < deadline, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A sealed segment of the history, once there is one.
+fn packed(data: &Path) -> PathBuf {
+    let closed = |file: &PathBuf| file.extension().is_some_and(|ending| ending == "lz4");
+    until("a closed segment", || files(&data.join("history")).into_iter().find(closed))
 }
 
 #[test]
@@ -198,11 +203,7 @@ fn a_history_that_is_too_large_is_purged_and_goes_on() {
     let client = runtime.block_on(async { client(&dev) });
     runtime.block_on(fill(&client, 0..FILL));
     assert!(dev.json("events follow --from 0 -n 1")["revision"] == 1);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while oldest_kept(&dev) == 1 {
-        assert!(Instant::now() < deadline, "nothing was purged");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("a purge", || (oldest_kept(&dev) > 1).then_some(()));
     // Three events: the setting, the claim of the replica, then the checkpoint.
     let signed = dev.ok("-f json events follow --from 0 -t cluster -n 3");
     assert!(signed.contains("CheckpointSigned"), "{signed}");

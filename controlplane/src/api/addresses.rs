@@ -10,7 +10,9 @@ use romana_statemachine::command::{AllocateAddress, ReleaseAddress};
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Allocation, Answer, Command, Owner, Refusal, State};
 
-use super::call::{Call, bad_query, parse};
+use super::body::parse;
+use super::call::Call;
+use super::head::bad_query;
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
 };

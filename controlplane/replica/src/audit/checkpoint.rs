@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use romana_statemachine::{Revision, State};
-use romana_storage::durable;
+use romana_storage::durable::{Disk, Files};
 use romana_storage::history::History;
 use romana_storage::platform;
 use romana_storage::platform::fs;
@@ -197,7 +197,7 @@ impl Keeper {
         let standing = standing(state);
         let encoded = Encoded::new(&FORM, &standing, state).map_err(io)?;
         let beside = path.with_extension("tmp");
-        let written = durable::replace(&path, &beside, |file| encoded.write_to(file));
+        let written = Disk.replace(&path, &beside, |file| encoded.write_to(file));
         written.map_err(|failed| io(failed.source))?;
         let bytes = encoded.bytes();
         self.kept().insert(standing.revision, Kept { standing, bytes, held: false });

@@ -55,7 +55,6 @@ pub use config::{ReplicaConfig, StartError, Tuning, reseed};
 pub use fault::FaultKind;
 pub use handles::{Agents, Clocks, Evidence, Health, Leadership, Members, Reads, Snapshots};
 pub use known::clocks::{ClocksStatus, WallClock};
-pub use known::problems::Problems;
 pub use known::topics::TopicRevisions;
 pub use members::{Change, Membership, next_change};
 pub use peer::facts::Facts;

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use romana_statemachine::{Printable, plural};
-use romana_storage::durable;
+use romana_storage::durable::{Disk, Files};
 use romana_storage::platform::fs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -311,7 +311,7 @@ pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: 
             let why = own_text(host.identity.id, has, known);
             let text = why.clone();
             if let Err(error) =
-                blocking(move || Ok(durable::put(&dir.join(NOTE), text.as_bytes())?)).await
+                blocking(move || Ok(Disk.put(&dir.join(NOTE), text.as_bytes())?)).await
             {
                 tracing::error!(%error, "cannot record that this data directory is an older copy");
             }

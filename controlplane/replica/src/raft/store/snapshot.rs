@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use romana_statemachine::{Digest, Revision, State};
-use romana_storage::durable;
+use romana_storage::durable::{Disk, Files};
 use romana_storage::platform::fs::{self, File};
 use romana_storage::platform::random;
 use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
@@ -198,7 +198,7 @@ impl SnapshotStore {
         snapshot: SnapshotFile,
     ) -> Result<SnapshotFile, SnapshotError> {
         let path = self.path_of(&snapshot);
-        let renamed = durable::rename(snapshot.0.path(), &path);
+        let renamed = Disk.put_in_place(snapshot.0.path(), &path);
         renamed
             .map_err(|failed| SnapshotError::Io { path: path.clone(), source: failed.source })?;
         for old in self.snapshots()? {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::head::{bad_query, only};
-use super::operation::{Operation, Verb};
+use super::input::{Input, Verb};
 use super::{Api, body, head, origin, reply};
 use crate::budget::{self, Cancel, Held, Pool};
 use crate::error::{Code, Failure};
@@ -23,7 +23,7 @@ use crate::metrics::ProposalFailure;
 /// Default and maximum number of items in a list.
 pub(crate) const LIST_ITEMS_MAX: usize = 10_000;
 
-/// A request whose head and body have been read and checked against its route.
+/// A request whose head and body have been read and checked against its takes.
 pub(crate) struct Call {
     pub(crate) api: Api,
     pub(crate) path: Vec<(Arc<str>, String)>,
@@ -40,7 +40,7 @@ impl Call {
     /// because a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
-        route: &Operation,
+        takes: &Input,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         mut body: B,
@@ -48,8 +48,8 @@ impl Call {
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
-        let read = Self::read_whole(api, route, path, parts, &mut body).await;
-        if (read.is_err() || route.ignores_body) && !body.is_end_stream() {
+        let read = Self::read_whole(api, takes, path, parts, &mut body).await;
+        if (read.is_err() || takes.ignores_body) && !body.is_end_stream() {
             body::drain(&mut body).await;
         }
         read
@@ -57,7 +57,7 @@ impl Call {
 
     async fn read_whole<B>(
         api: Api,
-        route: &Operation,
+        takes: &Input,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         body: &mut B,
@@ -67,22 +67,22 @@ impl Call {
     {
         let deadline = Instant::now() + head::timeout(&parts.headers, api.request_timeout())?;
         only(&parts.headers, "Host")?;
-        if route.verb != Verb::Get {
+        if takes.verb != Verb::Get {
             head::check_encoding(&parts.headers)?;
             origin::check(&parts.headers, &parts.uri)?;
-            head::refuse_form(&parts.headers, route.content_types)?;
+            head::refuse_form(&parts.headers, takes.content_types)?;
         }
-        route.accepts.check(&parts.headers)?;
+        takes.accepts.check(&parts.headers)?;
         let query = match parts.uri.query() {
             None | Some("") => Vec::new(),
-            Some(_) => head::query(&parts, route.query)?,
+            Some(_) => head::query(&parts, takes.query)?,
         };
-        let has_body = !body.is_end_stream() && !route.ignores_body;
-        if has_body && route.body_max > 0 {
-            head::check_content_type(&parts.headers, route.content_types)?;
+        let has_body = !body.is_end_stream() && !takes.ignores_body;
+        if has_body && takes.body_max > 0 {
+            head::check_content_type(&parts.headers, takes.content_types)?;
         }
         let budgets = api.budgets();
-        let (body, held) = match (has_body, route.body_max) {
+        let (body, held) = match (has_body, takes.body_max) {
             (false, _) => (Bytes::new(), Held::none()),
             (true, 0) => {
                 let (body, held) =

@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use romana_api::header;
 
-use super::operation::Param;
+use super::input::Param;
 use crate::error::{Code, Failure};
 
 /// Longest deadline that a client may request.

@@ -17,7 +17,7 @@ use super::call::{Call, created};
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 use crate::error::{Code, Failure};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -150,7 +150,7 @@ async fn list(call: Call) -> reply::Result {
         }
     };
     let hosts = state.hosts().filter(|host| wanted.is_none_or(|wanted| host.state == wanted));
-    reply::page(&call, &state, hosts, |host: &&Host| host.name.clone(), |host| host)
+    list::page(&call, &state, hosts, |host: &&Host| host.name.clone(), |host| host)
 }
 
 async fn add(call: Call) -> reply::Result {

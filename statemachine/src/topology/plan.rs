@@ -119,6 +119,17 @@ pub struct PlannedMove {
     pub to: Option<IpNet>,
 }
 
+impl State {
+    /// What setting a topology would do, without doing it.
+    ///
+    /// # Errors
+    /// The refusal of the document itself. Conflicts with existing objects are part of the plan.
+    pub fn plan_topology(&self, spec: &TopologySpec) -> Result<TopologyPlan, Refusal> {
+        let now = Now { at: self.at, term: self.term };
+        Ok(Change::work_out(self, spec, now)?.plan(self))
+    }
+}
+
 impl Change {
     pub(super) fn plan(self, state: &State) -> TopologyPlan {
         let changed = self.changed(state) || !self.added.is_empty() || !self.released.is_empty();

@@ -205,6 +205,27 @@ impl Keeper {
         Ok(standing)
     }
 
+    /// All checkpoints, by revision.
+    pub(super) fn all(&self) -> Vec<CheckpointId> {
+        self.kept().values().map(|kept| kept.standing).collect()
+    }
+
+    /// The checkpoint at a revision.
+    pub(super) fn at(&self, revision: Revision) -> Option<CheckpointId> {
+        self.kept().get(&revision).map(|kept| kept.standing)
+    }
+
+    /// Exempts a checkpoint from the space budget.
+    pub(super) fn keep(&self, revision: Revision) {
+        if let Some(kept) = self.kept().get_mut(&revision) {
+            kept.held = true;
+        }
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.0.history
+    }
+
     /// Removes checkpoints that the history no longer reaches, and those beyond the space budget.
     fn thin(&self) {
         let (start, _) = self.0.history.start();
@@ -220,29 +241,6 @@ impl Keeper {
                 tracing::warn!(revision = goes.get(), %error, "cannot remove a checkpoint");
             }
         }
-    }
-}
-
-impl Checkpoints for Keeper {
-    fn list(&self) -> Vec<CheckpointId> {
-        self.kept().values().map(|kept| kept.standing).collect()
-    }
-
-    fn hold(&self, revision: Revision) -> Result<CheckpointId, String> {
-        let there = self.kept().get(&revision).map(|kept| kept.standing);
-        let standing = match there {
-            Some(standing) => standing,
-            None => {
-                let state =
-                    super::past::replay(self, &self.0.history, revision, &Cancel::default());
-                let state = state.map_err(|error| error.to_string())?;
-                self.write(&state).map_err(|error| error.to_string())?
-            }
-        };
-        if let Some(kept) = self.kept().get_mut(&revision) {
-            kept.held = true;
-        }
-        Ok(standing)
     }
 }
 

@@ -33,7 +33,7 @@ use crate::raft::proposer::Proposer;
 use crate::raft::reads::{ROUND_MAX, Reads};
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
-use crate::raft::store::types::Raft;
+use crate::raft::store::machine::Raft;
 use crate::raft::{Replica, Shared};
 
 /// How often the size of the log is checked.

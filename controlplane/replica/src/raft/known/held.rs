@@ -35,14 +35,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::raft::config::reseed;
 use crate::raft::fault::FaultKind;
-use crate::raft::peer::bounds::Known;
 use crate::raft::peer::dial::{Conn, Dialer};
 use crate::raft::peer::message::Purpose;
 use crate::raft::peer::service::PeerService;
 use crate::raft::peer::transfer::blocking;
+use crate::raft::remedy::reseed;
 use crate::raft::store::codec::{pack, unpack};
+use crate::raft::store::log::Known;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 use crate::raft::store::types::Vote;

@@ -6,5 +6,4 @@ pub(super) mod held;
 pub(super) mod peers;
 pub(super) mod quorum;
 pub(super) mod slow;
-pub(super) mod topics;
 pub(super) mod view;

@@ -26,7 +26,7 @@ use crate::raft::proposer::Proposer;
 use crate::raft::reads::ROUND_MAX;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
-use crate::raft::store::types::Raft;
+use crate::raft::store::machine::Raft;
 use crate::retention::{Beginning, CheckpointId, Checkpoints};
 
 /// Longest a forwarded proposal may ask to wait.

@@ -146,7 +146,7 @@ async fn list(call: Call) -> reply::Result {
         Some("down") => Some(HostState::Down),
         Some("draining") => Some(HostState::Draining),
         Some(other) => {
-            return Err(super::call::bad_query("state", other, "it is not up, down or draining"));
+            return Err(super::head::bad_query("state", other, "it is not up, down or draining"));
         }
     };
     let hosts = state.hosts().filter(|host| wanted.is_none_or(|wanted| host.state == wanted));

@@ -122,7 +122,7 @@ pub(super) struct Change {
 type Pins = BTreeMap<(HostName, NetworkName), IpNet>;
 
 impl Change {
-    fn work_out(state: &State, spec: &TopologySpec, now: Now) -> Result<Self, Refusal> {
+    pub(super) fn work_out(state: &State, spec: &TopologySpec, now: Now) -> Result<Self, Refusal> {
         let Built { topology, declared } = Topology::build(spec)?;
         let is_new = |network: &&Network| {
             let before = state.topology().and_then(|topology| topology.network(&network.name));

@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::carve::{Network, Topology};
 use super::change::Change;
+use super::spec::TopologySpec;
 use crate::event::HostPlaces;
 use crate::name::{HostName, NetworkName, TenantId};
-use crate::refusal::Conflict;
-use crate::state::State;
+use crate::refusal::{Conflict, Refusal};
+use crate::state::{Now, State};
 
 /// What setting a topology would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

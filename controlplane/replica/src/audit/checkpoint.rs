@@ -17,8 +17,7 @@ use romana_storage::platform;
 use romana_storage::platform::fs;
 use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 
-use crate::Cancel;
-use crate::retention::{CheckpointId, Checkpoints};
+use crate::retention::CheckpointId;
 
 const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
 const SUFFIX: &str = "ckpt";

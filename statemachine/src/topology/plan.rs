@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::carve::{Network, Topology};
 use super::change::Change;
@@ -15,7 +15,7 @@ use crate::refusal::Conflict;
 use crate::state::State;
 
 /// What setting a topology would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopologyPlan {
     /// Whether anything would change.
@@ -46,7 +46,7 @@ pub struct TopologyPlan {
 }
 
 /// A network whose properties would change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedChange {
     pub network: NetworkName,
@@ -57,7 +57,7 @@ pub struct PlannedChange {
 }
 
 /// The properties of a network, without its groups.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedNetwork {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
@@ -80,7 +80,7 @@ impl PlannedNetwork {
 }
 
 /// A group that would take hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedGroup {
     pub network: NetworkName,
@@ -92,7 +92,7 @@ pub struct PlannedGroup {
 }
 
 /// Blocks that would move to another network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedHandover {
     /// The current network.
@@ -106,7 +106,7 @@ pub struct PlannedHandover {
 }
 
 /// A host that would move to another group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedMove {
     pub host: HostName,

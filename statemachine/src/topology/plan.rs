@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::carve::{Network, Topology};
 use super::change::Change;
@@ -16,7 +16,7 @@ use crate::refusal::{Conflict, Refusal};
 use crate::state::{Now, State};
 
 /// What setting a topology would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopologyPlan {
     /// Whether anything would change.
@@ -47,7 +47,7 @@ pub struct TopologyPlan {
 }
 
 /// A network whose properties would change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedChange {
     pub network: NetworkName,
@@ -58,7 +58,7 @@ pub struct PlannedChange {
 }
 
 /// The properties of a network, without its groups.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedNetwork {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
@@ -81,7 +81,7 @@ impl PlannedNetwork {
 }
 
 /// A group that would take hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedGroup {
     pub network: NetworkName,
@@ -93,7 +93,7 @@ pub struct PlannedGroup {
 }
 
 /// Blocks that would move to another network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedHandover {
     /// The current network.
@@ -107,7 +107,7 @@ pub struct PlannedHandover {
 }
 
 /// A host that would move to another group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedMove {
     pub host: HostName,

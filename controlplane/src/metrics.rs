@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -220,14 +221,16 @@ impl ProposalFailure {
 
 impl Metrics {
     /// Metrics for routes given as (method, path), whose durations are recorded by position; includes those of the
-    /// disk and of refused peer messages.
+    /// disk, of refused peer messages and of the collectors.
     #[must_use]
     pub fn new(
         routes: impl Iterator<Item = (&'static str, &'static str)>,
         disk: &DiskTimes,
         peers: &PeerRefusals,
+        collectors: Vec<Box<dyn Collector>>,
     ) -> Self {
         let mut registry = Registry::with_prefix("romanad");
+        collectors.into_iter().for_each(|collector| registry.register_collector(collector));
         let mut time = |name: &str, help: &str, times: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, times.clone());
         };

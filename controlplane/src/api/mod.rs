@@ -51,6 +51,7 @@ use axum::http::{HeaderValue, Method, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use hyper::body::Body as HttpBody;
+use prometheus_client::collector::Collector;
 use romana_replica::Replica;
 use romana_statemachine::name::Actor;
 
@@ -122,9 +123,14 @@ impl Drop for Active<'_> {
 }
 
 impl Api {
-    /// Creates the API of a replica. Requests without a deadline get `request_timeout`.
+    /// Creates the API of a replica. Requests without a deadline get `request_timeout`; `/metrics` includes those of
+    /// the collectors.
     #[must_use]
-    pub fn new(replica: Replica, request_timeout: Duration) -> Self {
+    pub fn new(
+        replica: Replica,
+        request_timeout: Duration,
+        collectors: Vec<Box<dyn Collector>>,
+    ) -> Self {
         let find = |path: &str| {
             let mut rows = table().enumerate();
             rows.find(|(_, row)| row.verb == Verb::Post && row.path == path)
@@ -134,7 +140,12 @@ impl Api {
         };
         let routes = table().map(|row| (row.verb.as_str(), row.path));
         Self(Arc::new(Inner {
-            metrics: Metrics::new(routes, replica.disk_times(), replica.peer_refusals()),
+            metrics: Metrics::new(
+                routes,
+                replica.disk_times(),
+                replica.peer_refusals(),
+                collectors,
+            ),
             request_timeout,
             actor: Actor::from("api"),
             active: AtomicUsize::new(0),

@@ -11,14 +11,15 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::command::{ObjectKey, Source};
 use crate::entry::{Millis, Revision, Term};
 use crate::name::{
-    AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, TableId, TenantId,
-    VipName,
+    AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, SourceUid, TableId,
+    TenantId, VipName,
 };
 use crate::plural;
 use crate::time::Span;
-use text::{Setting, Several, unfit_mask};
+use text::{Came, Setting, Several, unfit_mask};
 
 /// The class of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -460,4 +461,18 @@ refusals! {
     HostDiffersInCase { host: HostName, other: HostName }
         => Conflict, "there is no host {host}, but {other}, which differs in upper and lower case or a last dot only";
         "Write the name as it is in the log. DNS does not tell such names apart, so a cluster has only one of them.";
+    /// An object is withdrawn for a source that it does not belong to.
+    SourceDiffers {
+        object: ObjectKey,
+        /// The source that no longer exists.
+        uid: SourceUid,
+        /// The source that the object belongs to.
+        origin: Option<Source>,
+    }
+        => Conflict, "{object} is not withdrawn for {uid}: {}", Came(origin.as_ref());
+        "Nothing: only the source of an object withdraws it. An operator's is removed with the command for it.";
+    /// An imported object has the name of one that an operator made.
+    MadeByOperator { object: ObjectKey }
+        => Conflict, "{object} was made by an operator, and is not changed by what comes from elsewhere";
+        "Remove it, and it is imported; or give the one outside another name.";
 }

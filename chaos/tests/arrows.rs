@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "romana-controlplane",
         &["romana-api", "romana-daemon", "romana-replica", "romana-statemachine", "romana-storage"],
     ),
+    ("romana-kubernetes", &["romana-statemachine"]),
     ("romana-agent", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),
     ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),

@@ -16,6 +16,7 @@ const PLACES: &[(&str, &str)] = &[
     ("controlplane/storage", "wal"),
     ("controlplane/replica", ""),
     ("controlplane/replica", "backup"),
+    ("controlplane/kubernetes", ""),
     ("controlplane", ""),
     ("controlplane", "tasks"),
     ("client", ""),

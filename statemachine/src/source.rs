@@ -1,6 +1,6 @@
 //! Where objects come from. An object that an import created belongs to its source, and only for that source it is
 //! withdrawn: what an operator made is never removed because Kubernetes does not have it. The source of an object ends
-//! with the object, whoever removes it.
+//! with the object, by whichever command that is removed.
 
 use alloc::format;
 use alloc::string::String;

@@ -293,6 +293,6 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         3 => topology(), 6 => host(), 16 => allocate(), 8 => release, 2 => blackout,
         1 => settings, 3 => cooldowns, 6 => owners(), 6 => duties(1), 3 => cluster(),
-        6 => agents(), 6 => imports(1),
+        6 => agents(), 4 => imports(1),
     ]
 }

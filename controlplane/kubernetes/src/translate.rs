@@ -1,0 +1,29 @@
+//! Objects → what the log should have. One file per kind of object.
+
+mod nodes;
+mod pods;
+mod policies;
+mod services;
+
+use romana_statemachine::command::{Imported, TenantSpec};
+
+use crate::desired::{Desired, Translation};
+use crate::objects::Objects;
+
+/// Translates all objects. Deterministic: equal objects give an equal translation.
+#[must_use]
+pub fn translate(objects: &Objects) -> Translation {
+    let mut out = Translation::default();
+    nodes::translate(&objects.nodes, &mut out);
+    for namespace in objects.namespaces.values() {
+        let id = namespace.metadata.name.clone().unwrap_or_default().into();
+        let labels = namespace.metadata.labels.clone().unwrap_or_default();
+        out.want(Desired::of(&**namespace, Imported::Tenant(TenantSpec { id, labels })));
+    }
+    pods::translate(&objects.pods, &mut out);
+    policies::translate(&objects.policies, &mut out);
+    services::translate(objects, &mut out);
+    out.problems.sort();
+    out.problems.dedup();
+    out
+}

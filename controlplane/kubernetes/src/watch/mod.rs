@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::access::Access;
-pub use object::{Change, Kind, Object, apply, count};
+pub use object::{Change, Key, Kind, Object, apply, count};
 use session::Session;
 pub use status::Status;
 pub use trouble::Trouble;

@@ -221,16 +221,14 @@ impl ProposalFailure {
 
 impl Metrics {
     /// Metrics for routes given as (method, path), whose durations are recorded by position; includes those of the
-    /// disk, of refused peer messages and of the collectors.
+    /// disk and of refused peer messages.
     #[must_use]
     pub fn new(
         routes: impl Iterator<Item = (&'static str, &'static str)>,
         disk: &DiskTimes,
         peers: &PeerRefusals,
-        collectors: Vec<Box<dyn Collector>>,
     ) -> Self {
         let mut registry = Registry::with_prefix("romanad");
-        collectors.into_iter().for_each(|collector| registry.register_collector(collector));
         let mut time = |name: &str, help: &str, times: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, times.clone());
         };
@@ -294,6 +292,11 @@ impl Metrics {
             clocks_far,
             task_problems,
         }
+    }
+
+    /// Includes the metrics of a collector.
+    pub fn collect(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
     }
 
     /// Counts an answered request; `route` is its position, if it matched a route.

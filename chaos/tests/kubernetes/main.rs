@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use http_body_util::BodyExt;
 use hyper::Method;
-use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
+use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad, free_ports};
 use romana_chaos::http::{Connection, once};
 use romana_chaos::wait::until;
 use serde_json::{Value, json};
@@ -238,7 +238,7 @@ async fn changes_while_the_api_server_is_away_are_seen_after() {
     let before = world.revision().await;
     world.server.kill();
     world.reports("KubernetesUnreachable", true).await;
-    let hidden = world.server.hidden_port;
+    let hidden = free_ports(1).unwrap()[0];
     world.server.serve(hidden).await;
     let behind = world.server.objects_at(hidden).await.unwrap();
     behind.delete("/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/allow-web").await;
@@ -310,6 +310,7 @@ async fn what_is_not_honoured_gets_an_event() {
     let objects = world.server.objects().await;
     populate(&objects).await;
     see_all(&world).await;
+    objects.backend("shop", "second", "node-1", "10.111.0.1").await;
     objects.service("shop", "second", r#"{"auto": false, "ip": "192.168.99.101"}"#).await;
     objects.service("shop", "wrong", r#"{"auto": false, "ip": "here"}"#).await;
     let path = "/apis/events.k8s.io/v1/namespaces/shop/events";

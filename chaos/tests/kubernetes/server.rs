@@ -29,8 +29,6 @@ pub(crate) struct Server {
     api: Option<Child>,
     /// The port that romanad knows.
     pub(crate) port: u16,
-    /// Another one.
-    pub(crate) hidden_port: u16,
 }
 
 /// kube-apiserver, which `deploy/test-kubernetes.sh` builds. `None` where it was not built, except in CI.
@@ -55,8 +53,8 @@ impl Server {
         let key = dir.path().join("service-accounts.pem");
         let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output();
         assert!(made.expect("run openssl").status.success(), "openssl makes no key");
-        let [etcd_port, etcd_peers, port, hidden_port] = free_ports(4).expect("ports")[..] else {
-            unreachable!("four ports were asked for")
+        let [etcd_port, etcd_peers, port] = free_ports(3).expect("ports")[..] else {
+            unreachable!("three ports were asked for")
         };
         let etcd = Command::new("etcd")
             .arg("--data-dir")
@@ -69,7 +67,7 @@ impl Server {
             .stderr(log(dir.path(), "etcd-errors.log"))
             .spawn()
             .expect("start etcd (package etcd-server)");
-        let mut server = Self { program, dir, etcd, etcd_port, api: None, port, hidden_port };
+        let mut server = Self { program, dir, etcd, etcd_port, api: None, port };
         server.serve(port).await;
         server.write_kubeconfig();
         Some(server)

@@ -9,7 +9,7 @@ use kube::{Client, Config};
 /// Timeout of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a read: longer than a watch, which may be silent until the server ends it.
-const READ_TIMEOUT: Duration = Duration::from_secs(crate::watch::WATCH_SECONDS as u64 + 15);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the address of the API server and the credentials come from.

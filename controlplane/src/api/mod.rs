@@ -139,13 +139,10 @@ impl Api {
             unreachable!("the table has both rows")
         };
         let routes = table().map(|row| (row.verb.as_str(), row.path));
+        let mut metrics = Metrics::new(routes, replica.disk_times(), replica.peer_refusals());
+        collectors.into_iter().for_each(|collector| metrics.collect(collector));
         Self(Arc::new(Inner {
-            metrics: Metrics::new(
-                routes,
-                replica.disk_times(),
-                replica.peer_refusals(),
-                collectors,
-            ),
+            metrics,
             request_timeout,
             actor: Actor::from("api"),
             active: AtomicUsize::new(0),

@@ -14,7 +14,7 @@ use romana_kubernetes::events::{self, Due, Schedule};
 use romana_kubernetes::watch::{self, Listener, News, Status, Trouble};
 use romana_kubernetes::{Objects, Plan, Problem, Translation, diff, translate};
 use romana_replica::ProposeError;
-use romana_statemachine::{Command, Revision, Topic};
+use romana_statemachine::{Command, Revision, Topic, plural};
 use tokio::sync::watch as latest;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -305,8 +305,10 @@ impl Follower<'_> {
     fn report_problems(&self, problems: Vec<Problem>) {
         self.status.problems(problems.len());
         let what = problems.first().map(|first| {
-            let count = problems.len();
-            format!("{count} problems with objects of Kubernetes, which their Events repeat; the first: {first}")
+            let count = plural(problems.len(), "problem");
+            format!(
+                "{count} with objects of Kubernetes, which their Events tell; the first: {first}"
+            )
         });
         self.context.report("KubernetesObjectsRefused", what);
         self.tell.send_if_modified(|told| {

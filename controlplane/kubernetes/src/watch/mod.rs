@@ -23,14 +23,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::access::Access;
+use crate::access::{Access, READ_TIMEOUT};
 pub use object::{Change, Key, Kind, Object, apply, count};
 use session::Session;
 pub use status::Status;
 pub use trouble::Trouble;
 
 /// Length of a watch request, seconds: a dead connection is noticed that long after its last event at the latest.
-pub(crate) const WATCH_SECONDS: u32 = 45;
+const WATCH_SECONDS: u32 = 45;
+const _: () = assert!((WATCH_SECONDS as u64) < READ_TIMEOUT.as_secs());
 /// Interval between complete lists.
 const RELIST_EVERY: Duration = Duration::from_secs(600);
 /// Pause before a session after a failed one: the first and the longest; it doubles in between.

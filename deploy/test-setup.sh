@@ -14,6 +14,7 @@ command -v conntrack >/dev/null || missing+=(conntrack)
 command -v podman >/dev/null || missing+=(podman) # a real runtime for the CNI plugin
 command -v runc >/dev/null || missing+=(runc)
 [ -x /bin/busybox ] || missing+=(busybox-static)
+command -v openssl >/dev/null || missing+=(openssl) # a key for kube-apiserver
 command -v ping >/dev/null || missing+=(iputils-ping)
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -4,8 +4,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use romana_controlplane::bootstrap;
 use romana_controlplane::config::{Args, Command, Config};
-use romana_controlplane::{bootstrap, server};
+use romana_controlplane::server::{self, ServerError};
 use romana_daemon::log;
 use romana_daemon::process::{FAILED, Process, USAGE};
 use romana_replica::backup::recover::recover;
@@ -41,8 +42,7 @@ fn main() -> ExitCode {
         Err(error) => return PROCESS.fail(&error, FAILED),
     };
     let (result, code) = if check {
-        let checked = runtime.block_on(bootstrap::initial_proposals(&config));
-        (checked.map(|_| ()).map_err(server::ServerError::from), USAGE)
+        (runtime.block_on(checked(&config)), USAGE)
     } else {
         (runtime.block_on(server::run(config)), FAILED)
     };
@@ -57,6 +57,12 @@ fn main() -> ExitCode {
             code
         }
     }
+}
+
+/// Checks what the configuration names: the initial topology, credentials.
+async fn checked(config: &Config) -> Result<(), ServerError> {
+    bootstrap::initial_proposals(config).await?;
+    server::check_kubernetes(config).await
 }
 
 /// Raises the limit of open files: each follower of the feed needs one, and service managers set a low default.

@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,11 +19,14 @@ use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::collector::Collector;
 use romana_daemon::Tasks;
 use romana_daemon::error::chain;
 use romana_daemon::listener::{self, Connections, Plain};
 use romana_daemon::owner::{self, Program};
 use romana_daemon::tasks::{TaskError, stop_signal};
+use romana_kubernetes::access::AccessError;
+use romana_kubernetes::watch::Status;
 use romana_replica::backup::RestoreError;
 use romana_replica::purge;
 use romana_replica::reseed;
@@ -39,7 +43,8 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
 use crate::connection::on_bad_head;
 use crate::join::{self, JoinError};
-use crate::tasks as leader_tasks;
+use crate::tasks::kubernetes::Kubernetes;
+use crate::tasks::{self as leader_tasks, Task};
 use crate::waiting::restore::before_start;
 use crate::waiting::room;
 
@@ -63,6 +68,9 @@ pub enum ServerError {
     /// The API's address cannot be bound.
     #[error("cannot listen on {address} for the API")]
     Listen { address: SocketAddr, source: io::Error },
+    /// There are no credentials for the Kubernetes API server.
+    #[error(transparent)]
+    Kubernetes(#[from] AccessError),
     /// The cluster did not accept this replica.
     #[error("this replica does not join")]
     Join(#[source] Box<JoinError>),
@@ -121,6 +129,7 @@ enum End {
 pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let stop = stop_signal().map_err(ServerError::Signals)?;
     owner::check(&config.data_dir, Program::Replica)?;
+    check_kubernetes(&config).await?;
     let joined = tokio::select! {
         joined = join::prepare(&mut config) => joined,
         () = stop.cancelled() => return Ok(()),
@@ -174,7 +183,8 @@ async fn serve(
             return Err(ServerError::Start { id: config.id, source: Box::new(error) });
         }
     };
-    let api = Api::new(replica.clone(), config.request_timeout);
+    let kubernetes = Arc::new(Status::default());
+    let api = Api::new(replica.clone(), config.request_timeout, collectors(config, &kubernetes));
     info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
     let server = Server::new(api, config.connections_max);
     let mut tasks = Tasks::new(CancellationToken::new());
@@ -183,8 +193,10 @@ async fn serve(
     let (claiming, until) = (replica.clone(), leading.clone());
     tasks.spawn("claim", async move { claiming.members().keep_claim(until).await });
     tasks.spawn("retention", purge::keep(replica.clone(), leading.clone()));
-    let standard = leader_tasks::standard(config.service_cluster_ip_range.clone());
-    tasks.spawn("leader tasks", leader_tasks::run(replica.clone(), standard, leading));
+    tasks.spawn(
+        "leader tasks",
+        leader_tasks::run(replica.clone(), all_tasks(config, kubernetes), leading),
+    );
     let end = tokio::select! {
         end = end_of_life(&replica, room, stop) => end,
         died = tasks.first_end() => Err(died.into()),
@@ -198,6 +210,32 @@ async fn serve(
     let stopped = tasks.stop_all().await;
     replica.shutdown().await;
     end.and_then(|end| stopped.map(|()| end).map_err(ServerError::from))
+}
+
+/// The leader tasks of this configuration.
+fn all_tasks(config: &Config, status: Arc<Status>) -> Vec<Arc<dyn Task>> {
+    let mut tasks = leader_tasks::standard(config.service_cluster_ip_range.clone());
+    if let Some(access) = &config.kubernetes {
+        tasks.push(Arc::new(Kubernetes::new(access.clone(), status)));
+    }
+    tasks
+}
+
+/// Metrics besides those of every replica.
+fn collectors(config: &Config, kubernetes: &Arc<Status>) -> Vec<Box<dyn Collector>> {
+    let follows = config.kubernetes.is_some();
+    follows.then(|| Box::new(Arc::clone(kubernetes)) as Box<dyn Collector>).into_iter().collect()
+}
+
+/// Checks the credentials for the Kubernetes API server, without connecting to it.
+///
+/// # Errors
+/// They are missing or cannot be used.
+pub async fn check_kubernetes(config: &Config) -> Result<(), ServerError> {
+    match &config.kubernetes {
+        Some(access) => access.client().await.map(|_| ()).map_err(ServerError::from),
+        None => Ok(()),
+    }
 }
 
 /// Waits until the replica must stop, and returns why.

@@ -1,11 +1,12 @@
 //! # Kubernetes
 //!
-//! Translates the objects of a Kubernetes cluster into commands for the log. Pure: no I/O, no clock, no async.
+//! Translates the objects of a Kubernetes cluster into commands for the log. Pure: no I/O, no clock, no async; except
+//! for [`watch`], which follows the API server with the credentials of [`access`], and [`events`], which writes to it.
 //!
 //! ```text
-//!   Objects (of the API server) ──► translate ──► Translation (what the log should have; problems)
-//!                                                     │
-//!   State ────────────────────────────────────────► diff ──► Plan (commands; problems)
+//!   watch ─► Objects (of the API server) ──► translate ──► Translation (what the log should have; problems)
+//!                                                              │
+//!   State ─────────────────────────────────────────────────► diff ──► Plan (commands; problems) ─► events
 //! ```
 //!
 //! Level-triggered: both sides are compared as a whole, so it does not matter which events were missed. What came from
@@ -25,11 +26,14 @@
 //!
 //! [`State::source`]: romana_statemachine::State::source
 
+pub mod access;
 mod desired;
 mod diff;
+pub mod events;
 mod objects;
 mod problem;
 mod translate;
+pub mod watch;
 
 pub use desired::{Desired, Translation};
 pub use diff::{Plan, diff};

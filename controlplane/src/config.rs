@@ -13,7 +13,6 @@ use ipnet::IpNet;
 pub use romana_api::{API_PORT, PEER_PORT};
 use romana_daemon::config::{Layers, LayersError};
 use romana_daemon::log::Form;
-use romana_kubernetes::access::Access;
 use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;

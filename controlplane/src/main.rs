@@ -2,6 +2,7 @@
 //! 1: runtime failure; 2: invalid usage or configuration.
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::Parser;
 use romana_controlplane::bootstrap;
@@ -33,34 +34,34 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return PROCESS.fail(&error, USAGE),
     };
+    if check {
+        return check_named(&config);
+    }
+    let (form, filter, advice) = (config.log_format, config.log.clone(), OnceLock::new());
+    let code = PROCESS.run(form, &filter, async |tasks| {
+        allow_open_files();
+        let ended = server::run(config, tasks.stop()).await;
+        ended.inspect_err(|error| _ = error.advice().map(|text| advice.set(text)))
+    });
+    if let Some(advice) = advice.get() {
+        PROCESS.say(advice);
+    }
+    code
+}
+
+/// Ends `--check`: checks what the configuration names.
+fn check_named(config: &Config) -> ExitCode {
     if let Err(error) = log::init(config.log_format, &config.log) {
         return PROCESS.fail(&error, USAGE);
     }
-    allow_open_files();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return PROCESS.fail(&error, FAILED),
-    };
-    let (result, code) = if check {
-        (runtime.block_on(checked(&config)), USAGE)
-    } else {
-        (runtime.block_on(server::run(config)), FAILED)
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let advice = error.advice();
-            let code = PROCESS.fail(&error, code);
-            if let Some(advice) = advice {
-                PROCESS.say(&advice);
-            }
-            code
-        }
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => PROCESS.end(runtime.block_on(named(config)), USAGE),
+        Err(error) => PROCESS.fail(&error, FAILED),
     }
 }
 
-/// Checks what the configuration names: the initial topology, credentials.
-async fn checked(config: &Config) -> Result<(), ServerError> {
+/// What a new cluster would begin with, which may be read from the cloud, and credentials.
+async fn named(config: &Config) -> Result<(), ServerError> {
     bootstrap::initial_proposals(config).await?;
     server::check_kubernetes(config).await
 }

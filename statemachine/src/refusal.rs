@@ -67,7 +67,6 @@ macro_rules! refusals {
                 match self { $(Self::$code { .. } => Kind::$kind,)* }
             }
 
-            /// The remedy.
             #[must_use]
             pub fn hint(&self) -> &'static str {
                 match self { $(Self::$code { .. } => $hint,)* }
@@ -235,7 +234,7 @@ refusals! {
         "romana host list shows the hosts; add it with romana host add.";
     /// Another host has the name.
     HostExists { host: HostName, ip: IpAddr }
-        => Conflict, "host {host} exists with other facts (ip {ip})";
+        => Conflict, "host {host} exists with other properties (ip {ip})";
         "Change it (romana host label, PATCH /v1/hosts/{name}), or remove it first.";
     /// Another host has the address.
     HostAddressInUse { ip: IpAddr, host: HostName }
@@ -427,7 +426,7 @@ refusals! {
     /// Another agent is enrolled for the host.
     HostHasAgent { host: HostName, instance: InstanceId }
         => Conflict, "another agent, {instance}, speaks for host {host}";
-        "Stop one of the two, or start this one with the name of its own host (--host). One that stays silent is replaced by itself (--takeover-after).";
+        "Stop one of the two, or start this one with the name of its own host (--hostname). One that stays silent is replaced by itself (--takeover-after).";
     /// A range overlaps a special-purpose range.
     RangeNotUsable { cidr: IpNet, why: String }
         => Forbidden, "addresses of {cidr} cannot be given out: {why}";

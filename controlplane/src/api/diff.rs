@@ -15,7 +15,14 @@ use super::{blackouts, tenants};
 /// Objects of one kind, by key. Used for everything except addresses, of which there may be millions.
 type Section = fn(&State) -> BTreeMap<String, Value>;
 
-const SECTIONS: [(&str, Section); 13] = [
+const SECTIONS: [(&str, Section); 16] = [
+    ("version", |state| one("version", Some(state.version()))),
+    ("held", |state| {
+        state.held().map(|held| ("held".into(), value(&held.waiting))).into_iter().collect()
+    }),
+    ("conflicts", |state| {
+        state.conflicts().map(|(host, conflicts)| (host.to_string(), value(conflicts))).collect()
+    }),
     ("topology", |state| one("topology", state.topology_document())),
     ("settings", |state| one("settings", Some(state.settings()))),
     ("retention", |state| one("retention", Some(state.retention()))),

@@ -11,7 +11,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## The tour: three replicas, four racks, a killed leader, nothing lost
-	$(CARGO) build --profile demo -p romana-controlplane -p romana-cli --bins
+	$(CARGO) build --profile demo --no-default-features -p romana-controlplane -p romana-cli --bins
 	"$${CARGO_TARGET_DIR:-target}/demo/romana" demo
 
 test: setup fmt lint unit doc ## All checks and tests: what CI runs

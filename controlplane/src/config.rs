@@ -17,6 +17,8 @@ use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
 
+use crate::kubernetes::Access;
+
 /// Bounds of the request deadline, in milliseconds.
 const REQUEST_TIMEOUT_MS: (u64, u64) = (1, 60_000);
 /// Bounds of the number of connections.
@@ -376,7 +378,14 @@ fn within<T: PartialOrd + ToString>(
 /// How to reach the Kubernetes API server, if it is followed.
 fn kubernetes(wanted: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Access>, ConfigError> {
     match (wanted, kubeconfig) {
+        #[cfg(not(feature = "kubernetes"))]
+        (true, _) => {
+            let why = "this program was built without it (the feature `kubernetes`)";
+            Err(invalid("kubernetes", "true", why))
+        }
+        #[cfg(feature = "kubernetes")]
         (true, Some(path)) => Ok(Some(Access::Kubeconfig(path))),
+        #[cfg(feature = "kubernetes")]
         (true, None) => Ok(Some(Access::InCluster)),
         (false, Some(path)) => {
             let why = "it is used with kubernetes = true (--kubernetes) only";
@@ -586,6 +595,7 @@ mod tests {
         assert!(toml::from_str::<Given>("colour = 1").is_err());
     }
 
+    #[cfg(feature = "kubernetes")]
     #[test]
     fn kubernetes_is_followed_with_a_kubeconfig_or_from_a_pod() {
         let access = |line| merged(line, "").unwrap().kubernetes;

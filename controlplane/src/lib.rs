@@ -20,6 +20,7 @@ pub mod config;
 mod connection;
 pub mod error;
 pub mod join;
+pub mod kubernetes;
 pub mod metrics;
 pub mod server;
 pub mod tasks;

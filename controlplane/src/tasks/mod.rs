@@ -18,6 +18,7 @@
 
 mod context;
 pub mod hold;
+#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod liveness;
 pub mod members;

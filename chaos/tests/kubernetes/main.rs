@@ -236,9 +236,9 @@ async fn changes_while_the_api_server_is_away_are_seen_after() {
 
     // It is killed, and changed where romanad does not see it.
     let before = world.revision().await;
+    let hidden = free_ports(1).unwrap()[0];
     world.server.kill();
     world.reports("KubernetesUnreachable", true).await;
-    let hidden = free_ports(1).unwrap()[0];
     world.server.serve(hidden).await;
     let behind = world.server.objects_at(hidden).await.unwrap();
     behind.delete("/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/allow-web").await;

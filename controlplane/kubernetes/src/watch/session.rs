@@ -44,7 +44,7 @@ impl Session {
         let inbox = Arc::new(Inbox::default());
         let run = Run { inbox: Arc::clone(&inbox), status };
         let task = tokio::spawn(async move {
-            let Err(trouble) = run.run(&access).await;
+            let Err(trouble) = Box::pin(run.run(&access)).await;
             run.inbox.end(trouble);
         });
         Self { inbox, begun: Instant::now(), _task: AbortOnDropHandle::new(task) }

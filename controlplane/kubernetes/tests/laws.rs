@@ -441,3 +441,55 @@ fn ten_thousand_pods() {
     cluster.apply(&plan.commands, &mut log);
     assert_eq!(diff(&cluster.state, &translation, Term(1)), romana_kubernetes::Plan::default());
 }
+
+/// What exceeds a limit of the log is a problem of its object; nothing of it is imported, and nothing is truncated.
+#[test]
+fn what_is_too_large_is_refused() {
+    let (mut cluster, mut log) = (Cluster::new(), String::new());
+    cluster.apply(&[serde_json::from_str(TOPOLOGY).unwrap()], &mut log);
+    let status = json!({"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]});
+    cluster.put(json!({"kind": "Node", "metadata": {"name": "n1"}, "status": status}));
+    let pod = |name: &str, labels: Value, ports: Vec<Value>, ip: &str| {
+        let meta = json!({"namespace": "shop", "name": name, "uid": name, "labels": labels});
+        let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "ports": ports}]});
+        json!({"kind": "Pod", "metadata": meta, "spec": spec, "status": {"phase": "Running", "podIP": ip}})
+    };
+    let ports =
+        |n: u32| (1..=n).map(|n| json!({"name": format!("p{n}"), "containerPort": n})).collect();
+    let labels =
+        |n: u32| (1..=n).map(|n| (format!("l{n}"), json!("v"))).collect::<serde_json::Map<_, _>>();
+    cluster.put(pod("most", labels(128).into(), ports(256), "10.1.0.1"));
+    cluster.put(pod("ports", json!({}), ports(257), "10.1.0.2"));
+    cluster.put(pod("labels", labels(129).into(), Vec::new(), "10.1.0.3"));
+    cluster.put(pod("long", json!({"k": "v".repeat(1025)}), Vec::new(), "10.1.0.4"));
+    let addresses: Vec<_> = (1..=17)
+        .map(|n| json!({"type": "InternalIP", "address": format!("192.168.1.{n}")}))
+        .collect();
+    let status = json!({"addresses": addresses});
+    cluster.put(json!({"kind": "Node", "metadata": {"name": "n2"}, "status": status}));
+    let (long, uid) = ("x".repeat(254), "u");
+    cluster.put(json!({"kind": "Namespace", "metadata": {"name": long, "uid": uid}}));
+    cluster.put(
+        json!({"kind": "NetworkPolicy", "metadata": {"namespace": long, "name": "p", "uid": uid},
+        "spec": {"podSelector": {}}}),
+    );
+    let plan = cluster.pass(&mut log);
+    let problems: Vec<_> =
+        plan.problems.iter().map(|p| (p.object.kind, p.reason.as_str())).collect();
+    let expected = [
+        ("Namespace", "InvalidName"),
+        ("NetworkPolicy", "InvalidName"),
+        ("Node", "TooLarge"),
+        ("Pod", "InvalidLabels"),
+        ("Pod", "InvalidLabels"),
+        ("Pod", "InvalidEndpoint"),
+    ];
+    let sorted = |list: &[(&'static str, &str)]| {
+        let mut list: Vec<_> =
+            list.iter().map(|(kind, reason)| format!("{kind} {reason}")).collect();
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(&problems), sorted(&expected), "{:?}", plan.problems);
+    assert_eq!((cluster.state.endpoints().count(), cluster.state.hosts().count()), (1, 1));
+}

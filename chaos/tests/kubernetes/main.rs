@@ -236,9 +236,9 @@ async fn changes_while_the_api_server_is_away_are_seen_after() {
 
     // It is killed, and changed where romanad does not see it.
     let before = world.revision().await;
+    let hidden = free_ports(1).unwrap()[0];
     world.server.kill();
     world.reports("KubernetesUnreachable", true).await;
-    let hidden = free_ports(1).unwrap()[0];
     world.server.serve(hidden).await;
     let behind = world.server.objects_at(hidden).await.unwrap();
     behind.delete("/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/allow-web").await;
@@ -346,18 +346,19 @@ async fn what_is_not_honoured_gets_an_event() {
     world.shows("/v1/vips", "ip", "192.168.99.101").await;
 }
 
-/// Load: pods as fast as the API server takes them, then all listed again by the next leader.
+/// Load: pods as fast as the API server takes them, then all listed again by the next process. `KUBERNETES_PODS` is their
+/// number, 10 000 at most.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "load: part of `make test-kubernetes`"]
 async fn two_thousand_pods_at_once() {
-    const PODS: usize = 2_000;
+    let pods = std::env::var("KUBERNETES_PODS").map_or(2_000, |count| count.parse().unwrap());
     let Some(mut world) = World::start(1).await else { return };
     let objects = world.server.objects().await;
     objects.node("node-1", "192.168.0.11").await;
     objects.namespace("shop").await;
     world.shows("/v1/tenants", "id", "shop").await;
     let begun = Instant::now();
-    stream::iter(0..PODS)
+    stream::iter(0..pods)
         .for_each_concurrent(4, |number| {
             let ip = format!("10.111.{}.{}", number / 250, number % 250 + 1);
             let objects = objects.clone();
@@ -365,10 +366,10 @@ async fn two_thousand_pods_at_once() {
         })
         .await;
     let created = begun.elapsed();
-    let all = |endpoints: &Value| items(endpoints).len() == PODS;
+    let all = |endpoints: &Value| items(endpoints).len() == pods;
     world.until("all endpoints", "/v1/endpoints?limit=10000", all).await;
     let lag = begun.elapsed() - created;
-    println!("{PODS} pods created in {created:?}, the last in the log {lag:?} later");
+    println!("{pods} pods created in {created:?}, the last in the log {lag:?} later");
     assert!(lag < Duration::from_secs(5), "{lag:?}");
 
     // The next process lists them all, and changes nothing.

@@ -39,8 +39,13 @@ tarball=$out/romana-$version-$arch.tar.gz
 tar --create --directory "$root" --sort=name --owner=0 --group=0 --numeric-owner --mtime "@$SOURCE_DATE_EPOCH" \
   --transform "s,^\.,romana-$version," . | gzip --no-name --best >"$tarball"
 
+# Programs that are not static need the C library that they were linked with, or a newer one.
+depends=systemd
+if readelf -lW "$programs/romanad" | grep -q INTERP; then
+  depends="libc6 (>= $(dpkg-query -W -f '${Version}' libc6 | sed 's/-.*//')), systemd"
+fi
 mkdir "$root/DEBIAN"
-sed -e "s/@VERSION@/$version/; s/@ARCH@/$arch/" \
+sed -e "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@DEPENDS@/$depends/" \
   -e "s/@SIZE@/$(du -sk --apparent-size "$root" | cut -f1)/" deploy/package/control >"$root/DEBIAN/control"
 install -m 0755 deploy/package/postinst deploy/package/prerm deploy/package/postrm "$root/DEBIAN/"
 (cd "$root" && find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)

@@ -15,6 +15,9 @@ command -v podman >/dev/null || missing+=(podman) # a real runtime for the CNI p
 command -v runc >/dev/null || missing+=(runc)
 [ -x /bin/busybox ] || missing+=(busybox-static)
 command -v ping >/dev/null || missing+=(iputils-ping)
+command -v kubectl >/dev/null || missing+=(kubernetes-client) # renders deploy/kubernetes; Debian 12's is too old for it
+command -v promtool >/dev/null || missing+=(prometheus) # checks deploy/monitoring
+command -v openssl >/dev/null || missing+=(openssl) # a key for kube-apiserver
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

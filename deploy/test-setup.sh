@@ -29,6 +29,10 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 
+if ! kubectl version --client -o json 2>/dev/null | grep -q kustomizeVersion && ! command -v kustomize >/dev/null; then
+  echo 'test-setup: this kubectl cannot render deploy/kubernetes: install kubectl 1.22 or later, or kustomize 4.2' >&2
+fi
+
 if ! cargo nextest --version >/dev/null 2>&1; then
   cargo install --locked cargo-nextest
 fi

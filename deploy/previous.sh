@@ -18,10 +18,9 @@ if [ ! -x "$program" ] || [ ! -x "$agent" ]; then
   source=$(mktemp -d)
   trap 'rm -rf "$source"' EXIT
   git archive "$commit" | tar -x -C "$source"
-  # Dependencies unoptimised: it is built once and runs for seconds.
-  cargo build --quiet --locked --manifest-path "$source/Cargo.toml" -p romana-controlplane -p romana-agent \
-    --bin romanad --bin romana-agent --target-dir "$target/previous" --config 'profile.dev.package."*".opt-level=0' \
-    --config 'profile.dev.debug=false' >&2
+  # Dependencies of the same versions are shared with the build of this tree; the programs are put apart.
+  cargo build --quiet --locked --manifest-path "$source/Cargo.toml" --workspace --bin romanad --bin romana-agent \
+    --target-dir "$target/previous" --config "build.build-dir='$target'" >&2
   cp "$target/previous/debug/romanad" "$program"
   cp "$target/previous/debug/romana-agent" "$agent"
 fi

@@ -9,5 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Health {
     /// `healthy`, `ready`, or why a restart would not help.
     pub status: String,
+    #[serde(default)]
     pub revision: Revision,
+    /// Whether it waits for a backup (`POST /v1/restore`), and serves nothing else yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waiting: bool,
 }

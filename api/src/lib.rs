@@ -43,7 +43,7 @@ pub mod vip;
 
 pub use code::Code;
 pub use error::{ApiError, ErrorAnswer};
-pub use page::{Changed, Page};
+pub use page::{Changed, ObjectOrChange, Page};
 
 /// Default TCP port of `romanad`'s API.
 pub const API_PORT: u16 = 9600;

@@ -1,4 +1,4 @@
-//! Generic answers: a page of a list, or the result of a change.
+//! Generic answers: a page of a list, the result of a change.
 
 use romana_statemachine::Revision;
 use romana_statemachine::audit::Moment;
@@ -28,4 +28,24 @@ pub struct Changed {
     pub changed: bool,
     /// Revision after the change.
     pub revision: Revision,
+}
+
+/// The answer to a change of an object: the object after it. If the object could not be read back, only that it was
+/// changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ObjectOrChange<T> {
+    Object(T),
+    Change(Changed),
+}
+
+impl<T> ObjectOrChange<T> {
+    /// The object, if it could be read back.
+    #[must_use]
+    pub fn object(&self) -> Option<&T> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::Change(_) => None,
+        }
+    }
 }

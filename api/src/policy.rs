@@ -8,6 +8,25 @@ use romana_statemachine::name::PolicyName;
 use romana_statemachine::policy::document::PolicyDocument;
 use serde::{Deserialize, Serialize};
 
+/// A policy in an answer: a document that has a name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PolicyDocument")]
+pub struct NamedPolicy {
+    pub name: PolicyName,
+    /// The whole document.
+    pub document: PolicyDocument,
+}
+
+impl TryFrom<PolicyDocument> for NamedPolicy {
+    type Error = &'static str;
+
+    fn try_from(document: PolicyDocument) -> Result<Self, Self::Error> {
+        let name = document.name.as_deref().filter(|name| !name.is_empty());
+        let name = name.ok_or("missing field `name`")?.into();
+        Ok(Self { name, document })
+    }
+}
+
 /// The result of setting a document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -2,10 +2,10 @@
 
 use romana_statemachine::Revision;
 use romana_statemachine::routes::Routes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Routes, and the revision from which they are derived.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RoutesAt {
     #[serde(flatten)]

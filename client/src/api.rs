@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use hyper::Method;
 use romana_api::Changed;
 use romana_api::cluster::{AddMemberBody, Leader, TransferBody};
+use romana_api::policy::PoliciesExplained;
 use romana_api::settings::ClusterSettings;
 use romana_statemachine::command::{
     AllocateAddress, Blackout, Endpoint, EndpointRef, HostChange, HostReport, HostSpec, PolicyRef,
@@ -13,7 +14,7 @@ use romana_statemachine::command::{
 };
 use romana_statemachine::name::{AddressName, HostName, NetworkName, TenantId, VipName};
 use romana_statemachine::policy::Policy;
-use romana_statemachine::topology::TopologySpec;
+use romana_statemachine::topology::{TopologyPlan, TopologySpec};
 use romana_statemachine::{Command, Topic};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -253,7 +254,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn plan_topology(&self, document: &Value) -> Result<Value, Error> {
+    pub async fn plan_topology(&self, document: &Value) -> Result<TopologyPlan, Error> {
         self.inquire("/v1/topology/plan", document).await
     }
 
@@ -261,7 +262,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn check_policies(&self, document: &Value) -> Result<Value, Error> {
+    pub async fn check_policies(&self, document: &Value) -> Result<PoliciesExplained, Error> {
         self.inquire("/v1/policies/check", document).await
     }
 }

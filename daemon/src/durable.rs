@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::file;
-use crate::whole::{self, Failed, Machine, parent};
+use crate::whole::{Failed, Files, Machine, parent};
 
 const MAGIC: &[u8] = b"ROMANA1\n";
 /// Size limit of a file, bytes: a view of a cluster with a million endpoints.
@@ -63,7 +63,7 @@ pub fn save(path: &Path, content: &impl Serialize) -> Result<(), DurableError> {
         file.write_all(part).map_err(io("write"))?;
     }
     let (file, beside) = file.into_parts();
-    whole::finish(&Machine, &file, &beside, path)?;
+    Machine.finish(&file, &beside, path)?;
     // Renamed already, so the temporary file must not be removed on drop.
     _ = beside.keep();
     Ok(())
@@ -78,7 +78,7 @@ pub fn remove(path: &Path) -> Result<(), DurableError> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(DurableError::io("remove", path)(source))
         }
-        _ => Ok(whole::sync_dir(&Machine, parent(path))?),
+        _ => Ok(Machine.sync_parent(path)?),
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
-use crate::whole::{self, Machine, parent};
+use crate::whole::{Files, Machine, parent};
 
 /// Limit of symbolic links in a path, as in the kernel.
 const LINKS_MAX: usize = 40;
@@ -169,7 +169,7 @@ impl Replacement {
             To::Stream(mut file) => file.flush(),
             To::Beside { file, path } => {
                 let (file, beside) = file.into_parts();
-                whole::finish(&Machine, &file, &beside, &path)?;
+                Machine.finish(&file, &beside, &path)?;
                 // Renamed already, so the temporary file must not be removed on drop.
                 _ = beside.keep();
                 Ok(())

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// The file system operations needed.
+/// The operations of a file system, and on top of them the durable ones.
 pub trait Files {
     /// An open file.
     type File: Write;
@@ -41,7 +41,80 @@ pub trait Files {
     ///
     /// # Errors
     /// After an error the entries on disk are unknown.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    fn sync_entries(&self, dir: &Path) -> io::Result<()>;
+
+    /// Replaces the file `path` atomically, by way of the temporary file `beside` in the same directory: after a
+    /// power cut either the old or the new content is there.
+    ///
+    /// # Errors
+    /// [`Failed`]: the file has either the old or the new content.
+    fn replace(
+        &self,
+        path: &Path,
+        beside: &Path,
+        write: impl FnOnce(&mut Self::File) -> io::Result<()>,
+    ) -> Result<(), Failed> {
+        self.write(beside, write)?;
+        self.put_in_place(beside, path)
+    }
+
+    /// Like [`Self::replace`] with the given bytes; the temporary file has `.tmp` appended to its name.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), Failed> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".tmp");
+        self.replace(path, Path::new(&beside), |file| file.write_all(bytes))
+    }
+
+    /// Durably writes a file under a temporary name; [`Self::put_in_place`] gives it the final one.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn write(
+        &self,
+        path: &Path,
+        write: impl FnOnce(&mut Self::File) -> io::Result<()>,
+    ) -> Result<(), Failed> {
+        let mut file = self.create(path).map_err(Failed::at("create", path))?;
+        write(&mut file).map_err(Failed::at("write", path))?;
+        self.sync(&file).map_err(Failed::at("sync", path))
+    }
+
+    /// Makes the open file `beside` durable and renames it to its final name.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn finish(&self, file: &Self::File, beside: &Path, path: &Path) -> Result<(), Failed> {
+        self.sync(file).map_err(Failed::at("sync", beside))?;
+        self.put_in_place(beside, path)
+    }
+
+    /// Durably renames a file whose content is durable already.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), Failed> {
+        self.rename(from, to).map_err(Failed::at("rename", from))?;
+        self.sync_dir(parent(to))
+    }
+
+    /// Makes creations, renames and removals in a directory durable.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn sync_dir(&self, dir: &Path) -> Result<(), Failed> {
+        self.sync_entries(dir).map_err(Failed::at("sync", dir))
+    }
+
+    /// [`Self::sync_dir`] for the parent directory of a path.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn sync_parent(&self, path: &Path) -> Result<(), Failed> {
+        self.sync_dir(parent(path))
+    }
 }
 
 /// The real file system.
@@ -63,7 +136,7 @@ impl Files for Machine {
         fs::rename(from, to)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn sync_entries(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }
 }
@@ -89,65 +162,6 @@ impl From<Failed> for io::Error {
     fn from(failed: Failed) -> Self {
         failed.source
     }
-}
-
-/// Writes the file `path` by way of a temporary file.
-///
-/// # Errors
-/// [`Failed`]: the file has either the old or the new content.
-pub fn replace<F: Files>(
-    files: &F,
-    path: &Path,
-    beside: &Path,
-    write: impl FnOnce(&mut F::File) -> io::Result<()>,
-) -> Result<(), Failed> {
-    self::write(files, beside, write)?;
-    rename(files, beside, path)
-}
-
-/// Durably writes a file under a temporary name; [`rename`] gives it the final one.
-///
-/// # Errors
-/// [`Failed`].
-pub fn write<F: Files>(
-    files: &F,
-    path: &Path,
-    write: impl FnOnce(&mut F::File) -> io::Result<()>,
-) -> Result<(), Failed> {
-    let mut file = files.create(path).map_err(Failed::at("create", path))?;
-    write(&mut file).map_err(Failed::at("write", path))?;
-    files.sync(&file).map_err(Failed::at("sync", path))
-}
-
-/// Renames the temporary file `beside` into place.
-///
-/// # Errors
-/// [`Failed`].
-pub fn finish<F: Files>(
-    files: &F,
-    file: &F::File,
-    beside: &Path,
-    path: &Path,
-) -> Result<(), Failed> {
-    files.sync(file).map_err(Failed::at("sync", beside))?;
-    rename(files, beside, path)
-}
-
-/// Durably renames a file whose content is durable already.
-///
-/// # Errors
-/// [`Failed`].
-pub fn rename<F: Files>(files: &F, from: &Path, to: &Path) -> Result<(), Failed> {
-    files.rename(from, to).map_err(Failed::at("rename", from))?;
-    sync_dir(files, parent(to))
-}
-
-/// Makes files created, renamed and removed in a directory durable.
-///
-/// # Errors
-/// [`Failed`].
-pub fn sync_dir<F: Files>(files: &F, dir: &Path) -> Result<(), Failed> {
-    files.sync_dir(dir).map_err(Failed::at("sync", dir))
 }
 
 /// The directory of a path.
@@ -192,7 +206,7 @@ mod tests {
             self.note(format!("rename {} {}", from.display(), to.display()))
         }
 
-        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fn sync_entries(&self, dir: &Path) -> io::Result<()> {
             self.note(format!("sync {}", dir.display()))
         }
     }
@@ -203,7 +217,7 @@ mod tests {
         for fails_at in [None, Some(1), Some(2), Some(3), Some(4)] {
             let files = Witness { fails_at, ..Witness::default() };
             let (path, beside) = (Path::new("d/a"), Path::new("d/a.tmp"));
-            let replaced = replace(&files, path, beside, |file| file.write_all(b"text"));
+            let replaced = files.replace(path, beside, |file| file.write_all(b"text"));
             assert_eq!(*files.done.borrow(), steps[..fails_at.unwrap_or(steps.len())]);
             assert_eq!(replaced.is_err(), fails_at.is_some());
         }
@@ -215,7 +229,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, beside) = (dir.path().join("a"), dir.path().join("b"));
         for text in ["old", "new"] {
-            replace(&Machine, &path, &beside, |file| file.write_all(text.as_bytes())).unwrap();
+            Machine.replace(&path, &beside, |file| file.write_all(text.as_bytes())).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert!(!beside.exists());

@@ -20,8 +20,7 @@ mod event;
 use core::fmt::{self, Display, Formatter, Write};
 
 use crate::command::{
-    AllocateAddress, Command, Endpoint, HostChange, HostSpec, HostState, Retention, SettingsChange,
-    VipSpec,
+    AllocateAddress, Command, Endpoint, HostChange, HostSpec, Retention, SettingsChange, VipSpec,
 };
 use crate::entry::Term;
 use crate::plural;
@@ -97,7 +96,7 @@ impl Display for Command {
             Self::AddHost(spec) => write!(f, "AddHost {}", Spec(spec)),
             Self::UpdateHost(change) => write!(f, "UpdateHost {}", Facts(change)),
             Self::SetHostState(set) => {
-                write!(f, "SetHostState {} {}{}", set.name, word(set.state), InTerm(set.term))
+                write!(f, "SetHostState {} {}{}", set.name, set.state.as_str(), InTerm(set.term))
             }
             Self::RemoveHost(remove) => {
                 write!(f, "RemoveHost {}{}", remove.name, if remove.force { " force" } else { "" })
@@ -250,14 +249,6 @@ shown! {
             write!(f, " age={}", Span(age))?;
         }
         retention.bytes.map_or(Ok(()), |bytes| write!(f, " size={}", Size(bytes)))
-    }
-}
-
-fn word(state: HostState) -> &'static str {
-    match state {
-        HostState::Up => "up",
-        HostState::Down => "down",
-        HostState::Draining => "draining",
     }
 }
 

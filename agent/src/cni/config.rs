@@ -7,7 +7,8 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::env::{Command, is_identifier};
+use super::command::Command;
+use super::env::is_identifier;
 use super::{CniError, Version, version};
 use crate::ipc::Key;
 use crate::ownership::{PLUGIN_TYPE, SOCKET, STATE_DIR};

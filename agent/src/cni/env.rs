@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::CniError;
+use super::command::Command;
 use crate::ipc::Key;
 
 /// Longest interface name (IFNAMSIZ minus the terminator).
@@ -13,17 +14,6 @@ const CONTAINER_BYTES_MAX: usize = 200;
 /// The environment variables that CNI defines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Env(BTreeMap<String, String>);
-
-/// A command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
-    Add,
-    Del,
-    Check,
-    Gc,
-    Status,
-    Version,
-}
 
 /// A validated call.
 #[derive(Clone, Debug)]
@@ -50,15 +40,9 @@ impl Env {
     }
 
     pub(super) fn command(&self) -> Result<Command, CniError> {
-        Ok(match self.get("CNI_COMMAND") {
-            "ADD" => Command::Add,
-            "DEL" => Command::Del,
-            "CHECK" => Command::Check,
-            "GC" => Command::Gc,
-            "STATUS" => Command::Status,
-            "VERSION" => Command::Version,
-            other => return Err(CniError::new(4, format!("unknown CNI_COMMAND: {other}"), "")),
-        })
+        let name = self.get("CNI_COMMAND");
+        let unknown = || CniError::new(4, format!("unknown CNI_COMMAND: {name}"), "");
+        Command::named(name).ok_or_else(unknown)
     }
 }
 

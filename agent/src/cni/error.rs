@@ -4,7 +4,7 @@ use std::io;
 
 use serde_json::json;
 
-use super::env::Command;
+use super::command::Command;
 
 /// An error of the plugin (spec 1.1, section 5).
 #[derive(Clone, Debug, PartialEq, Eq)]

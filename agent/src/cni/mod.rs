@@ -6,6 +6,7 @@
 //! Reading order: `env` (the command), `config` (the network), `request`,
 //! `result` (the answer in each version).
 
+mod command;
 mod config;
 mod env;
 mod error;
@@ -21,7 +22,8 @@ pub use error::CniError;
 pub use version::Version;
 
 use crate::ipc::{Reply, Request};
-use env::{Call, Command};
+use command::Command;
+use env::Call;
 
 /// Output and exit status of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]

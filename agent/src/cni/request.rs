@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::command::Command;
 use super::config::NetConf;
-use super::env::{Call, Command};
+use super::env::Call;
 use super::{CniError, result};
 use crate::ipc::{Add, Key, Request};
 

@@ -4,38 +4,38 @@ use std::net::IpAddr;
 
 use clap::Subcommand;
 use romana_client::Query;
+use romana_statemachine::Allocation;
 use romana_statemachine::command::AllocateAddress;
-use serde_json::Value;
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::ADDRESS;
-use crate::table::{Table, cell, items, one_or_list};
+use crate::table::{Table, cell};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Allocate an address; the same request again gets the same address
+    /// Allocate an address; repeating the request returns the same address
     #[command(visible_alias = "add")]
     Allocate {
-        /// The name it is known and released by
+        /// Name of the address, by which it is shown and released
         name: String,
-        /// The host it is for
+        /// Host that will use it
         #[arg(short = 'H', long)]
         host: String,
-        /// Whose it is
+        /// Tenant that will own it
         #[arg(short, long, default_value = "default")]
         tenant: String,
-        /// Which part of the tenant
+        /// Segment of the tenant
         #[arg(short, long, default_value = "default")]
         segment: String,
-        /// Only from this network
+        /// Allocate from this network only
         #[arg(short, long)]
         network: Option<String>,
-        /// Exactly this address
+        /// Allocate exactly this address
         #[arg(long)]
         ip: Option<IpAddr>,
     },
-    /// Release addresses; again is fine
+    /// Release addresses; releasing one again is not an error
     #[command(visible_alias = "remove")]
     Release {
         /// Names or addresses
@@ -66,6 +66,8 @@ pub(crate) enum Command {
     },
 }
 
+const PATH: &str = "/v1/addresses";
+
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
@@ -78,46 +80,47 @@ impl Command {
                     network: network.map(Into::into),
                     ip,
                 };
-                let answer = ctx.post(Query::new("/v1/addresses"), &body, true, ADDRESS).await?;
-                ctx.out.show(&answer, || table(std::slice::from_ref(&answer)))
+                let answer = ctx.post(Query::new(PATH), &body, true).await?;
+                ctx.out.show(&answer, |address| table(std::slice::from_ref(address)))
             }
             Self::Release { addresses } => {
                 let mut answers = Vec::with_capacity(addresses.len());
                 let mut lines = Vec::with_capacity(addresses.len());
                 for address in addresses {
-                    let query = Query::new("/v1/addresses").segment(&address);
-                    let answer = ctx.delete(query, true).await?;
-                    let idle = answer.get("changed") == Some(&Value::Bool(false));
-                    let what = if idle { "was not live" } else { "released" };
+                    let answer = ctx.delete(Query::new(PATH).segment(&address), true).await?;
+                    let what = if answer.value.changed { "released" } else { "was not live" };
                     lines.push(format!("address {address} {what}"));
                     answers.push(answer);
                 }
-                ctx.out.done(&one_or_list(answers), lines.join("\n"))
+                ctx.out.done(&Answer::one_or_list(answers), lines.join("\n"))
             }
             Self::List { network, host, tenant, segment } => {
-                let query = Query::new("/v1/addresses").with("network", network).with("host", host);
+                let query = Query::new(PATH).with("network", network).with("host", host);
                 let query = query.with("tenant", tenant).with("segment", segment);
-                let list = ctx.list(query, ADDRESS).await?;
-                ctx.out.show(&list, || table(items(&list)))
+                ctx.show_list(query, table).await
             }
-            Self::Show { addresses } => {
-                let found = ctx.get_each("/v1/addresses", &addresses, ADDRESS).await?;
-                ctx.out.show(&one_or_list(found.clone()), || table(&found))
-            }
+            Self::Show { addresses } => ctx.show_each(PATH, &addresses, table).await,
         }
     }
 }
 
 /// Addresses, one per row.
-pub(crate) fn table(addresses: &[Value]) -> Table {
+pub(crate) fn table(addresses: &[Allocation]) -> Table {
     let mut table = Table::new(
         &["IP", "NAME", "HOST", "TENANT", "SEGMENT", "BLOCK", "NETWORK", "REVISION"],
         "no addresses: romana address allocate NAME --host HOST",
     );
-    for address in addresses {
-        let keys =
-            ["/ip", "/name", "/host", "/tenant", "/segment", "/block", "/network", "/revision"];
-        table.row(keys.map(|key| cell(address, key)).into());
+    for Allocation { name, ip, block, network, host, tenant, segment, revision } in addresses {
+        table.row(vec![
+            cell(ip),
+            cell(name),
+            cell(host),
+            cell(tenant),
+            cell(segment),
+            cell(block),
+            cell(network),
+            cell(revision),
+        ]);
     }
     table
 }

@@ -36,7 +36,7 @@ pub(crate) enum Noun {
     /// Show, update and plan the topology
     #[command(subcommand)]
     Topology(crate::topology::Command),
-    /// List and show networks and how full they are
+    /// List and show networks and their utilization
     #[command(subcommand, visible_alias = "networks")]
     Network(crate::network::Command),
     /// List and show blocks
@@ -54,29 +54,29 @@ pub(crate) enum Noun {
     /// List the aggregated routes and explain them
     #[command(subcommand, visible_alias = "routes")]
     Route(crate::route::Command),
-    /// Follow what happens
+    /// Follow events as they happen
     #[command(subcommand)]
     Events(crate::events::Command),
-    /// Ask about the past: who held an address, what changed, is the history whole
+    /// Query the history: who held an address, what changed, whether the history is intact
     #[command(subcommand)]
     Audit(crate::audit::Command),
     /// Show and change cluster settings
     #[command(subcommand)]
     Settings(crate::settings::Command),
-    /// Show the replicas
+    /// Show and manage the replicas
     #[command(subcommand)]
     Cluster(crate::cluster::Command),
     /// Save, verify, show and restore backups
     #[command(subcommand)]
     Backup(crate::backup::Command),
-    /// Check addresses for inconsistencies, and show how full the groups are
+    /// Check addresses for inconsistencies, and show the utilization of the groups
     #[command(subcommand)]
     Ipam(crate::ipam::Command),
     /// Check the health of the cluster
     Doctor(crate::doctor::Command),
-    /// Print the completion script of a shell
+    /// Print a completion script for a shell
     Completion(crate::completion::Command),
-    /// See it all work: three replicas on this machine, a dead leader, nothing lost
+    /// Run a demonstration: three replicas on this machine, the leader is killed, nothing is lost
     Demo(crate::demo::Command),
 }
 

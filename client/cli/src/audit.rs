@@ -22,17 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print what was decided, oldest first
+    /// Print the events of the history, oldest first
     Log(log::Log),
-    /// Who held an address, when, where, and who asked for it
+    /// Show who held an address: when, on which host, and who requested it
     Who(who::Who),
-    /// The whole state as it was at some point
+    /// Show the whole state as it was at a revision or time
     State(state::State),
-    /// What changed from one point to another
+    /// Show what changed between two revisions or times
     Diff(diff::Diff),
-    /// Have every replica check its whole history, and compare them
+    /// Have every replica verify its whole history, and compare the results
     Verify,
-    /// Write the history to a file that anybody can check and replay
+    /// Write the history to a file that can be checked and replayed without a server
     Export(export::Export),
     /// Check an exported history and rebuild the state from it, without a server
     Replay(replay::Replay),

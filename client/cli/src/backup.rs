@@ -1,5 +1,7 @@
 //! `romana backup`: save, verify and show backups, and restore one as a new cluster.
 
+mod description;
+
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,19 +10,22 @@ use bytes::Bytes;
 use clap::Subcommand;
 use futures_util::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp;
+use romana_api::health::Health;
+use romana_client::model::ClusterStatus;
 use romana_client::{ApiError, Error, Restoration, Server};
-use romana_statemachine::backup::{BackupError, Check, Checked, End, Header, Part, Reader, end_of};
-use romana_statemachine::{Millis, escaped, plural};
-use serde_json::{Value, json};
+use romana_statemachine::backup::{BackupError, Check, Checked, Part, Reader, end_of};
+use romana_statemachine::{escaped, plural};
+use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::{Instant, sleep};
 
+use crate::answer::{Answer, to_json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::sink::Sink;
 use crate::table::{Table, cell};
+use description::{Description, time};
 
 /// Bytes per read.
 const READ_BYTES: usize = 256 << 10;
@@ -37,30 +42,30 @@ const READY_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) enum Command {
     /// Take a backup from a running cluster; it is verified while it is written
     Save {
-        /// File to write, replaced when the backup is whole; a pipe gets it as it comes, `-` is stdout
+        /// File to write, replaced once the backup is complete; `-` is stdout, which gets it as it arrives
         file: PathBuf,
-        /// The state alone, without the history: smaller, and the past is gone after a restore
+        /// Save the state only: the backup is smaller, but the history is lost after a restore
         #[arg(long)]
         no_history: bool,
-        /// What the asked replica has, also when there is no leader
+        /// Save what the replica itself has; this works without a leader, too
         #[arg(long)]
         local: bool,
     },
-    /// Check a file: every byte, the chain of the history, the invariants of the state
+    /// Check a backup: every byte, the chain of the history, the invariants of the state
     Verify {
-        /// The backup
+        /// Backup file
         file: PathBuf,
     },
-    /// Show what a file says it is, without checking the rest
+    /// Show the description of a backup, without checking the rest of the file
     #[command(visible_alias = "info")]
     Show {
-        /// The backup
+        /// Backup file
         file: PathBuf,
     },
-    /// Begin a new cluster: sends the file to all its founders (-r URL,URL,URL), which were started
-    /// with --await-restore and empty data directories
+    /// Start a new cluster from a backup: sends it to all founding replicas (-r URL,URL,URL), which
+    /// must have been started with --await-restore and empty data directories
     Restore {
-        /// The backup
+        /// Backup file
         file: PathBuf,
     },
 }
@@ -70,12 +75,11 @@ impl Command {
         match self {
             Self::Save { file, no_history, local } => save(ctx, &file, !no_history, local).await,
             Self::Verify { file } => {
-                let value = described(&file, &verify(&file).await?);
-                ctx.out.show(&value, || table(&value))
+                let checked = Description::checked(&file, &verify(&file).await?);
+                ctx.out.show(&Answer::own(checked), description::table)
             }
             Self::Show { file } => {
-                let value = show(&file).await?;
-                ctx.out.show(&value, || table(&value))
+                ctx.out.show(&Answer::own(show(&file).await?), description::table)
             }
             Self::Restore { file } => restore(ctx, &file).await,
         }
@@ -142,14 +146,14 @@ async fn save(ctx: &Context, file: &Path, history: bool, local: bool) -> Result<
     if quiet {
         return Ok(());
     }
-    let value = described(file, &checked);
+    let description = Description::checked(file, &checked);
     let sentence = format!(
         "{}: revision {} with {}, verified",
         file.display(),
         checked.header.revision,
         plural(checked.end.records, "record"),
     );
-    ctx.out.done(&value, sentence)
+    ctx.out.done(&Answer::own(description), sentence)
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
@@ -157,18 +161,25 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     move |error| Failure::io(path, error)
 }
 
+/// Details of a bad backup.
+#[derive(Serialize)]
+struct Place {
+    /// Where it is damaged or ends.
+    offset: Option<u64>,
+}
+
 /// A bad backup, as a refusal with the same code as a replica's.
 fn bad(what: &str, error: &BackupError) -> Failure {
     let (offset, hint) = match error {
-        BackupError::Damaged { offset, .. } => (json!(offset), "Use another backup."),
-        BackupError::Truncated { whole, .. } => (json!(whole), ""),
-        _ => (Value::Null, ""),
+        BackupError::Damaged { offset, .. } => (Some(*offset), "Use another backup."),
+        BackupError::Truncated { whole, .. } => (Some(*whole), ""),
+        _ => (None, ""),
     };
     Failure::Client(Error::Refused(Box::new(ApiError {
         code: String::from("BackupUnusable"),
         message: format!("{what}: {error}"),
         hint: hint.into(),
-        details: json!({ "offset": offset }),
+        details: to_json(&Place { offset }),
         status: 422,
     })))
 }
@@ -195,7 +206,7 @@ async fn verify(file: &Path) -> Result<Checked, Failure> {
     }
 }
 
-async fn show(file: &Path) -> Result<Value, Failure> {
+async fn show(file: &Path) -> Result<Description, Failure> {
     let unusable = |error| bad(&file.display().to_string(), &error);
     let (mut opened, length) = open(file).await?;
     let (mut reader, mut bytes) = (Reader::new(), vec![0; READ_BYTES]);
@@ -212,79 +223,7 @@ async fn show(file: &Path) -> Result<Value, Failure> {
     let from = SeekFrom::Start(length.saturating_sub(TAIL_BYTES));
     opened.seek(from).await.map_err(io(file))?;
     opened.read_to_end(&mut tail).await.map_err(io(file))?;
-    Ok(shown(file, &header, end_of(&tail, length).as_ref()))
-}
-
-fn time(at: Millis) -> String {
-    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(millis).map_or_else(|_| at.to_string(), |time| time.to_string())
-}
-
-/// A header and an end as JSON.
-fn shown(file: &Path, header: &Header, end: Option<&End>) -> Value {
-    json!({
-        "file": file.display().to_string(),
-        "backup": end.map(|end| end.digest),
-        "cluster_id": header.cluster,
-        "replica": header.replica,
-        "program": header.program,
-        "taken_at": time(header.taken_at),
-        "recovered": header.recovered,
-        "revision": header.revision,
-        "at": time(header.at),
-        "digest": header.digest,
-        "state_digest": header.state_digest,
-        "oldest": header.oldest,
-        "records": header.records(),
-        "complete": header.is_complete(),
-        "hosts": header.hosts,
-        "addresses": header.addresses,
-    })
-}
-
-/// The result of the checks as JSON.
-fn described(file: &Path, checked: &Checked) -> Value {
-    let mut value = shown(file, &checked.header, Some(&checked.end));
-    value["verified"] = json!(true);
-    value["replayed"] = json!(checked.replayed);
-    value
-}
-
-fn table(value: &Value) -> Table {
-    let mut table = Table::new(&["", ""], "");
-    let rows = [
-        ("file", "/file"),
-        ("cluster", "/cluster_id"),
-        ("taken at", "/taken_at"),
-        ("from replica", "/replica"),
-        ("revision", "/revision"),
-        ("of", "/at"),
-        ("digest", "/digest"),
-        ("state digest", "/state_digest"),
-        ("history from", "/oldest"),
-        ("records", "/records"),
-        ("hosts", "/hosts"),
-        ("addresses", "/addresses"),
-        ("backup", "/backup"),
-    ];
-    for (name, pointer) in rows {
-        table.row(vec![name.into(), cell(value, pointer)]);
-    }
-    let is = |name: &str| value.get(name).and_then(Value::as_bool);
-    if is("recovered") == Some(true) {
-        table.note(
-            "Recovered from the disk of a replica that was down: see `romanad recover --help`.",
-        );
-    }
-    if value.get("backup").is_none_or(Value::is_null) {
-        table.note("It has no end: it is cut short or damaged.");
-    }
-    match (is("verified"), is("replayed")) {
-        (Some(true), Some(true)) => table.note("Verified: replaying its history gives its state."),
-        (Some(true), _) => table.note("Verified. Its history does not go back to the beginning."),
-        _ => table.note("Not verified: romana backup verify FILE."),
-    }
-    table
+    Ok(Description::new(file, &header, end_of(&tail, length).as_ref()))
 }
 
 async fn restore(ctx: &Context, file: &Path) -> Result<(), Failure> {
@@ -321,20 +260,20 @@ async fn restore(ctx: &Context, file: &Path) -> Result<(), Failure> {
         ));
     };
     wait_ready(ctx, &servers, &made).await?;
-    let mut value = json!(made);
-    value["servers"] = json!(servers.iter().map(ToString::to_string).collect::<Vec<_>>());
-    value["taken_at"] = json!(time(checked.header.taken_at));
-    ctx.out.show(&value, || restored(&value))
+    let restored = Restored {
+        made,
+        servers: servers.iter().map(ToString::to_string).collect(),
+        taken_at: time(checked.header.taken_at),
+    };
+    ctx.out.show(&Answer::own(restored), restored_table)
 }
 
 /// The replicas that wait for a backup. All must respond; those that do not wait are left out.
 async fn waiting(ctx: &Context, servers: &[Server]) -> Result<Vec<Server>, Failure> {
     let mut waiting = Vec::new();
     for server in servers {
-        match ctx.client.get_from::<Value>(server, "/healthz").await {
-            Ok(health) if health.get("waiting") == Some(&json!(true)) => {
-                waiting.push(server.clone())
-            }
+        match ctx.client.get_from::<Health>(server, "/healthz").await {
+            Ok(health) if health.waiting => waiting.push(server.clone()),
             // An earlier attempt may have restored it already; whether it is the right cluster is checked at the end.
             Ok(_) => {}
             Err(error) => return Err(error.into()),
@@ -368,7 +307,7 @@ async fn wait_ready(ctx: &Context, servers: &[Server], made: &Restoration) -> Re
     let (begin, patience) = (Instant::now(), ctx.patience(READY_MAX));
     for server in servers {
         let mut told = String::new();
-        while let Err(error) = ctx.client.get_from::<Value>(server, "/readyz").await {
+        while let Err(error) = ctx.client.get_from::<Health>(server, "/readyz").await {
             let waited = begin.elapsed();
             if waited > patience {
                 let why = format!("after {} s: {error}", waited.as_secs());
@@ -385,10 +324,10 @@ async fn wait_ready(ctx: &Context, servers: &[Server], made: &Restoration) -> Re
             }
             sleep(READY_PAUSE).await;
         }
-        let cluster = ctx.client.get_from::<Value>(server, "/v1/cluster").await;
-        let cluster = cluster.map_err(|error| incomplete(made, &error.to_string()))?;
-        if cell(&cluster, "/cluster_id") != made.cluster_id {
-            let theirs = cell(&cluster, "/cluster_id");
+        let cluster = ctx.client.cluster_of(server).await;
+        let ClusterStatus { cluster_id: theirs, .. } =
+            cluster.map_err(|error| incomplete(made, &error.to_string()))?;
+        if theirs != made.cluster_id {
             let why = format!("{server} serves cluster {theirs}, not {}", made.cluster_id);
             return Err(Failure::Broken(why));
         }
@@ -409,19 +348,29 @@ fn incomplete(made: &Restoration, why: &str) -> Failure {
     )
 }
 
-fn restored(value: &Value) -> Table {
+/// A cluster that was restored.
+#[derive(Debug, Serialize)]
+struct Restored {
+    #[serde(flatten)]
+    made: Restoration,
+    servers: Vec<String>,
+    taken_at: String,
+}
+
+fn restored_table(restored: &Restored) -> Table {
     let mut table = Table::new(&["", ""], "");
-    for (name, pointer) in [
-        ("new cluster", "/cluster_id"),
-        ("from cluster", "/source"),
-        ("taken at", "/taken_at"),
-        ("revision", "/revision"),
-        ("addresses", "/addresses"),
-        ("hosts waited for", "/waiting"),
+    let Restored { made, taken_at, .. } = restored;
+    for (name, text) in [
+        ("new cluster", cell(&made.cluster_id)),
+        ("from cluster", cell(&made.source)),
+        ("taken at", cell(taken_at)),
+        ("revision", cell(made.revision)),
+        ("addresses", cell(made.addresses)),
+        ("hosts waited for", cell(made.waiting)),
     ] {
-        table.row(vec![name.into(), cell(value, pointer)]);
+        table.row(vec![name.into(), text]);
     }
-    if value.get("waiting") != Some(&json!(0)) {
+    if made.waiting > 0 {
         table.note(
             "Nothing fresh is allocated until every host has reported what runs there (agents do that by \
              themselves).\nTo go on without those that are missing: romana cluster resume",

@@ -1,28 +1,29 @@
 //! `romana blackout`.
 
 use clap::Subcommand;
+use romana_api::Changed;
+use romana_api::block::Blackout;
 use romana_client::Query;
-use romana_statemachine::command::Blackout;
-use serde_json::Value;
+use romana_statemachine::command;
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::{CHANGED, RANGE};
-use crate::table::{Table, items, text};
+use crate::table::{Table, cell};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Exclude a range from allocation
     Add {
-        /// The range; no live address may be in it
+        /// Range to exclude; it must not contain live addresses
         cidr: String,
     },
-    /// Allocate from a range again
+    /// Allow allocation from a range again
     Remove {
-        /// A range that was added
+        /// Range, exactly as it was added
         cidr: String,
     },
-    /// List what is excluded
+    /// List the excluded ranges
     #[command(visible_alias = "ls")]
     List,
 }
@@ -32,26 +33,21 @@ impl Command {
         let path = Query::new("/v1/blackouts");
         match self {
             Self::Add { cidr } => {
-                let answer =
-                    ctx.post(path, &Blackout { cidr: cidr.clone() }, true, CHANGED).await?;
+                let body = command::Blackout { cidr: cidr.clone() };
+                let answer: Answer<Changed> = ctx.post(path, &body, true).await?;
                 ctx.out.done(&answer, format!("{cidr} is blacked out"))
             }
             Self::Remove { cidr } => {
                 let answer = ctx.delete(path.with("cidr", Some(&cidr)), false).await?;
                 ctx.out.done(&answer, format!("{cidr} is no longer blacked out"))
             }
-            Self::List => {
-                let list = ctx.list(path, RANGE).await?;
-                ctx.out.show(&list, || table(items(&list)))
-            }
+            Self::List => ctx.show_list(path, table).await,
         }
     }
 }
 
-fn table(blackouts: &[Value]) -> Table {
+fn table(blackouts: &[Blackout]) -> Table {
     let mut table = Table::new(&["CIDR"], "nothing is blacked out");
-    for blackout in blackouts {
-        table.row(vec![text(blackout.get("cidr").unwrap_or(blackout))]);
-    }
+    blackouts.iter().for_each(|blackout| table.row(vec![cell(blackout.cidr)]));
     table
 }

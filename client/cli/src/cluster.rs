@@ -1,66 +1,63 @@
 //! `romana cluster`.
 
 use clap::Subcommand;
-use romana_api::cluster::{AddMemberBody, RaiseBody, TransferBody};
+use romana_api::Changed;
+use romana_api::cluster::{
+    AddMemberBody, ClusterStatus, Leader, MemberStatus, NewMember, RaiseBody, Raised, TransferBody,
+};
 use romana_client::Query;
-use serde_json::{Value, json};
+use romana_statemachine::command::ResumeAllocation;
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::{CHANGED, CLUSTER, Kind, Shape};
-use crate::table::{Table, Tone, cell, items};
-
-/// The leader after a transfer.
-const LEADER: Shape = Shape::new(&[("leader", Kind::Number)]);
-/// The version after it was raised.
-const RAISED: Shape = Shape::new(&[("version", Kind::Number)]);
-/// A member that was added.
-const NEW_MEMBER: Shape = Shape::new(&[("id", Kind::Number), ("start", Kind::Text)]);
+use crate::table::{Table, Tone, cell};
 
 const PATH: &str = "/v1/cluster";
 const MEMBERS: &str = "/v1/cluster/members";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show the replicas, the leader and how far each is
+    /// Show the replicas, the leader and the lag of each replica
     #[command(visible_alias = "show")]
     Status,
-    /// Add a replica; it votes when it has started and caught up
+    /// Add a replica; it votes once it has started and caught up
     Add {
-        /// Where the others will reach it
+        /// Address at which the other replicas reach it
         #[arg(value_name = "HOST:PORT")]
         peer: String,
     },
     /// Remove a replica; its id is never used again
     #[command(visible_alias = "delete")]
     Remove {
-        /// Its id
+        /// Id of the replica
         id: u64,
-        /// Even if too few healthy replicas are left
+        /// Do it even if too few healthy replicas remain
         #[arg(long)]
         force: bool,
     },
-    /// Put a new replica in the place of one that lost its data
+    /// Replace a replica that lost its data by a new one
     Replace {
-        /// Id of the old one
+        /// Id of the replica to replace
         id: u64,
-        /// Where the others will reach the new one [default: where the old one was]
+        /// Address at which the other replicas reach the new one [default: that of the old one]
         #[arg(value_name = "HOST:PORT")]
         peer: Option<String>,
-        /// Even if too few healthy replicas are left
+        /// Do it even if too few healthy replicas remain
         #[arg(long)]
         force: bool,
     },
-    /// Hand leadership over
+    /// Transfer leadership to another replica
     Transfer {
-        /// Who is to lead [default: the healthy replica that is furthest]
+        /// Id of the new leader [default: the healthy replica with the smallest lag]
         id: Option<u64>,
     },
-    /// After a restore: allocate without waiting for more hosts
+    /// After a restore: resume allocation without waiting for the remaining hosts
     Resume,
-    /// Switch on what all replicas know; by itself that waits for the agents, too
+    /// Enable the behaviour that all replicas support; this happens automatically once all agents
+    /// support it, too
     RaiseVersion {
-        /// Even if an agent does not know it
+        /// Do it even if an agent does not support it
         #[arg(long)]
         force: bool,
     },
@@ -70,12 +67,9 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Status => {
-                let status = ctx.get(Query::new(PATH), CLUSTER).await?;
-                ctx.out.show(&status, || table(&status))?;
-                match status.get("leader") {
-                    None | Some(Value::Null) => Err(Failure::NoLeader),
-                    Some(_) => Ok(()),
-                }
+                let status = ctx.get(Query::new(PATH)).await?;
+                ctx.out.show(&status, table)?;
+                status.value.leader.map(|_| ()).ok_or(Failure::NoLeader)
             }
             Self::Add { peer } => add(ctx, &peer, None, false).await,
             Self::Remove { id, force } => {
@@ -91,22 +85,20 @@ impl Command {
             }
             Self::Transfer { id } => {
                 let body = TransferBody { to: id };
-                let answer =
-                    ctx.post(Query::new("/v1/cluster/transfer"), &body, false, LEADER).await?;
-                let leader = cell(&answer, "/leader");
-                ctx.out.done(&answer, format!("replica {leader} leads"))
+                let query = Query::new("/v1/cluster/transfer");
+                let answer: Answer<Leader> = ctx.post(query, &body, false).await?;
+                ctx.out.done(&answer, format!("replica {} leads", answer.value.leader))
             }
             Self::Resume => {
-                let answer =
-                    ctx.post(Query::new("/v1/cluster/resume"), &json!({}), true, CHANGED).await?;
+                let query = Query::new("/v1/cluster/resume");
+                let answer: Answer<Changed> = ctx.post(query, &ResumeAllocation {}, true).await?;
                 ctx.out.done(&answer, "allocation goes on")
             }
             Self::RaiseVersion { force } => {
                 let body = RaiseBody { force };
-                let answer =
-                    ctx.post(Query::new("/v1/cluster/version"), &body, true, RAISED).await?;
-                let version = cell(&answer, "/version");
-                ctx.out.done(&answer, format!("version {version} is on"))
+                let query = Query::new("/v1/cluster/version");
+                let answer: Answer<Raised> = ctx.post(query, &body, true).await?;
+                ctx.out.done(&answer, format!("version {} is on", answer.value.version))
             }
         }
     }
@@ -115,60 +107,84 @@ impl Command {
 /// Adds a member, possibly to replace another one, and prints how to start it.
 async fn add(ctx: &Context, peer: &str, replaces: Option<u64>, force: bool) -> Result<(), Failure> {
     let body = AddMemberBody { peer: peer.into(), replaces, force };
-    let answer = ctx.post(Query::new(MEMBERS), &body, true, NEW_MEMBER).await?;
-    let (id, start) = (cell(&answer, "/id"), cell(&answer, "/start"));
+    let answer: Answer<NewMember> = ctx.post(Query::new(MEMBERS), &body, true).await?;
+    let (id, start) = (answer.value.id, cell(&answer.value.start));
     ctx.out.done(&answer, format!("replica {id} added at {peer}; start it there:\n  {start}"))
 }
 
 /// The peer address of a member. An unknown id is an error, so that a typing error replaces no member.
 async fn peer_of(ctx: &Context, id: u64) -> Result<String, Failure> {
-    let status = ctx.get(Query::new(PATH), CLUSTER).await?;
-    let members = status.get("members").map(items).unwrap_or_default();
-    let member = members.iter().find(|member| member.get("id") == Some(&json!(id)));
-    let peer = member.and_then(|member| member.get("peer")).and_then(Value::as_str);
+    let status: Answer<ClusterStatus> = ctx.get(Query::new(PATH)).await?;
+    let member = status.value.members.into_iter().find(|member| member.id == id);
     let unknown = || Failure::usage(format!("the cluster has no replica {id}"));
-    peer.map(Into::into).ok_or_else(unknown)
+    member.map(|member| member.peer).ok_or_else(unknown)
 }
 
-/// Appends the codes of the member's problems.
-fn with_problems(healthy: &str, member: &Value) -> String {
-    let problems = member.get("problems").map(items).unwrap_or_default();
-    let codes: Vec<String> = problems.iter().map(|problem| cell(problem, "/code")).collect();
+/// Whether a member is healthy, and the codes of its problems.
+fn health(member: &MemberStatus) -> String {
+    let healthy = if member.healthy { "yes" } else { "no" };
+    let codes: Vec<String> = member.problems.iter().map(|problem| cell(&problem.code)).collect();
     if codes.is_empty() { healthy.into() } else { format!("{healthy} ({})", codes.join(", ")) }
 }
 
-fn table(status: &Value) -> Table {
+fn table(status: &ClusterStatus) -> Table {
     let mut table = Table::new(&["ID", "ROLE", "HEALTHY", "LAG", "API", "PEER"], "no members");
-    for member in status.get("members").map(items).unwrap_or_default() {
-        let healthy = member.get("healthy").and_then(Value::as_bool);
-        let leads =
-            status.get("leader").is_some_and(|id| !id.is_null() && Some(id) == member.get("id"));
-        let (tone, healthy) = match (healthy, leads) {
-            (Some(false), _) => (Tone::Bad, "no"),
-            (_, true) => (Tone::Good, "yes"),
-            (Some(true), false) => (Tone::Plain, "yes"),
-            (None, false) => (Tone::Plain, "-"),
+    for member in &status.members {
+        let tone = match (member.healthy, status.leader == Some(member.id)) {
+            (false, _) => Tone::Bad,
+            (true, true) => Tone::Good,
+            (true, false) => Tone::Plain,
         };
-        table.toned(
-            tone,
-            vec![
-                cell(member, "/id"),
-                cell(member, "/role"),
-                with_problems(healthy, member),
-                cell(member, "/lag"),
-                cell(member, "/api"),
-                cell(member, "/peer"),
-            ],
-        );
+        let cells = vec![
+            cell(member.id),
+            member.role.as_str().into(),
+            health(member),
+            cell(member.lag),
+            cell(&member.api),
+            cell(&member.peer),
+        ];
+        table.toned(tone, cells);
     }
-    let leader = match cell(status, "/leader") {
-        none if none == "-" => String::from("no leader"),
-        id => format!("leader {id}"),
-    };
-    let (cluster, term) = (cell(status, "/cluster_id"), cell(status, "/term"));
-    table.note(format!(
-        "cluster {cluster}: {leader}, term {term}, revision {}",
-        cell(status, "/revision")
-    ));
+    let leader = status.leader.map_or_else(|| "no leader".into(), |id| format!("leader {id}"));
+    let ClusterStatus { cluster_id, term, revision, .. } = status;
+    let cluster = cell(cluster_id);
+    table.note(format!("cluster {cluster}: {leader}, term {term}, revision {revision}"));
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use romana_api::cluster::{MemberProblem, Role};
+    use romana_statemachine::Term;
+
+    use super::*;
+
+    #[test]
+    fn health_and_problems_are_shown() {
+        let problem = MemberProblem { code: "OlderCopy".into(), ..MemberProblem::default() };
+        let leader = MemberStatus {
+            id: 1,
+            api: "http://h1:9600".into(),
+            peer: "h1:9601".into(),
+            role: Role::Leader,
+            healthy: true,
+            ..MemberStatus::default()
+        };
+        let ill =
+            MemberStatus { id: 2, lag: 7, problems: vec![problem], ..MemberStatus::default() };
+        let mut status = ClusterStatus {
+            cluster_id: "c\u{1b}".into(),
+            leader: Some(1),
+            term: Term(5),
+            members: vec![leader, ill],
+            ..ClusterStatus::default()
+        };
+        let text = table(&status).render();
+        let (good, bad) = ("\u{1b}[32m", "\u{1b}[31m");
+        assert!(text.contains(&format!("{good} 1  leader   yes")), "{text}");
+        assert!(text.contains(&format!("{bad} 2  unknown  no (OlderCopy)    7  -")), "{text}");
+        assert!(text.ends_with("cluster c\\u{1b}: leader 1, term 5, revision 0\n"), "{text}");
+        status.leader = None;
+        assert!(table(&status).render().contains(": no leader, term 5"));
+    }
 }

@@ -9,7 +9,7 @@ use crate::output::write;
 /// For bash: `romana completion bash > /etc/bash_completion.d/romana`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Command {
-    /// The shell
+    /// Shell to print it for
     shell: Shell,
 }
 

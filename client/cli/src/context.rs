@@ -4,16 +4,18 @@ use std::env;
 use std::time::Duration;
 
 use hyper::Method;
-use romana_client::model::Page;
-use romana_client::{Client, ClientConfig, Error, Query};
+use romana_api::{Changed, ObjectOrChange, Page};
+use romana_client::{Client, ClientConfig, Query};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::answer::{Answer, to_json};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::global::Platform;
 use crate::output::Output;
-use crate::shape::{CHANGED, Shape};
+use crate::table::Table;
 
 /// The client and the output.
 pub(crate) struct Context {
@@ -55,97 +57,98 @@ impl Context {
         }
     }
 
-    /// Reads an object of this shape.
-    pub(crate) async fn get(&self, query: Query, shape: Shape) -> Result<Value, Failure> {
-        read(self.client.get(query.build()).await?, shape)
+    /// Reads an object.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        query: Query,
+    ) -> Result<Answer<T>, Failure> {
+        Answer::read(self.client.get(query.build()).await?)
     }
 
-    /// Reads a whole list of items of this shape, in the form of the server's pages.
-    pub(crate) async fn list(&self, query: Query, shape: Shape) -> Result<Value, Failure> {
-        let page = self.page(query, shape).await?;
-        let mut list = json!({"items": page.items, "revision": page.revision});
-        if let Some(oldest) = page.oldest {
-            list["oldest"] = json!(oldest);
-        }
-        Ok(list)
+    /// Reads a whole list: all its pages as one.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        query: Query,
+    ) -> Result<Answer<Page<T>>, Failure> {
+        let mut page = self.client.list::<Value>(query).await?;
+        let items = std::mem::take(&mut page.items);
+        let mut json = to_json(&page);
+        json["items"] = items.into();
+        Answer::read(json)
     }
 
-    /// Reads a whole list of items of this shape.
-    pub(crate) async fn page(&self, query: Query, shape: Shape) -> Result<Page<Value>, Failure> {
-        let page = self.client.list::<Value>(query).await?;
-        page.items.iter().try_for_each(|item| shape.check(item)).map_err(unfit)?;
-        Ok(page)
-    }
-
-    /// Reads several objects by name.
-    pub(crate) async fn get_each(
+    /// Reads several objects by name. The JSON is the object itself if there is one, otherwise a list.
+    pub(crate) async fn each<T: DeserializeOwned>(
         &self,
         path: &'static str,
         names: &[String],
-        shape: Shape,
-    ) -> Result<Vec<Value>, Failure> {
+    ) -> Result<Answer<Vec<T>>, Failure> {
         let mut found = Vec::with_capacity(names.len());
         for name in names {
-            found.push(self.get(Query::new(path).segment(name), shape).await?);
+            found.push(self.get(Query::new(path).segment(name)).await?);
         }
-        Ok(found)
+        Ok(Answer::one_or_list(found))
     }
 
-    pub(crate) async fn put(
+    /// Prints a list.
+    pub(crate) async fn show_list<T: DeserializeOwned>(
         &self,
         query: Query,
-        body: &(impl Serialize + Sync + ?Sized),
-        shape: Shape,
-    ) -> Result<Value, Failure> {
-        done(self.client.send(Method::PUT, query.build(), Some(body), true).await?, shape)
+        table: impl FnOnce(&[T]) -> Table,
+    ) -> Result<(), Failure> {
+        let list: Answer<Page<T>> = self.list(query).await?;
+        self.out.show(&list, |list| table(&list.items))
     }
 
-    pub(crate) async fn patch(
+    /// Prints several objects, given by name.
+    pub(crate) async fn show_each<T: DeserializeOwned>(
         &self,
+        path: &'static str,
+        names: &[String],
+        table: impl FnOnce(&[T]) -> Table,
+    ) -> Result<(), Failure> {
+        let found: Answer<Vec<T>> = self.each(path, names).await?;
+        self.out.show(&found, |found| table(found))
+    }
+
+    /// Asks about a document. Changes nothing.
+    pub(crate) async fn inquire<T: DeserializeOwned>(
+        &self,
+        path: &'static str,
+        document: &Value,
+    ) -> Result<Answer<T>, Failure> {
+        Answer::read(self.client.inquire(path, document).await?)
+    }
+
+    /// Adds, replaces or changes an object, which is idempotent.
+    pub(crate) async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
         query: Query,
         body: &(impl Serialize + Sync + ?Sized),
-        shape: Shape,
-    ) -> Result<Value, Failure> {
-        done(self.client.send(Method::PATCH, query.build(), Some(body), true).await?, shape)
+    ) -> Result<Answer<ObjectOrChange<T>>, Failure> {
+        Answer::changed(self.client.send(method, query.build(), Some(body), true).await?)
     }
 
     /// `idempotent`: the request may be retried after an unknown outcome.
-    pub(crate) async fn post(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         query: Query,
         body: &(impl Serialize + Sync + ?Sized),
         idempotent: bool,
-        shape: Shape,
-    ) -> Result<Value, Failure> {
-        done(self.client.send(Method::POST, query.build(), Some(body), idempotent).await?, shape)
+    ) -> Result<Answer<T>, Failure> {
+        Answer::done(self.client.send(Method::POST, query.build(), Some(body), idempotent).await?)
     }
 
-    pub(crate) async fn delete(&self, query: Query, idempotent: bool) -> Result<Value, Failure> {
-        let asked = self.client.send(Method::DELETE, query.build(), None::<&()>, idempotent);
-        done(asked.await?, CHANGED)
+    /// `idempotent`: see [`Self::post`].
+    pub(crate) async fn delete(
+        &self,
+        query: Query,
+        idempotent: bool,
+    ) -> Result<Answer<Changed>, Failure> {
+        let sent = self.client.send(Method::DELETE, query.build(), None::<&()>, idempotent);
+        Answer::done(sent.await?)
     }
-}
-
-/// Checks the shape of a response to a read.
-pub(crate) fn read(answer: Value, shape: Shape) -> Result<Value, Failure> {
-    shape.check(&answer).map_err(unfit)?;
-    Ok(answer)
-}
-
-/// Checks the shape of a response to a change. With another shape the outcome is unknown: the response is not a
-/// replica's, but a replica may have made the change.
-pub(crate) fn done(answer: Value, shape: Shape) -> Result<Value, Failure> {
-    let unknown = |why| Error::Unknown {
-        why: format!("what came back is not an answer of a Romana replica: {why}"),
-        source: None,
-    };
-    shape.check(&answer).map_err(unknown)?;
-    Ok(answer)
-}
-
-/// The error for a malformed response to a read.
-pub(crate) fn unfit(why: String) -> Failure {
-    Error::Protocol { why }.into()
 }
 
 /// The actor in the history: the local user.

@@ -1,33 +1,32 @@
 //! `romana doctor`: checks the health of the cluster. Every check is printed; a failed check fails the command.
 
 mod clocks;
+mod digests;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use clap::Args as ClapArgs;
-use romana_client::model::{ClusterStatus, DigestAt};
-use romana_client::{Error, Query, Server};
+use romana_api::network::Network;
+use romana_client::model::ClusterStatus;
+use romana_client::{Error, Server};
 use romana_statemachine::agent::HeartbeatAge;
+use romana_statemachine::command::HostState;
 use romana_statemachine::finding::{AGENT_PROBLEM, Severity};
-use romana_statemachine::{Revision, plural};
-use serde_json::{Value, json};
-use tokio::time::sleep;
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Host, Revision, plural};
+use serde::{Serialize, Serializer};
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::NAMED;
-use crate::table::{Table, Tone, cell};
+use crate::table::{Table, Tone};
 use crate::{ipam, network};
+use digests::Digests;
 
 /// Checks replicas, leader, lag, digests, hosts and free addresses.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Command {}
 
-/// Rounds of requests for digests: on a busy cluster it may take several until two replicas are at the same revision.
-const DIGEST_ROUNDS_MAX: usize = 40;
-/// Pause between two rounds.
-const DIGEST_PAUSE: Duration = Duration::from_millis(25);
 /// Lag of a replica without a warning, entries.
 const LAG_MAX: u64 = 1_000;
 
@@ -38,13 +37,33 @@ const BEHIND_MAX: u64 = 10_000;
 const MORE: &str = "add a network, or hosts in another group: romana topology plan FILE";
 
 /// The result of a check.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
+    #[serde(rename = "result", serialize_with = "result")]
     tone: Tone,
     check: &'static str,
     what: String,
     /// The remedy; empty if there is no problem.
     remedy: String,
+}
+
+/// The results of all checks.
+#[derive(Debug, Serialize)]
+struct Findings {
+    items: Vec<Finding>,
+}
+
+/// The word for the result of a check.
+fn word(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Plain | Tone::Good => "ok",
+        Tone::Warning => "warning",
+        Tone::Bad => "bad",
+    }
+}
+
+fn result<S: Serializer>(tone: &Tone, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(word(*tone))
 }
 
 impl Finding {
@@ -73,7 +92,7 @@ impl Command {
                 findings.push(bad("reads", format!("hosts and networks cannot be read: {error}")));
             }
         }
-        report(ctx, &findings)
+        report(ctx, findings)
     }
 }
 
@@ -99,25 +118,16 @@ fn bad(check: &'static str, what: String) -> Finding {
     Finding { tone: Tone::Bad, check, what, remedy: String::new() }
 }
 
-fn report(ctx: &Context, findings: &[Finding]) -> Result<(), Failure> {
-    let word = |tone| match tone {
-        Tone::Plain | Tone::Good => "ok",
-        Tone::Warning => "warning",
-        Tone::Bad => "bad",
-    };
-    let list: Vec<Value> = findings
-        .iter()
-        .map(|f| json!({"result": word(f.tone), "check": f.check, "what": f.what, "remedy": f.remedy}))
-        .collect();
-    ctx.out.show(&json!({ "items": list }), || {
+fn report(ctx: &Context, items: Vec<Finding>) -> Result<(), Failure> {
+    let failed = items.iter().any(|finding| finding.tone == Tone::Bad);
+    ctx.out.show(&Answer::own(Findings { items }), |findings| {
         let mut table = Table::new(&["RESULT", "CHECK", "", "WHAT TO DO"], "nothing was checked");
-        for finding in findings {
+        for finding in &findings.items {
             let Finding { tone, check, what, remedy } = finding.clone();
             table.toned(tone, vec![word(tone).into(), check.into(), what, remedy]);
         }
         table
     })?;
-    let failed = findings.iter().any(|finding| finding.tone == Tone::Bad);
     if failed { Err(Failure::Found) } else { Ok(()) }
 }
 
@@ -169,103 +179,16 @@ fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
     findings
 }
 
-/// The digests that replicas reported, by revision.
-#[derive(Debug, Default)]
-struct Digests {
-    said: BTreeMap<Revision, Vec<(String, DigestAt)>>,
-    silent: BTreeMap<String, String>,
-    asked: usize,
+async fn hosts_and_groups(ctx: &Context) -> Result<(Vec<Host>, Vec<Network>), Failure> {
+    Ok((ctx.client.hosts().await?.items, ipam::networks(ctx).await?))
 }
 
-impl Digests {
-    /// Asks all replicas until those that respond were seen at one common revision.
-    async fn gather(ctx: &Context, servers: &[Server]) -> Self {
-        let mut digests = Self { asked: servers.len(), ..Self::default() };
-        for _ in 0..DIGEST_ROUNDS_MAX {
-            digests.silent.clear();
-            let asked = servers.iter().map(|server| ctx.client.digest_of(server));
-            let answers = futures_util::future::join_all(asked).await;
-            for (server, answer) in servers.iter().zip(answers) {
-                match answer {
-                    Ok(digest) => digests.add(server.to_string(), digest),
-                    Err(error) => _ = digests.silent.insert(server.to_string(), error.to_string()),
-                }
-            }
-            if digests.compared() + digests.silent.len() >= digests.asked {
-                break;
-            }
-            sleep(DIGEST_PAUSE).await;
-        }
-        digests
-    }
-
-    fn add(&mut self, server: String, digest: DigestAt) {
-        let at = self.said.entry(digest.revision).or_default();
-        if !at.iter().any(|(other, _)| *other == server) {
-            at.push((server, digest));
-        }
-    }
-
-    /// Number of replicas in the largest group at one revision.
-    fn compared(&self) -> usize {
-        self.said.values().map(Vec::len).max().unwrap_or(0)
-    }
-
-    /// Number of replicas that responded.
-    fn answered(&self) -> usize {
-        let said = self.said.values().flatten().map(|(server, _)| server);
-        said.collect::<BTreeSet<_>>().len()
-    }
-
-    fn findings(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for (server, why) in &self.silent {
-            let what = format!("{server} does not answer: {why}");
-            findings.push(bad("replica", what).remedy("start it, or: romana cluster remove ID"));
-        }
-        let mut differ = false;
-        for (revision, said) in &self.said {
-            let Some((first, digest)) = said.first() else { continue };
-            for (other, _) in said.iter().filter(|(_, other)| other.digest != digest.digest) {
-                differ = true;
-                let what = format!(
-                    "at revision {revision}, {first} and {other} differ: replicas have forked"
-                );
-                let remedy = "romana audit verify says which one; then: romana cluster replace ID";
-                findings.push(bad("digest", what).remedy(remedy));
-            }
-        }
-        let revision = self.said.iter().rev().find(|(_, said)| said.len() == self.compared());
-        match revision {
-            Some((revision, said)) if !differ && said.len() >= 2 => {
-                let what =
-                    format!("{} at revision {revision} agree", plural(said.len(), "replica"));
-                findings.push(good("digest", what));
-            }
-            Some(_) if !differ && self.asked > 1 => {
-                let what = match self.answered() {
-                    0 | 1 => "fewer than two replicas say theirs: nothing to compare",
-                    _ => "never two replicas at one revision: the cluster is busy, try again",
-                };
-                findings.push(warning("digest", what.into()));
-            }
-            _ => {}
-        }
-        findings
-    }
-}
-
-async fn hosts_and_groups(ctx: &Context) -> Result<(Vec<Value>, Vec<Value>), Failure> {
-    let hosts = ctx.page(Query::new("/v1/hosts"), NAMED).await?.items;
-    Ok((hosts, ipam::networks(ctx).await?))
-}
-
-fn check_hosts(hosts: &[Value]) -> Vec<Finding> {
-    let with = |state: &str| -> Vec<String> {
-        let those = hosts.iter().filter(|host| cell(host, "/state") == state);
-        those.map(|host| cell(host, "/name")).collect()
+fn check_hosts(hosts: &[Host]) -> Vec<Finding> {
+    let with = |state: HostState| -> Vec<&str> {
+        let those = hosts.iter().filter(|host| host.state == state);
+        those.map(|host| host.name.as_str()).collect()
     };
-    let down = with("down");
+    let down = with(HostState::Down);
     let mut findings = Vec::new();
     if down.is_empty() {
         findings.push(good("hosts", format!("{} known, none is down", hosts.len())));
@@ -273,7 +196,7 @@ fn check_hosts(hosts: &[Value]) -> Vec<Finding> {
         let remedy = "start romana-agent there; one that is gone: romana host remove NAME --force";
         findings.push(warning("hosts", format!("down: {}", down.join(", "))).remedy(remedy));
     }
-    let draining = with("draining");
+    let draining = with(HostState::Draining);
     if !draining.is_empty() {
         findings.push(warning("hosts", format!("draining: {}", draining.join(", "))));
     }
@@ -281,18 +204,18 @@ fn check_hosts(hosts: &[Value]) -> Vec<Finding> {
 }
 
 /// Agents that are silent, behind, or report problems.
-async fn check_agents(ctx: &Context, hosts: &[Value]) -> Result<Vec<Finding>, Failure> {
+async fn check_agents(ctx: &Context, hosts: &[Host]) -> Result<Vec<Finding>, Failure> {
     let heard = match ctx.client.heartbeats().await {
         Ok(heard) => heard,
         Err(Error::Refused(error)) if error.status == 404 => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    Ok(agents(hosts, &heard.items, heard.revision))
+    let known: BTreeSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
+    Ok(agents(&known, &heard.items, heard.revision))
 }
 
-fn agents(hosts: &[Value], heard: &[HeartbeatAge], revision: Revision) -> Vec<Finding> {
-    let known: BTreeSet<String> = hosts.iter().map(|host| cell(host, "/name")).collect();
-    let heard = heard.iter().filter(|heard| known.contains(heard.heartbeat.host.as_str()));
+fn agents(known: &BTreeSet<&HostName>, heard: &[HeartbeatAge], revision: Revision) -> Vec<Finding> {
+    let heard = heard.iter().filter(|heard| known.contains(&heard.heartbeat.host));
     let (mut findings, mut count) = (Vec::new(), 0);
     for HeartbeatAge { heartbeat, silent_ms } in heard {
         count += 1;
@@ -341,20 +264,15 @@ async fn check_addresses(ctx: &Context) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-fn check_groups(networks: &[Value]) -> Vec<Finding> {
+fn check_groups(networks: &[Network]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut count = 0;
     for network in networks {
-        for group in network::groups(network) {
+        for group in &network.groups {
             count += 1;
-            let used = network::percent_used(group);
-            let what = || {
-                format!(
-                    "group {} of {} is {used}% full",
-                    cell(group, "/cidr"),
-                    cell(network, "/name")
-                )
-            };
+            let used = network::percent_used(&group.usage);
+            let (cidr, name) = (group.usage.cidr, &network.name);
+            let what = || format!("group {cidr} of {name} is {used}% full");
             match used {
                 0..80 => {}
                 80..95 => findings.push(warning("groups", what()).remedy(MORE)),
@@ -370,45 +288,25 @@ fn check_groups(networks: &[Value]) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use romana_statemachine::Digest;
+    use romana_api::network::Group;
+    use romana_client::model::{MemberProblem, MemberStatus};
     use romana_statemachine::agent::Heartbeat;
+    use romana_statemachine::{GroupUsage, Labels};
 
     use super::*;
 
-    fn digests(said: &[(&str, u64, u8)]) -> Digests {
-        let mut digests = Digests { asked: 3, ..Digests::default() };
-        for (server, revision, digest) in said {
-            let at = DigestAt { revision: Revision(*revision), digest: Digest([*digest; 32]) };
-            digests.add((*server).into(), at);
-        }
-        digests
-    }
-
-    fn tones(findings: &[Finding]) -> Vec<Tone> {
+    pub(super) fn tones(findings: &[Finding]) -> Vec<Tone> {
         findings.iter().map(|finding| finding.tone).collect()
     }
 
     #[test]
-    fn a_fork_is_found_and_a_busy_cluster_is_none() {
-        let agree = digests(&[("a", 5, 1), ("b", 5, 1), ("c", 5, 1)]);
-        assert_eq!(tones(&agree.findings()), [Tone::Good]);
-        let fork = digests(&[("a", 5, 1), ("b", 5, 2), ("c", 6, 1)]);
-        assert_eq!(tones(&fork.findings()), [Tone::Bad]);
-        let busy = digests(&[("a", 5, 1), ("b", 6, 2), ("c", 7, 1)]);
-        assert_eq!(tones(&busy.findings()), [Tone::Warning]);
-        assert!(busy.findings()[0].what.contains("busy"));
-        // The other replicas are down: reported separately.
-        let alone = digests(&[("a", 5, 1), ("a", 6, 1)]);
-        assert!(alone.findings()[0].what.contains("nothing to compare"));
-    }
-
-    #[test]
     fn what_is_wrong_with_a_member_is_said_with_what_mends_it() {
-        let member: romana_client::model::MemberStatus = serde_json::from_value(json!({
-            "id": 2, "role": "follower", "healthy": false,
-            "problems": [{"code": "OlderCopy", "what": "an older copy", "remedy": "romana cluster replace 2"}]
-        }))
-        .unwrap();
+        let problem = MemberProblem {
+            code: "OlderCopy".into(),
+            what: "an older copy".into(),
+            remedy: "romana cluster replace 2".into(),
+        };
+        let member = MemberStatus { id: 2, problems: vec![problem], ..MemberStatus::default() };
         let cluster = ClusterStatus { members: vec![member], ..ClusterStatus::default() };
         let found = check_cluster(&cluster);
         let found = found.iter().find(|finding| finding.what.contains("OlderCopy")).unwrap();
@@ -428,7 +326,8 @@ mod tests {
             },
             silent_ms,
         };
-        let hosts = ["a", "b", "c", "d"].map(|name| json!({"name": name}));
+        let hosts: [HostName; 4] = ["a", "b", "c", "d"].map(Into::into);
+        let hosts = hosts.iter().collect();
         let all = [
             heard("a", 0, Some(Revision(20_000)), &[]),
             heard("b", SILENT_MS_MAX + 1, Some(Revision(20_000)), &["old"]),
@@ -447,8 +346,24 @@ mod tests {
 
     #[test]
     fn full_groups_are_found() {
-        let group = |used: u64| json!({"cidr": "10.0.0.0/18", "addresses": used, "capacity": 100});
-        let network = |used| json!({"name": "n", "groups": [group(used)]});
+        let cidr: ipnet::IpNet = "10.0.0.0/18".parse().unwrap();
+        let usage = |addresses| GroupUsage {
+            cidr,
+            hosts: 1,
+            blocks: 1,
+            addresses,
+            cooling: 0,
+            capacity: 100,
+        };
+        let group = |used| Group { name: None, assignment: Labels::new(), usage: usage(used) };
+        let network = |used| Network {
+            name: "n".into(),
+            cidr,
+            block_mask: 29,
+            tenants: Vec::new(),
+            skip_first_last: false,
+            groups: vec![group(used)],
+        };
         assert_eq!(tones(&check_groups(&[network(10)])), [Tone::Good]);
         assert_eq!(tones(&check_groups(&[network(80)])), [Tone::Warning]);
         assert_eq!(tones(&check_groups(&[network(96)])), [Tone::Bad]);

@@ -1,12 +1,11 @@
 //! `romana events`.
 
 use clap::Subcommand;
-use jiff::Timestamp;
+use romana_api::feed::{Bookmark, BookmarkAt};
 use romana_client::follow::Unknown;
 use romana_client::{FollowOptions, Follower, Item};
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Actor, Millis, Printable, Record, Revision, Topic};
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::context::Context;
@@ -14,7 +13,7 @@ use crate::failure::Failure;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print events as they happen; reconnects and resumes by itself
+    /// Print events as they happen; reconnects and resumes automatically
     Follow {
         /// Start after this revision; 0 = from the first event [default: now]
         #[arg(long, value_name = "REVISION")]
@@ -22,13 +21,13 @@ pub(crate) enum Command {
         /// Only these topics, separated by commas
         #[arg(short, long, value_delimiter = ',', value_parser = topic)]
         topics: Vec<Topic>,
-        /// Leave out what concerns only other hosts
+        /// Leave out events that concern only other hosts
         #[arg(short = 'H', long)]
         host: Option<String>,
-        /// Stop after so many events
+        /// Stop after this many events
         #[arg(short = 'n', long, value_name = "COUNT")]
         count: Option<u64>,
-        /// Stop when everything up to this revision was printed
+        /// Stop once everything up to this revision has been printed
         #[arg(long, value_name = "REVISION")]
         until: Option<u64>,
         /// Print bookmarks, too
@@ -66,17 +65,16 @@ impl Command {
             match item {
                 Item::Record(record) => {
                     left -= 1;
-                    let value = serde_json::to_value(&*record).unwrap_or_default();
-                    ctx.out.element(&value, || line(&record))?;
+                    ctx.out.element(&*record, || line(&record))?;
                 }
                 Item::Unknown(unknown) => {
                     left -= 1;
-                    let value = serde_json::to_value(&*unknown).unwrap_or_default();
-                    ctx.out.element(&value, || unknown_line(&unknown))?;
+                    ctx.out.element(&*unknown, || unknown_line(&unknown))?;
                 }
                 Item::Bookmark(revision) if bookmarks => {
-                    let value = json!({"bookmark": {"revision": revision}});
-                    ctx.out.element(&value, || format!("{revision:>8}  (nothing else so far)"))?;
+                    let bookmark = Bookmark { bookmark: BookmarkAt { revision } };
+                    ctx.out
+                        .element(&bookmark, || format!("{revision:>8}  (nothing else so far)"))?;
                 }
                 Item::Bookmark(_) => {}
                 Item::Reset(snapshot) => anstream::eprintln!(
@@ -128,8 +126,7 @@ fn unknown_line(unknown: &Unknown) -> String {
     line_of(*revision, *at, actor, &format!("{} (newer than this program)", Printable(event)))
 }
 
-fn line_of(revision: Revision, at: Millis, actor: &Actor, what: &str) -> String {
-    let time = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let time = time.map_or_else(|| at.to_string(), |time| format!("{time:.3}"));
-    format!("{revision:>8}  {time}  {actor}  {what}")
+/// The parts of a record as one line of text.
+pub(crate) fn line_of(revision: Revision, at: Millis, actor: &Actor, what: &str) -> String {
+    format!("{revision:>8}  {at}  {actor}  {what}")
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use romana_api::ErrorAnswer;
 use romana_client::{ApiError, Error};
 use romana_daemon::error::chain;
 use romana_statemachine::{Refusal, escaped, escaped_json};
@@ -164,8 +165,9 @@ impl Failure {
                 anstream::eprintln!("\u{1b}[36mhint:\u{1b}[0m  {}", escaped(&hint));
             }
         } else {
-            let error = json!({"code": name, "message": message, "hint": hint, "details": details});
-            let text = format!("{:#}", json!({ "error": error }));
+            let error = ApiError { code: name, message, hint, details, status: 0 };
+            let answer = serde_json::to_value(ErrorAnswer { error }).unwrap_or_default();
+            let text = format!("{answer:#}");
             anstream::eprintln!("{}", escaped_json(&text));
         }
         code

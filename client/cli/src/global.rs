@@ -19,22 +19,22 @@ pub(crate) struct Global {
     /// Output: tables for people, JSON or YAML for programs [default: table]
     #[arg(short, long, global = true, env = "ROMANA_FORMAT", hide_env = true)]
     pub(crate) format: Option<Format>,
-    /// Replicas, separated by commas; a URL may carry a port [default: http://127.0.0.1]
+    /// Replicas, separated by commas; a URL may include a port [default: http://127.0.0.1]
     #[arg(short = 'r', long = "rootURL", alias = "root-url", global = true, value_name = "URL,…")]
     #[arg(env = "ROMANA_ROOT_URL", hide_env = true)]
     pub(crate) root_url: Option<String>,
-    /// Port of URLs that carry none [default: 9600]
+    /// Port of URLs without one [default: 9600]
     #[arg(short = 'p', long = "rootPort", alias = "root-port", global = true, value_name = "PORT")]
     #[arg(env = "ROMANA_ROOT_PORT", hide_env = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) root_port: Option<u16>,
     /// Platform of the cluster
     #[arg(short = 'P', long, global = true, env = "ROMANA_PLATFORM", hide_env = true)]
     pub(crate) platform: Option<Platform>,
-    /// Log what is tried, to stderr
+    /// Log each attempt to stderr
     #[arg(short, long, global = true, env = "ROMANA_VERBOSE", hide_env = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) verbose: bool,
-    /// How long a command may take in all, such as 10s or 500ms
+    /// Time limit of the whole command, such as 10s or 500ms
     #[arg(long, global = true, value_name = "TIME", env = "ROMANA_TIMEOUT", hide_env = true)]
     #[arg(value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
@@ -47,13 +47,13 @@ pub(crate) enum Format {
     /// Aligned columns
     #[default]
     Table,
-    /// What the server said
+    /// The server's answer, unchanged
     Json,
     /// The same as YAML
     Yaml,
 }
 
-/// What the cluster serves.
+/// The kind of workload that the cluster serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Platform {

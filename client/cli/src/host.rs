@@ -3,21 +3,18 @@
 use std::net::IpAddr;
 
 use clap::Subcommand;
+use hyper::Method;
 use ipnet::IpNet;
 use romana_api::host::HostPatch;
 use romana_client::Query;
-use romana_statemachine::Refusal;
 use romana_statemachine::command::{HostSource, HostSpec, HostState, Labels};
-use serde_json::Value;
+use romana_statemachine::{Host, Refusal};
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels::{self, Change};
-use crate::shape::{NAMED, Shape};
-use crate::table::{Table, Tone, cell, items, one_or_list};
-
-/// A host after a change.
-const SHOWN: Shape = NAMED.or_changed();
+use crate::table::{self, Table, Tone, cell};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -27,7 +24,7 @@ pub(crate) enum Command {
         name: String,
         /// Its address in the physical network
         ip: IpAddr,
-        /// The prefix it is expected to get (the topology decides; a difference is said)
+        /// Prefix that it is expected to get; the topology decides, and a difference is reported
         #[arg(value_name = "ROMANA-CIDR")]
         cidr: Option<IpNet>,
         /// Port of its agent, kept as information
@@ -36,7 +33,7 @@ pub(crate) enum Command {
         /// Label, such as rack=rack-1; may be repeated
         #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = labels::pair)]
         labels: Vec<(String, String)>,
-        /// Further address; may be repeated
+        /// Additional address; may be repeated
         #[arg(long = "address", value_name = "IP")]
         addresses: Vec<IpAddr>,
     },
@@ -45,7 +42,7 @@ pub(crate) enum Command {
         /// Its name or address
         #[arg(value_name = "NAME|IP")]
         host: String,
-        /// Evict: release what lives on it
+        /// Evict: release its live addresses
         #[arg(long)]
         force: bool,
     },
@@ -63,23 +60,25 @@ pub(crate) enum Command {
         /// Its name or address
         #[arg(value_name = "NAME|IP")]
         host: String,
-        /// What to change
+        /// Labels to set or remove
         #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = labels::change)]
         changes: Vec<Change>,
     },
-    /// Give a host no new VIPs and router duties
+    /// Drain a host: it gets no new VIPs or router assignments
     Drain {
         /// Its name or address
         #[arg(value_name = "NAME|IP")]
         host: String,
     },
-    /// Put a host into service again
+    /// Put a host back into service
     Up {
         /// Its name or address
         #[arg(value_name = "NAME|IP")]
         host: String,
     },
 }
+
+const PATH: &str = "/v1/hosts";
 
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
@@ -97,23 +96,19 @@ impl Command {
             }
             Self::Remove { host, force } => {
                 let name = resolve(ctx, host).await?;
-                let query = Query::new("/v1/hosts").segment(&name);
+                let query = Query::new(PATH).segment(&name);
                 let answer = ctx.delete(query.with("force", force.then_some(true)), false).await?;
                 ctx.out.done(&answer, format!("host {name} removed"))
             }
-            Self::List => {
-                let list = ctx.list(Query::new("/v1/hosts"), NAMED).await?;
-                ctx.out.show(&list, || table(items(&list)))
-            }
+            Self::List => ctx.show_list(Query::new(PATH), table).await,
             Self::Show { hosts } => show(ctx, hosts).await,
             Self::Label { host, changes } => {
                 let name = resolve(ctx, host).await?;
-                let query = Query::new("/v1/hosts").segment(&name);
-                let found = ctx.get(query.clone(), NAMED).await?;
-                let labels = serde_json::from_value(found["labels"].clone()).unwrap_or_default();
-                let labels = labels::apply(labels, changes);
+                let query = Query::new(PATH).segment(&name);
+                let found: Answer<Host> = ctx.get(query.clone()).await?;
+                let labels = labels::apply(found.value.labels, changes);
                 let patch = HostPatch { labels: Some(labels), ..HostPatch::default() };
-                let answer = ctx.patch(query, &patch, SHOWN).await?;
+                let answer = ctx.change::<Host>(Method::PATCH, query, &patch).await?;
                 ctx.out.done(&answer, format!("host {name} labelled"))
             }
             Self::Drain { host } => set_state(ctx, host, HostState::Draining).await,
@@ -124,15 +119,10 @@ impl Command {
 
 async fn set_state(ctx: &Context, host: String, state: HostState) -> Result<(), Failure> {
     let name = resolve(ctx, host).await?;
-    let query = Query::new("/v1/hosts").segment(&name);
+    let query = Query::new(PATH).segment(&name);
     let patch = HostPatch { state: Some(state), ..HostPatch::default() };
-    let answer = ctx.patch(query, &patch, SHOWN).await?;
-    let word = match state {
-        HostState::Up => "up",
-        HostState::Down => "down",
-        HostState::Draining => "draining",
-    };
-    ctx.out.done(&answer, format!("host {name} is {word}"))
+    let answer = ctx.change::<Host>(Method::PATCH, query, &patch).await?;
+    ctx.out.done(&answer, format!("host {name} is {}", state.as_str()))
 }
 
 /// Arguments of the first command line that no longer have an effect, stored as facts of the host.
@@ -144,19 +134,18 @@ fn info(cidr: Option<IpNet>, agent_port: Option<u16>) -> Labels {
 
 async fn add(ctx: &Context, cidr: Option<IpNet>, spec: &HostSpec) -> Result<(), Failure> {
     let name = &spec.name;
-    let answer = ctx.post(Query::new("/v1/hosts"), spec, true, SHOWN).await?;
-    let groups: Vec<IpNet> = items(answer.get("places").unwrap_or(&Value::Null))
-        .iter()
-        .filter_map(|place| place.get("group")?.as_str()?.parse().ok())
-        .collect();
-    let list: Vec<String> = groups.iter().map(ToString::to_string).collect();
-    if let Some(cidr) = cidr.filter(|cidr| !groups.iter().any(|group| cidr.contains(group))) {
-        let list = list.join(", ");
+    let answer = ctx.change::<Host>(Method::POST, Query::new(PATH), spec).await?;
+    let Some(host) = answer.value.object() else {
+        return ctx.out.done(&answer, format!("host {name} added"));
+    };
+    let groups = || host.places.iter().map(|place| place.group);
+    let list = groups().map(|group| group.to_string()).collect::<Vec<_>>().join(", ");
+    if let Some(cidr) = cidr.filter(|cidr| !groups().any(|group| cidr.contains(&group))) {
         anstream::eprintln!(
             "note: the topology places {name} in {list}, which is not inside {cidr}"
         );
     }
-    ctx.out.done(&answer, format!("host {name} added to {}", list.join(", ")))
+    ctx.out.done(&answer, format!("host {name} added to {list}"))
 }
 
 /// The name of a host given by name or address. If the text is the name of one host and the address of another, it is
@@ -184,58 +173,51 @@ async fn show(ctx: &Context, hosts: Vec<String>) -> Result<(), Failure> {
     for host in hosts {
         names.push(resolve(ctx, host).await?);
     }
-    let found = ctx.get_each("/v1/hosts", &names, NAMED).await?;
-    ctx.out.show(&one_or_list(found.clone()), || details(&found))
+    ctx.show_each(PATH, &names, details).await
 }
 
-fn state_tone(state: &str) -> Tone {
+fn tone(state: HostState) -> Tone {
     match state {
-        "down" => Tone::Bad,
-        "draining" => Tone::Warning,
-        _ => Tone::Plain,
+        HostState::Up => Tone::Plain,
+        HostState::Draining => Tone::Warning,
+        HostState::Down => Tone::Bad,
     }
 }
 
-fn places(host: &Value) -> String {
-    let places = host.get("places").map(items).unwrap_or_default();
-    let groups: Vec<String> = places.iter().map(|place| cell(place, "/group")).collect();
-    if groups.is_empty() { String::from("-") } else { groups.join(",") }
-}
-
-fn table(hosts: &[Value]) -> Table {
+fn table(hosts: &[Host]) -> Table {
     let mut table = Table::new(
         &["NAME", "IP", "STATE", "GROUPS", "LABELS"],
         "no hosts yet: romana host add NAME IP --label KEY=VALUE",
     );
     for host in hosts {
-        let state = cell(host, "/state");
-        let cells = [cell(host, "/name"), cell(host, "/ip"), state.clone(), places(host)];
-        let cells = cells.into_iter().chain([cell(host, "/labels")]).collect();
-        table.toned(state_tone(&state), cells);
+        let groups = table::list(host.places.iter().map(|place| place.group));
+        let state = host.state.as_str().into();
+        let cells =
+            vec![cell(&host.name), cell(host.ip), state, groups, table::labels(&host.labels)];
+        table.toned(tone(host.state), cells);
     }
     table
 }
 
-fn details(hosts: &[Value]) -> Table {
+fn details(hosts: &[Host]) -> Table {
     let mut table = Table::new(&["", ""], "no host");
     for (at, host) in hosts.iter().enumerate() {
         if at > 0 {
             table.row(vec![String::new(), String::new()]);
         }
-        for (title, pointer) in [
-            ("Name", "/name"),
-            ("IP", "/ip"),
-            ("Addresses", "/addresses"),
-            ("State", "/state"),
-            ("Source", "/source"),
-            ("Labels", "/labels"),
-            ("Info", "/info"),
+        for (title, text) in [
+            ("Name", cell(&host.name)),
+            ("IP", cell(host.ip)),
+            ("Addresses", table::list(&host.addresses)),
+            ("State", host.state.as_str().into()),
+            ("Source", host.source.as_str().into()),
+            ("Labels", table::labels(&host.labels)),
+            ("Info", table::labels(&host.info)),
         ] {
-            table.row(vec![title.into(), cell(host, pointer)]);
+            table.row(vec![title.into(), text]);
         }
-        for place in host.get("places").map(items).unwrap_or_default() {
-            let group = format!("{} in {}", cell(place, "/group"), cell(place, "/network"));
-            table.row(vec!["Group".into(), group]);
+        for place in &host.places {
+            table.row(vec!["Group".into(), format!("{} in {}", place.group, place.network)]);
         }
     }
     table

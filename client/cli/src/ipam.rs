@@ -6,25 +6,28 @@ use std::net::IpAddr;
 
 use clap::Subcommand;
 use ipnet::IpNet;
+use romana_api::Page;
+use romana_api::block::{Blackout, Block};
+use romana_api::network::Network;
 use romana_client::{Error, Query};
-use romana_statemachine::Revision;
+use romana_statemachine::command::Endpoint;
 use romana_statemachine::finding::{Finding as Difference, Severity};
-use serde_json::{Value, json};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Allocation, Host, Revision};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::network;
-use crate::shape::{Kind, NAMED, RANGE, Shape};
-use crate::table::{Table, Tone, cell, items, text};
-
-/// An endpoint.
-const ENDPOINT: Shape = Shape::new(&[("ip", Kind::Text)]);
+use crate::table::{Table, Tone};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List differences between the log and the hosts, and inconsistencies; exit code 1 if there are any
     Check,
-    /// Show how full every prefix group is
+    /// Show the utilization of every prefix group
     #[command(visible_alias = "usage")]
     Show,
 }
@@ -33,18 +36,15 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
             Self::Check => check(ctx).await,
-            Self::Show => {
-                let networks = networks(ctx).await?;
-                let value = Value::from(networks.clone());
-                ctx.out.show(&json!({ "items": value }), || network::usage(&networks))
-            }
+            Self::Show => ctx.show_list(Query::new(network::PATH), network::usage).await,
         }
     }
 }
 
 /// All networks with the usage of their groups.
-pub(crate) async fn networks(ctx: &Context) -> Result<Vec<Value>, Failure> {
-    Ok(ctx.page(Query::new("/v1/networks"), NAMED).await?.items)
+pub(crate) async fn networks(ctx: &Context) -> Result<Vec<Network>, Failure> {
+    let list: Answer<Page<Network>> = ctx.list(Query::new(network::PATH)).await?;
+    Ok(list.value.items)
 }
 
 /// Differences between the log and the hosts' reports; none from a replica that does not support the request.
@@ -66,6 +66,33 @@ fn tone(difference: &Difference) -> Tone {
 /// Rounds of reading: the lists must be of the same revision to be compared.
 const ROUNDS_MAX: usize = 10;
 
+/// The result of the check.
+#[derive(Debug, Serialize)]
+struct Report {
+    problems: Vec<Problem>,
+    differences: Vec<Difference>,
+    checked: Counts,
+    revisions: BTreeSet<Revision>,
+    /// Whether all lists are of one revision.
+    settled: bool,
+}
+
+/// A contradiction between the lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Problem {
+    subject: String,
+    what: String,
+}
+
+/// Numbers of objects that were compared.
+#[derive(Debug, Serialize)]
+struct Counts {
+    addresses: usize,
+    blocks: usize,
+    hosts: usize,
+    endpoints: usize,
+}
+
 async fn check(ctx: &Context) -> Result<(), Failure> {
     let differences = differences(ctx).await?;
     let mut seen = Lists::read(ctx).await?;
@@ -77,186 +104,167 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
         seen = Lists::read(ctx).await?;
         problems = self::problems(&seen);
     }
-    let settled = seen.is_one_revision();
-    let counts = json!({
-        "addresses": seen.addresses.len(), "blocks": seen.blocks.len(),
-        "hosts": seen.hosts.len(), "endpoints": seen.endpoints.len(),
-    });
-    let list = problems.iter().map(|(subject, what)| json!({"subject": subject, "what": what}));
-    let value = json!({
-        "problems": list.collect::<Vec<_>>(), "differences": differences,
-        "checked": counts, "revisions": seen.revisions, "settled": settled,
-    });
-    ctx.out.show(&value, || {
-        let columns = ["CODE", "SUBJECT", "PROBLEM", "WHAT TO DO"];
-        let mut table = Table::new(&columns, "no inconsistency found");
-        for (subject, what) in &problems {
-            let (code, remedy) = ("Inconsistent".into(), "romana audit verify".into());
-            table.toned(Tone::Bad, vec![code, subject.clone(), what.clone(), remedy]);
-        }
-        for found in &differences {
-            let Difference { code, subject, why, remedy, .. } = found.clone();
-            table.toned(tone(found), vec![code, subject, why, remedy]);
-        }
-        table.note(format!("checked {}", text(&counts)));
-        if !problems.is_empty() && !settled {
-            table.note("the cluster is busy: the lists are of different revisions, check again");
-        }
-        table
-    })?;
-    if problems.is_empty() && differences.is_empty() { Ok(()) } else { Err(Failure::Found) }
+    let fine = problems.is_empty() && differences.is_empty();
+    let (settled, checked) = (seen.is_one_revision(), seen.counts());
+    let report = Report { problems, differences, checked, revisions: seen.revisions, settled };
+    ctx.out.show(&Answer::own(report), table)?;
+    if fine { Ok(()) } else { Err(Failure::Found) }
+}
+
+fn table(report: &Report) -> Table {
+    let columns = ["CODE", "SUBJECT", "PROBLEM", "WHAT TO DO"];
+    let mut table = Table::new(&columns, "no inconsistency found");
+    for Problem { subject, what } in &report.problems {
+        let (code, remedy) = ("Inconsistent".into(), "romana audit verify".into());
+        table.toned(Tone::Bad, vec![code, subject.clone(), what.clone(), remedy]);
+    }
+    for found in &report.differences {
+        let Difference { code, subject, why, remedy, .. } = found.clone();
+        table.toned(tone(found), vec![code, subject, why, remedy]);
+    }
+    let Counts { addresses, blocks, hosts, endpoints } = report.checked;
+    table.note(format!(
+        "checked addresses={addresses},blocks={blocks},endpoints={endpoints},hosts={hosts}"
+    ));
+    if !report.problems.is_empty() && !report.settled {
+        table.note("the cluster is busy: the lists are of different revisions, check again");
+    }
+    table
 }
 
 /// The lists to compare.
 #[derive(Debug, Default)]
 struct Lists {
-    addresses: Vec<Value>,
-    blocks: Vec<Value>,
-    hosts: Vec<Value>,
-    endpoints: Vec<Value>,
-    blackouts: Vec<Value>,
+    addresses: Vec<Allocation>,
+    blocks: Vec<Block>,
+    hosts: Vec<Host>,
+    endpoints: Vec<Endpoint>,
+    blackouts: Vec<Blackout>,
     revisions: BTreeSet<Revision>,
 }
 
 impl Lists {
     async fn read(ctx: &Context) -> Result<Self, Failure> {
         let mut lists = Self::default();
-        lists.addresses = lists.one(ctx, "/v1/addresses", NAMED).await?;
-        lists.blocks = lists.one(ctx, "/v1/blocks", RANGE).await?;
-        lists.hosts = lists.one(ctx, "/v1/hosts", NAMED).await?;
-        lists.endpoints = lists.one(ctx, "/v1/endpoints", ENDPOINT).await?;
-        lists.blackouts = lists.one(ctx, "/v1/blackouts", RANGE).await?;
+        lists.addresses = lists.one(ctx, "/v1/addresses").await?;
+        lists.blocks = lists.one(ctx, "/v1/blocks").await?;
+        lists.hosts = lists.one(ctx, "/v1/hosts").await?;
+        lists.endpoints = lists.one(ctx, "/v1/endpoints").await?;
+        lists.blackouts = lists.one(ctx, "/v1/blackouts").await?;
         Ok(lists)
     }
 
-    async fn one(
+    async fn one<T: DeserializeOwned>(
         &mut self,
         ctx: &Context,
         path: &'static str,
-        shape: Shape,
-    ) -> Result<Vec<Value>, Failure> {
-        let page = ctx.page(Query::new(path), shape).await?;
-        self.revisions.insert(page.revision);
-        Ok(page.items)
+    ) -> Result<Vec<T>, Failure> {
+        let list: Answer<Page<T>> = ctx.list(Query::new(path)).await?;
+        self.revisions.insert(list.value.revision);
+        Ok(list.value.items)
     }
 
     fn is_one_revision(&self) -> bool {
         self.revisions.len() == 1
     }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            addresses: self.addresses.len(),
+            blocks: self.blocks.len(),
+            hosts: self.hosts.len(),
+            endpoints: self.endpoints.len(),
+        }
+    }
 }
 
-type Problems = Vec<(String, String)>;
-
-fn net(value: &Value, key: &str) -> Option<IpNet> {
-    value.get(key)?.as_str()?.parse().ok()
-}
-
-fn ip(value: &Value) -> Option<IpAddr> {
-    value.get("ip")?.as_str()?.parse().ok()
-}
-
-/// Contradictions between the lists: subject and problem.
-fn problems(lists: &Lists) -> Problems {
-    let mut found = Problems::new();
-    let blocks: BTreeMap<IpNet, &Value> =
-        lists.blocks.iter().filter_map(|block| Some((net(block, "cidr")?, block))).collect();
+/// Contradictions between the lists.
+fn problems(lists: &Lists) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let blocks: BTreeMap<IpNet, &Block> =
+        lists.blocks.iter().map(|block| (block.cidr, block)).collect();
     check_addresses(lists, &blocks, &mut found);
     check_blocks(lists, &blocks, &mut found);
     check_endpoints(lists, &mut found);
     found
 }
 
-fn check_addresses(lists: &Lists, blocks: &BTreeMap<IpNet, &Value>, found: &mut Problems) {
-    let blackouts: Vec<IpNet> = lists
-        .blackouts
-        .iter()
-        .filter_map(|blackout| text(blackout.get("cidr").unwrap_or(blackout)).parse().ok())
-        .collect();
+fn check_addresses(lists: &Lists, blocks: &BTreeMap<IpNet, &Block>, found: &mut Vec<Problem>) {
     let (mut ips, mut names) = (BTreeSet::new(), BTreeSet::new());
     for address in &lists.addresses {
-        let subject = cell(address, "/name");
-        let mut say = |what: String| found.push((subject.clone(), what));
-        let (Some(ip), Some(block)) = (ip(address), net(address, "block")) else {
-            say(String::from("its address or block cannot be read"));
-            continue;
-        };
+        let Allocation { name, ip, block, .. } = address;
+        let mut say = |what: String| found.push(Problem { subject: name.to_string(), what });
         if !ips.insert(ip) {
             say(format!("{ip} belongs to another name, too"));
         }
-        if !names.insert(subject.clone()) {
+        if !names.insert(name) {
             say(String::from("the name is there twice"));
         }
-        if !block.contains(&ip) {
+        if !block.contains(ip) {
             say(format!("{ip} is not in its block {block}"));
         }
-        if let Some(blackout) = blackouts.iter().find(|blackout| blackout.contains(&ip)) {
-            say(format!("{ip} is blacked out by {blackout}"));
+        let blackout = lists.blackouts.iter().find(|blackout| blackout.cidr.contains(ip));
+        if let Some(Blackout { cidr }) = blackout {
+            say(format!("{ip} is blacked out by {cidr}"));
         }
-        match blocks.get(&block) {
-            None => say(format!("its block {block} is not assigned")),
-            Some(owner) => {
-                for key in ["host", "network", "tenant", "segment"] {
-                    if owner.get(key) != address.get(key) {
-                        let said = |value: &Value| {
-                            value.get(key).map_or_else(|| String::from("none"), text)
-                        };
-                        let (of, is) = (said(owner), said(address));
-                        say(format!("its block {block} is of {key} {of}, the address of {is}"));
-                    }
-                }
+        let Some(owner) = blocks.get(block) else {
+            say(format!("its block {block} is not assigned"));
+            continue;
+        };
+        for (key, of, is) in [
+            ("host", owner.host.as_str(), address.host.as_str()),
+            ("network", owner.network.as_str(), address.network.as_str()),
+            ("tenant", owner.tenant.as_str(), address.tenant.as_str()),
+            ("segment", owner.segment.as_str(), address.segment.as_str()),
+        ] {
+            if of != is {
+                say(format!("its block {block} is of {key} {of}, the address of {is}"));
             }
         }
     }
 }
 
-fn check_blocks(lists: &Lists, blocks: &BTreeMap<IpNet, &Value>, found: &mut Problems) {
-    let hosts: BTreeMap<String, &Value> =
-        lists.hosts.iter().map(|host| (cell(host, "/name"), host)).collect();
+fn check_blocks(lists: &Lists, blocks: &BTreeMap<IpNet, &Block>, found: &mut Vec<Problem>) {
+    let hosts: BTreeMap<&HostName, &Host> =
+        lists.hosts.iter().map(|host| (&host.name, host)).collect();
     let mut live: BTreeMap<IpNet, u64> = BTreeMap::new();
-    for block in lists.addresses.iter().filter_map(|address| net(address, "block")) {
-        *live.entry(block).or_default() += 1;
+    for address in &lists.addresses {
+        *live.entry(address.block).or_default() += 1;
     }
     let mut previous: Option<IpNet> = None;
     for (cidr, block) in blocks {
-        let mut say = |what: String| found.push((cidr.to_string(), what));
+        let Block { network, group, host, live: told, .. } = block;
+        let mut say = |what: String| found.push(Problem { subject: cidr.to_string(), what });
         // Blocks are sorted, so an overlap is with the previous one.
         if let Some(before) = previous.filter(|before| before.contains(cidr)) {
             say(format!("it overlaps block {before}"));
         }
         previous = Some(*cidr);
         let counted = live.get(cidr).copied().unwrap_or(0);
-        if let Some(told) = block.get("live").and_then(Value::as_u64).filter(|n| *n != counted) {
+        if *told != counted {
             say(format!("it counts {told} live addresses, there are {counted}"));
         }
-        let group = net(block, "group");
-        if group.is_some_and(|group| !group.contains(cidr)) {
-            say(format!("it is outside its group {}", cell(block, "/group")));
+        if let Some(group) = group.filter(|group| !group.contains(cidr)) {
+            say(format!("it is outside its group {group}"));
         }
-        match hosts.get(&cell(block, "/host")) {
-            None => say(format!("its host {} does not exist", cell(block, "/host"))),
-            Some(host) => {
-                let places = host.get("places").map(items).unwrap_or_default();
-                let placed = places.iter().any(|place| {
-                    place.get("network") == block.get("network")
-                        && net(place, "group").is_some_and(|group| group.contains(cidr))
-                });
-                if !placed {
-                    say(format!("its host {} has no place there", cell(block, "/host")));
-                }
-            }
+        match hosts.get(host).map(|host| host.place(network)) {
+            None => say(format!("its host {host} does not exist")),
+            Some(Some(place)) if place.contains(cidr) => {}
+            Some(_) => say(format!("its host {host} has no place there")),
         }
     }
 }
 
-fn check_endpoints(lists: &Lists, found: &mut Problems) {
-    let addresses: BTreeMap<IpAddr, &Value> =
-        lists.addresses.iter().filter_map(|address| Some((ip(address)?, address))).collect();
+fn check_endpoints(lists: &Lists, found: &mut Vec<Problem>) {
+    let addresses: BTreeMap<IpAddr, &Allocation> =
+        lists.addresses.iter().map(|address| (address.ip, address)).collect();
     for endpoint in &lists.endpoints {
-        let Some(address) = ip(endpoint).and_then(|ip| addresses.get(&ip)) else { continue };
-        for key in ["host", "tenant"] {
-            if endpoint.get(key) != address.get(key) {
+        let Some(address) = addresses.get(&endpoint.ip) else { continue };
+        let (host, tenant) = (endpoint.host == address.host, endpoint.tenant == address.tenant);
+        for (key, same) in [("host", host), ("tenant", tenant)] {
+            if !same {
                 let what = format!("as an endpoint it is of another {key} than its address");
-                found.push((cell(endpoint, "/ip"), what));
+                found.push(Problem { subject: endpoint.ip.to_string(), what });
             }
         }
     }
@@ -264,56 +272,89 @@ fn check_endpoints(lists: &Lists, found: &mut Problems) {
 
 #[cfg(test)]
 mod tests {
+    use romana_statemachine::command::{HostSource, HostState};
+    use romana_statemachine::event::Place;
+
     use super::*;
 
-    fn lists(addresses: Value, blocks: Value, endpoints: Value, blackouts: Value) -> Lists {
-        let hosts = json!([{"name": "h1", "places": [{"network": "n", "group": "10.0.0.0/18"}]}]);
-        let list = |value: Value| items(&value).to_vec();
-        Lists {
-            addresses: list(addresses),
-            blocks: list(blocks),
-            hosts: list(hosts),
-            endpoints: list(endpoints),
-            blackouts: list(blackouts),
-            revisions: BTreeSet::from([Revision(1)]),
+    fn lists(addresses: Vec<Allocation>, blocks: Vec<Block>, endpoints: Vec<Endpoint>) -> Lists {
+        let place = Place { network: "n".into(), group: "10.0.0.0/18".parse().unwrap() };
+        let host = Host {
+            name: "h1".into(),
+            ip: [192, 168, 0, 1].into(),
+            addresses: Vec::new(),
+            labels: BTreeMap::new(),
+            info: BTreeMap::new(),
+            source: HostSource::Operator,
+            state: HostState::Up,
+            places: vec![place],
+            added: Revision(1),
+        };
+        let (blackouts, revisions) = (Vec::new(), BTreeSet::from([Revision(1)]));
+        Lists { addresses, blocks, hosts: vec![host], endpoints, blackouts, revisions }
+    }
+
+    fn address(name: &str, ip: [u8; 4], host: &str) -> Allocation {
+        Allocation {
+            name: name.into(),
+            ip: ip.into(),
+            block: "10.0.0.0/29".parse().unwrap(),
+            network: "n".into(),
+            host: host.into(),
+            tenant: "t".into(),
+            segment: "s".into(),
+            revision: Revision(1),
         }
     }
 
-    fn address(name: &str, ip: &str, host: &str) -> Value {
-        json!({"name": name, "ip": ip, "block": "10.0.0.0/29", "host": host, "network": "n",
-            "tenant": "t", "segment": "s"})
+    fn block(cidr: &str, host: &str, live: u64) -> Block {
+        Block {
+            cidr: cidr.parse().unwrap(),
+            network: "n".into(),
+            group: Some("10.0.0.0/18".parse().unwrap()),
+            host: host.into(),
+            tenant: "t".into(),
+            segment: "s".into(),
+            live,
+        }
     }
 
-    fn block(cidr: &str, live: u64) -> Value {
-        json!({"cidr": cidr, "group": "10.0.0.0/18", "host": "h1", "network": "n", "tenant": "t",
-            "segment": "s", "live": live})
+    fn endpoint(ip: [u8; 4], host: &str) -> Endpoint {
+        let (labels, ports) = (BTreeMap::new(), Vec::new());
+        let (tenant, segment) = ("t".into(), "s".into());
+        Endpoint { ip: ip.into(), tenant, segment, host: host.into(), labels, ports }
     }
 
     #[test]
     fn what_fits_is_silent() {
-        let addresses = json!([address("a", "10.0.0.0", "h1"), address("b", "10.0.0.1", "h1")]);
-        let endpoint = json!([{"ip": "10.0.0.0", "host": "h1", "tenant": "t"}]);
-        let lists = lists(addresses, json!([block("10.0.0.0/29", 2)]), endpoint, json!([]));
+        let addresses = vec![address("a", [10, 0, 0, 0], "h1"), address("b", [10, 0, 0, 1], "h1")];
+        let blocks = vec![block("10.0.0.0/29", "h1", 2)];
+        let lists = lists(addresses, blocks, vec![endpoint([10, 0, 0, 0], "h1")]);
         assert_eq!(problems(&lists), []);
     }
 
     #[test]
     fn every_contradiction_is_found() {
-        let addresses = json!([
-            address("a", "10.0.0.0", "h1"),
-            address("b", "10.0.0.0", "h2"),
-            address("b", "10.0.1.1", "h1"),
-            {"name": "c", "ip": "x"},
-        ]);
-        let blocks = json!([
-            block("10.0.0.0/29", 1), block("10.0.0.0/30", 0), block("10.9.0.0/29", 0),
-            {"cidr": "10.0.2.0/29", "host": "h9"},
-        ]);
-        let endpoint = json!([{"ip": "10.0.0.0", "host": "h3", "tenant": "t"}]);
-        let lists = lists(addresses, blocks, endpoint, json!([{"cidr": "10.0.1.0/24"}]));
+        let addresses = vec![
+            address("a", [10, 0, 0, 0], "h1"),
+            address("b", [10, 0, 0, 0], "h2"),
+            address("b", [10, 0, 1, 1], "h1"),
+            Allocation {
+                block: "10.7.0.0/29".parse().unwrap(),
+                ..address("c", [10, 7, 0, 0], "h1")
+            },
+        ];
+        let blocks = vec![
+            block("10.0.0.0/29", "h1", 1),
+            block("10.0.0.0/30", "h1", 0),
+            block("10.9.0.0/29", "h1", 0),
+            block("10.0.2.0/29", "h9", 0),
+        ];
+        let mut lists = lists(addresses, blocks, vec![endpoint([10, 0, 0, 0], "h3")]);
+        lists.blackouts.push(Blackout { cidr: "10.0.1.0/24".parse().unwrap() });
         let found: Vec<String> = problems(&lists)
             .into_iter()
-            .map(|(subject, what)| format!("{subject}: {what}"))
+            .map(|Problem { subject, what }| format!("{subject}: {what}"))
             .collect();
         assert_eq!(
             found,
@@ -323,7 +364,7 @@ mod tests {
                 "b: the name is there twice",
                 "b: 10.0.1.1 is not in its block 10.0.0.0/29",
                 "b: 10.0.1.1 is blacked out by 10.0.1.0/24",
-                "c: its address or block cannot be read",
+                "c: its block 10.7.0.0/29 is not assigned",
                 "10.0.0.0/29: it counts 1 live addresses, there are 3",
                 "10.0.0.0/30: it overlaps block 10.0.0.0/29",
                 "10.0.2.0/29: its host h9 does not exist",

@@ -7,6 +7,7 @@
 //! unknown outcome (it may have been carried out).
 
 mod address;
+mod answer;
 mod args;
 mod audit;
 mod backup;
@@ -33,7 +34,6 @@ mod policy;
 mod route;
 mod segment;
 mod settings;
-mod shape;
 mod sink;
 mod table;
 mod tenant;

@@ -1,20 +1,20 @@
 //! `romana network`.
 
 use clap::Subcommand;
+use romana_api::network::Network;
 use romana_client::Query;
-use serde_json::Value;
+use romana_statemachine::GroupUsage;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::NAMED;
-use crate::table::{Table, Tone, cell, items, one_or_list, text};
+use crate::table::{self, Table, Tone, cell, optional};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the networks
     #[command(visible_alias = "ls")]
     List,
-    /// Show networks with their prefix groups and how full they are
+    /// Show networks with their prefix groups and their utilization
     Show {
         /// Their names
         #[arg(required = true)]
@@ -22,59 +22,38 @@ pub(crate) enum Command {
     },
 }
 
+pub(crate) const PATH: &str = "/v1/networks";
+
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
-            Self::List => {
-                let list = ctx.list(Query::new("/v1/networks"), NAMED).await?;
-                ctx.out.show(&list, || table(items(&list)))
-            }
-            Self::Show { names } => {
-                let found = ctx.get_each("/v1/networks", &names, NAMED).await?;
-                ctx.out.show(&one_or_list(found.clone()), || usage(&found))
-            }
+            Self::List => ctx.show_list(Query::new(PATH), table).await,
+            Self::Show { names } => ctx.show_each(PATH, &names, usage).await,
         }
     }
 }
 
-fn table(networks: &[Value]) -> Table {
+fn table(networks: &[Network]) -> Table {
     let mut table = Table::new(
         &["NAME", "CIDR", "BLOCK MASK", "TENANTS", "GROUPS", "ADDRESSES"],
         "no networks yet: romana topology update FILE",
     );
-    for network in networks {
-        let groups = groups(network);
-        let addresses: u64 = groups.iter().map(|group| number(group, "addresses")).sum();
-        let tenants = match network.get("tenants") {
-            Some(Value::Array(tenants)) if !tenants.is_empty() => text(&tenants.clone().into()),
-            _ => String::from("all"),
+    for Network { name, cidr, block_mask, tenants, groups, .. } in networks {
+        let addresses: u64 = groups.iter().map(|group| group.usage.addresses).sum();
+        let tenants = match tenants.is_empty() {
+            true => String::from("all"),
+            false => table::list(tenants),
         };
-        table.row(vec![
-            cell(network, "/name"),
-            cell(network, "/cidr"),
-            cell(network, "/block_mask"),
-            tenants,
-            groups.len().to_string(),
-            addresses.to_string(),
-        ]);
+        let (groups, addresses) = (cell(groups.len()), cell(addresses));
+        table.row(vec![cell(name), cell(cidr), cell(block_mask), tenants, groups, addresses]);
     }
     table
 }
 
-/// The leaf groups of a network.
-pub(crate) fn groups(network: &Value) -> &[Value] {
-    network.get("groups").map(items).unwrap_or_default()
-}
-
-/// A count; 0 if it is missing.
-pub(crate) fn number(value: &Value, key: &str) -> u64 {
-    value.get(key).and_then(Value::as_u64).unwrap_or(0)
-}
-
 /// Percentage of a group's addresses that cannot be allocated now.
-pub(crate) fn percent_used(group: &Value) -> u64 {
-    let used = number(group, "addresses").saturating_add(number(group, "cooling"));
-    match number(group, "capacity") {
+pub(crate) fn percent_used(group: &GroupUsage) -> u64 {
+    let used = group.addresses.saturating_add(group.cooling);
+    match group.capacity {
         0 => 0,
         capacity => u64::try_from(u128::from(used) * 100 / u128::from(capacity)).unwrap_or(100),
     }
@@ -82,11 +61,10 @@ pub(crate) fn percent_used(group: &Value) -> u64 {
 
 /// The number of addresses in a group. Large ones are printed as powers of two; the API's value is capped at 2^64 -
 /// 1.
-fn capacity(group: &Value) -> String {
-    match number(group, "capacity") {
+fn capacity(group: &GroupUsage) -> String {
+    match group.capacity {
         u64::MAX => {
-            let cidr = cell(group, "/cidr").parse::<ipnet::IpNet>();
-            let bits = cidr.map_or(64, |cidr| cidr.max_prefix_len() - cidr.prefix_len());
+            let bits = group.cidr.max_prefix_len() - group.cidr.prefix_len();
             format!("2^{}", bits.max(64))
         }
         large if large >= 1 << 32 && large.is_power_of_two() => {
@@ -97,7 +75,7 @@ fn capacity(group: &Value) -> String {
 }
 
 /// The usage of the groups of networks.
-pub(crate) fn usage(networks: &[Value]) -> Table {
+pub(crate) fn usage(networks: &[Network]) -> Table {
     let mut table = Table::new(
         &[
             "NETWORK",
@@ -113,19 +91,17 @@ pub(crate) fn usage(networks: &[Value]) -> Table {
         "no networks yet: romana topology update FILE",
     );
     for network in networks {
-        for group in groups(network) {
-            let used = percent_used(group);
+        for group in &network.groups {
+            let GroupUsage { cidr, hosts, blocks, addresses, cooling, .. } = &group.usage;
+            let used = percent_used(&group.usage);
             let tone = match used {
                 0..80 => Tone::Plain,
                 80..95 => Tone::Warning,
                 _ => Tone::Bad,
             };
-            let mut cells = vec![cell(network, "/name")];
-            for key in ["/cidr", "/name", "/hosts", "/blocks", "/addresses", "/cooling"] {
-                cells.push(cell(group, key));
-            }
-            cells.push(capacity(group));
-            cells.push(format!("{used}%"));
+            let mut cells = vec![cell(&network.name), cell(cidr), optional(group.name.as_ref())];
+            cells.extend([hosts, blocks, addresses, cooling].map(cell));
+            cells.extend([capacity(&group.usage), format!("{used}%")]);
             table.toned(tone, cells);
         }
     }
@@ -134,24 +110,28 @@ pub(crate) fn usage(networks: &[Value]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn use_is_counted_without_overflow() {
-        let group = json!({"addresses": 10, "cooling": 2, "capacity": 16});
-        assert_eq!(percent_used(&group), 75);
-        let group = json!({"addresses": u64::MAX, "cooling": 2, "capacity": u64::MAX});
-        assert_eq!(percent_used(&group), 100);
-        assert_eq!(percent_used(&json!({})), 0);
+        let group = |cidr: &str, addresses, cooling, capacity| GroupUsage {
+            cidr: cidr.parse().unwrap(),
+            hosts: 0,
+            blocks: 0,
+            addresses,
+            cooling,
+            capacity,
+        };
+        assert_eq!(percent_used(&group("10.0.0.0/28", 10, 2, 16)), 75);
+        assert_eq!(percent_used(&group("fd00::/48", u64::MAX, 2, u64::MAX)), 100);
+        assert_eq!(percent_used(&group("10.0.0.0/28", 0, 0, 0)), 0);
         for (cidr, addresses, shown) in [
             ("10.0.0.0/16", 1 << 16, "65536"),
             ("fd00::/90", 1 << 38, "2^38"),
             ("fd00::/64", u64::MAX, "2^64"),
             ("fd00::/48", u64::MAX, "2^80"),
         ] {
-            assert_eq!(capacity(&json!({"cidr": cidr, "capacity": addresses})), shown);
+            assert_eq!(capacity(&group(cidr, 0, 0, addresses)), shown);
         }
     }
 }

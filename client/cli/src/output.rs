@@ -3,8 +3,10 @@
 use std::io::{self, Write};
 
 use romana_statemachine::{escaped, escaped_json, escaped_lines, is_printable};
+use serde::Serialize;
 use serde_json::Value;
 
+use crate::answer::{Answer, to_json};
 use crate::failure::Failure;
 use crate::global::Format;
 use crate::table::Table;
@@ -26,32 +28,40 @@ impl Output {
     }
 
     /// Prints the server's response: as a table, or unchanged (terminal control characters are escaped).
-    pub(crate) fn show(&self, value: &Value, table: impl FnOnce() -> Table) -> Result<(), Failure> {
+    pub(crate) fn show<T>(
+        &self,
+        answer: &Answer<T>,
+        table: impl FnOnce(&T) -> Table,
+    ) -> Result<(), Failure> {
         let text = match self.format {
-            Format::Table => table().render(),
-            Format::Json | Format::Yaml => self.encode(value)?,
+            Format::Table => table(&answer.value).render(),
+            Format::Json | Format::Yaml => self.encode(&answer.json)?,
         };
         write(&text)
     }
 
     /// Prints what was done, in a sentence or a few lines, or the server's response.
-    pub(crate) fn done(&self, value: &Value, sentence: impl AsRef<str>) -> Result<(), Failure> {
+    pub(crate) fn done<T>(
+        &self,
+        answer: &Answer<T>,
+        sentence: impl AsRef<str>,
+    ) -> Result<(), Failure> {
         match self.format {
             Format::Table => write(&format!("{}\n", escaped_lines(sentence.as_ref()))),
-            Format::Json | Format::Yaml => write(&self.encode(value)?),
+            Format::Json | Format::Yaml => write(&self.encode(&answer.json)?),
         }
     }
 
     /// Prints one element of a stream: a line of text, a line of JSON, a YAML document.
     pub(crate) fn element(
         &self,
-        value: &Value,
+        element: &impl Serialize,
         line: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         match self.format {
             Format::Table => write(&format!("{}\n", escaped(&line()))),
-            Format::Json => write(&escaped_json(&format!("{value}\n"))),
-            Format::Yaml => write(&format!("---\n{}", self.encode(value)?)),
+            Format::Json => write(&escaped_json(&format!("{}\n", to_json(element)))),
+            Format::Yaml => write(&format!("---\n{}", self.encode(&to_json(element))?)),
         }
     }
 

@@ -1,23 +1,27 @@
 //! `romana policy`. Documents in Romana's own form (`{"securitypolicies": […]}`), single policies and lists are sent
 //! unchanged: the server knows the schemas.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use ipnet::IpNet;
+use romana_api::policy::{
+    NamedPolicy, PoliciesExplained, PoliciesSet, PolicyExplained, VerdictChange,
+};
+use romana_api::verdict::{Verdict, VerdictEnd};
 use romana_client::Query;
 use romana_statemachine::plural;
+use romana_statemachine::policy::document::{
+    Condition, Kind, Labelled, Opening, Operator, Party, PolicyDocument, PortDocument,
+};
 use serde_json::Value;
 
-use crate::context::{Context, read};
+use crate::answer::Answer;
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::{Kind, NAMED, Shape};
-use crate::table::{Table, Tone, cell, items, one_or_list, text};
+use crate::table::{Table, Tone, cell, optional};
 use crate::{input, network_policy};
-
-/// The policies that were applied, or would be.
-const APPLIED: Shape = Shape::new(&[("policies", Kind::List)]);
-/// Whether traffic passes.
-const VERDICT: Shape = Shape::new(&[("allowed", Kind::Bool)]);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -32,7 +36,7 @@ pub(crate) enum Command {
         /// Its name
         #[arg(required_unless_present = "id")]
         name: Option<String>,
-        /// Its id, for policies that were added by id (the name of such a policy is its id)
+        /// Its id, if it was added by id (the id is then its name)
         #[arg(short = 'i', long = "policyid", value_name = "ID", conflicts_with = "name")]
         id: Option<String>,
     },
@@ -50,13 +54,13 @@ pub(crate) enum Command {
         /// Document or Kubernetes NetworkPolicy, JSON or YAML [default: stdin]
         file: Option<PathBuf>,
     },
-    /// Explain a verdict (SRC DST PROTO/PORT), or what policies of the cluster do (their names)
+    /// Explain whether a packet passes (SRC DST PROTO/PORT), or what the named policies do
     #[command(
         override_usage = "romana policy explain SRC DST PROTO/PORT\n       romana policy explain NAME..."
     )]
     Explain {
-        /// Two addresses (IP, or name of an address or a host) and tcp/PORT, udp/PORT, sctp/PORT, icmp,
-        /// icmp/TYPE/CODE or other; or names of policies
+        /// Two addresses (an IP address, or the name of an address or host) and tcp/PORT, udp/PORT,
+        /// sctp/PORT, icmp, icmp/TYPE/CODE or other; or names of policies
         #[arg(required = true)]
         what: Vec<String>,
     },
@@ -69,8 +73,9 @@ impl Command {
         match self {
             Self::Add { file } => {
                 let document = network_policy::translate(input::documents(file).await?)?;
-                let answer = ctx.post(Query::new(PATH), &document, true, APPLIED).await?;
-                let names = names(&document);
+                let answer: Answer<PoliciesSet> =
+                    ctx.post(Query::new(PATH), &document, true).await?;
+                let names: Vec<String> = answer.value.policies.iter().map(cell).collect();
                 let count = plural(names.len(), "policy");
                 ctx.out.done(&answer, format!("{count} applied: {}", names.join(", ")))
             }
@@ -81,14 +86,8 @@ impl Command {
                 let answer = ctx.delete(Query::new(PATH).segment(&name), false).await?;
                 ctx.out.done(&answer, format!("policy {name} removed"))
             }
-            Self::List => {
-                let list = ctx.list(Query::new(PATH), NAMED).await?;
-                ctx.out.show(&list, || table(items(&list)))
-            }
-            Self::Show { names } => {
-                let found = ctx.get_each(PATH, &names, NAMED).await?;
-                ctx.out.show(&one_or_list(found.clone()), || details(&found))
-            }
+            Self::List => ctx.show_list(Query::new(PATH), table).await,
+            Self::Show { names } => ctx.show_each(PATH, &names, details).await,
             Self::Check { file } => {
                 let document = network_policy::translate(input::documents(file).await?)?;
                 check(ctx, &document).await
@@ -98,8 +97,8 @@ impl Command {
                     explain_verdict(ctx, source, destination, traffic).await
                 }
                 names => {
-                    let found = ctx.get_each(PATH, names, NAMED).await?;
-                    check(ctx, &Value::from(found)).await
+                    let found: Answer<Vec<NamedPolicy>> = ctx.each(PATH, names).await?;
+                    check(ctx, &found.json).await
                 }
             },
         }
@@ -108,8 +107,8 @@ impl Command {
 
 /// Asks the server to check and explain a document, and prints the result.
 async fn check(ctx: &Context, document: &Value) -> Result<(), Failure> {
-    let answer = read(ctx.client.check_policies(document).await?, APPLIED)?;
-    ctx.out.done(&answer, explanation(&answer))
+    let answer = ctx.inquire("/v1/policies/check", document).await?;
+    ctx.out.done(&answer, explanation(&answer.value))
 }
 
 /// Policy names contain no slash.
@@ -127,223 +126,212 @@ async fn explain_verdict(
     let query = ends
         .into_iter()
         .fold(Query::new("/v1/verdict"), |query, (name, value)| query.with(name, Some(value)));
-    let answer = ctx.get(query, VERDICT).await?;
-    ctx.out.done(&answer, verdict(&answer))
+    let answer = ctx.get(query).await?;
+    ctx.out.done(&answer, verdict(&answer.value))
 }
 
 /// A verdict, as lines of text.
-fn verdict(answer: &Value) -> String {
-    let end = |key: &str| {
-        let (ip, kind) =
-            (cell(answer, &format!("/{key}/ip")), cell(answer, &format!("/{key}/kind")));
-        let text = |part: &str| cell(answer, &format!("/{key}/{part}"));
-        match kind.as_str() {
-            "endpoint" => {
-                format!("{ip} ({}/{} on {})", text("tenant"), text("segment"), text("host"))
-            }
-            "host" => format!("{ip} (host {})", text("host")),
-            _ => format!("{ip} (neither endpoint nor host)"),
-        }
-    };
-    let allowed = answer.get("allowed").and_then(Value::as_bool) == Some(true);
+fn verdict(verdict: &Verdict) -> String {
     let mut lines = vec![format!(
         "{} -> {} {}: {}",
-        end("source"),
-        end("destination"),
-        cell(answer, "/traffic"),
-        if allowed { "allowed" } else { "denied" }
+        end(&verdict.source),
+        end(&verdict.destination),
+        cell(&verdict.traffic),
+        if verdict.allowed { "allowed" } else { "denied" }
     )];
-    for (word, key) in [("leaves", "egress"), ("arrives", "ingress")] {
-        let Some(side) = answer.get(key) else { continue };
-        let open = side.get("open").and_then(Value::as_bool) == Some(true);
-        let (yes, why) = (if open { "yes" } else { "no" }, cell(side, "/why"));
+    let sides = [("leaves", "egress", &verdict.egress), ("arrives", "ingress", &verdict.ingress)];
+    for (word, list, side) in sides {
+        let (yes, why) = (if side.open { "yes" } else { "no" }, cell(&side.why));
         lines.push(format!("  {word}: {yes}, {why}"));
-        let isolating = side.get("isolating").map(items).unwrap_or_default();
-        if !isolating.is_empty() {
-            let names: Vec<String> = isolating.iter().map(text).collect();
-            lines.push(format!("    isolated by {}", names.join(", ")));
+        if !side.isolating.is_empty() {
+            lines.push(format!("    isolated by {}", sentence(&side.isolating)));
         }
-        for rule in side.get("allowing").map(items).unwrap_or_default() {
-            let (policy, rule) = (cell(rule, "/policy"), cell(rule, "/rule"));
-            lines.push(format!("    allowed by {policy}, {key}[{rule}]"));
+        for allowing in &side.allowing {
+            let (policy, rule) = (cell(&allowing.policy), allowing.rule);
+            lines.push(format!("    allowed by {policy}, {list}[{rule}]"));
         }
     }
     lines.join("\n")
 }
 
+/// One end of a connection, in words.
+fn end(end: &VerdictEnd) -> String {
+    let VerdictEnd { ip, kind, tenant, segment, host, .. } = end;
+    let [tenant, segment, host] = [tenant, segment, host].map(|text| optional(text.as_ref()));
+    match &**kind {
+        "endpoint" => format!("{ip} ({tenant}/{segment} on {host})"),
+        "host" => format!("{ip} (host {host})"),
+        _ => format!("{ip} (neither endpoint nor host)"),
+    }
+}
+
+/// Texts, separated by a comma and a space.
+fn sentence(texts: &[String]) -> String {
+    texts.iter().map(cell).collect::<Vec<_>>().join(", ")
+}
+
 /// The server's explanation, as lines of text.
-fn explanation(answer: &Value) -> String {
+fn explanation(answer: &PoliciesExplained) -> String {
     let mut lines = Vec::new();
-    for policy in answer.get("policies").map(items).unwrap_or_default() {
-        let is = |key: &str| policy.get(key).and_then(Value::as_bool) == Some(true);
-        let change = match (is("exists"), is("unchanged")) {
+    for policy in &answer.policies {
+        let change = match (policy.exists, policy.unchanged) {
             (_, true) => "in force as it is",
             (true, false) => "would replace the one in force",
             (false, false) => "new",
         };
-        lines.push(format!("{} (valid, {change})", cell(policy, "/name")));
-        let sentences = policy.get("explanation").map(items).unwrap_or_default();
-        lines.extend(sentences.iter().map(|sentence| format!("  {}", text(sentence))));
+        lines.push(format!("{} (valid, {change})", cell(&policy.name)));
+        lines.extend(policy.explanation.iter().map(|text| format!("  {}", cell(text))));
         lines.push(format!("  Applies now to {}.", reach(policy)));
     }
-    for warning in answer.get("warnings").map(items).unwrap_or_default() {
-        lines.push(format!("Warning: {}.", text(warning)));
-    }
+    lines.extend(answer.warnings.iter().map(|warning| format!("Warning: {}.", cell(warning))));
     lines.extend(changes(answer));
     lines.join("\n")
 }
 
 /// The pairs whose verdicts would change.
-fn changes(answer: &Value) -> Vec<String> {
-    let Some(list) = answer.get("changes").map(items) else { return Vec::new() };
-    let changed = cell(answer, "/changed");
-    let pairs = answer.get("pairs").and_then(Value::as_u64).unwrap_or(0);
-    let pairs = plural(pairs, "pair");
+fn changes(answer: &PoliciesExplained) -> Vec<String> {
+    let PoliciesExplained { changes, changed, pairs, not_looked_at, .. } = answer;
+    let pairs = plural(*pairs, "pair");
     let mut lines = vec![format!("Verdicts that would change: {changed} of {pairs}.")];
-    for change in list {
-        let (from, to) = (party_of(change, "source"), party_of(change, "destination"));
-        for (word, key) in [("opens", "opens"), ("closes", "closes")] {
-            let traffic = change.get(key).map(items).unwrap_or_default();
+    for change in changes {
+        let VerdictChange { source, source_range, destination, destination_range, .. } = change;
+        let (from, to) =
+            (party_of(*source, *source_range), party_of(*destination, *destination_range));
+        for (word, traffic) in [("opens", &change.opens), ("closes", &change.closes)] {
             if !traffic.is_empty() {
-                let traffic: Vec<String> = traffic.iter().map(text).collect();
-                lines.push(format!("  {from} -> {to} {word} {}", traffic.join(", ")));
+                lines.push(format!("  {from} -> {to} {word} {}", sentence(traffic)));
             }
         }
     }
-    let left = answer.get("changed").and_then(Value::as_u64).unwrap_or(0);
-    let left = left.saturating_sub(list.len() as u64);
+    let left = changed.saturating_sub(changes.len() as u64);
     if left > 0 {
         lines.push(format!("  and {}", plural(left, "more pair")));
     }
-    for left in answer.get("not_looked_at").map(items).unwrap_or_default() {
-        lines.push(format!("Not looked at: {}.", text(left)));
-    }
+    lines.extend(not_looked_at.iter().map(|left| format!("Not looked at: {}.", cell(left))));
     lines
 }
 
 /// One end of a change: an address, or the range that it represents.
-fn party_of(change: &Value, end: &str) -> String {
-    match change.get(format!("{end}_range")).map(text) {
-        Some(range) => format!("other addresses in {range}"),
-        None => cell(change, &format!("/{end}")),
-    }
+fn party_of(ip: IpAddr, range: Option<IpNet>) -> String {
+    range.map_or_else(|| ip.to_string(), |range| format!("other addresses in {range}"))
 }
 
 /// What a policy applies to, in words.
-fn reach(policy: &Value) -> String {
-    let count = |key: &str| policy.get(key).and_then(Value::as_u64).unwrap_or(0);
-    let some = |n: u64, one: &str| match n {
-        1 => format!("1 {one}"),
-        n => format!("{n} {one}s"),
-    };
-    let mut parts = vec![some(count("endpoints"), "endpoint")];
-    let hosts = count("hosts");
-    parts.extend((hosts > 0).then(|| some(hosts, "host")));
-    let ranges = policy.get("ranges").map(items).unwrap_or_default();
-    parts.extend(ranges.iter().map(|range| format!("whatever else is in {}", text(range))));
-    if parts.len() > 1 && count("endpoints") == 0 {
-        parts.remove(0);
+fn reach(policy: &PolicyExplained) -> String {
+    let PolicyExplained { endpoints, hosts, ranges, .. } = policy;
+    let mut parts = Vec::new();
+    parts.extend((*hosts > 0).then(|| plural(*hosts, "host").to_string()));
+    parts.extend(ranges.iter().map(|range| format!("whatever else is in {range}")));
+    if *endpoints > 0 || parts.is_empty() {
+        parts.insert(0, plural(*endpoints, "endpoint").to_string());
     }
     parts.join(", ")
 }
 
-/// Names (or 2.0's ids) of the policies of a document.
-fn names(document: &Value) -> Vec<String> {
-    policies(document)
-        .iter()
-        .map(|policy| {
-            policy.get("name").or_else(|| policy.get("id")).map_or_else(|| "?".into(), text)
-        })
-        .collect()
+/// A label selector in short form, such as `{app=web, tier In (a,b)}`.
+fn selector(selector: &Labelled) -> String {
+    let labels = selector.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    let conditions = selector.expressions.iter().map(condition);
+    let all: Vec<String> = labels.chain(conditions).collect();
+    format!("{{{}}}", all.join(", "))
 }
 
-/// The policies of a document in any of its wrappings.
-fn policies(document: &Value) -> &[Value] {
-    items(document.get("securitypolicies").unwrap_or(document))
-}
-
-/// A party (target or peer) in short form.
-fn party(party: &Value) -> String {
-    let word = |key: &str| party.get(key).map(text);
-    let who = match (word("tenant"), word("segment")) {
-        (Some(tenant), Some(segment)) => Some(format!("{tenant}/{segment}")),
-        (tenant, _) => tenant,
-    };
-    let labels = party.get("selector").map(|_| String::from("{labels}"));
-    let parts = [word("peer"), word("dest"), word("cidr"), who, word("tenants"), labels];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { text(party) } else { parts.join(" ") }
-}
-
-fn parties(policy: &Value, key: &str) -> String {
-    let list = policy.get(key).map(items).unwrap_or_default();
-    let words: Vec<String> = list.iter().map(party).collect();
-    if words.is_empty() { String::from("-") } else { words.join(", ") }
-}
-
-/// The directions that a policy isolates.
-fn direction(policy: &Value) -> String {
-    match cell(policy, "/direction") {
-        none if none == "-" => {
-            let has = |key: &'static str| policy.get(key).map(|_| key);
-            let both: Vec<&str> = [has("ingress"), has("egress")].into_iter().flatten().collect();
-            both.join("+")
-        }
-        direction => direction,
+fn condition(condition: &Condition) -> String {
+    let Condition { key, operator, values } = condition;
+    match operator {
+        Operator::In => format!("{key} In ({})", values.join(",")),
+        Operator::NotIn => format!("{key} NotIn ({})", values.join(",")),
+        Operator::Exists => format!("{key} Exists"),
+        Operator::DoesNotExist => format!("{key} DoesNotExist"),
     }
 }
 
-fn table(list: &[Value]) -> Table {
+/// A party (target or peer) in short form.
+fn party(party: &Party) -> String {
+    let who = match (&party.tenant, &party.segment) {
+        (Some(tenant), Some(segment)) => Some(format!("{tenant}/{segment}")),
+        (tenant, _) => tenant.clone(),
+    };
+    let tenants = party.tenants.as_ref().map(|tenants| format!("tenants {}", selector(tenants)));
+    let selector = party.selector.as_ref().map(selector);
+    let Party { peer, dest, cidr, .. } = party.clone();
+    let parts: Vec<String> =
+        [peer, dest, cidr, who, tenants, selector].into_iter().flatten().collect();
+    cell(parts.join(" "))
+}
+
+fn parties(parties: &[Party]) -> String {
+    cell(parties.iter().map(party).collect::<Vec<_>>().join(", "))
+}
+
+/// The directions that a policy isolates.
+fn direction(policy: &PolicyDocument) -> String {
+    if let Some(direction) = policy.direction {
+        return direction.as_str().into();
+    }
+    let ingress = policy.ingress.as_ref().map(|_| "ingress");
+    let both: Vec<&str> =
+        ingress.into_iter().chain(policy.egress.as_ref().map(|_| "egress")).collect();
+    both.join("+")
+}
+
+/// What a policy allows: the title of each direction's rules, and the rules. A policy in the short form has one
+/// direction.
+fn openings(policy: &PolicyDocument) -> Vec<(&'static str, Opening)> {
+    let PolicyDocument { peers, rules, ingress, egress, .. } = policy.clone();
+    let short = Opening { peers: peers.unwrap_or_default(), rules: rules.unwrap_or_default() };
+    let ingress = ingress.into_iter().flatten().map(|opening| ("Allows in", opening));
+    let egress = egress.into_iter().flatten().map(|opening| ("Allows out", opening));
+    std::iter::once(("Allows", short)).chain(ingress).chain(egress).collect()
+}
+
+fn table(policies: &[NamedPolicy]) -> Table {
     let mut table = Table::new(
         &["NAME", "DIRECTION", "APPLIED TO", "PEERS", "RULES", "DESCRIPTION"],
         "no policies yet: romana policy add FILE",
     );
-    for policy in list.iter().flat_map(policies) {
-        let count = |key: &str| policy.get(key).map(items).unwrap_or_default().len();
-        let openings = |key| policy.get(key).map(items).unwrap_or_default().iter();
-        let inner = |key: &str| -> usize {
-            let lists = openings("ingress").chain(openings("egress"));
-            lists.map(|opening| opening.get(key).map(items).unwrap_or_default().len()).sum()
-        };
-        let peers = count("peers") + inner("peers");
-        let rules = count("rules") + inner("rules");
+    for NamedPolicy { name, document } in policies {
+        let openings = openings(document);
+        let peers: usize = openings.iter().map(|(_, opening)| opening.peers.len()).sum();
+        let rules: usize = openings.iter().map(|(_, opening)| opening.rules.len()).sum();
         table.row(vec![
-            cell(policy, "/name"),
-            direction(policy),
-            parties(policy, "applied_to"),
+            cell(name),
+            direction(document),
+            parties(&document.applied_to),
             peers.to_string(),
             rules.to_string(),
-            cell(policy, "/description"),
+            cell(&document.description),
         ]);
     }
     table
 }
 
-fn details(found: &[Value]) -> Table {
+fn details(policies: &[NamedPolicy]) -> Table {
     let mut table = Table::new(&["", ""], "no policy");
-    for policy in found.iter().flat_map(policies) {
-        table.toned(Tone::Good, vec!["Policy".into(), cell(policy, "/name")]);
-        table.row(vec!["Description".into(), cell(policy, "/description")]);
-        table.row(vec!["Direction".into(), direction(policy)]);
-        table.row(vec!["Applied to".into(), parties(policy, "applied_to")]);
-        opening(&mut table, "Allows", policy);
-        for (title, key) in [("Allows in", "ingress"), ("Allows out", "egress")] {
-            let openings = policy.get(key).map(items).unwrap_or_default();
-            openings.iter().for_each(|one| opening(&mut table, title, one));
+    for NamedPolicy { name, document } in policies {
+        table.toned(Tone::Good, vec!["Policy".into(), cell(name)]);
+        table.row(vec!["Description".into(), cell(&document.description)]);
+        table.row(vec!["Direction".into(), direction(document)]);
+        table.row(vec!["Applied to".into(), parties(&document.applied_to)]);
+        for (title, opening) in openings(document) {
+            let peers = parties(&opening.peers);
+            for rule in &opening.rules {
+                table.row(vec![title.into(), format!("{} with {peers}", traffic(rule))]);
+            }
         }
     }
     table
 }
 
-fn opening(table: &mut Table, title: &str, opening: &Value) {
-    let rules = opening.get("rules").map(items).unwrap_or_default();
-    for rule in rules {
-        let ports = [cell(rule, "/ports"), cell(rule, "/port_ranges")];
-        let ports: Vec<String> = ports.into_iter().filter(|ports| ports != "-").collect();
-        let traffic = format!("{} {}", cell(rule, "/protocol"), ports.join(","));
-        let peers = parties(opening, "peers");
-        table.row(vec![title.into(), format!("{} with {peers}", traffic.trim_end())]);
-    }
+/// A kind of traffic, in short form.
+fn traffic(kind: &Kind) -> String {
+    let ports = kind.ports.iter().map(|port| match port {
+        PortDocument::Number(number) => number.to_string(),
+        PortDocument::Text(text) => text.clone(),
+    });
+    let ranges = kind.port_ranges.iter().map(|(low, high)| format!("{low}-{high}"));
+    let ports: Vec<String> = ports.chain(ranges).collect();
+    cell(format!("{} {}", kind.protocol, ports.join(",")).trim_end())
 }
 
 #[cfg(test)]
@@ -353,22 +341,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wrapping_is_seen_through() {
-        let one = json!({"name": "p"});
-        for document in [one.clone(), json!([one]), json!({"securitypolicies": [one]})] {
-            assert_eq!(names(&document), ["p"], "{document}");
-        }
-        assert_eq!(names(&json!({"id": "kube.x"})), ["kube.x"]);
-    }
-
-    #[test]
     fn parties_are_short() {
         for (value, expected) in [
             (json!({"peer": "any"}), "any"),
             (json!({"tenant": "a", "segment": "b"}), "a/b"),
             (json!({"cidr": "10.0.0.0/8"}), "10.0.0.0/8"),
+            (json!({"tenant": "a", "selector": {"labels": {"app": "web"}}}), "a {app=web}"),
+            (
+                json!({"tenants": {"expressions": [{"key": "x", "operator": "In", "values": ["1", "2"]}]},
+                    "selector": {}}),
+                "tenants {x In (1,2)} {}",
+            ),
         ] {
-            assert_eq!(party(&value), expected);
+            assert_eq!(party(&serde_json::from_value(value).unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn traffic_is_short() {
+        for (value, expected) in [
+            (json!({"protocol": "icmp"}), "icmp"),
+            (
+                json!({"protocol": "tcp", "ports": [22, "http"], "port_ranges": [[1, 9]]}),
+                "tcp 22,http,1-9",
+            ),
+        ] {
+            assert_eq!(traffic(&serde_json::from_value(value).unwrap()), expected);
         }
     }
 }

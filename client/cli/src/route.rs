@@ -1,32 +1,30 @@
 //! `romana route`.
 
 use clap::Subcommand;
+use romana_api::routes::RoutesAt;
 use romana_client::Query;
 use romana_statemachine::plural;
-use serde_json::Value;
+use romana_statemachine::routes::{Route, Via};
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::{Kind, Shape};
-use crate::table::{Table, Tone, cell, items};
-
-/// The routes from one point of view.
-const ROUTES: Shape = Shape::new(&[("routes", Kind::List)]);
+use crate::table::{self, Table, Tone, cell, optional};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the routes that somebody needs
+    /// List the routes that a host or a router needs
     #[command(visible_alias = "ls")]
     List {
-        /// Whose: host:NAME, router, or group:CIDR
+        /// Point of view: host:NAME, router (above all groups), or group:CIDR (the group's router)
         #[arg(value_name = "FOR", default_value = "router")]
         target: String,
     },
-    /// Explain how an address is reached
+    /// Explain by which route an address is reached
     Explain {
         /// The address
         ip: std::net::IpAddr,
-        /// From where: host:NAME, router, or group:CIDR
+        /// Point of view, as in `romana route list`
         #[arg(long = "from", value_name = "FOR", default_value = "router")]
         target: String,
     },
@@ -35,15 +33,14 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
-            Self::List { target } => {
-                let routes = ctx.get(query(&target), ROUTES).await?;
-                ctx.out.show(&routes, || table(&routes))
-            }
+            Self::List { target } => ctx.out.show(&ctx.get(query(&target)).await?, table),
             Self::Explain { ip, target } => {
-                let routes = ctx.get(query(&target), ROUTES).await?;
-                let best = longest_match(&routes, ip);
-                let value = best.cloned().unwrap_or(Value::Null);
-                ctx.out.done(&value, explain(ip, &target, best))
+                let found: Answer<RoutesAt> = ctx.get(query(&target)).await?;
+                let routes = &found.value.routes.routes;
+                let best = longest_match(routes, ip);
+                let json = best.map(|at| found.json["routes"][at].clone()).unwrap_or_default();
+                let value = best.and_then(|at| routes.get(at));
+                ctx.out.done(&Answer { json, value }, explain(ip, &target, value))
             }
         }
     }
@@ -53,55 +50,44 @@ fn query(target: &str) -> Query {
     Query::new("/v1/routes").with("for", Some(target))
 }
 
-fn routes(answer: &Value) -> &[Value] {
-    items(answer.get("routes").unwrap_or(answer))
+/// The next hop of a route.
+fn via(route: &Route) -> String {
+    match &route.via {
+        Via::Local => String::from("local"),
+        Via::Host { name, ip } => format!("host {} ({ip})", cell(name)),
+        Via::Group { name, hosts } => {
+            format!("group {} [{}]", optional(name.as_ref()), table::list(hosts))
+        }
+    }
 }
 
-/// The next hop of a route: `via` is a word, or an object with the kind as its key.
-fn via(route: &Value) -> String {
-    let Some(via) = route.get("via") else { return String::from("-") };
-    if let Some(host) = via.get("host") {
-        return format!("host {} ({})", cell(host, "/name"), cell(host, "/ip"));
-    }
-    if let Some(group) = via.get("group") {
-        let name = cell(group, "/name");
-        let hosts = cell(group, "/hosts");
-        return format!("group {name} [{hosts}]");
-    }
-    crate::table::text(via)
-}
-
-fn table(answer: &Value) -> Table {
+fn table(answer: &RoutesAt) -> Table {
     let mut table = Table::new(&["PREFIX", "NETWORK", "VIA"], "no routes");
-    for route in routes(answer) {
-        table.row(vec![cell(route, "/prefix"), cell(route, "/network"), via(route)]);
+    let routes = &answer.routes;
+    for route in &routes.routes {
+        table.row(vec![cell(route.prefix), cell(&route.network), via(route)]);
     }
-    for exception in answer.get("exceptions").map(items).unwrap_or_default() {
-        let prefix = format!("{} (exception)", cell(exception, "/prefix"));
-        table.toned(Tone::Warning, vec![prefix, String::from("-"), cell(exception, "/reason")]);
+    for exception in &routes.exceptions {
+        let prefix = format!("{} (exception)", exception.prefix);
+        table.toned(Tone::Warning, vec![prefix, String::from("-"), cell(&exception.reason)]);
     }
-    if let Some(groups) = answer.get("groups").and_then(Value::as_u64) {
-        table.note(format!(
-            "{}; prefix groups that take hosts: {groups}",
-            plural(routes(answer).len(), "route")
-        ));
-    }
+    let count = plural(routes.routes.len(), "route");
+    table.note(format!("{count}; prefix groups that take hosts: {}", routes.groups));
     table
 }
 
-/// The route with the longest prefix that contains the address.
-fn longest_match(answer: &Value, ip: std::net::IpAddr) -> Option<&Value> {
-    let prefix = |route: &Value| cell(route, "/prefix").parse::<ipnet::IpNet>().ok();
-    let holding = routes(answer).iter().filter_map(|route| Some((prefix(route)?, route)));
-    let holding = holding.filter(|(prefix, _)| prefix.contains(&ip));
-    holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, route)| route)
+/// The index of the route with the longest prefix that contains the address.
+fn longest_match(routes: &[Route], ip: std::net::IpAddr) -> Option<usize> {
+    let prefixes = routes.iter().map(|route| route.prefix).enumerate();
+    let holding = prefixes.filter(|(_, prefix)| prefix.contains(&ip));
+    holding.max_by_key(|(_, prefix)| prefix.prefix_len()).map(|(at, _)| at)
 }
 
-fn explain(ip: std::net::IpAddr, target: &str, route: Option<&Value>) -> String {
+fn explain(ip: std::net::IpAddr, target: &str, route: Option<&Route>) -> String {
     match route {
         None => format!("{target} has no route to {ip}: it is in no assigned block or group"),
         Some(route) => {
-            let (prefix, network) = (cell(route, "/prefix"), cell(route, "/network"));
+            let (prefix, network) = (route.prefix, cell(&route.network));
             format!("{target} reaches {ip} by {prefix} (network {network}) via {}", via(route))
         }
     }
@@ -109,20 +95,18 @@ fn explain(ip: std::net::IpAddr, target: &str, route: Option<&Value>) -> String 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn the_longest_prefix_wins() {
-        let answer = json!({"routes": [
-            {"prefix": "10.0.0.0/8", "network": "n", "via": "local"},
-            {"prefix": "10.1.0.0/16", "network": "n", "via": {"host": {"name": "h", "ip": "1.2.3.4"}}},
-            {"prefix": "bad"},
-        ]});
+        let route =
+            |prefix: &str, via| Route { prefix: prefix.parse().unwrap(), network: "n".into(), via };
+        let host = Via::Host { name: "h".into(), ip: [1, 2, 3, 4].into() };
+        let routes = [route("10.0.0.0/8", Via::Local), route("10.1.0.0/16", host)];
         let ip = "10.1.2.3".parse().unwrap();
-        let line = explain(ip, "router", longest_match(&answer, ip));
+        let best = longest_match(&routes, ip).map(|at| &routes[at]);
+        let line = explain(ip, "router", best);
         assert_eq!(line, "router reaches 10.1.2.3 by 10.1.0.0/16 (network n) via host h (1.2.3.4)");
-        assert!(longest_match(&answer, "11.0.0.1".parse().unwrap()).is_none());
+        assert_eq!(longest_match(&routes, "11.0.0.1".parse().unwrap()), None);
     }
 }

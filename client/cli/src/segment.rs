@@ -1,19 +1,20 @@
 //! `romana segment`.
 
 use clap::Subcommand;
-use romana_api::tenant::LabelsBody;
+use hyper::Method;
+use romana_api::Page;
+use romana_api::tenant::{LabelsBody, Segment, Tenant};
 use romana_client::Query;
-use serde_json::{Value, json};
+use romana_statemachine::Labels;
+use romana_statemachine::name::{SegmentId, TenantId};
+use serde::Serialize;
 
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
-use crate::shape::{IDENTIFIED, Shape};
-use crate::table::{Table, cell, items};
-use crate::tenant;
-
-/// A segment after a change.
-const SHOWN: Shape = IDENTIFIED.or_changed();
+use crate::table::{self, Table, cell};
+use crate::tenant::PATH;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -45,7 +46,7 @@ pub(crate) enum Command {
 }
 
 fn path(tenant: &str, segment: &str) -> Query {
-    Query::new("/v1/tenants").segment(tenant).segment("segments").segment(segment)
+    Query::new(PATH).segment(tenant).segment("segments").segment(segment)
 }
 
 impl Command {
@@ -53,7 +54,8 @@ impl Command {
         match self {
             Self::Add { tenant, segment, labels } => {
                 let body = LabelsBody { labels: labels.into_iter().collect() };
-                let answer = ctx.put(path(&tenant, &segment), &body, SHOWN).await?;
+                let query = path(&tenant, &segment);
+                let answer = ctx.change::<Segment>(Method::PUT, query, &body).await?;
                 ctx.note_kubernetes("labels of pods become segments");
                 ctx.out.done(&answer, format!("segment {tenant}/{segment} added"))
             }
@@ -62,33 +64,45 @@ impl Command {
                 ctx.out.done(&answer, format!("segment {tenant}/{segment} removed"))
             }
             Self::List { tenants } => {
-                let found = if tenants.is_empty() {
-                    items(&ctx.list(Query::new("/v1/tenants"), IDENTIFIED).await?).to_vec()
+                let tenants = if tenants.is_empty() {
+                    let all: Answer<Page<Tenant>> = ctx.list(Query::new(PATH)).await?;
+                    all.value.items
                 } else {
-                    ctx.get_each("/v1/tenants", &tenants, IDENTIFIED).await?
+                    ctx.each(PATH, &tenants).await?.value
                 };
-                let rows = rows(&found);
-                let list: Vec<Value> = rows
-                    .iter()
-                    .map(|[tenant, id, _]| json!({"tenant": tenant, "id": id}))
-                    .collect();
-                ctx.out.show(&json!({ "items": list }), || table(rows))
+                let items = tenants.into_iter().flat_map(segments).collect();
+                ctx.out.show(&Answer::own(Segments { items }), table)
             }
         }
     }
 }
 
-fn rows(tenants: &[Value]) -> Vec<[String; 3]> {
-    let rows = tenants.iter().flat_map(|tenant| {
-        let of = |(id, labels)| [cell(tenant, "/id"), id, labels];
-        tenant::segments(tenant).into_iter().map(of).collect::<Vec<_>>()
-    });
-    rows.collect()
+/// Segments of several tenants.
+#[derive(Debug, Serialize)]
+struct Segments {
+    items: Vec<Row>,
 }
 
-fn table(rows: Vec<[String; 3]>) -> Table {
+/// A segment and its tenant.
+#[derive(Debug, Serialize)]
+struct Row {
+    tenant: TenantId,
+    id: SegmentId,
+    #[serde(skip)]
+    labels: Labels,
+}
+
+fn segments(tenant: Tenant) -> impl Iterator<Item = Row> {
+    let Tenant { id: tenant, segments, .. } = tenant;
+    let row = move |Segment { id, labels }| Row { tenant: tenant.clone(), id, labels };
+    segments.into_iter().map(row)
+}
+
+fn table(segments: &Segments) -> Table {
     let columns = ["TENANT", "SEGMENT", "LABELS"];
     let mut table = Table::new(&columns, "no segments yet: romana segment add TENANT SEGMENT");
-    rows.into_iter().for_each(|row| table.row(row.into()));
+    for Row { tenant, id, labels } in &segments.items {
+        table.row(vec![cell(tenant), cell(id), table::labels(labels)]);
+    }
     table
 }

@@ -1,6 +1,9 @@
 //! `romana settings`.
 
 use clap::Subcommand;
+use hyper::Method;
+use romana_api::ObjectOrChange;
+use romana_api::settings::ClusterSettings;
 use romana_client::Query;
 use romana_statemachine::time::{Size, Span};
 use serde_json::{Map, Value};
@@ -10,11 +13,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::global::duration;
 use crate::labels;
-use crate::shape::{SETTINGS, Shape};
-use crate::table::{Table, text};
-
-/// The settings after a change.
-const SHOWN: Shape = SETTINGS.or_changed();
+use crate::table::{self, Table, cell};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -34,13 +33,13 @@ impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let path = Query::new("/v1/settings");
         match self {
-            Self::Show => {
-                let settings = ctx.get(path, SETTINGS).await?;
-                ctx.out.show(&settings, || table(&settings))
-            }
+            Self::Show => ctx.out.show(&ctx.get(path).await?, table),
             Self::Set { changes } => {
-                let answer = ctx.patch(path, &Value::Object(body(changes)?), SHOWN).await?;
-                ctx.out.show(&answer, || table(&answer))
+                let answer = ctx.change(Method::PATCH, path, &body(changes)?).await?;
+                match &answer.value {
+                    ObjectOrChange::Object(settings) => ctx.out.show(&answer, |_| table(settings)),
+                    ObjectOrChange::Change(_) => ctx.out.done(&answer, "settings changed"),
+                }
             }
         }
     }
@@ -127,31 +126,27 @@ fn body(changes: Vec<(String, String)>) -> Result<Map<String, Value>, Failure> {
     read.collect()
 }
 
-fn table(settings: &Value) -> Table {
+/// The settings, by name as in `settings set`, where values have units.
+fn table(all: &ClusterSettings) -> Table {
+    let ClusterSettings { settings, agents, .. } = all;
+    let forever = || String::from("for ever");
+    let time = |ms: u64| Span(ms).to_string();
+    let bytes = |bytes: u64| Size(bytes).to_string();
+    let rows = [
+        ("address_reuse_delay", time(settings.address_reuse_delay_ms)),
+        ("history_retention_size", all.history_retention_bytes.map_or_else(forever, bytes)),
+        ("history_retention", all.history_retention_ms.map_or_else(forever, time)),
+        ("host_down_after", time(agents.host_down_after_ms)),
+        ("reserve_per_owner", cell(agents.reserve_per_owner)),
+        ("restore_hold_max", time(agents.restore_hold_max_ms)),
+        ("revision", cell(all.revision)),
+        ("service_ranges", table::list(&all.service_ranges)),
+        ("version", cell(all.version)),
+        ("vip_lease", time(settings.vip_lease_ms)),
+    ];
     let mut table = Table::new(&["SETTING", "VALUE"], "no settings");
-    if let Value::Object(map) = settings {
-        for (name, value) in map {
-            let for_ever = name.starts_with("history_retention") && value.is_null();
-            let (name, shown) = match (for_ever, value.as_u64()) {
-                (true, _) => (name.as_str(), "for ever".into()),
-                (false, Some(ms)) if name.ends_with("_ms") => (name.as_str(), Span(ms).to_string()),
-                (false, Some(bytes)) if name.ends_with("_bytes") => {
-                    (name.as_str(), Size(bytes).to_string())
-                }
-                _ => (name.as_str(), text(value)),
-            };
-            table.row(vec![setting(name), shown]);
-        }
-    }
+    rows.into_iter().for_each(|(name, value)| table.row(vec![name.into(), value]));
     table
-}
-
-/// The name of a setting in `settings set`, where values have units.
-fn setting(name: &str) -> String {
-    match name {
-        "history_retention_bytes" => "history_retention_size".into(),
-        name => name.strip_suffix("_ms").unwrap_or(name).into(),
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Tables for people: aligned columns without borders; each row is a JSON object.
+//! Tables for people: aligned columns without borders.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Layout, presets};
-use romana_statemachine::{escaped, escaped_lines};
-use serde_json::Value;
+use romana_statemachine::{Labels, escaped, escaped_lines};
 
 /// The severity of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,67 +104,41 @@ fn colours(tone: Option<Tone>) -> (&'static str, &'static str) {
     }
 }
 
-/// The items of a list; any other value is its own single item.
-pub(crate) fn items(list: &Value) -> &[Value] {
-    match list.get("items").or(Some(list)) {
-        Some(Value::Array(items)) => items,
-        _ => std::slice::from_ref(list),
-    }
+/// A value as the text of a cell, on one line (see [`escaped`]); `-` if it is empty.
+pub(crate) fn cell(value: impl Display) -> String {
+    let text = value.to_string();
+    if text.is_empty() { String::from("-") } else { escaped(&text).into_owned() }
 }
 
-/// The output for objects requested by name: the object itself if there is one, otherwise a list.
-pub(crate) fn one_or_list(mut found: Vec<Value>) -> Value {
-    match found.pop() {
-        Some(only) if found.is_empty() => only,
-        last => {
-            found.extend(last);
-            Value::Array(found)
-        }
-    }
+/// A value that may be absent as the text of a cell.
+pub(crate) fn optional(value: Option<impl Display>) -> String {
+    value.map_or_else(|| String::from("-"), cell)
 }
 
-/// A field of an object as a cell: nested fields are separated by slashes (`/usage/free`). Missing, null and empty
-/// values are `-`.
-pub(crate) fn cell(value: &Value, pointer: &str) -> String {
-    value.pointer(pointer).map_or_else(|| String::from("-"), text)
+/// Values as the text of a cell, separated by commas.
+pub(crate) fn list(values: impl IntoIterator<Item: Display>) -> String {
+    let texts: Vec<String> = values.into_iter().map(cell).collect();
+    cell(texts.join(","))
 }
 
-/// A value as the text of a cell, on one line: see [`escaped`].
-pub(crate) fn text(value: &Value) -> String {
-    escaped(&raw(value)).into_owned()
-}
-
-fn raw(value: &Value) -> String {
-    let text = match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::Array(list) => list.iter().map(raw).collect::<Vec<_>>().join(","),
-        Value::Object(map) => {
-            let pairs = map.iter().map(|(key, value)| format!("{key}={}", raw(value)));
-            pairs.collect::<Vec<_>>().join(",")
-        }
-    };
-    if text.is_empty() { String::from("-") } else { text }
+/// Labels as the text of a cell.
+pub(crate) fn labels(labels: &Labels) -> String {
+    list(labels.iter().map(|(key, value)| format!("{key}={value}")))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn cells_are_read_leniently() {
-        let value = json!({"a": {"b": 1}, "c": [1, "x"], "d": {"k": "v"}, "e": "", "f": null});
-        for (pointer, expected) in
-            [("/a/b", "1"), ("/c", "1,x"), ("/d", "k=v"), ("/e", "-"), ("/f", "-"), ("/g", "-")]
-        {
-            assert_eq!(cell(&value, pointer), expected, "{pointer}");
-        }
-        assert_eq!(items(&json!({"items": [1, 2]})).len(), 2);
-        assert_eq!(items(&json!([1])).len(), 1);
-        assert_eq!(items(&json!({"name": "x"})).len(), 1);
+    fn empty_cells_are_dashes() {
+        let none = [cell(""), optional(None::<u64>), list([""; 0]), labels(&Labels::new())];
+        assert_eq!(none, ["-"; 4].map(String::from));
+        assert_eq!(
+            [cell(1), optional(Some("x")), list([1, 2])],
+            ["1", "x", "1,2"].map(String::from)
+        );
+        assert_eq!(labels(&Labels::from([("k".into(), "v".into())])), "k=v");
     }
 
     #[test]
@@ -173,7 +147,7 @@ mod tests {
         let shown = "a\\u{1b}[2Jb\\nc\\u{202e}\\u{2066}\\u{200b}\\u{2028}";
         let mut table = Table::new(&["NAME"], "none");
         table.row(vec![String::from(hostile)]);
-        table.note(format!("note {}", cell(&json!({ "x": hostile }), "/x")));
+        table.note(format!("note {}", cell(hostile)));
         let text = table.render();
         assert_eq!(text.matches(shown).count(), 2, "{text}");
         assert_eq!(text.lines().count(), 3, "{text}");

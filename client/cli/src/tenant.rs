@@ -1,18 +1,16 @@
 //! `romana tenant`.
 
 use clap::Subcommand;
-use romana_api::tenant::LabelsBody;
+use hyper::Method;
+use romana_api::tenant::{LabelsBody, Tenant};
 use romana_client::Query;
-use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
-use crate::shape::{IDENTIFIED, Shape};
-use crate::table::{Table, cell, items, one_or_list, text};
+use crate::table::{self, Table, cell};
 
-/// A tenant after a change.
-const SHOWN: Shape = IDENTIFIED.or_changed();
+pub(crate) const PATH: &str = "/v1/tenants";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -47,54 +45,29 @@ impl Command {
         match self {
             Self::Create { name, labels } => {
                 let body = LabelsBody { labels: labels.into_iter().collect() };
-                let query = Query::new("/v1/tenants").segment(&name);
-                let answer = ctx.put(query, &body, SHOWN).await?;
+                let query = Query::new(PATH).segment(&name);
+                let answer = ctx.change::<Tenant>(Method::PUT, query, &body).await?;
                 ctx.note_kubernetes("namespaces become tenants");
                 ctx.out.done(&answer, format!("tenant {name} created"))
             }
             Self::Delete { name } => {
-                let query = Query::new("/v1/tenants").segment(&name);
-                let answer = ctx.delete(query, false).await?;
+                let answer = ctx.delete(Query::new(PATH).segment(&name), false).await?;
                 ctx.out.done(&answer, format!("tenant {name} deleted"))
             }
-            Self::List => {
-                let list = ctx.list(Query::new("/v1/tenants"), IDENTIFIED).await?;
-                ctx.out.show(&list, || table(items(&list)))
-            }
-            Self::Show { names } => {
-                let found = ctx.get_each("/v1/tenants", &names, IDENTIFIED).await?;
-                ctx.out.show(&one_or_list(found.clone()), || table(&found))
-            }
+            Self::List => ctx.show_list(Query::new(PATH), table).await,
+            Self::Show { names } => ctx.show_each(PATH, &names, table).await,
         }
     }
 }
 
-/// The segments of a tenant, with their labels: from the fields of an object, or a list of objects or ids.
-pub(crate) fn segments(tenant: &Value) -> Vec<(String, String)> {
-    match tenant.get("segments") {
-        Some(Value::Object(map)) => {
-            map.iter().map(|(id, value)| (id.clone(), text(value))).collect()
-        }
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(|segment| match segment {
-                Value::String(id) => (id.clone(), String::from("-")),
-                segment => (cell(segment, "/id"), cell(segment, "/labels")),
-            })
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn table(tenants: &[Value]) -> Table {
+fn table(tenants: &[Tenant]) -> Table {
     let mut table = Table::new(
         &["NAME", "SEGMENTS", "LABELS"],
-        "no tenants yet: romana tenant create NAME (Kubernetes makes them of namespaces)",
+        "no tenants yet: romana tenant create NAME (on Kubernetes, namespaces become tenants)",
     );
-    for tenant in tenants {
-        let segments: Vec<String> = segments(tenant).into_iter().map(|(id, _)| id).collect();
-        let segments = if segments.is_empty() { String::from("-") } else { segments.join(",") };
-        table.row(vec![cell(tenant, "/id"), segments, cell(tenant, "/labels")]);
+    for Tenant { id, labels, segments } in tenants {
+        let segments = table::list(segments.iter().map(|segment| &segment.id));
+        table.row(vec![cell(id), segments, table::labels(labels)]);
     }
     table
 }

@@ -3,27 +3,28 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use hyper::Method;
 use romana_client::Query;
+use romana_statemachine::name::NetworkName;
 use romana_statemachine::plural;
-use serde_json::Value;
+use romana_statemachine::topology::{
+    GroupSpec, MapSpec, PlannedNetwork, TopologyPlan, TopologySpec,
+};
 
-use crate::context::{Context, done, read};
+use crate::answer::Answer;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::input;
-use crate::shape::{Kind, Shape, TOPOLOGY};
-use crate::table::{Table, Tone, cell, items, text};
+use crate::table::{self, Table, Tone, cell, optional};
 
-/// The topology after a change.
-const SHOWN: Shape = TOPOLOGY.or_changed();
-/// The plan of a change.
-const PLAN: Shape = Shape::new(&[("changed", Kind::Bool)]);
+const PATH: &str = "/v1/topology";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the topology: networks, prefix groups and their hosts
     #[command(visible_alias = "list")]
     Show,
-    /// Set or replace the topology; what lives is kept, or the whole is refused
+    /// Set or replace the topology; everything in use is kept, or the update is refused as a whole
     Update {
         /// Document, JSON or YAML [default: stdin]
         file: Option<PathBuf>,
@@ -38,171 +39,133 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         match self {
-            Self::Show => {
-                let document = ctx.get(Query::new("/v1/topology"), TOPOLOGY).await?;
-                ctx.out.show(&document, || tree(&document))
-            }
+            Self::Show => ctx.out.show(&ctx.get(Query::new(PATH)).await?, tree),
             Self::Update { file } => {
                 let document = input::document(file).await?;
-                let answer = done(ctx.client.put_topology(&document).await?, SHOWN)?;
+                let query = Query::new(PATH);
+                let answer = ctx.change::<TopologySpec>(Method::PUT, query, &document).await?;
                 ctx.out.done(&answer, "Topology updated successfully.")
             }
             Self::Plan { file } => {
                 let document = input::document(file).await?;
-                let plan = read(ctx.client.plan_topology(&document).await?, PLAN)?;
-                ctx.out.show(&plan, || planned(&plan))?;
-                if is_refused(&plan) { Err(Failure::Found) } else { Ok(()) }
+                let plan: Answer<TopologyPlan> =
+                    ctx.inquire("/v1/topology/plan", &document).await?;
+                ctx.out.show(&plan, planned)?;
+                if is_refused(&plan.value) { Err(Failure::Found) } else { Ok(()) }
             }
         }
     }
 }
 
 /// The groups of every map, as an indented tree.
-fn tree(document: &Value) -> Table {
+fn tree(document: &TopologySpec) -> Table {
     let mut table = Table::new(
         &["GROUP", "CIDR", "ASSIGNMENT", "HOSTS"],
         "no topology yet: romana topology update FILE",
     );
-    for map in document.get("topologies").map(items).unwrap_or_default() {
-        table.toned(
-            Tone::Good,
-            vec![
-                format!("networks {}", cell(map, "/networks")),
-                cidrs(document, map),
-                String::new(),
-                String::new(),
-            ],
-        );
-        for group in map.get("map").map(items).unwrap_or_default() {
-            branch(&mut table, group, 1);
-        }
+    for map in &document.topologies {
+        let networks = format!("networks {}", table::list(&map.networks));
+        let cells = vec![networks, cidrs(document, map), String::new(), String::new()];
+        table.toned(Tone::Good, cells);
+        map.map.iter().for_each(|group| branch(&mut table, group, 1));
     }
     table
 }
 
 /// CIDRs of the networks of a map.
-fn cidrs(document: &Value, map: &Value) -> String {
-    let networks = document.get("networks").map(items).unwrap_or_default();
-    let named = map.get("networks").map(items).unwrap_or_default();
-    let of = |name: &Value| networks.iter().find(|network| network.get("name") == Some(name));
-    let cidrs: Vec<String> = named.iter().filter_map(of).map(|n| cell(n, "/cidr")).collect();
+fn cidrs(document: &TopologySpec, map: &MapSpec) -> String {
+    let of = |name: &NetworkName| document.networks.iter().find(|network| network.name == *name);
+    let cidrs: Vec<&str> =
+        map.networks.iter().filter_map(of).map(|network| network.cidr.as_str()).collect();
     cidrs.join(",")
 }
 
 /// Whether `topology update` would be refused.
-fn is_refused(plan: &Value) -> bool {
-    plan.get("conflicts").is_some_and(|list| !items(list).is_empty())
+fn is_refused(plan: &TopologyPlan) -> bool {
+    !plan.conflicts.is_empty()
 }
 
 /// Maximum depth of groups to display: the server allows 20 levels.
 const DEPTH_MAX: usize = 32;
 
-fn branch(table: &mut Table, group: &Value, depth: usize) {
-    if group.get("dummy").and_then(Value::as_bool) == Some(true) || depth > DEPTH_MAX {
+fn branch(table: &mut Table, group: &GroupSpec, depth: usize) {
+    if group.dummy == Some(true) || depth > DEPTH_MAX {
         return; // Padding takes no host.
     }
-    let below = |key: &str| group.get(key).map(items).unwrap_or_default();
-    let is_host = |element: &&Value| element.get("ip").is_some_and(|ip| !ip.is_null());
-    let all = || below("groups").iter().chain(below("hosts"));
-    let hosts: Vec<String> = all().filter(is_host).map(|host| cell(host, "/name")).collect();
-    let name = match cell(group, "/name") {
-        none if none == "-" => String::from("(unnamed)"),
-        name => name,
-    };
-    let hosts = if hosts.is_empty() { String::from("-") } else { hosts.join(",") };
+    let all = || group.groups.iter().chain(&group.hosts).flatten();
+    let hosts = all().filter(|element| element.is_host());
+    let hosts = table::list(hosts.map(|host| optional(host.name.as_ref())));
+    let name = group.name.as_ref().map_or_else(|| String::from("(unnamed)"), cell);
     let name = format!("{}{name}", "  ".repeat(depth));
-    table.row(vec![name, cell(group, "/cidr"), cell(group, "/assignment"), hosts]);
-    for inner in all().filter(|element| !is_host(element)) {
+    let (cidr, assignment) = (optional(group.cidr.as_ref()), table::labels(&group.assignment));
+    table.row(vec![name, cidr, assignment, hosts]);
+    for inner in all().filter(|element| !element.is_host()) {
         branch(table, inner, depth + 1);
     }
 }
 
 /// The changes of whole networks, as lines of text.
-fn networks(plan: &Value) -> Vec<String> {
+fn networks(plan: &TopologyPlan) -> Vec<String> {
     let mut lines = Vec::new();
-    for (word, key) in [("add", "networks_added"), ("remove", "networks_removed")] {
-        let names = plan.get(key).map(items).unwrap_or_default();
-        lines.extend(names.iter().map(|name| format!("{word} network {}", text(name))));
+    for (word, names) in [("add", &plan.networks_added), ("remove", &plan.networks_removed)] {
+        lines.extend(names.iter().map(|name| format!("{word} network {}", cell(name))));
     }
-    for change in plan.get("networks_changed").map(items).unwrap_or_default() {
-        let of = |end: &str, key: &str| change.get(end).and_then(|facts| facts.get(key)).cloned();
-        for (what, key) in [
-            ("range", "cidr"),
-            ("block mask", "block_mask"),
-            ("tenants", "tenants"),
-            ("without first and last", "skip_first_last"),
-        ] {
-            let (from, to) = (of("from", key), of("to", key));
-            if let (Some(from), Some(to)) = (&from, &to)
-                && from != to
-            {
-                let network = cell(change, "/network");
-                let (from, to) = (shown(from), shown(to));
-                lines.push(format!("change network {network}: {what} {from} → {to}"));
-            }
-        }
+    for change in &plan.networks_changed {
+        let network = cell(&change.network);
+        let (from, to) = (properties(&change.from), properties(&change.to));
+        let both = from.into_iter().zip(to);
+        lines.extend(both.filter(|(from, to)| from != to).map(|((what, from), (_, to))| {
+            format!("change network {network}: {what} {from} → {to}")
+        }));
     }
-    for one in plan.get("blocks_handed_over").map(items).unwrap_or_default() {
-        let of = |key: &str| cell(one, key);
+    for moved in &plan.blocks_handed_over {
         lines.push(format!(
             "move {} with {} from network {} to {}",
-            number(one, "/blocks", "block"),
-            number(one, "/addresses", "address"),
-            of("/from"),
-            of("/to")
+            plural(moved.blocks, "block"),
+            plural(moved.addresses, "address"),
+            cell(&moved.from),
+            cell(&moved.to)
         ));
     }
     lines
 }
 
-/// A count in a response, with its noun.
-fn number(value: &Value, pointer: &str, noun: &str) -> String {
-    let count = value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
-    plural(count, noun).to_string()
+/// The properties of a network, with their names.
+fn properties(network: &PlannedNetwork) -> [(&'static str, String); 4] {
+    let PlannedNetwork { cidr, block_mask, tenants, skip_first_last } = network;
+    let all = tenants.is_empty();
+    [
+        ("range", cell(cidr)),
+        ("block mask", cell(block_mask)),
+        ("tenants", if all { String::from("all") } else { table::list(tenants) }),
+        ("without first and last", cell(skip_first_last)),
+    ]
 }
 
-/// A value in short form: an empty list of tenants means all.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Array(list) if list.is_empty() => "all".into(),
-        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
-        value => text(value),
-    }
-}
-
-fn planned(plan: &Value) -> Table {
+fn planned(plan: &TopologyPlan) -> Table {
     let mut table = Table::new(&["NETWORK", "GROUP", "NAME", "HOSTS"], "no group would take hosts");
-    for group in plan.get("groups").map(items).unwrap_or_default() {
-        table.row(["/network", "/cidr", "/name", "/hosts"].map(|key| cell(group, key)).into());
+    for group in &plan.groups {
+        let name = optional(group.name.as_ref());
+        table.row(vec![cell(&group.network), cell(group.cidr), name, cell(group.hosts)]);
     }
     table.note("");
     networks(plan).into_iter().for_each(|line| table.note(line));
-    for one in plan.get("hosts_moved").map(items).unwrap_or_default() {
-        let (host, network) = (cell(one, "/host"), cell(one, "/network"));
-        table.note(format!(
-            "move {host} in {network}: {} → {}",
-            cell(one, "/from"),
-            cell(one, "/to")
-        ));
+    for moved in &plan.hosts_moved {
+        let (host, network) = (cell(&moved.host), cell(&moved.network));
+        let (from, to) = (optional(moved.from), optional(moved.to));
+        table.note(format!("move {host} in {network}: {from} → {to}"));
     }
-    for host in plan.get("hosts_added").map(items).unwrap_or_default() {
-        table.note(format!("add host {}", text(host)));
+    plan.hosts_added.iter().for_each(|host| table.note(format!("add host {}", cell(host))));
+    for block in &plan.blocks_released {
+        table.note(format!("release empty block {block}"));
     }
-    for block in plan.get("blocks_released").map(items).unwrap_or_default() {
-        table.note(format!("release empty block {}", text(block)));
+    for conflict in &plan.conflicts {
+        let (subject, reason) = (cell(&conflict.subject), cell(&conflict.reason));
+        table.note(format!("conflict: {subject}: {reason}"));
     }
-    for conflict in plan.get("conflicts").map(items).unwrap_or_default() {
-        table.note(format!(
-            "conflict: {}: {}",
-            cell(conflict, "/subject"),
-            cell(conflict, "/reason")
-        ));
-    }
-    let refused = is_refused(plan);
-    let changed = plan.get("changed").and_then(Value::as_bool).unwrap_or(true);
-    let blocks = number(plan, "/blocks_kept", "block");
-    let addresses = number(plan, "/addresses_kept", "address");
-    table.note(match (refused, changed) {
+    let blocks = plural(plan.blocks_kept, "block");
+    let addresses = plural(plan.addresses_kept, "address");
+    table.note(match (is_refused(plan), plan.changed) {
         (true, _) => String::from("it would be refused"),
         (false, false) => String::from("nothing would change"),
         (false, true) => {

@@ -3,25 +3,25 @@
 use std::net::IpAddr;
 
 use clap::Subcommand;
+use hyper::Method;
 use romana_api::vip::VipBody;
 use romana_client::Query;
-use serde_json::Value;
+use romana_statemachine::Vip;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::NAMED;
-use crate::table::{Table, Tone, cell, items, one_or_list};
+use crate::table::{self, Table, Tone, cell};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Ask for a virtual IP, or change the request (refused: no host of this release answers for them)
+    /// Request a virtual IP, or change the request (refused: this release does not serve them)
     #[command(visible_alias = "set")]
     Add {
         /// Its name
         name: String,
         /// The address
         ip: IpAddr,
-        /// Host that may answer; may be repeated; none = any host that is up
+        /// Host that may hold it; may be repeated [default: any host that is up]
         #[arg(long = "candidate", value_name = "HOST")]
         candidates: Vec<String>,
     },
@@ -30,7 +30,7 @@ pub(crate) enum Command {
         /// Its name
         name: String,
     },
-    /// List the virtual IPs and who answers
+    /// List the virtual IPs and the hosts that hold them
     #[command(visible_alias = "ls")]
     List,
     /// Show virtual IPs
@@ -41,43 +41,39 @@ pub(crate) enum Command {
     },
 }
 
+const PATH: &str = "/v1/vips";
+
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
-        let path = Query::new("/v1/vips");
+        let path = Query::new(PATH);
         match self {
             Self::Add { name, ip, candidates } => {
                 let candidates = candidates.into_iter().map(Into::into).collect();
                 let body = VipBody { ip, candidates };
-                let answer = ctx.put(path.segment(&name), &body, NAMED.or_changed()).await?;
+                let answer = ctx.change::<Vip>(Method::PUT, path.segment(&name), &body).await?;
                 ctx.out.done(&answer, format!("VIP {name} is requested at {ip}"))
             }
             Self::Remove { name } => {
                 let answer = ctx.delete(path.segment(&name), false).await?;
                 ctx.out.done(&answer, format!("VIP {name} removed"))
             }
-            Self::List => {
-                let list = ctx.list(path, NAMED).await?;
-                ctx.out.show(&list, || table(items(&list)))
-            }
-            Self::Show { names } => {
-                let found = ctx.get_each("/v1/vips", &names, NAMED).await?;
-                ctx.out.show(&one_or_list(found.clone()), || table(&found))
-            }
+            Self::List => ctx.show_list(path, table).await,
+            Self::Show { names } => ctx.show_each(PATH, &names, table).await,
         }
     }
 }
 
-fn table(vips: &[Value]) -> Table {
+fn table(vips: &[Vip]) -> Table {
     let columns = ["NAME", "IP", "HOST", "CANDIDATES"];
     let mut table = Table::new(&columns, "no virtual IPs: this release does not serve them");
-    for vip in vips {
-        let holder = cell(vip, "/holder/host");
-        let tone = if holder == "-" { Tone::Warning } else { Tone::Plain };
-        let candidates = match cell(vip, "/candidates") {
-            none if none == "-" => String::from("any"),
-            some => some,
+    for Vip { name, ip, candidates, holder } in vips {
+        let tone = if holder.is_some() { Tone::Plain } else { Tone::Warning };
+        let holder = table::optional(holder.as_ref().map(|holder| &holder.host));
+        let candidates = match candidates.is_empty() {
+            true => String::from("any"),
+            false => table::list(candidates),
         };
-        table.toned(tone, vec![cell(vip, "/name"), cell(vip, "/ip"), holder, candidates]);
+        table.toned(tone, vec![cell(name), cell(ip), holder, candidates]);
     }
     table
 }

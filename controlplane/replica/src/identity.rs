@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use romana_statemachine::Digest;
-use romana_storage::durable;
+use romana_storage::durable::{Disk, Files};
 use romana_storage::platform::fs;
 use romana_storage::platform::random;
 use romana_storage::wal;
@@ -154,7 +154,7 @@ impl Identity {
             Ok(bytes) => nonce_of(&bytes).map_err(|why| IdentityError::Nonce { path, why })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let nonce = format!("{:032x}", random::<u128>());
-                let written = durable::put(&path, nonce.as_bytes());
+                let written = Disk.put(&path, nonce.as_bytes());
                 written.map_err(|failed| IdentityError::Io { path, source: failed.source })?;
                 nonce
             }
@@ -240,7 +240,7 @@ impl Identity {
     }
 
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        Ok(durable::put(&dir.join(FILE), &serde_json::to_vec_pretty(self)?)?)
+        Ok(Disk.put(&dir.join(FILE), &serde_json::to_vec_pretty(self)?)?)
     }
 }
 

@@ -10,11 +10,13 @@ use romana_statemachine::command::{AllocateAddress, ReleaseAddress};
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Allocation, Answer, Command, Owner, Refusal, State};
 
-use super::call::{Call, bad_query, parse};
+use super::body::parse;
+use super::call::Call;
+use super::head::bad_query;
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 use crate::error::{Code, Failure};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -113,12 +115,12 @@ async fn list(call: Call) -> reply::Result {
     match (filter.cidr, filter.host) {
         (Some(cidr), _) => {
             let found = state.ipam().addresses_in(cidr).filter(|address| filter.wants(address));
-            reply::page(&call, &state, found, key, |address| address)
+            list::page(&call, &state, found, key, |address| address)
         }
         (None, Some(host)) => {
             let host = HostName::from(host);
             let found = state.ipam().host_addresses(&host).filter(|address| filter.wants(address));
-            reply::page(&call, &state, found, key, |address| address)
+            list::page(&call, &state, found, key, |address| address)
         }
         (None, None) => {
             let owner = |owner: &Owner| {
@@ -126,7 +128,7 @@ async fn list(call: Call) -> reply::Result {
                 filter.owner([network.as_str(), host.as_str(), tenant.as_str(), segment.as_str()])
             };
             let found = state.ipam().addresses_of(after, owner);
-            reply::page(&call, &state, found, key, |address| address)
+            list::page(&call, &state, found, key, |address| address)
         }
     }
 }

@@ -10,7 +10,8 @@ use romana_statemachine::{Event, Record, Revision, Topic};
 use romana_storage::history::HistoryError;
 use tokio::time::timeout_at;
 
-use super::call::{Call, bad_query};
+use super::call::Call;
+use super::head::bad_query;
 use super::operation::{CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of};
 use super::{addresses, reply};
 use crate::budget::Cancel;

@@ -10,7 +10,8 @@ use romana_daemon::error::chain;
 use romana_replica::backup::take::{Take, TakeError, origin};
 use tokio::time::timeout_at;
 
-use super::call::{Call, bad_query};
+use super::call::Call;
+use super::head::bad_query;
 use super::operation::{Accepts, CONSISTENCY, Octets, Operation, Param, Verb, handler, of};
 use super::reply;
 use crate::budget::{self, Cancel, Held};

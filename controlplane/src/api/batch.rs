@@ -7,7 +7,8 @@ use romana_statemachine::limits::ENTRY_COMMANDS_MAX;
 use romana_statemachine::name::AddressName;
 use romana_statemachine::{Command, Outcome, Refusal, Revision};
 
-use super::call::{Call, parse};
+use super::body::parse;
+use super::call::Call;
 use super::operation::{BATCH_BYTES_MAX, Operation, Verb, handler, of};
 use super::reply;
 use crate::error::{Code, Failure};

@@ -9,7 +9,7 @@ use super::call::{Call, created};
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::new(
@@ -48,7 +48,7 @@ pub(super) fn all(state: &State) -> impl Iterator<Item = Blackout> {
 
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;
-    reply::page(&call, &state, all(&state), |blackout| blackout.cidr, |blackout| blackout)
+    list::page(&call, &state, all(&state), |blackout| blackout.cidr, |blackout| blackout)
 }
 
 async fn add(call: Call) -> reply::Result {

@@ -8,7 +8,7 @@ use romana_statemachine::name::HostName;
 
 use super::call::Call;
 use super::operation::{CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of};
-use super::reply;
+use super::{list, reply};
 
 pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     Verb::Get,
@@ -46,11 +46,11 @@ async fn list(call: Call) -> reply::Result {
         Some(host) => {
             let cidrs = ipam.host_blocks(&HostName::from(host)).collect::<Vec<_>>();
             let blocks = cidrs.into_iter().filter_map(|cidr| ipam.block(cidr)).filter(wanted);
-            reply::page(&call, &state, blocks, key, view)
+            list::page(&call, &state, blocks, key, view)
         }
         None => {
             let after = call.query_as::<IpNet>("continue")?.map(|cidr| cidr.network());
-            reply::page(&call, &state, ipam.blocks_after(after).filter(wanted), key, view)
+            list::page(&call, &state, ipam.blocks_after(after).filter(wanted), key, view)
         }
     }
 }

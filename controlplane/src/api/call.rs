@@ -1,14 +1,10 @@
 //! One request: everything that handlers need from it, checked once.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::extract::Query;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
 use hyper::body::Body as HttpBody;
 use romana_api::{Changed, header};
 use romana_replica::ProposeError;
@@ -17,39 +13,17 @@ use romana_statemachine::{Answer, Command, Outcome, Proposal, Revision, State};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::operation::{Operation, Param, Verb};
-use super::strict::Strict;
-use super::{Api, origin, reply};
-use crate::budget::{self, Budgets, Cancel, Held, Pool};
+use super::head::{bad_query, only};
+use super::input::{Input, Verb};
+use super::{Api, body, head, origin, reply};
+use crate::budget::{self, Cancel, Held, Pool};
 use crate::error::{Code, Failure};
 use crate::metrics::ProposalFailure;
 
-/// Longest deadline that a client may request.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Default and maximum number of items in a list.
 pub(crate) const LIST_ITEMS_MAX: usize = 10_000;
 
-/// Limits for draining a refused body before the answer: bytes …
-const DRAIN_BYTES_MAX: usize = 32 << 20;
-/// … and time.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Time for a body to arrive: this, plus a second per so many bytes …
-const BODY_GRACE: Duration = Duration::from_secs(5);
-const BODY_BYTES_PER_SEC: u32 = 1 << 20;
-/// … and at most this long without receiving a byte.
-const BODY_STALL: Duration = Duration::from_secs(5);
-
-/// Parsing a larger body takes longer than other requests should wait.
-const LARGE_BYTES: usize = 256 << 10;
-
-/// Bytes read of a body where none is expected.
-const NOTHING_BYTES_MAX: usize = 64;
-
-/// The type that `curl -d` sends for any body, including JSON. Parsed as JSON everywhere; a real form fails to parse.
-const CURL_TYPE: &str = "application/x-www-form-urlencoded";
-
-/// A request whose head and body have been read and checked against its route.
+/// A request whose head and body have been read and checked against its takes.
 pub(crate) struct Call {
     pub(crate) api: Api,
     pub(crate) path: Vec<(Arc<str>, String)>,
@@ -66,7 +40,7 @@ impl Call {
     /// because a client that is still sending would not see the answer.
     pub(crate) async fn read<B>(
         api: Api,
-        route: &Operation,
+        takes: &Input,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         mut body: B,
@@ -74,16 +48,16 @@ impl Call {
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
-        let read = Self::read_whole(api, route, path, parts, &mut body).await;
-        if (read.is_err() || route.ignores_body) && !body.is_end_stream() {
-            _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(&mut body)).await;
+        let read = Self::read_whole(api, takes, path, parts, &mut body).await;
+        if (read.is_err() || takes.ignores_body) && !body.is_end_stream() {
+            body::drain(&mut body).await;
         }
         read
     }
 
     async fn read_whole<B>(
         api: Api,
-        route: &Operation,
+        takes: &Input,
         path: Vec<(Arc<str>, String)>,
         parts: Parts,
         body: &mut B,
@@ -91,30 +65,31 @@ impl Call {
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
-        let deadline = Instant::now() + timeout(&parts.headers, api.request_timeout())?;
+        let deadline = Instant::now() + head::timeout(&parts.headers, api.request_timeout())?;
         only(&parts.headers, "Host")?;
-        if route.verb != Verb::Get {
-            check_encoding(&parts.headers)?;
+        if takes.verb != Verb::Get {
+            head::check_encoding(&parts.headers)?;
             origin::check(&parts.headers, &parts.uri)?;
-            refuse_form(&parts.headers, route.content_types)?;
+            head::refuse_form(&parts.headers, takes.content_types)?;
         }
-        route.accepts.check(&parts.headers)?;
+        takes.accepts.check(&parts.headers)?;
         let query = match parts.uri.query() {
             None | Some("") => Vec::new(),
-            Some(_) => query(&parts, route.query)?,
+            Some(_) => head::query(&parts, takes.query)?,
         };
-        let has_body = !body.is_end_stream() && !route.ignores_body;
-        if has_body && route.body_max > 0 {
-            check_content_type(&parts.headers, route.content_types)?;
+        let has_body = !body.is_end_stream() && !takes.ignores_body;
+        if has_body && takes.body_max > 0 {
+            head::check_content_type(&parts.headers, takes.content_types)?;
         }
         let budgets = api.budgets();
-        let (body, held) = match (has_body, route.body_max) {
+        let (body, held) = match (has_body, takes.body_max) {
             (false, _) => (Bytes::new(), Held::none()),
             (true, 0) => {
-                let (body, held) = collect(body, NOTHING_BYTES_MAX, deadline, budgets).await?;
-                (nothing(&body)?, held)
+                let (body, held) =
+                    body::collect(body, body::NOTHING_BYTES_MAX, deadline, budgets).await?;
+                (body::nothing(&body)?, held)
             }
-            (true, max) => collect(body, max, deadline, budgets).await?,
+            (true, max) => body::collect(body, max, deadline, budgets).await?,
         };
         Ok(Self { api, path, query, headers: parts.headers, body, deadline, _held: held })
     }
@@ -144,7 +119,7 @@ impl Call {
 
     /// The body, parsed.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        parse(&self.body)
+        body::parse(&self.body)
     }
 
     /// The body, parsed; an empty body gives the default.
@@ -319,254 +294,4 @@ fn check_served(command: &Command, state: &State) -> Result<(), Failure> {
 /// Status of a change: 201 if something was created, 200 if it existed.
 pub(crate) fn created(change: Changed) -> StatusCode {
     if change.changed { StatusCode::CREATED } else { StatusCode::OK }
-}
-
-/// Failure for a query parameter with an invalid value.
-pub(crate) fn bad_query(name: &str, value: &str, why: &str) -> Failure {
-    let shown: String = value.chars().take(128).collect();
-    Failure::new(Code::MalformedQuery, format!("{name}={shown} is not valid: {why}"))
-        .with("parameter", name)
-}
-
-/// Parses JSON; an error names the path of the field.
-pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    if body.len() > LARGE_BYTES { budget::apart(|| read(body)) } else { read(body) }
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    if let Ok(value) = T::deserialize(Strict(&mut deserializer))
-        && deserializer.end().is_ok()
-    {
-        return Ok(value);
-    }
-    // Parse again to find the path: too expensive for the normal case.
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let error = match serde_path_to_error::deserialize::<_, T>(Strict(&mut deserializer)) {
-        Err(error) => error,
-        Ok(value) => match deserializer.end() {
-            Ok(()) => return Ok(value),
-            Err(error) => return Err(malformed(".", &error)),
-        },
-    };
-    let field = error.path().to_string();
-    Err(malformed(&field, error.inner()))
-}
-
-fn malformed(field: &str, error: &serde_json::Error) -> Failure {
-    let at =
-        if field == "." { Cow::Borrowed("the body") } else { Cow::Owned(format!("field {field}")) };
-    Failure::new(Code::MalformedBody, format!("{at} is not valid: {error}"))
-        .with("field", field)
-        .with("line", error.line())
-        .with("column", error.column())
-}
-
-/// The value of a header that may occur only once: with two values it would be ambiguous which one counts.
-pub(crate) fn only<'a>(
-    headers: &'a HeaderMap,
-    name: &'static str,
-) -> Result<Option<&'a HeaderValue>, Failure> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next();
-    if values.next().is_some() {
-        let why = format!("{name} is there more than once");
-        return Err(Failure::new(Code::MalformedHeader, why).with("header", name));
-    }
-    Ok(value)
-}
-
-fn timeout(headers: &HeaderMap, default: Duration) -> Result<Duration, Failure> {
-    let Some(value) = only(headers, header::TIMEOUT_MS)? else { return Ok(default) };
-    let ms = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let ms = ms.filter(|ms| *ms > 0).ok_or_else(|| {
-        let why = format!("{} is not a positive number of milliseconds", header::TIMEOUT_MS);
-        Failure::new(Code::MalformedHeader, why).with("header", header::TIMEOUT_MS)
-    })?;
-    Ok(Duration::from_millis(ms).min(TIMEOUT_MAX))
-}
-
-fn query(parts: &Parts, known: &[Param]) -> Result<Vec<(String, String)>, Failure> {
-    let text = parts.uri.query().unwrap_or_default();
-    if !is_encoded(text) {
-        let shown: String = text.chars().take(128).collect();
-        let why = format!("?{shown} is not UTF-8 when its % escapes are read");
-        return Err(Failure::new(Code::MalformedQuery, why).with("query", shown));
-    }
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
-        .map_err(|why| Failure::new(Code::MalformedQuery, why.body_text()))?;
-    for (at, (name, _)) in pairs.iter().enumerate() {
-        if !known.iter().any(|param| param.name == name) {
-            let names: Vec<&str> = known.iter().map(|param| param.name).collect();
-            let shown: String = name.chars().take(128).collect();
-            let message = format!("the parameter {shown:?} is not known here");
-            return Err(Failure::new(Code::MalformedQuery, message)
-                .with("parameter", shown)
-                .with("known", names));
-        }
-        if pairs[..at].iter().any(|(other, _)| other == name) {
-            let message = format!("the parameter {name} is there twice");
-            return Err(
-                Failure::new(Code::MalformedQuery, message).with("parameter", name.as_str())
-            );
-        }
-    }
-    Ok(pairs)
-}
-
-/// Whether every `%` in a query starts a valid escape, and the decoded bytes are UTF-8. Form decoders
-/// would replace invalid parts.
-fn is_encoded(query: &str) -> bool {
-    let mut bytes = Vec::with_capacity(query.len());
-    let mut rest = query.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        let (Some(high), Some(low)) = (digit(0), digit(1)) else { return false };
-        bytes.push(u8::try_from(high * 16 + low).unwrap_or(0));
-        rest = after.get(2..).unwrap_or_default();
-    }
-    std::str::from_utf8(&bytes).is_ok()
-}
-
-/// Refuses the content types that an HTML form can send, on every route that changes something, with or without a
-/// body; except the type that curl sends for any body (for browsers, `origin` is checked).
-fn refuse_form(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
-    let given = only(headers, "Content-Type")?.and_then(|value| value.to_str().ok()).unwrap_or("");
-    let essence = given.split(';').next().unwrap_or("").trim();
-    if ["text/plain", "multipart/form-data"].iter().any(|form| form.eq_ignore_ascii_case(essence)) {
-        let message = format!("the body is {essence:?}, which any page's form can send, not JSON");
-        let failure = Failure::new(Code::UnsupportedMediaType, message);
-        return Err(failure.with("types", accepted.to_vec()));
-    }
-    Ok(())
-}
-
-/// Refuses compressed bodies: they would be read as if they were not compressed.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
-    let Some(value) = only(headers, "Content-Encoding")? else { return Ok(()) };
-    let given = value.to_str().unwrap_or("").trim();
-    if given.eq_ignore_ascii_case("identity") {
-        return Ok(());
-    }
-    let message = format!("the body is encoded as {given:?}: send it as it is");
-    Err(Failure::new(Code::UnsupportedMediaType, message).with("header", "Content-Encoding"))
-}
-
-fn check_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Failure> {
-    let Some(value) = only(headers, "Content-Type")? else { return Ok(()) };
-    let given = value.to_str().unwrap_or("");
-    let essence = given.split(';').next().unwrap_or("").trim();
-    let known = accepted.iter().chain([&CURL_TYPE]);
-    if known.into_iter().any(|known| known.eq_ignore_ascii_case(essence)) {
-        return Ok(());
-    }
-    let message = format!("the body is {essence:?}, not JSON");
-    Err(Failure::new(Code::UnsupportedMediaType, message).with("types", accepted.to_vec()))
-}
-
-/// Where no body is expected, an empty object is allowed for clients that always send one.
-fn nothing(body: &Bytes) -> Result<Bytes, Failure> {
-    match body.trim_ascii() {
-        b"" | b"{}" => Ok(Bytes::new()),
-        _ => Err(too_large(0)),
-    }
-}
-
-fn too_large(max: usize) -> Failure {
-    Failure::new(Code::BodyTooLarge, format!("the body is larger than {max} bytes"))
-        .with("max_bytes", max)
-}
-
-/// Drains the rest of a body.
-async fn drain<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
-    let mut read = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > DRAIN_BYTES_MAX {
-            return;
-        }
-    }
-}
-
-/// Deadline for the arrival of a body of this size that started at `start`.
-fn body_deadline(start: Instant, bytes: u64) -> Instant {
-    let seconds = u32::try_from(bytes / u64::from(BODY_BYTES_PER_SEC)).unwrap_or(u32::MAX);
-    start + BODY_GRACE + Duration::from_secs(1) * seconds
-}
-
-/// Reads a body of at most `max` bytes until the deadline, or earlier if it arrives too slowly; returns it with
-/// its share of the budget.
-async fn collect<B>(
-    body: &mut B,
-    max: usize,
-    deadline: Instant,
-    budgets: &Budgets,
-) -> Result<(Bytes, Held), Failure>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-{
-    if body.size_hint().lower() > max as u64 {
-        return Err(too_large(max));
-    }
-    let start = Instant::now();
-    let mut first = Bytes::new();
-    let mut whole = BytesMut::new();
-    let mut held = Held::none();
-    loop {
-        let length = first.len() + whole.len();
-        let size = body.size_hint().lower().saturating_add(length as u64);
-        let until = deadline.min(body_deadline(start, size)).min(Instant::now() + BODY_STALL);
-        let frame = tokio::time::timeout_at(until, body.frame()).await;
-        let frame = frame.map_err(|_| {
-            Failure::new(Code::RequestTimeout, "the body did not arrive before the deadline")
-        })?;
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| {
-            Failure::new(Code::MalformedBody, "the body ended early or is not well framed")
-        })?;
-        let Ok(data) = frame.into_data() else { continue };
-        if length + data.len() > max {
-            return Err(too_large(max));
-        }
-        held.add(budgets.body((length, length + data.len()), deadline).await?);
-        // Nearly all bodies are a single frame: do not copy it.
-        if length == 0 {
-            first = data;
-        } else {
-            whole.extend_from_slice(&std::mem::take(&mut first));
-            whole.extend_from_slice(&data);
-        }
-        if body.is_end_stream() {
-            break;
-        }
-    }
-    Ok((if whole.is_empty() { first } else { whole.freeze() }, held))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn escapes_are_of_bytes_and_bytes_are_utf_8() {
-        for good in ["", "a=b&c=d", "a=%C3%a9", "a=b+c", "name=50%25", "é=é"] {
-            assert!(is_encoded(good), "{good}");
-        }
-        for bad in ["%ff", "a=%C3", "a=%C3%28", "a=50%", "a=%4", "a=%zz", "a=%+1", "%e2%28%a1"] {
-            assert!(!is_encoded(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_larger_body_has_more_time() {
-        let start = Instant::now();
-        let small = body_deadline(start, 100);
-        assert_eq!(small, start + BODY_GRACE);
-        assert_eq!(body_deadline(start, 16 << 20), small + Duration::from_secs(16));
-    }
 }

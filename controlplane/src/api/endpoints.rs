@@ -12,7 +12,7 @@ use super::call::{Call, created};
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 use crate::error::{Code, Failure};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -74,7 +74,7 @@ async fn list(call: Call) -> reply::Result {
             && same(tenant, endpoint.tenant.as_str())
             && same(segment, endpoint.segment.as_str())
     };
-    reply::page(&call, &state, state.endpoints().filter(wanted), |e| e.ip, |endpoint| endpoint)
+    list::page(&call, &state, state.endpoints().filter(wanted), |e| e.ip, |endpoint| endpoint)
 }
 
 async fn get(call: Call) -> reply::Result {

@@ -13,7 +13,8 @@ use romana_statemachine::{Record, Revision, Topic, VERSION_MAX};
 use romana_storage::history::HistoryError;
 
 use super::FOLLOWERS_MAX;
-use super::call::{Call, bad_query, only};
+use super::call::Call;
+use super::head::{bad_query, only};
 use super::operation::{Accepts, Operation, Param, Verb, handler, of};
 use super::reply;
 use crate::error::{Code, Failure};

@@ -45,12 +45,16 @@ fn revision(call: &Call) -> Revision {
     call.api.replica().with_state(romana_statemachine::State::revision)
 }
 
+fn well(revision: Revision, status: &str) -> reply::Result {
+    reply::ok(revision, &Health { status: status.into(), revision, waiting: false })
+}
+
 async fn healthy(call: Call) -> reply::Result {
     let replica = call.api.replica();
     if replica.health().fault_kind() == Some(FaultKind::OlderCopy) {
         // A restart would not help.
         let revision = revision(&call);
-        return reply::ok(revision, &Health { status: "waiting to be replaced".into(), revision });
+        return well(revision, "waiting to be replaced");
     }
     if let Some(fault) = replica.health().fault() {
         let damaged = replica.health().fault_kind() == Some(FaultKind::Damaged);
@@ -58,7 +62,7 @@ async fn healthy(call: Call) -> reply::Result {
         return Err(Failure::new(code, format!("this replica has stopped: {fault}")));
     }
     let revision = revision(&call);
-    reply::ok(revision, &Health { status: "healthy".into(), revision })
+    well(revision, "healthy")
 }
 
 async fn ready(call: Call) -> reply::Result {
@@ -72,7 +76,7 @@ async fn ready(call: Call) -> reply::Result {
         return Err(Failure::new(code, why));
     }
     let revision = revision(&call);
-    reply::ok(revision, &Health { status: "ready".into(), revision })
+    well(revision, "ready")
 }
 
 async fn metrics(call: Call) -> reply::Result {

@@ -17,7 +17,7 @@ use super::call::{Call, created};
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Param, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 use crate::error::{Code, Failure};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -140,17 +140,14 @@ fn name(call: &Call) -> HostName {
 
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;
-    let wanted = match call.query("state") {
-        None => None,
-        Some("up") => Some(HostState::Up),
-        Some("down") => Some(HostState::Down),
-        Some("draining") => Some(HostState::Draining),
-        Some(other) => {
-            return Err(super::call::bad_query("state", other, "it is not up, down or draining"));
-        }
-    };
+    let known = |text: &str| HostState::ALL.into_iter().find(|state| state.as_str() == text);
+    let wanted = call.query("state").map(|text| {
+        let unknown = || super::head::bad_query("state", text, "it is not up, down or draining");
+        known(text).ok_or_else(unknown)
+    });
+    let wanted = wanted.transpose()?;
     let hosts = state.hosts().filter(|host| wanted.is_none_or(|wanted| host.state == wanted));
-    reply::page(&call, &state, hosts, |host: &&Host| host.name.clone(), |host| host)
+    list::page(&call, &state, hosts, |host: &&Host| host.name.clone(), |host| host)
 }
 
 async fn add(call: Call) -> reply::Result {

@@ -14,14 +14,18 @@ mod backup;
 mod batch;
 mod blackouts;
 mod blocks;
+mod body;
 mod call;
 mod cluster;
 mod diff;
 mod endpoints;
 mod events;
+mod head;
 mod health;
 mod hosts;
+mod input;
 mod ipam;
+mod list;
 mod networks;
 mod openapi;
 mod operation;
@@ -127,12 +131,12 @@ impl Api {
     pub fn new(replica: Replica, request_timeout: Duration) -> Self {
         let find = |path: &str| {
             let mut rows = table().enumerate();
-            rows.find(|(_, row)| row.verb == Verb::Post && row.path == path)
+            rows.find(|(_, row)| row.takes.verb == Verb::Post && row.path == path)
         };
         let (Some(allocate), Some(batch)) = (find("/v1/addresses"), find("/v1/batch")) else {
             unreachable!("the table has both rows")
         };
-        let routes = table().map(|row| (row.verb.as_str(), row.path));
+        let routes = table().map(|row| (row.takes.verb.as_str(), row.path));
         Self(Arc::new(Inner {
             metrics: Metrics::new(routes, replica.disk_times(), replica.peer_refusals()),
             request_timeout,
@@ -186,7 +190,7 @@ impl Api {
         let mut router = Router::new();
         for (at, row) in table().enumerate() {
             let api = self.clone();
-            let filter = match row.verb {
+            let filter = match row.takes.verb {
                 Verb::Get => MethodFilter::GET,
                 Verb::Post => MethodFilter::POST,
                 Verb::Put => MethodFilter::PUT,
@@ -246,7 +250,7 @@ impl Api {
         self.0.active.fetch_add(1, Ordering::SeqCst);
         let _active = Active(&self.0.active);
         let (parts, body) = request.into_parts();
-        let answer = match Call::read(self.clone(), route, path, parts, body).await {
+        let answer = match Call::read(self.clone(), &route.takes, path, parts, body).await {
             Ok(call) => self.handle(route, call).await,
             Err(failure) => Err(failure),
         };
@@ -276,7 +280,7 @@ impl Api {
         failure: Failure,
     ) -> Response<Body> {
         self.0.metrics.answered(at, failure.problem().status, started.elapsed());
-        let old = route.accepts == operation::Accepts::Romana2;
+        let old = route.takes.accepts == operation::Accepts::Romana2;
         self.stamp(if old { romana2::error(&failure) } else { failure.into_response() })
     }
 

@@ -8,7 +8,7 @@ use romana_statemachine::{Block, Refusal, State};
 
 use super::call::Call;
 use super::operation::{CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of};
-use super::reply;
+use super::{list, reply};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::new(
@@ -70,7 +70,7 @@ async fn list(call: Call) -> reply::Result {
         state.topology().into_iter().flat_map(|topology| topology.networks()).collect();
     networks.sort_by(|a, b| a.name.cmp(&b.name));
     let key = |network: &&Network| network.name.clone();
-    reply::page(&call, &state, networks.into_iter(), key, |network| view(&state, network))
+    list::page(&call, &state, networks.into_iter(), key, |network| view(&state, network))
 }
 
 async fn get(call: Call) -> reply::Result {

@@ -46,7 +46,8 @@ pub(super) fn document() -> Value {
     for route in table() {
         let methods = paths.entry(route.path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = methods {
-            methods.insert(route.verb.as_str().to_lowercase(), operation(route, &mut schemas));
+            methods
+                .insert(route.takes.verb.as_str().to_lowercase(), operation(route, &mut schemas));
         }
     }
     let responses = errors(&mut schemas);
@@ -75,7 +76,7 @@ fn operation(route: &Operation, schemas: &mut Schemas) -> Value {
         .path_params()
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
-    parameters.extend(route.query.iter().map(|param| {
+    parameters.extend(route.takes.query.iter().map(|param| {
         json!({
             "name": param.name,
             "in": "query",
@@ -87,7 +88,7 @@ fn operation(route: &Operation, schemas: &mut Schemas) -> Value {
     let mut responses = Map::new();
     for (status, of) in route.answers {
         let schema = schemas.answer(*of);
-        let types = route.accepts.types().iter();
+        let types = route.takes.accepts.types().iter();
         let content: Map<String, Value> =
             types.map(|kind| ((*kind).into(), json!({"schema": schema}))).collect();
         let headers = json!({"X-Romana-Revision": {"schema": {"type": "integer"}}});
@@ -97,7 +98,7 @@ fn operation(route: &Operation, schemas: &mut Schemas) -> Value {
             json!({"description": description, "headers": headers, "content": content}),
         );
     }
-    let failed = if route.accepts == Accepts::Romana2 { "Romana2Error" } else { "Error" };
+    let failed = if route.takes.accepts == Accepts::Romana2 { "Romana2Error" } else { "Error" };
     responses.insert("default".into(), json!({"$ref": format!("#/components/responses/{failed}")}));
     let mut operation = json!({
         "operationId": operation_id(route),
@@ -108,7 +109,7 @@ fn operation(route: &Operation, schemas: &mut Schemas) -> Value {
     });
     if let Some(of) = route.body {
         let schema = schemas.body(of);
-        let types = route.content_types.iter();
+        let types = route.takes.content_types.iter();
         let content: Map<String, Value> =
             types.map(|kind| ((*kind).into(), json!({"schema": schema}))).collect();
         operation["requestBody"] = json!({"content": content});
@@ -118,8 +119,8 @@ fn operation(route: &Operation, schemas: &mut Schemas) -> Value {
 
 /// `GET /v1/hosts/{name}` → `getHostsName`.
 fn operation_id(route: &Operation) -> String {
-    let mut id = route.verb.as_str().to_lowercase();
-    if route.accepts == Accepts::Romana2 {
+    let mut id = route.takes.verb.as_str().to_lowercase();
+    if route.takes.accepts == Accepts::Romana2 {
         id.push_str("Romana2");
     }
     let words = route.path.split(['/', '{', '}', '.', '_']).filter(|word| !word.is_empty());
@@ -165,7 +166,7 @@ mod tests {
             }
         }
         let routed: Vec<_> =
-            table().map(|row| (row.verb.as_str().to_owned(), row.path.to_owned())).collect();
+            table().map(|row| (row.takes.verb.as_str().to_owned(), row.path.to_owned())).collect();
         assert_eq!(routed.len(), documented.len());
         assert_eq!(routed.into_iter().collect::<BTreeSet<_>>(), documented);
     }

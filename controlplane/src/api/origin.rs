@@ -6,7 +6,7 @@
 
 use axum::http::{HeaderMap, Uri, header, uri::Authority};
 
-use super::call::only;
+use super::head::only;
 use crate::error::{Code, Failure};
 
 /// Refuses a request that was made by a page of another origin.

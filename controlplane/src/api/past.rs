@@ -186,7 +186,7 @@ async fn export(call: Call) -> reply::Result {
     let base = replaying(&call, move |audit, cancel| audit.base(from, cancel)).await?;
     if base.first > to.next() {
         let why = format!("it would begin at revision {} and end at {to}", base.first);
-        return Err(super::call::bad_query("to", &to.to_string(), &why));
+        return Err(super::head::bad_query("to", &to.to_string(), &why));
     }
     let replica = call.api.replica().clone();
     let begin = move |_: &Cancel| Export::begin(replica, base, to);

@@ -15,7 +15,7 @@ use super::call::{Call, created};
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 use crate::error::{Code, Failure};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -138,7 +138,7 @@ pub(super) async fn set(call: &Call, policies: Vec<Policy>) -> Result<Changed, F
 
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;
-    reply::page(&call, &state, state.policies(), |policy| policy.name.clone(), to_document)
+    list::page(&call, &state, state.policies(), |policy| policy.name.clone(), to_document)
 }
 
 async fn post(call: Call) -> reply::Result {

@@ -24,7 +24,8 @@ use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use super::addresses::required;
-use super::call::{Call, parse};
+use super::body::parse;
+use super::call::Call;
 use super::operation::{
     Accepts, BODY_BYTES_MAX, Operation, Param, ROMANA2_TYPES, SchemaOf, Verb, handler, of,
 };

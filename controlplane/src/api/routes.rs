@@ -7,7 +7,8 @@ use romana_statemachine::name::HostName;
 use romana_statemachine::routes::{for_group, for_host, for_router};
 
 use super::addresses::required;
-use super::call::{Call, bad_query};
+use super::call::Call;
+use super::head::bad_query;
 use super::operation::{CONSISTENCY, Operation, Param, Verb, handler, of};
 use super::reply;
 use crate::error::{Code, Failure};

@@ -253,7 +253,7 @@ mod tests {
     use romana_statemachine::topology::TopologySpec;
     use serde::Deserialize;
 
-    use super::super::call::parse;
+    use super::super::body::parse;
 
     #[test]
     fn an_array_is_no_struct() {

@@ -10,7 +10,7 @@ use super::call::{Call, created};
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::new(
@@ -100,7 +100,7 @@ fn find<'a>(state: &'a State, id: &TenantId) -> Result<&'a romana_statemachine::
 
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;
-    reply::page(&call, &state, all(&state), |tenant| tenant.id.clone(), |tenant| tenant)
+    list::page(&call, &state, all(&state), |tenant| tenant.id.clone(), |tenant| tenant)
 }
 
 async fn get(call: Call) -> reply::Result {
@@ -127,7 +127,7 @@ async fn list_segments(call: Call) -> reply::Result {
     let state = call.state().await?;
     let (id, _) = ids(&call);
     let segments = Tenant::new(&id, find(&state, &id)?).segments.into_iter();
-    reply::page(&call, &state, segments, |segment| segment.id.clone(), |segment| segment)
+    list::page(&call, &state, segments, |segment| segment.id.clone(), |segment| segment)
 }
 
 async fn get_segment(call: Call) -> reply::Result {

@@ -10,7 +10,7 @@ use super::call::{Call, created};
 use super::operation::{
     BODY_BYTES_MAX, CONSISTENCY, CONTINUE, LIMIT, Operation, Verb, handler, of,
 };
-use super::reply;
+use super::{list, reply};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::new(
@@ -52,7 +52,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
 
 async fn list(call: Call) -> reply::Result {
     let state = call.state().await?;
-    reply::page(&call, &state, state.vips(), |vip: &&Vip| vip.name.clone(), |vip| vip)
+    list::page(&call, &state, state.vips(), |vip: &&Vip| vip.name.clone(), |vip| vip)
 }
 
 async fn get(call: Call) -> reply::Result {

@@ -13,11 +13,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use romana_api::backup::Restoration;
+use romana_api::health::Health;
 use romana_daemon::error::chain;
 use romana_daemon::listener::{Connections, Counters, Plain};
 use romana_replica::ReplicaConfig;
 use romana_replica::backup::file::FileError;
 use romana_replica::backup::{RestoreError, UPLOAD, is_claimed, restore};
+use romana_statemachine::Revision;
 use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
@@ -118,7 +120,8 @@ impl Waiting {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let answer = match (request.method(), request.uri().path()) {
             (&Method::GET, "/healthz") => {
-                Ok(json!({"status": "healthy", "revision": 0, "waiting": true}))
+                let (status, revision) = (String::from("healthy"), Revision(0));
+                Ok(json!(Health { status, revision, waiting: true }))
             }
             (&Method::POST, "/v1/restore") => {
                 match check_origin(request.headers(), request.uri()) {

@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use romana_statemachine::{Digest, Millis, Record, Revision};
 
-use crate::durable::sync_parent;
+use crate::durable::{Disk, Files};
 use crate::platform::Worker;
 pub use error::HistoryError;
 use frame::Start;
@@ -273,7 +273,7 @@ impl History {
             segment.sync().map_err(|error| shared.fail(error))?;
         }
         if new_files {
-            sync_parent(&active.path).map_err(|error| shared.fail(error.into()))?;
+            Disk.sync_parent(&active.path).map_err(|error| shared.fail(error.into()))?;
         }
         let mut writer = self.writer();
         if Arc::ptr_eq(&writer.active, &active) {

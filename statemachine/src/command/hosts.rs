@@ -77,6 +77,33 @@ pub enum HostState {
     Draining,
 }
 
+impl HostState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Draining];
+
+    /// Its name in JSON, queries and text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl HostSource {
+    /// Its name in JSON and text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Topology => "topology",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+}
+
 /// A host's new state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -11,7 +11,6 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use super::carve::{Built, Declared, Network, Topology};
-use super::plan::TopologyPlan;
 use super::spec::{GroupSpec, TopologySpec};
 use super::zone_labels::both_names;
 use crate::address;
@@ -55,15 +54,6 @@ pub(crate) fn evolve_set(state: &mut State, event: &TopologySet) {
 }
 
 impl State {
-    /// What setting a topology would do, without doing it.
-    ///
-    /// # Errors
-    /// The refusal of the document itself. Conflicts with existing objects are part of the plan.
-    pub fn plan_topology(&self, spec: &TopologySpec) -> Result<TopologyPlan, Refusal> {
-        let now = Now { at: self.at, term: self.term };
-        Ok(Change::work_out(self, spec, now)?.plan(self))
-    }
-
     /// The topology as a document: as it was set, with one map per network, the CIDRs of its groups, and their hosts.
     #[must_use]
     pub fn topology_document(&self) -> Option<TopologySpec> {
@@ -132,7 +122,7 @@ pub(super) struct Change {
 type Pins = BTreeMap<(HostName, NetworkName), IpNet>;
 
 impl Change {
-    fn work_out(state: &State, spec: &TopologySpec, now: Now) -> Result<Self, Refusal> {
+    pub(super) fn work_out(state: &State, spec: &TopologySpec, now: Now) -> Result<Self, Refusal> {
         let Built { topology, declared } = Topology::build(spec)?;
         let is_new = |network: &&Network| {
             let before = state.topology().and_then(|topology| topology.network(&network.name));

@@ -5,17 +5,18 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::carve::{Network, Topology};
 use super::change::Change;
+use super::spec::TopologySpec;
 use crate::event::HostPlaces;
 use crate::name::{HostName, NetworkName, TenantId};
-use crate::refusal::Conflict;
-use crate::state::State;
+use crate::refusal::{Conflict, Refusal};
+use crate::state::{Now, State};
 
 /// What setting a topology would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopologyPlan {
     /// Whether anything would change.
@@ -46,7 +47,7 @@ pub struct TopologyPlan {
 }
 
 /// A network whose properties would change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedChange {
     pub network: NetworkName,
@@ -57,7 +58,7 @@ pub struct PlannedChange {
 }
 
 /// The properties of a network, without its groups.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedNetwork {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
@@ -80,7 +81,7 @@ impl PlannedNetwork {
 }
 
 /// A group that would take hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedGroup {
     pub network: NetworkName,
@@ -92,7 +93,7 @@ pub struct PlannedGroup {
 }
 
 /// Blocks that would move to another network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedHandover {
     /// The current network.
@@ -106,7 +107,7 @@ pub struct PlannedHandover {
 }
 
 /// A host that would move to another group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedMove {
     pub host: HostName,
@@ -117,6 +118,17 @@ pub struct PlannedMove {
     /// The new group.
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Cidr>"))]
     pub to: Option<IpNet>,
+}
+
+impl State {
+    /// What setting a topology would do, without doing it.
+    ///
+    /// # Errors
+    /// The refusal of the document itself. Conflicts with existing objects are part of the plan.
+    pub fn plan_topology(&self, spec: &TopologySpec) -> Result<TopologyPlan, Refusal> {
+        let now = Now { at: self.at, term: self.term };
+        Ok(Change::work_out(self, spec, now)?.plan(self))
+    }
 }
 
 impl Change {

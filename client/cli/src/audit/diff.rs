@@ -3,20 +3,16 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
+use romana_api::audit::Difference;
 use romana_client::Query;
-use romana_statemachine::plural;
+use romana_statemachine::{Millis, audit, escaped, plural};
 use serde_json::Value;
 
 use super::moment::{Moment, moment};
-use super::show::time;
-use crate::context::{Context, read};
+use crate::answer::Answer;
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::{Kind, Shape};
-use crate::table::{Table, Tone, cell, text};
-
-/// The changes between two points.
-const DIFF: Shape =
-    Shape::new(&[("changes", Kind::List), ("from", Kind::Object), ("to", Kind::Object)]);
+use crate::table::{Table, Tone, cell};
 
 /// What changed from one point to another.
 #[derive(Debug, Args)]
@@ -24,7 +20,7 @@ pub(crate) struct Diff {
     /// From this revision or time, such as 12345, 2026-11-23T10:00:00Z or -2h
     #[arg(value_name = "FROM", value_parser = moment, allow_hyphen_values = true)]
     from: Moment,
-    /// To this one [default: now]
+    /// To this revision or time [default: now]
     #[arg(value_name = "TO", value_parser = moment, allow_hyphen_values = true)]
     to: Option<Moment>,
 }
@@ -33,29 +29,24 @@ impl Diff {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let query = Query::new("/v1/audit/diff").with("from", Some(self.from.text()));
         let query = query.with("to", self.to.map(Moment::text));
-        let diff = read(ctx.patient(super::PATIENCE)?.get(query.build()).await?, DIFF)?;
-        ctx.out.show(&diff, || table(&diff))
+        let diff = Answer::read(ctx.patient(super::PATIENCE)?.get(query.build()).await?)?;
+        ctx.out.show(&diff, table)
     }
 }
 
-fn table(diff: &Value) -> Table {
+fn table(diff: &Difference) -> Table {
     let mut table = Table::new(&["KIND", "WHAT", "CHANGE", "DETAILS"], "nothing changed");
-    for change in diff.get("changes").and_then(Value::as_array).into_iter().flatten() {
-        let side = |name: &str| change.get(name).filter(|value| !value.is_null());
-        let (tone, kind, details) = match (side("before"), side("after")) {
+    for change in &diff.changes {
+        let (tone, kind, details) = match (&change.before, &change.after) {
             (None, Some(after)) => (Tone::Good, "added", shown("", after)),
             (Some(before), None) => (Tone::Bad, "removed", shown("", before)),
             (Some(before), Some(after)) => (Tone::Warning, "changed", changed(before, after)),
             (None, None) => (Tone::Plain, "-", String::new()),
         };
-        let row = vec![cell(change, "/kind"), cell(change, "/key"), kind.into(), details];
-        table.toned(tone, row);
+        table.toned(tone, vec![cell(&change.kind), cell(&change.key), kind.into(), details]);
     }
-    let point = |name: &str| {
-        let at = diff.pointer(&format!("/{name}/at"));
-        format!("revision {} ({})", cell(diff, &format!("/{name}/revision")), time(at))
-    };
-    table.note(format!("from {} to {}", point("from"), point("to")));
+    let point = |moment: audit::Moment| format!("revision {} ({})", moment.revision, moment.at);
+    table.note(format!("from {} to {}", point(diff.from), point(diff.to)));
     table
 }
 
@@ -106,14 +97,29 @@ fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mu
 /// A value on one line: times are formatted, and long text is truncated.
 fn shown(name: &str, value: &Value) -> String {
     let is_time = name.ends_with("at") || name.ends_with("since") || name.ends_with("until");
-    if is_time && value.as_u64().is_some_and(|ms| ms >= 100_000_000_000) {
-        return time(Some(value));
+    if let Some(ms) = value.as_u64().filter(|ms| is_time && *ms >= 100_000_000_000) {
+        return Millis(ms).to_string();
     }
     let text = text(value);
     match text.char_indices().nth(VALUE_CHARS_MAX) {
         Some((cut, _)) => format!("{}… ({} bytes more)", &text[..cut], text.len() - cut),
         None => text,
     }
+}
+
+/// A value as text, on one line; `-` if it is empty.
+fn text(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => escaped(text).into_owned(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(key, value)| format!("{}={}", escaped(key), text(value)));
+            pairs.collect::<Vec<_>>().join(",")
+        }
+    };
+    cell(text)
 }
 
 #[cfg(test)]

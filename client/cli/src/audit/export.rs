@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use romana_client::Error;
-use serde_json::json;
+use serde::Serialize;
 
 use super::moment::{Moment, moment};
 use super::show::bytes_bar;
+use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::sink::Sink;
@@ -21,9 +22,16 @@ pub(crate) struct Export {
     /// To this revision or time [default: now]
     #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
     to: Option<Moment>,
-    /// Where to write it; complete or not at all [default: stdout]
+    /// File to write; it appears only once it is complete [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+/// A file that was written.
+#[derive(Serialize)]
+struct Exported {
+    file: String,
+    bytes: u64,
 }
 
 impl Export {
@@ -51,11 +59,11 @@ impl Export {
         sink.finish().await?;
         match self.output {
             Some(path) if !quiet => {
-                let path = path.display().to_string();
+                let file = path.display().to_string();
                 let said = format!(
-                    "{bytes} bytes written to {path}; check it with: romana audit replay {path}"
+                    "{bytes} bytes written to {file}; check it with: romana audit replay {file}"
                 );
-                ctx.out.done(&json!({"file": path, "bytes": bytes}), said)
+                ctx.out.done(&Answer::own(Exported { file, bytes }), said)
             }
             _ => Ok(()),
         }

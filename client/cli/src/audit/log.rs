@@ -3,23 +3,21 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use romana_client::model::Page;
+use romana_api::Page;
+use romana_client::follow::Unknown;
 use romana_client::{FollowOptions, Item, Query, Tokens};
 use romana_statemachine::audit::{Filter, Kind};
 use romana_statemachine::{Record, Revision};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::moment::{Moment, moment};
-use crate::context::{Context, unfit};
-use crate::events::line;
+use crate::answer::Answer;
+use crate::context::Context;
+use crate::events::{line, line_of};
 use crate::failure::Failure;
-use crate::shape::{Kind as Member, Shape};
 use crate::table::cell;
 
-/// A record, possibly with an event that this program does not know.
-const RECORD: Shape = Shape::new(&[("revision", Member::Number), ("event", Member::Object)]);
-
-/// Prints what was decided.
+/// Prints the events of the history.
 #[derive(Debug, Args)]
 pub(crate) struct Log {
     /// From this revision or time, such as 12345, 2026-11-23T10:00:00Z or -2h [default: the oldest]
@@ -32,25 +30,25 @@ pub(crate) struct Log {
     /// Only events of this name, such as AddressAllocated, or topic, such as addresses
     #[arg(short = 'T', long = "type", value_name = "EVENT|TOPIC")]
     kind: Option<String>,
-    /// Only what concerns this address
+    /// Only events about this address
     #[arg(long)]
     ip: Option<IpAddr>,
-    /// Only what concerns this host
+    /// Only events about this host
     #[arg(short = 'H', long)]
     host: Option<String>,
-    /// Only what concerns this tenant
+    /// Only events about this tenant
     #[arg(short, long)]
     tenant: Option<String>,
-    /// Only what concerns this name of an address, policy or VIP
+    /// Only events about the address, policy or VIP of this name
     #[arg(short = 'N', long)]
     name: Option<String>,
-    /// Only what this one asked for
+    /// Only events that this actor requested
     #[arg(short, long)]
     actor: Option<String>,
-    /// Stop after so many events
+    /// Stop after this many events
     #[arg(short = 'n', long, value_name = "COUNT")]
     count: Option<u64>,
-    /// Go on with what happens from now on
+    /// Keep printing new events as they happen
     #[arg(long)]
     follow: bool,
 }
@@ -63,20 +61,20 @@ impl Log {
             let limit = self.count.map(|_| left.min(1000));
             let first = next.is_none();
             let query = self.query().with("limit", limit).with("continue", next.take());
-            let page: Page<Value> = ctx.client.get(query.build()).await?;
-            page.items.iter().try_for_each(|record| RECORD.check(record)).map_err(unfit)?;
-            page.oldest.filter(|_| first).into_iter().for_each(|oldest| self.note(oldest));
-            for record in page.items {
-                print(ctx, &record)?;
+            let mut page: Answer<Page<Line>> = ctx.get(query).await?;
+            let Page { revision, oldest, .. } = page.value;
+            oldest.filter(|_| first).into_iter().for_each(|oldest| self.note(oldest));
+            next = page.value.next.take();
+            for record in page.into_items() {
+                ctx.out.element(&record.json, || record.value.text())?;
                 left -= 1;
                 if left == 0 {
                     return Ok(());
                 }
             }
-            next = page.next;
             next.iter().try_for_each(|next| tokens.add(next))?;
             if next.is_none() && self.follow {
-                return self.follow(ctx, page.revision, left).await;
+                return self.follow(ctx, revision, left).await;
             }
             if next.is_none() {
                 return Ok(());
@@ -136,12 +134,12 @@ impl Log {
         while left > 0 {
             match follower.next().await? {
                 Item::Record(record) if filter.wants(&record) => {
-                    print(ctx, &serde_json::to_value(&*record).unwrap_or_default())?;
+                    ctx.out.element(&*record, || line(&record))?;
                     left -= 1;
                 }
                 // An unknown event cannot be filtered: print it rather than miss it.
                 Item::Unknown(unknown) => {
-                    print(ctx, &serde_json::to_value(&*unknown).unwrap_or_default())?;
+                    ctx.out.element(&*unknown, || unknown_line(&unknown))?;
                     left -= 1;
                 }
                 Item::Record(_) | Item::Bookmark(_) => {}
@@ -155,18 +153,25 @@ impl Log {
     }
 }
 
-/// Prints a record as a line; an unknown one as received.
-fn print(ctx: &Context, record: &Value) -> Result<(), Failure> {
-    ctx.out.element(record, || {
-        let known = serde_json::from_value::<Record>(record.clone());
-        known.map_or_else(|_| unknown(record), |record| line(&record))
-    })
+/// A record of the log.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it is not a record")]
+enum Line {
+    Known(Box<Record>),
+    /// With an event that this program does not know.
+    Unknown(Box<Unknown>),
 }
 
-/// A record from a newer release, as far as it can be parsed.
-fn unknown(record: &Value) -> String {
-    let number = record.get("revision").and_then(Value::as_u64).unwrap_or(0);
-    let (at, actor) = (super::show::time(record.get("at")), cell(record, "/actor"));
-    let event = record.get("event").map_or_else(|| "-".into(), Value::to_string);
-    format!("{number:>8}  {at}  {actor}  {event}")
+impl Line {
+    fn text(&self) -> String {
+        match self {
+            Self::Known(record) => line(record),
+            Self::Unknown(unknown) => unknown_line(unknown),
+        }
+    }
+}
+
+/// A record with an unknown event, which is printed as received.
+fn unknown_line(unknown: &Unknown) -> String {
+    line_of(unknown.revision, unknown.at, &unknown.actor, &cell(&unknown.event))
 }

@@ -6,21 +6,23 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use romana_api::snapshot::Snapshot;
 use romana_client::replay::{self, ReplayError, Replayed, Until};
-use serde_json::{Value, json};
+use romana_statemachine::{Digest, Millis, Revision};
+use serde::Serialize;
 
 use super::moment::{Moment, moment};
-use super::show::{bytes_bar, time};
+use super::show::bytes_bar;
+use crate::answer::Answer;
 use crate::failure::Failure;
 use crate::input;
 use crate::output::Output;
-use crate::table::Table;
+use crate::table::{Table, cell};
 
 /// Checks an exported history and rebuilds the state from it.
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
-    /// What `romana audit export` wrote; - reads stdin
+    /// File written by `romana audit export`; - reads stdin
     file: PathBuf,
-    /// Stop at this revision or time; what comes after it is not checked
+    /// Stop at this revision or time; later records are not checked
     #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
     at: Option<Moment>,
     /// Print the whole state, in the form of GET /v1/snapshot
@@ -39,13 +41,12 @@ impl Replay {
         let run = tokio::task::spawn_blocking(move || read(&file, until));
         let replayed =
             run.await.map_err(|error| Failure::io("replaying", io::Error::other(error)))??;
-        let summary = summary(&replayed);
         if self.state {
-            let mut state = json!(Snapshot::new(&replayed.state));
-            state["state_digest"] = summary["state_digest"].clone();
-            return out.show(&state, || super::state::table(&state));
+            let mut snapshot = Snapshot::new(&replayed.state);
+            snapshot.head.state_digest = Some(replayed.state_digest);
+            return out.show(&Answer::own(snapshot), super::state::table);
         }
-        out.show(&summary, || table(&summary))
+        out.show(&Answer::own(Summary::new(replayed)), table)
     }
 }
 
@@ -74,41 +75,75 @@ fn read(path: &Path, until: Until) -> Result<Replayed, Failure> {
     })
 }
 
-fn summary(replayed: &Replayed) -> Value {
-    let Replayed { header, state, state_digest, records, complete, vouched_by } = replayed;
-    let ipam = state.ipam();
-    json!({
-        "cluster_id": header.cluster_id, "first": header.first, "last": header.last,
-        "revision": state.revision(), "at": state.at().0, "digest": state.digest(),
-        "state_digest": state_digest, "complete": complete, "vouched_by": vouched_by,
-        "records": records, "addresses": ipam.address_count(), "hosts": state.hosts().count(),
-        "blocks": ipam.blocks().count(),
-    })
+/// What was replayed.
+#[derive(Debug, Serialize)]
+struct Summary {
+    cluster_id: String,
+    /// Revisions of the first and the last record of the file.
+    first: Revision,
+    last: Revision,
+    /// The last revision replayed.
+    revision: Revision,
+    at: Millis,
+    digest: Digest,
+    state_digest: Digest,
+    /// Whether the whole file was replayed.
+    complete: bool,
+    /// Revision of the record that signs the state before the first record.
+    vouched_by: Option<Revision>,
+    records: u64,
+    addresses: usize,
+    hosts: usize,
+    blocks: usize,
 }
 
-fn table(summary: &Value) -> Table {
-    let mut table = Table::new(&["", ""], "nothing");
-    let text = |name: &str| crate::table::cell(summary, &format!("/{name}"));
-    table.row(vec!["cluster".into(), text("cluster_id")]);
-    table.row(vec!["revision".into(), text("revision")]);
-    table.row(vec!["time".into(), time(summary.get("at"))]);
-    table.row(vec!["digest".into(), text("digest")]);
-    table.row(vec!["state digest".into(), text("state_digest")]);
-    for name in ["records", "addresses", "hosts", "blocks"] {
-        table.row(vec![name.into(), text(name)]);
+impl Summary {
+    fn new(replayed: Replayed) -> Self {
+        let Replayed { header, state, state_digest, records, complete, vouched_by } = replayed;
+        Self {
+            cluster_id: header.cluster_id,
+            first: header.first,
+            last: header.last,
+            revision: state.revision(),
+            at: state.at(),
+            digest: state.digest(),
+            state_digest,
+            complete,
+            vouched_by,
+            records,
+            addresses: state.ipam().address_count(),
+            hosts: state.hosts().count(),
+            blocks: state.ipam().blocks().count(),
+        }
     }
-    table.note(match summary["complete"] == true {
+}
+
+fn table(summary: &Summary) -> Table {
+    let mut table = Table::new(&["", ""], "nothing");
+    for (name, text) in [
+        ("cluster", cell(&summary.cluster_id)),
+        ("revision", cell(summary.revision)),
+        ("time", cell(summary.at)),
+        ("digest", cell(summary.digest)),
+        ("state digest", cell(summary.state_digest)),
+        ("records", cell(summary.records)),
+        ("addresses", cell(summary.addresses)),
+        ("hosts", cell(summary.hosts)),
+        ("blocks", cell(summary.blocks)),
+    ] {
+        table.row(vec![name.into(), text]);
+    }
+    table.note(match summary.complete {
         true => "every record continues the chain, and the end is the one that was exported",
         false => "every record continues the chain; stopped before the end",
     });
-    match (summary["first"].as_u64(), summary["vouched_by"].as_u64()) {
-        (Some(1), _) => {}
+    match (summary.first, summary.vouched_by) {
+        (Revision(1), _) => {}
         (_, Some(by)) => {
-            table.note(format!("it begins with a state that the cluster signed: record {by}"))
+            table.note(format!("it begins with a state that the cluster signed: record {by}"));
         }
         (first, None) => table.note(format!(
-            "it begins with the state before revision {}, which nothing in the file signs",
-            first.unwrap_or_default()
+            "it begins with the state before revision {first}, which nothing in the file signs"
         )),
     }
     table

@@ -1,18 +1,15 @@
 //! `romana audit state`.
 
 use clap::Args;
+use romana_api::snapshot::Snapshot;
 use romana_client::Query;
-use serde_json::{Value, json};
+use romana_statemachine::topology::TopologySpec;
 
 use super::moment::{Moment, moment};
-use super::show::time;
-use crate::context::{Context, read};
+use crate::answer::{Answer, parse};
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::{Kind, Shape};
-use crate::table::{Table, cell};
-
-/// A whole state.
-const STATE: Shape = Shape::new(&[("revision", Kind::Number), ("topology", Kind::Object)]);
+use crate::table::{Table, cell, optional};
 
 /// The whole state as it was.
 #[derive(Debug, Args)]
@@ -29,25 +26,40 @@ impl State {
             None => ctx.client.cluster().await?.revision.to_string(),
         };
         let query = Query::new("/v1/audit/state").with("at", Some(at));
-        let state = read(ctx.patient(super::PATIENCE)?.get(query.build()).await?, STATE)?;
-        ctx.out.show(&state, || table(&state))
+        let state = Answer::read(ctx.patient(super::PATIENCE)?.get(query.build()).await?)?;
+        ctx.out.show(&state, table)
     }
 }
 
 /// The number of objects of each kind; the full state is for programs.
-pub(super) fn table(state: &Value) -> Table {
+pub(super) fn table(state: &Snapshot) -> Table {
+    let head = &state.head;
     let mut table = Table::new(&["", ""], "nothing");
-    table.row(vec!["revision".into(), cell(state, "/revision")]);
-    table.row(vec!["time".into(), time(state.get("at"))]);
-    for name in ["digest", "state_digest"] {
-        table.row(vec![name.replace('_', " "), cell(state, &format!("/{name}"))]);
+    for (name, text) in [
+        ("revision", cell(head.revision)),
+        ("time", cell(head.at)),
+        ("digest", cell(head.digest)),
+        ("state digest", optional(head.state_digest)),
+    ] {
+        table.row(vec![name.into(), text]);
     }
-    let networks = state.pointer("/topology/networks").unwrap_or(&Value::Null);
-    let lists = json!({ "networks": networks });
-    let all = lists.as_object().into_iter().chain(state.as_object()).flatten();
-    for (name, list) in all {
-        if let Value::Array(list) = list {
-            table.row(vec![name.clone(), list.len().to_string()]);
+    let topology = head.topology.as_ref().and_then(|head| head.topology.as_ref());
+    let topology = topology.and_then(|document| parse::<TopologySpec>(document).ok());
+    for (name, count) in [
+        ("networks", topology.map(|topology| topology.networks.len())),
+        ("addresses", state.addresses.as_ref().map(Vec::len)),
+        ("blackouts", state.blackouts.as_ref().map(Vec::len)),
+        ("blocks", state.blocks.as_ref().map(Vec::len)),
+        ("endpoints", state.endpoints.as_ref().map(Vec::len)),
+        ("hosts", state.hosts.as_ref().map(Vec::len)),
+        ("members", head.cluster.as_ref().map(|cluster| cluster.members.len())),
+        ("policies", state.policies.as_ref().map(Vec::len)),
+        ("routers", state.routers.as_ref().map(Vec::len)),
+        ("tenants", state.tenants.as_ref().map(Vec::len)),
+        ("vips", state.vips.as_ref().map(Vec::len)),
+    ] {
+        if let Some(count) = count {
+            table.row(vec![name.into(), cell(count)]);
         }
     }
     table.note("-f json prints all of it");

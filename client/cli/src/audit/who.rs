@@ -3,25 +3,22 @@
 use std::net::IpAddr;
 
 use clap::Args;
+use romana_api::Page;
 use romana_client::Query;
-use serde_json::Value;
+use romana_statemachine::audit::Tenure;
+use romana_statemachine::event::ReleaseReason;
 
 use super::moment::{Moment, moment};
-use super::show::{time, why};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::shape::{Kind, Shape};
-use crate::table::{Table, Tone, cell, items};
-
-/// A tenure of an address.
-const TENURE: Shape = Shape::new(&[("ip", Kind::Text), ("name", Kind::Text)]);
+use crate::table::{Table, Tone, cell, optional};
 
 /// Who held an address.
 #[derive(Debug, Args)]
 pub(crate) struct Who {
     /// The address
     ip: IpAddr,
-    /// Only who held it at this revision or time, such as 12345, 2026-11-23T10:00:00Z or -2h
+    /// Only the holder at this revision or time, such as 12345, 2026-11-23T10:00:00Z or -2h
     #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
     at: Option<Moment>,
 }
@@ -29,38 +26,47 @@ pub(crate) struct Who {
 impl Who {
     pub(super) async fn run(self, ctx: &Context) -> Result<(), Failure> {
         let query = Query::new("/v1/audit/who").with("ip", Some(self.ip));
-        let list = ctx.list(query.with("at", self.at.map(Moment::text)), TENURE).await?;
-        ctx.out.show(&list, || table(&list))
+        let list = ctx.list(query.with("at", self.at.map(Moment::text))).await?;
+        ctx.out.show(&list, table)
     }
 }
 
 const COLUMNS: [&str; 8] =
     ["FROM", "UNTIL", "NAME", "HOST", "TENANT", "SEGMENT", "ASKED BY", "ENDED"];
 
-fn table(list: &Value) -> Table {
-    let oldest = list.get("oldest").filter(|oldest| oldest["revision"].as_u64() > Some(1));
+fn table(list: &Page<Tenure>) -> Table {
+    let oldest = list.oldest.filter(|oldest| oldest.revision > 1);
     let nobody = oldest.map_or_else(
         || String::from("nobody held it"),
         |oldest| {
-            let (revision, at) = (&oldest["revision"], time(oldest.get("at")));
             format!(
-                "nobody held it since revision {revision} ({at}): what was before is no longer kept"
+                "nobody held it since revision {} ({}): what was before is no longer kept",
+                oldest.revision, oldest.at
             )
         },
     );
     let mut table = Table::new(&COLUMNS, nobody);
-    for tenure in items(list) {
-        let lasts = tenure.get("to").is_none_or(Value::is_null);
-        let until = if lasts { "now".into() } else { time(tenure.pointer("/to/at")) };
-        let ended = tenure.get("reason").filter(|reason| !reason.is_null());
-        let ended = if lasts { "-".into() } else { ended.map_or_else(|| "-".into(), why) };
+    for tenure in &list.items {
+        let Tenure { name, host, tenant, segment, actor, from, to, reason, .. } = tenure;
         // The beginning may have been purged.
-        let from =
-            tenure.pointer("/from/at").map_or_else(|| "(earlier)".into(), |at| time(Some(at)));
-        let mut row = vec![from, until];
-        row.extend(["/name", "/host", "/tenant", "/segment", "/actor"].map(|it| cell(tenure, it)));
-        row.push(ended);
-        table.toned(if lasts { Tone::Good } else { Tone::Plain }, row);
+        let from = from.map_or_else(|| "(earlier)".into(), |from| from.at.to_string());
+        let (tone, until, ended) = match to {
+            None => (Tone::Good, String::from("now"), String::from("-")),
+            Some(to) => (Tone::Plain, to.at.to_string(), optional(reason.map(why))),
+        };
+        let mut row = vec![from, until, cell(name), cell(host), cell(tenant), cell(segment)];
+        row.extend([optional(actor.as_ref()), ended]);
+        table.toned(tone, row);
     }
     table
+}
+
+/// The reason of a release.
+fn why(reason: ReleaseReason) -> String {
+    match reason {
+        ReleaseReason::Requested => "requested".into(),
+        ReleaseReason::Evicted => "evicted".into(),
+        ReleaseReason::Reported(revision) => format!("reported ({revision})"),
+        ReleaseReason::Claimed => "claimed".into(),
+    }
 }

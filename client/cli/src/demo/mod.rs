@@ -21,10 +21,10 @@ const TOUR_MAX: Duration = Duration::from_secs(60);
 /// Starts three replicas on this machine, kills the leader, and shows that nothing is lost.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Command {
-    /// The romanad to run [default: the one beside this program, then $PATH]
+    /// The romanad to run [default: the one next to this program, then $PATH]
     #[arg(long, value_name = "PATH", env = "ROMANA_ROMANAD")]
     romanad: Option<PathBuf>,
-    /// Keep the directory with data and logs, and say where it is
+    /// Keep the directory with data and logs, and print its path
     #[arg(long)]
     keep: bool,
 }

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
-use romana_client::model::{ClusterStatus, DigestAt};
+use romana_api::routes::RoutesAt;
+use romana_client::model::{Block, ClusterStatus, DigestAt};
 use romana_client::{Client, ClientConfig, Error, FollowOptions, Item, Query};
 use romana_statemachine::command::{AllocateAddress, HostSource, HostSpec};
+use romana_statemachine::routes::Routes;
+use romana_statemachine::topology::{GroupSpec, TopologySpec};
 use romana_statemachine::{Digest, Revision, plural};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -17,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::replicas::Replicas;
 use super::stream::{self, Ack, Stream};
+use crate::answer;
 use crate::failure::Failure;
-use crate::table::{cell, items};
 
 /// Pause between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(10);
@@ -106,9 +109,9 @@ async fn start(replicas: &mut Replicas) -> Result<Client, Failure> {
     let client = Client::new(config)?;
     let cluster = leader(replicas, &client, None).await?;
     // Its first commit: the leader can write, and a read returns it.
-    let ready = client.get::<Value>("/v1/hosts").await?;
+    let ready = client.hosts().await?;
     claim(
-        items(&ready).is_empty(),
+        ready.items.is_empty(),
         format!(
             "replica {} leads in term {}, after {}",
             cluster.leader.unwrap_or(0),
@@ -151,11 +154,11 @@ async fn topology(client: &Client) -> Result<BTreeMap<String, IpNet>, Failure> {
     let document: Value = serde_json::from_str(include_str!("topology.json"))
         .map_err(|error| Failure::Broken(error.to_string()))?;
     client.put_topology(&document).await?;
-    let shown = client.topology().await?;
-    let map = shown.pointer("/topologies/0/map").map(items).unwrap_or_default();
+    let shown: TopologySpec = answer::parse(&client.topology().await?).map_err(Failure::Broken)?;
+    let groups = shown.topologies.into_iter().flat_map(|map| map.map);
     let rack =
-        |group: &Value| Some((cell(group, "/assignment/rack"), cell(group, "/cidr").parse().ok()?));
-    let racks: BTreeMap<String, IpNet> = map.iter().filter_map(rack).collect();
+        |group: GroupSpec| Some((group.assignment.get("rack")?.clone(), group.cidr?.parse().ok()?));
+    let racks: BTreeMap<String, IpNet> = groups.filter_map(rack).collect();
     for (rack, cidr) in &racks {
         say(format!("{rack} owns {cidr}"));
     }
@@ -228,15 +231,14 @@ async fn allocate(
 async fn routes(client: &Client) -> Done {
     heading("5. So few routes are enough");
     let query = Query::new("/v1/routes").with("for", Some("router"));
-    let routes = client.get::<Value>(query.build()).await?;
-    let list = routes.get("routes").map(items).unwrap_or_default();
-    for route in list {
-        say(format!("a router needs {}", cell(route, "/prefix")));
+    let Routes { routes: list, exceptions, .. } =
+        client.get::<RoutesAt>(query.build()).await?.routes;
+    for route in &list {
+        say(format!("a router needs {}", route.prefix));
     }
-    let blocks = client.list::<Value>(Query::new("/v1/blocks")).await?.items.len();
-    let exceptions = routes.get("exceptions").map(items).unwrap_or_default().len();
+    let blocks = client.list::<Block>(Query::new("/v1/blocks")).await?.items.len();
     claim(
-        list.len() == RACKS && exceptions == 0,
+        list.len() == RACKS && exceptions.is_empty(),
         format!(
             "{} for {}, and it stays at {} however many there will be",
             plural(list.len(), "route"),

@@ -19,23 +19,18 @@ fn romana(file: &str, env: &[(&str, &str)], args: &[&str]) -> Output {
 #[tokio::test(flavor = "multi_thread")]
 async fn flag_then_environment_then_file() {
     let fake = |name: &'static str| async move {
-        Fake::start(None, move |_, _| Act::ok(format!(r#"{{"address_reuse_delay_ms":"{name}"}}"#)))
-            .await
+        Fake::start(None, move |_, _| Act::ok(format!(r#"{{"id":"{name}"}}"#))).await
     };
     let (flag, env, file) = (fake("flag").await, fake("env").await, fake("file").await);
     let text = format!("RootURL: {}\nFormat: yaml\n", file.server());
     let (flag, env) = (flag.server().to_string(), env.server().to_string());
     for (variables, args, expected) in [
-        (vec![], vec!["settings", "show"], "address_reuse_delay_ms: file\n"),
-        (
-            vec![("ROMANA_ROOT_URL", &*env)],
-            vec!["settings", "show"],
-            "address_reuse_delay_ms: env\n",
-        ),
+        (vec![], vec!["tenant", "show", "t"], "id: file\n"),
+        (vec![("ROMANA_ROOT_URL", &*env)], vec!["tenant", "show", "t"], "id: env\n"),
         (
             vec![("ROMANA_ROOT_URL", &*env), ("ROMANA_FORMAT", "table")],
-            vec!["settings", "show", "-r", &*flag, "-f", "json"],
-            "{\n  \"address_reuse_delay_ms\": \"flag\"\n}\n",
+            vec!["tenant", "show", "t", "-r", &*flag, "-f", "json"],
+            "{\n  \"id\": \"flag\"\n}\n",
         ),
     ] {
         let output = romana(&text, &variables, &args);

@@ -11,14 +11,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use romana_statemachine::{Revision, State};
-use romana_storage::durable;
+use romana_storage::durable::{Disk, Files};
 use romana_storage::history::History;
 use romana_storage::platform;
 use romana_storage::platform::fs;
 use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 
-use crate::Cancel;
-use crate::retention::{CheckpointId, Checkpoints};
+use crate::retention::CheckpointId;
 
 const FORM: Form = Form { magic: b"ROMCKPT\x01", head_bytes_max: 4096 };
 const SUFFIX: &str = "ckpt";
@@ -197,12 +196,33 @@ impl Keeper {
         let standing = standing(state);
         let encoded = Encoded::new(&FORM, &standing, state).map_err(io)?;
         let beside = path.with_extension("tmp");
-        let written = durable::replace(&path, &beside, |file| encoded.write_to(file));
+        let written = Disk.replace(&path, &beside, |file| encoded.write_to(file));
         written.map_err(|failed| io(failed.source))?;
         let bytes = encoded.bytes();
         self.kept().insert(standing.revision, Kept { standing, bytes, held: false });
         self.thin();
         Ok(standing)
+    }
+
+    /// All checkpoints, by revision.
+    pub(super) fn all(&self) -> Vec<CheckpointId> {
+        self.kept().values().map(|kept| kept.standing).collect()
+    }
+
+    /// The checkpoint at a revision.
+    pub(super) fn at(&self, revision: Revision) -> Option<CheckpointId> {
+        self.kept().get(&revision).map(|kept| kept.standing)
+    }
+
+    /// Exempts a checkpoint from the space budget.
+    pub(super) fn keep(&self, revision: Revision) {
+        if let Some(kept) = self.kept().get_mut(&revision) {
+            kept.held = true;
+        }
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.0.history
     }
 
     /// Removes checkpoints that the history no longer reaches, and those beyond the space budget.
@@ -220,29 +240,6 @@ impl Keeper {
                 tracing::warn!(revision = goes.get(), %error, "cannot remove a checkpoint");
             }
         }
-    }
-}
-
-impl Checkpoints for Keeper {
-    fn list(&self) -> Vec<CheckpointId> {
-        self.kept().values().map(|kept| kept.standing).collect()
-    }
-
-    fn hold(&self, revision: Revision) -> Result<CheckpointId, String> {
-        let there = self.kept().get(&revision).map(|kept| kept.standing);
-        let standing = match there {
-            Some(standing) => standing,
-            None => {
-                let state =
-                    super::past::replay(self, &self.0.history, revision, &Cancel::default());
-                let state = state.map_err(|error| error.to_string())?;
-                self.write(&state).map_err(|error| error.to_string())?
-            }
-        };
-        if let Some(kept) = self.kept().get_mut(&revision) {
-            kept.held = true;
-        }
-        Ok(standing)
     }
 }
 

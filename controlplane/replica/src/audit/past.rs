@@ -9,7 +9,7 @@ use romana_storage::history::{History, HistoryError};
 use super::Audit;
 use super::checkpoint::{CheckpointError, Keeper};
 use crate::Cancel;
-use crate::retention::Checkpoints;
+use crate::retention::{CheckpointId, Checkpoints};
 
 const CHUNK_RECORDS: usize = 4096;
 const CHUNK_BYTES: usize = 4 << 20;
@@ -67,6 +67,26 @@ pub(super) fn replay(
     let mut state = base(keeper, history, revision)?;
     follow(&mut state, history, revision, cancel, |_| Ok(()))?;
     Ok(state)
+}
+
+impl Checkpoints for Keeper {
+    fn list(&self) -> Vec<CheckpointId> {
+        self.all()
+    }
+
+    fn hold(&self, revision: Revision) -> Result<CheckpointId, String> {
+        let there = self.at(revision);
+        let checkpoint = match there {
+            Some(checkpoint) => checkpoint,
+            None => {
+                let state = replay(self, self.history(), revision, &Cancel::default());
+                let state = state.map_err(|error| error.to_string())?;
+                self.write(&state).map_err(|error| error.to_string())?
+            }
+        };
+        self.keep(revision);
+        Ok(checkpoint)
+    }
 }
 
 /// Replays a history up to a revision; `look` sees the state after every record.

@@ -4,7 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use romana_daemon::file::{Replacement, open};
-use romana_daemon::whole::{self, Failed, Machine};
+use romana_daemon::whole::{Failed, Files, Machine};
 use romana_statemachine::backup::{BackupError, Check, Checked, End, Part, Reader, end_of};
 
 use super::take::{Take, TakeError};
@@ -96,6 +96,6 @@ pub fn write(path: &Path, mut take: Take) -> Result<(), FileError> {
 
 /// Syncs the directory of `path`.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
-    let synced = whole::sync_dir(&Machine, whole::parent(path));
+    let synced = Machine.sync_parent(path);
     synced.map_err(|Failed { action, path, source }| FileError::Io { action, path, source })
 }

@@ -11,6 +11,7 @@ use romana_statemachine::Proposal;
 
 use crate::identity::IdentityError;
 use crate::raft::known::clocks::WallClock;
+use crate::raft::remedy::reseed;
 
 /// Configuration of a replica.
 #[derive(Clone, Debug)]
@@ -141,16 +142,6 @@ impl Tuning {
         };
         config.validate()
     }
-}
-
-/// What the operator does about a replica with damaged data. All messages use this text.
-#[must_use]
-pub fn reseed(id: u64) -> String {
-    format!(
-        "nothing was changed; what this replica had acknowledged is on the others: seed it anew \
-         from them with `romana cluster replace {id}`, which says how to start it with an empty \
-         data directory"
-    )
 }
 
 impl StartError {

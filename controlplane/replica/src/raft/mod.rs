@@ -35,10 +35,12 @@ mod peer;
 mod propose;
 mod proposer;
 mod reads;
+mod remedy;
 mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+mod topics;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,19 +53,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{ReplicaConfig, StartError, Tuning, reseed};
+pub use config::{ReplicaConfig, StartError, Tuning};
 pub use fault::FaultKind;
 pub use handles::{Agents, Clocks, Evidence, Health, Leadership, Members, Reads, Snapshots};
 pub use known::clocks::{ClocksStatus, WallClock};
-pub use known::problems::Problems;
-pub use known::topics::TopicRevisions;
 pub use members::{Change, Membership, next_change};
 pub use peer::facts::Facts;
+pub use remedy::reseed;
 pub use status::{
     ClusterStatus, MemberProblem, MemberStatus, ProposeError, ReadError, Role, TransferError,
 };
 pub(crate) use store::seed::{SeedError, seed};
 pub(crate) use store::stored;
+pub use topics::TopicRevisions;
 
 use crate::audit::Audit;
 use crate::feed::Feed;

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use crate::raft::known::clocks::Clocks;
 use crate::raft::peer::message::{Batch, NotCommitted};
 use crate::raft::store::codec::{pack, unpack};
-use crate::raft::store::types::{Payload, Raft};
+use crate::raft::store::machine::Raft;
+use crate::raft::store::types::Payload;
 
 /// Bytes of commands at which an entry is full. A single proposal may be longer.
 const ENTRY_BYTES: usize = 1 << 20;

@@ -2,6 +2,7 @@
 
 use romana_api::cluster::Held;
 pub use romana_api::cluster::{ClusterStatus, MemberProblem, MemberStatus, Role};
+use romana_daemon::problems::Coded;
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::{State, plural};
 
@@ -13,6 +14,16 @@ pub(super) fn held(state: &State) -> Option<Held> {
         waiting: held.waiting.len() as u64,
         hosts: held.waiting.iter().take(NAMES_LISTED_MAX).cloned().collect(),
     })
+}
+
+/// A problem of a leader task, as a problem of the member on which it runs.
+pub(super) fn of_task(problem: Coded) -> MemberProblem {
+    let Coded { part, code, what } = problem;
+    MemberProblem {
+        code: code.into(),
+        what: format!("leader task {part}: {what}"),
+        remedy: "the leader tries again by itself; if it stays, look at its log".into(),
+    }
 }
 
 /// A problem of a member that is solved by replacing the member.

@@ -11,14 +11,14 @@ use romana_statemachine::Revision;
 
 use super::error::HistoryError;
 use super::frame::Start;
-use crate::durable;
+use crate::durable::{Disk, Files};
 use crate::platform::fs;
 
 const ORIGIN: &str = "ORIGIN";
 
 /// Records durably that the history begins here.
 pub(super) fn note(dir: &Path, start: Start) -> Result<(), HistoryError> {
-    Ok(durable::put(&dir.join(ORIGIN), &start.encode())?)
+    Ok(Disk.put(&dir.join(ORIGIN), &start.encode())?)
 }
 
 /// Checks that the history does not begin later than recorded; records its beginning if there is no file.

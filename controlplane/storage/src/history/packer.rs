@@ -8,7 +8,7 @@ use super::error::HistoryError;
 use super::open_segment::Raw;
 use super::sealed_segment::{self, Full, Packed};
 use super::{Segment, Shared};
-use crate::durable::sync_parent;
+use crate::durable::{Disk, Files};
 use crate::platform::{Work, fs};
 
 /// State of the packer thread.
@@ -46,7 +46,7 @@ fn replace(shared: &Shared, full: &Full) -> Result<(), HistoryError> {
         let packed = Arc::new(Packed::open(path)?);
         state.segments.insert(raw.start.first, Segment::Packed(packed));
     }
-    sync_parent(&raw.path)?;
+    Disk.sync_parent(&raw.path)?;
     match fs::remove_file(&raw.path) {
         // The segment was purged concurrently, in both its forms.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -66,6 +66,7 @@ fn sync_before(shared: &Shared, first: Revision) -> Result<(), HistoryError> {
     for raw in &open {
         raw.sync().map_err(|error| shared.fail(error))?;
     }
-    open.last()
-        .map_or(Ok(()), |raw| sync_parent(&raw.path).map_err(|error| shared.fail(error.into())))
+    open.last().map_or(Ok(()), |raw| {
+        Disk.sync_parent(&raw.path).map_err(|error| shared.fail(error.into()))
+    })
 }

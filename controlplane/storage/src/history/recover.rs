@@ -14,7 +14,7 @@ use super::open_segment::{Index, RAW, Raw};
 use super::origin;
 use super::sealed_segment::{PACKED, PARTIAL, Packed};
 use super::{Segment, retention};
-use crate::durable::sync_parent;
+use crate::durable::{Disk, Files};
 use crate::platform::FileExt;
 use crate::platform::fs::{self, OpenOptions};
 
@@ -30,7 +30,7 @@ pub(super) struct Opened {
 /// Opens the history in `dir`, or creates an empty one.
 pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     fs::create_dir_all(dir).map_err(HistoryError::io("create", dir))?;
-    sync_parent(dir)?;
+    Disk.sync_parent(dir)?;
     retention::finish(dir)?;
     let files = list(dir)?;
     check_origin(dir, &files)?;
@@ -107,7 +107,7 @@ fn finish(
             raw.sync()?;
         }
     }
-    sync_parent(&active.path)?;
+    Disk.sync_parent(&active.path)?;
     Ok(Opened { segments, active, last })
 }
 

@@ -19,7 +19,7 @@ use super::origin;
 use super::sealed_segment::{PACKED, PARTIAL};
 use super::writer::Writer;
 use super::{History, Segment};
-use crate::durable::{self, sync_parent};
+use crate::durable::{Disk, Files};
 use crate::platform::fs;
 
 /// File extension of the marker of a reset in progress; the file contains the new start.
@@ -134,7 +134,7 @@ impl History {
                 shared.state().segments.insert(first, segment);
                 return Err(error);
             }
-            sync_parent(&path).map_err(|error| shared.fail(error.into()))?;
+            Disk.sync_parent(&path).map_err(|error| shared.fail(error.into()))?;
             let mut times = self.inner.times.lock().unwrap_or_else(PoisonError::into_inner);
             times.retain(|revision, _| *revision > first);
         }
@@ -195,7 +195,7 @@ fn remove(path: &Path) -> Result<(), HistoryError> {
 fn announce(dir: &Path, start: Start) -> Result<PathBuf, HistoryError> {
     let marker = dir.join(format!("{:020}.{RESET}", start.first));
     let partial = marker.with_extension(PARTIAL);
-    durable::replace(&marker, &partial, |file| file.write_all(&start.encode()))?;
+    Disk.replace(&marker, &partial, |file| file.write_all(&start.encode()))?;
     Ok(marker)
 }
 
@@ -212,7 +212,7 @@ fn carry_out(dir: &Path, start: Start, marker: &Path) -> Result<Arc<Raw>, Histor
     raw.sync()?;
     origin::note(dir, start)?;
     fs::remove_file(marker).map_err(HistoryError::io("remove", marker))?;
-    sync_parent(&raw.path)?;
+    Disk.sync_parent(&raw.path)?;
     Ok(Arc::new(raw))
 }
 

@@ -15,7 +15,7 @@ use super::Collector;
 use super::error::HistoryError;
 use super::frame::{self, HEADER, Item, Start, u32_at, u64_at};
 use super::open_segment::{Raw, collect};
-use crate::durable;
+use crate::durable::{Disk, Files};
 use crate::platform::FileExt;
 use crate::platform::fs::File;
 
@@ -156,7 +156,7 @@ pub(super) fn pack(full: &Full) -> Result<PathBuf, HistoryError> {
     let bytes = encode(raw.start, full.last, &content)
         .map_err(|(at, why)| HistoryError::damaged(&raw.path, at as u64, why))?;
     let path = raw.path.with_extension(PARTIAL);
-    durable::write(&path, |file| file.write_all(&bytes))?;
+    Disk.write(&path, |file| file.write_all(&bytes))?;
     Ok(path)
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::WalError;
 use super::frame::{u32_at, u64_at};
-use crate::durable::sync_parent;
+use crate::durable::{Disk, Files};
 use crate::platform::FileExt;
 use crate::platform::fs::{self, File, OpenOptions};
 
@@ -64,7 +64,7 @@ impl HighWater {
         }
         file.write_all_at(&bytes, 0).map_err(WalError::io("write", path))?;
         file.sync_all().map_err(WalError::io("sync", path))?;
-        sync_parent(path)?;
+        Disk.sync_parent(path)?;
         Ok(Self { path: path.to_owned(), file, slot: 0 })
     }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use super::Shared;
 use super::error::WalError;
 use super::segment::{SPARE, Segment, Spare};
-use crate::durable::sync_dir;
+use crate::durable::{Disk, Files};
 use crate::platform::{Work, Worker, fs};
 
 /// A request of the writer.
@@ -137,7 +137,7 @@ impl Housekeeper {
                 _ => fs::remove_file(&path).map_err(WalError::io("remove", &path))?,
             }
         }
-        sync_dir(&self.dir)?;
+        Disk.sync_dir(&self.dir)?;
         self.pool.append(&mut recycled);
         Ok(())
     }

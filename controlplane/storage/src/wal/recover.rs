@@ -18,7 +18,7 @@ use super::frame::{self, Checkpoint, Kind, Owner, PREAMBLE, Preamble, Record};
 use super::highwater::{self, HighWater, Point};
 use super::ledger::{Catalog, Ledger, Place, Step};
 use super::segment::{SEGMENT, SPARE, Segment, Spare};
-use crate::durable::{sync_dir, sync_parent};
+use crate::durable::{Disk, Files};
 use crate::platform;
 use crate::platform::fs::{self, File, OpenOptions};
 
@@ -76,7 +76,7 @@ pub(super) fn open(
     let Replay { ledger, catalog, last_group, .. } = replay;
     active.write_at(&last_group, end - last_group.len() as u64)?;
     active.sync()?;
-    sync_dir(dir)?;
+    Disk.sync_dir(dir)?;
     for &stale in &sequences[..start.unwrap_or(0)] {
         let path = segment_path(dir, stale);
         fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
@@ -101,7 +101,7 @@ fn create(
     (segment_bytes, owner): (u64, Option<Owner>),
     lock: File,
 ) -> Result<Opened, WalError> {
-    sync_parent(dir)?;
+    Disk.sync_parent(dir)?;
     let spare = Spare::create(dir.join(format!("first.{SPARE}")), segment_bytes)?;
     let (active, offset) = spare.start(1, 0, owner, &Checkpoint::default())?;
     let active = Arc::new(active);

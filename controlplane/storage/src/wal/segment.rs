@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, Owner, Preamble};
-use crate::durable;
+use crate::durable::{Disk, Files};
 use crate::platform::fs::{self, File, OpenOptions};
 use crate::platform::{FileExt, allocate, random};
 
@@ -69,7 +69,7 @@ impl Spare {
         frame::push(&mut bytes, 0, preamble.salt, (Kind::Checkpoint, sequence), &state);
         self.file.write_all_at(&bytes, 0).map_err(WalError::io("write", &self.path))?;
         let path = self.path.with_file_name(format!("{sequence:016}.{SEGMENT}"));
-        durable::finish(&self.file, &self.path, &path)?;
+        Disk.finish(&self.file, &self.path, &path)?;
         Ok((Segment { preamble, path, file: self.file }, bytes.len() as u64))
     }
 }

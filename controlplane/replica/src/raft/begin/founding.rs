@@ -8,7 +8,8 @@ use romana_statemachine::{Command, Proposal, Term, VERSION_MAX};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::raft::store::types::{Member, Raft};
+use crate::raft::store::machine::Raft;
+use crate::raft::store::types::Member;
 use crate::raft::{Facts, Replica};
 
 /// Founding delay per replica, in order of id: the first replica is elected without a contest, and if it is down,

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
+use romana_daemon::problems::Problems;
 use romana_storage::platform::blocking;
 use romana_storage::platform::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -20,7 +21,6 @@ use crate::raft::known::clocks::{Clocks, Exchange};
 use crate::raft::known::heartbeats::{self, Pulse};
 use crate::raft::known::held::{self, Gate, Positions};
 use crate::raft::known::peers::{Peers, Poll};
-use crate::raft::known::problems::Problems;
 use crate::raft::known::quorum;
 use crate::raft::known::slow::{self, Slowness};
 use crate::raft::known::view::{self, View};
@@ -33,7 +33,7 @@ use crate::raft::proposer::Proposer;
 use crate::raft::reads::{ROUND_MAX, Reads};
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
-use crate::raft::store::types::Raft;
+use crate::raft::store::machine::Raft;
 use crate::raft::{Replica, Shared};
 
 /// How often the size of the log is checked.

@@ -1,8 +1,9 @@
 //! Health: whether a replica can serve, why it stopped, and the problems of its leader tasks.
 
 use romana_daemon::error::chain;
+use romana_daemon::problems::Problems;
 
-use crate::raft::{FaultKind, Problems, Shared};
+use crate::raft::{FaultKind, Shared};
 
 /// Readiness and fault of this replica.
 #[derive(Clone, Copy)]

@@ -16,7 +16,7 @@ use crate::raft::known::held;
 use crate::raft::known::peers::PeerReport;
 use crate::raft::members::{Change, Membership};
 use crate::raft::peer::facts;
-use crate::raft::status::{self, replaceable};
+use crate::raft::status::{self, of_task, replaceable};
 use crate::raft::store::types::Member;
 use crate::raft::{ClusterStatus, Facts, MemberProblem, MemberStatus, Role, Shared};
 
@@ -83,7 +83,8 @@ impl<'a> Members<'a> {
         let own = (id == self.0.id()).then(|| self.0.host.machine.history().damage());
         let damage = own.unwrap_or_else(|| self.0.host.positions.damage(id));
         let damage = damage.map(|what| replaceable("HistoryDamaged", what, id));
-        let tasks = if id == self.0.id() { self.0.host.problems.list() } else { Vec::new() };
+        let tasks = (id == self.0.id()).then(|| self.0.host.problems.coded());
+        let tasks = tasks.into_iter().flatten().map(of_task);
         older.or(fault).into_iter().chain(damage).chain(tasks).collect()
     }
 

@@ -29,20 +29,20 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use romana_statemachine::{Printable, plural};
-use romana_storage::durable;
+use romana_storage::durable::{Disk, Files};
 use romana_storage::platform::fs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::raft::config::reseed;
 use crate::raft::fault::FaultKind;
-use crate::raft::peer::bounds::Known;
 use crate::raft::peer::dial::{Conn, Dialer};
 use crate::raft::peer::message::Purpose;
 use crate::raft::peer::service::PeerService;
 use crate::raft::peer::transfer::blocking;
+use crate::raft::remedy::reseed;
 use crate::raft::store::codec::{pack, unpack};
+use crate::raft::store::log::Known;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 use crate::raft::store::types::Vote;
@@ -311,7 +311,7 @@ pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: 
             let why = own_text(host.identity.id, has, known);
             let text = why.clone();
             if let Err(error) =
-                blocking(move || Ok(durable::put(&dir.join(NOTE), text.as_bytes())?)).await
+                blocking(move || Ok(Disk.put(&dir.join(NOTE), text.as_bytes())?)).await
             {
                 tracing::error!(%error, "cannot record that this data directory is an older copy");
             }

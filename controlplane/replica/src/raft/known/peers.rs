@@ -11,11 +11,11 @@ use romana_storage::platform::blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::raft::config::reseed;
 use crate::raft::fault::Fault;
 use crate::raft::known::view::View;
 use crate::raft::peer::message::{PeerRequest, PeerResponse, PeerStatus};
 use crate::raft::peer::network::PeerPool;
+use crate::raft::remedy::reseed;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
 

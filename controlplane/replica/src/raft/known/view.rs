@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::raft::fault::Fault;
-use crate::raft::store::types::{Metrics, Raft};
+use crate::raft::store::machine::Raft;
+use crate::raft::store::types::Metrics;
 
 /// Pause before a retry, unless leadership changes first.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);

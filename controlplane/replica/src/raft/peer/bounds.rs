@@ -15,6 +15,7 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, V
 use romana_statemachine::Revision;
 
 use crate::raft::peer::message::{Appended, PeerStatus};
+use crate::raft::store::log::Known;
 use crate::raft::store::types::{LogId, Membership, SnapshotMeta, TypeConfig, Vote};
 
 /// How far ahead a term may be: with an election every 150 ms, twenty years of elections.
@@ -23,17 +24,6 @@ const TERM_AHEAD_MAX: u64 = 1 << 32;
 const INDEX_AHEAD_MAX: u64 = 1 << 48;
 /// Upper bound of every term, index and revision: one can be added to it, and to the sum.
 pub(in crate::raft) const NUMBER_MAX: u64 = 1 << 62;
-
-/// What this replica knows from its own disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::raft) struct Known {
-    /// The highest term in which it voted or has an entry.
-    pub(in crate::raft) term: u64,
-    /// Index of its last entry.
-    pub(in crate::raft) index: u64,
-    /// It has no data yet and joins a cluster that may be in any term.
-    pub(in crate::raft) joins: bool,
-}
 
 /// A message that no correct replica of this cluster sends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

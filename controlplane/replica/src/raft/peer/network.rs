@@ -31,7 +31,8 @@ use crate::raft::peer::transfer;
 use crate::raft::store::codec::{put_append, unpack};
 use crate::raft::store::log::LogStore;
 use crate::raft::store::snapshot::SnapshotFile;
-use crate::raft::store::types::{LogId, Member, SnapshotOf, TypeConfig, Vote};
+use crate::raft::store::snapshot::SnapshotOf;
+use crate::raft::store::types::{LogId, Member, TypeConfig, Vote};
 
 /// The connection is closed when a peer takes longer to answer an append request. Longer than an fsync on a slow
 /// disk takes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::ReadPolicy;
 use romana_api::audit::Proof;
 use romana_daemon::error::chain;
+use romana_daemon::problems::Problems;
 use romana_statemachine::Revision;
 use romana_storage::platform::blocking;
 use tokio::sync::Semaphore;
@@ -17,7 +18,6 @@ use crate::raft::fault::Fault;
 use crate::raft::known::clocks::Clocks;
 use crate::raft::known::heartbeats::Pulse;
 use crate::raft::known::held::{Gate, Positions};
-use crate::raft::known::problems::Problems;
 use crate::raft::known::view::View;
 use crate::raft::peer::bounds::Implausible;
 use crate::raft::peer::dial::{Complaints, Directory};
@@ -26,7 +26,7 @@ use crate::raft::proposer::Proposer;
 use crate::raft::reads::ROUND_MAX;
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::Machine;
-use crate::raft::store::types::Raft;
+use crate::raft::store::machine::Raft;
 use crate::retention::{Beginning, CheckpointId, Checkpoints};
 
 /// Longest a forwarded proposal may ask to wait.

@@ -12,14 +12,16 @@ use romana_storage::platform;
 use romana_storage::platform::net::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use crate::raft::peer::bounds::Known;
 use crate::raft::peer::dial::{Conn, Dialer, is_unknown};
 use crate::raft::peer::frame::{FrameReader, FrameWriter};
 use crate::raft::peer::message::{Purpose, SnapshotPart, SnapshotReply};
 use crate::raft::store::codec::{pack, unpack};
+use crate::raft::store::log::Known;
 use crate::raft::store::machine::Machine;
+use crate::raft::store::machine::Raft;
 use crate::raft::store::snapshot::Incoming;
-use crate::raft::store::types::{Raft, SnapshotMeta, SnapshotOf, Vote};
+use crate::raft::store::snapshot::SnapshotOf;
+use crate::raft::store::types::{SnapshotMeta, Vote};
 
 type Reader = FrameReader<OwnedReadHalf>;
 type Writer = FrameWriter<OwnedWriteHalf>;

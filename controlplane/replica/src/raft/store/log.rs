@@ -23,7 +23,6 @@ use romana_storage::platform::blocking;
 use romana_storage::wal::{Recovered, Wal};
 use tokio::sync::oneshot;
 
-use crate::raft::peer::bounds::Known;
 use crate::raft::store::codec::{entry_bytes, entry_size, pack, read_entry, unpack};
 use crate::raft::store::types::{LogEntry, LogId, TypeConfig, Vote};
 
@@ -31,6 +30,17 @@ use crate::raft::store::types::{LogEntry, LogId, TypeConfig, Vote};
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Estimated memory of an entry without its commands, in bytes.
 const ENTRY_OVERHEAD: usize = 96;
+
+/// What this replica knows from its own disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::raft) struct Known {
+    /// The highest term in which it voted or has an entry.
+    pub(in crate::raft) term: u64,
+    /// Index of its last entry.
+    pub(in crate::raft) index: u64,
+    /// It has no data yet and joins a cluster that may be in any term.
+    pub(in crate::raft) joins: bool,
+}
 
 /// The log of one replica. Clones share it.
 #[derive(Clone)]

@@ -21,10 +21,10 @@ use crate::audit::Audit;
 use crate::feed::Feed;
 use crate::metrics::DiskTimes;
 use crate::raft::fault::Fault;
-use crate::raft::known::topics::TopicRevisions;
 use crate::raft::store::codec::{entry_size, unpack};
-use crate::raft::store::snapshot::{SnapshotFile, SnapshotStore};
-use crate::raft::store::types::{Answers, LogId, Membership, SnapshotMeta, SnapshotOf, TypeConfig};
+use crate::raft::store::snapshot::{SnapshotFile, SnapshotOf, SnapshotStore};
+use crate::raft::store::types::{Answers, LogId, Membership, SnapshotMeta, TypeConfig};
+use crate::raft::topics::TopicRevisions;
 
 /// Entries applied under one write lock. Readers wait that long.
 const BATCH_ENTRIES_MAX: usize = 64;
@@ -36,6 +36,9 @@ const RECORD_BYTES_MAX: usize = 4 << 20;
 
 /// The result of an entry: the responder and its answers, sent once history and feed have the records.
 type Applied = (Option<openraft::storage::ApplyResponder<TypeConfig>>, Answers);
+
+/// Raft with this state machine.
+pub(in crate::raft) type Raft = openraft::Raft<TypeConfig, Machine>;
 
 /// The state of one replica. Clones share it.
 #[derive(Clone)]

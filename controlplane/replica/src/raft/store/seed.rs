@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use romana_statemachine::State;
-use romana_storage::durable::{Failed, sync_parent};
+use romana_storage::durable::{Disk, Failed, Files};
 use romana_storage::wal::{Done, Wal, WalError, WalOptions};
 
 use crate::identity::Identity;
@@ -68,7 +68,7 @@ pub(crate) fn seed(
     let vote = Bytes::from(pack(&Vote::new(TERM, first)));
     durable(|done| wal.save_vote(vote, done))?;
     durable(|done| wal.purge(BEGIN, Bytes::from(pack(&begin)), done))?;
-    Ok(sync_parent(&dir.join("wal"))?)
+    Ok(Disk.sync_parent(&dir.join("wal"))?)
 }
 
 /// Waits until a change of the log is durable.

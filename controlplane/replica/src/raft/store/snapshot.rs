@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use romana_statemachine::{Digest, Revision, State};
-use romana_storage::durable;
+use romana_storage::durable::{Disk, Files};
 use romana_storage::platform::fs::{self, File};
 use romana_storage::platform::random;
 use romana_storage::state_file::{Encoded, Form, StateFile, StateFileError};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::store::types::{LogId, Membership, SnapshotMeta};
+use crate::raft::store::types::{LogId, Membership, SnapshotMeta, TypeConfig};
 
 const FORM: Form = Form { magic: b"ROMSNAP\x01", head_bytes_max: 1 << 20 };
 const VERSION: u16 = 1;
@@ -65,6 +65,9 @@ pub(in crate::raft) struct Found {
     /// Newer snapshots that are damaged.
     pub(in crate::raft) damaged: Vec<(PathBuf, SnapshotError)>,
 }
+
+/// A snapshot as openraft passes it on.
+pub(in crate::raft) type SnapshotOf = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
 /// A snapshot on disk. It stays readable after its file is unlinked.
 #[derive(Clone, Debug)]
@@ -198,7 +201,7 @@ impl SnapshotStore {
         snapshot: SnapshotFile,
     ) -> Result<SnapshotFile, SnapshotError> {
         let path = self.path_of(&snapshot);
-        let renamed = durable::rename(snapshot.0.path(), &path);
+        let renamed = Disk.put_in_place(snapshot.0.path(), &path);
         renamed
             .map_err(|failed| SnapshotError::Io { path: path.clone(), source: failed.source })?;
         for old in self.snapshots()? {

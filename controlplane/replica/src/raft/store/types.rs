@@ -19,16 +19,12 @@ openraft::declare_raft_types!(
         AsyncRuntime = crate::raft::store::runtime::Runtime,
 );
 
-/// Raft with our state machine.
-pub(in crate::raft) type Raft = openraft::Raft<TypeConfig, crate::raft::store::machine::Machine>;
 pub(in crate::raft) type LogId = alias::LogIdOf<TypeConfig>;
 pub(in crate::raft) type LogEntry = alias::EntryOf<TypeConfig>;
 pub(in crate::raft) type Vote = alias::VoteOf<TypeConfig>;
 pub(in crate::raft) type Membership = alias::StoredMembershipOf<TypeConfig>;
 pub(in crate::raft) type Metrics = openraft::RaftMetrics<TypeConfig>;
 pub(in crate::raft) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
-pub(in crate::raft) type SnapshotOf =
-    alias::SnapshotOf<TypeConfig, crate::raft::store::snapshot::SnapshotFile>;
 
 /// The wire form of a [`romana_statemachine::Entry`]: encoded once, by the leader; decoded once on each replica, when
 /// it is applied. Clones share the bytes.

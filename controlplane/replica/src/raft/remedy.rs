@@ -1,0 +1,11 @@
+//! What an operator can do about a replica that cannot go on.
+
+/// What the operator does about a replica with damaged data. All messages use this text.
+#[must_use]
+pub fn reseed(id: u64) -> String {
+    format!(
+        "nothing was changed; what this replica had acknowledged is on the others: seed it anew \
+         from them with `romana cluster replace {id}`, which says how to start it with an empty \
+         data directory"
+    )
+}

@@ -110,8 +110,8 @@ fn assert_known(program: &Path, args: &[String], env: &BTreeMap<String, String>,
     for name in env.keys().filter(|name| name.starts_with(prefix)) {
         assert!(help.contains(&format!("[env: {name}=]")), "{} has no {name}", program.display());
     }
-    let flags = args.iter().filter_map(|arg| arg.starts_with("--").then(|| arg.split('=').next()));
-    for flag in flags.flatten() {
+    for flag in args.iter().filter(|arg| arg.starts_with("--")) {
+        let flag = flag.split_once('=').map_or(&**flag, |(flag, _)| flag);
         assert!(help.contains(&format!("{flag} ")), "{} has no {flag}", program.display());
     }
 }

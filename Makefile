@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all the set-up they need; `make help` lists the rest.
-.PHONY: help demo test test-policy setup fmt lint unit doc deny dist image package judge chaos soak sim sim-build mutants bench clean
+.PHONY: help demo test test-policy test-kubernetes setup fmt lint unit doc deny dist image package judge chaos soak sim sim-build mutants bench clean
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -29,6 +29,7 @@ lint: ## Clippy, warnings are errors
 unit: sim-build ## Tests of all rings; the live ones start real processes
 	$(CARGO) build $(BINS) --locked
 	./deploy/previous.sh >/dev/null || [ $$? = 3 ]
+	./deploy/test-kubernetes.sh >/dev/null || [ $$? = 3 ]
 	$(CARGO) nextest run --workspace --locked
 	$(SIM) nextest run --cargo-profile sim -p romana-chaos-raft --locked
 	$(CARGO) test --workspace --doc --locked
@@ -36,6 +37,11 @@ unit: sim-build ## Tests of all rings; the live ones start real processes
 test-policy: setup ## All 230 Cyclonus cases on nine pods with real connections: minutes (a sample is in `make test`)
 	$(CARGO) build $(BINS) --locked
 	$(CARGO) nextest run -p romana-agent --test kernel --locked --run-ignored only -E 'test(all_of_cyclonus)'
+
+test-kubernetes: setup ## All tests against a real Kubernetes API server, which is built once: minutes (most are in `make test`)
+	./deploy/test-kubernetes.sh
+	$(CARGO) build $(BINS) --locked
+	$(CARGO) nextest run --workspace --locked --run-ignored all -E 'package(romana-chaos) and binary(kubernetes)'
 
 doc: ## Documentation builds without warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --locked --document-private-items

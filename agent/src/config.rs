@@ -44,7 +44,7 @@ pub struct Args {
     pub command: Option<Command>,
 }
 
-/// What `romana-agent` can do besides.
+/// Other commands of `romana-agent`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Puts the CNI plugin and its configuration in place
@@ -343,7 +343,7 @@ fn is_interface(name: &str) -> bool {
 fn labels(given: Vec<String>) -> Result<romana_statemachine::command::Labels, String> {
     let pair = |text: String| match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("{text:?} is no KEY=VALUE")),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
     };
     given.into_iter().map(pair).collect()
 }

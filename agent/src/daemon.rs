@@ -2,14 +2,12 @@
 //!
 //! ```text
 //!   Following ──► seen ─┐
-//!   netlink news ───────┼──► RouteReconciler::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
-//!   timer ──────────────┘
+//!   netlink, timer ─────┴──► RouteReconciler::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
 //!   Following ──► seen ─┬──► Enforcer::pass: compile ─► diff ─► ipset, iptables ──► status
 //!   attach ─► EnforcerHandle ─────┘
 //!   romana-cni ──► socket ──► attach ──► ledger, log, kernel
 //! ```
-//! First start, normal operation, restart and repair share one code path. SIGTERM
-//! leaves the kernel state unchanged.
+//! First start, normal operation, restart and repair share one code path. SIGTERM leaves the kernel's state unchanged.
 
 use std::sync::Arc;
 
@@ -25,8 +23,7 @@ use crate::enrol::Enrolment;
 use crate::follow;
 use crate::heartbeat::{self, HEARTBEAT_TIMEOUT};
 use crate::http::AgentProbe;
-use crate::kernel::taken::Taken;
-use crate::kernel::{facts, netlink};
+use crate::kernel::{facts, netlink, taken::Taken};
 use crate::policy::enforce::{self, enforcer};
 use crate::policy::packet_filter::PacketFilter;
 use crate::register::{self, Registrar};

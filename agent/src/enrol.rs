@@ -178,7 +178,7 @@ impl Standing {
     pub fn problem(&self) -> Option<String> {
         let Self::Refused { by } = self else { return None };
         Some(format!(
-            "another agent, {by}, speaks for this host: stop one of the two, or choose another --host"
+            "another agent, {by}, speaks for this host: stop one of the two, or choose another --hostname"
         ))
     }
 }

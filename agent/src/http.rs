@@ -66,7 +66,7 @@ fn register_status(registry: &mut Registry, status: &Status) {
     );
     number("routes", "Routes that are wanted", Some(status.routes as u64));
     number("skipped_blocks", "Blocks without a route", Some(status.skipped.len() as u64));
-    number("problems", "What somebody has to look at", Some(status.problems.len() as u64));
+    number("problems", "Problems that need an operator", Some(status.problems.len() as u64));
     number(
         "ready",
         "Whether the kernel agrees with the log and containers can be attached",

@@ -117,7 +117,6 @@ pub struct Failed {
     /// CNI error code (spec §5; plugin-specific from 100).
     pub code: u32,
     pub msg: String,
-    /// The remedy.
     #[serde(default)]
     pub details: String,
 }

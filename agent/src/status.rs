@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use romana_daemon::durable;
 use romana_daemon::problems::Problems;
 use romana_daemon::reconcile::Reconcile;
-use romana_statemachine::Revision;
+use romana_statemachine::{Revision, plural};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -92,16 +92,18 @@ impl Said {
             None => routes.applied,
             Some(policy) => routes.applied.min(policy.applied),
         };
-        // Problems of policy are in its own status.
-        let mut problems = self.problems.all_but(Enforcer::PART);
-        problems.extend(self.standing.borrow().problem());
-        problems.extend(trouble.map(|why| format!("the log is not followed for now: {why}")));
-        problems.extend(stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent")));
-        // Read now, as another program may have changed it since the start.
-        problems.extend(sysctl::provide(false));
-        problems.extend(set_aside(&self.state_dir));
         let unable = self.unable.borrow().clone();
-        problems.extend(unable.as_ref().and_then(Unable::problem));
+        let standing = self.standing.borrow().problem();
+        let trouble = trouble.map(|why| format!("the log is not followed for now: {why}"));
+        let stranded = stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent"));
+        self.problems.note("enrolment", standing);
+        self.problems.note("follow", trouble.into_iter().chain(stranded));
+        // Read now, as another program may have changed it since the start.
+        self.problems.note("sysctl", sysctl::provide(false));
+        self.problems.note("state directory", set_aside(&self.state_dir));
+        self.problems.note("ability", unable.as_ref().and_then(Unable::problem));
+        // Problems of policy are in its own status.
+        let problems = self.problems.all_but(Enforcer::PART);
         let unable = unable.is_some();
         Status { stale_ms, applied, policy, problems, unable, unknown_events, ..routes }
     }
@@ -111,10 +113,8 @@ impl Said {
 fn set_aside(state_dir: &Path) -> Option<String> {
     let aside = durable::aside_in(state_dir);
     let first = aside.first()?.display();
-    Some(format!(
-        "{} damaged files were set aside, such as {first}: check the disk, and remove them",
-        aside.len()
-    ))
+    let files = plural(aside.len() as u64, "damaged file");
+    Some(format!("{files} set aside, such as {first}: check the disk, and remove them"))
 }
 
 impl Status {

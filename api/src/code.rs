@@ -35,7 +35,6 @@ macro_rules! codes {
                 match self { $(Self::$code => $retry,)* }
             }
 
-            /// The remedy.
             #[must_use]
             pub fn hint(self) -> &'static str {
                 match self { $(Self::$code => $hint,)* }

@@ -21,7 +21,6 @@ pub struct Romana2Error {
     pub details: String,
     /// Stable code. Not in 2.0, like the hint.
     pub code: String,
-    /// The remedy.
     pub hint: String,
     /// Type of the object concerned, or empty.
     pub resource_type: String,
@@ -99,7 +98,6 @@ pub struct Romana2Network {
     pub cidr: IpNet,
 }
 
-/// Blocks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Romana2Blocks {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use romana_statemachine::command::{Endpoint, Retention};
+use romana_statemachine::command::{Endpoint, ObjectKey, Retention, Source};
 use romana_statemachine::event::CheckpointSigned;
 use romana_statemachine::name::{HostName, TableId};
 use romana_statemachine::policy::Policy;
@@ -43,6 +43,9 @@ pub struct Snapshot {
     pub vips: Option<Vec<Vip>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routers: Option<Vec<Router>>,
+    /// The objects that come from outside, such as from Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<Sourced>>,
 }
 
 /// The members before the lists.
@@ -129,6 +132,14 @@ pub struct Router {
     pub host: HostName,
 }
 
+/// An object, and the object outside that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Sourced {
+    pub object: ObjectKey,
+    pub source: Source,
+}
+
 impl Snapshot {
     /// All of a state at once. Replicas write large ones piece by piece instead.
     #[must_use]
@@ -153,6 +164,7 @@ impl Snapshot {
             endpoints: Some(state.endpoints().cloned().collect()),
             vips: Some(state.vips().cloned().collect()),
             routers: Some(routers(state).collect()),
+            sources: Some(sources(state).collect()),
         }
     }
 }
@@ -203,4 +215,11 @@ pub fn routers(state: &State) -> impl Iterator<Item = Router> {
         table: key.table.clone(),
         host: host.clone(),
     })
+}
+
+/// The objects of a state that come from outside.
+pub fn sources(state: &State) -> impl Iterator<Item = Sourced> {
+    state
+        .sources()
+        .map(|(object, source)| Sourced { object: object.clone(), source: source.clone() })
 }

@@ -91,7 +91,6 @@ pub enum What {
         /// Hosts, each with an agent.
         #[arg(long, default_value_t = 8)]
         hosts: usize,
-        /// Blocks.
         #[arg(long, default_value_t = 300)]
         blocks: usize,
     },

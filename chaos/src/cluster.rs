@@ -48,6 +48,8 @@ pub struct ClusterOptions {
     pub namespaces: bool,
     /// Give each replica a small disk (needs root).
     pub small_disks: Option<SmallDisk>,
+    /// Further arguments of each replica.
+    pub arguments: Vec<String>,
 }
 
 impl ClusterOptions {
@@ -63,6 +65,7 @@ impl ClusterOptions {
             lying_disk: false,
             namespaces: false,
             small_disks: None,
+            arguments: Vec::new(),
         }
     }
 }
@@ -261,6 +264,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        command.args(&self.options.arguments);
         if replica.joins {
             command.args(["--join", &apis.join(",")]);
         } else {

@@ -122,6 +122,7 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
         lying_disk: options.lying_disk,
         namespaces: needs.namespaces,
         small_disks,
+        arguments: Vec::new(),
     })
     .await?;
     let result = carry_out(options, &mut cluster).await;

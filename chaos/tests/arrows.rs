@@ -18,8 +18,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-replica", &["romana-api", "romana-daemon", "romana-statemachine", "romana-storage"]),
     (
         "romana-controlplane",
-        &["romana-api", "romana-daemon", "romana-replica", "romana-statemachine", "romana-storage"],
+        &[
+            "romana-api",
+            "romana-daemon",
+            "romana-kubernetes",
+            "romana-replica",
+            "romana-statemachine",
+            "romana-storage",
+        ],
     ),
+    ("romana-kubernetes", &["romana-daemon", "romana-statemachine"]),
     ("romana-agent", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),
     ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),

@@ -24,6 +24,7 @@ fn sources() -> Vec<(PathBuf, String)> {
         "daemon",
         "controlplane/storage",
         "controlplane/replica",
+        "controlplane/kubernetes",
         "controlplane",
         "client",
         "client/cli",

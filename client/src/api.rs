@@ -305,7 +305,6 @@ impl Client {
         self.get(Query::new("/v1/hosts").segment(name).build()).await
     }
 
-    /// Blocks.
     ///
     /// # Errors
     /// [`Error`].

@@ -42,6 +42,8 @@ use line::{Line, Over, parse_line};
 
 /// The media type of a feed.
 const NDJSON: &str = "application/x-ndjson";
+/// Bound of revisions: at a million per second, the log gets there in 146 000 years.
+const REVISION_MAX: u64 = 1 << 62;
 /// Feeds that end without a line in between before this counts as trouble: a single one
 /// means that a replica has stopped.
 const ENDS_MAX: u32 = 2;
@@ -337,6 +339,7 @@ impl Follower {
 
     /// Checks that a line is the expected one. `None`: it contains nothing new.
     fn accept(&mut self, line: Line, last: Revision) -> Result<Option<Item>, Error> {
+        check_bound(&line)?;
         let filtered = !self.options.topics.is_empty() || self.options.host.is_some();
         match line {
             Line::Bookmark(revision) if revision < last => Ok(None),
@@ -377,6 +380,19 @@ impl Follower {
         self.digest = Some(record.digest);
         Ok(())
     }
+}
+
+/// Refuses a revision that no log reaches: nothing would come after it, and it would be saved.
+fn check_bound(line: &Line) -> Result<(), Error> {
+    let revision = match line {
+        Line::Bookmark(revision) => *revision,
+        Line::Record(record) => record.revision,
+        Line::Unknown(unknown) => unknown.revision,
+    };
+    if revision.get() > REVISION_MAX {
+        return Err(Error::protocol(format!("revision {revision} is beyond any log")));
+    }
+    Ok(())
 }
 
 fn check_order(got: Revision, last: Revision, filtered: bool) -> Result<(), Error> {

@@ -350,6 +350,9 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
                 (self.view, self.is_known, self.has_gap) = (view, true, false);
             }
         }
+        if seen.trouble.is_some() || seen.stranded.is_some() {
+            tracing::info!(revision = self.view.revision().get(), "following the log again");
+        }
         seen.caught_up |= caught_up;
         (seen.heard, seen.stranded, seen.trouble) = (Some(Instant::now()), None, None);
         Ok(())

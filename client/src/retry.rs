@@ -83,7 +83,7 @@ fn judge_reply(reply: Reply) -> Verdict {
     let again =
         |why, source, maybe| Verdict::Again { why, source, maybe, heard: Heard::Reply, wait };
     let Some(error) = ApiError::from_body(status, &reply.body) else {
-        let why = format!("status {status} without an error of ours");
+        let why = format!("status {status} without an error of Romana");
         return match status {
             408 | 429 | 503 => again(why, None, false),
             500..600 => again(why, None, true),

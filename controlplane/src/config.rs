@@ -26,8 +26,8 @@ const FEED_BYTES: (usize, usize) = (1 << 20, 16 << 30);
 /// Bounds of the disk reserve, in bytes.
 const DISK_RESERVE: (u64, u64) = (0, 1 << 40);
 
-/// Default log filter: openraft logs errors only.
-const LOG_DEFAULT: &str = "info,openraft=error";
+/// Default log filter: openraft logs errors only, and the Kubernetes client nothing, as its errors are reported.
+const LOG_DEFAULT: &str = "info,openraft=error,kube_client=off,kube_runtime=off";
 
 /// Clouds for which there are built-in topologies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -126,9 +126,13 @@ struct Given {
     /// Region of the cloud; without it, the instance metadata is asked.
     #[arg(long, env = "ROMANAD_REGION", value_name = "REGION")]
     region: Option<String>,
-    /// Follow a Kubernetes API server and write it into the log. Not in this release: refused.
+    /// Follow a Kubernetes API server: its nodes, namespaces, pods, policies and services become hosts, tenants,
+    /// endpoints, policies and VIPs. The same on all replicas.
     #[arg(long, env = "ROMANAD_KUBERNETES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     kubernetes: Option<bool>,
+    /// Address of the API server and credentials for it [default: those of this program's pod].
+    #[arg(long, env = "ROMANAD_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Ranges of service addresses: no network, host or endpoint gets them.
     #[arg(long, env = "ROMANAD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR,...")]
     service_cluster_ip_range: Option<String>,
@@ -153,7 +157,7 @@ struct Given {
     /// Log lines for people or for programs [default: text].
     #[arg(long, env = "ROMANAD_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<Form>,
-    /// What to log: a level or target=level,… [default: info,openraft=error].
+    /// What to log: a level or target=level,… [default: info, and less of libraries].
     #[arg(long, env = "ROMANAD_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
@@ -257,6 +261,8 @@ pub struct Config {
     pub network_cidr_overrides: BTreeMap<NetworkName, IpNet>,
     /// Service ranges, which no network, host or endpoint may overlap.
     pub service_cluster_ip_range: Vec<IpNet>,
+    /// How to reach the Kubernetes API server; `None`: it is not followed.
+    pub kubernetes: Option<Access>,
     /// Deadline of requests that do not name one.
     pub request_timeout: Duration,
     /// Maximum number of concurrent connections.
@@ -285,7 +291,7 @@ impl Config {
     }
 
     fn check(given: Given, kubernetes_host: Option<&str>) -> Result<Self, ConfigError> {
-        refuse_kubernetes(given.kubernetes.unwrap_or(false))?;
+        let kubernetes = kubernetes(given.kubernetes.unwrap_or(false), given.kubeconfig)?;
         let dev = given.dev.unwrap_or(false);
         let interface = IpAddr::V4(if dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
         let listen = given.listen.unwrap_or_else(|| SocketAddr::new(interface, API_PORT));
@@ -329,6 +335,7 @@ impl Config {
             initial_topology,
             network_cidr_overrides: overrides,
             service_cluster_ip_range: service_ranges(given.service_cluster_ip_range)?,
+            kubernetes,
             request_timeout: Duration::from_millis(timeout_ms),
             connections_max: connections,
             feed_memory_bytes: feed_bytes,
@@ -366,14 +373,17 @@ fn within<T: PartialOrd + ToString>(
     Ok(())
 }
 
-/// Refuses `kubernetes`, which this release does not support: silently ignoring it would mislead the operator.
-fn refuse_kubernetes(wanted: bool) -> Result<(), ConfigError> {
-    if wanted {
-        let why = "this release does not follow a Kubernetes API server: leave it out, and bring hosts and policies in \
-                   with agents (--register) and `romana policy add`";
-        return Err(invalid("kubernetes", "true", why));
+/// How to reach the Kubernetes API server, if it is followed.
+fn kubernetes(wanted: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Access>, ConfigError> {
+    match (wanted, kubeconfig) {
+        (true, Some(path)) => Ok(Some(Access::Kubeconfig(path))),
+        (true, None) => Ok(Some(Access::InCluster)),
+        (false, Some(path)) => {
+            let why = "it is used with kubernetes = true (--kubernetes) only";
+            Err(invalid("kubeconfig", path.display().to_string(), why))
+        }
+        (false, None) => Ok(None),
     }
-    Ok(())
 }
 
 fn founders(pairs: Vec<(String, String)>) -> Result<BTreeMap<u64, String>, ConfigError> {
@@ -568,12 +578,21 @@ mod tests {
             ("--dev --network-cidr-overrides net=10.0.0.1/8", "network_cidr_overrides"),
             ("--dev --request-timeout-ms 0", "request_timeout_ms"),
             ("--dev --connections-max 1", "connections_max"),
-            ("--dev --kubernetes", "kubernetes"),
+            ("--dev --kubeconfig k", "kubeconfig"),
         ] {
             let error = merged(line, "").unwrap_err().to_string();
             assert!(error.starts_with(key), "{line}: {error}");
         }
         assert!(toml::from_str::<Given>("colour = 1").is_err());
+    }
+
+    #[test]
+    fn kubernetes_is_followed_with_a_kubeconfig_or_from_a_pod() {
+        let access = |line| merged(line, "").unwrap().kubernetes;
+        assert_eq!(access("--dev"), None);
+        assert_eq!(access("--dev --kubernetes"), Some(Access::InCluster));
+        let file = Some(Access::Kubeconfig("/k".into()));
+        assert_eq!(access("--dev --kubernetes --kubeconfig /k"), file);
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! 1: runtime failure; 2: invalid usage or configuration.
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::Parser;
+use romana_controlplane::bootstrap;
 use romana_controlplane::config::{Args, Command, Config};
-use romana_controlplane::{bootstrap, server};
+use romana_controlplane::server::{self, ServerError};
 use romana_daemon::log;
 use romana_daemon::process::{FAILED, Process, USAGE};
 use romana_replica::backup::recover::recover;
@@ -32,31 +34,36 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return PROCESS.fail(&error, USAGE),
     };
+    if check {
+        return check_named(&config);
+    }
+    let (form, filter, advice) = (config.log_format, config.log.clone(), OnceLock::new());
+    let code = PROCESS.run(form, &filter, async |tasks| {
+        allow_open_files();
+        let ended = server::run(config, tasks.stop()).await;
+        ended.inspect_err(|error| _ = error.advice().map(|text| advice.set(text)))
+    });
+    if let Some(advice) = advice.get() {
+        PROCESS.say(advice);
+    }
+    code
+}
+
+/// Ends `--check`: checks what the configuration names.
+fn check_named(config: &Config) -> ExitCode {
     if let Err(error) = log::init(config.log_format, &config.log) {
         return PROCESS.fail(&error, USAGE);
     }
-    allow_open_files();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return PROCESS.fail(&error, FAILED),
-    };
-    let (result, code) = if check {
-        let checked = runtime.block_on(bootstrap::initial_proposals(&config));
-        (checked.map(|_| ()).map_err(server::ServerError::from), USAGE)
-    } else {
-        (runtime.block_on(server::run(config)), FAILED)
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let advice = error.advice();
-            let code = PROCESS.fail(&error, code);
-            if let Some(advice) = advice {
-                PROCESS.say(&advice);
-            }
-            code
-        }
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => PROCESS.end(runtime.block_on(named(config)), USAGE),
+        Err(error) => PROCESS.fail(&error, FAILED),
     }
+}
+
+/// What a new cluster would begin with, which may be read from the cloud, and credentials.
+async fn named(config: &Config) -> Result<(), ServerError> {
+    bootstrap::initial_proposals(config).await?;
+    server::check_kubernetes(config).await
 }
 
 /// Raises the limit of open files: each follower of the feed needs one, and service managers set a low default.

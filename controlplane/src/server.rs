@@ -22,7 +22,7 @@ use romana_daemon::Tasks;
 use romana_daemon::error::chain;
 use romana_daemon::listener::{self, Connections, Plain};
 use romana_daemon::owner::{self, Program};
-use romana_daemon::tasks::{TaskError, stop_signal};
+use romana_daemon::tasks::TaskError;
 use romana_replica::backup::RestoreError;
 use romana_replica::purge;
 use romana_replica::reseed;
@@ -39,6 +39,7 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::config::Config;
 use crate::connection::on_bad_head;
 use crate::join::{self, JoinError};
+use crate::kubernetes::{AccessError, Parts};
 use crate::tasks as leader_tasks;
 use crate::waiting::restore::before_start;
 use crate::waiting::room;
@@ -63,6 +64,9 @@ pub enum ServerError {
     /// The API's address cannot be bound.
     #[error("cannot listen on {address} for the API")]
     Listen { address: SocketAddr, source: io::Error },
+    /// There are no credentials for the Kubernetes API server.
+    #[error(transparent)]
+    Kubernetes(#[from] AccessError),
     /// The cluster did not accept this replica.
     #[error("this replica does not join")]
     Join(#[source] Box<JoinError>),
@@ -75,9 +79,6 @@ pub enum ServerError {
     /// The replica cannot start.
     #[error("the replica does not start")]
     Start { id: u64, source: Box<StartError> },
-    /// Signals cannot be received.
-    #[error("cannot receive signals")]
-    Signals(#[source] io::Error),
     /// The replica stopped because its data is damaged.
     #[error("the replica has stopped: {why}")]
     Damaged {
@@ -113,14 +114,14 @@ enum End {
     Full(String),
 }
 
-/// Runs a replica and its API until SIGTERM or SIGINT, then stops cleanly. While the disk has no free space, no
+/// Runs a replica and its API until `stop`, then stops cleanly. While the disk has no free space, no
 /// replica runs, and every request gets an error that says so.
 ///
 /// # Errors
 /// [`ServerError`]: the replica could not start, or stopped with a fault.
-pub async fn run(mut config: Config) -> Result<(), ServerError> {
-    let stop = stop_signal().map_err(ServerError::Signals)?;
+pub async fn run(mut config: Config, stop: CancellationToken) -> Result<(), ServerError> {
     owner::check(&config.data_dir, Program::Replica)?;
+    check_kubernetes(&config).await?;
     let joined = tokio::select! {
         joined = join::prepare(&mut config) => joined,
         () = stop.cancelled() => return Ok(()),
@@ -130,14 +131,18 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     let initial = if founds { bootstrap::initial_proposals(&config).await? } else { Vec::new() };
     let listen_error = |source| ServerError::Listen { address: config.listen, source };
     let listener = listener::bind(config.listen).map_err(|error| listen_error(error.source))?;
-    let listener = listener.into_std().map_err(listen_error)?;
+    let mut listener = Some(listener.into_std().map_err(listen_error)?);
     let mut room = SpaceGuard::new(config.data_dir.clone(), config.disk_reserve_bytes);
     let mut lives = 0;
-    while room::wait(&mut room, &listener, &stop).await {
-        let again = listener.try_clone().and_then(TcpListener::from_std).map_err(listen_error)?;
+    while let Some(kept) = &listener {
+        if !room::wait(&mut room, kept, &stop).await {
+            break;
+        }
+        let again = kept.try_clone().and_then(TcpListener::from_std).map_err(listen_error)?;
         let patience = if lives == 0 { Duration::ZERO } else { LET_GO };
         lives += 1;
-        match serve(&config, initial.clone(), again, &room, patience, &stop).await? {
+        let life = Life { config: &config, initial: initial.clone(), room: &room, patience };
+        match life.serve(again, &mut listener, &stop).await? {
             End::Stopped => break,
             End::Full(why) => room.ran_out(why),
         }
@@ -145,59 +150,86 @@ pub async fn run(mut config: Config) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Runs one replica until it ends.
-async fn serve(
-    config: &Config,
+/// One replica in this process: another one follows when a full disk has room again.
+struct Life<'a> {
+    config: &'a Config,
     initial: Vec<romana_statemachine::Proposal>,
-    listener: TcpListener,
-    room: &SpaceGuard,
+    room: &'a SpaceGuard,
+    /// Time for the previous one to release its files and its port.
     patience: Duration,
-    stop: &CancellationToken,
-) -> Result<End, ServerError> {
-    let listen_error = |source| ServerError::Listen { address: config.listen, source };
-    let address = listener.local_addr().map_err(listen_error)?;
-    let replica = replica_config(config, initial, address);
-    let (restore, wait) = (config.restore.as_deref(), config.await_restore);
-    let filled = before_start(&replica, restore, wait, &listener, stop).await;
-    filled.map_err(|error| ServerError::Restore(Box::new(error)))?;
-    if stop.is_cancelled() {
-        return Ok(End::Stopped);
-    }
-    let started = tokio::select! {
-        started = start(replica, patience) => started,
-        () = stop.cancelled() => return Ok(End::Stopped),
-    };
-    let replica = match started {
-        Ok(replica) => replica,
-        Err(error) if disk::is_full(&error) => return Ok(End::Full(chain(&error))),
-        Err(error) => {
-            return Err(ServerError::Start { id: config.id, source: Box::new(error) });
+}
+
+impl Life<'_> {
+    /// Runs the replica until it ends. `kept` is the socket of `listener` for the next life; if there is none, it is
+    /// closed before the requests are drained, so that new connections are refused instead of waiting.
+    async fn serve(
+        self,
+        listener: TcpListener,
+        kept: &mut Option<std::net::TcpListener>,
+        stop: &CancellationToken,
+    ) -> Result<End, ServerError> {
+        let Self { config, initial, room, patience } = self;
+        let listen_error = |source| ServerError::Listen { address: config.listen, source };
+        let address = listener.local_addr().map_err(listen_error)?;
+        let replica = replica_config(config, initial, address);
+        let (restore, wait) = (config.restore.as_deref(), config.await_restore);
+        let filled = before_start(&replica, restore, wait, &listener, stop).await;
+        filled.map_err(|error| ServerError::Restore(Box::new(error)))?;
+        if stop.is_cancelled() {
+            return Ok(End::Stopped);
         }
-    };
-    let api = Api::new(replica.clone(), config.request_timeout);
-    info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
-    let server = Server::new(api, config.connections_max);
-    let mut tasks = Tasks::new(CancellationToken::new());
-    let leading = tasks.stop();
-    tasks.spawn("connections", server.clone().accept_until(listener, leading.clone()));
-    let (claiming, until) = (replica.clone(), leading.clone());
-    tasks.spawn("claim", async move { claiming.members().keep_claim(until).await });
-    tasks.spawn("retention", purge::keep(replica.clone(), leading.clone()));
-    let standard = leader_tasks::standard(config.service_cluster_ip_range.clone());
-    tasks.spawn("leader tasks", leader_tasks::run(replica.clone(), standard, leading));
-    let end = tokio::select! {
-        end = end_of_life(&replica, room, stop) => end,
-        died = tasks.first_end() => Err(died.into()),
-    };
-    match &end {
-        Ok(_) => info!("stopping"),
-        Err(fault) => error!(%fault, "ending"),
+        let started = tokio::select! {
+            started = start(replica, patience) => started,
+            () = stop.cancelled() => return Ok(End::Stopped),
+        };
+        let replica = match started {
+            Ok(replica) => replica,
+            Err(error) if disk::is_full(&error) => return Ok(End::Full(chain(&error))),
+            Err(error) => {
+                return Err(ServerError::Start { id: config.id, source: Box::new(error) });
+            }
+        };
+        let kubernetes = Parts::new(config.kubernetes.as_ref());
+        let api = Api::new(replica.clone(), config.request_timeout, kubernetes.collectors);
+        info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
+        let server = Server::new(api, config.connections_max);
+        let mut tasks = Tasks::new(CancellationToken::new());
+        let leading = tasks.stop();
+        tasks.spawn("connections", server.clone().accept_until(listener, leading.clone()));
+        let (claiming, until) = (replica.clone(), leading.clone());
+        tasks.spawn("claim", async move { claiming.members().keep_claim(until).await });
+        tasks.spawn("retention", purge::keep(replica.clone(), leading.clone()));
+        let mut all = leader_tasks::standard(config.service_cluster_ip_range.clone());
+        all.extend(kubernetes.task);
+        tasks.spawn("leader tasks", leader_tasks::run(replica.clone(), all, leading));
+        let end = tokio::select! {
+            end = end_of_life(&replica, room, stop) => end,
+            died = tasks.first_end() => Err(died.into()),
+        };
+        match &end {
+            Ok(_) => info!("stopping"),
+            Err(fault) => error!(%fault, "ending"),
+        }
+        tasks.stop().cancel();
+        if !matches!(end, Ok(End::Full(_))) {
+            *kept = None;
+        }
+        server.drain().await;
+        let stopped = tasks.stop_all().await;
+        replica.shutdown().await;
+        end.and_then(|end| stopped.map(|()| end).map_err(ServerError::from))
     }
-    tasks.stop().cancel();
-    server.drain().await;
-    let stopped = tasks.stop_all().await;
-    replica.shutdown().await;
-    end.and_then(|end| stopped.map(|()| end).map_err(ServerError::from))
+}
+
+/// Checks the credentials for the Kubernetes API server, without connecting to it.
+///
+/// # Errors
+/// They are missing or cannot be used.
+pub async fn check_kubernetes(config: &Config) -> Result<(), ServerError> {
+    match &config.kubernetes {
+        Some(access) => access.client().await.map(|_| ()).map_err(ServerError::from),
+        None => Ok(()),
+    }
 }
 
 /// Waits until the replica must stop, and returns why.

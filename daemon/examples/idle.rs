@@ -13,6 +13,9 @@ use romana_daemon::problems::Problems;
 use romana_daemon::process::{Process, USAGE};
 use romana_daemon::{Tasks, listener};
 
+/// Filter of the log.
+const LOG: &str = "info";
+
 #[derive(Parser)]
 #[command(name = "idle", version, about)]
 struct Args {
@@ -41,10 +44,10 @@ fn main() -> ExitCode {
     let (process, args) = (Process("idle"), Args::parse());
     match args.given.over_file(args.config.as_deref()) {
         Err(error) => process.fail(&error, USAGE),
-        Ok(_) if args.check => ExitCode::SUCCESS,
+        Ok(_) if args.check => process.checked(LOG),
         Ok(given) => {
             let form = given.log_format.unwrap_or_default();
-            process.run(form, "info", |tasks| run(given, tasks))
+            process.run(form, LOG, |tasks| run(given, tasks))
         }
     }
 }

@@ -48,6 +48,15 @@ pub enum LogError {
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Checks a filter, as [`init`] does.
+///
+/// # Errors
+/// [`LogError`].
+pub fn check(filter: &str) -> Result<(), LogError> {
+    EnvFilter::builder().parse(filter)?;
+    Ok(())
+}
+
 /// Initialises the log of this process on standard error. `filter` is a level or a list of `target=level`, as
 /// in `info,romana_replica::raft=debug`.
 ///

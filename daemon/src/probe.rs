@@ -63,6 +63,8 @@ pub async fn serve<P: Probe>(listener: TcpListener, probe: P, stop: Cancellation
         () = stop.cancelled() => {}
         () = connections.accept(&listener, Plain, move |_| service.clone()) => {}
     }
+    // New connections are refused from now on, instead of waiting for the end of the process.
+    drop(listener);
     connections.drain(DRAIN_TIMEOUT).await;
 }
 

@@ -38,6 +38,11 @@ impl Problems {
         self.replace(part, "", problems);
     }
 
+    /// Like [`Self::report`], for problems that their part has logged itself.
+    pub fn note(&self, part: &'static str, problems: impl IntoIterator<Item = String>) {
+        self.parts().entry(part).or_default().insert("", problems.into_iter().collect());
+    }
+
     /// Sets the problem of a part with this code, or clears it (`None`). The change is logged.
     pub fn set(&self, part: &'static str, code: &'static str, problem: Option<String>) {
         self.replace(part, code, problem.into_iter().collect());

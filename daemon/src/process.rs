@@ -41,6 +41,11 @@ impl Process {
         }
     }
 
+    /// Ends `--check` of a valid configuration: checks the log's filter, as [`Process::run`] would.
+    pub fn checked(self, filter: &str) -> ExitCode {
+        self.end(log::check(filter), USAGE)
+    }
+
     /// Runs a daemon: initialises the log and starts `work` on a runtime. SIGTERM and SIGINT stop its
     /// [`Tasks`]; `work` starts tasks and ends with [`Tasks::run`].
     pub fn run<F, E>(self, form: Form, filter: &str, work: impl FnOnce(Tasks) -> F) -> ExitCode

@@ -52,7 +52,7 @@ const fn v6(ip: [u16; 8], len: u8) -> IpNet {
 pub(crate) fn check(ip: IpAddr) -> Result<(), Refusal> {
     let special = SPECIAL.iter().find(|(range, _)| range.contains(&ip));
     special.map_or(Ok(()), |(range, what)| {
-        let why = format!("it is in {range} ({what}), where nobody can be reached");
+        let why = format!("it is in {range} ({what}), where no endpoint can be reached");
         Err(Refusal::InvalidAddress { ip, why })
     })
 }
@@ -61,7 +61,8 @@ pub(crate) fn check(ip: IpAddr) -> Result<(), Refusal> {
 pub(crate) fn check_range(cidr: IpNet) -> Result<(), Refusal> {
     let special = SPECIAL.iter().find(|(range, _)| prefix::overlap(*range, cidr));
     special.map_or(Ok(()), |(range, what)| {
-        let why = format!("it shares addresses with {range} ({what}), where nobody can be reached");
+        let why =
+            format!("it shares addresses with {range} ({what}), where no endpoint can be reached");
         Err(Refusal::RangeNotUsable { cidr, why })
     })
 }

@@ -7,6 +7,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::command::ObjectKey;
 use crate::entry::{Millis, Record, Revision};
 use crate::event::{
     AddressAdopted, AddressAllocated, AddressClaimed, AddressReleased, Event, HostAdded,
@@ -94,6 +95,13 @@ impl Event {
             Self::VipRemoved(vip) => tell(Name(vip.name.as_str())),
             Self::RouterAssigned(router) => tell(Host(router.host.as_str())),
             Self::RouterUnassigned(router) => tell(Host(router.host.as_str())),
+            Self::SourceSet(set) => tell(match &set.object {
+                ObjectKey::Host(name) => Host(name.as_str()),
+                ObjectKey::Tenant(id) => Tenant(id.as_str()),
+                ObjectKey::Endpoint(ip) => Ip(*ip),
+                ObjectKey::Policy(name) => Name(name.as_str()),
+                ObjectKey::Vip(name) => Name(name.as_str()),
+            }),
             // Events about the cluster itself, topology and settings.
             _ => {}
         }

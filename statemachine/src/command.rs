@@ -10,6 +10,7 @@ mod hosts;
 mod meta;
 mod policies;
 mod reports;
+mod sources;
 mod tenants;
 mod topology;
 mod vips;
@@ -29,6 +30,7 @@ pub use hosts::{
 pub use meta::{Access, CommandMeta};
 pub use policies::{Endpoint, EndpointRef, NamedPort, PolicyRef};
 pub use reports::{Attached, ClaimReserve, HostReport, ReportAttachments};
+pub use sources::{ImportObject, Imported, ObjectKey, Source, WithdrawObject};
 pub use tenants::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 pub use topology::{AgentSettingsChange, Blackout, RaiseVersion, ReserveServices, SettingsChange};
 pub use vips::{AssignRouter, AssignVip, UnassignRouter, UnassignVip, VipRef, VipSpec};
@@ -115,4 +117,8 @@ pub enum Command {
     EnrolAgent(EnrolAgent),
     /// Sets the service ranges: no endpoint, host or network gets addresses in them. Idempotent.
     ReserveServices(ReserveServices),
+    /// Creates or changes an object as its source outside wants it. Idempotent.
+    ImportObject(ImportObject),
+    /// Removes an object whose source no longer exists.
+    WithdrawObject(WithdrawObject),
 }

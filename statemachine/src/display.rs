@@ -20,7 +20,8 @@ mod event;
 use core::fmt::{self, Display, Formatter, Write};
 
 use crate::command::{
-    AllocateAddress, Command, Endpoint, HostChange, HostSpec, Retention, SettingsChange, VipSpec,
+    AllocateAddress, Command, Endpoint, HostChange, HostSpec, Imported, Retention, SettingsChange,
+    TenantSpec, VipSpec,
 };
 use crate::entry::Term;
 use crate::plural;
@@ -118,9 +119,7 @@ struct Rest<'a>(&'a Command);
 impl Display for Rest<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Command::CreateTenant(spec) => {
-                write!(f, "CreateTenant {}{}", spec.id, labels(&spec.labels, " {"))
-            }
+            Command::CreateTenant(spec) => write!(f, "CreateTenant {}", Created(spec)),
             Command::DeleteTenant(tenant) => write!(f, "DeleteTenant {}", tenant.id),
             Command::CreateSegment(spec) => {
                 let labels = labels(&spec.labels, " {");
@@ -183,11 +182,31 @@ fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "EnrolAgent {} of {}", enrol.instance, enrol.host)?;
             enrol.replaces.as_ref().map_or(Ok(()), |old| write!(f, " replaces {old}"))
         }
+        Command::ImportObject(import) => {
+            write!(f, "ImportObject {}", Content(&import.object))?;
+            write!(f, " from {} term {}", import.source, import.term)
+        }
+        Command::WithdrawObject(withdraw) => {
+            let (object, uid) = (&withdraw.object, &withdraw.uid);
+            write!(f, "WithdrawObject {object} of {uid} term {}", withdraw.term)
+        }
         _ => Ok(()),
     }
 }
 
 shown! {
+    Content(Imported): |imported, f| {
+        match imported {
+            Imported::Host(spec) => write!(f, "host {}", Spec(spec)),
+            Imported::Tenant(spec) => write!(f, "tenant {}", Created(spec)),
+            Imported::Endpoint(endpoint) => write!(f, "endpoint {}", Shown(endpoint)),
+            Imported::Policy(policy) => write!(f, "policy {}", Summary(policy)),
+            Imported::Vip(spec) => write!(f, "VIP {}", Wanted(spec)),
+        }
+    }
+    Created(TenantSpec): |tenant, f| {
+        write!(f, "{}{}", tenant.id, labels(&tenant.labels, " {"))
+    }
     Outline(TopologySpec): |spec, f| {
         let networks = spec.networks.iter().take(LISTED_MAX);
         let networks = networks.map(|network| Pair(network.name.as_str(), &network.cidr));

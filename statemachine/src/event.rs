@@ -7,6 +7,7 @@ mod cluster;
 mod hosts;
 mod meta;
 mod policies;
+mod sources;
 mod tenants;
 mod topology;
 mod vips;
@@ -31,6 +32,7 @@ pub use hosts::{
 };
 pub use meta::EventMeta;
 pub use policies::{EndpointRemoved, PolicyRemoved};
+pub use sources::SourceSet;
 pub use tenants::{SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted};
 pub use topology::{
     BlackoutAdded, BlackoutRemoved, HostPlaces, ServicesReserved, TopologySet, VersionRaised,
@@ -128,4 +130,6 @@ pub enum Event {
     AgentEnrolled(AgentEnrolled),
     /// The service ranges were set.
     ServicesReserved(ServicesReserved),
+    /// An object belongs to a source.
+    SourceSet(SourceSet),
 }

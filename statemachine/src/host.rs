@@ -213,6 +213,26 @@ pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Ev
     Ok(vec![Event::HostUpdated(HostUpdated { name, ip, addresses, labels, info, places })])
 }
 
+/// Adds a host that comes from Kubernetes, or changes it. Of an operator's host only the info changes, as the operator
+/// chose its labels and addresses; it must have the address that Kubernetes knows it by.
+pub(crate) fn decide_import(state: &State, spec: &HostSpec) -> Result<Vec<Event>, Refusal> {
+    let Some(host) = state.host(&spec.name) else {
+        return decide_add(state, &HostSpec { source: HostSource::Kubernetes, ..spec.clone() });
+    };
+    let mut info = host.info.clone();
+    info.extend(spec.info.clone());
+    let name = spec.name.clone();
+    let mut change = HostChange { name, ip: None, addresses: None, labels: None, info: Some(info) };
+    if host.source == HostSource::Kubernetes {
+        change.ip = Some(spec.ip);
+        change.addresses = Some(spec.addresses.clone());
+        change.labels = (host.labels != spec.labels).then(|| spec.labels.clone());
+    } else if host.ips().all(|ip| ip != spec.ip) {
+        return Err(Refusal::HostExists { host: host.name.clone(), ip: host.ip });
+    }
+    decide_update(state, &change)
+}
+
 /// A host's places with new labels: it keeps its groups where still eligible, and moves only where it has no block.
 fn places_with(state: &State, host: &Host, labels: &Labels) -> Result<Vec<Place>, Refusal> {
     let topology = state.topology().ok_or(Refusal::NoTopology)?;

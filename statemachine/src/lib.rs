@@ -67,6 +67,7 @@ pub mod routes;
 pub mod schema;
 mod settings;
 mod snapshot;
+mod source;
 mod state;
 mod tenant;
 pub mod time;

@@ -145,6 +145,10 @@ names! {
     InstanceId, "agent instance";
     /// A VPC route table or zone that a router serves.
     TableId, "route table";
+    /// The kind of an object outside that an object comes from, such as `Pod`.
+    SourceKind, "source kind";
+    /// The id of an object outside, unique in all time.
+    SourceUid, "source uid";
 }
 
 /// Prefix of the names of addresses that an agent holds in reserve.

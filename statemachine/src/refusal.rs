@@ -11,14 +11,15 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::command::{ObjectKey, Source};
 use crate::entry::{Millis, Revision, Term};
 use crate::name::{
-    AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, TableId, TenantId,
-    VipName,
+    AddressName, HostName, InstanceId, NetworkName, PolicyName, SegmentId, SourceUid, TableId,
+    TenantId, VipName,
 };
 use crate::plural;
 use crate::time::Span;
-use text::{Setting, Several, unfit_mask};
+use text::{Came, Setting, Several, unfit_mask};
 
 /// The class of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,6 @@ macro_rules! refusals {
                 match self { $(Self::$code { .. } => Kind::$kind,)* }
             }
 
-            /// The remedy.
             #[must_use]
             pub fn hint(&self) -> &'static str {
                 match self { $(Self::$code { .. } => $hint,)* }
@@ -234,7 +234,7 @@ refusals! {
         "romana host list shows the hosts; add it with romana host add.";
     /// Another host has the name.
     HostExists { host: HostName, ip: IpAddr }
-        => Conflict, "host {host} exists with other facts (ip {ip})";
+        => Conflict, "host {host} exists with other properties (ip {ip})";
         "Change it (romana host label, PATCH /v1/hosts/{name}), or remove it first.";
     /// Another host has the address.
     HostAddressInUse { ip: IpAddr, host: HostName }
@@ -426,7 +426,7 @@ refusals! {
     /// Another agent is enrolled for the host.
     HostHasAgent { host: HostName, instance: InstanceId }
         => Conflict, "another agent, {instance}, speaks for host {host}";
-        "Stop one of the two, or start this one with the name of its own host (--host). One that stays silent is replaced by itself (--takeover-after).";
+        "Stop one of the two, or start this one with the name of its own host (--hostname). One that stays silent is replaced by itself (--takeover-after).";
     /// A range overlaps a special-purpose range.
     RangeNotUsable { cidr: IpNet, why: String }
         => Forbidden, "addresses of {cidr} cannot be given out: {why}";
@@ -460,4 +460,18 @@ refusals! {
     HostDiffersInCase { host: HostName, other: HostName }
         => Conflict, "there is no host {host}, but {other}, which differs in upper and lower case or a last dot only";
         "Write the name as it is in the log. DNS does not tell such names apart, so a cluster has only one of them.";
+    /// An object is withdrawn for a source that it does not belong to.
+    SourceDiffers {
+        object: ObjectKey,
+        /// The source that no longer exists.
+        uid: SourceUid,
+        /// The source that the object belongs to.
+        origin: Option<Source>,
+    }
+        => Conflict, "{object} is not withdrawn for {uid}: {}", Came(origin.as_ref());
+        "Nothing: only the source of an object withdraws it. An operator's is removed with the command for it.";
+    /// An imported object has the name of one that an operator made.
+    MadeByOperator { object: ObjectKey }
+        => Conflict, "{object} was made by an operator, and is not changed by what comes from elsewhere";
+        "Remove it, and it is imported; or give the one outside another name.";
 }

@@ -13,7 +13,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Endpoint, Retention};
+use crate::command::{Endpoint, ObjectKey, Retention, Source};
 use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
 use crate::event::{BlockAssigned, CheckpointSigned, Conflict};
 use crate::hold::Held;
@@ -31,14 +31,15 @@ use crate::vip::{RouterKey, Vip, VipHolder};
 use write::Content;
 
 /// The formats that this program reads and writes. It writes the format of the cluster's version, so that a replica
-/// of an earlier release can read it while the cluster is at a version that it supports.
-const FORMATS: core::ops::RangeInclusive<u16> = 1..=4;
+/// of an earlier release can read it while the cluster is at a version that it supports. Format 5 is version 4's for a
+/// state that has sources.
+const FORMATS: core::ops::RangeInclusive<u16> = 1..=5;
 
 /// Why a snapshot cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a newer program.
-    #[error("the snapshot has format {format}, this program reads 1 to 4")]
+    #[error("the snapshot has format {format}, this program reads 1 to 5")]
     Format {
         /// The format in the snapshot.
         format: u16,
@@ -98,6 +99,12 @@ struct Snapshot4 {
     services: Vec<IpNet>,
 }
 
+/// The additions of format 5. Frozen.
+#[derive(Serialize, Deserialize)]
+struct Snapshot5 {
+    sources: Vec<(ObjectKey, Source)>,
+}
+
 /// A tenant, its labels and its segments.
 type Tenant1 = (TenantId, Labels, Vec<(SegmentId, Labels)>);
 
@@ -127,8 +134,11 @@ impl State {
             2 => wire(&(2u16, Content(self), cluster())),
             3 => wire(&(3u16, Content(self), cluster(), Snapshot3::of(self))),
             4.. => {
-                let third = Snapshot3::of(self);
-                wire(&(4u16, Content(self), cluster(), third, Snapshot4::of(self)))
+                let (third, fourth) = (Snapshot3::of(self), Snapshot4::of(self));
+                match Snapshot5::of(self) {
+                    None => wire(&(4u16, Content(self), cluster(), third, fourth)),
+                    Some(fifth) => wire(&(5u16, Content(self), cluster(), third, fourth, fifth)),
+                }
             }
         }
     }
@@ -143,22 +153,13 @@ impl State {
         if !FORMATS.contains(&format) {
             return Err(SnapshotError::Format { format });
         }
-        type Parts = (Snapshot1, Option<Snapshot2>, Option<Snapshot3>, Option<Snapshot4>);
-        let parts: Result<Parts, _> = match format {
-            1 => unwire(rest).map(|first| (first, None, None, None)),
-            2 => unwire(rest).map(|(first, second)| (first, Some(second), None, None)),
-            3 => {
-                unwire(rest).map(|(first, second, third)| (first, Some(second), Some(third), None))
-            }
-            _ => unwire(rest).map(|(first, second, third, fourth)| {
-                (first, Some(second), Some(third), Some(fourth))
-            }),
-        };
-        let (first, second, third, fourth) = parts.map_err(SnapshotError::Damaged)?;
+        let (first, additions) = parts(format, rest).map_err(SnapshotError::Damaged)?;
         let mut state = Self::from_snapshot1(first)?;
+        let (second, third, fourth, fifth) = additions;
         second.into_iter().for_each(|second| second.put_into(&mut state));
         third.into_iter().for_each(|third| third.put_into(&mut state));
         fourth.into_iter().for_each(|fourth| fourth.put_into(&mut state));
+        fifth.into_iter().for_each(|fifth| fifth.put_into(&mut state));
         Ok(state)
     }
 
@@ -202,6 +203,32 @@ impl State {
         state.vip_fences = snapshot.vip_fences.into_iter().collect();
         Ok(state)
     }
+}
+
+/// What formats 2 to 5 add to format 1.
+type Additions = (Option<Snapshot2>, Option<Snapshot3>, Option<Snapshot4>, Option<Snapshot5>);
+
+/// Decodes the parts that a format has.
+fn parts(format: u16, bytes: &[u8]) -> Result<(Snapshot1, Additions), postcard::Error> {
+    Ok(match format {
+        1 => (unwire(bytes)?, (None, None, None, None)),
+        2 => {
+            let (first, second) = unwire(bytes)?;
+            (first, (Some(second), None, None, None))
+        }
+        3 => {
+            let (first, second, third) = unwire(bytes)?;
+            (first, (Some(second), Some(third), None, None))
+        }
+        4 => {
+            let (first, second, third, fourth) = unwire(bytes)?;
+            (first, (Some(second), Some(third), Some(fourth), None))
+        }
+        _ => {
+            let (first, second, third, fourth, fifth) = unwire(bytes)?;
+            (first, (Some(second), Some(third), Some(fourth), Some(fifth)))
+        }
+    })
 }
 
 fn restore_block(state: &mut State, snapshot: Block1) {
@@ -275,5 +302,17 @@ impl Snapshot4 {
     fn put_into(self, state: &mut State) {
         state.agents = self.agents.into_iter().collect();
         state.ipam.services = self.services.into_iter().collect();
+    }
+}
+
+impl Snapshot5 {
+    /// `None` if the state has no sources.
+    fn of(state: &State) -> Option<Self> {
+        let sources = state.sources().map(|(object, source)| (object.clone(), source.clone()));
+        (!state.sources.is_empty()).then(|| Self { sources: sources.collect() })
+    }
+
+    fn put_into(self, state: &mut State) {
+        state.sources = self.sources.into_iter().collect();
     }
 }

@@ -11,7 +11,7 @@ use core::net::IpAddr;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Endpoint, Retention};
+use crate::command::{Command, Endpoint, ObjectKey, Retention, Source};
 use crate::entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 use crate::event::{CheckpointSigned, Conflict, Event};
 use crate::hold::Held;
@@ -41,7 +41,8 @@ use crate::vip::{RouterKey, Vip, VipHolder};
 /// - blackouts are disjoint, each inside one network;
 /// - hosts that a restore waits for, and hosts with conflicts or an agent, exist; no member has a retired id;
 /// - from version 4 on, an endpoint has the owner and host of the allocation of its address, if there is one;
-/// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address.
+/// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address;
+/// - the object of each source exists.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub(crate) version: u16,
@@ -71,6 +72,8 @@ pub struct State {
     pub(crate) agents: OrdMap<HostName, InstanceId>,
     /// Addresses that hosts use but cannot be allocated.
     pub(crate) conflicts: OrdMap<HostName, Arc<Vec<Conflict>>>,
+    /// The source of each object that belongs to one.
+    pub(crate) sources: OrdMap<ObjectKey, Source>,
 }
 
 /// The time and Raft term at which a command is decided.

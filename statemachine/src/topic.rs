@@ -23,11 +23,13 @@ pub enum Topic {
     Routers,
     /// Members, retention, restores.
     Cluster,
+    /// Where objects come from.
+    Sources,
 }
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Topology,
         Self::Hosts,
         Self::Blocks,
@@ -38,6 +40,7 @@ impl Topic {
         Self::Vips,
         Self::Routers,
         Self::Cluster,
+        Self::Sources,
     ];
 
     /// Its name, as in `?topics=`.
@@ -54,6 +57,7 @@ impl Topic {
             Self::Vips => "vips",
             Self::Routers => "routers",
             Self::Cluster => "cluster",
+            Self::Sources => "sources",
         }
     }
 

@@ -29,6 +29,7 @@ impl State {
         self.check_hosts(&mut wrong);
         self.check_blackouts(&mut wrong);
         self.check_others(&mut wrong);
+        self.check_sources(&mut wrong);
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 

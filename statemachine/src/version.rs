@@ -41,6 +41,9 @@ pub const ENDPOINTS_TIED: u16 = 4;
 /// Labels of regions and zones match by their old and new names.
 pub const ZONE_LABELS: u16 = 4;
 
+/// Objects that come from outside belong to their source.
+pub const SOURCES: u16 = 4;
+
 /// Refuses a command that the cluster's version does not support.
 pub(crate) fn check(state: &State, command: &Command) -> Result<(), Refusal> {
     let (needed, current) = (command.meta().since, state.version);

@@ -191,6 +191,11 @@ fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, St
             }
         }
         "conflicts" => show_conflicts(state, &mut out),
+        "sources" => {
+            for (object, source) in state.sources() {
+                writeln!(out, "{object} from {source}").unwrap();
+            }
+        }
         "who" => show_who(records, word(1), &mut out)?,
         "cluster" => show_cluster(state, &mut out),
         "routes" => show_routes(state, word(1), word(2), &mut out)?,

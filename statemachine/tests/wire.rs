@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use romana_statemachine::command::Access;
+use romana_statemachine::command::{Access, Imported, ObjectKey};
 use romana_statemachine::entry::{unwire, wire};
 use romana_statemachine::refusal::Conflict;
 use romana_statemachine::{
@@ -111,6 +111,20 @@ fn commands() -> Vec<Command> {
         r#"{"EndHold": {"term": 7}}"#,
         r#"{"EnrolAgent": {"host": "h1", "instance": "c0ffee", "replaces": "decaf"}}"#,
         r#"{"ReserveServices": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
+        r#"{"ImportObject": {"source": {"kind": "Node", "uid": "u-1"}, "object": {"Host": {"name": "h1", "ip": "192.168.0.1", "addresses": [], "labels": {"rack": "1"}, "info": {}, "source": "kubernetes"}}, "term": 7}}"#,
+        r#"{"WithdrawObject": {"object": {"Endpoint": "10.0.0.1"}, "uid": "u-1", "term": 7}}"#,
+    ];
+    lines.map(read).into()
+}
+
+/// Objects of all kinds that can be imported.
+fn imported() -> Vec<Imported> {
+    let lines = [
+        r#"{"Host": {"name": "h1", "ip": "192.168.0.1", "addresses": ["2001:db8::1"], "labels": {"rack": "1"}, "info": {"os": "linux"}, "source": "kubernetes"}}"#,
+        r#"{"Tenant": {"id": "t", "labels": {"k": "v"}}}"#,
+        r#"{"Endpoint": {"ip": "10.0.0.1", "tenant": "t", "segment": "s", "host": "h1", "labels": {"k": "v"}, "ports": []}}"#,
+        r#"{"Policy": {"name": "p", "applied_to": [{"Tenant": "t"}], "isolates_ingress": true, "isolates_egress": false}}"#,
+        r#"{"Vip": {"name": "v", "ip": "192.168.0.99", "candidates": ["h1"]}}"#,
     ];
     lines.map(read).into()
 }
@@ -162,6 +176,7 @@ fn events() -> Vec<Event> {
         r#"{"AgentSettingsChanged": {"reserve_per_owner": 2, "host_down_after_ms": 10000, "restore_hold_max_ms": 60000}}"#,
         r#"{"AgentEnrolled": {"host": "h1", "instance": "c0ffee", "replaces": "decaf"}}"#,
         r#"{"ServicesReserved": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
+        r#"{"SourceSet": {"object": {"Host": "h1"}, "source": {"kind": "Node", "uid": "u-1"}}}"#,
     ];
     lines.map(read).into()
 }
@@ -184,7 +199,8 @@ const FIELDS: &str = r#"{
     "tenant": "t", "term": 7, "total": 1, "until": 2000, "value": 99, "version": 3, "vip": "v",
     "what": "segment s", "why": "because", "needed": 2, "signed": 7, "peer": "10.0.0.4:9601", "id": 4,
     "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"], "instance": "c0ffee",
-    "text": "10.0.0.1", "named": "address 10.0.0.0", "found": "address 10.0.0.1", "other": "H1"}"#;
+    "text": "10.0.0.1", "named": "address 10.0.0.0", "found": "address 10.0.0.1", "other": "H1",
+    "object": {"Host": "h1"}, "uid": "u-1", "origin": {"kind": "Node", "uid": "u-2"}}"#;
 
 /// The refusal with a code. Fields with the same name have the same sample value, with one exception.
 fn refusal(code: &str) -> Refusal {
@@ -234,12 +250,23 @@ fn refusals_are_frozen() {
     }
 }
 
+/// The kinds of objects that come from outside, and their keys.
+#[test]
+fn imported_objects_are_frozen() {
+    let imported = imported();
+    imported.iter().for_each(|object| check("imported", object));
+    let keys: Vec<ObjectKey> = imported.iter().map(Imported::key).collect();
+    keys.iter().for_each(|key| check("object", key));
+    assert!(imported.iter().map(|object| wire(object)[0]).eq(0..5));
+    assert!(keys.iter().map(|key| wire(key)[0]).eq(0..5));
+}
+
 /// The number of a variant is its first byte: this detects a variant inserted in the middle.
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..39));
-    assert!(events().iter().map(|e| first(wire(e))).eq(0..44));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..41));
+    assert!(events().iter().map(|e| first(wire(e))).eq(0..45));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }
@@ -404,6 +431,38 @@ fn snapshots_of_version_four_are_frozen() {
     assert_eq!(again.agent_settings().reserve_per_owner, 2);
     assert_eq!(again.service_ranges().count(), 2);
     assert_eq!((again.snapshot(), again.state_digest()), (bytes, state.state_digest()));
+}
+
+/// Format 5: where objects come from.
+#[test]
+fn snapshots_with_sources_are_frozen() {
+    let raise = |version| read(&format!(r#"{{"RaiseVersion": {{"version": {version}}}}}"#));
+    let topology = r#"{"SetTopology": {"networks": [{"name": "n", "cidr": "10.0.0.0/24", "block_mask": 29}], "topologies": [{"networks": ["n"], "map": [{}]}]}}"#;
+    let import = |object| {
+        let object = serde_json::to_value(object).unwrap();
+        let source = json!({"kind": "Kind", "uid": "u-1"});
+        json!({"ImportObject": {"source": source, "object": object, "term": 7}})
+    };
+    let imports = imported().into_iter().map(import);
+    let imports = imports.map(|command| serde_json::from_value(command).unwrap());
+    let commands = [read(topology)].into_iter().chain((2..=4).map(raise)).chain(imports);
+    let proposals = commands.map(|command| Proposal { actor: "op".into(), command });
+    let entry = Entry { at: Millis(1_700_000_000_000), proposals: proposals.collect() };
+    let mut state = State::new();
+    let (outcomes, records) = state.apply(Position { term: Term(7), index: Index(40) }, &entry);
+    assert!(outcomes.iter().all(|outcome| outcome.result.is_ok()), "{outcomes:?}");
+    let bytes = frozen("snapshot", "with_sources", &state.snapshot());
+    let again = State::from_snapshot(&bytes).unwrap();
+    again.validate().unwrap();
+    assert_eq!(again.sources().count(), 5);
+    assert_eq!((again.snapshot(), again.state_digest()), (bytes, state.state_digest()));
+    let mut follower = State::new();
+    let mut digests = std::collections::BTreeSet::new();
+    for record in &records {
+        follower.follow(record).unwrap();
+        assert!(digests.insert(follower.state_digest()), "{record}");
+    }
+    assert_eq!(follower.state_digest(), state.state_digest());
 }
 
 /// Truncated or modified snapshots are refused or read as a valid state; reading never panics.

@@ -135,7 +135,7 @@ fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
     let system = rustix::fs::statvfs(state_dir).ok()?;
     // File systems without an inode limit report zero inodes.
     let full = system.f_bavail == 0 || system.f_files > 0 && system.f_favail == 0;
-    let details = "make room on the disk of the agent's state directory, or mend it";
+    let details = "make room on the disk of the agent's state directory, or repair it";
     if full {
         return Some((format!("the disk of {} is full", state_dir.display()), details));
     }

@@ -47,7 +47,7 @@ pub(crate) enum Format {
     /// Aligned columns
     #[default]
     Table,
-    /// The server's answer, unchanged
+    /// For programs: the server's answer
     Json,
     /// The same as YAML
     Yaml,

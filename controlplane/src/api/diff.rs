@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use romana_api::audit::Change;
 use romana_api::block::Block;
-use romana_api::snapshot::routers;
+use romana_api::snapshot::{routers, sources};
 use romana_statemachine::State;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,7 +15,14 @@ use super::{blackouts, tenants};
 /// Objects of one kind, by key. Used for everything except addresses, of which there may be millions.
 type Section = fn(&State) -> BTreeMap<String, Value>;
 
-const SECTIONS: [(&str, Section); 12] = [
+const SECTIONS: [(&str, Section); 16] = [
+    ("version", |state| one("version", Some(state.version()))),
+    ("held", |state| {
+        state.held().map(|held| ("held".into(), value(&held.waiting))).into_iter().collect()
+    }),
+    ("conflicts", |state| {
+        state.conflicts().map(|(host, conflicts)| (host.to_string(), value(conflicts))).collect()
+    }),
     ("topology", |state| one("topology", state.topology_document())),
     ("settings", |state| one("settings", Some(state.settings()))),
     ("retention", |state| one("retention", Some(state.retention()))),
@@ -27,6 +34,7 @@ const SECTIONS: [(&str, Section); 12] = [
     ("endpoint", |state| all(state.endpoints(), |endpoint| endpoint.ip.to_string())),
     ("vip", |state| all(state.vips(), |vip| vip.name.to_string())),
     ("router", |state| all(routers(state), |router| format!("{} {}", router.prefix, router.table))),
+    ("source", |state| all(sources(state), |sourced| sourced.object.to_string())),
     ("member", |state| all(state.members(), |member| member.id.to_string())),
 ];
 

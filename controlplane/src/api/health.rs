@@ -1,8 +1,8 @@
-//! `/healthz`, `/readyz`, `/metrics`.
+//! `/healthz`, `/readyz`, `/status`, `/metrics`.
 
 use axum::body::Body;
 use axum::http::StatusCode;
-use romana_api::health::Health;
+use romana_api::health::{Health, Status};
 use romana_daemon::probe::OPENMETRICS;
 use romana_replica::FaultKind;
 use romana_statemachine::Revision;
@@ -29,6 +29,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Whether this replica can serve: its data is recovered and a majority confirms a leader. 503 with the reason if not.",
         &[(200, of::<Health>)],
         handler!(ready),
+    ),
+    Operation::new(
+        Verb::Get,
+        "/status",
+        "health",
+        "What this replica knows about itself: whether it is ready, and its problems. The cluster is at `/v1/cluster`.",
+        &[(200, of::<Status>)],
+        handler!(status),
     ),
     Operation::new(
         Verb::Get,
@@ -77,6 +85,22 @@ async fn ready(call: Call) -> reply::Result {
     }
     let revision = revision(&call);
     well(revision, "ready")
+}
+
+async fn status(call: Call) -> reply::Result {
+    let replica = call.api.replica();
+    let not_ready = replica.health().not_ready();
+    let members = replica.members().status().members.into_iter();
+    let problems = members.filter(|member| member.id == replica.id()).flat_map(|own| own.problems);
+    let status = Status {
+        program: "romanad".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        id: replica.id(),
+        ready: not_ready.is_none(),
+        not_ready,
+        problems: problems.collect(),
+    };
+    reply::ok(revision(&call), &status)
 }
 
 async fn metrics(call: Call) -> reply::Result {

@@ -137,7 +137,8 @@ fn second_agent(state: &State, agent: &RefusedAgent) -> Finding {
         why: format!(
             "agent {instance} on machine {machine:?} says that it is {host}; {first} is, and the other is refused"
         ),
-        remedy: "stop one of the two, or start it with the name of its own host (--host)".into(),
+        remedy: "stop one of the two, or start it with the name of its own host (--hostname)"
+            .into(),
     }
 }
 

@@ -55,6 +55,7 @@ use axum::http::{HeaderValue, Method, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use hyper::body::Body as HttpBody;
+use prometheus_client::collector::Collector;
 use romana_replica::Replica;
 use romana_statemachine::name::Actor;
 
@@ -126,9 +127,14 @@ impl Drop for Active<'_> {
 }
 
 impl Api {
-    /// Creates the API of a replica. Requests without a deadline get `request_timeout`.
+    /// Creates the API of a replica. Requests without a deadline get `request_timeout`; `/metrics` includes those of
+    /// the collectors.
     #[must_use]
-    pub fn new(replica: Replica, request_timeout: Duration) -> Self {
+    pub fn new(
+        replica: Replica,
+        request_timeout: Duration,
+        collectors: Vec<Box<dyn Collector>>,
+    ) -> Self {
         let find = |path: &str| {
             let mut rows = table().enumerate();
             rows.find(|(_, row)| row.takes.verb == Verb::Post && row.path == path)
@@ -137,8 +143,10 @@ impl Api {
             unreachable!("the table has both rows")
         };
         let routes = table().map(|row| (row.takes.verb.as_str(), row.path));
+        let mut metrics = Metrics::new(routes, replica.disk_times(), replica.peer_refusals());
+        collectors.into_iter().for_each(|collector| metrics.collect(collector));
         Self(Arc::new(Inner {
-            metrics: Metrics::new(routes, replica.disk_times(), replica.peer_refusals()),
+            metrics,
             request_timeout,
             actor: Actor::from("api"),
             active: AtomicUsize::new(0),

@@ -8,7 +8,9 @@ use axum::http::StatusCode;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use romana_api::block::Block;
-use romana_api::snapshot::{ClusterHead, HostsHead, Snapshot, SnapshotHead, TopologyHead, routers};
+use romana_api::snapshot::{
+    ClusterHead, HostsHead, Snapshot, SnapshotHead, TopologyHead, routers, sources,
+};
 use romana_replica::feed::Topics;
 use romana_statemachine::name::HostName;
 use romana_statemachine::{Digest, State, Topic};
@@ -51,7 +53,7 @@ type Section =
     fn(&State, Option<&HostName>, &mut Place, &mut BytesMut) -> Result<usize, serde_json::Error>;
 
 /// The list sections: topic, JSON member, writer.
-const SECTIONS: [(Topic, &str, Section); 9] = [
+const SECTIONS: [(Topic, &str, Section); 10] = [
     (Topic::Topology, "blackouts", |state, _, place, out| write(blackouts::all(state), place, out)),
     (Topic::Hosts, "hosts", |state, _, place, out| write(state.hosts(), place, out)),
     (Topic::Blocks, "blocks", write_blocks),
@@ -61,6 +63,7 @@ const SECTIONS: [(Topic, &str, Section); 9] = [
     (Topic::Endpoints, "endpoints", |state, _, place, out| write(state.endpoints(), place, out)),
     (Topic::Vips, "vips", |state, _, place, out| write(state.vips(), place, out)),
     (Topic::Routers, "routers", |state, _, place, out| write(routers(state), place, out)),
+    (Topic::Sources, "sources", |state, _, place, out| write(sources(state), place, out)),
 ];
 
 fn write<T: Serialize>(

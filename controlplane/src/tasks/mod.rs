@@ -18,6 +18,7 @@
 
 mod context;
 pub mod hold;
+pub mod kubernetes;
 pub mod liveness;
 pub mod members;
 mod pass;

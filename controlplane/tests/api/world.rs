@@ -62,7 +62,7 @@ impl World {
         tune(&mut config.tuning);
         let replica = Replica::start_on(config, peers).await.unwrap();
         replica.health().wait_ready().await.unwrap();
-        let api = Api::new(replica.clone(), Duration::from_secs(5));
+        let api = Api::new(replica.clone(), Duration::from_secs(5), Vec::new());
         let server = Server::new(api, 256);
         let accepting = tokio::spawn(server.clone().accept(listener));
         Self { replica, server, address, accepting, _dir: dir }

@@ -42,7 +42,9 @@ impl State {
         let (name, cidr) = (&network.name, network.cidr);
         let special = SPECIAL.iter().find(|(range, _)| prefix::overlap(*range, cidr));
         let special = special.map(|(range, what)| {
-            format!("{cidr} shares addresses with {range} ({what}), where nobody can be reached")
+            format!(
+                "{cidr} shares addresses with {range} ({what}), where no endpoint can be reached"
+            )
         });
         let services = self.service_ranges().find(|range| prefix::overlap(*range, cidr));
         let services = services.map(|range| {

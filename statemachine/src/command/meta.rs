@@ -110,6 +110,8 @@ commands! {
     EndHold              3      yes         yes    Leader    Cluster;
     EnrolAgent           4      yes         yes    Agent     Hosts;
     ReserveServices      4      yes         yes    Operator  Topology;
+    ImportObject         4      yes         yes    Leader    Sources;
+    WithdrawObject       4      no          yes    Leader    Sources;
 }
 
 impl Command {
@@ -126,6 +128,8 @@ impl Command {
             Self::EndCooldowns(end) => Some(end.term),
             Self::SignCheckpoint(sign) => Some(sign.term),
             Self::EndHold(end) => Some(end.term),
+            Self::ImportObject(import) => Some(import.term),
+            Self::WithdrawObject(withdraw) => Some(withdraw.term),
             _ => None,
         }
     }

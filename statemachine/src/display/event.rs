@@ -149,6 +149,7 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "AgentEnrolled {} of {}", enrolled.instance, enrolled.host)?;
             enrolled.replaces.as_ref().map_or(Ok(()), |old| write!(f, " replaces {old}"))
         }
+        Event::SourceSet(set) => write!(f, "SourceSet {} from {}", set.object, set.source),
         _ => Ok(()),
     }
 }

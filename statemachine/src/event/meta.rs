@@ -91,6 +91,7 @@ events! {
     AgentSettingsChanged  3      no        Topology;
     AgentEnrolled         4      yes       Hosts;
     ServicesReserved      4      yes       Topology;
+    SourceSet             4      yes       Sources;
 }
 
 impl Event {

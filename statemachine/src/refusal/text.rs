@@ -5,6 +5,7 @@ use alloc::string::String;
 use core::cmp::Ordering;
 use core::fmt;
 
+use crate::command::Source;
 use crate::name::NetworkName;
 use crate::time::{Size, Span};
 
@@ -23,6 +24,18 @@ impl<T: fmt::Display> fmt::Display for Several<'_, T> {
         match self.0.len().saturating_sub(SHOWN) {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Where an object comes from.
+pub(super) struct Came<'a>(pub(super) Option<&'a Source>);
+
+impl fmt::Display for Came<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(source) => write!(f, "it comes from {source}"),
+            None => f.write_str("it comes from no source"),
         }
     }
 }

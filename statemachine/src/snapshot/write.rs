@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::ser::{SerializeSeq, SerializeTuple};
 use serde::{Serialize, Serializer};
 
-use super::{Snapshot2, Snapshot3, Snapshot4};
+use super::{Snapshot2, Snapshot3, Snapshot4, Snapshot5};
 use crate::entry::{Digest, Index, Millis, Term};
 use crate::ipam::Block;
 use crate::state::State;
@@ -152,7 +152,11 @@ impl State {
         if self.version == 3 {
             return wire_digest(&(3u16, Content(self), cluster, third));
         }
-        wire_digest(&(4u16, Content(self), cluster, third, Snapshot4::of(self)))
+        let fourth = Snapshot4::of(self);
+        match Snapshot5::of(self) {
+            None => wire_digest(&(4u16, Content(self), cluster, third, fourth)),
+            Some(fifth) => wire_digest(&(5u16, Content(self), cluster, third, fourth, fifth)),
+        }
     }
 }
 

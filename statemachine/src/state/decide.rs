@@ -18,6 +18,7 @@ use crate::report;
 use crate::reserve;
 use crate::retention;
 use crate::settings;
+use crate::source;
 use crate::tenant;
 use crate::topology;
 use crate::version;
@@ -71,6 +72,8 @@ impl State {
             Command::EndHold(_) => Ok(hold::resume(self, ResumedBy::Timeout)),
             Command::EnrolAgent(enrol) => enrolment::decide(self, enrol),
             Command::ReserveServices(reserve) => address::decide_reserve(self, reserve),
+            Command::ImportObject(import) => source::decide_import(self, import),
+            Command::WithdrawObject(withdraw) => source::decide_withdraw(self, withdraw, now),
         }
     }
 }

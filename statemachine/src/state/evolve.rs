@@ -18,6 +18,7 @@ use crate::vip;
 impl State {
     /// Applies an event to the state. The caller updates revision, time and digest.
     pub(crate) fn evolve(&mut self, event: &Event) {
+        self.end_source(event);
         match event {
             Event::TopologySet(set) => topology::evolve_set(self, set),
             Event::BlackoutAdded(added) => self.ipam.add_blackout(added.cidr),
@@ -71,6 +72,7 @@ impl State {
             Event::ServicesReserved(reserved) => {
                 self.ipam.services = reserved.ranges.iter().copied().collect();
             }
+            Event::SourceSet(set) => self.evolve_source(set),
         }
     }
 }

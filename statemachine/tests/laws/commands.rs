@@ -162,6 +162,44 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
     prop_oneof![2 => request, 6 => assign, 1 => unassign, 1 => remove, 1 => router]
 }
 
+/// Objects from outside: two sources, which want and give up the objects that operators make as well.
+fn imports(term: u64) -> impl Strategy<Value = Command> {
+    let object = prop_oneof![
+        (0..4, 0..6, labels()).prop_map(|(host, ip, labels)| format!(
+            r#"{{"Host":{{"name":"h{host}","ip":"192.168.0.{}","labels":{labels},"info":{{"k":"{ip}"}}}}}}"#,
+            ip + 1
+        )),
+        (0..2, labels())
+            .prop_map(|(t, labels)| format!(r#"{{"Tenant":{{"id":"t{t}","labels":{labels}}}}}"#)),
+        (ip(), 0..4, 0..2, labels()).prop_map(|(ip, host, t, labels)| format!(
+            r#"{{"Endpoint":{{"ip":"{ip}","host":"h{host}","tenant":"t{t}","segment":"s0","labels":{labels}}}}}"#
+        )),
+        (0..2, 0..2).prop_map(|(p, t)| format!(
+            r#"{{"Policy":{{"name":"p{p}","applied_to":[{{"Tenant":"t{t}"}}],"isolates_ingress":true,"isolates_egress":false}}}}"#
+        )),
+        (0..3, 0..3, 0..4).prop_map(|(v, ip, host)| format!(
+            r#"{{"Vip":{{"name":"v{v}","ip":"10.0.0.{ip}","candidates":["h{host}"]}}}}"#
+        )),
+    ];
+    let import = (object, 0..2, 0..8u64).prop_map(move |(object, uid, stale)| {
+        json(format!(
+            r#"{{"ImportObject":{{"source":{{"kind":"Kind","uid":"u{uid}"}},"object":{object},"term":{}}}}}"#,
+            term + stale / 7
+        ))
+    });
+    let key = prop_oneof![
+        (0..4).prop_map(|host| format!(r#"{{"Host":"h{host}"}}"#)),
+        (0..2).prop_map(|t| format!(r#"{{"Tenant":"t{t}"}}"#)),
+        ip().prop_map(|ip| format!(r#"{{"Endpoint":"{ip}"}}"#)),
+        (0..2).prop_map(|p| format!(r#"{{"Policy":"p{p}"}}"#)),
+        (0..3).prop_map(|v| format!(r#"{{"Vip":"v{v}"}}"#)),
+    ];
+    let withdraw = (key, 0..2).prop_map(move |(key, uid)| {
+        json(format!(r#"{{"WithdrawObject":{{"object":{key},"uid":"u{uid}","term":{term}}}}}"#))
+    });
+    prop_oneof![3 => import, 1 => withdraw]
+}
+
 /// The command that enables a version.
 pub(crate) fn raise(version: u16) -> Command {
     json(format!(r#"{{"RaiseVersion":{{"version":{version}}}}}"#))
@@ -255,6 +293,6 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         3 => topology(), 6 => host(), 16 => allocate(), 8 => release, 2 => blackout,
         1 => settings, 3 => cooldowns, 6 => owners(), 6 => duties(1), 3 => cluster(),
-        6 => agents(),
+        6 => agents(), 4 => imports(1),
     ]
 }

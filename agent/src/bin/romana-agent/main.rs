@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let check = args.check;
     match Config::load(args) {
         Err(error) => PROCESS.fail(&error, USAGE),
-        Ok(_) if check => ExitCode::SUCCESS,
+        Ok(config) if check => PROCESS.checked(&config.log),
         Ok(config) => {
             let (form, filter) = (config.log_format, config.log.clone());
             PROCESS.run(form, &filter, |tasks| daemon::run(config, tasks))

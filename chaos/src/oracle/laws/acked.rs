@@ -6,7 +6,6 @@ use super::super::timeline::Span;
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Ask, Call, Held, Outcome};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "acked",
     says: "an acknowledged answer agrees with the history at its revision",

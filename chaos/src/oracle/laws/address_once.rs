@@ -8,7 +8,6 @@ use romana_statemachine::{Event, Revision};
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "address-once",
     says: "no address has two names, and no name two addresses, at any revision",

@@ -9,7 +9,6 @@ use romana_statemachine::{Event, Record, Revision, State};
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Audited, Exported, Testimony};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "audit",
     says: "who held what when, exports replayed offline and `verify` tell the recorded history",

@@ -3,7 +3,6 @@
 use super::super::{Case, Law, Verdict};
 use crate::evidence::Backed;
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "backup",
     says: "a backup that came whole checks out, and is the history and the addresses at its revision",

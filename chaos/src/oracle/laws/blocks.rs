@@ -9,7 +9,6 @@ use romana_statemachine::{Event, Record};
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "blocks",
     says: "a block lies in its group, overlaps no other, and holds its addresses",

@@ -4,7 +4,6 @@ use romana_statemachine::{Digest, Index, Millis, Record, Revision};
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "chain",
     says: "revisions are dense, digests continue, time and index never go back",

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "digest",
     says: "no value of any record can be changed without its digest becoming wrong",

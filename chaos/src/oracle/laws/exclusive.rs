@@ -15,7 +15,6 @@ use romana_statemachine::name::{AddressName, HostName};
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Ask, Call, Held, Nanos, Outcome};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "exclusive",
     says: "by the answers alone, no address was surely held by two names at a time",

@@ -4,7 +4,6 @@ use romana_statemachine::Revision;
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "feed",
     says: "followers saw every record once, in order, and folded the same digest",

@@ -22,7 +22,6 @@ use crate::evidence::{Ask, Call, Nanos, Outcome};
 /// Limit of search steps for one name; beyond that, the name counts as not judged.
 const STEPS_MAX: usize = 300_000;
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "linearizable",
     says: "for each name there is an order of its operations that explains all answers and respects real time",

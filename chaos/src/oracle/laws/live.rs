@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law =
     Law { name: "live", says: "what replicas list as live is what the history leaves", check };
 

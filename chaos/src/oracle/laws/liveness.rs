@@ -9,7 +9,6 @@ use crate::evidence::{Nanos, Outcome};
 /// Longest time without an acknowledged write while there is no fault.
 const BOUND: Nanos = 10_000_000_000;
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "liveness",
     says: "while no fault is in force, a write is acknowledged at least every ten seconds",

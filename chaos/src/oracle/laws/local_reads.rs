@@ -8,7 +8,6 @@ use super::super::{Case, Law, Verdict};
 use super::acked::told;
 use crate::evidence::{Ask, Outcome};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "local-reads",
     says: "what a client reads of one replica is the history at a revision, and revisions do not go back",

@@ -3,7 +3,6 @@
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Nanos, Outcome};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "log-time",
     says: "while a majority of the clocks is right, what happened between a call and its answer is stamped so",

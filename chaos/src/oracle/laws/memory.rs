@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::super::{Case, Law, Verdict, abuses};
 use crate::evidence::{Evidence, Nanos, Resident};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "memory",
     says: "clients that do not read or finish cost a replica a bounded amount of memory, which comes back",

@@ -10,7 +10,6 @@ use super::super::timeline::Timeline;
 use super::super::{Case, Law, Verdict};
 use crate::evidence::Call;
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "no-phantom",
     says: "nothing is in the history that nobody asked for, or that was refused",

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "one-history",
     says: "all replicas tell the same history, told it while they ran, and show the same state",

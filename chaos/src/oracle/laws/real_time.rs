@@ -9,7 +9,6 @@ use super::super::timeline::Timeline;
 use super::super::{Case, Law, Verdict};
 use crate::evidence::{Ask, Call, Nanos, Outcome};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "real-time",
     says: "what was answered before a call began is before it in the history",

@@ -6,7 +6,6 @@ use romana_statemachine::State;
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "replay",
     says: "the state folded from the events has the cluster's digest and addresses, and its snapshot is all of it",

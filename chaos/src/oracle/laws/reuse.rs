@@ -8,7 +8,6 @@ use romana_statemachine::{Event, Millis};
 
 use super::super::{Case, Law, Verdict};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "reuse",
     says: "a released address is not given out again before the reuse delay is over",

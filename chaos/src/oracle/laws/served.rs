@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use super::super::{Case, Law, Verdict, abuses, is_abuse};
 use crate::evidence::{Call, Evidence, Nanos, Outcome};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "served",
     says: "clients that do not read or finish take nothing from the others: all are answered, and soon",

@@ -5,7 +5,6 @@ use super::super::{Case, Law, Verdict};
 use super::acked::told;
 use crate::evidence::{Ask, Outcome};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "who",
     says: "the audit, asked under load, names the holder that the history has at that revision",

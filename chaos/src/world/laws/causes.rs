@@ -5,7 +5,6 @@ use romana_statemachine::{Command, Event};
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "causes",
     says: "every release is a request's, the owning host's report's or an eviction's, and says which",

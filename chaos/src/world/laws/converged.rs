@@ -6,7 +6,6 @@ use romana_agent::routes::Target;
 use super::super::agent::wanted;
 use super::super::{Agent, Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "converged",
     says: "after all was heard each kernel holds the planned routes, and each address is reached at its host",

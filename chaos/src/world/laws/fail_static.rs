@@ -2,7 +2,6 @@
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "fail-static",
     says: "before it has caught up, an agent changes and removes no route: it puts in what is missing",

@@ -2,7 +2,6 @@
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law =
     Law { name: "foreign", says: "routes of others are as their owners left them", check };
 

@@ -2,7 +2,6 @@
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "in-use",
     says: "an address that a container has belongs to that container in the log",

@@ -2,7 +2,6 @@
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "log-time",
     says: "entries are stamped with the true time, whatever one clock shows and whoever leads",

@@ -7,7 +7,6 @@ use romana_agent::policy::options::Options;
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "policy",
     says: "an agent's filter, made step by step, is the one that its view leads to at once",

@@ -2,7 +2,6 @@
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "same-state",
     says: "replicas, the fold of the events and what comes back from a snapshot have one digest",

@@ -2,7 +2,6 @@
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "valid",
     says: "the invariants on State hold: an address has one holder, a block is in its group and apart",

@@ -9,7 +9,6 @@ use romana_statemachine::{Event, Millis};
 
 use super::super::{Law, World};
 
-/// The law.
 pub(in super::super) const LAW: Law = Law {
     name: "vips",
     says: "no host is given a VIP before the lease of the host that had it is over",

@@ -37,10 +37,10 @@ const COLUMNS: [&str; 8] =
 fn table(list: &Page<Tenure>) -> Table {
     let oldest = list.oldest.filter(|oldest| oldest.revision > 1);
     let nobody = oldest.map_or_else(
-        || String::from("nobody held it"),
+        || String::from("it had no holder"),
         |oldest| {
             format!(
-                "nobody held it since revision {} ({}): what was before is no longer kept",
+                "it had no holder since revision {} ({}): what was before is no longer kept",
                 oldest.revision, oldest.at
             )
         },

@@ -7,7 +7,6 @@ use super::{Finding, good, warning};
 
 /// Offset of log time without a warning, milliseconds.
 const LOG_OFF_MAX: u64 = 10_000;
-/// The remedy.
 const SET: &str = "set it: is NTP running there? (chronyc tracking, timedatectl)";
 
 /// No findings if the cluster does not report its clocks.

@@ -78,7 +78,6 @@ pub fn end(path: &Path) -> Result<Option<End>, FileError> {
 }
 
 /// Writes a backup to a temporary file beside `path`, durably, and renames it; refuses to replace a file.
-/// Blocks.
 ///
 /// # Errors
 /// [`FileError`]; no file is left then.

@@ -1,0 +1,98 @@
+//! Cases: objects of Kubernetes and what becomes of them. A file of `cases/` is one cluster, step by step:
+//!
+//! ```text
+//! # comment
+//! do JSON            a command that something else has put into the log (as in POST /v1/batch)
+//! @+MILLIS           time passes
+//! delete KIND NAME   the object is deleted; NAME as namespace/name
+//! YAML               an object in flow style: created, or replaced (may span lines until its brackets are closed)
+//! ---
+//! the commands that are proposed, what the log does, and the problems
+//! ```
+//! Steps are separated by an empty line. `UPDATE=1 cargo test` writes what comes after `---`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cluster::Cluster;
+
+/// Brackets that are open at the end of a text; those in single quotes do not count.
+fn open_brackets(text: &str) -> i64 {
+    let text: String = text.split('\'').step_by(2).collect();
+    let count = |c: char| i64::try_from(text.matches(c).count()).unwrap();
+    count('{') + count('[') - count('}') - count(']')
+}
+
+/// Carries out the lines of a step.
+fn step(cluster: &mut Cluster, text: &str, out: &mut String) {
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let mut line = line.trim().to_owned();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        while open_brackets(&line) > 0 {
+            line.push(' ');
+            line.push_str(lines.next().expect("brackets are closed").trim());
+        }
+        if let Some(ms) = line.strip_prefix("@+") {
+            cluster.at += ms.parse::<u64>().unwrap();
+        } else if let Some(command) = line.strip_prefix("do ") {
+            let command = serde_json::from_str(command).unwrap_or_else(|e| panic!("{line}: {e}"));
+            cluster.apply(&[command], out);
+        } else if let Some(name) = line.strip_prefix("delete ") {
+            let (kind, name) = name.split_once(' ').expect("a kind and a name");
+            cluster.delete(kind, name);
+        } else {
+            let object = serde_yaml_ng::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            cluster.put(object);
+        }
+    }
+}
+
+fn run(path: &Path) -> (String, String) {
+    let text = fs::read_to_string(path).unwrap();
+    let (mut cluster, mut fresh) = (Cluster::new(), String::new());
+    for part in text.split("\n\n").map(|part| part.trim_matches('\n')) {
+        let given = part.split_once("\n---").map_or(part, |(given, _)| given);
+        let mut out = String::new();
+        step(&mut cluster, given, &mut out);
+        let plan = cluster.pass(&mut out);
+        for problem in &plan.problems {
+            writeln!(out, "problem: {problem}").unwrap();
+        }
+        if !fresh.is_empty() {
+            fresh.push('\n');
+        }
+        write!(fresh, "{given}\n---\n{out}").unwrap();
+    }
+    (text, fresh)
+}
+
+#[test]
+fn cases() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
+    files.sort();
+    assert!(files.len() > 5);
+    let mut wrong = Vec::new();
+    for file in files {
+        let name = file.display().to_string();
+        let (text, fresh) = run(&file);
+        if text != fresh && std::env::var_os("UPDATE").is_some() {
+            fs::write(&file, &fresh).unwrap();
+        } else if text != fresh {
+            let differs = text.lines().zip(fresh.lines()).find(|(old, new)| old != new);
+            let (old, new) = differs.unwrap_or(("(shorter)", "(or longer)"));
+            wrong.push(format!("{name}\n- {old}\n+ {new}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}

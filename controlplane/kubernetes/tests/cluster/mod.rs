@@ -1,0 +1,123 @@
+//! A log and the objects of an API server, and the passes of the translation over both.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use romana_kubernetes::{ObjectName, Objects, Plan, Store, diff, translate};
+use romana_statemachine::{Command, Entry, Millis, Outcome, Position, Proposal, State, Term};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// The term in which the tests decide.
+const TERM: Term = Term(1);
+
+pub(crate) struct Cluster {
+    pub(crate) state: State,
+    pub(crate) objects: Objects,
+    pub(crate) at: u64,
+}
+
+fn put<K>(store: &mut Store<K>, object: Value) -> bool
+where
+    K: DeserializeOwned + Metadata<Ty = ObjectMeta>,
+{
+    let Ok(object) = serde_json::from_value::<K>(object) else { return false };
+    store.insert(ObjectName::of(object.metadata()), Arc::new(object));
+    true
+}
+
+impl Cluster {
+    /// A cluster at the newest version, without topology.
+    pub(crate) fn new() -> Self {
+        let mut cluster = Self { state: State::new(), objects: Objects::default(), at: 0 };
+        let raise = |version: u16| {
+            serde_json::from_value(json!({"RaiseVersion": {"version": version}})).unwrap()
+        };
+        let raises: Vec<Command> = (2..=romana_statemachine::VERSION_MAX).map(raise).collect();
+        cluster.apply(&raises, &mut String::new());
+        cluster
+    }
+
+    /// Creates or replaces an object. Its uid is its kind and name, if none is given.
+    pub(crate) fn put(&mut self, mut object: Value) {
+        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if let Some(meta) = object["metadata"].as_object_mut() {
+            meta.entry("uid").or_insert_with(|| json!(format!("{kind}-{name}").to_lowercase()));
+        }
+        assert!(self.try_put(&kind, object.clone()), "not a {kind}: {object}");
+    }
+
+    /// The same with any JSON; whether it is an object of the kind.
+    pub(crate) fn try_put(&mut self, kind: &str, object: Value) -> bool {
+        let objects = &mut self.objects;
+        match kind {
+            "Node" => put(&mut objects.nodes, object),
+            "Namespace" => put(&mut objects.namespaces, object),
+            "Pod" => put(&mut objects.pods, object),
+            "NetworkPolicy" => put(&mut objects.policies, object),
+            "Service" => put(&mut objects.services, object),
+            "EndpointSlice" => put(&mut objects.slices, object),
+            "Endpoints" => put(&mut objects.endpoints, object),
+            _ => false,
+        }
+    }
+
+    /// Deletes an object.
+    pub(crate) fn delete(&mut self, kind: &str, name: &str) {
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        let name = &ObjectName { namespace: namespace.into(), name: name.into() };
+        let objects = &mut self.objects;
+        let found = match kind {
+            "Node" => objects.nodes.remove(name).is_some(),
+            "Namespace" => objects.namespaces.remove(name).is_some(),
+            "Pod" => objects.pods.remove(name).is_some(),
+            "NetworkPolicy" => objects.policies.remove(name).is_some(),
+            "Service" => objects.services.remove(name).is_some(),
+            "EndpointSlice" => objects.slices.remove(name).is_some(),
+            _ => objects.endpoints.remove(name).is_some(),
+        };
+        assert!(found, "no {kind} {name}");
+    }
+
+    /// Applies commands in one entry, and writes the events and refusals.
+    pub(crate) fn apply(&mut self, commands: &[Command], out: &mut String) -> Vec<Outcome> {
+        let proposal =
+            |command: &Command| Proposal { actor: "test".into(), command: command.clone() };
+        let proposals = commands.iter().map(proposal).collect();
+        let position = Position { term: TERM, index: self.state.index().next() };
+        let (outcomes, records) =
+            self.state.apply(position, &Entry { at: Millis(self.at), proposals });
+        for record in &records {
+            writeln!(out, "  {}", record.event).unwrap();
+        }
+        for (command, outcome) in commands.iter().zip(&outcomes) {
+            if let Err(refusal) = &outcome.result {
+                writeln!(out, "  refused {}: {refusal} ({command})", refusal.code()).unwrap();
+            }
+        }
+        if let Err(wrong) = self.state.validate() {
+            panic!("{}", wrong.join("\n"));
+        }
+        outcomes
+    }
+
+    /// One pass: everything that is planned is accepted, has an effect, and leaves nothing to plan.
+    pub(crate) fn pass(&mut self, out: &mut String) -> Plan {
+        let translation = translate(&self.objects);
+        let plan = diff(&self.state, &translation, TERM);
+        for command in &plan.commands {
+            writeln!(out, "{command}").unwrap();
+            let before = self.state.revision();
+            let outcomes = self.apply(std::slice::from_ref(command), out);
+            assert!(outcomes[0].result.is_ok(), "{command}: {outcomes:?}");
+            assert_ne!(self.state.revision(), before, "{command} has no effect");
+        }
+        let again = diff(&self.state, &translation, TERM);
+        assert_eq!(again.commands, [], "there is something left to do");
+        assert_eq!(again.problems, plan.problems, "the problems have changed");
+        plan
+    }
+}

@@ -14,7 +14,6 @@ command -v conntrack >/dev/null || missing+=(conntrack)
 command -v podman >/dev/null || missing+=(podman) # a real runtime for the CNI plugin
 command -v runc >/dev/null || missing+=(runc)
 [ -x /bin/busybox ] || missing+=(busybox-static)
-command -v openssl >/dev/null || missing+=(openssl) # a key for kube-apiserver
 command -v ping >/dev/null || missing+=(iputils-ping)
 command -v kubectl >/dev/null || missing+=(kubernetes-client) # renders deploy/kubernetes; Debian 12's is too old for it
 command -v promtool >/dev/null || missing+=(prometheus) # checks deploy/monitoring

@@ -21,9 +21,10 @@ const PREFIXES: [&str; 2] = ["romanad_", "romana_agent_"];
 /// What OpenMetrics appends to the name of a metric, besides its unit.
 const ENDINGS: [&str; 5] = ["_total", "_bucket", "_count", "_sum", "_info"];
 /// Sources that register metrics, besides those that a scrape shows: families without a value yet, the agent's
-/// (it needs a host of its own), and those of a replica that waits.
-const SOURCES: [&str; 4] = [
+/// (it needs a host of its own), those of a replica that follows Kubernetes, and those of one that waits.
+const SOURCES: [&str; 5] = [
     "agent/src/http.rs",
+    "controlplane/kubernetes/src/watch/status.rs",
     "controlplane/src/metrics.rs",
     "controlplane/src/waiting/room.rs",
     "daemon/src/problems.rs",

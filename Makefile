@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all the set-up they need; `make help` lists the rest.
-.PHONY: help demo test test-policy test-kubernetes setup fmt lint unit doc deny dist judge chaos soak sim sim-build mutants bench clean
+.PHONY: help demo test test-policy test-kubernetes setup fmt lint unit doc deny dist image package judge chaos soak sim sim-build mutants bench clean
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -51,6 +51,12 @@ deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
 
 dist: ## The programs as they are shipped, in target/dist
 	$(CARGO) build --profile dist --locked -p romana-controlplane -p romana-cli -p romana-agent --bins
+
+image: ## The container image (needs musl-tools, and buildah or podman), built twice: one digest
+	./deploy/image/build.sh --twice --archive target/romana-image.tar
+
+package: dist ## A .deb and a tarball for machines without Kubernetes, in target/package
+	./deploy/package/build.sh "$${CARGO_TARGET_DIR:-target}/dist" target/package
 
 judge: ## The judge's minute: 64 clients, the leader killed every two seconds, the laws checked
 	$(CARGO) build --release $(BINS)

@@ -14,8 +14,10 @@ command -v conntrack >/dev/null || missing+=(conntrack)
 command -v podman >/dev/null || missing+=(podman) # a real runtime for the CNI plugin
 command -v runc >/dev/null || missing+=(runc)
 [ -x /bin/busybox ] || missing+=(busybox-static)
-command -v openssl >/dev/null || missing+=(openssl) # a key for kube-apiserver
 command -v ping >/dev/null || missing+=(iputils-ping)
+command -v kubectl >/dev/null || missing+=(kubernetes-client) # renders deploy/kubernetes; Debian 12's is too old for it
+command -v promtool >/dev/null || missing+=(prometheus) # checks deploy/monitoring
+command -v openssl >/dev/null || missing+=(openssl) # a key for kube-apiserver
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -25,6 +27,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "test-setup: missing ${missing[*]}: install them (the tests that need one say so)" >&2
     [ "${CI:-}" != true ] || exit 1
   fi
+fi
+
+if ! kubectl version --client -o json 2>/dev/null | grep -q kustomizeVersion && ! command -v kustomize >/dev/null; then
+  echo 'test-setup: this kubectl cannot render deploy/kubernetes: install kubectl 1.22 or later, or kustomize 4.2' >&2
 fi
 
 if ! cargo nextest --version >/dev/null 2>&1; then

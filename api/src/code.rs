@@ -35,6 +35,7 @@ macro_rules! codes {
                 match self { $(Self::$code => $retry,)* }
             }
 
+            /// What the caller can do about it.
             #[must_use]
             pub fn hint(self) -> &'static str {
                 match self { $(Self::$code => $hint,)* }

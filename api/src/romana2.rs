@@ -98,6 +98,7 @@ pub struct Romana2Network {
     pub cidr: IpNet,
 }
 
+/// The answer of `GET /networks/{name}/blocks`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Romana2Blocks {

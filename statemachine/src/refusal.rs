@@ -67,6 +67,7 @@ macro_rules! refusals {
                 match self { $(Self::$code { .. } => Kind::$kind,)* }
             }
 
+            /// What the caller can do about it.
             #[must_use]
             pub fn hint(&self) -> &'static str {
                 match self { $(Self::$code { .. } => $hint,)* }

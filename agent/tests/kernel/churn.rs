@@ -118,10 +118,7 @@ fn a_del_that_was_left_does_not_reach_a_later_attachment_in_namespaces() {
         names.collect::<Vec<_>>() == ["damaged.damaged"]
     });
     let problems = lab.status("h1").expect("it runs").problems;
-    assert!(
-        problems.iter().any(|one| one.contains("1 damaged files were set aside")),
-        "{problems:?}"
-    );
+    assert!(problems.iter().any(|one| one.contains("1 damaged file set aside")), "{problems:?}");
     std::fs::remove_file(lab.dir().join("h1/spool/damaged.damaged")).expect("removed");
     assert!(!lab.status("h1").expect("it runs").problems.iter().any(|one| one.contains("damaged")));
     until("all are attached", || lab.links("h1").len() == names.len() && has_routes(&lab, &ips));

@@ -1,7 +1,7 @@
 //! Kubernetes Events on objects that are not honoured: the reason is where the object's owner looks.
 //!
-//! [`Schedule`] decides (pure), [`write`] writes. An Event's name is derived from object, reason and message, so a new
-//! leader continues the Events of its predecessor.
+//! [`Schedule`] decides (pure), [`write()`] writes. An Event's name is derived from object, reason and message, so a
+//! new leader continues the Events of its predecessor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -101,7 +101,7 @@ async fn every_route_answers_as_documented() {
 }
 
 async fn meta(tour: &mut Tour<'_>) {
-    for path in ["/healthz", "/readyz", "/metrics", "/v1/openapi.json", "/v1/cluster"] {
+    for path in ["/healthz", "/readyz", "/status", "/metrics", "/v1/openapi.json", "/v1/cluster"] {
         tour.ask("GET", path, None, 200).await;
     }
     tour.ask("GET", "/v1/topology", None, 404).await;

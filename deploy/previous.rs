@@ -1,19 +1,13 @@
 //! The programs of the release before this one, for the tests of several crates.
 
+#[path = "built.rs"]
+mod built;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The previous `romanad`: built when it is not there. `None` in a clone without history.
 pub(crate) fn previous() -> Option<PathBuf> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/previous.sh");
-    let output = Command::new(script).output().expect("run deploy/previous.sh");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(3) {
-        eprintln!("not run: {said}");
-        return None;
-    }
-    assert!(output.status.success(), "{said}");
-    Some(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+    built::built("previous.sh", &[])
 }
 
 /// The `romana-agent` that came with a `romanad`.

@@ -1,6 +1,9 @@
 //! A real kube-apiserver with its etcd on loopback: token authentication, RBAC, TLS. Its processes and files are removed
 //! on drop.
 
+#[path = "../../../deploy/built.rs"]
+mod built;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,15 +36,7 @@ pub(crate) struct Server {
 
 /// kube-apiserver, which `deploy/test-kubernetes.sh` builds. `None` where it was not built, except in CI.
 fn program() -> Option<PathBuf> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/test-kubernetes.sh");
-    let output = Command::new(script).arg("--built").output().expect("run test-kubernetes.sh");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(3) {
-        eprintln!("not run: {said}");
-        return None;
-    }
-    assert!(output.status.success(), "{said}");
-    Some(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+    built::built("test-kubernetes.sh", &["--built"])
 }
 
 impl Server {

@@ -4,7 +4,7 @@
 
 CARGO ?= cargo
 BINS = --workspace --bins
-# Simulated disks, networks and clocks: everything built anew, in a place of its own.
+# Simulated disks, networks and clocks: everything is built again, in a directory of its own.
 SIM = RUSTFLAGS="--cfg romana_sim --cfg tokio_unstable" CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/sim" $(CARGO)
 
 help: ## List the targets

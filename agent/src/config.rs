@@ -1,6 +1,7 @@
 //! Configuration of `romana-agent`: flags, environment, file, defaults, in this order of precedence.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub const METRICS_PORT: u16 = 9607;
 const MARK_BIT: u32 = 24;
 /// The NFLOG group that other systems use too.
 const LOG_GROUP: u16 = 100;
+/// Valid MTUs: the minimum of IPv4, and the largest packet.
+pub(crate) const MTU_BOUNDS: RangeInclusive<u32> = 68..=65_535;
 /// Route tables that the kernel manages: unspecified, default, local.
 const RESERVED_TABLES: [u32; 3] = [0, 253, 255];
 
@@ -262,6 +265,10 @@ impl Config {
         {
             return Err(wrong("nat_interface", format!("{name:?} is no name of an interface")));
         }
+        if let Some(mtu) = given.mtu.filter(|mtu| !MTU_BOUNDS.contains(mtu)) {
+            let why = format!("{mtu} is not {} to {}", MTU_BOUNDS.start(), MTU_BOUNDS.end());
+            return Err(wrong("mtu", why));
+        }
         let labels = labels(given.host_labels.unwrap_or_default());
         let labels = labels.map_err(|why| wrong("host_labels", why))?;
         let registration = Registration { ips: given.host_ip.unwrap_or_default(), labels };
@@ -400,6 +407,9 @@ mod tests {
             (["--policy-mark-bit", "32"], "policy_mark_bit"),
             (["--host-labels", "rack"], "host_labels"),
             (["--server", "ftp://x"], "server"),
+            (["--mtu", "0"], "mtu"),
+            (["--mtu", "67"], "mtu"),
+            (["--mtu", "65536"], "mtu"),
         ] {
             let error = parse(&args).unwrap_err();
             let ConfigError::Value { key, .. } = error else { panic!("{args:?}: {error}") };

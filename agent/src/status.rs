@@ -45,7 +45,8 @@ pub struct Status {
     pub unable: bool,
     /// Changes requested from the kernel since the start.
     pub writes: u64,
-    /// Number of unknown events since the start that were skipped, as their records permit.
+    /// Number of events since the start that this program does not know and skipped, as their records permit, or
+    /// knows only in part.
     #[serde(default)]
     pub unknown_events: u64,
 }

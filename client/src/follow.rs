@@ -6,7 +6,7 @@
 //! that ([`Item::Reset`]): its consumer replaces its state.
 //!
 //! The cluster may be newer than its followers: a record with an unknown event advances the revision and is
-//! yielded as [`Item::Unknown`], unless the follower requires that topic.
+//! yielded as [`Item::Unknown`], unless the follower requires that topic. Unknown members of a known event are left out.
 //!
 //! Without filters, every revision must arrive once, and each record's digest must continue the chain: a
 //! gap, a duplicate or another history is an error, not an item. With filters the chain cannot be checked,
@@ -38,6 +38,7 @@ use crate::transport::Ask;
 mod line;
 
 pub use line::Unknown;
+pub(crate) use line::parse_record;
 use line::{Line, Over, parse_line};
 
 /// The media type of a feed.
@@ -110,6 +111,8 @@ pub struct Follower {
     backoff: Backoff,
     /// Feeds that ended or failed to open since the last line.
     ends: u32,
+    /// Records with unknown members since the last [`Self::take_partly_known`].
+    partly_known: u64,
     trouble: watch::Sender<Option<String>>,
 }
 
@@ -130,7 +133,19 @@ impl Follower {
         let backoff = Backoff::new();
         let cluster = options.cluster.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         let (feed, heard, ends, trouble) = (None, None, 0, watch::Sender::new(None));
-        Self { client, options, last, digest, cluster, feed, heard, backoff, ends, trouble }
+        Self {
+            client,
+            options,
+            last,
+            digest,
+            cluster,
+            feed,
+            heard,
+            backoff,
+            ends,
+            partly_known: 0,
+            trouble,
+        }
     }
 
     /// The revision up to which everything was yielded.
@@ -155,6 +170,12 @@ impl Follower {
     #[must_use]
     pub fn staleness(&self) -> Option<Duration> {
         self.heard.map(|heard| heard.elapsed())
+    }
+
+    /// Number of records since the last call that were yielded without members that this program does not know: the
+    /// cluster is newer. Followers may ignore new members of known events, see `EventMeta::optional`.
+    pub fn take_partly_known(&mut self) -> u64 {
+        std::mem::take(&mut self.partly_known)
     }
 
     /// Why the feed cannot be followed, as a watch. [`Self::next`] continues to retry. `None`: no problem.
@@ -350,9 +371,14 @@ impl Follower {
                 self.last = Some(revision);
                 Ok(Some(Item::Bookmark(revision)))
             }
-            Line::Record(record) => {
+            Line::Record(record, unknown) => {
                 check_order(record.revision, last, filtered)?;
-                if !filtered {
+                if let Some(member) = unknown {
+                    // As for an unknown event, the digest cannot be verified. The member itself may be ignored.
+                    tracing::debug!(revision = record.revision.get(), member, "unknown member");
+                    self.partly_known += 1;
+                    self.digest = self.digest.map(|_| record.digest);
+                } else if !filtered {
                     self.check_chain(&record)?;
                 }
                 self.last = Some(record.revision);
@@ -386,7 +412,7 @@ impl Follower {
 fn check_bound(line: &Line) -> Result<(), Error> {
     let revision = match line {
         Line::Bookmark(revision) => *revision,
-        Line::Record(record) => record.revision,
+        Line::Record(record, _) => record.revision,
         Line::Unknown(unknown) => unknown.revision,
     };
     if revision.get() > REVISION_MAX {

@@ -164,7 +164,7 @@ pub struct Seen<V> {
     /// Whether the view has caught up with a replica since the start. Until then it may be older
     /// than what others have acted upon.
     pub caught_up: bool,
-    /// Number of unknown events since the start that were skipped.
+    /// Number of events since the start that this program does not know and skipped, or knows only in part.
     pub unknown: u64,
     /// Why the view is no longer followed: the cluster is newer than this program.
     pub stranded: Option<String>,
@@ -310,6 +310,7 @@ impl<V: View + Serialize + DeserializeOwned, O: Observer<V>> Mirror<V, O> {
         let mut seen = self.seen.borrow().clone();
         let mut next = first;
         for _ in 0..BATCH_MAX {
+            seen.unknown += follower.take_partly_known();
             if let Err(error) = next.and_then(|item| self.take(item, client, &mut seen)) {
                 self.publish(seen, follower.cluster());
                 return Err(error);

@@ -25,6 +25,8 @@ use romana_statemachine::event::CheckpointSigned;
 use romana_statemachine::{Digest, Event, Millis, Record, Revision, State};
 use serde::Deserialize;
 
+use crate::follow::parse_record;
+
 /// Size limit of a record's line, bytes: one with the largest possible topology.
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 /// Size limit of the first line, bytes: one that contains the state of a large cluster.
@@ -155,7 +157,13 @@ impl Replay {
             let said = String::from_utf8_lossy(&line[..line.len().min(500)]).into_owned();
             return Err(format!("the server could not go on when it was exported: {said}"));
         }
-        let record: Record = parse(line, "a record")?;
+        let (record, unknown) = parse_record(line).map_err(|error| not("a record", &error))?;
+        if let Some(member) = unknown {
+            let revision = record.revision;
+            return Err(format!(
+                "record {revision} has {member}, which this program does not know: replay it with a newer one"
+            ));
+        }
         if record.revision > last {
             return Err(format!("record {} is after the last one, {last}", record.revision));
         }
@@ -280,11 +288,13 @@ impl Replay {
 }
 
 fn parse<'a, T: Deserialize<'a>>(line: &'a [u8], what: &str) -> Result<T, String> {
-    serde_json::from_slice(line).map_err(|error| {
-        // Each line is parsed separately, so "line 1" would mislead.
-        let why = error.to_string().replace(" at line 1 column ", " at column ");
-        format!("it is not {what}: {why}")
-    })
+    serde_json::from_slice(line).map_err(|error| not(what, &error))
+}
+
+fn not(what: &str, error: &serde_json::Error) -> String {
+    // Each line is parsed separately, so "line 1" would mislead.
+    let why = error.to_string().replace(" at line 1 column ", " at column ");
+    format!("it is not {what}: {why}")
 }
 
 /// Decodes the state before the first record.

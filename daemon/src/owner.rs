@@ -44,7 +44,8 @@ impl Program {
             }
             Self::Replica => {
                 "If it is lost: what this replica had acknowledged is on the others; `romana cluster replace ID` says \
-                 how to start with an empty directory"
+                 how to start with an empty directory. The only replica starts with an empty directory and --restore \
+                 of the last backup"
             }
         }
     }

@@ -97,7 +97,8 @@ impl Problems {
         registry.register("part_problems", "Problems that a part reports", counts);
     }
 
-    fn replace(&self, part: &'static str, code: &'static str, problems: Vec<String>) {
+    /// Replaces the problems of a part that have this code, see [`Self::report`].
+    pub(crate) fn replace(&self, part: &'static str, code: &'static str, problems: Vec<String>) {
         let mut parts = self.parts();
         let codes = parts.entry(part).or_default();
         let before = codes.insert(code, problems.clone()).unwrap_or_default();

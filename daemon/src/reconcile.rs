@@ -55,9 +55,12 @@ impl Pass {
 }
 
 /// A reconciler of some state.
-pub trait Reconcile: Send + 'static {
+pub trait Reconcile: Send {
     /// Name of the part under which its problems are reported.
     const PART: &'static str;
+
+    /// Stable code of its problems, in CamelCase; empty: none.
+    const CODE: &'static str = "";
 
     /// Whether a pass is cancelled at the stop. Otherwise the stop waits for it.
     const DROPPED_AT_STOP: bool = false;
@@ -84,7 +87,7 @@ pub async fn run<R: Reconcile>(
             pass = reconciler.pass() => pass,
         };
         let Pass { problems: found, next } = pass;
-        problems.report(R::PART, found);
+        problems.replace(R::PART, R::CODE, found);
         failures = if next == Next::Retry { failures.saturating_add(1) } else { 0 };
         let pause = schedule.pause(next, failures);
         tokio::select! {

@@ -12,6 +12,7 @@ use romana_statemachine::{Allocation, Revision};
 use tokio::time::{Instant, timeout};
 
 use super::{Attacher, AttachmentAddress, BorrowedAddress, Entry, Stage, code, failed, names};
+use crate::config::MTU_BOUNDS;
 use crate::ipc::{Add, Added, Failed, Key};
 use crate::kernel::KernelError;
 use crate::kernel::facts::{self, Links};
@@ -31,8 +32,6 @@ const ANYWHERE: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1)),
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
-/// Valid MTUs: the minimum of IPv4, and the largest packet.
-const MTU_BOUNDS: std::ops::RangeInclusive<u32> = 68..=65_535;
 
 /// How long to wait for the control plane before an address is taken from the
 /// reserve: normally, and after silence.

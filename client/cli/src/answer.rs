@@ -1,7 +1,8 @@
 //! Responses of replicas: as received, and parsed as the type that the route answers with.
 //!
-//! `-f json` prints what was received, with members that only a newer replica knows. Tables, notes and decisions use
-//! the type. A response that is not of the type, such as a proxy's error page, is not a replica's, whatever its status.
+//! `-f json` prints what was received, with members and values that only a newer replica knows. Tables, notes and
+//! decisions use the type. A response that is not of the type is not one of a replica of this version, whatever its
+//! status.
 
 mod tolerant;
 
@@ -26,8 +27,10 @@ pub(crate) struct Answer<T> {
 impl<T: DeserializeOwned> Answer<T> {
     /// Parses the response to a read.
     pub(crate) fn read(json: Value) -> Result<Self, Failure> {
-        let value = parse(&json).map_err(|why| Error::Protocol { why })?;
-        Ok(Self { json, value })
+        match parse(&json) {
+            Ok(value) => Ok(Self { json, value }),
+            Err(why) => Err(Failure::Foreign { json, why }),
+        }
     }
 
     /// Parses the response to a change. If it is malformed, the outcome is unknown: the response is not a replica's,

@@ -10,12 +10,15 @@ use romana_statemachine::{Refusal, escaped, escaped_json};
 use serde_json::{Value, json};
 
 use crate::global::Format;
+use crate::output::Output;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The cluster refused the request, or could not be reached.
     Client(Error),
+    /// The response to a read has a form that this program does not know: a newer replica's, or no replica's.
+    Foreign { json: Value, why: String },
     /// The command is invalid as written.
     Usage(String),
     /// A document cannot be read, or is not valid for the command.
@@ -75,7 +78,12 @@ impl Failure {
             Self::Client(Error::Unavailable { .. }) | Self::NoLeader => 3,
             Self::Client(Error::Unknown { .. }) | Self::Incomplete(..) => 4,
             Self::Usage(_) | Self::Document(_) | Self::Syntax(..) => 2,
-            Self::Client(_) | Self::Found | Self::Io(..) | Self::Damaged(_) | Self::Broken(_) => 1,
+            Self::Client(_)
+            | Self::Foreign { .. }
+            | Self::Found
+            | Self::Io(..)
+            | Self::Damaged(_)
+            | Self::Broken(_) => 1,
         }
     }
 
@@ -115,7 +123,17 @@ impl Failure {
                 chain(error),
                 "Look before you repeat it; allocating by the same name again is safe.",
             ),
+            Self::Client(error @ Error::Protocol { .. }) => own(
+                "Protocol",
+                chain(error),
+                "Check -r/--rootURL: what answers there is not romanad, or a proxy is in between.",
+            ),
             Self::Client(error) => own("Protocol", chain(error), ""),
+            Self::Foreign { why, .. } => own(
+                "Protocol",
+                format!("the answer has a form that this program does not know: {why}"),
+                "-f json prints it as it came. If the replicas are newer, upgrade this program; else check -r/--rootURL.",
+            ),
             Self::Usage(why) => {
                 own("Usage", why.clone(), "romana COMMAND --help shows how a command is used.")
             }
@@ -155,6 +173,17 @@ impl Failure {
                 return ExitCode::SUCCESS;
             }
             Self::Found => return code,
+            // Programs read what they know of it.
+            Self::Foreign { json, why } if format != Format::Table => {
+                anstream::eprintln!(
+                    "note: printed as received, this program does not know its form: {}",
+                    escaped(why)
+                );
+                return match Output::new(format).value(json) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(failure) => failure.report(format),
+                };
+            }
             _ => {}
         }
         let (name, message, hint, details) = self.parts();
@@ -205,6 +234,7 @@ mod tests {
             Failure::Client(Error::Unknown { why: why(), source: cause() }),
             Failure::Client(Error::Protocol { why: why() }),
             Failure::from(Error::Config { why: why() }),
+            Failure::Foreign { json: json!({}), why: why() },
             Failure::usage("x"),
             Failure::document("x"),
             Failure::Found,

@@ -65,6 +65,11 @@ impl Output {
         }
     }
 
+    /// Prints a document unchanged, as JSON or YAML.
+    pub(crate) fn value(&self, json: &Value) -> Result<(), Failure> {
+        write(&self.encode(json)?)
+    }
+
     fn encode(&self, value: &Value) -> Result<String, Failure> {
         let json = || escaped_json(&format!("{value:#}\n")).into_owned();
         if self.format != Format::Yaml {

@@ -154,6 +154,11 @@ fn errors_name_the_line_and_what_is_wrong() {
     assert_eq!(gone, "line 7: record 7 cannot follow revision 5");
     let edited = error(&|lines| lines[4] = lines[4].replace("test", "root"));
     assert_eq!(edited, "line 5: the digest of record 4 does not continue the chain");
+    let newer = error(&|lines| lines[3] = lines[3].replacen(r#""name":"#, r#""new":1,"name":"#, 1));
+    assert!(
+        newer.ends_with("which this program does not know: replay it with a newer one"),
+        "{newer}"
+    );
     let more = error(&|lines| lines.push(lines[3].clone()));
     assert!(more.ends_with("there is more after the end"), "{more}");
     let state = error(&|lines| {

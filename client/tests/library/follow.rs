@@ -117,6 +117,26 @@ async fn gaps_duplicates_and_forgeries_are_noticed() {
     }
 }
 
+/// A newer cluster may add members to a known event. Digests cover them: the record is taken without them, and the
+/// chain continues from its digest.
+#[tokio::test]
+async fn unknown_members_are_left_out_and_counted() {
+    let records = history(3);
+    let newer = line(&records[1]).replace(r#""name":"h""#, r#""name":"h","new":[1]"#);
+    assert!(newer.contains("new"));
+    let feed = line(&records[0]) + &newer + &line(&records[2]);
+    let fake = Fake::start(None, move |_, _| Act::Pieces(vec![feed.clone()], false)).await;
+    let mut follower = fake.client().follow(from_start());
+    for record in &records {
+        match follower.next().await {
+            Ok(Item::Record(got)) => assert_eq!(*got, *record),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((follower.take_partly_known(), follower.take_partly_known()), (1, 0));
+    assert_eq!(follower.digest(), Some(records[2].digest));
+}
+
 #[tokio::test]
 async fn a_filtered_feed_may_skip() {
     let records = history(4);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use romana_daemon::problems::Problems;
 use romana_replica::{ProposeError, Replica, TopicRevisions};
 use romana_statemachine::{Actor, Command, Millis, Outcome, Proposal, Revision, Term, Topic};
 use tokio::sync::watch;
@@ -96,6 +97,11 @@ impl LeaderContext {
     /// the doctor and the metrics of this replica until it no longer leads.
     pub fn report(&self, code: &'static str, problem: Option<String>) {
         self.replica.health().problems().set(self.task, code, problem);
+    }
+
+    /// Where this task's reconcile loop reports its problems.
+    pub(super) fn problems(&self) -> Problems {
+        self.replica.health().problems().clone()
     }
 }
 

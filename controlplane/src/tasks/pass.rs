@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_daemon::error::chain;
+use romana_daemon::reconcile::{self, Reconcile, Schedule};
 use romana_statemachine::Topic;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use super::{LeaderContext, Task, TaskError};
+use super::{LeaderContext, Task, TaskError, Wake};
 
 /// Minimum pause between passes triggered by changes of the state.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Back-off after failed passes: the first pause, and the longest unless the period is longer.
+const RETRY: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(15);
 
 /// Work done in passes.
 pub trait Pass: Send + Sync + 'static {
@@ -42,28 +47,41 @@ impl<P: Pass> Task for Passes<P> {
 
     fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>> {
         Box::pin(async move {
-            let mut wake = context.wake(P::TOPICS);
-            let mut failed = None;
-            loop {
-                let problem = self.0.pass(context).await.err().map(|error| chain(&error));
-                if let Some(why) = problem.as_ref().filter(|_| failed != problem) {
-                    // The next pass sees the outcome.
-                    tracing::warn!(
-                        task = P::NAME,
-                        term = context.term.get(),
-                        why,
-                        "leader task pass failed"
-                    );
-                }
-                if failed != problem {
-                    context.report("PassFailed", problem.clone());
-                    failed = problem;
-                }
-                wake.changed(P::PERIOD).await;
-                if !P::TOPICS.is_empty() {
-                    sleep(SETTLE.min(P::PERIOD)).await;
-                }
-            }
+            let context = &*context;
+            let passes = Repeated { pass: &self.0, context, wake: context.wake(P::TOPICS) };
+            let schedule = Schedule {
+                period: Some(P::PERIOD),
+                retry: RETRY.min(P::PERIOD),
+                retry_max: RETRY_MAX.max(P::PERIOD),
+            };
+            // The task is dropped when the replica no longer leads.
+            let stop = CancellationToken::new();
+            reconcile::run(passes, schedule, context.problems(), stop).await;
+            Ok(())
         })
+    }
+}
+
+/// A pass, and what triggers it.
+struct Repeated<'a, P> {
+    pass: &'a P,
+    context: &'a LeaderContext,
+    wake: Wake,
+}
+
+impl<P: Pass> Reconcile for Repeated<'_, P> {
+    const PART: &'static str = P::NAME;
+    const CODE: &'static str = "PassFailed";
+
+    async fn pass(&mut self) -> reconcile::Pass {
+        match self.pass.pass(self.context).await {
+            Ok(()) => reconcile::Pass::default(),
+            Err(error) => reconcile::Pass::failed(chain(&error)),
+        }
+    }
+
+    async fn wake(&mut self) {
+        self.wake.changed(Duration::MAX).await;
+        sleep(SETTLE.min(P::PERIOD)).await;
     }
 }

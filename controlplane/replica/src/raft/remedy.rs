@@ -4,8 +4,9 @@
 #[must_use]
 pub fn reseed(id: u64) -> String {
     format!(
-        "nothing was changed; what this replica had acknowledged is on the others: seed it anew \
-         from them with `romana cluster replace {id}`, which says how to start it with an empty \
-         data directory"
+        "nothing was changed; what this replica had acknowledged is on the others: \
+         `romana cluster replace {id}` says how to start it again with an empty data directory. If \
+         it is the only replica, start it with an empty data directory and --restore of the last \
+         backup"
     )
 }

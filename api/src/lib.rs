@@ -31,6 +31,7 @@ pub mod health;
 pub mod host;
 pub mod network;
 pub mod page;
+pub mod pod;
 pub mod policy;
 pub mod romana2;
 pub mod routes;

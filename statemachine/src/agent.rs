@@ -70,3 +70,14 @@ pub struct RefusedAgent {
     /// The name of the machine it runs on.
     pub machine: String,
 }
+
+/// A pod, as the CNI plugin knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    /// Empty: not known; not every container runtime says it.
+    #[serde(default)]
+    pub uid: String,
+}

@@ -6,7 +6,7 @@
 //! ```
 //! A failed ADD is undone like a DEL. A DEL needs neither the container's namespace nor the control plane.
 //!
-//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `ability`, `heal`, `recover`,
+//! Reading order: `ledger`, `names`, `segment`, `add`, `remove`, `check`, `ability`, `heal`, `recover`,
 //! `server`; `report` reports attachments to the control plane; `reserve` holds addresses
 //! for use while it is unreachable.
 
@@ -20,6 +20,7 @@ mod recover;
 mod remove;
 mod report;
 mod reserve;
+mod segment;
 mod server;
 
 use std::collections::BTreeMap;

@@ -197,6 +197,7 @@ impl<'a> Run<'a> {
         let refused = refused.iter().map(|(desired, refusal)| desired.object.refused(refusal));
         self.problems.extend(refused);
         self.problems.extend(overlaps(state, self.translation));
+        self.problems.extend(other_segments(&self.trial.state, self.translation));
         self.problems.sort();
         self.problems.dedup();
         Plan { commands: self.trial.commands, problems: self.problems }
@@ -242,5 +243,28 @@ fn overlaps<'a>(
             network.name, network.cidr
         );
         Some(object.problem("PodCIDROverlapsNetwork", message))
+    })
+}
+
+/// Pods whose addresses were allocated for another segment: the label was changed while the pod runs, or the address was
+/// taken from the reserve of its node. Policies go by the pod's segment; what goes by blocks does not.
+fn other_segments<'a>(
+    state: &'a State,
+    translation: &'a Translation,
+) -> impl Iterator<Item = Problem> + 'a {
+    translation.desired.iter().filter(|(_, desired)| !desired.ending).filter_map(|(key, desired)| {
+        let Imported::Endpoint(endpoint) = &desired.imported else { return None };
+        let segment = &state.ipam().block_of(endpoint.ip)?.owner().segment;
+        if *segment == endpoint.segment || state.source(key) != Some(&desired.source) {
+            return None;
+        }
+        // The rest of a block is not allocated.
+        state.ipam().by_ip(endpoint.ip)?;
+        let message = format!(
+            "its address {} was allocated in segment {segment}, and the pod is of segment {}. Policies treat it as of \
+             {}; routers and others that go by blocks do not. Create the pod again to get an address of its segment.",
+            endpoint.ip, endpoint.segment, endpoint.segment
+        );
+        Some(desired.object.problem("AddressOfOtherSegment", message))
     })
 }

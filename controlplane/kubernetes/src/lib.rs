@@ -21,6 +21,9 @@
 //! | NetworkPolicy | policy `kube.<namespace>.<name>` |
 //! | Service with `romanaip` or `romanavip` | VIP `<service>.<namespace>`; candidates: nodes with a ready endpoint |
 //!
+//! The segment of a pod decides from which block its address comes, so it is known before there is an endpoint:
+//! [`watch::Segments`].
+//!
 //! An object that cannot be translated, or that the rules of the log refuse, is a [`Problem`]: nothing is narrowed,
 //! widened or truncated silently. What the log has of it already stays as it is.
 //!

@@ -33,7 +33,7 @@ pub use cancel::{Cancel, CancelGuard};
 pub use identity::{IdentityError, Owner, join, owner};
 pub use raft::{
     Agents, Change, Clocks, ClocksStatus, ClusterStatus, Evidence, Facts, FaultKind, Health,
-    Leadership, MemberProblem, MemberStatus, Members, Membership, ProposeError, ReadError, Reads,
-    Replica, ReplicaConfig, Role, Snapshots, StartError, TopicRevisions, TransferError, Tuning,
-    WallClock, next_change, reseed,
+    Leadership, MemberProblem, MemberStatus, Members, Membership, Pods, ProposeError, ReadError,
+    Reads, Replica, ReplicaConfig, Role, Snapshots, StartError, TopicRevisions, TransferError,
+    Tuning, WallClock, next_change, reseed,
 };

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use romana_daemon::error::chain;
 use romana_kubernetes::access::Access;
 use romana_kubernetes::events::{self, Due, Schedule};
-use romana_kubernetes::watch::{self, Listener, News, Status, Trouble};
+use romana_kubernetes::watch::{self, Listener, News, Segments, Status, Trouble};
 use romana_kubernetes::{Objects, Plan, Problem, Translation, diff, translate};
 use romana_replica::ProposeError;
 use romana_statemachine::{Command, Revision, Topic, plural};
@@ -47,13 +47,28 @@ const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Kubernetes {
     access: Access,
     status: Arc<Status>,
+    segments: Arc<Segments>,
+}
+
+/// Forgets the pods when the task is dropped: the next leader knows them.
+struct Forget<'a>(&'a Segments);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
 }
 
 impl Kubernetes {
-    /// A task with these credentials, whose progress is in `status`.
+    /// A task with these credentials, whose progress is in `status`, and the segments of pods in `segments`.
     #[must_use]
-    pub fn new(access: Access, status: Arc<Status>) -> Self {
-        Self { access, status }
+    pub fn new(access: Access, status: Arc<Status>, segments: Arc<Segments>) -> Self {
+        Self { access, status, segments }
+    }
+
+    fn listener(&self) -> Listener {
+        let (status, segments) = (Arc::clone(&self.status), Arc::clone(&self.segments));
+        Listener::new(self.access.clone(), status, segments)
     }
 
     /// Writes Events for the latest problems.
@@ -117,12 +132,12 @@ impl Task for Kubernetes {
     fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>> {
         Box::pin(async move {
             let context = &*context;
-            let _running = self.status.begin();
+            let (_running, _forget) = (self.status.begin(), Forget(&self.segments));
             let (tell, told) = latest::channel(Vec::new());
             let follower = Follower {
                 context,
                 status: &self.status,
-                listener: Listener::new(self.access.clone(), Arc::clone(&self.status)),
+                listener: self.listener(),
                 wake: context.wake(TOPICS),
                 objects: None,
                 translation: None,

@@ -102,6 +102,7 @@ impl Replica {
             directory,
             complaints: Complaints::counting(refused.clone()),
             checkpoints: OnceLock::new(),
+            pods: OnceLock::new(),
             problems: Problems::default(),
             pulse: Pulse::default(),
             clocks,

@@ -1,11 +1,21 @@
-//! Agents: their heartbeats, and the agents that were refused.
+//! Agents: their heartbeats, the agents that were refused, and what they ask about their pods.
 
-use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, PodRef, RefusedAgent};
+use romana_statemachine::name::SegmentId;
 use romana_statemachine::{State, version};
 use tokio::time::Instant;
 
 use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::raft::{ReadError, Shared};
+
+/// Knows the pods of the cluster while this replica leads.
+pub trait Pods: Send + Sync + 'static {
+    /// The segment of a pod; `None`: the pod is not known, also after a short wait. Agents wait for the answer.
+    fn segment<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Option<SegmentId>>;
+}
 
 /// Heartbeats of the host agents, and refused agents.
 #[derive(Clone, Copy)]
@@ -54,6 +64,29 @@ impl Agents<'_> {
         }
         match self.ask_leader(PeerRequest::RefusedAgents, deadline).await? {
             PeerResponse::RefusedAgents(Some(agents)) => Ok(agents),
+            _ => Err(unavailable("the leader has just changed")),
+        }
+    }
+
+    /// Registers what knows the pods, once per replica.
+    pub fn know_pods(self, pods: Arc<dyn Pods>) {
+        _ = self.0.host.pods.set(pods);
+    }
+
+    /// The segment of a pod, as known to the leader; `None`: the pod is not known, or the cluster version does not ask.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`]: the leader did not answer.
+    pub async fn pod_segment(
+        self,
+        pod: PodRef,
+        deadline: Instant,
+    ) -> Result<Option<SegmentId>, ReadError> {
+        if self.0.with_state(State::version) < version::SOURCES {
+            return Ok(None);
+        }
+        match self.ask_leader(PeerRequest::PodSegment(pod), deadline).await? {
+            PeerResponse::PodSegment(Some(segment)) => Ok(segment),
             _ => Err(unavailable("the leader has just changed")),
         }
     }

@@ -24,13 +24,14 @@ use crate::follow;
 use crate::heartbeat::{self, HEARTBEAT_TIMEOUT};
 use crate::http::AgentProbe;
 use crate::kernel::{facts, netlink, taken::Taken};
+use crate::nat;
 use crate::policy::enforce::{self, enforcer};
 use crate::policy::packet_filter::PacketFilter;
 use crate::register::{self, Registrar};
 use crate::route_reconciler::{self, RouteReconciler};
 use crate::state_dir::StateDir;
 use crate::status::{Said, Status};
-use crate::{nat, sysctl};
+use crate::sysctl::{self, Forwarding};
 
 /// Runs the agent until `tasks` are stopped.
 ///
@@ -49,7 +50,6 @@ pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     let (wake, taken) = (Arc::new(Notify::new()), Arc::new(Taken::default()));
     let (status, routes) = watch::channel(Status::default());
     let (unable_of, unable) = watch::channel(Some(Unable::new("the agent is starting".into())));
-    sysctl::prepare(config.set_sysctls);
     let filter = PacketFilter::find(config.policy.backend).await;
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router =
@@ -72,6 +72,10 @@ pub async fn run(config: Config, mut tasks: Tasks) -> Result<(), AnyError> {
     tasks.spawn("nat", nat);
     tasks.reconcile(router, route_reconciler::SCHEDULE, &problems);
     tasks.reconcile(enforcer, enforce::SCHEDULE, &problems);
+    if config.set_sysctls {
+        let forwarding = Forwarding::new(config.sysctls.clone(), seen.clone());
+        tasks.reconcile(forwarding, sysctl::SCHEDULE, &problems);
+    }
     let registrar = Registrar { config: config.clone(), enrolment, client, handle, seen };
     tasks.reconcile(registrar, register::SCHEDULE, &problems);
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");

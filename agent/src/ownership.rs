@@ -17,7 +17,7 @@
 //! | state | the agent's `--state-dir` |
 //!
 //! Sysctls belong to the host. The agent sets those that it needs only if configured (`--set-sysctls`), and
-//! never resets them; those of its own links vanish with the links.
+//! never resets them; those of its own links vanish with the links. They are written below `--sysctl-dir`.
 
 use romana_statemachine::Digest;
 

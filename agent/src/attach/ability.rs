@@ -14,7 +14,7 @@ use super::{Attacher, code, failed};
 use crate::follow::NOT_FOLLOWED;
 use crate::ipc::Failed;
 use crate::ownership::LEDGER_DIR;
-use crate::sysctl;
+use crate::sysctl::{self, Sysctls};
 use crate::view::View;
 
 /// How often readiness is checked.
@@ -97,7 +97,7 @@ impl Attacher {
             .or(stranded)
             .or(cut_off)
             .or_else(|| full_disk(&self.config.state_dir))
-            .or_else(|| not_forwarding(view))
+            .or_else(|| not_forwarding(view, &self.config.sysctls))
             .or_else(|| self.no_policy())
             .or_else(|| self.exhausted());
         why.map_or(Ok(()), |why| Err(unable(why)))
@@ -147,10 +147,8 @@ fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
 }
 
 /// The host does not forward packets of containers.
-fn not_forwarding(view: &View) -> Option<(String, &'static str)> {
-    let families = [true, false].into_iter();
-    let mut used = families
-        .filter(|v4| view.networks.iter().any(|network| network.cidr.addr().is_ipv4() == *v4));
-    let why = used.find_map(sysctl::not_forwarding)?;
+fn not_forwarding(view: &View, sysctls: &Sysctls) -> Option<(String, &'static str)> {
+    let mut used = sysctl::families(&view.networks).into_iter();
+    let why = used.find_map(|v4| sysctls.not_forwarding(v4))?;
     Some((why, "start the agent with --set-sysctls"))
 }

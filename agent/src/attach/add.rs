@@ -189,7 +189,8 @@ impl Attacher {
             let host_link = host_link(&add.key.container_id, &add.key.ifname);
             let ifname = add.key.ifname.clone();
             let pair = Pair { host_link, ifname, mtu, mac, addresses: ips.clone() };
-            let (host, link) = links::make(&self.handle, &netns, &pair).await?;
+            let (host, link) =
+                links::make(&self.handle, &netns, &pair, &self.config.sysctls).await?;
             crash_point("linked");
             for ip in &ips {
                 links::route(&self.handle, self.config.route_table, *ip, &pair.host_link).await?;

@@ -49,6 +49,7 @@ use crate::kernel::KernelError;
 use crate::kernel::netns::NetnsError;
 use crate::policy::PolicyStatus;
 use crate::policy::gate::EnforcerHandle;
+use crate::sysctl::Sysctls;
 use reserve::Reserve;
 
 /// Configuration of attachments.
@@ -62,6 +63,7 @@ pub struct AttachConfig {
     /// Default MTU of containers' links; `None`: the MTU of the link of the host's default route.
     pub mtu: Option<u32>,
     pub route_table: u32,
+    pub sysctls: Sysctls,
 }
 
 impl From<&Config> for AttachConfig {
@@ -72,6 +74,7 @@ impl From<&Config> for AttachConfig {
             state_dir: config.state_dir.clone(),
             mtu: config.mtu,
             route_table: config.route_table,
+            sysctls: config.sysctls.clone(),
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod daemon;
 pub mod enrol;
 pub mod follow;
 pub mod heartbeat;
+pub mod host_name;
 pub mod http;
 pub mod install;
 pub mod ipc;

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address;
+use crate::agent::REGISTERED_INFO;
 use crate::command::{HostChange, HostSource, HostSpec, HostState, RemoveHost, SetHostState};
 use crate::entry::Revision;
 use crate::event::{EndpointRemoved, Event, HostAdded, HostRef, HostRemoved, HostUpdated, Place};
@@ -61,6 +62,14 @@ impl Host {
     }
 }
 
+impl HostName {
+    /// Whether DNS takes both for the same name: they differ in case or a trailing dot at most.
+    #[must_use]
+    pub fn is_alike(&self, other: &Self) -> bool {
+        in_dns(self.as_str()).eq(in_dns(other.as_str()))
+    }
+}
+
 /// All hosts, ordered by name, with an index by hash of the name: every allocation looks up its host, and comparing
 /// strings down a tree costs several times as much.
 #[derive(Clone, Debug, Default)]
@@ -88,8 +97,7 @@ impl Hosts {
         let hash = folded(name);
         let alike = self.folded.range((hash, HostName::from(""))..);
         let mut alike = alike.take_while(|(other, _)| *other == hash).map(|(_, other)| other);
-        let other = alike
-            .find(|other| *other != name && in_dns(other.as_str()).eq(in_dns(name.as_str())))?;
+        let other = alike.find(|other| *other != name && other.is_alike(name))?;
         self.get(other)
     }
 
@@ -213,6 +221,11 @@ pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Ev
     Ok(vec![Event::HostUpdated(HostUpdated { name, ip, addresses, labels, info, places })])
 }
 
+/// Whether a host may belong to Kubernetes: it came from there, or nobody but its agent asked for it.
+pub(crate) fn is_importable(host: &Host) -> bool {
+    host.source == HostSource::Kubernetes || host.info.contains_key(REGISTERED_INFO)
+}
+
 /// Adds a host that comes from Kubernetes, or changes it. Of an operator's host only the info changes, as the operator
 /// chose its labels and addresses; it must have the address that Kubernetes knows it by.
 pub(crate) fn decide_import(state: &State, spec: &HostSpec) -> Result<Vec<Event>, Refusal> {
@@ -223,7 +236,7 @@ pub(crate) fn decide_import(state: &State, spec: &HostSpec) -> Result<Vec<Event>
     info.extend(spec.info.clone());
     let name = spec.name.clone();
     let mut change = HostChange { name, ip: None, addresses: None, labels: None, info: Some(info) };
-    if host.source == HostSource::Kubernetes {
+    if is_importable(host) {
         change.ip = Some(spec.ip);
         change.addresses = Some(spec.addresses.clone());
         change.labels = (host.labels != spec.labels).then(|| spec.labels.clone());
@@ -407,6 +420,14 @@ pub(crate) fn evolve_updated(state: &mut State, event: &HostUpdated) {
 pub(crate) fn evolve_state(state: &mut State, name: &HostName, new: HostState) {
     if let Some(host) = state.hosts.get(name) {
         state.hosts.insert(Arc::new(Host { state: new, ..Host::clone(host) }));
+    }
+}
+
+/// A host that its agent registered belongs to Kubernetes from now on.
+pub(crate) fn evolve_imported(state: &mut State, name: &HostName) {
+    let own = state.hosts.get(name).filter(|host| host.source != HostSource::Kubernetes);
+    if let Some(host) = own.map(|host| Host::clone(host)) {
+        state.hosts.insert(Arc::new(Host { source: HostSource::Kubernetes, ..host }));
     }
 }
 

@@ -7,8 +7,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::command::{
-    EndpointRef, HostSource, ImportObject, Imported, ObjectKey, PolicyRef, RemoveHost, Source,
-    TenantRef, VipRef, WithdrawObject,
+    EndpointRef, ImportObject, Imported, ObjectKey, PolicyRef, RemoveHost, Source, TenantRef,
+    VipRef, WithdrawObject,
 };
 use crate::endpoint;
 use crate::event::{Event, SourceSet};
@@ -44,13 +44,12 @@ pub(crate) fn decide_import(state: &State, import: &ImportObject) -> Result<Vec<
 }
 
 /// Whether an object belongs to a source that imports it: it is new, or has a source already. Endpoints have one
-/// writer, the importer. Hosts that name Kubernetes as their source were meant for it.
+/// writer, the importer. Hosts that name Kubernetes as their source were meant for it; those that only an agent has
+/// registered are taken over, so that they go with their Node.
 fn owns(state: &State, object: &ObjectKey) -> bool {
     match object {
         ObjectKey::Endpoint(_) => true,
-        ObjectKey::Host(name) => {
-            state.host(name).is_none_or(|host| host.source == HostSource::Kubernetes)
-        }
+        ObjectKey::Host(name) => state.host(name).is_none_or(host::is_importable),
         _ => state.source(object).is_some() || !exists(state, object),
     }
 }
@@ -111,6 +110,9 @@ impl State {
     }
 
     pub(crate) fn evolve_source(&mut self, set: &SourceSet) {
+        if let ObjectKey::Host(name) = &set.object {
+            host::evolve_imported(self, name);
+        }
         self.sources.insert(set.object.clone(), set.source.clone());
     }
 

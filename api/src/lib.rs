@@ -29,6 +29,7 @@ pub mod feed;
 pub mod header;
 pub mod health;
 pub mod host;
+pub mod kubernetes;
 pub mod network;
 pub mod page;
 pub mod pod;

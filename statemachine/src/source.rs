@@ -4,15 +4,17 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::command::{
-    EndpointRef, ImportObject, Imported, ObjectKey, PolicyRef, RemoveHost, Source, TenantRef,
-    VipRef, WithdrawObject,
+    EndpointRef, FollowKubernetes, ImportObject, Imported, ObjectKey, PolicyRef, RemoveHost,
+    Source, TenantRef, VipRef, WithdrawObject,
 };
 use crate::endpoint;
 use crate::event::{Event, SourceSet};
 use crate::host;
+use crate::name::SourceUid;
 use crate::policy;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
@@ -61,7 +63,47 @@ fn exists(state: &State, object: &ObjectKey) -> bool {
         ObjectKey::Endpoint(ip) => state.endpoint(*ip).is_some(),
         ObjectKey::Policy(name) => state.policy(name).is_some(),
         ObjectKey::Vip(name) => state.vip(name).is_some(),
+        ObjectKey::Kubernetes => true,
     }
+}
+
+/// The kind of the source of [`ObjectKey::Kubernetes`]: a cluster that is followed, and one that an operator has just
+/// named, which confirms what was held back until the leader has acted on it.
+const FOLLOWED: &str = "Followed";
+const CONFIRMED: &str = "Confirmed";
+/// The uid of a cluster of which none is known.
+const UNKNOWN: &str = "unknown";
+
+/// The Kubernetes cluster whose objects are imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// The uid of its namespace `kube-system`; `None`: the API server did not show it.
+    pub cluster: Option<SourceUid>,
+    /// Whether an operator has confirmed what was held back, and the leader has not acted on it yet.
+    pub confirmed: bool,
+}
+
+/// A leader task records the first cluster that it sees, and the end of a confirmation; an operator any cluster.
+pub(crate) fn decide_follow(
+    state: &State,
+    follow: &FollowKubernetes,
+) -> Result<Vec<Event>, Refusal> {
+    follow.cluster.as_ref().map_or(Ok(()), SourceUid::check)?;
+    let known = state.kubernetes().and_then(|followed| followed.cluster);
+    let by_task = follow.term.is_some();
+    if let (Some(cluster), Some(followed), true) = (&follow.cluster, &known, by_task)
+        && cluster != followed
+    {
+        let (cluster, followed) = (cluster.clone(), followed.clone());
+        return Err(Refusal::OtherKubernetes { cluster, followed });
+    }
+    let uid = follow.cluster.clone().or(known).unwrap_or_else(|| UNKNOWN.into());
+    let kind = if by_task { FOLLOWED } else { CONFIRMED }.into();
+    let (object, source) = (ObjectKey::Kubernetes, Source { kind, uid });
+    if state.source(&object) == Some(&source) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::SourceSet(SourceSet { object, source })])
 }
 
 /// Decides as the command that removes such an object would. A host is evicted: that its source was deleted is the
@@ -82,6 +124,7 @@ pub(crate) fn decide_withdraw(
         ObjectKey::Endpoint(ip) => endpoint::decide_remove(state, &EndpointRef { ip }),
         ObjectKey::Policy(name) => policy::decide_remove(state, &PolicyRef { name }),
         ObjectKey::Vip(name) => vip::decide_remove(state, &VipRef { name }),
+        ObjectKey::Kubernetes => Ok(Vec::new()),
     }
 }
 
@@ -102,6 +145,14 @@ impl State {
     #[must_use]
     pub fn source(&self, object: &ObjectKey) -> Option<&Source> {
         self.sources.get(object)
+    }
+
+    /// The Kubernetes cluster whose objects are imported; `None`: none has been seen yet.
+    #[must_use]
+    pub fn kubernetes(&self) -> Option<Followed> {
+        let source = self.source(&ObjectKey::Kubernetes)?;
+        let cluster = Some(source.uid.clone()).filter(|uid| uid.as_str() != UNKNOWN);
+        Some(Followed { cluster, confirmed: source.kind.as_str() == CONFIRMED })
     }
 
     /// All objects that belong to a source, in order.

@@ -25,6 +25,7 @@ mod health;
 mod hosts;
 mod input;
 mod ipam;
+mod kubernetes;
 mod list;
 mod networks;
 mod openapi;
@@ -73,7 +74,7 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Operation> {
-    let nouns: [&'static [Operation]; 25] = [
+    let nouns: [&'static [Operation]; 26] = [
         addresses::OPERATIONS, // first: the hot path finds its row at once
         batch::OPERATIONS,
         topology::OPERATIONS,
@@ -88,6 +89,7 @@ fn table() -> impl Iterator<Item = &'static Operation> {
         policies::OPERATIONS,
         verdict::OPERATIONS,
         endpoints::OPERATIONS,
+        kubernetes::OPERATIONS,
         pods::OPERATIONS,
         vips::OPERATIONS,
         routes::OPERATIONS,

@@ -110,6 +110,11 @@ impl Listener {
         }
     }
 
+    /// Asks for another complete list after this time at the latest.
+    pub fn list_after(&mut self, pause: Duration) {
+        self.start_at = self.start_at.min(Instant::now() + pause);
+    }
+
     /// Schedules another session.
     fn failed(&mut self, trouble: Trouble, lasted: Duration) -> News {
         if lasted >= STABLE {

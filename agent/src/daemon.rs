@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::connections::{self, Forgotten};
 use crate::enrol::Enrolment;
 use crate::follow::{self, Seen};
+use crate::forwarding::{self, Forwarding};
 use crate::heartbeat::{self, HEARTBEAT_TIMEOUT};
 use crate::host_name;
 use crate::http::AgentProbe;
@@ -35,7 +36,6 @@ use crate::register::{self, Registrar};
 use crate::route_reconciler::{self, RouteReconciler};
 use crate::state_dir::StateDir;
 use crate::status::{Said, Status};
-use crate::sysctl::{self, Forwarding};
 
 /// Runs the agent until `tasks` are stopped: all its parts, again if the log has this host's name written otherwise.
 ///
@@ -93,7 +93,7 @@ async fn run_as(config: &Config, state_dir: &StateDir, mut tasks: Tasks) -> Resu
     tasks.reconcile(enforcer, enforce::SCHEDULE, &problems);
     if config.set_sysctls {
         let forwarding = Forwarding::new(config.sysctls.clone(), seen.clone());
-        tasks.reconcile(forwarding, sysctl::SCHEDULE, &problems);
+        tasks.reconcile(forwarding, forwarding::SCHEDULE, &problems);
     }
     let registrar = Registrar { config: config.clone(), enrolment, client, handle, seen };
     tasks.reconcile(registrar, register::SCHEDULE, &problems);

@@ -29,6 +29,7 @@ pub mod connections;
 pub mod daemon;
 pub mod enrol;
 pub mod follow;
+pub mod forwarding;
 pub mod heartbeat;
 pub mod host_name;
 pub mod http;

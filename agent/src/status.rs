@@ -15,9 +15,10 @@ use crate::attach::Unable;
 use crate::config::Config;
 use crate::enrol::Standing;
 use crate::follow::{NOT_FOLLOWED, Seen};
+use crate::forwarding::{Forwarding, provide};
 use crate::policy::PolicyStatus;
 use crate::policy::enforce::Enforcer;
-use crate::sysctl::{Forwarding, Sysctls};
+use crate::sysctl::Sysctls;
 
 /// The agent's status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,7 +106,7 @@ impl Said {
             // Read now, as another program may have changed it since the start.
             let view = self.seen.borrow().view.clone();
             let networks = view.as_ref().map(|view| view.networks.as_slice()).unwrap_or_default();
-            self.problems.note(Forwarding::PART, sysctls.provide(networks, false));
+            self.problems.note(Forwarding::PART, provide(sysctls, networks, false));
         }
         self.problems.note("state directory", set_aside(&self.state_dir));
         self.problems.note("ability", unable.as_ref().and_then(Unable::problem));

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::add::SILENT;
 use super::{Attacher, code, failed};
 use crate::follow::NOT_FOLLOWED;
+use crate::forwarding;
 use crate::ipc::Failed;
 use crate::ownership::LEDGER_DIR;
-use crate::sysctl::{self, Sysctls};
+use crate::sysctl::Sysctls;
 use crate::view::View;
 
 /// How often readiness is checked.
@@ -148,7 +149,7 @@ fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
 
 /// The host does not forward packets of containers.
 fn not_forwarding(view: &View, sysctls: &Sysctls) -> Option<(String, &'static str)> {
-    let mut used = sysctl::families(&view.networks).into_iter();
-    let why = used.find_map(|v4| sysctls.not_forwarding(v4))?;
+    let mut used = forwarding::families(&view.networks).into_iter();
+    let why = used.find_map(|v4| sysctls.forward(v4, false))?;
     Some((why, "start the agent with --set-sysctls"))
 }

@@ -2,20 +2,14 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use romana_statemachine::agent::{Heartbeat, HeartbeatAge, PodRef, RefusedAgent};
 use romana_statemachine::name::SegmentId;
 use romana_statemachine::{State, version};
 use tokio::time::Instant;
 
+use crate::pods::Pods;
 use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::raft::{ReadError, Shared};
-
-/// Knows the pods of the cluster while this replica leads.
-pub trait Pods: Send + Sync + 'static {
-    /// The segment of a pod; `None`: the pod is not known, also after a short wait. Agents wait for the answer.
-    fn segment<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Option<SegmentId>>;
-}
 
 /// Heartbeats of the host agents, and refused agents.
 #[derive(Clone, Copy)]

@@ -16,7 +16,7 @@ mod members;
 mod reads;
 mod snapshots;
 
-pub use agents::{Agents, Pods};
+pub use agents::Agents;
 pub use clocks::Clocks;
 pub use evidence::Evidence;
 pub use health::Health;

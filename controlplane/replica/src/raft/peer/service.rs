@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::Cancel;
 use crate::identity::Identity;
+use crate::pods::Pods;
 use crate::raft::fault::Fault;
-use crate::raft::handles::Pods;
 use crate::raft::known::clocks::Clocks;
 use crate::raft::known::heartbeats::Pulse;
 use crate::raft::known::held::{Gate, Positions};

@@ -2,7 +2,7 @@
 //! name of a Kubernetes Node has none. DNS does not tell such names apart, and a cluster has only one of them.
 //!
 //! ```text
-//!   configured, or the kernel's ─► file: found before ─► parts run ─► the log has it written otherwise ─► file ─► again
+//!   configured, or the kernel's ─► file: found before ─► parts run ─► the log has another spelling ─► file ─► again
 //! ```
 
 use std::path::Path;

@@ -111,8 +111,8 @@ fn check_no_kubernetes(config: &Config) -> Result<(), String> {
     match file.exists() {
         false => Ok(()),
         true => Err(format!(
-            "it belongs to Kubernetes, which has no Node {} now; it comes back with its Node. If it has left Kubernetes for \
-             good, remove {}",
+            "it belongs to Kubernetes, which has no Node {} now; it comes back with its Node. If it has left Kubernetes \
+             for good, remove {}",
             config.host,
             file.display()
         )),

@@ -2,7 +2,7 @@
 //! so the cluster has a member with this replica's peer address that has not started. The replica takes that member's
 //! id once and writes it to its data directory; later starts do not ask the cluster.
 //!
-//! `romanad --rejoin`: a replica whose data directory was lost asks for the place itself, as `romana cluster replace` does.
+//! `romanad --rejoin`: a replica whose data directory was lost asks for a place itself, as `romana cluster replace` does.
 //! Under its old id it would have forgotten its votes; as a new member it has made none, and the old id is never used
 //! again. The others agree by a majority without it. So there is no second cluster, whoever is asked.
 
@@ -169,10 +169,7 @@ async fn rejoin(config: &Config) -> Result<(), JoinError> {
                     }
                     Place::Lost(id) => {
                         heard = true;
-                        tracing::warn!(
-                            id,
-                            "the data directory of this replica was lost: replacing it"
-                        );
+                        tracing::warn!(id, "the data directory was lost: replacing this replica");
                         let replaced = replace(server, peer, id).await;
                         whys.extend(replaced.err().map(|why| format!("{server}: {why}")));
                     }

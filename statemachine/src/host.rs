@@ -13,7 +13,6 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address;
-use crate::agent::REGISTERED_INFO;
 use crate::command::{HostChange, HostSource, HostSpec, HostState, RemoveHost, SetHostState};
 use crate::entry::Revision;
 use crate::event::{EndpointRemoved, Event, HostAdded, HostRef, HostRemoved, HostUpdated, Place};
@@ -24,6 +23,7 @@ use crate::labels::{self, Labels};
 use crate::limits::HOST_ADDRESSES_MAX;
 use crate::name::{HostName, NetworkName};
 use crate::refusal::Refusal;
+use crate::source;
 use crate::state::{Now, State};
 use crate::topology::{Network, Topology, both_names};
 use crate::version;
@@ -82,6 +82,14 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
+    /// The host belongs to Kubernetes from now on.
+    pub(crate) fn import(&mut self, name: &HostName) {
+        let own = self.get(name).filter(|host| host.source != HostSource::Kubernetes);
+        if let Some(host) = own.map(|host| Host::clone(host)) {
+            self.insert(Arc::new(Host { source: HostSource::Kubernetes, ..host }));
+        }
+    }
+
     pub(crate) fn get(&self, name: &HostName) -> Option<&Arc<Host>> {
         let found = self.by_hash.get(&Hash::of(name.as_str()));
         found.filter(|host| host.name == *name).or_else(|| self.by_name.get(name))
@@ -221,11 +229,6 @@ pub(crate) fn decide_update(state: &State, change: &HostChange) -> Result<Vec<Ev
     Ok(vec![Event::HostUpdated(HostUpdated { name, ip, addresses, labels, info, places })])
 }
 
-/// Whether a host may belong to Kubernetes: it came from there, or nobody but its agent asked for it.
-pub(crate) fn is_importable(host: &Host) -> bool {
-    host.source == HostSource::Kubernetes || host.info.contains_key(REGISTERED_INFO)
-}
-
 /// Adds a host that comes from Kubernetes, or changes it. Of an operator's host only the info changes, as the operator
 /// chose its labels and addresses; it must have the address that Kubernetes knows it by.
 pub(crate) fn decide_import(state: &State, spec: &HostSpec) -> Result<Vec<Event>, Refusal> {
@@ -236,7 +239,7 @@ pub(crate) fn decide_import(state: &State, spec: &HostSpec) -> Result<Vec<Event>
     info.extend(spec.info.clone());
     let name = spec.name.clone();
     let mut change = HostChange { name, ip: None, addresses: None, labels: None, info: Some(info) };
-    if is_importable(host) {
+    if source::is_importable(host) {
         change.ip = Some(spec.ip);
         change.addresses = Some(spec.addresses.clone());
         change.labels = (host.labels != spec.labels).then(|| spec.labels.clone());
@@ -420,14 +423,6 @@ pub(crate) fn evolve_updated(state: &mut State, event: &HostUpdated) {
 pub(crate) fn evolve_state(state: &mut State, name: &HostName, new: HostState) {
     if let Some(host) = state.hosts.get(name) {
         state.hosts.insert(Arc::new(Host { state: new, ..Host::clone(host) }));
-    }
-}
-
-/// A host that its agent registered belongs to Kubernetes from now on.
-pub(crate) fn evolve_imported(state: &mut State, name: &HostName) {
-    let own = state.hosts.get(name).filter(|host| host.source != HostSource::Kubernetes);
-    if let Some(host) = own.map(|host| Host::clone(host)) {
-        state.hosts.insert(Arc::new(Host { source: HostSource::Kubernetes, ..host }));
     }
 }
 

@@ -7,13 +7,14 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::agent::REGISTERED_INFO;
 use crate::command::{
-    EndpointRef, FollowKubernetes, ImportObject, Imported, ObjectKey, PolicyRef, RemoveHost,
-    Source, TenantRef, VipRef, WithdrawObject,
+    EndpointRef, FollowKubernetes, HostSource, ImportObject, Imported, ObjectKey, PolicyRef,
+    RemoveHost, Source, TenantRef, VipRef, WithdrawObject,
 };
 use crate::endpoint;
 use crate::event::{Event, SourceSet};
-use crate::host;
+use crate::host::{self, Host};
 use crate::name::SourceUid;
 use crate::policy;
 use crate::refusal::Refusal;
@@ -51,9 +52,14 @@ pub(crate) fn decide_import(state: &State, import: &ImportObject) -> Result<Vec<
 fn owns(state: &State, object: &ObjectKey) -> bool {
     match object {
         ObjectKey::Endpoint(_) => true,
-        ObjectKey::Host(name) => state.host(name).is_none_or(host::is_importable),
+        ObjectKey::Host(name) => state.host(name).is_none_or(is_importable),
         _ => state.source(object).is_some() || !exists(state, object),
     }
+}
+
+/// Whether a host may belong to Kubernetes: it came from there, or nobody but its agent asked for it.
+pub(crate) fn is_importable(host: &Host) -> bool {
+    host.source == HostSource::Kubernetes || host.info.contains_key(REGISTERED_INFO)
 }
 
 fn exists(state: &State, object: &ObjectKey) -> bool {
@@ -162,7 +168,7 @@ impl State {
 
     pub(crate) fn evolve_source(&mut self, set: &SourceSet) {
         if let ObjectKey::Host(name) = &set.object {
-            host::evolve_imported(self, name);
+            self.hosts.import(name);
         }
         self.sources.insert(set.object.clone(), set.source.clone());
     }

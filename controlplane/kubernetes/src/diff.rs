@@ -263,8 +263,8 @@ fn overlaps<'a>(
     })
 }
 
-/// Pods whose addresses were allocated for another segment: the label was changed while the pod runs, or the address was
-/// taken from the reserve of its node. Policies go by the pod's segment; what goes by blocks does not.
+/// Pods whose addresses were allocated for another segment: the label was changed while the pod runs, or the address
+/// was taken from the reserve of its node. Policies go by the pod's segment; what goes by blocks does not.
 fn other_segments<'a>(
     state: &'a State,
     translation: &'a Translation,

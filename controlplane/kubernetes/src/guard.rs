@@ -7,7 +7,7 @@
 //! |---|---|
 //! | is that of another cluster: another uid of namespace `kube-system`, or none | nothing is imported or withdrawn |
 //! | lacks the Nodes of all hosts, or of three and more than half of them | no host is withdrawn |
-//! | has no object of another kind, of which the log has three or more | none of them is withdrawn, until another list says the same |
+//! | has no object of another kind, of which the log has three or more | none is withdrawn before another such list |
 //!
 //! An operator confirms the first two (`romana kubernetes confirm`).
 
@@ -180,13 +180,14 @@ fn other_cluster(known: Option<&SourceUid>, cluster: Option<&SourceUid>) -> Opti
     match (known?, cluster) {
         (known, Some(cluster)) if known == cluster => None,
         (known, Some(cluster)) => Some(format!(
-            "The API server is that of another Kubernetes cluster, {cluster}; this one follows {known} (the uids of namespace \
-             {KUBE_SYSTEM}). Nothing of it is imported, and nothing is withdrawn. Correct the kubeconfig of romanad. If \
-             the cluster was made anew, `romana kubernetes confirm {cluster}`: hosts without a Node are evicted then."
+            "The API server is that of another Kubernetes cluster, {cluster}; this one follows {known} (the uids of \
+             namespace {KUBE_SYSTEM}). Nothing of it is imported, and nothing is withdrawn. Correct the kubeconfig of \
+             romanad. If the cluster was made anew, `romana kubernetes confirm {cluster}`: hosts without a Node are \
+             evicted then."
         )),
         (known, None) => Some(format!(
-            "The API server does not list namespace {KUBE_SYSTEM}, which every cluster has; this one follows {known}. Nothing is \
-             imported or withdrawn. Look at the API server and its etcd, and at the kubeconfig of romanad."
+            "The API server does not list namespace {KUBE_SYSTEM}, which every cluster has; this one follows {known}. \
+             Nothing is imported or withdrawn. Look at the API server and its etcd, and at the kubeconfig of romanad."
         )),
     }
 }

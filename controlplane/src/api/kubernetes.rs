@@ -23,8 +23,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Verb::Post,
         "/v1/kubernetes/confirm",
         "kubernetes",
-        "Confirms that the API server is right: what the leader holds back, because the API server lists so little or is \
-         that of another cluster, is withdrawn, and hosts without a Node are evicted.",
+        "Confirms that the API server is right: what the leader holds back, because the API server lists so little or \
+         is that of another cluster, is withdrawn, and hosts without a Node are evicted.",
         &[(200, of::<Changed>)],
         handler!(confirm),
     )

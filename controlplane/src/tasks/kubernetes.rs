@@ -2,8 +2,8 @@
 //!
 //! Level-triggered: objects that changed, or a state that changed, lead to a pass, which compares all of both and
 //! proposes the difference. The first pass waits until every kind of object has been listed completely; while the API
-//! server is away, its last objects stay in force. What cannot be honoured becomes a Kubernetes Event. A list that lacks
-//! much of what the log has is not acted on before that is confirmed ([`Guard`]).
+//! server is away, its last objects stay in force. What cannot be honoured becomes a Kubernetes Event. A list that
+//! lacks much of what the log has is not acted on before that is confirmed ([`Guard`]).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -57,8 +57,8 @@ impl fmt::Display for Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Imported {
-    /// A new host gets the source `kubernetes`, whatever is given, and so does one that its agent registered. Its info is
-    /// merged: other entries, such as the agent's, are kept. Of an operator's host only the info changes.
+    /// A new host gets the source `kubernetes`, whatever is given, and so does one that its agent registered. Its info
+    /// is merged: other entries, such as the agent's, are kept. Of an operator's host only the info changes.
     Host(HostSpec),
     Tenant(TenantSpec),
     Endpoint(Endpoint),

@@ -111,13 +111,12 @@ impl Replica {
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let peers = Peers::default();
         let replica = Self(Arc::new(Shared {
             host,
             log,
             links,
             reads,
-            peers,
+            peers: Peers::default(),
             view,
             fault,
             stop,

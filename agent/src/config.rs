@@ -18,6 +18,7 @@ use crate::ownership;
 use crate::policy::enforce::Settings;
 use crate::policy::options::Options;
 use crate::policy::packet_filter::Backend;
+use crate::sysctl::{SYSCTL_DIR, Sysctls};
 
 /// Port of the metrics endpoint.
 pub const METRICS_PORT: u16 = 9607;
@@ -137,9 +138,13 @@ struct Given {
     /// Masquerade only what leaves through this interface.
     #[arg(long, env = "ROMANA_AGENT_NAT_INTERFACE", value_name = "NAME")]
     nat_interface: Option<String>,
-    /// Set the sysctls that forwarding needs, not only check them.
+    /// Set the sysctls that forwarding needs, for the families that have a network, not only check them.
     #[arg(long, env = "ROMANA_AGENT_SET_SYSCTLS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     set_sysctls: Option<bool>,
+    /// Directory with the host's sysctls, of which those below net/ are used [default: /proc/sys]. In a container,
+    /// /proc/sys is read-only: mount the host's /proc/sys/net at DIR/net.
+    #[arg(long, env = "ROMANA_AGENT_SYSCTL_DIR", value_name = "DIR")]
+    sysctl_dir: Option<PathBuf>,
     /// Address of /healthz, /readyz, /status and /metrics [default: 127.0.0.1:9607].
     #[arg(long, env = "ROMANA_AGENT_METRICS", value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
@@ -177,8 +182,10 @@ pub struct Config {
     pub policy: Settings,
     /// What to masquerade; `None`: nothing.
     pub nat: Option<Nat>,
-    /// Whether to set sysctls.
+    /// Whether to set the sysctls that forwarding needs.
     pub set_sysctls: bool,
+    /// The host's sysctls.
+    pub sysctls: Sysctls,
     /// Address of the metrics endpoint.
     pub metrics: SocketAddr,
     /// Format of log lines.
@@ -288,6 +295,7 @@ impl Config {
             policy,
             nat: given.nat.unwrap_or(false).then_some(Nat { interface }),
             set_sysctls: given.set_sysctls.unwrap_or(false),
+            sysctls: Sysctls::at(given.sysctl_dir.unwrap_or_else(|| SYSCTL_DIR.into())),
             metrics: given.metrics.unwrap_or(loopback),
             log_format: given.log_format.unwrap_or_default(),
             log: given.log.unwrap_or_else(|| "info".into()),

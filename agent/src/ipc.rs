@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use romana_statemachine::agent::PodRef;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,10 @@ pub struct Add {
     pub tenant: String,
     /// The segment: `segment` of the configuration or of `args`, else `default`.
     pub segment: String,
+    /// The Kubernetes pod whose segment the control plane knows; `None`: there is none, or the segment was given.
+    /// Agents of earlier releases take `segment`.
+    #[serde(default)]
+    pub segment_of: Option<PodRef>,
     /// Name of the pod or VM, for the audit log; empty if unknown.
     pub pod: String,
     /// Labels of the endpoint.

@@ -17,7 +17,7 @@
 //! | state | the agent's `--state-dir` |
 //!
 //! Sysctls belong to the host. The agent sets those that it needs only if configured (`--set-sysctls`), and
-//! never resets them; those of its own links vanish with the links.
+//! never resets them; those of its own links vanish with the links. They are written below `--sysctl-dir`.
 
 use romana_statemachine::Digest;
 
@@ -51,6 +51,10 @@ pub const RESERVE_FILE: &str = "reserve";
 pub const SPOOL_DIR: &str = "spool";
 /// In the state directory, and next to the socket: the agent's instance name.
 pub const INSTANCE_FILE: &str = "instance";
+/// In the state directory: the host's name as the log writes it, if it is not the configured one.
+pub const HOST_FILE: &str = "host";
+/// In the state directory: the host came from Kubernetes.
+pub const OF_KUBERNETES_FILE: &str = "of-kubernetes";
 /// Next to the socket: the revision up to which connections of released addresses are deleted.
 pub const FOLLOWED_FILE: &str = "followed";
 /// In the state directory: locked by the running agent.

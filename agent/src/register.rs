@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use romana_client::model::Host;
 use romana_client::{Client, Error};
+use romana_daemon::durable;
+use romana_daemon::error::chain;
 use romana_daemon::reconcile::{Pass, Reconcile, Schedule};
-use romana_statemachine::agent::AGENT_INFO;
+use romana_statemachine::agent::{AGENT_INFO, REGISTERED_INFO};
 use romana_statemachine::command::{HostChange, HostSource, HostSpec, Labels};
 use rtnetlink::Handle;
 use tokio::sync::watch;
@@ -17,6 +19,7 @@ use crate::config::{Config, Registration};
 use crate::enrol::Enrolment;
 use crate::follow::Seen;
 use crate::kernel::facts;
+use crate::ownership::OF_KUBERNETES_FILE;
 
 /// How often the addresses are checked.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -69,6 +72,7 @@ async fn look(
     let known = match (client.host(&config.host).await, &config.register, &ips) {
         (Ok(host), ..) => Some(host),
         (Err(Error::Refused(error)), Some(registration), Some(ips)) if error.status == 404 => {
+            check_no_kubernetes(config)?;
             add(config, registration, ips, client).await?;
             enrolment.forget();
             None
@@ -77,14 +81,42 @@ async fn look(
     };
     enrolment.ask(client).await?;
     let Some(host) = known else { return Ok(()) };
+    let of_kubernetes = host.source == HostSource::Kubernetes;
+    remember(config, of_kubernetes)?;
     let as_known = std::iter::once(host.ip).chain(host.addresses.iter().copied()).collect();
-    let ips = ips.unwrap_or(as_known);
+    // The Node of a Kubernetes host has its addresses.
+    let ips = ips.filter(|_| !of_kubernetes).unwrap_or(as_known);
     let Some((ip, further)) = ips.split_first() else { return Ok(()) };
     if let Some(change) = change(&host, *ip, further, own_info()) {
         client.update_host(change).await.map_err(|error| error.to_string())?;
         tracing::info!(host = %config.host, %ip, "host registration updated");
     }
     Ok(())
+}
+
+/// Remembers whether Kubernetes has this host: it is not registered again when its Node is deleted.
+fn remember(config: &Config, of_kubernetes: bool) -> Result<(), String> {
+    let file = config.state_dir.join(OF_KUBERNETES_FILE);
+    let done = match (of_kubernetes, file.exists()) {
+        (true, false) => durable::save(&file, &true),
+        (false, true) => durable::remove(&file),
+        _ => Ok(()),
+    };
+    done.map_err(|error| chain(&error))
+}
+
+/// Refuses to register a host that Kubernetes had.
+fn check_no_kubernetes(config: &Config) -> Result<(), String> {
+    let file = config.state_dir.join(OF_KUBERNETES_FILE);
+    match file.exists() {
+        false => Ok(()),
+        true => Err(format!(
+            "it belongs to Kubernetes, which has no Node {} now; it comes back with its Node. If it has left Kubernetes \
+             for good, remove {}",
+            config.host,
+            file.display()
+        )),
+    }
 }
 
 /// The agent's own entries in its host's facts.
@@ -132,7 +164,9 @@ async fn add(
     let Some((ip, further)) = ips.split_first() else { return Ok(()) };
     let (name, labels) = (config.host.clone(), registration.labels.clone());
     let (addresses, source) = (further.to_vec(), HostSource::Operator);
-    let spec = HostSpec { name, ip: *ip, addresses, labels, info: own_info(), source };
+    let mut info = own_info();
+    info.insert(REGISTERED_INFO.into(), "true".into());
+    let spec = HostSpec { name, ip: *ip, addresses, labels, info, source };
     client.add_host(spec).await.map_err(|error| error.to_string())?;
     tracing::info!(host = %config.host, %ip, "host registered");
     Ok(())

@@ -15,9 +15,10 @@ use crate::attach::Unable;
 use crate::config::Config;
 use crate::enrol::Standing;
 use crate::follow::{NOT_FOLLOWED, Seen};
+use crate::forwarding::{Forwarding, provide};
 use crate::policy::PolicyStatus;
 use crate::policy::enforce::Enforcer;
-use crate::sysctl;
+use crate::sysctl::Sysctls;
 
 /// The agent's status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,6 +62,8 @@ pub struct Said {
     pub unable: watch::Receiver<Option<Unable>>,
     pub seen: watch::Receiver<Seen>,
     pub state_dir: PathBuf,
+    /// What to check; `None`: the agent sets them, and reports what is wrong with them.
+    pub sysctls: Option<Sysctls>,
 }
 
 impl Said {
@@ -78,7 +81,8 @@ impl Said {
         let (policy, problems) = (policy.clone(), problems.clone());
         let (standing, seen) = (standing.clone(), seen.clone());
         let state_dir = config.state_dir.clone();
-        Self { routes, policy, problems, standing, unable, seen, state_dir }
+        let sysctls = (!config.set_sysctls).then(|| config.sysctls.clone());
+        Self { routes, policy, problems, standing, unable, seen, state_dir, sysctls }
     }
 
     /// The current status. `applied` is the lowest revision that all parts have applied.
@@ -99,8 +103,12 @@ impl Said {
         let stranded = stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent"));
         self.problems.note("enrolment", standing);
         self.problems.note("follow", trouble.into_iter().chain(stranded));
-        // Read now, as another program may have changed it since the start.
-        self.problems.note("sysctl", sysctl::provide(false));
+        if let Some(sysctls) = &self.sysctls {
+            // Read now, as another program may have changed it since the start.
+            let view = self.seen.borrow().view.clone();
+            let networks = view.as_ref().map(|view| view.networks.as_slice()).unwrap_or_default();
+            self.problems.note(Forwarding::PART, provide(sysctls, networks, false));
+        }
         self.problems.note("state directory", set_aside(&self.state_dir));
         self.problems.note("ability", unable.as_ref().and_then(Unable::problem));
         // Problems of policy are in its own status.

@@ -1,46 +1,72 @@
-//! The sysctls that forwarding needs (Romana 2.0: agent flag `-provision-sysctls`). They belong to the host:
-//! the agent sets them only if configured, and never resets them.
+//! The sysctls of the host: those that forwarding needs (Romana 2.0: agent flag `-provision-sysctls`), and those of the
+//! agent's own links.
 
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 
-/// Must be 1.
-const NEEDED: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
-const ROOT: &str = "/proc/sys";
+/// Where a system without containers has them.
+pub const SYSCTL_DIR: &str = "/proc/sys";
+/// Must be 1 where containers have addresses of the family: IPv4, IPv6.
+pub const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 
-/// Sets the sysctls, or only checks them, and logs what is wrong.
-pub fn prepare(set: bool) {
-    let problems = provide(set).into_iter();
-    problems.for_each(|problem| tracing::warn!(problem, "forwarding is not enabled on this host"));
-}
+/// The sysctls below a directory, which has the host's `/proc/sys/net` as `net`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sysctls(PathBuf);
 
-/// Sets the sysctls, or only checks them. Returns what is wrong, as messages.
-#[must_use]
-pub fn provide(set: bool) -> Vec<String> {
-    NEEDED.iter().filter_map(|name| provide_one(name, set)).collect()
-}
+impl Sysctls {
+    /// Those of a directory.
+    #[must_use]
+    pub fn at(dir: PathBuf) -> Self {
+        Self(dir)
+    }
 
-/// Why packets of a family are not forwarded, if so.
-#[must_use]
-pub fn not_forwarding(v4: bool) -> Option<String> {
-    let [four, six] = NEEDED;
-    provide_one(if v4 { four } else { six }, false)
-}
+    /// The path of a sysctl such as `net/ipv4/ip_forward`.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
 
-fn provide_one(name: &str, set: bool) -> Option<String> {
-    let path = Path::new(ROOT).join(name);
-    let shown = name.replace('/', ".");
-    match std::fs::read_to_string(&path) {
-        Ok(value) if value.trim() == "1" => None,
-        // Without IPv6 there is nothing to forward.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => Some(format!("{shown} cannot be read: {error}")),
-        Ok(_) if set => {
-            let written = std::fs::write(&path, "1");
-            written.err().map(|error| format!("{shown} cannot be set to 1: {error}"))
+    /// The value of a sysctl.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self, name: &str) -> io::Result<String> {
+        std::fs::read_to_string(self.path(name)).map(|value| value.trim().to_owned())
+    }
+
+    /// Sets a sysctl.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, name: &str, value: &str) -> io::Result<()> {
+        std::fs::write(self.path(name), value)
+    }
+
+    /// Sets the sysctl that forwards packets of a family, or only checks it. Returns why they are not forwarded, if so.
+    #[must_use]
+    pub fn forward(&self, v4: bool, set: bool) -> Option<String> {
+        let [four, six] = FORWARDING;
+        let name = if v4 { four } else { six };
+        let shown = name.replace('/', ".");
+        match self.read(name) {
+            Ok(value) if value == "1" => None,
+            // A kernel without IPv6 has nothing to forward.
+            Err(error) if error.kind() == ErrorKind::NotFound && !v4 && self.has_ipv4() => None,
+            Err(error) => {
+                let path = self.path(name);
+                Some(format!("{shown} cannot be read at {}: {error}", path.display()))
+            }
+            Ok(_) if set => {
+                let written = self.write(name, "1");
+                written.err().map(|error| format!("{shown} cannot be set to 1: {error}"))
+            }
+            Ok(value) => Some(format!(
+                "{shown} is {value}: set it to 1, or start the agent with --set-sysctls"
+            )),
         }
-        Ok(value) => {
-            let value = value.trim();
-            Some(format!("{shown} is {value}: set it to 1, or start the agent with --set-sysctls"))
-        }
+    }
+
+    fn has_ipv4(&self) -> bool {
+        self.path("net/ipv4").is_dir()
     }
 }

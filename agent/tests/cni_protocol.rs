@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use romana_agent::cni::{self, Agent, Env};
 use romana_agent::ipc::{Added, Failed, Link, Reply, Request};
+use romana_statemachine::agent::PodRef;
 use serde_json::{Value, json};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/judges/cni11_golden.txt");
@@ -253,6 +254,36 @@ fn what_the_runtime_says_reaches_the_agent() {
         ["10.0.0.7".parse::<std::net::IpAddr>().unwrap(), "fd00::7".parse().unwrap()]
     );
     assert_eq!(add.labels["app"], "web");
+    assert_eq!(add.segment_of, None, "the segment was given");
+}
+
+#[test]
+fn the_segment_of_a_pod_is_left_open() {
+    let asked = |args: &'static str| {
+        let mut agent = Scripted(added(), None);
+        let vars: Vec<_> = add().into_iter().chain([("CNI_ARGS", args)]).collect();
+        cni::run(&env(&vars), Ok(config("1.1.0", json!({})).into_bytes()), &mut agent);
+        let Some(Request::Add(add)) = agent.1 else { panic!("it was not asked") };
+        (add.segment, add.segment_of)
+    };
+    let pod =
+        |uid: &str| PodRef { namespace: "blue".into(), name: "web-1".into(), uid: uid.into() };
+    let (segment, of) = asked("K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-1;K8S_POD_UID=u1");
+    assert_eq!((&*segment, of), ("default", Some(pod("u1"))), "an older agent takes the first");
+    assert_eq!(asked("K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-1").1, Some(pod("")));
+    let given = asked("K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-1;ROMANA_SEGMENT=front");
+    assert_eq!(given, ("front".into(), None));
+    assert_eq!(asked("K8S_POD_NAMESPACE=blue").1, None, "no pod");
+}
+
+/// A request of a plugin of an earlier release.
+#[test]
+fn a_segment_that_an_older_plugin_names_is_taken() {
+    let add = json!({"command": "add", "key": {"container_id": "c", "ifname": "eth0"},
+        "network": "net", "netns": null, "tenant": "blue", "segment": "default", "pod": "web-1",
+        "mtu": null, "mac": null});
+    let Request::Add(add) = serde_json::from_value(add).unwrap() else { panic!("no ADD") };
+    assert_eq!((&*add.segment, add.segment_of), ("default", None));
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub struct ClusterOptions {
     pub small_disks: Option<SmallDisk>,
     /// Further arguments of each replica.
     pub arguments: Vec<String>,
+    /// Whether replicas that have lost their data ask the others for a new place.
+    pub rejoin: bool,
 }
 
 impl ClusterOptions {
@@ -66,6 +68,7 @@ impl ClusterOptions {
             namespaces: false,
             small_disks: None,
             arguments: Vec::new(),
+            rejoin: false,
         }
     }
 }
@@ -269,6 +272,9 @@ impl Cluster {
             command.args(["--join", &apis.join(",")]);
         } else {
             command.args(["--id", &replica.id.to_string(), "--initial-cluster", &self.founders]);
+        }
+        if self.options.rejoin {
+            command.args(["--rejoin", &apis.join(",")]);
         }
         if let Some(small) = &self.small {
             command.args(["--disk-reserve-bytes", &small.size.reserve.to_string()]);

@@ -156,6 +156,60 @@ async fn members_come_and_go_under_load() {
     assert!(cluster.crashes().is_empty());
 }
 
+/// The founders' cluster once more, with `--rejoin`: who has lost its data asks for a new place by itself, twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_without_its_data_asks_for_a_new_place() {
+    let romanad = find_romanad(None).expect("cargo build --workspace --bins comes first");
+    // At the first start all data directories are empty.
+    let options = ClusterOptions { rejoin: true, ..ClusterOptions::new(romanad) };
+    let mut cluster = Cluster::start(options).await.expect("three replicas");
+    wait_claimed(&cluster).await;
+    wait_voters(&cluster, &[1, 2, 3]).await;
+    let lost = cluster.wait_leader(PATIENCE).await.expect("a leader");
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write(0, cluster.apis(), Arc::clone(&stop)));
+    let mut left: BTreeSet<u64> = [1, 2, 3].into();
+    let mut old = cluster.replicas()[lost].id;
+    for id in [4, 5] {
+        cluster.kill(lost).expect("it was up");
+        std::fs::remove_dir_all(cluster.data_dir(lost)).expect("it had data");
+        cluster.start_replica(lost).expect("it starts");
+        left.remove(&old);
+        left.insert(id);
+        wait_voters(&cluster, &left.iter().copied().collect::<Vec<_>>()).await;
+        wait_claimed(&cluster).await;
+        old = id;
+    }
+    // With its data it needs no place.
+    cluster.stop(lost).await.expect("it stops");
+    cluster.start_replica(lost).expect("it starts");
+    cluster.wait_ready(PATIENCE).await.expect("ready again");
+    wait_voters(&cluster, &left.iter().copied().collect::<Vec<_>>()).await;
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = writer.await.expect("a writer");
+    let list = ask(&cluster, Method::GET, "/v1/tenants", None).await;
+    let there: BTreeSet<&str> =
+        list["items"].as_array().expect("items").iter().filter_map(|t| t["id"].as_str()).collect();
+    assert!(acknowledged.len() > 20, "{} writes", acknowledged.len());
+    let missing: Vec<&String> =
+        acknowledged.iter().filter(|name| !there.contains(name.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Waits until every member is healthy and has a data directory that the log knows.
+async fn wait_claimed(cluster: &Cluster) {
+    let start = Instant::now();
+    loop {
+        let status = ask(cluster, Method::GET, "/v1/cluster", None).await;
+        let members = status["members"].as_array().expect("members");
+        if members.iter().all(|m| m["claimed"] == true && m["healthy"] == true) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "not claimed: {status:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// A founder whose data directory was emptied is a new member with an old id: it is refused, and stops, since
 /// it could break promises of its predecessor.
 #[tokio::test(flavor = "multi_thread")]
@@ -164,16 +218,7 @@ async fn a_founder_without_its_data_is_refused() {
         find_romanad(None).expect("cargo build --workspace --bins comes first"),
     );
     let mut cluster = Cluster::start(options).await.expect("three replicas");
-    let start = Instant::now();
-    loop {
-        let status = ask(&cluster, Method::GET, "/v1/cluster", None).await;
-        let members = status["members"].as_array().expect("members");
-        if members.iter().all(|m| m["claimed"] == true && m["healthy"] == true) {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE, "not claimed: {status:#}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_claimed(&cluster).await;
     // The leader transfers leadership before it stops.
     let leader = cluster.wait_leader(PATIENCE).await.expect("a leader");
     cluster.stop(leader).await.expect("it stops");

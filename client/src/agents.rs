@@ -3,7 +3,8 @@
 use hyper::Method;
 use romana_api::Changed;
 use romana_api::host::{HeartbeatBody, ReportBody};
-use romana_statemachine::agent::{Heartbeat, HeartbeatAge};
+use romana_api::pod::PodSegment;
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, PodRef};
 use romana_statemachine::command::{ClaimReserve, EnrolAgent, ReportAttachments};
 use romana_statemachine::finding::Finding;
 use romana_statemachine::name::{HostName, InstanceId};
@@ -91,6 +92,16 @@ impl Client {
     /// [`Error`].
     pub async fn ipam_check(&self) -> Result<Page<Finding>, Error> {
         self.get("/v1/ipam/check").await
+    }
+
+    /// The segment in which a Kubernetes pod is to get its address.
+    ///
+    /// # Errors
+    /// [`Error`]; refused with code `PathNotFound` by a control plane that does not answer this yet.
+    pub async fn pod_segment(&self, pod: &PodRef) -> Result<PodSegment, Error> {
+        let path = Query::new("/v1/pods").segment(&pod.namespace).segment(&pod.name);
+        let uid = Some(&pod.uid).filter(|uid| !uid.is_empty());
+        self.get(path.segment("segment").with("uid", uid).build()).await
     }
 
     /// Renames a reserved address to the name it is used under.

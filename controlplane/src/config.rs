@@ -113,6 +113,10 @@ struct Given {
     /// Join the cluster whose API is at one of these, after `romana cluster add`: in place of --id and --initial-cluster.
     #[arg(long, env = "ROMANAD_JOIN", value_delimiter = ',', value_name = "URL,…")]
     join: Option<Vec<String>>,
+    /// Where a replica that has lost its data directory asks for a new place: APIs of the cluster. Without it, an operator
+    /// gives it one with `romana cluster replace`.
+    #[arg(long, env = "ROMANAD_REJOIN", value_delimiter = ',', value_name = "URL,…")]
+    rejoin: Option<Vec<String>>,
     /// Tells clusters with the same founders apart: part of the cluster's id. Not a secret.
     #[arg(long, env = "ROMANAD_CLUSTER_TOKEN", value_name = "TEXT")]
     cluster_token: Option<String>,
@@ -255,6 +259,8 @@ pub struct Config {
     pub initial_cluster: BTreeMap<u64, String>,
     /// `host:port` of the APIs of the cluster to join. `id` is then 0 until [`crate::join::prepare`].
     pub join: Vec<String>,
+    /// `host:port` of the APIs that are asked for a new place if the data directory is empty.
+    pub rejoin: Vec<String>,
     /// Distinguishes clusters with the same founders.
     pub cluster_token: String,
     /// Source of a new cluster's topology.
@@ -299,7 +305,8 @@ impl Config {
         let listen = given.listen.unwrap_or_else(|| SocketAddr::new(interface, API_PORT));
         let peer_listen = given.peer_listen;
         let peer_listen = peer_listen.unwrap_or_else(|| SocketAddr::new(interface, PEER_PORT));
-        let join = servers(given.join.unwrap_or_default())?;
+        let join = servers("join", given.join.unwrap_or_default())?;
+        let rejoin = servers("rejoin", given.rejoin.unwrap_or_default())?;
         let id = own_id(&join, given.id, dev)?;
         let dev_dir = dev.then(|| PathBuf::from("romana-data"));
         let data_dir = required(given.data_dir, dev_dir, "data_dir", "data-dir")?;
@@ -333,6 +340,7 @@ impl Config {
             advertise_peer,
             initial_cluster: founders,
             join,
+            rejoin,
             cluster_token: given.cluster_token.unwrap_or_default(),
             initial_topology,
             network_cidr_overrides: overrides,
@@ -467,10 +475,10 @@ fn own_id(join: &[String], given: Option<u64>, dev: bool) -> Result<u64, ConfigE
 }
 
 /// `host:port` of each URL.
-fn servers(urls: Vec<String>) -> Result<Vec<String>, ConfigError> {
+fn servers(key: &'static str, urls: Vec<String>) -> Result<Vec<String>, ConfigError> {
     let server = |url: String| {
         let server = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
-        check_address("join", &server).map(|()| server)
+        check_address(key, &server).map(|()| server)
     };
     urls.into_iter().map(server).collect()
 }
@@ -584,6 +592,7 @@ mod tests {
             ("--join h:1 --data-dir d --initial-cluster 1=a:1", "initial_cluster"),
             ("--join https://h:1 --data-dir d --advertise-peer a:1", "join"),
             ("--join h:1 --data-dir d", "advertise_peer"),
+            ("--dev --rejoin h", "rejoin"),
             ("--dev --network-cidr-overrides net=10.0.0.1/8", "network_cidr_overrides"),
             ("--dev --request-timeout-ms 0", "request_timeout_ms"),
             ("--dev --connections-max 1", "connections_max"),

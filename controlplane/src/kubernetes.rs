@@ -2,11 +2,18 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "kubernetes")]
+use futures_util::future::BoxFuture;
 use prometheus_client::collector::Collector;
 #[cfg(feature = "kubernetes")]
 pub use romana_kubernetes::access::{Access, AccessError};
 #[cfg(feature = "kubernetes")]
-use romana_kubernetes::watch::Status;
+use romana_kubernetes::watch::{Segments, Status};
+use romana_replica::Pods;
+#[cfg(feature = "kubernetes")]
+use romana_statemachine::agent::PodRef;
+#[cfg(feature = "kubernetes")]
+use romana_statemachine::name::SegmentId;
 
 use crate::tasks::Task;
 #[cfg(feature = "kubernetes")]
@@ -19,6 +26,8 @@ pub use without::{Access, AccessError};
 pub(crate) struct Parts {
     pub(crate) task: Option<Arc<dyn Task>>,
     pub(crate) collectors: Vec<Box<dyn Collector>>,
+    /// Knows the pods while this replica leads.
+    pub(crate) pods: Option<Arc<dyn Pods>>,
 }
 
 #[cfg(feature = "kubernetes")]
@@ -26,9 +35,21 @@ impl Parts {
     /// The parts for this API server; without one, there are none.
     pub(crate) fn new(access: Option<&Access>) -> Self {
         let Some(access) = access else { return Self::default() };
-        let status = Arc::new(Status::default());
-        let task = Kubernetes::new(access.clone(), Arc::clone(&status));
-        Self { task: Some(Arc::new(task)), collectors: vec![Box::new(status)] }
+        let (status, segments) = (Arc::new(Status::default()), Arc::new(Segments::default()));
+        let task = Kubernetes::new(access.clone(), Arc::clone(&status), Arc::clone(&segments));
+        let pods: Arc<dyn Pods> = Arc::new(Known(segments));
+        Self { task: Some(Arc::new(task)), collectors: vec![Box::new(status)], pods: Some(pods) }
+    }
+}
+
+/// The pods that the listener has seen.
+#[cfg(feature = "kubernetes")]
+struct Known(Arc<Segments>);
+
+#[cfg(feature = "kubernetes")]
+impl Pods for Known {
+    fn segment<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Option<SegmentId>> {
+        Box::pin(self.0.of(pod))
     }
 }
 

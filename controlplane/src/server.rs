@@ -190,6 +190,9 @@ impl Life<'_> {
             }
         };
         let kubernetes = Parts::new(config.kubernetes.as_ref());
+        if let Some(pods) = kubernetes.pods {
+            replica.agents().know_pods(pods);
+        }
         let api = Api::new(replica.clone(), config.request_timeout, kubernetes.collectors);
         info!(id = config.id, api = %address, peers = %config.peer_listen, "replica started");
         let server = Server::new(api, config.connections_max);

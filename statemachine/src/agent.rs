@@ -13,6 +13,9 @@ use crate::version::{self, VERSION_MAX};
 /// Key of the agent's version in a host's `info`. A host with this key has an agent.
 pub const AGENT_INFO: &str = "agent";
 
+/// Key in a host's `info` that says that the host's agent added the host (`--register`), not an operator.
+pub const REGISTERED_INFO: &str = "agent.registered";
+
 /// What an agent sends each second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -69,4 +72,15 @@ pub struct RefusedAgent {
     pub instance: InstanceId,
     /// The name of the machine it runs on.
     pub machine: String,
+}
+
+/// A pod, as the CNI plugin knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    /// Empty: not known; not every container runtime says it.
+    #[serde(default)]
+    pub uid: String,
 }

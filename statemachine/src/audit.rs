@@ -95,13 +95,14 @@ impl Event {
             Self::VipRemoved(vip) => tell(Name(vip.name.as_str())),
             Self::RouterAssigned(router) => tell(Host(router.host.as_str())),
             Self::RouterUnassigned(router) => tell(Host(router.host.as_str())),
-            Self::SourceSet(set) => tell(match &set.object {
-                ObjectKey::Host(name) => Host(name.as_str()),
-                ObjectKey::Tenant(id) => Tenant(id.as_str()),
-                ObjectKey::Endpoint(ip) => Ip(*ip),
-                ObjectKey::Policy(name) => Name(name.as_str()),
-                ObjectKey::Vip(name) => Name(name.as_str()),
-            }),
+            Self::SourceSet(set) => match &set.object {
+                ObjectKey::Host(name) => tell(Host(name.as_str())),
+                ObjectKey::Tenant(id) => tell(Tenant(id.as_str())),
+                ObjectKey::Endpoint(ip) => tell(Ip(*ip)),
+                ObjectKey::Policy(name) => tell(Name(name.as_str())),
+                ObjectKey::Vip(name) => tell(Name(name.as_str())),
+                ObjectKey::Kubernetes => {}
+            },
             // Events about the cluster itself, topology and settings.
             _ => {}
         }

@@ -30,7 +30,7 @@ pub use hosts::{
 pub use meta::{Access, CommandMeta};
 pub use policies::{Endpoint, EndpointRef, NamedPort, PolicyRef};
 pub use reports::{Attached, ClaimReserve, HostReport, ReportAttachments};
-pub use sources::{ImportObject, Imported, ObjectKey, Source, WithdrawObject};
+pub use sources::{FollowKubernetes, ImportObject, Imported, ObjectKey, Source, WithdrawObject};
 pub use tenants::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 pub use topology::{AgentSettingsChange, Blackout, RaiseVersion, ReserveServices, SettingsChange};
 pub use vips::{AssignRouter, AssignVip, UnassignRouter, UnassignVip, VipRef, VipSpec};
@@ -121,4 +121,6 @@ pub enum Command {
     ImportObject(ImportObject),
     /// Removes an object whose source no longer exists.
     WithdrawObject(WithdrawObject),
+    /// Records which Kubernetes cluster is followed, and confirms what was held back. Idempotent.
+    FollowKubernetes(FollowKubernetes),
 }

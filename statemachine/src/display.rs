@@ -190,6 +190,11 @@ fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
             let (object, uid) = (&withdraw.object, &withdraw.uid);
             write!(f, "WithdrawObject {object} of {uid} term {}", withdraw.term)
         }
+        Command::FollowKubernetes(follow) => {
+            f.write_str("FollowKubernetes")?;
+            follow.cluster.as_ref().map_or(Ok(()), |cluster| write!(f, " {cluster}"))?;
+            follow.term.map_or(Ok(()), |term| write!(f, " term {term}"))
+        }
         _ => Ok(()),
     }
 }

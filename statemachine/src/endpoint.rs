@@ -1,6 +1,9 @@
 //! Endpoints, which are subject to policy, and the properties that policies select by. Since version 4 an endpoint is
-//! tied to the allocation of its address: it has the same tenant, segment and host, and is removed with the
-//! allocation. So the next user of an address is never matched by the labels of the previous one.
+//! tied to the allocation of its address: it has the same tenant and host, and is removed with the allocation. So the
+//! next user of an address is never matched by the labels of the previous one.
+//!
+//! Its segment may be another one: a pod that is relabelled keeps its address, and an address that was taken from a
+//! host's reserve may be one of another segment's block. Policies go by the endpoint's segment.
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -85,12 +88,10 @@ pub(crate) fn decide_remove(state: &State, endpoint: &EndpointRef) -> Result<Vec
     Ok(vec![removed(found)])
 }
 
-/// The allocation of an endpoint's address, if its tenant, segment or host differs from the endpoint's.
+/// The allocation of an endpoint's address, if its tenant or host differs from the endpoint's.
 pub(crate) fn contradicted(state: &State, endpoint: &Endpoint) -> Option<Allocation> {
     let address = state.ipam.by_ip(endpoint.ip)?;
-    let same = address.tenant == endpoint.tenant
-        && address.segment == endpoint.segment
-        && address.host == endpoint.host;
+    let same = address.tenant == endpoint.tenant && address.host == endpoint.host;
     (!same).then_some(address)
 }
 

@@ -23,6 +23,7 @@ use crate::labels::{self, Labels};
 use crate::limits::HOST_ADDRESSES_MAX;
 use crate::name::{HostName, NetworkName};
 use crate::refusal::Refusal;
+use crate::source;
 use crate::state::{Now, State};
 use crate::topology::{Network, Topology, both_names};
 use crate::version;
@@ -61,6 +62,14 @@ impl Host {
     }
 }
 
+impl HostName {
+    /// Whether DNS takes both for the same name: they differ in case or a trailing dot at most.
+    #[must_use]
+    pub fn is_alike(&self, other: &Self) -> bool {
+        in_dns(self.as_str()).eq(in_dns(other.as_str()))
+    }
+}
+
 /// All hosts, ordered by name, with an index by hash of the name: every allocation looks up its host, and comparing
 /// strings down a tree costs several times as much.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +82,14 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
+    /// The host belongs to Kubernetes from now on.
+    pub(crate) fn import(&mut self, name: &HostName) {
+        let own = self.get(name).filter(|host| host.source != HostSource::Kubernetes);
+        if let Some(host) = own.map(|host| Host::clone(host)) {
+            self.insert(Arc::new(Host { source: HostSource::Kubernetes, ..host }));
+        }
+    }
+
     pub(crate) fn get(&self, name: &HostName) -> Option<&Arc<Host>> {
         let found = self.by_hash.get(&Hash::of(name.as_str()));
         found.filter(|host| host.name == *name).or_else(|| self.by_name.get(name))
@@ -88,8 +105,7 @@ impl Hosts {
         let hash = folded(name);
         let alike = self.folded.range((hash, HostName::from(""))..);
         let mut alike = alike.take_while(|(other, _)| *other == hash).map(|(_, other)| other);
-        let other = alike
-            .find(|other| *other != name && in_dns(other.as_str()).eq(in_dns(name.as_str())))?;
+        let other = alike.find(|other| *other != name && other.is_alike(name))?;
         self.get(other)
     }
 
@@ -223,7 +239,7 @@ pub(crate) fn decide_import(state: &State, spec: &HostSpec) -> Result<Vec<Event>
     info.extend(spec.info.clone());
     let name = spec.name.clone();
     let mut change = HostChange { name, ip: None, addresses: None, labels: None, info: Some(info) };
-    if host.source == HostSource::Kubernetes {
+    if source::is_importable(host) {
         change.ip = Some(spec.ip);
         change.addresses = Some(spec.addresses.clone());
         change.labels = (host.labels != spec.labels).then(|| spec.labels.clone());

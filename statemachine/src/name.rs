@@ -158,6 +158,9 @@ pub const RESERVE_PREFIX: &str = "reserve:";
 /// `cni:<tenant>.<pod>:<container>:<interface>`, without the dot and the pod if there is no pod.
 pub const PLUGIN_PREFIXES: [&str; 2] = ["cni:", "cni6:"];
 
+/// The segment of what names none.
+pub const DEFAULT_SEGMENT: &str = "default";
+
 /// Whether the CNI plugin requested the address for a Kubernetes pod of this tenant.
 #[must_use]
 pub fn is_pod(name: &AddressName, tenant: &TenantId) -> bool {

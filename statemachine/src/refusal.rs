@@ -475,4 +475,8 @@ refusals! {
     MadeByOperator { object: ObjectKey }
         => Conflict, "{object} was made by an operator, and is not changed by what comes from elsewhere";
         "Remove it, and it is imported; or give the one outside another name.";
+    /// The API server is that of another Kubernetes cluster.
+    OtherKubernetes { cluster: SourceUid, followed: SourceUid }
+        => Conflict, "the objects of Kubernetes cluster {cluster} are not imported: those of {followed} are";
+        "Correct the kubeconfig of romanad. If the cluster was made anew: romana kubernetes confirm UID.";
 }

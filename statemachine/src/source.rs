@@ -4,15 +4,18 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::agent::REGISTERED_INFO;
 use crate::command::{
-    EndpointRef, HostSource, ImportObject, Imported, ObjectKey, PolicyRef, RemoveHost, Source,
-    TenantRef, VipRef, WithdrawObject,
+    EndpointRef, FollowKubernetes, HostSource, ImportObject, Imported, ObjectKey, PolicyRef,
+    RemoveHost, Source, TenantRef, VipRef, WithdrawObject,
 };
 use crate::endpoint;
 use crate::event::{Event, SourceSet};
-use crate::host;
+use crate::host::{self, Host};
+use crate::name::SourceUid;
 use crate::policy;
 use crate::refusal::Refusal;
 use crate::state::{Now, State};
@@ -44,15 +47,19 @@ pub(crate) fn decide_import(state: &State, import: &ImportObject) -> Result<Vec<
 }
 
 /// Whether an object belongs to a source that imports it: it is new, or has a source already. Endpoints have one
-/// writer, the importer. Hosts that name Kubernetes as their source were meant for it.
+/// writer, the importer. Hosts that name Kubernetes as their source were meant for it; those that only an agent has
+/// registered are taken over, so that they go with their Node.
 fn owns(state: &State, object: &ObjectKey) -> bool {
     match object {
         ObjectKey::Endpoint(_) => true,
-        ObjectKey::Host(name) => {
-            state.host(name).is_none_or(|host| host.source == HostSource::Kubernetes)
-        }
+        ObjectKey::Host(name) => state.host(name).is_none_or(is_importable),
         _ => state.source(object).is_some() || !exists(state, object),
     }
+}
+
+/// Whether a host may belong to Kubernetes: it came from there, or nobody but its agent asked for it.
+pub(crate) fn is_importable(host: &Host) -> bool {
+    host.source == HostSource::Kubernetes || host.info.contains_key(REGISTERED_INFO)
 }
 
 fn exists(state: &State, object: &ObjectKey) -> bool {
@@ -62,7 +69,47 @@ fn exists(state: &State, object: &ObjectKey) -> bool {
         ObjectKey::Endpoint(ip) => state.endpoint(*ip).is_some(),
         ObjectKey::Policy(name) => state.policy(name).is_some(),
         ObjectKey::Vip(name) => state.vip(name).is_some(),
+        ObjectKey::Kubernetes => true,
     }
+}
+
+/// The kind of the source of [`ObjectKey::Kubernetes`]: a cluster that is followed, and one that an operator has just
+/// named, which confirms what was held back until the leader has acted on it.
+const FOLLOWED: &str = "Followed";
+const CONFIRMED: &str = "Confirmed";
+/// The uid of a cluster of which none is known.
+const UNKNOWN: &str = "unknown";
+
+/// The Kubernetes cluster whose objects are imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// The uid of its namespace `kube-system`; `None`: the API server did not show it.
+    pub cluster: Option<SourceUid>,
+    /// Whether an operator has confirmed what was held back, and the leader has not acted on it yet.
+    pub confirmed: bool,
+}
+
+/// A leader task records the first cluster that it sees, and the end of a confirmation; an operator any cluster.
+pub(crate) fn decide_follow(
+    state: &State,
+    follow: &FollowKubernetes,
+) -> Result<Vec<Event>, Refusal> {
+    follow.cluster.as_ref().map_or(Ok(()), SourceUid::check)?;
+    let known = state.kubernetes().and_then(|followed| followed.cluster);
+    let by_task = follow.term.is_some();
+    if let (Some(cluster), Some(followed), true) = (&follow.cluster, &known, by_task)
+        && cluster != followed
+    {
+        let (cluster, followed) = (cluster.clone(), followed.clone());
+        return Err(Refusal::OtherKubernetes { cluster, followed });
+    }
+    let uid = follow.cluster.clone().or(known).unwrap_or_else(|| UNKNOWN.into());
+    let kind = if by_task { FOLLOWED } else { CONFIRMED }.into();
+    let (object, source) = (ObjectKey::Kubernetes, Source { kind, uid });
+    if state.source(&object) == Some(&source) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::SourceSet(SourceSet { object, source })])
 }
 
 /// Decides as the command that removes such an object would. A host is evicted: that its source was deleted is the
@@ -83,6 +130,7 @@ pub(crate) fn decide_withdraw(
         ObjectKey::Endpoint(ip) => endpoint::decide_remove(state, &EndpointRef { ip }),
         ObjectKey::Policy(name) => policy::decide_remove(state, &PolicyRef { name }),
         ObjectKey::Vip(name) => vip::decide_remove(state, &VipRef { name }),
+        ObjectKey::Kubernetes => Ok(Vec::new()),
     }
 }
 
@@ -105,12 +153,23 @@ impl State {
         self.sources.get(object)
     }
 
+    /// The Kubernetes cluster whose objects are imported; `None`: none has been seen yet.
+    #[must_use]
+    pub fn kubernetes(&self) -> Option<Followed> {
+        let source = self.source(&ObjectKey::Kubernetes)?;
+        let cluster = Some(source.uid.clone()).filter(|uid| uid.as_str() != UNKNOWN);
+        Some(Followed { cluster, confirmed: source.kind.as_str() == CONFIRMED })
+    }
+
     /// All objects that belong to a source, in order.
     pub fn sources(&self) -> impl Iterator<Item = (&ObjectKey, &Source)> {
         self.sources.iter()
     }
 
     pub(crate) fn evolve_source(&mut self, set: &SourceSet) {
+        if let ObjectKey::Host(name) = &set.object {
+            self.hosts.import(name);
+        }
         self.sources.insert(set.object.clone(), set.source.clone());
     }
 

@@ -113,6 +113,7 @@ fn commands() -> Vec<Command> {
         r#"{"ReserveServices": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
         r#"{"ImportObject": {"source": {"kind": "Node", "uid": "u-1"}, "object": {"Host": {"name": "h1", "ip": "192.168.0.1", "addresses": [], "labels": {"rack": "1"}, "info": {}, "source": "kubernetes"}}, "term": 7}}"#,
         r#"{"WithdrawObject": {"object": {"Endpoint": "10.0.0.1"}, "uid": "u-1", "term": 7}}"#,
+        r#"{"FollowKubernetes": {"cluster": "u-1", "term": 7}}"#,
     ];
     lines.map(read).into()
 }
@@ -189,6 +190,7 @@ fn read<T: DeserializeOwned>(line: &str) -> T {
 
 /// A sample value for each field of the refusals.
 const FIELDS: &str = r#"{
+    "cluster": "u-1", "followed": "u-2",
     "a": "a", "a_cidr": "10.0.0.0/8", "address": "a", "addresses": 3, "b": "b",
     "b_cidr": "10.1.0.0/16", "block": "10.0.0.0/29", "block_mask": 24, "by": "host h1",
     "cidr": "10.0.0.0/8", "cooling": 2, "current": 8, "field": "host",

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::add::SILENT;
 use super::{Attacher, code, failed};
 use crate::follow::NOT_FOLLOWED;
+use crate::forwarding;
 use crate::ipc::Failed;
 use crate::ownership::LEDGER_DIR;
-use crate::sysctl;
+use crate::sysctl::Sysctls;
 use crate::view::View;
 
 /// How often readiness is checked.
@@ -97,7 +98,7 @@ impl Attacher {
             .or(stranded)
             .or(cut_off)
             .or_else(|| full_disk(&self.config.state_dir))
-            .or_else(|| not_forwarding(view))
+            .or_else(|| not_forwarding(view, &self.config.sysctls))
             .or_else(|| self.no_policy())
             .or_else(|| self.exhausted());
         why.map_or(Ok(()), |why| Err(unable(why)))
@@ -147,10 +148,8 @@ fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
 }
 
 /// The host does not forward packets of containers.
-fn not_forwarding(view: &View) -> Option<(String, &'static str)> {
-    let families = [true, false].into_iter();
-    let mut used = families
-        .filter(|v4| view.networks.iter().any(|network| network.cidr.addr().is_ipv4() == *v4));
-    let why = used.find_map(sysctl::not_forwarding)?;
+fn not_forwarding(view: &View, sysctls: &Sysctls) -> Option<(String, &'static str)> {
+    let mut used = forwarding::families(&view.networks).into_iter();
+    let why = used.find_map(|v4| sysctls.forward(v4, false))?;
     Some((why, "start the agent with --set-sysctls"))
 }

@@ -110,6 +110,7 @@ impl Attacher {
         let wants = wants(add, &view)?;
         let netns = add.netns.as_deref().map(Netns::open).transpose()?;
         self.check_new(add).await?;
+        let add = &self.with_segment(add).await?;
         let held = |want: &AddressRequest| AttachmentAddress::new(want.name.clone());
         let owner = (TenantId::from(add.tenant.as_str()), SegmentId::from(add.segment.as_str()));
         let mut entry = Entry {
@@ -187,7 +188,8 @@ impl Attacher {
             let host_link = host_link(&add.key.container_id, &add.key.ifname);
             let ifname = add.key.ifname.clone();
             let pair = Pair { host_link, ifname, mtu, mac, addresses: ips.clone() };
-            let (host, link) = links::make(&self.handle, &netns, &pair).await?;
+            let (host, link) =
+                links::make(&self.handle, &netns, &pair, &self.config.sysctls).await?;
             crash_point("linked");
             for ip in &ips {
                 links::route(&self.handle, self.config.route_table, *ip, &pair.host_link).await?;
@@ -242,8 +244,7 @@ impl Attacher {
         if want.ip.is_some() || !self.reserve.has(&owner) {
             return Ok(self.ask(add, want).await?);
         }
-        let silent = self.seen.borrow().heard.is_none_or(|heard| heard.elapsed() > SILENT);
-        let patience = if silent { PATIENCE_CUT_OFF } else { PATIENCE };
+        let patience = self.patience();
         let why = match timeout(patience, self.ask(add, want)).await {
             Ok(Ok(given)) => return Ok(given),
             // The control plane answered; the reserve is only for when it does not.
@@ -253,6 +254,12 @@ impl Attacher {
         };
         let (lent, ip) = self.borrow(&owner, why)?;
         Ok(AddressGrant { ip, lent: Some(lent), since: Revision(0) })
+    }
+
+    /// How long to wait for the control plane while there is an address in reserve.
+    pub(super) fn patience(&self) -> Duration {
+        let silent = self.seen.borrow().heard.is_none_or(|heard| heard.elapsed() > SILENT);
+        if silent { PATIENCE_CUT_OFF } else { PATIENCE }
     }
 
     async fn ask(&self, add: &Add, want: &AddressRequest) -> Result<AddressGrant, Error> {
@@ -379,6 +386,7 @@ mod tests {
             netns: None,
             tenant: tenant.into(),
             segment: "default".into(),
+            segment_of: None,
             pod: String::new(),
             labels: Default::default(),
             mtu: None,

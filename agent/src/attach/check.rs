@@ -40,7 +40,7 @@ impl Attacher {
         if !end.up {
             return Err(differs(format!("the host's end {link} is down")));
         }
-        if let Some(setting) = links::wrong_setting(&link, &own) {
+        if let Some(setting) = links::wrong_setting(&self.config.sysctls, &link, &own) {
             return Err(differs(setting));
         }
         for ip in own {

@@ -202,8 +202,9 @@ impl Attacher {
         match fault {
             Fault::Routes(index) => {
                 let ips: Vec<IpAddr> = entry.addresses.iter().filter_map(|held| held.ip).collect();
-                let table = self.config.route_table;
-                match links::restore(&self.handle, table, &link, index, &ips).await {
+                let (table, sysctls) = (self.config.route_table, &self.config.sysctls);
+                let end = (&*link, index);
+                match links::restore(&self.handle, sysctls, table, end, &ips).await {
                     Ok(()) => {
                         let elsewhere = self.goes_elsewhere(&ips, index).await;
                         if elsewhere.is_none() {

@@ -6,7 +6,7 @@
 //! ```
 //! A failed ADD is undone like a DEL. A DEL needs neither the container's namespace nor the control plane.
 //!
-//! Reading order: `ledger`, `names`, `add`, `remove`, `check`, `ability`, `heal`, `recover`,
+//! Reading order: `ledger`, `names`, `segment`, `add`, `remove`, `check`, `ability`, `heal`, `recover`,
 //! `server`; `report` reports attachments to the control plane; `reserve` holds addresses
 //! for use while it is unreachable.
 
@@ -20,6 +20,7 @@ mod recover;
 mod remove;
 mod report;
 mod reserve;
+mod segment;
 mod server;
 
 use std::collections::BTreeMap;
@@ -48,6 +49,7 @@ use crate::kernel::KernelError;
 use crate::kernel::netns::NetnsError;
 use crate::policy::PolicyStatus;
 use crate::policy::gate::EnforcerHandle;
+use crate::sysctl::Sysctls;
 use reserve::Reserve;
 
 /// Configuration of attachments.
@@ -61,6 +63,7 @@ pub struct AttachConfig {
     /// Default MTU of containers' links; `None`: the MTU of the link of the host's default route.
     pub mtu: Option<u32>,
     pub route_table: u32,
+    pub sysctls: Sysctls,
 }
 
 impl From<&Config> for AttachConfig {
@@ -71,6 +74,7 @@ impl From<&Config> for AttachConfig {
             state_dir: config.state_dir.clone(),
             mtu: config.mtu,
             route_table: config.route_table,
+            sysctls: config.sysctls.clone(),
         }
     }
 }

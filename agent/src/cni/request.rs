@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use romana_statemachine::agent::PodRef;
 use serde_json::Value;
 
 use super::command::Command;
@@ -39,6 +40,11 @@ fn add(call: &Call, config: &NetConf, key: Key) -> Result<Add, CniError> {
     let tenant = said("K8S_POD_NAMESPACE").or_else(|| said("ROMANA_TENANT"));
     let tenant = tenant.or_else(|| config.tenant.clone());
     let segment = said("ROMANA_SEGMENT").or_else(|| config.segment.clone());
+    let pod = || {
+        let (namespace, name) = (said("K8S_POD_NAMESPACE")?, said("K8S_POD_NAME")?);
+        Some(PodRef { namespace, name, uid: said("K8S_POD_UID").unwrap_or_default() })
+    };
+    let segment_of = if segment.is_none() { pod() } else { None };
     let labels = config.args.cni.labels.iter();
     let labels: BTreeMap<_, _> =
         labels.map(|label| (label.key.clone(), label.value.clone())).collect();
@@ -48,6 +54,7 @@ fn add(call: &Call, config: &NetConf, key: Key) -> Result<Add, CniError> {
         netns: if config.is_ipam() { None } else { call.netns.clone() },
         tenant: tenant.unwrap_or_else(default),
         segment: segment.unwrap_or_else(default),
+        segment_of,
         pod: said("K8S_POD_NAME").unwrap_or_default(),
         labels,
         mtu: config.mtu.filter(|mtu| *mtu > 0),

@@ -21,6 +21,7 @@ use super::routes::is_host_route;
 use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno, name_of};
 use crate::ipc::Link;
 use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
+use crate::sysctl::Sysctls;
 
 /// Link-local address of the host's end: the next hop of IPv6 routes in containers. On-link routes would need
 /// an NDP proxy entry for every destination; ARP has a proxy for all.
@@ -52,18 +53,20 @@ pub async fn make(
     handle: &Handle,
     netns: &Netns,
     pair: &Pair,
+    sysctls: &Sysctls,
 ) -> Result<(Link, Link), KernelError> {
     create(handle, netns, pair).await?;
     let host = find(handle, &pair.host_link).await?;
     let index = host.header.index;
-    host_settings(&pair.host_link, &pair.addresses)?;
+    host_settings(sysctls, &pair.host_link, &pair.addresses)?;
     if pair.addresses.iter().any(IpAddr::is_ipv6) {
         let own = add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64);
         own.await.map_err(KernelError::asked("the host's address of the pair"))?;
     }
     set_up(handle, index).await?;
-    let inside = pair.clone();
-    let link = netns.within("the namespace", async move |handle| settle(&handle, &inside).await);
+    let (inside, sysctls) = (pair.clone(), sysctls.clone());
+    let link =
+        netns.within("the namespace", async move |handle| settle(&handle, &inside, &sysctls).await);
     Ok((shown(&host, pair), link.await?))
 }
 
@@ -83,14 +86,14 @@ async fn create(handle: &Handle, netns: &Netns, pair: &Pair) -> Result<(), Kerne
     made.map_err(KernelError::asked(format!("the pair {} – {}", pair.host_link, pair.ifname)))
 }
 
-/// Configures the container's end, inside its namespace.
-async fn settle(handle: &Handle, pair: &Pair) -> Result<Link, KernelError> {
+/// Configures the container's end, inside its namespace: sysctls of the network are those of the thread's namespace.
+async fn settle(handle: &Handle, pair: &Pair, sysctls: &Sysctls) -> Result<Link, KernelError> {
     let link = find(handle, &pair.ifname).await?;
     let index = link.header.index;
     if pair.addresses.iter().any(IpAddr::is_ipv6) {
         // Runtimes disable IPv6 if they expect none.
-        write_sysctl(&format!("ipv6/conf/{}/disable_ipv6", pair.ifname), "0")?;
-        write_sysctl(&format!("ipv6/conf/{}/accept_ra", pair.ifname), "0")?;
+        write(sysctls, &format!("net/ipv6/conf/{}/disable_ipv6", pair.ifname), "0")?;
+        write(sysctls, &format!("net/ipv6/conf/{}/accept_ra", pair.ifname), "0")?;
     }
     set_up(handle, index).await?;
     for ip in &pair.addresses {
@@ -179,33 +182,32 @@ async fn add_address(
 }
 
 /// Makes the host's end answer ARP for every address that has a route, without delay.
-fn host_settings(link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
+fn host_settings(sysctls: &Sysctls, link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
     if ips.iter().any(IpAddr::is_ipv4) {
-        write_sysctl(&format!("ipv4/conf/{link}/proxy_arp"), "1")?;
-        write_sysctl(&format!("ipv4/neigh/{link}/proxy_delay"), "0")?;
+        write(sysctls, &format!("net/ipv4/conf/{link}/proxy_arp"), "1")?;
+        write(sysctls, &format!("net/ipv4/neigh/{link}/proxy_delay"), "0")?;
     }
     if ips.iter().any(IpAddr::is_ipv6) {
-        write_sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "0")?;
+        write(sysctls, &format!("net/ipv6/conf/{link}/disable_ipv6"), "0")?;
     }
     Ok(())
 }
 
 /// The first setting that differs from [`host_settings`], as a message.
 #[must_use]
-pub fn wrong_setting(link: &str, ips: &[IpAddr]) -> Option<String> {
-    let v4 = ips.iter().any(IpAddr::is_ipv4).then(|| (format!("ipv4/conf/{link}/proxy_arp"), "1"));
-    let v6 =
-        ips.iter().any(IpAddr::is_ipv6).then(|| (format!("ipv6/conf/{link}/disable_ipv6"), "0"));
+pub fn wrong_setting(sysctls: &Sysctls, link: &str, ips: &[IpAddr]) -> Option<String> {
+    let (v4, v6) = (ips.iter().any(IpAddr::is_ipv4), ips.iter().any(IpAddr::is_ipv6));
+    let v4 = v4.then(|| (format!("net/ipv4/conf/{link}/proxy_arp"), "1"));
+    let v6 = v6.then(|| (format!("net/ipv6/conf/{link}/disable_ipv6"), "0"));
     v4.into_iter().chain(v6).find_map(|(name, wanted)| {
-        let found = std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap_or_default();
-        let found = found.trim();
-        (found != wanted).then(|| format!("net/{name} is {found:?}, not {wanted}"))
+        let found = sysctls.read(&name).unwrap_or_default();
+        (found != wanted).then(|| format!("{name} is {found:?}, not {wanted}"))
     })
 }
 
-fn write_sysctl(name: &str, value: &str) -> Result<(), KernelError> {
-    let path = format!("/proc/sys/net/{name}");
-    std::fs::write(&path, value).map_err(|source| KernelError::Sysctl { path, source })
+fn write(sysctls: &Sysctls, name: &str, value: &str) -> Result<(), KernelError> {
+    let path = sysctls.path(name).display().to_string();
+    sysctls.write(name, value).map_err(|source| KernelError::Sysctl { path, source })
 }
 
 async fn set_up(handle: &Handle, index: u32) -> Result<(), KernelError> {
@@ -335,12 +337,12 @@ impl From<&LinkMessage> for HostEnd {
 /// [`KernelError`].
 pub async fn restore(
     handle: &Handle,
+    sysctls: &Sysctls,
     table: u32,
-    host_link: &str,
-    index: u32,
+    (host_link, index): (&str, u32),
     ips: &[IpAddr],
 ) -> Result<(), KernelError> {
-    host_settings(host_link, ips)?;
+    host_settings(sysctls, host_link, ips)?;
     if ips.iter().any(IpAddr::is_ipv6) {
         match add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64).await {
             Err(error) if has_errno(&error, Errno::EXIST) => {}

@@ -46,7 +46,9 @@ pub enum KernelError {
     )]
     ForeignRoute { prefix: IpNet },
     /// A setting of a link cannot be written.
-    #[error("cannot write {path}")]
+    #[error(
+        "cannot write {path}: in a container, mount /proc/sys/net of the host and name it by --sysctl-dir"
+    )]
     Sysctl {
         path: String,
         #[source]

@@ -16,6 +16,7 @@ mod cni;
 mod cyclonus;
 mod handover;
 mod lab;
+mod names;
 mod nat;
 mod podman;
 mod policy;

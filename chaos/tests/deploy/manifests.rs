@@ -189,13 +189,15 @@ fn addresses_are_the_same_everywhere() {
             let name = format!("romanad-{at}");
             let (own, file) = (address(&name), text(files, &format!("{name}.toml")));
             let lines: Vec<&str> = file.lines().filter(|line| !line.starts_with('#')).collect();
+            let rejoin = format!("rejoin = [\"http://{}:9600\"]", address("romana"));
             if at < founders {
-                let begin = [format!("id = {}", at + 1), String::new(), "[initial_cluster]".into()];
+                let id = format!("id = {}", at + 1);
+                let begin = [id, rejoin, String::new(), "[initial_cluster]".into()];
                 assert_eq!(lines, [&begin[..], &list[..]].concat(), "{overlay}: {name}");
             } else {
                 let join = format!("join = [\"http://{}:9600\"]", address("romana"));
                 let own = format!("advertise_peer = \"{own}:9601\"");
-                assert_eq!(lines, [join, own], "{overlay}: {name}");
+                assert_eq!(lines, [join, own, rejoin], "{overlay}: {name}");
             }
             let selector = &named(&objects, "Service", &name)["spec"]["selector"];
             assert_eq!(selector["statefulset.kubernetes.io/pod-name"], *name);

@@ -305,6 +305,37 @@ async fn the_next_leader_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_segment_of_a_pod_is_known_before_it_has_an_address() {
+    let Some(world) = World::start(3).await else { return };
+    let objects = world.server.objects().await;
+    populate(&objects).await;
+    see_all(&world).await;
+    let pods = "/api/v1/namespaces/shop/pods";
+    let labels = json!({"romana.io/segment": "front"});
+    let pod = |name: &str, labels: &Value| {
+        json!({
+            "metadata": {"name": name, "labels": labels},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": "i"}]},
+        })
+    };
+    let made = objects.create(pods, pod("front-1", &labels)).await;
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    objects.create(pods, pod("plain-1", &json!({}))).await;
+    for replica in world.cluster.replicas() {
+        let ask = async |path: &str| {
+            let path = format!("/v1/pods/shop/{path}");
+            once(replica.api, Method::GET, &path, None, ASK).await.unwrap().body
+        };
+        let front = ask(&format!("front-1/segment?uid={uid}")).await;
+        assert_eq!(front, json!({"segment": "front", "known": true}));
+        let plain = ask("plain-1/segment").await;
+        assert_eq!(plain, json!({"segment": "default", "known": true}));
+        let other = ask("front-1/segment?uid=of-an-earlier-one").await;
+        assert_eq!(other, json!({"segment": "default", "known": false}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_honoured_gets_an_event() {
     let Some(world) = World::start(1).await else { return };
     let objects = world.server.objects().await;

@@ -72,6 +72,9 @@ pub(crate) enum Noun {
     /// Check addresses for inconsistencies, and show the utilization of the groups
     #[command(subcommand)]
     Ipam(crate::ipam::Command),
+    /// Show the Kubernetes cluster that is followed, and confirm what was held back
+    #[command(subcommand)]
+    Kubernetes(crate::kubernetes::Command),
     /// Check the health of the cluster
     Doctor(crate::doctor::Command),
     /// Print a completion script for a shell

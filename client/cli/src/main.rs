@@ -25,6 +25,7 @@ mod global;
 mod host;
 mod input;
 mod ipam;
+mod kubernetes;
 mod labels;
 mod log;
 mod network;
@@ -109,6 +110,7 @@ async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
         Noun::Cluster(command) => command.run(&ctx).await,
         Noun::Backup(command) => command.run(&ctx).await,
         Noun::Ipam(command) => command.run(&ctx).await,
+        Noun::Kubernetes(command) => command.run(&ctx).await,
         Noun::Doctor(command) => command.run(&ctx).await,
         Noun::Completion(_) | Noun::Demo(_) => Ok(()),
     }

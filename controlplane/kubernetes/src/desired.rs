@@ -73,6 +73,11 @@ impl Translation {
         self.desired.insert(key, desired);
     }
 
+    /// Whether Kubernetes has the object, translated or not.
+    pub(crate) fn has(&self, key: &ObjectKey) -> bool {
+        self.desired.contains_key(key) || self.kept.contains(key)
+    }
+
     /// Adds a problem of an object.
     pub(crate) fn problem(&mut self, object: &ObjectRef, reason: &str, message: impl Into<String>) {
         self.problems.push(object.problem(reason, message));

@@ -18,6 +18,7 @@ use romana_statemachine::command::{Imported, ObjectKey, VipSpec, WithdrawObject}
 use romana_statemachine::{Command, Refusal, State, Term, parse_cidr, version};
 
 use crate::desired::{Desired, Translation};
+use crate::held::HeldKind;
 use crate::problem::Problem;
 use ownership::Claim;
 use trial::Trial;
@@ -47,10 +48,20 @@ pub struct Plan {
 /// been returned), so this is to be called after changes of the state too.
 #[must_use]
 pub fn diff(state: &State, translation: &Translation, term: Term) -> Plan {
+    diff_but(state, translation, term, &[])
+}
+
+/// The same, without withdrawing objects of some kinds.
+pub(crate) fn diff_but(
+    state: &State,
+    translation: &Translation,
+    term: Term,
+    held: &[HeldKind],
+) -> Plan {
     if state.version() < version::SOURCES {
         return Plan::default();
     }
-    let mut run = Run::new(state, translation, term);
+    let mut run = Run::new(state, translation, term, held);
     let mut refused = Vec::new();
     for _ in 0..ROUNDS_MAX {
         let before = run.trial.commands.len();
@@ -68,15 +79,17 @@ type Refused<'a> = (&'a Desired, Refusal);
 struct Run<'a> {
     translation: &'a Translation,
     trial: Trial,
+    /// Kinds of which nothing is withdrawn.
+    held: &'a [HeldKind],
     /// Endpoints that are not those of the pods that show their addresses.
     lost: BTreeSet<ObjectKey>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Run<'a> {
-    fn new(state: &State, translation: &'a Translation, term: Term) -> Self {
+    fn new(state: &State, translation: &'a Translation, term: Term, held: &'a [HeldKind]) -> Self {
         let trial = Trial::new(state, term);
-        Self { translation, trial, lost: BTreeSet::new(), problems: Vec::new() }
+        Self { translation, trial, held, lost: BTreeSet::new(), problems: Vec::new() }
     }
 
     /// Imports what is wanted and withdraws what is not; returns what is refused.
@@ -176,9 +189,11 @@ impl<'a> Run<'a> {
         let occupied = ownership::occupied(&self.trial.state, self.translation);
         let unwanted = self.trial.state.sources().filter(|(key, source)| {
             let wanted = self.translation.desired.contains_key(*key) && !self.lost.contains(*key);
+            let is_held = HeldKind::of(key).is_some_and(|kind| self.held.contains(&kind));
             let stays = wanted && !replaced.contains(*key)
                 || self.translation.kept.contains(*key)
-                || occupied.contains(*key);
+                || occupied.contains(*key)
+                || is_held && !replaced.contains(*key);
             !stays && KINDS.contains(&source.kind.as_str())
         });
         unwanted.map(|(key, _)| key.clone()).collect()
@@ -197,6 +212,7 @@ impl<'a> Run<'a> {
         let refused = refused.iter().map(|(desired, refusal)| desired.object.refused(refusal));
         self.problems.extend(refused);
         self.problems.extend(overlaps(state, self.translation));
+        self.problems.extend(other_segments(&self.trial.state, self.translation));
         self.problems.sort();
         self.problems.dedup();
         Plan { commands: self.trial.commands, problems: self.problems }
@@ -211,6 +227,7 @@ fn phase(key: &ObjectKey) -> u8 {
         ObjectKey::Policy(_) => 2,
         ObjectKey::Endpoint(_) => 3,
         ObjectKey::Vip(_) => 4,
+        ObjectKey::Kubernetes => 5,
     }
 }
 
@@ -222,6 +239,7 @@ fn last_phase(key: &ObjectKey) -> u8 {
         ObjectKey::Policy(_) => 2,
         ObjectKey::Host(_) => 3,
         ObjectKey::Tenant(_) => 4,
+        ObjectKey::Kubernetes => 5,
     }
 }
 
@@ -242,5 +260,28 @@ fn overlaps<'a>(
             network.name, network.cidr
         );
         Some(object.problem("PodCIDROverlapsNetwork", message))
+    })
+}
+
+/// Pods whose addresses were allocated for another segment: the label was changed while the pod runs, or the address
+/// was taken from the reserve of its node. Policies go by the pod's segment; what goes by blocks does not.
+fn other_segments<'a>(
+    state: &'a State,
+    translation: &'a Translation,
+) -> impl Iterator<Item = Problem> + 'a {
+    translation.desired.iter().filter(|(_, desired)| !desired.ending).filter_map(|(key, desired)| {
+        let Imported::Endpoint(endpoint) = &desired.imported else { return None };
+        let segment = &state.ipam().block_of(endpoint.ip)?.owner().segment;
+        if *segment == endpoint.segment || state.source(key) != Some(&desired.source) {
+            return None;
+        }
+        // The rest of a block is not allocated.
+        state.ipam().by_ip(endpoint.ip)?;
+        let message = format!(
+            "its address {} was allocated in segment {segment}, and the pod is of segment {}. Policies treat it as of \
+             {}; routers and others that go by blocks do not. Create the pod again to get an address of its segment.",
+            endpoint.ip, endpoint.segment, endpoint.segment
+        );
+        Some(desired.object.problem("AddressOfOtherSegment", message))
     })
 }

@@ -21,6 +21,11 @@
 //! | NetworkPolicy | policy `kube.<namespace>.<name>` |
 //! | Service with `romanaip` or `romanavip` | VIP `<service>.<namespace>`; candidates: nodes with a ready endpoint |
 //!
+//! The segment of a pod decides from which block its address comes, so it is known before there is an endpoint:
+//! [`watch::Segments`].
+//!
+//! A list that lacks much of what the log has from Kubernetes is in doubt, and not acted on at once: [`guard`].
+//!
 //! An object that cannot be translated, or that the rules of the log refuse, is a [`Problem`]: nothing is narrowed,
 //! widened or truncated silently. What the log has of it already stays as it is.
 //!
@@ -30,6 +35,8 @@ pub mod access;
 mod desired;
 mod diff;
 pub mod events;
+pub mod guard;
+mod held;
 mod objects;
 mod problem;
 mod translate;

@@ -1,7 +1,7 @@
 //! Objects → what the log should have. One file per kind of object.
 
 mod nodes;
-mod pods;
+pub(crate) mod pods;
 mod policies;
 mod services;
 

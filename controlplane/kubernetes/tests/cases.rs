@@ -5,9 +5,10 @@
 //! do JSON            a command that something else has put into the log (as in POST /v1/batch)
 //! @+MILLIS           time passes
 //! delete KIND NAME   the object is deleted; NAME as namespace/name
+//! list               the objects are those of a complete list of the API server
 //! YAML               an object in flow style: created, or replaced (may span lines until its brackets are closed)
 //! ---
-//! the commands that are proposed, what the log does, and the problems
+//! the commands that are proposed, what the log does, the problems, and what is held back
 //! ```
 //! Steps are separated by an empty line. `UPDATE=1 cargo test` writes what comes after `---`.
 
@@ -45,6 +46,8 @@ fn step(cluster: &mut Cluster, text: &str, out: &mut String) {
         } else if let Some(command) = line.strip_prefix("do ") {
             let command = serde_json::from_str(command).unwrap_or_else(|e| panic!("{line}: {e}"));
             cluster.apply(&[command], out);
+        } else if line == "list" {
+            cluster.listed();
         } else if let Some(name) = line.strip_prefix("delete ") {
             let (kind, name) = name.split_once(' ').expect("a kind and a name");
             cluster.delete(kind, name);
@@ -62,9 +65,12 @@ fn run(path: &Path) -> (String, String) {
         let given = part.split_once("\n---").map_or(part, |(given, _)| given);
         let mut out = String::new();
         step(&mut cluster, given, &mut out);
-        let plan = cluster.pass(&mut out);
-        for problem in &plan.problems {
+        let guarded = cluster.pass(&mut out);
+        for problem in &guarded.plan.problems {
             writeln!(out, "problem: {problem}").unwrap();
+        }
+        if let Some(why) = &guarded.held {
+            writeln!(out, "held, {} objects: {why}", guarded.count).unwrap();
         }
         if !fresh.is_empty() {
             fresh.push('\n');

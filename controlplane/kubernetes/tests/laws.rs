@@ -221,6 +221,7 @@ fn nothing_remains(cluster: &Cluster) {
                 objects.nodes.keys().any(|name| name.name == host.as_str())
                     || objects.pods.values().any(|pod| of(&pod))
             }
+            ObjectKey::Kubernetes => true,
             ObjectKey::Tenant(tenant) => {
                 let owned = cluster.state.ipam().blocks().any(|b| b.owner().tenant == *tenant)
                     || cluster.state.endpoints().any(|e| e.tenant == *tenant)

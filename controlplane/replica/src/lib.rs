@@ -23,6 +23,7 @@ pub mod cluster_time;
 pub mod feed;
 mod identity;
 pub mod metrics;
+mod pods;
 pub mod purge;
 mod raft;
 pub mod retention;
@@ -31,6 +32,7 @@ pub mod testing;
 
 pub use cancel::{Cancel, CancelGuard};
 pub use identity::{IdentityError, Owner, join, owner};
+pub use pods::Pods;
 pub use raft::{
     Agents, Change, Clocks, ClocksStatus, ClusterStatus, Evidence, Facts, FaultKind, Health,
     Leadership, MemberProblem, MemberStatus, Members, Membership, ProposeError, ReadError, Reads,

@@ -25,12 +25,14 @@ mod health;
 mod hosts;
 mod input;
 mod ipam;
+mod kubernetes;
 mod list;
 mod networks;
 mod openapi;
 mod operation;
 mod origin;
 mod past;
+mod pods;
 mod policies;
 mod reply;
 mod romana2;
@@ -72,7 +74,7 @@ const FOLLOWERS_MAX: usize = 16_384;
 
 /// All routes.
 fn table() -> impl Iterator<Item = &'static Operation> {
-    let nouns: [&'static [Operation]; 24] = [
+    let nouns: [&'static [Operation]; 26] = [
         addresses::OPERATIONS, // first: the hot path finds its row at once
         batch::OPERATIONS,
         topology::OPERATIONS,
@@ -87,6 +89,8 @@ fn table() -> impl Iterator<Item = &'static Operation> {
         policies::OPERATIONS,
         verdict::OPERATIONS,
         endpoints::OPERATIONS,
+        kubernetes::OPERATIONS,
+        pods::OPERATIONS,
         vips::OPERATIONS,
         routes::OPERATIONS,
         events::OPERATIONS,

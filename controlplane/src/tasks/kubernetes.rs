@@ -2,7 +2,8 @@
 //!
 //! Level-triggered: objects that changed, or a state that changed, lead to a pass, which compares all of both and
 //! proposes the difference. The first pass waits until every kind of object has been listed completely; while the API
-//! server is away, its last objects stay in force. What cannot be honoured becomes a Kubernetes Event.
+//! server is away, its last objects stay in force. What cannot be honoured becomes a Kubernetes Event. A list that
+//! lacks much of what the log has is not acted on before that is confirmed ([`Guard`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use futures_util::future::BoxFuture;
 use romana_daemon::error::chain;
 use romana_kubernetes::access::Access;
 use romana_kubernetes::events::{self, Due, Schedule};
-use romana_kubernetes::watch::{self, Listener, News, Status, Trouble};
-use romana_kubernetes::{Objects, Plan, Problem, Translation, diff, translate};
+use romana_kubernetes::guard::{Guard, Guarded};
+use romana_kubernetes::watch::{self, Listener, News, Segments, Status, Trouble};
+use romana_kubernetes::{Objects, Plan, Problem, Translation, translate};
 use romana_replica::ProposeError;
 use romana_statemachine::{Command, Revision, Topic, plural};
 use tokio::sync::watch as latest;
@@ -47,13 +49,28 @@ const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Kubernetes {
     access: Access,
     status: Arc<Status>,
+    segments: Arc<Segments>,
+}
+
+/// Forgets the pods when the task is dropped: the next leader knows them.
+struct Forget<'a>(&'a Segments);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
 }
 
 impl Kubernetes {
-    /// A task with these credentials, whose progress is in `status`.
+    /// A task with these credentials, whose progress is in `status`, and the segments of pods in `segments`.
     #[must_use]
-    pub fn new(access: Access, status: Arc<Status>) -> Self {
-        Self { access, status }
+    pub fn new(access: Access, status: Arc<Status>, segments: Arc<Segments>) -> Self {
+        Self { access, status, segments }
+    }
+
+    fn listener(&self) -> Listener {
+        let (status, segments) = (Arc::clone(&self.status), Arc::clone(&self.segments));
+        Listener::new(self.access.clone(), status, segments)
     }
 
     /// Writes Events for the latest problems.
@@ -117,15 +134,17 @@ impl Task for Kubernetes {
     fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>> {
         Box::pin(async move {
             let context = &*context;
-            let _running = self.status.begin();
+            let (_running, _forget) = (self.status.begin(), Forget(&self.segments));
             let (tell, told) = latest::channel(Vec::new());
             let follower = Follower {
                 context,
                 status: &self.status,
-                listener: Listener::new(self.access.clone(), Arc::clone(&self.status)),
+                listener: self.listener(),
                 wake: context.wake(TOPICS),
                 objects: None,
                 translation: None,
+                guard: Guard::default(),
+                held: None,
                 settled: None,
                 oldest: None,
                 pause: SETTLE.0,
@@ -151,6 +170,9 @@ struct Follower<'a> {
     objects: Option<Objects>,
     /// Of these objects, once translated.
     translation: Option<Arc<Translation>>,
+    guard: Guard,
+    /// Why objects are held back, as reported.
+    held: Option<String>,
     /// The state in which a pass found nothing to propose for this translation.
     settled: Option<Revision>,
     /// Arrival of the oldest change that no pass has committed.
@@ -209,6 +231,7 @@ impl Follower<'_> {
                     "following Kubernetes"
                 );
                 self.objects = Some(objects);
+                self.guard.listed(std::time::Instant::now());
                 self.report_trouble(None);
             }
             News::Changes(changes) => {
@@ -252,15 +275,18 @@ impl Follower<'_> {
         }
         let Some(objects) = self.objects.take() else { return Ok(Ok(())) };
         let (term, translation) = (self.context.term, self.translation.take());
+        let mut guard = std::mem::take(&mut self.guard);
         // Both take time proportional to the number of objects.
         let planned = spawn_blocking(move || {
             let translation = translation.unwrap_or_else(|| Arc::new(translate(&objects)));
-            let plan = diff(&state, &translation, term);
-            (objects, translation, plan)
+            let guarded = guard.plan(&state, &objects, &translation, term);
+            (objects, translation, guard, guarded)
         });
-        let (objects, translation, plan) = planned.await?;
+        let (objects, translation, guard, guarded) = planned.await?;
         self.objects = Some(objects);
         self.translation = Some(Arc::clone(&translation));
+        self.guard = guard;
+        let plan = self.hold(guarded);
         self.settled = plan.commands.is_empty().then_some(revision);
         let problems = match self.propose(plan, &translation).await {
             Ok(problems) => problems,
@@ -271,6 +297,24 @@ impl Follower<'_> {
         }
         self.report_problems(problems);
         Ok(Ok(()))
+    }
+
+    /// Reports what is held back. Returns the plan for the rest.
+    fn hold(&mut self, guarded: Guarded) -> Plan {
+        let Guarded { plan, held, count, list_after } = guarded;
+        if let Some(pause) = list_after {
+            self.listener.list_after(pause);
+        }
+        self.status.held(count);
+        if held != self.held {
+            match &held {
+                Some(why) => tracing::warn!(count, why, "objects of Kubernetes are held back"),
+                None => tracing::info!("no objects of Kubernetes are held back any more"),
+            }
+            self.context.report("KubernetesHeldBack", held.clone());
+            self.held = held;
+        }
+        plan
     }
 
     /// Proposes a plan. Returns all present problems.

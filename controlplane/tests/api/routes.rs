@@ -395,6 +395,14 @@ async fn tenants_and_endpoints(tour: &mut Tour<'_>) {
     tour.ask("PUT", &path, Some(endpoint), 201).await;
     assert_eq!(tour.ask("GET", &path, None, 200).await["labels"]["app"], "web");
     assert_eq!(tour.ask("GET", "/v1/endpoints?tenant=t1", None, 200).await["items"][0]["ip"], ip);
+    // No API server is followed.
+    let followed = tour.ask("GET", "/v1/kubernetes", None, 200).await;
+    assert_eq!(followed, json!({"cluster": null, "confirmed": false}));
+    tour.ask("POST", "/v1/kubernetes/confirm", Some(json!({"cluster": "uid-1"})), 200).await;
+    let followed = tour.ask("GET", "/v1/kubernetes", None, 200).await;
+    assert_eq!(followed, json!({"cluster": "uid-1", "confirmed": true}));
+    let pod = tour.ask("GET", "/v1/pods/t1/web-1/segment?uid=u1", None, 200).await;
+    assert_eq!(pod, json!({"segment": "default", "known": false}));
 }
 
 async fn policies(tour: &mut Tour<'_>) {

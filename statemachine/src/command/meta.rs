@@ -112,11 +112,12 @@ commands! {
     ReserveServices      4      yes         yes    Operator  Topology;
     ImportObject         4      yes         yes    Leader    Sources;
     WithdrawObject       4      no          yes    Leader    Sources;
+    FollowKubernetes     4      yes         yes    Operator  Sources;
 }
 
 impl Command {
     /// The term in which a leader task decided it. All commands of [`Access::Leader`] have one, and
-    /// [`Command::SetHostState`] when a task proposes it.
+    /// [`Command::SetHostState`] and [`Command::FollowKubernetes`] when a task proposes them.
     #[must_use]
     pub fn term(&self) -> Option<Term> {
         match self {
@@ -130,6 +131,7 @@ impl Command {
             Self::EndHold(end) => Some(end.term),
             Self::ImportObject(import) => Some(import.term),
             Self::WithdrawObject(withdraw) => Some(withdraw.term),
+            Self::FollowKubernetes(follow) => follow.term,
             _ => None,
         }
     }

@@ -19,6 +19,8 @@ pub enum ObjectKey {
     Endpoint(IpAddr),
     Policy(PolicyName),
     Vip(VipName),
+    /// The Kubernetes cluster whose objects are imported. Never imported or withdrawn itself.
+    Kubernetes,
 }
 
 impl fmt::Display for ObjectKey {
@@ -29,6 +31,7 @@ impl fmt::Display for ObjectKey {
             Self::Endpoint(ip) => write!(f, "endpoint {ip}"),
             Self::Policy(name) => write!(f, "policy {name}"),
             Self::Vip(name) => write!(f, "VIP {name}"),
+            Self::Kubernetes => f.write_str("Kubernetes"),
         }
     }
 }
@@ -54,8 +57,8 @@ impl fmt::Display for Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Imported {
-    /// A new host gets the source `kubernetes`, whatever is given. Its info is merged: other entries, such as the
-    /// agent's, are kept. Of a host with another source only the info changes.
+    /// A new host gets the source `kubernetes`, whatever is given, and so does one that its agent registered. Its info
+    /// is merged: other entries, such as the agent's, are kept. Of an operator's host only the info changes.
     Host(HostSpec),
     Tenant(TenantSpec),
     Endpoint(Endpoint),
@@ -99,4 +102,18 @@ pub struct WithdrawObject {
     pub uid: SourceUid,
     /// The term in which the leader task decided.
     pub term: Term,
+}
+
+/// The Kubernetes cluster to follow. A leader task names the one that it sees: the first is recorded, another one is
+/// refused. An operator's word is recorded in any case, and confirms what the task has held back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FollowKubernetes {
+    /// The uid of its namespace `kube-system`; `None`: the one that is recorded.
+    #[serde(default)]
+    pub cluster: Option<SourceUid>,
+    /// The term in which the leader task decided; `None`: an operator.
+    #[serde(default)]
+    pub term: Option<Term>,
 }

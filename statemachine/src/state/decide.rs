@@ -74,6 +74,7 @@ impl State {
             Command::ReserveServices(reserve) => address::decide_reserve(self, reserve),
             Command::ImportObject(import) => source::decide_import(self, import),
             Command::WithdrawObject(withdraw) => source::decide_withdraw(self, withdraw, now),
+            Command::FollowKubernetes(follow) => source::decide_follow(self, follow),
         }
     }
 }

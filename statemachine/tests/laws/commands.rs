@@ -193,11 +193,19 @@ fn imports(term: u64) -> impl Strategy<Value = Command> {
         ip().prop_map(|ip| format!(r#"{{"Endpoint":"{ip}"}}"#)),
         (0..2).prop_map(|p| format!(r#"{{"Policy":"p{p}"}}"#)),
         (0..3).prop_map(|v| format!(r#"{{"Vip":"v{v}"}}"#)),
+        Just(String::from(r#""Kubernetes""#)),
     ];
     let withdraw = (key, 0..2).prop_map(move |(key, uid)| {
         json(format!(r#"{{"WithdrawObject":{{"object":{key},"uid":"u{uid}","term":{term}}}}}"#))
     });
-    prop_oneof![3 => import, 1 => withdraw]
+    let follow =
+        (prop::option::of(0..2), prop::option::of(0..8u64)).prop_map(move |(uid, stale)| {
+            let cluster = uid.map_or_else(|| String::from("null"), |uid| format!("\"u{uid}\""));
+            let term =
+                stale.map_or_else(|| String::from("null"), |stale| (term + stale / 7).to_string());
+            json(format!(r#"{{"FollowKubernetes":{{"cluster":{cluster},"term":{term}}}}}"#))
+        });
+    prop_oneof![12 => import, 4 => withdraw, 1 => follow]
 }
 
 /// The command that enables a version.

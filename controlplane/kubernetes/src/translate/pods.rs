@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use romana_statemachine::command::{Endpoint, Imported, NamedPort, ObjectKey};
-use romana_statemachine::name::{HostName, SegmentId};
+use romana_statemachine::name::{DEFAULT_SEGMENT, HostName, SegmentId};
 use romana_statemachine::policy::Protocol;
 
 use crate::desired::{Desired, Translation};
@@ -20,8 +20,6 @@ use crate::problem::ObjectRef;
 
 /// The label of a pod that names its segment.
 const SEGMENT: &str = "romana.io/segment";
-/// The segment of other pods.
-const DEFAULT_SEGMENT: &str = "default";
 
 pub(super) fn translate(pods: &Store<Pod>, out: &mut Translation) {
     let mut claims: BTreeMap<IpAddr, Vec<(&Pod, &str)>> = BTreeMap::new();
@@ -80,15 +78,21 @@ fn ips(pod: &Pod) -> Vec<&str> {
 fn endpoint(pod: &Pod, ip: IpAddr, host: HostName, out: &mut Translation) -> Endpoint {
     let object = ObjectRef::of(pod);
     let labels = pod.metadata.labels.clone().unwrap_or_default();
-    let segment = labels.get(SEGMENT).filter(|segment| !segment.is_empty());
     Endpoint {
         ip,
         tenant: object.namespace.as_str().into(),
-        segment: SegmentId::from(segment.map_or(DEFAULT_SEGMENT, String::as_str)),
+        segment: segment(pod),
         host,
         ports: named_ports(pod.spec.as_ref(), &object, out),
         labels,
     }
+}
+
+/// The segment of a pod.
+pub(crate) fn segment(pod: &Pod) -> SegmentId {
+    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(SEGMENT));
+    let label = label.filter(|segment| !segment.is_empty());
+    SegmentId::from(label.map_or(DEFAULT_SEGMENT, String::as_str))
 }
 
 /// The named ports of the containers that run as long as the pod does: sidecars are init containers that restart.

@@ -3,7 +3,8 @@
 //! Follows the API server: all objects of the kinds that matter, then their changes.
 //!
 //! ```text
-//!   Listener ─► Session: credentials ─► API discovery ─► list and watch of each kind ─► Inbox ─► News
+//!   Listener ─► Session: credentials ─► API discovery ─► list and watch of each kind ─┬─► Inbox ─► News
+//!                                                                                    └─► Segments (of pods)
 //! ```
 //! A [`session::Session`] ends at its first error: an expired resource version, a lost connection, a failed health
 //! check. The listener then starts another one, which reads the credentials again, discovers again and lists everything
@@ -14,6 +15,7 @@
 mod discovery;
 mod inbox;
 mod object;
+mod segments;
 mod session;
 pub mod status;
 pub mod trouble;
@@ -25,6 +27,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::access::{Access, READ_TIMEOUT};
 pub use object::{Change, Key, Kind, Object, apply, count};
+pub use segments::Segments;
 use session::Session;
 pub use status::Status;
 pub use trouble::Trouble;
@@ -56,6 +59,7 @@ pub enum News {
 pub struct Listener {
     access: Access,
     status: Arc<Status>,
+    segments: Arc<Segments>,
     /// The session whose objects were handed out last, while it works.
     current: Option<Session>,
     /// A session that is still listing.
@@ -68,16 +72,17 @@ pub struct Listener {
 impl Listener {
     /// A listener that has not connected yet.
     #[must_use]
-    pub fn new(access: Access, status: Arc<Status>) -> Self {
+    pub fn new(access: Access, status: Arc<Status>, segments: Arc<Segments>) -> Self {
         let (current, next, start_at, pause) = (None, None, Instant::now(), PAUSE_MIN);
-        Self { access, status, current, next, start_at, pause }
+        Self { access, status, segments, current, next, start_at, pause }
     }
 
     /// Waits for news. Nothing is lost if the future is dropped.
     pub async fn news(&mut self) -> News {
         loop {
             if self.next.is_none() && Instant::now() >= self.start_at {
-                self.next = Some(Session::start(self.access.clone(), Arc::clone(&self.status)));
+                let (status, segments) = (Arc::clone(&self.status), Arc::clone(&self.segments));
+                self.next = Some(Session::start(self.access.clone(), status, segments));
             }
             let waiting = self.next.is_none();
             tokio::select! {
@@ -103,6 +108,11 @@ impl Listener {
                 () = sleep_until(self.start_at), if waiting => {}
             }
         }
+    }
+
+    /// Asks for another complete list after this time at the latest.
+    pub fn list_after(&mut self, pause: Duration) {
+        self.start_at = self.start_at.min(Instant::now() + pause);
     }
 
     /// Schedules another session.

@@ -1,5 +1,6 @@
 //! One session with the API server: lists and watches of all kinds over connections with the same credentials.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::discovery::has_slices;
 use super::inbox::Inbox;
-use super::object::{Change, Followed, Object, kept, key};
-use super::{Status, Trouble, WATCH_SECONDS};
-use crate::NetworkPolicy;
+use super::object::{Change, Followed, Key, Kind, Object, kept, key};
+use super::{Segments, Status, Trouble, WATCH_SECONDS};
 use crate::access::Access;
+use crate::{NetworkPolicy, ObjectName};
 
 /// Kinds that a session follows: EndpointSlices or Endpoints, not both.
 const KINDS: usize = 6;
@@ -40,9 +41,9 @@ pub(super) struct Session {
 
 impl Session {
     /// Starts a session.
-    pub(super) fn start(access: Access, status: Arc<Status>) -> Self {
+    pub(super) fn start(access: Access, status: Arc<Status>, segments: Arc<Segments>) -> Self {
         let inbox = Arc::new(Inbox::default());
-        let run = Run { inbox: Arc::clone(&inbox), status };
+        let run = Run { inbox: Arc::clone(&inbox), status, segments };
         let task = tokio::spawn(async move {
             let Err(trouble) = Box::pin(run.run(&access)).await;
             run.inbox.end(trouble);
@@ -70,6 +71,7 @@ impl Session {
 struct Run {
     inbox: Arc<Inbox>,
     status: Arc<Status>,
+    segments: Arc<Segments>,
 }
 
 impl Run {
@@ -101,14 +103,26 @@ impl Run {
     async fn follow<K: Followed>(&self, client: &Client) -> Result<Infallible, Trouble> {
         let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
         let mut events = pin!(watcher(Api::<K>::all(client.clone()), config));
+        let mut listed = BTreeSet::new();
         loop {
             let event = events.try_next().await.map_err(|error| Trouble::watch(K::KIND, &error))?;
             match event {
-                Some(Event::InitApply(object) | Event::Apply(object)) => {
-                    self.inbox.apply(kept(object))
+                Some(Event::InitApply(object)) => {
+                    let object = kept(object);
+                    if let Object::Pod(pod) = &object {
+                        listed.insert(ObjectName::of(&pod.metadata));
+                    }
+                    self.apply(object);
                 }
-                Some(Event::Delete(object)) => self.inbox.delete(key(&object)),
-                Some(Event::InitDone) => self.inbox.listed(),
+                Some(Event::Apply(object)) => self.apply(kept(object)),
+                Some(Event::Delete(object)) => self.delete(key(&object)),
+                Some(Event::InitDone) => {
+                    let listed = std::mem::take(&mut listed);
+                    if K::KIND == Kind::Pod {
+                        self.segments.retain(|name| listed.contains(name));
+                    }
+                    self.inbox.listed();
+                }
                 // The first list: another one would follow an error, which ends the session.
                 Some(Event::Init) => continue,
                 None => {
@@ -120,6 +134,20 @@ impl Run {
             }
             self.status.contact();
         }
+    }
+
+    fn apply(&self, object: Object) {
+        if let Object::Pod(pod) = &object {
+            self.segments.apply(pod);
+        }
+        self.inbox.apply(object);
+    }
+
+    fn delete(&self, key: Key) {
+        if let (Kind::Pod, name) = &key {
+            self.segments.delete(name);
+        }
+        self.inbox.delete(key);
     }
 
     /// Asks the server at intervals whether it answers: a watch may be silent, and a dead connection is, too.

@@ -42,6 +42,8 @@ struct Running {
     slices: bool,
     objects: Vec<(Kind, usize)>,
     problems: usize,
+    /// Objects that are not withdrawn before an operator, or another list, confirms it.
+    held: usize,
 }
 
 impl Default for Status {
@@ -55,7 +57,8 @@ impl Status {
     #[must_use]
     pub fn begin(&self) -> RunningGuard<'_> {
         let (objects, contact) = (Vec::new(), Instant::now());
-        let running = Running { follows: false, contact, slices: true, objects, problems: 0 };
+        let running =
+            Running { follows: false, contact, slices: true, objects, problems: 0, held: 0 };
         self.inner().running = Some(running);
         RunningGuard(self)
     }
@@ -75,6 +78,11 @@ impl Status {
     /// Records the number of problems with objects.
     pub fn problems(&self, problems: usize) {
         self.running(|running| running.problems = problems);
+    }
+
+    /// Records the number of objects that are held back.
+    pub fn held(&self, held: usize) {
+        self.running(|running| running.held = held);
     }
 
     /// Records the time from a change's arrival to its commit.
@@ -167,6 +175,8 @@ impl Running {
         gauge("kubernetes_endpoint_slices", help, flag(self.slices))?;
         let help = "Objects of Kubernetes that are not honoured, or not completely";
         gauge("kubernetes_problems", help, self.problems as f64)?;
+        let help = "Objects that Kubernetes does not list and that are not withdrawn before that is confirmed";
+        gauge("kubernetes_held", help, self.held as f64)?;
         let help = "Objects that are followed, by resource";
         let mut objects =
             encoder.encode_descriptor("kubernetes_objects", help, None, MetricType::Gauge)?;

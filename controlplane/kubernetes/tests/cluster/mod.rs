@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use romana_kubernetes::{ObjectName, Objects, Plan, Store, diff, translate};
+use romana_kubernetes::guard::{Guard, Guarded};
+use romana_kubernetes::{ObjectName, Objects, Store, diff, translate};
 use romana_statemachine::{Command, Entry, Millis, Outcome, Position, Proposal, State, Term};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -17,6 +19,8 @@ pub(crate) struct Cluster {
     pub(crate) state: State,
     pub(crate) objects: Objects,
     pub(crate) at: u64,
+    guard: Guard,
+    began: Instant,
 }
 
 fn put<K>(store: &mut Store<K>, object: Value) -> bool
@@ -31,7 +35,8 @@ where
 impl Cluster {
     /// A cluster at the newest version, without topology.
     pub(crate) fn new() -> Self {
-        let mut cluster = Self { state: State::new(), objects: Objects::default(), at: 0 };
+        let (state, objects, guard) = (State::new(), Objects::default(), Guard::default());
+        let mut cluster = Self { state, objects, at: 0, guard, began: Instant::now() };
         let raise = |version: u16| {
             serde_json::from_value(json!({"RaiseVersion": {"version": version}})).unwrap()
         };
@@ -104,20 +109,32 @@ impl Cluster {
         outcomes
     }
 
+    /// The objects are those of a complete list.
+    pub(crate) fn listed(&mut self) {
+        self.guard.listed(self.began + Duration::from_millis(self.at));
+    }
+
     /// One pass: everything that is planned is accepted, has an effect, and leaves nothing to plan.
-    pub(crate) fn pass(&mut self, out: &mut String) -> Plan {
+    pub(crate) fn pass(&mut self, out: &mut String) -> Guarded {
         let translation = translate(&self.objects);
-        let plan = diff(&self.state, &translation, TERM);
-        for command in &plan.commands {
+        let unguarded = diff(&self.state, &translation, TERM);
+        let guarded = self.guard.plan(&self.state, &self.objects, &translation, TERM);
+        if guarded.held.is_none() {
+            let follows = |command: &&Command| !matches!(command, Command::FollowKubernetes(_));
+            let plan: Vec<&Command> = guarded.plan.commands.iter().filter(follows).collect();
+            assert_eq!(plan, unguarded.commands.iter().collect::<Vec<_>>(), "nothing is held");
+        }
+        for command in &guarded.plan.commands {
             writeln!(out, "{command}").unwrap();
             let before = self.state.revision();
             let outcomes = self.apply(std::slice::from_ref(command), out);
             assert!(outcomes[0].result.is_ok(), "{command}: {outcomes:?}");
             assert_ne!(self.state.revision(), before, "{command} has no effect");
         }
-        let again = diff(&self.state, &translation, TERM);
-        assert_eq!(again.commands, [], "there is something left to do");
-        assert_eq!(again.problems, plan.problems, "the problems have changed");
-        plan
+        let again = self.guard.plan(&self.state, &self.objects, &translation, TERM);
+        assert_eq!(again.plan.commands, [], "there is something left to do");
+        assert_eq!(again.plan.problems, guarded.plan.problems, "the problems have changed");
+        assert_eq!(again.held, guarded.held, "what is held back has changed");
+        guarded
     }
 }

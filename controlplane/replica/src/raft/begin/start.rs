@@ -102,6 +102,7 @@ impl Replica {
             directory,
             complaints: Complaints::counting(refused.clone()),
             checkpoints: OnceLock::new(),
+            pods: OnceLock::new(),
             problems: Problems::default(),
             pulse: Pulse::default(),
             clocks,
@@ -110,13 +111,12 @@ impl Replica {
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let peers = Peers::default();
         let replica = Self(Arc::new(Shared {
             host,
             log,
             links,
             reads,
-            peers,
+            peers: Peers::default(),
             view,
             fault,
             stop,

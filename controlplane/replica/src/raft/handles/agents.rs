@@ -1,9 +1,13 @@
-//! Agents: their heartbeats, and the agents that were refused.
+//! Agents: their heartbeats, the agents that were refused, and what they ask about their pods.
 
-use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
+use std::sync::Arc;
+
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, PodRef, RefusedAgent};
+use romana_statemachine::name::SegmentId;
 use romana_statemachine::{State, version};
 use tokio::time::Instant;
 
+use crate::pods::Pods;
 use crate::raft::peer::message::{PeerRequest, PeerResponse};
 use crate::raft::{ReadError, Shared};
 
@@ -54,6 +58,29 @@ impl Agents<'_> {
         }
         match self.ask_leader(PeerRequest::RefusedAgents, deadline).await? {
             PeerResponse::RefusedAgents(Some(agents)) => Ok(agents),
+            _ => Err(unavailable("the leader has just changed")),
+        }
+    }
+
+    /// Registers what knows the pods, once per replica.
+    pub fn know_pods(self, pods: Arc<dyn Pods>) {
+        _ = self.0.host.pods.set(pods);
+    }
+
+    /// The segment of a pod, as known to the leader; `None`: the pod is not known, or the cluster version does not ask.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`]: the leader did not answer.
+    pub async fn pod_segment(
+        self,
+        pod: PodRef,
+        deadline: Instant,
+    ) -> Result<Option<SegmentId>, ReadError> {
+        if self.0.with_state(State::version) < version::SOURCES {
+            return Ok(None);
+        }
+        match self.ask_leader(PeerRequest::PodSegment(pod), deadline).await? {
+            PeerResponse::PodSegment(Some(segment)) => Ok(segment),
             _ => Err(unavailable("the leader has just changed")),
         }
     }

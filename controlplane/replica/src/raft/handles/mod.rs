@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   reads        linearize, recovered; applied and topics, to watch      clocks     log time, and wrong clocks
-//!   health       readiness and fault                                     agents     heartbeats
+//!   health       readiness and fault                                     agents     heartbeats, pods
 //!   members      status, changes, this replica's claim                   snapshots  the newest, and a new one
 //!   leadership   watch, transfer, hand over                              evidence   checkpoints, proofs
 //! ```

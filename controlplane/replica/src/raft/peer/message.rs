@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
-use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
+use romana_statemachine::agent::{Heartbeat, HeartbeatAge, PodRef, RefusedAgent};
+use romana_statemachine::name::SegmentId;
 use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
@@ -149,6 +150,8 @@ pub(in crate::raft) enum PeerRequest {
     RefusedAgents,
     /// Where the history begins. Since version 4.
     Beginning,
+    /// To the leader: request the segment of a pod. Since version 4.
+    PodSegment(PodRef),
 }
 
 /// A response to a [`PeerRequest`].
@@ -175,6 +178,8 @@ pub(in crate::raft) enum PeerResponse {
     RefusedAgents(Option<Vec<RefusedAgent>>),
     /// Where the history begins, or why that is unknown.
     Beginning(Result<Beginning, String>),
+    /// The segment of a pod, if the leader knows the pod; `None`: it no longer leads.
+    PodSegment(Option<Option<SegmentId>>),
 }
 
 impl PeerResponse {
@@ -195,6 +200,7 @@ impl PeerResponse {
             Self::Heard(_) => "heartbeats",
             Self::RefusedAgents(_) => "agents that were refused",
             Self::Beginning(_) => "where a history begins",
+            Self::PodSegment(_) => "the segment of a pod",
         };
         format!("the answer does not fit the question: it is {of}")
     }

@@ -8,12 +8,15 @@ use romana_api::audit::Proof;
 use romana_daemon::error::chain;
 use romana_daemon::problems::Problems;
 use romana_statemachine::Revision;
+use romana_statemachine::agent::PodRef;
+use romana_statemachine::name::SegmentId;
 use romana_storage::platform::blocking;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::Cancel;
 use crate::identity::Identity;
+use crate::pods::Pods;
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::Clocks;
 use crate::raft::known::heartbeats::Pulse;
@@ -49,6 +52,8 @@ pub(in crate::raft) struct PeerService {
     pub(in crate::raft) complaints: Complaints,
     /// The checkpoint store, once registered.
     pub(in crate::raft) checkpoints: OnceLock<Arc<dyn Checkpoints>>,
+    /// Knows the pods' segments, once registered.
+    pub(in crate::raft) pods: OnceLock<Arc<dyn Pods>>,
     /// Problems of the leader tasks on this replica.
     pub(in crate::raft) problems: Problems,
     /// Heartbeats of the agents.
@@ -86,6 +91,7 @@ impl PeerService {
             | PeerRequest::Heard
             | PeerRequest::Refused(_)
             | PeerRequest::RefusedAgents
+            | PeerRequest::PodSegment(_)
             | PeerRequest::Beginning => Ok(()),
         }
     }
@@ -149,6 +155,7 @@ impl PeerService {
                 PeerResponse::RefusedAgents(self.view.get().leads.map(|_| self.pulse.refused()))
             }
             PeerRequest::Beginning => PeerResponse::Beginning(self.beginning().await),
+            PeerRequest::PodSegment(pod) => PeerResponse::PodSegment(self.pod_segment(&pod).await),
         }
     }
 
@@ -170,6 +177,15 @@ impl PeerService {
             machine.audit().prove(&live, at, &cancel).map_err(|error| chain(&error))
         };
         blocking(prove).await.map_err(|error| error.to_string())?
+    }
+
+    /// The segment of a pod, if this replica knows the pod; `None`: it does not lead.
+    async fn pod_segment(&self, pod: &PodRef) -> Option<Option<SegmentId>> {
+        self.view.get().leads?;
+        let Some(pods) = self.pods.get() else { return Some(None) };
+        let segment = pods.segment(pod).await;
+        // The next leader may know more.
+        self.view.get().leads.map(|_| segment)
     }
 
     /// Where this replica's history begins.

@@ -1,12 +1,15 @@
 //! Three replicas: election, commits, loss of a replica, its return and catch-up; and refused peers.
 
+use futures_util::future::BoxFuture;
 use romana_statemachine::Refusal;
-use romana_statemachine::command::{SegmentSpec, TenantRef};
-use romana_statemachine::{Actor, Command, Labels, Proposal, Revision};
+use romana_statemachine::agent::PodRef;
+use romana_statemachine::command::{RaiseVersion, SegmentSpec, TenantRef};
+use romana_statemachine::name::SegmentId;
+use romana_statemachine::{Actor, Command, Labels, Proposal, Revision, version};
 
 use super::*;
-use crate::IdentityError;
 use crate::raft::Role;
+use crate::{IdentityError, Pods};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_commit_and_all_agree() {
@@ -80,6 +83,41 @@ async fn outcomes_come_back_in_order_with_refusals() {
     let many = vec![tenant("x"); 5000];
     let refused = follower.propose(many, soon()).await.unwrap_err();
     assert!(matches!(refused, ProposeError::TooLarge { commands: 5000, .. }));
+    cluster.end().await;
+}
+
+/// Knows one pod, at once, on the replica that leads.
+struct OnePod(u64);
+
+impl Pods for OnePod {
+    fn segment<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Option<SegmentId>> {
+        let of = format!("of-{}", self.0);
+        Box::pin(async move { (pod.name == "web-1").then(|| SegmentId::from(of)) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_replica_asks_the_leader_for_the_segment_of_a_pod() {
+    let cluster = Cluster::started(3).await;
+    let leader = cluster.leader().await;
+    for (id, replica) in &cluster.running {
+        replica.agents().know_pods(std::sync::Arc::new(OnePod(*id)));
+    }
+    let pod = |name: &str| PodRef { namespace: "a".into(), name: name.into(), uid: String::new() };
+    let ask = async |id, name| cluster.on(id).agents().pod_segment(pod(name), soon()).await;
+    assert_eq!(ask(1, "web-1").await.unwrap(), None, "not before every member knows the question");
+    for version in 2..=version::SOURCES {
+        let command = Command::RaiseVersion(RaiseVersion { version });
+        let proposal = Proposal { actor: Actor::from("test"), command };
+        let outcomes = cluster.on(leader).propose(vec![proposal], soon()).await.unwrap();
+        assert!(outcomes[0].result.is_ok(), "{outcomes:?}");
+    }
+    for id in 1..=3 {
+        cluster.on(id).reads().linearize(soon()).await.unwrap();
+        let segment = SegmentId::from(format!("of-{leader}"));
+        assert_eq!(ask(id, "web-1").await.unwrap(), Some(segment), "asked {id}");
+        assert_eq!(ask(id, "web-2").await.unwrap(), None);
+    }
     cluster.end().await;
 }
 

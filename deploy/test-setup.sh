@@ -14,6 +14,7 @@ command -v conntrack >/dev/null || missing+=(conntrack)
 command -v podman >/dev/null || missing+=(podman) # a real runtime for the CNI plugin
 command -v runc >/dev/null || missing+=(runc)
 command -v containerd >/dev/null || missing+=(containerd) # nodes of a real Kubernetes
+[ -x /usr/lib/cni/loopback ] || missing+=(containernetworking-plugins)
 command -v setpriv >/dev/null || missing+=(util-linux) # and their namespaces
 command -v sysctl >/dev/null || missing+=(procps)
 [ -x /bin/busybox ] || missing+=(busybox-static)

@@ -41,6 +41,11 @@ impl Traces {
         }
     }
 
+    /// No link, route or file of a pod.
+    pub(crate) fn has_no_pods(&self) -> bool {
+        self.links.is_empty() && self.routes.is_empty() && self.attachments == 0
+    }
+
     /// Nothing at all, not even what stands without pods.
     pub(crate) fn is_nothing(&self) -> bool {
         let lists = [&self.links, &self.routes, &self.rules, &self.sets];

@@ -6,6 +6,7 @@ use std::process::Child;
 
 use serde_json::json;
 
+use crate::control_plane;
 use crate::machine::Machine;
 
 const CONTAINERD: &str = "unix:///run/containerd/containerd.sock";
@@ -34,6 +35,8 @@ impl Node {
     /// Starts containerd, and imports the images.
     pub(crate) fn start(machine: Machine, switch: &Machine, address: &str) -> Self {
         machine.plug(switch, &format!("{address}/24"));
+        // Packets to Services need a route before kube-proxy changes their destination.
+        machine.run("ip", &["route", "add", "default", "via", control_plane::ADDRESS]);
         // kubeadm wants it, too.
         machine.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
         let node = Self { machine, address: address.into(), kubelet: None };
@@ -67,6 +70,9 @@ impl Node {
         }
         // Of this machine, whatever the lab's machine has.
         machine.run("rm", &["-rf", "/etc/cni/net.d", "/opt/cni/bin", "/var/lib/romana"]);
+        // What kubeadm's packages bring (kubernetes-cni): containerd does not do it itself.
+        machine.run("mkdir", &["-p", "/opt/cni/bin"]);
+        machine.run("cp", &["/usr/lib/cni/loopback", "/opt/cni/bin/loopback"]);
     }
 
     /// Whether containerd answers.

@@ -4,8 +4,9 @@ use romana_chaos::cluster::find_romanad;
 use serde_json::Value;
 
 use crate::kernel::Traces;
-use crate::lab::Lab;
-use crate::overlay;
+use crate::lab::{Lab, until};
+use crate::node::Node;
+use crate::{output, overlay};
 
 /// The traces on all nodes.
 pub(crate) fn traces(lab: &Lab) -> Vec<Traces> {
@@ -15,19 +16,30 @@ pub(crate) fn traces(lab: &Lab) -> Vec<Traces> {
 /// Namespaces with all that is in them: log and kernels are as they were before.
 pub(crate) async fn of_namespaces(lab: &Lab, names: &[&str], before: &[Traces]) {
     lab.api.run(&[&["delete", "namespace", "--wait=false"], names].concat());
+    let mut now = Vec::new();
+    let kernels = lab.until("no pod is in the kernels", async || {
+        now = traces(lab);
+        now.iter().all(Traces::has_no_pods)
+    });
+    kernels.await;
+    // A kubelet of 1.20 forgets pods that have ended once a minute.
+    for name in names {
+        let namespace = format!("--namespace={name}");
+        let at_once = ["--force", "--grace-period=0", "--wait=false", "--ignore-not-found"];
+        lab.api.run(&[&["delete", "pods", "--all", &namespace][..], &at_once].concat());
+    }
     lab.until("the namespaces are gone", async || {
         let left = lab.api.list("/api/v1/namespaces").await;
         left.is_some_and(|left| !left.iter().any(|one| names.contains(&name(one))))
     })
     .await;
     lab.until("nothing of them is in the log", async || nothing_in_log(lab, names).await).await;
-    let mut now = Vec::new();
-    let kernels = lab.until("nothing of them is in the kernels", async || {
+    let same = until("the kernels are as before", async || {
         now = traces(lab);
         now == before
     });
-    if tokio::time::timeout(crate::PATIENCE / 2, kernels).await.is_err() {
-        panic!("before: {before:#?}\nnow: {now:#?}");
+    if let Err(error) = same.await {
+        panic!("{error}\nbefore: {before:#?}\nnow: {now:#?}");
     }
 }
 
@@ -66,9 +78,10 @@ async fn nothing_in_log(lab: &Lab, namespaces: &[&str]) -> bool {
 /// Romana itself, as deploy/README.md says.
 pub(crate) async fn of_romana(lab: &Lab) {
     lab.api.run(&["delete", "--kustomize", &overlay(), "--wait=false"]);
-    lab.until("Romana's pods are gone", async || {
-        let left = lab.api.list("/api/v1/namespaces/kube-system/pods").await;
-        left.is_some_and(|left| left.is_empty())
+    lab.until("Romana's programs have ended", async || {
+        let runs =
+            |node: &Node| output(node.machine.command("pgrep").arg("romana")).status.success();
+        !lab.nodes.iter().any(runs)
     })
     .await;
     let agent = find_romanad(None).expect("programs").with_file_name("romana-agent");

@@ -101,7 +101,9 @@ impl Api {
     /// What `kubectl` says, also when it fails.
     pub(crate) fn try_run(&self, arguments: &[&str]) -> String {
         let output = self.kubectl(arguments).output().expect("start kubectl");
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into()).concat()
+        [output.stdout, output.stderr]
+            .map(|said| String::from_utf8_lossy(&said).into_owned())
+            .concat()
     }
 
     /// `kubectl apply -f -`.

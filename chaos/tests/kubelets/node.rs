@@ -16,6 +16,9 @@ const LAYERED: [&str; 3] = ["/etc", "/opt", "/var"];
 /// Directories that cannot be layers, because layers are made in them, or that must be as durable as a disk.
 const OWN: [&str; 3] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/romanad"];
 
+/// Keeps the replica where its data is (deploy/README.md).
+const REPLICA: &str = ",romana.io/replica=";
+
 pub(crate) struct Node {
     pub(crate) machine: Machine,
     pub(crate) address: String,
@@ -116,8 +119,8 @@ impl Node {
             format!("--image-service-endpoint={CONTAINERD}"),
             format!("--hostname-override={name}"),
             format!("--node-ip={}", self.address),
-            // The racks of the overlay `custom-topology`.
-            format!("--node-labels=rack=rack-{number}"),
+            // The racks of the overlay `custom-topology`, and where the replica's data is.
+            format!("--node-labels=rack=rack-{number}{}", if number == "1" { REPLICA } else { "" }),
         ];
         let program = common.programs.join("kubelet");
         self.kubelet = Some(self.machine.start_program("kubelet", &program, &arguments));

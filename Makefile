@@ -38,10 +38,10 @@ test-policy: setup ## All 230 Cyclonus cases on nine pods with real connections:
 	$(CARGO) build $(BINS) --locked
 	$(CARGO) nextest run -p romana-agent --test kernel --locked --run-ignored only -E 'test(all_of_cyclonus)'
 
-test-kubernetes: setup ## All tests against a real Kubernetes API server, which is built once: minutes (most are in `make test`)
+test-kubernetes: setup ## All tests against a real Kubernetes, API server and kubelets, which is built once: minutes (most are in `make test`)
 	./deploy/test-kubernetes.sh
 	$(CARGO) build $(BINS) --locked
-	$(CARGO) nextest run --workspace --locked --run-ignored all -E 'package(romana-chaos) and binary(kubernetes)'
+	$(CARGO) nextest run --workspace --locked --run-ignored all -E 'package(romana-chaos) and (binary(kubernetes) or binary(kubelets))'
 
 doc: ## Documentation builds without warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --locked --document-private-items

@@ -1,17 +1,47 @@
 #!/usr/bin/env bash
-# Builds kube-apiserver from Debian's source package `kubernetes` (1.20, everything vendored) for the tests that follow
-# a real API server, and prints where it is. It takes about four minutes and 2 GB once; the program (110 MB) is kept
-# in the user's cache, outside the tree, and used again. With KUBE_APISERVER set, that program is used.
-# With the argument --built, nothing is built. Exit status 3: there is none, and this is not CI.
+# Builds Kubernetes from Debian's source package `kubernetes` (1.20, everything vendored) for the tests that need a real
+# one, and prints where kube-apiserver is; kubelet, kube-proxy, kube-scheduler and kube-controller-manager are beside it.
+# It takes about six minutes and 2 GB once; the programs (400 MB) are kept in the user's cache, outside the tree, and
+# used again. With KUBE_APISERVER set, that API server is printed.
+#   --built     build nothing
+#   --programs  print the folder that has all five, whatever KUBE_APISERVER is
+# Exit status 3: there is none, and this is not CI.
 set -euo pipefail
 
 version=1.20.2
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/romana-kubernetes/$version
-program=${KUBE_APISERVER:-$cache/kube-apiserver}
-if [ -x "$program" ]; then
-  echo "$program"
-  exit 0
-fi
+programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy)
+server=${KUBE_APISERVER:-$cache/kube-apiserver} build=yes
+for argument in "$@"; do
+  case $argument in
+    --built) build='' ;;
+    --programs) server='' ;;
+    *) sed -n '2,/^set/{/^# \?/s///p}' "$0" >&2; exit 2 ;;
+  esac
+done
+
+# Prints the answer and ends, if what was asked for is there.
+answer_if_there() {
+  if [ -n "$server" ] && [ -x "$server" ]; then
+    # Another one needs no other programs; of ours, all are built at once.
+    [ -n "${KUBE_APISERVER:-}" ] || all_there || return 0
+    echo "$server"
+    exit 0
+  fi
+  if [ -z "$server" ] && all_there; then
+    echo "$cache"
+    exit 0
+  fi
+}
+
+all_there() {
+  local program
+  for program in "${programs[@]}"; do
+    [ -x "$cache/$program" ] || return 1
+  done
+}
+
+answer_if_there
 
 # Says why there is no API server.
 cannot() {
@@ -20,16 +50,13 @@ cannot() {
   exit 3
 }
 
-[ -z "${KUBE_APISERVER:-}" ] || cannot "KUBE_APISERVER=$KUBE_APISERVER is not a program"
-[ "${1:-}" != --built ] || cannot "there is no kube-apiserver yet: run deploy/test-kubernetes.sh"
+[ -z "$server" ] || [ -z "${KUBE_APISERVER:-}" ] || cannot "KUBE_APISERVER=$KUBE_APISERVER is not a program"
+[ -n "$build" ] || cannot "Kubernetes is not built yet: run deploy/test-kubernetes.sh"
 mkdir -p "$cache"
 # Two runs at once build it once.
 exec 9>"$cache/lock"
 flock 9
-if [ -x "$program" ]; then
-  echo "$program"
-  exit 0
-fi
+answer_if_there
 
 needed=(golang-go jq rsync make gcc dpkg-dev golang-github-modern-go-reflect2-dev)
 missing=()
@@ -64,8 +91,11 @@ cp /usr/share/gocode/src/github.com/modern-go/reflect2/*.{go,s} $reflect2/
 rm -f $reflect2/*_test.go
 mkdir -p .go/src/k8s.io "$work/home"
 ln -s ../../.. .go/src/k8s.io/kubernetes
-GOPATH=$PWD/.go HOME=$work/home CGO_ENABLED=0 GOPROXY=off make WHAT=cmd/kube-apiserver >&2
+GOPATH=$PWD/.go HOME=$work/home CGO_ENABLED=0 GOPROXY=off make WHAT="${programs[*]/#/cmd/}" >&2
 
-cp _output/bin/kube-apiserver "$program.new"
-mv "$program.new" "$program"
-echo "$program"
+for program in "${programs[@]}"; do
+  cp "_output/bin/$program" "$cache/$program.new"
+  mv "$cache/$program.new" "$cache/$program"
+done
+answer_if_there
+cannot "the build has left out a program: see $cache"

@@ -13,9 +13,13 @@ command -v ipset >/dev/null || missing+=(ipset) # policy
 command -v conntrack >/dev/null || missing+=(conntrack)
 command -v podman >/dev/null || missing+=(podman) # a real runtime for the CNI plugin
 command -v runc >/dev/null || missing+=(runc)
+command -v containerd >/dev/null || missing+=(containerd) # nodes of a real Kubernetes
+[ -x /usr/lib/cni/loopback ] || missing+=(containernetworking-plugins)
+command -v setpriv >/dev/null || missing+=(util-linux) # and their namespaces
+command -v sysctl >/dev/null || missing+=(procps)
 [ -x /bin/busybox ] || missing+=(busybox-static)
 command -v ping >/dev/null || missing+=(iputils-ping)
-command -v kubectl >/dev/null || missing+=(kubernetes-client) # renders deploy/kubernetes; Debian 12's is too old for it
+command -v kubectl >/dev/null || missing+=(kubernetes-client) # renders and applies deploy/kubernetes; Debian 12's is too old for it
 command -v promtool >/dev/null || missing+=(prometheus) # checks deploy/monitoring
 command -v openssl >/dev/null || missing+=(openssl) # a key for kube-apiserver
 

@@ -1,0 +1,54 @@
+//! What Romana has in the kernels of the nodes.
+
+use std::fs;
+
+use crate::node::Node;
+
+/// Everything of Romana on a node that is there for pods: their links and routes, rules, sets, files.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Traces {
+    links: Vec<String>,
+    routes: Vec<String>,
+    rules: Vec<String>,
+    sets: Vec<String>,
+    attachments: usize,
+}
+
+impl Traces {
+    pub(crate) fn of(node: &Node) -> Self {
+        let run = |program: &str, arguments: &[&str]| node.machine.run(program, arguments);
+        let lines = |text: String, wanted: &dyn Fn(&str) -> bool| {
+            let mut lines: Vec<String> =
+                text.lines().filter(|line| wanted(line)).map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let dirs = ["attachments", "spool"].map(|dir| format!("/var/lib/romana/{dir}"));
+        let files = dirs.iter().filter_map(|dir| fs::read_dir(node.machine.path(dir)).ok());
+        Self {
+            links: lines(run("ip", &["-oneline", "link", "show", "type", "veth"]), &|line| {
+                line.contains("romana-")
+            }),
+            // Blocks stay with their node for a while; those of pods name a link.
+            routes: lines(run("ip", &["route", "show", "proto", "57"]), &|line| {
+                line.contains("dev romana-")
+            }),
+            rules: lines(run("iptables-save", &[]), &|line| {
+                line.contains("ROMANA-") && !line.starts_with(':')
+            }),
+            sets: lines(run("ipset", &["list", "-name"]), &|line| line.starts_with("ROMANA-")),
+            attachments: files.map(Iterator::count).sum(),
+        }
+    }
+
+    /// No link, route or file of a pod.
+    pub(crate) fn has_no_pods(&self) -> bool {
+        self.links.is_empty() && self.routes.is_empty() && self.attachments == 0
+    }
+
+    /// Nothing at all, not even what stands without pods.
+    pub(crate) fn is_nothing(&self) -> bool {
+        let lists = [&self.links, &self.routes, &self.rules, &self.sets];
+        lists.iter().all(|list| list.is_empty()) && self.attachments == 0
+    }
+}

@@ -1,0 +1,181 @@
+//! Romana under real kubelets: two nodes of Kubernetes 1.20 with containerd, kubelet and kube-proxy, in namespaces of this
+//! machine. What is applied is what users apply, and what is looked at are packets.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+#[path = "../../../deploy/built.rs"]
+mod built;
+mod control_plane;
+mod faults;
+mod images;
+mod kernel;
+mod lab;
+mod lives;
+mod machine;
+mod node;
+mod objects;
+mod pods;
+mod policies;
+mod removal;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use lab::Lab;
+use pods::Pod;
+
+/// Timeout of all waits: kubelets are slow on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs a program to its end.
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error} (deploy/test-setup.sh installs what the tests need)")
+    })
+}
+
+/// Standard output of a program that must succeed.
+fn must(command: &mut Command) -> String {
+    let output = output(command);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What is applied: the overlay `custom-topology` with one replica.
+fn overlay() -> String {
+    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubelets/overlay");
+    overlay.to_str().expect("a path").to_owned()
+}
+
+/// `kubectl apply -k`, and nothing else.
+async fn install(lab: &Lab) {
+    for (ready, message) in lab.readiness().await {
+        assert!(!ready && message.contains("cni"), "there is no network yet: {message}");
+    }
+    lab.api.run(&["apply", "--kustomize", &overlay()]);
+    lab.until("all nodes are ready", async || {
+        let nodes = lab.readiness().await;
+        nodes.len() == lab.nodes.len() && nodes.iter().all(|(ready, _)| *ready)
+    })
+    .await;
+    let apps = "/apis/apps/v1/namespaces/kube-system";
+    lab.until("Romana is ready", async || {
+        let replicas = lab.api.get(&format!("{apps}/statefulsets/romanad")).await;
+        let agents = lab.api.get(&format!("{apps}/daemonsets/romana-agent")).await;
+        replicas["status"]["readyReplicas"] == replicas["spec"]["replicas"]
+            && agents["status"]["numberReady"] == json!(lab.nodes.len())
+    })
+    .await;
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+/// Waits until this many pods with a label are ready.
+async fn ready(lab: &Lab, namespace: &str, selector: &str, count: usize) -> Vec<Pod> {
+    let mut listed = Vec::new();
+    lab.until(&format!("{count} pods {selector} are ready"), async || {
+        listed = lab.api.pods(namespace, selector).await;
+        listed.len() == count && listed.iter().all(is_ready)
+    })
+    .await;
+    Pod::all(lab, &listed)
+}
+
+/// Pods with the label `app: web`, where the scheduler puts them.
+async fn pods_of(lab: &Lab, count: usize) -> Vec<Pod> {
+    let web = objects::workload("Deployment", "shop", "web", count, objects::answering());
+    lab.api.apply(&[objects::namespace("shop"), web]);
+    let pods = ready(lab, "shop", "app=web", count).await;
+    for node in &lab.nodes {
+        let here = pods.iter().filter(|pod| pod.node == node.machine.name).count();
+        assert!(here >= count / 4, "{} has {here} of {count} pods", node.machine.name);
+    }
+    pods
+}
+
+/// Every pod has an address of its own, inside the group of its node's rack, and is an endpoint with it.
+async fn assert_addresses(lab: &Lab, pods: &[Pod]) {
+    let network = lab.romana("/v1/networks/my-network").await;
+    println!("{network:#}");
+    let unique: HashSet<IpAddr> = pods.iter().map(|pod| pod.ip).collect();
+    assert_eq!(unique.len(), pods.len(), "{pods:?}");
+    lab.until("every pod is an endpoint", async || {
+        let endpoints = lab.romana_list("/v1/endpoints?limit=1000").await.unwrap_or_default();
+        pods.iter().all(|pod| {
+            let is_this = |endpoint: &&Value| endpoint["ip"] == json!(pod.ip);
+            endpoints.iter().find(is_this).is_some_and(|endpoint| {
+                endpoint["host"] == pod.node.as_str() && endpoint["tenant"] == "shop"
+            })
+        })
+    })
+    .await;
+    for pod in pods {
+        let rack = format!("rack-{}", pod.node.trim_start_matches('n'));
+        let group = group(&network, &rack);
+        assert!(group.contains(&pod.ip), "{pod:?} is outside {group} of {rack}");
+    }
+}
+
+/// The range of a group.
+fn group(network: &Value, name: &str) -> IpNet {
+    let groups = network["groups"].as_array().expect("groups");
+    let found = groups.iter().find(|group| group["name"] == name).expect("the group");
+    found["cidr"].as_str().unwrap().parse().unwrap()
+}
+
+/// Real connections, from every pod to every other.
+async fn all_reach_each_other(lab: &Lab, pods: &[Pod]) {
+    for from in pods {
+        let others: Vec<&Pod> = pods.iter().filter(|pod| pod.name != from.name).collect();
+        connections(lab, from, &others, true).await;
+    }
+}
+
+/// Waits until a pod reaches all others, or none.
+async fn connections(lab: &Lab, from: &Pod, to: &[&Pod], allowed: bool) {
+    let names: Vec<&str> = to.iter().map(|pod| pod.name.as_str()).collect();
+    let what = format!("{} reaches {} pods: {allowed}", from.name, names.len());
+    lab.until(&what, async || from.reaches(to).into_iter().all(|reached| reached == allowed)).await;
+}
+
+/// The fixed part: one cluster for all of it.
+#[tokio::test]
+async fn from_an_empty_cluster_to_a_working_network() {
+    let Some(lab) = Lab::start(2).await else { return };
+    install(&lab).await;
+    let before = removal::traces(&lab);
+    let pods = pods_of(&lab, 30).await;
+    assert_addresses(&lab, &pods).await;
+    all_reach_each_other(&lab, &pods).await;
+    let clients = policies::are_enforced(&lab, &pods).await;
+    lives::in_the_network_of_the_node(&lab).await;
+    lives::ended(&lab).await;
+    lives::come_back(&lab, &clients.friend).await;
+    lives::long_in_ending(&lab, &clients.friend, &clients.stranger).await;
+    removal::of_namespaces(&lab, &["shop", "market"], &before).await;
+    removal::of_romana(&lab).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: part of `make test-kubernetes`"]
+async fn faults_in_the_middle() {
+    let Some(mut lab) = Lab::start(2).await else { return };
+    install(&lab).await;
+    let before = removal::traces(&lab);
+    let pods = pods_of(&lab, 4).await;
+    faults::without_the_api_server(&mut lab, &pods).await;
+    faults::in_the_middle(&mut lab).await;
+    removal::of_namespaces(&lab, &["shop"], &before).await;
+}

@@ -16,6 +16,7 @@
 pub mod api;
 pub mod bootstrap;
 mod budget;
+pub mod capacity;
 pub mod config;
 mod connection;
 pub mod error;

@@ -19,6 +19,8 @@ use romana_daemon::listener::Counters;
 use romana_daemon::probe;
 use romana_replica::metrics::{DURATION_BUCKETS, DiskTimes, PeerRefusals};
 
+use crate::capacity::NetworkReading;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
     method: &'static str,
@@ -48,6 +50,11 @@ struct TaskLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabels {
     code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NetworkLabels {
+    network: String,
 }
 
 /// Values that are read at each scrape.
@@ -109,6 +116,47 @@ pub struct Metrics {
     clocks_ahead: Family<MemberLabels, Gauge>,
     clocks_far: Family<MemberLabels, Gauge>,
     task_problems: Family<TaskLabels, Level>,
+    networks: NetworkGauges,
+}
+
+/// The gauges behind [`NetworkReading`].
+#[derive(Default)]
+struct NetworkGauges {
+    addresses: Family<NetworkLabels, Level>,
+    cooling: Family<NetworkLabels, Level>,
+    capacity: Family<NetworkLabels, Level>,
+    fullest_group: Family<NetworkLabels, Gauge<f64, AtomicU64>>,
+}
+
+impl NetworkGauges {
+    fn registered(registry: &mut Registry) -> Self {
+        let own = Self::default();
+        let mut add = |name: &str, help: &str, family: &Family<NetworkLabels, Level>| {
+            registry.register(name, help, family.clone());
+        };
+        add("network_addresses", "Live addresses of a network", &own.addresses);
+        let help = "Released addresses of a network that are not given out again yet";
+        add("network_cooling", help, &own.cooling);
+        add("network_capacity", "All addresses of a network's groups", &own.capacity);
+        let help = "Part of the fullest group that cannot be allocated now, 0 to 1";
+        registry.register("network_fullest_group", help, own.fullest_group.clone());
+        own
+    }
+
+    /// Networks that are gone have no values.
+    fn set(&self, networks: &[NetworkReading]) {
+        for family in [&self.addresses, &self.cooling, &self.capacity] {
+            family.clear();
+        }
+        self.fullest_group.clear();
+        for NetworkReading { network, addresses, cooling, capacity, fullest_group } in networks {
+            let labels = NetworkLabels { network: network.clone() };
+            self.addresses.get_or_create(&labels).set(*addresses);
+            self.cooling.get_or_create(&labels).set(*cooling);
+            self.capacity.get_or_create(&labels).set(*capacity);
+            self.fullest_group.get_or_create(&labels).set(*fullest_group);
+        }
+    }
 }
 
 type Level = Gauge<u64, AtomicU64>;
@@ -137,40 +185,42 @@ struct ReadingGauges {
 }
 
 impl ReadingGauges {
-    fn register(&self, registry: &mut Registry) {
+    fn registered(registry: &mut Registry) -> Self {
+        let own = Self::default();
         let mut add = |name: &str, help: &str, gauge: &Level| {
             registry.register(name, help, gauge.clone());
         };
-        add("state_revision", "Revision of the local state", &self.revision);
-        add("raft_index", "Raft index of the local state", &self.index);
-        add("raft_term", "Raft term", &self.term);
+        add("state_revision", "Revision of the local state", &own.revision);
+        add("raft_index", "Raft index of the local state", &own.index);
+        add("raft_term", "Raft term", &own.term);
         add(
             "raft_is_leader",
             "Whether this replica leads and a majority confirms it (1) or not (0)",
-            &self.is_leader,
+            &own.is_leader,
         );
         add(
             "raft_has_leader",
             "Whether a majority has confirmed a leader within the last second (1) or not (0)",
-            &self.has_leader,
+            &own.has_leader,
         );
-        add("raft_members", "Members of the cluster", &self.members);
-        add("feed_followers", "Followers of the feed", &self.followers);
-        add("feed_lag_records", "Records the slowest follower is behind", &self.feed_lag);
-        add("state_addresses", "Live addresses", &self.addresses);
-        add("state_hosts", "Hosts", &self.hosts);
-        add("history_oldest_revision", "Oldest revision that is kept", &self.history_oldest);
-        add("history_bytes", "Size of the history on the disk", &self.history_bytes);
-        add("history_signed_revision", "Last checkpoint that the replicas signed", &self.signed);
-        add("disk_free_bytes", "Bytes free on the disk of the data", &self.disk_free);
+        add("raft_members", "Members of the cluster", &own.members);
+        add("feed_followers", "Followers of the feed", &own.followers);
+        add("feed_lag_records", "Records the slowest follower is behind", &own.feed_lag);
+        add("state_addresses", "Live addresses", &own.addresses);
+        add("state_hosts", "Hosts", &own.hosts);
+        add("history_oldest_revision", "Oldest revision that is kept", &own.history_oldest);
+        add("history_bytes", "Size of the history on the disk", &own.history_bytes);
+        add("history_signed_revision", "Last checkpoint that the replicas signed", &own.signed);
+        add("disk_free_bytes", "Bytes free on the disk of the data", &own.disk_free);
         let help = "Reads of the history since the start that met damage";
-        add("history_damaged_reads", help, &self.history_damaged);
+        add("history_damaged_reads", help, &own.history_damaged);
         let help = "Whether a majority of the replicas' clocks agree (1) or not (0)";
-        add("clocks_agreed", help, &self.clocks_agreed);
+        add("clocks_agreed", help, &own.clocks_agreed);
         let help = "Time that entries are stamped with, since 1970";
-        add("log_time_milliseconds", help, &self.log_time);
+        add("log_time_milliseconds", help, &own.log_time);
         let help = "How far log time is ahead of what the clocks agree on";
-        registry.register("log_time_ahead_milliseconds", help, self.log_ahead.clone());
+        registry.register("log_time_ahead_milliseconds", help, own.log_ahead.clone());
+        own
     }
 
     fn set(&self, reading: &Reading) {
@@ -261,8 +311,6 @@ impl Metrics {
         registry.register("refusals", "Commands refused, by code", refusals.clone());
         let help = "Messages and connections of other replicas that were refused, by reason";
         registry.register("peer_messages_refused", help, peers.family());
-        let reading = ReadingGauges::default();
-        reading.register(&mut registry);
         let task_problems = Family::<TaskLabels, Level>::default();
         let help = "Problems of the leader tasks that run on this replica, by task";
         registry.register("leader_task_problems", help, task_problems.clone());
@@ -278,6 +326,8 @@ impl Metrics {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
         Self {
+            reading: ReadingGauges::registered(&mut registry),
+            networks: NetworkGauges::registered(&mut registry),
             registry,
             durations,
             routes,
@@ -287,7 +337,6 @@ impl Metrics {
             refused,
             failed: proposals,
             refusals,
-            reading,
             clocks_ahead,
             clocks_far,
             task_problems,
@@ -344,8 +393,10 @@ impl Metrics {
         reading: &Reading,
         clocks: impl Iterator<Item = ClockReading>,
         problems: &BTreeMap<&'static str, u64>,
+        networks: &[NetworkReading],
     ) -> Result<String, std::fmt::Error> {
         self.reading.set(reading);
+        self.networks.set(networks);
         // A member that is silent or removed has no clock.
         self.clocks_ahead.clear();
         self.clocks_far.clear();

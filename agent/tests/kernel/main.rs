@@ -13,6 +13,7 @@ mod attachment_modes;
 mod churn;
 mod cleanup;
 mod cni;
+mod connectivity;
 mod cyclonus;
 mod handover;
 mod lab;

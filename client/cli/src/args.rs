@@ -77,6 +77,11 @@ pub(crate) enum Noun {
     Kubernetes(crate::kubernetes::Command),
     /// Check the health of the cluster
     Doctor(crate::doctor::Command),
+    /// Collect what support needs into one archive, without secrets
+    Sysdump(crate::sysdump::Command),
+    /// Test connections between endpoints: routes, policy, addresses, MTU
+    #[command(subcommand)]
+    Connectivity(crate::connectivity::Command),
     /// Print a completion script for a shell
     Completion(crate::completion::Command),
     /// Run a demonstration: three replicas on this machine, the leader is killed, nothing is lost

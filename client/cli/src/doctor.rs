@@ -1,40 +1,45 @@
-//! `romana doctor`: checks the health of the cluster. Every check is printed; a failed check fails the command.
+//! `romana doctor`: checks the health of the cluster, and of this host. Every check is printed; a failed check fails the
+//! command. It explains an installation that does not work at all: what it cannot read is a finding as well.
 
 mod clocks;
+mod cluster;
+mod cni;
 mod digests;
+mod groups;
+mod hosts;
+mod versions;
 
-use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use romana_api::network::Network;
 use romana_client::model::ClusterStatus;
 use romana_client::{Error, Server};
+use romana_statemachine::Host;
 use romana_statemachine::agent::HeartbeatAge;
-use romana_statemachine::command::HostState;
 use romana_statemachine::finding::{AGENT_PROBLEM, Severity};
-use romana_statemachine::name::HostName;
-use romana_statemachine::{Host, Revision, plural};
 use serde::{Serialize, Serializer};
 
 use crate::answer::Answer;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::ipam;
 use crate::table::{Table, Tone};
-use crate::{ipam, network};
 use digests::Digests;
 
-/// Checks replicas, leader, lag, digests, hosts and free addresses.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Command {}
-
-/// Lag of a replica without a warning, entries.
-const LAG_MAX: u64 = 1_000;
-
-/// Time without a heartbeat before a warning, milliseconds; and lag of a kernel before a warning, revisions.
-const SILENT_MS_MAX: u64 = 5_000;
-const BEHIND_MAX: u64 = 10_000;
-/// The remedy for a full group.
-const MORE: &str = "add a network, or hosts in another group: romana topology plan FILE";
+/// Checks replicas, leader, lag, digests, versions, hosts, agents, free addresses, and the CNI configuration here.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct Command {
+    /// Directory of network configurations on this host
+    #[arg(long, default_value = cni::CONF_DIR, value_name = "DIR")]
+    cni_conf_dir: PathBuf,
+    /// Directory of CNI plugins on this host
+    #[arg(long, default_value = cni::BIN_DIR, value_name = "DIR")]
+    cni_bin_dir: PathBuf,
+    /// Check the CNI configuration of this machine [default: if an agent runs here]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    local: Option<bool>,
+}
 
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -49,7 +54,7 @@ struct Finding {
 
 /// The results of all checks.
 #[derive(Debug, Serialize)]
-struct Findings {
+pub(crate) struct Findings {
     items: Vec<Finding>,
 }
 
@@ -74,26 +79,76 @@ impl Finding {
 
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
-        let cluster = as_its_leader_sees(ctx, ctx.client.cluster().await?).await;
-        let mut findings = check_cluster(&cluster);
-        let servers: Vec<Server> =
-            cluster.members.iter().filter_map(|member| member.api.parse().ok()).collect();
-        let seen = Digests::gather(ctx, &servers).await;
-        findings.extend(seen.findings());
-        findings.extend(clocks::check(&cluster));
-        match hosts_and_groups(ctx).await {
-            Ok((hosts, networks)) => {
-                findings.extend(check_hosts(&hosts));
-                findings.extend(check_groups(&networks));
-                findings.extend(check_agents(ctx, &hosts).await?);
-                findings.extend(check_addresses(ctx).await?);
-            }
-            Err(error) => {
-                findings.push(bad("reads", format!("hosts and networks cannot be read: {error}")));
-            }
-        }
+        let mut findings = of_cluster(ctx).await;
+        findings.extend(self.here());
         report(ctx, findings)
     }
+
+    /// Checks of this machine, if an agent runs here.
+    fn here(&self) -> Vec<Finding> {
+        let local = self.local.unwrap_or_else(cni::has_agent);
+        if local { cni::check(&self.cni_conf_dir, &self.cni_bin_dir) } else { Vec::new() }
+    }
+}
+
+/// All findings, for an archive.
+pub(crate) async fn findings(ctx: &Context) -> Findings {
+    let usual = Command {
+        cni_conf_dir: cni::CONF_DIR.into(),
+        cni_bin_dir: cni::BIN_DIR.into(),
+        local: None,
+    };
+    let mut items = of_cluster(ctx).await;
+    items.extend(usual.here());
+    Findings { items }
+}
+
+/// Checks of the cluster. An error is a finding, and ends only the checks that need what could not be read.
+async fn of_cluster(ctx: &Context) -> Vec<Finding> {
+    let cluster = match ctx.client.cluster().await {
+        Ok(cluster) => as_its_leader_sees(ctx, cluster).await,
+        Err(error) => return cluster::unreachable(ctx, &error).await,
+    };
+    let mut findings = cluster::check(&cluster);
+    let servers: Vec<Server> =
+        cluster.members.iter().filter_map(|member| member.api.parse().ok()).collect();
+    findings.extend(Digests::gather(ctx, &servers).await.findings());
+    findings.extend(clocks::check(&cluster));
+    let replicas = versions::of_replicas(ctx, &servers).await;
+    if cluster.leader.is_none() {
+        // Without one nothing else is readable, which the first finding says.
+        findings.extend(versions::check(&replicas, &[]));
+        return findings;
+    }
+    findings.extend(of_state(ctx, &replicas).await);
+    findings
+}
+
+/// Checks of hosts, agents, networks and addresses. `replicas`: their versions.
+async fn of_state(ctx: &Context, replicas: &[(String, String)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let heard = heartbeats(ctx).await;
+    let agents = heard.as_ref().map(|(heard, _)| heard.as_slice()).unwrap_or_default();
+    findings.extend(versions::check(replicas, agents));
+    match hosts_and_groups(ctx).await {
+        Ok((hosts, networks)) => {
+            findings.extend(hosts::check(&hosts, &networks));
+            findings.extend(groups::check(&networks));
+            if let Ok((heard, revision)) = &heard {
+                findings.extend(hosts::agents(&hosts, heard, *revision));
+            }
+            findings.extend(check_addresses(ctx).await);
+        }
+        Err(error) => {
+            let what = format!("hosts and networks cannot be read: {error}");
+            findings.push(bad("reads", what).remedy("romana cluster status; try again"));
+        }
+    }
+    findings.extend(heard.err().map(|why| {
+        let what = format!("what the agents report cannot be read: {why}");
+        bad("agents", what).remedy("romana cluster status; try again")
+    }));
+    findings
 }
 
 /// The cluster status from the leader, which also includes problems of its tasks.
@@ -106,16 +161,16 @@ async fn as_its_leader_sees(ctx: &Context, cluster: ClusterStatus) -> ClusterSta
     seen.ok().filter(|seen| seen.leader == cluster.leader).unwrap_or(cluster)
 }
 
-fn good(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Good, check, what, remedy: String::new() }
+fn good(check: &'static str, what: impl Into<String>) -> Finding {
+    Finding { tone: Tone::Good, check, what: what.into(), remedy: String::new() }
 }
 
-fn warning(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Warning, check, what, remedy: String::new() }
+fn warning(check: &'static str, what: impl Into<String>) -> Finding {
+    Finding { tone: Tone::Warning, check, what: what.into(), remedy: String::new() }
 }
 
-fn bad(check: &'static str, what: String) -> Finding {
-    Finding { tone: Tone::Bad, check, what, remedy: String::new() }
+fn bad(check: &'static str, what: impl Into<String>) -> Finding {
+    Finding { tone: Tone::Bad, check, what: what.into(), remedy: String::new() }
 }
 
 fn report(ctx: &Context, items: Vec<Finding>) -> Result<(), Failure> {
@@ -131,123 +186,32 @@ fn report(ctx: &Context, items: Vec<Finding>) -> Result<(), Failure> {
     if failed { Err(Failure::Found) } else { Ok(()) }
 }
 
-fn check_cluster(cluster: &ClusterStatus) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let count = cluster.members.len();
-    match cluster.leader {
-        Some(id) => findings.push(good("leader", format!("replica {id}, term {}", cluster.term))),
-        None => findings.push(
-            bad("leader", String::from("there is none: no change is possible"))
-                .remedy("start more than half of the replicas, and let them reach each other"),
-        ),
-    }
-    if let Some(held) = &cluster.held {
-        let hosts: Vec<&str> = held.hosts.iter().map(|host| host.as_str()).collect();
-        let what = format!(
-            "allocation is held since the restore, until there is a report from {} ({})",
-            plural(held.waiting, "host"),
-            hosts.join(", ")
-        );
-        let remedy = "start the agents there, or go on without them: romana cluster resume";
-        findings.push(warning("restore", what).remedy(remedy));
-    }
-    let healthy = cluster.members.iter().filter(|member| member.healthy).count();
-    let ids: Vec<String> =
-        cluster.members.iter().filter(|m| !m.healthy).map(|m| m.id.to_string()).collect();
-    if healthy == count {
-        findings.push(good("members", format!("all {count} are healthy")));
-    } else {
-        let left = healthy.saturating_sub(count / 2 + 1);
-        let what = format!("not healthy: {}; {left} more may fail", ids.join(", "));
-        let remedy = "start them; one that lost its disk: romana cluster replace ID";
-        findings.push(bad("members", what).remedy(remedy));
-    }
-    for member in &cluster.members {
-        findings.extend(member.problems.iter().map(|problem| {
-            let what = format!("replica {}: {} ({})", member.id, problem.what, problem.code);
-            bad("members", what).remedy(&*problem.remedy)
-        }));
-    }
-    if count < 3 || count.is_multiple_of(2) {
-        let what = format!("there are {count}; 3 or 5 survive failures best");
-        findings.push(warning("members", what).remedy("romana cluster add HOST:PORT"));
-    }
-    for member in cluster.members.iter().filter(|member| member.lag > LAG_MAX) {
-        let what = format!("replica {} is {} behind", member.id, plural(member.lag, "entry"));
-        findings.push(warning("lag", what).remedy("look at its disk and network"));
-    }
-    findings
-}
-
 async fn hosts_and_groups(ctx: &Context) -> Result<(Vec<Host>, Vec<Network>), Failure> {
     Ok((ctx.client.hosts().await?.items, ipam::networks(ctx).await?))
 }
 
-fn check_hosts(hosts: &[Host]) -> Vec<Finding> {
-    let with = |state: HostState| -> Vec<&str> {
-        let those = hosts.iter().filter(|host| host.state == state);
-        those.map(|host| host.name.as_str()).collect()
-    };
-    let down = with(HostState::Down);
-    let mut findings = Vec::new();
-    if down.is_empty() {
-        findings.push(good("hosts", format!("{} known, none is down", hosts.len())));
-    } else {
-        let remedy = "start romana-agent there; one that is gone: romana host remove NAME --force";
-        findings.push(warning("hosts", format!("down: {}", down.join(", "))).remedy(remedy));
+/// The last heartbeats and the revision they are compared with; none from a replica that does not know them.
+async fn heartbeats(
+    ctx: &Context,
+) -> Result<(Vec<HeartbeatAge>, romana_statemachine::Revision), Error> {
+    match ctx.client.heartbeats().await {
+        Ok(heard) => Ok((heard.items, heard.revision)),
+        Err(Error::Refused(error)) if error.status == 404 => Ok(Default::default()),
+        Err(error) => Err(error),
     }
-    let draining = with(HostState::Draining);
-    if !draining.is_empty() {
-        findings.push(warning("hosts", format!("draining: {}", draining.join(", "))));
-    }
-    findings
-}
-
-/// Agents that are silent, behind, or report problems.
-async fn check_agents(ctx: &Context, hosts: &[Host]) -> Result<Vec<Finding>, Failure> {
-    let heard = match ctx.client.heartbeats().await {
-        Ok(heard) => heard,
-        Err(Error::Refused(error)) if error.status == 404 => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let known: BTreeSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
-    Ok(agents(&known, &heard.items, heard.revision))
-}
-
-fn agents(known: &BTreeSet<&HostName>, heard: &[HeartbeatAge], revision: Revision) -> Vec<Finding> {
-    let heard = heard.iter().filter(|heard| known.contains(&heard.heartbeat.host));
-    let (mut findings, mut count) = (Vec::new(), 0);
-    for HeartbeatAge { heartbeat, silent_ms } in heard {
-        count += 1;
-        let host = &heartbeat.host;
-        if *silent_ms > SILENT_MS_MAX {
-            let what = format!("{host}: silent for {} s", silent_ms / 1000);
-            findings.push(warning("agents", what).remedy(format!("start romana-agent on {host}")));
-            continue;
-        }
-        let behind = revision.since(heartbeat.applied.unwrap_or_default());
-        if behind > BEHIND_MAX {
-            let what = format!("{host}: its kernel is {} behind", plural(behind, "revision"));
-            let remedy = format!("romana-agent status, on {host}");
-            findings.push(warning("agents", what).remedy(remedy));
-        }
-        let remedy = format!("romana-agent status, on {host}");
-        let problems = heartbeat.problems.iter();
-        findings.extend(
-            problems.map(|why| warning("agents", format!("{host}: {why}")).remedy(remedy.clone())),
-        );
-    }
-    if findings.is_empty() && count > 0 {
-        findings.push(good("agents", format!("{count} are heard, all is well with them")));
-    }
-    findings
 }
 
 /// Compares the log with the hosts' reports.
-async fn check_addresses(ctx: &Context) -> Result<Vec<Finding>, Failure> {
+async fn check_addresses(ctx: &Context) -> Vec<Finding> {
     // Separate checks cover the restore and the agents.
     let elsewhere = ["AllocationHeld", AGENT_PROBLEM];
-    let differences = ipam::differences(ctx).await?.into_iter();
+    let differences = match ipam::differences(ctx).await {
+        Ok(differences) => differences.into_iter(),
+        Err(error) => {
+            let what = format!("the log and the hosts cannot be compared: {error}");
+            return vec![bad("addresses", what).remedy("romana cluster status; try again")];
+        }
+    };
     let mut findings: Vec<Finding> = differences
         .filter(|found| !elsewhere.contains(&&*found.code))
         .map(|found| {
@@ -259,40 +223,24 @@ async fn check_addresses(ctx: &Context) -> Result<Vec<Finding>, Failure> {
         })
         .collect();
     if findings.is_empty() {
-        findings.push(good("addresses", "the log and the hosts agree".into()));
-    }
-    Ok(findings)
-}
-
-fn check_groups(networks: &[Network]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut count = 0;
-    for network in networks {
-        for group in &network.groups {
-            count += 1;
-            let used = network::percent_used(&group.usage);
-            let (cidr, name) = (group.usage.cidr, &network.name);
-            let what = || format!("group {cidr} of {name} is {used}% full");
-            match used {
-                0..80 => {}
-                80..95 => findings.push(warning("groups", what()).remedy(MORE)),
-                _ => findings.push(bad("groups", what()).remedy(MORE)),
-            }
-        }
-    }
-    if findings.is_empty() {
-        findings.push(good("groups", format!("all {count} have addresses left")));
+        findings.push(good("addresses", "the log and the hosts agree"));
     }
     findings
 }
 
+/// Names separated by commas, at most ten.
+fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const SHOWN_MAX: usize = 10;
+    let names: Vec<&str> = names.into_iter().collect();
+    let shown = names.iter().take(SHOWN_MAX).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use romana_api::network::Group;
-    use romana_client::model::{MemberProblem, MemberStatus};
-    use romana_statemachine::agent::Heartbeat;
-    use romana_statemachine::{GroupUsage, Labels};
-
     use super::*;
 
     pub(super) fn tones(findings: &[Finding]) -> Vec<Tone> {
@@ -300,72 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_member_is_said_with_what_mends_it() {
-        let problem = MemberProblem {
-            code: "OlderCopy".into(),
-            what: "an older copy".into(),
-            remedy: "romana cluster replace 2".into(),
-        };
-        let member = MemberStatus { id: 2, problems: vec![problem], ..MemberStatus::default() };
-        let cluster = ClusterStatus { members: vec![member], ..ClusterStatus::default() };
-        let found = check_cluster(&cluster);
-        let found = found.iter().find(|finding| finding.what.contains("OlderCopy")).unwrap();
-        assert_eq!(found.what, "replica 2: an older copy (OlderCopy)");
-        assert_eq!((found.tone, &*found.remedy), (Tone::Bad, "romana cluster replace 2"));
-    }
-
-    #[test]
-    fn agents_are_silent_or_behind_or_complain() {
-        let heard = |host: &str, silent_ms, applied, problems: &[&str]| HeartbeatAge {
-            heartbeat: Heartbeat {
-                host: host.into(),
-                version: "1".into(),
-                revision: Revision(20_000),
-                applied,
-                problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
-            },
-            silent_ms,
-        };
-        let hosts: [HostName; 4] = ["a", "b", "c", "d"].map(Into::into);
-        let hosts = hosts.iter().collect();
-        let all = [
-            heard("a", 0, Some(Revision(20_000)), &[]),
-            heard("b", SILENT_MS_MAX + 1, Some(Revision(20_000)), &["old"]),
-            heard("c", 0, None, &["this host does not forward"]),
-            heard("gone", 99_999, None, &[]),
-        ];
-        let said: Vec<String> = agents(&hosts, &all, Revision(20_000))
-            .into_iter()
-            .map(|finding| finding.what)
-            .collect();
-        let behind = "c: its kernel is 20000 revisions behind";
-        assert_eq!(said, ["b: silent for 5 s", behind, "c: this host does not forward"]);
-        assert_eq!(tones(&agents(&hosts, &all[..1], Revision(20_000))), [Tone::Good]);
-        assert_eq!(agents(&hosts, &[], Revision(20_000)), []);
-    }
-
-    #[test]
-    fn full_groups_are_found() {
-        let cidr: ipnet::IpNet = "10.0.0.0/18".parse().unwrap();
-        let usage = |addresses| GroupUsage {
-            cidr,
-            hosts: 1,
-            blocks: 1,
-            addresses,
-            cooling: 0,
-            capacity: 100,
-        };
-        let group = |used| Group { name: None, assignment: Labels::new(), usage: usage(used) };
-        let network = |used| Network {
-            name: "n".into(),
-            cidr,
-            block_mask: 29,
-            tenants: Vec::new(),
-            skip_first_last: false,
-            groups: vec![group(used)],
-        };
-        assert_eq!(tones(&check_groups(&[network(10)])), [Tone::Good]);
-        assert_eq!(tones(&check_groups(&[network(80)])), [Tone::Warning]);
-        assert_eq!(tones(&check_groups(&[network(96)])), [Tone::Bad]);
+    fn long_lists_are_cut() {
+        assert_eq!(some(["a", "b"]), "a, b");
+        assert_eq!(some(["x"; 12]), format!("{} and 2 more", ["x"; 10].join(", ")));
     }
 }

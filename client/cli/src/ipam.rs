@@ -68,7 +68,7 @@ const ROUNDS_MAX: usize = 10;
 
 /// The result of the check.
 #[derive(Debug, Serialize)]
-struct Report {
+pub(crate) struct Report {
     problems: Vec<Problem>,
     differences: Vec<Difference>,
     checked: Counts,
@@ -94,6 +94,14 @@ struct Counts {
 }
 
 async fn check(ctx: &Context) -> Result<(), Failure> {
+    let report = report(ctx).await?;
+    let fine = report.problems.is_empty() && report.differences.is_empty();
+    ctx.out.show(&Answer::own(report), table)?;
+    if fine { Ok(()) } else { Err(Failure::Found) }
+}
+
+/// Compares the log with the hosts' reports, and the lists with each other.
+pub(crate) async fn report(ctx: &Context) -> Result<Report, Failure> {
     let differences = differences(ctx).await?;
     let mut seen = Lists::read(ctx).await?;
     let mut problems = problems(&seen);
@@ -104,11 +112,8 @@ async fn check(ctx: &Context) -> Result<(), Failure> {
         seen = Lists::read(ctx).await?;
         problems = self::problems(&seen);
     }
-    let fine = problems.is_empty() && differences.is_empty();
     let (settled, checked) = (seen.is_one_revision(), seen.counts());
-    let report = Report { problems, differences, checked, revisions: seen.revisions, settled };
-    ctx.out.show(&Answer::own(report), table)?;
-    if fine { Ok(()) } else { Err(Failure::Found) }
+    Ok(Report { problems, differences, checked, revisions: seen.revisions, settled })
 }
 
 fn table(report: &Report) -> Table {

@@ -16,6 +16,7 @@ mod block;
 mod cluster;
 mod completion;
 mod config;
+mod connectivity;
 mod context;
 mod demo;
 mod doctor;
@@ -32,10 +33,12 @@ mod network;
 mod network_policy;
 mod output;
 mod policy;
+mod process;
 mod route;
 mod segment;
 mod settings;
 mod sink;
+mod sysdump;
 mod table;
 mod tenant;
 mod topology;
@@ -78,11 +81,15 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command. Sets `format` to that of the configuration.
-async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
+async fn run(mut args: Args, format: &mut Format) -> Result<(), Failure> {
     // These commands need no cluster and no configuration.
     match args.noun {
         Noun::Completion(command) => return command.run(Args::command()),
         Noun::Demo(command) => return command.run().await,
+        Noun::Connectivity(command) => match command.run_alone().await? {
+            None => return Ok(()),
+            Some(command) => args.noun = Noun::Connectivity(command),
+        },
         _ => {}
     }
     let config = Config::load(&args.global)?;
@@ -112,6 +119,8 @@ async fn run(args: Args, format: &mut Format) -> Result<(), Failure> {
         Noun::Ipam(command) => command.run(&ctx).await,
         Noun::Kubernetes(command) => command.run(&ctx).await,
         Noun::Doctor(command) => command.run(&ctx).await,
+        Noun::Sysdump(command) => command.run(&ctx).await,
+        Noun::Connectivity(command) => command.run(&ctx).await,
         Noun::Completion(_) | Noun::Demo(_) => Ok(()),
     }
 }

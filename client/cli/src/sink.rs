@@ -39,6 +39,23 @@ impl Sink {
         }
     }
 
+    /// The same; a regular or new file gets these permissions.
+    pub(crate) async fn open_private(path: &Path, mode: u32) -> Result<Self, Failure> {
+        if STDOUT.iter().any(|name| path == Path::new(name)) {
+            return Self::open(Some(path)).await;
+        }
+        let path = path.to_owned();
+        blocking(path.clone(), move || {
+            let regular = path.metadata().map_or(true, |found| found.is_file());
+            let file = match regular {
+                true => Replacement::create_regular(&path, mode)?,
+                false => Replacement::create(&path)?,
+            };
+            Ok(Self { to: To::File(file), path })
+        })
+        .await
+    }
+
     /// Whether it writes to stdout; messages must then not go there.
     pub(crate) fn is_stdout(&self) -> bool {
         matches!(self.to, To::Stdout)

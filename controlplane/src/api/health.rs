@@ -10,6 +10,7 @@ use romana_statemachine::Revision;
 use super::call::Call;
 use super::operation::{Accepts, Operation, Verb, handler, of};
 use super::reply;
+use crate::capacity;
 use crate::error::{Code, Failure};
 use crate::metrics::{ClockReading, Reading};
 
@@ -132,7 +133,12 @@ async fn metrics(call: Call) -> reply::Result {
         ahead_ms: clock.ahead_ms,
         far: clock.far,
     });
-    let text = call.api.metrics().render(&reading, clocks, &replica.health().problems().counts());
+    // It reads every block: not on a thread that answers requests.
+    let seen = state.clone();
+    let networks = tokio::task::spawn_blocking(move || capacity::networks(&seen)).await;
+    let networks = networks.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
+    let problems = replica.health().problems().counts();
+    let text = call.api.metrics().render(&reading, clocks, &problems, &networks);
     let text = text.map_err(|why| Failure::new(Code::Internal, why.to_string()))?;
     Ok(reply::raw(StatusCode::OK, state.revision(), OPENMETRICS, Body::from(text)))
 }

@@ -55,7 +55,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
         handler!(allocate),
     )),
     row(Verb::Delete, "/address", "Releases an address.", &[(200, of::<()>)], handler!(release))
-        .query(&[Param::required("addressName", "Name of the address, or itself")]),
+        .query(&[
+            Param::optional("addressName", "Name of the address, or itself"),
+            Param::optional("addressIP", "The address; one of the two is required"),
+        ]),
     row(
         Verb::Get,
         "/networks",
@@ -177,7 +180,11 @@ async fn allocate(call: Call) -> reply::Result {
 }
 
 async fn release(call: Call) -> reply::Result {
-    let address = AddressName::from(required(&call, "addressName")?);
+    // Some clients have the address only, and say so.
+    let address = match call.query("addressIP").filter(|ip| !ip.is_empty()) {
+        Some(ip) => AddressName::from(ip),
+        None => AddressName::from(required(&call, "addressName")?),
+    };
     let change = call.change(Command::ReleaseAddress(ReleaseAddress { address })).await?;
     reply::ok(change.revision, &())
 }

@@ -162,6 +162,12 @@ async fn refusals_have_the_status_of_their_kind() {
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
     assert!(text.contains("romanad_refusals_total{code=\"NetworkExhausted\"} 1"), "{text}");
     assert!(text.contains("romanad_raft_is_leader 1"), "{text}");
+    // Four of four in `tiny`: all of them cool down since the host was evicted.
+    for gauge in ["addresses", "cooling", "capacity", "fullest_group"] {
+        let line = format!("romanad_network_{gauge}{{network=\"tiny\"}}");
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    assert!(text.contains("romanad_network_capacity{network=\"tiny\"} 4"), "{text}");
     assert!(text.contains("romanad_wal_sync_seconds_bucket"), "{text}");
     assert!(text.contains("romanad_history_damaged_reads 0"), "{text}");
     world.end().await;

@@ -539,6 +539,9 @@ async fn romana2(tour: &mut Tour<'_>) {
     for _ in 0..2 {
         assert_eq!(tour.ask("DELETE", &target, None, 200).await, Value::Null);
     }
+    let target = format!("/address?addressIP={}", ip.as_str().unwrap());
+    assert_eq!(tour.ask("DELETE", &target, None, 200).await, Value::Null);
+    tour.ask("DELETE", "/address", None, 400).await;
     let networks = tour.ask("GET", "/networks", None, 200).await;
     assert_eq!(networks[0]["id"], "net1");
     assert!(tour.ask("GET", "/networks/net1/blocks", None, 200).await["blocks"].is_array());

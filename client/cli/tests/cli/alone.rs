@@ -92,4 +92,6 @@ fn a_replica_without_a_majority_says_so_everywhere() {
         assert_eq!(status, Some(code), "{words:?}: {said}");
     }
     assert!(alone.romana(&["cluster", "status"]).1.contains("no leader"));
+    let said = alone.romana(&["doctor"]).1;
+    assert!(said.contains("of 3 replicas are healthy, 2 are needed"), "{said}");
 }

@@ -5,11 +5,15 @@
 mod alone;
 mod backup;
 mod config;
+mod connectivity;
 mod directories;
 mod goldens;
+mod guides;
+mod openstack;
 mod readme;
 mod real;
 mod shapes;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
+mod sysdump;
 mod three;

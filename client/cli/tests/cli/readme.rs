@@ -20,6 +20,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo build --release", "a release build: the programs of this build are run instead"),
     ("target/release/romanad --dev", "it runs already: the commands are about it"),
     ("romana-agent status", "an agent needs root; agent/tests/kernel asks agents all the time"),
+    ("romana connectivity test", "an agent needs root; agent/tests/kernel/connectivity.rs runs it"),
 ];
 
 /// Commands that exit with another code than 0 here, with the reason.
@@ -32,13 +33,13 @@ const EXIT_CODES: &[(&str, i32)] = &[
 
 /// A command and its output in the README.
 #[derive(Debug)]
-struct Step {
-    line: String,
+pub(crate) struct Step {
+    pub(crate) line: String,
     printed: Vec<String>,
 }
 
 /// The commands of all code blocks, in order.
-fn steps(text: &str) -> Vec<Step> {
+pub(crate) fn steps(text: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for block in text.split("```").skip(1).step_by(2) {
         let (kind, body) = block.split_once('\n').unwrap();
@@ -62,12 +63,12 @@ fn steps(text: &str) -> Vec<Step> {
     steps
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Runs a command of the README: `romana` against the replica; daemons only with `--check`.
-fn run(dev: &Dev, line: &str) -> Output {
+pub(crate) fn run(dev: &Dev, line: &str) -> Output {
     let line = line.trim_start_matches("target/release/");
     let (name, rest) = line.split_once(' ').unwrap();
     match name {

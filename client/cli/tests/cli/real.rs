@@ -269,6 +269,45 @@ fn every_command_runs_against_a_real_replica() {
 }
 
 #[test]
+fn doctor_explains_an_installation_that_does_not_work() {
+    let dev = Dev::start();
+    let findings = |line: &str| -> (Vec<String>, Option<i32>) {
+        let output = dev.run(&format!("-f json {line}"));
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!("{line}: {error}: {output:?}");
+        });
+        let items = found["items"].as_array().unwrap().iter();
+        let text = |item: &Value| {
+            let [result, check, what] = ["result", "check", "what"].map(|key| item[key].as_str());
+            assert!(result == Some("ok") || item["remedy"] != "", "what to do is missing: {item}");
+            format!("{} {}: {}", result.unwrap(), check.unwrap(), what.unwrap())
+        };
+        (items.map(text).collect(), output.status.code())
+    };
+    let says = |found: &(Vec<String>, Option<i32>), text: &str| {
+        assert!(found.0.iter().any(|line| line.starts_with(text)), "{text}: {found:#?}");
+    };
+    // Nothing there, and something else there.
+    let nobody = findings("-r 127.0.0.1:1 --timeout 1s doctor");
+    assert_eq!(nobody.1, Some(1));
+    says(&nobody, "bad leader: no replica tells the cluster's status");
+    says(&nobody, "bad replica: http://127.0.0.1:1: it does not accept connections");
+    let bare = findings("doctor");
+    assert_eq!(bare.1, Some(1));
+    says(&bare, "bad topology: no topology is set");
+    dev.file("topology.json", include_str!("../../src/demo/topology.json"));
+    dev.ok("topology update topology.json");
+    dev.ok("host add h1 192.168.0.1 --label rack=rack-1");
+    let empty = dev.dir.path().join("empty");
+    let local = format!("doctor --local --cni-conf-dir {0} --cni-bin-dir {0}", empty.display());
+    says(&findings(&local), "bad cni: ");
+    let well = findings("doctor --local=false");
+    assert_eq!(well.1, Some(0), "{well:#?}");
+    says(&well, "ok versions: all run ");
+    says(&well, "ok groups: all 4 have addresses left");
+}
+
+#[test]
 fn files_are_written_where_the_path_leads() {
     let dev = Dev::start();
     let at = |name: &str| dev.dir.path().join(name);

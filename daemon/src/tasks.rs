@@ -108,7 +108,12 @@ impl Tasks {
     }
 
     /// Starts a reconciliation loop under the name of its part.
-    pub fn reconcile<R: Reconcile>(&mut self, reconciler: R, when: Schedule, problems: &Problems) {
+    pub fn reconcile<R: Reconcile + 'static>(
+        &mut self,
+        reconciler: R,
+        when: Schedule,
+        problems: &Problems,
+    ) {
         self.spawn(R::PART, reconcile::run(reconciler, when, problems.clone(), self.stop()));
     }
 

@@ -95,7 +95,8 @@ async fn run_as(config: &Config, state_dir: &StateDir, mut tasks: Tasks) -> Resu
         let forwarding = Forwarding::new(config.sysctls.clone(), seen.clone());
         tasks.reconcile(forwarding, forwarding::SCHEDULE, &problems);
     }
-    let registrar = Registrar { config: config.clone(), enrolment, client, handle, seen };
+    let registrar =
+        Registrar { config: config.clone(), enrolment, client, handle, seen, known: false };
     tasks.reconcile(registrar, register::SCHEDULE, &problems);
     tracing::info!(host = %config.host, metrics = %config.metrics, "agent started");
     Ok(tasks.run().await?)

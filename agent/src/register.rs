@@ -37,6 +37,8 @@ pub struct Registrar {
     pub client: Client,
     pub handle: Handle,
     pub seen: watch::Receiver<Seen>,
+    /// Whether the log had the host when the last pass began.
+    pub known: bool,
 }
 
 impl Reconcile for Registrar {
@@ -44,16 +46,32 @@ impl Reconcile for Registrar {
     const DROPPED_AT_STOP: bool = true;
 
     async fn pass(&mut self) -> Pass {
-        let Self { config, enrolment, client, handle, seen } = self;
+        let Self { config, enrolment, client, handle, seen, known } = self;
+        *known = is_known(config, &seen.borrow());
         match look(config, enrolment, client, handle, seen).await {
             Ok(()) => Pass::default(),
             Err(why) => Pass::failed(format!("this host is not registered yet: {why}")),
         }
     }
 
+    /// The agent was refused, or the host was added or removed.
     async fn wake(&mut self) {
-        self.enrolment.refused.notified().await;
+        let Self { config, enrolment, seen, known, .. } = self;
+        let changed = async {
+            let changed = seen.wait_for(|seen| is_known(config, seen) != *known);
+            if changed.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = enrolment.refused.notified() => {}
+            () = changed => {}
+        }
     }
+}
+
+fn is_known(config: &Config, seen: &Seen) -> bool {
+    seen.view.as_ref().is_some_and(|view| view.hosts.contains_key(&config.host))
 }
 
 /// Registers the host, enrols this agent, and updates the facts, in this order: of two agents,
@@ -69,12 +87,16 @@ async fn look(
         Some(registration) => Some(addresses(config, registration, handle, seen).await?),
         None => None,
     };
-    let known = match (client.host(&config.host).await, &config.register, &ips) {
+    let found = client.host(&config.host).await;
+    if matches!(&found, Err(Error::Refused(error)) if error.status == 404) {
+        // The next host of this name has no agent yet.
+        enrolment.forget();
+    }
+    let known = match (found, &config.register, &ips) {
         (Ok(host), ..) => Some(host),
         (Err(Error::Refused(error)), Some(registration), Some(ips)) if error.status == 404 => {
             check_no_kubernetes(config)?;
             add(config, registration, ips, client).await?;
-            enrolment.forget();
             None
         }
         (Err(error), ..) => return Err(error.to_string()),

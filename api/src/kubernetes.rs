@@ -10,7 +10,6 @@ pub struct Kubernetes {
     /// The uid of its namespace `kube-system`; `null`: none has been seen yet.
     pub cluster: Option<SourceUid>,
     /// Whether an operator has confirmed what was held back, and the leader has not acted on it yet.
-    #[serde(default)]
     pub confirmed: bool,
 }
 

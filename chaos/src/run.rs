@@ -123,6 +123,7 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
         namespaces: needs.namespaces,
         small_disks,
         arguments: Vec::new(),
+        rejoin: false,
     })
     .await?;
     let result = carry_out(options, &mut cluster).await;

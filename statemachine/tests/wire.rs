@@ -267,7 +267,7 @@ fn imported_objects_are_frozen() {
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..41));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..42));
     assert!(events().iter().map(|e| first(wire(e))).eq(0..45));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));

@@ -293,6 +293,12 @@ async fn members(tour: &mut Tour<'_>) {
     let path = "/v1/cluster/version";
     let again = tour.ask("POST", path, Some(json!({"force": true})), 200).await;
     assert_eq!(again["changed"], false);
+    let confirm = "/v1/kubernetes/confirm";
+    tour.ask("POST", confirm, Some(json!({"cluster": "uid-1"})), 200).await;
+    let followed = tour.ask("GET", "/v1/kubernetes", None, 200).await;
+    assert_eq!(followed, json!({"cluster": "uid-1", "confirmed": true}));
+    let again = tour.ask("POST", confirm, None, 200).await;
+    assert_eq!(again["changed"], false, "the same cluster, and confirmed already");
 }
 
 /// Queries the holders of the address of `a1`, and the log.
@@ -398,9 +404,6 @@ async fn tenants_and_endpoints(tour: &mut Tour<'_>) {
     // No API server is followed.
     let followed = tour.ask("GET", "/v1/kubernetes", None, 200).await;
     assert_eq!(followed, json!({"cluster": null, "confirmed": false}));
-    tour.ask("POST", "/v1/kubernetes/confirm", Some(json!({"cluster": "uid-1"})), 200).await;
-    let followed = tour.ask("GET", "/v1/kubernetes", None, 200).await;
-    assert_eq!(followed, json!({"cluster": "uid-1", "confirmed": true}));
     let pod = tour.ask("GET", "/v1/pods/t1/web-1/segment?uid=u1", None, 200).await;
     assert_eq!(pod, json!({"segment": "default", "known": false}));
 }

@@ -48,4 +48,4 @@ pub use config::{API_PORT, ClientConfig, Server};
 pub use error::{ApiError, Cause, Error};
 pub use follow::{FollowOptions, Follower, Item};
 pub use query::Query;
-pub use raw::RawReply;
+pub use raw::{NoReply, RawReply};

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client::Client;
 use crate::config::Server;
-use crate::error::Error;
-use crate::transport::{Ask, Fault};
+use crate::error::Cause;
+use crate::transport::Ask;
 
 /// An answer as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,27 +22,35 @@ pub struct RawReply {
     pub cut: bool,
 }
 
+/// A server gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{server}: {why}")]
+pub struct NoReply {
+    pub server: Server,
+    pub why: String,
+    #[source]
+    source: Option<Cause>,
+}
+
 impl Client {
     /// Gets a path of one server, which may be an agent, without judging the answer and without retries.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: no answer.
+    /// [`NoReply`].
     pub async fn raw(
         &self,
         server: &Server,
         path: &str,
         bytes_max: usize,
         within: Duration,
-    ) -> Result<RawReply, Error> {
+    ) -> Result<RawReply, NoReply> {
         let deadline = Instant::now() + within;
         let ask = Ask { accept: "*/*", ..Ask::get(path) };
         let response = self.core().transport().open(server, &ask, deadline).await;
-        let response = response.map_err(|fault| match fault {
-            Fault::Unfit(error) => error,
-            fault => {
-                let why = format!("{server}: {}", fault.why());
-                Error::Unavailable { why, source: fault.cause() }
-            }
+        let response = response.map_err(|fault| NoReply {
+            server: server.clone(),
+            why: fault.why(),
+            source: fault.cause(),
         })?;
         let status = response.status().as_u16();
         let (body, cut) = read(response.into_body(), bytes_max, deadline).await;

@@ -195,3 +195,31 @@ async fn interrupted() -> &'static str {
         name = wait(SignalKind::hangup(), "SIGHUP") => name,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::place::Place;
+    use super::plan::{End, OPEN, Role};
+    use super::*;
+
+    /// An end at these addresses of a host.
+    pub(super) fn end(role: Role, host: &str, ips: &[&str]) -> End {
+        End {
+            role,
+            name: role.as_str().into(),
+            host: host.into(),
+            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            place: Place::Here,
+            port: OPEN,
+            strict: role == Role::Server,
+        }
+    }
+
+    #[test]
+    fn ids_are_short_and_plain() {
+        assert_eq!(id("abc123"), Ok("abc123".into()));
+        for bad in ["", "Abc", "a-b", "123456789"] {
+            assert!(id(bad).is_err(), "{bad}");
+        }
+    }
+}

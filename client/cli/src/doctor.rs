@@ -241,7 +241,53 @@ fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use romana_api::network::Group;
+    use romana_statemachine::agent::Heartbeat;
+    use romana_statemachine::{GroupUsage, Labels, Revision};
+
     use super::*;
+
+    pub(super) fn heard(
+        host: &str,
+        silent_ms: u64,
+        applied: Option<Revision>,
+        problems: &[&str],
+    ) -> HeartbeatAge {
+        HeartbeatAge {
+            heartbeat: Heartbeat {
+                host: host.into(),
+                version: "1".into(),
+                revision: Revision(20_000),
+                applied,
+                problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
+            },
+            silent_ms,
+        }
+    }
+
+    /// A network of 10.0.0.0/16 with groups of these names and numbers of addresses of 100.
+    pub(super) fn network(name: &str, groups: &[(&str, u64)]) -> Network {
+        let group = |(name, addresses): &(&str, u64)| Group {
+            name: Some((*name).into()),
+            assignment: Labels::from([((*name).into(), (*name).into())]),
+            usage: GroupUsage {
+                cidr: "10.0.0.0/18".parse().unwrap(),
+                hosts: 1,
+                blocks: 1,
+                addresses: *addresses,
+                cooling: 0,
+                capacity: 100,
+            },
+        };
+        Network {
+            name: name.into(),
+            cidr: "10.0.0.0/16".parse().unwrap(),
+            block_mask: 29,
+            tenants: Vec::new(),
+            skip_first_last: false,
+            groups: groups.iter().map(group).collect(),
+        }
+    }
 
     pub(super) fn tones(findings: &[Finding]) -> Vec<Tone> {
         findings.iter().map(|finding| finding.tone).collect()

@@ -118,10 +118,15 @@ const SILENT_MS_MAX: u64 = 5_000;
 
 /// Why it does not work, and what to do. `None`: nothing here explains it.
 pub(super) fn explain(evidence: &Evidence, outcome: &Outcome) -> Option<(String, String)> {
-    let Evidence { next_hop, droppers, verdict, other_host, on_link, packet, ip } = evidence;
     if outcome.fault == Some(Fault::Unable) || outcome.fault == Some(Fault::TooLong) {
         return None;
     }
+    dropped(evidence).or_else(|| astray(evidence)).or_else(|| lost_elsewhere(evidence))
+}
+
+/// A rule or a policy that drops it.
+fn dropped(evidence: &Evidence) -> Option<(String, String)> {
+    let Evidence { droppers, verdict, packet, .. } = evidence;
     if let Some(foreign) = droppers.iter().find(|dropper| !dropper.ours) {
         let Dropper { rule, packets, .. } = foreign;
         let why = format!("a rule on this host drops it ({packets} packets): {rule}");
@@ -131,33 +136,36 @@ pub(super) fn explain(evidence: &Evidence, outcome: &Outcome) -> Option<(String,
         let why = format!("the policies deny it: {words}");
         return Some((why, format!("romana policy explain {packet}")));
     }
-    if let Some(own) = droppers.first() {
-        let why = format!(
-            "Romana's rules on this host drop it, although the policies allow it: {}",
-            own.rule
-        );
-        return Some((why, "romana-agent status: has it applied the last revision?".into()));
-    }
-    let routes = "romana-agent status; are its routes on (routes = true, ROMANA_AGENT_ROUTES), and is there another \
+    let own = droppers.first()?;
+    let why = format!(
+        "Romana's rules on this host drop it, although the policies allow it: {}",
+        own.rule
+    );
+    Some((why, "romana-agent status: has it applied the last revision?".into()))
+}
+
+/// No route, or the wrong one.
+fn astray(evidence: &Evidence) -> Option<(String, String)> {
+    let Evidence { next_hop, on_link, ip, .. } = evidence;
+    let why = match next_hop.as_ref()? {
+        NextHop::None(what) => format!("this host has no way to {ip}: {what}"),
+        NextHop::Default(gateway) if *on_link => format!(
+            "this host has no route to {ip}: packets go to the default gateway ({gateway}), although the host is on \
+             the same link"
+        ),
+        NextHop::Default(_) | NextHop::Known => return None,
+    };
+    let remedy = "romana-agent status; are its routes on (routes = true, ROMANA_AGENT_ROUTES), and is there another \
                   table or rule (ip rule)?";
-    match next_hop {
-        Some(NextHop::None(what)) => {
-            return Some((format!("this host has no way to {ip}: {what}"), routes.into()));
-        }
-        Some(NextHop::Default(gateway)) if *on_link => {
-            let why = format!(
-                "this host has no route to {ip}: packets go to the default gateway ({gateway}), although the host is on \
-                 the same link"
-            );
-            return Some((why, routes.into()));
-        }
-        _ => {}
-    }
-    let (host, silent) = other_host.as_ref()?;
-    let silent = silent.map(|ms| ms / 1000).filter(|seconds| seconds * 1000 >= SILENT_MS_MAX);
+    Some((why, remedy.into()))
+}
+
+/// Nothing here is in the way of a packet to another host.
+fn lost_elsewhere(evidence: &Evidence) -> Option<(String, String)> {
+    let (host, silent) = evidence.other_host.as_ref()?;
     let about = match silent {
-        Some(seconds) => format!("; its agent is silent for {seconds} s"),
-        None => String::new(),
+        Some(ms) if *ms >= SILENT_MS_MAX => format!("; its agent is silent for {} s", ms / 1000),
+        _ => String::new(),
     };
     let here = match evidence.looked_here {
         true => ", and nothing on this host is in the way",
@@ -201,20 +209,19 @@ mod tests {
 
     #[test]
     fn routes_are_read() {
+        let read = |text: &'static str| next_hop(Ok(text.as_bytes()));
         let known =
-            br#"[{"dst":"10.112.0.8/29","gateway":"10.77.0.2","dev":"eth0","protocol":"57"}]"#;
-        assert_eq!(next_hop(Ok(known)), Some(NextHop::Known));
-        let default = br#"[{"dst":"default","gateway":"10.77.0.254","dev":"eth0"}]"#;
-        assert_eq!(next_hop(Ok(default)), Some(NextHop::Default("10.77.0.254".into())));
-        let refuses = br#"[{"type":"unreachable","dst":"10.112.0.0/29","dev":"lo"}]"#;
-        assert!(
-            matches!(next_hop(Ok(refuses)), Some(NextHop::None(what)) if what.contains("unreachable route"))
-        );
-        assert_eq!(
-            next_hop(Err("RTNETLINK answers: Network is unreachable")),
-            Some(NextHop::None("no route".into()))
-        );
+            r#"[{"dst":"10.112.0.8/29","gateway":"10.77.0.2","dev":"eth0","protocol":"57"}]"#;
+        assert_eq!(read(known), Some(NextHop::Known));
+        let default = r#"[{"dst":"default","gateway":"10.77.0.254","dev":"eth0"}]"#;
+        assert_eq!(read(default), Some(NextHop::Default("10.77.0.254".into())));
+        let refuses = r#"[{"type":"unreachable","dst":"10.112.0.0/29","dev":"lo"}]"#;
+        let refused = NextHop::None("an unreachable route for 10.112.0.0/29".into());
+        assert_eq!(read(refuses), Some(refused));
+        let none = next_hop(Err("RTNETLINK answers: Network is unreachable"));
+        assert_eq!(none, Some(NextHop::None("no route".into())));
         assert_eq!(next_hop(Err("ip is not installed here")), None);
+        assert_eq!(read("no JSON"), None);
     }
 
     fn evidence() -> Evidence {

@@ -274,20 +274,9 @@ pub(super) fn usual(fault: Fault, more: &str) -> (String, String) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    pub(in crate::connectivity) fn end(role: Role, host: &str, ips: &[&str]) -> End {
-        End {
-            role,
-            name: role.as_str().into(),
-            host: host.into(),
-            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            place: Place::Here,
-            port: OPEN,
-            strict: role == Role::Server,
-        }
-    }
+    use crate::connectivity::tests::end;
 
     fn ends() -> Vec<End> {
         vec![

@@ -168,10 +168,9 @@ fn fault(error: &io::Error) -> Fault {
 fn seen(line: &[u8]) -> io::Result<IpAddr> {
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let text = String::from_utf8_lossy(line);
-    let address = text.trim().parse().map_err(|_| {
-        io::Error::new(ErrorKind::InvalidData, "another program answers at this port")
-    });
-    address
+    text.trim()
+        .parse()
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "another program answers at this port"))
 }
 
 fn reached(seen: IpAddr, more: String) -> Outcome {

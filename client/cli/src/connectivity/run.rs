@@ -75,17 +75,9 @@ async fn test(ctx: &Context, local: &Local, rows: &mut Vec<Row>) -> Result<(), B
         Box::new(Row::about("this host", "host", "it can listen").failed(error.to_string(), ""))
     })?;
     ends.push(host_end(&this.host, server.ports().first().copied().unwrap_or_default()));
-    match served(ctx, &this.host.name).await {
-        Ok(others) if others.is_empty() => {
-            let row = Row::about("pod to pod, other host", "client", "endpoints on other hosts");
-            let remedy = "romana connectivity serve, on another host, while this runs";
-            rows.push(row.skipped("no other host serves one", remedy));
-        }
+    match others(ctx, &this.host.name).await {
         Ok(others) => ends.extend(others),
-        Err(why) => {
-            let row = Row::about("pod to pod, other host", "client", "endpoints on other hosts");
-            rows.push(row.failed(why, "romana doctor"));
-        }
+        Err(row) => rows.push(*row),
     }
     rows.extend(connections(Some(ctx), &ends, Some(&this)).await);
     Ok(())
@@ -99,6 +91,19 @@ fn host_end(host: &Host, port: u16) -> End {
     let ips = host.ips().collect();
     let name = host.name.to_string();
     End { role: Role::Host, host: name.clone(), name, ips, place: Place::Here, port, strict: false }
+}
+
+/// Endpoints on other hosts, or a row that says why there are none.
+async fn others(ctx: &Context, own: &HostName) -> Result<Vec<End>, Box<Row>> {
+    let row = Row::about("pod to pod, other host", "client", "endpoints on other hosts");
+    match served(ctx, own).await {
+        Ok(others) if others.is_empty() => {
+            let remedy = "romana connectivity serve, on another host, while this runs";
+            Err(Box::new(row.skipped("no other host serves one", remedy)))
+        }
+        Ok(others) => Ok(others),
+        Err(why) => Err(Box::new(row.failed(why, "romana doctor"))),
+    }
 }
 
 /// Endpoints that `serve` has made on other hosts.
@@ -416,9 +421,9 @@ async fn pods_test(ctx: &Context, made: &Pods) -> Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::tests::end;
-    use super::super::report::Verdict;
     use super::*;
+    use crate::connectivity::report::Verdict;
+    use crate::connectivity::tests::end;
 
     #[test]
     fn an_address_must_be_in_a_block_of_its_host() {

@@ -37,8 +37,8 @@ async fn serve(ctx: &Context, local: &Local) -> Result<(), Box<Row>> {
     let (this, _) = local.this_host(ctx).await?;
     let (plugin, _) = local.plugin()?;
     let tenant = local.tenant();
-    // Every endpoint may connect to the open port.
-    let document = policy(&tenant, &tenant, SERVED, &json!([{"peer": "local"}]));
+    // Tests of all hosts connect to the open port.
+    let document = policy(&tenant, &tenant, SERVED, &json!([{"peer": "any"}]));
     local.set_policy(ctx, &document).await?;
     let (_, ips) = local.attach(&plugin, SERVED).await.map_err(|why| {
         let row = Row::about("attach", SERVED, "an endpoint can be made");

@@ -68,50 +68,47 @@ fn is_ours(content: &Value) -> bool {
 }
 
 fn judge(found: &[Configuration], plugin: bool, conf_dir: &str, bin_dir: &str) -> Vec<Finding> {
-    let mut findings = Vec::new();
     // Runtimes skip files that they cannot read, or fail because of them.
-    for (name, content) in found {
-        if let Err(why) = content {
-            let what = format!("{conf_dir}/{name} is no network configuration: {why}");
-            findings.push(warning("cni", what).remedy("remove it, or write it again"));
-        }
-    }
+    let unreadable = found.iter().filter_map(|(name, content)| {
+        let why = content.as_ref().err()?;
+        let what = format!("{conf_dir}/{name} is no network configuration: {why}");
+        Some(warning("cni", what).remedy("remove it, or write it again"))
+    });
     let valid = found.iter().filter_map(|(name, content)| Some((name, content.as_ref().ok()?)));
     let valid: Vec<(&String, &Value)> = valid.collect();
-    let ours = valid.iter().position(|(_, content)| is_ours(content));
-    match (ours, valid.first()) {
-        (None, None) => {
-            let what =
-                format!("{conf_dir} has no network configuration: containers get no network here");
-            findings.push(bad("cni", what).remedy(INSTALL));
-        }
-        (None, Some((other, _))) => {
-            let what =
-                format!("{conf_dir}/{other} configures another network, and nothing Romana's");
-            let remedy = format!("remove it if Romana is to be the network, then {INSTALL}");
-            findings.push(bad("cni", what).remedy(remedy));
-        }
-        (Some(at), Some((first, _))) if at > 0 => {
-            let own = valid.get(at).map_or("", |(name, _)| name.as_str());
-            let what =
-                format!("{conf_dir}/{first} comes before {own}: runtimes use the first by name");
-            let remedy =
-                format!("remove {conf_dir}/{first}; containers that run keep their network");
-            findings.push(bad("cni", what).remedy(remedy));
-        }
-        (Some(_), Some((own, _))) if plugin => {
-            findings.push(good(
-                "cni",
-                format!("{conf_dir}/{own} is the first, and the plugin is there"),
-            ));
-        }
-        _ => {}
-    }
+    let ours = valid.iter().find(|(_, content)| is_ours(content)).map(|(name, _)| name.as_str());
+    let first = valid.first().map(|(name, _)| name.as_str());
+    let mut findings: Vec<Finding> = unreadable.collect();
+    findings.extend(used(ours, first, conf_dir));
     if ours.is_some() && !plugin {
         let what = format!("{bin_dir}/{PLUGIN} is missing: no container can be attached");
         findings.push(bad("cni", what).remedy(INSTALL));
+    } else if ours.is_some() && ours == first {
+        let own = first.unwrap_or_default();
+        findings
+            .push(good("cni", format!("{conf_dir}/{own} is the first, and the plugin is there")));
     }
     findings
+}
+
+/// What is wrong with the configuration that the runtime uses. `ours`: Romana's; `first`: the first by name.
+fn used(ours: Option<&str>, first: Option<&str>, conf_dir: &str) -> Option<Finding> {
+    let (what, remedy) = match (ours, first) {
+        (None, None) => (
+            format!("{conf_dir} has no network configuration: containers get no network here"),
+            INSTALL.into(),
+        ),
+        (None, Some(other)) => (
+            format!("{conf_dir}/{other} configures another network, and nothing Romana's"),
+            format!("remove it if Romana is to be the network, then {INSTALL}"),
+        ),
+        (Some(own), Some(first)) if own != first => (
+            format!("{conf_dir}/{first} comes before {own}: runtimes use the first by name"),
+            format!("remove {conf_dir}/{first}; containers that run keep their network"),
+        ),
+        _ => return None,
+    };
+    Some(bad("cni", what).remedy(remedy))
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ impl Digests {
                     0 | 1 => "fewer than two replicas say theirs: nothing to compare",
                     _ => "never two replicas at one revision: the cluster is busy, try again",
                 };
-                findings.push(warning("digest", what.into()));
+                findings.push(warning("digest", what));
             }
             _ => {}
         }

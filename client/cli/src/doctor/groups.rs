@@ -79,37 +79,10 @@ fn without_blocks(network: &Network, usage: &GroupUsage) -> Option<Finding> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use romana_api::network::Group;
-    use romana_statemachine::Labels;
-
+mod tests {
     use super::*;
-    use crate::doctor::tests::tones;
+    use crate::doctor::tests::{network, tones};
     use crate::table::Tone;
-
-    /// A network of 10.0.0.0/16 with groups of these names and numbers of addresses of 100.
-    pub(in crate::doctor) fn network(name: &str, groups: &[(&str, u64)]) -> Network {
-        let group = |(name, addresses): &(&str, u64)| Group {
-            name: Some((*name).into()),
-            assignment: Labels::from([((*name).into(), (*name).into())]),
-            usage: GroupUsage {
-                cidr: "10.0.0.0/18".parse().unwrap(),
-                hosts: 1,
-                blocks: 1,
-                addresses: *addresses,
-                cooling: 0,
-                capacity: 100,
-            },
-        };
-        Network {
-            name: name.into(),
-            cidr: "10.0.0.0/16".parse().unwrap(),
-            block_mask: 29,
-            tenants: Vec::new(),
-            skip_first_last: false,
-            groups: groups.iter().map(group).collect(),
-        }
-    }
 
     #[test]
     fn full_groups_and_networks_are_found() {

@@ -111,33 +111,14 @@ fn agent(heard: &HeartbeatAge, revision: Revision) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::net::IpAddr;
 
     use romana_statemachine::Labels;
-    use romana_statemachine::agent::Heartbeat;
 
     use super::*;
-    use crate::doctor::tests::tones;
+    use crate::doctor::tests::{heard, network, tones};
     use crate::table::Tone;
-
-    pub(in crate::doctor) fn heard(
-        host: &str,
-        silent_ms: u64,
-        applied: Option<Revision>,
-        problems: &[&str],
-    ) -> HeartbeatAge {
-        HeartbeatAge {
-            heartbeat: Heartbeat {
-                host: host.into(),
-                version: "1".into(),
-                revision: Revision(20_000),
-                applied,
-                problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
-            },
-            silent_ms,
-        }
-    }
 
     fn host(name: &str, source: HostSource) -> Host {
         Host {
@@ -183,7 +164,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_host_without_a_group_is_named_with_the_label_that_it_lacks() {
-        let networks = [crate::doctor::groups::tests::network("n", &[("rack", 0)])];
+        let networks = [network("n", &[("rack", 0)])];
         let found = check(&[host("h1", HostSource::Operator)], &networks);
         assert_eq!(tones(&found), [Tone::Good, Tone::Bad]);
         assert!(found[1].what.starts_with("no group of the topology takes h1"), "{found:?}");

@@ -77,8 +77,7 @@ pub(super) fn check(replicas: &[(String, String)], heard: &[HeartbeatAge]) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::hosts::tests::heard;
-    use crate::doctor::tests::tones;
+    use crate::doctor::tests::{heard, tones};
     use crate::table::Tone;
 
     fn replica(name: &str, version: &str) -> (String, String) {

@@ -130,8 +130,13 @@ fn sets(text: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// All facts of this host, as they come.
+/// All facts of this host, as they come: files first, which are read at once.
 pub(super) async fn items(root: &Path, mut add: impl FnMut(Item)) {
+    let root = root.to_owned();
+    match tokio::task::spawn_blocking(move || files(&root)).await {
+        Ok(items) => items.into_iter().for_each(&mut add),
+        Err(error) => add(Item::new("host/files", "files", Err(error.to_string()))),
+    }
     let run = |(file, argv, filter): (&'static str, Vec<String>, Filter)| async move {
         let limits = Limits { within: WITHIN, bytes_max: ITEM_BYTES_MAX };
         let ran = process::run(&argv, limits).await;
@@ -144,11 +149,6 @@ pub(super) async fn items(root: &Path, mut add: impl FnMut(Item)) {
     };
     let asked = stream::iter(questions()).map(run).buffer_unordered(AT_ONCE);
     asked.for_each(|item| std::future::ready(add(item))).await;
-    let root = root.to_owned();
-    match tokio::task::spawn_blocking(move || files(&root)).await {
-        Ok(items) => items.into_iter().for_each(add),
-        Err(error) => add(Item::new("host/files", "files", Err(error.to_string()))),
-    }
 }
 
 /// What is read from files.

@@ -148,10 +148,11 @@ impl Redactor {
 
     /// Redacts a string of a document, which may be a document itself.
     fn string(&self, text: String, depth: usize, removed: &mut usize) -> String {
-        if depth < DEPTH_MAX && text.trim_start().starts_with(['{', '[']) {
-            if let Ok(value @ (Value::Object(_) | Value::Array(_))) = serde_json::from_str(&text) {
-                return self.value(value, depth + 1, removed).to_string();
-            }
+        if depth < DEPTH_MAX
+            && text.trim_start().starts_with(['{', '['])
+            && let Ok(value @ (Value::Object(_) | Value::Array(_))) = serde_json::from_str(&text)
+        {
+            return self.value(value, depth + 1, removed).to_string();
         }
         self.text(&text, depth, removed)
     }

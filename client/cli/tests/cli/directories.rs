@@ -98,6 +98,8 @@ fn a_pipe_or_a_device_in_place_of_any_file_is_refused() {
         fs::rename(&aside, &file).unwrap();
     }
     dev.start_again();
+    dev.file("topology.json", include_str!("../../src/demo/topology.json"));
+    dev.ok("topology update topology.json");
     let doctor = dev.soon("doctor", 0);
     assert!(doctor.status.success(), "nothing was changed: {doctor:?}");
 }

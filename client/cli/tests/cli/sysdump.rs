@@ -68,7 +68,7 @@ fn says(line: &str) -> Act {
         path if path.starts_with("/v1/hosts") => {
             Act::ok(json!({"items": [{"name": "h1", "ip": "127.0.0.1"}], "revision": 1}).to_string())
         }
-        _ => Act::status(503, r#"{"error":{"code":"X","message":"token=planted-in-error-11"}}"#),
+        _ => Act::status(404, r#"{"error":{"code":"X","message":"token=planted-in-error-11"}}"#),
     }
 }
 
@@ -148,7 +148,7 @@ async fn no_secret_is_in_the_archive() {
         (format!("{replica}/metrics.txt"), "romanad_up 1"),
         (format!("{replica}/settings.json"), "webhook"),
         (format!("{replica}/cluster.json"), "members"),
-        (format!("{replica}/topology.json"), "HTTP status 503"),
+        (format!("{replica}/topology.json"), "HTTP status 404"),
         ("agents/this-host/status.json".into(), "h1"),
         ("host/etc_cni_net.d/10-romana.conflist".into(), "romana-cni"),
         ("host/etc_romana/romanad.toml".into(), "10.0.0.1:9600"),

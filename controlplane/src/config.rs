@@ -13,11 +13,17 @@ use ipnet::IpNet;
 pub use romana_api::{API_PORT, PEER_PORT};
 use romana_daemon::config::{Layers, LayersError};
 use romana_daemon::log::Form;
-use romana_statemachine::limits::SERVICE_RANGES_MAX;
 use romana_statemachine::name::NetworkName;
 use serde::Deserialize;
 
 use crate::kubernetes::Access;
+
+mod values;
+
+use values::{
+    api_beside, check_ports, check_region, check_restore, cidrs, founders, initial_topology,
+    invalid, kubernetes, own_address, own_id, required, servers, service_ranges, within,
+};
 
 /// Bounds of the request deadline, in milliseconds.
 const REQUEST_TIMEOUT_MS: (u64, u64) = (1, 60_000);
@@ -321,8 +327,13 @@ impl Config {
         };
         let advertise_peer = own_address(id, &founders, given.advertise_peer, peer_listen)?;
         let api = given.advertise_api.or_else(|| api_beside(&advertise_peer, listen));
+        let region = given.region.clone();
         let initial_topology =
             initial_topology(given.initial_network, given.cloud, given.region, kubernetes_host);
+        check_region(region.as_ref(), &initial_topology)?;
+        check_ports(listen, peer_listen)?;
+        let await_restore = given.await_restore.unwrap_or(false);
+        check_restore(given.restore.as_ref(), await_restore)?;
         let timeout_ms = given.request_timeout_ms.unwrap_or(5_000);
         within("request_timeout_ms", timeout_ms, REQUEST_TIMEOUT_MS)?;
         let connections = given.connections_max.unwrap_or(16_384);
@@ -350,7 +361,7 @@ impl Config {
             connections_max: connections,
             feed_memory_bytes: feed_bytes,
             restore: given.restore,
-            await_restore: given.await_restore.unwrap_or(false),
+            await_restore,
             disk_reserve_bytes: reserve,
             log_format: given.log_format.unwrap_or_default(),
             log: given.log.unwrap_or_else(|| LOG_DEFAULT.into()),
@@ -358,300 +369,5 @@ impl Config {
     }
 }
 
-fn invalid(key: &'static str, value: impl Into<String>, why: impl Into<String>) -> ConfigError {
-    ConfigError::Invalid { key, value: value.into(), why: why.into() }
-}
-
-fn required<T>(
-    given: Option<T>,
-    dev: Option<T>,
-    key: &'static str,
-    flag: &'static str,
-) -> Result<T, ConfigError> {
-    given.or(dev).ok_or(ConfigError::Missing { key, flag })
-}
-
-fn within<T: PartialOrd + ToString>(
-    key: &'static str,
-    value: T,
-    (min, max): (T, T),
-) -> Result<(), ConfigError> {
-    if value < min || value > max {
-        let why = format!("it is not between {} and {}", min.to_string(), max.to_string());
-        return Err(invalid(key, value.to_string(), why));
-    }
-    Ok(())
-}
-
-/// How to reach the Kubernetes API server, if it is followed.
-fn kubernetes(wanted: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Access>, ConfigError> {
-    match (wanted, kubeconfig) {
-        #[cfg(not(feature = "kubernetes"))]
-        (true, _) => {
-            let why = "this program was built without it (the feature `kubernetes`)";
-            Err(invalid("kubernetes", "true", why))
-        }
-        #[cfg(feature = "kubernetes")]
-        (true, Some(path)) => Ok(Some(Access::Kubeconfig(path))),
-        #[cfg(feature = "kubernetes")]
-        (true, None) => Ok(Some(Access::InCluster)),
-        (false, Some(path)) => {
-            let why = "it is used with kubernetes = true (--kubernetes) only";
-            Err(invalid("kubeconfig", path.display().to_string(), why))
-        }
-        (false, None) => Ok(None),
-    }
-}
-
-fn founders(pairs: Vec<(String, String)>) -> Result<BTreeMap<u64, String>, ConfigError> {
-    let key = "initial_cluster";
-    let mut founders = BTreeMap::new();
-    for (id, address) in pairs {
-        let number = id.parse().ok().filter(|id| *id > 0);
-        let number = number.ok_or_else(|| invalid(key, &id, "an id is a number from 1"))?;
-        check_address(key, &address)?;
-        if founders.values().any(|other| *other == address) {
-            return Err(invalid(key, address, "two replicas have this address"));
-        }
-        if founders.insert(number, address).is_some() {
-            return Err(invalid(key, id, "the id is there twice"));
-        }
-    }
-    Ok(founders)
-}
-
-fn check_address(key: &'static str, address: &str) -> Result<(), ConfigError> {
-    let (host, port) =
-        address.rsplit_once(':').ok_or_else(|| invalid(key, address, "write it as HOST:PORT"))?;
-    let port: u16 = port.parse().map_err(|_| invalid(key, address, "the port is not a number"))?;
-    let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-    if host.is_empty() || bare_v6 || host.contains(char::is_whitespace) || port == 0 {
-        return Err(invalid(key, address, "write it as HOST:PORT or [IPV6]:PORT"));
-    }
-    Ok(())
-}
-
-fn cidrs(pairs: Vec<(String, String)>) -> Result<BTreeMap<NetworkName, IpNet>, ConfigError> {
-    let key = "network_cidr_overrides";
-    let mut overrides = BTreeMap::new();
-    for (name, cidr) in pairs {
-        let network = NetworkName::from(name);
-        network.check().map_err(|why| invalid(key, network.as_str(), why.to_string()))?;
-        let cidr = romana_statemachine::parse_cidr(&cidr)
-            .map_err(|why| invalid(key, &cidr, why.to_string()))?;
-        if overrides.insert(network.clone(), cidr).is_some() {
-            return Err(invalid(key, network.as_str(), "the network is there twice"));
-        }
-    }
-    Ok(overrides)
-}
-
-/// Parses one service range, or one per address family.
-fn service_ranges(given: Option<String>) -> Result<Vec<IpNet>, ConfigError> {
-    let key = "service_cluster_ip_range";
-    let given = given.unwrap_or_default();
-    let ranges = given.split(',').map(str::trim).filter(|text| !text.is_empty());
-    let read = |text| {
-        romana_statemachine::parse_cidr(text).map_err(|why| invalid(key, text, why.to_string()))
-    };
-    let ranges: Vec<IpNet> = ranges.map(read).collect::<Result<_, _>>()?;
-    match ranges.len() > SERVICE_RANGES_MAX {
-        true => Err(invalid(key, given, format!("at most {SERVICE_RANGES_MAX} ranges"))),
-        false => Ok(ranges),
-    }
-}
-
-/// This replica's id; 0 if it joins, because the cluster then assigns it.
-fn own_id(join: &[String], given: Option<u64>, dev: bool) -> Result<u64, ConfigError> {
-    match given {
-        Some(0) => Err(invalid("id", "0", "ids start at 1")),
-        Some(id) if !join.is_empty() => {
-            let why = "a replica that joins is told its id by the cluster: leave it out";
-            Err(invalid("id", id.to_string(), why))
-        }
-        None if !join.is_empty() => Ok(0),
-        given => required(given, dev.then_some(1), "id", "id"),
-    }
-}
-
-/// `host:port` of each URL.
-fn servers(key: &'static str, urls: Vec<String>) -> Result<Vec<String>, ConfigError> {
-    let server = |url: String| {
-        let server = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
-        check_address(key, &server).map(|()| server)
-    };
-    urls.into_iter().map(server).collect()
-}
-
-/// Peer address of this replica: as configured, else from the list of founders, else the listen address.
-fn own_address(
-    id: u64,
-    founders: &BTreeMap<u64, String>,
-    told: Option<String>,
-    listen: SocketAddr,
-) -> Result<String, ConfigError> {
-    let list = || {
-        let pairs = founders.iter().map(|(id, address)| format!("{id}={address}"));
-        pairs.collect::<Vec<_>>().join(",")
-    };
-    if id == 0 && !founders.is_empty() {
-        let why = "a replica that joins is no founder: leave it out";
-        return Err(invalid("initial_cluster", list(), why));
-    }
-    if !founders.is_empty() && !founders.contains_key(&id) {
-        let why = format!("this replica's id, {id}, is not in it");
-        return Err(invalid("initial_cluster", list(), why));
-    }
-    if let Some(address) = told {
-        check_address("advertise_peer", &address)?;
-        return Ok(address);
-    }
-    if let Some(address) = founders.get(&id) {
-        return Ok(address.clone());
-    }
-    if listen.ip().is_unspecified() {
-        return Err(ConfigError::Missing { key: "advertise_peer", flag: "advertise-peer" });
-    }
-    Ok(listen.to_string())
-}
-
-/// API address when it is served on all interfaces: the host of the peer address.
-fn api_beside(peer: &str, listen: SocketAddr) -> Option<String> {
-    if !listen.ip().is_unspecified() {
-        return None; // where it is served, which is known when it is
-    }
-    let (host, _) = peer.rsplit_once(':')?;
-    Some(format!("{host}:{}", listen.port()))
-}
-
-fn initial_topology(
-    file: Option<PathBuf>,
-    cloud: Option<Cloud>,
-    region: Option<String>,
-    kubernetes_host: Option<&str>,
-) -> InitialTopology {
-    match (file, cloud, kubernetes_host) {
-        (Some(file), ..) => InitialTopology::File(file),
-        // kops gives the API server 100.64.0.1, kubeadm gives it 10.96.0.1.
-        (None, Some(Cloud::Aws), _) | (None, None, Some("100.64.0.1")) => {
-            InitialTopology::Aws(region)
-        }
-        (None, None, Some("10.96.0.1")) => InitialTopology::Builtin("kubeadm"),
-        _ => InitialTopology::Later,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    fn args(line: &str) -> Args {
-        Args::parse_from(std::iter::once("romanad").chain(line.split_whitespace()))
-    }
-
-    fn merged(line: &str, toml: &str) -> Result<Config, ConfigError> {
-        Config::check(args(line).given.over(toml::from_str(toml).unwrap())?, None)
-    }
-
-    #[test]
-    fn dev_needs_nothing() {
-        let config = merged("--dev", "").unwrap();
-        assert_eq!(config.listen, "127.0.0.1:9600".parse().unwrap());
-        assert_eq!(config.initial_cluster[&1], "127.0.0.1:9601");
-        assert_eq!(config.advertise_api, None);
-    }
-
-    #[test]
-    fn flags_go_before_the_file_and_the_file_before_defaults() {
-        let file = "id = 2\ndata_dir = '/a'\nlisten = '10.0.0.2:1'\n\
-                    initial_cluster = { 1 = 'a:9601', 2 = 'b:9601', 3 = 'c:9601' }";
-        let config = merged("--data-dir /b", file).unwrap();
-        assert_eq!(config.data_dir, Path::new("/b"));
-        assert_eq!(config.listen, "10.0.0.2:1".parse().unwrap());
-        assert_eq!(config.peer_listen, "0.0.0.0:9601".parse().unwrap());
-        assert_eq!(config.advertise_peer, "b:9601");
-        let config = merged("--listen 0.0.0.0:7", file).unwrap();
-        assert_eq!(config.advertise_api.as_deref(), Some("b:7"));
-    }
-
-    #[test]
-    fn mistakes_name_the_key() {
-        for (line, key) in [
-            ("", "id"),
-            ("--id 1", "data_dir"),
-            ("--id 0 --data-dir d", "id"),
-            ("--id 1 --data-dir d", "advertise_peer"),
-            ("--id 4 --data-dir d --initial-cluster 1=a:1", "initial_cluster"),
-            ("--id 1 --data-dir d --initial-cluster 1=a", "initial_cluster"),
-            ("--id 1 --data-dir d --initial-cluster 1=a:1,1=b:1", "initial_cluster"),
-            ("--id 1 --data-dir d --initial-cluster 1=a:1,2=a:1", "initial_cluster"),
-            ("--id 1 --data-dir d --initial-cluster x=a:1", "initial_cluster"),
-            ("--join h:1 --id 4 --data-dir d --advertise-peer a:1", "id"),
-            ("--join h:1 --data-dir d --initial-cluster 1=a:1", "initial_cluster"),
-            ("--join https://h:1 --data-dir d --advertise-peer a:1", "join"),
-            ("--join h:1 --data-dir d", "advertise_peer"),
-            ("--dev --rejoin h", "rejoin"),
-            ("--dev --network-cidr-overrides net=10.0.0.1/8", "network_cidr_overrides"),
-            ("--dev --request-timeout-ms 0", "request_timeout_ms"),
-            ("--dev --connections-max 1", "connections_max"),
-            ("--dev --kubeconfig k", "kubeconfig"),
-        ] {
-            let error = merged(line, "").unwrap_err().to_string();
-            assert!(error.starts_with(key), "{line}: {error}");
-        }
-        assert!(toml::from_str::<Given>("colour = 1").is_err());
-    }
-
-    #[cfg(feature = "kubernetes")]
-    #[test]
-    fn kubernetes_is_followed_with_a_kubeconfig_or_from_a_pod() {
-        let access = |line| merged(line, "").unwrap().kubernetes;
-        assert_eq!(access("--dev"), None);
-        assert_eq!(access("--dev --kubernetes"), Some(Access::InCluster));
-        let file = Some(Access::Kubeconfig("/k".into()));
-        assert_eq!(access("--dev --kubernetes --kubeconfig /k"), file);
-    }
-
-    #[test]
-    fn who_joins_has_no_id_yet() {
-        let line = "--join http://h:1/,g:2 --data-dir d --advertise-peer a:1";
-        let config = merged(line, "").unwrap();
-        assert_eq!((config.id, config.join), (0, vec![String::from("h:1"), "g:2".into()]));
-        assert!(config.initial_cluster.is_empty());
-    }
-
-    #[test]
-    fn the_annotated_file_is_valid_and_complete() {
-        let text = include_str!("../../deploy/config/romanad.toml");
-        let file: Given = toml::from_str(text).unwrap();
-        assert!(Config::check(file, None).is_ok());
-        let everything: String = text
-            .lines()
-            .map(|line| line.strip_prefix("#> ").unwrap_or(line))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        let keys: toml::Table = toml::from_str(&everything).unwrap();
-        use clap::CommandFactory;
-        for flag in Args::command().get_arguments().map(|arg| arg.get_id().as_str()) {
-            let only_flags = ["config", "check", "help", "version"].contains(&flag);
-            assert!(only_flags || keys.contains_key(flag), "{flag} is not in romanad.toml");
-        }
-        let _: Given = toml::from_str(&everything).unwrap();
-    }
-
-    #[test]
-    fn the_initial_topology_is_chosen_in_order() {
-        let file = Some(PathBuf::from("f"));
-        let aws = Some(Cloud::Aws);
-        let kubeadm = InitialTopology::Builtin("kubeadm");
-        assert_eq!(initial_topology(file, aws, None, None), InitialTopology::File("f".into()));
-        assert_eq!(
-            initial_topology(None, aws, None, Some("10.96.0.1")),
-            InitialTopology::Aws(None)
-        );
-        assert_eq!(initial_topology(None, None, None, Some("10.96.0.1")), kubeadm);
-        assert_eq!(initial_topology(None, None, None, Some("10.0.0.1")), InitialTopology::Later);
-    }
-}
+mod tests;

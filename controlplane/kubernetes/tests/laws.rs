@@ -474,7 +474,7 @@ fn what_is_too_large_is_refused() {
         json!({"kind": "NetworkPolicy", "metadata": {"namespace": long, "name": "p", "uid": uid},
         "spec": {"podSelector": {}}}),
     );
-    let plan = cluster.pass(&mut log);
+    let plan = cluster.pass(&mut log).plan;
     let problems: Vec<_> =
         plan.problems.iter().map(|p| (p.object.kind, p.reason.as_str())).collect();
     let expected = [

@@ -5,11 +5,13 @@
 //! server is away, its last objects stay in force. What cannot be honoured becomes a Kubernetes Event. A list that
 //! lacks much of what the log has is not acted on before that is confirmed ([`Guard`]).
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_daemon::error::chain;
+use romana_daemon::reconcile::{self, Reconcile};
 use romana_kubernetes::access::Access;
 use romana_kubernetes::events::{self, Due, Schedule};
 use romana_kubernetes::guard::{Guard, Guarded};
@@ -20,11 +22,19 @@ use romana_statemachine::{Command, Revision, Topic, plural};
 use tokio::sync::watch as latest;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
+use super::pass::PASS_FAILED;
 use super::{LeaderContext, Task, TaskError, Wake};
 
-/// Maximum time between two looks at the state.
-const PERIOD: Duration = Duration::from_secs(5);
+/// The task's name.
+const NAME: &str = "kubernetes";
+/// When the state is looked at without a change.
+const SCHEDULE: reconcile::Schedule = reconcile::Schedule {
+    period: Some(Duration::from_secs(5)),
+    retry: Duration::from_millis(500),
+    retry_max: Duration::from_secs(5),
+};
 /// What else in the log decides about imports.
 const TOPICS: &[Topic] = &[
     Topic::Topology,
@@ -128,7 +138,7 @@ impl Kubernetes {
 
 impl Task for Kubernetes {
     fn name(&self) -> &'static str {
-        "kubernetes"
+        NAME
     }
 
     fn run<'a>(&'a self, context: &'a mut LeaderContext) -> BoxFuture<'a, Result<(), TaskError>> {
@@ -149,13 +159,15 @@ impl Task for Kubernetes {
                 oldest: None,
                 pause: SETTLE.0,
                 trouble: None,
-                failed: None,
                 tell,
             };
+            // The task is dropped when the replica no longer leads.
+            let (problems, stop) = (context.problems(), CancellationToken::new());
             tokio::select! {
-                ended = Box::pin(follower.run()) => ended,
-                () = Box::pin(self.write_events(context, told)) => Ok(()),
+                () = Box::pin(reconcile::run(follower, SCHEDULE, problems, stop)) => {}
+                () = Box::pin(self.write_events(context, told)) => {}
             }
+            Ok(())
         })
     }
 }
@@ -180,35 +192,29 @@ struct Follower<'a> {
     pause: Duration,
     /// Code of the reported trouble with the API server.
     trouble: Option<&'static str>,
-    /// Why the last pass failed.
-    failed: Option<String>,
     tell: latest::Sender<Vec<Problem>>,
 }
 
-impl Follower<'_> {
-    async fn run(mut self) -> Result<(), TaskError> {
-        loop {
-            self.wait().await;
-            let begun = Instant::now();
-            let passed = self.pass().await?;
-            self.pause = (begun.elapsed() * 2).clamp(SETTLE.0, SETTLE.1);
-            let failed = passed.err().map(|error| chain(&error));
-            if failed != self.failed {
-                if let Some(why) = &failed {
-                    // The next pass sees the outcome.
-                    tracing::warn!(why, "cannot record objects of Kubernetes");
-                }
-                self.context.report("PassFailed", failed.clone());
-                self.failed = failed;
-            }
+impl Reconcile for Follower<'_> {
+    const PART: &'static str = NAME;
+    const CODE: &'static str = PASS_FAILED;
+
+    async fn pass(&mut self) -> reconcile::Pass {
+        let begun = Instant::now();
+        let passed = self.catch_up().await;
+        self.pause = (begun.elapsed() * 2).clamp(SETTLE.0, SETTLE.1);
+        match passed {
+            Ok(()) => reconcile::Pass::default(),
+            // The next pass sees the outcome.
+            Err(error) => reconcile::Pass::failed(chain(&error)),
         }
     }
 
-    /// Waits until objects or the state change, or for the period, and then for what follows shortly.
-    async fn wait(&mut self) {
+    /// Waits until objects or the state change, and then for what follows shortly.
+    async fn wake(&mut self) {
         let news = tokio::select! {
             news = self.listener.news() => Some(news),
-            () = self.wake.changed(PERIOD) => None,
+            () = self.wake.changed(Duration::MAX) => None,
         };
         if let Some(news) = news {
             self.take(news);
@@ -218,7 +224,9 @@ impl Follower<'_> {
             self.take(news);
         }
     }
+}
 
+impl Follower<'_> {
     fn take(&mut self, news: News) {
         match news {
             News::All(all) => {
@@ -267,13 +275,13 @@ impl Follower<'_> {
     }
 
     /// Compares objects and state, and proposes the difference.
-    async fn pass(&mut self) -> Result<Result<(), ProposeError>, TaskError> {
+    async fn catch_up(&mut self) -> Result<(), ProposeError> {
         let state = self.context.replica.state();
         let revision = state.revision();
         if self.translation.is_some() && self.settled == Some(revision) {
-            return Ok(Ok(()));
+            return Ok(());
         }
-        let Some(objects) = self.objects.take() else { return Ok(Ok(())) };
+        let Some(objects) = self.objects.take() else { return Ok(()) };
         let (term, translation) = (self.context.term, self.translation.take());
         let mut guard = std::mem::take(&mut self.guard);
         // Both take time proportional to the number of objects.
@@ -282,21 +290,19 @@ impl Follower<'_> {
             let guarded = guard.plan(&state, &objects, &translation, term);
             (objects, translation, guard, guarded)
         });
-        let (objects, translation, guard, guarded) = planned.await?;
+        let (objects, translation, guard, guarded) =
+            planned.await.unwrap_or_else(|error| resume_unwind(error.into_panic()));
         self.objects = Some(objects);
         self.translation = Some(Arc::clone(&translation));
         self.guard = guard;
         let plan = self.hold(guarded);
         self.settled = plan.commands.is_empty().then_some(revision);
-        let problems = match self.propose(plan, &translation).await {
-            Ok(problems) => problems,
-            Err(error) => return Ok(Err(error)),
-        };
+        let problems = self.propose(plan, &translation).await?;
         if let Some(oldest) = self.oldest.take() {
             self.status.lag(oldest.elapsed());
         }
         self.report_problems(problems);
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Reports what is held back. Returns the plan for the rest.

@@ -18,6 +18,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
+/// Code of the problem that a pass failed.
+pub(super) const PASS_FAILED: &str = "PassFailed";
+
 /// Work done in passes.
 pub trait Pass: Send + Sync + 'static {
     /// Why a pass failed.
@@ -71,7 +74,7 @@ struct Repeated<'a, P> {
 
 impl<P: Pass> Reconcile for Repeated<'_, P> {
     const PART: &'static str = P::NAME;
-    const CODE: &'static str = "PassFailed";
+    const CODE: &'static str = PASS_FAILED;
 
     async fn pass(&mut self) -> reconcile::Pass {
         match self.pass.pass(self.context).await {

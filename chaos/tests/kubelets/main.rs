@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -145,9 +145,21 @@ async fn all_reach_each_other(lab: &Lab, pods: &[Pod]) {
 
 /// Waits until a pod reaches all others, or none.
 async fn connections(lab: &Lab, from: &Pod, to: &[&Pod], allowed: bool) {
-    let names: Vec<&str> = to.iter().map(|pod| pod.name.as_str()).collect();
-    let what = format!("{} reaches {} pods: {allowed}", from.name, names.len());
-    lab.until(&what, async || from.reaches(to).into_iter().all(|reached| reached == allowed)).await;
+    let begun = Instant::now();
+    loop {
+        let reached = from.reaches(to);
+        let wrong = to.iter().zip(reached).filter(|(_, reached)| *reached != allowed);
+        let wrong: Vec<&str> = wrong.map(|(pod, _)| pod.name.as_str()).collect();
+        if wrong.is_empty() {
+            return;
+        }
+        let what = format!("{} on {} reaches {wrong:?}: {}", from.name, from.node, !allowed);
+        if begun.elapsed() > PATIENCE {
+            panic!("after {:?}: {what}\n{}", begun.elapsed(), lab.report().await);
+        }
+        println!("{:>6} ms  {what}", begun.elapsed().as_millis());
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// The fixed part: one cluster for all of it.

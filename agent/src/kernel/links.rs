@@ -7,7 +7,9 @@ use std::os::fd::AsRawFd;
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -22,8 +24,10 @@ use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno
 use crate::ipc::Link;
 use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
 
-/// Link-local address of the host's end: the next hop of IPv6 routes in containers. On-link routes would need
-/// an NDP proxy entry for every destination; ARP has a proxy for all.
+/// Link-local addresses of the host's end: the next hops of routes in containers. With on-link routes, a container
+/// would have a neighbour entry for every destination; a kernel has 1024 for all its namespaces by default
+/// (`gc_thresh3`), and IPv6 would need an NDP proxy entry for each as well.
+const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Base number of route tables for additional interfaces of a container; the link's index is added.
@@ -57,9 +61,12 @@ pub async fn make(
     let host = find(handle, &pair.host_link).await?;
     let index = host.header.index;
     host_settings(&pair.host_link, &pair.addresses)?;
+    let own = || KernelError::asked("the host's address of the pair");
+    if pair.addresses.iter().any(IpAddr::is_ipv4) {
+        add_gateway_v4(handle, index).await.map_err(own())?;
+    }
     if pair.addresses.iter().any(IpAddr::is_ipv6) {
-        let own = add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64);
-        own.await.map_err(KernelError::asked("the host's address of the pair"))?;
+        add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64).await.map_err(own())?;
     }
     set_up(handle, index).await?;
     let inside = pair.clone();
@@ -155,13 +162,22 @@ fn default_route(of: IpAddr, link: u32) -> RouteMessage {
     match of {
         IpAddr::V4(_) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
             .output_interface(link)
-            .scope(RouteScope::Link)
+            .gateway(GATEWAY_V4)
+            .onlink()
             .build(),
         IpAddr::V6(_) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
             .output_interface(link)
             .gateway(GATEWAY_V6)
             .build(),
     }
+}
+
+/// Gives the host's end its IPv4 address. Its scope is the host, so that the kernel does not choose it as the source
+/// of the host's own packets to the container.
+async fn add_gateway_v4(handle: &Handle, link: u32) -> Result<(), rtnetlink::Error> {
+    let mut ask = handle.address().add(link, IpAddr::V4(GATEWAY_V4), 32);
+    ask.message_mut().header.scope = AddressScope::Host;
+    ask.execute().await
 }
 
 async fn add_address(
@@ -178,7 +194,8 @@ async fn add_address(
     ask.execute().await
 }
 
-/// Makes the host's end answer ARP for every address that has a route, without delay.
+/// Makes the host's end answer ARP for every address that has a route, without delay: containers that an earlier
+/// release attached have on-link routes.
 fn host_settings(link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
     if ips.iter().any(IpAddr::is_ipv4) {
         write_sysctl(&format!("ipv4/conf/{link}/proxy_arp"), "1")?;

@@ -108,7 +108,6 @@ async fn pods_of(lab: &Lab, count: usize) -> Vec<Pod> {
 /// Every pod has an address of its own, inside the group of its node's rack, and is an endpoint with it.
 async fn assert_addresses(lab: &Lab, pods: &[Pod]) {
     let network = lab.romana("/v1/networks/my-network").await;
-    println!("{network:#}");
     let unique: HashSet<IpAddr> = pods.iter().map(|pod| pod.ip).collect();
     assert_eq!(unique.len(), pods.len(), "{pods:?}");
     lab.until("every pod is an endpoint", async || {
@@ -153,11 +152,12 @@ async fn connections(lab: &Lab, from: &Pod, to: &[&Pod], allowed: bool) {
         if wrong.is_empty() {
             return;
         }
-        let what = format!("{} on {} reaches {wrong:?}: {}", from.name, from.node, !allowed);
         if begun.elapsed() > PATIENCE {
+            let what = format!("{} on {} reaches {wrong:?}: {}", from.name, from.node, !allowed);
             panic!("after {:?}: {what}\n{}", begun.elapsed(), lab.report().await);
         }
-        println!("{:>6} ms  {what}", begun.elapsed().as_millis());
+        let count = wrong.len();
+        println!("{:>6} ms  {}: {count} wrong", begun.elapsed().as_millis(), from.name);
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -345,8 +345,8 @@ impl From<&LinkMessage> for HostEnd {
     }
 }
 
-/// Restores the host side of an attachment: settings and link-local address of the host's end, which are lost
-/// when it goes down, and host routes.
+/// Restores the host side of an attachment: settings and link-local addresses of the host's end (that of IPv6
+/// is lost when it goes down), and host routes.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -358,6 +358,12 @@ pub async fn restore(
     ips: &[IpAddr],
 ) -> Result<(), KernelError> {
     host_settings(host_link, ips)?;
+    if ips.iter().any(IpAddr::is_ipv4) {
+        match add_gateway_v4(handle, index).await {
+            Err(error) if has_errno(&error, Errno::EXIST) => {}
+            added => added.map_err(KernelError::asked("the host's address of the pair"))?,
+        }
+    }
     if ips.iter().any(IpAddr::is_ipv6) {
         match add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64).await {
             Err(error) if has_errno(&error, Errno::EXIST) => {}

@@ -206,9 +206,12 @@ fn all_destinations_of_a_container_are_one_neighbour_in_namespaces() {
             socket.send_to(b"?", (format!("198.51.100.{n}").as_str(), 9)).expect("sent");
         }
     });
-    let neighbours = lab.ip_json("c1", &["-4", "neigh", "show"]);
-    let neighbours = neighbours.as_array().expect("a list");
-    assert!(neighbours.len() == 1 && neighbours[0]["dst"] == "169.254.1.1", "{neighbours:?}");
+    // The host's own address may be one as well.
+    let neighbours = lab.ip_json("c1", &["-4", "neigh", "show"]).to_string();
+    assert!(
+        neighbours.contains("169.254.1.1") && !neighbours.contains("198.51.100"),
+        "{neighbours}"
+    );
     // The host speaks to it from an address that others know, too.
     let ip = addresses(&result).into_iter().find(|ip| ip.is_ipv4()).expect("an IPv4 address");
     let route = lab.ip_json("h1", &["route", "get", &ip.to_string()]);

@@ -59,6 +59,8 @@ for dir in bin sbin lib lib64; do ln -s usr/$dir "$root/$dir"; done
 ln -s /run "$root/var/run"
 for name in "${names[@]}"; do install -m 0755 "$programs/$name" "$root/opt/romana/$name"; done
 install -m 0644 LICENSE "$root/opt/romana/LICENSE"
+# ipset refuses ports of a protocol whose number it cannot find.
+install -m 0644 deploy/image/protocols "$root/etc/protocols"
 deploy/image/sbom.sh $target >"$root/opt/romana/sbom.txt"
 cp deploy/image/Containerfile "$work/Containerfile"
 

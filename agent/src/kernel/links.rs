@@ -7,7 +7,9 @@ use std::os::fd::AsRawFd;
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -23,8 +25,10 @@ use crate::ipc::Link;
 use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
 use crate::sysctl::Sysctls;
 
-/// Link-local address of the host's end: the next hop of IPv6 routes in containers. On-link routes would need
-/// an NDP proxy entry for every destination; ARP has a proxy for all.
+/// Link-local addresses of the host's end: the next hops of routes in containers. With on-link routes, a container
+/// would have a neighbour entry for every destination; a kernel has 1024 for all its namespaces by default
+/// (`gc_thresh3`), and IPv6 would need an NDP proxy entry for each as well.
+const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Base number of route tables for additional interfaces of a container; the link's index is added.
@@ -59,9 +63,12 @@ pub async fn make(
     let host = find(handle, &pair.host_link).await?;
     let index = host.header.index;
     host_settings(sysctls, &pair.host_link, &pair.addresses)?;
+    let own = || KernelError::asked("the host's address of the pair");
+    if pair.addresses.iter().any(IpAddr::is_ipv4) {
+        add_gateway_v4(handle, index).await.map_err(own())?;
+    }
     if pair.addresses.iter().any(IpAddr::is_ipv6) {
-        let own = add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64);
-        own.await.map_err(KernelError::asked("the host's address of the pair"))?;
+        add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64).await.map_err(own())?;
     }
     set_up(handle, index).await?;
     let (inside, sysctls) = (pair.clone(), sysctls.clone());
@@ -158,13 +165,22 @@ fn default_route(of: IpAddr, link: u32) -> RouteMessage {
     match of {
         IpAddr::V4(_) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
             .output_interface(link)
-            .scope(RouteScope::Link)
+            .gateway(GATEWAY_V4)
+            .onlink()
             .build(),
         IpAddr::V6(_) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
             .output_interface(link)
             .gateway(GATEWAY_V6)
             .build(),
     }
+}
+
+/// Gives the host's end its IPv4 address. Its scope is the host, so that the kernel does not choose it as the source
+/// of the host's own packets to the container.
+async fn add_gateway_v4(handle: &Handle, link: u32) -> Result<(), rtnetlink::Error> {
+    let mut ask = handle.address().add(link, IpAddr::V4(GATEWAY_V4), 32);
+    ask.message_mut().header.scope = AddressScope::Host;
+    ask.execute().await
 }
 
 async fn add_address(
@@ -181,7 +197,8 @@ async fn add_address(
     ask.execute().await
 }
 
-/// Makes the host's end answer ARP for every address that has a route, without delay.
+/// Makes the host's end answer ARP for every address that has a route, without delay: containers that an earlier
+/// release attached have on-link routes.
 fn host_settings(sysctls: &Sysctls, link: &str, ips: &[IpAddr]) -> Result<(), KernelError> {
     if ips.iter().any(IpAddr::is_ipv4) {
         write(sysctls, &format!("net/ipv4/conf/{link}/proxy_arp"), "1")?;
@@ -330,8 +347,8 @@ impl From<&LinkMessage> for HostEnd {
     }
 }
 
-/// Restores the host side of an attachment: settings and link-local address of the host's end, which are lost
-/// when it goes down, and host routes.
+/// Restores the host side of an attachment: settings and link-local addresses of the host's end (that of IPv6
+/// is lost when it goes down), and host routes.
 ///
 /// # Errors
 /// [`KernelError`].
@@ -343,6 +360,12 @@ pub async fn restore(
     ips: &[IpAddr],
 ) -> Result<(), KernelError> {
     host_settings(sysctls, host_link, ips)?;
+    if ips.iter().any(IpAddr::is_ipv4) {
+        match add_gateway_v4(handle, index).await {
+            Err(error) if has_errno(&error, Errno::EXIST) => {}
+            added => added.map_err(KernelError::asked("the host's address of the pair"))?,
+        }
+    }
     if ips.iter().any(IpAddr::is_ipv6) {
         match add_address(handle, index, IpAddr::V6(GATEWAY_V6), 64).await {
             Err(error) if has_errno(&error, Errno::EXIST) => {}

@@ -1,9 +1,11 @@
 //! Other ways to attach and reach containers: IPAM only, after another plugin, IPv6 only, several links, a
 //! host that changes its address, and very many blocks.
 
+use std::net::UdpSocket;
+
 use serde_json::json;
 
-use crate::lab::{Lab, addresses, until};
+use crate::lab::{Lab, addresses, in_namespace_thread, until};
 use crate::routes::{flat, start_all};
 
 fn lab() -> Lab {
@@ -189,4 +191,29 @@ fn mtu_and_registered_address_are_those_of_the_way_to_the_others_in_namespaces()
     add.config["mtu"] = json!(0);
     add.ok();
     assert_eq!(lab.ip_json("c1", &["link", "show", "dev", "eth0"])[0]["mtu"], 1450);
+}
+
+/// A kernel has 1024 neighbour entries for all its namespaces by default: thirty containers that talk to thirty others
+/// would use them up, if each destination were one.
+#[test]
+fn all_destinations_of_a_container_are_one_neighbour_in_namespaces() {
+    let mut lab = lab();
+    let netns = lab.container("c1");
+    let result = lab.cni("h1", "ADD", "c1", &netns).ok();
+    in_namespace_thread(&lab.ns("c1"), || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        for n in 1..=50 {
+            socket.send_to(b"?", (format!("198.51.100.{n}").as_str(), 9)).expect("sent");
+        }
+    });
+    // The host's own address may be one as well.
+    let neighbours = lab.ip_json("c1", &["-4", "neigh", "show"]).to_string();
+    assert!(
+        neighbours.contains("169.254.1.1") && !neighbours.contains("198.51.100"),
+        "{neighbours}"
+    );
+    // The host speaks to it from an address that others know, too.
+    let ip = addresses(&result).into_iter().find(|ip| ip.is_ipv4()).expect("an IPv4 address");
+    let route = lab.ip_json("h1", &["route", "get", &ip.to_string()]);
+    assert_eq!(route[0]["prefsrc"], "10.77.0.1", "{route}");
 }

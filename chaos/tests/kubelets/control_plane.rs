@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -19,7 +19,6 @@ pub(crate) struct ControlPlane {
     pub(crate) machine: Machine,
     /// The folder of Kubernetes' programs.
     programs: PathBuf,
-    api_server: Option<Child>,
 }
 
 impl ControlPlane {
@@ -28,7 +27,7 @@ impl ControlPlane {
         machine.run("ip", &["link", "add", "br0", "type", "bridge"]);
         machine.run("ip", &["addr", "add", &format!("{ADDRESS}/24"), "dev", "br0"]);
         machine.run("ip", &["link", "set", "br0", "up"]);
-        let mut this = Self { machine, programs: programs.into(), api_server: None };
+        let mut this = Self { machine, programs: programs.into() };
         this.write_files(nodes);
         let data = format!("--data-dir={}", this.path("etcd"));
         let etcd = [
@@ -81,7 +80,6 @@ impl ControlPlane {
 
     /// Starts the API server, with the data that there is.
     pub(crate) fn start_api_server(&mut self) {
-        assert!(self.api_server.is_none(), "it runs");
         let arguments = [
             format!("--etcd-servers={ETCD}"),
             "--bind-address=0.0.0.0".into(),
@@ -98,18 +96,16 @@ impl ControlPlane {
             "--allow-privileged=true".into(),
         ];
         let program = self.programs.join("kube-apiserver");
-        self.api_server = Some(self.machine.start_program("api", &program, &arguments));
+        self.machine.start_program("api", &program, &arguments);
     }
 
     /// kill -9.
     pub(crate) fn kill_api_server(&mut self) {
-        let mut server = self.api_server.take().expect("it runs");
-        server.kill().expect("kill the API server");
-        server.wait().expect("wait for the API server");
+        self.machine.kill_program("api");
     }
 
     /// Starts what acts on objects; the API server is ready.
-    pub(crate) fn start_controllers(&self) {
+    pub(crate) fn start_controllers(&mut self) {
         let common = [
             format!("--kubeconfig={}", self.kubeconfig("admin").display()),
             "--leader-elect=false".into(),
@@ -125,12 +121,12 @@ impl ControlPlane {
             "--kube-api-burst=200".into(),
         ];
         let manager = [&common[..], &manager].concat();
-        let program = |name: &str| self.programs.join(name);
-        let controllers = program("kube-controller-manager");
+        let controllers = self.programs.join("kube-controller-manager");
         self.machine.start_program("controllers", &controllers, &manager);
         let certificates = format!("--cert-dir={}", self.path("scheduler"));
         let scheduler = [&common[..], &[certificates]].concat();
-        self.machine.start_program("scheduler", &program("kube-scheduler"), &scheduler);
+        let program = self.programs.join("kube-scheduler");
+        self.machine.start_program("scheduler", &program, &scheduler);
     }
 
     /// The API, once its server has a certificate.

@@ -69,6 +69,8 @@ fn of_romana(dir: &Path) -> PathBuf {
         symlink(format!("usr/{part}"), root.join(part)).expect("a link");
     }
     symlink("/run", root.join("var/run")).expect("a link");
+    let protocols = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/image/protocols");
+    fs::copy(protocols, root.join("etc/protocols")).expect("copied");
     let romanad = find_romanad(None).expect("cargo build --workspace --bins comes first");
     let mut libraries = BTreeSet::new();
     for name in PROGRAMS {

@@ -44,7 +44,7 @@ impl Lab {
         let pause = images::pause(dir.path());
         let names: Vec<String> = (1..=nodes).map(|number| format!("n{number}")).collect();
         let machine = Machine::start("control", &pause, dir.path());
-        let control = ControlPlane::start(machine, &programs, &names);
+        let mut control = ControlPlane::start(machine, &programs, &names);
         let machines = names.iter().zip(1..).map(|(name, number)| {
             let machine = Machine::start(name, &pause, dir.path());
             Node::start(machine, &control.machine, &format!("10.77.0.{number}"))
@@ -92,7 +92,7 @@ impl Lab {
     }
 
     /// What helps to understand a failure.
-    async fn report(&self) -> String {
+    pub(crate) async fn report(&self) -> String {
         let mut parts = Vec::new();
         for arguments in [
             &["get", "nodes,pods", "--all-namespaces", "--output=wide"][..],

@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     /// Its first process, by its number outside.
     init: u32,
     outer: Child,
+    /// Programs that stay, by the names of their logs.
+    programs: Vec<(String, Child)>,
     /// Files of this machine.
     pub(crate) dir: PathBuf,
 }
@@ -38,7 +40,7 @@ impl Machine {
             .spawn()
             .expect("start setpriv and unshare (package util-linux)");
         let init = first_process(outer.id(), init);
-        let machine = Self { name: name.into(), init, outer, dir };
+        let machine = Self { name: name.into(), init, outer, programs: Vec::new(), dir };
         machine.run("ip", &["link", "set", "lo", "up"]);
         // As on a node with systemd: what is mounted later appears in containers that ask for it.
         machine.run("mount", &["--make-rshared", "/"]);
@@ -58,10 +60,12 @@ impl Machine {
         must(self.command(program).args(arguments))
     }
 
-    /// Starts a program that stays; its output goes to a log. `kill` of the child kills the program.
-    pub(crate) fn start_program(&self, name: &str, program: &Path, arguments: &[String]) -> Child {
+    /// Starts a program that stays; its output goes to a log.
+    pub(crate) fn start_program(&mut self, name: &str, program: &Path, arguments: &[String]) {
         let log = File::options().create(true).append(true).open(self.log(name)).expect("a log");
-        self.command("setpriv")
+        // nsenter stays in between: the program dies with it.
+        let child = self
+            .command("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(program)
             .args(arguments)
@@ -69,7 +73,16 @@ impl Machine {
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
             .spawn()
-            .expect("start nsenter (package util-linux)")
+            .expect("start nsenter (package util-linux)");
+        self.programs.push((name.into(), child));
+    }
+
+    /// kill -9 of a program.
+    pub(crate) fn kill_program(&mut self, name: &str) {
+        let at = self.programs.iter().position(|(known, _)| known == name).expect("it runs");
+        let (_, mut child) = self.programs.swap_remove(at);
+        child.kill().expect("kill a program");
+        child.wait().expect("wait for a program");
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -117,6 +130,9 @@ impl Machine {
         // The kernel ends all other processes before this one has ended.
         if let Some(init) = i32::try_from(self.init).ok().and_then(Pid::from_raw) {
             _ = kill_process(init, Signal::KILL);
+        }
+        for (_, child) in &mut self.programs {
+            _ = child.wait();
         }
         _ = self.outer.wait();
     }

@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -108,7 +108,6 @@ async fn pods_of(lab: &Lab, count: usize) -> Vec<Pod> {
 /// Every pod has an address of its own, inside the group of its node's rack, and is an endpoint with it.
 async fn assert_addresses(lab: &Lab, pods: &[Pod]) {
     let network = lab.romana("/v1/networks/my-network").await;
-    println!("{network:#}");
     let unique: HashSet<IpAddr> = pods.iter().map(|pod| pod.ip).collect();
     assert_eq!(unique.len(), pods.len(), "{pods:?}");
     lab.until("every pod is an endpoint", async || {
@@ -145,9 +144,22 @@ async fn all_reach_each_other(lab: &Lab, pods: &[Pod]) {
 
 /// Waits until a pod reaches all others, or none.
 async fn connections(lab: &Lab, from: &Pod, to: &[&Pod], allowed: bool) {
-    let names: Vec<&str> = to.iter().map(|pod| pod.name.as_str()).collect();
-    let what = format!("{} reaches {} pods: {allowed}", from.name, names.len());
-    lab.until(&what, async || from.reaches(to).into_iter().all(|reached| reached == allowed)).await;
+    let begun = Instant::now();
+    loop {
+        let reached = from.reaches(to);
+        let wrong = to.iter().zip(reached).filter(|(_, reached)| *reached != allowed);
+        let wrong: Vec<&str> = wrong.map(|(pod, _)| pod.name.as_str()).collect();
+        if wrong.is_empty() {
+            return;
+        }
+        if begun.elapsed() > PATIENCE {
+            let what = format!("{} on {} reaches {wrong:?}: {}", from.name, from.node, !allowed);
+            panic!("after {:?}: {what}\n{}", begun.elapsed(), lab.report().await);
+        }
+        let count = wrong.len();
+        println!("{:>6} ms  {}: {count} wrong", begun.elapsed().as_millis(), from.name);
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// The fixed part: one cluster for all of it.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 
 use serde_json::json;
 
@@ -22,7 +21,6 @@ const REPLICA: &str = ",romana.io/replica=";
 pub(crate) struct Node {
     pub(crate) machine: Machine,
     pub(crate) address: String,
-    kubelet: Option<Child>,
 }
 
 /// What is the same for all nodes.
@@ -42,7 +40,7 @@ impl Node {
         machine.run("ip", &["route", "add", "default", "via", control_plane::ADDRESS]);
         // kubeadm wants it, too.
         machine.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
-        let node = Self { machine, address: address.into(), kubelet: None };
+        let mut node = Self { machine, address: address.into() };
         node.mount();
         let config = node.machine.dir.join("containerd.toml");
         fs::write(&config, CONTAINERD_CONFIG).expect("write the configuration");
@@ -123,7 +121,7 @@ impl Node {
             format!("--node-labels=rack=rack-{number}{}", if number == "1" { REPLICA } else { "" }),
         ];
         let program = common.programs.join("kubelet");
-        self.kubelet = Some(self.machine.start_program("kubelet", &program, &arguments));
+        self.machine.start_program("kubelet", &program, &arguments);
     }
 }
 

@@ -76,7 +76,7 @@ fn names(rows: &[Value], check: &str, why: &str) -> bool {
     let says = |row: &&Value| {
         row["check"] == check && row["why"].as_str().is_some_and(|text| text.contains(why))
     };
-    with(rows, "failed").iter().any(|row| says(&row) && row["remedy"] != "")
+    with(rows, "failed").iter().any(|row| says(row) && row["remedy"] != "")
 }
 
 /// An endpoint for tests of other hosts, until it is stopped.

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "the cases use all of it")]
 mod cluster;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -329,3 +329,6 @@ impl View for Names {
         self.cluster.as_deref()
     }
 }
+
+#[cfg(test)]
+mod tests;

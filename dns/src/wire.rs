@@ -147,7 +147,7 @@ pub fn read(packet: &[u8]) -> Request {
     match refuses(&question) {
         Some(code) => {
             let message = question.refusal(code, false);
-            Request::Reply(encode(message, UDP_BYTES).unwrap_or_default())
+            encode(message, UDP_BYTES).map_or(Request::Nothing, Request::Reply)
         }
         None => Request::Question(Box::new(question)),
     }

@@ -15,7 +15,8 @@ const UPSTREAMS_MAX: usize = 15;
 /// Reads a list of addresses and files. An upstream that is this server itself is left out: questions would go round.
 pub(super) fn read(given: &[String], own: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
     let mut found: Vec<SocketAddr> = Vec::new();
-    for item in given {
+    // An empty text is an empty list: --upstream "".
+    for item in given.iter().filter(|item| !item.is_empty()) {
         let some = match address(item) {
             Some(address) => vec![address],
             None if item.starts_with('/') => from_file(Path::new(item))?,
@@ -74,6 +75,7 @@ mod tests {
         let expected = ["10.0.0.1:5353", "10.0.0.2:53", "[fd00::2]:53"];
         assert_eq!(found, expected.map(|text| text.parse().unwrap()));
         assert_eq!(given(&[]).unwrap(), []);
+        assert_eq!(given(&[""]).unwrap(), []);
         for bad in ["dns.example", "/none", "10.0.0.1:99999"] {
             assert!(given(&[bad]).is_err(), "{bad}");
         }

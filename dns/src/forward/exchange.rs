@@ -54,6 +54,12 @@ impl Request {
         Some(Self { message, bytes, same_case: random_case })
     }
 
+    /// The request as a packet.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Reads an answer; `None` if it is not one to this request: late, forged, or no message at all.
     #[must_use]
     pub fn answer(&self, packet: &[u8]) -> Option<Message> {

@@ -169,7 +169,7 @@ impl Metrics {
     }
 
     /// A request was dropped.
-    pub fn drop(&self, reason: Dropped) {
+    pub fn dropped(&self, reason: Dropped) {
         self.dropped.get_or_create(&Because { reason: reason.label() }).inc();
     }
 

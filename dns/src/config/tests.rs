@@ -18,6 +18,7 @@ fn flags_go_before_the_file_and_the_file_before_defaults() {
     assert_eq!((config.kubernetes, config.allow.len()), (None, PRIVATE.len()));
 }
 
+#[cfg(feature = "kubernetes")]
 #[test]
 fn the_annotated_file_says_every_key_and_is_accepted() {
     let text = include_str!("../../../deploy/config/dns.toml");

@@ -46,7 +46,7 @@ fn events_lead_where_a_snapshot_does() {
         json!({"EndpointSet": endpoint("10.0.0.1")}),
         json!({"EndpointSet": endpoint("10.0.0.2")}),
         json!({"EndpointSet": endpoint("10.0.0.4")}),
-        json!({"EndpointRemoved": {"ip": "10.0.0.4"}}),
+        json!({"EndpointRemoved": {"ip": "10.0.0.4", "host": "h"}}),
         json!({"AddressReleased": address("old", "10.0.0.3", json!({"reason": "requested"}))}),
     ];
     for (revision, event) in (1..).zip(events) {
@@ -79,7 +79,7 @@ fn an_address_is_gone_when_both_its_uses_are() {
         json!({"AddressReleased": address("vm", "10.0.0.1", json!({"reason": "requested"}))});
     let (set, removed) = (
         json!({"EndpointSet": endpoint("10.0.0.1")}),
-        json!({"EndpointRemoved": {"ip": "10.0.0.1"}}),
+        json!({"EndpointRemoved": {"ip": "10.0.0.1", "host": "h"}}),
     );
     for order in [[&allocated, &set, &released, &removed], [&set, &allocated, &removed, &released]]
     {

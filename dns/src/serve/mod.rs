@@ -74,14 +74,14 @@ impl Server {
     pub fn begin(&self, packet: &[u8], client: SocketAddr, transport: Transport) -> Step {
         let at = Instant::now();
         if !self.allows(client.ip(), at) {
-            self.metrics.drop(Dropped::RateLimit);
+            self.metrics.dropped(Dropped::RateLimit);
             return Step::Nothing;
         }
         let question = match wire::read(packet) {
             Request::Question(question) => *question,
             Request::Reply(bytes) => return Step::Reply(bytes),
             Request::Nothing => {
-                self.metrics.drop(Dropped::Invalid);
+                self.metrics.dropped(Dropped::Invalid);
                 return Step::Nothing;
             }
         };
@@ -122,7 +122,7 @@ impl Server {
     /// Answers that nothing can be asked now.
     #[must_use]
     pub fn give_up(&self, pending: Pending) -> Step {
-        self.metrics.drop(Dropped::Overload);
+        self.metrics.dropped(Dropped::Overload);
         self.end(pending, None)
     }
 

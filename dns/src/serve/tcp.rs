@@ -97,7 +97,7 @@ pub async fn serve(
             }
         };
         let Some(place) = connections.enter(client.ip().to_canonical()) else {
-            server.metrics.drop(Dropped::Connections);
+            server.metrics.dropped(Dropped::Connections);
             continue;
         };
         let connection = Connection {

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use ipnet::IpNet;
 
 use super::reverse;
 use super::{Host, Owner, Part, Pods, ServiceRecords, Services, Settings};
@@ -94,7 +93,8 @@ impl Zone<'_> {
     fn forward(&self, name: &Name, labels: &[String], kind: RecordType) -> Answer {
         let (mut owner, mut labels) = (name.clone(), labels.to_vec());
         let mut answer = Answer::default();
-        for _ in 0..ALIASES_MAX {
+        // A chain, or a loop: what there is of it.
+        while answer.answers.len() < ALIASES_MAX && !is_alias(&answer, &owner) {
             let Some(node) = self.node(&labels) else {
                 return self.negative(answer, false, &self.settings.zone);
             };
@@ -112,7 +112,6 @@ impl Zone<'_> {
                 None => return Answer { alias: Some(target), ..answer },
             }
         }
-        // A loop of aliases: what there is of it.
         answer
     }
 
@@ -425,6 +424,11 @@ impl Zone<'_> {
         }
         found
     }
+}
+
+/// Whether an answer already says what a name is an alias of.
+fn is_alias(answer: &Answer, name: &Name) -> bool {
+    answer.answers.iter().any(|record| record.name == *name)
 }
 
 /// The target of an ExternalName. It is a name even if it looks like an address.

@@ -50,11 +50,11 @@ fn no_packet_harms() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(dns.address).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 65_536];
     let config = Config { cases: 2_000, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
     runner
         .run(&packets(), |packet| {
+            let mut buffer = vec![0; 65_536];
             // An error is that of an earlier packet.
             _ = socket.send(&packet);
             while let Ok(length) = socket.recv(&mut buffer) {

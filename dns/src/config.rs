@@ -17,6 +17,8 @@ use crate::zone::{Part, Pods, ServiceName, Settings};
 
 /// Port of the metrics endpoint: that of CoreDNS.
 pub const METRICS_PORT: u16 = 9153;
+/// The metrics endpoint, unless configured.
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), METRICS_PORT);
 /// The port of DNS.
 const PORT: u16 = 53;
 /// Directory for the copies of what the sources said.
@@ -210,7 +212,7 @@ impl Config {
             kubernetes: kubernetes.then_some(Kubernetes { kubeconfig: given.kubeconfig }),
             servers,
             state_dir: given.state_dir.unwrap_or_else(|| STATE_DIR.into()),
-            metrics: given.metrics.unwrap_or((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
+            metrics: given.metrics.unwrap_or(METRICS),
             log_format: given.log_format.unwrap_or_default(),
             log: given.log.unwrap_or_else(|| "info".into()),
         })

@@ -1,7 +1,7 @@
 //! A running `romana-dns`, questions to it, and an upstream.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -164,7 +164,7 @@ pub(crate) fn question(id: u16, name: &str, kind: RecordType) -> Vec<u8> {
 /// How an upstream answers a question: the answer, or silence.
 pub(crate) type Behaviour = fn(&Message) -> Option<Message>;
 
-/// A DNS server by UDP, in a thread.
+/// A DNS server in two threads: what is longer than 512 bytes is whole by TCP only.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     asked: Arc<AtomicUsize>,
@@ -177,6 +177,12 @@ impl Upstream {
         let address = socket.local_addr().unwrap();
         let (asked, silent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, quiet) = (Arc::clone(&asked), Arc::clone(&silent));
+        let listener = TcpListener::bind(address).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().map(Result::unwrap) {
+                answer_by_tcp(stream, behaviour);
+            }
+        });
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
@@ -186,9 +192,12 @@ impl Upstream {
                 }
                 let request = Message::from_vec(&buffer[..length]).unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
-                if let Some(answer) = behaviour(&request) {
-                    socket.send_to(&answer.to_vec().unwrap(), client).unwrap();
+                let Some(mut answer) = behaviour(&request) else { continue };
+                if answer.to_vec().unwrap().len() > 512 {
+                    answer.answers.truncate(1);
+                    answer.metadata.truncation = true;
                 }
+                socket.send_to(&answer.to_vec().unwrap(), client).unwrap();
             }
         });
         Self { address, asked, silent }
@@ -202,4 +211,16 @@ impl Upstream {
     pub(crate) fn set_silent(&self, silent: bool) {
         self.silent.store(silent, Ordering::SeqCst);
     }
+}
+
+/// Answers one question.
+fn answer_by_tcp(mut stream: TcpStream, behaviour: Behaviour) {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut packet = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut packet).unwrap();
+    let Some(answer) = behaviour(&Message::from_vec(&packet).unwrap()) else { return };
+    let answer = answer.to_vec().unwrap();
+    let length = u16::try_from(answer.len()).unwrap();
+    stream.write_all(&[&length.to_be_bytes()[..], &answer].concat()).unwrap();
 }

@@ -1,12 +1,14 @@
 //! Names of others: forwarded, kept, and what happens when an upstream does not answer.
 
+use std::net::UdpSocket;
+
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::api::Api;
 use crate::records::fill;
-use crate::support::{Dns, Upstream, until};
+use crate::support::{Dns, PATIENCE, Upstream, question, until};
 
 fn reply(request: &Message, code: ResponseCode) -> Message {
     let mut reply = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
@@ -16,7 +18,7 @@ fn reply(request: &Message, code: ResponseCode) -> Message {
     reply
 }
 
-/// `www.…` has an address, `short.…` one for a second, `many.…` many; all else does not exist.
+/// `www.…` has an address, `short.…` one for a second, `many.…` a hundred; most else does not exist.
 pub(crate) fn example(request: &Message) -> Option<Message> {
     let query = &request.queries[0];
     let first = String::from_utf8_lossy(query.name.iter().next().unwrap_or_default());
@@ -29,6 +31,7 @@ pub(crate) fn example(request: &Message) -> Option<Message> {
         "www" if query.query_type != RecordType::A => {}
         "www" => _ = answer.add_answer(address(1, 300)),
         "short" => _ = answer.add_answer(address(2, 1)),
+        "many" => (0..100).for_each(|at| _ = answer.add_answer(address(at, 300))),
         "failing" => return Some(reply(request, ResponseCode::ServFail)),
         "silent" => return None,
         _ => {
@@ -80,6 +83,40 @@ fn answers_and_their_absence_are_kept() {
     assert_eq!(upstream.asked(), before + 2);
     let text = dns.dig("www.example.com A");
     assert!(text.contains("flags: qr rd ra;"), "{text}");
+}
+
+/// A truncated answer is asked for again by TCP; what a client takes by UDP is another matter.
+#[test]
+fn long_answers_are_whole_and_a_failure_is_told() {
+    let upstream = Upstream::start(example);
+    let (_api, _dir, dns) = start(&[&upstream], &[]);
+    assert_eq!(dns.short("+tcp many.example.com A").len(), 100);
+    assert_eq!(dns.short("+noedns many.example.com A").len(), 100, "dig asks again by TCP");
+    assert!(dns.status("+ignore +noedns many.example.com A").1.contains("tc"));
+    assert_eq!(upstream.asked(), 1);
+    assert_eq!(dns.status("failing.example.com A").0, "SERVFAIL");
+    // Who asks for DNSSEC records is answered in kind.
+    let text = dns.dig("+dnssec www.example.com A");
+    assert!(text.contains("flags: do;"), "{text}");
+}
+
+/// The same question, many times at once: it is asked once.
+#[test]
+fn a_question_under_way_is_not_asked_again() {
+    let upstream = Upstream::start(example);
+    let (_api, _dir, dns) = start(&[&upstream], &[]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(dns.address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    for id in 0..100 {
+        socket.send(&question(id, "www.same.example.com.", RecordType::A)).unwrap();
+    }
+    let mut buffer = [0; 512];
+    for _ in 0..100 {
+        let length = socket.recv(&mut buffer).unwrap();
+        assert_eq!(Message::from_vec(&buffer[..length]).unwrap().answers.len(), 1);
+    }
+    assert_eq!(upstream.asked(), 1);
 }
 
 #[test]

@@ -16,11 +16,11 @@ const UPSTREAMS_MAX: usize = 15;
 pub(super) fn read(given: &[String], own: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
     let mut found: Vec<SocketAddr> = Vec::new();
     // An empty text is an empty list: --upstream "".
-    for item in given.iter().filter(|item| !item.is_empty()) {
-        let some = match address(item) {
+    for text in given.iter().filter(|text| !text.is_empty()) {
+        let some = match address(text) {
             Some(address) => vec![address],
-            None if item.starts_with('/') => from_file(Path::new(item))?,
-            None => return Err(format!("{item:?} is neither an address nor an absolute path")),
+            None if text.starts_with('/') => from_file(Path::new(text))?,
+            None => return Err(format!("{text:?} is neither an address nor an absolute path")),
         };
         for address in some {
             if !found.contains(&address) && !own.contains(&address) {

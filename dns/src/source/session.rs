@@ -84,8 +84,9 @@ impl Session {
             let mut changes = Vec::new();
             let mut next = self.next().await;
             loop {
+                let item = next?;
                 status.contact();
-                match next? {
+                match item {
                     Item::Change(change) => self.take(change, &mut changes),
                     Item::Listed => {
                         if let Some(all) = self.listed() {

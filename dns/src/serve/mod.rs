@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::LowerName;
+use hickory_proto::rr::{LowerName, Name};
 use ipnet::IpNet;
 use romana_client::mirror::Seen;
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ use crate::forward::cache::Key;
 use crate::metrics::{Dropped, Metrics, Transport};
 use crate::names::Names;
 use crate::wire::{self, Question, Request};
-use crate::zone::{Answer, Outcome, Services, Settings, Zone};
+use crate::zone::{Answer, Outcome, Pods, Services, Settings, Zone};
 use limit::Limiter;
 
 /// Everything that an answer depends on.
@@ -173,16 +173,32 @@ impl Server {
         let outcome = zone.answer(question.name(), question.kind());
         match &outcome {
             Outcome::Ours(_) if unknown_services => Err(ResponseCode::ServFail),
-            Outcome::Ours(answer) if unknown_names && !answer.exists => Err(ResponseCode::ServFail),
+            Outcome::Ours(answer)
+                if unknown_names && !answer.exists && self.is_of_romana(question.name()) =>
+            {
+                Err(ResponseCode::ServFail)
+            }
             _ => Ok(outcome),
         }
     }
 
-    /// Whether all sources have said something, now or in an earlier run.
+    /// Whether a name is one that only Romana's feed knows.
+    fn is_of_romana(&self, name: &Name) -> bool {
+        let first = name.iter().rev().nth(self.settings.zone.iter().count());
+        let is =
+            |what: &str| first.is_some_and(|label| label.eq_ignore_ascii_case(what.as_bytes()));
+        is("vip") || is("endpoint") || (is("pod") && self.settings.pods == Pods::Verified)
+    }
+
+    /// Whether the main source has said something, now or in an earlier run. A cluster that cannot reach the control plane
+    /// still needs the names of its Services.
     #[must_use]
     pub fn knows_its_zones(&self) -> bool {
-        let services = self.services.as_ref().is_none_or(|services| services.borrow().is_some());
-        services && self.feed.as_ref().is_none_or(|feed| feed.borrow().view.is_some())
+        match (&self.services, &self.feed) {
+            (Some(services), _) => services.borrow().is_some(),
+            (None, Some(feed)) => feed.borrow().view.is_some(),
+            (None, None) => true,
+        }
     }
 
     fn may_recurse(&self, client: IpAddr) -> bool {

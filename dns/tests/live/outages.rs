@@ -63,6 +63,21 @@ fn before_anything_is_known_nothing_is_denied() {
     assert_eq!(dns.short(WEB), ["10.1.0.9", "10.96.0.5"]);
 }
 
+/// A control plane that was never heard takes nothing from the Services, nor from the search path; what only it knows is a
+/// failure.
+#[test]
+fn services_need_no_control_plane() {
+    let (api, dir) = (Api::start(), tempfile::tempdir().unwrap());
+    fill(&api);
+    let dns = Dns::follow(&api, &dir, &["--upstream", "", "--server", "http://127.0.0.1:1"]);
+    assert_eq!(dns.short(WEB), ["10.1.0.9", "10.96.0.5"]);
+    assert_eq!(dns.status("www.example.com.shop.svc.cluster.local A").0, "NXDOMAIN");
+    for name in ["web.vip.cluster.local.", "vm.s.t.endpoint.cluster.local."] {
+        let answer = dns.ask(name, RecordType::A).unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail, "{name}");
+    }
+}
+
 /// A damaged copy is set aside, and the API server asked.
 #[test]
 fn a_damaged_copy_is_set_aside() {

@@ -50,7 +50,7 @@ deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
 	$(CARGO) deny check
 
 dist: ## The programs as they are shipped, in target/dist
-	$(CARGO) build --profile dist --locked -p romana-controlplane -p romana-cli -p romana-agent --bins
+	$(CARGO) build --profile dist --locked -p romana-controlplane -p romana-cli -p romana-agent -p romana-dns --bins
 
 image: ## The container image (needs musl-tools, and buildah or podman), built twice: one digest
 	./deploy/image/build.sh --twice --archive target/romana-image.tar

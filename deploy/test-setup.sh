@@ -21,6 +21,7 @@ command -v sysctl >/dev/null || missing+=(procps)
 command -v ping >/dev/null || missing+=(iputils-ping)
 command -v kubectl >/dev/null || missing+=(kubernetes-client) # renders and applies deploy/kubernetes; Debian 12's is too old for it
 command -v promtool >/dev/null || missing+=(prometheus) # checks deploy/monitoring
+command -v dig >/dev/null || missing+=(bind9-dnsutils) # questions to romana-dns
 command -v openssl >/dev/null || missing+=(openssl) # a key for kube-apiserver
 
 if [ ${#missing[@]} -gt 0 ]; then

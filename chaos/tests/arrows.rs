@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("romana-kubernetes", &["romana-daemon", "romana-statemachine"]),
     ("romana-agent", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
+    ("romana-dns", &["romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),
     ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),
 ];

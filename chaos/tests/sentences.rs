@@ -29,6 +29,7 @@ fn sources() -> Vec<(PathBuf, String)> {
         "client",
         "client/cli",
         "agent",
+        "dns",
     ];
     for room in rooms {
         let mut left = vec![root.join(room).join("src")];

@@ -32,7 +32,7 @@ pub trait Probe: Send + Sync + 'static {
     /// The document at `/status`.
     type Status: Serialize + Send + Sync;
 
-    /// Prefix of all metric names.
+    /// Prefix of all metric names; empty: they are whole.
     fn prefix(&self) -> &'static str;
 
     /// The current status.
@@ -87,7 +87,10 @@ async fn ready<P: Probe>(State(probe): State<Arc<P>>) -> Response {
 }
 
 async fn metrics<P: Probe>(State(probe): State<Arc<P>>) -> Response {
-    let mut registry = Registry::with_prefix(probe.prefix());
+    let mut registry = match probe.prefix() {
+        "" => Registry::default(),
+        prefix => Registry::with_prefix(prefix),
+    };
     let status = probe.status();
     probe.metrics(&status, &mut registry).await;
     match render(&registry) {

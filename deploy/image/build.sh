@@ -13,8 +13,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 target=x86_64-unknown-linux-musl
-packages=(-p romana-controlplane -p romana-cli -p romana-agent)
-names=(romanad romana romana-agent romana-cni)
+packages=(-p romana-controlplane -p romana-cli -p romana-agent -p romana-dns)
+names=(romanad romana romana-agent romana-cni romana-dns)
 programs='' twice='' archive='' dynamic=''
 while [ $# -gt 0 ]; do
   case $1 in

@@ -4,7 +4,7 @@
 #
 #   deploy/package/build.sh PROGRAMS OUT
 #
-# PROGRAMS: a directory with romanad, romana, romana-agent and romana-cni, such as target/dist after `make dist`
+# PROGRAMS: a directory with romanad, romana, romana-dns, romana-agent and romana-cni, such as target/dist after `make dist`
 # (they then need the C library of the machine that built them), or the static ones of deploy/image/build.sh.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,/^set/{/^# \?/s///p}' "$0" >&2; exit 2; }
@@ -23,13 +23,14 @@ trap 'rm -rf "$work"' EXIT
 root=$work/root
 umask 022
 mkdir -p "$root"/{usr/bin,usr/share/doc/romana/topologies}
-for name in romanad romana romana-agent; do install -m 0755 "$programs/$name" "$root/usr/bin/$name"; done
+for name in romanad romana romana-dns romana-agent; do install -m 0755 "$programs/$name" "$root/usr/bin/$name"; done
 # `romana-agent install` takes the plugin from beside itself, and puts it where the container runtime looks.
 install -m 0755 "$programs/romana-cni" "$root/usr/bin/romana-cni"
 install -Dm 0644 -t "$root/usr/lib/systemd/system" deploy/systemd/*.service
 install -Dm 0644 deploy/systemd/romana.sysusers "$root/usr/lib/sysusers.d/romana.conf"
 # A unit starts when its file in /etc/romana exists: an operator copies it from here and fills it in.
-install -Dm 0644 -t "$root/usr/share/doc/romana/examples" deploy/config/romanad.toml deploy/config/agent.toml
+install -Dm 0644 -t "$root/usr/share/doc/romana/examples" deploy/config/romanad.toml deploy/config/agent.toml \
+  deploy/config/dns.toml
 install -m 0644 deploy/topologies/*.json "$root/usr/share/doc/romana/topologies/"
 install -m 0644 deploy/README.md "$root/usr/share/doc/romana/README.md"
 install -m 0644 LICENSE "$root/usr/share/doc/romana/copyright"

@@ -20,7 +20,7 @@ use crate::{deploy, must, output};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Service ranges, and the overlays for them.
 const RANGES: [(&str, &[&str]); 2] = [
-    ("10.96.0.0/12", &["kubeadm", "kubeadm-single", "custom-topology"]),
+    ("10.96.0.0/12", &["kubeadm", "kubeadm-dns", "kubeadm-single", "custom-topology"]),
     ("100.64.0.0/13", &["kops-aws"]),
 ];
 /// Who the control plane is.

@@ -63,7 +63,7 @@ impl<'a> Template<'a> {
     /// Those of all workloads.
     pub(crate) fn all(objects: &'a [Value]) -> Vec<Self> {
         let template = |owner: &'a Value| match text(owner, "kind") {
-            "StatefulSet" | "DaemonSet" => Some(&owner["spec"]["template"]["spec"]),
+            "StatefulSet" | "DaemonSet" | "Deployment" => Some(&owner["spec"]["template"]["spec"]),
             "CronJob" => Some(&owner["spec"]["jobTemplate"]["spec"]["template"]["spec"]),
             _ => None,
         };

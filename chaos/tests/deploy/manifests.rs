@@ -12,12 +12,17 @@ use crate::kustomize::{Template, items, named, of_kind, overlays, rendered, text
 pub(crate) const PROGRAMS: &str = "/opt/romana/";
 /// Kinds that belong to no namespace.
 const OF_CLUSTER: [&str; 2] = ["ClusterRole", "ClusterRoleBinding"];
+/// The Service that kubelets name to pods.
+const DNS_SERVICE: &str = "kube-dns";
 /// Paths that all our daemons answer.
 const PROBED: [&str; 2] = ["/healthz", "/readyz"];
 
 #[test]
 fn there_is_an_overlay_for_each_kind_of_cluster() {
-    assert_eq!(overlays(), ["custom-topology", "kops-aws", "kubeadm", "kubeadm-single"]);
+    assert_eq!(
+        overlays(),
+        ["custom-topology", "kops-aws", "kubeadm", "kubeadm-dns", "kubeadm-single"]
+    );
 }
 
 #[test]
@@ -128,7 +133,8 @@ fn probes_and_services_name_ports_that_exist() {
         }
         let romanad = &named(&objects, "StatefulSet", "romanad")["spec"]["template"]["spec"];
         let container = &romanad["containers"][0];
-        for service in of_kind(&objects, "Service") {
+        let of_dns = |service: &Value| text(&service["metadata"], "name") == DNS_SERVICE;
+        for service in of_kind(&objects, "Service").into_iter().filter(|one| !of_dns(one)) {
             for entry in items(&service["spec"]["ports"]) {
                 assert_eq!(entry["port"].as_u64(), port(container, text(entry, "targetPort")));
             }
@@ -212,5 +218,37 @@ fn addresses_are_the_same_everywhere() {
             let spec = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
             assert_eq!(spec["containers"][0]["args"][0], format!("--rootURL={api}"), "{overlay}");
         }
+    }
+}
+
+/// The Service is that of kube-dns, at its address, by UDP and TCP; it selects our pods, which no policy closes.
+#[test]
+fn dns_takes_the_place_of_kube_dns() {
+    let objects = rendered("kubeadm-dns");
+    let service = named(&objects, "Service", DNS_SERVICE);
+    assert_eq!(text(&service["spec"], "clusterIP"), "10.96.0.10");
+    let deployment = named(&objects, "Deployment", "romana-dns");
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    let template = &deployment["spec"]["template"];
+    for (key, value) in service["spec"]["selector"].as_object().unwrap() {
+        assert_eq!(&template["metadata"]["labels"][key], value);
+    }
+    let (pod, ports) = (&template["spec"], &service["spec"]["ports"]);
+    // Itself as its upstream would be a loop.
+    assert_eq!(pod["dnsPolicy"], "Default");
+    let container = &pod["containers"][0];
+    let served: Vec<(u64, &str)> =
+        items(ports).map(|one| (one["port"].as_u64().unwrap(), text(one, "protocol"))).collect();
+    assert_eq!(served, [(53, "UDP"), (53, "TCP"), (9153, "TCP")]);
+    let policy = named(&objects, "NetworkPolicy", "romana-dns");
+    let open: Vec<u64> = items(&policy["spec"]["ingress"][0]["ports"])
+        .map(|one| one["port"].as_u64().unwrap())
+        .collect();
+    for entry in items(ports) {
+        let target = port(container, text(entry, "targetPort")).unwrap();
+        assert!(open.contains(&target), "{target} is closed");
+    }
+    for other in overlays().iter().filter(|other| *other != "kubeadm-dns") {
+        assert!(of_kind(&rendered(other), "Deployment").is_empty(), "{other} replaces the DNS");
     }
 }

@@ -153,6 +153,29 @@ fn the_agent_accepts_what_it_gets() {
     }
 }
 
+/// That it finds the credentials of its pod can be checked in a pod only.
+#[test]
+fn dns_accepts_what_it_gets() {
+    let objects = rendered("kubeadm-dns");
+    let (template, container) = with_container(&objects, "Deployment", "romana-dns");
+    let dns = Started::new(&objects, &template, container, "romana-dns-x");
+    assert_known(&dns.program, &dns.args, &dns.env, "ROMANA_DNS_");
+    must(dns.command().arg("--check"));
+    let spoilt = dns.command().args(["--check", "--zone", "."]).output().unwrap();
+    assert_eq!(spoilt.status.code(), Some(2));
+    // The server is where the agents have it, and listens where the container says.
+    let agents = named(&objects, "DaemonSet", "romana-agent");
+    let templates = Template::all(&objects).into_iter();
+    let agent = templates.into_iter().find(|one| one.owner == agents).unwrap();
+    let env = environment(&objects, items(&agent.pod["containers"]).next().unwrap(), "x");
+    assert_eq!(dns.env["ROMANA_DNS_SERVER"], env["ROMANA_AGENT_SERVER"]);
+    for (variable, ports) in [("ROMANA_DNS_LISTEN", 2), ("ROMANA_DNS_METRICS", 1)] {
+        let port: u64 = dns.env[variable].rsplit(':').next().unwrap().parse().unwrap();
+        let declared = items(&container["ports"]).filter(|one| one["containerPort"] == port);
+        assert_eq!(declared.count(), ports, "{variable}");
+    }
+}
+
 /// The init container puts the plugin and its configuration where the volumes are, also when it does so again.
 #[test]
 fn the_plugin_is_installed() {

@@ -18,6 +18,17 @@ pub(crate) const ALLOWED: [(&str, &str, &[&str]); 8] = [
     ("networking.k8s.io", "networkpolicies", &["list", "watch"]),
 ];
 
+/// What `romana-dns --kubernetes` may do.
+pub(crate) const DNS_ALLOWED: [(&str, &str, &[&str]); 4] = [
+    ("", "endpoints", &["list", "watch"]),
+    ("", "namespaces", &["list", "watch"]),
+    ("", "services", &["list", "watch"]),
+    ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
+];
+
+/// Overlays with romana-dns.
+const WITH_DNS: [&str; 1] = ["kubeadm-dns"];
+
 /// The capabilities of the agent: the same in its unit.
 pub(crate) const AGENT_CAPABILITIES: [&str; 5] =
     ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE"];
@@ -42,29 +53,37 @@ fn granted(role: &Value) -> BTreeSet<(String, String, String)> {
     found
 }
 
+fn triples(allowed: &[(&str, &str, &[&str])]) -> BTreeSet<(String, String, String)> {
+    let each = allowed.iter().flat_map(|(group, resource, verbs)| {
+        verbs.iter().map(move |verb| ((*group).into(), (*resource).into(), (*verb).to_owned()))
+    });
+    each.collect()
+}
+
 #[test]
-fn the_control_plane_may_read_and_write_events() {
-    let wanted: BTreeSet<_> = ALLOWED
-        .into_iter()
-        .flat_map(|(group, resource, verbs)| {
-            verbs.iter().map(move |verb| (group.into(), resource.into(), (*verb).to_owned()))
-        })
-        .collect();
+fn the_control_plane_may_read_and_write_events_and_dns_may_read() {
     for overlay in overlays() {
         let objects = rendered(&overlay);
+        let mut programs = vec![("romanad", triples(&ALLOWED))];
+        if WITH_DNS.contains(&&*overlay) {
+            programs.push(("romana-dns", triples(&DNS_ALLOWED)));
+        }
         let roles = [of_kind(&objects, "ClusterRole"), of_kind(&objects, "Role")].concat();
-        assert_eq!(roles.len(), 1, "{overlay}");
-        assert_eq!(granted(roles[0]), wanted, "{overlay}");
+        assert_eq!(roles.len(), programs.len(), "{overlay}");
         let bindings = of_kind(&objects, "ClusterRoleBinding");
-        assert_eq!(bindings.len(), 1);
-        let subject =
-            json!({"kind": "ServiceAccount", "name": "romanad", "namespace": "kube-system"});
-        assert_eq!(bindings[0]["subjects"], json!([subject]));
-        assert_eq!(bindings[0]["roleRef"]["name"], roles[0]["metadata"]["name"]);
+        assert_eq!(bindings.len(), programs.len(), "{overlay}");
+        for (name, wanted) in programs {
+            assert_eq!(granted(named(&objects, "ClusterRole", name)), wanted, "{overlay}");
+            let binding = named(&objects, "ClusterRoleBinding", name);
+            let subject =
+                json!({"kind": "ServiceAccount", "name": name, "namespace": "kube-system"});
+            assert_eq!(binding["subjects"], json!([subject]));
+            assert_eq!(binding["roleRef"]["name"], name);
+        }
     }
 }
 
-/// Only romanad has a token of the API server.
+/// Only those who ask it have a token of the API server.
 #[test]
 fn others_have_no_token() {
     for overlay in overlays() {
@@ -73,7 +92,8 @@ fn others_have_no_token() {
             assert_eq!(account["automountServiceAccountToken"], false);
         }
         for template in Template::all(&objects) {
-            let wanted = text(&template.owner["metadata"], "name") == "romanad";
+            let name = text(&template.owner["metadata"], "name");
+            let wanted = ["romanad", "romana-dns"].contains(&name);
             assert_eq!(template.pod["automountServiceAccountToken"], wanted);
         }
     }

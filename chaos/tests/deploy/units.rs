@@ -10,9 +10,10 @@ use crate::rbac::AGENT_CAPABILITIES;
 use crate::{built, deploy, must, output};
 
 /// Unit, its program, and the annotated configuration that an operator copies.
-const UNITS: [(&str, &str, &str); 2] = [
+const UNITS: [(&str, &str, &str); 3] = [
     ("romanad.service", "romanad", "romanad.toml"),
     ("romana-agent.service", "romana-agent", "agent.toml"),
+    ("romana-dns.service", "romana-dns", "dns.toml"),
 ];
 
 fn unit(name: &str) -> String {
@@ -82,7 +83,7 @@ fn image_and_package_have_every_program() {
     }
     for script in ["image/build.sh", "package/build.sh"] {
         let text = fs::read_to_string(deploy().join(script)).unwrap();
-        for program in ["romanad", "romana", "romana-agent", "romana-cni"] {
+        for program in ["romanad", "romana", "romana-agent", "romana-cni", "romana-dns"] {
             let named = |c: char| c.is_whitespace() || "(){}/\"".contains(c);
             assert!(text.split(named).any(|word| word == program), "{script}: {program}");
         }

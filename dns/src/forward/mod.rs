@@ -1,0 +1,227 @@
+//! Names outside our zones: asked of upstreams, and kept.
+//!
+//! ```text
+//!   question ──► cache ──► the same question under way? ──► upstreams in turn ──► cache
+//!                  └── stale, if no upstream answers (RFC 8767)
+//! ```
+
+pub mod cache;
+pub mod exchange;
+pub mod upstream;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::{LowerName, Name, RecordType};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use cache::{Cache, Key, Kind, Lookup};
+use exchange::Request;
+use upstream::{Upstream, order};
+
+/// Time for one attempt, and for all of them: less than the five seconds after which resolvers ask again.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_500);
+const TOTAL_TIMEOUT: Duration = Duration::from_millis(4_500);
+/// Attempts, if there are fewer upstreams.
+const ATTEMPTS: usize = 3;
+/// Most different questions under way.
+const FLYING_MAX: usize = 10_000;
+/// Interval of questions to upstreams that are down.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// An answer on its way; `None`: no upstream has answered.
+type Flying = Shared<BoxFuture<'static, Option<Arc<Message>>>>;
+
+/// Forwards questions.
+#[derive(Debug)]
+pub struct Forwarder {
+    upstreams: Vec<Upstream>,
+    cache: Mutex<Cache>,
+    flying: Mutex<HashMap<Key, Flying>>,
+    turn: AtomicUsize,
+    random_case: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl Forwarder {
+    /// A forwarder to these upstreams, with a cache for so many answers.
+    #[must_use]
+    pub fn new(
+        upstreams: &[SocketAddr],
+        cache: usize,
+        random_case: bool,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            upstreams: upstreams.iter().copied().map(Upstream::new).collect(),
+            cache: Mutex::new(Cache::new(cache)),
+            flying: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            random_case,
+            metrics,
+        }
+    }
+
+    /// Addresses of the upstreams, and whether they answer.
+    pub fn upstreams(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        self.upstreams.iter().map(|upstream| (upstream.address, upstream.is_up()))
+    }
+
+    /// Number of answers in the cache.
+    #[must_use]
+    pub fn cached(&self) -> usize {
+        lock(&self.cache).len()
+    }
+
+    /// Looks an answer up in the cache, without asking.
+    #[must_use]
+    pub fn known(&self, key: &Key) -> Option<Message> {
+        match lock(&self.cache).get(key, Instant::now()) {
+            Lookup::Fresh(message, kind) => {
+                self.metrics.cache_hit(kind == Kind::Success);
+                Some(message)
+            }
+            _ => None,
+        }
+    }
+
+    /// Resolves a question that is not in the cache; `None`: no upstream answers, and nothing stale is known.
+    pub async fn resolve(self: &Arc<Self>, key: Key) -> Option<Message> {
+        self.metrics.cache_miss();
+        // None is up: what is known is answered at once, rather than after all time-outs.
+        if !self.upstreams.iter().any(Upstream::is_up)
+            && let Some(stale) = self.stale(&key)
+        {
+            return Some(stale);
+        }
+        let answer = self.fly(&key)?.await;
+        if let Some(answer) = answer.as_deref().filter(|answer| is_useful(answer)) {
+            return Some(answer.clone());
+        }
+        self.stale(&key).or_else(|| answer.map(|answer| (*answer).clone()))
+    }
+
+    fn stale(&self, key: &Key) -> Option<Message> {
+        let Lookup::Stale(message) = lock(&self.cache).get(key, Instant::now()) else {
+            return None;
+        };
+        self.metrics.served_stale();
+        Some(message)
+    }
+
+    /// The answer on its way, asked for now if it is not yet. `None`: too many are under way.
+    fn fly(self: &Arc<Self>, key: &Key) -> Option<Flying> {
+        let mut flying = lock(&self.flying);
+        if let Some(same) = flying.get(key) {
+            return Some(same.clone());
+        }
+        if flying.len() >= FLYING_MAX {
+            return None;
+        }
+        let (this, asked) = (Arc::clone(self), key.clone());
+        // A task of its own: it goes on if the client that asked first does not wait.
+        let task = tokio::spawn(async move {
+            let answer = timeout(TOTAL_TIMEOUT, this.ask(&asked)).await.ok().flatten();
+            let answer = answer.map(Arc::new);
+            let kept = answer.clone().unwrap_or_else(|| Arc::new(failure()));
+            lock(&this.cache).insert(asked.clone(), kept, Instant::now());
+            lock(&this.flying).remove(&asked);
+            answer
+        });
+        let answer = async { task.await.ok().flatten() }.boxed().shared();
+        flying.insert(key.clone(), answer.clone());
+        Some(answer)
+    }
+
+    /// Asks the upstreams, one after the other, until one has a useful answer.
+    async fn ask(&self, key: &Key) -> Option<Message> {
+        let up: Vec<bool> = self.upstreams.iter().map(Upstream::is_up).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut last = None;
+        for at in order(&up, turn, ATTEMPTS) {
+            let upstream = &self.upstreams[at];
+            let request = Request::new(key, self.random_case)?;
+            match self.attempt(upstream, &request).await {
+                Some(answer) if is_useful(&answer) => return Some(answer),
+                Some(answer) => last = Some(answer),
+                None => {}
+            }
+        }
+        last
+    }
+
+    async fn attempt(&self, upstream: &Upstream, request: &Request) -> Option<Message> {
+        let begun = Instant::now();
+        let answer = match timeout(ATTEMPT_TIMEOUT, exchange::ask(upstream.address, request)).await
+        {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                tracing::debug!(upstream = %upstream.address, %error, "upstream does not answer");
+                None
+            }
+            Err(_) => None,
+        };
+        let code = answer.as_ref().map(|answer| answer.metadata.response_code);
+        self.metrics.forwarded(upstream.address, code, begun.elapsed());
+        match &answer {
+            Some(_) => {
+                if upstream.answered() {
+                    tracing::info!(upstream = %upstream.address, "upstream answers again");
+                }
+            }
+            None => {
+                if upstream.failed() {
+                    tracing::warn!(upstream = %upstream.address, "upstream is down");
+                }
+            }
+        }
+        answer
+    }
+
+    /// Asks upstreams that are down whether they answer again, until `stop`.
+    pub async fn check(self: Arc<Self>, stop: CancellationToken) {
+        let root = LowerName::from(Name::root());
+        let key = Key { name: root, kind: RecordType::NS, dnssec: false, unchecked: false };
+        while !stop.is_cancelled() {
+            for upstream in self.upstreams.iter().filter(|upstream| !upstream.is_up()) {
+                let Some(request) = Request::new(&key, false) else { continue };
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    answer = self.attempt(upstream, &request) => {
+                        if answer.is_none() {
+                            self.metrics.check_failed(upstream.address);
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(CHECK_EVERY) => {}
+            }
+        }
+    }
+}
+
+/// Whether an answer says something about the name, rather than about the server.
+fn is_useful(answer: &Message) -> bool {
+    matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+}
+
+/// What is kept when no upstream answers, so that not every client waits for all of them.
+fn failure() -> Message {
+    let mut message = Message::new(0, MessageType::Response, OpCode::Query);
+    message.metadata.response_code = ResponseCode::ServFail;
+    message
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -79,9 +79,10 @@ impl Finding {
 
 impl Command {
     pub(crate) async fn run(self, ctx: &Context) -> Result<(), Failure> {
-        let mut findings = of_cluster(ctx).await;
+        let (mut findings, unreachable) = of_cluster(ctx).await;
         findings.extend(self.here());
         report(ctx, findings)
+            .map_err(|failure| if unreachable { Failure::Unreachable } else { failure })
     }
 
     /// Checks of this machine, if an agent runs here.
@@ -98,16 +99,17 @@ pub(crate) async fn findings(ctx: &Context) -> Findings {
         cni_bin_dir: cni::BIN_DIR.into(),
         local: None,
     };
-    let mut items = of_cluster(ctx).await;
+    let (mut items, _) = of_cluster(ctx).await;
     items.extend(usual.here());
     Findings { items }
 }
 
-/// Checks of the cluster. An error is a finding, and ends only the checks that need what could not be read.
-async fn of_cluster(ctx: &Context) -> Vec<Finding> {
+/// Checks of the cluster, and whether no replica answers. An error is a finding, and ends only the checks that need what
+/// could not be read.
+async fn of_cluster(ctx: &Context) -> (Vec<Finding>, bool) {
     let cluster = match ctx.client.cluster().await {
         Ok(cluster) => as_its_leader_sees(ctx, cluster).await,
-        Err(error) => return cluster::unreachable(ctx, &error).await,
+        Err(error) => return (cluster::unreachable(ctx, &error).await, true),
     };
     let mut findings = cluster::check(&cluster);
     let servers: Vec<Server> =
@@ -118,10 +120,10 @@ async fn of_cluster(ctx: &Context) -> Vec<Finding> {
     if cluster.leader.is_none() {
         // Without one nothing else is readable, which the first finding says.
         findings.extend(versions::check(&replicas, &[]));
-        return findings;
+        return (findings, false);
     }
     findings.extend(of_state(ctx, &replicas).await);
-    findings
+    (findings, false)
 }
 
 /// Checks of hosts, agents, networks and addresses. `replicas`: their versions.

@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     Syntax(String, String),
     /// A check found a problem, which was printed already.
     Found,
+    /// No replica answers, which was printed already.
+    Unreachable,
     /// The cluster has no leader that a majority confirms.
     NoLeader,
     /// A local read or write failed.
@@ -75,7 +77,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(Error::Unavailable { .. }) | Self::NoLeader => 3,
+            Self::Client(Error::Unavailable { .. }) | Self::NoLeader | Self::Unreachable => 3,
             Self::Client(Error::Unknown { .. }) | Self::Incomplete(..) => 4,
             Self::Usage(_) | Self::Document(_) | Self::Syntax(..) => 2,
             Self::Client(_)
@@ -142,6 +144,9 @@ impl Failure {
             }
             Self::Syntax(why, hint) => own("Usage", why.clone(), hint),
             Self::Found => own("Found", String::from("something is wrong, see above"), ""),
+            Self::Unreachable => {
+                own("Unavailable", String::from("no replica answers, see above"), "")
+            }
             Self::NoLeader => own(
                 "Unavailable",
                 String::from(
@@ -172,7 +177,7 @@ impl Failure {
             Self::Io(_, error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
-            Self::Found => return code,
+            Self::Found | Self::Unreachable => return code,
             // Programs read what they know of it.
             Self::Foreign { json, why } if format != Format::Table => {
                 anstream::eprintln!(
@@ -238,6 +243,7 @@ mod tests {
             Failure::usage("x"),
             Failure::document("x"),
             Failure::Found,
+            Failure::Unreachable,
             Failure::NoLeader,
             Failure::io("x", io::Error::other("y")),
             Failure::Damaged(why()),

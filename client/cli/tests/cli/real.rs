@@ -289,7 +289,7 @@ fn doctor_explains_an_installation_that_does_not_work() {
     };
     // Nothing there, and something else there.
     let nobody = findings("-r 127.0.0.1:1 --timeout 1s doctor");
-    assert_eq!(nobody.1, Some(1));
+    assert_eq!(nobody.1, Some(3));
     says(&nobody, "bad leader: no replica tells the cluster's status");
     says(&nobody, "bad replica: http://127.0.0.1:1: it does not accept connections");
     let bare = findings("doctor");

@@ -112,6 +112,7 @@ commands! {
     ReserveServices      4      yes         yes    Operator  Topology;
     ImportObject         4      yes         yes    Leader    Sources;
     WithdrawObject       4      no          yes    Leader    Sources;
+    PlaceVip             4      no          yes    Leader    Vips;
 }
 
 impl Command {
@@ -130,6 +131,7 @@ impl Command {
             Self::EndHold(end) => Some(end.term),
             Self::ImportObject(import) => Some(import.term),
             Self::WithdrawObject(withdraw) => Some(withdraw.term),
+            Self::PlaceVip(place) => Some(place.term),
             _ => None,
         }
     }

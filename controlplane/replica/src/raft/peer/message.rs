@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
 use romana_statemachine::agent::{Heartbeat, HeartbeatAge, RefusedAgent};
+use romana_statemachine::lease::{LeaseLeft, VipAnswer, VipRenewal};
 use romana_statemachine::{Digest, Outcome, Printable, Record, Revision, Term};
 use serde::{Deserialize, Serialize};
 
@@ -149,6 +150,10 @@ pub(in crate::raft) enum PeerRequest {
     RefusedAgents,
     /// Where the history begins. Since version 4.
     Beginning,
+    /// To the leader: a host renews its leases of VIPs. Since version 4.
+    RenewVips(VipRenewal),
+    /// To the leader: request the grants of VIPs. Since version 4.
+    VipLeases,
 }
 
 /// A response to a [`PeerRequest`].
@@ -175,6 +180,10 @@ pub(in crate::raft) enum PeerResponse {
     RefusedAgents(Option<Vec<RefusedAgent>>),
     /// Where the history begins, or why that is unknown.
     Beginning(Result<Beginning, String>),
+    /// What the host is granted, or why the leader cannot tell.
+    VipsRenewed(Result<VipAnswer, String>),
+    /// The grants that may not be over; `None`: it no longer leads.
+    VipLeases(Option<Vec<LeaseLeft>>),
 }
 
 impl PeerResponse {
@@ -195,6 +204,8 @@ impl PeerResponse {
             Self::Heard(_) => "heartbeats",
             Self::RefusedAgents(_) => "agents that were refused",
             Self::Beginning(_) => "where a history begins",
+            Self::VipsRenewed(_) => "an answer to a renewal",
+            Self::VipLeases(_) => "leases",
         };
         format!("the answer does not fit the question: it is {of}")
     }

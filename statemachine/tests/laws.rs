@@ -143,7 +143,6 @@ impl Judge {
             Event::VipRemoved(event) => {
                 assert_eq!(self.placed.remove(event.name.as_str()), None, "{record}: it was held");
             }
-            Event::Restored(_) => self.placed.clear(),
             _ => {}
         }
         self.clock(at);
@@ -207,6 +206,7 @@ impl World {
         assert_eq!(self.restarted.clone().restored(restored).1, record);
         self.follower.follow(&record).unwrap();
         (self.restarted, self.state) = (state.clone(), state);
+        self.judge.placed.clear();
     }
 
     /// Decides the first command without applying it: the state must not change, and applying must cause the same
@@ -271,13 +271,15 @@ impl World {
         if self.state.version() < 4 {
             return;
         }
-        let subnets = ["10.0.0.0/16".parse().unwrap()];
+        let subnets: [ipnet::IpNet; 1] = ["10.0.0.0/16".parse().unwrap()];
         let hosts: Vec<_> = self.state.hosts().map(|host| host.name.clone()).collect();
         let renewing = hosts.iter().skip(1).map(|name| (name, subnets.as_slice())).collect();
         let moves = self.state.vip_moves(&renewing);
         let proposals = moves.iter().map(|step| {
             let VipMove { name, from, to, reason, .. } = step.clone();
-            let command = Command::PlaceVip(PlaceVip { name, from, to, reason, term: Term(1) });
+            let agent = to.as_ref().and_then(|to| self.state.agent_of(to).cloned());
+            let place = PlaceVip { name, from, to, agent, reason, term: Term(1) };
+            let command = Command::PlaceVip(place);
             Proposal { actor: "law".into(), command }
         });
         let mut copy = self.state.clone();
@@ -287,7 +289,8 @@ impl World {
         for (outcome, step) in outcomes.iter().zip(&moves) {
             assert!(outcome.result.is_ok(), "{step:?}: {outcome:?}");
         }
-        assert_eq!(copy.vip_moves(&renewing), [], "after {moves:?}");
+        let left = copy.vip_moves(&renewing);
+        assert!(left.is_empty(), "{left:?} after {moves:?}");
         // Hosts that can have the same VIPs have as many of them, up to one, if all were placed now.
         let fit = |host: &&Host| host.state == HostState::Up && renewing.contains_key(&host.name);
         let had = self.state.vips().any(|vip| vip.placement.is_some());

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use romana_statemachine::command::PlaceVip;
-use romana_statemachine::{Command, Refusal, State, Topic, version};
+use romana_statemachine::name::HostName;
+use romana_statemachine::{Command, Refusal, State, Topic, plural, version};
 
 use super::{LeaderContext, Task, TaskError};
 
@@ -62,9 +63,9 @@ async fn pass(context: &LeaderContext) {
         Ok(outcomes) => outcomes,
         // The moves may be committed later: their addresses stay barred until a later pass knows.
         Err(error) => {
-            let why = format!("{} VIPs were not moved: {error}", moves.len());
+            let moves = plural(moves.len(), "VIP");
             tracing::warn!(term = context.term.get(), %error, "cannot move VIPs");
-            context.report("VipsNotMoved", Some(why));
+            context.report("VipsNotMoved", Some(format!("cannot move {moves}: {error}")));
             return;
         }
     };
@@ -73,7 +74,11 @@ async fn pass(context: &LeaderContext) {
         context.replica.vips().decided(context.term, place);
         let PlaceVip { name, from, to, reason, .. } = place;
         match outcome.result {
-            Ok(_) => tracing::info!(vip = %name, ?from, ?to, %reason, "VIP moved"),
+            Ok(_) => {
+                let (from, to) = (from.as_ref(), to.as_ref());
+                let (from, to) = (from.map(HostName::as_str), to.map(HostName::as_str));
+                tracing::info!(vip = %name, from, to, %reason, "VIP moved");
+            }
             // Another replica leads by now, or an operator changed the VIP or the host since.
             Err(
                 Refusal::StaleTerm { .. }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::Term;
 use crate::event::VipReason;
-use crate::name::{HostName, TableId, VipName};
+use crate::name::{HostName, InstanceId, TableId, VipName};
 
 /// A virtual IP to be assigned to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ pub struct PlaceVip {
     pub from: Option<HostName>,
     /// The host that is to have it; `None`: no host. The same as `from`: only the length of its grants changes.
     pub to: Option<HostName>,
+    /// The agent that speaks for a host that gets it, as the leader task saw it. Refused if it is another one: the
+    /// task has waited for the grants of all others.
+    #[serde(default)]
+    pub agent: Option<InstanceId>,
     pub reason: VipReason,
     /// The term in which the leader task decided.
     pub term: Term,

@@ -20,7 +20,7 @@ use crate::vip::{VipMove, VipPlacement};
 /// The leases of one leader in one term. Times are readings of its monotonic clock.
 #[derive(Clone, Debug)]
 pub struct LeaderLeases {
-    /// When all grants of earlier terms are over.
+    /// When all grants of earlier terms are over, and hosts have had time to renew: no VIP moves before.
     settled: Duration,
     /// What was granted: by address, then by host.
     given: BTreeMap<IpAddr, BTreeMap<Holder, Given>>,
@@ -28,6 +28,10 @@ pub struct LeaderLeases {
     leaving: BTreeMap<IpAddr, Leaving>,
     /// The last renewal of each agent.
     heard: BTreeMap<Holder, Heard>,
+    /// When the last renewal of any host arrived.
+    latest: Duration,
+    /// After this time without renewals a host is silent.
+    silent: Duration,
     /// VIPs that no host has, and since when the leader knows that.
     unplaced: BTreeMap<IpAddr, Duration>,
 }
@@ -86,7 +90,7 @@ impl LeaderLeases {
         let wait = if longest.is_zero() { Duration::ZERO } else { fence(longest) };
         let (given, leaving, heard) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (settled, unplaced) = (now.saturating_add(wait), BTreeMap::new());
-        Self { settled, given, leaving, heard, unplaced }
+        Self { settled, given, leaving, heard, latest: now, silent: wait, unplaced }
     }
 
     /// Takes a renewal that arrived at `now`. Returns whether the host gave up an address that it was granted.
@@ -98,6 +102,12 @@ impl LeaderLeases {
         if last.is_some_and(|last| last.run == *run && last.sequence >= *sequence) {
             return false;
         }
+        // This replica was cut off for a while, or paused, and hosts come back one after the other: without a pause
+        // the first one would get all VIPs.
+        if now.saturating_sub(self.latest) * 4 >= self.silent * 3 {
+            self.settled = self.settled.max(now.saturating_add(self.silent));
+        }
+        self.latest = self.latest.max(now);
         // An agent lists the same subnets each time.
         let kept = last.filter(|last| *last.subnets == **subnets);
         let subnets = kept.map_or_else(|| subnets.as_slice().into(), |last| last.subnets.clone());
@@ -185,6 +195,7 @@ impl LeaderLeases {
         };
         self.given.retain(|_, hosts| given(hosts));
         let silent = fence(Duration::from_millis(state.settings().vip_lease_ms));
+        self.silent = silent;
         self.heard.retain(|_, heard| heard.at.saturating_add(silent) > now);
         // Hosts have not had time to renew with this leader: it does not know which of them can.
         if now < self.settled {
@@ -225,9 +236,9 @@ impl LeaderLeases {
                 return **holder == leaving.host;
             }
             if leaving.proposed {
-                let (name, host) = ((*name).clone(), Some(leaving.host.clone()));
-                let reason = VipReason::GrantChanged;
-                probes.push(PlaceVip { name, from: host.clone(), to: host, reason, term });
+                let (name, from) = ((*name).clone(), Some(leaving.host.clone()));
+                let (to, reason) = (from.clone(), VipReason::GrantChanged);
+                probes.push(PlaceVip { name, from, to, agent: None, reason, term });
             }
             leaving.proposed
         });
@@ -246,6 +257,7 @@ impl LeaderLeases {
         if since.is_some_and(|since| since.saturating_add(GATHER) > now) {
             return None;
         }
+        let mut agent = None;
         if from != to {
             if let Some(host) = &from {
                 let leaving = Leaving { host: host.clone(), proposed: false };
@@ -256,10 +268,11 @@ impl LeaderLeases {
                 if !self.is_free_for(ip, &holder, now) {
                     return None;
                 }
+                agent = Some(holder.1);
             }
             self.leaving.get_mut(&ip).into_iter().for_each(|leaving| leaving.proposed = true);
         }
-        Some(PlaceVip { name, from, to, reason, term })
+        Some(PlaceVip { name, from, to, agent, reason, term })
     }
 
     /// The outcome of the last command for this address is known, and earlier ones are decided.
@@ -280,12 +293,6 @@ impl LeaderLeases {
             })
         });
         all.collect()
-    }
-
-    /// How long no VIP is moved because the predecessor may have granted it.
-    #[must_use]
-    pub fn unsettled(&self, now: Duration) -> Duration {
-        self.settled.saturating_sub(now)
     }
 }
 

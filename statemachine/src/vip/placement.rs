@@ -14,7 +14,7 @@ use crate::command::{HostState, PlaceVip};
 use crate::entry::{Millis, Revision};
 use crate::event::{Event, VipPlaced, VipReason};
 use crate::host;
-use crate::name::HostName;
+use crate::name::{HostName, InstanceId};
 use crate::refusal::Refusal;
 use crate::state::State;
 use crate::version::VIP_PLACEMENT;
@@ -80,16 +80,22 @@ pub(crate) fn decide_place(state: &State, place: &PlaceVip) -> Result<Vec<Event>
         return Ok(Vec::new());
     }
     if let Some(to) = place.to.as_ref().filter(|to| place.from.as_ref() != Some(*to)) {
-        check_fit(state, vip, to)?;
+        check_fit(state, vip, to, place.agent.as_ref())?;
     }
     Ok(vec![vip.placed(place.to.clone(), place.reason, grant_ms)])
 }
 
-/// Refuses a host that may not get the VIP.
-fn check_fit(state: &State, vip: &Vip, name: &HostName) -> Result<(), Refusal> {
+/// Refuses a host that may not get the VIP, or whose agent is another one.
+fn check_fit(
+    state: &State,
+    vip: &Vip,
+    name: &HostName,
+    agent: Option<&InstanceId>,
+) -> Result<(), Refusal> {
     let Some(host) = state.host(name) else { return Err(host::not_found(state, name)) };
     let why = match host.state {
         _ if !vip.is_candidate(name) => "it is not one of its candidates",
+        _ if state.agent_of(name) != agent => "another agent speaks for it",
         HostState::Up => return Ok(()),
         HostState::Draining => "it is draining",
         HostState::Down => "it is down",

@@ -153,10 +153,12 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
         ))
     });
     let reason = prop_oneof![Just("first"), Just("holder_silent"), Just("grant_changed")];
-    let place = (0..3, 0..5, 0..5, reason, 0..8u64).prop_map(move |(v, from, to, reason, stale)| {
+    let agent = prop_oneof![2 => Just("null"), 1 => Just("\"i0\""), 1 => Just("\"i1\"")];
+    let place = (0..3, 0..5, 0..5, agent, reason, 0..8u64);
+    let place = place.prop_map(move |(v, from, to, agent, reason, stale)| {
         let host = |n: i32| if n == 4 { "null".to_string() } else { format!("\"h{n}\"") };
         json(format!(
-            r#"{{"PlaceVip":{{"name":"v{v}","from":{},"to":{},"reason":"{reason}","term":{}}}}}"#,
+            r#"{{"PlaceVip":{{"name":"v{v}","from":{},"to":{},"agent":{agent},"reason":"{reason}","term":{}}}}}"#,
             host(from),
             host(to),
             term + stale / 7

@@ -70,7 +70,7 @@ impl PeerService {
     /// Answers a host's renewal, as the leader.
     pub(in crate::raft) async fn renew_vips(
         &self,
-        renewal: VipRenewal,
+        renewal: &VipRenewal,
     ) -> Result<VipAnswer, String> {
         let (leases, arrived) = (&self.leases, self.leases.began.elapsed());
         let not_leading = || String::from("this replica does not lead");
@@ -87,8 +87,8 @@ impl PeerService {
         }
         let state = self.machine.with_state(State::clone);
         let answered = leases.of_term(term, &state, |book, _| {
-            let gave_up = book.hear(&renewal, arrived);
-            (gave_up, book.grant(&state, &renewal, arrived))
+            let gave_up = book.hear(renewal, arrived);
+            (gave_up, book.grant(&state, renewal, arrived))
         });
         let (gave_up, answer) = answered.ok_or_else(not_leading)?;
         if gave_up {
@@ -100,7 +100,11 @@ impl PeerService {
     /// The grants that may not be over, as the leader.
     pub(in crate::raft) fn vip_leases(&self) -> Option<Vec<LeaseLeft>> {
         let term = self.view.get().leads?;
-        let state = self.machine.with_state(State::clone);
-        self.leases.of_term(term, &state, |book, now| book.left(now))
+        let book = self.leases.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.leases.began.elapsed();
+        // Leases of this term begin with a renewal or with the leader's task, not with a question: this replica may not
+        // have applied everything yet.
+        let leases = book.as_ref().filter(|(of, _)| *of == term);
+        Some(leases.map(|(_, leases)| leases.left(now)).unwrap_or_default())
     }
 }

@@ -155,7 +155,7 @@ impl PeerService {
             }
             PeerRequest::Beginning => PeerResponse::Beginning(self.beginning().await),
             PeerRequest::RenewVips(renewal) => {
-                PeerResponse::VipsRenewed(self.renew_vips(renewal).await)
+                PeerResponse::VipsRenewed(self.renew_vips(&renewal).await)
             }
             PeerRequest::VipLeases => PeerResponse::VipLeases(self.vip_leases()),
         }

@@ -14,10 +14,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use lang::Step;
 use romana_statemachine::audit::tenures;
 use romana_statemachine::command::ResumeAllocation;
 use romana_statemachine::event::Restored;
+use romana_statemachine::name::HostName;
 use romana_statemachine::topology::Network;
 use romana_statemachine::{
     Answer, Command, Digest, Entry, Index, Millis, Outcome, Position, Proposal, Record, Refusal,
@@ -187,9 +189,16 @@ fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, St
             for vip in state.vips() {
                 let holder =
                     vip.holder.as_ref().map(|h| format!(" on {} until {}", h.host, h.until));
-                writeln!(out, "{} {}{}", vip.name, vip.ip, holder.unwrap_or_default()).unwrap();
+                let placed = vip.placement.as_ref().map(|placed| {
+                    let (at, grant) = (placed.at, placed.grant_ms);
+                    let since = format!("r{} {at}, grant {grant} ms", placed.since);
+                    format!(" on {} since {since}, {}", placed.host, placed.reason)
+                });
+                let holder = holder.or(placed).unwrap_or_default();
+                writeln!(out, "{} {}{holder}", vip.name, vip.ip).unwrap();
             }
         }
+        "moves" => show_moves(state, &what[1..], &mut out)?,
         "conflicts" => show_conflicts(state, &mut out),
         "sources" => {
             for (object, source) in state.sources() {
@@ -202,6 +211,22 @@ fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, St
         other => return Err(format!("show {other}?")),
     }
     Ok(out)
+}
+
+fn show_moves(state: &State, renewing: &[String], out: &mut String) -> Result<(), String> {
+    let mut hosts: Vec<(HostName, Vec<IpNet>)> = Vec::new();
+    for word in renewing {
+        let (name, subnets) = word.split_once('=').ok_or("no HOST=SUBNET")?;
+        let subnets = subnets.split(',').map(str::parse).collect::<Result<_, _>>();
+        hosts.push((name.into(), subnets.map_err(|_| "no subnet")?));
+    }
+    let renewing = hosts.iter().map(|(name, subnets)| (name, subnets.as_slice())).collect();
+    for step in state.vip_moves(&renewing) {
+        let host = |host: &Option<HostName>| host.clone().map_or("-".into(), |h| h.to_string());
+        let (from, to) = (host(&step.from), host(&step.to));
+        writeln!(out, "{} {from} -> {to}: {}", step.name, step.reason).unwrap();
+    }
+    Ok(())
 }
 
 fn show_conflicts(state: &State, out: &mut String) {

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use romana_statemachine::policy::party::Transport::{self, Tcp, Udp};
 use romana_statemachine::{Command, Revision};
@@ -234,10 +235,15 @@ fn nothing_passes_before_the_policy_does_in_namespaces() {
                 got_through
             });
             add.ok();
-            // After ADD the policy is in place: allowed ports are reached (the client's kernel has to resolve
-            // the address again), others are not, however often they are probed.
+            // After ADD the policy is in place: allowed ports are reached (once the client's host has the
+            // route), others are not, however often they are probed.
             let open = || reaches(&lab, "client", wanted, Tcp(80));
-            let found = (0..3).any(|_| open()) || name == "open" && (0..20).any(|_| open());
+            let end = Instant::now() + Duration::from_secs(20);
+            let mut tries = std::iter::repeat_with(open).take_while(|_| Instant::now() < end);
+            let found = match name {
+                "open" => tries.any(|reached| reached),
+                _ => tries.take(3).any(|reached| reached),
+            };
             done.store(true, Ordering::Relaxed);
             let got_through = asking.join().expect("it ends");
             assert_eq!(found, name == "open", "{name}");

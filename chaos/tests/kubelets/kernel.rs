@@ -12,6 +12,8 @@ pub(crate) struct Traces {
     rules: Vec<String>,
     sets: Vec<String>,
     attachments: usize,
+    /// DELs that wait for an agent.
+    spooled: usize,
 }
 
 impl Traces {
@@ -23,8 +25,10 @@ impl Traces {
             lines.sort();
             lines
         };
-        let dirs = ["attachments", "spool"].map(|dir| format!("/var/lib/romana/{dir}"));
-        let files = dirs.iter().filter_map(|dir| fs::read_dir(node.machine.path(dir)).ok());
+        let files = |dir: &str| {
+            let dir = fs::read_dir(node.machine.path(&format!("/var/lib/romana/{dir}")));
+            dir.map_or(0, Iterator::count)
+        };
         Self {
             links: lines(run("ip", &["-oneline", "link", "show", "type", "veth"]), &|line| {
                 line.contains("romana-")
@@ -37,16 +41,19 @@ impl Traces {
                 line.contains("ROMANA-") && !line.starts_with(':')
             }),
             sets: lines(run("ipset", &["list", "-name"]), &|line| line.starts_with("ROMANA-")),
-            attachments: files.map(Iterator::count).sum(),
+            attachments: files("attachments"),
+            spooled: files("spool"),
         }
     }
 
     /// No link, route or file of a pod.
     pub(crate) fn has_no_pods(&self) -> bool {
-        self.links.is_empty() && self.routes.is_empty() && self.attachments == 0
+        let files = self.attachments + self.spooled;
+        self.links.is_empty() && self.routes.is_empty() && files == 0
     }
 
-    /// Nothing at all, not even what stands without pods.
+    /// Nothing at all, not even what stands without pods. DELs that a kubelet repeats after the agent has gone stay
+    /// where they wait.
     pub(crate) fn is_nothing(&self) -> bool {
         let lists = [&self.links, &self.routes, &self.rules, &self.sets];
         lists.iter().all(|list| list.is_empty()) && self.attachments == 0

@@ -10,7 +10,6 @@ use romana_statemachine::{Refusal, escaped, escaped_json};
 use serde_json::{Value, json};
 
 use crate::global::Format;
-use crate::output::Output;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -178,17 +177,6 @@ impl Failure {
                 return ExitCode::SUCCESS;
             }
             Self::Found | Self::Unreachable => return code,
-            // Programs read what they know of it.
-            Self::Foreign { json, why } if format != Format::Table => {
-                anstream::eprintln!(
-                    "note: printed as received, this program does not know its form: {}",
-                    escaped(why)
-                );
-                return match Output::new(format).value(json) {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(failure) => failure.report(format),
-                };
-            }
             _ => {}
         }
         let (name, message, hint, details) = self.parts();

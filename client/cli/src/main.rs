@@ -48,12 +48,15 @@ mod vip;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use romana_statemachine::escaped;
+use serde_json::Value;
 
 use crate::args::{Args, Noun};
 use crate::config::Config;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::global::Format;
+use crate::output::Output;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -75,8 +78,23 @@ fn main() -> ExitCode {
         }
         Err(failure) => {
             tracing::info!(target: "romana", why = failure.summary(), "failed");
-            failure.report(format)
+            match failure {
+                Failure::Foreign { json, why } if format != Format::Table => {
+                    as_received(&json, &why, format)
+                }
+                failure => failure.report(format),
+            }
         }
+    }
+}
+
+/// Prints an answer whose form is unknown, for programs: they read what they know of it.
+fn as_received(json: &Value, why: &str, format: Format) -> ExitCode {
+    let note = "printed as received, as this program does not know its form";
+    anstream::eprintln!("note: {note}: {}", escaped(why));
+    match Output::new(format).value(json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(format),
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! `romanad --rejoin`: a replica whose data directory was lost asks for a place itself, as `romana cluster replace` does.
 //! Under its old id it would have forgotten its votes; as a new member it has made none, and the old id is never used
-//! again. The others agree by a majority without it. So there is no second cluster, whoever is asked.
+//! again. The others agree by a majority without it. So there is no second cluster, whichever of them is asked.
 
 use std::time::Duration;
 

@@ -124,16 +124,11 @@ impl Failure {
                 chain(error),
                 "Look before you repeat it; allocating by the same name again is safe.",
             ),
-            Self::Client(error @ Error::Protocol { .. }) => own(
-                "Protocol",
-                chain(error),
-                "Check -r/--rootURL: what answers there is not romanad, or a proxy is in between.",
-            ),
             Self::Client(error) => own("Protocol", chain(error), ""),
             Self::Foreign { why, .. } => own(
                 "Protocol",
-                format!("the answer has a form that this program does not know: {why}"),
-                "-f json prints it as it came. If the replicas are newer, upgrade this program; else check -r/--rootURL.",
+                format!("not an answer of a Romana replica: {why}"),
+                "-f json prints it as it came. If the replicas are newer, upgrade this program.",
             ),
             Self::Usage(why) => {
                 own("Usage", why.clone(), "romana COMMAND --help shows how a command is used.")
@@ -143,14 +138,10 @@ impl Failure {
             }
             Self::Syntax(why, hint) => own("Usage", why.clone(), hint),
             Self::Found => own("Found", String::from("something is wrong, see above"), ""),
-            Self::Unreachable => {
-                own("Unavailable", String::from("no replica answers, see above"), "")
-            }
+            Self::Unreachable => own("Unavailable", "no replica answers, see above".into(), ""),
             Self::NoLeader => own(
                 "Unavailable",
-                String::from(
-                    "no majority of the replicas confirms a leader: nothing can be changed",
-                ),
+                "no majority of the replicas confirms a leader: nothing can be changed".into(),
                 "Start more than half of the replicas, and let them reach each other.",
             ),
             Self::Io(what, error) => own("Io", format!("{what}: {error}"), ""),

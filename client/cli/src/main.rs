@@ -48,8 +48,6 @@ mod vip;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use romana_statemachine::escaped;
-use serde_json::Value;
 
 use crate::args::{Args, Noun};
 use crate::config::Config;
@@ -78,23 +76,15 @@ fn main() -> ExitCode {
         }
         Err(failure) => {
             tracing::info!(target: "romana", why = failure.summary(), "failed");
-            match failure {
-                Failure::Foreign { json, why } if format != Format::Table => {
-                    as_received(&json, &why, format)
+            // For programs, which read what they know of it.
+            let received = match &failure {
+                Failure::Foreign { json, .. } if format != Format::Table => {
+                    Output::new(format).value(json)
                 }
-                failure => failure.report(format),
-            }
+                _ => Ok(()),
+            };
+            received.err().unwrap_or(failure).report(format)
         }
-    }
-}
-
-/// Prints an answer whose form is unknown, for programs: they read what they know of it.
-fn as_received(json: &Value, why: &str, format: Format) -> ExitCode {
-    let note = "printed as received, as this program does not know its form";
-    anstream::eprintln!("note: {note}: {}", escaped(why));
-    match Output::new(format).value(json) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(format),
     }
 }
 

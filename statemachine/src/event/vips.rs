@@ -34,7 +34,7 @@ pub struct VipUnassigned {
 pub enum VipReason {
     /// No host had it.
     First,
-    /// Its holder is down.
+    /// The host that had it does not respond.
     HolderDown,
     /// The agent of its holder does not renew.
     HolderSilent,

@@ -26,7 +26,7 @@ use crate::state::State;
 pub struct VipMove {
     pub name: VipName,
     pub ip: IpAddr,
-    /// The host that has it.
+    /// The present holder.
     pub from: Option<HostName>,
     /// The host that is to have it. The same as `from`: only the length of its grants changes.
     pub to: Option<HostName>,

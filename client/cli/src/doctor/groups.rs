@@ -14,7 +14,7 @@ pub(super) fn check(networks: &[Network]) -> Vec<Finding> {
     if networks.is_empty() {
         let what = "no topology is set: no host can be added and no address allocated";
         let remedy = "romana topology update FILE (deploy/topologies has examples), or romanad --initial-network FILE";
-        return vec![bad("topology", what).remedy(remedy)];
+        return vec![warning("topology", what).remedy(remedy)];
     }
     let mut findings = Vec::new();
     for network in networks {
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_cluster_without_a_topology_says_what_to_do() {
         let found = check(&[]);
-        assert_eq!((tones(&found), found[0].check), (vec![Tone::Bad], "topology"));
+        assert_eq!((tones(&found), found[0].check), (vec![Tone::Warning], "topology"));
         assert!(found[0].remedy.contains("romana topology update FILE"));
     }
 }

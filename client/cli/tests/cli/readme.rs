@@ -73,7 +73,7 @@ pub(crate) fn run(dev: &Dev, line: &str) -> Output {
     let (name, rest) = line.split_once(' ').unwrap();
     match name {
         "romana" => dev.run(rest),
-        "romanad" | "romana-agent" => Command::new(program(name))
+        "romanad" | "romana-agent" | "romana-dns" => Command::new(program(name))
             .args(rest.split_whitespace())
             .arg("--check")
             .env_clear()

@@ -27,12 +27,13 @@ pub(in crate::raft) struct Stores {
 
 /// A founder that lost its disk must not come back under its old id, because it has forgotten its vote. A founder
 /// with an empty directory asks the other members whether they know a data directory with its id. If none answers,
-/// this counts as a first start.
+/// this counts as a first start. A directory that has data but no identity is refused by [`open`], with the file's name.
 pub(in crate::raft) async fn check_wiped(
     config: &ReplicaConfig,
     identity: &Identity,
 ) -> Result<(), StartError> {
-    if config.joined || Identity::load(&config.data_dir)?.is_some() {
+    let dir = &config.data_dir;
+    if config.joined || has_data(dir) || Identity::load(dir)?.is_some() {
         return Ok(());
     }
     let cluster = identity.cluster_id.clone();
@@ -43,6 +44,11 @@ pub(in crate::raft) async fn check_wiped(
         return Err(StartError::Wiped { id, dir });
     }
     Ok(())
+}
+
+/// Whether a data directory has more than an identity.
+fn has_data(dir: &Path) -> bool {
+    ["wal", "snapshots", "history"].iter().any(|part| has_files(&dir.join(part)))
 }
 
 /// Checks that the advertised address is the one in `initial_cluster`.
@@ -67,7 +73,7 @@ pub(in crate::raft) fn open(
         let what = format!("cannot make the data directory {}", dir.display());
         StartError::Io { what, source }
     })?;
-    let has_data = ["wal", "snapshots", "history"].iter().any(|part| has_files(&dir.join(part)));
+    let has_data = has_data(dir);
     let identity = match Identity::load(dir)?.filter(|_| config.joined) {
         Some(stored) => stored.named(dir)?,
         None => identity.claim(dir, has_data)?,

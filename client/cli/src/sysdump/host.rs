@@ -148,7 +148,12 @@ pub(super) async fn items(root: &Path, mut add: impl FnMut(Item)) {
         Item::new(format!("host/{file}"), shown(&argv), found)
     };
     let asked = stream::iter(questions()).map(run).buffer_unordered(AT_ONCE);
-    asked.for_each(|item| std::future::ready(add(item))).await;
+    asked
+        .for_each(|item| {
+            add(item);
+            std::future::ready(())
+        })
+        .await;
 }
 
 /// What is read from files.

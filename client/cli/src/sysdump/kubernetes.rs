@@ -58,7 +58,12 @@ pub(super) async fn items(namespace: &str, mut add: impl FnMut(Item)) {
         Item::new(format!("kubernetes/{file}"), shown(&argv), found)
     };
     let asked = stream::iter(questions(namespace)).map(run).buffer_unordered(AT_ONCE);
-    asked.for_each(|item| std::future::ready(add(item))).await;
+    asked
+        .for_each(|item| {
+            add(item);
+            std::future::ready(())
+        })
+        .await;
 }
 
 #[cfg(test)]

@@ -116,9 +116,20 @@ pub(super) async fn items(client: &Client, servers: &[Server], mut add: impl FnM
     };
     let asks = stream::iter(servers.iter().flat_map(each));
     let answers = asks.map(|ask| ask.item(client)).buffer_unordered(AT_ONCE);
-    answers.for_each(|item| std::future::ready(add(item))).await;
+    answers
+        .for_each(|item| {
+            add(item);
+            std::future::ready(())
+        })
+        .await;
     let tails = stream::iter(servers).map(|server| tail(client, server));
-    tails.buffer_unordered(AT_ONCE).for_each(|item| std::future::ready(add(item))).await;
+    tails
+        .buffer_unordered(AT_ONCE)
+        .for_each(|item| {
+            add(item);
+            std::future::ready(())
+        })
+        .await;
 }
 
 /// The last events that a replica has.
@@ -177,7 +188,12 @@ pub(super) async fn agent_items(
         }
     };
     let asked = stream::iter(agents).map(each).buffer_unordered(AT_ONCE);
-    asked.for_each(|items| std::future::ready(items.into_iter().for_each(&mut add))).await;
+    asked
+        .for_each(|items| {
+            items.into_iter().for_each(&mut add);
+            std::future::ready(())
+        })
+        .await;
 }
 
 #[cfg(test)]

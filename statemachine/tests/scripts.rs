@@ -138,6 +138,7 @@ fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap()
 }
 
+#[expect(clippy::too_many_lines, reason = "a case per kind of object")]
 fn show(state: &State, records: &[Record], what: &[String]) -> Result<String, String> {
     let mut out = String::new();
     let word = |at: usize| what.get(at).map_or("", String::as_str);
@@ -222,7 +223,8 @@ fn show_moves(state: &State, renewing: &[String], out: &mut String) -> Result<()
     }
     let renewing = hosts.iter().map(|(name, subnets)| (name, subnets.as_slice())).collect();
     for step in state.vip_moves(&renewing) {
-        let host = |host: &Option<HostName>| host.clone().map_or("-".into(), |h| h.to_string());
+        let host =
+            |host: &Option<HostName>| host.clone().map_or_else(|| "-".into(), |h| h.to_string());
         let (from, to) = (host(&step.from), host(&step.to));
         writeln!(out, "{} {from} -> {to}: {}", step.name, step.reason).unwrap();
     }

@@ -171,13 +171,22 @@ pub(crate) struct Upstream {
     silent: Arc<AtomicBool>,
 }
 
+/// Sockets of UDP and TCP with one port: another test may have the one that is free for UDP.
+fn both() -> (UdpSocket, TcpListener) {
+    let pair = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(socket.local_addr().unwrap()).ok()?;
+        Some((socket, listener))
+    };
+    std::iter::repeat_with(pair).take(100).flatten().next().expect("a port for both")
+}
+
 impl Upstream {
     pub(crate) fn start(behaviour: Behaviour) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (socket, listener) = both();
         let address = socket.local_addr().unwrap();
         let (asked, silent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, quiet) = (Arc::clone(&asked), Arc::clone(&silent));
-        let listener = TcpListener::bind(address).unwrap();
         thread::spawn(move || {
             for stream in listener.incoming().map(Result::unwrap) {
                 answer_by_tcp(stream, behaviour);

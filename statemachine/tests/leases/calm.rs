@@ -60,12 +60,12 @@ impl World {
             let placed = |vip: &&romana_statemachine::Vip| vip.holder() == Some(&host.name);
             let new =
                 self.state.vips().filter(placed).any(|vip| !host.kernel.contains_key(&vip.ip));
-            let due = (self.now / 5_000 + at as u64 * 7) % 50 == 0;
+            let due = (self.now / 5_000 + at as u64 * 7).is_multiple_of(50);
             if due || new {
                 self.renew_with(at, last);
             }
         }
-        if self.now / 5_000 % 4 == 0 {
+        if (self.now / 5_000).is_multiple_of(4) {
             self.leaders[last].state = self.state.clone();
             self.leaders[last].waits = false;
             self.lead(last);

@@ -84,6 +84,7 @@ struct Leader {
 }
 
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few messages")]
 enum Message {
     Renewal {
         leader: usize,

@@ -12,5 +12,4 @@ mod routes;
 mod schema;
 mod settings;
 mod topologies;
-mod vips;
 mod world;

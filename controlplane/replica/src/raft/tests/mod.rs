@@ -8,7 +8,6 @@ mod hostile;
 mod older;
 mod retention;
 mod storage;
-mod vips;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -390,7 +390,7 @@ fn histories_reach_every_event() {
             seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
         }
     }
-    assert_eq!(seen.len(), 45, "{seen:?}");
+    assert_eq!(seen.len(), 44, "{seen:?}");
 }
 
 /// The first word of the event's text.

@@ -123,6 +123,10 @@ impl Forwarder {
         if let Some(same) = flying.get(key) {
             return Some(same.clone());
         }
+        // It may have come since the caller looked: answers are kept before they are no longer under way.
+        if let Lookup::Fresh(message, _) = lock(&self.cache).get(key, Instant::now()) {
+            return Some(std::future::ready(Some(Arc::new(message))).boxed().shared());
+        }
         if flying.len() >= FLYING_MAX {
             return None;
         }

@@ -17,11 +17,11 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 use romana_client::Server;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::answer::{Answer, to_json};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::signals::interrupted;
 use probe::Target;
 use report::Report;
 use setup::Local;
@@ -137,7 +137,7 @@ impl Command {
                 // However the test ends, what it made is removed.
                 let (report, stopped) = tokio::select! {
                     report = run::on_host(ctx, &local) => (report, None),
-                    name = interrupted() => (Report { items: Vec::new() }, Some(name)),
+                    name = interrupted("SIGINT") => (Report { items: Vec::new() }, Some(name)),
                 };
                 let report = Report { items: [report.items, local.remove(ctx).await].concat() };
                 match stopped {
@@ -175,25 +175,9 @@ async fn respond(ports: &[u16], until_stdin_ends: bool) -> Result<(), Failure> {
     if until_stdin_ends {
         responder::until_stdin_ends().await;
     } else {
-        interrupted().await;
+        interrupted("SIGINT").await;
     }
     Ok(())
-}
-
-/// Waits for a signal to stop, and returns its name.
-async fn interrupted() -> &'static str {
-    let wait = async |kind, name| match signal(kind) {
-        Ok(mut signal) => {
-            signal.recv().await;
-            name
-        }
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        name = wait(SignalKind::interrupt(), "SIGINT") => name,
-        name = wait(SignalKind::terminate(), "SIGTERM") => name,
-        name = wait(SignalKind::hangup(), "SIGHUP") => name,
-    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ mod process;
 mod route;
 mod segment;
 mod settings;
+mod signals;
 mod sink;
 mod sysdump;
 mod table;

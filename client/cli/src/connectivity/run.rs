@@ -23,10 +23,11 @@ use super::probe::{Outcome, Target, Way};
 use super::report::{Report, Row};
 use super::responder;
 use super::setup::{Local, PREFIX, SERVED, ThisHost};
-use super::{Test, interrupted, stopped_by};
+use super::{Test, stopped_by};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::process::{self, Limits, argv};
+use crate::signals::interrupted;
 
 /// How often a connection that is allowed is tried, and the pause: routes and policies need a moment.
 const ROUNDS: usize = 4;
@@ -373,7 +374,7 @@ pub(super) async fn with_pods(ctx: &Context, test: Test) -> Result<Report, Failu
     };
     let (report, stopped) = tokio::select! {
         report = pods_test(ctx, &made) => (report, None),
-        name = interrupted() => (Report { items: Vec::new() }, Some(name)),
+        name = interrupted("SIGINT") => (Report { items: Vec::new() }, Some(name)),
     };
     let left = made.remove().await.err().map(|why| {
         let row = Row::about("clean up", &made.namespace, "the pods are removed");

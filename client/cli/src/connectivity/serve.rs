@@ -6,9 +6,10 @@ use serde_json::json;
 use super::namespaces::policy;
 use super::report::{Report, Row};
 use super::setup::{Local, SERVED};
-use super::{interrupted, show, stopped_by};
+use super::{show, stopped_by};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::signals::interrupted;
 
 /// What is served.
 #[derive(Debug, Serialize)]
@@ -22,7 +23,7 @@ struct Serving {
 pub(super) async fn run(ctx: &Context, local: &Local) -> Result<(), Failure> {
     let (failed, stopped) = tokio::select! {
         result = serve(ctx, local) => (result, None),
-        name = interrupted() => (Ok(()), Some(name)),
+        name = interrupted("SIGINT") => (Ok(()), Some(name)),
     };
     let left = local.remove(ctx).await;
     match (failed, stopped) {

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::failure::Failure;
+use crate::signals::interrupted;
 use replicas::Replicas;
 
 /// Timeout of the whole tour.
@@ -39,28 +39,12 @@ impl Command {
                 let late = || Failure::Broken(String::from("the demo did not end in a minute"));
                 (result.unwrap_or_else(|_| Err(late())), false)
             }
-            name = interrupted() => (Err(Failure::Broken(format!("stopped by {name}"))), true),
+            name = interrupted("Ctrl-C") => (Err(Failure::Broken(format!("stopped by {name}"))), true),
         };
         if result.is_err() && !interrupted {
             replicas.show_logs();
         }
         replicas.stop().await;
         result
-    }
-}
-
-/// Waits for a signal to stop, and returns its name.
-async fn interrupted() -> &'static str {
-    let wait = async |kind, name| match signal(kind) {
-        Ok(mut signal) => {
-            signal.recv().await;
-            name
-        }
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        name = wait(SignalKind::interrupt(), "Ctrl-C") => name,
-        name = wait(SignalKind::terminate(), "SIGTERM") => name,
-        name = wait(SignalKind::hangup(), "SIGHUP") => name,
     }
 }

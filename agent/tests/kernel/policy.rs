@@ -228,11 +228,15 @@ fn nothing_passes_before_the_policy_does_in_namespaces() {
         let got_through = std::thread::scope(|scope| {
             let asking = scope.spawn(|| {
                 let mut got_through = false;
-                while !done.load(Ordering::Relaxed) {
+                loop {
+                    // Read before the probe: the last one starts after what ended the wait.
+                    let last = done.load(Ordering::Relaxed);
                     got_through |=
                         reached(&client, &[(wanted, Tcp(80)), (wanted, Udp(80))]).contains(&true);
+                    if last {
+                        return got_through;
+                    }
                 }
-                got_through
             });
             add.ok();
             // After ADD the policy is in place: allowed ports are reached (once the client's host has the

@@ -4,8 +4,8 @@
 
 CARGO ?= cargo
 BINS = --workspace --bins
-# Simulated disks, networks and clocks: everything is built again, in a directory of its own.
-SIM = RUSTFLAGS="--cfg romana_sim --cfg tokio_unstable" CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/sim" $(CARGO)
+# Replicas on simulated disks, networks and clocks.
+SIM = -p romana-chaos-raft --features simulation --locked
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,14 +24,14 @@ fmt: ## Formatting
 
 lint: ## Clippy, warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(SIM) clippy --profile sim -p romana-chaos-raft --all-targets --locked -- -D warnings
+	$(CARGO) clippy $(SIM) --all-targets -- -D warnings
 
 unit: sim-build ## Tests of all rings; the live ones start real processes
 	$(CARGO) build $(BINS) --locked
 	./deploy/previous.sh >/dev/null || [ $$? = 3 ]
 	./deploy/test-kubernetes.sh >/dev/null || [ $$? = 3 ]
 	$(CARGO) nextest run --workspace --locked
-	$(SIM) nextest run --cargo-profile sim -p romana-chaos-raft --locked
+	$(CARGO) nextest run $(SIM)
 	$(CARGO) test --workspace --doc --locked
 
 test-policy: setup ## All 230 Cyclonus cases on nine pods with real connections: minutes (a sample is in `make test`)
@@ -71,11 +71,11 @@ soak: ## The same until it is interrupted
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" soak --seconds 604800 --reports chaos-reports
 
 sim: sim-build ## Raft with our log and snapshots on simulated disks, networks and clocks: a thousand seeds
-	"$${CARGO_TARGET_DIR:-target}/sim/sim/chaos-raft" stories --count 200000
-	"$${CARGO_TARGET_DIR:-target}/sim/sim/chaos-raft" sweep --count 1000
+	"$${CARGO_TARGET_DIR:-target}/debug/chaos-raft" stories --count 200000
+	"$${CARGO_TARGET_DIR:-target}/debug/chaos-raft" sweep --count 1000
 
 sim-build:
-	$(SIM) build --quiet --profile sim -p romana-chaos-raft --locked
+	$(CARGO) build --quiet $(SIM)
 
 mutants: ## Bugs planted in a copy, one after the other: the suite must find each
 	./chaos/mutants/run.sh

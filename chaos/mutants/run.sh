@@ -37,9 +37,9 @@ for name in "${names[@]}"; do
   echo "$name"
   found=
   make --silent sim-build || exit 1
-  judge stories "$CARGO_TARGET_DIR/sim/sim/chaos-raft" stories --count 5000 && found=1
+  judge stories "$CARGO_TARGET_DIR/debug/chaos-raft" stories --count 5000 && found=1
   if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
-    judge simulation "$CARGO_TARGET_DIR/sim/sim/chaos-raft" sweep --count "${SEEDS:-80}" --first && found=1
+    judge simulation "$CARGO_TARGET_DIR/debug/chaos-raft" sweep --count "${SEEDS:-80}" --first && found=1
   fi
   if [ -z "$found" ] || [ -z "${FIRST:-}" ]; then
     judge library cargo nextest run --locked -p romana-client --test library && found=1

@@ -8,7 +8,7 @@ fn program() -> PathBuf {
     let own = std::env::current_exe().expect("a test has a program");
     // <target>/debug/deps/raft-…
     let target = own.ancestors().nth(3).expect("a target directory");
-    let program = target.join("sim/sim/chaos-raft");
+    let program = target.join("debug/chaos-raft");
     assert!(program.exists(), "{} is missing: run `make sim-build`", program.display());
     program
 }

@@ -27,38 +27,19 @@
 //! `plan`, `book` with `laws`, `node`, `world`; `watch` (a run that hangs), `sweep` (many seeds, one process
 //! each); `stories` (log and history separately).
 //!
-//! Built with `--cfg romana_sim`: `make sim` does that.
+//! Built with the feature `simulation`: `make sim` does that.
 
-#[cfg(romana_sim)]
 mod cli;
-#[cfg(romana_sim)]
 mod component_fuzz;
-#[cfg(romana_sim)]
 mod laws;
-#[cfg(romana_sim)]
 mod lie;
-#[cfg(romana_sim)]
 mod node;
-#[cfg(romana_sim)]
 mod profile;
-#[cfg(romana_sim)]
 mod recorder;
-#[cfg(romana_sim)]
 mod sweep;
-#[cfg(romana_sim)]
 mod watch;
-#[cfg(romana_sim)]
 mod world;
 
-#[cfg(romana_sim)]
 fn main() -> anyhow::Result<std::process::ExitCode> {
     cli::main()
-}
-
-#[cfg(not(romana_sim))]
-fn main() -> std::process::ExitCode {
-    eprintln!(
-        "this build has real disks and networks: build with RUSTFLAGS='--cfg romana_sim --cfg tokio_unstable', or use `make sim`"
-    );
-    std::process::ExitCode::from(2)
 }

@@ -9,7 +9,7 @@
 //!   disk      free space, and detection of full disks
 //!                            │
 //!   platform  files, connections, threads, clocks, random numbers: std and tokio,
-//!             or with `--cfg romana_sim` an in-memory simulation (`chaos/raft`)
+//!             or with the feature `simulation` an in-memory one (`chaos/raft`)
 //! ```
 //!
 //! Nothing here depends on Raft: the log's payloads are opaque bytes. The history stores records of the state

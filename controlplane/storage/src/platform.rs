@@ -1,20 +1,20 @@
 //! # The platform
 //!
 //! Files, connections between replicas, threads, the wall clock and random numbers: everything that can make two runs
-//! of the same program differ. Normally these are re-exports of `std` and tokio. Built with `--cfg romana_sim`, they
+//! of the same program differ. Normally these are re-exports of `std` and tokio. Built with the feature `simulation`, they
 //! are an in-memory simulation in which three replicas share a thread, a clock and a seed (`chaos/raft`). The rest of
 //! the program does not know which of the two it uses.
 //!
 //! Out of scope: the HTTP API and its sockets, and the audit index, on which no replica's state depends.
 
-#[cfg(not(romana_sim))]
+#[cfg(not(feature = "simulation"))]
 mod real;
-#[cfg(romana_sim)]
+#[cfg(feature = "simulation")]
 mod simulated;
 
-#[cfg(not(romana_sim))]
+#[cfg(not(feature = "simulation"))]
 pub use real::*;
-#[cfg(romana_sim)]
+#[cfg(feature = "simulation")]
 pub use simulated::*;
 
 /// The work of a [`Worker`]: processes its jobs sequentially.

@@ -328,7 +328,7 @@ const CHECKED_SIZE: u64 = 500;
 /// Checks the invariants of a state after an entry, in test builds: a fault is found where it begins, not where it
 /// first has an effect.
 fn invariants(state: &State) -> Result<(), Broken> {
-    if !cfg!(any(romana_sim, debug_assertions)) {
+    if !cfg!(any(feature = "simulation", debug_assertions)) {
         return Ok(());
     }
     let size = (state.ipam().address_count() + state.hosts().count()) as u64;

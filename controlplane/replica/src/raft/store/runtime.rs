@@ -1,11 +1,11 @@
 //! The async runtime of Raft: tokio; in a simulation, with a random generator that follows the seed.
 
-#[cfg(not(romana_sim))]
+#[cfg(not(feature = "simulation"))]
 pub(crate) use openraft_rt_tokio::TokioRuntime as Runtime;
-#[cfg(romana_sim)]
+#[cfg(feature = "simulation")]
 pub(crate) use seeded::Seeded as Runtime;
 
-#[cfg(romana_sim)]
+#[cfg(feature = "simulation")]
 mod seeded {
     use std::future::Future;
     use std::time::Duration;

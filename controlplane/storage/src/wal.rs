@@ -11,7 +11,7 @@
 //!   writer thread: gather → one pwrite → one fdatasync → catalog → Done, Done, Done
 //!        │ takes a spare segment, retires purged ones
 //!        ▼
-//!   keeper thread: allocates the next segment ahead, recycles or unlinks purged ones
+//!   allocator thread: allocates the next segment ahead, recycles or unlinks purged ones
 //! ```
 //!
 //! ## Laws
@@ -28,14 +28,14 @@
 //!
 //! Out of scope: a cache of the last entries (the owner has one), and compression.
 //!
-//! Reading order: `frame` (encoding), `ledger` (semantics), `recover` (open), `highwater`, `writer`,
-//! `keeper`.
+//! Reading order: `frame` (encoding), `contents` (semantics), `recover` (open), `highwater`, `writer`,
+//! `allocator`.
 
+mod allocator;
+mod contents;
 mod error;
 mod frame;
 mod highwater;
-mod keeper;
-mod ledger;
 mod recover;
 mod segment;
 #[cfg(test)]
@@ -51,9 +51,9 @@ use bytes::Bytes;
 use tokio::sync::SetOnce;
 
 use crate::platform::Worker;
+use contents::{Catalog, Run};
 pub use error::WalError;
 pub use frame::Owner;
-use ledger::{Catalog, Run};
 use writer::{Change, Job, Writer};
 
 /// Called once, on the writer's thread, when a change is durable or has failed. It must not block.
@@ -104,7 +104,7 @@ struct Inner {
     writer: Worker<Writer>,
 }
 
-/// State shared by writer, keeper and readers.
+/// State shared by writer, allocator and readers.
 #[derive(Default)]
 struct Shared {
     catalog: Mutex<Catalog>,
@@ -150,7 +150,7 @@ impl Wal {
         let mark = options.mark.unwrap_or_else(|| dir.join("MARK"));
         let owner = options.owner;
         let opened = recover::open(dir, &mark, segment_bytes, owner)?;
-        let log = opened.ledger.0.clone();
+        let log = opened.log.0.clone();
         let shared = Arc::new(Shared::default());
         let writer =
             Writer::new(dir.to_owned(), Arc::clone(&shared), opened, (segment_bytes, owner))

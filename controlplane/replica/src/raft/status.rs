@@ -1,15 +1,15 @@
 //! Status of the cluster as a replica reports it, and the errors of its handles.
 
-use romana_api::cluster::Held;
+use romana_api::cluster::AllocationHold;
 pub use romana_api::cluster::{ClusterStatus, MemberProblem, MemberStatus, Role};
 use romana_daemon::problems::Coded;
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::{State, plural};
 
 /// Why allocation of fresh addresses is on hold, if it is.
-pub(super) fn held(state: &State) -> Option<Held> {
+pub(super) fn held(state: &State) -> Option<AllocationHold> {
     let held = state.held()?;
-    Some(Held {
+    Some(AllocationHold {
         since: held.since,
         waiting: held.waiting.len() as u64,
         hosts: held.waiting.iter().take(NAMES_LISTED_MAX).cloned().collect(),

@@ -19,8 +19,8 @@ use crate::raft::config::{ReplicaConfig, StartError, Tuning};
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::{Clocks, Exchange};
 use crate::raft::known::heartbeats::{self, Pulse};
-use crate::raft::known::held::{self, Gate, Positions};
 use crate::raft::known::peers::{Peers, Poll};
+use crate::raft::known::positions::{self, ParticipationGate, Positions};
 use crate::raft::known::quorum;
 use crate::raft::known::slow::{self, Slowness};
 use crate::raft::known::view::{self, View};
@@ -107,7 +107,7 @@ impl Replica {
             pulse: Pulse::default(),
             clocks,
             positions,
-            gate: Gate::new(fresh),
+            gate: ParticipationGate::new(fresh),
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -155,7 +155,7 @@ impl Replica {
         tasks.spawn(heartbeats::pass_on(Arc::clone(host), links.clone(), stop.clone()));
         spawn(Box::pin(quorum::confirm(self.0.reads.clone(), view.clone())));
         let dir = config.data_dir.clone();
-        spawn(Box::pin(held::watch(Arc::clone(host), links.dialer().clone(), dir)));
+        spawn(Box::pin(positions::watch(Arc::clone(host), links.dialer().clone(), dir)));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));
         spawn(Box::pin(founding::found(
             host.raft.clone(),

@@ -20,7 +20,7 @@ use crate::pods::Pods;
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::Clocks;
 use crate::raft::known::heartbeats::Pulse;
-use crate::raft::known::held::{Gate, Positions};
+use crate::raft::known::positions::{ParticipationGate, Positions};
 use crate::raft::known::view::View;
 use crate::raft::peer::bounds::Implausible;
 use crate::raft::peer::dial::{Complaints, Directory};
@@ -62,7 +62,7 @@ pub(in crate::raft) struct PeerService {
     /// Known positions of the other replicas.
     pub(in crate::raft) positions: Positions,
     /// Holds back votes and entries until the other replicas were asked.
-    pub(in crate::raft) gate: Gate,
+    pub(in crate::raft) gate: ParticipationGate,
 }
 
 impl PeerService {
@@ -138,7 +138,7 @@ impl PeerService {
             }
             PeerRequest::Prove(revision) => PeerResponse::Proved(self.prove(revision).await),
             PeerRequest::StandingAt(revision) => {
-                PeerResponse::StandingAt(self.machine.audit().checkpoints().standing(revision))
+                PeerResponse::StandingAt(self.machine.audit().checkpoints().id(revision))
             }
             PeerRequest::Heartbeats(heartbeats) => {
                 self.pulse.hear(heartbeats);

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::reserve::UNWANTED;
 use super::{Attacher, AttachmentAddress, Stage, names};
 use crate::ipc::Failed;
-use crate::kernel::{KernelError, links};
+use crate::kernel::{KernelError, host_routes};
 use crate::view::View;
 
 /// Longest interval between reports.
@@ -191,7 +191,7 @@ impl Attacher {
         let known: BTreeSet<&AddressName> =
             entries.iter().flat_map(|entry| &entry.addresses).map(|held| &held.name).collect();
         let routed: BTreeSet<_> =
-            links::host_routes(&self.handle, None).await?.into_iter().map(|(_, ip)| ip).collect();
+            host_routes::list(&self.handle, None).await?.into_iter().map(|(_, ip)| ip).collect();
         let lost = view.addresses.iter().filter(|(name, address)| {
             let foreign = !names::is_ours(name.as_str());
             foreign || routed.contains(&address.ip) && !known.contains(name)

@@ -121,7 +121,7 @@ impl Attacher {
             return Err("this agent does not speak for its host".into());
         }
         self.settle().await.map_err(|error| error.msg)?;
-        let (revision, at) = (view.revision, view.at);
+        let (revision, at) = (view.revision(), view.at);
         let kept = self.kept(&view).await.map_err(|error| error.to_string())?;
         let running = self.attached(&view);
         let (host, kept) = (self.config.host.clone(), kept.into_iter().collect());

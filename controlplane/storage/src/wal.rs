@@ -102,6 +102,8 @@ pub struct Wal {
 struct Inner {
     shared: Arc<Shared>,
     writer: Worker<Writer>,
+    /// The high-water mark, if it was missing or damaged at open.
+    missing_mark: Option<PathBuf>,
 }
 
 /// State shared by writer, allocator and readers.
@@ -151,15 +153,23 @@ impl Wal {
         let owner = options.owner;
         let opened = recover::open(dir, &mark, segment_bytes, owner)?;
         let log = opened.log.0.clone();
+        let missing_mark = opened.unmarked.then_some(mark);
         let shared = Arc::new(Shared::default());
         let writer =
             Writer::new(dir.to_owned(), Arc::clone(&shared), opened, (segment_bytes, owner))
                 .and_then(|writer| Worker::spawn("wal-writer", writer))
                 .map_err(WalError::io("start the threads of", dir))?;
-        let inner = Inner { shared, writer };
+        let inner = Inner { shared, writer, missing_mark };
         let last = log.next.checked_sub(1).filter(|_| log.first < log.next);
         let recovered = Recovered { vote: log.vote, purged: log.purged, first: log.first, last };
         Ok((Self { inner: Arc::new(inner) }, recovered))
+    }
+
+    /// The high-water mark, if it was missing or damaged at open although the log has entries: a lost end of the
+    /// log was not noticed then. It was written again.
+    #[must_use]
+    pub fn missing_mark(&self) -> Option<&Path> {
+        self.inner.missing_mark.as_deref()
     }
 
     /// Appends entries. The first index must follow the last entry (any index in a log that never had

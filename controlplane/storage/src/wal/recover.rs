@@ -30,6 +30,8 @@ pub(super) struct Opened {
     /// Offset of the next group.
     pub(super) offset: u64,
     pub(super) highwater: HighWater,
+    /// Whether the log has entries, and its mark was missing or damaged.
+    pub(super) unmarked: bool,
     pub(super) lock: File,
 }
 
@@ -82,7 +84,9 @@ pub(super) fn open(
         fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
     }
     let highwater = HighWater::open(mark, (last, end))?;
-    Ok(Opened { log, catalog, active, offset: end, highwater, lock })
+    // A log that was just created, or filled from a backup, has no mark yet, and no entries.
+    let unmarked = acknowledged.is_none() && log.0.first < log.0.next;
+    Ok(Opened { log, catalog, active, offset: end, highwater, unmarked, lock })
 }
 
 /// Checks that the last segment is good up to the acknowledged end.
@@ -108,7 +112,8 @@ fn create(
     let mut catalog = Catalog::default();
     catalog.add_segment(Arc::clone(&active));
     let highwater = HighWater::open(mark, (1, offset))?;
-    Ok(Opened { log: LogState::default(), catalog, active, offset, highwater, lock })
+    let (log, unmarked) = (LogState::default(), false);
+    Ok(Opened { log, catalog, active, offset, highwater, unmarked, lock })
 }
 
 fn lock(dir: &Path) -> Result<File, WalError> {

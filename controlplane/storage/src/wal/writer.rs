@@ -81,7 +81,7 @@ impl Writer {
         opened: Opened,
         (segment_bytes, owner): (u64, Option<Owner>),
     ) -> io::Result<Self> {
-        let Opened { log, mut catalog, active, offset, highwater, lock } = opened;
+        let Opened { log, mut catalog, active, offset, highwater, lock, .. } = opened;
         let unused = catalog.take_unused(active.preamble.sequence);
         *shared.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
         let allocator = SegmentAllocator::start(dir, Arc::clone(&shared), segment_bytes)?;

@@ -68,7 +68,7 @@ impl Replica {
         let fault = Fault::none();
         let (to_open, opened_fault) = (config.clone(), fault.clone());
         let open = move || open::open(&to_open, identity, opened_fault);
-        let Stores { identity, log, machine } =
+        let Stores { identity, log, machine, missing } =
             blocking(open).await.map_err(|error| StartError::Raft { why: error.to_string() })??;
 
         let directory = Directory::default();
@@ -87,8 +87,7 @@ impl Replica {
         let audit = machine.audit().clone();
         let (raft, fresh) = raft(&config, network, &log, &machine).await?;
 
-        let view = View::new(initial_cluster);
-        let clocks = Clocks::new(config.wall.clone());
+        let (view, clocks) = (View::new(initial_cluster), Clocks::new(config.wall.clone()));
         let proposer = Proposer::start(raft.clone(), clocks.clone());
         let host = Arc::new(PeerService {
             identity,
@@ -108,6 +107,7 @@ impl Replica {
             clocks,
             positions,
             gate: ParticipationGate::new(fresh),
+            missing,
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -16,7 +16,7 @@ use crate::raft::known::peers::PeerReport;
 use crate::raft::known::positions;
 use crate::raft::members::{Change, Membership};
 use crate::raft::peer::facts;
-use crate::raft::status::{self, of_task, replaceable};
+use crate::raft::status::{self, file_missing, of_task, replaceable};
 use crate::raft::store::types::Member;
 use crate::raft::{ClusterStatus, Facts, MemberProblem, MemberStatus, Role, Shared};
 
@@ -85,7 +85,9 @@ impl<'a> Members<'a> {
         let damage = damage.map(|what| replaceable("HistoryDamaged", what, id));
         let tasks = (id == self.0.id()).then(|| self.0.host.problems.coded());
         let tasks = tasks.into_iter().flatten().map(of_task);
-        older.or(fault).into_iter().chain(damage).chain(tasks).collect()
+        let missing = (id == self.0.id()).then_some(&self.0.host.missing);
+        let missing = missing.into_iter().flatten().map(|file| file_missing(file, id));
+        older.or(fault).into_iter().chain(damage).chain(missing).chain(tasks).collect()
     }
 
     /// Program facts of all members, this replica included.

@@ -1,5 +1,6 @@
 //! Serves requests from other replicas, and from this replica itself.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub(in crate::raft) struct PeerService {
     pub(in crate::raft) positions: Positions,
     /// Holds back votes and entries until the other replicas were asked.
     pub(in crate::raft) gate: ParticipationGate,
+    /// Files that were missing at the start, and without which the loss of others is not noticed.
+    pub(in crate::raft) missing: Vec<PathBuf>,
 }
 
 impl PeerService {

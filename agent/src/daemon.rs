@@ -5,7 +5,7 @@
 //!   netlink, timer ─────┴──► RouteReconciler::pass: facts ─► plan ─► actual ─► diff ─► apply ──► status
 //!   Following ──► seen ─┬──► Enforcer::pass: compile ─► diff ─► ipset, iptables ──► status
 //!   attach ─► EnforcerHandle ─────┘
-//!   romana-cni ──► socket ──► attach ──► ledger, log, kernel
+//!   romana-cni ──► socket ──► attach ──► store, log, kernel
 //! ```
 //! First start, normal operation, restart and repair share one code path. SIGTERM leaves the kernel's state unchanged.
 
@@ -35,7 +35,7 @@ use crate::policy::packet_filter::PacketFilter;
 use crate::register::{self, Registrar};
 use crate::route_reconciler::{self, RouteReconciler};
 use crate::state_dir::StateDir;
-use crate::status::{Said, Status};
+use crate::status::{Status, StatusSources};
 
 /// Runs the agent until `tasks` are stopped: all its parts, again if the log has this host's name written otherwise.
 ///
@@ -72,20 +72,22 @@ async fn run_as(config: &Config, state_dir: &StateDir, mut tasks: Tasks) -> Resu
     let (enforcer, gate, policy) = enforcer(config.policy.clone(), seen.clone(), filter.clone());
     let router =
         RouteReconciler::new(config, handle.clone(), seen.clone(), status, Arc::clone(&wake));
-    let standing = enrolment.standing();
-    let said = Said::new(config, routes, &policy, &problems, &standing, unable, &seen);
-    let news = attach::News { taken: Arc::clone(&taken), standing, policy, unable: unable_of };
+    let enrolment_state = enrolment.state();
+    let sources =
+        StatusSources::new(config, routes, &policy, &problems, &enrolment_state, unable, &seen);
+    let news =
+        attach::News { taken: Arc::clone(&taken), enrolment_state, policy, unable: unable_of };
     let plugin = attach::open(config, client.clone(), seen.clone(), handle.clone(), gate, news);
     let plugin = plugin.await?;
     let forget = connections::forget(released, forgetting, problems.clone(), stop.clone());
-    let beat = heartbeat::beat(Arc::clone(&enrolment), beating, said.clone(), stop.clone());
+    let beat = heartbeat::beat(Arc::clone(&enrolment), beating, sources.clone(), stop.clone());
     let nat = nat::keep(config.nat.clone(), seen.clone(), problems.clone(), stop.clone());
 
     tasks.spawn("host name", renamed(seen.clone(), config.state_dir.clone(), stop.clone()));
     tasks.spawn("kernel news", facts::watch_all(wake, taken, stop.clone()));
     tasks.spawn("attach", plugin.run(problems.clone(), stop.clone()));
     tasks.spawn("follow", following.run(client.clone(), stop.clone()));
-    tasks.spawn("health", probe::serve(health, AgentProbe { said, filter }, stop.clone()));
+    tasks.spawn("health", probe::serve(health, AgentProbe { sources, filter }, stop.clone()));
     tasks.spawn("heartbeat", beat);
     tasks.spawn("connections", forget);
     tasks.spawn("nat", nat);

@@ -21,13 +21,13 @@ const SURE: Duration = Duration::from_secs(600);
 
 /// Whether this agent is the accepted one of its host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Standing {
+pub enum EnrolmentState {
     /// The control plane was not asked yet.
     #[default]
     Unknown,
     /// The cluster does not support instance names yet (version 4 of the log).
-    Unnamed,
-    Speaks,
+    Unsupported,
+    Accepted,
     /// Another agent is.
     Refused {
         /// The other agent's instance.
@@ -44,7 +44,7 @@ pub struct Enrolment {
     pub machine: String,
     /// After this silence of another agent, this one takes over.
     takeover_after: Duration,
-    standing: watch::Sender<Standing>,
+    state: watch::Sender<EnrolmentState>,
     /// Notified when a heartbeat is refused.
     pub refused: Notify,
     /// When the log last confirmed this agent.
@@ -60,13 +60,13 @@ impl Enrolment {
         let (host, instance) = (config.host.clone(), state_dir.instance.clone());
         let takeover_after = config.takeover_after;
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let (standing, refused) = (watch::Sender::default(), Notify::new());
+        let (state, refused) = (watch::Sender::default(), Notify::new());
         Self {
             host,
             instance,
             machine,
             takeover_after,
-            standing,
+            state,
             refused,
             quiet: Mutex::default(),
             named: Mutex::default(),
@@ -75,8 +75,8 @@ impl Enrolment {
 
     /// A receiver of changes.
     #[must_use]
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub fn state(&self) -> watch::Receiver<EnrolmentState> {
+        self.state.subscribe()
     }
 
     /// Asks the control plane to accept this agent, also as the successor of a silent one.
@@ -97,7 +97,7 @@ impl Enrolment {
             Err(Error::Refused(refusal))
                 if refusal.code == "VersionTooLow" || refusal.status == 400 =>
             {
-                self.stand(Standing::Unnamed);
+                self.set_state(EnrolmentState::Unsupported);
                 return Ok(());
             }
             done => {
@@ -114,7 +114,7 @@ impl Enrolment {
             return Ok(());
         }
         let why = format!("{}. {}", refusal.message, refusal.hint);
-        self.stand(Standing::Refused { by: other });
+        self.set_state(EnrolmentState::Refused { by: other });
         Err(why)
     }
 
@@ -137,13 +137,14 @@ impl Enrolment {
 
     fn speaks(&self) {
         *self.named.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        self.stand(Standing::Speaks);
+        self.set_state(EnrolmentState::Accepted);
     }
 
     /// Whether the log confirmed this agent recently, and no heartbeat has been refused since.
     fn is_sure(&self) -> bool {
         let named = *self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.standing.borrow() == Standing::Speaks && named.is_some_and(|at| at.elapsed() < SURE)
+        *self.state.borrow() == EnrolmentState::Accepted
+            && named.is_some_and(|at| at.elapsed() < SURE)
     }
 
     /// Resets the confirmation: the host was registered again, and has no agent.
@@ -151,26 +152,26 @@ impl Enrolment {
         *self.named.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn stand(&self, standing: Standing) {
-        self.standing.send_if_modified(|now| {
-            let changed = *now != standing;
-            *now = standing;
+    fn set_state(&self, state: EnrolmentState) {
+        self.state.send_if_modified(|now| {
+            let changed = *now != state;
+            *now = state;
             changed
         });
     }
 
     /// Handles a refused heartbeat: another agent has taken over, or had done so before.
     pub fn refuse(&self, by: &str) {
-        self.stand(Standing::Refused { by: by.to_owned() });
+        self.set_state(EnrolmentState::Refused { by: by.to_owned() });
         self.refused.notify_one();
     }
 }
 
-impl Standing {
+impl EnrolmentState {
     /// Whether this agent may report for its host.
     #[must_use]
     pub fn is_heard(&self) -> bool {
-        matches!(self, Self::Speaks | Self::Unnamed)
+        matches!(self, Self::Accepted | Self::Unsupported)
     }
 
     /// The problem to report, if any.

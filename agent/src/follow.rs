@@ -106,11 +106,11 @@ impl Observer<View> for Forgetting {
     }
 
     fn restart(&mut self, client: &Client, before: Option<&View>, after: &View) {
-        self.ask(after.revision, before.iter().flat_map(|before| before.gone(after)));
-        let followed = before.map(|before| before.revision);
+        self.ask(after.revision(), before.iter().flat_map(|before| before.gone(after)));
+        let followed = before.map(View::revision);
         let followed = followed.or_else(|| durable::load(&self.followed).ok().flatten());
-        if let Some(since) = followed.filter(|since| *since < after.revision) {
-            self.fill(client.clone(), since, after.revision);
+        if let Some(since) = followed.filter(|since| *since < after.revision()) {
+            self.fill(client.clone(), since, after.revision());
         }
     }
 
@@ -125,7 +125,7 @@ impl Observer<View> for Forgetting {
 
     fn saved(&mut self, view: &View) {
         // Without this file, a start without a view detects no gap.
-        if let Err(error) = durable::save(&self.followed, &view.revision) {
+        if let Err(error) = durable::save(&self.followed, &view.revision()) {
             tracing::debug!(%error, "saving the followed revision failed");
         }
     }
@@ -139,10 +139,10 @@ async fn released(
 ) -> Result<BTreeSet<IpAddr>, Error> {
     let query = Query::new("/v1/audit/log").with("type", Some("AddressReleased"));
     let query = query.with("from", Some(after.next())).with("to", Some(upto));
-    let page = client.list::<serde_json::Value>(query).await?;
-    let ips = page
-        .items
-        .iter()
-        .filter_map(|record| record["event"]["AddressReleased"]["ip"].as_str()?.parse().ok());
+    let page = client.list::<Record>(query).await?;
+    let ips = page.items.iter().filter_map(|record| match &record.event {
+        Event::AddressReleased(released) => Some(released.ip),
+        _ => None,
+    });
     Ok(ips.collect())
 }

@@ -9,8 +9,8 @@ use romana_statemachine::agent::Heartbeat;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::enrol::{Enrolment, Standing};
-use crate::status::Said;
+use crate::enrol::{Enrolment, EnrolmentState};
+use crate::status::StatusSources;
 
 /// A heartbeat that takes longer is abandoned.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,8 +18,13 @@ pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Sends heartbeats until `stop`. A lost one is not retried: the next one follows.
-pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: CancellationToken) {
-    let (host, standing) = (&enrolment.host, enrolment.standing());
+pub async fn beat(
+    enrolment: Arc<Enrolment>,
+    client: Client,
+    sources: StatusSources,
+    stop: CancellationToken,
+) {
+    let (host, enrolment_state) = (&enrolment.host, enrolment.state());
     let mut clock = interval(PERIOD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -28,7 +33,7 @@ pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: C
             _ = clock.tick() => {}
         }
         let heartbeat = {
-            let status = said.now();
+            let status = sources.now();
             let (version, applied) =
                 (Heartbeat::version_of(env!("CARGO_PKG_VERSION")), status.applied);
             let of_policy = status.policy.map(|policy| policy.problems).unwrap_or_default();
@@ -36,7 +41,10 @@ pub async fn beat(enrolment: Arc<Enrolment>, client: Client, said: Said, stop: C
             let revision = status.revision.unwrap_or(Revision(0));
             Heartbeat { host: host.clone(), version, revision, applied, problems }
         };
-        let named = matches!(*standing.borrow(), Standing::Speaks | Standing::Refused { .. });
+        let named = matches!(
+            *enrolment_state.borrow(),
+            EnrolmentState::Accepted | EnrolmentState::Refused { .. }
+        );
         let agent = named.then_some((&enrolment.instance, enrolment.machine.as_str()));
         let sent = tokio::select! {
             () = stop.cancelled() => return,

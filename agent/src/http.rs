@@ -10,12 +10,12 @@ use romana_daemon::probe::{Probe, gauge};
 use crate::policy::PolicyStatus;
 use crate::policy::counters::{Counter, counters};
 use crate::policy::packet_filter::PacketFilter;
-use crate::status::{Said, Status};
+use crate::status::{Status, StatusSources};
 
 /// The agent's probe.
 pub struct AgentProbe {
     /// State of the parts.
-    pub said: Said,
+    pub sources: StatusSources,
     /// Source of the policy counters.
     pub filter: PacketFilter,
 }
@@ -28,7 +28,7 @@ impl Probe for AgentProbe {
     }
 
     fn status(&self) -> Status {
-        self.said.now()
+        self.sources.now()
     }
 
     /// Ready: the kernel agrees with the view, however old that is, and containers can be attached.
@@ -42,7 +42,7 @@ impl Probe for AgentProbe {
 
     async fn metrics(&self, status: &Status, registry: &mut Registry) {
         register_status(registry, status);
-        self.said.problems.register(registry);
+        self.sources.problems.register(registry);
         let Some(policy) = &status.policy else { return };
         gauge_policy(registry, policy);
         match self.filter.counters().await {

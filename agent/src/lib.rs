@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   feed ──► view ──► plan (pure) ──► diff (pure) ──► kernel          romana-cni ──► attach ──► kernel
-//!            copy on disk             ▲ actual                        (socket)       │ ledger on disk
+//!            copy on disk             ▲ actual                        (socket)       │ store on disk
 //!                                                                                   └──► log
 //! ```
 //!

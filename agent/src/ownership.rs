@@ -44,7 +44,7 @@ pub const ADDRESS_PREFIXES: [&str; 2] = romana_statemachine::name::PLUGIN_PREFIX
 /// In the state directory: the saved view of the cluster.
 pub const VIEW_FILE: &str = "view";
 /// In the state directory: attachments, one file each.
-pub const LEDGER_DIR: &str = "attachments";
+pub const ATTACHMENTS_DIR: &str = "attachments";
 /// In the state directory: the address reserve.
 pub const RESERVE_FILE: &str = "reserve";
 /// In the state directory: DELs that the plugin spooled while no agent answered.

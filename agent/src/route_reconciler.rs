@@ -66,7 +66,7 @@ impl RouteReconciler {
 
     /// Reads the kernel and applies the differences to the plan.
     async fn apply(&self, view: &View, caught_up: bool) -> Result<(Status, Pass), KernelError> {
-        let revision = Some(view.revision);
+        let revision = Some(view.revision());
         if !self.enabled {
             let status = Status { revision, applied: revision, ..Status::default() };
             return Ok((status, Pass::default()));
@@ -145,7 +145,7 @@ impl Reconcile for RouteReconciler {
         let unchanged = self.done.as_ref().filter(|(at, ..)| !self.look && *at == known);
         if let Some((_, status, problems)) = unchanged {
             // Most events concern addresses and policies, and do not affect routes.
-            let revision = Some(view.revision);
+            let revision = Some(view.revision());
             self.say(Status { revision, applied: revision, ..status.clone() });
             let next = Next::In(PERIOD.saturating_sub(self.looked.elapsed()));
             return Pass { problems: problems.clone(), next };
@@ -161,7 +161,7 @@ impl Reconcile for RouteReconciler {
                 pass
             }
             Err(error) => {
-                self.say(Status { revision: Some(view.revision), ..Status::default() });
+                self.say(Status { revision: Some(view.revision()), ..Status::default() });
                 Pass::failed(chain(&error))
             }
         }

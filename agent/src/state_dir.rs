@@ -8,7 +8,7 @@ use std::time::Duration;
 use romana_daemon::owner::{self, Program};
 use romana_statemachine::name::InstanceId;
 
-use crate::ownership::{INSTANCE_FILE, LEDGER_DIR, LOCK_FILE, SPOOL_DIR};
+use crate::ownership::{ATTACHMENTS_DIR, INSTANCE_FILE, LOCK_FILE, SPOOL_DIR};
 use romana_daemon::durable::{self, DurableError};
 
 /// Longer than a plugin takes to spool a DEL.
@@ -60,7 +60,7 @@ impl StateDir {
             TryLockError::Error(source) => unusable(source),
         })?;
         durable::remove_leftovers(dir, Duration::ZERO)?;
-        durable::remove_leftovers(&dir.join(LEDGER_DIR), Duration::ZERO)?;
+        durable::remove_leftovers(&dir.join(ATTACHMENTS_DIR), Duration::ZERO)?;
         // Plugins write there whether or not an agent runs.
         durable::remove_leftovers(&dir.join(SPOOL_DIR), PLUGIN_TIME)?;
         Ok(Self { _lock: lock, instance: instance(dir, socket)? })
@@ -119,8 +119,8 @@ mod tests {
         let first = StateDir::open(&path, &socket).unwrap();
         let refused = StateDir::open(&path, &socket).unwrap_err();
         assert!(matches!(refused, StateDirError::Locked { .. }), "{refused}");
-        std::fs::create_dir_all(path.join(LEDGER_DIR)).unwrap();
-        let left = path.join(LEDGER_DIR).join(".tmpAbCdEf");
+        std::fs::create_dir_all(path.join(ATTACHMENTS_DIR)).unwrap();
+        let left = path.join(ATTACHMENTS_DIR).join(".tmpAbCdEf");
         std::fs::write(&left, "half").unwrap();
         let name = first.instance.clone();
         drop(first);

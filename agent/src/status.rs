@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::attach::Unable;
 use crate::config::Config;
-use crate::enrol::Standing;
+use crate::enrol::EnrolmentState;
 use crate::follow::{NOT_FOLLOWED, Seen};
 use crate::forwarding::{Forwarding, provide};
 use crate::policy::PolicyStatus;
@@ -54,11 +54,11 @@ pub struct Status {
 
 /// State of the agent's parts.
 #[derive(Clone, Debug)]
-pub struct Said {
+pub struct StatusSources {
     pub routes: watch::Receiver<Status>,
     pub policy: watch::Receiver<Option<PolicyStatus>>,
     pub problems: Problems,
-    pub standing: watch::Receiver<Standing>,
+    pub enrolment_state: watch::Receiver<EnrolmentState>,
     pub unable: watch::Receiver<Option<Unable>>,
     pub seen: watch::Receiver<Seen>,
     pub state_dir: PathBuf,
@@ -66,7 +66,7 @@ pub struct Said {
     pub sysctls: Option<Sysctls>,
 }
 
-impl Said {
+impl StatusSources {
     /// Collects the parts' receivers.
     #[must_use]
     pub fn new(
@@ -74,15 +74,15 @@ impl Said {
         routes: watch::Receiver<Status>,
         policy: &watch::Receiver<Option<PolicyStatus>>,
         problems: &Problems,
-        standing: &watch::Receiver<Standing>,
+        enrolment_state: &watch::Receiver<EnrolmentState>,
         unable: watch::Receiver<Option<Unable>>,
         seen: &watch::Receiver<Seen>,
     ) -> Self {
         let (policy, problems) = (policy.clone(), problems.clone());
-        let (standing, seen) = (standing.clone(), seen.clone());
+        let (enrolment_state, seen) = (enrolment_state.clone(), seen.clone());
         let state_dir = config.state_dir.clone();
         let sysctls = (!config.set_sysctls).then(|| config.sysctls.clone());
-        Self { routes, policy, problems, standing, unable, seen, state_dir, sysctls }
+        Self { routes, policy, problems, enrolment_state, unable, seen, state_dir, sysctls }
     }
 
     /// The current status. `applied` is the lowest revision that all parts have applied.
@@ -98,10 +98,10 @@ impl Said {
             Some(policy) => routes.applied.min(policy.applied),
         };
         let unable = self.unable.borrow().clone();
-        let standing = self.standing.borrow().problem();
+        let enrolment_state = self.enrolment_state.borrow().problem();
         let trouble = trouble.map(|why| format!("the log is not followed for now: {why}"));
         let stranded = stranded.map(|why| format!("{NOT_FOLLOWED}: {why}: upgrade romana-agent"));
-        self.problems.note("enrolment", standing);
+        self.problems.note("enrolment", enrolment_state);
         self.problems.note("follow", trouble.into_iter().chain(stranded));
         if let Some(sysctls) = &self.sysctls {
             // Read now, as another program may have changed it since the start.

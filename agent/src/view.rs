@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use imbl::OrdMap;
 use ipnet::IpNet;
 use romana_client::follow::Snapshot;
-use romana_client::mirror::{self, SnapshotError};
+use romana_client::mirror::{
+    self, Cursor, SnapshotAddress, SnapshotBlock, SnapshotError, SnapshotHost,
+};
 use romana_statemachine::command::{Endpoint, HostState};
 use romana_statemachine::event::HostUpdated;
 use romana_statemachine::name::{AddressName, HostName, NetworkName, SegmentId, TenantId};
@@ -34,17 +36,14 @@ pub const TOPICS: [Topic; 8] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     pub host: HostName,
-    /// The revision up to which it is complete.
-    pub revision: Revision,
+    #[serde(flatten)]
+    pub cursor: Cursor,
     /// The last revision that changed hosts, blocks, networks or conflicts, which routes depend on.
     #[serde(skip)]
     pub routing: Revision,
     /// Log time of that revision.
     #[serde(default)]
     pub at: Millis,
-    /// The cluster's id, once known.
-    #[serde(default)]
-    pub cluster: Option<String>,
     pub hosts: OrdMap<HostName, Host>,
     pub blocks: OrdMap<IpNet, Block>,
     /// Networks, in the order of allocation.
@@ -100,10 +99,9 @@ impl View {
     pub fn new(host: HostName) -> Self {
         Self {
             host,
-            revision: Revision(0),
+            cursor: Cursor::default(),
             routing: Revision(0),
             at: Millis(0),
-            cluster: None,
             hosts: OrdMap::new(),
             blocks: OrdMap::new(),
             networks: Vec::new(),
@@ -117,18 +115,19 @@ impl View {
     /// Builds a host's view from a snapshot.
     fn from_snapshot(host: &HostName, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
         let mut view = Self::new(host.clone());
-        (view.revision, view.routing) = (snapshot.revision, snapshot.revision);
+        (view.cursor, view.routing) = (Cursor::at(snapshot.revision), snapshot.revision);
         view.at = snapshot.member("at")?.unwrap_or_default();
-        for shown in snapshot.list::<ShownHost>("hosts")? {
-            view.hosts.insert(shown.name.clone(), Host::from(shown));
+        for host in snapshot.list::<SnapshotHost>("hosts")? {
+            let (ips, state) = (host.ips(), host.state);
+            view.hosts.insert(host.name, Host { ips, state });
         }
-        for shown in snapshot.list::<ShownBlock>("blocks")? {
-            let ShownBlock { cidr, host, tenant, segment } = shown;
+        for block in snapshot.list::<SnapshotBlock>("blocks")? {
+            let SnapshotBlock { cidr, host, tenant, segment } = block;
             view.blocks.insert(cidr, Block { host, tenant, segment });
         }
-        for shown in snapshot.list::<ShownAddress>("addresses")? {
-            if shown.host == *host {
-                let ShownAddress { name, ip, tenant, segment, .. } = shown;
+        for address in snapshot.list::<SnapshotAddress>("addresses")? {
+            if address.host == *host {
+                let SnapshotAddress { name, ip, tenant, segment, .. } = address;
                 view.addresses.insert(name, Address { ip, tenant, segment });
             }
         }
@@ -150,13 +149,19 @@ impl View {
         Ok(view)
     }
 
+    /// The revision up to which it is complete.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.cursor.revision
+    }
+
     /// Applies the next record. Events that are unknown or do not concern this
     /// host only advance the revision.
     pub fn apply(&mut self, record: &Record) {
-        self.revision = self.revision.max(record.revision);
+        self.cursor.advance(record.revision);
         self.at = self.at.max(record.at);
         if concerns_routes(&record.event) {
-            self.routing = self.revision;
+            self.routing = self.cursor.revision;
         }
         if let Some(rules) = &mut self.rules {
             rules.apply(record);
@@ -263,7 +268,7 @@ impl mirror::View for View {
 
     fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
         let mut view = Self::from_snapshot(&self.host, snapshot)?;
-        let revision = view.revision;
+        let revision = view.cursor.revision;
         if let Some(rules) = &mut view.rules {
             rules.date(self.rules.as_ref(), revision);
         }
@@ -274,20 +279,12 @@ impl mirror::View for View {
         Self::apply(self, record);
     }
 
-    fn advance(&mut self, revision: Revision) {
-        self.revision = self.revision.max(revision);
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
     }
 
-    fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    fn set_cluster(&mut self, cluster: &str) {
-        self.cluster = Some(cluster.to_owned());
-    }
-
-    fn cluster(&self) -> Option<&str> {
-        self.cluster.as_deref()
+    fn change_cursor(&mut self, change: &mut dyn FnMut(&mut Cursor)) {
+        change(&mut self.cursor);
     }
 
     /// A view without rules was saved by an earlier release: it serves for routes until a snapshot arrives.
@@ -301,40 +298,6 @@ impl Host {
         let ips = std::iter::once(ip).chain(further.iter().copied()).collect();
         Self { ips, state: HostState::Up }
     }
-}
-
-impl From<ShownHost> for Host {
-    fn from(shown: ShownHost) -> Self {
-        Self { state: shown.state, ..Self::up(shown.ip, &shown.addresses) }
-    }
-}
-
-/// A host in a snapshot; other fields are ignored.
-#[derive(Deserialize)]
-struct ShownHost {
-    name: HostName,
-    ip: IpAddr,
-    #[serde(default)]
-    addresses: Vec<IpAddr>,
-    #[serde(default)]
-    state: HostState,
-}
-
-#[derive(Deserialize)]
-struct ShownBlock {
-    cidr: IpNet,
-    host: HostName,
-    tenant: TenantId,
-    segment: SegmentId,
-}
-
-#[derive(Deserialize)]
-struct ShownAddress {
-    name: AddressName,
-    ip: IpAddr,
-    host: HostName,
-    tenant: TenantId,
-    segment: SegmentId,
 }
 
 #[derive(Deserialize)]

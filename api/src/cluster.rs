@@ -24,7 +24,7 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Why no new addresses are allocated; `null`: they are.
     #[serde(default)]
-    pub held: Option<Held>,
+    pub held: Option<AllocationHold>,
     /// The members' wall clocks as seen by this replica; absent: not reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clocks: Option<ClocksStatus>,
@@ -139,7 +139,7 @@ pub struct MemberClock {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
-pub struct Held {
+pub struct AllocationHold {
     /// Revision of the restore.
     pub since: Revision,
     /// Number of hosts that have not reported since.

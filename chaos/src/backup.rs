@@ -29,12 +29,12 @@ enum Taken {
 }
 
 /// The task that takes backups.
-pub(crate) struct Keeper {
+pub(crate) struct BackupTask {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Vec<Backed>>,
 }
 
-impl Keeper {
+impl BackupTask {
     pub(crate) fn start(targets: Vec<(u64, SocketAddr)>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
@@ -61,7 +61,7 @@ impl Keeper {
 
     pub(crate) async fn finish(self) -> Result<Vec<Backed>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.context("the keeper of backups")
+        self.task.await.context("the task that takes backups")
     }
 }
 

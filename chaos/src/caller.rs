@@ -13,7 +13,7 @@ use romana_statemachine::name::AddressName;
 use romana_statemachine::{Command, Revision};
 use serde_json::{Value, json};
 
-use crate::evidence::{Ask, Held, Outcome};
+use crate::evidence::{Ask, HeldAddress, Outcome};
 use crate::http::{Answer, Connection, HttpError};
 
 /// Timeout of a single request.
@@ -119,7 +119,7 @@ fn judge_library(result: Result<romana_client::model::Done, Error>) -> Outcome {
         Ok(done) => Outcome::Acked {
             revision: done.revision,
             changed: Some(done.changed),
-            held: done.allocation.map(|allocation| Held {
+            held: done.allocation.map(|allocation| HeldAddress {
                 name: allocation.name,
                 ip: allocation.ip,
                 host: allocation.host,
@@ -201,9 +201,9 @@ fn who(revision: Revision, answer: &Answer) -> Outcome {
 
 /// Parses an address in an answer.
 #[must_use]
-pub fn held(body: &Value) -> Option<Held> {
+pub fn held(body: &Value) -> Option<HeldAddress> {
     let text = |key: &str| body.get(key).and_then(Value::as_str);
-    Some(Held {
+    Some(HeldAddress {
         name: text("name")?.into(),
         ip: text("ip")?.parse().ok()?,
         host: text("host")?.into(),

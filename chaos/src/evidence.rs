@@ -26,7 +26,7 @@ pub enum Ask {
 
 /// An address in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldAddress {
     pub name: AddressName,
     pub ip: IpAddr,
     pub host: HostName,
@@ -44,7 +44,7 @@ pub enum Outcome {
         /// Whether anything changed, if the answer says so.
         changed: Option<bool>,
         /// The address: allocated by the command, or found by the read.
-        held: Option<Held>,
+        held: Option<HeldAddress>,
     },
     /// It was refused: nothing was committed.
     Refused { code: String },
@@ -109,7 +109,7 @@ pub struct Testimony {
     /// Its whole history.
     pub records: Vec<Record>,
     /// Its live addresses …
-    pub live: Vec<Held>,
+    pub live: Vec<HeldAddress>,
     /// … and the revision of that list.
     pub live_at: Revision,
     /// Its whole state, as served.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::caller::held;
 use crate::cluster::Cluster;
-use crate::evidence::{Held, Sample, Testimony};
+use crate::evidence::{HeldAddress, Sample, Testimony};
 use crate::http::{self, Connection};
 
 /// Timeout of an answer; a whole history is long.
@@ -118,7 +118,7 @@ async fn history(api: SocketAddr, target: Revision) -> Result<Vec<Record>> {
 }
 
 /// A replica's live addresses, and the revision of the first page.
-async fn live(api: SocketAddr) -> Result<(Vec<Held>, Revision)> {
+async fn live(api: SocketAddr) -> Result<(Vec<HeldAddress>, Revision)> {
     let (mut all, mut revision, mut next) = (Vec::new(), None, None::<String>);
     loop {
         let mut path = String::from("/v1/addresses?consistency=local&limit=1000");

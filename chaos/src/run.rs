@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::audit;
-use crate::backup::Keeper;
+use crate::backup::BackupTask;
 use crate::cluster::{Cluster, ClusterOptions, SmallDisk};
 use crate::evidence::{Audited, Clock, Evidence, Outcome, Sample, Testimony};
 use crate::final_state::{self, sample};
@@ -150,7 +150,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let watcher = Watcher::start(cluster.lives(), clock);
     let targets = cluster.replicas().iter().map(|replica| (replica.id, replica.api));
     // The previous program does not support backups.
-    let keeper = options.previous.is_none().then(|| Keeper::start(targets.collect()));
+    let backups = options.previous.is_none().then(|| BackupTask::start(targets.collect()));
     let followers: Vec<Follower> =
         (0..2).map(|at| Follower::start(apis.clone(), options.seed ^ (0xf0 + at))).collect();
     let workload = WorkloadOptions { clients: options.clients, seed: options.seed };
@@ -170,8 +170,8 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     evidence.calls.extend(workload.finish().await?);
     evidence.samples = sampler.finish().await?;
     evidence.memory = watcher.finish().await?;
-    if let Some(keeper) = keeper {
-        evidence.backups = keeper.finish().await?;
+    if let Some(backups) = backups {
+        evidence.backups = backups.finish().await?;
     }
     violations.extend(cluster.crashes().into_iter().map(|what| Violation { law: "crash", what }));
 

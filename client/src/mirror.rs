@@ -9,6 +9,8 @@
 //! pair of views is a view as well.
 
 mod layout;
+mod snapshot;
+mod view;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,17 +19,17 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use romana_daemon::durable::{self, DurableError};
-use romana_statemachine::name::HostName;
-use romana_statemachine::{Record, Revision, Topic};
+use romana_statemachine::Record;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::follow::Snapshot;
 use crate::{Client, Error, FollowOptions, Follower, Item};
 pub use layout::Layout;
+pub use snapshot::{SnapshotAddress, SnapshotBlock, SnapshotError, SnapshotHost};
+pub use view::{Cursor, View};
 
 /// Maximum age of unsaved changes.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -35,124 +37,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Limit of items applied before the view is published.
 const BATCH_MAX: usize = 1_024;
-
-/// A snapshot is malformed.
-#[derive(Debug, thiserror::Error)]
-#[error("member {member} of the snapshot: {why}")]
-pub struct SnapshotError {
-    /// The member concerned.
-    pub member: &'static str,
-    pub why: String,
-}
-
-/// The members of a snapshot, as a view's types.
-impl Snapshot {
-    /// A member; `None` if it is absent.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]: it has a form that this program does not know.
-    pub fn member<T: DeserializeOwned>(
-        &self,
-        member: &'static str,
-    ) -> Result<Option<T>, SnapshotError> {
-        let Some(value) = self.state.get(member) else { return Ok(None) };
-        let parsed = T::deserialize(value).map_err(|error| error.to_string());
-        parsed.map(Some).map_err(|why| SnapshotError { member, why })
-    }
-
-    /// A member that is a list; empty if it is absent.
-    ///
-    /// # Errors
-    /// As [`Self::member`].
-    pub fn list<T: DeserializeOwned>(&self, member: &'static str) -> Result<Vec<T>, SnapshotError> {
-        Ok(self.member::<Vec<T>>(member)?.unwrap_or_default())
-    }
-}
-
-/// A part of the cluster's state, built from a snapshot and the records after it. Pure, and cheap to clone
-/// (persistent maps), as every published view is a clone.
-pub trait View: Clone + Send + Sync + 'static {
-    /// The topics that it depends on.
-    fn topics(&self) -> Vec<Topic>;
-
-    /// The host that it is for: the feed skips records that concern other hosts only.
-    fn host(&self) -> Option<HostName> {
-        None
-    }
-
-    /// Builds the view from a snapshot.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]. The mirror keeps the old view.
-    fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError>;
-
-    /// Applies the next record. Unknown content is skipped.
-    fn apply(&mut self, record: &Record);
-
-    /// Advances the revision without a record.
-    fn advance(&mut self, revision: Revision);
-
-    /// The revision up to which it is complete.
-    fn revision(&self) -> Revision;
-
-    /// Sets the cluster.
-    fn set_cluster(&mut self, cluster: &str);
-
-    /// The cluster, once known.
-    fn cluster(&self) -> Option<&str>;
-
-    /// Whether a saved view can be continued with records. Otherwise it is
-    /// published until a snapshot arrives.
-    fn is_whole(&self) -> bool {
-        true
-    }
-}
-
-impl<A: View, B: View> View for (A, B) {
-    fn topics(&self) -> Vec<Topic> {
-        let mut topics = self.0.topics();
-        topics.extend(self.1.topics());
-        topics.sort();
-        topics.dedup();
-        topics
-    }
-
-    fn host(&self) -> Option<HostName> {
-        // A filter for one host would withhold records from a view of all hosts.
-        self.0.host().filter(|host| self.1.host().as_ref() == Some(host))
-    }
-
-    fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
-        Ok((self.0.restart(snapshot)?, self.1.restart(snapshot)?))
-    }
-
-    fn apply(&mut self, record: &Record) {
-        self.0.apply(record);
-        self.1.apply(record);
-    }
-
-    fn advance(&mut self, revision: Revision) {
-        self.0.advance(revision);
-        self.1.advance(revision);
-    }
-
-    fn revision(&self) -> Revision {
-        self.0.revision().min(self.1.revision())
-    }
-
-    fn set_cluster(&mut self, cluster: &str) {
-        self.0.set_cluster(cluster);
-        self.1.set_cluster(cluster);
-    }
-
-    fn cluster(&self) -> Option<&str> {
-        self.0.cluster()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.0.is_whole() && self.1.is_whole()
-    }
-}
 
 /// A view, and how recent it is.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ pub use romana_api::Page;
 use romana_api::batch::BatchItem;
 pub use romana_api::block::Block;
 pub use romana_api::cluster::{
-    ClocksStatus, ClusterStatus, DigestAt, Held, MemberClock, MemberProblem, MemberStatus,
-    NewMember, Role,
+    AllocationHold, ClocksStatus, ClusterStatus, DigestAt, MemberClock, MemberProblem,
+    MemberStatus, NewMember, Role,
 };
 pub use romana_statemachine::{Allocation, Host};
 use romana_statemachine::{Answer, Revision};

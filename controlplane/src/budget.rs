@@ -50,9 +50,9 @@ pub(crate) struct Pool {
 
 /// Permits taken from a pool; returned when dropped.
 #[derive(Debug)]
-pub(crate) struct Held(Vec<OwnedSemaphorePermit>);
+pub(crate) struct Permits(Vec<OwnedSemaphorePermit>);
 
-impl Held {
+impl Permits {
     /// No permits.
     pub(crate) const fn none() -> Self {
         Self(Vec::new())
@@ -78,14 +78,14 @@ impl Pool {
     }
 
     /// Takes `count` permits now, or fails if too few are available.
-    pub(crate) fn try_take(&self, count: usize) -> Result<Held, Failure> {
+    pub(crate) fn try_take(&self, count: usize) -> Result<Permits, Failure> {
         let wanted = self.wanted(count);
         let taken = Arc::clone(&self.permits).try_acquire_many_owned(wanted);
-        taken.map(|permit| Held(vec![permit])).map_err(|_| self.busy())
+        taken.map(|permit| Permits(vec![permit])).map_err(|_| self.busy())
     }
 
     /// Takes `count` permits; waits briefly if too few are available.
-    pub(crate) async fn take(&self, count: usize, deadline: Instant) -> Result<Held, Failure> {
+    pub(crate) async fn take(&self, count: usize, deadline: Instant) -> Result<Permits, Failure> {
         if let Ok(held) = self.try_take(count) {
             return Ok(held);
         }
@@ -93,7 +93,7 @@ impl Pool {
         let until = deadline.min(Instant::now() + WAIT_MAX);
         let taken = timeout_at(until, Arc::clone(&self.permits).acquire_many_owned(wanted)).await;
         match taken {
-            Ok(Ok(permit)) => Ok(Held(vec![permit])),
+            Ok(Ok(permit)) => Ok(Permits(vec![permit])),
             _ => Err(self.busy()),
         }
     }
@@ -162,8 +162,8 @@ impl Budgets {
         &self,
         (from, to): (usize, usize),
         deadline: Instant,
-    ) -> Result<Held, Failure> {
-        let mut held = Held::none();
+    ) -> Result<Permits, Failure> {
+        let mut held = Permits::none();
         let small = to.min(SMALL_BYTES) - from.min(SMALL_BYTES);
         if small > 0 {
             held.add(self.small_bodies.take(small, deadline).await?);
@@ -191,13 +191,13 @@ impl Budgets {
 /// A body whose bytes release their permits when they are dropped.
 struct Counted {
     body: Body,
-    held: Option<Held>,
+    held: Option<Permits>,
 }
 
 /// Bytes with their permits.
 struct Owned {
     bytes: Bytes,
-    _held: Held,
+    _permits: Permits,
 }
 
 impl AsRef<[u8]> for Owned {
@@ -219,7 +219,7 @@ impl HttpBody for Counted {
         let owned = frame.map(|frame| {
             frame.map(|frame| {
                 frame.map_data(|bytes| match held.take() {
-                    Some(held) => Bytes::from_owner(Owned { bytes, _held: held }),
+                    Some(held) => Bytes::from_owner(Owned { bytes, _permits: held }),
                     None => bytes,
                 })
             })
@@ -239,7 +239,7 @@ impl HttpBody for Counted {
 /// Runs blocking work on another thread. The permits are released when the work ends, and the work is
 /// cancelled when its caller has gone.
 pub(crate) async fn work<T: Send + 'static>(
-    held: Held,
+    held: Permits,
     work: impl FnOnce(&Cancel) -> T + Send + 'static,
 ) -> Result<T, Failure> {
     Ok(work_on(held, work).await?.0)
@@ -247,9 +247,9 @@ pub(crate) async fn work<T: Send + 'static>(
 
 /// The same, for work in several steps: returns the permits with the result.
 pub(crate) async fn work_on<T: Send + 'static>(
-    held: Held,
+    held: Permits,
     what: impl FnOnce(&Cancel) -> T + Send + 'static,
-) -> Result<(T, Held), Failure> {
+) -> Result<(T, Permits), Failure> {
     let cancel = Cancel::default();
     let _guard = cancel.on_drop();
     let done = tokio::task::spawn_blocking(move || (what(&cancel), held)).await;

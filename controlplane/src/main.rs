@@ -62,6 +62,7 @@ fn check_named(config: &Config) -> ExitCode {
 
 /// What a new cluster would begin with, which may be read from the cloud, and credentials.
 async fn named(config: &Config) -> Result<(), ServerError> {
+    server::check_backup(config)?;
     bootstrap::initial_proposals(config).await?;
     server::check_kubernetes(config).await
 }

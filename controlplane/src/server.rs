@@ -23,7 +23,7 @@ use romana_daemon::error::chain;
 use romana_daemon::listener::{self, Connections, Plain};
 use romana_daemon::owner::{self, Program};
 use romana_daemon::tasks::TaskError;
-use romana_replica::backup::RestoreError;
+use romana_replica::backup::{RestoreError, file, is_claimed};
 use romana_replica::purge;
 use romana_replica::reseed;
 use romana_replica::{FaultKind, Replica, ReplicaConfig, StartError};
@@ -222,6 +222,22 @@ impl Life<'_> {
         replica.shutdown().await;
         end.and_then(|end| stopped.map(|()| end).map_err(ServerError::from))
     }
+}
+
+/// Checks all of the backup that the replica would begin with. Not if the data directory has an owner: the file may be
+/// gone after the restore. Blocks.
+///
+/// # Errors
+/// [`ServerError::Restore`]: the file cannot be read, or is not a whole backup.
+pub fn check_backup(config: &Config) -> Result<(), ServerError> {
+    let Some(file) = &config.restore else { return Ok(()) };
+    let check = || -> Result<(), RestoreError> {
+        if !is_claimed(&config.data_dir)? {
+            file::read(file, |_| Ok::<_, RestoreError>(()))?;
+        }
+        Ok(())
+    };
+    check().map_err(|error| ServerError::Restore(Box::new(error)))
 }
 
 /// Checks the credentials for the Kubernetes API server, without connecting to it.

@@ -126,8 +126,12 @@ impl Replacement {
         };
         let prefix = format!(".{}.", name.to_string_lossy());
         let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".partial").permissions(Permissions::from_mode(NEW_MODE));
-        let file = builder.tempfile_in(parent(&path))?;
+        builder.prefix(&prefix).suffix(".partial");
+        // Not `tempfile_in`: its errors name the temporary file, which the caller does not know.
+        let file = builder.make_in(parent(&path), |beside| {
+            let mut new = OpenOptions::new();
+            new.read(true).write(true).create_new(true).mode(NEW_MODE).open(beside)
+        })?;
         if let Some(mode) = mode {
             file.as_file().set_permissions(mode)?;
         }
@@ -181,14 +185,14 @@ impl Replacement {
 impl Write for Replacement {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.to {
-            To::Beside { file, .. } => file.write(bytes),
+            To::Beside { file, .. } => file.as_file_mut().write(bytes),
             To::Stream(file) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.to {
-            To::Beside { file, .. } => file.flush(),
+            To::Beside { file, .. } => file.as_file_mut().flush(),
             To::Stream(file) => file.flush(),
         }
     }
@@ -295,7 +299,8 @@ mod tests {
         replace(Path::new("/dev/null"), "away").unwrap();
         assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
         for refused in [dir.path(), Path::new("/"), &dir.path().join("none/file")] {
-            assert!(replace(refused, "x").is_err(), "{}", refused.display());
+            let error = replace(refused, "x").unwrap_err().to_string();
+            assert!(!error.contains("partial"), "{}: {error}", refused.display());
         }
         assert!(Replacement::create_regular(&pipe, 0o755).is_err());
         assert!(Replacement::create_regular(Path::new("/dev/null"), 0o755).is_err());

@@ -78,7 +78,7 @@ struct Lasting {
 
 impl Lasting {
     /// Whether a warning is to be written.
-    fn is_news(&mut self, place: Identifier, level: Level, said: Said, now: Instant) -> bool {
+    fn is_news(&mut self, place: Identifier, level: Level, said: EventText, now: Instant) -> bool {
         let mut key = Key { place: place.clone(), words: Some(said.words) };
         if !self.warnings.contains_key(&key) {
             let lines = self.lines.entry(place).or_default();
@@ -175,7 +175,7 @@ impl<S: Subscriber> Filter<S> for Repeats {
         if *metadata.level() > Level::WARN || metadata.target() == TARGET {
             return true;
         }
-        let said = Said::of(event);
+        let said = EventText::of(event);
         let now = Instant::now();
         let news = self.lasting().is_news(metadata.callsite(), *metadata.level(), said, now);
         if news {
@@ -219,14 +219,14 @@ impl fmt::Display for Seconds {
 
 /// The content of an event.
 #[derive(Clone, Debug, Default)]
-struct Said {
+struct EventText {
     /// The part that identifies the warning.
     words: String,
     /// Message and values, for the summary.
     line: String,
 }
 
-impl Said {
+impl EventText {
     fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         // Libraries put values into the message text, where they cannot be told apart.
@@ -240,7 +240,7 @@ impl Said {
 
 struct Visitor {
     ours: bool,
-    said: Said,
+    said: EventText,
 }
 
 impl Visitor {
@@ -310,7 +310,7 @@ mod tests {
 
     impl Layer<Registry> for Lines {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, Registry>) {
-            self.0.lock().unwrap().push(Said::of(event).line);
+            self.0.lock().unwrap().push(EventText::of(event).line);
         }
     }
 
@@ -354,7 +354,7 @@ mod tests {
         let (start, mut said) = (Instant::now(), Vec::new());
         for second in 0..7200 {
             let now = start + Duration::from_secs(second);
-            let what = Said { words: "disk full".into(), line: "the disk is full".into() };
+            let what = EventText { words: "disk full".into(), line: "the disk is full".into() };
             let news = lasting.is_news(place.metadata().callsite(), Level::ERROR, what, now);
             assert_eq!(news, second == 0, "{second}");
             said.extend(lasting.look(now).into_iter().map(|one| (second, one.count, one.ended)));

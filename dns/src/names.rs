@@ -9,11 +9,10 @@ use std::net::IpAddr;
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use romana_client::follow::Snapshot;
-use romana_client::mirror::{SnapshotError, View};
+use romana_client::mirror::{Cursor, SnapshotAddress, SnapshotError, View};
 use romana_statemachine::command::Endpoint;
-use romana_statemachine::name::{AddressName, SegmentId, TenantId};
 use romana_statemachine::topology::TopologySpec;
-use romana_statemachine::{Event, Record, Revision, Topic, Vip};
+use romana_statemachine::{Event, Record, Topic, Vip};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::is_label;
@@ -22,8 +21,8 @@ use crate::inventory::is_label;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Stored")]
 pub struct Names {
-    revision: Revision,
-    cluster: Option<String>,
+    #[serde(flatten)]
+    cursor: Cursor,
     vips: OrdMap<String, IpAddr>,
     #[serde(skip)]
     vips_at: OrdMap<IpAddr, String>,
@@ -50,15 +49,6 @@ struct Place {
 struct Segment {
     addresses: OrdSet<IpAddr>,
     names: OrdMap<String, OrdSet<IpAddr>>,
-}
-
-/// An address in a snapshot; other fields are ignored.
-#[derive(Deserialize)]
-struct ShownAddress {
-    name: AddressName,
-    ip: IpAddr,
-    tenant: TenantId,
-    segment: SegmentId,
 }
 
 impl Names {
@@ -138,7 +128,7 @@ impl Names {
     #[must_use]
     pub fn serial(&self) -> u32 {
         // The low bits: only equality counts.
-        let [.., a, b, c, d] = self.revision.get().to_be_bytes();
+        let [.., a, b, c, d] = self.cursor.revision.get().to_be_bytes();
         u32::from_be_bytes([a, b, c, d])
     }
 
@@ -247,8 +237,8 @@ impl Place {
 /// Names as they are on disk, without what follows from them.
 #[derive(Deserialize)]
 struct Stored {
-    revision: Revision,
-    cluster: Option<String>,
+    #[serde(flatten)]
+    cursor: Cursor,
     vips: BTreeMap<String, IpAddr>,
     places: OrdMap<IpAddr, Place>,
     networks: Vec<IpNet>,
@@ -256,8 +246,8 @@ struct Stored {
 
 impl From<Stored> for Names {
     fn from(stored: Stored) -> Self {
-        let Stored { revision, cluster, vips, places, networks } = stored;
-        let mut names = Self { revision, cluster, networks, ..Self::default() };
+        let Stored { cursor, vips, places, networks } = stored;
+        let mut names = Self { cursor, networks, ..Self::default() };
         vips.iter().for_each(|(name, ip)| names.set_vip(name, *ip));
         for (ip, place) in places {
             names.set_place(ip, place);
@@ -272,13 +262,13 @@ impl View for Names {
     }
 
     fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
-        let mut names = Self { revision: snapshot.revision, ..Self::default() };
+        let mut names = Self { cursor: Cursor::at(snapshot.revision), ..Self::default() };
         if let Some(topology) = snapshot.member::<Option<TopologySpec>>("topology")?.flatten() {
             names.set_topology(&topology);
         }
-        for shown in snapshot.list::<ShownAddress>("addresses")? {
-            let (tenant, segment) = (shown.tenant.as_str(), shown.segment.as_str());
-            names.set_name(shown.ip, shown.name.as_str(), tenant, segment);
+        for address in snapshot.list::<SnapshotAddress>("addresses")? {
+            let (tenant, segment) = (address.tenant.as_str(), address.segment.as_str());
+            names.set_name(address.ip, address.name.as_str(), tenant, segment);
         }
         for endpoint in snapshot.list::<Endpoint>("endpoints")? {
             names.set_endpoint(&endpoint);
@@ -313,20 +303,12 @@ impl View for Names {
         }
     }
 
-    fn advance(&mut self, revision: Revision) {
-        self.revision = self.revision.max(revision);
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
     }
 
-    fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    fn set_cluster(&mut self, cluster: &str) {
-        self.cluster = Some(cluster.to_owned());
-    }
-
-    fn cluster(&self) -> Option<&str> {
-        self.cluster.as_deref()
+    fn change_cursor(&mut self, change: &mut dyn FnMut(&mut Cursor)) {
+        change(&mut self.cursor);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::version;
 
 /// Why allocation is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct AllocationHold {
     /// Revision of the restore.
     pub since: Revision,
     /// Hosts that have not reported since the restore.
@@ -66,7 +66,7 @@ pub(crate) fn decide_reported(state: &State, report: &HostReport) -> Result<Vec<
 
 /// The events of a host's report while allocation is held: none if it is not awaited or older than the restore.
 pub(crate) fn reported(state: &State, host: &HostName, revision: Revision) -> Vec<Event> {
-    let waits = |held: &&Held| held.waiting.contains(host) && revision >= held.since;
+    let waits = |held: &&AllocationHold| held.waiting.contains(host) && revision >= held.since;
     let Some(_) = state.held.as_ref().filter(waits) else { return Vec::new() };
     let reported = HostReported { host: host.clone(), revision };
     let mut events = vec![Event::HostReported(reported)];
@@ -94,13 +94,13 @@ pub(crate) fn evolve_restored(state: &mut State) {
     let since = state.revision;
     state.version = state.version.max(version::MEMBERS);
     state.members = Members::default();
-    state.held = (!waiting.is_empty()).then_some(Held { since, waiting });
+    state.held = (!waiting.is_empty()).then_some(AllocationHold { since, waiting });
 }
 
 impl State {
     /// Why allocation is held; `None`: it is not.
     #[must_use]
-    pub fn held(&self) -> Option<&Held> {
+    pub fn held(&self) -> Option<&AllocationHold> {
         self.held.as_ref()
     }
 

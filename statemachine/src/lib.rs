@@ -80,7 +80,7 @@ mod vip;
 pub use command::{Command, Retention};
 pub use entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 pub use event::{Conflict, Event, Topic};
-pub use hold::Held;
+pub use hold::AllocationHold;
 pub use host::Host;
 pub use ipam::{Allocation, Block, GroupUsage, Owner};
 pub use labels::Labels;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Endpoint, ObjectKey, Retention, Source};
 use crate::entry::{Digest, Index, Millis, Revision, Term, unwire, wire};
 use crate::event::{BlockAssigned, CheckpointSigned, Conflict};
-use crate::hold::Held;
+use crate::hold::AllocationHold;
 use crate::host::{self, Host};
 use crate::ipam::{self, Address, Block};
 use crate::labels::Labels;
@@ -273,8 +273,10 @@ impl Snapshot2 {
         state.members = Members { known, removed: removed.into_iter().collect() };
         state.retention = retention;
         state.signed = signed;
-        state.held =
-            held.map(|(since, waiting)| Held { since, waiting: waiting.into_iter().collect() });
+        state.held = held.map(|(since, waiting)| AllocationHold {
+            since,
+            waiting: waiting.into_iter().collect(),
+        });
     }
 }
 

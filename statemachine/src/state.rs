@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Command, Endpoint, ObjectKey, Retention, Source};
 use crate::entry::{Digest, Entry, Index, Millis, Position, Proposal, Record, Revision, Term};
 use crate::event::{CheckpointSigned, Conflict, Event};
-use crate::hold::Held;
+use crate::hold::AllocationHold;
 use crate::host::{Host, Hosts};
 use crate::ipam::{Allocation, Ipam};
 use crate::members::Members;
@@ -66,7 +66,7 @@ pub struct State {
     pub(crate) members: Members,
     pub(crate) retention: Retention,
     pub(crate) signed: Option<CheckpointSigned>,
-    pub(crate) held: Option<Held>,
+    pub(crate) held: Option<AllocationHold>,
     pub(crate) agent_settings: AgentSettings,
     /// The agent enrolled for each host.
     pub(crate) agents: OrdMap<HostName, InstanceId>,

@@ -14,7 +14,7 @@ use super::{Attacher, code, failed};
 use crate::follow::NOT_FOLLOWED;
 use crate::forwarding;
 use crate::ipc::Failed;
-use crate::ownership::LEDGER_DIR;
+use crate::ownership::ATTACHMENTS_DIR;
 use crate::sysctl::Sysctls;
 use crate::view::View;
 
@@ -53,13 +53,13 @@ impl Attacher {
     pub(super) async fn watch_ability(self: Arc<Self>, stop: CancellationToken) {
         let mut clock = interval(PERIOD);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut policy, mut standing) = (self.policy.clone(), self.standing.clone());
+        let (mut policy, mut enrolment_state) = (self.policy.clone(), self.enrolment_state.clone());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = clock.tick() => {}
                 Ok(()) = policy.changed() => {}
-                Ok(()) = standing.changed() => {}
+                Ok(()) = enrolment_state.changed() => {}
             }
             let why = self.status().err().map(|why| why.msg);
             self.unable.send_if_modified(|said| {
@@ -81,8 +81,9 @@ impl Attacher {
             return Err(unable(("nothing is known of the cluster".into(), details)));
         };
         let heard = seen.heard.is_some_and(|heard| heard.elapsed() < SILENT);
-        let of_cluster = no_place(view, &self.config.host)
-            .or_else(|| self.standing.borrow().problem().map(|why| (why, "see `romana doctor`")));
+        let of_cluster = no_place(view, &self.config.host).or_else(|| {
+            self.enrolment_state.borrow().problem().map(|why| (why, "see `romana doctor`"))
+        });
         let cut_off = (!heard && self.reserve.is_empty()).then(|| {
             let details =
                 "see whether the replicas run, and `romana settings set reserve_per_owner=…`";
@@ -140,11 +141,10 @@ fn full_disk(state_dir: &Path) -> Option<(String, &'static str)> {
     if full {
         return Some((format!("the disk of {} is full", state_dir.display()), details));
     }
-    let ledger = state_dir.join(LEDGER_DIR);
-    let written =
-        tempfile::NamedTempFile::new_in(&ledger).and_then(|mut file| file.write_all(b"."));
+    let store = state_dir.join(ATTACHMENTS_DIR);
+    let written = tempfile::NamedTempFile::new_in(&store).and_then(|mut file| file.write_all(b"."));
     let error = written.err()?;
-    Some((format!("{} cannot be written to: {error}", ledger.display()), details))
+    Some((format!("{} cannot be written to: {error}", store.display()), details))
 }
 
 /// The host does not forward packets of containers.

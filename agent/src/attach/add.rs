@@ -91,7 +91,7 @@ impl Attacher {
     /// Attaches a container; if that fails, undoes everything.
     pub(super) async fn add(self: &Arc<Self>, add: &Add) -> Result<Added, Failed> {
         let _alone = self.lock(&add.key).await;
-        if let Some(problem) = self.standing.borrow().problem() {
+        if let Some(problem) = self.enrolment_state.borrow().problem() {
             return Err(failed(code::AGAIN, problem, "`romana doctor` names both agents"));
         }
         let view = self.seen.borrow().view.clone();
@@ -215,13 +215,13 @@ impl Attacher {
     /// Refuses a key that is in use, and removes the remains of an earlier attachment.
     async fn check_new(self: &Arc<Self>, add: &Add) -> Result<(), Failed> {
         let link = host_link(&add.key.container_id, &add.key.ifname);
-        if self.ledger.has_link_of(&add.key) {
+        if self.store.has_link_of(&add.key) {
             let details = "the runtime tries again with another container id";
             let msg = format!("another container's link is called {link} already");
             return Err(failed(code::AGAIN, msg, details));
         }
         let there = links::host_end(&self.handle, &link).await?.is_some();
-        let Some(entry) = self.ledger.get(&add.key) else {
+        let Some(entry) = self.store.get(&add.key) else {
             if there {
                 links::delete(&self.handle, &link).await?;
             }
@@ -320,13 +320,13 @@ impl Attacher {
     pub(super) async fn put(self: &Arc<Self>, entry: Entry) -> Result<(), Failed> {
         let attacher = Arc::clone(self);
         let (key, filtered) = (entry.key.clone(), entry.filtered());
-        let put = tokio::task::spawn_blocking(move || attacher.ledger.put(entry)).await;
+        let put = tokio::task::spawn_blocking(move || attacher.store.put(entry)).await;
         match put {
             Ok(put) => {
                 self.gate.note(key, filtered);
                 Ok(put?)
             }
-            Err(error) => Err(failed(code::IO, format!("the ledger: {error}"), "")),
+            Err(error) => Err(failed(code::IO, format!("the attachment store: {error}"), "")),
         }
     }
 }

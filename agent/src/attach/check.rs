@@ -18,7 +18,7 @@ impl Attacher {
     ) -> Result<(), Failed> {
         let _alone = self.lock(key).await;
         let differs = |what: String| failed(code::DIFFERS, what, "DEL and ADD the container again");
-        let entry = self.ledger.get(key).filter(|entry| entry.stage == Stage::Ready);
+        let entry = self.store.get(key).filter(|entry| entry.stage == Stage::Ready);
         let entry = entry.ok_or_else(|| {
             differs(format!("{} of {} is not attached", key.ifname, key.container_id))
         })?;

@@ -2,8 +2,8 @@
 //! repaired is reported as a problem.
 //!
 //! ```text
-//!   ledger (wanted) ─► links and host routes of one look (actual) ─► plan (pure) ─► apply, under the lock of
-//!   the attachment, if the ledger still says the same
+//!   store (wanted) ─► links and host routes of one look (actual) ─► plan (pure) ─► apply, under the lock of
+//!   the attachment, if the store still says the same
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,7 +104,7 @@ impl Reconcile for Healer {
         let touched = taken.take();
         let everything =
             touched.everything || looked.is_none_or(|looked| looked.elapsed() >= PERIOD);
-        let mut keys = attacher.ledger.concerned(&touched.links, &touched.ips);
+        let mut keys = attacher.store.concerned(&touched.links, &touched.ips);
         keys.extend(healing.problems.keys().cloned());
         let done = match everything {
             true => attacher.look_at_all(healing).await,
@@ -131,7 +131,7 @@ impl Reconcile for Healer {
 impl Attacher {
     /// Checks all attachments, and restores what is missing.
     async fn look_at_all(self: &Arc<Self>, healing: &mut Healing) -> Result<(), KernelError> {
-        let entries = self.ledger.select(is_attached);
+        let entries = self.store.select(is_attached);
         healing.forget_all_but(&entries);
         let keys = entries.into_iter().map(|entry| entry.key).collect();
         self.look_at(keys, healing).await
@@ -144,7 +144,7 @@ impl Attacher {
         healing: &mut Healing,
     ) -> Result<(), KernelError> {
         for key in keys {
-            let Some(entry) = self.ledger.get(&key).filter(is_attached) else {
+            let Some(entry) = self.store.get(&key).filter(is_attached) else {
                 healing.forget(&key);
                 continue;
             };
@@ -193,7 +193,7 @@ impl Attacher {
     ) -> Option<String> {
         // Locked: an ADD or DEL is in progress, and the next pass sees its outcome.
         let _alone = self.try_lock(&entry.key)?;
-        if self.ledger.get(&entry.key).as_ref() != Some(&entry) {
+        if self.store.get(&entry.key).as_ref() != Some(&entry) {
             return None;
         }
         let Key { container_id, ifname } = &entry.key;

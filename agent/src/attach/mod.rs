@@ -6,7 +6,7 @@
 //! ```
 //! A failed ADD is undone like a DEL. A DEL needs neither the container's namespace nor the control plane.
 //!
-//! Reading order: `ledger`, `names`, `segment`, `add`, `remove`, `check`, `ability`, `heal`, `recover`,
+//! Reading order: `store`, `names`, `segment`, `add`, `remove`, `check`, `ability`, `heal`, `recover`,
 //! `server`; `report` reports attachments to the control plane; `reserve` holds addresses
 //! for use while it is unreachable.
 
@@ -14,7 +14,6 @@ mod ability;
 mod add;
 mod check;
 mod heal;
-mod ledger;
 mod names;
 mod recover;
 mod remove;
@@ -22,6 +21,7 @@ mod report;
 mod reserve;
 mod segment;
 mod server;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,12 +37,12 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 pub use ability::Unable;
-pub use ledger::{AttachmentAddress, BorrowedAddress, Entry, Ledger, Stage};
 pub use names::{is_of, is_ours, name};
 pub use server::{News, ServeError, Server, open};
+pub use store::{AttachmentAddress, AttachmentStore, BorrowedAddress, Entry, Stage};
 
 use crate::config::Config;
-use crate::enrol::Standing;
+use crate::enrol::EnrolmentState;
 use crate::follow::Seen;
 use crate::ipc::{Failed, Key};
 use crate::kernel::KernelError;
@@ -58,7 +58,7 @@ pub struct AttachConfig {
     pub host: HostName,
     /// Socket for the plugin.
     pub socket: PathBuf,
-    /// Directory of the ledger.
+    /// Directory of the attachment store.
     pub state_dir: PathBuf,
     /// Default MTU of containers' links; `None`: the MTU of the link of the host's default route.
     pub mtu: Option<u32>,
@@ -82,7 +82,7 @@ impl From<&Config> for AttachConfig {
 /// State shared by all requests.
 struct Attacher {
     config: AttachConfig,
-    ledger: Ledger,
+    store: AttachmentStore,
     reserve: Reserve,
     client: Client,
     seen: watch::Receiver<Seen>,
@@ -99,7 +99,7 @@ struct Attacher {
     /// The set of attachments has changed.
     changed: Notify,
     /// Whether this agent is the accepted one of its host.
-    standing: watch::Receiver<Standing>,
+    enrolment_state: watch::Receiver<EnrolmentState>,
     /// State of policy enforcement.
     policy: watch::Receiver<Option<PolicyStatus>>,
     /// Why no ADD can succeed.

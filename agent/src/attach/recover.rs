@@ -1,4 +1,4 @@
-//! Recovers attachments that exist in the kernel and in the log, but not in the ledger, after a damaged file
+//! Recovers attachments that exist in the kernel and in the log, but not in the store, after a damaged file
 //! or the loss of the state directory. A working attachment is never cut off for lack of a file (P4).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use crate::kernel::links;
 use crate::ownership::host_link;
 use crate::view::View;
 
-/// Attachments in the log whose links exist and that the ledger does not have. Their network
+/// Attachments in the log whose links exist and that the store does not have. Their network
 /// configurations and namespaces are unknown.
 fn lost(view: &View, known: &BTreeSet<Key>, links: &BTreeSet<String>) -> Vec<Entry> {
     let mut found: BTreeMap<Key, Entry> = BTreeMap::new();
@@ -54,7 +54,7 @@ impl Attacher {
             }
             self.recover().await;
         }
-        let all = self.ledger.all();
+        let all = self.store.all();
         self.gate.begin(all.iter().map(|entry| (entry.key.clone(), entry.filtered())).collect());
         self.changed.notify_one();
     }
@@ -68,7 +68,7 @@ impl Attacher {
                 return false;
             }
         };
-        let known: BTreeSet<Key> = self.ledger.all().into_iter().map(|entry| entry.key).collect();
+        let known: BTreeSet<Key> = self.store.all().into_iter().map(|entry| entry.key).collect();
         let view = self.seen.borrow().view.clone();
         for entry in view.iter().flat_map(|view| lost(view, &known, &links)) {
             let Key { container_id, ifname } = entry.key.clone();
@@ -78,7 +78,7 @@ impl Attacher {
                 Err(error) => tracing::error!(container_id, %error, "attachment recovery failed"),
             }
         }
-        let accounted: BTreeSet<String> = self.ledger.all().iter().map(link_of).collect();
+        let accounted: BTreeSet<String> = self.store.all().iter().map(link_of).collect();
         let strange: Vec<&String> = links.difference(&accounted).collect();
         if !strange.is_empty() {
             tracing::warn!(links = ?strange, "links without a known attachment");
@@ -91,7 +91,7 @@ impl Attacher {
     /// Recovers an attachment, unless the plugin attached or detached it after the links were read.
     async fn recover_one(self: &Arc<Self>, entry: Entry) -> Result<bool, Failed> {
         let _alone = self.lock(&entry.key).await;
-        let is_new = self.ledger.get(&entry.key).is_none();
+        let is_new = self.store.get(&entry.key).is_none();
         if !is_new || links::host_end(&self.handle, &link_of(&entry)).await?.is_none() {
             return Ok(false);
         }

@@ -35,7 +35,7 @@ impl Reconcile for Releaser {
         let Self(attacher) = self;
         let mut next = Next::Period;
         attacher.take_spool().await;
-        for entry in attacher.ledger.select(|entry| entry.stage != Stage::Ready) {
+        for entry in attacher.store.select(|entry| entry.stage != Stage::Ready) {
             if let Err(error) = attacher.finish(&entry).await {
                 // Normal while the control plane is away, which status says already.
                 let container = entry.key.container_id;
@@ -55,13 +55,13 @@ impl Attacher {
     /// Detaches a container. Succeeds also if nothing is left of it.
     pub(super) async fn del(self: &Arc<Self>, key: &Key, network: &str) -> Result<(), Failed> {
         let is_going = |entry: &Entry| entry.stage == Stage::Removing && entry.is_of(network);
-        if self.ledger.get(key).as_ref().is_some_and(is_going) {
+        if self.store.get(key).as_ref().is_some_and(is_going) {
             // The link is gone. The release runs in the background and holds the key's lock while it waits.
             self.released.notify_one();
             return Ok(());
         }
         let _alone = self.lock(key).await;
-        let entry = match self.ledger.get(key) {
+        let entry = match self.store.get(key) {
             // The container's interface of this name belongs to another network now.
             Some(entry) if !entry.is_of(network) => return Ok(()),
             Some(entry) => entry,
@@ -73,7 +73,7 @@ impl Attacher {
         self.begin_removal(entry).await
     }
 
-    /// Rebuilds from the log an attachment that the ledger has lost.
+    /// Rebuilds from the log an attachment that the store has lost.
     fn lost(&self, key: &Key, network: &str) -> Option<Entry> {
         let view = self.seen.borrow().view.clone()?;
         let of = view.addresses.iter().filter(|(name, _)| names::is_of(name, key));
@@ -103,7 +103,7 @@ impl Attacher {
                 why = error.msg,
                 "recording a DEL failed"
             );
-            if let Err(error) = self.ledger.rename(entry) {
+            if let Err(error) = self.store.rename(entry) {
                 tracing::error!(%error, "recording a DEL by rename failed");
             }
             self.gate.note(key.clone(), Vec::new());
@@ -118,7 +118,7 @@ impl Attacher {
 
     /// Deletes the host's end of an attachment's veth pair, unless another key with the same digest has it.
     pub(super) async fn delete_link(&self, key: &Key) -> Result<(), KernelError> {
-        if self.ledger.has_link_of(key) {
+        if self.store.has_link_of(key) {
             return Ok(());
         }
         links::delete(&self.handle, &host_link(&key.container_id, &key.ifname)).await
@@ -141,8 +141,8 @@ impl Attacher {
     ) -> Result<(), Failed> {
         // The network of a recovered entry is unknown; with a single network, it must be that one.
         let others = |entry: &Entry| !entry.network.is_empty() && entry.network != network;
-        let is_alone = self.ledger.select(others).is_empty();
-        let stale = self.ledger.select(|entry| {
+        let is_alone = self.store.select(others).is_empty();
+        let stale = self.store.select(|entry| {
             (entry.network == network || entry.network.is_empty() && is_alone)
                 && entry.stage != Stage::Removing
                 && !valid.contains(&entry.key)
@@ -151,7 +151,7 @@ impl Attacher {
         for entry in stale {
             let _alone = self.lock(&entry.key).await;
             // Skip it if it changed while this task waited for the lock.
-            let Some(entry) = self.ledger.get(&entry.key).filter(|now| *now == entry) else {
+            let Some(entry) = self.store.get(&entry.key).filter(|now| *now == entry) else {
                 continue;
             };
             let container = entry.key.container_id.clone();
@@ -168,7 +168,7 @@ impl Attacher {
 
     /// Removes attachments that the last run left unfinished.
     pub(super) async fn undo_unfinished(self: &Arc<Self>) {
-        for entry in self.ledger.select(|entry| entry.stage == Stage::Intended) {
+        for entry in self.store.select(|entry| entry.stage == Stage::Intended) {
             tracing::info!(container = entry.key.container_id, "undid an ADD that was interrupted");
             self.undo(entry).await;
         }
@@ -215,7 +215,7 @@ impl Attacher {
         if entry.stage == Stage::Intended {
             // Locked: an ADD is in progress.
             let Some(_alone) = self.try_lock(&entry.key) else { return Ok(()) };
-            if self.ledger.get(&entry.key).as_ref() == Some(entry) {
+            if self.store.get(&entry.key).as_ref() == Some(entry) {
                 self.begin_removal(entry.clone()).await?;
             }
         }
@@ -225,8 +225,7 @@ impl Attacher {
     /// Releases the addresses of an attachment, unless its key is being attached again.
     async fn release(self: &Arc<Self>, key: &Key) -> Result<(), Failed> {
         let _alone = self.lock(key).await;
-        let Some(entry) = self.ledger.get(key).filter(|entry| entry.stage == Stage::Removing)
-        else {
+        let Some(entry) = self.store.get(key).filter(|entry| entry.stage == Stage::Removing) else {
             return Ok(());
         };
         self.delete_link(key).await?;
@@ -245,7 +244,7 @@ impl Attacher {
         crash_point("released");
         let attacher = Arc::clone(self);
         let key = key.clone();
-        let removed = tokio::task::spawn_blocking(move || attacher.ledger.remove(&key)).await;
+        let removed = tokio::task::spawn_blocking(move || attacher.store.remove(&key)).await;
         removed.map_err(|error| failed(code::IO, error.to_string(), ""))??;
         if was_lent {
             // The reservation name is free again, so the reserve can be refilled.

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::reserve::UNWANTED;
 use super::{Attacher, AttachmentAddress, Stage, names};
 use crate::ipc::Failed;
-use crate::kernel::{KernelError, links};
+use crate::kernel::{KernelError, host_routes};
 use crate::view::View;
 
 /// Longest interval between reports.
@@ -100,7 +100,7 @@ impl Attacher {
             _ => None,
         });
         gone.into_iter().any(|(key, name)| {
-            let entry = self.ledger.get(&key).filter(|entry| entry.stage == Stage::Ready);
+            let entry = self.store.get(&key).filter(|entry| entry.stage == Stage::Ready);
             entry.is_some_and(|entry| {
                 entry.addresses.iter().any(|held| held.name == *name && held.lent.is_none())
             })
@@ -117,11 +117,11 @@ impl Attacher {
             view.ok_or("nothing new is known of the cluster")?
         };
         // Another agent's attachments are unknown here, and a report without them would release them.
-        if !self.standing.borrow().is_heard() {
+        if !self.enrolment_state.borrow().is_heard() {
             return Err("this agent does not speak for its host".into());
         }
         self.settle().await.map_err(|error| error.msg)?;
-        let (revision, at) = (view.revision, view.at);
+        let (revision, at) = (view.revision(), view.at);
         let kept = self.kept(&view).await.map_err(|error| error.to_string())?;
         let running = self.attached(&view);
         let (host, kept) = (self.config.host.clone(), kept.into_iter().collect());
@@ -146,14 +146,14 @@ impl Attacher {
             let logged = view.addresses.get(&held.name).map(|address| address.ip);
             ip.is_some_and(|ip| logged == Some(ip) && !rules.endpoints.contains_key(&ip))
         };
-        let entries = self.ledger.all().into_iter().filter(|entry| {
+        let entries = self.store.all().into_iter().filter(|entry| {
             entry.stage == Stage::Ready
                 && !entry.labels.is_empty()
                 && entry.addresses.iter().any(is_lost)
         });
         for entry in entries {
             let Some(_alone) = self.try_lock(&entry.key) else { continue };
-            if self.ledger.get(&entry.key).as_ref() == Some(&entry) {
+            if self.store.get(&entry.key).as_ref() == Some(&entry) {
                 self.set_endpoints(&entry).await?;
             }
         }
@@ -163,7 +163,7 @@ impl Attacher {
     /// Attachments that are certain, with their addresses. Borrowed addresses are left out: the log has them
     /// under their reservation names.
     fn attached(&self, view: &View) -> Vec<Attached> {
-        let entries = self.ledger.all().into_iter();
+        let entries = self.store.all().into_iter();
         let ready = entries.filter(|entry| entry.stage == Stage::Ready);
         let attached = ready.flat_map(|entry| {
             let owner = entry.owner;
@@ -181,9 +181,9 @@ impl Attacher {
     }
 
     /// Names to keep: existing attachments and those in progress, addresses that our routes still serve
-    /// although the ledger lost them, and all names that the plugin did not create.
+    /// although the store lost them, and all names that the plugin did not create.
     async fn kept(&self, view: &View) -> Result<BTreeSet<AddressName>, KernelError> {
-        let entries = self.ledger.all();
+        let entries = self.store.all();
         let mut running = BTreeSet::new();
         for entry in entries.iter().filter(|entry| entry.stage != Stage::Removing) {
             running.extend(entry.addresses.iter().map(|held| held.name.clone()));
@@ -191,7 +191,7 @@ impl Attacher {
         let known: BTreeSet<&AddressName> =
             entries.iter().flat_map(|entry| &entry.addresses).map(|held| &held.name).collect();
         let routed: BTreeSet<_> =
-            links::host_routes(&self.handle, None).await?.into_iter().map(|(_, ip)| ip).collect();
+            host_routes::list(&self.handle, None).await?.into_iter().map(|(_, ip)| ip).collect();
         let lost = view.addresses.iter().filter(|(name, address)| {
             let foreign = !names::is_ours(name.as_str());
             foreign || routed.contains(&address.ip) && !known.contains(name)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   online:   wanted ─► allocated under `reserve:…` ─► spare (file) ─► not wanted: out of the file ─► released
-//!   cut off:  spare ─► lent to an attachment (out of the file, into the ledger)
+//!   cut off:  spare ─► lent to an attachment (out of the file, into the store)
 //!   online:   lent ─► claimed: the log gives it the attachment's name, marked as late
 //! ```
 //! A spare address is allocated to this host, and only this host releases it, so P1 holds while the host
@@ -53,7 +53,7 @@ impl Spare {
 pub(super) struct Reserve {
     file: PathBuf,
     spares: Mutex<BTreeMap<AddressName, Spare>>,
-    /// Lent since the start and not claimed; the ledger records it only later. Lock order: after `spares`.
+    /// Lent since the start and not claimed; the store records it only later. Lock order: after `spares`.
     out: Mutex<BTreeSet<AddressName>>,
     unwanted: Mutex<BTreeMap<AddressName, Instant>>,
 }
@@ -187,7 +187,7 @@ pub(super) fn lent(entries: &[Entry]) -> BTreeSet<AddressName> {
 impl Attacher {
     /// Reconciles the reserve. Returns whether no spare waits to be released.
     pub(super) async fn keep_reserve(self: &Arc<Self>, view: &View) -> Result<bool, Failed> {
-        let entries = self.ledger.all();
+        let entries = self.store.all();
         let host = &self.config.host;
         let wanted = wanted(host, &entries, view.reserve_per_owner);
         let lent = lent(&entries);
@@ -267,9 +267,9 @@ impl Attacher {
         let unsettled = |entry: &Entry| -> bool {
             entry.stage == Stage::Ready && entry.addresses.iter().any(|held| held.lent.is_some())
         };
-        for entry in self.ledger.select(unsettled) {
+        for entry in self.store.select(unsettled) {
             let Some(_alone) = self.try_lock(&entry.key) else { continue };
-            let Some(entry) = self.ledger.get(&entry.key).filter(unsettled) else { continue };
+            let Some(entry) = self.store.get(&entry.key).filter(unsettled) else { continue };
             let entry = self.claim(entry).await?;
             self.set_endpoints(&entry).await?;
         }

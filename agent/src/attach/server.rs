@@ -24,9 +24,9 @@ use super::heal::Healer;
 use super::remove::Releaser;
 use super::report::Reporter;
 use super::reserve::Reserve;
-use super::{AttachConfig, Attacher, Ledger, Unable, code, failed, heal, remove, report};
+use super::{AttachConfig, Attacher, AttachmentStore, Unable, code, failed, heal, remove, report};
 use crate::config::Config;
-use crate::enrol::Standing;
+use crate::enrol::EnrolmentState;
 use crate::follow::Seen;
 use crate::ipc::{FRAME_BYTES_MAX, Failed, Reply, Request};
 use crate::kernel::taken::Taken;
@@ -51,7 +51,7 @@ pub enum ServeError {
     #[error("another agent listens at {path}: stop it, or choose another --socket")]
     Taken { path: String },
     #[error(transparent)]
-    Ledger(#[from] DurableError),
+    Store(#[from] DurableError),
 }
 
 /// Channels to and from other parts of the agent.
@@ -59,7 +59,7 @@ pub struct News {
     /// Names and addresses that were removed from the kernel.
     pub taken: Arc<Taken>,
     /// Whether this agent is the accepted one of its host.
-    pub standing: watch::Receiver<Standing>,
+    pub enrolment_state: watch::Receiver<EnrolmentState>,
     /// State of policy enforcement.
     pub policy: watch::Receiver<Option<PolicyStatus>>,
     /// Why no ADD can succeed.
@@ -73,7 +73,7 @@ pub struct Server {
     taken: Arc<Taken>,
 }
 
-/// Creates the socket and opens the ledger.
+/// Creates the socket and opens the attachment store.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -88,7 +88,7 @@ pub async fn open(
     let config = AttachConfig::from(config);
     let listener = listen(&config.socket).await?;
     let attacher = Arc::new(Attacher {
-        ledger: Ledger::open(&config.state_dir)?,
+        store: AttachmentStore::open(&config.state_dir)?,
         reserve: Reserve::open(&config.state_dir)?,
         config,
         client,
@@ -100,7 +100,7 @@ pub async fn open(
         spool: tokio::sync::Mutex::default(),
         released: Notify::new(),
         changed: Notify::new(),
-        standing: news.standing,
+        enrolment_state: news.enrolment_state,
         policy: news.policy,
         unable: news.unable,
         exhausted: Mutex::default(),

@@ -11,18 +11,17 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope,
 };
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
 
 use super::netns::Netns;
-use super::routes::is_host_route;
-use super::{KernelError, Way, dump_addresses, dump_links, dump_routes, has_errno, name_of};
+use super::{
+    KernelError, dump_addresses, dump_links, dump_routes, has_errno, host_routes, name_of,
+};
 use crate::ipc::Link;
-use crate::ownership::{LINK_PREFIX, ROUTE_PROTOCOL};
+use crate::ownership::LINK_PREFIX;
 use crate::sysctl::Sysctls;
 
 /// Link-local addresses of the host's end: the next hops of routes in containers. With on-link routes, a container
@@ -280,48 +279,7 @@ pub async fn route(
     host_link: &str,
 ) -> Result<(), KernelError> {
     let index = find(handle, host_link).await?.header.index;
-    route_to(handle, table, ip, index).await
-}
-
-/// Routes a container's address to a link, given by index. Replaces our route to the
-/// address, but not another program's.
-///
-/// # Errors
-/// [`KernelError::ForeignRoute`], or the kernel's error.
-async fn route_to(handle: &Handle, table: u32, ip: IpAddr, index: u32) -> Result<(), KernelError> {
-    let message = host_route(table, ip, index)?;
-    let asked = || KernelError::asked(format!("route {ip} dev {index}"));
-    match handle.route().add(message.clone()).execute().await {
-        Err(error) if has_errno(&error, Errno::EXIST) => {}
-        added => return added.map_err(asked()),
-    }
-    let routes = host_routes(handle, Some(table)).await?;
-    if routes.contains(&(index, ip)) {
-        return Ok(());
-    }
-    let foreign = || KernelError::ForeignRoute { prefix: IpNet::from(ip) };
-    let Some((old, _)) = routes.iter().find(|(_, other)| *other == ip) else {
-        return Err(foreign());
-    };
-    // Not with NLM_F_REPLACE: it replaces the first route of the prefix, which may be another program's.
-    handle.route().del(host_route(table, ip, *old)?).execute().await.map_err(asked())?;
-    match handle.route().add(message).execute().await {
-        Err(error) if has_errno(&error, Errno::EXIST) => Err(foreign()),
-        added => added.map_err(asked()),
-    }
-}
-
-fn host_route(table: u32, ip: IpAddr, index: u32) -> Result<RouteMessage, KernelError> {
-    let length = if ip.is_ipv4() { 32 } else { 128 };
-    let route = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(ip, length)
-        .map_err(|error| KernelError::Socket(std::io::Error::other(error)))?
-        .output_interface(index)
-        .table_id(table)
-        .scope(if ip.is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
-        .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
-        .build();
-    Ok(route)
+    host_routes::set(handle, table, ip, index).await
 }
 
 /// The host's end of an attachment's pair.
@@ -373,34 +331,9 @@ pub async fn restore(
         }
     }
     for ip in ips {
-        route_to(handle, table, *ip, index).await?;
+        host_routes::set(handle, table, *ip, index).await?;
     }
     Ok(())
-}
-
-/// Addresses of our host routes, by link; `table`: `None` for all tables.
-///
-/// # Errors
-/// [`KernelError`].
-pub async fn host_routes(
-    handle: &Handle,
-    table: Option<u32>,
-) -> Result<Vec<(u32, IpAddr)>, KernelError> {
-    let mut found = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut ask = RouteMessage::default();
-        ask.header.address_family = family;
-        ask.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-        ask.attributes.extend(table.map(RouteAttribute::Table));
-        let routes = dump_routes(handle, ask).await?;
-        found.extend(routes.iter().filter_map(|route| {
-            let Way { to, link, .. } = Way::from(route);
-            // A kernel without strict checks ignores the filter.
-            let ours = u8::from(route.header.protocol) == ROUTE_PROTOCOL;
-            link.zip(to).filter(|_| ours && is_host_route(route))
-        }));
-    }
-    Ok(found)
 }
 
 /// State of an attachment inside its container.

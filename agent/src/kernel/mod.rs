@@ -4,6 +4,7 @@ mod batch;
 pub mod connections;
 pub mod disturbance;
 pub mod facts;
+pub mod host_routes;
 pub mod leftovers;
 pub mod links;
 pub mod netns;

@@ -93,10 +93,15 @@ fn marking(peer: &[Match], kind: &[Match], saying: &str) -> Rule {
     Rule { matches, ..Rule::new(Action::Mark) }.saying(saying)
 }
 
-type Said = (Vec<Match>, String);
+type PeerMatch = (Vec<Match>, String);
 
 /// Matches for the peers of a rule, at most one match each; peers of the other family are skipped.
-fn peers(rule: &PolicyRule, direction: Direction, family: Family, built: &mut Built) -> Vec<Said> {
+fn peers(
+    rule: &PolicyRule,
+    direction: Direction,
+    family: Family,
+    built: &mut Built,
+) -> Vec<PeerMatch> {
     let (end, word) = match direction {
         Direction::Ingress => (End::Source, "from"),
         Direction::Egress => (End::Destination, "to"),

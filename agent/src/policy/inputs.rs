@@ -66,7 +66,7 @@ impl PolicyInputs {
     /// Revision of the view.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.view.revision
+        self.view.revision()
     }
 
     fn tenant_labels(&self, tenant: &TenantId) -> Option<&Labels> {

@@ -38,7 +38,7 @@ fn as_an_ipam_delegate_it_gives_addresses_only_in_namespaces() {
     assert_eq!(lab.allocated("h1").len(), 2);
     delegate(&lab, "DEL").ok();
     delegate(&lab, "DEL").ok();
-    until("they are back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
+    until("they are back", || lab.allocated("h1").is_empty() && lab.attachment_count("h1") == 0);
 }
 
 #[test]

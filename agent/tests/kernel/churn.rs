@@ -141,7 +141,7 @@ fn a_del_that_is_left_late_is_older_than_the_next_add_in_namespaces() {
     let ips = attach(&mut lab, "c1");
     // A DEL makes the agent process the spool.
     lab.cni("h1", "DEL", "other", "").ok();
-    until("the spool is empty, and the other one gone", || lab.ledger("h1") == 1);
+    until("the spool is empty, and the other one gone", || lab.attachment_count("h1") == 1);
     assert_eq!(lab.links("h1").len(), 1);
     assert!(has_routes(&lab, &ips));
 }
@@ -251,8 +251,8 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     lab.reaches("c1", two[0]);
     let ping = lab.start_ping("c1", two[0]);
     lab.kill_agent("h1");
-    // Flip one byte in each file of the ledger.
-    for file in std::fs::read_dir(lab.dir().join("h1/attachments")).expect("the ledger") {
+    // Flip one byte in each file of the attachment store.
+    for file in std::fs::read_dir(lab.dir().join("h1/attachments")).expect("the attachment store") {
         let path = file.expect("a file").path();
         let mut bytes = std::fs::read(&path).expect("its content");
         bytes[40] ^= 1;
@@ -266,7 +266,7 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     until("it has heard a replica", || {
         lab.status("h1").is_some_and(|status| status.stale_ms.is_some() && status.is_ready())
     });
-    until("both are in the ledger again", || lab.ledger("h1") == 2);
+    until("both are in the attachment_count again", || lab.ledger("h1") == 2);
     let third = attach(&mut lab, "c3");
     lab.reaches("c3", one[0]);
     let (sent, received) = ping.end();
@@ -275,7 +275,9 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     for container in ["c1", "c2", "c3"] {
         lab.cni("h1", "DEL", container, "").ok();
     }
-    until("all is given back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
+    until("all is given back", || {
+        lab.allocated("h1").is_empty() && lab.attachment_count("h1") == 0
+    });
 }
 
 /// Thirty concurrent operations with reused ids, and the agent is killed in between: every acknowledged
@@ -327,7 +329,9 @@ fn what_was_acknowledged_keeps_its_network_under_churn_in_namespaces() {
             lab.cni("h1", "DEL", name, "").ok();
         }
     }
-    until("all is given back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
+    until("all is given back", || {
+        lab.allocated("h1").is_empty() && lab.attachment_count("h1") == 0
+    });
     assert!(acknowledged >= ROUNDS.div_ceil(2) * names.len(), "{acknowledged}");
     assert!(lab.try_romana(&["ipam", "check"]).is_some(), "the check finds nothing");
 }
@@ -350,6 +354,6 @@ fn what_lost_its_namespace_is_released_after_a_minute_in_namespaces() {
         assert!(start.elapsed().as_secs() < 120, "it is still kept");
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
-    until("it is released", || lab.allocated("h1").len() == 2 && lab.ledger("h1") == 1);
+    until("it is released", || lab.allocated("h1").len() == 2 && lab.attachment_count("h1") == 1);
     assert!(has_routes(&lab, &stays) && problems(&lab).is_empty(), "{:?}", problems(&lab));
 }

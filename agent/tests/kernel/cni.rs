@@ -111,7 +111,9 @@ fn a_del_while_the_agent_is_away_is_not_lost_in_namespaces() {
     lab.kill_replicas();
     lab.start_agent("h1", &[]);
     lab.start_replicas();
-    until("its addresses are back", || lab.allocated("h1").is_empty() && lab.ledger("h1") == 0);
+    until("its addresses are back", || {
+        lab.allocated("h1").is_empty() && lab.attachment_count("h1") == 0
+    });
 }
 
 #[test]
@@ -138,7 +140,7 @@ fn a_crash_anywhere_leaves_nothing_behind_in_namespaces() {
         until(&format!("nothing is left after a crash at {step}"), || {
             lab.allocated("h1").is_empty()
                 && lab.links("h1").is_empty()
-                && lab.ledger("h1") == 0
+                && lab.attachment_count("h1") == 0
                 && !lab.ip_json("h1", &["route", "show"]).to_string().contains("romana-")
         });
         lab.kill_agent("h1");
@@ -155,14 +157,16 @@ fn a_failed_add_leaves_nothing_behind_in_namespaces() {
     let (success, error) = lab.cni("h1", "ADD", "c1", &netns).call();
     assert!(!success && error["code"] == 101, "{error}");
     until("nothing is left", || {
-        lab.allocated("h1").is_empty() && lab.links("h1").is_empty() && lab.ledger("h1") == 0
+        lab.allocated("h1").is_empty()
+            && lab.links("h1").is_empty()
+            && lab.attachment_count("h1") == 0
     });
     assert_eq!(lab.ip_json("c1", &["link", "show", "dev", "eth0"])[0]["ifname"], "eth0");
     for (path, code) in [("/nope", 3), ("/proc/self/ns/net", 8)] {
         let (success, error) = lab.cni("h1", "ADD", "c2", path).call();
         assert!(!success && error["code"] == code, "{path}: {error}");
     }
-    assert_eq!((lab.allocated("h1").len(), lab.ledger("h1")), (0, 0));
+    assert_eq!((lab.allocated("h1").len(), lab.attachment_count("h1")), (0, 0));
 }
 
 #[test]
@@ -175,18 +179,19 @@ fn what_is_not_attached_is_given_up_by_report_in_namespaces() {
     // An operator's address, such as that of a VM: not managed by the agent.
     lab.romana(&["address", "allocate", "--host", "h1", "vm-1"]);
     lab.kill_agent("h1");
-    std::fs::remove_dir_all(lab.dir().join("h1/attachments")).expect("the ledger is lost");
+    std::fs::remove_dir_all(lab.dir().join("h1/attachments"))
+        .expect("the attachment store is lost");
     let link = before.first().expect("a link");
     lab.ip("h1", &["link", "del", link]);
     lab.start_agent("h1", &[]);
     let names = || lab.allocated("h1").into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     until("what is gone is given up", || !names().iter().any(|name| name.contains(":gone:")));
-    // Its route exists, so it may be in use whatever the ledger says.
+    // Its route exists, so it may be in use whatever the attachment store says.
     let kept = ["cni6:blue.web:there:eth0", "cni:blue.web:there:eth0", "vm-1"];
     assert_eq!(names().into_iter().collect::<BTreeSet<_>>(), kept.map(String::from).into());
     let log = lab.romana_text(&["audit", "log", "--type", "AddressReleased"]).expect("the log");
     assert!(log.contains("reported"), "{log}");
-    // A DEL recovers an attachment that the ledger has lost.
+    // A DEL recovers an attachment that the attachment store has lost.
     lab.cni("h1", "DEL", "there", &there).ok();
     until("it is given back", || names() == ["vm-1"]);
     assert!(lab.links("h1").is_empty());

@@ -208,6 +208,6 @@ fn a_test_that_is_stopped_leaves_nothing_in_namespaces() {
         until("nothing is left", || is_clean(&lab, "h1"));
     }
     // The state directory of the agent has no trace either.
-    assert_eq!(lab.ledger("h1"), 0);
+    assert_eq!(lab.attachment_count("h1"), 0);
     assert!(Path::new(&lab.socket("h1")).exists());
 }

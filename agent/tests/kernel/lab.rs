@@ -270,7 +270,7 @@ impl Lab {
     }
 
     /// Number of files of attachments in the agent's state directory.
-    pub(crate) fn ledger(&self, host: &str) -> usize {
+    pub(crate) fn attachment_count(&self, host: &str) -> usize {
         let dirs = ["attachments", "spool"].map(|dir| self.dir.path().join(host).join(dir));
         dirs.iter().filter_map(|dir| Some(fs::read_dir(dir).ok()?.count())).sum()
     }

@@ -164,7 +164,7 @@ fn a_full_disk_keeps_nobody_from_leaving_in_namespaces() {
     std::fs::remove_file(disk.0.join("filler")).expect("removed");
     until("containers can be attached", || status(&lab).is_none());
     lab.cni("h1", "ADD", "c2", &nets[2]).ok();
-    let left = std::fs::read_dir(disk.0.join("attachments")).expect("the ledger");
+    let left = std::fs::read_dir(disk.0.join("attachments")).expect("the attachment store");
     assert_eq!(left.count(), 2);
 }
 

@@ -275,7 +275,7 @@ pub struct Damage {
 }
 
 /// A fault in force.
-struct Standing {
+struct ActiveFault {
     strike: Strike,
     hit: Hit,
     from: Nanos,
@@ -292,22 +292,22 @@ pub async fn inject(
 ) -> Result<Damage> {
     let start = Instant::now();
     let mut damage = Damage::default();
-    let mut standing: Vec<Standing> = Vec::new();
+    let mut active: Vec<ActiveFault> = Vec::new();
     let mut strikes = plan(options).into_iter().peekable();
     loop {
-        let ending = standing.iter().map(|one| one.strike.until).min();
+        let ending = active.iter().map(|one| one.strike.until).min();
         let beginning = strikes.peek().map(|strike| strike.from);
         let Some(next) = ending.into_iter().chain(beginning).min() else { break };
         sleep_until(start + next).await;
         damage.crashes.extend(cluster.crashes());
         if !damage.crashes.is_empty() {
             // A law is broken already; further faults would only obscure it.
-            repair(cluster, standing).await;
+            repair(cluster, active).await;
             return Ok(damage);
         }
         let done = match strikes.next_if(|strike| Some(strike.from) == Some(next)) {
-            Some(strike) => begin(cluster, strike, clock, &mut standing).await,
-            None => end(cluster, next, clock, &mut standing, &mut damage).await,
+            Some(strike) => begin(cluster, strike, clock, &mut active).await,
+            None => end(cluster, next, clock, &mut active, &mut damage).await,
         };
         if let Err(error) = done {
             // Injection fails if the victim has just crashed: report the crash instead.
@@ -324,7 +324,7 @@ async fn begin(
     cluster: &mut Cluster,
     strike: Strike,
     clock: Clock,
-    standing: &mut Vec<Standing>,
+    active: &mut Vec<ActiveFault>,
 ) -> Result<()> {
     let kind = strike.fault.kind();
     let mut rng = SmallRng::seed_from_u64(strike.dice);
@@ -332,13 +332,13 @@ async fn begin(
     let hit = (kind.begin)(cluster, strike.dice, &mut rng).await;
     let hit = hit.with_context(|| format!("the fault {}", kind.name))?;
     tracing::info!(fault = kind.name, hit = hit.told, "begins");
-    standing.push(Standing { strike, hit, from });
+    active.push(ActiveFault { strike, hit, from });
     Ok(())
 }
 
 /// Repairs what can be repaired.
-async fn repair(cluster: &mut Cluster, standing: Vec<Standing>) {
-    for Standing { strike, hit, .. } in standing {
+async fn repair(cluster: &mut Cluster, active: Vec<ActiveFault>) {
+    for ActiveFault { strike, hit, .. } in active {
         if let Err(error) = (strike.fault.kind().end)(cluster, &hit).await {
             tracing::warn!(fault = %strike.fault, error = format!("{error:#}"), "is not repaired");
         }
@@ -349,15 +349,15 @@ async fn end(
     cluster: &mut Cluster,
     now: Duration,
     clock: Clock,
-    standing: &mut Vec<Standing>,
+    active: &mut Vec<ActiveFault>,
     damage: &mut Damage,
 ) -> Result<()> {
-    let at = standing.iter().position(|one| one.strike.until <= now).context("a strike")?;
-    let Standing { strike, hit, from } = standing.remove(at);
+    let at = active.iter().position(|one| one.strike.until <= now).context("a strike")?;
+    let ActiveFault { strike, hit, from } = active.remove(at);
     let fault = strike.fault;
     let repaired = (fault.kind().end)(cluster, &hit).await;
     repaired.with_context(|| format!("the repair of {fault}"))?;
-    if standing.is_empty() {
+    if active.is_empty() {
         cluster.heal()?;
     }
     tracing::info!(fault = fault.kind().name, hit = hit.told, "ends");

@@ -11,7 +11,9 @@ use romana_statemachine::{
 };
 
 use super::{Violation, judge};
-use crate::evidence::{Ask, Backed, Call, Evidence, Followed, Held, Outcome, Sample, Testimony};
+use crate::evidence::{
+    Ask, Backed, Call, Evidence, Followed, HeldAddress, Outcome, Sample, Testimony,
+};
 use crate::workload::world;
 
 const MS: u64 = 1_000_000;
@@ -45,7 +47,7 @@ impl Truth {
         let (changed, held) = match outcome.result.as_ref().expect("the command is right") {
             romana_statemachine::Answer::Done { changed } => (*changed, None),
             romana_statemachine::Answer::Address { allocation, fresh } => {
-                let held = Held {
+                let held = HeldAddress {
                     name: allocation.name.clone(),
                     ip: allocation.ip,
                     host: allocation.host.clone(),
@@ -73,13 +75,13 @@ impl Truth {
         self.ask(Command::ReleaseAddress(ReleaseAddress { address: name.into() }))
     }
 
-    fn read(&mut self, name: &str, held: Option<Held>) -> usize {
+    fn read(&mut self, name: &str, held: Option<HeldAddress>) -> usize {
         let revision = self.state.revision();
         let outcome = Outcome::Acked { revision, changed: None, held };
         self.call(Ask::Read(name.into()), outcome)
     }
 
-    fn held(&self, call: usize) -> Held {
+    fn held(&self, call: usize) -> HeldAddress {
         match &self.calls[call].outcome {
             Outcome::Acked { held: Some(held), .. } => held.clone(),
             other => panic!("{other:?} holds nothing"),
@@ -87,11 +89,16 @@ impl Truth {
     }
 
     fn evidence(&self) -> Evidence {
-        let live: Vec<Held> = self
+        let live: Vec<HeldAddress> = self
             .state
             .ipam()
             .addresses_after(None)
-            .map(|it| Held { name: it.name, ip: it.ip, host: it.host, revision: it.revision })
+            .map(|it| HeldAddress {
+                name: it.name,
+                ip: it.ip,
+                host: it.host,
+                revision: it.revision,
+            })
             .collect();
         let revision = self.state.revision();
         let testimonies = (1..=3).map(|replica| Testimony {
@@ -584,7 +591,7 @@ fn two_names_that_surely_hold_one_address() {
     held.ip = a.ip;
     breaks("exclusive", &evidence);
     // c is seen at the address of a.
-    truth.read("c", Some(Held { ip: a.ip, ..c }));
+    truth.read("c", Some(HeldAddress { ip: a.ip, ..c }));
     breaks("exclusive", &truth.evidence());
     // Once a may have been released, that is possible.
     truth.release("a");

@@ -88,17 +88,17 @@ impl Agent {
             return;
         }
         let from =
-            usize::try_from(self.view.revision.get()).unwrap_or(usize::MAX).min(records.len());
+            usize::try_from(self.view.revision().get()).unwrap_or(usize::MAX).min(records.len());
         for record in records[from..].iter().take(most) {
             self.delivered += 1;
             if bug == Some(Bug::LostRecord) && self.delivered.is_multiple_of(5) {
-                self.view.revision = record.revision;
+                self.view.cursor.revision = record.revision;
                 continue;
             }
             self.view.apply(record);
         }
         self.caught_up |=
-            self.view.revision == records.last().map_or(Revision(0), |last| last.revision);
+            self.view.revision() == records.last().map_or(Revision(0), |last| last.revision);
     }
 
     /// Reconciles the kernel with the view; stops after `most` writes, as in a crash.
@@ -187,6 +187,6 @@ impl Agent {
 
     /// Whether the view equals the one derived from the state.
     pub(super) fn is_current(&self, state: &State) -> bool {
-        self.caught_up && self.view.revision == state.revision()
+        self.caught_up && self.view.revision() == state.revision()
     }
 }

@@ -272,7 +272,7 @@ fn report(world: &mut World, at: usize) {
     let others = agent.view.addresses.keys().filter(|name| !name.as_str().starts_with("cni:"));
     let report = ReportAttachments {
         host: agent.host.clone(),
-        revision: agent.view.revision,
+        revision: agent.view.revision(),
         at: agent.view.at,
         running: agent.running.iter().map(attached).collect(),
         kept: others.cloned().collect(),

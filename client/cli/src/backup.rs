@@ -188,7 +188,8 @@ fn bad(what: &str, error: &BackupError) -> Failure {
 async fn open(file: &Path) -> Result<(File, u64), Failure> {
     let path = file.to_owned();
     let opened = tokio::task::spawn_blocking(move || romana_daemon::file::open(&path)).await;
-    let (opened, found) = opened.map_err(std::io::Error::other).flatten().map_err(io(file))?;
+    let opened = opened.map_err(std::io::Error::other).flatten();
+    let (opened, found) = opened.map_err(|error| Failure::file(file, &error))?;
     Ok((File::from_std(opened), found.len()))
 }
 

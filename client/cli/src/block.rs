@@ -61,7 +61,10 @@ async fn show(ctx: &Context, wanted: &str) -> Result<(), Failure> {
     let ip: std::net::IpAddr = ip.parse().map_err(|_| not_read())?;
     let blocks: Answer<Page<Block>> = ctx.list(Query::new("/v1/blocks")).await?;
     let found = blocks.into_items().find(|block| block.value.cidr.contains(&ip));
-    let none = || Failure::usage(format!("no host has a block with {ip}; see romana block list"));
+    let none = || {
+        let hint = "romana block list shows the blocks.";
+        Failure::not_found("BlockNotFound", format!("no host has a block with {ip}"), hint)
+    };
     let block = found.ok_or_else(none)?;
     let query = Query::new("/v1/addresses").with("block", Some(block.value.cidr));
     let addresses: Answer<Page<Allocation>> = ctx.list(query).await?;

@@ -92,7 +92,7 @@ impl Command {
             Self::Resume => {
                 let query = Query::new("/v1/cluster/resume");
                 let answer: Answer<Changed> = ctx.post(query, &ResumeAllocation {}, true).await?;
-                ctx.out.done(&answer, "allocation goes on")
+                ctx.out.done(&answer, resumed(answer.value))
             }
             Self::RaiseVersion { force } => {
                 let body = RaiseBody { force };
@@ -101,6 +101,14 @@ impl Command {
                 ctx.out.done(&answer, format!("version {} is on", answer.value.version))
             }
         }
+    }
+}
+
+/// What became of `romana cluster resume`.
+fn resumed(answer: Changed) -> &'static str {
+    match answer.changed {
+        true => "allocation goes on",
+        false => "allocation was not held: nothing to resume",
     }
 }
 
@@ -116,7 +124,10 @@ async fn add(ctx: &Context, peer: &str, replaces: Option<u64>, force: bool) -> R
 async fn peer_of(ctx: &Context, id: u64) -> Result<String, Failure> {
     let status: Answer<ClusterStatus> = ctx.get(Query::new(PATH)).await?;
     let member = status.value.members.into_iter().find(|member| member.id == id);
-    let unknown = || Failure::usage(format!("the cluster has no replica {id}"));
+    let unknown = || {
+        let hint = "romana cluster status shows the replicas.";
+        Failure::not_found("MemberNotFound", format!("the cluster has no replica {id}"), hint)
+    };
     member.map(|member| member.peer).ok_or_else(unknown)
 }
 

@@ -1,6 +1,7 @@
 //! How a command fails: message, hint, exit code.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use romana_api::ErrorAnswer;
@@ -72,6 +73,18 @@ impl Failure {
 
     pub(crate) fn io(what: impl Into<String>, error: io::Error) -> Self {
         Self::Io(what.into(), error)
+    }
+
+    /// A file that the command line names cannot be opened for reading.
+    pub(crate) fn file(path: &Path, error: &io::Error) -> Self {
+        Self::Usage(format!("{}: {error}", path.display()))
+    }
+
+    /// The CLI itself found that something does not exist: in the same form as the cluster's refusals.
+    pub(crate) fn not_found(code: &str, message: impl Into<String>, hint: &str) -> Self {
+        let (code, message, hint) = (code.into(), message.into(), hint.into());
+        let error = ApiError { code, message, hint, details: json!({}), status: 404 };
+        Self::Client(Error::Refused(Box::new(error)))
     }
 
     fn exit_code(&self) -> u8 {
@@ -201,6 +214,17 @@ mod tests {
 
     use super::*;
 
+    /// A file that is not there is wrong usage; an object that is not there is a refusal.
+    #[test]
+    fn what_is_missing_has_its_exit_code() {
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(Failure::file(Path::new("/nope"), &missing).exit_code(), 2);
+        let failure = Failure::not_found("BlockNotFound", "no block", "look");
+        assert_eq!(failure.exit_code(), 1);
+        let (code, message, hint, _) = failure.parts();
+        assert_eq!((&*code, &*message, &*hint), ("BlockNotFound", "no block", "look"));
+    }
+
     /// Every kind of failure has a message without debug representations.
     #[test]
     fn failures_are_sentences() {
@@ -221,6 +245,8 @@ mod tests {
             Failure::Foreign { json: json!({}), why: why() },
             Failure::usage("x"),
             Failure::document("x"),
+            Failure::not_found("X", "x", "y"),
+            Failure::file(Path::new("x"), &io::Error::other("y")),
             Failure::Found,
             Failure::Unreachable,
             Failure::NoLeader,

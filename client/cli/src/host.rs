@@ -164,7 +164,8 @@ async fn resolve(ctx: &Context, host: String) -> Result<String, Failure> {
         _ => {}
     }
     found.or(named).map(|host| host.name.to_string()).ok_or_else(|| {
-        Failure::usage(format!("no host has the address {ip}; see romana host list"))
+        let hint = "romana host list shows the hosts.";
+        Failure::not_found("HostNotFound", format!("no host has the address {ip}"), hint)
     })
 }
 

@@ -30,7 +30,7 @@ pub(crate) async fn documents(file: Option<PathBuf>) -> Result<Vec<Value>, Failu
         let (name, text) = match file.filter(|path| path != Path::new("-")) {
             Some(path) => {
                 let name = path.display().to_string();
-                let file = open(&path).map_err(|error| Failure::io(&*name, error))?;
+                let file = open(&path).map_err(|error| Failure::file(&path, &error))?;
                 let text = bounded(&name, file)?;
                 (name, text)
             }

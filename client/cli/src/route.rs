@@ -37,10 +37,10 @@ impl Command {
             Self::Explain { ip, target } => {
                 let found: Answer<RoutesAt> = ctx.get(query(&target)).await?;
                 let routes = &found.value.routes.routes;
-                let best = longest_match(routes, ip);
-                let json = best.map(|at| found.json["routes"][at].clone()).unwrap_or_default();
-                let value = best.and_then(|at| routes.get(at));
-                ctx.out.done(&Answer { json, value }, explain(ip, &target, value))
+                let best = longest_match(routes, ip).and_then(|at| Some((at, routes.get(at)?)));
+                let (at, route) = best.ok_or_else(|| no_route(ip, &target))?;
+                let json = found.json["routes"][at].clone();
+                ctx.out.done(&Answer { json, value: () }, explain(ip, &target, route))
             }
         }
     }
@@ -83,14 +83,14 @@ fn longest_match(routes: &[Route], ip: std::net::IpAddr) -> Option<usize> {
     holding.max_by_key(|(_, prefix)| prefix.prefix_len()).map(|(at, _)| at)
 }
 
-fn explain(ip: std::net::IpAddr, target: &str, route: Option<&Route>) -> String {
-    match route {
-        None => format!("{target} has no route to {ip}: it is in no assigned block or group"),
-        Some(route) => {
-            let (prefix, network) = (route.prefix, cell(&route.network));
-            format!("{target} reaches {ip} by {prefix} (network {network}) via {}", via(route))
-        }
-    }
+fn no_route(ip: std::net::IpAddr, target: &str) -> Failure {
+    let message = format!("{target} has no route to {ip}: it is in no assigned block or group");
+    Failure::not_found("RouteNotFound", message, "romana route list FOR shows the routes.")
+}
+
+fn explain(ip: std::net::IpAddr, target: &str, route: &Route) -> String {
+    let (prefix, network) = (route.prefix, cell(&route.network));
+    format!("{target} reaches {ip} by {prefix} (network {network}) via {}", via(route))
 }
 
 #[cfg(test)]
@@ -104,8 +104,8 @@ mod tests {
         let host = Via::Host { name: "h".into(), ip: [1, 2, 3, 4].into() };
         let routes = [route("10.0.0.0/8", Via::Local), route("10.1.0.0/16", host)];
         let ip = "10.1.2.3".parse().unwrap();
-        let best = longest_match(&routes, ip).map(|at| &routes[at]);
-        let line = explain(ip, "router", best);
+        let best = longest_match(&routes, ip).unwrap();
+        let line = explain(ip, "router", &routes[best]);
         assert_eq!(line, "router reaches 10.1.2.3 by 10.1.0.0/16 (network n) via host h (1.2.3.4)");
         assert_eq!(longest_match(&routes, "11.0.0.1".parse().unwrap()), None);
     }

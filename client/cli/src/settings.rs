@@ -97,31 +97,45 @@ fn size(value: &str) -> Result<Value, Failure> {
     })
 }
 
+/// The settings that can be changed. Names of the API, which end with a unit, are understood as well.
+const SETTINGS: [&str; 8] = [
+    "address_reuse_delay",
+    "history_retention",
+    "history_retention_size",
+    "host_down_after",
+    "reserve_per_owner",
+    "restore_hold_max",
+    "service_ranges",
+    "vip_lease",
+];
+
 /// The change in the form that the server accepts. `X=30s` is short for `X_ms=30000`.
 fn body(changes: Vec<(String, String)>) -> Result<Map<String, Value>, Failure> {
-    let read = changes.into_iter().map(|(name, value)| {
-        match name.as_str() {
-            "history_retention" | "history_retention_ms" => {
-                return Ok(("history_retention_ms".into(), age(&value)?));
-            }
-            "history_retention_size" | "history_retention_bytes" => {
-                return Ok(("history_retention_bytes".into(), size(&value)?));
-            }
-            "service_ranges" => {
-                let ranges = value.split(',').map(str::trim).filter(|text| !text.is_empty());
-                return Ok((name, ranges.map(Value::from).collect()));
-            }
-            _ => {}
+    let read = changes.into_iter().map(|(name, value)| match name.as_str() {
+        "history_retention" | "history_retention_ms" => {
+            Ok(("history_retention_ms".into(), age(&value)?))
         }
-        if TIMES.contains(&name.as_str()) {
-            return Ok((format!("{name}_ms"), time(&value)?));
+        "history_retention_size" | "history_retention_bytes" => {
+            Ok(("history_retention_bytes".into(), size(&value)?))
         }
-        if let Ok(number) = value.parse::<u64>() {
-            return Ok((name, Value::from(number)));
+        "service_ranges" => {
+            let ranges = value.split(',').map(str::trim).filter(|text| !text.is_empty());
+            Ok((name, ranges.map(Value::from).collect()))
         }
-        let time = duration(&value).map_err(Failure::usage)?;
-        let name = if name.ends_with("_ms") { name } else { format!("{name}_ms") };
-        Ok((name, Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))))
+        "reserve_per_owner" => {
+            let number = value.parse::<u64>().map(Value::from);
+            let bad = |_| Failure::usage(format!("{value:?} is not a number of addresses"));
+            Ok((name, number.map_err(bad)?))
+        }
+        short if TIMES.contains(&short) => Ok((format!("{name}_ms"), time(&value)?)),
+        long if long.strip_suffix("_ms").is_some_and(|short| TIMES.contains(&short)) => {
+            let number = value.parse::<u64>().map(Value::from);
+            Ok((name, number.or_else(|_| time(&value))?))
+        }
+        unknown => Err(Failure::usage(format!(
+            "there is no setting {unknown:?}; the settings are {}",
+            SETTINGS.join(", ")
+        ))),
     });
     read.collect()
 }
@@ -151,19 +165,61 @@ fn table(all: &ClusterSettings) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn times_are_short_for_milliseconds() {
-        let pairs = [("address_reuse_delay", "30s"), ("vip_lease_ms", "500"), ("x_ms", "2m")];
+        let pairs =
+            [("address_reuse_delay", "30s"), ("host_down_after_ms", "2m"), ("vip_lease_ms", "500")];
         let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
         let body = Value::from(body(pairs.into()).unwrap());
-        let wanted = r#"{"address_reuse_delay_ms":30000,"vip_lease_ms":500,"x_ms":120000}"#;
+        let wanted =
+            r#"{"address_reuse_delay_ms":30000,"host_down_after_ms":120000,"vip_lease_ms":500}"#;
         assert_eq!(body.to_string(), wanted);
-        assert!(super::body(vec![("a".into(), "soon".into())]).is_err());
+        for (name, value) in
+            [("vip_lease", "soon"), ("vip_lease_ms", "soon"), ("reserve_per_owner", "2s")]
+        {
+            assert!(super::body(vec![(name.into(), value.into())]).is_err(), "{name}={value}");
+        }
         for (value, ms) in [("0", 0), ("0s", 0), ("1h", 3_600_000), ("2d", 172_800_000)] {
             let body = super::body(vec![("restore_hold_max".into(), value.into())]).unwrap();
             assert_eq!(body["restore_hold_max_ms"], ms);
+        }
+    }
+
+    /// Every setting of the API has a name here; other names are refused, with a list.
+    #[test]
+    fn settings_are_known_by_name() {
+        let patch = serde_json::to_value(romana_api::settings::SettingsPatch {
+            address_reuse_delay_ms: Some(1),
+            vip_lease_ms: Some(1),
+            reserve_per_owner: Some(1),
+            host_down_after_ms: Some(1),
+            restore_hold_max_ms: Some(1),
+            history_retention_ms: Some(Some(1)),
+            history_retention_bytes: Some(Some(1)),
+            service_ranges: Some(Vec::new()),
+        });
+        let patch = patch.unwrap();
+        let names: BTreeSet<String> = patch.as_object().unwrap().keys().cloned().collect();
+        let set = |names: Vec<String>| -> BTreeSet<String> {
+            let value = |name: &str| match name {
+                "service_ranges" => "",
+                "history_retention" => "1d",
+                name if TIMES.contains(&name) => "1s",
+                _ => "1",
+            };
+            let pair = |name: String| (name.clone(), value(&name).to_owned());
+            let changes: Vec<(String, String)> = names.into_iter().map(pair).collect();
+            body(changes).unwrap().keys().cloned().collect()
+        };
+        assert_eq!(set(names.iter().cloned().collect()), names);
+        assert_eq!(set(SETTINGS.map(String::from).into()), names);
+        for unknown in ["x", "version", "vip_lease_s", "reserve_per_owner_ms"] {
+            let refused = body(vec![(unknown.into(), "1".into())]).unwrap_err().to_string();
+            assert!(refused.contains(unknown) && refused.contains("vip_lease"), "{refused}");
         }
     }
 

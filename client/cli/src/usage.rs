@@ -13,7 +13,7 @@ use crate::global::Format;
 
 /// Prints the requested help or version, or the error.
 pub(crate) fn report(error: &clap::Error) -> ExitCode {
-    let said = Said::of(env::args_os().skip(1), |name| env::var_os(name));
+    let said = OutputOptions::of(env::args_os().skip(1), |name| env::var_os(name));
     let wrong = error.use_stderr();
     if wrong && Config::format_of(said.format, said.config) != Format::Table {
         let (message, hint) = parts(&error.render().to_string());
@@ -26,12 +26,12 @@ pub(crate) fn report(error: &clap::Error) -> ExitCode {
 
 /// The format options of a command line, even if the rest of it is invalid.
 #[derive(Debug, Default, PartialEq)]
-struct Said {
+struct OutputOptions {
     format: Option<Format>,
     config: Option<PathBuf>,
 }
 
-impl Said {
+impl OutputOptions {
     fn of(
         words: impl Iterator<Item = OsString>,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -88,9 +88,11 @@ mod tests {
     use super::*;
     use crate::args::Args;
 
-    fn said(line: &str, format: Option<&str>) -> Said {
+    fn said(line: &str, format: Option<&str>) -> OutputOptions {
         let words = line.split_whitespace().map(OsString::from);
-        Said::of(words, |name| (name == "ROMANA_FORMAT").then(|| format.map(Into::into)).flatten())
+        OutputOptions::of(words, |name| {
+            (name == "ROMANA_FORMAT").then(|| format.map(Into::into)).flatten()
+        })
     }
 
     #[test]

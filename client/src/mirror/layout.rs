@@ -8,18 +8,18 @@ use romana_statemachine::event::Place;
 use romana_statemachine::name::{HostName, NetworkName};
 use romana_statemachine::routes::{Blocks, Groups};
 use romana_statemachine::topology::{Network, Topology, TopologySpec};
-use romana_statemachine::{Event, Record, Revision, Topic};
+use romana_statemachine::{Event, Record, Topic};
 use serde::{Deserialize, Serialize};
 
-use super::{SnapshotError, View};
+use super::{Cursor, SnapshotBlock, SnapshotError, SnapshotHost, View};
 use crate::follow::Snapshot;
 
 /// The location of blocks at a revision. `romana_statemachine::routes` derives the same
 /// routes from it as from the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
-    revision: Revision,
-    cluster: Option<String>,
+    #[serde(flatten)]
+    cursor: Cursor,
     hosts: OrdMap<HostName, Host>,
     blocks: OrdMap<IpNet, HostName>,
     topology: Carved,
@@ -50,23 +50,6 @@ impl From<Carved> for Option<TopologySpec> {
     }
 }
 
-/// A host in a snapshot; other fields are ignored.
-#[derive(Deserialize)]
-struct ShownHost {
-    name: HostName,
-    ip: IpAddr,
-    #[serde(default)]
-    addresses: Vec<IpAddr>,
-    #[serde(default)]
-    places: Vec<Place>,
-}
-
-#[derive(Deserialize)]
-struct ShownBlock {
-    cidr: IpNet,
-    host: HostName,
-}
-
 impl Layout {
     fn set_host(&mut self, name: &HostName, ip: IpAddr, further: &[IpAddr], places: &[Place]) {
         let ips = std::iter::once(ip).chain(further.iter().copied()).collect();
@@ -80,13 +63,14 @@ impl View for Layout {
     }
 
     fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
-        let mut view = Self { revision: snapshot.revision, ..Self::default() };
+        let mut view = Self { cursor: Cursor::at(snapshot.revision), ..Self::default() };
         view.topology = snapshot.member::<Option<TopologySpec>>("topology")?.flatten().into();
-        for shown in snapshot.list::<ShownHost>("hosts")? {
-            view.set_host(&shown.name, shown.ip, &shown.addresses, &shown.places);
+        for host in snapshot.list::<SnapshotHost>("hosts")? {
+            let ips = host.ips();
+            view.hosts.insert(host.name, Host { ips, places: host.places });
         }
-        let blocks = snapshot.list::<ShownBlock>("blocks")?.into_iter();
-        view.blocks = blocks.map(|shown| (shown.cidr, shown.host)).collect();
+        let blocks = snapshot.list::<SnapshotBlock>("blocks")?.into_iter();
+        view.blocks = blocks.map(|block| (block.cidr, block.host)).collect();
         Ok(view)
     }
 
@@ -115,20 +99,12 @@ impl View for Layout {
         }
     }
 
-    fn advance(&mut self, revision: Revision) {
-        self.revision = self.revision.max(revision);
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
     }
 
-    fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    fn set_cluster(&mut self, cluster: &str) {
-        self.cluster = Some(cluster.to_owned());
-    }
-
-    fn cluster(&self) -> Option<&str> {
-        self.cluster.as_deref()
+    fn change_cursor(&mut self, change: &mut dyn FnMut(&mut Cursor)) {
+        change(&mut self.cursor);
     }
 }
 
@@ -165,7 +141,9 @@ impl Groups for Layout {
 #[cfg(test)]
 mod tests {
     use romana_statemachine::routes::{for_group, for_host, for_router};
-    use romana_statemachine::{Command, Entry, Index, Millis, Position, Proposal, State, Term};
+    use romana_statemachine::{
+        Command, Entry, Index, Millis, Position, Proposal, Revision, State, Term,
+    };
     use serde_json::json;
 
     use super::*;
@@ -223,12 +201,24 @@ mod tests {
             let copy: Layout = serde_json::from_value(json!(view)).unwrap();
             assert_eq!(copy, view);
             let blocks = state.ipam().blocks();
-            let blocks = blocks.map(|b| json!({"cidr": b.cidr, "host": b.owner().host}));
+            let blocks = blocks.map(|b| {
+                let owner = b.owner();
+                json!({"cidr": b.cidr, "host": owner.host, "tenant": owner.tenant, "segment": owner.segment})
+            });
             let snapshot = json!({"revision": state.revision(), "topology": state.topology_document(),
                 "hosts": state.hosts().collect::<Vec<_>>(), "blocks": blocks.collect::<Vec<_>>()});
             let snapshot = serde_json::from_value(snapshot).unwrap();
             let restarted = Layout::default().restart(&snapshot).unwrap();
             assert_eq!(all(&restarted, &hosts), all(&state, &hosts), "{line}");
         }
+    }
+
+    /// Views of earlier releases are read: revision and cluster are beside the content.
+    #[test]
+    fn the_saved_form_is_that_of_earlier_releases() {
+        let saved = json!({"revision": 7, "cluster": "c1", "hosts": {}, "blocks": {"10.0.0.0/29": "h1"}, "topology": null});
+        let view: Layout = serde_json::from_value(saved.clone()).unwrap();
+        assert_eq!((view.revision(), view.cluster()), (Revision(7), Some("c1")));
+        assert_eq!(json!(view), saved);
     }
 }

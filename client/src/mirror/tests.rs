@@ -1,16 +1,17 @@
-use romana_statemachine::{Digest, Event, Revision};
+use romana_statemachine::{Digest, Event, Revision, Topic};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::*;
 use crate::ClientConfig;
+use crate::follow::Snapshot;
 
 /// The names of all hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Hosts {
-    revision: Revision,
+    #[serde(flatten)]
+    cursor: Cursor,
     names: Vec<String>,
-    cluster: Option<String>,
 }
 
 impl View for Hosts {
@@ -19,7 +20,7 @@ impl View for Hosts {
     }
 
     fn restart(&self, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
-        Ok(Self { revision: snapshot.revision, names: snapshot.list("hosts")?, cluster: None })
+        Ok(Self { cursor: Cursor::at(snapshot.revision), names: snapshot.list("hosts")? })
     }
 
     fn apply(&mut self, record: &Record) {
@@ -30,20 +31,12 @@ impl View for Hosts {
         }
     }
 
-    fn advance(&mut self, revision: Revision) {
-        self.revision = self.revision.max(revision);
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
     }
 
-    fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    fn set_cluster(&mut self, cluster: &str) {
-        self.cluster = Some(cluster.to_owned());
-    }
-
-    fn cluster(&self) -> Option<&str> {
-        self.cluster.as_deref()
+    fn change_cursor(&mut self, change: &mut dyn FnMut(&mut Cursor)) {
+        change(&mut self.cursor);
     }
 }
 
@@ -116,7 +109,7 @@ async fn a_view_follows_and_goes_on_from_its_copy() {
     assert_eq!(mirror.observer.saved, 1, "the first view is saved at once");
     let held = mirror.seen.borrow().view.clone().unwrap();
     take(&mut mirror, vec![Item::Bookmark(Revision(9))]).unwrap();
-    assert_eq!(held.revision, 5, "who looks at a view keeps what it looks at");
+    assert_eq!(held.revision(), 5, "who looks at a view keeps what it looks at");
     mirror.save_if_allowed();
     drop(mirror);
 
@@ -143,14 +136,14 @@ async fn a_newer_cluster_is_followed_as_far_as_it_is_understood() {
         "event": {"Teleported": {}}, "digest": Digest::default()});
     take(&mut mirror, vec![Item::Unknown(serde_json::from_value(unknown).unwrap())]).unwrap();
     let seen = mirror.seen.borrow().clone();
-    assert_eq!((seen.view.unwrap().revision, seen.unknown), (Revision(7), 1));
+    assert_eq!((seen.view.unwrap().revision(), seen.unknown), (Revision(7), 1));
     assert_eq!(seen.stranded, None);
 
     let heard = seen.heard;
     mirror.complain(&Error::Newer { why: "revision 8 is new".into() });
     let seen = mirror.seen.borrow().clone();
     assert_eq!(seen.stranded.as_deref(), Some("revision 8 is new"));
-    assert_eq!(seen.view.unwrap().revision, 7, "what is not understood is not guessed");
+    assert_eq!(seen.view.unwrap().revision(), 7, "what is not understood is not guessed");
     assert_eq!(seen.heard, heard, "it grows stale");
     mirror.tell(Some("a page".into()));
     assert_eq!(mirror.seen.borrow().trouble.as_deref(), Some("a page"));

@@ -71,10 +71,11 @@ pub enum IdentityError {
         /// Configured id.
         ours: u64,
     },
-    /// `--initial-cluster` and the data differ.
+    /// The founders, by `--initial-cluster` or `--dev`, and the data differ.
     #[error(
-        "{} holds the data of a cluster that began with {theirs}, and --initial-cluster says \
-         {ours}: put the old list back (members that came later are in the data)", .dir.display()
+        "{} holds the data of a cluster that began with {theirs}, and this replica is told that it \
+         began with {ours}: put the old list back, which is --initial-cluster or, with --dev, the address \
+         of --peer-listen (members that came later are in the data)", .dir.display()
     )]
     OtherPeers {
         dir: PathBuf,

@@ -14,7 +14,7 @@ use super::call::Call;
 use super::head::bad_query;
 use super::operation::{Accepts, CONSISTENCY, Octets, Operation, Param, Verb, handler, of};
 use super::reply;
-use crate::budget::{self, Cancel, Held};
+use crate::budget::{self, Cancel, Permits};
 use crate::error::{Code, Failure};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -80,7 +80,7 @@ async fn take(call: Call) -> reply::Result {
 }
 
 /// State of a backup stream, with its permit.
-type Stream = (Take, Held);
+type Stream = (Take, Permits);
 
 /// The next piece, produced once the client has consumed the previous one.
 async fn piece((mut take, held): Stream) -> Result<Option<(Bytes, Stream)>, axum::BoxError> {

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use romana_api::Page;
-use romana_api::block::Block as Shown;
+use romana_api::block::Block as ApiBlock;
 use romana_statemachine::Block;
 use romana_statemachine::name::HostName;
 
@@ -15,7 +15,7 @@ pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
     "/v1/blocks",
     "blocks",
     "Assigned blocks, in order.",
-    &[(200, of::<Page<Shown>>)],
+    &[(200, of::<Page<ApiBlock>>)],
     handler!(list),
 )
 .query(&[
@@ -41,7 +41,7 @@ async fn list(call: Call) -> reply::Result {
             && same(segment, owner.segment.as_str())
     };
     let ipam = state.ipam();
-    let (key, view) = (|block: &&Block| block.cidr, |block| Shown::from(block));
+    let (key, view) = (|block: &&Block| block.cidr, |block| ApiBlock::from(block));
     match host {
         Some(host) => {
             let cidrs = ipam.host_blocks(&HostName::from(host)).collect::<Vec<_>>();

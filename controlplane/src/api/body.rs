@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::strict::Strict;
-use crate::budget::{self, Budgets, Held};
+use crate::budget::{self, Budgets, Permits};
 use crate::error::{Code, Failure};
 
 /// Limits for draining a refused body before the answer: bytes …
@@ -105,7 +105,7 @@ pub(crate) async fn collect<B>(
     max: usize,
     deadline: Instant,
     budgets: &Budgets,
-) -> Result<(Bytes, Held), Failure>
+) -> Result<(Bytes, Permits), Failure>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -115,7 +115,7 @@ where
     let start = Instant::now();
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
-    let mut held = Held::none();
+    let mut held = Permits::none();
     loop {
         let length = first.len() + whole.len();
         let size = body.size_hint().lower().saturating_add(length as u64);

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::head::{bad_query, only};
 use super::input::{Input, Verb};
 use super::{Api, body, head, origin, reply};
-use crate::budget::{self, Cancel, Held, Pool};
+use crate::budget::{self, Cancel, Permits, Pool};
 use crate::error::{Code, Failure};
 use crate::metrics::ProposalFailure;
 
@@ -32,7 +32,7 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) deadline: Instant,
     /// The body's share of the budget.
-    _held: Held,
+    _permits: Permits,
 }
 
 impl Call {
@@ -83,7 +83,7 @@ impl Call {
         }
         let budgets = api.budgets();
         let (body, held) = match (has_body, takes.body_max) {
-            (false, _) => (Bytes::new(), Held::none()),
+            (false, _) => (Bytes::new(), Permits::none()),
             (true, 0) => {
                 let (body, held) =
                     body::collect(body, body::NOTHING_BYTES_MAX, deadline, budgets).await?;
@@ -91,7 +91,7 @@ impl Call {
             }
             (true, max) => body::collect(body, max, deadline, budgets).await?,
         };
-        Ok(Self { api, path, query, headers: parts.headers, body, deadline, _held: held })
+        Ok(Self { api, path, query, headers: parts.headers, body, deadline, _permits: held })
     }
 
     /// A path parameter; empty if the route has none with that name.

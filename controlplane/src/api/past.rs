@@ -27,7 +27,7 @@ use super::call::Call;
 use super::diff::diff;
 use super::operation::{Accepts, CONSISTENCY, LIMIT, Operation, Param, Verb, handler, of};
 use super::{addresses, reply, snapshot};
-use crate::budget::{self, Cancel, Held};
+use crate::budget::{self, Cancel, Permits};
 use crate::error::{Code, Failure};
 
 /// Longest time for all replicas to verify their histories.
@@ -154,7 +154,7 @@ async fn difference(call: Call) -> reply::Result {
 
 async fn verify(call: Call) -> reply::Result {
     // Every replica reads its whole history: run one proof at a time.
-    let _held = call.api.budgets().proofs.take(1, call.deadline).await?;
+    let _permits = call.api.budgets().proofs.take(1, call.deadline).await?;
     let revision = call.look(State::revision).await?;
     let proofs = call.api.replica().evidence().prove(revision, Instant::now() + PROVE_MAX).await;
     let first = proofs.values().find_map(|proof| proof.as_ref().ok()).cloned();
@@ -210,8 +210,8 @@ struct Export {
 
 /// The next piece, produced once the client has consumed the previous one.
 async fn piece(
-    (mut export, held): (Export, Held),
-) -> Result<Option<(Bytes, (Export, Held))>, axum::BoxError> {
+    (mut export, held): (Export, Permits),
+) -> Result<Option<(Bytes, (Export, Permits))>, axum::BoxError> {
     let make = move |_: &Cancel| (export.piece(), export);
     let ((piece, export), held) = budget::work_on(held, make)
         .await

@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::call::Call;
 use super::operation::{CONSISTENCY, Operation, Param, Verb, handler, of};
 use super::{blackouts, events, reply, tenants};
-use crate::budget::Held;
+use crate::budget::Permits;
 use crate::error::Failure;
 
 pub(super) const OPERATIONS: &[Operation] = &[Operation::new(
@@ -136,7 +136,7 @@ struct Writer {
     open: Option<(Section, Place)>,
     done: bool,
     /// The share of the budget of a past state.
-    _held: Held,
+    _permits: Permits,
 }
 
 impl Writer {
@@ -184,7 +184,7 @@ fn head(state: &State, topics: Topics, state_digest: Option<Digest>) -> Result<B
 async fn get(call: Call) -> reply::Result {
     let topics = events::topics(&call)?;
     let host = call.query("host").map(HostName::from);
-    respond_to(host, call.state().await?, topics, None, Held::none())
+    respond_to(host, call.state().await?, topics, None, Permits::none())
 }
 
 /// A state as a document, written as the client reads it.
@@ -192,7 +192,7 @@ pub(super) fn respond(
     state: State,
     topics: Topics,
     state_digest: Option<Digest>,
-    held: Held,
+    held: Permits,
 ) -> reply::Result {
     respond_to(None, state, topics, state_digest, held)
 }
@@ -203,7 +203,7 @@ fn respond_to(
     state: State,
     topics: Topics,
     state_digest: Option<Digest>,
-    held: Held,
+    held: Permits,
 ) -> reply::Result {
     let revision = state.revision();
     let head = head(&state, topics, state_digest)?;
@@ -218,7 +218,7 @@ fn respond_to(
         sections: sections.into_iter(),
         open: None,
         done: false,
-        _held: held,
+        _permits: held,
     };
     let pieces = stream::unfold((Some(head), writer), |(head, mut writer)| async move {
         match head {

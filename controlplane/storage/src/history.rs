@@ -86,6 +86,8 @@ struct Inner {
     packer: Worker<Packer>,
     /// Cached times of the first records of segments.
     times: Mutex<BTreeMap<Revision, Millis>>,
+    /// The file that says where the history begins, if it was missing or damaged at open.
+    missing_origin: Option<PathBuf>,
 }
 
 /// State shared by readers, writer and packer.
@@ -143,7 +145,7 @@ impl History {
     /// # Errors
     /// [`HistoryError::Damaged`] (nothing was changed), [`HistoryError::Io`].
     pub fn open(dir: &Path, options: HistoryOptions) -> Result<Self, HistoryError> {
-        let recover::Opened { segments, active, last } = recover::open(dir)?;
+        let recover::Opened { segments, active, last, unrecorded } = recover::open(dir)?;
         let full = full_segments(&segments);
         let state = Mutex::new(State { segments, last });
         let shared = Arc::new(Shared {
@@ -170,6 +172,7 @@ impl History {
             writer: Mutex::new(writer),
             packer,
             times: Mutex::default(),
+            missing_origin: unrecorded.then(|| origin::path(dir)),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -333,6 +336,13 @@ impl History {
             }
         }
         read
+    }
+
+    /// The file that says where the history begins, if it was missing or damaged at open although there are records:
+    /// a lost first segment was not noticed then. It was written again.
+    #[must_use]
+    pub fn missing_origin(&self) -> Option<&Path> {
+        self.inner.missing_origin.as_deref()
     }
 
     /// The damage that the last such read found, since the start.

@@ -11,7 +11,7 @@
 //!   writer thread: gather → one pwrite → one fdatasync → catalog → Done, Done, Done
 //!        │ takes a spare segment, retires purged ones
 //!        ▼
-//!   keeper thread: allocates the next segment ahead, recycles or unlinks purged ones
+//!   allocator thread: allocates the next segment ahead, recycles or unlinks purged ones
 //! ```
 //!
 //! ## Laws
@@ -28,14 +28,14 @@
 //!
 //! Out of scope: a cache of the last entries (the owner has one), and compression.
 //!
-//! Reading order: `frame` (encoding), `ledger` (semantics), `recover` (open), `highwater`, `writer`,
-//! `keeper`.
+//! Reading order: `frame` (encoding), `contents` (semantics), `recover` (open), `highwater`, `writer`,
+//! `allocator`.
 
+mod allocator;
+mod contents;
 mod error;
 mod frame;
 mod highwater;
-mod keeper;
-mod ledger;
 mod recover;
 mod segment;
 #[cfg(test)]
@@ -51,9 +51,9 @@ use bytes::Bytes;
 use tokio::sync::SetOnce;
 
 use crate::platform::Worker;
+use contents::{Catalog, Run};
 pub use error::WalError;
 pub use frame::Owner;
-use ledger::{Catalog, Run};
 use writer::{Change, Job, Writer};
 
 /// Called once, on the writer's thread, when a change is durable or has failed. It must not block.
@@ -102,9 +102,11 @@ pub struct Wal {
 struct Inner {
     shared: Arc<Shared>,
     writer: Worker<Writer>,
+    /// The high-water mark, if it was missing or damaged at open.
+    missing_mark: Option<PathBuf>,
 }
 
-/// State shared by writer, keeper and readers.
+/// State shared by writer, allocator and readers.
 #[derive(Default)]
 struct Shared {
     catalog: Mutex<Catalog>,
@@ -150,16 +152,24 @@ impl Wal {
         let mark = options.mark.unwrap_or_else(|| dir.join("MARK"));
         let owner = options.owner;
         let opened = recover::open(dir, &mark, segment_bytes, owner)?;
-        let log = opened.ledger.0.clone();
+        let log = opened.log.0.clone();
+        let missing_mark = opened.unmarked.then_some(mark);
         let shared = Arc::new(Shared::default());
         let writer =
             Writer::new(dir.to_owned(), Arc::clone(&shared), opened, (segment_bytes, owner))
                 .and_then(|writer| Worker::spawn("wal-writer", writer))
                 .map_err(WalError::io("start the threads of", dir))?;
-        let inner = Inner { shared, writer };
+        let inner = Inner { shared, writer, missing_mark };
         let last = log.next.checked_sub(1).filter(|_| log.first < log.next);
         let recovered = Recovered { vote: log.vote, purged: log.purged, first: log.first, last };
         Ok((Self { inner: Arc::new(inner) }, recovered))
+    }
+
+    /// The high-water mark, if it was missing or damaged at open although the log has entries: a lost end of the
+    /// log was not noticed then. It was written again.
+    #[must_use]
+    pub fn missing_mark(&self) -> Option<&Path> {
+        self.inner.missing_mark.as_deref()
     }
 
     /// Appends entries. The first index must follow the last entry (any index in a log that never had

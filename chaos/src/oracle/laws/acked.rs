@@ -4,7 +4,7 @@ use romana_statemachine::Command;
 
 use super::super::timeline::Span;
 use super::super::{Case, Law, Verdict};
-use crate::evidence::{Ask, Call, Held, Outcome};
+use crate::evidence::{Ask, Call, HeldAddress, Outcome};
 
 pub(in super::super) const LAW: Law = Law {
     name: "acked",
@@ -55,7 +55,7 @@ pub(super) fn told(call: &Call) -> String {
 /// Checks that an answer agrees with the history.
 pub(super) fn agree(
     call: &Call,
-    answer: Option<&Held>,
+    answer: Option<&HeldAddress>,
     truth: Option<&Span>,
     verdict: &mut Verdict,
 ) {

@@ -13,7 +13,7 @@ use romana_statemachine::Command;
 use romana_statemachine::name::{AddressName, HostName};
 
 use super::super::{Case, Law, Verdict};
-use crate::evidence::{Ask, Call, Held, Nanos, Outcome};
+use crate::evidence::{Ask, Call, HeldAddress, Nanos, Outcome};
 
 pub(in super::super) const LAW: Law = Law {
     name: "exclusive",
@@ -108,7 +108,7 @@ impl<'a> Takings<'a> {
     }
 
     /// From the answer of an allocation to the first call that may take the address away.
-    fn hold(&self, call: &Call, held: &'a Held) -> Hold<'a> {
+    fn hold(&self, call: &Call, held: &'a HeldAddress) -> Hold<'a> {
         let of_name = self.of_name.get(held.name.as_str()).into_iter().flatten();
         let of_host = self.of_host.get(&held.host).into_iter().flatten();
         // A call that returned before the allocation was invoked cannot affect it.

@@ -19,7 +19,7 @@ fn check(world: &World) -> Result<(), String> {
     for agent in &world.agents {
         let (host, state) = (&agent.host, world.state());
         if !agent.is_current(state) {
-            return Err(format!("{host} knows {} of {}", agent.view.revision, state.revision()));
+            return Err(format!("{host} knows {} of {}", agent.view.revision(), state.revision()));
         }
         let wanted = wanted(&agent.view);
         if agent.kernel.ours != wanted {

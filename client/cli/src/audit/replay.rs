@@ -55,7 +55,7 @@ fn read(path: &Path, until: Until) -> Result<Replayed, Failure> {
     let (reader, length): (Box<dyn BufRead>, _) = if path == Path::new("-") {
         (Box::new(io::stdin().lock()), None)
     } else {
-        let file = input::open(path).map_err(|error| Failure::io(&*name, error))?;
+        let file = input::open(path).map_err(|error| Failure::file(path, &error))?;
         let length = file.metadata().ok().map(|meta| meta.len());
         (Box::new(BufReader::with_capacity(1 << 20, file)), length)
     };

@@ -53,6 +53,44 @@ fn programs_read_regular_files_only() {
     }
 }
 
+/// `--check` reads the backup that a new cluster is to begin with.
+#[test]
+fn a_backup_that_cannot_be_restored_fails_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("nonsense"), "nonsense").unwrap();
+    for name in ["none", "nonsense"] {
+        let output = Command::new(romanad())
+            .args(["--dev", "--check", "--data-dir"])
+            .arg(at("data"))
+            .arg("--restore")
+            .arg(at(name))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name}: {said}");
+        assert!(said.contains(&at(name).display().to_string()), "{name}: {said}");
+    }
+    assert!(!at("data").exists(), "a check makes nothing");
+}
+
+/// With `--dev` there is no `--initial-cluster` to put back: the founder is the address of `--peer-listen`.
+#[test]
+fn another_peer_address_is_explained_with_dev() {
+    let mut dev = Dev::start();
+    dev.kill();
+    let output = Command::new("timeout")
+        .arg("60")
+        .arg(romanad())
+        .args(["--dev", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.2:0", "--data-dir"])
+        .arg(dev.dir.path().join("data"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("with --dev, the address of --peer-listen"), "{said}");
+}
+
 /// Starts a replica that must refuse to start; `timeout` ends one that waits instead.
 fn start_in(data: &Path) -> Output {
     Command::new("timeout")

@@ -48,7 +48,7 @@ impl From<StateFileError> for CheckpointError {
 
 /// The checkpoints of one replica. Clones are handles to the same store.
 #[derive(Clone)]
-pub struct Keeper(Arc<Inner>);
+pub struct CheckpointStore(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
@@ -61,7 +61,7 @@ struct Inner {
 
 #[derive(Clone, Debug)]
 struct Kept {
-    standing: CheckpointId,
+    id: CheckpointId,
     bytes: u64,
     /// Referenced by a signed checkpoint: never thinned.
     held: bool,
@@ -83,7 +83,7 @@ fn to_thin(kept: &BTreeMap<Revision, Kept>) -> Option<Revision> {
     free.min_by_key(|trio| trio[2].0.since(trio[0].0)).map(|trio| trio[1].0)
 }
 
-impl Keeper {
+impl CheckpointStore {
     /// Opens the checkpoints in `dir`, creates it if it is missing, and starts the thread that writes
     /// them. `every`: see [`super::Audit::start`].
     ///
@@ -98,8 +98,8 @@ impl Keeper {
                 Some("tmp") => fs::remove_file(&path)?,
                 Some(SUFFIX) => match open(&path) {
                     Ok(file) => {
-                        let (standing, bytes) = (*file.head(), file.bytes());
-                        kept.insert(standing.revision, Kept { standing, bytes, held: false });
+                        let (id, bytes) = (*file.head(), file.bytes());
+                        kept.insert(id.revision, Kept { id, bytes, held: false });
                     }
                     Err(error) => set_aside(&path, &error),
                 },
@@ -107,17 +107,17 @@ impl Keeper {
             }
         }
         let (offered, queue) = sync_channel(1);
-        let keeper = Self(Arc::new(Inner {
+        let store = Self(Arc::new(Inner {
             dir: dir.to_owned(),
             history,
             every,
             kept: Mutex::new(kept),
             offered,
         }));
-        let weak = Arc::downgrade(&keeper.0);
-        let write = move || write_offered(&queue, || weak.upgrade().map(Keeper));
+        let weak = Arc::downgrade(&store.0);
+        let write = move || write_offered(&queue, || weak.upgrade().map(CheckpointStore));
         platform::background("checkpoints", write)?;
-        Ok(keeper)
+        Ok(store)
     }
 
     /// Whether a checkpoint is due after an entry that was applied to the state at `before`.
@@ -143,14 +143,14 @@ impl Keeper {
 
     /// The id of the checkpoint at a revision, if it exists.
     #[must_use]
-    pub fn standing(&self, revision: Revision) -> Option<CheckpointId> {
-        self.kept().get(&revision).map(|kept| kept.standing)
+    pub fn id(&self, revision: Revision) -> Option<CheckpointId> {
+        self.kept().get(&revision).map(|kept| kept.id)
     }
 
     /// The id of the newest checkpoint.
     #[must_use]
     pub fn newest(&self) -> Option<CheckpointId> {
-        self.kept().values().next_back().map(|kept| kept.standing)
+        self.kept().values().next_back().map(|kept| kept.id)
     }
 
     fn path(&self, revision: Revision) -> PathBuf {
@@ -179,7 +179,7 @@ impl Keeper {
     pub fn read(&self, revision: Revision) -> Result<State, CheckpointError> {
         let file = open(&self.path(revision))?;
         let state = file.read_state()?;
-        let is = standing(&state);
+        let is = id(&state);
         if is != *file.head() || is.revision != revision {
             return Err(file.damaged("it is another state than its head says").into());
         }
@@ -193,25 +193,25 @@ impl Keeper {
     pub fn write(&self, state: &State) -> Result<CheckpointId, CheckpointError> {
         let path = self.path(state.revision());
         let io = |source| CheckpointError::Io { path: path.clone(), source };
-        let standing = standing(state);
-        let encoded = Encoded::new(&FORM, &standing, state).map_err(io)?;
+        let id = id(state);
+        let encoded = Encoded::new(&FORM, &id, state).map_err(io)?;
         let beside = path.with_extension("tmp");
         let written = Disk.replace(&path, &beside, |file| encoded.write_to(file));
         written.map_err(|failed| io(failed.source))?;
         let bytes = encoded.bytes();
-        self.kept().insert(standing.revision, Kept { standing, bytes, held: false });
+        self.kept().insert(id.revision, Kept { id, bytes, held: false });
         self.thin();
-        Ok(standing)
+        Ok(id)
     }
 
     /// All checkpoints, by revision.
     pub(super) fn all(&self) -> Vec<CheckpointId> {
-        self.kept().values().map(|kept| kept.standing).collect()
+        self.kept().values().map(|kept| kept.id).collect()
     }
 
     /// The checkpoint at a revision.
     pub(super) fn at(&self, revision: Revision) -> Option<CheckpointId> {
-        self.kept().get(&revision).map(|kept| kept.standing)
+        self.kept().get(&revision).map(|kept| kept.id)
     }
 
     /// Exempts a checkpoint from the space budget.
@@ -243,7 +243,7 @@ impl Keeper {
     }
 }
 
-fn standing(state: &State) -> CheckpointId {
+fn id(state: &State) -> CheckpointId {
     let (revision, digest) = (state.revision(), state.digest());
     CheckpointId { revision, digest, state_digest: state.state_digest() }
 }
@@ -266,19 +266,19 @@ fn set_aside(path: &Path, error: &CheckpointError) {
     }
 }
 
-fn write_offered(queue: &Receiver<State>, keeper: impl Fn() -> Option<Keeper>) {
+fn write_offered(queue: &Receiver<State>, store: impl Fn() -> Option<CheckpointStore>) {
     if let Err(error) = rustix::process::nice(super::indexer::NICE) {
         tracing::debug!(%error, "cannot lower the priority of the checkpoint writer");
     }
     while let Ok(state) = queue.recv() {
-        let Some(keeper) = keeper() else { return };
-        if keeper.kept().contains_key(&state.revision()) {
+        let Some(store) = store() else { return };
+        if store.kept().contains_key(&state.revision()) {
             continue;
         }
         // The history must be durable up to a checkpoint before the checkpoint is relied on.
         let started = std::time::Instant::now();
-        let written = keeper.0.history.sync().map_err(|error| error.to_string());
-        match written.and_then(|()| keeper.write(&state).map_err(|error| error.to_string())) {
+        let written = store.0.history.sync().map_err(|error| error.to_string());
+        match written.and_then(|()| store.write(&state).map_err(|error| error.to_string())) {
             Ok(at) => {
                 let (revision, took) = (at.revision.get(), started.elapsed());
                 tracing::info!(at.revision = revision, ?took, "checkpoint written");
@@ -306,14 +306,14 @@ mod tests {
     #[test]
     fn the_closest_go_first_but_not_the_first_the_held_or_the_newest() {
         let kept = |at: &[(u64, bool)]| -> BTreeMap<Revision, Kept> {
-            let standing = |revision| CheckpointId {
+            let id = |revision| CheckpointId {
                 revision,
                 digest: Digest::default(),
                 state_digest: Digest::default(),
             };
             let kept = |(at, held): &(u64, bool)| {
                 let at = Revision(*at);
-                (at, Kept { standing: standing(at), bytes: 1, held: *held })
+                (at, Kept { id: id(at), bytes: 1, held: *held })
             };
             at.iter().map(kept).collect()
         };

@@ -43,7 +43,7 @@ use romana_storage::history::{History, HistoryError};
 use romana_storage::platform;
 use tokio::sync::watch;
 
-pub use checkpoint::{CheckpointError, Keeper};
+pub use checkpoint::{CheckpointError, CheckpointStore};
 pub use past::{Base, PastError};
 pub use query::{AuditError, Page, lasting};
 
@@ -60,7 +60,7 @@ pub struct Audit(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
-    keeper: Keeper,
+    store: CheckpointStore,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -120,7 +120,7 @@ impl Audit {
         every: u64,
         tail_keys: usize,
     ) -> std::io::Result<Self> {
-        let keeper = Keeper::open(&data_dir.join("checkpoints"), history.clone(), every)?;
+        let store = CheckpointStore::open(&data_dir.join("checkpoints"), history.clone(), every)?;
         let dir = data_dir.join("index");
         let (start, digest) = history.start();
         let view = RwLock::new(View { index: None, tail: Tail::after(start, digest) });
@@ -136,7 +136,7 @@ impl Audit {
         });
         let indexer = Arc::clone(&shared);
         let thread = platform::background("audit-indexer", move || indexer.run())?;
-        Ok(Self(Arc::new(Handle { shared, keeper, thread: Mutex::new(thread) })))
+        Ok(Self(Arc::new(Handle { shared, store, thread: Mutex::new(thread) })))
     }
 
     /// How many records the index lags behind the history.

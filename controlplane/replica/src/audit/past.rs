@@ -7,7 +7,7 @@ use romana_statemachine::{Digest, FollowError, Revision, State};
 use romana_storage::history::{History, HistoryError};
 
 use super::Audit;
-use super::checkpoint::{CheckpointError, Keeper};
+use super::checkpoint::{CheckpointError, CheckpointStore};
 use crate::Cancel;
 use crate::retention::{CheckpointId, Checkpoints};
 
@@ -45,13 +45,17 @@ pub enum PastError {
 }
 
 /// The state from which the history is replayed to a revision: a checkpoint, or the empty state.
-fn base(keeper: &Keeper, history: &History, revision: Revision) -> Result<State, PastError> {
-    if let Some(state) = keeper.before(revision) {
+fn base(
+    store: &CheckpointStore,
+    history: &History,
+    revision: Revision,
+) -> Result<State, PastError> {
+    if let Some(state) = store.before(revision) {
         return Ok(state);
     }
     let (start, _) = history.start();
     if start > 0 {
-        let oldest = keeper.list().first().map_or_else(|| history.last().0, |first| first.revision);
+        let oldest = store.list().first().map_or_else(|| history.last().0, |first| first.revision);
         return Err(PastError::Gone { wanted: revision, oldest });
     }
     Ok(State::new())
@@ -59,17 +63,17 @@ fn base(keeper: &Keeper, history: &History, revision: Revision) -> Result<State,
 
 /// Computes the state at a revision by replay. Blocks.
 pub(super) fn replay(
-    keeper: &Keeper,
+    store: &CheckpointStore,
     history: &History,
     revision: Revision,
     cancel: &Cancel,
 ) -> Result<State, PastError> {
-    let mut state = base(keeper, history, revision)?;
+    let mut state = base(store, history, revision)?;
     follow(&mut state, history, revision, cancel, |_| Ok(()))?;
     Ok(state)
 }
 
-impl Checkpoints for Keeper {
+impl Checkpoints for CheckpointStore {
     fn list(&self) -> Vec<CheckpointId> {
         self.all()
     }
@@ -144,8 +148,8 @@ impl Audit {
 
     /// The checkpoint store.
     #[must_use]
-    pub fn checkpoints(&self) -> &Keeper {
-        &self.0.keeper
+    pub fn checkpoints(&self) -> &CheckpointStore {
+        &self.0.store
     }
 
     /// The state at a revision that the history has reached. Blocks for the duration of a replay.
@@ -164,18 +168,17 @@ impl Audit {
     /// [`PastError`]: the first mismatch.
     pub fn prove(&self, live: &State, at: Revision, cancel: &Cancel) -> Result<Proof, PastError> {
         let started = Instant::now();
-        let (keeper, history) = (self.checkpoints(), &self.0.shared.history);
+        let (store, history) = (self.checkpoints(), &self.0.shared.history);
         let (start, digest) = history.start();
         let revision = live.revision();
-        let mut expected: Vec<Revision> =
-            keeper.list().into_iter().map(|standing| standing.revision).collect();
+        let mut expected: Vec<Revision> = store.list().into_iter().map(|id| id.revision).collect();
         expected.retain(|at| *at <= revision && *at >= start);
         let mut state = State::new();
         if start > 0 {
             // Before the first checkpoint only the chain of digests can be checked.
             let first = expected.first().copied();
             let first = first.ok_or(PastError::Gone { wanted: start, oldest: revision })?;
-            state = keeper.read(first)?;
+            state = store.read(first)?;
             chain(history, (start, digest), (first, state.digest()), cancel)?;
         }
         let checkpoints = expected.len() as u64;
@@ -187,7 +190,7 @@ impl Audit {
             if expected.binary_search(&state.revision()).is_err() {
                 return Ok(());
             }
-            let other = keeper.read(state.revision())?;
+            let other = store.read(state.revision())?;
             let same =
                 other.digest() == state.digest() && other.state_digest() == state.state_digest();
             let revision = state.revision();

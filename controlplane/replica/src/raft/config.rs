@@ -261,7 +261,8 @@ pub enum StartError {
     Wiped { id: u64, dir: PathBuf },
     /// `advertise_peer` and `initial_cluster` differ.
     #[error(
-        "the peer address is {advertised}, and --initial-cluster says {listed} for replica {id}"
+        "the peer address is {advertised}, and replica {id} is to found the cluster as {listed}: give \
+         --advertise-peer the address that it has in --initial-cluster; with --dev, that of --peer-listen"
     )]
     Advertise {
         id: u64,

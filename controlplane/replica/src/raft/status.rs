@@ -1,15 +1,17 @@
 //! Status of the cluster as a replica reports it, and the errors of its handles.
 
-use romana_api::cluster::Held;
+use std::path::Path;
+
+use romana_api::cluster::AllocationHold;
 pub use romana_api::cluster::{ClusterStatus, MemberProblem, MemberStatus, Role};
 use romana_daemon::problems::Coded;
 use romana_statemachine::limits::NAMES_LISTED_MAX;
 use romana_statemachine::{State, plural};
 
 /// Why allocation of fresh addresses is on hold, if it is.
-pub(super) fn held(state: &State) -> Option<Held> {
+pub(super) fn held(state: &State) -> Option<AllocationHold> {
     let held = state.held()?;
-    Some(Held {
+    Some(AllocationHold {
         since: held.since,
         waiting: held.waiting.len() as u64,
         hosts: held.waiting.iter().take(NAMES_LISTED_MAX).cloned().collect(),
@@ -29,6 +31,21 @@ pub(super) fn of_task(problem: Coded) -> MemberProblem {
 /// A problem of a member that is solved by replacing the member.
 pub(super) fn replaceable(code: &str, what: String, id: u64) -> MemberProblem {
     MemberProblem { code: code.into(), what, remedy: format!("romana cluster replace {id}") }
+}
+
+/// The problem of a replica that started without a file that guards others.
+pub(super) fn file_missing(file: &Path, id: u64) -> MemberProblem {
+    MemberProblem {
+        code: "FileMissing".into(),
+        what: format!(
+            "{} was missing or damaged at the start, beside existing data: if other files were lost \
+             with it, that was not noticed; it is written again, and reported until the next start",
+            file.display()
+        ),
+        remedy: format!(
+            "find out what removed it; if it removed more: romana cluster replace {id}"
+        ),
+    }
 }
 
 /// Why proposals were not committed, or are not known to be committed.

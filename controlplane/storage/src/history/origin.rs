@@ -5,7 +5,7 @@
 //! complete without it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use romana_statemachine::Revision;
 
@@ -16,27 +16,34 @@ use crate::platform::fs;
 
 const ORIGIN: &str = "ORIGIN";
 
+/// The path of the file.
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join(ORIGIN)
+}
+
 /// Records durably that the history begins here.
 pub(super) fn note(dir: &Path, start: Start) -> Result<(), HistoryError> {
-    Ok(Disk.put(&dir.join(ORIGIN), &start.encode())?)
+    Ok(Disk.put(&path(dir), &start.encode())?)
 }
 
 /// Checks that the history does not begin later than recorded; records its beginning if there is no file.
-/// `found`: start of the first segment; `None` if there is none.
-pub(super) fn check(dir: &Path, found: Option<Start>) -> Result<(), HistoryError> {
-    let path = dir.join(ORIGIN);
+/// `found`: start of the first segment; `None` if there is none. Returns whether the file was missing or damaged
+/// beside segments.
+pub(super) fn check(dir: &Path, found: Option<Start>) -> Result<bool, HistoryError> {
+    let path = path(dir);
     let noted = match fs::read(&path) {
         Ok(bytes) => Start::decode(&bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("it is missing".to_owned()),
         Err(source) => return Err(HistoryError::Io { action: "read", path, source }),
     };
     match (noted, found) {
-        (Ok(noted), Some(found)) if found.first <= noted.first => Ok(()),
+        (Ok(noted), Some(found)) if found.first <= noted.first => Ok(false),
         (Ok(noted), found) => Err(missing(dir, noted.first, found)),
-        (Err(_), None) => Ok(()),
+        (Err(_), None) => Ok(false),
         (Err(why), Some(found)) => {
             tracing::info!(file = %path.display(), why, first = found.first.get(), "recorded where the history begins");
-            note(dir, found)
+            note(dir, found)?;
+            Ok(true)
         }
     }
 }

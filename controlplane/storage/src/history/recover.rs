@@ -25,6 +25,8 @@ pub(super) struct Opened {
     /// The segment to append to: the last of `segments`.
     pub(super) active: Arc<Raw>,
     pub(super) last: (Revision, Digest),
+    /// Whether there are records, and the file that says where they begin was missing or damaged.
+    pub(super) unrecorded: bool,
 }
 
 /// Opens the history in `dir`, or creates an empty one.
@@ -33,7 +35,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
     Disk.sync_parent(dir)?;
     retention::finish(dir)?;
     let files = list(dir)?;
-    check_origin(dir, &files)?;
+    let unrecorded = check_origin(dir, &files)?;
     let mut segments = BTreeMap::new();
     let mut last: Option<(Revision, Digest)> = None;
     let mut active = None;
@@ -68,18 +70,20 @@ pub(super) fn open(dir: &Path) -> Result<Opened, HistoryError> {
             }
         }
     }
-    finish(dir, segments, active, last.unwrap_or_default())
+    let opened = finish(dir, segments, active, last.unwrap_or_default())?;
+    // A history that was created just before a crash has no such file yet, and no records.
+    Ok(Opened { unrecorded: unrecorded && opened.last.0 > 0, ..opened })
 }
 
 /// Checks that nothing is missing at the start. Existing segments carry their own start; damage to one
-/// is found when it is opened.
-fn check_origin(dir: &Path, files: &[(Revision, PathBuf)]) -> Result<(), HistoryError> {
+/// is found when it is opened. Returns whether the beginning was not recorded.
+fn check_origin(dir: &Path, files: &[(Revision, PathBuf)]) -> Result<bool, HistoryError> {
     let Some((first, path)) = files.first() else { return origin::check(dir, None) };
     let mut head = [0; frame::HEADER];
     let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
     match (read, Start::decode(&head)) {
         (Ok(()), Ok(start)) if start.first == *first => origin::check(dir, Some(start)),
-        _ => Ok(()),
+        _ => Ok(false),
     }
 }
 
@@ -108,7 +112,7 @@ fn finish(
         }
     }
     Disk.sync_parent(&active.path)?;
-    Ok(Opened { segments, active, last })
+    Ok(Opened { segments, active, last, unrecorded: false })
 }
 
 /// The segment files by first revision. Removes what an interrupted compression left: the partial

@@ -64,6 +64,26 @@ fn what_is_appended_is_read_now_and_after_reopening() {
     }
 }
 
+/// Without its beginning on record a history cannot notice a lost first segment: that is told once.
+#[test]
+fn a_missing_origin_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = dir.path().join("ORIGIN");
+    let history = History::open(dir.path(), SMALL).unwrap();
+    assert_eq!(history.missing_origin(), None, "a new history");
+    drop(history);
+    fs::remove_file(&origin).unwrap();
+    let history = History::open(dir.path(), SMALL).unwrap();
+    assert_eq!(history.missing_origin(), None, "nothing can be missing");
+    history.append(&records(start(), 10)).unwrap();
+    drop(history);
+    fs::remove_file(&origin).unwrap();
+    for missing in [Some(&*origin), None] {
+        let history = History::open(dir.path(), SMALL).unwrap();
+        assert_eq!((history.last().0, history.missing_origin()), (Revision(10), missing));
+    }
+}
+
 #[test]
 fn full_segments_are_compressed_and_read_at_any_revision() {
     let dir = tempfile::tempdir().unwrap();

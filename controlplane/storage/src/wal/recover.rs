@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::contents::{Catalog, LogState, Place, Step};
 use super::error::WalError;
 use super::frame::{self, Checkpoint, Kind, Owner, PREAMBLE, Preamble, Record};
 use super::highwater::{self, HighWater, Point};
-use super::ledger::{Catalog, Ledger, Place, Step};
 use super::segment::{SEGMENT, SPARE, Segment, Spare};
 use crate::durable::{Disk, Files};
 use crate::platform;
@@ -24,12 +24,14 @@ use crate::platform::fs::{self, File, OpenOptions};
 
 /// The recovered log, ready to be written to.
 pub(super) struct Opened {
-    pub(super) ledger: Ledger,
+    pub(super) log: LogState,
     pub(super) catalog: Catalog,
     pub(super) active: Arc<Segment>,
     /// Offset of the next group.
     pub(super) offset: u64,
     pub(super) highwater: HighWater,
+    /// Whether the log has entries, and its mark was missing or damaged.
+    pub(super) unmarked: bool,
     pub(super) lock: File,
 }
 
@@ -73,7 +75,7 @@ pub(super) fn open(
     }
     // The contents may be in the page cache only, and will be relied on: sync them. If the last run ended because a
     // sync failed, the kernel may consider the pages of that group clean: write them again.
-    let Replay { ledger, catalog, last_group, .. } = replay;
+    let Replay { log, catalog, last_group, .. } = replay;
     active.write_at(&last_group, end - last_group.len() as u64)?;
     active.sync()?;
     Disk.sync_dir(dir)?;
@@ -82,7 +84,9 @@ pub(super) fn open(
         fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
     }
     let highwater = HighWater::open(mark, (last, end))?;
-    Ok(Opened { ledger, catalog, active, offset: end, highwater, lock })
+    // A log that was just created, or filled from a backup, has no mark yet, and no entries.
+    let unmarked = acknowledged.is_none() && log.0.first < log.0.next;
+    Ok(Opened { log, catalog, active, offset: end, highwater, unmarked, lock })
 }
 
 /// Checks that the last segment is good up to the acknowledged end.
@@ -108,7 +112,8 @@ fn create(
     let mut catalog = Catalog::default();
     catalog.add_segment(Arc::clone(&active));
     let highwater = HighWater::open(mark, (1, offset))?;
-    Ok(Opened { ledger: Ledger::default(), catalog, active, offset, highwater, lock })
+    let (log, unmarked) = (LogState::default(), false);
+    Ok(Opened { log, catalog, active, offset, highwater, unmarked, lock })
 }
 
 fn lock(dir: &Path) -> Result<File, WalError> {
@@ -152,7 +157,7 @@ fn segment_path(dir: &Path, sequence: u64) -> PathBuf {
 struct Replay {
     /// Expected owner.
     owner: Option<Owner>,
-    ledger: Ledger,
+    log: LogState,
     catalog: Catalog,
     /// The last group of the last segment.
     last_group: Vec<u8>,
@@ -226,13 +231,13 @@ impl Replay {
         }
         let state: Checkpoint = romana_statemachine::entry::unwire(record.payload)
             .map_err(|error| format!("the checkpoint is not readable: {error}"))?;
-        if self.previous_is_known() && self.ledger.0 != state {
+        if self.previous_is_known() && self.log.0 != state {
             return Err("the checkpoint is not what the segments before add up to".to_owned());
         }
         if !self.previous_is_known() {
             self.catalog = Catalog::starting_at(state.next);
         }
-        self.ledger = Ledger(state);
+        self.log = LogState(state);
         Ok(())
     }
 
@@ -245,20 +250,20 @@ impl Replay {
             Kind::Mark if record.index == offset => {}
             Kind::Mark => return Err("a mark is in the wrong place".to_owned()),
             Kind::Checkpoint => return Err("a second checkpoint".to_owned()),
-            Kind::Vote => self.ledger.0.vote = Some(Bytes::copy_from_slice(record.payload)),
+            Kind::Vote => self.log.0.vote = Some(Bytes::copy_from_slice(record.payload)),
             Kind::Entry => {
-                self.ledger.append(record.index)?;
+                self.log.append(record.index)?;
                 let length = u32::try_from(record.payload.len()).unwrap_or(u32::MAX);
                 let place = Place { segment, offset, length };
                 self.catalog.apply(Step::Entry(record.index, place));
             }
             Kind::Truncate => {
-                self.ledger.truncate_from(record.index);
-                self.catalog.apply(self.ledger.range());
+                self.log.truncate_from(record.index);
+                self.catalog.apply(self.log.range());
             }
             Kind::Purge => {
-                self.ledger.purge(record.index, &Bytes::copy_from_slice(record.payload));
-                self.catalog.apply(self.ledger.range());
+                self.log.purge(record.index, &Bytes::copy_from_slice(record.payload));
+                self.catalog.apply(self.log.range());
             }
         }
         Ok(())
@@ -266,7 +271,7 @@ impl Replay {
 
     /// Checks that no entry is missing.
     fn check_complete(&self, dir: &Path, oldest: u64) -> Result<(), WalError> {
-        let Checkpoint { first, next, .. } = self.ledger.0;
+        let Checkpoint { first, next, .. } = self.log.0;
         let have = self.catalog.base();
         if first == next || have <= first {
             return Ok(());

@@ -340,6 +340,22 @@ fn a_damaged_mark_is_made_anew() {
     }
 }
 
+/// Without its mark a log cannot notice a lost end: that is told once, and the mark is written again.
+#[test]
+fn a_missing_mark_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("MARK");
+    let (wal, _) = Wal::open(dir.path(), TINY).unwrap();
+    assert_eq!(wal.missing_mark(), None, "a new log");
+    append(&wal, 1..5, 100);
+    drop(wal);
+    fs::remove_file(&mark).unwrap();
+    for missing in [Some(&*mark), None] {
+        let (wal, found) = Wal::open(dir.path(), TINY).unwrap();
+        assert_eq!((found.last, wal.missing_mark()), (Some(4), missing));
+    }
+}
+
 /// Damage to entries that are read later is detected, too.
 #[test]
 fn a_damaged_entry_is_not_read() {

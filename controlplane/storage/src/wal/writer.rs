@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::allocator::SegmentAllocator;
+use super::contents::{LogState, Place, Step};
 use super::error::WalError;
 use super::frame::{self, Kind, Owner, PAYLOAD_BYTES_MAX};
 use super::highwater::HighWater;
-use super::keeper::Keeper;
-use super::ledger::{Ledger, Place, Step};
 use super::recover::Opened;
 use super::segment::Segment;
 use super::{Done, Shared};
@@ -58,8 +58,8 @@ impl Change {
 /// State of the thread.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    keeper: Keeper,
-    ledger: Ledger,
+    allocator: SegmentAllocator,
+    log: LogState,
     active: Arc<Segment>,
     /// Offset of the next group. Everything before is durable.
     offset: u64,
@@ -81,15 +81,15 @@ impl Writer {
         opened: Opened,
         (segment_bytes, owner): (u64, Option<Owner>),
     ) -> io::Result<Self> {
-        let Opened { ledger, mut catalog, active, offset, highwater, lock } = opened;
+        let Opened { log, mut catalog, active, offset, highwater, lock, .. } = opened;
         let unused = catalog.take_unused(active.preamble.sequence);
         *shared.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
-        let keeper = Keeper::start(dir, Arc::clone(&shared), segment_bytes)?;
-        keeper.retire(unused);
+        let allocator = SegmentAllocator::start(dir, Arc::clone(&shared), segment_bytes)?;
+        allocator.retire(unused);
         let mut writer = Self {
             shared,
-            keeper,
-            ledger,
+            allocator,
+            log,
             active,
             offset,
             segment_bytes,
@@ -154,7 +154,7 @@ impl Writer {
         match change {
             Change::Append(entries) => {
                 for (index, payload) in entries {
-                    self.ledger.append(*index)?;
+                    self.log.append(*index)?;
                     let offset = self.push(Kind::Entry, *index, payload);
                     let segment = self.active.preamble.sequence;
                     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
@@ -163,20 +163,20 @@ impl Writer {
                 }
             }
             Change::Vote(vote) => {
-                self.ledger.0.vote = Some(vote.clone());
+                self.log.0.vote = Some(vote.clone());
                 self.push(Kind::Vote, 0, vote);
             }
             Change::TruncateAfter(last) => {
                 let next = last.map_or(0, |last| last.saturating_add(1));
-                if self.ledger.truncate_from(next) {
+                if self.log.truncate_from(next) {
                     self.push(Kind::Truncate, next, &[]);
-                    self.steps.push(self.ledger.range());
+                    self.steps.push(self.log.range());
                 }
             }
             Change::Purge(upto, marker) => {
-                if self.ledger.purge(*upto, marker) {
+                if self.log.purge(*upto, marker) {
                     self.push(Kind::Purge, *upto, marker);
-                    self.steps.push(self.ledger.range());
+                    self.steps.push(self.log.range());
                     self.purged = true;
                 }
             }
@@ -198,7 +198,7 @@ impl Writer {
         if std::mem::take(&mut self.purged) {
             let unused = catalog.take_unused(self.active.preamble.sequence);
             drop(catalog);
-            self.keeper.retire(unused);
+            self.allocator.retire(unused);
         }
     }
 
@@ -209,9 +209,9 @@ impl Writer {
         if self.offset + bytes as u64 <= self.segment_bytes || self.offset <= checkpoint {
             return Ok(());
         }
-        let spare = self.keeper.take(self.segment_bytes)?;
+        let spare = self.allocator.take(self.segment_bytes)?;
         let sequence = self.active.preamble.sequence + 1;
-        let (segment, offset) = spare.start(sequence, self.offset, self.owner, &self.ledger.0)?;
+        let (segment, offset) = spare.start(sequence, self.offset, self.owner, &self.log.0)?;
         self.active = Arc::new(segment);
         self.offset = offset;
         self.highwater.note((sequence, offset))?;

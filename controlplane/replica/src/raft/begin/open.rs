@@ -1,6 +1,6 @@
 //! Opens a replica's files, after checking that it may use them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use romana_storage::history::{History, HistoryOptions};
 use romana_storage::platform::fs;
@@ -23,6 +23,8 @@ pub(in crate::raft) struct Stores {
     pub(in crate::raft) identity: Identity,
     pub(in crate::raft) log: LogStore,
     pub(in crate::raft) machine: Machine,
+    /// Files that were missing, and without which the loss of others is not noticed.
+    pub(in crate::raft) missing: Vec<PathBuf>,
 }
 
 /// A founder that lost its disk must not come back under its old id, because it has forgotten its vote. A founder
@@ -86,6 +88,7 @@ pub(in crate::raft) fn open(
     let (wal, recovered) = Wal::open(&dir.join("wal"), options)?;
     let options = HistoryOptions { segment_bytes: history_segment_bytes };
     let history = History::open(&dir.join("history"), options)?;
+    let missing = missing(&wal, &history);
     let feed = Feed::new(history.clone(), feed_bytes);
     let unusable = |error: SnapshotError| StartError::State(Box::new(error));
     let snapshots = dir.join("snapshots");
@@ -115,7 +118,20 @@ pub(in crate::raft) fn open(
         return Err(StartError::Exhausted { dir: dir.clone(), term, index });
     }
     store.set_aside(&damaged).map_err(unusable)?;
-    Ok(Stores { identity, log, machine })
+    Ok(Stores { identity, log, machine, missing })
+}
+
+/// Files that were missing beside existing data.
+fn missing(wal: &Wal, history: &History) -> Vec<PathBuf> {
+    let missing = [wal.missing_mark(), history.missing_origin()].into_iter().flatten();
+    let missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+    for file in &missing {
+        tracing::warn!(
+            file = %file.display(),
+            "missing or damaged beside existing data: a loss of other files would not be noticed; written again"
+        );
+    }
+    missing
 }
 
 fn has_files(dir: &Path) -> bool {

@@ -19,8 +19,8 @@ use crate::raft::config::{ReplicaConfig, StartError, Tuning};
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::{Clocks, Exchange};
 use crate::raft::known::heartbeats::{self, Pulse};
-use crate::raft::known::held::{self, Gate, Positions};
 use crate::raft::known::peers::{Peers, Poll};
+use crate::raft::known::positions::{self, ParticipationGate, Positions};
 use crate::raft::known::quorum;
 use crate::raft::known::slow::{self, Slowness};
 use crate::raft::known::view::{self, View};
@@ -68,7 +68,7 @@ impl Replica {
         let fault = Fault::none();
         let (to_open, opened_fault) = (config.clone(), fault.clone());
         let open = move || open::open(&to_open, identity, opened_fault);
-        let Stores { identity, log, machine } =
+        let Stores { identity, log, machine, missing } =
             blocking(open).await.map_err(|error| StartError::Raft { why: error.to_string() })??;
 
         let directory = Directory::default();
@@ -87,8 +87,7 @@ impl Replica {
         let audit = machine.audit().clone();
         let (raft, fresh) = raft(&config, network, &log, &machine).await?;
 
-        let view = View::new(initial_cluster);
-        let clocks = Clocks::new(config.wall.clone());
+        let (view, clocks) = (View::new(initial_cluster), Clocks::new(config.wall.clone()));
         let proposer = Proposer::start(raft.clone(), clocks.clone());
         let host = Arc::new(PeerService {
             identity,
@@ -107,7 +106,8 @@ impl Replica {
             pulse: Pulse::default(),
             clocks,
             positions,
-            gate: Gate::new(fresh),
+            gate: ParticipationGate::new(fresh),
+            missing,
         });
         let reads = reads(&host, &links);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -155,7 +155,7 @@ impl Replica {
         tasks.spawn(heartbeats::pass_on(Arc::clone(host), links.clone(), stop.clone()));
         spawn(Box::pin(quorum::confirm(self.0.reads.clone(), view.clone())));
         let dir = config.data_dir.clone();
-        spawn(Box::pin(held::watch(Arc::clone(host), links.dialer().clone(), dir)));
+        spawn(Box::pin(positions::watch(Arc::clone(host), links.dialer().clone(), dir)));
         spawn(Box::pin(recover(host.raft.clone(), view.clone())));
         spawn(Box::pin(founding::found(
             host.raft.clone(),

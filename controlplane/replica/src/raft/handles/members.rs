@@ -12,11 +12,11 @@ use romana_statemachine::{Actor, Command, Member as Known, Proposal, version};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::raft::known::held;
 use crate::raft::known::peers::PeerReport;
+use crate::raft::known::positions;
 use crate::raft::members::{Change, Membership};
 use crate::raft::peer::facts;
-use crate::raft::status::{self, of_task, replaceable};
+use crate::raft::status::{self, file_missing, of_task, replaceable};
 use crate::raft::store::types::Member;
 use crate::raft::{ClusterStatus, Facts, MemberProblem, MemberStatus, Role, Shared};
 
@@ -79,13 +79,15 @@ impl<'a> Members<'a> {
         let fault = said.and_then(|(status, _)| status.fault.clone());
         let fault = fault.map(|what| replaceable("Stopped", what, id));
         let older = self.0.host.positions.is_older(id);
-        let older = older.then(|| replaceable("OlderCopy", held::OLDER.into(), id));
+        let older = older.then(|| replaceable("OlderCopy", positions::OLDER.into(), id));
         let own = (id == self.0.id()).then(|| self.0.host.machine.history().damage());
         let damage = own.unwrap_or_else(|| self.0.host.positions.damage(id));
         let damage = damage.map(|what| replaceable("HistoryDamaged", what, id));
         let tasks = (id == self.0.id()).then(|| self.0.host.problems.coded());
         let tasks = tasks.into_iter().flatten().map(of_task);
-        older.or(fault).into_iter().chain(damage).chain(tasks).collect()
+        let missing = (id == self.0.id()).then_some(&self.0.host.missing);
+        let missing = missing.into_iter().flatten().map(|file| file_missing(file, id));
+        older.or(fault).into_iter().chain(damage).chain(missing).chain(tasks).collect()
     }
 
     /// Program facts of all members, this replica included.
@@ -179,8 +181,8 @@ impl<'a> Members<'a> {
     pub async fn keep_claim(self, stop: CancellationToken) {
         let mut removed = None;
         while !stop.is_cancelled() && self.0.health().fault().is_none() {
-            match self.standing() {
-                Standing::Unclaimed(nonce) => {
+            match self.claim_state() {
+                ClaimState::Unclaimed(nonce) => {
                     // Advertise the address that the other members were told.
                     if let Some(peer) = self.0.view.peer(self.0.id()) {
                         let claim = ClaimMember { id: self.0.id(), nonce, peer };
@@ -192,15 +194,15 @@ impl<'a> Members<'a> {
                         }
                     }
                 }
-                Standing::Fine => removed = None,
-                Standing::Removed => {
+                ClaimState::Valid => removed = None,
+                ClaimState::Removed => {
                     let since = *removed.get_or_insert_with(Instant::now);
                     let voter = self.0.view.get().voters.contains(&self.0.id());
                     if !voter || since.elapsed() > REMOVED_GRACE {
                         self.0.fault.set(removed_text(self.0.id()));
                     }
                 }
-                Standing::Taken => self.0.fault.set(taken_text(self.0.id())),
+                ClaimState::Taken => self.0.fault.set(taken_text(self.0.id())),
             }
             // Cutting the wait short is harmless.
             _ = timeout(CLAIM_EVERY, stop.cancelled()).await;
@@ -210,24 +212,24 @@ impl<'a> Members<'a> {
         stop.cancelled().await;
     }
 
-    fn standing(self) -> Standing {
+    fn claim_state(self) -> ClaimState {
         let id = self.0.id();
-        let Some(own) = self.nonce() else { return Standing::Fine };
+        let Some(own) = self.nonce() else { return ClaimState::Valid };
         self.0.with_state(|state| {
             match state.member(id).and_then(|member| member.nonce.as_deref()) {
-                _ if state.version() < version::MEMBERS => Standing::Fine,
-                _ if state.member_is_removed(id) => Standing::Removed,
-                None => Standing::Unclaimed(own.into()),
-                Some(nonce) if nonce == own => Standing::Fine,
-                Some(_) => Standing::Taken,
+                _ if state.version() < version::MEMBERS => ClaimState::Valid,
+                _ if state.member_is_removed(id) => ClaimState::Removed,
+                None => ClaimState::Unclaimed(own.into()),
+                Some(nonce) if nonce == own => ClaimState::Valid,
+                Some(_) => ClaimState::Taken,
             }
         })
     }
 }
 
 /// State of this replica's claim to its id.
-enum Standing {
-    Fine,
+enum ClaimState {
+    Valid,
     Unclaimed(String),
     Removed,
     Taken,

@@ -2,8 +2,8 @@
 
 pub(super) mod clocks;
 pub(super) mod heartbeats;
-pub(super) mod held;
 pub(super) mod peers;
+pub(super) mod positions;
 pub(super) mod quorum;
 pub(super) mod slow;
 pub(super) mod view;

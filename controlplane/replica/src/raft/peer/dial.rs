@@ -52,12 +52,12 @@ impl Directory {
 /// Rate-limited logging: logs an unchanged complaint again only after a while; counts every one.
 #[derive(Debug, Default)]
 pub(in crate::raft) struct Complaints {
-    said: Mutex<Said>,
+    said: Mutex<RecentComplaints>,
     refused: PeerRefusals,
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct RecentComplaints {
     last: BTreeMap<String, (String, Instant)>,
     /// Complaints since `since`.
     recent: usize,

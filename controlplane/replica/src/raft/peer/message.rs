@@ -32,7 +32,7 @@ pub(in crate::raft) enum Purpose {
     /// Readings of the peer's wall clock: [`crate::raft::known::clocks`]. Unknown to releases with log version 3 and
     /// before.
     Clock,
-    /// Exchange of positions, and of what each side remembers about the other: [`crate::raft::known::held`]. Unknown
+    /// Exchange of positions, and of what each side remembers about the other: [`crate::raft::known::positions`]. Unknown
     /// to releases with log version 3 and before.
     Position,
 }

@@ -22,7 +22,7 @@ use openraft::{AnyError, OptionalSend};
 use romana_storage::history::History;
 use tokio::time::{Instant, timeout};
 
-use crate::raft::known::held::{self, Positions};
+use crate::raft::known::positions::{self, Positions};
 use crate::raft::peer::bounds::Implausible;
 use crate::raft::peer::dial::{Conn, Dialer};
 use crate::raft::peer::link::{CallError, PeerClient};
@@ -160,7 +160,7 @@ impl Client {
         if !self.positions.lacks(self.target, vote, id.index) {
             return None;
         }
-        let why = format!("replica {}: {}", self.target, held::older_text(self.target));
+        let why = format!("replica {}: {}", self.target, positions::older_text(self.target));
         self.dialer.complain(&self.peer, &why);
         Some(unreachable(&io::Error::other(why)))
     }

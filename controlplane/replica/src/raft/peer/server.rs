@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::identity::Identity;
 use crate::metrics::PeerRefusal;
-use crate::raft::known::held::{self};
+use crate::raft::known::positions::{self};
 use crate::raft::peer::dial::Conn;
 use crate::raft::peer::facts;
 use crate::raft::peer::frame::FrameWriter;
@@ -152,7 +152,7 @@ impl PeerService {
             Purpose::Snapshot => self.snapshot(conn, hello.from, false).await,
             Purpose::WatchedSnapshot => self.snapshot(conn, hello.from, true).await,
             Purpose::Clock => crate::raft::known::clocks::answer(conn, &self.clocks).await,
-            Purpose::Position => held::answer(conn, hello.from, self).await,
+            Purpose::Position => positions::answer(conn, hello.from, self).await,
             Purpose::Facts => facts::answer(conn, self.machine.with_state(facts::Facts::own)).await,
         }
     }

@@ -1,5 +1,6 @@
 //! Serves requests from other replicas, and from this replica itself.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::pods::Pods;
 use crate::raft::fault::Fault;
 use crate::raft::known::clocks::Clocks;
 use crate::raft::known::heartbeats::Pulse;
-use crate::raft::known::held::{Gate, Positions};
+use crate::raft::known::positions::{ParticipationGate, Positions};
 use crate::raft::known::view::View;
 use crate::raft::peer::bounds::Implausible;
 use crate::raft::peer::dial::{Complaints, Directory};
@@ -62,7 +63,9 @@ pub(in crate::raft) struct PeerService {
     /// Known positions of the other replicas.
     pub(in crate::raft) positions: Positions,
     /// Holds back votes and entries until the other replicas were asked.
-    pub(in crate::raft) gate: Gate,
+    pub(in crate::raft) gate: ParticipationGate,
+    /// Files that were missing at the start, and without which the loss of others is not noticed.
+    pub(in crate::raft) missing: Vec<PathBuf>,
 }
 
 impl PeerService {
@@ -138,7 +141,7 @@ impl PeerService {
             }
             PeerRequest::Prove(revision) => PeerResponse::Proved(self.prove(revision).await),
             PeerRequest::StandingAt(revision) => {
-                PeerResponse::StandingAt(self.machine.audit().checkpoints().standing(revision))
+                PeerResponse::StandingAt(self.machine.audit().checkpoints().id(revision))
             }
             PeerRequest::Heartbeats(heartbeats) => {
                 self.pulse.hear(heartbeats);

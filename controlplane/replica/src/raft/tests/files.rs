@@ -117,3 +117,31 @@ async fn whatever_stands_in_place_of_a_file_is_said() {
         }
     }
 }
+
+/// A replica starts without the files that only guard others, and reports that until its next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_guard_is_reported() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.start(1).await;
+    cluster.ready().await;
+    create(cluster.on(1), "kept").await;
+    for missing in [Some("wal.mark"), Some("history/ORIGIN"), None] {
+        cluster.stop(1).await;
+        if let Some(file) = missing {
+            fs::remove_file(cluster.data(1).join(file)).unwrap();
+        }
+        cluster.start(1).await;
+        cluster.ready().await;
+        assert!(has(cluster.on(1), "kept"), "{missing:?}");
+        let members = eventually("the member", || {
+            let members = cluster.on(1).members().status().members;
+            (!members.is_empty()).then_some(members)
+        });
+        let problems: Vec<_> = members.await.remove(0).problems;
+        let codes: Vec<&str> = problems.iter().map(|problem| &*problem.code).collect();
+        let wanted: &[&str] = if missing.is_some() { &["FileMissing"] } else { &[] };
+        assert_eq!(codes, wanted, "{missing:?}");
+        let told = |file: &str| problems[0].what.contains(file);
+        assert!(missing.is_none_or(told), "{problems:?}");
+    }
+}

@@ -11,9 +11,9 @@ use super::segment::Segment;
 
 /// Vote, purge marker and the range of entries. The writer's view: it includes the group being written.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(pub(super) Checkpoint);
+pub(super) struct LogState(pub(super) Checkpoint);
 
-impl Ledger {
+impl LogState {
     /// Appends `index`, or says why it cannot be appended now.
     pub(super) fn append(&mut self, index: u64) -> Result<(), String> {
         let log = &mut self.0;

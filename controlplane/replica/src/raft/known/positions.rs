@@ -76,14 +76,14 @@ impl Position {
 
 /// The answer: what it knows about the asking replica, and its own position.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Told {
+struct Answer {
     yours: Position,
-    mine: Said,
+    mine: Report,
 }
 
 /// What a replica reports about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Said {
+struct Report {
     /// What is durable and committed.
     holds: Position,
     has: Position,
@@ -150,7 +150,7 @@ impl Positions {
     }
 
     /// Records the position that replica `id` reports; `known` is what was known before the request.
-    fn said(&self, id: u64, known: Position, said: Said) {
+    fn said(&self, id: u64, known: Position, said: Report) {
         self.with(id, |it| {
             it.older = said.has.lacks(known);
             it.damage = said.damage.map(|what| Printable(what).to_string());
@@ -202,32 +202,33 @@ fn own_text(id: u64, has: Position, known: Position) -> String {
 
 /// Holds back votes and entries until this replica knows what the others remember about it.
 #[derive(Clone, Debug)]
-pub(in crate::raft) struct Gate(Arc<watch::Sender<Passage>>);
+pub(in crate::raft) struct ParticipationGate(Arc<watch::Sender<Participation>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Passage {
-    NotYet,
-    Free,
-    Never,
+enum Participation {
+    Pending,
+    Allowed,
+    Forbidden,
 }
 
-impl Gate {
+impl ParticipationGate {
     /// A new gate, open or closed.
     pub(in crate::raft) fn new(open: bool) -> Self {
-        let passage = if open { Passage::Free } else { Passage::NotYet };
-        Self(Arc::new(watch::Sender::new(passage)))
+        let participation = if open { Participation::Allowed } else { Participation::Pending };
+        Self(Arc::new(watch::Sender::new(participation)))
     }
 
-    fn set(&self, passage: Passage) {
-        self.0.send_replace(passage);
+    fn set(&self, participation: Participation) {
+        self.0.send_replace(participation);
     }
 
     /// Waits for the gate; an error means that this replica must stop taking part.
     pub(in crate::raft) async fn pass(&self) -> io::Result<()> {
-        let known = |passage: &Passage| *passage != Passage::NotYet;
+        let known = |participation: &Participation| *participation != Participation::Pending;
         // The sender lives as long as self, so the wait cannot fail.
-        let passage = self.0.subscribe().wait_for(known).await.map(|passage| *passage);
-        if matches!(passage, Ok(Passage::Free)) {
+        let participation =
+            self.0.subscribe().wait_for(known).await.map(|participation| *participation);
+        if matches!(participation, Ok(Participation::Allowed)) {
             return Ok(());
         }
         Err(io::Error::other("the data directory of this replica is an older copy"))
@@ -235,11 +236,11 @@ impl Gate {
 }
 
 /// This replica's position: what is durable and committed, and all it has.
-fn own(log: &LogStore, machine: &Machine) -> Said {
+fn own(log: &LogStore, machine: &Machine) -> Report {
     let (term, last, on_disk) = log.position();
     let snapshot = machine.snapshot_next();
     let agreed = machine.last_applied().map_or(0, |id| id.index + 1);
-    Said {
+    Report {
         holds: Position { term, next: agreed.min(on_disk).max(snapshot) },
         has: Position { term, next: last.max(snapshot) },
         damage: machine.history().damage(),
@@ -252,7 +253,7 @@ pub(in crate::raft) async fn answer(
     from: u64,
     host: &PeerService,
 ) -> io::Result<()> {
-    let told = Told { yours: host.positions.of(from), mine: own(&host.log, &host.machine) };
+    let told = Answer { yours: host.positions.of(from), mine: own(&host.log, &host.machine) };
     conn.writer.send(&pack(&told)).await
 }
 
@@ -273,7 +274,7 @@ async fn ask(
     let mut conn = dialer.dial(id, peer, Purpose::Position, ASK_TIMEOUT).await?;
     let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the replica does not answer");
     let frame = timeout(ASK_TIMEOUT, conn.reader.expect()).await.map_err(|_| stalled())??;
-    let Told { yours, mine } = unpack("position", &frame)?;
+    let Answer { yours, mine } = unpack("position", &frame)?;
     for position in [yours, mine.has, mine.holds] {
         plausible(&host.log.known(), position)?;
     }
@@ -307,7 +308,7 @@ pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: 
         Some(why) => why,
         None => {
             let Forgotten { has, known } = forgotten(&host, &dialer).await;
-            host.gate.set(Passage::Never);
+            host.gate.set(Participation::Forbidden);
             let why = own_text(host.identity.id, has, known);
             let text = why.clone();
             if let Err(error) =
@@ -318,7 +319,7 @@ pub(in crate::raft) async fn watch(host: Arc<PeerService>, dialer: Dialer, dir: 
             why
         }
     };
-    host.gate.set(Passage::Never);
+    host.gate.set(Participation::Forbidden);
     host.fault.set_kind(FaultKind::OlderCopy, why);
 }
 
@@ -339,7 +340,7 @@ async fn forgotten(host: &PeerService, dialer: &Dialer) -> Forgotten {
         if let Some(forgotten) = join_all(asked).await.into_iter().flatten().next() {
             return forgotten;
         }
-        host.gate.set(Passage::Free);
+        host.gate.set(Participation::Allowed);
         host.raft.runtime_config().elect(true);
     }
 }
@@ -363,8 +364,8 @@ mod tests {
         Position { term, next }
     }
 
-    fn said(holds: Position, has: Position) -> Said {
-        Said { holds, has, damage: None }
+    fn said(holds: Position, has: Position) -> Report {
+        Report { holds, has, damage: None }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The keeper thread: allocates segments ahead and removes purged ones, so that the writer never waits
+//! The allocator thread: allocates segments ahead and removes purged ones, so that the writer never waits
 //! for either. Unlinking 64 MiB can take 80 ms.
 
 use std::path::PathBuf;
@@ -20,22 +20,22 @@ pub(super) enum Chore {
 }
 
 /// The writer's handle to the thread.
-pub(super) struct Keeper {
+pub(super) struct SegmentAllocator {
     dir: PathBuf,
     housekeeper: Worker<Housekeeper>,
     spares: Receiver<Result<Spare, WalError>>,
 }
 
-impl Keeper {
+impl SegmentAllocator {
     /// Starts the thread. `retired`: unused segments found by recovery.
     pub(super) fn start(dir: PathBuf, shared: Arc<Shared>, size: u64) -> std::io::Result<Self> {
         let (outbox, spares) = mpsc::channel();
         let housekeeper =
             Housekeeper { dir: dir.clone(), shared, outbox, made: 0, pool: Vec::new() };
-        let housekeeper = Worker::spawn_helper("wal-keeper", housekeeper)?;
-        let keeper = Self { dir, housekeeper, spares };
-        keeper.ask(Chore::Make(size));
-        Ok(keeper)
+        let housekeeper = Worker::spawn_helper("wal-allocator", housekeeper)?;
+        let allocator = Self { dir, housekeeper, spares };
+        allocator.ask(Chore::Make(size));
+        Ok(allocator)
     }
 
     /// Takes the spare that was allocated ahead, and requests the next one. If the allocation failed because the disk
@@ -66,7 +66,7 @@ impl Keeper {
     }
 
     fn ask(&self, chore: Chore) {
-        // If the keeper has ended, `take` reports it.
+        // If the allocator has ended, `take` reports it.
         _ = self.housekeeper.send(chore);
     }
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 use crate::ipc::Key;
-use crate::ownership::{LEDGER_DIR, host_link};
+use crate::ownership::{ATTACHMENTS_DIR, host_link};
 use crate::policy::inputs::Attached;
 use crate::policy::model::Name;
 use romana_daemon::durable::{self, DurableError};
@@ -117,7 +117,7 @@ impl Entry {
 
 /// The durable record of attachments.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct AttachmentStore {
     dir: PathBuf,
     entries: Mutex<Entries>,
 }
@@ -158,14 +158,14 @@ impl Entries {
     }
 }
 
-impl Ledger {
+impl AttachmentStore {
     /// Reads the entries of a state directory. A damaged file is set aside: its attachment is
     /// recovered from the kernel and the log.
     ///
     /// # Errors
     /// [`DurableError::Io`].
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
-        let dir = state_dir.join(LEDGER_DIR);
+        let dir = state_dir.join(ATTACHMENTS_DIR);
         let io = DurableError::io;
         fs::create_dir_all(&dir).map_err(io("make", &dir))?;
         let mut entries = Entries::default();
@@ -300,7 +300,7 @@ mod tests {
             })
             .unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path()).unwrap();
+        let store = AttachmentStore::open(dir.path()).unwrap();
         let (stage, network) = (Stage::Ready, "net".to_owned());
         let entry = Entry {
             key: key(one),
@@ -311,14 +311,14 @@ mod tests {
             labels: Labels::new(),
             stage,
         };
-        ledger.put(entry).unwrap();
-        assert!(ledger.has_link_of(&key(two)));
-        assert!(!ledger.has_link_of(&key(one)) && !ledger.has_link_of(&key(two + 1)));
+        store.put(entry).unwrap();
+        assert!(store.has_link_of(&key(two)));
+        assert!(!store.has_link_of(&key(one)) && !store.has_link_of(&key(two + 1)));
         let link = [host_link(&key(one).container_id, "eth0")].into();
-        assert_eq!(ledger.concerned(&link, &BTreeSet::new()), [key(one)].into());
-        ledger.remove(&key(one)).unwrap();
-        assert!(!ledger.has_link_of(&key(two)));
-        assert!(ledger.concerned(&link, &BTreeSet::new()).is_empty());
+        assert_eq!(store.concerned(&link, &BTreeSet::new()), [key(one)].into());
+        store.remove(&key(one)).unwrap();
+        assert!(!store.has_link_of(&key(two)));
+        assert!(store.concerned(&link, &BTreeSet::new()).is_empty());
     }
 
     #[test]
@@ -334,22 +334,22 @@ mod tests {
             labels: Labels::new(),
             stage: Stage::Intended,
         };
-        let ledger = Ledger::open(dir.path()).unwrap();
+        let store = AttachmentStore::open(dir.path()).unwrap();
         for n in 0..3 {
-            ledger.put(entry(n)).unwrap();
+            store.put(entry(n)).unwrap();
         }
-        ledger.put(Entry { stage: Stage::Ready, ..entry(1) }).unwrap();
-        ledger.remove(&key(2)).unwrap();
-        fs::write(ledger.path(&key(0)), "nonsense").unwrap();
-        let again = Ledger::open(dir.path()).unwrap();
+        store.put(Entry { stage: Stage::Ready, ..entry(1) }).unwrap();
+        store.remove(&key(2)).unwrap();
+        fs::write(store.path(&key(0)), "nonsense").unwrap();
+        let again = AttachmentStore::open(dir.path()).unwrap();
         assert_eq!(again.all(), [Entry { stage: Stage::Ready, ..entry(1) }]);
         // An entry renamed on a full disk stays `Removing` after a restart; one attached again does not.
         again.rename(entry(1)).unwrap();
-        let again = Ledger::open(dir.path()).unwrap();
+        let again = AttachmentStore::open(dir.path()).unwrap();
         assert_eq!(again.all(), [Entry { stage: Stage::Removing, ..entry(1) }]);
         again.put(Entry { stage: Stage::Ready, ..entry(1) }).unwrap();
-        let again = Ledger::open(dir.path()).unwrap();
+        let again = AttachmentStore::open(dir.path()).unwrap();
         assert_eq!(again.get(&key(1)).map(|entry| entry.stage), Some(Stage::Ready));
-        assert!(ledger.path(&key(0)).with_extension("damaged").exists());
+        assert!(store.path(&key(0)).with_extension("damaged").exists());
     }
 }

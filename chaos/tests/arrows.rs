@@ -14,12 +14,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-client", &["romana-api", "romana-daemon", "romana-statemachine"]),
     ("romana-cli", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-daemon", &["romana-statemachine"]),
+    ("romana-apiserver", &["romana-daemon"]),
     ("romana-storage", &["romana-daemon", "romana-statemachine"]),
     ("romana-replica", &["romana-api", "romana-daemon", "romana-statemachine", "romana-storage"]),
     (
         "romana-controlplane",
         &[
             "romana-api",
+            "romana-apiserver",
             "romana-daemon",
             "romana-kubernetes",
             "romana-replica",
@@ -27,9 +29,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "romana-storage",
         ],
     ),
-    ("romana-kubernetes", &["romana-daemon", "romana-statemachine"]),
+    ("romana-kubernetes", &["romana-apiserver", "romana-statemachine"]),
     ("romana-agent", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
-    ("romana-dns", &["romana-client", "romana-daemon", "romana-statemachine"]),
+    ("romana-dns", &["romana-apiserver", "romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),
     ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),
 ];

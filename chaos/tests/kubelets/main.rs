@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
-#[path = "../../../deploy/built.rs"]
-mod built;
 mod control_plane;
 mod faults;
 mod images;

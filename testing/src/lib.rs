@@ -1,0 +1,13 @@
+//! # What tests of several crates share
+//!
+//! No program has it. Its functions panic with the reason where a test cannot go on.
+
+mod api_server;
+pub mod goldens;
+mod ports;
+mod programs;
+
+pub use api_server::{ApiServer, kubeconfig};
+pub use goldens::Goldens;
+pub use ports::free_ports;
+pub use programs::{agent_of, built, previous};

@@ -1,7 +1,29 @@
-//! Programs that scripts in `deploy/` build.
+//! Programs that tests run, and those that scripts in `deploy/` build.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+
+/// Runs a program to its end.
+///
+/// # Panics
+/// It is missing.
+#[must_use]
+pub fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error} (deploy/test-setup.sh installs what the tests need)")
+    })
+}
+
+/// Standard output of a program that must succeed.
+///
+/// # Panics
+/// It is missing, or fails.
+pub fn must(command: &mut Command) -> String {
+    let output = output(command);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 /// The path that a script prints. `None` where it cannot build the program and this is not CI (exit status 3).
 ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use romana_client::{API_PORT, Client, ClientConfig, Server};
-use romana_daemon::config::{Layers, LayersError};
+use romana_daemon::config::{ConfigError, Layers};
 use romana_daemon::log::Form;
 use romana_statemachine::name::HostName;
 use serde::Deserialize;
@@ -202,27 +202,6 @@ pub struct Registration {
     pub labels: romana_statemachine::command::Labels,
 }
 
-/// The configuration is invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("cannot read {}", .path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{}: {why}", .path.display())]
-    File { path: PathBuf, why: String },
-    #[error(transparent)]
-    Arguments(clap::Error),
-    #[error("{key}: {why}")]
-    Value {
-        key: &'static str,
-        /// What is wrong, and the remedy.
-        why: String,
-    },
-}
-
 /// The client of the control plane cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("the control plane cannot be reached as configured")]
@@ -334,11 +313,7 @@ pub fn state_dir(args: &Args) -> Result<PathBuf, ConfigError> {
 
 /// Flags and environment take precedence over the file.
 fn given(args: &Args) -> Result<Given, ConfigError> {
-    args.given.over_file(args.config.as_deref()).map_err(|error| match error {
-        LayersError::Read { path, source } => ConfigError::Read { path, source },
-        LayersError::Parse { path, source } => ConfigError::File { path, why: source.to_string() },
-        LayersError::Arguments(error) => ConfigError::Arguments(error),
-    })
+    Ok(args.given.over_file(args.config.as_deref())?)
 }
 
 fn kernel_name() -> Result<String, ConfigError> {
@@ -428,6 +403,6 @@ mod tests {
         let file = dir.path().join("agent.toml");
         std::fs::write(&file, "sever = \"http://x\"\n").unwrap();
         let error = parse(&["--config", file.to_str().unwrap()]).unwrap_err();
-        assert!(matches!(error, ConfigError::File { .. }), "{error}");
+        assert!(error.to_string().ends_with("agent.toml is not a valid configuration"), "{error}");
     }
 }

@@ -1,7 +1,6 @@
-//! Plans and changes of routes as golden files: input, `---`, effects. `BLESS=1` rewrites them.
+//! Plans and changes of routes as golden files: input, `---`, effects. `UPDATE=1` rewrites them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use romana_agent::routes::{
 };
 use romana_agent::view::{Block, Host, View};
 use romana_statemachine::command::HostState;
+use romana_testing::goldens::check;
 
 #[derive(Default)]
 struct Case {
@@ -118,18 +118,5 @@ fn show_change(change: &Change) -> String {
 #[test]
 fn routes_are_planned_as_the_goldens_say() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/routes");
-    let mut cases = 0;
-    for entry in fs::read_dir(&dir).expect("goldens") {
-        let path = entry.expect("a file").path();
-        let text = fs::read_to_string(&path).expect("text");
-        let (input, expected) = text.split_once("---\n").unwrap_or((&text, ""));
-        let printed = Case::read(input).print();
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(&path, format!("{input}---\n{printed}")).expect("written");
-        } else {
-            assert_eq!(printed, expected, "{}", path.display());
-        }
-        cases += 1;
-    }
-    assert!(cases >= 5, "{cases} cases");
+    check(&dir, 5, |input| Case::read(input).print());
 }

@@ -5,7 +5,6 @@ mod clocks;
 mod disks;
 mod lives;
 mod net;
-mod ports;
 mod programs;
 mod watch;
 
@@ -24,9 +23,8 @@ use tempfile::TempDir;
 pub use clocks::WrongClock;
 pub use disks::{Disk, SmallDisk};
 pub use net::{Link, Net, Treatment};
-pub use ports::free_ports;
-pub(crate) use ports::log_file;
 pub use programs::{find_romanad, power_shim};
+pub use romana_testing::free_ports;
 
 /// Ports of API and peers if each replica has its own network namespace.
 const OWN_PORTS: (u16, u16) = (9600, 9601);

@@ -14,12 +14,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("romana-client", &["romana-api", "romana-daemon", "romana-statemachine"]),
     ("romana-cli", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
     ("romana-daemon", &["romana-statemachine"]),
+    ("romana-apiserver", &["romana-daemon"]),
     ("romana-storage", &["romana-daemon", "romana-statemachine"]),
     ("romana-replica", &["romana-api", "romana-daemon", "romana-statemachine", "romana-storage"]),
     (
         "romana-controlplane",
         &[
             "romana-api",
+            "romana-apiserver",
             "romana-daemon",
             "romana-kubernetes",
             "romana-replica",
@@ -27,15 +29,32 @@ const ARROWS: &[(&str, &[&str])] = &[
             "romana-storage",
         ],
     ),
-    ("romana-kubernetes", &["romana-daemon", "romana-statemachine"]),
+    ("romana-kubernetes", &["romana-apiserver", "romana-statemachine"]),
     ("romana-agent", &["romana-api", "romana-client", "romana-daemon", "romana-statemachine"]),
-    ("romana-dns", &["romana-client", "romana-daemon", "romana-statemachine"]),
-    ("romana-chaos", &["romana-agent", "romana-client", "romana-replica", "romana-statemachine"]),
+    ("romana-dns", &["romana-apiserver", "romana-client", "romana-daemon", "romana-statemachine"]),
+    (
+        "romana-chaos",
+        &[
+            "romana-agent",
+            "romana-client",
+            "romana-replica",
+            "romana-statemachine",
+            "romana-testing",
+        ],
+    ),
+    ("romana-testing", &[]),
     ("romana-chaos-raft", &["romana-replica", "romana-statemachine", "romana-storage"]),
 ];
 
 /// Dependencies allowed for tests only.
-const TEST_ARROWS: &[(&str, &[&str])] = &[("romana-controlplane", &["romana-client"])];
+const TEST_ARROWS: &[(&str, &[&str])] = &[
+    ("romana-controlplane", &["romana-client"]),
+    ("romana-agent", &["romana-testing"]),
+    ("romana-cli", &["romana-testing"]),
+    ("romana-dns", &["romana-testing"]),
+    ("romana-kubernetes", &["romana-testing"]),
+    ("romana-statemachine", &["romana-testing"]),
+];
 
 /// Allowed dependencies of the pure crate.
 const PURE: &[&str] = &["blake3", "imbl", "ipnet", "lz4_flex", "postcard", "serde", "thiserror"];

@@ -22,6 +22,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     let rooms = [
         "statemachine",
         "daemon",
+        "apiserver",
         "controlplane/storage",
         "controlplane/replica",
         "controlplane/kubernetes",

@@ -8,11 +8,7 @@ use romana_chaos::cluster::{Cluster, ClusterOptions, find_romanad};
 use romana_chaos::http::once;
 use romana_chaos::run::{RunOptions, run};
 use romana_chaos::wait::until;
-
-#[path = "../../deploy/previous.rs"]
-mod previous;
-
-use previous::previous;
+use romana_testing::previous;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

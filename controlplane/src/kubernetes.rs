@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use prometheus_client::collector::Collector;
 #[cfg(feature = "kubernetes")]
-pub use romana_kubernetes::access::{Access, AccessError};
+pub use romana_apiserver::{Access, AccessError};
 #[cfg(feature = "kubernetes")]
 use romana_kubernetes::watch::{Segments, Status};
 use romana_replica::Pods;

@@ -30,6 +30,19 @@ pub enum LayersError {
     Arguments(#[from] clap::Error),
 }
 
+/// The configuration is invalid.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    #[error("{key}: {why}")]
+    Value {
+        key: &'static str,
+        /// What is wrong, and the remedy.
+        why: String,
+    },
+}
+
 /// The options in `T` as set by flags and environment variables, to be merged over a configuration file.
 /// Flatten it into the program's arguments. The default sets no option.
 #[derive(Clone, Debug)]

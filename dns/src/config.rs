@@ -9,7 +9,7 @@ use clap::Parser;
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
 use romana_client::{API_PORT, Client, ClientConfig, Server};
-use romana_daemon::config::{Layers, LayersError};
+use romana_daemon::config::{ConfigError, Layers};
 use romana_daemon::log::Form;
 use serde::Deserialize;
 
@@ -151,19 +151,6 @@ pub struct Config {
 pub struct Kubernetes {
     /// `None`: the credentials of this program's pod.
     pub kubeconfig: Option<PathBuf>,
-}
-
-/// The configuration is invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error(transparent)]
-    Layers(#[from] LayersError),
-    #[error("{key}: {why}")]
-    Value {
-        key: &'static str,
-        /// What is wrong, and the remedy.
-        why: String,
-    },
 }
 
 /// The client of the control plane cannot be created.

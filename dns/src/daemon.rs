@@ -151,7 +151,8 @@ fn follow_kubernetes(
     status: &Arc<Status>,
     problems: &Problems,
 ) -> Result<Option<watch::Receiver<Option<Services>>>, AnyError> {
-    use crate::source::access::Access;
+    use romana_apiserver::Access;
+
     use crate::source::kubernetes::Source;
 
     let Some(kubernetes) = &config.kubernetes else { return Ok(None) };

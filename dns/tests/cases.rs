@@ -18,8 +18,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hickory_proto::rr::{Name, Record, RecordType};
 use romana_client::mirror::View;
@@ -27,6 +26,7 @@ use romana_dns::catalogue::{Catalogue, Change};
 use romana_dns::names::Names;
 use romana_dns::source::translate;
 use romana_dns::zone::{Answer, Outcome, Part, Pods, Settings, Zone};
+use romana_testing::goldens::check_steps;
 use serde_json::{Value, json};
 
 /// A cluster as the server sees it.
@@ -146,43 +146,13 @@ fn print(answer: &Answer, out: &mut String) {
     }
 }
 
-fn run(path: &Path) -> (String, String) {
-    let text = fs::read_to_string(path).unwrap();
-    let (mut world, mut fresh) = (World::default(), String::new());
-    for part in text.split("\n\n").map(|part| part.trim_matches('\n')) {
-        let given = part.split_once("\n---").map_or(part, |(given, _)| given);
-        let mut out = String::new();
-        let lines = given.lines().map(str::trim);
-        for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            world.line(line, &mut out);
-        }
-        if !fresh.is_empty() {
-            fresh.push('\n');
-        }
-        write!(fresh, "{given}\n---\n{out}").unwrap();
-    }
-    (text, fresh)
-}
-
 #[test]
 fn cases() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
-    files.sort();
-    assert!(files.len() > 5);
-    let mut wrong = Vec::new();
-    for file in files {
-        let name = file.display().to_string();
-        let (text, fresh) = run(&file);
-        if text != fresh && std::env::var_os("UPDATE").is_some() {
-            fs::write(&file, &fresh).unwrap();
-        } else if text != fresh {
-            let differs = text.lines().zip(fresh.lines()).find(|(old, new)| old != new);
-            let (old, new) = differs.unwrap_or(("(shorter)", "(or longer)"));
-            wrong.push(format!("{name}\n- {old}\n+ {new}"));
+    check_steps(&folder, 6, World::default, |world, given, out| {
+        let lines = given.lines().map(str::trim);
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            world.line(line, out);
         }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    });
 }

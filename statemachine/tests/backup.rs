@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -15,6 +14,7 @@ use romana_statemachine::{
     Actor, Command, Digest, Entry, Index, Labels, Millis, Position, Proposal, Record, Revision,
     State, Term,
 };
+use romana_testing::hex;
 
 /// A state and its history: a cluster with tenants and no topology.
 fn state(tenants: u64) -> (State, Vec<Record>) {
@@ -210,24 +210,9 @@ fn a_state_that_the_history_does_not_give_is_found() {
     assert!(matches!(read(&bytes, 1 << 20), Err(BackupError::Inconsistent { .. })));
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let line = |line: &[u8]| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n";
-    bytes.chunks(32).map(line).collect()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits: String = text.split_whitespace().collect();
-    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-    (0..digits.len()).step_by(2).map(byte).collect()
-}
-
 fn frozen(name: &str, bytes: &[u8]) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/backup").join(name);
-    if !path.exists() && std::env::var_os("UPDATE").is_some() {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, hex(bytes)).unwrap();
-    }
-    unhex(&fs::read_to_string(&path).unwrap_or_else(|_| panic!("{name} is not frozen")))
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/backup");
+    romana_testing::frozen(&folder.join(name), bytes)
 }
 
 #[test]

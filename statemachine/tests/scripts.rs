@@ -11,7 +11,6 @@ mod lang;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use lang::Step;
@@ -23,6 +22,7 @@ use romana_statemachine::{
     Answer, Command, Digest, Entry, Index, Millis, Outcome, Position, Proposal, Record, Refusal,
     State, Term, routes,
 };
+use romana_testing::goldens::{self, Goldens};
 
 /// Runs one script.
 struct Script {
@@ -289,8 +289,8 @@ fn blocks(text: &str) -> impl Iterator<Item = &str> {
     parts.filter(|part| !part.is_empty()).map(move |part| &part[..commands(part)])
 }
 
-fn run(file: &Path) -> Result<(String, String), String> {
-    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+fn run(file: &Path) -> Result<String, String> {
+    let text = goldens::read(file);
     let mut script = Script::new();
     let mut fresh = String::new();
     for (n, commands) in blocks(&text).enumerate() {
@@ -306,53 +306,24 @@ fn run(file: &Path) -> Result<(String, String), String> {
             fresh += &effects;
         }
     }
-    Ok((text, fresh))
+    Ok(fresh)
 }
 
 fn files() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
-    let mut files = Vec::new();
-    for topic in fs::read_dir(root).unwrap() {
-        for file in fs::read_dir(topic.unwrap().path()).unwrap() {
-            files.push(file.unwrap().path());
-        }
-    }
-    files.sort();
-    files
+    goldens::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts"), 70)
 }
 
 #[test]
 fn scripts() {
-    let update = std::env::var_os("UPDATE").is_some();
-    let mut wrong = Vec::new();
+    let mut goldens = Goldens::default();
     for file in files() {
-        let name = file.display().to_string();
-        let ran = std::panic::catch_unwind(|| run(&file));
-        match ran {
-            Ok(Ok((text, fresh))) if text == fresh => {}
-            Ok(Ok((_, fresh))) if update => fs::write(&file, fresh).unwrap(),
-            Ok(Ok((text, fresh))) => wrong.push(format!("{name}\n{}", difference(&text, &fresh))),
-            Ok(Err(why)) => wrong.push(format!("{name}: {why}")),
-            Err(_) => wrong.push(format!("{name}: panicked, see above")),
+        match std::panic::catch_unwind(|| run(&file)) {
+            Ok(Ok(fresh)) => goldens.compare(&file, &fresh),
+            Ok(Err(why)) => goldens.fail(&file, &why),
+            Err(_) => goldens.fail(&file, "panicked, see above"),
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-}
-
-/// The first lines that differ.
-fn difference(text: &str, fresh: &str) -> String {
-    let (mut old, mut new) = (text.lines(), fresh.lines());
-    for line in 1.. {
-        match (old.next(), new.next()) {
-            (None, None) => break,
-            (old, new) if old == new => {}
-            (old, new) => {
-                let shown = |side: Option<&str>| side.unwrap_or("(end)").to_string();
-                return format!("line {line}\n- {}\n+ {}", shown(old), shown(new));
-            }
-        }
-    }
-    String::from("they differ in the last newline")
+    goldens.assert();
 }
 
 /// Codes of the API for reads; no command is refused with them.
@@ -363,7 +334,7 @@ const OF_READING: [&str; 1] = ["AddressNotFound"];
 fn every_refusal_has_a_script() {
     let mut text = String::new();
     for file in files() {
-        text += &fs::read_to_string(file).unwrap();
+        text += &goldens::read(&file);
     }
     let shown: BTreeSet<_> =
         text.lines().filter_map(|line| line.strip_prefix("refused ")?.split(':').next()).collect();

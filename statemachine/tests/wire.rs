@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use romana_statemachine::command::{Access, Imported, ObjectKey};
@@ -14,6 +13,7 @@ use romana_statemachine::{
     Command, Digest, Entry, Event, Index, Millis, Outcome, Position, Proposal, Record, Refusal,
     State, Term,
 };
+use romana_testing::{hex, unhex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -23,27 +23,11 @@ fn file(kind: &str, name: &str) -> PathBuf {
     root.join(kind).join(format!("{name}.hex"))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let line = |line: &[u8]| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n";
-    bytes.chunks(32).map(line).collect()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits: String = text.split_whitespace().collect();
-    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-    (0..digits.len()).step_by(2).map(byte).collect()
-}
-
 /// Compares bytes with the frozen ones, and returns the frozen ones.
 fn frozen(kind: &str, name: &str, bytes: &[u8]) -> Vec<u8> {
-    let path = file(kind, name);
-    if !path.exists() && std::env::var_os("UPDATE").is_some() {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, hex(bytes)).unwrap();
-    }
-    let text = fs::read_to_string(&path).unwrap_or_else(|_| panic!("{kind}/{name} is not frozen"));
-    assert_eq!(hex(bytes), text, "{kind}/{name}: the wire form changed");
-    unhex(&text)
+    let frozen = romana_testing::frozen(&file(kind, name), bytes);
+    assert_eq!(hex(bytes), hex(&frozen), "{kind}/{name}: the wire form changed");
+    frozen
 }
 
 fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(kind: &str, value: &T) {

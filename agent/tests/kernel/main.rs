@@ -21,8 +21,6 @@ mod names;
 mod nat;
 mod podman;
 mod policy;
-#[path = "../../../deploy/previous.rs"]
-mod previous;
 mod probe;
 mod random;
 mod reconciliation;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use romana_testing::{agent_of, previous};
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, beside, until};
-use crate::previous::{agent_of, previous};
 
 fn topology() -> Value {
     json!({

@@ -8,13 +8,13 @@ mod cluster;
 mod interpreter;
 mod preview;
 
-use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
 
 use cluster::{Cluster, command, command_with_pods, policy};
 use romana_agent::policy::model::Filter;
+use romana_testing::goldens::check;
 
 /// The differences between two filters, as text.
 fn differing(left: &Filter, right: &Filter) -> Vec<String> {
@@ -24,16 +24,11 @@ fn differing(left: &Filter, right: &Filter) -> Vec<String> {
 }
 
 /// Golden files: commands, `step`, commands …, `---`, the changes of the first host's kernel in each step
-/// (IPv4). `BLESS=1` rewrites them.
+/// (IPv4). `UPDATE=1` rewrites them.
 #[test]
 fn rules_are_as_the_goldens_say() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/policy");
-    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= 3);
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let (input, expected) = text.split_once("---\n").unwrap();
+    check(&dir, 3, |input| {
         let mut cluster = Cluster::new();
         cluster.update();
         let mut printed = String::new();
@@ -42,12 +37,8 @@ fn rules_are_as_the_goldens_say() {
             commands.for_each(|line| cluster.must(&serde_json::from_str(line).unwrap()));
             printed.push_str(&format!("step {}\n{}", n + 1, cluster.changes()));
         }
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(&file, format!("{input}---\n{printed}")).unwrap();
-        } else {
-            assert_eq!(printed, expected, "{}", file.display());
-        }
-    }
+        printed
+    });
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! etcd for comparison: three members with default settings, and the required part of its
 //! gRPC interface, declared manually.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,7 +16,7 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::load;
-use crate::cluster::{free_ports, log_file};
+use crate::cluster::free_ports;
 
 /// Size of a value.
 const VALUE_BYTES: usize = 256;
@@ -114,7 +115,8 @@ impl Etcd {
             .collect();
         let data = self.dir.path().join(format!("m{at}"));
         let state = if data.exists() { "existing" } else { "new" };
-        let log = log_file(self.dir.path(), &format!("m{at}.log"))?;
+        let log = self.dir.path().join(format!("m{at}.log"));
+        let log = File::create(&log).with_context(|| format!("make {}", log.display()))?;
         let member = &mut self.members[at];
         let (client, peer) =
             (format!("http://{}", member.client), format!("http://{}", member.peer));

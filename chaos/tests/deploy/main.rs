@@ -13,9 +13,9 @@ mod rbac;
 mod units;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use romana_chaos::cluster::find_romanad;
+use romana_testing::{must, output};
 
 /// The folder `deploy`.
 fn deploy() -> PathBuf {
@@ -26,19 +26,4 @@ fn deploy() -> PathBuf {
 fn built(name: &str) -> PathBuf {
     let romanad = find_romanad(None).expect("cargo build --workspace --bins comes first");
     romanad.with_file_name(name)
-}
-
-/// Runs a program to its end.
-fn output(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| {
-        panic!("{command:?}: {error} (deploy/test-setup.sh installs what the tests need)")
-    })
-}
-
-/// Standard output of a program that must succeed.
-fn must(command: &mut Command) -> String {
-    let output = output(command);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
-    String::from_utf8(output.stdout).unwrap()
 }

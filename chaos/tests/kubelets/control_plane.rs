@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
+use romana_testing::kubeconfig;
 
 use crate::api::Api;
 use crate::machine::Machine;
@@ -58,18 +58,9 @@ impl ControlPlane {
     }
 
     fn write_kubeconfig(&self, user: &str) {
-        let cluster = json!({
-            "server": format!("https://{ADDRESS}:{PORT}"),
-            "certificate-authority": self.path("certs/apiserver.crt"),
-        });
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"token": format!("{user}-token")}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        });
+        let authority = self.machine.dir.join("certs/apiserver.crt");
+        let url = format!("https://{ADDRESS}:{PORT}");
+        let config = kubeconfig(&url, &authority, &format!("{user}-token"));
         fs::write(self.kubeconfig(user), config.to_string()).expect("write a kubeconfig");
     }
 

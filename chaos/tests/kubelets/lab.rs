@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use romana_chaos::http::once;
+use romana_testing::built;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::api::Api;
-use crate::built;
 use crate::control_plane::ControlPlane;
 use crate::machine::Machine;
 use crate::node::{Common, Node};
@@ -33,7 +33,7 @@ pub(crate) struct Lab {
 /// The folder of Kubernetes' programs, which `deploy/test-kubernetes.sh` builds. `None` where they were not built, except
 /// in CI.
 fn programs() -> Option<PathBuf> {
-    built::built("test-kubernetes.sh", &["--built", "--programs"])
+    built("test-kubernetes.sh", &["--built", "--programs"])
 }
 
 impl Lab {

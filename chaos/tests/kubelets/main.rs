@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
-#[path = "../../../deploy/built.rs"]
-mod built;
 mod control_plane;
 mod faults;
 mod images;
@@ -22,10 +20,10 @@ mod removal;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use romana_testing::{must, output};
 use serde_json::{Value, json};
 
 use lab::Lab;
@@ -34,21 +32,6 @@ use pods::Pod;
 /// Timeout of all waits: kubelets are slow on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Runs a program to its end.
-fn output(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| {
-        panic!("{command:?}: {error} (deploy/test-setup.sh installs what the tests need)")
-    })
-}
-
-/// Standard output of a program that must succeed.
-fn must(command: &mut Command) -> String {
-    let output = output(command);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// What is applied: the overlay `custom-topology` with one replica.
 fn overlay() -> String {

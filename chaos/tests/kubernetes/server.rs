@@ -1,108 +1,52 @@
-//! A real kube-apiserver with its etcd on loopback: token authentication, RBAC, TLS. Its processes and files are removed
-//! on drop.
+//! A real kube-apiserver, its objects, and what romanad may do there.
 
-#[path = "../../../deploy/built.rs"]
-mod built;
-
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use romana_chaos::cluster::free_ports;
 use romana_chaos::wait::until;
+use romana_testing::ApiServer;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Who may do what, besides the administrator.
-const TOKENS: &str =
-    "admin-token,admin,uid-admin,system:masters\nromanad-token,romanad,uid-romanad\n";
-
 pub(crate) struct Server {
-    program: PathBuf,
-    dir: TempDir,
-    etcd: Child,
-    etcd_port: u16,
-    api: Option<Child>,
+    server: ApiServer,
     /// The port that romanad knows.
     pub(crate) port: u16,
 }
 
-/// kube-apiserver, which `deploy/test-kubernetes.sh` builds. `None` where it was not built, except in CI.
-fn program() -> Option<PathBuf> {
-    built::built("test-kubernetes.sh", &["--built"])
-}
-
 impl Server {
-    /// Starts the server and waits until it is ready.
+    /// Starts the server and waits until it is ready. `None` where it was not built, except in CI.
     pub(crate) async fn start() -> Option<Self> {
-        let program = program()?;
-        let dir = TempDir::with_prefix("kubernetes-").expect("a directory");
-        fs::write(dir.path().join("tokens.csv"), TOKENS).expect("write the tokens");
-        let key = dir.path().join("service-accounts.pem");
-        let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output();
-        assert!(made.expect("run openssl").status.success(), "openssl makes no key");
-        let [etcd_port, etcd_peers, port] = free_ports(3).expect("ports")[..] else {
-            unreachable!("three ports were asked for")
-        };
-        let etcd = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir.path().join("etcd"))
-            .args(["--listen-client-urls", &format!("http://127.0.0.1:{etcd_port}")])
-            .args(["--advertise-client-urls", &format!("http://127.0.0.1:{etcd_port}")])
-            .args(["--listen-peer-urls", &format!("http://127.0.0.1:{etcd_peers}")])
-            .stdin(Stdio::null())
-            .stdout(log(dir.path(), "etcd.log"))
-            .stderr(log(dir.path(), "etcd-errors.log"))
-            .spawn()
-            .expect("start etcd (package etcd-server)");
-        let mut server = Self { program, dir, etcd, etcd_port, api: None, port };
-        server.serve(port).await;
-        server.write_kubeconfig();
+        let server = ApiServer::start("10.96.0.0/16", &["romanad"])?;
+        let server = Self { port: server.port(), server };
+        server.ready(server.port).await;
         Some(server)
     }
 
     /// Starts the API server on a port, with the data that there is.
     pub(crate) async fn serve(&mut self, port: u16) {
-        assert!(self.api.is_none(), "it runs");
-        let path = |name: &str| self.dir.path().join(name).display().to_string();
-        let api = Command::new(&self.program)
-            .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
-            .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
-            .arg(format!("--secure-port={port}"))
-            .arg(format!("--cert-dir={}", path("certs")))
-            .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(format!("--service-account-key-file={}", path("service-accounts.pem")))
-            .arg(format!("--service-account-signing-key-file={}", path("service-accounts.pem")))
-            .arg(format!("--token-auth-file={}", path("tokens.csv")))
-            .args(["--authorization-mode=RBAC", "--endpoint-reconciler-type=none"])
-            .args(["--allow-privileged=true", "--disable-admission-plugins=ServiceAccount"])
-            .stdin(Stdio::null())
-            .stdout(log(self.dir.path(), "api.log"))
-            .stderr(log(self.dir.path(), "api-errors.log"))
-            .spawn()
-            .expect("start kube-apiserver");
-        self.api = Some(api);
+        self.server.serve(port);
+        self.ready(port).await;
+    }
+
+    async fn ready(&self, port: u16) {
         let ready = until("a ready API server", PATIENCE, async || {
             let Some(objects) = self.objects_at(port).await else { return false };
             objects.text("/readyz").await.is_some_and(|text| text.starts_with("ok"))
         });
         if let Err(error) = ready.await {
-            panic!("{error}\n{}", self.log());
+            panic!("{error}\n{}", self.server.log());
         }
     }
 
     /// kill -9.
     pub(crate) fn kill(&mut self) {
-        let mut api = self.api.take().expect("it runs");
-        api.kill().expect("kill kube-apiserver");
-        api.wait().expect("wait for kube-apiserver");
+        self.server.kill();
     }
 
     /// SIGSTOP: it keeps its connections and does not answer.
@@ -116,32 +60,13 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
-        let api = self.api.as_ref().expect("it runs");
-        let pid = i32::try_from(api.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, signal).expect("signal kube-apiserver");
+        let process = self.server.process().expect("it runs");
+        kill_process(Pid::from_child(process), signal).expect("signal kube-apiserver");
     }
 
     /// The kubeconfig for romanad.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.dir.path().join("romanad.kubeconfig")
-    }
-
-    fn write_kubeconfig(&self) {
-        let text = self.config(self.port, "romanad-token").to_string();
-        fs::write(self.kubeconfig(), text).expect("write the kubeconfig");
-    }
-
-    fn config(&self, port: u16, token: &str) -> Value {
-        let authority = self.dir.path().join("certs/apiserver.crt");
-        let server = format!("https://127.0.0.1:{port}");
-        json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority": authority}}],
-            "users": [{"name": "u", "user": {"token": token}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        })
+        self.server.kubeconfig("romanad")
     }
 
     /// The objects, for the administrator, at the port that romanad knows.
@@ -152,33 +77,12 @@ impl Server {
     /// The same at another port. `None` before the server has a certificate.
     pub(crate) async fn objects_at(&self, port: u16) -> Option<Objects> {
         let kubeconfig: Kubeconfig =
-            serde_json::from_value(self.config(port, "admin-token")).expect("a kubeconfig");
+            serde_json::from_value(self.server.kubeconfig_at(port, "admin")).expect("a kubeconfig");
         let options = KubeConfigOptions::default();
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.ok()?;
         config.read_timeout = Some(PATIENCE);
         Some(Objects(Client::try_from(config).expect("a client")))
     }
-
-    /// The end of its log.
-    fn log(&self) -> String {
-        let text = fs::read_to_string(self.dir.path().join("api-errors.log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        for child in self.api.iter_mut().chain([&mut self.etcd]) {
-            // A process that has ended already is fine.
-            _ = child.kill();
-            _ = child.wait();
-        }
-    }
-}
-
-fn log(dir: &Path, name: &str) -> File {
-    File::options().create(true).append(true).open(dir.join(name)).expect("a log file")
 }
 
 /// Requests of the administrator.

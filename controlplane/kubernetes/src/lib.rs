@@ -1,7 +1,7 @@
 //! # Kubernetes
 //!
 //! Translates the objects of a Kubernetes cluster into commands for the log. Pure: no I/O, no clock, no async; except
-//! for [`watch`], which follows the API server with the credentials of [`access`], and [`events`], which writes to it.
+//! for [`watch`], which follows the API server, and [`events`], which writes to it.
 //!
 //! ```text
 //!   watch ─► Objects (of the API server) ──► translate ──► Translation (what the log should have; problems)
@@ -31,7 +31,6 @@
 //!
 //! [`State::source`]: romana_statemachine::State::source
 
-pub mod access;
 mod desired;
 mod diff;
 pub mod events;

@@ -17,10 +17,10 @@
 mod cluster;
 
 use std::fmt::Write;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cluster::Cluster;
+use romana_testing::goldens::check_steps;
 
 /// Brackets that are open at the end of a text; those in single quotes do not count.
 fn open_brackets(text: &str) -> i64 {
@@ -58,47 +58,17 @@ fn step(cluster: &mut Cluster, text: &str, out: &mut String) {
     }
 }
 
-fn run(path: &Path) -> (String, String) {
-    let text = fs::read_to_string(path).unwrap();
-    let (mut cluster, mut fresh) = (Cluster::new(), String::new());
-    for part in text.split("\n\n").map(|part| part.trim_matches('\n')) {
-        let given = part.split_once("\n---").map_or(part, |(given, _)| given);
-        let mut out = String::new();
-        step(&mut cluster, given, &mut out);
-        let guarded = cluster.pass(&mut out);
+#[test]
+fn cases() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    check_steps(&folder, 6, Cluster::new, |cluster, given, out| {
+        step(cluster, given, out);
+        let guarded = cluster.pass(out);
         for problem in &guarded.plan.problems {
             writeln!(out, "problem: {problem}").unwrap();
         }
         if let Some(why) = &guarded.held {
             writeln!(out, "held, {} objects: {why}", guarded.count).unwrap();
         }
-        if !fresh.is_empty() {
-            fresh.push('\n');
-        }
-        write!(fresh, "{given}\n---\n{out}").unwrap();
-    }
-    (text, fresh)
-}
-
-#[test]
-fn cases() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
-    files.sort();
-    assert!(files.len() > 5);
-    let mut wrong = Vec::new();
-    for file in files {
-        let name = file.display().to_string();
-        let (text, fresh) = run(&file);
-        if text != fresh && std::env::var_os("UPDATE").is_some() {
-            fs::write(&file, &fresh).unwrap();
-        } else if text != fresh {
-            let differs = text.lines().zip(fresh.lines()).find(|(old, new)| old != new);
-            let (old, new) = differs.unwrap_or(("(shorter)", "(or longer)"));
-            wrong.push(format!("{name}\n- {old}\n+ {new}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    });
 }

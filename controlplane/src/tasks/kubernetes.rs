@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use romana_apiserver::{Access, Trouble};
 use romana_daemon::error::chain;
 use romana_daemon::reconcile::{self, Reconcile};
-use romana_kubernetes::access::Access;
 use romana_kubernetes::events::{self, Due, Schedule};
 use romana_kubernetes::guard::{Guard, Guarded};
-use romana_kubernetes::watch::{self, Listener, News, Segments, Status, Trouble};
+use romana_kubernetes::watch::{self, Listener, News, Segments, Status};
 use romana_kubernetes::{Objects, Plan, Problem, Translation, translate};
 use romana_replica::ProposeError;
 use romana_statemachine::{Command, Revision, Topic, plural};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_apiserver::{Access, Pauses, Trouble};
 use romana_daemon::durable::{self, DurableError};
 use romana_daemon::problems::Problems;
 use tokio::sync::watch;
@@ -12,7 +13,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Status;
-use super::access::Access;
 use super::session::{News, Session};
 use crate::catalogue::Catalogue;
 use crate::inventory::Inventory;
@@ -22,11 +22,6 @@ use crate::zone::Services;
 const PART: &str = "kubernetes";
 /// Maximum age of unsaved changes.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
-/// Pause before a session after a failed one: the first and the longest; it doubles in between.
-const PAUSE_MIN: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A session that lasted this long resets the pause.
-const STABLE: Duration = Duration::from_secs(30);
 /// Time for one session to open: credentials and versions.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -78,20 +73,16 @@ impl Source {
 
     /// Follows until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut pause = PAUSE_MIN;
+        let mut pauses = Pauses::default();
         while !stop.is_cancelled() {
             let begun = Instant::now();
             let Some(why) = self.session(&stop).await else { break };
             self.status.failed();
-            self.problems.report(PART, vec![why]);
-            if begun.elapsed() >= STABLE {
-                pause = PAUSE_MIN;
-            }
+            self.problems.report(PART, vec![why.what]);
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = sleep(pause) => {}
+                () = sleep(pauses.after(begun.elapsed())) => {}
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
         if self.unsaved.is_some() {
             self.save().await;
@@ -99,7 +90,7 @@ impl Source {
     }
 
     /// A session; returns why it ended, or `None` at the stop.
-    async fn session(&mut self, stop: &CancellationToken) -> Option<String> {
+    async fn session(&mut self, stop: &CancellationToken) -> Option<Trouble> {
         let opened = tokio::select! {
             () = stop.cancelled() => return None,
             opened = tokio::time::timeout(OPEN_TIMEOUT, Session::open(&self.access)) => opened,
@@ -107,7 +98,7 @@ impl Source {
         let mut session = match opened {
             Ok(Ok(session)) => session,
             Ok(Err(why)) => return Some(why),
-            Err(_) => return Some("the API server does not answer in time".into()),
+            Err(_) => return Some(Trouble::silent("cannot begin to follow the API server")),
         };
         let status = Arc::clone(&self.status);
         loop {

@@ -1,8 +1,6 @@
 //! Where the data of the zones come from.
 
 #[cfg(feature = "kubernetes")]
-pub mod access;
-#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 #[cfg(feature = "kubernetes")]
 mod session;

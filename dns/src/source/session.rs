@@ -5,31 +5,21 @@ use std::fmt::Debug;
 use std::pin::pin;
 
 use futures_util::stream::{BoxStream, select_all};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource};
-use romana_daemon::error::chain;
+use kube::runtime::watcher::Event;
+use kube::{Client, Resource};
+use romana_apiserver::{Access, Trouble, has_slices};
 use serde::de::DeserializeOwned;
 
-use super::access::{Access, READ_TIMEOUT};
 use super::{Status, translate};
 use crate::catalogue::{Catalogue, Change};
 
-/// Group and version of EndpointSlices (Kubernetes 1.21 and later).
-const SLICES: &str = "discovery.k8s.io/v1";
 /// Kinds that are followed: Namespaces, Services, and EndpointSlices or Endpoints.
 const KINDS: usize = 3;
-/// Objects in one page of a list.
-const PAGE: u32 = 500;
-/// Length of a watch request, seconds: a dead connection is noticed that long after its last event at the latest.
-const WATCH_SECONDS: u32 = 45;
-const _: () = assert!((WATCH_SECONDS as u64) < READ_TIMEOUT.as_secs());
 /// Most changes that are taken at once.
 const BATCH_MAX: usize = 1_024;
-/// Longest text of an error, characters: a server may answer with a page.
-const TEXT_CHARS_MAX: usize = 300;
 
 /// What a session has to say.
 pub(super) enum News {
@@ -45,17 +35,17 @@ enum Item {
 
 /// An open session.
 pub(super) struct Session {
-    items: BoxStream<'static, Result<Item, String>>,
+    items: BoxStream<'static, Result<Item, Trouble>>,
     /// While kinds are being listed: what is there so far, and how many kinds are complete.
     listing: Option<(Box<Catalogue>, usize)>,
     /// Why it has ended, if that is not told yet.
-    ended: Option<String>,
+    ended: Option<Trouble>,
 }
 
 impl Session {
     /// Opens a session: reads the credentials and asks which kinds there are.
-    pub(super) async fn open(access: &Access) -> Result<Self, String> {
-        let client = access.client().await.map_err(|error| chain(&error))?;
+    pub(super) async fn open(access: &Access) -> Result<Self, Trouble> {
+        let client = access.client().await.map_err(|error| Trouble::access(&error))?;
         let slices = has_slices(&client).await?;
         let backends = match slices {
             true => follow::<EndpointSlice>(&client, |slice| {
@@ -79,7 +69,7 @@ impl Session {
     }
 
     /// Waits for news. Nothing is lost if the future is dropped.
-    pub(super) async fn news(&mut self, status: &Status) -> Result<News, String> {
+    pub(super) async fn news(&mut self, status: &Status) -> Result<News, Trouble> {
         loop {
             let mut changes = Vec::new();
             let mut next = self.next().await;
@@ -113,11 +103,11 @@ impl Session {
         }
     }
 
-    async fn next(&mut self) -> Result<Item, String> {
+    async fn next(&mut self) -> Result<Item, Trouble> {
         if let Some(why) = self.ended.take() {
             return Err(why);
         }
-        self.items.next().await.unwrap_or_else(|| Err("the watches ended".into()))
+        self.items.next().await.unwrap_or_else(|| Err(Trouble::silent("the watches ended")))
     }
 
     fn take(&mut self, change: Option<Change>, changes: &mut Vec<Change>) {
@@ -135,32 +125,21 @@ impl Session {
     }
 }
 
-async fn has_slices(client: &Client) -> Result<bool, String> {
-    match client.list_api_group_resources(SLICES).await {
-        Ok(found) => Ok(found.resources.iter().any(|resource| resource.name == "endpointslices")),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(text("cannot ask the API server for its versions", &error)),
-    }
-}
-
-/// Lists the objects of a kind, then follows their changes.
+/// The objects of a kind, then their changes, as changes of the catalogue.
 fn follow<K>(
     client: &Client,
     change: fn(&K) -> Option<Change>,
-) -> BoxStream<'static, Result<Item, String>>
+) -> BoxStream<'static, Result<Item, Trouble>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
-    let events = watcher(Api::<K>::all(client.clone()), config);
-    let item = move |event: watcher::Result<Event<K>>| match event {
-        Ok(Event::InitApply(object) | Event::Apply(object)) => Ok(Item::Change(change(&object))),
-        Ok(Event::Delete(object)) => Ok(Item::Change(change(&object).map(deletion))),
-        Ok(Event::Init) => Ok(Item::Change(None)),
-        Ok(Event::InitDone) => Ok(Item::Listed),
-        Err(error) => Err(text(&format!("cannot follow {}", K::plural(&())), &error)),
+    let item = move |event: Event<K>| match event {
+        Event::InitApply(object) | Event::Apply(object) => Item::Change(change(&object)),
+        Event::Delete(object) => Item::Change(change(&object).map(deletion)),
+        Event::Init => Item::Change(None),
+        Event::InitDone => Item::Listed,
     };
-    events.map(item).boxed()
+    romana_apiserver::follow::<K>(client).map_ok(item).boxed()
 }
 
 fn deletion(change: Change) -> Change {
@@ -174,12 +153,4 @@ fn deletion(change: Change) -> Change {
 fn names<K: Resource>(object: &K) -> (String, String) {
     let meta = object.meta();
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
-
-fn text(doing: &str, error: &(dyn std::error::Error + 'static)) -> String {
-    let text = format!("{doing}: {}", chain(error));
-    match text.char_indices().nth(TEXT_CHARS_MAX) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
-    }
 }

@@ -11,24 +11,16 @@
 //! = 0                            the exit code
 //! ```
 //!
-//! `UPDATE_GOLDENS=1 cargo test -p romana-cli --test cli` writes the actual results instead of comparing.
+//! `UPDATE=1 cargo test -p romana-cli --test cli` writes the actual results instead of comparing.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
+use romana_testing::goldens::{self, Goldens};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::support::{Act, Fake};
-
-fn cases() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/cases");
-    let mut cases: Vec<PathBuf> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    cases.sort();
-    cases
-}
 
 /// The server's responses, by method and path.
 fn answers(case: &str) -> Vec<(String, u16, String)> {
@@ -99,17 +91,12 @@ async fn run(case: &str) -> String {
 
 #[tokio::test]
 async fn every_case_comes_out_as_written() {
-    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
-    let mut wrong = Vec::new();
-    for path in cases() {
-        let case = fs::read_to_string(&path).unwrap();
-        let (script, wanted) = case.split_once("---\n").unwrap_or((&case, ""));
-        let came = run(script).await;
-        if update {
-            fs::write(&path, format!("{script}---\n{came}")).unwrap();
-        } else if came != wanted {
-            wrong.push(format!("{}:\n--- wanted\n{wanted}--- came\n{came}", path.display()));
-        }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/cases");
+    let mut goldens = Goldens::default();
+    for file in goldens::files(&folder, 90) {
+        let case = goldens::read(&file);
+        let script = goldens::input(&case);
+        goldens.compare(&file, &format!("{script}---\n{}", run(script).await));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    goldens.assert();
 }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use romana_apiserver::Trouble;
 use tokio::sync::Notify;
 
-use super::Trouble;
 use super::object::{Change, Key, Object};
 
 /// What a session has received and the listener has not taken yet.

@@ -12,36 +12,25 @@
 //! path for start, restart, leader change and outage, and no moment with an incomplete set of objects. At intervals the
 //! same happens while the previous session continues, which repairs whatever a watch has missed.
 
-mod discovery;
 mod inbox;
 mod object;
 mod segments;
 mod session;
 pub mod status;
-pub mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use romana_apiserver::{Access, Pauses, Trouble};
 use tokio::time::{Instant, sleep_until};
 
-use crate::access::{Access, READ_TIMEOUT};
 pub use object::{Change, Key, Kind, Object, apply, count};
 pub use segments::Segments;
 use session::Session;
 pub use status::Status;
-pub use trouble::Trouble;
 
-/// Length of a watch request, seconds: a dead connection is noticed that long after its last event at the latest.
-const WATCH_SECONDS: u32 = 45;
-const _: () = assert!((WATCH_SECONDS as u64) < READ_TIMEOUT.as_secs());
 /// Interval between complete lists.
 const RELIST_EVERY: Duration = Duration::from_secs(600);
-/// Pause before a session after a failed one: the first and the longest; it doubles in between.
-const PAUSE_MIN: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A session that lasted this long resets the pause.
-const STABLE: Duration = Duration::from_secs(30);
 
 /// What a listener has to say.
 #[derive(Debug)]
@@ -66,15 +55,15 @@ pub struct Listener {
     next: Option<Session>,
     /// When to start the next session.
     start_at: Instant,
-    pause: Duration,
+    pauses: Pauses,
 }
 
 impl Listener {
     /// A listener that has not connected yet.
     #[must_use]
     pub fn new(access: Access, status: Arc<Status>, segments: Arc<Segments>) -> Self {
-        let (current, next, start_at, pause) = (None, None, Instant::now(), PAUSE_MIN);
-        Self { access, status, segments, current, next, start_at, pause }
+        let (current, next, start_at) = (None, None, Instant::now());
+        Self { access, status, segments, current, next, start_at, pauses: Pauses::default() }
     }
 
     /// Waits for news. Nothing is lost if the future is dropped.
@@ -117,11 +106,7 @@ impl Listener {
 
     /// Schedules another session.
     fn failed(&mut self, trouble: Trouble, lasted: Duration) -> News {
-        if lasted >= STABLE {
-            self.pause = PAUSE_MIN;
-        }
-        self.start_at = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.start_at = Instant::now() + self.pauses.after(lasted);
         self.status.failed();
         News::Trouble(trouble)
     }

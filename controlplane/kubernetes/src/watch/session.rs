@@ -2,29 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use kube::runtime::watcher::Event;
+use romana_apiserver::{Access, Trouble, follow, has_slices};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::discovery::has_slices;
 use super::inbox::Inbox;
 use super::object::{Change, Followed, Key, Kind, Object, kept, key};
-use super::{Segments, Status, Trouble, WATCH_SECONDS};
-use crate::access::Access;
+use super::{Segments, Status};
 use crate::{NetworkPolicy, ObjectName};
 
 /// Kinds that a session follows: EndpointSlices or Endpoints, not both.
 const KINDS: usize = 6;
-/// Objects in one page of a list.
-const PAGE: u32 = 500;
 /// Interval between health checks, and their timeout.
 const CHECK_EVERY: Duration = Duration::from_secs(3);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -101,12 +97,10 @@ impl Run {
 
     /// Lists the objects of a kind, then follows their changes.
     async fn follow<K: Followed>(&self, client: &Client) -> Result<Infallible, Trouble> {
-        let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
-        let mut events = pin!(watcher(Api::<K>::all(client.clone()), config));
+        let mut events = follow::<K>(client);
         let mut listed = BTreeSet::new();
         loop {
-            let event = events.try_next().await.map_err(|error| Trouble::watch(K::KIND, &error))?;
-            match event {
+            match events.try_next().await? {
                 Some(Event::InitApply(object)) => {
                     let object = kept(object);
                     if let Object::Pod(pod) = &object {

@@ -1,20 +1,17 @@
-//! Free ports, and logs of processes other than replicas.
+//! Free ports.
 
-use std::fs::File;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
-
-use anyhow::{Context, Result, ensure};
 
 /// Below the range of ephemeral ports, so that no outgoing connection can occupy a
-/// replica's port while it is down.
+/// server's port while it is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Free loopback ports. All are bound before any is released, so they differ.
 ///
 /// # Errors
 /// There are not enough.
-pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     let mut held = Vec::new();
     let offset = u16::try_from(std::process::id() % 12_000).unwrap_or_default();
     for step in 0..PORTS.end - PORTS.start {
@@ -26,12 +23,8 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
             held.push((port, listener));
         }
     }
-    ensure!(held.len() == count, "there are no {count} free ports");
+    if held.len() < count {
+        return Err(io::Error::other(format!("there are no {count} free ports")));
+    }
     Ok(held.into_iter().map(|(port, _)| port).collect())
-}
-
-/// A log file for a process other than a replica.
-pub(crate) fn log_file(dir: &Path, name: &str) -> Result<File> {
-    let path = dir.join(name);
-    File::create(&path).with_context(|| format!("make {}", path.display()))
 }

@@ -1,5 +1,4 @@
-//! Credentials for the API server: those of the pod that this program runs in, or those of a kubeconfig. The control
-//! plane has the like for its own watch; neither depends on the other.
+//! Credentials for the API server: those of the pod that this program runs in, or those of a kubeconfig.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use kube::{Client, Config};
 /// Timeout of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a read: longer than a watch, which may be silent until the server ends it.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the address of the API server and the credentials come from.
@@ -63,4 +62,20 @@ async fn from_file(path: &Path) -> Result<Config, AccessError> {
     let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
     let options = KubeConfigOptions::default();
     Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use romana_daemon::error::chain;
+
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_that_is_not_there_is_named() {
+        let access = Access::Kubeconfig("/nowhere/config".into());
+        let refused = access.client().now_or_never().expect("reading it takes no wait");
+        let said = refused.err().map(|error| chain(&error)).expect("there is no such file");
+        assert!(said.starts_with("kubeconfig /nowhere/config cannot be used: "), "{said}");
+    }
 }

@@ -3,8 +3,7 @@
 use kube::runtime::watcher;
 use romana_daemon::error::chain;
 
-use super::object::Kind;
-use crate::access::AccessError;
+use crate::AccessError;
 
 /// Longest text of an error, characters: a server may answer with a page.
 const TEXT_CHARS_MAX: usize = 300;
@@ -25,16 +24,18 @@ pub struct Trouble {
 
 impl Trouble {
     /// The credentials cannot be used.
-    pub(super) fn access(error: &AccessError) -> Self {
+    #[must_use]
+    pub fn access(error: &AccessError) -> Self {
         Self { code: Some(UNREACHABLE), what: chain(error) }
     }
 
     /// A request failed; `doing` says which one.
+    #[must_use]
     pub fn request(doing: &str, error: &kube::Error) -> Self {
         let (code, why) = match error {
             kube::Error::Api(status) => match status.code {
                 401 => (FORBIDDEN, "the API server does not accept the credentials".to_owned()),
-                403 => (FORBIDDEN, format!("{}: check the ClusterRole of romanad", status.message)),
+                403 => (FORBIDDEN, format!("{}: check the user's ClusterRole", status.message)),
                 code => {
                     (UNREACHABLE, format!("the API server answered {code}: {}", status.message))
                 }
@@ -44,9 +45,9 @@ impl Trouble {
         Self::new(code, doing, &why)
     }
 
-    /// A list or watch failed.
-    pub(super) fn watch(kind: Kind, error: &watcher::Error) -> Self {
-        let kind = kind.plural();
+    /// A list or watch of a resource, as in `services`, failed.
+    #[must_use]
+    pub fn watch(kind: &str, error: &watcher::Error) -> Self {
         match error {
             watcher::Error::InitialListFailed(error) => {
                 Self::request(&format!("cannot list {kind}"), error)
@@ -70,8 +71,9 @@ impl Trouble {
         }
     }
 
-    /// No answer came in time.
-    pub(super) fn silent(doing: &str) -> Self {
+    /// No answer came in time; `doing` says to what.
+    #[must_use]
+    pub fn silent(doing: &str) -> Self {
         Self::new(UNREACHABLE, doing, "the API server does not answer in time")
     }
 

@@ -1,0 +1,15 @@
+//! # What tests of several crates share
+//!
+//! No program has it. Its functions panic with the reason where a test cannot go on.
+
+mod api_server;
+mod frozen;
+pub mod goldens;
+mod ports;
+mod programs;
+
+pub use api_server::{ApiServer, kubeconfig};
+pub use frozen::{frozen, hex, unhex};
+pub use goldens::Goldens;
+pub use ports::free_ports;
+pub use programs::{agent_of, built, must, output, previous};

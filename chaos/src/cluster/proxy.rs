@@ -101,8 +101,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_arrives_later() {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let proxy =
-            Proxy::start(Ipv4Addr::LOCALHOST, server.local_addr().unwrap()).await.unwrap();
+        let proxy = Proxy::start(Ipv4Addr::LOCALHOST, server.local_addr().unwrap()).await.unwrap();
         let mut client = TcpStream::connect(proxy.at).await.unwrap();
         let (mut served, _) = server.accept().await.unwrap();
         let mut byte = [0];

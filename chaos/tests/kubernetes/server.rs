@@ -35,7 +35,7 @@ pub(crate) struct Server {
 }
 
 /// kube-apiserver, which `deploy/test-kubernetes.sh` builds. `None` where it was not built, except in CI.
-fn program() -> Option<PathBuf> {
+pub(crate) fn program() -> Option<PathBuf> {
     built::built("test-kubernetes.sh", &["--built"])
 }
 

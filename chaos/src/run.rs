@@ -1,5 +1,7 @@
 //! One run: a new cluster, clients, a nemesis, recovery, a verdict.
 
+mod broken;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,18 +18,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::audit;
 use crate::backup::Keeper;
-use crate::calm::settled;
 use crate::cluster::{Cluster, ClusterOptions, SmallDisk, find_kube_apiserver};
 use crate::evidence::{Audited, Clock, Evidence, Outcome, Sample, Testimony};
 use crate::final_state::{self, sample};
 use crate::follower::Follower;
 use crate::http;
-use crate::kubernetes::{Asked, Count, Driver, operators_commands};
-use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, inject};
+use crate::kubernetes::operators_commands;
+use crate::nemesis::{Fault, Injected, Needs, NemesisOptions, Sort};
 use crate::oracle::{Violation, costs, judge};
 use crate::report::Story;
 use crate::resident::Watcher;
 use crate::workload::{Workload, WorkloadOptions, set_up, world};
+use broken::{Broken, broken};
 
 /// Timeout for the cluster to recover after the last fault.
 const HEAL_PATIENCE: Duration = Duration::from_secs(30);
@@ -212,69 +214,6 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     Ok(Report { violations, story, calls: evidence.calls.len() as u64, kept: None })
 }
 
-/// What happened while faults were injected.
-#[derive(Default)]
-struct Broken {
-    faults: Vec<Injected>,
-    violations: Vec<Violation>,
-    /// What the API server has after the last fault, if one is followed: nothing changes it any more.
-    asked: Option<Asked>,
-    /// For the report.
-    facts: Vec<(String, String)>,
-}
-
-/// Injects the faults of each part of the run, and heals the cluster.
-async fn broken(options: &RunOptions, cluster: &mut Cluster, clock: Clock) -> Result<Broken> {
-    let driver = match options.follows_kubernetes() {
-        true => {
-            let objects = cluster.api_server()?.objects().await?;
-            Some(Driver::start(objects, options.seed).await.context("objects of Kubernetes")?)
-        }
-        false => None,
-    };
-    let (mut broken, parts) = (Broken::default(), options.parts());
-    let last = parts.len() - 1;
-    for (number, part) in parts.into_iter().enumerate() {
-        let damage = inject(cluster, &part, clock).await?;
-        broken.violations.extend(healed(cluster, &damage).await);
-        broken.faults.extend(damage.faults);
-        if let Some(driver) = &driver {
-            calm(cluster, driver, &mut broken, number == last).await?;
-        }
-        if !broken.violations.is_empty() {
-            break;
-        }
-    }
-    Ok(broken)
-}
-
-/// Lets no object change until the log has what the API server has.
-async fn calm(
-    cluster: &mut Cluster,
-    driver: &Driver,
-    broken: &mut Broken,
-    is_last: bool,
-) -> Result<()> {
-    if !broken.violations.is_empty() {
-        return Ok(());
-    }
-    cluster.api_server()?.wait_ready().await?;
-    let mut quiet = driver.quiet().await;
-    let asked = quiet.asked().await.context("objects of Kubernetes")?;
-    // Of the last part the law tells the differences.
-    let differences = settled(cluster, &asked).await.filter(|_| !is_last);
-    broken.violations.extend(differences.map(|what| Violation { law: "kubernetes", what }));
-    let Count { done, others } = quiet.count();
-    let left = plural(asked.objects.len(), "object");
-    let told = format!("{} requests, {others} in vain; {left} for the log", done + others);
-    broken.facts = vec![(String::from("kubernetes"), told)];
-    if is_last {
-        driver.stop();
-        broken.asked = Some(asked);
-    }
-    Ok(())
-}
-
 /// The replicas' reports after the run.
 #[derive(Default)]
 struct Heard {
@@ -331,19 +270,6 @@ async fn hear(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
         }
     }
     heard
-}
-
-/// Checks after the last fault that the cluster recovers, and that no replica has crashed.
-async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
-    let mut violations: Vec<Violation> =
-        damage.crashes.iter().map(|what| Violation { law: "crash", what: what.clone() }).collect();
-    if let Err(error) = cluster.heal() {
-        violations.push(Violation { law: "heal", what: format!("{error:#}") });
-    }
-    if let Err(error) = cluster.wait_ready(HEAL_PATIENCE).await {
-        violations.push(Violation { law: "heal", what: format!("{error:#}") });
-    }
-    violations
 }
 
 /// Checks that faults took effect: cut links must have dropped packets.

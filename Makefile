@@ -92,6 +92,8 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench cni
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench routes
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench policy
+	./deploy/test-kubernetes.sh >/dev/null
+	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench kubernetes
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -169,7 +169,8 @@ impl ApiServer {
         let at = (Ipv4Addr::LOCALHOST, self.port).into();
         let kubeconfig: Kubeconfig = serde_json::from_value(self.config(at, "admin-token"))?;
         let options = KubeConfigOptions::default();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options);
+        let mut config = Box::pin(config).await?;
         // What was asked once must not happen twice.
         config.default_retry = false;
         Ok(Objects(Client::try_from(config)?))

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -94,7 +94,9 @@ impl Hand {
         self.make_pod(0, 0).await;
         self.set_policy(0, 0).await;
         self.set_service(0, 0).await;
-        anyhow::ensure!(self.count.others == 0, "the API server refuses the first objects");
+        // The pod and its status, the policy, the Service and what is behind it.
+        ensure!(self.count.done == 5, "the API server refuses the first objects");
+        self.count = Count::default();
         Ok(())
     }
 
@@ -284,7 +286,8 @@ impl Hand {
         match self.rng.random_range(0..6_u8) {
             0 | 1 => {
                 let rack = self.rng.random_range(0..RACKS).to_string();
-                let labels = json!({"rack": rack, "note": self.rng.random_range(0..9).to_string()});
+                let labels =
+                    json!({"rack": rack, "note": self.rng.random_range(0..9_u8).to_string()});
                 self.ask("PATCH", &path, &json!({"metadata": {"labels": labels}})).await;
             }
             2 => {

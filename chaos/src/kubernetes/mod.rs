@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 pub use asked::{Asked, Wanted, differences};
 use changes::Hand;
 pub use changes::{Count, NODE_PREFIX};
-pub use own::{commands as operators_commands, differences as own_differences};
+pub use own::commands as operators_commands;
 
 use crate::cluster::Objects;
 

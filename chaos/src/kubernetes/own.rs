@@ -61,8 +61,7 @@ pub(super) fn is_own(key: &ObjectKey) -> bool {
 }
 
 /// What of the operator's is no longer as the operator made it.
-#[must_use]
-pub fn differences(state: &State) -> Vec<String> {
+pub(super) fn differences(state: &State) -> Vec<String> {
     let mut found = Vec::new();
     for key in state.sources().map(|(key, _)| key).filter(|key| is_own(key)) {
         found.push(format!("{key} of an operator has got a source"));

@@ -123,6 +123,7 @@ install -m 0644 LICENSE "$root/opt/romana/LICENSE"
 # ipset refuses ports of a protocol whose number it cannot find.
 install -m 0644 deploy/image/protocols "$root/etc/protocols"
 deploy/image/sbom.sh "$target" >"$root/opt/romana/sbom.txt"
+deploy/image/sbom.sh --spdx "$target" >"$root/opt/romana/sbom.spdx"
 cp deploy/image/Containerfile "$work/Containerfile"
 
 builder=$(command -v buildah || command -v podman)

@@ -52,8 +52,8 @@ deny: ## Licences, advisories and duplicate crates (needs cargo-deny)
 dist: ## The programs as they are shipped, in target/dist
 	$(CARGO) build --profile dist --locked -p romana-controlplane -p romana-cli -p romana-agent -p romana-dns --bins
 
-image: ## The container image (needs musl-tools, and buildah or podman), built twice: one digest
-	./deploy/image/build.sh --twice --archive target/romana-image.tar
+image: ## The container image, compiled and built twice: one digest (as root on Debian, installs what it needs)
+	./deploy/image/build.sh --setup --twice --archive target/romana-image.tar
 
 package: dist ## A .deb and a tarball for machines without Kubernetes, in target/package
 	./deploy/package/build.sh "$${CARGO_TARGET_DIR:-target}/dist" target/package
@@ -92,6 +92,7 @@ bench: ## Commits, failover and reads beside etcd (needs etcd-server); sizes, re
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench cni
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench routes
 	"$${CARGO_TARGET_DIR:-target}/release/chaos" bench policy
+	if ./deploy/test-kubernetes.sh >/dev/null; then "$${CARGO_TARGET_DIR:-target}/release/chaos" bench kubernetes; fi
 
 clean: ## Remove what was built
 	$(CARGO) clean

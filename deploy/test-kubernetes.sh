@@ -2,7 +2,10 @@
 # Builds Kubernetes from Debian's source package `kubernetes` (1.20, everything vendored) for the tests that need a real
 # one, and prints where kube-apiserver is; kubelet, kube-proxy, kube-scheduler and kube-controller-manager are beside it.
 # It takes about six minutes and 2 GB once; the programs (400 MB) are kept in the user's cache, outside the tree, and
-# used again. With KUBE_APISERVER set, that API server is printed.
+# used again. With KUBE_APISERVER set, that API server is printed, and all tests that need only an API server use it:
+#   KUBE_APISERVER=/path/to/kube-apiserver cargo nextest run -p romana-chaos --test kubernetes
+# Debian has no newer one: the source package kubernetes of trixie (1.32) and sid (1.36) has only what kubectl is made of,
+# no cmd/kube-apiserver and no pkg/, and no other package has the program. A newer one comes from a release of Kubernetes.
 #   --built     build nothing
 #   --programs  print the folder that has all five, whatever KUBE_APISERVER is
 # Exit status 3: there is none, and this is not CI.

@@ -9,6 +9,7 @@ mod crowd;
 mod etcd;
 mod failover;
 mod feed;
+mod kubernetes;
 mod large;
 mod lean;
 mod load;
@@ -85,6 +86,24 @@ pub enum What {
         /// ADDs and DELs of each.
         #[arg(long, default_value_t = 200)]
         count: usize,
+    },
+    /// Pods of a real Kubernetes API server: from there to the log, and all of them listed by the next leader.
+    Kubernetes {
+        /// Pods a second of the stream.
+        #[arg(long, default_value_t = 20)]
+        rate: u64,
+        /// Length of the stream, seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Pods created at once.
+        #[arg(long, default_value_t = 2_000)]
+        at_once: usize,
+        /// Pods that the next leader lists, with those before.
+        #[arg(long, default_value_t = 10_000)]
+        listed: usize,
+        /// Leaders that list them; the report has medians.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
     },
     /// New blocks: until every other host's kernel has the route.
     Routes {
@@ -165,6 +184,10 @@ pub async fn run(what: What, options: BenchOptions) -> Result<()> {
         }
         What::Feed { followers, events, at_leader } => {
             feed::run(&options, followers, events, at_leader).await?
+        }
+        What::Kubernetes { rate, seconds, at_once, listed, rounds } => {
+            let size = kubernetes::Size { rate, seconds, at_once, listed, rounds };
+            Box::pin(kubernetes::run(&options, size)).await?
         }
         What::Routes { hosts, blocks } => routes::run(&options, hosts, blocks).await?,
         What::Policy { changes } => policy::run(&options, changes).await?,

@@ -1,11 +1,13 @@
 //! A cluster of real `romanad` processes on loopback in its own directory, with operations on them: kill,
 //! pause, restart, cut the power. All processes and files are removed on drop.
 
+mod api_server;
 mod clocks;
 mod disks;
 mod lives;
 mod net;
 mod programs;
+mod proxy;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -20,10 +22,11 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+pub use api_server::{ApiServer, Objects};
 pub use clocks::WrongClock;
 pub use disks::{Disk, SmallDisk};
 pub use net::{Link, Net, Treatment};
-pub use programs::{find_romanad, power_shim};
+pub use programs::{find_kube_apiserver, find_romanad, power_shim};
 pub use romana_testing::free_ports;
 
 /// Ports of API and peers if each replica has its own network namespace.
@@ -46,6 +49,8 @@ pub struct ClusterOptions {
     pub namespaces: bool,
     /// Give each replica a small disk (needs root).
     pub small_disks: Option<SmallDisk>,
+    /// The kube-apiserver program: one is started, and the replicas follow it.
+    pub kubernetes: Option<PathBuf>,
     /// Further arguments of each replica.
     pub arguments: Vec<String>,
     /// Whether replicas that have lost their data ask the others for a new place.
@@ -65,6 +70,7 @@ impl ClusterOptions {
             lying_disk: false,
             namespaces: false,
             small_disks: None,
+            kubernetes: None,
             arguments: Vec::new(),
             rejoin: false,
         }
@@ -124,6 +130,8 @@ pub struct Cluster {
     net: Option<Net>,
     /// Declared before `dir`: unmounted before that is removed.
     small: Option<disks::SmallDisks>,
+    /// Likewise: its files are in `dir`.
+    api_server: Option<ApiServer>,
     dir: TempDir,
     shim: Option<PathBuf>,
     replicas: Vec<Replica>,
@@ -155,7 +163,7 @@ impl Cluster {
     ///
     /// # Errors
     /// A program or port is missing, or the cluster is not ready within 30 s.
-    pub async fn start(options: ClusterOptions) -> Result<Self> {
+    pub async fn start(mut options: ClusterOptions) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("romana-chaos-");
         let dir = match &options.parent {
@@ -166,8 +174,11 @@ impl Cluster {
         let shim = options.shim.is_some().then(|| power_shim(dir.path())).transpose()?;
         let net = options.namespaces.then(Net::new).transpose()?;
         let small = options.small_disks.map(disks::SmallDisks::new);
+        let judge = net.as_ref().map_or(Ipv4Addr::LOCALHOST, Net::judge);
+        let api_server = followed(&mut options, dir.path(), judge).await?;
         let (replicas, founders, ended, lives) = Default::default();
-        let mut cluster = Self { options, net, small, dir, shim, replicas, founders, ended, lives };
+        let mut cluster =
+            Self { options, net, small, api_server, dir, shim, replicas, founders, ended, lives };
         for _ in 0..cluster.options.replicas {
             let at = cluster.add_place()?;
             let old = cluster.options.previous.is_some();
@@ -226,6 +237,14 @@ impl Cluster {
     /// The network between replicas, if they have their own namespaces.
     pub fn net(&mut self) -> Option<&mut Net> {
         self.net.as_mut()
+    }
+
+    /// The API server that the replicas follow.
+    ///
+    /// # Errors
+    /// They follow none ([`ClusterOptions::kubernetes`]).
+    pub fn api_server(&mut self) -> Result<&mut ApiServer> {
+        self.api_server.as_mut().context("the replicas follow no Kubernetes API server")
     }
 
     /// Creates a replica's data directory.
@@ -390,6 +409,19 @@ impl Cluster {
         self.dir.disable_cleanup(true);
         self.dir.path().to_owned()
     }
+}
+
+/// Starts the API server that the options ask for, and makes the replicas follow it.
+async fn followed(
+    options: &mut ClusterOptions,
+    dir: &Path,
+    judge: Ipv4Addr,
+) -> Result<Option<ApiServer>> {
+    let Some(program) = &options.kubernetes else { return Ok(None) };
+    let server = Box::pin(ApiServer::start(program, dir.join("kubernetes"), judge)).await?;
+    let kubeconfig = server.kubeconfig().display().to_string();
+    options.arguments.extend(["--kubernetes".into(), "--kubeconfig".into(), kubeconfig]);
+    Ok(Some(server))
 }
 
 impl Drop for Cluster {

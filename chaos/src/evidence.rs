@@ -10,6 +10,7 @@ use romana_statemachine::{Command, Digest, Millis, Record, Revision};
 use serde_json::Value;
 
 pub use crate::clock::{Clock, Nanos};
+use crate::kubernetes::Asked;
 use crate::nemesis::Injected;
 
 /// A client's request.
@@ -185,4 +186,6 @@ pub struct Evidence {
     pub faults: Vec<Injected>,
     /// Memory samples of all replicas, in order of time.
     pub memory: Vec<Resident>,
+    /// What the log should have from Kubernetes at the end; `None`: no API server was followed.
+    pub kubernetes: Option<Asked>,
 }

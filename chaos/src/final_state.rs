@@ -33,7 +33,7 @@ pub async fn collect(
     let (targets, complaint) = converge(cluster, patience).await;
     let mut testimonies = Vec::new();
     for (replica, target) in cluster.replicas().iter().zip(targets) {
-        let records = history(replica.api, target)
+        let records = history(replica.api, Revision(0), target)
             .await
             .with_context(|| format!("the history of replica {}", replica.id))?;
         let (live, live_at) = live(replica.api)
@@ -85,13 +85,18 @@ async fn converge(cluster: &Cluster, patience: Duration) -> (Vec<Revision>, Opti
     }
 }
 
-/// A replica's records from the first to `target`.
-async fn history(api: SocketAddr, target: Revision) -> Result<Vec<Record>> {
-    if target == 0 {
+/// A replica's records after `last` up to `target`.
+pub(crate) async fn history(
+    api: SocketAddr,
+    last: Revision,
+    target: Revision,
+) -> Result<Vec<Record>> {
+    if target <= last {
         return Ok(Vec::new());
     }
     let mut connection = Connection::open(api, PATIENCE).await?;
-    let answer = connection.send(Method::GET, "/v1/events?from=0", "application/x-ndjson", None);
+    let path = format!("/v1/events?from={last}");
+    let answer = connection.send(Method::GET, &path, "application/x-ndjson", None);
     let response = timeout(PATIENCE, answer).await??;
     ensure!(response.status().is_success(), "status {}", response.status());
     let mut body = response.into_body();

@@ -9,10 +9,12 @@
 //!        │   └── followers, samplers ──┐
 //!        └────── workload (clients) ───┴──► evidence::Evidence ──► oracle (pure) ──► violations
 //! ```
+//! A run may follow a real Kubernetes API server as well ([`kubernetes`]), which is then among the victims.
+//!
 //!
 //! ## Reading order
 //! [`evidence`] (what is recorded), [`oracle`] (what must hold), [`run`] (one run), [`nemesis`], [`cluster`],
-//! [`audit`] (final queries), [`report`], [`soak`] (many runs); [`mod@bench`] is independent.
+//! [`kubernetes`], [`audit`] (final queries), [`report`], [`soak`] (many runs); [`mod@bench`] is independent.
 //!
 //! Runs use real processes, so a seed fixes the random choices, not the timing. [`world`] is the opposite:
 //! everything in one process, reproducible from a seed, without Raft; the crate in `raft/` runs Raft, our
@@ -22,6 +24,7 @@ pub mod audit;
 mod backup;
 pub mod bench;
 pub mod caller;
+mod calm;
 pub mod clock;
 pub mod cluster;
 pub mod evidence;
@@ -29,6 +32,7 @@ pub mod final_state;
 pub mod follower;
 pub mod forger;
 pub mod http;
+pub mod kubernetes;
 pub mod nemesis;
 pub mod oracle;
 pub mod report;

@@ -55,13 +55,19 @@ struct RunArgs {
     /// Replicas.
     #[arg(long, default_value_t = 3)]
     replicas: usize,
-    /// Faults, separated by commas: kinds, sorts of them (process, network, disk, clock, members), all, or none.
-    /// `chaos faults` lists them.
-    #[arg(long, default_value = "kill-leader")]
-    nemesis: String,
-    /// From one fault to the next, milliseconds.
-    #[arg(long, default_value_t = 2000)]
-    interval_ms: u64,
+    /// Faults, separated by commas: kinds, sorts of them (process, network, disk, clock, kubernetes, members), all (but
+    /// those of kubernetes), or none. `chaos faults` lists them. Absent: kill-leader; with --kubernetes
+    /// kubernetes,kill-leader,pause.
+    #[arg(long)]
+    nemesis: Option<String>,
+    /// From one fault to the next, milliseconds. Absent: 2000; with --kubernetes 15000, as it takes that long to notice
+    /// that an API server is silent, and to start one.
+    #[arg(long)]
+    interval_ms: Option<u64>,
+    /// Follow a real Kubernetes API server, whose objects change all the time: $KUBE_APISERVER, or what
+    /// deploy/test-kubernetes.sh has built.
+    #[arg(long)]
+    kubernetes: bool,
     /// A disk whose fsync lies (with power faults): the run must fail. Shows that the judge sees.
     #[arg(long)]
     lying_disk: bool,
@@ -99,7 +105,7 @@ struct SoakArgs {
     /// How long faults are injected in a round, seconds.
     #[arg(long, default_value_t = 30)]
     round: u64,
-    /// Faults that may come; each round draws some of them.
+    /// Faults that may come; each round draws some of them. With `all,kubernetes` some rounds follow an API server.
     #[arg(long, default_value = "all")]
     nemesis: String,
     /// Go on after a broken law.
@@ -145,14 +151,20 @@ struct BenchArgs {
 }
 
 fn options(args: RunArgs) -> Result<RunOptions> {
-    let faults = Fault::list(&args.nemesis).map_err(anyhow::Error::msg)?;
+    let (nemesis, interval_ms) = match args.kubernetes {
+        true => ("kubernetes,kill-leader,pause", 15_000),
+        false => ("kill-leader", 2_000),
+    };
+    let nemesis = args.nemesis.as_deref().unwrap_or(nemesis);
+    let faults = Fault::list(nemesis).map_err(anyhow::Error::msg)?;
     Ok(RunOptions {
         seed: args.seed.unwrap_or_else(rand::random),
         seconds: args.seconds,
         clients: args.clients,
         replicas: args.replicas,
         faults,
-        interval: Duration::from_millis(args.interval_ms),
+        interval: Duration::from_millis(args.interval_ms.unwrap_or(interval_ms)),
+        kubernetes: args.kubernetes,
         lying_disk: args.lying_disk,
         romanad: find_romanad(args.romanad.as_deref())?,
         previous: args.previous,
@@ -166,8 +178,10 @@ async fn judge(args: RunArgs) -> Result<ExitCode> {
     let options = options(args)?;
     println!("{}", options.reproduce());
     if plan_only {
-        for strike in plan(&options.nemesis()) {
-            println!("{:>9.2?} to {:>9.2?}  {}", strike.from, strike.until, strike.fault);
+        for part in options.parts() {
+            for strike in plan(&part) {
+                println!("{:>9.2?} to {:>9.2?}  {}", strike.from, strike.until, strike.fault);
+            }
         }
         return Ok(ExitCode::SUCCESS);
     }

@@ -66,6 +66,7 @@ pub const LAWS: &[&Law] = &[
     &laws::log_time::LAW,
     &laws::memory::LAW,
     &laws::served::LAW,
+    &laws::kubernetes::LAW,
 ];
 
 /// A violation of a law.

@@ -1,5 +1,7 @@
 //! One run: a new cluster, clients, a nemesis, recovery, a verdict.
 
+mod broken;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,16 +18,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::audit;
 use crate::backup::BackupTask;
-use crate::cluster::{Cluster, ClusterOptions, SmallDisk};
+use crate::cluster::{Cluster, ClusterOptions, SmallDisk, find_kube_apiserver};
 use crate::evidence::{Audited, Clock, Evidence, Outcome, Sample, Testimony};
 use crate::final_state::{self, sample};
 use crate::follower::Follower;
 use crate::http;
-use crate::nemesis::{Damage, Fault, Injected, Needs, NemesisOptions, Sort, inject};
+use crate::kubernetes::operators_commands;
+use crate::nemesis::{Fault, Injected, Needs, NemesisOptions, Sort};
 use crate::oracle::{Violation, costs, judge};
 use crate::report::Story;
 use crate::resident::Watcher;
-use crate::workload::{Workload, WorkloadOptions, set_up};
+use crate::workload::{Workload, WorkloadOptions, set_up, world};
+use broken::{Broken, broken};
 
 /// Timeout for the cluster to recover after the last fault.
 const HEAL_PATIENCE: Duration = Duration::from_secs(30);
@@ -48,6 +52,8 @@ pub struct RunOptions {
     pub faults: Vec<Fault>,
     /// Interval between faults.
     pub interval: Duration,
+    /// Follow a Kubernetes API server whose objects change all the time; implied by faults that need one.
+    pub kubernetes: bool,
     /// A disk with ineffective fsync, to verify that data loss by power cuts is detected.
     pub lying_disk: bool,
     pub romanad: PathBuf,
@@ -60,15 +66,22 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// Options of the nemesis.
+    /// Options of the nemesis, for each part of the run. All is quiet after each part of a run that follows a Kubernetes
+    /// API server, so that has two.
     #[must_use]
-    pub fn nemesis(&self) -> NemesisOptions {
-        NemesisOptions {
+    pub fn parts(&self) -> Vec<NemesisOptions> {
+        let parts = if self.follows_kubernetes() { 2 } else { 1 };
+        let part = |number: u32| NemesisOptions {
             faults: self.faults.clone(),
             interval: self.interval,
-            duration: Duration::from_secs(self.seconds),
-            seed: self.seed,
-        }
+            duration: Duration::from_secs(self.seconds) / parts,
+            seed: self.seed.wrapping_add(number.into()),
+        };
+        (0..parts).map(part).collect()
+    }
+
+    fn follows_kubernetes(&self) -> bool {
+        self.kubernetes || Needs::of(&self.faults).kubernetes
     }
 
     /// The command that repeats the run (the random choices are the same; the timing is not).
@@ -77,13 +90,14 @@ impl RunOptions {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         format!(
             "chaos run --seed {} --seconds {} --clients {} --replicas {} --interval-ms {} \
-             --nemesis {}{}{} --romanad {}",
+             --nemesis {}{}{}{} --romanad {}",
             self.seed,
             self.seconds,
             self.clients,
             self.replicas,
             self.interval.as_millis(),
             if faults.is_empty() { String::from("none") } else { faults.join(",") },
+            if self.kubernetes { " --kubernetes" } else { "" },
             if self.lying_disk { " --lying-disk" } else { "" },
             self.previous
                 .as_ref()
@@ -113,6 +127,7 @@ pub struct Report {
 pub async fn run(options: &RunOptions) -> Result<Report> {
     let needs = Needs::of(&options.faults);
     let small_disks = needs.small_disks.then_some(SMALL_DISK);
+    let kubernetes = options.follows_kubernetes().then(find_kube_apiserver).transpose()?;
     let mut cluster = Cluster::start(ClusterOptions {
         replicas: options.replicas,
         romanad: options.romanad.clone(),
@@ -122,6 +137,7 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
         lying_disk: options.lying_disk,
         namespaces: needs.namespaces,
         small_disks,
+        kubernetes,
         arguments: Vec::new(),
         rejoin: false,
     })
@@ -141,9 +157,13 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
 async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report> {
     let apis = cluster.apis();
     let clock = Clock::start();
+    let mut first = world();
+    if options.follows_kubernetes() {
+        first.extend(operators_commands());
+    }
     let mut evidence = Evidence {
         began: Some(clock.began()),
-        calls: set_up(&apis, clock).await?,
+        calls: set_up(&apis, first, clock).await?,
         ..Evidence::default()
     };
     let sampler = Sampler::start(cluster);
@@ -156,10 +176,10 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
     let workload = WorkloadOptions { clients: options.clients, seed: options.seed };
     let workload = Workload::start(&apis, &workload, clock)?;
 
-    let damage = inject(cluster, &options.nemesis(), clock).await?;
-    let mut violations = healed(cluster, &damage).await;
-    violations.extend(faults_took_effect(cluster, &damage));
-    evidence.faults.clone_from(&damage.faults);
+    let Broken { faults, mut violations, asked, facts } =
+        Box::pin(broken(options, cluster, clock)).await?;
+    violations.extend(faults_took_effect(cluster, &faults));
+    (evidence.faults, evidence.kubernetes) = (faults, asked);
     // The failed recovery is a violation already, so do not wait long for the rest of the evidence.
     let patience = if violations.is_empty() { HEAL_PATIENCE } else { LAST_MOMENT };
     let unserved = workload.all_served(patience).await;
@@ -189,7 +209,7 @@ async fn carry_out(options: &RunOptions, cluster: &mut Cluster) -> Result<Report
         }
     }
     violations.extend(judge(&evidence));
-    let facts = facts(&evidence, heard.asked);
+    let facts = [self::facts(&evidence, heard.asked), facts].concat();
     let story = Story::new(options.reproduce(), facts, &evidence, &violations);
     Ok(Report { violations, story, calls: evidence.calls.len() as u64, kept: None })
 }
@@ -252,28 +272,15 @@ async fn hear(cluster: &Cluster, seed: u64, patience: Duration) -> Heard {
     heard
 }
 
-/// Checks after the last fault that the cluster recovers, and that no replica has crashed.
-async fn healed(cluster: &mut Cluster, damage: &Damage) -> Vec<Violation> {
-    let mut violations: Vec<Violation> =
-        damage.crashes.iter().map(|what| Violation { law: "crash", what: what.clone() }).collect();
-    if let Err(error) = cluster.heal() {
-        violations.push(Violation { law: "heal", what: format!("{error:#}") });
-    }
-    if let Err(error) = cluster.wait_ready(HEAL_PATIENCE).await {
-        violations.push(Violation { law: "heal", what: format!("{error:#}") });
-    }
-    violations
-}
-
 /// Checks that faults took effect: cut links must have dropped packets.
-fn faults_took_effect(cluster: &mut Cluster, damage: &Damage) -> Option<Violation> {
+fn faults_took_effect(cluster: &mut Cluster, faults: &[Injected]) -> Option<Violation> {
     /// Between replicas there are packets in every second.
     const LONG: u64 = 1_000_000_000;
     let of_links = |injected: &&Injected| {
         injected.fault.kind().sort == Sort::Network && injected.fault.kind().name != "slow-link"
     };
     let long = |injected: &Injected| injected.until - injected.from > LONG;
-    let any = damage.faults.iter().filter(of_links).any(long);
+    let any = faults.iter().filter(of_links).any(long);
     let dropped = cluster.net().map_or(Ok(0), |net| net.dropped());
     let what = match dropped {
         Ok(0) if any => String::from("links were cut for over a second, and no packet was dropped"),

@@ -60,6 +60,7 @@ pub fn round(options: &SoakOptions, number: u64) -> RunOptions {
         replicas: [3, 3, 3, 5].choose(&mut rng).copied().unwrap_or(3),
         interval: Duration::from_millis(rng.random_range(700..4000)),
         faults,
+        kubernetes: false,
         lying_disk: false,
         romanad: options.romanad.clone(),
         previous: None,

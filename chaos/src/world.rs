@@ -26,6 +26,7 @@ use std::fmt;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use romana_statemachine::command::WithdrawObject;
 use romana_statemachine::{
     Command, Digest, Entry, Outcome, Position, Proposal, Record, State, Term,
 };
@@ -58,6 +59,7 @@ pub const LAWS: &[&Law] = &[
     &laws::converged::LAW,
     &laws::policy::LAW,
     &laws::vips::LAW,
+    &laws::imports::LAW,
     &laws::log_time::LAW,
 ];
 
@@ -94,6 +96,8 @@ pub enum Bug {
     Zombie,
     /// The leader stamps entries with its own clock.
     OwnClock,
+    /// What is withdrawn for one source is withdrawn for whichever it belongs to.
+    AnySource,
 }
 
 /// The simulated world.
@@ -149,7 +153,7 @@ impl World {
         self.changed = true;
         self.clocks.pass(1);
         let index = self.replicas[0].index().next();
-        let proposal = Proposal { actor: "world".into(), command: command.clone() };
+        let proposal = Proposal { actor: "world".into(), command: self.applied(command) };
         let entry = Entry { at: self.clocks.stamp(), proposals: vec![proposal] };
         let position = Position { term: Term(1), index };
         let (mut outcomes, records) = self.replicas[0].apply(position, &entry);
@@ -167,6 +171,18 @@ impl World {
         self.last.push((command.clone(), outcome.clone(), records.clone()));
         self.records.extend(records);
         outcome
+    }
+
+    /// What becomes of a command on its way into the log.
+    fn applied(&self, command: &Command) -> Command {
+        match command {
+            Command::WithdrawObject(ask) if self.bug == Some(Bug::AnySource) => {
+                let source = self.state().source(&ask.object);
+                let uid = source.map_or_else(|| ask.uid.clone(), |source| source.uid.clone());
+                Command::WithdrawObject(WithdrawObject { uid, ..ask.clone() })
+            }
+            command => command.clone(),
+        }
     }
 
     /// Executes a step, and checks the laws.

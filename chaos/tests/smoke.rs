@@ -36,6 +36,7 @@ fn options(seed: u64, seconds: u64, clients: usize, nemesis: &str) -> RunOptions
         replicas: 3,
         faults,
         interval: Duration::from_secs(2),
+        kubernetes: false,
         lying_disk: false,
         romanad: find_romanad(None).expect("cargo build --workspace --bins comes first"),
         previous: None,

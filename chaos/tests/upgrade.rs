@@ -27,6 +27,7 @@ async fn replicas_are_upgraded_one_by_one() {
         replicas: 3,
         faults: vec!["upgrade".parse().expect("a fault")],
         interval: Duration::from_secs(2),
+        kubernetes: false,
         lying_disk: false,
         romanad: present(),
         previous: Some(previous),

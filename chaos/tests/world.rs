@@ -34,6 +34,7 @@ fn planted_bugs_are_found() {
         (Bug::LostEntry, "same-state"),
         (Bug::Zombie, "in-use"),
         (Bug::OwnClock, "log-time"),
+        (Bug::AnySource, "imports"),
     ] {
         let found = (0..300).find_map(|seed| run(seed, STEPS, Some(bug)).err());
         let (steps, broken) = found.unwrap_or_else(|| panic!("{bug:?} is not noticed"));

@@ -5,6 +5,8 @@
 
 #[path = "laws/commands.rs"]
 mod commands;
+#[path = "laws/imports.rs"]
+mod imports;
 #[path = "laws/plans.rs"]
 mod plans;
 
@@ -167,6 +169,7 @@ impl World {
             |command: &Command| Proposal { actor: "law".into(), command: command.clone() };
         let proposals = step.commands.iter().map(proposal).collect();
         let entry = Entry { at: Millis(u64::try_from(self.clock).unwrap()), proposals };
+        imports::check(&self.state, position, &entry);
         let before = self.state.revision();
         let (outcomes, records) = self.state.apply(position, &entry);
         assert_eq!((outcomes.clone(), records.clone()), self.restarted.apply(position, &entry));

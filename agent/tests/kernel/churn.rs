@@ -266,7 +266,7 @@ fn lost_files_close_nothing_that_works_in_namespaces() {
     until("it has heard a replica", || {
         lab.status("h1").is_some_and(|status| status.stale_ms.is_some() && status.is_ready())
     });
-    until("both are in the attachment_count again", || lab.ledger("h1") == 2);
+    until("both attachments are counted again", || lab.attachment_count("h1") == 2);
     let third = attach(&mut lab, "c3");
     lab.reaches("c3", one[0]);
     let (sent, received) = ping.end();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::Cluster;
+use super::{ApiServer, Cluster};
 
 impl Cluster {
     /// kill -9.
@@ -129,11 +129,12 @@ impl Cluster {
         replica.child.is_none()
     }
 
-    /// Brings all replicas back.
+    /// Brings all replicas back, and the API server.
     ///
     /// # Errors
-    /// A replica does not start.
+    /// One of them does not start.
     pub fn heal(&mut self) -> Result<()> {
+        self.api_server.as_mut().map_or(Ok(()), ApiServer::heal)?;
         (0..self.replicas.len()).try_for_each(|at| self.revive(at))
     }
 

@@ -56,7 +56,7 @@ impl Net {
         ip(&["netns", "add", &switch])?;
         ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
         ip(&["-n", &switch, "link", "set", "br0", "up"])?;
-        let (judge, address) = (net.name.as_str(), format!("10.99.{subnet}.254/24"));
+        let (judge, address) = (net.name.as_str(), format!("{}/24", net.judge()));
         ip(&["link", "add", judge, "type", "veth", "peer", "name", "judge", "netns", &switch])?;
         ip(&["-n", &switch, "link", "set", "judge", "master", "br0", "up"])?;
         ip(&["addr", "add", &address, "dev", judge])?;
@@ -76,6 +76,12 @@ impl Net {
     #[must_use]
     pub fn ip(&self, place: usize) -> Ipv4Addr {
         Ipv4Addr::new(10, 99, self.subnet, u8::try_from(place + 1).unwrap_or(u8::MAX))
+    }
+
+    /// Address of the judge, which is also that of servers on this machine.
+    #[must_use]
+    pub fn judge(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 99, self.subnet, 254)
     }
 
     /// Creates a place for a replica, unless it exists already.

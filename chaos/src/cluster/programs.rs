@@ -32,6 +32,19 @@ pub fn find_romanad(given: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
+/// kube-apiserver: `$KUBE_APISERVER`, or what `deploy/test-kubernetes.sh` has built.
+///
+/// # Errors
+/// There is none; how to get one.
+pub fn find_kube_apiserver() -> Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/test-kubernetes.sh");
+    let output = Command::new(&script).arg("--built").output();
+    let output = output.with_context(|| format!("run {}", script.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "there is no kube-apiserver: {}", said.trim());
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
 /// Compiles the power-cut shim with the system's C compiler and returns its path.
 ///
 /// # Errors

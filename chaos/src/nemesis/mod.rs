@@ -7,6 +7,7 @@
 //! begins, by the plan's dice: the leader is not known earlier.
 
 pub(crate) mod abuse;
+mod api_server;
 mod clock;
 mod damage;
 mod disk;
@@ -36,7 +37,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::{Clock, Nanos};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, find_kube_apiserver};
 pub use plan::{Strike, plan};
 
 /// All kinds of faults.
@@ -70,6 +71,9 @@ pub const KINDS: &[&Kind] = &[
     &forged::FORGED,
     &older::OLDER,
     &abuse::ABUSE,
+    &api_server::KILL,
+    &api_server::PAUSE,
+    &api_server::CUT,
 ];
 
 /// What a fault affects. Concurrent faults affect different things.
@@ -81,17 +85,20 @@ pub enum Sort {
     Clock,
     /// Nothing is broken; external input is hostile.
     Hostile,
+    /// The Kubernetes API server, which the replicas follow.
+    Kubernetes,
     /// Membership or data of replicas: never combined with another fault.
     Members,
 }
 
 impl Sort {
-    const ALL: [(&'static str, Self); 6] = [
+    const ALL: [(&'static str, Self); 7] = [
         ("process", Self::Process),
         ("network", Self::Network),
         ("disk", Self::Disk),
         ("clock", Self::Clock),
         ("hostile", Self::Hostile),
+        ("kubernetes", Self::Kubernetes),
         ("members", Self::Members),
     ];
 
@@ -111,12 +118,19 @@ pub struct Needs {
     pub small_disks: bool,
     /// An older program.
     pub previous: bool,
+    /// A Kubernetes API server that the replicas follow.
+    pub kubernetes: bool,
 }
 
 impl Needs {
     /// No requirements.
-    pub const NOTHING: Self =
-        Self { shim: false, namespaces: false, small_disks: false, previous: false };
+    pub const NOTHING: Self = Self {
+        shim: false,
+        namespaces: false,
+        small_disks: false,
+        previous: false,
+        kubernetes: false,
+    };
     /// The shim.
     pub const SHIM: Self = Self { shim: true, ..Self::NOTHING };
     /// Namespaces.
@@ -125,6 +139,8 @@ impl Needs {
     pub const SMALL_DISKS: Self = Self { small_disks: true, ..Self::NOTHING };
     /// An older program.
     pub const PREVIOUS: Self = Self { previous: true, ..Self::NOTHING };
+    /// An API server.
+    pub const KUBERNETES: Self = Self { kubernetes: true, ..Self::NOTHING };
 
     /// Union of the requirements of several faults.
     #[must_use]
@@ -134,6 +150,7 @@ impl Needs {
             namespaces: all.namespaces || one.namespaces,
             small_disks: all.small_disks || one.small_disks,
             previous: all.previous || one.previous,
+            kubernetes: all.kubernetes || one.kubernetes,
         })
     }
 }
@@ -177,7 +194,8 @@ impl Fault {
         self.0
     }
 
-    /// Parses a list of kinds, sorts (`network`), `all` (everything but an upgrade), or `none`.
+    /// Parses a list of kinds, sorts (`network`), `all` (everything but an upgrade and what needs an API server), or
+    /// `none`.
     ///
     /// # Errors
     /// A name is unknown.
@@ -186,7 +204,8 @@ impl Fault {
         for word in text.split(',').filter(|word| !word.is_empty() && *word != "none") {
             let sort = Sort::ALL.iter().find(|(name, _)| *name == word).map(|(_, sort)| *sort);
             let fits = |kind: &&&'static Kind| {
-                !kind.needs.previous && (word == "all" || sort == Some(kind.sort))
+                let Needs { previous, kubernetes, .. } = kind.needs;
+                !previous && (word == "all" && !kubernetes || sort == Some(kind.sort))
             };
             let some: Vec<Self> = KINDS.iter().filter(fits).map(|kind| Self(kind)).collect();
             let some = if some.is_empty() { vec![word.parse()?] } else { some };
@@ -202,10 +221,11 @@ impl Fault {
 #[must_use]
 pub fn possible(faults: &[Fault]) -> Vec<Fault> {
     let root = rustix::process::geteuid().is_root();
+    let api_server = Needs::of(faults).kubernetes && find_kube_apiserver().is_ok();
     let can = |fault: &&Fault| {
-        let Needs { namespaces, small_disks, previous, .. } = fault.kind().needs;
+        let Needs { namespaces, small_disks, previous, kubernetes, .. } = fault.kind().needs;
         let memory = fault.kind().name != memory::MEMORY.name || memory::possible();
-        !previous && memory && (root || !namespaces && !small_disks)
+        !previous && memory && (root || !namespaces && !small_disks) && (api_server || !kubernetes)
     };
     faults.iter().filter(can).copied().collect()
 }
@@ -426,7 +446,10 @@ mod tests {
         assert_eq!(names("kill,pause,kill"), ["kill", "pause"]);
         assert_eq!(names("clock"), ["clock-jump", "clock-drift", "clock-lie"]);
         assert_eq!(names("none"), Vec::<String>::new());
-        assert_eq!(names("all").len(), KINDS.len() - 1);
-        assert!(!names("all").contains(&"upgrade".into()));
+        let api_server = ["api-server-kill", "api-server-pause", "api-server-cut"];
+        assert_eq!(names("kubernetes"), api_server);
+        let all = names("all");
+        assert_eq!(all.len(), KINDS.len() - 1 - api_server.len());
+        assert!(!all.iter().any(|name| name == "upgrade" || api_server.contains(&name.as_str())));
     }
 }

@@ -9,6 +9,7 @@ pub(super) mod chain;
 pub(super) mod digest;
 pub(super) mod exclusive;
 pub(super) mod feed;
+pub(super) mod kubernetes;
 pub(super) mod linearizable;
 pub(super) mod live;
 pub(super) mod liveness;

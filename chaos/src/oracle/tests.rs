@@ -3,6 +3,7 @@
 
 mod abuse;
 mod audit;
+mod kubernetes;
 
 use romana_statemachine::command::{AllocateAddress, HostSpec, ReleaseAddress};
 use romana_statemachine::name::AddressName;
@@ -122,6 +123,7 @@ impl Truth {
             audited: Vec::new(),
             faults: Vec::new(),
             memory: Vec::new(),
+            kubernetes: None,
             backups: vec![Backed {
                 replica: 3,
                 revision,
@@ -624,9 +626,13 @@ fn an_address_that_did_not_rest() {
 /// Every law in the table has tests here.
 #[test]
 fn every_law_has_a_test_that_breaks_it() {
-    let tests =
-        [include_str!("tests.rs"), include_str!("tests/abuse.rs"), include_str!("tests/audit.rs")]
-            .concat();
+    let tests = [
+        include_str!("tests.rs"),
+        include_str!("tests/abuse.rs"),
+        include_str!("tests/audit.rs"),
+        include_str!("tests/kubernetes.rs"),
+    ]
+    .concat();
     for law in super::LAWS.iter().filter(|law| !["digest", "replay"].contains(&law.name)) {
         assert!(tests.contains(&format!("breaks(\"{}\"", law.name)), "{}", law.name);
     }

@@ -80,15 +80,19 @@ pub fn world() -> Vec<Command> {
     commands
 }
 
-/// Executes the setup commands, and records their calls.
+/// Executes setup commands, and records their calls.
 ///
 /// # Errors
 /// The cluster does not accept a command within a minute.
-pub async fn set_up(apis: &[SocketAddr], clock: Clock) -> Result<Vec<Call>> {
+pub async fn set_up(
+    apis: &[SocketAddr],
+    commands: Vec<Command>,
+    clock: Clock,
+) -> Result<Vec<Call>> {
     let mut caller = Caller::Library(library(apis, "chaos:setup")?);
     let mut rng = SmallRng::seed_from_u64(0);
     let mut calls = Vec::new();
-    for command in world() {
+    for command in commands {
         let ask = Ask::Command(Box::new(command));
         let start = calls.len();
         loop {

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
-use romana_statemachine::command::{AllocateAddress, Attached, ReleaseAddress, ReportAttachments};
+use romana_statemachine::command::{
+    AllocateAddress, Attached, ObjectKey, ReleaseAddress, ReportAttachments,
+};
 use romana_statemachine::name::{AddressName, HostName};
 use romana_statemachine::{Answer, Command, State};
 use serde_json::{Value, json};
@@ -54,6 +56,7 @@ pub(super) fn beginning() -> Vec<Command> {
     let mut all = vec![
         json!({"RaiseVersion": {"version": 2}}),
         json!({"RaiseVersion": {"version": 3}}),
+        json!({"RaiseVersion": {"version": 4}}),
         TOPOLOGIES[0](),
         json!({"ChangeSettings": {"address_reuse_delay_ms": 1000}}),
         json!({"CreateTenant": {"id": "t0", "labels": {"kubernetes.io/metadata.name": "t0"}}}),
@@ -120,7 +123,7 @@ fn command(state: &State, rng: &mut SmallRng) -> Option<Command> {
     let (n, tenant, at) =
         (rng.random_range(0..6_u8), rng.random_range(0..2_u8), rng.random_range(0..HOSTS));
     let ip = Ipv4Addr::new(10, 0, 0, rng.random_range(0..64));
-    let value = match rng.random_range(0..22_u8) {
+    let value = match rng.random_range(0..28_u8) {
         0 | 1 => {
             let owner = json!({"name": format!("vm{n}"), "host": format!("h{at}"),
                 "tenant": format!("t{tenant}"), "segment": "s"});
@@ -151,11 +154,47 @@ fn command(state: &State, rng: &mut SmallRng) -> Option<Command> {
         19 => json!({"RemovePolicy": {"name": format!("p{}", n % 3)}}),
         20 => json!({"RequestVip": {"name": format!("v{}", n % 2),
             "ip": format!("192.168.99.{}", n % 2), "candidates": []}}),
+        21..25 => import(state, rng)?,
+        25 | 26 => {
+            let object = key(n, ip, rng)?;
+            json!({"WithdrawObject": {"object": object, "uid": format!("u{}", n % 2), "term": 1}})
+        }
         _ => {
             json!({"AssignVip": {"name": format!("v{}", n % 2), "host": format!("h{at}"), "term": 1}})
         }
     };
     serde_json::from_value(value).ok()
+}
+
+/// An object from outside, of one of two sources, which operators may have made as well.
+fn import(state: &State, rng: &mut SmallRng) -> Option<Value> {
+    let (n, at) = (rng.random_range(0..6_u8), rng.random_range(0..HOSTS));
+    let object = match rng.random_range(0..5_u8) {
+        0 => json!({"Host": host(at, at % 2)["AddHost"]}),
+        1 => json!({"Tenant": {"id": format!("t{}", n % 3), "labels": {"x": n.to_string()}}}),
+        2 => {
+            let held = state.ipam().addresses_after(None).nth(usize::from(n))?;
+            json!({"Endpoint": {"ip": held.ip, "tenant": held.tenant, "segment": held.segment,
+                "host": held.host, "labels": {"app": (n % 3).to_string()}}})
+        }
+        3 => json!({"Policy": policy(n, n % 2, rng)?["SetPolicy"]}),
+        _ => json!({"Vip": {"name": format!("v{}", n % 3),
+            "ip": format!("192.168.99.{}", n % 3), "candidates": [format!("h{at}")]}}),
+    };
+    let source = json!({"kind": "Kind", "uid": format!("u{}", rng.random_range(0..2_u8))});
+    Some(json!({"ImportObject": {"source": source, "object": object, "term": 1}}))
+}
+
+/// The key of an object that may come from outside.
+fn key(n: u8, ip: Ipv4Addr, rng: &mut SmallRng) -> Option<Value> {
+    let all = [
+        json!({"Host": format!("h{}", usize::from(n) % HOSTS)}),
+        json!({"Tenant": format!("t{}", n % 3)}),
+        json!({"Endpoint": ip}),
+        json!({"Policy": format!("p{}", n % 3)}),
+        json!({"Vip": format!("v{}", n % 3)}),
+    ];
+    all.choose(rng).cloned()
 }
 
 fn policy(n: u8, tenant: u8, rng: &mut SmallRng) -> Option<Value> {
@@ -248,10 +287,16 @@ fn add(world: &mut World, at: usize, name: &AddressName) {
     }
 }
 
-/// An operator who evicts a host has made sure that nothing runs there.
+/// An operator who evicts a host, or removes its Node, has made sure that nothing runs there.
 fn evicted(world: &mut World, command: &Command) {
-    let Command::RemoveHost(remove) = command else { return };
-    let gone: Option<HostName> = remove.force.then(|| remove.name.clone());
+    let gone: Option<HostName> = match command {
+        Command::RemoveHost(remove) => remove.force.then(|| remove.name.clone()),
+        Command::WithdrawObject(withdraw) => match &withdraw.object {
+            ObjectKey::Host(name) => world.state().host(name).is_none().then(|| name.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
     for agent in world.agents.iter_mut().filter(|agent| Some(&agent.host) == gone.as_ref()) {
         agent.running.clear();
     }

@@ -103,4 +103,17 @@ fn the_bill_of_materials_lists_crates() {
         assert!(licence.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '('));
     }
     assert!(list.contains("romana-agent v") && list.contains("tokio v"));
+    assert!(list.contains("romana-dns v"), "it has every program");
+
+    // The same for programs that read SPDX.
+    let spdx = must(Command::new(deploy().join("image/sbom.sh")).arg("--spdx"));
+    let count = |field: &str| spdx.lines().filter(|line| line.starts_with(field)).count();
+    assert!(spdx.starts_with("SPDXVersion: SPDX-2.3\nDataLicense: CC0-1.0\n"), "{spdx}");
+    let crates = list.lines().count();
+    for field in ["PackageName: ", "PackageVersion: ", "PackageLicenseDeclared: ", "Relationship: "]
+    {
+        assert_eq!(count(field), crates, "{field}");
+    }
+    let registry = list.lines().filter(|line| line.contains("\tregistry\t")).count();
+    assert_eq!((count("PackageChecksum: SHA256: "), count("ExternalRef: ")), (registry, registry));
 }

@@ -19,6 +19,11 @@ pub(crate) struct Server {
     pub(crate) port: u16,
 }
 
+/// kube-apiserver, which `deploy/test-kubernetes.sh` builds. `None` where it was not built, except in CI.
+pub(crate) fn program() -> Option<PathBuf> {
+    romana_testing::built("test-kubernetes.sh", &["--built"])
+}
+
 impl Server {
     /// Starts the server and waits until it is ready. `None` where it was not built, except in CI.
     pub(crate) async fn start() -> Option<Self> {
@@ -181,6 +186,18 @@ impl Objects {
         let subsets = json!([{"addresses": addresses, "ports": [{"port": 80}]}]);
         let endpoints = json!({"metadata": {"name": service}, "subsets": subsets});
         self.create(&format!("/api/v1/namespaces/{namespace}/endpoints"), endpoints).await;
+        // From 1.21 on it is followed by its slice, which a controller makes that does not run.
+        let slices = "/apis/discovery.k8s.io/v1";
+        if self.call("GET", slices, Value::Null).await.is_err() {
+            return;
+        }
+        let labels = json!({"kubernetes.io/service-name": service});
+        let slice = json!({
+            "metadata": {"name": service, "labels": labels}, "addressType": "IPv4",
+            "endpoints": [{"addresses": [ip], "nodeName": node, "conditions": {"ready": true}}],
+            "ports": [{"port": 80}],
+        });
+        self.create(&format!("{slices}/namespaces/{namespace}/endpointslices"), slice).await;
     }
 
     /// What romanad may do.

@@ -1,4 +1,4 @@
-use romana_statemachine::{Digest, Index, Millis};
+use romana_statemachine::{Digest, Index, Millis, Revision};
 use serde_json::{Value, json};
 
 use super::*;

@@ -9,6 +9,7 @@ use romana_statemachine::name::{AddressName, HostName};
 use super::super::timeline::Timeline;
 use super::super::{Case, Law, Verdict};
 use crate::evidence::Call;
+use crate::kubernetes::is_node;
 
 pub(in super::super) const LAW: Law = Law {
     name: "no-phantom",
@@ -17,7 +18,8 @@ pub(in super::super) const LAW: Law = Law {
 };
 
 fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    Asked::new(&case.evidence.calls).explain(&case.timeline, verdict);
+    let asked = Asked::new(case);
+    asked.explain(&case.timeline, verdict);
 }
 
 /// Requests that were or may have been committed.
@@ -29,14 +31,15 @@ struct Asked<'a> {
     hosts_added: HashSet<&'a HostName>,
     /// Whether with `force`.
     hosts_removed: HashMap<&'a HostName, bool>,
+    /// Whether Nodes of a Kubernetes API server come and go.
+    nodes: bool,
 }
 
 impl<'a> Asked<'a> {
-    fn new(calls: &'a [Call]) -> Self {
-        let mut asked = Self::default();
-        for command in
-            calls.iter().filter(|call| call.may_have_happened()).filter_map(Call::command)
-        {
+    fn new(case: &Case<'a>) -> Self {
+        let mut asked = Self { nodes: case.evidence.kubernetes.is_some(), ..Self::default() };
+        let calls = case.evidence.calls.iter().filter(|call| call.may_have_happened());
+        for command in calls.filter_map(Call::command) {
             match command {
                 Command::AllocateAddress(ask) => {
                     asked.allocated.insert((&ask.name, &ask.host));
@@ -76,12 +79,14 @@ impl<'a> Asked<'a> {
                 verdict.broken(format!("nobody can have released {span:?}"));
             }
         }
-        for (host, revision) in &timeline.hosts_added {
+        let is_node = |host: &HostName| self.nodes && is_node(host);
+        for (host, revision) in timeline.hosts_added.iter().filter(|(host, _)| !is_node(host)) {
             if !self.hosts_added.contains(host) {
                 verdict.broken(format!("nobody added host {host} ({revision})"));
             }
         }
-        for (host, evicted, revision) in &timeline.hosts_removed {
+        let removed = timeline.hosts_removed.iter().filter(|(host, ..)| !is_node(host));
+        for (host, evicted, revision) in removed {
             if self.hosts_removed.get(host).is_none_or(|force| *evicted && !force) {
                 verdict.broken(format!("nobody removed host {host} ({revision})"));
             }

@@ -1,5 +1,6 @@
 //! Law 7: nothing is released on a guess.
 
+use romana_statemachine::command::ObjectKey;
 use romana_statemachine::event::ReleaseReason;
 use romana_statemachine::{Command, Event};
 
@@ -24,6 +25,9 @@ fn check(world: &World) -> Result<(), String> {
                 }
                 (Command::RemoveHost(remove), ReleaseReason::Evicted) => {
                     remove.force && remove.name == gone.host
+                }
+                (Command::WithdrawObject(withdraw), ReleaseReason::Evicted) => {
+                    withdraw.object == ObjectKey::Host(gone.host.clone())
                 }
                 _ => false,
             };

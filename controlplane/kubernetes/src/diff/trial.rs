@@ -50,12 +50,15 @@ impl Trial {
     fn has(&self, desired: &Desired) -> bool {
         let state = &self.state;
         let same = match &desired.imported {
-            Imported::Host(_) | Imported::Vip(_) => false,
+            Imported::Host(_) => false,
             Imported::Tenant(spec) => {
                 state.tenant(&spec.id).is_some_and(|tenant| tenant.labels == spec.labels)
             }
             Imported::Endpoint(endpoint) => state.endpoint(endpoint.ip) == Some(endpoint),
             Imported::Policy(policy) => state.policy(&policy.name) == Some(policy),
+            Imported::Vip(spec) => state
+                .vip(&spec.name)
+                .is_some_and(|vip| (vip.ip, &vip.candidates) == (spec.ip, &spec.candidates)),
         };
         same && state.source(&desired.imported.key()) == Some(&desired.source)
     }

@@ -24,7 +24,7 @@ const STATIC_UID: &str = "kubernetes.io/config.mirror";
 pub struct Segments(watch::Sender<BTreeMap<ObjectName, Known>>);
 
 /// What is known of a pod.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Known {
     uid: String,
     /// Empty: it is not a static pod.
@@ -64,7 +64,12 @@ impl Segments {
             segment: segment(pod),
         };
         let name = ObjectName::of(&pod.metadata);
-        self.0.send_modify(|pods| _ = pods.insert(name, known));
+        // Those who wait are not woken for each pod of a list that has changed nothing.
+        self.0.send_if_modified(|pods| {
+            let is_news = pods.get(&name) != Some(&known);
+            pods.insert(name, known);
+            is_news
+        });
     }
 
     /// Records that a pod was deleted.

@@ -109,7 +109,11 @@ async fn pods_of(lab: &Lab, count: usize) -> Vec<Pod> {
     let pods = ready(lab, "shop", "app=web", count).await;
     for node in &lab.nodes {
         let here = pods.iter().filter(|pod| pod.node == node.machine.name).count();
-        assert!(here >= count / (2 * lab.nodes.len()), "{} has {here} of {count} pods", node.machine.name);
+        assert!(
+            here >= count / (2 * lab.nodes.len()),
+            "{} has {here} of {count} pods",
+            node.machine.name
+        );
     }
     pods
 }

@@ -38,7 +38,7 @@ test-policy: setup ## All 230 Cyclonus cases on nine pods with real connections:
 	$(CARGO) build $(BINS) --locked
 	$(CARGO) nextest run -p romana-agent --test kernel --locked --run-ignored only -E 'test(all_of_cyclonus)'
 
-test-kubernetes: setup ## All tests against a real Kubernetes, API server and kubelets, which is built once: minutes (most are in `make test`)
+test-kubernetes: setup ## All tests against a real Kubernetes, API server and kubelets, which is built once: half an hour (`make test` has a part)
 	./deploy/test-kubernetes.sh
 	$(CARGO) build $(BINS) --locked
 	$(CARGO) nextest run --workspace --locked --run-ignored all -E 'package(romana-chaos) and (binary(kubernetes) or binary(kubelets))'

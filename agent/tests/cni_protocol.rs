@@ -3,13 +3,15 @@
 //! numbers are those of `reference/field.md` §3.1.
 
 use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proptest::prelude::*;
 use romana_agent::cni::{self, Agent, Env};
-use romana_agent::ipc::{Added, Failed, Link, Reply, Request};
+use romana_agent::ipc::{self, Added, Failed, Link, Reply, Request};
 use romana_statemachine::agent::PodRef;
 use serde_json::{Value, json};
 
@@ -161,6 +163,61 @@ fn versions_are_told() {
         assert_eq!(told["cniVersion"], version);
         assert_eq!(told["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
     }
+}
+
+/// The state of a process, as in /proc/PID/stat: `S` sleeps, `Z` has ended.
+fn process_state(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let (_, rest) = stat.rsplit_once(") ").expect("the name is in parentheses");
+    rest.chars().next().expect("a state")
+}
+
+/// While an agent is replaced, nobody listens at its socket for a moment.
+#[test]
+fn an_add_waits_for_an_agent_that_restarts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("agent.sock");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_romana-cni"))
+        .env_clear()
+        .envs(add())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let stdin = config("1.1.0", json!({"socket": socket}));
+    child.stdin.take().expect("its input").write_all(stdin.as_bytes()).expect("it reads");
+    // Its input is there: it sleeps between two attempts.
+    let state = loop {
+        match process_state(child.id()) {
+            state @ ('S' | 'Z') => break state,
+            _ => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(state, 'S', "it did not wait: {:?}", child.wait_with_output());
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let (mut stream, _) = listener.accept().expect("it connects");
+    let request: Request = ipc::receive(&mut stream).expect("a request");
+    assert!(matches!(request, Request::Add(_)), "{request:?}");
+    ipc::send(&mut stream, &added()).expect("it reads the reply");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(told["ips"][0]["address"], "10.0.0.1/32", "{told}");
+}
+
+/// What must not wait does not, although there was an agent.
+#[test]
+fn other_commands_answer_at_once_without_an_agent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("agent.sock");
+    let begun = Instant::now();
+    let (status, error) =
+        exec(&with("CNI_COMMAND", "STATUS"), &config("1.1.0", json!({"socket": socket})));
+    assert_eq!((status, &error["code"]), (1, &json!(50)), "{error}");
+    let spool = json!({"socket": socket, "stateDir": dir.path()});
+    let (status, said) = exec(&with("CNI_COMMAND", "DEL"), &config("1.1.0", spool));
+    assert_eq!((status, said), (0, Value::Null));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 /// An agent with a prepared answer that records the request.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::deploy;
 use crate::kustomize::{Template, items, named, of_kind, overlays, rendered, text};
@@ -219,6 +219,34 @@ fn addresses_are_the_same_everywhere() {
             assert_eq!(spec["containers"][0]["args"][0], format!("--rootURL={api}"), "{overlay}");
         }
     }
+}
+
+/// A founder that is alone and comes to a node without its data would found an empty cluster: it is bound to the node that
+/// its operator has labelled. With others to ask it refuses, so these run where they can.
+#[test]
+fn a_lone_founder_stays_with_its_data() {
+    let mut alone = Vec::new();
+    for overlay in overlays() {
+        let objects = rendered(&overlay);
+        let set = &named(&objects, "StatefulSet", "romanad")["spec"];
+        let pod = &set["template"]["spec"];
+        let nodes = &pod["affinity"]["nodeAffinity"];
+        let required = &nodes["requiredDuringSchedulingIgnoredDuringExecution"];
+        let on_its_node = items(&pod["volumes"])
+            .any(|volume| volume["name"] == "data" && volume["hostPath"].is_object());
+        if set["replicas"] == 1 && on_its_node {
+            // Terms are alternatives: one more would let it go elsewhere.
+            let label = json!([{"key": "romana.io/replica", "operator": "Exists"}]);
+            let terms = json!([{"matchExpressions": label}]);
+            assert_eq!(required["nodeSelectorTerms"], terms, "{overlay}");
+            alone.push(overlay);
+        } else {
+            assert!(required.is_null(), "{overlay}: {required}");
+        }
+    }
+    assert_eq!(alone, ["kubeadm-single"]);
+    let guide = fs::read_to_string(deploy().join("README.md")).unwrap();
+    assert!(guide.contains("kubectl label node NODE romana.io/replica="));
 }
 
 /// The Service is that of kube-dns, at its address, by UDP and TCP; it selects our pods, which no policy closes.

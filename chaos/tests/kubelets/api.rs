@@ -1,5 +1,6 @@
 //! The API server as its administrator sees it: requests, and `kubectl` where users would take it.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -85,11 +86,18 @@ impl Api {
         self.must("DELETE", path, json!({"propagationPolicy": "Background"})).await;
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
+    /// A program that uses the administrator's kubeconfig.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         // Discovery is cached in the home directory.
         let home = self.kubeconfig.parent().expect("a folder");
-        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", home).args(arguments);
+        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", home);
+        command
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command("kubectl");
+        command.args(arguments);
         command
     }
 

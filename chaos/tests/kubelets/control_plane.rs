@@ -85,6 +85,8 @@ impl ControlPlane {
             // kubeadm's default.
             "--service-cluster-ip-range=10.96.0.0/12".into(),
             "--allow-privileged=true".into(),
+            // kubeadm's: nothing resolves the nodes' names. Logs and exec need it.
+            "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname".into(),
         ];
         let program = self.programs.join("kube-apiserver");
         self.machine.start_program("api", &program, &arguments);

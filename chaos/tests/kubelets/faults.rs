@@ -9,7 +9,7 @@ use crate::pods::Pod;
 use crate::{all_reach_each_other, connections, objects, ready};
 
 /// kill -9 of a program on a node, by its name. Only processes of that machine are looked at.
-fn kill(lab: &Lab, node: &str, program: &str) {
+pub(crate) fn kill(lab: &Lab, node: &str, program: &str) {
     lab.node(node).machine.run("pkill", &["-KILL", "--exact", program]);
 }
 

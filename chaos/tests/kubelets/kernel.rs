@@ -52,6 +52,12 @@ impl Traces {
         self.links.is_empty() && self.routes.is_empty() && files == 0
     }
 
+    /// How many pods the node has, if links, routes and files agree.
+    pub(crate) fn pods(&self) -> Option<usize> {
+        let count = self.links.len();
+        (self.routes.len() == count && self.attachments == count).then_some(count)
+    }
+
     /// Nothing at all, not even what stands without pods. DELs that a kubelet repeats after the agent has gone stay
     /// where they wait.
     pub(crate) fn is_nothing(&self) -> bool {

@@ -1,13 +1,16 @@
-//! A real Kubernetes of two nodes on this machine. Everything in it ends with the value, also when a test panics or is
+//! A real Kubernetes of some nodes on this machine. Everything in it ends with the value, also when a test panics or is
 //! killed.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use romana_chaos::cluster::find_romanad;
 use romana_chaos::http::once;
+use romana_client::{API_PORT, Server};
 use romana_testing::built;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -18,8 +21,6 @@ use crate::machine::Machine;
 use crate::node::{Common, Node};
 use crate::{LOOK, PATIENCE, images};
 
-/// Ports of romanad.
-const API_PORT: u16 = 9600;
 const ANSWER: Duration = Duration::from_secs(3);
 
 pub(crate) struct Lab {
@@ -27,6 +28,10 @@ pub(crate) struct Lab {
     pub(crate) nodes: Vec<Node>,
     pub(crate) control: ControlPlane,
     pub(crate) api: Api,
+    /// The folder of Kubernetes' programs.
+    programs: PathBuf,
+    /// The first process of machines.
+    init: PathBuf,
     _dir: TempDir,
 }
 
@@ -37,35 +42,70 @@ fn programs() -> Option<PathBuf> {
 }
 
 impl Lab {
-    /// Starts a cluster without a network, and moves this thread into the network of its control plane.
-    pub(crate) async fn start(nodes: usize) -> Option<Self> {
+    /// Starts a cluster without a network, and moves this thread into the network of its control plane. The first nodes
+    /// get the label of nodes for replicas.
+    pub(crate) async fn start(nodes: usize, replicas: usize) -> Option<Self> {
         let programs = programs()?;
         let dir = TempDir::with_prefix("romana-kubelets-").expect("a directory");
-        let pause = images::pause(dir.path());
+        let init = images::pause(dir.path());
         let names: Vec<String> = (1..=nodes).map(|number| format!("n{number}")).collect();
-        let machine = Machine::start("control", &pause, dir.path());
+        let machine = Machine::start("control", &init, dir.path());
         let mut control = ControlPlane::start(machine, &programs, &names);
         let machines = names.iter().zip(1..).map(|(name, number)| {
-            let machine = Machine::start(name, &pause, dir.path());
-            Node::start(machine, &control.machine, &format!("10.77.0.{number}"))
+            let machine = Machine::start(name, &init, dir.path());
+            let address = format!("10.77.0.{number}");
+            Node::start(machine, &control.machine, &address, number <= replicas)
         });
-        let mut nodes: Vec<Node> = machines.collect();
-        let images = images::all(dir.path(), &pause);
+        let nodes: Vec<Node> = machines.collect();
+        let images = images::all(dir.path(), &init);
         control.machine.enter_network();
         let api = ready(&control).await;
         control.start_controllers();
-        let common = Common {
-            programs: &programs,
-            kubeconfig: control.kubeconfig("admin"),
-            images: &images,
-        };
-        for node in &mut nodes {
-            until("containerd answers", async || node.has_containerd()).await.expect("containerd");
-            node.join(&common, &control.kubeconfig(&node.machine.name));
+        let mut lab = Self { nodes, control, api, programs, init, _dir: dir };
+        for at in 0..lab.nodes.len() {
+            until("containerd answers", async || lab.nodes[at].has_containerd())
+                .await
+                .expect("containerd");
+            lab.nodes[at].import(&images);
+            lab.join(at);
         }
-        let lab = Self { nodes, control, api, _dir: dir };
         lab.until("all nodes have joined", async || lab.joined().await.len() == names.len()).await;
         Some(lab)
+    }
+
+    /// Starts kubelet and kube-proxy on a node.
+    fn join(&mut self, at: usize) {
+        let common =
+            Common { programs: &self.programs, kubeconfig: self.control.kubeconfig("admin") };
+        let node = &mut self.nodes[at];
+        let kubeconfig = self.control.kubeconfig(&node.machine.name);
+        node.join(&common, &kubeconfig);
+    }
+
+    fn position(&self, name: &str) -> usize {
+        let at = self.nodes.iter().position(|node| node.machine.name == name);
+        at.unwrap_or_else(|| panic!("there is no node {name}"))
+    }
+
+    /// Cuts a node's power: everything on it ends at once. Returns when the others see no link to it.
+    pub(crate) async fn power_off(&mut self, name: &str) {
+        let at = self.position(name);
+        self.nodes[at].power_off();
+        let port = self.nodes[at].machine.port();
+        let switch = &self.control.machine;
+        self.until("its link is gone", async || {
+            let shown = switch.command("ip").args(["link", "show", &port]).output();
+            !shown.expect("start nsenter (package util-linux)").status.success()
+        })
+        .await;
+    }
+
+    /// Starts a node again that was powered off.
+    pub(crate) async fn power_on(&mut self, name: &str) {
+        let at = self.position(name);
+        self.nodes[at].power_on(&self.init, &self.control.machine);
+        self.until("containerd answers", async || self.nodes[at].has_containerd()).await;
+        self.join(at);
     }
 
     async fn joined(&self) -> Vec<Value> {
@@ -86,7 +126,17 @@ impl Lab {
 
     /// Waits for a condition. Says how the cluster is if it does not come.
     pub(crate) async fn until(&self, what: &str, so: impl AsyncFnMut() -> bool) {
-        if let Err(error) = until(what, so).await {
+        self.until_within(PATIENCE, what, so).await;
+    }
+
+    /// The same for what takes longer.
+    pub(crate) async fn until_within(
+        &self,
+        patience: Duration,
+        what: &str,
+        so: impl AsyncFnMut() -> bool,
+    ) {
+        if let Err(error) = until_within(patience, what, so).await {
             panic!("{error}\n{}", self.report().await);
         }
     }
@@ -135,16 +185,37 @@ impl Lab {
         )
     }
 
-    /// What Romana's API answers; null if no replica does.
+    /// What Romana's API answers; null if no replica can.
     pub(crate) async fn romana(&self, path: &str) -> Value {
         for node in &self.nodes {
-            let ip: IpAddr = node.address.parse().expect("an address");
-            let to = SocketAddr::new(ip, API_PORT);
-            if let Ok(answer) = once(to, Method::GET, path, None, ANSWER).await {
-                return answer.body;
+            if let Some(answer) = romana_on(node, path).await {
+                return answer;
             }
         }
         Value::Null
+    }
+
+    /// The replicas, and other nodes, where nothing answers.
+    pub(crate) fn servers(&self) -> Vec<Server> {
+        let server = |node: &Node| {
+            Server::parse(&format!("http://{}", node.address), API_PORT).expect("a server")
+        };
+        self.nodes.iter().map(server).collect()
+    }
+
+    /// `romana`, with the replicas and the administrator's kubeconfig.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
+        let romana = find_romanad(None).expect("programs").with_file_name("romana");
+        let servers: Vec<String> = self.servers().iter().map(ToString::to_string).collect();
+        let mut command = self.api.command(romana);
+        command.args(["--rootURL", &servers.join(",")]).args(arguments);
+        command
+    }
+
+    /// `romana` in the pod of a replica, as deploy/README.md has it.
+    pub(crate) fn exec(&self, arguments: &[&str]) -> String {
+        let exec = ["exec", "--namespace=kube-system", "romanad-0", "--", "romana"];
+        self.api.run(&[&exec[..], arguments].concat())
     }
 
     /// The items of a list of Romana. `None`: no replica answers.
@@ -153,17 +224,32 @@ impl Lab {
     }
 
     pub(crate) fn node(&self, name: &str) -> &Node {
-        let found = self.nodes.iter().find(|node| node.machine.name == name);
-        found.unwrap_or_else(|| panic!("there is no node {name}"))
+        &self.nodes[self.position(name)]
     }
 }
 
+/// What the replica on a node answers. `None`: nothing, or a refusal.
+pub(crate) async fn romana_on(node: &Node, path: &str) -> Option<Value> {
+    let ip: IpAddr = node.address.parse().expect("an address");
+    let to = SocketAddr::new(ip, API_PORT);
+    let answer = once(to, Method::GET, path, None, ANSWER).await.ok()?;
+    (answer.status == 200).then_some(answer.body)
+}
+
 /// Waits for a condition.
-pub(crate) async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) -> Result<(), String> {
+pub(crate) async fn until(what: &str, so: impl AsyncFnMut() -> bool) -> Result<(), String> {
+    until_within(PATIENCE, what, so).await
+}
+
+pub(crate) async fn until_within(
+    patience: Duration,
+    what: &str,
+    mut so: impl AsyncFnMut() -> bool,
+) -> Result<(), String> {
     let begun = Instant::now();
     while !so().await {
-        if begun.elapsed() > PATIENCE {
-            return Err(format!("not within {PATIENCE:?}: {what}"));
+        if begun.elapsed() > patience {
+            return Err(format!("not within {patience:?}: {what}"));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -101,10 +101,15 @@ impl Machine {
         PathBuf::from(format!("/proc/{}/root{inside}", self.init))
     }
 
+    /// The name of its link on the bridge that it is connected to.
+    pub(crate) fn port(&self) -> String {
+        format!("to-{}", self.name)
+    }
+
     /// Connects the machine to the bridge of another one.
     pub(crate) fn plug(&self, switch: &Self, address: &str) {
         let (here, there) = (self.init.to_string(), switch.init.to_string());
-        let port = format!("to-{}", self.name);
+        let port = self.port();
         must(
             Command::new("nsenter")
                 .args(["--target", &there, "--net", "ip", "link", "add", &port])
@@ -122,6 +127,14 @@ impl Machine {
 }
 
 impl Machine {
+    /// Starts the machine that has ended again, under its name, with its files.
+    pub(crate) fn restart(&mut self, init: &Path) {
+        self.end();
+        let parent = self.dir.parent().expect("a folder").to_owned();
+        let name = self.name.clone();
+        *self = Self::start(&name, init, &parent);
+    }
+
     /// Ends the machine, with everything that runs in it.
     pub(crate) fn end(&mut self) {
         if self.outer.try_wait().is_ok_and(|status| status.is_some()) {

@@ -1,9 +1,12 @@
-//! Romana under real kubelets: two nodes of Kubernetes 1.20 with containerd, kubelet and kube-proxy, in namespaces of this
-//! machine. What is applied is what users apply, and what is looked at are packets.
+//! Romana under real kubelets: two to five nodes of Kubernetes 1.20 with containerd, kubelet and kube-proxy, in namespaces of
+//! this machine. What is applied is what users apply, and what is looked at are packets.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod allocations;
 mod api;
+mod backup;
+mod connectivity;
 mod control_plane;
 mod faults;
 mod images;
@@ -16,6 +19,10 @@ mod objects;
 mod pods;
 mod policies;
 mod removal;
+mod replicas;
+mod rolling;
+mod streams;
+mod upkeep;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -31,27 +38,29 @@ use pods::Pod;
 
 /// Timeout of all waits: kubelets are slow on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// The same where nodes restart one after the other, or Kubernetes has long timers of its own.
+const SLOW: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What is applied: the overlay `custom-topology` with one replica.
-fn overlay() -> String {
-    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubelets/overlay");
-    overlay.to_str().expect("a path").to_owned()
+/// An overlay that is applied: `single` or `three` replicas with the topology of `custom-topology`, `backup`, `restore`.
+fn overlay(name: &str) -> String {
+    let overlays = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubelets/overlays");
+    overlays.join(name).to_str().expect("a path").to_owned()
 }
 
 /// `kubectl apply -k`, and nothing else.
-async fn install(lab: &Lab) {
+async fn install(lab: &Lab, name: &str) {
     for (ready, message) in lab.readiness().await {
         assert!(!ready && message.contains("cni"), "there is no network yet: {message}");
     }
-    lab.api.run(&["apply", "--kustomize", &overlay()]);
-    lab.until("all nodes are ready", async || {
+    lab.api.run(&["apply", "--kustomize", &overlay(name)]);
+    lab.until_within(SLOW, "all nodes are ready", async || {
         let nodes = lab.readiness().await;
         nodes.len() == lab.nodes.len() && nodes.iter().all(|(ready, _)| *ready)
     })
     .await;
     let apps = "/apis/apps/v1/namespaces/kube-system";
-    lab.until("Romana is ready", async || {
+    lab.until_within(SLOW, "Romana is ready", async || {
         let replicas = lab.api.get(&format!("{apps}/statefulsets/romanad")).await;
         let agents = lab.api.get(&format!("{apps}/daemonsets/romana-agent")).await;
         replicas["status"]["readyReplicas"] == replicas["spec"]["replicas"]
@@ -83,7 +92,11 @@ async fn pods_of(lab: &Lab, count: usize) -> Vec<Pod> {
     let pods = ready(lab, "shop", "app=web", count).await;
     for node in &lab.nodes {
         let here = pods.iter().filter(|pod| pod.node == node.machine.name).count();
-        assert!(here >= count / 4, "{} has {here} of {count} pods", node.machine.name);
+        assert!(
+            here >= count / (2 * lab.nodes.len()),
+            "{} has {here} of {count} pods",
+            node.machine.name
+        );
     }
     pods
 }
@@ -104,7 +117,7 @@ async fn assert_addresses(lab: &Lab, pods: &[Pod]) {
     })
     .await;
     for pod in pods {
-        let rack = format!("rack-{}", pod.node.trim_start_matches('n'));
+        let rack = node::rack(&pod.node);
         let group = group(&network, &rack);
         assert!(group.contains(&pod.ip), "{pod:?} is outside {group} of {rack}");
     }
@@ -148,8 +161,8 @@ async fn connections(lab: &Lab, from: &Pod, to: &[&Pod], allowed: bool) {
 /// The fixed part: one cluster for all of it.
 #[tokio::test]
 async fn from_an_empty_cluster_to_a_working_network() {
-    let Some(lab) = Lab::start(2).await else { return };
-    install(&lab).await;
+    let Some(lab) = Lab::start(2, 1).await else { return };
+    install(&lab, "single").await;
     let before = removal::traces(&lab);
     let pods = pods_of(&lab, 30).await;
     assert_addresses(&lab, &pods).await;
@@ -166,11 +179,59 @@ async fn from_an_empty_cluster_to_a_working_network() {
 #[tokio::test]
 #[ignore = "minutes: part of `make test-kubernetes`"]
 async fn faults_in_the_middle() {
-    let Some(mut lab) = Lab::start(2).await else { return };
-    install(&lab).await;
+    let Some(mut lab) = Lab::start(2, 1).await else { return };
+    install(&lab, "single").await;
     let before = removal::traces(&lab);
     let pods = pods_of(&lab, 4).await;
     faults::without_the_api_server(&mut lab, &pods).await;
     faults::in_the_middle(&mut lab).await;
     removal::of_namespaces(&lab, &["shop"], &before).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: part of `make test-kubernetes`"]
+async fn three_replicas_on_five_nodes() {
+    let Some(lab) = Lab::start(5, 3).await else { return };
+    install(&lab, "three").await;
+    replicas::are(&lab, &[0, 1, 2]).await;
+    replicas::are_spread(&lab, &[0, 1, 2]).await;
+    let pods = pods_of(&lab, 15).await;
+    assert_addresses(&lab, &pods).await;
+    all_reach_each_other(&lab, &pods).await;
+    connectivity::promises_hold(&lab).await;
+    connectivity::stopped_tests_leave_nothing(&lab).await;
+    replicas::are_killed(&lab, &pods).await;
+    replicas::lose_a_volume(&lab, &pods).await;
+    replicas::become_five_and_three(&lab, &pods).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: part of `make test-kubernetes`"]
+async fn restarts_under_load() {
+    let Some(lab) = Lab::start(3, 3).await else { return };
+    install(&lab, "three").await;
+    let pods = pods_of(&lab, 6).await;
+    rolling::restarts_lose_nothing(&lab, &pods).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: part of `make test-kubernetes`"]
+async fn backups_are_restored() {
+    let Some(lab) = Lab::start(3, 3).await else { return };
+    backup::make_volume(&lab);
+    install(&lab, "backup").await;
+    let pods = pods_of(&lab, 6).await;
+    backup::saved_and_restored(&lab, &pods).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: part of `make test-kubernetes`"]
+async fn nodes_are_removed_drained_and_rebooted() {
+    let Some(mut lab) = Lab::start(4, 3).await else { return };
+    install(&lab, "three").await;
+    let pods = pods_of(&lab, 8).await;
+    all_reach_each_other(&lab, &pods).await;
+    upkeep::removed(&mut lab, "n4").await;
+    upkeep::drained(&lab, "n3").await;
+    upkeep::rebooted(&mut lab, "n2").await;
 }

@@ -15,12 +15,22 @@ const LAYERED: [&str; 3] = ["/etc", "/opt", "/var"];
 /// Directories that cannot be layers, because layers are made in them, or that must be as durable as a disk.
 const OWN: [&str; 3] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/romanad"];
 
-/// Keeps the replica where its data is (deploy/README.md).
+/// Keeps a replica where its data is (deploy/README.md).
 const REPLICA: &str = ",romana.io/replica=";
+/// Racks of the overlay `custom-topology`.
+const RACKS: u32 = 4;
+
+/// The rack of a node: its number, again from the first one after the last.
+pub(crate) fn rack(node: &str) -> String {
+    let number: u32 = node.trim_start_matches('n').parse().expect("n1, n2, …");
+    format!("rack-{}", (number - 1) % RACKS + 1)
+}
 
 pub(crate) struct Node {
     pub(crate) machine: Machine,
     pub(crate) address: String,
+    /// Whether it has the label of nodes for replicas.
+    replica: bool,
 }
 
 /// What is the same for all nodes.
@@ -29,24 +39,58 @@ pub(crate) struct Common<'a> {
     pub(crate) programs: &'a Path,
     /// The administrator's kubeconfig, for kube-proxy.
     pub(crate) kubeconfig: PathBuf,
-    pub(crate) images: &'a [PathBuf],
 }
 
 impl Node {
-    /// Starts containerd, and imports the images.
-    pub(crate) fn start(machine: Machine, switch: &Machine, address: &str) -> Self {
-        machine.plug(switch, &format!("{address}/24"));
+    /// Starts containerd on a node that was never there before.
+    pub(crate) fn start(machine: Machine, switch: &Machine, address: &str, replica: bool) -> Self {
+        let mut node = Self { machine, address: address.into(), replica };
+        node.connect(switch);
+        node.mount();
+        node.clear();
+        node.start_containerd();
+        node
+    }
+
+    /// Ends everything at once, also what the kernel has of it: links, routes, rules, namespaces, mounts. Its files stay, as
+    /// on a disk.
+    pub(crate) fn power_off(&mut self) {
+        let tasks = self.machine.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
+        let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
+        let names: Vec<_> = tasks.map(|task| task.file_name()).collect();
+        self.machine.end();
+        // The kernel removes processes with their machine, but not their cgroups.
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let parts = fs::read_dir(&root).into_iter().flatten().flatten().map(|part| part.path());
+        for hierarchy in parts.chain([root]) {
+            for name in &names {
+                _ = fs::remove_dir(hierarchy.join("k8s.io").join(name));
+            }
+        }
+    }
+
+    /// Starts containerd again, on a node that was powered off and that has the files that it had.
+    pub(crate) fn power_on(&mut self, init: &Path, switch: &Machine) {
+        self.machine.restart(init);
+        self.connect(switch);
+        self.mount();
+        self.start_containerd();
+    }
+
+    fn connect(&self, switch: &Machine) {
+        let machine = &self.machine;
+        machine.plug(switch, &format!("{}/24", self.address));
         // Packets to Services need a route before kube-proxy changes their destination.
         machine.run("ip", &["route", "add", "default", "via", control_plane::ADDRESS]);
         // kubeadm wants it, too.
         machine.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
-        let mut node = Self { machine, address: address.into() };
-        node.mount();
-        let config = node.machine.dir.join("containerd.toml");
+    }
+
+    fn start_containerd(&mut self) {
+        let config = self.machine.dir.join("containerd.toml");
         fs::write(&config, CONTAINERD_CONFIG).expect("write the configuration");
         let arguments = ["--config".into(), config.display().to_string()];
-        node.machine.start_program("containerd", Path::new("containerd"), &arguments);
-        node
+        self.machine.start_program("containerd", Path::new("containerd"), &arguments);
     }
 
     fn mount(&self) {
@@ -69,7 +113,11 @@ impl Node {
             machine.run("mkdir", &["-p", path]);
             machine.run("mount", &["--bind", own.to_str().expect("a path"), path]);
         }
-        // Of this machine, whatever the lab's machine has.
+    }
+
+    /// Removes what the lab's machine has of networks, and installs what a node has before it joins.
+    fn clear(&self) {
+        let machine = &self.machine;
         machine.run("rm", &["-rf", "/etc/cni/net.d", "/opt/cni/bin", "/var/lib/romana"]);
         // What kubeadm's packages bring (kubernetes-cni): containerd does not do it itself.
         machine.run("mkdir", &["-p", "/opt/cni/bin"]);
@@ -82,12 +130,16 @@ impl Node {
         asked.expect("start ctr (package containerd)").status.success()
     }
 
-    /// Starts kubelet and kube-proxy; containerd answers.
-    pub(crate) fn join(&mut self, common: &Common<'_>, kubeconfig: &Path) {
-        for image in common.images {
+    /// Imports images; containerd answers.
+    pub(crate) fn import(&self, images: &[PathBuf]) {
+        for image in images {
             let image = image.to_str().expect("a path");
             self.machine.run("ctr", &["--namespace=k8s.io", "images", "import", image]);
         }
+    }
+
+    /// Starts kubelet and kube-proxy; containerd answers.
+    pub(crate) fn join(&mut self, common: &Common<'_>, kubeconfig: &Path) {
         self.start_kubelet(common, kubeconfig);
         let proxy = [
             format!("--kubeconfig={}", common.kubeconfig.display()),
@@ -108,7 +160,7 @@ impl Node {
         let manifests = self.machine.dir.join("manifests");
         fs::create_dir_all(&manifests).expect("a directory");
         fs::write(&config, kubelet_config(&manifests).to_string()).expect("write");
-        let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let replica = if self.replica { REPLICA } else { "" };
         let arguments = [
             format!("--config={}", config.display()),
             format!("--kubeconfig={}", kubeconfig.display()),
@@ -117,8 +169,7 @@ impl Node {
             format!("--image-service-endpoint={CONTAINERD}"),
             format!("--hostname-override={name}"),
             format!("--node-ip={}", self.address),
-            // The racks of the overlay `custom-topology`, and where the replica's data is.
-            format!("--node-labels=rack=rack-{number}{}", if number == "1" { REPLICA } else { "" }),
+            format!("--node-labels=rack={}{replica}", rack(name)),
         ];
         let program = common.programs.join("kubelet");
         self.machine.start_program("kubelet", &program, &arguments);
@@ -127,18 +178,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let tasks = self.machine.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
-        let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
-        let names: Vec<_> = tasks.map(|task| task.file_name()).collect();
-        self.machine.end();
-        // The kernel removes processes with their machine, but not their cgroups.
-        let root = PathBuf::from("/sys/fs/cgroup");
-        let parts = fs::read_dir(&root).into_iter().flatten().flatten().map(|part| part.path());
-        for hierarchy in parts.chain([root]) {
-            for name in &names {
-                _ = fs::remove_dir(hierarchy.join("k8s.io").join(name));
-            }
-        }
+        self.power_off();
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -63,13 +64,20 @@ impl Pod {
     }
 
     /// Runs `work` in the pod's network.
-    fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.start(work).join().expect("it ends")
+    }
+
+    /// Starts `work` in the pod's network, on a thread of its own.
+    pub(crate) fn start<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
         let netns = self.netns.clone();
-        let thread = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             enter(&netns).expect("the pod's namespace");
             work()
-        });
-        thread.join().expect("it ends")
+        })
     }
 }
 

@@ -77,7 +77,7 @@ async fn nothing_in_log(lab: &Lab, namespaces: &[&str]) -> bool {
 
 /// Romana itself, as deploy/README.md says.
 pub(crate) async fn of_romana(lab: &Lab) {
-    lab.api.run(&["delete", "--kustomize", &overlay(), "--wait=false"]);
+    lab.api.run(&["delete", "--kustomize", &overlay("single"), "--wait=false"]);
     lab.until("Romana's programs have ended", async || {
         let runs =
             |node: &Node| output(node.machine.command("pgrep").arg("romana")).status.success();

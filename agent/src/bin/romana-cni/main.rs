@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use romana_agent::cni::{self, Agent, Env};
 use romana_agent::ipc::{self, FRAME_BYTES_MAX, Reply, Request};
@@ -16,12 +16,41 @@ use romana_statemachine::escaped_json;
 /// The agent always answers within a minute.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long an ADD waits for an agent that restarts: a DaemonSet replaces its pod in less. Runtimes wait for minutes.
+const RESTART_MAX: Duration = Duration::from_secs(30);
+/// Pause between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connects to the agent. `waits`: also to one that is about to start again.
+fn connect(socket: &str, waits: bool) -> io::Result<UnixStream> {
+    let begun = Instant::now();
+    // Without the socket's directory no agent has run since the host booted.
+    let patience = match Path::new(socket).parent().is_some_and(Path::is_dir) && waits {
+        true => RESTART_MAX,
+        false => Duration::ZERO,
+    };
+    loop {
+        match UnixStream::connect(socket) {
+            Err(error) if is_away(&error) && begun.elapsed() < patience => {
+                std::thread::sleep(PAUSE);
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Whether nobody listens at the socket.
+fn is_away(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
 /// Client of this host's agent.
 struct Socket;
 
 impl Agent for Socket {
     fn ask(&mut self, socket: &str, request: &Request) -> io::Result<Reply> {
-        let mut stream = UnixStream::connect(socket)?;
+        // A DEL has its spool, and STATUS and CHECK are about this moment.
+        let mut stream = connect(socket, matches!(request, Request::Add(_)))?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         ipc::send(&mut stream, request)?;

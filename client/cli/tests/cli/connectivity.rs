@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::until;
+use crate::three::PATIENCE;
+
 /// Plays kubectl: notes each call, and answers probes as the network that `NETWORK` names would.
 const KUBECTL: &str = r#"#!/bin/sh
 cd "$(dirname "$0")"
@@ -16,7 +19,12 @@ case "$1 $2" in
 "get nodes") cat nodes.json ;;
 "get pods") cat pods.json ;;
 "apply -f") cat >applied.json ;;
-"wait pods") [ "$(cat network)" != unready ] ;;
+"wait pods")
+  case "$(cat network)" in
+  unready) exit 1 ;;
+  slow) echo >waiting && exec sleep 1000 ;;
+  esac
+  ;;
 "exec --namespace")
   pod=$4 separator='['
   shift 8
@@ -80,19 +88,24 @@ impl World {
         fs::read_to_string(self.dir.path().join(name)).unwrap()
     }
 
-    /// The rows of a test, and its exit code.
-    fn test(&self, more: &[&str]) -> (Vec<Value>, Option<i32>) {
+    /// The test as a command.
+    fn command(&self, more: &[&str]) -> Command {
         let path = format!("{}:/usr/bin:/bin", self.dir.path().display());
-        let output = Command::new(env!("CARGO_BIN_EXE_romana"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_romana"));
+        command
             .args(["-r", "127.0.0.1:1", "--timeout", "1s", "-f", "json"])
             .args(["connectivity", "test", "--kubernetes", "--id", "abc"])
             .args(more)
             .env_clear()
             .env("HOME", self.dir.path())
             .env("PATH", path)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The rows of a test, and its exit code.
+    fn test(&self, more: &[&str]) -> (Vec<Value>, Option<i32>) {
+        let output = self.command(more).output().unwrap();
         let report: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {output:?}"));
         (report["items"].as_array().unwrap().clone(), output.status.code())
@@ -128,6 +141,25 @@ fn pods_are_made_connected_and_removed() {
         "{}",
         world.read("calls")
     );
+}
+
+/// Ctrl-C, or a CI system that gives up.
+#[tokio::test]
+async fn a_test_that_is_stopped_removes_everything() {
+    for signal in ["INT", "TERM"] {
+        let world = World::new("slow");
+        let mut command = world.command(&[]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let waiting = world.dir.path().join("waiting");
+        until("it waits for the pods", PATIENCE, async || waiting.exists()).await;
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let wanted = format!("stopped by SIG{signal}; everything that was made is removed");
+        assert!(!output.status.success() && said.contains(&wanted), "{output:?}");
+        assert!(world.is_removed("delete namespace "), "{}", world.read("calls"));
+    }
 }
 
 #[test]

@@ -37,7 +37,9 @@ pub use tenants::{SegmentCreated, SegmentDeleted, TenantCreated, TenantDeleted};
 pub use topology::{
     BlackoutAdded, BlackoutRemoved, HostPlaces, ServicesReserved, TopologySet, VersionRaised,
 };
-pub use vips::{RouterAssigned, RouterUnassigned, VipAssigned, VipRemoved, VipUnassigned};
+pub use vips::{
+    RouterAssigned, RouterUnassigned, VipAssigned, VipPlaced, VipReason, VipRemoved, VipUnassigned,
+};
 
 /// One change of the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,4 +134,6 @@ pub enum Event {
     ServicesReserved(ServicesReserved),
     /// An object belongs to a source.
     SourceSet(SourceSet),
+    /// A VIP moved from one host to another.
+    VipPlaced(VipPlaced),
 }

@@ -479,4 +479,21 @@ refusals! {
     OtherKubernetes { cluster: SourceUid, followed: SourceUid }
         => Conflict, "the objects of Kubernetes cluster {cluster} are not imported: those of {followed} are";
         "Correct the kubeconfig of romanad. If the cluster was made anew: romana kubernetes confirm UID.";
+    /// Another host has the VIP than the command expects.
+    VipHolderDiffers {
+        vip: VipName,
+        /// The host that has it, if any.
+        holder: Option<HostName>,
+    }
+        => Conflict, "VIP {vip} is with {}, not where the command expects it", holder.as_ref().map_or("no host", HostName::as_str);
+        "Nothing: the leader's task decides again.";
+    /// The command was replaced by another one.
+    CommandReplaced {
+        command: String,
+        replacement: String,
+        /// The version from which on it is refused.
+        version: u16,
+    }
+        => Conflict, "from version {version} on, {replacement} replaces {command}";
+        "Nothing: the leader's task decides where VIPs are; a VIP is moved by its candidates or by draining its host.";
 }

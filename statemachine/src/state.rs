@@ -41,7 +41,8 @@ use crate::vip::{RouterKey, Vip, VipHolder};
 /// - blackouts are disjoint, each inside one network;
 /// - hosts that a restore waits for, and hosts with conflicts or an agent, exist; no member has a retired id;
 /// - from version 4 on, an endpoint has the owner and host of the allocation of its address, if there is one;
-/// - the tenant of each segment exists; a VIP's holder exists; no two VIPs share an address;
+/// - the tenant of each segment exists; a VIP's holder exists and is one until version 3 or from version 4 on;
+///   no two VIPs share an address;
 /// - the object of each source exists.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -62,7 +63,10 @@ pub struct State {
     pub(crate) vips: OrdMap<VipName, Arc<Vip>>,
     pub(crate) routers: OrdMap<RouterKey, HostName>,
     /// Leases that outlive their assignment: until they expire no other host may answer for the address.
+    /// Until version 3.
     pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
+    /// The longest grant of a VIP so far, milliseconds; 0: no VIP was placed yet.
+    pub(crate) vip_grant_max_ms: u64,
     pub(crate) members: Members,
     pub(crate) retention: Retention,
     pub(crate) signed: Option<CheckpointSigned>,

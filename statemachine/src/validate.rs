@@ -176,8 +176,12 @@ impl State {
             if !self.ipam.reserved.contains(&vip.ip) || self.ipam.by_ip(vip.ip).is_some() {
                 wrong.push(format!("the address of VIP {} is not kept for it", vip.name));
             }
-            if vip.holder.as_ref().is_some_and(|holder| self.host(&holder.host).is_none()) {
+            if vip.holder().is_some_and(|holder| self.host(holder).is_none()) {
                 wrong.push(format!("VIP {}: its holder does not exist", vip.name));
+            }
+            let placed = self.version >= version::VIP_PLACEMENT;
+            if (placed && vip.holder.is_some()) || (!placed && vip.placement.is_some()) {
+                wrong.push(format!("VIP {}: its holder is of another version", vip.name));
             }
         }
         if ips.len() != self.ipam.reserved.len() {

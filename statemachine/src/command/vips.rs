@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Term;
-use crate::name::{HostName, TableId, VipName};
+use crate::event::VipReason;
+use crate::name::{HostName, InstanceId, TableId, VipName};
 
 /// A virtual IP to be assigned to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,25 @@ pub struct AssignVip {
 #[serde(deny_unknown_fields)]
 pub struct UnassignVip {
     pub name: VipName,
+    /// The term in which the leader task decided.
+    pub term: Term,
+}
+
+/// A VIP to move from one host to another, since version 4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PlaceVip {
+    pub name: VipName,
+    /// The host that has it now, as the leader task saw it; `None`: no host. Refused if it is another one.
+    pub from: Option<HostName>,
+    /// The host that is to have it; `None`: no host. The same as `from`: only the length of its grants changes.
+    pub to: Option<HostName>,
+    /// The agent that speaks for a host that gets it, as the leader task saw it. Refused if it is another one: the
+    /// task has waited for the grants of all others.
+    #[serde(default)]
+    pub agent: Option<InstanceId>,
+    pub reason: VipReason,
     /// The term in which the leader task decided.
     pub term: Term,
 }

@@ -92,6 +92,7 @@ events! {
     AgentEnrolled         4      yes       Hosts;
     ServicesReserved      4      yes       Topology;
     SourceSet             4      yes       Sources;
+    VipPlaced             4      yes       Vips;
 }
 
 impl Event {

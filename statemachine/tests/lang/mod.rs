@@ -14,6 +14,8 @@
 //! policy JSON (the model) | document JSON (as operators write it) | policy remove NAME
 //! endpoint set IP on HOST for TENANT/SEGMENT [port:NAME=tcp/80 …] [label=value …]   endpoint remove IP
 //! vip request NAME IP [HOST …] | assign NAME HOST [term=N] | unassign NAME [term=N] | remove NAME
+//! vip place NAME FROM TO REASON [agent=ID] [term=N]       (`-`: no host)
+//! show moves [HOST=SUBNET,… …]   where VIPs are to go, if the agents of these hosts renew
 //! router assign PREFIX TABLE HOST [term=N]      router unassign PREFIX TABLE [term=N]
 //! version N                                     do JSON (any command, as in POST /v1/batch)
 //! restore CLUSTER from SOURCE                   (continues as a new cluster)
@@ -27,7 +29,7 @@ use std::net::IpAddr;
 use romana_statemachine::command::{
     AllocateAddress, AssignRouter, AssignVip, Attached, Blackout, ClaimReserve, EndCooldowns,
     Endpoint, EndpointRef, HostChange, HostReport, HostSource, HostSpec, HostState, NamedPort,
-    PolicyRef, RaiseVersion, ReleaseAddress, RemoveHost, ReportAttachments, SegmentRef,
+    PlaceVip, PolicyRef, RaiseVersion, ReleaseAddress, RemoveHost, ReportAttachments, SegmentRef,
     SegmentSpec, SetHostState, SettingsChange, TenantRef, TenantSpec, UnassignRouter, UnassignVip,
     VipRef, VipSpec,
 };
@@ -314,6 +316,14 @@ fn vip(args: &mut Args, term: u64) -> Result<Command, String> {
         "assign" => {
             let term = args.term(term)?;
             Command::AssignVip(AssignVip { name, host: args.next()?.into(), term: Term(term) })
+        }
+        "place" => {
+            let term = args.term(term)?;
+            let mut host = || args.next().map(|name| (name != "-").then(|| name.into()));
+            let (from, to) = (host()?, host()?);
+            let agent = args.take("agent").map(Into::into);
+            let reason = json(&format!("\"{}\"", args.next()?))?;
+            Command::PlaceVip(PlaceVip { name, from, to, agent, reason, term: Term(term) })
         }
         "unassign" => Command::UnassignVip(UnassignVip { name, term: Term(args.term(term)?) }),
         _ => Command::RemoveVip(VipRef { name }),

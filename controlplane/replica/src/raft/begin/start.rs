@@ -20,6 +20,7 @@ use crate::raft::fault::Fault;
 use crate::raft::known::clocks::{Clocks, Exchange};
 use crate::raft::known::heartbeats::{self, Pulse};
 use crate::raft::known::held::{self, Gate, Positions};
+use crate::raft::known::leases::Leases;
 use crate::raft::known::peers::{Peers, Poll};
 use crate::raft::known::quorum;
 use crate::raft::known::slow::{self, Slowness};
@@ -105,11 +106,13 @@ impl Replica {
             pods: OnceLock::new(),
             problems: Problems::default(),
             pulse: Pulse::default(),
+            leases: Leases::default(),
             clocks,
             positions,
             gate: Gate::new(fresh),
         });
         let reads = reads(&host, &links);
+        host.leases.confirm_by(reads.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let replica = Self(Arc::new(Shared {
             host,

@@ -3,6 +3,7 @@
 pub(super) mod clocks;
 pub(super) mod heartbeats;
 pub(super) mod held;
+pub(super) mod leases;
 pub(super) mod peers;
 pub(super) mod quorum;
 pub(super) mod slow;

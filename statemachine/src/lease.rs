@@ -14,6 +14,8 @@
 //!   end, even if every process of Romana on it was stopped or killed;
 //! - the leader records [`fence`]`(L)`, counted from when the renewal *arrived*, before it answers, and proposes to
 //!   place the VIP on another host only after that. While the proposal is under way, it grants the old host nothing;
+//! - a proposal says since when the VIP has been where the leader saw it, and is refused if that is not so any more: one
+//!   that is committed late does not undo what was decided, and granted, in between;
 //! - an answer is only given after a quorum confirmed the leader, later than the renewal arrived: so a renewal that an
 //!   old leader answers arrived before the term of the new one began. The new leader places no VIP before the longest
 //!   grant is over that the old one may have given, counted from the start of its term;

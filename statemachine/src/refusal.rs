@@ -484,8 +484,10 @@ refusals! {
         vip: VipName,
         /// The host that has it, if any.
         holder: Option<HostName>,
+        /// Since which revision.
+        since: Revision,
     }
-        => Conflict, "VIP {vip} is with {}, not where the command expects it", holder.as_ref().map_or("no host", HostName::as_str);
+        => Conflict, "VIP {vip} is with {} since r{since}, not as the command expects it", holder.as_ref().map_or("no host", HostName::as_str);
         "Nothing: the leader's task decides again.";
     /// The command was replaced by another one.
     CommandReplaced {

@@ -32,7 +32,7 @@ use write::Content;
 
 /// The formats that this program reads and writes. It writes the format of the cluster's version, so that a replica
 /// of an earlier release can read it while the cluster is at a version that it supports. Format 5 is version 4's for a
-/// state that has sources or VIPs that were placed.
+/// state that has sources, or VIPs of that version.
 const FORMATS: core::ops::RangeInclusive<u16> = 1..=5;
 
 /// Why a snapshot cannot be read.
@@ -99,12 +99,13 @@ struct Snapshot4 {
     services: Vec<IpNet>,
 }
 
-/// The additions of format 5. Frozen.
+/// The additions of format 5. Frozen from the release of version 4 on.
 #[derive(Serialize, Deserialize)]
 struct Snapshot5 {
     sources: Vec<(ObjectKey, Source)>,
     placements: Vec<(VipName, VipPlacement)>,
     vip_grant_max_ms: u64,
+    vips_vacant: Vec<(VipName, Revision)>,
 }
 
 /// A VIP without its placement.
@@ -331,10 +332,10 @@ impl Snapshot4 {
 }
 
 impl Snapshot5 {
-    /// `None` if the state has no sources, and no VIP was ever placed.
+    /// `None` if the state has no sources, and no VIP was placed or requested in version 4.
     fn of(state: &State) -> Option<Self> {
         let vip_grant_max_ms = state.vip_grant_max_ms;
-        if state.sources.is_empty() && vip_grant_max_ms == 0 {
+        if state.sources.is_empty() && vip_grant_max_ms == 0 && state.vips_vacant.is_empty() {
             return None;
         }
         let sources = state.sources().map(|(object, source)| (object.clone(), source.clone()));
@@ -342,12 +343,15 @@ impl Snapshot5 {
             .vips()
             .filter_map(|vip| vip.placement.clone().map(|placement| (vip.name.clone(), placement)));
         let (sources, placements) = (sources.collect(), placements.collect());
-        Some(Self { sources, placements, vip_grant_max_ms })
+        let vacant = state.vips_vacant.iter();
+        let vips_vacant = vacant.map(|(name, since)| (name.clone(), *since)).collect();
+        Some(Self { sources, placements, vip_grant_max_ms, vips_vacant })
     }
 
     fn put_into(self, state: &mut State) {
         state.sources = self.sources.into_iter().collect();
         state.vip_grant_max_ms = self.vip_grant_max_ms;
+        state.vips_vacant = self.vips_vacant.into_iter().collect();
         for (name, placement) in self.placements {
             if let Some(vip) = state.vip(&name).cloned() {
                 state.vips.insert(name, Arc::new(Vip { placement: Some(placement), ..vip }));

@@ -67,6 +67,8 @@ pub struct State {
     pub(crate) vip_fences: OrdMap<IpAddr, VipHolder>,
     /// The longest grant of a VIP so far, milliseconds; 0: no VIP was placed yet.
     pub(crate) vip_grant_max_ms: u64,
+    /// Since which revision no host has a VIP. Since version 4.
+    pub(crate) vips_vacant: OrdMap<VipName, Revision>,
     pub(crate) members: Members,
     pub(crate) retention: Retention,
     pub(crate) signed: Option<CheckpointSigned>,

@@ -184,6 +184,13 @@ impl State {
                 wrong.push(format!("VIP {}: its holder is of another version", vip.name));
             }
         }
+        for name in self.vips_vacant.keys() {
+            if self.vip(name).is_none_or(|vip| vip.placement.is_some()) {
+                wrong.push(format!(
+                    "VIP {name} is noted as without host, and has one or is not there"
+                ));
+            }
+        }
         if ips.len() != self.ipam.reserved.len() {
             wrong.push(format!("{} VIPs, {} reserved", ips.len(), self.ipam.reserved.len()));
         }

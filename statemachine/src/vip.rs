@@ -270,6 +270,9 @@ pub(crate) fn evolve_requested(state: &mut State, spec: &VipSpec) {
         state.ipam.reserved.remove(&old.ip);
     }
     state.ipam.reserved.insert(ip);
+    if state.version >= VIP_PLACEMENT && old.as_ref().is_none_or(|old| old.ip != ip) {
+        placement::vacate(state, &name);
+    }
     let (holder, placement) = old.map(|old| (old.holder, old.placement)).unwrap_or_default();
     let vip = Vip { name: name.clone(), ip, candidates, holder, placement };
     state.vips.insert(name, Arc::new(vip));
@@ -278,6 +281,7 @@ pub(crate) fn evolve_requested(state: &mut State, spec: &VipSpec) {
 pub(crate) fn evolve_removed(state: &mut State, name: &VipName) {
     if let Some(vip) = state.vips.remove(name) {
         state.ipam.reserved.remove(&vip.ip);
+        state.vips_vacant.remove(name);
     }
 }
 

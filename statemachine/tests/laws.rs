@@ -278,7 +278,8 @@ impl World {
         let proposals = moves.iter().map(|step| {
             let VipMove { name, from, to, reason, .. } = step.clone();
             let agent = to.as_ref().and_then(|to| self.state.agent_of(to).cloned());
-            let place = PlaceVip { name, from, to, agent, reason, term: Term(1) };
+            let since = self.state.vip(&name).map(|vip| self.state.vip_since(vip));
+            let place = PlaceVip { name, from, since, to, agent, reason, term: Term(1) };
             let command = Command::PlaceVip(place);
             Proposal { actor: "law".into(), command }
         });
@@ -450,7 +451,7 @@ fn histories_reach_every_event() {
             seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
         }
     }
-    assert_eq!(seen.len(), 44, "{seen:?}");
+    assert_eq!(seen.len(), 45, "{seen:?}");
 }
 
 /// The first word of the event's text.

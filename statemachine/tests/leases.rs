@@ -55,6 +55,13 @@ fn vips_are_served_once_faults_end() {
     }
 }
 
+/// A move that is committed late, when its VIP has been elsewhere in between, is refused.
+#[test]
+fn a_late_move_is_refused() {
+    World::commit_late(None).unwrap();
+    World::commit_late(Some(Bug::IgnoresSince)).unwrap_err();
+}
+
 /// A host that is killed: how long until another one has its VIP, at most.
 #[test]
 fn another_host_takes_over_within_two_seconds() {
@@ -93,4 +100,5 @@ planted! {
     finds_clocks_that_drift_too_much DriftsMore;
     finds_an_unknown_outcome_taken_for_a_refusal UnknownIsRefused;
     finds_a_move_before_the_grant_is_over MovesEarly;
+    finds_a_late_move_that_is_taken IgnoresSince;
 }

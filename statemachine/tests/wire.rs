@@ -114,7 +114,7 @@ fn commands() -> Vec<Command> {
         r#"{"ImportObject": {"source": {"kind": "Node", "uid": "u-1"}, "object": {"Host": {"name": "h1", "ip": "192.168.0.1", "addresses": [], "labels": {"rack": "1"}, "info": {}, "source": "kubernetes"}}, "term": 7}}"#,
         r#"{"WithdrawObject": {"object": {"Endpoint": "10.0.0.1"}, "uid": "u-1", "term": 7}}"#,
         r#"{"FollowKubernetes": {"cluster": "u-1", "term": 7}}"#,
-        r#"{"PlaceVip": {"name": "v", "from": "h1", "to": "h2", "agent": "c0ffee", "reason": "holder_silent", "term": 7}}"#,
+        r#"{"PlaceVip": {"name": "v", "from": "h1", "since": 11, "to": "h2", "agent": "c0ffee", "reason": "holder_silent", "term": 7}}"#,
     ];
     lines.map(read).into()
 }

@@ -6,7 +6,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::Term;
+use crate::entry::{Revision, Term};
 use crate::event::VipReason;
 use crate::name::{HostName, InstanceId, TableId, VipName};
 
@@ -60,6 +60,11 @@ pub struct PlaceVip {
     pub name: VipName,
     /// The host that has it now, as the leader task saw it; `None`: no host. Refused if it is another one.
     pub from: Option<HostName>,
+    /// Since which revision that has been so ([`crate::State::vip_since`]); `None`: not checked. Refused if it is
+    /// another one: a command may be committed long after it was decided, and the VIP may have been removed, requested
+    /// again, placed and taken away since.
+    #[serde(default)]
+    pub since: Option<Revision>,
     /// The host that is to have it; `None`: no host. The same as `from`: only the length of its grants changes.
     pub to: Option<HostName>,
     /// The agent that speaks for a host that gets it, as the leader task saw it. Refused if it is another one: the

@@ -238,7 +238,8 @@ impl LeaderLeases {
             if leaving.proposed {
                 let (name, from) = ((*name).clone(), Some(leaving.host.clone()));
                 let (to, reason) = (from.clone(), VipReason::GrantChanged);
-                probes.push(PlaceVip { name, from, to, agent: None, reason, term });
+                let since = state.vip(&name).map(|vip| state.vip_since(vip));
+                probes.push(PlaceVip { name, from, since, to, agent: None, reason, term });
             }
             leaving.proposed
         });
@@ -272,7 +273,8 @@ impl LeaderLeases {
             }
             self.leaving.get_mut(&ip).into_iter().for_each(|leaving| leaving.proposed = true);
         }
-        Some(PlaceVip { name, from, to, agent, reason, term })
+        let since = state.vip(&name).map(|vip| state.vip_since(vip));
+        Some(PlaceVip { name, from, since, to, agent, reason, term })
     }
 
     /// The outcome of the last command for this address is known, and earlier ones are decided.

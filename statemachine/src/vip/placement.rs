@@ -14,7 +14,7 @@ use crate::command::{HostState, PlaceVip};
 use crate::entry::{Millis, Revision};
 use crate::event::{Event, VipPlaced, VipReason};
 use crate::host;
-use crate::name::{HostName, InstanceId};
+use crate::name::{HostName, InstanceId, VipName};
 use crate::refusal::Refusal;
 use crate::state::State;
 use crate::version::VIP_PLACEMENT;
@@ -65,10 +65,11 @@ pub(super) fn check_replaced(state: &State, command: &str) -> Result<(), Refusal
 
 pub(crate) fn decide_place(state: &State, place: &PlaceVip) -> Result<Vec<Event>, Refusal> {
     let vip = find(state, &place.name)?;
-    let holder = vip.placement.as_ref();
-    if holder.map(|placement| &placement.host) != place.from.as_ref() {
+    let (holder, since) = (vip.placement.as_ref(), state.vip_since(vip));
+    let other = holder.map(|placement| &placement.host) != place.from.as_ref();
+    if other || place.since.is_some_and(|seen| seen != since) {
         let holder = holder.map(|placement| placement.host.clone());
-        return Err(Refusal::VipHolderDiffers { vip: vip.name.clone(), holder });
+        return Err(Refusal::VipHolderDiffers { vip: vip.name.clone(), holder, since });
     }
     let grant_ms = state.settings.vip_lease_ms;
     let unchanged = match (holder, &place.to) {
@@ -107,8 +108,17 @@ fn check_fit(
 pub(crate) fn evolve_placed(state: &mut State, placed: &VipPlaced) {
     let Some(mut vip) = state.vip(&placed.name).cloned() else { return };
     vip.placed_by(placed, state.revision, state.at);
+    match vip.placement {
+        Some(_) => _ = state.vips_vacant.remove(&placed.name),
+        None => vacate(state, &placed.name),
+    }
     state.vip_grant_max_ms = state.vip_grant_max_ms.max(placed.grant_ms);
     state.vips.insert(placed.name.clone(), Arc::new(vip));
+}
+
+/// No host has the VIP, from this revision on.
+pub(super) fn vacate(state: &mut State, name: &VipName) {
+    state.vips_vacant.insert(name.clone(), state.revision);
 }
 
 /// When the version is raised: takes the VIPs that have a lease in log time from their holders.
@@ -126,11 +136,19 @@ pub(crate) fn forget_leases(state: &mut State) {
 pub(crate) fn forget_placements(state: &mut State) {
     let placed: Vec<Vip> = state.vips().filter(|vip| vip.placement.is_some()).cloned().collect();
     for vip in placed {
+        vacate(state, &vip.name);
         state.vips.insert(vip.name.clone(), Arc::new(Vip { placement: None, ..vip }));
     }
 }
 
 impl State {
+    /// The revision since which a VIP has been with its host, or with none. 0: with none since before version 4.
+    #[must_use]
+    pub fn vip_since(&self, vip: &Vip) -> Revision {
+        let placed = vip.placement.as_ref().map(|placement| placement.since);
+        placed.or_else(|| self.vips_vacant.get(&vip.name).copied()).unwrap_or_default()
+    }
+
     /// The longest grant that any host may have been given for a VIP, milliseconds; 0: none was given.
     #[must_use]
     pub fn vip_grant_max_ms(&self) -> u64 {

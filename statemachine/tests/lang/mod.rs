@@ -14,7 +14,7 @@
 //! policy JSON (the model) | document JSON (as operators write it) | policy remove NAME
 //! endpoint set IP on HOST for TENANT/SEGMENT [port:NAME=tcp/80 …] [label=value …]   endpoint remove IP
 //! vip request NAME IP [HOST …] | assign NAME HOST [term=N] | unassign NAME [term=N] | remove NAME
-//! vip place NAME FROM TO REASON [agent=ID] [term=N]       (`-`: no host)
+//! vip place NAME FROM TO REASON [since=REVISION] [agent=ID] [term=N]       (`-`: no host)
 //! show moves [HOST=SUBNET,… …]   where VIPs are to go, if the agents of these hosts renew
 //! router assign PREFIX TABLE HOST [term=N]      router unassign PREFIX TABLE [term=N]
 //! version N                                     do JSON (any command, as in POST /v1/batch)
@@ -321,9 +321,10 @@ fn vip(args: &mut Args, term: u64) -> Result<Command, String> {
             let term = args.term(term)?;
             let mut host = || args.next().map(|name| (name != "-").then(|| name.into()));
             let (from, to) = (host()?, host()?);
+            let since = args.take("since").map(|since| number(&since)).transpose()?.map(Revision);
             let agent = args.take("agent").map(Into::into);
             let reason = json(&format!("\"{}\"", args.next()?))?;
-            Command::PlaceVip(PlaceVip { name, from, to, agent, reason, term: Term(term) })
+            Command::PlaceVip(PlaceVip { name, from, since, to, agent, reason, term: Term(term) })
         }
         "unassign" => Command::UnassignVip(UnassignVip { name, term: Term(args.term(term)?) }),
         _ => Command::RemoveVip(VipRef { name }),

@@ -31,6 +31,8 @@ pub(crate) enum Bug {
     UnknownIsRefused,
     /// A move is proposed while the old host may answer.
     MovesEarly,
+    /// The log takes a move that was decided before the VIP was elsewhere, and is where it was again.
+    IgnoresSince,
 }
 
 /// Machines: the last one has the name of the first one.
@@ -115,6 +117,8 @@ pub(crate) struct World {
     random: u64,
     /// How many of ten chances to commit the log misses.
     slow: usize,
+    /// Whether VIPs exchange their addresses.
+    swaps: bool,
     bug: Option<Bug>,
     /// Real time, microseconds.
     now: u64,
@@ -133,6 +137,7 @@ impl World {
         let mut world = Self {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             slow: 0,
+            swaps: seed % 4 == 3,
             bug,
             now: 1_000_000,
             index: 0,
@@ -226,9 +231,17 @@ impl World {
     /// Commits an entry of a term.
     fn commit(&mut self, commands: Vec<Command>, term: u64) {
         self.index += 1;
+        let ignores_since = self.bug == Some(Bug::IgnoresSince);
+        let as_seen = |command| match command {
+            Command::PlaceVip(place) if ignores_since => {
+                Command::PlaceVip(PlaceVip { since: None, ..place })
+            }
+            other => other,
+        };
         let position = Position { term: Term(term), index: Index(self.index) };
         let proposals = commands
             .into_iter()
+            .map(as_seen)
             .map(|command| Proposal { actor: "test".into(), command })
             .collect();
         let (outcomes, records) =
@@ -508,10 +521,20 @@ impl World {
         self.tell(|_| format!("{name}: restarted {restart}, stopped {stopped}"));
     }
 
+    /// Requests both VIPs anew: the first one with the first address, or with the second one.
+    fn request_both(&mut self, in_order: bool) {
+        (0..2).for_each(|n| self.commit_json(&format!(r#"{{"RemoveVip": {{"name": "v{n}"}}}}"#)));
+        for n in 0..2 {
+            let ip = IPS[if in_order { n } else { 1 - n }];
+            self.commit_json(&format!(r#"{{"RequestVip": {{"name": "v{n}", "ip": "{ip}"}}}}"#));
+        }
+    }
+
     /// What operators do.
     fn operate(&mut self) {
         let (host, vip) = (self.below(3), self.below(IPS.len()));
-        let ip = IPS[vip];
+        let ip = self.state.vip(&format!("v{vip}").as_str().into()).map(|vip| vip.ip.to_string());
+        let ip = ip.unwrap_or_else(|| IPS[vip].into());
         let state = ["up", "up", "draining", "down"][self.below(4)];
         let lease = [500, 1000, 1000, 2000][self.below(4)];
         match self.below(11) {
@@ -525,6 +548,12 @@ impl World {
             5 => self.commit_json(&format!(
                 r#"{{"RequestVip": {{"name": "v{vip}", "ip": "{ip}", "candidates": ["h{host}"]}}}}"#
             )),
+            // Both get the other one's address.
+            9 if self.swaps && self.below(2) == 0 => {
+                let ip = self.state.vip(&"v0".into()).map(|vip| vip.ip.to_string());
+                let swapped = ip.as_deref() == Some(IPS[0]);
+                self.request_both(!swapped);
+            }
             6 | 7 => self.commit_json(&format!(
                 r#"{{"RequestVip": {{"name": "v{vip}", "ip": "{ip}"}}}}"#
             )),

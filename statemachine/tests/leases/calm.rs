@@ -129,6 +129,38 @@ impl World {
         world.renew_with(1, last + 1)
     }
 
+    /// A silent holder's VIP is to move; the outcome of the move is not known, and meanwhile the holder renews again, so
+    /// that the move is not wanted any more. It is committed nevertheless, and the leader is followed by another one.
+    pub(crate) fn commit_unwanted(bug: Option<Bug>) -> Result<(), String> {
+        let mut world = Self::new(0, bug);
+        let last = world.leaders.len() - 1;
+        for _ in 0..2 {
+            world.now += 400_000;
+            (0..2).try_for_each(|at| world.renew_with(at, last))?;
+            world.decide(last);
+        }
+        world.commit_next();
+        world.renew_with(0, last)?;
+        assert_eq!(world.hosts[0].kernel.len(), 1, "{}", world.story.join("\n"));
+        for _ in 0..6 {
+            world.now += 400_000;
+            world.renew_with(1, last)?;
+        }
+        world.tidy(0);
+        world.decide(last);
+        world.time_out(last);
+        let moves = world.leaders[last].queue.pop_front().unwrap();
+        // It renews, the task sees that, and it renews again.
+        world.renew_with(0, last)?;
+        world.decide(last);
+        world.renew_with(0, last)?;
+        world.leaders[last].queue.clear();
+        let term = world.leaders[last].term;
+        world.commit(moves.into_iter().map(Command::PlaceVip).collect(), term);
+        world.elect();
+        world.renew_with(1, last + 1)
+    }
+
     /// A pass of a leader's task that knows everything, and does not wait for outcomes.
     fn decide(&mut self, leader: usize) {
         self.leaders[leader].state = self.state.clone();

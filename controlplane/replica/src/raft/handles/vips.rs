@@ -48,17 +48,19 @@ impl Vips<'_> {
     /// once ([`super::Reads::linearize`]). Each outcome must be reported ([`Self::decided`]).
     #[must_use]
     pub fn step(self, term: Term) -> Vec<PlaceVip> {
-        let state = self.0.with_state(State::clone);
-        let leases = &self.0.host.leases;
-        leases.of_term(term, &state, |book, now| book.step(&state, term, now)).unwrap_or_default()
+        let host = &self.0.host;
+        let step = host
+            .leases
+            .of_term(term, &host.machine, |book, state, now| book.step(state, term, now));
+        step.unwrap_or_default()
     }
 
     /// As the leader of this term: the outcome of a move is known.
     pub fn decided(self, term: Term, place: &PlaceVip) {
-        let state = self.0.with_state(State::clone);
-        if let Some(vip) = state.vip(&place.name) {
-            _ = self.0.host.leases.of_term(term, &state, |book, _| book.decided(vip.ip));
-        }
+        let host = &self.0.host;
+        _ = host.leases.of_term(term, &host.machine, |book, state, _| {
+            state.vip(&place.name).into_iter().for_each(|vip| book.decided(vip.ip));
+        });
     }
 
     /// Waits until a host gives up an address that it was granted.

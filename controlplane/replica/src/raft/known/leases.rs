@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::raft::peer::service::PeerService;
 use crate::raft::reads::{ROUND_MAX, Reads};
+use crate::raft::store::machine::Machine;
 
 /// The leases that this replica keeps while it leads.
 pub(in crate::raft) struct Leases {
@@ -38,17 +39,19 @@ impl Leases {
         _ = self.reads.set(reads);
     }
 
-    /// Uses the leases of a term; the first use in a term begins them. `state` must include everything that earlier
-    /// leaders acknowledged.
+    /// Uses the leases of a term; the first use in a term begins them. What `machine` has applied must include
+    /// everything that earlier leaders acknowledged.
     pub(in crate::raft) fn of_term<R>(
         &self,
         term: Term,
-        state: &State,
-        act: impl FnOnce(&mut LeaderLeases, Duration) -> R,
+        machine: &Machine,
+        act: impl FnOnce(&mut LeaderLeases, &State, Duration) -> R,
     ) -> Option<R> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read with the lock held: what is recorded first is earlier.
+        // Both are read with the lock held. What is recorded first is earlier; and a host whose VIP was moved is not
+        // granted it by a state from before the move, once the leases have forgotten that the VIP was leaving.
         let now = self.began.elapsed();
+        let state = machine.with_state(State::clone);
         match &*book {
             Some((of, _)) if *of > term => return None,
             Some((of, _)) if *of == term => {}
@@ -57,7 +60,7 @@ impl Leases {
                 *book = Some((term, LeaderLeases::begin(now, longest)));
             }
         }
-        book.as_mut().map(|(_, leases)| act(leases, now))
+        book.as_mut().map(|(_, leases)| act(leases, &state, now))
     }
 
     /// Waits until a host gives up an address.
@@ -85,10 +88,9 @@ impl PeerService {
         if self.view.get().leads != Some(term) {
             return Err(not_leading());
         }
-        let state = self.machine.with_state(State::clone);
-        let answered = leases.of_term(term, &state, |book, _| {
+        let answered = leases.of_term(term, &self.machine, |book, state, _| {
             let gave_up = book.hear(renewal, arrived);
-            (gave_up, book.grant(&state, renewal, arrived))
+            (gave_up, book.grant(state, renewal, arrived))
         });
         let (gave_up, answer) = answered.ok_or_else(not_leading)?;
         if gave_up {

@@ -33,7 +33,10 @@ pub use reports::{Attached, ClaimReserve, HostReport, ReportAttachments};
 pub use sources::{FollowKubernetes, ImportObject, Imported, ObjectKey, Source, WithdrawObject};
 pub use tenants::{SegmentRef, SegmentSpec, TenantRef, TenantSpec};
 pub use topology::{AgentSettingsChange, Blackout, RaiseVersion, ReserveServices, SettingsChange};
-pub use vips::{AssignRouter, AssignVip, PlaceVip, UnassignRouter, UnassignVip, VipRef, VipSpec};
+pub use vips::{
+    AssignRouter, AssignVip, IpFamily, PlaceVip, SetVipPools, UnassignRouter, UnassignVip,
+    VipFromPool, VipPoolSpec, VipRef, VipSpec,
+};
 
 /// One request to change the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,4 +128,9 @@ pub enum Command {
     FollowKubernetes(FollowKubernetes),
     /// Moves a VIP from one host to another. Its leases are not in the log.
     PlaceVip(PlaceVip),
+    /// Sets the pools of addresses for VIPs. VIPs keep the addresses that they have. Idempotent.
+    SetVipPools(SetVipPools),
+    /// Creates or replaces the request for a VIP whose address is taken from a pool. It keeps an address that it has
+    /// from there. Idempotent.
+    RequestVipFromPool(VipFromPool),
 }

@@ -184,6 +184,19 @@ fn cluster_command(command: &Command, f: &mut Formatter<'_>) -> fmt::Result {
         Command::ReserveServices(reserve) => {
             write!(f, "ReserveServices {}", reserve.ranges.join(", "))
         }
+        Command::SetVipPools(set) => {
+            f.write_str("SetVipPools")?;
+            let pools = set.pools.iter().take(LISTED_MAX);
+            pools
+                .map(|pool| (&pool.name, pool.ranges.join(",")))
+                .try_for_each(|(name, ranges)| write!(f, " {name}={ranges}"))?;
+            more(f, set.pools.len(), "more pool")
+        }
+        Command::RequestVipFromPool(vip) => {
+            write!(f, "RequestVipFromPool {}", vip.name)?;
+            vip.pool.as_ref().map_or(Ok(()), |pool| write!(f, " pool {pool}"))?;
+            write!(f, "{}", List(" candidates ", vip.candidates.iter(), ""))
+        }
         Command::EnrolAgent(enrol) => {
             write!(f, "EnrolAgent {} of {}", enrol.instance, enrol.host)?;
             enrol.replaces.as_ref().map_or(Ok(()), |old| write!(f, " replaces {old}"))

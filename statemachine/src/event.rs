@@ -38,7 +38,8 @@ pub use topology::{
     BlackoutAdded, BlackoutRemoved, HostPlaces, ServicesReserved, TopologySet, VersionRaised,
 };
 pub use vips::{
-    RouterAssigned, RouterUnassigned, VipAssigned, VipPlaced, VipReason, VipRemoved, VipUnassigned,
+    RouterAssigned, RouterUnassigned, VipAssigned, VipPlaced, VipPool, VipPoolsSet, VipReason,
+    VipRemoved, VipUnassigned,
 };
 
 /// One change of the state.
@@ -136,4 +137,6 @@ pub enum Event {
     SourceSet(SourceSet),
     /// A VIP moved from one host to another.
     VipPlaced(VipPlaced),
+    /// The pools of addresses for VIPs were set.
+    VipPoolsSet(VipPoolsSet),
 }

@@ -26,6 +26,10 @@ pub const POLICY_LIST_MAX: usize = 4096;
 pub const NAMED_PORTS_MAX: usize = 256;
 /// Candidates of one VIP.
 pub const VIP_CANDIDATES_MAX: usize = 4096;
+/// Pools of addresses for VIPs.
+pub const VIP_POOLS_MAX: usize = 64;
+/// Ranges of one pool of addresses for VIPs.
+pub const VIP_POOL_RANGES_MAX: usize = 64;
 /// Names in one attachment report (addresses in use on one host).
 pub const REPORT_NAMES_MAX: usize = 65_536;
 /// Longest reuse delay: one day, in milliseconds.

@@ -21,7 +21,9 @@ use crate::host::{self, Host};
 use crate::ipam::{self, Address, Block};
 use crate::labels::Labels;
 use crate::members::{Member, Members};
-use crate::name::{AddressName, HostName, InstanceId, NetworkName, SegmentId, TenantId, VipName};
+use crate::name::{
+    AddressName, HostName, InstanceId, NetworkName, SegmentId, TenantId, VipName, VipPoolName,
+};
 use crate::policy::Policy;
 use crate::settings::{AgentSettings, Settings};
 use crate::state::State;
@@ -106,6 +108,7 @@ struct Snapshot5 {
     placements: Vec<(VipName, VipPlacement)>,
     vip_grant_max_ms: u64,
     vips_vacant: Vec<(VipName, Revision)>,
+    vip_pools: Vec<(VipPoolName, Vec<IpNet>)>,
 }
 
 /// A VIP without its placement.
@@ -332,10 +335,11 @@ impl Snapshot4 {
 }
 
 impl Snapshot5 {
-    /// `None` if the state has no sources, and no VIP was placed or requested in version 4.
+    /// `None` if the state has no sources, and nothing about VIPs of version 4.
     fn of(state: &State) -> Option<Self> {
         let vip_grant_max_ms = state.vip_grant_max_ms;
-        if state.sources.is_empty() && vip_grant_max_ms == 0 && state.vips_vacant.is_empty() {
+        let no_vips = vip_grant_max_ms == 0 && state.vips_vacant.is_empty();
+        if state.sources.is_empty() && no_vips && state.vip_pools.is_empty() {
             return None;
         }
         let sources = state.sources().map(|(object, source)| (object.clone(), source.clone()));
@@ -345,13 +349,17 @@ impl Snapshot5 {
         let (sources, placements) = (sources.collect(), placements.collect());
         let vacant = state.vips_vacant.iter();
         let vips_vacant = vacant.map(|(name, since)| (name.clone(), *since)).collect();
-        Some(Self { sources, placements, vip_grant_max_ms, vips_vacant })
+        let pools = state.vip_pools.iter();
+        let vip_pools = pools.map(|(name, ranges)| (name.clone(), Vec::clone(ranges))).collect();
+        Some(Self { sources, placements, vip_grant_max_ms, vips_vacant, vip_pools })
     }
 
     fn put_into(self, state: &mut State) {
         state.sources = self.sources.into_iter().collect();
         state.vip_grant_max_ms = self.vip_grant_max_ms;
         state.vips_vacant = self.vips_vacant.into_iter().collect();
+        let pools = self.vip_pools.into_iter();
+        state.vip_pools = pools.map(|(name, ranges)| (name, Arc::new(ranges))).collect();
         for (name, placement) in self.placements {
             if let Some(vip) = state.vip(&name).cloned() {
                 state.vips.insert(name, Arc::new(Vip { placement: Some(placement), ..vip }));

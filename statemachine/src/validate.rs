@@ -191,6 +191,15 @@ impl State {
                 ));
             }
         }
+        let pooled: Vec<IpNet> = self.vip_pools().flat_map(|(_, ranges)| ranges).copied().collect();
+        let others = |at: usize| pooled.iter().skip(at + 1);
+        if let Some((_, range)) = pooled
+            .iter()
+            .enumerate()
+            .find(|(at, range)| others(*at).any(|other| prefix::overlap(**range, *other)))
+        {
+            wrong.push(format!("range {range} of a VIP pool overlaps another one"));
+        }
         if ips.len() != self.ipam.reserved.len() {
             wrong.push(format!("{} VIPs, {} reserved", ips.len(), self.ipam.reserved.len()));
         }

@@ -4,11 +4,13 @@
 //! even if it is cut off. Hence no other host gets the VIP's address before then.
 //!
 //! From version 4 on, the log says which host has a VIP, since when and why ([`placement`]); renewing is soft state of
-//! the leader ([`crate::lease`]), and the leader decides where a VIP goes ([`plan`]). Until version 3 the leases were
+//! the leader ([`crate::lease`]), and the leader decides where a VIP goes ([`plan`]). An address may come from a [`pool`].
+//! Until version 3 the leases were
 //! in the log, in log time (`State::vip_fences`); no release served VIPs then.
 
 mod placement;
 mod plan;
+mod pool;
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -39,6 +41,7 @@ use crate::version::VIP_PLACEMENT;
 pub use placement::VipPlacement;
 pub(crate) use placement::{decide_place, evolve_placed, forget_leases, forget_placements, leased};
 pub use plan::{Renewing, VipMove};
+pub(crate) use pool::{decide_from_pool, decide_pools, evolve_pools};
 
 /// A requested VIP and its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

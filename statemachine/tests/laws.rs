@@ -249,6 +249,7 @@ impl World {
         });
         assert!(placed.eq(self.judge.placed.clone()), "{:?}", self.judge.placed);
         self.check_moves();
+        self.check_pools();
         check_lists(&self.state);
         for host in self.state.hosts() {
             let routes = routes::for_host(&self.state, &host.name).unwrap();
@@ -266,6 +267,21 @@ impl World {
 }
 
 impl World {
+    /// An address for a VIP from a pool is nobody's.
+    fn check_pools(&self) {
+        let state = &self.state;
+        let Ok(ip) = state.vip_address(&"none".into(), None, None) else { return };
+        assert!(
+            state.vip_pools().any(|(_, ranges)| ranges.iter().any(|range| range.contains(&ip)))
+        );
+        let taken = state.vips().any(|vip| vip.ip == ip)
+            || state.hosts().any(|host| host.ips().any(|other| other == ip))
+            || state.endpoints().any(|endpoint| endpoint.ip == ip)
+            || state.ipam().by_ip(ip).is_some()
+            || state.service_ranges().any(|range| range.contains(&ip));
+        assert!(!taken, "{ip} is somebody's");
+    }
+
     /// Carrying out all moves that are wanted leaves nothing to move: no VIP moves twice, or back.
     fn check_moves(&self) {
         if self.state.version() < 4 {
@@ -451,7 +467,7 @@ fn histories_reach_every_event() {
             seen.extend(world.step(&step).iter().map(|record| kind(&record.event)));
         }
     }
-    assert_eq!(seen.len(), 45, "{seen:?}");
+    assert_eq!(seen.len(), 46, "{seen:?}");
 }
 
 /// The first word of the event's text.

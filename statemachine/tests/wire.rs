@@ -115,6 +115,8 @@ fn commands() -> Vec<Command> {
         r#"{"WithdrawObject": {"object": {"Endpoint": "10.0.0.1"}, "uid": "u-1", "term": 7}}"#,
         r#"{"FollowKubernetes": {"cluster": "u-1", "term": 7}}"#,
         r#"{"PlaceVip": {"name": "v", "from": "h1", "since": 11, "to": "h2", "agent": "c0ffee", "reason": "holder_silent", "term": 7}}"#,
+        r#"{"SetVipPools": {"pools": [{"name": "front", "ranges": ["192.168.9.0/28", "fd00:9::/120"]}]}}"#,
+        r#"{"RequestVipFromPool": {"name": "v", "pool": "front", "family": "ipv6", "candidates": ["h1"]}}"#,
     ];
     lines.map(read).into()
 }
@@ -180,6 +182,7 @@ fn events() -> Vec<Event> {
         r#"{"ServicesReserved": {"ranges": ["10.96.0.0/12", "fd00:10::/108"]}}"#,
         r#"{"SourceSet": {"object": {"Host": "h1"}, "source": {"kind": "Node", "uid": "u-1"}}}"#,
         r#"{"VipPlaced": {"name": "v", "ip": "192.168.0.99", "from": null, "to": "h1", "reason": "first", "grant_ms": 1000}}"#,
+        r#"{"VipPoolsSet": {"pools": [{"name": "front", "ranges": ["192.168.9.0/28", "fd00:9::/120"]}]}}"#,
     ];
     lines.map(read).into()
 }
@@ -205,7 +208,8 @@ const FIELDS: &str = r#"{
     "since": 11, "hosts": ["h1"], "waiting": 1, "names": ["a"], "instance": "c0ffee",
     "text": "10.0.0.1", "named": "address 10.0.0.0", "found": "address 10.0.0.1", "other": "H1",
     "object": {"Host": "h1"}, "uid": "u-1", "origin": {"kind": "Node", "uid": "u-2"},
-    "holder": "h1", "command": "AssignVip", "replacement": "PlaceVip"}"#;
+    "holder": "h1", "command": "AssignVip", "replacement": "PlaceVip", "wanted": "front with addresses",
+    "pools": ["front"]}"#;
 
 /// The refusal with a code. Fields with the same name have the same sample value, with one exception.
 fn refusal(code: &str) -> Refusal {
@@ -270,8 +274,8 @@ fn imported_objects_are_frozen() {
 #[test]
 fn variants_are_numbered_in_order() {
     let first = |bytes: Vec<u8>| usize::from(bytes[0]);
-    assert!(commands().iter().map(|c| first(wire(c))).eq(0..43));
-    assert!(events().iter().map(|e| first(wire(e))).eq(0..46));
+    assert!(commands().iter().map(|c| first(wire(c))).eq(0..45));
+    assert!(events().iter().map(|e| first(wire(e))).eq(0..47));
     let refusals = Refusal::TABLE.iter().map(|(code, ..)| first(wire(&refusal(code))));
     assert!(refusals.eq(0..Refusal::TABLE.len()));
 }

@@ -114,6 +114,8 @@ commands! {
     WithdrawObject       4      no          yes    Leader    Sources;
     FollowKubernetes     4      yes         yes    Operator  Sources;
     PlaceVip             4      no          yes    Leader    Vips;
+    SetVipPools          4      yes         yes    Operator  Topology;
+    RequestVipFromPool   4      yes         yes    Operator  Vips;
 }
 
 impl Command {

@@ -1,5 +1,6 @@
 //! Commands about virtual IPs and routers.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Revision, Term};
 use crate::event::VipReason;
-use crate::name::{HostName, InstanceId, TableId, VipName};
+use crate::name::{HostName, InstanceId, TableId, VipName, VipPoolName};
 
 /// A virtual IP to be assigned to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,53 @@ pub struct VipSpec {
     /// Hosts that may hold it; empty: any host that is up.
     #[serde(default)]
     pub candidates: Vec<HostName>,
+}
+
+/// A family of IP addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum IpFamily {
+    Ipv4,
+    Ipv6,
+}
+
+/// A virtual IP whose address is taken from a pool, since version 4. A service with several addresses has a VIP for
+/// each of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VipFromPool {
+    pub name: VipName,
+    /// The pool; `None`: the first one, by name, with a free address.
+    #[serde(default)]
+    pub pool: Option<VipPoolName>,
+    /// The family of the address; `None`: either.
+    #[serde(default)]
+    pub family: Option<IpFamily>,
+    /// Hosts that may hold it; empty: any host that is up.
+    #[serde(default)]
+    pub candidates: Vec<HostName>,
+}
+
+/// The pools of addresses for VIPs, since version 4. They replace the current ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SetVipPools {
+    /// At most [`crate::limits::VIP_POOLS_MAX`].
+    pub pools: Vec<VipPoolSpec>,
+}
+
+/// A pool of addresses for VIPs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VipPoolSpec {
+    pub name: VipPoolName,
+    /// As text, without host bits; at most [`crate::limits::VIP_POOL_RANGES_MAX`]. The first and the last address of a
+    /// range of four or more are not given out: they may be those of the subnet and its broadcasts.
+    pub ranges: Vec<String>,
 }
 
 /// The VIP to remove.

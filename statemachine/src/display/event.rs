@@ -150,6 +150,13 @@ fn cluster_event(event: &Event, f: &mut Formatter<'_>) -> fmt::Result {
             f.write_str("ServicesReserved")?;
             reserved.ranges.iter().try_for_each(|range| write!(f, " {range}"))
         }
+        Event::VipPoolsSet(set) => {
+            f.write_str("VipPoolsSet")?;
+            for pool in set.pools.iter().take(LISTED_MAX) {
+                write!(f, " {}={}", pool.name, List("", pool.ranges.iter(), ""))?;
+            }
+            more(f, set.pools.len(), "more pool")
+        }
         Event::AgentEnrolled(enrolled) => {
             write!(f, "AgentEnrolled {} of {}", enrolled.instance, enrolled.host)?;
             enrolled.replaces.as_ref().map_or(Ok(()), |old| write!(f, " replaces {old}"))

@@ -93,6 +93,7 @@ events! {
     ServicesReserved      4      yes       Topology;
     SourceSet             4      yes       Sources;
     VipPlaced             4      yes       Vips;
+    VipPoolsSet           4      yes       Topology;
 }
 
 impl Event {

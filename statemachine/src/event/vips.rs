@@ -1,11 +1,12 @@
 //! Events about virtual IPs and routers.
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::name::{HostName, TableId, VipName};
+use crate::name::{HostName, TableId, VipName, VipPoolName};
 
 /// A VIP was assigned to a host, or its lease was renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,24 @@ pub struct VipPlaced {
     pub reason: VipReason,
     /// How long the holder may answer for it after each renewal, milliseconds.
     pub grant_ms: u64,
+}
+
+/// The pools of addresses for VIPs were set. Since version 4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct VipPoolsSet {
+    /// By name.
+    pub pools: Vec<VipPool>,
+}
+
+/// A pool of addresses for VIPs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct VipPool {
+    pub name: VipPoolName,
+    /// In the order in which addresses are taken from them; no two overlap.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
+    pub ranges: Vec<IpNet>,
 }
 
 /// The request for a VIP was removed.

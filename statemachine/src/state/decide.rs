@@ -76,6 +76,8 @@ impl State {
             Command::WithdrawObject(withdraw) => source::decide_withdraw(self, withdraw, now),
             Command::FollowKubernetes(follow) => source::decide_follow(self, follow),
             Command::PlaceVip(place) => vip::decide_place(self, place),
+            Command::SetVipPools(set) => vip::decide_pools(self, set),
+            Command::RequestVipFromPool(request) => vip::decide_from_pool(self, request),
         }
     }
 }

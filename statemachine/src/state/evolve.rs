@@ -74,6 +74,7 @@ impl State {
             }
             Event::SourceSet(set) => self.evolve_source(set),
             Event::VipPlaced(placed) => vip::evolve_placed(self, placed),
+            Event::VipPoolsSet(set) => vip::evolve_pools(self, set),
         }
     }
 }

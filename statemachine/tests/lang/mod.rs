@@ -14,6 +14,7 @@
 //! policy JSON (the model) | document JSON (as operators write it) | policy remove NAME
 //! endpoint set IP on HOST for TENANT/SEGMENT [port:NAME=tcp/80 …] [label=value …]   endpoint remove IP
 //! vip request NAME IP [HOST …] | assign NAME HOST [term=N] | unassign NAME [term=N] | remove NAME
+//! vip pools [NAME=RANGE,… …]                    vip pooled NAME [pool=NAME] [family=ipv4|ipv6] [HOST …]
 //! vip place NAME FROM TO REASON [since=REVISION] [agent=ID] [term=N]       (`-`: no host)
 //! show moves [HOST=SUBNET,… …]   where VIPs are to go, if the agents of these hosts renew
 //! router assign PREFIX TABLE HOST [term=N]      router unassign PREFIX TABLE [term=N]
@@ -30,8 +31,8 @@ use romana_statemachine::command::{
     AllocateAddress, AssignRouter, AssignVip, Attached, Blackout, ClaimReserve, EndCooldowns,
     Endpoint, EndpointRef, HostChange, HostReport, HostSource, HostSpec, HostState, NamedPort,
     PlaceVip, PolicyRef, RaiseVersion, ReleaseAddress, RemoveHost, ReportAttachments, SegmentRef,
-    SegmentSpec, SetHostState, SettingsChange, TenantRef, TenantSpec, UnassignRouter, UnassignVip,
-    VipRef, VipSpec,
+    SegmentSpec, SetHostState, SetVipPools, SettingsChange, TenantRef, TenantSpec, UnassignRouter,
+    UnassignVip, VipFromPool, VipPoolSpec, VipRef, VipSpec,
 };
 use romana_statemachine::policy::document;
 use romana_statemachine::topology::{TopologySpec, builtin};
@@ -306,8 +307,23 @@ fn endpoint(args: &mut Args) -> Result<Command, String> {
 
 fn vip(args: &mut Args, term: u64) -> Result<Command, String> {
     let verb = args.next()?;
+    if verb == "pools" {
+        let pool = |(name, ranges): (String, String)| {
+            let ranges = ranges.split(',').map(String::from).collect();
+            VipPoolSpec { name: name.into(), ranges }
+        };
+        let pools = args.labels_in_order().into_iter().map(pool).collect();
+        return Ok(Command::SetVipPools(SetVipPools { pools }));
+    }
     let name = args.next()?.into();
     Ok(match verb.as_str() {
+        "pooled" => {
+            let pool = args.take("pool").map(Into::into);
+            let family = args.take("family").map(|family| json(&format!("\"{family}\"")));
+            let family = family.transpose()?;
+            let candidates = args.rest().into_iter().map(Into::into).collect();
+            Command::RequestVipFromPool(VipFromPool { name, pool, family, candidates })
+        }
         "request" => {
             let ip = ip(&args.next()?)?;
             let candidates = args.rest().into_iter().map(Into::into).collect();

@@ -171,7 +171,16 @@ fn duties(term: u64) -> impl Strategy<Value = Command> {
         true => json(format!(r#"{{"AssignRouter":{{"prefix":"10.0.0.0/26","table":"r{table}","host":"h{host}","term":{term}}}}}"#)),
         false => json(format!(r#"{{"UnassignRouter":{{"prefix":"10.0.0.0/26","table":"r{table}","term":{term}}}}}"#)),
     });
-    prop_oneof![2 => request, 6 => assign, 9 => place, 1 => unassign, 1 => remove, 1 => router]
+    let pools =
+        select(vec!["10.0.0.4/30", "10.0.0.0/30\",\"10.9.0.0/30", "10.9.0.0/31", "fd00::/126"]);
+    let pools = pools.prop_map(|ranges| {
+        json(format!(r#"{{"SetVipPools":{{"pools":[{{"name":"p","ranges":["{ranges}"]}}]}}}}"#))
+    });
+    let pooled =
+        (0..3).prop_map(|v| json(format!(r#"{{"RequestVipFromPool":{{"name":"v{v}"}}}}"#)));
+    prop_oneof![
+        2 => request, 6 => assign, 9 => place, 1 => unassign, 1 => remove, 3 => router, 1 => pools, 1 => pooled
+    ]
 }
 
 /// Objects from outside: two sources, which want and give up the objects that operators make as well.

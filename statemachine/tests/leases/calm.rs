@@ -129,7 +129,7 @@ impl World {
         world.renew_with(1, last + 1)
     }
 
-    /// A silent holder's VIP is to move; the outcome of the move is not known, and meanwhile the holder renews again, so
+    /// A silent holder's VIP is to move; the outcome of the move is not known, and the holder renews again, so
     /// that the move is not wanted any more. It is committed nevertheless, and the leader is followed by another one.
     pub(crate) fn commit_unwanted(bug: Option<Bug>) -> Result<(), String> {
         let mut world = Self::new(0, bug);

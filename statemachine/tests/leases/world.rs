@@ -521,7 +521,7 @@ impl World {
         self.tell(|_| format!("{name}: restarted {restart}, stopped {stopped}"));
     }
 
-    /// Requests both VIPs anew: the first one with the first address, or with the second one.
+    /// Requests both VIPs again: the first one with the first address, or with the second one.
     fn request_both(&mut self, in_order: bool) {
         (0..2).for_each(|n| self.commit_json(&format!(r#"{{"RemoveVip": {{"name": "v{n}"}}}}"#)));
         for n in 0..2 {

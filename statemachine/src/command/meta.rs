@@ -113,7 +113,7 @@ commands! {
     ImportObject         4      yes         yes    Leader    Sources;
     WithdrawObject       4      no          yes    Leader    Sources;
     FollowKubernetes     4      yes         yes    Operator  Sources;
-    PlaceVip             4      no          yes    Leader    Vips;
+    PlaceVip             4      no          no     Leader    Vips;
     SetVipPools          4      yes         yes    Operator  Topology;
     RequestVipFromPool   4      yes         yes    Operator  Vips;
 }

@@ -100,7 +100,8 @@ pub struct UnassignVip {
     pub term: Term,
 }
 
-/// A VIP to move from one host to another, since version 4.
+/// A VIP to move from one host to another, since version 4. Only for the leader's task: it knows which grants are
+/// over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
